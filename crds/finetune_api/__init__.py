@@ -1,0 +1,10 @@
+"""The contract between tenants, the operator and the trainer: `finetune.dev/v1alpha1`.
+
+Pure: pydantic models, constants and small functions over them. No I/O, no framework. See each module:
+
+- `job`, `profile`, `status`: the two kinds, field by field. What is written there is what `kubectl explain` shows.
+- `reasons`: every way a job can fail, with the exit code and the sentence for the tenant.
+- `bundle`: what the operator hands to a trainer pod.
+- `names`: labels, names and paths both sides have to agree on.
+- `schema`: turns the models into CustomResourceDefinitions and the reference page (`make generate`).
+"""

@@ -1,0 +1,43 @@
+"""What the operator hands to a trainer pod: an immutable ConfigMap with one JSON file."""
+
+import hashlib
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.model import ApiModel
+from finetune_api.profile import Storage
+from finetune_api.reasons import FailureReason
+
+
+class JobIdentity(ApiModel):
+    """Which FineTuneJob a pod works for."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int = 1
+
+
+class Bundle(ApiModel):
+    """Everything a trainer pod knows of its job. `python -m finetune_trainer preflight BUNDLE` takes the same file
+    outside Kubernetes, where URIs may be local paths and `job` is left out: then nothing writes a status."""
+
+    job: JobIdentity | None = None
+    spec: FineTuneJobSpec
+    allow_cpu: bool = Field(default=False, alias="allowCPU")
+    storages: list[Storage] = []
+
+    @property
+    def spec_digest(self) -> str:
+        """sha256 of the spec, defaults included, as hex."""
+        return hashlib.sha256(self.spec.model_dump_json(by_alias=True, exclude_none=True).encode()).hexdigest()
+
+
+class TerminationMessage(ApiModel):
+    """What a trainer pod leaves in its termination log, as JSON of at most 4096 bytes."""
+
+    reason: FailureReason | Literal["Succeeded", "Superseded"]
+    message: str
+    step: int | None = None

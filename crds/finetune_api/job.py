@@ -1,0 +1,318 @@
+"""FineTuneJob: what a tenant writes."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from finetune_api.model import ApiModel, SchemaKeys, rules
+
+BUCKET = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+"""A bucket's name, by the S3 naming rules: 3 to 63 lower-case letters, digits, dots and hyphens."""
+
+Uri = Annotated[str, Field(min_length=1, max_length=1024)]
+PrefixUri = Annotated[
+    Uri,
+    SchemaKeys(
+        rules(
+            (
+                f"self.matches('^s3://{BUCKET}/[^*?]*[^*?/]/?$')",
+                "must be s3://BUCKET/PREFIX, for example s3://acme-models/tickets",
+            ),
+        )
+    ),
+]
+FileUri = Annotated[
+    Uri,
+    SchemaKeys(
+        rules(
+            (
+                f"self.matches('^s3://{BUCKET}/.+[.](jsonl|json)$')",
+                "must be s3://BUCKET/KEY ending in .jsonl or .json; the key may hold the wildcards * and ?, "
+                "for example s3://acme-data/tickets/*.jsonl",
+            ),
+        )
+    ),
+]
+ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Quantity = Annotated[
+    str,
+    Field(max_length=32),
+    SchemaKeys(
+        rules(
+            (
+                "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
+                "must be a positive Kubernetes quantity, for example 2 or 500m for cpu, 16Gi for memory",
+            )
+        )
+    ),
+]
+
+
+class MethodType(StrEnum):
+    """How the weights are tuned."""
+
+    LORA = "LoRA"
+    QLORA = "QLoRA"
+
+
+class RowFormat(StrEnum):
+    """How a row of the data says what is asked and what is to be answered."""
+
+    AUTO = "Auto"
+    PROMPT_COMPLETION = "PromptCompletion"
+    INSTRUCTION = "Instruction"
+    MESSAGES = "Messages"
+
+
+class Overlength(StrEnum):
+    """What happens to a row longer than `training.maxSequenceLength`."""
+
+    DROP = "Drop"
+    FAIL = "Fail"
+
+
+class Model(ApiModel):
+    """The base model."""
+
+    uri: PrefixUri
+    """Where the base model lies, as s3://BUCKET/PREFIX: the folder with config.json, the tokenizer and the weights
+    as .safetensors, as Transformers' save_pretrained writes it. Remote code is never run."""
+
+
+class Lora(ApiModel):
+    """LoRA's own settings, named as PEFT's LoraConfig names them."""
+
+    r: Annotated[int, Field(ge=1, le=512)] = 16
+    """Rank of the update matrices. More learns more and costs more memory."""
+    alpha: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Scale of the update: it is multiplied by alpha / r. Twice the rank is the usual choice."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the adapter's inputs dropped while training. Helps small data sets, slows learning."""
+    target_modules: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=256)]],
+        Field(min_length=1, max_length=64),
+        SchemaKeys(
+            rules(
+                (
+                    "!self.exists(m, m == 'all-linear') || self.size() == 1",
+                    "all-linear already means every linear layer: write it alone, or name the modules without it",
+                )
+            )
+            | {"x-kubernetes-list-type": "set"}
+        ),
+    ] = ["all-linear"]
+    """Modules that get an adapter, by the end of their name (q_proj, v_proj), or all-linear for every linear layer
+    but the output head."""
+
+
+class Method(ApiModel):
+    """How the weights are tuned."""
+
+    type: MethodType = MethodType.LORA
+    """LoRA trains low-rank adapters over the base weights in bfloat16. QLoRA does the same over base weights held in
+    4-bit NormalFloat with double quantization: about a quarter of the memory, somewhat slower."""
+    lora: Lora = Lora()
+    """Settings of the adapter."""
+
+
+class Columns(ApiModel):
+    """Names the row's columns have in your files, where they differ from the names of the format."""
+
+    system: ColumnName | None = None
+    """Column with a system prompt. PromptCompletion and Instruction; a row may lack it."""
+    prompt: ColumnName | None = None
+    """PromptCompletion: column with what is asked. Default: prompt."""
+    completion: ColumnName | None = None
+    """PromptCompletion: column with the answer to learn. Default: completion."""
+    instruction: ColumnName | None = None
+    """Instruction: column with the task. Default: instruction."""
+    input: ColumnName | None = None
+    """Instruction: column with the material the task is about; a row may lack it. Default: input."""
+    output: ColumnName | None = None
+    """Instruction: column with the answer to learn. Default: output."""
+    messages: ColumnName | None = None
+    """Messages: column with the list of {role, content}. Default: messages."""
+
+
+class Source(ApiModel):
+    """Files with rows."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.columns) || self.format != 'PromptCompletion' || "
+                "!(has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || has(self.columns.messages))",
+                "format PromptCompletion knows the columns system, prompt and completion only: "
+                "remove the others, or change format",
+            ),
+            (
+                "!has(self.columns) || self.format != 'Instruction' || "
+                "!(has(self.columns.prompt) || has(self.columns.completion) || has(self.columns.messages))",
+                "format Instruction knows the columns system, instruction, input and output only: "
+                "remove the others, or change format",
+            ),
+            (
+                "!has(self.columns) || self.format != 'Messages' || "
+                "!(has(self.columns.system) || has(self.columns.prompt) || has(self.columns.completion) || "
+                "has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output))",
+                "format Messages knows the column messages only: remove the others, or change format",
+            ),
+        )
+    )
+
+    uri: FileUri
+    """The files, as s3://BUCKET/KEY ending in .jsonl (one JSON object a line) or .json (one array of objects).
+    The key may hold the wildcards * and ?, which match within one folder."""
+    format: RowFormat = RowFormat.AUTO
+    """What the rows hold. PromptCompletion: a prompt and its completion. Instruction: an instruction, perhaps an input,
+    and the output. Messages: a list of {role, content}, of which every assistant turn is learned. Auto: told from the
+    mapped columns, or else from the first row's column names."""
+    columns: Columns | None = None
+    """Maps your column names onto the format's, where they differ."""
+
+
+class Split(ApiModel):
+    """How test rows are held out when `dataset.test` does not name any."""
+
+    test: Annotated[float, Field(gt=0, le=0.5)] | None = None
+    """Share of the rows held out for the evaluation. Default: a tenth, but at least 100 and at most 1000 rows, and
+    never more than a fifth of all."""
+    seed: Seed = 0
+    """Seed of the draw. The same rows and seed give the same split; copies of a row always fall on one side."""
+
+
+Sources = Annotated[list[Source], Field(min_length=1, max_length=32), SchemaKeys({"x-kubernetes-list-type": "atomic"})]
+
+
+class Dataset(ApiModel):
+    """The rows to learn from and those to judge by."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.test) || !has(self.split.test)",
+                "test already names the held-out rows: remove split.test, or remove test to hold out a share of train",
+            )
+        )
+    )
+
+    train: Sources
+    """Where the rows to learn from lie. Exact copies of a row are dropped."""
+    test: Sources | None = None
+    """Where the held-out rows lie, which the base and the tuned model are compared on. A row that also stands in train
+    is dropped from train. Default: a share of train, see split."""
+    split: Split = Split()
+    """How test rows are drawn from train when test is not given."""
+    overlength: Overlength = Overlength.DROP
+    """What happens to a row longer than training.maxSequenceLength: Drop leaves it out and counts it in the status, Fail
+    ends the job before it asks for a GPU. Answers are never cut."""
+
+
+class Training(ApiModel):
+    """The recipe. What is not set is resolved by the preflight and shown in status.resolved."""
+
+    epochs: Annotated[int, Field(ge=1, le=100)] = 1
+    """Passes over the training rows."""
+    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Optimizer steps to stop after, should the epochs be more."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Peak learning rate; it warms up linearly and falls by a cosine to a tenth. Default: 2e-4, and 1e-3 for models below
+    one billion parameters."""
+    global_batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
+    """Rows per optimizer step. How they are spread over memory never changes a step."""
+    micro_batch_tokens: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
+    """Tokens put through the model at a time; lower it when memory is short. It changes speed and memory, not the
+    result. Default: the longest row, but at least 2048."""
+    max_sequence_length: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
+    """Longest row in tokens, prompt and answer together. Default: the longest row of the data, at most the model's context
+    and at most 4096."""
+    seed: Seed = 0
+    """Seed of everything random: the order of rows, the adapter's first weights, dropout."""
+
+
+class Evaluation(ApiModel):
+    """How base and tuned model are compared on the held-out rows."""
+
+    max_rows: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """Held-out rows that are answered by both models, drawn with the split's seed. The loss is taken over the same rows."""
+
+
+class Output(ApiModel):
+    """Where the results go."""
+
+    uri: PrefixUri
+    """Where the results are written, as s3://BUCKET/PREFIX. The place belongs to this job: one that already holds another
+    job's results is refused before a GPU is asked for."""
+
+
+class Compute(ApiModel):
+    """What the training pod asks for, beside one GPU of the profile."""
+
+    cpu: Quantity = "1"
+    """CPU request of the training pod."""
+    memory: Quantity = "8Gi"
+    """Memory request and limit of the training pod."""
+    service_account_name: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=63),
+            SchemaKeys(
+                rules(
+                    (
+                        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+                        "must be the name of a ServiceAccount in the job's namespace",
+                    )
+                )
+            ),
+        ]
+        | None
+    ) = None
+    """ServiceAccount the pods run as, for example one with a cloud role for the buckets. It needs the ClusterRole
+    finetune-trainer in this namespace. Default: finetune-trainer, which the operator makes and binds."""
+
+
+class FineTuneJobSpec(ApiModel):
+    """What to tune, on what, into what. Immutable: a changed experiment is a new FineTuneJob."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self == oldSelf",
+                "spec cannot be changed: create a FineTuneJob with another name, or delete this one first",
+            ),
+            (
+                "self.output.uri != self.model.uri && !self.model.uri.startsWith(self.output.uri + '/')",
+                "output.uri must not be the model's own folder or one above it: choose another prefix",
+            ),
+        )
+    )
+
+    profile_name: Annotated[
+        str,
+        Field(min_length=1, max_length=63),
+        SchemaKeys(
+            rules(
+                (
+                    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+                    "must be the name of a FineTuneProfile, see kubectl get finetuneprofiles",
+                )
+            )
+        ),
+    ] = "default"
+    """The FineTuneProfile to run under: the platform team's GPUs, storage and trainer image."""
+    model: Model
+    """The base model."""
+    method: Method = Method()
+    """How the weights are tuned."""
+    dataset: Dataset
+    """The rows to learn from and those to judge by."""
+    training: Training = Training()
+    """The recipe."""
+    evaluation: Evaluation = Evaluation()
+    """How base and tuned model are compared."""
+    output: Output
+    """Where the results go."""
+    compute: Compute = Compute()
+    """What the training pod asks for."""

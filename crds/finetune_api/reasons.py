@@ -1,0 +1,100 @@
+"""Every way a job can fail, in one table: the word, the trainer's exit code, who has to act, and the remedy."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Actor(StrEnum):
+    """Who has to act on a failure."""
+
+    TENANT = "Tenant"
+    PLATFORM = "Platform"
+
+
+class FailureReason(StrEnum):
+    """Reason of the Failed condition and of a failed attempt."""
+
+    SPEC_INVALID = "SpecInvalid"
+    DATASET_INVALID = "DatasetInvalid"
+    DATASET_NOT_FOUND = "DatasetNotFound"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_UNSUPPORTED = "ModelUnsupported"
+    STORAGE_ACCESS_DENIED = "StorageAccessDenied"
+    STORAGE_UNAVAILABLE = "StorageUnavailable"
+    OUTPUT_NOT_WRITABLE = "OutputNotWritable"
+    OUTPUT_OCCUPIED = "OutputOccupied"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    LOSS_DIVERGED = "LossDiverged"
+    GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
+    GPU_FAULT = "GPUFault"
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    DISK_FULL = "DiskFull"
+    PREEMPTED = "Preempted"
+    EVICTED = "Evicted"
+    NODE_LOST = "NodeLost"
+    TRAINER_CRASHED = "TrainerCrashed"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a failure reason means."""
+
+    exit_code: int
+    """Exit code the trainer ends with for it; 0 where only the cluster can tell. Codes stay clear of those a shell
+    (126 to 165) or Python (1, 2) give."""
+    actor: Actor
+    """Who has to act."""
+    remedy: str
+    """What to do about it, a sentence that follows the finding."""
+
+
+FAILURES: dict[FailureReason, Failure] = {
+    FailureReason.SPEC_INVALID: Failure(20, Actor.TENANT, "Correct the field and create the job again."),
+    FailureReason.DATASET_INVALID: Failure(21, Actor.TENANT, "Correct the rows and create the job again."),
+    FailureReason.DATASET_NOT_FOUND: Failure(
+        22, Actor.TENANT, "Correct dataset.train or dataset.test, or upload the files."
+    ),
+    FailureReason.MODEL_NOT_FOUND: Failure(23, Actor.TENANT, "Correct model.uri, or upload the model there."),
+    FailureReason.MODEL_UNSUPPORTED: Failure(
+        24, Actor.TENANT, "Choose a causal language model in Transformers' layout with .safetensors weights."
+    ),
+    FailureReason.STORAGE_ACCESS_DENIED: Failure(
+        25, Actor.TENANT, "Check the keys in the storage's Secret, or the cloud role, and what it may read and write."
+    ),
+    FailureReason.STORAGE_UNAVAILABLE: Failure(
+        26, Actor.PLATFORM, "Check the storage's endpoint, then create the job again."
+    ),
+    FailureReason.OUTPUT_NOT_WRITABLE: Failure(27, Actor.TENANT, "Choose an output.uri these keys may write to."),
+    FailureReason.OUTPUT_OCCUPIED: Failure(28, Actor.TENANT, "Choose another output.uri, or remove what lies there."),
+    FailureReason.IMAGE_PULL_FAILED: Failure(0, Actor.PLATFORM, "Correct trainer.image in the FineTuneProfile."),
+    FailureReason.LOSS_DIVERGED: Failure(
+        29, Actor.TENANT, "Lower training.learningRate, or look at the rows of that step."
+    ),
+    FailureReason.GPU_OUT_OF_MEMORY: Failure(
+        30, Actor.TENANT, "Lower training.microBatchTokens or training.maxSequenceLength, or use method.type QLoRA."
+    ),
+    FailureReason.GPU_FAULT: Failure(
+        31,
+        Actor.PLATFORM,
+        "Check the node's GPU and driver; for trials without one set trainer.allowCPU in the FineTuneProfile.",
+    ),
+    FailureReason.HOST_OUT_OF_MEMORY: Failure(0, Actor.TENANT, "Raise compute.memory."),
+    FailureReason.DISK_FULL: Failure(
+        32, Actor.PLATFORM, "Free disk space on the node, or choose a smaller model or data set."
+    ),
+    FailureReason.PREEMPTED: Failure(33, Actor.PLATFORM, "Create the job again once there is room."),
+    FailureReason.EVICTED: Failure(0, Actor.PLATFORM, "Create the job again once the node has room."),
+    FailureReason.NODE_LOST: Failure(0, Actor.PLATFORM, "Create the job again; its node went away."),
+    FailureReason.TRAINER_CRASHED: Failure(34, Actor.PLATFORM, "See the pod's log; it is an error in the trainer."),
+}
+
+SUPERSEDED_EXIT_CODE = 40
+"""Exit code of a pod that found another attempt to be the job's writer. It is no failure of the job."""
+
+
+def reason_of_exit_code(exit_code: int) -> FailureReason:
+    """The failure reason an exit code of the trainer stands for; an unknown one is a crash."""
+    return next(
+        (reason for reason, failure in FAILURES.items() if failure.exit_code and failure.exit_code == exit_code),
+        FailureReason.TRAINER_CRASHED,
+    )
