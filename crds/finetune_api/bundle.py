@@ -27,7 +27,7 @@ class Bundle(ApiModel):
     job: JobIdentity | None = None
     spec: FineTuneJobSpec
     allow_cpu: bool = Field(default=False, alias="allowCPU")
-    storages: list[Storage] = []
+    storages: list[Storage] = Field(default=[])
 
     @property
     def spec_digest(self) -> str:

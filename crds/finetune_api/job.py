@@ -102,7 +102,7 @@ class Lora(ApiModel):
             )
             | {"x-kubernetes-list-type": "set"}
         ),
-    ] = ["all-linear"]
+    ] = Field(default=["all-linear"])
     """Modules that get an adapter, by the end of their name (q_proj, v_proj), or all-linear for every linear layer
     but the output head."""
 
@@ -143,7 +143,8 @@ class Source(ApiModel):
         json_schema_extra=rules(
             (
                 "!has(self.columns) || self.format != 'PromptCompletion' || "
-                "!(has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || has(self.columns.messages))",
+                "!(has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || "
+                "has(self.columns.messages))",
                 "format PromptCompletion knows the columns system, prompt and completion only: "
                 "remove the others, or change format",
             ),
@@ -201,13 +202,13 @@ class Dataset(ApiModel):
     train: Sources
     """Where the rows to learn from lie. Exact copies of a row are dropped."""
     test: Sources | None = None
-    """Where the held-out rows lie, which the base and the tuned model are compared on. A row that also stands in train
-    is dropped from train. Default: a share of train, see split."""
+    """Where the held-out rows lie, which the base and the tuned model are compared on. A row that also stands in
+    train is dropped from train. Default: a share of train, see split."""
     split: Split = Split()
     """How test rows are drawn from train when test is not given."""
     overlength: Overlength = Overlength.DROP
-    """What happens to a row longer than training.maxSequenceLength: Drop leaves it out and counts it in the status, Fail
-    ends the job before it asks for a GPU. Answers are never cut."""
+    """What happens to a row longer than training.maxSequenceLength: Drop leaves it out and counts it in the status,
+    Fail ends the job before it asks for a GPU. Answers are never cut."""
 
 
 class Training(ApiModel):
@@ -218,16 +219,16 @@ class Training(ApiModel):
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Optimizer steps to stop after, should the epochs be more."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Peak learning rate; it warms up linearly and falls by a cosine to a tenth. Default: 2e-4, and 1e-3 for models below
-    one billion parameters."""
+    """Peak learning rate; it warms up linearly and falls by a cosine to a tenth. Default: 2e-4, and 1e-3 for models
+    below one billion parameters."""
     global_batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
     """Rows per optimizer step. How they are spread over memory never changes a step."""
     micro_batch_tokens: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
     """Tokens put through the model at a time; lower it when memory is short. It changes speed and memory, not the
     result. Default: the longest row, but at least 2048."""
     max_sequence_length: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
-    """Longest row in tokens, prompt and answer together. Default: the longest row of the data, at most the model's context
-    and at most 4096."""
+    """Longest row in tokens, prompt and answer together. Default: the longest row of the data, at most the model's
+    context and at most 4096."""
     seed: Seed = 0
     """Seed of everything random: the order of rows, the adapter's first weights, dropout."""
 
@@ -236,15 +237,16 @@ class Evaluation(ApiModel):
     """How base and tuned model are compared on the held-out rows."""
 
     max_rows: Annotated[int, Field(ge=1, le=10_000)] = 200
-    """Held-out rows that are answered by both models, drawn with the split's seed. The loss is taken over the same rows."""
+    """Held-out rows that are answered by both models, drawn with the split's seed. The loss is taken over
+    the same rows."""
 
 
 class Output(ApiModel):
     """Where the results go."""
 
     uri: PrefixUri
-    """Where the results are written, as s3://BUCKET/PREFIX. The place belongs to this job: one that already holds another
-    job's results is refused before a GPU is asked for."""
+    """Where the results are written, as s3://BUCKET/PREFIX. The place belongs to this job: one that already holds
+    another job's results is refused before a GPU is asked for."""
 
 
 class Compute(ApiModel):

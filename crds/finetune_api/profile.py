@@ -26,7 +26,8 @@ class TrainerImage(ApiModel):
     image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
     """When the kubelet pulls it."""
     allow_cpu: Annotated[bool, Field(alias="allowCPU")] = False
-    """Whether a training pod that finds no usable GPU may train on the CPU. For trials: otherwise it fails as GPUFault."""
+    """Whether a training pod that finds no usable GPU may train on the CPU. For trials: otherwise it fails as
+    GPUFault."""
 
 
 class Toleration(ApiModel):
@@ -80,8 +81,8 @@ class Storage(ApiModel):
     region: Annotated[str, Field(min_length=1, max_length=63)] = "us-east-1"
     """Region of the buckets."""
     credentials_secret_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """Secret in the tenant's namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Default: none, the pod's
-    own cloud identity is used."""
+    """Secret in the tenant's namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Default: none, the
+    pod's own cloud identity is used."""
 
 
 class FineTuneProfileSpec(ApiModel):

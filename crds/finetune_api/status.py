@@ -144,7 +144,8 @@ class Preflight(StatusModel):
     splits: Splits | None = None
     """Rows on each side of the split."""
     digest: Text | None = None
-    """sha256 over the rows, the tokenizer, the chat template, the lengths and the split: equal digests, equal training data."""
+    """sha256 over the rows, the tokenizer, the chat template, the lengths and the split: equal digests,
+    equal training data."""
     observed_time: Time | None = None
     """When this was written."""
 
