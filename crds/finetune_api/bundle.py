@@ -1,6 +1,7 @@
 """What the operator hands to a trainer pod: an immutable ConfigMap with one JSON file."""
 
 import hashlib
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from pydantic import Field
@@ -41,3 +42,19 @@ class TerminationMessage(ApiModel):
     reason: FailureReason | Literal["Succeeded", "Superseded"]
     message: str
     step: int | None = None
+
+
+def storage_of(bucket: str, storages: list[Storage]) -> Storage | None:
+    """The first storage one of whose patterns matches the bucket's name."""
+    return next((s for s in storages if any(fnmatchcase(bucket, pattern) for pattern in s.buckets)), None)
+
+
+def bucket_of(uri: str) -> str | None:
+    """The bucket of an s3:// URI; None for a local path."""
+    return uri.removeprefix("s3://").split("/", 1)[0] if uri.startswith("s3://") else None
+
+
+def uris_of(spec: FineTuneJobSpec) -> list[str]:
+    """Every URI the spec names: model, sources, output."""
+    sources = [*spec.dataset.train, *(spec.dataset.test or [])]
+    return [spec.model.uri, *(source.uri for source in sources), spec.output.uri]

@@ -98,3 +98,8 @@ def reason_of_exit_code(exit_code: int) -> FailureReason:
         (reason for reason, failure in FAILURES.items() if failure.exit_code and failure.exit_code == exit_code),
         FailureReason.TRAINER_CRASHED,
     )
+
+
+def sentence(reason: FailureReason, finding: str) -> str:
+    """What a tenant reads: what was found, then what to do about it."""
+    return f"{finding.rstrip()} {FAILURES[reason].remedy}"

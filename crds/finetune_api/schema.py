@@ -30,7 +30,7 @@ _NAME_RULES = rules(
 )
 
 _CONDITION_MESSAGE = '.status.conditions[?(@.type=="Ready")].message'
-_JOB_COLUMNS = [
+_JOB_COLUMNS: list[Schema] = [
     {"name": "State", "type": "string", "jsonPath": ".status.state", "description": "Where the job is, in one word."},
     {"name": "Stage", "type": "string", "jsonPath": ".status.stage", "description": "The part of the work it is in."},
     {"name": "Step", "type": "integer", "jsonPath": ".status.training.step", "description": "Optimizer steps done."},
@@ -63,7 +63,7 @@ _JOB_COLUMNS = [
         "priority": 1,
     },
 ]
-_PROFILE_COLUMNS = [
+_PROFILE_COLUMNS: list[Schema] = [
     {"name": "Image", "type": "string", "jsonPath": ".spec.trainer.image"},
     {"name": "GPU", "type": "string", "jsonPath": ".spec.gpuTypes[0].name"},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
@@ -90,8 +90,8 @@ def profile_crd() -> Schema:
     """The CustomResourceDefinition of FineTuneProfile."""
     root: Schema = {
         "type": "object",
-        "description": "A FineTuneProfile is what the platform team decides once for the FineTuneJobs that name it: GPUs, "
-        "storage and the trainer's image.",
+        "description": "A FineTuneProfile is what the platform team decides once for the FineTuneJobs that name it: "
+        "GPUs, storage and the trainer's image.",
         "required": ["spec"],
         "properties": {"spec": structural(FineTuneProfileSpec)},
     }

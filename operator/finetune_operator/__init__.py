@@ -1,0 +1,16 @@
+"""The operator: watches FineTuneJobs and makes what is there match what they ask for.
+
+Read from `reconcile` outward. Pure, tested without a cluster:
+
+- `world`: what was observed of one job, as plain data.
+- `reconcile`: the checklist that decides what to do next; `admission`, `runs` and `conditions` are its concerns.
+- `children`: the objects it asks for: Jobs, the bundle, the ServiceAccount.
+- `plan`: its answer.
+- `queue`: keys waiting for a worker.
+
+The edges:
+
+- `observe` reads one job's world; `apply` makes a plan real; `api` is the API server, nothing else talks to it.
+- `loop`: workers, observe -> reconcile -> apply.
+- `watch`: kopf; turns events into keys. The only module that knows kopf.
+"""

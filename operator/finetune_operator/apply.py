@@ -1,0 +1,72 @@
+"""Makes a plan real. Every write here may be repeated: names are deterministic, statuses are applied whole."""
+
+import hashlib
+from datetime import datetime
+
+from finetune_api import names
+from finetune_api.status import OPERATOR_MANAGER
+from finetune_operator.api import Api
+from finetune_operator.plan import Event, Plan
+from finetune_operator.world import Object, World
+
+
+class NameTakenError(Exception):
+    """A child's name is held by an object that is not this job's."""
+
+
+def apply(api: Api, world: World, plan: Plan, now: datetime) -> None:
+    """Carry out `plan`. Events come before the status, so that none is lost when we are stopped in between."""
+    for body in plan.create:
+        if not api.create(body):
+            _check_owner(api, world, body)
+    for name in plan.delete_jobs:
+        api.delete("Job", name, world.namespace)
+    for event in plan.events:
+        api.create(_event(world, event, now))
+    if plan.status is not None:
+        api.apply_status(
+            {
+                "apiVersion": names.API_VERSION,
+                "kind": names.JOB_KIND,
+                # The uid keeps us from writing onto a job that was recreated under the same name.
+                "metadata": {"namespace": world.namespace, "name": world.name, "uid": world.uid},
+                "status": plan.status,
+            },
+            OPERATOR_MANAGER,
+        )
+
+
+def _check_owner(api: Api, world: World, body: Object) -> None:
+    """An object that is there already is ours if its owner is; objects of the whole namespace have none."""
+    if "ownerReferences" not in body["metadata"]:
+        return
+    present = api.get(body["kind"], body["metadata"]["name"], world.namespace)
+    owners = (present or {}).get("metadata", {}).get("ownerReferences", [])
+    if present is not None and world.uid not in [owner["uid"] for owner in owners]:
+        raise NameTakenError(f"{body['kind']} {body['metadata']['name']} exists and belongs to somebody else")
+
+
+def _event(world: World, event: Event, now: datetime) -> Object:
+    """Named after what it says, so that saying it twice is one Event."""
+    said = hashlib.sha256(f"{world.uid}{event.reason}{event.message}".encode()).hexdigest()[:16]
+    moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{world.name}.{said}", "namespace": world.namespace},
+        "involvedObject": {
+            "apiVersion": names.API_VERSION,
+            "kind": names.JOB_KIND,
+            "namespace": world.namespace,
+            "name": world.name,
+            "uid": world.uid,
+        },
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:1024],
+        "count": 1,
+        "firstTimestamp": moment,
+        "lastTimestamp": moment,
+        "source": {"component": OPERATOR_MANAGER},
+        "reportingComponent": OPERATOR_MANAGER,
+    }

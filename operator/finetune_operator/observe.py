@@ -1,0 +1,70 @@
+"""Reads everything one decision about a FineTuneJob is taken from. Live reads only: there is no cache to be stale."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from finetune_api import names
+from finetune_api.profile import FineTuneProfileSpec
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.api import Api
+from finetune_operator.queue import Key
+from finetune_operator.world import Object, Pod, Run, World, parse_spec
+
+
+def observe(api: Api, key: Key) -> World | None:
+    """The world of this job; None where it is gone."""
+    namespace, name = key
+    job = api.get(names.JOB_KIND, name, namespace)
+    if job is None:
+        return None
+    world = _bare(job)
+    if world.deleting or world.is_over or world.spec is None:
+        return world
+    profile = api.get(names.PROFILE_KIND, world.spec.profile_name)
+    account = world.spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT
+    runs = _runs(api, namespace, world.uid)
+    return replace(
+        world,
+        profile=FineTuneProfileSpec.model_validate(profile["spec"]) if profile else None,
+        service_account_exists=api.get("ServiceAccount", account, namespace) is not None,
+        role_binding_exists=api.get("RoleBinding", names.TRAINER_SERVICE_ACCOUNT, namespace) is not None,
+        bundle_exists=api.get("ConfigMap", names.child_prefix(name, world.uid), namespace) is not None,
+        preflight=next((run for step, _, run in runs if step == "preflight"), None),
+        attempts={number: run for step, number, run in runs if step == "train"},
+    )
+
+
+def _bare(job: Object) -> World:
+    """What the FineTuneJob itself says."""
+    metadata = job["metadata"]
+    spec, error = parse_spec(job.get("spec", {}))
+    status = job.get("status", {})
+    return World(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        deleting="deletionTimestamp" in metadata,
+        labels=metadata.get("labels", {}),
+        raw_status=status,
+        status=FineTuneJobStatus.model_validate(status),
+        spec=spec,
+        spec_error=error,
+    )
+
+
+def _runs(api: Api, namespace: str, uid: str) -> list[tuple[str, int, Run]]:
+    """Every child Job as (step, attempt number or 0, run)."""
+    selector = f"{names.LABEL_JOB_UID}={uid}"
+    pods: dict[str, list[Pod]] = {}
+    for pod in api.list("Pod", namespace, selector):
+        pods.setdefault(pod["metadata"]["labels"].get("batch.kubernetes.io/job-name", ""), []).append(Pod.parse(pod))
+    runs = []
+    for job in api.list("Job", namespace, selector):
+        labels = job["metadata"]["labels"]
+        if "deletionTimestamp" in job["metadata"]:
+            continue  # on its way out: its name is free only once it is gone
+        run = Run.parse(job, pods.get(job["metadata"]["name"], []))
+        runs.append((labels[names.LABEL_STEP], int(labels.get(names.LABEL_ATTEMPT, 0)), run))
+    return runs

@@ -1,0 +1,75 @@
+"""Keys waiting for a worker: each at most once, never two workers on one, failures with growing pauses.
+
+The semantics are those of client-go's workqueue: a key added while it is being worked on is worked on again afterwards.
+"""
+
+import asyncio
+from datetime import timedelta
+
+Key = tuple[str, str]
+"""Namespace and name of a FineTuneJob."""
+
+FIRST_PAUSE = timedelta(milliseconds=200)
+LONGEST_PAUSE = timedelta(minutes=1)
+
+
+class WorkQueue:
+    """To be used from one event loop."""
+
+    def __init__(self) -> None:
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._waiting: set[Key] = set()  # in _ready, or to be put there once its worker is done
+        self._working: set[Key] = set()
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+
+    def add(self, key: Key) -> None:
+        """Ask for `key` to be worked on as soon as a worker is free."""
+        self._forget_timer(key)
+        if key in self._waiting:
+            return
+        self._waiting.add(key)
+        if key not in self._working:
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: Key, delay: timedelta) -> None:
+        """Ask for `key` after a while; an earlier timer for it stands, anything sooner replaces it."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + delay.total_seconds()
+        present = self._timers.get(key)
+        if present is not None and present.when() <= due:
+            return
+        self._forget_timer(key)
+        self._timers[key] = loop.call_at(due, self.add, key)
+
+    async def get(self) -> Key:
+        """The next key; `done` or `failed` has to follow."""
+        key = await self._ready.get()
+        self._waiting.discard(key)
+        self._working.add(key)
+        return key
+
+    def done(self, key: Key) -> None:
+        """The worker has finished with `key`."""
+        self._failures.pop(key, None)
+        self._release(key)
+
+    def failed(self, key: Key) -> timedelta:
+        """The worker could not finish with `key`: it comes again after the pause that is returned."""
+        count = self._failures.get(key, 0)
+        self._failures[key] = count + 1
+        pause: timedelta = min(FIRST_PAUSE * (1 << min(count, 16)), LONGEST_PAUSE)
+        self._release(key)
+        if key not in self._waiting:
+            self.add_after(key, pause)
+        return pause
+
+    def _release(self, key: Key) -> None:
+        self._working.discard(key)
+        if key in self._waiting:
+            self._ready.put_nowait(key)
+
+    def _forget_timer(self, key: Key) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()

@@ -1,0 +1,152 @@
+"""What to do next for one FineTuneJob. Pure: the same world and time give the same plan."""
+
+from datetime import datetime, timedelta
+
+from finetune_api import names
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.profile import FineTuneProfileSpec
+from finetune_api.reasons import FailureReason, sentence
+from finetune_api.status import Attempt, ConditionType, Stage, State
+from finetune_operator import admission, children
+from finetune_operator.conditions import Outlook, is_written, operator_status
+from finetune_operator.plan import Event, Plan
+from finetune_operator.runs import Assessment, Standing, assess
+from finetune_operator.world import Object, Run, World
+
+ATTEMPT = 1
+"""The only attempt for now: a failed one ends the job."""
+
+
+def reconcile(world: World, now: datetime) -> Plan:
+    """The checklist. The first thing that is not done yet decides."""
+    if world.deleting or world.is_over:
+        return Plan()  # what a deleted job leaves is the garbage collector's
+
+    obstacle = admission.obstacle(world, now)
+    if obstacle is not None and obstacle.final:
+        return _fail(world, FailureReason.SPEC_INVALID, obstacle.message, now)
+    if obstacle is not None or world.spec is None or world.profile is None:
+        message = obstacle.message if obstacle else ""
+        outlook = Outlook(State.PENDING, "WaitingForDependency", message)
+        return _proceed(world, outlook, now, requeue_after=admission.LOOK_AGAIN)
+
+    preflight = _preflight(world, now)
+    if preflight.standing is Standing.FAILED:
+        return _fail(world, preflight.failure, preflight.message, now, world.preflight)
+    if preflight.standing is not Standing.SUCCEEDED:
+        create = [*_groundwork(world, world.spec, world.profile)]
+        if preflight.standing is Standing.ABSENT:
+            create.append(children.preflight_job(world, world.spec, world.profile))
+        return _proceed(world, _validating(preflight), now, create, preflight.requeue_after)
+
+    run = world.attempts.get(ATTEMPT)
+    attempt = assess(run, now)
+    if attempt.standing is Standing.FAILED:
+        return _fail(world, attempt.failure, attempt.message, now, run)
+    if attempt.standing is Standing.SUCCEEDED:
+        return _complete(world, now)
+    create = []
+    if attempt.standing is Standing.ABSENT:
+        create = [
+            *_groundwork(world, world.spec, world.profile),
+            children.attempt_job(world, world.spec, world.profile, ATTEMPT),
+        ]
+    return _proceed(world, _training(world, attempt), now, create, attempt.requeue_after)
+
+
+def _groundwork(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Object]:
+    """What every pod of the job needs and is not there yet."""
+    missing = []
+    if spec.compute.service_account_name in (None, names.TRAINER_SERVICE_ACCOUNT):
+        if not world.service_account_exists:
+            missing.append(children.service_account(world))
+        if not world.role_binding_exists:
+            missing.append(children.role_binding(world))
+    if not world.bundle_exists:
+        missing.append(children.bundle_config_map(world, spec, profile))
+    return missing
+
+
+def _preflight(world: World, now: datetime) -> Assessment:
+    """Where the preflight stands. Its own word counts where somebody has removed its Job since."""
+    if world.preflight is None and world.status.is_true(ConditionType.VALIDATED):
+        return Assessment(Standing.SUCCEEDED)
+    return assess(world.preflight, now)
+
+
+def _validating(preflight: Assessment) -> Outlook:
+    if preflight.standing is Standing.RUNNING:
+        return Outlook(State.VALIDATING, "Validating", "Checking the data, the model and the output.", Stage.PREFLIGHT)
+    return Outlook(State.PENDING, "PreflightPending", preflight.message or "Starting the preflight.", Stage.PREFLIGHT)
+
+
+def _training(world: World, attempt: Assessment) -> Outlook:
+    if attempt.standing is not Standing.RUNNING:
+        return Outlook(State.QUEUED, "WaitingForGPU", attempt.message or "Starting the training pod.")
+    if world.status.is_true(ConditionType.EVALUATED):
+        return Outlook(State.RUNNING, "Publishing", "Writing the adapter and the report.", Stage.PUBLISHING)
+    if world.status.is_true(ConditionType.TRAINED):
+        return Outlook(State.RUNNING, "Evaluating", "Comparing the tuned model with the base model.", Stage.EVALUATING)
+    return Outlook(State.RUNNING, "Training", f"Attempt {ATTEMPT} is running.", Stage.TRAINING)
+
+
+def _proceed(
+    world: World,
+    outlook: Outlook,
+    now: datetime,
+    create: list[Object] | None = None,
+    requeue_after: timedelta | None = None,
+) -> Plan:
+    status = operator_status(world, outlook, _attempts(world, now), now)
+    return Plan(
+        create=create or [],
+        events=_events(world, outlook),
+        status=None if is_written(world, status) else status,
+        requeue_after=requeue_after,
+    )
+
+
+def _fail(world: World, reason: FailureReason | None, message: str, now: datetime, run: Run | None = None) -> Plan:
+    """The end, with the sentence for the tenant. A Job that could still hold resources goes."""
+    reason = reason or FailureReason.TRAINER_CRASHED
+    outlook = Outlook(State.FAILED, reason, sentence(reason, message), failure=reason)
+    status = operator_status(world, outlook, _attempts(world, now), now)
+    doomed = [run.name] if run is not None and run.is_live else []
+    return Plan(delete_jobs=doomed, events=_events(world, outlook), status=status)
+
+
+def _complete(world: World, now: datetime) -> Plan:
+    evaluation = world.status.evaluation
+    verdict = evaluation.verdict if evaluation else None
+    outlook = Outlook(State.COMPLETE, "Succeeded", verdict or "The adapter is published.")
+    return Plan(events=_events(world, outlook), status=operator_status(world, outlook, _attempts(world, now), now))
+
+
+def _attempts(world: World, now: datetime) -> list[Attempt]:
+    """The record of attempts: what is there now, and what is remembered of those whose Job is gone."""
+    known = {attempt.number: attempt for attempt in world.status.attempts or []}
+    known |= {number: _attempt(number, run, now) for number, run in world.attempts.items()}
+    return [known[number] for number in sorted(known)]
+
+
+def _attempt(number: int, run: Run, now: datetime) -> Attempt:
+    assessment, pod = assess(run, now), run.pod
+    succeeded = assessment.standing is Standing.SUCCEEDED
+    return Attempt(
+        number=number,
+        name=run.name,
+        start_time=pod.started if pod else None,
+        completion_time=pod.finished if pod else None,
+        reason="Succeeded" if succeeded else assessment.failure,
+        message=assessment.message if assessment.failure else None,
+        exit_code=pod.exit_code if pod else None,
+        node_name=pod.node_name if pod else None,
+    )
+
+
+def _events(world: World, outlook: Outlook) -> list[Event]:
+    """One Event whenever the word on Ready changes."""
+    ready = world.status.condition(ConditionType.READY)
+    if ready is not None and ready.reason == outlook.reason:
+        return []
+    return [Event("Warning" if outlook.failure else "Normal", outlook.reason, outlook.message)]
