@@ -1,0 +1,14 @@
+"""What runs in a job's pods: `python -m finetune_trainer {preflight,train} BUNDLE`, read from top to bottom.
+
+Preflight (CPU only, never imports torch), `preflight`:
+    `base_model` what the model's folder holds -> `rows` -> `deduplicate` -> `render` and `tokenization` -> `split`
+    -> `resolve` -> `prepared`, which writes token ids for the attempts.
+
+Train (on the GPU), `train`:
+    `prepared` -> `model` -> `batches` and `schedule` -> `train` -> `evaluate` -> `publish` and `report`.
+
+Both:
+    `__main__`: the command, and how each end becomes an exit code and a termination message.
+    `failure`, `termination`: the ways to end. `storage`: S3 and local files. `status_writer`: the job's status.
+    `progress`: the line a person waiting at the pod's log sees.
+"""

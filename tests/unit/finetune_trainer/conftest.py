@@ -1,0 +1,207 @@
+"""What the trainer's tests share: a tiny model with a real tokenizer, bundles, and an S3 server."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.bundle import Bundle
+
+TEMPLATE = (
+    "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+"""ChatML in shape: the end of turn is the tokenizer's eos, and a newline follows it."""
+
+MakeBundle = Callable[..., Bundle]
+
+
+def save_tokenizer(folder: Path, chat_template: str | None = TEMPLATE, bos: bool = False) -> None:
+    """Saves a byte-level BPE tokenizer of 261 ids and more that reads any text. `bos`: it puts <s> first."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<s>", "<|start|>", "<|end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the quick answer to the question is user assistant system"] * 8, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+        )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=[AddedToken("<|start|>", special=True)],
+        chat_template=chat_template,
+    )
+    fast.save_pretrained(folder)
+
+
+def save_model(folder: Path, **config: Any) -> None:
+    """Saves a randomly initialised Llama of 2 layers and width 32 for the tokenizer of `save_tokenizer`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
+    LlamaForCausalLM(LlamaConfig(**settings | config)).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A randomly initialised Llama with a tokenizer and a chat template, as save_pretrained writes them. Read only."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    save_tokenizer(folder)
+    save_model(folder)
+    return folder
+
+
+def write_rows(path: Path, rows: Sequence[Any]) -> Path:
+    """Writes rows as .jsonl."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def sum_rows(count: int) -> list[dict[str, str]]:
+    """Rows that are all different, in the columns of PromptCompletion."""
+    return [{"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}."} for i in range(count)]
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path, tiny_model_dir: Path) -> MakeBundle:
+    """Builds a Bundle over local paths. Keyword arguments replace or add parts of the spec (training={...}); `rows`:
+    what the training file holds; `job`, `storages`, `allowCPU`: parts of the bundle itself."""
+
+    def make(rows: Sequence[Any] | None = None, **parts: Any) -> Bundle:
+        train = write_rows(tmp_path / "data" / "train.jsonl", sum_rows(60) if rows is None else rows)
+        outside = {key: parts.pop(key) for key in ("job", "storages", "allowCPU") if key in parts}
+        spec = {
+            "model": {"uri": str(tiny_model_dir)},
+            "dataset": {"train": [{"uri": str(train)}]},
+            "output": {"uri": str(tmp_path / "output")},
+        } | parts
+        return Bundle.model_validate({"spec": spec, "allowCPU": True} | outside)
+
+    return make
+
+
+@dataclass(frozen=True)
+class S3:
+    """A running S3 server that checks signatures."""
+
+    endpoint: str
+    secrets_dir: Path
+    """Folder with the Secrets `owner` (may do everything), `reader` (may read) and `wrong` (keys nobody knows)."""
+
+    def client(self) -> Any:
+        """A client with the owner's keys."""
+        import boto3
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="owner",
+            aws_secret_access_key="owner-key",
+        )
+
+    def bucket(self, name: str) -> str:
+        """Makes a bucket; returns its name."""
+        self.client().create_bucket(Bucket=name)
+        return name
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """SeaweedFS on loopback, stopped at the end."""
+    folder = tmp_path_factory.mktemp("s3")
+    actions = {"owner": ["Admin", "Read", "Write", "List", "Tagging"], "reader": ["Read", "List"]}
+    identities = [
+        {"name": name, "credentials": [{"accessKey": name, "secretKey": f"{name}-key"}], "actions": allowed}
+        for name, allowed in actions.items()
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+    for name in [*actions, "wrong"]:
+        (folder / "secrets" / name).mkdir(parents=True)
+        (folder / "secrets" / name / "AWS_ACCESS_KEY_ID").write_text(name)
+        (folder / "secrets" / name / "AWS_SECRET_ACCESS_KEY").write_text(f"{name}-key")
+    port = _free_port()
+    server = _start_weed(folder, port)
+    try:
+        _wait_for_s3(S3(f"http://127.0.0.1:{port}", folder / "secrets"), server, folder / "log")
+        yield S3(f"http://127.0.0.1:{port}", folder / "secrets")
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _start_weed(folder: Path, s3_port: int) -> subprocess.Popen[bytes]:
+    import sys
+
+    ports = {name: _free_port() for name in ("master", "volume", "filer")}
+    grpc = {name: _free_port() for name in ("master", "volume", "filer", "s3")}
+    command = [
+        str(Path(sys.executable).parent / "weed"),
+        "server",
+        "-s3",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-dir={folder}",
+        f"-s3.config={folder / 's3.json'}",
+        f"-s3.port={s3_port}",
+        "-s3.autoCreateBucket=false",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=100",
+        *(f"-{name}.port={port}" for name, port in ports.items()),
+        *(f"-{name}.port.grpc={port}" for name, port in grpc.items()),
+    ]
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=os.environ | {"HOME": str(folder)})
+
+
+def _wait_for_s3(s3: S3, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            s3.client().create_bucket(Bucket="ready")
+            s3.client().put_object(Bucket="ready", Key="probe", Body=b"1")
+            return
+        except Exception:
+            time.sleep(0.2)
+    raise RuntimeError(f"SeaweedFS did not come up:\n{log.read_text()[-3000:]}")

@@ -1,0 +1,56 @@
+"""The ways a pod fails, as exceptions, and which one any exception stands for."""
+
+import errno
+import traceback
+from pathlib import Path
+
+from finetune_api.reasons import FailureReason
+
+_PACKAGE = Path(__file__).parent
+
+
+class TrainerFailure(Exception):  # noqa: N818 - the API calls these failures
+    """A failure somebody can act on: a word of the API and a sentence naming what was found where.
+
+    The sentence goes to the job's status: it may name files, lines, fields and columns, never a row's content."""
+
+    def __init__(self, reason: FailureReason, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.reason, self.message, self.step = reason, message, step
+
+
+class Superseded(Exception):  # noqa: N818 - it is no error
+    """Another attempt writes this job's status, or the job is gone: whatever this pod does is no longer wanted."""
+
+
+class StopRequested(BaseException):
+    """SIGTERM: the pod has to make room. No Exception, so that nothing on the way swallows it."""
+
+
+def failure_of(error: BaseException) -> TrainerFailure:
+    """The failure any exception stands for. What is not expected is TrainerCrashed."""
+    if isinstance(error, TrainerFailure):
+        return error
+    if isinstance(error, StopRequested):
+        return TrainerFailure(FailureReason.PREEMPTED, "The pod was told to stop (SIGTERM) before its work was done.")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return TrainerFailure(
+            FailureReason.DISK_FULL, f"No space is left for {error.filename or 'the scratch folder'}."
+        )
+    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
+        # By name: preflight must not import torch to ask.
+        return TrainerFailure(FailureReason.GPU_OUT_OF_MEMORY, _first_line(error))
+    return TrainerFailure(FailureReason.TRAINER_CRASHED, _crash(error))
+
+
+def _crash(error: BaseException) -> str:
+    """Class and place of an unexpected error. Its text only where it comes from the system or the GPU: other errors
+    may quote a row, and rows never reach a status."""
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == _PACKAGE]
+    place = f" in {ours[-1].name} ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
+    text = f": {_first_line(error)}" if type(error) in (RuntimeError, MemoryError) or isinstance(error, OSError) else ""
+    return f"{type(error).__name__}{place}{text}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:500]

@@ -1,0 +1,26 @@
+"""The line a person waiting at the pod's log sees while work is long."""
+
+import time
+
+INTERVAL_SECONDS = 10.0
+
+
+class Progress:
+    """Prints `what: done [of total] unit, elapsed` at most every ten seconds. Work that is done sooner stays silent.
+
+    `divisor`: how many of what `advance` counts make one of `unit`."""
+
+    def __init__(self, what: str, unit: str, total: int | None = None, divisor: int = 1) -> None:
+        self._what, self._unit, self._total, self._divisor = what, unit, total, divisor
+        self._done = 0
+        self._started = self._printed = time.monotonic()
+
+    def advance(self, amount: int = 1) -> None:
+        """Counts `amount` more as done. Called from any thread: at worst a line shows a count a little old."""
+        self._done += amount
+        now = time.monotonic()
+        if now - self._printed >= INTERVAL_SECONDS:
+            self._printed = now
+            total = f" of {self._total // self._divisor:,}" if self._total else ""
+            elapsed = now - self._started
+            print(f"{self._what}: {self._done // self._divisor:,}{total} {self._unit}, {elapsed:.0f} s", flush=True)

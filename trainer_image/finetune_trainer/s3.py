@@ -1,0 +1,219 @@
+"""S3 services: Amazon's and those that speak its protocol. The methods are those of `storage.Files`."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import boto3
+from botocore.client import Config
+from botocore.exceptions import (
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from finetune_api import profile
+from finetune_api.bundle import JobIdentity
+from finetune_api.reasons import FailureReason
+from finetune_trainer.failure import TrainerFailure
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from finetune_trainer.storage import Place
+
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+READ_BYTES = 8 * 1024 * 1024
+READ_ATTEMPTS = 5
+MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket"}
+BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"}
+EXISTS = {"412", "PreconditionFailed"}
+NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError)
+
+
+class S3Files:
+    """One S3 service of the profile."""
+
+    def __init__(self, storage: profile.Storage, secrets_dir: Path, job: JobIdentity | None) -> None:
+        self._storage, self._job = storage, job
+        self._client = self._connect(secrets_dir)
+
+    def size(self, uri: str) -> int | None:
+        bucket, key = split(uri)
+        try:
+            return self._client.head_object(Bucket=bucket, Key=key)["ContentLength"]
+        except ClientError as error:
+            if _code(error) not in MISSING:
+                raise
+            # A HEAD's answer has no body, so a missing bucket looks like a missing key until it is asked for.
+            self._client.head_bucket(Bucket=bucket)
+            return None
+
+    def read(self, uri: str, start: int, length: int | None) -> bytes:
+        reader = _Reader(self._client, uri)
+        return reader.range(start, reader.size if length is None else min(start + length, reader.size))
+
+    def open(self, uri: str) -> BinaryIO:
+        return io.BufferedReader(_Reader(self._client, uri), READ_BYTES)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        bucket, key = split(prefix)
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
+            for item in page.get("Contents", []):
+                yield f"s3://{bucket}/{item['Key']}", item["Size"]
+
+    def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
+        bucket, key = split(uri)
+        self._client.download_file(bucket, key, str(to), Callback=advance)
+
+    def write(self, uri: str, data: bytes, if_absent: bool) -> bool:
+        bucket, key = split(uri)
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
+        try:
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, **condition)
+        except ClientError as error:
+            if if_absent and _code(error) in EXISTS:
+                return False
+            raise
+        return True
+
+    def upload(self, path: Path, uri: str, advance: Callable[[int], None]) -> None:
+        bucket, key = split(uri)
+        with path.open("rb") as file:
+            self._client.upload_fileobj(file, bucket, key, Callback=advance)
+
+    def delete(self, uris: Iterable[str]) -> None:
+        for uri in uris:
+            bucket, key = split(uri)
+            self._client.delete_object(Bucket=bucket, Key=key)
+
+    def failure(self, error: Exception, uri: str, place: "Place") -> TrainerFailure | None:
+        """The failure an error stands for; None where it is none of the storage's."""
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            return TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, f"There are no credentials for {uri}.")
+        if isinstance(error, NO_ANSWER):
+            where = self._storage.endpoint or f"Amazon S3 in {self._storage.region}"
+            return TrainerFailure(
+                FailureReason.STORAGE_UNAVAILABLE,
+                f"The S3 service at {where} did not answer for {uri} ({type(error).__name__}).",
+            )
+        return self._refusal(error, uri, place) if isinstance(error, ClientError) else None
+
+    def _refusal(self, error: ClientError, uri: str, place: "Place") -> TrainerFailure:
+        code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code == "NoSuchBucket" or (error.operation_name == "HeadBucket" and code in MISSING):
+            return TrainerFailure(place.missing, f"There is no bucket {split(uri)[0]}, which {uri} names.")
+        if code in MISSING:
+            return TrainerFailure(place.missing, f"There is no {uri}.")
+        if code in BAD_KEYS:
+            return TrainerFailure(
+                FailureReason.STORAGE_ACCESS_DENIED, f"The S3 service refused {self._identity()} ({code}) for {uri}."
+            )
+        if status == 403:
+            return TrainerFailure(place.denied, f"{self._identity()} may not {_verb(error)} {uri} ({code}).")
+        return TrainerFailure(
+            FailureReason.STORAGE_UNAVAILABLE, f"The S3 service failed to {_verb(error)} {uri} ({code})."
+        )
+
+    def _identity(self) -> str:
+        name = self._storage.credentials_secret_name
+        return f"the keys of Secret {name}" if name else "the pod's own cloud identity"
+
+    def _connect(self, secrets_dir: Path) -> "S3Client":
+        config = Config(
+            connect_timeout=5,
+            read_timeout=60,
+            retries={"mode": "standard", "total_max_attempts": 5},
+            # Many services that speak S3 know neither buckets as host names nor checksums in trailers.
+            s3={"addressing_style": "path" if self._storage.endpoint else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        keys = self._keys(secrets_dir)
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self._storage.endpoint,
+            region_name=self._storage.region,
+            config=config,
+            aws_access_key_id=keys.get("AWS_ACCESS_KEY_ID"),
+            aws_secret_access_key=keys.get("AWS_SECRET_ACCESS_KEY"),
+            aws_session_token=keys.get("AWS_SESSION_TOKEN"),
+        )
+
+    def _keys(self, secrets_dir: Path) -> dict[str, str]:
+        """The Secret's keys; none (boto3 then looks where it always looks) where the storage names no Secret, or
+        outside Kubernetes, where there is none to mount."""
+        name = self._storage.credentials_secret_name
+        if name is None or (self._job is None and not (secrets_dir / name).exists()):
+            return {}
+        files = {key: secrets_dir / name / key for key in (*KEYS, "AWS_SESSION_TOKEN")}
+        keys = {key: path.read_text().strip() for key, path in files.items() if path.exists()}
+        if any(not keys.get(key) for key in KEYS):
+            namespace = f" in namespace {self._job.namespace}" if self._job else ""
+            raise TrainerFailure(
+                FailureReason.STORAGE_ACCESS_DENIED,
+                f"Secret {name}{namespace} with the keys {' and '.join(KEYS)} is missing or incomplete: it has to be "
+                f"created for the buckets {', '.join(self._storage.buckets)}.",
+            )
+        return keys
+
+
+class _Reader(io.RawIOBase):
+    """A file read by ranges, so that a broken connection costs one range and not the whole file; the ETag makes sure
+    that all ranges are of one version."""
+
+    def __init__(self, client: "S3Client", uri: str) -> None:
+        super().__init__()
+        self._client = client
+        self._bucket, self._key = split(uri)
+        head = client.head_object(Bucket=self._bucket, Key=self._key)
+        self.size, self._etag, self._position = head["ContentLength"], head["ETag"], 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.range(self._position, min(self._position + len(buffer), self.size))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def readall(self) -> bytes:
+        data = self.range(self._position, self.size)
+        self._position = self.size
+        return data
+
+    def range(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to before `end`."""
+        if start >= end:
+            return b""
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            answer = self._client.get_object(
+                Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", IfMatch=self._etag
+            )
+            try:
+                return answer["Body"].read()
+            except NO_ANSWER:
+                # botocore repeats a request, but not the reading of its answer.
+                if attempt == READ_ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key of s3://BUCKET/KEY."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "unknown error")
+
+
+def _verb(error: ClientError) -> str:
+    writing = error.operation_name.startswith(("Put", "Create", "Upload", "Complete", "Delete"))
+    return "write" if writing else "list" if error.operation_name.startswith("List") else "read"

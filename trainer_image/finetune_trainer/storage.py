@@ -1,0 +1,169 @@
+"""Files by URI: s3://BUCKET/KEY goes to the profile's storage for that bucket, anything else is a local path.
+
+What goes wrong is raised as TrainerFailure with a reason that depends on what was asked for: a file missing under
+`model.uri` is ModelNotFound, one under `output.uri` OutputNotWritable, any other DatasetNotFound.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from finetune_api import names
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.local_files import LocalFiles
+from finetune_trainer.progress import Progress
+
+_MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a URI is for, which decides how its absence and a refusal are called."""
+
+    missing: FailureReason
+    denied: FailureReason
+
+
+DATASET = Place(FailureReason.DATASET_NOT_FOUND, FailureReason.STORAGE_ACCESS_DENIED)
+MODEL = Place(FailureReason.MODEL_NOT_FOUND, FailureReason.STORAGE_ACCESS_DENIED)
+OUTPUT = Place(FailureReason.OUTPUT_NOT_WRITABLE, FailureReason.OUTPUT_NOT_WRITABLE)
+
+
+class Files(Protocol):
+    """One kind of storage. All arguments are whole URIs (or paths). Listings are sorted (URI, bytes)."""
+
+    def size(self, uri: str) -> int | None: ...
+    def read(self, uri: str, start: int, length: int | None) -> bytes: ...
+    def open(self, uri: str) -> BinaryIO: ...
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]: ...
+    def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None: ...
+    def write(self, uri: str, data: bytes, if_absent: bool) -> bool: ...
+    def upload(self, path: Path, uri: str, advance: Callable[[int], None]) -> None: ...
+    def delete(self, uris: Iterable[str]) -> None: ...
+    def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None: ...
+
+
+class Storage:
+    """All storage a job may use. See `open_storage`."""
+
+    def __init__(self, bundle: Bundle, secrets_dir: Path) -> None:
+        self._bundle, self._secrets_dir = bundle, secrets_dir
+        self._places = {bundle.spec.model.uri: MODEL, bundle.spec.output.uri: OUTPUT}
+        self._local = LocalFiles()
+        self._s3: dict[int, Files] = {}
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is a file of exactly this name."""
+        return self.size(uri) is not None
+
+    def size(self, uri: str) -> int | None:
+        """Bytes of the file; None where there is none."""
+        with self._typed(uri) as files:
+            return files.size(uri)
+
+    def read_bytes(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
+        """The file, or `length` bytes of it from `start`."""
+        with self._typed(uri) as files:
+            return files.read(uri, start, length)
+
+    @contextmanager
+    def open(self, uri: str) -> Iterator[BinaryIO]:
+        """The file as a stream of bytes, to be read line by line whatever its size."""
+        with self._typed(uri) as files, files.open(uri) as stream:
+            yield stream
+
+    def list(self, uri: str) -> list[str]:
+        """The files a URI with the wildcards * and ? stands for, sorted. A wildcard matches within one folder. Without
+        wildcards the URI itself, whether there is such a file or not."""
+        if not re.search(r"[*?]", uri):
+            return [uri]
+        pattern = re.compile("".join({"*": "[^/]*", "?": "[^/]"}.get(c, re.escape(c)) for c in uri))
+        prefix = re.split(r"[*?]", uri)[0]
+        with self._typed(uri) as files:
+            return [found for found, _ in files.list(prefix) if pattern.fullmatch(found)]
+
+    def list_folder(self, uri: str) -> dict[str, int]:
+        """Bytes of every file under the folder, deep, by path relative to it."""
+        folder = join(uri, "")
+        with self._typed(uri) as files:
+            return {found.removeprefix(folder): size for found, size in files.list(folder) if found != folder}
+
+    def download_folder(self, uri: str, to: Path, wanted: Callable[[str], bool] = lambda path: True) -> None:
+        """Copies the folder's files whose relative path is `wanted` to `to`, with a progress line."""
+        sizes = {path: size for path, size in self.list_folder(uri).items() if wanted(path)}
+        progress = Progress(f"Downloading {uri}", "MB", sum(sizes.values()), divisor=_MEGABYTE)
+        for path in sizes:
+            (to / path).parent.mkdir(parents=True, exist_ok=True)
+            with self._typed(join(uri, path)) as files:
+                files.download(join(uri, path), to / path, progress.advance)
+
+    def write_bytes(self, uri: str, data: bytes, if_absent: bool = False) -> bool:
+        """Writes the file. With `if_absent` only if there is none, atomically. Returns whether it was written."""
+        with self._typed(uri) as files:
+            return files.write(uri, data, if_absent)
+
+    def upload_file(self, path: Path, uri: str) -> None:
+        """Copies a local file of any size, with a progress line."""
+        progress = Progress(f"Uploading {uri}", "MB", path.stat().st_size, divisor=_MEGABYTE)
+        with self._typed(uri) as files:
+            files.upload(path, uri, progress.advance)
+
+    def delete_prefix(self, uri: str) -> None:
+        """Removes the folder and everything under it. It need not exist."""
+        folder = join(uri, "")
+        with self._typed(uri) as files:
+            files.delete([found for found, _ in files.list(folder)])
+
+    @contextmanager
+    def _typed(self, uri: str) -> Iterator[Files]:
+        """The storage of `uri`; what it raises becomes a TrainerFailure."""
+        files = self._files(uri)
+        try:
+            yield files
+        except Exception as error:
+            failure = files.failure(error, uri, self._place(uri))
+            if failure is None:
+                raise
+            raise failure from error
+
+    def _place(self, uri: str) -> Place:
+        within = [base for base in self._places if f"{uri}/".startswith(join(base, ""))]
+        return self._places[max(within, key=len)] if within else DATASET
+
+    def _files(self, uri: str) -> Files:
+        if not uri.startswith("s3://"):
+            return self._local
+        from finetune_trainer.s3 import S3Files  # 0.7 s that local runs do without
+
+        position = self._position_of_storage(uri)
+        if position not in self._s3:
+            self._s3[position] = S3Files(self._bundle.storages[position], self._secrets_dir, self._bundle.job)
+        return self._s3[position]
+
+    def _position_of_storage(self, uri: str) -> int:
+        bucket = uri.removeprefix("s3://").split("/")[0]
+        for position, storage in enumerate(self._bundle.storages):
+            if any(fnmatchcase(bucket, pattern) for pattern in storage.buckets):
+                return position
+        known = ", ".join(pattern for storage in self._bundle.storages for pattern in storage.buckets) or "none"
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"{uri}: bucket {bucket} belongs to no storage of FineTuneProfile {self._bundle.spec.profile_name}, "
+            f"which knows these: {known}.",
+        )
+
+
+def open_storage(bundle: Bundle, secrets_dir: str | Path = names.STORAGE_FOLDER) -> Storage:
+    """The storage a job's URIs stand for. `secrets_dir`/SECRET_NAME/AWS_ACCESS_KEY_ID and so on hold credentials."""
+    return Storage(bundle, Path(secrets_dir))
+
+
+def join(uri: str, *parts: str) -> str:
+    """The URI of something in a folder. A last part of "" gives the folder's own prefix, with its slash."""
+    return "/".join([uri.rstrip("/"), *parts])
