@@ -144,12 +144,12 @@ def structural(model: type[ApiModel] | type[StatusModel]) -> Schema:
 def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     """`node` with references put in place and what a CRD does not know translated."""
     node = dict(node)
+    if "anyOf" in node:
+        (branch,) = [b for b in node.pop("anyOf") if b.get("type") != "null"]
+        node = {**branch, **node}
     if "$ref" in node:
         target = definitions[node.pop("$ref").rsplit("/", 1)[1]]
         node = {**target, **node}  # the field's own description and default win over the type's
-    if "anyOf" in node:
-        (branch,) = [b for b in node.pop("anyOf") if b.get("type") != "null"]
-        node = {**_structural(branch, definitions), **node}
     for key in ("title", "$defs"):
         node.pop(key, None)
     node = _translate(node)
