@@ -1,0 +1,17 @@
+"""A real one-node Kubernetes on one Linux machine: no Docker, no image registry, nothing left behind.
+
+`python -m devcluster up|down|status|kubectl|helm`, or from Python: `Cluster`. A map of the modules:
+
+- `cluster`: `Cluster`, what everything else here serves; `up` and `down` read top to bottom.
+- `control_plane`, `node`, `storage`: the command lines and files of each component.
+- `namespaces`: the closed network the node lives in.
+- `images`: the two development images, which hold nothing and mount the virtual environment.
+- `build`, `prerequisites`: what has to be there first, made and installed once.
+- `processes`, `progress`: starting, watching and stopping; saying so.
+- `kube/`: the Go source of the one program that is every Kubernetes component.
+"""
+
+from devcluster.cluster import Cluster
+from devcluster.progress import ClusterError
+
+__all__ = ["Cluster", "ClusterError"]

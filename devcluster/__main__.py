@@ -1,0 +1,56 @@
+"""`python -m devcluster up|down|status|kubectl|helm`."""
+
+import argparse
+import os
+import sys
+
+from devcluster.build import KUBERNETES_VERSION, built
+from devcluster.cluster import Cluster
+from devcluster.progress import ClusterError, console, step
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m devcluster", description="A real one-node Kubernetes, locally.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="bring it up; does nothing when it is")
+    commands.add_parser("down", help="take it down; leaves nothing but its logs")
+    commands.add_parser("status", help="say what runs")
+    for tool in ("kubectl", "helm"):
+        commands.add_parser(tool, help=f"run {tool} on it", add_help=False)
+    arguments, rest = parser.parse_known_args()
+    cluster = Cluster()
+    try:
+        match arguments.command:
+            case "up":
+                cluster.up()
+                console.print(f"  ready: export KUBECONFIG={cluster.kubeconfig}")
+            case "down":
+                with step("taking the local cluster down"):
+                    cluster.down()
+            case "status":
+                return _status(cluster)
+            case tool:
+                os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+                kube = str(built() / "kube")
+                os.execv(kube, [kube, tool, *rest])
+    except ClusterError as error:
+        console.print(f"[red]error:[/] {error}", soft_wrap=True, markup=True)
+        return 1
+    return 0
+
+
+def _status(cluster: Cluster) -> int:
+    components = cluster.components()
+    if not components:
+        console.print("  the local cluster is down")
+        return 1
+    for name, pid in components.items():
+        console.print(f"  {name:<26} {f'process {pid}' if pid else '[red]ended[/], see its log'}")
+    console.print(f"  Kubernetes {KUBERNETES_VERSION}, S3 at {cluster.s3_endpoint}, logs in {cluster.logs}")
+    console.print(f"  export KUBECONFIG={cluster.kubeconfig}")
+    return 0 if cluster.is_up else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""etcd, API server and controller-manager: their files, flags and order."""
+
+import json
+import secrets
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster.namespaces import SERVICE_ADDRESS, SERVICE_RANGE
+from devcluster.processes import Processes
+
+CONTEXT = "finetune-dev"
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """Where it listens and where its files are. `prefix` goes before every command (how to enter the node)."""
+
+    folder: Path
+    kube: Path
+    address: str
+    port: int
+    etcd_ports: tuple[int, int]
+    prefix: tuple[str, ...] = ()
+
+    @property
+    def kubeconfig(self) -> Path:
+        """An administrator's, used by people and by the components alike."""
+        return self.folder / "kubeconfig"
+
+    @property
+    def certificates(self) -> Path:
+        return self.folder / "certificates"
+
+    def write_files(self) -> None:
+        """Certificates, the administrator's token and the kubeconfig."""
+        self.certificates.mkdir(parents=True, exist_ok=True)
+        addresses = sorted({self.address, "127.0.0.1", SERVICE_ADDRESS})
+        subprocess.run([str(self.kube), "certificates", str(self.certificates), *addresses], check=True)
+        token = secrets.token_hex(16)
+        (self.folder / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
+        (self.folder / "tokens.csv").chmod(0o600)
+        cluster = {
+            "server": f"https://{self.address}:{self.port}",
+            "certificate-authority": str(self.certificates / "ca.crt"),
+        }
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": CONTEXT, "cluster": cluster}],
+            "users": [{"name": CONTEXT, "user": {"token": token}}],
+            "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": CONTEXT}}],
+            "current-context": CONTEXT,
+        }
+        self.kubeconfig.write_text(json.dumps(config, indent=1))
+        self.kubeconfig.chmod(0o600)
+
+    def start(self, processes: Processes) -> None:
+        """Start all three and wait until the API server is ready."""
+        for name, arguments in (
+            ("etcd", self._etcd()),
+            ("kube-apiserver", self._apiserver()),
+            ("kube-controller-manager", self._controller_manager()),
+        ):
+            if name == "kube-controller-manager":
+                processes.wait_for("the API server", self.is_ready, ["etcd", "kube-apiserver"])
+            processes.start(name, [*self.prefix, str(self.kube), name, *arguments])
+
+    def is_ready(self) -> bool:
+        """Whether the API server says so."""
+        command = [str(self.kube), "kubectl", "--kubeconfig", str(self.kubeconfig), "get", "--raw", "/readyz"]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    def _etcd(self) -> list[str]:
+        client, peer = (f"http://127.0.0.1:{port}" for port in self.etcd_ports)
+        return [
+            *("--data-dir", str(self.folder / "etcd"), "--unsafe-no-fsync", "--log-level", "warn"),
+            *("--listen-client-urls", client, "--advertise-client-urls", client),
+            *(
+                "--listen-peer-urls",
+                peer,
+                "--initial-advertise-peer-urls",
+                peer,
+                "--initial-cluster",
+                f"default={peer}",
+            ),
+        ]
+
+    def _apiserver(self) -> list[str]:
+        keys = self.certificates
+        return [
+            f"--etcd-servers=http://127.0.0.1:{self.etcd_ports[0]}",
+            f"--bind-address={'127.0.0.1' if self.address == '127.0.0.1' else '0.0.0.0'}",
+            f"--advertise-address={self.address}",
+            f"--secure-port={self.port}",
+            *(["--endpoint-reconciler-type=none"] if self.address == "127.0.0.1" else []),
+            f"--tls-cert-file={keys}/kube-apiserver.crt",
+            f"--tls-private-key-file={keys}/kube-apiserver.key",
+            f"--client-ca-file={keys}/ca.crt",
+            f"--service-cluster-ip-range={SERVICE_RANGE}",
+            "--authorization-mode=Node,RBAC",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={keys}/service-accounts.key",
+            f"--service-account-signing-key-file={keys}/service-accounts.key",
+            f"--token-auth-file={self.folder}/tokens.csv",
+            "--allow-privileged",
+            "--kubelet-preferred-address-types=InternalIP",
+            f"--kubelet-certificate-authority={keys}/ca.crt",
+            f"--kubelet-client-certificate={keys}/kubelet-client.crt",
+            f"--kubelet-client-key={keys}/kubelet-client.key",
+        ]
+
+    def _controller_manager(self) -> list[str]:
+        return [
+            f"--kubeconfig={self.kubeconfig}",
+            f"--root-ca-file={self.certificates}/ca.crt",
+            f"--service-account-private-key-file={self.certificates}/service-accounts.key",
+            "--use-service-account-credentials",
+            "--leader-elect=false",
+            "--secure-port=0",
+        ]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()

@@ -1,0 +1,124 @@
+"""Processes that outlive the command that started them: recorded by id and start time, so that none is mistaken."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from devcluster.progress import ClusterError
+
+LOG_LINES = 15
+
+
+class Processes:
+    """What one cluster has running. `folder` holds the record and `folder`/logs one log for each component."""
+
+    def __init__(self, folder: Path) -> None:
+        self.logs = folder / "logs"
+        self._record = folder / "processes.json"
+
+    def start(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> int:
+        """Start `command` in a session of its own, its output in logs/NAME.log. Returns its id."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with (self.logs / f"{name}.log").open("w") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
+        self.adopt(name, process.pid)
+        return process.pid
+
+    def running(self) -> dict[str, int]:
+        """Id of every component that is still the process we started."""
+        return {name: pid for name, (pid, started) in self._read().items() if _is_alive(pid, started)}
+
+    def recorded(self) -> list[str]:
+        """Every component that was started and not stopped."""
+        return list(self._read())
+
+    def wait_for(self, what: str, ready: Callable[[], bool], needs: list[str], timeout: float = 60) -> None:
+        """Wait until `ready`; one of `needs` that ends first, or the timeout, is an error with its log's end."""
+        deadline = time.monotonic() + timeout
+        while not ready():
+            for name in needs:
+                if name not in self.running():
+                    raise ClusterError(f"{name} ended while starting. {self.tail(name)}")
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{what} was not ready after {timeout:.0f} s. {self.tail(needs[-1])}")
+            time.sleep(0.1)
+
+    def tail(self, name: str) -> str:
+        """The end of a component's log, introduced."""
+        path = self.logs / f"{name}.log"
+        lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:] if path.exists() else []
+        return "\n".join([f"The end of {path}:", *(f"  {line[:300]}" for line in lines)])
+
+    def adopt(self, name: str, pid: int) -> None:
+        """Let `name` stand for process `pid` from now on."""
+        self._write({**self._read(), name: (pid, _start_time(pid) or 0)})
+
+    def stop_all(self, first: str = "") -> None:
+        """Stop every component and wait until each is gone: `first`, then the others, last started first."""
+        record = self._read()
+        order = [name for name in reversed(record) if name != first]
+        for name in [first, *order] if first in record else order:
+            pid, started = record[name]
+            if not _is_alive(pid, started):
+                continue
+            _signal(pid, signal.SIGTERM)
+            if not _gone_within(pid, started, 10):
+                _signal(pid, signal.SIGKILL)
+                _gone_within(pid, started, 10)
+        self._record.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, tuple[int, int]]:
+        try:
+            return {name: (pid, started) for name, (pid, started) in json.loads(self._record.read_text()).items()}
+        except FileNotFoundError:
+            return {}
+
+    def _write(self, record: dict[str, tuple[int, int]]) -> None:
+        draft = self._record.with_suffix(".new")
+        draft.write_text(json.dumps(record, indent=1))
+        draft.replace(self._record)
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _gone_within(pid: int, started: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not _is_alive(pid, started):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _is_alive(pid: int, started: int) -> bool:
+    if _start_time(pid) != started:
+        return False
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)  # a child of ours that has ended stays a zombie until it is asked after
+    return _start_time(pid) == started
+
+
+def _start_time(pid: int) -> int | None:
+    """Clock ticks since boot at which the process began; None where there is none or it is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
