@@ -8,12 +8,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from finetune_api import names
-from finetune_api.bundle import Bundle
+from finetune_api.bundle import Bundle, bucket_of, storage_of
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.local_files import LocalFiles
@@ -141,22 +140,19 @@ class Storage:
             return self._local
         from finetune_trainer.s3 import S3Files  # 0.7 s that local runs do without
 
-        position = self._position_of_storage(uri)
+        bucket = bucket_of(uri) or ""
+        storage = storage_of(bucket, self._bundle.storages)
+        if storage is None:
+            known = ", ".join(pattern for storage in self._bundle.storages for pattern in storage.buckets) or "none"
+            raise TrainerFailure(
+                FailureReason.SPEC_INVALID,
+                f"{uri}: bucket {bucket} belongs to no storage of FineTuneProfile {self._bundle.spec.profile_name}, "
+                f"which knows these: {known}.",
+            )
+        position = self._bundle.storages.index(storage)
         if position not in self._s3:
-            self._s3[position] = S3Files(self._bundle.storages[position], self._secrets_dir, self._bundle.job)
+            self._s3[position] = S3Files(storage, self._secrets_dir, self._bundle.job)
         return self._s3[position]
-
-    def _position_of_storage(self, uri: str) -> int:
-        bucket = uri.removeprefix("s3://").split("/")[0]
-        for position, storage in enumerate(self._bundle.storages):
-            if any(fnmatchcase(bucket, pattern) for pattern in storage.buckets):
-                return position
-        known = ", ".join(pattern for storage in self._bundle.storages for pattern in storage.buckets) or "none"
-        raise TrainerFailure(
-            FailureReason.SPEC_INVALID,
-            f"{uri}: bucket {bucket} belongs to no storage of FineTuneProfile {self._bundle.spec.profile_name}, "
-            f"which knows these: {known}.",
-        )
 
 
 def open_storage(bundle: Bundle, secrets_dir: str | Path = names.STORAGE_FOLDER) -> Storage:

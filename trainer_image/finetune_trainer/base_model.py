@@ -1,0 +1,148 @@
+"""What the base model's folder holds, found out without downloading its weights."""
+
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.storage import Storage, join
+
+SMALL_FILES = (".json", ".jinja", ".model", ".txt", ".tiktoken")
+"""Endings of everything a tokenizer is made of, and of the model's settings."""
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length")
+HEADER_LIMIT = 100_000_000
+"""Longest header the safetensors format allows, in bytes."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What preflight has to know of the model."""
+
+    tokenizer: Any
+    parameters: int
+    context: int | None
+    """Longest sequence in tokens its settings name."""
+    end_tokens: tuple[int, ...]
+    """Tokens its settings end a text on."""
+    fingerprint: bytes
+    """tokenizer.json, or what stands in its place."""
+
+
+def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
+    """Reads the settings and the tokenizer into `scratch`, and the weights' headers.
+
+    Raises TrainerFailure ModelNotFound where something is missing, ModelUnsupported where it is nothing we can tune."""
+    files = storage.list_folder(uri)
+    if "config.json" not in files:
+        hint = ", but an adapter: name its base model" if "adapter_config.json" in files else ""
+        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"There is no config.json in {uri}{hint}.")
+    storage.download_folder(uri, scratch, lambda path: "/" not in path and path.endswith(SMALL_FILES))
+    config = _json(scratch / "config.json", uri)
+    require_supported(config, uri)
+    parameters = sum(_parameters(storage, join(uri, shard), files[shard]) for shard in _shards(scratch, files, uri))
+    tokenizer = _tokenizer(scratch, uri)
+    own = [path for path in (scratch / "tokenizer.json", scratch / "tokenizer.model") if path.exists()]
+    return BaseModel(
+        tokenizer=tokenizer,
+        parameters=parameters,
+        context=next((config[key] for key in CONTEXT if isinstance(config.get(key), int)), None),
+        end_tokens=_end_tokens(scratch, config, uri),
+        fingerprint=b"".join(path.read_bytes() for path in own[:1]),
+    )
+
+
+def require_supported(config: dict[str, Any], uri: str) -> None:
+    """Raises TrainerFailure ModelUnsupported unless `config` (config.json) is a dense causal language model that
+    Transformers knows."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    architectures = config.get("architectures") or []
+    named = ", ".join(map(str, architectures)) or "no architecture"
+    if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        problem = f"is no causal language model: config.json names {named}"
+    elif config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        problem = f"is of model_type {config.get('model_type')}, which this version of Transformers does not know"
+    elif any(isinstance(config.get(key), int) and config[key] > 1 for key in EXPERTS):
+        problem = "has mixture-of-experts layers, which LoRA on linear layers does not reach"
+    elif config.get("quantization_config"):
+        problem = "is quantized already: name the original weights, method.type QLoRA quantizes them"
+    else:
+        return
+    raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri} {problem}.")
+
+
+def _shards(scratch: Path, files: dict[str, int], uri: str) -> list[str]:
+    """The weights' files: those of the index where there is one."""
+    index = scratch / "model.safetensors.index.json"
+    if not index.exists():
+        found = [path for path in files if path == "model.safetensors"]
+        if not found:
+            other = next((path for path in files if path.endswith((".bin", ".pt", ".pth", ".gguf"))), None)
+            hint = f", only {other}: convert it with save_pretrained" if other else ""
+            raise TrainerFailure(
+                FailureReason.MODEL_UNSUPPORTED, f"There are no weights as .safetensors in {uri}{hint}."
+            )
+        return found
+    shards = sorted(set(_json(index, uri).get("weight_map", {}).values()))
+    if missing := [shard for shard in shards if shard not in files]:
+        raise TrainerFailure(
+            FailureReason.MODEL_NOT_FOUND,
+            f"{join(uri, missing[0])} is missing, one of {len(missing)} files that {index.name} names.",
+        )
+    return shards
+
+
+def _parameters(storage: Storage, uri: str, size: int) -> int:
+    """Number of weights, from the file's header (https://github.com/huggingface/safetensors#format)."""
+    start = storage.read_bytes(uri, 0, 8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
+    if length > HEADER_LIMIT:
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} is no safetensors file (a Git LFS pointer?).")
+    try:
+        header = json.loads(storage.read_bytes(uri, 8, length))
+        tensors = [value for name, value in header.items() if name != "__metadata__"]
+        end = 8 + length + max(tensor["data_offsets"][1] for tensor in tensors)
+        parameters = sum(int(prod(tensor["shape"])) for tensor in tensors)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} has a broken safetensors header.") from error
+    if size < end:
+        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{uri} is cut short: {size:,} of {end:,} bytes are there.")
+    return parameters
+
+
+def _tokenizer(folder: Path, uri: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a broken file makes it raise
+        detail = str(error).replace(str(folder), uri).splitlines()
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"The tokenizer in {uri} cannot be loaded: {next(iter(detail), '')[:300]}"
+        ) from error
+    if not tokenizer.is_fast:
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The tokenizer in {uri} has no tokenizer.json.")
+    return tokenizer
+
+
+def _end_tokens(folder: Path, config: dict[str, Any], uri: str) -> tuple[int, ...]:
+    generation = folder / "generation_config.json"
+    settings = [config, _json(generation, uri) if generation.exists() else {}]
+    found = [setting.get("eos_token_id") for setting in settings]
+    flat = [token for value in found for token in (value if isinstance(value, list) else [value])]
+    return tuple(dict.fromkeys(token for token in flat if isinstance(token, int)))
+
+
+def _json(path: Path, uri: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{join(uri, path.name)} is not a JSON object.")
+    return found

@@ -1,0 +1,37 @@
+"""Rows from the sources, each checked: what is not right is found with file and line, not fixed and not guessed."""
+
+from collections.abc import Iterator, Sequence
+
+from finetune_api.job import RowFormat, Source
+from finetune_api.reasons import FailureReason
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.findings import Findings, InvalidRow, place_of
+from finetune_trainer.progress import Progress
+from finetune_trainer.records import read_records
+from finetune_trainer.row_format import Columns, Row, detect_format, messages_of
+from finetune_trainer.storage import Storage
+
+
+def read_rows(storage: Storage, sources: Sequence[Source], field: str, findings: Findings) -> Iterator[Row]:
+    """The valid rows of all sources in order; the others go to `findings`. `field`: dataset.train or dataset.test, for
+    messages. Raises TrainerFailure DatasetNotFound, DatasetInvalid or SpecInvalid where a whole source is no good."""
+    progress = Progress(f"Reading {field}", "rows")
+    for position, source in enumerate(sources):
+        for row in _read_source(storage, source, f"{field}[{position}]", findings):
+            progress.advance()
+            yield row
+
+
+def _read_source(storage: Storage, source: Source, field: str, findings: Findings) -> Iterator[Row]:
+    uris = storage.list(source.uri)
+    if not uris:
+        raise TrainerFailure(FailureReason.DATASET_NOT_FOUND, f"{field}.uri: no file matches {source.uri}.")
+    columns = Columns.of(source)
+    format = source.format
+    for record in (record for uri in uris for record in read_records(storage, uri, findings)):
+        if format is RowFormat.AUTO:
+            format = detect_format(record.value, source, field, place_of(record.source))
+        try:
+            yield Row(messages_of(format, columns, record.value), record.source)
+        except InvalidRow as problem:
+            findings.invalid_row(record.source, problem)
