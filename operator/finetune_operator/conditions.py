@@ -46,7 +46,7 @@ def operator_status(world: World, outlook: Outlook, attempts: list[Attempt], now
         stage=outlook.stage,
         conditions=_conditions(world, outlook, now),
         counts=Counts(attempts=max((a.number for a in attempts), default=0)),
-        attempts=attempts[-10:],
+        attempts=attempts[-10:] or None,
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
 

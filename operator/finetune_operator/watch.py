@@ -31,6 +31,10 @@ def _registry(queue: WorkQueue) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     tasks: set[asyncio.Task[None]] = set()
 
+    @kopf.on.login(registry=registry)
+    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_via_client(**arguments)
+
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.posting.enabled = False
