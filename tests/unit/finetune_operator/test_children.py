@@ -1,0 +1,67 @@
+"""The objects a job has: restricted pods, one owner, secrets as files."""
+
+import json
+
+import pytest
+
+from finetune_api.bundle import Bundle
+from finetune_operator import children
+from finetune_operator.world import Object
+from tests.unit.finetune_operator.worlds import PROFILE, SPEC, UID, fresh
+
+WORLD = fresh()
+JOBS = {
+    "preflight": children.preflight_job(WORLD, SPEC, PROFILE),
+    "attempt": children.attempt_job(WORLD, SPEC, PROFILE, 1),
+}
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_every_pod_passes_the_restricted_standard(job: Object) -> None:
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert all("sizeLimit" in volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume)
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_every_job_is_the_finetunejobs_own_and_never_retried_by_kubernetes(job: Object) -> None:
+    (owner,) = job["metadata"]["ownerReferences"]
+
+    assert (owner["uid"], owner["controller"]) == (UID, True)
+    assert job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_secrets_are_files_and_never_environment(job: Object) -> None:
+    pod = job["spec"]["template"]["spec"]
+    mounts = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+
+    assert {"/etc/finetune/storage/read", "/etc/finetune/storage/write"} <= mounts
+    assert not any("valueFrom" in variable for variable in pod["containers"][0]["env"])
+
+
+def test_the_gpus_selector_and_tolerations_are_the_attempts_alone() -> None:
+    preflight, attempt = (JOBS[name]["spec"]["template"]["spec"] for name in ("preflight", "attempt"))
+
+    assert (attempt["nodeSelector"], attempt["tolerations"]) == ({"gpu": "h100"}, [{"key": "gpu", "operator": "Equal"}])
+    assert "nodeSelector" not in preflight
+    assert "tolerations" not in preflight
+
+
+def test_the_bundle_is_immutable_and_reads_back_as_it_was() -> None:
+    config_map = children.bundle_config_map(WORLD, SPEC, PROFILE)
+
+    bundle = Bundle.model_validate(json.loads(config_map["data"]["bundle.json"]))
+    assert config_map["immutable"]
+    assert (bundle.spec, bundle.storages) == (SPEC, PROFILE.storages)
+    assert bundle.job is not None
+    assert bundle.job.uid == UID

@@ -1,0 +1,287 @@
+"""What the operator does next, for every world a job can be in."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.names import LABEL_QUEUE
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.status import ConditionType
+from finetune_operator import admission
+from finetune_operator.plan import Plan
+from finetune_operator.reconcile import reconcile
+from finetune_operator.world import PodCondition, World
+from tests.unit.finetune_operator.worlds import (
+    NOW,
+    SPEC,
+    attempt,
+    fresh,
+    pod,
+    preflight,
+    saying,
+    validated,
+    with_status,
+)
+
+
+def kinds(plan: Plan) -> list[str]:
+    return [body["kind"] for body in plan.create]
+
+
+def conditions(plan: Plan) -> dict[str, str]:
+    assert plan.status is not None
+    return {c["type"]: c["status"] for c in plan.status["conditions"]}
+
+
+def message(plan: Plan) -> str:
+    assert plan.status is not None
+    return next(c["message"] for c in plan.status["conditions"] if c["type"] == "Ready")
+
+
+def state(plan: Plan) -> str:
+    assert plan.status is not None
+    return str(plan.status["state"])
+
+
+def test_a_new_job_gets_its_groundwork_and_a_preflight_that_asks_for_no_gpu() -> None:
+    plan = reconcile(fresh(), NOW)
+
+    assert kinds(plan) == ["ServiceAccount", "RoleBinding", "ConfigMap", "Job"]
+    assert "nvidia.com/gpu" not in str(plan.create)
+    assert (state(plan), conditions(plan)) == (
+        "Pending",
+        {"Ready": "False", "Reconciling": "True", "Stalled": "False"},
+    )
+
+
+def test_what_is_there_already_is_not_made_again() -> None:
+    world = fresh(service_account_exists=True, role_binding_exists=True, bundle_exists=True, preflight=preflight())
+
+    assert reconcile(world, NOW).create == []
+
+
+def test_a_service_account_of_the_tenants_own_is_neither_made_nor_bound() -> None:
+    spec = SPEC.model_copy(update={"compute": SPEC.compute.model_copy(update={"service_account_name": "irsa"})})
+
+    plan = reconcile(fresh(spec=spec, service_account_exists=True), NOW)
+
+    assert kinds(plan) == ["ConfigMap", "Job"]
+    assert plan.create[-1]["spec"]["template"]["spec"]["serviceAccountName"] == "irsa"
+
+
+def test_a_missing_profile_is_waited_for_and_then_fails_the_job() -> None:
+    world = fresh(profile=None)
+
+    waiting = reconcile(world, NOW)
+    assert (waiting.create, waiting.requeue_after, state(waiting)) == ([], admission.LOOK_AGAIN, "Pending")
+
+    late = reconcile(world, world.created + admission.GRACE)
+    assert (state(late), conditions(late)["Validated"], conditions(late)["Failed"]) == ("Failed", "False", "True")
+    assert message(late) == (
+        'spec.profileName: there is no FineTuneProfile "default". Correct the field and create the job again.'
+    )
+
+
+def test_a_missing_service_account_is_named() -> None:
+    spec = SPEC.model_copy(update={"compute": SPEC.compute.model_copy(update={"service_account_name": "irsa"})})
+
+    plan = reconcile(fresh(spec=spec), NOW + timedelta(minutes=1))
+
+    assert 'there is no ServiceAccount "irsa" in namespace team' in message(plan)
+
+
+def test_a_spec_this_version_cannot_read_fails_at_once() -> None:
+    plan = reconcile(fresh(spec=None, spec_error="spec.training.epochs: no."), NOW)
+
+    assert (state(plan), message(plan)) == (
+        "Failed",
+        "spec.training.epochs: no. Correct the field and create the job again.",
+    )
+
+
+def test_a_running_preflight_shows_as_validating() -> None:
+    plan = reconcile(fresh(bundle_exists=True, preflight=preflight(pod())), NOW)
+
+    assert plan.status is not None
+    assert (plan.status["state"], plan.status["stage"]) == ("Validating", "Preflight")
+
+
+def test_only_after_the_preflight_is_a_gpu_asked_for() -> None:
+    plan = reconcile(validated(), NOW)
+
+    assert kinds(plan) == ["Job"]
+    (job,) = plan.create
+    assert job["metadata"]["name"] == "tickets-12345678-a1"
+    limits = job["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == "1"
+    assert state(plan) == "Queued"
+
+
+def test_a_preflight_job_that_somebody_removed_is_not_run_again_once_it_has_spoken() -> None:
+    world = saying(fresh(bundle_exists=True), ConditionType.VALIDATED)
+
+    assert [body["metadata"]["name"] for body in reconcile(world, NOW).create if body["kind"] == "Job"] == [
+        "tickets-12345678-a1"
+    ]
+
+
+def test_a_failed_preflight_ends_the_job_and_asks_for_nothing() -> None:
+    world = fresh(preflight=preflight(pod("Failed", exit_code=21), failed=True))
+
+    plan = reconcile(world, NOW)
+
+    assert (plan.create, state(plan), conditions(plan)["Stalled"]) == ([], "Failed", "True")
+
+
+def test_the_preflights_own_word_on_validated_is_left_alone() -> None:
+    world = saying(fresh(preflight=preflight(pod("Failed", exit_code=21))), ConditionType.VALIDATED, "False")
+
+    assert "Validated" not in conditions(reconcile(world, NOW))
+
+
+@pytest.mark.parametrize(
+    ("said", "stage"),
+    [([], "Training"), (["Trained"], "Evaluating"), (["Trained", "Evaluated"], "Publishing")],
+)
+def test_the_stage_follows_what_the_attempt_says(said: list[str], stage: str) -> None:
+    world = validated(attempts={1: attempt(pod())})
+    for type in said:
+        world = saying(world, ConditionType(type))
+
+    plan = reconcile(world, NOW)
+
+    assert plan.status is not None
+    assert (plan.status["state"], plan.status["stage"]) == ("Running", stage)
+
+
+def test_a_job_without_room_is_queued_and_says_what_it_waits_for() -> None:
+    no_room = {
+        "PodScheduled": PodCondition(
+            "False", "Unschedulable", "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+        )
+    }
+    world = validated(attempts={1: attempt(pod("Pending", conditions=no_room))})
+
+    plan = reconcile(world, NOW)
+
+    assert state(plan) == "Queued"
+    assert "Insufficient nvidia.com/gpu" in message(plan)
+
+
+def test_a_finished_attempt_completes_the_job_with_its_verdict() -> None:
+    evaluation = {"rows": 5, "verdict": "It was worth it.", "observedTime": "2026-01-02T03:04:05Z"}
+    world = saying(
+        validated(attempts={1: attempt(pod("Succeeded", exit_code=0), succeeded=True)}), ConditionType.EVALUATED
+    )
+    world = replace(world, raw_status={**world.raw_status, "evaluation": evaluation})
+    world = with_status(world, Plan(status={"conditions": []}))
+
+    plan = reconcile(world, NOW)
+
+    assert (state(plan), message(plan)) == ("Complete", "It was worth it.")
+    assert conditions(plan) == {"Ready": "True", "Reconciling": "False", "Stalled": "False", "Complete": "True"}
+    assert plan.status is not None
+    assert plan.status["attempts"][0]["reason"] == "Succeeded"
+
+
+def test_a_failed_attempt_ends_the_job_and_is_recorded() -> None:
+    world = validated(attempts={1: attempt(pod("Failed", exit_code=29))})
+
+    plan = reconcile(world, NOW)
+
+    assert plan.status is not None
+    (record,) = plan.status["attempts"]
+    assert (record["number"], record["reason"], record["exitCode"]) == (1, "LossDiverged", 29)
+    assert message(plan).endswith(FAILURES[FailureReason.LOSS_DIVERGED].remedy)
+    assert plan.events[0].type == "Warning"
+
+
+def test_a_pod_that_can_never_start_is_removed_with_its_job() -> None:
+    stuck = pod(
+        "Pending", waiting_reason="ErrImagePull", waiting_message="not found", created=NOW - timedelta(minutes=5)
+    )
+    plan = reconcile(validated(attempts={1: attempt(stuck)}), NOW)
+
+    assert plan.delete_jobs == ["tickets-12345678-a1"]
+    assert plan.events[0].reason == "ImagePullFailed"
+
+
+def test_kueues_queue_travels_to_the_attempt_alone() -> None:
+    labels = {LABEL_QUEUE: "gpus", "mine": "x"}
+
+    (job,) = reconcile(validated(labels=labels), NOW).create
+    first = reconcile(fresh(labels=labels), NOW).create[-1]
+
+    assert job["metadata"]["labels"][LABEL_QUEUE] == "gpus"
+    assert "suspend" not in job["spec"]
+    assert LABEL_QUEUE not in first["metadata"]["labels"]
+
+
+def test_a_job_being_deleted_is_left_to_the_garbage_collector() -> None:
+    assert reconcile(fresh(deleting=True), NOW) == Plan()
+
+
+PODS = st.one_of(
+    st.none(),
+    st.builds(
+        pod,
+        st.sampled_from(["Pending", "Running", "Succeeded", "Failed"]),
+        exit_code=st.sampled_from([None, 0, 1, 21, 29, 137, 143]),
+        termination_reason=st.sampled_from(["", "Error", "OOMKilled"]),
+        waiting_reason=st.sampled_from(["", "ErrImagePull", "ContainerCreating"]),
+        reason=st.sampled_from(["", "Evicted"]),
+    ),
+)
+RUNS = st.builds(lambda p, s, f: preflight(p, succeeded=s, failed=f and not s), PODS, st.booleans(), st.booleans())
+WORLDS = st.builds(
+    lambda account, binding, bundle, first, second, profile: fresh(
+        service_account_exists=account,
+        role_binding_exists=binding,
+        bundle_exists=bundle,
+        preflight=first,
+        attempts={1: replace(second, name="tickets-12345678-a1")} if second else {},
+        **({} if profile else {"profile": None}),
+    ),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.one_of(st.none(), RUNS),
+    st.one_of(st.none(), RUNS),
+    st.booleans(),
+)
+
+
+@given(WORLDS)
+def test_a_gpu_is_never_asked_for_unless_the_preflight_has_succeeded(world: World) -> None:
+    asks = [body for body in reconcile(world, NOW).create if "nvidia.com/gpu" in str(body)]
+
+    first = world.preflight
+    ended_well = first is not None and (first.succeeded or (first.pod is not None and first.pod.phase == "Succeeded"))
+    assert not asks or ended_well
+
+
+@given(WORLDS)
+def test_once_written_the_same_world_asks_for_no_second_write(world: World) -> None:
+    after = with_status(world, reconcile(world, NOW))
+
+    again = reconcile(after, NOW + timedelta(seconds=1))
+
+    assert again.status is None
+    assert again.events == []
+
+
+@given(WORLDS)
+def test_a_job_that_has_ended_is_never_touched_again(world: World) -> None:
+    after = with_status(world, reconcile(world, NOW))
+    if after.is_over:
+        assert reconcile(after, NOW + timedelta(days=1)) == Plan()
+
+
+@given(WORLDS)
+def test_exactly_one_of_ready_reconciling_and_stalled_holds(world: World) -> None:
+    told = conditions(reconcile(world, NOW))
+
+    assert [told[name] for name in ("Ready", "Reconciling", "Stalled")].count("True") == 1

@@ -1,0 +1,67 @@
+"""Why a pod failed: what the cluster says first, then the trainer's own word."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from finetune_api.bundle import TerminationMessage
+from finetune_api.reasons import FailureReason
+from finetune_operator.runs import IMAGE_GRACE, Standing, assess
+from finetune_operator.world import PodCondition
+from tests.unit.finetune_operator.worlds import NOW, attempt, pod
+
+SAID = TerminationMessage(reason=FailureReason.LOSS_DIVERGED, message="Loss is NaN at step 7.")
+
+
+def disrupted(reason: str) -> dict[str, Any]:
+    return {"conditions": {"DisruptionTarget": PodCondition("True", reason, "")}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "failure"),
+    [
+        (disrupted("PreemptionByScheduler"), FailureReason.PREEMPTED),
+        (disrupted("EvictionByEvictionAPI"), FailureReason.EVICTED),
+        (disrupted("DeletionByTaintManager"), FailureReason.NODE_LOST),
+        (disrupted("PreemptionByScheduler") | {"termination": SAID}, FailureReason.PREEMPTED),
+        (
+            disrupted("TerminationByKubelet") | {"message": "Usage of EmptyDir volume scratch exceeds the limit"},
+            FailureReason.DISK_FULL,
+        ),
+        ({"reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}, FailureReason.DISK_FULL),
+        ({"reason": "Evicted", "message": "The node was low on resource: memory."}, FailureReason.EVICTED),
+        ({"termination_reason": "OOMKilled", "exit_code": 137}, FailureReason.HOST_OUT_OF_MEMORY),
+        ({"termination": SAID, "exit_code": 29}, FailureReason.LOSS_DIVERGED),
+        ({"exit_code": 31}, FailureReason.GPU_FAULT),
+        ({"exit_code": 143}, FailureReason.PREEMPTED),
+        ({"exit_code": 1}, FailureReason.TRAINER_CRASHED),
+        ({"exit_code": 139, "termination_reason": "Error"}, FailureReason.TRAINER_CRASHED),
+        ({}, FailureReason.NODE_LOST),
+    ],
+)
+def test_a_failed_pod_is_told_apart(fields: dict[str, Any], failure: FailureReason) -> None:
+    assessment = assess(attempt(pod("Failed", **fields)), NOW)
+
+    assert (assessment.standing, assessment.failure) == (Standing.FAILED, failure)
+    assert assessment.message.endswith((".", "limit", "EmptyDir volume scratch exceeds the limit"))
+
+
+def test_the_trainers_own_sentence_is_kept() -> None:
+    assert assess(attempt(pod("Failed", termination=SAID)), NOW).message == "Loss is NaN at step 7."
+
+
+def test_a_pod_somebody_deleted_is_an_eviction() -> None:
+    assert assess(attempt(failed=True), NOW).failure is FailureReason.EVICTED
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName"])
+def test_an_image_that_cannot_be_pulled_gets_a_grace_and_then_fails(reason: str) -> None:
+    stuck = attempt(pod("Pending", waiting_reason=reason, waiting_message="no such image"))
+
+    early = assess(stuck, NOW + timedelta(seconds=10))
+    late = assess(stuck, NOW + IMAGE_GRACE)
+
+    assert (early.standing, early.requeue_after) == (Standing.WAITING, IMAGE_GRACE - timedelta(seconds=10))
+    assert (late.standing, late.failure) == (Standing.FAILED, FailureReason.IMAGE_PULL_FAILED)
+    assert "no such image" in late.message

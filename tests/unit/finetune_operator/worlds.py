@@ -1,0 +1,101 @@
+"""Worlds to reconcile: a job as it stands after creation, and the ways it can go on from there."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from finetune_api import names
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.profile import FineTuneProfileSpec
+from finetune_api.status import Condition, ConditionType, FineTuneJobStatus
+from finetune_operator.plan import Plan
+from finetune_operator.world import Pod, Run, World
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+UID = "12345678-aaaa-bbbb-cccc-1234567890ab"
+SPEC = FineTuneJobSpec.model_validate(
+    {
+        "model": {"uri": "s3://models/base"},
+        "dataset": {"train": [{"uri": "s3://data/rows.jsonl"}]},
+        "output": {"uri": "s3://results/run"},
+    }
+)
+PROFILE = FineTuneProfileSpec.model_validate(
+    {
+        "trainer": {"image": "trainer:1"},
+        "gpuTypes": [{"name": "h100", "nodeSelector": {"gpu": "h100"}, "tolerations": [{"key": "gpu"}]}],
+        "storages": [
+            {"buckets": ["data", "models"], "credentialsSecretName": "read"},
+            {"buckets": ["*"], "credentialsSecretName": "write"},
+        ],
+    }
+)
+
+
+def fresh(**changes: Any) -> World:
+    """A job that was just created, whose profile is there."""
+    world = World(
+        namespace="team",
+        name="tickets",
+        uid=UID,
+        generation=1,
+        created=NOW - timedelta(seconds=2),
+        deleting=False,
+        labels={},
+        raw_status={"observedGeneration": -1},
+        status=FineTuneJobStatus(observed_generation=-1),
+        spec=SPEC,
+        profile=PROFILE,
+    )
+    return replace(world, **changes)
+
+
+def pod(phase: str = "Running", **fields: Any) -> Pod:
+    started = NOW if phase != "Pending" else None
+    usual = {"name": "tickets-12345678-x", "created": NOW, "started": started, "node_name": "n1"}
+    return Pod(phase=phase, **{**usual, **fields})
+
+
+def run(name: str, pod: Pod | None = None, **fields: Any) -> Run:
+    return Run(name=name, created=NOW, pod=pod, **fields)
+
+
+def preflight(pod: Pod | None = None, **fields: Any) -> Run:
+    return run(names.preflight_name("tickets", UID), pod, **fields)
+
+
+def attempt(pod: Pod | None = None, **fields: Any) -> Run:
+    return run(names.attempt_name("tickets", UID, 1), pod, **fields)
+
+
+def validated(**changes: Any) -> World:
+    """Its preflight has succeeded."""
+    return fresh(
+        service_account_exists=True,
+        role_binding_exists=True,
+        bundle_exists=True,
+        preflight=preflight(pod("Succeeded"), succeeded=True),
+        **changes,
+    )
+
+
+def with_status(world: World, plan: Plan) -> World:
+    """The world after the plan's status was written."""
+    if plan.status is None:
+        return world
+    others = [
+        c
+        for c in world.raw_status.get("conditions", [])
+        if c["type"] in (ConditionType.VALIDATED, ConditionType.TRAINED, ConditionType.EVALUATED)
+    ]
+    raw = {**world.raw_status, **plan.status, "conditions": plan.status["conditions"] + others}
+    return replace(world, raw_status=raw, status=FineTuneJobStatus.model_validate(raw))
+
+
+def saying(world: World, type: ConditionType, status: str = "True", **parts: Any) -> World:
+    """The world after a pod wrote this condition, and further parts of the status."""
+    condition = Condition.model_validate(
+        {"type": type, "status": status, "reason": "R", "message": "M", "lastTransitionTime": NOW}
+    ).model_dump(mode="json", by_alias=True, exclude_none=True)
+    raw = {**world.raw_status, **parts, "conditions": [*world.raw_status.get("conditions", []), condition]}
+    return replace(world, raw_status=raw, status=FineTuneJobStatus.model_validate(raw))
