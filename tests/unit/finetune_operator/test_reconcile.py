@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.names import LABEL_QUEUE
@@ -255,6 +255,7 @@ WORLDS = st.builds(
 
 
 @given(WORLDS)
+@settings(max_examples=400)
 def test_a_gpu_is_never_asked_for_unless_the_preflight_has_succeeded(world: World) -> None:
     asks = [body for body in reconcile(world, NOW).create if "nvidia.com/gpu" in str(body)]
 
@@ -264,6 +265,7 @@ def test_a_gpu_is_never_asked_for_unless_the_preflight_has_succeeded(world: Worl
 
 
 @given(WORLDS)
+@settings(max_examples=400)
 def test_once_written_the_same_world_asks_for_no_second_write(world: World) -> None:
     after = with_status(world, reconcile(world, NOW))
 
@@ -274,6 +276,7 @@ def test_once_written_the_same_world_asks_for_no_second_write(world: World) -> N
 
 
 @given(WORLDS)
+@settings(max_examples=400)
 def test_a_job_that_has_ended_is_never_touched_again(world: World) -> None:
     after = with_status(world, reconcile(world, NOW))
     if after.is_over:
@@ -281,6 +284,7 @@ def test_a_job_that_has_ended_is_never_touched_again(world: World) -> None:
 
 
 @given(WORLDS)
+@settings(max_examples=400)
 def test_exactly_one_of_ready_reconciling_and_stalled_holds(world: World) -> None:
     told = conditions(reconcile(world, NOW))
 
