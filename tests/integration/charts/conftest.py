@@ -1,0 +1,69 @@
+"""The chart, installed with Helm on a real API server and controller-manager. There is no node: pods stay pending."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kubernetes import client, config
+
+from devcluster import Cluster
+from finetune_api import names
+
+CHART = Path(__file__).parents[3] / "charts" / "finetune-operator"
+RELEASE = "finetune-operator"
+
+Helm = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def helm(control_plane: Cluster) -> Helm:
+    """Runs helm and returns what it printed; a failure raises ClusterError with what it said."""
+    return control_plane.helm
+
+
+@pytest.fixture(scope="session")
+def api(control_plane: Cluster) -> client.ApiClient:
+    """The API server, as its administrator."""
+    return config.new_client_from_config(str(control_plane.kubeconfig))
+
+
+@pytest.fixture(scope="session")
+def installed(helm: Helm, api: client.ApiClient) -> str:
+    """The chart, in a namespace that enforces the restricted Pod Security Standard. Returns the namespace."""
+    namespace = _make_namespace(api, "chart-", {"pod-security.kubernetes.io/enforce": "restricted"})
+    # Another test of the same control plane may have made objects of these names, with or without Helm.
+    helm("install", RELEASE, str(CHART), "--take-ownership", "--namespace", namespace)
+    return namespace
+
+
+@pytest.fixture(scope="module")
+def namespace(installed: str, api: client.ApiClient) -> str:
+    return _make_namespace(api, "tenant-", {})
+
+
+@pytest.fixture(scope="module")
+def trainer_account(namespace: str, api: client.ApiClient) -> Callable[[str], str]:
+    """Makes a ServiceAccount in the tenant's namespace and binds it to the trainers' role, as the operator does."""
+
+    def make(name: str) -> str:
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": names.TRAINER_SERVICE_ACCOUNT}
+        subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+        client.CoreV1Api(api).create_namespaced_service_account(namespace, {"metadata": {"name": name}})
+        client.RbacAuthorizationV1Api(api).create_namespaced_role_binding(
+            namespace, {"metadata": {"name": name}, "roleRef": role, "subjects": [subject]}
+        )
+        return name
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tenant(namespace: str, trainer_account: Callable[[str], str]) -> str:
+    """A tenant's namespace in which a FineTuneJob has run before."""
+    trainer_account(names.TRAINER_SERVICE_ACCOUNT)
+    return namespace
+
+
+def _make_namespace(api: client.ApiClient, prefix: str, labels: dict[str, str]) -> str:
+    metadata = {"generateName": prefix, "labels": labels}
+    return str(client.CoreV1Api(api).create_namespace({"metadata": metadata}).metadata.name)

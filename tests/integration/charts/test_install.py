@@ -1,0 +1,127 @@
+"""One `helm install` gives a running operator's objects, a valid profile, and a clear word where a value is wrong."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client
+
+from devcluster import ClusterError
+from finetune_api import names
+
+CHART = str(Path(__file__).parents[3] / "charts" / "finetune-operator")
+PROFILES = (names.GROUP, names.VERSION, names.PROFILES)
+Helm = Callable[..., str]
+
+
+def rendered(helm: Helm, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the chart renders to, by kind and name."""
+    documents = yaml.safe_load_all(helm("template", "finetune-operator", CHART, *arguments))
+    return {(document["kind"], document["metadata"]["name"]): document for document in documents if document}
+
+
+def test_helm_finds_nothing_to_complain_about(helm: Helm) -> None:
+    assert "0 chart(s) failed" in helm("lint", CHART, "--strict")
+
+
+def test_one_install_makes_the_definitions_and_a_profile_of_them(installed: str, api: client.ApiClient) -> None:
+    profile = client.CustomObjectsApi(api).get_cluster_custom_object(*PROFILES, "default")
+    assert profile["spec"]["trainer"] == {
+        "image": "finetune-trainer:0.1.0",
+        "imagePullPolicy": "IfNotPresent",
+        "allowCPU": False,
+    }
+
+
+def test_the_operators_pod_is_accepted_under_the_restricted_standard(installed: str, api: client.ApiClient) -> None:
+    core, deadline = client.CoreV1Api(api), time.monotonic() + 60
+    while not (pods := core.list_namespaced_pod(installed).items):
+        events = [event.message for event in core.list_namespaced_event(installed).items]
+        refused = [message for message in events if "violates PodSecurity" in (message or "")]
+        assert not refused, refused[0]
+        assert time.monotonic() < deadline, f"no pod was created: {events}"
+    assert [pod.status.phase for pod in pods] == ["Pending"]
+
+
+def test_an_upgrade_with_every_value_set_arrives(
+    helm: Helm, installed: str, api: client.ApiClient, tmp_path: Path
+) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(
+        """
+        image: {repository: registry.example.com/ml/finetune-operator, pullPolicy: Always}
+        trainerImage: {repository: trainer, tag: "1.2", pullPolicy: Never}
+        profile:
+          allowCPU: true
+          gpuTypes:
+            - name: h100
+              resourceName: nvidia.com/gpu
+              nodeSelector: {nvidia.com/gpu.product: H100}
+              tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]
+          storages:
+            - {buckets: [acme-*], endpoint: "https://minio.storage.svc:9000", credentialsSecretName: s3-credentials}
+            - {buckets: ["*"], region: eu-central-1}
+        logLevel: DEBUG
+        imagePullSecrets: [{name: registry}]
+        podAnnotations: {example.com/logs: "json"}
+        nodeSelector: {kubernetes.io/os: linux}
+        tolerations: [{key: node-role.kubernetes.io/control-plane, operator: Exists}]
+        affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}
+        """
+    )
+    try:
+        helm("upgrade", "finetune-operator", CHART, "--namespace", installed, "--values", str(values))
+        profile = client.CustomObjectsApi(api).get_cluster_custom_object(*PROFILES, "default")
+        deployment = client.AppsV1Api(api).read_namespaced_deployment("finetune-operator", installed)
+    finally:
+        helm("rollback", "finetune-operator", "1", "--namespace", installed)
+    assert profile["spec"]["trainer"] == {"image": "trainer:1.2", "imagePullPolicy": "Never", "allowCPU": True}
+    assert [gpu["name"] for gpu in profile["spec"]["gpuTypes"]] == ["h100"]
+    assert [storage["region"] for storage in profile["spec"]["storages"]] == ["us-east-1", "eu-central-1"]
+    (container,) = deployment.spec.template.spec.containers
+    assert container.image == "registry.example.com/ml/finetune-operator:0.1.0"
+    assert "--log-level=DEBUG" in container.args
+
+
+def test_a_digest_counts_instead_of_the_tag(helm: Helm) -> None:
+    digest = "sha256:" + "ab" * 32
+    objects = rendered(helm, "--set", f"image.digest={digest},image.tag=ignored,trainerImage.digest={digest}")
+    pod = objects["Deployment", "finetune-operator"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == f"finetune-operator@{digest}"
+    assert objects["FineTuneProfile", "default"]["spec"]["trainer"]["image"] == f"finetune-trainer@{digest}"
+
+
+def test_a_platform_that_keeps_its_own_profiles_gets_none(helm: Helm) -> None:
+    kinds = {kind for kind, _ in rendered(helm, "--set", "profile.create=false")}
+    assert "FineTuneProfile" not in kinds
+    assert "Deployment" in kinds
+
+
+def test_two_operators_never_run_side_by_side(helm: Helm) -> None:
+    deployment = rendered(helm)["Deployment", "finetune-operator"]["spec"]
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--set", "image.repositry=typo"], "repositry"),
+        (["--set", "logLevel=LOUD"], "logLevel"),
+        (["--set", "profile.storages=null"], "storages"),
+        (["--kube-version", "1.30.0"], "1.31"),
+    ],
+)
+def test_what_cannot_work_ends_before_anything_is_installed(helm: Helm, arguments: list[str], sentence: str) -> None:
+    with pytest.raises(ClusterError, match=sentence):
+        helm("template", "finetune-operator", CHART, *arguments)
+
+
+def test_a_profile_the_api_server_refuses_ends_the_install_with_the_field(helm: Helm, installed: str) -> None:
+    with pytest.raises(ClusterError, match="resorceName: field not declared in schema"):
+        helm(
+            "upgrade", "finetune-operator", CHART, "--namespace", installed,
+            "--set", "profile.gpuTypes[0].name=gpu,profile.gpuTypes[0].resorceName=typo",
+        )  # fmt: skip
