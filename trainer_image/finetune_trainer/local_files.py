@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -44,17 +43,17 @@ class LocalFiles:
     def write(self, uri: str, data: bytes, if_absent: bool) -> bool:
         path = Path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
-            file.write(data)
+        whole = path.with_name(f".{path.name}.{os.getpid()}")
         try:
+            whole.write_bytes(data)
             if if_absent:
-                os.link(file.name, path)
+                path.hardlink_to(whole)
             else:
-                Path(file.name).replace(path)
+                whole.replace(path)
         except FileExistsError:
             return False
         finally:
-            Path(file.name).unlink(missing_ok=True)
+            whole.unlink(missing_ok=True)
         return True
 
     def upload(self, path: Path, uri: str, advance: Callable[[int], None]) -> None:

@@ -23,13 +23,14 @@ from finetune_trainer.failure import TrainerFailure
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
     from finetune_trainer.storage import Place
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 READ_BYTES = 8 * 1024 * 1024
 READ_ATTEMPTS = 5
-MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket"}
+MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
 BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"}
 EXISTS = {"412", "PreconditionFailed"}
 NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError)
@@ -45,12 +46,10 @@ class S3Files:
     def size(self, uri: str) -> int | None:
         bucket, key = split(uri)
         try:
-            return self._client.head_object(Bucket=bucket, Key=key)["ContentLength"]
+            return _head(self._client, bucket, key)["ContentLength"]
         except ClientError as error:
-            if _code(error) not in MISSING:
+            if _code(error) not in MISSING_KEY:
                 raise
-            # A HEAD's answer has no body, so a missing bucket looks like a missing key until it is asked for.
-            self._client.head_bucket(Bucket=bucket)
             return None
 
     def read(self, uri: str, start: int, length: int | None) -> bytes:
@@ -105,9 +104,9 @@ class S3Files:
 
     def _refusal(self, error: ClientError, uri: str, place: "Place") -> TrainerFailure:
         code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if code == "NoSuchBucket" or (error.operation_name == "HeadBucket" and code in MISSING):
+        if code == "NoSuchBucket":
             return TrainerFailure(place.missing, f"There is no bucket {split(uri)[0]}, which {uri} names.")
-        if code in MISSING:
+        if code in MISSING_KEY:
             return TrainerFailure(place.missing, f"There is no {uri}.")
         if code in BAD_KEYS:
             return TrainerFailure(
@@ -170,7 +169,7 @@ class _Reader(io.RawIOBase):
         super().__init__()
         self._client = client
         self._bucket, self._key = split(uri)
-        head = client.head_object(Bucket=self._bucket, Key=self._key)
+        head = _head(client, self._bucket, self._key)
         self.size, self._etag, self._position = head["ContentLength"], head["ETag"], 0
 
     def readable(self) -> bool:
@@ -208,6 +207,16 @@ def split(uri: str) -> tuple[str, str]:
     """Bucket and key of s3://BUCKET/KEY."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
+
+
+def _head(client: "S3Client", bucket: str, key: str) -> "HeadObjectOutputTypeDef":
+    """Size and ETag of an object. The refusal of a HEAD has no body: what is behind its 403 or 404 (an unknown key, a
+    missing bucket) only a GET is told."""
+    try:
+        return client.head_object(Bucket=bucket, Key=key)
+    except ClientError:
+        client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
+        raise
 
 
 def _code(error: ClientError) -> str:

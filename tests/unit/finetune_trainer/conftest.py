@@ -167,8 +167,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         _wait_for_s3(S3(f"http://127.0.0.1:{port}", folder / "secrets"), server, folder / "log")
         yield S3(f"http://127.0.0.1:{port}", folder / "secrets")
     finally:
-        server.terminate()
-        server.wait(30)
+        server.kill()  # its graceful end takes 25 s, and nothing of it is kept
+        server.wait()
 
 
 def _start_weed(folder: Path, s3_port: int) -> subprocess.Popen[bytes]:
