@@ -56,7 +56,7 @@ def _lines(storage: Storage, uri: str) -> Iterator[tuple[int, Any]]:
                 )
             if not line.isspace():
                 try:
-                    yield number, parse(line)
+                    yield number, parse(line.rstrip())
                 except InvalidRow as problem:
                     yield number, problem
 

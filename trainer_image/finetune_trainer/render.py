@@ -12,7 +12,6 @@ from finetune_trainer.findings import InvalidRow
 from finetune_trainer.row_format import Message, Row
 
 PLAIN_TEMPLATE = (
-    "{% if add_bos %}{{ bos_token }}{% endif %}"
     "{% for message in messages %}{{ message.content }}"
     "{% if message.role == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
 )
@@ -108,9 +107,9 @@ def prompt_format(tokenizer: Any) -> PromptFormat:
     if not tokenizer.eos_token:
         raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, "The tokenizer has no end-of-sequence token (eos_token).")
     try:
-        source = tokenizer.get_chat_template() if tokenizer.chat_template else PLAIN_TEMPLATE
         kind: Literal["ChatTemplate", "Plain"] = "ChatTemplate" if tokenizer.chat_template else "Plain"
-        variables = {**tokenizer.special_tokens_map, "add_bos": _adds_bos(tokenizer)}
+        source = tokenizer.get_chat_template() if tokenizer.chat_template else _plain_template(tokenizer)
+        variables = dict(tokenizer.special_tokens_map)
         bare = PromptFormat(kind, source, _compiled(source), variables)
         _, tail = bare._text((Message("user", "q"), Message("assistant", PROBE))).split(PROBE)
     except (jinja2.TemplateError, InvalidRow, ValueError) as error:
@@ -134,9 +133,11 @@ def _end_of_turn(tokenizer: Any, tail: str) -> str:
     return tail[: position + len(mark)]
 
 
-def _adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts its own beginning-of-sequence token before text that has none."""
-    return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+def _plain_template(tokenizer: Any) -> str:
+    """The Plain format as a template, which publishing gives to the tokenizer. It begins with the beginning-of-sequence
+    token where the tokenizer puts it before any text."""
+    adds_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+    return ("{{ bos_token }}" if adds_bos else "") + PLAIN_TEMPLATE
 
 
 def _compiled(source: str) -> Template:

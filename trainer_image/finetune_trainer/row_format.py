@@ -58,7 +58,7 @@ def detect_format(row: dict[str, Any], source: Source, field: str, place: str) -
     """The format, told from the mapped columns, or else from the first row's column names.
 
     Raises TrainerFailure SpecInvalid for columns of two formats, DatasetInvalid where none fits."""
-    mapped = set(source.columns.model_fields_set) - {"system"} if source.columns else set()
+    mapped = source.columns.model_dump(exclude_none=True).keys() if source.columns else set()
     told = [format for format, keys in KEYS.items() if mapped & {*keys, *_optional(format)}]
     if len(told) > 1:
         raise TrainerFailure(

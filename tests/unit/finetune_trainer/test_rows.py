@@ -1,0 +1,258 @@
+"""Rows read from files: every format, every fault with its file and line."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.bundle import Bundle
+from finetune_api.job import Source
+from finetune_api.reasons import FailureReason
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.findings import Findings
+from finetune_trainer.row_format import Message, Row
+from finetune_trainer.rows import read_rows
+from finetune_trainer.storage import open_storage
+
+BUNDLE = Bundle.model_validate(
+    {"spec": {"model": {"uri": "m"}, "dataset": {"train": [{"uri": "x.jsonl"}]}, "output": {"uri": "o"}}}
+)
+
+Read = Callable[..., tuple[list[Row], Findings]]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """Writes lines (text, or values as JSON) to a file and reads them back as rows, with what was found wrong."""
+
+    def write_and_read(
+        lines: Sequence[Any], name: str = "t.jsonl", uri: str | None = None, **source: Any
+    ) -> tuple[list[Row], Findings]:
+        texts = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+        (tmp_path / name).write_bytes(b"\n".join(texts))
+        findings = Findings()
+        found = Source.model_validate({"uri": str(tmp_path / (uri or name)), **source})
+        rows = list(read_rows(open_storage(BUNDLE), [found], "dataset.train", findings))
+        return rows, findings
+
+    return write_and_read
+
+
+def turns(row: Row) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in row.messages]
+
+
+def complaint(findings: Findings) -> str:
+    with pytest.raises(TrainerFailure) as caught:
+        findings.raise_if_invalid()
+    assert caught.value.reason is FailureReason.DATASET_INVALID
+    return caught.value.message
+
+
+def test_prompt_and_completion_become_a_question_and_its_answer(read: Read) -> None:
+    rows, _ = read([{"prompt": "Say hi", "completion": "hi", "id": 7}])
+    assert turns(rows[0]) == [("user", "Say hi"), ("assistant", "hi")]
+
+
+def test_a_system_prompt_comes_first_and_may_be_missing(read: Read) -> None:
+    rows, findings = read(
+        [
+            {"prompt": "a", "completion": "b", "system": "Be brief."},
+            {"prompt": "a", "completion": "b", "system": None},
+            {"prompt": "a", "completion": "b"},
+        ]
+    )
+    assert [len(row.messages) for row in rows] == [3, 2, 2]
+    assert rows[0].messages[0] == Message("system", "Be brief.")
+    assert findings.invalid == 0
+
+
+def test_an_instruction_is_followed_by_its_input_where_there_is_one(read: Read) -> None:
+    rows, _ = read(
+        [
+            {"instruction": "Sort.", "input": "b a", "output": "a b"},
+            {"instruction": "Sing.", "input": "", "output": "la"},
+        ]
+    )
+    assert [row.messages[0].content for row in rows] == ["Sort.\n\nb a", "Sing."]
+
+
+def test_messages_keep_their_turns(read: Read) -> None:
+    conversation = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "v"},
+        {"role": "assistant", "content": "b", "name": "Bo"},
+    ]
+    rows, _ = read([{"messages": conversation}])
+    assert turns(rows[0]) == [(turn["role"], turn["content"]) for turn in conversation]
+
+
+def test_columns_are_mapped_and_tell_the_format(read: Read) -> None:
+    rows, _ = read([{"q": "1+1", "a": "2"}], columns={"prompt": "q", "completion": "a"})
+    assert turns(rows[0]) == [("user", "1+1"), ("assistant", "2")]
+    rows, _ = read([{"task": "Go", "output": "gone", "ctx": "now"}], columns={"instruction": "task", "input": "ctx"})
+    assert turns(rows[0]) == [("user", "Go\n\nnow"), ("assistant", "gone")]
+    rows, _ = read(
+        [{"chat": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}],
+        columns={"messages": "chat"},
+    )
+    assert turns(rows[0]) == [("user", "u"), ("assistant", "a")]
+
+
+def test_columns_that_fit_no_format_are_listed_with_what_to_write(read: Read) -> None:
+    with pytest.raises(TrainerFailure) as caught:
+        read([{"question": "secret", "answer": "secret"}])
+    assert caught.value.reason is FailureReason.DATASET_INVALID
+    assert "t.jsonl line 1: the columns question, answer fit no format" in caught.value.message
+    assert "dataset.train[0].columns, for example {prompt: question, completion: answer}" in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+def test_columns_of_two_formats_are_refused(read: Read) -> None:
+    with pytest.raises(TrainerFailure, match=r"dataset.train\[0\].columns maps .* Messages and Instr") as caught:
+        read([{"a": "1", "b": "2"}], columns={"messages": "a", "output": "b"})
+    assert caught.value.reason is FailureReason.SPEC_INVALID
+
+
+def test_a_json_file_holds_one_array(read: Read) -> None:
+    array = json.dumps([{"prompt": "a", "completion": "b"}, {"prompt": "c"}], indent=1).encode()
+    rows, findings = read([array], "t.json")
+    assert [row.source.rsplit("/")[-1] for row in rows] == ["t.json:1"]
+    assert "t.json item 2: no completion" in complaint(findings)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"prompt": "a"}\n{"prompt": "b"}', "for one object a line name it .jsonl"),
+        (b'{"rows": []}', "holds an object, not an array"),
+        (b"", "not JSON"),
+    ],
+)
+def test_a_json_file_that_is_no_array_says_so(read: Read, content: bytes, said: str) -> None:
+    with pytest.raises(TrainerFailure, match=said) as caught:
+        read([content], "t.json")
+    assert caught.value.reason is FailureReason.DATASET_INVALID
+
+
+def test_sources_with_wildcards_are_read_file_by_file_in_order(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text('{"prompt": "2", "completion": "x"}')
+    rows, _ = read([{"prompt": "1", "completion": "x"}], "a.jsonl", uri="*.jsonl")
+    assert [row.messages[0].content for row in rows] == ["1", "2"]
+
+
+def test_a_wildcard_that_matches_no_file_is_named(read: Read) -> None:
+    with pytest.raises(TrainerFailure, match=r"dataset.train\[0\].uri: no file matches .*none-\*.jsonl") as caught:
+        read([], uri="none-*.jsonl")
+    assert caught.value.reason is FailureReason.DATASET_NOT_FOUND
+
+
+GOOD = {"prompt": "a", "completion": "b"}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "a"}, "no completion (columns found: prompt)"),
+        ({"prompt": "a", "completion": None}, "no completion (columns found: prompt, completion)"),
+        ({"prompt": "a", "completion": " \n"}, "completion is empty"),
+        ({"prompt": 3, "completion": "b"}, "prompt is a number, not text"),
+        ({"prompt": ["a"], "completion": "b"}, "prompt is a list, not text"),
+        ({"prompt": "a", "completion": True}, "completion is true or false, not text"),
+        ({"prompt": "a", "completion": "b", "system": {}}, "system is an object, not text"),
+        (b'{"prompt": "a", "completion": "\\ud800"}', "completion holds half a surrogate pair"),
+        (b'{"prompt": "a", "completion": "b"', "not JSON (Expecting ',' delimiter at column 34)"),
+        (b'{"prompt": "a", "completion": "\xff"}', "not UTF-8 (byte 32)"),
+        (b"[" * 100_000, "not JSON (nested too deep or with a number too long)"),
+        (b"9" * 5000, "not JSON (nested too deep or with a number too long)"),
+        (["a", "b"], "a list, not an object"),
+        (None, "null, not an object"),
+    ],
+)
+def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said: str) -> None:
+    rows, findings = read([GOOD, b"", row, GOOD])
+    assert len(rows) == 2
+    assert (findings.rows, findings.invalid) == (3, 1)
+    assert f"t.jsonl line 3: {said}" in complaint(findings)
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([], "messages is empty"),
+        ("hello", "messages is text, not a list"),
+        (None, "no messages (columns found: messages)"),
+        ([{"role": "user", "content": "u"}], "the last message is not from the assistant"),
+        ([{"role": "assistant", "content": "a"}], "messages out of order (message 1 is from assistant, expected user)"),
+        (
+            [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "user", "content": "u"}],
+            "messages out of order (message 3 is from user, expected assistant)",
+        ),
+        ([{"role": "tool", "content": "u"}], "a message's role is not system, user or assistant (message 1)"),
+        ([{"role": "user", "content": ""}], "a message has a wrong content: content is empty (message 1)"),
+        ([{"role": "user"}], "a message has a wrong content: no content (message 1)"),
+        ([{"role": ["user"], "content": "a"}], "a message's role is not system, user or assistant (message 1)"),
+        (["hi"], "a message is not an object (message 1 is text)"),
+        ([{"role": "assistant", "tool_calls": [1]}], "tool calls are not supported (message 1)"),
+    ],
+)
+def test_a_bad_conversation_is_named_with_its_fault(read: Read, messages: Any, said: str) -> None:
+    _, findings = read([{"messages": messages}], format="Messages")
+    assert f"t.jsonl line 1: {said}." in complaint(findings)
+
+
+def test_five_bad_rows_are_named_and_the_others_counted_by_kind(read: Read) -> None:
+    _, findings = read([GOOD, *[{"prompt": "a"}] * 7, *[b"{"] * 3])
+    message = complaint(findings)
+    assert [f"line {n}:" in message for n in range(2, 8)] == [True] * 5 + [False]
+    assert message.endswith("And 5 more: 3 x not JSON, 2 x no completion.")
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_trainer.records.LINE_BYTES", 1 << 20)
+    with pytest.raises(TrainerFailure, match="line 2 is longer than 1 MiB"):
+        read([GOOD, b"x" * (1 << 21)])
+
+
+def test_many_and_long_column_names_are_cut_short(read: Read) -> None:
+    with pytest.raises(TrainerFailure) as caught:
+        read([{f"column-{n}" + "x" * 1000: "" for n in range(100)}])
+    assert len(caught.value.message) < 1500
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_fault(read: Read) -> None:
+    rows, findings = read([b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r", json.dumps(GOOD).encode() + b"\r"])
+    assert (len(rows), findings.invalid) == (2, 0)
+
+
+names = st.sampled_from(["prompt", "completion", "messages", "role", "content", "instruction", "output"])
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["user", "assistant", "", "x"])
+json_values = st.recursive(
+    scalars | st.text(max_size=8),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(names, children, max_size=4),
+    max_leaves=12,
+)
+file_lines = st.lists(
+    st.binary(max_size=30) | json_values.map(lambda v: json.dumps(v).encode()), min_size=1, max_size=6
+)
+
+
+@given(lines=st.lists(file_line, min_size=1, max_size=6))
+def test_whatever_stands_in_a_file_ends_in_rows_or_a_typed_failure(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    findings = Findings()
+    try:
+        rows = list(read_rows(open_storage(BUNDLE), [Source(uri=str(path))], "dataset.train", findings))
+    except TrainerFailure:  # columns that fit no format
+        return
+    assert len(rows) + findings.invalid == findings.rows
+    assert all(row.messages[-1].role == "assistant" and row.messages[-1].content.strip() for row in rows)
