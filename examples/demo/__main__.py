@@ -1,0 +1,79 @@
+"""`python -m examples.demo up|shell|down`, which `make demo`, `make demo-shell` and `make demo-down` run."""
+
+import argparse
+import os
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+
+from devcluster import Cluster, ClusterError
+from devcluster.progress import step
+from examples.demo.run import run
+from examples.demo.shell import open_shell
+from examples.demo.target import FOLDER, NAMESPACE, Target, current_target, local_target
+
+console = Console(highlight=False)
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description="A FineTuneJob from end to end.")
+    parser.add_argument("command", choices=["up", "shell", "down"])
+    parser.add_argument(
+        "--cluster",
+        choices=["local", "current"],
+        default=os.environ.get("CLUSTER") or "local",
+        help="local: bring one up on this machine; current: use the one kubectl points at (default: $CLUSTER or local)",
+    )
+    options = parser.parse_args()
+    local = options.cluster == "local"
+    try:
+        match options.command:
+            case "up":
+                return run(lambda: _target(local), console)
+            case "shell":
+                return open_shell(_running_target(local), FOLDER)
+            case _:
+                return down(local)
+    except ClusterError as error:
+        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nInterrupted. What runs goes on: look with `make demo-shell`, end it with `make demo-down`.")
+        return 130
+
+
+def down(local: bool) -> int:
+    """Everything the demo has started. Returns the exit status."""
+    if local:
+        with step("taking the local cluster down"):
+            Cluster().down()
+        return 0
+    target = current_target()
+    with step(f"deleting the namespace {NAMESPACE}"):
+        target.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
+    console.print("  The operator stays. To remove it: helm uninstall finetune-demo --namespace finetune-system")
+    return 0
+
+
+def _target(local: bool) -> Target:
+    """The cluster, brought up where it is ours."""
+    if not local:
+        return current_target()
+    cluster = Cluster()
+    if cluster.is_up:
+        console.print("  the local cluster is up already")
+    cluster.up()
+    return local_target(cluster)
+
+
+def _running_target(local: bool) -> Target:
+    cluster = Cluster()
+    if local and not cluster.is_up:
+        raise ClusterError("The local cluster is down: run `make demo` first.")
+    return local_target(cluster) if local else current_target()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""What to show of a job that did not end well: the failing part's last log lines."""
+
+from devcluster import ClusterError
+from examples.demo.target import JOB, SYSTEM_NAMESPACE, Target
+from finetune_api.names import LABEL_JOB_NAME, LABEL_STEP
+from finetune_api.status import FineTuneJobStatus
+
+LOG_LINES = 15
+
+
+def failing_log(target: Target, status: FineTuneJobStatus) -> str:
+    """The end of the log of the pod that ran last, and of the operator's where there is none."""
+    step = "train" if status.attempts else "preflight"
+    selector = f"{LABEL_JOB_NAME}={JOB},{LABEL_STEP}={step}"
+    try:
+        text = target.tenant("logs", "--selector", selector, f"--tail={LOG_LINES}")
+    except ClusterError as error:
+        text = str(error)
+    if text.strip() and not text.startswith("No resources found"):
+        return f"The end of the {step} pod's log:\n{_indented(text)}"
+    return operator_log(target)
+
+
+def operator_log(target: Target) -> str:
+    """Where the operator's pods stand, and the end of their log."""
+    parts = []
+    for what, arguments in {
+        "The operator's pods": ("get", "pods"),
+        "The end of the operator's log": (
+            "logs",
+            "--selector=app.kubernetes.io/name=finetune-operator",
+            f"--tail={LOG_LINES}",
+        ),
+    }.items():
+        try:
+            text = target.kubectl("--namespace", SYSTEM_NAMESPACE, *arguments)
+        except ClusterError as error:
+            text = str(error)
+        parts.append(f"{what}:\n{_indented(text)}")
+    return "\n".join(parts)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line[:300]}" for line in text.splitlines()[-LOG_LINES:]) or "  (nothing)"

@@ -1,0 +1,87 @@
+"""What the job has made: files from S3, base and tuned model side by side, one ticket answered by both."""
+
+import json
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from devcluster import ClusterError
+from examples.demo.store import Store, sha256
+from finetune_api.status import Artifacts, Evaluation, Metrics
+
+ADAPTER, REPORT, SAMPLES = "adapter", "report.html", "samples.jsonl"
+Sample = dict[str, Any]
+"""A line of samples.jsonl: {prompt, expected, base: {answer, matches}, tuned: {answer, matches}}."""
+
+
+def fetch(store: Store, artifacts: Artifacts, folder: Path) -> None:
+    """Everything that manifest.json lists into `folder`, with the manifest. Nothing is left of an earlier fetch.
+
+    Raises ClusterError where a file is not what the manifest says, or the manifest not what the status says."""
+    remove(folder)
+    manifest = store.read(artifacts.manifest)
+    _check(artifacts.manifest, manifest, artifacts.digest)
+    prefix = artifacts.manifest.rpartition("/")[0]
+    for file in json.loads(manifest)["files"]:
+        uri, path = f"{prefix}/{file['path']}", folder / PurePosixPath(file["path"])
+        data = store.read(uri)
+        _check(uri, data, file["sha256"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (folder / "manifest.json").write_bytes(manifest)
+
+
+def remove(folder: Path) -> None:
+    """What `fetch` leaves."""
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    for name in (REPORT, SAMPLES, "manifest.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _check(uri: str, data: bytes, expected: str) -> None:
+    if sha256(data) != expected:
+        raise ClusterError(f"{uri} is damaged: its sha256 is {sha256(data)}, not {expected}.")
+
+
+def comparison(evaluation: Evaluation) -> Table:
+    """Base and tuned model side by side."""
+    base, tuned = evaluation.base or Metrics(), evaluation.tuned or Metrics()
+    table = Table(title=f"Base and tuned model on {evaluation.rows} held-out rows", title_justify="left")
+    table.add_column("")
+    table.add_column("base", justify="right")
+    table.add_column("tuned", justify="right", style="bold")
+    table.add_row("loss", _number(base.loss, ".3f"), _number(tuned.loss, ".3f"))
+    table.add_row("perplexity", _number(base.perplexity, ",.2f"), _number(tuned.perplexity, ",.2f"))
+    table.add_row("exact match", _number(base.exact_match, ".1%"), _number(tuned.exact_match, ".1%"))
+    return table
+
+
+def telling_sample(samples: list[Sample]) -> Sample | None:
+    """A row that shows what tuning did: right where the base model is wrong; else any. None where there is no row."""
+    return next((s for s in samples if s["tuned"]["matches"] and not s["base"]["matches"]), next(iter(samples), None))
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """The held-out rows with both models' answers, as `fetch` has left them."""
+    return [json.loads(line) for line in (folder / SAMPLES).read_text().splitlines()]
+
+
+def show_sample(console: Console, sample: Sample) -> None:
+    """One row, as asked, expected and answered."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", min_width=8)
+    table.add_column(overflow="fold")
+    table.add_row("ticket", escape(str(sample["prompt"])))
+    table.add_row("expected", escape(str(sample["expected"])))
+    for model in ("base", "tuned"):
+        mark = "[green]✓[/]" if sample[model]["matches"] else "[red]✗[/]"
+        table.add_row(model, f"{escape(str(sample[model]['answer']).strip())} {mark}")
+    console.print(table)
+
+
+def _number(value: float | None, format: str) -> str:
+    return "-" if value is None else f"{value:{format}}"

@@ -1,0 +1,102 @@
+"""The S3 service: where the model and the rows go and the results come from."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from boto3.exceptions import S3UploadFailedError
+from botocore.client import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from devcluster import ClusterError
+from examples.demo.target import Target
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class Store:
+    """The target's S3 service. Every method takes whole URIs and raises ClusterError, naming URI and cause."""
+
+    def __init__(self, target: Target) -> None:
+        self._client: S3Client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=target.endpoint,
+            region_name=target.region,
+            aws_access_key_id=target.keys.access_key,
+            aws_secret_access_key=target.keys.secret_key,
+            config=Config(
+                connect_timeout=5,
+                s3={"addressing_style": "path"},
+                # Many services that speak S3 know no checksums in trailers.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def make_bucket(self, uri: str) -> None:
+        """The bucket of `uri`, unless it is there."""
+        bucket, _ = _split(uri)
+        with _explained(uri):
+            try:
+                self._client.head_bucket(Bucket=bucket)
+            except ClientError:
+                self._client.create_bucket(Bucket=bucket)
+
+    def write(self, uri: str, data: bytes) -> None:
+        """One object."""
+        bucket, key = _split(uri)
+        with _explained(uri):
+            self._client.put_object(Bucket=bucket, Key=key, Body=data)
+
+    def read(self, uri: str) -> bytes:
+        """One object."""
+        bucket, key = _split(uri)
+        with _explained(uri):
+            return self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """URI and bytes of every object whose URI begins with `prefix`."""
+        bucket, key = _split(prefix)
+        with _explained(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
+                for item in page.get("Contents", []):
+                    yield f"s3://{bucket}/{item['Key']}", item["Size"]
+
+    def upload_folder(self, folder: Path, uri: str) -> None:
+        """Every file of `folder`, but for those that lie there in the same size."""
+        there = dict(self.list(f"{uri}/"))
+        for file in sorted(folder.iterdir()):
+            bucket, key = _split(f"{uri}/{file.name}")
+            if there.get(f"{uri}/{file.name}") != file.stat().st_size:
+                with _explained(f"{uri}/{file.name}"):
+                    self._client.upload_file(str(file), bucket, key)
+
+    def free_prefix(self, uri: str) -> str:
+        """`uri` itself where nothing lies there yet, else the first free one of `uri`-2, `uri`-3 and so on."""
+        number, free = 1, uri
+        while any(self.list(f"{free}/")):
+            number += 1
+            free = f"{uri}-{number}"
+        return free
+
+
+def sha256(data: bytes) -> str:
+    """As hex, as manifest.json has it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (BotoCoreError, ClientError, S3UploadFailedError) as error:
+        raise ClusterError(f"{uri} cannot be used: {error}") from error

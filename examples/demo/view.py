@@ -1,0 +1,212 @@
+"""The job's status on the screen: a line for each phase, kept up to date; plain lines where nobody watches."""
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from finetune_api.status import ConditionType, FineTuneJobStatus, State, Training
+
+LINE_SECONDS = 10.0
+ENDS = {State.COMPLETE, State.FAILED}
+
+
+class Phase(IntEnum):
+    """What a job goes through, in this order."""
+
+    PREFLIGHT = 0
+    QUEUED = 1
+    TRAINING = 2
+    EVALUATING = 3
+    PUBLISHING = 4
+    ENDED = 5
+
+    @property
+    def title(self) -> str:
+        return self.name.capitalize()
+
+
+def phase_of(status: FineTuneJobStatus) -> Phase:
+    """Where the job is."""
+    if status.state in ENDS:
+        return Phase.ENDED
+    if status.state is State.QUEUED:
+        return Phase.QUEUED
+    return Phase[status.stage.name] if status.stage else Phase.PREFLIGHT
+
+
+class Timeline:
+    """How long each phase took, as seen from here."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = {Phase.PREFLIGHT: clock()}
+        self.phase = Phase.PREFLIGHT
+
+    def observe(self, phase: Phase) -> bool:
+        """Take note of the phase. Returns whether it is new."""
+        if phase is self.phase:
+            return False
+        self._began[phase], self.phase = self._clock(), phase
+        return True
+
+    def seconds(self, phase: Phase) -> float | None:
+        """Time spent in `phase`; None where it was not seen."""
+        if phase not in self._began:
+            return None
+        later = [began for other, began in self._began.items() if other > phase]
+        return (min(later) if later else self._clock()) - self._began[phase]
+
+
+def follow(resources: Iterable[dict[str, Any]], console: Console) -> dict[str, Any]:
+    """Shows the job until it is Complete or Failed; returns it as it was then."""
+    screen = _Screen(console) if console.is_terminal else _Lines(console)
+    with screen:
+        for resource in resources:
+            status = FineTuneJobStatus.model_validate(resource.get("status", {}))
+            screen.show(status)
+            if status.state in ENDS:
+                return resource
+    raise AssertionError("a watch ends with the job or with an error")
+
+
+def detail(phase: Phase, status: FineTuneJobStatus, now: datetime) -> str:
+    """What there is to say about a phase, in a few words."""
+    match phase:
+        case Phase.PREFLIGHT:
+            return _data(status)
+        case Phase.QUEUED if phase_of(status) is Phase.QUEUED:
+            return _message(status)
+        case Phase.TRAINING if status.training:
+            return _progress(status.training, now)
+        case Phase.EVALUATING if status.evaluation and status.evaluation.base and status.evaluation.tuned:
+            base, tuned = status.evaluation.base.exact_match, status.evaluation.tuned.exact_match
+            return f"exact match {_percent(base)} -> {_percent(tuned)} on {status.evaluation.rows} held-out rows"
+        case Phase.PUBLISHING if status.artifacts:
+            return status.artifacts.adapter
+    return _message(status) if phase is phase_of(status) else ""
+
+
+def _data(status: FineTuneJobStatus) -> str:
+    found = status.preflight
+    if not found or not found.splits or found.tokens is None:
+        return _message(status)
+    return f"{found.splits.train} rows to learn from, {found.splits.test} held out; {found.tokens:,} tokens"
+
+
+def _progress(training: Training, now: datetime) -> str:
+    parts = [f"{training.step}/{training.total_steps}"]
+    if training.loss is not None:
+        parts.append(f"loss {training.loss:.3f}")
+    if training.tokens_per_second is not None:
+        parts.append(f"{training.tokens_per_second:,.0f} tokens/s")
+    if training.estimated_completion_time and training.step < training.total_steps:
+        parts.append(f"{clock((training.estimated_completion_time - now).total_seconds())} left")
+    return "  ".join(parts)
+
+
+def _message(status: FineTuneJobStatus) -> str:
+    ready = status.condition(ConditionType.READY)
+    return ready.message if ready else "Waiting for the operator."
+
+
+def _percent(share: float | None) -> str:
+    return "?" if share is None else f"{share:.0%}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    whole = max(0, round(seconds))
+    return f"{whole // 60}:{whole % 60:02d}"
+
+
+class _Screen:
+    """All phases, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._timeline = Timeline()
+        self._live = Live(console=console, auto_refresh=False)
+        self._spinner = Spinner("dots")
+
+    def __enter__(self) -> None:
+        self._live.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._live.__exit__(*error)
+
+    def show(self, status: FineTuneJobStatus) -> None:
+        self._timeline.observe(phase_of(status))
+        self._live.update(render(status, self._timeline, self._spinner), refresh=True)
+
+
+def render(status: FineTuneJobStatus, timeline: Timeline, spinner: Spinner) -> Table:
+    """A line for each phase: mark, name, time, and what there is to say."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=3, justify="right")
+    table.add_column(width=10)
+    table.add_column(width=5, justify="right", style="dim")
+    table.add_column(ratio=1)
+    current = phase_of(status)
+    for phase in list(Phase)[:-1]:
+        seconds = timeline.seconds(phase)
+        table.add_row(
+            spinner if phase is current else _mark(phase, status, timeline),
+            Text(phase.title, style="" if phase <= current else "dim"),
+            "" if seconds is None else clock(seconds),
+            _detail_line(phase, status) if seconds is not None else "",
+        )
+    return table
+
+
+def _mark(phase: Phase, status: FineTuneJobStatus, timeline: Timeline) -> Text:
+    if phase > phase_of(status) or timeline.seconds(phase) is None:
+        return Text("")
+    last = max(seen for seen in list(Phase)[:-1] if timeline.seconds(seen) is not None)
+    return Text("✗", style="red") if status.state is State.FAILED and phase is last else Text("✓", style="green")
+
+
+def _detail_line(phase: Phase, status: FineTuneJobStatus) -> RenderableType:
+    words = Text(detail(phase, status, datetime.now(UTC)), overflow="ellipsis", no_wrap=True)
+    training = status.training
+    if phase is not Phase.TRAINING or training is None or phase is not phase_of(status):
+        return words
+    line = Table.grid(padding=(0, 1))
+    line.add_row(ProgressBar(total=training.total_steps, completed=training.step, width=16), words)
+    return line
+
+
+class _Lines:
+    """A line when a phase begins and every ten seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._timeline = console, Timeline()
+        self._printed = 0.0
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: Any) -> None:
+        return None
+
+    def show(self, status: FineTuneJobStatus) -> None:
+        before = self._timeline.phase
+        new = self._timeline.observe(phase_of(status))
+        if new:
+            self._print(before, status)
+        if (new or time.monotonic() - self._printed > LINE_SECONDS) and status.state not in ENDS:
+            self._print(self._timeline.phase, status)
+            self._printed = time.monotonic()
+
+    def _print(self, phase: Phase, status: FineTuneJobStatus) -> None:
+        elapsed = clock(self._timeline.seconds(phase) or 0)
+        words = escape(detail(phase, status, datetime.now(UTC)))
+        self._console.print(f"  {phase.title:<10} {elapsed:>5}  {words}", soft_wrap=True)

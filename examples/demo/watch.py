@@ -1,0 +1,75 @@
+"""The job as it changes, from kubectl's watch."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from queue import Empty, Queue
+from threading import Thread
+from typing import IO, Any
+
+from devcluster import ClusterError
+from examples.demo.target import JOB, NAMESPACE, Target
+
+TICK_SECONDS = 0.25
+STALLED_AFTER_SECONDS = 600.0
+"""A job whose status stands still for so long will not end by itself; the slowest step on two cores takes a minute."""
+
+
+def changes(target: Target) -> Iterator[dict[str, Any]]:
+    """The resource whenever it changes, and again four times a second, so that clocks can go on.
+
+    Raises ClusterError when it is deleted, when nothing changes for ten minutes, or when the API server is gone."""
+    while True:
+        # Who reads here is also who says that the job or the API server is gone: a watch just ends.
+        latest = json.loads(target.tenant("get", "finetunejob", JOB, "--output=json"))
+        queue: Queue[dict[str, Any] | None] = Queue()
+        command = ["--namespace", NAMESPACE, "get", "finetunejob", JOB, "--watch", "--output-watch-events"]
+        process = subprocess.Popen(
+            [*target.kubectl_command, *command, "--output=json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        Thread(target=_read, args=(process.stdout, queue), daemon=True).start()
+        try:
+            yield from _until_closed(queue, latest)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _until_closed(queue: Queue[dict[str, Any] | None], latest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    changed = time.monotonic()
+    while True:
+        try:
+            event = queue.get(timeout=TICK_SECONDS)
+        except Empty:
+            if time.monotonic() - changed > STALLED_AFTER_SECONDS:
+                raise ClusterError(f"Nothing has changed for {STALLED_AFTER_SECONDS / 60:.0f} minutes.") from None
+            yield latest
+            continue
+        if event is None:
+            return
+        if event["type"] == "DELETED":
+            raise ClusterError(f"FineTuneJob {JOB} was deleted while the demo waited for it.")
+        changed, latest = time.monotonic(), event["object"]
+        yield latest
+
+
+def _read(stream: IO[str], queue: Queue[dict[str, Any] | None]) -> None:
+    for event in events(stream):
+        queue.put(event)
+    queue.put(None)
+
+
+def events(lines: Iterator[str] | IO[str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of kubectl's output: indented, one after another, each ending with a brace in the first
+    column."""
+    collected: list[str] = []
+    for line in lines:
+        collected.append(line)
+        if line.rstrip() == "}":
+            yield json.loads("".join(collected))
+            collected = []

@@ -1,0 +1,168 @@
+"""Rows for the demo: support tickets as people write them, and the JSON a help desk wants.
+
+    python examples/tickets/generate.py --rows 480 --seed 0 > tickets.jsonl
+
+A row is {"task": ..., "ticket": ..., "json": ...}. Products and issues come in many wordings for one word of the JSON,
+the priority is told by the tone or not at all, the order's number stands anywhere or is missing, and around it all are
+greetings, names, other numbers and typing errors. The rows combine these freely, so that what is held out was never
+seen in this form: a model has to learn the task, not the rows.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from random import Random
+
+TASK = "Turn the support ticket into JSON with product, issue, priority and order."
+
+PRODUCTS: dict[str, tuple[str, ...]] = {
+    "laptop": ("laptop", "notebook computer", "portable computer"),
+    "monitor": ("monitor", "computer screen", "27 inch display"),
+    "headphones": ("headset", "pair of headphones", "noise cancelling headset"),
+    "router": ("router", "wifi router", "wifi box"),
+    "phone": ("phone", "smartphone", "mobile phone"),
+    "kettle": ("kettle", "water kettle", "electric kettle"),
+    "coffee machine": ("coffee machine", "espresso machine", "coffee maker"),
+    "office chair": ("office chair", "desk chair", "swivel chair"),
+    "lamp": ("lamp", "desk lamp", "reading light"),
+    "backpack": ("backpack", "rucksack", "hiking backpack"),
+    "running shoes": ("pair of running shoes", "pair of trainers", "pair of jogging shoes"),
+    "tent": ("tent", "camping tent", "2 person tent"),
+}
+ISSUES: dict[str, tuple[str, ...]] = {
+    "damaged": (
+        "my {product} arrived with a crack",
+        "the {product} was in pieces when I opened the parcel",
+        "the box was crushed and the {product} is all scratched",
+        "I unpacked a badly dented {product}",
+    ),
+    "defective": (
+        "my {product} stopped working after {days} days",
+        "the {product} does not do what it should any more",
+        "after {days} days of use the {product} just died",
+        "I cannot get the {product} to work at all",
+    ),
+    "late": (
+        "I have been waiting {days} days for my {product}",
+        "my {product} has still not arrived",
+        "where is the {product} I bought {days} days ago",
+        "the {product} should have been here {days} days ago",
+    ),
+    "wrong item": (
+        "you sent me a {other} instead of a {product}",
+        "I bought a {product} but found a {other} in the box",
+        "this is not the {product} I picked, it is a {other}",
+        "I wanted a {product} but received a {other}",
+    ),
+    "missing part": (
+        "some small parts of the {product} are missing",
+        "there was no manual with the {product}",
+        "the {product} came without the accessories",
+        "one piece of the {product} was not in the box",
+    ),
+    "refund": (
+        "I sent the {product} back and still want my money",
+        "please give me my money back for the {product}",
+        "I returned the {product} and have not been paid back",
+        "I do not want the {product} any more, please refund me",
+    ),
+    "billing": (
+        "I was charged {times} times for the {product}",
+        "the invoice for my {product} is wrong",
+        "you took too much from my card for the {product}",
+        "the discount is missing on the bill for the {product}",
+    ),
+}
+PRIORITIES: dict[str, tuple[str, ...]] = {
+    "high": ("This is urgent!", "I need an answer today!", "I am really angry!", "Call me as soon as you can!"),
+    "low": (
+        "No rush at all.",
+        "It can wait until next week.",
+        "There is no rush, take your time.",
+        "Whenever you find the time, no rush.",
+    ),
+    "normal": ("", "What should I do?", "Please advise."),
+}
+ORDERS = (
+    "Order {order}: {text}.",
+    "About order {order}: {text}.",
+    "{text} (order {order}).",
+    "{text}, order number {order}.",
+    "{text}. My order was {order}.",
+    "#{order} - {text}.",
+    "{text}. It is order no. {order}.",
+)
+NO_ORDER = ("{text}.", "{text}. I lost the order number.")
+NO_ORDER_SHARE = 0.1
+GREETINGS = ("", "", "Hi,", "Hello,", "Dear team,", "Good morning,", "hey there,")
+CLOSINGS = ("", "", "Thanks, {name}", "Regards, {name}", "{name}", "Best, {name}", "Thank you!")
+NAMES = ("Amir", "Bea", "Carlos", "Dana", "Emeka", "Freya", "Goran", "Hana", "Ivan", "Jun", "Katya", "Liam", "Mei")
+TYPO_SHARE = 0.2
+
+
+def tickets(rows: int, seed: int) -> Iterator[dict[str, str]]:
+    """`rows` different rows; the same seed gives the same rows, and more of them begin with the same."""
+    random = Random(seed)
+    seen: set[str] = set()
+    while len(seen) < rows:
+        row = _ticket(random)
+        if row["ticket"] not in seen:
+            seen.add(row["ticket"])
+            yield row
+
+
+def _ticket(random: Random) -> dict[str, str]:
+    product, issue, priority = (random.choice(list(table)) for table in (PRODUCTS, ISSUES, PRIORITIES))
+    order = None if random.random() < NO_ORDER_SHARE else random.randint(10_000, 99_999)
+    answer = {"product": product, "issue": issue, "priority": priority, "order": order}
+    return {"task": TASK, "ticket": _text(random, answer), "json": json.dumps(answer)}
+
+
+def _text(random: Random, answer: dict[str, str | int | None]) -> str:
+    product = str(answer["product"])
+    complaint = random.choice(ISSUES[str(answer["issue"])]).format(
+        product=random.choice(PRODUCTS[product]),
+        other=random.choice([other for other in PRODUCTS if other != product]),
+        days=random.randint(2, 30),
+        times=random.randint(2, 4),
+    )
+    frame = random.choice(NO_ORDER if answer["order"] is None else ORDERS)
+    tone = random.choice(PRIORITIES[str(answer["priority"])])
+    body = _capital(frame.format(text=complaint, order=answer["order"]))
+    sentences = [body, tone] if random.random() < 0.7 else [tone, body]
+    closing = random.choice(CLOSINGS).format(name=random.choice(NAMES))
+    text = " ".join(part for part in (random.choice(GREETINGS), *sentences, closing) if part)
+    return _with_typo(random, text) if random.random() < TYPO_SHARE else text
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _with_typo(random: Random, text: str) -> str:
+    """`text` with two neighbouring letters of one longer word swapped. Numbers stay: they are to be copied."""
+    words = text.split(" ")
+    at = random.choice([index for index, word in enumerate(words) if len(word) >= 4 and word.isalpha()])
+    word = words[at]
+    letter = random.randint(1, len(word) - 2)
+    words[at] = word[:letter] + word[letter + 1] + word[letter] + word[letter + 2 :]
+    return " ".join(words)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write support tickets with their JSON, one row a line.")
+    parser.add_argument("--rows", type=int, default=480, help="how many rows (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other rows (default: %(default)s)")
+    arguments = parser.parse_args()
+    try:
+        for row in tickets(arguments.rows, arguments.seed):
+            print(json.dumps(row))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()
