@@ -119,7 +119,8 @@ class Cluster:
         plane = ControlPlane(self._state, parts / "kube", "127.0.0.1", port, (client, peer))
         with step("starting etcd, API server and controller-manager"):
             plane.write_files()
-            plane.start(self._processes)
+            plane.launch(self._processes)
+            plane.finish(self._processes)
             self._wait_for_default_account()
 
     def _up_with_node(self, parts: Path) -> None:
@@ -127,15 +128,15 @@ class Cluster:
             Namespaces(self._processes).open(parts / "pause")
         node = self._node(parts)
         plane = node.plane
-        with step("starting S3, etcd, API server and controller-manager"):
-            self._start_storage(plane)
+        with step("starting S3, containerd and the control plane"):
             plane.write_files()
-            plane.start(self._processes)
-        with step("starting containerd, kubelet, scheduler and proxy"):
+            plane.launch(self._processes)
+            self._start_storage(plane)
             node.start_containerd(self._processes, parts / "pause")
+            plane.finish(self._processes)
+        with step("starting kubelet, scheduler and proxy"):
             node.start(self._processes)
             self._wait_for_default_account()
-        with step("waiting for S3"):
             self._processes.wait_for("S3", self._s3_answers, ["seaweedfs"])
 
     def _node(self, parts: Path) -> Node:

@@ -56,16 +56,18 @@ class ControlPlane:
         self.kubeconfig.write_text(json.dumps(config, indent=1))
         self.kubeconfig.chmod(0o600)
 
-    def start(self, processes: Processes) -> None:
-        """Start all three and wait until the API server is ready."""
-        for name, arguments in (
-            ("etcd", self._etcd()),
-            ("kube-apiserver", self._apiserver()),
-            ("kube-controller-manager", self._controller_manager()),
-        ):
-            if name == "kube-controller-manager":
-                processes.wait_for("the API server", self.is_ready, ["etcd", "kube-apiserver"])
-            processes.start(name, [*self.prefix, str(self.kube), name, *arguments])
+    def launch(self, processes: Processes) -> None:
+        """Start etcd and the API server; `finish` waits for them, so that other things can start meanwhile."""
+        self._start(processes, "etcd", self._etcd())
+        self._start(processes, "kube-apiserver", self._apiserver())
+
+    def finish(self, processes: Processes) -> None:
+        """Wait until the API server is ready and start the controller-manager."""
+        processes.wait_for("the API server", self.is_ready, ["etcd", "kube-apiserver"])
+        self._start(processes, "kube-controller-manager", self._controller_manager())
+
+    def _start(self, processes: Processes, name: str, arguments: list[str]) -> None:
+        processes.start(name, [*self.prefix, str(self.kube), name, *arguments])
 
     def is_ready(self) -> bool:
         """Whether the API server says so."""

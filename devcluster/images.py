@@ -40,11 +40,15 @@ def mounts() -> list[dict[str, Any]]:
     ]
 
 
+def python() -> str:
+    """Path of the Python interpreter in the development images."""
+    executable = Path(os.path.realpath(sys.executable)).relative_to(os.path.realpath(sys.base_prefix))
+    return f"{_HOME}/python/{executable}"
+
+
 def write_archive(path: Path, pause: Path) -> None:
     """One archive with all images, for `ctr images import`."""
     layer = _layer(pause)
-    executable = Path(os.path.realpath(sys.executable)).relative_to(os.path.realpath(sys.base_prefix))
-    python = f"{_HOME}/python/{executable}"
     environment = [
         "PATH=/usr/bin",
         f"LD_LIBRARY_PATH={_HOME}/python/lib",  # a Python with a shared library looks for it where it was installed
@@ -56,8 +60,8 @@ def write_archive(path: Path, pause: Path) -> None:
     ]
     images = {
         PAUSE_IMAGE: {"Entrypoint": ["/pause"]},
-        OPERATOR_IMAGE: {"Entrypoint": [python, "-m", "finetune_operator"], "Env": environment, "User": _USER},
-        TRAINER_IMAGE: {"Entrypoint": [python, "-m", "finetune_trainer"], "Env": environment, "User": _USER},
+        OPERATOR_IMAGE: {"Entrypoint": [python(), "-m", "finetune_operator"], "Env": environment, "User": _USER},
+        TRAINER_IMAGE: {"Entrypoint": [python(), "-m", "finetune_trainer"], "Env": environment, "User": _USER},
     }
     layer_name = hashlib.sha256(layer).hexdigest()
     members = {f"{layer_name}/layer.tar": layer}

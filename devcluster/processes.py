@@ -12,6 +12,8 @@ from pathlib import Path
 from devcluster.progress import ClusterError
 
 LOG_LINES = 15
+PATIENCE_SECONDS: float = 10
+"""Between SIGTERM and SIGKILL."""
 
 
 class Processes:
@@ -74,9 +76,9 @@ class Processes:
             if not _is_alive(pid, started):
                 continue
             _signal(pid, signal.SIGTERM)
-            if not _gone_within(pid, started, 10):
+            if not _gone_within(pid, started, PATIENCE_SECONDS):
                 _signal(pid, signal.SIGKILL)
-                _gone_within(pid, started, 10)
+                _gone_within(pid, started, PATIENCE_SECONDS)
         self._record.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, tuple[int, int]]:
@@ -108,8 +110,6 @@ def _gone_within(pid: int, started: int, seconds: float) -> bool:
 
 
 def _is_alive(pid: int, started: int) -> bool:
-    if _start_time(pid) != started:
-        return False
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # a child of ours that has ended stays a zombie until it is asked after
     return _start_time(pid) == started

@@ -31,7 +31,7 @@ def step(title: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        console.print(f"  {escape(title):<58} {mark} {_elapsed(started):>7}")
+        console.print(f"  {escape(title):<60} {mark} {_elapsed(started):>7}")
 
 
 def _spin(title: str, started: float, ended: threading.Event) -> None:

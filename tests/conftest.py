@@ -1,11 +1,12 @@
 """The clusters that tests share. `tests/unit` needs neither, `tests/integration` the first, `tests/e2e` the second."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from devcluster import Cluster
+from devcluster import Cluster, namespaces
 
 BUILD = Path(__file__).parents[1] / "build"
 
@@ -22,3 +23,17 @@ def cluster() -> Iterator[Cluster]:
     """A whole cluster with one node, one GPU advertised and S3; its logs stay in build/test-cluster/logs."""
     with Cluster(BUILD / "test-cluster") as cluster:
         yield cluster
+    assert leftovers(cluster) == []
+
+
+def leftovers(cluster: Cluster) -> list[str]:
+    """What a cluster that was taken down has left on the machine."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    processes = [path.read_bytes().decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline")]
+    return [
+        *(mount for mount in mounts if mount.startswith(str(cluster.folder))),
+        *(command for command in processes if str(cluster.folder / "state") in command),
+        *(name for _, name in socket.if_nameindex() if name == namespaces.LINK),
+        *map(str, Path("/sys/fs/cgroup").glob("**/kubepods")),
+        *(path.name for path in cluster.folder.iterdir() if path.name != "logs"),
+    ]

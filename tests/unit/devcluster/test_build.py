@@ -1,0 +1,34 @@
+"""Built parts are found by what they are built from."""
+
+from pathlib import Path
+
+import pytest
+
+from devcluster import build
+
+
+def test_a_changed_source_is_another_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "SOURCE", tmp_path)
+    (tmp_path / "main.go").write_text("package main")
+    before = build._digest()
+
+    (tmp_path / "main.go").write_text("package main // changed")
+
+    assert build._digest() != before
+
+
+def test_a_failed_build_leaves_nothing_that_looks_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(build, "_go", lambda: "/bin/false")
+
+    with pytest.raises(build.ClusterError, match="building Kubernetes failed"):
+        build.built()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["build.lock"]
+
+
+def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FINETUNE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+
+    assert build.cache_folder() == Path("/x/finetune-operator")

@@ -1,0 +1,69 @@
+"""Processes are told apart by id and start time, waited for, and stopped for good."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from devcluster.processes import Processes
+from devcluster.progress import ClusterError
+
+FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()",
+]
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Processes:
+    return Processes(tmp_path)
+
+
+def test_a_started_process_is_found_by_another_command_and_stopped_by_it(processes: Processes, tmp_path: Path) -> None:
+    pid = processes.start("one", FOREVER)
+
+    later = Processes(tmp_path)
+    assert later.running() == {"one": pid}
+    later.stop_all()
+
+    assert later.running() == {}
+    assert later.recorded() == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_process_that_ignores_sigterm_is_killed(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devcluster.processes.PATIENCE_SECONDS", 0.2)
+    processes.start("stubborn", STUBBORN)
+    processes.wait_for("it", lambda: "up" in (processes.logs / "stubborn.log").read_text(), ["stubborn"])
+
+    processes.stop_all()
+
+    assert processes.running() == {}
+
+
+def test_another_process_with_a_recorded_id_is_never_touched(processes: Processes, tmp_path: Path) -> None:
+    (tmp_path / "processes.json").write_text(json.dumps({"old": [os.getpid(), 1]}))
+
+    assert processes.running() == {}
+    processes.stop_all()  # would end this test run
+
+
+def test_a_component_that_ends_while_it_is_waited_for_is_named_with_its_last_words(processes: Processes) -> None:
+    processes.start("etcd", [sys.executable, "-c", "print('no space left')"])
+
+    with pytest.raises(ClusterError, match=r"(?s)etcd ended while starting.*no space left"):
+        processes.wait_for("the API server", lambda: False, ["etcd"])
+
+
+def test_waiting_ends_with_the_log_of_what_was_waited_for(processes: Processes) -> None:
+    processes.start("slow", FOREVER)
+    try:
+        with pytest.raises(ClusterError, match=r"the node was not ready after 0 s"):
+            processes.wait_for("the node", lambda: False, ["slow"], timeout=0.3)
+    finally:
+        processes.stop_all()
