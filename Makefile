@@ -52,3 +52,41 @@ verify: venv ## style, types, import boundaries, generated files
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --config pyproject.toml
 	@$(PYTHON) crds/generate.py --check
+
+PYTEST := .venv/bin/pytest -m 'not images and not soak'
+
+.PHONY: test
+test: verify unit integration e2e ## everything: style and types, then the three levels of tests (under 30 minutes)
+
+.PHONY: unit
+unit: venv ## no cluster; under a minute
+	@echo "unit: no cluster"
+	@$(PYTEST) tests/unit
+
+.PHONY: integration
+integration: venv ## a real API server and controller-manager, no node
+	@echo "integration: a real API server and controller-manager (the first time Kubernetes is built: about 7 minutes)"
+	@$(PYTEST) tests/integration
+
+.PHONY: e2e
+e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
+	@echo "e2e: the whole local cluster"
+	@$(PYTEST) tests/e2e
+
+.PHONY: test-soak
+test-soak: venv ## fifty jobs on one GPU in the whole local cluster
+	@.venv/bin/pytest -m soak tests/e2e
+
+.PHONY: demo demo-shell demo-down
+demo: venv ## from nothing to a tuned model in S3, on a local cluster; CLUSTER=current uses yours
+	@$(PYTHON) -m examples.demo up
+demo-shell: venv ## a shell with kubectl and helm on the demo's cluster
+	@$(PYTHON) -m examples.demo shell
+demo-down: venv ## take the demo's cluster down
+	@$(PYTHON) -m examples.demo down
+
+.PHONY: images test-images
+images: venv ## build both container images with docker or buildah
+	@$(PYTHON) images/build.py
+test-images: venv ## build the operator's image and run it in the local cluster
+	@.venv/bin/pytest -m images tests/e2e/images
