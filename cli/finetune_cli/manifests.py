@@ -1,0 +1,67 @@
+"""Reads manifests and says what is wrong in them, with the line each finding is about."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from finetune_api import names
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.model import ApiModel
+from finetune_api.profile import FineTuneProfileSpec
+
+KINDS: dict[str, type[ApiModel]] = {names.JOB_KIND: FineTuneJobSpec, names.PROFILE_KIND: FineTuneProfileSpec}
+
+
+def problems(path: Path) -> Iterator[str]:
+    """One line for each thing that is wrong: FILE:LINE: FIELD: what. Objects of other kinds are passed over."""
+    try:
+        documents = list(yaml.compose_all(path.read_text(), Loader=yaml.SafeLoader))
+    except OSError as error:
+        yield f"{path}: {error.strerror}"
+        return
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        yield f"{path}:{line}: not YAML: {error.problem}"
+        return
+    for node in documents:
+        yield from _of_document(path, node)
+
+
+def _of_document(path: Path, node: yaml.Node | None) -> Iterator[str]:
+    if node is None:
+        return
+    body: Any = yaml.SafeLoader("").construct_object(node, deep=True)
+    model = KINDS.get(body.get("kind", "")) if isinstance(body, dict) else None
+    if model is None:
+        return
+    if body.get("apiVersion") != names.API_VERSION:
+        yield f"{path}:{_line(node, ('apiVersion',))}: apiVersion: must be {names.API_VERSION}"
+    try:
+        model.model_validate(body.get("spec", {}))
+    except ValidationError as error:
+        for finding in error.errors():
+            place = ("spec", *finding["loc"])
+            what = "unknown field" if finding["type"] == "extra_forbidden" else finding["msg"]
+            yield f"{path}:{_line(node, place)}: {_field(place)}: {what}"
+
+
+def _field(place: Sequence[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+
+
+def _line(node: yaml.Node, place: Sequence[str | int]) -> int:
+    """Line of the deepest part of `place` that the document has, from 1."""
+    line = node.start_mark.line + 1
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            entry = next(((key, value) for key, value in node.value if key.value == part), None)
+            if entry is None:
+                return line
+            line, node = entry[0].start_mark.line + 1, entry[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line

@@ -1,0 +1,62 @@
+"""`finetune validate` names file, line and field."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune_cli.main import main
+
+GOOD = """\
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata: {name: tickets}
+spec:
+  model: {uri: s3://models/base}
+  dataset:
+    train:
+      - uri: s3://data/rows.jsonl
+  training:
+    epochs: 3
+  output: {uri: s3://results/tickets}
+"""
+
+
+@pytest.fixture
+def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def run(text: str) -> tuple[int, str]:
+        path = tmp_path / "job.yaml"
+        path.write_text(text)
+        status = main(["validate", str(path)])
+        return status, capsys.readouterr().err.replace(str(path), "job.yaml")
+
+    return run
+
+
+def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
+    assert check(GOOD) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        (("epochs: 3", "epochs: 0"), "job.yaml:10: spec.training.epochs: Input should be greater than or equal to 1\n"),
+        (("epochs: 3", "epoch: 3"), "job.yaml:10: spec.training.epoch: unknown field\n"),
+        (("uri: s3://data", "url: s3://data"), "job.yaml:8: spec.dataset.train[0].uri: Field required\n"),
+        (("v1alpha1", "v1"), "job.yaml:1: apiVersion: must be finetune.dev/v1alpha1\n"),
+        (("spec:", "spec: ]"), "job.yaml:4: not YAML: "),
+    ],
+)
+def test_a_problem_is_named_with_line_and_field(check, change: tuple[str, str], finding: str) -> None:  # type: ignore[no-untyped-def]
+    status, said = check(GOOD.replace(*change))
+
+    assert status == 1
+    assert finding in said
+
+
+def test_a_file_that_is_not_there_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "nowhere.yaml"]) == 1
+    assert capsys.readouterr().err == "nowhere.yaml: No such file or directory\n"
+
+
+def test_other_kinds_in_the_same_file_are_passed_over(check) -> None:  # type: ignore[no-untyped-def]
+    assert check("kind: Secret\n---\n" + GOOD) == (0, "")
