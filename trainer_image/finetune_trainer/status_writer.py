@@ -44,6 +44,11 @@ class StatusWriter:
         self._seen: dict[str, Condition] = {}
         self._owns = False
 
+    @property
+    def intent(self) -> FineTuneJobStatus:
+        """Everything written so far, which the next apply carries again."""
+        return self._intent
+
     def progress(self, **parts: Any) -> None:
         """Applies parts of the status (fields of FineTuneJobStatus) once, within a few seconds. An API server that is
         away is no reason to stop: the next apply carries these parts too.
@@ -95,9 +100,13 @@ class StatusWriter:
         except (OSError, ssl.SSLError, json.JSONDecodeError) as error:
             return f"{type(error).__name__}: {error}"
         self._owns = True
+        self._remember(answer)
+        return None
+
+    def _remember(self, answer: dict[str, Any]) -> None:
+        """Keeps the conditions the job carries, so that one an earlier attempt wrote keeps its time."""
         found = FineTuneJobStatus.model_validate(answer.get("status") or {})
         self._seen = {condition.type: condition for condition in found.conditions or []}
-        return None
 
     def _refused(self, error: urllib.error.HTTPError) -> str:
         text = error.read(2000).decode(errors="replace")
@@ -125,7 +134,7 @@ class StatusWriter:
             method="PATCH",
             headers={"Content-Type": "application/apply-patch+yaml", "Accept": "application/json"} | self._authority(),
         )
-        with urllib.request.urlopen(request, timeout=timeout, context=self._tls()) as answer:
+        with self._opener().open(request, timeout=timeout) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 
@@ -134,9 +143,11 @@ class StatusWriter:
         token = self._service_account / "token"
         return {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
 
-    def _tls(self) -> ssl.SSLContext | None:
+    def _opener(self) -> urllib.request.OpenerDirector:
         authority = self._service_account / "ca.crt"
-        return ssl.create_default_context(cafile=str(authority)) if authority.exists() else None
+        tls = ssl.create_default_context(cafile=str(authority)) if authority.exists() else None
+        # The API server is in the cluster: a proxy meant for the way out is not for it.
+        return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
 
 
 def without_nulls(value: Any) -> Any:

@@ -1,0 +1,144 @@
+"""The results at output.uri. manifest.json is written last and only where there is none: it alone says that the rest is
+whole, and whose it is."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from pydantic import BaseModel
+from transformers import PreTrainedTokenizerBase
+
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason
+from finetune_api.status import Artifacts
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.prepared import work_prefix
+from finetune_trainer.report import model_card, report_page
+from finetune_trainer.results import Results
+from finetune_trainer.storage import Storage, join
+
+ADAPTER, REPORT, SAMPLES, MANIFEST = "adapter", "report.html", "samples.jsonl", "manifest.json"
+LIBRARIES = ("finetune-operator", "accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers")
+
+
+def published(storage: Storage, bundle: Bundle) -> dict[str, Any] | None:
+    """The manifest this very job has already written, as after a pod was started again. Raises TrainerFailure
+    OutputOccupied where the manifest is another's."""
+    uri = join(bundle.spec.output.uri, MANIFEST)
+    if not storage.exists(uri):
+        return None
+    manifest = _parsed(storage.read_bytes(uri))
+    owner = manifest.get("job") or {}
+    if bundle.job is None:
+        ours = not owner and manifest.get("specDigest") == bundle.spec_digest
+    else:
+        ours = owner.get("uid") == bundle.job.uid
+    if not ours:
+        whose = f"{owner['namespace']}/{owner['name']}" if {"namespace", "name"} <= owner.keys() else "another job"
+        finding = f"output.uri {bundle.spec.output.uri} already holds the results of {whose}."
+        raise TrainerFailure(FailureReason.OUTPUT_OCCUPIED, finding)
+    return manifest
+
+
+def publish(
+    storage: Storage, results: Results, model: PeftModel, tokenizer: PreTrainedTokenizerBase, staging: Path
+) -> Artifacts:
+    """Writes adapter, report, samples and, last, the manifest, by way of the empty folder `staging`; then removes the
+    job's work prefix. Raises TrainerFailure OutputOccupied where another job was faster."""
+    bundle = results.bundle
+    stage(results, model, tokenizer, staging)
+    files = sorted(path for path in staging.rglob("*") if path.is_file())
+    published(storage, bundle)
+    for path in files:
+        storage.upload_file(path, join(bundle.spec.output.uri, str(path.relative_to(staging))))
+    data = json.dumps(manifest(results, staging, files), indent=2, ensure_ascii=False).encode()
+    if not storage.write_bytes(join(bundle.spec.output.uri, MANIFEST), data, if_absent=True):
+        published(storage, bundle)
+    storage.delete_prefix(work_prefix(bundle))
+    return published_artifacts(storage, bundle)
+
+
+def stage(results: Results, model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes everything but the manifest to `folder`."""
+    # Where PEFT, and a server, look for the base model.
+    model.peft_config["default"].base_model_name_or_path = results.bundle.spec.model.uri
+    # Left to itself PEFT asks a hub whether the vocabulary has grown.
+    model.save_pretrained(folder / ADAPTER, save_embedding_layers=False)
+    tokenizer.chat_template = results.prepared.chat_template
+    tokenizer.save_pretrained(folder / ADAPTER)
+    (folder / ADAPTER / "README.md").write_text(model_card(results), encoding="utf-8")
+    (folder / REPORT).write_text(report_page(results), encoding="utf-8")
+    lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples(results))
+    (folder / SAMPLES).write_text("".join(lines), encoding="utf-8")
+
+
+def samples(results: Results) -> list[dict[str, Any]]:
+    """Each held-out row with what was expected and both models' answers."""
+    rows = zip(results.held_out, results.base.answers, results.tuned.answers, strict=True)
+    return [
+        {
+            "source": example.source,
+            "prompt": example.prompt,
+            "expected": example.answer,
+            **{
+                name: {"answer": answer.text, "matches": answer.matches, "truncated": answer.truncated}
+                for name, answer in (("base", base), ("tuned", tuned))
+            },
+        }
+        for example, base, tuned in rows
+    ]
+
+
+def manifest(results: Results, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """What the results are, and what they were made from and with."""
+    bundle, prepared = results.bundle, results.prepared
+    return {
+        "job": _json(bundle.job) if bundle.job else None,
+        "creationTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "spec": _json(bundle.spec),
+        "specDigest": bundle.spec_digest,
+        "baseModel": {"uri": bundle.spec.model.uri, "parameters": prepared.resolved.parameters},
+        "dataset": _json(prepared.preflight),
+        "resolved": _json(prepared.resolved),
+        "seed": bundle.spec.training.seed,
+        "training": _json(results.training) | {"seconds": round(results.training_seconds, 1)},
+        "evaluation": _json(results.comparison.evaluation),
+        "versions": {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES},
+        "files": [_described(path, folder) for path in files],
+    }
+
+
+def published_artifacts(storage: Storage, bundle: Bundle) -> Artifacts:
+    """Where the published results lie."""
+    output = bundle.spec.output.uri
+    return Artifacts(
+        adapter=join(output, ADAPTER),
+        report=join(output, REPORT),
+        manifest=join(output, MANIFEST),
+        digest=hashlib.sha256(storage.read_bytes(join(output, MANIFEST))).hexdigest(),
+    )
+
+
+def _json(part: BaseModel) -> dict[str, Any]:
+    return part.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _described(path: Path, folder: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"path": str(path.relative_to(folder)), "size": path.stat().st_size, "sha256": digest}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """The manifest; empty, which is nobody's, where it is none of ours."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

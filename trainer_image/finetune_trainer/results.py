@@ -1,0 +1,32 @@
+"""What a run came to: everything the report, the model card and the manifest are made from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_api.bundle import Bundle
+from finetune_api.status import Training
+from finetune_trainer.evaluate import Measured
+from finetune_trainer.prepared import Example, Prepared
+from finetune_trainer.training_loop import Step
+from finetune_trainer.verdict import Comparison
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A finished run."""
+
+    bundle: Bundle
+    prepared: Prepared
+    training: Training
+    """The same as the status has it in the end."""
+    steps: Sequence[Step]
+    held_out: Sequence[Example]
+    """The rows both models were measured on."""
+    base: Measured
+    tuned: Measured
+    comparison: Comparison
+
+    @property
+    def training_seconds(self) -> float:
+        """Time of all steps together."""
+        return sum(step.seconds for step in self.steps)

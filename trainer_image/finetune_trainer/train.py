@@ -1,0 +1,162 @@
+"""Training: from the prepared data and the base model to a published adapter and a verdict. `recipe` is all of it."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from finetune_api import names
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason, sentence
+from finetune_api.status import ConditionType, Evaluation, Training
+from finetune_trainer.attention import prove_isolation
+from finetune_trainer.batches import steps_per_epoch
+from finetune_trainer.evaluate import draw_rows, evaluate
+from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.model import (
+    MODEL_FILES,
+    attach_lora,
+    choose_device,
+    greedy_generation,
+    load_model,
+    load_tokenizer,
+)
+from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
+from finetune_trainer.publish import publish, published, published_artifacts
+from finetune_trainer.results import Results
+from finetune_trainer.status_writer import StatusWriter
+from finetune_trainer.storage import Storage
+from finetune_trainer.termination import stop_deferred, stop_requested
+from finetune_trainer.training_loop import Step, training_steps
+from finetune_trainer.training_progress import TrainingProgress, duration
+from finetune_trainer.verdict import compare
+
+TRAINED, EVALUATED = ConditionType.TRAINED, ConditionType.EVALUATED
+
+
+def train(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) -> str:
+    """Trains, compares base and tuned model and publishes, saying so in the job's status. Returns the verdict.
+
+    Raises TrainerFailure, after the status carries it, and Superseded when another attempt has taken over."""
+    try:
+        if manifest := published(storage, bundle):
+            return tell_published(manifest, bundle, storage, writer)
+        return recipe(bundle, storage, writer, attempt)
+    except Superseded:
+        raise
+    except BaseException as error:
+        tell_failure(failure_of(error), writer)
+        raise
+
+
+def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) -> str:
+    """All of it in order, where nothing is published yet."""
+    spec, prepared = bundle.spec, read_prepared(storage, bundle)
+    resolved = prepared.resolved
+    device, device_name = choose_device(bundle.allow_cpu)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
+    epoch = steps_per_epoch(len(prepared.train), spec.training.global_batch_size)
+    progress = TrainingProgress(writer, attempt, device_name, resolved.total_steps, epoch)
+    held_out = draw_rows(prepared.test, spec.evaluation.max_rows, spec.dataset.split.seed)
+
+    with scratch_folder() as scratch:
+        tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
+        storage.download_folder(spec.model.uri, scratch / "model", lambda path: path.endswith(MODEL_FILES))
+        tokenizer, model = load_tokenizer(scratch / "model"), load_model(scratch / "model", resolved.method, device)
+        prove_isolation(model)
+        generation = greedy_generation(model, prepared.stop_token_ids, resolved.max_new_tokens)
+        measure = partial(
+            evaluate,
+            tokenizer=tokenizer,
+            examples=held_out,
+            micro_batch_tokens=resolved.micro_batch_tokens,
+            generation=generation,
+            accelerator=accelerator,
+        )
+
+        tell(writer, TRAINED, "EvaluatingBase", f"Answering {len(held_out):,} held-out rows with the base model.")
+        base = measure("the base model", model)
+
+        tell(writer, TRAINED, "Training", f"Learning from {len(prepared.train):,} rows.")
+        model = accelerator.prepare_model(attach_lora(model, spec.method, spec.training.seed))
+        steps = take_steps(model, bundle, prepared, accelerator, progress)
+        tell(writer, TRAINED, "TrainingSucceeded", summary(steps), held=True, training=progress.training)
+
+        print(f"Answering {len(held_out):,} held-out rows with the tuned model.", flush=True)
+        tuned = measure("the tuned model", accelerator.unwrap_model(model))
+        comparison = compare(base, tuned, spec.training.seed)
+        results = Results(bundle, prepared, progress.training, steps, held_out, base, tuned, comparison)
+        verdict = comparison.evaluation.verdict or ""
+        tell(writer, EVALUATED, "EvaluationSucceeded", verdict, held=True, evaluation=comparison.evaluation)
+
+        artifacts = publish(storage, results, accelerator.unwrap_model(model), tokenizer, scratch / "output")
+        writer.result(artifacts=artifacts)
+    return verdict
+
+
+def take_steps(
+    model: nn.Module, bundle: Bundle, prepared: Prepared, accelerator: Accelerator, progress: TrainingProgress
+) -> list[Step]:
+    """Trains to the last step. Raises TrainerFailure Preempted after the step in which SIGTERM came, LossDiverged, and
+    Superseded."""
+    steps = []
+    recipe = bundle.spec.training
+    with stop_deferred():
+        for step in training_steps(model, prepared.train, recipe, prepared.resolved, accelerator):
+            steps.append(step)
+            progress.advance(step)
+            if stop_requested():
+                finding = f"The pod was told to stop (SIGTERM) after step {step.number:,} of {progress.total_steps:,}."
+                raise TrainerFailure(FailureReason.PREEMPTED, finding, step.number)
+    return steps
+
+
+def summary(steps: Sequence[Step]) -> str:
+    """What the training came to, in one sentence."""
+    seconds = sum(step.seconds for step in steps)
+    return (
+        f"{len(steps):,} steps in {duration(seconds)}; the loss went from {steps[0].loss:.3g} to {steps[-1].loss:.3g}."
+    )
+
+
+def tell(
+    writer: StatusWriter, type: ConditionType, reason: str, message: str, held: bool = False, **parts: Any
+) -> None:
+    """Says in the log and in the status what is being done or was found; `parts` are fields of the status. Raises
+    Superseded as StatusWriter.progress does."""
+    print(message, flush=True)
+    writer.condition(type, held, reason, message)
+    writer.progress(**parts)
+
+
+def tell_failure(failure: TrainerFailure, writer: StatusWriter) -> None:
+    """Says in the status why the work ended. Once, whether it arrives or not: the termination message says it too, and
+    a pod that has to end, perhaps with a GPU, does not wait for an API server."""
+    stage = EVALUATED if writer.intent.is_true(TRAINED) else TRAINED
+    writer.condition(stage, False, failure.reason, sentence(failure.reason, failure.message))
+    writer.progress()
+
+
+def tell_published(manifest: dict[str, Any], bundle: Bundle, storage: Storage, writer: StatusWriter) -> str:
+    """Says again what this very job published before its pod was started once more. Returns the verdict."""
+    evaluation = Evaluation.model_validate(manifest["evaluation"])
+    verdict = evaluation.verdict or ""
+    writer.condition(TRAINED, True, "TrainingSucceeded", "Trained and published before.")
+    writer.condition(EVALUATED, True, "EvaluationSucceeded", verdict)
+    training = Training.model_validate(manifest["training"])
+    writer.result(training=training, evaluation=evaluation, artifacts=published_artifacts(storage, bundle))
+    storage.delete_prefix(work_prefix(bundle))
+    return verdict
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for the model and for what is to be published, removed in the end."""
+    base = names.SCRATCH_FOLDER if Path(names.SCRATCH_FOLDER).is_dir() else None
+    with tempfile.TemporaryDirectory(dir=base, prefix="train-") as folder:
+        yield Path(folder)

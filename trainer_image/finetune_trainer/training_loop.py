@@ -1,0 +1,128 @@
+"""The optimizer's steps."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import isfinite, log
+from statistics import fmean
+from time import perf_counter
+
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from torch import nn
+
+from finetune_api.job import Training
+from finetune_api.reasons import FailureReason
+from finetune_api.status import Resolved
+from finetune_trainer.batches import micro_batches, rows_of_step
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.loss import token_losses
+from finetune_trainer.model import trainable_parameters
+from finetune_trainer.prepared import Example
+from finetune_trainer.schedule import learning_rate
+
+BETAS = (0.9, 0.999)
+"""AdamW's, as in QLoRA (Dettmers et al. 2023, appendix B.2) and in PyTorch."""
+MAX_GRADIENT_NORM = 1.0
+PATIENCE = 10
+"""Steps in a row that have to be hopeless before a run is called diverged."""
+ROWS_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, done."""
+
+    number: int
+    """Counted from 1."""
+    loss: float
+    """Mean cross-entropy of its supervised tokens before the update, in nats."""
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+    tokens: int
+    """All tokens of its rows, prompts and answers."""
+    seconds: float
+
+
+def training_steps(
+    model: PeftModel,
+    examples: Sequence[Example],
+    training: Training,
+    resolved: Resolved,
+    accelerator: Accelerator,
+) -> Iterator[Step]:
+    """Trains `model`, yielding each step once it is done.
+
+    Raises TrainerFailure LossDiverged, before the weights take any harm from a loss that is not a number."""
+    parameters = trainable_parameters(model)
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=0.0)
+    divergence = Divergence(model.config.vocab_size)
+    for step in range(resolved.total_steps):
+        started = perf_counter()
+        rows = [examples[i] for i in rows_of_step(len(examples), training.global_batch_size, training.seed, step)]
+        torch.manual_seed(step_seed(training.seed, step))
+        rate = learning_rate(step, resolved.learning_rate, resolved.warmup_steps, resolved.total_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        model.train()
+        loss = accumulate_gradients(model, rows, resolved.micro_batch_tokens, accelerator)
+        gradient_norm = float(accelerator.clip_grad_norm_(parameters, MAX_GRADIENT_NORM))
+        divergence.check(step + 1, loss, gradient_norm, rows)
+        optimizer.step()
+        optimizer.zero_grad()
+        tokens = sum(len(row.input_ids) for row in rows)
+        yield Step(step + 1, loss, rate, gradient_norm, tokens, perf_counter() - started)
+
+
+def accumulate_gradients(
+    model: nn.Module, rows: Sequence[Example], micro_batch_tokens: int, accelerator: Accelerator
+) -> float:
+    """Adds the gradient of the rows' mean cross-entropy over all their supervised tokens, however the rows are spread
+    over micro-batches. Returns that mean, in nats."""
+    batches = micro_batches(rows, micro_batch_tokens, accelerator.device)
+    labels = sum(len(batch.labels) for batch in batches)
+    total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+    for batch in batches:
+        with accelerator.autocast():
+            loss = token_losses(model, batch).sum() / labels
+        # Not accelerator.backward: it would divide by its own idea of accumulation.
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total.item()
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Seed of what is random within a step: dropout."""
+    return int.from_bytes(blake2b(f"{seed}/{step}".encode(), digest_size=7).digest(), "big")
+
+
+class Divergence:
+    """Tells a run that is lost from one that is merely rough: a loss or gradient that is not a number, or a loss that
+    for ten steps in a row is above both twice that of the first three steps and ln(vocabulary), the loss of guessing
+    blindly. A run that learns anything is below the latter."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self._blind = log(vocabulary)
+        self._first: list[float] = []
+        self._hopeless: deque[bool] = deque(maxlen=PATIENCE)
+
+    def check(self, step: int, loss: float, gradient_norm: float, rows: Sequence[Example]) -> None:
+        """Raises TrainerFailure LossDiverged, naming the step and its rows."""
+        if not isfinite(loss) or not isfinite(gradient_norm):
+            what = "loss" if not isfinite(loss) else "gradient"
+            raise _diverged(f"The {what} of step {step} is not a number", step, rows)
+        if len(self._first) < 3:
+            self._first.append(loss)
+        self._hopeless.append(loss > max(2 * fmean(self._first), self._blind))
+        if len(self._hopeless) == PATIENCE and all(self._hopeless):
+            finding = f"The loss is {loss:.1f} at step {step} and was worse than guessing for {PATIENCE} steps in a row"
+            raise _diverged(finding, step, rows)
+
+
+def _diverged(finding: str, step: int, rows: Sequence[Example]) -> TrainerFailure:
+    named = ", ".join(row.source for row in rows[:ROWS_NAMED])
+    more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
+    return TrainerFailure(FailureReason.LOSS_DIVERGED, f"{finding}. Its rows: {named}{more}.", step)
