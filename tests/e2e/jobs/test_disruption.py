@@ -1,0 +1,91 @@
+"""What happens to a job when something is taken away under it: memory, its pod, the operator, the job itself."""
+
+from collections.abc import Callable
+
+import pytest
+
+from devcluster import Cluster
+from tests.e2e.conftest import SYSTEM
+from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
+from tests.integration.jobs import Job
+from tests.integration.kube import PODS
+from tests.integration.waiting import wait_for
+
+GRACE_SECONDS = 60.0
+"""terminationGracePeriodSeconds of a training pod."""
+
+
+@pytest.fixture
+def start(tenant: Tenant) -> Callable[..., Job]:
+    """Creates a job over a few rows; with so many steps that it would train for a long time."""
+    train = tenant.put_rows("long.jsonl", sums(60))
+
+    def create(name: str, **spec: object) -> Job:
+        sources = {"train": [{"uri": train, "columns": SUMS_COLUMNS}]}
+        return tenant.create(name, train, **{"dataset": sources, "training": {"epochs": 100, "maxSteps": 700}, **spec})
+
+    return create
+
+
+def in_state(job: Job, state: str) -> None:
+    wait_for(f"{job.name} to be {state}", job.status, lambda s: s.get("state") == state, 120)
+
+
+def learning(job: Job) -> None:
+    wait_for(f"{job.name} to take steps", job.status, lambda s: s.get("training", {}).get("step", 0) > 0, 120)
+
+
+def test_more_memory_than_its_limit_is_said_so(tenant: Tenant, start: Callable[..., Job]) -> None:
+    job = start("oom", compute={"cpu": "500m", "memory": "150Mi"})
+
+    status = tenant.end_of(job)
+
+    assert status["attempts"][0]["reason"] == "HostOutOfMemory", message(status)
+    assert "compute.memory" in message(status)
+
+
+def test_a_pod_that_is_deleted_ends_the_job_with_a_reason(tenant: Tenant, start: Callable[..., Job]) -> None:
+    job = start("pod-deleted")
+    learning(job)
+
+    (pod,) = [p for p in job.pods() if "-a1-" in p["metadata"]["name"]]
+    tenant.kube.delete(f"{PODS.format(job.namespace)}/{pod['metadata']['name']}")
+
+    status = tenant.end_of(job)
+    assert status["attempts"][0]["reason"] in ("Preempted", "Evicted"), message(status)
+
+
+def test_an_operator_that_is_killed_goes_on_where_it_was(
+    tenant: Tenant, start: Callable[..., Job], installed: Cluster
+) -> None:
+    job = start("operator-killed", training={"maxSteps": 60, "epochs": 100})
+    in_state(job, "Running")
+    before = job.children()
+
+    installed.kubectl("delete", "pod", "-n", SYSTEM, "--all", "--force", "--grace-period=0")
+
+    status = tenant.end_of(job)
+    assert status["state"] == "Complete", message(status)
+    assert job.children() == before
+
+
+@pytest.mark.parametrize("state", ["Validating", "Queued", "Running", "Complete"])
+def test_a_deleted_job_leaves_nothing_but_what_it_published(
+    tenant: Tenant, start: Callable[..., Job], state: str
+) -> None:
+    ahead = start("ahead-of-it") if state == "Queued" else None
+    if ahead:
+        in_state(ahead, "Running")
+    job = start(f"deleted-{state.lower()}", **({"training": {"maxSteps": 2}} if state == "Complete" else {}))
+    in_state(job, state)
+    published = tenant.objects("results", f"{job.name}/")
+
+    tenant.kube.delete(job.path)
+
+    wait_for(f"the children of {job.name} to be gone", job.children, lambda left: not left, GRACE_SECONDS + 30)
+    if state == "Complete":
+        assert f"{job.name}/manifest.json" in published
+        assert tenant.objects("results", f"{job.name}/") == published
+    if ahead:
+        tenant.kube.delete(ahead.path)
+        wait_for("the job ahead to be gone", ahead.children, lambda left: not left, GRACE_SECONDS + 30)

@@ -1,0 +1,48 @@
+"""Many jobs, one GPU: they run one after another, none is lost, and the operator stays as small as it was."""
+
+import itertools
+
+import pytest
+
+from devcluster import Cluster
+from tests.e2e.conftest import SYSTEM
+from tests.e2e.tenant import SUMS_COLUMNS, Tenant, sums
+from tests.integration.kube import Object
+from tests.integration.waiting import wait_for
+
+ROOM = 1.3
+"""How much larger the operator may be after the jobs than before."""
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds"), [pytest.param(4, 300, id="4"), pytest.param(50, 3600, id="50", marks=pytest.mark.soak)]
+)
+@pytest.mark.timeout(3700)
+def test_jobs_created_at_once_run_one_after_another(
+    tenant: Tenant, installed: Cluster, count: int, seconds: float
+) -> None:
+    train = tenant.put_rows("many.jsonl", sums(30))
+    sources = {"train": [{"uri": train, "columns": SUMS_COLUMNS}]}
+    before = operator_megabytes(installed)
+
+    jobs = [tenant.create(f"many-{count}-{i}", train, dataset=sources) for i in range(count)]
+
+    def states() -> list[str]:
+        return [job.status().get("state", "") for job in jobs]
+
+    wait_for("all to be Complete", states, lambda found: set(found) == {"Complete"}, seconds)
+    spans = sorted(span(job.status()["attempts"][0]) for job in jobs)
+    overlaps = [(a, b) for a, b in itertools.pairwise(spans) if b[0] < a[1]]
+    assert overlaps == []
+    assert operator_megabytes(installed) < before * ROOM
+
+
+def span(attempt: Object) -> tuple[str, str]:
+    """When its pod ran."""
+    return attempt["startTime"], attempt["completionTime"]
+
+
+def operator_megabytes(cluster: Cluster) -> float:
+    """Resident memory of the operator's process."""
+    read = ["exec", "-n", SYSTEM, "deployment/finetune-operator", "--", "grep", "VmRSS", "/proc/1/status"]
+    return int(cluster.kubectl(*read).split()[1]) / 1024
