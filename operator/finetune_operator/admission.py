@@ -1,9 +1,13 @@
-"""What has to hold before the first pod: the spec is readable, the profile and the ServiceAccount are there."""
+"""What has to hold before the first pod: the spec is readable, the profile is there and knows the buckets, the
+ServiceAccount is there."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from finetune_api.bundle import bucket_of, storage_of, uris_of
+from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import TRAINER_SERVICE_ACCOUNT
+from finetune_api.profile import FineTuneProfileSpec
 from finetune_operator.world import World
 
 GRACE = timedelta(seconds=30)
@@ -26,10 +30,25 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
     late = now - world.created >= GRACE
     if world.profile is None:
         return Obstacle(f'spec.profileName: there is no FineTuneProfile "{world.spec.profile_name}".', late)
+    if message := _unknown_bucket(world.spec, world.profile):
+        return Obstacle(message, late)
     account = world.spec.compute.service_account_name
     if account not in (None, TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
         return Obstacle(
             f'spec.compute.serviceAccountName: there is no ServiceAccount "{account}" in namespace {world.namespace}.',
             late,
         )
+    return None
+
+
+def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> str | None:
+    """A sentence about the first URI whose bucket lies in no storage of the profile, if there is one."""
+    for field, uri in uris_of(spec).items():
+        bucket = bucket_of(uri)
+        if bucket and storage_of(bucket, profile.storages) is None:
+            known = ", ".join(pattern for storage in profile.storages for pattern in storage.buckets)
+            return (
+                f"{field}: bucket {bucket} belongs to no storage of FineTuneProfile {spec.profile_name}, "
+                f"which knows {known}."
+            )
     return None

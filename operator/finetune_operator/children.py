@@ -177,7 +177,7 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
 
 def _secrets(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[str]:
     """Names of the Secrets of the storages this job's buckets lie in, each once."""
-    buckets = [bucket for uri in uris_of(spec) if (bucket := bucket_of(uri))]
+    buckets = [bucket for uri in uris_of(spec).values() if (bucket := bucket_of(uri))]
     storages = [storage_of(bucket, profile.storages) for bucket in buckets]
     found = [s.credentials_secret_name for s in storages if s and s.credentials_secret_name]
     return list(dict.fromkeys(found))
