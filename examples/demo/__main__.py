@@ -40,7 +40,7 @@ def main() -> int:
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        console.print("\nInterrupted. What runs goes on: look with `make demo-shell`, end it with `make demo-down`.")
+        console.print("\nInterrupted. What runs goes on; `make demo-shell` looks at it, `make demo-down` ends it.")
         return 130
 
 

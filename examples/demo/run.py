@@ -67,11 +67,11 @@ def _prepare(target: Target, store: Store) -> dict[str, Any]:
         prepare_tenant(target)
         target.tenant("delete", "finetunejob", JOB, "--ignore-not-found", "--cascade=foreground", "--timeout=120s")
     folder = model_folder()
-    with step(f"uploading {MODEL} to {spec['model']['uri']}"):
+    with step(f"uploading {MODEL} to S3"):
         store.make_bucket(spec["model"]["uri"])
         store.upload_folder(folder, spec["model"]["uri"])
     rows = spec["dataset"]["train"][0]["uri"].replace("*.jsonl", "tickets.jsonl")
-    with step(f"uploading {ROWS} rows to {rows}"):
+    with step(f"uploading {ROWS} rows to S3"):
         store.make_bucket(rows)
         store.write(rows, "".join(json.dumps(row) + "\n" for row in tickets(ROWS, SEED)).encode())
         store.make_bucket(spec["output"]["uri"])

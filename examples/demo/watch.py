@@ -59,17 +59,6 @@ def _until_closed(queue: Queue[dict[str, Any] | None], latest: dict[str, Any]) -
 
 
 def _read(stream: IO[str], queue: Queue[dict[str, Any] | None]) -> None:
-    for event in events(stream):
-        queue.put(event)
+    for line in stream:  # kubectl prints a watch's events as one line of JSON each
+        queue.put(json.loads(line))
     queue.put(None)
-
-
-def events(lines: Iterator[str] | IO[str]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of kubectl's output: indented, one after another, each ending with a brace in the first
-    column."""
-    collected: list[str] = []
-    for line in lines:
-        collected.append(line)
-        if line.rstrip() == "}":
-            yield json.loads("".join(collected))
-            collected = []
