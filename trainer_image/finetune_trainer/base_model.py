@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,6 +26,8 @@ class BaseModel:
 
     tokenizer: Any
     parameters: int
+    modules: frozenset[str]
+    """Names of the layers an adapter can be put on: those with a matrix of weights."""
     context: int | None
     """Longest sequence in tokens its settings name."""
     end_tokens: tuple[int, ...]
@@ -44,12 +47,15 @@ def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
     storage.download_folder(uri, scratch, lambda path: "/" not in path and path.endswith(SMALL_FILES))
     config = _json(scratch / "config.json", uri)
     require_supported(config, uri)
-    parameters = sum(_parameters(storage, join(uri, shard), files[shard]) for shard in _shards(scratch, files, uri))
+    shards = [_shapes(storage, join(uri, shard), files[shard]) for shard in _shards(scratch, files, uri)]
     tokenizer = _tokenizer(scratch, uri)
     own = [path for path in (scratch / "tokenizer.json", scratch / "tokenizer.model") if path.exists()]
     return BaseModel(
         tokenizer=tokenizer,
-        parameters=parameters,
+        parameters=sum(prod(shape) for shapes in shards for shape in shapes.values()),
+        modules=frozenset(
+            name.removesuffix(".weight") for shapes in shards for name, shape in shapes.items() if len(shape) == 2
+        ),
         context=next((config[key] for key in CONTEXT if isinstance(config.get(key), int)), None),
         end_tokens=_end_tokens(scratch, config, uri),
         fingerprint=b"".join(path.read_bytes() for path in own[:1]),
@@ -97,22 +103,34 @@ def _shards(scratch: Path, files: dict[str, int], uri: str) -> list[str]:
     return shards
 
 
-def _parameters(storage: Storage, uri: str, size: int) -> int:
-    """Number of weights, from the file's header (https://github.com/huggingface/safetensors#format)."""
+def require_target_modules(target_modules: Sequence[str], model: BaseModel) -> None:
+    """Raises TrainerFailure SpecInvalid for a name that no layer of the model ends with. PEFT says so only where
+    none fits, and only once a GPU is held."""
+    unknown = [name for name in target_modules if not any(f".{m}".endswith(f".{name}") for m in model.modules)]
+    if unknown and list(target_modules) != ["all-linear"]:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in model.modules})[:12])
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"method.lora.targetModules: the model has no layer {', '.join(unknown)}; it has {known}.",
+        )
+
+
+def _shapes(storage: Storage, uri: str, size: int) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight, from the file's header (https://github.com/huggingface/safetensors#format)."""
     start = storage.read_bytes(uri, 0, 8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
     if length > HEADER_LIMIT:
         raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} is no safetensors file (a Git LFS pointer?).")
     try:
         header = json.loads(storage.read_bytes(uri, 8, length))
-        tensors = [value for name, value in header.items() if name != "__metadata__"]
-        end = 8 + length + max(tensor["data_offsets"][1] for tensor in tensors)
-        parameters = sum(int(prod(tensor["shape"])) for tensor in tensors)
+        tensors = {name: value for name, value in header.items() if name != "__metadata__"}
+        end = 8 + length + max(tensor["data_offsets"][1] for tensor in tensors.values())
+        shapes = {name: tuple(map(int, tensor["shape"])) for name, tensor in tensors.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} has a broken safetensors header.") from error
     if size < end:
         raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{uri} is cut short: {size:,} of {end:,} bytes are there.")
-    return parameters
+    return shapes
 
 
 def _tokenizer(folder: Path, uri: str) -> Any:

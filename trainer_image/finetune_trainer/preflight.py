@@ -12,7 +12,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.job import Overlength, Split
 from finetune_api.reasons import FailureReason, sentence
 from finetune_api.status import ConditionType, Preflight, Splits
-from finetune_trainer.base_model import BaseModel, inspect_model
+from finetune_trainer.base_model import BaseModel, inspect_model, require_target_modules
 from finetune_trainer.deduplicate import drop_copies, prompt_key
 from finetune_trainer.failure import TrainerFailure, failure_of
 from finetune_trainer.findings import Findings, place_of
@@ -59,6 +59,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings) -> Prepared:
     scratch = names.SCRATCH_FOLDER if Path(names.SCRATCH_FOLDER).is_dir() else None
     with tempfile.TemporaryDirectory(dir=scratch, prefix="model-") as folder:
         model = inspect_model(storage, spec.model.uri, Path(folder))
+    require_target_modules(spec.method.lora.target_modules, model)
     format = prompt_format(model.tokenizer)
     train, test = _read(bundle, storage, model, format, findings)
     longest = max(len(example.input_ids) for _, example in (*train, *test))

@@ -1,0 +1,26 @@
+"""Names of layers that the model does not have are found before a GPU is held."""
+
+import pytest
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.findings import Findings
+from finetune_trainer.preflight import prepare
+from finetune_trainer.storage import open_storage
+from tests.unit.finetune_trainer.conftest import MakeBundle
+
+
+@pytest.mark.parametrize("names", [["all-linear"], ["q_proj", "v_proj"], ["self_attn.o_proj"]])
+def test_layers_the_model_has_are_fine(make_bundle: MakeBundle, names: list[str]) -> None:
+    bundle = make_bundle(method={"lora": {"targetModules": names}})
+    prepare(bundle, open_storage(bundle), Findings())
+
+
+@pytest.mark.parametrize("name", ["query_key_value", "_proj", "norm"])
+def test_a_name_no_layer_ends_with_is_refused_with_those_there_are(make_bundle: MakeBundle, name: str) -> None:
+    bundle = make_bundle(method={"lora": {"targetModules": ["q_proj", name]}})
+
+    with pytest.raises(TrainerFailure, match=f"the model has no layer {name}; it has .*q_proj") as failure:
+        prepare(bundle, open_storage(bundle), Findings())
+
+    assert failure.value.reason is FailureReason.SPEC_INVALID
