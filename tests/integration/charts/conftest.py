@@ -1,6 +1,6 @@
 """The chart, installed with Helm on a real API server and controller-manager. There is no node: pods stay pending."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,30 +9,37 @@ from kubernetes import client, config
 from devcluster import Cluster
 from finetune_api import names
 
-CHART = Path(__file__).parents[3] / "charts" / "finetune-operator"
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "charts" / "finetune-operator"
 RELEASE = "finetune-operator"
 
 Helm = Callable[..., str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
+def control_plane() -> Iterator[Cluster]:
+    """One of its own: what is installed, upgraded and broken here is cluster-wide."""
+    with Cluster(ROOT / "build" / "test-charts", node=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="package")
 def helm(control_plane: Cluster) -> Helm:
     """Runs helm and returns what it printed; a failure raises ClusterError with what it said."""
     return control_plane.helm
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(control_plane: Cluster) -> client.ApiClient:
     """The API server, as its administrator."""
     return config.new_client_from_config(str(control_plane.kubeconfig))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installed(helm: Helm, api: client.ApiClient) -> str:
     """The chart, in a namespace that enforces the restricted Pod Security Standard. Returns the namespace."""
     namespace = _make_namespace(api, "chart-", {"pod-security.kubernetes.io/enforce": "restricted"})
-    # Another test of the same control plane may have made objects of these names, with or without Helm.
-    helm("install", RELEASE, str(CHART), "--take-ownership", "--namespace", namespace)
+    helm("install", RELEASE, str(CHART), "--namespace", namespace)
     return namespace
 
 
