@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from devcluster import Cluster, ClusterError
 from devcluster.progress import step
+from examples.demo.install import install_operator
 from examples.demo.run import run
 from examples.demo.shell import open_shell
 from examples.demo.target import FOLDER, NAMESPACE, Target, current_target, local_target
@@ -31,7 +32,7 @@ def main() -> int:
     try:
         match options.command:
             case "up":
-                return run(lambda: _target(local), console)
+                return run(lambda: _with_operator(local), console)
             case "shell":
                 return open_shell(_running_target(local), FOLDER)
             case _:
@@ -57,10 +58,15 @@ def down(local: bool) -> int:
     return 0
 
 
-def _target(local: bool) -> Target:
-    """The cluster, brought up where it is ours."""
-    if not local:
-        return current_target()
+def _with_operator(local: bool) -> Target:
+    """The cluster, brought up where it is ours, with the operator installed."""
+    target = _local_up() if local else current_target()
+    with step("installing the operator's chart"):
+        install_operator(target, FOLDER / "values.json")
+    return target
+
+
+def _local_up() -> Target:
     cluster = Cluster()
     if cluster.is_up:
         console.print("  the local cluster is up already")

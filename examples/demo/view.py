@@ -67,16 +67,15 @@ class Timeline:
         return (min(later) if later else self._clock()) - self._began[phase]
 
 
-def follow(resources: Iterable[dict[str, Any]], console: Console) -> dict[str, Any]:
-    """Shows the job until it is Complete or Failed; returns it as it was then."""
+def follow(resources: Iterable[dict[str, Any]], console: Console) -> None:
+    """Shows the job until it is Complete or Failed."""
     screen = _Screen(console) if console.is_terminal else _Lines(console)
     with screen:
         for resource in resources:
             status = FineTuneJobStatus.model_validate(resource.get("status", {}))
             screen.show(status)
             if status.state in ENDS:
-                return resource
-    raise AssertionError("a watch ends with the job or with an error")
+                return
 
 
 def detail(phase: Phase, status: FineTuneJobStatus, now: datetime) -> str:

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from queue import Empty, Queue
 from threading import Thread
 from typing import IO, Any
@@ -16,7 +16,7 @@ STALLED_AFTER_SECONDS = 600.0
 """A job whose status stands still for so long will not end by itself; the slowest step on two cores takes a minute."""
 
 
-def changes(target: Target) -> Iterator[dict[str, Any]]:
+def changes(target: Target) -> Generator[dict[str, Any]]:
     """The resource whenever it changes, and again four times a second, so that clocks can go on.
 
     Raises ClusterError when it is deleted, when nothing changes for ten minutes, or when the API server is gone."""

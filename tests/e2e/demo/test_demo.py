@@ -1,0 +1,55 @@
+"""`make demo` on the tests' cluster: the one place where a real model learns, so it proves what the demo claims."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from devcluster import Cluster, ClusterError
+from devcluster.storage import secret_manifest
+from examples.demo import results
+from examples.demo.run import RESOURCE, run
+from examples.demo.store import Store
+from examples.demo.target import FOLDER, NAMESPACE, Target, local_target
+from finetune_api.status import FineTuneJobStatus
+
+
+@pytest.fixture
+def target(installed: Cluster) -> Target:
+    return local_target(installed)
+
+
+def with_secret(target: Target) -> Target:
+    """The tests' profile names another Secret than the demo's."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    target.kubectl("apply", "-f", "-", input=json.dumps(namespace))
+    target.kubectl("apply", "-f", "-", input=secret_manifest(target.keys, "s3", NAMESPACE))
+    return target
+
+
+def test_the_demo_ends_with_an_adapter_that_answers_what_its_base_model_cannot(target: Target) -> None:
+    screen = io.StringIO()
+
+    code = run(lambda: with_secret(target), Console(file=screen, width=80))
+
+    assert code == 0, screen.getvalue()
+    status = FineTuneJobStatus.model_validate(json.loads((FOLDER / RESOURCE).read_text())["status"])
+    assert status.evaluation
+    assert status.evaluation.base
+    assert status.evaluation.tuned
+    assert status.evaluation.rows == 96
+    assert status.evaluation.base.exact_match == 0
+    assert status.evaluation.tuned.exact_match is not None
+    assert status.evaluation.tuned.exact_match > 0.8
+    assert (FOLDER / results.ADAPTER / "adapter_model.safetensors").stat().st_size > 1_000_000
+    assert (FOLDER / results.REPORT).read_text().startswith("<!")
+    assert "NAME      STATE      STAGE" in screen.getvalue()
+    assert max(map(len, screen.getvalue().splitlines())) <= 120
+
+    store = Store(target)
+    assert store.free_prefix("s3://acme-results/tickets") == "s3://acme-results/tickets-2"
+    store.write("s3://acme-results/tickets/report.html", b"damaged")
+    assert status.artifacts
+    with pytest.raises(ClusterError, match=r"report\.html is damaged"):
+        results.fetch(store, status.artifacts, FOLDER)

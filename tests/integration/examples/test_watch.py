@@ -1,0 +1,68 @@
+"""The demo's view of a job on a real API server: each change, and an end that is said."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from devcluster import Cluster, ClusterError
+from devcluster.build import built
+from devcluster.storage import S3Keys
+from examples.demo.target import JOB, NAMESPACE, Target
+from examples.demo.watch import changes
+from finetune_api import names
+from tests.integration.kube import JOBS, Kube
+
+PATH = f"{JOBS.format(NAMESPACE)}/{JOB}"
+
+
+@pytest.fixture
+def target(installed: Cluster, kube: Kube) -> Iterator[Target]:
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    kube.apply(f"/api/v1/namespaces/{NAMESPACE}", namespace)
+    spec = {
+        "model": {"uri": "s3://acme-models/m"},
+        "dataset": {"train": [{"uri": "s3://acme-data/*.jsonl"}]},
+        "output": {"uri": "s3://acme-results/r"},
+    }
+    job = {"apiVersion": names.API_VERSION, "kind": names.JOB_KIND, "metadata": {"name": JOB}, "spec": spec}
+    kube.create(JOBS.format(NAMESPACE), job)
+    program, config = str(built() / "kube"), str(installed.kubeconfig)
+    yield Target(
+        local=True,
+        kubectl_command=(program, "kubectl", "--kubeconfig", config),
+        helm_command=(program, "helm", "--kubeconfig", config),
+        endpoint="",
+        region="",
+        keys=S3Keys("", ""),
+        root="s3://",
+        release="finetune-operator",
+        operator_image="",
+        trainer_image="",
+    )
+    kube.delete(PATH)
+
+
+def test_every_change_comes_and_between_changes_the_clock_goes_on(target: Target, kube: Kube) -> None:
+    resources = changes(target)
+    first = next(resources)
+    assert first["metadata"]["name"] == JOB
+    assert next(resources)["metadata"]["uid"] == first["metadata"]["uid"]
+
+    kube.merge(f"{PATH}/status", {"status": {"state": "Queued"}})
+
+    assert next(r for r in resources if r["status"].get("state"))["status"]["state"] == "Queued"
+    resources.close()
+
+
+def test_a_job_that_somebody_deletes_ends_the_watch_with_a_sentence(target: Target, kube: Kube) -> None:
+    resources = changes(target)
+    next(resources)
+    kube.delete(PATH)
+    with pytest.raises(ClusterError, match="FineTuneJob tickets was deleted"):
+        list(resources)
+
+
+def test_a_job_that_is_not_there_is_an_error_at_once(target: Target, kube: Kube) -> None:
+    kube.delete(PATH)
+    with pytest.raises(ClusterError, match=r'"tickets" not found'):
+        next(changes(target))
