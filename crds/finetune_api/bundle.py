@@ -54,7 +54,9 @@ def bucket_of(uri: str) -> str | None:
     return uri.removeprefix("s3://").split("/", 1)[0] if uri.startswith("s3://") else None
 
 
-def uris_of(spec: FineTuneJobSpec) -> list[str]:
-    """Every URI the spec names: model, sources, output."""
-    sources = [*spec.dataset.train, *(spec.dataset.test or [])]
-    return [spec.model.uri, *(source.uri for source in sources), spec.output.uri]
+def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
+    """Every URI the spec names, by its field: model, sources, output."""
+    dataset = spec.dataset
+    sources = {f"spec.dataset.train[{i}].uri": source.uri for i, source in enumerate(dataset.train)}
+    sources |= {f"spec.dataset.test[{i}].uri": source.uri for i, source in enumerate(dataset.test or [])}
+    return {"spec.model.uri": spec.model.uri, **sources, "spec.output.uri": spec.output.uri}

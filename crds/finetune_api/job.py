@@ -36,14 +36,27 @@ FileUri = Annotated[
 ]
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Quantity = Annotated[
+Cpu = Annotated[
     str,
     Field(max_length=32),
     SchemaKeys(
         rules(
             (
-                "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
-                "must be a positive Kubernetes quantity, for example 2 or 500m for cpu, 16Gi for memory",
+                "isQuantity(self) && quantity(self).compareTo(quantity('1m')) >= 0 && "
+                "quantity(self).compareTo(quantity('1024')) <= 0",
+                "must be a Kubernetes quantity above 0 and of at most 1024, for example 2 or 500m",
+            )
+        )
+    ),
+]
+Memory = Annotated[
+    str,
+    Field(max_length=32),
+    SchemaKeys(
+        rules(
+            (
+                "isQuantity(self) && quantity(self).compareTo(quantity('128Mi')) >= 0",
+                "must be a Kubernetes quantity of at least 128Mi, for example 16Gi; a number alone means bytes",
             )
         )
     ),
@@ -252,9 +265,9 @@ class Output(ApiModel):
 class Compute(ApiModel):
     """What the training pod asks for, beside one GPU of the profile."""
 
-    cpu: Quantity = "1"
+    cpu: Cpu = "1"
     """CPU request of the training pod."""
-    memory: Quantity = "8Gi"
+    memory: Memory = "8Gi"
     """Memory request and limit of the training pod."""
     service_account_name: (
         Annotated[
@@ -285,7 +298,8 @@ class FineTuneJobSpec(ApiModel):
                 "spec cannot be changed: create a FineTuneJob with another name, or delete this one first",
             ),
             (
-                "self.output.uri != self.model.uri && !self.model.uri.startsWith(self.output.uri + '/')",
+                "!(self.model.uri + '/').startsWith("
+                "self.output.uri.endsWith('/') ? self.output.uri : self.output.uri + '/')",
                 "output.uri must not be the model's own folder or one above it: choose another prefix",
             ),
         )

@@ -3,11 +3,26 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, SchemaKeys, list_map, rules
 
 Label = Annotated[str, Field(max_length=253)]
+NodeLabels = Annotated[
+    dict[str, Annotated[str, Field(max_length=63)]],
+    Field(max_length=32),
+    SchemaKeys(
+        rules(
+            (
+                "self.all(name, name.size() <= 317 && "
+                "name.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') && "
+                "self[name].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$'))",
+                "must be labels of nodes, for example nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3; see kubectl get "
+                "nodes --show-labels",
+            )
+        )
+    ),
+]
 
 
 class PullPolicy(StrEnum):
@@ -21,7 +36,18 @@ class PullPolicy(StrEnum):
 class TrainerImage(ApiModel):
     """The container that checks data and trains."""
 
-    image: Annotated[str, Field(min_length=1, max_length=512)]
+    image: Annotated[
+        str,
+        Field(min_length=1, max_length=512),
+        SchemaKeys(
+            rules(
+                (
+                    "self.matches('^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$')",
+                    "must be the reference of an image, for example registry.example.com/ml/finetune-trainer:1.0",
+                )
+            )
+        ),
+    ]
     """Image of the trainer, best by digest."""
     image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
     """When the kubelet pulls it."""
@@ -32,6 +58,19 @@ class TrainerImage(ApiModel):
 
 class Toleration(ApiModel):
     """A taint the training pods tolerate, as in a Pod."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.operator != 'Exists' || !has(self.value) || self.value == ''",
+                "operator Exists takes no value: remove value, or set operator to Equal",
+            ),
+            (
+                "self.operator != 'Equal' || (has(self.key) && self.key != '')",
+                "operator Equal needs a key: name the taint, or set operator to Exists",
+            ),
+        )
+    )
 
     key: Label | None = None
     """The taint's key; empty with operator Exists means every taint."""
@@ -48,9 +87,20 @@ class GpuType(ApiModel):
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
     """What it is called, for example h100-80gb."""
-    resource_name: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
+    resource_name: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        SchemaKeys(
+            rules(
+                (
+                    "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')",
+                    "must be an extended resource, for example nvidia.com/gpu",
+                )
+            )
+        ),
+    ] = "nvidia.com/gpu"
     """The extended resource its device plugin advertises."""
-    node_selector: Annotated[dict[str, Label], Field(max_length=32)] | None = None
+    node_selector: NodeLabels | None = None
     """Labels of the nodes that have it."""
     tolerations: (
         Annotated[list[Toleration], Field(max_length=32), SchemaKeys({"x-kubernetes-list-type": "atomic"})] | None
@@ -80,7 +130,21 @@ class Storage(ApiModel):
     """Address of the service. Default: Amazon's, for the region."""
     region: Annotated[str, Field(min_length=1, max_length=63)] = "us-east-1"
     """Region of the buckets."""
-    credentials_secret_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    credentials_secret_name: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=253),
+            SchemaKeys(
+                rules(
+                    (
+                        "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+                        "must be the name of a Secret, for example s3-keys",
+                    )
+                )
+            ),
+        ]
+        | None
+    ) = None
     """Secret in the tenant's namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Default: none, the
     pod's own cloud identity is used."""
 

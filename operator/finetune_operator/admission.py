@@ -31,7 +31,7 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
     if world.profile is None:
         return Obstacle(f'spec.profileName: there is no FineTuneProfile "{world.spec.profile_name}".', late)
     if message := _unknown_bucket(world.spec, world.profile):
-        return Obstacle(message, late)
+        return Obstacle(message, final=True)
     account = world.spec.compute.service_account_name
     if account not in (None, TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
         return Obstacle(
