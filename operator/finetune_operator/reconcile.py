@@ -22,6 +22,12 @@ def reconcile(world: World, now: datetime) -> Plan:
     if world.deleting or world.is_over:
         return Plan()  # what a deleted job leaves is the garbage collector's
 
+    run = world.attempts.get(ATTEMPT)
+    if run is not None:
+        return _follow(world, run, now)
+    if world.status.artifacts is not None:
+        return _complete(world, now)  # published, and somebody has removed the attempt's Job since
+
     obstacle = admission.obstacle(world, now)
     if obstacle is not None and obstacle.final:
         return _fail(world, FailureReason.SPEC_INVALID, obstacle.message, now)
@@ -32,26 +38,25 @@ def reconcile(world: World, now: datetime) -> Plan:
 
     preflight = _preflight(world, now)
     if preflight.standing is Standing.FAILED:
-        return _fail(world, preflight.failure, preflight.message, now, world.preflight)
+        return _fail(world, preflight.failure, preflight.message, now)
+    create = _groundwork(world, world.spec, world.profile)
     if preflight.standing is not Standing.SUCCEEDED:
-        create = [*_groundwork(world, world.spec, world.profile)]
         if preflight.standing is Standing.ABSENT:
             create.append(children.preflight_job(world, world.spec, world.profile))
         return _proceed(world, _validating(preflight), now, create, preflight.requeue_after)
 
-    run = world.attempts.get(ATTEMPT)
+    create.append(children.attempt_job(world, world.spec, world.profile, ATTEMPT))
+    return _proceed(world, _training(world, Assessment(Standing.ABSENT)), now, create)
+
+
+def _follow(world: World, run: Run, now: datetime) -> Plan:
+    """The attempt decides. All it needs is in its bundle: a profile that is changed or gone does not stop it."""
     attempt = assess(run, now)
     if attempt.standing is Standing.FAILED:
-        return _fail(world, attempt.failure, attempt.message, now, run)
+        return _fail(world, attempt.failure, attempt.message, now)
     if attempt.standing is Standing.SUCCEEDED:
         return _complete(world, now)
-    create = []
-    if attempt.standing is Standing.ABSENT:
-        create = [
-            *_groundwork(world, world.spec, world.profile),
-            children.attempt_job(world, world.spec, world.profile, ATTEMPT),
-        ]
-    return _proceed(world, _training(world, attempt), now, create, attempt.requeue_after)
+    return _proceed(world, _training(world, attempt), now, requeue_after=attempt.requeue_after)
 
 
 def _groundwork(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Object]:
@@ -106,12 +111,12 @@ def _proceed(
     )
 
 
-def _fail(world: World, reason: FailureReason | None, message: str, now: datetime, run: Run | None = None) -> Plan:
+def _fail(world: World, reason: FailureReason | None, message: str, now: datetime) -> Plan:
     """The end, with the sentence for the tenant. A Job that could still hold resources goes."""
     reason = reason or FailureReason.TRAINER_CRASHED
     outlook = Outlook(State.FAILED, reason, sentence(reason, message), failure=reason)
     status = operator_status(world, outlook, _attempts(world, now), now)
-    doomed = [run.name] if run is not None and run.is_live else []
+    doomed = [run.name for run in (world.preflight, *world.attempts.values()) if run is not None and run.is_live]
     return Plan(delete_jobs=doomed, events=_events(world, outlook), status=status)
 
 
