@@ -18,18 +18,13 @@ console = Console(highlight=False)
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Returns the exit status. $CLUSTER says where: `local`, the default, brings a cluster up on this machine; `current`
+    takes the one kubectl points at."""
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description="A FineTuneJob from end to end.")
     parser.add_argument("command", choices=["up", "shell", "down"])
-    parser.add_argument(
-        "--cluster",
-        choices=["local", "current"],
-        default=os.environ.get("CLUSTER") or "local",
-        help="local: bring one up on this machine; current: use the one kubectl points at (default: $CLUSTER or local)",
-    )
     options = parser.parse_args()
-    local = options.cluster == "local"
     try:
+        local = _is_local(os.environ.get("CLUSTER") or "local")
         match options.command:
             case "up":
                 return run(lambda: _with_operator(local), console)
@@ -43,6 +38,12 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("\nInterrupted. What runs goes on; `make demo-shell` looks at it, `make demo-down` ends it.")
         return 130
+
+
+def _is_local(cluster: str) -> bool:
+    if cluster not in ("local", "current"):
+        raise ClusterError(f"CLUSTER={cluster} is neither local nor current.")
+    return cluster == "local"
 
 
 def down(local: bool) -> int:

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from devcluster import ClusterError
@@ -50,8 +52,8 @@ def _check(uri: str, data: bytes, expected: str) -> None:
 def comparison(evaluation: Evaluation) -> Table:
     """Base and tuned model side by side."""
     base, tuned = evaluation.base or Metrics(), evaluation.tuned or Metrics()
-    table = Table(title=f"Base and tuned model on {evaluation.rows} held-out rows", title_justify="left")
-    table.add_column("")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"{evaluation.rows} held-out rows", min_width=18)
     table.add_column("base", justify="right")
     table.add_column("tuned", justify="right", style="bold")
     table.add_row("loss", _number(base.loss, ".3f"), _number(tuned.loss, ".3f"))
@@ -73,14 +75,14 @@ def read_samples(folder: Path) -> list[Sample]:
 def show_sample(console: Console, sample: Sample) -> None:
     """One row, as asked, expected and answered."""
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", min_width=8)
+    table.add_column(min_width=10)
     table.add_column(overflow="fold")
-    table.add_row("ticket", escape(str(sample["prompt"])))
-    table.add_row("expected", escape(str(sample["expected"])))
+    table.add_row("[dim]prompt[/]", escape(sample["prompt"]))
+    table.add_row("[dim]expected[/]", escape(sample["expected"]))
     for model in ("base", "tuned"):
         mark = "[green]✓[/]" if sample[model]["matches"] else "[red]✗[/]"
-        table.add_row(model, f"{escape(str(sample[model]['answer']).strip())} {mark}")
-    console.print(table)
+        table.add_row(f"[dim]{model}[/] {mark}", escape(sample[model]["answer"].strip()))
+    console.print(Padding.indent(table, 2))
 
 
 def _number(value: float | None, format: str) -> str:

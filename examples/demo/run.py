@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
 from devcluster import ClusterError
 from devcluster.progress import step
@@ -91,11 +92,11 @@ def _report_failure(console: Console, target: Target, status: FineTuneJobStatus)
 def _report(console: Console, target: Target, artifacts: Artifacts, evaluation: Evaluation) -> None:
     console.print("$ kubectl get ftj", style="dim")
     console.print(escape(target.tenant("get", "finetunejobs").rstrip()), soft_wrap=True)
-    console.print(f"\n{escape(evaluation.verdict or '')}\n")
-    console.print(results.comparison(evaluation))
+    console.print(f"\n{escape(evaluation.verdict or '')}")
+    console.print(Padding.indent(results.comparison(evaluation), 1))
     sample = results.telling_sample(results.read_samples(FOLDER))
     if sample:
-        console.print("\nOne of the held-out tickets, answered by both")
+        console.print("[bold]One of the held-out rows, answered by both[/]")
         results.show_sample(console, sample)
     folder = FOLDER.relative_to(ROOT)
     console.print(
