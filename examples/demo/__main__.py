@@ -18,8 +18,8 @@ console = Console(highlight=False)
 
 
 def main() -> int:
-    """Returns the exit status. $CLUSTER says where: `local`, the default, brings a cluster up on this machine; `current`
-    takes the one kubectl points at."""
+    """Returns the exit status. $CLUSTER says where: `local`, the default, brings a cluster up on this machine,
+    `current` takes the one kubectl points at."""
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description="A FineTuneJob from end to end.")
     parser.add_argument("command", choices=["up", "shell", "down"])
     options = parser.parse_args()
