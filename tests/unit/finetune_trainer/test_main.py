@@ -1,0 +1,118 @@
+"""The command as the cluster runs it: a process, its exit code and its termination message."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.bundle import Bundle, TerminationMessage
+from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason
+from finetune_trainer import __main__ as command
+from finetune_trainer.failure import Superseded, TrainerFailure
+from tests.unit.finetune_trainer.conftest import MakeBundle
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "termination-log"))
+    return tmp_path / "termination-log"
+
+
+@pytest.fixture(autouse=True)
+def keep_signal_handler() -> Any:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def save(bundle: Bundle, path: Path) -> Path:
+    path.write_text(bundle.model_dump_json(by_alias=True, exclude_none=True))
+    return path
+
+
+def said(log: Path) -> TerminationMessage:
+    return TerminationMessage.model_validate_json(log.read_text())
+
+
+def test_preflight_in_a_process_of_its_own_ends_well_without_torch(
+    make_bundle: MakeBundle, tmp_path: Path, log: Path
+) -> None:
+    path = save(make_bundle(), tmp_path / "bundle.json")
+    script = (
+        "import sys; from finetune_trainer.__main__ import main; code = main(['preflight', sys.argv[1]]); "
+        "assert not sys.modules.get('torch'), 'torch was imported'; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said(log) == TerminationMessage(reason="Succeeded", message="48 rows to learn from in 6 steps, 12 held out.")
+
+
+def test_a_failure_ends_with_its_exit_code_message_and_remedy(
+    make_bundle: MakeBundle, tmp_path: Path, log: Path
+) -> None:
+    path = save(make_bundle(rows=[{"prompt": "a"}]), tmp_path / "bundle.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune_trainer", "preflight", str(path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == FAILURES[FailureReason.DATASET_INVALID].exit_code
+    assert said(log).reason == FailureReason.DATASET_INVALID
+    assert "train.jsonl line 1:" in said(log).message
+    assert "Correct the rows" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_pod_that_is_told_to_stop_never_ends_with_0(make_bundle: MakeBundle, tmp_path: Path, log: Path) -> None:
+    fifo = tmp_path / "never-ends.jsonl"
+    os.mkfifo(fifo)
+    path = save(make_bundle(dataset={"train": [{"uri": str(fifo)}]}), tmp_path / "bundle.json")
+    process = subprocess.Popen([sys.executable, "-m", "finetune_trainer", "preflight", str(path)])
+    with fifo.open("wb") as writer:  # opens once the process reads the rows
+        writer.write(b'{"prompt": "a", "completion": "b"}\n')
+        writer.flush()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == FAILURES[FailureReason.PREEMPTED].exit_code
+    assert said(log).reason == FailureReason.PREEMPTED
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (TrainerFailure(FailureReason.LOSS_DIVERGED, "NaN.", step=7), 29, "LossDiverged"),
+        (Superseded("another attempt writes"), SUPERSEDED_EXIT_CODE, "Superseded"),
+        (KeyError("a row"), FAILURES[FailureReason.TRAINER_CRASHED].exit_code, "TrainerCrashed"),
+        (SystemExit(0), FAILURES[FailureReason.TRAINER_CRASHED].exit_code, "TrainerCrashed"),
+    ],
+)
+def test_every_end_of_a_step_has_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Path, error: BaseException, code: int, reason: str
+) -> None:
+    def run(step: str, path: Path, attempt: int) -> str:
+        raise error
+
+    monkeypatch.setattr(command, "_run", run)
+    assert command.main(["train", str(tmp_path), "--attempt", "2"]) == code
+    assert said(log).reason == reason
+    assert said(log).step == getattr(error, "step", None)
+    assert "a row" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "There is no bundle"),
+        ("{", "Invalid JSON"),
+        ("{}", "spec: Field required"),
+        (json.dumps({"spec": {"model": {"uri": "m"}, "output": {"uri": "o"}}}), "spec.dataset: Field required"),
+    ],
+)
+def test_a_bundle_that_is_not_valid_names_the_field(tmp_path: Path, log: Path, content: str | None, words: str) -> None:
+    path = tmp_path / "bundle.json"
+    if content is not None:
+        path.write_text(content)
+    assert command.main(["preflight", str(path)]) == FAILURES[FailureReason.SPEC_INVALID].exit_code
+    assert words in said(log).message

@@ -1,0 +1,255 @@
+"""Preflight from bundle to prepared data, and every way it says no."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason
+from finetune_api.status import FineTuneJobStatus
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.preflight import preflight
+from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
+from finetune_trainer.status_writer import StatusWriter
+from finetune_trainer.storage import open_storage
+from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer, sum_rows, write_rows
+
+
+def run(bundle: Bundle) -> Prepared:
+    preflight(bundle, open_storage(bundle), StatusWriter(None, "preflight"))
+    return read_prepared(open_storage(bundle), bundle)
+
+
+def failure(bundle: Bundle) -> TrainerFailure:
+    with pytest.raises(TrainerFailure) as caught:
+        preflight(bundle, open_storage(bundle), StatusWriter(None, "preflight"))
+    return caught.value
+
+
+def written(capsys: pytest.CaptureFixture[str]) -> FineTuneJobStatus:
+    """The status the pod would have written, from the line it prints outside Kubernetes."""
+    line = [line for line in capsys.readouterr().out.splitlines() if line.startswith("preflight: {")][-1]
+    return FineTuneJobStatus.model_validate_json(line.removeprefix("preflight: "))
+
+
+def test_what_an_attempt_reads_is_what_preflight_prepared(make_bundle: MakeBundle, tiny_model_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    prepared = run(make_bundle())
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    assert (len(prepared.train), len(prepared.test)) == (48, 12)
+    example = prepared.train[0]
+    asked, answer = tokenizer.decode(example.input_ids).split("<|end|>\n<|start|>assistant\n")
+    assert asked.endswith(example.prompt)
+    assert answer == f"{example.answer}<|end|>"
+    assert tokenizer.decode(example.input_ids[example.supervised]) == f"{example.answer}<|end|>"
+    assert example.supervised.tolist().index(True) == example.prompt_length
+    assert prepared.stop_token_ids == (tokenizer.eos_token_id,)
+    assert example.source.endswith("data/train.jsonl:1")
+
+
+def test_the_status_says_what_was_found_and_resolved(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = sum_rows(60)
+    prepared = run(make_bundle(rows=[*rows, *rows[:7]], training={"epochs": 3}))
+    status = written(capsys)
+    condition = (status.conditions or [])[0]
+    assert (condition.type, condition.status, condition.reason) == ("Validated", "True", "DataValid")
+    assert status.preflight is not None
+    assert status.preflight.splits is not None
+    assert status.resolved is not None
+    assert (status.preflight.rows, status.preflight.invalid, status.preflight.duplicates) == (67, 0, 7)
+    assert (status.preflight.splits.train, status.preflight.splits.test) == (48, 12)
+    assert status.preflight.tokens == sum(len(example.input_ids) for example in prepared.train)
+    assert status.preflight.supervised_tokens == sum(int(example.supervised.sum()) for example in prepared.train)
+    assert status.resolved.total_steps == 18
+    assert status.resolved.prompt_format == "ChatTemplate"
+    assert status.resolved.max_sequence_length == max(
+        len(example.input_ids) for example in (*prepared.train, *prepared.test)
+    )
+
+
+def test_the_number_of_parameters_is_that_of_the_loaded_model(make_bundle: MakeBundle, tiny_model_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    assert (
+        run(make_bundle()).resolved.parameters == AutoModelForCausalLM.from_pretrained(tiny_model_dir).num_parameters()
+    )
+
+
+def test_the_same_rows_give_the_same_digest_and_others_do_not(make_bundle: MakeBundle) -> None:
+    def digest(**parts: Any) -> str | None:
+        return run(make_bundle(**parts)).preflight.digest
+
+    first = digest()
+    assert digest() == first
+    changed = [*sum_rows(59), {"prompt": "What is 59 plus 59?", "completion": "It is 119."}]
+    dataset = make_bundle().spec.dataset.model_dump(by_alias=True, exclude_none=True)
+    others = [
+        digest(rows=changed),
+        digest(training={"maxSequenceLength": 100}),
+        digest(dataset=dataset | {"split": {"seed": 1}}),
+    ]
+    assert len({first, *others}) == 4
+
+
+def test_named_test_rows_are_kept_and_their_copies_leave_train(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    held = write_rows(tmp_path / "test.jsonl", sum_rows(5))
+    train = write_rows(tmp_path / "train.jsonl", sum_rows(20))
+    prepared = run(make_bundle(dataset={"train": [{"uri": str(train)}], "test": [{"uri": str(held)}]}))
+    assert [example.prompt for example in prepared.test] == [row["prompt"] for row in sum_rows(5)]
+    assert {example.prompt for example in prepared.train} == {row["prompt"] for row in sum_rows(20)[5:]}
+    assert prepared.preflight.duplicates == 5
+
+
+def test_a_train_set_that_only_repeats_the_test_set_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    rows = [{"uri": str(write_rows(tmp_path / "rows.jsonl", sum_rows(5)))}]
+    found = failure(make_bundle(dataset={"train": rows, "test": rows}))
+    assert found.reason is FailureReason.DATASET_INVALID
+    assert "dataset.train holds no row that does not also stand in dataset.test" in found.message
+
+
+def test_rows_over_the_length_are_dropped_and_counted(make_bundle: MakeBundle) -> None:
+    long = {"prompt": "long", "completion": "x" * 300}
+    prepared = run(make_bundle(rows=[*sum_rows(60), long], training={"maxSequenceLength": 100}))
+    assert prepared.preflight.overlength == 1
+    assert prepared.resolved.max_sequence_length == 100
+    assert all(len(example.input_ids) <= 100 for example in (*prepared.train, *prepared.test))
+
+
+def test_a_row_over_the_length_fails_the_job_where_that_is_asked_for(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(rows=[*sum_rows(60), {"prompt": "long", "completion": "x" * 300}])
+    dataset = bundle.spec.dataset.model_dump(by_alias=True, exclude_none=True) | {"overlength": "Fail"}
+    spec = bundle.spec.model_dump(by_alias=True, exclude_none=True)
+    spec |= {"dataset": dataset, "training": {"maxSequenceLength": 100}}
+    found = failure(Bundle.model_validate({"spec": spec}))
+    assert found.reason is FailureReason.DATASET_INVALID
+    assert "train.jsonl line 61 is" in found.message
+    assert "training.maxSequenceLength is 100" in found.message
+
+
+def test_a_length_no_row_keeps_is_refused(make_bundle: MakeBundle) -> None:
+    found = failure(make_bundle(training={"maxSequenceLength": 16}))
+    assert (found.reason, "no row is left" in found.message) == (FailureReason.DATASET_INVALID, True)
+
+
+def test_a_length_over_the_models_context_is_refused(make_bundle: MakeBundle) -> None:
+    found = failure(make_bundle(training={"maxSequenceLength": 513}))
+    assert found.reason is FailureReason.SPEC_INVALID
+    assert found.message == "training.maxSequenceLength 513 is more than the model's context of 512."
+
+
+def test_a_bad_row_is_named_in_the_status_with_what_was_read_so_far(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[Any] = sum_rows(20)
+    rows[16] = {"prompt": "What is the secret?"}
+    found = failure(make_bundle(rows=rows))
+    assert found.reason is FailureReason.DATASET_INVALID
+    status = written(capsys)
+    condition = (status.conditions or [])[0]
+    assert (condition.status, condition.reason) == ("False", "DatasetInvalid")
+    assert "train.jsonl line 17: no completion (columns found: prompt)." in condition.message
+    assert condition.message.endswith("Correct the rows and create the job again.")
+    assert "secret" not in condition.message
+    assert status.preflight is not None
+    assert (status.preflight.rows, status.preflight.invalid) == (20, 1)
+
+
+@pytest.mark.parametrize("rows", [[], [{"prompt": "a", "completion": "b"}]])
+def test_too_few_rows_are_refused(make_bundle: MakeBundle, rows: list[Any]) -> None:
+    assert failure(make_bundle(rows=rows)).reason is FailureReason.DATASET_INVALID
+
+
+def test_an_output_with_another_jobs_results_is_refused_and_its_own_is_not(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    job = {"namespace": "team", "name": "tickets", "uid": "u-1"}
+    bundle = make_bundle()
+    manifest = tmp_path / "output" / "manifest.json"
+    manifest.parent.mkdir()
+    manifest.write_text(json.dumps({"job": job}))
+    found = failure(bundle)
+    assert found.reason is FailureReason.OUTPUT_OCCUPIED
+    assert "already holds the results of team/tickets" in found.message
+    manifest.write_text("not ours")
+    assert failure(bundle).reason is FailureReason.OUTPUT_OCCUPIED
+    manifest.write_text(json.dumps({"job": None}))
+    assert run(bundle).train
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_rows_are_read(s3: S3, make_bundle: MakeBundle) -> None:
+    s3.bucket("preflight-output")
+    storages = [{"buckets": ["*"], "endpoint": s3.endpoint, "credentialsSecretName": "reader"}]
+    bundle = make_bundle(rows=["not a row"], output={"uri": "s3://preflight-output/x"}, storages=storages)
+    storage = open_storage(bundle, s3.secrets_dir)
+    with pytest.raises(TrainerFailure, match="may not write") as caught:
+        preflight(bundle, storage, StatusWriter(None, "preflight"))
+    assert caught.value.reason is FailureReason.OUTPUT_NOT_WRITABLE
+
+
+def test_everything_in_s3_works_as_it_does_on_disk(
+    s3: S3, make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    s3.bucket("acme-all")
+    for path in tiny_model_dir.iterdir():
+        s3.client().upload_file(str(path), "acme-all", f"model/{path.name}")
+    for part in (0, 1):
+        rows = write_rows(tmp_path / "part.jsonl", sum_rows(60)[part::2])
+        s3.client().upload_file(str(rows), "acme-all", f"rows/part-{part}.jsonl")
+    bundle = make_bundle(
+        job={"namespace": "team", "name": "tickets", "uid": "u-1"},
+        model={"uri": "s3://acme-all/model/"},
+        dataset={"train": [{"uri": "s3://acme-all/rows/*.jsonl"}]},
+        output={"uri": "s3://acme-all/out/"},
+        storages=[{"buckets": ["acme-*"], "endpoint": s3.endpoint, "credentialsSecretName": "owner"}],
+    )
+    storage = open_storage(bundle, s3.secrets_dir)
+    preflight(bundle, storage, StatusWriter(None, "preflight"))
+    prepared, local = read_prepared(storage, bundle), run(make_bundle())
+    assert prepared.resolved == local.resolved
+    assert {example.prompt for example in prepared.test} == {example.prompt for example in local.test}
+    assert prepared.train[0].source == "s3://acme-all/rows/part-0.jsonl:1"
+    assert {path.split("/")[0] for path in storage.list_folder("s3://acme-all/out/.work/u-1")} == {"prepared"}
+
+
+def test_no_probe_is_left_beside_the_prepared_data(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    run(bundle)
+    assert [path.name for path in Path(work_prefix(bundle)).iterdir()] == ["prepared"]
+
+
+def test_a_model_without_chat_template_is_given_the_plain_format(
+    make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "plain"
+    save_tokenizer(model, chat_template=None)
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_bytes((tiny_model_dir / name).read_bytes())
+    prepared = run(make_bundle(model={"uri": str(model)}))
+    assert prepared.resolved.prompt_format == "Plain"
+    assert "eos_token" in prepared.chat_template
+
+
+def test_prepared_data_that_was_changed_or_removed_is_not_trained_on(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    run(bundle)
+    folder = Path(work_prefix(bundle)) / "prepared"
+    data = (folder / "train.safetensors").read_bytes()
+    (folder / "train.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(TrainerFailure, match="not what preflight wrote"):
+        read_prepared(open_storage(bundle), bundle)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(TrainerFailure, match="preflight has to run again"):
+        read_prepared(open_storage(bundle), bundle)
+
+
+def test_token_ids_and_marks_are_small_arrays(make_bundle: MakeBundle) -> None:
+    example = run(make_bundle()).train[0]
+    assert example.input_ids.dtype == np.int32
+    assert example.supervised.dtype == np.bool_
+    assert example.input_ids.shape == example.supervised.shape

@@ -1,0 +1,84 @@
+"""What is resolved where the spec leaves it open; the rules are those the fields' texts promise."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune_api.job import FineTuneJobSpec, Training
+from finetune_api.status import Resolved
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.prepared import Example
+from finetune_trainer.resolve import resolve, sequence_limit, total_steps, warmup_steps
+
+
+def example(prompt: int, answer: int) -> Example:
+    ids = np.zeros(prompt + answer, dtype=np.int32)
+    return Example(ids, ids.astype(np.bool_), prompt, "p", "a", "f:1")
+
+
+def resolved(parameters: int = 10**9, rows: int = 100, **training: Any) -> Resolved:
+    spec = FineTuneJobSpec.model_validate(
+        {
+            "model": {"uri": "m"},
+            "dataset": {"train": [{"uri": "d"}]},
+            "output": {"uri": "o"},
+            "training": training,
+        }
+    )
+    train = [example(10, length) for length in range(1, rows + 1)]
+    return resolve(spec, parameters, 128, "ChatTemplate", train, [example(10, 5)])
+
+
+@pytest.mark.parametrize(("parameters", "rate"), [(999_999_999, 1e-3), (10**9, 2e-4)])
+def test_small_models_learn_faster(parameters: int, rate: float) -> None:
+    assert resolved(parameters).learning_rate == rate
+    assert resolved(parameters, learningRate=5e-5).learning_rate == 5e-5
+
+
+@pytest.mark.parametrize(
+    ("steps", "warm_up"), [(1, 0), (9, 0), (20, 2), (100, 10), (200, 10), (333, 10), (334, 11), (10_000, 300)]
+)
+def test_warm_up_is_3_percent_or_10_steps_and_at_most_a_tenth(steps: int, warm_up: int) -> None:
+    assert warmup_steps(steps) == warm_up
+
+
+def test_each_epoch_ends_with_a_step_of_the_rows_that_are_left() -> None:
+    assert total_steps(17, Training(epochs=3, global_batch_size=8)) == 9
+    assert total_steps(17, Training(epochs=3, global_batch_size=8, max_steps=5)) == 5
+    assert total_steps(17, Training(epochs=1, global_batch_size=8, max_steps=50)) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "longest", "context", "limit"),
+    [
+        (None, 100, 512, 100),
+        (None, 900, 512, 512),
+        (None, 9000, 131072, 4096),
+        (None, 9000, None, 4096),
+        (64, 100, 512, 64),
+        (512, 100, 512, 512),
+        (9000, 100, None, 9000),
+    ],
+)
+def test_the_longest_row_is_as_given_or_that_of_the_data_within_the_context_and_4096(
+    given: int | None, longest: int, context: int | None, limit: int
+) -> None:
+    assert sequence_limit(Training(max_sequence_length=given), longest, context) == limit
+
+
+def test_more_than_the_context_is_refused() -> None:
+    with pytest.raises(TrainerFailure, match=r"training\.maxSequenceLength 513"):
+        sequence_limit(Training(max_sequence_length=513), 100, 512)
+
+
+def test_the_longest_row_always_fits_into_a_micro_batch() -> None:
+    assert resolved().micro_batch_tokens == 2048
+    assert resolved(rows=3000).micro_batch_tokens == 3010
+    assert resolved(microBatchTokens=500).micro_batch_tokens == 500
+    assert resolved(microBatchTokens=16).micro_batch_tokens == 110
+
+
+def test_answers_may_be_half_as_long_again_as_nearly_all_that_are_learned() -> None:
+    # The 99th percentile of 1..100, interpolated as NumPy does by default, is 99.01.
+    assert resolved().max_new_tokens == 149
