@@ -3,7 +3,7 @@
     python examples/tickets/generate.py --rows 480 --seed 0 > tickets.jsonl
 
 A row is {"task": ..., "ticket": ..., "json": ...}. Products and issues come in many wordings for one word of the JSON,
-the priority is told by the tone or not at all, the order's number stands anywhere or is missing, and around it all are
+the urgency is in the tone, the order's number stands anywhere or is missing, and around it all are
 greetings, names, other numbers and typing errors. The rows combine these freely, so that what is held out was never
 seen in this form: a model has to learn the task, not the rows.
 """
@@ -14,8 +14,9 @@ import os
 import sys
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
-TASK = "Turn the support ticket into JSON with product, issue, priority and order."
+TASK = "Turn the support ticket into JSON with product, issue, urgent and order."
 
 PRODUCTS: dict[str, tuple[str, ...]] = {
     "laptop": ("laptop", "notebook computer", "portable computer"),
@@ -51,16 +52,16 @@ ISSUES: dict[str, tuple[str, ...]] = {
         "the {product} should have been here {days} days ago",
     ),
     "wrong item": (
-        "you sent me a {other} instead of a {product}",
-        "I bought a {product} but found a {other} in the box",
-        "this is not the {product} I picked, it is a {other}",
-        "I wanted a {product} but received a {other}",
+        "you sent me {other} instead of the {product}",
+        "I bought the {product} but received {other}",
+        "this is not the {product} I picked, it is {other}",
+        "I wanted the {product} and you sent {other}",
     ),
     "missing part": (
         "some small parts of the {product} are missing",
         "there was no manual with the {product}",
         "the {product} came without the accessories",
-        "one piece of the {product} was not in the box",
+        "one piece of the {product} is missing",
     ),
     "refund": (
         "I sent the {product} back and still want my money",
@@ -75,15 +76,9 @@ ISSUES: dict[str, tuple[str, ...]] = {
         "the discount is missing on the bill for the {product}",
     ),
 }
-PRIORITIES: dict[str, tuple[str, ...]] = {
-    "high": ("This is urgent!", "I need an answer today!", "I am really angry!", "Call me as soon as you can!"),
-    "low": (
-        "No rush at all.",
-        "It can wait until next week.",
-        "There is no rush, take your time.",
-        "Whenever you find the time, no rush.",
-    ),
-    "normal": ("", "What should I do?", "Please advise."),
+TONES: dict[bool, tuple[str, ...]] = {
+    True: ("This is urgent!", "I need an answer today!", "I am really angry!", "Call me as soon as you can!"),
+    False: ("", "", "No rush at all.", "It can wait until next week.", "Please advise.", "What should I do?"),
 }
 ORDERS = (
     "Order {order}: {text}.",
@@ -114,27 +109,34 @@ def tickets(rows: int, seed: int) -> Iterator[dict[str, str]]:
 
 
 def _ticket(random: Random) -> dict[str, str]:
-    product, issue, priority = (random.choice(list(table)) for table in (PRODUCTS, ISSUES, PRIORITIES))
-    order = None if random.random() < NO_ORDER_SHARE else random.randint(10_000, 99_999)
-    answer = {"product": product, "issue": issue, "priority": priority, "order": order}
+    answer = {
+        "product": random.choice(list(PRODUCTS)),
+        "issue": random.choice(list(ISSUES)),
+        "urgent": random.choice(list(TONES)),
+        "order": None if random.random() < NO_ORDER_SHARE else random.randint(10_000, 99_999),
+    }
     return {"task": TASK, "ticket": _text(random, answer), "json": json.dumps(answer)}
 
 
-def _text(random: Random, answer: dict[str, str | int | None]) -> str:
-    product = str(answer["product"])
-    complaint = random.choice(ISSUES[str(answer["issue"])]).format(
+def _text(random: Random, answer: dict[str, Any]) -> str:
+    product = answer["product"]
+    complaint = random.choice(ISSUES[answer["issue"]]).format(
         product=random.choice(PRODUCTS[product]),
-        other=random.choice([other for other in PRODUCTS if other != product]),
+        other=_with_article(random.choice(PRODUCTS[random.choice([other for other in PRODUCTS if other != product])])),
         days=random.randint(2, 30),
         times=random.randint(2, 4),
     )
     frame = random.choice(NO_ORDER if answer["order"] is None else ORDERS)
-    tone = random.choice(PRIORITIES[str(answer["priority"])])
+    tone = random.choice(TONES[answer["urgent"]])
     body = _capital(frame.format(text=complaint, order=answer["order"]))
     sentences = [body, tone] if random.random() < 0.7 else [tone, body]
     closing = random.choice(CLOSINGS).format(name=random.choice(NAMES))
     text = " ".join(part for part in (random.choice(GREETINGS), *sentences, closing) if part)
     return _with_typo(random, text) if random.random() < TYPO_SHARE else text
+
+
+def _with_article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _capital(text: str) -> str:
