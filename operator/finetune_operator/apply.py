@@ -15,7 +15,9 @@ class NameTakenError(Exception):
 
 
 def apply(api: Api, world: World, plan: Plan, now: datetime) -> None:
-    """Carry out `plan`. Events come before the status, so that none is lost when we are stopped in between."""
+    """Carry out `plan`. Events come before the status, so that none is lost when we are stopped in between.
+
+    Raises ApiError 409 where the job has changed since it was observed."""
     for body in plan.create:
         if not api.create(body):
             _check_owner(api, world, body)
@@ -28,8 +30,13 @@ def apply(api: Api, world: World, plan: Plan, now: datetime) -> None:
             {
                 "apiVersion": names.API_VERSION,
                 "kind": names.JOB_KIND,
-                # The uid keeps us from writing onto a job that was recreated under the same name.
-                "metadata": {"namespace": world.namespace, "name": world.name, "uid": world.uid},
+                # The version keeps us from writing what no longer holds, or onto a job recreated under the same name:
+                # a uid alone does not, the API server ignores it here.
+                "metadata": {
+                    "namespace": world.namespace,
+                    "name": world.name,
+                    "resourceVersion": world.resource_version,
+                },
                 "status": plan.status,
             },
             OPERATOR_MANAGER,

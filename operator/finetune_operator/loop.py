@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from finetune_api import names
 from finetune_api.status import State
-from finetune_operator.api import Api
+from finetune_operator.api import Api, ApiError
 from finetune_operator.apply import apply
 from finetune_operator.observe import observe
 from finetune_operator.queue import Key, WorkQueue
@@ -33,7 +33,14 @@ async def _work(api: Api, queue: WorkQueue) -> None:
             again = await asyncio.to_thread(_once, api, key)
         except Exception as error:
             pause = queue.failed(key)
-            logger.warning("%s/%s: %s; again in %.1f s", *key, error, pause.total_seconds())
+            outdated = isinstance(error, ApiError) and error.status == 409  # a pod wrote meanwhile: look again
+            logger.log(
+                logging.DEBUG if outdated else logging.WARNING,
+                "%s/%s: %s; again in %.1f s",
+                *key,
+                error,
+                pause.total_seconds(),
+            )
             logger.debug("that was", exc_info=True)
             continue
         queue.done(key)

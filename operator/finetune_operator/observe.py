@@ -43,6 +43,7 @@ def _bare(job: Object) -> World:
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
         generation=metadata["generation"],
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         deleting="deletionTimestamp" in metadata,

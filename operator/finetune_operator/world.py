@@ -108,6 +108,8 @@ class World:
     namespace: str
     name: str
     uid: str
+    resource_version: str
+    """What the API server counts changes by: what is decided from this world is written only if it still stands."""
     generation: int
     created: datetime
     deleting: bool

@@ -38,6 +38,7 @@ def fresh(**changes: Any) -> World:
         namespace="team",
         name="tickets",
         uid=UID,
+        resource_version="7",
         generation=1,
         created=NOW - timedelta(seconds=2),
         deleting=False,
