@@ -1,0 +1,201 @@
+"""A stand-in for the kubelet, because this level has no node.
+
+It plays pods by writing their status through the API, as a kubelet would: scheduled, running, succeeded, failed with
+an exit code and a termination message, killed for memory, evicted, with an image that cannot be pulled. It gives each
+pod a token of its own, and with that token the pod says what the trainer would say, through the trainer's own writer,
+so that roles and admission policy are the real ones. No container runs: what a real trainer does is for tests/e2e.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from finetune_api import names
+from finetune_api.bundle import JobIdentity, TerminationMessage
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.status import PREFLIGHT_MANAGER, ConditionType, attempt_manager
+from finetune_trainer.status_writer import StatusWriter
+from tests.integration import words
+from tests.integration.kube import JOBS, PODS, Kube, Object
+from tests.integration.waiting import wait_for
+
+NODE = "stand-in"
+GPU = "nvidia.com/gpu"
+
+
+class Kubelet:
+    """One node. `folder` holds the pods' tokens."""
+
+    def __init__(self, kube: Kube, folder: Path) -> None:
+        self.kube = kube
+        self.folder = folder
+        self.most_gpu_pods = 0
+        """Most GPU pods that ran at a time."""
+        self._pods: dict[str, PlayedPod] = {}
+
+    def heartbeat(self) -> None:
+        """The Node says that it is well. Without one the controller-manager would delete the pods bound to it."""
+        self.kube.apply(f"/api/v1/nodes/{NODE}", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now()}
+        self.kube.merge(f"/api/v1/nodes/{NODE}/status", {"status": {"conditions": [ready]}})
+
+    def pod_of(self, namespace: str, job: str) -> "PlayedPod":
+        """The pod of this batch Job, once the Job controller has made it."""
+
+        def there() -> list[Object]:
+            return self.kube.list(PODS.format(namespace), labelSelector=f"batch.kubernetes.io/job-name={job}")
+
+        return self._played(wait_for(f"the pod of Job {job}", there)[0])
+
+    def advance(self, namespace: str) -> None:
+        """Every pod of the namespace takes its next step towards a happy end; one GPU pod runs at a time."""
+        pods = self.kube.list(PODS.format(namespace))
+        for pod in pods:
+            played = self._played(pod)
+            if "deletionTimestamp" in pod["metadata"]:
+                played.is_gone()
+            elif pod["status"]["phase"] == "Running":
+                played.says_all()
+                played.succeeds()
+            elif pod["status"]["phase"] == "Pending" and not (played.wants_gpu and self._gpu_pods(pods)):
+                played.runs()
+                pod["status"]["phase"] = "Running"
+                self.most_gpu_pods = max(self.most_gpu_pods, self._gpu_pods(pods))
+
+    def _gpu_pods(self, pods: list[Object]) -> int:
+        return sum(pod["status"]["phase"] == "Running" and self._played(pod).wants_gpu for pod in pods)
+
+    def _played(self, pod: Object) -> "PlayedPod":
+        return self._pods.setdefault(pod["metadata"]["uid"], PlayedPod(self.kube, pod, self.folder))
+
+
+class PlayedPod:
+    """One pod, played."""
+
+    def __init__(self, kube: Kube, pod: Object, folder: Path) -> None:
+        self.kube, self.pod = kube, pod
+        self.name: str = pod["metadata"]["name"]
+        self._path = f"{PODS.format(pod['metadata']['namespace'])}/{self.name}"
+        self._folder = folder / self.name
+        self._started = _now()
+        self._writer: StatusWriter | None = None
+        self._bound = False
+
+    @property
+    def wants_gpu(self) -> bool:
+        return GPU in self.pod["spec"]["containers"][0]["resources"]["requests"]
+
+    # What happens to it
+
+    def finds_no_node(self, message: str) -> None:
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        self._write(phase="Pending", conditions=[condition])
+
+    def is_bound(self) -> None:
+        if not self._bound:
+            binding = {"apiVersion": "v1", "kind": "Binding", "target": {"kind": "Node", "name": NODE}}
+            self.kube.create(f"{self._path}/binding", {**binding, "metadata": {"name": self.name}})
+            self._bound = True
+
+    def cannot_start(self, reason: str, message: str) -> None:
+        """Its container waits: ImagePullBackOff, CreateContainerConfigError and the like."""
+        self.is_bound()
+        self._write(phase="Pending", state={"waiting": {"reason": reason, "message": message}})
+
+    def runs(self) -> None:
+        self.is_bound()
+        self._write(phase="Running", state={"running": {"startedAt": self._started}})
+
+    def succeeds(self) -> None:
+        self._ends("Succeeded", 0, "Completed", TerminationMessage(reason="Succeeded", message="Done."))
+
+    def fails(self, reason: FailureReason, message: str) -> None:
+        """The trainer ends with its typed exit code and says why."""
+        self._ends("Failed", FAILURES[reason].exit_code, "Error", TerminationMessage(reason=reason, message=message))
+
+    def crashes(self, exit_code: int, last_log_lines: str = "", why: str = "Error") -> None:
+        """The container ends without a word of the trainer's: the kubelet leaves the end of the log."""
+        self._ends("Failed", exit_code, why, last_log_lines)
+
+    def is_evicted(self, message: str) -> None:
+        """The node is short of memory or disk and the kubelet ends the pod."""
+        target = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": message}
+        self._write(phase="Failed", reason="Evicted", message=message, conditions=[target])
+
+    def is_disrupted(self, reason: str) -> None:
+        """Somebody else ends it, for a reason of the condition DisruptionTarget."""
+        target = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": ""}
+        self._write(phase="Failed", conditions=[target])
+
+    def is_gone(self) -> None:
+        """The last container has stopped: a pod that was deleted may go."""
+        self.kube.delete(self._path, gracePeriodSeconds=0)
+
+    # What the trainer in it says
+
+    def says_all(self) -> None:
+        """What the trainer says from its start to a happy end."""
+        self.says_it_trained() if self.wants_gpu else self.says_the_data_is_good()
+        if self.wants_gpu:
+            self.says_it_evaluated()
+            self.says_it_published()
+
+    def says_the_data_is_good(self) -> None:
+        self.writer.condition(ConditionType.VALIDATED, True, "Valid", "240 rows are good.")
+        self.writer.result(preflight=words.PREFLIGHT, resolved=words.RESOLVED)
+
+    def says_the_data_is_bad(self, reason: FailureReason, message: str) -> None:
+        self.writer.condition(ConditionType.VALIDATED, False, reason, message)
+        self.writer.result(preflight=words.PREFLIGHT)
+
+    def says_it_trained(self) -> None:
+        self.writer.condition(ConditionType.TRAINED, True, "Trained", "24 of 24 steps are done.")
+        self.writer.result(training=words.TRAINING)
+
+    def says_it_evaluated(self) -> None:
+        self.writer.condition(ConditionType.EVALUATED, True, "Evaluated", words.VERDICT)
+        self.writer.result(evaluation=words.EVALUATION)
+
+    def says_it_published(self) -> None:
+        self.writer.result(artifacts=words.ARTIFACTS)
+
+    @property
+    def writer(self) -> StatusWriter:
+        """The trainer's own, with this pod's token."""
+        if self._writer is None:
+            labels, namespace = self.pod["metadata"]["labels"], self.pod["metadata"]["namespace"]
+            attempt = labels.get(names.LABEL_ATTEMPT)
+            manager = attempt_manager(int(attempt)) if attempt else PREFLIGHT_MANAGER
+            job = self.kube.get(f"{JOBS.format(namespace)}/{labels[names.LABEL_JOB_NAME]}")["metadata"]
+            identity = JobIdentity(namespace=namespace, name=job["name"], uid=job["uid"], generation=job["generation"])
+            self._writer = StatusWriter(identity, manager, self._mount_token(), self.kube.server)
+        return self._writer
+
+    def _mount_token(self) -> Path:
+        """As the projected volume of a pod: a token that only this pod holds, and the cluster's authority."""
+        account = self.pod["spec"]["serviceAccountName"]
+        reference = {"kind": "Pod", "apiVersion": "v1", "name": self.name, "uid": self.pod["metadata"]["uid"]}
+        namespace = self.pod["metadata"]["namespace"]
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        answer = self.kube.create(path, {"spec": {"audiences": [], "boundObjectRef": reference}})
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "token").write_text(answer["status"]["token"])
+        if not (self._folder / "ca.crt").exists():
+            (self._folder / "ca.crt").symlink_to(self.kube.authority)
+        return self._folder
+
+    def _ends(self, phase: str, exit_code: int, why: str, message: TerminationMessage | str) -> None:
+        text = message if isinstance(message, str) else message.model_dump_json(by_alias=True, exclude_none=True)
+        ended = {"exitCode": exit_code, "reason": why, "message": text}
+        self._write(phase=phase, state={"terminated": {**ended, "startedAt": self._started, "finishedAt": _now()}})
+
+    def _write(self, state: Object | None = None, **status: Any) -> None:
+        if state is not None:
+            container = {"name": names.CONTAINER, "image": "trainer", "imageID": "", "restartCount": 0}
+            started = "running" in state
+            status["containerStatuses"] = [{**container, "state": state, "ready": started, "started": started}]
+        self.kube.merge(f"{self._path}/status", {"status": status})
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,69 @@
+"""The operator as its own process, the way a Deployment runs it: `python -m finetune_operator`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+STOP_TIMEOUT_SECONDS = 20
+
+
+class OperatorProcess:
+    """One operator at a time. It reaches the API server at `server` with `token`; its log stays in `folder`."""
+
+    def __init__(self, folder: Path, server: str, token: str) -> None:
+        self.log = folder / "operator.log"
+        self._kubeconfig = folder / "operator-kubeconfig"
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log.write_text("")
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "tap", "cluster": {"server": server}}],
+            "users": [{"name": "operator", "user": {"token": token}}],
+            "contexts": [{"name": "tap", "context": {"cluster": "tap", "user": "operator"}}],
+            "current-context": "tap",
+        }
+        self._kubeconfig.write_text(json.dumps(config))
+        self._kubeconfig.chmod(0o600)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Does nothing when it runs."""
+        if self.is_running:
+            return
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "finetune_operator"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "KUBECONFIG": str(self._kubeconfig)},
+            )
+
+    def stop(self) -> int | None:
+        """SIGTERM, as Kubernetes does it. Returns the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to tidy up."""
+        self._end(signal.SIGKILL)
+
+    def resident_bytes(self) -> int:
+        """Memory it holds now."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+    def _end(self, number: signal.Signals) -> int | None:
+        if self._process is None:
+            return None
+        if self.is_running:
+            self._process.send_signal(number)
+        return self._process.wait(STOP_TIMEOUT_SECONDS)

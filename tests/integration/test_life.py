@@ -1,0 +1,250 @@
+"""A FineTuneJob from creation to its end, as a tenant, a pipeline and a platform team see it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from devcluster import Cluster
+from finetune_api import names
+from finetune_api.bundle import Bundle
+from tests.integration.conftest import PROFILE, make_namespace
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, kstatus, manifest
+from tests.integration.kube import BATCH_JOBS, PROFILES, Kube, Object, RefusedError
+from tests.integration.kubelet import GPU, NODE, Kubelet
+from tests.integration.operator_process import OperatorProcess
+from tests.integration.tap import Tap
+from tests.integration.waiting import wait_for
+from tests.integration.words import VERDICT
+
+STEPS = ["PreflightPending", "Validating", "WaitingForGPU", "Training", "Evaluating", "Publishing", "Succeeded"]
+QUEUE = {"kueue.x-k8s.io/queue-name": "gpus"}
+
+
+@pytest.fixture(scope="module")
+def finished(kube: Kube, tap: Tap, _operator: OperatorProcess, _kubelet: Kubelet) -> Iterator[Job]:
+    """A job that is Complete, for all tests that only look."""
+    namespace = make_namespace(kube)
+    _operator.start()
+    _kubelet.heartbeat()
+    body = manifest("finished")
+    body["metadata"]["labels"] = QUEUE
+    job = Job.create(kube, namespace, body)
+    wait_for("the job to complete", lambda: _kubelet.advance(namespace) or job.ready(), is_true)
+    yield job
+    kube.delete(f"/api/v1/namespaces/{namespace}")
+
+
+def is_true(condition: Object | None) -> bool:
+    return (condition or {}).get("status") == "True"
+
+
+def test_every_step_shows_in_state_stage_and_the_conditions_a_pipeline_reads(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    def stands(reason: str) -> tuple[str | None, str | None, str]:
+        status = job.wait_for_reason(reason)
+        return status.get("state"), status.get("stage"), kstatus(job.read())
+
+    job = Job.create(kube, namespace, manifest())
+    preflight = kubelet.pod_of(namespace, job.child(PREFLIGHT))
+    assert stands("PreflightPending") == ("Pending", "Preflight", "InProgress")
+    preflight.runs()
+    assert stands("Validating") == ("Validating", "Preflight", "InProgress")
+    preflight.says_all()
+    preflight.succeeds()
+    attempt = kubelet.pod_of(namespace, job.child(ATTEMPT))
+    assert stands("WaitingForGPU") == ("Queued", None, "InProgress")
+    attempt.finds_no_node("0/8 nodes are available: 8 Insufficient nvidia.com/gpu.")
+    wait_for("the scheduler's word", job.ready, lambda c: "Insufficient nvidia.com/gpu" in c["message"])
+    attempt.runs()
+    assert stands("Training") == ("Running", "Training", "InProgress")
+    attempt.says_it_trained()
+    assert stands("Evaluating") == ("Running", "Evaluating", "InProgress")
+    attempt.says_it_evaluated()
+    assert stands("Publishing") == ("Running", "Publishing", "InProgress")
+    attempt.says_it_published()
+    attempt.succeeds()
+    assert stands("Succeeded") == ("Complete", None, "Current")
+    assert job.ready()["message"] == VERDICT
+    assert [(event["type"], event["reason"]) for event in job.events()] == [("Normal", step) for step in STEPS]
+
+
+def test_kubectl_wait_and_get_show_the_end(finished: Job, installed: Cluster) -> None:
+    for condition in ("Complete", "Ready", "Validated", "Trained", "Evaluated"):
+        installed.kubectl("wait", "-n", finished.namespace, "ftj/finished", f"--for=condition={condition}")
+    row = installed.kubectl("get", "ftj", "-n", finished.namespace, "--no-headers").split()
+    assert row[:6] == ["finished", "Complete", "24", "24", "0", "0.94"]
+
+
+def test_the_attempt_is_on_record(finished: Job) -> None:
+    status = finished.status()
+    (attempt,) = status["attempts"]
+    assert attempt.pop("startTime") <= attempt.pop("completionTime")
+    assert attempt == {
+        "number": 1,
+        "name": finished.child(ATTEMPT),
+        "reason": "Succeeded",
+        "exitCode": 0,
+        "nodeName": NODE,
+    }
+    assert status["counts"] == {"attempts": 1}
+
+
+def test_every_field_of_the_status_has_one_writer(finished: Job) -> None:
+    metadata = finished.read()["metadata"]
+    written: dict[str, set[str]] = {}
+    for entry in metadata["managedFields"]:
+        if entry.get("subresource") == "status":
+            status = entry["fieldsV1"]["f:status"]
+            conditions = {key for key in status.pop("f:conditions", {}) if key.startswith("k:")}
+            written[entry["manager"]] = {*status, *conditions}
+    everything = [field for fields in written.values() for field in fields]
+    assert len(everything) == len(set(everything))
+    assert written["preflight"] == {"f:preflight", "f:resolved", 'k:{"type":"Validated"}'}
+    assert written["attempt-1"] == {
+        *("f:training", "f:evaluation", "f:artifacts"),
+        *('k:{"type":"Trained"}', 'k:{"type":"Evaluated"}'),
+    }
+    assert set(written) == {"preflight", "attempt-1", "finetune-operator"}
+
+
+def test_nothing_is_written_on_the_users_object_but_its_status(finished: Job) -> None:
+    metadata = finished.read()["metadata"]
+    assert metadata["labels"] == QUEUE
+    assert not {"annotations", "finalizers", "ownerReferences"} & set(metadata)
+    assert metadata["generation"] == 1
+
+
+def test_only_the_attempt_asks_for_a_gpu_and_stands_in_the_queue(finished: Job) -> None:
+    jobs = finished.batch_jobs()
+    preflight, attempt = (jobs[step]["spec"]["template"]["spec"] for step in (PREFLIGHT, ATTEMPT))
+    assert attempt["containers"][0]["resources"]["limits"][GPU] == "1"
+    assert attempt["nodeSelector"] == PROFILE["spec"]["gpuTypes"][0]["nodeSelector"]
+    assert attempt["tolerations"] == PROFILE["spec"]["gpuTypes"][0]["tolerations"]
+    assert GPU not in str(preflight)
+    assert not {"nodeSelector", "tolerations"} & set(preflight)
+    assert jobs[ATTEMPT]["metadata"]["labels"].items() >= QUEUE.items()
+    assert not QUEUE.items() & jobs[PREFLIGHT]["metadata"]["labels"].items()
+
+
+def test_every_child_is_owned_and_no_job_restarts_pods_itself(finished: Job) -> None:
+    owner = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.JOB_KIND,
+        "name": finished.name,
+        "uid": finished.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    jobs = list(finished.batch_jobs().values())
+    assert [child["metadata"]["ownerReferences"] for child in [*jobs, *finished.config_maps()]] == [[owner]] * 3
+    assert [(job["spec"]["backoffLimit"], job["spec"]["completions"]) for job in jobs] == [(0, 1)] * 2
+    assert len(finished.pods()) == 2
+
+
+def test_the_bundle_holds_the_spec_and_cannot_be_changed(finished: Job, kube: Kube) -> None:
+    (config_map,) = finished.config_maps()
+    bundle = Bundle.model_validate_json(config_map["data"][names.BUNDLE_KEY])
+    assert bundle.job is not None
+    assert (bundle.job.uid, bundle.spec.output.uri) == (finished.uid, "s3://acme-models/finished")
+    assert [storage.credentials_secret_name for storage in bundle.storages] == ["s3-keys"]
+    with pytest.raises(RefusedError, match="immutable"):
+        kube.merge(
+            f"/api/v1/namespaces/{finished.namespace}/configmaps/{config_map['metadata']['name']}",
+            {"data": {names.BUNDLE_KEY: "{}"}},
+        )
+
+
+def test_a_whole_life_costs_few_writes(finished: Job, tap: Tap) -> None:
+    writes = tap.writes(finished.namespace)
+    assert sum(call.method == "POST" and call.path.endswith("/jobs") for call in writes) == 2
+    assert sum(call.writes_status for call in writes) <= 8
+    assert len(writes) <= 20
+
+
+def test_the_namespace_gets_one_account_that_may_write_statuses(finished: Job, kube: Kube) -> None:
+    name = names.TRAINER_SERVICE_ACCOUNT
+    kube.get(f"/api/v1/namespaces/{finished.namespace}/serviceaccounts/{name}")
+    binding = kube.get(f"/apis/rbac.authorization.k8s.io/v1/namespaces/{finished.namespace}/rolebindings/{name}")
+    assert binding["roleRef"]["name"] == name
+    assert [subject["name"] for subject in binding["subjects"]] == [name]
+
+
+def test_a_job_whose_attempt_a_queue_holds_back_waits_and_then_runs(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    def pods_of_attempt() -> list[Object]:
+        return [pod for pod in job.pods() if names.LABEL_ATTEMPT in pod["metadata"]["labels"]]
+
+    job = Job.create(kube, namespace, manifest())
+    preflight = kubelet.pod_of(namespace, job.child(PREFLIGHT))
+    preflight.runs()
+    preflight.says_all()
+    preflight.succeeds()
+    kubelet.pod_of(namespace, job.child(ATTEMPT))
+    attempt = f"{BATCH_JOBS.format(namespace)}/{job.child(ATTEMPT)}"
+    kube.merge(attempt, {"spec": {"suspend": True}})
+    wait_for("the pod to go", pods_of_attempt, lambda pods: not pods)
+    job.wait_for_reason("WaitingForGPU")
+    assert kube.get(attempt)["spec"]["suspend"] is True
+
+    kube.merge(attempt, {"spec": {"suspend": False}})
+    wait_for("the end", lambda: kubelet.advance(namespace) or job.ready(), is_true)
+
+
+def test_a_profile_that_is_applied_later_is_waited_for(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    job = Job.create(kube, namespace, manifest(profileName=namespace))
+    assert job.wait_for_reason("WaitingForDependency")["state"] == "Pending"
+    assert job.ready()["message"] == f'spec.profileName: there is no FineTuneProfile "{namespace}".'
+    kube.create(PROFILES, {**PROFILE, "metadata": {"name": namespace}})
+    kubelet.pod_of(namespace, job.child(PREFLIGHT))
+    kube.delete(f"{PROFILES}/{namespace}")
+
+
+def test_a_profile_that_is_deleted_during_training_does_not_stop_it(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    kube.create(PROFILES, {**PROFILE, "metadata": {"name": namespace}})
+    job = Job.create(kube, namespace, manifest(profileName=namespace))
+    wait_for("training", lambda: kubelet.advance(namespace) or job.ready(), lambda c: "Train" in str(c))
+    kube.delete(f"{PROFILES}/{namespace}")
+    wait_for("the end", lambda: kubelet.advance(namespace) or job.ready(), is_true)
+
+
+def test_the_tenants_own_service_account_runs_the_pods(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
+    kube.create(accounts, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "irsa"}})
+    job = Job.create(kube, namespace, manifest(compute={"serviceAccountName": "irsa"}))
+    pod = kubelet.pod_of(namespace, job.child(PREFLIGHT))
+    assert pod.pod["spec"]["serviceAccountName"] == "irsa"
+    assert kube.find(f"{accounts}/{names.TRAINER_SERVICE_ACCOUNT}") is None
+
+
+def test_the_operator_ends_on_sigterm_and_goes_on_where_it_was(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    job = Job.create(kube, namespace, manifest())
+    job.wait_for_reason("PreflightPending")
+    assert operator.stop() == 0
+    kubelet.advance(namespace)
+    operator.start()
+    wait_for("the end", lambda: kubelet.advance(namespace) or job.ready(), is_true)
+
+
+def test_an_api_server_that_goes_away_for_a_while_costs_nothing(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+) -> None:
+    job = Job.create(kube, namespace, manifest())
+    preflight = kubelet.pod_of(namespace, job.child(PREFLIGHT))
+    tap.is_cut = True
+    tap.refused = 0
+    preflight.runs()
+    preflight.says_all()
+    preflight.succeeds()
+    wait_for("the operator to be refused", lambda: tap.refused)
+    tap.is_cut = False
+    wait_for("the end", lambda: kubelet.advance(namespace) or job.ready(), is_true, timeout=90)

@@ -1,0 +1,71 @@
+"""The operator is killed at the worst moments and started again: nothing is made twice, nothing is lost.
+
+The tap kills it in the middle of a request: before it reaches the API server, or once it was carried out and before
+the operator hears of it.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from finetune_api import names
+from tests.integration.jobs import Job, manifest
+from tests.integration.kube import Kube
+from tests.integration.kubelet import Kubelet
+from tests.integration.operator_process import OperatorProcess
+from tests.integration.tap import Call, Tap
+from tests.integration.waiting import wait_for
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Before or after a request of the operator, told by method, last part of the path, and a text in its body."""
+
+    side: Literal["before", "after"]
+    method: str
+    resource: str
+    text: str = ""
+
+    def is_now(self, call: Call) -> bool:
+        there = call.method == self.method and call.path.endswith(f"/{self.resource}")
+        return there and self.text in str(call.body)
+
+
+MOMENTS = {
+    "the job was just created": Moment("after", "GET", f"{names.JOBS}/tickets"),
+    "the ServiceAccount is there": Moment("after", "POST", "serviceaccounts"),
+    "the RoleBinding is there": Moment("after", "POST", "rolebindings"),
+    "the ConfigMap is there": Moment("after", "POST", "configmaps"),
+    "the preflight Job is there": Moment("after", "POST", "jobs", "preflight"),
+    "the first Event is there, its status is not": Moment("after", "POST", "events", "PreflightPending"),
+    "the preflight pod runs": Moment("before", "PATCH", "status", "Validating"),
+    "the data is validated, the attempt's Job is not there": Moment("before", "POST", "jobs", "--attempt"),
+    "the attempt's Job is there": Moment("after", "POST", "jobs", "--attempt"),
+    "the attempt's pod runs": Moment("after", "PATCH", "status", "'stage': 'Training'"),
+    "the attempt succeeded, nobody was told": Moment("before", "POST", "events", "Succeeded"),
+    "the last Event is there, Complete is not": Moment("before", "PATCH", "status", "'type': 'Complete'"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_operator_killed_and_started_again_makes_nothing_twice(
+    moment: str, kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+) -> None:
+    then = MOMENTS[moment]
+    (tap.before if then.side == "before" else tap.after)(then.is_now, operator.kill)
+    job = Job.create(kube, namespace, manifest())
+    wait_for(moment, lambda: kubelet.advance(namespace) or operator.is_running, lambda running: not running)
+    before = job.children()
+
+    operator.start()
+    wait_for("the end", lambda: kubelet.advance(namespace) or job.ready(), lambda c: c and c.get("status") == "True")
+
+    after = job.children()
+    assert before.items() <= after.items()
+    assert Counter(child.split("/")[0] for child in after) == {"Job": 2, "Pod": 2, "ConfigMap": 1}
+    reasons = Counter(event["reason"] for event in job.events())
+    assert reasons["Succeeded"] == 1
+    assert set(reasons.values()) == {1}
+    assert job.status()["counts"] == {"attempts": 1}

@@ -1,0 +1,85 @@
+"""What a real API server makes of the trainer's applies. Which pod may write what is in charts/test_policy.py."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune_api.bundle import JobIdentity
+from finetune_api.status import PREFLIGHT_MANAGER, ConditionType, attempt_manager
+from finetune_trainer.failure import Superseded
+from finetune_trainer.status_writer import StatusWriter
+from tests.integration import words
+from tests.integration.jobs import Job, manifest
+from tests.integration.kube import JOBS, Kube
+
+MakeWriter = Callable[..., StatusWriter]
+
+
+@pytest.fixture
+def account(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Path]:
+    """The mounted files of a ServiceAccount that may write every status."""
+    kube.create(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "writer"}})
+    bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+    binding = {
+        "metadata": {"name": f"{namespace}-writer"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "writer", "namespace": namespace}],
+    }
+    kube.create(bindings, binding)
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/writer/token"
+    (tmp_path / "token").write_text(kube.create(path, {"spec": {"audiences": []}})["status"]["token"])
+    (tmp_path / "ca.crt").symlink_to(kube.authority)
+    yield tmp_path
+    kube.delete(f"{bindings}/{namespace}-writer")
+
+
+@pytest.fixture
+def job(kube: Kube, namespace: str) -> Job:
+    return Job.create(kube, namespace, manifest())
+
+
+@pytest.fixture
+def make_writer(account: Path) -> MakeWriter:
+    def make(job: Job, manager: str, uid: str | None = None) -> StatusWriter:
+        identity = JobIdentity(namespace=job.namespace, name=job.name, uid=uid or job.uid)
+        return StatusWriter(identity, manager, account, job.kube.server)
+
+    return make
+
+
+def test_preflight_and_attempt_keep_each_others_fields_and_conditions(job: Job, make_writer: MakeWriter) -> None:
+    preflight, attempt = make_writer(job, PREFLIGHT_MANAGER), make_writer(job, attempt_manager(1))
+    preflight.condition(ConditionType.VALIDATED, True, "DataValid", "Good.")
+    preflight.result(preflight=words.PREFLIGHT, resolved=words.RESOLVED)
+    attempt.progress(training=words.TRAINING)
+    attempt.condition(ConditionType.TRAINED, True, "Trained", "Done.")
+    attempt.result(artifacts=words.ARTIFACTS)
+    assert job.status().keys() >= {"preflight", "resolved", "training", "artifacts"}
+    assert job.conditions() == {"Validated": "True", "Trained": "True"}
+
+
+def test_an_attempt_that_was_replaced_is_told_so_and_changes_nothing(job: Job, make_writer: MakeWriter) -> None:
+    first, second = make_writer(job, attempt_manager(1)), make_writer(job, attempt_manager(2))
+    first.progress(training=words.TRAINING)
+    second.progress(training=words.TRAINING.model_copy(update={"attempt": 2}))
+    with pytest.raises(Superseded):
+        first.progress(training=words.TRAINING.model_copy(update={"step": 23}))
+    assert (job.status()["training"]["attempt"], job.status()["training"]["step"]) == (2, 24)
+
+
+def test_a_pod_whose_job_was_deleted_or_created_anew_is_told_so(
+    job: Job, kube: Kube, namespace: str, make_writer: MakeWriter
+) -> None:
+    writer = make_writer(job, attempt_manager(1))
+    kube.delete(job.path)
+    with pytest.raises(Superseded, match="deleted"):
+        writer.progress(training=words.TRAINING)
+    kube.create(JOBS.format(namespace), manifest())
+    with pytest.raises(Superseded, match="another created under its name"):
+        writer.progress(training=words.TRAINING)
+
+
+def test_a_loss_that_is_no_number_does_not_stop_the_apply(job: Job, make_writer: MakeWriter) -> None:
+    make_writer(job, attempt_manager(1)).result(training=words.TRAINING.model_copy(update={"loss": float("nan")}))
+    assert "loss" not in job.status()["training"]
