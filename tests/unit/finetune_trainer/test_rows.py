@@ -238,9 +238,7 @@ json_values = st.recursive(
     lambda children: st.lists(children, max_size=3) | st.dictionaries(names, children, max_size=4),
     max_leaves=12,
 )
-file_lines = st.lists(
-    st.binary(max_size=30) | json_values.map(lambda v: json.dumps(v).encode()), min_size=1, max_size=6
-)
+file_line = st.binary(max_size=30) | json_values.map(lambda value: json.dumps(value).encode())
 
 
 @given(lines=st.lists(file_line, min_size=1, max_size=6))
