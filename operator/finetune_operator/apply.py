@@ -54,8 +54,8 @@ def _check_owner(api: Api, world: World, body: Object) -> None:
 
 
 def _event(world: World, event: Event, now: datetime) -> Object:
-    """Named after what it says, so that saying it twice is one Event."""
-    said = hashlib.sha256(f"{world.uid}{event.reason}{event.message}".encode()).hexdigest()[:16]
+    """Named after its reason: saying it again after a restart, perhaps in other words, is one Event."""
+    said = hashlib.sha256(f"{world.uid}{event.reason}".encode()).hexdigest()[:16]
     moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",

@@ -14,6 +14,8 @@ from finetune_operator.world import Object, Pod, Run, World, parse_spec
 def observe(api: Api, key: Key) -> World | None:
     """The world of this job; None where it is gone."""
     namespace, name = key
+    # Before the job: what a pod said in the status before it ended is then read too.
+    runs = _runs(api, namespace, name)
     job = api.get(names.JOB_KIND, name, namespace)
     if job is None:
         return None
@@ -22,15 +24,15 @@ def observe(api: Api, key: Key) -> World | None:
         return world
     profile = api.get(names.PROFILE_KIND, world.spec.profile_name)
     account = world.spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT
-    runs = _runs(api, namespace, world.uid)
+    own = [(step, number, run) for uid, step, number, run in runs if uid == world.uid]
     return replace(
         world,
         profile=FineTuneProfileSpec.model_validate(profile["spec"]) if profile else None,
         service_account_exists=api.get("ServiceAccount", account, namespace) is not None,
         role_binding_exists=api.get("RoleBinding", names.TRAINER_SERVICE_ACCOUNT, namespace) is not None,
         bundle_exists=api.get("ConfigMap", names.child_prefix(name, world.uid), namespace) is not None,
-        preflight=next((run for step, _, run in runs if step == "preflight"), None),
-        attempts={number: run for step, number, run in runs if step == "train"},
+        preflight=next((run for step, _, run in own if step == "preflight"), None),
+        attempts={number: run for step, number, run in own if step == "train"},
     )
 
 
@@ -55,17 +57,19 @@ def _bare(job: Object) -> World:
     )
 
 
-def _runs(api: Api, namespace: str, uid: str) -> list[tuple[str, int, Run]]:
-    """Every child Job as (step, attempt number or 0, run)."""
-    selector = f"{names.LABEL_JOB_UID}={uid}"
+def _runs(api: Api, namespace: str, name: str) -> list[tuple[str, str, int, Run]]:
+    """Every child Job of FineTuneJobs of this name as (their uid, step, attempt number or 0, run). A Job on its way
+    out does not count: its name is free only once it is gone."""
+    selector = f"{names.LABEL_JOB_NAME}={name}"
+    # Jobs before their pods: a Job that has failed is then never seen beside a pod that still runs.
+    jobs = [job for job in api.list("Job", namespace, selector) if "deletionTimestamp" not in job["metadata"]]
     pods: dict[str, list[Pod]] = {}
     for pod in api.list("Pod", namespace, selector):
         pods.setdefault(pod["metadata"]["labels"].get("batch.kubernetes.io/job-name", ""), []).append(Pod.parse(pod))
     runs = []
-    for job in api.list("Job", namespace, selector):
+    for job in jobs:
         labels = job["metadata"]["labels"]
-        if "deletionTimestamp" in job["metadata"]:
-            continue  # on its way out: its name is free only once it is gone
         run = Run.parse(job, pods.get(job["metadata"]["name"], []))
-        runs.append((labels[names.LABEL_STEP], int(labels.get(names.LABEL_ATTEMPT, 0)), run))
+        number = int(labels.get(names.LABEL_ATTEMPT, 0))
+        runs.append((labels[names.LABEL_JOB_UID], labels[names.LABEL_STEP], number, run))
     return runs
