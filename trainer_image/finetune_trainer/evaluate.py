@@ -1,6 +1,7 @@
 """A model on the held-out rows: the loss of the right answers, and the answers it gives itself."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import exp, inf
 from time import perf_counter
@@ -140,8 +141,12 @@ def generation_batches(prompt_lengths: Sequence[int], tokens: int, max_new_token
 def _generate(
     model: PreTrainedModel, prompts: Sequence[NDArray[np.int32]], generation: GenerationConfig
 ) -> list[list[int]]:
-    """What the model writes after each prompt. Prompts are padded on the left, so that all end where writing starts."""
+    """What the model writes after each prompt, within its context. Prompts are padded on the left, so that all end
+    where writing starts."""
     longest = max(map(len, prompts))
+    context = getattr(model.config, "max_position_embeddings", None) or inf
+    within = copy(generation)
+    within.max_new_tokens = min(generation.max_new_tokens, context - longest)
     input_ids = np.full((len(prompts), longest), generation.pad_token_id, dtype=np.int64)
     attention_mask = np.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
@@ -150,7 +155,7 @@ def _generate(
     written: Tensor = model.generate(
         input_ids=torch.from_numpy(input_ids).to(model.device),
         attention_mask=torch.from_numpy(attention_mask).to(model.device),
-        generation_config=generation,
+        generation_config=within,
     )
     tokens: list[list[int]] = written[:, longest:].tolist()
     return tokens

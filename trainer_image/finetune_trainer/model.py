@@ -36,10 +36,8 @@ def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
         return device, torch.cuda.get_device_name(device)
     except (RuntimeError, AssertionError) as error:
         if not allow_cpu:
-            finding = (
-                "This pod asked for a GPU and finds none it can use: " + str(error).splitlines()[0].rstrip(".") + "."
-            )
-            raise TrainerFailure(FailureReason.GPU_FAULT, finding) from error
+            cause = str(error).splitlines()[0].rstrip(".")
+            raise TrainerFailure(FailureReason.GPU_FAULT, f"The pod finds no GPU it can use: {cause}.") from error
         return torch.device("cpu"), "cpu"
 
 
@@ -60,10 +58,8 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-        finding = (
-            f"Transformers cannot load the model: {next(iter(str(error).splitlines()), type(error).__name__)[:300]}"
-        )
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, finding) from error
+        cause = next(iter(str(error).splitlines()), type(error).__name__)[:300]
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"Transformers cannot load the model: {cause}") from error
     _require_whole(model, report)
     model.requires_grad_(False)
     _keep_four_bit_trainable(model)

@@ -1,11 +1,9 @@
 """Preflight: everything that can be found wrong, or decided, before a GPU is asked for."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from finetune_api import names
 from finetune_api.bundle import Bundle
@@ -16,6 +14,7 @@ from finetune_trainer.base_model import BaseModel, inspect_model, require_target
 from finetune_trainer.deduplicate import drop_copies, prompt_key
 from finetune_trainer.failure import TrainerFailure, failure_of
 from finetune_trainer.findings import Findings, place_of
+from finetune_trainer.ownership import published
 from finetune_trainer.prepared import Example, Prepared, data_digest, work_prefix, write_prepared
 from finetune_trainer.render import PromptFormat, prompt_format
 from finetune_trainer.resolve import resolve, sequence_limit
@@ -81,28 +80,10 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings) -> Prepared:
 def check_output(bundle: Bundle, storage: Storage) -> None:
     """Raises TrainerFailure OutputOccupied where another job's results lie, OutputNotWritable where a probe cannot be
     written and removed."""
-    output = bundle.spec.output.uri
-    manifest = join(output, "manifest.json")
-    if storage.exists(manifest):
-        owner = _owner(storage.read_bytes(manifest))
-        if owner.get("uid") != (bundle.job.uid if bundle.job else None):
-            whose = "/".join(str(owner[key]) for key in ("namespace", "name") if key in owner) or "another job"
-            raise TrainerFailure(
-                FailureReason.OUTPUT_OCCUPIED, f"output.uri {output} already holds the results of {whose}."
-            )
+    published(storage, bundle)
     probe = join(work_prefix(bundle), "probe")
     storage.write_bytes(join(probe, "written-and-removed"), b"")
     storage.delete_prefix(probe)
-
-
-def _owner(manifest: bytes) -> dict[str, Any]:
-    """The job a manifest names; empty where it is none of ours."""
-    try:
-        found = json.loads(manifest)
-    except ValueError:
-        return {"uid": ""}
-    job = found.get("job") if isinstance(found, dict) else None
-    return job if isinstance(job, dict) else {}
 
 
 def _read(

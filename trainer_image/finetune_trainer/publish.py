@@ -3,10 +3,8 @@ whole, and whose it is."""
 
 import hashlib
 import json
-import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +13,14 @@ from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
-from finetune_api.reasons import FailureReason
 from finetune_api.status import Artifacts
-from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.ownership import MANIFEST, published
 from finetune_trainer.prepared import work_prefix
 from finetune_trainer.report import model_card, report_page
-from finetune_trainer.results import Results
+from finetune_trainer.results import Results, versions
 from finetune_trainer.storage import Storage, join
 
-ADAPTER, REPORT, SAMPLES, MANIFEST = "adapter", "report.html", "samples.jsonl", "manifest.json"
-LIBRARIES = ("finetune-operator", "accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers")
-
-
-def published(storage: Storage, bundle: Bundle) -> dict[str, Any] | None:
-    """The manifest this very job has already written, as after a pod was started again. Raises TrainerFailure
-    OutputOccupied where the manifest is another's."""
-    uri = join(bundle.spec.output.uri, MANIFEST)
-    if not storage.exists(uri):
-        return None
-    manifest = _parsed(storage.read_bytes(uri))
-    owner = manifest.get("job") or {}
-    if bundle.job is None:
-        ours = not owner and manifest.get("specDigest") == bundle.spec_digest
-    else:
-        ours = owner.get("uid") == bundle.job.uid
-    if not ours:
-        whose = f"{owner['namespace']}/{owner['name']}" if {"namespace", "name"} <= owner.keys() else "another job"
-        finding = f"output.uri {bundle.spec.output.uri} already holds the results of {whose}."
-        raise TrainerFailure(FailureReason.OUTPUT_OCCUPIED, finding)
-    return manifest
+ADAPTER, REPORT, SAMPLES = "adapter", "report.html", "samples.jsonl"
 
 
 def publish(
@@ -109,7 +86,7 @@ def manifest(results: Results, folder: Path, files: Sequence[Path]) -> dict[str,
         "seed": bundle.spec.training.seed,
         "training": _json(results.training) | {"seconds": round(results.training_seconds, 1)},
         "evaluation": _json(results.comparison.evaluation),
-        "versions": {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES},
+        "versions": versions(),
         "files": [_described(path, folder) for path in files],
     }
 
@@ -133,12 +110,3 @@ def _described(path: Path, folder: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"path": str(path.relative_to(folder)), "size": path.stat().st_size, "sha256": digest}
-
-
-def _parsed(data: bytes) -> dict[str, Any]:
-    """The manifest; empty, which is nobody's, where it is none of ours."""
-    try:
-        found = json.loads(data)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

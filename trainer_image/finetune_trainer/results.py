@@ -1,7 +1,9 @@
 """What a run came to: everything the report, the model card and the manifest are made from."""
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from finetune_api.bundle import Bundle
 from finetune_api.status import Training
@@ -9,6 +11,13 @@ from finetune_trainer.evaluate import Measured
 from finetune_trainer.prepared import Example, Prepared
 from finetune_trainer.training_loop import Step
 from finetune_trainer.verdict import Comparison
+
+LIBRARIES = ("finetune-operator", "accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers")
+
+
+def versions() -> dict[str, str]:
+    """The software that decides what a run gives."""
+    return {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES}
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,9 @@ from finetune_trainer.model import (
     load_model,
     load_tokenizer,
 )
+from finetune_trainer.ownership import published
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
-from finetune_trainer.publish import publish, published, published_artifacts
+from finetune_trainer.publish import publish, published_artifacts
 from finetune_trainer.results import Results
 from finetune_trainer.status_writer import StatusWriter
 from finetune_trainer.storage import Storage

@@ -69,6 +69,8 @@ class TrainingProgress:
 
 def duration(seconds: float) -> str:
     """A time span for people."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

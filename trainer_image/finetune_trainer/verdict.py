@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from math import comb
 
 import numpy as np
@@ -11,6 +12,22 @@ from finetune_trainer.evaluate import Measured, perplexity
 
 SIGNIFICANCE = 0.05
 RESAMPLES = 2000
+
+
+class Outcome(StrEnum):
+    """What tuning came to."""
+
+    BETTER = "Better"
+    LIKELIER = "Likelier"
+    WORSE = "Worse"
+    NOISE = "Noise"
+
+
+CONCLUSIONS = {
+    Outcome.BETTER: "tuning was worth it over the base model",
+    Outcome.LIKELIER: "the right answers became likelier, but no more of them come out word for word",
+    Outcome.WORSE: "tuning made the model worse, keep the base model",
+}
 
 
 @dataclass(frozen=True)
@@ -25,27 +42,27 @@ class Comparison:
     """McNemar's exact test on `gained` against `lost`, two-sided."""
     loss_change: tuple[float, float]
     """95% interval of tuned minus base loss in nats, by a paired bootstrap over rows."""
+    outcome: Outcome
     evaluation: Evaluation
     """What the status says of it, with the verdict."""
 
 
 def compare(base: Measured, tuned: Measured, seed: int) -> Comparison:
-    """Compares two models measured on the same rows, at least one. Exact match decides; where it cannot tell them
-    apart, the loss does. What is inside the noise is called noise."""
+    """Compares two models measured on the same rows, at least one. What is inside the noise is called noise."""
     pairs = list(zip(base.answers, tuned.answers, strict=True))
     gained = sum(after.matches and not before.matches for before, after in pairs)
     lost = sum(before.matches and not after.matches for before, after in pairs)
-    p_value = mcnemar(gained, lost)
-    low, high = loss_interval(base, tuned, seed)
+    p_value, loss_change = mcnemar(gained, lost), loss_interval(base, tuned, seed)
+    outcome = outcome_of(gained, lost, p_value, loss_change)
     finding = _matches(base, tuned) + ", " + _perplexities(base.loss, tuned.loss)
     evaluation = Evaluation(
         rows=len(pairs),
         base=base.metrics,
         tuned=tuned.metrics,
-        verdict=f"{finding}: {_conclusion(gained, lost, p_value, low, high)}.",
+        verdict=f"{finding}: {_conclusion(outcome, p_value, loss_change)}.",
         observed_time=datetime.now(UTC),
     )
-    return Comparison(gained, lost, p_value, (low, high), evaluation)
+    return Comparison(gained, lost, p_value, loss_change, outcome, evaluation)
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -69,17 +86,22 @@ def loss_interval(base: Measured, tuned: Measured, seed: int) -> tuple[float, fl
     return float(low), float(high)
 
 
-def _conclusion(gained: int, lost: int, p_value: float, low: float, high: float) -> str:
+def outcome_of(gained: int, lost: int, p_value: float, loss_change: tuple[float, float]) -> Outcome:
+    """What the two tests say together. Exact match decides; where it cannot tell the models apart, the loss does."""
+    low, high = loss_change
     if p_value < SIGNIFICANCE:
-        if gained > lost:
-            return "tuning was worth it over the base model"
-        return "tuning made the model worse, keep the base model"
+        return Outcome.BETTER if gained > lost else Outcome.WORSE
     if high < 0:
-        return "the right answers became likelier, but word for word the tuned model is no better than the base model"
-    if low > 0:
-        return "the right answers became less likely, tuning made the model worse"
+        return Outcome.LIKELIER
+    return Outcome.WORSE if low > 0 else Outcome.NOISE
+
+
+def _conclusion(outcome: Outcome, p_value: float, loss_change: tuple[float, float]) -> str:
+    if outcome is not Outcome.NOISE:
+        return CONCLUSIONS[outcome]
+    low, high = loss_change
     return (
-        f"a difference inside the noise (McNemar's exact test p = {p_value:.2f}, 95% interval of the loss by paired "
+        f"inside the noise (McNemar's exact test p = {p_value:.2f}; 95% interval of the loss's change by paired "
         f"bootstrap {low:+.2g} to {high:+.2g}), so nothing shows that tuning was worth it"
     )
 

@@ -178,7 +178,7 @@ def test_an_output_with_another_jobs_results_is_refused_and_its_own_is_not(
     assert "already holds the results of team/tickets" in found.message
     manifest.write_text("not ours")
     assert failure(bundle).reason is FailureReason.OUTPUT_OCCUPIED
-    manifest.write_text(json.dumps({"job": None}))
+    manifest.write_text(json.dumps({"job": None, "specDigest": bundle.spec_digest}))
     assert run(bundle).train
 
 

@@ -1,0 +1,58 @@
+"""The loss: what is learned, divided by how much of it there is, however it lies in memory."""
+
+import pytest
+import torch
+from peft import PeftModel
+
+from finetune_api.job import Method
+from finetune_trainer.batches import micro_batch
+from finetune_trainer.loss import token_losses
+from finetune_trainer.model import attach_lora, trainable_parameters
+from finetune_trainer.training_loop import accumulate_gradients
+from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
+
+ROWS = examples([24, 7, 40, 12, 33])
+
+
+@pytest.mark.parametrize("row", range(len(ROWS)))
+def test_it_is_transformers_own_loss_on_a_row_alone(row: int) -> None:
+    model, example = tiny_llama(), ROWS[row]
+    input_ids = torch.from_numpy(example.input_ids).long()[None]
+    labels = torch.where(torch.from_numpy(example.supervised), input_ids, -100)
+    theirs = model(input_ids=input_ids, labels=labels).loss
+    ours = token_losses(model, micro_batch([example], model.device)).mean()
+    torch.testing.assert_close(ours, theirs.double(), rtol=0, atol=1e-6)  # theirs is computed in fp32
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 50, 64])
+def test_loss_and_gradients_do_not_depend_on_the_micro_batches(
+    dtype: torch.dtype, tolerance: float, micro_batch_tokens: int
+) -> None:
+    whole, whole_gradients = _step(dtype, 10_000)
+    split, split_gradients = _step(dtype, micro_batch_tokens)
+    assert split == pytest.approx(whole, abs=tolerance)
+    for split_gradient, whole_gradient in zip(split_gradients, whole_gradients, strict=True):
+        torch.testing.assert_close(split_gradient, whole_gradient, rtol=0, atol=tolerance)
+
+
+def test_the_mean_is_over_tokens_not_over_rows() -> None:
+    model = _adapted(torch.float64)
+    loss = accumulate_gradients(model, ROWS, 50, fresh_accelerator())
+    losses = [token_losses(model, micro_batch([row], model.device)) for row in ROWS]
+    assert loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-10)
+    assert loss != pytest.approx(torch.stack([row.mean() for row in losses]).mean().item(), abs=1e-3)
+
+
+def _step(dtype: torch.dtype, micro_batch_tokens: int) -> tuple[float, list[torch.Tensor]]:
+    model = _adapted(dtype)
+    loss = accumulate_gradients(model, ROWS, micro_batch_tokens, fresh_accelerator())
+    return loss, [parameter.grad for parameter in trainable_parameters(model) if parameter.grad is not None]
+
+
+def _adapted(dtype: torch.dtype) -> PeftModel:
+    model = attach_lora(tiny_llama(dtype), Method(), seed=0).to(dtype)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # they start at 0, where the gradient of A is 0 whatever happens
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    return model

@@ -1,0 +1,115 @@
+"""The base model as it is loaded, and the adapter on it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from safetensors.torch import load_file, save_file
+
+from finetune_api.job import Method, MethodType
+from finetune_api.reasons import FailureReason
+from finetune_trainer.batches import micro_batch
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.loss import token_losses
+from finetune_trainer.model import attach_lora, choose_device, greedy_generation, load_model, trainable_parameters
+from tests.unit.finetune_trainer.conftest import save_model
+from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
+
+CPU = torch.device("cpu")
+METHODS = [MethodType.LORA, MethodType.QLORA]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_adapter_weight_gets_a_gradient_after_an_evaluation(tiny_model_dir: Path, method: MethodType) -> None:
+    model = load_model(tiny_model_dir, method, CPU).eval()
+    batch, accelerator = micro_batch(examples([24, 40]), CPU), fresh_accelerator("bf16")
+    with torch.no_grad(), accelerator.autocast():
+        before = token_losses(model, batch).mean()
+    tuned = attach_lora(model, Method(type=method), seed=0).train()
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:  # they start at 0, where the gradient of A is 0 whatever happens
+            torch.nn.init.normal_(parameter, std=0.02)
+    with accelerator.autocast():
+        loss = token_losses(tuned, batch).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(before.item(), rel=0.1)
+    for name, parameter in tuned.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_qlora_holds_the_weights_as_double_quantized_nf4_and_computes_in_bf16(tiny_model_dir: Path) -> None:
+    layers = [
+        module
+        for module in load_model(tiny_model_dir, MethodType.QLORA, CPU).modules()
+        if isinstance(module, Linear4bit)
+    ]
+    assert len(layers) == 2 * 7, "every linear layer but the output head"
+    for layer in layers:
+        assert layer.weight.quant_type == "nf4"
+        assert layer.weight.quant_state.nested, "double quantization"
+        assert layer.compute_dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_adapter_is_fp32_on_every_linear_layer_over_frozen_weights(
+    tiny_model_dir: Path, method: MethodType
+) -> None:
+    tuned = attach_lora(load_model(tiny_model_dir, method, CPU), Method(type=method), seed=0)
+    trained = {name for name, parameter in tuned.named_parameters() if parameter.requires_grad}
+    assert len(trained) == 2 * 7 * 2
+    assert all("lora_" in name for name in trained)
+    assert {parameter.dtype for parameter in trainable_parameters(tuned)} == {torch.float32}
+
+
+def test_the_spec_says_rank_scale_dropout_and_modules(tiny_model_dir: Path) -> None:
+    method = Method.model_validate({"lora": {"r": 4, "alpha": 12, "dropout": 0.1, "targetModules": ["q_proj"]}})
+    config = attach_lora(tiny_llama(torch.float32), method, seed=0).peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.target_modules) == (4, 12, 0.1, {"q_proj"})
+
+
+def test_a_module_the_model_does_not_have_is_the_specs_fault() -> None:
+    method = Method.model_validate({"lora": {"targetModules": ["query_key_value"]}})
+    with pytest.raises(TrainerFailure, match=r"method\.lora\.targetModules.*query_key_value") as caught:
+        attach_lora(tiny_llama(), method, seed=0)
+    assert caught.value.reason is FailureReason.SPEC_INVALID
+
+
+def test_weights_that_are_missing_are_not_made_up(tiny_model_dir: Path, tmp_path: Path) -> None:
+    save_model(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TrainerFailure, match=r"1 .* missing .* model\.layers\.1\.mlp\.up_proj\.weight") as caught:
+        load_model(tmp_path, MethodType.LORA, CPU)
+    assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
+
+
+def test_weights_as_pickles_are_not_loaded(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(TrainerFailure) as caught:
+        load_model(tmp_path, MethodType.LORA, CPU)
+    assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_usable_gpu_is_a_gpu_fault_unless_the_cpu_is_allowed() -> None:
+    with pytest.raises(TrainerFailure, match="finds no GPU it can use") as caught:
+        choose_device(allow_cpu=False)
+    assert caught.value.reason is FailureReason.GPU_FAULT
+    assert choose_device(allow_cpu=True) == (CPU, "cpu")
+
+
+def test_generation_is_greedy_whatever_the_model_was_shipped_with() -> None:
+    model = tiny_llama()
+    model.generation_config.update(do_sample=True, temperature=0.3, repetition_penalty=1.3, eos_token_id=[3, 9])
+    generation = greedy_generation(model, (7,), max_new_tokens=5)
+    merged, _ = model._prepare_generation_config(generation)
+    assert merged.eos_token_id == [3, 7, 9], "its own end tokens stay"
+    assert not merged.do_sample
+    assert merged.repetition_penalty in (None, 1.0)
+    assert merged.max_new_tokens == 5

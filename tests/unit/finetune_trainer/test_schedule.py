@@ -1,0 +1,27 @@
+"""The learning rate of each step."""
+
+import pytest
+
+from finetune_trainer.schedule import learning_rate
+
+
+def test_warm_up_rises_in_equal_steps_and_never_starts_at_zero() -> None:
+    assert [learning_rate(step, 1.0, 4, 100) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_the_last_step_runs_at_a_tenth_of_the_peak() -> None:
+    assert learning_rate(99, 2e-4, 10, 100) == pytest.approx(2e-5)
+
+
+def test_half_way_down_it_is_half_way_between_peak_and_floor() -> None:
+    assert learning_rate(50, 1.0, 0, 101) == pytest.approx(0.55)
+
+
+def test_it_only_falls_after_the_warm_up() -> None:
+    rates = [learning_rate(step, 1.0, 5, 60) for step in range(5, 60)]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_run_of_one_or_two_steps_learns_at_the_peak_first(steps: int) -> None:
+    assert learning_rate(0, 1e-3, 0, steps) == pytest.approx(1e-3)

@@ -1,0 +1,202 @@
+"""The whole training, from prepared data to published results, on a tiny model."""
+
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from peft import PeftModel
+
+from finetune_api.bundle import Bundle
+from finetune_api.job import MethodType
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_trainer import train as module
+from finetune_trainer.__main__ import main
+from finetune_trainer.batches import micro_batch
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.loss import token_losses
+from finetune_trainer.model import load_model
+from finetune_trainer.preflight import preflight
+from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
+from finetune_trainer.status_writer import StatusWriter
+from finetune_trainer.storage import open_storage
+from finetune_trainer.termination import _Stop
+from finetune_trainer.train import train
+from finetune_trainer.training_loop import Step, training_steps
+from tests.unit.finetune_trainer.conftest import MakeBundle
+
+METHODS = [MethodType.LORA, MethodType.QLORA]
+
+
+@pytest.fixture(autouse=True)
+def fresh_state() -> None:
+    """Accelerate's state is one per process; each run here stands for a process of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(1)
+
+
+def run(bundle: Bundle) -> tuple[str, StatusWriter]:
+    writer = StatusWriter(None, "attempt-1")
+    return train(bundle, open_storage(bundle), writer, attempt=1), writer
+
+
+def prepare(bundle: Bundle) -> Prepared:
+    preflight(bundle, open_storage(bundle), StatusWriter(None, "preflight"))
+    return read_prepared(open_storage(bundle), bundle)
+
+
+def applied(log: str) -> list[dict[str, Any]]:
+    """Every status the log says was applied."""
+    lines = (line for line in log.splitlines() if line.startswith("attempt-1: "))
+    return [json.loads(line.removeprefix("attempt-1: ")) for line in lines]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_learns_compares_and_publishes_an_adapter_peft_loads(
+    make_bundle: MakeBundle, method: MethodType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(method={"type": method}, training={"learningRate": 0.01, "epochs": 3})
+    prepared = prepare(bundle)
+    monkeypatch.setattr(socket.socket, "connect", _no_network)
+    capsys.readouterr()
+    verdict, writer = run(bundle)
+
+    status = writer.intent
+    assert status.training
+    assert status.evaluation
+    assert status.artifacts
+    assert status.evaluation.rows == len(prepared.test) == 12
+    assert status.evaluation.base
+    assert status.evaluation.tuned
+    assert (status.evaluation.tuned.loss or 9) < (status.evaluation.base.loss or 0), "it learned"
+    assert status.evaluation.verdict == verdict
+    assert (status.training.step, status.training.device) == (prepared.resolved.total_steps, "cpu")
+    assert reasons(applied(capsys.readouterr().out)) == [
+        "LoadingModel",
+        "EvaluatingBase",
+        "Training",
+        "TrainingSucceeded",
+        "EvaluationSucceeded",
+    ]
+    assert not Path(work_prefix(bundle)).exists()
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    base = load_model(Path(bundle.spec.model.uri), method, torch.device("cpu"))
+    batch = micro_batch(prepared.test, base.device)
+    tuned = PeftModel.from_pretrained(base, status.artifacts.adapter).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        loss = token_losses(tuned, batch).mean().item()
+    assert loss == pytest.approx(status.evaluation.tuned.loss, rel=1e-4), "the adapter on disk is the one measured"
+
+
+def reasons(statuses: list[dict[str, Any]]) -> list[str]:
+    """The reasons the conditions went through, in order."""
+    found = [status["conditions"][-1]["reason"] for status in statuses]
+    return [reason for i, reason in enumerate(found) if i == 0 or reason != found[i - 1]]
+
+
+def _no_network(*_: Any) -> NoReturn:
+    raise AssertionError("the trainer opened a connection")
+
+
+def test_two_runs_give_the_same_adapter(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    adapters = []
+    for name in ("first", "second"):
+        bundle = make_bundle(output={"uri": str(tmp_path / name)})
+        prepare(bundle)
+        run(bundle)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        adapters.append((tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes())
+    assert adapters[0] == adapters[1]
+
+
+def test_a_pod_started_again_after_publishing_only_says_so(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle()
+    prepare(bundle)
+    verdict, first = run(bundle)
+    monkeypatch.setattr(module, "recipe", lambda *_: pytest.fail("it trained again"))
+    again, second = run(bundle)
+    assert again == verdict
+    for part in ("training", "evaluation", "artifacts"):
+        was, now = (getattr(writer.intent, part).model_dump(mode="json") for writer in (first, second))
+        assert now == was
+    assert [condition.status for condition in second.intent.conditions or []] == ["True", "True"]
+
+
+def test_anothers_output_is_refused_before_anything_is_loaded(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(job={"namespace": "team-a", "name": "tickets", "uid": "uid-1"})
+    Path(bundle.spec.output.uri).mkdir()
+    (Path(bundle.spec.output.uri) / "manifest.json").write_text('{"job": {"uid": "uid-2"}}')
+    assert _failure(bundle) is FailureReason.OUTPUT_OCCUPIED
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_and_without_leave_to_use_the_cpu_it_fails(make_bundle: MakeBundle) -> None:
+    prepare(make_bundle())
+    assert _failure(make_bundle(allowCPU=False)) is FailureReason.GPU_FAULT
+
+
+def test_a_failure_in_the_evaluation_leaves_the_training_true(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle()
+    prepare(bundle)
+    monkeypatch.setattr(module, "compare", lambda *_: 1 / 0)
+    writer = StatusWriter(None, "attempt-1")
+    with pytest.raises(ZeroDivisionError):
+        train(bundle, open_storage(bundle), writer, attempt=1)
+    said = {condition.type: (condition.status, condition.reason) for condition in writer.intent.conditions or []}
+    assert said == {"Trained": ("True", "TrainingSucceeded"), "Evaluated": ("False", "TrainerCrashed")}
+    assert not (Path(bundle.spec.output.uri) / "manifest.json").exists()
+
+
+def _failure(bundle: Bundle) -> FailureReason:
+    """What the run fails with, once the status says the same."""
+    writer = StatusWriter(None, "attempt-1")
+    with pytest.raises(TrainerFailure) as caught:
+        train(bundle, open_storage(bundle), writer, attempt=1)
+    condition = writer.intent.conditions[-1] if writer.intent.conditions else None
+    assert condition
+    assert (condition.type, condition.status, condition.reason) == ("Trained", "False", caught.value.reason)
+    assert FAILURES[caught.value.reason].remedy in condition.message
+    return caught.value.reason
+
+
+def test_sigterm_ends_it_after_the_step_as_preempted(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle()
+    prepare(bundle)
+    path, termination = tmp_path / "bundle.json", tmp_path / "termination-log"
+    path.write_text(bundle.model_dump_json(by_alias=True, exclude_none=True))
+    monkeypatch.setenv("TERMINATION_LOG", str(termination))
+    monkeypatch.setattr(_Stop, "requested", False)
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(module, "training_steps", _sigterm_during(training_steps, step=3))
+    try:
+        exit_code = main(["train", str(path)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert exit_code == FAILURES[FailureReason.PREEMPTED].exit_code
+    assert json.loads(termination.read_text()) == {
+        "reason": "Preempted",
+        "message": "The pod was told to stop (SIGTERM) after step 3 of 6.",
+        "step": 3,
+    }
+
+
+def _sigterm_during(take: Callable[..., Iterator[Step]], step: int) -> Callable[..., Iterator[Step]]:
+    def steps(*arguments: Any) -> Iterator[Step]:
+        for done in take(*arguments):
+            if done.number == step:
+                signal.raise_signal(signal.SIGTERM)
+            yield done
+
+    return steps

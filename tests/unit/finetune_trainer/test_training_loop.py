@@ -1,0 +1,114 @@
+"""The optimizer's steps: reproducible, and stopped where they are lost."""
+
+from math import inf, log, nan
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.job import Method, MethodType, Training
+from finetune_api.reasons import FailureReason
+from finetune_api.status import Resolved
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.model import attach_lora, trainable_parameters
+from finetune_trainer.training_loop import PATIENCE, Divergence, Step, training_steps
+from tests.unit.finetune_trainer.tiny import VOCABULARY, example, examples, fresh_accelerator, tiny_llama
+
+ROWS = examples([24, 7, 40, 12, 33, 18, 9])
+
+
+def train(
+    steps: int = 4, micro_batch_tokens: int = 2048, rate: float = 1e-2, dropout: float = 0.0, seed: int = 0
+) -> tuple[list[Step], list[torch.Tensor]]:
+    """Trains a tiny model; returns its steps and the adapter's weights."""
+    method = Method.model_validate({"lora": {"dropout": dropout}})
+    model = attach_lora(tiny_llama(torch.float32), method, seed)
+    resolved = Resolved(
+        method=MethodType.LORA,
+        learning_rate=rate,
+        warmup_steps=0,
+        total_steps=steps,
+        max_sequence_length=40,
+        micro_batch_tokens=micro_batch_tokens,
+        max_new_tokens=8,
+        prompt_format="Plain",
+        parameters=1,
+    )
+    training = Training(global_batch_size=3, seed=seed)
+    done = list(training_steps(model, ROWS, training, resolved, fresh_accelerator()))
+    return done, [parameter.detach() for parameter in trainable_parameters(model)]
+
+
+def test_it_learns_the_rows_by_heart() -> None:
+    steps, _ = train(steps=60)
+    assert steps[-1].loss < steps[0].loss / 2
+
+
+def test_a_step_says_what_it_did() -> None:
+    steps, _ = train(steps=3)
+    assert [step.number for step in steps] == [1, 2, 3]
+    assert sum(step.tokens for step in steps) == sum(len(row.input_ids) for row in ROWS), "one epoch"
+    assert steps[0].learning_rate == 1e-2
+    assert all(step.gradient_norm > 0 and step.seconds > 0 for step in steps)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_same_seed_gives_the_same_weights(dropout: float) -> None:
+    _, first = train(dropout=dropout)
+    torch.rand(3)  # whatever else draws random numbers in between
+    _, second = train(dropout=dropout)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_another_seed_gives_other_weights() -> None:
+    _, first = train(seed=0)
+    _, second = train(seed=1)
+    assert not all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_smaller_micro_batches_give_the_same_weights() -> None:
+    _, whole = train()
+    _, split = train(micro_batch_tokens=41)
+    for a, b in zip(whole, split, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_naming_step_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_trainer.training_loop.learning_rate", lambda *_: nan)
+    with pytest.raises(TrainerFailure) as caught:
+        train()
+    failure = caught.value
+    assert failure.reason is FailureReason.LOSS_DIVERGED
+    assert failure.step == 2, "the first step's update broke the weights"
+    assert "step 2 is not a number" in failure.message
+    assert "rows.jsonl:" in failure.message
+
+
+def test_a_gradient_that_is_not_a_number_ends_the_run() -> None:
+    with pytest.raises(TrainerFailure, match="gradient of step 3 is not a number"):
+        Divergence(VOCABULARY).check(3, 1.0, inf, [example(4, 1)])
+
+
+def test_a_loss_worse_than_guessing_for_long_ends_the_run() -> None:
+    divergence, row = Divergence(VOCABULARY), [example(4, 1, source="tickets.jsonl:17")]
+    losses = [2.0, 2.0, 2.0, *[log(VOCABULARY) + 1] * PATIENCE]
+    for step, loss in enumerate(losses[:-1], start=1):
+        divergence.check(step, loss, 1.0, row)
+    with pytest.raises(TrainerFailure, match=r"worse than guessing .* tickets\.jsonl:17") as caught:
+        divergence.check(len(losses), losses[-1], 1.0, row)
+    assert caught.value.step == len(losses)
+
+
+@given(st.lists(st.floats(0, 1.9 * log(VOCABULARY)), min_size=1, max_size=50))
+def test_a_run_that_starts_at_guessing_and_stays_near_it_is_left_alone(losses: list[float]) -> None:
+    divergence = Divergence(VOCABULARY)
+    for step, loss in enumerate([log(VOCABULARY)] * 3 + losses, start=1):
+        divergence.check(step, loss, 1.0, [])
+
+
+def test_one_good_step_in_between_is_hope() -> None:
+    divergence = Divergence(VOCABULARY)
+    bad = [log(VOCABULARY) * 3] * (PATIENCE - 1)
+    for step, loss in enumerate([1.0, 1.0, 1.0, *bad, 1.0, *bad], start=1):
+        divergence.check(step, loss, 1.0, [])

@@ -1,0 +1,130 @@
+"""What the tests of the training half are made of: rows of random tokens, tiny models, a fresh Accelerator."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from finetune_api.bundle import Bundle
+from finetune_api.status import Preflight, Resolved, Splits
+from finetune_api.status import Training as StatusTraining
+from finetune_trainer.attention import use_document_attention
+from finetune_trainer.evaluate import Answer, Measured
+from finetune_trainer.prepared import Example, Prepared
+from finetune_trainer.results import Results
+from finetune_trainer.training_loop import Step
+from finetune_trainer.verdict import compare
+
+VOCABULARY = 320
+# Models this small only wait for a second thread.
+torch.set_num_threads(1)
+
+
+def example(tokens: int, answer: int, seed: int = 0, source: str = "") -> Example:
+    """A row of random tokens whose last `answer` are learned."""
+    supervised = np.zeros(tokens, dtype=np.bool_)
+    supervised[tokens - answer :] = True
+    input_ids = np.random.default_rng(seed).integers(4, VOCABULARY, tokens).astype(np.int32)
+    return Example(input_ids, supervised, tokens - answer, "a question", "an answer", source or f"rows.jsonl:{seed}")
+
+
+def examples(lengths: Sequence[int]) -> list[Example]:
+    """Rows of these lengths; the last third of each is learned."""
+    return [example(length, max(1, length // 3), seed) for seed, length in enumerate(lengths)]
+
+
+def tiny_llama(dtype: torch.dtype = torch.float64, **config: Any) -> PreTrainedModel:
+    """A randomly initialised Llama of 2 layers with grouped queries, run document by document."""
+    torch.manual_seed(0)
+    settings = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        **config,
+    )
+    return prepared_model(LlamaForCausalLM(settings), dtype)
+
+
+def prepared_model(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """`model` as the trainer runs it. Its weights are spread wider than at initialisation, so that what leaks shows."""
+    for parameter in model.parameters():
+        parameter.data *= 3
+    model = model.to(dtype).eval().requires_grad_(False)
+    use_document_attention(model)
+    return model
+
+
+def fresh_accelerator(mixed_precision: str = "no") -> Accelerator:
+    """An Accelerator on the CPU. Its state is one per process, so that of an earlier test is dropped."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=True, mixed_precision=mixed_precision)
+
+
+def measured(losses: Sequence[float], matches: Sequence[bool], labels: int = 10) -> Measured:
+    """A measurement with these mean losses and matches, row by row."""
+    return Measured(
+        losses=np.array(losses, dtype=np.float64) * labels,
+        labels=np.full(len(losses), labels),
+        answers=[Answer(f"answer {i}", truncated=False, matches=match) for i, match in enumerate(matches)],
+        seconds=1.0,
+    )
+
+
+def results(bundle: Bundle, rows: Sequence[Example] | None = None, steps: int = 30) -> Results:
+    """A finished run that gained half of its held-out rows."""
+    held_out = list(rows or examples([12] * 20))
+    base, tuned = (
+        measured([loss] * len(held_out), [i < right for i in range(len(held_out))])
+        for loss, right in ((2.0, 0), (0.5, len(held_out) // 2))
+    )
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    prepared = Prepared(
+        train=examples([20] * 80),
+        test=held_out,
+        resolved=Resolved(
+            method=bundle.spec.method.type,
+            learning_rate=1e-3,
+            warmup_steps=1,
+            total_steps=steps,
+            max_sequence_length=40,
+            micro_batch_tokens=2048,
+            max_new_tokens=16,
+            prompt_format="ChatTemplate",
+            parameters=135_000_000,
+        ),
+        preflight=Preflight(
+            rows=103,
+            invalid=0,
+            duplicates=3,
+            overlength=0,
+            tokens=1600,
+            supervised_tokens=480,
+            splits=Splits(train=80, test=len(held_out)),
+            digest="d" * 64,
+            observed_time=now,
+        ),
+        stop_token_ids=(3,),
+        chat_template="{{ messages }}",
+    )
+    history = [Step(i, 2.0 / i, 1e-3 / i, 0.5, 160, 0.25) for i in range(1, steps + 1)]
+    training = StatusTraining(
+        attempt=1,
+        device="cpu",
+        step=steps,
+        total_steps=steps,
+        epoch=1.0,
+        loss=history[-1].loss,
+        learning_rate=1e-4,
+        tokens_per_second=640.0,
+        observed_time=now,
+    )
+    return Results(bundle, prepared, training, history, held_out, base, tuned, compare(base, tuned, seed=0))
