@@ -51,8 +51,8 @@ generate: venv ## write the CRDs, their copy in the chart and the API reference 
 
 .PHONY: verify
 verify: venv ## style, types, import boundaries, generated files
-	@.venv/bin/ruff format --check --quiet .
-	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --config pyproject.toml
 	@$(PYTHON) crds/generate.py --check
