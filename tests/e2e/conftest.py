@@ -9,8 +9,9 @@ import pytest
 
 from devcluster import Cluster, images
 from devcluster.storage import S3Keys, secret_manifest
-from tests.e2e.tenant import Tenant
-from tests.integration.kube import Kube
+from finetune_api import names
+from tests.e2e.tenant import PROFILE, Tenant
+from tests.integration.kube import PROFILES, Kube, Object
 from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer
 
 CHART = Path(__file__).parents[2] / "charts" / "finetune-operator"
@@ -23,21 +24,17 @@ BUCKETS = ("models", "data", "results", "readonly-results", "denied-data", "unkn
 @pytest.fixture(scope="session")
 def installed(cluster: Cluster) -> Cluster:
     """The operator, running as the Deployment the chart makes."""
-    storages = [
-        {"buckets": [pattern], "endpoint": cluster.s3_endpoint, "credentialsSecretName": secret}
-        for pattern, secret in SECRETS.items()
-    ]
-    values = {
-        "image": dict(zip(("repository", "tag"), images.OPERATOR_IMAGE.rsplit(":", 1), strict=True)),
-        "trainerImage": dict(zip(("repository", "tag"), images.TRAINER_IMAGE.rsplit(":", 1), strict=True)),
-        "profile": {"allowCPU": True, "storages": storages},
-    }
-    path = cluster.folder / "values.json"
-    path.write_text(json.dumps(values))
+    values = {"image": _image(images.OPERATOR_IMAGE), "trainerImage": _image(images.TRAINER_IMAGE)}
     release = ["finetune-operator", str(CHART), "--namespace", SYSTEM, "--create-namespace"]
+    path = cluster.folder / "state" / "values.json"
+    path.write_text(json.dumps(values))
     cluster.helm("install", *release, "--values", str(path), "--wait", "--timeout", "2m")
-    path.unlink()
     return cluster
+
+
+def _image(reference: str) -> dict[str, str]:
+    repository, tag = reference.rsplit(":", 1)
+    return {"repository": repository, "tag": tag}
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +67,8 @@ def tiny_model(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def tenant(installed: Cluster, s3: Any, tiny_model: str) -> Tenant:
     """A team's namespace that enforces the restricted Pod Security Standard, with the team's Secrets."""
+    kube = Kube(installed.kubeconfig)
+    kube.apply(f"{PROFILES}/{PROFILE}", _profile(installed.s3_endpoint))
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM, "labels": labels}}
     installed.kubectl("apply", "-f", "-", input=json.dumps(namespace))
@@ -80,4 +79,18 @@ def tenant(installed: Cluster, s3: Any, tiny_model: str) -> Tenant:
     }
     for name, pair in keys.items():
         installed.kubectl("apply", "-f", "-", input=secret_manifest(pair, name, TEAM))
-    return Tenant(Kube(installed.kubeconfig), TEAM, s3, tiny_model)
+    return Tenant(kube, TEAM, s3, tiny_model)
+
+
+def _profile(endpoint: str) -> Object:
+    storages = [
+        {"buckets": [pattern], "endpoint": endpoint, "credentialsSecretName": secret}
+        for pattern, secret in SECRETS.items()
+    ]
+    trainer = {"image": images.TRAINER_IMAGE, "allowCPU": True}
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.PROFILE_KIND,
+        "metadata": {"name": PROFILE},
+        "spec": {"trainer": trainer, "gpuTypes": [{"name": "any"}], "storages": storages},
+    }

@@ -10,6 +10,8 @@ from tests.integration.jobs import Job
 from tests.integration.kube import Kube, Object
 from tests.integration.waiting import wait_for
 
+PROFILE = "tests"
+"""The FineTuneProfile of these tests; `default` is the demo's."""
 END_SECONDS = 240.0
 """Longest a tiny job may take on two busy cores."""
 
@@ -36,6 +38,7 @@ class Tenant:
             "kind": names.JOB_KIND,
             "metadata": {"name": name},
             "spec": {
+                "profileName": PROFILE,
                 "model": {"uri": self.model},
                 "dataset": {"train": [{"uri": train}]},
                 "training": {"maxSteps": 3},

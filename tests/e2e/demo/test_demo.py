@@ -7,11 +7,10 @@ import pytest
 from rich.console import Console
 
 from devcluster import Cluster, ClusterError
-from devcluster.storage import secret_manifest
 from examples.demo import results
 from examples.demo.run import RESOURCE, run
 from examples.demo.store import Store
-from examples.demo.target import FOLDER, NAMESPACE, Target, local_target
+from examples.demo.target import FOLDER, Target, local_target
 from finetune_api.status import FineTuneJobStatus
 
 
@@ -20,18 +19,10 @@ def target(installed: Cluster) -> Target:
     return local_target(installed)
 
 
-def with_secret(target: Target) -> Target:
-    """The tests' profile names another Secret than the demo's."""
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    target.kubectl("apply", "-f", "-", input=json.dumps(namespace))
-    target.kubectl("apply", "-f", "-", input=secret_manifest(target.keys, "s3", NAMESPACE))
-    return target
-
-
 def test_the_demo_ends_with_an_adapter_that_answers_what_its_base_model_cannot(target: Target) -> None:
     screen = io.StringIO()
 
-    code = run(lambda: with_secret(target), Console(file=screen, width=80))
+    code = run(lambda: target, Console(file=screen, width=80))
 
     assert code == 0, screen.getvalue()
     status = FineTuneJobStatus.model_validate(json.loads((FOLDER / RESOURCE).read_text())["status"])
