@@ -85,13 +85,17 @@ def detail(phase: Phase, status: FineTuneJobStatus, now: datetime) -> str:
             return _data(status)
         case Phase.QUEUED if phase_of(status) is Phase.QUEUED:
             return _message(status)
-        case Phase.TRAINING if status.training:
+        case Phase.TRAINING if status.training and status.training.step:
             return _progress(status.training, now)
+        case Phase.TRAINING if phase_of(status) is Phase.TRAINING:
+            return _message(status, ConditionType.TRAINED)
         case Phase.EVALUATING if status.evaluation and status.evaluation.base and status.evaluation.tuned:
             base, tuned = status.evaluation.base.exact_match, status.evaluation.tuned.exact_match
             return f"exact match {_percent(base)} -> {_percent(tuned)} on {status.evaluation.rows} held-out rows"
         case Phase.PUBLISHING if status.artifacts:
             return status.artifacts.adapter
+        case Phase.EVALUATING if phase_of(status) is Phase.EVALUATING:
+            return _message(status, ConditionType.EVALUATED)
     return _message(status) if phase is phase_of(status) else ""
 
 
@@ -113,9 +117,10 @@ def _progress(training: Training, now: datetime) -> str:
     return "  ".join(parts)
 
 
-def _message(status: FineTuneJobStatus) -> str:
-    ready = status.condition(ConditionType.READY)
-    return ready.message if ready else "Waiting for the operator."
+def _message(status: FineTuneJobStatus, of: ConditionType = ConditionType.READY) -> str:
+    """What a pod says of its own work, or else what the operator says of the job."""
+    condition = status.condition(of) or status.condition(ConditionType.READY)
+    return condition.message if condition else "Waiting for the operator."
 
 
 def _percent(share: float | None) -> str:
@@ -176,7 +181,7 @@ def _mark(phase: Phase, status: FineTuneJobStatus, timeline: Timeline) -> Text:
 def _detail_line(phase: Phase, status: FineTuneJobStatus) -> RenderableType:
     words = Text(detail(phase, status, datetime.now(UTC)), overflow="ellipsis", no_wrap=True)
     training = status.training
-    if phase is not Phase.TRAINING or training is None or phase is not phase_of(status):
+    if phase is not Phase.TRAINING or phase is not phase_of(status) or training is None or not training.step:
         return words
     line = Table.grid(padding=(0, 1))
     line.add_row(ProgressBar(total=training.total_steps, completed=training.step, width=16), words)

@@ -55,6 +55,13 @@ def test_training_says_step_loss_speed_and_what_is_left() -> None:
     assert detail(Phase.TRAINING, job, NOW) == "31/48  loss 0.041  362 tokens/s  1:37 left"
 
 
+def test_before_the_first_step_the_pod_says_what_it_does() -> None:
+    says = {"type": "Trained", "status": "False", "reason": "EvaluatingBase", "message": "Answering 96 held-out rows."}
+    conditions = [*ready("Attempt 1 is running."), {**says, "lastTransitionTime": MOMENT}]
+    job = status(state="Running", stage="Training", training={**TRAINING, "step": 0}, conditions=conditions)
+    assert detail(Phase.TRAINING, job, NOW) == "Answering 96 held-out rows."
+
+
 def test_a_waiting_job_says_what_it_waits_for() -> None:
     job = status(state="Queued", conditions=ready("No node has a free GPU."))
     assert detail(Phase.QUEUED, job, NOW) == "No node has a free GPU."
