@@ -21,7 +21,7 @@ from finetune_trainer.loss import token_losses
 from finetune_trainer.prepared import Example
 from finetune_trainer.progress import Progress
 
-GENERATION_FACTOR = 4
+GENERATION_FACTOR = 8
 """Tokens held while answering, as a multiple of a micro-batch of training: without gradients only the keys and values
 of each layer are kept."""
 

@@ -86,12 +86,13 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         tell(writer, TRAINED, "Training", f"Learning from {len(prepared.train):,} rows.")
         model = accelerator.prepare_model(attach_lora(model, spec.method, spec.training.seed))
         steps = take_steps(model, bundle, prepared, accelerator, progress)
-        tell(writer, TRAINED, "TrainingSucceeded", summary(steps), held=True, training=progress.training)
+        training = progress.training
+        tell(writer, TRAINED, "TrainingSucceeded", summary(steps), held=True, training=training)
 
         print(f"Answering {len(held_out):,} held-out rows with the tuned model.", flush=True)
         tuned = measure("the tuned model", accelerator.unwrap_model(model))
         comparison = compare(base, tuned, spec.training.seed)
-        results = Results(bundle, prepared, progress.training, steps, held_out, base, tuned, comparison)
+        results = Results(bundle, prepared, training, steps, held_out, base, tuned, comparison)
         verdict = comparison.evaluation.verdict or ""
         tell(writer, EVALUATED, "EvaluationSucceeded", verdict, held=True, evaluation=comparison.evaluation)
 

@@ -45,9 +45,9 @@ class Recorder(Storage):
         return super().write_bytes(uri, data, if_absent)
 
 
-def publish_into(storage: Storage, bundle: Bundle, staging: Path) -> Artifacts:
+def publish_into(storage: Storage, bundle: Bundle, staging: Path, tokenizer_from: Path | None = None) -> Artifacts:
     model = attach_lora(tiny_llama(), Method(), seed=0)
-    tokenizer = AutoTokenizer.from_pretrained(bundle.spec.model.uri)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or bundle.spec.model.uri)
     return publish(storage, results(bundle), model, tokenizer, staging)
 
 
@@ -110,6 +110,18 @@ def test_the_adapter_names_its_base_model_and_carries_the_prompt_format(
     config = json.loads((output(bundle) / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == bundle.spec.model.uri
     assert AutoTokenizer.from_pretrained(output(bundle) / "adapter").chat_template == "{{ messages }}"
+
+
+def test_no_hub_is_asked_about_the_base_model(
+    make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_: pytest.fail("PEFT asked a hub")
+    )
+    bundle = make_bundle(model={"uri": "s3://acme-models/base"})
+    publish_into(open_storage(bundle), bundle, tmp_path / "staging", tiny_model_dir)
+    config = json.loads((output(bundle) / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "s3://acme-models/base"
 
 
 def test_samples_have_every_held_out_row_with_both_answers(make_bundle: MakeBundle, tmp_path: Path) -> None:
