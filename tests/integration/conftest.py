@@ -12,8 +12,10 @@ import yaml
 
 from devcluster import Cluster
 from finetune_api import names
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import PROFILES, Kube, Object
 from tests.integration.kubelet import Kubelet
+from tests.integration.manifests import FAILED
 from tests.integration.operator_process import OperatorProcess
 from tests.integration.tap import Tap
 
@@ -110,3 +112,20 @@ def kubelet(_kubelet: Kubelet) -> Kubelet:
     """A node that is well."""
     _kubelet.heartbeat()
     return _kubelet
+
+
+@pytest.fixture(scope="session")
+def doomed(kube: Kube, _operator: OperatorProcess, _kubelet: Kubelet) -> dict[str, Job]:
+    """Jobs that end Failed once a grace is over, by name: they wait it out while other tests run. `image-STEP`: the
+    image of that step cannot be pulled."""
+    _operator.start()
+    _kubelet.heartbeat()
+    namespace = make_namespace(kube)
+    jobs = {name: Job.create(kube, namespace, yaml.safe_load(text)) for name, text in FAILED.items()}
+    images = {f"image-{step}": step for step in (PREFLIGHT, ATTEMPT)}
+    jobs |= {name: Job.create(kube, namespace, manifest(name)) for name in images}
+    _kubelet.pod_of(namespace, jobs[f"image-{ATTEMPT}"].child(PREFLIGHT)).validates()
+    for name, step in images.items():
+        pod = _kubelet.pod_of(namespace, jobs[name].child(step))
+        pod.cannot_start("ImagePullBackOff", 'Back-off pulling image "registry.example/trainer"')
+    return jobs

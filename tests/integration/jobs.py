@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api import names
+from finetune_api.reasons import FAILURES, FailureReason
 from tests.integration.kube import BATCH_JOBS, JOBS, PODS, Kube, Object
 from tests.integration.waiting import TIMEOUT_SECONDS, wait_for
 
 PREFLIGHT, ATTEMPT = "preflight", "a1"
+GPU = "nvidia.com/gpu"
 
 
 def manifest(name: str = "tickets", **spec: Any) -> Object:
@@ -66,10 +68,27 @@ class Job:
         """The condition Ready; empty while there is none."""
         return next((c for c in self.status().get("conditions", []) if c["type"] == "Ready"), {})
 
+    def is_complete(self) -> bool:
+        return bool(self.ready().get("status") == "True")
+
     def wait_for_reason(self, reason: str, timeout: float = TIMEOUT_SECONDS) -> Object:
         """The status, once Ready carries this reason."""
         wait_for(f"{self.name} to be {reason}", self.ready, lambda c: c.get("reason") == reason, timeout)
         return self.status()
+
+    def assert_failed(self, reason: FailureReason, text: str, timeout: float = TIMEOUT_SECONDS) -> None:
+        """The end as tenant and pipeline see it: one reason everywhere, the remedy, one Warning, no GPU held."""
+        status = self.wait_for_reason(reason, timeout)
+        message = self.ready()["message"]
+        assert text in message
+        assert message.endswith(FAILURES[reason].remedy)
+        assert (status["state"], status.get("stage"), kstatus(self.read())) == ("Failed", None, "Failed")
+        conditions = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+        assert [conditions[type] for type in ("Failed", "Stalled")] == [("True", reason)] * 2
+        assert "Complete" not in conditions
+        warnings = [event for event in self.events() if event["type"] == "Warning"]
+        assert [(event["reason"], event["message"]) for event in warnings] == [(reason, message)]
+        assert [pod for pod in self.pods() if GPU in str(pod["spec"]) and pod["status"]["phase"] == "Running"] == []
 
     def events(self) -> list[Object]:
         """In the order they were made."""

@@ -16,11 +16,11 @@ from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status import PREFLIGHT_MANAGER, ConditionType, attempt_manager
 from finetune_trainer.status_writer import StatusWriter
 from tests.integration import words
+from tests.integration.jobs import GPU
 from tests.integration.kube import JOBS, PODS, Kube, Object
 from tests.integration.waiting import wait_for
 
 NODE = "stand-in"
-GPU = "nvidia.com/gpu"
 
 
 class Kubelet:
@@ -47,9 +47,9 @@ class Kubelet:
 
         return self._played(wait_for(f"the pod of Job {job}", there)[0])
 
-    def advance(self, namespace: str) -> None:
-        """Every pod of the namespace takes its next step towards a happy end; one GPU pod runs at a time."""
-        pods = self.kube.list(PODS.format(namespace))
+    def advance(self, namespace: str, selector: str = "") -> None:
+        """Every such pod of the namespace takes its next step towards a happy end; one GPU pod runs at a time."""
+        pods = self.kube.list(PODS.format(namespace), labelSelector=selector)
         for pod in pods:
             played = self._played(pod)
             if "deletionTimestamp" in pod["metadata"]:
@@ -78,6 +78,7 @@ class PlayedPod:
         self._path = f"{PODS.format(pod['metadata']['namespace'])}/{self.name}"
         self._folder = folder / self.name
         self._started = _now()
+        self.exit_code: int | None = None
         self._writer: StatusWriter | None = None
         self._bound = False
 
@@ -104,6 +105,7 @@ class PlayedPod:
 
     def runs(self) -> None:
         self.is_bound()
+        self._started = _now()
         self._write(phase="Running", state={"running": {"startedAt": self._started}})
 
     def succeeds(self) -> None:
@@ -126,6 +128,12 @@ class PlayedPod:
         """Somebody else ends it, for a reason of the condition DisruptionTarget."""
         target = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": ""}
         self._write(phase="Failed", conditions=[target])
+
+    def validates(self) -> None:
+        """A preflight from start to its good end."""
+        self.runs()
+        self.says_the_data_is_good()
+        self.succeeds()
 
     def is_gone(self) -> None:
         """The last container has stopped: a pod that was deleted may go."""
@@ -185,6 +193,7 @@ class PlayedPod:
         return self._folder
 
     def _ends(self, phase: str, exit_code: int, why: str, message: TerminationMessage | str) -> None:
+        self.exit_code = exit_code
         text = message if isinstance(message, str) else message.model_dump_json(by_alias=True, exclude_none=True)
         ended = {"exitCode": exit_code, "reason": why, "message": text}
         self._write(phase=phase, state={"terminated": {**ended, "startedAt": self._started, "finishedAt": _now()}})

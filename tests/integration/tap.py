@@ -31,6 +31,9 @@ class Call:
     def is_write(self) -> bool:
         return self.method != "GET"
 
+    def makes(self, resource: str) -> bool:
+        return self.method == "POST" and self.path.endswith(f"/{resource}")
+
     @property
     def writes_status(self) -> bool:
         return self.method == "PATCH" and self.path.endswith("/status")

@@ -11,6 +11,8 @@ from tests.integration.jobs import Job, manifest
 from tests.integration.kube import JOBS, PROFILES, Kube, Object, RefusedError
 from tests.integration.waiting import wait_for
 
+pytestmark = pytest.mark.usefixtures("doomed")
+
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 KINDS = {names.JOBS: names.JOB_KIND, names.PROFILES: names.PROFILE_KIND}
 

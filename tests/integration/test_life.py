@@ -8,9 +8,9 @@ from devcluster import Cluster
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from tests.integration.conftest import PROFILE, make_namespace
-from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, kstatus, manifest
+from tests.integration.jobs import ATTEMPT, GPU, PREFLIGHT, Job, kstatus, manifest
 from tests.integration.kube import BATCH_JOBS, PROFILES, Kube, Object, RefusedError
-from tests.integration.kubelet import GPU, NODE, Kubelet
+from tests.integration.kubelet import NODE, Kubelet
 from tests.integration.operator_process import OperatorProcess
 from tests.integration.tap import Tap
 from tests.integration.waiting import wait_for
@@ -29,13 +29,9 @@ def finished(kube: Kube, tap: Tap, _operator: OperatorProcess, _kubelet: Kubelet
     body = manifest("finished")
     body["metadata"]["labels"] = QUEUE
     job = Job.create(kube, namespace, body)
-    wait_for("the job to complete", lambda: _kubelet.advance(namespace) or job.ready(), is_true)
+    wait_for("the job to complete", lambda: _kubelet.advance(namespace) or job.is_complete())
     yield job
     kube.delete(f"/api/v1/namespaces/{namespace}")
-
-
-def is_true(condition: Object | None) -> bool:
-    return (condition or {}).get("status") == "True"
 
 
 def test_every_step_shows_in_state_stage_and_the_conditions_a_pipeline_reads(
@@ -157,7 +153,7 @@ def test_the_bundle_holds_the_spec_and_cannot_be_changed(finished: Job, kube: Ku
 
 def test_a_whole_life_costs_few_writes(finished: Job, tap: Tap) -> None:
     writes = tap.writes(finished.namespace)
-    assert sum(call.method == "POST" and call.path.endswith("/jobs") for call in writes) == 2
+    assert sum(call.makes("jobs") for call in writes) == 2
     assert sum(call.writes_status for call in writes) <= 8
     assert len(writes) <= 20
 
@@ -177,10 +173,7 @@ def test_a_job_whose_attempt_a_queue_holds_back_waits_and_then_runs(
         return [pod for pod in job.pods() if names.LABEL_ATTEMPT in pod["metadata"]["labels"]]
 
     job = Job.create(kube, namespace, manifest())
-    preflight = kubelet.pod_of(namespace, job.child(PREFLIGHT))
-    preflight.runs()
-    preflight.says_all()
-    preflight.succeeds()
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
     kubelet.pod_of(namespace, job.child(ATTEMPT))
     attempt = f"{BATCH_JOBS.format(namespace)}/{job.child(ATTEMPT)}"
     kube.merge(attempt, {"spec": {"suspend": True}})
@@ -189,7 +182,7 @@ def test_a_job_whose_attempt_a_queue_holds_back_waits_and_then_runs(
     assert kube.get(attempt)["spec"]["suspend"] is True
 
     kube.merge(attempt, {"spec": {"suspend": False}})
-    wait_for("the end", lambda: kubelet.advance(namespace) or job.ready(), is_true)
+    wait_for("the end", lambda: kubelet.advance(namespace) or job.is_complete())
 
 
 def test_a_profile_that_is_applied_later_is_waited_for(
@@ -208,9 +201,11 @@ def test_a_profile_that_is_deleted_during_training_does_not_stop_it(
 ) -> None:
     kube.create(PROFILES, {**PROFILE, "metadata": {"name": namespace}})
     job = Job.create(kube, namespace, manifest(profileName=namespace))
-    wait_for("training", lambda: kubelet.advance(namespace) or job.ready(), lambda c: "Train" in str(c))
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
+    kubelet.pod_of(namespace, job.child(ATTEMPT)).runs()
+    job.wait_for_reason("Training")
     kube.delete(f"{PROFILES}/{namespace}")
-    wait_for("the end", lambda: kubelet.advance(namespace) or job.ready(), is_true)
+    wait_for("the end", lambda: kubelet.advance(namespace) or job.is_complete())
 
 
 def test_the_tenants_own_service_account_runs_the_pods(
@@ -232,7 +227,7 @@ def test_the_operator_ends_on_sigterm_and_goes_on_where_it_was(
     assert operator.stop() == 0
     kubelet.advance(namespace)
     operator.start()
-    wait_for("the end", lambda: kubelet.advance(namespace) or job.ready(), is_true)
+    wait_for("the end", lambda: kubelet.advance(namespace) or job.is_complete())
 
 
 def test_an_api_server_that_goes_away_for_a_while_costs_nothing(
@@ -247,4 +242,4 @@ def test_an_api_server_that_goes_away_for_a_while_costs_nothing(
     preflight.succeeds()
     wait_for("the operator to be refused", lambda: tap.refused)
     tap.is_cut = False
-    wait_for("the end", lambda: kubelet.advance(namespace) or job.ready(), is_true, timeout=90)
+    wait_for("the end", lambda: kubelet.advance(namespace) or job.is_complete(), timeout=90)

@@ -60,7 +60,7 @@ def test_an_operator_killed_and_started_again_makes_nothing_twice(
     before = job.children()
 
     operator.start()
-    wait_for("the end", lambda: kubelet.advance(namespace) or job.ready(), lambda c: c and c.get("status") == "True")
+    wait_for("the end", lambda: kubelet.advance(namespace) or job.is_complete())
 
     after = job.children()
     assert before.items() <= after.items()

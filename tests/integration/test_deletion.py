@@ -1,0 +1,92 @@
+"""A FineTuneJob deleted in any phase takes everything of it along, and nothing is made again.
+
+The real garbage collector does it, by owner references: the operator has no part in it and no finalizer.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
+from tests.integration.kube import Kube
+from tests.integration.kubelet import Kubelet
+from tests.integration.operator_process import OperatorProcess
+from tests.integration.tap import Tap
+from tests.integration.waiting import wait_for
+
+GRACE_AND_THIRTY_SECONDS = 60 + 30
+
+
+def preflight_runs(job: Job, kubelet: Kubelet) -> None:
+    kubelet.pod_of(job.namespace, job.child(PREFLIGHT)).runs()
+    job.wait_for_reason("Validating")
+
+
+def queued(job: Job, kubelet: Kubelet) -> None:
+    kubelet.pod_of(job.namespace, job.child(PREFLIGHT)).validates()
+    kubelet.pod_of(job.namespace, job.child(ATTEMPT))
+    job.wait_for_reason("WaitingForGPU")
+
+
+def training(job: Job, kubelet: Kubelet) -> None:
+    queued(job, kubelet)
+    kubelet.pod_of(job.namespace, job.child(ATTEMPT)).runs()
+    job.wait_for_reason("Training")
+
+
+def complete(job: Job, kubelet: Kubelet) -> None:
+    wait_for("the end", lambda: kubelet.advance(job.namespace) or job.is_complete())
+
+
+def failed(job: Job, kubelet: Kubelet) -> None:
+    training(job, kubelet)
+    kubelet.pod_of(job.namespace, job.child(ATTEMPT)).crashes(1)
+    job.wait_for_reason("TrainerCrashed")
+
+
+PHASES: dict[str, Callable[[Job, Kubelet], object]] = {
+    "waiting for its profile": lambda job, kubelet: job.wait_for_reason("WaitingForDependency"),
+    "preflight pending": lambda job, kubelet: kubelet.pod_of(job.namespace, job.child(PREFLIGHT)),
+    "preflight running": preflight_runs,
+    "queued": queued,
+    "training": training,
+    "complete": complete,
+    "failed": failed,
+}
+
+
+@pytest.mark.parametrize("propagation", ["Background", "Foreground"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_nothing_is_left_of_a_deleted_job(
+    phase: str, propagation: str, kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+) -> None:
+    profile = {"profileName": "none"} if phase.endswith("profile") else {}
+    job = Job.create(kube, namespace, manifest(**profile))
+    PHASES[phase](job, kubelet)
+    kube.delete(job.path, propagationPolicy=propagation)
+    deleted = len(tap.calls)
+
+    def left() -> dict[str, str]:
+        for pod in job.pods():
+            if "deletionTimestamp" in pod["metadata"]:
+                kubelet.pod_of(namespace, pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]).is_gone()
+        return job.children() | ({"itself": job.uid} if kube.find(job.path) else {})
+
+    wait_for("everything to be gone", left, lambda found: not found, GRACE_AND_THIRTY_SECONDS)
+    # Whatever the operator still had to do comes before what it does for the next job.
+    Job.create(kube, namespace, manifest("next", profileName="none")).wait_for_reason("WaitingForDependency")
+    wait_for("what was under way to be gone too", left, lambda found: not found)
+    assert [call for call in tap.calls[deleted:] if call.makes("jobs") and job.uid in str(call.body)] == []
+
+
+def test_a_job_recreated_under_its_name_starts_anew(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    first = Job.create(kube, namespace, manifest())
+    training(first, kubelet)
+    kube.delete(first.path)
+    second = Job.create(kube, namespace, manifest())
+    wait_for("the end", lambda: kubelet.advance(namespace, second.selector) or second.is_complete())
+    assert second.status()["counts"] == {"attempts": 1}
+    kubelet.pod_of(namespace, first.child(ATTEMPT)).is_gone()
+    wait_for("the first job's children to go", first.children, lambda found: not found)

@@ -1,0 +1,143 @@
+"""Every way a pod can end badly ends the job with its own reason and a sentence for the tenant, and frees the GPU."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from devcluster import Cluster
+from finetune_api.reasons import FAILURES, FailureReason
+from tests.integration.conftest import make_namespace
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
+from tests.integration.kube import BATCH_JOBS, Kube
+from tests.integration.kubelet import NODE, Kubelet, PlayedPod
+from tests.integration.waiting import wait_for
+
+End = tuple[Callable[[PlayedPod], None], FailureReason, str]
+TRACEBACK = "Traceback (most recent call last):\nKeyError: 'the text of a secret ticket'"
+ENDS: dict[str, End] = {
+    "it says why": (
+        lambda pod: pod.fails(FailureReason.LOSS_DIVERGED, "Step 12: the loss is not a number."),
+        FailureReason.LOSS_DIVERGED,
+        "Step 12: the loss is not a number. Lower training.learningRate",
+    ),
+    "no GPU to be found": (
+        lambda pod: pod.fails(FailureReason.GPU_FAULT, "No usable GPU was found."),
+        FailureReason.GPU_FAULT,
+        "No usable GPU was found.",
+    ),
+    "only its exit code says why": (
+        lambda pod: pod.crashes(FAILURES[FailureReason.GPU_OUT_OF_MEMORY].exit_code),
+        FailureReason.GPU_OUT_OF_MEMORY,
+        "The trainer ended with exit code 30",
+    ),
+    "a crash": (lambda pod: pod.crashes(1, TRACEBACK), FailureReason.TRAINER_CRASHED, "exit code 1 without saying why"),
+    "killed": (lambda pod: pod.crashes(137), FailureReason.TRAINER_CRASHED, "exit code 137"),
+    "killed for memory": (
+        lambda pod: pod.crashes(137, why="OOMKilled"),
+        FailureReason.HOST_OUT_OF_MEMORY,
+        "over its memory limit and was killed. Raise compute.memory.",
+    ),
+    "asked to stop": (lambda pod: pod.crashes(143), FailureReason.PREEMPTED, "asked to stop"),
+    "evicted for memory": (
+        lambda pod: pod.is_evicted("The node was low on resource: memory."),
+        FailureReason.EVICTED,
+        "The node ended the pod to protect itself.",
+    ),
+    "evicted for disk": (
+        lambda pod: pod.is_evicted('Usage of EmptyDir volume "scratch" exceeds the limit "200Gi".'),
+        FailureReason.DISK_FULL,
+        'EmptyDir volume "scratch" exceeds the limit',
+    ),
+    "preempted": (
+        lambda pod: pod.is_disrupted("PreemptionByScheduler"),
+        FailureReason.PREEMPTED,
+        "preempted by one of higher priority",
+    ),
+    "drained": (lambda pod: pod.is_disrupted("EvictionByEvictionAPI"), FailureReason.EVICTED, "a node is drained"),
+    "unreachable node": (
+        lambda pod: pod.is_disrupted("DeletionByTaintManager"),
+        FailureReason.NODE_LOST,
+        "as when it is unreachable",
+    ),
+    "node gone": (lambda pod: pod.is_disrupted("DeletionByPodGC"), FailureReason.NODE_LOST, "node is gone"),
+    "deleted by hand": (lambda pod: pod.is_gone(), FailureReason.EVICTED, "was removed before it ended"),
+}
+PREFLIGHT_ENDS: dict[str, End] = {
+    "it says why": (
+        lambda pod: pod.fails(FailureReason.DATASET_INVALID, "s3://acme-data/tickets/a.jsonl:17: no completion."),
+        FailureReason.DATASET_INVALID,
+        "s3://acme-data/tickets/a.jsonl:17: no completion. Correct the rows",
+    ),
+    "killed for memory": ENDS["killed for memory"],
+    "a crash": ENDS["a crash"],
+    "evicted for disk": ENDS["evicted for disk"],
+}
+
+
+@pytest.fixture(scope="module")
+def tenant(kube: Kube) -> Iterator[str]:
+    """One namespace for all jobs of this module."""
+    namespace = make_namespace(kube)
+    yield namespace
+    kube.delete(f"/api/v1/namespaces/{namespace}")
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_attempt_that_ends_badly(end: str, kube: Kube, tenant: str, kubelet: Kubelet) -> None:
+    play, reason, text = ENDS[end]
+    job = Job.create(kube, tenant, manifest(f"attempt-{list(ENDS).index(end)}"))
+    kubelet.pod_of(tenant, job.child(PREFLIGHT)).validates()
+    pod = kubelet.pod_of(tenant, job.child(ATTEMPT))
+    pod.runs()
+    job.wait_for_reason("Training")
+    play(pod)
+
+    job.assert_failed(reason, text)
+    status = job.status()
+    assert "secret ticket" not in str(status)
+    (attempt,) = status["attempts"]
+    assert (attempt["number"], attempt["name"], attempt["reason"]) == (1, job.child(ATTEMPT), reason)
+    assert text.split(".")[0] in attempt["message"]
+    if pod.exit_code is not None:
+        assert (attempt["exitCode"], attempt["nodeName"]) == (pod.exit_code, NODE)
+        assert attempt["startTime"] <= attempt["completionTime"]
+
+
+@pytest.mark.parametrize("end", PREFLIGHT_ENDS)
+def test_a_preflight_that_ends_badly_never_asks_for_a_gpu(end: str, kube: Kube, tenant: str, kubelet: Kubelet) -> None:
+    play, reason, text = PREFLIGHT_ENDS[end]
+    job = Job.create(kube, tenant, manifest(f"preflight-{list(PREFLIGHT_ENDS).index(end)}"))
+    pod = kubelet.pod_of(tenant, job.child(PREFLIGHT))
+    pod.runs()
+    if end == "it says why":
+        pod.says_the_data_is_bad(reason, "s3://acme-data/tickets/a.jsonl:17: no completion.")
+    play(pod)
+
+    job.assert_failed(reason, text)
+    conditions = {c["type"]: c for c in job.status()["conditions"]}
+    assert (conditions["Validated"]["status"], conditions["Validated"]["reason"]) == ("False", reason)
+    assert list(job.batch_jobs()) == [PREFLIGHT]
+    assert job.status().get("attempts", []) == []
+
+
+def test_kubectl_wait_sees_a_failure(kube: Kube, tenant: str, kubelet: Kubelet, installed: Cluster) -> None:
+    job = Job.create(kube, tenant, manifest("failing"))
+    kubelet.pod_of(tenant, job.child(PREFLIGHT)).crashes(1)
+    installed.kubectl("wait", "-n", tenant, "ftj/failing", "--for=condition=Failed", "--timeout=30s")
+
+
+def test_an_image_may_fail_to_be_pulled_for_a_while(kube: Kube, tenant: str, kubelet: Kubelet) -> None:
+    job = Job.create(kube, tenant, manifest("slow-image"))
+    pod = kubelet.pod_of(tenant, job.child(PREFLIGHT))
+    pod.cannot_start("ErrImagePull", "rpc error: registry is away")
+    wait_for("the kubelet's word", job.ready, lambda c: "ErrImagePull: rpc error: registry is away." in str(c))
+    wait_for("the end", lambda: kubelet.advance(tenant, job.selector) or job.is_complete())
+
+
+def test_a_job_whose_attempt_is_deleted_by_hand_tries_again(kube: Kube, tenant: str, kubelet: Kubelet) -> None:
+    job = Job.create(kube, tenant, manifest("kicked"))
+    kubelet.pod_of(tenant, job.child(PREFLIGHT)).validates()
+    kubelet.pod_of(tenant, job.child(ATTEMPT))
+    first = job.batch_jobs()[ATTEMPT]["metadata"]["uid"]
+    kube.delete(f"{BATCH_JOBS.format(tenant)}/{job.child(ATTEMPT)}")
+    wait_for("another", job.batch_jobs, lambda jobs: ATTEMPT in jobs and jobs[ATTEMPT]["metadata"]["uid"] != first)

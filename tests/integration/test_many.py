@@ -1,0 +1,55 @@
+"""Fifty FineTuneJobs at once against one GPU: none lost, one after another, in flat memory."""
+
+from collections import Counter
+
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
+from tests.integration.kube import JOBS, Kube
+from tests.integration.kubelet import Kubelet
+from tests.integration.operator_process import OperatorProcess
+from tests.integration.tap import Tap
+from tests.integration.waiting import wait_for
+
+MANY, FEW = 50, 10
+MOST_GROWTH_BYTES = 8 * 1024 * 1024
+"""From the tenth job's end to the fiftieth's: interpreter noise, not a record for each job."""
+
+
+def test_fifty_jobs_at_once_all_end_and_then_cost_nothing(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+) -> None:
+    def complete() -> int:
+        kubelet.advance(namespace)
+        jobs = kube.list(JOBS.format(namespace))
+        return sum(job["status"].get("state") == "Complete" for job in jobs)
+
+    operator.stop()
+    operator.start()
+    kubelet.most_gpu_pods = 0
+    jobs = [Job.create(kube, namespace, manifest(f"job-{i}")) for i in range(MANY)]
+    wait_for("the first jobs", complete, lambda count: count >= FEW, timeout=120)
+    after_few = operator.resident_bytes()
+    wait_for("all jobs", complete, lambda count: count == MANY, timeout=240)
+    after_many = operator.resident_bytes()
+
+    assert kubelet.most_gpu_pods == 1
+    print(f"operator: {after_few / 2**20:.1f} MiB after {FEW} jobs, {after_many / 2**20:.1f} MiB after {MANY}")
+    assert after_many - after_few < MOST_GROWTH_BYTES, (after_few, after_many)
+    assert Counter(step for job in jobs for step in job.batch_jobs()) == {PREFLIGHT: MANY, ATTEMPT: MANY}
+    starts = sorted(job.status()["attempts"][0]["startTime"] for job in jobs)
+    ends = sorted(job.status()["attempts"][0]["completionTime"] for job in jobs)
+    assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+
+    settle(kube, namespace, "first")
+    before = len(tap.writes())
+    operator.stop()
+    operator.start()  # the first thing it does is a resync
+    settle(kube, namespace, "second")
+    written = [call for call in tap.writes()[before:] if "second" not in str(call)]
+    assert written == []
+
+
+def settle(kube: Kube, namespace: str, name: str) -> None:
+    """Wait until the operator has come to a job created just now: all it had to do before is done."""
+    job = Job.create(kube, namespace, manifest(name, profileName="none"))
+    job.wait_for_reason("WaitingForDependency")
+    kube.delete(job.path)
