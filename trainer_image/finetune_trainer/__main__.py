@@ -1,9 +1,11 @@
 """`python -m finetune_trainer {preflight,train} BUNDLE`: the command, and how each of its ends is told."""
 
 import argparse
+import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +55,7 @@ def _run(step: str, path: Path, attempt: int) -> str:
         from finetune_trainer.preflight import preflight
 
         return preflight(bundle, storage, StatusWriter(bundle.job, PREFLIGHT_MANAGER))
+    _quieten_libraries()
     from finetune_trainer.train import train
 
     return train(bundle, storage, StatusWriter(bundle.job, attempt_manager(attempt)), attempt)
@@ -73,6 +76,16 @@ def _hide_torch() -> None:
     """Transformers imports torch wherever it finds it: 4 s and 600 MB that reading a tokenizer does without."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.modules["torch"] = None  # type: ignore[assignment]
+
+
+def _quieten_libraries() -> None:
+    """Keeps what says nothing about the job out of its log: loading bars, advice on other kernels, deprecations."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 def _fail(error: BaseException) -> int:

@@ -65,7 +65,7 @@ def prove_isolation(model: PreTrainedModel) -> None:
     """Raises TrainerFailure ModelUnsupported unless changing one packed document leaves the next one's logits alone.
     Layers with a state that runs along the sequence (Mamba, linear attention) fail here."""
     generator = torch.Generator().manual_seed(0)
-    first, second = torch.randint(model.config.vocab_size, (2, 16), generator=generator)
+    first, second = torch.randint(model.config.get_text_config().vocab_size, (2, 16), generator=generator)
 
     def second_logits(document: Tensor) -> Tensor:
         output = model(

@@ -144,7 +144,7 @@ def _generate(
     """What the model writes after each prompt, within its context. Prompts are padded on the left, so that all end
     where writing starts."""
     longest = max(map(len, prompts))
-    context = getattr(model.config, "max_position_embeddings", None) or inf
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or inf
     within = copy(generation)
     within.max_new_tokens = min(generation.max_new_tokens, context - longest)
     input_ids = np.full((len(prompts), longest), generation.pad_token_id, dtype=np.int64)

@@ -23,14 +23,17 @@ from finetune_trainer.attention import use_document_attention
 from finetune_trainer.base_model import SMALL_FILES
 from finetune_trainer.failure import TrainerFailure
 
-MODEL_FILES = (*SMALL_FILES, ".safetensors")
-"""What is downloaded of a model's folder: settings, tokenizer, weights. No code, no pickles."""
+
+def is_model_file(path: str) -> bool:
+    """Whether a file of a model's folder is downloaded: settings, tokenizer and weights. No code, no pickles, no second
+    copy of the weights such as Mistral's consolidated.safetensors."""
+    return "/" not in path and path.endswith((*SMALL_FILES, ".safetensors")) and not path.startswith("consolidated")
 
 
 def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
     """The GPU and its name, or the CPU where that is allowed. Raises TrainerFailure GPUFault when neither is there."""
     try:
-        device = torch.device("cuda")
+        device = torch.device("cuda", 0)
         # A device that answers is not yet one that computes: a broken driver or a stuck GPU shows only here.
         torch.ones(8, device=device).sum().item()
         return device, torch.cuda.get_device_name(device)

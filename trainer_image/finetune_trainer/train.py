@@ -19,10 +19,10 @@ from finetune_trainer.batches import steps_per_epoch
 from finetune_trainer.evaluate import draw_rows, evaluate
 from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.model import (
-    MODEL_FILES,
     attach_lora,
     choose_device,
     greedy_generation,
+    is_model_file,
     load_model,
     load_tokenizer,
 )
@@ -67,7 +67,7 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
 
     with scratch_folder() as scratch:
         tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
-        storage.download_folder(spec.model.uri, scratch / "model", lambda path: path.endswith(MODEL_FILES))
+        storage.download_folder(spec.model.uri, scratch / "model", is_model_file)
         tokenizer, model = load_tokenizer(scratch / "model"), load_model(scratch / "model", resolved.method, device)
         prove_isolation(model)
         generation = greedy_generation(model, prepared.stop_token_ids, resolved.max_new_tokens)

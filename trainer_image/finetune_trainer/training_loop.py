@@ -59,7 +59,7 @@ def training_steps(
     Raises TrainerFailure LossDiverged, before the weights take any harm from a loss that is not a number."""
     parameters = trainable_parameters(model)
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=0.0)
-    divergence = Divergence(model.config.vocab_size)
+    divergence = Divergence(model.config.get_text_config().vocab_size)
     for step in range(resolved.total_steps):
         started = perf_counter()
         rows = [examples[i] for i in rows_of_step(len(examples), training.global_batch_size, training.seed, step)]

@@ -12,7 +12,14 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.loss import token_losses
-from finetune_trainer.model import attach_lora, choose_device, greedy_generation, load_model, trainable_parameters
+from finetune_trainer.model import (
+    attach_lora,
+    choose_device,
+    greedy_generation,
+    is_model_file,
+    load_model,
+    trainable_parameters,
+)
 from tests.unit.finetune_trainer.conftest import save_model
 from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
 
@@ -94,6 +101,24 @@ def test_weights_as_pickles_are_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(TrainerFailure) as caught:
         load_model(tmp_path, MethodType.LORA, CPU)
     assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("config.json", True),
+        ("model-00001-of-00002.safetensors", True),
+        ("model.safetensors.index.json", True),
+        ("tokenizer.model", True),
+        ("chat_template.jinja", True),
+        ("consolidated.safetensors", False),
+        ("original/model.safetensors", False),
+        ("pytorch_model.bin", False),
+        ("modeling_custom.py", False),
+    ],
+)
+def test_of_a_models_folder_only_settings_tokenizer_and_weights_are_downloaded(path: str, wanted: bool) -> None:
+    assert is_model_file(path) is wanted
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
