@@ -4,8 +4,10 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,11 +142,13 @@ class S3:
         return name
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_ports(count: int) -> list[int]:
+    """Ports nobody listens on; all are held until the last is found, so that no two are the same."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @pytest.fixture(scope="session")
@@ -161,8 +165,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         (folder / "secrets" / name).mkdir(parents=True)
         (folder / "secrets" / name / "AWS_ACCESS_KEY_ID").write_text(name)
         (folder / "secrets" / name / "AWS_SECRET_ACCESS_KEY").write_text(f"{name}-key")
-    port = _free_port()
-    server = _start_weed(folder, port)
+    port, *others = _free_ports(8)
+    server = _start_weed(folder, port, others)
     try:
         _wait_for_s3(S3(f"http://127.0.0.1:{port}", folder / "secrets"), server, folder / "log")
         yield S3(f"http://127.0.0.1:{port}", folder / "secrets")
@@ -171,11 +175,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         server.wait()
 
 
-def _start_weed(folder: Path, s3_port: int) -> subprocess.Popen[bytes]:
-    import sys
-
-    ports = {name: _free_port() for name in ("master", "volume", "filer")}
-    grpc = {name: _free_port() for name in ("master", "volume", "filer", "s3")}
+def _start_weed(folder: Path, s3_port: int, others: list[int]) -> subprocess.Popen[bytes]:
+    names = ["master.port", "volume.port", "filer.port"]
+    ports = dict(zip([*names, *(f"{name}.grpc" for name in [*names, "s3.port"])], others, strict=True))
     command = [
         str(Path(sys.executable).parent / "weed"),
         "server",
@@ -188,8 +190,10 @@ def _start_weed(folder: Path, s3_port: int) -> subprocess.Popen[bytes]:
         "-s3.autoCreateBucket=false",
         "-master.volumeSizeLimitMB=64",
         "-volume.max=100",
-        *(f"-{name}.port={port}" for name, port in ports.items()),
-        *(f"-{name}.port.grpc={port}" for name, port in grpc.items()),
+        # Left alone, these two listen on fixed ports, where a second server on this machine would be in the way.
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        *(f"-{name}={port}" for name, port in ports.items()),
     ]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=os.environ | {"HOME": str(folder)})
