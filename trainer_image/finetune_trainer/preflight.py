@@ -40,7 +40,11 @@ def preflight(bundle: Bundle, storage: Storage, status: StatusWriter) -> str:
         failure = failure_of(error)
         text = sentence(failure.reason, failure.message)
         status.condition(ConditionType.VALIDATED, False, failure.reason, text)
-        status.result(preflight=_found(findings))
+        try:
+            status.result(preflight=_found(findings))
+        except (ConnectionError, RuntimeError) as unwritten:
+            # The termination message still says what was wrong; this must not take its place.
+            print(f"The status could not be written: {unwritten}", flush=True)
         raise
     message = (
         f"{len(prepared.train):,} rows to learn from in {prepared.resolved.total_steps:,} steps, "

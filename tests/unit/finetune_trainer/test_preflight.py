@@ -160,6 +160,16 @@ def test_a_bad_row_is_named_in_the_status_with_what_was_read_so_far(
     assert (status.preflight.rows, status.preflight.invalid) == (20, 1)
 
 
+def test_a_status_that_cannot_be_written_does_not_hide_what_was_wrong(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(self: StatusWriter, **parts: Any) -> None:
+        raise ConnectionError("the API server is away")
+
+    monkeypatch.setattr(StatusWriter, "result", unreachable)
+    assert failure(make_bundle(rows=[])).reason is FailureReason.DATASET_INVALID
+
+
 @pytest.mark.parametrize("rows", [[], [{"prompt": "a", "completion": "b"}]])
 def test_too_few_rows_are_refused(make_bundle: MakeBundle, rows: list[Any]) -> None:
     assert failure(make_bundle(rows=rows)).reason is FailureReason.DATASET_INVALID
