@@ -102,7 +102,7 @@ def detail(phase: Phase, status: FineTuneJobStatus, now: datetime) -> str:
 def _data(status: FineTuneJobStatus) -> str:
     found = status.preflight
     if not found or not found.splits or found.tokens is None:
-        return _message(status)
+        return _message(status) if phase_of(status) is Phase.PREFLIGHT else ""
     return f"{found.splits.train} rows to learn from, {found.splits.test} held out; {found.tokens:,} tokens"
 
 
@@ -213,4 +213,4 @@ class _Lines:
     def _print(self, phase: Phase, status: FineTuneJobStatus) -> None:
         elapsed = clock(self._timeline.seconds(phase) or 0)
         words = escape(detail(phase, status, datetime.now(UTC)))
-        self._console.print(f"  {phase.title:<10} {elapsed:>5}  {words}", soft_wrap=True)
+        self._console.print(f"  {phase.title:<10} {elapsed:>5}  {words}".rstrip(), soft_wrap=True)

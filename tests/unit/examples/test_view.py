@@ -123,3 +123,8 @@ def test_without_a_terminal_each_phase_gets_plain_lines() -> None:
     assert "\x1b" not in text
     for phase in ("Preflight", "Queued", "Training", "Evaluating", "Publishing"):
         assert f"  {phase} " in text
+
+
+def test_why_a_job_failed_is_left_to_the_end() -> None:
+    job = status(state="Failed", conditions=ready("Line 17 has no completion."))
+    assert [detail(phase, job, NOW) for phase in list(Phase)[:5]] == [""] * 5
