@@ -12,7 +12,7 @@ from devcluster.progress import step
 from examples.demo.install import install_operator
 from examples.demo.run import run
 from examples.demo.shell import open_shell
-from examples.demo.target import FOLDER, NAMESPACE, Target, current_target, local_target
+from examples.demo.target import FOLDER, NAMESPACE, SYSTEM_NAMESPACE, Target, current_target, local_target
 
 console = Console(highlight=False)
 
@@ -36,7 +36,7 @@ def main() -> int:
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        console.print("\nInterrupted. What runs goes on; `make demo-shell` looks at it, `make demo-down` ends it.")
+        console.print("\nInterrupted. What runs goes on: make demo-shell looks at it, make demo-down ends it.")
         return 130
 
 
@@ -55,7 +55,8 @@ def down(local: bool) -> int:
     target = current_target()
     with step(f"deleting the namespace {NAMESPACE}"):
         target.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
-    console.print("  The operator stays. To remove it: helm uninstall finetune-demo --namespace finetune-system")
+    command = f"helm uninstall {target.release} --namespace {SYSTEM_NAMESPACE}"
+    console.print(f"  The operator stays. To remove it: {command}", soft_wrap=True)
     return 0
 
 
