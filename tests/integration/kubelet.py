@@ -6,19 +6,20 @@ pod a token of its own, and with that token the pod says what the trainer would 
 so that roles and admission policy are the real ones. No container runs: what a real trainer does is for tests/e2e.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from finetune_api import names
-from finetune_api.bundle import JobIdentity, TerminationMessage
+from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status import PREFLIGHT_MANAGER, ConditionType, attempt_manager
 from finetune_trainer.status_writer import StatusWriter
 from tests.integration import words
 from tests.integration.jobs import GPU
-from tests.integration.kube import JOBS, PODS, Kube, Object
-from tests.integration.waiting import wait_for
+from tests.integration.kube import PODS, Kube, Object
+from tests.integration.waiting import TIMEOUT_SECONDS, wait_for
 
 NODE = "stand-in"
 
@@ -46,6 +47,17 @@ class Kubelet:
             return self.kube.list(PODS.format(namespace), labelSelector=f"batch.kubernetes.io/job-name={job}")
 
         return self._played(wait_for(f"the pod of Job {job}", there)[0])
+
+    def play(
+        self, namespace: str, until: Callable[[], bool], selector: str = "", timeout: float = TIMEOUT_SECONDS
+    ) -> None:
+        """Pods go on step by step until this holds."""
+
+        def step() -> bool:
+            self.advance(namespace, selector)
+            return until()
+
+        wait_for("the pods of the job to come to its end", step, timeout=timeout)
 
     def advance(self, namespace: str, selector: str = "") -> None:
         """Every such pod of the namespace takes its next step towards a happy end; one GPU pod runs at a time."""
@@ -76,7 +88,7 @@ class PlayedPod:
         self.kube, self.pod = kube, pod
         self.name: str = pod["metadata"]["name"]
         self._path = f"{PODS.format(pod['metadata']['namespace'])}/{self.name}"
-        self._folder = folder / self.name
+        self._folder: Path = folder / self.name
         self._started = _now()
         self.exit_code: int | None = None
         self._writer: StatusWriter | None = None
@@ -171,13 +183,16 @@ class PlayedPod:
     def writer(self) -> StatusWriter:
         """The trainer's own, with this pod's token."""
         if self._writer is None:
-            labels, namespace = self.pod["metadata"]["labels"], self.pod["metadata"]["namespace"]
-            attempt = labels.get(names.LABEL_ATTEMPT)
+            attempt = self.pod["metadata"]["labels"].get(names.LABEL_ATTEMPT)
             manager = attempt_manager(int(attempt)) if attempt else PREFLIGHT_MANAGER
-            job = self.kube.get(f"{JOBS.format(namespace)}/{labels[names.LABEL_JOB_NAME]}")["metadata"]
-            identity = JobIdentity(namespace=namespace, name=job["name"], uid=job["uid"], generation=job["generation"])
-            self._writer = StatusWriter(identity, manager, self._mount_token(), self.kube.server)
+            self._writer = StatusWriter(self._bundle().job, manager, self._mount_token(), self.kube.server)
         return self._writer
+
+    def _bundle(self) -> Bundle:
+        """What the pod finds mounted."""
+        (name,) = [volume["configMap"]["name"] for volume in self.pod["spec"]["volumes"] if "configMap" in volume]
+        config_map = self.kube.get(f"/api/v1/namespaces/{self.pod['metadata']['namespace']}/configmaps/{name}")
+        return Bundle.model_validate_json(config_map["data"][names.BUNDLE_KEY])
 
     def _mount_token(self) -> Path:
         """As the projected volume of a pod: a token that only this pod holds, and the cluster's authority."""

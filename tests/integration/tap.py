@@ -75,6 +75,10 @@ class Tap:
         """Every write so far whose path or body names `to`."""
         return [call for call in self.calls if call.is_write and (to in call.path or to in json.dumps(call.body))]
 
+    def reads(self, path: str) -> int:
+        """How often the operator has looked at this object."""
+        return sum(call.method == "GET" and call.path == path for call in self.calls)
+
     def before(self, matches: Matches, action: Callable[[], None]) -> None:
         """Once, when such a request comes: `action` instead of passing it on."""
         self._traps.append(_Trap(matches, False, action))

@@ -35,7 +35,7 @@ def training(job: Job, kubelet: Kubelet) -> None:
 
 
 def complete(job: Job, kubelet: Kubelet) -> None:
-    wait_for("the end", lambda: kubelet.advance(job.namespace) or job.is_complete())
+    kubelet.play(job.namespace, job.is_complete)
 
 
 def failed(job: Job, kubelet: Kubelet) -> None:
@@ -86,7 +86,7 @@ def test_a_job_recreated_under_its_name_starts_anew(
     training(first, kubelet)
     kube.delete(first.path)
     second = Job.create(kube, namespace, manifest())
-    wait_for("the end", lambda: kubelet.advance(namespace, second.selector) or second.is_complete())
+    kubelet.play(namespace, second.is_complete, second.selector)
     assert second.status()["counts"] == {"attempts": 1}
     kubelet.pod_of(namespace, first.child(ATTEMPT)).is_gone()
     wait_for("the first job's children to go", first.children, lambda found: not found)

@@ -131,7 +131,7 @@ def test_an_image_may_fail_to_be_pulled_for_a_while(kube: Kube, tenant: str, kub
     pod = kubelet.pod_of(tenant, job.child(PREFLIGHT))
     pod.cannot_start("ErrImagePull", "rpc error: registry is away")
     wait_for("the kubelet's word", job.ready, lambda c: "ErrImagePull: rpc error: registry is away." in str(c))
-    wait_for("the end", lambda: kubelet.advance(tenant, job.selector) or job.is_complete())
+    kubelet.play(tenant, job.is_complete, job.selector)
 
 
 def test_a_job_whose_attempt_is_deleted_by_hand_tries_again(kube: Kube, tenant: str, kubelet: Kubelet) -> None:

@@ -8,7 +8,7 @@ from devcluster import Cluster
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from tests.integration.conftest import PROFILE, make_namespace
-from tests.integration.jobs import ATTEMPT, GPU, PREFLIGHT, Job, kstatus, manifest
+from tests.integration.jobs import ATTEMPT, GPU, PREFLIGHT, Job, kstatus, manifest, nudge
 from tests.integration.kube import BATCH_JOBS, PROFILES, Kube, Object, RefusedError
 from tests.integration.kubelet import NODE, Kubelet
 from tests.integration.operator_process import OperatorProcess
@@ -29,7 +29,7 @@ def finished(kube: Kube, tap: Tap, _operator: OperatorProcess, _kubelet: Kubelet
     body = manifest("finished")
     body["metadata"]["labels"] = QUEUE
     job = Job.create(kube, namespace, body)
-    wait_for("the job to complete", lambda: _kubelet.advance(namespace) or job.is_complete())
+    _kubelet.play(namespace, job.is_complete)
     yield job
     kube.delete(f"/api/v1/namespaces/{namespace}")
 
@@ -154,8 +154,21 @@ def test_the_bundle_holds_the_spec_and_cannot_be_changed(finished: Job, kube: Ku
 def test_a_whole_life_costs_few_writes(finished: Job, tap: Tap) -> None:
     writes = tap.writes(finished.namespace)
     assert sum(call.makes("jobs") for call in writes) == 2
-    assert sum(call.writes_status for call in writes) <= 8
-    assert len(writes) <= 20
+    assert sum(call.writes_status for call in writes) <= 12
+    assert len(writes) <= 24
+
+
+def test_a_look_that_finds_nothing_new_writes_nothing(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+) -> None:
+    job = Job.create(kube, namespace, manifest())
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).runs()
+    job.wait_for_reason("Validating")
+    nudge(job, tap)
+    before = len(tap.writes(namespace))
+    nudge(job, tap)
+    nudge(job, tap)
+    assert tap.writes(namespace)[before:] == []
 
 
 def test_the_namespace_gets_one_account_that_may_write_statuses(finished: Job, kube: Kube) -> None:
@@ -182,7 +195,7 @@ def test_a_job_whose_attempt_a_queue_holds_back_waits_and_then_runs(
     assert kube.get(attempt)["spec"]["suspend"] is True
 
     kube.merge(attempt, {"spec": {"suspend": False}})
-    wait_for("the end", lambda: kubelet.advance(namespace) or job.is_complete())
+    kubelet.play(namespace, job.is_complete)
 
 
 def test_a_profile_that_is_applied_later_is_waited_for(
@@ -205,7 +218,7 @@ def test_a_profile_that_is_deleted_during_training_does_not_stop_it(
     kubelet.pod_of(namespace, job.child(ATTEMPT)).runs()
     job.wait_for_reason("Training")
     kube.delete(f"{PROFILES}/{namespace}")
-    wait_for("the end", lambda: kubelet.advance(namespace) or job.is_complete())
+    kubelet.play(namespace, job.is_complete)
 
 
 def test_the_tenants_own_service_account_runs_the_pods(
@@ -227,7 +240,7 @@ def test_the_operator_ends_on_sigterm_and_goes_on_where_it_was(
     assert operator.stop() == 0
     kubelet.advance(namespace)
     operator.start()
-    wait_for("the end", lambda: kubelet.advance(namespace) or job.is_complete())
+    kubelet.play(namespace, job.is_complete)
 
 
 def test_an_api_server_that_goes_away_for_a_while_costs_nothing(
@@ -242,4 +255,4 @@ def test_an_api_server_that_goes_away_for_a_while_costs_nothing(
     preflight.succeeds()
     wait_for("the operator to be refused", lambda: tap.refused)
     tap.is_cut = False
-    wait_for("the end", lambda: kubelet.advance(namespace) or job.is_complete(), timeout=90)
+    kubelet.play(namespace, job.is_complete, timeout=90)

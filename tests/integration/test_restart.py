@@ -16,7 +16,6 @@ from tests.integration.kube import Kube
 from tests.integration.kubelet import Kubelet
 from tests.integration.operator_process import OperatorProcess
 from tests.integration.tap import Call, Tap
-from tests.integration.waiting import wait_for
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,11 @@ def test_an_operator_killed_and_started_again_makes_nothing_twice(
     then = MOMENTS[moment]
     (tap.before if then.side == "before" else tap.after)(then.is_now, operator.kill)
     job = Job.create(kube, namespace, manifest())
-    wait_for(moment, lambda: kubelet.advance(namespace) or operator.is_running, lambda running: not running)
+    kubelet.play(namespace, lambda: not operator.is_running)
     before = job.children()
 
     operator.start()
-    wait_for("the end", lambda: kubelet.advance(namespace) or job.is_complete())
+    kubelet.play(namespace, job.is_complete)
 
     after = job.children()
     assert before.items() <= after.items()
