@@ -5,10 +5,12 @@ Preflight (CPU only, never imports torch), `preflight`:
     -> `resolve` -> `prepared`, which writes token ids for the attempts.
 
 Train (on the GPU), `train`:
-    `prepared` -> `model` -> `batches` and `schedule` -> `train` -> `evaluate` -> `publish` and `report`.
+    `prepared` -> `model` and `attention` -> `evaluate` the base -> `training_loop`, with the rows of `batches`, their
+    `loss` and the learning rate of `schedule` -> `evaluate` the tuned model -> `verdict` -> `publish`, with the page of
+    `report`, from all `results`.
 
 Both:
     `__main__`: the command, and how each end becomes an exit code and a termination message.
     `failure`, `termination`: the ways to end. `storage`: S3 and local files. `status_writer`: the job's status.
-    `progress`: the line a person waiting at the pod's log sees.
+    `progress`: the line a person waiting at the pod's log sees. `ownership`: whose the results at the output are.
 """

@@ -44,17 +44,15 @@ def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
         return torch.device("cpu"), "cpu"
 
 
-def load_model(
-    folder: Path, method: MethodType, device: torch.device, dtype: torch.dtype = torch.bfloat16
-) -> PreTrainedModel:
-    """The model in `folder`, frozen, in `dtype`, or in 4-bit NormalFloat with double quantization for QLoRA (Dettmers
+def load_model(folder: Path, method: MethodType, device: torch.device) -> PreTrainedModel:
+    """The model in `folder`, frozen, in bf16, or in 4-bit NormalFloat with double quantization for QLoRA (Dettmers
     et al. 2023). Raises TrainerFailure ModelUnsupported when Transformers cannot load it whole."""
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=dtype,
+            dtype=torch.bfloat16,
             device_map={"": device},
-            quantization_config=_four_bit(dtype) if method is MethodType.QLORA else None,
+            quantization_config=_four_bit() if method is MethodType.QLORA else None,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -70,13 +68,13 @@ def load_model(
     return model
 
 
-def _four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
+def _four_bit() -> BitsAndBytesConfig:
     # bitsandbytes' own defaults are fp4 and fp32.
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
 
 
