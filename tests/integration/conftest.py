@@ -12,6 +12,7 @@ import yaml
 
 from devcluster import Cluster
 from finetune_api import names
+from finetune_trainer import status_writer
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import PROFILES, Kube, Object
 from tests.integration.kubelet import Kubelet
@@ -103,8 +104,11 @@ def operator(_operator: OperatorProcess) -> OperatorProcess:
 
 
 @pytest.fixture(scope="session")
-def _kubelet(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> Kubelet:
-    return Kubelet(kube, tmp_path_factory.mktemp("pods"))
+def _kubelet(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
+    with pytest.MonkeyPatch.context() as patch:
+        # A pod insists for minutes while the API server is away; here it never is.
+        patch.setattr(status_writer, "RESULT_PATIENCE_SECONDS", 5.0)
+        yield Kubelet(kube, tmp_path_factory.mktemp("pods"))
 
 
 @pytest.fixture
