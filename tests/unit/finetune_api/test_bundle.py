@@ -1,0 +1,125 @@
+"""The bundle says the same to operator and trainer, whatever way its spec was written."""
+
+import json
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from finetune_api.bundle import Bundle, bucket_of, storage_of, uris_of
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.profile import Storage
+
+GOOD = Path(__file__).parents[2] / "manifests" / "good"
+SPECS = {
+    path.stem: body["spec"]
+    for path in sorted(GOOD.glob("*.yaml"))
+    if (body := yaml.safe_load(path.read_text()))["kind"] == "FineTuneJob"
+}
+MINIMAL = SPECS["minimal"]
+
+BUCKETS = st.from_regex(r"[a-z0-9][a-z0-9-]{1,20}[a-z0-9]", fullmatch=True)
+PATTERNS = st.from_regex(r"[a-z0-9*?][a-z0-9*?-]{0,20}", fullmatch=True)
+
+
+def dumped(spec: FineTuneJobSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def shuffled(value: Any) -> Any:
+    """The same JSON with the keys of every object the other way round, and whole numbers as the API server gives them:
+    without a fraction."""
+    if isinstance(value, dict):
+        return {key: shuffled(value[key]) for key in reversed(value)}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return [shuffled(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_spec_with_its_defaults_reads_as_itself(name: str) -> None:
+    spec = FineTuneJobSpec.model_validate(SPECS[name])
+    assert FineTuneJobSpec.model_validate(dumped(spec)) == spec
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_bundle_survives_its_config_map(name: str) -> None:
+    bundle = Bundle(spec=FineTuneJobSpec.model_validate(SPECS[name]), allow_cpu=True, storages=[Storage(buckets=["*"])])
+    assert Bundle.model_validate_json(bundle.model_dump_json(by_alias=True, exclude_none=True, indent=1)) == bundle
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_spec_digest_depends_on_what_is_said_not_on_how(name: str) -> None:
+    said = FineTuneJobSpec.model_validate(SPECS[name])
+    digest = Bundle(spec=said).spec_digest
+    otherwise = FineTuneJobSpec.model_validate_json(json.dumps(shuffled(dumped(said)), indent=3))
+    assert Bundle(spec=otherwise, storages=[Storage(buckets=["*"])], allow_cpu=True).spec_digest == digest
+    assert len(digest) == 64
+
+
+def test_the_digest_of_the_shortest_spec_never_changes_by_accident() -> None:
+    """It stands in manifests of published results. A new field with a default changes it: then say so in CHANGELOG."""
+    digest = Bundle(spec=FineTuneJobSpec.model_validate(MINIMAL)).spec_digest
+    assert digest == "2edc05b22d79858dc4b6cffc557d916a0d7f0111ed794b7fe72a3321f0265ae8"
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1))
+def test_specs_that_differ_have_digests_that_differ(one: int, other: int) -> None:
+    def digest(seed: int) -> str:
+        return Bundle(spec=FineTuneJobSpec.model_validate({**MINIMAL, "training": {"seed": seed}})).spec_digest
+
+    assert (digest(one) == digest(other)) == (one == other)
+
+
+@pytest.mark.parametrize("change", [{"runPolicy": {}}, {"training": {"learning_rat": 1}}, {"training": {"epochs": 0}}])
+def test_a_spec_of_another_version_is_not_half_read(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        FineTuneJobSpec.model_validate({**MINIMAL, **change})
+
+
+@given(BUCKETS, st.lists(st.lists(PATTERNS, min_size=1, max_size=3), max_size=4))
+def test_the_first_storage_with_a_matching_pattern_counts(bucket: str, patterns: list[list[str]]) -> None:
+    storages = [Storage(buckets=p, region=str(i)) for i, p in enumerate(patterns)]
+    found = storage_of(bucket, storages)
+    matching = [s for s in storages if any(fnmatchcase(bucket, p) for p in s.buckets)]
+    assert found is (matching[0] if matching else None)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "bucket", "matches"),
+    [
+        ("acme-data", "acme-data", True),
+        ("acme-data", "acme-data-2", False),
+        ("acme-*", "acme-data", True),
+        ("acme-*", "acme", False),
+        ("acme-?", "acme-1", True),
+        ("acme-?", "acme-12", False),
+        ("*", "anything", True),
+    ],
+)
+def test_patterns_of_buckets(pattern: str, bucket: str, matches: bool) -> None:
+    assert (storage_of(bucket, [Storage(buckets=[pattern])]) is not None) == matches
+
+
+@given(BUCKETS, st.text("abc/.-*", max_size=20))
+def test_the_bucket_of_a_uri_is_what_stands_before_the_first_slash(bucket: str, key: str) -> None:
+    assert bucket_of(f"s3://{bucket}/{key}") == bucket
+
+
+def test_a_local_path_has_no_bucket() -> None:
+    assert bucket_of("/data/rows.jsonl") is None
+
+
+def test_every_uri_is_known_by_its_field() -> None:
+    spec = {**MINIMAL, "dataset": {"train": [{"uri": "s3://a-a/1.json"}], "test": [{"uri": "s3://b-b/2.json"}]}}
+    assert uris_of(FineTuneJobSpec.model_validate(spec)) == {
+        "spec.model.uri": "s3://acme-models/smollm2",
+        "spec.dataset.train[0].uri": "s3://a-a/1.json",
+        "spec.dataset.test[0].uri": "s3://b-b/2.json",
+        "spec.output.uri": "s3://acme-models/tickets",
+    }
