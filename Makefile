@@ -69,12 +69,14 @@ unit: venv ## no cluster; under a minute
 
 .PHONY: integration
 integration: venv ## a real API server and controller-manager, no node
-	@echo "integration: a real API server and controller-manager (the first time Kubernetes is built: about 7 minutes)"
+	@echo "integration: a real API server and controller-manager"
+	@$(PYTHON) -m devcluster build  # here rather than in a fixture, where nobody would see it working
 	@$(PYTEST) tests/integration
 
 .PHONY: e2e
 e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
 	@echo "e2e: the whole local cluster"
+	@$(PYTHON) -m devcluster build
 	@$(PYTEST) tests/e2e
 
 .PHONY: test-soak

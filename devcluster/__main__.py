@@ -1,4 +1,4 @@
-"""`python -m devcluster up|down|status|kubectl|helm`."""
+"""`python -m devcluster build|up|down|status|kubectl|helm`."""
 
 import argparse
 import os
@@ -13,6 +13,7 @@ def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m devcluster", description="A real one-node Kubernetes, locally.")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", help="build what it runs, once for each version; up does so too")
     commands.add_parser("up", help="bring it up; does nothing when it is")
     commands.add_parser("down", help="take it down; leaves nothing but its logs")
     commands.add_parser("status", help="say what runs")
@@ -22,6 +23,8 @@ def main() -> int:
     cluster = Cluster()
     try:
         match arguments.command:
+            case "build":
+                built()
             case "up":
                 cluster.up()
                 console.print(f"  ready: export KUBECONFIG={cluster.kubeconfig}")
