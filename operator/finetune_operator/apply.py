@@ -5,7 +5,7 @@ from datetime import datetime
 
 from finetune_api import names
 from finetune_api.status import OPERATOR_MANAGER
-from finetune_operator.api import Api
+from finetune_operator.api import Api, ApiError
 from finetune_operator.plan import Event, Plan
 from finetune_operator.world import Object, World
 
@@ -14,13 +14,16 @@ class NameTakenError(Exception):
     """A child's name is held by an object that is not this job's."""
 
 
+class RefusedError(Exception):
+    """The API server does not take a child: a quota, a policy, a value it knows better than we do. Says so."""
+
+
 def apply(api: Api, world: World, plan: Plan, now: datetime) -> None:
     """Carry out `plan`. Events come before the status, so that none is lost when we are stopped in between.
 
-    Raises ApiError 409 where the job has changed since it was observed."""
+    Raises ApiError 409 where the job has changed since it was observed, RefusedError where a child is not taken."""
     for body in plan.create:
-        if not api.create(body):
-            _check_owner(api, world, body)
+        _create(api, world, body)
     for name in plan.delete_jobs:
         api.delete("Job", name, world.namespace)
     for event in plan.events:
@@ -41,6 +44,18 @@ def apply(api: Api, world: World, plan: Plan, now: datetime) -> None:
             },
             OPERATOR_MANAGER,
         )
+
+
+def _create(api: Api, world: World, body: Object) -> None:
+    try:
+        made = api.create(body)
+    except ApiError as error:
+        if error.status in (403, 422):
+            child = f"{body['kind']} {body['metadata']['name']}"
+            raise RefusedError(f"The API server does not take {child}: {error.message}.") from error
+        raise
+    if not made:
+        _check_owner(api, world, body)
 
 
 def _check_owner(api: Api, world: World, body: Object) -> None:

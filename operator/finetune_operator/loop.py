@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from finetune_api import names
 from finetune_api.status import State
 from finetune_operator.api import Api, ApiError
-from finetune_operator.apply import apply
+from finetune_operator.apply import RefusedError, apply
 from finetune_operator.observe import observe
 from finetune_operator.queue import Key, WorkQueue
-from finetune_operator.reconcile import reconcile
+from finetune_operator.reconcile import reconcile, refused
 
 WORKERS = 4
 RESYNC = timedelta(minutes=5)
@@ -55,7 +55,11 @@ def _once(api: Api, key: Key) -> timedelta | None:
         return None
     now = datetime.now(UTC).replace(microsecond=0)
     plan = reconcile(world, now)
-    apply(api, world, plan, now)
+    try:
+        apply(api, world, plan, now)
+    except RefusedError as refusal:
+        apply(api, world, refused(world, str(refusal), now), now)
+        raise
     for event in plan.events:
         logger.info("%s/%s: %s: %s", *key, event.reason, event.message)
     return plan.requeue_after

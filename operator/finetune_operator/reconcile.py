@@ -49,6 +49,11 @@ def reconcile(world: World, now: datetime) -> Plan:
     return _proceed(world, _training(world, Assessment(Standing.ABSENT)), now, create)
 
 
+def refused(world: World, message: str, now: datetime) -> Plan:
+    """Instead of a plan the API server did not take: the tenant reads why. It is tried again, with growing pauses."""
+    return _proceed(world, Outlook(State.PENDING, "CreationRefused", message), now)
+
+
 def _follow(world: World, run: Run, now: datetime) -> Plan:
     """The attempt decides. All it needs is in its bundle: a profile that is changed or gone does not stop it."""
     attempt = assess(run, now)
