@@ -221,6 +221,22 @@ def test_a_profile_that_is_deleted_during_training_does_not_stop_it(
     kubelet.play(namespace, job.is_complete)
 
 
+def test_a_quota_that_refuses_a_child_is_told_to_the_tenant_and_waited_out(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    hard = {"hard": {"count/jobs.batch": "0"}}
+    kube.create(quotas, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": hard})
+    wait_for("the quota to count", lambda: kube.get(f"{quotas}/none").get("status", {}).get("used"))
+    job = Job.create(kube, namespace, manifest())
+    assert job.wait_for_reason("CreationRefused")["state"] == "Pending"
+    assert f"does not take Job {job.child(PREFLIGHT)}: " in job.ready()["message"]
+    assert "exceeded quota: none" in job.ready()["message"]
+
+    kube.delete(f"{quotas}/none")
+    kubelet.play(namespace, job.is_complete, timeout=60)
+
+
 def test_the_tenants_own_service_account_runs_the_pods(
     kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
 ) -> None:
