@@ -28,7 +28,7 @@ from finetune_trainer.storage import open_storage
 from finetune_trainer.termination import _Stop
 from finetune_trainer.train import train
 from finetune_trainer.training_loop import Step, training_steps
-from tests.unit.finetune_trainer.conftest import MakeBundle
+from tests.unit.finetune_trainer.conftest import S3, MakeBundle, sum_rows, write_rows
 
 METHODS = [MethodType.LORA, MethodType.QLORA]
 
@@ -102,6 +102,32 @@ def reasons(statuses: list[dict[str, Any]]) -> list[str]:
 
 def _no_network(*_: Any) -> NoReturn:
     raise AssertionError("the trainer opened a connection")
+
+
+def test_from_s3_to_s3_it_leaves_the_results_and_nothing_else(
+    s3: S3, make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    s3.bucket("train-all")
+    for path in (*tiny_model_dir.iterdir(), write_rows(tmp_path / "rows.jsonl", sum_rows(30))):
+        s3.client().upload_file(str(path), "train-all", f"input/{path.name}")
+    bundle = make_bundle(
+        job={"namespace": "team", "name": "tickets", "uid": "u-1"},
+        model={"uri": "s3://train-all/input"},
+        dataset={"train": [{"uri": "s3://train-all/input/rows.jsonl"}]},
+        output={"uri": "s3://train-all/out"},
+        storages=[{"buckets": ["train-*"], "endpoint": s3.endpoint, "credentialsSecretName": "owner"}],
+    )
+    storage = open_storage(bundle, s3.secrets_dir)
+    preflight(bundle, storage, StatusWriter(None, "preflight"))
+    writer = StatusWriter(None, "attempt-1")
+    train(bundle, storage, writer, attempt=1)
+    there = storage.list_folder("s3://train-all/out")
+    manifest = json.loads(storage.read_bytes("s3://train-all/out/manifest.json"))
+    assert {file["path"]: file["size"] for file in manifest["files"]} == {
+        path: size for path, size in there.items() if path != "manifest.json"
+    }
+    assert writer.intent.artifacts
+    assert writer.intent.artifacts.adapter == "s3://train-all/out/adapter"
 
 
 def test_two_runs_give_the_same_adapter(make_bundle: MakeBundle, tmp_path: Path) -> None:
