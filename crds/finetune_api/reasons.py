@@ -100,6 +100,12 @@ def reason_of_exit_code(exit_code: int) -> FailureReason:
     )
 
 
+FINDING_LENGTH = 3800
+"""Longest finding that is shown: a condition's message holds 4096 characters, and the remedy must not be cut off."""
+
+
 def sentence(reason: FailureReason, finding: str) -> str:
-    """What a tenant reads: what was found, then what to do about it."""
-    return f"{finding.rstrip()} {FAILURES[reason].remedy}"
+    """What a tenant reads: what was found, cut where it is very long, then what to do about it."""
+    finding = finding.rstrip()
+    shown = finding if len(finding) <= FINDING_LENGTH else f"{finding[:FINDING_LENGTH]}..."
+    return f"{shown} {FAILURES[reason].remedy}"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from finetune_api.job import MethodType
 from finetune_api.model import SchemaKeys, StatusModel, list_map
@@ -34,7 +34,9 @@ Time = Annotated[
     datetime, PlainSerializer(_rfc3339, when_used="json"), SchemaKeys({"type": "string", "format": "date-time"})
 ]
 Text = Annotated[str, Field(max_length=1024)]
-Message = Annotated[str, Field(max_length=4096)]
+MESSAGE_LENGTH = 4096
+Message = Annotated[str, BeforeValidator(lambda text: text[:MESSAGE_LENGTH]), Field(max_length=MESSAGE_LENGTH)]
+"""Cut rather than refused: the words of a kubelet or a scheduler have no bound, and a job has to be able to end."""
 Reason = Annotated[str, Field(max_length=64)]
 """CamelCase word for programs; an open string, so that a new one needs no new schema."""
 

@@ -8,6 +8,7 @@ from finetune_api.bundle import bucket_of, storage_of, uris_of
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import TRAINER_SERVICE_ACCOUNT
 from finetune_api.profile import FineTuneProfileSpec
+from finetune_api.status import ConditionType
 from finetune_operator.world import World
 
 GRACE = timedelta(seconds=30)
@@ -27,7 +28,9 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
     """The first thing that is missing, if any."""
     if world.spec is None:
         return Obstacle(world.spec_error or "spec cannot be read.", final=True)
-    late = now - world.created >= GRACE
+    # A job that has begun found everything once: what is missing now will be back.
+    begun = world.preflight is not None or world.status.is_true(ConditionType.VALIDATED)
+    late = now - world.created >= GRACE and not begun
     if world.profile is None:
         return Obstacle(f'spec.profileName: there is no FineTuneProfile "{world.spec.profile_name}".', late)
     if message := _unknown_bucket(world.spec, world.profile):

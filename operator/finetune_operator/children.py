@@ -148,6 +148,8 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
             {"name": "HOME", "value": "/tmp"},
             # Models come from the job's storage: a library must not try a hub instead.
             {"name": "HF_HUB_OFFLINE", "value": "1"},
+            # A storage without a Secret means the pod's own identity, never whatever the node's role may do.
+            {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},
             {"name": "TRITON_CACHE_DIR", "value": f"{names.SCRATCH_FOLDER}/triton"},
             {"name": "TORCHINDUCTOR_CACHE_DIR", "value": f"{names.SCRATCH_FOLDER}/inductor"},
         ],

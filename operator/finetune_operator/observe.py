@@ -68,8 +68,16 @@ def _runs(api: Api, namespace: str, name: str) -> list[tuple[str, str, int, Run]
         pods.setdefault(pod["metadata"]["labels"].get("batch.kubernetes.io/job-name", ""), []).append(Pod.parse(pod))
     runs = []
     for job in jobs:
-        labels = job["metadata"]["labels"]
+        labels, owner = job["metadata"]["labels"], _controller(job)
+        if owner is None or names.LABEL_STEP not in labels:
+            continue  # somebody's copy of one of ours, with its labels
         run = Run.parse(job, pods.get(job["metadata"]["name"], []))
         number = int(labels.get(names.LABEL_ATTEMPT, 0))
-        runs.append((labels[names.LABEL_JOB_UID], labels[names.LABEL_STEP], number, run))
+        runs.append((owner, labels[names.LABEL_STEP], number, run))
     return runs
+
+
+def _controller(job: Object) -> str | None:
+    """Uid of the object that controls it."""
+    owners = job["metadata"].get("ownerReferences", [])
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)

@@ -10,6 +10,9 @@ from finetune_operator.world import Pod, Run
 IMAGE_GRACE = timedelta(seconds=60)
 """How long an image may fail to be pulled before it counts: registries have their moments."""
 
+LOST_GRACE = timedelta(seconds=60)
+"""How long a deleted pod may outstay its grace period: on a node that is gone it stays Running for ever."""
+
 _IMAGE_TROUBLE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _CONTAINER_TROUBLE = {"CreateContainerConfigError", "CreateContainerError"}
 
@@ -55,16 +58,20 @@ def assess(run: Run | None, now: datetime) -> Assessment:
     if run.failed:
         return Assessment(Standing.FAILED, f"Pod of Job {run.name} was removed before it ended.", FailureReason.EVICTED)
     if pod is None:
-        return Assessment(Standing.WAITING, f"Waiting for Job {run.name} to start its pod.")
+        message = f"Job {run.name} has no pod yet: `kubectl describe job {run.name}` says what it waits for."
+        return Assessment(Standing.WAITING, message)
+    if pod.due is not None and now >= pod.due + LOST_GRACE:
+        return Assessment(Standing.FAILED, *_lost(pod))
     if pod.started is not None:
-        return Assessment(Standing.RUNNING)
+        return Assessment(Standing.RUNNING, requeue_after=pod.due + LOST_GRACE - now if pod.due else None)
     return _waiting(pod, now)
 
 
 def _waiting(pod: Pod, now: datetime) -> Assessment:
     trouble = pod.waiting_reason in _IMAGE_TROUBLE | _CONTAINER_TROUBLE
     if trouble:
-        left = pod.created + IMAGE_GRACE - now
+        placed = pod.conditions.get("PodScheduled")
+        left = ((placed and placed.since) or pod.created) + IMAGE_GRACE - now
         message = f"Pod {pod.name} cannot start: {pod.waiting_reason}: {pod.waiting_message}".rstrip(".") + "."
         if left > timedelta(0):
             return Assessment(Standing.WAITING, message, requeue_after=left)
@@ -75,6 +82,13 @@ def _waiting(pod: Pod, now: datetime) -> Assessment:
     if scheduled is not None and scheduled.status == "False":
         return Assessment(Standing.WAITING, f"Waiting for a node: {scheduled.message}")
     return Assessment(Standing.WAITING, f"Pod {pod.name} is starting.")
+
+
+def _lost(pod: Pod) -> tuple[str, FailureReason]:
+    """Why a pod is gone whose node never said that it ended."""
+    disruption = pod.conditions.get("DisruptionTarget")
+    reason, message = _DISRUPTIONS.get(disruption.reason if disruption else "", (FailureReason.NODE_LOST, ""))
+    return message or f"Node {pod.node_name} stopped answering while it ran the pod.", reason
 
 
 def _why(pod: Pod) -> tuple[str, FailureReason]:

@@ -23,6 +23,8 @@ class PodCondition:
     status: str
     reason: str
     message: str
+    since: datetime | None = None
+    """When status last changed."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Pod:
     name: str
     created: datetime
     phase: str
+    due: datetime | None = None
+    """When a pod that is being deleted should be gone: the request and its grace period."""
     reason: str = ""
     message: str = ""
     node_name: str | None = None
@@ -54,11 +58,14 @@ class Pod:
             name=pod["metadata"]["name"],
             created=_time(pod["metadata"]["creationTimestamp"]),
             phase=status.get("phase", "Pending"),
+            due=_optional_time(pod["metadata"].get("deletionTimestamp")),
             reason=status.get("reason", ""),
             message=status.get("message", ""),
             node_name=pod.get("spec", {}).get("nodeName"),
             conditions={
-                c["type"]: PodCondition(c["status"], c.get("reason", ""), c.get("message", ""))
+                c["type"]: PodCondition(
+                    c["status"], c.get("reason", ""), c.get("message", ""), _optional_time(c.get("lastTransitionTime"))
+                )
                 for c in status.get("conditions", [])
             },
             started=_optional_time(running.get("startedAt") or ended.get("startedAt")),

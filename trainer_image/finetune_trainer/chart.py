@@ -59,7 +59,7 @@ def chart(values: Sequence[float], height: float, trend: bool = False) -> Chart:
 
 def ticks(highest: float) -> list[float]:
     """Round numbers from 0 up to at least `highest`, four to six steps of 1, 2 or 5 times a power of ten."""
-    if highest <= 0:
+    if highest < 1e-300:  # nothing, or so little that a fifth of it is no number any more
         return [0.0, 1.0]
     raw = highest / 5
     power = 10.0 ** floor(log10(raw))

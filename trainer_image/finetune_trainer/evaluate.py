@@ -57,9 +57,9 @@ class Measured:
     def metrics(self) -> Metrics:
         """As the status has it."""
         return Metrics(
-            loss=self.loss,
-            perplexity=perplexity(self.loss),
-            exact_match=sum(answer.matches for answer in self.answers) / len(self.answers),
+            loss=round(self.loss, 6),
+            perplexity=float(f"{perplexity(self.loss):.6g}"),
+            exact_match=round(sum(answer.matches for answer in self.answers) / len(self.answers), 4),
             truncated=sum(answer.truncated for answer in self.answers),
         )
 

@@ -37,10 +37,18 @@ def failure_of(error: BaseException) -> TrainerFailure:
         return TrainerFailure(
             FailureReason.DISK_FULL, f"No space is left for {error.filename or 'the scratch folder'}."
         )
-    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
-        # By name: preflight must not import torch to ask.
-        return TrainerFailure(FailureReason.GPU_OUT_OF_MEMORY, _first_line(error))
+    if isinstance(error, RuntimeError) and (reason := _gpu_reason(error)):
+        return TrainerFailure(reason, _first_line(error))
     return TrainerFailure(FailureReason.TRAINER_CRASHED, _crash(error))
+
+
+def _gpu_reason(error: RuntimeError) -> FailureReason | None:
+    """Whether a torch error is the GPU's: its memory, or the device itself. By name: preflight must not import torch to
+    ask. cuBLAS reports a full GPU as a plain RuntimeError."""
+    name = type(error).__name__
+    if name == "OutOfMemoryError" or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
+        return FailureReason.GPU_OUT_OF_MEMORY
+    return FailureReason.GPU_FAULT if name == "AcceleratorError" else None
 
 
 def _crash(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
+from boto3.exceptions import RetriesExceededError
 from botocore.client import Config
 from botocore.exceptions import (
     ClientError,
@@ -33,7 +34,7 @@ READ_ATTEMPTS = 5
 MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
 BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"}
 EXISTS = {"412", "PreconditionFailed"}
-NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError)
+NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError, RetriesExceededError)
 
 
 class S3Files:

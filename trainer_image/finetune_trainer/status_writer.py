@@ -4,6 +4,7 @@ Always the writer's full intent: what is not in an apply is removed by the API s
 written so far. The first apply forces, later ones do not: a pod that was replaced is told so by a conflict.
 """
 
+import http.client
 import json
 import os
 import ssl
@@ -97,7 +98,7 @@ class StatusWriter:
             answer = self._patch(self._job, status, timeout)
         except urllib.error.HTTPError as error:
             return self._refused(error)
-        except (OSError, ssl.SSLError, json.JSONDecodeError) as error:
+        except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
             return f"{type(error).__name__}: {error}"
         # No apply can name the uid it is meant for: the API server sets aside all metadata of a status. The chart's
         # admission policy keeps a pod of an earlier job of this name from writing; where that is missing, this ends it.

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_api.bundle import TerminationMessage
 from finetune_api.names import LABEL_QUEUE
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status import ConditionType
@@ -218,6 +219,22 @@ def test_kueues_queue_travels_to_the_attempt_alone() -> None:
     assert job["metadata"]["labels"][LABEL_QUEUE] == "gpus"
     assert "suspend" not in job["spec"]
     assert LABEL_QUEUE not in first["metadata"]["labels"]
+
+
+def test_a_job_whose_failure_has_no_bound_still_ends_with_its_remedy() -> None:
+    said = TerminationMessage(reason=FailureReason.DATASET_INVALID, message="row " * 2000)
+
+    plan = reconcile(fresh(preflight=preflight(pod("Failed", termination=said))), NOW)
+
+    assert state(plan) == "Failed"
+    assert len(message(plan)) <= 4096
+    assert message(plan).endswith(FAILURES[FailureReason.DATASET_INVALID].remedy)
+
+
+def test_a_profile_that_is_gone_for_a_while_does_not_end_a_job_that_has_begun() -> None:
+    world = fresh(profile=None, preflight=preflight(pod()))
+
+    assert state(reconcile(world, NOW + timedelta(hours=1))) == "Pending"
 
 
 def test_a_job_being_deleted_is_left_to_the_garbage_collector() -> None:

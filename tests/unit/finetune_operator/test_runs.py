@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
-from finetune_operator.runs import IMAGE_GRACE, Standing, assess
+from finetune_operator.runs import IMAGE_GRACE, LOST_GRACE, Standing, assess
 from finetune_operator.world import PodCondition
 from tests.unit.finetune_operator.worlds import NOW, attempt, pod
 
@@ -65,3 +65,20 @@ def test_an_image_that_cannot_be_pulled_gets_a_grace_and_then_fails(reason: str)
     assert (early.standing, early.requeue_after) == (Standing.WAITING, IMAGE_GRACE - timedelta(seconds=10))
     assert (late.standing, late.failure) == (Standing.FAILED, FailureReason.IMAGE_PULL_FAILED)
     assert "no such image" in late.message
+
+
+def test_the_images_grace_counts_from_the_moment_a_node_was_found() -> None:
+    placed = {"PodScheduled": PodCondition("True", "", "", since=NOW + timedelta(hours=1))}
+    queued_long = attempt(pod("Pending", waiting_reason="ErrImagePull", conditions=placed))
+
+    assert assess(queued_long, NOW + timedelta(hours=1, seconds=10)).standing is Standing.WAITING
+
+
+def test_a_deleted_pod_that_outstays_its_grace_period_is_a_lost_node() -> None:
+    gone = attempt(pod("Running", due=NOW))
+
+    early, late = assess(gone, NOW), assess(gone, NOW + LOST_GRACE)
+
+    assert (early.standing, early.requeue_after) == (Standing.RUNNING, LOST_GRACE)
+    assert (late.standing, late.failure) == (Standing.FAILED, FailureReason.NODE_LOST)
+    assert late.message == "Node n1 stopped answering while it ran the pod."
