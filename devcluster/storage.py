@@ -67,7 +67,7 @@ def command(folder: Path, config: Path, address: str, port: int = PORT) -> list[
         f"-ip={address}",
         "-ip.bind=0.0.0.0",
         "-master.volumeSizeLimitMB=512",
-        "-volume.max=64",
+        "-volume.max=1000",  # each bucket takes seven as soon as it holds anything
         "-filer",
         "-s3",
         f"-s3.port={port}",

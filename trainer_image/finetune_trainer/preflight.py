@@ -83,11 +83,19 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings) -> Prepared:
 
 def check_output(bundle: Bundle, storage: Storage) -> None:
     """Raises TrainerFailure OutputOccupied where another job's results lie, OutputNotWritable where a probe cannot be
-    written and removed."""
+    written and removed, or not under the condition that publishing needs."""
     published(storage, bundle)
-    probe = join(work_prefix(bundle), "probe")
-    storage.write_bytes(join(probe, "written-and-removed"), b"")
-    storage.delete_prefix(probe)
+    folder = join(work_prefix(bundle), "probe")
+    probe = join(folder, "written-and-removed")
+    storage.delete_prefix(folder)  # of a preflight that was interrupted
+    first, second = (storage.write_bytes(probe, b"", if_absent=True) for _ in range(2))
+    storage.delete_prefix(folder)
+    if not first or second:
+        raise TrainerFailure(
+            FailureReason.OUTPUT_NOT_WRITABLE,
+            f"The storage of output.uri {bundle.spec.output.uri} does not keep to If-None-Match: two jobs "
+            "could overwrite each other's results.",
+        )
 
 
 def _read(

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
 from finetune_api.status import Artifacts
+from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.ownership import MANIFEST, published
 from finetune_trainer.prepared import work_prefix
 from finetune_trainer.report import model_card, report_page
@@ -37,7 +38,10 @@ def publish(
     data = json.dumps(manifest(results, staging, files), indent=2, ensure_ascii=False).encode()
     if not storage.write_bytes(join(bundle.spec.output.uri, MANIFEST), data, if_absent=True):
         published(storage, bundle)
-    storage.delete_prefix(work_prefix(bundle))
+    try:
+        storage.delete_prefix(work_prefix(bundle))
+    except TrainerFailure as failure:  # the results are whole: what is left over does not make them a failure
+        print(f"The prepared data is left behind: {failure.message}", flush=True)
     return published_artifacts(storage, bundle)
 
 

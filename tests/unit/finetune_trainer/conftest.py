@@ -189,7 +189,7 @@ def _start_weed(folder: Path, s3_port: int, others: list[int]) -> subprocess.Pop
         f"-s3.port={s3_port}",
         "-s3.autoCreateBucket=false",
         "-master.volumeSizeLimitMB=64",
-        "-volume.max=100",
+        "-volume.max=1000",  # each bucket takes seven as soon as it holds anything
         # Left alone, these two listen on fixed ports, where a second server on this machine would be in the way.
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
