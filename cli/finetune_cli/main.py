@@ -21,7 +21,5 @@ def main(arguments: list[str] | None = None) -> int:
     for problem in found:
         print(problem, file=sys.stderr)
     if not found:
-        print(
-            "No problem found in fields, types and bounds. The API server checks the rest: kubectl apply --dry-run=server."
-        )
+        print("Fields, types and bounds are fine. The API server checks the rest: kubectl apply --dry-run=server.")
     return 1 if found else 0
