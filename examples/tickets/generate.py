@@ -77,8 +77,8 @@ ISSUES: dict[str, tuple[str, ...]] = {
     ),
 }
 TONES: dict[bool, tuple[str, ...]] = {
-    True: ("This is urgent!", "I need an answer today!", "I am really angry!", "Call me as soon as you can!"),
-    False: ("", "", "No rush at all.", "It can wait until next week.", "Please advise.", "What should I do?"),
+    True: ("This is urgent!", "It is really urgent!", "I need help urgently!", "Urgent, please answer today!"),
+    False: ("", "", "", "No rush, take your time.", "What should I do?"),
 }
 ORDERS = (
     "Order {order}: {text}.",
@@ -94,7 +94,7 @@ NO_ORDER_SHARE = 0.1
 GREETINGS = ("", "", "Hi,", "Hello,", "Dear team,", "Good morning,", "hey there,")
 CLOSINGS = ("", "", "Thanks, {name}", "Regards, {name}", "{name}", "Best, {name}", "Thank you!")
 NAMES = ("Amir", "Bea", "Carlos", "Dana", "Emeka", "Freya", "Goran", "Hana", "Ivan", "Jun", "Katya", "Liam", "Mei")
-TYPO_SHARE = 0.2
+TYPO_SHARE = 0.15
 
 
 def tickets(rows: int, seed: int) -> Iterator[dict[str, str]]:
