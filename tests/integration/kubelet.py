@@ -46,7 +46,7 @@ class Kubelet:
         def there() -> list[Object]:
             return self.kube.list(PODS.format(namespace), labelSelector=f"batch.kubernetes.io/job-name={job}")
 
-        return self._played(wait_for(f"the pod of Job {job}", there)[0])
+        return self.played(wait_for(f"the pod of Job {job}", there)[0])
 
     def play(
         self, namespace: str, until: Callable[[], bool], selector: str = "", timeout: float = TIMEOUT_SECONDS
@@ -63,7 +63,7 @@ class Kubelet:
         """Every such pod of the namespace takes its next step towards a happy end; one GPU pod runs at a time."""
         pods = self.kube.list(PODS.format(namespace), labelSelector=selector)
         for pod in pods:
-            played = self._played(pod)
+            played = self.played(pod)
             if "deletionTimestamp" in pod["metadata"]:
                 played.is_gone()
             elif pod["status"]["phase"] == "Running":
@@ -75,9 +75,10 @@ class Kubelet:
                 self.most_gpu_pods = max(self.most_gpu_pods, self._gpu_pods(pods))
 
     def _gpu_pods(self, pods: list[Object]) -> int:
-        return sum(pod["status"]["phase"] == "Running" and self._played(pod).wants_gpu for pod in pods)
+        return sum(pod["status"]["phase"] == "Running" and self.played(pod).wants_gpu for pod in pods)
 
-    def _played(self, pod: Object) -> "PlayedPod":
+    def played(self, pod: Object) -> "PlayedPod":
+        """This pod, as it was read: it need not be there any more."""
         return self._pods.setdefault(pod["metadata"]["uid"], PlayedPod(self.kube, pod, self.folder))
 
 

@@ -69,7 +69,7 @@ def test_nothing_is_left_of_a_deleted_job(
     def left() -> dict[str, str]:
         for pod in job.pods():
             if "deletionTimestamp" in pod["metadata"]:
-                kubelet.pod_of(namespace, pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]).is_gone()
+                kubelet.played(pod).is_gone()
         return job.children() | ({"itself": job.uid} if kube.find(job.path) else {})
 
     wait_for("everything to be gone", left, lambda found: not found, GRACE_AND_THIRTY_SECONDS)
