@@ -1,20 +1,27 @@
-"""A shell in which kubectl and helm speak to the demo's cluster and S3's keys are set."""
+"""A shell in which kubectl, helm and s3 speak to the demo's cluster and its S3."""
 
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
-from examples.demo.target import JOB, NAMESPACE, Target
+from examples.demo.target import JOB, NAMESPACE, ROOT, Target
 
 HINTS = f"""\
-kubectl and helm work here, in the tenant's namespace {NAMESPACE}. For example:
+kubectl, helm and s3 work here, in the tenant's namespace {NAMESPACE}. For example:
 
   kubectl get finetunejobs                      what there is (short: ftj)
   kubectl describe ftj {JOB}                  its conditions, results and events
   kubectl get pods; kubectl logs --selector finetune.dev/step=train
   kubectl explain finetunejob.spec --recursive  every field
-  kubectl apply -f examples/tickets/finetunejob.yaml   after changing metadata.name and output.uri
+
+Rows of your own: put them into S3, write a manifest like examples/tickets/finetunejob.yaml (with your own name, rows,
+columns and output.uri), apply it, watch it, fetch what it made.
+
+  s3 cp rows.jsonl s3://acme-data/mine/
+  kubectl apply -f mine.yaml; kubectl get ftj --watch
+  s3 cp s3://acme-results/mine/report.html .    s3 ls s3://acme-results/ lists what there is
 
 exit or Ctrl-D leaves; the cluster stays.
 """
@@ -38,8 +45,11 @@ def open_shell(target: Target, folder: Path) -> int:
 
 
 def _wrappers(target: Target, folder: Path) -> Path:
-    """kubectl and helm as programs, as the local cluster has both in one."""
+    """s3 as a program; and kubectl and helm, as the local cluster has both in one."""
     folder.mkdir(parents=True, exist_ok=True)
+    s3 = folder / "s3"
+    s3.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {sys.executable} -m examples.demo.s3 "$@"\n')
+    s3.chmod(0o755)
     if target.local:
         for tool, command in {"kubectl": target.kubectl_command, "helm": target.helm_command}.items():
             wrapper = folder / tool

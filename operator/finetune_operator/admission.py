@@ -1,5 +1,5 @@
 """What has to hold before the first pod: the spec is readable, the profile is there and knows the buckets, the
-ServiceAccount is there."""
+ServiceAccount is there and may report."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -39,6 +39,13 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
     if account not in (None, TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
         return Obstacle(
             f'spec.compute.serviceAccountName: there is no ServiceAccount "{account}" in namespace {world.namespace}.',
+            late,
+        )
+    if not world.service_account_may_report:
+        return Obstacle(
+            f"spec.compute.serviceAccountName: {account} may not report to the job. Bind it: "
+            f"kubectl create rolebinding {account}-reports --namespace {world.namespace} "
+            f"--clusterrole {TRAINER_SERVICE_ACCOUNT} --serviceaccount {world.namespace}:{account}.",
             late,
         )
     return None

@@ -36,8 +36,10 @@ class Api(Protocol):
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         """The object, or None where there is none."""
 
-    def list(self, kind: str, namespace: str | None = None, selector: str | None = None) -> list[Object]:
-        """All objects, of one namespace or of all, narrowed by a label selector."""
+    def list(
+        self, kind: str, namespace: str | None = None, selector: str | None = None, fields: str | None = None
+    ) -> list[Object]:
+        """All objects, of one namespace or of all, narrowed by a label and a field selector."""
 
     def create(self, body: Object) -> bool:
         """Make the object; False where one of that name is there already."""
@@ -47,6 +49,9 @@ class Api(Protocol):
 
     def apply_status(self, body: Object, manager: str) -> None:
         """Server-side apply of a FineTuneJob's status."""
+
+    def may_report(self, namespace: str, account: str) -> bool:
+        """Whether this ServiceAccount may write the status of the FineTuneJobs of its namespace."""
 
 
 class KubernetesApi:
@@ -67,8 +72,10 @@ class KubernetesApi:
                 return None
             raise
 
-    def list(self, kind: str, namespace: str | None = None, selector: str | None = None) -> list[Object]:
-        query = [("labelSelector", selector)] if selector else []
+    def list(
+        self, kind: str, namespace: str | None = None, selector: str | None = None, fields: str | None = None
+    ) -> list[Object]:
+        query = [(name, value) for name, value in (("labelSelector", selector), ("fieldSelector", fields)) if value]
         return cast(list[Object], self._request("GET", _path(kind, namespace), query=query)["items"])
 
     def create(self, body: Object) -> bool:
@@ -91,6 +98,23 @@ class KubernetesApi:
         path = _path(names.JOB_KIND, body["metadata"]["namespace"], body["metadata"]["name"]) + "/status"
         query = [("fieldManager", manager), ("force", "true")]
         self._request("PATCH", path, body, query, "application/apply-patch+yaml")
+
+    def may_report(self, namespace: str, account: str) -> bool:
+        # As the API server knows a pod's token: https://kubernetes.io/docs/reference/access-authn-authz/authentication
+        groups = ["system:authenticated", "system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
+        group, _, version = names.API_VERSION.partition("/")
+        resource = {"group": group, "version": version, "resource": names.JOBS, "subresource": "status"}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": f"system:serviceaccount:{namespace}:{account}",
+                "groups": groups,
+                "resourceAttributes": {**resource, "namespace": namespace, "verb": "patch"},
+            },
+        }
+        answer = self._request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        return bool(answer["status"]["allowed"])
 
     def _request(
         self,

@@ -24,11 +24,14 @@ def observe(api: Api, key: Key) -> World | None:
         return world
     profile = api.get(names.PROFILE_KIND, world.spec.profile_name)
     account = world.spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT
+    # The operator binds its own; of another only the tenant knows how it got its rights, so they are asked for.
+    is_own = account == names.TRAINER_SERVICE_ACCOUNT
     own = [(step, number, run) for uid, step, number, run in runs if uid == world.uid]
     return replace(
         world,
         profile=FineTuneProfileSpec.model_validate(profile["spec"]) if profile else None,
         service_account_exists=api.get("ServiceAccount", account, namespace) is not None,
+        service_account_may_report=is_own or api.may_report(namespace, account),
         role_binding_exists=api.get("RoleBinding", names.TRAINER_SERVICE_ACCOUNT, namespace) is not None,
         bundle_exists=api.get("ConfigMap", names.child_prefix(name, world.uid), namespace) is not None,
         preflight=next((run for step, _, run in own if step == "preflight"), None),
@@ -72,9 +75,18 @@ def _runs(api: Api, namespace: str, name: str) -> list[tuple[str, str, int, Run]
         if owner is None or names.LABEL_STEP not in labels:
             continue  # somebody's copy of one of ours, with its labels
         run = Run.parse(job, pods.get(job["metadata"]["name"], []))
+        if run.is_live and run.pod is None:
+            run = replace(run, refusal=_refusal(api, namespace, job["metadata"]["uid"]))
         number = int(labels.get(names.LABEL_ATTEMPT, 0))
         runs.append((owner, labels[names.LABEL_STEP], number, run))
     return runs
+
+
+def _refusal(api: Api, namespace: str, uid: str) -> str:
+    """The Job controller's last word on why it could not make this Job's pod; "" where it said nothing."""
+    events = api.list("Event", namespace, fields=f"involvedObject.uid={uid},reason=FailedCreate")
+    last = max(events, key=lambda event: str(event.get("lastTimestamp") or ""), default=None)
+    return str(last["message"]).removeprefix("Error creating: ") if last else ""
 
 
 def _controller(job: Object) -> str | None:

@@ -10,6 +10,9 @@ from finetune_operator.world import Pod, Run
 IMAGE_GRACE = timedelta(seconds=60)
 """How long an image may fail to be pulled before it counts: registries have their moments."""
 
+LOOK_AGAIN = timedelta(seconds=10)
+"""A pod that is refused makes an Event, which nobody watches for."""
+
 LOST_GRACE = timedelta(seconds=60)
 """How long a deleted pod may outstay its grace period: on a node that is gone it stays Running for ever."""
 
@@ -58,8 +61,9 @@ def assess(run: Run | None, now: datetime) -> Assessment:
     if run.failed:
         return Assessment(Standing.FAILED, f"Pod of Job {run.name} was removed before it ended.", FailureReason.EVICTED)
     if pod is None:
-        message = f"Job {run.name} has no pod yet: `kubectl describe job {run.name}` says what it waits for."
-        return Assessment(Standing.WAITING, message)
+        refused = f"The pod of Job {run.name} is refused: {run.refusal}".rstrip(".") + "."
+        message = refused if run.refusal else f"Job {run.name} has no pod yet."
+        return Assessment(Standing.WAITING, message, requeue_after=LOOK_AGAIN)
     if pod.due is not None and now >= pod.due + LOST_GRACE:
         return Assessment(Standing.FAILED, *_lost(pod))
     if pod.started is not None:

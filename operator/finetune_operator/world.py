@@ -87,6 +87,8 @@ class Run:
     succeeded: bool = False
     failed: bool = False
     pod: Pod | None = None
+    refusal: str = ""
+    """Why the API server does not take its pod, as the Job controller says: a quota, a LimitRange, a policy."""
 
     @property
     def is_live(self) -> bool:
@@ -128,6 +130,8 @@ class World:
     spec_error: str | None = None
     profile: FineTuneProfileSpec | None = None
     service_account_exists: bool = False
+    service_account_may_report: bool = True
+    """False where the tenant's own ServiceAccount may not write the job's status."""
     role_binding_exists: bool = False
     bundle_exists: bool = False
     preflight: Run | None = None

@@ -237,12 +237,42 @@ def test_a_quota_that_refuses_a_child_is_told_to_the_tenant_and_waited_out(
     kubelet.play(namespace, job.is_complete, timeout=60)
 
 
-def test_the_tenants_own_service_account_runs_the_pods(
+def test_a_quota_that_refuses_a_pod_is_told_to_the_tenant_and_waited_out(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    hard = {"hard": {"requests.nvidia.com/gpu": "0"}}
+    kube.create(quotas, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "gpus"}, "spec": hard})
+    wait_for("the quota to count", lambda: kube.get(f"{quotas}/gpus").get("status", {}).get("used"))
+    job = Job.create(kube, namespace, manifest())
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
+    wait_for("the refusal", lambda: "exceeded quota: gpus, requested: requests" in job.ready()["message"])
+    assert job.status()["state"] == "Queued"
+
+    kube.delete(f"{quotas}/gpus")
+    kubelet.play(namespace, job.is_complete, timeout=90)
+
+
+def test_the_tenants_own_service_account_runs_the_pods_once_it_may_report(
     kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
 ) -> None:
     accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
     kube.create(accounts, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "irsa"}})
     job = Job.create(kube, namespace, manifest(compute={"serviceAccountName": "irsa"}))
+    job.wait_for_reason("WaitingForDependency")
+    assert f"--clusterrole finetune-trainer --serviceaccount {namespace}:irsa." in job.ready()["message"]
+    assert job.children() == {}
+
+    kube.create(
+        f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "irsa-reports"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "finetune-trainer"},
+            "subjects": [{"kind": "ServiceAccount", "name": "irsa", "namespace": namespace}],
+        },
+    )
     pod = kubelet.pod_of(namespace, job.child(PREFLIGHT))
     assert pod.pod["spec"]["serviceAccountName"] == "irsa"
     assert kube.find(f"{accounts}/{names.TRAINER_SERVICE_ACCOUNT}") is None

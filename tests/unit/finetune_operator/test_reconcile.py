@@ -94,6 +94,15 @@ def test_a_missing_service_account_is_named() -> None:
     assert 'there is no ServiceAccount "irsa" in namespace team' in message(plan)
 
 
+def test_a_service_account_that_may_not_report_gets_the_command_that_binds_it() -> None:
+    spec = SPEC.model_copy(update={"compute": SPEC.compute.model_copy(update={"service_account_name": "irsa"})})
+    world = fresh(spec=spec, service_account_exists=True, service_account_may_report=False)
+
+    assert (state(reconcile(world, NOW)), reconcile(world, NOW).create) == ("Pending", [])
+    assert "--clusterrole finetune-trainer --serviceaccount team:irsa." in message(reconcile(world, NOW))
+    assert state(reconcile(world, world.created + admission.GRACE)) == "Failed"
+
+
 def test_a_spec_this_version_cannot_read_fails_at_once() -> None:
     plan = reconcile(fresh(spec=None, spec_error="spec.training.epochs: no."), NOW)
 

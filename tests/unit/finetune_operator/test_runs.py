@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
-from finetune_operator.runs import IMAGE_GRACE, LOST_GRACE, Standing, assess
+from finetune_operator.runs import IMAGE_GRACE, LOOK_AGAIN, LOST_GRACE, Standing, assess
 from finetune_operator.world import PodCondition
 from tests.unit.finetune_operator.worlds import NOW, attempt, pod
 
@@ -49,6 +49,14 @@ def test_a_failed_pod_is_told_apart(fields: dict[str, Any], failure: FailureReas
 
 def test_the_trainers_own_sentence_is_kept() -> None:
     assert assess(attempt(pod("Failed", termination=SAID)), NOW).message == "Loss is NaN at step 7."
+
+
+def test_a_pod_that_is_refused_is_waited_for_with_the_clusters_own_words() -> None:
+    silent, refused = (assess(attempt(refusal=refusal), NOW) for refusal in ("", "exceeded quota: gpus"))
+
+    assert (silent.standing, silent.message) == (Standing.WAITING, f"Job {attempt().name} has no pod yet.")
+    assert refused.message == f"The pod of Job {attempt().name} is refused: exceeded quota: gpus."
+    assert refused.requeue_after == LOOK_AGAIN  # an Event wakes nobody
 
 
 def test_a_pod_somebody_deleted_is_an_eviction() -> None:
