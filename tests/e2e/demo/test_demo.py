@@ -2,12 +2,13 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from devcluster import Cluster, ClusterError
-from examples.demo import results
+from examples.demo import results, s3
 from examples.demo.install import install_operator
 from examples.demo.run import RESOURCE, run
 from examples.demo.store import Store
@@ -52,3 +53,15 @@ def test_the_demo_ends_with_an_adapter_that_answers_what_its_base_model_cannot(t
     assert status.artifacts
     with pytest.raises(ClusterError, match=r"report\.html is damaged"):
         results.fetch(store, status.artifacts, FOLDER)
+
+
+def test_the_shells_s3_takes_rows_of_ones_own_and_fetches_a_folder(target: Target, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    store = Store(target)
+
+    s3.upload(store, tmp_path / "rows.jsonl", "s3://acme-own/mine/")
+    s3.download(store, "s3://acme-own/mine/", tmp_path / "back")
+
+    assert (tmp_path / "back" / "rows.jsonl").read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
+    with pytest.raises(ClusterError, match="nothing lies under s3://acme-own/other/"):
+        s3.download(store, "s3://acme-own/other/", tmp_path)
