@@ -40,12 +40,12 @@ def test_fifty_jobs_at_once_all_end_and_then_cost_nothing(
     assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
 
     settle(kube, namespace, "first")
-    before = len(tap.writes())
+    before = len(tap.writes(namespace))
     operator.stop()
     operator.start()  # the first thing it does is a resync
     nudge(jobs[-1], tap)  # by then it has heard of every Job and Pod there is
     settle(kube, namespace, "second")
-    written = [call for call in tap.writes()[before:] if "second" not in str(call)]
+    written = [call for call in tap.writes(namespace)[before:] if "second" not in str(call)]
     assert written == []
 
 
