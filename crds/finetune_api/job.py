@@ -268,7 +268,7 @@ class Compute(ApiModel):
     cpu: Cpu = "1"
     """CPU request of the training pod."""
     memory: Memory = "8Gi"
-    """Memory request and limit of the training pod."""
+    """Memory request and limit of the training pod; where it is more than 4Gi, the preflight's limit too."""
     service_account_name: (
         Annotated[
             str,

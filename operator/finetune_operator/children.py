@@ -1,5 +1,7 @@
 """The objects a FineTuneJob has: its namespace's ServiceAccount and binding, its bundle, its Jobs."""
 
+from kubernetes.utils.quantity import parse_quantity
+
 from finetune_api import names
 from finetune_api.bundle import Bundle, JobIdentity, bucket_of, storage_of, uris_of
 from finetune_api.job import FineTuneJobSpec
@@ -8,7 +10,9 @@ from finetune_operator.world import Object, World
 
 USER = 65532
 """The non-root user of the images."""
-PREFLIGHT_RESOURCES = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}
+PREFLIGHT_REQUESTS = {"cpu": "500m", "memory": "1Gi"}
+PREFLIGHT_MEMORY = "4Gi"
+"""Limit of the preflight, or compute.memory where that is more: rows are streamed, so few need it."""
 PREFLIGHT_GRACE_SECONDS = 10
 TRAIN_GRACE_SECONDS = 60
 """Time between SIGTERM and SIGKILL: long enough to finish an optimizer step."""
@@ -56,7 +60,8 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
     """Checks the data. It asks for no GPU and carries no GPU's node selector."""
     pod = _pod_spec(world, spec, profile, ["preflight"])
     pod["terminationGracePeriodSeconds"] = PREFLIGHT_GRACE_SECONDS
-    pod["containers"][0]["resources"] = PREFLIGHT_RESOURCES
+    memory = max(PREFLIGHT_MEMORY, spec.compute.memory, key=parse_quantity)
+    pod["containers"][0]["resources"] = {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": memory}}
     labels = {names.LABEL_STEP: "preflight"}
     return _job(world, names.preflight_name(world.name, world.uid), labels, labels, pod)
 

@@ -57,6 +57,15 @@ def test_the_gpus_selector_and_tolerations_are_the_attempts_alone() -> None:
     assert "tolerations" not in preflight
 
 
+@pytest.mark.parametrize(("memory", "limit"), [("512Mi", "4Gi"), ("8Gi", "8Gi"), ("9663676416", "9663676416")])
+def test_raising_compute_memory_raises_the_preflights_limit(memory: str, limit: str) -> None:
+    spec = SPEC.model_copy(update={"compute": SPEC.compute.model_copy(update={"memory": memory})})
+
+    resources = children.preflight_job(WORLD, spec, PROFILE)["spec"]["template"]["spec"]["containers"][0]["resources"]
+
+    assert resources == {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": limit}}
+
+
 def test_the_bundle_is_immutable_and_reads_back_as_it_was() -> None:
     config_map = children.bundle_config_map(WORLD, SPEC, PROFILE)
 
