@@ -31,6 +31,9 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
     # A job that has begun found everything once: what is missing now will be back.
     begun = world.preflight is not None or world.status.is_true(ConditionType.VALIDATED)
     late = now - world.created >= GRACE and not begun
+    if world.profile_error:
+        unread = f"FineTuneProfile {world.spec.profile_name} is newer than this operator, or older"
+        return Obstacle(f"{unread}: {world.profile_error}", final=False)
     if world.profile is None:
         return Obstacle(f'spec.profileName: there is no FineTuneProfile "{world.spec.profile_name}".', late)
     if message := _unknown_bucket(world.spec, world.profile):

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from finetune_api import names
+from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.api import Api
@@ -22,14 +23,16 @@ def observe(api: Api, key: Key) -> World | None:
     world = _bare(job)
     if world.deleting or world.is_over or world.spec is None:
         return world
-    profile = api.get(names.PROFILE_KIND, world.spec.profile_name)
+    found = api.get(names.PROFILE_KIND, world.spec.profile_name)
+    profile, profile_error = parse_spec(FineTuneProfileSpec, found["spec"]) if found else (None, None)
     account = world.spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT
     # The operator binds its own; of another only the tenant knows how it got its rights, so they are asked for.
     is_own = account == names.TRAINER_SERVICE_ACCOUNT
     own = [(step, number, run) for uid, step, number, run in runs if uid == world.uid]
     return replace(
         world,
-        profile=FineTuneProfileSpec.model_validate(profile["spec"]) if profile else None,
+        profile=profile,
+        profile_error=profile_error,
         service_account_exists=api.get("ServiceAccount", account, namespace) is not None,
         service_account_may_report=is_own or api.may_report(namespace, account),
         role_binding_exists=api.get("RoleBinding", names.TRAINER_SERVICE_ACCOUNT, namespace) is not None,
@@ -42,7 +45,7 @@ def observe(api: Api, key: Key) -> World | None:
 def _bare(job: Object) -> World:
     """What the FineTuneJob itself says."""
     metadata = job["metadata"]
-    spec, error = parse_spec(job.get("spec", {}))
+    spec, error = parse_spec(FineTuneJobSpec, job.get("spec", {}))
     status = job.get("status", {})
     return World(
         namespace=metadata["namespace"],

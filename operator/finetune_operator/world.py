@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -129,6 +129,8 @@ class World:
     """None where this version cannot read it; then spec_error says why."""
     spec_error: str | None = None
     profile: FineTuneProfileSpec | None = None
+    profile_error: str | None = None
+    """Why this version cannot read the profile that is there, where it cannot."""
     service_account_exists: bool = False
     service_account_may_report: bool = True
     """False where the tenant's own ServiceAccount may not write the job's status."""
@@ -143,10 +145,13 @@ class World:
         return self.status.is_true(ConditionType.COMPLETE) or self.status.is_true(ConditionType.FAILED)
 
 
-def parse_spec(raw: Object) -> tuple[FineTuneJobSpec | None, str | None]:
+Spec = TypeVar("Spec", FineTuneJobSpec, FineTuneProfileSpec)
+
+
+def parse_spec(kind: type[Spec], raw: Object) -> tuple[Spec | None, str | None]:
     """The spec, or a sentence naming the first field that this version cannot read."""
     try:
-        return FineTuneJobSpec.model_validate(raw), None
+        return kind.model_validate(raw), None
     except ValidationError as error:
         first = error.errors()[0]
         return None, f"spec.{'.'.join(map(str, first['loc']))}: {first['msg']}."

@@ -86,6 +86,15 @@ def test_a_missing_profile_is_waited_for_and_then_fails_the_job() -> None:
     )
 
 
+def test_a_profile_this_version_cannot_read_is_named_and_waited_for() -> None:
+    world = fresh(profile=None, profile_error="spec.trainer.fleet: Extra inputs are not permitted.")
+
+    plan = reconcile(world, NOW + timedelta(hours=1))  # an upgrade is under way, or has to be undone
+
+    assert (state(plan), plan.create) == ("Pending", [])
+    assert "spec.trainer.fleet: Extra inputs are not permitted." in message(plan)
+
+
 def test_a_missing_service_account_is_named() -> None:
     spec = SPEC.model_copy(update={"compute": SPEC.compute.model_copy(update={"service_account_name": "irsa"})})
 
