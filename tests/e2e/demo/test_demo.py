@@ -27,6 +27,7 @@ def with_operator(target: Target) -> Target:
     return target
 
 
+@pytest.mark.timeout(1500)  # three minutes of training on two idle cores
 def test_the_demo_ends_with_an_adapter_that_answers_what_its_base_model_cannot(target: Target) -> None:
     screen = io.StringIO()
 
