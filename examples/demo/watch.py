@@ -14,15 +14,20 @@ from examples.demo.target import JOB, NAMESPACE, Target
 TICK_SECONDS = 0.25
 STALLED_AFTER_SECONDS = 600.0
 """A job whose status stands still for so long will not end by itself; the slowest step on two cores takes a minute."""
+DELETED = f"FineTuneJob {JOB} was deleted while the demo waited for it."
 
 
 def changes(target: Target) -> Generator[dict[str, Any]]:
     """The resource whenever it changes, and again four times a second, so that clocks can go on.
 
     Raises ClusterError when it is deleted, when nothing changes for ten minutes, or when the API server is gone."""
+    latest: dict[str, Any] | None = None
     while True:
         # Who reads here is also who says that the job or the API server is gone: a watch just ends.
-        latest = json.loads(target.tenant("get", "finetunejob", JOB, "--output=json"))
+        found = target.tenant("get", "finetunejob", JOB, "--output=json", "--ignore-not-found")
+        if not found:
+            raise ClusterError(DELETED if latest else f"There is no FineTuneJob {JOB}.")
+        latest = json.loads(found)
         queue: Queue[dict[str, Any] | None] = Queue()
         command = ["--namespace", NAMESPACE, "get", "finetunejob", JOB, "--watch", "--output-watch-events"]
         process = subprocess.Popen(
@@ -53,7 +58,7 @@ def _until_closed(queue: Queue[dict[str, Any] | None], latest: dict[str, Any]) -
         if event is None:
             return
         if event["type"] == "DELETED":
-            raise ClusterError(f"FineTuneJob {JOB} was deleted while the demo waited for it.")
+            raise ClusterError(DELETED)
         changed, latest = time.monotonic(), event["object"]
         yield latest
 

@@ -64,5 +64,5 @@ def test_a_job_that_somebody_deletes_ends_the_watch_with_a_sentence(target: Targ
 
 def test_a_job_that_is_not_there_is_an_error_at_once(target: Target, kube: Kube) -> None:
     kube.delete(PATH)
-    with pytest.raises(ClusterError, match=r'"tickets" not found'):
+    with pytest.raises(ClusterError, match="There is no FineTuneJob tickets"):
         next(changes(target))
