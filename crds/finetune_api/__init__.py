@@ -5,6 +5,8 @@ Pure: pydantic models, constants and small functions over them. No I/O, no frame
 - `job`, `profile`, `status`: the two kinds, field by field. What is written there is what `kubectl explain` shows.
 - `reasons`: every way a job can fail, with the exit code and the sentence for the tenant.
 - `bundle`: what the operator hands to a trainer pod.
+- `model_shape`: what of a base model decides memory and time, from its config.json and its weights' headers.
+- `sizing`: how much memory a run takes.
 - `names`: labels, names and paths both sides have to agree on.
 - `schema`: turns the models into CustomResourceDefinitions and the reference page (`make generate`).
 """

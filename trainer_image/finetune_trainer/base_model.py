@@ -4,10 +4,10 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
+from finetune_api.model_shape import ModelShape, Sizes, model_shape
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.storage import Storage, join
@@ -25,7 +25,8 @@ class BaseModel:
     """What preflight has to know of the model."""
 
     tokenizer: Any
-    parameters: int
+    shape: ModelShape
+    """What decides memory and time."""
     modules: frozenset[str]
     """Names of the layers an adapter can be put on: those with a matrix of weights."""
     context: int | None
@@ -47,15 +48,16 @@ def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
     storage.download_folder(uri, scratch, lambda path: "/" not in path and path.endswith(SMALL_FILES))
     config = _json(scratch / "config.json", uri)
     require_supported(config, uri)
-    shards = [_shapes(storage, join(uri, shard), files[shard]) for shard in _shards(scratch, files, uri)]
+    sizes: dict[str, tuple[int, ...]] = {}
+    for shard in _shards(scratch, files, uri):
+        sizes |= _sizes(storage, join(uri, shard), files[shard])
+    shape = _shape(config, sizes, uri)
     tokenizer = _tokenizer(scratch, uri)
     own = [path for path in (scratch / "tokenizer.json", scratch / "tokenizer.model") if path.exists()]
     return BaseModel(
         tokenizer=tokenizer,
-        parameters=sum(prod(shape) for shapes in shards for shape in shapes.values()),
-        modules=frozenset(
-            name.removesuffix(".weight") for shapes in shards for name, shape in shapes.items() if len(shape) == 2
-        ),
+        shape=shape,
+        modules=frozenset(name.removesuffix(".weight") for name, size in sizes.items() if len(size) == 2),
         context=next((config[key] for key in CONTEXT if isinstance(config.get(key), int)), None),
         end_tokens=_end_tokens(scratch, config, uri),
         fingerprint=b"".join(path.read_bytes() for path in own[:1]),
@@ -115,7 +117,7 @@ def require_target_modules(target_modules: Sequence[str], model: BaseModel) -> N
         )
 
 
-def _shapes(storage: Storage, uri: str, size: int) -> dict[str, tuple[int, ...]]:
+def _sizes(storage: Storage, uri: str, size: int) -> dict[str, tuple[int, ...]]:
     """Shape of every weight, from the file's header (https://github.com/huggingface/safetensors#format)."""
     start = storage.read_bytes(uri, 0, 8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
@@ -125,12 +127,19 @@ def _shapes(storage: Storage, uri: str, size: int) -> dict[str, tuple[int, ...]]
         header = json.loads(storage.read_bytes(uri, 8, length))
         tensors = {name: value for name, value in header.items() if name != "__metadata__"}
         end = 8 + length + max(tensor["data_offsets"][1] for tensor in tensors.values())
-        shapes = {name: tuple(map(int, tensor["shape"])) for name, tensor in tensors.items()}
+        sizes = {name: tuple(map(int, tensor["shape"])) for name, tensor in tensors.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} has a broken safetensors header.") from error
     if size < end:
         raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{uri} is cut short: {size:,} of {end:,} bytes are there.")
-    return shapes
+    return sizes
+
+
+def _shape(config: dict[str, Any], sizes: Sizes, uri: str) -> ModelShape:
+    try:
+        return model_shape(config, sizes)
+    except ValueError as error:
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri}: {error}.") from error
 
 
 def _tokenizer(folder: Path, uri: str) -> Any:

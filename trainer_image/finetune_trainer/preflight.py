@@ -74,7 +74,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings) -> Prepared:
     return Prepared(
         train=learned,
         test=held_out,
-        resolved=resolve(spec, model.parameters, limit, format.kind, learned, held_out),
+        resolved=resolve(spec, model.shape.parameters, limit, format.kind, learned, held_out),
         preflight=_found(findings, learned, held_out, digest),
         stop_token_ids=tuple(dict.fromkeys((*format.stop_token_ids, *model.end_tokens))),
         chat_template=format.source,

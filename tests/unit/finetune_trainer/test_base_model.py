@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base_model import BaseModel, inspect_model
@@ -47,16 +48,28 @@ def test_settings_and_tokenizer_are_read_and_weights_are_not_copied(
 
 
 def test_weights_in_several_files_are_counted_together(make_bundle: MakeBundle, model: Path, tmp_path: Path) -> None:
-    whole = inspect(make_bundle, model, tmp_path / "1").parameters
-    (model / "model.safetensors").rename(model / "model-1.safetensors")
-    shutil.copy(model / "model-1.safetensors", model / "model-2.safetensors")
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-2.safetensors"}}
-    (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert inspect(make_bundle, model, tmp_path / "2").parameters == 2 * whole
+    whole = inspect(make_bundle, model, tmp_path / "1").shape
+    weights = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    shards = {name: f"model-{1 + i % 2}.safetensors" for i, name in enumerate(weights)}
+    for shard in set(shards.values()):
+        save_file({name: weights[name] for name in weights if shards[name] == shard}, model / shard)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    split = inspect(make_bundle, model, tmp_path / "2").shape
+    assert (split.parameters, set(split.matrices)) == (whole.parameters, set(whole.matrices))
     (model / "model-2.safetensors").unlink()
     reason, message = refused(make_bundle, model, tmp_path / "3")
     assert reason is FailureReason.MODEL_NOT_FOUND
     assert "model-2.safetensors is missing" in message
+
+
+def test_a_config_that_does_not_say_how_large_the_model_is_is_refused(
+    make_bundle: MakeBundle, model: Path, tmp_path: Path
+) -> None:
+    change(model / "config.json", num_hidden_layers=None)
+    reason, message = refused(make_bundle, model, tmp_path / "scratch")
+    assert reason is FailureReason.MODEL_UNSUPPORTED
+    assert "config.json has no num_hidden_layers above 0" in message
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,199 @@
+"""How much memory a run takes at its peak, predicted before a GPU is asked for. docs/sizing.md derives every term.
+
+All sizes are bytes. What the loop keeps is counted tensor by tensor; only a `Device`'s numbers are measured."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from finetune_api.model_shape import ModelShape
+
+FOUR_BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in NormalFloat4 with double quantization (Dettmers et al. 2023, section 3): half a byte, one byte
+of scale for every 64 weights, and 4 bytes for every 256 scales. 4.127 bits."""
+BF16, FP32 = 2, 4
+ADAM = {"AdamW": 2 * FP32, "PagedAdamW8bit": 2 * (1 + FP32 / 256)}
+"""Bytes of optimizer state for each trained parameter: two moments, in fp32, or in 8 bits with an fp32 scale for every
+256 (Dettmers et al. 2022)."""
+UNFUSED_ACTIVATIONS = {"gelu_new": 4, "gelu_fast": 4, "quick_gelu": 2}
+"""Tensors of the MLP's width that activation functions keep which Transformers writes out in several operations; all
+others keep their input."""
+SCORE = 8
+"""Bytes kept of each attention score where scores are capped: before and after the cap, and of the softmax."""
+GENERATION_FACTOR = 8
+"""Tokens held while answering, as a multiple of a micro-batch of training (finetune_trainer.evaluate)."""
+
+TrainedMethod = Literal["LoRA", "QLoRA", "Full"]
+Optimizer = Literal["AdamW", "PagedAdamW8bit"]
+
+
+@dataclass(frozen=True)
+class Load:
+    """The largest micro-batch of the data."""
+
+    tokens: int
+    labels: int
+    """Of them, those that are learned: logits are computed for these only."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What of the method decides memory."""
+
+    method: TrainedMethod = "LoRA"
+    optimizer: Optimizer = "AdamW"
+    checkpointing: bool = False
+    rank: int = 16
+    dropout: bool = False
+    target_modules: tuple[str, ...] = ("all-linear",)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What only measuring tells of a kind of device."""
+
+    runtime: int
+    """Taken before the first tensor: the CUDA context and the libraries' workspaces, or the process itself."""
+    slack: float
+    """Held by the allocator and lost between tensors, as a share of those that come and go: activations and buffers."""
+    attention: int
+    """Bytes of each number attention keeps."""
+
+
+CUDA = Device(runtime=1024**3, slack=0.1, attention=BF16)
+"""A context with PyTorch's kernels takes about 0.5 GiB on Ampere and Hopper, cuBLAS 32 MiB a handle and stream on
+Hopper, the rest is the driver's and NCCL's. Not measured by us yet: benchmarks/gpu.py does."""
+CPU = Device(runtime=700 * 1024**2, slack=0.1, attention=FP32)
+"""The process with PyTorch, Transformers, PEFT and bitsandbytes imported. Attention runs in fp32 there, since the bf16
+kernel's backward takes three times as long."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Predicted memory of a run at its peak, by what holds it, in bytes."""
+
+    weights: int
+    """The base model's, as it lies there all the time."""
+    trainable: int
+    """Trained parameters with their gradients and the optimizer's state."""
+    activations: int
+    """What the forward pass keeps for the backward pass."""
+    working: int
+    """Logits and their gradients, or the buffers of one layer, or of the optimizer: whichever is most."""
+    overhead: int
+    """The device's own: context, libraries, what the allocator holds."""
+
+    @property
+    def total(self) -> int:
+        """Everything."""
+        return self.weights + self.trainable + self.activations + self.working + self.overhead
+
+
+def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) -> Memory:
+    """Memory at the peak of training on `load`, and of answering held-out rows with micro-batches of that size."""
+    weights, trainable = _weights(shape, setup), _trainable(shape, setup)
+    layer = layer_activations(shape, setup, load.tokens, device)
+    # With checkpointing only each layer's input is kept, and one layer at a time is computed again.
+    inputs = load.tokens * shape.layers * shape.hidden * (FP32 if setup.method == "Full" else BF16)
+    activations = inputs + layer if setup.checkpointing else shape.layers * layer
+    working = max(
+        _logits(shape, load),
+        load.tokens * _backward_per_token(shape, setup, device) + _buffers(shape, setup),
+        # Answering keeps no activations: what it needs beyond them is to be found elsewhere.
+        _answering(shape, load) - activations,
+    )
+    return Memory(
+        weights=round(weights),
+        trainable=round(trainable),
+        activations=round(activations),
+        working=round(working),
+        overhead=round(device.runtime + device.slack * (activations + working)),
+    )
+
+
+def adapter_parameters(shape: ModelShape, setup: Setup) -> int:
+    """Parameters of a LoRA adapter: rank times inputs plus outputs of each matrix (Hu et al. 2021, section 4.1)."""
+    adapted = shape.targeted(setup.target_modules)
+    return sum(setup.rank * (m.rows + m.columns) * m.count for m in adapted)
+
+
+def _weights(shape: ModelShape, setup: Setup) -> float:
+    """The frozen base in bf16, its blocks' matrices in 4 bits under QLoRA. Under Full it is what is trained."""
+    if setup.method == "Full":
+        return 0.0
+    matrices = shape.linear_parameters * (FOUR_BIT if setup.method == "QLoRA" else BF16)
+    return matrices + BF16 * (shape.parameters - shape.linear_parameters)
+
+
+def _trainable(shape: ModelShape, setup: Setup) -> float:
+    """fp32 parameters, fp32 gradients, the optimizer's moments, and the bf16 copies autocast keeps for the backward
+    pass."""
+    trained = shape.parameters if setup.method == "Full" else adapter_parameters(shape, setup)
+    return trained * (FP32 + FP32 + ADAM[setup.optimizer] + BF16)
+
+
+def layer_activations(shape: ModelShape, setup: Setup, tokens: int, device: Device) -> float:
+    """Kept in one layer for its backward pass. Attention in a fused kernel keeps nothing of the size of tokens times
+    tokens (Dao et al. 2022); capped scores, which have none, keep that in bf16 and fp32 and a mask."""
+    full, heads = setup.method == "Full", shape.query + shape.key_value
+    # Query, key, value and result as the kernel has them, and the result again as the output projection's input.
+    attention = device.attention * 2 * heads + BF16 * shape.query + FP32 * heads * shape.normed_heads
+    # RMSNorm's input, in fp32, and where its weight is trained what that multiplies; LayerNorm's input.
+    normed = FP32 * (1 + full) if shape.rms else FP32 if full else BF16
+    # The normed stream as the projections' input; from an fp32 stream autocast makes a copy for each.
+    inputs = BF16 * (5 if full else 2)
+    # Gate, activated gate, up and their product; or what the activation keeps, and its result.
+    mlp = BF16 * (4 if shape.gated else UNFUSED_ACTIVATIONS.get(shape.activation, 1) + 1)
+    stream = (shape.norms * normed + inputs) * shape.hidden
+    each = attention + stream + mlp * shape.intermediate + _adapters_per_token(shape, setup)
+    return tokens * (each + tokens * SCORE * shape.softcapped_heads)
+
+
+def _adapters_per_token(shape: ModelShape, setup: Setup) -> float:
+    """Kept by the adapters of one layer: each one's inner vector; under dropout its own input and the mask."""
+    if setup.method == "Full":
+        return 0.0
+    adapted = shape.targeted(setup.target_modules)
+    dropped = (BF16 + 1) * sum(m.columns * m.count for m in adapted) if setup.dropout else 0
+    return (BF16 * setup.rank * sum(m.count for m in adapted) + dropped) / shape.layers
+
+
+def _logits(shape: ModelShape, load: Load) -> float:
+    """Logits in bf16, in fp32, their log-softmax, and on the way back the gradient of it in both: the largest set that
+    is alive at once."""
+    return load.labels * shape.vocabulary * (BF16 + FP32 + FP32)
+
+
+def _backward_per_token(shape: ModelShape, setup: Setup, device: Device) -> float:
+    """Gradients alive inside one layer's backward pass: of the MLP's branches and product, or of query, key, value and
+    result, beside that of the residual stream."""
+    residual = FP32 if setup.method == "Full" else BF16
+    mlp = BF16 * 3 * shape.intermediate
+    attention = device.attention * 2 * (shape.query + shape.key_value)
+    return max(mlp, attention) + (residual + FP32) * shape.hidden
+
+
+def _buffers(shape: ModelShape, setup: Setup) -> float:
+    """A 4-bit matrix is unpacked to bf16 for each product: the largest one counts."""
+    if setup.method != "QLoRA":
+        return 0.0
+    return BF16 * max((m.rows * m.columns for m in shape.matrices), default=0)
+
+
+def _answering(shape: ModelShape, load: Load) -> float:
+    """Keys and values of every layer while answers are written, and the widest tensors of the prompts' one pass."""
+    tokens = GENERATION_FACTOR * load.tokens
+    return tokens * BF16 * (2 * shape.key_value * shape.layers + 3 * shape.intermediate + 2 * shape.hidden)
+
+
+def smallest(setup: Setup, load: Load, longest: Load, may_checkpoint: bool) -> tuple[Setup, Load]:
+    """What the trainer can fall back to without changing a step: checkpointing where the spec leaves it open, and the
+    longest row alone in a micro-batch."""
+    return replace(setup, checkpointing=setup.checkpointing or may_checkpoint), longest
+
+
+def choose(
+    shape: ModelShape, setups: Iterable[Setup], load: Load, available: int, device: Device = CUDA
+) -> Setup | None:
+    """The first of `setups`, given in order of preference, that fits into `available` bytes; None where none does."""
+    return next((setup for setup in setups if predict(shape, setup, load, device).total <= available), None)

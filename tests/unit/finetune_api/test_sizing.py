@@ -1,0 +1,131 @@
+"""Predicted memory, against published sizes and against what it has to depend on."""
+
+from dataclasses import replace
+
+import pytest
+
+from finetune_api.model_shape import ModelShape, model_shape
+from finetune_api.sizing import CUDA, Load, Setup, adapter_parameters, choose, predict, smallest
+
+GIB = 1024**3
+
+
+def llama_3_8b() -> ModelShape:
+    """Meta's Llama-3.1-8B, from its config.json and the shapes of its weights."""
+    block = {
+        "self_attn.q_proj": (4096, 4096),
+        "self_attn.k_proj": (1024, 4096),
+        "self_attn.v_proj": (1024, 4096),
+        "self_attn.o_proj": (4096, 4096),
+        "mlp.gate_proj": (14336, 4096),
+        "mlp.up_proj": (14336, 4096),
+        "mlp.down_proj": (4096, 14336),
+        "input_layernorm": (4096,),
+        "post_attention_layernorm": (4096,),
+    }
+    sizes: dict[str, tuple[int, ...]] = {
+        f"model.layers.{i}.{name}.weight": size for i in range(32) for name, size in block.items()
+    }
+    sizes |= {
+        "model.embed_tokens.weight": (128256, 4096),
+        "model.norm.weight": (4096,),
+        "lm_head.weight": (128256, 4096),
+    }
+    config = {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+    }
+    return model_shape(config, sizes)
+
+
+SHAPE = llama_3_8b()
+LOAD = Load(tokens=2048, labels=512)
+
+
+def test_the_shape_is_read_from_config_and_headers() -> None:
+    assert SHAPE.parameters == 8_030_261_248, "as its model card says"
+    assert (SHAPE.query, SHAPE.key_value, SHAPE.norms, SHAPE.gated, SHAPE.rms) == (4096, 1024, 2, True, True)
+    assert SHAPE.linear_parameters == 6_979_321_856
+
+
+def test_a_tied_head_is_counted_once() -> None:
+    config = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
+    sizes = {"model.embed_tokens.weight": (10, 8), "lm_head.weight": (10, 8)}
+    assert model_shape(config, sizes).parameters == 80
+    assert model_shape(config | {"tie_word_embeddings": False}, sizes).parameters == 160
+
+
+def test_a_config_without_a_width_is_named() -> None:
+    with pytest.raises(ValueError, match=r"config\.json has no hidden_size"):
+        model_shape({}, {})
+
+
+def test_an_adapter_of_rank_16_on_all_linear_layers_of_llama_3_8b_has_42_million_parameters() -> None:
+    assert adapter_parameters(SHAPE, Setup()) == 41_943_040
+    assert adapter_parameters(SHAPE, Setup(target_modules=("q_proj", "v_proj"))) == 6_815_744
+
+
+def test_four_bit_weights_take_the_4_127_bits_of_the_qlora_paper() -> None:
+    frozen = predict(SHAPE, Setup("QLoRA"), LOAD).weights
+    assert frozen == pytest.approx(SHAPE.linear_parameters * 4.127 / 8 + 1_050_939_392 * 2, rel=1e-4)
+
+
+def test_full_training_holds_18_bytes_a_parameter_and_12_with_8_bit_moments() -> None:
+    for optimizer, each in (("AdamW", 18), ("PagedAdamW8bit", 12)):
+        held = predict(SHAPE, Setup("Full", optimizer), LOAD).trainable
+        assert held == pytest.approx(each * SHAPE.parameters, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("setup", "low", "high"),
+    [
+        # 15 GiB of weights alone: what is said everywhere is that 24 GB need checkpointing or QLoRA, and that training
+        # every weight with AdamW in fp32 does not fit 141 GB.
+        (Setup("LoRA"), 25, 32),
+        (Setup("LoRA", checkpointing=True), 18, 22),
+        (Setup("QLoRA", checkpointing=True), 8, 11.5),
+        (Setup("Full", checkpointing=True), 135, 150),
+    ],
+)
+def test_llama_3_8b_takes_what_it_is_known_to_take(setup: Setup, low: float, high: float) -> None:
+    assert low < predict(SHAPE, setup, LOAD).total / GIB < high
+
+
+def test_checkpointing_costs_no_less_than_one_layer() -> None:
+    kept = [predict(SHAPE, Setup(checkpointing=on), LOAD).activations for on in (False, True)]
+    assert kept[0] / SHAPE.layers < kept[1] < kept[0] / 8
+
+
+def test_memory_grows_with_tokens_labels_rank_and_dropout() -> None:
+    least = predict(SHAPE, Setup(), LOAD).total
+    assert predict(SHAPE, Setup(), replace(LOAD, tokens=4096)).total > least
+    assert predict(SHAPE, Setup(), Load(2048, 2048)).total > least
+    assert predict(SHAPE, Setup(rank=64), LOAD).total > least
+    assert predict(SHAPE, Setup(dropout=True), LOAD).total > least
+
+
+def test_scores_that_are_capped_grow_with_the_square_of_the_tokens() -> None:
+    capped = replace(SHAPE, softcapped_heads=32)
+    one, two = (predict(capped, Setup(), Load(t, 1)).activations for t in (2048, 4096))
+    assert two > 3 * one
+    assert predict(SHAPE, Setup(), Load(4096, 1)).activations == 2 * predict(SHAPE, Setup(), Load(2048, 1)).activations
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "chosen"), [(80, Setup("LoRA")), (16, Setup("QLoRA", checkpointing=True)), (5, None)]
+)
+def test_the_first_setup_that_fits_is_chosen(gibibytes: int, chosen: Setup | None) -> None:
+    wanted = [Setup("LoRA"), Setup("QLoRA", checkpointing=True)]
+    assert choose(SHAPE, wanted, LOAD, gibibytes * GIB, CUDA) == chosen
+
+
+def test_the_least_a_run_can_do_with_is_its_longest_row_and_checkpointing_where_that_is_left_open() -> None:
+    longest = Load(700, 100)
+    assert smallest(Setup(), LOAD, longest, may_checkpoint=True) == (Setup(checkpointing=True), longest)
+    assert smallest(Setup(), LOAD, longest, may_checkpoint=False) == (Setup(), longest)
