@@ -5,8 +5,8 @@ Preflight (CPU only, never imports torch), `preflight`:
     -> `resolve` -> `prepared`, which writes token ids for the attempts.
 
 Train (on the GPU), `train`:
-    `prepared` -> `model` and `attention` -> `evaluate` the base -> `training_loop`, with the rows of `batches`, their
-    `loss` and the learning rate of `schedule` -> `evaluate` the tuned model -> `verdict` -> `publish`, with the page of
+    `prepared` -> `model` and `attention` -> `evaluate` the base -> `training_loop`, with the rows of `mixing` and
+    `batches`, their `loss` and the learning rate of `schedule` -> `evaluate` the tuned model -> `verdict` -> `publish`, with the page of
     `report`, from all `results`.
 
 Both:

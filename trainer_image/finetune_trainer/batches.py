@@ -1,15 +1,14 @@
 """Which rows make up a step, and how they lie in memory. The first never depends on the second."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from finetune_trainer.mixing import shuffled
 from finetune_trainer.prepared import Example
 
 
@@ -24,17 +23,6 @@ def rows_of_step(rows: int, global_batch_size: int, seed: int, step: int) -> lis
     epoch, position = divmod(step, steps_per_epoch(rows, global_batch_size))
     start = position * global_batch_size
     return list(shuffled(rows, f"{seed}/{epoch}")[start : start + global_batch_size])
-
-
-@lru_cache(maxsize=4)
-def shuffled(rows: int, seed: str) -> tuple[int, ...]:
-    """The indices 0..rows-1 in an order drawn by `seed`: sorted by a hash rather than drawn from a library's
-    generator, so that no new version of any library changes it."""
-
-    def rank(row: int) -> bytes:
-        return hashlib.blake2b(f"{seed}/{row}".encode(), digest_size=8).digest()
-
-    return tuple(sorted(range(rows), key=rank))
 
 
 def pack(lengths: Sequence[int], limit: int) -> list[list[int]]:

@@ -15,9 +15,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Metrics
-from finetune_trainer.batches import micro_batch, pack, shuffled
+from finetune_trainer.batches import micro_batch, pack
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.loss import token_losses
+from finetune_trainer.mixing import shuffled
 from finetune_trainer.prepared import Example
 from finetune_trainer.progress import Progress
 
