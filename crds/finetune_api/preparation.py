@@ -1,0 +1,88 @@
+"""What is done to the rows before they are learned: cleaning, and finding copies."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.model import ApiModel, SchemaKeys, rules
+
+
+class Mojibake(StrEnum):
+    """What happens to text that was decoded with the wrong encoding."""
+
+    KEEP = "Keep"
+    REPAIR = "Repair"
+
+
+class UnicodeForm(StrEnum):
+    """The Unicode normalisation form of the text."""
+
+    NFC = "NFC"
+    NFKC = "NFKC"
+    KEEP = "Keep"
+
+
+class Whitespace(StrEnum):
+    """What happens to white space."""
+
+    KEEP = "Keep"
+    TRIM = "Trim"
+    COLLAPSE = "Collapse"
+
+
+class Masked(StrEnum):
+    """What is replaced by a mark."""
+
+    EMAIL = "Email"
+    CARD = "Card"
+    PHONE = "Phone"
+
+
+Pattern = Annotated[
+    str,
+    Field(min_length=1, max_length=512),
+    SchemaKeys(
+        rules(
+            (
+                "!''.matches(self)",
+                "must be a regular expression in RE2's syntax that does not match empty text, for example "
+                "(?m)^Sent from my phone$",
+            )
+        )
+    ),
+]
+Region = Annotated[
+    str,
+    Field(min_length=2, max_length=2),
+    SchemaKeys(rules(("self.matches('^[A-Z]{2}$')", "must be a country's code of two capitals, for example DE"))),
+]
+SET = SchemaKeys({"x-kubernetes-list-type": "set"})
+
+
+class Clean(ApiModel):
+    """How the text of every message is cleaned, in the rows to learn from and in the held-out ones alike. The steps run
+    in the order of the fields; status.preflight.cleaned counts the rows each of them changed."""
+
+    mojibake: Mojibake = Mojibake.KEEP
+    """Repair undoes a wrong decoding, for example cafÃ© for café, with ftfy's fix_encoding. Keep leaves it: rows that
+    are about such text would be changed too."""
+    unicode: UnicodeForm = UnicodeForm.NFC
+    """Unicode normalisation. NFC writes each accented letter in one way, which no reader can see and which many
+    tokenizers do themselves; without it the same word is learned as different tokens. NFKC also replaces look-alikes
+    (ligatures, full-width letters, superscripts): x² becomes x2. Keep leaves the text as it is."""
+    remove: Annotated[list[Pattern], Field(max_length=32), SET] = Field(default=[])
+    """Boilerplate to take out: regular expressions in RE2's syntax, which cannot run away on any text. (?m) lets ^ and
+    $ match at each line, (?s) lets . match a line end. Words on either side are never joined."""
+    whitespace: Whitespace = Whitespace.KEEP
+    """Trim writes line ends as a single newline and takes white space from the ends of lines and of the text. Collapse
+    also makes each run of white space within a line a single space and more than one empty line one: it destroys the
+    indentation of code. Keep leaves it."""
+    mask: Annotated[list[Masked], Field(max_length=3), SET] = Field(default=[])
+    """What is replaced by a mark: Email by <EMAIL_ADDRESS>, Card by <CREDIT_CARD> (numbers with a card network's length
+    and prefix and a right Luhn check digit), Phone by <PHONE_NUMBER> (with a country code, or as written in one of
+    phoneRegions). A help, no proof: names and spelled-out numbers stay."""
+    phone_regions: Annotated[list[Region], Field(max_length=16), SET] = Field(default=[])
+    """Countries whose phone numbers are also masked when written without a country code, as ISO 3166-1 codes, for
+    example [DE, US]. A bare run of digits is taken for a phone number only where a word like phone or tel precedes it:
+    order numbers look the same."""
