@@ -6,8 +6,8 @@ Preflight (CPU only, never imports torch), `preflight`:
 
 Train (on the GPU), `train`:
     `prepared` -> `model` and `attention` -> `evaluate` the base -> `training_loop`, with the rows of `mixing` and
-    `batches`, their `loss` and the learning rate of `schedule` -> `evaluate` the tuned model -> `verdict` -> `publish`, with the page of
-    `report`, from all `results`.
+    `batches`, their `loss` and the learning rate of `schedule` -> `evaluate` the tuned model -> `verdict` -> `publish`,
+    with the page of `report`, from all `results`.
 
 Both:
     `__main__`: the command, and how each end becomes an exit code and a termination message.
