@@ -58,5 +58,6 @@ def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
     """Every URI the spec names, by its field: model, sources, output."""
     dataset = spec.dataset
     sources = {f"spec.dataset.train[{i}].uri": source.uri for i, source in enumerate(dataset.train)}
-    sources |= {f"spec.dataset.test[{i}].uri": source.uri for i, source in enumerate(dataset.test or [])}
+    for side, named in (("validation", dataset.validation), ("test", dataset.test)):
+        sources |= {f"spec.dataset.{side}[{i}].uri": source.uri for i, source in enumerate(named or [])}
     return {"spec.model.uri": spec.model.uri, **sources, "spec.output.uri": spec.output.uri}

@@ -188,11 +188,24 @@ class Source(ApiModel):
 
 
 class Split(ApiModel):
-    """How test rows are held out when `dataset.test` does not name any."""
+    """How rows are held out of `dataset.train` where `dataset.validation` or `dataset.test` does not name any."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.test) || !has(self.validation) || self.test + self.validation <= 0.5",
+                "test and validation together must hold out at most half of the rows: lower one of them",
+            )
+        )
+    )
 
     test: Annotated[float, Field(gt=0, le=0.5)] | None = None
     """Share of the rows held out for the evaluation. Default: a tenth, but at least 100 and at most 1000 rows, and
     never more than a fifth of all."""
+    validation: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Share of the rows held out to look at while training; 0 for none. Default: a twentieth, but at least 50 and at
+    most 500 rows, and none where test and validation together would be more than a fifth of all, which is the case of
+    data sets under 750 rows."""
     seed: Seed = 0
     """Seed of the draw. The same rows and seed give the same split; copies of a row always fall on one side."""
 
@@ -208,7 +221,12 @@ class Dataset(ApiModel):
             (
                 "!has(self.test) || !has(self.split.test)",
                 "test already names the held-out rows: remove split.test, or remove test to hold out a share of train",
-            )
+            ),
+            (
+                "!has(self.validation) || !has(self.split.validation)",
+                "validation already names the rows: remove split.validation, or remove validation to hold out a share "
+                "of train",
+            ),
         )
     )
 
@@ -217,8 +235,11 @@ class Dataset(ApiModel):
     test: Sources | None = None
     """Where the held-out rows lie, which the base and the tuned model are compared on. A row that also stands in
     train is dropped from train. Default: a share of train, see split."""
+    validation: Sources | None = None
+    """Where the rows lie that the loss is taken on while training. A row that also stands in test is dropped from here,
+    one that also stands in train from train. Default: a share of train, see split."""
     split: Split = Split()
-    """How test rows are drawn from train when test is not given."""
+    """How rows are drawn from train when test or validation is not given."""
     overlength: Overlength = Overlength.DROP
     """What happens to a row longer than training.maxSequenceLength: Drop leaves it out and counts it in the status,
     Fail ends the job before it asks for a GPU. Answers are never cut."""

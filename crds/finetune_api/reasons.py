@@ -51,9 +51,7 @@ class Failure:
 FAILURES: dict[FailureReason, Failure] = {
     FailureReason.SPEC_INVALID: Failure(20, Actor.TENANT, "Correct the field and create the job again."),
     FailureReason.DATASET_INVALID: Failure(21, Actor.TENANT, "Correct the rows and create the job again."),
-    FailureReason.DATASET_NOT_FOUND: Failure(
-        22, Actor.TENANT, "Correct dataset.train or dataset.test, or upload the files."
-    ),
+    FailureReason.DATASET_NOT_FOUND: Failure(22, Actor.TENANT, "Correct the uri under dataset, or upload the files."),
     FailureReason.MODEL_NOT_FOUND: Failure(23, Actor.TENANT, "Correct model.uri, or upload the model there."),
     FailureReason.MODEL_UNSUPPORTED: Failure(
         24, Actor.TENANT, "Choose a causal language model in Transformers' layout with .safetensors weights."

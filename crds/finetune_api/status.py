@@ -124,8 +124,10 @@ class Splits(StatusModel):
 
     train: int
     """Rows to learn from."""
+    validation: int = 0
+    """Rows to look at while training."""
     test: int
-    """Held-out rows."""
+    """Held-out rows that base and tuned model are compared on."""
 
 
 class Preflight(StatusModel):

@@ -1,8 +1,8 @@
 """What runs in a job's pods: `python -m finetune_trainer {preflight,train} BUNDLE`, read from top to bottom.
 
 Preflight (CPU only, never imports torch), `preflight`:
-    `base_model` what the model's folder holds -> `rows` -> `deduplicate` -> `render` and `tokenization` -> `split`
-    -> `resolve` -> `prepared`, which writes token ids for the attempts.
+    `base_model` what the model's folder holds -> `gather`: `rows` -> `deduplicate` -> `render` and `tokenization` ->
+    `row_store`, on disk -> `split` -> `resolve` -> `prepared`, which leaves the token ids for the attempts.
 
 Train (on the GPU), `train`:
     `prepared` -> `model` and `attention` -> `evaluate` the base -> `training_loop`, with the rows of `mixing` and
@@ -11,6 +11,7 @@ Train (on the GPU), `train`:
 
 Both:
     `__main__`: the command, and how each end becomes an exit code and a termination message.
-    `failure`, `termination`: the ways to end. `storage`: S3 and local files. `status_writer`: the job's status.
-    `progress`: the line a person waiting at the pod's log sees. `ownership`: whose the results at the output are.
+    `failure`, `termination`: the ways to end. `storage`: S3 and local files. `scratch`: where a
+    pod may write. `status_writer`: the job's status. `progress`: the line a person waiting at the pod's log sees.
+    `ownership`: whose the results at the output are.
 """

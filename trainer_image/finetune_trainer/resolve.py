@@ -10,7 +10,7 @@ from finetune_api.job import FineTuneJobSpec, Training
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Resolved
 from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.prepared import Example
+from finetune_trainer.row_store import Example, lengths, prompt_lengths
 
 LONGEST_BY_DEFAULT = 4096
 SMALL_MODEL = 1_000_000_000
@@ -42,8 +42,8 @@ def resolve(
     """Everything resolved, for rows that are already split and within `limit` tokens."""
     training = spec.training
     steps = total_steps(len(train), training)
-    longest = max(len(example.input_ids) for example in (*train, *test))
-    answers = [len(example.input_ids) - example.prompt_length for example in train]
+    longest = max(int(lengths(rows).max()) for rows in (train, test))
+    answers = lengths(train) - prompt_lengths(train)
     return Resolved(
         method=spec.method.type,
         learning_rate=training.learning_rate or (1e-3 if parameters < SMALL_MODEL else 2e-4),

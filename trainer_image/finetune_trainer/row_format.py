@@ -33,6 +33,9 @@ class Row:
 
     messages: tuple[Message, ...]
     source: str
+    """Where it stands, as FILE:LINE."""
+    mixture: int = 0
+    """Index of its source in the list of sources it was read from."""
 
 
 @dataclass(frozen=True)

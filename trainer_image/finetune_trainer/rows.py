@@ -17,12 +17,12 @@ def read_rows(storage: Storage, sources: Sequence[Source], field: str, findings:
     messages. Raises TrainerFailure DatasetNotFound, DatasetInvalid or SpecInvalid where a whole source is no good."""
     progress = Progress(f"Reading {field}", "rows")
     for position, source in enumerate(sources):
-        for row in _read_source(storage, source, f"{field}[{position}]", findings):
+        for row in _read_source(storage, source, position, f"{field}[{position}]", findings):
             progress.advance()
             yield row
 
 
-def _read_source(storage: Storage, source: Source, field: str, findings: Findings) -> Iterator[Row]:
+def _read_source(storage: Storage, source: Source, position: int, field: str, findings: Findings) -> Iterator[Row]:
     uris = storage.list(source.uri)
     if not uris:
         raise TrainerFailure(FailureReason.DATASET_NOT_FOUND, f"{field}.uri: no file matches {source.uri}.")
@@ -32,6 +32,6 @@ def _read_source(storage: Storage, source: Source, field: str, findings: Finding
         if format is RowFormat.AUTO:
             format = detect_format(record.value, source, field, place_of(record.source))
         try:
-            yield Row(messages_of(format, columns, record.value), record.source)
+            yield Row(messages_of(format, columns, record.value), record.source, position)
         except InvalidRow as problem:
             findings.invalid_row(record.source, problem)

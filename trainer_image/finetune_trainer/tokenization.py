@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from finetune_trainer.findings import Findings, InvalidRow
-from finetune_trainer.prepared import Example
 from finetune_trainer.progress import Progress
 from finetune_trainer.render import PromptFormat, Rendered
 from finetune_trainer.row_format import Row
+from finetune_trainer.row_store import Example
 
 BATCH = 512
 """Rows given to the tokenizer at a time; it spreads them over the cores."""
@@ -71,6 +71,7 @@ def _example(row: Row, text: Rendered, encoding: Any, prompts: list[list[int]], 
         prompt=_shown(row),
         answer=row.messages[-1].content,
         source=row.source,
+        mixture=row.mixture,
     )
 
 

@@ -1,16 +1,12 @@
 """Training: from the prepared data and the base model to a published adapter and a verdict. `recipe` is all of it."""
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
 
-from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason, sentence
 from finetune_api.status import ConditionType, Evaluation, Training
@@ -30,6 +26,7 @@ from finetune_trainer.ownership import published
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
 from finetune_trainer.publish import publish, published_artifacts
 from finetune_trainer.results import Results
+from finetune_trainer.scratch import scratch_folder
 from finetune_trainer.status_writer import StatusWriter
 from finetune_trainer.storage import Storage
 from finetune_trainer.termination import stop_deferred, stop_requested
@@ -57,15 +54,16 @@ def train(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) 
 
 def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) -> str:
     """All of it in order, where nothing is published yet."""
-    spec, prepared = bundle.spec, read_prepared(storage, bundle)
-    resolved = prepared.resolved
-    device, device_name = choose_device(bundle.allow_cpu)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
-    epoch = steps_per_epoch(len(prepared.train), spec.training.global_batch_size)
-    progress = TrainingProgress(writer, attempt, device_name, resolved.total_steps, epoch)
-    held_out = draw_rows(prepared.test, spec.evaluation.max_rows, spec.dataset.split.seed)
+    spec = bundle.spec
+    with scratch_folder("train-") as scratch:
+        prepared = read_prepared(storage, bundle, scratch)
+        resolved = prepared.resolved
+        device, device_name = choose_device(bundle.allow_cpu)
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
+        epoch = steps_per_epoch(len(prepared.train), spec.training.global_batch_size)
+        progress = TrainingProgress(writer, attempt, device_name, resolved.total_steps, epoch)
+        held_out = draw_rows(prepared.test, spec.evaluation.max_rows, spec.dataset.split.seed)
 
-    with scratch_folder() as scratch:
         tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
         storage.download_folder(spec.model.uri, scratch / "model", is_model_file)
         tokenizer, model = load_tokenizer(scratch / "model"), load_model(scratch / "model", resolved.method, device)
@@ -154,11 +152,3 @@ def tell_published(manifest: dict[str, Any], bundle: Bundle, storage: Storage, w
     writer.result(training=training, evaluation=evaluation, artifacts=published_artifacts(storage, bundle))
     storage.delete_prefix(work_prefix(bundle))
     return verdict
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder for the model and for what is to be published, removed in the end."""
-    base = names.SCRATCH_FOLDER if Path(names.SCRATCH_FOLDER).is_dir() else None
-    with tempfile.TemporaryDirectory(dir=base, prefix="train-") as folder:
-        yield Path(folder)

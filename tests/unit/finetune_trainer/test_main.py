@@ -49,7 +49,9 @@ def test_preflight_in_a_process_of_its_own_ends_well_without_torch(
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-    assert said(log) == TerminationMessage(reason="Succeeded", message="48 rows to learn from in 6 steps, 12 held out.")
+    assert said(log) == TerminationMessage(
+        reason="Succeeded", message="48 rows to learn from in 6 steps, 12 held out to test on."
+    )
 
 
 def test_a_failure_ends_with_its_exit_code_message_and_remedy(

@@ -13,14 +13,21 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.preflight import preflight
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
+from finetune_trainer.scratch import scratch_folder
 from finetune_trainer.status_writer import StatusWriter
-from finetune_trainer.storage import open_storage
+from finetune_trainer.storage import Storage, open_storage
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer, sum_rows, write_rows
 
 
 def run(bundle: Bundle) -> Prepared:
     preflight(bundle, open_storage(bundle), StatusWriter(None, "preflight"))
-    return read_prepared(open_storage(bundle), bundle)
+    return read(bundle, open_storage(bundle))
+
+
+def read(bundle: Bundle, storage: Storage) -> Prepared:
+    """What an attempt reads; its rows outlive the folder, which is mapped already."""
+    with scratch_folder("test-") as scratch:
+        return read_prepared(storage, bundle, scratch)
 
 
 def failure(bundle: Bundle) -> TrainerFailure:
@@ -111,6 +118,48 @@ def test_a_train_set_that_only_repeats_the_test_set_is_refused(make_bundle: Make
     found = failure(make_bundle(dataset={"train": rows, "test": rows}))
     assert found.reason is FailureReason.DATASET_INVALID
     assert "dataset.train holds no row that does not also stand in dataset.test" in found.message
+
+
+def test_named_validation_rows_are_kept_and_their_copies_leave_train(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    files = {
+        side: [{"uri": str(write_rows(tmp_path / f"{side}.jsonl", rows))}]
+        for side, rows in (("test", sum_rows(5)), ("validation", sum_rows(12)), ("train", sum_rows(30)))
+    }
+    prepared = run(make_bundle(dataset=files))
+    assert [example.prompt for example in prepared.test] == [row["prompt"] for row in sum_rows(5)]
+    assert [example.prompt for example in prepared.validation] == [row["prompt"] for row in sum_rows(12)[5:]]
+    assert [example.prompt for example in prepared.train] == [row["prompt"] for row in sum_rows(30)[12:]]
+    assert prepared.preflight.duplicates == 5 + 12
+
+
+def test_rows_to_validate_on_are_drawn_from_train(make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = make_bundle().spec.dataset.model_dump(by_alias=True, exclude_none=True)
+    prepared = run(make_bundle(rows=sum_rows(100), dataset=dataset | {"split": {"validation": 0.1}}))
+    sides = [prepared.train, prepared.validation, prepared.test]
+    assert [len(side) for side in sides] == [70, 10, 20]
+    assert len({example.prompt for side in sides for example in side}) == 100
+    splits = written(capsys).preflight.splits  # type: ignore[union-attr]
+    assert (splits.train, splits.validation, splits.test) == (70, 10, 20)  # type: ignore[union-attr]
+
+
+def test_rows_that_ask_the_same_share_a_cluster_and_a_side(make_bundle: MakeBundle) -> None:
+    rows = [{"prompt": f"What is {i % 20}?", "completion": f"It is {i}."} for i in range(60)]
+    prepared = run(make_bundle(rows=rows))
+    clusters: dict[int, set[str]] = {}
+    for example in (*prepared.train, *prepared.test):
+        clusters.setdefault(example.cluster, set()).add(example.prompt)
+    assert [len(prompts) for prompts in clusters.values()] == [1] * 20
+    assert {e.cluster for e in prepared.train}.isdisjoint(e.cluster for e in prepared.test)
+
+
+def test_a_row_carries_the_index_of_its_source(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    rows = sum_rows(60)
+    train = [{"uri": str(write_rows(tmp_path / f"{n}.jsonl", rows[n::2]))} for n in range(2)]
+    prepared = run(make_bundle(dataset={"train": train}))
+    assert {(e.mixture, e.source.rsplit("/")[-1].split(":")[0]) for e in prepared.train} == {
+        (0, "0.jsonl"),
+        (1, "1.jsonl"),
+    }
 
 
 def test_rows_over_the_length_are_dropped_and_counted(make_bundle: MakeBundle) -> None:
@@ -220,7 +269,7 @@ def test_everything_in_s3_works_as_it_does_on_disk(
     )
     storage = open_storage(bundle, s3.secrets_dir)
     preflight(bundle, storage, StatusWriter(None, "preflight"))
-    prepared, local = read_prepared(storage, bundle), run(make_bundle())
+    prepared, local = read(bundle, storage), run(make_bundle())
     assert prepared.resolved == local.resolved
     assert {example.prompt for example in prepared.test} == {example.prompt for example in local.test}
     assert prepared.train[0].source == "s3://acme-all/rows/part-0.jsonl:1"
@@ -249,13 +298,13 @@ def test_prepared_data_that_was_changed_or_removed_is_not_trained_on(make_bundle
     bundle = make_bundle()
     run(bundle)
     folder = Path(work_prefix(bundle)) / "prepared"
-    data = (folder / "train.safetensors").read_bytes()
-    (folder / "train.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    data = (folder / "tokens").read_bytes()
+    (folder / "tokens").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(TrainerFailure, match="not what preflight wrote"):
-        read_prepared(open_storage(bundle), bundle)
+        read(bundle, open_storage(bundle))
     (folder / "manifest.json").unlink()
     with pytest.raises(TrainerFailure, match="preflight has to run again"):
-        read_prepared(open_storage(bundle), bundle)
+        read(bundle, open_storage(bundle))
 
 
 def test_token_ids_and_marks_are_small_arrays(make_bundle: MakeBundle) -> None:

@@ -1,5 +1,7 @@
 """Names of layers that the model does not have are found before a GPU is held."""
 
+from pathlib import Path
+
 import pytest
 
 from finetune_api.reasons import FailureReason
@@ -11,16 +13,18 @@ from tests.unit.finetune_trainer.conftest import MakeBundle
 
 
 @pytest.mark.parametrize("names", [["all-linear"], ["q_proj", "v_proj"], ["self_attn.o_proj"]])
-def test_layers_the_model_has_are_fine(make_bundle: MakeBundle, names: list[str]) -> None:
+def test_layers_the_model_has_are_fine(make_bundle: MakeBundle, names: list[str], tmp_path: Path) -> None:
     bundle = make_bundle(method={"lora": {"targetModules": names}})
-    prepare(bundle, open_storage(bundle), Findings())
+    prepare(bundle, open_storage(bundle), Findings(), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["query_key_value", "_proj", "norm"])
-def test_a_name_no_layer_ends_with_is_refused_with_those_there_are(make_bundle: MakeBundle, name: str) -> None:
+def test_a_name_no_layer_ends_with_is_refused_with_those_there_are(
+    make_bundle: MakeBundle, name: str, tmp_path: Path
+) -> None:
     bundle = make_bundle(method={"lora": {"targetModules": ["q_proj", name]}})
 
     with pytest.raises(TrainerFailure, match=f"the model has no layer {name}; it has .*q_proj") as failure:
-        prepare(bundle, open_storage(bundle), Findings())
+        prepare(bundle, open_storage(bundle), Findings(), tmp_path)
 
     assert failure.value.reason is FailureReason.SPEC_INVALID

@@ -23,6 +23,7 @@ from finetune_trainer.loss import token_losses
 from finetune_trainer.model import load_model
 from finetune_trainer.preflight import preflight
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
+from finetune_trainer.scratch import scratch_folder
 from finetune_trainer.status_writer import StatusWriter
 from finetune_trainer.storage import open_storage
 from finetune_trainer.termination import _Stop
@@ -47,7 +48,8 @@ def run(bundle: Bundle) -> tuple[str, StatusWriter]:
 
 def prepare(bundle: Bundle) -> Prepared:
     preflight(bundle, open_storage(bundle), StatusWriter(None, "preflight"))
-    return read_prepared(open_storage(bundle), bundle)
+    with scratch_folder("test-") as scratch:
+        return read_prepared(open_storage(bundle), bundle, scratch)
 
 
 def applied(log: str) -> list[dict[str, Any]]:

@@ -1,0 +1,81 @@
+"""All rows of a job in one store: read, checked, without copies, rendered, tokenized.
+
+Rows flow through one after another and are never held together; what has to look at all of them does so by their
+records (`row_store.RECORD`) once they are stored.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.job import Dataset, Source
+from finetune_api.reasons import FailureReason
+from finetune_trainer.base_model import BaseModel
+from finetune_trainer.deduplicate import drop_copies, prompt_key
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.findings import Findings
+from finetune_trainer.prepared import Split
+from finetune_trainer.render import PromptFormat
+from finetune_trainer.row_format import Row
+from finetune_trainer.row_store import RowStore, StoreWriter
+from finetune_trainer.rows import read_rows
+from finetune_trainer.storage import Storage
+from finetune_trainer.tokenization import tokenize
+
+READING_ORDER: tuple[Split, ...] = ("test", "validation", "train")
+"""A row that stands in two of them is kept in the first and dropped from the other."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """All rows, stored."""
+
+    store: RowStore
+    sides: dict[Split, NDArray[np.int64]]
+    """Numbers of the rows that each list of sources gave."""
+
+
+def gather(
+    dataset: Dataset, storage: Storage, model: BaseModel, format: PromptFormat, findings: Findings, folder: Path
+) -> Gathered:
+    """Stores the rows of all sources in `folder`. Raises TrainerFailure DatasetInvalid where a row is not valid, or
+    where a list of sources holds none."""
+    seen: set[bytes] = set()
+    sides: dict[Split, NDArray[np.int64]] = {}
+    with StoreWriter(folder) as writer:
+        for split in READING_ORDER:
+            first = len(writer)
+            rows = _valid_rows(storage, sources_of(dataset, split), f"dataset.{split}", seen, findings)
+            for row, example in tokenize(rows, format, model.tokenizer, findings):
+                writer.append(example, prompt_key(row))
+            sides[split] = np.arange(first, len(writer))
+    findings.raise_if_invalid()
+    for split in sides:
+        if sources_of(dataset, split) and not len(sides[split]):
+            raise _empty(dataset, split)
+    return Gathered(RowStore(folder), sides)
+
+
+def sources_of(dataset: Dataset, split: Split) -> Sequence[Source]:
+    """The sources named for a side; none where its rows are drawn from those of train."""
+    named = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return named[split] or []
+
+
+def _valid_rows(
+    storage: Storage, sources: Sequence[Source], field: str, seen: set[bytes], findings: Findings
+) -> Iterator[Row]:
+    """What happens to a row before it is rendered, in order."""
+    rows = read_rows(storage, sources, field, findings)
+    return drop_copies(rows, seen, findings)
+
+
+def _empty(dataset: Dataset, split: Split) -> TrainerFailure:
+    before = [f"dataset.{other}" for other in READING_ORDER if sources_of(dataset, other)]
+    before = before[: before.index(f"dataset.{split}")]
+    left = f" that does not also stand in {' or '.join(before)}" if before else ""
+    where = ", ".join(source.uri for source in sources_of(dataset, split))[:500]
+    return TrainerFailure(FailureReason.DATASET_INVALID, f"dataset.{split} holds no row{left}: {where}.")
