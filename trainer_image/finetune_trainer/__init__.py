@@ -9,6 +9,9 @@ Train (on the GPU), `train`:
     `batches`, their `loss` and the learning rate of `schedule` -> `evaluate` the tuned model -> `verdict` -> `publish`,
     with the page of `report`, from all `results`.
 
+What the evaluation counts with: `metrics`, made of `text_metrics`, `json_fields` and `labels`; `estimates`, which gives
+each its value and change with the `intervals`.
+
 Both:
     `__main__`: the command, and how each end becomes an exit code and a termination message.
     `failure`, `termination`: the ways to end. `storage`: S3 and local files. `scratch`: where a

@@ -1,0 +1,77 @@
+"""Models on the same rows: values, intervals and changes."""
+
+import numpy as np
+import pytest
+
+from finetune_api.evaluation import MetricName
+from finetune_trainer.estimates import Paired, Scored, hits, scored
+from finetune_trainer.intervals import mcnemar, wilson
+
+EXACT, LOSS = MetricName.EXACT_MATCH, MetricName.LOSS
+
+
+def answered(right: int, of: int, loss: float = 1.0) -> Scored:
+    """A model that has the first rows right; losses spread a little around a mean."""
+    texts = ["yes" if row < right else "no" for row in range(of)]
+    likelihoods = np.array([[10 * (loss + 0.01 * (row % 7)), 10] for row in range(of)])
+    return scored([texts], ["yes"] * of, (), [EXACT, LOSS, MetricName.TOKEN_F1], likelihoods)
+
+
+def paired(before: Scored, after: Scored, clusters: list[int] | None = None) -> Paired:
+    rows = len(before.statistics[EXACT])
+    return Paired({"before": before, "after": after}, clusters or list(range(rows)), seed=0)
+
+
+def test_a_share_has_wilsons_interval() -> None:
+    found = paired(answered(10, 40), answered(30, 40)).estimate("before", EXACT)
+    assert found
+    assert (found.value, found.interval) == (0.25, wilson(10, 40))
+
+
+def test_a_clear_gain_is_certain_and_its_interval_holds_it() -> None:
+    change = paired(answered(10, 40), answered(30, 40)).change("before", "after", EXACT)
+    assert change
+    assert (change.value, change.sign, change.differing) == (0.5, 1, 20)
+    assert change.interval.low < 0.5 < change.interval.high
+    assert change.p_value == mcnemar(20, 0)
+
+
+def test_above_zero_is_better_for_a_loss_too() -> None:
+    change = paired(answered(0, 40, loss=2.0), answered(0, 40, loss=1.5)).change("before", "after", LOSS)
+    assert change
+    assert change.value == pytest.approx(0.5)
+    assert change.sign == 1
+    worse = paired(answered(0, 40, loss=1.5), answered(0, 40, loss=2.0)).change("before", "after", LOSS)
+    assert worse
+    assert worse.sign == -1
+
+
+@pytest.mark.parametrize(("gained", "sign"), [(0, 0), (3, 0), (5, 0), (6, 1)])
+def test_few_rows_are_not_taken_for_certain(gained: int, sign: int) -> None:
+    change = paired(answered(0, 40), answered(gained, 40)).change("before", "after", EXACT)
+    assert change
+    assert change.sign == sign
+
+
+def test_a_gain_on_copies_of_one_row_is_not_certain() -> None:
+    clusters = [0] * 20 + list(range(1, 21))
+    change = paired(answered(0, 40), answered(20, 40), clusters).change("before", "after", MetricName.TOKEN_F1)
+    assert change
+    assert (change.value, change.differing, change.sign) == (0.5, 1, 0)
+
+
+def test_several_answers_to_a_row_count_as_their_mean() -> None:
+    texts = [["yes", "no"], ["yes", "yes"], ["no", "no"]]
+    found = scored(texts, ["yes", "yes"], (), [EXACT, LOSS])
+    assert found.of_row(EXACT) == pytest.approx(np.array([[2 / 3, 1], [1 / 3, 1]]))
+    assert LOSS not in found.statistics, "nothing is known of it"
+    once = scored([["no", "yes"]], ["yes", "yes"], (), [EXACT])
+    assert hits(found.of_row(EXACT), once.of_row(EXACT)) == (1, 1), "right more often than not"
+
+
+def test_what_no_row_tells_is_not_said() -> None:
+    models = {"m": scored([["{}"] * 8], ["no JSON"] * 8, (), [MetricName.VALID_JSON, EXACT])}
+    found = Paired(models, range(8), seed=0)
+    assert found.estimate("m", MetricName.VALID_JSON) is None
+    assert found.estimate("m", LOSS) is None
+    assert found.change("m", "m", MetricName.VALID_JSON) is None

@@ -1,0 +1,128 @@
+"""What is known of models measured on the same rows: each metric's value with its interval, and the changes between."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.evaluation import MetricName
+from finetune_trainer.intervals import SIGNIFICANCE, Interval, mcnemar, percentiles, resampled, wilson
+from finetune_trainer.metrics import LIKELIHOODS, LOWER_IS_BETTER, row_statistics, value
+
+Numbers = NDArray[np.float64]
+SHARES = (MetricName.EXACT_MATCH, MetricName.VALID_JSON)
+"""Metrics that are a share of rows, whose interval is Wilson's."""
+FEWEST_CLUSTERS = 6
+"""Clusters that have to differ before a change is taken for certain: with five, a fair coin shows all on one side in 6%
+of cases, so that no paired test could tell (2 / 2**5)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of one model, with its 95% interval."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Change:
+    """A metric of one model against another's on the same rows. Above zero is better, whatever the metric."""
+
+    value: float
+    interval: Interval
+    """95%, by a paired bootstrap over clusters."""
+    differing: int
+    """Clusters on which the two are not the same."""
+    p_value: float | None = None
+    """Of a metric that is right or wrong row by row: McNemar's exact test, two-sided."""
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the change is beyond the noise, 0 where it is inside."""
+        noise = self.differing < FEWEST_CLUSTERS or (self.p_value is not None and self.p_value >= SIGNIFICANCE)
+        if noise or not (self.interval.low > 0 or self.interval.high < 0):
+            return 0
+        return 1 if self.interval.low > 0 else -1
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What one model adds up to, row by row."""
+
+    statistics: Mapping[MetricName, Numbers]
+    """For each metric an array of shape [rows, statistics], summed over the draws."""
+    draws: int = 1
+    """How often it answered every row."""
+
+    def of_row(self, name: MetricName) -> Numbers:
+        """The statistics of each row in the mean of the draws."""
+        mean: Numbers = self.statistics[name] / self.draws
+        return mean
+
+
+def scored(
+    draws: Sequence[Sequence[str]],
+    expected: Sequence[str],
+    labels: Sequence[str],
+    metrics: Sequence[MetricName],
+    likelihoods: Numbers | None = None,
+) -> Scored:
+    """A model's scores, from its answers to all rows in each draw. `likelihoods`: summed loss and number of labels of
+    each row, shape [rows, 2]; without it the metrics made of them are left out."""
+    found: dict[MetricName, Numbers] = {}
+    for name in metrics:
+        if name not in LIKELIHOODS:
+            found[name] = np.sum([row_statistics(name, answers, expected, labels) for answers in draws], axis=0)
+        elif likelihoods is not None:
+            found[name] = likelihoods
+    return Scored(found, len(draws))
+
+
+class Paired:
+    """Models measured on the same rows, resampled together."""
+
+    def __init__(self, models: Mapping[str, Scored], clusters: Sequence[int], seed: int) -> None:
+        self._models, self._clusters = models, np.asarray(clusters)
+        blocks = [(model, name, rows) for model, found in models.items() for name, rows in found.statistics.items()]
+        sums = resampled(np.hstack([rows for _, _, rows in blocks]), clusters, seed)
+        ends = np.cumsum([rows.shape[1] for _, _, rows in blocks])[:-1]
+        parts = np.split(sums, ends, axis=1)
+        self._resampled = {
+            (model, name): value(name, part) for (model, name, _), part in zip(blocks, parts, strict=True)
+        }
+
+    def estimate(self, model: str, name: MetricName) -> Estimate | None:
+        """The metric of that model; None where there is no row it can be taken of."""
+        if model not in self._models or name not in self._models[model].statistics:
+            return None
+        found = float(value(name, self._models[model].statistics[name].sum(axis=0)))
+        if not np.isfinite(found):
+            return None
+        if name in SHARES:
+            # Several answers to one row are one piece of evidence.
+            rows = int(np.count_nonzero(self._models[model].statistics[name][:, 1]))
+            return Estimate(found, wilson(found * rows, rows))
+        return Estimate(found, percentiles(self._resampled[model, name]))
+
+    def change(self, before: str, after: str, name: MetricName) -> Change | None:
+        """The metric of `after` against that of `before`; None where one has none."""
+        first, second = self.estimate(before, name), self.estimate(after, name)
+        if first is None or second is None:
+            return None
+        sign = -1 if name in LOWER_IS_BETTER else 1
+        was, now = (self._models[model].of_row(name) for model in (before, after))
+        return Change(
+            value=sign * (second.value - first.value),
+            interval=percentiles(sign * (self._resampled[after, name] - self._resampled[before, name])),
+            differing=len(np.unique(self._clusters[~np.isclose(was, now).all(axis=1)])),
+            p_value=mcnemar(*hits(was, now)) if name is MetricName.EXACT_MATCH else None,
+        )
+
+
+def hits(before: Numbers, after: Numbers) -> tuple[int, int]:
+    """Rows only `after` has right, and rows only `before` has. A row answered several times is right if it was more
+    often than not. Both: mean statistics of the exact match, shape [rows, 2]."""
+    was, now = (rows[:, 0] > 0.5 for rows in (before, after))
+    return int(np.sum(now & ~was)), int(np.sum(was & ~now))
