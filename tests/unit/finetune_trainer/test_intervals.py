@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from finetune_trainer.intervals import RESAMPLES, mcnemar, percentiles, resampled, wilson
 
 
 @given(st.integers(1, 500), st.data())
 def test_wilsons_interval_is_scipys(rows: int, data: st.DataObject) -> None:
-    from scipy.stats import binomtest
-
     hits = data.draw(st.integers(0, rows))
     reference = binomtest(hits, rows).proportion_ci(method="wilson")
     assert wilson(hits, rows) == pytest.approx((reference.low, reference.high), abs=1e-12)
@@ -19,8 +18,6 @@ def test_wilsons_interval_is_scipys(rows: int, data: st.DataObject) -> None:
 
 @given(st.integers(0, 60), st.integers(0, 60))
 def test_mcnemars_test_is_scipys_exact_one(gained: int, lost: int) -> None:
-    from scipy.stats import binomtest
-
     reference = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     assert mcnemar(gained, lost) == mcnemar(lost, gained) == pytest.approx(reference)
 
