@@ -281,6 +281,10 @@ class Output(ApiModel):
     uri: PrefixUri
     """Where the results are written, as s3://BUCKET/PREFIX. The place belongs to this job: one that already holds
     another job's results is refused before a GPU is asked for."""
+    merge: bool = False
+    """Also publish the adapter merged into the base model's weights, as bfloat16 .safetensors with the tokenizer, in
+    the folder merged: one model that any server loads, as large as the base model. The merged model is measured again
+    on the held-out rows, and what merging changed is said in status.evaluation.merged."""
 
 
 class Compute(ApiModel):

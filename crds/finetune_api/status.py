@@ -215,6 +215,25 @@ class Metrics(StatusModel):
     """Answers that were cut at resolved.maxNewTokens."""
 
 
+class Merged(StatusModel):
+    """The merged weights on the held-out rows, read back as they were written."""
+
+    loss: float
+    """Mean cross-entropy of the answers' tokens over all held-out rows, in nats."""
+    loss_change: float
+    """The same minus the loss of base and adapter side by side."""
+    rows: int
+    """Held-out rows the merged model answered again."""
+    exact_match: float
+    """Share of these answered word for word, 0 to 1."""
+    exact_match_change: float
+    """The same minus the share of the tuned model on these rows."""
+    changed: bool
+    """Whether either change is beyond its tolerance: 0.01 nats, 5 points."""
+    message: Message
+    """What merging changed, in one sentence."""
+
+
 class Evaluation(StatusModel):
     """Base and tuned model, side by side."""
 
@@ -224,6 +243,8 @@ class Evaluation(StatusModel):
     """The base model, given the same prompts."""
     tuned: Metrics | None = None
     """The base model with the adapter."""
+    merged: Merged | None = None
+    """The merged weights, where output.merge asked for them."""
     verdict: Message | None = None
     """Whether tuning was worth it, in one sentence."""
     observed_time: Time
@@ -235,6 +256,8 @@ class Artifacts(StatusModel):
 
     adapter: Text
     """Folder of the adapter, in PEFT's layout, with the tokenizer."""
+    merged: Text | None = None
+    """Folder of the merged model, where output.merge asked for it."""
     report: Text
     """The report, one self-contained page."""
     manifest: Text

@@ -6,8 +6,9 @@ Preflight (CPU only, never imports torch), `preflight`:
 
 Train (on the GPU), `train`:
     `prepared` -> `model` and `attention` -> `evaluate` the base -> `training_loop`, with the rows of `mixing` and
-    `batches`, their `loss` and the learning rate of `schedule` -> `evaluate` the tuned model -> `verdict` -> `publish`,
-    with the page of `report`, from all `results`.
+    `batches`, their `loss` and the learning rate of `schedule` -> `evaluate` the tuned model -> `verdict` -> `serving`,
+    how it is to be asked -> `merge`, where wanted -> `publish`, with the pages of `report` and `model_card`, from all
+    `results`.
 
 What the evaluation counts with: `metrics`, made of `text_metrics`, `json_fields` and `labels`; `estimates`, which gives
 each its value and change with the `intervals`.

@@ -25,9 +25,10 @@ from finetune_trainer.failure import TrainerFailure
 
 
 def is_model_file(path: str) -> bool:
-    """Whether a file of a model's folder is downloaded: settings, tokenizer and weights. No code, no pickles, no second
-    copy of the weights such as Mistral's consolidated.safetensors."""
-    return "/" not in path and path.endswith((*SMALL_FILES, ".safetensors")) and not path.startswith("consolidated")
+    """Whether a file of a model's folder is downloaded: settings, tokenizer, weights and the card, which names the
+    licence. No code, no pickles, no second copy of the weights such as Mistral's consolidated.safetensors."""
+    wanted = path == "README.md" or path.endswith((*SMALL_FILES, ".safetensors"))
+    return "/" not in path and wanted and not path.startswith("consolidated")
 
 
 def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:

@@ -15,22 +15,43 @@ from transformers import PreTrainedTokenizerBase
 from finetune_api.bundle import Bundle
 from finetune_api.status import Artifacts
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.model_card import model_card
 from finetune_trainer.ownership import MANIFEST, published
 from finetune_trainer.prepared import work_prefix
-from finetune_trainer.report import model_card, report_page
+from finetune_trainer.report import report_page
 from finetune_trainer.results import Results, versions
+from finetune_trainer.serving import Serving
 from finetune_trainer.storage import Storage, join
 
-ADAPTER, REPORT, SAMPLES = "adapter", "report.html", "samples.jsonl"
+ADAPTER, MERGED, REPORT, SAMPLES, PROMPT_FORMAT = (
+    "adapter",
+    "merged",
+    "report.html",
+    "samples.jsonl",
+    "prompt_format.json",
+)
 
 
-def publish(
-    storage: Storage, results: Results, model: PeftModel, tokenizer: PreTrainedTokenizerBase, staging: Path
-) -> Artifacts:
-    """Writes adapter, report, samples and, last, the manifest, by way of the empty folder `staging`; then removes the
-    job's work prefix. Raises TrainerFailure OutputOccupied where another job was faster."""
+def stage_adapter(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, bundle: Bundle, serving: Serving, staging: Path
+) -> None:
+    """Writes the adapter and the tokenizer to `staging`, in the layout PEFT and vLLM load."""
+    folder = staging / ADAPTER
+    config = model.peft_config["default"]
+    # Where PEFT, and a server, look for the base model: on a hub by its name there.
+    config.base_model_name_or_path = bundle.spec.model.uri.removeprefix("hf://")
+    config.target_modules = target_modules(model)
+    # Left to itself PEFT asks a hub whether the vocabulary has grown.
+    model.save_pretrained(folder, save_embedding_layers=False)
+    tokenizer.chat_template = serving.chat_template
+    tokenizer.save_pretrained(folder)
+
+
+def publish(storage: Storage, results: Results, staging: Path) -> Artifacts:
+    """Writes report, samples, model card and, last, the manifest, beside the weights that are in the folder `staging`
+    already; then removes the job's work prefix. Raises TrainerFailure OutputOccupied where another job was faster."""
     bundle = results.bundle
-    stage(results, model, tokenizer, staging)
+    stage_pages(results, staging)
     files = sorted(path for path in staging.rglob("*") if path.is_file())
     published(storage, bundle)
     for path in files:
@@ -45,18 +66,25 @@ def publish(
     return published_artifacts(storage, bundle)
 
 
-def stage(results: Results, model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes everything but the manifest to `folder`."""
-    # Where PEFT, and a server, look for the base model.
-    model.peft_config["default"].base_model_name_or_path = results.bundle.spec.model.uri
-    # Left to itself PEFT asks a hub whether the vocabulary has grown.
-    model.save_pretrained(folder / ADAPTER, save_embedding_layers=False)
-    tokenizer.chat_template = results.prepared.chat_template
-    tokenizer.save_pretrained(folder / ADAPTER)
-    (folder / ADAPTER / "README.md").write_text(model_card(results), encoding="utf-8")
-    (folder / REPORT).write_text(report_page(results), encoding="utf-8")
+def target_modules(model: PeftModel) -> list[str]:
+    """The layers with an adapter, by the ends of their names, as servers know them, where that says the same; sorted.
+    PEFT holds them as a set, in another order in every process, and spells all-linear out layer by layer."""
+    adapted = set(model.targeted_module_names)
+    ends = {name.rpartition(".")[2] for name in adapted}
+    named = {name for name, _ in model.get_base_model().named_modules() if name.rpartition(".")[2] in ends}
+    return sorted(ends if named == adapted else adapted)
+
+
+def stage_pages(results: Results, staging: Path) -> None:
+    """Writes what people read, and the prompt format in each folder with weights."""
+    (staging / REPORT).write_text(report_page(results), encoding="utf-8")
     lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples(results))
-    (folder / SAMPLES).write_text("".join(lines), encoding="utf-8")
+    (staging / SAMPLES).write_text("".join(lines), encoding="utf-8")
+    prompt_format = json.dumps(results.serving.as_json(), indent=2, ensure_ascii=False)
+    for name in (ADAPTER, MERGED):
+        if (staging / name).is_dir():
+            (staging / name / "README.md").write_text(model_card(results, merged=name == MERGED), encoding="utf-8")
+            (staging / name / PROMPT_FORMAT).write_text(prompt_format, encoding="utf-8")
 
 
 def samples(results: Results) -> list[dict[str, Any]]:
@@ -100,6 +128,7 @@ def published_artifacts(storage: Storage, bundle: Bundle) -> Artifacts:
     output = bundle.spec.output.uri
     return Artifacts(
         adapter=join(output, ADAPTER),
+        merged=join(output, MERGED) if bundle.spec.output.merge else None,
         report=join(output, REPORT),
         manifest=join(output, MANIFEST),
         digest=hashlib.sha256(storage.read_bytes(join(output, MANIFEST))).hexdigest(),

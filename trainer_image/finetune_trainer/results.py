@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from peft import LoraConfig
+
 from finetune_api.bundle import Bundle
 from finetune_api.status import Training
 from finetune_trainer.evaluate import Measured
 from finetune_trainer.prepared import Example, Prepared
+from finetune_trainer.serving import Serving
 from finetune_trainer.training_loop import Step
 from finetune_trainer.verdict import Comparison
 
@@ -34,6 +37,11 @@ class Results:
     base: Measured
     tuned: Measured
     comparison: Comparison
+    serving: Serving
+    """How the tuned model is to be asked."""
+    adapter: LoraConfig
+    base_license: dict[str, str]
+    """The base model's licence in the words of hubs, where it is known."""
 
     @property
     def training_seconds(self) -> float:

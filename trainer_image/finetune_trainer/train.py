@@ -14,6 +14,7 @@ from finetune_trainer.attention import prove_isolation
 from finetune_trainer.batches import steps_per_epoch
 from finetune_trainer.evaluate import draw_rows, evaluate
 from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.merge import merge
 from finetune_trainer.model import (
     attach_lora,
     choose_device,
@@ -22,11 +23,13 @@ from finetune_trainer.model import (
     load_model,
     load_tokenizer,
 )
+from finetune_trainer.model_card import base_license
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
-from finetune_trainer.publish import publish, published_artifacts
+from finetune_trainer.publish import ADAPTER, MERGED, publish, published_artifacts, stage_adapter
 from finetune_trainer.results import Results
 from finetune_trainer.scratch import scratch_folder
+from finetune_trainer.serving import serving_of
 from finetune_trainer.status_writer import StatusWriter
 from finetune_trainer.storage import Storage
 from finetune_trainer.termination import stop_deferred, stop_requested
@@ -90,11 +93,26 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         print(f"Answering {len(held_out):,} held-out rows with the tuned model.", flush=True)
         tuned = measure("the tuned model", accelerator.unwrap_model(model))
         comparison = compare(base, tuned, spec.training.seed)
-        results = Results(bundle, prepared, training, steps, held_out, base, tuned, comparison)
         verdict = comparison.evaluation.verdict or ""
         tell(writer, EVALUATED, "EvaluationSucceeded", verdict, held=True, evaluation=comparison.evaluation)
 
-        artifacts = publish(storage, results, accelerator.unwrap_model(model), tokenizer, scratch / "output")
+        output, serving = scratch / "output", serving_of(prepared, tokenizer)
+        adapter = accelerator.unwrap_model(model).peft_config["default"]
+        stage_adapter(accelerator.unwrap_model(model), tokenizer, bundle, serving, output)
+        if spec.output.merge:
+            # One model at a time: the merged one is read into the place of this.
+            del model
+            accelerator.free_memory()
+            folders = (scratch / "model", output / ADAPTER, output / MERGED)
+            merged = merge(*folders, tuned, held_out, prepared, tokenizer, accelerator)
+            comparison = comparison.with_merged(merged)
+            said = f"{verdict} {merged.message}" if merged.changed else verdict
+            tell(writer, EVALUATED, "EvaluationSucceeded", said, held=True, evaluation=comparison.evaluation)
+        license = base_license(scratch / "model")
+        results = Results(
+            bundle, prepared, training, steps, held_out, base, tuned, comparison, serving, adapter, license
+        )
+        artifacts = publish(storage, results, output)
         writer.result(artifacts=artifacts)
     return verdict
 

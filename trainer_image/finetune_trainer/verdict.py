@@ -1,13 +1,13 @@
 """Whether tuning was worth it, in one sentence, and how sure that is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from math import comb
 
 import numpy as np
 
-from finetune_api.status import Evaluation
+from finetune_api.status import Evaluation, Merged
 from finetune_trainer.evaluate import Measured, perplexity
 
 SIGNIFICANCE = 0.05
@@ -45,6 +45,10 @@ class Comparison:
     outcome: Outcome
     evaluation: Evaluation
     """What the status says of it, with the verdict."""
+
+    def with_merged(self, merged: Merged) -> "Comparison":
+        """The same, with what merging changed."""
+        return replace(self, evaluation=self.evaluation.model_copy(update={"merged": merged}))
 
 
 def compare(base: Measured, tuned: Measured, seed: int) -> Comparison:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from finetune_api.bundle import Bundle
@@ -17,7 +18,7 @@ from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.model import attach_lora
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import work_prefix
-from finetune_trainer.publish import publish
+from finetune_trainer.publish import publish, stage_adapter, target_modules
 from finetune_trainer.storage import Storage, open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.tiny import results, tiny_llama
@@ -46,9 +47,11 @@ class Recorder(Storage):
 
 
 def publish_into(storage: Storage, bundle: Bundle, staging: Path, tokenizer_from: Path | None = None) -> Artifacts:
-    model = attach_lora(tiny_llama(), Method(), seed=0)
+    model = attach_lora(tiny_llama(), bundle.spec.method, seed=0)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or bundle.spec.model.uri)
-    return publish(storage, results(bundle), model, tokenizer, staging)
+    found = results(bundle)
+    stage_adapter(model, tokenizer, bundle, found.serving, staging)
+    return publish(storage, found, staging)
 
 
 def output(bundle: Bundle) -> Path:
@@ -110,6 +113,44 @@ def test_the_adapter_names_its_base_model_and_carries_the_prompt_format(
     config = json.loads((output(bundle) / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == bundle.spec.model.uri
     assert AutoTokenizer.from_pretrained(output(bundle) / "adapter").chat_template == "{{ messages }}"
+
+
+def test_the_adapter_is_laid_out_as_vllm_reads_it(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """By the rules of PEFTHelper and parse_fine_tuned_lora_name in vllm/lora."""
+    bundle = make_bundle(method={"lora": {"r": 8}})
+    publish_into(open_storage(bundle), bundle, tmp_path / "staging")
+    config = json.loads((output(bundle) / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["bias"], config["use_dora"], config["modules_to_save"]) == (8, "none", False, None)
+    assert config["target_modules"] == [
+        "down_proj",
+        "gate_proj",
+        "k_proj",
+        "o_proj",
+        "q_proj",
+        "up_proj",
+        "v_proj",
+    ]
+    weights = load_file(output(bundle) / "adapter" / "adapter_model.safetensors")
+    for name, weight in weights.items():
+        *path, side, kind = name.split(".")
+        assert path[:2] == ["base_model", "model"]
+        assert (path[-1] in config["target_modules"], side in ("lora_A", "lora_B"), kind) == (True, True, "weight")
+        assert weight.shape[0 if side == "lora_A" else 1] == 8
+    assert not [path for path in (output(bundle) / "adapter").iterdir() if path.suffix in (".bin", ".pt")]
+
+
+def test_layers_are_named_one_by_one_where_the_ends_of_their_names_would_say_more(make_bundle: MakeBundle) -> None:
+    names = ["layers.0.self_attn.q_proj"]
+    model = attach_lora(tiny_llama(), Method.model_validate({"lora": {"targetModules": names}}), seed=0)
+    assert target_modules(model) == ["model.layers.0.self_attn.q_proj"]
+
+
+def test_the_prompt_format_names_the_template_beside_it(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    publish_into(open_storage(bundle), bundle, tmp_path / "staging")
+    found = json.loads((output(bundle) / "adapter" / "prompt_format.json").read_text())
+    template = output(bundle) / "adapter" / found["chatTemplate"]["file"]
+    assert hashlib.sha256(template.read_bytes()).hexdigest() == found["chatTemplate"]["sha256"]
 
 
 def test_no_hub_is_asked_about_the_base_model(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from finetune_api.job import MethodType
 from finetune_trainer.chart import chart, ticks
 from finetune_trainer.evaluate import Answer
-from finetune_trainer.report import LONGEST_TEXT, SAMPLES_SHOWN, model_card, report_page, shown_samples
+from finetune_trainer.pages import LONGEST_TEXT
+from finetune_trainer.report import SAMPLES_SHOWN, report_page, shown_samples
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.tiny import example, examples, results
 
@@ -111,12 +112,3 @@ def test_samples_show_some_of_each_kind(make_bundle: MakeBundle) -> None:
 def test_a_text_of_any_length_is_shown_cut(make_bundle: MakeBundle) -> None:
     row = replace(example(12, 4), prompt="x" * 100_000)
     assert "x" * (LONGEST_TEXT + 1) not in report_page(results(make_bundle(), [row, example(12, 4)]))
-
-
-def test_the_model_card_says_how_to_use_the_adapter(make_bundle: MakeBundle) -> None:
-    run = results(make_bundle())
-    card = model_card(run)
-    assert card.startswith(f"---\nbase_model: {run.bundle.spec.model.uri}\nlibrary_name: peft\n")
-    assert "PeftModel.from_pretrained" in card
-    assert (run.comparison.evaluation.verdict or "?") in card
-    assert "&#" not in card, "no HTML escapes in Markdown"

@@ -132,6 +132,32 @@ def test_from_s3_to_s3_it_leaves_the_results_and_nothing_else(
     assert writer.intent.artifacts.adapter == "s3://train-all/out/adapter"
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_merged_weights_are_published_and_measured_again(
+    make_bundle: MakeBundle, method: MethodType, tmp_path: Path
+) -> None:
+    bundle = make_bundle(
+        rows=sum_rows(30), method={"type": method}, output={"uri": str(tmp_path / "output"), "merge": True}
+    )
+    prepared = prepare(bundle)
+    _, writer = run(bundle)
+    assert writer.intent.evaluation
+    assert writer.intent.artifacts
+    merged = writer.intent.evaluation.merged
+    assert merged
+    assert writer.intent.artifacts.merged
+    folder = Path(writer.intent.artifacts.merged)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = load_model(folder, MethodType.LORA, torch.device("cpu"))
+    batch = micro_batch(prepared.test, model.device)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert token_losses(model, batch).mean().item() == pytest.approx(merged.loss, rel=1e-4)
+    manifest = json.loads(Path(writer.intent.artifacts.manifest).read_text())
+    files = {file["path"] for file in manifest["files"]}
+    assert {"merged/model.safetensors", "merged/README.md", "merged/prompt_format.json"} <= files
+    assert manifest["evaluation"]["merged"]["message"] == merged.message
+
+
 def test_two_runs_give_the_same_adapter(make_bundle: MakeBundle, tmp_path: Path) -> None:
     adapters = []
     for name in ("first", "second"):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from finetune_api.bundle import Bundle
@@ -17,6 +18,7 @@ from finetune_trainer.attention import use_document_attention
 from finetune_trainer.evaluate import Answer, Measured
 from finetune_trainer.prepared import Example, Prepared
 from finetune_trainer.results import Results
+from finetune_trainer.serving import QUESTION, Serving
 from finetune_trainer.training_loop import Step
 from finetune_trainer.verdict import compare
 
@@ -127,4 +129,22 @@ def results(bundle: Bundle, rows: Sequence[Example] | None = None, steps: int = 
         tokens_per_second=640.0,
         observed_time=now,
     )
-    return Results(bundle, prepared, training, history, held_out, base, tuned, compare(base, tuned, seed=0))
+    return Results(
+        bundle=bundle,
+        prepared=prepared,
+        training=training,
+        steps=history,
+        held_out=held_out,
+        base=base,
+        tuned=tuned,
+        comparison=compare(base, tuned, seed=0),
+        serving=serving(),
+        adapter=LoraConfig(r=bundle.spec.method.lora.r),
+        base_license={"license": "apache-2.0"},
+    )
+
+
+def serving() -> Serving:
+    """How a model with a ChatML-like template is asked."""
+    beginning, ending = "<|start|>user\n", "<|end|>\n<|start|>assistant\n"
+    return Serving("{{ messages }}", {}, f"{beginning}{QUESTION}{ending}", beginning, ending, {3: "<|end|>"}, 16)

@@ -1,0 +1,102 @@
+"""The model card: metadata hubs can read, and instructions that give the prompts the model learned."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from peft import LoraConfig
+
+from finetune_api.status import Merged
+from finetune_trainer.model_card import base_license, model_card
+from finetune_trainer.pages import fenced
+from finetune_trainer.results import Results
+from tests.unit.finetune_trainer.conftest import MakeBundle
+from tests.unit.finetune_trainer.tiny import results
+
+
+def of_the_hub(make_bundle: MakeBundle) -> Results:
+    """Results of a run on a hub's model."""
+    run = results(make_bundle())
+    spec = run.bundle.spec.model_copy(
+        update={"model": run.bundle.spec.model.model_copy(update={"uri": "hf://acme/base"})}
+    )
+    return replace(run, bundle=run.bundle.model_copy(update={"spec": spec}))
+
+
+def test_its_front_matter_is_what_hubs_read(make_bundle: MakeBundle) -> None:
+    run = of_the_hub(make_bundle)
+    data = ModelCard(model_card(run, merged=False)).data
+    assert (data.base_model, data.library_name, data.license) == ("acme/base", "peft", "apache-2.0")
+    assert data.tags == ["lora", "finetune-operator"]
+    figures = {result.metric_type: result.metric_value for result in data.eval_results or []}
+    assert run.comparison.evaluation.tuned
+    assert figures == {"exact_match": 0.5, "loss": run.comparison.evaluation.tuned.loss}
+
+
+def test_a_base_model_of_no_hub_is_not_named_as_one(make_bundle: MakeBundle) -> None:
+    run = results(make_bundle())
+    card = ModelCard(model_card(run, merged=False))
+    assert card.data.base_model is None
+    assert f"`{run.bundle.spec.model.uri}`" in card.text
+
+
+def test_it_tells_the_verdict_the_prompt_and_both_ways_to_serve(make_bundle: MakeBundle) -> None:
+    run = results(make_bundle())
+    card = model_card(run, merged=False)
+    assert (run.comparison.evaluation.verdict or "?") in card
+    assert run.serving.rendered in card
+    assert "PeftModel.from_pretrained" in card
+    assert "--enable-lora --max-lora-rank 16" in card
+    assert '"stop_token_ids": [3]' in card
+    assert "&#" not in card, "no HTML escapes in Markdown"
+
+
+def test_what_the_template_has_to_be_given_is_in_every_snippet(make_bundle: MakeBundle) -> None:
+    run = results(make_bundle())
+    thinking = replace(run, serving=replace(run.serving, template_arguments={"enable_thinking": False}))
+    card = model_card(thinking, merged=False)
+    assert "enable_thinking=False" in card
+    assert '"chat_template_kwargs": {"enable_thinking": false}' in card
+
+
+def test_an_adapter_vllm_refuses_says_so(make_bundle: MakeBundle) -> None:
+    run = replace(results(make_bundle()), adapter=LoraConfig(use_dora=True))
+    card = model_card(run, merged=False)
+    assert "vLLM does not take this adapter: it has DoRA" in card
+    assert "--enable-lora" not in card
+
+
+def test_the_merged_models_card_is_of_a_whole_model(make_bundle: MakeBundle) -> None:
+    run = of_the_hub(make_bundle)
+    merged = Merged(
+        loss=0.51, loss_change=0.01, rows=20, exact_match=0.5, exact_match_change=0, changed=False, message="Merging."
+    )
+    card = model_card(replace(run, comparison=run.comparison.with_merged(merged)), merged=True)
+    data = ModelCard(card).data
+    assert (data.library_name, data.base_model_relation) == ("transformers", "merge")
+    assert "Merging." in card
+    assert "peft" not in card.lower().replace("peft's layout", "")
+    assert "vllm serve merged" in card
+
+
+@pytest.mark.parametrize(
+    ("card", "known"),
+    [
+        ("---\nlicense: other\nlicense_name: acme\n---\n# x", {"license": "other", "license_name": "acme"}),
+        ("---\nlicense: [mit, other]\n---\n", {}),
+        ("---\n: : {\n---\n", {}),
+        ("# no metadata", {}),
+        (None, {}),
+    ],
+)
+def test_the_licence_is_the_base_models_where_its_card_names_one(
+    card: str | None, known: dict[str, str], tmp_path: Path
+) -> None:
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    assert base_license(tmp_path) == known
+
+
+def test_no_text_ends_its_code_block() -> None:
+    assert fenced("a ``` b").splitlines() == ["````", "a ``` b", "````"]

@@ -1,0 +1,84 @@
+"""README.md of the published weights: the model card, with the front matter that hubs read."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.repocard import metadata_load
+
+from finetune_api.status import Metrics
+from finetune_trainer.pages import template
+from finetune_trainer.results import Results
+from finetune_trainer.serving import QUESTION, vllm_obstacles, vllm_rank
+
+LICENSE = ("license", "license_name", "license_link")
+
+
+def base_license(folder: Path) -> dict[str, str]:
+    """What the base model's own card says of its licence, in the words of hubs; nothing where it says nothing."""
+    try:
+        found = metadata_load(folder / "README.md") or {}
+    except Exception:  # no card, or whatever a broken one makes a YAML parser raise
+        return {}
+    return {key: found[key] for key in LICENSE if isinstance(found.get(key), str)}
+
+
+def model_card(results: Results, merged: bool) -> str:
+    """The card of the adapter, or of the merged model."""
+    bundle, prepared = results.bundle, results.prepared
+    return template("model_card.md.j2").render(
+        results=results,
+        name=name_of(results),
+        front_matter=front_matter(results, merged),
+        merged=merged,
+        spec=bundle.spec,
+        job=bundle.job,
+        spec_digest=bundle.spec_digest,
+        serving=results.serving,
+        question=QUESTION,
+        vllm_rank=vllm_rank(results.adapter),
+        vllm_obstacles=vllm_obstacles(results.adapter),
+        resolved=prepared.resolved,
+        data=prepared.preflight,
+        training=results.training,
+        evaluation=results.comparison.evaluation,
+    )
+
+
+def front_matter(results: Results, merged: bool) -> str:
+    """The card's metadata as YAML, without its dashes (https://huggingface.co/docs/hub/model-cards)."""
+    uri = results.bundle.spec.model.uri
+    evaluation = results.comparison.evaluation
+    tuned = evaluation.tuned or Metrics()
+    figures = {
+        "exact_match": ("Exact match", tuned.exact_match),
+        "loss": ("Loss, nats per token", evaluation.merged.loss if merged and evaluation.merged else tuned.loss),
+    }
+    data = ModelCardData(
+        # Hubs take the name of a repository of theirs and nothing else.
+        base_model=uri.removeprefix("hf://") if uri.startswith("hf://") else None,
+        base_model_relation="merge" if merged else "adapter",
+        library_name="transformers" if merged else "peft",
+        pipeline_tag="text-generation",
+        tags=["lora", "finetune-operator"],
+        model_name=name_of(results),
+        eval_results=[
+            EvalResult(
+                task_type="text-generation",
+                dataset_type="held-out",
+                dataset_name=f"{evaluation.rows} held-out rows",
+                metric_type=type,
+                metric_name=name,
+                metric_value=value,
+            )
+            for type, (name, value) in figures.items()
+            if value is not None
+        ],
+        **cast(dict[str, Any], results.base_license),
+    )
+    return str(data.to_yaml()).strip()
+
+
+def name_of(results: Results) -> str:
+    """What the published model is called."""
+    return results.bundle.job.name if results.bundle.job else "tuned"
