@@ -7,8 +7,9 @@ Preflight (CPU only, never imports torch), `preflight`:
 Train (on the GPU), `train`:
     `prepared` -> `model` and `attention` -> `evaluate` the base -> `training_loop`, with the rows of `mixing` and
     `batches`, their `loss` and the learning rate of `schedule` -> `evaluate` the tuned model -> `verdict` -> `serving`,
-    how it is to be asked -> `merge`, where wanted -> `publish`, with the pages of `report` and `model_card`, from all
-    `results`.
+    how it is to be asked -> `merge`, where wanted -> `publish`, with the pages of `report` (`report_tables`,
+    `report_samples` with their `differences`, `chart`) and `model_card`, from all `results` through `pages`, whose
+    templates are in the folder of that name.
 
 What the evaluation counts with: `metrics`, made of `text_metrics`, `json_fields` and `labels`; `estimates`, which gives
 each its value and change with the `intervals`.

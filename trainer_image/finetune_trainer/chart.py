@@ -1,74 +1,185 @@
-"""Lines and axis marks of a chart, as numbers an SVG can draw."""
+"""Lines, bars and axis marks of a chart, as numbers an SVG can draw."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
-
-WIDTH = 640.0
-"""Width of the plotting area, in the SVG's own units."""
+from statistics import fmean
+from typing import Literal
 
 WORTH_SMOOTHING = 100
 """Steps from which on a moving average says more than the steps themselves."""
+POINTS = 800
+"""Most points of a line: more are closer together than a screen shows."""
+
+Style = Literal["line", "raw", "second"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Numbers over optimizer steps. `steps` and `values` are of one length."""
+
+    name: str
+    steps: Sequence[int]
+    values: Sequence[float]
+    style: Style = "line"
+    dotted: bool = False
+    """Whether each value gets a dot, where they are few."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A labelled place on an axis."""
+    """A labelled place on an axis, or a point: `height` is its other coordinate."""
 
     at: float
     label: str
+    height: float = 0.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series as it is drawn."""
+
+    name: str
+    style: Style
+    points: str
+    """As SVG's polyline takes them."""
+    dots: Sequence[Mark] = ()
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One line, and a smoothed one where there is enough to smooth, over optimizer steps."""
+    """Lines over optimizer steps."""
 
-    line: str
-    """Points as SVG's polyline takes them."""
-    trend: str
+    title: str
+    unit: str
+    lines: Sequence[Line]
     x_marks: Sequence[Mark]
     y_marks: Sequence[Mark]
+    width: float
     height: float
-    width: float = WIDTH
+    summary: str
+    """What it shows, for those who cannot see it."""
 
 
-def chart(values: Sequence[float], height: float, trend: bool = False) -> Chart:
-    """`values` of steps 1, 2, ... over a value axis that starts at 0. `trend`: with a moving average beside it."""
-    y_ticks = ticks(max(values))
-    x_ticks = [tick for tick in ticks(len(values)) if 0 < tick <= len(values)] or [len(values)]
-    first = 1 if len(values) > 1 else 0
-    span = max(1, len(values) - first)
+def chart(title: str, unit: str, series: Sequence[Series], width: float = 640, height: float = 210) -> Chart:
+    """Every series over one value axis that starts at 0. At least one series with at least one step."""
+    y_ticks = ticks(max(max(one.values) for one in series), 4 if height < 150 else 5)
+    last = max(one.steps[-1] for one in series)
+    first = min(1, last - 1)
+    x_ticks = [tick for tick in ticks(last, max(3, round(width / 130))) if 0 < tick <= last] or [last]
 
     def x(step: float) -> float:
-        return round((step - first) / span * WIDTH, 1)
+        return round((step - first) / (last - first) * width, 1)
 
     def y(value: float) -> float:
         return round(height - value / y_ticks[-1] * height, 1)
 
-    def points(series: Sequence[float]) -> str:
-        return " ".join(f"{x(step)},{y(value)}" for step, value in enumerate(series, start=1))
+    def line(one: Series) -> Line:
+        kept = thinned(len(one.steps))
+        points = " ".join(f"{x(one.steps[i])},{y(one.values[i])}" for i in kept)
+        places = zip(one.steps, one.values, strict=True) if one.dotted else ()
+        dots = [Mark(x(step), f"{one.name}, step {step:,}: {value:.4g}", y(value)) for step, value in places]
+        return Line(one.name, one.style, points, dots)
 
     return Chart(
-        line=points(values),
-        trend=points(moving_average(values)) if trend and len(values) >= WORTH_SMOOTHING else "",
-        x_marks=[Mark(x(tick), f"{tick:,.0f}") for tick in x_ticks],
-        y_marks=[Mark(y(tick), f"{tick:g}") for tick in y_ticks],
-        height=height,
+        title,
+        unit,
+        [line(one) for one in series],
+        [Mark(x(tick), f"{tick:,.0f}") for tick in x_ticks],
+        [Mark(y(tick), tick_label(tick)) for tick in y_ticks],
+        width,
+        height,
+        "; ".join(
+            f"{one.name} from {one.values[0]:.4g} to {one.values[-1]:.4g}" for one in series if one.style != "raw"
+        ),
     )
 
 
-def ticks(highest: float) -> list[float]:
-    """Round numbers from 0 up to at least `highest`, four to six steps of 1, 2 or 5 times a power of ten."""
+def smoothed(name: str, steps: Sequence[int], values: Sequence[float]) -> list[Series]:
+    """The values, and where they are many their moving average over them."""
+    if len(values) < WORTH_SMOOTHING:
+        return [Series(name, steps, values)]
+    return [Series("each step", steps, values, "raw"), Series(name, steps, moving_average(values))]
+
+
+def thinned(count: int) -> Sequence[int]:
+    """At most about POINTS of `count` positions, evenly spread, with the first and the last."""
+    step = ceil(count / POINTS)
+    return [*range(0, count - 1, step), count - 1]
+
+
+def ticks(highest: float, wanted: int = 5) -> list[float]:
+    """Round numbers from 0 up to at least `highest`, about `wanted` steps of 1, 2 or 5 times a power of ten."""
     if highest < 1e-300:  # nothing, or so little that a fifth of it is no number any more
         return [0.0, 1.0]
-    raw = highest / 5
+    raw = highest / wanted
     power = 10.0 ** floor(log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw)
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
     return [float(f"{i * step:.12g}") for i in range(ceil(highest / step - 1e-9) + 1)]
 
 
+def tick_label(tick: float) -> str:
+    """A round number as short as it can be said: 10,000, 0.05, 1.5e-4."""
+    if tick == 0 or abs(tick) >= 0.001:
+        return f"{tick:,g}" if abs(tick) < 1e6 else f"{tick:g}"
+    exponent = floor(log10(abs(tick)) + 1e-9)
+    return f"{tick / 10.0**exponent:g}e{exponent}"
+
+
 def moving_average(values: Sequence[float]) -> list[float]:
-    """The mean of each value and its neighbours: a twentieth of all on either side, at most 25."""
+    """The mean of each value and its neighbours: a twentieth of all on either side, at most 25, and fewer at the ends,
+    where as many are taken from either side as there are."""
     reach = max(1, min(25, len(values) // 20))
-    windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
-    return [sum(window) / len(window) for window in windows]
+    reaches = [min(reach, i, len(values) - 1 - i) for i in range(len(values))]
+    return [fmean(values[i - r : i + r + 1]) for i, r in enumerate(reaches)]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a histogram."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many rows are how long."""
+
+    bars: Sequence[Bar]
+    x_marks: Sequence[Mark]
+    y_marks: Sequence[Mark]
+    width: float
+    height: float
+
+
+def histogram(values: Sequence[int], width: float = 640, height: float = 130) -> Histogram:
+    """Counts of whole numbers in about 40 even bins from 0. At least one value."""
+    longest = max(values)
+    bin_width = max(1, ceil((longest + 1) / 40))
+    counts = [0] * ceil((longest + 1) / bin_width)
+    for value in values:
+        counts[value // bin_width] += 1
+    y_ticks = ticks(max(counts), 3)
+    scale, top = width / (len(counts) * bin_width), y_ticks[-1]
+    bars = [
+        Bar(
+            round(i * bin_width * scale + 0.5, 1),
+            round(height - count / top * height, 1),
+            round(max(0.5, bin_width * scale - 1), 1),
+            round(count / top * height, 1),
+            f"{i * bin_width:,} to {(i + 1) * bin_width - 1:,} tokens: {count:,} rows",
+        )
+        for i, count in enumerate(counts)
+        if count
+    ]
+    return Histogram(
+        bars,
+        [Mark(round(tick * scale, 1), tick_label(tick)) for tick in ticks(longest) if tick <= longest],
+        [Mark(round(height - tick / top * height, 1), tick_label(tick)) for tick in y_ticks],
+        width,
+        height,
+    )

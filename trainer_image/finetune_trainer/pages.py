@@ -13,9 +13,9 @@ LONGEST_TEXT = 2000
 
 
 def template(name: str) -> Template:
-    """One of the templates beside this module. What goes into HTML is escaped."""
+    """One of the templates in the folder beside this module. What goes into HTML is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         # Rows are strangers' text: nothing of them may become markup.
         autoescape=lambda template: template is not None and template.endswith(".html.j2"),
         undefined=StrictUndefined,

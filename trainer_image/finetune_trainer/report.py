@@ -1,65 +1,64 @@
-"""report.html, from a run's results."""
+"""report.html, from a run's results: what each section shows, as plain values for the templates."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from finetune_trainer.chart import chart
-from finetune_trainer.evaluate import Answer
+from finetune_trainer.chart import Chart, Series, chart, histogram, smoothed
 from finetune_trainer.pages import template
-from finetune_trainer.prepared import Example
-from finetune_trainer.results import Results, versions
+from finetune_trainer.report_samples import sample_groups
+from finetune_trainer.report_tables import data_facts, provenance, recipe, results_table, tone, training_facts
+from finetune_trainer.results import Results
+from finetune_trainer.serving import QUESTION, vllm_obstacles, vllm_rank
+from finetune_trainer.training_loop import Step
 
-SAMPLES_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One held-out row with both models' answers."""
-
-    example: Example
-    base: Answer
-    tuned: Answer
+MEASURED_ROWS = 20_000
+"""Rows whose lengths are drawn."""
 
 
 def report_page(results: Results) -> str:
     """The report: one page that needs nothing beside itself."""
+    bundle, prepared = results.bundle, results.prepared
+    groups = sample_groups(results)
+    lengths = row_lengths(results)
     return template("report.html.j2").render(
-        results=results,
-        samples=shown_samples(results),
-        loss=chart([step.loss for step in results.steps], height=220, trend=True),
-        rate=chart([step.learning_rate for step in results.steps], height=90),
-        versions=versions(),
-        **_shared(results),
+        name=bundle.job.name if bundle.job else "Local run",
+        job=bundle.job,
+        spec=bundle.spec,
+        resolved=prepared.resolved,
+        evaluation=results.comparison.evaluation,
+        tone=tone(results),
+        table=results_table(results),
+        training_facts=training_facts(results),
+        curves=curves(results.steps),
+        sample_groups=groups,
+        shown=sum(len(group.samples) for group in groups),
+        data_facts=data_facts(results),
+        lengths=histogram(lengths),
+        shortest=min(lengths),
+        longest=max(lengths),
+        serving=results.serving,
+        question=QUESTION,
+        vllm_obstacles=vllm_obstacles(results.adapter),
+        vllm_rank=vllm_rank(results.adapter) if results.adapter.r <= 512 else None,
+        recipe=recipe(results),
+        provenance=provenance(results),
     )
 
 
-def shown_samples(results: Results) -> Sequence[Sample]:
-    """Some rows, an equal share of each kind where there are enough: gained, lost, right in both, wrong in both."""
-    triples = zip(results.held_out, results.base.answers, results.tuned.answers, strict=True)
-    kinds: dict[tuple[bool, bool], list[Sample]] = {
-        (False, True): [],
-        (True, False): [],
-        (False, False): [],
-        (True, True): [],
-    }
-    for sample in (Sample(*triple) for triple in triples):
-        kinds[sample.base.matches, sample.tuned.matches].append(sample)
-    share, shown = SAMPLES_SHOWN // len(kinds), []
-    for samples in kinds.values():
-        shown += samples[:share]
-    rest = [sample for samples in kinds.values() for sample in samples[share:]]
-    return shown + rest[: SAMPLES_SHOWN - len(shown)]
+def curves(steps: Sequence[Step]) -> list[Chart]:
+    """Loss, learning rate, throughput and memory over the steps."""
+    numbers = [step.number for step in steps]
+    loss = smoothed("training", numbers, [step.loss for step in steps])
+    speeds = [step.tokens / step.seconds for step in steps]
+    small = {"width": 300, "height": 100}
+    return [
+        chart("Loss", "nats per learned token", loss),
+        chart("Learning rate", "", [Series("learning rate", numbers, [step.learning_rate for step in steps])], **small),
+        chart("Throughput", "tokens per second", smoothed("throughput", numbers, speeds), **small),
+    ]
 
 
-def _shared(results: Results) -> dict[str, object]:
-    bundle, prepared = results.bundle, results.prepared
-    return {
-        "job": bundle.job,
-        "spec": bundle.spec,
-        "spec_digest": bundle.spec_digest,
-        "resolved": prepared.resolved,
-        "data": prepared.preflight,
-        "training": results.training,
-        "comparison": results.comparison,
-        "evaluation": results.comparison.evaluation,
-    }
+def row_lengths(results: Results) -> list[int]:
+    """Tokens of the rows learned from, of all or of some spread evenly."""
+    train = results.prepared.train
+    every = max(1, len(train) // MEASURED_ROWS)
+    return [len(train[row].input_ids) for row in range(0, len(train), every)]

@@ -1,55 +1,93 @@
-"""The report and the model card: everything in one page, nothing of a row taken for markup."""
+"""The report: everything in one page, nothing of a row taken for markup, every number the data's."""
 
 import re
+import warnings
 from dataclasses import replace
-from html.parser import HTMLParser
+from functools import cache
+from itertools import pairwise
 
+import html5lib
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from lxml.html import HtmlElement, fromstring
 
 from finetune_api.job import MethodType
-from finetune_trainer.chart import chart, ticks
 from finetune_trainer.evaluate import Answer
 from finetune_trainer.pages import LONGEST_TEXT
-from finetune_trainer.report import SAMPLES_SHOWN, report_page, shown_samples
+from finetune_trainer.report import report_page
+from finetune_trainer.report_tables import MINUS
+from finetune_trainer.results import Results
+from finetune_trainer.verdict import Outcome
 from tests.unit.finetune_trainer.conftest import MakeBundle
+from tests.unit.finetune_trainer.rich import rich_results
 from tests.unit.finetune_trainer.tiny import example, examples, results
 
-ATTACK = '<script>alert(1)</script><img src="https://evil.test/x"> & {{ 7 * 7 }}'
+ATTACK = '<script>alert(1)</script><img src="https://evil.test/x" onerror=x> & {{ 7 * 7 }} </pre></style>'
 
 
-class Page(HTMLParser):
-    """The tags, attributes and text of a page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "action")]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+@cache
+def rich() -> tuple[Results, str]:
+    """A run with everything the report can show, and its page."""
+    run = rich_results()
+    return run, report_page(run)
 
 
-def test_the_verdict_comes_first(make_bundle: MakeBundle) -> None:
-    run = results(make_bundle())
-    page = report_page(run)
-    assert page.index(run.comparison.evaluation.verdict or "?") < page.index("<table")
-    assert "rose from 0% to 50%" in page
+def page_of(run: Results) -> HtmlElement:
+    return fromstring(report_page(run))
 
 
-def test_the_page_needs_nothing_beside_itself(make_bundle: MakeBundle) -> None:
-    html = report_page(results(make_bundle()))
-    page = Page(html)
-    assert page.links == []
-    assert not {"script", "link", "iframe", "img", "object", "embed"} & set(page.tags)
-    assert not re.search(r"https?://|@import|url\(", html)
+def text(element: HtmlElement) -> str:
+    return " ".join(element.text_content().split())
+
+
+def figures(page: HtmlElement, section: str) -> list[list[str]]:
+    """The cells of the section's tables of figures."""
+    rows = page.xpath(f"//section[@id='{section}']//table[contains(@class, 'figures')]//tr")
+    return [[text(cell) for cell in row] for row in rows]
+
+
+def facts(page: HtmlElement, section: str) -> dict[str, str]:
+    """Names and values of the section's figures and of its tables of details."""
+    names = page.xpath(f"//section[@id='{section}']//dt | //section[@id='{section}']//table[@class='details']//th")
+    return {text(name): text(name.getnext()) for name in names}
+
+
+def test_the_verdict_comes_first() -> None:
+    run, html = rich()
+    page = fromstring(html)
+    heading = page.xpath("//h1")[0]
+    assert text(heading) == run.comparison.evaluation.verdict
+    assert html.index("<h1") < min(html.index(tag) for tag in ("<table", "<svg", "<dl", "<section"))
+    assert run.comparison.outcome is Outcome.BETTER
+    assert page.xpath("//header/@class") == ["good-news"]
+
+
+def test_the_page_needs_nothing_beside_itself() -> None:
+    _, html = rich()
+    page = fromstring(html)
+    targets = page.xpath("//@src | //@href | //@srcset | //@action | //@data | //@poster")
+    assert targets
+    assert all(target.startswith("#") for target in targets)
+    assert {target[1:] for target in targets} <= set(page.xpath("//@id")), "every place the contents name is there"
+    assert not page.xpath("//script | //link | //iframe | //img | //object | //embed | //form")
+    assert not re.search(r"https?://|@import|url\(|javascript:", html)
+
+
+def test_it_is_html_that_no_browser_has_to_mend() -> None:
+    _, html = rich()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        html5lib.HTMLParser(strict=True).parse(html)
+
+
+def test_who_cannot_see_it_is_told_the_same() -> None:
+    _, html = rich()
+    page = fromstring(html)
+    assert page.xpath("/html/@lang") == ["en"]
+    assert all(svg.find("title") is not None and svg.get("role") == "img" for svg in page.xpath("//svg"))
+    assert not page.xpath("//th[not(@scope)]")
+    levels = [int(heading.tag[1]) for heading in page.xpath("//h1 | //h2 | //h3 | //h4")]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels)), "no level is left out"
 
 
 def test_rows_and_answers_are_text_and_nothing_else(make_bundle: MakeBundle) -> None:
@@ -57,9 +95,72 @@ def test_rows_and_answers_are_text_and_nothing_else(make_bundle: MakeBundle) -> 
     run = results(make_bundle(), [row, *examples([12] * 3)])
     run.base.answers[0] = Answer(ATTACK, truncated=False, matches=False)
     run.tuned.answers[0] = Answer(ATTACK, truncated=True, matches=False)
-    page = Page(report_page(run))
-    assert not {"script", "img"} & set(page.tags)
-    assert page.text.count(ATTACK) == 5, "prompt, source, expected, base and tuned, as they are"
+    run = replace(run, serving=replace(run.serving, rendered=ATTACK, beginning=ATTACK, stop_tokens={3: ATTACK}))
+    html = report_page(replace(run, base_license={"license": ATTACK}))
+    page = fromstring(html)
+    assert not page.xpath("//script | //img | //@onerror")
+    whole = page.text_content()
+    assert whole.count(ATTACK) == 9, "as it is: prompt, source, expected, base, tuned, three of serving, licence"
+
+
+def test_every_figure_of_the_results_is_the_evaluations() -> None:
+    run, html = rich()
+    evaluation = run.comparison.evaluation
+    assert evaluation.base
+    assert evaluation.tuned
+    rows = {cells[0]: cells[1:] for cells in figures(fromstring(html), "results")}
+    before, after = (100 * (metrics.exact_match or 0) for metrics in (evaluation.base, evaluation.tuned))
+    assert rows["Exact match"] == [f"{before:g}%", f"{after:g}%", f"+{after - before:.3g} points"]
+    assert rows["Loss, nats per token"][:2] == [f"{evaluation.base.loss:.4f}", f"{evaluation.tuned.loss:.4f}"]
+    assert rows["Perplexity of the right answers"][1] == f"{evaluation.tuned.perplexity:.4g}"
+    assert text(fromstring(html).xpath("//section[@id='results']//p")[0]).startswith(
+        f"{run.comparison.gained} rows only the tuned model answers word for word, {run.comparison.lost} only the base"
+    )
+
+
+def test_a_change_for_the_worse_looks_like_one(make_bundle: MakeBundle) -> None:
+    run = results(make_bundle())
+    swapped = replace(run, base=run.tuned, tuned=run.base)
+    evaluation = run.comparison.evaluation.model_copy(
+        update={"base": run.comparison.evaluation.tuned, "tuned": run.comparison.evaluation.base}
+    )
+    comparison = replace(run.comparison, evaluation=evaluation, outcome=Outcome.WORSE)
+    page = page_of(replace(swapped, comparison=comparison))
+    assert page.xpath("//header/@class") == ["bad-news"]
+    changes = page.xpath("//table[@class='figures']//td[3]")
+    assert [(cell.get("class"), text(cell)[0]) for cell in changes[:3]] == [("bad", MINUS), ("bad", "+"), ("bad", "+")]
+
+
+def test_training_data_and_provenance_are_told_as_they_were() -> None:
+    run, html = rich()
+    page = fromstring(html)
+    training, data, provenance = (facts(page, section) for section in ("training", "data", "provenance"))
+    assert training["Steps"] == "420 3 epochs"
+    assert training["Throughput"] == "9,043 tokens per second"
+    preflight = run.prepared.preflight
+    assert preflight.splits
+    assert data["Rows read"] == f"{preflight.rows:,}"
+    assert data["Rows learned from"] == f"{preflight.splits.train:,}"
+    assert data["Exact copies dropped"] == "84"
+    assert provenance["Spec digest"] == run.bundle.spec_digest
+    assert provenance["Base model"].endswith("8,030,261,248 parameters, licence llama3.1")
+    assert facts(page, "recipe")["Batch"] == "16 rows a step, 2,048 tokens at a time"
+
+
+def test_what_merging_changed_is_shown_where_there_is_something() -> None:
+    run, html = rich()
+    assert run.comparison.evaluation.merged
+    finding = fromstring(html).xpath("//li[@class='bad-news']")
+    assert [text(item) for item in finding] == [run.comparison.evaluation.merged.message]
+
+
+def test_the_page_says_how_to_serve() -> None:
+    run, html = rich()
+    page = fromstring(html)
+    blocks = [block.text_content() for block in page.xpath("//section[@id='serving']//pre")]
+    # HTML drops a newline that follows the tag, and no more than that.
+    assert blocks == [run.serving.rendered, run.serving.beginning]
+    assert facts(page, "serving")["Answers end at"] == "<|eot_id|> (128009), <|end_of_text|> (128001)"
 
 
 def test_it_works_for_a_cluster_job_a_local_run_and_qlora(make_bundle: MakeBundle) -> None:
@@ -71,42 +172,13 @@ def test_it_works_for_a_cluster_job_a_local_run_and_qlora(make_bundle: MakeBundl
     assert "not in bfloat16" in four_bit
 
 
-@pytest.mark.parametrize("steps", [1, 2, 30, 500])
+@pytest.mark.parametrize("steps", [1, 2, 30, 5000])
 def test_any_number_of_steps_can_be_drawn(make_bundle: MakeBundle, steps: int) -> None:
     html = report_page(results(make_bundle(), steps=steps))
     points = [float(number) for line in re.findall(r'points="([^"]*)"', html) for number in re.split("[ ,]", line)]
     assert points
     assert all(0 <= number <= 640 for number in points)
-
-
-@given(st.floats(1e-9, 1e9))
-def test_ticks_are_few_round_and_reach_the_highest_value(highest: float) -> None:
-    found = ticks(highest)
-    assert found[0] == 0
-    assert found[-1] >= highest * (1 - 1e-6)
-    assert 3 <= len(found) <= 7
-    assert f"{found[1]:e}"[:8] in ("1.000000", "2.000000", "5.000000")
-    assert found == pytest.approx([i * found[1] for i in range(len(found))])
-
-
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=300))
-def test_every_point_lies_within_the_axes(values: list[float]) -> None:
-    drawn = chart(values, height=100, trend=True)
-    for line in (drawn.line, drawn.trend):
-        for point in line.split():
-            x, y = map(float, point.split(","))
-            assert 0 <= x <= drawn.width
-            assert 0 <= y <= 100
-
-
-def test_samples_show_some_of_each_kind(make_bundle: MakeBundle) -> None:
-    run = results(make_bundle(), examples([12] * 100))
-    for row in (90, 91):
-        run.base.answers[row] = Answer("right", truncated=False, matches=True)
-    shown = shown_samples(run)
-    kinds = {(sample.base.matches, sample.tuned.matches) for sample in shown}
-    assert len(shown) == SAMPLES_SHOWN
-    assert kinds == {(False, True), (True, False), (False, False)}
+    assert len(html) < 300_000, "of a size to be mailed"
 
 
 def test_a_text_of_any_length_is_shown_cut(make_bundle: MakeBundle) -> None:

@@ -1,0 +1,171 @@
+"""A finished run with everything the report can show, made up without training: tickets turned into JSON.
+
+`python -m tests.unit.finetune_trainer.rich FILE` writes its page, to be looked at in a browser.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from math import exp
+from pathlib import Path
+
+import numpy as np
+
+from finetune_api.bundle import Bundle
+from finetune_api.status import Merged, Splits
+from finetune_trainer.evaluate import Answer, Measured
+from finetune_trainer.prepared import Example
+from finetune_trainer.report import report_page
+from finetune_trainer.results import Results
+from finetune_trainer.serving import Serving
+from finetune_trainer.training_loop import Step
+from finetune_trainer.verdict import compare
+from tests.unit.finetune_trainer.tiny import results
+
+STEPS, HELD_OUT = 420, 200
+AREAS = ("billing", "login", "delivery", "app", "other")
+MAILS = (
+    "Hello, I was charged twice for order {n}. Please send one payment back, I need it before Friday.",
+    "Since the update the app closes as soon as I open my basket. Phone: Pixel 8. Order {n} is still in it.",
+    "My password reset link says it has expired, although I clicked it right away. Account {n}.",
+    "Parcel {n} was to arrive on Monday. The tracking page has said 'in transit' for nine days.",
+    "Kann ich die Rechnung {n} auch auf Englisch bekommen? Danke & freundliche Grüße",
+)
+
+
+def bundle() -> Bundle:
+    """A job as a team would write it."""
+    spec = {
+        "model": {"uri": "s3://acme-models/llama-3.1-8b-instruct"},
+        "method": {"type": "QLoRA"},
+        "dataset": {
+            "train": [{"uri": "s3://acme-data/tickets/2026-*.jsonl"}, {"uri": "s3://acme-data/chat/general.jsonl"}]
+        },
+        "training": {"epochs": 3, "globalBatchSize": 16},
+        "output": {"uri": "s3://acme-models/tickets", "merge": True},
+    }
+    job = {"namespace": "support", "name": "tickets-to-json", "uid": "8f14e45f-ceea-4672-9a3b-0c1f6f5d1f10"}
+    return Bundle.model_validate({"spec": spec, "job": job})
+
+
+def held_out() -> list[Example]:
+    """Tickets and the JSON they are to become."""
+    rows = []
+    for n in range(HELD_OUT):
+        kind = n % len(AREAS)
+        wanted = {"area": AREAS[kind], "order": str(40_000 + 7 * n), "urgent": n % 3 == 0}
+        prompt = MAILS[kind].format(n=40_000 + 7 * n)
+        tokens, supervised = np.arange(90, dtype=np.int32), np.arange(90) >= 60
+        source = f"s3://acme-data/tickets/2026-03.jsonl:{11 + 13 * n}"
+        rows.append(Example(tokens, supervised, 60, prompt, json.dumps(wanted), source))
+    return rows
+
+
+def measured(rows: list[Example], right: float, loss: float, spoilt: str, seed: int) -> Measured:
+    """A model that answers a share of the rows word for word and spoils the others."""
+    generator = np.random.default_rng(seed)
+    labels = np.array([int(row.supervised.sum()) for row in rows])
+    answers = []
+    for row, hit in zip(rows, (generator.random(len(rows)) < right).tolist(), strict=True):
+        text = row.answer if hit else spoilt.format(answer=row.answer)
+        answers.append(Answer(text.replace("billing", "login") if not hit else text, not hit and len(text) > 140, hit))
+    losses = generator.gamma(8, loss / 8, len(rows)) * labels
+    return Measured(losses, labels, answers, 74.2)
+
+
+def steps() -> list[Step]:
+    """A loss that falls, noisily, under a warmed-up cosine."""
+    generator = np.random.default_rng(0)
+    made = []
+    for number in range(1, STEPS + 1):
+        warm = min(1.0, number / 13)
+        rate = 2e-4 * warm * (0.55 + 0.45 * np.cos(np.pi * number / STEPS))
+        loss = (0.42 + 1.7 * exp(-number / 40)) * float(generator.normal(1, 0.07))
+        tokens = int(generator.normal(3300, 500))
+        seconds = tokens / float(generator.normal(9100 if number > 3 else 4000, 240))
+        made.append(Step(number, loss, float(rate), 0.8, tokens, seconds))
+    return made
+
+
+def lengths() -> list[Example]:
+    """Rows of uneven lengths to learn from."""
+    drawn = np.random.default_rng(1).lognormal(5.2, 0.5, 2229).clip(20, 1024).astype(int)
+    return [Example(np.zeros(n, dtype=np.int32), np.zeros(n, np.bool_), 0, "", "", "") for n in drawn]
+
+
+def serving() -> Serving:
+    """Llama 3's format, with the system prompt all rows share."""
+    system = (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+        "Today Date: 26 Jul 2024\n\n"
+    )
+    user, ending = (
+        "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n",
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    )
+    return Serving(
+        chat_template="{{ bos_token }}...",
+        template_arguments={},
+        rendered=f"{system}{user}What you ask{ending}",
+        beginning=f"{system}You turn support tickets into JSON with the keys area, order and urgent.{user}",
+        ending=ending,
+        stop_tokens={128009: "<|eot_id|>", 128001: "<|end_of_text|>"},
+        max_new_tokens=58,
+    )
+
+
+def rich_results() -> Results:
+    """Everything at once."""
+    rows = held_out()
+    base = measured(rows, 0.12, 1.9, "Sure! Here is the ticket as JSON:\n{answer}", 1)
+    tuned = measured(rows, 0.81, 0.31, "{answer}", 2)
+    run = results(bundle(), rows, steps=STEPS)
+    merged = Merged(
+        loss=0.3142,
+        loss_change=0.0121,
+        rows=50,
+        exact_match=0.8,
+        exact_match_change=-0.02,
+        changed=True,
+        message="Merging changed the result: the loss by +0.0121 nats a token and exact match on 50 rows by -2 points, "
+        "beyond the tolerance of 0.01 nats and 5 points: serve the adapter over the base model, or measure the merged "
+        "weights on your own task first.",
+    )
+    history = steps()
+    training = run.training.model_copy(
+        update={"device": "NVIDIA L4", "epoch": 3.0, "tokens_per_second": 9043.0, "loss": history[-1].loss}
+    )
+    preflight = run.prepared.preflight.model_copy(
+        update={
+            "rows": 2_561,
+            "duplicates": 84,
+            "overlength": 3,
+            "tokens": 462_118,
+            "supervised_tokens": 88_004,
+            "splits": Splits(train=2229, test=245),
+        }
+    )
+    resolved = run.prepared.resolved.model_copy(
+        update={
+            "learning_rate": 2e-4,
+            "warmup_steps": 13,
+            "parameters": 8_030_261_248,
+            "max_new_tokens": 58,
+            "max_sequence_length": 1024,
+        }
+    )
+    return replace(
+        run,
+        prepared=replace(run.prepared, train=lengths(), preflight=preflight, resolved=resolved),
+        training=training,
+        steps=history,
+        base=base,
+        tuned=tuned,
+        comparison=compare(base, tuned, seed=0).with_merged(merged),
+        serving=serving(),
+        base_license={"license": "llama3.1"},
+    )
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(report_page(rich_results()), encoding="utf-8")

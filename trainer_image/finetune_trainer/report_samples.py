@@ -1,0 +1,84 @@
+"""Held-out rows for the report: some of each kind, with what differs marked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_trainer.differences import Piece, differences
+from finetune_trainer.evaluate import Answer
+from finetune_trainer.pages import shorten
+from finetune_trainer.results import Results
+
+SHOWN = 12
+"""Rows in the report; samples.jsonl has all of them."""
+KINDS = {
+    (False, True): "Gained by tuning",
+    (True, False): "Lost by tuning",
+    (False, False): "Right in neither",
+    (True, True): "Right in both",
+}
+"""By whether the base and the tuned model answered word for word."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """An answer, in pieces by how it compares with the expected one."""
+
+    pieces: Sequence[Piece]
+    matches: bool
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out row with both models' answers."""
+
+    source: str
+    prompt: str
+    expected: str
+    base: Given
+    tuned: Given
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one kind."""
+
+    title: str
+    rows: int
+    """All of them, of which some are shown."""
+    samples: Sequence[Sample]
+
+
+def sample_groups(results: Results) -> list[Group]:
+    """Rows of each kind there is: an equal share, more where other kinds have too few."""
+    kinds: dict[tuple[bool, bool], list[int]] = {kind: [] for kind in KINDS}
+    for row, (base, tuned) in enumerate(zip(results.base.answers, results.tuned.answers, strict=True)):
+        kinds[base.matches, tuned.matches].append(row)
+    room = shares([len(rows) for rows in kinds.values()], SHOWN)
+    return [
+        Group(KINDS[kind], len(rows), [_sample(results, row) for row in rows[:count]])
+        for (kind, rows), count in zip(kinds.items(), room, strict=True)
+        if rows
+    ]
+
+
+def shares(sizes: Sequence[int], total: int) -> list[int]:
+    """How many to take of each, at most its size, as evenly as they allow and at most `total` together."""
+    taken, left = [0] * len(sizes), min(total, sum(sizes))
+    while left:
+        for i in sorted(range(len(sizes)), key=lambda i: taken[i]):
+            if taken[i] < sizes[i] and left:
+                taken[i], left = taken[i] + 1, left - 1
+    return taken
+
+
+def _sample(results: Results, row: int) -> Sample:
+    example = results.held_out[row]
+    base, tuned = results.base.answers[row], results.tuned.answers[row]
+    return Sample(
+        example.source, example.prompt, example.answer, _given(example.answer, base), _given(example.answer, tuned)
+    )
+
+
+def _given(expected: str, answer: Answer) -> Given:
+    return Given(differences(shorten(expected.strip()), shorten(answer.text)), answer.matches, answer.truncated)
