@@ -8,7 +8,7 @@ from pydantic import Field
 
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.model import ApiModel
-from finetune_api.profile import Storage
+from finetune_api.profile import GpuType, Storage
 from finetune_api.reasons import FailureReason
 
 
@@ -29,6 +29,7 @@ class Bundle(ApiModel):
     spec: FineTuneJobSpec
     allow_cpu: bool = Field(default=False, alias="allowCPU")
     storages: list[Storage] = Field(default=[])
+    gpu_types: list[GpuType] = Field(default=[])
 
     @property
     def spec_digest(self) -> str:

@@ -82,11 +82,39 @@ class Toleration(ApiModel):
     """The taint's effect; unset means every effect."""
 
 
+GpuMemory = Annotated[
+    str,
+    Field(max_length=32),
+    SchemaKeys(
+        rules(
+            (
+                "self.matches('^[0-9]+([.][0-9]+)?([kMGT]|[KMGT]i)?$') && "
+                "quantity(self).compareTo(quantity('1Gi')) >= 0",
+                "must be an amount of at least 1Gi, as nvidia-smi shows it, for example 81559Mi",
+            )
+        )
+    ),
+]
+Price = Annotated[
+    str,
+    Field(max_length=16),
+    SchemaKeys(
+        rules(
+            (
+                "self.matches('^[0-9]+([.][0-9]+)?$')",
+                "must be a decimal number in quotes, without a currency, for example '2.50'",
+            )
+        )
+    ),
+]
+
+
 class GpuType(ApiModel):
     """One kind of GPU the cluster has."""
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
-    """What it is called, for example h100-80gb."""
+    """What it is called, for example h100-80gb. A name with the product's in it, here or in nodeSelector, lets
+    preflight predict how long a job takes."""
     resource_name: Annotated[
         str,
         Field(min_length=1, max_length=253),
@@ -100,6 +128,12 @@ class GpuType(ApiModel):
         ),
     ] = "nvidia.com/gpu"
     """The extended resource its device plugin advertises."""
+    memory: GpuMemory | None = None
+    """Memory of one, as nvidia-smi shows it, for example 81559Mi. Preflight then refuses, as DoesNotFit, a job that
+    cannot run in it. Default: none, and no job is refused for it."""
+    price_per_hour: Price | None = None
+    """What one costs in an hour, as a decimal string in the currency of your choice, for example '2.50'. Preflight then
+    predicts the cost of a job. Default: none."""
     node_selector: NodeLabels | None = None
     """Labels of the nodes that have it."""
     tolerations: (

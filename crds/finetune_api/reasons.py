@@ -23,6 +23,7 @@ class FailureReason(StrEnum):
     STORAGE_UNAVAILABLE = "StorageUnavailable"
     OUTPUT_NOT_WRITABLE = "OutputNotWritable"
     OUTPUT_OCCUPIED = "OutputOccupied"
+    DOES_NOT_FIT = "DoesNotFit"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     LOSS_DIVERGED = "LossDiverged"
     GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
@@ -64,6 +65,9 @@ FAILURES: dict[FailureReason, Failure] = {
     ),
     FailureReason.OUTPUT_NOT_WRITABLE: Failure(27, Actor.TENANT, "Choose an output.uri these keys may write to."),
     FailureReason.OUTPUT_OCCUPIED: Failure(28, Actor.TENANT, "Choose another output.uri, or remove what lies there."),
+    FailureReason.DOES_NOT_FIT: Failure(
+        35, Actor.TENANT, "Change that and create the job again, or use a profile with a larger GPU."
+    ),
     FailureReason.IMAGE_PULL_FAILED: Failure(0, Actor.PLATFORM, "Correct trainer.image in the FineTuneProfile."),
     FailureReason.LOSS_DIVERGED: Failure(
         29, Actor.TENANT, "Lower training.learningRate, or look at the rows of that step."

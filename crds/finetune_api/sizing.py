@@ -2,8 +2,8 @@
 
 All sizes are bytes. What the loop keeps is counted tensor by tensor; only a `Device`'s numbers are measured."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from finetune_api.model_shape import ModelShape
@@ -29,7 +29,7 @@ Optimizer = Literal["AdamW", "PagedAdamW8bit"]
 
 @dataclass(frozen=True)
 class Load:
-    """The largest micro-batch of the data."""
+    """The largest micro-batch there is."""
 
     tokens: int
     labels: int
@@ -87,6 +87,15 @@ class Memory:
     def total(self) -> int:
         """Everything."""
         return self.weights + self.trainable + self.activations + self.working + self.overhead
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A way to train, and what it takes."""
+
+    setup: Setup
+    load: Load
+    memory: Memory
 
 
 def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) -> Memory:
@@ -186,14 +195,10 @@ def _answering(shape: ModelShape, load: Load) -> float:
     return tokens * BF16 * (2 * shape.key_value * shape.layers + 3 * shape.intermediate + 2 * shape.hidden)
 
 
-def smallest(setup: Setup, load: Load, longest: Load, may_checkpoint: bool) -> tuple[Setup, Load]:
-    """What the trainer can fall back to without changing a step: checkpointing where the spec leaves it open, and the
-    longest row alone in a micro-batch."""
-    return replace(setup, checkpointing=setup.checkpointing or may_checkpoint), longest
-
-
-def choose(
-    shape: ModelShape, setups: Iterable[Setup], load: Load, available: int, device: Device = CUDA
-) -> Setup | None:
-    """The first of `setups`, given in order of preference, that fits into `available` bytes; None where none does."""
-    return next((setup for setup in setups if predict(shape, setup, load, device).total <= available), None)
+def first_fit(
+    shape: ModelShape, setups: Iterable[Setup], loads: Sequence[Load], available: float, device: Device = CUDA
+) -> Plan | None:
+    """The first of `setups`, in order of preference, that fits into `available` bytes with one of `loads`, of which the
+    first that fits is taken; None where none does."""
+    plans = (Plan(setup, load, predict(shape, setup, load, device)) for setup in setups for load in loads)
+    return next((plan for plan in plans if plan.memory.total <= available), None)

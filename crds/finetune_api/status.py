@@ -130,6 +130,23 @@ class Splits(StatusModel):
     """Held-out rows that base and tuned model are compared on."""
 
 
+class Estimate(StatusModel):
+    """What the job should take on one GPU of a kind."""
+
+    gpu_type: Text
+    """Name of the kind of GPU in the FineTuneProfile."""
+    memory: Text
+    """GPU memory at the peak, for example 21.4Gi."""
+    fits: bool | None = None
+    """Whether it can run in the memory the profile gives that kind; absent where the profile gives none."""
+    alternative: Message | None = None
+    """What would fit, where it does not."""
+    seconds: int | None = None
+    """From the pod's start to the results; absent for a kind of GPU that is not known. It can be half or twice that."""
+    cost: Text | None = None
+    """Those seconds at the profile's price, as a decimal string; absent without a price."""
+
+
 class Preflight(StatusModel):
     """What the check of the data found, before any GPU was asked for."""
 
@@ -150,6 +167,8 @@ class Preflight(StatusModel):
     digest: Text | None = None
     """sha256 over the rows, the tokenizer, the chat template, the lengths and the split: equal digests,
     equal training data."""
+    estimate: Annotated[list[Estimate], Field(max_length=16), list_map("gpuType")] | None = None
+    """Memory, time and cost to expect, for each kind of GPU of the profile."""
     observed_time: Time | None = None
     """When this was written."""
 

@@ -46,6 +46,7 @@ def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProf
         spec=spec,
         allow_cpu=profile.trainer.allow_cpu,
         storages=profile.storages,
+        gpu_types=profile.gpu_types,
     )
     return {
         "apiVersion": "v1",

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from finetune_api.reasons import FailureReason
+from finetune_api.status import Estimate
 from finetune_trainer.failure import TrainerFailure
 
 SHOWN = 5
@@ -25,6 +26,7 @@ class Findings:
         self.rows = 0
         self.duplicates = 0
         self.overlength = 0
+        self.estimates: list[Estimate] = []
         self._kinds: Counter[str] = Counter()
         self._shown: list[str] = []
         self._shown_kinds: Counter[str] = Counter()

@@ -12,6 +12,7 @@ from finetune_api.job import Overlength, Split
 from finetune_api.reasons import FailureReason, sentence
 from finetune_api.status import ConditionType, Preflight, Splits
 from finetune_trainer.base_model import inspect_model, require_target_modules
+from finetune_trainer.estimate import data_size, estimates, require_fit
 from finetune_trainer.failure import TrainerFailure, failure_of
 from finetune_trainer.findings import Findings, place_of
 from finetune_trainer.gather import Gathered, gather
@@ -70,10 +71,14 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         field, policy = f"dataset.{side}", spec.dataset.overlength
         gathered.sides[side] = _within(limit, gathered.store, rows, field, policy, findings)
     sides = _split(gathered, spec.dataset.split)
+    resolved = resolve(spec, model.shape.parameters, limit, format.kind, sides["train"], sides["test"])
+    size = data_size(sides, spec.evaluation.max_rows)
+    findings.estimates = estimates(bundle.gpu_types, spec, resolved, model.shape, size)
+    require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
     digest = data_digest(sides, model.fingerprint, format.source, limit)
     return Prepared(
         **sides,
-        resolved=resolve(spec, model.shape.parameters, limit, format.kind, sides["train"], sides["test"]),
+        resolved=resolved,
         preflight=_found(findings, sides, digest),
         stop_token_ids=tuple(dict.fromkeys((*format.stop_token_ids, *model.end_tokens))),
         chat_template=format.source,
@@ -147,5 +152,6 @@ def _found(findings: Findings, sides: Mapping[Side, Rows] | None = None, digest:
         supervised_tokens=int(supervised_counts(sides["train"]).sum()) if sides else None,
         splits=Splits(**{side: len(rows) for side, rows in sides.items()}) if sides else None,
         digest=digest,
+        estimate=findings.estimates or None,
         observed_time=datetime.now(UTC),
     )

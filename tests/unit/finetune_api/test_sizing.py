@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from finetune_api.model_shape import ModelShape, model_shape
-from finetune_api.sizing import CUDA, Load, Setup, adapter_parameters, choose, predict, smallest
+from finetune_api.sizing import Load, Setup, adapter_parameters, first_fit, predict
 
 GIB = 1024**3
 
@@ -118,14 +118,18 @@ def test_scores_that_are_capped_grow_with_the_square_of_the_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gibibytes", "chosen"), [(80, Setup("LoRA")), (16, Setup("QLoRA", checkpointing=True)), (5, None)]
+    ("gibibytes", "chosen"),
+    [
+        (80, (Setup("LoRA"), 2048)),
+        (27, (Setup("LoRA"), 1024)),
+        (16, (Setup("QLoRA", checkpointing=True), 2048)),
+        (8, None),
+    ],
 )
-def test_the_first_setup_that_fits_is_chosen(gibibytes: int, chosen: Setup | None) -> None:
-    wanted = [Setup("LoRA"), Setup("QLoRA", checkpointing=True)]
-    assert choose(SHAPE, wanted, LOAD, gibibytes * GIB, CUDA) == chosen
-
-
-def test_the_least_a_run_can_do_with_is_its_longest_row_and_checkpointing_where_that_is_left_open() -> None:
-    longest = Load(700, 100)
-    assert smallest(Setup(), LOAD, longest, may_checkpoint=True) == (Setup(checkpointing=True), longest)
-    assert smallest(Setup(), LOAD, longest, may_checkpoint=False) == (Setup(), longest)
+def test_the_first_setup_that_fits_is_taken_with_the_largest_micro_batch_that_does(
+    gibibytes: int, chosen: tuple[Setup, int] | None
+) -> None:
+    setups = [Setup("LoRA"), Setup("QLoRA", checkpointing=True)]
+    plan = first_fit(SHAPE, setups, [LOAD, Load(1024, 512)], gibibytes * GIB)
+    assert (plan and (plan.setup, plan.load.tokens)) == chosen
+    assert plan is None or plan.memory == predict(SHAPE, plan.setup, plan.load)

@@ -71,6 +71,6 @@ def test_the_bundle_is_immutable_and_reads_back_as_it_was() -> None:
 
     bundle = Bundle.model_validate(json.loads(config_map["data"]["bundle.json"]))
     assert config_map["immutable"]
-    assert (bundle.spec, bundle.storages) == (SPEC, PROFILE.storages)
+    assert (bundle.spec, bundle.storages, bundle.gpu_types) == (SPEC, PROFILE.storages, PROFILE.gpu_types)
     assert bundle.job is not None
     assert bundle.job.uid == UID

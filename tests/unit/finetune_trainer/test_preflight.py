@@ -88,6 +88,31 @@ def test_the_number_of_parameters_is_that_of_the_loaded_model(make_bundle: MakeB
     )
 
 
+def test_what_the_job_should_take_is_in_the_status(make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu = {"name": "h100-80gb", "memory": "81559Mi", "pricePerHour": "3.60"}
+    run(make_bundle(gpuTypes=[gpu]))
+    status = written(capsys)
+    assert status.preflight
+    (estimate,) = status.preflight.estimate or []
+    assert (estimate.gpu_type, estimate.fits, estimate.memory) == ("h100-80gb", True, "1.0Gi")
+    assert estimate.seconds
+    assert float(estimate.cost or 0) == pytest.approx(estimate.seconds / 1000, abs=0.01)
+
+
+def test_a_job_that_does_not_fit_ends_before_anything_is_written(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(gpuTypes=[{"name": "tiny", "memory": "1Gi"}])
+    found = failure(bundle)
+    assert found.reason is FailureReason.DOES_NOT_FIT
+    assert "tiny has 1Gi. No method would fit: choose a smaller model." in found.message
+    status = written(capsys)
+    assert status.preflight
+    (estimate,) = status.preflight.estimate or []
+    assert (estimate.fits, estimate.seconds) == (False, None)
+    assert not (Path(work_prefix(bundle)) / "prepared").exists()
+
+
 def test_the_same_rows_give_the_same_digest_and_others_do_not(make_bundle: MakeBundle) -> None:
     def digest(**parts: Any) -> str | None:
         return run(make_bundle(**parts)).preflight.digest

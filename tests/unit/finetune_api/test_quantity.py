@@ -1,0 +1,23 @@
+"""Amounts of memory, as Kubernetes writes them."""
+
+import pytest
+
+from finetune_api.quantity import bytes_of, gibibytes
+
+
+@pytest.mark.parametrize(
+    ("quantity", "size"),
+    [("80Gi", 80 * 2**30), ("81559Mi", 81559 * 2**20), ("24G", 24 * 10**9), ("0.5Ti", 2**39), ("1073741824", 2**30)],
+)
+def test_quantities_are_read(quantity: str, size: int) -> None:
+    assert bytes_of(quantity) == size
+
+
+@pytest.mark.parametrize("text", ["", "80GB", "80 Gi", "1e9", "-1Gi", "Gi"])
+def test_anything_else_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="write for example 80Gi"):
+        bytes_of(text)
+
+
+def test_sizes_are_shown_to_a_tenth() -> None:
+    assert gibibytes(23 * 10**9) == "21.4Gi"

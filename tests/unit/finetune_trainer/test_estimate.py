@@ -1,0 +1,111 @@
+"""What preflight predicts for each kind of GPU, and what it says to a job that does not fit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune_api.job import FineTuneJobSpec, MethodType
+from finetune_api.profile import GpuType
+from finetune_api.reasons import FailureReason, sentence
+from finetune_api.sizing import Load
+from finetune_api.status import Estimate, Resolved
+from finetune_trainer.estimate import DataSize, data_size, estimates, loads, require_fit
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.prepared import Example
+from finetune_trainer.prepared import Split as Side
+from tests.unit.finetune_api.test_sizing import SHAPE
+from tests.unit.finetune_trainer.test_resolve import example
+
+DATA = DataSize(np.full(1000, 500), np.full(1000, 100), longest=2000, answered=100, prompt=400)
+
+
+def resolved(method: MethodType = MethodType.LORA, micro_batch_tokens: int = 2048) -> Resolved:
+    return Resolved(
+        method=method,
+        learning_rate=2e-4,
+        warmup_steps=10,
+        total_steps=125,
+        max_sequence_length=2000,
+        micro_batch_tokens=micro_batch_tokens,
+        max_new_tokens=150,
+        prompt_format="Plain",
+        parameters=SHAPE.parameters,
+    )
+
+
+def spec(**parts: Any) -> FineTuneJobSpec:
+    return FineTuneJobSpec.model_validate(
+        {"model": {"uri": "m"}, "dataset": {"train": [{"uri": "d"}]}, "output": {"uri": "o"}} | parts
+    )
+
+
+def estimate(method: MethodType = MethodType.LORA, **gpu: Any) -> Estimate:
+    kind = GpuType.model_validate({"name": "h100-80gb"} | gpu)
+    (found,) = estimates([kind], spec(), resolved(method), SHAPE, DATA)
+    return found
+
+
+def test_the_longest_row_of_any_side_counts_and_the_longest_prompt_that_is_answered() -> None:
+    sides: dict[Side, list[Example]] = {
+        "train": [example(10, 5), example(20, 2)],
+        "validation": [example(30, 5)],
+        "test": [example(25, 1)] * 3,
+    }
+    found = data_size(sides, max_rows=2)
+    assert (found.tokens.tolist(), found.longest, found.answered, found.prompt) == ([15, 22], 35, 2, 25)
+
+
+def test_a_micro_batch_holds_no_more_than_a_step_and_no_less_than_the_longest_row() -> None:
+    few = DataSize(np.array([10, 20, 30, 40]), np.array([1, 2, 3, 4]), longest=40, answered=0, prompt=0)
+    assert loads(few, 2, 2048) == [Load(70, 7), Load(40, 7)]
+    assert loads(few, 8, 2048) == [Load(100, 10), Load(50, 10), Load(40, 10)]
+    assert loads(few, 8, 16) == [Load(40, 10)]
+
+
+def test_memory_time_and_cost_are_predicted() -> None:
+    found = estimate(memory="81559Mi", pricePerHour="3.00")
+    assert found.fits
+    assert found.memory.endswith("Gi")
+    assert 20 < float(found.memory.removesuffix("Gi")) < 40
+    assert found.seconds
+    assert 100 < found.seconds < 1000
+    assert found.cost == f"{found.seconds * 3 / 3600:.2f}"
+    assert found.alternative is None
+
+
+def test_what_the_profile_does_not_say_is_left_out() -> None:
+    found = estimate(name="gpu")
+    assert (found.fits, found.seconds, found.cost) == (None, None, None)
+    assert estimate().cost is None
+
+
+@pytest.mark.parametrize(
+    ("method", "memory", "instead"),
+    [
+        (MethodType.LORA, "24Gi", "method.type QLoRA would need 2"),
+        (MethodType.QLORA, "15Gi", "method.type QLoRA with rows of at most 1,000 tokens (training.maxSequenceLength)"),
+        (MethodType.LORA, "4Gi", "No method would fit: choose a smaller model."),
+    ],
+)
+def test_a_job_that_does_not_fit_is_told_what_would(method: MethodType, memory: str, instead: str) -> None:
+    found = estimate(method, memory=memory)
+    assert found.fits is False
+    assert (found.alternative or "").startswith(instead)
+    gpu = GpuType(name="a10", memory=memory)
+    with pytest.raises(TrainerFailure) as caught:
+        require_fit([found], [gpu], resolved(method), SHAPE, DATA)
+    said = sentence(caught.value.reason, caught.value.message)
+    assert caught.value.reason is FailureReason.DOES_NOT_FIT
+    assert said.startswith(
+        f"{method} of a model of 8 billion parameters, with a longest row of 2,000 tokens, needs about {found.memory} "
+        f"of GPU memory; a10 has {memory}. {instead}"
+    )
+
+
+def test_one_kind_of_gpu_that_fits_is_enough() -> None:
+    kinds = [GpuType(name="small", memory="4Gi"), GpuType(name="large", memory="80Gi")]
+    found = estimates(kinds, spec(), resolved(), SHAPE, DATA)
+    assert [each.fits for each in found] == [False, True]
+    require_fit(found, kinds, resolved(), SHAPE, DATA)
+    require_fit([], [], resolved(), SHAPE, DATA)

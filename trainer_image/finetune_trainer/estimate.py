@@ -1,0 +1,153 @@
+"""What the job takes on each kind of GPU of the profile: memory, time and cost, before one is asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.model_shape import ModelShape
+from finetune_api.profile import GpuType
+from finetune_api.quantity import bytes_of, gibibytes
+from finetune_api.reasons import FailureReason
+from finetune_api.run_time import Work, cost, peak_flops, total_seconds
+from finetune_api.sizing import Load, Setup, TrainedMethod, first_fit, predict
+from finetune_api.status import Estimate, Resolved
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.prepared import Split as Side
+from finetune_trainer.row_store import Example, lengths, prompt_lengths, supervised_counts
+
+LIGHTER: dict[TrainedMethod, tuple[TrainedMethod, ...]] = {"Full": ("LoRA", "QLoRA"), "LoRA": ("QLoRA",), "QLoRA": ()}
+"""Methods that need less memory than each, the nearest first."""
+SHORTER = (0.75, 0.5, 0.25)
+"""Shares of the longest row that are tried where no other setting makes a job fit."""
+Lengths = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class DataSize:
+    """How long the rows are."""
+
+    tokens: Lengths
+    """Of each row to learn from."""
+    labels: Lengths
+    """Of these, those that are learned."""
+    longest: int
+    """Tokens of the longest row, held-out ones among them."""
+    answered: int
+    """Held-out rows that are answered."""
+    prompt: int
+    """Tokens of their longest prompt."""
+
+
+def data_size(sides: Mapping[Side, Sequence[Example]], max_rows: int) -> DataSize:
+    """Of the rows on each side of the split, of whose held-out ones at most `max_rows` are answered."""
+    train, test = sides["train"], sides["test"]
+    return DataSize(
+        tokens=lengths(train),
+        labels=supervised_counts(train),
+        longest=max(int(lengths(rows).max(initial=1)) for rows in sides.values()),
+        answered=min(len(test), max_rows),
+        prompt=int(prompt_lengths(test).max(initial=0)),
+    )
+
+
+def loads(data: DataSize, global_batch_size: int, micro_batch_tokens: int) -> list[Load]:
+    """The micro-batches the trainer can fall back on, the largest first: `micro_batch_tokens`, then half of it, down to
+    the longest row alone. None holds more rows than a step has."""
+    tokens, labels = (int(np.sort(lengths)[-global_batch_size:].sum()) for lengths in (data.tokens, data.labels))
+    sizes = [max(data.longest, min(micro_batch_tokens, tokens))]
+    while sizes[-1] > data.longest:
+        sizes.append(max(data.longest, sizes[-1] // 2))
+    return [Load(size, min(size, labels)) for size in sizes]
+
+
+def setup_of(spec: FineTuneJobSpec, resolved: Resolved) -> Setup:
+    """What of the spec decides memory."""
+    lora = spec.method.lora
+    return Setup(
+        method=resolved.method.value,
+        rank=lora.r,
+        dropout=lora.dropout > 0,
+        target_modules=tuple(lora.target_modules),
+    )
+
+
+def estimates(
+    gpus: Sequence[GpuType], spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape, data: DataSize
+) -> list[Estimate]:
+    """One for each kind of GPU: of the largest micro-batch that fits it, or, where none does, of the smallest."""
+    wanted = setup_of(spec, resolved)
+    ladder = loads(data, spec.training.global_batch_size, resolved.micro_batch_tokens)
+    found = []
+    for gpu in gpus:
+        available = bytes_of(gpu.memory) if gpu.memory else inf
+        plan = first_fit(shape, [wanted], ladder, available)
+        if plan is None:
+            least = gibibytes(predict(shape, wanted, ladder[-1]).total)
+            instead = alternative(shape, wanted, ladder[-1], available)
+            found.append(Estimate(gpu_type=gpu.name, memory=least, fits=False, alternative=instead))
+            continue
+        peak = peak_flops([gpu.name, gpu.resource_name, *(gpu.node_selector or {}).values()])
+        seconds = peak and total_seconds(shape, wanted, work_of(spec, resolved, data, plan.load), peak)
+        found.append(
+            Estimate(
+                gpu_type=gpu.name,
+                memory=gibibytes(plan.memory.total),
+                fits=True if gpu.memory else None,
+                seconds=round(seconds) if seconds else None,
+                cost=cost(seconds, gpu.price_per_hour) if seconds and gpu.price_per_hour else None,
+            )
+        )
+    return found
+
+
+def alternative(shape: ModelShape, wanted: Setup, longest: Load, available: float) -> str:
+    """What to change so that the job fits: the first that is enough, in a sentence."""
+    options = [
+        (f"method.type {method} would need", replace(wanted, method=method), longest)
+        for method in LIGHTER[wanted.method]
+    ]
+    for share in SHORTER:
+        tokens = int(longest.tokens * share)
+        text = f"method.type QLoRA with rows of at most {tokens:,} tokens (training.maxSequenceLength) would need"
+        options.append((text, replace(wanted, method="QLoRA"), Load(tokens, min(tokens, longest.labels))))
+    for text, setup, load in options:
+        if plan := first_fit(shape, [setup], [load], available):
+            return f"{text} {gibibytes(plan.memory.total)}."
+    return "No method would fit: choose a smaller model."
+
+
+def require_fit(
+    found: Sequence[Estimate], gpus: Sequence[GpuType], resolved: Resolved, shape: ModelShape, data: DataSize
+) -> None:
+    """Raises TrainerFailure DoesNotFit where the job fits no kind of GPU."""
+    if not found or any(estimate.fits is not False for estimate in found):
+        return
+    best, gpu = max(zip(found, gpus, strict=True), key=lambda pair: bytes_of(pair[1].memory or "0"))
+    raise TrainerFailure(
+        FailureReason.DOES_NOT_FIT,
+        f"{resolved.method} of a model of {shape.parameters / 1e9:.2g} billion parameters, with a longest row of "
+        f"{data.longest:,} tokens, needs about {best.memory} of GPU memory; {gpu.name} has {gpu.memory}. "
+        f"{best.alternative}",
+    )
+
+
+def work_of(spec: FineTuneJobSpec, resolved: Resolved, data: DataSize, load: Load) -> Work:
+    """What there is to compute in micro-batches of `load`."""
+    batch = spec.training.global_batch_size
+    passes = resolved.total_steps / ceil(len(data.tokens) / batch)
+    tokens = float(data.tokens.sum())
+    step = tokens / len(data.tokens) * batch
+    return Work(
+        tokens=round(passes * tokens),
+        labels=round(passes * float(data.labels.sum())),
+        context=float((data.tokens**2).sum()) / tokens,
+        micro_batches=resolved.total_steps * ceil(step / load.tokens),
+        answers=data.answered,
+        prompt_tokens=data.prompt,
+        answer_tokens=resolved.max_new_tokens,
+        micro_batch_tokens=load.tokens,
+    )
