@@ -1,4 +1,4 @@
-"""The manifests below tests/manifests, by name.
+"""The manifests below tests/manifests, by name, and those of examples/, which have to be as good.
 
 A bad one says in its first line what becomes of it, and what the message has to hold, parts divided by " | ":
 
@@ -8,11 +8,13 @@ A bad one says in its first line what becomes of it, and what the message has to
 
 from pathlib import Path
 
-_FOLDER = Path(__file__).parents[1] / "manifests"
+_ROOT = Path(__file__).parents[2]
+_FOLDER = _ROOT / "tests" / "manifests"
 BAD = {path.stem: path.read_text() for path in sorted((_FOLDER / "bad").glob("*.yaml"))}
 REFUSED = {name: text for name, text in BAD.items() if text.startswith("# refused: ")}
 FAILED = {name: text for name, text in BAD.items() if text.startswith("# failed ")}
 GOOD = {path.stem: path.read_text() for path in sorted((_FOLDER / "good").glob("*.yaml"))}
+GOOD |= {str(path.relative_to(_ROOT)): path.read_text() for path in sorted((_ROOT / "examples").rglob("*.yaml"))}
 
 
 def outcome(text: str) -> tuple[str, list[str]]:
