@@ -147,6 +147,18 @@ class Estimate(StatusModel):
     """Those seconds at the profile's price, as a decimal string; absent without a price."""
 
 
+ADVICE_LENGTH = 1024
+
+
+class Advice(StatusModel):
+    """What a specialist would change about the job, though it can run."""
+
+    reason: Reason
+    """What it is about, in one CamelCase word for programs."""
+    message: Text
+    """The finding with its number, and what to do about it."""
+
+
 class Preflight(StatusModel):
     """What the check of the data found, before any GPU was asked for."""
 

@@ -1,0 +1,101 @@
+"""What is said of a job, and that nothing is said of a good one."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from finetune_trainer.advice import CONCERNS, Facts, advise, format_mark
+
+GOOD = Facts(
+    train_rows=1000,
+    steps=375,
+    learning_rate=2e-4,
+    usual_learning_rate=2e-4,
+    max_sequence_length=2048,
+    marks={},
+    tokens=300_000,
+    supervised_tokens=60_000,
+    tested_rows=100,
+    passes={},
+)
+
+TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    # reason, the least that is told, the most that is not, what the sentence says
+    ("TestRowsLeak", {"leaked_rows": 1}, {"leaked_rows": 0}, "1 of 100 test rows"),
+    (
+        "PromptFormatInRows",
+        {"marked_rows": 11, "marks": {"[INST]": 7, "### Response": 4}},
+        {"marked_rows": 10, "marks": {"[INST]": 10}},
+        "11 of 1,000 rows (1%) already carry marks of a prompt format ([INST] in 7)",
+    ),
+    ("FewRows", {"train_rows": 49}, {"train_rows": 50}, "49 rows to learn from are few: 50"),
+    ("FewRows", {"train_rows": 999, "full": True}, {"train_rows": 1000, "full": True}, "1,000 is where gains begin"),
+    ("FewSteps", {"steps": 1}, {"steps": 20}, "takes 1 optimizer step,"),
+    ("OneAnswerRepeated", {"same_answer": 800}, {"same_answer": 799}, "800 of 1,000 rows (80%)"),
+    ("RowsLeftOut", {"overlength": 11}, {"overlength": 10}, "11 of 1,011 rows (1%) are left out"),
+    ("TestSetSmall", {"tested_rows": 96}, {"tested_rows": 97}, "With 96 test rows"),
+    ("TestSetSmall", {"tested_rows": 24}, {"tested_rows": 100}, "to within 20% either way"),
+    ("NearCopies", {"near_copies": 101}, {"near_copies": 100}, "101 of 1,000 rows (10%)"),
+    ("RowsAlike", {"capped": 3}, {"capped": 0}, "3 pairs"),
+    ("FewTokensLearned", {"supervised_tokens": 2999}, {"supervised_tokens": 3000}, "prompts of 300 tokens"),
+    ("LearningRateUnusual", {"learning_rate": 2e-3}, {"learning_rate": 1.9e-3}, "10 times above the usual 0.0002"),
+    ("LearningRateUnusual", {"learning_rate": 1e-6}, {"learning_rate": 3e-5}, "200 times below"),
+    ("ManyEpochs", {"steps": 625}, {"steps": 624}, "Every row is taken 5 times"),
+    ("ManyEpochs", {"train_rows": 100, "steps": 200}, {"train_rows": 100, "steps": 199}, "16 times"),
+    (
+        "SourceRepeated",
+        {"passes": {"dataset.train[0]": 1.0, "dataset.train[1]": 4.5}},
+        {"passes": {"dataset.train[1]": 4.0}},
+        "every row of dataset.train[1] is taken 4.5 times;",
+    ),
+    ("PatternUnused", {"unused_patterns": ("dataset.clean.remove[2]",)}, {}, "dataset.clean.remove[2] matched no row"),
+]
+
+
+def test_nothing_is_said_of_a_good_job() -> None:
+    assert advise(GOOD) == []
+
+
+@pytest.mark.parametrize(("reason", "told", "untold", "words"), TOLD)
+def test_each_concern_is_told_from_its_threshold_on(
+    reason: str, told: dict[str, Any], untold: dict[str, Any], words: str
+) -> None:
+    said = {advice.reason: advice.message for advice in advise(replace(GOOD, **told))}
+    assert words in said[reason]
+    assert reason not in {advice.reason for advice in advise(replace(GOOD, **untold))}
+
+
+def test_every_concern_is_tested_and_tells_what_to_do() -> None:
+    assert {reason for reason, *_ in TOLD} == set(CONCERNS)
+    for _, told, _, _ in TOLD:
+        for advice in advise(replace(GOOD, **told)):
+            assert len(advice.message) <= 400
+            assert any(mark in advice.message for mark in (": ", ". "))
+
+
+def test_nothing_at_all_is_no_trouble() -> None:
+    assert advise(replace(GOOD, train_rows=0, steps=0, tokens=0, supervised_tokens=0, tested_rows=0))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Below is an instruction.\n\n### Instruction:\nSum up",
+        "<|im_start|>user\nhello",
+        "[INST] hello [/INST]",
+        "<start_of_turn>user",
+        "<|start_header_id|>user<|end_header_id|>",
+        "\nHuman: hello",
+    ],
+)
+def test_marks_of_prompt_formats_are_known(text: str) -> None:
+    assert format_mark(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A human: being", "### Installation", "if a < b | c > d: [INSTALL]", "The Assistant: a play", "instruction"],
+)
+def test_plain_text_has_none(text: str) -> None:
+    assert format_mark(text) is None

@@ -1,0 +1,260 @@
+"""What a specialist would say of a job before it holds a GPU: each sentence with its number and what to do about it.
+
+Advice never stops a job. Pure functions over numbers that were collected while the data was prepared."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+from finetune_api.status import ADVICE_LENGTH, Advice
+
+FEW_ROWS, FEW_ROWS_FOR_FULL = 50, 1000
+"""Adapters: clear gains begin at 50 to 100 rows (OpenAI's fine-tuning guide). Full: 1,000 chosen rows were enough for
+LIMA (Zhou et al. 2023)."""
+FEW_STEPS = 20
+"""The warm-up alone takes up to 10, and AdamW's average of the gradients is that long."""
+SAME_ANSWER = 0.8
+"""The share from which Google's course on machine learning calls a class imbalance at least moderate."""
+LOST_ROWS = 0.01
+"""Share of the rows that may be left out for their length without a word: more is no longer a few odd ones, and always
+the longest of the data."""
+MARKED_ROWS = 0.01
+"""Share of the rows with another prompt format's marks from which it is no coincidence."""
+HALF_INTERVAL = 0.1
+"""Half of the 95% interval of a share near one half: from 96 rows on it is a tenth or less, and the default test set
+has at least 100."""
+COPIES = 0.1
+"""Share of near copies from which a set is far from clean: of the sets Lee et al. 2022 measured, web text had 3% and
+news 14%."""
+LEARNED_TOKENS = 0.01
+"""Share of the tokens that are learned below which nearly all of the time goes into reading prompts."""
+RATE_FACTOR = 10
+"""The best rate of adapters is about ten times that of full fine-tuning (Schulman et al. 2025, LoRA Without Regret):
+so far off the default, it is likely meant for the other method."""
+PASSES, PASSES_OF_FEW_ROWS, FEW_FOR_PASSES = 4, 15, 1000
+"""Up to 4 passes, repeated rows are worth nearly as much as new ones, and far more are worth little (Muennighoff et al.
+2023); small chosen sets are trained longer, LIMA's 1,000 rows 15 times."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The numbers advice is drawn from."""
+
+    full: bool = False
+    """Whether every weight is trained, not an adapter."""
+    train_rows: int
+    steps: int
+    """Optimizer steps of the whole run."""
+    global_batch_size: int = 8
+    learning_rate: float
+    usual_learning_rate: float
+    """The default for this method and model."""
+    max_sequence_length: int
+    overlength: int = 0
+    """Rows left out for their length."""
+    same_answer: int = 0
+    """Rows with the answer that most rows have."""
+    marks: Mapping[str, int]
+    """Rows in which each mark of another prompt format stands."""
+    marked_rows: int = 0
+    """Rows in which any of them stands."""
+    tokens: int
+    supervised_tokens: int
+    tested_rows: int
+    """Held-out rows the models are measured on."""
+    leaked_rows: int = 0
+    """Held-out rows of which a near copy is learned from."""
+    near_copies: int = 0
+    """Rows to learn from that are a near copy of an earlier one."""
+    capped: int = 0
+    """Pairs of near copies that were not joined because their cluster was full."""
+    passes: Mapping[str, float]
+    """How often the whole run takes each row of a weighted source, by the source's field."""
+    unused_patterns: tuple[str, ...] = ()
+    """Fields of the patterns that matched no row."""
+
+
+def advise(facts: Facts) -> list[Advice]:
+    """All advice for a job, the gravest first."""
+    said = ((reason, concern(facts)) for reason, concern in CONCERNS.items())
+    return [Advice(reason=reason, message=message[:ADVICE_LENGTH]) for reason, message in said if message]
+
+
+def _leaks(facts: Facts) -> str | None:
+    if not facts.leaked_rows:
+        return None
+    return (
+        f"{_of(facts.leaked_rows, facts.tested_rows, 'test rows')} have a near copy in dataset.train, so evaluating "
+        "praises what was learned by heart: set dataset.deduplicate.near to Drop, or name other test rows."
+    )
+
+
+def _marks(facts: Facts) -> str | None:
+    if facts.marked_rows <= MARKED_ROWS * facts.train_rows:
+        return None
+    mark, rows = max(facts.marks.items(), key=lambda pair: pair[1])
+    return (
+        f"{_of(facts.marked_rows, facts.train_rows, 'rows')} already carry marks of a prompt format ({mark} in "
+        f"{rows:,}), and the model's own format is put around them: give bare texts, or dataset.clean.remove the marks."
+    )
+
+
+def _few_rows(facts: Facts) -> str | None:
+    wanted = FEW_ROWS_FOR_FULL if facts.full else FEW_ROWS
+    if facts.train_rows >= wanted:
+        return None
+    other = " or use method.type LoRA," if facts.full else ""
+    return (
+        f"{facts.train_rows:,} rows to learn from are few: {wanted:,} is where gains begin to be seen. Add "
+        f"rows,{other} or compare with the few-shot figures first."
+    )
+
+
+def _few_steps(facts: Facts) -> str | None:
+    if facts.steps >= FEW_STEPS:
+        return None
+    return (
+        f"The run takes {facts.steps:,} optimizer step{'s' * (facts.steps != 1)}, and fewer than {FEW_STEPS} hardly "
+        f"leave the warm-up: lower training.globalBatchSize ({facts.global_batch_size:,}), or raise training.epochs."
+    )
+
+
+def _same_answer(facts: Facts) -> str | None:
+    if facts.same_answer < SAME_ANSWER * facts.train_rows:
+        return None
+    return (
+        f"{_of(facts.same_answer, facts.train_rows, 'rows')} have the same answer: a model that always gives it is "
+        "right as often. Add rows with other answers, or judge by a metric that counts classes alike."
+    )
+
+
+def _lost_rows(facts: Facts) -> str | None:
+    rows = facts.train_rows + facts.overlength
+    if facts.overlength <= LOST_ROWS * rows:
+        return None
+    return (
+        f"{_of(facts.overlength, rows, 'rows')} are left out because they are longer than "
+        f"{facts.max_sequence_length:,} tokens, and they are the longest of your data: raise "
+        "training.maxSequenceLength, or shorten them."
+    )
+
+
+def _small_test(facts: Facts) -> str | None:
+    half = 1.96 * sqrt(0.25 / facts.tested_rows) if facts.tested_rows else 1.0
+    if half <= HALF_INTERVAL:
+        return None
+    return (
+        f"With {facts.tested_rows:,} test rows a share near one half is known to within {half:.0%} either way (95% "
+        "interval), so smaller gains cannot be told from chance: raise dataset.split.test or evaluation.maxRows, or "
+        "name more test rows."
+    )
+
+
+def _near_copies(facts: Facts) -> str | None:
+    if facts.near_copies <= COPIES * facts.train_rows:
+        return None
+    return (
+        f"{_of(facts.near_copies, facts.train_rows, 'rows')} nearly repeat an earlier one, so they count several "
+        "times: set dataset.deduplicate.near to Drop to learn from the first of each."
+    )
+
+
+def _alike(facts: Facts) -> str | None:
+    if not facts.capped:
+        return None
+    return (
+        f"{facts.capped:,} pairs of rows look alike and could not be kept on one side of the split, because too many "
+        "hang together: move a text that rows share into the system prompt, or raise dataset.deduplicate.threshold."
+    )
+
+
+def _learned_tokens(facts: Facts) -> str | None:
+    share = facts.supervised_tokens / facts.tokens if facts.tokens else 1.0
+    if share >= LEARNED_TOKENS:
+        return None
+    return (
+        f"{share:.2%} of the tokens are learned; the rest are prompts of {facts.tokens // max(1, facts.train_rows):,} "
+        "tokens in the mean, which take nearly all of the time: shorten what every prompt repeats."
+    )
+
+
+def _learning_rate(facts: Facts) -> str | None:
+    rate, usual = facts.learning_rate, facts.usual_learning_rate
+    if usual / RATE_FACTOR < rate < usual * RATE_FACTOR:
+        return None
+    side, end = ("above", "diverge or forget") if rate > usual else ("below", "learn little")
+    return (
+        f"training.learningRate {rate:g} is {max(rate / usual, usual / rate):,.0f} times {side} the usual {usual:g} "
+        f"for this method and model, and the run may {end}: leave it out to take the usual."
+    )
+
+
+def _passes(facts: Facts) -> str | None:
+    allowed = PASSES if facts.train_rows >= FEW_FOR_PASSES else PASSES_OF_FEW_ROWS
+    passes = facts.steps * facts.global_batch_size / max(1, facts.train_rows)
+    if passes < allowed + 1:
+        return None
+    return (
+        f"Every row is taken {passes:.0f} times; for {facts.train_rows:,} rows more than {allowed} passes mostly teach "
+        "them by heart: lower training.epochs, or publish the best step by the validation loss."
+    )
+
+
+def _repeated_source(facts: Facts) -> str | None:
+    repeated = {field: passes for field, passes in facts.passes.items() if passes > PASSES}
+    if not repeated:
+        return None
+    field, passes = max(repeated.items(), key=lambda pair: pair[1])
+    more = f", and {len(repeated) - 1} more sources" if len(repeated) > 1 else ""
+    return (
+        f"By its weight every row of {field} is taken {passes:.1f} times{more}; over {PASSES} passes repeated rows are "
+        "worth less and less: lower its weight, or add rows."
+    )
+
+
+def _unused_patterns(facts: Facts) -> str | None:
+    if not facts.unused_patterns:
+        return None
+    return f"{', '.join(facts.unused_patterns)} matched no row: correct the pattern, or remove it."
+
+
+CONCERNS: dict[str, Callable[[Facts], str | None]] = {
+    "TestRowsLeak": _leaks,
+    "PromptFormatInRows": _marks,
+    "FewRows": _few_rows,
+    "FewSteps": _few_steps,
+    "OneAnswerRepeated": _same_answer,
+    "RowsLeftOut": _lost_rows,
+    "TestSetSmall": _small_test,
+    "NearCopies": _near_copies,
+    "RowsAlike": _alike,
+    "FewTokensLearned": _learned_tokens,
+    "LearningRateUnusual": _learning_rate,
+    "ManyEpochs": _passes,
+    "SourceRepeated": _repeated_source,
+    "PatternUnused": _unused_patterns,
+}
+"""Every concern by the reason it is told under, the gravest first."""
+
+
+def _of(part: int, whole: int, what: str) -> str:
+    return f"{part:,} of {whole:,} {what} ({part / max(1, whole):.0%})"
+
+
+_FORMAT_MARKS = re.compile(
+    r"### (?:Instruction|Response|Human|Assistant|User)\b"  # Alpaca, Vicuna
+    r"|<\|(?:im_start|im_end|start_header_id|eot_id|user|assistant|system|end)\|>"  # ChatML, Llama 3, Phi
+    r"|<(?:start|end)_of_turn>"  # Gemma
+    r"|\[/?INST\]|<<SYS>>"  # Llama 2, Mistral
+    r"|^(?:Human|Assistant|USER|ASSISTANT):",  # Anthropic's and Vicuna's transcripts
+    re.MULTILINE,
+)
+LOOKED_AT = 2000
+"""Characters of a text that are looked at: formats mark the beginning."""
+
+
+def format_mark(text: str) -> str | None:
+    """The first mark of a known prompt format in a text, if there is one."""
+    found = _FORMAT_MARKS.search(text, 0, LOOKED_AT)
+    return found.group() if found else None
