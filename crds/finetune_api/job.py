@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, SchemaKeys, rules
+from finetune_api.preparation import Clean, Deduplicate
 
 BUCKET = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 """A bucket's name, by the S3 naming rules: 3 to 63 lower-case letters, digits, dots and hyphens."""
@@ -185,6 +186,11 @@ class Source(ApiModel):
     mapped columns, or else from the first row's column names."""
     columns: Columns | None = None
     """Maps your column names onto the format's, where they differ."""
+    weight: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Share of the training rows that come from this source, in proportion to the other weights: 80 and 20, or 4 and 1,
+    make four rows of five come from the first, in every epoch and nearly in every step. An epoch then takes as many
+    rows as all sources have together; a source too small for its share repeats, one too large is spread over epochs,
+    each of its rows once before any twice. For sources of train, all or none. Default: every row once an epoch."""
 
 
 class Split(ApiModel):
@@ -227,11 +233,21 @@ class Dataset(ApiModel):
                 "validation already names the rows: remove split.validation, or remove validation to hold out a share "
                 "of train",
             ),
+            (
+                "self.train.all(s, has(s.weight)) || self.train.all(s, !has(s.weight))",
+                "train gives some of its sources a weight and some none: all of them must have one, or none",
+            ),
+            (
+                "(!has(self.test) || self.test.all(s, !has(s.weight))) && "
+                "(!has(self.validation) || self.validation.all(s, !has(s.weight)))",
+                "weight says how often a row is learned from: remove it from the sources of test and validation",
+            ),
         )
     )
 
     train: Sources
-    """Where the rows to learn from lie. Exact copies of a row are dropped."""
+    """Where the rows to learn from lie. Exact copies of a row are dropped: those that differ in nothing but white space
+    and the way Unicode is composed."""
     test: Sources | None = None
     """Where the held-out rows lie, which the base and the tuned model are compared on. A row that also stands in
     train is dropped from train. Default: a share of train, see split."""
@@ -240,6 +256,10 @@ class Dataset(ApiModel):
     one that also stands in train from train. Default: a share of train, see split."""
     split: Split = Split()
     """How rows are drawn from train when test or validation is not given."""
+    clean: Clean = Clean()
+    """How texts are cleaned, before copies are looked for."""
+    deduplicate: Deduplicate = Deduplicate()
+    """What happens to rows that are nearly the same."""
     overlength: Overlength = Overlength.DROP
     """What happens to a row longer than training.maxSequenceLength: Drop leaves it out and counts it in the status,
     Fail ends the job before it asks for a GPU. Answers are never cut."""

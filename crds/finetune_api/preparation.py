@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, SchemaKeys, rules
 
@@ -60,9 +60,26 @@ Region = Annotated[
 SET = SchemaKeys({"x-kubernetes-list-type": "set"})
 
 
+class Near(StrEnum):
+    """What happens to rows that are nearly the same."""
+
+    GROUP = "Group"
+    DROP = "Drop"
+    KEEP = "Keep"
+
+
 class Clean(ApiModel):
     """How the text of every message is cleaned, in the rows to learn from and in the held-out ones alike. The steps run
     in the order of the fields; status.preflight.cleaned counts the rows each of them changed."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.phoneRegions.size() == 0 || 'Phone' in self.mask",
+                "phoneRegions says which phone numbers are masked: add Phone to mask, or remove phoneRegions",
+            )
+        )
+    )
 
     mojibake: Mojibake = Mojibake.KEEP
     """Repair undoes a wrong decoding, for example cafÃ© for café, with ftfy's fix_encoding. Keep leaves it: rows that
@@ -86,3 +103,17 @@ class Clean(ApiModel):
     """Countries whose phone numbers are also masked when written without a country code, as ISO 3166-1 codes, for
     example [DE, US]. A bare run of digits is taken for a phone number only where a word like phone or tel precedes it:
     order numbers look the same."""
+
+
+class Deduplicate(ApiModel):
+    """What happens to near copies: rows whose texts' Jaccard similarity, over every five words in a row (or characters,
+    in texts of 8 to 19 words), is at least the threshold. Case, punctuation and white space do not count, nor does text
+    that most rows share. No more than 2% of the rows, or ten, are taken for copies of one another."""
+
+    near: Near = Near.GROUP
+    """Group keeps every row and puts those that ask nearly the same on one side of the split, so that none is tested on
+    what was learned. Drop also keeps only the first of the rows that are nearly the same in question and answer,
+    and none to learn from that asks nearly the same as a row named in test or validation. Keep does not look for them;
+    rows that ask exactly the same still stay together."""
+    threshold: Annotated[float, Field(ge=0.5, le=1)] = 0.8
+    """Similarity from which rows are near copies; 1 is the same but for case, punctuation and white space."""

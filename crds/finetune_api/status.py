@@ -147,7 +147,27 @@ class Estimate(StatusModel):
     """Those seconds at the profile's price, as a decimal string; absent without a price."""
 
 
-ADVICE_LENGTH = 1024
+class CleaningStep(StatusModel):
+    """What one step of the cleaning did."""
+
+    name: Annotated[str, Field(max_length=64)]
+    """Its field under dataset.clean; of a list with the index or the value, as remove[0] or mask[Email]."""
+    rows: int
+    """Rows it changed."""
+
+
+class Cleaned(StatusModel):
+    """What cleaning did."""
+
+    rows: int
+    """Rows that any step changed."""
+    emptied: int
+    """Rows that were dropped because nothing was left of their question or answer."""
+    steps: Annotated[list[CleaningStep], Field(max_length=40), list_map("name")]
+    """Every step, in the order they ran."""
+
+
+ADVICE, ADVICE_LENGTH = 16, 1024
 
 
 class Advice(StatusModel):
@@ -166,8 +186,13 @@ class Preflight(StatusModel):
     """Rows read from all sources."""
     invalid: int | None = None
     """Rows that are not valid in their format."""
+    cleaned: Cleaned | None = None
+    """What dataset.clean changed."""
     duplicates: int | None = None
     """Exact copies that were dropped."""
+    near_duplicates: int | None = None
+    """Rows that nearly repeat an earlier one: dropped under dataset.deduplicate.near Drop, else kept beside it on one
+    side of the split."""
     overlength: int | None = None
     """Rows dropped for being longer than training.maxSequenceLength."""
     tokens: int | None = None
@@ -176,6 +201,10 @@ class Preflight(StatusModel):
     """Tokens of one epoch that are learned: the answers and their ends."""
     splits: Splits | None = None
     """Rows on each side of the split."""
+    advice: (
+        Annotated[list[Advice], Field(max_length=ADVICE), SchemaKeys({"x-kubernetes-list-type": "atomic"})] | None
+    ) = None
+    """What a specialist would change, the gravest first."""
     digest: Text | None = None
     """sha256 over the rows, the tokenizer, the chat template, the lengths and the split: equal digests,
     equal training data."""

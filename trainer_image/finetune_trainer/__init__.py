@@ -1,8 +1,9 @@
 """What runs in a job's pods: `python -m finetune_trainer {preflight,train} BUNDLE`, read from top to bottom.
 
 Preflight (CPU only, never imports torch), `preflight`:
-    `base_model` what the model's folder holds -> `gather`: `rows` -> `deduplicate` -> `render` and `tokenization` ->
-    `row_store`, on disk -> `split` -> `resolve` -> `prepared`, which leaves the token ids for the attempts.
+    `base_model` what the model's folder holds -> `gather`: `rows` -> `clean`, with `masking` -> `deduplicate`, with
+    `near_duplicates` and `clusters` -> `render` and `tokenization` -> `row_store`, on disk, and `row_notes` -> `split`
+    -> `resolve` -> `facts` and `advice` -> `prepared`, which leaves the token ids for the attempts.
 
 Train (on the GPU), `train`:
     `prepared` -> `model` and `attention` -> `evaluate` the base -> `training_loop`, with the rows of `mixing` and

@@ -2,7 +2,6 @@
 
 Advice never stops a job. Pure functions over numbers that were collected while the data was prepared."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
@@ -56,19 +55,18 @@ class Facts:
     same_answer: int = 0
     """Rows with the answer that most rows have."""
     marks: Mapping[str, int]
-    """Rows in which each mark of another prompt format stands."""
-    marked_rows: int = 0
-    """Rows in which any of them stands."""
+    """Rows that carry a mark of another prompt format, by the mark."""
     tokens: int
     supervised_tokens: int
+    test_rows: int
     tested_rows: int
-    """Held-out rows the models are measured on."""
+    """Test rows the models are measured on."""
     leaked_rows: int = 0
     """Held-out rows of which a near copy is learned from."""
     near_copies: int = 0
     """Rows to learn from that are a near copy of an earlier one."""
-    capped: int = 0
-    """Pairs of near copies that were not joined because their cluster was full."""
+    crowded: int = 0
+    """Rows to learn from with near copies in other groups, because their own was full."""
     passes: Mapping[str, float]
     """How often the whole run takes each row of a weighted source, by the source's field."""
     unused_patterns: tuple[str, ...] = ()
@@ -85,17 +83,18 @@ def _leaks(facts: Facts) -> str | None:
     if not facts.leaked_rows:
         return None
     return (
-        f"{_of(facts.leaked_rows, facts.tested_rows, 'test rows')} have a near copy in dataset.train, so evaluating "
+        f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} have a near copy in dataset.train, so evaluating "
         "praises what was learned by heart: set dataset.deduplicate.near to Drop, or name other test rows."
     )
 
 
 def _marks(facts: Facts) -> str | None:
-    if facts.marked_rows <= MARKED_ROWS * facts.train_rows:
+    marked = sum(facts.marks.values())
+    if marked <= MARKED_ROWS * facts.train_rows:
         return None
     mark, rows = max(facts.marks.items(), key=lambda pair: pair[1])
     return (
-        f"{_of(facts.marked_rows, facts.train_rows, 'rows')} already carry marks of a prompt format ({mark} in "
+        f"{_of(marked, facts.train_rows, 'rows')} already carry marks of a prompt format ({mark} in "
         f"{rows:,}), and the model's own format is put around them: give bare texts, or dataset.clean.remove the marks."
     )
 
@@ -161,11 +160,12 @@ def _near_copies(facts: Facts) -> str | None:
 
 
 def _alike(facts: Facts) -> str | None:
-    if not facts.capped:
+    if facts.crowded <= COPIES * facts.train_rows:
         return None
     return (
-        f"{facts.capped:,} pairs of rows look alike and could not be kept on one side of the split, because too many "
-        "hang together: move a text that rows share into the system prompt, or raise dataset.deduplicate.threshold."
+        f"{_of(facts.crowded, facts.train_rows, 'rows')} look like rows on the other side of the split, because "
+        "too many hang together: move a text that rows share into the system prompt, or raise "
+        "dataset.deduplicate.threshold."
     )
 
 
@@ -240,21 +240,3 @@ CONCERNS: dict[str, Callable[[Facts], str | None]] = {
 
 def _of(part: int, whole: int, what: str) -> str:
     return f"{part:,} of {whole:,} {what} ({part / max(1, whole):.0%})"
-
-
-_FORMAT_MARKS = re.compile(
-    r"### (?:Instruction|Response|Human|Assistant|User)\b"  # Alpaca, Vicuna
-    r"|<\|(?:im_start|im_end|start_header_id|eot_id|user|assistant|system|end)\|>"  # ChatML, Llama 3, Phi
-    r"|<(?:start|end)_of_turn>"  # Gemma
-    r"|\[/?INST\]|<<SYS>>"  # Llama 2, Mistral
-    r"|^(?:Human|Assistant|USER|ASSISTANT):",  # Anthropic's and Vicuna's transcripts
-    re.MULTILINE,
-)
-LOOKED_AT = 2000
-"""Characters of a text that are looked at: formats mark the beginning."""
-
-
-def format_mark(text: str) -> str | None:
-    """The first mark of a known prompt format in a text, if there is one."""
-    found = _FORMAT_MARKS.search(text, 0, LOOKED_AT)
-    return found.group() if found else None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune_trainer.mixing import shuffled
+from finetune_trainer.mixing import Mixture, rows_of_epoch
 from finetune_trainer.prepared import Example
 
 
@@ -17,12 +17,12 @@ def steps_per_epoch(rows: int, global_batch_size: int) -> int:
     return ceil(rows / global_batch_size)
 
 
-def rows_of_step(rows: int, global_batch_size: int, seed: int, step: int) -> list[int]:
+def rows_of_step(mixture: Mixture, global_batch_size: int, seed: int, step: int) -> list[int]:
     """Indices of the rows of optimizer step `step`, counted from 0: a pure function, so that a resumed run, or one on
     other hardware, takes the same steps."""
-    epoch, position = divmod(step, steps_per_epoch(rows, global_batch_size))
+    epoch, position = divmod(step, steps_per_epoch(mixture.rows, global_batch_size))
     start = position * global_batch_size
-    return list(shuffled(rows, f"{seed}/{epoch}")[start : start + global_batch_size])
+    return list(rows_of_epoch(mixture, seed, epoch)[start : start + global_batch_size])
 
 
 def pack(lengths: Sequence[int], limit: int) -> list[list[int]]:

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -14,12 +14,11 @@ import re2
 
 from finetune_api.preparation import Clean, Mojibake, UnicodeForm, Whitespace
 from finetune_api.reasons import FailureReason
+from finetune_trainer.cleaned import EXAMPLES, Change, Cleaned
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.masking import MARKS, Finder, finders, hidden, replaced
 from finetune_trainer.row_format import Message, Row
 
-EXAMPLES = 3
-"""Rows shown of each step."""
 AROUND = 60
 """Characters shown before and after the place that a step changed."""
 ROUNDS = 5
@@ -35,30 +34,6 @@ _LINE_ENDS = re.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _LINE_TAILS = re.compile(r"(?<![^\S\n])[^\S\n]++\n")
 _SPACES = re.compile(r"(?<![^\S\n])[^\S\n]++")
 _EMPTY_LINES = re.compile(r"\n{3,}")
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a step did to one row, cut to the place it changed. Masked values are never shown."""
-
-    step: str
-    source: str
-    """Where the row stands, as FILE:LINE."""
-    before: str
-    after: str
-
-
-@dataclass
-class Cleaned:
-    """What cleaning did so far."""
-
-    rows: int = 0
-    """Rows that any step changed."""
-    steps: Counter[str] = field(default_factory=Counter)
-    """Rows each step changed; every step of the job is in it."""
-    emptied: int = 0
-    """Rows dropped because a question or an answer was empty afterwards."""
-    examples: list[Change] = field(default_factory=list)
 
 
 class Cleaner:

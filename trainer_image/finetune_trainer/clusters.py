@@ -38,8 +38,7 @@ class Clusters:
         self._parent = np.arange(rows, dtype=np.int32)
         self._size = np.ones(rows, dtype=np.int32)
         self.cap = max(SMALLEST_CAP, int(rows * CAP_SHARE))
-        self.capped = 0
-        """Pairs that are alike and were left apart because of the cap."""
+        self._full: set[int] = set()
 
     def root(self, row: int) -> int:
         """The first row of the cluster `row` is in."""
@@ -55,7 +54,7 @@ class Clusters:
         if low == high:
             return
         if capped and self._size[low] + self._size[high] > self.cap:
-            self.capped += 1
+            self._full |= {low, high}
             return
         self._parent[high] = low
         self._size[low] += self._size[high]
@@ -72,10 +71,16 @@ class Clusters:
         for keys in bands:
             for first, second in _candidates(keys):
                 low, high = self.root(first), self.root(second)
-                # What cannot be joined any more need not be compared.
-                if low != high and self._size[low] < self.cap and self._size[high] < self.cap and alike(first, second):
+                # What is joined already, or would be full clusters, need not be compared; two full ones are told of.
+                if low == high or {low, high} <= self._full:
+                    continue
+                if alike(first, second):
                     self.join(first, second)
             progress.advance()
+
+    def crowded(self) -> NDArray[np.bool_]:
+        """Rows of clusters that another was not joined with because of the cap, though they are alike. Shape [rows]."""
+        return np.isin(self.roots(), [self.root(row) for row in self._full])
 
     def roots(self) -> NDArray[np.int32]:
         """Each row's cluster, as the index of its first row. Shape [rows]."""

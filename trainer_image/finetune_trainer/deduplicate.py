@@ -1,27 +1,58 @@
-"""Copies: rows that say the same, and rows that ask the same."""
+"""Copies: rows that say the same, rows that ask the same, and rows that nearly do."""
 
 import unicodedata
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.preparation import Deduplicate, Near
+from finetune_trainer.clusters import Clusters
 from finetune_trainer.findings import Findings
+from finetune_trainer.near_duplicates import NearDuplicates
 from finetune_trainer.row_format import Row
 
 
-def drop_copies(rows: Iterable[Row], seen: set[bytes], findings: Findings) -> Iterator[Row]:
-    """The rows that are not yet in `seen`, which grows; the others are counted."""
+class SeenKeys:
+    """A set of 64-bit keys that takes eight bytes for each: most lie sorted, the last few in a set of Python's own."""
+
+    RECENT = 1 << 18
+
+    def __init__(self) -> None:
+        self._sorted = array("Q")
+        self._recent: set[int] = set()
+
+    def add(self, key: int) -> bool:
+        """Adds a key. Returns whether it was new."""
+        place = bisect_left(self._sorted, key)
+        if key in self._recent or (place < len(self._sorted) and self._sorted[place] == key):
+            return False
+        self._recent.add(key)
+        if len(self._recent) == self.RECENT:
+            together = np.concatenate([self._sorted, np.fromiter(self._recent, np.uint64, self.RECENT)])
+            self._sorted = array("Q", np.sort(together).tobytes())
+            self._recent = set()
+        return True
+
+
+def drop_copies(rows: Iterable[Row], seen: SeenKeys, findings: Findings) -> Iterator[Row]:
+    """The rows whose key is not yet in `seen`, which grows; the others are counted."""
     for row in rows:
-        key = row_key(row)
-        if key in seen:
-            findings.duplicates += 1
-        else:
-            seen.add(key)
+        if seen.add(row_key(row)):
             yield row
+        else:
+            findings.duplicates += 1
 
 
-def row_key(row: Row) -> bytes:
-    """Equal for rows that differ in nothing but white space and the way Unicode is composed."""
-    return _digest(f"{message.role}\n{normalised(message.content)}" for message in row.messages)
+def row_key(row: Row) -> int:
+    """64 bits that are equal for rows that differ in nothing but white space and the way Unicode is composed. That any
+    two of ten million other rows are equal too has a probability of three in a million."""
+    return int.from_bytes(_digest(f"{message.role}\n{normalised(message.content)}" for message in row.messages)[:8])
 
 
 def prompt_key(row: Row) -> bytes:
@@ -30,7 +61,12 @@ def prompt_key(row: Row) -> bytes:
     question with several answers, would else be learned on one side and asked on the other.
 
     Rows that only share their answer are not alike in this sense: in classification nearly all of them do."""
-    return _digest([normalised(next(message.content for message in row.messages if message.role == "user"))])
+    return _digest([normalised(question(row))])
+
+
+def question(row: Row) -> str:
+    """What the user says before the first answer; of a row that nobody asks in, all of it."""
+    return next((message.content for message in row.messages if message.role == "user"), row.messages[-1].content)
 
 
 def normalised(text: str) -> str:
@@ -43,3 +79,54 @@ def _digest(parts: Iterable[str]) -> bytes:
     for part in parts:
         digest.update(part.encode() + b"\0")
     return digest.digest()
+
+
+@dataclass(frozen=True, eq=False)
+class Alike:
+    """Which of all rows are alike."""
+
+    groups: NDArray[np.uint64]
+    """Equal for rows that ask the same or, unless that is not wanted, nearly the same; whatever the rows' order.
+    Shape [rows]."""
+    repeats: NDArray[np.bool_]
+    """Rows that nearly repeat an earlier one. Shape [rows]."""
+    crowded: NDArray[np.bool_]
+    """Rows with near copies in another group, because their own was full. Shape [rows]."""
+
+
+class NearCopies:
+    """Looks for near copies among the rows it is given, as `dataset.deduplicate` says."""
+
+    def __init__(self, wish: Deduplicate, folder: Path) -> None:
+        self._threshold = wish.threshold
+        self._questions = None if wish.near is Near.KEEP else NearDuplicates(folder, "questions")
+        self._rows = NearDuplicates(folder, "rows") if wish.near is Near.DROP else None
+
+    def add(self, row: Row) -> None:
+        """The next row."""
+        if self._questions:
+            self._questions.add(question(row))
+        if self._rows:
+            self._rows.add("\n".join(message.content for message in row.messages if message.role != "system"))
+
+    def find(self, keys: NDArray[np.uint64]) -> Alike:
+        """What is alike of all rows. `keys`: of their questions, shape [rows], equal for those that ask the same."""
+        clusters = Clusters(len(keys))
+        clusters.join_equal(keys)
+        if self._questions:
+            self._questions.join(clusters, self._threshold)
+        first = clusters.roots()
+        groups = np.full(len(keys), np.iinfo(np.uint64).max, dtype=np.uint64)
+        np.minimum.at(groups, first, keys)
+        return Alike(groups[first], self._repeats(keys, first), clusters.crowded())
+
+    def _repeats(self, keys: NDArray[np.uint64], first: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Under Drop by question and answer; else by question, where rows that ask exactly the same count once."""
+        if self._rows:
+            clusters = Clusters(len(keys))
+            self._rows.join(clusters, self._threshold)
+            return np.not_equal(clusters.roots(), np.arange(len(keys)))
+        asked_first = np.zeros(len(keys), dtype=np.bool_)
+        asked_first[np.unique(keys, return_index=True)[1]] = True
+        repeats: NDArray[np.bool_] = asked_first & (keys[first] != keys)
+        return repeats

@@ -3,7 +3,8 @@
 from collections import Counter
 
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Estimate
+from finetune_api.status import Advice, Estimate
+from finetune_trainer.cleaned import Cleaned
 from finetune_trainer.failure import TrainerFailure
 
 SHOWN = 5
@@ -27,6 +28,11 @@ class Findings:
         self.duplicates = 0
         self.overlength = 0
         self.estimates: list[Estimate] = []
+        self.cleaned: Cleaned | None = None
+        """What cleaning did so far."""
+        self.near_duplicates: int | None = None
+        """Rows that nearly repeat an earlier one, once that is known."""
+        self.advice: list[Advice] | None = None
         self._kinds: Counter[str] = Counter()
         self._shown: list[str] = []
         self._shown_kinds: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""All rows of a job in one store: read, checked, without copies, rendered, tokenized.
+"""All rows of a job in one store: read, checked, cleaned, without copies, rendered, tokenized.
 
 Rows flow through one after another and are never held together; what has to look at all of them does so by their
 records (`row_store.RECORD`) once they are stored.
@@ -12,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.job import Dataset, Source
+from finetune_api.preparation import Near
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base_model import BaseModel
-from finetune_trainer.deduplicate import drop_copies, prompt_key
+from finetune_trainer.clean import Cleaner
+from finetune_trainer.deduplicate import Alike, NearCopies, SeenKeys, drop_copies, prompt_key
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings
 from finetune_trainer.prepared import Split
 from finetune_trainer.render import PromptFormat
 from finetune_trainer.row_format import Row
+from finetune_trainer.row_notes import RowNotes
 from finetune_trainer.row_store import RowStore, StoreWriter
 from finetune_trainer.rows import read_rows
 from finetune_trainer.storage import Storage
@@ -36,27 +39,40 @@ class Gathered:
     store: RowStore
     sides: dict[Split, NDArray[np.int64]]
     """Numbers of the rows that each list of sources gave."""
+    alike: Alike
+    """Which rows are copies of one another, nearly."""
+    notes: RowNotes
 
 
 def gather(
     dataset: Dataset, storage: Storage, model: BaseModel, format: PromptFormat, findings: Findings, folder: Path
 ) -> Gathered:
-    """Stores the rows of all sources in `folder`. Raises TrainerFailure DatasetInvalid where a row is not valid, or
-    where a list of sources holds none."""
-    seen: set[bytes] = set()
+    """Stores the rows of all sources in `folder`; beside it, files to work with may be made. Raises TrainerFailure
+    DatasetInvalid where a row is not valid, or where a list of sources holds none."""
+    seen, cleaner, notes = SeenKeys(), Cleaner(dataset.clean), RowNotes()
+    copies = NearCopies(dataset.deduplicate, folder.parent)
+    findings.cleaned = cleaner.cleaned
     sides: dict[Split, NDArray[np.int64]] = {}
     with StoreWriter(folder) as writer:
         for split in READING_ORDER:
             first = len(writer)
-            rows = _valid_rows(storage, sources_of(dataset, split), f"dataset.{split}", seen, findings)
+            rows = _valid_rows(storage, sources_of(dataset, split), f"dataset.{split}", cleaner, seen, findings)
             for row, example in tokenize(rows, format, model.tokenizer, findings):
                 writer.append(example, prompt_key(row))
+                copies.add(row)
+                notes.add(row)
             sides[split] = np.arange(first, len(writer))
     findings.raise_if_invalid()
+    store = RowStore(folder)
+    alike = copies.find(store.records["key"])
+    findings.near_duplicates = int(alike.repeats.sum())
+    if dataset.deduplicate.near is Near.DROP:
+        sides = _without_near_copies(sides, alike)
+        findings.near_duplicates = len(store) - sum(map(len, sides.values()))
     for split in sides:
         if sources_of(dataset, split) and not len(sides[split]):
             raise _empty(dataset, split)
-    return Gathered(RowStore(folder), sides)
+    return Gathered(store, sides, alike, notes)
 
 
 def sources_of(dataset: Dataset, split: Split) -> Sequence[Source]:
@@ -66,11 +82,22 @@ def sources_of(dataset: Dataset, split: Split) -> Sequence[Source]:
 
 
 def _valid_rows(
-    storage: Storage, sources: Sequence[Source], field: str, seen: set[bytes], findings: Findings
+    storage: Storage, sources: Sequence[Source], field: str, cleaner: Cleaner, seen: SeenKeys, findings: Findings
 ) -> Iterator[Row]:
     """What happens to a row before it is rendered, in order."""
-    rows = read_rows(storage, sources, field, findings)
+    rows = cleaner.clean(read_rows(storage, sources, field, findings))
     return drop_copies(rows, seen, findings)
+
+
+def _without_near_copies(sides: dict[Split, NDArray[np.int64]], alike: Alike) -> dict[Split, NDArray[np.int64]]:
+    """The rows that do not nearly repeat an earlier one, nor ask nearly the same as one that is held out."""
+    kept: dict[Split, NDArray[np.int64]] = {}
+    held = np.zeros(0, dtype=np.uint64)
+    for split in READING_ORDER:
+        rows = sides[split]
+        kept[split] = rows[~alike.repeats[rows] & np.isin(alike.groups[rows], held, invert=True)]
+        held = np.concatenate([held, alike.groups[kept[split]]])
+    return kept
 
 
 def _empty(dataset: Dataset, split: Split) -> TrainerFailure:

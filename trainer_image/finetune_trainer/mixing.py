@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from math import floor
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,13 @@ class Mixture:
     """Rows of each source."""
     weights: tuple[float, ...] | None = None
     """Each source's weight; only their ratios matter. None: every row once an epoch, whatever its source."""
+
+    @classmethod
+    def of(cls, sources: NDArray[np.int64], weights: Sequence[float | None]) -> Self:
+        """`sources`: the source of each training row, in their order, shape [rows]; `weights`: one a source."""
+        sizes = np.bincount(sources, minlength=len(weights)).tolist()
+        given = tuple(weight for weight in weights if weight is not None)
+        return cls(tuple(sizes), given if len(given) == len(weights) else None)
 
     @property
     def rows(self) -> int:

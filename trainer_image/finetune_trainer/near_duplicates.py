@@ -18,9 +18,10 @@ from finetune_trainer.clusters import BANDS, Clusters, width_of_bands
 
 SHINGLE = 5
 """Words, or characters, in a row."""
-SHORT = 20
-"""Words below which a text's shingles are of characters: one changed word of twenty changes a third of the 5-grams of
-words, and rows so short would only be alike when they are equal."""
+VERY_SHORT, SHORT = 8, 20
+"""Words below which a text is only like one that is equal, for a word or a digit more makes it another question; and
+words below which a text's shingles are of characters: one changed word of twenty changes a third of the 5-grams of
+words, so that rows so short would only be alike when they are equal."""
 BLOCK, WRITTEN = 4096, 512
 """Rows sketched, and rows written, at a time."""
 SAMPLED, TOO_FEW, COMMON = 2048, 100, 0.5
@@ -38,8 +39,9 @@ _ASCII_WORDS = {code: " " for code in range(128) if not chr(code).isalnum()}
 
 
 def shingles(text: str) -> NDArray[np.uint32]:
-    """Hashes of the text's shingles, sorted, each once, at least one: of five words in a row, or below 20 words of five
-    characters in a row. Case, punctuation, white space and Unicode's compatibility forms make no difference."""
+    """Hashes of the text's shingles, sorted, each once, at least one: of five words in a row; below 20 words of five
+    characters in a row; below 8 words of the whole text. Case, punctuation, white space and Unicode's compatibility
+    forms make no difference."""
     return _shingles([_units(text)])[0]
 
 
@@ -56,7 +58,9 @@ def _units(text: str) -> list[int]:
     if len(words) >= SHORT:
         return [_hash_of_word(word) for word in words]
     short = " ".join(words) or " ".join(text.split())
-    return [ord(character) for character in short.ljust(SHINGLE)]
+    if len(words) < VERY_SHORT:
+        return [_hash_of_word(short)] * SHINGLE
+    return [ord(character) for character in short]
 
 
 @lru_cache(maxsize=1 << 16)

@@ -11,8 +11,10 @@ from finetune_api.bundle import Bundle
 from finetune_api.job import Overlength, Split
 from finetune_api.reasons import FailureReason, sentence
 from finetune_api.status import ConditionType, Preflight, Splits
+from finetune_trainer.advice import advise
 from finetune_trainer.base_model import inspect_model, require_target_modules
 from finetune_trainer.estimate import data_size, estimates, require_fit
+from finetune_trainer.facts import facts_of
 from finetune_trainer.failure import TrainerFailure, failure_of
 from finetune_trainer.findings import Findings, place_of
 from finetune_trainer.gather import Gathered, gather
@@ -72,6 +74,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         gathered.sides[side] = _within(limit, gathered.store, rows, field, policy, findings)
     sides = _split(gathered, spec.dataset.split)
     resolved = resolve(spec, model.shape.parameters, limit, format.kind, sides["train"], sides["test"])
+    findings.advice = advise(facts_of(spec, gathered, sides, resolved, findings))
     size = data_size(sides, spec.evaluation.max_rows)
     findings.estimates = estimates(bundle.gpu_types, spec, resolved, model.shape, size)
     require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
@@ -80,6 +83,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         **sides,
         resolved=resolved,
         preflight=_found(findings, sides, digest),
+        cleaning=findings.cleaned.examples if findings.cleaned else (),
         stop_token_ids=tuple(dict.fromkeys((*format.stop_token_ids, *model.end_tokens))),
         chat_template=format.source,
     )
@@ -125,7 +129,7 @@ def _within(
 def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
     """Every side's rows in the sources' order, with their clusters; what no source names is drawn from train."""
     store, sides = gathered.store, dict(gathered.sides)
-    groups = store.records["key"]  # equal for rows that ask the same: they form a cluster
+    groups = gathered.alike.groups
     clusters = np.unique(groups, return_inverse=True)[1]
     train = sides["train"]
     tested = 0 if len(sides["test"]) else rows_to_test(len(train), wish.test)
@@ -146,11 +150,14 @@ def _found(findings: Findings, sides: Mapping[Side, Rows] | None = None, digest:
     return Preflight(
         rows=findings.rows,
         invalid=findings.invalid,
+        cleaned=findings.cleaned.status() if findings.cleaned else None,
         duplicates=findings.duplicates,
+        near_duplicates=findings.near_duplicates,
         overlength=findings.overlength,
         tokens=int(lengths(sides["train"]).sum()) if sides else None,
         supervised_tokens=int(supervised_counts(sides["train"]).sum()) if sides else None,
         splits=Splits(**{side: len(rows) for side, rows in sides.items()}) if sides else None,
+        advice=findings.advice,
         digest=digest,
         estimate=findings.estimates or None,
         observed_time=datetime.now(UTC),

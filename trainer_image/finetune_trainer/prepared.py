@@ -7,7 +7,7 @@ on that side, and their clusters), and manifest.json, written last, with the sha
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Preflight, Resolved
+from finetune_trainer.cleaned import Change
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.row_store import Example as Example  # where those who take rows know it from
 from finetune_trainer.row_store import Rows, RowStore
@@ -40,6 +41,8 @@ class Prepared:
     """The template the rows were rendered with: the tokenizer's own, or the one that writes the Plain format."""
     validation: Sequence[Example] = ()
     """Rows to look at while training. May be none."""
+    cleaning: Sequence[Change] = ()
+    """Examples of what cleaning changed, for the report."""
 
 
 def work_prefix(bundle: Bundle) -> str:
@@ -66,6 +69,7 @@ def write_prepared(storage: Storage, bundle: Bundle, prepared: Prepared, folder:
         "preflight": prepared.preflight.model_dump(mode="json", by_alias=True, exclude_none=True),
         "stopTokenIds": prepared.stop_token_ids,
         "chatTemplate": prepared.chat_template,
+        "cleaning": [asdict(change) for change in prepared.cleaning],
     }
     storage.write_bytes(join(to, "manifest.json"), json.dumps(manifest, indent=2).encode())
 
@@ -95,6 +99,7 @@ def read_prepared(storage: Storage, bundle: Bundle, scratch: Path) -> Prepared:
         preflight=Preflight.model_validate(manifest["preflight"]),
         stop_token_ids=tuple(manifest["stopTokenIds"]),
         chat_template=manifest["chatTemplate"],
+        cleaning=[Change(**change) for change in manifest["cleaning"]],
     )
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from finetune_api.job import FineTuneJobSpec, Training
+from finetune_api.job import FineTuneJobSpec, MethodType, Training
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Resolved
 from finetune_trainer.failure import TrainerFailure
@@ -46,7 +46,7 @@ def resolve(
     answers = lengths(train) - prompt_lengths(train)
     return Resolved(
         method=spec.method.type,
-        learning_rate=training.learning_rate or (1e-3 if parameters < SMALL_MODEL else 2e-4),
+        learning_rate=training.learning_rate or default_learning_rate(spec.method.type, parameters),
         warmup_steps=warmup_steps(steps),
         total_steps=steps,
         max_sequence_length=limit,
@@ -63,6 +63,11 @@ def total_steps(rows: int, training: Training) -> int:
     """Optimizer steps: each epoch's last one takes the rows that are left."""
     steps = ceil(rows / training.global_batch_size) * training.epochs
     return min(steps, training.max_steps or steps)
+
+
+def default_learning_rate(method: MethodType, parameters: int) -> float:
+    """The peak where the spec names none."""
+    return 1e-3 if parameters < SMALL_MODEL else 2e-4
 
 
 def warmup_steps(steps: int) -> int:

@@ -200,6 +200,13 @@ def supervised_counts(rows: Sequence[Example]) -> NDArray[np.int64]:
     return np.array([row.supervised.sum() for row in rows], dtype=np.int64)
 
 
+def mixtures(rows: Sequence[Example]) -> NDArray[np.int64]:
+    """Index of each row's source; of rows in a store without reading them."""
+    if isinstance(rows, Rows):
+        return rows.column("mixture").astype(np.int64)
+    return np.array([row.mixture for row in rows], dtype=np.int64)
+
+
 def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     if not path.stat().st_size:  # nothing to map
         return np.zeros(0, dtype)

@@ -15,6 +15,7 @@ from finetune_trainer.batches import steps_per_epoch
 from finetune_trainer.evaluate import draw_rows, evaluate
 from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.merge import merge
+from finetune_trainer.mixing import Mixture
 from finetune_trainer.model import (
     attach_lora,
     choose_device,
@@ -28,6 +29,7 @@ from finetune_trainer.ownership import published
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
 from finetune_trainer.publish import ADAPTER, MERGED, publish, published_artifacts, stage_adapter
 from finetune_trainer.results import Results
+from finetune_trainer.row_store import mixtures
 from finetune_trainer.scratch import scratch_folder
 from finetune_trainer.serving import serving_of
 from finetune_trainer.status_writer import StatusWriter
@@ -124,8 +126,9 @@ def take_steps(
     Superseded."""
     steps = []
     recipe = bundle.spec.training
+    mixture = Mixture.of(mixtures(prepared.train), [source.weight for source in bundle.spec.dataset.train])
     with stop_deferred():
-        for step in training_steps(model, prepared.train, recipe, prepared.resolved, accelerator):
+        for step in training_steps(model, prepared.train, recipe, prepared.resolved, accelerator, mixture):
             steps.append(step)
             progress.advance(step)
             if stop_requested():

@@ -19,6 +19,7 @@ from finetune_api.status import Resolved
 from finetune_trainer.batches import micro_batches, rows_of_step
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.loss import token_losses
+from finetune_trainer.mixing import Mixture
 from finetune_trainer.model import trainable_parameters
 from finetune_trainer.prepared import Example
 from finetune_trainer.schedule import learning_rate
@@ -53,16 +54,18 @@ def training_steps(
     training: Training,
     resolved: Resolved,
     accelerator: Accelerator,
+    mixture: Mixture | None = None,
 ) -> Iterator[Step]:
     """Trains `model`, yielding each step once it is done.
 
     Raises TrainerFailure LossDiverged, before the weights take any harm from a loss that is not a number."""
     parameters = trainable_parameters(model)
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=0.0)
+    mixture = mixture or Mixture((len(examples),))
     divergence = Divergence(model.config.get_text_config().vocab_size)
     for step in range(resolved.total_steps):
         started = perf_counter()
-        rows = [examples[i] for i in rows_of_step(len(examples), training.global_batch_size, training.seed, step)]
+        rows = [examples[i] for i in rows_of_step(mixture, training.global_batch_size, training.seed, step)]
         torch.manual_seed(step_seed(training.seed, step))
         rate = learning_rate(step, resolved.learning_rate, resolved.warmup_steps, resolved.total_steps)
         for group in optimizer.param_groups:

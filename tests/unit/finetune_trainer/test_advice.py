@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.advice import CONCERNS, Facts, advise, format_mark
+from finetune_trainer.advice import CONCERNS, Facts, advise
 
 GOOD = Facts(
     train_rows=1000,
@@ -16,6 +16,7 @@ GOOD = Facts(
     marks={},
     tokens=300_000,
     supervised_tokens=60_000,
+    test_rows=100,
     tested_rows=100,
     passes={},
 )
@@ -25,8 +26,8 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("TestRowsLeak", {"leaked_rows": 1}, {"leaked_rows": 0}, "1 of 100 test rows"),
     (
         "PromptFormatInRows",
-        {"marked_rows": 11, "marks": {"[INST]": 7, "### Response": 4}},
-        {"marked_rows": 10, "marks": {"[INST]": 10}},
+        {"marks": {"[INST]": 7, "### Response": 4}},
+        {"marks": {"[INST]": 10}},
         "11 of 1,000 rows (1%) already carry marks of a prompt format ([INST] in 7)",
     ),
     ("FewRows", {"train_rows": 49}, {"train_rows": 50}, "49 rows to learn from are few: 50"),
@@ -37,7 +38,7 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("TestSetSmall", {"tested_rows": 96}, {"tested_rows": 97}, "With 96 test rows"),
     ("TestSetSmall", {"tested_rows": 24}, {"tested_rows": 100}, "to within 20% either way"),
     ("NearCopies", {"near_copies": 101}, {"near_copies": 100}, "101 of 1,000 rows (10%)"),
-    ("RowsAlike", {"capped": 3}, {"capped": 0}, "3 pairs"),
+    ("RowsAlike", {"crowded": 101}, {"crowded": 100}, "101 of 1,000 rows (10%) look like rows"),
     ("FewTokensLearned", {"supervised_tokens": 2999}, {"supervised_tokens": 3000}, "prompts of 300 tokens"),
     ("LearningRateUnusual", {"learning_rate": 2e-3}, {"learning_rate": 1.9e-3}, "10 times above the usual 0.0002"),
     ("LearningRateUnusual", {"learning_rate": 1e-6}, {"learning_rate": 3e-5}, "200 times below"),
@@ -76,26 +77,3 @@ def test_every_concern_is_tested_and_tells_what_to_do() -> None:
 
 def test_nothing_at_all_is_no_trouble() -> None:
     assert advise(replace(GOOD, train_rows=0, steps=0, tokens=0, supervised_tokens=0, tested_rows=0))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Below is an instruction.\n\n### Instruction:\nSum up",
-        "<|im_start|>user\nhello",
-        "[INST] hello [/INST]",
-        "<start_of_turn>user",
-        "<|start_header_id|>user<|end_header_id|>",
-        "\nHuman: hello",
-    ],
-)
-def test_marks_of_prompt_formats_are_known(text: str) -> None:
-    assert format_mark(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["A human: being", "### Installation", "if a < b | c > d: [INSTALL]", "The Assistant: a play", "instruction"],
-)
-def test_plain_text_has_none(text: str) -> None:
-    assert format_mark(text) is None

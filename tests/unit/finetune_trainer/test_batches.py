@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.batches import micro_batch, micro_batches, pack, rows_of_step, steps_per_epoch
+from finetune_trainer.mixing import Mixture
 from tests.unit.finetune_trainer.tiny import example, examples
 
+HUNDRED = Mixture((100,))
 CPU = torch.device("cpu")
 rows = st.integers(1, 200)
 batch_sizes = st.integers(1, 64)
@@ -20,25 +22,27 @@ lengths = st.lists(st.integers(1, 300), min_size=1, max_size=60)
 @given(rows, batch_sizes, seeds, st.integers(0, 3))
 def test_every_epoch_takes_each_row_exactly_once(rows: int, batch: int, seed: int, epoch: int) -> None:
     steps = steps_per_epoch(rows, batch)
-    taken = [row for step in range(steps) for row in rows_of_step(rows, batch, seed, epoch * steps + step)]
+    taken = [row for step in range(steps) for row in rows_of_step(Mixture((rows,)), batch, seed, epoch * steps + step)]
     assert sorted(taken) == list(range(rows))
 
 
 @given(rows, batch_sizes, seeds)
 def test_every_step_but_an_epochs_last_is_full(rows: int, batch: int, seed: int) -> None:
-    sizes = [len(rows_of_step(rows, batch, seed, step)) for step in range(steps_per_epoch(rows, batch))]
+    sizes = [len(rows_of_step(Mixture((rows,)), batch, seed, step)) for step in range(steps_per_epoch(rows, batch))]
     assert sizes[:-1] == [batch] * (len(sizes) - 1)
     assert 1 <= sizes[-1] <= batch
 
 
 def test_a_steps_rows_depend_on_seed_epoch_and_step_alone() -> None:
-    assert rows_of_step(100, 8, seed=7, step=5) == rows_of_step(100, 8, seed=7, step=5)
-    assert rows_of_step(100, 8, seed=7, step=5) != rows_of_step(100, 8, seed=8, step=5)
-    assert rows_of_step(100, 8, seed=7, step=0) != rows_of_step(100, 8, seed=7, step=13), "the next epoch's first step"
+    assert rows_of_step(HUNDRED, 8, seed=7, step=5) == rows_of_step(HUNDRED, 8, seed=7, step=5)
+    assert rows_of_step(HUNDRED, 8, seed=7, step=5) != rows_of_step(HUNDRED, 8, seed=8, step=5)
+    assert rows_of_step(HUNDRED, 8, seed=7, step=0) != rows_of_step(HUNDRED, 8, seed=7, step=13), (
+        "the next epoch's first step"
+    )
 
 
 def test_the_order_is_the_same_on_every_machine_and_version() -> None:
-    assert rows_of_step(10, 10, seed=0, step=0) == [0, 4, 2, 3, 8, 7, 6, 9, 5, 1]
+    assert rows_of_step(Mixture((10,)), 10, seed=0, step=0) == [0, 4, 2, 3, 8, 7, 6, 9, 5, 1]
 
 
 @given(lengths, st.integers(1, 400))

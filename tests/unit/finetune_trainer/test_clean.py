@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from finetune_api.preparation import Clean
 from finetune_api.reasons import FailureReason
-from finetune_trainer.clean import EXAMPLES, Cleaner
+from finetune_trainer.clean import Cleaner
+from finetune_trainer.cleaned import EXAMPLES
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.row_format import Message, Row
 

@@ -34,6 +34,13 @@ def test_a_chain_of_likenesses_ends_at_the_cap() -> None:
     bands = np.zeros((1, 100), dtype=np.uint32)
     clusters.join_alike(bands, lambda first, second: abs(first - second) == 1)
     assert np.bincount(clusters.roots()).max() == clusters.cap == SMALLEST_CAP
+    assert clusters.crowded().all()
+
+
+def test_clusters_under_the_cap_are_not_crowded() -> None:
+    clusters = Clusters(100)
+    clusters.join_alike(np.zeros((1, 100), dtype=np.uint32), lambda first, second: second - first == 1 == second % 2)
+    assert not clusters.crowded().any()
 
 
 def test_rows_with_equal_keys_are_joined_whatever_their_number() -> None:

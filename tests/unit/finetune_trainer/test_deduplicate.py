@@ -1,6 +1,13 @@
-"""What counts as the same row, and as the same question."""
+"""What counts as the same row, as the same question, and as nearly the same."""
 
-from finetune_trainer.deduplicate import drop_copies, prompt_key, row_key
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.preparation import Deduplicate
+from finetune_trainer.deduplicate import Alike, NearCopies, SeenKeys, drop_copies, prompt_key, row_key
 from finetune_trainer.findings import Findings
 from finetune_trainer.row_format import Message, Row
 
@@ -24,12 +31,12 @@ def test_rows_that_differ_in_text_case_or_role_are_not() -> None:
 def test_later_copies_are_dropped_and_counted() -> None:
     findings = Findings()
     rows = [row("a", "b"), row("a", "c"), row(" a", "b"), row("a", "b ")]
-    assert list(drop_copies(rows, set(), findings)) == rows[:2]
+    assert list(drop_copies(rows, SeenKeys(), findings)) == rows[:2]
     assert findings.duplicates == 2
 
 
 def test_rows_that_stand_in_test_are_dropped_from_train() -> None:
-    findings, seen = Findings(), set[bytes]()
+    findings, seen = Findings(), SeenKeys()
     list(drop_copies([row("a", "b")], seen, findings))
     assert list(drop_copies([row("a", "b"), row("c", "d")], seen, findings)) == [row("c", "d")]
 
@@ -38,3 +45,57 @@ def test_the_same_question_has_one_key_whatever_the_answer_system_prompt_and_wha
     assert prompt_key(row("q", "yes")) == prompt_key(row(" q", "no")) == prompt_key(row("q", "no", system="s"))
     assert prompt_key(row("q", "a")) == prompt_key(row("q", "a", "more", "b"))
     assert prompt_key(row("q", "yes")) != prompt_key(row("r", "yes"))
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 20), max_size=60))
+def test_a_set_of_keys_knows_what_it_was_given(keys: list[int]) -> None:
+    seen, known = SeenKeys(), set()
+    seen.RECENT = 4  # so that most of them are in the sorted part
+    for key in keys:
+        assert seen.add(key) == (key not in known)
+        known.add(key)
+
+
+TEXT = (
+    "The committee approved the annual budget for roads, schools and hospitals after a long debate on Tuesday evening."
+)
+EDITED = TEXT.replace("Tuesday", "Wednesday")
+ROWS = [row(TEXT, "yes"), row("Who painted the ceiling?", "Michelangelo"), row(EDITED, "no"), row(TEXT, "perhaps")]
+
+
+def alike(rows: list[Row], folder: Path, **wish: object) -> Alike:
+    copies = NearCopies(Deduplicate.model_validate(wish), folder)
+    for each in rows:
+        copies.add(each)
+    return copies.find(np.array([int.from_bytes(prompt_key(each)[:8], "little") for each in rows], dtype=np.uint64))
+
+
+def test_rows_that_ask_nearly_the_same_form_one_group(tmp_path: Path) -> None:
+    found = alike(ROWS, tmp_path)
+    assert len({found.groups[index] for index in (0, 2, 3)}) == 1
+    assert found.groups[1] != found.groups[0]
+    assert found.repeats.tolist() == [False, False, True, False], "asking the very same again is no near copy"
+
+
+def test_under_keep_only_rows_that_ask_the_very_same_do(tmp_path: Path) -> None:
+    found = alike(ROWS, tmp_path, near="Keep")
+    assert found.groups[0] == found.groups[3]
+    assert found.groups[2] not in (found.groups[0], found.groups[1])
+    assert not found.repeats.any()
+
+
+def test_drop_goes_by_question_and_answer_and_keeps_the_first(tmp_path: Path) -> None:
+    answers = ["yes", "Nobody knows what became of it in the end."]
+    rows = [row(TEXT, answers[0]), row(EDITED, answers[0]), row(EDITED, answers[1])]
+    found = alike(rows, tmp_path, near="Drop")
+    assert found.repeats.tolist() == [False, True, False]
+    assert len(set(found.groups)) == 1, "what is kept is still grouped by its question"
+
+
+def test_groups_do_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
+    groups = alike(ROWS, tmp_path).groups
+    assert alike(ROWS[::-1], tmp_path).groups.tolist() == groups[::-1].tolist()
+
+
+def test_a_higher_threshold_finds_fewer(tmp_path: Path) -> None:
+    assert not alike(ROWS, tmp_path, threshold=0.99).repeats.any()

@@ -57,9 +57,15 @@ def test_texts_of_20_words_and_more_are_compared_by_5_grams_of_words() -> None:
 
 
 def test_shorter_texts_are_compared_by_5_grams_of_characters() -> None:
-    assert similarity("abcdefghij", "abcdefghiX") == pytest.approx(5 / 7)
-    assert similarity("yes", "no") == 0
+    text = "a b c d e f g h i"
+    assert similarity(text, f"{text[:-1]}X") == pytest.approx(12 / 14)
+
+
+def test_very_short_texts_are_alike_when_they_are_equal() -> None:
+    assert similarity("What is 1?", "what is 1") == 1
+    assert similarity("What is 1?", "What is 11?") == 0
     assert similarity("?!", "?!") == 1
+    assert similarity("?!", "??!") == 0
 
 
 def test_scripts_without_spaces_are_compared_by_their_characters() -> None:

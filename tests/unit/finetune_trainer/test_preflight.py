@@ -337,3 +337,108 @@ def test_token_ids_and_marks_are_small_arrays(make_bundle: MakeBundle) -> None:
     assert example.input_ids.dtype == np.int32
     assert example.supervised.dtype == np.bool_
     assert example.input_ids.shape == example.supervised.shape
+
+
+def test_texts_are_cleaned_before_copies_are_dropped_and_the_status_says_what_changed(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*sum_rows(40), {"prompt": "What is 1 plus 1?", "completion": "It is 2. Sent from my phone"}]
+    rows += [
+        {"prompt": "Who?", "completion": "ask joe@example.com"},
+        {"prompt": "Sent from my phone", "completion": "x"},
+    ]
+    clean = {"remove": ["Sent from my phone"], "whitespace": "Trim", "mask": ["Email"]}
+    bundle = make_bundle(rows=rows)
+    prepared = run(with_dataset(bundle, clean=clean))
+    found = written(capsys).preflight
+    assert found is not None
+    assert found.cleaned is not None
+    assert {step.name: step.rows for step in found.cleaned.steps} == {
+        "unicode": 0,
+        "remove[0]": 2,
+        "whitespace": 1,
+        "mask[Email]": 1,
+    }
+    assert (found.cleaned.rows, found.cleaned.emptied, found.duplicates) == (3, 1, 1)
+    examples = [*prepared.train, *prepared.test]
+    assert len(examples) == 41
+    assert "ask <EMAIL_ADDRESS>" in {example.answer for example in examples}
+    assert {change.step for change in prepared.cleaning} == {"remove[0]", "whitespace", "mask[Email]"}
+    assert not any("joe@" in change.before for change in prepared.cleaning)
+
+
+PASSAGE = (
+    "On the {0} day of the trial run the team of {0} measured the pressure in vessel {0} twice, wrote both values of "
+    "{0} down, sent those of {0} to the office, and asked there whether {0} was the"
+)
+
+
+def near_copies(count: int) -> list[dict[str, str]]:
+    """Pairs of rows that differ in one word of the question."""
+    words = [f"{chr(97 + i % 26)}{chr(97 + i // 26)}quix{i}" for i in range(count)]
+    return [
+        {"prompt": f"{PASSAGE.format(word)} {ending}?", "completion": f"{word} {ending}"}
+        for word in words
+        for ending in ("first", "second")
+    ]
+
+
+def test_near_copies_never_straddle_the_split(make_bundle: MakeBundle) -> None:
+    prepared = run(make_bundle(rows=near_copies(60)))
+    clusters = [{example.cluster for example in side} for side in (prepared.train, prepared.test)]
+    assert clusters[0].isdisjoint(clusters[1])
+    assert len(clusters[0] | clusters[1]) == 60
+    assert prepared.preflight.near_duplicates == 60
+
+
+def test_on_request_only_the_first_of_near_copies_is_kept(make_bundle: MakeBundle) -> None:
+    rows = [{**row, "completion": "the same"} for row in near_copies(60)]
+    prepared = run(with_dataset(make_bundle(rows=rows), deduplicate={"near": "Drop"}))
+    assert {"first?" in example.prompt for example in (*prepared.train, *prepared.test)} == {True}
+    assert len(prepared.train) + len(prepared.test) == 60
+    assert prepared.preflight.near_duplicates == 60
+
+
+def test_a_planted_test_row_is_found(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    rows = near_copies(60)
+    train = write_rows(tmp_path / "train.jsonl", [*rows[0:100:2], rows[101]])
+    test = write_rows(tmp_path / "test.jsonl", rows[100::2])
+    dataset = {"train": [{"uri": str(train)}], "test": [{"uri": str(test)}]}
+    told = {advice.reason: advice.message for advice in run(make_bundle(dataset=dataset)).preflight.advice or []}
+    assert "1 of 10 test rows (10%) have a near copy in dataset.train" in told["TestRowsLeak"]
+    dropped = run(make_bundle(dataset=dataset | {"deduplicate": {"near": "Drop"}}))
+    assert "TestRowsLeak" not in {advice.reason for advice in dropped.preflight.advice or []}
+
+
+def test_advice_is_told_and_stops_nothing(make_bundle: MakeBundle) -> None:
+    rows = [{"prompt": f"[INST] Is {i} even? [/INST]", "completion": "yes"} for i in range(40)]
+    told = {
+        advice.reason for advice in run(make_bundle(rows=rows, training={"learningRate": 0.5})).preflight.advice or []
+    }
+    assert told >= {"FewRows", "PromptFormatInRows", "OneAnswerRepeated", "TestSetSmall", "LearningRateUnusual"}
+
+
+def test_every_row_knows_its_source_and_weights_are_told_of(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    large = write_rows(tmp_path / "large.jsonl", sum_rows(80))
+    small = write_rows(tmp_path / "small.jsonl", near_copies(5))
+    sources = [{"uri": str(large), "weight": 1}, {"uri": str(small), "weight": 3}]
+    prepared = run(make_bundle(dataset={"train": sources}, training={"epochs": 2}))
+    assert {example.mixture for example in prepared.train} == {0, 1}
+    told = {advice.reason: advice.message for advice in prepared.preflight.advice or []}
+    assert "every row of dataset.train[1] is taken" in told["SourceRepeated"]
+
+
+def test_a_weight_for_a_source_of_which_nothing_is_left_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    once = write_rows(tmp_path / "once.jsonl", sum_rows(40))
+    again = write_rows(tmp_path / "again.jsonl", sum_rows(40))
+    sources = [{"uri": str(once), "weight": 1}, {"uri": str(again), "weight": 1}]
+    found = failure(make_bundle(dataset={"train": sources}))
+    assert found.reason is FailureReason.DATASET_INVALID
+    assert "dataset.train[1] has a weight and no row to learn from" in found.message
+
+
+def with_dataset(bundle: Bundle, **parts: Any) -> Bundle:
+    """The bundle with parts of its dataset replaced."""
+    said = bundle.model_dump(mode="json", by_alias=True, exclude_none=True)
+    said["spec"]["dataset"] |= parts
+    return Bundle.model_validate(said)

@@ -1,0 +1,51 @@
+"""What is noted of rows while they pass."""
+
+import numpy as np
+import pytest
+
+from finetune_trainer.row_format import Message, Row
+from finetune_trainer.row_notes import RowNotes, format_mark
+
+
+def row(prompt: str, answer: str) -> Row:
+    return Row((Message("user", prompt), Message("assistant", answer)), "rows.jsonl:1")
+
+
+def test_the_most_frequent_answer_is_counted_among_the_rows_asked_for() -> None:
+    notes = RowNotes()
+    for answer in ["yes", " yes\n", "no", "yes", "maybe"]:
+        notes.add(row("q", answer))
+    assert notes.most_frequent_answer(np.arange(5)) == 3
+    assert notes.most_frequent_answer(np.array([0, 2, 4])) == 1
+    assert notes.most_frequent_answer(np.array([], dtype=np.int64)) == 0
+
+
+def test_each_row_counts_for_its_first_mark() -> None:
+    notes = RowNotes()
+    for prompt, answer in [("[INST] q [/INST]", "### Response:"), ("q", "### Response: a"), ("q", "a")]:
+        notes.add(row(prompt, answer))
+    assert notes.marked(np.arange(3)) == {"[INST]": 1, "### Response": 1}
+    assert notes.marked(np.array([2])) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Below is an instruction.\n\n### Instruction:\nSum up",
+        "<|im_start|>user\nhello",
+        "[INST] hello [/INST]",
+        "<start_of_turn>user",
+        "<|start_header_id|>user<|end_header_id|>",
+        "\nHuman: hello",
+    ],
+)
+def test_marks_of_prompt_formats_are_known(text: str) -> None:
+    assert format_mark(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A human: being", "### Installation", "if a < b | c > d: [INSTALL]", "The Assistant: a play", "instruction"],
+)
+def test_plain_text_has_none(text: str) -> None:
+    assert format_mark(text) is None

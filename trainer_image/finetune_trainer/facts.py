@@ -1,0 +1,68 @@
+"""The numbers that advice is drawn from, once the rows are split and the run is resolved."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.reasons import FailureReason
+from finetune_api.status import Resolved
+from finetune_trainer.advice import Facts
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.findings import Findings
+from finetune_trainer.gather import Gathered
+from finetune_trainer.mixing import Mixture
+from finetune_trainer.prepared import Split
+from finetune_trainer.resolve import default_learning_rate
+from finetune_trainer.row_store import Rows, lengths, mixtures, supervised_counts
+
+
+def facts_of(
+    spec: FineTuneJobSpec, gathered: Gathered, sides: Mapping[Split, Rows], resolved: Resolved, findings: Findings
+) -> Facts:
+    """The job in numbers."""
+    train, test = sides["train"], sides["test"]
+    learned = train.placed["row"]
+    steps = findings.cleaned.steps if findings.cleaned else {}
+    return Facts(
+        full=resolved.method == "Full",
+        train_rows=len(train),
+        steps=resolved.total_steps,
+        global_batch_size=spec.training.global_batch_size,
+        learning_rate=resolved.learning_rate,
+        usual_learning_rate=default_learning_rate(resolved.method, resolved.parameters),
+        max_sequence_length=resolved.max_sequence_length,
+        overlength=findings.overlength,
+        same_answer=gathered.notes.most_frequent_answer(learned),
+        marks=gathered.notes.marked(learned),
+        tokens=int(lengths(train).sum()),
+        supervised_tokens=int(supervised_counts(train).sum()),
+        tested_rows=min(len(test), spec.evaluation.max_rows),
+        test_rows=len(test),
+        leaked_rows=int(np.isin(test.placed["cluster"], train.placed["cluster"]).sum()),
+        near_copies=int(gathered.alike.repeats[learned].sum()),
+        crowded=int(gathered.alike.crowded[learned].sum()),
+        passes=_passes(spec, train, resolved),
+        unused_patterns=tuple(
+            f"dataset.clean.{step}" for step, rows in steps.items() if not rows and step.startswith("remove")
+        ),
+    )
+
+
+def _passes(spec: FineTuneJobSpec, train: Rows, resolved: Resolved) -> dict[str, float]:
+    """How often the run takes each row of each weighted source. Raises TrainerFailure DatasetInvalid where a source has
+    a weight and no row."""
+    sources = spec.dataset.train
+    mixture = Mixture.of(mixtures(train), [source.weight for source in sources])
+    if mixture.weights is None:
+        return {}
+    for index, rows in enumerate(mixture.sizes):
+        if not rows:
+            raise TrainerFailure(
+                FailureReason.DATASET_INVALID,
+                f"dataset.train[{index}] has a weight and no row to learn from: {sources[index].uri[:500]}. Remove it, "
+                "or see status.preflight for what became of its rows.",
+            )
+    epochs = resolved.total_steps * spec.training.global_batch_size / len(train)
+    taken = zip(mixture.rows_per_epoch, mixture.sizes, strict=True)
+    return {f"dataset.train[{index}]": epochs * rows / size for index, (rows, size) in enumerate(taken)}
