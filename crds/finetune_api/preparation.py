@@ -75,7 +75,7 @@ class Clean(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "self.phoneRegions.size() == 0 || 'Phone' in self.mask",
+                "!has(self.phoneRegions) || self.phoneRegions.size() == 0 || (has(self.mask) && 'Phone' in self.mask)",
                 "phoneRegions says which phone numbers are masked: add Phone to mask, or remove phoneRegions",
             )
         )
