@@ -56,9 +56,11 @@ def bucket_of(uri: str) -> str | None:
 
 
 def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
-    """Every URI the spec names, by its field: model, sources, output."""
+    """Every URI the spec names, by its field: model, sources, sentence model, output."""
     dataset = spec.dataset
     sources = {f"spec.dataset.train[{i}].uri": source.uri for i, source in enumerate(dataset.train)}
     for side, named in (("validation", dataset.validation), ("test", dataset.test)):
         sources |= {f"spec.dataset.{side}[{i}].uri": source.uri for i, source in enumerate(named or [])}
+    if embedding := dataset.deduplicate.embedding_model:
+        sources["spec.dataset.deduplicate.embeddingModel.uri"] = embedding.uri
     return {"spec.model.uri": spec.model.uri, **sources, "spec.output.uri": spec.output.uri}

@@ -7,22 +7,8 @@ from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, SchemaKeys, rules
 from finetune_api.preparation import Clean, Deduplicate
+from finetune_api.uris import BUCKET, PrefixUri, Uri
 
-BUCKET = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-"""A bucket's name, by the S3 naming rules: 3 to 63 lower-case letters, digits, dots and hyphens."""
-
-Uri = Annotated[str, Field(min_length=1, max_length=1024)]
-PrefixUri = Annotated[
-    Uri,
-    SchemaKeys(
-        rules(
-            (
-                f"self.matches('^s3://{BUCKET}/[^*?]*[^*?/]/?$')",
-                "must be s3://BUCKET/PREFIX, for example s3://acme-models/tickets",
-            ),
-        )
-    ),
-]
 FileUri = Annotated[
     Uri,
     SchemaKeys(

@@ -2,8 +2,9 @@
 
 Preflight (CPU only, never imports torch), `preflight`:
     `base_model` what the model's folder holds -> `gather`: `rows` -> `clean`, with `masking` -> `deduplicate`, with
-    `near_duplicates` and `clusters` -> `render` and `tokenization` -> `row_store`, on disk, and `row_notes` -> `split`
-    -> `resolve` -> `facts` and `advice` -> `prepared`, which leaves the token ids for the attempts.
+    `near_duplicates` or `embeddings`, and `clusters` -> `render` and `tokenization` -> `row_store`, on disk, and
+    `row_notes` -> `split` -> `resolve` -> `facts` and `advice` -> `prepared`, which leaves the token ids for the
+    attempts.
 
 Train (on the GPU), `train`:
     `prepared` -> `model` and `attention` -> `evaluate` the base -> `training_loop`, with the rows of `mixing` and

@@ -3,8 +3,9 @@
 import unicodedata
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 
 from finetune_api.preparation import Deduplicate, Near
 from finetune_trainer.clusters import Clusters
+from finetune_trainer.embeddings import Embeddings, SentenceModel
 from finetune_trainer.findings import Findings
 from finetune_trainer.near_duplicates import NearDuplicates
 from finetune_trainer.row_format import Row
+from finetune_trainer.storage import Storage
 
 
 class SeenKeys:
@@ -81,6 +84,12 @@ def _digest(parts: Iterable[str]) -> bytes:
     return digest.digest()
 
 
+SIMILAR_WORDS = 0.8
+"""Default of `deduplicate.threshold`: what Lee et al. 2022 take for near copies of web text."""
+SIMILAR_MEANING = 0.95
+"""Its default for embeddings: SemDeDup (Abbas et al. 2023) drops at about that cosine without loss."""
+
+
 @dataclass(frozen=True, eq=False)
 class Alike:
     """Which of all rows are alike."""
@@ -97,10 +106,16 @@ class Alike:
 class NearCopies:
     """Looks for near copies among the rows it is given, as `dataset.deduplicate` says."""
 
-    def __init__(self, wish: Deduplicate, folder: Path) -> None:
-        self._threshold = wish.threshold
-        self._questions = None if wish.near is Near.KEEP else NearDuplicates(folder, "questions")
-        self._rows = NearDuplicates(folder, "rows") if wish.near is Near.DROP else None
+    def __init__(self, wish: Deduplicate, storage: Storage, folder: Path) -> None:
+        """`folder`: for files to work with. Raises TrainerFailure where the sentence model cannot be loaded."""
+        texts: Callable[[str], NearDuplicates | Embeddings] = partial(NearDuplicates, folder)
+        self._threshold = wish.threshold or SIMILAR_WORDS
+        if wish.embedding_model and wish.near is not Near.KEEP:
+            model = SentenceModel(storage, wish.embedding_model.uri, folder / "sentence-model")
+            texts = partial(Embeddings, model, folder)
+            self._threshold = wish.threshold or SIMILAR_MEANING
+        self._questions = None if wish.near is Near.KEEP else texts("questions")
+        self._rows = texts("rows") if wish.near is Near.DROP else None
 
     def add(self, row: Row) -> None:
         """The next row."""

@@ -50,7 +50,7 @@ def gather(
     """Stores the rows of all sources in `folder`; beside it, files to work with may be made. Raises TrainerFailure
     DatasetInvalid where a row is not valid, or where a list of sources holds none."""
     seen, cleaner, notes = SeenKeys(), Cleaner(dataset.clean), RowNotes()
-    copies = NearCopies(dataset.deduplicate, folder.parent)
+    copies = NearCopies(dataset.deduplicate, storage, folder.parent)
     findings.cleaned = cleaner.cleaned
     sides: dict[Split, NDArray[np.int64]] = {}
     with StoreWriter(folder) as writer:

@@ -54,6 +54,8 @@ class Storage:
     def __init__(self, bundle: Bundle, secrets_dir: Path) -> None:
         self._bundle, self._secrets_dir = bundle, secrets_dir
         self._places = {bundle.spec.model.uri: MODEL, bundle.spec.output.uri: OUTPUT}
+        if embedding := bundle.spec.dataset.deduplicate.embedding_model:
+            self._places[embedding.uri] = MODEL
         self._local = LocalFiles()
         self._s3: dict[int, Files] = {}
 

@@ -6,10 +6,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.bundle import Bundle
 from finetune_api.preparation import Deduplicate
 from finetune_trainer.deduplicate import Alike, NearCopies, SeenKeys, drop_copies, prompt_key, row_key
 from finetune_trainer.findings import Findings
 from finetune_trainer.row_format import Message, Row
+from finetune_trainer.storage import open_storage
 
 
 def row(*contents: str, system: str = "") -> Row:
@@ -56,6 +58,7 @@ def test_a_set_of_keys_knows_what_it_was_given(keys: list[int]) -> None:
         known.add(key)
 
 
+FOLDER = {"uri": "/nowhere"}
 TEXT = (
     "The committee approved the annual budget for roads, schools and hospitals after a long debate on Tuesday evening."
 )
@@ -64,7 +67,8 @@ ROWS = [row(TEXT, "yes"), row("Who painted the ceiling?", "Michelangelo"), row(E
 
 
 def alike(rows: list[Row], folder: Path, **wish: object) -> Alike:
-    copies = NearCopies(Deduplicate.model_validate(wish), folder)
+    bundle = Bundle.model_validate({"spec": {"model": FOLDER, "dataset": {"train": [FOLDER]}, "output": FOLDER}})
+    copies = NearCopies(Deduplicate.model_validate(wish), open_storage(bundle), folder)
     for each in rows:
         copies.add(each)
     return copies.find(np.array([int.from_bytes(prompt_key(each)[:8], "little") for each in rows], dtype=np.uint64))
@@ -99,3 +103,10 @@ def test_groups_do_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
 
 def test_a_higher_threshold_finds_fewer(tmp_path: Path) -> None:
     assert not alike(ROWS, tmp_path, threshold=0.99).repeats.any()
+
+
+def test_rows_can_be_compared_by_their_meaning(tmp_path: Path, tiny_model_dir: Path) -> None:
+    found = alike(ROWS, tmp_path, embeddingModel={"uri": str(tiny_model_dir)}, threshold=0.999)
+    assert found.groups[0] == found.groups[3], "the very same question"
+    assert found.groups[1] != found.groups[0]
+    assert (tmp_path / "questions.vectors").stat().st_size == len(ROWS) * 32 * 2, "half precision"

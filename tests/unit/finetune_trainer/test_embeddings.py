@@ -1,0 +1,86 @@
+"""Sentence embeddings, and the near copies they tell of."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason
+from finetune_trainer import embeddings
+from finetune_trainer.clusters import Clusters
+from finetune_trainer.embeddings import Embeddings, SentenceModel
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.storage import open_storage
+from tests.unit.finetune_trainer.conftest import MakeBundle
+
+TEXTS = [f"question number {number} is about {'x' * (number % 7)} and {number * number}" for number in range(150)]
+
+
+@pytest.fixture
+def model(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> SentenceModel:
+    return SentenceModel(open_storage(make_bundle()), str(tiny_model_dir), tmp_path / "sentence-model")
+
+
+def vectors(model: SentenceModel, texts: list[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return np.concatenate([model.embed([text]) for text in texts])
+
+
+def test_a_vector_is_the_mean_over_the_texts_own_tokens(model: SentenceModel) -> None:
+    texts = ["a", "a longer text than the first of them"]
+    together = model.embed(texts)
+    assert np.linalg.norm(together, axis=1) == pytest.approx(1)
+    for text, vector in zip(texts, together, strict=True):
+        ids = model._tokenizer(text, return_tensors="pt").input_ids
+        with torch.no_grad():
+            mean = model._model(ids).last_hidden_state[0].mean(0)
+        assert vector == pytest.approx((mean / mean.norm()).numpy(), abs=1e-5)
+
+
+def test_each_row_joins_the_first_that_is_near(
+    model: SentenceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "COMPARED", 32)  # so that blocks are compared with blocks
+    texts = [*TEXTS, TEXTS[3], TEXTS[40]]
+    near, clusters = Embeddings(model, tmp_path, "rows"), Clusters(len(texts))
+    for text in texts:
+        near.add(text)
+    near.join(clusters, 0.999)
+    cosine = vectors(model, texts).astype(np.float16).astype(np.float32)
+    cosine = cosine @ cosine.T
+    expected = Clusters(len(texts))
+    for row in range(len(texts)):
+        if (earlier := np.flatnonzero(cosine[row, :row] >= 0.999)).size:
+            expected.join(int(earlier[0]), row)
+    assert clusters.roots().tolist() == expected.roots().tolist()
+    assert clusters.root(150) == clusters.root(3)
+    assert len(set(clusters.roots())) > 2, "not all rows are near"
+
+
+def test_more_rows_than_can_be_compared_are_refused_when_they_are_read(
+    model: SentenceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "MOST_ROWS", 2)
+    near = Embeddings(model, tmp_path, "rows")
+    near.add("a")
+    near.add("b")
+    with pytest.raises(TrainerFailure, match="remove it to compare by words") as caught:
+        near.add("c")
+    assert caught.value.reason is FailureReason.SPEC_INVALID
+
+
+def test_a_folder_without_a_model_is_named(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle: Bundle = make_bundle()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainerFailure, match=r"embeddingModel: there is no config\.json") as caught:
+        SentenceModel(open_storage(bundle), str(tmp_path / "empty"), tmp_path / "model")
+    assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
+
+
+def test_a_folder_that_is_no_model_is_named(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    with pytest.raises(TrainerFailure, match="cannot be loaded as a sentence model") as caught:
+        SentenceModel(open_storage(make_bundle()), str(tmp_path / "broken"), tmp_path / "model")
+    assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
