@@ -63,4 +63,6 @@ def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
         sources |= {f"spec.dataset.{side}[{i}].uri": source.uri for i, source in enumerate(named or [])}
     if embedding := dataset.deduplicate.embedding_model:
         sources["spec.dataset.deduplicate.embeddingModel.uri"] = embedding.uri
+    for i, each in enumerate(spec.evaluation.regression or []):
+        sources[f"spec.evaluation.regression[{i}].uri"] = each.uri
     return {"spec.model.uri": spec.model.uri, **sources, "spec.output.uri": spec.output.uri}

@@ -41,7 +41,7 @@ Baselines = Annotated[
     list[Baseline],
     Field(min_length=1, max_length=len(Baseline)),
     SchemaKeys(
-        rules(("self.exists(b, b == 'Base')", "Base is always measured: add it to baselines"))
+        rules(("self.exists(b, b == 'Base')", "must hold Base, which is always measured: add it"))
         | {"x-kubernetes-list-type": "set"}
     ),
 ]
@@ -60,7 +60,9 @@ class MinGain(ApiModel):
     so a gain is by how much they fell."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(("has(self.base) || has(self.fewShot)", "name a baseline: set base, fewShot or both"))
+        json_schema_extra=rules(
+            ("has(self.base) || has(self.fewShot)", "minGainOver needs a baseline: set base, fewShot or both")
+        )
     )
 
     base: Amount | None = None
@@ -79,7 +81,10 @@ class Gate(ApiModel):
                 "has(self.min) || has(self.max) || has(self.minGainOver)",
                 "a gate needs a bound: set min, max or minGainOver",
             ),
-            ("!has(self.min) || !has(self.max) || self.min <= self.max", "min must not be above max"),
+            (
+                "!has(self.min) || !has(self.max) || self.min <= self.max",
+                "min must not be above max: lower min or raise max",
+            ),
         )
     )
 

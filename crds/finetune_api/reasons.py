@@ -26,6 +26,7 @@ class FailureReason(StrEnum):
     DOES_NOT_FIT = "DoesNotFit"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     LOSS_DIVERGED = "LossDiverged"
+    EVALUATION_GATE_FAILED = "EvaluationGateFailed"
     GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
     GPU_FAULT = "GPUFault"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
@@ -71,6 +72,12 @@ FAILURES: dict[FailureReason, Failure] = {
     FailureReason.IMAGE_PULL_FAILED: Failure(0, Actor.PLATFORM, "Correct trainer.image in the FineTuneProfile."),
     FailureReason.LOSS_DIVERGED: Failure(
         29, Actor.TENANT, "Lower training.learningRate, or look at the rows of that step."
+    ),
+    FailureReason.EVALUATION_GATE_FAILED: Failure(
+        35,
+        Actor.TENANT,
+        "The results are kept at output.uri, marked as not passed: report.html shows what fell short. Improve the rows "
+        "or the recipe, or change the gate, in a new job with another output.uri.",
     ),
     FailureReason.GPU_OUT_OF_MEMORY: Failure(
         30, Actor.TENANT, "Lower training.microBatchTokens or training.maxSequenceLength, or use method.type QLoRA."

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
+from finetune_api.evaluation import Baseline, MetricName
 from finetune_api.job import MethodType
 from finetune_api.model import SchemaKeys, StatusModel, list_map
 
@@ -39,6 +40,9 @@ Message = Annotated[str, BeforeValidator(lambda text: text[:MESSAGE_LENGTH]), Fi
 """Cut rather than refused: the words of a kubelet or a scheduler have no bound, and a job has to be able to end."""
 Reason = Annotated[str, Field(max_length=64)]
 """CamelCase word for programs; an open string, so that a new one needs no new schema."""
+
+
+ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
 
 class State(StrEnum):
@@ -263,16 +267,113 @@ class Training(StatusModel):
 
 
 class Metrics(StatusModel):
-    """One model on the held-out rows."""
+    """One model on the held-out rows. What was not measured is absent; all but loss and perplexity are 0 to 1."""
 
     loss: float | None = None
     """Mean cross-entropy of the answers' tokens, in nats."""
     perplexity: float | None = None
     """exp(loss)."""
     exact_match: float | None = None
-    """Share of rows answered word for word, after trimming white space, 0 to 1."""
+    """Share of rows answered word for word, after trimming white space."""
+    token_f1: float | None = None
+    """Mean F1 of the words of answer and expected answer, in SQuAD's normalisation."""
+    rouge1: float | None = None
+    """Mean ROUGE-1 F1, not stemmed."""
+    rouge2: float | None = None
+    """Mean ROUGE-2 F1, not stemmed."""
+    rouge_l: float | None = None
+    """Mean ROUGE-L F1, not stemmed."""
+    bleu: float | None = None
+    """Corpus BLEU as sacrebleu takes it: 13a tokenization, exponential smoothing."""
+    valid_json: Annotated[float | None, Field(alias="validJSON")] = None
+    """Share of the rows that expect JSON whose answer is a JSON object or array."""
+    field_match: float | None = None
+    """Fields with the expected value, of all fields expected or given, nested ones included."""
+    macro_precision: float | None = None
+    """Precision, averaged over the labels."""
+    macro_recall: float | None = None
+    """Recall, averaged over the labels."""
+    macro_f1: float | None = None
+    """F1, averaged over the labels."""
     truncated: int | None = None
-    """Answers that were cut at resolved.maxNewTokens."""
+    """Answers that were cut at resolved.maxNewTokens; under few-shot, in the mean of the draws."""
+
+
+class Decision(StatusModel):
+    """The metric the verdict goes by."""
+
+    metric: MetricName
+    """Its name."""
+    over: Baseline
+    """The better of the baselines, which the tuned model is held against."""
+    baseline: float | None = None
+    """Its value for that baseline."""
+    tuned: float | None = None
+    """Its value for the tuned model."""
+    gain: float | None = None
+    """From baseline to tuned; above zero is better, whatever the metric."""
+    low: float | None = None
+    """Lower end of the gain's 95% interval, by a paired bootstrap over groups of near copies."""
+    high: float | None = None
+    """Upper end of that interval."""
+    outcome: Reason
+    """Better; Prompting: better than the base model, but prompting with examples does as well; Unrelated: the answers
+    fit other rows as well as their own; Likelier: only the loss fell; Worse; Noise."""
+
+
+class GateResult(StatusModel):
+    """One bound of a gate."""
+
+    metric: MetricName
+    """What was looked at."""
+    bound: Reason
+    """Min, Max, MinGainOverBase or MinGainOverFewShot."""
+    limit: float
+    """What was asked for."""
+    value: float | None = None
+    """What was measured; absent where it could not be."""
+    passed: bool
+    """Whether it is within the bound."""
+
+
+class RegressionResult(StatusModel):
+    """One regression set."""
+
+    name: Text
+    """The set."""
+    metric: MetricName
+    """What was compared."""
+    rows: int
+    """Rows it was measured on."""
+    base: float | None = None
+    """The base model's value."""
+    tuned: float | None = None
+    """The tuned model's value."""
+    drop: float | None = None
+    """By how much the tuned model is worse; below zero it is better."""
+    max_drop: float
+    """What was allowed."""
+    passed: bool
+    """Whether it is no worse than that."""
+
+
+class SourceResult(StatusModel):
+    """The deciding metric on the rows of one source."""
+
+    name: Text
+    """The source: its name, or its URI."""
+    rows: int
+    """Rows it was measured on."""
+    base: float | None = None
+    """The base model's value."""
+    few_shot: float | None = None
+    """The value of the base model prompted with examples."""
+    tuned: float | None = None
+    """The tuned model's value."""
+    low: float | None = None
+    """Lower end of the 95% interval of the gain over the base model."""
+    high: float | None = None
+    """Upper end of that interval."""
 
 
 class Merged(StatusModel):
@@ -295,16 +396,28 @@ class Merged(StatusModel):
 
 
 class Evaluation(StatusModel):
-    """Base and tuned model, side by side."""
+    """The models side by side."""
 
     rows: int
-    """Held-out rows both were measured on."""
+    """Held-out rows all were measured on."""
     base: Metrics | None = None
     """The base model, given the same prompts."""
+    few_shot: Metrics | None = None
+    """The base model with examples before each prompt, in the mean of three draws."""
     tuned: Metrics | None = None
     """The base model with the adapter."""
     merged: Merged | None = None
     """The merged weights, where output.merge asked for them."""
+    decision: Decision | None = None
+    """The metric the verdict goes by."""
+    sources: Annotated[list[SourceResult], Field(max_length=32), SchemaKeys(ATOMIC)] | None = None
+    """Source by source, where the held-out rows come from several."""
+    gates: Annotated[list[GateResult], Field(max_length=64), SchemaKeys(ATOMIC)] | None = None
+    """What the tuned model had to reach."""
+    regression: Annotated[list[RegressionResult], Field(max_length=8), SchemaKeys(ATOMIC)] | None = None
+    """Sets of rows on which it must not be much worse."""
+    passed: bool | None = None
+    """Whether it passed all gates and regression sets; absent where there are none."""
     verdict: Message | None = None
     """Whether tuning was worth it, in one sentence."""
     observed_time: Time

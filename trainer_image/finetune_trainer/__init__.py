@@ -7,14 +7,16 @@ Preflight (CPU only, never imports torch), `preflight`:
     attempts.
 
 Train (on the GPU), `train`:
-    `prepared` -> `model` and `attention` -> `evaluate` the base -> `training_loop`, with the rows of `mixing` and
-    `batches`, their `loss` and the learning rate of `schedule` -> `evaluate` the tuned model -> `verdict` -> `serving`,
+    `prepared` -> `model` and `attention` -> `assessment` of the base -> `training_loop`, with the rows of `mixing` and
+    `batches`, their `loss` and the learning rate of `schedule` -> `assessment` of the tuned model -> `serving`,
     how it is to be asked -> `merge`, where wanted -> `publish`, with the pages of `report` (`report_tables`,
     `report_samples` with their `differences`, `chart`) and `model_card`, from all `results` through `pages`, whose
     templates are in the folder of that name.
 
-What the evaluation counts with: `metrics`, made of `text_metrics`, `json_fields` and `labels`; `estimates`, which gives
-each its value and change with the `intervals`.
+The evaluation, `assessment` from top to bottom:
+    `answer_kind` and `metric_choice` what is measured -> `evaluate`, with `generation` and the prompts of `few_shot`
+    -> `measured` -> `metrics` of `text_metrics`, `json_fields` and `labels` -> `estimates` with their `intervals` ->
+    `comparison` -> `gates` -> `verdict` -> `evaluation_status`.
 
 Both:
     `__main__`: the command, and how each end becomes an exit code and a termination message.

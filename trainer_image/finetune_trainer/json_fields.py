@@ -25,12 +25,11 @@ def parse(text: str) -> dict[str, Any] | list[Any] | None:
 def fields(value: Any) -> dict[Path, Any]:
     """Every value that holds no other, by its path. An empty object or array is such a value."""
     found: dict[Path, Any] = {}
-    open: list[tuple[Path, Any]] = [((), value)]
-    while open:
-        path, node = open.pop()
+    nodes: list[tuple[Path, Any]] = [((), value)]
+    for path, node in nodes:  # which grows on the way
         children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
         if children:
-            open += [((*path, key), child) for key, child in children]
+            nodes += [((*path, key), child) for key, child in children]
         else:
             found[path] = node
     return found

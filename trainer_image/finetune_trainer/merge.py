@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from finetune_api.job import MethodType
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Merged
-from finetune_trainer.evaluate import GENERATION_FACTOR, Answer, Measured, row_losses, write_answers
+from finetune_trainer.evaluate import Evaluator
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.measured import Answer, Measured
 from finetune_trainer.model import greedy_generation, load_model
 from finetune_trainer.prepared import Example, Prepared
 
@@ -99,17 +100,13 @@ def measure_merged(
 ) -> MergedMeasured:
     """Measures the weights in `folder`, read back as a server would. Raises TrainerFailure LossDiverged when their
     loss is not a number."""
-    what, tokens = "the merged model", prepared.resolved.micro_batch_tokens
-    model = load_model(folder, MethodType.LORA, accelerator.device).eval()
+    model = load_model(folder, MethodType.LORA, accelerator.device)
     generation = greedy_generation(model, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
+    evaluator = Evaluator(tokenizer, prepared.resolved.micro_batch_tokens, generation, accelerator)
+    whole = evaluator.measure("the merged model", model, examples, answers=False)
     rows = answered_rows(len(examples))
-    with torch.no_grad(), accelerator.autocast():
-        losses, _ = row_losses(model, examples, tokens)
-        if not np.isfinite(losses).all():
-            raise TrainerFailure(FailureReason.LOSS_DIVERGED, f"The loss of {what} on held-out rows is not a number.")
-        answered = [examples[row] for row in rows]
-        answers = write_answers(what, model, tokenizer, answered, GENERATION_FACTOR * tokens, generation)
-    return MergedMeasured(losses, rows, answers)
+    answers = evaluator.answers("the merged model", model, [examples[row] for row in rows])
+    return MergedMeasured(whole.losses, rows, answers)
 
 
 def answered_rows(rows: int) -> list[int]:

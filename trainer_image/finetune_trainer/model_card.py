@@ -7,7 +7,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard import metadata_load
 
 from finetune_api.status import Metrics
+from finetune_trainer.gates import shortfall
 from finetune_trainer.pages import template
+from finetune_trainer.report_tables import results_table
 from finetune_trainer.results import Results
 from finetune_trainer.serving import QUESTION, vllm_obstacles, vllm_rank
 
@@ -41,14 +43,16 @@ def model_card(results: Results, merged: bool) -> str:
         resolved=prepared.resolved,
         data=prepared.preflight,
         training=results.training,
-        evaluation=results.comparison.evaluation,
+        evaluation=results.evaluation,
+        shortfall=shortfall(results.evaluation),
+        table=results_table(results),
     )
 
 
 def front_matter(results: Results, merged: bool) -> str:
     """The card's metadata as YAML, without its dashes (https://huggingface.co/docs/hub/model-cards)."""
     uri = results.bundle.spec.model.uri
-    evaluation = results.comparison.evaluation
+    evaluation = results.evaluation
     tuned = evaluation.tuned or Metrics()
     figures = {
         "exact_match": ("Exact match", tuned.exact_match),

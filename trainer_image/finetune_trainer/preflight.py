@@ -12,15 +12,18 @@ from finetune_api.job import Overlength, Split
 from finetune_api.reasons import FailureReason, sentence
 from finetune_api.status import ConditionType, Preflight, Splits
 from finetune_trainer.advice import advise
+from finetune_trainer.answer_kind import recognise
 from finetune_trainer.base_model import inspect_model, require_target_modules
 from finetune_trainer.estimate import data_size, estimates, require_fit
 from finetune_trainer.facts import facts_of
 from finetune_trainer.failure import TrainerFailure, failure_of
 from finetune_trainer.findings import Findings, place_of
 from finetune_trainer.gather import Gathered, gather
+from finetune_trainer.metric_choice import choose_metrics
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import SPLITS, Prepared, data_digest, place, work_prefix, write_prepared
 from finetune_trainer.prepared import Split as Side
+from finetune_trainer.regression_rows import gather_regression
 from finetune_trainer.render import prompt_format
 from finetune_trainer.resolve import resolve, sequence_limit
 from finetune_trainer.row_store import PLACED, Rows, RowStore, lengths, supervised_counts
@@ -73,6 +76,8 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         field, policy = f"dataset.{side}", spec.dataset.overlength
         gathered.sides[side] = _within(limit, gathered.store, rows, field, policy, findings)
     sides = _split(gathered, spec.dataset.split)
+    choose_metrics(spec.evaluation, recognise(sides["train"]))
+    regression = gather_regression(spec, storage, model, format, findings, scratch / "prepared")
     resolved = resolve(spec, model.shape.parameters, limit, format.kind, sides["train"], sides["test"])
     findings.advice = advise(facts_of(spec, gathered, sides, resolved, findings))
     size = data_size(sides, spec.evaluation.max_rows)
@@ -86,6 +91,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         cleaning=findings.cleaned.examples if findings.cleaned else (),
         stop_token_ids=tuple(dict.fromkeys((*format.stop_token_ids, *model.end_tokens))),
         chat_template=format.source,
+        regression=regression,
     )
 
 

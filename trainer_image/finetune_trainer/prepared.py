@@ -1,13 +1,14 @@
 """What preflight leaves for the attempts: the rows as token ids, not packed, and everything resolved.
 
 Under the job's work prefix beside the output: the files of the store (`row_store`), SPLIT.npy (which of its rows are
-on that side, and their clusters), and manifest.json, written last, with the sha256 of each.
+on that side, and their clusters), a folder of the same kind for the regression sets, and manifest.json, written last,
+with the sha256 of each.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from finetune_trainer.row_store import Rows, RowStore
 from finetune_trainer.storage import Storage, join
 
 Split = Literal["train", "validation", "test"]
+REGRESSION = "regression"
+"""Folder of the regression sets' store."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -43,6 +46,8 @@ class Prepared:
     """Rows to look at while training. May be none."""
     cleaning: Sequence[Change] = ()
     """Examples of what cleaning changed, for the report."""
+    regression: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    """The rows of each set of evaluation.regression, by its name."""
 
 
 def work_prefix(bundle: Bundle) -> str:
@@ -50,9 +55,9 @@ def work_prefix(bundle: Bundle) -> str:
     return join(bundle.spec.output.uri, ".work", bundle.job.uid if bundle.job else "local")
 
 
-def place(store: RowStore, split: Split, placed: NDArray[Any]) -> Rows:
-    """Notes in the store's folder which rows make up a side of the split. `placed`: row_store.PLACED."""
-    np.save(store.folder / f"{split}.npy", placed)
+def place(store: RowStore, name: str, placed: NDArray[Any]) -> Rows:
+    """Notes in the store's folder, as NAME.npy, which rows make up a side of the split. `placed`: row_store.PLACED."""
+    np.save(store.folder / f"{name}.npy", placed)
     return Rows(store, placed)
 
 
@@ -60,9 +65,10 @@ def write_prepared(storage: Storage, bundle: Bundle, prepared: Prepared, folder:
     """Uploads the store in `folder` with its splits, the manifest last, so that a reader finds all of it or nothing."""
     to = join(work_prefix(bundle), "prepared")
     files: dict[str, str] = {}
-    for path in sorted(folder.iterdir()):
-        files[path.name] = _sha256(path)
-        storage.upload_file(path, join(to, path.name))
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = str(path.relative_to(folder))
+        files[name] = _sha256(path)
+        storage.upload_file(path, join(to, name))
     manifest = {
         "files": files,
         "resolved": prepared.resolved.model_dump(mode="json", by_alias=True),
@@ -95,12 +101,21 @@ def read_prepared(storage: Storage, bundle: Bundle, scratch: Path) -> Prepared:
     rows = {split: Rows(store, np.load(folder / f"{split}.npy")) for split in SPLITS}
     return Prepared(
         **rows,
+        regression=_regression(folder / REGRESSION),
         resolved=Resolved.model_validate(manifest["resolved"]),
         preflight=Preflight.model_validate(manifest["preflight"]),
         stop_token_ids=tuple(manifest["stopTokenIds"]),
         chat_template=manifest["chatTemplate"],
         cleaning=[Change(**change) for change in manifest["cleaning"]],
     )
+
+
+def _regression(folder: Path) -> dict[str, Rows]:
+    """The regression sets' rows, where there are such sets."""
+    if not folder.is_dir():
+        return {}
+    store = RowStore(folder)
+    return {path.stem: Rows(store, np.load(path)) for path in sorted(folder.glob("*.npy"))}
 
 
 def data_digest(sides: dict[Split, Rows], *inputs: bytes | str | int) -> str:

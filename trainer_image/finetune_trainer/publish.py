@@ -89,7 +89,7 @@ def stage_pages(results: Results, staging: Path) -> None:
 
 def samples(results: Results) -> list[dict[str, Any]]:
     """Each held-out row with what was expected and both models' answers."""
-    rows = zip(results.held_out, results.base.answers, results.tuned.answers, strict=True)
+    rows = results.answered
     return [
         {
             "source": example.source,
@@ -117,7 +117,7 @@ def manifest(results: Results, folder: Path, files: Sequence[Path]) -> dict[str,
         "resolved": _json(prepared.resolved),
         "seed": bundle.spec.training.seed,
         "training": _json(results.training) | {"seconds": round(results.training_seconds, 1)},
-        "evaluation": _json(results.comparison.evaluation),
+        "evaluation": _json(results.evaluation),
         "versions": versions(),
         "files": [_described(path, folder) for path in files],
     }

@@ -72,6 +72,10 @@ class PromptFormat:
             answers.append((start, end))
         return self._ended(whole[: answers[-1][1]], tuple(answers))
 
+    def prompt(self, messages: tuple[Message, ...]) -> str:
+        """The text that asks for the next answer. Raises InvalidRow as `render` does."""
+        return self._text(messages, prompt=True)
+
     def _beginning(self, whole: str, part: str) -> str:
         if not whole.startswith(part):
             raise _unstable()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from finetune_trainer.chart import Chart, Series, chart, histogram, smoothed
+from finetune_trainer.gates import shortfall
 from finetune_trainer.pages import template
 from finetune_trainer.report_samples import sample_groups
 from finetune_trainer.report_tables import data_facts, provenance, recipe, results_table, tone, training_facts
@@ -24,7 +25,8 @@ def report_page(results: Results) -> str:
         job=bundle.job,
         spec=bundle.spec,
         resolved=prepared.resolved,
-        evaluation=results.comparison.evaluation,
+        evaluation=results.evaluation,
+        shortfall=shortfall(results.evaluation),
         tone=tone(results),
         table=results_table(results),
         training_facts=training_facts(results),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_trainer.differences import Piece, differences
-from finetune_trainer.evaluate import Answer
+from finetune_trainer.measured import Answer
 from finetune_trainer.pages import shorten
 from finetune_trainer.results import Results
 

@@ -1,17 +1,21 @@
 """What the report's tables and figures say, as text: each number taken from the results as it is."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from finetune_api.evaluation import MetricName
 from finetune_api.job import MethodType
-from finetune_api.status import Metrics
+from finetune_trainer.comparison import MetricRow, Outcome
+from finetune_trainer.estimates import Estimate
 from finetune_trainer.results import Results, versions
 from finetune_trainer.training_progress import duration
-from finetune_trainer.verdict import Outcome, percent
+from finetune_trainer.verdict import METRIC_TITLES, gain, shown
 
 TONES = {
     Outcome.BETTER: "good-news",
+    Outcome.PROMPTING: "some-news",
     Outcome.LIKELIER: "some-news",
+    Outcome.UNRELATED: "bad-news",
     Outcome.WORSE: "bad-news",
     Outcome.NOISE: "no-news",
 }
@@ -60,17 +64,20 @@ def tone(results: Results) -> str:
 
 
 def results_table(results: Results) -> Table:
-    """Base and tuned model by every metric."""
-    evaluation = results.comparison.evaluation
-    base, tuned = evaluation.base or Metrics(), evaluation.tuned or Metrics()
-    limit = results.prepared.resolved.max_new_tokens
-    rows = [
-        _row("Exact match", base.exact_match, tuned.exact_match, percent, 100, " points", deciding=True),
-        _row("Perplexity of the right answers", base.perplexity, tuned.perplexity, "{:,.4g}".format, -1),
-        _row("Loss, nats per token", base.loss, tuned.loss, "{:.4f}".format, -1),
-        _row(f"Answers cut off at {limit:,} tokens", base.truncated, tuned.truncated, "{:,}".format, -1),
-    ]
-    return Table(["Base", "Tuned", "Change"], [row for row in rows if row], _notes(results))
+    """Every model by every metric."""
+    found, evaluation = results.comparison, results.evaluation
+    columns = ["Base", "Prompted", "Tuned", "Gain over base"] if found.shots else ["Base", "Tuned", "Gain over base"]
+    rows = [_row(row, bool(found.shots), row is found.decision) for row in found.metrics.values()]
+    cut = (
+        [evaluation.base, evaluation.few_shot, evaluation.tuned] if found.shots else [evaluation.base, evaluation.tuned]
+    )
+    if found.decision.tuned and any(metrics and metrics.truncated is not None for metrics in cut):
+        limit = results.prepared.resolved.max_new_tokens
+        counts = [
+            Cell(f"{metrics.truncated:,}" if metrics and metrics.truncated is not None else "") for metrics in cut
+        ]
+        rows.append(Row(f"Answers cut off at {limit:,} tokens", [*counts, Cell("")]))
+    return Table(columns, rows, _notes(results))
 
 
 def training_facts(results: Results) -> list[Fact]:
@@ -147,42 +154,40 @@ def provenance(results: Results) -> list[Fact]:
     ]
 
 
-def _row(
-    name: str,
-    base: float | None,
-    tuned: float | None,
-    shown: Callable[[float], str],
-    scale: float,
-    unit: str = "",
-    deciding: bool = False,
-) -> Row | None:
-    """A metric of both models. `scale`: what a change is multiplied by for people; below zero where less is better."""
-    if base is None or tuned is None:
-        return None
-    moved = abs(scale) * (tuned - base)
-    tone = "" if moved == 0 else "good" if (moved > 0) == (scale > 0) else "bad"
-    change = Cell(("±0" if moved == 0 else f"{moved:+,.3g}".replace("-", MINUS)) + unit, tone=tone)
-    return Row(name, [Cell(shown(base)), Cell(shown(tuned), tone="main"), change], deciding)
+def _row(row: MetricRow, prompted: bool, deciding: bool) -> Row:
+    """A metric of all models."""
+    models = [row.base, row.few_shot, row.tuned] if prompted else [row.base, row.tuned]
+    cells = [_cell(row.name, estimate) for estimate in models]
+    cells[-1] = replace(cells[-1], tone="main")
+    change = row.over_base
+    if change is None:
+        return Row(METRIC_TITLES[row.name], [*cells, Cell("")], deciding)
+    text, interval = gain(row.name, change).removesuffix(")").split(" (")
+    tone = {1: "good", -1: "bad"}.get(change.sign, "")
+    return Row(METRIC_TITLES[row.name], [*cells, Cell(_minus(text), _minus(interval), tone)], deciding)
+
+
+def _cell(name: MetricName, estimate: Estimate | None) -> Cell:
+    if estimate is None:
+        return Cell("")
+    low, high = (shown(name, end) for end in estimate.interval)
+    return Cell(shown(name, estimate.value), f"{low} to {high}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", MINUS)
 
 
 def _notes(results: Results) -> list[str]:
-    comparison, resolved = results.comparison, results.prepared.resolved
-    gained, lost = comparison.gained, comparison.lost
-    if gained or lost:
-        p_value = "< 0.001" if comparison.p_value < 0.001 else f"= {comparison.p_value:.3f}"
-        matches = (
-            f"{gained:,} row{'s' if gained != 1 else ''} only the tuned model answers word for word, {lost:,} only the "
-            f"base model: McNemar's exact test gives p {p_value}."
-        )
-    else:
-        matches = "There is no row that only one of the two answers word for word."
-    low, high = (f"{end:+.3g}".replace("-", MINUS) for end in comparison.loss_change)
+    found, resolved = results.comparison, results.prepared.resolved
     weights = (
-        "Both ran over 4-bit weights: the base model is measured as it was loaded for training, not in bfloat16."
+        "All ran over 4-bit weights: the base model is measured as it was loaded for training, not in bfloat16."
         if resolved.method is MethodType.QLORA
-        else "Both ran in bfloat16."
+        else "All ran in bfloat16."
     )
     return [
-        f"{matches} The loss changed by {low} to {high} nats a token (95% interval, paired bootstrap over rows). Both "
-        f"models got the same prompts and answered greedily. {weights}"
+        f"{found.gained:,} row{'s' if found.gained != 1 else ''} only the tuned model answers word for word, "
+        f"{found.lost:,} only the base model. Intervals are of 95%: Wilson's for shares of rows, else by a paired "
+        f"bootstrap over {found.clusters:,} groups of rows that are no near copies of each other. A gain in colour is "
+        f"beyond the noise. All models got the same prompts and answered greedily. {weights}"
     ]

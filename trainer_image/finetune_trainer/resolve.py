@@ -53,7 +53,7 @@ def resolve(
         # A row is never cut, so the longest has to fit whatever was asked for.
         micro_batch_tokens=max(longest, training.micro_batch_tokens or MICRO_BATCH_TOKENS),
         # Room for answers half as long again as nearly all that were learned.
-        max_new_tokens=ceil(1.5 * float(np.percentile(answers, 99))),
+        max_new_tokens=spec.evaluation.generation.max_new_tokens or ceil(1.5 * float(np.percentile(answers, 99))),
         prompt_format=prompt_format,
         parameters=parameters,
     )

@@ -8,12 +8,13 @@ from importlib.metadata import version
 from peft import LoraConfig
 
 from finetune_api.bundle import Bundle
-from finetune_api.status import Training
-from finetune_trainer.evaluate import Measured
+from finetune_api.status import Evaluation, Training
+from finetune_trainer.assessment import Assessment
+from finetune_trainer.comparison import Comparison
+from finetune_trainer.measured import Answer, Measured
 from finetune_trainer.prepared import Example, Prepared
 from finetune_trainer.serving import Serving
 from finetune_trainer.training_loop import Step
-from finetune_trainer.verdict import Comparison
 
 LIBRARIES = ("finetune-operator", "accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers")
 
@@ -33,15 +34,38 @@ class Results:
     """The same as the status has it in the end."""
     steps: Sequence[Step]
     held_out: Sequence[Example]
-    """The rows both models were measured on."""
-    base: Measured
-    tuned: Measured
-    comparison: Comparison
+    """The rows all models were measured on."""
+    assessment: Assessment
     serving: Serving
     """How the tuned model is to be asked."""
     adapter: LoraConfig
     base_license: dict[str, str]
     """The base model's licence in the words of hubs, where it is known."""
+
+    @property
+    def base(self) -> Measured:
+        """The base model on the held-out rows."""
+        return self.assessment.baselines.base
+
+    @property
+    def tuned(self) -> Measured:
+        """The tuned model on the same rows."""
+        return self.assessment.tuned
+
+    @property
+    def comparison(self) -> Comparison:
+        """The models side by side."""
+        return self.assessment.comparison
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The same as the status has it, with the verdict."""
+        return self.assessment.evaluation
+
+    @property
+    def answered(self) -> list[tuple[Example, Answer, Answer]]:
+        """Each held-out row with the base model's answer and the tuned one's; none where no answers were asked for."""
+        return list(zip(self.held_out, self.base.answers, self.tuned.answers, strict=False))
 
     @property
     def training_seconds(self) -> float:

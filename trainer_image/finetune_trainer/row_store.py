@@ -1,6 +1,6 @@
 """Tokenized rows on disk: written one after another, read back by number, so that their count never fills the memory.
 
-A store is a folder. `tokens` (int32), `supervised` (one byte a token) and `texts` (UTF-8) hold those of all rows end to
+A store is a folder. `tokens` (int32), `supervised` (one byte a token) and `texts` (JSON) hold those of all rows end to
 end, `rows` one RECORD for each row, `files.json` the names of the files they came from.
 """
 
@@ -18,6 +18,8 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.row_format import Message
+
 RECORD = np.dtype(
     [
         ("start", "<i8"),
@@ -25,8 +27,7 @@ RECORD = np.dtype(
         ("tokens", "<i4"),
         ("supervised", "<i4"),
         ("prompt_length", "<i4"),
-        ("prompt_bytes", "<i4"),
-        ("answer_bytes", "<i4"),
+        ("text_bytes", "<i4"),
         ("file", "<i4"),
         ("line", "<u4"),
         ("mixture", "<i4"),
@@ -34,9 +35,9 @@ RECORD = np.dtype(
         ("digest", "S16"),
     ]
 )
-"""72 bytes: where a row's tokens and texts begin, how long they are, where it came from; `key`: of its prompt;
+"""68 bytes: where a row's tokens and texts begin, how long they are, where it came from; `key`: of its prompt;
 `digest`: blake2b of its tokens and of which are learned."""
-PACK = struct.Struct("<qqiiiiiiIiQ16s").pack
+PACK = struct.Struct("<qqiiiiiIiQ16s").pack
 """The same as bytes: many times faster than through NumPy, one row at a time."""
 PLACED = np.dtype([("row", "<i8"), ("cluster", "<i4")])
 """A row on a side of the split: its number in the store, and its cluster."""
@@ -53,16 +54,27 @@ class Example:
     """True where the token is learned: an answer's tokens and its end of turn. Shape [tokens]; never True at 0."""
     prompt_length: int
     """Tokens before the last answer: what generation starts from."""
-    prompt: str
-    """What was asked, as shown to people."""
-    answer: str
-    """The last answer, as the row has it."""
+    messages: tuple[Message, ...]
+    """What was said, the last answer last."""
     source: str
     """Where the row stands, as FILE:LINE."""
     cluster: int = 0
     """Number of the group of rows that ask the same, or nearly: rows of one group never straddle the split."""
     mixture: int = 0
     """Index of its source in dataset.train, dataset.validation or dataset.test."""
+
+    @property
+    def prompt(self) -> str:
+        """What was asked, for people: the question, or the conversation up to the last answer."""
+        asked = [message for message in self.messages[:-1] if message.role != "system"]
+        if len(asked) == 1:
+            return asked[0].content
+        return "\n".join(f"{message.role}: {message.content}" for message in asked)
+
+    @property
+    def answer(self) -> str:
+        """The last answer, as the row has it."""
+        return self.messages[-1].content
 
 
 class StoreWriter:
@@ -86,7 +98,7 @@ class StoreWriter:
         """`key`: eight bytes or more, equal for rows that ask the same."""
         tokens = example.input_ids.astype("<i4", copy=False).tobytes()
         supervised = example.supervised.tobytes()
-        prompt, answer = example.prompt.encode(), example.answer.encode()
+        text = json.dumps(example.messages, ensure_ascii=False).encode()
         file, _, line = example.source.rpartition(":")
         record = PACK(
             self._start,
@@ -94,8 +106,7 @@ class StoreWriter:
             len(supervised),
             supervised.count(1),
             example.prompt_length,
-            len(prompt),
-            len(answer),
+            len(text),
             self._files.setdefault(file, len(self._files)),
             int(line),
             example.mixture,
@@ -104,10 +115,10 @@ class StoreWriter:
         )
         self._tokens.write(tokens)
         self._supervised.write(supervised)
-        self._texts.write(prompt + answer)
+        self._texts.write(text)
         self._rows.write(record)
         self._start += len(supervised)
-        self._text_start += len(prompt) + len(answer)
+        self._text_start += len(text)
         self._count += 1
 
     def __enter__(self) -> Self:
@@ -135,16 +146,13 @@ class RowStore:
 
     def example(self, row: int, cluster: int = 0) -> Example:
         """Row number `row`, from 0."""
-        (start, at, tokens, _, prompt_length, prompt_bytes, answer_bytes, file, line, mixture, _, _) = self.records[
-            row
-        ].item()
-        texts = os.pread(self._texts.fileno(), prompt_bytes + answer_bytes, at)
+        start, at, tokens, _, prompt_length, text_bytes, file, line, mixture, _, _ = self.records[row].item()
+        messages = json.loads(os.pread(self._texts.fileno(), text_bytes, at))
         return Example(
             input_ids=self._tokens[start : start + tokens],
             supervised=self._supervised[start : start + tokens],
             prompt_length=prompt_length,
-            prompt=texts[:prompt_bytes].decode(),
-            answer=texts[prompt_bytes:].decode(),
+            messages=tuple(Message(role, content) for role, content in messages),
             source=f"{self._files[file]}:{line}",
             cluster=cluster,
             mixture=mixture,

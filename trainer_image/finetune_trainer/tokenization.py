@@ -68,8 +68,7 @@ def _example(row: Row, text: Rendered, encoding: Any, prompts: list[list[int]], 
         input_ids=np.array(ids, dtype=np.int32),
         supervised=supervised,
         prompt_length=len(prompt),
-        prompt=_shown(row),
-        answer=row.messages[-1].content,
+        messages=row.messages,
         source=row.source,
         mixture=row.mixture,
     )
@@ -86,11 +85,3 @@ def _token_end(encoding: Any, end: int) -> int:
     """Index after the last token that lies before character `end`. White space may belong to no token."""
     tokens = (encoding.char_to_token(position) for position in range(end - 1, -1, -1))
     return next((token + 1 for token in tokens if token is not None), 0)
-
-
-def _shown(row: Row) -> str:
-    """What was asked, for people: the question, or the conversation up to the last answer."""
-    asked = [message for message in row.messages[:-1] if message.role != "system"]
-    if len(asked) == 1:
-        return asked[0].content
-    return "\n".join(f"{message.role}: {message.content}" for message in asked)

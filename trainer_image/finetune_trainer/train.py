@@ -1,19 +1,23 @@
 """Training: from the prepared data and the base model to a published adapter and a verdict. `recipe` is all of it."""
 
 from collections.abc import Sequence
-from functools import partial
+from time import perf_counter
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason, sentence
+from finetune_api.run_time import cost as price_of
 from finetune_api.status import ConditionType, Evaluation, Training
+from finetune_trainer.assessment import Assessor
 from finetune_trainer.attention import prove_isolation
 from finetune_trainer.batches import steps_per_epoch
-from finetune_trainer.evaluate import draw_rows, evaluate
+from finetune_trainer.evaluate import Evaluator
 from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.gates import require_passed, shortfall
 from finetune_trainer.merge import merge
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.model import (
@@ -37,7 +41,7 @@ from finetune_trainer.storage import Storage
 from finetune_trainer.termination import stop_deferred, stop_requested
 from finetune_trainer.training_loop import Step, training_steps
 from finetune_trainer.training_progress import TrainingProgress, duration
-from finetune_trainer.verdict import compare
+from finetune_trainer.verdict import Cost
 
 TRAINED, EVALUATED = ConditionType.TRAINED, ConditionType.EVALUATED
 
@@ -59,7 +63,7 @@ def train(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) 
 
 def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) -> str:
     """All of it in order, where nothing is published yet."""
-    spec = bundle.spec
+    spec, started = bundle.spec, perf_counter()
     with scratch_folder("train-") as scratch:
         prepared = read_prepared(storage, bundle, scratch)
         resolved = prepared.resolved
@@ -67,24 +71,18 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
         epoch = steps_per_epoch(len(prepared.train), spec.training.global_batch_size)
         progress = TrainingProgress(writer, attempt, device_name, resolved.total_steps, epoch)
-        held_out = draw_rows(prepared.test, spec.evaluation.max_rows, spec.dataset.split.seed)
 
         tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
         storage.download_folder(spec.model.uri, scratch / "model", is_model_file)
         tokenizer, model = load_tokenizer(scratch / "model"), load_model(scratch / "model", resolved.method, device)
         prove_isolation(model)
         generation = greedy_generation(model, prepared.stop_token_ids, resolved.max_new_tokens)
-        measure = partial(
-            evaluate,
-            tokenizer=tokenizer,
-            examples=held_out,
-            micro_batch_tokens=resolved.micro_batch_tokens,
-            generation=generation,
-            accelerator=accelerator,
-        )
+        evaluator = Evaluator(tokenizer, resolved.micro_batch_tokens, generation, accelerator)
+        assessor = Assessor(bundle, prepared, evaluator)
 
-        tell(writer, TRAINED, "EvaluatingBase", f"Answering {len(held_out):,} held-out rows with the base model.")
-        base = measure("the base model", model)
+        held_out = len(assessor.held_out)
+        tell(writer, TRAINED, "EvaluatingBase", f"Answering {held_out:,} held-out rows with the base model.")
+        baselines = assessor.baselines(model)
 
         tell(writer, TRAINED, "Training", f"Learning from {len(prepared.train):,} rows.")
         model = accelerator.prepare_model(attach_lora(model, spec.method, spec.training.seed))
@@ -92,11 +90,11 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         training = progress.training
         tell(writer, TRAINED, "TrainingSucceeded", summary(steps), held=True, training=training)
 
-        print(f"Answering {len(held_out):,} held-out rows with the tuned model.", flush=True)
-        tuned = measure("the tuned model", accelerator.unwrap_model(model))
-        comparison = compare(base, tuned, spec.training.seed)
-        verdict = comparison.evaluation.verdict or ""
-        tell(writer, EVALUATED, "EvaluationSucceeded", verdict, held=True, evaluation=comparison.evaluation)
+        print(f"Answering {held_out:,} held-out rows with the tuned model.", flush=True)
+        assessment = assessor.assess(
+            accelerator.unwrap_model(model), baselines, cost_of(steps, device, started, bundle)
+        )
+        tell_assessment(assessment.evaluation, writer)
 
         output, serving = scratch / "output", serving_of(prepared, tokenizer)
         adapter = accelerator.unwrap_model(model).peft_config["default"]
@@ -106,17 +104,15 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
             del model
             accelerator.free_memory()
             folders = (scratch / "model", output / ADAPTER, output / MERGED)
-            merged = merge(*folders, tuned, held_out, prepared, tokenizer, accelerator)
-            comparison = comparison.with_merged(merged)
-            said = f"{verdict} {merged.message}" if merged.changed else verdict
-            tell(writer, EVALUATED, "EvaluationSucceeded", said, held=True, evaluation=comparison.evaluation)
+            merged = merge(*folders, assessment.tuned, assessor.held_out, prepared, tokenizer, accelerator)
+            assessment = assessment.with_merged(merged)
+            tell_assessment(assessment.evaluation, writer)
         license = base_license(scratch / "model")
-        results = Results(
-            bundle, prepared, training, steps, held_out, base, tuned, comparison, serving, adapter, license
-        )
+        results = Results(bundle, prepared, training, steps, assessor.held_out, assessment, serving, adapter, license)
         artifacts = publish(storage, results, output)
         writer.result(artifacts=artifacts)
-    return verdict
+        require_passed(assessment.evaluation)
+    return assessment.evaluation.verdict or ""
 
 
 def take_steps(
@@ -143,6 +139,26 @@ def summary(steps: Sequence[Step]) -> str:
     return (
         f"{len(steps):,} steps in {duration(seconds)}; the loss went from {steps[0].loss:.3g} to {steps[-1].loss:.3g}."
     )
+
+
+def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle: Bundle) -> Cost:
+    """What the run took; `started`: when the attempt did, as perf_counter says."""
+    seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)
+    if device.type != "cuda":
+        return Cost(seconds, tokens)
+    held = perf_counter() - started
+    price = next((gpu.price_per_hour for gpu in bundle.gpu_types), None)
+    return Cost(seconds, tokens, held / 3600, price_of(held, price) if price else None)
+
+
+def tell_assessment(evaluation: Evaluation, writer: StatusWriter) -> None:
+    """Says what the evaluation found, before the results are published."""
+    if evaluation.passed is False:
+        reason, message = str(FailureReason.EVALUATION_GATE_FAILED), shortfall(evaluation)
+    else:
+        merged = evaluation.merged.message if evaluation.merged and evaluation.merged.changed else ""
+        reason, message = "EvaluationSucceeded", f"{evaluation.verdict} {merged}".strip()
+    tell(writer, EVALUATED, reason, message, held=evaluation.passed is not False, evaluation=evaluation)
 
 
 def tell(
@@ -172,4 +188,5 @@ def tell_published(manifest: dict[str, Any], bundle: Bundle, storage: Storage, w
     training = Training.model_validate(manifest["training"])
     writer.result(training=training, evaluation=evaluation, artifacts=published_artifacts(storage, bundle))
     storage.delete_prefix(work_prefix(bundle))
+    require_passed(evaluation)
     return verdict

@@ -1,129 +1,119 @@
-"""Whether tuning was worth it, in one sentence, and how sure that is."""
+"""Whether tuning was worth it, in one sentence: the gain, over what, how sure, at what cost, and whether prompting
+would have done."""
 
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from enum import StrEnum
-from math import comb
+from dataclasses import dataclass
 
-import numpy as np
+from finetune_api.evaluation import Baseline, MetricName
+from finetune_trainer.comparison import Comparison, Outcome
+from finetune_trainer.estimates import Change
+from finetune_trainer.metrics import LIKELIHOODS
+from finetune_trainer.training_progress import duration
 
-from finetune_api.status import Evaluation, Merged
-from finetune_trainer.evaluate import Measured, perplexity
-
-SIGNIFICANCE = 0.05
-RESAMPLES = 2000
-
-
-class Outcome(StrEnum):
-    """What tuning came to."""
-
-    BETTER = "Better"
-    LIKELIER = "Likelier"
-    WORSE = "Worse"
-    NOISE = "Noise"
-
-
-CONCLUSIONS = {
-    Outcome.BETTER: "tuning was worth it over the base model",
-    Outcome.LIKELIER: "the right answers became likelier, but no more of them come out word for word",
-    Outcome.WORSE: "tuning made the model worse, keep the base model",
+METRIC_TITLES = {
+    MetricName.LOSS: "Loss",
+    MetricName.PERPLEXITY: "Perplexity",
+    MetricName.EXACT_MATCH: "Exact match",
+    MetricName.TOKEN_F1: "Token F1",
+    MetricName.ROUGE1: "ROUGE-1",
+    MetricName.ROUGE2: "ROUGE-2",
+    MetricName.ROUGE_L: "ROUGE-L",
+    MetricName.BLEU: "BLEU",
+    MetricName.VALID_JSON: "Valid JSON",
+    MetricName.FIELD_MATCH: "Field match",
+    MetricName.MACRO_PRECISION: "Macro precision",
+    MetricName.MACRO_RECALL: "Macro recall",
+    MetricName.MACRO_F1: "Macro F1",
 }
+NAMES = {Baseline.BASE: "the base model", Baseline.FEW_SHOT: "prompting the base model with examples"}
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Base and tuned model on the same rows."""
+class Cost:
+    """What the tuning took."""
 
-    gained: int
-    """Rows only the tuned model answers word for word."""
-    lost: int
-    """Rows only the base model does."""
-    p_value: float
-    """McNemar's exact test on `gained` against `lost`, two-sided."""
-    loss_change: tuple[float, float]
-    """95% interval of tuned minus base loss in nats, by a paired bootstrap over rows."""
-    outcome: Outcome
-    evaluation: Evaluation
-    """What the status says of it, with the verdict."""
+    seconds: float
+    """Of all steps."""
+    tokens: int
+    """Put through the model in these steps."""
+    gpu_hours: float | None = None
+    """Of the whole attempt; None on a CPU."""
+    price: str | None = None
+    """Of these, where the profile knows the price per hour, as a decimal string."""
 
-    def with_merged(self, merged: Merged) -> "Comparison":
-        """The same, with what merging changed."""
-        return replace(self, evaluation=self.evaluation.model_copy(update={"merged": merged}))
-
-
-def compare(base: Measured, tuned: Measured, seed: int) -> Comparison:
-    """Compares two models measured on the same rows, at least one. What is inside the noise is called noise."""
-    pairs = list(zip(base.answers, tuned.answers, strict=True))
-    gained = sum(after.matches and not before.matches for before, after in pairs)
-    lost = sum(before.matches and not after.matches for before, after in pairs)
-    p_value, loss_change = mcnemar(gained, lost), loss_interval(base, tuned, seed)
-    outcome = outcome_of(gained, lost, p_value, loss_change)
-    finding = _matches(base, tuned) + ", " + _perplexities(base.loss, tuned.loss)
-    evaluation = Evaluation(
-        rows=len(pairs),
-        base=base.metrics,
-        tuned=tuned.metrics,
-        verdict=f"{finding}: {_conclusion(outcome, p_value, loss_change)}.",
-        observed_time=datetime.now(UTC),
-    )
-    return Comparison(gained, lost, p_value, loss_change, outcome, evaluation)
+    def __str__(self) -> str:
+        parts = [f"{duration(self.seconds)} on {self.tokens:,} tokens"]
+        if self.gpu_hours is not None:
+            parts.append(f"{self.gpu_hours:.2g} GPU hours")
+        if self.price is not None:
+            parts.append(f"at a price of {self.price}")
+        return ", ".join(parts)
 
 
-def mcnemar(gained: int, lost: int) -> float:
-    """Two-sided p-value of McNemar's exact test: how often a fair coin tossed `gained + lost` times is as one-sided
-    (McNemar 1947)."""
-    tosses = gained + lost
-    tail = sum(comb(tosses, i) for i in range(min(gained, lost) + 1))
-    return float(min(1, 2 * tail / 2**tosses))
+def verdict(found: Comparison, cost: Cost | None) -> str:
+    """The sentence. Without `cost` nothing was trained: an adapter that was there already is judged."""
+    paid = f" (training took {cost})" if cost else ""
+    return f"{finding(found)}{paid}: {conclusion(found, 'tuning' if cost else 'the adapter')}."
 
 
-def loss_interval(base: Measured, tuned: Measured, seed: int) -> tuple[float, float]:
-    """95% interval of the change of the mean loss per label, in nats: percentiles of a paired bootstrap over rows
-    (Efron and Tibshirani 1993)."""
-    generator = np.random.default_rng(seed)
-    change, labels = tuned.losses - base.losses, base.labels
-    changes = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        drawn = generator.integers(len(change), size=len(change))
-        changes[i] = change[drawn].sum() / labels[drawn].sum()
-    low, high = np.quantile(changes, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def outcome_of(gained: int, lost: int, p_value: float, loss_change: tuple[float, float]) -> Outcome:
-    """What the two tests say together. Exact match decides; where it cannot tell the models apart, the loss does."""
-    low, high = loss_change
-    if p_value < SIGNIFICANCE:
-        return Outcome.BETTER if gained > lost else Outcome.WORSE
-    if high < 0:
-        return Outcome.LIKELIER
-    return Outcome.WORSE if low > 0 else Outcome.NOISE
-
-
-def _conclusion(outcome: Outcome, p_value: float, loss_change: tuple[float, float]) -> str:
-    if outcome is not Outcome.NOISE:
-        return CONCLUSIONS[outcome]
-    low, high = loss_change
-    return (
-        f"inside the noise (McNemar's exact test p = {p_value:.2f}; 95% interval of the loss's change by paired "
-        f"bootstrap {low:+.2g} to {high:+.2g}), so nothing shows that tuning was worth it"
-    )
-
-
-def _matches(base: Measured, tuned: Measured) -> str:
-    before, after = base.metrics.exact_match or 0.0, tuned.metrics.exact_match or 0.0
-    rows = len(base.answers)
-    on = f"Exact match on {rows:,} held-out row{'s' if rows > 1 else ''}"
-    if before == after:
-        return f"{on} stayed at {percent(after)}"
-    return f"{on} {'rose' if after > before else 'fell'} from {percent(before)} to {percent(after)}"
-
-
-def _perplexities(before: float, after: float) -> str:
-    first, second = f"{perplexity(before):,.3g}", f"{perplexity(after):,.3g}"
+def finding(found: Comparison) -> str:
+    """What the deciding metric did, against which baseline, and how sure that is."""
+    row, rows = found.decision, found.rows
+    before = row.of(found.baseline)
+    on = f"{METRIC_TITLES[row.name]} on {rows:,} held-out row{'s' if rows > 1 else ''}"
+    if before is None or row.tuned is None or found.change is None:
+        return f"{on} cannot be taken"
+    first, second = shown(row.name, before.value), shown(row.name, row.tuned.value)
     if first == second:
-        return f"perplexity stayed at {second}"
-    return f"perplexity {'rose' if after > before else 'fell'} from {first} to {second}"
+        moved = f"stayed at {second}"
+    else:
+        moved = f"{'rose' if row.tuned.value > before.value else 'fell'} from {first} to {second}"
+    return f"{on} {moved} against {NAMES[found.baseline]}, a gain of {gain(row.name, found.change)}"
+
+
+def gain(name: MetricName, change: Change) -> str:
+    """A change with its interval."""
+    scale, unit = (1, "") if name in LIKELIHOODS else (100, " points")
+    value, low, high = (scale * number for number in (change.value, *change.interval))
+    number = "+.3g" if name in LIKELIHOODS else "+.1f"
+    return f"{value:{number}}{unit} (95% interval {low:{number}} to {high:{number}})"
+
+
+def conclusion(found: Comparison, subject: str) -> str:
+    """What follows from it."""
+    if found.outcome is Outcome.BETTER:
+        return f"{subject} was worth it{_prompting(found)}"
+    if found.outcome is Outcome.PROMPTING:
+        return f"better than the base model, but prompting it with {_examples(found)} does as well, for no training"
+    if found.outcome is Outcome.UNRELATED:
+        return (
+            "the answers fit other rows' questions as well as their own, so the model has learned how answers look and "
+            "not what to answer: look whether prompts and answers of the training rows belong together"
+        )
+    if found.outcome is Outcome.LIKELIER:
+        return "the right answers became likelier, but those the model gives are no better"
+    if found.outcome is Outcome.WORSE:
+        return f"{subject} made the model worse, keep {NAMES[found.baseline]}"
+    return f"inside the noise, so nothing shows that {subject} was worth it"
+
+
+def _prompting(found: Comparison) -> str:
+    few_shot = found.decision.few_shot
+    if few_shot is None:
+        return ""
+    if found.baseline is Baseline.FEW_SHOT:
+        return f", and prompting with {_examples(found)} would not have done"
+    return f", and prompting with {_examples(found)} ({shown(found.decision.name, few_shot.value)}) would not have done"
+
+
+def _examples(found: Comparison) -> str:
+    fewest, most = min(found.shots), max(found.shots)
+    count = str(most) if fewest == most else f"{fewest} to {most}"
+    return f"{count} example{'s' if most > 1 else ''}"
+
+
+def shown(name: MetricName, value: float) -> str:
+    """A metric's value for people."""
+    return f"{value:,.3g}" if name in LIKELIHOODS else percent(value)
 
 
 def percent(share: float) -> str:

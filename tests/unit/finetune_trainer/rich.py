@@ -13,14 +13,13 @@ import numpy as np
 
 from finetune_api.bundle import Bundle
 from finetune_api.status import Merged, Splits
-from finetune_trainer.evaluate import Answer, Measured
+from finetune_trainer.measured import Answer, Measured
 from finetune_trainer.prepared import Example
 from finetune_trainer.report import report_page
 from finetune_trainer.results import Results
 from finetune_trainer.serving import Serving
 from finetune_trainer.training_loop import Step
-from finetune_trainer.verdict import compare
-from tests.unit.finetune_trainer.tiny import results
+from tests.unit.finetune_trainer.tiny import assessment, results, turns
 
 STEPS, HELD_OUT = 420, 200
 AREAS = ("billing", "login", "delivery", "app", "other")
@@ -57,7 +56,7 @@ def held_out() -> list[Example]:
         prompt = MAILS[kind].format(n=40_000 + 7 * n)
         tokens, supervised = np.arange(90, dtype=np.int32), np.arange(90) >= 60
         source = f"s3://acme-data/tickets/2026-03.jsonl:{11 + 13 * n}"
-        rows.append(Example(tokens, supervised, 60, prompt, json.dumps(wanted), source))
+        rows.append(Example(tokens, supervised, 60, turns(prompt, json.dumps(wanted)), source, cluster=n))
     return rows
 
 
@@ -90,7 +89,7 @@ def steps() -> list[Step]:
 def lengths() -> list[Example]:
     """Rows of uneven lengths to learn from."""
     drawn = np.random.default_rng(1).lognormal(5.2, 0.5, 2229).clip(20, 1024).astype(int)
-    return [Example(np.zeros(n, dtype=np.int32), np.zeros(n, np.bool_), 0, "", "", "") for n in drawn]
+    return [Example(np.zeros(n, dtype=np.int32), np.zeros(n, np.bool_), 0, turns("", ""), "") for n in drawn]
 
 
 def serving() -> Serving:
@@ -159,9 +158,7 @@ def rich_results() -> Results:
         prepared=replace(run.prepared, train=lengths(), preflight=preflight, resolved=resolved),
         training=training,
         steps=history,
-        base=base,
-        tuned=tuned,
-        comparison=compare(base, tuned, seed=0).with_merged(merged),
+        assessment=assessment(rows, base, tuned).with_merged(merged),
         serving=serving(),
         base_license={"license": "llama3.1"},
     )

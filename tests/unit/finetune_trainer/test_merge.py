@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.job import Method, MethodType
 from finetune_api.reasons import FailureReason
-from finetune_trainer.evaluate import Answer, Measured, row_losses
+from finetune_trainer.evaluate import row_losses
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.measured import Answer, Measured
 from finetune_trainer.merge import ANSWERED, MergedMeasured, answered_rows, compare_merged, merge
 from finetune_trainer.model import attach_lora, load_model
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer

@@ -30,8 +30,8 @@ def test_its_front_matter_is_what_hubs_read(make_bundle: MakeBundle) -> None:
     assert (data.base_model, data.library_name, data.license) == ("acme/base", "peft", "apache-2.0")
     assert data.tags == ["lora", "finetune-operator"]
     figures = {result.metric_type: result.metric_value for result in data.eval_results or []}
-    assert run.comparison.evaluation.tuned
-    assert figures == {"exact_match": 0.5, "loss": run.comparison.evaluation.tuned.loss}
+    assert run.evaluation.tuned
+    assert figures == {"exact_match": 0.5, "loss": run.evaluation.tuned.loss}
 
 
 def test_a_base_model_of_no_hub_is_not_named_as_one(make_bundle: MakeBundle) -> None:
@@ -44,7 +44,7 @@ def test_a_base_model_of_no_hub_is_not_named_as_one(make_bundle: MakeBundle) -> 
 def test_it_tells_the_verdict_the_prompt_and_both_ways_to_serve(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
     card = model_card(run, merged=False)
-    assert (run.comparison.evaluation.verdict or "?") in card
+    assert (run.evaluation.verdict or "?") in card
     assert run.serving.rendered in card
     assert "PeftModel.from_pretrained" in card
     assert "--enable-lora --max-lora-rank 16" in card
@@ -72,7 +72,7 @@ def test_the_merged_models_card_is_of_a_whole_model(make_bundle: MakeBundle) -> 
     merged = Merged(
         loss=0.51, loss_change=0.01, rows=20, exact_match=0.5, exact_match_change=0, changed=False, message="Merging."
     )
-    card = model_card(replace(run, comparison=run.comparison.with_merged(merged)), merged=True)
+    card = model_card(replace(run, assessment=run.assessment.with_merged(merged)), merged=True)
     data = ModelCard(card).data
     assert (data.library_name, data.base_model_relation) == ("transformers", "merge")
     assert "Merging." in card

@@ -173,8 +173,8 @@ def test_samples_have_every_held_out_row_with_both_answers(make_bundle: MakeBund
     assert samples[0] == {
         "source": "rows.jsonl:0",
         "prompt": "a question",
-        "expected": "an answer",
-        "base": {"answer": "answer 0", "matches": False, "truncated": False},
+        "expected": "answer 0",
+        "base": {"answer": "miss 0", "matches": False, "truncated": False},
         "tuned": {"answer": "answer 0", "matches": True, "truncated": False},
     }
 

@@ -10,16 +10,19 @@ import html5lib
 import pytest
 from lxml.html import HtmlElement, fromstring
 
+from finetune_api.evaluation import MetricName
 from finetune_api.job import MethodType
-from finetune_trainer.evaluate import Answer
+from finetune_api.status import GateResult
+from finetune_trainer.comparison import Outcome
+from finetune_trainer.measured import Answer
 from finetune_trainer.pages import LONGEST_TEXT
 from finetune_trainer.report import report_page
 from finetune_trainer.report_tables import MINUS
 from finetune_trainer.results import Results
-from finetune_trainer.verdict import Outcome
+from finetune_trainer.verdict import METRIC_TITLES, gain, shown
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.rich import rich_results
-from tests.unit.finetune_trainer.tiny import example, examples, results
+from tests.unit.finetune_trainer.tiny import assessment, example, examples, results
 
 ATTACK = '<script>alert(1)</script><img src="https://evil.test/x" onerror=x> & {{ 7 * 7 }} </pre></style>'
 
@@ -55,7 +58,7 @@ def test_the_verdict_comes_first() -> None:
     run, html = rich()
     page = fromstring(html)
     heading = page.xpath("//h1")[0]
-    assert text(heading) == run.comparison.evaluation.verdict
+    assert text(heading) == run.evaluation.verdict
     assert html.index("<h1") < min(html.index(tag) for tag in ("<table", "<svg", "<dl", "<section"))
     assert run.comparison.outcome is Outcome.BETTER
     assert page.xpath("//header/@class") == ["good-news"]
@@ -91,7 +94,7 @@ def test_who_cannot_see_it_is_told_the_same() -> None:
 
 
 def test_rows_and_answers_are_text_and_nothing_else(make_bundle: MakeBundle) -> None:
-    row = replace(example(12, 4), prompt=ATTACK, answer=ATTACK, source=ATTACK)
+    row = example(12, 4, source=ATTACK, texts=(ATTACK, ATTACK))
     run = results(make_bundle(), [row, *examples([12] * 3)])
     run.base.answers[0] = Answer(ATTACK, truncated=False, matches=False)
     run.tuned.answers[0] = Answer(ATTACK, truncated=True, matches=False)
@@ -105,14 +108,18 @@ def test_rows_and_answers_are_text_and_nothing_else(make_bundle: MakeBundle) -> 
 
 def test_every_figure_of_the_results_is_the_evaluations() -> None:
     run, html = rich()
-    evaluation = run.comparison.evaluation
+    evaluation = run.evaluation
     assert evaluation.base
     assert evaluation.tuned
     rows = {cells[0]: cells[1:] for cells in figures(fromstring(html), "results")}
-    before, after = (100 * (metrics.exact_match or 0) for metrics in (evaluation.base, evaluation.tuned))
-    assert rows["Exact match"] == [f"{before:g}%", f"{after:g}%", f"+{after - before:.3g} points"]
-    assert rows["Loss, nats per token"][:2] == [f"{evaluation.base.loss:.4f}", f"{evaluation.tuned.loss:.4f}"]
-    assert rows["Perplexity of the right answers"][1] == f"{evaluation.tuned.perplexity:.4g}"
+    for name, row in run.comparison.metrics.items():
+        cells = rows[METRIC_TITLES[name]]
+        for cell, estimate in ((cells[0], row.base), (cells[1], row.tuned)):
+            assert estimate
+            assert cell.startswith(shown(name, estimate.value))
+            assert cell.endswith(f"{shown(name, estimate.interval.low)} to {shown(name, estimate.interval.high)}")
+        assert row.over_base
+        assert cells[2].replace(MINUS, "-").replace("95%", "(95%") + ")" == gain(name, row.over_base)
     assert text(fromstring(html).xpath("//section[@id='results']//p")[0]).startswith(
         f"{run.comparison.gained} rows only the tuned model answers word for word, {run.comparison.lost} only the base"
     )
@@ -120,15 +127,19 @@ def test_every_figure_of_the_results_is_the_evaluations() -> None:
 
 def test_a_change_for_the_worse_looks_like_one(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
-    swapped = replace(run, base=run.tuned, tuned=run.base)
-    evaluation = run.comparison.evaluation.model_copy(
-        update={"base": run.comparison.evaluation.tuned, "tuned": run.comparison.evaluation.base}
-    )
-    comparison = replace(run.comparison, evaluation=evaluation, outcome=Outcome.WORSE)
-    page = page_of(replace(swapped, comparison=comparison))
+    swapped = assessment(run.held_out, run.tuned, run.base)
+    page = page_of(replace(run, assessment=swapped))
     assert page.xpath("//header/@class") == ["bad-news"]
     changes = page.xpath("//table[@class='figures']//td[3]")
-    assert [(cell.get("class"), text(cell)[0]) for cell in changes[:3]] == [("bad", MINUS), ("bad", "+"), ("bad", "+")]
+    assert {(cell.get("class"), text(cell)[0]) for cell in changes[:4]} == {("bad", MINUS)}
+
+
+def test_a_model_that_did_not_pass_its_gates_says_so_at_the_top(make_bundle: MakeBundle) -> None:
+    run = results(make_bundle())
+    gate = GateResult(metric=MetricName.EXACT_MATCH, bound="Min", limit=0.9, value=0.5, passed=False)
+    evaluation = run.evaluation.model_copy(update={"gates": [gate], "passed": False})
+    page = page_of(replace(run, assessment=replace(run.assessment, evaluation=evaluation)))
+    assert "not to be used. ExactMatch is 0.5; a gate wants it at least 0.9." in text(page.xpath("//header")[0])
 
 
 def test_training_data_and_provenance_are_told_as_they_were() -> None:
@@ -149,9 +160,9 @@ def test_training_data_and_provenance_are_told_as_they_were() -> None:
 
 def test_what_merging_changed_is_shown_where_there_is_something() -> None:
     run, html = rich()
-    assert run.comparison.evaluation.merged
+    assert run.evaluation.merged
     finding = fromstring(html).xpath("//li[@class='bad-news']")
-    assert [text(item) for item in finding] == [run.comparison.evaluation.merged.message]
+    assert [text(item) for item in finding] == [run.evaluation.merged.message]
 
 
 def test_the_page_says_how_to_serve() -> None:
@@ -167,7 +178,7 @@ def test_it_works_for_a_cluster_job_a_local_run_and_qlora(make_bundle: MakeBundl
     job = {"namespace": "team-a", "name": "tickets", "uid": "0123-4567"}
     assert "team-a / tickets" in report_page(results(make_bundle(job=job)))
     assert "Local run" in report_page(results(make_bundle()))
-    assert "Both ran in bfloat16" in report_page(results(make_bundle()))
+    assert "All ran in bfloat16" in report_page(results(make_bundle()))
     four_bit = report_page(results(make_bundle(method={"type": MethodType.QLORA})))
     assert "not in bfloat16" in four_bit
 
@@ -182,5 +193,5 @@ def test_any_number_of_steps_can_be_drawn(make_bundle: MakeBundle, steps: int) -
 
 
 def test_a_text_of_any_length_is_shown_cut(make_bundle: MakeBundle) -> None:
-    row = replace(example(12, 4), prompt="x" * 100_000)
+    row = example(12, 4, texts=("x" * 100_000, "y"))
     assert "x" * (LONGEST_TEXT + 1) not in report_page(results(make_bundle(), [row, example(12, 4)]))

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.evaluate import Answer
+from finetune_trainer.measured import Answer
 from finetune_trainer.report_samples import SHOWN, sample_groups, shares
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.tiny import examples, results
@@ -23,7 +23,7 @@ def test_a_sample_is_the_row_with_both_models_own_answers(make_bundle: MakeBundl
     run.base.answers[1] = Answer("an other answer", truncated=True, matches=False)
     group = sample_groups(run)[0]
     sample = group.samples[1]
-    assert (sample.source, sample.prompt, sample.expected) == ("rows.jsonl:1", "a question", "an answer")
+    assert (sample.source, sample.prompt, sample.expected) == ("rows.jsonl:1", "a question", "answer 1")
     assert (sample.base.truncated, sample.base.matches, sample.tuned.matches) == (True, False, True)
     assert "".join(piece.text for piece in sample.base.pieces if piece.kind != "missing") == "an other answer"
 

@@ -10,11 +10,12 @@ from finetune_api.status import Resolved
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.prepared import Example
 from finetune_trainer.resolve import resolve, sequence_limit, total_steps, warmup_steps
+from finetune_trainer.row_format import Message
 
 
 def example(prompt: int, answer: int) -> Example:
     ids = np.zeros(prompt + answer, dtype=np.int32)
-    return Example(ids, ids.astype(np.bool_), prompt, "p", "a", "f:1")
+    return Example(ids, ids.astype(np.bool_), prompt, (Message("user", "p"), Message("assistant", "a")), "f:1")
 
 
 def resolved(parameters: int = 10**9, rows: int = 100, **training: Any) -> Resolved:

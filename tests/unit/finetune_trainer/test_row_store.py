@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_trainer.row_format import Message
 from finetune_trainer.row_store import (
     PACK,
     PLACED,
@@ -20,6 +21,7 @@ from finetune_trainer.row_store import (
 )
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
+messages = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), texts), min_size=1).map(tuple)
 
 
 @st.composite
@@ -31,8 +33,7 @@ def examples(draw: st.DrawFn) -> Example:
         np.array(ids, dtype=np.int32),
         np.array(learned, dtype=np.bool_),
         draw(st.integers(0, len(ids))),
-        draw(texts),
-        draw(texts),
+        draw(messages),
         source,
         mixture=draw(st.integers(0, 31)),
     )
@@ -47,8 +48,7 @@ def stored(folder: Path, rows: list[Example]) -> RowStore:
 
 def same(first: Example, second: Example) -> bool:
     plain = all(
-        getattr(first, name) == getattr(second, name)
-        for name in ("prompt_length", "prompt", "answer", "source", "mixture")
+        getattr(first, name) == getattr(second, name) for name in ("prompt_length", "messages", "source", "mixture")
     )
     return (
         plain
@@ -67,7 +67,7 @@ def test_every_row_is_read_as_it_was_appended(tmp_path_factory, rows: list[Examp
 
 def row(tokens: int, prompt: int, source: str = "f:1") -> Example:
     ids = np.arange(tokens, dtype=np.int32)
-    return Example(ids, ids >= prompt, prompt, "q", "a", source)
+    return Example(ids, ids >= prompt, prompt, (Message("user", "q"), Message("assistant", "a")), source)
 
 
 def test_a_side_has_its_own_order_clusters_and_repetitions(tmp_path: Path) -> None:
@@ -93,5 +93,5 @@ def test_the_digest_of_a_row_tells_its_tokens_and_what_is_learned_apart(tmp_path
 
 
 def test_a_record_is_packed_as_numpy_lays_it_out() -> None:
-    record = np.frombuffer(PACK(1, 2, 3, 4, 5, 6, 7, 8, 2**32 - 1, 10, 2**64 - 1, b"x" * 16), RECORD)
-    assert record.item() == (1, 2, 3, 4, 5, 6, 7, 8, 2**32 - 1, 10, 2**64 - 1, b"x" * 16)
+    record = np.frombuffer(PACK(1, 2, 3, 4, 5, 6, 7, 2**32 - 1, 9, 2**64 - 1, b"x" * 16), RECORD)
+    assert record.item() == (1, 2, 3, 4, 5, 6, 7, 2**32 - 1, 9, 2**64 - 1, b"x" * 16)

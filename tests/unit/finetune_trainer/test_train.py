@@ -17,6 +17,7 @@ from finetune_api.job import MethodType
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer import train as module
 from finetune_trainer.__main__ import main
+from finetune_trainer.assessment import Assessor
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.loss import token_losses
@@ -202,13 +203,90 @@ def test_a_failure_in_the_evaluation_leaves_the_training_true(
 ) -> None:
     bundle = make_bundle()
     prepare(bundle)
-    monkeypatch.setattr(module, "compare", lambda *_: 1 / 0)
+    monkeypatch.setattr(Assessor, "assess", lambda *_: 1 / 0)
     writer = StatusWriter(None, "attempt-1")
     with pytest.raises(ZeroDivisionError):
         train(bundle, open_storage(bundle), writer, attempt=1)
     said = {condition.type: (condition.status, condition.reason) for condition in writer.intent.conditions or []}
     assert said == {"Trained": ("True", "TrainingSucceeded"), "Evaluated": ("False", "TrainerCrashed")}
     assert not (Path(bundle.spec.output.uri) / "manifest.json").exists()
+
+
+def labelled_rows(count: int) -> list[dict[str, str]]:
+    """Rows whose answers are one of two labels."""
+    return [{"prompt": f"Is {i} even?", "completion": "yes" if i % 2 == 0 else "no"} for i in range(count)]
+
+
+def test_every_metric_that_fits_is_taken_against_base_and_few_shot(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(rows=labelled_rows(60))
+    prepare(bundle)
+    _, writer = run(bundle)
+    found = writer.intent.evaluation
+    assert found
+    for metrics in (found.base, found.few_shot, found.tuned):
+        assert metrics
+        assert None not in (metrics.exact_match, metrics.macro_f1, metrics.macro_precision, metrics.macro_recall)
+    assert found.base
+    assert found.few_shot
+    assert (found.base.loss is None, found.few_shot.loss is None) == (False, True)
+    assert found.decision
+    assert found.decision.metric == "ExactMatch"
+    assert found.passed is None
+
+
+def test_a_failed_gate_fails_the_job_and_keeps_its_results_marked(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(evaluation={"gates": [{"metric": "ExactMatch", "min": 1}], "baselines": ["Base"]})
+    prepare(bundle)
+    writer = StatusWriter(None, "attempt-1")
+    with pytest.raises(TrainerFailure, match=r"ExactMatch is 0; a gate wants it at least 1\.") as caught:
+        train(bundle, open_storage(bundle), writer, attempt=1)
+    assert caught.value.reason is FailureReason.EVALUATION_GATE_FAILED
+    said = {condition.type: (condition.status, condition.reason) for condition in writer.intent.conditions or []}
+    assert said == {"Trained": ("True", "TrainingSucceeded"), "Evaluated": ("False", "EvaluationGateFailed")}
+    output = Path(bundle.spec.output.uri)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["evaluation"]["passed"] is False
+    assert manifest["evaluation"]["gates"] == [
+        {"metric": "ExactMatch", "bound": "Min", "limit": 1.0, "value": 0.0, "passed": False}
+    ]
+    assert "not to be used" in (output / "adapter" / "README.md").read_text()
+    assert writer.intent.artifacts
+    monkeypatch.setattr(module, "recipe", lambda *_: pytest.fail("it trained again"))
+    with pytest.raises(TrainerFailure, match="ExactMatch is 0"):
+        train(bundle, open_storage(bundle), StatusWriter(None, "attempt-1"), attempt=1)
+
+
+def unlike(number: int) -> str:
+    """An answer like none of the rows that are learned, which becomes less likely."""
+    return "@#~" * 8 + str(number)
+
+
+def test_a_regression_set_is_measured_before_and_after(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    general = write_rows(
+        tmp_path / "general.jsonl", [{"prompt": f"Say {i}", "completion": unlike(i)} for i in range(9)]
+    )
+    wish = {"name": "general", "uri": str(general), "metric": "Loss"}
+    training = {"learningRate": 0.05, "epochs": 3}
+    for name, max_drop, passed in (("strict", 0.0, False), ("lenient", 1000.0, True)):
+        evaluation = {"regression": [wish | {"maxDrop": max_drop}], "metrics": ["Loss"]}
+        bundle = make_bundle(evaluation=evaluation, training=training, output={"uri": str(tmp_path / name)})
+        prepared = prepare(bundle)
+        assert [row.answer for row in prepared.regression["general"]] == [unlike(i) for i in range(9)]
+        writer = StatusWriter(None, "attempt-1")
+        if passed:
+            train(bundle, open_storage(bundle), writer, attempt=1)
+        else:
+            with pytest.raises(TrainerFailure, match="Loss on regression set general went from"):
+                train(bundle, open_storage(bundle), writer, attempt=1)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        found = writer.intent.evaluation
+        assert found
+        assert found.regression
+        assert (found.regression[0].rows, found.regression[0].passed, found.passed) == (9, passed, passed)
+        assert found.tuned
+        assert found.tuned.exact_match is None, "no metric asked for answers, so none were written"
 
 
 def _failure(bundle: Bundle) -> FailureReason:

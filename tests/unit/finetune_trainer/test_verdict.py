@@ -1,76 +1,82 @@
-"""Whether tuning was worth it: what the sentence says, and when it says that nobody can know."""
+"""Whether tuning was worth it: what the sentence says."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.evaluate import Measured
-from finetune_trainer.verdict import Outcome, compare, loss_interval, mcnemar, percent
-from tests.unit.finetune_trainer.tiny import measured
+from finetune_api.evaluation import MetricName
+from finetune_trainer.answer_kind import AnswerKind, Answers
+from finetune_trainer.comparison import Comparison, compare
+from finetune_trainer.measured import FewShot, Measured
+from finetune_trainer.verdict import METRIC_TITLES, Cost, percent, verdict
+from tests.unit.finetune_trainer.tiny import examples, measured
+
+METRICS = (MetricName.EXACT_MATCH, MetricName.LOSS, MetricName.PERPLEXITY)
+COST = Cost(seconds=840.0, tokens=1_200_000)
 
 
-def rows(exact: int, of: int, loss: float) -> Measured:
+def rows(exact: int, of: int = 60, loss: float = 1.0) -> Measured:
     """`of` rows around this loss, the first `exact` of them right."""
     return measured([loss + 0.01 * (i % 7) for i in range(of)], [i < exact for i in range(of)])
 
 
-def test_better_is_said_with_the_numbers() -> None:
-    found = compare(rows(0, 60, 2.09), rows(57, 60, 0.07), seed=0)
-    assert found.outcome is Outcome.BETTER
-    assert found.evaluation.verdict == (
-        "Exact match on 60 held-out rows rose from 0% to 95%, perplexity fell from 8.32 to 1.1: "
-        "tuning was worth it over the base model."
+def found(base: Measured, tuned: Measured, prompted: int | None = None) -> Comparison:
+    """`prompted`: rows that are right with examples."""
+    count = len(base.answers)
+    few_shot = None if prompted is None else FewShot([rows(prompted, count).answers] * 3, (5, 5, 5), 1.0)
+    return compare(examples([12] * count), base, few_shot, tuned, METRICS, Answers(AnswerKind.TEXT), seed=0)
+
+
+def test_better_is_said_with_gain_interval_baseline_and_cost() -> None:
+    assert verdict(found(rows(0), rows(57)), COST) == (
+        "Exact match on 60 held-out rows rose from 0% to 95% against the base model, a gain of +95.0 points (95% "
+        "interval +88.3 to +100.0) (training took 14 min 00 s on 1,200,000 tokens): tuning was worth it."
     )
-    assert (found.gained, found.lost) == (57, 0)
+
+
+def test_it_says_whether_prompting_would_have_done() -> None:
+    said = verdict(found(rows(0), rows(57), prompted=20), COST)
+    assert "rose from 33.3% to 95% against prompting the base model with examples" in said
+    assert said.endswith("tuning was worth it, and prompting with 5 examples would not have done.")
+    said = verdict(found(rows(20), rows(57), prompted=10), COST)
+    assert "from 33.3% to 95% against the base model" in said
+    assert said.endswith("tuning was worth it, and prompting with 5 examples (16.7%) would not have done.")
+    said = verdict(found(rows(0), rows(57), prompted=56), COST)
+    assert said.endswith("better than the base model, but prompting it with 5 examples does as well, for no training.")
 
 
 def test_worse_is_said_as_such() -> None:
-    found = compare(rows(50, 60, 0.5), rows(20, 60, 1.5), seed=0)
-    assert found.outcome is Outcome.WORSE
-    assert "fell from 83.3% to 33.3%" in (found.evaluation.verdict or "")
-    assert (found.evaluation.verdict or "").endswith("tuning made the model worse, keep the base model.")
+    assert verdict(found(rows(50), rows(20)), COST).endswith("tuning made the model worse, keep the base model.")
+    said = verdict(found(rows(0), rows(20), prompted=50), COST)
+    assert said.endswith("tuning made the model worse, keep prompting the base model with examples.")
 
 
 def test_a_lower_loss_alone_is_not_called_worth_it() -> None:
-    found = compare(rows(0, 60, 2.0), rows(0, 60, 1.0), seed=0)
-    assert found.outcome is Outcome.LIKELIER
-    assert "stayed at 0%" in (found.evaluation.verdict or "")
-    assert "likelier, but no more of them come out word for word" in (found.evaluation.verdict or "")
-
-
-def test_a_higher_loss_with_the_same_matches_is_worse() -> None:
-    assert compare(rows(10, 60, 1.0), rows(10, 60, 2.0), seed=0).outcome is Outcome.WORSE
+    said = verdict(found(rows(0, loss=2.0), rows(0, loss=1.0)), COST)
+    assert "stayed at 0%" in said
+    assert said.endswith("the right answers became likelier, but those the model gives are no better.")
 
 
 def test_a_gain_inside_the_noise_is_called_noise() -> None:
-    base = measured([1.0, 3.0, 2.0, 1.5] * 5, [False] * 20)
-    tuned = measured([3.0, 1.0, 1.5, 2.0] * 5, [i < 3 for i in range(20)])
-    found = compare(base, tuned, seed=0)
-    assert found.outcome is Outcome.NOISE
-    assert "rose from 0% to 15%" in (found.evaluation.verdict or "")
-    assert "inside the noise (McNemar's exact test p = 0.25;" in (found.evaluation.verdict or "")
+    said = verdict(found(rows(10), rows(13)), COST)
+    assert "rose from 16.7% to 21.7%" in said
+    assert said.endswith("inside the noise, so nothing shows that tuning was worth it.")
 
 
-@pytest.mark.parametrize(
-    ("gained", "lost", "p_value"),
-    # The last as scipy.stats.binomtest(9, 12).pvalue gives it.
-    [(0, 0, 1.0), (5, 5, 1.0), (5, 0, 0.0625), (6, 0, 0.03125), (9, 3, 0.1459961)],
-)
-def test_mcnemars_exact_test(gained: int, lost: int, p_value: float) -> None:
-    assert mcnemar(gained, lost) == pytest.approx(p_value)
-    assert mcnemar(lost, gained) == pytest.approx(p_value)
+def test_an_adapter_that_was_there_already_has_no_cost() -> None:
+    said = verdict(found(rows(0), rows(57)), None)
+    assert "took" not in said
+    assert said.endswith("the adapter was worth it.")
 
 
-def test_the_bootstrap_pairs_rows() -> None:
-    # Rows differ a hundredfold, but every one got better by 0.1: unpaired, that would drown.
-    base = measured([0.1 * i**2 for i in range(40)], [False] * 40)
-    tuned = measured([0.1 * i**2 - 0.1 for i in range(40)], [False] * 40)
-    assert loss_interval(base, tuned, seed=0) == pytest.approx((-0.1, -0.1))
+def test_gpu_hours_and_their_price_are_said_where_they_are_known() -> None:
+    assert str(Cost(seconds=840.0, tokens=900, gpu_hours=0.25, price="0.88")) == (
+        "14 min 00 s on 900 tokens, 0.25 GPU hours, at a price of 0.88"
+    )
 
 
-def test_the_interval_is_the_same_every_time() -> None:
-    base, tuned = rows(0, 30, 2.0), rows(3, 30, 1.0)
-    assert loss_interval(base, tuned, seed=5) == loss_interval(base, tuned, seed=5)
+def test_every_metric_has_a_title() -> None:
+    assert set(METRIC_TITLES) == set(MetricName)
 
 
 @given(st.integers(0, 300), st.integers(1, 300))

@@ -12,27 +12,39 @@ from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from finetune_api.bundle import Bundle
+from finetune_api.evaluation import MetricName
 from finetune_api.status import Preflight, Resolved, Splits
 from finetune_api.status import Training as StatusTraining
+from finetune_trainer.answer_kind import AnswerKind, Answers
+from finetune_trainer.assessment import Assessment, Baselines
 from finetune_trainer.attention import use_document_attention
-from finetune_trainer.evaluate import Answer, Measured
+from finetune_trainer.comparison import compare
+from finetune_trainer.evaluation_status import evaluation_status
+from finetune_trainer.measured import Answer, Measured
 from finetune_trainer.prepared import Example, Prepared
 from finetune_trainer.results import Results
+from finetune_trainer.row_format import Message
 from finetune_trainer.serving import QUESTION, Serving
 from finetune_trainer.training_loop import Step
-from finetune_trainer.verdict import compare
+from finetune_trainer.verdict import Cost, verdict
 
 VOCABULARY = 320
 # Models this small only wait for a second thread.
 torch.set_num_threads(1)
 
 
-def example(tokens: int, answer: int, seed: int = 0, source: str = "") -> Example:
+def example(tokens: int, answer: int, seed: int = 0, source: str = "", texts: tuple[str, str] | None = None) -> Example:
     """A row of random tokens whose last `answer` are learned."""
     supervised = np.zeros(tokens, dtype=np.bool_)
     supervised[tokens - answer :] = True
     input_ids = np.random.default_rng(seed).integers(4, VOCABULARY, tokens).astype(np.int32)
-    return Example(input_ids, supervised, tokens - answer, "a question", "an answer", source or f"rows.jsonl:{seed}")
+    said = turns(*(texts or ("a question", f"answer {seed}")))
+    return Example(input_ids, supervised, tokens - answer, said, source or f"rows.jsonl:{seed}", cluster=seed)
+
+
+def turns(question: str, answer: str) -> tuple[Message, ...]:
+    """One question and its answer."""
+    return Message("user", question), Message("assistant", answer)
 
 
 def examples(lengths: Sequence[int]) -> list[Example]:
@@ -72,13 +84,25 @@ def fresh_accelerator(mixed_precision: str = "no") -> Accelerator:
 
 
 def measured(losses: Sequence[float], matches: Sequence[bool], labels: int = 10) -> Measured:
-    """A measurement with these mean losses and matches, row by row."""
+    """A measurement with these mean losses and matches, row by row of `examples`."""
     return Measured(
         losses=np.array(losses, dtype=np.float64) * labels,
         labels=np.full(len(losses), labels),
-        answers=[Answer(f"answer {i}", truncated=False, matches=match) for i, match in enumerate(matches)],
+        answers=[
+            Answer(f"answer {i}" if match else f"miss {i}", truncated=False, matches=match)
+            for i, match in enumerate(matches)
+        ],
         seconds=1.0,
     )
+
+
+def assessment(held_out: Sequence[Example], base: Measured, tuned: Measured) -> Assessment:
+    """What the evaluation says of these measurements, by exact match."""
+    metrics = (MetricName.EXACT_MATCH, MetricName.TOKEN_F1, MetricName.LOSS, MetricName.PERPLEXITY)
+    found = compare(held_out, base, None, tuned, metrics, Answers(AnswerKind.TEXT), seed=0)
+    sentence = verdict(found, Cost(seconds=7.5, tokens=4800))
+    status = evaluation_status(found, base, None, tuned, [], [], sentence)
+    return Assessment(Baselines(base, None, {}), tuned, found, status)
 
 
 def results(bundle: Bundle, rows: Sequence[Example] | None = None, steps: int = 30) -> Results:
@@ -135,9 +159,7 @@ def results(bundle: Bundle, rows: Sequence[Example] | None = None, steps: int = 
         training=training,
         steps=history,
         held_out=held_out,
-        base=base,
-        tuned=tuned,
-        comparison=compare(base, tuned, seed=0),
+        assessment=assessment(held_out, base, tuned),
         serving=serving(),
         adapter=LoraConfig(r=bundle.spec.method.lora.r),
         base_license={"license": "apache-2.0"},

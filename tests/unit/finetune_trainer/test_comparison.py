@@ -1,0 +1,158 @@
+"""What is said of models side by side: gain, noise, chance, sources."""
+
+import json
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from finetune_api.evaluation import Baseline, MetricName
+from finetune_trainer.answer_kind import AnswerKind, Answers
+from finetune_trainer.comparison import Comparison, Outcome, compare
+from finetune_trainer.measured import Answer, FewShot, Measured
+from finetune_trainer.metric_choice import FITTING
+from finetune_trainer.prepared import Example
+from tests.unit.finetune_trainer.tiny import example, turns
+
+LIKELIHOODS = (MetricName.LOSS, MetricName.PERPLEXITY)
+TEAMS = ("billing", "login", "shipping", "returns")
+
+
+def wrote(texts: Sequence[str], expected: Sequence[str], loss: float = 1.0) -> Measured:
+    answers = [Answer(text, False, text == right) for text, right in zip(texts, expected, strict=True)]
+    rows = len(texts)
+    return Measured(np.full(rows, loss * 10) + 0.1 * (np.arange(rows) % 7), np.full(rows, 10), answers, 1.0)
+
+
+def compared(
+    expected: Sequence[str],
+    base: Sequence[str],
+    tuned: Sequence[str],
+    kind: AnswerKind,
+    losses: tuple[float, float] = (2.0, 1.0),
+    prompted: Sequence[str] | None = None,
+    rows: Sequence[Example] | None = None,
+    sources: Sequence[str] = (),
+) -> Comparison:
+    held_out = rows or [example(12, 4, i, texts=(f"question {i}", right)) for i, right in enumerate(expected)]
+    answers = Answers(kind, TEAMS if kind is AnswerKind.LABEL else ())
+    few_shot = FewShot([wrote(prompted, expected).answers] * 3, (5, 5, 5), 1.0) if prompted else None
+    first, second = wrote(base, expected, losses[0]), wrote(tuned, expected, losses[1])
+    metrics = (*FITTING[kind], *LIKELIHOODS)
+    return compare(held_out, first, few_shot, second, metrics, answers, seed=0, sources=sources)
+
+
+def labels(count: int = 80, seed: int = 0) -> list[str]:
+    source = random.Random(seed)
+    return [source.choice(TEAMS) for _ in range(count)]
+
+
+def tickets(count: int = 80, seed: int = 0) -> list[str]:
+    source = random.Random(seed)
+    return [json.dumps({"team": source.choice(TEAMS), "urgent": source.random() < 0.3}) for _ in range(count)]
+
+
+REPLIES = (
+    "Please reset the router and wait until the light is green.",
+    "Your refund was sent today, it takes three days.",
+    "We are sorry, the parcel is late, and we look for it.",
+)
+
+
+@pytest.mark.parametrize(
+    ("expected", "kind"),
+    [
+        (labels(), AnswerKind.LABEL),
+        (tickets(), AnswerKind.JSON),
+        ([random.Random(i).choice(REPLIES) for i in range(80)], AnswerKind.TEXT),
+    ],
+)
+def test_a_model_of_shuffled_answers_is_not_praised(expected: list[str], kind: AnswerKind) -> None:
+    shuffled = random.Random(1).sample(expected, len(expected))
+    found = compared(expected, ["I am a language model."] * 80, shuffled, kind)
+    assert found.change
+    assert found.change.sign == 1, "it does beat the base model"
+    assert found.outcome is Outcome.UNRELATED
+    learned = compared(expected, ["I am a language model."] * 80, expected[:70] + shuffled[70:], kind)
+    assert learned.outcome is Outcome.BETTER
+
+
+def test_always_giving_the_most_frequent_answer_is_not_praised() -> None:
+    expected = ["billing"] * 50 + labels(30)
+    assert compared(expected, ["?"] * 80, ["billing"] * 80, AnswerKind.LABEL).outcome is Outcome.UNRELATED
+
+
+def test_the_verdict_goes_against_the_better_of_base_and_few_shot() -> None:
+    expected = labels()
+    good, better, poor = expected[:60] + ["?"] * 20, expected[:76] + ["?"] * 4, ["?"] * 80
+    found = compared(expected, poor, better, AnswerKind.LABEL, prompted=good)
+    assert (found.baseline, found.outcome) == (Baseline.FEW_SHOT, Outcome.BETTER)
+    assert found.change == found.decision.over_few_shot
+    found = compared(expected, poor, good, AnswerKind.LABEL, prompted=good)
+    assert (found.baseline, found.outcome) == (Baseline.FEW_SHOT, Outcome.PROMPTING)
+    found = compared(expected, good, better, AnswerKind.LABEL, prompted=poor)
+    assert (found.baseline, found.outcome) == (Baseline.BASE, Outcome.BETTER)
+
+
+def test_where_answers_cannot_tell_the_models_apart_the_loss_does() -> None:
+    expected = labels()
+    same = expected[:40] + ["?"] * 40
+    outcomes = [
+        compared(expected, same, same, AnswerKind.LABEL, losses).outcome for losses in ((2.0, 1.0), (1, 2), (1, 1))
+    ]
+    assert outcomes == [Outcome.LIKELIER, Outcome.WORSE, Outcome.NOISE]
+
+
+def test_a_model_that_forgot_is_worse_whatever_its_loss() -> None:
+    expected = labels()
+    assert compared(expected, expected, ["?"] * 80, AnswerKind.LABEL).outcome is Outcome.WORSE
+
+
+def test_near_copies_count_as_one_piece_of_evidence() -> None:
+    expected = labels()
+    rows = [example(12, 4, i // 20, texts=("q", right)) for i, right in enumerate(expected)]
+    found = compared(expected, ["?"] * 80, expected, AnswerKind.LABEL, (1, 1), rows=rows)
+    assert (found.rows, found.clusters, found.outcome) == (80, 4, Outcome.NOISE)
+
+
+def test_sources_are_told_apart() -> None:
+    expected = labels()
+    rows = [
+        Example(row.input_ids, row.supervised, row.prompt_length, turns("q", right), row.source, i, mixture=i % 2)
+        for i, right in enumerate(expected)
+        for row in [example(12, 4, i)]
+    ]
+    tuned = [right if i % 2 else "?" for i, right in enumerate(expected)]
+    found = compared(expected, ["?"] * 80, tuned, AnswerKind.LABEL, rows=rows, sources=["chat", "tickets", "none"])
+    assert [(source.name, source.rows) for source in found.sources] == [("chat", 40), ("tickets", 40)]
+    values = [source.decision.tuned.value if source.decision.tuned else None for source in found.sources]
+    assert values == [0, 1]
+    assert compared(expected, expected, expected, AnswerKind.LABEL, sources=["all"]).sources == []
+
+
+def test_labels_and_fields_are_counted_one_by_one() -> None:
+    expected = labels()
+    found = compared(expected, ["?"] * 80, ["billing"] * 80, AnswerKind.LABEL)
+    assert found.labels
+    assert found.labels.confusion["login", "billing"] == expected.count("login")
+    assert [score.label for score in found.labels.scores if score.recall == 1] == ["billing"]
+    asked = tickets()
+    fields = compared(asked, ["?"] * 80, ["{}"] * 40 + asked[40:], AnswerKind.JSON).fields
+    assert [(field.path, field.expected, field.right) for field in fields] == [("team", 80, 40), ("urgent", 80, 40)]
+
+
+def test_one_row_is_no_evidence() -> None:
+    found = compared(["login"], ["?"], ["login"], AnswerKind.LABEL)
+    assert (found.chance, found.outcome) == (None, Outcome.NOISE)
+
+
+def test_text_to_continue_is_judged_by_its_loss() -> None:
+    expected = [""] * 40
+    models = [wrote(expected, expected, loss) for loss in (2.0, 1.5)]
+    bare = [Measured(model.losses, model.labels, [], 1.0) for model in models]
+    rows = [example(12, 4, i) for i in range(40)]
+    found = compare(rows, bare[0], None, bare[1], LIKELIHOODS, Answers(AnswerKind.CONTINUATION), seed=0)
+    assert (found.outcome, found.chance) == (Outcome.BETTER, None)
+    assert found.change
+    assert found.change.value == pytest.approx(0.5)

@@ -1,0 +1,140 @@
+"""Answers a model writes: one by one or together, after a shared beginning or not."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from transformers import (
+    AutoTokenizer,
+    DynamicCache,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from finetune_trainer import generation as module
+from finetune_trainer.generation import (
+    generate,
+    generation_batches,
+    read_answer,
+    read_beginning,
+    shared_beginning,
+    write_answers,
+)
+from finetune_trainer.model import greedy_generation
+from tests.unit.finetune_trainer.test_attention import gpt2
+from tests.unit.finetune_trainer.tiny import VOCABULARY, prepared_model, tiny_llama
+
+END = 3
+
+
+def prompts(lengths: Sequence[int], shared: int = 0) -> list[NDArray[np.int32]]:
+    """Prompts of random tokens, of which the first `shared` are the same in all."""
+    source = np.random.default_rng(0)
+    beginning = source.integers(4, VOCABULARY, shared)
+    return [np.array([*beginning, *source.integers(4, VOCABULARY, length)], dtype=np.int32) for length in lengths]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir: str) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+def test_answers_do_not_depend_on_who_else_is_in_the_batch(tokenizer: PreTrainedTokenizerBase) -> None:
+    model, asked = tiny_llama(), prompts([16, 5, 27, 8, 22])
+    generation = greedy_generation(model, (END,), max_new_tokens=8)
+    with torch.no_grad():
+        together = write_answers("it", model, tokenizer, asked, [""] * 5, 10_000, generation)
+        alone = [write_answers("it", model, tokenizer, [prompt], [""], 1, generation)[0] for prompt in asked]
+    assert together == alone
+    assert len({answer.text for answer in alone}) > 1, "a test that can fail"
+
+
+@pytest.mark.parametrize("model", [tiny_llama, gpt2])
+def test_a_shared_beginning_is_read_once_and_changes_no_answer(
+    model: Callable[[], PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = model()
+    asked = prompts([16, 5, 9, 3], shared=70)
+    generation = greedy_generation(made, (END,), max_new_tokens=12)
+    read: list[torch.Size] = []
+
+    def beginning(model: PreTrainedModel, input_ids: torch.Tensor, rows: int) -> DynamicCache:
+        read.append(input_ids.shape)
+        return read_beginning(model, input_ids, rows)
+
+    monkeypatch.setattr(module, "read_beginning", beginning)
+    with torch.no_grad():
+        together = generate(made, asked, generation)
+        alone = [generate(made, [prompt], generation)[0] for prompt in asked]
+    assert read == [(1, 70)]
+    assert [written[: len(one)] for written, one in zip(together, alone, strict=True)] == alone
+    assert len(set(map(tuple, alone))) > 1, "a test that can fail"
+
+
+def test_a_sliding_window_would_count_the_padding_so_nothing_is_shared() -> None:
+    settings = MistralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=16,
+    )
+    torch.manual_seed(0)
+    model = prepared_model(MistralForCausalLM(settings), torch.float64)
+    asked = prompts([16, 5, 9, 3], shared=70)
+    generation = greedy_generation(model, (END,), max_new_tokens=12)
+    with torch.no_grad():
+        together = generate(model, asked, generation)
+        alone = [generate(model, [prompt], generation)[0] for prompt in asked]
+    assert [written[: len(one)] for written, one in zip(together, alone, strict=True)] == alone
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shared", "found"),
+    [([5, 9], 70, 70), ([5, 9], 63, 0), ([5], 70, 0), ([0, 4], 70, 69), ([0, 0], 70, 69)],
+)
+def test_a_shared_beginning_leaves_every_prompt_a_token_of_its_own(lengths: list[int], shared: int, found: int) -> None:
+    assert shared_beginning(prompts(lengths, shared)) == found
+
+
+def test_an_answer_never_runs_out_of_the_models_positions(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = gpt2()  # its positions are a table of 128
+    generation = greedy_generation(model, (END,), max_new_tokens=200)
+    with torch.no_grad():
+        write_answers("it", model, tokenizer, prompts([16, 5]), ["", ""], 10_000, generation)
+
+
+@pytest.mark.parametrize(
+    ("written", "text", "truncated", "matches"),
+    [
+        ("yes", "yes", True, True),
+        ("yes<|end|>", "yes", False, True),
+        (" yes \n<|end|> and more", "yes", False, True),
+        ("no<|end|>", "no", False, False),
+        ("<|end|>", "", False, False),
+    ],
+)
+def test_an_answer_ends_at_the_first_end_token(
+    tokenizer: PreTrainedTokenizerBase, written: str, text: str, truncated: bool, matches: bool
+) -> None:
+    tokens = tokenizer(written, add_special_tokens=False).input_ids
+    answer = read_answer(tokenizer, tokens, [END], " yes\n")
+    assert (answer.text, answer.truncated, answer.matches) == (text, truncated, matches)
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=80), st.integers(1, 4000), st.integers(1, 200))
+def test_rows_are_answered_in_batches_that_fit_longest_first(lengths: list[int], tokens: int, new: int) -> None:
+    batches = list(generation_batches(lengths, tokens, new))
+    assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
+    for rows in batches:
+        assert len(rows) * (max(lengths[row] for row in rows) + new) <= tokens or len(rows) == 1
+    flat = [lengths[row] for rows in batches for row in rows]
+    assert flat == sorted(lengths, reverse=True)

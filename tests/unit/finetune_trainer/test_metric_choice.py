@@ -1,0 +1,99 @@
+"""Which metrics are taken, told from the training answers."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from finetune_api.evaluation import Gate, MetricName
+from finetune_api.job import Evaluation, RegressionSet
+from finetune_api.reasons import FailureReason
+from finetune_trainer.answer_kind import AnswerKind, Answers, recognise, spread
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.metric_choice import choose_metrics, require_metric
+from finetune_trainer.prepared import Example
+from tests.unit.finetune_trainer.tiny import example
+
+JSON, TEXT, LABEL = Answers(AnswerKind.JSON), Answers(AnswerKind.TEXT), Answers(AnswerKind.LABEL, ("a", "b"))
+
+
+def rows(answers: Sequence[str]) -> list[Example]:
+    return [example(12, 4, i, texts=("q", answer)) for i, answer in enumerate(answers)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        (['{"a": 1}'] * 18 + ["no"] * 2, AnswerKind.JSON),
+        (['{"a": 1}'] * 17 + ["no"] * 3, AnswerKind.LABEL),
+        (["yes", " no "] * 10, AnswerKind.LABEL),
+        (["yes", "no"] * 9, AnswerKind.TEXT),
+        (["yes"] * 100, AnswerKind.TEXT),
+        ([f"label {i % 50}" for i in range(500)], AnswerKind.LABEL),
+        ([f"label {i % 51}" for i in range(5100)], AnswerKind.TEXT),
+        (["x" * 65, "y"] * 50, AnswerKind.TEXT),
+        (["first\nsecond", "y"] * 50, AnswerKind.TEXT),
+        ([f"answer {i}" for i in range(100)], AnswerKind.TEXT),
+    ],
+)
+def test_the_kind_is_told_from_the_answers(answers: list[str], kind: AnswerKind) -> None:
+    assert recognise(rows(answers)).kind is kind
+
+
+def test_labels_come_with_the_most_frequent_first() -> None:
+    assert recognise(rows(["no"] * 12 + ["yes"] * 20)).labels == ("yes", "no")
+
+
+def test_rows_that_ask_nothing_are_text_to_continue() -> None:
+    assert recognise([example(12, 12)] * 30).kind is AnswerKind.CONTINUATION
+
+
+def test_of_many_rows_some_are_looked_at() -> None:
+    assert [row.source for row in spread(rows(["x"] * 10), most=4)] == [f"rows.jsonl:{i}" for i in (0, 3, 6, 9)]
+    assert len(spread(rows(["x"] * 3), most=4)) == 3
+
+
+@pytest.mark.parametrize(
+    ("answers", "first"),
+    [
+        (JSON, MetricName.FIELD_MATCH),
+        (LABEL, MetricName.EXACT_MATCH),
+        (TEXT, MetricName.TOKEN_F1),
+        (Answers(AnswerKind.CONTINUATION), MetricName.LOSS),
+    ],
+)
+def test_the_first_metric_decides_and_the_loss_is_always_taken(answers: Answers, first: MetricName) -> None:
+    chosen = choose_metrics(Evaluation(), answers)
+    assert chosen[0] is first
+    assert {MetricName.LOSS, MetricName.PERPLEXITY} < {*chosen, MetricName.BLEU}
+
+
+def test_what_is_asked_for_is_taken_and_what_gates_need() -> None:
+    wish = Evaluation(metrics=[MetricName.BLEU], gates=[Gate(metric=MetricName.ROUGE_L, min=0.5)])
+    assert choose_metrics(wish, TEXT) == (
+        MetricName.BLEU,
+        MetricName.ROUGE_L,
+        MetricName.LOSS,
+        MetricName.PERPLEXITY,
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "answers", "why"),
+    [
+        (MetricName.MACRO_F1, TEXT, "the training answers are no labels"),
+        (MetricName.FIELD_MATCH, LABEL, "fewer than nine of ten training answers are a JSON object"),
+        (MetricName.BLEU, Answers(AnswerKind.CONTINUATION), "the rows hold text to continue"),
+    ],
+)
+def test_a_metric_these_answers_cannot_have_is_refused(metric: MetricName, answers: Answers, why: str) -> None:
+    for wish in (Evaluation(metrics=[metric]), Evaluation(gates=[Gate(metric=metric, min=0)])):
+        with pytest.raises(TrainerFailure, match=f"cannot take the metric {metric}: {why}") as caught:
+            choose_metrics(wish, answers)
+        assert caught.value.reason is FailureReason.SPEC_INVALID
+
+
+def test_a_regression_set_has_to_have_its_metric() -> None:
+    wish = RegressionSet(uri="s3://acme-data/x.jsonl", name="x", metric=MetricName.FIELD_MATCH, max_drop=0)
+    require_metric(wish, rows(['{"a": 1}'] * 10))
+    with pytest.raises(TrainerFailure, match=r"evaluation.regression x cannot take the metric FieldMatch"):
+        require_metric(wish, rows(["yes"] * 10))

@@ -1,0 +1,132 @@
+"""The evaluation as a whole: the base model before it is tuned, the tuned model after, and what follows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedModel
+
+from finetune_api.bundle import Bundle
+from finetune_api.evaluation import Baseline, MetricName
+from finetune_api.status import Evaluation, Merged
+from finetune_trainer.answer_kind import Answers, recognise
+from finetune_trainer.comparison import Comparison, compare
+from finetune_trainer.evaluate import Evaluator, draw_rows
+from finetune_trainer.evaluation_status import evaluation_status
+from finetune_trainer.few_shot import few_shot_draws
+from finetune_trainer.gates import gate_results, regression_result
+from finetune_trainer.measured import FewShot, Measured
+from finetune_trainer.metric_choice import choose_metrics
+from finetune_trainer.metrics import LIKELIHOODS
+from finetune_trainer.prepared import Example, Prepared
+from finetune_trainer.render import prompt_format
+from finetune_trainer.verdict import Cost, verdict
+
+ROOM = 16_384
+"""Longest prompt with examples, in tokens, where the model's context is longer: beyond, the keys and values of a few
+prompts fill a GPU."""
+
+
+@dataclass(frozen=True, eq=False)
+class Baselines:
+    """What the base model does."""
+
+    base: Measured
+    few_shot: FewShot | None
+    """None where it was not asked for, or no example fits into the model's context."""
+    regression: Mapping[str, Measured]
+    """By the set's name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """All that the evaluation found."""
+
+    baselines: Baselines
+    tuned: Measured
+    comparison: Comparison
+    evaluation: Evaluation
+    """The same as the status has it, with the verdict."""
+
+    def with_merged(self, merged: Merged) -> "Assessment":
+        """The same, with what merging changed."""
+        return replace(self, evaluation=self.evaluation.model_copy(update={"merged": merged}))
+
+
+class Assessor:
+    """Measures every model of a job on the same rows."""
+
+    def __init__(self, bundle: Bundle, prepared: Prepared, evaluator: Evaluator) -> None:
+        """Raises TrainerFailure SpecInvalid as choose_metrics does."""
+        self._spec, self._prepared, self._evaluator = bundle.spec, prepared, evaluator
+        wish, seed = bundle.spec.evaluation, bundle.spec.dataset.split.seed
+        self.held_out: Sequence[Example] = draw_rows(prepared.test, wish.max_rows, seed)
+        self._regression = {name: draw_rows(rows, wish.max_rows, seed) for name, rows in prepared.regression.items()}
+        self._answers: Answers = recognise(prepared.train)
+        self._metrics: tuple[MetricName, ...] = choose_metrics(wish, self._answers)
+
+    @property
+    def _asks(self) -> bool:
+        """Whether any metric is one of the models' own answers."""
+        return not set(self._metrics) <= set(LIKELIHOODS)
+
+    def baselines(self, model: PreTrainedModel) -> Baselines:
+        """Measures the base model."""
+        base = self._evaluator.measure("the base model", model, self.held_out, self._asks)
+        return Baselines(base, self._few_shot(model), self._measure_regression("the base model", model))
+
+    def assess(self, model: PreTrainedModel, baselines: Baselines, cost: Cost | None) -> Assessment:
+        """Measures the tuned model and compares it. `cost`: of the training, where there was one."""
+        tuned = self._evaluator.measure("the tuned model", model, self.held_out, self._asks)
+        regression = self._measure_regression("the tuned model", model)
+        spec, wish = self._spec, self._spec.evaluation
+        comparison = compare(
+            self.held_out,
+            baselines.base,
+            baselines.few_shot,
+            tuned,
+            self._metrics,
+            self._answers,
+            spec.training.seed,
+            [source.uri for source in spec.dataset.test or spec.dataset.train],
+        )
+        evaluation = evaluation_status(
+            comparison,
+            baselines.base,
+            baselines.few_shot,
+            tuned,
+            gate_results(wish.gates or [], comparison.metrics),
+            [
+                regression_result(
+                    each,
+                    self._regression[each.name],
+                    baselines.regression[each.name],
+                    regression[each.name],
+                    spec.training.seed,
+                )
+                for each in wish.regression or []
+            ],
+            verdict(comparison, cost),
+        )
+        return Assessment(baselines, tuned, comparison, evaluation)
+
+    def _few_shot(self, model: PreTrainedModel) -> FewShot | None:
+        if Baseline.FEW_SHOT not in self._spec.evaluation.baselines or not self._asks:
+            return None
+        tokenizer, longest = self._evaluator.tokenizer, self._prepared.resolved.max_new_tokens
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        room = context - longest if context else ROOM
+        seed = self._spec.dataset.split.seed
+        draws = few_shot_draws(
+            self._prepared.train, self.held_out, prompt_format(tokenizer), tokenizer, min(room, ROOM), seed
+        )
+        if not draws:
+            print("No example fits before the longest prompt: few-shot prompting is not measured.", flush=True)
+            return None
+        return self._evaluator.prompted(model, self.held_out, draws)
+
+    def _measure_regression(self, what: str, model: PreTrainedModel) -> dict[str, Measured]:
+        wanted = {each.name: each.metric not in LIKELIHOODS for each in self._spec.evaluation.regression or []}
+        return {
+            name: self._evaluator.measure(f"{what} on regression set {name}", model, rows, wanted[name])
+            for name, rows in self._regression.items()
+        }

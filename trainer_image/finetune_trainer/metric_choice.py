@@ -1,0 +1,63 @@
+"""Which metrics are taken, from what the spec asks for and what the answers are. The first one decides the verdict."""
+
+from collections.abc import Mapping, Sequence
+
+from finetune_api.evaluation import MetricName
+from finetune_api.job import Evaluation, RegressionSet
+from finetune_api.reasons import FailureReason
+from finetune_trainer.answer_kind import MOST_LABELS, ROWS_PER_LABEL, AnswerKind, Answers, recognise
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.metrics import LIKELIHOODS
+from finetune_trainer.prepared import Example
+
+OVERLAP = (MetricName.TOKEN_F1, MetricName.ROUGE1, MetricName.ROUGE2, MetricName.ROUGE_L, MetricName.BLEU)
+JSON = (MetricName.FIELD_MATCH, MetricName.VALID_JSON)
+LABEL = (MetricName.MACRO_F1, MetricName.MACRO_PRECISION, MetricName.MACRO_RECALL)
+FITTING: Mapping[AnswerKind, tuple[MetricName, ...]] = {
+    AnswerKind.JSON: (*JSON, MetricName.EXACT_MATCH, *OVERLAP),
+    AnswerKind.LABEL: (MetricName.EXACT_MATCH, *LABEL),
+    AnswerKind.TEXT: (MetricName.TOKEN_F1, MetricName.EXACT_MATCH, *OVERLAP[1:]),
+    AnswerKind.CONTINUATION: (),
+}
+"""What is taken where `evaluation.metrics` is not set."""
+
+
+def choose_metrics(wish: Evaluation, answers: Answers) -> tuple[MetricName, ...]:
+    """The metrics to take, the deciding one first, the loss and the perplexity among them.
+
+    Raises TrainerFailure SpecInvalid where one is asked for that these answers cannot have."""
+    asked = tuple(wish.metrics or FITTING[answers.kind])
+    required = (gate.metric for gate in wish.gates or [])
+    chosen = tuple(dict.fromkeys((*asked, *required, *LIKELIHOODS)))
+    for name in chosen:
+        if problem := _unfit(name, answers):
+            raise TrainerFailure(
+                FailureReason.SPEC_INVALID, f"evaluation cannot take the metric {name}: {problem}. Remove it."
+            )
+    return chosen
+
+
+def require_metric(wish: RegressionSet, rows: Sequence[Example]) -> None:
+    """Raises TrainerFailure SpecInvalid where the rows of a regression set cannot have the metric it names."""
+    kind = recognise(rows).kind
+    continued = kind is AnswerKind.CONTINUATION and wish.metric not in LIKELIHOODS
+    if continued or (wish.metric in JSON and kind is not AnswerKind.JSON):
+        what = "ask nothing: they are text to continue" if continued else "are not JSON, or not nine of ten"
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"evaluation.regression {wish.name} cannot take the metric {wish.metric}: its rows {what}. "
+            "Choose another metric.",
+        )
+
+
+def _unfit(name: MetricName, answers: Answers) -> str | None:
+    """Why answers of this kind cannot have that metric."""
+    if name in LIKELIHOODS:
+        return None
+    if answers.kind is AnswerKind.CONTINUATION:
+        return "the rows hold text to continue, no answers"
+    if name in JSON and answers.kind is not AnswerKind.JSON:
+        return "fewer than nine of ten training answers are a JSON object or array"
+    if name in LABEL and answers.kind is not AnswerKind.LABEL:
+        return f"the training answers are no labels: at most {MOST_LABELS} short ones, {ROWS_PER_LABEL} rows to each"
+    return None

@@ -1,0 +1,63 @@
+"""Rows of the regression sets: read, cleaned and tokenized like those of the data set, in a store of their own.
+
+Apart from the data set's rows, since nothing is learned from them: a row that stands in both is in neither's way.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from finetune_api.job import FineTuneJobSpec, RegressionSet
+from finetune_api.reasons import FailureReason
+from finetune_trainer.base_model import BaseModel
+from finetune_trainer.clean import Cleaner
+from finetune_trainer.deduplicate import prompt_key
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.findings import Findings
+from finetune_trainer.metric_choice import require_metric
+from finetune_trainer.prepared import REGRESSION, place
+from finetune_trainer.render import PromptFormat
+from finetune_trainer.resolve import LONGEST_BY_DEFAULT
+from finetune_trainer.row_store import PLACED, Rows, RowStore, StoreWriter
+from finetune_trainer.rows import read_rows
+from finetune_trainer.storage import Storage
+from finetune_trainer.tokenization import tokenize
+
+
+def gather_regression(
+    spec: FineTuneJobSpec,
+    storage: Storage,
+    model: BaseModel,
+    format: PromptFormat,
+    findings: Findings,
+    folder: Path,
+) -> dict[str, Rows]:
+    """The rows of each set, by its name, in a store under `folder`. Those longer than the model's context, or than 4096
+    tokens, are left out. Raises TrainerFailure DatasetInvalid where a row is not valid or none is left, SpecInvalid
+    where they cannot have the set's metric."""
+    sets = spec.evaluation.regression or []
+    if not sets:
+        return {}
+    rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "evaluation.regression", findings))
+    with StoreWriter(folder / REGRESSION) as writer:
+        for row, example in tokenize(rows, format, model.tokenizer, findings):
+            writer.append(example, prompt_key(row))
+    findings.raise_if_invalid()
+    store, found = RowStore(folder / REGRESSION), {}
+    limit = min(model.context or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
+    for number, wish in enumerate(sets):
+        found[wish.name] = _within(limit, store, number, wish, findings)
+        require_metric(wish, found[wish.name])
+    return found
+
+
+def _within(limit: int, store: RowStore, number: int, wish: RegressionSet, findings: Findings) -> Rows:
+    mine, short = store.records["mixture"] == number, store.records["tokens"] <= limit
+    findings.overlength += int(np.sum(mine & ~short))
+    rows = np.flatnonzero(mine & short)
+    if not len(rows):
+        where = f"evaluation.regression[{number}] ({wish.name}) holds no row of at most {limit:,} tokens"
+        raise TrainerFailure(FailureReason.DATASET_INVALID, f"{where}: {wish.uri}.")
+    array = np.empty(len(rows), PLACED)
+    array["row"], array["cluster"] = rows, np.unique(store.records["key"][rows], return_inverse=True)[1]
+    return place(store, wish.name, array)
