@@ -36,16 +36,16 @@ _JOB_COLUMNS: list[Schema] = [
     {"name": "Step", "type": "integer", "jsonPath": ".status.training.step", "description": "Optimizer steps done."},
     {"name": "Of", "type": "integer", "jsonPath": ".status.training.totalSteps", "description": "Steps to do."},
     {
-        "name": "Base",
+        "name": "Baseline",
         "type": "number",
-        "jsonPath": ".status.evaluation.base.exactMatch",
-        "description": "Exact match of the base model.",
+        "jsonPath": ".status.evaluation.decision.baseline",
+        "description": "The deciding metric of the better baseline.",
     },
     {
         "name": "Tuned",
         "type": "number",
-        "jsonPath": ".status.evaluation.tuned.exactMatch",
-        "description": "Exact match of the tuned model.",
+        "jsonPath": ".status.evaluation.decision.tuned",
+        "description": "The deciding metric of the tuned model.",
     },
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     {

@@ -49,16 +49,21 @@ def _check(uri: str, data: bytes, expected: str) -> None:
         raise ClusterError(f"{uri} is damaged: its sha256 is {sha256(data)}, not {expected}.")
 
 
+FORMATS = {"loss": ".3f", "perplexity": ",.2f", "truncated": ","}
+
+
 def comparison(evaluation: Evaluation) -> Table:
-    """Base and tuned model side by side."""
-    base, tuned = evaluation.base or Metrics(), evaluation.tuned or Metrics()
+    """All models side by side, by every metric that was taken."""
+    models = {"base": evaluation.base, "prompted": evaluation.few_shot, "tuned": evaluation.tuned}
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(f"{evaluation.rows} held-out rows", min_width=18)
-    table.add_column("base", justify="right")
-    table.add_column("tuned", justify="right", style="bold")
-    table.add_row("loss", _number(base.loss, ".3f"), _number(tuned.loss, ".3f"))
-    table.add_row("perplexity", _number(base.perplexity, ",.2f"), _number(tuned.perplexity, ",.2f"))
-    table.add_row("exact match", _number(base.exact_match, ".1%"), _number(tuned.exact_match, ".1%"))
+    for name, metrics in models.items():
+        if metrics:
+            table.add_column(name, justify="right", style="bold" if name == "tuned" else "")
+    for field in Metrics.model_fields:
+        values = [getattr(metrics, field) for metrics in models.values() if metrics]
+        if any(value is not None for value in values):
+            table.add_row(field.replace("_", " "), *(_number(value, FORMATS.get(field, ".1%")) for value in values))
     return table
 
 

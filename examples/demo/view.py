@@ -89,9 +89,9 @@ def detail(phase: Phase, status: FineTuneJobStatus, now: datetime) -> str:
             return _progress(status.training, now)
         case Phase.TRAINING if phase_of(status) is Phase.TRAINING:
             return _message(status, ConditionType.TRAINED)
-        case Phase.EVALUATING if status.evaluation and status.evaluation.base and status.evaluation.tuned:
-            base, tuned = status.evaluation.base.exact_match, status.evaluation.tuned.exact_match
-            return f"exact match {_percent(base)} -> {_percent(tuned)} on {status.evaluation.rows} held-out rows"
+        case Phase.EVALUATING if status.evaluation and (found := status.evaluation.decision):
+            before, after = _percent(found.baseline), _percent(found.tuned)
+            return f"{found.metric} {before} -> {after} on {status.evaluation.rows} held-out rows"
         case Phase.PUBLISHING if status.artifacts:
             return status.artifacts.adapter
         case Phase.EVALUATING if phase_of(status) is Phase.EVALUATING:

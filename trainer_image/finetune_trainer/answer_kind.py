@@ -41,9 +41,9 @@ class Answers:
 def recognise(train: Sequence[Example]) -> Answers:
     """What kind of answers the rows to learn from hold."""
     looked_at = spread(train)
-    if looked_at and not any(example.prompt_length for example in looked_at):
+    seen = Counter(example.answer.strip() for example in looked_at if example.prompt)
+    if looked_at and not seen:
         return Answers(AnswerKind.CONTINUATION)
-    seen = Counter(example.answer.strip() for example in looked_at)
     rows = seen.total()
     if rows and sum(count for text, count in seen.items() if json_fields.parse(text) is not None) >= JSON_SHARE * rows:
         return Answers(AnswerKind.JSON)

@@ -12,7 +12,7 @@ from finetune_trainer.answer_kind import AnswerKind, Answers
 from finetune_trainer.estimates import Change, Estimate, Paired, Scored, scored
 from finetune_trainer.json_fields import FieldCount, field_counts
 from finetune_trainer.labels import LabelScore, confusion, label_counts, label_scores
-from finetune_trainer.measured import FewShot, Measured, texts
+from finetune_trainer.measured import Answer, FewShot, Measured, texts
 from finetune_trainer.metrics import LIKELIHOODS, LOWER_IS_BETTER, row_statistics
 from finetune_trainer.mixing import shuffled
 from finetune_trainer.prepared import Example
@@ -148,13 +148,15 @@ def compare(
 ) -> Comparison:
     """Compares models measured on the same rows, at least one, by `metrics`, of which the first decides. `sources`: the
     names of what Example.mixture counts."""
-    expected = [row.answer for row in rows]
-    models: dict[str, Scored] = {
-        Baseline.BASE: scored([texts(base.answers)], expected, answers.labels, metrics, base.likelihoods),
-        TUNED: scored([texts(tuned.answers)], expected, answers.labels, metrics, tuned.likelihoods),
-    }
+    expected, asking = [row.answer for row in rows], [bool(row.prompt) for row in rows]
+    likelihoods = {Baseline.BASE: base.likelihoods, TUNED: tuned.likelihoods}
+    draws: dict[str, Sequence[Sequence[Answer]]] = {Baseline.BASE: [base.answers], TUNED: [tuned.answers]}
     if few_shot:
-        models[Baseline.FEW_SHOT] = scored(list(map(texts, few_shot.draws)), expected, answers.labels, metrics)
+        draws[Baseline.FEW_SHOT] = few_shot.draws
+    models = {
+        model: scored(list(map(texts, given)), expected, answers.labels, metrics, likelihoods.get(model), asking)
+        for model, given in draws.items()
+    }
     if metrics[0] not in LIKELIHOODS and (other := pairings(rows, seed)):
         models[CHANCE] = by_chance(metrics[0], texts(tuned.answers), expected, other, answers)
     paired = Paired(models, [row.cluster for row in rows], seed)
@@ -194,11 +196,20 @@ def better_baseline(decision: MetricRow) -> Baseline:
 
 
 def pairings(rows: Sequence[Example], seed: int) -> list[tuple[list[int], list[int]]]:
-    """Up to ten times every row with one of another cluster, as (rows, others); rows that find none are left out."""
-    order = shuffled(len(rows), f"chance/{seed}")
+    """Up to ten times every row that asks something with one of the same source and another cluster, as (rows, others);
+    rows that find none are left out."""
+    orders: dict[int, list[int]] = {}
+    for row in shuffled(len(rows), f"chance/{seed}"):
+        if rows[row].prompt:
+            orders.setdefault(rows[row].mixture, []).append(row)
     found = []
-    for shift in range(1, min(OTHER_ROWS, len(rows) - 1) + 1):
-        both = zip(order, (*order[shift:], *order[:shift]), strict=True)
+    for shift in range(1, OTHER_ROWS + 1):
+        both = [
+            pair
+            for order in orders.values()
+            if shift < len(order)
+            for pair in zip(order, (*order[shift:], *order[:shift]), strict=True)
+        ]
         apart = sorted((row, other) for row, other in both if rows[row].cluster != rows[other].cluster)
         if apart:
             found.append(([row for row, _ in apart], [other for _, other in apart]))

@@ -68,13 +68,17 @@ def scored(
     labels: Sequence[str],
     metrics: Sequence[MetricName],
     likelihoods: Numbers | None = None,
+    asking: Sequence[bool] | None = None,
 ) -> Scored:
     """A model's scores, from its answers to all rows in each draw. `likelihoods`: summed loss and number of labels of
-    each row, shape [rows, 2]; without it the metrics made of them are left out."""
+    each row, shape [rows, 2]; without it the metrics made of them are left out. `asking`: the rows that ask something,
+    where not all do; the others count for no metric of answers."""
     found: dict[MetricName, Numbers] = {}
     for name in metrics:
         if name not in LIKELIHOODS:
             found[name] = np.sum([row_statistics(name, answers, expected, labels) for answers in draws], axis=0)
+            if asking is not None:
+                found[name] = found[name] * np.asarray(asking)[:, None]
         elif likelihoods is not None:
             found[name] = likelihoods
     return Scored(found, len(draws))

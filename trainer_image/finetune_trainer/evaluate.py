@@ -56,12 +56,16 @@ class Evaluator:
     def answers(
         self, what: str, model: PreTrainedModel, rows: Sequence[Example], prompts: Sequence[Prompt] | None = None
     ) -> list[Answer]:
-        """The model's own answers to the rows' prompts, or to `prompts`, one for each row."""
-        asked = [row.input_ids[: row.prompt_length] for row in rows] if prompts is None else prompts
-        expected, tokens = [row.answer for row in rows], GENERATION_FACTOR * self.micro_batch_tokens
+        """The model's own answers to the rows' prompts, or to `prompts`, one for each row. A row that asks nothing,
+        being text to continue, gets none."""
+        asked = [number for number, row in enumerate(rows) if row.prompt]
+        ready = [rows[i].input_ids[: rows[i].prompt_length] if prompts is None else prompts[i] for i in asked]
+        expected, tokens = [rows[i].answer for i in asked], GENERATION_FACTOR * self.micro_batch_tokens
         model.eval()
         with torch.no_grad(), self.accelerator.autocast():
-            return write_answers(what, model, self.tokenizer, asked, expected, tokens, self.generation)
+            written = write_answers(what, model, self.tokenizer, ready, expected, tokens, self.generation)
+        answers = dict(zip(asked, written, strict=True))
+        return [answers.get(row, Answer("", truncated=False, matches=False)) for row in range(len(rows))]
 
     def prompted(self, model: PreTrainedModel, rows: Sequence[Example], draws: Sequence[Draw]) -> FewShot:
         """Measures the base model prompted with the examples of each draw."""

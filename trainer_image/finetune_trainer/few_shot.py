@@ -57,7 +57,7 @@ def choose_examples(train: Sequence[Example], taken: Set[int], budget: int, seed
     chosen: list[Example] = []
     for index in drawn(len(train), LOOKED_AT, seed):
         example = train[index]
-        if example.cluster not in taken and len(example.input_ids) <= budget:
+        if example.prompt and example.cluster not in taken and len(example.input_ids) <= budget:
             chosen.append(example)
             taken, budget = taken | {example.cluster}, budget - len(example.input_ids)
         if len(chosen) == EXAMPLES:

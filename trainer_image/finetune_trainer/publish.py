@@ -14,7 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
 from finetune_api.status import Artifacts
+from finetune_trainer.evaluation_table import evaluation_table
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.measured import Answer
 from finetune_trainer.model_card import model_card
 from finetune_trainer.ownership import MANIFEST, published
 from finetune_trainer.prepared import work_prefix
@@ -88,20 +90,20 @@ def stage_pages(results: Results, staging: Path) -> None:
 
 
 def samples(results: Results) -> list[dict[str, Any]]:
-    """Each held-out row with what was expected and both models' answers."""
-    rows = results.answered
-    return [
-        {
-            "source": example.source,
-            "prompt": example.prompt,
-            "expected": example.answer,
-            **{
-                name: {"answer": answer.text, "matches": answer.matches, "truncated": answer.truncated}
-                for name, answer in (("base", base), ("tuned", tuned))
-            },
-        }
-        for example, base, tuned in rows
-    ]
+    """Each held-out row with what was expected and the models' answers; `prompted`: the base model's after examples,
+    one for each draw."""
+    few_shot = results.assessment.baselines.few_shot
+    found = []
+    for row, (example, base, tuned) in enumerate(results.answered):
+        sample = {"source": example.source, "prompt": example.prompt, "expected": example.answer}
+        answers = {"base": _answer(base), "tuned": _answer(tuned)}
+        prompted = {"prompted": [_answer(draw[row]) for draw in few_shot.draws]} if few_shot else {}
+        found.append(sample | answers | prompted)
+    return found
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    return {"answer": answer.text, "matches": answer.matches, "truncated": answer.truncated}
 
 
 def manifest(results: Results, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
@@ -118,6 +120,7 @@ def manifest(results: Results, folder: Path, files: Sequence[Path]) -> dict[str,
         "seed": bundle.spec.training.seed,
         "training": _json(results.training) | {"seconds": round(results.training_seconds, 1)},
         "evaluation": _json(results.evaluation),
+        "comparison": evaluation_table(results.comparison),
         "versions": versions(),
         "files": [_described(path, folder) for path in files],
     }

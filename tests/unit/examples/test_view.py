@@ -22,7 +22,8 @@ TRAINING = {
     "tokensPerSecond": 362.4,
     "observedTime": MOMENT,
 }
-EVALUATION = {"rows": 96, "base": {"exactMatch": 0.0}, "tuned": {"exactMatch": 0.96875}, "observedTime": MOMENT}
+DECISION = {"metric": "FieldMatch", "over": "FewShot", "baseline": 0.0, "tuned": 0.96875, "outcome": "Better"}
+EVALUATION = {"rows": 96, "decision": DECISION, "observedTime": MOMENT}
 
 
 def ready(message: str) -> list[dict[str, str]]:
@@ -71,10 +72,10 @@ def test_a_job_that_no_operator_has_seen_waits_for_the_operator() -> None:
     assert detail(Phase.PREFLIGHT, status(observedGeneration=-1), NOW) == "Waiting for the operator."
 
 
-def test_the_evaluation_says_both_models_exact_match() -> None:
+def test_the_evaluation_says_what_the_deciding_metric_did() -> None:
     assert (
         detail(Phase.EVALUATING, status(state="Complete", evaluation=EVALUATION), NOW)
-        == "exact match 0% -> 97% on 96 held-out rows"
+        == "FieldMatch 0% -> 97% on 96 held-out rows"
     )
 
 

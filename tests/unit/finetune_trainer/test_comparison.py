@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from finetune_trainer.comparison import Comparison, Outcome, compare
 from finetune_trainer.measured import Answer, FewShot, Measured
 from finetune_trainer.metric_choice import FITTING
 from finetune_trainer.prepared import Example
-from tests.unit.finetune_trainer.tiny import example, turns
+from tests.unit.finetune_trainer.tiny import example
 
 LIKELIHOODS = (MetricName.LOSS, MetricName.PERPLEXITY)
 TEAMS = ("billing", "login", "shipping", "returns")
@@ -118,11 +119,7 @@ def test_near_copies_count_as_one_piece_of_evidence() -> None:
 
 def test_sources_are_told_apart() -> None:
     expected = labels()
-    rows = [
-        Example(row.input_ids, row.supervised, row.prompt_length, turns("q", right), row.source, i, mixture=i % 2)
-        for i, right in enumerate(expected)
-        for row in [example(12, 4, i)]
-    ]
+    rows = [replace(example(12, 4, i, texts=("q", right)), mixture=i % 2) for i, right in enumerate(expected)]
     tuned = [right if i % 2 else "?" for i, right in enumerate(expected)]
     found = compared(expected, ["?"] * 80, tuned, AnswerKind.LABEL, rows=rows, sources=["chat", "tickets", "none"])
     assert [(source.name, source.rows) for source in found.sources] == [("chat", 40), ("tickets", 40)]
@@ -156,3 +153,29 @@ def test_text_to_continue_is_judged_by_its_loss() -> None:
     assert (found.outcome, found.chance) == (Outcome.BETTER, None)
     assert found.change
     assert found.change.value == pytest.approx(0.5)
+
+
+def test_answers_shuffled_within_their_sources_are_not_praised_for_telling_the_sources_apart() -> None:
+    teams, replies = labels(40), [random.Random(i).choice(REPLIES) for i in range(40)]
+    expected = [text for pair in zip(teams, replies, strict=True) for text in pair]
+    shuffled = [
+        text
+        for pair in zip(random.Random(1).sample(teams, 40), random.Random(2).sample(replies, 40), strict=True)
+        for text in pair
+    ]
+    rows = [replace(example(12, 4, i, texts=("q", right)), mixture=i % 2) for i, right in enumerate(expected)]
+    found = compared(expected, ["?"] * 80, shuffled, AnswerKind.TEXT, rows=rows, sources=["labels", "replies"])
+    assert found.outcome is Outcome.UNRELATED
+
+
+def test_rows_that_ask_nothing_count_for_no_metric_of_answers() -> None:
+    expected = labels()
+    rows = [example(12, 4, i, texts=(f"question {i}", right)) for i, right in enumerate(expected)]
+    documents = [replace(row, messages=row.messages[-1:]) for row in rows[40:]]
+    tuned = expected[:40] + [""] * 40
+    found = compared(expected, ["?"] * 80, tuned, AnswerKind.LABEL, rows=[*rows[:40], *documents])
+    assert found.decision.tuned
+    assert found.decision.tuned.value == 1
+    loss = found.metrics[MetricName.LOSS].tuned
+    assert loss
+    assert loss.value > 0

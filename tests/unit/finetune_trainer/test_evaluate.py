@@ -1,5 +1,6 @@
 """A model on the held-out rows."""
 
+from dataclasses import replace
 from math import exp
 
 import numpy as np
@@ -46,6 +47,15 @@ def test_no_answers_are_written_where_no_metric_asks_for_them(tokenizer: PreTrai
     found = evaluator(model, tokenizer).measure("it", model, ROWS, answers=False)
     assert found.answers == []
     assert found.loss > 0
+
+
+def test_a_row_that_asks_nothing_gets_no_answer(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = tiny_llama()
+    document = replace(ROWS[1], messages=ROWS[1].messages[-1:])
+    found = evaluator(model, tokenizer).measure("it", model, [ROWS[0], document, ROWS[2]])
+    alone = evaluator(model, tokenizer).measure("it", model, [ROWS[0], ROWS[2]])
+    assert [answer.text for answer in found.answers] == [alone.answers[0].text, "", alone.answers[1].text]
+    assert len(found.losses) == 3
 
 
 def test_the_base_model_answers_every_row_in_every_draw(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,6 +1,7 @@
 """Which metrics are taken, told from the training answers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -44,7 +45,9 @@ def test_labels_come_with_the_most_frequent_first() -> None:
 
 
 def test_rows_that_ask_nothing_are_text_to_continue() -> None:
-    assert recognise([example(12, 12)] * 30).kind is AnswerKind.CONTINUATION
+    documents = [replace(row, messages=row.messages[-1:]) for row in rows(["Once upon a time."] * 30)]
+    assert recognise(documents).kind is AnswerKind.CONTINUATION
+    assert recognise(documents + rows(['{"a": 1}'])).kind is AnswerKind.JSON, "told from the rows that ask"
 
 
 def test_of_many_rows_some_are_looked_at() -> None:
