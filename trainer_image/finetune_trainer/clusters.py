@@ -84,7 +84,10 @@ class Clusters:
 
     def roots(self) -> NDArray[np.int32]:
         """Each row's cluster, as the index of its first row. Shape [rows]."""
-        return np.array([self.root(row) for row in range(len(self._parent))], dtype=np.int32)
+        roots = self._parent
+        while not np.array_equal(above := roots[roots], roots):
+            roots = above
+        return roots
 
 
 def _candidates(keys: NDArray[np.uint32]) -> Iterator[tuple[int, int]]:

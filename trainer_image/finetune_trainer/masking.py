@@ -19,6 +19,8 @@ MARKS = {Masked.EMAIL: "<EMAIL_ADDRESS>", Masked.CARD: "<CREDIT_CARD>", Masked.P
 
 _EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]++@(?:[\w-]++\.)+(?:xn--[\w-]+|[^\W\d_]{2,}\w*+)")
 
+_THIRTEEN_DIGITS = re.compile(r"(?:\d[ -]?){12}\d")
+"""What the search for cards is worth its time for."""
 _CARD_LAYOUTS = tuple(
     re.compile(rf"(?<![\w+])(?=({layout})(?!\w))")
     for layout in (
@@ -43,7 +45,9 @@ _CARD_NETWORKS = re.compile(
 """Prefixes and lengths the networks issue (ISO/IEC 7812 issuer identification numbers). Nine of ten random numbers fail
 the Luhn check; this leaves out most of the tenth."""
 
-_SEVEN_DIGITS = re.compile(r"(?:\d[^\w\n]{0,4}){6}\d")
+_SEVEN_DIGITS = re.compile(r"(?:\d[ ()./\xa0\u2010-\u2015-]{0,4}){6}\d")
+"""What the search for phone numbers is worth its time for: no number that people call is shorter."""
+_LINES = re.compile(r"[^\n]+")
 _PHONE_WORD = re.compile(
     r"(?:phone|tele?|tel[eé]fono|t[eé]l[eé]phone|mobil\w*|cell|fax|call|whatsapp|☎|📞)\W{0,4}$", re.I
 )
@@ -89,6 +93,8 @@ def emails(text: str) -> Iterator[Span]:
 
 def cards(text: str) -> Iterator[Span]:
     """Numbers of a card network with a right check digit, as cards print them."""
+    if not _THIRTEEN_DIGITS.search(text):
+        return
     end = 0
     spans = sorted(match.span(1) for layout in _CARD_LAYOUTS for match in layout.finditer(text))
     for start, stop in spans:
@@ -107,21 +113,24 @@ def luhn(digits: str) -> bool:
 
 def phones(text: str, regions: Sequence[str] = ()) -> Iterator[Span]:
     """Numbers valid in the numbering plan of the country they name, or of one of `regions`: libphonenumber's own
-    search for numbers in text, which leaves dates and page numbers out."""
-    if not _SEVEN_DIGITS.search(text):
-        return
-    spans = {
+    search for numbers in text, which leaves out dates, page numbers and digits grouped as no phone number is."""
+    end = 0
+    for line in _LINES.finditer(text):
+        if _SEVEN_DIGITS.search(line.group()):
+            for start, stop in sorted(_phones_of_line(line.group(), regions)):
+                if line.start() + start >= end:
+                    end = line.start() + stop
+                    yield line.start() + start, end
+
+
+def _phones_of_line(line: str, regions: Sequence[str]) -> set[Span]:
+    return {
         (match.start, match.end)
         for region in (None, *regions)
-        if region or "+" in text or "\uff0b" in text
-        for match in phonenumbers.PhoneNumberMatcher(text, region, phonenumbers.Leniency.VALID)
-        if _written_as_phone(text, match.start, match.raw_string)
+        if region or "+" in line or "\uff0b" in line
+        for match in phonenumbers.PhoneNumberMatcher(line, region, phonenumbers.Leniency.STRICT_GROUPING)
+        if _written_as_phone(line, match.start, match.raw_string)
     }
-    end = 0
-    for start, stop in sorted(spans):
-        if start >= end:
-            yield start, stop
-            end = stop
 
 
 def _written_as_phone(text: str, start: int, raw: str) -> bool:
