@@ -74,8 +74,9 @@ class Facts:
 
 
 def advise(facts: Facts) -> list[Advice]:
-    """All advice for a job, the gravest first."""
-    said = ((reason, concern(facts)) for reason, concern in CONCERNS.items())
+    """All advice for a job, the gravest first. Where nothing is trained, only of the test rows."""
+    concerns = CONCERNS if facts.steps else {"TestSetSmall": _small_test}
+    said = ((reason, concern(facts)) for reason, concern in concerns.items())
     return [Advice(reason=reason, message=message[:ADVICE_LENGTH]) for reason, message in said if message]
 
 

@@ -75,5 +75,10 @@ def test_every_concern_is_tested_and_tells_what_to_do() -> None:
             assert any(mark in advice.message for mark in (": ", ". "))
 
 
+def test_of_a_job_that_only_evaluates_nothing_is_said_of_training() -> None:
+    said = advise(replace(GOOD, train_rows=0, steps=0, tokens=0, supervised_tokens=0, test_rows=20, tested_rows=20))
+    assert [advice.reason for advice in said] == ["TestSetSmall"]
+
+
 def test_nothing_at_all_is_no_trouble() -> None:
-    assert advise(replace(GOOD, train_rows=0, steps=0, tokens=0, supervised_tokens=0, tested_rows=0))
+    assert advise(replace(GOOD, train_rows=0, steps=1, tokens=0, supervised_tokens=0, test_rows=0, tested_rows=0))

@@ -401,7 +401,10 @@ def test_on_request_only_the_first_of_near_copies_is_kept(make_bundle: MakeBundl
 
 def test_a_planted_test_row_is_found(make_bundle: MakeBundle, tmp_path: Path) -> None:
     rows = near_copies(60)
-    train = write_rows(tmp_path / "train.jsonl", [*rows[0:100:2], rows[101]])
+    planted = rows[101] | {
+        "completion": "Nobody at the office could be reached, so that this is still an open question."
+    }
+    train = write_rows(tmp_path / "train.jsonl", [*rows[0:100:2], planted])
     test = write_rows(tmp_path / "test.jsonl", rows[100::2])
     dataset = {"train": [{"uri": str(train)}], "test": [{"uri": str(test)}]}
     told = {advice.reason: advice.message for advice in run(make_bundle(dataset=dataset)).preflight.advice or []}
