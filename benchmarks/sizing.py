@@ -112,7 +112,8 @@ def measure(folder: Path, method: sizing.TrainedMethod, tokens: int) -> dict[str
     from benchmarks.random_models import random_rows
     from finetune_api.job import Method, MethodType, Training
     from finetune_api.status import Resolved
-    from finetune_trainer.model import attach_lora, load_model
+    from finetune_trainer.model import load_model
+    from finetune_trainer.trainable import attach_lora
     from finetune_trainer.training_loop import training_steps
 
     torch.manual_seed(0)

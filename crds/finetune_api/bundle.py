@@ -56,8 +56,9 @@ def bucket_of(uri: str) -> str | None:
 
 
 def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
-    """Every URI the spec names, by its field: model, sources, sentence model, output."""
-    dataset = spec.dataset
+    """Every URI the spec names, by its field: model, adapter to continue from, sources, sentence model, output."""
+    dataset, adapter = spec.dataset, spec.method.lora.from_
+    models = {"spec.model.uri": spec.model.uri} | ({"spec.method.lora.from": adapter} if adapter else {})
     sources = {f"spec.dataset.train[{i}].uri": source.uri for i, source in enumerate(dataset.train)}
     for side, named in (("validation", dataset.validation), ("test", dataset.test)):
         sources |= {f"spec.dataset.{side}[{i}].uri": source.uri for i, source in enumerate(named or [])}
@@ -65,4 +66,4 @@ def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
         sources["spec.dataset.deduplicate.embeddingModel.uri"] = embedding.uri
     for i, each in enumerate(spec.evaluation.regression or []):
         sources[f"spec.evaluation.regression[{i}].uri"] = each.uri
-    return {"spec.model.uri": spec.model.uri, **sources, "spec.output.uri": spec.output.uri}
+    return {**models, **sources, "spec.output.uri": spec.output.uri}

@@ -54,8 +54,75 @@ Memory = Annotated[
 class MethodType(StrEnum):
     """How the weights are tuned."""
 
+    AUTO = "Auto"
     LORA = "LoRA"
     QLORA = "QLoRA"
+    FULL = "Full"
+
+
+class LoraBias(StrEnum):
+    """Which biases are trained beside the adapter."""
+
+    NONE = "None"
+    ALL = "All"
+    LORA_ONLY = "LoraOnly"
+
+
+class QuantizationType(StrEnum):
+    """The four-bit number the base weights are held in."""
+
+    NF4 = "NF4"
+    FP4 = "FP4"
+
+
+class ComputeDtype(StrEnum):
+    """The number that matrices are multiplied in."""
+
+    BFLOAT16 = "BFloat16"
+    FLOAT32 = "Float32"
+
+
+class Optimizer(StrEnum):
+    """What turns gradients into updates."""
+
+    ADAMW = "AdamW"
+    PAGED_ADAMW_8BIT = "PagedAdamW8bit"
+
+
+class Scheduler(StrEnum):
+    """How the learning rate falls after the warm-up."""
+
+    COSINE = "Cosine"
+    LINEAR = "Linear"
+    CONSTANT = "Constant"
+
+
+class GradientCheckpointing(StrEnum):
+    """Whether activations are computed again in the backward pass rather than kept."""
+
+    AUTO = "Auto"
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+
+
+class EarlyStoppingMetric(StrEnum):
+    """What has to go on improving."""
+
+    VALIDATION_LOSS = "ValidationLoss"
+
+
+class Publish(StrEnum):
+    """Which weights become the result."""
+
+    BEST = "Best"
+    LAST = "Last"
+
+
+class LossOn(StrEnum):
+    """Which tokens of a row are learned."""
+
+    COMPLETION = "Completion"
+    ALL = "All"
 
 
 class RowFormat(StrEnum):
@@ -106,16 +173,68 @@ class Lora(ApiModel):
     ] = Field(default=["all-linear"])
     """Modules that get an adapter, by the end of their name (q_proj, v_proj), or all-linear for every linear layer
     but the output head."""
+    bias: LoraBias = LoraBias.NONE
+    """Biases of the base model that are trained too: None, All, or LoraOnly for those of the modules with an adapter.
+    Not every server can load them."""
+    use_rslora: bool = False
+    """Multiplies the update by alpha / sqrt(r) in place of alpha / r, which keeps high ranks learning (rsLoRA,
+    Kalajdzievski 2023). With it a smaller alpha is usual."""
+    use_dora: bool = False
+    """Learns the size of each weight column apart from its direction (DoRA, Liu et al. 2024). Often better at low
+    ranks, and slower."""
+    modules_to_save: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=256)]],
+            Field(min_length=1, max_length=64),
+            SchemaKeys({"x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
+    """Modules trained whole and saved with the adapter, by the end of their name, for example embed_tokens and lm_head.
+    Default: none."""
+    from_: Annotated[PrefixUri | None, Field(alias="from")] = None
+    """Adapter to continue from, as s3://BUCKET/PREFIX: the folder with adapter_config.json and
+    adapter_model.safetensors, such as an earlier job's output.uri with /adapter. It has to be a LoRA adapter of this
+    base model with the same r, alpha, useRslora and useDora; its modules are kept when targetModules is all-linear.
+    Default: a fresh adapter."""
+
+
+class Quantization(ApiModel):
+    """How QLoRA holds the base weights, named as bitsandbytes names it."""
+
+    type: QuantizationType = QuantizationType.NF4
+    """NF4 is made for weights, which are spread normally (Dettmers et al. 2023). FP4 is a plain 4-bit float."""
+    double_quant: bool = True
+    """Whether the scales are quantized too, which saves 0.4 bits a weight."""
+    compute_dtype: ComputeDtype = ComputeDtype.BFLOAT16
+    """What the weights are turned back into to be multiplied. Float32 is several times slower, and for comparisons."""
 
 
 class Method(ApiModel):
     """How the weights are tuned."""
 
-    type: MethodType = MethodType.LORA
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.quantization) || self.type == 'QLoRA'",
+                "quantization belongs to type QLoRA: set type to QLoRA, or remove quantization",
+            ),
+            (
+                "!has(self.lora.from) || self.type != 'Full'",
+                "type Full trains no adapter, so there is none to continue from: remove lora.from, or set type to LoRA",
+            ),
+        )
+    )
+
+    type: MethodType = MethodType.AUTO
     """LoRA trains low-rank adapters over the base weights in bfloat16. QLoRA does the same over base weights held in
-    4-bit NormalFloat with double quantization: about a quarter of the memory, somewhat slower."""
+    4 bits: about a quarter of the memory, somewhat slower. Full trains every weight, in fp32 with bfloat16 compute,
+    and needs 18 bytes of memory a parameter; its result is a whole model. Auto: LoRA where it fits the GPU's memory,
+    or else QLoRA; what was chosen, and why, is in status.resolved."""
     lora: Lora = Lora()
-    """Settings of the adapter."""
+    """Settings of the adapter. Full has none."""
+    quantization: Quantization | None = None
+    """How the base weights are held under QLoRA. Default: NF4 with double quantization, computing in bfloat16."""
 
 
 class Columns(ApiModel):
@@ -252,6 +371,17 @@ class Dataset(ApiModel):
     Fail ends the job before it asks for a GPU. Answers are never cut."""
 
 
+class EarlyStopping(ApiModel):
+    """When training ends before its last step because it no longer helps."""
+
+    metric: EarlyStoppingMetric = EarlyStoppingMetric.VALIDATION_LOSS
+    """What has to go on falling: the loss on the validation rows."""
+    patience: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Evaluations in a row without an improvement after which it stops."""
+    min_delta: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """By how much, in nats per token, the loss has to fall below the best so far to count as an improvement."""
+
+
 class Training(ApiModel):
     """The recipe. What is not set is resolved by the preflight and shown in status.resolved."""
 
@@ -260,16 +390,43 @@ class Training(ApiModel):
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Optimizer steps to stop after, should the epochs be more."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Peak learning rate; it warms up linearly and falls by a cosine to a tenth. Default: 2e-4, and 1e-3 for models
-    below one billion parameters."""
+    """Peak learning rate. Default: 2e-4, and 1e-3 for models below one billion parameters; 1e-5 for method Full."""
+    scheduler: Scheduler = Scheduler.COSINE
+    """How the learning rate falls from its peak after the warm-up. Cosine: to a tenth at the last step. Linear: in a
+    straight line that reaches 0 one step after the last. Constant: not at all."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the steps in which the learning rate rises to its peak. Default: 3% or 10 steps, whichever is more, but
+    at most a tenth."""
+    optimizer: Optimizer = Optimizer.ADAMW
+    """AdamW keeps 8 bytes of state for each trained parameter. PagedAdamW8bit keeps 2, and moves them to the host's
+    memory where the GPU's runs short: worth it for method Full."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Decoupled weight decay. Biases and norms are left out."""
+    max_grad_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """Gradients are scaled down to this norm where theirs is larger; 0 leaves them as they are."""
     global_batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
     """Rows per optimizer step. How they are spread over memory never changes a step."""
     micro_batch_tokens: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
-    """Tokens put through the model at a time; lower it when memory is short. It changes speed and memory, not the
-    result. Default: the longest row, but at least 2048."""
+    """Tokens put through the model at a time, at most; what does not fit into the GPU's memory is halved before the
+    first step. It changes speed and memory, not the result. Default: on a GPU the most that fits, up to 16384; on a
+    CPU 2048. Never less than the longest row."""
+    gradient_checkpointing: GradientCheckpointing = GradientCheckpointing.AUTO
+    """Enabled computes activations again in the backward pass in place of keeping them: a third slower, for a fraction
+    of the memory, and the same result. Auto: only where it does not fit otherwise."""
     max_sequence_length: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
     """Longest row in tokens, prompt and answer together. Default: the longest row of the data, at most the model's
     context and at most 4096."""
+    loss_on: LossOn = LossOn.COMPLETION
+    """Which tokens are learned. Completion: the answers and their ends. All: prompts too. Rows of format Text are
+    learned whole in either case."""
+    evaluate_every: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Optimizer steps after which the loss on the validation rows is measured, beside the last, on 500 of them at
+    most. Default: a fifth of the steps, and at least once an epoch."""
+    early_stopping: EarlyStopping | None = None
+    """Ends the training before its last step where it no longer helps. Default: it runs to the last step."""
+    publish: Publish | None = None
+    """Best publishes the weights with the lowest loss on the validation rows, Last those of the last step. Default:
+    Best, and Last where there are no validation rows."""
     seed: Seed = 0
     """Seed of everything random: the order of rows, the adapter's first weights, dropout."""
 
@@ -382,6 +539,10 @@ class FineTuneJobSpec(ApiModel):
                 "!(self.model.uri + '/').startsWith("
                 "self.output.uri.endsWith('/') ? self.output.uri : self.output.uri + '/')",
                 "output.uri must not be the model's own folder or one above it: choose another prefix",
+            ),
+            (
+                "!self.output.merge || self.method.type != 'Full'",
+                "method.type Full publishes a whole model, so there is nothing to merge: remove output.merge",
             ),
         )
     )

@@ -80,7 +80,7 @@ FAILURES: dict[FailureReason, Failure] = {
         "or the recipe, or change the gate, in a new job with another output.uri.",
     ),
     FailureReason.GPU_OUT_OF_MEMORY: Failure(
-        30, Actor.TENANT, "Lower training.microBatchTokens or training.maxSequenceLength, or use method.type QLoRA."
+        30, Actor.TENANT, "Lower training.maxSequenceLength, use method.type QLoRA, or choose a GPU with more memory."
     ),
     FailureReason.GPU_FAULT: Failure(
         31,

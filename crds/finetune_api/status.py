@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from finetune_api.evaluation import Baseline, MetricName
-from finetune_api.job import MethodType
+from finetune_api.job import MethodType, Publish
 from finetune_api.model import SchemaKeys, StatusModel, list_map
 
 OPERATOR_MANAGER = "finetune-operator"
@@ -222,7 +222,9 @@ class Resolved(StatusModel):
     """What the run uses where the spec left the choice open."""
 
     method: MethodType
-    """How the weights are tuned."""
+    """How the weights are tuned; never Auto."""
+    method_reason: Text | None = None
+    """Why Auto chose that method."""
     learning_rate: float
     """Peak learning rate."""
     warmup_steps: int
@@ -232,7 +234,11 @@ class Resolved(StatusModel):
     max_sequence_length: int
     """Longest row in tokens."""
     micro_batch_tokens: int
-    """Tokens put through the model at a time."""
+    """Tokens put through the model at a time, as planned; training.microBatchTokens says what was used."""
+    evaluate_every: int | None = None
+    """Optimizer steps between two measurements of the validation loss; absent where there are no validation rows."""
+    publish: Publish | None = None
+    """Which weights become the result: those with the best validation loss, or the last."""
     max_new_tokens: int
     """Longest answer the evaluation lets a model write."""
     prompt_format: Literal["ChatTemplate", "Plain"]
@@ -258,6 +264,18 @@ class Training(StatusModel):
     """Mean cross-entropy of the last step's supervised tokens, in nats."""
     learning_rate: float | None = None
     """Learning rate of the last step."""
+    validation_loss: float | None = None
+    """Mean cross-entropy on the validation rows when it was last measured, in nats."""
+    best_validation_loss: float | None = None
+    """The lowest of them so far."""
+    best_step: int | None = None
+    """Optimizer steps done when it was the lowest."""
+    micro_batch_tokens: int | None = None
+    """Tokens put through the model at a time, as found to fit the memory."""
+    gradient_checkpointing: bool | None = None
+    """Whether activations are computed again in the backward pass, to save memory."""
+    gpu_memory: Text | None = None
+    """Most GPU memory in use so far, for example 21.4Gi; absent on a CPU."""
     tokens_per_second: float | None = None
     """All tokens of a step, prompts and answers, over its time; mean since the start."""
     estimated_completion_time: Time | None = None
@@ -427,8 +445,10 @@ class Evaluation(StatusModel):
 class Artifacts(StatusModel):
     """Where the results lie."""
 
-    adapter: Text
-    """Folder of the adapter, in PEFT's layout, with the tokenizer."""
+    adapter: Text | None = None
+    """Folder of the adapter, in PEFT's layout, with the tokenizer; absent under method Full."""
+    model: Text | None = None
+    """Folder of the whole tuned model, in Transformers' layout, with the tokenizer; only under method Full."""
     merged: Text | None = None
     """Folder of the merged model, where output.merge asked for it."""
     report: Text

@@ -101,7 +101,7 @@ def _report(console: Console, target: Target, artifacts: Artifacts, evaluation: 
     folder = FOLDER.relative_to(ROOT)
     console.print(
         f"""
-  results    {artifacts.adapter.rpartition("/")[0]}
+  results    {artifacts.manifest.rpartition("/")[0]}
   here       {folder}/{results.ADAPTER}/ {folder}/{results.REPORT} {folder}/{RESOURCE}
 
   make demo-shell   look around with kubectl and helm

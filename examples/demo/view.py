@@ -93,7 +93,7 @@ def detail(phase: Phase, status: FineTuneJobStatus, now: datetime) -> str:
             before, after = _percent(found.baseline), _percent(found.tuned)
             return f"{found.metric} {before} -> {after} on {status.evaluation.rows} held-out rows"
         case Phase.PUBLISHING if status.artifacts:
-            return status.artifacts.adapter
+            return status.artifacts.adapter or status.artifacts.model or ""
         case Phase.EVALUATING if phase_of(status) is Phase.EVALUATING:
             return _message(status, ConditionType.EVALUATED)
     return _message(status) if phase is phase_of(status) else ""

@@ -1,14 +1,15 @@
 """What runs in a job's pods: `python -m finetune_trainer {preflight,train} BUNDLE`, read from top to bottom.
 
 Preflight (CPU only, never imports torch), `preflight`:
-    `base_model` what the model's folder holds -> `gather`: `rows` -> `clean`, with `masking` -> `deduplicate`, with
-    `near_duplicates` or `embeddings`, and `clusters` -> `render` and `tokenization` -> `row_store`, on disk, and
-    `row_notes` -> `split` -> `resolve` -> `facts` and `advice` -> `prepared`, which leaves the token ids for the
-    attempts.
+    `base_model` what the model's folder holds, `previous_adapter` -> `gather`: `rows` -> `clean`, with `masking` ->
+    `deduplicate`, with `near_duplicates` or `embeddings`, and `clusters` -> `render` and `tokenization` ->
+    `row_store`, on disk, and `row_notes` -> `split` -> `resolve` -> `facts` and `advice` -> `prepared`, which
+    leaves the token ids for the attempts.
 
 Train (on the GPU), `train`:
-    `prepared` -> `model` and `attention` -> `assessment` of the base -> `training_loop`, with the rows of `mixing` and
-    `batches`, their `loss` and the learning rate of `schedule` -> `assessment` of the tuned model -> `serving`,
+    `prepared` -> `model` and `attention` -> `assessment` of the base -> `trainable`, what of it the method trains ->
+    `memory_probe`, how much at a time -> `training_loop`, with the rows of `mixing` and `batches`, their `loss`, the
+    `optimizer` and the rate of `schedule`, followed by `validation` -> `assessment` of the tuned model -> `serving`,
     how it is to be asked -> `merge`, where wanted -> `publish`, with the pages of `report` (`report_tables`,
     `report_samples` with their `differences`, `chart`) and `model_card`, from all `results` through `pages`, whose
     templates are in the folder of that name.

@@ -2,11 +2,12 @@
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_api.job import Lora
 from finetune_api.model_shape import ModelShape, Sizes, model_shape
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
@@ -27,8 +28,8 @@ class BaseModel:
     tokenizer: Any
     shape: ModelShape
     """What decides memory and time."""
-    modules: frozenset[str]
-    """Names of the layers an adapter can be put on: those with a matrix of weights."""
+    sizes: Sizes
+    """Shape of every weight by its name, which say what layers there are to put an adapter on."""
     context: int | None
     """Longest sequence in tokens its settings name."""
     end_tokens: tuple[int, ...]
@@ -50,14 +51,14 @@ def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
     require_supported(config, uri)
     sizes: dict[str, tuple[int, ...]] = {}
     for shard in _shards(scratch, files, uri):
-        sizes |= _sizes(storage, join(uri, shard), files[shard])
+        sizes |= tensor_sizes(storage, join(uri, shard), files[shard])
     shape = _shape(config, sizes, uri)
     tokenizer = _tokenizer(scratch, uri)
     own = [path for path in (scratch / "tokenizer.json", scratch / "tokenizer.model") if path.exists()]
     return BaseModel(
         tokenizer=tokenizer,
         shape=shape,
-        modules=frozenset(name.removesuffix(".weight") for name, size in sizes.items() if len(size) == 2),
+        sizes=sizes,
         context=next((config[key] for key in CONTEXT if isinstance(config.get(key), int)), None),
         end_tokens=_end_tokens(scratch, config, uri),
         fingerprint=b"".join(path.read_bytes() for path in own[:1]),
@@ -105,20 +106,28 @@ def _shards(scratch: Path, files: dict[str, int], uri: str) -> list[str]:
     return shards
 
 
-def require_target_modules(target_modules: Sequence[str], model: BaseModel) -> None:
-    """Raises TrainerFailure SpecInvalid for a name that no layer of the model ends with. PEFT says so only where
-    none fits, and only once a GPU is held."""
-    unknown = [name for name in target_modules if not any(f".{m}".endswith(f".{name}") for m in model.modules)]
-    if unknown and list(target_modules) != ["all-linear"]:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in model.modules})[:12])
+def require_modules(lora: Lora, model: BaseModel) -> None:
+    """Raises TrainerFailure SpecInvalid for a name in targetModules or modulesToSave that no layer of the model ends
+    with. PEFT says so only where none fits, and only once a GPU is held."""
+    matrices = {name.removesuffix(".weight") for name, size in model.sizes.items() if len(size) == 2}
+    targets = [] if lora.target_modules == ["all-linear"] else lora.target_modules
+    _require(targets, matrices, "targetModules")
+    _require(lora.modules_to_save or [], {name.rpartition(".")[0] for name in model.sizes}, "modulesToSave")
+
+
+def _require(names: Sequence[str], layers: Set[str], field: str) -> None:
+    unknown = [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
+    if unknown:
+        known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers})[:12])
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"method.lora.targetModules: the model has no layer {', '.join(unknown)}; it has {known}.",
+            f"method.lora.{field}: the model has no layer {', '.join(unknown)}; it has {known}.",
         )
 
 
-def _sizes(storage: Storage, uri: str, size: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight, from the file's header (https://github.com/huggingface/safetensors#format)."""
+def tensor_sizes(storage: Storage, uri: str, size: int) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a .safetensors file, from its header, as
+    https://github.com/huggingface/safetensors#format has it."""
     start = storage.read_bytes(uri, 0, 8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
     if length > HEADER_LIMIT:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.job import FineTuneJobSpec, GradientCheckpointing
 from finetune_api.model_shape import ModelShape
 from finetune_api.profile import GpuType
 from finetune_api.quantity import bytes_of, gibibytes
@@ -64,34 +65,44 @@ def loads(data: DataSize, global_batch_size: int, micro_batch_tokens: int) -> li
     return [Load(size, min(size, labels)) for size in sizes]
 
 
-def setup_of(spec: FineTuneJobSpec, resolved: Resolved) -> Setup:
-    """What of the spec decides memory."""
+CHECKPOINTING = {
+    GradientCheckpointing.AUTO: (False, True),
+    GradientCheckpointing.ENABLED: (True,),
+    GradientCheckpointing.DISABLED: (False,),
+}
+"""What the trainer may do, in order of preference."""
+
+
+def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
+    """What of the spec decides memory; one for each way the trainer may take, in order of preference."""
     lora = spec.method.lora
-    return Setup(
-        method=resolved.method.value,
+    setup = Setup(
+        method=cast(TrainedMethod, resolved.method.value),
+        optimizer=spec.training.optimizer.value,
         rank=lora.r,
         dropout=lora.dropout > 0,
         target_modules=tuple(lora.target_modules),
     )
+    return [replace(setup, checkpointing=on) for on in CHECKPOINTING[spec.training.gradient_checkpointing]]
 
 
 def estimates(
     gpus: Sequence[GpuType], spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape, data: DataSize
 ) -> list[Estimate]:
     """One for each kind of GPU: of the largest micro-batch that fits it, or, where none does, of the smallest."""
-    wanted = setup_of(spec, resolved)
+    setups = setups_of(spec, resolved)
     ladder = loads(data, spec.training.global_batch_size, resolved.micro_batch_tokens)
     found = []
     for gpu in gpus:
         available = bytes_of(gpu.memory) if gpu.memory else inf
-        plan = first_fit(shape, [wanted], ladder, available)
+        plan = first_fit(shape, setups, ladder, available)
         if plan is None:
-            least = gibibytes(predict(shape, wanted, ladder[-1]).total)
-            instead = alternative(shape, wanted, ladder[-1], available)
+            least = gibibytes(predict(shape, setups[-1], ladder[-1]).total)
+            instead = alternative(shape, setups[-1], ladder[-1], available)
             found.append(Estimate(gpu_type=gpu.name, memory=least, fits=False, alternative=instead))
             continue
         peak = peak_flops([gpu.name, gpu.resource_name, *(gpu.node_selector or {}).values()])
-        seconds = peak and total_seconds(shape, wanted, work_of(spec, resolved, data, plan.load), peak)
+        seconds = peak and total_seconds(shape, plan.setup, work_of(spec, resolved, data, plan.load), peak)
         found.append(
             Estimate(
                 gpu_type=gpu.name,

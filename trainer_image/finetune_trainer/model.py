@@ -1,12 +1,12 @@
-"""The base model as it is trained: loaded in bf16 or 4-bit, with a LoRA adapter put on it."""
+"""The base model as it is loaded, in bf16 or 4-bit, and how it writes answers."""
 
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from finetune_api.job import Method, MethodType
+from finetune_api.job import ComputeDtype, MethodType, Quantization
 from finetune_api.reasons import FailureReason
 from finetune_trainer.attention import use_document_attention
 from finetune_trainer.base_model import SMALL_FILES
@@ -45,15 +45,18 @@ def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
         return torch.device("cpu"), "cpu"
 
 
-def load_model(folder: Path, method: MethodType, device: torch.device) -> PreTrainedModel:
-    """The model in `folder`, frozen, in bf16, or in 4-bit NormalFloat with double quantization for QLoRA (Dettmers
-    et al. 2023). Raises TrainerFailure ModelUnsupported when Transformers cannot load it whole."""
+def load_model(
+    folder: Path, method: MethodType, device: torch.device, quantization: Quantization | None = None
+) -> PreTrainedModel:
+    """The model in `folder`, frozen, in bf16; for QLoRA its linear layers in 4 bits as `quantization` says, and the
+    rest in its compute dtype. Raises TrainerFailure ModelUnsupported when Transformers cannot load it whole."""
+    four_bit = (quantization or Quantization()) if method is MethodType.QLORA else None
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch.bfloat16,
+            dtype=_compute_dtype(four_bit),
             device_map={"": device},
-            quantization_config=_four_bit() if method is MethodType.QLORA else None,
+            quantization_config=_four_bit(four_bit) if four_bit else None,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -69,13 +72,23 @@ def load_model(folder: Path, method: MethodType, device: torch.device) -> PreTra
     return model
 
 
-def _four_bit() -> BitsAndBytesConfig:
-    # bitsandbytes' own defaults are fp4 and fp32.
+def mixed_precision(method: MethodType, quantization: Quantization | None) -> Literal["bf16", "no"]:
+    """Accelerate's word for how matrices are multiplied."""
+    fp32 = method is MethodType.QLORA and quantization and quantization.compute_dtype is ComputeDtype.FLOAT32
+    return "no" if fp32 else "bf16"
+
+
+def _compute_dtype(quantization: Quantization | None) -> torch.dtype:
+    fp32 = quantization is not None and quantization.compute_dtype is ComputeDtype.FLOAT32
+    return torch.float32 if fp32 else torch.bfloat16
+
+
+def _four_bit(quantization: Quantization) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_quant_type=quantization.type.lower(),
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        bnb_4bit_compute_dtype=_compute_dtype(quantization),
     )
 
 
@@ -107,37 +120,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         folder, trust_remote_code=False, local_files_only=True
     )
     return tokenizer
-
-
-def attach_lora(model: PreTrainedModel, method: Method, seed: int) -> PeftModel:
-    """The model with a fresh adapter, its weights in fp32. Raises TrainerFailure SpecInvalid when the model has no
-    module of the names in targetModules."""
-    lora = method.lora
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules,
-    )
-    torch.manual_seed(seed)
-    try:
-        tuned = get_peft_model(model, config)
-    except ValueError as error:
-        finding = f"spec.method.lora.targetModules does not fit the model: {str(error).splitlines()[0][:300]}"
-        raise TrainerFailure(FailureReason.SPEC_INVALID, finding) from error
-    for module in tuned.modules():
-        if hasattr(module, "lora_A"):
-            # Autocast casts the small weights down instead of PEFT the large activations up.
-            setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010 - PEFT's, unknown to nn.Module
-    for parameter in trainable_parameters(tuned):
-        parameter.data = parameter.data.float()
-    return tuned
-
-
-def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters the optimizer changes."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def greedy_generation(model: PreTrainedModel, stop_token_ids: Sequence[int], max_new_tokens: int) -> GenerationConfig:

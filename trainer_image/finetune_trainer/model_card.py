@@ -9,7 +9,7 @@ from huggingface_hub.repocard import metadata_load
 from finetune_api.status import Metrics
 from finetune_trainer.gates import shortfall
 from finetune_trainer.pages import template
-from finetune_trainer.report_tables import results_table
+from finetune_trainer.report_tables import method_text, results_table
 from finetune_trainer.results import Results
 from finetune_trainer.serving import QUESTION, vllm_obstacles, vllm_rank
 
@@ -25,21 +25,22 @@ def base_license(folder: Path) -> dict[str, str]:
     return {key: found[key] for key in LICENSE if isinstance(found.get(key), str)}
 
 
-def model_card(results: Results, merged: bool) -> str:
-    """The card of the adapter, or of the merged model."""
+def model_card(results: Results, weights: str) -> str:
+    """The card of the folder `weights`: adapter, model (tuned whole) or merged."""
     bundle, prepared = results.bundle, results.prepared
     return template("model_card.md.j2").render(
         results=results,
         name=name_of(results),
-        front_matter=front_matter(results, merged),
-        merged=merged,
+        front_matter=front_matter(results, weights),
+        weights=weights,
+        method=method_text(bundle.spec.method, prepared.resolved.method),
         spec=bundle.spec,
         job=bundle.job,
         spec_digest=bundle.spec_digest,
         serving=results.serving,
         question=QUESTION,
-        vllm_rank=vllm_rank(results.adapter),
-        vllm_obstacles=vllm_obstacles(results.adapter),
+        vllm_rank=vllm_rank(results.adapter) if results.adapter else None,
+        vllm_obstacles=vllm_obstacles(results.adapter) if results.adapter else [],
         resolved=prepared.resolved,
         data=prepared.preflight,
         training=results.training,
@@ -49,22 +50,26 @@ def model_card(results: Results, merged: bool) -> str:
     )
 
 
-def front_matter(results: Results, merged: bool) -> str:
+def front_matter(results: Results, weights: str) -> str:
     """The card's metadata as YAML, without its dashes (https://huggingface.co/docs/hub/model-cards)."""
     uri = results.bundle.spec.model.uri
     evaluation = results.evaluation
     tuned = evaluation.tuned or Metrics()
+    merged = evaluation.merged if weights == "merged" else None
     figures = {
         "exact_match": ("Exact match", tuned.exact_match),
-        "loss": ("Loss, nats per token", evaluation.merged.loss if merged and evaluation.merged else tuned.loss),
+        "loss": (
+            "Loss, nats per token",
+            merged.loss if merged else tuned.loss,
+        ),
     }
     data = ModelCardData(
         # Hubs take the name of a repository of theirs and nothing else.
         base_model=uri.removeprefix("hf://") if uri.startswith("hf://") else None,
-        base_model_relation="merge" if merged else "adapter",
-        library_name="transformers" if merged else "peft",
+        base_model_relation={"adapter": "adapter", "model": "finetune", "merged": "merge"}[weights],
+        library_name="peft" if weights == "adapter" else "transformers",
         pipeline_tag="text-generation",
-        tags=["lora", "finetune-operator"],
+        tags=["finetune-operator"] if weights == "model" else ["lora", "finetune-operator"],
         model_name=name_of(results),
         eval_results=[
             EvalResult(

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.bundle import Bundle
-from finetune_api.job import Overlength, Split
+from finetune_api.job import MethodType, Overlength, Split
 from finetune_api.reasons import FailureReason, sentence
 from finetune_api.status import ConditionType, Preflight, Splits
 from finetune_trainer.advice import advise
 from finetune_trainer.answer_kind import recognise
-from finetune_trainer.base_model import inspect_model, require_target_modules
+from finetune_trainer.base_model import inspect_model, require_modules
 from finetune_trainer.estimate import data_size, estimates, require_fit
 from finetune_trainer.facts import facts_of
 from finetune_trainer.failure import TrainerFailure, failure_of
@@ -21,11 +21,12 @@ from finetune_trainer.findings import Findings, place_of
 from finetune_trainer.gather import Gathered, gather
 from finetune_trainer.metric_choice import choose_metrics
 from finetune_trainer.ownership import published
-from finetune_trainer.prepared import SPLITS, Prepared, data_digest, place, work_prefix, write_prepared
+from finetune_trainer.prepared import SPLITS, Prepared, data_digest, learned, place, work_prefix, write_prepared
 from finetune_trainer.prepared import Split as Side
+from finetune_trainer.previous_adapter import require_fitting_adapter
 from finetune_trainer.regression_rows import gather_regression
 from finetune_trainer.render import prompt_format
-from finetune_trainer.resolve import resolve, sequence_limit
+from finetune_trainer.resolve import lora_or_qlora, resolve, sequence_limit
 from finetune_trainer.row_store import PLACED, Rows, RowStore, lengths, supervised_counts
 from finetune_trainer.scratch import scratch_folder
 from finetune_trainer.split import hold_out, rows_to_test, rows_to_validate
@@ -68,22 +69,27 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     spec = bundle.spec
     check_output(bundle, storage)
     model = inspect_model(storage, spec.model.uri, scratch / "model")
-    require_target_modules(spec.method.lora.target_modules, model)
+    if spec.method.type is not MethodType.FULL:
+        require_modules(spec.method.lora, model)
+        require_fitting_adapter(storage, spec.method.lora, model)
     format = prompt_format(model.tokenizer)
     gathered = gather(spec.dataset, storage, model, format, findings, scratch / "prepared")
     limit = sequence_limit(spec.training, int(gathered.store.records["tokens"].max()), model.context)
     for side, rows in gathered.sides.items():
         field, policy = f"dataset.{side}", spec.dataset.overlength
         gathered.sides[side] = _within(limit, gathered.store, rows, field, policy, findings)
-    sides = _split(gathered, spec.dataset.split)
+    sides = learned(_split(gathered, spec.dataset.split), spec.training.loss_on)
     choose_metrics(spec.evaluation, recognise(sides["train"]))
     regression = gather_regression(spec, storage, model, format, findings, scratch / "prepared")
-    resolved = resolve(spec, model.shape.parameters, limit, format.kind, sides["train"], sides["test"])
-    findings.advice = advise(facts_of(spec, gathered, sides, resolved, findings))
+    resolved = resolve(spec, model.shape.parameters, limit, format.kind, **sides)
     size = data_size(sides, spec.evaluation.max_rows)
     findings.estimates = estimates(bundle.gpu_types, spec, resolved, model.shape, size)
+    if spec.method.type is MethodType.AUTO:
+        resolved = lora_or_qlora(resolved, findings.estimates)
+        findings.estimates = estimates(bundle.gpu_types, spec, resolved, model.shape, size)
+    findings.advice = advise(facts_of(spec, gathered, sides, resolved, findings))
     require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
-    digest = data_digest(sides, model.fingerprint, format.source, limit)
+    digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
     return Prepared(
         **sides,
         resolved=resolved,

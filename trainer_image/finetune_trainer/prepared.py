@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.bundle import Bundle
+from finetune_api.job import LossOn
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Preflight, Resolved
 from finetune_trainer.cleaned import Change
@@ -98,9 +99,9 @@ def read_prepared(storage: Storage, bundle: Bundle, scratch: Path) -> Prepared:
                 f"{join(source, name)} is not what preflight wrote: preflight has to run again.",
             )
     store = RowStore(folder)
-    rows = {split: Rows(store, np.load(folder / f"{split}.npy")) for split in SPLITS}
+    rows: dict[Split, Rows] = {split: Rows(store, np.load(folder / f"{split}.npy")) for split in SPLITS}
     return Prepared(
-        **rows,
+        **learned(rows, bundle.spec.training.loss_on),
         regression=_regression(folder / REGRESSION),
         resolved=Resolved.model_validate(manifest["resolved"]),
         preflight=Preflight.model_validate(manifest["preflight"]),
@@ -116,6 +117,13 @@ def _regression(folder: Path) -> dict[str, Rows]:
         return {}
     store = RowStore(folder)
     return {path.stem: Rows(store, np.load(path)) for path in sorted(folder.glob("*.npy"))}
+
+
+def learned(sides: dict[Split, Rows], loss_on: LossOn) -> dict[Split, Rows]:
+    """The sides with what is learned of their rows by the spec; test rows are always judged by their answers."""
+    if loss_on is LossOn.COMPLETION:
+        return sides
+    return {split: rows if split == "test" else rows.whole() for split, rows in sides.items()}
 
 
 def data_digest(sides: dict[Split, Rows], *inputs: bytes | str | int) -> str:

@@ -8,15 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from pydantic import BaseModel
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
+from finetune_api.job import MethodType
 from finetune_api.status import Artifacts
 from finetune_trainer.evaluation_table import evaluation_table
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.measured import Answer
+from finetune_trainer.merge import SHARD_SIZE
 from finetune_trainer.model_card import model_card
 from finetune_trainer.ownership import MANIFEST, published
 from finetune_trainer.prepared import work_prefix
@@ -25,8 +27,9 @@ from finetune_trainer.results import Results, versions
 from finetune_trainer.serving import Serving
 from finetune_trainer.storage import Storage, join
 
-ADAPTER, MERGED, REPORT, SAMPLES, PROMPT_FORMAT = (
+ADAPTER, MODEL, MERGED, REPORT, SAMPLES, PROMPT_FORMAT = (
     "adapter",
+    "model",
     "merged",
     "report.html",
     "samples.jsonl",
@@ -34,19 +37,35 @@ ADAPTER, MERGED, REPORT, SAMPLES, PROMPT_FORMAT = (
 )
 
 
-def stage_adapter(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, bundle: Bundle, serving: Serving, staging: Path
-) -> None:
-    """Writes the adapter and the tokenizer to `staging`, in the layout PEFT and vLLM load."""
-    folder = staging / ADAPTER
+def stage_weights(
+    model: PeftModel | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    bundle: Bundle,
+    serving: Serving,
+    staging: Path,
+) -> LoraConfig | None:
+    """Writes what was tuned and the tokenizer to `staging`: an adapter in the layout PEFT and vLLM load, returning its
+    settings, or under Full the whole model in Transformers' layout."""
+    adapter = stage_adapter(model, bundle, staging / ADAPTER) if isinstance(model, PeftModel) else None
+    if adapter is None:
+        # Servers take their end tokens from this file; some models' own is refused by save_pretrained.
+        ends = list(serving.stop_tokens)
+        model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
+        model.save_pretrained(staging / MODEL, max_shard_size=SHARD_SIZE)
+    tokenizer.chat_template = serving.chat_template
+    tokenizer.save_pretrained(staging / (ADAPTER if adapter else MODEL))
+    return adapter
+
+
+def stage_adapter(model: PeftModel, bundle: Bundle, folder: Path) -> LoraConfig:
+    """Writes the adapter to `folder`. Returns its settings."""
     config = model.peft_config["default"]
     # Where PEFT, and a server, look for the base model: on a hub by its name there.
     config.base_model_name_or_path = bundle.spec.model.uri.removeprefix("hf://")
     config.target_modules = target_modules(model)
     # Left to itself PEFT asks a hub whether the vocabulary has grown.
     model.save_pretrained(folder, save_embedding_layers=False)
-    tokenizer.chat_template = serving.chat_template
-    tokenizer.save_pretrained(folder)
+    return config
 
 
 def publish(storage: Storage, results: Results, staging: Path) -> Artifacts:
@@ -83,9 +102,9 @@ def stage_pages(results: Results, staging: Path) -> None:
     lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples(results))
     (staging / SAMPLES).write_text("".join(lines), encoding="utf-8")
     prompt_format = json.dumps(results.serving.as_json(), indent=2, ensure_ascii=False)
-    for name in (ADAPTER, MERGED):
+    for name in (ADAPTER, MODEL, MERGED):
         if (staging / name).is_dir():
-            (staging / name / "README.md").write_text(model_card(results, merged=name == MERGED), encoding="utf-8")
+            (staging / name / "README.md").write_text(model_card(results, name), encoding="utf-8")
             (staging / name / PROMPT_FORMAT).write_text(prompt_format, encoding="utf-8")
 
 
@@ -128,9 +147,10 @@ def manifest(results: Results, folder: Path, files: Sequence[Path]) -> dict[str,
 
 def published_artifacts(storage: Storage, bundle: Bundle) -> Artifacts:
     """Where the published results lie."""
-    output = bundle.spec.output.uri
+    output, full = bundle.spec.output.uri, bundle.spec.method.type is MethodType.FULL
     return Artifacts(
-        adapter=join(output, ADAPTER),
+        adapter=None if full else join(output, ADAPTER),
+        model=join(output, MODEL) if full else None,
         merged=join(output, MERGED) if bundle.spec.output.merge else None,
         report=join(output, REPORT),
         manifest=join(output, MANIFEST),

@@ -10,6 +10,7 @@ from finetune_trainer.report_tables import data_facts, provenance, recipe, resul
 from finetune_trainer.results import Results
 from finetune_trainer.serving import QUESTION, vllm_obstacles, vllm_rank
 from finetune_trainer.training_loop import Step
+from finetune_trainer.validation import ValidationLoss
 
 MEASURED_ROWS = 20_000
 """Rows whose lengths are drawn."""
@@ -30,7 +31,7 @@ def report_page(results: Results) -> str:
         tone=tone(results),
         table=results_table(results),
         training_facts=training_facts(results),
-        curves=curves(results.steps),
+        curves=curves(results.steps, results.validation),
         sample_groups=groups,
         shown=sum(len(group.samples) for group in groups),
         data_facts=data_facts(results),
@@ -39,23 +40,27 @@ def report_page(results: Results) -> str:
         longest=max(lengths),
         serving=results.serving,
         question=QUESTION,
-        vllm_obstacles=vllm_obstacles(results.adapter),
-        vllm_rank=vllm_rank(results.adapter) if results.adapter.r <= 512 else None,
+        vllm_obstacles=vllm_obstacles(results.adapter) if results.adapter else [],
+        vllm_rank=vllm_rank(results.adapter) if results.adapter and results.adapter.r <= 512 else None,
         recipe=recipe(results),
         provenance=provenance(results),
     )
 
 
-def curves(steps: Sequence[Step]) -> list[Chart]:
+def curves(steps: Sequence[Step], validation: Sequence[ValidationLoss] = ()) -> list[Chart]:
     """Loss, learning rate, throughput and memory over the steps."""
     numbers = [step.number for step in steps]
     loss = smoothed("training", numbers, [step.loss for step in steps])
+    if validation:
+        points = [point.step for point in validation], [point.loss for point in validation]
+        loss.append(Series("validation", *points, style="second", dotted=True))
     speeds = [step.tokens / step.seconds for step in steps]
     small = {"width": 300, "height": 100}
     return [
         chart("Loss", "nats per learned token", loss),
         chart("Learning rate", "", [Series("learning rate", numbers, [step.learning_rate for step in steps])], **small),
         chart("Throughput", "tokens per second", smoothed("throughput", numbers, speeds), **small),
+        chart("Memory", "GiB", [Series("memory", numbers, [step.memory / 2**30 for step in steps])], **small),
     ]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from finetune_api.evaluation import MetricName
-from finetune_api.job import MethodType
+from finetune_api.job import LoraBias, Method, MethodType, Quantization, Scheduler
 from finetune_trainer.comparison import MetricRow, Outcome
 from finetune_trainer.estimates import Estimate
 from finetune_trainer.results import Results, versions
@@ -18,6 +18,11 @@ TONES = {
     Outcome.UNRELATED: "bad-news",
     Outcome.WORSE: "bad-news",
     Outcome.NOISE: "no-news",
+}
+FALLS = {
+    Scheduler.COSINE: "a cosine to a tenth",
+    Scheduler.LINEAR: "a straight line to 0",
+    Scheduler.CONSTANT: "constant",
 }
 MINUS = "\N{MINUS SIGN}"
 
@@ -118,17 +123,36 @@ def data_facts(results: Results) -> list[Fact]:
 def recipe(results: Results) -> list[Fact]:
     """How it was trained."""
     spec, resolved = results.bundle.spec, results.prepared.resolved
-    lora, training = spec.method.lora, spec.training
+    training = spec.training
     steps = f"{resolved.warmup_steps} warm-up step{'s' if resolved.warmup_steps != 1 else ''}"
-    four_bit = " (nf4, double quantization)" if resolved.method is MethodType.QLORA else ""
-    adapter = f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g} on {', '.join(lora.target_modules)}"
+    clipped = f"clipped at {training.max_grad_norm:g}" if training.max_grad_norm else "not clipped"
+    decay = f"{training.optimizer}, weight decay {training.weight_decay:g}, gradients {clipped}"
+    method = method_text(spec.method, resolved.method)
+    rate = f"{resolved.learning_rate:g} at its peak, after {steps}, then {FALLS[training.scheduler]}"
     return [
-        Fact("Method", f"{resolved.method}{four_bit}: {adapter}"),
-        Fact("Learning rate", f"{resolved.learning_rate:g} at its peak, after {steps}, then a cosine to a tenth"),
-        Fact("Optimizer", "AdamW, no weight decay, gradients clipped at 1"),
+        Fact("Method", f"{method}. {resolved.method_reason}" if resolved.method_reason else method),
+        Fact("Learning rate", rate),
+        Fact("Optimizer", decay),
         Fact("Batch", f"{training.global_batch_size} rows a step, {resolved.micro_batch_tokens:,} tokens at a time"),
         Fact("Seed", f"{training.seed}; split {spec.dataset.split.seed}"),
     ]
+
+
+def method_text(method: Method, resolved: MethodType) -> str:
+    """The method with its settings, as people name them."""
+    if resolved is MethodType.FULL:
+        return "Full: every weight, in fp32 with bfloat16 compute"
+    lora, four_bit = method.lora, method.quantization or Quantization()
+    double = ", double quantization" if four_bit.double_quant else ""
+    settings = [
+        f"{resolved}{f' ({four_bit.type}{double})' if resolved is MethodType.QLORA else ''}: r {lora.r}",
+        f"alpha {lora.alpha}",
+        f"dropout {lora.dropout:g} on {', '.join(lora.target_modules)}",
+    ]
+    switches = {"rsLoRA": lora.use_rslora, "DoRA": lora.use_dora, f"bias {lora.bias}": lora.bias is not LoraBias.NONE}
+    settings += [name for name, on in switches.items() if on]
+    settings += [f"{', '.join(lora.modules_to_save)} whole"] if lora.modules_to_save else []
+    return ", ".join(settings) + (f"; continues {lora.from_}" if lora.from_ else "")
 
 
 def provenance(results: Results) -> list[Fact]:

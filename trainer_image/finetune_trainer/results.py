@@ -15,6 +15,7 @@ from finetune_trainer.measured import Answer, Measured
 from finetune_trainer.prepared import Example, Prepared
 from finetune_trainer.serving import Serving
 from finetune_trainer.training_loop import Step
+from finetune_trainer.validation import ValidationLoss
 
 LIBRARIES = ("finetune-operator", "accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers")
 
@@ -38,9 +39,12 @@ class Results:
     assessment: Assessment
     serving: Serving
     """How the tuned model is to be asked."""
-    adapter: LoraConfig
+    adapter: LoraConfig | None
+    """Its settings; None where the whole model was tuned."""
     base_license: dict[str, str]
     """The base model's licence in the words of hubs, where it is known."""
+    validation: Sequence[ValidationLoss] = ()
+    """The validation curve; none where there are no validation rows."""
 
     @property
     def base(self) -> Measured:

@@ -9,7 +9,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -162,9 +162,13 @@ class RowStore:
 class Rows(Sequence[Example]):
     """Some rows of a store, in an order of their own; a row may stand there twice."""
 
-    def __init__(self, store: RowStore, placed: NDArray[Any]) -> None:
-        """`placed`: PLACED, one for each."""
-        self.store, self.placed = store, placed
+    def __init__(self, store: RowStore, placed: NDArray[Any], all_supervised: bool = False) -> None:
+        """`placed`: PLACED, one for each. `all_supervised`: every token but a row's first is learned."""
+        self.store, self.placed, self._all = store, placed, all_supervised
+
+    def whole(self) -> "Rows":
+        """The same rows, learned whole."""
+        return Rows(self.store, self.placed, all_supervised=True)
 
     def __len__(self) -> int:
         return len(self.placed)
@@ -175,8 +179,9 @@ class Rows(Sequence[Example]):
     def __getitem__(self, index: slice) -> "Rows": ...
     def __getitem__(self, index: int | slice) -> "Example | Rows":
         if isinstance(index, slice):
-            return Rows(self.store, self.placed[index])
-        return self.store.example(*self.placed[index].item())
+            return Rows(self.store, self.placed[index], self._all)
+        example = self.store.example(*self.placed[index].item())
+        return replace(example, supervised=np.arange(len(example.input_ids)) > 0) if self._all else example
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -184,7 +189,7 @@ class Rows(Sequence[Example]):
     def column(self, name: str) -> NDArray[Any]:
         """A field of RECORD for every row, without reading the rows."""
         column: NDArray[Any] = self.store.records[name][self.placed["row"]]
-        return column
+        return self.column("tokens") - 1 if self._all and name == "supervised" else column
 
 
 def lengths(rows: Sequence[Example]) -> NDArray[np.int64]:

@@ -56,6 +56,8 @@ class Storage:
         self._places = {bundle.spec.model.uri: MODEL, bundle.spec.output.uri: OUTPUT}
         if embedding := bundle.spec.dataset.deduplicate.embedding_model:
             self._places[embedding.uri] = MODEL
+        if adapter := bundle.spec.method.lora.from_:
+            self._places[adapter] = MODEL
         self._local = LocalFiles()
         self._s3: dict[int, Files] = {}
 

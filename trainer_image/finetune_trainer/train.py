@@ -1,37 +1,40 @@
 """Training: from the prepared data and the base model to a published adapter and a verdict. `recipe` is all of it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from transformers import PreTrainedModel
 
 from finetune_api.bundle import Bundle
+from finetune_api.job import Publish
 from finetune_api.reasons import FailureReason, sentence
 from finetune_api.run_time import cost as price_of
-from finetune_api.status import ConditionType, Evaluation, Training
+from finetune_api.status import ConditionType, Evaluation, Resolved, Training
 from finetune_trainer.assessment import Assessor
 from finetune_trainer.attention import prove_isolation
 from finetune_trainer.batches import steps_per_epoch
 from finetune_trainer.evaluate import Evaluator
 from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.gates import require_passed, shortfall
+from finetune_trainer.memory_probe import find_plan
 from finetune_trainer.merge import merge
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.model import (
-    attach_lora,
     choose_device,
     greedy_generation,
     is_model_file,
     load_model,
     load_tokenizer,
+    mixed_precision,
 )
 from finetune_trainer.model_card import base_license
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
-from finetune_trainer.publish import ADAPTER, MERGED, publish, published_artifacts, stage_adapter
+from finetune_trainer.publish import ADAPTER, MERGED, publish, published_artifacts, stage_weights
 from finetune_trainer.results import Results
 from finetune_trainer.row_store import mixtures
 from finetune_trainer.scratch import scratch_folder
@@ -39,8 +42,10 @@ from finetune_trainer.serving import serving_of
 from finetune_trainer.status_writer import StatusWriter
 from finetune_trainer.storage import Storage
 from finetune_trainer.termination import stop_deferred, stop_requested
+from finetune_trainer.trainable import as_published, is_adapter_file, make_trainable
 from finetune_trainer.training_loop import Step, training_steps
 from finetune_trainer.training_progress import TrainingProgress, duration
+from finetune_trainer.validation import Validation
 from finetune_trainer.verdict import Cost
 
 TRAINED, EVALUATED = ConditionType.TRAINED, ConditionType.EVALUATED
@@ -63,18 +68,20 @@ def train(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) 
 
 def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) -> str:
     """All of it in order, where nothing is published yet."""
-    spec, started = bundle.spec, perf_counter()
+    spec, quantization, started = bundle.spec, bundle.spec.method.quantization, perf_counter()
     with scratch_folder("train-") as scratch:
         prepared = read_prepared(storage, bundle, scratch)
         resolved = prepared.resolved
         device, device_name = choose_device(bundle.allow_cpu)
-        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
+        precision = mixed_precision(resolved.method, quantization)
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
         epoch = steps_per_epoch(len(prepared.train), spec.training.global_batch_size)
         progress = TrainingProgress(writer, attempt, device_name, resolved.total_steps, epoch)
 
         tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
         storage.download_folder(spec.model.uri, scratch / "model", is_model_file)
-        tokenizer, model = load_tokenizer(scratch / "model"), load_model(scratch / "model", resolved.method, device)
+        tokenizer = load_tokenizer(scratch / "model")
+        model = load_model(scratch / "model", resolved.method, device, quantization)
         prove_isolation(model)
         generation = greedy_generation(model, prepared.stop_token_ids, resolved.max_new_tokens)
         evaluator = Evaluator(tokenizer, resolved.micro_batch_tokens, generation, accelerator)
@@ -85,20 +92,21 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         baselines = assessor.baselines(model)
 
         tell(writer, TRAINED, "Training", f"Learning from {len(prepared.train):,} rows.")
-        model = accelerator.prepare_model(attach_lora(model, spec.method, spec.training.seed))
-        steps = take_steps(model, bundle, prepared, accelerator, progress)
+        previous = fetch_adapter(storage, spec.method.lora.from_, scratch / "previous")
+        model = make_trainable(model, spec.method, resolved.method, spec.training.seed, previous)
+        model = accelerator.prepare_model(model)
+        validation = Validation(prepared.validation, spec.training, resolved, accelerator, scratch)
+        steps = take_steps(model, bundle, prepared, accelerator, progress, validation)
         training = progress.training
-        tell(writer, TRAINED, "TrainingSucceeded", summary(steps), held=True, training=training)
+        tell(writer, TRAINED, "TrainingSucceeded", summary(steps, validation, resolved), held=True, training=training)
 
         print(f"Answering {held_out:,} held-out rows with the tuned model.", flush=True)
-        assessment = assessor.assess(
-            accelerator.unwrap_model(model), baselines, cost_of(steps, device, started, bundle)
-        )
+        model = as_published(accelerator.unwrap_model(model))
+        assessment = assessor.assess(model, baselines, cost_of(steps, device, started, bundle))
         tell_assessment(assessment.evaluation, writer)
 
         output, serving = scratch / "output", serving_of(prepared, tokenizer)
-        adapter = accelerator.unwrap_model(model).peft_config["default"]
-        stage_adapter(accelerator.unwrap_model(model), tokenizer, bundle, serving, output)
+        adapter = stage_weights(model, tokenizer, bundle, serving, output)
         if spec.output.merge:
             # One model at a time: the merged one is read into the place of this.
             del model
@@ -108,37 +116,79 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
             assessment = assessment.with_merged(merged)
             tell_assessment(assessment.evaluation, writer)
         license = base_license(scratch / "model")
-        results = Results(bundle, prepared, training, steps, assessor.held_out, assessment, serving, adapter, license)
+        results = Results(
+            bundle,
+            prepared,
+            training,
+            steps,
+            assessor.held_out,
+            assessment,
+            serving,
+            adapter,
+            license,
+            validation.curve,
+        )
         artifacts = publish(storage, results, output)
         writer.result(artifacts=artifacts)
         require_passed(assessment.evaluation)
     return assessment.evaluation.verdict or ""
 
 
+def fetch_adapter(storage: Storage, uri: str | None, folder: Path) -> Path | None:
+    """The folder with a copy of the adapter to continue from, where there is one to."""
+    if uri is None:
+        return None
+    storage.download_folder(uri, folder, is_adapter_file)
+    return folder
+
+
 def take_steps(
-    model: nn.Module, bundle: Bundle, prepared: Prepared, accelerator: Accelerator, progress: TrainingProgress
+    model: PreTrainedModel,
+    bundle: Bundle,
+    prepared: Prepared,
+    accelerator: Accelerator,
+    progress: TrainingProgress,
+    validation: Validation,
 ) -> list[Step]:
-    """Trains to the last step. Raises TrainerFailure Preempted after the step in which SIGTERM came, LossDiverged, and
+    """Trains to the last step, or until it no longer helps, and leaves the model with the weights to publish.
+
+    Raises TrainerFailure GPUOutOfMemory, LossDiverged, Preempted after the step in which SIGTERM came, and
     Superseded."""
-    steps = []
-    recipe = bundle.spec.training
-    mixture = Mixture.of(mixtures(prepared.train), [source.weight for source in bundle.spec.dataset.train])
+    steps: list[Step] = []
+    rows, recipe, resolved = prepared.train, bundle.spec.training, prepared.resolved
+    mixture = Mixture.of(mixtures(rows), [source.weight for source in bundle.spec.dataset.train])
+    plan = find_plan(model, rows, recipe, resolved, accelerator)
+    progress.planned(plan)
+    resolved = resolved.model_copy(update={"micro_batch_tokens": plan.micro_batch_tokens})
     with stop_deferred():
-        for step in training_steps(model, prepared.train, recipe, prepared.resolved, accelerator, mixture):
+        for step in training_steps(model, rows, recipe, resolved, accelerator, mixture):
             steps.append(step)
+            if validation.due(step.number):
+                progress.validated(validation.measure(model, step.number))
             progress.advance(step)
             if stop_requested():
                 finding = f"The pod was told to stop (SIGTERM) after step {step.number:,} of {progress.total_steps:,}."
                 raise TrainerFailure(FailureReason.PREEMPTED, finding, step.number)
+            if validation.over:
+                break
+        validation.finish(model)
     return steps
 
 
-def summary(steps: Sequence[Step]) -> str:
-    """What the training came to, in one sentence."""
+def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -> str:
+    """What the training came to, in a sentence or two."""
     seconds = sum(step.seconds for step in steps)
-    return (
-        f"{len(steps):,} steps in {duration(seconds)}; the loss went from {steps[0].loss:.3g} to {steps[-1].loss:.3g}."
+    early = f" of {resolved.total_steps:,}" if len(steps) < resolved.total_steps else ""
+    text = (
+        f"{len(steps):,}{early} steps in {duration(seconds)}; "
+        f"the loss went from {steps[0].loss:.3g} to {steps[-1].loss:.3g}."
     )
+    best = validation.best
+    if best is None:
+        return text
+    kept = "; these weights are published" if resolved.publish is Publish.BEST else ""
+    why = "It stopped early, since the" if validation.over else "The"
+    return f"{text} {why} validation loss was lowest, {best.loss:.3g}, after step {best.step:,}{kept}."
 
 
 def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle: Bundle) -> Cost:

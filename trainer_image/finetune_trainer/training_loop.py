@@ -1,17 +1,19 @@
 """The optimizer's steps."""
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from math import isfinite, log
+from math import inf, isfinite, log
+from pathlib import Path
 from statistics import fmean
 from time import perf_counter
 
 import torch
 from accelerate import Accelerator
-from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from finetune_api.job import Training
 from finetune_api.reasons import FailureReason
@@ -20,13 +22,11 @@ from finetune_trainer.batches import micro_batches, rows_of_step
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.loss import token_losses
 from finetune_trainer.mixing import Mixture
-from finetune_trainer.model import trainable_parameters
+from finetune_trainer.optimizer import make_optimizer
 from finetune_trainer.prepared import Example
 from finetune_trainer.schedule import learning_rate
+from finetune_trainer.trainable import trainable_parameters
 
-BETAS = (0.9, 0.999)
-"""AdamW's, as in QLoRA (Dettmers et al. 2023, appendix B.2) and in PyTorch."""
-MAX_GRADIENT_NORM = 1.0
 PATIENCE = 10
 """Steps in a row that have to be hopeless before a run is called diverged."""
 ROWS_NAMED = 8
@@ -46,10 +46,12 @@ class Step:
     tokens: int
     """All tokens of its rows, prompts and answers."""
     seconds: float
+    memory: int = 0
+    """Most memory in use during it, in bytes: the GPU's, or on a CPU the process's at its end."""
 
 
 def training_steps(
-    model: PeftModel,
+    model: PreTrainedModel,
     examples: Sequence[Example],
     training: Training,
     resolved: Resolved,
@@ -60,24 +62,28 @@ def training_steps(
 
     Raises TrainerFailure LossDiverged, before the weights take any harm from a loss that is not a number."""
     parameters = trainable_parameters(model)
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=0.0)
+    optimizer = make_optimizer(model, training)
     mixture = mixture or Mixture((len(examples),))
     divergence = Divergence(model.config.get_text_config().vocab_size)
     for step in range(resolved.total_steps):
         started = perf_counter()
         rows = [examples[i] for i in rows_of_step(mixture, training.global_batch_size, training.seed, step)]
         torch.manual_seed(step_seed(training.seed, step))
-        rate = learning_rate(step, resolved.learning_rate, resolved.warmup_steps, resolved.total_steps)
+        rate = learning_rate(
+            step, resolved.learning_rate, resolved.warmup_steps, resolved.total_steps, training.scheduler
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         model.train()
         loss = accumulate_gradients(model, rows, resolved.micro_batch_tokens, accelerator)
-        gradient_norm = float(accelerator.clip_grad_norm_(parameters, MAX_GRADIENT_NORM))
+        gradient_norm = float(accelerator.clip_grad_norm_(parameters, training.max_grad_norm or inf))
         divergence.check(step + 1, loss, gradient_norm, rows)
         optimizer.step()
         optimizer.zero_grad()
         tokens = sum(len(row.input_ids) for row in rows)
-        yield Step(step + 1, loss, rate, gradient_norm, tokens, perf_counter() - started)
+        yield Step(
+            step + 1, loss, rate, gradient_norm, tokens, perf_counter() - started, memory_in_use(accelerator.device)
+        )
 
 
 def accumulate_gradients(
@@ -95,6 +101,16 @@ def accumulate_gradients(
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total.item()
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes the GPU's tensors took at most since this was last asked, or on a CPU those the process takes."""
+    if device.type == "cuda":
+        most = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return most
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def step_seed(seed: int, step: int) -> int:

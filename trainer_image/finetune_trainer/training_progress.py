@@ -1,13 +1,18 @@
 """Progress of the training: a line in the log and the job's status.training, both at a modest rate."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from time import monotonic
+from typing import Any
 
+from finetune_api.quantity import gibibytes
 from finetune_api.status import Training
+from finetune_trainer.memory_probe import Plan
 from finetune_trainer.progress import INTERVAL_SECONDS
 from finetune_trainer.status_writer import StatusWriter
 from finetune_trainer.training_loop import Step
+from finetune_trainer.validation import ValidationLoss
 
 
 class TrainingProgress:
@@ -26,13 +31,24 @@ class TrainingProgress:
         self._writer, self._attempt, self._device = writer, attempt, device
         self._steps_per_epoch, self._clock = steps_per_epoch, clock
         self._last: Step | None = None
+        self._plan: Plan | None = None
+        self._curve: list[ValidationLoss] = []
         self._tokens, self._seconds, self._told = 0, 0.0, 0.0
+        self._seconds_validating, self._memory = 0.0, 0
 
     @property
     def training(self) -> Training:
         """status.training after the steps so far."""
         now, step = datetime.now(UTC), self._last
-        about = {"attempt": self._attempt, "device": self._device, "total_steps": self.total_steps}
+        about: dict[str, Any] = {"attempt": self._attempt, "device": self._device, "total_steps": self.total_steps}
+        if self._plan:
+            about |= asdict(self._plan)
+        if self._curve:
+            best = min(self._curve, key=lambda point: point.loss)
+            about["validation_loss"] = self._curve[-1].loss
+            about |= {"best_validation_loss": best.loss, "best_step": best.step}
+        if self._device != "cpu" and self._memory:
+            about["gpu_memory"] = gibibytes(self._memory)
         if step is None:
             return Training(step=0, observed_time=now, **about)
         return Training(
@@ -46,9 +62,20 @@ class TrainingProgress:
             **about,
         )
 
+    def planned(self, plan: Plan) -> None:
+        """Notes how steps are laid out in memory."""
+        self._plan = plan
+
+    def validated(self, point: ValidationLoss) -> None:
+        """Notes a measurement of the validation loss, and tells of it in the log."""
+        self._curve.append(point)
+        self._seconds_validating += point.seconds
+        print(f"Training: validation loss {point.loss:.3f} after step {point.step:,}", flush=True)
+
     def advance(self, step: Step) -> None:
         """Counts a step, and tells of it when it is time. Raises Superseded as StatusWriter.progress does."""
         self._last = step
+        self._memory = max(self._memory, step.memory)
         self._tokens, self._seconds = self._tokens + step.tokens, self._seconds + step.seconds
         ends = step.number in (1, self.total_steps)
         if not ends and self._clock() - self._told < INTERVAL_SECONDS:
@@ -64,7 +91,7 @@ class TrainingProgress:
             self._writer.progress(training=self.training)
 
     def _seconds_left(self, step: Step) -> float:
-        return self._seconds / step.number * (self.total_steps - step.number)
+        return (self._seconds + self._seconds_validating) / step.number * (self.total_steps - step.number)
 
 
 def duration(seconds: float) -> str:

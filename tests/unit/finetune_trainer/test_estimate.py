@@ -89,10 +89,10 @@ def test_what_the_profile_does_not_say_is_left_out() -> None:
     ],
 )
 def test_a_job_that_does_not_fit_is_told_what_would(method: MethodType, memory: str, instead: str) -> None:
-    found = estimate(method, memory=memory)
+    gpu = GpuType(name="a10", memory=memory)
+    (found,) = estimates([gpu], spec(training={"gradientCheckpointing": "Disabled"}), resolved(method), SHAPE, DATA)
     assert found.fits is False
     assert (found.alternative or "").startswith(instead)
-    gpu = GpuType(name="a10", memory=memory)
     with pytest.raises(TrainerFailure) as caught:
         require_fit([found], [gpu], resolved(method), SHAPE, DATA)
     said = sentence(caught.value.reason, caught.value.message)
@@ -101,6 +101,15 @@ def test_a_job_that_does_not_fit_is_told_what_would(method: MethodType, memory: 
         f"{method} of a model of 8 billion parameters, with a longest row of 2,000 tokens, needs about {found.memory} "
         f"of GPU memory; a10 has {memory}. {instead}"
     )
+
+
+def test_activations_are_computed_again_where_that_makes_it_fit_and_the_spec_leaves_it_open() -> None:
+    kinds = [GpuType(name="a10", memory="24Gi")]
+    fits = {
+        wish: estimates(kinds, spec(training={"gradientCheckpointing": wish}), resolved(), SHAPE, DATA)[0].fits
+        for wish in ("Auto", "Enabled", "Disabled")
+    }
+    assert fits == {"Auto": True, "Enabled": True, "Disabled": False}
 
 
 def test_one_kind_of_gpu_that_fits_is_enough() -> None:

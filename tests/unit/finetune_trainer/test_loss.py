@@ -7,7 +7,7 @@ from peft import PeftModel
 from finetune_api.job import Method
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.loss import token_losses
-from finetune_trainer.model import attach_lora, trainable_parameters
+from finetune_trainer.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training_loop import accumulate_gradients
 from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
 

@@ -17,7 +17,8 @@ from finetune_trainer.evaluate import row_losses
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.measured import Answer, Measured
 from finetune_trainer.merge import ANSWERED, MergedMeasured, answered_rows, compare_merged, merge
-from finetune_trainer.model import attach_lora, load_model
+from finetune_trainer.model import load_model
+from finetune_trainer.trainable import attach_lora
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer
 from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, measured, results
 

@@ -7,19 +7,19 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 
-from finetune_api.job import Method, MethodType
+from finetune_api.job import ComputeDtype, Method, MethodType, Quantization, QuantizationType
 from finetune_api.reasons import FailureReason
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.loss import token_losses
 from finetune_trainer.model import (
-    attach_lora,
     choose_device,
     greedy_generation,
     is_model_file,
     load_model,
-    trainable_parameters,
+    mixed_precision,
 )
+from finetune_trainer.trainable import attach_lora, trainable_parameters
 from tests.unit.finetune_trainer.conftest import save_model
 from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
 
@@ -58,6 +58,25 @@ def test_qlora_holds_the_weights_as_double_quantized_nf4_and_computes_in_bf16(ti
         assert layer.weight.quant_type == "nf4"
         assert layer.weight.quant_state.nested, "double quantization"
         assert layer.compute_dtype == torch.bfloat16
+
+
+def test_the_spec_says_how_weights_are_quantized(tiny_model_dir: Path) -> None:
+    wish = Quantization(type=QuantizationType.FP4, double_quant=False, compute_dtype=ComputeDtype.FLOAT32)
+    model = load_model(tiny_model_dir, MethodType.QLORA, CPU, wish)
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    for layer in layers:
+        assert layer.weight.quant_type == "fp4"
+        assert not layer.weight.quant_state.nested
+        assert layer.compute_dtype == torch.float32
+    assert model.lm_head.weight.dtype == torch.float32
+
+
+def test_float32_alone_computes_without_rounding_to_bf16() -> None:
+    fp32 = Quantization(compute_dtype=ComputeDtype.FLOAT32)
+    assert mixed_precision(MethodType.QLORA, fp32) == "no"
+    assert mixed_precision(MethodType.QLORA, Quantization()) == "bf16"
+    assert mixed_precision(MethodType.QLORA, None) == "bf16"
+    assert mixed_precision(MethodType.FULL, None) == "bf16"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -26,7 +26,7 @@ def of_the_hub(make_bundle: MakeBundle) -> Results:
 
 def test_its_front_matter_is_what_hubs_read(make_bundle: MakeBundle) -> None:
     run = of_the_hub(make_bundle)
-    data = ModelCard(model_card(run, merged=False)).data
+    data = ModelCard(model_card(run, "adapter")).data
     assert (data.base_model, data.library_name, data.license) == ("acme/base", "peft", "apache-2.0")
     assert data.tags == ["lora", "finetune-operator"]
     figures = {result.metric_type: result.metric_value for result in data.eval_results or []}
@@ -36,14 +36,14 @@ def test_its_front_matter_is_what_hubs_read(make_bundle: MakeBundle) -> None:
 
 def test_a_base_model_of_no_hub_is_not_named_as_one(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
-    card = ModelCard(model_card(run, merged=False))
+    card = ModelCard(model_card(run, "adapter"))
     assert card.data.base_model is None
     assert f"`{run.bundle.spec.model.uri}`" in card.text
 
 
 def test_it_tells_the_verdict_the_prompt_and_both_ways_to_serve(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
-    card = model_card(run, merged=False)
+    card = model_card(run, "adapter")
     assert (run.evaluation.verdict or "?") in card
     assert run.serving.rendered in card
     assert "PeftModel.from_pretrained" in card
@@ -55,14 +55,14 @@ def test_it_tells_the_verdict_the_prompt_and_both_ways_to_serve(make_bundle: Mak
 def test_what_the_template_has_to_be_given_is_in_every_snippet(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
     thinking = replace(run, serving=replace(run.serving, template_arguments={"enable_thinking": False}))
-    card = model_card(thinking, merged=False)
+    card = model_card(thinking, "adapter")
     assert "enable_thinking=False" in card
     assert '"chat_template_kwargs": {"enable_thinking": false}' in card
 
 
 def test_an_adapter_vllm_refuses_says_so(make_bundle: MakeBundle) -> None:
     run = replace(results(make_bundle()), adapter=LoraConfig(use_dora=True))
-    card = model_card(run, merged=False)
+    card = model_card(run, "adapter")
     assert "vLLM does not take this adapter: it has DoRA" in card
     assert "--enable-lora" not in card
 
@@ -72,7 +72,7 @@ def test_the_merged_models_card_is_of_a_whole_model(make_bundle: MakeBundle) -> 
     merged = Merged(
         loss=0.51, loss_change=0.01, rows=20, exact_match=0.5, exact_match_change=0, changed=False, message="Merging."
     )
-    card = model_card(replace(run, assessment=run.assessment.with_merged(merged)), merged=True)
+    card = model_card(replace(run, assessment=run.assessment.with_merged(merged)), "merged")
     data = ModelCard(card).data
     assert (data.library_name, data.base_model_relation) == ("transformers", "merge")
     assert "Merging." in card

@@ -445,3 +445,22 @@ def with_dataset(bundle: Bundle, **parts: Any) -> Bundle:
     said = bundle.model_dump(mode="json", by_alias=True, exclude_none=True)
     said["spec"]["dataset"] |= parts
     return Bundle.model_validate(said)
+
+
+def test_loss_on_all_learns_prompts_too_and_judges_by_answers(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    def prepared(loss_on: str) -> Prepared:
+        bundle = make_bundle(
+            training={"lossOn": loss_on},
+            dataset={"train": make_bundle().spec.dataset.train, "split": {"validation": 0.2}},
+            output={"uri": str(tmp_path / loss_on)},
+        )
+        return run(bundle)
+
+    answers, everything = prepared("Completion"), prepared("All")
+    assert everything.preflight.supervised_tokens == (everything.preflight.tokens or 0) - len(everything.train)
+    assert everything.preflight.digest != answers.preflight.digest, "other training data"
+    for row in (*everything.train, *everything.validation[:3]):
+        assert not row.supervised[0]
+        assert row.supervised[1:].all()
+    for before, after in zip(answers.test, everything.test, strict=True):
+        assert np.array_equal(before.supervised, after.supervised)

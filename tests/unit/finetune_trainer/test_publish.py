@@ -15,11 +15,11 @@ from finetune_api.job import Method
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Artifacts
 from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.model import attach_lora
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import work_prefix
-from finetune_trainer.publish import publish, stage_adapter, target_modules
+from finetune_trainer.publish import publish, stage_weights, target_modules
 from finetune_trainer.storage import Storage, open_storage
+from finetune_trainer.trainable import attach_lora
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.tiny import results, tiny_llama
 
@@ -50,7 +50,7 @@ def publish_into(storage: Storage, bundle: Bundle, staging: Path, tokenizer_from
     model = attach_lora(tiny_llama(), bundle.spec.method, seed=0)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or bundle.spec.model.uri)
     found = results(bundle)
-    stage_adapter(model, tokenizer, bundle, found.serving, staging)
+    stage_weights(model, tokenizer, bundle, found.serving, staging)
     return publish(storage, found, staging)
 
 

@@ -32,7 +32,7 @@ from finetune_trainer.train import train
 from finetune_trainer.training_loop import Step, training_steps
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle, sum_rows, write_rows
 
-METHODS = [MethodType.LORA, MethodType.QLORA]
+METHODS = [MethodType.LORA, MethodType.QLORA, MethodType.FULL]
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def applied(log: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_learns_compares_and_publishes_an_adapter_peft_loads(
+def test_a_run_learns_compares_and_publishes_what_others_load(
     make_bundle: MakeBundle, method: MethodType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_bundle(method={"type": method}, training={"learningRate": 0.01, "epochs": 3})
@@ -89,12 +89,40 @@ def test_a_run_learns_compares_and_publishes_an_adapter_peft_loads(
     assert not Path(work_prefix(bundle)).exists()
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    base = load_model(Path(bundle.spec.model.uri), method, torch.device("cpu"))
-    batch = micro_batch(prepared.test, base.device)
-    tuned = PeftModel.from_pretrained(base, status.artifacts.adapter).eval()
+    if method is MethodType.FULL:
+        assert status.artifacts.model
+        tuned = load_model(Path(status.artifacts.model), method, torch.device("cpu")).eval()
+    else:
+        assert status.artifacts.adapter
+        base = load_model(Path(bundle.spec.model.uri), method, torch.device("cpu"))
+        tuned = PeftModel.from_pretrained(base, status.artifacts.adapter).eval()
+    batch = micro_batch(prepared.test, tuned.device)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         loss = token_losses(tuned, batch).mean().item()
-    assert loss == pytest.approx(status.evaluation.tuned.loss, rel=1e-4), "the adapter on disk is the one measured"
+    assert loss == pytest.approx(status.evaluation.tuned.loss, rel=1e-4), "what is on disk is what was measured"
+
+
+def test_training_ends_early_where_it_no_longer_helps_and_publishes_the_best(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(
+        dataset={"train": make_bundle().spec.dataset.train, "split": {"validation": 0.2}},
+        training={
+            "learningRate": 0.01,
+            "epochs": 3,
+            "evaluateEvery": 2,
+            # No loss falls by a hundred nats: the second measurement is the last one.
+            "earlyStopping": {"patience": 1, "minDelta": 100},
+        },
+    )
+    prepared = prepare(bundle)
+    assert len(prepared.validation) == 12
+    _, writer = run(bundle)
+    training = writer.intent.training
+    assert training
+    assert (training.step, training.best_step, prepared.resolved.total_steps) == (4, 4, 15)
+    assert training.best_validation_loss == training.validation_loss
+    said = next(condition for condition in writer.intent.conditions or [] if condition.type == "Trained")
+    assert said.message.startswith("4 of 15 steps in ")
+    assert "stopped early, since the validation loss was lowest" in said.message
 
 
 def reasons(statuses: list[dict[str, Any]]) -> list[str]:
@@ -133,7 +161,7 @@ def test_from_s3_to_s3_it_leaves_the_results_and_nothing_else(
     assert writer.intent.artifacts.adapter == "s3://train-all/out/adapter"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [MethodType.LORA, MethodType.QLORA])
 def test_merged_weights_are_published_and_measured_again(
     make_bundle: MakeBundle, method: MethodType, tmp_path: Path
 ) -> None:
@@ -157,6 +185,23 @@ def test_merged_weights_are_published_and_measured_again(
     files = {file["path"] for file in manifest["files"]}
     assert {"merged/model.safetensors", "merged/README.md", "merged/prompt_format.json"} <= files
     assert manifest["evaluation"]["merged"]["message"] == merged.message
+
+
+def test_a_job_goes_on_from_an_earlier_ones_adapter(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    losses = []
+    for name, lora in (("first", {}), ("second", {"from": str(tmp_path / "first" / "adapter")})):
+        bundle = make_bundle(
+            method={"type": "LoRA", "lora": lora},
+            training={"learningRate": 0.01, "epochs": 3},
+            output={"uri": str(tmp_path / name)},
+        )
+        prepare(bundle)
+        _, writer = run(bundle)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert writer.intent.evaluation
+        assert writer.intent.evaluation.tuned
+        losses.append(writer.intent.evaluation.tuned.loss or 0)
+    assert losses[1] < losses[0]
 
 
 def test_two_runs_give_the_same_adapter(make_bundle: MakeBundle, tmp_path: Path) -> None:

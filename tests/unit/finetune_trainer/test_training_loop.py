@@ -11,7 +11,7 @@ from finetune_api.job import Method, MethodType, Training
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Resolved
 from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.model import attach_lora, trainable_parameters
+from finetune_trainer.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training_loop import PATIENCE, Divergence, Step, training_steps
 from tests.unit.finetune_trainer.tiny import VOCABULARY, example, examples, fresh_accelerator, tiny_llama
 
@@ -59,7 +59,7 @@ def test_a_step_says_what_it_did() -> None:
     assert [step.number for step in steps] == [1, 2, 3]
     assert sum(step.tokens for step in steps) == sum(len(row.input_ids) for row in ROWS), "one epoch"
     assert steps[0].learning_rate == 1e-2
-    assert all(step.gradient_norm > 0 and step.seconds > 0 for step in steps)
+    assert all(step.gradient_norm > 0 and step.seconds > 0 and step.memory > 1e6 for step in steps)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

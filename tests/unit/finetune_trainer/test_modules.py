@@ -28,3 +28,15 @@ def test_a_name_no_layer_ends_with_is_refused_with_those_there_are(
         prepare(bundle, open_storage(bundle), Findings(), tmp_path)
 
     assert failure.value.reason is FailureReason.SPEC_INVALID
+
+
+@pytest.mark.parametrize("name", ["embed_tokens", "lm_head", "layers.0.input_layernorm"])
+def test_any_layer_with_weights_can_be_trained_whole(make_bundle: MakeBundle, tmp_path: Path, name: str) -> None:
+    bundle = make_bundle(method={"lora": {"modulesToSave": [name]}})
+    prepare(bundle, open_storage(bundle), Findings(), tmp_path)
+
+
+def test_a_layer_to_train_whole_that_is_not_there_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(method={"lora": {"modulesToSave": ["wte"]}})
+    with pytest.raises(TrainerFailure, match=r"lora\.modulesToSave: the model has no layer wte; it has .*embed_tokens"):
+        prepare(bundle, open_storage(bundle), Findings(), tmp_path)

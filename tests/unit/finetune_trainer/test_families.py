@@ -1,0 +1,91 @@
+"""Every family of models we promise: what it learns from, that it learns, and that others load what it has learned."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from finetune_api.job import Method, MethodType, Training
+from finetune_api.status import Resolved
+from finetune_trainer.attention import prove_isolation
+from finetune_trainer.batches import micro_batch
+from finetune_trainer.loss import token_losses
+from finetune_trainer.model import load_model
+from finetune_trainer.trainable import as_published, make_trainable, use_gradient_checkpointing
+from finetune_trainer.training_loop import Step, accumulate_gradients, training_steps
+from tests.unit.finetune_trainer.families import FAMILIES, Family, save_family
+from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator
+
+CPU = torch.device("cpu")
+ROWS = examples([24, 7, 40, 12, 33, 18])
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model of each family in turn. Read only."""
+    family: Family = request.param
+    return save_family(family, tmp_path_factory.mktemp(family.__name__))
+
+
+def train(model: PreTrainedModel, method: MethodType, steps: int) -> list[Step]:
+    resolved = Resolved(
+        method=method,
+        learning_rate=1e-2,
+        warmup_steps=0,
+        total_steps=steps,
+        max_sequence_length=40,
+        micro_batch_tokens=64,
+        max_new_tokens=8,
+        prompt_format="Plain",
+        parameters=1,
+    )
+    return list(training_steps(model, ROWS, Training(global_batch_size=6), resolved, fresh_accelerator("bf16")))
+
+
+@torch.no_grad()
+def test_packed_rows_learn_from_the_logits_the_model_gives_each_alone(folder: Path) -> None:
+    model = load_model(folder, MethodType.LORA, CPU).to(torch.float64).eval()
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager")
+    reference.to(torch.float64).eval()
+    prove_isolation(model)
+    losses = []
+    for row in ROWS:
+        batch = micro_batch([row], CPU)
+        logits = reference(input_ids=batch.input_ids).logits[0, batch.label_positions]
+        losses.append(F.cross_entropy(logits, batch.labels, reduction="none"))
+    # Eager attention takes its softmax in fp32.
+    torch.testing.assert_close(token_losses(model, micro_batch(ROWS, CPU)), torch.cat(losses), rtol=1e-5, atol=1e-5)
+
+
+def test_computing_activations_again_gives_the_same_gradients(folder: Path) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = load_model(folder, MethodType.FULL, CPU).to(torch.float64).requires_grad_(True).train()
+        use_gradient_checkpointing(model, checkpointing)
+        torch.manual_seed(0)  # GPT-2 has dropout of its own
+        accumulate_gradients(model, ROWS, 64, fresh_accelerator())
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for kept, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, kept, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", [MethodType.LORA, MethodType.FULL])
+def test_it_learns_and_what_it_learned_loads_elsewhere(folder: Path, method: MethodType, tmp_path: Path) -> None:
+    base = load_model(folder, method, CPU)
+    model = make_trainable(base, Method(type=method), method, seed=0)
+    steps = train(model, method, steps=8)
+    assert steps[-1].loss < 0.95 * steps[0].loss
+
+    model = as_published(model).eval()
+    model.save_pretrained(tmp_path, **({} if method is MethodType.FULL else {"save_embedding_layers": False}))
+    if method is MethodType.FULL:
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    else:
+        loaded = PeftModel.from_pretrained(load_model(folder, method, CPU), tmp_path)
+    input_ids = torch.arange(4, 24)[None] % VOCABULARY
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = (m(input_ids=input_ids, use_cache=False).logits for m in (model, loaded.eval()))
+    torch.testing.assert_close(theirs.float(), ours.float(), rtol=1e-2, atol=2e-2)

@@ -1,0 +1,153 @@
+"""How much goes through the model at a time is found before the first step, which it does not change."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.job import GradientCheckpointing, Method, MethodType, Training
+from finetune_api.reasons import FailureReason
+from finetune_api.status import Resolved
+from finetune_trainer import memory_probe
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.memory_probe import Plan, find_plan, fits, plans, synthetic_rows, worst_micro_batch
+from finetune_trainer.trainable import attach_lora, trainable_parameters
+from finetune_trainer.training_loop import accumulate_gradients
+from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
+
+AUTO, ENABLED, DISABLED = GradientCheckpointing
+ROWS = examples([24, 7, 40, 12, 33, 18, 9])
+
+
+def resolved(tokens: int) -> Resolved:
+    return Resolved(
+        method=MethodType.LORA,
+        learning_rate=1e-3,
+        warmup_steps=0,
+        total_steps=4,
+        max_sequence_length=40,
+        micro_batch_tokens=tokens,
+        max_new_tokens=8,
+        prompt_format="Plain",
+        parameters=1,
+    )
+
+
+def test_tokens_are_halved_then_activations_computed_again_then_halved_to_the_longest_row() -> None:
+    assert plans(600, 4096, AUTO) == [
+        *(Plan(tokens, False) for tokens in (4096, 2048, 1024)),
+        *(Plan(tokens, True) for tokens in (4096, 2048, 1024, 600)),
+    ]
+
+
+def test_what_the_spec_says_of_checkpointing_is_kept() -> None:
+    assert plans(600, 2000, DISABLED) == [Plan(tokens, False) for tokens in (2000, 1000, 600)]
+    assert plans(600, 2000, ENABLED) == [Plan(tokens, True) for tokens in (2000, 1000, 600)]
+
+
+@pytest.mark.parametrize("checkpointing", GradientCheckpointing)
+def test_a_row_longer_than_what_was_asked_for_goes_alone(checkpointing: GradientCheckpointing) -> None:
+    assert {plan.micro_batch_tokens for plan in plans(5000, 2048, checkpointing)} == {5000}
+
+
+def test_left_open_it_begins_with_what_fills_a_large_gpu() -> None:
+    assert plans(600, None, AUTO)[0] == Plan(16_384, False)
+
+
+@given(st.lists(st.tuples(st.integers(2, 40), st.integers(0, 39)), min_size=1, max_size=30), st.integers(40, 200))
+def test_no_micro_batch_of_the_data_has_more_tokens_or_labels_than_what_is_tried(
+    rows: list[tuple[int, int]], tokens: int
+) -> None:
+    lengths = np.array([length for length, _ in rows])
+    labels = np.array([min(label, length - 1) for length, label in rows])
+    documents, most = worst_micro_batch(lengths, labels, tokens)
+    assert tokens - 1 <= sum(documents) <= tokens
+    assert max(documents) == lengths.max()
+    order = np.argsort(-labels)  # some packing: the rows with most labels first
+    chosen = order[np.cumsum(lengths[order]) <= tokens]
+    assert labels[chosen].sum() <= most
+    made = synthetic_rows(documents, most, 320)
+    assert [len(row.input_ids) for row in made] == documents
+    assert sum(int(row.supervised.sum()) for row in made) == most
+    assert not any(row.supervised[0] for row in made)
+
+
+def test_trying_leaves_weights_gradients_and_random_numbers_alone() -> None:
+    model = attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": {"dropout": 0.5}}), seed=0)
+    before = [parameter.clone() for parameter in model.parameters()]
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    shape = worst_micro_batch(np.array([40, 24]), np.array([13, 8]), 64)
+    assert fits(model, shape, Plan(64, False), 8, fresh_accelerator())
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in trainable_parameters(model))
+
+
+def small_gpu(monkeypatch: pytest.MonkeyPatch, holds: int, holds_checkpointed: int) -> None:
+    """Stands in for a GPU: a step of micro-batches of more tokens than it holds ends as PyTorch ends it there."""
+
+    def accumulate(model: Any, rows: Any, tokens: int, accelerator: Any) -> float:
+        if tokens > (holds_checkpointed if model.get_base_model().is_activation_checkpointing else holds):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return accumulate_gradients(model, rows, tokens, accelerator)
+
+    monkeypatch.setattr(memory_probe, "accumulate_gradients", accumulate)
+    monkeypatch.setattr(memory_probe, "on_cpu", lambda accelerator: False)
+
+
+@pytest.mark.parametrize(
+    ("holds", "checkpointed", "plan"),
+    [(4096, 0, Plan(4096, False)), (900, 3000, Plan(2048, True)), (0, 40, Plan(40, True))],
+)
+def test_the_first_that_fits_is_taken(
+    monkeypatch: pytest.MonkeyPatch, holds: int, checkpointed: int, plan: Plan
+) -> None:
+    small_gpu(monkeypatch, holds, checkpointed)
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    assert find_plan(model, ROWS, Training(), resolved(2048), fresh_accelerator()) == plan
+    assert model.get_base_model().is_activation_checkpointing is plan.gradient_checkpointing
+
+
+def test_where_nothing_fits_it_says_so_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_gpu(monkeypatch, 0, 0)
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    with pytest.raises(TrainerFailure, match="longest row, 40 tokens, does not fit") as caught:
+        find_plan(model, ROWS, Training(), resolved(2048), fresh_accelerator())
+    assert caught.value.reason is FailureReason.GPU_OUT_OF_MEMORY
+
+
+def test_any_other_error_of_the_step_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> float:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    small_gpu(monkeypatch, 0, 0)
+    monkeypatch.setattr(memory_probe, "accumulate_gradients", broken)
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    with pytest.raises(RuntimeError, match="mat1"):
+        find_plan(model, ROWS, Training(), resolved(2048), fresh_accelerator())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointing_changes_no_gradient(dropout: float) -> None:
+    gradients = []
+    for wish in (DISABLED, ENABLED):
+        model = attach_lora(
+            tiny_llama(torch.float64), Method.model_validate({"lora": {"dropout": dropout}}), seed=0
+        ).to(torch.float64)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+        accelerator = fresh_accelerator()
+        plan = find_plan(model.train(), ROWS, Training(gradient_checkpointing=wish), resolved(64), accelerator)
+        assert plan == Plan(64, wish is ENABLED), "on a CPU what was planned"
+        torch.manual_seed(0)
+        accumulate_gradients(model, ROWS, plan.micro_batch_tokens, accelerator)
+        gradients.append([parameter.grad for parameter in trainable_parameters(model)])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert plain is not None
+        torch.testing.assert_close(checkpointed, plain, rtol=0, atol=1e-12)
