@@ -74,7 +74,7 @@ FAILURES: dict[FailureReason, Failure] = {
         29, Actor.TENANT, "Lower training.learningRate, or look at the rows of that step."
     ),
     FailureReason.EVALUATION_GATE_FAILED: Failure(
-        35,
+        36,
         Actor.TENANT,
         "The results are kept at output.uri, marked as not passed: report.html shows what fell short. Improve the rows "
         "or the recipe, or change the gate, in a new job with another output.uri.",
