@@ -26,7 +26,7 @@ def reconcile(world: World, now: datetime) -> Plan:
     if run is not None:
         return _follow(world, run, now)
     if world.status.artifacts is not None:
-        return _complete(world, now)  # published, and somebody has removed the attempt's Job since
+        return _published(world, now)  # and somebody has removed the attempt's Job since
 
     obstacle = admission.obstacle(world, now)
     if obstacle is not None and obstacle.final:
@@ -123,6 +123,14 @@ def _fail(world: World, reason: FailureReason | None, message: str, now: datetim
     status = operator_status(world, outlook, _attempts(world, now), now)
     doomed = [run.name for run in (world.preflight, *world.attempts.values()) if run is not None and run.is_live]
     return Plan(delete_jobs=doomed, events=_events(world, outlook), status=status)
+
+
+def _published(world: World, now: datetime) -> Plan:
+    """The end, by the attempt's own word: results are published too where they fell short of a gate."""
+    if world.status.evaluation is None or world.status.evaluation.passed is not False:
+        return _complete(world, now)
+    evaluated = world.status.condition(ConditionType.EVALUATED)
+    return _fail(world, FailureReason.EVALUATION_GATE_FAILED, evaluated.message if evaluated else "", now)
 
 
 def _complete(world: World, now: datetime) -> Plan:

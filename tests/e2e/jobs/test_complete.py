@@ -31,7 +31,7 @@ def test_rows_with_columns_of_the_tenants_own_become_a_published_adapter(
     }, message(status)
     assert installed.kubectl("wait", "-n", tenant.namespace, "ftj/sums", "--for=condition=Complete", "--timeout=1s")
     assert (status["preflight"]["rows"], status["preflight"]["duplicates"]) == (105, 5)
-    assert status["preflight"]["splits"] == {"train": 80, "test": 20}
+    assert status["preflight"]["splits"] == {"train": 80, "validation": 0, "test": 20}
     assert (status["training"]["step"], status["training"]["device"]) == (3, "cpu")
     assert set(status["evaluation"]) >= {"base", "tuned", "verdict"}
     assert gpus_asked_for(job) == ["a1"]
@@ -100,4 +100,4 @@ def test_a_test_set_of_its_own_is_kept_apart_from_the_training_rows(tenant: Tena
     status = tenant.end_of(tenant.create("own-test", train, dataset=sources))
 
     assert status["state"] == "Complete", message(status)
-    assert status["preflight"]["splits"] == {"train": 30, "test": 10}
+    assert status["preflight"]["splits"] == {"train": 30, "validation": 0, "test": 10}

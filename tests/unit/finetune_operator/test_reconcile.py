@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from finetune_api.bundle import TerminationMessage
 from finetune_api.names import LABEL_QUEUE
 from finetune_api.reasons import FAILURES, FailureReason
-from finetune_api.status import ConditionType
+from finetune_api.status import ConditionType, FineTuneJobStatus
 from finetune_operator import admission
 from finetune_operator.plan import Plan
 from finetune_operator.reconcile import reconcile
@@ -247,6 +247,34 @@ def test_a_job_whose_failure_has_no_bound_still_ends_with_its_remedy() -> None:
     assert state(plan) == "Failed"
     assert len(message(plan)) <= 4096
     assert message(plan).endswith(FAILURES[FailureReason.DATASET_INVALID].remedy)
+
+
+@pytest.mark.parametrize(("passed", "end"), [(None, "Complete"), (True, "Complete"), (False, "Failed")])
+def test_published_results_end_the_job_also_where_the_attempts_job_is_gone(passed: bool | None, end: str) -> None:
+    said = {
+        "observedGeneration": 1,
+        "artifacts": {
+            "adapter": "s3://r/adapter",
+            "report": "s3://r/report.html",
+            "manifest": "s3://r/m",
+            "digest": "0",
+        },
+        "evaluation": {"rows": 9, "verdict": "No gain.", "passed": passed, "observedTime": NOW.isoformat()},
+        "conditions": [
+            {
+                "type": "Evaluated",
+                "status": "True" if passed is not False else "False",
+                "reason": "EvaluationGateFailed",
+                "message": "ExactMatch is 0.1; a gate wants it at least 0.9. No gain.",
+                "lastTransitionTime": NOW.isoformat(),
+            }
+        ],
+    }
+
+    plan = reconcile(validated(status=FineTuneJobStatus.model_validate(said)), NOW)
+
+    assert (state(plan), plan.create) == (end, [])
+    assert message(plan).startswith("No gain." if passed is not False else "ExactMatch is 0.1; a gate wants")
 
 
 def test_a_profile_that_is_gone_for_a_while_does_not_end_a_job_that_has_begun() -> None:

@@ -1,0 +1,52 @@
+"""Whether it was worth it decides how a job ends: gates, regression sets, merged weights, in real pods."""
+
+from random import Random
+
+from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
+from tests.integration.waiting import wait_for
+
+WORDS = [
+    f"{a}{b}" for a in ("ta", "re", "mi", "so", "lu", "ke", "po", "vi") for b in ("ran", "dol", "mek", "sit", "pur")
+]
+
+
+def test_a_missed_gate_fails_the_job_says_by_how_much_and_keeps_the_results(tenant: Tenant) -> None:
+    rows = tenant.put_rows("gated.jsonl", sums(40))
+    dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
+    gates = [{"metric": "ExactMatch", "min": 0.99}, {"metric": "Loss", "max": 1000}]
+
+    job = tenant.create("gated", rows, dataset=dataset, evaluation={"maxRows": 4, "gates": gates})
+    status = tenant.end_of(job)
+
+    assert (status["state"], status["attempts"][0]["reason"]) == ("Failed", "EvaluationGateFailed")
+    assert "ExactMatch is 0; a gate wants it at least 0.99." in message(status)
+    assert [gate["passed"] for gate in status["evaluation"]["gates"]] == [False, True]
+    assert "results/gated/report.html" in status["artifacts"]["report"]
+    assert "gated/adapter/adapter_model.safetensors" in tenant.objects("results", "gated/")
+
+
+def test_merged_weights_are_published_and_measured_again(tenant: Tenant) -> None:
+    rows = tenant.put_rows("merged.jsonl", sums(40))
+    dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
+
+    job = tenant.create("merged", rows, dataset=dataset, output={"uri": "s3://results/merged", "merge": True})
+    status = tenant.end_of(job)
+
+    assert status["state"] == "Complete", message(status)
+    assert status["evaluation"]["merged"]["loss"] > 0
+    assert "merged/merged/model.safetensors" in tenant.objects("results", "merged/")
+
+
+def test_a_planted_test_row_and_one_repeated_answer_are_told_before_a_gpu_is_asked_for(tenant: Tenant) -> None:
+    asked = [" ".join(Random(i).sample(WORDS, 12)) for i in range(60)]
+    train = tenant.put_rows("leak/train.jsonl", [{"prompt": text, "completion": "Yes."} for text in asked[:50]])
+    planted = [{"prompt": text, "completion": "Yes."} for text in (asked[7].upper(), *asked[50:])]
+    sources = {"train": [{"uri": train}], "test": [{"uri": tenant.put_rows("leak/test.jsonl", planted)}]}
+
+    job = tenant.create("leak", train, dataset=sources)
+    status = wait_for("the preflight", job.status, lambda s: "preflight" in s)
+
+    advice = {item["reason"]: item["message"] for item in status["preflight"]["advice"]}
+    assert {"TestRowsLeak", "OneAnswerRepeated"} <= set(advice), advice
+    assert advice["TestRowsLeak"].startswith("1 of 11")
+    assert "attempts" not in status
