@@ -220,7 +220,7 @@ class Method(ApiModel):
                 "quantization belongs to type QLoRA: set type to QLoRA, or remove quantization",
             ),
             (
-                "!has(self.lora.from) || self.type != 'Full'",
+                "!has(self.lora) || !has(self.lora.from) || self.type != 'Full'",
                 "type Full trains no adapter, so there is none to continue from: remove lora.from, or set type to LoRA",
             ),
         )
