@@ -1,7 +1,7 @@
 """FineTuneJob: what a tenant writes."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -15,9 +15,9 @@ FileUri = Annotated[
     SchemaKeys(
         rules(
             (
-                f"self.matches('^s3://{BUCKET}/.+[.](jsonl|json)$')",
-                "must be s3://BUCKET/KEY ending in .jsonl or .json; the key may hold the wildcards * and ?, "
-                "for example s3://acme-data/tickets/*.jsonl",
+                f"self.matches('^s3://{BUCKET}/.+[.]((jsonl|json|csv)([.](gz|zst))?|parquet)$')",
+                "must be s3://BUCKET/KEY ending in .jsonl, .json or .csv, perhaps with .gz or .zst after it, or in "
+                ".parquet; the key may hold the wildcards *, ? and **, for example s3://acme-data/tickets/*.jsonl",
             ),
         )
     ),
@@ -132,6 +132,7 @@ class RowFormat(StrEnum):
     PROMPT_COMPLETION = "PromptCompletion"
     INSTRUCTION = "Instruction"
     MESSAGES = "Messages"
+    TEXT = "Text"
 
 
 class Overlength(StrEnum):
@@ -254,6 +255,8 @@ class Columns(ApiModel):
     """Instruction: column with the answer to learn. Default: output."""
     messages: ColumnName | None = None
     """Messages: column with the list of {role, content}. Default: messages."""
+    text: ColumnName | None = None
+    """Text: column with the text to learn. Default: text."""
 
 
 class Source(ApiModel):
@@ -264,31 +267,61 @@ class Source(ApiModel):
             (
                 "!has(self.columns) || self.format != 'PromptCompletion' || "
                 "!(has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || "
-                "has(self.columns.messages))",
+                "has(self.columns.messages) || has(self.columns.text))",
                 "format PromptCompletion knows the columns system, prompt and completion only: "
                 "remove the others, or change format",
             ),
             (
                 "!has(self.columns) || self.format != 'Instruction' || "
-                "!(has(self.columns.prompt) || has(self.columns.completion) || has(self.columns.messages))",
+                "!(has(self.columns.prompt) || has(self.columns.completion) || has(self.columns.messages) || "
+                "has(self.columns.text))",
                 "format Instruction knows the columns system, instruction, input and output only: "
                 "remove the others, or change format",
             ),
             (
                 "!has(self.columns) || self.format != 'Messages' || "
                 "!(has(self.columns.system) || has(self.columns.prompt) || has(self.columns.completion) || "
-                "has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output))",
+                "has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || "
+                "has(self.columns.text))",
                 "format Messages knows the column messages only: remove the others, or change format",
+            ),
+            (
+                "!has(self.columns) || self.format != 'Text' || "
+                "!(has(self.columns.system) || has(self.columns.prompt) || has(self.columns.completion) || "
+                "has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || "
+                "has(self.columns.messages))",
+                "format Text knows the column text only: remove the others, or change format",
             ),
         )
     )
 
     uri: FileUri
-    """The files, as s3://BUCKET/KEY ending in .jsonl (one JSON object a line) or .json (one array of objects).
-    The key may hold the wildcards * and ?, which match within one folder."""
+    """The files, as s3://BUCKET/KEY ending in .jsonl (one JSON object a line), .json (one array of objects), .csv
+    (UTF-8, the first line names the columns; comma, semicolon or tab) or .parquet; all but .parquet also compressed, as
+    .gz or .zst. The key may hold wildcards: * stands for any characters and ? for one, both within one folder, and **
+    for any folders (data/**/*.jsonl also finds data/a.jsonl). Files are read in the order of their names, row by row,
+    whatever their size."""
+    name: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=63),
+            SchemaKeys(
+                rules(
+                    (
+                        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+                        "must be lower-case letters, digits and hyphens, for example support-tickets",
+                    )
+                )
+            ),
+        ]
+        | None
+    ) = None
+    """What the source is called in messages, the status and the report. Default: its place, as train-1."""
     format: RowFormat = RowFormat.AUTO
     """What the rows hold. PromptCompletion: a prompt and its completion. Instruction: an instruction, perhaps an input,
-    and the output. Messages: a list of {role, content}, of which every assistant turn is learned. Auto: told from the
+    and the output. Messages: a list of {role, content}, of which every assistant turn is learned. Text: a text, of
+    which every token is learned, as in continued pre-training; one longer than training.maxSequenceLength (default: the
+    model's context, at most 4096) is cut into as few pieces as fit, none of whose tokens is lost. Auto: told from the
     mapped columns, or else from the first row's column names."""
     columns: Columns | None = None
     """Maps your column names onto the format's, where they differ."""
@@ -322,7 +355,19 @@ class Split(ApiModel):
     """Seed of the draw. The same rows and seed give the same split; copies of a row always fall on one side."""
 
 
-Sources = Annotated[list[Source], Field(min_length=1, max_length=32), SchemaKeys({"x-kubernetes-list-type": "atomic"})]
+Sources = Annotated[
+    list[Source],
+    Field(min_length=1, max_length=32),
+    SchemaKeys(
+        rules(
+            (
+                "self.all(s, !has(s.name) || self.exists_one(other, has(other.name) && other.name == s.name))",
+                "must not give two sources one name: rename one of them",
+            )
+        )
+        | {"x-kubernetes-list-type": "atomic"}
+    ),
+]
 
 
 class Dataset(ApiModel):
@@ -366,9 +411,16 @@ class Dataset(ApiModel):
     """How texts are cleaned, before copies are looked for."""
     deduplicate: Deduplicate = Deduplicate()
     """What happens to rows that are nearly the same."""
+    max_invalid_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of all rows that may be invalid in their format before the job ends. Invalid rows are counted in
+    status.preflight, with file and line, and left out. Default: not one."""
     overlength: Overlength = Overlength.DROP
     """What happens to a row longer than training.maxSequenceLength: Drop leaves it out and counts it in the status,
     Fail ends the job before it asks for a GPU. Answers are never cut."""
+
+    def source_names(self, side: Literal["train", "validation", "test"]) -> list[str]:
+        """What each source of a side is called."""
+        return [source.name or f"{side}-{number}" for number, source in enumerate(getattr(self, side) or [], start=1)]
 
 
 class EarlyStopping(ApiModel):

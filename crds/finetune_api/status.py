@@ -183,13 +183,53 @@ class Advice(StatusModel):
     """The finding with its number, and what to do about it."""
 
 
+class Severity(StrEnum):
+    """What becomes of a row with a finding."""
+
+    ERROR = "Error"
+    WARNING = "Warning"
+
+
+FINDINGS, FINDING_PLACES = 20, 3
+
+
+class Finding(StatusModel):
+    """One kind of thing that is wrong with rows."""
+
+    severity: Severity
+    """Error: such rows cannot be used. Warning: they are used, and look wrong."""
+    message: Annotated[str, Field(max_length=256)]
+    """What is wrong."""
+    rows: int
+    """Rows it was found in."""
+    places: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=FINDING_PLACES)]
+    """The first of them, as FILE line LINE."""
+
+
+class SourceRows(StatusModel):
+    """What one source gave."""
+
+    side: Annotated[str, Field(max_length=16)]
+    """The list it stands in: train, validation or test."""
+    name: Annotated[str, Field(max_length=63)]
+    """The source's name, or its place, as train-1."""
+    rows: int
+    """Rows that are used, on whichever side of the split."""
+    tokens: int
+    """Their tokens."""
+
+
 class Preflight(StatusModel):
     """What the check of the data found, before any GPU was asked for."""
 
     rows: int | None = None
     """Rows read from all sources."""
     invalid: int | None = None
-    """Rows that are not valid in their format."""
+    """Rows that are not valid in their format. They are left out as long as dataset.maxInvalidFraction allows."""
+    findings: Annotated[list[Finding], Field(max_length=FINDINGS), SchemaKeys({"x-kubernetes-list-type": "atomic"})] | (
+        None
+    ) = None
+    """What is wrong with rows, by kind: errors first, the most frequent first."""
     cleaned: Cleaned | None = None
     """What dataset.clean changed."""
     duplicates: int | None = None
@@ -203,6 +243,10 @@ class Preflight(StatusModel):
     """Tokens of one epoch, prompts and answers."""
     supervised_tokens: int | None = None
     """Tokens of one epoch that are learned: the answers and their ends."""
+    sources: Annotated[list[SourceRows], Field(max_length=96), SchemaKeys({"x-kubernetes-list-type": "atomic"})] | (
+        None
+    ) = None
+    """Rows and tokens of each source of train, validation and test."""
     splits: Splits | None = None
     """Rows on each side of the split."""
     advice: (

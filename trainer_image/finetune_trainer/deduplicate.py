@@ -61,7 +61,7 @@ def row_key(row: Row) -> int:
 def prompt_key(row: Row) -> bytes:
     """Equal for rows that begin with the same question: what the user says before the first answer, whatever the
     system prompt. Such rows have to stay on one side of the split: a conversation cut off at several lengths, or a
-    question with several answers, would else be learned on one side and asked on the other.
+    question with several answers, would else be learned on one side and asked on the other. A document's is the whole.
 
     Rows that only share their answer are not alike in this sense: in classification nearly all of them do."""
     return _digest([normalised(question(row))])

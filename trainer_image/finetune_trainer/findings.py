@@ -1,14 +1,17 @@
 """What the check of the data has found so far: counts for the status, and the sentence about what is wrong."""
 
-from collections import Counter
+from dataclasses import dataclass, field
 
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Advice, Estimate
+from finetune_api.status import FINDING_PLACES, FINDINGS, Advice, Estimate, Finding, Severity
 from finetune_trainer.cleaned import Cleaned
+from finetune_trainer.data_files import kind_of_file
 from finetune_trainer.failure import TrainerFailure
 
 SHOWN = 5
-"""Invalid rows that are named one by one; the rest is counted."""
+"""Invalid rows that are named one by one in a message; the rest is counted."""
+URI_CHARACTERS = 300
+"""Of a longer URI the end is shown, which tells files apart."""
 
 
 class InvalidRow(Exception):  # noqa: N818 - a finding, not an error of the program
@@ -20,11 +23,19 @@ class InvalidRow(Exception):  # noqa: N818 - a finding, not an error of the prog
         self.kind, self.detail = kind, detail
 
 
+@dataclass
+class _Kind:
+    rows: int = 0
+    places: list[str] = field(default_factory=list)
+
+
 class Findings:
-    """Counts while rows are read."""
+    """Counts while rows are read. What it holds is bounded: a few places of each kind of fault, and few kinds."""
 
     def __init__(self) -> None:
         self.rows = 0
+        self.invalid = 0
+        """Rows that cannot be used."""
         self.duplicates = 0
         self.overlength = 0
         self.estimates: list[Estimate] = []
@@ -33,32 +44,62 @@ class Findings:
         self.near_duplicates: int | None = None
         """Rows that nearly repeat an earlier one, once that is known."""
         self.advice: list[Advice] | None = None
-        self._kinds: Counter[str] = Counter()
-        self._shown: list[str] = []
-        self._shown_kinds: Counter[str] = Counter()
-
-    @property
-    def invalid(self) -> int:
-        """Rows that cannot be used."""
-        return self._kinds.total()
+        self._kinds: dict[tuple[Severity, str], _Kind] = {}
+        self._shown: list[tuple[str, str]] = []
 
     def invalid_row(self, source: str, problem: InvalidRow) -> None:
         """Notes a row that cannot be used. `source`: FILE:LINE."""
-        self._kinds[problem.kind] += 1
+        self.invalid += 1
+        place = _place(source, problem.detail)
+        self._note(Severity.ERROR, problem.kind, place)
         if len(self._shown) < SHOWN:
-            self._shown_kinds[problem.kind] += 1
-            self._shown.append(f"{place_of(source)}: {problem.kind}{f' ({problem.detail})' if problem.detail else ''}.")
+            detail = f" ({problem.detail})" if problem.detail else ""
+            self._shown.append((problem.kind, f"{place_of(source)}: {problem.kind}{detail}."))
 
-    def raise_if_invalid(self) -> None:
-        """Raises TrainerFailure DatasetInvalid if a row was noted."""
-        if self.invalid:
-            more = self._kinds - self._shown_kinds
-            rest = ", ".join(f"{count:,} x {kind}" for kind, count in more.most_common(SHOWN))
-            ending = f" And {more.total():,} more: {rest}." if more else ""
-            raise TrainerFailure(FailureReason.DATASET_INVALID, " ".join(self._shown) + ending)
+    def suspicious_row(self, source: str, kind: str, detail: str = "") -> None:
+        """Notes a row that is used and yet looks wrong. A row is noted at most once for each kind."""
+        self._note(Severity.WARNING, kind, _place(source, detail))
+
+    def raise_if_invalid(self, allowed: float = 0.0) -> None:
+        """Raises TrainerFailure DatasetInvalid if more than the share `allowed` of the rows cannot be used."""
+        if self.invalid <= allowed * self.rows:
+            return
+        more = {kind: found.rows for (severity, kind), found in self._kinds.items() if severity is Severity.ERROR}
+        for kind, _ in self._shown:
+            more[kind] -= 1
+        left = sorted(((rows, kind) for kind, rows in more.items() if rows), key=lambda pair: -pair[0])
+        rest = ", ".join(f"{rows:,} x {kind}" for rows, kind in left[:SHOWN])
+        ending = f" And {sum(more.values()):,} more: {rest}." if left else ""
+        beginning = (
+            f"{self.invalid:,} of {self.rows:,} rows are not valid, more than dataset.maxInvalidFraction {allowed:g}. "
+            if allowed
+            else ""
+        )
+        said = " ".join(text for _, text in self._shown)
+        raise TrainerFailure(FailureReason.DATASET_INVALID, beginning + said + ending)
+
+    def listed(self) -> list[Finding]:
+        """What was found, by kind: what cannot be used before what looks wrong, the most frequent first."""
+        found = sorted(self._kinds.items(), key=lambda item: (item[0][0] is not Severity.ERROR, -item[1].rows))
+        return [
+            Finding(severity=severity, message=kind[:256], rows=kind_found.rows, places=kind_found.places)
+            for (severity, kind), kind_found in found[:FINDINGS]
+        ]
+
+    def _note(self, severity: Severity, kind: str, place: str) -> None:
+        found = self._kinds.setdefault((severity, kind), _Kind())
+        found.rows += 1
+        if len(found.places) < FINDING_PLACES:
+            found.places.append(place)
 
 
 def place_of(source: str) -> str:
     """FILE:LINE as it is written in sentences: FILE line LINE."""
     uri, _, number = source.rpartition(":")
-    return f"{uri} {'item' if uri.endswith('.json') else 'line'} {number}"
+    shown = uri if len(uri) <= URI_CHARACTERS else f"...{uri[-URI_CHARACTERS:]}"
+    unit = {"json": "item", "parquet": "row"}.get(kind_of_file(uri), "line")
+    return f"{shown} {unit} {number}"
+
+
+def _place(source: str, detail: str) -> str:
+    return f"{place_of(source)} ({detail})"[:512] if detail else place_of(source)

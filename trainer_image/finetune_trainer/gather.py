@@ -1,11 +1,11 @@
-"""All rows of a job in one store: read, checked, cleaned, without copies, rendered, tokenized.
+"""All rows of a job in one store: read, checked, cleaned, without copies, looked at, rendered, tokenized.
 
 Rows flow through one after another and are never held together; what has to look at all of them does so by their
 records (`row_store.RECORD`) once they are stored.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,10 @@ from finetune_trainer.prepared import Split
 from finetune_trainer.render import PromptFormat
 from finetune_trainer.row_format import Row
 from finetune_trainer.row_notes import RowNotes
-from finetune_trainer.row_store import RowStore, StoreWriter
+from finetune_trainer.row_store import Example, RowStore, StoreWriter
 from finetune_trainer.rows import read_rows
 from finetune_trainer.storage import Storage
+from finetune_trainer.suspicions import Suspicions
 from finetune_trainer.tokenization import tokenize
 
 READING_ORDER: tuple[Split, ...] = ("test", "validation", "train")
@@ -45,24 +46,32 @@ class Gathered:
 
 
 def gather(
-    dataset: Dataset, storage: Storage, model: BaseModel, format: PromptFormat, findings: Findings, folder: Path
+    dataset: Dataset,
+    storage: Storage,
+    model: BaseModel,
+    format: PromptFormat,
+    longest: int,
+    findings: Findings,
+    folder: Path,
 ) -> Gathered:
-    """Stores the rows of all sources in `folder`; beside it, files to work with may be made. Raises TrainerFailure
-    DatasetInvalid where a row is not valid, or where a list of sources holds none."""
-    seen, cleaner, notes = SeenKeys(), Cleaner(dataset.clean), RowNotes()
-    copies = NearCopies(dataset.deduplicate, storage, folder.parent)
+    """Stores the rows of all sources in `folder`, documents in pieces of at most `longest` tokens; beside it, files to
+    work with may be made. Raises TrainerFailure DatasetInvalid where more rows are not valid than allowed, or where a
+    list of sources holds none."""
+    seen, cleaner, suspicions = SeenKeys(), Cleaner(dataset.clean), Suspicions(model.tokenizer)
+    copies, notes = NearCopies(dataset.deduplicate, storage, folder.parent), RowNotes()
     findings.cleaned = cleaner.cleaned
     sides: dict[Split, NDArray[np.int64]] = {}
     with StoreWriter(folder) as writer:
         for split in READING_ORDER:
             first = len(writer)
-            rows = _valid_rows(storage, sources_of(dataset, split), f"dataset.{split}", cleaner, seen, findings)
-            for row, example in tokenize(rows, format, model.tokenizer, findings):
-                writer.append(example, prompt_key(row))
+            rows = read_rows(storage, sources_of(dataset, split), f"dataset.{split}", findings)
+            rows = suspicions.note(drop_copies(cleaner.clean(rows), seen, findings), findings)
+            for row, key, example in _keyed(tokenize(rows, format, model.tokenizer, findings, longest)):
+                writer.append(example, key)
                 copies.add(row)
                 notes.add(row)
             sides[split] = np.arange(first, len(writer))
-    findings.raise_if_invalid()
+    findings.raise_if_invalid(dataset.max_invalid_fraction)
     store = RowStore(folder)
     alike = copies.find(store.records["key"])
     findings.near_duplicates = int(alike.repeats.sum())
@@ -81,12 +90,15 @@ def sources_of(dataset: Dataset, split: Split) -> Sequence[Source]:
     return named[split] or []
 
 
-def _valid_rows(
-    storage: Storage, sources: Sequence[Source], field: str, cleaner: Cleaner, seen: SeenKeys, findings: Findings
-) -> Iterator[Row]:
-    """What happens to a row before it is rendered, in order."""
-    rows = cleaner.clean(read_rows(storage, sources, field, findings))
-    return drop_copies(rows, seen, findings)
+def _keyed(examples: Iterable[tuple[Row, Example]]) -> Iterator[tuple[Row, bytes, Example]]:
+    """Each example with its row, and the key of what that asks. The row of a piece of a document is the piece; its key
+    is that of the whole document, so that its pieces stay together."""
+    whole, key = None, b""
+    for row, example in examples:
+        if row is not whole:
+            whole, key = row, prompt_key(row)
+        piece = replace(row, messages=example.messages) if row.is_document else row
+        yield piece, key, example
 
 
 def _without_near_copies(sides: dict[Split, NDArray[np.int64]], alike: Alike) -> dict[Split, NDArray[np.int64]]:

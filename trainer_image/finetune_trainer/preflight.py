@@ -1,6 +1,6 @@
 """Preflight: everything that can be found wrong, or decided, before a GPU is asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.bundle import Bundle
-from finetune_api.job import MethodType, Overlength, Split
+from finetune_api.job import Dataset, MethodType, Overlength, Split
 from finetune_api.reasons import FailureReason, sentence
-from finetune_api.status import ConditionType, Preflight, Splits
+from finetune_api.status import ConditionType, Preflight, SourceRows, Splits
 from finetune_trainer.advice import advise
 from finetune_trainer.answer_kind import recognise
 from finetune_trainer.base_model import inspect_model, require_modules
@@ -26,7 +26,7 @@ from finetune_trainer.prepared import Split as Side
 from finetune_trainer.previous_adapter import require_fitting_adapter
 from finetune_trainer.regression_rows import gather_regression
 from finetune_trainer.render import prompt_format
-from finetune_trainer.resolve import lora_or_qlora, resolve, sequence_limit
+from finetune_trainer.resolve import LONGEST_BY_DEFAULT, lora_or_qlora, resolve, sequence_limit
 from finetune_trainer.row_store import PLACED, Rows, RowStore, lengths, supervised_counts
 from finetune_trainer.scratch import scratch_folder
 from finetune_trainer.split import hold_out, rows_to_test, rows_to_validate
@@ -73,7 +73,8 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         require_modules(spec.method.lora, model)
         require_fitting_adapter(storage, spec.method.lora, model)
     format = prompt_format(model.tokenizer)
-    gathered = gather(spec.dataset, storage, model, format, findings, scratch / "prepared")
+    most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
+    gathered = gather(spec.dataset, storage, model, format, most, findings, scratch / "prepared")
     limit = sequence_limit(spec.training, int(gathered.store.records["tokens"].max()), model.context)
     for side, rows in gathered.sides.items():
         field, policy = f"dataset.{side}", spec.dataset.overlength
@@ -93,7 +94,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     return Prepared(
         **sides,
         resolved=resolved,
-        preflight=_found(findings, sides, digest),
+        preflight=_found(findings, sides, digest, _sources(gathered, spec.dataset)),
         cleaning=findings.cleaned.examples if findings.cleaned else (),
         stop_token_ids=tuple(dict.fromkeys((*format.stop_token_ids, *model.end_tokens))),
         chat_template=format.source,
@@ -157,17 +158,35 @@ def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
     return placed
 
 
-def _found(findings: Findings, sides: Mapping[Side, Rows] | None = None, digest: str | None = None) -> Preflight:
+def _sources(gathered: Gathered, dataset: Dataset) -> list[SourceRows]:
+    """What each source gave, of the rows that are used."""
+    found = []
+    for side in SPLITS:
+        mixtures, tokens = (gathered.store.records[name][gathered.sides[side]] for name in ("mixture", "tokens"))
+        for index, name in enumerate(dataset.source_names(side)):
+            own = tokens[mixtures == index]
+            found.append(SourceRows(side=side, name=name, rows=len(own), tokens=int(own.sum())))
+    return found
+
+
+def _found(
+    findings: Findings,
+    sides: Mapping[Side, Rows] | None = None,
+    digest: str | None = None,
+    sources: Sequence[SourceRows] = (),
+) -> Preflight:
     """What the status says of the data. Tokens are those of one epoch: the rows to learn from."""
     return Preflight(
         rows=findings.rows,
         invalid=findings.invalid,
+        findings=findings.listed() or None,
         cleaned=findings.cleaned.status() if findings.cleaned else None,
         duplicates=findings.duplicates,
         near_duplicates=findings.near_duplicates,
         overlength=findings.overlength,
         tokens=int(lengths(sides["train"]).sum()) if sides else None,
         supervised_tokens=int(supervised_counts(sides["train"]).sum()) if sides else None,
+        sources=list(sources) or None,
         splits=Splits(**{side: len(rows) for side, rows in sides.items()}) if sides else None,
         advice=findings.advice,
         digest=digest,

@@ -36,7 +36,8 @@ class Rendered:
 
     text: str
     answers: tuple[tuple[int, int], ...]
-    """Each answer with its end of turn, as characters [start, end) of the text. The last ends with the text."""
+    """Each answer with its end of turn, as characters [start, end) of the text. The last ends with the text. None for a
+    document."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ class PromptFormat:
 
     def render(self, row: Row) -> Rendered:
         """The row's text and where its answers are. Raises InvalidRow where the template refuses the row, or renders a
-        turn in another way once more turns follow, so that it is not said what a served model would see."""
+        turn in another way once more turns follow, so that it is not said what a served model would see. A document is
+        its text, without an answer."""
+        if row.is_document:
+            return Rendered(row.messages[0].content, ())
         turns = [index for index, message in enumerate(row.messages) if message.role == "assistant"]
         whole = self._text(row.messages)
         answers = []

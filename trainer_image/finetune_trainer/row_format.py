@@ -14,8 +14,10 @@ KEYS = {
     RowFormat.MESSAGES: ("messages",),
     RowFormat.PROMPT_COMPLETION: ("prompt", "completion"),
     RowFormat.INSTRUCTION: ("instruction", "output"),
+    RowFormat.TEXT: ("text",),
 }
 """Columns that tell a format; the order in which Auto tries them."""
+DOCUMENT = "document"
 NAMED = 12
 """Columns named in a message."""
 
@@ -29,13 +31,19 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A valid row: at most one system message first, then user and assistant in turn, the assistant last."""
+    """A valid row: at most one system message first, then user and assistant in turn, the assistant last. A row of
+    format Text is one message with the role DOCUMENT."""
 
     messages: tuple[Message, ...]
     source: str
     """Where it stands, as FILE:LINE."""
     mixture: int = 0
     """Index of its source in the list of sources it was read from."""
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is of format Text, learned whole."""
+        return self.messages[0].role == DOCUMENT
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Columns:
     input: str
     output: str
     messages: str
+    text: str
 
     @classmethod
     def of(cls, source: Source) -> Self:
@@ -81,6 +90,8 @@ def messages_of(format: RowFormat, columns: Columns, row: dict[str, Any]) -> tup
     """The row as messages. Raises InvalidRow."""
     if format is RowFormat.MESSAGES:
         return _conversation(row, columns.messages)
+    if format is RowFormat.TEXT:
+        return (Message(DOCUMENT, _text(row, columns.text)),)
     system = _text(row, columns.system, required=False)
     if format is RowFormat.PROMPT_COMPLETION:
         asked, answer = _text(row, columns.prompt), _text(row, columns.completion)

@@ -19,6 +19,8 @@ from finetune_trainer.local_files import LocalFiles
 from finetune_trainer.progress import Progress
 
 _MEGABYTE = 1_000_000
+WILDCARDS = {"/**/": "/(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+"""Wildcards of a URI as regular expressions."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,12 @@ class Storage:
             yield stream
 
     def list(self, uri: str) -> list[str]:
-        """The files a URI with the wildcards * and ? stands for, sorted. A wildcard matches within one folder. Without
+        """The files a URI with wildcards stands for, sorted: * and ? match within one folder, ** any folders. Without
         wildcards the URI itself, whether there is such a file or not."""
         if not re.search(r"[*?]", uri):
             return [uri]
-        pattern = re.compile("".join({"*": "[^/]*", "?": "[^/]"}.get(c, re.escape(c)) for c in uri))
+        parts = re.split(r"(/\*\*/|\*\*|\*|\?)", uri)
+        pattern = re.compile("".join(WILDCARDS.get(part, re.escape(part)) for part in parts))
         prefix = re.split(r"[*?]", uri)[0]
         with self._typed(uri) as files:
             return [found for found, _ in files.list(prefix) if pattern.fullmatch(found)]

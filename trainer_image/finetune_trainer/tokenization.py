@@ -1,7 +1,10 @@
 """Rendered rows as token ids, with a mark on every token that is learned."""
 
+import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate, pairwise
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -9,30 +12,44 @@ import numpy as np
 from finetune_trainer.findings import Findings, InvalidRow
 from finetune_trainer.progress import Progress
 from finetune_trainer.render import PromptFormat, Rendered
-from finetune_trainer.row_format import Row
+from finetune_trainer.row_format import DOCUMENT, Message, Row
 from finetune_trainer.row_store import Example
 
-BATCH = 512
-"""Rows given to the tokenizer at a time; it spreads them over the cores."""
+BATCH, BATCH_CHARACTERS = 512, 1 << 20
+"""Rows, and about how much text, given to the tokenizer at a time; it spreads them over the cores."""
+CHECKED = 100
+"""Answers whose beginning is found in both ways before the quick one is trusted."""
+NEAR = 256
+"""Characters before an answer in which the special token that begins its turn is looked for."""
+
+Batch = list[tuple[Row, Rendered]]
 
 
 def tokenize(
-    rows: Iterable[Row], format: PromptFormat, tokenizer: Any, findings: Findings
+    rows: Iterable[Row], format: PromptFormat, tokenizer: Any, findings: Findings, longest_document: int | None = None
 ) -> Iterator[tuple[Row, Example]]:
-    """Each row with its tokens; rows the chat template cannot render go to `findings`."""
+    """Each row with its tokens; rows the chat template cannot render go to `findings`. A row of format Text gives one
+    example, or several of at most `longest_document` tokens. One batch is tokenized while the next is rendered."""
     backend = tokenizer.backend_tokenizer
     # What tokenizer.json says of these is for other uses: a row is never cut here.
     backend.no_truncation()
     backend.no_padding()
     progress = Progress("Tokenizing", "rows")
-    remaining = iter(rows)
-    while batch := list(islice(remaining, BATCH)):
-        rendered = list(_rendered(batch, format, findings))
-        yield from _examples(rendered, backend)
-        progress.advance(len(batch))
+    documents, prompts = _Documents(tokenizer, longest_document), _Prompts(tokenizer)
+    with ThreadPoolExecutor(1) as ahead:
+        running: tuple[Batch, Future[Any]] | None = None
+        for batch in _batches(_rendered(rows, format, findings)):
+            texts = [rendered.text for _, rendered in batch]
+            next_running = batch, ahead.submit(backend.encode_batch, texts, add_special_tokens=False)
+            if running:
+                yield from _examples(*running, documents, prompts)
+                progress.advance(len(running[0]))
+            running = next_running
+        if running:
+            yield from _examples(*running, documents, prompts)
 
 
-def _rendered(rows: list[Row], format: PromptFormat, findings: Findings) -> Iterator[tuple[Row, Rendered]]:
+def _rendered(rows: Iterable[Row], format: PromptFormat, findings: Findings) -> Iterator[tuple[Row, Rendered]]:
     for row in rows:
         try:
             yield row, format.render(row)
@@ -40,38 +57,131 @@ def _rendered(rows: list[Row], format: PromptFormat, findings: Findings) -> Iter
             findings.invalid_row(row.source, problem)
 
 
-def _examples(rendered: list[tuple[Row, Rendered]], backend: Any) -> Iterator[tuple[Row, Example]]:
-    """Tokenizes the whole texts and, to find where answers start, everything before each answer: what a server will
-    tokenize when the model is to answer."""
-    whole = backend.encode_batch([text.text for _, text in rendered], add_special_tokens=False)
-    starts = [text.text[:start] for _, text in rendered for start, _ in text.answers]
-    before = iter(backend.encode_batch(starts, add_special_tokens=False))
-    for (row, text), encoding in zip(rendered, whole, strict=True):
-        prompts = [next(before).ids for _ in text.answers]
-        yield row, _example(row, text, encoding, prompts, backend)
+def _batches(rows: Iterable[tuple[Row, Rendered]]) -> Iterator[Batch]:
+    batch: Batch = []
+    characters = 0
+    for row, rendered in rows:
+        batch.append((row, rendered))
+        characters += len(rendered.text)
+        if len(batch) == BATCH or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
-def _example(row: Row, text: Rendered, encoding: Any, prompts: list[list[int]], backend: Any) -> Example:
-    ids, supervised = encoding.ids, np.zeros(len(encoding.ids), dtype=np.bool_)
-    for (_, end), prompt in zip(text.answers[:-1], prompts[:-1], strict=True):
-        supervised[_common(prompt, ids) : _token_end(encoding, end)] = True
-    prompt = prompts[-1]
-    if ids[: len(prompt)] != prompt:
-        # A token would reach over the boundary, which it cannot when the prompt comes first and the answer is written.
-        answer = backend.encode(text.text[text.answers[-1][0] :], add_special_tokens=False).ids
-        kept = np.zeros(len(prompt) + len(answer), dtype=np.bool_)
-        shared = _common(prompt, ids)
-        kept[:shared] = supervised[:shared]
-        ids, supervised = prompt + answer, kept
-    supervised[len(prompt) :] = True
-    return Example(
-        input_ids=np.array(ids, dtype=np.int32),
-        supervised=supervised,
-        prompt_length=len(prompt),
-        messages=row.messages,
-        source=row.source,
-        mixture=row.mixture,
-    )
+def _examples(
+    batch: Batch, encodings: "Future[Any]", documents: "_Documents", prompts: "_Prompts"
+) -> Iterator[tuple[Row, Example]]:
+    for (row, rendered), encoding in zip(batch, encodings.result(), strict=True):
+        if rendered.answers:
+            yield row, prompts.example(row, rendered, encoding)
+        else:
+            yield from ((row, example) for example in documents.examples(row, encoding))
+
+
+class _Prompts:
+    """Rows that ask and answer.
+
+    The tokens before an answer are those a server gets when it tokenizes the prompt alone. They are told from the
+    tokens of the whole row: a special token parts a text, so that what is before it and what is after it are tokenized
+    apart, and all that the template writes from the last special token to the answer is nearly always the same."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        added = tokenizer.added_tokens_decoder.values()
+        marks = [t.content for t in added if t.special and not (t.lstrip or t.rstrip or t.single_word)]
+        self._mark = re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True)))) if marks else None
+        self._opening, self._mark_length = "", 0
+        self._opening_ids: list[int] = []
+        self._checked = 0
+
+    def example(self, row: Row, rendered: Rendered, encoding: Any) -> Example:
+        """The row's tokens and which of them are learned."""
+        text, answers = rendered.text, rendered.answers
+        ids: list[int] = encoding.ids
+        supervised = np.zeros(len(ids), dtype=np.bool_)
+        for start, end in answers[:-1]:
+            supervised[_common(self._before(text, start, encoding, ids), ids) : _token_end(encoding, end)] = True
+        prompt = self._before(text, answers[-1][0], encoding, ids)
+        if ids[: len(prompt)] != prompt:
+            # A token would reach over the boundary, which it cannot when the prompt comes first and the answer is
+            # written.
+            answer = self._ids(text[answers[-1][0] :])
+            kept = np.zeros(len(prompt) + len(answer), dtype=np.bool_)
+            shared = _common(prompt, ids)
+            kept[:shared] = supervised[:shared]
+            ids, supervised = prompt + answer, kept
+        supervised[len(prompt) :] = True
+        return Example(
+            input_ids=np.array(ids, dtype=np.int32),
+            supervised=supervised,
+            prompt_length=len(prompt),
+            messages=row.messages,
+            source=row.source,
+            mixture=row.mixture,
+        )
+
+    def _before(self, text: str, start: int, encoding: Any, ids: list[int]) -> list[int]:
+        """Tokens of `text` up to character `start`."""
+        found = self._told(text, start, encoding, ids)
+        if found is not None and self._checked >= CHECKED:
+            return found
+        exact = self._ids(text[:start])
+        self._checked += 1
+        if found is not None and found != exact:
+            self._mark = None  # not a tokenizer of which this is true
+        return exact
+
+    def _told(self, text: str, start: int, encoding: Any, ids: list[int]) -> list[int] | None:
+        """The same, told from the tokens of the whole text; None where it cannot be."""
+        if self._mark is None:
+            return None
+        if not self._opening or not text.startswith(self._opening, start - len(self._opening)):
+            marks = list(self._mark.finditer(text, max(0, start - NEAR), start))
+            if not marks:
+                return None
+            self._opening, self._mark_length = text[marks[-1].start() : start], len(marks[-1][0])
+            self._opening_ids = self._ids(self._opening)
+        begin = start - len(self._opening)
+        token = encoding.char_to_token(begin)
+        if token is None or encoding.token_to_chars(token) != (begin, begin + self._mark_length):
+            return None
+        return ids[:token] + self._opening_ids
+
+    def _ids(self, text: str) -> list[int]:
+        found: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return found
+
+
+class _Documents:
+    """Rows of format Text: every token is learned but the first of each piece, before which nothing stands."""
+
+    def __init__(self, tokenizer: Any, longest: int | None) -> None:
+        adds_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+        self._before = [tokenizer.bos_token_id] if adds_bos else []
+        self._after = [tokenizer.eos_token_id]
+        self._longest = longest
+
+    def examples(self, row: Row, encoding: Any) -> Iterator[Example]:
+        """The document, between the tokens that begin and end a text, in as few pieces as fit, of nearly equal length:
+        no token is lost and none stands in two of them."""
+        ids = np.array([*self._before, *encoding.ids, *self._after], dtype=np.int32)
+        pieces = np.array_split(ids, ceil(len(ids) / self._longest) if self._longest else 1)
+        texts = self._texts(row.messages[0].content, encoding, [len(piece) for piece in pieces])
+        for piece, text in zip(pieces, texts, strict=True):
+            supervised = np.ones(len(piece), dtype=np.bool_)
+            supervised[0] = False
+            yield Example(piece, supervised, 1, (Message(DOCUMENT, text),), row.source, mixture=row.mixture)
+
+    def _texts(self, text: str, encoding: Any, lengths: list[int]) -> list[str]:
+        """What the tokens of each piece stand for, together all of `text`."""
+        if len(lengths) == 1:
+            return [text]
+        firsts = (token - len(self._before) for token in accumulate(lengths[:-1]))
+        cuts = [encoding.token_to_chars(first)[0] if first < len(encoding) else len(text) for first in firsts]
+        cuts = [0, *cuts, len(text)]
+        return [text[start:end] for start, end in pairwise(cuts)]
 
 
 def _common(first: list[int], second: list[int]) -> int:

@@ -187,6 +187,16 @@ def test_a_row_carries_the_index_of_its_source(make_bundle: MakeBundle, tmp_path
     }
 
 
+def test_documents_are_cut_not_dropped_and_their_pieces_stay_on_one_side(make_bundle: MakeBundle) -> None:
+    rows = [{"text": f"Document {n}: " + "word " * 5 * n} for n in range(30)]
+    prepared = run(make_bundle(rows=rows, training={"maxSequenceLength": 40}))
+    assert prepared.preflight.overlength == 0
+    assert prepared.resolved.max_sequence_length == 40
+    pieces = sorted((e for e in (*prepared.train, *prepared.test)), key=lambda e: int(e.source.rpartition(":")[2]))
+    assert "".join(piece.answer for piece in pieces) == "".join(row["text"] for row in rows)
+    assert {e.source for e in prepared.train}.isdisjoint(e.source for e in prepared.test)
+
+
 def test_rows_over_the_length_are_dropped_and_counted(make_bundle: MakeBundle) -> None:
     long = {"prompt": "long", "completion": "x" * 300}
     prepared = run(make_bundle(rows=[*sum_rows(60), long], training={"maxSequenceLength": 100}))
@@ -232,6 +242,40 @@ def test_a_bad_row_is_named_in_the_status_with_what_was_read_so_far(
     assert "secret" not in condition.message
     assert status.preflight is not None
     assert (status.preflight.rows, status.preflight.invalid) == (20, 1)
+
+
+def test_as_many_invalid_rows_as_allowed_are_left_out_and_said(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[Any] = [*sum_rows(60), {"prompt": "What?"}, "?", {"prompt": "a\x00b", "completion": "c"}]
+    dataset = make_bundle().spec.dataset.model_dump(by_alias=True, exclude_none=True)
+    assert failure(make_bundle(rows=rows)).reason is FailureReason.DATASET_INVALID
+    prepared = run(make_bundle(rows=rows, dataset=dataset | {"maxInvalidFraction": 0.05}))
+    assert len(prepared.train) + len(prepared.test) == 61
+    found = written(capsys).preflight
+    assert found is not None
+    assert (found.rows, found.invalid) == (63, 2)
+    said = [(finding.severity.value, finding.message, finding.rows) for finding in found.findings or []]
+    assert said == [
+        ("Error", "no completion", 1),
+        ("Error", "text, not an object", 1),
+        ("Warning", "a control character", 1),
+    ]
+    assert (found.findings or [])[0].places[0].endswith("train.jsonl line 61 (columns found: prompt)")
+    assert prepared.preflight.findings == found.findings
+
+
+def test_sources_are_counted_by_name(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    rows = sum_rows(60)
+    files = [str(write_rows(tmp_path / f"{n}.jsonl", rows[20 * n : 60 if n else 20])) for n in range(2)]
+    prepared = run(make_bundle(dataset={"train": [{"uri": files[0], "name": "few"}, {"uri": files[1]}]}))
+    sources = prepared.preflight.sources or []
+    assert [(source.side, source.name, source.rows) for source in sources] == [
+        ("train", "few", 20),
+        ("train", "train-2", 40),
+    ]
+    tokens = sum(len(example.input_ids) for example in (*prepared.train, *prepared.test))
+    assert sum(source.tokens for source in sources) == tokens
 
 
 def test_a_status_that_cannot_be_written_does_not_hide_what_was_wrong(

@@ -14,7 +14,7 @@ from finetune_api.job import Source
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings
-from finetune_trainer.row_format import Message, Row
+from finetune_trainer.row_format import DOCUMENT, Message, Row
 from finetune_trainer.rows import read_rows
 from finetune_trainer.storage import open_storage
 
@@ -81,6 +81,15 @@ def test_an_instruction_is_followed_by_its_input_where_there_is_one(read: Read) 
     assert [row.messages[0].content for row in rows] == ["Sort.\n\nb a", "Sing."]
 
 
+def test_a_text_is_one_message_and_told_by_its_column(read: Read) -> None:
+    rows, findings = read([{"text": "Once upon a time.", "id": 1}, {"text": " "}])
+    assert turns(rows[0]) == [(DOCUMENT, "Once upon a time.")]
+    assert rows[0].is_document
+    assert "t.jsonl line 2: text is empty" in complaint(findings)
+    rows, _ = read([{"body": "x", "prompt": "p"}], columns={"text": "body"})
+    assert turns(rows[0]) == [(DOCUMENT, "x")]
+
+
 def test_messages_keep_their_turns(read: Read) -> None:
     conversation = [
         {"role": "system", "content": "s"},
@@ -132,7 +141,7 @@ def test_a_json_file_holds_one_array(read: Read) -> None:
     [
         (b'{"prompt": "a"}\n{"prompt": "b"}', "for one object a line name it .jsonl"),
         (b'{"rows": []}', "holds an object, not an array"),
-        (b"", "not JSON"),
+        (b"", "holds nothing, not an array"),
     ],
 )
 def test_a_json_file_that_is_no_array_says_so(read: Read, content: bytes, said: str) -> None:
@@ -173,6 +182,8 @@ GOOD = {"prompt": "a", "completion": "b"}
         (b"9" * 5000, "not JSON (nested too deep or with a number too long)"),
         (["a", "b"], "a list, not an object"),
         (None, "null, not an object"),
+        (b'{"prompt": "a", "completion": NaN}', "completion is NaN, not text"),
+        (b'{"prompt": "a", "completion": "b", "prompt": "c"}', "a name stands twice in an object (prompt)"),
     ],
 )
 def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said: str) -> None:
@@ -214,10 +225,11 @@ def test_five_bad_rows_are_named_and_the_others_counted_by_kind(read: Read) -> N
     assert message.endswith("And 5 more: 3 x not JSON, 2 x no completion.")
 
 
-def test_a_line_without_end_is_refused_before_it_fills_the_memory(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_trainer.records.LINE_BYTES", 1 << 20)
-    with pytest.raises(TrainerFailure, match="line 2 is longer than 1 MiB"):
-        read([GOOD, b"x" * (1 << 21)])
+def test_an_enormous_line_is_left_out_before_it_fills_the_memory(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_trainer.data_files.LINE_BYTES", 1000)
+    rows, findings = read([GOOD, b"x" * 4001, GOOD])
+    assert (len(rows), findings.invalid) == (2, 1)
+    assert "t.jsonl line 2: longer than" in complaint(findings)
 
 
 def test_many_and_long_column_names_are_cut_short(read: Read) -> None:
@@ -253,4 +265,4 @@ def test_whatever_stands_in_a_file_ends_in_rows_or_a_typed_failure(
     except TrainerFailure:  # columns that fit no format
         return
     assert len(rows) + findings.invalid == findings.rows
-    assert all(row.messages[-1].role == "assistant" and row.messages[-1].content.strip() for row in rows)
+    assert all(row.messages[-1].role in ("assistant", DOCUMENT) and row.messages[-1].content.strip() for row in rows)

@@ -93,6 +93,15 @@ def test_wildcards_match_within_one_folder_and_come_sorted(place: Place) -> None
     assert place.storage.list(place.uri("data", "none-*.jsonl")) == []
 
 
+def test_two_stars_match_any_folders_and_none(place: Place) -> None:
+    names = ("a.jsonl", "deep/b.jsonl", "deep/er/c.jsonl", "deep/er/c.json")
+    for name in names:
+        place.storage.write_bytes(place.uri("data", name), b"{}")
+    assert place.storage.list(place.uri("data", "**", "*.jsonl")) == [place.uri("data", name) for name in names[:3]]
+    assert place.storage.list(place.uri("data", "**", "er", "*.jsonl")) == [place.uri("data", "deep/er/c.jsonl")]
+    assert place.storage.list(place.uri("data", "de**c.json")) == [place.uri("data", "deep/er/c.json")]
+
+
 def test_a_conditional_write_never_replaces_a_file(place: Place) -> None:
     uri = place.uri("out", "manifest.json")
     assert place.storage.write_bytes(uri, b"first", if_absent=True)

@@ -1,0 +1,217 @@
+"""Preflight's speed and memory on rows made here, against the `datasets.map` pipeline one would write by hand.
+
+    python -m benchmarks.preflight --model FOLDER [--rows 10000 ...] [--gigabytes 5] [--skip-plain]
+
+`FOLDER` holds a model as save_pretrained writes it; only its tokenizer and its weights' headers are read. Each
+measurement is a process of its own, so that its peak memory is its own. MB are those of the data file.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+SEED = 0
+SENTENCES, VOCABULARY = 20_000, 8_000
+STAGED_ROWS = 10_000
+"""Rows that the stages are measured on one by one."""
+
+
+def sentences(rng: random.Random) -> list[str]:
+    """Sentences of words whose frequencies fall as one over their rank, as those of natural text do (Zipf's law), and
+    whose lengths are those of English words. The commonest are English, so that they are single tokens."""
+    common = "the of and to in a is that for it as was with be by on not he his but at are this have from or".split()  # noqa: SIM905
+    syllables = [c + v for c in "bcdfghjklmnprstvw" for v in "aeiou"]
+    made = ("".join(rng.choices(syllables, k=rng.choice((1, 2, 2, 3, 3, 4)))) for _ in range(VOCABULARY))
+    words = [*common, *made]
+    frequencies = list(accumulate(1 / rank for rank in range(1, len(words) + 1)))
+    texts = (" ".join(rng.choices(words, cum_weights=frequencies, k=rng.randint(5, 22))) for _ in range(SENTENCES))
+    return [f"{text.capitalize()}{rng.choice('.....?!')}" for text in texts]
+
+
+def write_rows(path: Path, rows: int | None, size: int | None) -> int:
+    """Writes rows of a question and its answer, together about 550 bytes in the mean and unevenly long, until there are
+    `rows` of them or `size` bytes. Returns how many."""
+    rng = random.Random(SEED)
+    pool = sentences(rng)
+    lengths = [max(1, min(40, round(rng.lognormvariate(1.0, 0.6)))) for _ in range(10_007)]
+    count = written = 0
+    with path.open("w", encoding="utf-8") as file:
+        while (rows is None or count < rows) and (size is None or written < size):
+            asked, answered = lengths[count % 10_007], lengths[count * 7 % 10_007]
+            row = {
+                "prompt": f"{' '.join(rng.choices(pool, k=asked))} ({count})",
+                "completion": " ".join(rng.choices(pool, k=answered)),
+            }
+            written += file.write(json.dumps(row) + "\n")
+            count += 1
+    return count
+
+
+def plain(data: Path, model: Path, scratch: Path) -> None:
+    """What one would write by hand, and what TRL's SFTTrainer does to its data set: read, render, tokenize whole row
+    and prompt, mask the prompt. It checks nothing, finds no copy, and keeps no text."""
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def render(row: dict[str, str]) -> dict[str, str]:
+        asked = [{"role": "user", "content": row["prompt"]}]
+        chat = [*asked, {"role": "assistant", "content": row["completion"]}]
+        return {
+            "text": tokenizer.apply_chat_template(chat, tokenize=False),
+            "prompt": tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True),
+        }
+
+    def tokens(row: dict[str, str]) -> dict[str, Any]:
+        ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+        prompt = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
+        return {"input_ids": ids, "labels": [-100] * len(prompt) + ids[len(prompt) :]}
+
+    found = load_dataset("json", data_files=str(data), split="train", cache_dir=str(scratch / "cache"))
+    found = found.map(render, remove_columns=["completion"])
+    found.map(tokens, remove_columns=["text", "prompt"])
+
+
+def stages(data: Path, model: Path, scratch: Path) -> None:
+    """Prints microseconds a row of each stage: the pipeline is run again with one stage more each time."""
+    from finetune_trainer.base_model import inspect_model
+    from finetune_trainer.deduplicate import drop_copies, prompt_key
+    from finetune_trainer.findings import Findings
+    from finetune_trainer.json_rows import json_lines
+    from finetune_trainer.render import prompt_format
+    from finetune_trainer.row_store import StoreWriter
+    from finetune_trainer.rows import read_rows
+    from finetune_trainer.storage import open_storage
+    from finetune_trainer.suspicions import Suspicions
+    from finetune_trainer.tokenization import tokenize
+
+    bundle = bundle_of(data, model, scratch)
+    storage, findings = open_storage(bundle), Findings()
+    tokenizer = inspect_model(storage, str(model), scratch / "model").tokenizer
+    format, suspicions = prompt_format(tokenizer), Suspicions(tokenizer)
+
+    def parsed() -> Iterator[Any]:
+        with data.open("rb") as stream:
+            yield from json_lines(stream, str(data))
+
+    def valid() -> Iterator[Any]:
+        return read_rows(storage, bundle.spec.dataset.train, "dataset.train", findings)
+
+    def distinct() -> Iterator[Any]:
+        return drop_copies(valid(), set(), findings)
+
+    def looked_at() -> Iterator[Any]:
+        return suspicions.note(distinct(), findings)
+
+    def rendered() -> Iterator[Any]:
+        return (format.render(row) for row in looked_at())
+
+    def tokenized() -> Iterator[Any]:
+        return tokenize(looked_at(), format, tokenizer, findings)
+
+    def stored() -> Iterator[Any]:
+        with StoreWriter(scratch / "store") as writer:
+            for row, example in tokenized():
+                yield writer.append(example, prompt_key(row))
+
+    pipelines: Sequence[Callable[[], Iterable[Any]]] = (parsed, valid, distinct, looked_at, rendered, tokenized, stored)
+    names = ("parse", "validate", "find copies", "look for suspicions", "render", "tokenize", "store")
+    before = 0.0
+    for name, pipeline in zip(names, pipelines, strict=True):
+        start = time.perf_counter()
+        rows = sum(1 for _ in pipeline())
+        seconds = time.perf_counter() - start
+        print(f"STAGE | {name} | {(seconds - before) / rows * 1e6:,.0f} |", flush=True)
+        before = seconds
+
+
+def bundle_of(data: Path, model: Path, scratch: Path) -> Any:
+    """A bundle over local paths."""
+    from finetune_api.bundle import Bundle
+
+    spec = {
+        "model": {"uri": str(model)},
+        "dataset": {"train": [{"uri": str(data)}]},
+        "output": {"uri": str(scratch / "output")},
+    }
+    return Bundle.model_validate({"spec": spec})
+
+
+WORK = {work.__name__: work for work in (plain, stages)}
+
+
+def measure(work: str, data: Path, model: Path, scratch: Path) -> tuple[float, float, list[str]]:
+    """Seconds, peak resident memory in GB, and what was printed of stages, of `work` in a process of its own: `ours` as
+    a pod runs it."""
+    command = [sys.executable, "-m", "benchmarks.preflight", "--work", work, "--data", str(data), "--model", str(model)]
+    if work == "ours":
+        bundle = scratch / "bundle.json"
+        bundle.write_text(bundle_of(data, model, scratch).model_dump_json(by_alias=True, exclude_none=True))
+        command = [sys.executable, "-m", "finetune_trainer", "preflight", str(bundle)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TMPDIR": str(scratch)}
+    log = scratch / "log"
+    start = time.perf_counter()
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()[-2000:]}")
+    return seconds, usage.ru_maxrss / 1e6, [line for line in log.read_text().splitlines() if line.startswith("STAGE")]
+
+
+def main() -> None:
+    """Measures, or is one of the measured processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="the model's folder")
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="sizes to measure")
+    parser.add_argument("--gigabytes", type=float, default=0, help="one more file of this size")
+    parser.add_argument("--skip-plain", action="store_true", help="measure ours alone")
+    parser.add_argument("--work", choices=WORK, help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        with tempfile.TemporaryDirectory() as folder:
+            WORK[options.work](options.data, options.model.absolute(), Path(folder))
+        return
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "rows.jsonl"
+        write_rows(data, STAGED_ROWS, None)
+        print("\n| stage | microseconds a row |\n| --- | --- |")
+        lines = measure("stages", data, options.model.absolute(), Path(folder))[2]
+        print("\n".join(line.removeprefix("STAGE ") for line in lines), flush=True)
+    print("\n| pipeline | rows | MB | seconds | rows/s | MB/s | peak memory GB |" + "\n|" + " --- |" * 7)
+    sizes: list[tuple[int | None, int | None]] = [(rows, None) for rows in options.rows]
+    for rows, size in [*sizes, *([(None, int(options.gigabytes * 1e9))] if options.gigabytes else [])]:
+        table_rows(rows, size, options.model.absolute(), ("ours",) if options.skip_plain else ("ours", "plain"))
+
+
+def table_rows(rows: int | None, size: int | None, model: Path, pipelines: Sequence[str]) -> None:
+    """Makes a file and prints what each pipeline takes for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "rows.jsonl"
+        count, megabytes = write_rows(data, rows, size), data.stat().st_size / 1e6
+        for work in pipelines:
+            with tempfile.TemporaryDirectory() as scratch:
+                seconds, peak, _ = measure(work, data, model, Path(scratch))
+            print(
+                f"| {work} | {count:,} | {megabytes:,.0f} | {seconds:,.1f} | {count / seconds:,.0f} | "
+                f"{megabytes / seconds:.2f} | {peak:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Tokens of whole rows: prompts told from them as a server tokenizes them, documents cut without loss."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_trainer import tokenization
+from finetune_trainer.findings import Findings
+from finetune_trainer.render import prompt_format
+from finetune_trainer.row_format import DOCUMENT, Message, Row
+from finetune_trainer.row_store import Example
+from finetune_trainer.tokenization import tokenize
+from tests.unit.finetune_trainer.conftest import TEMPLATE
+from tests.unit.finetune_trainer.test_render import LLAMA_2, PHI_3, UNENDED, load, row
+
+TEMPLATES = {"chatml": TEMPLATE, "llama-2": LLAMA_2, "phi-3": PHI_3, "unended": UNENDED, "plain": None}
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.strip) | st.sampled_from(
+    ["\n", "assistant", "<|start|>", "<|end|>", "<|start|>assistant\n", " lead", "trail \n", "<s>x"]
+).filter(str.strip)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {
+        name: load(tmp_path_factory.mktemp(name), template, bos=name == "llama-2")
+        for name, template in TEMPLATES.items()
+    }
+
+
+def tokens(tokenizer: Any, rows: list[Row], **options: Any) -> list[Example]:
+    findings = Findings()
+    return [example for _, example in tokenize(rows, prompt_format(tokenizer), tokenizer, findings, **options)]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@given(pairs=st.lists(st.lists(st.tuples(texts, texts), min_size=1, max_size=3), min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_prompts_told_from_whole_rows_are_those_tokenized_alone(
+    tokenizers: dict[str, Any], name: str, pairs: list[list[tuple[str, str]]]
+) -> None:
+    rows = [row(*(text for pair in conversation for text in pair)) for conversation in pairs]
+    found = []
+    for checked in (0, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tokenization, "CHECKED", checked)
+            found.append(tokens(tokenizers[name], rows))
+    for told, exact in zip(*found, strict=True):
+        assert told.input_ids.tolist() == exact.input_ids.tolist()
+        assert told.supervised.tolist() == exact.supervised.tolist()
+        assert told.prompt_length == exact.prompt_length
+
+
+def test_prompts_are_told_without_being_tokenized_again(
+    tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenization, "CHECKED", 0)
+    calls = []
+    encode = tokenization._Prompts._ids
+    monkeypatch.setattr(tokenization._Prompts, "_ids", lambda self, text: calls.append(text) or encode(self, text))
+    assert len(tokens(tokenizers["chatml"], [row(f"q {n}", f"a {n}") for n in range(50)])) == 50
+    assert calls == ["<|start|>assistant\n"]
+
+
+def test_a_tokenizer_that_special_tokens_do_not_part_is_found_out(
+    tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong answer of the quick way is never used: the exact one is while it is checked, and after a difference."""
+    rows = [row(f"q {n}", f"a {n}") for n in range(5)]
+    right = tokens(tokenizers["chatml"], rows)
+    monkeypatch.setattr(tokenization, "CHECKED", 1)
+    monkeypatch.setattr(tokenization._Prompts, "_told", lambda self, *_: [7] if self._mark else None)
+    wrong = tokens(tokenizers["chatml"], rows)
+    assert [e.input_ids.tolist() for e in wrong] == [e.input_ids.tolist() for e in right]
+
+
+def document(text: str, source: str = "t.jsonl:1") -> Row:
+    return Row((Message(DOCUMENT, text),), source)
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama-2"])
+@given(text=st.text(st.characters(codec="utf-8"), min_size=1, max_size=80), longest=st.integers(2, 40))
+@settings(max_examples=100, deadline=None)
+def test_no_token_of_a_document_is_lost_and_none_stands_twice(
+    tokenizers: dict[str, Any], name: str, text: str, longest: int
+) -> None:
+    tokenizer = tokenizers[name]
+    whole = tokenizer(text, add_special_tokens=True)["input_ids"] + [tokenizer.eos_token_id]
+    pieces = tokens(tokenizer, [document(text)], longest_document=longest)
+    assert np.concatenate([piece.input_ids for piece in pieces]).tolist() == whole
+    lengths = [len(piece.input_ids) for piece in pieces]
+    assert max(lengths) <= longest
+    assert max(lengths) - min(lengths) <= 1
+    assert "".join(piece.answer for piece in pieces) == text
+
+
+def test_every_token_of_a_document_is_learned_but_the_first_of_each_piece(tokenizers: dict[str, Any]) -> None:
+    pieces = tokens(tokenizers["chatml"], [document("some words " * 40)], longest_document=50)
+    assert len(pieces) > 2
+    for piece in pieces:
+        assert piece.supervised.tolist() == [False] + [True] * (len(piece.input_ids) - 1)
+        assert (piece.prompt_length, piece.prompt, piece.source) == (1, "", "t.jsonl:1")
+
+
+def test_rows_of_all_formats_keep_their_order(tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenization, "BATCH", 3)
+    rows = [document(f"text {n}", f"t:{n}") if n % 3 else row(f"q {n}", "a") for n in range(20)]
+    sources = [example.source for example in tokens(tokenizers["chatml"], rows)]
+    assert sources == [found.source for found in rows]
+
+
+def test_a_batch_holds_no_more_text_than_stated(tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenization, "BATCH_CHARACTERS", 100)
+    format = prompt_format(tokenizers["chatml"])
+    rendered = [(found, format.render(found)) for found in (document("x" * size) for size in (99, 1, 500, 50, 50))]
+    batches = list(tokenization._batches(rendered))
+    assert [[len(found.text) for _, found in batch] for batch in batches] == [[99, 1], [500], [50, 50]]

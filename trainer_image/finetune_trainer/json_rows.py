@@ -1,0 +1,149 @@
+"""JSON values from files: one a line (.jsonl), or the items of one array (.json), parsed as the file is read."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.data_files import BOM, LINE_BYTES, lines, refuse_utf_16
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.findings import InvalidRow
+
+CHUNK_BYTES = 1 << 16
+
+
+def json_lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
+    """The value of each line that is not blank, with its number, from 1; InvalidRow where it is none."""
+    for number, line in lines(stream, uri):
+        if line is None:
+            yield number, InvalidRow(f"longer than {LINE_BYTES >> 20} MiB", "a .jsonl file has one object a line")
+        elif not line.isspace():
+            try:
+                yield number, parse(line.rstrip())
+            except InvalidRow as problem:
+                yield number, problem
+
+
+def parse(data: bytes) -> Any:
+    """The JSON value in `data`. Raises InvalidRow."""
+    try:
+        return DECODER.decode(data.removeprefix(BOM).decode())
+    except (ValueError, RecursionError) as error:
+        raise _not_json(error) from error
+
+
+def array_items(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
+    """The items with their numbers, from 1. Raises TrainerFailure DatasetInvalid from where on it is no JSON array:
+    unlike a line, what follows cannot be told apart."""
+    text = _Text(stream, uri)
+    if (opening := text.peek()) != "[":
+        found = {"{": "an object", '"': "text", "": "nothing"}.get(opening, "no JSON")
+        raise _refusal(uri, f"holds {found}, not an array of objects")
+    text.skip()
+    number = 0
+    while (mark := text.peek()) != "]":
+        if number:
+            if mark != ",":
+                raise _refusal(uri, f"is not JSON: a comma or ] is missing after item {number}")
+            text.skip()
+            text.peek()
+        number += 1
+        try:
+            yield number, text.value()
+        except InvalidRow as problem:
+            yield number, problem
+        except (ValueError, RecursionError) as error:
+            raise _refusal(uri, f"is not JSON: item {number} ({_not_json(error).detail.split(' at ')[0]})") from error
+    text.skip()
+    if text.peek():
+        raise _refusal(uri, "goes on after the end of its array")
+
+
+def _refusal(uri: str, what: str) -> TrainerFailure:
+    return TrainerFailure(
+        FailureReason.DATASET_INVALID,
+        f"{uri} {what}. A .json file holds one array of objects; for one object a line name it .jsonl.",
+    )
+
+
+def _not_json(error: ValueError | RecursionError) -> InvalidRow:
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidRow("not UTF-8", f"byte {error.start + 1}")
+    if isinstance(error, json.JSONDecodeError):
+        where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno} column {error.colno}"
+        return InvalidRow("not JSON", f"{error.msg} at {where}")
+    return InvalidRow("not JSON", "nested too deep or with a number too long")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. RFC 8259 leaves open which of two values of one name holds: an answer must not depend on that."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRow("a name stands twice in an object", twice if len(twice) <= 40 else f"{twice[:37]}...")
+    return found
+
+
+DECODER, WITHOUT_CHECK = json.JSONDecoder(object_pairs_hook=_object), json.JSONDecoder()
+
+
+class _Text:
+    """The text that was read and not yet taken."""
+
+    def __init__(self, stream: BinaryIO, uri: str) -> None:
+        self._stream, self._uri = stream, uri
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._text, self._at, self._ended = "", 0, False
+
+    def peek(self) -> str:
+        """The next character that is no white space; "" at the end."""
+        while True:
+            rest = len(self._text) - self._at
+            while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more(rest):
+                return ""
+
+    def skip(self) -> None:
+        """Takes the character `peek` showed."""
+        self._at += 1
+
+    def value(self) -> Any:
+        """Takes a value. Raises InvalidRow for one that is JSON and yet no row, JSONDecodeError where it is no JSON."""
+        while True:
+            try:
+                value, end = self._taken(DECODER)
+            except InvalidRow:
+                _, self._at = self._taken(WITHOUT_CHECK)
+                raise
+            except json.JSONDecodeError:
+                if len(self._text) - self._at > LINE_BYTES or not self._more(len(self._text) - self._at):
+                    raise
+                continue
+            # A number at the end of what was read may go on: 1 as 1.5 or 1e+5.
+            cut, length = isinstance(value, int | float) and end + 2 >= len(self._text), end - self._at
+            if not cut or not self._more(len(self._text) - self._at):
+                self._at += length
+                return value
+
+    def _taken(self, decoder: json.JSONDecoder) -> tuple[Any, int]:
+        return decoder.raw_decode(self._text, self._at)
+
+    def _more(self, wanted: int) -> bool:
+        """Reads on, as much again as is there already, so that a long value is not parsed too often."""
+        data = b"" if self._ended else self._stream.read(max(wanted, CHUNK_BYTES))
+        if not data and self._ended:
+            return False
+        if not self._text:
+            refuse_utf_16(data, self._uri)
+        self._ended = not data
+        try:
+            decoded = self._decode(data, final=self._ended)
+        except UnicodeDecodeError as error:
+            raise _refusal(self._uri, "is not UTF-8") from error
+        self._text, self._at = self._text[self._at :] + decoded, 0
+        return bool(data)
