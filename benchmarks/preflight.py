@@ -3,7 +3,8 @@
     python -m benchmarks.preflight --model FOLDER [--rows 10000 ...] [--gigabytes 5] [--skip-plain]
 
 `FOLDER` holds a model as save_pretrained writes it; only its tokenizer and its weights' headers are read. Each
-measurement is a process of its own, so that its peak memory is its own. MB are those of the data file.
+measurement is a process of its own, so that its peak memory is its own. MB are those of the data file. Rows per second
+of one core's time do not depend on what else the machine does.
 """
 
 import argparse
@@ -84,9 +85,11 @@ def plain(data: Path, model: Path, scratch: Path) -> None:
 
 
 def stages(data: Path, model: Path, scratch: Path) -> None:
-    """Prints microseconds a row of each stage: the pipeline is run again with one stage more each time."""
+    """Prints microseconds of processor time a row of each stage: the pipeline is run again with one stage more each
+    time."""
     from finetune_trainer.base_model import inspect_model
-    from finetune_trainer.deduplicate import drop_copies, prompt_key
+    from finetune_trainer.clean import Cleaner
+    from finetune_trainer.deduplicate import NearCopies, SeenKeys, drop_copies, prompt_key
     from finetune_trainer.findings import Findings
     from finetune_trainer.json_rows import json_lines
     from finetune_trainer.render import prompt_format
@@ -108,8 +111,11 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
     def valid() -> Iterator[Any]:
         return read_rows(storage, bundle.spec.dataset.train, "dataset.train", findings)
 
+    def cleaned() -> Iterator[Any]:
+        return Cleaner(bundle.spec.dataset.clean).clean(valid())
+
     def distinct() -> Iterator[Any]:
-        return drop_copies(valid(), set(), findings)
+        return drop_copies(cleaned(), SeenKeys(), findings)
 
     def looked_at() -> Iterator[Any]:
         return suspicions.note(distinct(), findings)
@@ -121,17 +127,33 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
         return tokenize(looked_at(), format, tokenizer, findings)
 
     def stored() -> Iterator[Any]:
-        with StoreWriter(scratch / "store") as writer:
+        with tempfile.TemporaryDirectory() as folder, StoreWriter(Path(folder) / "store") as writer:
             for row, example in tokenized():
-                yield writer.append(example, prompt_key(row))
+                writer.append(example, prompt_key(row))
+                yield row
 
-    pipelines: Sequence[Callable[[], Iterable[Any]]] = (parsed, valid, distinct, looked_at, rendered, tokenized, stored)
-    names = ("parse", "validate", "find copies", "look for suspicions", "render", "tokenize", "store")
+    def sketched() -> Iterator[Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            copies = NearCopies(bundle.spec.dataset.deduplicate, storage, Path(folder))
+            for row in stored():
+                yield copies.add(row)
+
+    pipelines: dict[str, Callable[[], Iterable[Any]]] = {
+        "read and parse": parsed,
+        "validate": valid,
+        "clean": cleaned,
+        "find exact copies": distinct,
+        "look for suspicions": looked_at,
+        "render": rendered,
+        "tokenize": tokenized,
+        "store": stored,
+        "sketch for near copies": sketched,
+    }
     before = 0.0
-    for name, pipeline in zip(names, pipelines, strict=True):
-        start = time.perf_counter()
+    for name, pipeline in pipelines.items():
+        start = time.process_time()
         rows = sum(1 for _ in pipeline())
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         print(f"STAGE | {name} | {(seconds - before) / rows * 1e6:,.0f} |", flush=True)
         before = seconds
 
@@ -151,15 +173,15 @@ def bundle_of(data: Path, model: Path, scratch: Path) -> Any:
 WORK = {work.__name__: work for work in (plain, stages)}
 
 
-def measure(work: str, data: Path, model: Path, scratch: Path) -> tuple[float, float, list[str]]:
-    """Seconds, peak resident memory in GB, and what was printed of stages, of `work` in a process of its own: `ours` as
-    a pod runs it."""
+def measure(work: str, data: Path, model: Path, scratch: Path) -> tuple[float, float, float, list[str]]:
+    """Seconds, those of all cores together, peak resident memory in GB, and what was printed of stages, of `work` in a
+    process of its own: `ours` as a pod runs it."""
     command = [sys.executable, "-m", "benchmarks.preflight", "--work", work, "--data", str(data), "--model", str(model)]
     if work == "ours":
         bundle = scratch / "bundle.json"
         bundle.write_text(bundle_of(data, model, scratch).model_dump_json(by_alias=True, exclude_none=True))
         command = [sys.executable, "-m", "finetune_trainer", "preflight", str(bundle)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TMPDIR": str(scratch)}
+    environment = os.environ | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1", "TMPDIR": str(scratch)}
     log = scratch / "log"
     start = time.perf_counter()
     with log.open("w") as file:
@@ -168,7 +190,8 @@ def measure(work: str, data: Path, model: Path, scratch: Path) -> tuple[float, f
     seconds = time.perf_counter() - start
     if status:
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()[-2000:]}")
-    return seconds, usage.ru_maxrss / 1e6, [line for line in log.read_text().splitlines() if line.startswith("STAGE")]
+    staged = [line for line in log.read_text().splitlines() if line.startswith("STAGE")]
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6, staged
 
 
 def main() -> None:
@@ -189,10 +212,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.jsonl"
         write_rows(data, STAGED_ROWS, None)
-        print("\n| stage | microseconds a row |\n| --- | --- |")
-        lines = measure("stages", data, options.model.absolute(), Path(folder))[2]
+        print("\n| stage | microseconds of processor time a row |\n| --- | --- |")
+        lines = measure("stages", data, options.model.absolute(), Path(folder))[3]
         print("\n".join(line.removeprefix("STAGE ") for line in lines), flush=True)
-    print("\n| pipeline | rows | MB | seconds | rows/s | MB/s | peak memory GB |" + "\n|" + " --- |" * 7)
+    print("\n| pipeline | rows | MB | seconds | rows/s | MB/s | rows/s of one core's time | peak memory GB |")
+    print("|" + " --- |" * 8)
     sizes: list[tuple[int | None, int | None]] = [(rows, None) for rows in options.rows]
     for rows, size in [*sizes, *([(None, int(options.gigabytes * 1e9))] if options.gigabytes else [])]:
         table_rows(rows, size, options.model.absolute(), ("ours",) if options.skip_plain else ("ours", "plain"))
@@ -205,12 +229,9 @@ def table_rows(rows: int | None, size: int | None, model: Path, pipelines: Seque
         count, megabytes = write_rows(data, rows, size), data.stat().st_size / 1e6
         for work in pipelines:
             with tempfile.TemporaryDirectory() as scratch:
-                seconds, peak, _ = measure(work, data, model, Path(scratch))
-            print(
-                f"| {work} | {count:,} | {megabytes:,.0f} | {seconds:,.1f} | {count / seconds:,.0f} | "
-                f"{megabytes / seconds:.2f} | {peak:.2f} |",
-                flush=True,
-            )
+                seconds, cores, peak, _ = measure(work, data, model, Path(scratch))
+            figures = f"{seconds:,.1f} | {count / seconds:,.0f} | {megabytes / seconds:.2f} | {count / cores:,.0f}"
+            print(f"| {work} | {count:,} | {megabytes:,.0f} | {figures} | {peak:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
