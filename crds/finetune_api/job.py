@@ -316,7 +316,7 @@ class Source(ApiModel):
         ]
         | None
     ) = None
-    """What the source is called in messages, the status and the report. Default: its place, as train-1."""
+    """What the source is called in the status and the report. Default: its place, as train-1."""
     format: RowFormat = RowFormat.AUTO
     """What the rows hold. PromptCompletion: a prompt and its completion. Instruction: an instruction, perhaps an input,
     and the output. Messages: a list of {role, content}, of which every assistant turn is learned. Text: a text, of

@@ -11,6 +11,9 @@ from finetune_trainer.records import read_records
 from finetune_trainer.row_format import Columns, Row, detect_format, messages_of
 from finetune_trainer.storage import Storage
 
+ROW_CHARACTERS = 4 * 1024 * 1024
+"""Longest text of a row. The tokenizer takes some 200 bytes of memory for each character it is given at once."""
+
 
 def read_rows(storage: Storage, sources: Sequence[Source], field: str, findings: Findings) -> Iterator[Row]:
     """The valid rows of all sources in order; the others go to `findings`. `field`: dataset.train or dataset.test, for
@@ -32,6 +35,9 @@ def _read_source(storage: Storage, source: Source, position: int, field: str, fi
         if format is RowFormat.AUTO:
             format = detect_format(record.value, source, field, place_of(record.source))
         try:
-            yield Row(messages_of(format, columns, record.value), record.source, position)
+            messages = messages_of(format, columns, record.value)
+            if sum(len(message.content) for message in messages) > ROW_CHARACTERS:
+                raise InvalidRow(f"longer than {ROW_CHARACTERS >> 20} Mi characters", "make several rows of it")
+            yield Row(messages, record.source, position)
         except InvalidRow as problem:
             findings.invalid_row(record.source, problem)

@@ -232,6 +232,13 @@ def test_an_enormous_line_is_left_out_before_it_fills_the_memory(read: Read, mon
     assert "t.jsonl line 2: longer than" in complaint(findings)
 
 
+def test_a_row_too_long_for_the_tokenizers_memory_is_left_out(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_trainer.rows.ROW_CHARACTERS", 1000)
+    rows, findings = read([{"text": "x" * 1000}, {"text": "x" * 1001}])
+    assert len(rows) == 1
+    assert "t.jsonl line 2: longer than" in complaint(findings)
+
+
 def test_many_and_long_column_names_are_cut_short(read: Read) -> None:
     with pytest.raises(TrainerFailure) as caught:
         read([{f"column-{n}" + "x" * 1000: "" for n in range(100)}])
