@@ -58,6 +58,7 @@ class MethodType(StrEnum):
     LORA = "LoRA"
     QLORA = "QLoRA"
     FULL = "Full"
+    NONE = "None"
 
 
 class LoraBias(StrEnum):
@@ -224,6 +225,10 @@ class Method(ApiModel):
                 "!has(self.lora) || !has(self.lora.from) || self.type != 'Full'",
                 "type Full trains no adapter, so there is none to continue from: remove lora.from, or set type to LoRA",
             ),
+            (
+                "!has(self.type) || self.type != 'None' || (has(self.lora) && has(self.lora.from))",
+                "type None only evaluates, and needs an adapter for it: set lora.from to its folder",
+            ),
         )
     )
 
@@ -231,7 +236,8 @@ class Method(ApiModel):
     """LoRA trains low-rank adapters over the base weights in bfloat16. QLoRA does the same over base weights held in
     4 bits: about a quarter of the memory, somewhat slower. Full trains every weight, in fp32 with bfloat16 compute,
     and needs 18 bytes of memory a parameter; its result is a whole model. Auto: LoRA where it fits the GPU's memory,
-    or else QLoRA; what was chosen, and why, is in status.resolved."""
+    or else QLoRA; what was chosen, and why, is in status.resolved. None trains nothing and evaluates the adapter in
+    lora.from, whose own settings hold, over bfloat16 weights: run it again on newer test rows to watch for drift."""
     lora: Lora = Lora()
     """Settings of the adapter. Full has none."""
     quantization: Quantization | None = None

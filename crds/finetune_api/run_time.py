@@ -58,7 +58,7 @@ class Work:
     micro_batches: int
     """Passes through the model."""
     answers: int
-    """Held-out rows, each answered by two models."""
+    """Answers written to held-out rows, by all models together."""
     prompt_tokens: int
     """Of the longest prompt."""
     answer_tokens: int
@@ -102,9 +102,9 @@ def training_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -
 
 
 def total_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> float:
-    """Seconds from the pod's start to the results: loading, base and tuned model on the held-out rows, all steps."""
+    """Seconds from the pod's start to the results: loading, all models on the held-out rows, all steps."""
     together = max(1, GENERATION_FACTOR * work.micro_batch_tokens // (work.prompt_tokens + work.answer_tokens))
-    answering = 2 * -(-work.answers // together) * work.answer_tokens * shape.layers * LAYER_DECODE
+    answering = -(-work.answers // together) * work.answer_tokens * shape.layers * LAYER_DECODE
     return START + 2 * shape.parameters / LOADING + answering + training_seconds(shape, setup, work, peak)
 
 

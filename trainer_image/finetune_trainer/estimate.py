@@ -8,7 +8,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.job import FineTuneJobSpec, GradientCheckpointing
+from finetune_api.evaluation import Baseline
+from finetune_api.job import FineTuneJobSpec, GradientCheckpointing, MethodType
 from finetune_api.model_shape import ModelShape
 from finetune_api.profile import GpuType
 from finetune_api.quantity import bytes_of, gibibytes
@@ -17,6 +18,7 @@ from finetune_api.run_time import Work, cost, peak_flops, total_seconds
 from finetune_api.sizing import Load, Setup, TrainedMethod, first_fit, predict
 from finetune_api.status import Estimate, Resolved
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.few_shot import DRAWS
 from finetune_trainer.prepared import Split as Side
 from finetune_trainer.row_store import Example, lengths, prompt_lengths, supervised_counts
 
@@ -76,8 +78,10 @@ CHECKPOINTING = {
 def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
     """What of the spec decides memory; one for each way the trainer may take, in order of preference."""
     lora = spec.method.lora
+    # What only evaluates needs no more than training an adapter would.
+    method = MethodType.LORA if resolved.method is MethodType.NONE else resolved.method
     setup = Setup(
-        method=cast(TrainedMethod, resolved.method.value),
+        method=cast(TrainedMethod, method.value),
         optimizer=spec.training.optimizer.value,
         rank=lora.r,
         dropout=lora.dropout > 0,
@@ -157,7 +161,7 @@ def work_of(spec: FineTuneJobSpec, resolved: Resolved, data: DataSize, load: Loa
         labels=round(passes * float(data.labels.sum())),
         context=float((data.tokens**2).sum()) / tokens,
         micro_batches=resolved.total_steps * ceil(step / load.tokens),
-        answers=data.answered,
+        answers=data.answered * (2 + DRAWS * (Baseline.FEW_SHOT in spec.evaluation.baselines)),
         prompt_tokens=data.prompt,
         answer_tokens=resolved.max_new_tokens,
         micro_batch_tokens=load.tokens,

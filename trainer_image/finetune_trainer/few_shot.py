@@ -3,10 +3,10 @@
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from finetune_trainer.mixing import shuffled
 from finetune_trainer.prepared import Example
@@ -31,7 +31,7 @@ def few_shot_draws(
     train: Sequence[Example],
     held_out: Sequence[Example],
     format: PromptFormat,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     room: int,
     seed: int,
 ) -> list[Draw]:
@@ -82,6 +82,6 @@ def with_examples(examples: Sequence[Example], row: Example) -> tuple[Message, .
     return (*system, *turns, *asked)
 
 
-def encode(text: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+def encode(text: str, tokenizer: Any) -> Prompt:
     """Tokens of a rendered prompt, which has all its special tokens already."""
     return np.array(tokenizer(text, add_special_tokens=False).input_ids, dtype=np.int32)

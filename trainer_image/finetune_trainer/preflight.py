@@ -54,8 +54,9 @@ def preflight(bundle: Bundle, storage: Storage, status: StatusWriter) -> str:
             print(f"The status could not be written: {unwritten}", flush=True)
         raise
     watched = f"{len(prepared.validation):,} to validate on, " if prepared.validation else ""
+    steps = prepared.resolved.total_steps
     message = (
-        f"{len(prepared.train):,} rows to learn from in {prepared.resolved.total_steps:,} steps, "
+        f"{len(prepared.train):,} rows to learn from in {steps:,} step{'s' * (steps != 1)}, "
         f"{watched}{len(prepared.test):,} held out to test on."
     )
     status.condition(ConditionType.VALIDATED, True, "DataValid", message)
@@ -71,7 +72,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     model = inspect_model(storage, spec.model.uri, scratch / "model")
     if spec.method.type is not MethodType.FULL:
         require_modules(spec.method.lora, model)
-        require_fitting_adapter(storage, spec.method.lora, model)
+        require_fitting_adapter(storage, spec.method, model)
     format = prompt_format(model.tokenizer)
     most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
     gathered = gather(spec.dataset, storage, model, format, most, findings, scratch / "prepared")

@@ -2,10 +2,10 @@
 settings and its weights' header."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_api.job import Lora, LoraBias
+from finetune_api.job import Lora, LoraBias, Method, MethodType
 from finetune_api.model_shape import Sizes
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base_model import BaseModel, tensor_sizes
@@ -19,9 +19,10 @@ PEFT_BIAS = {LoraBias.NONE: "none", LoraBias.ALL: "all", LoraBias.LORA_ONLY: "lo
 ENDINGS = (".lora_A.weight", ".lora_B.weight")
 
 
-def require_fitting_adapter(storage: Storage, lora: Lora, base: BaseModel) -> None:
-    """Raises TrainerFailure ModelNotFound where there is no adapter at `lora.from`, SpecInvalid where it is not of the
-    settings in `lora` or not of this base model."""
+def require_fitting_adapter(storage: Storage, method: Method, base: BaseModel) -> None:
+    """Raises TrainerFailure ModelNotFound where there is no adapter at `method.lora.from`, SpecInvalid where it is not
+    of this base model, or is to be trained on and not of the settings in `method.lora`."""
+    lora = method.lora
     uri = lora.from_
     if uri is None:
         return
@@ -31,28 +32,37 @@ def require_fitting_adapter(storage: Storage, lora: Lora, base: BaseModel) -> No
         raise TrainerFailure(
             FailureReason.MODEL_NOT_FOUND, f"method.lora.from: there is no {missing[0]} in {uri}{hint}."
         )
-    require_settings(storage.read_bytes(join(uri, CONFIG)), lora, uri)
+    settings = settings_of(storage.read_bytes(join(uri, CONFIG)), uri)
+    if method.type is MethodType.NONE:
+        lora = Lora()  # its own settings hold
+    else:
+        require_settings(settings, lora, uri)
     shapes = tensor_sizes(storage, join(uri, WEIGHTS), files[WEIGHTS])
     require_layers(shapes, base.sizes, lora, uri)
 
 
-def require_settings(config: bytes, lora: Lora, uri: str) -> None:
-    """Raises TrainerFailure SpecInvalid unless the adapter's settings (adapter_config.json) are those of the spec,
-    which would otherwise say what is not so."""
+def settings_of(config: bytes, uri: str) -> dict[str, Any]:
+    """The adapter's settings (adapter_config.json). Raises TrainerFailure SpecInvalid unless they are LoRA's."""
     try:
-        found = json.loads(config)
+        found: dict[str, Any] = json.loads(config)
         kind = found["peft_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise _misfit(f"{join(uri, CONFIG)} holds no settings of an adapter") from error
     if kind != "LORA":
         raise _misfit(f"the adapter in {uri} is of type {kind}, not LORA")
+    return found
+
+
+def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
+    """Raises TrainerFailure SpecInvalid unless the adapter's settings are those of the spec, which would otherwise say
+    what is not so."""
     biases = {theirs: ours for ours, theirs in PEFT_BIAS.items()}
     for field, wanted, got in (
         ("r", lora.r, found.get("r")),
         ("alpha", lora.alpha, found.get("lora_alpha")),
         ("useRslora", lora.use_rslora, bool(found.get("use_rslora"))),
         ("useDora", lora.use_dora, bool(found.get("use_dora"))),
-        ("bias", lora.bias, biases.get(found.get("bias"), "None")),
+        ("bias", lora.bias, biases.get(str(found.get("bias")), "None")),
         ("modulesToSave", sorted(lora.modules_to_save or []), sorted(found.get("modules_to_save") or [])),
     ):
         if wanted != got:

@@ -31,7 +31,7 @@ def report_page(results: Results) -> str:
         tone=tone(results),
         table=results_table(results),
         training_facts=training_facts(results),
-        curves=curves(results.steps, results.validation),
+        curves=curves(results.steps, results.validation) if results.steps else [],
         sample_groups=groups,
         shown=sum(len(group.samples) for group in groups),
         data_facts=data_facts(results),

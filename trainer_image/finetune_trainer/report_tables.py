@@ -124,10 +124,12 @@ def recipe(results: Results) -> list[Fact]:
     """How it was trained."""
     spec, resolved = results.bundle.spec, results.prepared.resolved
     training = spec.training
+    method = method_text(spec.method, resolved.method)
+    if not resolved.total_steps:
+        return [Fact("Method", method), Fact("Seed", f"split {spec.dataset.split.seed}")]
     steps = f"{resolved.warmup_steps} warm-up step{'s' if resolved.warmup_steps != 1 else ''}"
     clipped = f"clipped at {training.max_grad_norm:g}" if training.max_grad_norm else "not clipped"
     decay = f"{training.optimizer}, weight decay {training.weight_decay:g}, gradients {clipped}"
-    method = method_text(spec.method, resolved.method)
     rate = f"{resolved.learning_rate:g} at its peak, after {steps}, then {FALLS[training.scheduler]}"
     return [
         Fact("Method", f"{method}. {resolved.method_reason}" if resolved.method_reason else method),
@@ -142,6 +144,8 @@ def method_text(method: Method, resolved: MethodType) -> str:
     """The method with its settings, as people name them."""
     if resolved is MethodType.FULL:
         return "Full: every weight, in fp32 with bfloat16 compute"
+    if resolved is MethodType.NONE:
+        return f"None: nothing was trained, {method.lora.from_} is taken as it is"
     lora, four_bit = method.lora, method.quantization or Quantization()
     double = ", double quantization" if four_bit.double_quant else ""
     settings = [

@@ -42,7 +42,7 @@ def resolve(
 ) -> Resolved:
     """Everything resolved, for rows that are already split and within `limit` tokens."""
     training = spec.training
-    steps = total_steps(len(train), training)
+    steps = 0 if spec.method.type is MethodType.NONE else total_steps(len(train), training)
     longest = max(int(lengths(rows).max()) for rows in (train, test))
     answers = lengths(train) - prompt_lengths(train)
     require_validation(training, len(validation))
@@ -51,12 +51,12 @@ def resolve(
     return Resolved(
         method=method,
         learning_rate=training.learning_rate or default_learning_rate(method, parameters),
-        warmup_steps=warmup_steps(steps, training.warmup_ratio),
+        warmup_steps=warmup_steps(steps, training.warmup_ratio) if steps else 0,
         total_steps=steps,
         max_sequence_length=limit,
         # A row is never cut, so the longest has to fit whatever was asked for.
         micro_batch_tokens=max(longest, training.micro_batch_tokens or MICRO_BATCH_TOKENS),
-        evaluate_every=evaluate_every(training, steps, len(train)) if len(validation) else None,
+        evaluate_every=evaluate_every(training, steps, len(train)) if steps and len(validation) else None,
         publish=training.publish or (Publish.BEST if len(validation) else Publish.LAST),
         # Room for answers half as long again as nearly all that were learned.
         max_new_tokens=spec.evaluation.generation.max_new_tokens or ceil(1.5 * float(np.percentile(answers, 99))),

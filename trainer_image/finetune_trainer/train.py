@@ -91,12 +91,12 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         tell(writer, TRAINED, "EvaluatingBase", f"Answering {held_out:,} held-out rows with the base model.")
         baselines = assessor.baselines(model)
 
-        tell(writer, TRAINED, "Training", f"Learning from {len(prepared.train):,} rows.")
+        tell(writer, TRAINED, "Training", announcement(prepared))
         previous = fetch_adapter(storage, spec.method.lora.from_, scratch / "previous")
         model = make_trainable(model, spec.method, resolved.method, spec.training.seed, previous)
         model = accelerator.prepare_model(model)
         validation = Validation(prepared.validation, spec.training, resolved, accelerator, scratch)
-        steps = take_steps(model, bundle, prepared, accelerator, progress, validation)
+        steps = take_steps(model, bundle, prepared, accelerator, progress, validation) if resolved.total_steps else []
         training = progress.training
         tell(writer, TRAINED, "TrainingSucceeded", summary(steps, validation, resolved), held=True, training=training)
 
@@ -132,6 +132,12 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         writer.result(artifacts=artifacts)
         require_passed(assessment.evaluation)
     return assessment.evaluation.verdict or ""
+
+
+def announcement(prepared: Prepared) -> str:
+    """What is done between the two evaluations."""
+    rows = f"Learning from {len(prepared.train):,} rows."
+    return rows if prepared.resolved.total_steps else "Taking the adapter as it is: method.type None trains nothing."
 
 
 def fetch_adapter(storage: Storage, uri: str | None, folder: Path) -> Path | None:
@@ -177,6 +183,8 @@ def take_steps(
 
 def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -> str:
     """What the training came to, in a sentence or two."""
+    if not steps:
+        return "Nothing was trained."
     seconds = sum(step.seconds for step in steps)
     early = f" of {resolved.total_steps:,}" if len(steps) < resolved.total_steps else ""
     text = (
@@ -191,8 +199,10 @@ def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -
     return f"{text} {why} validation loss was lowest, {best.loss:.3g}, after step {best.step:,}{kept}."
 
 
-def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle: Bundle) -> Cost:
-    """What the run took; `started`: when the attempt did, as perf_counter says."""
+def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle: Bundle) -> Cost | None:
+    """What the run took, where it trained; `started`: when the attempt did, as perf_counter says."""
+    if not steps:
+        return None
     seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)
     if device.type != "cuda":
         return Cost(seconds, tokens)

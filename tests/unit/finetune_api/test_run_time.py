@@ -14,7 +14,7 @@ WORK = Work(
     labels=0,
     context=0.0,
     micro_batches=500,
-    answers=100,
+    answers=200,
     prompt_tokens=400,
     answer_tokens=112,
     micro_batch_tokens=2048,
@@ -68,8 +68,8 @@ def test_a_small_model_is_bound_by_starting_its_kernels() -> None:
 def test_the_whole_job_loads_and_answers_too() -> None:
     training = training_seconds(SHAPE, Setup("LoRA"), WORK, H100)
     loading = 2 * SHAPE.parameters / 500e6
-    # 16,384 tokens at a time are 32 rows of 512: 4 batches, answered by two models.
-    answering = 2 * 4 * 112 * 32 * 1e-3
+    # 16,384 tokens at a time are 32 rows of 512: 7 batches.
+    answering = 7 * 112 * 32 * 1e-3
     assert total_seconds(SHAPE, Setup("LoRA"), WORK, H100) == pytest.approx(60 + loading + answering + training)
 
 

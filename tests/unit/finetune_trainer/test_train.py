@@ -334,6 +334,30 @@ def test_a_regression_set_is_measured_before_and_after(make_bundle: MakeBundle, 
         assert found.tuned.exact_match is None, "no metric asked for answers, so none were written"
 
 
+def test_an_adapter_that_exists_is_evaluated_without_training(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    first = make_bundle(method={"type": "LoRA", "lora": {"r": 4, "alpha": 8}}, training={"learningRate": 0.05})
+    prepare(first)
+    _, trained = run(first)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    adapter = Path(first.spec.output.uri) / "adapter"
+    again = make_bundle(
+        method={"type": "None", "lora": {"from": str(adapter)}}, output={"uri": str(tmp_path / "drift")}
+    )
+    assert prepare(again).resolved.total_steps == 0
+    verdict, writer = run(again)
+    was, now = trained.intent.evaluation, writer.intent.evaluation
+    assert was
+    assert now
+    assert was.tuned
+    assert now.tuned
+    assert now.tuned.loss == pytest.approx(was.tuned.loss, rel=1e-4), "the same adapter on the same rows"
+    assert now.base == was.base
+    assert "training took" not in verdict
+    assert writer.intent.training
+    assert writer.intent.training.step == 0
+    assert (tmp_path / "drift" / "report.html").exists()
+
+
 def _failure(bundle: Bundle) -> FailureReason:
     """What the run fails with, once the status says the same."""
     writer = StatusWriter(None, "attempt-1")
