@@ -28,6 +28,8 @@ BATCH, COMPARED = 64, 4096
 """Texts embedded, and rows compared with all others, at a time."""
 LONGEST = 512
 """Tokens of a text that are embedded: what sentence models are trained on at most."""
+LOOKED_AT = 20_000
+"""Characters the tokenizer is given, which hold more tokens than that in any language."""
 
 
 class SentenceModel:
@@ -98,7 +100,7 @@ class Embeddings:
                 f"{FIELD} compares every row with every other, which takes too long for more than {MOST_ROWS:,} rows: "
                 "remove it to compare by words, or give fewer rows.",
             )
-        self._waiting.append(text)
+        self._waiting.append(text[:LOOKED_AT])
         if len(self._waiting) == BATCH:
             self._write()
 

@@ -5,6 +5,7 @@ Kept on disk are four bytes for each word and 64 for each row; in memory about 3
 import re
 import unicodedata
 from array import array
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -22,8 +23,8 @@ VERY_SHORT, SHORT = 8, 20
 """Words below which a text is only like one that is equal, for a word or a digit more makes it another question; and
 words below which a text's shingles are of characters: one changed word of twenty changes a third of the 5-grams of
 words, so that rows so short would only be alike when they are equal."""
-BLOCK, WRITTEN = 4096, 512
-"""Rows sketched, and rows written, at a time."""
+BLOCK, AT_ONCE = 4096, 1 << 20
+"""Rows, and shingles, that are worked on at a time, or one row where it has more: rows may be whole documents."""
 SAMPLED, TOO_FEW, COMMON = 2048, 100, 0.5
 """Rows looked at for the text of a template, rows below which there is none to be told, and the share of the rows a
 shingle stands in to be one's: what an instruction repeats in most rows says nothing of which rows are alike."""
@@ -99,11 +100,14 @@ class NearDuplicates:
         self._file = self._path.open("wb")
         self._sizes = array("I")
         self._waiting: list[list[int]] = []
+        self._units = 0
 
     def add(self, text: str) -> None:
         """Adds the next row's text."""
-        self._waiting.append(_units(text))
-        if len(self._waiting) == WRITTEN:
+        units = _units(text)
+        self._waiting.append(units)
+        self._units += len(units)
+        if self._units >= AT_ONCE or len(self._waiting) == BLOCK:
             self._write()
 
     def _write(self) -> None:
@@ -111,7 +115,7 @@ class NearDuplicates:
             flat, sizes = _shingles(self._waiting)
             self._file.write(flat.tobytes())
             self._sizes.frombytes(sizes.tobytes())
-            self._waiting = []
+            self._waiting, self._units = [], 0
 
     def join(self, clusters: Clusters, threshold: float) -> None:
         """Joins the rows whose texts' Jaccard similarity is at least `threshold`; no more rows can be added then."""
@@ -122,8 +126,7 @@ class NearDuplicates:
         sets = _Sets(np.memmap(self._path, np.uint32, "r"), np.frombuffer(self._sizes, np.uint32))
         width = min(WIDEST_BAND, width_of_bands(threshold))
         bands = np.memmap(self._bands_path, np.uint32, "w+", shape=(BANDS, len(sets)))
-        for start in range(0, len(sets), BLOCK):
-            end = min(start + BLOCK, len(sets))
+        for start, end in sets.blocks():
             bands[:, start:end] = _band_keys(*sets.block(start, end), width)
         clusters.join_alike(bands, lambda first, second: jaccard(sets.row(first), sets.row(second)) >= threshold)
 
@@ -137,6 +140,7 @@ class _Sets:
         self._template = np.zeros(0, dtype=np.uint32)
         if len(self) >= TOO_FEW:
             sampled = np.unique(np.linspace(0, len(self) - 1, SAMPLED, dtype=np.int64))
+            sampled = sampled[: max(TOO_FEW, np.count_nonzero(np.cumsum(sizes[sampled]) <= AT_ONCE))]
             found, rows = np.unique(np.concatenate([self.row(row) for row in sampled]), return_counts=True)
             self._template = found[rows > COMMON * len(sampled)]
 
@@ -148,6 +152,15 @@ class _Sets:
         whole = np.asarray(self._flat[self._starts[row] : self._starts[row + 1]])
         own = whole[np.isin(whole, self._template, invert=True)] if self._template.size else whole
         return own if own.size else whole
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Ranges [start, end) of rows that are worked on at a time."""
+        start = 0
+        while start < len(self):
+            within = int(np.searchsorted(self._starts, self._starts[start] + AT_ONCE, "right")) - 1
+            end = max(start + 1, min(start + BLOCK, within))
+            yield start, end
+            start = end
 
     def block(self, start: int, end: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """The shingles of rows [start, end) end to end, and where each begins, with the end of the last."""

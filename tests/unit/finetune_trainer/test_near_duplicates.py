@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_trainer import near_duplicates
 from finetune_trainer.clusters import Clusters
 from finetune_trainer.near_duplicates import NearDuplicates, jaccard, shingles, words_of
 
@@ -108,3 +109,13 @@ def test_an_instruction_that_most_rows_repeat_does_not_make_them_alike(tmp_path:
 @pytest.mark.parametrize("texts", [[], ["alone"], ["", ""]])
 def test_few_rows_are_no_trouble(texts: list[str], tmp_path: Path) -> None:
     assert clusters_of(texts, tmp_path) == [0] * len(texts)
+
+
+def test_rows_of_any_length_are_worked_on_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(3)
+    texts = [random_text(draw, words) for words in (300, 20, 20, 90, 1, 150, 40)]
+    texts += [edited(draw, text) for text in texts]
+    at_once = clusters_of(texts, tmp_path)
+    monkeypatch.setattr(near_duplicates, "AT_ONCE", 100)
+    assert clusters_of(texts, tmp_path) == at_once
+    assert at_once != list(range(len(texts)))
