@@ -49,9 +49,11 @@ _SEVEN_DIGITS = re.compile(r"(?:\d[ ()./\xa0\u2010-\u2015-]{0,4}){6}\d")
 """What the search for phone numbers is worth its time for: no number that people call is shorter."""
 _LINES = re.compile(r"[^\n]+")
 _PHONE_WORD = re.compile(
-    r"(?:phone|tele?|tel[eé]fono|t[eé]l[eé]phone|mobil\w*|cell|fax|call|whatsapp|☎|📞)\W{0,4}$", re.I
+    r"(?:phone|tele?|tel[eé]fono|t[eé]l[eé]phone|mobil\w*|cell|fax|call|whatsapp|☎)(?:\W{1,3}\w{1,4}){0,2}\W{0,4}$",
+    re.I,
 )
-_LOOK_BACK = 16
+"""A word that names one, and at most two short ones after it: phone, call me at, tel. no."""
+_LOOK_BACK = 28
 
 
 def finders(kinds: Sequence[Masked], regions: Sequence[str]) -> dict[Masked, Finder]:
@@ -124,15 +126,18 @@ def phones(text: str, regions: Sequence[str] = ()) -> Iterator[Span]:
 
 
 def _phones_of_line(line: str, regions: Sequence[str]) -> set[Span]:
+    """Digits grouped as phone numbers are, and those that are said to be one however they are grouped."""
     return {
         (match.start, match.end)
         for region in (None, *regions)
         if region or "+" in line or "\uff0b" in line
-        for match in phonenumbers.PhoneNumberMatcher(line, region, phonenumbers.Leniency.STRICT_GROUPING)
-        if _written_as_phone(line, match.start, match.raw_string)
+        for leniency in (phonenumbers.Leniency.STRICT_GROUPING, phonenumbers.Leniency.VALID)
+        for match in phonenumbers.PhoneNumberMatcher(line, region, leniency)
+        if _said_to_be_phone(line, match.start, match.raw_string)
+        or (leniency == phonenumbers.Leniency.STRICT_GROUPING and not match.raw_string.isdigit())
     }
 
 
-def _written_as_phone(text: str, start: int, raw: str) -> bool:
-    """Whether it says that it is one: by a +, by its grouping, or by the word before it."""
-    return not raw.isdigit() or _PHONE_WORD.search(text, max(0, start - _LOOK_BACK), start) is not None
+def _said_to_be_phone(line: str, start: int, raw: str) -> bool:
+    """Whether a country code or an area code in parentheses says so, or a word before it."""
+    return raw.startswith(("+", "\uff0b", "(")) or bool(_PHONE_WORD.search(line, max(0, start - _LOOK_BACK), start))
