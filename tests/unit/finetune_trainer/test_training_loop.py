@@ -1,6 +1,8 @@
 """The optimizer's steps: reproducible, and stopped where they are lost."""
 
+from collections.abc import Sequence
 from math import inf, log, nan
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from finetune_api.job import Method, MethodType, Training
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Resolved
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.mixing import Mixture
+from finetune_trainer.prepared import Example
 from finetune_trainer.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training_loop import PATIENCE, Divergence, Step, training_steps
 from tests.unit.finetune_trainer.tiny import VOCABULARY, example, examples, fresh_accelerator, tiny_llama
@@ -25,6 +29,8 @@ def train(
     dropout: float = 0.0,
     seed: int = 0,
     noise: int = 0,
+    rows: Sequence[Example] = ROWS,
+    mixture: Mixture | None = None,
 ) -> tuple[list[Step], list[torch.Tensor]]:
     """Trains a tiny model; returns its steps and the adapter's weights. `noise`: random numbers that something else
     draws after each step."""
@@ -43,10 +49,29 @@ def train(
     )
     training = Training(global_batch_size=3, seed=seed)
     done = []
-    for step in training_steps(model, ROWS, training, resolved, fresh_accelerator()):
+    for step in training_steps(model, rows, training, resolved, fresh_accelerator(), mixture):
         done.append(step)
         torch.rand(noise)
     return done, [parameter.detach() for parameter in trainable_parameters(model)]
+
+
+class Taken(list[Example]):
+    """Rows that note which of them are taken."""
+
+    def __init__(self, rows: Sequence[Example]) -> None:
+        super().__init__(rows)
+        self.order: list[int] = []
+
+    def __getitem__(self, row: Any) -> Any:
+        self.order.append(row)
+        return super().__getitem__(row)
+
+
+def test_every_step_takes_its_rows_by_the_sources_weights() -> None:
+    rows = Taken(examples([12] * 9))
+    train(steps=3, rows=rows, mixture=Mixture((6, 3), (1, 2)))
+    steps = [rows.order[start : start + 3] for start in range(0, 9, 3)]
+    assert [sum(row >= 6 for row in step) for step in steps] == [2, 2, 2]
 
 
 def test_it_learns_the_rows_by_heart() -> None:
