@@ -1,7 +1,7 @@
 """Near copies among many rows: ours (rensa's sketches, bands sorted on disk, verified) beside datasketch's and rensa's
 own indexes.
 
-    python benchmarks/near_duplicates.py 10000 100000 1000000 [--tools ours rensa datasketch]
+    python -m benchmarks.near_duplicates 10000 100000 1000000 [--tools ours rensa datasketch]
 
 Each measurement runs in a process of its own, so that its peak memory is its own. All are given the same sets of
 shingles and make sketches of the same length with the same bands. Seconds are the process's CPU seconds, which other
