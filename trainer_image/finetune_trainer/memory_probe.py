@@ -34,10 +34,9 @@ class Plan:
     gradient_checkpointing: bool
 
 
-def plans(longest: int, wanted: int | None, checkpointing: GradientCheckpointing) -> list[Plan]:
-    """What to try, best first, for rows of at most `longest` tokens: half the tokens each time, and where the spec
-    leaves it open gradient checkpointing before the tokens get so few that the GPU idles. `wanted`: most tokens."""
-    most = max(longest, wanted or MOST_TOKENS)
+def plans(longest: int, most: int, checkpointing: GradientCheckpointing) -> list[Plan]:
+    """What to try, best first, from `most` tokens down to `longest`, those of the longest row: half the tokens each
+    time, and where the spec leaves it open gradient checkpointing before they get so few that the GPU idles."""
     kept = _halved(most, longest if checkpointing is GradientCheckpointing.DISABLED else max(longest, FEWEST_TOKENS))
     match checkpointing:
         case GradientCheckpointing.DISABLED:
@@ -67,7 +66,9 @@ def find_plan(
         plan = Plan(resolved.micro_batch_tokens, training.gradient_checkpointing is GradientCheckpointing.ENABLED)
         use_gradient_checkpointing(model, plan.gradient_checkpointing)
         return plan
-    for plan in plans(longest, training.micro_batch_tokens, training.gradient_checkpointing):
+    step = int(np.sort(lengths(rows))[-training.global_batch_size :].sum())
+    most = max(longest, min(training.micro_batch_tokens or MOST_TOKENS, step))
+    for plan in plans(longest, most, training.gradient_checkpointing):
         use_gradient_checkpointing(model, plan.gradient_checkpointing)
         shape = worst_micro_batch(lengths(rows), supervised_counts(rows), plan.micro_batch_tokens)
         if fits(model, shape, plan, STATE_BYTES[training.optimizer], accelerator):

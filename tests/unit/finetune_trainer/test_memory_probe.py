@@ -48,13 +48,18 @@ def test_what_the_spec_says_of_checkpointing_is_kept() -> None:
     assert plans(600, 2000, ENABLED) == [Plan(tokens, True) for tokens in (2000, 1000, 600)]
 
 
-@pytest.mark.parametrize("checkpointing", GradientCheckpointing)
-def test_a_row_longer_than_what_was_asked_for_goes_alone(checkpointing: GradientCheckpointing) -> None:
-    assert {plan.micro_batch_tokens for plan in plans(5000, 2048, checkpointing)} == {5000}
-
-
-def test_left_open_it_begins_with_what_fills_a_large_gpu() -> None:
-    assert plans(600, None, AUTO)[0] == Plan(16_384, False)
+@pytest.mark.parametrize(
+    ("wanted", "rows", "tokens"), [(None, 8, 143), (None, 2, 73), (50, 8, 50), (16, 8, 40), (None, 5000, 16_384)]
+)
+def test_it_begins_with_a_whole_step_but_no_more_than_asked_for_and_never_less_than_the_longest_row(
+    monkeypatch: pytest.MonkeyPatch, wanted: int | None, rows: int, tokens: int
+) -> None:
+    small_gpu(monkeypatch, 20_000, 0)
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    data = examples([40] * 500) if rows == 5000 else ROWS
+    monkeypatch.setattr(memory_probe, "fits", lambda *_: True)
+    training = Training(global_batch_size=rows, micro_batch_tokens=wanted)
+    assert find_plan(model, data, training, resolved(2048), fresh_accelerator()) == Plan(tokens, False)
 
 
 @given(st.lists(st.tuples(st.integers(2, 40), st.integers(0, 39)), min_size=1, max_size=30), st.integers(40, 200))
@@ -102,7 +107,7 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch, holds: int, holds_checkpointed: i
 
 @pytest.mark.parametrize(
     ("holds", "checkpointed", "plan"),
-    [(4096, 0, Plan(4096, False)), (900, 3000, Plan(2048, True)), (0, 40, Plan(40, True))],
+    [(143, 0, Plan(143, False)), (100, 90, Plan(71, True)), (0, 40, Plan(40, True))],
 )
 def test_the_first_that_fits_is_taken(
     monkeypatch: pytest.MonkeyPatch, holds: int, checkpointed: int, plan: Plan
