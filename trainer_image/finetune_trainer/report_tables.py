@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from finetune_api.evaluation import MetricName
-from finetune_api.job import LoraBias, Method, MethodType, Quantization, Scheduler
+from finetune_api.job import LoraBias, Method, MethodType, Publish, Quantization, Scheduler
 from finetune_trainer.comparison import MetricRow, Outcome
 from finetune_trainer.estimates import Estimate
 from finetune_trainer.results import Results, versions
@@ -89,8 +89,11 @@ def training_facts(results: Results) -> list[Fact]:
     """The training in a few figures."""
     training = results.training
     epochs = f"{training.epoch:.3g} epoch{'s' if training.epoch != 1 else ''}" if training.epoch else ""
+    best = min(results.validation, key=lambda point: point.loss, default=None)
+    kept = ", published" if results.prepared.resolved.publish is Publish.BEST else ""
     return [
         Fact("Steps", f"{training.step:,}", epochs),
+        *([Fact("Lowest validation loss", f"{best.loss:.3g}", f"after step {best.step:,}{kept}")] if best else []),
         Fact("Time", duration(results.training_seconds), f"on {training.device}"),
         Fact("Throughput", f"{training.tokens_per_second or 0:,.0f}", "tokens per second"),
         Fact(
@@ -135,9 +138,17 @@ def recipe(results: Results) -> list[Fact]:
         Fact("Method", f"{method}. {resolved.method_reason}" if resolved.method_reason else method),
         Fact("Learning rate", rate),
         Fact("Optimizer", decay),
-        Fact("Batch", f"{training.global_batch_size} rows a step, {resolved.micro_batch_tokens:,} tokens at a time"),
+        Fact("Batch", f"{training.global_batch_size} rows a step, {layout_text(results)}"),
         Fact("Seed", f"{training.seed}; split {spec.dataset.split.seed}"),
     ]
+
+
+def layout_text(results: Results) -> str:
+    """How steps lay in memory."""
+    training = results.training
+    tokens = training.micro_batch_tokens or results.prepared.resolved.micro_batch_tokens
+    again = ", activations computed again in the backward pass" if training.gradient_checkpointing else ""
+    return f"{tokens:,} tokens at a time{again}"
 
 
 def method_text(method: Method, resolved: MethodType) -> str:

@@ -16,9 +16,10 @@ from finetune_api.status import GateResult
 from finetune_trainer.comparison import Outcome
 from finetune_trainer.measured import Answer
 from finetune_trainer.pages import LONGEST_TEXT
-from finetune_trainer.report import report_page
-from finetune_trainer.report_tables import MINUS
+from finetune_trainer.report import curves, report_page
+from finetune_trainer.report_tables import MINUS, layout_text, training_facts
 from finetune_trainer.results import Results
+from finetune_trainer.validation import ValidationLoss
 from finetune_trainer.verdict import METRIC_TITLES, gain, shown
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.rich import rich_results
@@ -195,3 +196,22 @@ def test_any_number_of_steps_can_be_drawn(make_bundle: MakeBundle, steps: int) -
 def test_a_text_of_any_length_is_shown_cut(make_bundle: MakeBundle) -> None:
     row = example(12, 4, texts=("x" * 100_000, "y"))
     assert "x" * (LONGEST_TEXT + 1) not in report_page(results(make_bundle(), [row, example(12, 4)]))
+
+
+def test_the_validation_curve_lies_over_the_loss_and_its_best_is_told(make_bundle: MakeBundle) -> None:
+    run = results(make_bundle())
+    without = curves(run.steps)
+    points = (ValidationLoss(10, 1.5, 1.0), ValidationLoss(20, 1.25, 1.0), ValidationLoss(30, 1.4, 1.0))
+    loss, *others = curves(run.steps, points)
+    assert loss != without[0]
+    assert others == without[1:], "learning rate, throughput and memory"
+    facts = {fact.name: (fact.value, fact.detail) for fact in training_facts(replace(run, validation=points))}
+    assert facts["Lowest validation loss"] == ("1.25", "after step 20")
+    assert "Lowest validation loss" not in {fact.name for fact in training_facts(run)}
+
+
+def test_the_recipe_says_how_steps_lay_in_memory(make_bundle: MakeBundle) -> None:
+    run = results(make_bundle())
+    assert layout_text(run) == "2,048 tokens at a time"
+    training = run.training.model_copy(update={"micro_batch_tokens": 1024, "gradient_checkpointing": True})
+    assert layout_text(replace(run, training=training)).startswith("1,024 tokens at a time, activations computed again")
