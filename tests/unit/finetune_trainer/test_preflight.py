@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 
 from finetune_api.bundle import Bundle
+from finetune_api.job import MethodType
 from finetune_api.reasons import FailureReason
+from finetune_api.sizing import predict
 from finetune_api.status import FineTuneJobStatus
+from finetune_trainer.base_model import inspect_model
+from finetune_trainer.estimate import data_size, loads, setups_of
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.preflight import preflight
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
 from finetune_trainer.scratch import scratch_folder
 from finetune_trainer.status_writer import StatusWriter
 from finetune_trainer.storage import Storage, open_storage
-from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer, sum_rows, write_rows
+from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_model, save_tokenizer, sum_rows, write_rows
 
 
 def run(bundle: Bundle) -> Prepared:
@@ -508,3 +512,26 @@ def test_loss_on_all_learns_prompts_too_and_judges_by_answers(make_bundle: MakeB
         assert row.supervised[1:].all()
     for before, after in zip(answers.test, everything.test, strict=True):
         assert np.array_equal(before.supervised, after.supervised)
+
+
+def test_auto_takes_4_bit_weights_where_only_they_fit(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "model")
+    save_model(tmp_path / "model", hidden_size=512, intermediate_size=2048)
+    model = {"uri": str(tmp_path / "model")}
+    bundle = make_bundle(model=model)
+    prepared = run(bundle)
+    assert prepared.resolved.method is MethodType.LORA, "nobody says what the GPUs hold"
+    shape = inspect_model(open_storage(bundle), model["uri"], tmp_path / "scratch").shape
+    size = data_size({"train": prepared.train, "test": prepared.test}, 200)
+
+    def needed(method: MethodType) -> int:
+        resolved = prepared.resolved.model_copy(update={"method": method})
+        return predict(shape, setups_of(bundle.spec, resolved)[-1], loads(size, 8, 2048)[-1]).total
+
+    between = (needed(MethodType.LORA) + needed(MethodType.QLORA)) // 2
+    assert needed(MethodType.QLORA) < between < needed(MethodType.LORA)
+    gpu = {"name": "small", "memory": str(between)}
+    found = run(make_bundle(model=model, gpuTypes=[gpu], output={"uri": str(tmp_path / "auto")}))
+    assert found.resolved.method is MethodType.QLORA
+    assert "more than small has" in (found.resolved.method_reason or "")
+    assert [estimate.fits for estimate in found.preflight.estimate or []] == [True]
