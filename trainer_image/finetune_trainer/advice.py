@@ -67,6 +67,8 @@ class Facts:
     """Rows to learn from that are a near copy of an earlier one."""
     crowded: int = 0
     """Rows to learn from with near copies in other groups, because their own was full."""
+    stops_early: bool = False
+    """Whether training ends where the validation loss no longer falls."""
     passes: Mapping[str, float]
     """How often the whole run takes each row of a weighted source, by the source's field."""
     unused_patterns: tuple[str, ...] = ()
@@ -75,7 +77,7 @@ class Facts:
 
 def advise(facts: Facts) -> list[Advice]:
     """All advice for a job, the gravest first. Where nothing is trained, only of the test rows."""
-    concerns = CONCERNS if facts.steps else {"TestSetSmall": _small_test}
+    concerns = CONCERNS if facts.steps else {"TestRowsLeak": _leaks, "TestSetSmall": _small_test}
     said = ((reason, concern(facts)) for reason, concern in concerns.items())
     return [Advice(reason=reason, message=message[:ADVICE_LENGTH]) for reason, message in said if message]
 
@@ -194,11 +196,11 @@ def _learning_rate(facts: Facts) -> str | None:
 def _passes(facts: Facts) -> str | None:
     allowed = PASSES if facts.train_rows >= FEW_FOR_PASSES else PASSES_OF_FEW_ROWS
     passes = facts.steps * facts.global_batch_size / max(1, facts.train_rows)
-    if passes < allowed + 1:
+    if facts.stops_early or passes < allowed + 1:
         return None
     return (
         f"Every row is taken {passes:.0f} times; for {facts.train_rows:,} rows more than {allowed} passes mostly teach "
-        "them by heart: lower training.epochs, or publish the best step by the validation loss."
+        "them by heart: lower training.epochs, or set training.earlyStopping."
     )
 
 

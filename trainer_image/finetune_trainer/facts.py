@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.job import FineTuneJobSpec, MethodType
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Resolved
 from finetune_trainer.advice import Facts
@@ -25,7 +25,7 @@ def facts_of(
     learned = train.placed["row"]
     steps = findings.cleaned.steps if findings.cleaned else {}
     return Facts(
-        full=resolved.method == "Full",
+        full=resolved.method is MethodType.FULL,
         train_rows=len(train),
         steps=resolved.total_steps,
         global_batch_size=spec.training.global_batch_size,
@@ -42,6 +42,7 @@ def facts_of(
         leaked_rows=int(np.isin(test.placed["cluster"], train.placed["cluster"]).sum()),
         near_copies=int(gathered.alike.repeats[learned].sum()),
         crowded=int(gathered.alike.crowded[learned].sum()),
+        stops_early=spec.training.early_stopping is not None,
         passes=_passes(spec, train, resolved),
         unused_patterns=tuple(
             f"dataset.clean.{step}" for step, rows in steps.items() if not rows and step.startswith("remove")

@@ -43,6 +43,7 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("LearningRateUnusual", {"learning_rate": 2e-3}, {"learning_rate": 1.9e-3}, "10 times above the usual 0.0002"),
     ("LearningRateUnusual", {"learning_rate": 1e-6}, {"learning_rate": 3e-5}, "200 times below"),
     ("ManyEpochs", {"steps": 625}, {"steps": 624}, "Every row is taken 5 times"),
+    ("ManyEpochs", {"steps": 9999}, {"steps": 9999, "stops_early": True}, "taken 80 times"),
     ("ManyEpochs", {"train_rows": 100, "steps": 200}, {"train_rows": 100, "steps": 199}, "16 times"),
     (
         "SourceRepeated",
@@ -76,8 +77,9 @@ def test_every_concern_is_tested_and_tells_what_to_do() -> None:
 
 
 def test_of_a_job_that_only_evaluates_nothing_is_said_of_training() -> None:
-    said = advise(replace(GOOD, train_rows=0, steps=0, tokens=0, supervised_tokens=0, test_rows=20, tested_rows=20))
-    assert [advice.reason for advice in said] == ["TestSetSmall"]
+    nothing = replace(GOOD, train_rows=0, steps=0, tokens=0, supervised_tokens=0, learning_rate=0)
+    said = advise(replace(nothing, test_rows=20, tested_rows=20, leaked_rows=1))
+    assert [advice.reason for advice in said] == ["TestRowsLeak", "TestSetSmall"]
 
 
 def test_nothing_at_all_is_no_trouble() -> None:
