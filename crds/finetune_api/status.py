@@ -446,10 +446,10 @@ class Merged(StatusModel):
     loss_change: float
     """The same minus the loss of base and adapter side by side."""
     rows: int
-    """Held-out rows the merged model answered again."""
-    exact_match: float
+    """Held-out rows the merged model answered again; 0 where no metric asks for answers."""
+    exact_match: float | None = None
     """Share of these answered word for word, 0 to 1."""
-    exact_match_change: float
+    exact_match_change: float | None = None
     """The same minus the share of the tuned model on these rows."""
     changed: bool
     """Whether either change is beyond its tolerance: 0.01 nats, 5 points."""

@@ -1,10 +1,13 @@
 """Lines, bars and axis marks of a chart, as numbers an SVG can draw."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 from statistics import fmean
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 WORTH_SMOOTHING = 100
 """Steps from which on a moving average says more than the steps themselves."""
@@ -65,7 +68,7 @@ def chart(title: str, unit: str, series: Sequence[Series], width: float = 640, h
     """Every series over one value axis that starts at 0. At least one series with at least one step."""
     y_ticks = ticks(max(max(one.values) for one in series), 4 if height < 150 else 5)
     last = max(one.steps[-1] for one in series)
-    first = min(1, last - 1)
+    first = min(min(one.steps[0] for one in series), last - 1)
     x_ticks = [tick for tick in ticks(last, max(3, round(width / 130))) if 0 < tick <= last] or [last]
 
     def x(step: float) -> float:
@@ -156,13 +159,11 @@ class Histogram:
     height: float
 
 
-def histogram(values: Sequence[int], width: float = 640, height: float = 130) -> Histogram:
-    """Counts of whole numbers in about 40 even bins from 0. At least one value."""
-    longest = max(values)
+def histogram(values: NDArray[np.int64], width: float = 640, height: float = 130) -> Histogram:
+    """Counts of whole numbers, none below 0, in about 40 even bins from 0. At least one value."""
+    longest = int(values.max())
     bin_width = max(1, ceil((longest + 1) / 40))
-    counts = [0] * ceil((longest + 1) / bin_width)
-    for value in values:
-        counts[value // bin_width] += 1
+    counts: list[int] = np.bincount(values // bin_width).tolist()
     y_ticks = ticks(max(counts), 3)
     scale, top = width / (len(counts) * bin_width), y_ticks[-1]
     bars = [
@@ -183,3 +184,43 @@ def histogram(values: Sequence[int], width: float = 640, height: float = 130) ->
         width,
         height,
     )
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A value with its interval, on a line of its own."""
+
+    name: str
+    y: float
+    at: float
+    low: float
+    high: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Whiskers:
+    """Values of one kind below each other."""
+
+    rows: Sequence[Whisker]
+    x_marks: Sequence[Mark]
+    width: float
+    height: float
+
+
+def whiskers(
+    rows: Sequence[tuple[str, float, float, float]], shown: Callable[[float], str], width: float = 540
+) -> Whiskers:
+    """Name, value and both ends of the interval of each row, none below 0, over an axis from 0 to the highest.
+    `shown`: how a value is written."""
+    marks = ticks(max(high for _, _, _, high in rows))
+
+    def x(value: float) -> float:
+        return round(value / marks[-1] * width, 1)
+
+    height = 26.0
+    drawn = [
+        Whisker(name, (i + 0.5) * height, x(value), x(low), x(high), f"{shown(value)}, {shown(low)} to {shown(high)}")
+        for i, (name, value, low, high) in enumerate(rows)
+    ]
+    return Whiskers(drawn, [Mark(x(mark), shown(mark)) for mark in marks], width, height * len(rows))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def merge(
     that back and compares it with `tuned`, both on `examples`. Holds one model at a time."""
     print("Merging the adapter into the base model's weights.", flush=True)
     write_merged(base, adapter, tokenizer, prepared, accelerator.device, to)
-    return compare_merged(tuned, measure_merged(to, tokenizer, examples, prepared, accelerator))
+    return compare_merged(tuned, measure_merged(to, tokenizer, examples, prepared, accelerator, len(tuned.answers)))
 
 
 def write_merged(
@@ -97,14 +98,16 @@ def measure_merged(
     examples: Sequence[Example],
     prepared: Prepared,
     accelerator: Accelerator,
+    answered: int,
 ) -> MergedMeasured:
-    """Measures the weights in `folder`, read back as a server would. Raises TrainerFailure LossDiverged when their
+    """Measures the weights in `folder`, read back as a server would, on `examples`, of which the tuned model `answered`
+    all or, where no metric asks for answers, none. Raises TrainerFailure LossDiverged when their
     loss is not a number."""
     model = load_model(folder, MethodType.LORA, accelerator.device)
     generation = greedy_generation(model, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
     evaluator = Evaluator(tokenizer, prepared.resolved.micro_batch_tokens, generation, accelerator)
     whole = evaluator.measure("the merged model", model, examples, answers=False)
-    rows = answered_rows(len(examples))
+    rows = answered_rows(answered)
     answers = evaluator.answers("the merged model", model, [examples[row] for row in rows])
     return MergedMeasured(whole.losses, rows, answers)
 
@@ -119,32 +122,32 @@ def compare_merged(tuned: Measured, merged: MergedMeasured) -> Merged:
     """What merging changed, on the same rows, and whether that is more than rounding."""
     loss = float(merged.losses.sum() / tuned.labels.sum())
     before, after = (
-        sum(answer.matches for answer in answers) / len(merged.rows)
+        [answer.matches for answer in answers]
         for answers in ([tuned.answers[row] for row in merged.rows], merged.answers)
     )
-    loss_change, match_change = loss - tuned.loss, after - before
-    changed = abs(loss_change) > LOSS_TOLERANCE or abs(match_change) > MATCH_TOLERANCE
+    loss_change = loss - tuned.loss
+    match, match_change = (fmean(after), fmean(after) - fmean(before)) if merged.rows else (None, None)
+    changed = abs(loss_change) > LOSS_TOLERANCE or abs(match_change or 0) > MATCH_TOLERANCE
     return Merged(
         loss=round(loss, 6),
         loss_change=round(loss_change, 6),
         rows=len(merged.rows),
-        exact_match=round(after, 4),
-        exact_match_change=round(match_change, 4),
+        exact_match=None if match is None else round(match, 4),
+        exact_match_change=None if match_change is None else round(match_change, 4),
         changed=changed,
         message=_sentence(loss_change, match_change, len(merged.rows), changed),
     )
 
 
-def _sentence(loss_change: float, match_change: float, rows: int, changed: bool) -> str:
-    moved = (
-        f"the loss by {loss_change:+.4f} nats a token and exact match on {rows:,} row{'s' if rows > 1 else ''} by "
-        f"{100 * match_change:+.3g} points"
-    )
-    bounds = f"{LOSS_TOLERANCE:g} nats and {100 * MATCH_TOLERANCE:g} points"
+def _sentence(loss_change: float, match_change: float | None, rows: int, changed: bool) -> str:
+    moved, bounds = f"the loss by {loss_change:+.4f} nats a token", f"{LOSS_TOLERANCE:g} nats"
+    if match_change is not None:
+        moved += f" and exact match on {rows:,} row{'s' if rows > 1 else ''} by {100 * match_change:+.3g} points"
+        bounds += f" and {100 * MATCH_TOLERANCE:g} points"
     if not changed:
         return f"Merging moved {moved}, within the tolerance of {bounds}."
     advice = "serve the adapter over the base model, or measure the merged weights on your own task first"
-    better = loss_change <= 0 and match_change >= 0
+    better = loss_change <= 0 and (match_change or 0) >= 0
     return f"Merging changed the result: {moved}, beyond the tolerance of {bounds}" + (
         ", for the better." if better else f": {advice}."
     )

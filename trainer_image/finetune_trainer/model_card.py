@@ -9,7 +9,8 @@ from huggingface_hub.repocard import metadata_load
 from finetune_api.status import Metrics
 from finetune_trainer.gates import shortfall
 from finetune_trainer.pages import template
-from finetune_trainer.report_tables import method_text, results_table
+from finetune_trainer.report_results import metrics_table
+from finetune_trainer.report_tables import method_text
 from finetune_trainer.results import Results
 from finetune_trainer.serving import QUESTION, vllm_obstacles, vllm_rank
 
@@ -46,7 +47,7 @@ def model_card(results: Results, weights: str) -> str:
         training=results.training,
         evaluation=results.evaluation,
         shortfall=shortfall(results.evaluation),
-        table=results_table(results),
+        table=metrics_table(results),
     )
 
 

@@ -5,39 +5,56 @@ from collections.abc import Sequence
 from finetune_trainer.chart import Chart, Series, chart, histogram, smoothed
 from finetune_trainer.gates import shortfall
 from finetune_trainer.pages import template
-from finetune_trainer.report_samples import sample_groups
-from finetune_trainer.report_tables import data_facts, provenance, recipe, results_table, tone, training_facts
+from finetune_trainer.report_results import confusion_table, deciding_intervals, metrics_table, other_tables, tone
+from finetune_trainer.report_samples import cleaning_steps, sample_groups
+from finetune_trainer.report_tables import (
+    data_facts,
+    evaluation_seconds,
+    peak_memory,
+    provenance,
+    recipe,
+    training_facts,
+)
 from finetune_trainer.results import Results
+from finetune_trainer.row_store import lengths
 from finetune_trainer.serving import QUESTION, vllm_obstacles, vllm_rank
 from finetune_trainer.training_loop import Step
 from finetune_trainer.validation import ValidationLoss
-
-MEASURED_ROWS = 20_000
-"""Rows whose lengths are drawn."""
+from finetune_trainer.verdict import METRIC_TITLES
 
 
 def report_page(results: Results) -> str:
     """The report: one page that needs nothing beside itself."""
     bundle, prepared = results.bundle, results.prepared
     groups = sample_groups(results)
-    lengths = row_lengths(results)
+    tokens = lengths(prepared.train)
     return template("report.html.j2").render(
         name=bundle.job.name if bundle.job else "Local run",
         job=bundle.job,
         spec=bundle.spec,
         resolved=prepared.resolved,
         evaluation=results.evaluation,
-        shortfall=shortfall(results.evaluation),
+        # Without the verdict, which stands above it.
+        shortfall=shortfall(results.evaluation.model_copy(update={"verdict": None})),
         tone=tone(results),
-        table=results_table(results),
+        intervals=deciding_intervals(results.comparison),
+        deciding=METRIC_TITLES[results.comparison.decision.name],
+        metrics=metrics_table(results),
+        tables=other_tables(results),
+        confusion=confusion_table(results.comparison),
+        training=results.training,
         training_facts=training_facts(results),
         curves=curves(results.steps, results.validation) if results.steps else [],
         sample_groups=groups,
         shown=sum(len(group.samples) for group in groups),
+        data=prepared.preflight,
         data_facts=data_facts(results),
-        lengths=histogram(lengths),
-        shortest=min(lengths),
-        longest=max(lengths),
+        cleaning=cleaning_steps(prepared),
+        lengths=histogram(tokens),
+        shortest=int(tokens.min()),
+        longest=int(tokens.max()),
+        measured_seconds=results.training_seconds + evaluation_seconds(results),
+        measured_memory=peak_memory(results),
         serving=results.serving,
         question=QUESTION,
         vllm_obstacles=vllm_obstacles(results.adapter) if results.adapter else [],
@@ -62,10 +79,3 @@ def curves(steps: Sequence[Step], validation: Sequence[ValidationLoss] = ()) -> 
         chart("Throughput", "tokens per second", smoothed("throughput", numbers, speeds), **small),
         chart("Memory", "GiB", [Series("memory", numbers, [step.memory / 2**30 for step in steps])], **small),
     ]
-
-
-def row_lengths(results: Results) -> list[int]:
-    """Tokens of the rows learned from, of all or of some spread evenly."""
-    train = results.prepared.train
-    every = max(1, len(train) // MEASURED_ROWS)
-    return [len(train[row].input_ids) for row in range(0, len(train), every)]

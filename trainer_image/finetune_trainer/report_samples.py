@@ -1,11 +1,12 @@
 """Held-out rows for the report: some of each kind, with what differs marked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_trainer.differences import Piece, differences
 from finetune_trainer.measured import Answer
 from finetune_trainer.pages import shorten
+from finetune_trainer.prepared import Prepared
 from finetune_trainer.results import Results
 
 SHOWN = 12
@@ -30,13 +31,13 @@ class Given:
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out row with both models' answers."""
+    """One held-out row with the models' answers."""
 
     source: str
     prompt: str
     expected: str
-    base: Given
-    tuned: Given
+    answers: Mapping[str, Given]
+    """By the model's name."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,40 @@ def sample_groups(results: Results) -> list[Group]:
     ]
 
 
+@dataclass(frozen=True)
+class CleanedExample:
+    """What a step of cleaning changed in one row."""
+
+    source: str
+    pieces: Sequence[Piece]
+
+
+@dataclass(frozen=True)
+class CleaningStep:
+    """A step of cleaning, with examples."""
+
+    name: str
+    rows: int
+    changes: Sequence[CleanedExample]
+
+
+def cleaning_steps(prepared: Prepared) -> list[CleaningStep]:
+    """Every step that ran; none where nothing was to be cleaned."""
+    cleaned = prepared.preflight.cleaned
+    return [
+        CleaningStep(
+            step.name,
+            step.rows,
+            [
+                CleanedExample(change.source, differences(change.before, change.after))
+                for change in prepared.cleaning
+                if change.step == step.name
+            ],
+        )
+        for step in (cleaned.steps if cleaned else ())
+    ]
+
+
 def shares(sizes: Sequence[int], total: int) -> list[int]:
     """How many to take of each, at most its size, as evenly as they allow and at most `total` together."""
     taken, left = [0] * len(sizes), min(total, sum(sizes))
@@ -73,11 +108,14 @@ def shares(sizes: Sequence[int], total: int) -> list[int]:
 
 
 def _sample(results: Results, row: int) -> Sample:
-    example = results.held_out[row]
-    base, tuned = results.base.answers[row], results.tuned.answers[row]
-    return Sample(
-        example.source, example.prompt, example.answer, _given(example.answer, base), _given(example.answer, tuned)
-    )
+    example, few_shot = results.held_out[row], results.assessment.baselines.few_shot
+    answers = {
+        "Base": results.base.answers[row],
+        **({"Few-shot": few_shot.draws[0][row]} if few_shot else {}),
+        "Tuned": results.tuned.answers[row],
+    }
+    given = {name: _given(example.answer, answer) for name, answer in answers.items()}
+    return Sample(example.source, example.prompt, example.answer, given)
 
 
 def _given(expected: str, answer: Answer) -> Given:

@@ -1,30 +1,17 @@
-"""What the report's tables and figures say, as text: each number taken from the results as it is."""
+"""Facts of the run, as the report's sections say them: each number taken from the results as it is."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from finetune_api.evaluation import MetricName
 from finetune_api.job import LoraBias, Method, MethodType, Publish, Quantization, Scheduler
-from finetune_trainer.comparison import MetricRow, Outcome
-from finetune_trainer.estimates import Estimate
+from finetune_api.quantity import gibibytes
 from finetune_trainer.results import Results, versions
 from finetune_trainer.training_progress import duration
-from finetune_trainer.verdict import METRIC_TITLES, gain, shown
 
-TONES = {
-    Outcome.BETTER: "good-news",
-    Outcome.PROMPTING: "some-news",
-    Outcome.LIKELIER: "some-news",
-    Outcome.UNRELATED: "bad-news",
-    Outcome.WORSE: "bad-news",
-    Outcome.NOISE: "no-news",
-}
 FALLS = {
     Scheduler.COSINE: "a cosine to a tenth",
     Scheduler.LINEAR: "a straight line to 0",
     Scheduler.CONSTANT: "constant",
 }
-MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -36,58 +23,13 @@ class Fact:
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A figure, with its interval below it. `tone`: a class of the page's style."""
-
-    text: str
-    interval: str = ""
-    tone: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric of every model, and its change."""
-
-    name: str
-    cells: Sequence[Cell]
-    deciding: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """The models side by side."""
-
-    columns: Sequence[str]
-    rows: Sequence[Row]
-    notes: Sequence[str]
-
-
-def tone(results: Results) -> str:
-    """The class of the page's style that goes with the verdict."""
-    return TONES[results.comparison.outcome]
-
-
-def results_table(results: Results) -> Table:
-    """Every model by every metric."""
-    found, evaluation = results.comparison, results.evaluation
-    columns = ["Base", "Prompted", "Tuned", "Gain over base"] if found.shots else ["Base", "Tuned", "Gain over base"]
-    rows = [_row(row, bool(found.shots), row is found.decision) for row in found.metrics.values()]
-    cut = (
-        [evaluation.base, evaluation.few_shot, evaluation.tuned] if found.shots else [evaluation.base, evaluation.tuned]
-    )
-    if found.decision.tuned and any(metrics and metrics.truncated is not None for metrics in cut):
-        limit = results.prepared.resolved.max_new_tokens
-        counts = [
-            Cell(f"{metrics.truncated:,}" if metrics and metrics.truncated is not None else "") for metrics in cut
-        ]
-        rows.append(Row(f"Answers cut off at {limit:,} tokens", [*counts, Cell("")]))
-    return Table(columns, rows, _notes(results))
-
-
 def training_facts(results: Results) -> list[Fact]:
     """The training in a few figures."""
     training = results.training
+    models = ["base", *(["few-shot"] if results.assessment.baselines.few_shot else []), "tuned"]
+    evaluating = Fact("Evaluating", duration(evaluation_seconds(results)), ", ".join(models))
+    if not results.steps:
+        return [evaluating]
     epochs = f"{training.epoch:.3g} epoch{'s' if training.epoch != 1 else ''}" if training.epoch else ""
     best = min(results.validation, key=lambda point: point.loss, default=None)
     kept = ", published" if results.prepared.resolved.publish is Publish.BEST else ""
@@ -96,12 +38,20 @@ def training_facts(results: Results) -> list[Fact]:
         *([Fact("Lowest validation loss", f"{best.loss:.3g}", f"after step {best.step:,}{kept}")] if best else []),
         Fact("Time", duration(results.training_seconds), f"on {training.device}"),
         Fact("Throughput", f"{training.tokens_per_second or 0:,.0f}", "tokens per second"),
-        Fact(
-            "Evaluating",
-            duration(results.base.seconds + results.tuned.seconds),
-            f"base and tuned, {len(results.held_out):,} rows each",
-        ),
+        Fact("Peak memory", peak_memory(results), "while training"),
+        evaluating,
     ]
+
+
+def peak_memory(results: Results) -> str:
+    """The most memory any step took: the GPU's, or on a CPU the process's; "" where nothing was trained."""
+    return gibibytes(max(step.memory for step in results.steps)) if results.steps else ""
+
+
+def evaluation_seconds(results: Results) -> float:
+    """Time all models took on the held-out rows."""
+    few_shot = results.assessment.baselines.few_shot
+    return results.base.seconds + (few_shot.seconds if few_shot else 0) + results.tuned.seconds
 
 
 def data_facts(results: Results) -> list[Fact]:
@@ -112,6 +62,7 @@ def data_facts(results: Results) -> list[Fact]:
         "Rows read": data.rows,
         "Invalid": data.invalid,
         "Exact copies dropped": data.duplicates,
+        "Near copies": data.near_duplicates,
         "Too long, dropped": data.overlength,
         "Rows learned from": splits and splits.train,
         "Rows to validate on": len(results.prepared.validation) or None,
@@ -190,43 +141,4 @@ def provenance(results: Results) -> list[Fact]:
         Fact("Data digest", prepared.preflight.digest or ""),
         Fact("Spec digest", bundle.spec_digest),
         Fact("Software", software),
-    ]
-
-
-def _row(row: MetricRow, prompted: bool, deciding: bool) -> Row:
-    """A metric of all models."""
-    models = [row.base, row.few_shot, row.tuned] if prompted else [row.base, row.tuned]
-    cells = [_cell(row.name, estimate) for estimate in models]
-    cells[-1] = replace(cells[-1], tone="main")
-    change = row.over_base
-    if change is None:
-        return Row(METRIC_TITLES[row.name], [*cells, Cell("")], deciding)
-    text, interval = gain(row.name, change).removesuffix(")").split(" (")
-    tone = {1: "good", -1: "bad"}.get(change.sign, "")
-    return Row(METRIC_TITLES[row.name], [*cells, Cell(_minus(text), _minus(interval), tone)], deciding)
-
-
-def _cell(name: MetricName, estimate: Estimate | None) -> Cell:
-    if estimate is None:
-        return Cell("")
-    low, high = (shown(name, end) for end in estimate.interval)
-    return Cell(shown(name, estimate.value), f"{low} to {high}")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", MINUS)
-
-
-def _notes(results: Results) -> list[str]:
-    found, resolved = results.comparison, results.prepared.resolved
-    weights = (
-        "All ran over 4-bit weights: the base model is measured as it was loaded for training, not in bfloat16."
-        if resolved.method is MethodType.QLORA
-        else "All ran in bfloat16."
-    )
-    return [
-        f"{found.gained:,} row{'s' if found.gained != 1 else ''} only the tuned model answers word for word, "
-        f"{found.lost:,} only the base model. Intervals are of 95%: Wilson's for shares of rows, else by a paired "
-        f"bootstrap over {found.clusters:,} groups of rows that are no near copies of each other. A gain in colour is "
-        f"beyond the noise. All models got the same prompts and answered greedily. {weights}"
     ]

@@ -16,6 +16,7 @@ from finetune_trainer.render import DATE
 
 QUESTION = "What you ask"
 """Stands for the user's words in the rendered example."""
+ASKED = [{"role": "user", "content": QUESTION}]
 COMPARED = 1000
 """Training rows whose prompts are compared for what they share."""
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -31,7 +32,8 @@ class Serving:
     template_arguments: dict[str, Any]
     """What the template was given beside the messages, where it asks for it."""
     rendered: str
-    """QUESTION as the only message of a user, as the model reads it."""
+    """QUESTION as the only message of a user, as the model reads it; "" where the rows ask nothing and are texts to
+    continue."""
     beginning: str
     """What every training prompt begins with: where it is longer than in `rendered`, the rows share a system prompt."""
     ending: str
@@ -53,7 +55,7 @@ class Serving:
                 "sha256": self.template_digest,
                 "arguments": self.template_arguments,
             },
-            "example": {"messages": [{"role": "user", "content": QUESTION}], "prompt": self.rendered},
+            "example": {"messages": ASKED, "prompt": self.rendered} if self.rendered else None,
             "trainingPrompts": {"beginWith": self.beginning, "endWith": self.ending},
             "stopTokens": [{"id": token, "text": text} for token, text in self.stop_tokens.items()],
             "generation": {"do_sample": False, "max_new_tokens": self.max_new_tokens},
@@ -64,22 +66,18 @@ def serving_of(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> Servin
     """How a model that learned from `prepared` is asked."""
     template = dated(prepared.chat_template)
     arguments = template_arguments(template)
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": QUESTION}],
-        chat_template=template,
-        tokenize=False,
-        add_generation_prompt=True,
-        **arguments,
-    )
     step = max(1, len(prepared.train) // COMPARED)
     rows = (prepared.train[row] for row in range(0, len(prepared.train), step))
     prompts = [row.input_ids[: row.prompt_length] for row in rows]
     beginning = shared_beginning(prompts)
     ending = shared_beginning([prompt[::-1] for prompt in prompts])[::-1]
+    rendered = tokenizer.apply_chat_template(
+        ASKED, chat_template=template, tokenize=False, add_generation_prompt=True, **arguments
+    )
     return Serving(
         chat_template=template,
         template_arguments=arguments,
-        rendered=str(rendered),
+        rendered=str(rendered) if any(map(len, prompts)) else "",
         beginning=_text(tokenizer, beginning),
         ending=_text(tokenizer, ending),
         stop_tokens={token: _text(tokenizer, [token]) for token in prepared.stop_token_ids},

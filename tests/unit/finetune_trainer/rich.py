@@ -1,6 +1,6 @@
 """A finished run with everything the report can show, made up without training: tickets turned into JSON.
 
-`python -m tests.unit.finetune_trainer.rich FILE` writes its page, to be looked at in a browser.
+`python -m tests.unit.finetune_trainer.rich json FILE` (or labels) writes its page, to be looked at in a browser.
 """
 
 import json
@@ -12,14 +12,26 @@ from pathlib import Path
 import numpy as np
 
 from finetune_api.bundle import Bundle
-from finetune_api.status import Merged, Splits
-from finetune_trainer.measured import Answer, Measured
+from finetune_api.evaluation import Gate, MetricName, MinGain
+from finetune_api.job import Evaluation as EvaluationWish
+from finetune_api.job import RegressionSet
+from finetune_api.status import Advice, Cleaned, CleaningStep, Estimate, Finding, Merged, Severity, SourceRows, Splits
+from finetune_trainer.answer_kind import AnswerKind, Answers
+from finetune_trainer.assessment import Assessment, Baselines
+from finetune_trainer.cleaned import Change
+from finetune_trainer.comparison import compare
+from finetune_trainer.evaluation_status import evaluation_status
+from finetune_trainer.gates import gate_results, regression_result
+from finetune_trainer.measured import Answer, FewShot, Measured
+from finetune_trainer.metric_choice import choose_metrics
 from finetune_trainer.prepared import Example
 from finetune_trainer.report import report_page
 from finetune_trainer.results import Results
 from finetune_trainer.serving import Serving
 from finetune_trainer.training_loop import Step
-from tests.unit.finetune_trainer.tiny import assessment, results, turns
+from finetune_trainer.validation import ValidationLoss
+from finetune_trainer.verdict import Cost, verdict
+from tests.unit.finetune_trainer.tiny import results, turns
 
 STEPS, HELD_OUT = 420, 200
 AREAS = ("billing", "login", "delivery", "app", "other")
@@ -29,6 +41,31 @@ MAILS = (
     "My password reset link says it has expired, although I clicked it right away. Account {n}.",
     "Parcel {n} was to arrive on Monday. The tracking page has said 'in transit' for nine days.",
     "Kann ich die Rechnung {n} auch auf Englisch bekommen? Danke & freundliche Grüße",
+)
+
+ADVICE = Advice(
+    reason="Overlength",
+    message="3 rows (0.1%) are longer than training.maxSequenceLength 1,024 and are left out: raise it to keep them.",
+)
+FINDINGS = [
+    Finding(severity=Severity.ERROR, message="the answer is empty", rows=3, places=["tickets/2026-01.jsonl line 88"]),
+    Finding(severity=Severity.WARNING, message="mojibake", rows=17, places=["tickets/2026-02.jsonl line 4"]),
+]
+SOURCES = [
+    SourceRows(side="train", name="tickets", rows=1980, tokens=371_004),
+    SourceRows(side="train", name="general", rows=494, tokens=91_114),
+]
+CLEANED = {"unicode": 9, "remove[0]": 187, "mask[Email]": 31}
+CHANGES = (
+    Change(
+        "remove[0]", "s3://acme-data/tickets/2026-01.jsonl:7", "before Friday.\nSent from my phone", "before Friday."
+    ),
+    Change(
+        "mask[Email]",
+        "s3://acme-data/tickets/2026-02.jsonl:31",
+        "write to <...> please",
+        "write to <EMAIL_ADDRESS> please",
+    ),
 )
 
 
@@ -56,7 +93,7 @@ def held_out() -> list[Example]:
         prompt = MAILS[kind].format(n=40_000 + 7 * n)
         tokens, supervised = np.arange(90, dtype=np.int32), np.arange(90) >= 60
         source = f"s3://acme-data/tickets/2026-03.jsonl:{11 + 13 * n}"
-        rows.append(Example(tokens, supervised, 60, turns(prompt, json.dumps(wanted)), source, cluster=n))
+        rows.append(Example(tokens, supervised, 60, turns(prompt, json.dumps(wanted)), source, n, n % 4 // 3))
     return rows
 
 
@@ -67,9 +104,37 @@ def measured(rows: list[Example], right: float, loss: float, spoilt: str, seed: 
     answers = []
     for row, hit in zip(rows, (generator.random(len(rows)) < right).tolist(), strict=True):
         text = row.answer if hit else spoilt.format(answer=row.answer)
-        answers.append(Answer(text.replace("billing", "login") if not hit else text, not hit and len(text) > 140, hit))
+        answers.append(Answer(text if hit else text.replace("false", "true"), not hit and len(text) > 95, hit))
     losses = generator.gamma(8, loss / 8, len(rows)) * labels
     return Measured(losses, labels, answers, 74.2)
+
+
+def prompted(rows: list[Example]) -> FewShot:
+    """The base model shown five tickets, in three draws."""
+    spoilt = "{answer}" if "{" in rows[0].answer else "It is {answer}."
+    draws = [measured(rows, 0.4, 1.0, spoilt, seed).answers for seed in (3, 4, 5)]
+    return FewShot(draws, (5, 5, 5), 231.0)
+
+
+def assessed(rows: list[Example], answers: Answers, base: Measured, tuned: Measured) -> Assessment:
+    """All the evaluation says of these measurements, gates and a regression set among it."""
+    few_shot = prompted(rows)
+    metrics = choose_metrics(EvaluationWish(), answers)
+    sources = [source.uri for source in bundle().spec.dataset.train]
+    found = compare(rows, base, few_shot, tuned, metrics, answers, 0, sources)
+    gates = [Gate(metric=metrics[0], min=0.8), Gate(metric=MetricName.EXACT_MATCH, min_gain_over=MinGain(few_shot=0.2))]
+    general = RegressionSet(name="general", uri="s3://acme-data/chat/probe.jsonl", metric=MetricName.LOSS, max_drop=0.1)
+    regression = [regression_result(general, rows[:60], part(base, 60, 1.1), part(base, 60, 1.13), 0)]
+    sentence = verdict(found, Cost(154.1, 1_386_000, 0.12, "0.09"))
+    evaluation = evaluation_status(
+        found, base, few_shot, tuned, gate_results(gates, found.metrics), regression, sentence
+    )
+    return Assessment(Baselines(base, few_shot, {}), tuned, found, evaluation)
+
+
+def part(whole: Measured, rows: int, factor: float) -> Measured:
+    """The first rows of a measurement, with another loss."""
+    return Measured(whole.losses[:rows] * factor, whole.labels[:rows], whole.answers[:rows], 1.0)
 
 
 def steps() -> list[Step]:
@@ -82,8 +147,13 @@ def steps() -> list[Step]:
         loss = (0.42 + 1.7 * exp(-number / 40)) * float(generator.normal(1, 0.07))
         tokens = int(generator.normal(3300, 500))
         seconds = tokens / float(generator.normal(9100 if number > 3 else 4000, 240))
-        made.append(Step(number, loss, float(rate), 0.8, tokens, seconds))
+        made.append(Step(number, loss, float(rate), 0.8, tokens, seconds, int(9.1 * 2**30 + 2**20 * tokens / 5)))
     return made
+
+
+def validation() -> list[ValidationLoss]:
+    """A loss on other rows that turns up again towards the end."""
+    return [ValidationLoss(step, 0.5 + 1.4 * exp(-step / 45) + (step / 1500) ** 2, 6.0) for step in range(0, 421, 42)]
 
 
 def lengths() -> list[Example]:
@@ -113,6 +183,14 @@ def serving() -> Serving:
     )
 
 
+def estimates() -> list[Estimate]:
+    """What preflight had predicted."""
+    return [
+        Estimate(gpu_type="l4", memory="11.8Gi", fits=True, seconds=412, cost="0.09"),
+        Estimate(gpu_type="t4-8g", memory="11.8Gi", fits=False, alternative="No method would fit."),
+    ]
+
+
 def rich_results() -> Results:
     """Everything at once."""
     rows = held_out()
@@ -136,6 +214,12 @@ def rich_results() -> Results:
     )
     preflight = run.prepared.preflight.model_copy(
         update={
+            "estimate": estimates(),
+            "advice": [ADVICE],
+            "findings": FINDINGS,
+            "sources": SOURCES,
+            "cleaned": Cleaned(rows=212, emptied=2, steps=[CleaningStep(name=n, rows=c) for n, c in CLEANED.items()]),
+            "near_duplicates": 41,
             "rows": 2_561,
             "duplicates": 84,
             "overlength": 3,
@@ -155,14 +239,29 @@ def rich_results() -> Results:
     )
     return replace(
         run,
-        prepared=replace(run.prepared, train=lengths(), preflight=preflight, resolved=resolved),
+        prepared=replace(run.prepared, train=lengths(), cleaning=CHANGES, preflight=preflight, resolved=resolved),
         training=training,
         steps=history,
-        assessment=assessment(rows, base, tuned).with_merged(merged),
+        validation=validation(),
+        assessment=assessed(rows, Answers(AnswerKind.JSON), base, tuned).with_merged(merged),
         serving=serving(),
         base_license={"license": "llama3.1"},
     )
 
 
+def rich_labels() -> Results:
+    """The same tickets with only their area to tell: answers that are labels."""
+    rows = [replace(row, messages=turns(row.prompt, json.loads(row.answer)["area"])) for row in held_out()]
+    run = rich_results()
+    generator = np.random.default_rng(6)
+    models = []
+    for right, loss in ((0.3, 1.6), (0.85, 0.4)):
+        given = [row.answer if generator.random() < right else str(generator.choice([*AREAS, "?"])) for row in rows]
+        answers = [Answer(text, False, text == row.answer) for text, row in zip(given, rows, strict=True)]
+        models.append(Measured(generator.gamma(8, loss / 8, len(rows)) * 3, np.full(len(rows), 3), answers, 20.0))
+    return replace(run, held_out=rows, assessment=assessed(rows, Answers(AnswerKind.LABEL, AREAS), *models))
+
+
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(report_page(rich_results()), encoding="utf-8")
+    made = {"json": rich_results, "labels": rich_labels}[sys.argv[1]]
+    Path(sys.argv[2]).write_text(report_page(made()), encoding="utf-8")

@@ -1,5 +1,6 @@
 """Charts: every point within the axes, round numbers on them, no row lost in a histogram."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from finetune_trainer.chart import (
     thinned,
     tick_label,
     ticks,
+    whiskers,
 )
 
 
@@ -46,7 +48,7 @@ def test_ticks_are_said_shortly(tick: float, label: str) -> None:
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=300), st.lists(st.floats(0, 200), min_size=1, max_size=9))
 def test_every_point_lies_within_the_axes(values: list[float], others: list[float]) -> None:
     steps = list(range(1, len(values) + 1))
-    other = Series("validation", [7 * i for i in range(1, len(others) + 1)], others, "second", dotted=True)
+    other = Series("validation", [7 * i for i in range(len(others))], others, "second", dotted=True)
     drawn = chart("Loss", "nats", [*smoothed("training", steps, values), other], height=100)
     places = [tuple(map(float, point.split(","))) for line in drawn.lines for point in line.points.split()]
     places += [(dot.at, dot.height) for line in drawn.lines for dot in line.dots]
@@ -78,7 +80,7 @@ def test_a_long_line_is_thinned_to_what_a_screen_shows(count: int) -> None:
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=300))
 def test_a_histogram_counts_every_row_once(values: list[int]) -> None:
-    found = histogram(values)
+    found = histogram(np.array(values))
     counts = [int(bar.label.rpartition(": ")[2].split()[0].replace(",", "")) for bar in found.bars]
     assert sum(counts) == len(values)
     assert all(0 <= bar.x <= bar.x + bar.width <= found.width + 0.5 for bar in found.bars)
@@ -86,3 +88,13 @@ def test_a_histogram_counts_every_row_once(values: list[int]) -> None:
     for bar, count in zip(found.bars, counts, strict=True):
         low, _, high = bar.label.replace(",", "").partition(" to ")
         assert count == sum(int(low) <= value <= int(high.split()[0]) for value in values)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=4))
+def test_whiskers_lie_around_their_value_on_lines_of_their_own(values: list[tuple[float, float, float]]) -> None:
+    rows = [(f"model {i}", sorted(v)[1], min(v), max(v)) for i, v in enumerate(values)]
+    found = whiskers(rows, "{:.3f}".format)
+    assert [row.name for row in found.rows] == [name for name, *_ in rows]
+    assert all(0 <= row.low <= row.at <= row.high <= found.width for row in found.rows)
+    assert [row.y for row in found.rows] == sorted({row.y for row in found.rows})
+    assert found.rows[-1].y < found.height

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,14 @@ def test_what_merging_changed_is_said_with_its_tolerance() -> None:
     assert message.endswith("for the better.")
     assert compared(1.0, [True] * 48 + [False] * 2)[0] is False
     assert compared(1.0, [True] * 47 + [False] * 3)[0] is True
+
+
+def test_rows_that_nobody_answered_are_compared_by_their_loss() -> None:
+    tuned = measured([1.0] * 4, [True] * 4)
+    found = compare_merged(replace(tuned, answers=[]), MergedMeasured(1.001 * tuned.losses, [], []))
+    assert (found.rows, found.exact_match, found.exact_match_change) == (0, None, None)
+    assert found.message == "Merging moved the loss by +0.0010 nats a token, within the tolerance of 0.01 nats."
+    assert answered_rows(0) == []
 
 
 @pytest.mark.parametrize("rows", [1, 7, 50, 51, 999])

@@ -60,6 +60,14 @@ def test_what_the_template_has_to_be_given_is_in_every_snippet(make_bundle: Make
     assert '"chat_template_kwargs": {"enable_thinking": false}' in card
 
 
+def test_a_model_of_texts_is_given_their_beginning(make_bundle: MakeBundle) -> None:
+    run = results(make_bundle())
+    card = model_card(replace(run, serving=replace(run.serving, rendered="", beginning="")), "adapter")
+    assert 'tokenizer("The beginning of a text"' in card
+    assert "/v1/completions" in card
+    assert "messages" not in card
+
+
 def test_an_adapter_vllm_refuses_says_so(make_bundle: MakeBundle) -> None:
     run = replace(results(make_bundle()), adapter=LoraConfig(use_dora=True))
     card = model_card(run, "adapter")

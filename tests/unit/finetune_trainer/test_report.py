@@ -12,17 +12,21 @@ from lxml.html import HtmlElement, fromstring
 
 from finetune_api.evaluation import MetricName
 from finetune_api.job import MethodType
+from finetune_api.quantity import gibibytes
 from finetune_api.status import GateResult
 from finetune_trainer.comparison import Outcome
 from finetune_trainer.measured import Answer
+from finetune_trainer.metrics import LIKELIHOODS, LOWER_IS_BETTER
 from finetune_trainer.pages import LONGEST_TEXT
 from finetune_trainer.report import curves, report_page
-from finetune_trainer.report_tables import MINUS, layout_text, training_facts
+from finetune_trainer.report_results import DASH, MINUS
+from finetune_trainer.report_tables import layout_text, training_facts
 from finetune_trainer.results import Results
+from finetune_trainer.training_progress import duration
 from finetune_trainer.validation import ValidationLoss
-from finetune_trainer.verdict import METRIC_TITLES, gain, shown
+from finetune_trainer.verdict import METRIC_TITLES, percent, shown
 from tests.unit.finetune_trainer.conftest import MakeBundle
-from tests.unit.finetune_trainer.rich import rich_results
+from tests.unit.finetune_trainer.rich import ADVICE, AREAS, CLEANED, rich_labels, rich_results
 from tests.unit.finetune_trainer.tiny import assessment, example, examples, results
 
 ATTACK = '<script>alert(1)</script><img src="https://evil.test/x" onerror=x> & {{ 7 * 7 }} </pre></style>'
@@ -47,6 +51,12 @@ def figures(page: HtmlElement, section: str) -> list[list[str]]:
     """The cells of the section's tables of figures."""
     rows = page.xpath(f"//section[@id='{section}']//table[contains(@class, 'figures')]//tr")
     return [[text(cell) for cell in row] for row in rows]
+
+
+def rows_of(page: HtmlElement, head: str) -> dict[str, list[str]]:
+    """The rows of the one table whose first column is headed `head`, by their names."""
+    [table] = page.xpath(f"//table[thead/tr/th[1]='{head}']")
+    return {text(row[0]): [text(cell) for cell in row[1:]] for row in table.xpath(".//tr")}
 
 
 def facts(page: HtmlElement, section: str) -> dict[str, str]:
@@ -109,21 +119,96 @@ def test_rows_and_answers_are_text_and_nothing_else(make_bundle: MakeBundle) -> 
 
 def test_every_figure_of_the_results_is_the_evaluations() -> None:
     run, html = rich()
-    evaluation = run.evaluation
-    assert evaluation.base
-    assert evaluation.tuned
-    rows = {cells[0]: cells[1:] for cells in figures(fromstring(html), "results")}
+    rows = rows_of(fromstring(html), "Metric")
+    assert rows["Metric"] == ["Base", "Few-shot", "Tuned", "Over base", "Over few-shot"]
     for name, row in run.comparison.metrics.items():
         cells = rows[METRIC_TITLES[name]]
-        for cell, estimate in ((cells[0], row.base), (cells[1], row.tuned)):
-            assert estimate
-            assert cell.startswith(shown(name, estimate.value))
-            assert cell.endswith(f"{shown(name, estimate.interval.low)} to {shown(name, estimate.interval.high)}")
+        for cell, estimate in zip(cells, (row.base, row.few_shot, row.tuned), strict=False):
+            low, high = estimate.interval if estimate else (0.0, 0.0)
+            assert cell == (
+                f"{shown(name, estimate.value)} {shown(name, low)} to {shown(name, high)}" if estimate else DASH
+            )
         assert row.over_base
-        assert cells[2].replace(MINUS, "-").replace("95%", "(95%") + ")" == gain(name, row.over_base)
-    assert text(fromstring(html).xpath("//section[@id='results']//p")[0]).startswith(
-        f"{run.comparison.gained} rows only the tuned model answers word for word, {run.comparison.lost} only the base"
+        moved = -row.over_base.value if name in LOWER_IS_BETTER else row.over_base.value
+        text = f"{moved:+,.3g}" if name in LIKELIHOODS else f"{100 * moved:+.1f}"
+        assert cells[3].split()[0] == text.replace("-", MINUS)
+    cut = [
+        metrics.truncated for metrics in (run.evaluation.base, run.evaluation.few_shot, run.evaluation.tuned) if metrics
+    ]
+    assert rows["Answers cut off at 58 tokens"][:3] == [str(count) for count in cut]
+
+
+def test_what_decides_stands_out_and_is_drawn_with_its_intervals() -> None:
+    run, html = rich()
+    page = fromstring(html)
+    decision = run.comparison.decision
+    assert decision.few_shot
+    assert text(page.xpath("//tr[@class='deciding']/th")[0]) == METRIC_TITLES[decision.name]
+    drawn = page.xpath("//figure[@class='intervals']//circle")
+    assert [float(circle.get("cx")) for circle in drawn] == pytest.approx(
+        [540 * each.value for each in (decision.base, decision.few_shot, decision.tuned) if each], abs=0.1
     )
+
+
+def test_sources_fields_gates_and_regression_sets_have_a_table_each() -> None:
+    run, html = rich()
+    page = fromstring(html)
+    for source in run.comparison.sources:
+        assert source.decision.tuned
+        assert rows_of(page, "Source")[source.name][2].startswith(
+            shown(source.decision.name, source.decision.tuned.value)
+        )
+    fields = rows_of(page, "Field")
+    assert [fields[field.path] for field in run.comparison.fields] == [
+        [f"{field.expected}", f"{field.right}", percent(field.right / field.expected)]
+        for field in run.comparison.fields
+    ]
+    assert run.evaluation.gates
+    assert run.evaluation.regression
+    assert rows_of(page, "Gate")["Exact match"] == [
+        "gain over few-shot at least 0.2",
+        f"{run.evaluation.gates[1].value:.4g}",
+        "✓ passed",
+    ]
+    found = run.evaluation.regression[0]
+    assert rows_of(page, "Set")["general (Loss, 60 rows)"] == [
+        *(f"{value:.4g}" for value in (found.base, found.tuned, found.drop)),
+        "0.1",
+        "✓ passed",
+    ]
+
+
+def test_labels_have_their_scores_and_who_is_taken_for_whom() -> None:
+    run = rich_labels()
+    page = page_of(run)
+    assert run.comparison.labels
+    rows = rows_of(page, "Label")
+    for score in run.comparison.labels.scores:
+        shares = [percent(share) for share in (score.precision, score.recall, score.f1)]
+        assert rows[score.label] == [f"{score.expected}", *shares]
+    head, *body = [[text(cell) for cell in row] for row in page.xpath("//table[@class='matrix']//tr")]
+    assert head[1:] == [*AREAS, "(no label)"]
+    counts = {
+        (row[0], given): 0 if cell == "·" else int(cell)
+        for row in body
+        for given, cell in zip(head[1:], row[1:], strict=True)
+    }
+    assert {pair: count for pair, count in counts.items() if count} == run.comparison.labels.confusion
+    assert sum(counts.values()) == len(run.held_out)
+
+
+def test_without_answers_there_is_no_section_of_them(make_bundle: MakeBundle) -> None:
+    run = results(make_bundle())
+    base, tuned = (replace(model, answers=[]) for model in (run.base, run.tuned))
+    baselines = replace(run.assessment.baselines, base=base)
+    page = page_of(replace(run, assessment=replace(run.assessment, baselines=baselines, tuned=tuned)))
+    assert not page.xpath("//*[@id='rows'] | //a[@href='#rows']")
+
+
+def test_a_job_that_trained_nothing_has_no_curves(make_bundle: MakeBundle) -> None:
+    page = page_of(replace(results(make_bundle()), steps=[], validation=()))
+    assert facts(page, "training").keys() == {"Evaluating"}
+    assert not page.xpath("//section[@id='training']//svg")
 
 
 def test_a_change_for_the_worse_looks_like_one(make_bundle: MakeBundle) -> None:
@@ -131,8 +216,9 @@ def test_a_change_for_the_worse_looks_like_one(make_bundle: MakeBundle) -> None:
     swapped = assessment(run.held_out, run.tuned, run.base)
     page = page_of(replace(run, assessment=swapped))
     assert page.xpath("//header/@class") == ["bad-news"]
-    changes = page.xpath("//table[@class='figures']//td[3]")
-    assert {(cell.get("class"), text(cell)[0]) for cell in changes[:4]} == {("bad", MINUS)}
+    changes = rows_of(page, "Metric")
+    assert (changes["Exact match"][2][0], changes["Loss"][2][0]) == (MINUS, "+")
+    assert set(page.xpath("//table[@class='figures']//td[3]/@class")[:4]) == {"bad"}
 
 
 def test_a_model_that_did_not_pass_its_gates_says_so_at_the_top(make_bundle: MakeBundle) -> None:
@@ -140,7 +226,23 @@ def test_a_model_that_did_not_pass_its_gates_says_so_at_the_top(make_bundle: Mak
     gate = GateResult(metric=MetricName.EXACT_MATCH, bound="Min", limit=0.9, value=0.5, passed=False)
     evaluation = run.evaluation.model_copy(update={"gates": [gate], "passed": False})
     page = page_of(replace(run, assessment=replace(run.assessment, evaluation=evaluation)))
-    assert "not to be used. ExactMatch is 0.5; a gate wants it at least 0.9." in text(page.xpath("//header")[0])
+    assert text(page.xpath("//header/p")[1]).endswith(
+        "not to be used. ExactMatch is 0.5; a gate wants it at least 0.9."
+    )
+    assert page.xpath("//header/@class") == ["bad-news"]
+
+
+def test_the_curves_are_of_loss_validation_rate_speed_and_memory() -> None:
+    run, html = rich()
+    charts = fromstring(html).xpath("//section[@id='training']//svg")
+    assert [text(chart.find("title")).split(",")[0].split(" over")[0] for chart in charts] == [
+        "Loss",
+        "Learning rate",
+        "Throughput",
+        "Memory",
+    ]
+    dots = [text(circle) for circle in charts[0].xpath(".//circle")]
+    assert dots == [f"validation, step {point.step:,}: {point.loss:.4g}" for point in run.validation]
 
 
 def test_training_data_and_provenance_are_told_as_they_were() -> None:
@@ -159,11 +261,40 @@ def test_training_data_and_provenance_are_told_as_they_were() -> None:
     assert facts(page, "recipe")["Batch"] == "16 rows a step, 2,048 tokens at a time"
 
 
+def test_what_preflight_found_is_told_with_examples() -> None:
+    _, html = rich()
+    page = fromstring(html)
+    assert [text(item) for item in page.xpath("//section[@id='data']//li")] == [ADVICE.message]
+    assert rows_of(page, "Finding")["the answer is empty left out"] == ["3", "tickets/2026-01.jsonl line 88"]
+    assert rows_of(page, "Finding")["mojibake used, but suspicious"] == ["17", "tickets/2026-02.jsonl line 4"]
+    assert figures(page, "data")[1:] == [
+        ["tickets", "train", "1,980", "371,004"],
+        ["general", "train", "494", "91,114"],
+    ]
+    cleaning = {text(row[0]): row for row in page.xpath("//table[thead/tr/th='Rows changed']/tbody/tr")}
+    assert {name: text(row[1]) for name, row in cleaning.items()} == {name: str(rows) for name, rows in CLEANED.items()}
+    removed = cleaning["remove[0]"][2]
+    assert [text(part) for part in removed.xpath(".//del")] == ["Sent from my phone"]
+    assert [part.text for part in cleaning["mask[Email]"][2].xpath(".//ins")] == ["EMAIL_ADDRESS"]
+    assert "2 rows had nothing left" in text(page.xpath("//section[@id='data']")[0])
+
+
 def test_what_merging_changed_is_shown_where_there_is_something() -> None:
     run, html = rich()
     assert run.evaluation.merged
     finding = fromstring(html).xpath("//li[@class='bad-news']")
     assert [text(item) for item in finding] == [run.evaluation.merged.message]
+
+
+def test_what_was_predicted_stands_beside_what_was_measured() -> None:
+    run, html = rich()
+    assert run.assessment.baselines.few_shot
+    seconds = run.training_seconds + run.base.seconds + run.assessment.baselines.few_shot.seconds + run.tuned.seconds
+    assert figures(fromstring(html), "sizing")[1:] == [
+        ["l4, predicted", "11.8Gi", "6 min 52 s", "0.09"],
+        ["t4-8g, predicted does not fit No method would fit.", "11.8Gi", DASH, DASH],
+        ["NVIDIA L4, measured", gibibytes(max(step.memory for step in run.steps)), duration(seconds), ""],
+    ]
 
 
 def test_the_page_says_how_to_serve() -> None:

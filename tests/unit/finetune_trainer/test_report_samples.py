@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from finetune_trainer.measured import Answer
 from finetune_trainer.report_samples import SHOWN, sample_groups, shares
 from tests.unit.finetune_trainer.conftest import MakeBundle
+from tests.unit.finetune_trainer.rich import rich_results
 from tests.unit.finetune_trainer.tiny import examples, results
 
 
@@ -24,8 +25,18 @@ def test_a_sample_is_the_row_with_both_models_own_answers(make_bundle: MakeBundl
     group = sample_groups(run)[0]
     sample = group.samples[1]
     assert (sample.source, sample.prompt, sample.expected) == ("rows.jsonl:1", "a question", "answer 1")
-    assert (sample.base.truncated, sample.base.matches, sample.tuned.matches) == (True, False, True)
-    assert "".join(piece.text for piece in sample.base.pieces if piece.kind != "missing") == "an other answer"
+    base, tuned = sample.answers["Base"], sample.answers["Tuned"]
+    assert (base.truncated, base.matches, tuned.matches) == (True, False, True)
+    assert "".join(piece.text for piece in base.pieces if piece.kind != "missing") == "an other answer"
+
+
+def test_what_prompting_gave_stands_between() -> None:
+    run = rich_results()
+    assert run.assessment.baselines.few_shot
+    sample = sample_groups(run)[0].samples[0]
+    assert list(sample.answers) == ["Base", "Few-shot", "Tuned"]
+    row = [example.source for example in run.held_out].index(sample.source)
+    assert sample.answers["Few-shot"].matches == run.assessment.baselines.few_shot.draws[0][row].matches
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(0, 60))

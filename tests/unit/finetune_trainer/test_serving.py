@@ -1,5 +1,6 @@
 """What a server is told gives the very tokens the model learned from."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def test_it_tells_what_all_prompts_share(make_bundle: MakeBundle, tmp_path: Path
     assert found["example"]["prompt"] == f"<|start|>user\n{QUESTION}<|end|>\n<|start|>assistant\n"
     assert found["stopTokens"] == [{"id": 3, "text": "<|end|>"}]
     assert found["generation"] == {"do_sample": False, "max_new_tokens": 16}
+
+
+def test_rows_that_ask_nothing_have_no_prompt(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, TEMPLATE)
+    ready = prepared(make_bundle, tokenizer, [asked("is it late?")])
+    found = serving_of(
+        replace(ready, train=[replace(row, prompt_length=0) for row in ready.train]), tokenizer
+    ).as_json()
+    assert (found["example"], found["trainingPrompts"]) == (None, {"beginWith": "", "endWith": ""})
 
 
 def test_half_a_character_is_not_shown(make_bundle: MakeBundle, tmp_path: Path) -> None:
