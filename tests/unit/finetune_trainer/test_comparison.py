@@ -10,7 +10,7 @@ import pytest
 
 from finetune_api.evaluation import Baseline, MetricName
 from finetune_trainer.answer_kind import AnswerKind, Answers
-from finetune_trainer.comparison import Comparison, Outcome, compare
+from finetune_trainer.comparison import Comparison, Outcome, compare, pairings
 from finetune_trainer.measured import Answer, FewShot, Measured
 from finetune_trainer.metric_choice import FITTING
 from finetune_trainer.prepared import Example
@@ -179,3 +179,15 @@ def test_rows_that_ask_nothing_count_for_no_metric_of_answers() -> None:
     loss = found.metrics[MetricName.LOSS].tuned
     assert loss
     assert loss.value > 0
+
+
+def test_answers_are_held_against_other_clusters_of_their_own_source() -> None:
+    rows = [replace(example(12, 4, i), cluster=i // 6, mixture=i % 3) for i in range(60)]
+    found = pairings(rows, seed=0)
+    assert len(found) == 10
+    for mine, others in found:
+        assert mine == sorted(set(mine))
+        assert all(rows[i].cluster != rows[j].cluster for i, j in zip(mine, others, strict=True))
+        assert all(rows[i].mixture == rows[j].mixture for i, j in zip(mine, others, strict=True))
+    copies = [replace(row, cluster=0) for row in rows]
+    assert pairings(copies, seed=0) == []

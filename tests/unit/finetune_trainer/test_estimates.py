@@ -53,6 +53,14 @@ def test_few_rows_are_not_taken_for_certain(gained: int, sign: int) -> None:
     assert change.sign == sign
 
 
+@pytest.mark.parametrize(("gained", "sign"), [(5, 0), (6, 1)])
+def test_five_groups_are_too_few_for_any_metric(gained: int, sign: int) -> None:
+    change = paired(answered(0, 40), answered(gained, 40)).change("before", "after", MetricName.TOKEN_F1)
+    assert change
+    assert change.interval.low > 0, "the bootstrap alone would be sure"
+    assert change.sign == sign
+
+
 def test_a_gain_on_copies_of_one_row_is_not_certain() -> None:
     clusters = [0] * 20 + list(range(1, 21))
     change = paired(answered(0, 40), answered(20, 40), clusters).change("before", "after", MetricName.TOKEN_F1)

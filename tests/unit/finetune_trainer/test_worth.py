@@ -1,0 +1,46 @@
+"""A real, tiny training judged from end to end: one that can be learned is praised, shuffled answers are not."""
+
+import random
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from finetune_trainer.comparison import Outcome
+from finetune_trainer.preflight import preflight
+from finetune_trainer.status_writer import StatusWriter
+from finetune_trainer.storage import open_storage
+from finetune_trainer.train import train
+from tests.unit.finetune_trainer.conftest import MakeBundle
+
+ANSWERS = {"quick": "to the left", "answer": "to the right", "system": "stay"}
+
+
+def rows(count: int) -> list[dict[str, str]]:
+    """One of three words stands in each question and decides the answer."""
+    words = list(ANSWERS)
+    return [{"prompt": f"{i} {words[i % 3]} {i * 7 % 97}", "completion": ANSWERS[words[i % 3]]} for i in range(count)]
+
+
+def shuffled(found: list[dict[str, str]]) -> list[dict[str, str]]:
+    answers = random.Random(0).sample([row["completion"] for row in found], len(found))
+    return [row | {"completion": answer} for row, answer in zip(found, answers, strict=True)]
+
+
+@pytest.mark.parametrize(("spoilt", "praised"), [(False, True), (True, False)])
+def test_what_can_be_learned_is_praised_and_shuffled_answers_are_not(
+    make_bundle: MakeBundle, spoilt: bool, praised: bool
+) -> None:
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    data = shuffled(rows(240)) if spoilt else rows(240)
+    bundle = make_bundle(rows=data, method={"type": "Full"}, training={"learningRate": 0.01, "epochs": 5})
+    preflight(bundle, open_storage(bundle), StatusWriter(None, "preflight"))
+    writer = StatusWriter(None, "attempt-1")
+    verdict = train(bundle, open_storage(bundle), writer, attempt=1)
+    found = writer.intent.evaluation
+    assert found
+    assert found.decision
+    assert found.decision.metric == "ExactMatch", "the answers are labels"
+    assert (found.decision.outcome == Outcome.BETTER) is praised
+    assert ("was worth it" in verdict and "nothing shows" not in verdict) is praised
