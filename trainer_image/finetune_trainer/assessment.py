@@ -19,6 +19,7 @@ from finetune_trainer.metric_choice import choose_metrics
 from finetune_trainer.metrics import LIKELIHOODS
 from finetune_trainer.prepared import Example, Prepared
 from finetune_trainer.render import prompt_format
+from finetune_trainer.resolve import room_for
 from finetune_trainer.verdict import Cost, verdict
 
 ROOM = 16_384
@@ -125,8 +126,14 @@ class Assessor:
         return self._evaluator.prompted(model, self.held_out, draws)
 
     def _measure_regression(self, what: str, model: PreTrainedModel) -> dict[str, Measured]:
-        wanted = {each.name: each.metric not in LIKELIHOODS for each in self._spec.evaluation.regression or []}
-        return {
-            name: self._evaluator.measure(f"{what} on regression set {name}", model, rows, wanted[name])
-            for name, rows in self._regression.items()
-        }
+        found = {}
+        for wish in self._spec.evaluation.regression or []:
+            rows = self._regression[wish.name]
+            # Its answers may be longer than those of the task.
+            longest = self._spec.evaluation.generation.max_new_tokens or room_for(
+                [len(row.input_ids) - row.prompt_length for row in rows]
+            )
+            found[wish.name] = self._evaluator.up_to(longest).measure(
+                f"{what} on regression set {wish.name}", model, rows, wish.metric not in LIKELIHOODS
+            )
+        return found

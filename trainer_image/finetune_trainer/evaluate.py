@@ -1,7 +1,8 @@
 """A model on rows it has not learned: how likely it takes the right answers to be, and the answers it gives itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -39,6 +40,12 @@ class Evaluator:
     micro_batch_tokens: int
     generation: GenerationConfig
     accelerator: Accelerator
+
+    def up_to(self, max_new_tokens: int) -> "Evaluator":
+        """The same with answers of at most that many tokens."""
+        generation = copy(self.generation)
+        generation.max_new_tokens = max_new_tokens
+        return replace(self, generation=generation)
 
     def measure(self, what: str, model: PreTrainedModel, rows: Sequence[Example], answers: bool = True) -> Measured:
         """Measures `model`, which messages call `what`, on at least one row; `answers`: whether it writes its own.

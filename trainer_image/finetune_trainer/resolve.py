@@ -5,6 +5,7 @@ from math import ceil, floor
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune_api.job import FineTuneJobSpec, MethodType, Publish, Training
 from finetune_api.reasons import FailureReason
@@ -58,11 +59,15 @@ def resolve(
         micro_batch_tokens=max(longest, training.micro_batch_tokens or MICRO_BATCH_TOKENS),
         evaluate_every=evaluate_every(training, steps, len(train)) if steps and len(validation) else None,
         publish=training.publish or (Publish.BEST if len(validation) else Publish.LAST),
-        # Room for answers half as long again as nearly all that were learned.
-        max_new_tokens=spec.evaluation.generation.max_new_tokens or ceil(1.5 * float(np.percentile(answers, 99))),
+        max_new_tokens=spec.evaluation.generation.max_new_tokens or room_for(answers),
         prompt_format=prompt_format,
         parameters=parameters,
     )
+
+
+def room_for(answers: Sequence[int] | NDArray[np.int64]) -> int:
+    """Tokens for an answer half as long again as nearly all of those expected. `answers`: their lengths in tokens."""
+    return ceil(1.5 * float(np.percentile(answers, 99)))
 
 
 def require_validation(training: Training, rows: int) -> None:

@@ -42,6 +42,15 @@ def test_the_loss_is_that_of_each_row_alone(tokenizer: PreTrainedTokenizerBase) 
     assert len(found.answers) == len(ROWS)
 
 
+def test_answers_of_another_set_of_rows_have_room_of_their_own(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = tiny_llama()
+    short = evaluator(model, tokenizer)
+    longer = short.up_to(12)
+    texts = [[len(answer.text) for answer in each.measure("it", model, ROWS).answers] for each in (short, longer)]
+    assert sum(texts[1]) > 2 * sum(texts[0])
+    assert short.generation.max_new_tokens == 4, "untouched"
+
+
 def test_no_answers_are_written_where_no_metric_asks_for_them(tokenizer: PreTrainedTokenizerBase) -> None:
     model = tiny_llama()
     found = evaluator(model, tokenizer).measure("it", model, ROWS, answers=False)
