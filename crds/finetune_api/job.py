@@ -522,7 +522,11 @@ class Evaluation(ApiModel):
                 "!has(self.gates) || self.baselines.exists(b, b == 'FewShot') || "
                 "!self.gates.exists(g, has(g.minGainOver) && has(g.minGainOver.fewShot))",
                 "a gate on the gain over fewShot needs FewShot in baselines: add it",
-            )
+            ),
+            (
+                "!has(self.regression) || !self.regression.exists(r, has(r.weight))",
+                "weight belongs to sources that are mixed: remove it from the regression set",
+            ),
         )
     )
 

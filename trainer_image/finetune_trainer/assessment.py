@@ -88,7 +88,7 @@ class Assessor:
             self._metrics,
             self._answers,
             spec.training.seed,
-            [source.uri for source in spec.dataset.test or spec.dataset.train],
+            spec.dataset.source_names("test" if spec.dataset.test else "train"),
         )
         evaluation = evaluation_status(
             comparison,
