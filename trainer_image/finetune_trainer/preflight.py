@@ -130,7 +130,7 @@ def _within(
     findings.overlength += len(dropped)
     if len(dropped) and (policy is Overlength.FAIL or not len(kept)):
         first = store.example(int(dropped[0]))
-        more = f", and so are {len(dropped) - 1:,} more rows of {field}" if len(dropped) > 1 else ""
+        more = f" (one of {len(dropped):,} such rows of {field})" if len(dropped) > 1 else ""
         remedy = "or set dataset.overlength to Drop" if len(kept) else "no row is left"
         raise TrainerFailure(
             FailureReason.DATASET_INVALID,

@@ -220,6 +220,23 @@ def test_a_row_over_the_length_fails_the_job_where_that_is_asked_for(make_bundle
     assert "training.maxSequenceLength is 100" in found.message
 
 
+@pytest.mark.parametrize("side", ["test", "validation", "train"])
+def test_rows_over_the_length_are_dropped_or_named_on_the_side_they_stand_on(
+    make_bundle: MakeBundle, tmp_path: Path, side: str
+) -> None:
+    long = [{"prompt": f"long {n}", "completion": "x" * 300} for n in range(2)]
+    rows = {"test": sum_rows(30)[:5], "validation": sum_rows(30)[5:10], "train": sum_rows(30)[10:]}
+    rows[side] = [*rows[side], *long]
+    dataset = {name: [{"uri": str(write_rows(tmp_path / f"{name}.jsonl", found))}] for name, found in rows.items()}
+    training = {"maxSequenceLength": 100}
+    prepared = run(make_bundle(dataset=dataset, training=training))
+    assert [len(prepared.test), len(prepared.validation), len(prepared.train)] == [5, 5, 20]
+    assert prepared.preflight.overlength == 2
+    found = failure(make_bundle(dataset=dataset | {"overlength": "Fail"}, training=training))
+    assert f"{side}.jsonl line {len(rows[side]) - 1} is" in found.message
+    assert f"(one of 2 such rows of dataset.{side})" in found.message
+
+
 def test_a_length_no_row_keeps_is_refused(make_bundle: MakeBundle) -> None:
     found = failure(make_bundle(training={"maxSequenceLength": 16}))
     assert (found.reason, "no row is left" in found.message) == (FailureReason.DATASET_INVALID, True)
