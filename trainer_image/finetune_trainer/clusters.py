@@ -4,7 +4,7 @@ A band key is a hash of a few numbers of a row's sketch. Rows that are alike are
 (locality-sensitive hashing). One band at a time is sorted, so that memory is a few bytes a row, and results depend on
 the rows alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
 from math import log
 
@@ -65,8 +65,9 @@ class Clusters:
             for row in run[1:]:
                 self.join(run[0], row, capped=False)
 
-    def join_alike(self, bands: NDArray[np.uint32], alike: Callable[[int, int], bool]) -> None:
-        """Joins the rows for which `alike` holds, of those with an equal key in one of `bands`, shape [bands, rows]."""
+    def join_alike(self, bands: Iterable[NDArray[np.uint32]], alike: Callable[[int, int], bool]) -> None:
+        """Joins the rows for which `alike` holds, of those with an equal key in one of `bands`, each of
+        shape [rows]."""
         progress = Progress("Comparing rows", "bands")
         for keys in bands:
             for first, second in _candidates(keys):

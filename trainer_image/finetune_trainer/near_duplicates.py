@@ -2,6 +2,7 @@
 
 Kept on disk are four bytes for each word and 64 for each row; in memory about 32 bytes a row."""
 
+import os
 import re
 import unicodedata
 from array import array
@@ -123,18 +124,37 @@ class NearDuplicates:
         self._file.close()
         if len(self._sizes) < 2:
             return
-        sets = _Sets(np.memmap(self._path, np.uint32, "r"), np.frombuffer(self._sizes, np.uint32))
+        sets = _Sets(_OnDisk(self._path), np.frombuffer(self._sizes, np.uint32))
         width = min(WIDEST_BAND, width_of_bands(threshold))
-        bands = np.memmap(self._bands_path, np.uint32, "w+", shape=(BANDS, len(sets)))
+        self._bands_path.touch()
+        bands = _OnDisk(self._bands_path)
         for start, end in sets.blocks():
-            bands[:, start:end] = _band_keys(*sets.block(start, end), width)
-        clusters.join_alike(bands, lambda first, second: jaccard(sets.row(first), sets.row(second)) >= threshold)
+            for band, keys in enumerate(_band_keys(*sets.block(start, end), width)):
+                bands.write(band * len(sets) + start, keys)
+        stored = (bands.read(band * len(sets), (band + 1) * len(sets)) for band in range(BANDS))
+        clusters.join_alike(stored, lambda first, second: jaccard(sets.row(first), sets.row(second)) >= threshold)
+
+
+class _OnDisk:
+    """Numbers in a file, read and written in stretches: mapped into memory, each page that was looked at would count as
+    the process's own."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("r+b", buffering=0)
+
+    def read(self, start: int, end: int) -> NDArray[np.uint32]:
+        """The numbers [start, end)."""
+        return np.frombuffer(os.pread(self._file.fileno(), 4 * (end - start), 4 * start), np.uint32)
+
+    def write(self, start: int, numbers: NDArray[np.uint32]) -> None:
+        """Writes numbers from `start` on."""
+        os.pwrite(self._file.fileno(), numbers.tobytes(), 4 * start)
 
 
 class _Sets:
     """Each row's shingles but for those of a template that most rows share."""
 
-    def __init__(self, flat: NDArray[np.uint32], sizes: NDArray[np.uint32]) -> None:
+    def __init__(self, flat: _OnDisk, sizes: NDArray[np.uint32]) -> None:
         self._flat = flat
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._template = np.zeros(0, dtype=np.uint32)
@@ -149,7 +169,7 @@ class _Sets:
 
     def row(self, row: int) -> NDArray[np.uint32]:
         """One row's shingles, sorted: all of them where it has none but the template's."""
-        whole = np.asarray(self._flat[self._starts[row] : self._starts[row + 1]])
+        whole = self._flat.read(int(self._starts[row]), int(self._starts[row + 1]))
         own = whole[np.isin(whole, self._template, invert=True)] if self._template.size else whole
         return own if own.size else whole
 
@@ -165,7 +185,7 @@ class _Sets:
     def block(self, start: int, end: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """The shingles of rows [start, end) end to end, and where each begins, with the end of the last."""
         starts = self._starts[start : end + 1] - self._starts[start]
-        flat = np.asarray(self._flat[self._starts[start] : self._starts[end]])
+        flat = self._flat.read(int(self._starts[start]), int(self._starts[end]))
         if not self._template.size:
             return flat, starts
         kept = np.isin(flat, self._template, invert=True)
