@@ -11,6 +11,7 @@ from finetune_api.job import Method, MethodType
 from finetune_api.model_shape import ModelShape, model_shape
 from finetune_trainer.attention import prove_isolation, use_document_attention
 from finetune_trainer.prepared import Example
+from finetune_trainer.trainable import make_trainable, use_gradient_checkpointing
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": {
@@ -69,8 +70,6 @@ def random_shape(name: str) -> ModelShape:
 
 def trainable_model(name: str, method: str, device: torch.device, checkpointing: bool) -> nn.Module:
     """The model as the trainer has it, with random weights made in bf16 where they stay."""
-    from finetune_trainer.trainable import make_trainable
-
     torch.manual_seed(0)
     with device:
         model = random_model(name)
@@ -79,10 +78,9 @@ def trainable_model(name: str, method: str, device: torch.device, checkpointing:
         quantize(model)
     use_document_attention(model)
     prove_isolation(model)
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-    return make_trainable(model, Method(), MethodType(method), seed=0)
+    tuned = make_trainable(model, Method(), MethodType(method), seed=0)
+    use_gradient_checkpointing(tuned, checkpointing)
+    return tuned
 
 
 def random_model(name: str) -> PreTrainedModel:

@@ -40,10 +40,11 @@ class Case:
 
 
 CASES = [
-    Case("smollm2-135m", "LoRA", 2048),
-    Case("smollm2-135m", "QLoRA", 2048),
-    Case("llama-300m", "LoRA", 2048),
-    Case("qwen2.5-0.5b", "LoRA", 1024),
+    Case("smollm2-135m", "LoRA", 256),
+    Case("llama-300m", "LoRA", 256),
+    Case("qwen2.5-0.5b", "LoRA", 256),
+    Case("smollm2-135m", "QLoRA", 256),
+    Case("smollm2-135m", "Full", 256),
 ]
 
 
@@ -113,7 +114,7 @@ def measure(folder: Path, method: sizing.TrainedMethod, tokens: int) -> dict[str
     from finetune_api.job import Method, MethodType, Training
     from finetune_api.status import Resolved
     from finetune_trainer.model import load_model
-    from finetune_trainer.trainable import attach_lora
+    from finetune_trainer.trainable import make_trainable
     from finetune_trainer.training_loop import training_steps
 
     torch.manual_seed(0)
@@ -133,7 +134,7 @@ def measure(folder: Path, method: sizing.TrainedMethod, tokens: int) -> dict[str
         parameters=1,
     )
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-    tuned = attach_lora(model, Method(type=MethodType(method)), seed=0)
+    tuned = make_trainable(model, Method(), MethodType(method), seed=0)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of loading
     steps = list(training_steps(tuned, rows, Training(global_batch_size=ROWS), resolved, accelerator))
     return {"started": started, "loaded": loaded, "peak": resident("VmHWM"), "seconds": round(steps[-1].seconds)}

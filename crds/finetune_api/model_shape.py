@@ -10,6 +10,10 @@ Sizes = Mapping[str, Sequence[int]]
 """Shape of every weight, by its name, as in the headers of the .safetensors files."""
 
 
+SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings by which the logits are not what the output head returns."""
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A linear layer, as often as the model's blocks have it."""
@@ -53,6 +57,8 @@ class ModelShape:
     """Whether they are RMSNorm; otherwise LayerNorm."""
     normed_heads: bool = False
     """Whether queries and keys are normalised too."""
+    bare_logits: bool = True
+    """Whether the output head's product is the logits; otherwise they are scaled or capped."""
     softcapped_heads: int = 0
     """Attention heads whose scores are capped, which no fused kernel does: they keep a score for every two tokens."""
 
@@ -96,6 +102,7 @@ def model_shape(config: Mapping[str, Any], sizes: Sizes) -> ModelShape:
         norms=round(len(norms) / layers),
         rms=not any(f"{name.removesuffix('weight')}bias" in sizes for name in norms),
         normed_heads=any(name.endswith(("q_norm.weight", "query_layernorm.weight")) for name in in_blocks),
+        bare_logits=not any(config.get(name) not in (None, 0, 1) for name in SCALED),
         softcapped_heads=heads if config.get("attn_logit_softcapping") else 0,
     )
 

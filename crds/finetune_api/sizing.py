@@ -46,6 +46,8 @@ class Setup:
     rank: int = 16
     dropout: bool = False
     target_modules: tuple[str, ...] = ("all-linear",)
+    dora: bool = False
+    modules_to_save: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,17 @@ class Device:
     """Held by the allocator and lost between tensors, as a share of those that come and go: activations and buffers."""
     attention: int
     """Bytes of each number attention keeps."""
+    logits: int
+    """Logits of a frozen output head that are held at a time (finetune_trainer.loss)."""
 
 
-CUDA = Device(runtime=1024**3, slack=0.1, attention=BF16)
+CUDA = Device(runtime=1024**3, slack=0.1, attention=BF16, logits=2**26)
 """A context with PyTorch's kernels takes about 0.5 GiB on Ampere and Hopper, cuBLAS 32 MiB a handle and stream on
 Hopper, the rest is the driver's and NCCL's. Not measured by us yet: benchmarks/gpu.py does."""
-CPU = Device(runtime=700 * 1024**2, slack=0.1, attention=FP32)
-"""The process with PyTorch, Transformers, PEFT and bitsandbytes imported. Attention runs in fp32 there, since the bf16
-kernel's backward takes three times as long."""
+CPU = Device(runtime=950 * 1024**2, slack=0.1, attention=FP32, logits=2**23)
+"""836 MiB are the process with PyTorch, Transformers, PEFT and bitsandbytes imported, the rest is what oneDNN and the
+threads hold once it computes; measured with torch 2.15 on x86-64, see docs/benchmarks.md. Attention runs in fp32 there,
+since the bf16 kernel's backward takes three times as long."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) 
     inputs = load.tokens * shape.layers * shape.hidden * (FP32 if setup.method == "Full" else BF16)
     activations = inputs + layer if setup.checkpointing else shape.layers * layer
     working = max(
-        _logits(shape, load),
+        _logits(shape, setup, load, device),
         load.tokens * _backward_per_token(shape, setup, device) + _buffers(shape, setup),
         # Answering keeps no activations: what it needs beyond them is to be found elsewhere.
         _answering(shape, load) - activations,
@@ -137,8 +142,16 @@ def _weights(shape: ModelShape, setup: Setup) -> float:
 def _trainable(shape: ModelShape, setup: Setup) -> float:
     """fp32 parameters, fp32 gradients, the optimizer's moments, and the bf16 copies autocast keeps for the backward
     pass."""
-    trained = shape.parameters if setup.method == "Full" else adapter_parameters(shape, setup)
+    trained = shape.parameters if setup.method == "Full" else adapter_parameters(shape, setup) + _saved(shape, setup)
     return trained * (FP32 + FP32 + ADAM[setup.optimizer] + BF16)
+
+
+def _saved(shape: ModelShape, setup: Setup) -> int:
+    """Parameters of the modules that are trained whole beside the adapter, as copies of the base's: those of the blocks
+    by their name, all others as the embedding or the head, which are of one size."""
+    blocks = [m for name in setup.modules_to_save for m in shape.targeted([name])]
+    others = len(setup.modules_to_save) - len({m.name for m in blocks})
+    return sum(m.parameters for m in blocks) + max(0, others) * shape.hidden * shape.vocabulary
 
 
 def layer_activations(shape: ModelShape, setup: Setup, tokens: int, device: Device) -> float:
@@ -159,18 +172,25 @@ def layer_activations(shape: ModelShape, setup: Setup, tokens: int, device: Devi
 
 
 def _adapters_per_token(shape: ModelShape, setup: Setup) -> float:
-    """Kept by the adapters of one layer: each one's inner vector; under dropout its own input and the mask."""
+    """Kept by the adapters of one layer: each one's inner vector; under dropout its own input and the mask; under DoRA
+    (Liu et al. 2024) its base's result and its own, which the magnitude multiplies."""
     if setup.method == "Full":
         return 0.0
     adapted = shape.targeted(setup.target_modules)
     dropped = (BF16 + 1) * sum(m.columns * m.count for m in adapted) if setup.dropout else 0
-    return (BF16 * setup.rank * sum(m.count for m in adapted) + dropped) / shape.layers
+    scaled = 2 * BF16 * sum(m.rows * m.count for m in adapted) if setup.dora else 0
+    return (BF16 * setup.rank * sum(m.count for m in adapted) + dropped + scaled) / shape.layers
 
 
-def _logits(shape: ModelShape, load: Load) -> float:
-    """Logits in bf16, in fp32, their log-softmax, and on the way back the gradient of it in both: the largest set that
-    is alive at once."""
-    return load.labels * shape.vocabulary * (BF16 + FP32 + FP32)
+def _logits(shape: ModelShape, setup: Setup, load: Load, device: Device) -> float:
+    """Logits in bf16, in fp32, and their log-softmax: the largest set alive at once, and again as gradients on the way
+    back. A frozen head is applied to a chunk of labels at a time, if nothing scales what it returns; then the hidden
+    states and their gradient are what remains (finetune_trainer.loss)."""
+    each = BF16 + FP32 + FP32
+    logits = load.labels * shape.vocabulary
+    if setup.method == "Full" or "lm_head" in setup.modules_to_save or not shape.bare_logits:
+        return logits * each
+    return min(logits, max(device.logits, shape.vocabulary)) * each + load.labels * shape.hidden * 2 * BF16
 
 
 def _backward_per_token(shape: ModelShape, setup: Setup, device: Device) -> float:
@@ -183,10 +203,10 @@ def _backward_per_token(shape: ModelShape, setup: Setup, device: Device) -> floa
 
 
 def _buffers(shape: ModelShape, setup: Setup) -> float:
-    """A 4-bit matrix is unpacked to bf16 for each product: the largest one counts."""
-    if setup.method != "QLoRA":
-        return 0.0
-    return BF16 * max((m.rows * m.columns for m in shape.matrices), default=0)
+    """A 4-bit matrix is unpacked to bf16 for each product, and DoRA takes the norm of each updated matrix in fp32: the
+    largest one counts."""
+    largest = max((m.rows * m.columns for m in shape.matrices), default=0)
+    return largest * (BF16 * (setup.method == "QLoRA") + FP32 * setup.dora)
 
 
 def _answering(shape: ModelShape, load: Load) -> float:

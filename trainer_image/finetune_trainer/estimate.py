@@ -86,6 +86,8 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
         rank=lora.r,
         dropout=lora.dropout > 0,
         target_modules=tuple(lora.target_modules),
+        dora=lora.use_dora,
+        modules_to_save=tuple(lora.modules_to_save or ()),
     )
     return [replace(setup, checkpointing=on) for on in CHECKPOINTING[spec.training.gradient_checkpointing]]
 
@@ -119,19 +121,21 @@ def estimates(
     return found
 
 
-def alternative(shape: ModelShape, wanted: Setup, longest: Load, available: float) -> str:
-    """What to change so that the job fits: the first that is enough, in a sentence."""
-    options = [
-        (f"method.type {method} would need", replace(wanted, method=method), longest)
-        for method in LIGHTER[wanted.method]
-    ]
+def alternative(shape: ModelShape, least: Setup, longest: Load, available: float) -> str:
+    """What to change so that the job fits: the first that is enough, in a sentence. `least`: what it does not fit
+    with."""
+    wanted = replace(least, checkpointing=True)
+    options = [] if least.checkpointing else [("training.gradientCheckpointing Auto", wanted, 1.0)]
+    if least.method == "Full" and least.optimizer == "AdamW":
+        options.append(("training.optimizer PagedAdamW8bit", replace(wanted, optimizer="PagedAdamW8bit"), 1.0))
+    options += [(f"method.type {method}", replace(wanted, method=method), 1.0) for method in LIGHTER[least.method]]
     for share in SHORTER:
+        text = f"method.type QLoRA with training.maxSequenceLength {int(longest.tokens * share):,}"
+        options.append((text, replace(wanted, method="QLoRA"), share))
+    for text, setup, share in options:
         tokens = int(longest.tokens * share)
-        text = f"method.type QLoRA with rows of at most {tokens:,} tokens (training.maxSequenceLength) would need"
-        options.append((text, replace(wanted, method="QLoRA"), Load(tokens, min(tokens, longest.labels))))
-    for text, setup, load in options:
-        if plan := first_fit(shape, [setup], [load], available):
-            return f"{text} {gibibytes(plan.memory.total)}."
+        if plan := first_fit(shape, [setup], [Load(tokens, min(tokens, longest.labels))], available):
+            return f"{text} would need {gibibytes(plan.memory.total)}."
     return "No method would fit: choose a smaller model."
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from finetune_api.model_shape import ModelShape, model_shape
-from finetune_api.sizing import Load, Setup, adapter_parameters, first_fit, predict
+from finetune_api.sizing import CUDA, Load, Setup, _logits, adapter_parameters, first_fit, predict
 
 GIB = 1024**3
 
@@ -108,6 +108,28 @@ def test_memory_grows_with_tokens_labels_rank_and_dropout() -> None:
     assert predict(SHAPE, Setup(), Load(2048, 2048)).total > least
     assert predict(SHAPE, Setup(rank=64), LOAD).total > least
     assert predict(SHAPE, Setup(dropout=True), LOAD).total > least
+    assert predict(SHAPE, Setup(dora=True), LOAD).total > least
+
+
+def test_a_frozen_head_is_applied_a_chunk_at_a_time_and_any_other_to_all_labels_at_once() -> None:
+    many, more = (Load(8192, labels) for labels in (4096, 8192))
+    capped = replace(SHAPE, bare_logits=False)
+    for shape, setup in ((SHAPE, Setup("Full")), (SHAPE, Setup(modules_to_save=("lm_head",))), (capped, Setup())):
+        assert predict(shape, setup, more).working == 8192 * 128256 * 10
+    assert predict(SHAPE, Setup(), many).working < 4096 * 128256 * 10
+    head = [_logits(SHAPE, Setup(), load, CUDA) for load in (many, more)]
+    assert head[1] - head[0] == 4096 * 4096 * 4, "hidden states and their gradient"
+    assert head[0] == 2**26 * 10 + 4096 * 4096 * 4
+
+
+def test_modules_trained_whole_cost_18_bytes_a_parameter() -> None:
+    head = 4096 * 128256
+    least, one, two = (
+        predict(SHAPE, Setup(modules_to_save=modules), LOAD).trainable
+        for modules in ((), ("lm_head",), ("embed_tokens", "q_proj"))
+    )
+    assert one - least == 18 * head
+    assert two - least == 18 * (head + 32 * 4096 * 4096)
 
 
 def test_scores_that_are_capped_grow_with_the_square_of_the_tokens() -> None:

@@ -8,15 +8,16 @@ import pytest
 from finetune_api.job import FineTuneJobSpec, MethodType
 from finetune_api.profile import GpuType
 from finetune_api.reasons import FailureReason, sentence
-from finetune_api.sizing import Load
+from finetune_api.sizing import Load, Setup
 from finetune_api.status import Estimate, Resolved
-from finetune_trainer.estimate import DataSize, data_size, estimates, loads, require_fit
+from finetune_trainer.estimate import DataSize, data_size, estimates, loads, require_fit, setups_of
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.prepared import Example
 from finetune_trainer.prepared import Split as Side
 from tests.unit.finetune_api.test_sizing import SHAPE
 from tests.unit.finetune_trainer.test_resolve import example
 
+LORA, QLORA, FULL = MethodType.LORA, MethodType.QLORA, MethodType.FULL
 DATA = DataSize(np.full(1000, 500), np.full(1000, 100), longest=2000, answered=100, prompt=400)
 
 
@@ -80,19 +81,30 @@ def test_what_the_profile_does_not_say_is_left_out() -> None:
     assert estimate().cost is None
 
 
+def test_what_of_the_spec_decides_memory_is_taken_from_it() -> None:
+    lora = {"r": 8, "dropout": 0.1, "targetModules": ["q_proj"], "useDora": True, "modulesToSave": ["lm_head"]}
+    found, _ = setups_of(spec(method={"lora": lora}, training={"optimizer": "PagedAdamW8bit"}), resolved(QLORA))
+    assert found == Setup("QLoRA", "PagedAdamW8bit", False, 8, True, ("q_proj",), True, ("lm_head",))
+
+
 @pytest.mark.parametrize(
-    ("method", "memory", "instead"),
+    ("method", "memory", "training", "instead"),
     [
-        (MethodType.LORA, "24Gi", "method.type QLoRA would need 2"),
-        (MethodType.QLORA, "15Gi", "method.type QLoRA with rows of at most 1,000 tokens (training.maxSequenceLength)"),
-        (MethodType.LORA, "4Gi", "No method would fit: choose a smaller model."),
+        (LORA, "24Gi", {"gradientCheckpointing": "Disabled"}, "training.gradientCheckpointing Auto would need 2"),
+        (LORA, "16Gi", {}, "method.type QLoRA would need 1"),
+        (FULL, "120Gi", {}, "training.optimizer PagedAdamW8bit would need 9"),
+        (FULL, "40Gi", {}, "method.type LoRA would need 2"),
+        (QLORA, "9Gi", {}, "method.type QLoRA with training.maxSequenceLength 1,000 would need"),
+        (LORA, "4Gi", {}, "No method would fit: choose a smaller model."),
     ],
 )
-def test_a_job_that_does_not_fit_is_told_what_would(method: MethodType, memory: str, instead: str) -> None:
+def test_a_job_that_does_not_fit_is_told_what_would(
+    method: MethodType, memory: str, training: dict[str, str], instead: str
+) -> None:
     gpu = GpuType(name="a10", memory=memory)
-    (found,) = estimates([gpu], spec(training={"gradientCheckpointing": "Disabled"}), resolved(method), SHAPE, DATA)
+    (found,) = estimates([gpu], spec(training=training), resolved(method), SHAPE, DATA)
     assert found.fits is False
-    assert (found.alternative or "").startswith(instead)
+    assert (found.alternative or "").startswith(instead), found.alternative
     with pytest.raises(TrainerFailure) as caught:
         require_fit([found], [gpu], resolved(method), SHAPE, DATA)
     said = sentence(caught.value.reason, caught.value.message)
