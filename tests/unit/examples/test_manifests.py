@@ -9,7 +9,7 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.job import FineTuneJobSpec, RowFormat
 from finetune_api.model_shape import ModelShape, model_shape
 from finetune_api.quantity import bytes_of
 from finetune_api.sizing import Load, Setup, first_fit
@@ -56,8 +56,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vocab_size": 151936,
         "tie_word_embeddings": True,
     },
+    "gemma-2b": {
+        "model_type": "gemma",
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 18,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "vocab_size": 256000,
+    },
 }
 """Of the models' published config.json, what their shape comes from."""
+CONFIGS["Qwen2.5-1.5B"] = CONFIGS["Qwen2.5-1.5B-Instruct"]
 
 
 def shape(model: str) -> ModelShape:
@@ -83,7 +94,9 @@ def test_every_manifest_is_in_the_index_and_named_for_its_use(name: str) -> None
     assert yaml.safe_load(MANIFESTS[name].read_text())["metadata"]["name"] == use
 
 
-@pytest.mark.parametrize(("model", "billions"), [("Llama-3.1-8B-Instruct", 8.03), ("Mistral-7B-Instruct-v0.3", 7.25)])
+@pytest.mark.parametrize(
+    ("model", "billions"), [("Llama-3.1-8B-Instruct", 8.03), ("Mistral-7B-Instruct-v0.3", 7.25), ("gemma-2b", 2.51)]
+)
 def test_the_shapes_are_those_of_the_published_models(model: str, billions: float) -> None:
     assert shape(model).parameters / 1e9 == pytest.approx(billions, abs=0.005)
 
@@ -96,7 +109,8 @@ def test_a_job_fits_the_gpu_its_comment_names(name: str) -> None:
     assert spec.model.uri.endswith(f"/{model}")
     assert (spec.training.max_sequence_length or int(tokens)) == int(tokens)
     lora = spec.method.lora
-    setup = Setup(spec.method.type.value, rank=lora.r, dropout=lora.dropout > 0)
+    setup = Setup(spec.method.type.value, spec.training.optimizer.value, False, lora.r, lora.dropout > 0)
     micro_batch = max(int(tokens), spec.training.micro_batch_tokens or 2048)
-    # At worst half of what is read is learned.
-    assert first_fit(shape(model), [setup], [Load(micro_batch, micro_batch // 2)], bytes_of(memory))
+    # At worst half of what is read is learned; of format Text all of it.
+    share = 1 if any(source.format is RowFormat.TEXT for source in spec.dataset.train) else 2
+    assert first_fit(shape(model), [setup], [Load(micro_batch, micro_batch // share)], bytes_of(memory))
