@@ -7,13 +7,19 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -44,9 +50,28 @@ def gemma2() -> PreTrainedModel:
     return prepared_model(Gemma2ForCausalLM(config), torch.float64)
 
 
+def gemma3() -> PreTrainedModel:
+    """Layers with a window of 16 tokens and layers without, by turns, each kind with rotations of its own."""
+    kinds = ["sliding_attention", "full_attention"]
+    config = Gemma3TextConfig(**SIZES, sliding_window=16, layer_types=kinds, query_pre_attn_scalar=8)
+    return prepared_model(Gemma3ForCausalLM(config), torch.float64)
+
+
 def mistral() -> PreTrainedModel:
     """Every layer has a window of 16 tokens, shorter than some of the rows."""
     return prepared_model(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=16)), torch.float64)
+
+
+def phi3() -> PreTrainedModel:
+    """Query, key and value in one projection, gate and up in another."""
+    sizes = {key: value for key, value in SIZES.items() if key != "head_dim"}
+    return prepared_model(Phi3ForCausalLM(Phi3Config(**sizes)), torch.float64)
+
+
+def qwen2() -> PreTrainedModel:
+    """Projections with a bias, output head tied to the embedding."""
+    sizes = {key: value for key, value in SIZES.items() if key != "head_dim"}
+    return prepared_model(Qwen2ForCausalLM(Qwen2Config(**sizes, tie_word_embeddings=True)), torch.float64)
 
 
 def qwen3() -> PreTrainedModel:
@@ -61,7 +86,7 @@ def gpt2() -> PreTrainedModel:
 
 
 Family = Callable[[], PreTrainedModel]
-FAMILIES: list[Family] = [tiny_llama, qwen3, mistral, gemma2, gpt2]
+FAMILIES: list[Family] = [tiny_llama, qwen2, qwen3, mistral, gemma2, gemma3, phi3, gpt2]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,116 @@
+"""The runs that the proofs compare: our loop, and TRL's SFTTrainer on the same rows in the same order."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from finetune_api.job import MethodType, Training
+from finetune_api.status import Resolved
+from finetune_trainer.batches import rows_of_step
+from finetune_trainer.prepared import Example
+from finetune_trainer.schedule import learning_rate
+from finetune_trainer.training_loop import MAX_GRADIENT_NORM, Step, training_steps
+from tests.unit.finetune_trainer.tiny import example, fresh_accelerator
+
+STEPS = 30
+BATCH = 8
+PEAK = 5e-3
+
+
+def counting_rows(lengths: Sequence[int]) -> list[Example]:
+    """Rows that count upwards through twenty tokens from different starts: a model this small learns them in a few
+    steps, so that what is compared is a loss that falls. The last two thirds of each are learned."""
+    rows = []
+    for seed, length in enumerate(lengths):
+        row = example(length, max(1, 2 * length // 3), seed)
+        rows.append(replace(row, input_ids=(4 + (np.arange(length) + 7 * seed) % 20).astype(np.int32)))
+    return rows
+
+
+def resolved(method: MethodType = MethodType.LORA, steps: int = STEPS, micro_batch_tokens: int = 128) -> Resolved:
+    """What preflight would have resolved for a run of `steps` steps with three of warm-up."""
+    return Resolved(
+        method=method,
+        learning_rate=PEAK,
+        warmup_steps=3,
+        total_steps=steps,
+        max_sequence_length=64,
+        micro_batch_tokens=micro_batch_tokens,
+        max_new_tokens=8,
+        prompt_format="Plain",
+        parameters=1,
+    )
+
+
+def our_steps(
+    model: PeftModel, rows: Sequence[Example], settings: Resolved, mixed_precision: str = "no", seed: int = 0
+) -> list[Step]:
+    """Every step of our loop."""
+    training = Training(global_batch_size=BATCH, seed=seed)
+    return list(training_steps(model, rows, training, settings, fresh_accelerator(mixed_precision)))
+
+
+def trl_losses(
+    model: PeftModel, rows: Sequence[Example], settings: Resolved, tokenizer: Path, scratch: Path
+) -> list[float]:
+    """The loss of each step of TRL's SFTTrainer, with TRL's own optimizer, decay groups, padding, clipping and
+    accumulation (two micro-batches of four rows); only the order of the rows and the learning rate are ours."""
+    # It would look for a tracker to report to, and ask the hub about the model.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from datasets import Dataset
+    from torch.optim.lr_scheduler import LambdaLR
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    order = [row for step in range(settings.total_steps) for row in rows_of_step(len(rows), BATCH, 0, step)]
+    losses: list[float] = []
+
+    class Recording(SFTTrainer):  # type: ignore[misc]
+        def create_scheduler(self, num_training_steps: int, optimizer: object = None) -> LambdaLR:
+            def share_of_peak(step: int) -> float:
+                return learning_rate(step, 1.0, settings.warmup_steps, settings.total_steps)
+
+            self.lr_scheduler = LambdaLR(self.optimizer.optimizer, share_of_peak)
+            return self.lr_scheduler
+
+        def training_step(self, *args: object, **kwargs: object) -> torch.Tensor:
+            loss = super().training_step(*args, **kwargs)  # already divided by the step's supervised tokens
+            losses.append(loss.item())
+            return loss
+
+    accumulation = 2
+    trainer = Recording(
+        model,
+        args=SFTConfig(
+            output_dir=str(scratch),
+            max_steps=settings.total_steps,
+            per_device_train_batch_size=BATCH // accumulation,
+            gradient_accumulation_steps=accumulation,
+            learning_rate=settings.learning_rate,
+            max_grad_norm=MAX_GRADIENT_NORM,
+            train_sampling_strategy="sequential",
+            use_cpu=True,
+            gradient_checkpointing=False,
+            bf16=False,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list([_trl_row(rows[row]) for row in order]),
+        processing_class=AutoTokenizer.from_pretrained(tokenizer),
+    )
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # TRL makes the adapter of a 4-bit model bf16
+    trainer.train()
+    return [sum(losses[i : i + accumulation]) for i in range(0, len(losses), accumulation)]
+
+
+def _trl_row(row: Example) -> dict[str, list[int]]:
+    labels = [int(token) if learned else -100 for token, learned in zip(row.input_ids, row.supervised, strict=True)]
+    return {"input_ids": row.input_ids.tolist(), "labels": labels}

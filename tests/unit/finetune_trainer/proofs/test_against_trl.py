@@ -1,0 +1,46 @@
+"""Step by step, our loop's loss is that of TRL's SFTTrainer: same rows, order, first adapter and decay groups."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from transformers import PreTrainedModel
+
+from finetune_api.job import Method, MethodType
+from finetune_trainer.attention import NAME
+from finetune_trainer.model import attach_lora, load_model
+from tests.unit.finetune_trainer.proofs.runs import STEPS, counting_rows, our_steps, resolved, trl_losses
+
+ROWS = counting_rows([24, 7, 40, 12, 33, 18, 9, 51, 28, 15, 62, 5, 37, 21, 44, 11, 30, 8, 56, 26, 19, 3, 48, 13])
+
+
+@pytest.mark.parametrize(("method", "tolerance"), [(MethodType.LORA, 1e-5), (MethodType.QLORA, 1e-3)])
+def test_the_loss_of_each_of_30_steps_is_that_of_trl(
+    method: MethodType, tolerance: float, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    settings = resolved(method)
+    ours = [step.loss for step in our_steps(_adapted(tiny_model_dir, method), ROWS, settings)]
+    theirs_model = _adapted(tiny_model_dir, method)
+    theirs_model.get_base_model().set_attn_implementation("sdpa")
+    theirs = trl_losses(theirs_model, ROWS, settings, tiny_model_dir, tmp_path)
+    assert len(theirs) == STEPS
+    assert ours == pytest.approx(theirs, rel=tolerance)
+    assert ours[-1] < 0.95 * ours[0], "a run that learns nothing proves nothing"
+
+
+def _adapted(folder: Path, method: MethodType) -> torch.nn.Module:
+    base = _in_fp32(load_model(folder, method, torch.device("cpu")))
+    assert base.config._attn_implementation == NAME
+    return attach_lora(base, Method(type=method), seed=0)
+
+
+def _in_fp32(model: PreTrainedModel) -> PreTrainedModel:
+    """Everything but the 4-bit weights in fp32: in bf16 two orders of adding up differ by more than is allowed."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.float()
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = torch.float32
+    return model
