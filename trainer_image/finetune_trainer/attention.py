@@ -1,24 +1,60 @@
 """Attention for rows that lie end to end in one sequence: each document sees only itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 
-NAME = "per_document_sdpa"
+NAME = "per_document"
 LEAK = 1e-3
 """Largest difference taken for rounding, as a share of the logits' standard deviation. Isolated documents show none at
 all on the CPU; one that leaks shows tens of percent."""
+HALF = (torch.bfloat16, torch.float16)
+VARLEN_HEAD_SIZE = 256
+"""Largest head FlashAttention-2 takes."""
 
 
-def per_document_sdpa(
+_packed: ContextVar[Sequence[int] | None] = ContextVar("packed", default=None)
+
+
+@contextmanager
+def packed(document_lengths: Sequence[int]) -> Iterator[None]:
+    """Forward passes in here are given `document_lengths` (tokens of each document, in order) too: no mask is built
+    where they say all that it would."""
+    token = _packed.set(document_lengths)
+    try:
+        yield
+    finally:
+        _packed.reset(token)
+
+
+def document_mask(*sizes: Any, config: PreTrainedConfig, **options: Any) -> Tensor | None:
+    """Transformers' own mask, [1, 1, tokens, tokens], where any document is longer than the model's window, and for
+    generation. Otherwise None."""
+    lengths, window = _packed.get(), getattr(config, "sliding_window", None)
+    if lengths is not None and not exceeds(lengths, window):
+        return None
+    mask: Tensor | None = sdpa_mask(*sizes, config=config, **options)
+    return mask
+
+
+def exceeds(document_lengths: Sequence[int], window: int | None) -> bool:
+    """Whether a document has tokens that are too far apart to see each other."""
+    return window is not None and max(document_lengths) > window
+
+
+def per_document_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -28,16 +64,17 @@ def per_document_sdpa(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot product attention, document by document where `document_lengths` (tokens of each, in order) says
-    where they lie. Query, key and value: [1, heads, tokens, head size]; returns [1, tokens, heads, head size].
+    """Attention document by document where `document_lengths` says where they lie. Query, key and value: [1, heads,
+    tokens, head size]; returns [1, tokens, heads, head size].
 
     One block mask over the whole sequence is as right, and costs 45% of a training step on a CPU. It is what remains
-    for models that do not hand `document_lengths` on, for generation, and for documents longer than the window."""
-    windowed = sliding_window is not None and max(document_lengths or [0]) > sliding_window
-    if document_lengths is None or windowed:
+    for generation, and without FlashAttention for documents longer than the window."""
+    if document_lengths is not None and takes_varlen(query, value, options.get("dropout", 0.0)):
+        return _varlen(query, key, value, document_lengths, sliding_window, options.get("scaling")), None
+    if document_lengths is None or exceeds(document_lengths, sliding_window):
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return output, None
-    # On the CPU the bf16 kernel's backward takes three times as long as the fp32 one, a fifth of a training step.
+    # On the CPU the bf16 kernel's backward takes up to twice as long as the fp32 one at the usual lengths.
     dtype = torch.float32 if query.device.type == "cpu" and query.dtype == torch.bfloat16 else query.dtype
     tensors = [torch.split(tensor.to(dtype), list(document_lengths), dim=2) for tensor in (query, key, value)]
     with torch.autocast(query.device.type, enabled=False):
@@ -47,41 +84,89 @@ def per_document_sdpa(
     return torch.cat(outputs, dim=1).to(query.dtype), None
 
 
-AttentionInterface.register(NAME, per_document_sdpa)
+def takes_varlen(query: Tensor, value: Tensor, dropout: float) -> bool:
+    """Whether FlashAttention takes these: in half precision, on an NVIDIA GPU of Ampere or newer."""
+    size = query.shape[-1]
+    return (
+        query.device.type == "cuda"
+        and torch.version.cuda is not None
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        and query.dtype in HALF
+        and size == value.shape[-1] <= VARLEN_HEAD_SIZE
+        and size % 8 == 0
+        and not dropout
+    )
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], window: int | None, scaling: float | None
+) -> Tensor:
+    """All documents in one launch of FlashAttention."""
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(query.device, non_blocking=True)
+    # From [1, heads, tokens, size] to [tokens, heads, size].
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    output = varlen_attn(
+        q,
+        k,
+        v,
+        ends,
+        ends,
+        max(lengths),
+        max(lengths),
+        scale=scaling,
+        # Tokens seen before and after one's own; Transformers counts one's own in.
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    assert isinstance(output, Tensor)  # more comes only where it is asked for
+    return output[None]
+
+
+AttentionInterface.register(NAME, per_document_attention)
 # An attention function under a new name gets no mask at all unless a mask function of that name is there too.
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(NAME, document_mask)
 
 
 def use_document_attention(model: PreTrainedModel) -> None:
-    """Switches a model that Transformers runs on SDPA to `per_document_sdpa`; leaves others on what they need, where
-    Transformers itself tells packed documents apart by their restarting position_ids."""
+    """Switches a model that Transformers runs on SDPA to `per_document_attention`; leaves others on what they need,
+    where Transformers itself tells packed documents apart by their restarting position_ids."""
     layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if model.config._attn_implementation == "sdpa" and layers <= {"full_attention", "sliding_attention"}:
         model.set_attn_implementation(NAME)
 
 
-@torch.no_grad()
 def prove_isolation(model: PreTrainedModel) -> None:
     """Raises TrainerFailure ModelUnsupported unless changing one packed document leaves the next one's logits alone.
     Layers with a state that runs along the sequence (Mamba, linear attention) fail here."""
+    leaked = leak(model)
+    if not leaked < LEAK and model.config._attn_implementation == NAME:
+        # A model that does not hand document_lengths on to its layers: Transformers' block mask tells them apart.
+        model.set_attn_implementation("sdpa")
+        leaked = leak(model)
+    if not leaked < LEAK:
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED,
+            f"Rows packed into one sequence change each other in this model, by {leaked:.0%} of its logits' spread: "
+            "it has layers that carry state from one row into the next.",
+        )
+
+
+@torch.no_grad()
+def leak(model: PreTrainedModel) -> float:
+    """How far changing one packed document moves the next one's logits, as a share of their standard deviation."""
     generator = torch.Generator().manual_seed(0)
     first, second = torch.randint(model.config.get_text_config().vocab_size, (2, 16), generator=generator)
 
     def second_logits(document: Tensor) -> Tensor:
-        output = model(
-            input_ids=torch.cat([document, second])[None].to(model.device),
-            position_ids=torch.arange(16).repeat(2)[None].to(model.device),
-            document_lengths=(16, 16),
-            use_cache=False,
-        )
+        with packed((16, 16)):
+            output = model(
+                input_ids=torch.cat([document, second])[None].to(model.device),
+                position_ids=torch.arange(16).repeat(2)[None].to(model.device),
+                document_lengths=(16, 16),
+                use_cache=False,
+            )
         logits: Tensor = output.logits[0, 16:].float()
         return logits
 
     before, after = second_logits(first), second_logits(first.flip(0))
-    leak = ((before - after).abs().max() / before.std()).item()
-    if not leak < LEAK:
-        raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED,
-            f"Rows packed into one sequence change each other in this model, by {leak:.0%} of its logits' spread: "
-            "it has layers that carry state from one row into the next.",
-        )
+    return ((before - after).abs().max() / before.std()).item()

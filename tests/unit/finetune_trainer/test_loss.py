@@ -3,13 +3,15 @@
 import pytest
 import torch
 from peft import PeftModel
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from finetune_api.job import Method
+from finetune_trainer import loss
 from finetune_trainer.batches import micro_batch
-from finetune_trainer.loss import token_losses
+from finetune_trainer.loss import frozen_head, token_losses
 from finetune_trainer.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training_loop import accumulate_gradients
-from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
+from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator, prepared_model, tiny_llama
 
 ROWS = examples([24, 7, 40, 12, 33])
 
@@ -42,6 +44,49 @@ def test_the_mean_is_over_tokens_not_over_rows() -> None:
     losses = [token_losses(model, micro_batch([row], model.device)) for row in ROWS]
     assert loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-10)
     assert loss != pytest.approx(torch.stack([row.mean() for row in losses]).mean().item(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+)
+def test_a_head_applied_in_chunks_gives_the_loss_and_gradient_of_logits_at_once(
+    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = micro_batch(ROWS, torch.device("cpu"))
+    monkeypatch.setitem(loss.CHUNK, "cpu", 7 * VOCABULARY)
+    assert len(batch.labels) % 7, "the last chunk is not full"
+    results = []
+    for frozen in (True, False):
+        model = tiny_llama(dtype)
+        embedding = model.get_input_embeddings()
+        embedding.register_forward_hook(lambda module, args, output: output.requires_grad_())
+        model.get_output_embeddings().requires_grad_(not frozen)
+        assert (frozen_head(model) is not None) is frozen
+        inputs: list[torch.Tensor] = []
+        embedding.register_forward_hook(lambda module, args, output: inputs.append(output))  # noqa: B023
+        losses = token_losses(model, batch)
+        (losses * torch.linspace(0.5, 2, len(losses))).sum().backward()
+        results.append((losses.detach(), inputs[-1].grad if inputs[-1].is_leaf else None))
+    (chunked, gradient), (at_once, expected) = results
+    assert chunked.dtype is torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(chunked, at_once, rtol=tolerance, atol=tolerance)
+    assert (gradient - expected).norm() < tolerance * expected.norm()
+
+
+def test_logits_that_are_capped_after_the_head_are_left_to_the_model() -> None:
+    settings = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Gemma2Config(**settings, head_dim=8, intermediate_size=64, num_hidden_layers=1)
+    assert frozen_head(prepared_model(Gemma2ForCausalLM(config), torch.float32)) is None
+    assert frozen_head(tiny_llama(torch.float32)) is not None
+
+
+def test_finding_the_head_leaves_the_random_numbers_of_dropout_alone() -> None:
+    model, batch = _adapted(torch.float32), micro_batch(ROWS, torch.device("cpu"))
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    token_losses(model.train(), batch)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
 
 
 def _step(dtype: torch.dtype, micro_batch_tokens: int) -> tuple[float, list[torch.Tensor]]:
