@@ -20,6 +20,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.status import Resolved
 from finetune_trainer.batches import micro_batches, rows_of_step
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.fused_lora import fused_lora
 from finetune_trainer.loss import token_losses
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.optimizer import make_optimizer
@@ -94,12 +95,13 @@ def accumulate_gradients(
     batches = micro_batches(rows, micro_batch_tokens, accelerator.device)
     labels = sum(len(batch.labels) for batch in batches)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-    for batch in batches:
-        with accelerator.autocast():
-            loss = token_losses(model, batch).sum() / labels
-        # Not accelerator.backward: it would divide by its own idea of accumulation.
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+    with fused_lora(model):
+        for batch in batches:
+            with accelerator.autocast():
+                loss = token_losses(model, batch).sum() / labels
+            # Not accelerator.backward: it would divide by its own idea of accumulation.
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
     return total.item()
 
 

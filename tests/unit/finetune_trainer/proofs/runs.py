@@ -12,6 +12,7 @@ from peft import PeftModel
 from finetune_api.job import MethodType, Training
 from finetune_api.status import Resolved
 from finetune_trainer.batches import rows_of_step
+from finetune_trainer.mixing import Mixture
 from finetune_trainer.prepared import Example
 from finetune_trainer.schedule import learning_rate
 from finetune_trainer.training_loop import MAX_GRADIENT_NORM, Step, training_steps
@@ -67,7 +68,7 @@ def trl_losses(
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    order = [row for step in range(settings.total_steps) for row in rows_of_step(len(rows), BATCH, 0, step)]
+    order = [row for step in range(settings.total_steps) for row in rows_of_step(Mixture((len(rows),)), BATCH, 0, step)]
     losses: list[float] = []
 
     class Recording(SFTTrainer):  # type: ignore[misc]
