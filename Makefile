@@ -83,6 +83,10 @@ e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
 test-soak: venv ## fifty jobs on one GPU in the whole local cluster
 	@.venv/bin/pytest -m soak tests/e2e
 
+.PHONY: bench-trainer
+bench-trainer: venv ## the training loop beside TRL (ten minutes); DATA=FILE names rows of your own
+	@$(PYTHON) -m benchmarks.trainer $(if $(DATA),--data $(DATA))
+
 .PHONY: demo demo-shell demo-down
 demo: venv ## from nothing to a tuned model in S3, on a local cluster; CLUSTER=current uses yours
 	@$(PYTHON) -m examples.demo up

@@ -13,7 +13,7 @@ from finetune_api.job import Method
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.fused_lora import _is_plain, fused_lora
 from finetune_trainer.loss import token_losses
-from finetune_trainer.model import attach_lora, trainable_parameters
+from finetune_trainer.trainable import attach_lora, trainable_parameters
 from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator, prepared_model, tiny_llama
 
 ROWS = examples([24, 7, 40])

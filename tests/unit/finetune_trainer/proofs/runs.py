@@ -15,7 +15,7 @@ from finetune_trainer.batches import rows_of_step
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.prepared import Example
 from finetune_trainer.schedule import learning_rate
-from finetune_trainer.training_loop import MAX_GRADIENT_NORM, Step, training_steps
+from finetune_trainer.training_loop import Step, training_steps
 from tests.unit.finetune_trainer.tiny import example, fresh_accelerator
 
 STEPS = 30
@@ -93,7 +93,7 @@ def trl_losses(
             per_device_train_batch_size=BATCH // accumulation,
             gradient_accumulation_steps=accumulation,
             learning_rate=settings.learning_rate,
-            max_grad_norm=MAX_GRADIENT_NORM,
+            max_grad_norm=Training().max_grad_norm,
             train_sampling_strategy="sequential",
             use_cpu=True,
             gradient_checkpointing=False,

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from finetune_api.job import FineTuneJobSpec
-from finetune_trainer.model import attach_lora, load_model
+from finetune_trainer.model import load_model
 from finetune_trainer.resolve import resolve
+from finetune_trainer.trainable import attach_lora
 from tests.unit.finetune_trainer.conftest import save_model
 from tests.unit.finetune_trainer.proofs.runs import counting_rows, our_steps
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from finetune_api.job import Method
 from finetune_trainer.batches import micro_batch, micro_batches
 from finetune_trainer.loss import token_losses
-from finetune_trainer.model import attach_lora, trainable_parameters
 from finetune_trainer.prepared import Example
+from finetune_trainer.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training_loop import accumulate_gradients
 from tests.unit.finetune_trainer.tiny import example, examples, fresh_accelerator, tiny_llama
 
