@@ -59,6 +59,8 @@ class Tap:
         self.calls: list[Call] = []
         self.is_cut = False
         """While true, the API server seems to be away."""
+        self.breaks_a_line = False
+        """Once true, the next watch that has something to say ends in the middle of it, as if that were all."""
         self.refused = 0
         """Requests that came in that time."""
         self._traps: list[_Trap] = []
@@ -154,8 +156,16 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        while (piece := answer.read1(65536)) and not self.server.tap.is_cut:
+        tap = self.server.tap
+        while piece := answer.read1(65536):
+            if tap.is_cut:
+                self.close_connection = True
+                return  # without the last chunk: whoever reads is told that there was more
+            broken, tap.breaks_a_line = tap.breaks_a_line, False
+            piece = piece[: len(piece) // 2] if broken else piece
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            if broken:
+                break
         self.wfile.write(b"0\r\n\r\n")
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward  # noqa: N815

@@ -302,3 +302,15 @@ def test_an_api_server_that_goes_away_for_a_while_costs_nothing(
     wait_for("the operator to be refused", lambda: tap.refused)
     tap.is_cut = False
     kubelet.play(namespace, job.is_complete, timeout=90)
+
+
+def test_an_operator_whose_watch_broke_within_a_line_ends_so_that_it_is_started_anew(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+) -> None:
+    job = Job.create(kube, namespace, manifest())
+    preflight = kubelet.pod_of(namespace, job.child(PREFLIGHT))
+    tap.breaks_a_line = True
+    preflight.runs()
+    wait_for("the operator to end", lambda: not operator.is_running)
+    operator.start()
+    kubelet.play(namespace, job.is_complete)

@@ -2,8 +2,9 @@
 
 from datetime import UTC, datetime
 
+from finetune_api.evaluation import Baseline, MetricName
 from finetune_api.job import MethodType
-from finetune_api.status import Artifacts, Evaluation, Metrics, Preflight, Resolved, Splits, Training
+from finetune_api.status import Artifacts, Decision, Evaluation, Metrics, Preflight, Resolved, Splits, Training
 
 _MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 VERDICT = "Tuning was worth it: exact match rose from 0.00 to 0.94 on 50 held-out rows."
@@ -35,6 +36,9 @@ EVALUATION = Evaluation(
     rows=50,
     base=Metrics(loss=3.0, perplexity=20.1, exact_match=0.0, truncated=12),
     tuned=Metrics(loss=0.1, perplexity=1.1, exact_match=0.94, truncated=0),
+    decision=Decision(
+        metric=MetricName.EXACT_MATCH, over=Baseline.BASE, baseline=0.0, tuned=0.94, gain=0.94, outcome="Better"
+    ),
     verdict=VERDICT,
     observed_time=_MOMENT,
 )
