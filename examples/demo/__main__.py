@@ -1,7 +1,6 @@
 """`python -m examples.demo up|shell|down`, which `make demo`, `make demo-shell` and `make demo-down` run."""
 
 import argparse
-import os
 import sys
 
 from rich.console import Console
@@ -12,7 +11,16 @@ from devcluster.progress import step
 from examples.demo.install import install_operator
 from examples.demo.run import run
 from examples.demo.shell import open_shell
-from examples.demo.target import FOLDER, NAMESPACE, SYSTEM_NAMESPACE, Target, current_target, local_target
+from examples.demo.target import (
+    FOLDER,
+    NAMESPACE,
+    SYSTEM_NAMESPACE,
+    Target,
+    current_target,
+    is_local,
+    local_target,
+    running_target,
+)
 
 console = Console(highlight=False)
 
@@ -24,12 +32,12 @@ def main() -> int:
     parser.add_argument("command", choices=["up", "shell", "down"])
     options = parser.parse_args()
     try:
-        local = _is_local(os.environ.get("CLUSTER") or "local")
+        local = is_local()
         match options.command:
             case "up":
                 return run(lambda: _with_operator(local), console)
             case "shell":
-                return open_shell(_running_target(local), FOLDER)
+                return open_shell(running_target(), FOLDER)
             case _:
                 return down(local)
     except ClusterError as error:
@@ -38,12 +46,6 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("\nInterrupted. What runs goes on: make demo-shell looks at it, make demo-down ends it.")
         return 130
-
-
-def _is_local(cluster: str) -> bool:
-    if cluster not in ("local", "current"):
-        raise ClusterError(f"CLUSTER={cluster} is neither local nor current.")
-    return cluster == "local"
 
 
 def down(local: bool) -> int:
@@ -74,13 +76,6 @@ def _local_up() -> Target:
         console.print("  the local cluster is up already")
     cluster.up()
     return local_target(cluster)
-
-
-def _running_target(local: bool) -> Target:
-    cluster = Cluster()
-    if local and not cluster.is_up:
-        raise ClusterError("The local cluster is down: run `make demo` first.")
-    return local_target(cluster) if local else current_target()
 
 
 if __name__ == "__main__":

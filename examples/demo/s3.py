@@ -1,13 +1,12 @@
 """`s3 ls URI` and `s3 cp FROM TO` in the demo's shell: rows of one's own into the demo's S3, results out of it."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from devcluster import Cluster, ClusterError
+from devcluster import ClusterError
 from examples.demo.store import Store
-from examples.demo.target import current_target, local_target
+from examples.demo.target import running_target
 
 
 def main() -> int:
@@ -19,9 +18,8 @@ def main() -> int:
     copy.add_argument("source", metavar="FROM")
     copy.add_argument("target", metavar="TO")
     options = parser.parse_args()
-    current = os.environ.get("CLUSTER") == "current"
     try:
-        store = Store(current_target() if current else local_target(Cluster()))
+        store = Store(running_target())
         if options.command == "ls":
             for uri, size in store.list(options.uri):
                 print(f"{size:>14,}  {uri}")

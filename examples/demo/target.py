@@ -103,6 +103,24 @@ def current_target(environment: Mapping[str, str] = os.environ) -> Target:
     )
 
 
+def is_local() -> bool:
+    """Whether $CLUSTER means the local cluster: `local`, the default, or `current`."""
+    cluster = os.environ.get("CLUSTER") or "local"
+    if cluster not in ("local", "current"):
+        raise ClusterError(f"CLUSTER={cluster} is neither local nor current.")
+    return cluster == "local"
+
+
+def running_target() -> Target:
+    """Where the demo has run. Raises ClusterError where it is down."""
+    if not is_local():
+        return current_target()
+    cluster = Cluster()
+    if not cluster.is_up:
+        raise ClusterError("The local cluster is down: run `make demo` first.")
+    return local_target(cluster)
+
+
 def _output(command: list[str], input: str | None) -> str:
     result = subprocess.run(command, capture_output=True, text=True, input=input)
     if result.returncode:
