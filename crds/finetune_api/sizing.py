@@ -21,7 +21,8 @@ others keep their input."""
 SCORE = 8
 """Bytes kept of each attention score where scores are capped: before and after the cap, and of the softmax."""
 GENERATION_FACTOR = 8
-"""Tokens held while answering, as a multiple of a micro-batch of training (finetune_trainer.evaluate)."""
+"""Tokens held while answering, as a multiple of a micro-batch of training: without gradients only the keys and values
+of each layer are kept. The trainer batches by it, so that what is predicted is what is done."""
 
 TrainedMethod = Literal["LoRA", "QLoRA", "Full"]
 Optimizer = Literal["AdamW", "PagedAdamW8bit"]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.reasons import FailureReason
+from finetune_api.sizing import GENERATION_FACTOR
 from finetune_trainer.batches import micro_batch, pack
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.few_shot import Draw
@@ -20,10 +21,6 @@ from finetune_trainer.loss import token_losses
 from finetune_trainer.measured import Answer, FewShot, Measured
 from finetune_trainer.mixing import shuffled
 from finetune_trainer.prepared import Example
-
-GENERATION_FACTOR = 8
-"""Tokens held while answering, as a multiple of a micro-batch of training: without gradients only the keys and values
-of each layer are kept."""
 
 
 def draw_rows(examples: Sequence[Example], max_rows: int, seed: int) -> list[Example]:
