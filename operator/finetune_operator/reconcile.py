@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from finetune_api import names
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
-from finetune_api.reasons import FailureReason, sentence
+from finetune_api.reasons import FAILURES, FailureReason, sentence
 from finetune_api.status import Attempt, ConditionType, Stage, State
 from finetune_operator import admission, children
 from finetune_operator.conditions import Outlook, is_written, operator_status
@@ -129,8 +129,10 @@ def _published(world: World, now: datetime) -> Plan:
     """The end, by the attempt's own word: results are published too where they fell short of a gate."""
     if world.status.evaluation is None or world.status.evaluation.passed is not False:
         return _complete(world, now)
-    evaluated = world.status.condition(ConditionType.EVALUATED)
-    return _fail(world, FailureReason.EVALUATION_GATE_FAILED, evaluated.message if evaluated else "", now)
+    reason, evaluated = FailureReason.EVALUATION_GATE_FAILED, world.status.condition(ConditionType.EVALUATED)
+    # The attempt's last word ends with the remedy, which failing puts behind every finding.
+    finding = evaluated.message.removesuffix(FAILURES[reason].remedy) if evaluated else ""
+    return _fail(world, reason, finding, now)
 
 
 def _complete(world: World, now: datetime) -> Plan:

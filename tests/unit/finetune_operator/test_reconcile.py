@@ -251,6 +251,7 @@ def test_a_job_whose_failure_has_no_bound_still_ends_with_its_remedy() -> None:
 
 @pytest.mark.parametrize(("passed", "end"), [(None, "Complete"), (True, "Complete"), (False, "Failed")])
 def test_published_results_end_the_job_also_where_the_attempts_job_is_gone(passed: bool | None, end: str) -> None:
+    remedy = FAILURES[FailureReason.EVALUATION_GATE_FAILED].remedy
     said = {
         "observedGeneration": 1,
         "artifacts": {
@@ -265,7 +266,7 @@ def test_published_results_end_the_job_also_where_the_attempts_job_is_gone(passe
                 "type": "Evaluated",
                 "status": "True" if passed is not False else "False",
                 "reason": "EvaluationGateFailed",
-                "message": "ExactMatch is 0.1; a gate wants it at least 0.9. No gain.",
+                "message": f"ExactMatch is 0.1; a gate wants it at least 0.9. No gain. {remedy}",
                 "lastTransitionTime": NOW.isoformat(),
             }
         ],
@@ -275,6 +276,7 @@ def test_published_results_end_the_job_also_where_the_attempts_job_is_gone(passe
 
     assert (state(plan), plan.create) == (end, [])
     assert message(plan).startswith("No gain." if passed is not False else "ExactMatch is 0.1; a gate wants")
+    assert message(plan).count(remedy) == (passed is False)
 
 
 def test_a_profile_that_is_gone_for_a_while_does_not_end_a_job_that_has_begun() -> None:
