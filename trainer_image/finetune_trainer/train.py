@@ -213,12 +213,16 @@ def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle:
 
 def tell_assessment(evaluation: Evaluation, writer: StatusWriter) -> None:
     """Says what the evaluation found, before the results are published."""
+    held, reason, message = outcome(evaluation)
+    tell(writer, EVALUATED, reason, message, held=held, evaluation=evaluation)
+
+
+def outcome(evaluation: Evaluation) -> tuple[bool, str, str]:
+    """What Evaluated says of it: whether it holds, the reason and the sentence."""
     if evaluation.passed is False:
-        reason, message = str(FailureReason.EVALUATION_GATE_FAILED), shortfall(evaluation)
-    else:
-        merged = evaluation.merged.message if evaluation.merged and evaluation.merged.changed else ""
-        reason, message = "EvaluationSucceeded", f"{evaluation.verdict} {merged}".strip()
-    tell(writer, EVALUATED, reason, message, held=evaluation.passed is not False, evaluation=evaluation)
+        return False, FailureReason.EVALUATION_GATE_FAILED, shortfall(evaluation)
+    merged = evaluation.merged.message if evaluation.merged and evaluation.merged.changed else ""
+    return True, "EvaluationSucceeded", f"{evaluation.verdict or ''} {merged}".strip()
 
 
 def tell(
@@ -242,11 +246,10 @@ def tell_failure(failure: TrainerFailure, writer: StatusWriter) -> None:
 def tell_published(manifest: dict[str, Any], bundle: Bundle, storage: Storage, writer: StatusWriter) -> str:
     """Says again what this very job published before its pod was started once more. Returns the verdict."""
     evaluation = Evaluation.model_validate(manifest["evaluation"])
-    verdict = evaluation.verdict or ""
     writer.condition(TRAINED, True, "TrainingSucceeded", "Trained and published before.")
-    writer.condition(EVALUATED, True, "EvaluationSucceeded", verdict)
+    writer.condition(EVALUATED, *outcome(evaluation))
     training = Training.model_validate(manifest["training"])
     writer.result(training=training, evaluation=evaluation, artifacts=published_artifacts(storage, bundle))
     storage.delete_prefix(work_prefix(bundle))
     require_passed(evaluation)
-    return verdict
+    return evaluation.verdict or ""
