@@ -27,9 +27,9 @@ def fields(value: Any) -> dict[Path, Any]:
     found: dict[Path, Any] = {}
     nodes: list[tuple[Path, Any]] = [((), value)]
     for path, node in nodes:  # which grows on the way
-        children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        children = dict(enumerate(node)) if isinstance(node, list) else node if isinstance(node, dict) else {}
         if children:
-            nodes += [((*path, key), child) for key, child in children]
+            nodes += [((*path, key), child) for key, child in children.items()]
         else:
             found[path] = node
     return found

@@ -40,6 +40,7 @@ def test_what_is_missing_wrong_or_made_up_costs_alike() -> None:
     assert field_match('{"team": "billing", "tags": ["a", "b"], "user": {"id": 7}, "x": 1}', expected) == (4, 5)
     assert field_match("billing", expected) == (0, 4)
     assert field_match('{"a": true}', '{"a": 1}') == (0, 1)
+    assert field_match('{"tags": []}', '{"tags": []}') == field_match('{"user": {}}', '{"user": {}}') == (1, 1)
 
 
 def test_rows_that_expect_no_json_do_not_count() -> None:
