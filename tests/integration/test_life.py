@@ -221,35 +221,38 @@ def test_a_profile_that_is_deleted_during_training_does_not_stop_it(
     kubelet.play(namespace, job.is_complete)
 
 
+def forbid(kube: Kube, namespace: str, resource: str, quota: str) -> str:
+    """A quota of none of `resource`, already in force. Returns its path."""
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    spec = {"hard": {resource: "0"}}
+    kube.create(quotas, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": quota}, "spec": spec})
+    wait_for("the quota to count", lambda: kube.get(f"{quotas}/{quota}").get("status", {}).get("used"))
+    return f"{quotas}/{quota}"
+
+
 def test_a_quota_that_refuses_a_child_is_told_to_the_tenant_and_waited_out(
     kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
 ) -> None:
-    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
-    hard = {"hard": {"count/jobs.batch": "0"}}
-    kube.create(quotas, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": hard})
-    wait_for("the quota to count", lambda: kube.get(f"{quotas}/none").get("status", {}).get("used"))
+    quota = forbid(kube, namespace, "count/jobs.batch", "none")
     job = Job.create(kube, namespace, manifest())
     assert job.wait_for_reason("CreationRefused")["state"] == "Pending"
     assert f"does not take Job {job.child(PREFLIGHT)}: " in job.ready()["message"]
     assert "exceeded quota: none" in job.ready()["message"]
 
-    kube.delete(f"{quotas}/none")
+    kube.delete(quota)
     kubelet.play(namespace, job.is_complete, timeout=60)
 
 
 def test_a_quota_that_refuses_a_pod_is_told_to_the_tenant_and_waited_out(
     kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
 ) -> None:
-    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
-    hard = {"hard": {"requests.nvidia.com/gpu": "0"}}
-    kube.create(quotas, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "gpus"}, "spec": hard})
-    wait_for("the quota to count", lambda: kube.get(f"{quotas}/gpus").get("status", {}).get("used"))
+    quota = forbid(kube, namespace, "requests.nvidia.com/gpu", "gpus")
     job = Job.create(kube, namespace, manifest())
     kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
     wait_for("the refusal", lambda: "exceeded quota: gpus, requested: requests" in job.ready()["message"])
     assert job.status()["state"] == "Queued"
 
-    kube.delete(f"{quotas}/gpus")
+    kube.delete(quota)
     kubelet.play(namespace, job.is_complete, timeout=90)
 
 

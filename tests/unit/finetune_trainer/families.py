@@ -28,18 +28,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tests.unit.finetune_trainer import tiny
 from tests.unit.finetune_trainer.tiny import VOCABULARY
 
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-}
+SIZES = {**tiny.SIZES, "max_position_embeddings": 512, "pad_token_id": 0}
 
 
 def llama() -> PreTrainedModel:

@@ -33,18 +33,10 @@ from finetune_trainer.attention import leak, per_document_attention, prove_isola
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.loss import frozen_head, token_losses
+from tests.unit.finetune_trainer import tiny
 from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, prepared_model, tiny_llama
 
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
+SIZES = {**tiny.SIZES, "head_dim": 8, "pad_token_id": 0}
 
 
 def gemma2() -> PreTrainedModel:

@@ -28,7 +28,7 @@ from finetune_trainer.generation import (
 )
 from finetune_trainer.model import greedy_generation
 from tests.unit.finetune_trainer.test_attention import gpt2
-from tests.unit.finetune_trainer.tiny import VOCABULARY, prepared_model, tiny_llama
+from tests.unit.finetune_trainer.tiny import SIZES, VOCABULARY, prepared_model, tiny_llama
 
 END = 3
 
@@ -78,15 +78,7 @@ def test_a_shared_beginning_is_read_once_and_changes_no_answer(
 
 
 def test_a_sliding_window_would_count_the_padding_so_nothing_is_shared() -> None:
-    settings = MistralConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=16,
-    )
+    settings = MistralConfig(**SIZES, sliding_window=16)
     torch.manual_seed(0)
     model = prepared_model(MistralForCausalLM(settings), torch.float64)
     asked = prompts([16, 5, 9, 3], shared=70)

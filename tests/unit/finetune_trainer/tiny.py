@@ -52,19 +52,21 @@ def examples(lengths: Sequence[int]) -> list[Example]:
     return [example(length, max(1, length // 3), seed) for seed, length in enumerate(lengths)]
 
 
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+"""Of every tiny model, whatever its family: two layers with grouped queries."""
+
+
 def tiny_llama(dtype: torch.dtype = torch.float64, **config: Any) -> PreTrainedModel:
     """A randomly initialised Llama of 2 layers with grouped queries, run document by document."""
     torch.manual_seed(0)
-    settings = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        **config,
-    )
+    settings = LlamaConfig(**SIZES, max_position_embeddings=512, **config)
     return prepared_model(LlamaForCausalLM(settings), dtype)
 
 
