@@ -114,7 +114,7 @@ def line_of(figure: Figure) -> str:
     )
 
 
-def matmul_tflops(device: Any, seconds: float = 2.0) -> float:
+def matmul_tflops(device: Any, seconds: float = 1.0) -> float:
     """10^12 operations a second of a bf16 matrix product, repeated for `seconds`: what there is to reach."""
     import torch
 
