@@ -203,8 +203,9 @@ def seconds_of_a_step(name: str, setup: Any, device: Any) -> float:
     from accelerate import Accelerator
 
     from benchmarks.random_models import random_rows, trainable_model
-    from finetune_api.job import MethodType, Training
-    from finetune_api.status import Resolved
+    from finetune_api.method import MethodType
+    from finetune_api.preflight_status import Resolved
+    from finetune_api.training import Training
     from finetune_trainer.training_loop import training_steps
 
     model = trainable_model(name, setup.method, device, setup.checkpointing)

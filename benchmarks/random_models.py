@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from finetune_api.job import Method, MethodType
+from finetune_api.method import Method, MethodType
 from finetune_api.model_shape import ModelShape, model_shape
 from finetune_trainer.attention import prove_isolation, use_document_attention
 from finetune_trainer.prepared import Example

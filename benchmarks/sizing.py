@@ -111,8 +111,9 @@ def measure(folder: Path, method: sizing.TrainedMethod, tokens: int) -> dict[str
     from accelerate import Accelerator
 
     from benchmarks.random_models import random_rows
-    from finetune_api.job import Method, MethodType, Training
-    from finetune_api.status import Resolved
+    from finetune_api.method import Method, MethodType
+    from finetune_api.preflight_status import Resolved
+    from finetune_api.training import Training
     from finetune_trainer.model import load_model
     from finetune_trainer.trainable import make_trainable
     from finetune_trainer.training_loop import training_steps

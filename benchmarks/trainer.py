@@ -243,8 +243,9 @@ def train_ours(examples: Sequence[Example], held_out: Sequence[Example], steps: 
     import torch
     from accelerate import Accelerator
 
-    from finetune_api.job import Method, MethodType, Training
-    from finetune_api.status import Resolved
+    from finetune_api.method import Method, MethodType
+    from finetune_api.preflight_status import Resolved
+    from finetune_api.training import Training
     from finetune_trainer.batches import rows_of_step
     from finetune_trainer.mixing import Mixture
     from finetune_trainer.model import load_model

@@ -5,7 +5,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, SchemaKeys, rules
+from finetune_api.dataset import RowFiles
+from finetune_api.model import ApiModel, SchemaKeys, list_map, rules
 
 
 class MetricName(StrEnum):
@@ -99,3 +100,60 @@ class Gate(ApiModel):
 
 
 Gates = Annotated[list[Gate], Field(min_length=1, max_length=16), SchemaKeys({"x-kubernetes-list-type": "atomic"})]
+
+
+class RegressionSet(RowFiles):
+    """Rows of something the model could do before and has to be able to do still, such as general questions."""
+
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=63),
+        SchemaKeys(
+            rules(("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')", "must be lower-case letters, digits and hyphens"))
+        ),
+    ]
+    """What the set is called in the status and the report."""
+    metric: Annotated[
+        MetricName,
+        SchemaKeys(
+            rules(("!self.startsWith('Macro')", "must be one that needs no set of labels: ExactMatch, for example"))
+        ),
+    ]
+    """What is compared. All metrics are shares from 0 to 1, but Loss (nats per token) and Perplexity."""
+    max_drop: Annotated[float, Field(ge=0, le=1_000_000)]
+    """By how much the tuned model may be worse than the base model, in the metric's own unit."""
+
+
+class Evaluation(ApiModel):
+    """How the tuned model is compared on the held-out rows, and what it has to reach. A job that fails a gate or a
+    regression set ends as Failed with reason EvaluationGateFailed. Its results are published all the same, to be looked
+    at: the manifest's field passed is false, and the report and the model card say so first."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.gates) || self.baselines.exists(b, b == 'FewShot') || "
+                "!self.gates.exists(g, has(g.minGainOver) && has(g.minGainOver.fewShot))",
+                "a gate on the gain over fewShot needs FewShot in baselines: add it",
+            ),
+        )
+    )
+
+    metrics: Metrics | None = None
+    """What is measured beside Loss and Perplexity; the first one decides the verdict. Without a metric of answers no
+    answers are written. Default: what fits the training answers. JSON (nine of ten are an object or array): FieldMatch,
+    ValidJSON, ExactMatch and the overlaps. Labels (2 to 50 different answers of at most 64 characters, ten rows to
+    each on average): ExactMatch, MacroF1, MacroPrecision, MacroRecall. Other text: TokenF1, ExactMatch, ROUGE1, ROUGE2,
+    ROUGEL, BLEU. Text to continue: Loss."""
+    baselines: Baselines = Field(default=[Baseline.BASE, Baseline.FEW_SHOT])
+    """What the tuned model is compared with; the verdict goes against the better one. Base: the base model, given the
+    same prompts. FewShot: the base model with five examples from train before each prompt, in three fixed draws; fewer
+    examples where the model's context is too short for five."""
+    max_rows: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """Held-out rows that every model is measured on, drawn with the split's seed; of each regression set as many."""
+    generation: Generation = Generation()
+    """How answers are written."""
+    gates: Gates | None = None
+    """What the tuned model has to reach on the held-out rows."""
+    regression: Annotated[list[RegressionSet], Field(min_length=1, max_length=8), list_map("name")] | None = None
+    """Sets of other rows on which the tuned model must not be much worse than the base model."""

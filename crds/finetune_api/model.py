@@ -1,8 +1,8 @@
 """What every API model is made of: camelCase aliases, and annotations that only the CRD's schema sees."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -42,3 +42,6 @@ def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
 def list_map(*keys: str) -> SchemaKeys:
     """A list that server-side apply merges item by item, told apart by `keys`."""
     return SchemaKeys({"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)})
+
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]

@@ -5,15 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from finetune_api.reasons import FailureReason
-from finetune_api.status import (
-    Attempt,
-    Condition,
-    ConditionType,
-    Counts,
-    FineTuneJobStatus,
-    Stage,
-    State,
-)
+from finetune_api.status import Attempt, Condition, ConditionType, Counts, FineTuneJobStatus, Stage, State
 from finetune_operator.world import Object, World
 
 Truth = Literal["True", "False"]

@@ -3,8 +3,10 @@
 from datetime import UTC, datetime
 
 from finetune_api.evaluation import Baseline, MetricName
-from finetune_api.job import MethodType
-from finetune_api.status import Artifacts, Decision, Evaluation, Metrics, Preflight, Resolved, Splits, Training
+from finetune_api.evaluation_status import Decision, Evaluation, Metrics
+from finetune_api.method import MethodType
+from finetune_api.preflight_status import Preflight, Resolved, Splits
+from finetune_api.status import Artifacts, Training
 
 _MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 VERDICT = "Tuning was worth it: exact match rose from 0.00 to 0.94 on 50 held-out rows."

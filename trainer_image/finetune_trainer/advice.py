@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 
-from finetune_api.status import ADVICE_LENGTH, Advice
+from finetune_api.preflight_status import ADVICE_LENGTH, Advice
 
 FEW_ROWS, FEW_ROWS_FOR_FULL = 50, 1000
 """Adapters: clear gains begin at 50 to 100 rows (OpenAI's fine-tuning guide). Full: 1,000 chosen rows were enough for

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from finetune_api.bundle import Bundle
 from finetune_api.evaluation import Baseline, MetricName
-from finetune_api.status import Evaluation, Merged
+from finetune_api.evaluation_status import Evaluation, Merged
 from finetune_trainer.answer_kind import Answers, recognise
 from finetune_trainer.comparison import Comparison, compare
 from finetune_trainer.evaluate import Evaluator, draw_rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.job import Lora
+from finetune_api.method import Lora
 from finetune_api.model_shape import ModelShape, Sizes, model_shape
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from finetune_api import status
+from finetune_api import preflight_status
 
 EXAMPLES = 3
 """Rows shown of each step."""
@@ -32,7 +32,7 @@ class Cleaned:
     """Rows dropped because a question or an answer was empty afterwards."""
     examples: list[Change] = field(default_factory=list)
 
-    def status(self) -> status.Cleaned:
+    def status(self) -> preflight_status.Cleaned:
         """The counts, as the status has them."""
-        steps = [status.CleaningStep(name=name, rows=rows) for name, rows in self.steps.items()]
-        return status.Cleaned(rows=self.rows, emptied=self.emptied, steps=steps)
+        steps = [preflight_status.CleaningStep(name=name, rows=rows) for name, rows in self.steps.items()]
+        return preflight_status.Cleaned(rows=self.rows, emptied=self.emptied, steps=steps)

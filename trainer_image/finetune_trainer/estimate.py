@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.evaluation import Baseline
-from finetune_api.job import FineTuneJobSpec, GradientCheckpointing, MethodType
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.method import MethodType
 from finetune_api.model_shape import ModelShape
+from finetune_api.preflight_status import Estimate, Resolved
 from finetune_api.profile import GpuType
 from finetune_api.quantity import bytes_of, gibibytes
 from finetune_api.reasons import FailureReason
 from finetune_api.run_time import Work, cost, peak_flops, total_seconds
 from finetune_api.sizing import Load, Setup, TrainedMethod, first_fit, predict
-from finetune_api.status import Estimate, Resolved
+from finetune_api.training import GradientCheckpointing
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.few_shot import DRAWS
 from finetune_trainer.prepared import Split as Side

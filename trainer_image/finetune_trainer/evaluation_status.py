@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from finetune_api.status import Decision, Evaluation, GateResult, Metrics, RegressionResult, SourceResult
+from finetune_api.evaluation_status import Decision, Evaluation, GateResult, Metrics, RegressionResult, SourceResult
 from finetune_trainer.comparison import Comparison, SourceRow
 from finetune_trainer.estimates import Estimate
 from finetune_trainer.measured import Answer, FewShot, Measured

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from finetune_api.job import FineTuneJobSpec, MethodType
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.method import MethodType
+from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Resolved
 from finetune_trainer.advice import Facts
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from finetune_api.evaluation import Baseline, Gate, MetricName, MinGain
-from finetune_api.job import RegressionSet
+from finetune_api.evaluation import Baseline, Gate, MetricName, MinGain, RegressionSet
+from finetune_api.evaluation_status import Evaluation, GateResult, RegressionResult
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Evaluation, GateResult, RegressionResult
 from finetune_trainer.comparison import TUNED, MetricRow, metric_row
 from finetune_trainer.estimates import Paired, scored
 from finetune_trainer.failure import TrainerFailure

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.job import Dataset, Source
+from finetune_api.dataset import Dataset, Source
 from finetune_api.preparation import Near
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base_model import BaseModel

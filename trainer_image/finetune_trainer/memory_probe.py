@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from finetune_api.job import GradientCheckpointing, Optimizer, Training
+from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Resolved
+from finetune_api.training import GradientCheckpointing, Optimizer, Training
 from finetune_trainer.failure import TrainerFailure, failure_of
 from finetune_trainer.prepared import Example
 from finetune_trainer.row_store import lengths, supervised_counts

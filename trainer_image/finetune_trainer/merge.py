@@ -13,9 +13,9 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedTokenizerBase
 
-from finetune_api.job import MethodType
+from finetune_api.evaluation_status import Merged
+from finetune_api.method import MethodType
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Merged
 from finetune_trainer.evaluate import Evaluator
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.measured import Answer, Measured

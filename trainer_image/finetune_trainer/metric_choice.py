@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from finetune_api.evaluation import MetricName
-from finetune_api.job import Evaluation, RegressionSet
+from finetune_api.evaluation import Evaluation, MetricName, RegressionSet
 from finetune_api.reasons import FailureReason
 from finetune_trainer.answer_kind import MOST_LABELS, ROWS_PER_LABEL, AnswerKind, Answers, recognise
 from finetune_trainer.failure import TrainerFailure

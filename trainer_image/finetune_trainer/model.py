@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from finetune_api.job import ComputeDtype, MethodType, Quantization
+from finetune_api.method import ComputeDtype, MethodType, Quantization
 from finetune_api.reasons import FailureReason
 from finetune_trainer.attention import use_document_attention
 from finetune_trainer.base_model import SMALL_FILES

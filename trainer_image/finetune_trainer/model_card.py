@@ -6,7 +6,7 @@ from typing import Any, cast
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard import metadata_load
 
-from finetune_api.status import Metrics
+from finetune_api.evaluation_status import Metrics
 from finetune_trainer.gates import shortfall
 from finetune_trainer.pages import template
 from finetune_trainer.report_results import metrics_table

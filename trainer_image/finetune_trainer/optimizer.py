@@ -4,14 +4,14 @@ from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from finetune_api import job
+from finetune_api import training as recipe
 from finetune_trainer.trainable import trainable_parameters
 
 BETAS = (0.9, 0.999)
 """AdamW's, as in QLoRA (Dettmers et al. 2023, appendix B.2) and in PyTorch."""
 
 
-def make_optimizer(model: nn.Module, training: job.Training) -> Optimizer:
+def make_optimizer(model: nn.Module, training: recipe.Training) -> Optimizer:
     """The optimizer of the model's trainable parameters, for a learning rate that each step sets."""
     parameters = trainable_parameters(model)
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
@@ -19,7 +19,7 @@ def make_optimizer(model: nn.Module, training: job.Training) -> Optimizer:
     vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
     decays = ((matrices, training.weight_decay), (vectors, 0.0))
     groups = [{"params": members, "weight_decay": decay} for members, decay in decays if members]
-    if training.optimizer is job.Optimizer.ADAMW:
+    if training.optimizer is recipe.Optimizer.ADAMW:
         return AdamW(groups, lr=0.0, betas=BETAS, fused=True)
     # Only a GPU's memory can spill over into the host's.
     kind = PagedAdamW8bit if parameters[0].device.type == "cuda" else AdamW8bit

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.bundle import Bundle
-from finetune_api.job import Dataset, MethodType, Overlength, Split
+from finetune_api.dataset import Dataset, Overlength, Split
+from finetune_api.method import MethodType
+from finetune_api.preflight_status import Preflight, SourceRows, Splits
 from finetune_api.reasons import FailureReason, sentence
-from finetune_api.status import ConditionType, Preflight, SourceRows, Splits
+from finetune_api.status import ConditionType
 from finetune_trainer.advice import advise
 from finetune_trainer.answer_kind import recognise
 from finetune_trainer.base_model import inspect_model, require_modules

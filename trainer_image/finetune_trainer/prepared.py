@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.bundle import Bundle
-from finetune_api.job import LossOn
+from finetune_api.preflight_status import Preflight, Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Preflight, Resolved
+from finetune_api.training import LossOn
 from finetune_trainer.cleaned import Change
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.row_store import Example as Example  # where those who take rows know it from

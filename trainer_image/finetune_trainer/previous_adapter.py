@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_api.job import Lora, LoraBias, Method, MethodType
+from finetune_api.method import Lora, LoraBias, Method, MethodType
 from finetune_api.model_shape import Sizes
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base_model import BaseModel, tensor_sizes

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
-from finetune_api.job import MethodType
+from finetune_api.method import MethodType
 from finetune_api.status import Artifacts
 from finetune_trainer.evaluation_table import evaluation_table
 from finetune_trainer.failure import TrainerFailure

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_api.job import FineTuneJobSpec, RegressionSet
+from finetune_api.evaluation import RegressionSet
+from finetune_api.job import FineTuneJobSpec
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base_model import BaseModel
 from finetune_trainer.clean import Cleaner

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api.evaluation import MetricName
-from finetune_api.job import MethodType
-from finetune_api.status import GateResult, RegressionResult
+from finetune_api.evaluation_status import GateResult, RegressionResult
+from finetune_api.method import MethodType
 from finetune_trainer.chart import Whiskers, whiskers
 from finetune_trainer.comparison import Comparison, LabelTable, MetricRow, Outcome
 from finetune_trainer.estimates import Change, Estimate

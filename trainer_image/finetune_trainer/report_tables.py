@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from finetune_api.job import LoraBias, Method, MethodType, Publish, Quantization, Scheduler
+from finetune_api.method import LoraBias, Method, MethodType, Quantization
 from finetune_api.quantity import gibibytes
+from finetune_api.training import Publish, Scheduler
 from finetune_trainer.results import Results, versions
 from finetune_trainer.training_progress import duration
 

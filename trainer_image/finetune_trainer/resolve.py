@@ -7,9 +7,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.job import FineTuneJobSpec, MethodType, Publish, Training
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.method import MethodType
+from finetune_api.preflight_status import Estimate, Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Estimate, Resolved
+from finetune_api.training import Publish, Training
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.row_store import Example, lengths, prompt_lengths
 

@@ -8,7 +8,8 @@ from importlib.metadata import version
 from peft import LoraConfig
 
 from finetune_api.bundle import Bundle
-from finetune_api.status import Evaluation, Training
+from finetune_api.evaluation_status import Evaluation
+from finetune_api.status import Training
 from finetune_trainer.assessment import Assessment
 from finetune_trainer.comparison import Comparison
 from finetune_trainer.measured import Answer, Measured

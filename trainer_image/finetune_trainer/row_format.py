@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from finetune_api import job
-from finetune_api.job import RowFormat, Source
+from finetune_api import dataset
+from finetune_api.dataset import RowFiles, RowFormat
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import InvalidRow
@@ -60,13 +60,13 @@ class Columns:
     text: str
 
     @classmethod
-    def of(cls, source: Source) -> Self:
+    def of(cls, source: RowFiles) -> Self:
         """The names of the format, but for those that are mapped."""
-        mapped = source.columns or job.Columns()
-        return cls(**{name: getattr(mapped, name) or name for name in job.Columns.model_fields})
+        mapped = source.columns or dataset.Columns()
+        return cls(**{name: getattr(mapped, name) or name for name in dataset.Columns.model_fields})
 
 
-def detect_format(row: dict[str, Any], source: Source, field: str, place: str) -> RowFormat:
+def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str) -> RowFormat:
     """The format, told from the mapped columns, or else from the first row's column names.
 
     Raises TrainerFailure SpecInvalid for columns of two formats, DatasetInvalid where none fits."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from finetune_api.job import RowFormat, Source
+from finetune_api.dataset import RowFiles, RowFormat
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings, InvalidRow, place_of
@@ -15,7 +15,7 @@ ROW_CHARACTERS = 4 * 1024 * 1024
 """Longest text of a row. The tokenizer takes some 200 bytes of memory for each character it is given at once."""
 
 
-def read_rows(storage: Storage, sources: Sequence[Source], field: str, findings: Findings) -> Iterator[Row]:
+def read_rows(storage: Storage, sources: Sequence[RowFiles], field: str, findings: Findings) -> Iterator[Row]:
     """The valid rows of all sources in order; the others go to `findings`. `field`: dataset.train or dataset.test, for
     messages. Raises TrainerFailure DatasetNotFound, DatasetInvalid or SpecInvalid where a whole source is no good."""
     progress = Progress(f"Reading {field}", "rows")
@@ -25,7 +25,7 @@ def read_rows(storage: Storage, sources: Sequence[Source], field: str, findings:
             yield row
 
 
-def _read_source(storage: Storage, source: Source, position: int, field: str, findings: Findings) -> Iterator[Row]:
+def _read_source(storage: Storage, source: RowFiles, position: int, field: str, findings: Findings) -> Iterator[Row]:
     uris = storage.list(source.uri)
     if not uris:
         raise TrainerFailure(FailureReason.DATASET_NOT_FOUND, f"{field}.uri: no file matches {source.uri}.")

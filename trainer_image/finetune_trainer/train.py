@@ -10,10 +10,12 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from finetune_api.bundle import Bundle
-from finetune_api.job import Publish
+from finetune_api.evaluation_status import Evaluation
+from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason, sentence
 from finetune_api.run_time import cost as price_of
-from finetune_api.status import ConditionType, Evaluation, Resolved, Training
+from finetune_api.status import ConditionType, Training
+from finetune_api.training import Publish
 from finetune_trainer.assessment import Assessor
 from finetune_trainer.attention import prove_isolation
 from finetune_trainer.batches import steps_per_epoch

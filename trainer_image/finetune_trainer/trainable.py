@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from finetune_api.job import Lora, Method, MethodType
+from finetune_api.method import Lora, Method, MethodType
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.previous_adapter import PEFT_BIAS, WEIGHTS

@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 
-from finetune_api.job import Training
+from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Resolved
+from finetune_api.training import Training
 from finetune_trainer.batches import micro_batches, rows_of_step
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.fused_lora import fused_lora

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finetune_api.job import Publish, Training
+from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Resolved
+from finetune_api.training import Publish, Training
 from finetune_trainer.evaluate import draw_rows, row_losses
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.prepared import Example

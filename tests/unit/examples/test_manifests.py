@@ -9,7 +9,8 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from finetune_api.job import FineTuneJobSpec, RowFormat
+from finetune_api.dataset import RowFormat
+from finetune_api.job import FineTuneJobSpec
 from finetune_api.model_shape import ModelShape, model_shape
 from finetune_api.quantity import bytes_of
 from finetune_api.sizing import Load, Setup, first_fit

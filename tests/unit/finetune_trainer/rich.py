@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from finetune_api.bundle import Bundle
-from finetune_api.evaluation import Gate, MetricName, MinGain
-from finetune_api.job import Evaluation as EvaluationWish
-from finetune_api.job import RegressionSet
-from finetune_api.status import Advice, Cleaned, CleaningStep, Estimate, Finding, Merged, Severity, SourceRows, Splits
+from finetune_api.evaluation import Evaluation as EvaluationWish
+from finetune_api.evaluation import Gate, MetricName, MinGain, RegressionSet
+from finetune_api.evaluation_status import Merged
+from finetune_api.preflight_status import Advice, Cleaned, CleaningStep, Estimate, Finding, Severity, SourceRows, Splits
 from finetune_trainer.answer_kind import AnswerKind, Answers
 from finetune_trainer.assessment import Assessment, Baselines
 from finetune_trainer.cleaned import Change

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.job import FineTuneJobSpec, MethodType
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.method import MethodType
+from finetune_api.preflight_status import Estimate, Resolved
 from finetune_api.profile import GpuType
 from finetune_api.reasons import FailureReason, sentence
 from finetune_api.sizing import Load, Setup
-from finetune_api.status import Estimate, Resolved
 from finetune_trainer.estimate import DataSize, data_size, estimates, loads, require_fit, setups_of
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.prepared import Example

@@ -8,8 +8,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from finetune_api.job import Method, MethodType, Training
-from finetune_api.status import Resolved
+from finetune_api.method import Method, MethodType
+from finetune_api.preflight_status import Resolved
+from finetune_api.training import Training
 from finetune_trainer.attention import prove_isolation
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.loss import token_losses

@@ -9,7 +9,7 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from finetune_api.job import Method
+from finetune_api.method import Method
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.fused_lora import _is_plain, fused_lora
 from finetune_trainer.loss import token_losses

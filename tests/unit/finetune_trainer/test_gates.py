@@ -4,10 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from finetune_api.evaluation import Gate, MetricName, MinGain
-from finetune_api.job import RegressionSet
+from finetune_api.evaluation import Gate, MetricName, MinGain, RegressionSet
+from finetune_api.evaluation_status import Evaluation, GateResult, RegressionResult
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Evaluation, GateResult, RegressionResult
 from finetune_trainer.comparison import MetricRow
 from finetune_trainer.estimates import Change, Estimate
 from finetune_trainer.failure import TrainerFailure

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api import sizing
-from finetune_api.job import Method
+from finetune_api.method import Method
 from finetune_api.model_shape import ModelShape, model_shape
 from finetune_trainer.attention import use_document_attention
 from finetune_trainer.batches import micro_batch

@@ -5,7 +5,7 @@ import torch
 from peft import PeftModel
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from finetune_api.job import Method
+from finetune_api.method import Method
 from finetune_trainer import loss
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.loss import frozen_head, token_losses

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.job import GradientCheckpointing, Method, MethodType, Training
+from finetune_api.method import Method, MethodType
+from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Resolved
+from finetune_api.training import GradientCheckpointing, Training
 from finetune_trainer import memory_probe
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.memory_probe import Plan, find_plan, fits, plans, synthetic_rows, worst_micro_batch

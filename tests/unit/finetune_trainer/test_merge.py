@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune_api.job import Method, MethodType
+from finetune_api.method import Method, MethodType
 from finetune_api.reasons import FailureReason
 from finetune_trainer.evaluate import row_losses
 from finetune_trainer.failure import TrainerFailure

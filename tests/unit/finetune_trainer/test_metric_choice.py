@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_api.evaluation import Gate, MetricName
-from finetune_api.job import Evaluation, RegressionSet
+from finetune_api.evaluation import Evaluation, Gate, MetricName, RegressionSet
 from finetune_api.reasons import FailureReason
 from finetune_trainer.answer_kind import AnswerKind, Answers, recognise, spread
 from finetune_trainer.failure import TrainerFailure

@@ -7,7 +7,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 
-from finetune_api.job import ComputeDtype, Method, MethodType, Quantization, QuantizationType
+from finetune_api.method import ComputeDtype, Method, MethodType, Quantization, QuantizationType
 from finetune_api.reasons import FailureReason
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.failure import TrainerFailure

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 
-from finetune_api.status import Merged
+from finetune_api.evaluation_status import Merged
 from finetune_trainer.model_card import base_license, model_card
 from finetune_trainer.pages import fenced
 from finetune_trainer.results import Results

@@ -5,7 +5,8 @@ import torch
 from bitsandbytes.optim import AdamW8bit
 from transformers import Trainer
 
-from finetune_api.job import Method, MethodType, Optimizer, Training
+from finetune_api.method import Method, MethodType
+from finetune_api.training import Optimizer, Training
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.loss import token_losses
 from finetune_trainer.optimizer import make_optimizer

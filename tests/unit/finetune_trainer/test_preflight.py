@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune_api.bundle import Bundle
-from finetune_api.job import MethodType
+from finetune_api.method import MethodType
 from finetune_api.reasons import FailureReason
 from finetune_api.sizing import predict
 from finetune_api.status import FineTuneJobStatus

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from finetune_api.bundle import Bundle
-from finetune_api.job import Method
+from finetune_api.method import Method
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Artifacts
 from finetune_trainer.failure import TrainerFailure

@@ -11,9 +11,9 @@ import pytest
 from lxml.html import HtmlElement, fromstring
 
 from finetune_api.evaluation import MetricName
-from finetune_api.job import MethodType
+from finetune_api.evaluation_status import GateResult
+from finetune_api.method import MethodType
 from finetune_api.quantity import gibibytes
-from finetune_api.status import GateResult
 from finetune_trainer.comparison import Outcome
 from finetune_trainer.measured import Answer
 from finetune_trainer.metrics import LIKELIHOODS, LOWER_IS_BETTER

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.job import FineTuneJobSpec, MethodType, Publish, Training
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.method import MethodType
+from finetune_api.preflight_status import Estimate, Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Estimate, Resolved
+from finetune_api.training import Publish, Training
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.prepared import Example
 from finetune_trainer.resolve import (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_api.job import Scheduler
+from finetune_api.training import Scheduler
 from finetune_trainer.schedule import learning_rate
 
 

@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from finetune_api.bundle import JobIdentity
-from finetune_api.status import ConditionType, FineTuneJobStatus, Preflight, Training
+from finetune_api.preflight_status import Preflight
+from finetune_api.status import ConditionType, FineTuneJobStatus, Training
 from finetune_trainer import status_writer
 from finetune_trainer.failure import Superseded
 from finetune_trainer.status_writer import StatusWriter

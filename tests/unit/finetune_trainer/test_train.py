@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from peft import PeftModel
 
 from finetune_api.bundle import Bundle
-from finetune_api.job import MethodType
+from finetune_api.method import MethodType
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer import train as module
 from finetune_trainer.__main__ import main

@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from finetune_api.job import Method, MethodType
+from finetune_api.method import Method, MethodType
 from finetune_api.reasons import FailureReason
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.failure import TrainerFailure

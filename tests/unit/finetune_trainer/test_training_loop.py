@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.job import Method, MethodType, Training
+from finetune_api.method import Method, MethodType
+from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Resolved
+from finetune_api.training import Training
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.prepared import Example

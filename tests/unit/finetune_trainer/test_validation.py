@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from finetune_api.job import EarlyStopping, Method, MethodType, Publish, Training
+from finetune_api.method import Method, MethodType
+from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.status import Resolved
+from finetune_api.training import EarlyStopping, Publish, Training
 from finetune_trainer import validation as module
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.failure import TrainerFailure

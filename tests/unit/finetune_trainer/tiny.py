@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from finetune_api.bundle import Bundle
 from finetune_api.evaluation import MetricName
-from finetune_api.status import Preflight, Resolved, Splits
+from finetune_api.preflight_status import Preflight, Resolved, Splits
 from finetune_api.status import Training as StatusTraining
 from finetune_trainer.answer_kind import AnswerKind, Answers
 from finetune_trainer.assessment import Assessment, Baselines

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from finetune_api.job import MethodType, Training
-from finetune_api.status import Resolved
+from finetune_api.method import MethodType
+from finetune_api.preflight_status import Resolved
+from finetune_api.training import Training
 from finetune_trainer.batches import rows_of_step
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.prepared import Example

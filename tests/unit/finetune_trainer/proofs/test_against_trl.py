@@ -7,7 +7,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import PreTrainedModel
 
-from finetune_api.job import Method, MethodType
+from finetune_api.method import Method, MethodType
 from finetune_trainer.attention import NAME
 from finetune_trainer.model import load_model
 from finetune_trainer.trainable import attach_lora

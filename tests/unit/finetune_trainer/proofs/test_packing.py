@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from finetune_api.job import Method
+from finetune_api.method import Method
 from finetune_trainer.batches import micro_batch, micro_batches
 from finetune_trainer.loss import token_losses
 from finetune_trainer.prepared import Example

@@ -1,0 +1,24 @@
+"""The types that the fields of a status are made of."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from finetune_api.model import SchemaKeys
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Time = Annotated[
+    datetime, PlainSerializer(_rfc3339, when_used="json"), SchemaKeys({"type": "string", "format": "date-time"})
+]
+Text = Annotated[str, Field(max_length=1024)]
+MESSAGE_LENGTH = 4096
+Message = Annotated[str, BeforeValidator(lambda text: text[:MESSAGE_LENGTH]), Field(max_length=MESSAGE_LENGTH)]
+"""Cut rather than refused: the words of a kubelet or a scheduler have no bound, and a job has to be able to end."""
+Reason = Annotated[str, Field(max_length=64)]
+"""CamelCase word for programs; an open string, so that a new one needs no new schema."""
+ATOMIC = {"x-kubernetes-list-type": "atomic"}
