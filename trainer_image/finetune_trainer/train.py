@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
 from finetune_api.evaluation_status import Evaluation
@@ -70,21 +70,18 @@ def train(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) 
 
 def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) -> str:
     """All of it in order, where nothing is published yet."""
-    spec, quantization, started = bundle.spec, bundle.spec.method.quantization, perf_counter()
+    spec, started = bundle.spec, perf_counter()
     with scratch_folder("train-") as scratch:
         prepared = read_prepared(storage, bundle, scratch)
         resolved = prepared.resolved
         device, device_name = choose_device(bundle.allow_cpu)
-        precision = mixed_precision(resolved.method, quantization)
+        precision = mixed_precision(resolved.method, spec.method.quantization)
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
         epoch = steps_per_epoch(len(prepared.train), spec.training.global_batch_size)
         progress = TrainingProgress(writer, attempt, device_name, resolved.total_steps, epoch)
 
         tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
-        storage.download_folder(spec.model.uri, scratch / "model", is_model_file)
-        tokenizer = load_tokenizer(scratch / "model")
-        model = load_model(scratch / "model", resolved.method, device, quantization)
-        prove_isolation(model)
+        model, tokenizer = load_base(bundle, storage, resolved, device, scratch / "model")
         generation = greedy_generation(model, prepared.stop_token_ids, resolved.max_new_tokens)
         evaluator = Evaluator(tokenizer, resolved.micro_batch_tokens, generation, accelerator)
         assessor = Assessor(bundle, prepared, evaluator)
@@ -95,9 +92,9 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
 
         tell(writer, TRAINED, "Training", announcement(prepared))
         previous = fetch_adapter(storage, spec.method.lora.from_, scratch / "previous")
+        validation = Validation(prepared.validation, spec.training, resolved, accelerator, scratch)
         model = make_trainable(model, spec.method, resolved.method, spec.training.seed, previous)
         model = accelerator.prepare_model(model)
-        validation = Validation(prepared.validation, spec.training, resolved, accelerator, scratch)
         steps = take_steps(model, bundle, prepared, accelerator, progress, validation) if resolved.total_steps else []
         training = progress.training
         tell(writer, TRAINED, "TrainingSucceeded", summary(steps, validation, resolved), held=True, training=training)
@@ -117,23 +114,25 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
             merged = merge(*folders, assessment.tuned, assessor.held_out, prepared, tokenizer, accelerator)
             assessment = assessment.with_merged(merged)
             tell_assessment(assessment.evaluation, writer)
-        license = base_license(scratch / "model")
+        license, curve = base_license(scratch / "model"), validation.curve
         results = Results(
-            bundle,
-            prepared,
-            training,
-            steps,
-            assessor.held_out,
-            assessment,
-            serving,
-            adapter,
-            license,
-            validation.curve,
+            bundle, prepared, training, steps, assessor.held_out, assessment, serving, adapter, license, curve
         )
         artifacts = publish(storage, results, output)
         writer.result(artifacts=artifacts)
         require_passed(assessment.evaluation)
     return assessment.evaluation.verdict or ""
+
+
+def load_base(
+    bundle: Bundle, storage: Storage, resolved: Resolved, device: torch.device, folder: Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model as the method wants it, proven to keep documents apart, and its tokenizer; `folder` keeps the
+    files. Raises TrainerFailure as `load_model` and `prove_isolation` do."""
+    storage.download_folder(bundle.spec.model.uri, folder, is_model_file)
+    model = load_model(folder, resolved.method, device, bundle.spec.method.quantization)
+    prove_isolation(model)
+    return model, load_tokenizer(folder)
 
 
 def announcement(prepared: Prepared) -> str:
@@ -163,13 +162,13 @@ def take_steps(
     Raises TrainerFailure GPUOutOfMemory, LossDiverged, Preempted after the step in which SIGTERM came, and
     Superseded."""
     steps: list[Step] = []
-    rows, recipe, resolved = prepared.train, bundle.spec.training, prepared.resolved
+    rows, training, resolved = prepared.train, bundle.spec.training, prepared.resolved
     mixture = Mixture.of(mixtures(rows), [source.weight for source in bundle.spec.dataset.train])
-    plan = find_plan(model, rows, recipe, resolved, accelerator)
+    plan = find_plan(model, rows, training, resolved, accelerator)
     progress.planned(plan)
     resolved = resolved.model_copy(update={"micro_batch_tokens": plan.micro_batch_tokens})
     with stop_deferred():
-        for step in training_steps(model, rows, recipe, resolved, accelerator, mixture):
+        for step in training_steps(model, rows, training, resolved, accelerator, mixture):
             steps.append(step)
             if validation.due(step.number):
                 progress.validated(validation.measure(model, step.number))
