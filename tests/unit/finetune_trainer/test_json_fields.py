@@ -43,6 +43,16 @@ def test_what_is_missing_wrong_or_made_up_costs_alike() -> None:
     assert field_match('{"tags": []}', '{"tags": []}') == field_match('{"user": {}}', '{"user": {}}') == (1, 1)
 
 
+def test_an_empty_answer_made_nothing_up() -> None:
+    assert (
+        field_match("{}", '{"a": 1}') == field_match("[]", '{"a": 1}') == field_match("no idea", '{"a": 1}') == (0, 1)
+    )
+    assert field_match("{}", '{"a": 1, "b": 2}') == (0, 2)
+    assert field_match('{"a": 1}', "{}") == field_match("no idea", "{}") == field_match("[]", "{}") == (0, 1)
+    assert field_match('{"a": 1, "b": 2}', "{}") == (0, 2)
+    assert field_match("{}", "{}") == field_match("[]", "[]") == (1, 1)
+
+
 def test_rows_that_expect_no_json_do_not_count() -> None:
     assert field_match('{"a": 1}', "yes") == (0, 0)
     assert valid_json('{"a": 1}', "yes") == (0, 0)
