@@ -3,16 +3,21 @@
 import re
 from decimal import Decimal
 
-UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+UNITS = {
+    "m": Decimal("0.001"),
+    **{unit: Decimal(1000**power) for power, unit in enumerate(("", "k", "M", "G", "T", "P", "E"))},
+    **{unit: Decimal(1024**power) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
+}
+QUANTITY = re.compile(r"[+]?([0-9]+[.]?[0-9]*|[.][0-9]+)(?:([eE][+-]?[0-9]{1,2})|([A-Za-z]*))")
 
 
 def bytes_of(quantity: str) -> int:
-    """Bytes of a quantity such as 80Gi, 81559Mi or 24G. Raises ValueError for anything else; exponents and fractions of
-    a byte are not amounts of memory anybody writes."""
-    match = re.fullmatch("([0-9]+(?:[.][0-9]+)?)([A-Za-z]*)", quantity)
-    if not match or match[2] not in UNITS:
+    """Bytes of a quantity such as 80Gi, 81559Mi, 24G or 24e9: whatever the API server takes. Raises ValueError for
+    anything else."""
+    match = QUANTITY.fullmatch(quantity)
+    if not match or (match[3] or "") not in UNITS:
         raise ValueError(f"{quantity!r} is no amount of memory: write for example 80Gi or 81559Mi")
-    return int(Decimal(match[1]) * UNITS[match[2]])
+    return int(Decimal(match[1] + (match[2] or "")) * UNITS[match[3] or ""])
 
 
 def gibibytes(size: float) -> str:

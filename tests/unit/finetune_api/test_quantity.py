@@ -7,13 +7,23 @@ from finetune_api.quantity import bytes_of, gibibytes
 
 @pytest.mark.parametrize(
     ("quantity", "size"),
-    [("80Gi", 80 * 2**30), ("81559Mi", 81559 * 2**20), ("24G", 24 * 10**9), ("0.5Ti", 2**39), ("1073741824", 2**30)],
+    [
+        ("80Gi", 80 * 2**30),
+        ("81559Mi", 81559 * 2**20),
+        ("24G", 24 * 10**9),
+        ("0.5Ti", 2**39),
+        (".5Ti", 2**39),
+        ("1073741824", 2**30),
+        ("1073741824000m", 2**30),
+        ("24e9", 24 * 10**9),
+        ("1E", 10**18),
+    ],
 )
 def test_quantities_are_read(quantity: str, size: int) -> None:
     assert bytes_of(quantity) == size
 
 
-@pytest.mark.parametrize("text", ["", "80GB", "80 Gi", "1e9", "-1Gi", "Gi"])
+@pytest.mark.parametrize("text", ["", "80GB", "80 Gi", "80gi", "-1Gi", "Gi", "."])
 def test_anything_else_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="write for example 80Gi"):
         bytes_of(text)
