@@ -181,6 +181,7 @@ def work_of_a_step() -> Any:
         prompt_tokens=0,
         answer_tokens=0,
         micro_batch_tokens=MICRO_BATCH_TOKENS,
+        loads=1,
     )
 
 

@@ -67,9 +67,9 @@ class MinGain(ApiModel):
     )
 
     base: Amount | None = None
-    """Least gain over the base model."""
+    """Least gain over the base model: in bfloat16; under QLoRA, where that does not fit the device, in 4 bits."""
     few_shot: Amount | None = None
-    """Least gain over the base model prompted with examples."""
+    """Least gain over the same model prompted with examples."""
 
 
 class Gate(ApiModel):
@@ -147,8 +147,9 @@ class Evaluation(ApiModel):
     ROUGEL, BLEU. Text to continue: Loss."""
     baselines: Baselines = Field(default=[Baseline.BASE, Baseline.FEW_SHOT])
     """What the tuned model is compared with; the verdict goes against the better one. Base: the base model, given the
-    same prompts. FewShot: the base model with five examples from train before each prompt, in three fixed draws; fewer
-    examples where the model's context is too short for five."""
+    same prompts, in bfloat16; under QLoRA, where that does not fit the device, in 4 bits. FewShot: the same model with
+    five examples from train before each prompt, in three fixed draws; fewer examples where the model's context is too
+    short for five."""
     max_rows: Annotated[int, Field(ge=1, le=10_000)] = 200
     """Held-out rows that every model is measured on, drawn with the split's seed; of each regression set as many."""
     generation: Generation = Generation()

@@ -138,17 +138,31 @@ class Merged(StatusModel):
     """What merging changed, in one sentence."""
 
 
+class Quantized(StatusModel):
+    """What quantizing alone costs, under QLoRA: the base model in 4 bits on the held-out rows, before any training."""
+
+    loss: float
+    """Mean cross-entropy of the answers' tokens, in nats."""
+    loss_change: float | None = None
+    """The same minus the loss of the base model in bfloat16; absent where that does not fit the device."""
+    message: Message
+    """What quantizing changed, or why it is not known, in a sentence or two."""
+
+
 class Evaluation(StatusModel):
     """The models side by side."""
 
     rows: int
     """Held-out rows all were measured on."""
     base: Metrics | None = None
-    """The base model, given the same prompts."""
+    """The base model, given the same prompts: in bfloat16, as it would be served. Under QLoRA, where that does not fit
+    the device, in 4 bits; then quantized has no lossChange."""
     few_shot: Metrics | None = None
     """The base model with examples before each prompt, in the mean of three draws."""
     tuned: Metrics | None = None
-    """The base model with the adapter."""
+    """The base model with the adapter; under QLoRA over 4-bit weights, as it was trained."""
+    quantized: Quantized | None = None
+    """What quantizing alone costs, under QLoRA."""
     merged: Merged | None = None
     """The merged weights, where output.merge asked for them."""
     decision: Decision | None = None

@@ -177,3 +177,6 @@ class Resolved(StatusModel):
     """ChatTemplate: the tokenizer's own. Plain: the model has none, so prompt and answer follow each other as text."""
     parameters: int
     """Parameters of the base model."""
+    base_memory: Text | None = None
+    """Under QLoRA, the memory a GPU must have, or on a CPU compute.memory must be, for the base model to be measured in
+    bfloat16, for example 21.4Gi; with less it is measured in 4 bits."""

@@ -64,6 +64,8 @@ class Work:
     answer_tokens: int
     """Of the longest answer."""
     micro_batch_tokens: int
+    loads: int
+    """Times the base model is loaded."""
 
 
 def peak_flops(names: Iterable[str]) -> float | None:
@@ -105,7 +107,7 @@ def total_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> f
     """Seconds from the pod's start to the results: loading, all models on the held-out rows, all steps."""
     together = max(1, GENERATION_FACTOR * work.micro_batch_tokens // (work.prompt_tokens + work.answer_tokens))
     answering = -(-work.answers // together) * work.answer_tokens * shape.layers * LAYER_DECODE
-    return START + 2 * shape.parameters / LOADING + answering + training_seconds(shape, setup, work, peak)
+    return START + work.loads * 2 * shape.parameters / LOADING + answering + training_seconds(shape, setup, work, peak)
 
 
 def cost(seconds: float, price_per_hour: str) -> str:

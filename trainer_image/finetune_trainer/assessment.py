@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from finetune_api.bundle import Bundle
 from finetune_api.evaluation import Baseline, MetricName
-from finetune_api.evaluation_status import Evaluation, Merged
+from finetune_api.evaluation_status import Evaluation, Merged, Quantized
 from finetune_trainer.answer_kind import Answers, recognise
 from finetune_trainer.comparison import Comparison, compare
 from finetune_trainer.evaluate import Evaluator, draw_rows
@@ -18,6 +18,7 @@ from finetune_trainer.measured import FewShot, Measured
 from finetune_trainer.metric_choice import choose_metrics
 from finetune_trainer.metrics import LIKELIHOODS
 from finetune_trainer.prepared import Example, Prepared
+from finetune_trainer.quantized import base_name, compare_quantized
 from finetune_trainer.render import prompt_format
 from finetune_trainer.resolve import room_for
 from finetune_trainer.verdict import Cost, verdict
@@ -36,6 +37,8 @@ class Baselines:
     """None where it was not asked for, or no example fits into the model's context."""
     regression: Mapping[str, Measured]
     """By the set's name."""
+    quantized: Quantized | None = None
+    """Under QLoRA, what quantizing alone costs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,12 @@ class Assessor:
         base = self._evaluator.measure("the base model", model, self.held_out, self._asks)
         return Baselines(base, self._few_shot(model), self._measure_regression("the base model", model))
 
+    def beside_quantized(self, baselines: Baselines, model: PreTrainedModel) -> Baselines:
+        """The same with what quantizing costs. `model`: the base in 4 bits, which writes no answers: they take long,
+        and where that in bf16 fits nobody would serve this one instead of tuning."""
+        found = self._evaluator.measure("the base model in 4 bits", model, self.held_out, answers=False)
+        return replace(baselines, quantized=compare_quantized(baselines.base, found))
+
     def assess(self, model: PreTrainedModel, baselines: Baselines, cost: Cost | None) -> Assessment:
         """Measures the tuned model and compares it. `cost`: of the training, where there was one."""
         tuned = self._evaluator.measure("the tuned model", model, self.held_out, self._asks)
@@ -106,7 +115,8 @@ class Assessor:
                 )
                 for each in wish.regression or []
             ],
-            verdict(comparison, cost),
+            verdict(comparison, cost, base_name(baselines.quantized)),
+            baselines.quantized,
         )
         return Assessment(baselines, tuned, comparison, evaluation)
 

@@ -17,7 +17,7 @@ from finetune_api.profile import GpuType
 from finetune_api.quantity import bytes_of, gibibytes
 from finetune_api.reasons import FailureReason
 from finetune_api.run_time import Work, cost, peak_flops, total_seconds
-from finetune_api.sizing import Load, Setup, TrainedMethod, first_fit, predict
+from finetune_api.sizing import Load, Setup, TrainedMethod, base_memory, first_fit, predict
 from finetune_api.training import GradientCheckpointing
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.few_shot import DRAWS
@@ -110,7 +110,10 @@ def estimates(
             found.append(Estimate(gpu_type=gpu.name, memory=least, fits=False, alternative=instead))
             continue
         peak = peak_flops([gpu.name, gpu.resource_name, *(gpu.node_selector or {}).values()])
-        seconds = peak and total_seconds(shape, plan.setup, work_of(spec, resolved, data, plan.load), peak)
+        needed = unquantized_memory(resolved, shape)
+        # Under QLoRA the base model in bf16, where it fits, is loaded and measured before that in 4 bits is loaded.
+        models = 2 if needed and bytes_of(needed) <= available else 1
+        seconds = peak and total_seconds(shape, plan.setup, work_of(spec, resolved, data, plan.load, models), peak)
         found.append(
             Estimate(
                 gpu_type=gpu.name,
@@ -156,8 +159,16 @@ def require_fit(
     )
 
 
-def work_of(spec: FineTuneJobSpec, resolved: Resolved, data: DataSize, load: Load) -> Work:
-    """What there is to compute in micro-batches of `load`."""
+def unquantized_memory(resolved: Resolved, shape: ModelShape) -> str | None:
+    """What a device must have for the base model to be measured in bf16 under QLoRA, as a quantity; None under other
+    methods, which load it in bf16 anyway."""
+    if resolved.method is not MethodType.QLORA:
+        return None
+    return gibibytes(base_memory(shape, resolved.micro_batch_tokens))
+
+
+def work_of(spec: FineTuneJobSpec, resolved: Resolved, data: DataSize, load: Load, loads: int) -> Work:
+    """What there is to compute in micro-batches of `load`, with the base model loaded `loads` times."""
     batch = spec.training.global_batch_size
     passes = resolved.total_steps / ceil(len(data.tokens) / batch)
     tokens = float(data.tokens.sum())
@@ -171,4 +182,5 @@ def work_of(spec: FineTuneJobSpec, resolved: Resolved, data: DataSize, load: Loa
         prompt_tokens=data.prompt,
         answer_tokens=resolved.max_new_tokens,
         micro_batch_tokens=load.tokens,
+        loads=loads,
     )

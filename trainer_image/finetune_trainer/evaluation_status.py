@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from finetune_api.evaluation_status import Decision, Evaluation, GateResult, Metrics, RegressionResult, SourceResult
+from finetune_api.evaluation_status import (
+    Decision,
+    Evaluation,
+    GateResult,
+    Metrics,
+    Quantized,
+    RegressionResult,
+    SourceResult,
+)
 from finetune_trainer.comparison import Comparison, SourceRow
 from finetune_trainer.estimates import Estimate
 from finetune_trainer.measured import Answer, FewShot, Measured
@@ -19,6 +27,7 @@ def evaluation_status(
     gates: Sequence[GateResult],
     regression: Sequence[RegressionResult],
     verdict: str,
+    quantized: Quantized | None = None,
 ) -> Evaluation:
     """status.evaluation."""
     prompted = [answer for draw in few_shot.draws for answer in draw] if few_shot else []
@@ -28,6 +37,7 @@ def evaluation_status(
         base=metrics_of(found, "base", base.answers),
         few_shot=metrics_of(found, "few_shot", prompted, len(few_shot.draws)) if few_shot else None,
         tuned=metrics_of(found, "tuned", tuned.answers),
+        quantized=quantized,
         decision=decision_of(found),
         sources=[source_of(source) for source in found.sources] or None,
         gates=list(gates) or None,

@@ -16,7 +16,7 @@ from finetune_api.status import ConditionType
 from finetune_trainer.advice import advise
 from finetune_trainer.answer_kind import recognise
 from finetune_trainer.base_model import inspect_model, require_modules
-from finetune_trainer.estimate import data_size, estimates, require_fit
+from finetune_trainer.estimate import data_size, estimates, require_fit, unquantized_memory
 from finetune_trainer.facts import facts_of
 from finetune_trainer.failure import TrainerFailure, failure_of
 from finetune_trainer.findings import Findings, place_of
@@ -91,6 +91,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     if spec.method.type is MethodType.AUTO:
         resolved = lora_or_qlora(resolved, findings.estimates)
         findings.estimates = estimates(bundle.gpu_types, spec, resolved, model.shape, size)
+    resolved = resolved.model_copy(update={"base_memory": unquantized_memory(resolved, model.shape)})
     findings.advice = advise(facts_of(spec, gathered, sides, resolved, findings))
     require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)

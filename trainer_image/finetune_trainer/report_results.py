@@ -209,11 +209,11 @@ def _crossed(count: int, right: bool) -> Cell:
 
 def _note(results: Results) -> str:
     found, resolved = results.comparison, results.prepared.resolved
-    weights = (
-        "All ran over 4-bit weights: the base model is measured as it was loaded for training, not in bfloat16."
-        if resolved.method is MethodType.QLORA
-        else "All ran in bfloat16."
-    )
+    quantized = results.evaluation.quantized
+    if quantized and quantized.loss_change is not None:
+        weights = "The base model ran in bfloat16, the tuned one over 4-bit weights."
+    else:
+        weights = "All ran over 4-bit weights." if resolved.method is MethodType.QLORA else "All ran in bfloat16."
     gained = f"{found.gained:,} row{'s' if found.gained != 1 else ''}"
     return (
         f"{gained} only the tuned model answers word for word, {found.lost:,} only the base model. Below each figure "

@@ -1,22 +1,24 @@
 """Training: from the prepared data and the base model to a published adapter and a verdict. `recipe` is all of it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
 from finetune_api.evaluation_status import Evaluation
+from finetune_api.method import MethodType
 from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason, sentence
 from finetune_api.run_time import cost as price_of
 from finetune_api.status import ConditionType, Training
 from finetune_api.training import Publish
-from finetune_trainer.assessment import Assessor
+from finetune_trainer.assessment import Assessor, Baselines
 from finetune_trainer.attention import prove_isolation
 from finetune_trainer.batches import steps_per_epoch
 from finetune_trainer.evaluate import Evaluator
@@ -37,6 +39,7 @@ from finetune_trainer.model_card import base_license
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
 from finetune_trainer.publish import ADAPTER, MERGED, publish, published_artifacts, stage_weights
+from finetune_trainer.quantized import only_quantized, shortage
 from finetune_trainer.results import Results
 from finetune_trainer.row_store import mixtures
 from finetune_trainer.scratch import scratch_folder
@@ -81,14 +84,9 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         progress = TrainingProgress(writer, attempt, device_name, resolved.total_steps, epoch)
 
         tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
-        model, tokenizer = load_base(bundle, storage, resolved, device, scratch / "model")
-        generation = greedy_generation(model, prepared.stop_token_ids, resolved.max_new_tokens)
-        evaluator = Evaluator(tokenizer, resolved.micro_batch_tokens, generation, accelerator)
-        assessor = Assessor(bundle, prepared, evaluator)
-
-        held_out = len(assessor.held_out)
-        tell(writer, TRAINED, "EvaluatingBase", f"Answering {held_out:,} held-out rows with the base model.")
-        baselines = assessor.baselines(model)
+        storage.download_folder(spec.model.uri, scratch / "model", is_model_file)
+        tokenizer = load_tokenizer(scratch / "model")
+        model, assessor, baselines = measure_base(bundle, prepared, tokenizer, accelerator, scratch / "model", writer)
 
         tell(writer, TRAINED, "Training", announcement(prepared))
         previous = fetch_adapter(storage, spec.method.lora.from_, scratch / "previous")
@@ -99,7 +97,7 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         training = progress.training
         tell(writer, TRAINED, "TrainingSucceeded", summary(steps, validation, resolved), held=True, training=training)
 
-        print(f"Answering {held_out:,} held-out rows with the tuned model.", flush=True)
+        print(f"Answering {len(assessor.held_out):,} held-out rows with the tuned model.", flush=True)
         model = as_published(accelerator.unwrap_model(model))
         assessment = assessor.assess(model, baselines, cost_of(steps, device, started, bundle))
         tell_assessment(assessment.evaluation, writer)
@@ -124,15 +122,45 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
     return assessment.evaluation.verdict or ""
 
 
+def measure_base(
+    bundle: Bundle,
+    prepared: Prepared,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+    folder: Path,
+    writer: StatusWriter,
+) -> tuple[PreTrainedModel, Assessor, Baselines]:
+    """Measures the base model in `folder` as it would be served, and returns it as the method trains it. Under QLoRA
+    these are two, where the one in bf16 fits; one is held at a time."""
+    resolved, device, needed = prepared.resolved, accelerator.device, prepared.resolved.base_memory
+    short = shortage(needed, device, bundle.spec.compute.memory) if needed else None
+    served = MethodType.LORA if needed and not short else resolved.method
+    model, generation = load_base(bundle, prepared, served, device, folder)
+    assessor = Assessor(bundle, prepared, Evaluator(tokenizer, resolved.micro_batch_tokens, generation, accelerator))
+
+    why = f" in 4 bits: {short}" if short else ""
+    rows = f"{len(assessor.held_out):,} held-out rows"
+    tell(writer, TRAINED, "EvaluatingBase", f"Answering {rows} with the base model{why}.")
+    baselines = assessor.baselines(model)
+    if short:
+        baselines = replace(baselines, quantized=only_quantized(baselines.base, short))
+    if served is not resolved.method:
+        del model
+        accelerator.free_memory()
+        print("Loading the base model in 4 bits.", flush=True)
+        model, _ = load_base(bundle, prepared, resolved.method, device, folder)
+        baselines = assessor.beside_quantized(baselines, model)
+    return model, assessor, baselines
+
+
 def load_base(
-    bundle: Bundle, storage: Storage, resolved: Resolved, device: torch.device, folder: Path
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model as the method wants it, proven to keep documents apart, and its tokenizer; `folder` keeps the
-    files. Raises TrainerFailure as `load_model` and `prove_isolation` do."""
-    storage.download_folder(bundle.spec.model.uri, folder, is_model_file)
-    model = load_model(folder, resolved.method, device, bundle.spec.method.quantization)
+    bundle: Bundle, prepared: Prepared, method: MethodType, device: torch.device, folder: Path
+) -> tuple[PreTrainedModel, GenerationConfig]:
+    """The base model in `folder` as `method` wants it, proven to keep documents apart, and how it is to answer. Raises
+    TrainerFailure as `load_model` and `prove_isolation` do."""
+    model = load_model(folder, method, device, bundle.spec.method.quantization)
     prove_isolation(model)
-    return model, load_tokenizer(folder)
+    return model, greedy_generation(model, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
 
 
 def announcement(prepared: Prepared) -> str:

@@ -24,7 +24,6 @@ METRIC_TITLES = {
     MetricName.MACRO_RECALL: "Macro recall",
     MetricName.MACRO_F1: "Macro F1",
 }
-NAMES = {Baseline.BASE: "the base model", Baseline.FEW_SHOT: "prompting the base model with examples"}
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,15 @@ class Cost:
         return ", ".join(parts)
 
 
-def verdict(found: Comparison, cost: Cost | None) -> str:
-    """The sentence. Without `cost` nothing was trained: an adapter that was there already is judged."""
+def verdict(found: Comparison, cost: Cost | None, base: str = "the base model") -> str:
+    """The sentence. Without `cost` nothing was trained: an adapter that was there already is judged. `base`: what the
+    base model is called in it."""
     paid = f" (training took {cost})" if cost else ""
-    return f"{finding(found)}{paid}: {conclusion(found, 'tuning' if cost else 'the adapter')}."
+    baseline = base if found.baseline is Baseline.BASE else f"prompting {base} with examples"
+    return f"{finding(found, baseline)}{paid}: {conclusion(found, 'tuning' if cost else 'the adapter', baseline)}."
 
 
-def finding(found: Comparison) -> str:
+def finding(found: Comparison, baseline: str) -> str:
     """What the deciding metric did, against which baseline, and how sure that is."""
     row, rows = found.decision, found.rows
     before = row.of(found.baseline)
@@ -67,7 +68,7 @@ def finding(found: Comparison) -> str:
         moved = f"stayed at {second}"
     else:
         moved = f"{'rose' if row.tuned.value > before.value else 'fell'} from {first} to {second}"
-    return f"{on} {moved} against {NAMES[found.baseline]}, a gain of {gain(row.name, found.change)}"
+    return f"{on} {moved} against {baseline}, a gain of {gain(row.name, found.change)}"
 
 
 def gain(name: MetricName, change: Change) -> str:
@@ -78,7 +79,7 @@ def gain(name: MetricName, change: Change) -> str:
     return f"{value:{number}}{unit} (95% interval {low:{number}} to {high:{number}})"
 
 
-def conclusion(found: Comparison, subject: str) -> str:
+def conclusion(found: Comparison, subject: str, baseline: str) -> str:
     """What follows from it."""
     if found.outcome is Outcome.BETTER:
         return f"{subject} was worth it{_prompting(found)}"
@@ -92,7 +93,7 @@ def conclusion(found: Comparison, subject: str) -> str:
     if found.outcome is Outcome.LIKELIER:
         return "the right answers became likelier, but those the model gives are no better"
     if found.outcome is Outcome.WORSE:
-        return f"{subject} made the model worse, keep {NAMES[found.baseline]}"
+        return f"{subject} made the model worse, keep {baseline}"
     return f"inside the noise, so nothing shows that {subject} was worth it"
 
 

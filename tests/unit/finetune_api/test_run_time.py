@@ -18,6 +18,7 @@ WORK = Work(
     prompt_tokens=400,
     answer_tokens=112,
     micro_batch_tokens=2048,
+    loads=1,
 )
 
 
@@ -70,7 +71,9 @@ def test_the_whole_job_loads_and_answers_too() -> None:
     loading = 2 * SHAPE.parameters / 500e6
     # 16,384 tokens at a time are 32 rows of 512: 7 batches.
     answering = 7 * 112 * 32 * 1e-3
-    assert total_seconds(SHAPE, Setup("LoRA"), WORK, H100) == pytest.approx(60 + loading + answering + training)
+    once = 60 + loading + answering + training
+    assert total_seconds(SHAPE, Setup("LoRA"), WORK, H100) == pytest.approx(once)
+    assert total_seconds(SHAPE, Setup("LoRA"), replace(WORK, loads=2), H100) == pytest.approx(once + loading)
 
 
 def test_cost_is_a_decimal_string() -> None:

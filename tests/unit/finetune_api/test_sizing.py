@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from finetune_api.model_shape import ModelShape, model_shape
-from finetune_api.sizing import CUDA, Load, Setup, _logits, adapter_parameters, first_fit, predict
+from finetune_api.sizing import CUDA, Load, Setup, _logits, adapter_parameters, base_memory, first_fit, predict
 
 GIB = 1024**3
 
@@ -155,3 +155,10 @@ def test_the_first_setup_that_fits_is_taken_with_the_largest_micro_batch_that_do
     plan = first_fit(SHAPE, setups, [LOAD, Load(1024, 512)], gibibytes * GIB)
     assert (plan and (plan.setup, plan.load.tokens)) == chosen
     assert plan is None or plan.memory == predict(SHAPE, plan.setup, plan.load)
+
+
+def test_a_model_of_8b_can_be_measured_in_bf16_on_a_card_of_24_gb_and_not_on_one_of_16() -> None:
+    needed = base_memory(SHAPE, 2048)
+    assert 16 * GIB < 2 * SHAPE.parameters * 1.15 < needed < 24 * GIB
+    assert base_memory(SHAPE, 4096) > needed, "more answers at a time"
+    assert needed < 1.15 * predict(SHAPE, Setup("LoRA"), LOAD).total, "nothing is trained"

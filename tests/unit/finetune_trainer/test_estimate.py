@@ -9,9 +9,18 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Estimate, Resolved
 from finetune_api.profile import GpuType
+from finetune_api.quantity import gibibytes
 from finetune_api.reasons import FailureReason, sentence
-from finetune_api.sizing import Load, Setup
-from finetune_trainer.estimate import DataSize, data_size, estimates, loads, require_fit, setups_of
+from finetune_api.sizing import Load, Setup, base_memory
+from finetune_trainer.estimate import (
+    DataSize,
+    data_size,
+    estimates,
+    loads,
+    require_fit,
+    setups_of,
+    unquantized_memory,
+)
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.prepared import Example
 from finetune_trainer.prepared import Split as Side
@@ -74,6 +83,16 @@ def test_memory_time_and_cost_are_predicted() -> None:
     assert 100 < found.seconds < 1000
     assert found.cost == f"{found.seconds * 3 / 3600:.2f}"
     assert found.alternative is None
+
+
+def test_under_qlora_the_base_model_is_loaded_twice_where_it_fits_in_bf16() -> None:
+    assert unquantized_memory(resolved(), SHAPE) is None
+    assert unquantized_memory(resolved(QLORA), SHAPE) == gibibytes(base_memory(SHAPE, 2048)) == "22.9Gi"
+    small, large, unknown = (
+        estimate(QLORA, **gpu).seconds or 0 for gpu in ({"memory": "22Gi"}, {"memory": "24564Mi"}, {})
+    )
+    assert large - small == pytest.approx(2 * SHAPE.parameters / 500e6, abs=1)
+    assert unknown == large
 
 
 def test_what_the_profile_does_not_say_is_left_out() -> None:

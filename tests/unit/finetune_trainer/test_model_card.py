@@ -12,6 +12,7 @@ from finetune_trainer.model_card import base_license, model_card
 from finetune_trainer.pages import fenced
 from finetune_trainer.results import Results
 from tests.unit.finetune_trainer.conftest import MakeBundle
+from tests.unit.finetune_trainer.rich import rich_results
 from tests.unit.finetune_trainer.tiny import results
 
 
@@ -86,6 +87,12 @@ def test_the_merged_models_card_is_of_a_whole_model(make_bundle: MakeBundle) -> 
     assert "Merging." in card
     assert "peft" not in card.lower().replace("peft's layout", "")
     assert "vllm serve merged" in card
+
+
+def test_what_quantizing_alone_costs_stands_under_the_figures(make_bundle: MakeBundle) -> None:
+    said = model_card(rich_results(), "adapter")
+    assert "|\n\nQuantizing to 4 bits alone moved the base model's loss by" in said
+    assert "Quantizing" not in model_card(results(make_bundle()), "adapter")
 
 
 @pytest.mark.parametrize(

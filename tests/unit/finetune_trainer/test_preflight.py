@@ -9,8 +9,9 @@ import pytest
 
 from finetune_api.bundle import Bundle
 from finetune_api.method import MethodType
+from finetune_api.quantity import gibibytes
 from finetune_api.reasons import FailureReason
-from finetune_api.sizing import predict
+from finetune_api.sizing import base_memory, predict
 from finetune_api.status import FineTuneJobStatus
 from finetune_trainer.base_model import inspect_model
 from finetune_trainer.estimate import data_size, loads, setups_of
@@ -538,6 +539,7 @@ def test_auto_takes_4_bit_weights_where_only_they_fit(make_bundle: MakeBundle, t
     bundle = make_bundle(model=model)
     prepared = run(bundle)
     assert prepared.resolved.method is MethodType.LORA, "nobody says what the GPUs hold"
+    assert prepared.resolved.base_memory is None
     shape = inspect_model(open_storage(bundle), model["uri"], tmp_path / "scratch").shape
     size = data_size({"train": prepared.train, "test": prepared.test}, 200)
 
@@ -550,5 +552,6 @@ def test_auto_takes_4_bit_weights_where_only_they_fit(make_bundle: MakeBundle, t
     gpu = {"name": "small", "memory": str(between)}
     found = run(make_bundle(model=model, gpuTypes=[gpu], output={"uri": str(tmp_path / "auto")}))
     assert found.resolved.method is MethodType.QLORA
+    assert found.resolved.base_memory == gibibytes(base_memory(shape, found.resolved.micro_batch_tokens))
     assert "more than small has" in (found.resolved.method_reason or "")
     assert [estimate.fits for estimate in found.preflight.estimate or []] == [True]

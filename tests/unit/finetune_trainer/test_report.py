@@ -286,6 +286,15 @@ def test_what_merging_changed_is_shown_where_there_is_something() -> None:
     assert [text(item) for item in finding] == [run.evaluation.merged.message]
 
 
+def test_what_quantizing_alone_costs_is_shown_under_qlora(make_bundle: MakeBundle) -> None:
+    run, html = rich()
+    section = fromstring(html).xpath("//section[@id='results']")[0]
+    assert run.evaluation.quantized
+    assert run.evaluation.quantized.message in text(section)
+    assert "The base model ran in bfloat16, the tuned one over 4-bit weights." in text(section)
+    assert "Quantized weights" not in report_page(results(make_bundle()))
+
+
 def test_what_was_predicted_stands_beside_what_was_measured() -> None:
     run, html = rich()
     assert run.assessment.baselines.few_shot
@@ -311,8 +320,7 @@ def test_it_works_for_a_cluster_job_a_local_run_and_qlora(make_bundle: MakeBundl
     assert "team-a / tickets" in report_page(results(make_bundle(job=job)))
     assert "Local run" in report_page(results(make_bundle()))
     assert "All ran in bfloat16" in report_page(results(make_bundle()))
-    four_bit = report_page(results(make_bundle(method={"type": MethodType.QLORA})))
-    assert "not in bfloat16" in four_bit
+    assert "All ran over 4-bit weights" in report_page(results(make_bundle(method={"type": MethodType.QLORA})))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 30, 5000])

@@ -34,6 +34,14 @@ def test_better_is_said_with_gain_interval_baseline_and_cost() -> None:
     )
 
 
+def test_the_base_model_is_called_what_was_measured() -> None:
+    four_bit = "the base model in 4 bits"
+    assert "against the base model in 4 bits, a gain" in verdict(found(rows(0), rows(57)), COST, four_bit)
+    said = verdict(found(rows(0), rows(57), prompted=20), COST, four_bit)
+    assert "against prompting the base model in 4 bits with examples, a gain" in said
+    assert verdict(found(rows(57), rows(0)), COST, four_bit).endswith("keep the base model in 4 bits.")
+
+
 def test_it_says_whether_prompting_would_have_done() -> None:
     said = verdict(found(rows(0), rows(57), prompted=20), COST)
     assert "rose from 33.3% to 95% against prompting the base model with examples" in said
