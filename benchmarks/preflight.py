@@ -88,11 +88,12 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
     """Prints microseconds of processor time a row of each stage, run one after another on all rows."""
     from finetune_trainer.base_model import inspect_model
     from finetune_trainer.clean import Cleaner
-    from finetune_trainer.deduplicate import NearCopies, SeenKeys, drop_copies, prompt_key
+    from finetune_trainer.deduplicate import NearCopies, SeenKeys, drop_copies, prompt_key, question, said
     from finetune_trainer.findings import Findings
     from finetune_trainer.json_rows import json_lines
+    from finetune_trainer.leaks import leaks
     from finetune_trainer.render import prompt_format
-    from finetune_trainer.row_store import StoreWriter
+    from finetune_trainer.row_store import RowStore, StoreWriter
     from finetune_trainer.rows import read_rows
     from finetune_trainer.storage import open_storage
     from finetune_trainer.suspicions import Suspicions
@@ -128,6 +129,9 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
     tokens, _ = timed("tokenize", lambda: list(tokenize(rows, format, tokenizer, findings)), rendering)
     timed("store", stored)
     timed("sketch for near copies", lambda: [copies.add(row) for row in rows])
+    tested = [question(row.messages) for row in rows[:1000]]
+    told = RowStore(scratch / "store")
+    timed("look for test rows", lambda: list(leaks(tested, len(told), lambda row: said(told.messages(row)))))
 
 
 def bundle_of(data: Path, model: Path, scratch: Path) -> Any:

@@ -62,7 +62,9 @@ class Facts:
     tested_rows: int
     """Test rows the models are measured on."""
     leaked_rows: int = 0
-    """Held-out rows of which a near copy is learned from."""
+    """Test rows of which a near copy is learned from, or a row that holds most of what they ask."""
+    leaks: tuple[str, ...] = ()
+    """Where the first of them stand, and in which row."""
     near_copies: int = 0
     """Rows to learn from that are a near copy of an earlier one."""
     crowded: int = 0
@@ -85,9 +87,11 @@ def advise(facts: Facts) -> list[Advice]:
 def _leaks(facts: Facts) -> str | None:
     if not facts.leaked_rows:
         return None
+    places = f" ({'; '.join(facts.leaks)})" if facts.leaks else ""
     return (
-        f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} have a near copy in dataset.train, so evaluating "
-        "praises what was learned by heart: set dataset.deduplicate.near to Drop, or name other test rows."
+        f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} stand wholly or mostly in rows of "
+        f"dataset.train{places}, so evaluating praises what was learned by heart: take one of each two out, or name "
+        "other test rows; dataset.deduplicate.near Drop takes out near copies."
     )
 
 

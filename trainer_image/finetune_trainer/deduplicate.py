@@ -3,7 +3,7 @@
 import unicodedata
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -17,7 +17,7 @@ from finetune_trainer.clusters import Clusters
 from finetune_trainer.embeddings import Embeddings, SentenceModel
 from finetune_trainer.findings import Findings
 from finetune_trainer.near_duplicates import NearDuplicates
-from finetune_trainer.row_format import Row
+from finetune_trainer.row_format import Message, Row
 from finetune_trainer.storage import Storage
 
 
@@ -64,12 +64,17 @@ def prompt_key(row: Row) -> bytes:
     question with several answers, would else be learned on one side and asked on the other. A document's is the whole.
 
     Rows that only share their answer are not alike in this sense: in classification nearly all of them do."""
-    return _digest([normalised(question(row))])
+    return _digest([normalised(question(row.messages))])
 
 
-def question(row: Row) -> str:
+def question(messages: Sequence[Message]) -> str:
     """What the user says before the first answer; of a row that nobody asks in, all of it."""
-    return next((message.content for message in row.messages if message.role == "user"), row.messages[-1].content)
+    return next((message.content for message in messages if message.role == "user"), messages[-1].content)
+
+
+def said(messages: Sequence[Message]) -> str:
+    """All that is said in a row but for the system prompt."""
+    return "\n".join(message.content for message in messages if message.role != "system")
 
 
 def normalised(text: str) -> str:
@@ -120,9 +125,9 @@ class NearCopies:
     def add(self, row: Row) -> None:
         """The next row."""
         if self._questions:
-            self._questions.add(question(row))
+            self._questions.add(question(row.messages))
         if self._rows:
-            self._rows.add("\n".join(message.content for message in row.messages if message.role != "system"))
+            self._rows.add(said(row.messages))
 
     def find(self, keys: NDArray[np.uint64]) -> Alike:
         """What is alike of all rows. `keys`: of their questions, shape [rows], equal for those that ask the same."""

@@ -3,19 +3,27 @@
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
 from finetune_trainer.advice import Facts
+from finetune_trainer.deduplicate import question, said
 from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.findings import Findings
+from finetune_trainer.findings import Findings, place_of
 from finetune_trainer.gather import Gathered
+from finetune_trainer.leaks import leaks
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.prepared import Split
 from finetune_trainer.resolve import default_learning_rate
 from finetune_trainer.row_store import Rows, lengths, mixtures, supervised_counts
+
+LEAKS_SHOWN = 2
+"""Leaked test rows that are named."""
+URI_SHOWN = 100
+"""Characters of the file's name where four stand in one sentence."""
 
 
 def facts_of(
@@ -24,6 +32,7 @@ def facts_of(
     """The job in numbers."""
     train, test = sides["train"], sides["test"]
     learned = train.placed["row"]
+    leaked = _leaked(test, train)
     steps = findings.cleaned.steps if findings.cleaned else {}
     return Facts(
         full=resolved.method is MethodType.FULL,
@@ -40,7 +49,11 @@ def facts_of(
         supervised_tokens=int(supervised_counts(train).sum()),
         tested_rows=min(len(test), spec.evaluation.max_rows),
         test_rows=len(test),
-        leaked_rows=int(np.isin(test.placed["cluster"], train.placed["cluster"]).sum()),
+        leaked_rows=int(np.count_nonzero(leaked >= 0)),
+        leaks=tuple(
+            f"{_place(test, int(row))} in {_place(train, int(leaked[row]))}"
+            for row in np.flatnonzero(leaked >= 0)[:LEAKS_SHOWN]
+        ),
         near_copies=int(gathered.alike.repeats[learned].sum()),
         crowded=int(gathered.alike.crowded[learned].sum()),
         stops_early=spec.training.early_stopping is not None,
@@ -49,6 +62,23 @@ def facts_of(
             f"dataset.clean.{step}" for step, rows in steps.items() if not rows and step.startswith("remove")
         ),
     )
+
+
+def _leaked(test: Rows, train: Rows) -> NDArray[np.int64]:
+    """For each test row the index of a row to learn from that it mostly stands in, or that is of its group; else -1.
+    Shape [test rows]."""
+    groups, first = np.unique(train.placed["cluster"], return_index=True)
+    at = np.searchsorted(groups, test.placed["cluster"]).clip(max=len(groups) - 1)
+    found = np.where(groups[at] == test.placed["cluster"], first[at], -1)
+    questions = (question(test.messages(row)) for row in range(len(test)))
+    covered = leaks(questions, len(train), lambda row: said(train.messages(row)))
+    looked = found[: len(covered)]
+    looked[covered >= 0] = covered[covered >= 0]
+    return found
+
+
+def _place(rows: Rows, row: int) -> str:
+    return place_of(rows[row].source, URI_SHOWN)
 
 
 def _passes(spec: FineTuneJobSpec, train: Rows, resolved: Resolved) -> dict[str, float]:

@@ -93,10 +93,10 @@ class Findings:
             found.places.append(place)
 
 
-def place_of(source: str) -> str:
-    """FILE:LINE as it is written in sentences: FILE line LINE."""
+def place_of(source: str, characters: int = URI_CHARACTERS) -> str:
+    """FILE:LINE as it is written in sentences: FILE line LINE. Of a longer FILE the last `characters`."""
     uri, _, number = source.rpartition(":")
-    shown = uri if len(uri) <= URI_CHARACTERS else f"...{uri[-URI_CHARACTERS:]}"
+    shown = uri if len(uri) <= characters else f"...{uri[-characters:]}"
     unit = {"json": "item", "parquet": "row"}.get(kind_of_file(uri), "line")
     return f"{shown} {unit} {number}"
 

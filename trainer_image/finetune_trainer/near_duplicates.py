@@ -58,11 +58,16 @@ def _units(text: str) -> list[int]:
     """What shingles are made of, as numbers: hashes of words, or the characters of a short text; at least five."""
     words = words_of(text)
     if len(words) >= SHORT:
-        return [_hash_of_word(word) for word in words]
+        return hashes_of(words)
     short = " ".join(words) or " ".join(text.split())
     if len(words) < VERY_SHORT:
         return [_hash_of_word(short)] * SHINGLE
     return [ord(character) for character in short]
+
+
+def hashes_of(words: list[str]) -> list[int]:
+    """The words as numbers, equal for equal words."""
+    return list(map(_hash_of_word, words))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -70,18 +75,26 @@ def _hash_of_word(word: str) -> int:
     return crc32(word.encode())
 
 
-def _shingles(rows: list[list[int]]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """The sorted sets of shingles of rows of units, end to end, and the size of each."""
+def ngrams(rows: list[list[int]]) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+    """Hashes of every SHINGLE numbers that follow one another in a row, the row of each, and the place of its first
+    number, counted over all rows end to end. Shape [n-grams], each, in the rows' order."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     units = np.fromiter(chain.from_iterable(rows), np.uint64, int(lengths.sum()))
-    hashes = np.zeros(len(units) - SHINGLE + 1, dtype=np.uint64)
+    count = max(0, len(units) - SHINGLE + 1)
+    hashes = np.zeros(count, dtype=np.uint64)
     for offset in range(SHINGLE):
-        hashes = hashes * np.uint64(MULTIPLIER) + units[offset : offset + len(hashes)]
+        hashes = hashes * np.uint64(MULTIPLIER) + units[offset : offset + count]
     # The finalizer of MurmurHash3, without which the low bits of neighbours would be alike.
     hashes = (hashes ^ (hashes >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    row = np.repeat(np.arange(len(rows), dtype=np.uint64), lengths)
-    within = row[: len(hashes)] == row[SHINGLE - 1 :]
-    keyed = np.sort(((row[: len(hashes)] << np.uint64(32)) | (hashes >> np.uint64(32)))[within])
+    row = np.repeat(np.arange(len(rows)), lengths)
+    places = np.flatnonzero(row[:count] == row[len(row) - count :])
+    return hashes[places], row[places], places
+
+
+def _shingles(rows: list[list[int]]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """The sorted sets of shingles of rows of units, end to end, and the size of each."""
+    hashes, row, _ = ngrams(rows)
+    keyed = np.sort((row.astype(np.uint64) << np.uint64(32)) | (hashes >> np.uint64(32)))
     keyed = keyed[np.concatenate([[True], keyed[1:] != keyed[:-1]])]
     sizes = np.bincount((keyed >> np.uint64(32)).astype(np.int64), minlength=len(rows))
     return keyed.astype(np.uint32), sizes.astype(np.uint32)

@@ -144,15 +144,19 @@ class RowStore:
     def __len__(self) -> int:
         return len(self.records)
 
+    def messages(self, row: int) -> tuple[Message, ...]:
+        """What row number `row` says, without its tokens."""
+        at, size = self.records["text_start"][row].item(), self.records["text_bytes"][row].item()
+        return tuple(Message(*message) for message in json.loads(os.pread(self._texts.fileno(), size, at)))
+
     def example(self, row: int, cluster: int = 0) -> Example:
         """Row number `row`, from 0."""
-        start, at, tokens, _, prompt_length, text_bytes, file, line, mixture, _, _ = self.records[row].item()
-        messages = json.loads(os.pread(self._texts.fileno(), text_bytes, at))
+        start, _, tokens, _, prompt_length, _, file, line, mixture, _, _ = self.records[row].item()
         return Example(
             input_ids=self._tokens[start : start + tokens],
             supervised=self._supervised[start : start + tokens],
             prompt_length=prompt_length,
-            messages=tuple(Message(role, content) for role, content in messages),
+            messages=self.messages(row),
             source=f"{self._files[file]}:{line}",
             cluster=cluster,
             mixture=mixture,
@@ -185,6 +189,10 @@ class Rows(Sequence[Example]):
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
+
+    def messages(self, index: int) -> tuple[Message, ...]:
+        """What one row says, without its tokens."""
+        return self.store.messages(int(self.placed["row"][index]))
 
     def column(self, name: str) -> NDArray[Any]:
         """A field of RECORD for every row, without reading the rows."""

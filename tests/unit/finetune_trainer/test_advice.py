@@ -23,7 +23,12 @@ GOOD = Facts(
 
 TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     # reason, the least that is told, the most that is not, what the sentence says
-    ("TestRowsLeak", {"leaked_rows": 1}, {"leaked_rows": 0}, "1 of 100 test rows"),
+    (
+        "TestRowsLeak",
+        {"leaked_rows": 3, "leaks": ("a line 1 in b line 7", "a line 2 in b line 9")},
+        {"leaked_rows": 0},
+        "3 of 100 test rows (3%) stand wholly or mostly in rows of dataset.train (a line 1 in b line 7; a line 2 in b",
+    ),
     (
         "PromptFormatInRows",
         {"marks": {"[INST]": 7, "### Response": 4}},

@@ -474,9 +474,28 @@ def test_a_planted_test_row_is_found(make_bundle: MakeBundle, tmp_path: Path) ->
     test = write_rows(tmp_path / "test.jsonl", rows[100::2])
     dataset = {"train": [{"uri": str(train)}], "test": [{"uri": str(test)}]}
     told = {advice.reason: advice.message for advice in run(make_bundle(dataset=dataset)).preflight.advice or []}
-    assert "1 of 10 test rows (10%) have a near copy in dataset.train" in told["TestRowsLeak"]
+    assert "1 of 10 test rows (10%) stand wholly or mostly in rows of dataset.train" in told["TestRowsLeak"]
+    assert "test.jsonl line 1 in " in told["TestRowsLeak"]
+    assert "train.jsonl line 51)" in told["TestRowsLeak"]
     dropped = run(make_bundle(dataset=dataset | {"deduplicate": {"near": "Drop"}}))
     assert "TestRowsLeak" not in {advice.reason for advice in dropped.preflight.advice or []}
+
+
+@pytest.mark.parametrize("deduplicate", [{}, {"near": "Keep"}])
+def test_a_test_row_inside_a_longer_row_is_found_with_its_place(
+    make_bundle: MakeBundle, tmp_path: Path, deduplicate: dict[str, str]
+) -> None:
+    asked = "A farmer has twelve cows and sells five of them on Monday, so how many cows are left for him to milk?"
+    longer = {"prompt": f"Solve this for me, please, and explain why. {asked} Thank you!", "completion": "7"}
+    answered = {"prompt": "Give me an example of a question.", "completion": f"Here is one. {asked}"}
+    train = write_rows(tmp_path / "train.jsonl", [*sum_rows(40), longer])
+    other = write_rows(tmp_path / "other.jsonl", [*sum_rows(3), answered])
+    test = write_rows(tmp_path / "test.jsonl", [*sum_rows(50)[40:], {"prompt": asked, "completion": "7"}])
+    for file, place in ((train, "train.jsonl line 41)"), (other, "other.jsonl line 4)")):
+        dataset = {"train": [{"uri": str(file)}], "test": [{"uri": str(test)}], "deduplicate": deduplicate}
+        told = {advice.reason: advice.message for advice in run(make_bundle(dataset=dataset)).preflight.advice or []}
+        assert "1 of 11 test rows (9%)" in told["TestRowsLeak"]
+        assert place in told["TestRowsLeak"]
 
 
 def test_advice_is_told_and_stops_nothing(make_bundle: MakeBundle) -> None:
