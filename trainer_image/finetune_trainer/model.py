@@ -9,10 +9,12 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -48,12 +50,16 @@ def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
 def load_model(
     folder: Path, method: MethodType, device: torch.device, quantization: Quantization | None = None
 ) -> PreTrainedModel:
-    """The model in `folder`, frozen, in bf16; for QLoRA its linear layers in 4 bits as `quantization` says, and the
-    rest in its compute dtype. Raises TrainerFailure ModelUnsupported when Transformers cannot load it whole."""
+    """The model in `folder`, frozen, in bf16, without dropout of its own; for QLoRA its linear layers in 4 bits as
+    `quantization` says, and the rest in its compute dtype. Raises TrainerFailure ModelUnsupported when Transformers
+    cannot load it whole."""
     four_bit = (quantization or Quantization()) if method is MethodType.QLORA else None
     try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        switch_dropout_off(config)
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config,
             dtype=_compute_dtype(four_bit),
             device_map={"": device},
             quantization_config=_four_bit(four_bit) if four_bit else None,
@@ -70,6 +76,16 @@ def load_model(
     _keep_four_bit_trainable(model)
     use_document_attention(model)
     return model
+
+
+def switch_dropout_off(config: PreTrainedConfig) -> None:
+    """Sets every dropout that the config or a part of it asks for to 0. GPT-2 asks for 0.1, Phi-2 too, and it would be
+    drawn in the order in which rows happen to lie in memory; most models since ask for none."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            switch_dropout_off(value)
+        elif "drop" in name and isinstance(value, (int, float)):
+            setattr(config, name, type(value)(0))
 
 
 def mixed_precision(method: MethodType, quantization: Quantization | None) -> Literal["bf16", "no"]:

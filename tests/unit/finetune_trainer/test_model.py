@@ -6,6 +6,7 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Gemma3Config, GPT2Config, OPTConfig, PreTrainedConfig
 
 from finetune_api.method import ComputeDtype, Method, MethodType, Quantization, QuantizationType
 from finetune_api.reasons import FailureReason
@@ -18,10 +19,11 @@ from finetune_trainer.model import (
     is_model_file,
     load_model,
     mixed_precision,
+    switch_dropout_off,
 )
 from finetune_trainer.trainable import attach_lora, trainable_parameters
 from tests.unit.finetune_trainer.conftest import save_model
-from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
+from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator, tiny_llama
 
 CPU = torch.device("cpu")
 METHODS = [MethodType.LORA, MethodType.QLORA]
@@ -157,3 +159,42 @@ def test_generation_is_greedy_whatever_the_model_was_shipped_with() -> None:
     assert not merged.do_sample
     assert merged.repetition_penalty in (None, 1.0)
     assert merged.max_new_tokens == 5
+
+
+DROPPING = [
+    GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, bos_token_id=3, eos_token_id=3),
+    OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+        dropout=0.5,
+        attention_dropout=0.5,
+        layerdrop=0.5,
+    ),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", DROPPING, ids=lambda config: config.model_type)
+def test_the_base_drops_nothing_of_its_own_accord(config: PreTrainedConfig, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokens = torch.arange(4, 40)[None]
+    evaluated, trained, dropped = (
+        model.train(training)(input_ids=tokens, use_cache=False).logits
+        for model, training in (
+            (load_model(tmp_path, MethodType.LORA, CPU), False),
+            (load_model(tmp_path, MethodType.LORA, CPU), True),
+            (AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16), True),
+        )
+    )
+    assert torch.equal(trained, evaluated)
+    assert not torch.equal(dropped, evaluated), "Transformers' own does drop"
+
+
+def test_a_model_of_several_parts_drops_nothing_in_any() -> None:
+    config = Gemma3Config(text_config={"attention_dropout": 0.5}, vision_config={"attention_dropout": 0.5})
+    switch_dropout_off(config)
+    assert config.text_config.attention_dropout == config.vision_config.attention_dropout == 0
