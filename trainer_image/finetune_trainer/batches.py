@@ -51,6 +51,8 @@ class MicroBatch:
     """[1, tokens], from 0 in each document."""
     document_lengths: tuple[int, ...]
     """Tokens of each document, in order."""
+    places: tuple[int, ...]
+    """Of each document among the rows of its step: what is random about it hangs on that, not on this micro-batch."""
     label_positions: Tensor
     """[labels]: the positions whose next token is learned. Logits are computed there only."""
     labels: Tensor
@@ -59,8 +61,9 @@ class MicroBatch:
     """[labels]: the document each label belongs to, as an index into `document_lengths`."""
 
 
-def micro_batch(examples: Sequence[Example], device: torch.device) -> MicroBatch:
-    """Lays examples end to end. A document's first token has none before it to be told from, so it is never a label."""
+def micro_batch(examples: Sequence[Example], device: torch.device, places: Sequence[int] | None = None) -> MicroBatch:
+    """Lays examples end to end. A document's first token has none before it to be told from, so it is never a label.
+    `places`: of each example in its step, where these are not all of it in order."""
     lengths = [len(example.input_ids) for example in examples]
     input_ids = np.concatenate([example.input_ids for example in examples]).astype(np.int64)
     supervised = np.concatenate([example.supervised for example in examples])
@@ -71,6 +74,7 @@ def micro_batch(examples: Sequence[Example], device: torch.device) -> MicroBatch
         input_ids=torch.from_numpy(input_ids)[None].to(device),
         position_ids=torch.cat([torch.arange(length) for length in lengths])[None].to(device),
         document_lengths=tuple(lengths),
+        places=tuple(range(len(examples)) if places is None else places),
         label_positions=torch.from_numpy(label_positions).to(device),
         labels=torch.from_numpy(input_ids[label_positions + 1]).to(device),
         label_documents=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)[label_positions]).to(device),
@@ -80,4 +84,4 @@ def micro_batch(examples: Sequence[Example], device: torch.device) -> MicroBatch
 def micro_batches(examples: Sequence[Example], limit: int, device: torch.device) -> list[MicroBatch]:
     """`examples` as micro-batches of at most `limit` tokens each, a longer row alone in its own."""
     bins = pack([len(example.input_ids) for example in examples], limit)
-    return [micro_batch([examples[row] for row in rows], device) for rows in bins]
+    return [micro_batch([examples[row] for row in rows], device, rows) for rows in bins]

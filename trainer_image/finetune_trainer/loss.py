@@ -68,10 +68,11 @@ def _ends_with(model: nn.Module, head: nn.Linear) -> bool:
     device = head.weight.device
     planted = torch.linspace(-50, 50, head.out_features, device=device).to(head.weight.dtype)[None, None]
     tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
-    # Dropout draws here too; a run that resumes shall draw at each step what the whole run drew.
-    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with forked, _in_place_of(head, lambda hidden: planted.expand(*hidden.shape[:-1], -1).clone()):
+    training = model.training
+    model.eval()  # these are no tokens of the step: there is nothing to drop
+    with _in_place_of(head, lambda hidden: planted.expand(*hidden.shape[:-1], -1).clone()):
         logits = model(input_ids=tokens, use_cache=False).logits
+    model.train(training)
     return torch.equal(logits, planted.expand_as(logits).to(logits.dtype))
 
 

@@ -58,7 +58,7 @@ def find_plan(
     model: PreTrainedModel, rows: Sequence[Example], training: Training, resolved: Resolved, accelerator: Accelerator
 ) -> Plan:
     """The first of `plans` that the GPU's memory has room for; on a CPU, which has no such end but the pod's, what was
-    planned. Leaves the model set to it, its weights, gradients and the random numbers as they were.
+    planned. Leaves the model set to it, its weights and gradients as they were.
 
     Raises TrainerFailure GPUOutOfMemory where none has room."""
     longest = int(lengths(rows).max())
@@ -106,19 +106,17 @@ def fits(
     first one's gradients are there."""
     rows = synthetic_rows(*shape, model.config.get_text_config().vocab_size) * 2
     parameters = trainable_parameters(model)
-    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     model.train()
-    with torch.random.fork_rng(devices):
-        try:
-            _take(model, rows, plan, state_bytes * sum(parameter.numel() for parameter in parameters), accelerator)
-            fitting = True
-        except RuntimeError as error:
-            if failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
-                raise
-            fitting = False
+    try:
+        _take(model, rows, plan, state_bytes * sum(parameter.numel() for parameter in parameters), accelerator)
+        fitting = True
+    except RuntimeError as error:
+        if failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
+            raise
+        fitting = False
     for parameter in parameters:
         parameter.grad = None
-    if devices:
+    if accelerator.device.type == "cuda":
         # Only past the exception, whose frames held the tensors, is there anything to give back.
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(accelerator.device)

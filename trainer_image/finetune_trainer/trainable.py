@@ -101,8 +101,9 @@ def use_gradient_checkpointing(model: PreTrainedModel | PeftModel, wanted: bool)
         finding = f"spec.training.gradientCheckpointing: {type(base).__name__} has none; set it to Disabled."
         raise TrainerFailure(FailureReason.SPEC_INVALID, finding)
     if wanted:
-        # Reentrant checkpoints pass no gradient on to an adapter behind inputs that need none.
-        base.activation_checkpointing_enable({"use_reentrant": False})
+        # Reentrant checkpoints pass no gradient on to an adapter behind inputs that need none. There is no random state
+        # to keep: dropout is drawn by document.
+        base.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     elif base.is_activation_checkpointing:
         base.activation_checkpointing_disable()
 

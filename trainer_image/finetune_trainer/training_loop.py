@@ -4,7 +4,6 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from math import inf, isfinite, log
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +18,7 @@ from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
 from finetune_api.training import Training
 from finetune_trainer.batches import micro_batches, rows_of_step
+from finetune_trainer.document_dropout import document_dropout
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.fused_lora import fused_lora
 from finetune_trainer.loss import token_losses
@@ -69,14 +69,13 @@ def training_steps(
     for step in range(resolved.total_steps):
         started = perf_counter()
         rows = [examples[i] for i in rows_of_step(mixture, training.global_batch_size, training.seed, step)]
-        torch.manual_seed(step_seed(training.seed, step))
         rate = learning_rate(
             step, resolved.learning_rate, resolved.warmup_steps, resolved.total_steps, training.scheduler
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
         model.train()
-        loss = accumulate_gradients(model, rows, resolved.micro_batch_tokens, accelerator)
+        loss = accumulate_gradients(model, rows, resolved.micro_batch_tokens, accelerator, training.seed, step)
         gradient_norm = float(accelerator.clip_grad_norm_(parameters, training.max_grad_norm or inf))
         divergence.check(step + 1, loss, gradient_norm, rows)
         optimizer.step()
@@ -88,15 +87,21 @@ def training_steps(
 
 
 def accumulate_gradients(
-    model: nn.Module, rows: Sequence[Example], micro_batch_tokens: int, accelerator: Accelerator
+    model: nn.Module,
+    rows: Sequence[Example],
+    micro_batch_tokens: int,
+    accelerator: Accelerator,
+    seed: int = 0,
+    step: int = 0,
 ) -> float:
     """Adds the gradient of the rows' mean cross-entropy over all their supervised tokens, however the rows are spread
-    over micro-batches. Returns that mean, in nats."""
+    over micro-batches. `seed`, `step`: of the dropout. Returns that mean, in nats."""
     batches = micro_batches(rows, micro_batch_tokens, accelerator.device)
     labels = sum(len(batch.labels) for batch in batches)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-    with fused_lora(model):
+    with fused_lora(model), document_dropout(model, seed, step) as enter:
         for batch in batches:
+            enter(batch)
             with accelerator.autocast():
                 loss = token_losses(model, batch).sum() / labels
             # Not accelerator.backward: it would divide by its own idea of accumulation.
@@ -113,11 +118,6 @@ def memory_in_use(device: torch.device) -> int:
         return most
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def step_seed(seed: int, step: int) -> int:
-    """Seed of what is random within a step: dropout."""
-    return int.from_bytes(blake2b(f"{seed}/{step}".encode(), digest_size=7).digest(), "big")
 
 
 class Divergence:

@@ -87,3 +87,6 @@ def test_micro_batches_hold_every_learned_token_once() -> None:
     batches = micro_batches(rows, 50, CPU)
     assert sum(len(batch.labels) for batch in batches) == sum(int(row.supervised.sum()) for row in rows)
     assert sorted(np.concatenate([batch.document_lengths for batch in batches])) == [5, 10, 25, 40, 90]
+    assert sorted(np.concatenate([batch.places for batch in batches])) == [0, 1, 2, 3, 4]
+    for batch in batches:
+        assert [len(rows[place].input_ids) for place in batch.places] == list(batch.document_lengths)

@@ -80,13 +80,10 @@ def test_logits_that_are_capped_after_the_head_are_left_to_the_model() -> None:
     assert frozen_head(tiny_llama(torch.float32)) is not None
 
 
-def test_finding_the_head_leaves_the_random_numbers_of_dropout_alone() -> None:
-    model, batch = _adapted(torch.float32), micro_batch(ROWS, torch.device("cpu"))
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    token_losses(model.train(), batch)
-    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+def test_finding_the_head_leaves_a_model_in_training_there() -> None:
+    model = _adapted(torch.float32).train()
+    token_losses(model, micro_batch(ROWS, torch.device("cpu")))
+    assert all(module.training for module in model.modules())
 
 
 def _step(dtype: torch.dtype, micro_batch_tokens: int) -> tuple[float, list[torch.Tensor]]:

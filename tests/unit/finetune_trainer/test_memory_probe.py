@@ -81,15 +81,11 @@ def test_no_micro_batch_of_the_data_has_more_tokens_or_labels_than_what_is_tried
     assert not any(row.supervised[0] for row in made)
 
 
-def test_trying_leaves_weights_gradients_and_random_numbers_alone() -> None:
+def test_trying_leaves_weights_and_gradients_alone() -> None:
     model = attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": {"dropout": 0.5}}), seed=0)
     before = [parameter.clone() for parameter in model.parameters()]
-    torch.manual_seed(7)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
     shape = worst_micro_batch(np.array([40, 24]), np.array([13, 8]), 64)
     assert fits(model, shape, Plan(64, False), 8, fresh_accelerator())
-    assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in trainable_parameters(model))
 
@@ -151,7 +147,6 @@ def test_checkpointing_changes_no_gradient(dropout: float) -> None:
         accelerator = fresh_accelerator()
         plan = find_plan(model.train(), ROWS, Training(gradient_checkpointing=wish), resolved(64), accelerator)
         assert plan == Plan(64, wish is ENABLED), "on a CPU what was planned"
-        torch.manual_seed(0)
         accumulate_gradients(model, ROWS, plan.micro_batch_tokens, accelerator)
         gradients.append([parameter.grad for parameter in trainable_parameters(model)])
     for plain, checkpointed in zip(*gradients, strict=True):

@@ -1,6 +1,7 @@
 """The optimizer's steps: reproducible, and stopped where they are lost."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from math import inf, log, nan
 from typing import Any
 
@@ -13,14 +14,30 @@ from finetune_api.method import Method, MethodType
 from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
 from finetune_api.training import Training
+from finetune_trainer.batches import rows_of_step
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.prepared import Example
 from finetune_trainer.trainable import attach_lora, trainable_parameters
-from finetune_trainer.training_loop import PATIENCE, Divergence, Step, training_steps
+from finetune_trainer.training_loop import PATIENCE, Divergence, Step, accumulate_gradients, training_steps
 from tests.unit.finetune_trainer.tiny import VOCABULARY, example, examples, fresh_accelerator, tiny_llama
 
 ROWS = examples([24, 7, 40, 12, 33, 18, 9])
+
+
+def resolved(steps: int, micro_batch_tokens: int = 2048, rate: float = 1e-2) -> Resolved:
+    """What preflight would have resolved for a run of so many steps."""
+    return Resolved(
+        method=MethodType.LORA,
+        learning_rate=rate,
+        warmup_steps=0,
+        total_steps=steps,
+        max_sequence_length=40,
+        micro_batch_tokens=micro_batch_tokens,
+        max_new_tokens=8,
+        prompt_format="Plain",
+        parameters=1,
+    )
 
 
 def train(
@@ -37,20 +54,10 @@ def train(
     draws after each step."""
     method = Method.model_validate({"lora": {"dropout": dropout}})
     model = attach_lora(tiny_llama(torch.float32), method, seed)
-    resolved = Resolved(
-        method=MethodType.LORA,
-        learning_rate=rate,
-        warmup_steps=0,
-        total_steps=steps,
-        max_sequence_length=40,
-        micro_batch_tokens=micro_batch_tokens,
-        max_new_tokens=8,
-        prompt_format="Plain",
-        parameters=1,
-    )
+    settings = resolved(steps, micro_batch_tokens, rate)
     training = Training(global_batch_size=3, seed=seed)
     done = []
-    for step in training_steps(model, rows, training, resolved, fresh_accelerator(), mixture):
+    for step in training_steps(model, rows, training, settings, fresh_accelerator(), mixture):
         done.append(step)
         torch.rand(noise)
     return done, [parameter.detach() for parameter in trainable_parameters(model)]
@@ -93,6 +100,22 @@ def test_the_same_seed_gives_the_same_weights(dropout: float) -> None:
     _, first = train(dropout=dropout)
     _, second = train(dropout=dropout, noise=3)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_step_taken_alone_is_the_step_of_the_whole_run() -> None:
+    """As a run that resumes takes it."""
+    model = attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": {"dropout": 0.5}}), seed=0)
+    training, settings = Training(global_batch_size=3, seed=5), resolved(steps=3)
+    steps = training_steps(model, ROWS, training, settings, fresh_accelerator())
+    next(steps), next(steps)
+    alone = deepcopy(model)
+    third = next(steps)
+    losses = []
+    for step in (2, 3):
+        rows = [ROWS[row] for row in rows_of_step(Mixture((len(ROWS),)), 3, 5, 2)]
+        losses.append(accumulate_gradients(alone.train(), rows, 41, fresh_accelerator(), 5, step))
+    assert losses[0] == pytest.approx(third.loss, rel=1e-5)
+    assert losses[1] != pytest.approx(third.loss, rel=1e-3), "another step would have dropped other inputs"
 
 
 def test_another_seed_gives_other_weights() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Resolved
@@ -116,3 +118,14 @@ def trl_losses(
 def _trl_row(row: Example) -> dict[str, list[int]]:
     labels = [int(token) if learned else -100 for token, learned in zip(row.input_ids, row.supervised, strict=True)]
     return {"input_ids": row.input_ids.tolist(), "labels": labels}
+
+
+def in_fp32(model: PreTrainedModel) -> PreTrainedModel:
+    """Everything but the 4-bit weights in fp32: in bf16 two orders of adding up differ by more than is allowed."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.float()
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = torch.float32
+    return model

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from bitsandbytes.nn import Linear4bit
-from transformers import PreTrainedModel
 
 from finetune_api.method import Method, MethodType
 from finetune_trainer.attention import NAME
 from finetune_trainer.model import load_model
 from finetune_trainer.trainable import attach_lora
-from tests.unit.finetune_trainer.proofs.runs import STEPS, counting_rows, our_steps, resolved, trl_losses
+from tests.unit.finetune_trainer.proofs.runs import STEPS, counting_rows, in_fp32, our_steps, resolved, trl_losses
 
 ROWS = counting_rows([24, 7, 40, 12, 33, 18, 9, 51, 28, 15, 62, 5, 37, 21, 44, 11, 30, 8, 56, 26, 19, 3, 48, 13])
 
@@ -31,17 +29,6 @@ def test_the_loss_of_each_of_30_steps_is_that_of_trl(
 
 
 def _adapted(folder: Path, method: MethodType) -> torch.nn.Module:
-    base = _in_fp32(load_model(folder, method, torch.device("cpu")))
+    base = in_fp32(load_model(folder, method, torch.device("cpu")))
     assert base.config._attn_implementation == NAME
     return attach_lora(base, Method(type=method), seed=0)
-
-
-def _in_fp32(model: PreTrainedModel) -> PreTrainedModel:
-    """Everything but the 4-bit weights in fp32: in bf16 two orders of adding up differ by more than is allowed."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.float()
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.compute_dtype = torch.float32
-    return model
