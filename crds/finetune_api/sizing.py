@@ -20,8 +20,8 @@ UNFUSED_ACTIVATIONS = {"gelu_new": 4, "gelu_fast": 4, "quick_gelu": 2}
 others keep their input."""
 SCORE = 8
 """Bytes kept of each attention score where scores are capped: before and after the cap, and of the softmax."""
-HEADROOM = 1.15
-"""How far a prediction may be off (docs/benchmarks.md)."""
+HEADROOM = 1.25
+"""More than predicted, of all but the weights, for what must not cost a job its memory."""
 GENERATION_FACTOR = 8
 """Tokens held while answering, as a multiple of a micro-batch of training: without gradients only the keys and values
 of each layer are kept. The trainer batches by it, so that what is predicted is what is done."""
@@ -131,12 +131,13 @@ def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) 
 def base_memory(shape: ModelShape, tokens: int, device: Device = CUDA) -> int:
     """Memory a device must have to measure the base model in bf16 on held-out rows, with micro-batches of `tokens`:
     nothing is kept for a backward pass, so beside the weights there is one layer, or the logits, or the answers being
-    written, whichever is most. With headroom: no job shall run out of memory over what it is compared with."""
+    written, whichever is most; of this and the overhead a quarter more, since no job shall run out of memory over what
+    it is compared with."""
     setup, load = Setup(), Load(tokens, tokens)
     working = max(
         layer_activations(shape, setup, tokens, device), _logits(shape, setup, load, device), _answering(shape, load)
     )
-    return round(HEADROOM * (BF16 * shape.parameters + device.runtime + (1 + device.slack) * working))
+    return round(BF16 * shape.parameters + HEADROOM * (device.runtime + (1 + device.slack) * working))
 
 
 def adapter_parameters(shape: ModelShape, setup: Setup) -> int:

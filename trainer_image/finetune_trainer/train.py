@@ -133,24 +133,33 @@ def measure_base(
     """Measures the base model in `folder` as it would be served, and returns it as the method trains it. Under QLoRA
     these are two, where the one in bf16 fits; one is held at a time."""
     resolved, device, needed = prepared.resolved, accelerator.device, prepared.resolved.base_memory
-    short = shortage(needed, device, bundle.spec.compute.memory) if needed else None
-    served = MethodType.LORA if needed and not short else resolved.method
-    model, generation = load_base(bundle, prepared, served, device, folder)
-    assessor = Assessor(bundle, prepared, Evaluator(tokenizer, resolved.micro_batch_tokens, generation, accelerator))
 
-    why = f" in 4 bits: {short}" if short else ""
-    rows = f"{len(assessor.held_out):,} held-out rows"
-    tell(writer, TRAINED, "EvaluatingBase", f"Answering {rows} with the base model{why}.")
-    baselines = assessor.baselines(model)
-    if short:
-        baselines = replace(baselines, quantized=only_quantized(baselines.base, short))
-    if served is not resolved.method:
-        del model
+    def measure(method: MethodType, why: str = "") -> tuple[PreTrainedModel, Assessor, Baselines]:
+        model, generation = load_base(bundle, prepared, method, device, folder)
+        evaluator = Evaluator(tokenizer, resolved.micro_batch_tokens, generation, accelerator)
+        assessor = Assessor(bundle, prepared, evaluator)
+        rows = f"{len(assessor.held_out):,} held-out rows"
+        tell(writer, TRAINED, "EvaluatingBase", f"Answering {rows} with the base model{why}.")
+        return model, assessor, assessor.baselines(model)
+
+    if needed is None:
+        return measure(resolved.method)
+    short = shortage(needed, device, bundle.spec.compute.memory)
+    if short is None:
+        try:
+            assessor, baselines = measure(MethodType.LORA)[1:]
+        except RuntimeError as error:
+            if failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
+                raise
+            # What would train shall not fail over what it is compared with.
+            short = "in bfloat16 it ran out of the GPU's memory"
         accelerator.free_memory()
-        print("Loading the base model in 4 bits.", flush=True)
-        model, _ = load_base(bundle, prepared, resolved.method, device, folder)
-        baselines = assessor.beside_quantized(baselines, model)
-    return model, assessor, baselines
+    if short:
+        model, assessor, baselines = measure(resolved.method, f" in 4 bits: {short}")
+        return model, assessor, replace(baselines, quantized=only_quantized(baselines.base, short))
+    print("Loading the base model in 4 bits.", flush=True)
+    model, _ = load_base(bundle, prepared, resolved.method, device, folder)
+    return model, assessor, assessor.beside_quantized(baselines, model)
 
 
 def load_base(

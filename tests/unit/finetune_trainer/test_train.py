@@ -175,6 +175,26 @@ def test_where_the_base_model_does_not_fit_in_bf16_that_in_4_bits_is_measured_an
     assert why in (Path(bundle.spec.output.uri) / "report.html").read_text()
 
 
+def test_a_job_that_trains_in_4_bits_does_not_fail_over_measuring_in_bf16(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No GPU here: what PyTorch raises where one is full.
+    def load(folder: Path, method: MethodType, *rest: Any) -> PreTrainedModel:
+        if method is not MethodType.QLORA:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return load_model(folder, method, *rest)
+
+    monkeypatch.setattr(module, "load_model", load)
+    bundle = make_bundle(method={"type": "QLoRA"})
+    prepare(bundle)
+    _, writer = run(bundle)
+    assert writer.intent.evaluation
+    assert writer.intent.evaluation.quantized
+    assert writer.intent.evaluation.quantized.message.startswith(
+        "The base model was measured in 4 bits: in bfloat16 it ran out of the GPU's memory."
+    )
+
+
 def test_training_ends_early_where_it_no_longer_helps_and_publishes_the_best(make_bundle: MakeBundle) -> None:
     bundle = make_bundle(
         dataset={"train": make_bundle().spec.dataset.train, "split": {"validation": 0.2}},
