@@ -11,6 +11,7 @@ that a forward pass and a backward pass through frozen weights need.
 
 import argparse
 import json
+import logging
 import os
 import platform
 import random
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help=".jsonl with question and answer, or prompt and completion")
     parser.add_argument("--rounds", type=int, default=4, help="turns of each contender, a warm-up not counted")
     parser.add_argument("--batch", type=int, default=8, help="rows a step, a multiple of 4")
-    parser.add_argument("--micro-batch-tokens", type=int, default=512, help="of our loop: training.microBatchTokens")
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="of our loop: training.microBatchTokens")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -94,7 +95,8 @@ def compare(options: argparse.Namespace) -> None:
 
 def _start(name: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "benchmarks.trainer", "--contender", name, *sys.argv[1:]]
-    quiet = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+    silent = {"TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
+    quiet = os.environ | silent | {"HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet)
 
 
@@ -197,6 +199,7 @@ def contend(options: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(options.threads)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     steps = options.rounds + 1
     if options.contender == CEILING:
         for _ in range(steps):
