@@ -111,7 +111,8 @@ class EmbeddingModel(ApiModel):
 
     uri: PrefixUri
     """Where it lies, as s3://BUCKET/PREFIX: the folder with config.json, the tokenizer and the weights as .safetensors
-    of an encoder such as all-MiniLM-L6-v2, whose tokens' mean is a text's embedding."""
+    of an encoder such as all-MiniLM-L6-v2. A text's embedding is the mean of its tokens, or its first token where
+    1_Pooling/config.json says so."""
 
 
 class Deduplicate(ApiModel):
@@ -128,4 +129,4 @@ class Deduplicate(ApiModel):
     """Compares rows by their meaning rather than their words: near copies are those whose embeddings have at least the
     threshold's cosine similarity. Slower by far, and for at most 200,000 rows. Default: by words."""
     threshold: Annotated[float, Field(ge=0.5, le=1)] | None = None
-    """Similarity from which rows are near copies. Default: 0.8; with embeddingModel 0.95."""
+    """Similarity from which rows are near copies. Default: 0.8; with embeddingModel 0.9."""

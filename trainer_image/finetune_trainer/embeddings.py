@@ -4,6 +4,7 @@ The only part of preflight that needs torch, which is imported when such a model
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +25,24 @@ FIELD = "dataset.deduplicate.embeddingModel"
 MOST_ROWS = 200_000
 """Every pair is compared: 200,000 rows of 384 numbers take about 15 TFLOP, minutes of a few cores, and embedding them
 takes longer than that. More rows are compared by their words."""
-BATCH, COMPARED = 64, 4096
-"""Texts embedded, and rows compared with all others, at a time."""
+BATCH, SORTED, COMPARED = 64, 1024, 4096
+"""Texts embedded, texts sorted by length first so that those embedded together need little padding, and rows compared
+with all others, at a time."""
 LONGEST = 512
-"""Tokens of a text that are embedded: what sentence models are trained on at most."""
+"""Tokens of a text that are embedded at most; sentence models say so when they were trained on fewer."""
 LOOKED_AT = 20_000
 """Characters the tokenizer is given, which hold more tokens than that in any language."""
 
 
+POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+"""How tokens become one vector: the switches of older files of sentence-transformers, and the words of newer ones."""
+MODULES = ("Transformer", "Pooling", "Normalize")
+"""Parts of a model by sentence-transformers that are known here. The last changes no cosine."""
+
+
 class SentenceModel:
-    """A model that turns texts into unit vectors: the mean of its last layer over a text's tokens, as
-    sentence-transformers does by default (Reimers and Gurevych 2019)."""
+    """A model that turns texts into unit vectors: the mean of its last layer over a text's tokens (Reimers and Gurevych
+    2019), or what its first token has where the model's folder says so, as sentence-transformers reads it."""
 
     def __init__(self, storage: Storage, uri: str, scratch: Path) -> None:
         """Raises TrainerFailure ModelNotFound or ModelUnsupported where no such model lies at `uri`."""
@@ -42,7 +50,12 @@ class SentenceModel:
             raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{FIELD}: there is no config.json in {uri}.")
         # Sentence models' folders hold the same weights again for other runtimes, in folders of their own.
         storage.download_folder(
-            uri, scratch, lambda path: "/" not in path and path.endswith((*SMALL_FILES, ".safetensors"))
+            uri,
+            scratch,
+            lambda path: (
+                path.endswith("_Pooling/config.json")
+                or ("/" not in path and path.endswith((*SMALL_FILES, ".safetensors")))
+            ),
         )
         from transformers import AutoModel, AutoTokenizer
 
@@ -51,7 +64,9 @@ class SentenceModel:
             self._model = AutoModel.from_pretrained(
                 scratch, local_files_only=True, trust_remote_code=False, use_safetensors=True
             ).eval()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._first_token = _pooling(scratch) == "cls"
+            self._longest = _longest(scratch, self._tokenizer.model_max_length, self._model.config)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             cause = str(error).splitlines()[0][:300].rstrip(".")
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED, f"{FIELD}: {uri} cannot be loaded as a sentence model: {cause}."
@@ -64,21 +79,46 @@ class SentenceModel:
         """Unit vectors, shape [texts, width]."""
         import torch
 
-        longest = min(LONGEST, self._tokenizer.model_max_length)
-        batch = self._tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        batch = self._tokenizer(texts, padding=True, truncation=True, max_length=self._longest, return_tensors="pt")
         with torch.inference_mode():
             states = self._model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        vectors: NDArray[np.float32] = _mean(states, batch["attention_mask"]).numpy()
+        pooled = states[:, 0].float() if self._first_token else _mean(states.float(), batch["attention_mask"])
+        vectors: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=1).numpy()
         return vectors
 
 
-def _mean(states: torch.Tensor, mask: torch.Tensor) -> Any:
-    """Mean over the tokens that are no padding, scaled to length 1. `states`: [texts, tokens, width]; `mask`: [texts,
-    tokens], 0 for padding."""
-    import torch
+def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens that are no padding. `states`: [texts, tokens, width]; `mask`: [texts, tokens], 0 for
+    padding."""
+    kept = mask[..., None].to(states.dtype)
+    return (states * kept).sum(1) / kept.sum(1).clamp(min=1)
 
-    kept = mask[..., None].to(torch.float32)
-    return torch.nn.functional.normalize((states.float() * kept).sum(1) / kept.sum(1).clamp(min=1), dim=1)
+
+def _pooling(folder: Path) -> str:
+    """The pooling that the files of sentence-transformers ask for; "mean" where there are none. Raises ValueError for a
+    model that does more to its tokens than is known here."""
+    modules = _json(folder / "modules.json") or []
+    for module in modules:
+        if (name := module["type"].rpartition(".")[2]) not in MODULES:
+            raise ValueError(f"its modules.json has a part {name}, known are {', '.join(MODULES)}")
+    path = next((module["path"] for module in modules if module["type"].endswith("Pooling")), None)
+    config = (path and _json(folder / path / "config.json")) or {}
+    older = [POOLINGS.get(name, name) for name, wanted in config.items() if name.startswith("pooling_mode_") and wanted]
+    pooling = config.get("pooling_mode", older[0] if len(older) == 1 else older or "mean")
+    if pooling not in POOLINGS.values():
+        raise ValueError(f"its pooling is {pooling}, known are mean and cls")
+    return str(pooling)
+
+
+def _longest(folder: Path, allowed: int, config: Any) -> int:
+    """Tokens of a text that are embedded."""
+    trained = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length") or LONGEST
+    return int(min(LONGEST, trained, allowed, getattr(config, "max_position_embeddings", LONGEST)))
+
+
+def _json(path: Path) -> Any:
+    """What the file holds; None where there is none."""
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 class Embeddings:
@@ -101,7 +141,7 @@ class Embeddings:
                 "remove it to compare by words, or give fewer rows.",
             )
         self._waiting.append(text[:LOOKED_AT])
-        if len(self._waiting) == BATCH:
+        if len(self._waiting) == SORTED:
             self._write()
 
     def join(self, clusters: Clusters, threshold: float) -> None:
@@ -125,7 +165,11 @@ class Embeddings:
             progress.advance(len(later))
 
     def _write(self) -> None:
-        if self._waiting:
-            self._file.write(self._model.embed(self._waiting).astype(np.float16).tobytes())
-            self._progress.advance(len(self._waiting))
-            self._waiting = []
+        order = sorted(range(len(self._waiting)), key=lambda row: len(self._waiting[row]))
+        found: dict[int, NDArray[np.float32]] = {}
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            found.update(zip(rows, self._model.embed([self._waiting[row] for row in rows]), strict=True))
+            self._progress.advance(len(rows))
+        self._file.writelines(found[row].astype(np.float16).tobytes() for row in range(len(order)))
+        self._waiting = []

@@ -1,6 +1,9 @@
 """Sentence embeddings, and the near copies they tell of."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +39,73 @@ def test_a_vector_is_the_mean_over_the_texts_own_tokens(model: SentenceModel) ->
         with torch.no_grad():
             mean = model._model(ids).last_hidden_state[0].mean(0)
         assert vector == pytest.approx((mean / mean.norm()).numpy(), abs=1e-5)
+
+
+def saved(tiny_model_dir: Path, folder: Path, files: dict[str, Any]) -> Path:
+    """The tiny model with further files of sentence-transformers."""
+    shutil.copytree(tiny_model_dir, folder)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+POOLED = [
+    {"type": "sentence_transformers.models.Transformer", "path": ""},
+    {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+    {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"},
+]
+FIRST = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": False}
+
+
+@pytest.mark.parametrize("pooling", [FIRST, {"pooling_mode": "cls", "include_prompt": True}])
+def test_a_model_whose_first_token_speaks_for_a_text_is_read_that_way(
+    make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path, pooling: dict[str, Any]
+) -> None:
+    folder = saved(tiny_model_dir, tmp_path / "cls", {"modules.json": POOLED, "1_Pooling/config.json": pooling})
+    model = SentenceModel(open_storage(make_bundle()), str(folder), tmp_path / "copy")
+    text = "a text of some words"
+    ids = model._tokenizer(text, return_tensors="pt").input_ids
+    with torch.no_grad():
+        first = model._model(ids).last_hidden_state[0, 0]
+    assert model.embed([text, "a longer one, so that there is padding"])[0] == pytest.approx(
+        (first / first.norm()).numpy(), abs=1e-5
+    )
+
+
+def test_a_text_is_cut_where_the_model_was_trained_to(
+    make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = saved(tiny_model_dir, tmp_path / "short", {"sentence_bert_config.json": {"max_seq_length": 8}})
+    model = SentenceModel(open_storage(make_bundle()), str(folder), tmp_path / "copy")
+    text = "one two three four five six seven eight nine ten"
+    vectors = model.embed([text, f"{text} eleven", f"zero {text}"])
+    assert vectors[0] == pytest.approx(vectors[1])
+    assert vectors[0] != pytest.approx(vectors[2], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"modules.json": [*POOLED, {"type": "a.Dense", "path": "3_Dense"}]},
+            "has a part Dense, known are Transformer",
+        ),
+        ({"modules.json": POOLED, "1_Pooling/config.json": {"pooling_mode": "lasttoken"}}, "its pooling is lasttoken"),
+        ({"modules.json": POOLED, "1_Pooling/config.json": ["mean"]}, "cannot be loaded as a sentence model"),
+        (
+            {"modules.json": POOLED, "1_Pooling/config.json": {**FIRST, "pooling_mode_max_tokens": True}},
+            r"its pooling is \['cls', 'pooling_mode_max_tokens'\], known are mean and cls",
+        ),
+    ],
+)
+def test_a_model_that_does_more_than_is_known_is_refused(
+    make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path, files: dict[str, Any], said: str
+) -> None:
+    folder = saved(tiny_model_dir, tmp_path / "other", files)
+    with pytest.raises(TrainerFailure, match=said) as caught:
+        SentenceModel(open_storage(make_bundle()), str(folder), tmp_path / "copy")
+    assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
 
 
 def test_each_row_joins_the_first_that_is_near(
