@@ -2,10 +2,8 @@
 place in the step and the layer. However rows lie in memory, and whenever activations are computed again, a document
 loses the same inputs. torch.nn.Dropout draws from one stream instead, in the order in which a step is packed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
@@ -20,51 +18,70 @@ from finetune_trainer.batches import MicroBatch
 from finetune_trainer.failure import TrainerFailure
 
 
+def drop_by_document(model: nn.Module) -> None:
+    """Puts a DocumentDropout in the place of each adapter's dropout, where it has one."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    for number, (name, layer) in enumerate(layers):
+        for adapter, dropout in layer.lora_dropout.items():
+            if isinstance(dropout, nn.Dropout):
+                layer.lora_dropout[adapter] = DocumentDropout(dropout.p, number, name)
+
+
+class DocumentDropout(nn.Dropout):
+    """What layer `number` drops of its inputs, [..., tokens, features], while training within `document_masks`. The
+    rest is scaled up, as torch.nn.Dropout does."""
+
+    def __init__(self, p: float, number: int, name: str) -> None:
+        super().__init__(p)
+        self._number, self._name = number, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raises TrainerFailure SpecInvalid where the layer is given something else than a row for each token."""
+        if not self.training:
+            return x
+        rows = x.flatten(0, -2)
+        assert _masks is not None, "there is no step to draw for"
+        keys = _masks.keys(len(rows))
+        if keys is None:
+            finding = (
+                f"spec.method.lora.dropout: the layer {self._name} takes its inputs in other rows than the tokens'"
+            )
+            raise TrainerFailure(FailureReason.SPEC_INVALID, f"{finding}; set it to 0.")
+        noise = keyed.uniform(keyed.fold_in(keys, self._number), *rows.shape)
+        kept = rows.masked_fill(noise < self.p, 0) / (1 - self.p)
+        return kept.view_as(x)
+
+
 @contextmanager
-def document_dropout(model: nn.Module, seed: int, step: int) -> Iterator[Callable[[MicroBatch], None]]:
-    """The adapters in `model` drop by document while in here. Yields what has to be told of each micro-batch before its
-    forward pass, and holds until its backward pass is through."""
-    dropouts: dict[str, Any] = {
-        name: dropout
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer)
-        for dropout in module.lora_dropout.values()
-        if isinstance(dropout, nn.Dropout)
-    }
-    masks = _Masks(seed, step)
-    for number, (name, dropout) in enumerate(dropouts.items()):
-        dropout.forward = partial(masks.drop, dropout, number, name)
+def document_masks(batch: MicroBatch, seed: int, step: int) -> Iterator[None]:
+    """What is computed in here, forward and backward, is of this micro-batch of step `step`."""
+    global _masks
+    _masks = _Masks(batch, seed, step)
     try:
-        yield masks.enter if dropouts else lambda batch: None
+        yield
     finally:
-        for dropout in dropouts.values():
-            del dropout.forward  # the class's own shows again
+        _masks = None
 
 
 class _Masks:
-    """The masks of one step. What a checkpoint computes again on a GPU asks for them from autograd's own thread."""
+    """The masks of one micro-batch, as keys to draw them with, [rows, 1, 2]. Made when first asked for."""
 
-    def __init__(self, seed: int, step: int) -> None:
-        self._step = keyed.fold_in(keyed.key(seed), step)
+    def __init__(self, batch: MicroBatch, seed: int, step: int) -> None:
+        self._batch, self._seed, self._step = batch, seed, step
         self._keys: dict[int, Tensor] = {}
-        """Keys of the micro-batch's tokens, [rows, 1, 2], by the number of rows that a layer is given."""
 
-    def enter(self, batch: MicroBatch) -> None:
-        documents = [keyed.fold_in(self._step, place) for place in batch.places]
-        tokens = [keyed.split(key, length) for key, length in zip(documents, batch.document_lengths, strict=True)]
-        keys = torch.cat(tokens)[:, None].to(batch.input_ids.device)
-        # An adapter on the output head sees the label positions only. uint64 is no type to index everywhere.
-        of_labels = keys.view(torch.int64)[batch.label_positions].view(torch.uint64)
-        self._keys = {len(of_labels): of_labels, len(keys): keys}
+    def keys(self, rows: int) -> Tensor | None:
+        """Those of the tokens, or of the label positions, which are all that an output head is given."""
+        if not self._keys:
+            step = keyed.fold_in(keyed.key(self._seed), self._step)
+            documents = zip(self._batch.places, self._batch.document_lengths, strict=True)
+            tokens = torch.cat([keyed.split(keyed.fold_in(step, place), length) for place, length in documents])
+            tokens = tokens[:, None].to(self._batch.input_ids.device)
+            # uint64 is no type to index everywhere.
+            labels = tokens.view(torch.int64)[self._batch.label_positions].view(torch.uint64)
+            self._keys = {len(labels): labels, len(tokens): tokens}
+        return self._keys.get(rows)
 
-    def drop(self, dropout: nn.Dropout, number: int, name: str, x: Tensor) -> Tensor:
-        """`x` [..., rows, features] with its share of dropped inputs, scaled up as torch.nn.Dropout does."""
-        if not dropout.training:
-            return x
-        rows = x.flatten(0, -2)
-        if len(rows) not in self._keys:
-            finding = f"spec.method.lora.dropout: the layer {name} takes its inputs in other rows than the tokens'"
-            raise TrainerFailure(FailureReason.SPEC_INVALID, f"{finding}; set it to 0.")
-        noise = keyed.uniform(keyed.fold_in(self._keys[len(rows)], number), *rows.shape)
-        kept = rows.masked_fill(noise < dropout.p, 0) / (1 - dropout.p)
-        return kept.view_as(x)
+
+_masks: _Masks | None = None
+"""No ContextVar: what a checkpoint computes again on a GPU asks for it from autograd's own thread."""

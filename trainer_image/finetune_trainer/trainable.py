@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from finetune_api.method import Lora, Method, MethodType
 from finetune_api.reasons import FailureReason
+from finetune_trainer.document_dropout import drop_by_document
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.previous_adapter import PEFT_BIAS, WEIGHTS
 
@@ -74,6 +75,7 @@ def _with_adapter(build: Callable[[], PeftModel], field: str, seed: int) -> Peft
         if hasattr(module, "lora_A"):
             # Autocast casts the small weights down instead of PEFT the large activations up.
             setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010 - PEFT's, unknown to nn.Module
+    drop_by_document(tuned)
     _hold_in_fp32(tuned)
     return tuned
 

@@ -18,7 +18,7 @@ from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
 from finetune_api.training import Training
 from finetune_trainer.batches import micro_batches, rows_of_step
-from finetune_trainer.document_dropout import document_dropout
+from finetune_trainer.document_dropout import document_masks
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.fused_lora import fused_lora
 from finetune_trainer.loss import token_losses
@@ -99,13 +99,13 @@ def accumulate_gradients(
     batches = micro_batches(rows, micro_batch_tokens, accelerator.device)
     labels = sum(len(batch.labels) for batch in batches)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-    with fused_lora(model), document_dropout(model, seed, step) as enter:
+    with fused_lora(model):
         for batch in batches:
-            enter(batch)
-            with accelerator.autocast():
-                loss = token_losses(model, batch).sum() / labels
-            # Not accelerator.backward: it would divide by its own idea of accumulation.
-            loss.backward()  # type: ignore[no-untyped-call]
+            with document_masks(batch, seed, step):
+                with accelerator.autocast():
+                    loss = token_losses(model, batch).sum() / labels
+                # Not accelerator.backward: it would divide by its own idea of accumulation.
+                loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
     return total.item()
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from finetune_api.method import Method
 from finetune_api.reasons import FailureReason
 from finetune_trainer.batches import micro_batch, micro_batches
-from finetune_trainer.document_dropout import document_dropout
+from finetune_trainer.document_dropout import document_masks
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.trainable import attach_lora
 from tests.unit.finetune_trainer.tiny import example, examples, tiny_llama
@@ -33,9 +33,8 @@ def outputs(p: float = 0.3, seed: int = 0, step: int = 0, tokens: int = 1000) ->
     """What remains of ones in each layer, by document in the rows' order, [tokens of the document, FEATURES]."""
     model = adapted(p)
     remains: list[list[Tensor]] = [[torch.empty(0)] * len(ROWS) for _ in dropouts(model)]
-    with document_dropout(model, seed, step) as enter:
-        for batch in micro_batches(ROWS, tokens, CPU):
-            enter(batch)
+    for batch in micro_batches(ROWS, tokens, CPU):
+        with document_masks(batch, seed, step):
             for layer, dropout in zip(remains, dropouts(model), strict=True):
                 packed = dropout(torch.ones(1, sum(batch.document_lengths), FEATURES))[0]
                 for place, document in zip(batch.places, packed.split(batch.document_lengths), strict=True):
@@ -85,32 +84,33 @@ def test_the_numbers_are_those_of_the_day_this_was_written() -> None:
 
 def test_the_gradient_passes_where_the_input_does() -> None:
     model, x = adapted(0.5), torch.ones(1, 31, 8, dtype=torch.float64, requires_grad=True)
-    with document_dropout(model, 0, 0) as enter:
-        enter(micro_batch(ROWS[:2], CPU))
+    with document_masks(micro_batch(ROWS[:2], CPU), 0, 0):
         remains = dropouts(model)[0](x)
     remains.sum().backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad, remains.detach(), rtol=0, atol=0)
 
 
-def test_nothing_is_dropped_while_evaluating_and_afterwards_the_layers_are_pefts_own() -> None:
-    model, x = adapted(0.5), torch.ones(1, 83, 8)
-    with document_dropout(model, 0, 0):
-        model.eval()
+def test_nothing_is_dropped_while_evaluating() -> None:
+    model, x = adapted(0.5).eval(), torch.ones(1, 83, 8)
+    with document_masks(micro_batch(ROWS, CPU), 0, 0):
         assert torch.equal(dropouts(model)[0](x), x)
-    assert not any("forward" in vars(dropout) for dropout in dropouts(model))
 
 
-def test_without_dropout_there_is_nothing_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_trainer.document_dropout.keyed.split", None)
-    with document_dropout(adapted(0.0), 0, 0) as enter:
-        enter(micro_batch(ROWS, CPU))
+def test_nothing_drops_at_random_outside_of_a_step() -> None:
+    with document_masks(micro_batch(ROWS, CPU), 0, 0):
+        pass
+    with pytest.raises(AssertionError, match="no step"):
+        dropouts(adapted(0.5))[0](torch.ones(1, 83, 8))
+
+
+def test_without_dropout_there_is_nothing_to_draw() -> None:
+    assert not dropouts(adapted(0.0))
 
 
 def test_a_layer_that_takes_something_else_than_the_tokens_is_named_and_the_remedy() -> None:
-    model = adapted(0.5)
-    with document_dropout(model, 0, 0) as enter:
-        enter(micro_batch([example(20, 5)], CPU))
-        with pytest.raises(TrainerFailure, match=r"lora\.dropout: the layer .*q_proj .* set it to 0") as caught:
-            dropouts(model)[1](torch.ones(1, 4, 20, 8))
+    dropout, said = dropouts(adapted(0.5))[1], r"lora\.dropout: the layer .*q_proj .* set it to 0"
+    batch = micro_batch([example(20, 5)], CPU)
+    with document_masks(batch, 0, 0), pytest.raises(TrainerFailure, match=said) as caught:
+        dropout(torch.ones(1, 4, 20, 8))
     assert caught.value.reason is FailureReason.SPEC_INVALID
