@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, SchemaKeys, Seed, rules
+from finetune_api.model import ApiModel, DnsLabel, SchemaKeys, Seed, dns_label, rules
 from finetune_api.preparation import Clean, Deduplicate
 from finetune_api.uris import BUCKET, Uri
 
@@ -118,19 +118,7 @@ class Source(RowFiles):
     """Files with rows."""
 
     name: (
-        Annotated[
-            str,
-            Field(min_length=1, max_length=63),
-            SchemaKeys(
-                rules(
-                    (
-                        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-                        "must be lower-case letters, digits and hyphens, for example support-tickets",
-                    )
-                )
-            ),
-        ]
-        | None
+        Annotated[DnsLabel, dns_label("lower-case letters, digits and hyphens, for example support-tickets")] | None
     ) = None
     """What the source is called in the status and the report. Default: its place, as train-1."""
     weight: Annotated[float, Field(gt=0, le=1000)] | None = None

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from finetune_api.dataset import RowFiles
-from finetune_api.model import ApiModel, SchemaKeys, list_map, rules
+from finetune_api.model import ApiModel, DnsLabel, SchemaKeys, dns_label, list_map, rules
 
 
 class MetricName(StrEnum):
@@ -105,13 +105,7 @@ Gates = Annotated[list[Gate], Field(min_length=1, max_length=16), SchemaKeys({"x
 class RegressionSet(RowFiles):
     """Rows of something the model could do before and has to be able to do still, such as general questions."""
 
-    name: Annotated[
-        str,
-        Field(min_length=1, max_length=63),
-        SchemaKeys(
-            rules(("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')", "must be lower-case letters, digits and hyphens"))
-        ),
-    ]
+    name: Annotated[DnsLabel, dns_label("lower-case letters, digits and hyphens")]
     """What the set is called in the status and the report."""
     metric: Annotated[
         MetricName,

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from finetune_api.dataset import Dataset
 from finetune_api.evaluation import Evaluation
 from finetune_api.method import Method
-from finetune_api.model import ApiModel, SchemaKeys, rules
+from finetune_api.model import ApiModel, DnsLabel, SchemaKeys, dns_label, rules
 from finetune_api.training import Training
 from finetune_api.uris import PrefixUri
 
@@ -66,19 +66,7 @@ class Compute(ApiModel):
     memory: Memory = "8Gi"
     """Memory request and limit of the training pod; where it is more than 4Gi, the preflight's limit too."""
     service_account_name: (
-        Annotated[
-            str,
-            Field(min_length=1, max_length=63),
-            SchemaKeys(
-                rules(
-                    (
-                        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-                        "must be the name of a ServiceAccount in the job's namespace",
-                    )
-                )
-            ),
-        ]
-        | None
+        Annotated[DnsLabel, dns_label("the name of a ServiceAccount in the job's namespace")] | None
     ) = None
     """ServiceAccount the pods run as, for example one with a cloud role for the buckets. It needs the ClusterRole
     finetune-trainer in this namespace. Default: finetune-trainer, which the operator makes and binds."""
@@ -105,18 +93,9 @@ class FineTuneJobSpec(ApiModel):
         )
     )
 
-    profile_name: Annotated[
-        str,
-        Field(min_length=1, max_length=63),
-        SchemaKeys(
-            rules(
-                (
-                    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-                    "must be the name of a FineTuneProfile, see kubectl get finetuneprofiles",
-                )
-            )
-        ),
-    ] = "default"
+    profile_name: Annotated[DnsLabel, dns_label("the name of a FineTuneProfile, see kubectl get finetuneprofiles")] = (
+        "default"
+    )
     """The FineTuneProfile to run under: the platform team's GPUs, storage and trainer image."""
     model: Model
     """The base model."""

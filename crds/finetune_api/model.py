@@ -45,3 +45,10 @@ def list_map(*keys: str) -> SchemaKeys:
 
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+DnsLabel = Annotated[str, Field(min_length=1, max_length=63)]
+"""A name as RFC 1123 has it; `dns_label` has the API server hold it to that."""
+
+
+def dns_label(wanted: str) -> SchemaKeys:
+    """The rule of a DnsLabel; `wanted` ends the sentence shown for any other name."""
+    return SchemaKeys(rules(("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')", f"must be {wanted}")))
