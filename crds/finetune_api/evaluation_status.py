@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.evaluation import Baseline, MetricName
+from finetune_api.evaluation import MetricName
 from finetune_api.model import SchemaKeys, StatusModel
 from finetune_api.status_fields import ATOMIC, Message, Reason, Text, Time
 
@@ -47,8 +47,9 @@ class Decision(StatusModel):
 
     metric: MetricName
     """Its name."""
-    over: Baseline
-    """The better of the baselines, which the tuned model is held against."""
+    over: Reason
+    """The best of the baselines, which the tuned model is held against: Base, FewShot, or Quantized, the base model in
+    4 bits where that has the lower loss."""
     baseline: float | None = None
     """Its value for that baseline."""
     tuned: float | None = None

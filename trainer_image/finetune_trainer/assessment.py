@@ -18,7 +18,7 @@ from finetune_trainer.measured import FewShot, Measured
 from finetune_trainer.metric_choice import choose_metrics
 from finetune_trainer.metrics import LIKELIHOODS
 from finetune_trainer.prepared import Example, Prepared
-from finetune_trainer.quantized import base_name, compare_quantized
+from finetune_trainer.quantized import base_name, compare_quantized, only_quantized
 from finetune_trainer.render import prompt_format
 from finetune_trainer.resolve import room_for
 from finetune_trainer.verdict import Cost, verdict
@@ -37,8 +37,17 @@ class Baselines:
     """None where it was not asked for, or no example fits into the model's context."""
     regression: Mapping[str, Measured]
     """By the set's name."""
-    quantized: Quantized | None = None
-    """Under QLoRA, what quantizing alone costs."""
+    quantized: Measured | None = None
+    """Under QLoRA the model in 4 bits, without answers, where `base` is that in bf16."""
+    shortage: str | None = None
+    """Under QLoRA, why `base` is the model in 4 bits."""
+
+    @property
+    def told(self) -> Quantized | None:
+        """What the status says of quantizing, under QLoRA."""
+        if self.quantized:
+            return compare_quantized(self.base, self.quantized)
+        return only_quantized(self.base, self.shortage) if self.shortage else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +88,10 @@ class Assessor:
         return Baselines(base, self._few_shot(model), self._measure_regression("the base model", model))
 
     def beside_quantized(self, baselines: Baselines, model: PreTrainedModel) -> Baselines:
-        """The same with what quantizing costs. `model`: the base in 4 bits, which writes no answers: they take long,
+        """The same with `model`, the base in 4 bits. It writes no answers: they take long,
         and where that in bf16 fits nobody would serve this one instead of tuning."""
         found = self._evaluator.measure("the base model in 4 bits", model, self.held_out, answers=False)
-        return replace(baselines, quantized=compare_quantized(baselines.base, found))
+        return replace(baselines, quantized=found)
 
     def assess(self, model: PreTrainedModel, baselines: Baselines, cost: Cost | None) -> Assessment:
         """Measures the tuned model and compares it. `cost`: of the training, where there was one."""
@@ -98,6 +107,7 @@ class Assessor:
             self._answers,
             spec.training.seed,
             spec.dataset.source_names("test" if spec.dataset.test else "train"),
+            baselines.quantized,
         )
         evaluation = evaluation_status(
             comparison,
@@ -115,8 +125,8 @@ class Assessor:
                 )
                 for each in wish.regression or []
             ],
-            verdict(comparison, cost, base_name(baselines.quantized)),
-            baselines.quantized,
+            verdict(comparison, cost, base_name(baselines.told)),
+            baselines.told,
         )
         return Assessment(baselines, tuned, comparison, evaluation)
 

@@ -20,6 +20,9 @@ from finetune_trainer.prepared import Example
 OTHER_ROWS = 10
 """Other rows whose expected answer each answer is held against, to see what it scores by chance."""
 TUNED, CHANCE = "Tuned", "Chance"
+QUANTIZED = "Quantized"
+"""Under QLoRA the base model in 4 bits, where Baseline.BASE is that in bf16. It writes no answers."""
+BASELINES = (Baseline.BASE, Baseline.FEW_SHOT, QUANTIZED)
 
 
 class Outcome(StrEnum):
@@ -48,14 +51,19 @@ class MetricRow:
     """From base to tuned."""
     over_few_shot: Change | None
     """From few-shot to tuned."""
+    quantized: Estimate | None = None
+    over_quantized: Change | None = None
+    """From the base model in 4 bits to tuned."""
 
-    def of(self, baseline: Baseline) -> Estimate | None:
+    def of(self, baseline: str) -> Estimate | None:
         """The value of a baseline."""
-        return self.base if baseline is Baseline.BASE else self.few_shot
+        found = {Baseline.BASE: self.base, Baseline.FEW_SHOT: self.few_shot, QUANTIZED: self.quantized}
+        return found[baseline]
 
-    def over(self, baseline: Baseline) -> Change | None:
+    def over(self, baseline: str) -> Change | None:
         """From that baseline to tuned."""
-        return self.over_base if baseline is Baseline.BASE else self.over_few_shot
+        found = {Baseline.BASE: self.over_base, Baseline.FEW_SHOT: self.over_few_shot, QUANTIZED: self.over_quantized}
+        return found[baseline]
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,8 @@ class Comparison:
     answers: Answers
     metrics: Mapping[MetricName, MetricRow]
     """The first one decides."""
-    baseline: Baseline
-    """The better of base and few-shot by the deciding metric."""
+    baseline: str
+    """The best of base, few-shot and QUANTIZED by the deciding metric."""
     gained: int
     """Rows only the tuned model answers word for word."""
     lost: int
@@ -119,15 +127,15 @@ class Comparison:
         """What the tests say together. The deciding metric comes first; where it cannot tell the models apart, the loss
         does."""
         sign = self.change.sign if self.change else 0
-        over_base = self.decision.over_base.sign if self.decision.over_base else 0
         if sign > 0:
             return Outcome.BETTER if self.beyond_chance else Outcome.UNRELATED
         if sign < 0:
             return Outcome.WORSE
-        if over_base > 0:
+        over_base = self.decision.over_base
+        if self.baseline == Baseline.FEW_SHOT and over_base and over_base.sign > 0:
             return Outcome.PROMPTING
-        loss = self.metrics[MetricName.LOSS].over_base
-        likelier = loss.sign if loss else 0
+        loss = self.metrics[MetricName.LOSS]
+        likelier = min((change.sign for change in (loss.over_base, loss.over_quantized) if change), default=0)
         return {1: Outcome.LIKELIER, -1: Outcome.WORSE}.get(likelier, Outcome.NOISE)
 
     @property
@@ -145,9 +153,10 @@ def compare(
     answers: Answers,
     seed: int,
     sources: Sequence[str] = (),
+    quantized: Measured | None = None,
 ) -> Comparison:
     """Compares models measured on the same rows, at least one, by `metrics`, of which the first decides. `sources`: the
-    names of what Example.mixture counts."""
+    names of what Example.mixture counts. `quantized`: under QLoRA the base model in 4 bits, where `base` is not."""
     expected, asking = [row.answer for row in rows], [bool(row.prompt) for row in rows]
     likelihoods = {Baseline.BASE: base.likelihoods, TUNED: tuned.likelihoods}
     draws: dict[str, Sequence[Sequence[Answer]]] = {Baseline.BASE: [base.answers], TUNED: [tuned.answers]}
@@ -157,6 +166,9 @@ def compare(
         model: scored(list(map(texts, given)), expected, answers.labels, metrics, likelihoods.get(model), asking)
         for model, given in draws.items()
     }
+    if quantized:
+        by_likelihood = [name for name in metrics if name in LIKELIHOODS]
+        models[QUANTIZED] = scored([[]], expected, answers.labels, by_likelihood, quantized.likelihoods)
     if metrics[0] not in LIKELIHOODS and (other := pairings(rows, seed)):
         models[CHANCE] = by_chance(metrics[0], texts(tuned.answers), expected, other, answers)
     paired = Paired(models, [row.cluster for row in rows], seed)
@@ -167,7 +179,7 @@ def compare(
         clusters=len({row.cluster for row in rows}),
         answers=answers,
         metrics=table,
-        baseline=better_baseline(table[metrics[0]]),
+        baseline=best_baseline(table[metrics[0]]),
         gained=sum(after.matches and not before.matches for before, after in pairs),
         lost=sum(before.matches and not after.matches for before, after in pairs),
         chance=paired.change(CHANCE, TUNED, metrics[0]),
@@ -182,17 +194,17 @@ def compare(
 
 def metric_row(paired: Paired, name: MetricName) -> MetricRow:
     """One metric of all models."""
-    base, few_shot, tuned = (paired.estimate(model, name) for model in (Baseline.BASE, Baseline.FEW_SHOT, TUNED))
-    over_base, over_few_shot = (paired.change(model, TUNED, name) for model in (Baseline.BASE, Baseline.FEW_SHOT))
-    return MetricRow(name, base, few_shot, tuned, over_base, over_few_shot)
+    base, few_shot, quantized, tuned = (paired.estimate(model, name) for model in (*BASELINES, TUNED))
+    over_base, over_few_shot, over_quantized = (paired.change(model, TUNED, name) for model in BASELINES)
+    return MetricRow(name, base, few_shot, tuned, over_base, over_few_shot, quantized, over_quantized)
 
 
-def better_baseline(decision: MetricRow) -> Baseline:
-    """Few-shot where it is better than the base model: a base that was never told what is wanted is a straw man."""
-    if decision.few_shot is None or decision.base is None:
-        return Baseline.BASE
+def best_baseline(decision: MetricRow) -> str:
+    """What is best before tuning: a base that was never told what is wanted is a straw man, and so is one that lost to
+    its own quantization. The base model itself where none is better."""
     sign = -1 if decision.name in LOWER_IS_BETTER else 1
-    return Baseline.FEW_SHOT if sign * (decision.few_shot.value - decision.base.value) > 0 else Baseline.BASE
+    values = {name: sign * found.value for name in BASELINES if (found := decision.of(name))}
+    return max(values, key=lambda name: values[name], default=Baseline.BASE)
 
 
 def pairings(rows: Sequence[Example], seed: int) -> list[tuple[list[int], list[int]]]:

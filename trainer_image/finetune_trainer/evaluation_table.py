@@ -39,6 +39,8 @@ def metric_json(row: MetricRow) -> dict[str, Any]:
         "tuned": _estimate(row.tuned),
         "overBase": _change(row.over_base),
         "overFewShot": _change(row.over_few_shot),
+        "quantized": _estimate(row.quantized),
+        "overQuantized": _change(row.over_quantized),
     }
 
 

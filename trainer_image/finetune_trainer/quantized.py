@@ -20,7 +20,7 @@ def shortage(needed: str, device: torch.device, pod_memory: str) -> str | None:
 
 
 def only_quantized(base: Measured, shortage: str) -> Quantized:
-    """What the status says where `base`, the base model in 4 bits, stands for both."""
+    """What the status says where `base` is the base model in 4 bits, for want of room."""
     message = f"The base model was measured in 4 bits: {shortage}. Unquantized it may be better, and the gain smaller."
     return Quantized(loss=round(base.loss, 6), message=message)
 

@@ -107,7 +107,7 @@ def other_tables(results: Results) -> list[Table]:
 def deciding_intervals(found: Comparison) -> Whiskers | None:
     """The deciding metric of every model with its interval; None where there are fewer than two models."""
     row = found.decision
-    models = {"Base": row.base, "Few-shot": row.few_shot, "Tuned": row.tuned}
+    models = {"Base": row.base, "Base, 4-bit": row.quantized, "Few-shot": row.few_shot, "Tuned": row.tuned}
     rows = [(name, each.value, *each.interval) for name, each in models.items() if each]
     return whiskers(rows, lambda value: shown(row.name, value)) if len(rows) > 1 else None
 

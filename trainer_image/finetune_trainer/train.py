@@ -39,7 +39,7 @@ from finetune_trainer.model_card import base_license
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
 from finetune_trainer.publish import ADAPTER, MERGED, publish, published_artifacts, stage_weights
-from finetune_trainer.quantized import only_quantized, shortage
+from finetune_trainer.quantized import shortage
 from finetune_trainer.results import Results
 from finetune_trainer.row_store import mixtures
 from finetune_trainer.scratch import scratch_folder
@@ -156,7 +156,7 @@ def measure_base(
         accelerator.free_memory()
     if short:
         model, assessor, baselines = measure(resolved.method, f" in 4 bits: {short}")
-        return model, assessor, replace(baselines, quantized=only_quantized(baselines.base, short))
+        return model, assessor, replace(baselines, shortage=short)
     print("Loading the base model in 4 bits.", flush=True)
     model, _ = load_base(bundle, prepared, resolved.method, device, folder)
     return model, assessor, assessor.beside_quantized(baselines, model)

@@ -4,7 +4,7 @@ would have done."""
 from dataclasses import dataclass
 
 from finetune_api.evaluation import Baseline, MetricName
-from finetune_trainer.comparison import Comparison, Outcome
+from finetune_trainer.comparison import QUANTIZED, Comparison, Outcome
 from finetune_trainer.estimates import Change
 from finetune_trainer.metrics import LIKELIHOODS
 from finetune_trainer.training_progress import duration
@@ -52,7 +52,12 @@ def verdict(found: Comparison, cost: Cost | None, base: str = "the base model") 
     """The sentence. Without `cost` nothing was trained: an adapter that was there already is judged. `base`: what the
     base model is called in it."""
     paid = f" (training took {cost})" if cost else ""
-    baseline = base if found.baseline is Baseline.BASE else f"prompting {base} with examples"
+    names = {
+        Baseline.BASE: base,
+        Baseline.FEW_SHOT: f"prompting {base} with examples",
+        QUANTIZED: "the base model in 4 bits",
+    }
+    baseline = names[found.baseline]
     return f"{finding(found, baseline)}{paid}: {conclusion(found, 'tuning' if cost else 'the adapter', baseline)}."
 
 
@@ -101,7 +106,7 @@ def _prompting(found: Comparison) -> str:
     few_shot = found.decision.few_shot
     if few_shot is None:
         return ""
-    if found.baseline is Baseline.FEW_SHOT:
+    if found.baseline == Baseline.FEW_SHOT:
         return f", and prompting with {_examples(found)} would not have done"
     return f", and prompting with {_examples(found)} ({shown(found.decision.name, few_shot.value)}) would not have done"
 

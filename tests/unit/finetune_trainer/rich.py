@@ -25,7 +25,7 @@ from finetune_trainer.gates import gate_results, regression_result
 from finetune_trainer.measured import Answer, FewShot, Measured
 from finetune_trainer.metric_choice import choose_metrics
 from finetune_trainer.prepared import Example
-from finetune_trainer.quantized import base_name, compare_quantized
+from finetune_trainer.quantized import base_name
 from finetune_trainer.report import report_page
 from finetune_trainer.results import Results
 from finetune_trainer.serving import Serving
@@ -122,16 +122,16 @@ def assessed(rows: list[Example], answers: Answers, base: Measured, tuned: Measu
     few_shot = prompted(rows)
     metrics = choose_metrics(EvaluationWish(), answers)
     sources = [source.uri for source in bundle().spec.dataset.train]
-    found = compare(rows, base, few_shot, tuned, metrics, answers, 0, sources)
+    baselines = Baselines(base, few_shot, {}, part(base, len(rows), 1.02))
+    found = compare(rows, base, few_shot, tuned, metrics, answers, 0, sources, baselines.quantized)
     gates = [Gate(metric=metrics[0], min=0.8), Gate(metric=MetricName.EXACT_MATCH, min_gain_over=MinGain(few_shot=0.2))]
     general = RegressionSet(name="general", uri="s3://acme-data/chat/probe.jsonl", metric=MetricName.LOSS, max_drop=0.1)
     regression = [regression_result(general, rows[:60], part(base, 60, 1.1), part(base, 60, 1.13), 0)]
-    quantized = compare_quantized(base, part(base, len(rows), 1.02))
-    sentence = verdict(found, Cost(154.1, 1_386_000, 0.12, "0.09"), base_name(quantized))
+    sentence = verdict(found, Cost(154.1, 1_386_000, 0.12, "0.09"), base_name(baselines.told))
     evaluation = evaluation_status(
-        found, base, few_shot, tuned, gate_results(gates, found.metrics), regression, sentence, quantized
+        found, base, few_shot, tuned, gate_results(gates, found.metrics), regression, sentence, baselines.told
     )
-    return Assessment(Baselines(base, few_shot, {}, quantized), tuned, found, evaluation)
+    return Assessment(baselines, tuned, found, evaluation)
 
 
 def part(whole: Measured, rows: int, factor: float) -> Measured:

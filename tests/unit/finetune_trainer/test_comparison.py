@@ -10,7 +10,7 @@ import pytest
 
 from finetune_api.evaluation import Baseline, MetricName
 from finetune_trainer.answer_kind import AnswerKind, Answers
-from finetune_trainer.comparison import Comparison, Outcome, compare, pairings
+from finetune_trainer.comparison import QUANTIZED, Comparison, Outcome, compare, pairings
 from finetune_trainer.measured import Answer, FewShot, Measured
 from finetune_trainer.metric_choice import FITTING
 from finetune_trainer.prepared import Example
@@ -94,6 +94,43 @@ def test_the_verdict_goes_against_the_better_of_base_and_few_shot() -> None:
     assert (found.baseline, found.outcome) == (Baseline.FEW_SHOT, Outcome.PROMPTING)
     found = compared(expected, good, better, AnswerKind.LABEL, prompted=poor)
     assert (found.baseline, found.outcome) == (Baseline.BASE, Outcome.BETTER)
+
+
+@pytest.mark.parametrize(
+    ("base", "quantized", "tuned", "baseline", "outcome"),
+    [
+        (2.0, 2.1, 1.5, Baseline.BASE, Outcome.BETTER),
+        (2.0, 1.7, 1.5, QUANTIZED, Outcome.BETTER),
+        (2.0, 1.5, 1.5, QUANTIZED, Outcome.NOISE),
+        (2.0, 1.5, 1.7, QUANTIZED, Outcome.WORSE),
+        (1.5, 2.0, 1.7, Baseline.BASE, Outcome.WORSE),
+    ],
+)
+def test_the_verdict_by_the_loss_goes_against_the_better_of_the_base_model_in_bf16_and_in_4_bits(
+    base: float, quantized: float, tuned: float, baseline: str, outcome: Outcome
+) -> None:
+    expected = [""] * 40
+    first, second, third = (replace(wrote(expected, expected, loss), answers=[]) for loss in (base, quantized, tuned))
+    rows, kind = [example(12, 4, i) for i in range(40)], Answers(AnswerKind.CONTINUATION)
+    found = compare(rows, first, None, third, LIKELIHOODS, kind, seed=0, quantized=second)
+    assert (found.baseline, found.outcome) == (baseline, outcome)
+    assert found.change
+    assert found.change.value == pytest.approx(min(base, quantized) - tuned)
+
+
+def test_answers_are_likelier_only_where_they_are_so_than_for_both_base_models() -> None:
+    expected = labels()
+    rows = [example(12, 4, i, texts=(f"question {i}", right)) for i, right in enumerate(expected)]
+    same = expected[:40] + ["?"] * 40
+    base, tuned = wrote(same, expected, 2.0), wrote(same, expected, 1.5)
+    metrics, kind = (*FITTING[AnswerKind.LABEL], *LIKELIHOODS), Answers(AnswerKind.LABEL, TEAMS)
+    outcomes = []
+    for loss in (2.2, 1.5, 1.2):
+        four_bit = replace(wrote(same, expected, loss), answers=[])
+        found = compare(rows, base, None, tuned, metrics, kind, seed=0, quantized=four_bit)
+        assert found.baseline == Baseline.BASE, "the one in 4 bits has no answers"
+        outcomes.append(found.outcome)
+    assert outcomes == [Outcome.LIKELIER, Outcome.NOISE, Outcome.WORSE]
 
 
 def test_where_answers_cannot_tell_the_models_apart_the_loss_does() -> None:

@@ -139,6 +139,9 @@ def test_under_qlora_the_base_model_is_measured_as_it_would_be_served_one_model_
     assert both.quantized.loss == pytest.approx(four_bit_loss(bundle, prepared), rel=1e-4)
     assert both.quantized.loss_change == pytest.approx(both.quantized.loss - both.base.loss, abs=1e-5)
     assert both.quantized.loss_change != 0
+    manifest = json.loads((Path(bundle.spec.output.uri) / "manifest.json").read_text())
+    compared = manifest["comparison"]["metrics"]["Loss"]["quantized"]["value"]
+    assert compared == pytest.approx(both.quantized.loss, abs=1e-4), "the comparison knows it"
 
 
 def require_plain(model: PreTrainedModel) -> PreTrainedModel:

@@ -42,6 +42,16 @@ def test_the_base_model_is_called_what_was_measured() -> None:
     assert verdict(found(rows(57), rows(0)), COST, four_bit).endswith("keep the base model in 4 bits.")
 
 
+def test_the_base_model_in_4_bits_is_named_where_it_is_the_best_before_tuning() -> None:
+    base, four_bit, tuned = rows(0, loss=2.0), rows(0, loss=1.5), rows(0, loss=1.0)
+    metrics = (MetricName.LOSS, MetricName.PERPLEXITY)
+    compared = compare(
+        examples([12] * 60), base, None, tuned, metrics, Answers(AnswerKind.TEXT), seed=0, quantized=four_bit
+    )
+    said = verdict(compared, COST, "the base model in bfloat16")
+    assert "Loss on 60 held-out rows fell from 1.53 to 1.03 against the base model in 4 bits, a gain of +0.5" in said
+
+
 def test_it_says_whether_prompting_would_have_done() -> None:
     said = verdict(found(rows(0), rows(57), prompted=20), COST)
     assert "rose from 33.3% to 95% against prompting the base model with examples" in said
