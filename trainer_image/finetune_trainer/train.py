@@ -225,10 +225,9 @@ def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -
         return "Nothing was trained."
     seconds = sum(step.seconds for step in steps)
     early = f" of {resolved.total_steps:,}" if len(steps) < resolved.total_steps else ""
-    text = (
-        f"{len(steps):,}{early} steps in {duration(seconds)}; "
-        f"the loss went from {steps[0].loss:.3g} to {steps[-1].loss:.3g}."
-    )
+    first, last = steps[0].loss, steps[-1].loss
+    moved = f"the loss went from {first:.3g} to {last:.3g}" if len(steps) > 1 else f"the loss was {first:.3g}"
+    text = f"{len(steps):,}{early} step{'s' if len(steps) > 1 or early else ''} in {duration(seconds)}; {moved}."
     best = validation.best
     if best is None:
         return text

@@ -26,6 +26,10 @@ METRIC_TITLES = {
 }
 
 
+SMALL = 0.01
+"""A gain of less is called small: a point of a share, a hundredth of a loss or perplexity."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What the tuning took."""
@@ -86,6 +90,8 @@ def gain(name: MetricName, change: Change) -> str:
 
 def conclusion(found: Comparison, subject: str, baseline: str) -> str:
     """What follows from it."""
+    if found.outcome is Outcome.BETTER and _is_small(found):
+        return f"a gain that is real but small, so whether {subject} was worth it is for you to say"
     if found.outcome is Outcome.BETTER:
         return f"{subject} was worth it{_prompting(found)}"
     if found.outcome is Outcome.PROMPTING:
@@ -100,6 +106,14 @@ def conclusion(found: Comparison, subject: str, baseline: str) -> str:
     if found.outcome is Outcome.WORSE:
         return f"{subject} made the model worse, keep {baseline}"
     return f"inside the noise, so nothing shows that {subject} was worth it"
+
+
+def _is_small(found: Comparison) -> bool:
+    """Whether a gain that many rows tell from chance is one that hardly anybody would notice."""
+    before = found.decision.of(found.baseline)
+    if found.change is None or before is None:
+        return False
+    return abs(found.change.value) < SMALL * (before.value if found.decision.name in LIKELIHOODS else 1)
 
 
 def _prompting(found: Comparison) -> str:

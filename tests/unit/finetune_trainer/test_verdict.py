@@ -75,6 +75,13 @@ def test_a_lower_loss_alone_is_not_called_worth_it() -> None:
     assert said.endswith("the right answers became likelier, but those the model gives are no better.")
 
 
+@pytest.mark.parametrize(("after", "end"), [(0.995, "is for you to say."), (0.985, "tuning was worth it.")])
+def test_a_gain_that_is_sure_but_small_is_not_called_worth_it(after: float, end: str) -> None:
+    base, tuned = (measured([loss + 0.001 * (i % 7) for i in range(60)], []) for loss in (1.0, after))
+    text = compare(examples([12] * 60), base, None, tuned, (MetricName.LOSS,), Answers(AnswerKind.TEXT), seed=0)
+    assert verdict(text, COST).endswith(end)
+
+
 def test_a_gain_inside_the_noise_is_called_noise() -> None:
     said = verdict(found(rows(10), rows(13)), COST)
     assert "rose from 16.7% to 21.7%" in said
