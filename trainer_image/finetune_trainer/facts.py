@@ -67,9 +67,12 @@ def facts_of(
 def _leaked(test: Rows, train: Rows) -> NDArray[np.int64]:
     """For each test row the index of a row to learn from that it mostly stands in, or that is of its group; else -1.
     Shape [test rows]."""
-    groups, first = np.unique(train.placed["cluster"], return_index=True)
-    at = np.searchsorted(groups, test.placed["cluster"]).clip(max=len(groups) - 1)
-    found = np.where(groups[at] == test.placed["cluster"], first[at], -1)
+    tested, groups = test.placed["cluster"], train.placed["cluster"]
+    held = np.zeros(1 + max(tested.max(initial=0), groups.max(initial=0)), dtype=np.bool_)
+    held[tested] = True
+    shared = np.flatnonzero(held[groups])[::-1]  # so that the first row of each group is the last to be taken
+    first = dict(zip(groups[shared].tolist(), shared.tolist(), strict=True))
+    found = np.array([first.get(group, -1) for group in tested.tolist()], dtype=np.int64)
     questions = (question(test.messages(row)) for row in range(len(test)))
     covered = leaks(questions, len(train), lambda row: said(train.messages(row)))
     looked = found[: len(covered)]

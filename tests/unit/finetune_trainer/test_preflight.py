@@ -498,6 +498,19 @@ def test_a_test_row_inside_a_longer_row_is_found_with_its_place(
         assert place in told["TestRowsLeak"]
 
 
+def test_a_short_test_row_that_is_asked_in_train_is_found_where_it_first_stands(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    asked = [{"prompt": "Is it late?", "completion": answer} for answer in ("no", "yes", "a little")]
+    train = write_rows(tmp_path / "train.jsonl", [*sum_rows(40), *asked[:2]])
+    test = write_rows(tmp_path / "test.jsonl", [*sum_rows(50)[40:], asked[2]])
+    prepared = run(make_bundle(dataset={"train": [{"uri": str(train)}], "test": [{"uri": str(test)}]}))
+    told = {advice.reason: advice.message for advice in prepared.preflight.advice or []}
+    assert "1 of 11 test rows (9%)" in told["TestRowsLeak"]
+    assert "test.jsonl line 11 in " in told["TestRowsLeak"]
+    assert "train.jsonl line 41)" in told["TestRowsLeak"]
+
+
 def test_advice_is_told_and_stops_nothing(make_bundle: MakeBundle) -> None:
     rows = [{"prompt": f"[INST] Is {i} even? [/INST]", "completion": "yes"} for i in range(40)]
     told = {
