@@ -1,6 +1,6 @@
 """The evaluation as a whole: the base model before it is tuned, the tuned model after, and what follows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
@@ -82,14 +82,14 @@ class Assessor:
         """Whether any metric is one of the models' own answers."""
         return not set(self._metrics) <= set(LIKELIHOODS)
 
-    def baselines(self, model: PreTrainedModel) -> Baselines:
-        """Measures the base model."""
+    def baselines(self, model: PreTrainedModel, say: Callable[[str], None]) -> Baselines:
+        """Measures the base model. `say` is told what answers next where that is not the base model as it is."""
         base = self._evaluator.measure("the base model", model, self.held_out, self._asks)
-        return Baselines(base, self._few_shot(model), self._measure_regression("the base model", model))
+        return Baselines(base, self._few_shot(model, say), self._measure_regression("the base model", model))
 
     def beside_quantized(self, baselines: Baselines, model: PreTrainedModel) -> Baselines:
-        """The same with `model`, the base in 4 bits. It writes no answers: they take long,
-        and where that in bf16 fits nobody would serve this one instead of tuning."""
+        """The same with `model`, the base in 4 bits. It writes no answers: they take long, and where that in bf16 fits
+        nobody would serve this one instead of tuning."""
         found = self._evaluator.measure("the base model in 4 bits", model, self.held_out, answers=False)
         return replace(baselines, quantized=found)
 
@@ -130,7 +130,7 @@ class Assessor:
         )
         return Assessment(baselines, tuned, comparison, evaluation)
 
-    def _few_shot(self, model: PreTrainedModel) -> FewShot | None:
+    def _few_shot(self, model: PreTrainedModel, say: Callable[[str], None]) -> FewShot | None:
         if Baseline.FEW_SHOT not in self._spec.evaluation.baselines or not self._asks:
             return None
         tokenizer, longest = self._evaluator.tokenizer, self._prepared.resolved.max_new_tokens
@@ -143,7 +143,7 @@ class Assessor:
         if not draws:
             print("No example fits before the longest prompt: few-shot prompting is not measured.", flush=True)
             return None
-        return self._evaluator.prompted(model, self.held_out, draws)
+        return self._evaluator.prompted(model, self.held_out, draws, say)
 
     def _measure_regression(self, what: str, model: PreTrainedModel) -> dict[str, Measured]:
         found = {}

@@ -1,6 +1,6 @@
 """A model on rows it has not learned: how likely it takes the right answers to be, and the answers it gives itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -71,15 +71,15 @@ class Evaluator:
         answers = dict(zip(asked, written, strict=True))
         return [answers.get(row, Answer("", truncated=False, matches=False)) for row in range(len(rows))]
 
-    def prompted(self, model: PreTrainedModel, rows: Sequence[Example], draws: Sequence[Draw]) -> FewShot:
-        """Measures the base model prompted with the examples of each draw."""
-        started = perf_counter()
-        written = [
-            self.answers(
-                f"the base model and {draw.examples} examples, draw {number} of {len(draws)}", model, rows, draw.prompts
-            )
-            for number, draw in enumerate(draws, start=1)
-        ]
+    def prompted(
+        self, model: PreTrainedModel, rows: Sequence[Example], draws: Sequence[Draw], say: Callable[[str], None]
+    ) -> FewShot:
+        """Measures the base model prompted with the examples of each draw; `say` is told of each before it begins."""
+        started, written = perf_counter(), []
+        for number, draw in enumerate(draws, start=1):
+            what = f"the base model and {draw.examples} examples, draw {number} of {len(draws)}"
+            say(what)
+            written.append(self.answers(what, model, rows, draw.prompts))
         return FewShot(written, tuple(draw.examples for draw in draws), perf_counter() - started)
 
 

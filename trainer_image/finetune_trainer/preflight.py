@@ -147,7 +147,7 @@ def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
     """Every side's rows in the sources' order, with their clusters; what no source names is drawn from train."""
     store, sides = gathered.store, dict(gathered.sides)
     groups = gathered.alike.groups
-    clusters = np.unique(groups, return_inverse=True)[1]
+    clusters = np.unique(groups, return_inverse=True)[1].astype(np.int32)
     train = sides["train"]
     tested = 0 if len(sides["test"]) else rows_to_test(len(train), wish.test)
     validated = 0 if len(sides["validation"]) else rows_to_validate(len(train), wish.validation, tested)

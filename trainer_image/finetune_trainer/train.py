@@ -138,9 +138,13 @@ def measure_base(
         model, generation = load_base(bundle, prepared, method, device, folder)
         evaluator = Evaluator(tokenizer, resolved.micro_batch_tokens, generation, accelerator)
         assessor = Assessor(bundle, prepared, evaluator)
-        rows = f"{len(assessor.held_out):,} held-out rows"
-        tell(writer, TRAINED, "EvaluatingBase", f"Answering {rows} with the base model{why}.")
-        return model, assessor, assessor.baselines(model)
+
+        def say(what: str) -> None:
+            rows = f"{len(assessor.held_out):,} held-out rows"
+            tell(writer, TRAINED, "EvaluatingBase", f"Answering {rows} with {what}.")
+
+        say(f"the base model{why}")
+        return model, assessor, assessor.baselines(model, say)
 
     if needed is None:
         return measure(resolved.method)

@@ -358,10 +358,15 @@ def labelled_rows(count: int) -> list[dict[str, str]]:
     return [{"prompt": f"Is {i} even?", "completion": "yes" if i % 2 == 0 else "no"} for i in range(count)]
 
 
-def test_every_metric_that_fits_is_taken_against_base_and_few_shot(make_bundle: MakeBundle) -> None:
+def test_every_metric_that_fits_is_taken_against_base_and_few_shot(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = make_bundle(rows=labelled_rows(60))
     prepare(bundle)
+    capsys.readouterr()
     _, writer = run(bundle)
+    told = [status["conditions"][0]["message"] for status in applied(capsys.readouterr().out)]
+    assert "Answering 12 held-out rows with the base model and 5 examples, draw 3 of 3." in told
     found = writer.intent.evaluation
     assert found
     for metrics in (found.base, found.few_shot, found.tuned):
