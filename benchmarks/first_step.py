@@ -65,8 +65,10 @@ def measure(path: Path) -> None:
         parts[name] = (time.perf_counter() - started, time.process_time() - cpu)
 
     with part("imports"):
+        from finetune_trainer.__main__ import read_bundle, wait_asleep
+
+        wait_asleep()
         from finetune_trainer import train
-        from finetune_trainer.__main__ import read_bundle
         from finetune_trainer.storage import open_storage
     bundle = read_bundle(path)
     storage, scratch = open_storage(bundle), path.parent / "scratch"

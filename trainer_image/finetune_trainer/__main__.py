@@ -55,7 +55,7 @@ def _run(step: str, path: Path, attempt: int) -> str:
         from finetune_trainer.preflight import preflight
 
         return preflight(bundle, storage, StatusWriter(bundle.job, PREFLIGHT_MANAGER))
-    _wait_asleep()
+    wait_asleep()
     _quieten_libraries()
     from finetune_trainer.train import train
 
@@ -79,7 +79,7 @@ def _hide_torch() -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]
 
 
-def _wait_asleep() -> None:
+def wait_asleep() -> None:
     """Has OpenMP's threads sleep while they wait for one another. By default they spin, which on a CPU that others use
     too takes from the very thread that is waited for: a step then takes ten times as long. Read once, with torch."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
