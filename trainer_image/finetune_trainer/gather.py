@@ -73,7 +73,7 @@ def gather(
             sides[split] = np.arange(first, len(writer))
     findings.raise_if_invalid(dataset.max_invalid_fraction)
     store = RowStore(folder)
-    alike = copies.find(store.records["key"])
+    alike = copies.find(store.column("key"))
     findings.near_duplicates = int(alike.repeats.sum())
     if dataset.deduplicate.near is Near.DROP:
         sides = _without_near_copies(sides, alike)

@@ -78,7 +78,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     format = prompt_format(model.tokenizer)
     most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
     gathered = gather(spec.dataset, storage, model, format, most, findings, scratch / "prepared")
-    limit = sequence_limit(spec.training, int(gathered.store.records["tokens"].max()), model.context)
+    limit = sequence_limit(spec.training, int(gathered.store.column("tokens").max()), model.context)
     for side, rows in gathered.sides.items():
         field, policy = f"dataset.{side}", spec.dataset.overlength
         gathered.sides[side] = _within(limit, gathered.store, rows, field, policy, findings)
@@ -128,7 +128,7 @@ def _within(
 ) -> NDArray[np.int64]:
     """Those of `rows` of at most `limit` tokens. Raises TrainerFailure DatasetInvalid where none is left, or one is
     dropped under `overlength: Fail`."""
-    over = store.records["tokens"][rows] > limit
+    over = store.column("tokens")[rows] > limit
     kept, dropped = rows[~over], rows[over]
     findings.overlength += len(dropped)
     if len(dropped) and (policy is Overlength.FAIL or not len(kept)):
@@ -166,7 +166,7 @@ def _sources(gathered: Gathered, dataset: Dataset) -> list[SourceRows]:
     """What each source gave, of the rows that are used."""
     found = []
     for side in SPLITS:
-        mixtures, tokens = (gathered.store.records[name][gathered.sides[side]] for name in ("mixture", "tokens"))
+        mixtures, tokens = (gathered.store.column(name)[gathered.sides[side]] for name in ("mixture", "tokens"))
         for index, name in enumerate(dataset.source_names(side)):
             own = tokens[mixtures == index]
             found.append(SourceRows(side=side, name=name, rows=len(own), tokens=int(own.sum())))

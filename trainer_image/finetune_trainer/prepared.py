@@ -134,7 +134,7 @@ def data_digest(sides: dict[Split, Rows], *inputs: bytes | str | int) -> str:
         digest.update(hashlib.sha256(part if isinstance(part, bytes) else str(part).encode()).digest())
     for split, rows in sides.items():
         digest.update(f"{split} {len(rows)}".encode())
-        digest.update(rows.column("digest").tobytes())
+        digest.update(rows.column("digest").data)
     return digest.hexdigest()
 
 

@@ -53,12 +53,12 @@ def gather_regression(
 
 
 def _within(limit: int, store: RowStore, number: int, wish: RegressionSet, findings: Findings) -> Rows:
-    mine, short = store.records["mixture"] == number, store.records["tokens"] <= limit
+    mine, short = store.column("mixture") == number, store.column("tokens") <= limit
     findings.overlength += int(np.sum(mine & ~short))
     rows = np.flatnonzero(mine & short)
     if not len(rows):
         where = f"evaluation.regression[{number}] ({wish.name}) holds no row of at most {limit:,} tokens"
         raise TrainerFailure(FailureReason.DATASET_INVALID, f"{where}: {wish.uri}.")
     array = np.empty(len(rows), PLACED)
-    array["row"], array["cluster"] = rows, np.unique(store.records["key"][rows], return_inverse=True)[1]
+    array["row"], array["cluster"] = rows, np.unique(store.column("key")[rows], return_inverse=True)[1]
     return place(store, wish.name, array)

@@ -39,6 +39,8 @@ RECORD = np.dtype(
 `digest`: blake2b of its tokens and of which are learned."""
 PACK = struct.Struct("<qqiiiiiIiQ16s").pack
 """The same as bytes: many times faster than through NumPy, one row at a time."""
+STRETCH = 1 << 16
+"""Records that are read at a time."""
 PLACED = np.dtype([("row", "<i8"), ("cluster", "<i4")])
 """A row on a side of the split: its number in the store, and its cluster."""
 TOKENS, SUPERVISED, TEXTS, ROWS, FILES = "tokens", "supervised", "texts", "rows", "files.json"
@@ -134,24 +136,38 @@ class RowStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.records = _mapped(folder / ROWS, RECORD)
-        """One RECORD a row."""
+        self._rows = (folder / ROWS).open("rb")
+        self._count = (folder / ROWS).stat().st_size // RECORD.itemsize
         self._tokens = _mapped(folder / TOKENS, np.dtype("<i4"))
         self._supervised = _mapped(folder / SUPERVISED, np.dtype(np.bool_))
         self._texts = (folder / TEXTS).open("rb")
         self._files: list[str] = json.loads((folder / FILES).read_text())
 
     def __len__(self) -> int:
-        return len(self.records)
+        return self._count
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A field of RECORD of every row. Read a stretch at a time: mapped into memory, every page of the records, 72
+        bytes a row, would count as the process's own."""
+        column = np.empty(len(self), RECORD[name])
+        for start in range(0, len(self), STRETCH):
+            records = self._records(start, min(STRETCH, len(self) - start))
+            column[start : start + len(records)] = records[name]
+        return column
+
+    def _records(self, start: int, count: int) -> NDArray[Any]:
+        size = RECORD.itemsize
+        return np.frombuffer(os.pread(self._rows.fileno(), count * size, start * size), RECORD)
 
     def messages(self, row: int) -> tuple[Message, ...]:
         """What row number `row` says, without its tokens."""
-        at, size = self.records["text_start"][row].item(), self.records["text_bytes"][row].item()
+        record = self._records(row, 1)[0]
+        at, size = record["text_start"].item(), record["text_bytes"].item()
         return tuple(Message(*message) for message in json.loads(os.pread(self._texts.fileno(), size, at)))
 
     def example(self, row: int, cluster: int = 0) -> Example:
         """Row number `row`, from 0."""
-        start, _, tokens, _, prompt_length, _, file, line, mixture, _, _ = self.records[row].item()
+        start, _, tokens, _, prompt_length, _, file, line, mixture, _, _ = self._records(row, 1)[0].item()
         return Example(
             input_ids=self._tokens[start : start + tokens],
             supervised=self._supervised[start : start + tokens],
@@ -196,7 +212,7 @@ class Rows(Sequence[Example]):
 
     def column(self, name: str) -> NDArray[Any]:
         """A field of RECORD for every row, without reading the rows."""
-        column: NDArray[Any] = self.store.records[name][self.placed["row"]]
+        column: NDArray[Any] = self.store.column(name)[self.placed["row"]]
         return self.column("tokens") - 1 if self._all and name == "supervised" else column
 
 
