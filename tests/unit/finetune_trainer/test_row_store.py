@@ -62,7 +62,7 @@ def test_every_row_is_read_as_it_was_appended(tmp_path_factory, rows: list[Examp
     store = stored(tmp_path_factory.mktemp("store") / "rows", rows)
     assert len(store) == len(rows)
     assert all(same(store.example(number), row) for number, row in enumerate(rows))
-    assert store.records["key"].tolist() == list(range(len(rows)))
+    assert store.column("key").tolist() == list(range(len(rows)))
 
 
 def row(tokens: int, prompt: int, source: str = "f:1") -> Example:
@@ -87,7 +87,7 @@ def test_lengths_are_the_same_with_and_without_reading_the_rows(tmp_path: Path) 
 
 def test_the_digest_of_a_row_tells_its_tokens_and_what_is_learned_apart(tmp_path: Path) -> None:
     store = stored(tmp_path / "rows", [row(4, 1), row(4, 1, "g:9"), row(4, 2), row(5, 1)])
-    first, copy, learned, longer = store.records["digest"].tolist()
+    first, copy, learned, longer = store.column("digest").tolist()
     assert first == copy
     assert len({first, learned, longer}) == 3
 
