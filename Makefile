@@ -63,13 +63,13 @@ PYTEST := .venv/bin/pytest -m 'not images and not soak'
 test: verify unit integration e2e ## everything: style and types, then the three levels of tests (under 30 minutes)
 
 .PHONY: unit
-unit: venv ## no cluster; about a minute
+unit: venv ## no cluster; under a minute
 	@echo "unit: no cluster"
 	@$(PYTEST) --numprocesses logical --dist worksteal tests/unit
 
 .PHONY: integration
-integration: venv ## a real API server and controller-manager, no node
-	@echo "integration: a real API server and controller-manager"
+integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
+	@echo "integration: a real API server and controller-manager; whole trainings of tiny models"
 	@$(PYTHON) -m devcluster build  # here rather than in a fixture, where nobody would see it working
 	@$(PYTEST) tests/integration
 

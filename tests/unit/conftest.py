@@ -1,4 +1,4 @@
-"""Why the unit level takes about a minute although it imports torch and all of Transformers."""
+"""Why the unit level takes less than a minute although it imports torch and all of Transformers."""
 
 import gc
 

@@ -14,10 +14,10 @@ from finetune_trainer.model import load_model
 from finetune_trainer.prepared import Example
 from finetune_trainer.trainable import attach_lora, trainable_parameters, use_gradient_checkpointing
 from finetune_trainer.training_loop import accumulate_gradients
+from tests.integration.finetune_trainer.proofs.runs import in_fp32
+from tests.integration.finetune_trainer.proofs.test_packing import CPU, EVEN, UNEVEN, distance
 from tests.unit.finetune_trainer.conftest import save_model
 from tests.unit.finetune_trainer.families import gpt2, save_family
-from tests.unit.finetune_trainer.proofs.runs import in_fp32
-from tests.unit.finetune_trainer.proofs.test_packing import CPU, EVEN, UNEVEN, distance
 from tests.unit.finetune_trainer.tiny import fresh_accelerator, tiny_llama
 
 Gradient = Callable[..., Tensor]

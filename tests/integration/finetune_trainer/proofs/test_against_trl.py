@@ -9,7 +9,14 @@ from finetune_api.method import Method, MethodType
 from finetune_trainer.attention import NAME
 from finetune_trainer.model import load_model
 from finetune_trainer.trainable import attach_lora
-from tests.unit.finetune_trainer.proofs.runs import STEPS, counting_rows, in_fp32, our_steps, resolved, trl_losses
+from tests.integration.finetune_trainer.proofs.runs import (
+    STEPS,
+    counting_rows,
+    in_fp32,
+    our_steps,
+    resolved,
+    trl_losses,
+)
 
 ROWS = counting_rows([24, 7, 40, 12, 33, 18, 9, 51, 28, 15, 62, 5, 37, 21, 44, 11, 30, 8, 56, 26, 19, 3, 48, 13])
 

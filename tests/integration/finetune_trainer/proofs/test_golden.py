@@ -1,6 +1,6 @@
 """Configurations as they ship, with every default resolved, take the steps they took when these files were written.
 
-After a change that is meant to change them: python -m tests.unit.finetune_trainer.proofs.test_golden"""
+After a change that is meant to change them: python -m tests.integration.finetune_trainer.proofs.test_golden"""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_trainer.model import load_model
 from finetune_trainer.resolve import resolve
 from finetune_trainer.trainable import attach_lora
+from tests.integration.finetune_trainer.proofs.runs import counting_rows, our_steps
 from tests.unit.finetune_trainer.conftest import save_model
-from tests.unit.finetune_trainer.proofs.runs import counting_rows, our_steps
 
 GOLDEN = Path(__file__).parent / "golden"
 METHODS: dict[str, dict[str, Any]] = {
