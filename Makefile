@@ -54,7 +54,7 @@ verify: venv ## style, types, import boundaries, generated files
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
-	@.venv/bin/lint-imports --config pyproject.toml
+	@.venv/bin/lint-imports --no-logo --config pyproject.toml
 	@$(PYTHON) crds/generate.py --check
 
 PYTEST := .venv/bin/pytest -m 'not images and not soak'
