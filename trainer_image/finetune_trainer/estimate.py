@@ -100,6 +100,7 @@ def estimates(
     """One for each kind of GPU: of the largest micro-batch that fits it, or, where none does, of the smallest."""
     setups = setups_of(spec, resolved)
     ladder = loads(data, spec.training.global_batch_size, resolved.micro_batch_tokens)
+    needed = unquantized_memory(resolved, shape)
     found = []
     for gpu in gpus:
         available = bytes_of(gpu.memory) if gpu.memory else inf
@@ -110,7 +111,6 @@ def estimates(
             found.append(Estimate(gpu_type=gpu.name, memory=least, fits=False, alternative=instead))
             continue
         peak = peak_flops([gpu.name, gpu.resource_name, *(gpu.node_selector or {}).values()])
-        needed = unquantized_memory(resolved, shape)
         # Under QLoRA the base model in bf16, where it fits, is loaded and measured before that in 4 bits is loaded.
         models = 2 if needed and bytes_of(needed) <= available else 1
         seconds = peak and total_seconds(shape, plan.setup, work_of(spec, resolved, data, plan.load, models), peak)

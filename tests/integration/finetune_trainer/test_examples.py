@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -25,12 +23,6 @@ from finetune_trainer.train import train
 EXAMPLES = Path(__file__).parents[3] / "examples"
 MANIFESTS = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.yaml"))
 LABELS = ("refund", "delivery", "account", "other")
-
-
-@pytest.fixture(autouse=True)
-def fresh_state() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_num_threads(1)
 
 
 def row(source: dict[str, Any], number: int) -> dict[str, Any]:

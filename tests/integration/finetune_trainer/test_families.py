@@ -9,7 +9,6 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.method import Method, MethodType
-from finetune_api.preflight_status import Resolved
 from finetune_api.training import Training
 from finetune_trainer.attention import prove_isolation
 from finetune_trainer.batches import micro_batch
@@ -18,7 +17,7 @@ from finetune_trainer.model import load_model
 from finetune_trainer.trainable import as_published, make_trainable, use_gradient_checkpointing
 from finetune_trainer.training_loop import Step, accumulate_gradients, training_steps
 from tests.unit.finetune_trainer.families import FAMILIES, Family, save_family
-from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator
+from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator, resolved
 
 CPU = torch.device("cpu")
 ROWS = examples([24, 7, 40, 12, 33, 18])
@@ -32,18 +31,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def train(model: PreTrainedModel, method: MethodType, steps: int) -> list[Step]:
-    resolved = Resolved(
-        method=method,
-        learning_rate=1e-2,
-        warmup_steps=0,
-        total_steps=steps,
-        max_sequence_length=40,
-        micro_batch_tokens=64,
-        max_new_tokens=8,
-        prompt_format="Plain",
-        parameters=1,
-    )
-    return list(training_steps(model, ROWS, Training(global_batch_size=6), resolved, fresh_accelerator("bf16")))
+    settings = resolved(method=method, total_steps=steps, micro_batch_tokens=64)
+    return list(training_steps(model, ROWS, Training(global_batch_size=6), settings, fresh_accelerator("bf16")))
 
 
 @torch.no_grad()

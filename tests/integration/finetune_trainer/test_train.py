@@ -38,13 +38,6 @@ from tests.unit.finetune_trainer.conftest import S3, MakeBundle, sum_rows, write
 METHODS = [MethodType.LORA, MethodType.QLORA, MethodType.FULL]
 
 
-@pytest.fixture(autouse=True)
-def fresh_state() -> None:
-    """Accelerate's state is one per process; each run here stands for a process of its own."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_num_threads(1)
-
-
 def run(bundle: Bundle) -> tuple[str, StatusWriter]:
     writer = StatusWriter(None, "attempt-1")
     return train(bundle, open_storage(bundle), writer, attempt=1), writer

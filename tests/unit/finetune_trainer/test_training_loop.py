@@ -10,8 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.method import Method, MethodType
-from finetune_api.preflight_status import Resolved
+from finetune_api.method import Method
 from finetune_api.reasons import FailureReason
 from finetune_api.training import Training
 from finetune_trainer.batches import rows_of_step
@@ -20,24 +19,9 @@ from finetune_trainer.mixing import Mixture
 from finetune_trainer.prepared import Example
 from finetune_trainer.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training_loop import PATIENCE, Divergence, Step, accumulate_gradients, training_steps
-from tests.unit.finetune_trainer.tiny import VOCABULARY, example, examples, fresh_accelerator, tiny_llama
+from tests.unit.finetune_trainer.tiny import VOCABULARY, example, examples, fresh_accelerator, resolved, tiny_llama
 
 ROWS = examples([24, 7, 40, 12, 33, 18, 9])
-
-
-def resolved(steps: int, micro_batch_tokens: int = 2048, rate: float = 1e-2) -> Resolved:
-    """What preflight would have resolved for a run of so many steps."""
-    return Resolved(
-        method=MethodType.LORA,
-        learning_rate=rate,
-        warmup_steps=0,
-        total_steps=steps,
-        max_sequence_length=40,
-        micro_batch_tokens=micro_batch_tokens,
-        max_new_tokens=8,
-        prompt_format="Plain",
-        parameters=1,
-    )
 
 
 def train(
@@ -54,7 +38,7 @@ def train(
     draws after each step."""
     method = Method.model_validate({"lora": {"dropout": dropout}})
     model = attach_lora(tiny_llama(torch.float32), method, seed)
-    settings = resolved(steps, micro_batch_tokens, rate)
+    settings = resolved(total_steps=steps, micro_batch_tokens=micro_batch_tokens, learning_rate=rate)
     training = Training(global_batch_size=3, seed=seed)
     done = []
     for step in training_steps(model, rows, training, settings, fresh_accelerator(), mixture):
@@ -105,7 +89,7 @@ def test_the_same_seed_gives_the_same_weights(dropout: float) -> None:
 def test_a_step_taken_alone_is_the_step_of_the_whole_run() -> None:
     """As a run that resumes takes it."""
     model = attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": {"dropout": 0.5}}), seed=0)
-    training, settings = Training(global_batch_size=3, seed=5), resolved(steps=3)
+    training, settings = Training(global_batch_size=3, seed=5), resolved(total_steps=3)
     steps = training_steps(model, ROWS, training, settings, fresh_accelerator())
     next(steps), next(steps)
     alone = deepcopy(model)

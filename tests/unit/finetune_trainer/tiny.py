@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from finetune_api.bundle import Bundle
 from finetune_api.evaluation import MetricName
+from finetune_api.method import MethodType
 from finetune_api.preflight_status import Preflight, Resolved, Splits
 from finetune_api.status import Training as StatusTraining
 from finetune_trainer.answer_kind import AnswerKind, Answers
@@ -107,6 +108,22 @@ def assessment(held_out: Sequence[Example], base: Measured, tuned: Measured) -> 
     return Assessment(Baselines(base, None, {}), tuned, found, status)
 
 
+def resolved(**parts: Any) -> Resolved:
+    """What preflight would have resolved for four steps of LoRA on rows of at most 40 tokens, but for `parts`."""
+    usual: dict[str, Any] = {
+        "method": MethodType.LORA,
+        "learning_rate": 1e-2,
+        "warmup_steps": 0,
+        "total_steps": 4,
+        "max_sequence_length": 40,
+        "micro_batch_tokens": 2048,
+        "max_new_tokens": 8,
+        "prompt_format": "Plain",
+        "parameters": 1,
+    }
+    return Resolved(**usual | parts)
+
+
 def results(bundle: Bundle, rows: Sequence[Example] | None = None, steps: int = 30) -> Results:
     """A finished run that gained half of its held-out rows."""
     held_out = list(rows or examples([12] * 20))
@@ -118,13 +135,11 @@ def results(bundle: Bundle, rows: Sequence[Example] | None = None, steps: int = 
     prepared = Prepared(
         train=examples([20] * 80),
         test=held_out,
-        resolved=Resolved(
+        resolved=resolved(
             method=bundle.spec.method.type,
             learning_rate=1e-3,
             warmup_steps=1,
             total_steps=steps,
-            max_sequence_length=40,
-            micro_batch_tokens=2048,
             max_new_tokens=16,
             prompt_format="ChatTemplate",
             parameters=135_000_000,

@@ -19,6 +19,7 @@ from finetune_trainer.mixing import Mixture
 from finetune_trainer.prepared import Example
 from finetune_trainer.schedule import learning_rate
 from finetune_trainer.training_loop import Step, training_steps
+from tests.unit.finetune_trainer import tiny
 from tests.unit.finetune_trainer.tiny import example, fresh_accelerator
 
 STEPS = 30
@@ -38,16 +39,13 @@ def counting_rows(lengths: Sequence[int]) -> list[Example]:
 
 def resolved(method: MethodType = MethodType.LORA, steps: int = STEPS, micro_batch_tokens: int = 128) -> Resolved:
     """What preflight would have resolved for a run of `steps` steps with three of warm-up."""
-    return Resolved(
+    return tiny.resolved(
         method=method,
         learning_rate=PEAK,
         warmup_steps=3,
         total_steps=steps,
         max_sequence_length=64,
         micro_batch_tokens=micro_batch_tokens,
-        max_new_tokens=8,
-        prompt_format="Plain",
-        parameters=1,
     )
 
 
