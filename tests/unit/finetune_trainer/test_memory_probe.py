@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.method import Method, MethodType
+from finetune_api.method import Method
 from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
 from finetune_api.training import GradientCheckpointing, Training
@@ -17,6 +17,7 @@ from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.memory_probe import Plan, find_plan, fits, plans, synthetic_rows, worst_micro_batch
 from finetune_trainer.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training_loop import accumulate_gradients
+from tests.unit.finetune_trainer import tiny
 from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
 
 AUTO, ENABLED, DISABLED = GradientCheckpointing
@@ -24,17 +25,7 @@ ROWS = examples([24, 7, 40, 12, 33, 18, 9])
 
 
 def resolved(tokens: int) -> Resolved:
-    return Resolved(
-        method=MethodType.LORA,
-        learning_rate=1e-3,
-        warmup_steps=0,
-        total_steps=4,
-        max_sequence_length=40,
-        micro_batch_tokens=tokens,
-        max_new_tokens=8,
-        prompt_format="Plain",
-        parameters=1,
-    )
+    return tiny.resolved(learning_rate=1e-3, micro_batch_tokens=tokens)
 
 
 def test_tokens_are_halved_then_activations_computed_again_then_halved_to_the_longest_row() -> None:

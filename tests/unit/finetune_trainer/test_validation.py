@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from finetune_api.method import Method, MethodType
-from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
 from finetune_api.training import EarlyStopping, Publish, Training
 from finetune_trainer import validation as module
@@ -17,24 +16,15 @@ from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.loss import token_losses
 from finetune_trainer.trainable import as_published, attach_lora, make_trainable, trainable_parameters
 from finetune_trainer.validation import KeptWeights, Validation, without_gain
+from tests.unit.finetune_trainer import tiny
 from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
 
 ROWS = examples([24, 7, 40])
 
 
 def validation(folder: Path, publish: Publish = Publish.BEST, stopping: EarlyStopping | None = None) -> Validation:
-    resolved = Resolved(
-        method=MethodType.LORA,
-        learning_rate=1e-3,
-        warmup_steps=0,
-        total_steps=10,
-        max_sequence_length=40,
-        micro_batch_tokens=64,
-        evaluate_every=4,
-        publish=publish,
-        max_new_tokens=8,
-        prompt_format="Plain",
-        parameters=1,
+    resolved = tiny.resolved(
+        learning_rate=1e-3, total_steps=10, micro_batch_tokens=64, evaluate_every=4, publish=publish
     )
     return Validation(ROWS, Training(early_stopping=stopping), resolved, fresh_accelerator(), folder)
 
