@@ -130,7 +130,7 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
     _, rendering = timed("render", lambda: [format.render(row) for row in rows])
     tokens, _ = timed("tokenize", lambda: list(tokenize(rows, format, tokenizer, findings)), rendering)
     timed("store", stored)
-    timed("sketch for near copies", lambda: [copies.add(row) for row in rows])
+    timed("sketch for near copies", lambda: [copies.add(row.messages) for row in rows])
     tested = [question(row.messages) for row in rows[:1000]]
     told = RowStore(scratch / "store")
     timed("look for test rows", lambda: list(leaks(tested, len(told), lambda row: said(told.messages(row)))))

@@ -52,6 +52,8 @@ class Facts:
     max_sequence_length: int
     overlength: int = 0
     """Rows left out for their length."""
+    taken_apart: int = 0
+    """Conversations of which every answer became a row of its own."""
     same_answer: int = 0
     """Rows with the answer that most rows have."""
     marks: Mapping[str, int]
@@ -186,6 +188,17 @@ def _learned_tokens(facts: Facts) -> str | None:
     )
 
 
+def _taken_apart(facts: Facts) -> str | None:
+    if not facts.taken_apart:
+        return None
+    rows = "1 conversation is" if facts.taken_apart == 1 else f"{facts.taken_apart:,} conversations are"
+    return (
+        f"{rows} learned as one row for each answer, because the model's chat template writes earlier answers in "
+        "another way, without their thoughts: this is how the model will be asked, and it takes more tokens. A model "
+        "whose template keeps them reads a conversation once."
+    )
+
+
 def _learning_rate(facts: Facts) -> str | None:
     rate, usual = facts.learning_rate, facts.usual_learning_rate
     if usual / RATE_FACTOR < rate < usual * RATE_FACTOR:
@@ -237,6 +250,7 @@ CONCERNS: dict[str, Callable[[Facts], str | None]] = {
     "NearCopies": _near_copies,
     "RowsAlike": _alike,
     "FewTokensLearned": _learned_tokens,
+    "ConversationsTakenApart": _taken_apart,
     "LearningRateUnusual": _learning_rate,
     "ManyEpochs": _passes,
     "SourceRepeated": _repeated_source,

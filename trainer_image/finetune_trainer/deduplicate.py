@@ -122,13 +122,17 @@ class NearCopies:
             self._threshold = wish.threshold or SIMILAR_MEANING
         self._questions = None if wish.near is Near.KEEP else texts("questions")
         self._rows = texts("rows") if wish.near is Near.DROP else None
+        self._last: Sequence[Message] | None = None
+        self._parts = array("B")
 
-    def add(self, row: Row) -> None:
-        """The next row."""
+    def add(self, messages: Sequence[Message]) -> None:
+        """What the next row says; the very same messages again for each further part of that row."""
+        self._parts.append(messages is self._last)
+        self._last = messages
         if self._questions:
-            self._questions.add(question(row.messages))
+            self._questions.add(question(messages))
         if self._rows:
-            self._rows.add(said(row.messages))
+            self._rows.add(said(messages))
 
     def find(self, keys: NDArray[np.uint64]) -> Alike:
         """What is alike of all rows. `keys`: of their questions, shape [rows], equal for those that ask the same."""
@@ -146,7 +150,9 @@ class NearCopies:
         if self._rows:
             clusters = Clusters(len(keys))
             self._rows.join(clusters, self._threshold)
-            return np.not_equal(clusters.roots(), np.arange(len(keys)))
+            numbers = np.arange(len(keys))
+            begun = np.maximum.accumulate(np.where(np.frombuffer(self._parts, np.bool_), 0, numbers))
+            return np.not_equal(clusters.roots(), begun)
         asked_first = np.zeros(len(keys), dtype=np.bool_)
         asked_first[np.unique(keys, return_index=True)[1]] = True
         repeats: NDArray[np.bool_] = asked_first & (keys[first] != keys)

@@ -43,6 +43,7 @@ def facts_of(
         usual_learning_rate=default_learning_rate(resolved.method, resolved.parameters),
         max_sequence_length=resolved.max_sequence_length,
         overlength=findings.overlength,
+        taken_apart=findings.taken_apart,
         same_answer=gathered.notes.most_frequent_answer(learned),
         marks=gathered.notes.marked(learned),
         tokens=int(lengths(train).sum()),

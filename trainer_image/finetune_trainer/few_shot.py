@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from finetune_trainer.mixing import shuffled
 from finetune_trainer.prepared import Example
 from finetune_trainer.render import PromptFormat
-from finetune_trainer.row_format import Message
+from finetune_trainer.row_format import Message, thinks
 
 EXAMPLES, DRAWS = 5, 3
 LOOKED_AT = 1000
@@ -44,7 +44,8 @@ def few_shot_draws(
     for number in range(DRAWS):
         chosen = choose_examples(train, taken, budget, f"few-shot/{seed}/{number}")
         while chosen:
-            prompts = [encode(format.prompt(with_examples(chosen, row)), tokenizer) for row in held_out]
+            asked = (format.prompt(with_examples(chosen, row), thinks(row.answer)) for row in held_out)
+            prompts = [encode(text, tokenizer) for text in asked]
             if max(map(len, prompts)) <= room:
                 found.append(Draw(len(chosen), prompts))
                 break

@@ -38,6 +38,8 @@ class Findings:
         """Rows that cannot be used."""
         self.duplicates = 0
         self.overlength = 0
+        self.taken_apart = 0
+        """Conversations of which every answer became a row of its own."""
         self.estimates: list[Estimate] = []
         self.cleaned: Cleaned | None = None
         """What cleaning did so far."""

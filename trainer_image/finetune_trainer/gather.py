@@ -5,7 +5,7 @@ records (`row_store.RECORD`) once they are stored.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings
 from finetune_trainer.prepared import Split
 from finetune_trainer.render import PromptFormat
-from finetune_trainer.row_format import Row
+from finetune_trainer.row_format import Message, Row
 from finetune_trainer.row_notes import RowNotes
 from finetune_trainer.row_store import Example, RowStore, StoreWriter
 from finetune_trainer.rows import read_rows
@@ -66,10 +66,10 @@ def gather(
             first = len(writer)
             rows = read_rows(storage, sources_of(dataset, split), f"dataset.{split}", findings)
             rows = suspicions.note(drop_copies(cleaner.clean(rows), seen, findings), findings)
-            for row, key, example in _keyed(tokenize(rows, format, model.tokenizer, findings, longest)):
+            for key, whole, example in _keyed(tokenize(rows, format, model.tokenizer, findings, longest)):
                 writer.append(example, key)
-                copies.add(row)
-                notes.add(row)
+                copies.add(whole)
+                notes.add(example.messages)
             sides[split] = np.arange(first, len(writer))
     findings.raise_if_invalid(dataset.max_invalid_fraction)
     store = RowStore(folder)
@@ -90,15 +90,14 @@ def sources_of(dataset: Dataset, split: Split) -> Sequence[Source]:
     return named[split] or []
 
 
-def _keyed(examples: Iterable[tuple[Row, Example]]) -> Iterator[tuple[Row, bytes, Example]]:
-    """Each example with its row, and the key of what that asks. The row of a piece of a document is the piece; its key
-    is that of the whole document, so that its pieces stay together."""
+def _keyed(examples: Iterable[tuple[Row, Example]]) -> Iterator[tuple[bytes, tuple[Message, ...], Example]]:
+    """Each example with the key of what its row asks, so that the parts of a row stay together, and with the messages
+    its copies are looked for by: a piece of a document by itself, a part of a conversation by the whole."""
     whole, key = None, b""
     for row, example in examples:
         if row is not whole:
             whole, key = row, prompt_key(row)
-        piece = replace(row, messages=example.messages) if row.is_document else row
-        yield piece, key, example
+        yield key, example.messages if row.is_document else row.messages, example
 
 
 def _without_near_copies(sides: dict[Split, NDArray[np.int64]], alike: Alike) -> dict[Split, NDArray[np.int64]]:

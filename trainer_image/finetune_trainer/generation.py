@@ -12,6 +12,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 
 from finetune_trainer.measured import Answer
 from finetune_trainer.progress import Progress
+from finetune_trainer.row_format import conclusion
 
 Prompt = NDArray[np.int32]
 SHARED_LEAST = 64
@@ -102,4 +103,4 @@ def read_answer(
     """The answer up to the first end token; without one it was cut."""
     end = next((i for i, token in enumerate(written) if token in end_tokens), None)
     text = str(tokenizer.decode(written[:end], skip_special_tokens=True)).strip()
-    return Answer(text, truncated=end is None, matches=text == expected.strip())
+    return Answer(text, truncated=end is None, matches=conclusion(text) == conclusion(expected))

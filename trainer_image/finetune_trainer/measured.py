@@ -16,7 +16,7 @@ class Answer:
     truncated: bool
     """Whether it was cut before it came to an end."""
     matches: bool
-    """Whether it is the expected answer word for word, white space around it aside."""
+    """Whether it is the expected answer word for word, thoughts before it and white space around it aside."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import datetime
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol, cast
 
 import jinja2
@@ -9,7 +10,7 @@ import jinja2
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import InvalidRow
-from finetune_trainer.row_format import Message, Row
+from finetune_trainer.row_format import REASONING, THOUGHT, THOUGHT_END, Message, Row, thinks
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.content }}"
@@ -32,9 +33,11 @@ class Template(Protocol):
 
 @dataclass(frozen=True)
 class Rendered:
-    """A row's text, up to the end of its last answer."""
+    """A row's text, or a part's, up to the end of its last answer."""
 
     text: str
+    messages: tuple[Message, ...]
+    """What is said in it, the last answer last."""
     answers: tuple[tuple[int, int], ...]
     """Each answer with its end of turn, as characters [start, end) of the text. The last ends with the text. None for a
     document."""
@@ -58,56 +61,80 @@ class PromptFormat:
     stop_token_ids: tuple[int, ...] = ()
     """The tokenizer's end-of-sequence token, and the one that ends a turn."""
 
-    def render(self, row: Row) -> Rendered:
-        """The row's text and where its answers are. Raises InvalidRow where the template refuses the row, or renders a
-        turn in another way once more turns follow, so that it is not said what a served model would see. A document is
-        its text, without an answer."""
+    def render(self, row: Row) -> list[Rendered]:
+        """The row as one text with all its answers. Where the template writes a turn in another way once more turns
+        follow, as those of models that think leave out all thoughts but the last, as one text for each answer: what a
+        served model sees when it comes to that answer. A document is its text, without an answer. Raises InvalidRow
+        where the template refuses the row, or an answer does not follow the prompt that asks for it."""
         if row.is_document:
-            return Rendered(row.messages[0].content, ())
-        turns = [index for index, message in enumerate(row.messages) if message.role == "assistant"]
-        whole = self._text(row.messages)
+            return [Rendered(row.messages[0].content, row.messages, ())]
+        ends = [number for number, message in enumerate(row.messages, start=1) if message.role == "assistant"]
+        whole = self._found(row.messages, ends)
+        return [whole] if whole else [self._apart(row.messages[:end]) for end in ends]
+
+    def prompt(self, messages: tuple[Message, ...], thinking: bool) -> str:
+        """The text that asks for the next answer; `thinking`: for one that begins with a thought, where the template
+        has a switch for it. Raises InvalidRow as `render` does."""
+        return self._text(messages, thinking, prompt=True)
+
+    def _found(self, messages: tuple[Message, ...], ends: list[int]) -> Rendered | None:
+        """The messages with the answers that end the first `ends` of them; None where one cannot be told apart."""
+        whole = self._text(messages, thinks(messages[-1].content))
         answers = []
-        for index in turns:
-            start = len(self._beginning(whole, self._text(row.messages[:index], prompt=True)))
-            until = whole if index == turns[-1] else self._text(row.messages[: index + 1])
-            if not until.endswith(self.end_of_turn + self.remainder):
-                raise _unstable()
-            end = len(self._beginning(whole, until.removesuffix(self.remainder)))
-            answers.append((start, end))
-        return self._ended(whole[: answers[-1][1]], tuple(answers))
+        for end in ends:
+            thinking = thinks(messages[end - 1].content)
+            asked = self.prompt(messages[: end - 1], thinking)
+            until = whole if end == len(messages) else self._text(messages[:end], thinking)
+            answered = until.removesuffix(self.remainder)
+            told_apart = until.endswith(self.end_of_turn + self.remainder)
+            if not (told_apart and whole.startswith(asked) and whole.startswith(answered)):
+                return None
+            answers.append((len(asked), len(answered)))
+        return self._ended(whole[: answers[-1][1]], messages, answers)
 
-    def prompt(self, messages: tuple[Message, ...]) -> str:
-        """The text that asks for the next answer. Raises InvalidRow as `render` does."""
-        return self._text(messages, prompt=True)
+    def _apart(self, messages: tuple[Message, ...]) -> Rendered:
+        """The messages with the last answer alone."""
+        if found := self._found(messages, [len(messages)]):
+            return found
+        answer = messages[-1].content
+        asked = self.prompt(messages[:-1], thinks(answer))
+        if not asked.rstrip().endswith(THOUGHT):
+            raise InvalidRow("the model's chat template does not write an answer after the prompt that asks for it")
+        # The prompt begins the thought for the model, and the template, made for answers that were given before, leaves
+        # it out: DeepSeek-R1's.
+        if not thinks(answer):
+            raise InvalidRow("the model's prompt begins a thought, and an answer holds none (<think>...</think>)")
+        text = asked + answer.lstrip().removeprefix(THOUGHT).lstrip() + self.end_of_turn
+        return self._ended(text, messages, [(len(asked), len(text))])
 
-    def _beginning(self, whole: str, part: str) -> str:
-        if not whole.startswith(part):
-            raise _unstable()
-        return part
-
-    def _ended(self, text: str, answers: tuple[tuple[int, int], ...]) -> Rendered:
+    def _ended(self, text: str, messages: tuple[Message, ...], answers: list[tuple[int, int]]) -> Rendered:
         if not self.end_of_turn:
             text += cast(str, self.variables["eos_token"])
-        return Rendered(text, (*answers[:-1], (answers[-1][0], len(text))))
+        return Rendered(text, messages, (*answers[:-1], (answers[-1][0], len(text))))
 
-    def _text(self, messages: tuple[Message, ...], prompt: bool = False) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+    def _text(self, messages: tuple[Message, ...], thinking: bool = False, prompt: bool = False) -> str:
+        turns = [self._turn(message) for message in messages]
         try:
-            # Models with a switch for it are asked for the answer alone: that is what the rows hold.
             return self.template.render(
-                messages=turns, add_generation_prompt=prompt, enable_thinking=False, **self.variables
+                messages=turns, add_generation_prompt=prompt, enable_thinking=thinking, **self.variables
             )
         except jinja2.TemplateError as error:
             raise InvalidRow("the chat template refuses it", str(error).splitlines()[0][:200]) from error
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InvalidRow("the chat template fails on it", type(error).__name__) from error
 
+    def _turn(self, message: Message) -> dict[str, str]:
+        """The message as templates take one: its thought by itself, where they ask for that and write it with the same
+        marks; metrics look for those."""
+        turn = {"role": message.role, "content": message.content}
+        if message.role == "assistant" and thinks(message.content) and self._parts_thoughts:
+            thought, _, answer = message.content.rpartition(THOUGHT_END)
+            turn |= {REASONING: thought.lstrip().removeprefix(THOUGHT).strip("\n"), "content": answer.lstrip("\n")}
+        return turn
 
-def _unstable() -> InvalidRow:
-    return InvalidRow(
-        "the model's chat template writes a turn differently once the conversation goes on, "
-        "so that its answer cannot be told apart"
-    )
+    @cached_property
+    def _parts_thoughts(self) -> bool:
+        return REASONING in self.source and THOUGHT_END in self.source
 
 
 def prompt_format(tokenizer: Any) -> PromptFormat:

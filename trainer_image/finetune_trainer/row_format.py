@@ -18,6 +18,10 @@ KEYS = {
 }
 """Columns that tell a format; the order in which Auto tries them."""
 DOCUMENT = "document"
+THOUGHT, THOUGHT_END = "<think>", "</think>"
+"""What models that think write around a thought, before the answer: Qwen3, DeepSeek-R1 and most after them."""
+REASONING = "reasoning_content"
+"""The key of a message under which rows, templates and servers may have its thought apart."""
 NAMED = 12
 """Columns named in a message."""
 
@@ -103,6 +107,16 @@ def messages_of(format: RowFormat, columns: Columns, row: dict[str, Any]) -> tup
     return (Message("system", system), *turns) if system else turns
 
 
+def thinks(answer: str) -> bool:
+    """Whether the answer holds a thought."""
+    return THOUGHT_END in answer
+
+
+def conclusion(answer: str) -> str:
+    """What the answer comes to: what follows its thoughts, without white space around it."""
+    return answer.rpartition(THOUGHT_END)[2].strip()
+
+
 def column_names(row: dict[str, Any]) -> str:
     """The row's column names, for messages: not too many, none too long."""
     names = [name if len(name) <= 40 else f"{name[:37]}..." for name in row]
@@ -136,10 +150,13 @@ def _message(message: Any, number: int) -> Message:
     role = message.get("role")
     if role not in ("system", "user", "assistant"):
         raise InvalidRow("a message's role is not system, user or assistant", f"message {number}")
+    if message.get("weight") not in (None, 1):
+        raise InvalidRow("a message has a weight, and every answer is learned alike", f"message {number}")
     try:
-        return Message(role, _text(message, "content"))
+        content, thought = _text(message, "content"), _text(message, REASONING, required=False)
     except InvalidRow as problem:
         raise InvalidRow(f"a message has a wrong content: {problem.kind}", f"message {number}") from problem
+    return Message(role, f"{THOUGHT}\n{thought.strip()}\n{THOUGHT_END}\n\n{content}" if thought else content)
 
 
 def _text(row: dict[str, Any], column: str, required: bool = True) -> str:

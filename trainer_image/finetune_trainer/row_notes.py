@@ -2,14 +2,14 @@
 
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.deduplicate import normalised
-from finetune_trainer.row_format import Row
+from finetune_trainer.row_format import Message, conclusion
 
 _FORMAT_MARKS = re.compile(
     r"### (?:Instruction|Response|Human|Assistant|User)\b"  # Alpaca, Vicuna
@@ -37,11 +37,11 @@ class RowNotes:
         self._marks = array("B")
         self._names: list[str | None] = [None]
 
-    def add(self, row: Row) -> None:
-        """Notes the next row."""
-        answer = blake2b(normalised(row.messages[-1].content).encode(), digest_size=8).digest()
+    def add(self, messages: Sequence[Message]) -> None:
+        """Notes what the next row says."""
+        answer = blake2b(normalised(conclusion(messages[-1].content)).encode(), digest_size=8).digest()
         self._answers.append(int.from_bytes(answer))
-        mark = next((mark for message in row.messages if (mark := format_mark(message.content))), None)
+        mark = next((mark for message in messages if (mark := format_mark(message.content))), None)
         if mark not in self._names:
             self._names.append(mark)
         self._marks.append(self._names.index(mark))

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from finetune_trainer.prepared import Prepared
 from finetune_trainer.render import DATE
+from finetune_trainer.row_format import thinks
 
 QUESTION = "What you ask"
 """Stands for the user's words in the rendered example."""
@@ -65,9 +67,9 @@ class Serving:
 def serving_of(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> Serving:
     """How a model that learned from `prepared` is asked."""
     template = dated(prepared.chat_template)
-    arguments = template_arguments(template)
     step = max(1, len(prepared.train) // COMPARED)
-    rows = (prepared.train[row] for row in range(0, len(prepared.train), step))
+    rows = [prepared.train[row] for row in range(0, len(prepared.train), step)]
+    arguments = template_arguments(template, fmean(thinks(row.answer) for row in rows) > 0.5)
     prompts = [row.input_ids[: row.prompt_length] for row in rows]
     beginning = shared_beginning(prompts)
     ending = shared_beginning([prompt[::-1] for prompt in prompts])[::-1]
@@ -92,9 +94,9 @@ def dated(template: str) -> str:
     return call.sub(lambda found: repr(DATE.strftime(found[2])), template)
 
 
-def template_arguments(template: str) -> dict[str, Any]:
-    """What the template was given that servers leave out: thinking switched off."""
-    return {"enable_thinking": False} if "enable_thinking" in template else {}
+def template_arguments(template: str, thinking: bool) -> dict[str, Any]:
+    """What the template was given that servers leave out: whether to think first, as most of the answers do or not."""
+    return {"enable_thinking": thinking} if "enable_thinking" in template else {}
 
 
 def shared_beginning(prompts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:

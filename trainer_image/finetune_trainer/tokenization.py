@@ -29,7 +29,8 @@ def tokenize(
     rows: Iterable[Row], format: PromptFormat, tokenizer: Any, findings: Findings, longest_document: int | None = None
 ) -> Iterator[tuple[Row, Example]]:
     """Each row with its tokens; rows the chat template cannot render go to `findings`. A row of format Text gives one
-    example, or several of at most `longest_document` tokens. One batch is tokenized while the next is rendered."""
+    example, or several of at most `longest_document` tokens; a conversation one, or one for each answer, as
+    `PromptFormat.render` has it. One batch is tokenized while the next is rendered."""
     backend = tokenizer.backend_tokenizer
     # What tokenizer.json says of these is for other uses: a row is never cut here.
     backend.no_truncation()
@@ -52,9 +53,12 @@ def tokenize(
 def _rendered(rows: Iterable[Row], format: PromptFormat, findings: Findings) -> Iterator[tuple[Row, Rendered]]:
     for row in rows:
         try:
-            yield row, format.render(row)
+            parts = format.render(row)
         except InvalidRow as problem:
             findings.invalid_row(row.source, problem)
+            continue
+        findings.taken_apart += len(parts) > 1
+        yield from ((row, part) for part in parts)
 
 
 def _batches(rows: Iterable[tuple[Row, Rendered]]) -> Iterator[Batch]:
@@ -117,7 +121,7 @@ class _Prompts:
             input_ids=np.array(ids, dtype=np.int32),
             supervised=supervised,
             prompt_length=len(prompt),
-            messages=row.messages,
+            messages=rendered.messages,
             source=row.source,
             mixture=row.mixture,
         )

@@ -45,6 +45,13 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("NearCopies", {"near_copies": 101}, {"near_copies": 100}, "101 of 1,000 rows (10%)"),
     ("RowsAlike", {"crowded": 101}, {"crowded": 100}, "101 of 1,000 rows (10%) look like rows"),
     ("FewTokensLearned", {"supervised_tokens": 2999}, {"supervised_tokens": 3000}, "prompts of 300 tokens"),
+    (
+        "ConversationsTakenApart",
+        {"taken_apart": 1},
+        {"taken_apart": 0},
+        "1 conversation is learned as one row for each",
+    ),
+    ("ConversationsTakenApart", {"taken_apart": 1200}, {}, "1,200 conversations are learned"),
     ("LearningRateUnusual", {"learning_rate": 2e-3}, {"learning_rate": 1.9e-3}, "10 times above the usual 0.0002"),
     ("LearningRateUnusual", {"learning_rate": 1e-6}, {"learning_rate": 3e-5}, "200 times below"),
     ("ManyEpochs", {"steps": 625}, {"steps": 624}, "Every row is taken 5 times"),

@@ -70,7 +70,7 @@ def alike(rows: list[Row], folder: Path, **wish: object) -> Alike:
     bundle = Bundle.model_validate({"spec": {"model": FOLDER, "dataset": {"train": [FOLDER]}, "output": FOLDER}})
     copies = NearCopies(Deduplicate.model_validate(wish), open_storage(bundle), folder)
     for each in rows:
-        copies.add(each)
+        copies.add(each.messages)
     return copies.find(np.array([int.from_bytes(prompt_key(each)[:8], "little") for each in rows], dtype=np.uint64))
 
 
@@ -94,6 +94,12 @@ def test_drop_goes_by_question_and_answer_and_keeps_the_first(tmp_path: Path) ->
     found = alike(rows, tmp_path, near="Drop")
     assert found.repeats.tolist() == [False, True, False]
     assert len(set(found.groups)) == 1, "what is kept is still grouped by its question"
+
+
+def test_the_parts_of_a_row_stay_or_go_together(tmp_path: Path) -> None:
+    first, repeated, other = row(TEXT, "yes"), row(EDITED, "yes"), row("Who painted the ceiling?", "Michelangelo")
+    found = alike([first, first, first, other, repeated, repeated], tmp_path, near="Drop")
+    assert found.repeats.tolist() == [False] * 4 + [True] * 2
 
 
 def test_groups_do_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:

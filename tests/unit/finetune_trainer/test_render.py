@@ -143,16 +143,58 @@ def test_what_a_template_adds_after_the_last_turn_is_left_out(tmp_path: Path) ->
     assert "<s>" not in tokenizer.decode(example.input_ids)
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_for_such_rows_only(tmp_path: Path) -> None:
+def test_under_a_template_that_rewrites_earlier_turns_each_answer_is_learned_as_it_is_asked_for(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, FORGETFUL)
-    assert learned(tokenizer, tokenized(tokenizer, row("q", "a"))[0]) == "a<|end|>"
-    with pytest.raises(TrainerFailure, match=r"t.jsonl line 1: the model's chat template writes a turn differently"):
-        tokenized(tokenizer, row("q", "a", "r", "b"))
+    conversation, findings = row("q", "a", "r", "b"), Findings()
+    examples = [found for _, found in tokenize([conversation], prompt_format(tokenizer), tokenizer, findings)]
+    assert [learned(tokenizer, example) for example in examples] == ["a<|end|>", "b<|end|>"]
+    assert [example.messages for example in examples] == [conversation.messages[:2], conversation.messages]
+    assert "(short)" in tokenizer.decode(examples[1].input_ids), "what a server writes of the earlier answer"
+    assert findings.taken_apart == 1
+    assert len(tokenized(tokenizer, row("q", "a"))) == 1
 
 
 def test_a_model_that_can_think_first_is_asked_for_the_answer_alone(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, THINKING)
     assert "<think>" not in tokenizer.decode(tokenized(tokenizer, row("q", "a"))[0].input_ids)
+
+
+def test_an_answer_with_a_thought_is_asked_for_with_thinking_on(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, THINKING)
+    example = tokenized(tokenizer, row("q", "<think>hm</think>a"))[0]
+    assert tokenizer.decode(example.input_ids[: example.prompt_length]).endswith("<|start|>assistant\n<think>")
+    assert learned(tokenizer, example) == "hm</think>a<|end|>"
+
+
+THOUGHTFUL = (
+    "{% for m in messages %}<|start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n<think>\n{% endif %}"
+)
+"""Begins a thought in every prompt and leaves it out of every answer, as DeepSeek-R1's."""
+
+
+@pytest.mark.parametrize("thought", ["<think>\nhm\n</think>\n\na", "hm\n</think>\n\na"])
+def test_a_thought_the_template_leaves_out_is_learned_where_the_prompt_begins_it(tmp_path: Path, thought: str) -> None:
+    tokenizer = load(tmp_path, THOUGHTFUL)
+    first, second = tokenized(tokenizer, row("q", thought, "r", "<think>\nso\n</think>b"))
+    assert tokenizer.decode(first.input_ids) == (
+        "<|start|>user\nq<|end|>\n<|start|>assistant\n<think>\nhm\n</think>\n\na<|end|>"
+    )
+    assert learned(tokenizer, second) == "so\n</think>b<|end|>"
+    assert tokenizer.decode(second.input_ids).count("think>") == 2, "the earlier thought is left out"
+
+
+def test_a_prompt_that_begins_a_thought_asks_for_answers_with_one(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, THOUGHTFUL)
+    with pytest.raises(TrainerFailure, match=r"t.jsonl line 1: the model's prompt begins a thought, and an answer"):
+        tokenized(tokenizer, row("q", "a"))
+
+
+def test_an_answer_that_does_not_follow_its_prompt_is_refused(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, TEMPLATE.replace("assistant\n{% endif %}", "ASSISTANT\n{% endif %}"))
+    with pytest.raises(TrainerFailure, match=r"t.jsonl line 1: the model's chat template does not write an answer"):
+        tokenized(tokenizer, row("q", "a"))
 
 
 def test_a_template_without_end_of_turn_gets_the_tokenizers_end_of_sequence(tmp_path: Path) -> None:

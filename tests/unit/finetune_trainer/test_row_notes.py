@@ -3,27 +3,34 @@
 import numpy as np
 import pytest
 
-from finetune_trainer.row_format import Message, Row
+from finetune_trainer.row_format import Message
 from finetune_trainer.row_notes import RowNotes, format_mark
 
 
-def row(prompt: str, answer: str) -> Row:
-    return Row((Message("user", prompt), Message("assistant", answer)), "rows.jsonl:1")
+def says(prompt: str, answer: str) -> tuple[Message, ...]:
+    return Message("user", prompt), Message("assistant", answer)
 
 
 def test_the_most_frequent_answer_is_counted_among_the_rows_asked_for() -> None:
     notes = RowNotes()
     for answer in ["yes", " yes\n", "no", "yes", "maybe"]:
-        notes.add(row("q", answer))
+        notes.add(says("q", answer))
     assert notes.most_frequent_answer(np.arange(5)) == 3
     assert notes.most_frequent_answer(np.array([0, 2, 4])) == 1
     assert notes.most_frequent_answer(np.array([], dtype=np.int64)) == 0
 
 
+def test_answers_that_differ_in_their_thoughts_are_one() -> None:
+    notes = RowNotes()
+    for answer in ["<think>\nlet me see\n</think>\n\nyes", "<think>hm</think>yes", "yes"]:
+        notes.add(says("q", answer))
+    assert notes.most_frequent_answer(np.arange(3)) == 3
+
+
 def test_each_row_counts_for_its_first_mark() -> None:
     notes = RowNotes()
     for prompt, answer in [("[INST] q [/INST]", "### Response:"), ("q", "### Response: a"), ("q", "a")]:
-        notes.add(row(prompt, answer))
+        notes.add(says(prompt, answer))
     assert notes.marked(np.arange(3)) == {"[INST]": 1, "### Response": 1}
     assert notes.marked(np.array([2])) == {}
 

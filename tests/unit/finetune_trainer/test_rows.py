@@ -102,6 +102,14 @@ def test_messages_keep_their_turns(read: Read) -> None:
     assert turns(rows[0]) == [(turn["role"], turn["content"]) for turn in conversation]
 
 
+def test_a_thought_beside_an_answer_stands_before_it(read: Read) -> None:
+    asked, answer = {"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2", "weight": 1}
+    rows, _ = read([{"messages": [asked, answer | {"reasoning_content": "one, and one more\n"}]}])
+    assert turns(rows[0])[1] == ("assistant", "<think>\none, and one more\n</think>\n\n2")
+    rows, _ = read([{"messages": [asked, answer | {"reasoning_content": None}]}])
+    assert turns(rows[0])[1] == ("assistant", "2")
+
+
 def test_columns_are_mapped_and_tell_the_format(read: Read) -> None:
     rows, _ = read([{"q": "1+1", "a": "2"}], columns={"prompt": "q", "completion": "a"})
     assert turns(rows[0]) == [("user", "1+1"), ("assistant", "2")]
@@ -211,6 +219,14 @@ def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said:
         ([{"role": ["user"], "content": "a"}], "a message's role is not system, user or assistant (message 1)"),
         (["hi"], "a message is not an object (message 1 is text)"),
         ([{"role": "assistant", "tool_calls": [1]}], "tool calls are not supported (message 1)"),
+        (
+            [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 0}],
+            "a message has a weight, and every answer is learned alike (message 2)",
+        ),
+        (
+            [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "reasoning_content": ["t"]}],
+            "a message has a wrong content: reasoning_content is a list, not text (message 2)",
+        ),
     ],
 )
 def test_a_bad_conversation_is_named_with_its_fault(read: Read, messages: Any, said: str) -> None:

@@ -15,7 +15,7 @@ from finetune_trainer.row_format import Message, Row
 from finetune_trainer.serving import QUESTION, serving_of, shared_beginning, vllm_obstacles, vllm_rank
 from finetune_trainer.tokenization import tokenize
 from tests.unit.finetune_trainer.conftest import TEMPLATE, MakeBundle, save_tokenizer
-from tests.unit.finetune_trainer.test_render import DATED, THINKING
+from tests.unit.finetune_trainer.test_render import DATED, THINKING, THOUGHTFUL
 from tests.unit.finetune_trainer.tiny import results
 
 SYSTEM = "Answer in one word."
@@ -25,10 +25,10 @@ def asked(content: str, system: str = SYSTEM) -> list[Message]:
     return [Message("system", system), Message("user", content)]
 
 
-def prepared(make_bundle: MakeBundle, tokenizer: Any, prompts: list[list[Message]]) -> Prepared:
-    """What preflight would make of these prompts, each answered by "yes"."""
+def prepared(make_bundle: MakeBundle, tokenizer: Any, prompts: list[list[Message]], answer: str = "yes") -> Prepared:
+    """What preflight would make of these prompts, each answered alike."""
     format = prompt_format(tokenizer)
-    rows = [Row((*prompt, Message("assistant", "yes")), f"t.jsonl:{i}") for i, prompt in enumerate(prompts, 1)]
+    rows = [Row((*prompt, Message("assistant", answer)), f"t.jsonl:{i}") for i, prompt in enumerate(prompts, 1)]
     train: list[Example] = [example for _, example in tokenize(rows, format, tokenizer, Findings())]
     other = results(make_bundle()).prepared
     return Prepared(train, other.test, other.resolved, other.preflight, format.stop_token_ids, format.source)
@@ -41,12 +41,16 @@ def load(folder: Path, template: str | None) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("template", [TEMPLATE, THINKING, DATED, None])
+@pytest.mark.parametrize("answer", ["yes", "<think>\nhm\n</think>\n\nyes"])
+@pytest.mark.parametrize("template", [TEMPLATE, THINKING, THOUGHTFUL, DATED, None])
 def test_the_published_template_gives_the_tokens_of_training(
-    template: str | None, make_bundle: MakeBundle, tmp_path: Path
+    template: str | None, answer: str, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     tokenizer = load(tmp_path, template)
-    ready = prepared(make_bundle, tokenizer, [asked("is it late?")])
+    ready = prepared(make_bundle, tokenizer, [asked("is it late?")], answer)
+    if not ready.train:
+        assert (template, answer) == (THOUGHTFUL, "yes"), "a row that is refused"
+        return
     serving = serving_of(ready, tokenizer)
     messages = [{"role": message.role, "content": message.content} for message in asked("is it late?")]
     tokens = tokenizer.apply_chat_template(

@@ -114,6 +114,6 @@ def test_rows_of_all_formats_keep_their_order(tokenizers: dict[str, Any], monkey
 def test_a_batch_holds_no_more_text_than_stated(tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenization, "BATCH_CHARACTERS", 100)
     format = prompt_format(tokenizers["chatml"])
-    rendered = [(found, format.render(found)) for found in (document("x" * size) for size in (99, 1, 500, 50, 50))]
+    rendered = [(found, format.render(found)[0]) for found in (document("x" * size) for size in (99, 1, 500, 50, 50))]
     batches = list(tokenization._batches(rendered))
     assert [[len(found.text) for _, found in batch] for batch in batches] == [[99, 1], [500], [50, 50]]
