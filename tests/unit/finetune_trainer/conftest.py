@@ -98,6 +98,22 @@ def sum_rows(count: int) -> list[dict[str, str]]:
     return [{"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}."} for i in range(count)]
 
 
+PASSAGE = (
+    "On the {0} day of the trial run the team of {0} measured the pressure in vessel {0} twice, wrote both values of "
+    "{0} down, sent those of {0} to the office, and asked there whether {0} was the"
+)
+
+
+def near_copies(count: int) -> list[dict[str, str]]:
+    """Pairs of rows that differ in one word of the question."""
+    words = [f"{chr(97 + i % 26)}{chr(97 + i // 26)}quix{i}" for i in range(count)]
+    return [
+        {"prompt": f"{PASSAGE.format(word)} {ending}?", "completion": f"{word} {ending}"}
+        for word in words
+        for ending in ("first", "second")
+    ]
+
+
 @pytest.fixture
 def make_bundle(tmp_path: Path, tiny_model_dir: Path) -> MakeBundle:
     """Builds a Bundle over local paths. Keyword arguments replace or add parts of the spec (training={...}); `rows`:

@@ -1,0 +1,63 @@
+"""Rows that cannot be learned from: left out and counted as far as the job allows, and else the end of it."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.status_writer import StatusWriter
+from tests.unit.finetune_trainer.conftest import MakeBundle, sum_rows
+from tests.unit.finetune_trainer.preflights import failure, run, written
+
+
+def test_a_bad_row_is_named_in_the_status_with_what_was_read_so_far(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[Any] = sum_rows(20)
+    rows[16] = {"prompt": "What is the secret?"}
+    found = failure(make_bundle(rows=rows))
+    assert found.reason is FailureReason.DATASET_INVALID
+    status = written(capsys)
+    condition = (status.conditions or [])[0]
+    assert (condition.status, condition.reason) == ("False", "DatasetInvalid")
+    assert "train.jsonl line 17: no completion (columns found: prompt)." in condition.message
+    assert condition.message.endswith("Correct the rows and create the job again.")
+    assert "secret" not in condition.message
+    assert status.preflight is not None
+    assert (status.preflight.rows, status.preflight.invalid) == (20, 1)
+
+
+def test_as_many_invalid_rows_as_allowed_are_left_out_and_said(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[Any] = [*sum_rows(60), {"prompt": "What?"}, "?", {"prompt": "a\x00b", "completion": "c"}]
+    dataset = make_bundle().spec.dataset.model_dump(by_alias=True, exclude_none=True)
+    assert failure(make_bundle(rows=rows)).reason is FailureReason.DATASET_INVALID
+    prepared = run(make_bundle(rows=rows, dataset=dataset | {"maxInvalidFraction": 0.05}))
+    assert len(prepared.train) + len(prepared.test) == 61
+    found = written(capsys).preflight
+    assert found is not None
+    assert (found.rows, found.invalid) == (63, 2)
+    said = [(finding.severity.value, finding.message, finding.rows) for finding in found.findings or []]
+    assert said == [
+        ("Error", "no completion", 1),
+        ("Error", "text, not an object", 1),
+        ("Warning", "a control character", 1),
+    ]
+    assert (found.findings or [])[0].places[0].endswith("train.jsonl line 61 (columns found: prompt)")
+    assert prepared.preflight.findings == found.findings
+
+
+def test_a_status_that_cannot_be_written_does_not_hide_what_was_wrong(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(self: StatusWriter, **parts: Any) -> None:
+        raise ConnectionError("the API server is away")
+
+    monkeypatch.setattr(StatusWriter, "result", unreachable)
+    assert failure(make_bundle(rows=[])).reason is FailureReason.DATASET_INVALID
+
+
+@pytest.mark.parametrize("rows", [[], [{"prompt": "a", "completion": "b"}]])
+def test_too_few_rows_are_refused(make_bundle: MakeBundle, rows: list[Any]) -> None:
+    assert failure(make_bundle(rows=rows)).reason is FailureReason.DATASET_INVALID
