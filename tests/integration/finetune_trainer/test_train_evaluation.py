@@ -1,0 +1,98 @@
+"""What a run is measured by, and the gates and regression sets it has to pass."""
+
+import json
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer import train as module
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.status_writer import StatusWriter
+from finetune_trainer.storage import open_storage
+from finetune_trainer.train import train
+from tests.integration.finetune_trainer.trainings import applied, prepare, run
+from tests.unit.finetune_trainer.conftest import MakeBundle, write_rows
+
+
+def labelled_rows(count: int) -> list[dict[str, str]]:
+    """Rows whose answers are one of two labels."""
+    return [{"prompt": f"Is {i} even?", "completion": "yes" if i % 2 == 0 else "no"} for i in range(count)]
+
+
+def test_every_metric_that_fits_is_taken_against_base_and_few_shot(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(rows=labelled_rows(60))
+    prepare(bundle)
+    capsys.readouterr()
+    _, writer = run(bundle)
+    told = [status["conditions"][0]["message"] for status in applied(capsys.readouterr().out)]
+    assert "Answering 12 held-out rows with the base model and 5 examples, draw 3 of 3." in told
+    found = writer.intent.evaluation
+    assert found
+    for metrics in (found.base, found.few_shot, found.tuned):
+        assert metrics
+        assert None not in (metrics.exact_match, metrics.macro_f1, metrics.macro_precision, metrics.macro_recall)
+    assert found.base
+    assert found.few_shot
+    assert (found.base.loss is None, found.few_shot.loss is None) == (False, True)
+    assert found.decision
+    assert found.decision.metric == "ExactMatch"
+    assert found.passed is None
+
+
+def test_a_failed_gate_fails_the_job_and_keeps_its_results_marked(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(evaluation={"gates": [{"metric": "ExactMatch", "min": 1}], "baselines": ["Base"]})
+    prepare(bundle)
+    writer = StatusWriter(None, "attempt-1")
+    with pytest.raises(TrainerFailure, match=r"ExactMatch is 0; a gate wants it at least 1\.") as caught:
+        train(bundle, open_storage(bundle), writer, attempt=1)
+    assert caught.value.reason is FailureReason.EVALUATION_GATE_FAILED
+    said = {condition.type: (condition.status, condition.reason) for condition in writer.intent.conditions or []}
+    assert said == {"Trained": ("True", "TrainingSucceeded"), "Evaluated": ("False", "EvaluationGateFailed")}
+    output = Path(bundle.spec.output.uri)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["evaluation"]["passed"] is False
+    assert manifest["evaluation"]["gates"] == [
+        {"metric": "ExactMatch", "bound": "Min", "limit": 1.0, "value": 0.0, "passed": False}
+    ]
+    assert "not to be used" in (output / "adapter" / "README.md").read_text()
+    assert writer.intent.artifacts
+    monkeypatch.setattr(module, "recipe", lambda *_: pytest.fail("it trained again"))
+    with pytest.raises(TrainerFailure, match="ExactMatch is 0"):
+        train(bundle, open_storage(bundle), StatusWriter(None, "attempt-1"), attempt=1)
+
+
+def unlike(number: int) -> str:
+    """An answer like none of the rows that are learned, which becomes less likely."""
+    return "@#~" * 8 + str(number)
+
+
+def test_a_regression_set_is_measured_before_and_after(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    general = write_rows(
+        tmp_path / "general.jsonl", [{"prompt": f"Say {i}", "completion": unlike(i)} for i in range(9)]
+    )
+    wish = {"name": "general", "uri": str(general), "metric": "Loss"}
+    training = {"learningRate": 0.05, "epochs": 3}
+    for name, max_drop, passed in (("strict", 0.0, False), ("lenient", 1000.0, True)):
+        evaluation = {"regression": [wish | {"maxDrop": max_drop}], "metrics": ["Loss"]}
+        bundle = make_bundle(evaluation=evaluation, training=training, output={"uri": str(tmp_path / name)})
+        prepared = prepare(bundle)
+        assert [row.answer for row in prepared.regression["general"]] == [unlike(i) for i in range(9)]
+        writer = StatusWriter(None, "attempt-1")
+        if passed:
+            train(bundle, open_storage(bundle), writer, attempt=1)
+        else:
+            with pytest.raises(TrainerFailure, match="Loss on regression set general went from"):
+                train(bundle, open_storage(bundle), writer, attempt=1)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        found = writer.intent.evaluation
+        assert found
+        assert found.regression
+        assert (found.regression[0].rows, found.regression[0].passed, found.passed) == (9, passed, passed)
+        assert found.tuned
+        assert found.tuned.exact_match is None, "no metric asked for answers, so none were written"

@@ -1,0 +1,111 @@
+"""Runs that are refused, fail, are told to stop or are started again: what the status says and what is left."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_trainer import train as module
+from finetune_trainer.__main__ import main
+from finetune_trainer.assessment import Assessor
+from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.status_writer import StatusWriter
+from finetune_trainer.storage import open_storage
+from finetune_trainer.termination import _Stop
+from finetune_trainer.train import train
+from finetune_trainer.training_loop import Step, training_steps
+from tests.integration.finetune_trainer.trainings import prepare, run
+from tests.unit.finetune_trainer.conftest import MakeBundle
+
+
+def _failure(bundle: Bundle) -> FailureReason:
+    """What the run fails with, once the status says the same."""
+    writer = StatusWriter(None, "attempt-1")
+    with pytest.raises(TrainerFailure) as caught:
+        train(bundle, open_storage(bundle), writer, attempt=1)
+    condition = writer.intent.conditions[-1] if writer.intent.conditions else None
+    assert condition
+    assert (condition.type, condition.status, condition.reason) == ("Trained", "False", caught.value.reason)
+    assert FAILURES[caught.value.reason].remedy in condition.message
+    return caught.value.reason
+
+
+def test_anothers_output_is_refused_before_anything_is_loaded(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(job={"namespace": "team-a", "name": "tickets", "uid": "uid-1"})
+    Path(bundle.spec.output.uri).mkdir()
+    (Path(bundle.spec.output.uri) / "manifest.json").write_text('{"job": {"uid": "uid-2"}}')
+    assert _failure(bundle) is FailureReason.OUTPUT_OCCUPIED
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_and_without_leave_to_use_the_cpu_it_fails(make_bundle: MakeBundle) -> None:
+    prepare(make_bundle())
+    assert _failure(make_bundle(allowCPU=False)) is FailureReason.GPU_FAULT
+
+
+def test_a_failure_in_the_evaluation_leaves_the_training_true(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle()
+    prepare(bundle)
+    monkeypatch.setattr(Assessor, "assess", lambda *_: 1 / 0)
+    writer = StatusWriter(None, "attempt-1")
+    with pytest.raises(ZeroDivisionError):
+        train(bundle, open_storage(bundle), writer, attempt=1)
+    said = {condition.type: (condition.status, condition.reason) for condition in writer.intent.conditions or []}
+    assert said == {"Trained": ("True", "TrainingSucceeded"), "Evaluated": ("False", "TrainerCrashed")}
+    assert not (Path(bundle.spec.output.uri) / "manifest.json").exists()
+
+
+def test_a_pod_started_again_after_publishing_only_says_so(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle()
+    prepare(bundle)
+    verdict, first = run(bundle)
+    monkeypatch.setattr(module, "recipe", lambda *_: pytest.fail("it trained again"))
+    again, second = run(bundle)
+    assert again == verdict
+    for part in ("training", "evaluation", "artifacts"):
+        was, now = (getattr(writer.intent, part).model_dump(mode="json") for writer in (first, second))
+        assert now == was
+    assert [condition.status for condition in second.intent.conditions or []] == ["True", "True"]
+
+
+def test_sigterm_ends_it_after_the_step_as_preempted(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle()
+    prepare(bundle)
+    path, termination = tmp_path / "bundle.json", tmp_path / "termination-log"
+    path.write_text(bundle.model_dump_json(by_alias=True, exclude_none=True))
+    monkeypatch.setenv("TERMINATION_LOG", str(termination))
+    monkeypatch.setattr(_Stop, "requested", False)
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(module, "training_steps", _sigterm_during(training_steps, step=3))
+    try:
+        exit_code = main(["train", str(path)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert exit_code == FAILURES[FailureReason.PREEMPTED].exit_code
+    assert json.loads(termination.read_text()) == {
+        "reason": "Preempted",
+        "message": "The pod was told to stop (SIGTERM) after step 3 of 6.",
+        "step": 3,
+    }
+
+
+def _sigterm_during(take: Callable[..., Iterator[Step]], step: int) -> Callable[..., Iterator[Step]]:
+    def steps(*arguments: Any) -> Iterator[Step]:
+        for done in take(*arguments):
+            if done.number == step:
+                signal.raise_signal(signal.SIGTERM)
+            yield done
+
+    return steps

@@ -1,0 +1,50 @@
+"""A job that begins with an earlier one's adapter: trained further, or only evaluated."""
+
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+
+from tests.integration.finetune_trainer.trainings import prepare, run
+from tests.unit.finetune_trainer.conftest import MakeBundle
+
+
+def test_a_job_goes_on_from_an_earlier_ones_adapter(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    losses = []
+    for name, lora in (("first", {}), ("second", {"from": str(tmp_path / "first" / "adapter")})):
+        bundle = make_bundle(
+            method={"type": "LoRA", "lora": lora},
+            training={"learningRate": 0.01, "epochs": 3},
+            output={"uri": str(tmp_path / name)},
+        )
+        prepare(bundle)
+        _, writer = run(bundle)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert writer.intent.evaluation
+        assert writer.intent.evaluation.tuned
+        losses.append(writer.intent.evaluation.tuned.loss or 0)
+    assert losses[1] < losses[0]
+
+
+def test_an_adapter_that_exists_is_evaluated_without_training(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    first = make_bundle(method={"type": "LoRA", "lora": {"r": 4, "alpha": 8}}, training={"learningRate": 0.05})
+    prepare(first)
+    _, trained = run(first)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    adapter = Path(first.spec.output.uri) / "adapter"
+    again = make_bundle(
+        method={"type": "None", "lora": {"from": str(adapter)}}, output={"uri": str(tmp_path / "drift")}
+    )
+    assert prepare(again).resolved.total_steps == 0
+    verdict, writer = run(again)
+    was, now = trained.intent.evaluation, writer.intent.evaluation
+    assert was
+    assert now
+    assert was.tuned
+    assert now.tuned
+    assert now.tuned.loss == pytest.approx(was.tuned.loss, rel=1e-4), "the same adapter on the same rows"
+    assert now.base == was.base
+    assert "training took" not in verdict
+    assert writer.intent.training
+    assert writer.intent.training.step == 0
+    assert (tmp_path / "drift" / "report.html").exists()

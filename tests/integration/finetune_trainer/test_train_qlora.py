@@ -1,0 +1,115 @@
+"""Under QLoRA the base model is measured as it would be served, in bf16, where that fits, and else in 4 bits."""
+
+import json
+from pathlib import Path
+from typing import Any
+from weakref import ReferenceType, ref
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from transformers import PreTrainedModel
+
+from finetune_api.bundle import Bundle
+from finetune_api.method import MethodType
+from finetune_trainer import train as module
+from finetune_trainer.batches import micro_batch
+from finetune_trainer.loss import token_losses
+from finetune_trainer.model import load_model
+from finetune_trainer.prepared import Prepared
+from finetune_trainer.trainable import make_trainable
+from tests.integration.finetune_trainer.trainings import applied, prepare, run
+from tests.unit.finetune_trainer.conftest import MakeBundle
+
+
+def test_under_qlora_the_base_model_is_measured_as_it_would_be_served_one_model_at_a_time(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[ReferenceType[PreTrainedModel]] = []
+
+    def load(*arguments: Any) -> PreTrainedModel:
+        assert all(earlier() is None for earlier in loaded), "the one before is gone"
+        model = load_model(*arguments)
+        # What some models bring: greedy answers would not be greedy with it.
+        model.generation_config.repetition_penalty = 1.5
+        loaded.append(ref(model))
+        return model
+
+    monkeypatch.setattr(module, "load_model", load)
+    monkeypatch.setattr(module, "make_trainable", lambda model, *rest: require_plain(make_trainable(model, *rest)))
+    found = {}
+    for method in (MethodType.LORA, MethodType.QLORA):
+        bundle = make_bundle(method={"type": method}, output={"uri": str(tmp_path / method)})
+        prepared = prepare(bundle)
+        verdict, writer = run(bundle)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        loaded.clear()
+        assert writer.intent.evaluation
+        found[method] = writer.intent.evaluation
+    assert found[MethodType.LORA].quantized is None
+    both = found[MethodType.QLORA]
+    assert (both.base, both.few_shot) == (found[MethodType.LORA].base, found[MethodType.LORA].few_shot)
+    assert "against the base model in bfloat16" in verdict or "prompting the base model in bfloat16" in verdict
+    assert both.base
+    assert both.base.loss
+    assert both.quantized
+    assert both.quantized.loss == pytest.approx(four_bit_loss(bundle, prepared), rel=1e-4)
+    assert both.quantized.loss_change == pytest.approx(both.quantized.loss - both.base.loss, abs=1e-5)
+    assert both.quantized.loss_change != 0
+    manifest = json.loads((Path(bundle.spec.output.uri) / "manifest.json").read_text())
+    compared = manifest["comparison"]["metrics"]["Loss"]["quantized"]["value"]
+    assert compared == pytest.approx(both.quantized.loss, abs=1e-4), "the comparison knows it"
+
+
+def require_plain(model: PreTrainedModel) -> PreTrainedModel:
+    assert model.generation_config
+    assert model.generation_config.repetition_penalty in (None, 1.0), "it answers as the base model did"
+    return model
+
+
+def four_bit_loss(bundle: Bundle, prepared: Prepared) -> float:
+    model = load_model(Path(bundle.spec.model.uri), MethodType.QLORA, torch.device("cpu")).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        return token_losses(model, micro_batch(prepared.test, model.device)).mean().item()
+
+
+def test_where_the_base_model_does_not_fit_in_bf16_that_in_4_bits_is_measured_and_it_is_said(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(method={"type": "QLoRA"}, compute={"memory": "1Gi"})
+    prepared = prepare(bundle)
+    needed = prepared.resolved.base_memory
+    capsys.readouterr()
+    verdict, writer = run(bundle)
+    evaluation = writer.intent.evaluation
+    assert evaluation
+    assert evaluation.base
+    assert evaluation.base.loss == pytest.approx(four_bit_loss(bundle, prepared), rel=1e-4)
+    assert evaluation.quantized
+    assert evaluation.quantized.loss_change is None
+    why = f"in 4 bits: in bfloat16 it needs about {needed}, and compute.memory is 1Gi."
+    assert f"measured {why}" in evaluation.quantized.message
+    assert "the base model in 4 bits" in verdict
+    said = [status["conditions"][-1]["message"] for status in applied(capsys.readouterr().out)]
+    assert f"Answering 12 held-out rows with the base model {why}" in said
+    assert why in (Path(bundle.spec.output.uri) / "report.html").read_text()
+
+
+def test_a_job_that_trains_in_4_bits_does_not_fail_over_measuring_in_bf16(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No GPU here: what PyTorch raises where one is full.
+    def load(folder: Path, method: MethodType, *rest: Any) -> PreTrainedModel:
+        if method is not MethodType.QLORA:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return load_model(folder, method, *rest)
+
+    monkeypatch.setattr(module, "load_model", load)
+    bundle = make_bundle(method={"type": "QLoRA"})
+    prepare(bundle)
+    _, writer = run(bundle)
+    assert writer.intent.evaluation
+    assert writer.intent.evaluation.quantized
+    assert writer.intent.evaluation.quantized.message.startswith(
+        "The base model was measured in 4 bits: in bfloat16 it ran out of the GPU's memory."
+    )
