@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from finetune_api.reasons import FailureReason
-from tests.unit.finetune_trainer.conftest import MakeBundle, sum_rows, write_rows
-from tests.unit.finetune_trainer.preflights import failure, run, written
+from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer, sum_rows, write_rows
+from tests.unit.finetune_trainer.preflights import failure, run, with_dataset, written
+from tests.unit.finetune_trainer.test_render import FORGETFUL
+
+ROLES = ("user", "assistant")
 
 
 def test_named_test_rows_are_kept_and_their_copies_leave_train(make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -55,3 +58,22 @@ def test_rows_that_ask_the_same_share_a_cluster_and_a_side(make_bundle: MakeBund
         clusters.setdefault(example.cluster, set()).add(example.prompt)
     assert [len(prompts) for prompts in clusters.values()] == [1] * 20
     assert {e.cluster for e in prepared.train}.isdisjoint(e.cluster for e in prepared.test)
+
+
+def test_answers_of_one_conversation_stay_on_one_side_where_each_is_a_row(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    save_tokenizer(tmp_path / "model", FORGETFUL)
+    save_model(tmp_path / "model")
+    rows = [
+        {"messages": [{"role": role, "content": f"{role} {i} {turn}"} for turn in range(3) for role in ROLES]}
+        for i in range(30)
+    ]
+    bundle = make_bundle(rows=rows, model={"uri": str(tmp_path / "model")})
+    for near in ("Group", "Drop"):
+        prepared = run(with_dataset(bundle, deduplicate={"near": near}))
+        asked = [{example.messages[0].content for example in side} for side in (prepared.train, prepared.test)]
+        assert len(prepared.train) + len(prepared.test) == 3 * len(asked[0] | asked[1]) == 3 * 30
+        assert asked[0].isdisjoint(asked[1])
+        advice = {advice.reason: advice.message for advice in prepared.preflight.advice or []}
+        assert "30 conversations" in advice["ConversationsTakenApart"]
