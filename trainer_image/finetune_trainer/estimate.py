@@ -107,8 +107,14 @@ def estimates(
         plan = first_fit(shape, setups, ladder, available)
         if plan is None:
             least = gibibytes(predict(shape, setups[-1], ladder[-1]).total)
-            instead = alternative(shape, setups[-1], ladder[-1], available)
+            instead = alternative(shape, setups[-1], ladder[-1], available, spec.output.merge)
             found.append(Estimate(gpu_type=gpu.name, memory=least, fits=False, alternative=instead))
+            continue
+        if spec.output.merge and needed and bytes_of(needed) > available:
+            instead = (
+                f"Without output.merge, which needs the model in bfloat16, {gibibytes(plan.memory.total)} would do."
+            )
+            found.append(Estimate(gpu_type=gpu.name, memory=needed, fits=False, alternative=instead))
             continue
         peak = peak_flops([gpu.name, gpu.resource_name, *(gpu.node_selector or {}).values()])
         # Under QLoRA the base model in bf16, where it fits, is loaded and measured before that in 4 bits is loaded.
@@ -126,9 +132,9 @@ def estimates(
     return found
 
 
-def alternative(shape: ModelShape, least: Setup, longest: Load, available: float) -> str:
+def alternative(shape: ModelShape, least: Setup, longest: Load, available: float, merge: bool) -> str:
     """What to change so that the job fits: the first that is enough, in a sentence. `least`: what it does not fit
-    with."""
+    with; `merge`: whether the model in bfloat16 has to fit too."""
     wanted = replace(least, checkpointing=True)
     options = [] if least.checkpointing else [("training.gradientCheckpointing Auto", wanted, 1.0)]
     if least.method == "Full" and least.optimizer == "AdamW":
@@ -140,7 +146,8 @@ def alternative(shape: ModelShape, least: Setup, longest: Load, available: float
     for text, setup, share in options:
         tokens = int(longest.tokens * share)
         if plan := first_fit(shape, [setup], [Load(tokens, min(tokens, longest.labels))], available):
-            return f"{text} would need {gibibytes(plan.memory.total)}."
+            alone = merge and setup.method == "QLoRA" and base_memory(shape, tokens) > available
+            return f"{text}{' without output.merge' * alone} would need {gibibytes(plan.memory.total)}."
     return "No method would fit: choose a smaller model."
 
 

@@ -3,7 +3,9 @@ whole, and whose it is."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.method import MethodType
 from finetune_api.status import Artifacts
 from finetune_trainer.evaluation_table import evaluation_table
-from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.measured import Answer
 from finetune_trainer.merge import SHARD_SIZE
 from finetune_trainer.model_card import model_card
@@ -68,6 +70,36 @@ def stage_adapter(model: PeftModel, bundle: Bundle, folder: Path) -> LoraConfig:
     return config
 
 
+@contextmanager
+def weights_kept(storage: Storage, bundle: Bundle, staging: Path) -> Iterator[None]:
+    """What fails inside does not cost the weights in the folder `staging`, and the hours of a GPU that lie in them:
+    they go where publishing would put them, without a manifest, and the failure says so. SIGTERM leaves no time for
+    it."""
+    try:
+        yield
+    except Superseded:
+        raise
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is not error:
+            traceback.print_exception(error)
+        folder = next(staging / name for name in (ADAPTER, MODEL) if (staging / name).is_dir())
+        try:
+            published(storage, bundle)
+            upload(storage, sorted(path for path in folder.rglob("*") if path.is_file()), staging, bundle)
+        except TrainerFailure as unkept:
+            print(f"The tuned weights are lost: {unkept.message}", flush=True)
+            raise failure from error
+        kept = f"{failure.message.rstrip('.')}. What was tuned is kept in {join(bundle.spec.output.uri, folder.name)}."
+        raise TrainerFailure(failure.reason, kept, failure.step) from error
+
+
+def upload(storage: Storage, files: Sequence[Path], staging: Path, bundle: Bundle) -> None:
+    """Copies files below `staging` to output.uri, each as it lies there."""
+    for path in files:
+        storage.upload_file(path, join(bundle.spec.output.uri, str(path.relative_to(staging))))
+
+
 def publish(storage: Storage, results: Results, staging: Path) -> Artifacts:
     """Writes report, samples, model card and, last, the manifest, beside the weights that are in the folder `staging`
     already; then removes the job's work prefix. Raises TrainerFailure OutputOccupied where another job was faster."""
@@ -75,8 +107,7 @@ def publish(storage: Storage, results: Results, staging: Path) -> Artifacts:
     stage_pages(results, staging)
     files = sorted(path for path in staging.rglob("*") if path.is_file())
     published(storage, bundle)
-    for path in files:
-        storage.upload_file(path, join(bundle.spec.output.uri, str(path.relative_to(staging))))
+    upload(storage, files, staging, bundle)
     data = json.dumps(manifest(results, staging, files), indent=2, ensure_ascii=False).encode()
     if not storage.write_bytes(join(bundle.spec.output.uri, MANIFEST), data, if_absent=True):
         published(storage, bundle)

@@ -38,7 +38,7 @@ from finetune_trainer.model import (
 from finetune_trainer.model_card import base_license
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
-from finetune_trainer.publish import ADAPTER, MERGED, publish, published_artifacts, stage_weights
+from finetune_trainer.publish import ADAPTER, MERGED, publish, published_artifacts, stage_weights, weights_kept
 from finetune_trainer.quantized import shortage
 from finetune_trainer.results import Results
 from finetune_trainer.row_store import mixtures
@@ -97,21 +97,21 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         training = progress.training
         tell(writer, TRAINED, "TrainingSucceeded", summary(steps, validation, resolved), held=True, training=training)
 
-        print(f"Answering {len(assessor.held_out):,} held-out rows with the tuned model.", flush=True)
         model = as_published(accelerator.unwrap_model(model))
-        assessment = assessor.assess(model, baselines, cost_of(steps, device, started, bundle))
-        tell_assessment(assessment.evaluation, writer)
-
         output, serving = scratch / "output", serving_of(prepared, tokenizer)
         adapter = stage_weights(model, tokenizer, bundle, serving, output)
-        if spec.output.merge:
-            # One model at a time: the merged one is read into the place of this.
-            del model
-            accelerator.free_memory()
-            folders = (scratch / "model", output / ADAPTER, output / MERGED)
-            merged = merge(*folders, assessment.tuned, assessor.held_out, prepared, tokenizer, accelerator)
-            assessment = assessment.with_merged(merged)
+        with weights_kept(storage, bundle, output):
+            print(f"Answering {len(assessor.held_out):,} held-out rows with the tuned model.", flush=True)
+            assessment = assessor.assess(model, baselines, cost_of(steps, device, started, bundle))
             tell_assessment(assessment.evaluation, writer)
+            if spec.output.merge:
+                # One model at a time: the merged one is read into the place of this.
+                del model
+                accelerator.free_memory()
+                folders = (scratch / "model", output / ADAPTER, output / MERGED)
+                merged = merge(*folders, assessment.tuned, assessor.held_out, prepared, tokenizer, accelerator)
+                assessment = assessment.with_merged(merged)
+                tell_assessment(assessment.evaluation, writer)
         license, curve = base_license(scratch / "model"), validation.curve
         results = Results(
             bundle, prepared, training, steps, assessor.held_out, assessment, serving, adapter, license, curve

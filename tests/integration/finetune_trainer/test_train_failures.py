@@ -4,12 +4,15 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from finetune_api.bundle import Bundle
+from finetune_api.method import MethodType
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer import train as module
 from finetune_trainer.__main__ import main
@@ -56,11 +59,51 @@ def test_a_failure_in_the_evaluation_leaves_the_training_true(
     prepare(bundle)
     monkeypatch.setattr(Assessor, "assess", lambda *_: 1 / 0)
     writer = StatusWriter(None, "attempt-1")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(TrainerFailure, match="ZeroDivisionError"):
         train(bundle, open_storage(bundle), writer, attempt=1)
     said = {condition.type: (condition.status, condition.reason) for condition in writer.intent.conditions or []}
     assert said == {"Trained": ("True", "TrainingSucceeded"), "Evaluated": ("False", "TrainerCrashed")}
     assert not (Path(bundle.spec.output.uri) / "manifest.json").exists()
+
+
+def out_of_memory(*_: object) -> NoReturn:
+    """Stands for a GPU that is too small for one more model: there is none here."""
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("method", [MethodType.LORA, MethodType.FULL])
+def test_what_was_tuned_is_kept_where_what_follows_fails(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: MethodType
+) -> None:
+    full = method is MethodType.FULL
+    bundle = make_bundle(method={"type": method}, output={"uri": str(tmp_path / "output"), "merge": not full})
+    prepare(bundle)
+    monkeypatch.setattr(*((Assessor, "assess") if full else (module, "merge")), out_of_memory)
+    with pytest.raises(TrainerFailure) as caught:
+        run(bundle)
+    assert caught.value.reason is FailureReason.GPU_OUT_OF_MEMORY
+    folder = Path(bundle.spec.output.uri) / ("model" if full else "adapter")
+    assert caught.value.message.endswith(f"What was tuned is kept in {folder}.")
+    assert not (folder.parent / "manifest.json").exists(), "it is not published"
+    tuned = AutoModelForCausalLM.from_pretrained(folder if full else bundle.spec.model.uri)
+    assert full or PeftModel.from_pretrained(tuned, folder)
+
+
+def test_what_was_tuned_is_not_put_among_anothers_results(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(job={"namespace": "team-a", "name": "tickets", "uid": "uid-1"})
+    prepare(bundle)
+    manifest = Path(bundle.spec.output.uri) / "manifest.json"
+
+    def overtaken(*_: object) -> NoReturn:
+        manifest.write_text('{"job": {"uid": "uid-2"}}')
+        out_of_memory()
+
+    monkeypatch.setattr(Assessor, "assess", overtaken)
+    with pytest.raises(TrainerFailure, match=r"Tried to allocate 2.00 GiB\.$"):
+        train(bundle, open_storage(bundle), StatusWriter(None, "attempt-1"), attempt=1)
+    assert not (manifest.parent / "adapter").exists()
 
 
 def test_a_pod_started_again_after_publishing_only_says_so(

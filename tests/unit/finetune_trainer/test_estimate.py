@@ -135,6 +135,23 @@ def test_a_job_that_does_not_fit_is_told_what_would(
     )
 
 
+@pytest.mark.parametrize(
+    ("method", "memory", "instead"),
+    [
+        (QLORA, "16Gi", "Without output.merge, which needs the model in bfloat16, 1"),
+        (LORA, "16Gi", "method.type QLoRA without output.merge would need 1"),
+    ],
+)
+def test_merging_wants_a_gpu_that_holds_the_model_in_bfloat16(method: MethodType, memory: str, instead: str) -> None:
+    gpu = GpuType(name="a10", memory=memory)
+    (found,) = estimates([gpu], spec(output={"uri": "o", "merge": True}), resolved(method), SHAPE, DATA)
+    assert found.fits is False
+    assert (found.alternative or "").startswith(instead), found.alternative
+    roomy = GpuType(name="l4", memory="24Gi")
+    (found,) = estimates([roomy], spec(output={"uri": "o", "merge": True}), resolved(method), SHAPE, DATA)
+    assert found.fits is True
+
+
 def test_activations_are_computed_again_where_that_makes_it_fit_and_the_spec_leaves_it_open() -> None:
     kinds = [GpuType(name="a10", memory="24Gi")]
     fits = {
