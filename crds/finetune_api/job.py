@@ -51,7 +51,7 @@ class Output(ApiModel):
 
     uri: PrefixUri
     """Where the results are written, as s3://BUCKET/PREFIX. The place belongs to this job: one that already holds
-    another job's results is refused before a GPU is asked for."""
+    another job's results, or that a job which is not finished writes to, is refused before a GPU is asked for."""
     merge: bool = False
     """Also publish the adapter merged into the base model's weights, as bfloat16 .safetensors with the tokenizer, in
     the folder merged: one model that any server loads, as large as the base model. The merged model is measured again

@@ -83,7 +83,9 @@ def job_crd() -> Schema:
         },
         **_NAME_RULES,
     }
-    return _crd(names.JOB_KIND, names.JOBS, ["ftj"], "Namespaced", root, _JOB_COLUMNS, {"status": {}})
+    # The operator asks which jobs write to one place.
+    further = {"subresources": {"status": {}}, "selectableFields": [{"jsonPath": ".spec.output.uri"}]}
+    return _crd(names.JOB_KIND, names.JOBS, ["ftj"], "Namespaced", root, _JOB_COLUMNS, further)
 
 
 def profile_crd() -> Schema:
@@ -99,15 +101,16 @@ def profile_crd() -> Schema:
 
 
 def _crd(
-    kind: str, plural: str, short: list[str], scope: str, root: Schema, columns: list[Schema], subresources: Schema
+    kind: str, plural: str, short: list[str], scope: str, root: Schema, columns: list[Schema], further: Schema
 ) -> Schema:
+    """`further`: what else the kind's only version says of itself."""
     version = {
         "name": names.VERSION,
         "served": True,
         "storage": True,
         "schema": {"openAPIV3Schema": _with_object_fields(root)},
         "additionalPrinterColumns": columns,
-        **({"subresources": subresources} if subresources else {}),
+        **further,
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -1,5 +1,5 @@
 """What has to hold before the first pod: the spec is readable, the profile is there and knows the buckets, the
-ServiceAccount is there and may report."""
+ServiceAccount is there and may report. And before a GPU is asked for: no other job is to write to the same place."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -52,6 +52,16 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
             late,
         )
     return None
+
+
+def owner_of_output(world: World) -> str | None:
+    """Whose the place at output.uri is where it is not this job's, as a sentence: of those that may write there, the
+    job that asked for a GPU first, or else the oldest. Publishing would refuse the other, after all of its training."""
+    first = (world.created, world.uid)
+    owner = next((rival for rival in world.rivals if rival.begun or (rival.created, rival.uid) < first), None)
+    if owner is None or world.spec is None:
+        return None
+    return f"output.uri: {owner.name}, which is not finished, writes to {world.spec.output.uri} too and was first."
 
 
 def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> str | None:

@@ -45,6 +45,8 @@ def reconcile(world: World, now: datetime) -> Plan:
             create.append(children.preflight_job(world, world.spec, world.profile))
         return _proceed(world, _validating(preflight), now, create, preflight.requeue_after)
 
+    if owner := admission.owner_of_output(world):
+        return _fail(world, FailureReason.OUTPUT_OCCUPIED, owner, now)
     create.append(children.attempt_job(world, world.spec, world.profile, ATTEMPT))
     return _proceed(world, _training(world, Assessment(Standing.ABSENT)), now, create)
 
@@ -57,6 +59,8 @@ def refused(world: World, message: str, now: datetime) -> Plan:
 def _follow(world: World, run: Run, now: datetime) -> Plan:
     """The attempt decides. All it needs is in its bundle: a profile that is changed or gone does not stop it."""
     attempt = assess(run, now)
+    if attempt.standing is Standing.FAILED and world.status.artifacts is not None:
+        return _published(world, now)  # what ended the pod came after its work was done
     if attempt.standing is Standing.FAILED:
         return _fail(world, attempt.failure, attempt.message, now)
     if attempt.standing is Standing.SUCCEEDED:

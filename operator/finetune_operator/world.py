@@ -111,6 +111,18 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """Another job that is not over, writes to the same place, and has shown in its preflight that it may."""
+
+    name: str
+    """NAMESPACE/NAME."""
+    uid: str
+    created: datetime
+    begun: bool
+    """Whether it has asked for a GPU."""
+
+
+@dataclass(frozen=True)
 class World:
     """Everything one decision is taken from."""
 
@@ -138,6 +150,8 @@ class World:
     bundle_exists: bool = False
     preflight: Run | None = None
     attempts: dict[int, Run] = field(default_factory=dict)
+    rivals: tuple[Rival, ...] = ()
+    """Looked for until the job asks for a GPU."""
 
     @property
     def is_over(self) -> bool:

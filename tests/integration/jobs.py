@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from finetune_api import names
 from finetune_api.reasons import FAILURES, FailureReason
@@ -14,7 +15,7 @@ GPU = "nvidia.com/gpu"
 
 
 def manifest(name: str = "tickets", **spec: Any) -> Object:
-    """The shortest FineTuneJob, with `spec`'s fields beside or instead of its own."""
+    """The shortest FineTuneJob, with `spec`'s fields beside or instead of its own. Its output is its alone."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.JOB_KIND,
@@ -22,7 +23,7 @@ def manifest(name: str = "tickets", **spec: Any) -> Object:
         "spec": {
             "model": {"uri": "s3://acme-models/smollm2"},
             "dataset": {"train": [{"uri": "s3://acme-data/tickets/*.jsonl"}]},
-            "output": {"uri": f"s3://acme-models/{name}"},
+            "output": {"uri": f"s3://acme-models/{name}-{uuid4().hex}"},
             **spec,
         },
     }

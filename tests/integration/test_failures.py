@@ -10,6 +10,7 @@ from tests.integration.conftest import make_namespace
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import BATCH_JOBS, Kube
 from tests.integration.kubelet import NODE, Kubelet, PlayedPod
+from tests.integration.operator_process import OperatorProcess
 from tests.integration.waiting import wait_for
 
 End = tuple[Callable[[PlayedPod], None], FailureReason, str]
@@ -141,3 +142,21 @@ def test_a_job_whose_attempt_is_deleted_by_hand_tries_again(kube: Kube, tenant: 
     first = job.batch_jobs()[ATTEMPT]["metadata"]["uid"]
     kube.delete(f"{BATCH_JOBS.format(tenant)}/{job.child(ATTEMPT)}")
     wait_for("another", job.batch_jobs, lambda jobs: ATTEMPT in jobs and jobs[ATTEMPT]["metadata"]["uid"] != first)
+
+
+def test_of_two_jobs_with_one_output_the_second_fails_before_it_asks_for_a_gpu(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    # A comma and an equals sign mean something in a field selector.
+    place = f"s3://acme-models/a,b=c/{namespace}"
+    first = Job.create(kube, namespace, manifest("first", output={"uri": place}))
+    kubelet.pod_of(namespace, first.child(PREFLIGHT)).validates()
+    first.wait_for_reason("WaitingForGPU")
+    other = make_namespace(kube)
+    second = Job.create(kube, other, manifest("second", output={"uri": f"{place}/"}))
+    kubelet.pod_of(other, second.child(PREFLIGHT)).validates()
+    second.assert_failed(
+        FailureReason.OUTPUT_OCCUPIED, f"output.uri: {namespace}/first, which is not finished, writes to {place}/ too"
+    )
+    assert ATTEMPT not in second.batch_jobs()
+    kube.delete(f"/api/v1/namespaces/{other}")

@@ -142,7 +142,7 @@ def test_the_bundle_holds_the_spec_and_cannot_be_changed(finished: Job, kube: Ku
     (config_map,) = finished.config_maps()
     bundle = Bundle.model_validate_json(config_map["data"][names.BUNDLE_KEY])
     assert bundle.job is not None
-    assert (bundle.job.uid, bundle.spec.output.uri) == (finished.uid, "s3://acme-models/finished")
+    assert (bundle.job.uid, bundle.spec.output.uri) == (finished.uid, finished.read()["spec"]["output"]["uri"])
     assert [storage.credentials_secret_name for storage in bundle.storages] == ["s3-keys"]
     with pytest.raises(RefusedError, match="immutable"):
         kube.merge(

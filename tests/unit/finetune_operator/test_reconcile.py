@@ -14,7 +14,7 @@ from finetune_api.status import ConditionType, FineTuneJobStatus
 from finetune_operator import admission
 from finetune_operator.plan import Plan
 from finetune_operator.reconcile import reconcile
-from finetune_operator.world import PodCondition, World
+from finetune_operator.world import PodCondition, Rival, Run, World
 from tests.unit.finetune_operator.worlds import (
     NOW,
     SPEC,
@@ -42,6 +42,11 @@ def message(plan: Plan) -> str:
     return next(c["message"] for c in plan.status["conditions"] if c["type"] == "Ready")
 
 
+def reason(plan: Plan) -> str:
+    assert plan.status is not None
+    return next(c["reason"] for c in plan.status["conditions"] if c["type"] == "Ready")
+
+
 def state(plan: Plan) -> str:
     assert plan.status is not None
     return str(plan.status["state"])
@@ -56,6 +61,39 @@ def test_a_new_job_gets_its_groundwork_and_a_preflight_that_asks_for_no_gpu() ->
         "Pending",
         {"Ready": "False", "Reconciling": "True", "Stalled": "False"},
     )
+
+
+LATER, EARLIER = NOW, NOW - timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("rival", "starts"),
+    [
+        (Rival("other/mails", "b", EARLIER, begun=False), False),
+        (Rival("other/mails", "b", LATER, begun=False), True),
+        (Rival("other/mails", "b", LATER, begun=True), False),
+    ],
+)
+def test_of_two_jobs_with_one_output_only_the_first_asks_for_a_gpu(rival: Rival, starts: bool) -> None:
+    plan = reconcile(validated(rivals=(rival,)), NOW)
+
+    assert ("Job" in kinds(plan)) is starts
+    if not starts:
+        assert (state(plan), reason(plan)) == ("Failed", "OutputOccupied")
+        assert message(plan).startswith(
+            "output.uri: other/mails, which is not finished, writes to s3://results/run too"
+        )
+
+
+def test_two_jobs_made_in_the_same_second_do_not_both_give_way() -> None:
+    mine = validated()
+    theirs = Rival("other/mails", "b", mine.created, begun=False)
+    plans = [
+        reconcile(validated(rivals=(theirs,)), NOW),
+        reconcile(validated(uid="b", rivals=(replace(theirs, uid=mine.uid),)), NOW),
+    ]
+
+    assert sorted("Job" in kinds(plan) for plan in plans) == [False, True]
 
 
 def test_what_is_there_already_is_not_made_again() -> None:
@@ -249,8 +287,14 @@ def test_a_job_whose_failure_has_no_bound_still_ends_with_its_remedy() -> None:
     assert message(plan).endswith(FAILURES[FailureReason.DATASET_INVALID].remedy)
 
 
+STOPPED = {1: attempt(pod("Failed", exit_code=143))}
+
+
+@pytest.mark.parametrize("attempts", [{}, STOPPED], ids=["gone", "stopped"])
 @pytest.mark.parametrize(("passed", "end"), [(None, "Complete"), (True, "Complete"), (False, "Failed")])
-def test_published_results_end_the_job_also_where_the_attempts_job_is_gone(passed: bool | None, end: str) -> None:
+def test_published_results_end_the_job_also_where_the_attempts_job_is_gone_or_was_stopped(
+    passed: bool | None, end: str, attempts: dict[int, Run]
+) -> None:
     remedy = FAILURES[FailureReason.EVALUATION_GATE_FAILED].remedy
     said = {
         "observedGeneration": 1,
@@ -272,7 +316,7 @@ def test_published_results_end_the_job_also_where_the_attempts_job_is_gone(passe
         ],
     }
 
-    plan = reconcile(validated(status=FineTuneJobStatus.model_validate(said)), NOW)
+    plan = reconcile(validated(status=FineTuneJobStatus.model_validate(said), attempts=attempts), NOW)
 
     assert (state(plan), plan.create) == (end, [])
     assert message(plan).startswith("No gain." if passed is not False else "ExactMatch is 0.1; a gate wants")
