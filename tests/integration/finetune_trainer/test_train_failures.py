@@ -89,6 +89,25 @@ def test_what_was_tuned_is_kept_where_what_follows_fails(
     assert full or PeftModel.from_pretrained(tuned, folder)
 
 
+def test_an_adapter_that_was_kept_is_measured_and_merged_without_training_it_again(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_bundle()
+    prepare(first)
+    with monkeypatch.context() as patched:
+        patched.setattr(Assessor, "assess", out_of_memory)
+        with pytest.raises(TrainerFailure):
+            run(first)
+    kept = f"{first.spec.output.uri}/adapter"
+    second = make_bundle(
+        method={"type": "None", "lora": {"from": kept}}, output={"uri": str(tmp_path / "second"), "merge": True}
+    )
+    prepare(second)
+    artifacts = run(second)[1].intent.artifacts
+    assert artifacts
+    assert AutoModelForCausalLM.from_pretrained(artifacts.merged)
+
+
 def test_what_was_tuned_is_not_put_among_anothers_results(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
