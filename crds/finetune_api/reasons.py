@@ -65,7 +65,9 @@ FAILURES: dict[FailureReason, Failure] = {
         26, Actor.PLATFORM, "Check the storage's endpoint, then create the job again."
     ),
     FailureReason.OUTPUT_NOT_WRITABLE: Failure(27, Actor.TENANT, "Choose an output.uri these keys may write to."),
-    FailureReason.OUTPUT_OCCUPIED: Failure(28, Actor.TENANT, "Choose another output.uri, or remove what lies there."),
+    FailureReason.OUTPUT_OCCUPIED: Failure(
+        28, Actor.TENANT, "Choose another output.uri; or, once no job writes there, remove what lies there."
+    ),
     FailureReason.DOES_NOT_FIT: Failure(
         35, Actor.TENANT, "Change that and create the job again, or use a profile with a larger GPU."
     ),

@@ -190,6 +190,11 @@ class FineTuneJobStatus(StatusModel):
         """The condition of this type, if it is there."""
         return next((c for c in self.conditions or [] if c.type == type), None)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the job has ended."""
+        return self.is_true(ConditionType.COMPLETE) or self.is_true(ConditionType.FAILED)
+
     def is_true(self, type: ConditionType) -> bool:
         """Whether that condition is there and True."""
         condition = self.condition(type)

@@ -6,10 +6,11 @@ from datetime import datetime
 from finetune_api import names
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
-from finetune_api.status import ConditionType, FineTuneJobStatus, State
+from finetune_api.status import FineTuneJobStatus
 from finetune_operator.api import Api
 from finetune_operator.queue import Key
-from finetune_operator.world import Object, Pod, Rival, Run, World, parse_spec
+from finetune_operator.rivals import rivals_of
+from finetune_operator.world import Object, Pod, Run, World, parse_spec
 
 
 def observe(api: Api, key: Key) -> World | None:
@@ -40,7 +41,7 @@ def observe(api: Api, key: Key) -> World | None:
         bundle_exists=api.get("ConfigMap", names.child_prefix(name, world.uid), namespace) is not None,
         preflight=next((run for step, _, run in own if step == "preflight"), None),
         attempts=attempts,
-        rivals=() if attempts else _rivals(api, world.uid, world.spec.output.uri),
+        rivals=() if attempts or profile is None else rivals_of(api, world.uid, world.spec, profile),
     )
 
 
@@ -63,28 +64,6 @@ def _bare(job: Object) -> World:
         spec=spec,
         spec_error=error,
     )
-
-
-def _rivals(api: Api, uid: str, output: str) -> tuple[Rival, ...]:
-    """The other jobs of the cluster that write to `output`."""
-    place = output.rstrip("/")
-    selectors = (f"spec.output.uri={_escaped(uri)}" for uri in (place, f"{place}/"))
-    others = [_bare(job) for selector in selectors for job in api.list(names.JOB_KIND, fields=selector)]
-    return tuple(
-        Rival(
-            name=f"{other.namespace}/{other.name}",
-            uid=other.uid,
-            created=other.created,
-            begun=other.status.state in (State.QUEUED, State.RUNNING),
-        )
-        for other in others
-        if other.uid != uid and not (other.deleting or other.is_over) and other.status.is_true(ConditionType.VALIDATED)
-    )
-
-
-def _escaped(value: str) -> str:
-    """As k8s.io/apimachinery/pkg/fields.EscapeValue writes it."""
-    return value.replace("\\", "\\\\").replace(",", "\\,").replace("=", "\\=")
 
 
 def _runs(api: Api, namespace: str, name: str) -> list[tuple[str, str, int, Run]]:

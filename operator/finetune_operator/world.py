@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from finetune_api.bundle import TerminationMessage
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
-from finetune_api.status import ConditionType, FineTuneJobStatus
+from finetune_api.status import FineTuneJobStatus
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON."""
@@ -121,6 +121,13 @@ class Rival:
     begun: bool
     """Whether it has asked for a GPU."""
 
+    @classmethod
+    def parse(cls, job: Object, begun: bool) -> "Rival":
+        """From the FineTuneJob's JSON."""
+        metadata = job["metadata"]
+        name = f"{metadata['namespace']}/{metadata['name']}"
+        return cls(name, metadata["uid"], _time(metadata["creationTimestamp"]), begun)
+
 
 @dataclass(frozen=True)
 class World:
@@ -156,7 +163,7 @@ class World:
     @property
     def is_over(self) -> bool:
         """Whether the job has ended: nothing is decided for it any more."""
-        return self.status.is_true(ConditionType.COMPLETE) or self.status.is_true(ConditionType.FAILED)
+        return self.status.is_over
 
 
 Spec = TypeVar("Spec", FineTuneJobSpec, FineTuneProfileSpec)

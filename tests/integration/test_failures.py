@@ -1,14 +1,15 @@
 """Every way a pod can end badly ends the job with its own reason and a sentence for the tenant, and frees the GPU."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 
 import pytest
 
 from devcluster import Cluster
 from finetune_api.reasons import FAILURES, FailureReason
-from tests.integration.conftest import make_namespace
+from tests.integration.conftest import PROFILE, make_namespace
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
-from tests.integration.kube import BATCH_JOBS, Kube
+from tests.integration.kube import BATCH_JOBS, PROFILES, Kube
 from tests.integration.kubelet import NODE, Kubelet, PlayedPod
 from tests.integration.operator_process import OperatorProcess
 from tests.integration.waiting import wait_for
@@ -160,3 +161,18 @@ def test_of_two_jobs_with_one_output_the_second_fails_before_it_asks_for_a_gpu(
     )
     assert ATTEMPT not in second.batch_jobs()
     kube.delete(f"/api/v1/namespaces/{other}")
+
+
+def test_two_jobs_with_one_output_in_two_storages_both_train(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    elsewhere = deepcopy(PROFILE)
+    elsewhere["metadata"]["name"] = "elsewhere"
+    elsewhere["spec"]["storages"][0]["endpoint"] = "https://s3.elsewhere.example"
+    kube.apply(f"{PROFILES}/elsewhere", elsewhere)
+    output = {"uri": f"s3://acme-models/{namespace}"}
+    for job in (manifest("here", output=output), manifest("there", output=output, profileName="elsewhere")):
+        created = Job.create(kube, namespace, job)
+        kubelet.pod_of(namespace, created.child(PREFLIGHT)).validates()
+        created.wait_for_reason("WaitingForGPU")
+    kube.delete(f"{PROFILES}/elsewhere")

@@ -193,9 +193,9 @@ def _taken_apart(facts: Facts) -> str | None:
         return None
     rows = "1 conversation is" if facts.taken_apart == 1 else f"{facts.taken_apart:,} conversations are"
     return (
-        f"{rows} learned as one row for each answer, because the model's chat template writes earlier answers in "
-        "another way, without their thoughts: this is how the model will be asked, and it takes more tokens. A model "
-        "whose template keeps them reads a conversation once."
+        f"{rows} learned as one row for each answer, because the model's chat template writes a turn in another "
+        "way once more follow: this is how the model will be asked, and it takes more tokens. A model whose template "
+        "does not reads a conversation once."
     )
 
 

@@ -8,7 +8,6 @@ from math import ceil
 
 from finetune_trainer import json_fields
 from finetune_trainer.prepared import Example
-from finetune_trainer.row_format import conclusion
 
 LOOKED_AT = 10_000
 """Training answers that are looked at, spread evenly over all."""
@@ -42,7 +41,7 @@ class Answers:
 def recognise(train: Sequence[Example]) -> Answers:
     """What kind of answers the rows to learn from hold."""
     looked_at = spread(train)
-    seen = Counter(conclusion(example.answer) for example in looked_at if example.prompt)
+    seen = Counter(example.final_answer for example in looked_at if example.prompt)
     if looked_at and not seen:
         return Answers(AnswerKind.CONTINUATION)
     rows = seen.total()

@@ -157,7 +157,7 @@ def compare(
 ) -> Comparison:
     """Compares models measured on the same rows, at least one, by `metrics`, of which the first decides. `sources`: the
     names of what Example.mixture counts. `quantized`: under QLoRA the base model in 4 bits, where `base` is not."""
-    expected, asking = [row.answer for row in rows], [bool(row.prompt) for row in rows]
+    expected, asking = [row.final_answer for row in rows], [bool(row.prompt) for row in rows]
     likelihoods = {Baseline.BASE: base.likelihoods, TUNED: tuned.likelihoods}
     draws: dict[str, Sequence[Sequence[Answer]]] = {Baseline.BASE: [base.answers], TUNED: [tuned.answers]}
     if few_shot:

@@ -123,19 +123,28 @@ class NearCopies:
         self._questions = None if wish.near is Near.KEEP else texts("questions")
         self._rows = texts("rows") if wish.near is Near.DROP else None
         self._last: Sequence[Message] | None = None
-        self._parts = array("B")
+        self._further = array("B")
 
     def add(self, messages: Sequence[Message]) -> None:
         """What the next row says; the very same messages again for each further part of that row."""
-        self._parts.append(messages is self._last)
+        further = messages is self._last
         self._last = messages
+        self._further.append(further)
+        if further:
+            return
         if self._questions:
             self._questions.add(question(messages))
         if self._rows:
             self._rows.add(said(messages))
 
     def find(self, keys: NDArray[np.uint64]) -> Alike:
-        """What is alike of all rows. `keys`: of their questions, shape [rows], equal for those that ask the same."""
+        """What is alike of all rows and parts of rows. `keys`: of their questions, shape [rows], equal for those that
+        ask the same. What holds of a row holds of its parts."""
+        begins = np.frombuffer(self._further, np.bool_) == 0
+        found, row = self._find(keys[begins]), np.cumsum(begins, dtype=np.int32) - 1
+        return Alike(found.groups[row], found.repeats[row], found.crowded[row])
+
+    def _find(self, keys: NDArray[np.uint64]) -> Alike:
         clusters = Clusters(len(keys))
         clusters.join_equal(keys)
         if self._questions:
@@ -150,9 +159,7 @@ class NearCopies:
         if self._rows:
             clusters = Clusters(len(keys))
             self._rows.join(clusters, self._threshold)
-            numbers = np.arange(len(keys))
-            begun = np.maximum.accumulate(np.where(np.frombuffer(self._parts, np.bool_), 0, numbers))
-            return np.not_equal(clusters.roots(), begun)
+            return np.not_equal(clusters.roots(), np.arange(len(keys)))
         asked_first = np.zeros(len(keys), dtype=np.bool_)
         asked_first[np.unique(keys, return_index=True)[1]] = True
         repeats: NDArray[np.bool_] = asked_first & (keys[first] != keys)

@@ -101,16 +101,17 @@ def estimates(
     setups = setups_of(spec, resolved)
     ladder = loads(data, spec.training.global_batch_size, resolved.micro_batch_tokens)
     needed = unquantized_memory(resolved, shape)
+    merging = base_memory(shape, resolved.micro_batch_tokens) if spec.output.merge else 0
     found = []
     for gpu in gpus:
         available = bytes_of(gpu.memory) if gpu.memory else inf
         plan = first_fit(shape, setups, ladder, available)
         if plan is None:
             least = gibibytes(predict(shape, setups[-1], ladder[-1]).total)
-            instead = alternative(shape, setups[-1], ladder[-1], available, spec.output.merge)
+            instead = alternative(shape, setups[-1], ladder[-1], available, merging)
             found.append(Estimate(gpu_type=gpu.name, memory=least, fits=False, alternative=instead))
             continue
-        if spec.output.merge and needed and bytes_of(needed) > available:
+        if needed and merging > available:
             instead = (
                 f"Without output.merge, which needs the model in bfloat16, {gibibytes(plan.memory.total)} would do."
             )
@@ -132,9 +133,9 @@ def estimates(
     return found
 
 
-def alternative(shape: ModelShape, least: Setup, longest: Load, available: float, merge: bool) -> str:
+def alternative(shape: ModelShape, least: Setup, longest: Load, available: float, merging: float) -> str:
     """What to change so that the job fits: the first that is enough, in a sentence. `least`: what it does not fit
-    with; `merge`: whether the model in bfloat16 has to fit too."""
+    with; `merging`: bytes that merging needs after QLoRA, 0 where nothing is merged."""
     wanted = replace(least, checkpointing=True)
     options = [] if least.checkpointing else [("training.gradientCheckpointing Auto", wanted, 1.0)]
     if least.method == "Full" and least.optimizer == "AdamW":
@@ -146,7 +147,7 @@ def alternative(shape: ModelShape, least: Setup, longest: Load, available: float
     for text, setup, share in options:
         tokens = int(longest.tokens * share)
         if plan := first_fit(shape, [setup], [Load(tokens, min(tokens, longest.labels))], available):
-            alone = merge and setup.method == "QLoRA" and base_memory(shape, tokens) > available
+            alone = setup.method == "QLoRA" and merging > available
             return f"{text}{' without output.merge' * alone} would need {gibibytes(plan.memory.total)}."
     return "No method would fit: choose a smaller model."
 

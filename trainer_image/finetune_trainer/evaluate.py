@@ -64,7 +64,7 @@ class Evaluator:
         being text to continue, gets none."""
         asked = [number for number, row in enumerate(rows) if row.prompt]
         ready = [rows[i].input_ids[: rows[i].prompt_length] if prompts is None else prompts[i] for i in asked]
-        expected, tokens = [rows[i].answer for i in asked], GENERATION_FACTOR * self.micro_batch_tokens
+        expected, tokens = [rows[i].final_answer for i in asked], GENERATION_FACTOR * self.micro_batch_tokens
         model.eval()
         with torch.no_grad(), self.accelerator.autocast():
             written = write_answers(what, model, self.tokenizer, ready, expected, tokens, self.generation)

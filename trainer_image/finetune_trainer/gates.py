@@ -35,7 +35,7 @@ def regression_result(
     wish: RegressionSet, rows: Sequence[Example], base: Measured, tuned: Measured, seed: int
 ) -> RegressionResult:
     """What became of one regression set."""
-    expected, clusters = [row.answer for row in rows], [row.cluster for row in rows]
+    expected, clusters = [row.final_answer for row in rows], [row.cluster for row in rows]
     models = {
         name: scored([texts(model.answers)], expected, (), [wish.metric], model.likelihoods)
         for name, model in ((Baseline.BASE, base), (TUNED, tuned))

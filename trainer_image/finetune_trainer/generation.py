@@ -12,7 +12,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 
 from finetune_trainer.measured import Answer
 from finetune_trainer.progress import Progress
-from finetune_trainer.row_format import conclusion
+from finetune_trainer.row_format import THOUGHT_END, final_answer
 
 Prompt = NDArray[np.int32]
 SHARED_LEAST = 64
@@ -102,5 +102,7 @@ def read_answer(
 ) -> Answer:
     """The answer up to the first end token; without one it was cut."""
     end = next((i for i, token in enumerate(written) if token in end_tokens), None)
-    text = str(tokenizer.decode(written[:end], skip_special_tokens=True)).strip()
-    return Answer(text, truncated=end is None, matches=conclusion(text) == conclusion(expected))
+    # The end of a thought is to be seen, also where a tokenizer holds it for special.
+    hidden = set(tokenizer.all_special_ids) - {tokenizer.convert_tokens_to_ids(THOUGHT_END)}
+    text = str(tokenizer.decode([token for token in written[:end] if token not in hidden])).strip()
+    return Answer(text, truncated=end is None, matches=final_answer(text) == expected.strip())

@@ -7,6 +7,8 @@ from math import exp, inf
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.row_format import final_answer
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -59,5 +61,5 @@ def perplexity(loss: float) -> float:
 
 
 def texts(answers: Sequence[Answer]) -> list[str]:
-    """What was written."""
-    return [answer.text for answer in answers]
+    """What was written, without thoughts."""
+    return [final_answer(answer.text) for answer in answers]

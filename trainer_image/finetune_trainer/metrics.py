@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from finetune_api.evaluation import MetricName
 from finetune_trainer.json_fields import field_match, valid_json
 from finetune_trainer.labels import Part, label_counts, macro
-from finetune_trainer.row_format import conclusion
 from finetune_trainer.text_metrics import bleu, bleu_counts, rouge_l, rouge_n, token_f1
 
 Numbers = NDArray[np.float64]
@@ -37,9 +36,9 @@ OF_LABELS: Mapping[MetricName, Part] = {
 
 
 def row_statistics(name: MetricName, answers: Sequence[str], expected: Sequence[str], labels: Sequence[str]) -> Numbers:
-    """What `name`, a metric of answers, adds up over rows: shape [rows, statistics]. Thoughts before an answer, and
-    white space around it, do not count."""
-    given, wanted = [conclusion(text) for text in answers], [conclusion(text) for text in expected]
+    """What `name`, a metric of answers, adds up over rows: shape [rows, statistics]. White space around a text does not
+    count."""
+    given, wanted = [text.strip() for text in answers], [text.strip() for text in expected]
     if name in OF_LABELS:
         return label_counts(given, wanted, labels)
     return np.array([OF_PAIRS[name](*pair) for pair in zip(given, wanted, strict=True)], dtype=np.float64)

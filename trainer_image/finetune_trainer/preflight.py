@@ -75,7 +75,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     if spec.method.type is not MethodType.FULL:
         require_modules(spec.method.lora, model)
         require_fitting_adapter(storage, spec.method, model)
-    format = prompt_format(model.tokenizer)
+    format = prompt_format(model.tokenizer, spec.training.loss_on)
     most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
     gathered = gather(spec.dataset, storage, model, format, most, findings, scratch / "prepared")
     limit = sequence_limit(spec.training, int(gathered.store.column("tokens").max()), model.context)

@@ -87,8 +87,8 @@ def weights_kept(storage: Storage, bundle: Bundle, staging: Path) -> Iterator[No
         try:
             published(storage, bundle)
             upload(storage, sorted(path for path in folder.rglob("*") if path.is_file()), staging, bundle)
-        except TrainerFailure as unkept:
-            print(f"The tuned weights are lost: {unkept.message}", flush=True)
+        except Exception as unkept:
+            print(f"The tuned weights are lost: {failure_of(unkept).message}", flush=True)
             raise failure from error
         kept = f"{failure.message.rstrip('.')}. What was tuned is kept in {join(bundle.spec.output.uri, folder.name)}."
         raise TrainerFailure(failure.reason, kept, failure.step) from error
@@ -100,14 +100,20 @@ def upload(storage: Storage, files: Sequence[Path], staging: Path, bundle: Bundl
         storage.upload_file(path, join(bundle.spec.output.uri, str(path.relative_to(staging))))
 
 
-def publish(storage: Storage, results: Results, staging: Path) -> Artifacts:
-    """Writes report, samples, model card and, last, the manifest, beside the weights that are in the folder `staging`
-    already; then removes the job's work prefix. Raises TrainerFailure OutputOccupied where another job was faster."""
-    bundle = results.bundle
+def upload_results(storage: Storage, results: Results, staging: Path) -> list[Path]:
+    """Writes report, samples and model card beside the weights that are in the folder `staging` already, and uploads
+    all of it. Returns the files. Raises TrainerFailure OutputOccupied where another job was faster."""
     stage_pages(results, staging)
     files = sorted(path for path in staging.rglob("*") if path.is_file())
-    published(storage, bundle)
-    upload(storage, files, staging, bundle)
+    published(storage, results.bundle)
+    upload(storage, files, staging, results.bundle)
+    return files
+
+
+def publish(storage: Storage, results: Results, staging: Path, files: Sequence[Path]) -> Artifacts:
+    """Writes the manifest of `files`, which are uploaded; then removes the job's work prefix. Raises TrainerFailure
+    OutputOccupied where another job was faster."""
+    bundle = results.bundle
     data = json.dumps(manifest(results, staging, files), indent=2, ensure_ascii=False).encode()
     if not storage.write_bytes(join(bundle.spec.output.uri, MANIFEST), data, if_absent=True):
         published(storage, bundle)

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, cast
 import jinja2
 
 from finetune_api.reasons import FailureReason
+from finetune_api.training import LossOn
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import InvalidRow
 from finetune_trainer.row_format import REASONING, THOUGHT, THOUGHT_END, Message, Row, thinks
@@ -21,6 +22,8 @@ DATE = datetime.date(2024, 7, 26)
 """What templates that ask for today's date are told, so that the same rows give the same tokens on any day. It is the
 date Llama 3's templates themselves fall back to."""
 PROBE = "the-answer"
+APART_CHARACTERS = 16 * 1024 * 1024
+"""Longest text of all parts of one row together: it grows with the square of the number of answers."""
 
 
 class Template(Protocol):
@@ -58,19 +61,29 @@ class PromptFormat:
     answer by no special token."""
     remainder: str = ""
     """What the template writes after that, at the end of a conversation."""
+    loss_on: LossOn = LossOn.COMPLETION
+    """What is learned of a row."""
     stop_token_ids: tuple[int, ...] = ()
     """The tokenizer's end-of-sequence token, and the one that ends a turn."""
 
     def render(self, row: Row) -> list[Rendered]:
         """The row as one text with all its answers. Where the template writes a turn in another way once more turns
         follow, as those of models that think leave out all thoughts but the last, as one text for each answer: what a
-        served model sees when it comes to that answer. A document is its text, without an answer. Raises InvalidRow
-        where the template refuses the row, or an answer does not follow the prompt that asks for it."""
+        served model sees when it comes to that answer; or, where all is learned, as the template writes the whole. A
+        document is its text, without an answer. Raises InvalidRow where the template refuses the row, or an answer does
+        not follow the prompt that asks for it."""
         if row.is_document:
             return [Rendered(row.messages[0].content, row.messages, ())]
         ends = [number for number, message in enumerate(row.messages, start=1) if message.role == "assistant"]
-        whole = self._found(row.messages, ends)
-        return [whole] if whole else [self._apart(row.messages[:end]) for end in ends]
+        if whole := self._found(row.messages, ends):
+            return [whole]
+        if self.loss_on is LossOn.ALL:
+            return [self._apart(row.messages)]
+        long = sum(len(message.content) * sum(end >= at for end in ends) for at, message in enumerate(row.messages, 1))
+        if long > APART_CHARACTERS:
+            kind = f"its answers, each with all that was said before, have over {APART_CHARACTERS >> 20} Mi characters"
+            raise InvalidRow(kind, f"{len(ends)} answers")
+        return [self._apart(row.messages[:end]) for end in ends]
 
     def prompt(self, messages: tuple[Message, ...], thinking: bool) -> str:
         """The text that asks for the next answer; `thinking`: for one that begins with a thought, where the template
@@ -87,7 +100,8 @@ class PromptFormat:
             until = whole if end == len(messages) else self._text(messages[:end], thinking)
             answered = until.removesuffix(self.remainder)
             told_apart = until.endswith(self.end_of_turn + self.remainder)
-            if not (told_apart and whole.startswith(asked) and whole.startswith(answered)):
+            thought = not thinking or THOUGHT_END in answered[len(asked) :]
+            if not (told_apart and thought and whole.startswith(asked) and whole.startswith(answered)):
                 return None
             answers.append((len(asked), len(answered)))
         return self._ended(whole[: answers[-1][1]], messages, answers)
@@ -96,16 +110,17 @@ class PromptFormat:
         """The messages with the last answer alone."""
         if found := self._found(messages, [len(messages)]):
             return found
-        answer = messages[-1].content
-        asked = self.prompt(messages[:-1], thinks(answer))
-        if not asked.rstrip().endswith(THOUGHT):
-            raise InvalidRow("the model's chat template does not write an answer after the prompt that asks for it")
-        # The prompt begins the thought for the model, and the template, made for answers that were given before, leaves
-        # it out: DeepSeek-R1's.
-        if not thinks(answer):
-            raise InvalidRow("the model's prompt begins a thought, and an answer holds none (<think>...</think>)")
-        text = asked + answer.lstrip().removeprefix(THOUGHT).lstrip() + self.end_of_turn
-        return self._ended(text, messages, [(len(asked), len(text))])
+        thought, _, answer = messages[-1].content.rpartition(THOUGHT_END)
+        asked = self.prompt(messages[:-1], thinks(messages[-1].content))
+        if asked.rstrip().endswith(THOUGHT):
+            # The prompt begins the thought for the model, and the template, made for answers that were given before,
+            # leaves it out: DeepSeek-R1's.
+            thought = thought.lstrip().removeprefix(THOUGHT).strip("\n")
+            text = f"{asked}{thought}\n{THOUGHT_END}\n\n{answer.lstrip()}{self.end_of_turn}"
+            return self._ended(text, messages, [(len(asked), len(text))])
+        if thought:
+            raise InvalidRow("the model's chat template leaves out an answer's thought")
+        raise InvalidRow("the model's chat template does not write an answer after the prompt that asks for it")
 
     def _ended(self, text: str, messages: tuple[Message, ...], answers: list[tuple[int, int]]) -> Rendered:
         if not self.end_of_turn:
@@ -124,11 +139,15 @@ class PromptFormat:
             raise InvalidRow("the chat template fails on it", type(error).__name__) from error
 
     def _turn(self, message: Message) -> dict[str, str]:
-        """The message as templates take one: its thought by itself, where they ask for that and write it with the same
-        marks; metrics look for those."""
+        """The message as templates take one: without a thought that is empty, and with one by itself where they ask for
+        that and write it with the same marks; metrics look for those."""
         turn = {"role": message.role, "content": message.content}
-        if message.role == "assistant" and thinks(message.content) and self._parts_thoughts:
-            thought, _, answer = message.content.rpartition(THOUGHT_END)
+        thought, end, answer = message.content.rpartition(THOUGHT_END)
+        if message.role != "assistant" or not end:
+            return turn
+        if not thinks(message.content):
+            return turn | {"content": answer.lstrip("\n")}
+        if self._parts_thoughts:
             turn |= {REASONING: thought.lstrip().removeprefix(THOUGHT).strip("\n"), "content": answer.lstrip("\n")}
         return turn
 
@@ -137,7 +156,7 @@ class PromptFormat:
         return REASONING in self.source and THOUGHT_END in self.source
 
 
-def prompt_format(tokenizer: Any) -> PromptFormat:
+def prompt_format(tokenizer: Any, loss_on: LossOn = LossOn.COMPLETION) -> PromptFormat:
     """The format a tokenizer asks for. Raises TrainerFailure ModelUnsupported where no answer could end."""
     if not tokenizer.eos_token:
         raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, "The tokenizer has no end-of-sequence token (eos_token).")
@@ -155,7 +174,7 @@ def prompt_format(tokenizer: Any) -> PromptFormat:
         ) from error
     end = _end_of_turn(tokenizer, tail)
     stops = (tokenizer.eos_token_id, *tokenizer(end, add_special_tokens=False).input_ids[-1:])
-    return PromptFormat(kind, source, bare.template, variables, end, tail[len(end) :] if end else tail, stops)
+    return PromptFormat(kind, source, bare.template, variables, end, tail[len(end) :] if end else tail, loss_on, stops)
 
 
 def _end_of_turn(tokenizer: Any, tail: str) -> str:

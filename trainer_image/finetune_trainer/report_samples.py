@@ -8,6 +8,7 @@ from finetune_trainer.measured import Answer
 from finetune_trainer.pages import shorten
 from finetune_trainer.prepared import Prepared
 from finetune_trainer.results import Results
+from finetune_trainer.row_format import final_answer
 
 SHOWN = 12
 """Rows in the report; samples.jsonl has all of them."""
@@ -114,9 +115,9 @@ def _sample(results: Results, row: int) -> Sample:
         **({"Few-shot": few_shot.draws[0][row]} if few_shot else {}),
         "Tuned": results.tuned.answers[row],
     }
-    given = {name: _given(example.answer, answer) for name, answer in answers.items()}
-    return Sample(example.source, example.prompt, example.answer, given)
+    given = {name: _given(example.final_answer, answer) for name, answer in answers.items()}
+    return Sample(example.source, example.prompt, example.final_answer, given)
 
 
 def _given(expected: str, answer: Answer) -> Given:
-    return Given(differences(shorten(expected.strip()), shorten(answer.text)), answer.matches, answer.truncated)
+    return Given(differences(shorten(expected), shorten(final_answer(answer.text))), answer.matches, answer.truncated)

@@ -92,6 +92,14 @@ def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str)
 
 def messages_of(format: RowFormat, columns: Columns, row: dict[str, Any]) -> tuple[Message, ...]:
     """The row as messages. Raises InvalidRow."""
+    messages = _messages_of(format, columns, row)
+    begun = (message.content for message in messages if message.content.lstrip().startswith(THOUGHT))
+    if any(THOUGHT_END not in content for content in begun):
+        raise InvalidRow(f"a thought does not end ({THOUGHT} without {THOUGHT_END})")
+    return messages
+
+
+def _messages_of(format: RowFormat, columns: Columns, row: dict[str, Any]) -> tuple[Message, ...]:
     if format is RowFormat.MESSAGES:
         return _conversation(row, columns.messages)
     if format is RowFormat.TEXT:
@@ -108,12 +116,13 @@ def messages_of(format: RowFormat, columns: Columns, row: dict[str, Any]) -> tup
 
 
 def thinks(answer: str) -> bool:
-    """Whether the answer holds a thought."""
-    return THOUGHT_END in answer
+    """Whether the answer begins with a thought that says something."""
+    thought, end, _ = answer.partition(THOUGHT_END)
+    return bool(end and thought.lstrip().removeprefix(THOUGHT).strip())
 
 
-def conclusion(answer: str) -> str:
-    """What the answer comes to: what follows its thoughts, without white space around it."""
+def final_answer(answer: str) -> str:
+    """What follows the thoughts in an answer, without white space around it."""
     return answer.rpartition(THOUGHT_END)[2].strip()
 
 
@@ -153,7 +162,8 @@ def _message(message: Any, number: int) -> Message:
     if message.get("weight") not in (None, 1):
         raise InvalidRow("a message has a weight, and every answer is learned alike", f"message {number}")
     try:
-        content, thought = _text(message, "content"), _text(message, REASONING, required=False)
+        content = _text(message, "content")
+        thought = _text(message, REASONING, required=False) if role == "assistant" and not thinks(content) else ""
     except InvalidRow as problem:
         raise InvalidRow(f"a message has a wrong content: {problem.kind}", f"message {number}") from problem
     return Message(role, f"{THOUGHT}\n{thought.strip()}\n{THOUGHT_END}\n\n{content}" if thought else content)

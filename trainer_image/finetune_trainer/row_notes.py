@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.deduplicate import normalised
-from finetune_trainer.row_format import Message, conclusion
+from finetune_trainer.row_format import Message, final_answer
 
 _FORMAT_MARKS = re.compile(
     r"### (?:Instruction|Response|Human|Assistant|User)\b"  # Alpaca, Vicuna
@@ -39,7 +39,7 @@ class RowNotes:
 
     def add(self, messages: Sequence[Message]) -> None:
         """Notes what the next row says."""
-        answer = blake2b(normalised(conclusion(messages[-1].content)).encode(), digest_size=8).digest()
+        answer = blake2b(normalised(final_answer(messages[-1].content)).encode(), digest_size=8).digest()
         self._answers.append(int.from_bytes(answer))
         mark = next((mark for message in messages if (mark := format_mark(message.content))), None)
         if mark not in self._names:

@@ -18,7 +18,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.row_format import Message
+from finetune_trainer.row_format import Message, final_answer
 
 RECORD = np.dtype(
     [
@@ -77,6 +77,11 @@ class Example:
     def answer(self) -> str:
         """The last answer, as the row has it."""
         return self.messages[-1].content
+
+    @property
+    def final_answer(self) -> str:
+        """The same without its thought, which is what metrics compare."""
+        return final_answer(self.answer)
 
 
 class StoreWriter:

@@ -38,7 +38,15 @@ from finetune_trainer.model import (
 from finetune_trainer.model_card import base_license
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
-from finetune_trainer.publish import ADAPTER, MERGED, publish, published_artifacts, stage_weights, weights_kept
+from finetune_trainer.publish import (
+    ADAPTER,
+    MERGED,
+    publish,
+    published_artifacts,
+    stage_weights,
+    upload_results,
+    weights_kept,
+)
 from finetune_trainer.quantized import shortage
 from finetune_trainer.results import Results
 from finetune_trainer.row_store import mixtures
@@ -112,12 +120,14 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
                 merged = merge(*folders, assessment.tuned, assessor.held_out, prepared, tokenizer, accelerator)
                 assessment = assessment.with_merged(merged)
                 tell_assessment(assessment.evaluation, writer)
-        license, curve = base_license(scratch / "model"), validation.curve
-        results = Results(
-            bundle, prepared, training, steps, assessor.held_out, assessment, serving, adapter, license, curve
-        )
-        artifacts = publish(storage, results, output)
-        writer.result(artifacts=artifacts)
+            license, curve = base_license(scratch / "model"), validation.curve
+            results = Results(
+                bundle, prepared, training, steps, assessor.held_out, assessment, serving, adapter, license, curve
+            )
+            files = upload_results(storage, results, output)
+        with stop_deferred():
+            # From the manifest on the work is done: what stops the pod then finds it in the status.
+            writer.result(artifacts=publish(storage, results, output, files))
         require_passed(assessment.evaluation)
     return assessment.evaluation.verdict or ""
 
@@ -278,7 +288,10 @@ def tell(
 
 def tell_failure(failure: TrainerFailure, writer: StatusWriter) -> None:
     """Says in the status why the work ended. Once, whether it arrives or not: the termination message says it too, and
-    a pod that has to end, perhaps with a GPU, does not wait for an API server."""
+    a pod that has to end, perhaps with a GPU, does not wait for an API server. What stops a pod whose results are
+    published changes nothing about them."""
+    if writer.intent.artifacts and failure.reason is FailureReason.PREEMPTED:
+        return
     stage = EVALUATED if writer.intent.is_true(TRAINED) else TRAINED
     writer.condition(stage, False, failure.reason, sentence(failure.reason, failure.message))
     writer.progress()

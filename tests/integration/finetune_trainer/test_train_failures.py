@@ -14,13 +14,15 @@ from transformers import AutoModelForCausalLM
 from finetune_api.bundle import Bundle
 from finetune_api.method import MethodType
 from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.status import ConditionType
+from finetune_trainer import publish as publishing
 from finetune_trainer import train as module
 from finetune_trainer.__main__ import main
 from finetune_trainer.assessment import Assessor
-from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.failure import StopRequested, TrainerFailure
 from finetune_trainer.status_writer import StatusWriter
-from finetune_trainer.storage import open_storage
-from finetune_trainer.termination import _Stop
+from finetune_trainer.storage import Storage, open_storage
+from finetune_trainer.termination import _Stop, handle_sigterm
 from finetune_trainer.train import train
 from finetune_trainer.training_loop import Step, training_steps
 from tests.integration.finetune_trainer.trainings import prepare, run
@@ -71,14 +73,25 @@ def out_of_memory(*_: object) -> NoReturn:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-@pytest.mark.parametrize("method", [MethodType.LORA, MethodType.FULL])
+@pytest.mark.parametrize(
+    ("method", "failing"),
+    [
+        (MethodType.FULL, (Assessor, "assess")),
+        (MethodType.LORA, (module, "merge")),
+        (MethodType.LORA, (publishing, "report_page")),
+    ],
+)
 def test_what_was_tuned_is_kept_where_what_follows_fails(
-    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: MethodType
+    make_bundle: MakeBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: MethodType,
+    failing: tuple[object, str],
 ) -> None:
     full = method is MethodType.FULL
     bundle = make_bundle(method={"type": method}, output={"uri": str(tmp_path / "output"), "merge": not full})
     prepare(bundle)
-    monkeypatch.setattr(*((Assessor, "assess") if full else (module, "merge")), out_of_memory)
+    monkeypatch.setattr(*failing, out_of_memory)
     with pytest.raises(TrainerFailure) as caught:
         run(bundle)
     assert caught.value.reason is FailureReason.GPU_OUT_OF_MEMORY
@@ -123,6 +136,32 @@ def test_what_was_tuned_is_not_put_among_anothers_results(
     with pytest.raises(TrainerFailure, match=r"Tried to allocate 2.00 GiB\.$"):
         train(bundle, open_storage(bundle), StatusWriter(None, "attempt-1"), attempt=1)
     assert not (manifest.parent / "adapter").exists()
+
+
+@pytest.mark.parametrize("place", ["write_bytes", "delete_prefix"])
+def test_a_pod_that_is_stopped_once_its_manifest_is_written_says_what_it_published(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    bundle = make_bundle()
+    prepare(bundle)
+    real = getattr(Storage, place)
+
+    def stopped(self: Storage, *arguments: Any, **options: Any) -> Any:
+        done = real(self, *arguments, **options)
+        signal.raise_signal(signal.SIGTERM)
+        return done
+
+    monkeypatch.setattr(Storage, place, stopped)
+    monkeypatch.setattr(_Stop, "requested", False)
+    before, writer = signal.getsignal(signal.SIGTERM), StatusWriter(None, "attempt-1")
+    handle_sigterm()
+    try:
+        with pytest.raises(StopRequested):
+            train(bundle, open_storage(bundle), writer, attempt=1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert writer.intent.artifacts
+    assert writer.intent.is_true(ConditionType.EVALUATED), "its last word is that of the evaluation"
 
 
 def test_a_pod_started_again_after_publishing_only_says_so(

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings
 from finetune_trainer.render import prompt_format
 from finetune_trainer.row_format import Message, Row, thinks
@@ -29,7 +28,7 @@ FAMILIES = """
 """.split()  # noqa: SIM905
 THOUGHTS_BEGUN = {"deepseek_r1_distill"}
 """Every prompt begins a thought."""
-THOUGHT = "<think>\nhm\n</think>\n\n"
+THOUGHT = "<think>\nlet me see\n</think>\n\n"
 ONE, TWO = ("first question", "first answer"), ("first question", "first answer", "second question", "second answer")
 
 
@@ -57,31 +56,38 @@ def examples(tokenizer: Any, messages: tuple[Message, ...]) -> list[Example]:
     return made
 
 
+def turn(message: Message, source: str) -> dict[str, str]:
+    """A message as a client sends it: with the thought apart, as servers give it, where the template takes it so."""
+    thought, end, answer = message.content.partition("</think>")
+    if not end or not ("reasoning_content" in source and end in source):
+        return {"role": message.role, "content": message.content}
+    thought = thought.removeprefix("<think>").strip()
+    return {"role": message.role, "reasoning_content": thought, "content": answer.strip()}
+
+
 def served(tokenizer: Any, messages: tuple[Message, ...], thinking: bool) -> str:
     """The prompt that a server makes of messages."""
-    chat = [{"role": message.role, "content": message.content} for message in messages]
+    chat = [turn(message, tokenizer.chat_template) for message in messages]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
     return str(text)
 
 
-@pytest.mark.parametrize("thoughtful", [False, True])
+@pytest.mark.parametrize("thoughtful", [(False, False), (False, True), (True, True)])
 @pytest.mark.parametrize("contents", [ONE, TWO])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_comes_before_each_last_answer_is_what_a_server_sends(
-    name: str, contents: tuple[str, ...], thoughtful: bool, tmp_path: Path
+    name: str, contents: tuple[str, ...], thoughtful: tuple[bool, bool], tmp_path: Path
 ) -> None:
     tokenizer = load(name, tmp_path)
-    messages = conversation(*contents[:-1], THOUGHT * thoughtful + contents[-1])
-    if name in THOUGHTS_BEGUN and (len(contents) > 2 or not thoughtful):
-        with pytest.raises(TrainerFailure, match="begins a thought, and an answer holds none"):
-            examples(tokenizer, messages)
-        return
+    answers = [THOUGHT * thinks + answer for thinks, answer in zip(thoughtful, contents[1::2], strict=False)]
+    messages = conversation(*(text for pair in zip(contents[::2], answers, strict=True) for text in pair))
     made = examples(tokenizer, messages)
     for example in made:
         prompt = tokenizer.decode(example.input_ids[: example.prompt_length])
         assert prompt == served(tokenizer, example.messages[:-1], thinks(example.answer))
     learned = "".join(tokenizer.decode(example.input_ids[example.supervised]) for example in made)
-    assert [learned.count(answer) for answer in contents[1::2]] == [1] * len(contents[1::2]), "each answer, and once"
+    assert [learned.count(answer) for answer in contents[1::2]] == [1] * len(answers), "each answer, and once"
+    assert learned.count("let me see") == sum(map(thinks, answers)), "and each thought"
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if (FOLDER / f"{name}_training.jinja").is_file()])

@@ -14,6 +14,7 @@ from finetune_trainer.comparison import QUANTIZED, Comparison, Outcome, compare,
 from finetune_trainer.measured import Answer, FewShot, Measured
 from finetune_trainer.metric_choice import FITTING
 from finetune_trainer.prepared import Example
+from finetune_trainer.row_format import Message
 from tests.unit.finetune_trainer.tiny import example
 
 LIKELIHOODS = (MetricName.LOSS, MetricName.PERPLEXITY)
@@ -77,6 +78,28 @@ def test_a_model_of_shuffled_answers_is_not_praised(expected: list[str], kind: A
     assert found.outcome is Outcome.UNRELATED
     learned = compared(expected, ["I am a language model."] * 80, expected[:70] + shuffled[70:], kind)
     assert learned.outcome is Outcome.BETTER
+
+
+@pytest.mark.parametrize(("expected", "kind"), [(labels(), AnswerKind.LABEL), (tickets(), AnswerKind.JSON)])
+def test_thoughts_before_answers_change_nothing(expected: list[str], kind: AnswerKind) -> None:
+    tuned = expected[:70] + expected[:10]
+    thoughtful = [f"<think>\nperhaps {number}\n</think>\n\n{text}" for number, text in enumerate(tuned)]
+    rows = [example(12, 4, i, texts=("question", f"<think>so</think>{right}")) for i, right in enumerate(expected)]
+    bare, found = (
+        compared(expected, ["?"] * 80, given, kind, rows=held_out)
+        for given, held_out in (
+            (
+                tuned,
+                [
+                    replace(row, messages=(row.messages[0], Message("assistant", right)))
+                    for row, right in zip(rows, expected, strict=True)
+                ],
+            ),
+            (thoughtful, rows),
+        )
+    )
+    assert (found.metrics, found.labels, found.fields) == (bare.metrics, bare.labels, bare.fields)
+    assert found.labels or found.fields
 
 
 def test_always_giving_the_most_frequent_answer_is_not_praised() -> None:

@@ -102,6 +102,14 @@ def test_the_parts_of_a_row_stay_or_go_together(tmp_path: Path) -> None:
     assert found.repeats.tolist() == [False] * 4 + [True] * 2
 
 
+def test_a_row_of_more_parts_than_a_cluster_may_have_rows_repeats_nothing(tmp_path: Path) -> None:
+    rows = [row(f"Who painted ceiling number {number}?", f"Painter {number}") for number in range(3)]
+    found = alike([each for each in rows for _ in range(40)], tmp_path, near="Drop")
+    assert not found.repeats.any()
+    assert not found.crowded.any()
+    assert len(set(found.groups)) == 3
+
+
 def test_groups_do_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
     groups = alike(ROWS, tmp_path).groups
     assert alike(ROWS[::-1], tmp_path).groups.tolist() == groups[::-1].tolist()

@@ -1,6 +1,7 @@
 """Answers a model writes: one by one or together, after a shared beginning or not."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -120,6 +121,15 @@ def test_an_answer_ends_at_the_first_end_token(
     tokens = tokenizer(written, add_special_tokens=False).input_ids
     answer = read_answer(tokenizer, tokens, [END], " yes\n")
     assert (answer.text, answer.truncated, answer.matches) == (text, truncated, matches)
+
+
+def test_the_end_of_a_thought_is_seen_where_it_is_a_special_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    known = deepcopy(tokenizer)
+    known.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    tokens = known("<think>\nperhaps\n</think>\n\nyes<|end|>", add_special_tokens=False).input_ids
+    answer = read_answer(known, tokens, [END], "yes")
+    assert answer.matches
+    assert answer.text.endswith("perhaps\n</think>\n\nyes")
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=80), st.integers(1, 4000), st.integers(1, 200))

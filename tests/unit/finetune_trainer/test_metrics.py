@@ -23,15 +23,6 @@ def test_the_expected_answers_themselves_score_one(name: MetricName) -> None:
 
 
 @pytest.mark.parametrize("name", OF_ANSWERS)
-def test_thoughts_before_an_answer_do_not_count(name: MetricName) -> None:
-    answers, expected = zip(*pairs(20), strict=True)
-    thoughtful = [f"<think>\nperhaps {number}\n</think>\n\n{text}" for number, text in enumerate(answers)]
-    bare = row_statistics(name, answers, expected, LABELS)
-    assert (row_statistics(name, thoughtful, expected, LABELS) == bare).all()
-    assert (row_statistics(name, answers, [f"<think>no</think>{text}" for text in expected], LABELS) == bare).all()
-
-
-@pytest.mark.parametrize("name", OF_ANSWERS)
 def test_answers_of_another_row_score_less(name: MetricName) -> None:
     expected = ['{"team": "billing"}', '{"team": "login"}'] if "JSON" in name or "Field" in name else ["yes", "no"]
     wrong = ["[", "]"] if name is MetricName.VALID_JSON else expected[::-1]

@@ -17,7 +17,7 @@ from finetune_api.status import Artifacts
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import work_prefix
-from finetune_trainer.publish import publish, stage_weights, target_modules
+from finetune_trainer.publish import publish, stage_weights, target_modules, upload_results
 from finetune_trainer.storage import Storage, open_storage
 from finetune_trainer.trainable import attach_lora
 from tests.unit.finetune_trainer.conftest import MakeBundle
@@ -51,7 +51,7 @@ def publish_into(storage: Storage, bundle: Bundle, staging: Path, tokenizer_from
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or bundle.spec.model.uri)
     found = results(bundle)
     stage_weights(model, tokenizer, bundle, found.serving, staging)
-    return publish(storage, found, staging)
+    return publish(storage, found, staging, upload_results(storage, found, staging))
 
 
 def output(bundle: Bundle) -> Path:

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.reasons import FailureReason
+from finetune_api.training import LossOn
+from finetune_trainer import render
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings
 from finetune_trainer.prepared import Example
@@ -181,14 +183,50 @@ def test_a_thought_the_template_leaves_out_is_learned_where_the_prompt_begins_it
     assert tokenizer.decode(first.input_ids) == (
         "<|start|>user\nq<|end|>\n<|start|>assistant\n<think>\nhm\n</think>\n\na<|end|>"
     )
-    assert learned(tokenizer, second) == "so\n</think>b<|end|>"
+    assert learned(tokenizer, second) == "so\n</think>\n\nb<|end|>"
     assert tokenizer.decode(second.input_ids).count("think>") == 2, "the earlier thought is left out"
 
 
-def test_a_prompt_that_begins_a_thought_asks_for_answers_with_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("answer", ["a", "<think>\n\n</think>\n\na"])
+def test_where_every_prompt_begins_a_thought_an_answer_without_one_ends_it_at_once(tmp_path: Path, answer: str) -> None:
     tokenizer = load(tmp_path, THOUGHTFUL)
-    with pytest.raises(TrainerFailure, match=r"t.jsonl line 1: the model's prompt begins a thought, and an answer"):
-        tokenized(tokenizer, row("q", "a"))
+    assert learned(tokenizer, tokenized(tokenizer, row("q", answer))[0]) == "\n</think>\n\na<|end|>"
+
+
+def test_an_empty_thought_is_none(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, THINKING)
+    bare, empty = tokenized(tokenizer, row("q", "a"), row("q", "<think>\n\n</think>\n\na"))
+    assert tokenizer.decode(empty.input_ids) == tokenizer.decode(bare.input_ids)
+
+
+def test_a_thought_that_the_template_leaves_out_is_not_lost_in_silence(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, THOUGHTFUL.replace("<think>\n{% endif %}", "{% endif %}"))
+    with pytest.raises(
+        TrainerFailure, match=r"t.jsonl line 1: the model's chat template leaves out an answer's thought"
+    ):
+        tokenized(tokenizer, row("q", "<think>hm</think>a"))
+
+
+def test_where_all_is_learned_a_conversation_stays_whole_and_nothing_is_learned_twice(tmp_path: Path) -> None:
+    tokenizer, findings = load(tmp_path, FORGETFUL), Findings()
+    format = prompt_format(tokenizer, LossOn.ALL)
+    found = [example for _, example in tokenize([row("q", "a", "r", "b")], format, tokenizer, findings)]
+    assert [tokenizer.decode(example.input_ids) for example in found] == [
+        "<|start|>user\nq<|end|>\n<|start|>assistant\n(short)<|end|>\n"
+        "<|start|>user\nr<|end|>\n<|start|>assistant\nb<|end|>"
+    ]
+    assert findings.taken_apart == 0
+
+
+def test_a_conversation_whose_parts_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "APART_CHARACTERS", 10)
+    tokenizer = load(tmp_path, FORGETFUL)
+    # q a, q a r b and q a r b s c are 2, 4 and 6 characters.
+    with pytest.raises(TrainerFailure, match=r"each with all that was said before, have over 0 Mi.*\(3 answers\)"):
+        tokenized(tokenizer, row("q", "a", "r", "b", "s", "c"))
+    assert len(tokenized(tokenizer, row("q", "a", "r", "b"))) == 2
 
 
 def test_an_answer_that_does_not_follow_its_prompt_is_refused(tmp_path: Path) -> None:

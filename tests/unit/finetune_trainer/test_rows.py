@@ -106,8 +106,11 @@ def test_a_thought_beside_an_answer_stands_before_it(read: Read) -> None:
     asked, answer = {"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2", "weight": 1}
     rows, _ = read([{"messages": [asked, answer | {"reasoning_content": "one, and one more\n"}]}])
     assert turns(rows[0])[1] == ("assistant", "<think>\none, and one more\n</think>\n\n2")
-    rows, _ = read([{"messages": [asked, answer | {"reasoning_content": None}]}])
-    assert turns(rows[0])[1] == ("assistant", "2")
+    rows, _ = read([{"messages": [asked | {"reasoning_content": "hm"}, answer | {"reasoning_content": None}]}])
+    assert turns(rows[0]) == [("user", "1+1"), ("assistant", "2")]
+    both = {"content": "<think>two</think>2", "reasoning_content": "two"}
+    rows, _ = read([{"messages": [asked, answer | both]}])
+    assert turns(rows[0])[1] == ("assistant", "<think>two</think>2")
 
 
 def test_columns_are_mapped_and_tell_the_format(read: Read) -> None:
@@ -226,6 +229,10 @@ def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said:
         (
             [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "reasoning_content": ["t"]}],
             "a message has a wrong content: reasoning_content is a list, not text (message 2)",
+        ),
+        (
+            [{"role": "user", "content": "u"}, {"role": "assistant", "content": "<think>\nso a"}],
+            "a thought does not end (<think> without </think>)",
         ),
     ],
 )
