@@ -6,7 +6,7 @@ from datetime import datetime
 from finetune_api import names
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.api import Api
 from finetune_operator.queue import Key
 from finetune_operator.rivals import rivals_of
@@ -31,6 +31,8 @@ def observe(api: Api, key: Key) -> World | None:
     is_own = account == names.TRAINER_SERVICE_ACCOUNT
     own = [(step, number, run) for uid, step, number, run in runs if uid == world.uid]
     attempts = {number: run for step, number, run in own if step == "train"}
+    # Asked once the next step is a GPU: it takes a list of the cluster's jobs.
+    next_is_gpu = world.status.is_true(ConditionType.VALIDATED) and not attempts
     return replace(
         world,
         profile=profile,
@@ -41,7 +43,7 @@ def observe(api: Api, key: Key) -> World | None:
         bundle_exists=api.get("ConfigMap", names.child_prefix(name, world.uid), namespace) is not None,
         preflight=next((run for step, _, run in own if step == "preflight"), None),
         attempts=attempts,
-        rivals=() if attempts or profile is None else rivals_of(api, world.uid, world.spec, profile),
+        rivals=rivals_of(api, world.uid, world.spec, profile) if next_is_gpu and profile else (),
     )
 
 

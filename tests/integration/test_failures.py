@@ -11,8 +11,9 @@ from tests.integration.conftest import PROFILE, make_namespace
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import BATCH_JOBS, PROFILES, Kube
 from tests.integration.kubelet import NODE, Kubelet, PlayedPod
-from tests.integration.operator_process import OperatorProcess
 from tests.integration.waiting import wait_for
+
+pytestmark = pytest.mark.usefixtures("operator")
 
 End = tuple[Callable[[PlayedPod], None], FailureReason, str]
 TRACEBACK = "Traceback (most recent call last):\nKeyError: 'the text of a secret ticket'"
@@ -146,7 +147,7 @@ def test_a_job_whose_attempt_is_deleted_by_hand_tries_again(kube: Kube, tenant: 
 
 
 def test_of_two_jobs_with_one_output_the_second_fails_before_it_asks_for_a_gpu(
-    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
+    kube: Kube, namespace: str, kubelet: Kubelet
 ) -> None:
     # A comma and an equals sign mean something in a field selector.
     place = f"s3://acme-models/a,b=c/{namespace}"
@@ -163,9 +164,7 @@ def test_of_two_jobs_with_one_output_the_second_fails_before_it_asks_for_a_gpu(
     kube.delete(f"/api/v1/namespaces/{other}")
 
 
-def test_two_jobs_with_one_output_in_two_storages_both_train(
-    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet
-) -> None:
+def test_two_jobs_with_one_output_in_two_storages_both_train(kube: Kube, namespace: str, kubelet: Kubelet) -> None:
     elsewhere = deepcopy(PROFILE)
     elsewhere["metadata"]["name"] = "elsewhere"
     elsewhere["spec"]["storages"][0]["endpoint"] = "https://s3.elsewhere.example"

@@ -141,6 +141,8 @@ class NearCopies:
         """What is alike of all rows and parts of rows. `keys`: of their questions, shape [rows], equal for those that
         ask the same. What holds of a row holds of its parts."""
         begins = np.frombuffer(self._further, np.bool_) == 0
+        if begins.all():
+            return self._find(keys)
         found, row = self._find(keys[begins]), np.cumsum(begins, dtype=np.int32) - 1
         return Alike(found.groups[row], found.repeats[row], found.crowded[row])
 

@@ -103,6 +103,6 @@ def read_answer(
     """The answer up to the first end token; without one it was cut."""
     end = next((i for i, token in enumerate(written) if token in end_tokens), None)
     # The end of a thought is to be seen, also where a tokenizer holds it for special.
-    hidden = set(tokenizer.all_special_ids) - {tokenizer.convert_tokens_to_ids(THOUGHT_END)}
+    hidden = set(tokenizer.all_special_ids) - {tokenizer.get_added_vocab().get(THOUGHT_END)}
     text = str(tokenizer.decode([token for token in written[:end] if token not in hidden])).strip()
     return Answer(text, truncated=end is None, matches=final_answer(text) == expected.strip())
