@@ -25,8 +25,6 @@ from typing import Any
 
 SEED = 0
 SENTENCES, VOCABULARY = 20_000, 8_000
-STAGED_ROWS = 10_000
-"""Rows that the stages are measured on one by one."""
 
 
 def sentences(rng: random.Random) -> list[str]:
@@ -87,7 +85,7 @@ def plain(data: Path, model: Path, scratch: Path) -> None:
 
 
 def stages(data: Path, model: Path, scratch: Path) -> None:
-    """Prints microseconds of processor time a row of each stage, run one after another on all rows."""
+    """Prints how fast each stage is, by processor time, run one after another on all rows: they are held for it."""
     from finetune_trainer.base_model import inspect_model
     from finetune_trainer.clean import Cleaner
     from finetune_trainer.deduplicate import NearCopies, SeenKeys, drop_copies, prompt_key, question, said
@@ -111,7 +109,9 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
         start = time.process_time()
         found = work()
         seconds = time.process_time() - start
-        print(f"STAGE | {name} | {(seconds - done_before) / STAGED_ROWS * 1e6:,.0f} |", flush=True)
+        a_row = (seconds - done_before) / count
+        speed = f"{a_row * 1e6:,.1f} | {1 / a_row:,.0f} | {data.stat().st_size / 1e6 / (seconds - done_before):,.2f}"
+        print(f"STAGE | {name} | {speed} |", flush=True)
         return found, seconds
 
     def stored() -> list[Any]:
@@ -120,6 +120,8 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
 
     copies = NearCopies(bundle.spec.dataset.deduplicate, storage, scratch)
     with data.open("rb") as stream:
+        count = sum(1 for _ in stream)
+        stream.seek(0)
         _, parsing = timed("read and parse", lambda: list(json_lines(stream, str(data))))
     rows, _ = timed(
         "validate", lambda: list(read_rows(storage, bundle.spec.dataset.train, "dataset.train", findings)), parsing
@@ -133,6 +135,7 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
     timed("sketch for near copies", lambda: [copies.add(row.messages) for row in rows])
     tested = [question(row.messages) for row in rows[:1000]]
     told = RowStore(scratch / "store")
+    timed("compare near copies", lambda: [copies.find(told.column("key"))])
     timed("look for test rows", lambda: list(leaks(tested, len(told), lambda row: said(told.messages(row)))))
 
 
@@ -210,10 +213,13 @@ def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.jsonl"
-        write_rows(data, STAGED_ROWS, None)
-        print("\n| stage | microseconds of processor time a row |\n| --- | --- |")
-        lines = measure("stages", data, options.model.absolute(), Path(folder))[3]
-        print("\n".join(line.removeprefix("STAGE ") for line in lines), flush=True)
+        for rows in options.rows:
+            write_rows(data, rows, None)
+            print(f"\n| stage, of {rows:,} rows | microseconds of processor time a row | rows/s | MB/s |")
+            print("| --- | --- | --- | --- |")
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                lines = measure("stages", data, options.model.absolute(), Path(scratch))[3]
+            print("\n".join(line.removeprefix("STAGE ") for line in lines), flush=True)
     print("\n| pipeline | rows | MB | seconds | rows/s | MB/s | rows/s of one core's time | peak memory GB |")
     print("|" + " --- |" * 8)
     pipelines = ("ours",) if options.skip_plain else ("ours", "plain")
