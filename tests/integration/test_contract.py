@@ -103,8 +103,9 @@ def test_a_spec_cannot_be_changed(change: Object, kube: Kube, namespace: str) ->
 
 
 def test_an_unchanged_spec_can_be_applied_again_and_labels_can_change(kube: Kube, namespace: str) -> None:
-    job = Job.create(kube, namespace, manifest())
-    kube.merge(job.path, {"spec": manifest()["spec"], "metadata": {"labels": {"team": "search"}}})
+    body = manifest()
+    job = Job.create(kube, namespace, body)
+    kube.merge(job.path, {"spec": body["spec"], "metadata": {"labels": {"team": "search"}}})
     assert job.read()["metadata"]["generation"] == 1
 
 
