@@ -11,11 +11,12 @@ from typing import Literal
 import pytest
 
 from finetune_api import names
-from tests.integration.jobs import Job, manifest
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import Kube
 from tests.integration.kubelet import Kubelet
 from tests.integration.operator_process import OperatorProcess
 from tests.integration.tap import Call, Tap
+from tests.integration.waiting import wait_for
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Moment:
     method: str
     resource: str
     text: str = ""
+    running: str = ""
+    """The Job whose pod has to be seen running, which a pod that soon ends need not be."""
 
     def is_now(self, call: Call) -> bool:
         there = call.method == self.method and call.path.endswith(f"/{self.resource}")
@@ -39,10 +42,10 @@ MOMENTS = {
     "the ConfigMap is there": Moment("after", "POST", "configmaps"),
     "the preflight Job is there": Moment("after", "POST", "jobs", "preflight"),
     "the first Event is there, its status is not": Moment("after", "POST", "events", "PreflightPending"),
-    "the preflight pod runs": Moment("before", "PATCH", "status", "Validating"),
+    "the preflight pod runs": Moment("before", "PATCH", "status", "Validating", PREFLIGHT),
     "the data is validated, the attempt's Job is not there": Moment("before", "POST", "jobs", "--attempt"),
     "the attempt's Job is there": Moment("after", "POST", "jobs", "--attempt"),
-    "the attempt's pod runs": Moment("after", "PATCH", "status", "'stage': 'Training'"),
+    "the attempt's pod runs": Moment("after", "PATCH", "status", "'stage': 'Training'", ATTEMPT),
     "the attempt succeeded, nobody was told": Moment("before", "POST", "events", "Succeeded"),
     "the last Event is there, Complete is not": Moment("before", "PATCH", "status", "'type': 'Complete'"),
 }
@@ -55,7 +58,13 @@ def test_an_operator_killed_and_started_again_makes_nothing_twice(
     then = MOMENTS[moment]
     (tap.before if then.side == "before" else tap.after)(then.is_now, operator.kill)
     job = Job.create(kube, namespace, manifest())
-    kubelet.play(namespace, lambda: not operator.is_running)
+    if then.running == ATTEMPT:
+        kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
+    if then.running:
+        kubelet.pod_of(namespace, job.child(then.running)).runs()
+        wait_for("the operator to be killed", lambda: not operator.is_running)
+    else:
+        kubelet.play(namespace, lambda: not operator.is_running)
     before = job.children()
 
     operator.start()
