@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -181,26 +182,30 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         (folder / "secrets" / name).mkdir(parents=True)
         (folder / "secrets" / name / "AWS_ACCESS_KEY_ID").write_text(name)
         (folder / "secrets" / name / "AWS_SECRET_ACCESS_KEY").write_text(f"{name}-key")
-    port, *others = _free_ports(8)
-    server = _start_weed(folder, port, others)
-    try:
-        _wait_for_s3(S3(f"http://127.0.0.1:{port}", folder / "secrets"), server, folder / "log")
-        yield S3(f"http://127.0.0.1:{port}", folder / "secrets")
-    finally:
-        server.kill()  # its graceful end takes 25 s, and nothing of it is kept
-        server.wait()
+    for _ in range(3):  # a port that was free may be taken by the time it is listened on
+        port, *others = _free_ports(8)
+        server, s3 = _start_weed(folder, port, others), S3(f"http://127.0.0.1:{port}", folder / "secrets")
+        try:
+            if _comes_up(s3, server):
+                yield s3
+                return
+        finally:
+            server.kill()  # its graceful end takes 25 s, and nothing of it is kept
+            server.wait()
+    raise RuntimeError(f"SeaweedFS did not come up:\n{(folder / 'log').read_text()[-3000:]}")
 
 
 def _start_weed(folder: Path, s3_port: int, others: list[int]) -> subprocess.Popen[bytes]:
     names = ["master.port", "volume.port", "filer.port"]
     ports = dict(zip([*names, *(f"{name}.grpc" for name in [*names, "s3.port"])], others, strict=True))
+    data = tempfile.mkdtemp(dir=folder)
     command = [
         str(Path(sys.executable).parent / "weed"),
         "server",
         "-s3",
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
-        f"-dir={folder}",
+        f"-dir={data}",
         f"-s3.config={folder / 's3.json'}",
         f"-s3.port={s3_port}",
         "-s3.autoCreateBucket=false",
@@ -212,16 +217,16 @@ def _start_weed(folder: Path, s3_port: int, others: list[int]) -> subprocess.Pop
         *(f"-{name}={port}" for name, port in ports.items()),
     ]
     with (folder / "log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=os.environ | {"HOME": str(folder)})
+        return subprocess.Popen(command, stdout=log, stderr=log, cwd=data, env=os.environ | {"HOME": data})
 
 
-def _wait_for_s3(s3: S3, server: subprocess.Popen[bytes], log: Path) -> None:
+def _comes_up(s3: S3, server: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + 60
     while server.poll() is None and time.monotonic() < deadline:
         try:
             s3.client().create_bucket(Bucket="ready")
             s3.client().put_object(Bucket="ready", Key="probe", Body=b"1")
-            return
+            return True
         except Exception:
             time.sleep(0.2)
-    raise RuntimeError(f"SeaweedFS did not come up:\n{log.read_text()[-3000:]}")
+    return False
