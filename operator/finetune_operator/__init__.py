@@ -10,8 +10,8 @@ Read from `reconcile` outward. Pure, tested without a cluster:
 
 The edges:
 
-- `observe` reads one job's world, and through `rivals` who else writes to its output; `apply` makes a plan real; `api`
-  is the API server, nothing else talks to it.
+- `observe` reads one job's world, through `profiles` the profile it names, and through `rivals` who else writes to its
+  output; `apply` makes a plan real; `api` is the API server, nothing else talks to it.
 - `loop`: workers, observe -> reconcile -> apply.
 - `watch`: kopf; turns events into keys. The only module that knows kopf.
 """

@@ -5,9 +5,9 @@ from datetime import datetime
 
 from finetune_api import names
 from finetune_api.job import FineTuneJobSpec
-from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.api import Api
+from finetune_operator.profiles import profile_of
 from finetune_operator.queue import Key
 from finetune_operator.rivals import rivals_of
 from finetune_operator.world import Object, Pod, Run, World, parse_spec
@@ -24,8 +24,7 @@ def observe(api: Api, key: Key) -> World | None:
     world = _bare(job)
     if world.deleting or world.is_over or world.spec is None:
         return world
-    found = api.get(names.PROFILE_KIND, world.spec.profile_name)
-    profile, profile_error = parse_spec(FineTuneProfileSpec, found["spec"]) if found else (None, None)
+    profile, profile_error = profile_of(api, world.spec)
     account = world.spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT
     # The operator binds its own; of another only the tenant knows how it got its rights, so they are asked for.
     is_own = account == names.TRAINER_SERVICE_ACCOUNT

@@ -6,6 +6,7 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.api import Api
+from finetune_operator.profiles import profile_of
 from finetune_operator.world import Object, Rival, parse_spec
 
 
@@ -36,8 +37,7 @@ def _may_write(job: Object) -> bool:
 def _endpoint_of(api: Api, job: Object) -> str | None:
     """Where another job writes, as far as this version can read it."""
     spec, _ = parse_spec(FineTuneJobSpec, job["spec"])
-    found = api.get(names.PROFILE_KIND, spec.profile_name) if spec else None
-    profile, _ = parse_spec(FineTuneProfileSpec, found["spec"]) if found else (None, None)
+    profile = profile_of(api, spec)[0] if spec else None
     return _endpoint(spec, profile) if spec and profile else None
 
 

@@ -11,7 +11,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.training import LossOn
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import InvalidRow
-from finetune_trainer.row_format import REASONING, THOUGHT, THOUGHT_END, Message, Row, thinks
+from finetune_trainer.row_format import REASONING, THOUGHT, THOUGHT_END, Message, Row, parted, thinks
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.content }}"
@@ -110,12 +110,11 @@ class PromptFormat:
         """The messages with the last answer alone."""
         if found := self._found(messages, [len(messages)]):
             return found
-        thought, _, answer = messages[-1].content.rpartition(THOUGHT_END)
+        thought, answer = parted(messages[-1].content)
         asked = self.prompt(messages[:-1], thinks(messages[-1].content))
         if asked.rstrip().endswith(THOUGHT):
             # The prompt begins the thought for the model, and the template, made for answers that were given before,
             # leaves it out: DeepSeek-R1's.
-            thought = thought.lstrip().removeprefix(THOUGHT).strip("\n")
             text = f"{asked}{thought}\n{THOUGHT_END}\n\n{answer.lstrip()}{self.end_of_turn}"
             return self._ended(text, messages, [(len(asked), len(text))])
         if thought:
@@ -142,13 +141,13 @@ class PromptFormat:
         """The message as templates take one: without a thought that is empty, and with one by itself where they ask for
         that and write it with the same marks; metrics look for those."""
         turn = {"role": message.role, "content": message.content}
-        thought, end, answer = message.content.rpartition(THOUGHT_END)
-        if message.role != "assistant" or not end:
+        if message.role != "assistant" or THOUGHT_END not in message.content:
             return turn
+        thought, answer = parted(message.content)
         if not thinks(message.content):
             return turn | {"content": answer.lstrip("\n")}
         if self._parts_thoughts:
-            turn |= {REASONING: thought.lstrip().removeprefix(THOUGHT).strip("\n"), "content": answer.lstrip("\n")}
+            turn |= {REASONING: thought, "content": answer.lstrip("\n")}
         return turn
 
     @cached_property

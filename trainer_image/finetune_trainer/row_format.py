@@ -121,9 +121,15 @@ def thinks(answer: str) -> bool:
     return bool(end and thought.lstrip().removeprefix(THOUGHT).strip())
 
 
+def parted(answer: str) -> tuple[str, str]:
+    """The thought in an answer, without its marks, and what follows; "" where there is none."""
+    thought, _, rest = answer.rpartition(THOUGHT_END)
+    return thought.lstrip().removeprefix(THOUGHT).strip("\n"), rest
+
+
 def final_answer(answer: str) -> str:
     """What follows the thoughts in an answer, without white space around it."""
-    return answer.rpartition(THOUGHT_END)[2].strip()
+    return parted(answer)[1].strip()
 
 
 def column_names(row: dict[str, Any]) -> str:
