@@ -6,8 +6,6 @@ No finalizers and no annotations are written on users' objects: `on.event` handl
 
 import asyncio
 import logging
-import os
-from threading import Timer
 from typing import Any
 
 import kopf
@@ -16,9 +14,6 @@ from finetune_api import names
 from finetune_operator import loop
 from finetune_operator.api import KubernetesApi
 from finetune_operator.queue import WorkQueue
-
-SHUTDOWN_SECONDS = 10.0
-"""How long the process may take to end once it has begun to: the Deployment starts it anew only then."""
 
 
 def run(liveness: str | None) -> None:
@@ -55,10 +50,6 @@ def _registry(queue: WorkQueue) -> kopf.OperatorRegistry:
         for task in tasks:
             task.remove_done_callback(_stop_the_process)
             task.cancel()
-        # A watch whose stream broke within a line ends kopf, which then waits for its other watches for ever.
-        last_resort = Timer(SHUTDOWN_SECONDS, os._exit, [1])
-        last_resort.daemon = True
-        last_resort.start()
 
     @kopf.on.event(names.GROUP, names.VERSION, names.JOBS, registry=registry)
     async def on_job(namespace: str | None, name: str | None, status: Any, **_: Any) -> None:

@@ -97,8 +97,9 @@ def _operator(installed: Cluster, kube: Kube, tap: Tap) -> Iterator[OperatorProc
 
 
 @pytest.fixture
-def operator(_operator: OperatorProcess) -> OperatorProcess:
+def operator(_operator: OperatorProcess, tap: Tap) -> OperatorProcess:
     """A running operator, the same one for all tests that leave it alive."""
+    tap.mend()
     _operator.start()
     return _operator
 

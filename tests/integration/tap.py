@@ -59,10 +59,11 @@ class Tap:
         self.calls: list[Call] = []
         self.is_cut = False
         """While true, the API server seems to be away."""
-        self.breaks_a_line = False
-        """Once true, the next watch that has something to say ends in the middle of it, as if that were all."""
         self.refused = 0
         """Requests that came in that time."""
+        self.broken_watch = ""
+        """While it names a path, each watch of it that has something to say ends in the middle of it, as if that were
+        all."""
         self._traps: list[_Trap] = []
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.tap = self
@@ -72,6 +73,11 @@ class Tap:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def mend(self) -> None:
+        """Takes back every fault and trap, so that a test that failed under one is the only one to fail."""
+        self.is_cut, self.broken_watch = False, ""
+        self._traps.clear()
 
     def writes(self, to: str = "") -> list[Call]:
         """Every write so far whose path or body names `to`."""
@@ -161,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             if tap.is_cut:
                 self.close_connection = True
                 return  # without the last chunk: whoever reads is told that there was more
-            broken, tap.breaks_a_line = tap.breaks_a_line, False
+            broken = self.path.startswith(f"{tap.broken_watch}?watch=true")
             piece = piece[: len(piece) // 2] if broken else piece
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             if broken:

@@ -312,8 +312,10 @@ def test_an_operator_whose_watch_broke_within_a_line_ends_so_that_it_is_started_
 ) -> None:
     job = Job.create(kube, namespace, manifest())
     preflight = kubelet.pod_of(namespace, job.child(PREFLIGHT))
-    tap.breaks_a_line = True
+    tap.broken_watch = f"/apis/{names.API_VERSION}/{names.JOBS}"
     preflight.runs()
+    preflight.says_all()
     wait_for("the operator to end", lambda: not operator.is_running)
+    tap.broken_watch = ""
     operator.start()
     kubelet.play(namespace, job.is_complete)
