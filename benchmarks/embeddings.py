@@ -122,10 +122,10 @@ def main() -> None:
             cosines = np.sort((asked * texts).sum(1))
             alike = ", ".join(f"{(cosines >= at).sum()} at {at:g}" for at in (0.8, 0.85, SIMILAR_MEANING, 0.95))
             print(f"{what}: {cosines[0]:.2f} to {cosines[-1]:.2f}, median {np.median(cosines):.2f}; alike {alike}")
-        texts = sorted(sentences(random.Random(0))[:TIMED], key=len)
+        timed = sorted(sentences(random.Random(0))[:TIMED], key=len)
         start = time.process_time()
         for first in range(0, TIMED, BATCH):
-            model.embed(texts[first : first + BATCH])
+            model.embed(timed[first : first + BATCH])
         print(f"{TIMED / (time.process_time() - start):.0f} sentences a second of processor time")
 
 

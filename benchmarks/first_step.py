@@ -68,28 +68,35 @@ def measure(path: Path) -> None:
         from finetune_trainer.__main__ import read_bundle, wait_asleep
 
         wait_asleep()
-        from finetune_trainer import train
+        from accelerate import Accelerator
+
+        import finetune_trainer.train  # noqa: F401, everything a training pod imports
+        from finetune_trainer.attention import prove_isolation
+        from finetune_trainer.model import choose_device, is_model_file, load_model, load_tokenizer
+        from finetune_trainer.prepared import read_prepared
         from finetune_trainer.storage import open_storage
+        from finetune_trainer.trainable import make_trainable
+        from finetune_trainer.training_loop import training_steps
     bundle = read_bundle(path)
     storage, scratch = open_storage(bundle), path.parent / "scratch"
     scratch.mkdir()
     with part("prepared data"):
-        prepared = train.read_prepared(storage, bundle, scratch)
+        prepared = read_prepared(storage, bundle, scratch)
     with part("device"):
-        device, _ = train.choose_device(bundle.allow_cpu)
-        accelerator = train.Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
+        device, _ = choose_device(bundle.allow_cpu)
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
     with part("the model's files"):
-        storage.download_folder(bundle.spec.model.uri, scratch / "model", train.is_model_file)
+        storage.download_folder(bundle.spec.model.uri, scratch / "model", is_model_file)
     with part("the model"):
-        train.load_tokenizer(scratch / "model")
-        model = train.load_model(scratch / "model", prepared.resolved.method, device)
+        load_tokenizer(scratch / "model")
+        model = load_model(scratch / "model", prepared.resolved.method, device)
     with part("proof of isolation"):
-        train.prove_isolation(model)
+        prove_isolation(model)
     with part("adapter"):
-        model = train.make_trainable(model, bundle.spec.method, prepared.resolved.method, bundle.spec.training.seed)
+        model = make_trainable(model, bundle.spec.method, prepared.resolved.method, bundle.spec.training.seed)
         model = accelerator.prepare_model(model)
     with part("first step"):
-        steps = train.training_steps(model, prepared.train, bundle.spec.training, prepared.resolved, accelerator)
+        steps = training_steps(model, prepared.train, bundle.spec.training, prepared.resolved, accelerator)
         next(steps)
     rows = [f"| {name} | {seconds:.1f} | {cpu:.1f} |" for name, (seconds, cpu) in parts.items()]
     until = [name for name in parts if name != "first step"]

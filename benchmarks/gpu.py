@@ -18,7 +18,10 @@ from dataclasses import asdict, dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune_api.sizing import Optimizer, TrainedMethod
 
 ROOT = Path(__file__).parents[1]
 if importlib.util.find_spec("finetune_trainer") is None:  # in a bare checkout
@@ -132,7 +135,7 @@ def matmul_tflops(device: Any, seconds: float = 1.0) -> float:
     return 2 * size**3 * count / spent / 1e12
 
 
-def run_case(name: str, method: str, device: Any, limit: float, four_bit: bool) -> Figure | None:
+def run_case(name: str, method: "TrainedMethod", device: Any, limit: float, four_bit: bool) -> Figure | None:
     """Trains one model by one method; None, with the reason printed, where that does not fit."""
     import torch
 
@@ -185,13 +188,15 @@ def work_of_a_step() -> Any:
     )
 
 
-def plan_of(shape: Any, method: str, device: Any, four_bit: bool) -> Any:
+def plan_of(shape: Any, method: "TrainedMethod", device: Any, four_bit: bool) -> Any:
     """The first way that fits the device: without checkpointing, with it, with 8-bit moments."""
     import torch
 
     from finetune_api import sizing
 
-    optimizers = ["AdamW", *(["PagedAdamW8bit"] if method == "Full" and four_bit else [])]
+    optimizers: list[Optimizer] = ["AdamW"]
+    if method == "Full" and four_bit:
+        optimizers.append("PagedAdamW8bit")
     setups = [sizing.Setup(method, optimizer, on) for optimizer in optimizers for on in (False, True)]
     load = sizing.Load(MICRO_BATCH_TOKENS, round(MICRO_BATCH_TOKENS * LABELS))
     if device.type == "cpu":
@@ -203,7 +208,7 @@ def seconds_of_a_step(name: str, setup: Any, device: Any) -> float:
     """Of the trainer's own loop, on average, once warm."""
     from accelerate import Accelerator
 
-    from benchmarks.random_models import random_rows, trainable_model
+    from benchmarks.random_models import SETTINGS, random_rows, trainable_model
     from finetune_api.method import MethodType
     from finetune_api.preflight_status import Resolved
     from finetune_api.training import Training
@@ -224,7 +229,7 @@ def seconds_of_a_step(name: str, setup: Any, device: Any) -> float:
     )
     training = Training.model_validate({"globalBatchSize": ROWS, "optimizer": setup.optimizer})
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
-    rows = random_rows(ROW_TOKENS, ROWS, LABELS, model.config.vocab_size)
+    rows = random_rows(ROW_TOKENS, ROWS, LABELS, SETTINGS[name]["vocab_size"])
     steps = list(training_steps(model, rows, training, resolved, accelerator))
     return sum(step.seconds for step in steps[WARM_UP:]) / STEPS
 

@@ -114,9 +114,16 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
         print(f"STAGE | {name} | {speed} |", flush=True)
         return found, seconds
 
-    def stored() -> list[Any]:
+    def store() -> list[Any]:
         with StoreWriter(scratch / "store") as writer:
-            return [writer.append(example, prompt_key(row)) for row, example in tokens]
+            for row, example in tokens:
+                writer.append(example, prompt_key(row))
+        return []
+
+    def sketch() -> list[Any]:
+        for row in rows:
+            copies.add(row.messages)
+        return []
 
     copies = NearCopies(bundle.spec.dataset.deduplicate, storage, scratch)
     with data.open("rb") as stream:
@@ -131,8 +138,8 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
     rows, _ = timed("look for suspicions", lambda: list(suspicions.note(rows, findings)))
     _, rendering = timed("render", lambda: [format.render(row) for row in rows])
     tokens, _ = timed("tokenize", lambda: list(tokenize(rows, format, tokenizer, findings)), rendering)
-    timed("store", stored)
-    timed("sketch for near copies", lambda: [copies.add(row.messages) for row in rows])
+    timed("store", store)
+    timed("sketch for near copies", sketch)
     tested = [question(row.messages) for row in rows[:1000]]
     told = RowStore(scratch / "store")
     timed("compare near copies", lambda: [copies.find(told.column("key"))])

@@ -78,7 +78,7 @@ def trainable_model(name: str, method: str, device: torch.device, checkpointing:
         quantize(model)
     use_document_attention(model)
     prove_isolation(model)
-    tuned = make_trainable(model, Method(), MethodType(method), seed=0)
+    tuned: nn.Module = make_trainable(model, Method(), MethodType(method), seed=0)
     use_gradient_checkpointing(tuned, checkpointing)
     return tuned
 
@@ -121,6 +121,6 @@ def random_rows(length: int, count: int, labels: float, vocabulary: int) -> list
     generator, prompt = np.random.default_rng(0), round(length * (1 - labels))
     supervised = np.arange(length) >= prompt
     return [
-        Example(generator.integers(0, vocabulary, length).astype(np.int32), supervised, prompt, "", "", f"random:{i}")
+        Example(generator.integers(0, vocabulary, length).astype(np.int32), supervised, prompt, (), f"random:{i}")
         for i in range(count)
     ]

@@ -30,8 +30,9 @@ from typing import Any
 import numpy as np
 
 from examples.model.convert import model_folder
-from finetune_trainer.prepared import Example
 from finetune_trainer.progress import Progress
+from finetune_trainer.row_format import Message
+from finetune_trainer.row_store import Example
 
 OURS, TRL, PACKED, CEILING = "finetune-operator", "TRL, defaults", "TRL, packing", "bf16 matmul"
 CONTENDERS = (OURS, TRL, PACKED, CEILING)
@@ -109,14 +110,14 @@ def _ask(worker: "subprocess.Popen[str]", what: str) -> dict[str, Any]:
         if line.startswith(ANSWER):
             answer: dict[str, Any] = json.loads(line.removeprefix(ANSWER))
             return answer
-    raise SystemExit(f"{worker.args} ended: see its error above.")
+    raise SystemExit(f"{worker.args!r} ended: see its error above.")
 
 
 def table(turns: dict[str, list[Turn]], ends: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
     """The results as Markdown."""
 
     def speed(name: str, of: str = "tokens", over: str = "seconds") -> float:
-        return median(getattr(turn, of) / getattr(turn, over) for turn in turns[name])
+        return float(median(getattr(turn, of) / getattr(turn, over) for turn in turns[name]))
 
     ceiling = speed(CEILING)
     lines = [
@@ -164,7 +165,8 @@ def rows(data: Path | None, count: int) -> list[Example]:
         learned = tokenizer(answer + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
         supervised = np.arange(len(prompt) + len(learned)) >= len(prompt)
         input_ids = np.array([*prompt, *learned], dtype=np.int32)
-        examples.append(Example(input_ids, supervised, len(prompt), question, answer, ""))
+        said = (Message("user", question), Message("assistant", answer))
+        examples.append(Example(input_ids, supervised, len(prompt), said, source=""))
     if len(examples) < count:
         raise SystemExit(f"{data} holds {len(examples)} rows; {count} are wanted: fewer --rounds, or another file.")
     return examples
