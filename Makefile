@@ -13,7 +13,7 @@ INSTALL := UV_COMPILE_BYTECODE=1 $(UV) pip
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build/bootstrap/bin/uv:
 	@echo "uv is missing: installing it into build/bootstrap"

@@ -16,27 +16,46 @@ KINDS: dict[str, type[ApiModel]] = {names.JOB_KIND: FineTuneJobSpec, names.PROFI
 
 
 def problems(path: Path) -> Iterator[str]:
-    """One line for each thing that is wrong: FILE:LINE: FIELD: what. Objects of other kinds are passed over."""
+    """One line for each thing that is wrong: FILE:LINE: FIELD: what. Objects of other kinds are passed over, but a file
+    of nothing else is wrong."""
     try:
-        documents = list(yaml.compose_all(path.read_text(), Loader=yaml.SafeLoader))
+        documents = yaml.compose_all(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        objects = [found for node in documents if node for found in _objects(node)]
     except OSError as error:
         yield f"{path}: {error.strerror}"
+        return
+    except UnicodeDecodeError:
+        yield f"{path}: not UTF-8"
         return
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         yield f"{path}:{line}: not YAML: {error.problem}"
         return
-    for node in documents:
-        yield from _of_document(path, node)
+    except yaml.YAMLError as error:
+        yield f"{path}: not YAML: {str(error).splitlines()[0]}"
+        return
+    checked = [(node, body, model) for node, body in objects if (model := KINDS.get(str(body.get("kind"))))]
+    if not checked:
+        kinds = ", ".join(sorted({str(body.get("kind")) for _, body in objects})) or "nothing"
+        yield f"{path}: no {' or '.join(KINDS)} in it, but {kinds}"
+    for each in checked:
+        yield from _of_object(path, *each)
 
 
-def _of_document(path: Path, node: yaml.Node | None) -> Iterator[str]:
-    if node is None:
+def _objects(node: yaml.Node) -> Iterator[tuple[yaml.Node, dict[str, Any]]]:
+    """The objects of a document, as nodes, which know their lines, and as values: one, or those of a List."""
+    body = yaml.SafeLoader("").construct_object(node, deep=True)
+    if not isinstance(body, dict):
         return
-    body: Any = yaml.SafeLoader("").construct_object(node, deep=True)
-    model = KINDS.get(body.get("kind", "")) if isinstance(body, dict) else None
-    if model is None:
-        return
+    items = next((value for key, value in node.value if key.value == "items"), None)
+    if body.get("kind") == "List" and isinstance(items, yaml.SequenceNode):
+        for item in items.value:
+            yield from _objects(item)
+    else:
+        yield node, body
+
+
+def _of_object(path: Path, node: yaml.Node, body: dict[str, Any], model: type[ApiModel]) -> Iterator[str]:
     if body.get("apiVersion") != names.API_VERSION:
         yield f"{path}:{_line(node, ('apiVersion',))}: apiVersion: must be {names.API_VERSION}"
     try:

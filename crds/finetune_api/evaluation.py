@@ -96,7 +96,8 @@ class Gate(ApiModel):
     max: Amount | None = None
     """Largest value that passes."""
     min_gain_over: MinGain | None = None
-    """Least gain over the baselines, which must be among evaluation.baselines."""
+    """Least gain over the baselines, which must be among evaluation.baselines. For Loss and Perplexity a gain is by how
+    much they fell."""
 
 
 Gates = Annotated[list[Gate], Field(min_length=1, max_length=16), SchemaKeys({"x-kubernetes-list-type": "atomic"})]
@@ -149,6 +150,8 @@ class Evaluation(ApiModel):
     generation: Generation = Generation()
     """How answers are written."""
     gates: Gates | None = None
-    """What the tuned model has to reach on the held-out rows."""
+    """What the tuned model has to reach on the held-out rows; values count as measured. A job that falls short ends as
+    Failed (EvaluationGateFailed); its results are published all the same, marked as not passed."""
     regression: Annotated[list[RegressionSet], Field(min_length=1, max_length=8), list_map("name")] | None = None
-    """Sets of other rows on which the tuned model must not be much worse than the base model."""
+    """Sets of other rows on which the tuned model must not be much worse than the base model. A job that falls short of
+    one ends as one that fails a gate."""

@@ -105,7 +105,7 @@ class SourceResult(StatusModel):
     """The deciding metric on the rows of one source."""
 
     name: Text
-    """The source: its name, or its URI."""
+    """The source's name, or its place, as in train-1."""
     rows: int
     """Rows it was measured on."""
     base: float | None = None
@@ -124,7 +124,7 @@ class Merged(StatusModel):
     """The merged weights on the held-out rows, read back as they were written."""
 
     loss: float
-    """Mean cross-entropy of the answers' tokens over all held-out rows, in nats."""
+    """Mean cross-entropy of the answers' tokens on the rows that all models were measured on, in nats."""
     loss_change: float
     """The same minus the loss of base and adapter side by side."""
     rows: int

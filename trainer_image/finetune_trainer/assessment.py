@@ -93,8 +93,9 @@ class Assessor:
         found = self._evaluator.measure("the base model in 4 bits", model, self.held_out, answers=False)
         return replace(baselines, quantized=found)
 
-    def assess(self, model: PreTrainedModel, baselines: Baselines, cost: Cost | None) -> Assessment:
-        """Measures the tuned model and compares it. `cost`: of the training, where there was one."""
+    def assess(self, model: PreTrainedModel, baselines: Baselines, cost: Callable[[], Cost | None]) -> Assessment:
+        """Measures the tuned model and compares it. `cost`: tells, once that is done, what the training took and this
+        with it, where there was one."""
         tuned = self._evaluator.measure("the tuned model", model, self.held_out, self._asks)
         regression = self._measure_regression("the tuned model", model)
         spec, wish = self._spec, self._spec.evaluation
@@ -125,7 +126,7 @@ class Assessor:
                 )
                 for each in wish.regression or []
             ],
-            verdict(comparison, cost, base_name(baselines.told)),
+            verdict(comparison, cost(), base_name(baselines.told)),
             baselines.told,
         )
         return Assessment(baselines, tuned, comparison, evaluation)

@@ -48,7 +48,8 @@ def merge(
     that back and compares it with `tuned`, both on `examples`. Holds one model at a time."""
     print("Merging the adapter into the base model's weights.", flush=True)
     write_merged(base, adapter, tokenizer, prepared, accelerator.device, to)
-    return compare_merged(tuned, measure_merged(to, tokenizer, examples, prepared, accelerator, len(tuned.answers)))
+    merged = measure_merged(to, tokenizer, examples, prepared, accelerator, len(tuned.answers))
+    return compare_merged(tuned, merged, four_bit=prepared.resolved.method is MethodType.QLORA)
 
 
 def write_merged(
@@ -119,8 +120,9 @@ def answered_rows(rows: int) -> list[int]:
     return [i * rows // count for i in range(count)]
 
 
-def compare_merged(tuned: Measured, merged: MergedMeasured) -> Merged:
-    """What merging changed, on the same rows, and whether that is more than rounding."""
+def compare_merged(tuned: Measured, merged: MergedMeasured, four_bit: bool = False) -> Merged:
+    """What merging changed, on the same rows, and whether that is more than rounding. `four_bit`: whether the tuned
+    model was measured over a base in 4 bits."""
     loss = float(merged.losses.sum() / tuned.labels.sum())
     before, after = (
         [answer.matches for answer in answers]
@@ -136,18 +138,19 @@ def compare_merged(tuned: Measured, merged: MergedMeasured) -> Merged:
         exact_match=None if match is None else round(match, 4),
         exact_match_change=None if match_change is None else round(match_change, 4),
         changed=changed,
-        message=_sentence(loss_change, match_change, len(merged.rows), changed),
+        message=_sentence(loss_change, match_change, len(merged.rows), changed, four_bit),
     )
 
 
-def _sentence(loss_change: float, match_change: float | None, rows: int, changed: bool) -> str:
+def _sentence(loss_change: float, match_change: float | None, rows: int, changed: bool, four_bit: bool) -> str:
     moved, bounds = f"the loss by {loss_change:+.4f} nats a token", f"{LOSS_TOLERANCE:g} nats"
     if match_change is not None:
         moved += f" and exact match on {rows:,} row{'s' if rows > 1 else ''} by {100 * match_change:+.3g} points"
         bounds += f" and {100 * MATCH_TOLERANCE:g} points"
     if not changed:
         return f"Merging moved {moved}, within the tolerance of {bounds}."
-    advice = "serve the adapter over the base model, or measure the merged weights on your own task first"
+    over = "the base model in 4 bits, as it was measured" if four_bit else "the base model"
+    advice = f"serve the adapter over {over}, or measure the merged weights on your own task first"
     better = loss_change <= 0 and (match_change or 0) >= 0
     return f"Merging changed the result: {moved}, beyond the tolerance of {bounds}" + (
         ", for the better." if better else f": {advice}."

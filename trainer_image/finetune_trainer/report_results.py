@@ -214,10 +214,11 @@ def _note(results: Results) -> str:
         weights = "The base model ran in bfloat16, the tuned one over 4-bit weights."
     else:
         weights = "All ran over 4-bit weights." if resolved.method is MethodType.QLORA else "All ran in bfloat16."
+    examples = ", Few-shot with examples before them," if found.shots else ""
     gained = f"{found.gained:,} row{'s' if found.gained != 1 else ''}"
     return (
         f"{gained} only the tuned model answers word for word, {found.lost:,} only the base model. Below each figure "
         f"its 95% interval: Wilson's for shares of rows, else by a paired bootstrap over {found.clusters:,} groups of "
         "rows that are no near copies of each other. Changes in colour are beyond the noise; those of shares are in "
-        f"points. All models got the same prompts and answered greedily. {weights}"
+        f"points. All models got the same prompts{examples} and answered greedily. {weights}"
     )

@@ -1,7 +1,9 @@
 """Facts of the run, as the report's sections say them: each number taken from the results as it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finetune_api.dataset import RowFiles
 from finetune_api.method import LoraBias, Method, MethodType, Quantization
 from finetune_api.quantity import gibibytes
 from finetune_api.training import Publish, Scheduler
@@ -68,6 +70,7 @@ def data_facts(results: Results) -> list[Fact]:
         "Rows learned from": splits and splits.train,
         "Rows to validate on": len(results.prepared.validation) or None,
         "Rows held out": splits and splits.test,
+        "of these measured": results.evaluation.rows,
         "Tokens per epoch": data.tokens,
         "of these learned": data.supervised_tokens,
         "Longest row allowed": results.prepared.resolved.max_sequence_length,
@@ -136,10 +139,15 @@ def provenance(results: Results) -> list[Fact]:
             f"{bundle.spec.model.uri}, {prepared.resolved.parameters:,} parameters"
             + (f", licence {licence}" if licence else ""),
         ),
-        *(Fact("Rows", source.uri) for source in dataset.train),
-        *(Fact("Held-out rows", source.uri) for source in dataset.test or []),
+        *_sources("Rows", dataset.train, dataset.source_names("train")),
+        *_sources("Rows to validate on", dataset.validation, dataset.source_names("validation")),
+        *_sources("Held-out rows", dataset.test, dataset.source_names("test")),
         Fact("Output", bundle.spec.output.uri),
         Fact("Data digest", prepared.preflight.digest or ""),
         Fact("Spec digest", bundle.spec_digest),
         Fact("Software", software),
     ]
+
+
+def _sources(title: str, sources: Sequence[RowFiles] | None, names: Sequence[str]) -> list[Fact]:
+    return [Fact(f"{title} ({name})", source.uri) for name, source in zip(names, sources or [], strict=True)]

@@ -9,6 +9,7 @@ from peft import LoraConfig
 
 from finetune_api.bundle import Bundle
 from finetune_api.evaluation_status import Evaluation
+from finetune_api.method import MethodType, Quantization
 from finetune_api.status import Training
 from finetune_trainer.assessment import Assessment
 from finetune_trainer.comparison import Comparison
@@ -66,6 +67,13 @@ class Results:
     def evaluation(self) -> Evaluation:
         """The same as the status has it, with the verdict."""
         return self.assessment.evaluation
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the base model was quantized under the adapter, in the training and when the tuned model was measured;
+        None where it was not."""
+        qlora = self.prepared.resolved.method is MethodType.QLORA
+        return (self.bundle.spec.method.quantization or Quantization()) if qlora else None
 
     @property
     def answered(self) -> list[tuple[Example, Answer, Answer]]:

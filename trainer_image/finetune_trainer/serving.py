@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase
 
+from finetune_api.method import Quantization, QuantizationType
 from finetune_trainer.prepared import Prepared
 from finetune_trainer.render import DATE
 from finetune_trainer.row_format import thinks
@@ -112,6 +113,13 @@ def shared_beginning(prompts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
 def vllm_rank(config: LoraConfig) -> int:
     """The least --max-lora-rank that takes this adapter."""
     return next(rank for rank in VLLM_RANKS if rank >= config.r)
+
+
+def vllm_options(config: LoraConfig, quantization: Quantization | None) -> str:
+    """What `vllm serve` needs to be given with the base model. Its bitsandbytes always quantizes to NF4 with double
+    quantization (vllm/model_executor/model_loader/bitsandbytes_loader.py)."""
+    same = quantization and quantization.type is QuantizationType.NF4 and quantization.double_quant
+    return f"{'--quantization bitsandbytes ' if same else ''}--enable-lora --max-lora-rank {vllm_rank(config)}"
 
 
 def vllm_obstacles(config: LoraConfig) -> list[str]:

@@ -110,7 +110,7 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         adapter = stage_weights(model, tokenizer, bundle, serving, output)
         with weights_kept(storage, bundle, output):
             print(f"Answering {len(assessor.held_out):,} held-out rows with the tuned model.", flush=True)
-            assessment = assessor.assess(model, baselines, cost_of(steps, device, started, bundle))
+            assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, started, bundle))
             tell_assessment(assessment.evaluation, writer)
             if spec.output.merge:
                 # One model at a time: the merged one is read into the place of this.
@@ -251,7 +251,7 @@ def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -
 
 
 def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle: Bundle) -> Cost | None:
-    """What the run took, where it trained; `started`: when the attempt did, as perf_counter says."""
+    """What the run took until now, where it trained; `started`: when the attempt did, as perf_counter says."""
     if not steps:
         return None
     seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)

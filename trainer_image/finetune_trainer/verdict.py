@@ -39,14 +39,14 @@ class Cost:
     tokens: int
     """Put through the model in these steps."""
     gpu_hours: float | None = None
-    """Of the whole attempt; None on a CPU."""
+    """Of the attempt, from its start until the tuned model was measured; None on a CPU."""
     price: str | None = None
     """Of these, where the profile knows the price per hour, as a decimal string."""
 
     def __str__(self) -> str:
         parts = [f"{duration(self.seconds)} on {self.tokens:,} tokens"]
         if self.gpu_hours is not None:
-            parts.append(f"{self.gpu_hours:.2g} GPU hours")
+            parts.append(f"{self.gpu_hours:.2g} GPU hours with its evaluation")
         if self.price is not None:
             parts.append(f"at a price of {self.price}")
         return ", ".join(parts)

@@ -44,6 +44,7 @@ def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
         (("uri: s3://data", "url: s3://data"), "job.yaml:8: spec.dataset.train[0].uri: Field required\n"),
         (("v1alpha1", "v1"), "job.yaml:1: apiVersion: must be finetune.dev/v1alpha1\n"),
         (("spec:", "spec: ]"), "job.yaml:4: not YAML: "),
+        (("epochs: 3", "epochs: !three 3"), "job.yaml:10: not YAML: "),
     ],
 )
 def test_a_problem_is_named_with_line_and_field(check, change: tuple[str, str], finding: str) -> None:  # type: ignore[no-untyped-def]
@@ -56,6 +57,29 @@ def test_a_problem_is_named_with_line_and_field(check, change: tuple[str, str], 
 def test_a_file_that_is_not_there_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "nowhere.yaml"]) == 1
     assert capsys.readouterr().err == "nowhere.yaml: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "finding"),
+    [
+        (b"kind: FinetuneJob\nspec: {}\n", "no FineTuneJob or FineTuneProfile in it, but FinetuneJob"),
+        (b"", "no FineTuneJob or FineTuneProfile in it, but nothing"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"kind: \x00", "not YAML: "),
+    ],
+)
+def test_a_file_without_anything_to_check_is_not_called_fine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, finding: str
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(content)
+    assert main(["validate", str(path)]) == 1
+    assert f"job.yaml: {finding}" in capsys.readouterr().err
+
+
+def test_what_a_list_holds_is_checked(check) -> None:  # type: ignore[no-untyped-def]
+    listed = "kind: List\nitems:\n- " + GOOD.replace("epochs: 3", "epoch: 3").replace("\n", "\n  ")
+    assert check(listed) == (1, "job.yaml:12: spec.training.epoch: unknown field\n")
 
 
 def test_other_kinds_in_the_same_file_are_passed_over(check) -> None:  # type: ignore[no-untyped-def]

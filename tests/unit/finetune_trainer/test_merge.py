@@ -101,11 +101,11 @@ def test_weights_that_are_not_finite_end_the_job(make_bundle: MakeBundle, tiny_m
     assert caught.value.reason is FailureReason.LOSS_DIVERGED
 
 
-def compared(loss: float, matches: Sequence[bool]) -> tuple[bool, str]:
+def compared(loss: float, matches: Sequence[bool], four_bit: bool = False) -> tuple[bool, str]:
     """Against a tuned model with loss 1 that answers every row word for word."""
     tuned = measured([1.0] * len(matches), [True] * len(matches))
     answers = [Answer("", truncated=False, matches=match) for match in matches]
-    found = compare_merged(tuned, MergedMeasured(loss * tuned.labels, range(len(matches)), answers))
+    found = compare_merged(tuned, MergedMeasured(loss * tuned.labels, range(len(matches)), answers), four_bit)
     return found.changed, found.message
 
 
@@ -118,6 +118,8 @@ def test_what_merging_changed_is_said_with_its_tolerance() -> None:
     changed, message = compared(1.02, [True] * 50)
     assert changed
     assert "beyond the tolerance of 0.01 nats and 5 points: serve the adapter over the base model" in message
+    changed, message = compared(1.02, [True] * 50, four_bit=True)
+    assert "serve the adapter over the base model in 4 bits, as it was measured, or" in message
     changed, message = compared(0.9, [True] * 50)
     assert changed
     assert message.endswith("for the better.")

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig
 
 from finetune_api.evaluation_status import Merged
+from finetune_api.method import Quantization, QuantizationType
 from finetune_trainer.model_card import base_license, model_card
 from finetune_trainer.pages import fenced
 from finetune_trainer.results import Results
@@ -74,6 +75,21 @@ def test_an_adapter_vllm_refuses_says_so(make_bundle: MakeBundle) -> None:
     card = model_card(run, "adapter")
     assert "vLLM does not take this adapter: it has DoRA" in card
     assert "--enable-lora" not in card
+
+
+def test_after_qlora_the_adapter_is_served_over_four_bits_as_it_was_measured(make_bundle: MakeBundle) -> None:
+    run = rich_results()
+    card = model_card(run, "adapter")
+    assert "--quantization bitsandbytes --enable-lora --max-lora-rank 16 --lora-modules" in card
+    assert 'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True' in card
+    assert "was measured over the base model in 4 bits." in card
+    assert "4 bits." not in model_card(results(make_bundle()), "adapter")
+
+    method = run.bundle.spec.method.model_copy(update={"quantization": Quantization(type=QuantizationType.FP4)})
+    spec = run.bundle.spec.model_copy(update={"method": method})
+    other = model_card(replace(run, bundle=run.bundle.model_copy(update={"spec": spec})), "adapter")
+    assert "--quantization" not in other, "vLLM makes NF4 of it"
+    assert 'bnb_4bit_quant_type="fp4"' in other
 
 
 def test_the_merged_models_card_is_of_a_whole_model(make_bundle: MakeBundle) -> None:

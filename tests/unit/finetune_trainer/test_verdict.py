@@ -96,7 +96,7 @@ def test_an_adapter_that_was_there_already_has_no_cost() -> None:
 
 def test_gpu_hours_and_their_price_are_said_where_they_are_known() -> None:
     assert str(Cost(seconds=840.0, tokens=900, gpu_hours=0.25, price="0.88")) == (
-        "14 min 00 s on 900 tokens, 0.25 GPU hours, at a price of 0.88"
+        "14 min 00 s on 900 tokens, 0.25 GPU hours with its evaluation, at a price of 0.88"
     )
 
 
