@@ -86,6 +86,10 @@ class Gate(ApiModel):
                 "!has(self.min) || !has(self.max) || self.min <= self.max",
                 "min must not be above max: lower min or raise max",
             ),
+            (
+                "!(self.metric in ['Loss', 'Perplexity']) || !has(self.minGainOver) || !has(self.minGainOver.fewShot)",
+                "Loss and Perplexity are not taken of prompting: the gain must be over base, or of another metric",
+            ),
         )
     )
 
@@ -137,7 +141,7 @@ class Evaluation(ApiModel):
     metrics: Metrics | None = None
     """What is measured beside Loss and Perplexity; the first one decides the verdict. Without a metric of answers no
     answers are written. Default: what fits the training answers. JSON (nine of ten are an object or array): FieldMatch,
-    ValidJSON, ExactMatch and the overlaps. Labels (2 to 50 different answers of at most 64 characters, ten rows to
+    ValidJSON, ExactMatch and the overlaps. Labels (2 to 200 different answers of at most 64 characters, ten rows to
     each on average): ExactMatch, MacroF1, MacroPrecision, MacroRecall. Other text: TokenF1, ExactMatch, ROUGE1, ROUGE2,
     ROUGEL, BLEU. Text to continue: Loss."""
     baselines: Baselines = Field(default=[Baseline.BASE, Baseline.FEW_SHOT])

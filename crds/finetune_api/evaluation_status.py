@@ -61,8 +61,9 @@ class Decision(StatusModel):
     high: float | None = None
     """Upper end of that interval."""
     outcome: Reason
-    """Better; Prompting: better than the base model, but prompting with examples does as well; Unrelated: the answers
-    fit other rows as well as their own; Likelier: only the loss fell; Worse; Noise."""
+    """Better; Prompting: no better than prompting with examples, as far as the rows can tell; Leaked: better, but by no
+    more than the test rows that were learned could make; Unrelated: the answers fit other rows as well as their own;
+    Likelier: only the loss fell; Worse; Noise."""
 
 
 class GateResult(StatusModel):

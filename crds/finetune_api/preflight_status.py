@@ -127,6 +127,8 @@ class Preflight(StatusModel):
     side of the split."""
     overlength: int | None = None
     """Rows dropped for being longer than training.maxSequenceLength."""
+    leaked: int | None = None
+    """Test rows that stand wholly or mostly in rows that are learned, so that right answers to them prove nothing."""
     tokens: int | None = None
     """Tokens of one epoch, prompts and answers."""
     supervised_tokens: int | None = None

@@ -12,7 +12,7 @@ from finetune_trainer.prepared import Example
 LOOKED_AT = 10_000
 """Training answers that are looked at, spread evenly over all."""
 JSON_SHARE = 0.9
-MOST_LABELS, LONGEST_LABEL, ROWS_PER_LABEL = 50, 64, 10
+MOST_LABELS, LONGEST_LABEL, ROWS_PER_LABEL = 200, 64, 10
 
 
 class AnswerKind(StrEnum):
@@ -21,7 +21,7 @@ class AnswerKind(StrEnum):
     JSON = "JSON"
     """At least nine of ten training answers are a JSON object or array."""
     LABEL = "Label"
-    """The training answers are 2 to 50 different ones of at most 64 characters and one line, with ten rows or more to
+    """The training answers are 2 to 200 different ones of at most 64 characters and one line, with ten rows or more to
     each on average."""
     TEXT = "Text"
     """Anything else."""

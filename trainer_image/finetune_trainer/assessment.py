@@ -82,6 +82,11 @@ class Assessor:
         """Whether any metric is one of the models' own answers."""
         return not set(self._metrics) <= set(LIKELIHOODS)
 
+    @property
+    def _leaked(self) -> float:
+        """Share of the test rows that stand in rows that are learned."""
+        return (self._prepared.preflight.leaked or 0) / len(self._prepared.test)
+
     def baselines(self, model: PreTrainedModel, say: Callable[[str], None]) -> Baselines:
         """Measures the base model. `say` is told what answers next where that is not the base model as it is."""
         base = self._evaluator.measure("the base model", model, self.held_out, self._asks)
@@ -109,6 +114,7 @@ class Assessor:
             spec.training.seed,
             spec.dataset.source_names("test" if spec.dataset.test else "train"),
             baselines.quantized,
+            self._leaked,
         )
         evaluation = evaluation_status(
             comparison,

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -17,6 +17,10 @@ from finetune_trainer.metrics import LIKELIHOODS, LOWER_IS_BETTER, row_statistic
 from finetune_trainer.mixing import shuffled
 from finetune_trainer.prepared import Example
 
+MOST_LABELS = 500
+"""Labels told apart: those learned, then the most frequent of those only expected. Memory is rows times labels."""
+LEAKED_SHARE = 0.05
+"""Share of learned test rows beyond which a lower loss proves nothing."""
 OTHER_ROWS = 10
 """Other rows whose expected answer each answer is held against, to see what it scores by chance."""
 TUNED, CHANCE = "Tuned", "Chance"
@@ -30,12 +34,15 @@ class Outcome(StrEnum):
 
     BETTER = "Better"
     PROMPTING = "Prompting"
-    """Better than the base model, but prompting that with examples does as well."""
+    """No better than prompting the base model with examples, as far as these rows can tell."""
+    LEAKED = "Leaked"
+    """Better, but by no more than the test rows that were learned could make."""
     UNRELATED = "Unrelated"
     """Better, but the answers fit other rows as well as their own."""
     LIKELIER = "Likelier"
     """The right answers became likelier, but the answers given are no better."""
     WORSE = "Worse"
+    """Worse than the base model."""
     NOISE = "Noise"
 
 
@@ -111,6 +118,8 @@ class Comparison:
     """Where the answers are JSON: the fields of the tuned model's."""
     shots: Sequence[int]
     """Examples before each prompt, draw by draw; none where few-shot was not measured."""
+    leaked: float = 0.0
+    """Share of the test rows that stand in rows that were learned."""
 
     @property
     def decision(self) -> MetricRow:
@@ -124,19 +133,36 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """What the tests say together. The deciding metric comes first; where it cannot tell the models apart, the loss
-        does."""
+        """What the tests say together. The deciding metric comes first; where it cannot tell the models apart, a lower
+        loss is worth a word."""
         sign = self.change.sign if self.change else 0
+        if sign > 0 and not self.beyond_chance:
+            return Outcome.UNRELATED
         if sign > 0:
-            return Outcome.BETTER if self.beyond_chance else Outcome.UNRELATED
-        if sign < 0:
+            return Outcome.LEAKED if self.may_be_learned_by_heart else Outcome.BETTER
+        if self.baseline != Baseline.FEW_SHOT and sign < 0:
             return Outcome.WORSE
-        over_base = self.decision.over_base
-        if self.baseline == Baseline.FEW_SHOT and over_base and over_base.sign > 0:
-            return Outcome.PROMPTING
+        if self.baseline == Baseline.FEW_SHOT:
+            over_base = self.decision.over_base.sign if self.decision.over_base else 0
+            if over_base < 0:
+                return Outcome.WORSE
+            if over_base > 0 or sign < 0:
+                return Outcome.PROMPTING
+        return Outcome.LIKELIER if self.likelier > 0 else Outcome.NOISE
+
+    @property
+    def likelier(self) -> int:
+        """1 or -1 where the right answers became likelier or less likely, beyond the noise."""
         loss = self.metrics[MetricName.LOSS]
-        likelier = min((change.sign for change in (loss.over_base, loss.over_quantized) if change), default=0)
-        return {1: Outcome.LIKELIER, -1: Outcome.WORSE}.get(likelier, Outcome.NOISE)
+        return min((change.sign for change in (loss.over_base, loss.over_quantized) if change), default=0)
+
+    @property
+    def may_be_learned_by_heart(self) -> bool:
+        """Whether the test rows that were learned could make the whole gain."""
+        if self.change is None or not self.leaked:
+            return False
+        least = LEAKED_SHARE if self.decision.name in LIKELIHOODS else self.change.interval.low
+        return self.leaked >= least
 
     @property
     def beyond_chance(self) -> bool:
@@ -154,10 +180,13 @@ def compare(
     seed: int,
     sources: Sequence[str] = (),
     quantized: Measured | None = None,
+    leaked: float = 0.0,
 ) -> Comparison:
     """Compares models measured on the same rows, at least one, by `metrics`, of which the first decides. `sources`: the
-    names of what Example.mixture counts. `quantized`: under QLoRA the base model in 4 bits, where `base` is not."""
+    names of what Example.mixture counts. `quantized`: under QLoRA the base model in 4 bits, where `base` is not.
+    `leaked`: share of the test rows that stand in rows that were learned."""
     expected, asking = [row.final_answer for row in rows], [bool(row.prompt) for row in rows]
+    answers = with_expected(answers, expected)
     likelihoods = {Baseline.BASE: base.likelihoods, TUNED: tuned.likelihoods}
     draws: dict[str, Sequence[Sequence[Answer]]] = {Baseline.BASE: [base.answers], TUNED: [tuned.answers]}
     if few_shot:
@@ -189,7 +218,16 @@ def compare(
         if answers.kind is AnswerKind.JSON and tuned.answers
         else [],
         shots=few_shot.shots if few_shot else (),
+        leaked=leaked,
     )
+
+
+def with_expected(answers: Answers, expected: Sequence[str]) -> Answers:
+    """Labels together with those that only held-out rows have: a model that never learned one is wrong about it."""
+    if answers.kind is not AnswerKind.LABEL:
+        return answers
+    new = Counter(text.strip() for text in expected if text.strip() not in set(answers.labels))
+    return replace(answers, labels=(*answers.labels, *(text for text, _ in new.most_common()))[:MOST_LABELS])
 
 
 def metric_row(paired: Paired, name: MetricName) -> MetricRow:

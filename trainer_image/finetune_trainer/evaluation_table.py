@@ -71,7 +71,7 @@ def _change(change: Change | None) -> dict[str, Any] | None:
         "low": _number(change.interval.low),
         "high": _number(change.interval.high),
         "differingClusters": change.differing,
-        "pValue": None if change.p_value is None else _number(change.p_value),
+        "pValue": _number(change.p_value),
         "certain": change.sign != 0,
     }
 

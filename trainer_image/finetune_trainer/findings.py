@@ -46,6 +46,7 @@ class Findings:
         self.near_duplicates: int | None = None
         """Rows that nearly repeat an earlier one, once that is known."""
         self.advice: list[Advice] | None = None
+        self.leaked: int | None = None
         self._kinds: dict[tuple[Severity, str], _Kind] = {}
         self._shown: list[tuple[str, str]] = []
 

@@ -1,7 +1,8 @@
-"""How sure a number is: intervals of 95%, and the test of two models' hits and misses."""
+"""How sure a number is: intervals of 95%, and what two models would show if nothing told them apart."""
 
 from collections.abc import Sequence
-from math import comb, sqrt
+from itertools import product
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ _Z = 1.959963984540054
 """The normal distribution's 97.5% quantile."""
 _CHUNK = 64
 """Resamples drawn at a time, which bounds the memory whatever the number of rows."""
+_ENUMERATED = 11
+"""Clusters of which every way to exchange two models is looked at: about as many ways as are drawn otherwise."""
 
 
 class Interval(NamedTuple):
@@ -30,12 +33,39 @@ def wilson(hits: float, rows: float) -> Interval:
     return Interval(max(0.0, middle - reach), min(1.0, middle + reach))
 
 
-def mcnemar(gained: int, lost: int) -> float:
-    """Two-sided p-value of McNemar's exact test: how often a fair coin tossed `gained + lost` times is as one-sided
-    (McNemar 1947)."""
-    tosses = gained + lost
-    tail = sum(comb(tosses, i) for i in range(min(gained, lost) + 1))
-    return float(min(1, 2 * tail / 2**tosses))
+def independent_rows(hits: NDArray[np.float64], clusters: Sequence[int]) -> float:
+    """How many rows that have nothing to do with each other say as much about the share as these, each with its hits
+    from 0 to 1: their number over the design effect (Kish 1965), taken from how far whole clusters lie from the share.
+    Where all rows are alike that cannot be seen, and each cluster counts as one."""
+    names, members = np.unique(np.asarray(clusters), return_inverse=True)
+    rows, apart = len(hits), hits - hits.mean()
+    if len(names) == 1 or np.isclose(apart, 0).all():
+        return len(names)
+    together = np.bincount(members, apart)
+    effect = (together @ together * len(names) / (len(names) - 1)) / (apart @ apart * rows / (rows - 1))
+    return float(rows / max(1.0, effect))
+
+
+def exchanged(
+    before: NDArray[np.float64], after: NDArray[np.float64], clusters: Sequence[int], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of two models' statistics, each of shape [rows, statistics], with the models exchanged on some clusters:
+    both of shape [ways, statistics]. If nothing tells the models apart, each way is as likely as what was measured,
+    which is the first (approximate randomization: Noreen 1989; on hits and misses it is McNemar's exact test). All
+    ways, where few clusters differ, or else RESAMPLES."""
+    names, members = np.unique(np.asarray(clusters), return_inverse=True)
+    moved = np.zeros((len(names), before.shape[1]))
+    np.add.at(moved, members, after - before)
+    moved = moved[~np.isclose(moved, 0).all(axis=1)]
+    if len(moved) <= _ENUMERATED:
+        shifts = np.array(list(product((1.0, -1.0), repeat=len(moved)))) @ moved
+    else:
+        generator, kept = np.random.default_rng(seed), np.ones((1, len(moved)))
+        sizes = [min(_CHUNK, RESAMPLES - done) for done in range(0, RESAMPLES, _CHUNK)]
+        signs = (generator.integers(0, 2, (size, len(moved)), np.int8) * 2.0 - 1 for size in sizes)
+        shifts = np.vstack([kept @ moved, *(chunk @ moved for chunk in signs)])
+    total = (before + after).sum(axis=0)
+    return (total - shifts) / 2, (total + shifts) / 2
 
 
 def resampled(statistics: NDArray[np.float64], clusters: Sequence[int], seed: int) -> NDArray[np.float64]:

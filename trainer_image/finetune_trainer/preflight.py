@@ -92,7 +92,8 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         resolved = lora_or_qlora(resolved, findings.estimates)
         findings.estimates = estimates(bundle.gpu_types, spec, resolved, model.shape, size)
     resolved = resolved.model_copy(update={"base_memory": unquantized_memory(resolved, model.shape)})
-    findings.advice = advise(facts_of(spec, gathered, sides, resolved, findings))
+    facts = facts_of(spec, gathered, sides, resolved, findings)
+    findings.advice, findings.leaked = advise(facts), facts.leaked_rows
     require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
     return Prepared(
@@ -188,6 +189,7 @@ def _found(
         duplicates=findings.duplicates,
         near_duplicates=findings.near_duplicates,
         overlength=findings.overlength,
+        leaked=findings.leaked,
         tokens=int(lengths(sides["train"]).sum()) if sides else None,
         supervised_tokens=int(supervised_counts(sides["train"]).sum()) if sides else None,
         sources=list(sources) or None,

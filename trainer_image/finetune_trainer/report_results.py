@@ -1,5 +1,6 @@
 """The models side by side, as the report's tables say it: each figure taken from the evaluation as it is."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from finetune_trainer.verdict import METRIC_TITLES, percent, shown
 TONES = {
     Outcome.BETTER: "good-news",
     Outcome.PROMPTING: "some-news",
+    Outcome.LEAKED: "bad-news",
     Outcome.LIKELIER: "some-news",
     Outcome.UNRELATED: "bad-news",
     Outcome.WORSE: "bad-news",
@@ -30,7 +32,7 @@ BOUNDS = {
     "MinGainOverFewShot": "gain over few-shot at least",
 }
 LABELS_CROSSED = 12
-"""Most labels of a confusion table: more do not fit a page."""
+"""Most labels of a confusion table: more do not fit a page. Of more, that many confusions are listed."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def other_tables(results: Results) -> list[Table]:
         title = f"{METRIC_TITLES[found.decision.name]} by source"
         tables.append(Table(["Source", *_columns(found)[1:]], rows, title))
     if found.labels:
-        tables.append(_labels(found.labels))
+        tables += [_labels(found.labels), *_confusions(found.labels)]
     if found.fields:
         tables.append(_fields(found.fields))
     if evaluation.gates:
@@ -123,6 +125,18 @@ def confusion_table(found: Comparison) -> Table | None:
         Row(label, [_crossed(counts.get((label, other), 0), label == other) for other in given]) for label in expected
     ]
     return Table(["Expected \\ given", *given], rows, "Which label is taken for which")
+
+
+def _confusions(labels: LabelTable) -> list[Table]:
+    """The labels most often taken for another, where there are too many for a table of all."""
+    if len(labels.scores) <= LABELS_CROSSED:
+        return []
+    wrong = Counter({pair: rows for pair, rows in labels.confusion.items() if pair[0] != pair[1]})
+    rows = [
+        Row(expected, [Cell(given), Cell(f"{count:,}")])
+        for (expected, given), count in wrong.most_common(LABELS_CROSSED)
+    ]
+    return [Table(["Expected", "Given", "Rows"], rows, "Labels most often taken for another")] if rows else []
 
 
 def _columns(found: Comparison) -> list[str]:

@@ -1,7 +1,12 @@
-"""How near a written answer comes to the expected one. Each function gives numbers of one row that add up over rows."""
+"""How near a written answer comes to the expected one. Each function gives numbers of one row that add up over rows.
+
+The references know English words. Of other scripts rouge-score keeps nothing, and where no spaces stand between words a
+whole sentence is one word to all of them; so other letters count as letters here, and characters of scripts without
+spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) as words, as in MLQA and sacrebleu's `zh`."""
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,12 +18,21 @@ ORDER = 4
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NOT_ROUGE = re.compile(r"[^a-z0-9]+")
+_UNSPACED = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003134f])"
+)
+
+
+def spaced(text: str) -> str:
+    """`text` with every character of a script without spaces set apart."""
+    return text if text.isascii() else _UNSPACED.sub(r" \1 ", text)
 
 
 def squad_tokens(text: str) -> list[str]:
     """Words in SQuAD's normalisation: lower case, no ASCII punctuation, no articles (Rajpurkar et al. 2016,
     evaluate-v1.1.py)."""
-    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+    return spaced(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION))).split()
 
 
 def token_f1(answer: str, expected: str) -> float:
@@ -32,8 +46,11 @@ def token_f1(answer: str, expected: str) -> float:
 
 @lru_cache(maxsize=4096)
 def rouge_tokens(text: str) -> tuple[str, ...]:
-    """Words as rouge-score takes them: runs of lower-cased ASCII letters and digits, not stemmed."""
-    return tuple(_NOT_ROUGE.sub(" ", text.lower()).split())
+    """Words as rouge-score takes them: runs of lower-cased letters and digits, not stemmed. It knows those of ASCII."""
+    if text.isascii():
+        return tuple(_NOT_ROUGE.sub(" ", text.lower()).split())
+    letters = "".join(char if unicodedata.category(char)[0] in "LMN" else " " for char in text.lower())
+    return tuple(spaced(letters).split())
 
 
 def rouge_n(answer: str, expected: str, n: int) -> float:
@@ -65,7 +82,7 @@ def common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
 def bleu_counts(answer: str, expected: str) -> list[int]:
     """What BLEU adds up over rows, tokenized as WMT's 13a: matching n-grams of orders 1 to 4, all n-grams of orders 1
     to 4, words written, words expected."""
-    score = _BLEU.sentence_score(answer, [expected])
+    score = _BLEU.sentence_score(spaced(answer), [spaced(expected)])
     return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 

@@ -28,6 +28,8 @@ METRIC_TITLES = {
 
 SMALL = 0.01
 """A gain of less is called small: a point of a share, a hundredth of a loss or perplexity."""
+AS_WELL = 0.02
+"""Prompting does as well where tuning is better by surely no more than that, two points of a share."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,12 @@ def conclusion(found: Comparison, subject: str, baseline: str) -> str:
     if found.outcome is Outcome.BETTER:
         return f"{subject} was worth it{_prompting(found)}"
     if found.outcome is Outcome.PROMPTING:
-        return f"better than the base model, but prompting it with {_examples(found)} does as well, for no training"
+        return _prompting_instead(found, subject)
+    if found.outcome is Outcome.LEAKED:
+        return (
+            f"but {percent(found.leaked)} of the test rows stand in rows that were learned, so the gain may be what "
+            "was learned by heart: take them out of either and compare again"
+        )
     if found.outcome is Outcome.UNRELATED:
         return (
             "the answers fit other rows' questions as well as their own, so the model has learned how answers look and "
@@ -105,7 +112,8 @@ def conclusion(found: Comparison, subject: str, baseline: str) -> str:
         return "the right answers became likelier, but those the model gives are no better"
     if found.outcome is Outcome.WORSE:
         return f"{subject} made the model worse, keep {baseline}"
-    return f"inside the noise, so nothing shows that {subject} was worth it"
+    unlikelier = ", while the right answers became less likely" if found.likelier < 0 else ""
+    return f"inside the noise{unlikelier}, so nothing shows that {subject} was worth it"
 
 
 def _is_small(found: Comparison) -> bool:
@@ -114,6 +122,19 @@ def _is_small(found: Comparison) -> bool:
     if found.change is None or before is None:
         return False
     return abs(found.change.value) < SMALL * (before.value if found.decision.name in LIKELIHOODS else 1)
+
+
+def _prompting_instead(found: Comparison, subject: str) -> str:
+    over_base, change, prompting = found.decision.over_base, found.change, f"prompting it with {_examples(found)}"
+    assert change
+    if over_base is None or over_base.sign <= 0:
+        return f"nothing shows that {subject} was worth it, and {prompting} is better, for no training"
+    if change.sign < 0:
+        return f"better than the base model, but {prompting} is better still, for no training"
+    if change.interval.high <= AS_WELL:
+        return f"better than the base model, but {prompting} does as well, for no training"
+    rows = f"{found.rows:,} row{'s' if found.rows > 1 else ''}"
+    return f"better than the base model, but {rows} cannot tell it from {prompting}, which takes no training"
 
 
 def _prompting(found: Comparison) -> str:

@@ -153,16 +153,64 @@ def test_answers_are_likelier_only_where_they_are_so_than_for_both_base_models()
         found = compare(rows, base, None, tuned, metrics, kind, seed=0, quantized=four_bit)
         assert found.baseline == Baseline.BASE, "the one in 4 bits has no answers"
         outcomes.append(found.outcome)
-    assert outcomes == [Outcome.LIKELIER, Outcome.NOISE, Outcome.WORSE]
+    assert outcomes == [Outcome.LIKELIER, Outcome.NOISE, Outcome.NOISE]
 
 
-def test_where_answers_cannot_tell_the_models_apart_the_loss_does() -> None:
+def test_where_answers_cannot_tell_the_models_apart_a_lower_loss_is_worth_a_word() -> None:
     expected = labels()
     same = expected[:40] + ["?"] * 40
-    outcomes = [
-        compared(expected, same, same, AnswerKind.LABEL, losses).outcome for losses in ((2.0, 1.0), (1, 2), (1, 1))
-    ]
-    assert outcomes == [Outcome.LIKELIER, Outcome.WORSE, Outcome.NOISE]
+    found = [compared(expected, same, same, AnswerKind.LABEL, losses) for losses in ((2.0, 1.0), (1, 2), (1, 1))]
+    assert [each.outcome for each in found] == [Outcome.LIKELIER, Outcome.NOISE, Outcome.NOISE]
+    assert [each.likelier for each in found] == [1, -1, 0]
+
+
+@pytest.mark.parametrize("majority", [160, 180])
+def test_a_good_classifier_of_uneven_labels_is_praised(majority: int) -> None:
+    expected = ["billing"] * majority + ["login"] * (200 - majority)
+    tuned = ["login"] * 6 + expected[6 : majority + 4] + ["billing"] * 2 + expected[majority + 6 :]
+    found = compared(expected, ["?"] * 200, tuned, AnswerKind.LABEL)
+    assert found.outcome is Outcome.BETTER
+
+
+def test_a_gain_over_every_draw_of_few_shot_is_seen() -> None:
+    source, expected = random.Random(0), labels(300)
+    wrong = dict(zip(TEAMS, (*TEAMS[1:], TEAMS[0]), strict=True))
+    texts = [[text if source.random() < 0.7 else wrong[text] for text in expected] for _ in range(3)]
+    tuned = [text if source.random() < 0.82 else wrong[text] for text in expected]
+    rows = [example(12, 4, i, texts=(f"question {i}", right)) for i, right in enumerate(expected)]
+    few_shot = FewShot([wrote(draw, expected).answers for draw in texts], (5, 5, 5), 1.0)
+    base, second = wrote(["?"] * 300, expected, 2.0), wrote(tuned, expected)
+    metrics = (*FITTING[AnswerKind.LABEL], *LIKELIHOODS)
+    found = compare(rows, base, few_shot, second, metrics, Answers(AnswerKind.LABEL, TEAMS), seed=0)
+    assert (found.baseline, found.outcome) == (Baseline.FEW_SHOT, Outcome.BETTER)
+
+
+def test_a_label_that_was_never_learned_counts_against_the_model() -> None:
+    expected = labels(80) + ["refunds"] * 20
+    found = compared(expected, ["?"] * 100, expected[:80] + ["billing"] * 20, AnswerKind.LABEL)
+    recall = found.metrics[MetricName.MACRO_RECALL].tuned
+    assert recall
+    assert recall.value == pytest.approx(4 / 5)
+    assert found.labels
+    assert found.labels.confusion["refunds", "billing"] == 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "leaked", "outcome"),
+    [
+        (AnswerKind.LABEL, 0.0, Outcome.BETTER),
+        (AnswerKind.LABEL, 0.1, Outcome.BETTER),
+        (AnswerKind.LABEL, 1.0, Outcome.LEAKED),
+        (AnswerKind.CONTINUATION, 0.01, Outcome.BETTER),
+        (AnswerKind.CONTINUATION, 0.1, Outcome.LEAKED),
+    ],
+)
+def test_a_gain_that_learned_test_rows_could_make_is_no_proof(
+    kind: AnswerKind, leaked: float, outcome: Outcome
+) -> None:
+    expected = labels()
+    found = compared(expected, ["?"] * 80, expected[:40] + ["?"] * 40, kind)
+    assert replace(found, leaked=leaked).outcome is outcome
 
 
 def test_a_model_that_forgot_is_worse_whatever_its_loss() -> None:

@@ -20,7 +20,7 @@ NOWHERE = Interval(0, 0)
 
 def row(base: float, tuned: float, few_shot: float | None = None) -> MetricRow:
     def change(before: float | None) -> Change | None:
-        return None if before is None else Change(tuned - before, NOWHERE, 10)
+        return None if before is None else Change(tuned - before, NOWHERE, 10, 0.01)
 
     few = None if few_shot is None else Estimate(few_shot, NOWHERE)
     return MetricRow(EXACT, Estimate(base, NOWHERE), few, Estimate(tuned, NOWHERE), change(base), change(few_shot))

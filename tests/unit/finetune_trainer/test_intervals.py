@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from finetune_trainer.intervals import RESAMPLES, mcnemar, percentiles, resampled, wilson
+from finetune_trainer.intervals import RESAMPLES, exchanged, independent_rows, percentiles, resampled, wilson
 
 
 @given(st.integers(1, 500), st.data())
@@ -16,10 +17,52 @@ def test_wilsons_interval_is_scipys(rows: int, data: st.DataObject) -> None:
     assert wilson(hits, rows) == pytest.approx((reference.low, reference.high), abs=1e-12)
 
 
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemars_test_is_scipys_exact_one(gained: int, lost: int) -> None:
+def as_far(before: NDArray[np.float64], after: NDArray[np.float64], clusters: range | list[int]) -> float:
+    """How often models that nothing tells apart have means as far apart."""
+    first, second = exchanged(before[:, None], after[:, None], clusters, seed=0)
+    apart = np.abs(second - first)[:, 0]
+    return float(np.mean(apart >= apart[0] - 1e-9))
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+@settings(max_examples=40)
+def test_on_hits_and_misses_exchanging_is_mcnemars_exact_test(gained: int, lost: int) -> None:
+    before, after = np.repeat([0.0, 1.0, 1.0], [gained, lost, 9]), np.repeat([1.0, 0.0, 1.0], [gained, lost, 9])
     reference = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    assert mcnemar(gained, lost) == mcnemar(lost, gained) == pytest.approx(reference)
+    exact = gained + lost <= 11
+    assert as_far(before, after, range(len(before))) == pytest.approx(reference, abs=1e-9 if exact else 0.04)
+
+
+def test_what_was_measured_is_the_first_way() -> None:
+    before, after = np.random.default_rng(0).random((2, 40, 3))
+    for rows in (8, 40):
+        first, second = exchanged(before[:rows], after[:rows], range(rows), seed=0)
+        assert first[0] == pytest.approx(before[:rows].sum(axis=0))
+        assert second[0] == pytest.approx(after[:rows].sum(axis=0))
+        assert first + second == pytest.approx(np.broadcast_to((before + after)[:rows].sum(axis=0), first.shape))
+
+
+def test_copies_of_a_row_are_exchanged_together() -> None:
+    before, after = np.zeros(40), np.ones(40)
+    assert as_far(before, after, range(40)) < 0.001
+    assert as_far(before, after, [row % 4 for row in range(40)]) == 2 / 2**4
+
+
+@pytest.mark.parametrize("rows", [6, 8, 20])
+def test_at_most_one_change_in_twenty_is_called_real_that_is_none(rows: int) -> None:
+    drawn = np.random.default_rng(rows).normal(size=(400, rows))
+    called = sum(as_far(np.zeros(rows), differences, range(rows)) < 0.05 for differences in drawn)
+    assert called / 400 < 0.08
+
+
+def test_rows_that_say_the_same_are_worth_one() -> None:
+    generator = np.random.default_rng(0)
+    hits = (generator.random(400) < 0.4).astype(float)
+    assert independent_rows(hits, range(400)) == pytest.approx(400, rel=0.15)
+    copied = np.repeat(hits[:40], 10)
+    assert independent_rows(copied, np.repeat(range(40), 10).tolist()) == pytest.approx(40, rel=0.1)
+    assert independent_rows(np.ones(400), np.repeat(range(40), 10).tolist()) == 40
+    assert independent_rows(np.ones(1), [0]) == 1
 
 
 def test_the_bootstrap_finds_the_spread_of_a_mean() -> None:

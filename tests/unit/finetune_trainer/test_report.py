@@ -197,6 +197,20 @@ def test_labels_have_their_scores_and_who_is_taken_for_whom() -> None:
     assert sum(counts.values()) == len(run.held_out)
 
 
+def test_of_many_labels_the_most_frequent_confusions_are_listed() -> None:
+    run = rich_labels()
+    labels = run.comparison.labels
+    assert labels
+    many = replace(labels, scores=[*labels.scores, *[replace(labels.scores[0], label=f"label {n}") for n in range(20)]])
+    comparison = replace(run.comparison, labels=many)
+    page = page_of(replace(run, assessment=replace(run.assessment, comparison=comparison)))
+    assert not page.xpath("//table[@class='matrix']")
+    wrong = {pair: rows for pair, rows in labels.confusion.items() if pair[0] != pair[1]}
+    (table,) = [t for t in page.xpath("//table[@class='figures']") if text(t.xpath(".//th")[0]) == "Expected"]
+    first = [text(cell) for cell in table.xpath(".//tbody/tr")[0]]
+    assert wrong[first[0], first[1]] == int(first[2]) == max(wrong.values())
+
+
 def test_without_answers_there_is_no_section_of_them(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
     base, tuned = (replace(model, answers=[]) for model in (run.base, run.tuned))

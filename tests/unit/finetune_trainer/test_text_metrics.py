@@ -12,12 +12,13 @@ from sacrebleu.metrics.bleu import BLEU
 from finetune_trainer.text_metrics import bleu, bleu_counts, common_subsequence, rouge_l, rouge_n, token_f1
 from tests.unit.finetune_trainer.texts import pairs
 
-PAIRS = pairs()
+PAIRS = pairs(kept=lambda word: word != "猫")
+"""Without what has no spaces between its words, of which the references make one word or none."""
 
 
 def test_rouge_is_that_of_rouge_score() -> None:
     scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rouge2", "rougeL"])
-    for answer, expected in PAIRS:
+    for answer, expected in pairs(kept=str.isascii):
         score = scorer.score(expected, answer)
         assert rouge_n(answer, expected, 1) == pytest.approx(score["rouge1"].fmeasure), (answer, expected)
         assert rouge_n(answer, expected, 2) == pytest.approx(score["rouge2"].fmeasure), (answer, expected)
@@ -62,6 +63,24 @@ def test_the_longest_common_subsequence_is_that_of_the_table(first: list[str], s
         for j, b in enumerate(second):
             table[i + 1][j + 1] = table[i][j] + 1 if a == b else max(table[i][j + 1], table[i + 1][j])
     assert common_subsequence(first, second) == table[-1][-1]
+
+
+@pytest.mark.parametrize(
+    ("right", "near"),
+    [
+        ("Перезагрузите роутер и подождите минуту.", "Перезагрузите роутер и подождите час."),
+        ("请重新启动路由器并等待一分钟。", "请重新启动路由器并等待一小时。"),
+        ("ルーターを再起動してください。", "ルーターを再起動しました。"),
+        ("कृपया राउटर को फिर से शुरू करें।", "कृपया राउटर को बंद करें।"),
+        ("กรุณารีสตาร์ทเราเตอร์", "กรุณาปิดเราเตอร์"),
+        ("أعد تشغيل جهاز التوجيه وانتظر دقيقة", "أعد تشغيل جهاز التوجيه وانتظر ساعة"),
+    ],
+)
+def test_texts_of_any_script_are_told_apart(right: str, near: str) -> None:
+    for metric in (token_f1, lambda *texts: rouge_n(*texts, 1), rouge_l, lambda *texts: bleu(bleu_counts(*texts))):
+        assert metric(right, right) == pytest.approx(1)
+        assert 0 < metric(near, right) < 1
+        assert metric("OK", right) < 0.1
 
 
 def test_word_for_word_is_one_and_nothing_shared_is_none() -> None:

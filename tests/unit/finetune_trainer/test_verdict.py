@@ -1,5 +1,7 @@
 """Whether tuning was worth it: what the sentence says."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,14 +61,37 @@ def test_it_says_whether_prompting_would_have_done() -> None:
     said = verdict(found(rows(20), rows(57), prompted=10), COST)
     assert "from 33.3% to 95% against the base model" in said
     assert said.endswith("tuning was worth it, and prompting with 5 examples (16.7%) would not have done.")
-    said = verdict(found(rows(0), rows(57), prompted=56), COST)
+
+
+def test_prompting_is_said_to_do_as_well_only_where_the_rows_can_tell() -> None:
+    said = verdict(found(rows(0), rows(57), prompted=57), COST)
     assert said.endswith("better than the base model, but prompting it with 5 examples does as well, for no training.")
+    said = verdict(found(rows(0), rows(57), prompted=54), COST)
+    assert said.endswith(
+        "better than the base model, but 60 rows cannot tell it from prompting it with 5 examples, which takes no "
+        "training."
+    )
+    said = verdict(found(rows(0), rows(20), prompted=50), COST)
+    assert said.endswith("but prompting it with 5 examples is better still, for no training.")
+    said = verdict(found(rows(18), rows(20), prompted=50), COST)
+    assert said.endswith(
+        "nothing shows that tuning was worth it, and prompting it with 5 examples is better, for no training."
+    )
 
 
 def test_worse_is_said_as_such() -> None:
     assert verdict(found(rows(50), rows(20)), COST).endswith("tuning made the model worse, keep the base model.")
-    said = verdict(found(rows(0), rows(20), prompted=50), COST)
+    said = verdict(found(rows(40), rows(20), prompted=50), COST)
     assert said.endswith("tuning made the model worse, keep prompting the base model with examples.")
+
+
+def test_a_test_set_that_was_learned_proves_nothing() -> None:
+    said = verdict(replace(found(rows(0), rows(42)), leaked=1.0), COST)
+    assert "rose from 0% to 70%" in said
+    assert said.endswith(
+        "but 100% of the test rows stand in rows that were learned, so the gain may be what was learned by heart: take "
+        "them out of either and compare again."
+    )
 
 
 def test_a_lower_loss_alone_is_not_called_worth_it() -> None:
@@ -86,6 +111,10 @@ def test_a_gain_inside_the_noise_is_called_noise() -> None:
     said = verdict(found(rows(10), rows(13)), COST)
     assert "rose from 16.7% to 21.7%" in said
     assert said.endswith("inside the noise, so nothing shows that tuning was worth it.")
+    said = verdict(found(rows(10, loss=2.0), rows(13, loss=2.3)), COST)
+    assert said.endswith(
+        "inside the noise, while the right answers became less likely, so nothing shows that tuning was worth it."
+    )
 
 
 def test_an_adapter_that_was_there_already_has_no_cost() -> None:
