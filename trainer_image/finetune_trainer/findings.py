@@ -12,6 +12,8 @@ SHOWN = 5
 """Invalid rows that are named one by one in a message; the rest is counted."""
 URI_CHARACTERS = 300
 """Of a longer URI the end is shown, which tells files apart."""
+NAME_CHARACTERS = 40
+"""Of a longer name of a column the beginning is shown."""
 
 
 class InvalidRow(Exception):  # noqa: N818 - a finding, not an error of the program
@@ -102,6 +104,13 @@ def place_of(source: str, characters: int = URI_CHARACTERS) -> str:
     shown = uri if len(uri) <= characters else f"...{uri[-characters:]}"
     unit = {"json": "item", "parquet": "row"}.get(kind_of_file(uri), "line")
     return f"{shown} {unit} {number}"
+
+
+def name_shown(name: str) -> str:
+    """A column's name as it is written in sentences: not too long, with escapes for what cannot be printed (a line end)
+    or not even be sent (half a surrogate pair)."""
+    shown = repr(name)[1:-1]
+    return shown if len(shown) <= NAME_CHARACTERS else f"{shown[: NAME_CHARACTERS - 3]}..."
 
 
 def _place(source: str, detail: str) -> str:

@@ -2,13 +2,14 @@
 
 import codecs
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.data_files import BOM, LINE_BYTES, lines, refuse_utf_16
 from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.findings import InvalidRow
+from finetune_trainer.findings import InvalidRow, name_shown
 
 CHUNK_BYTES = 1 << 16
 
@@ -80,9 +81,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object. RFC 8259 leaves open which of two values of one name holds: an answer must not depend on that."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRow("a name stands twice in an object", twice if len(twice) <= 40 else f"{twice[:37]}...")
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise InvalidRow("a name stands twice in an object", name_shown(twice))
     return found
 
 
@@ -114,12 +114,13 @@ class _Text:
 
     def value(self) -> Any:
         """Takes a value. Raises InvalidRow for one that is JSON and yet no row, JSONDecodeError where it is no JSON."""
+        decoder, problem = DECODER, None
         while True:
             try:
-                value, end = self._taken(DECODER)
-            except InvalidRow:
-                _, self._at = self._taken(WITHOUT_CHECK)
-                raise
+                value, end = decoder.raw_decode(self._text, self._at)
+            except InvalidRow as found:
+                decoder, problem = WITHOUT_CHECK, found  # to find where the value ends
+                continue
             except json.JSONDecodeError:
                 if len(self._text) - self._at > LINE_BYTES or not self._more(len(self._text) - self._at):
                     raise
@@ -128,10 +129,9 @@ class _Text:
             cut, length = isinstance(value, int | float) and end + 2 >= len(self._text), end - self._at
             if not cut or not self._more(len(self._text) - self._at):
                 self._at += length
+                if problem:
+                    raise problem
                 return value
-
-    def _taken(self, decoder: json.JSONDecoder) -> tuple[Any, int]:
-        return decoder.raw_decode(self._text, self._at)
 
     def _more(self, wanted: int) -> bool:
         """Reads on, as much again as is there already, so that a long value is not parsed too often."""
