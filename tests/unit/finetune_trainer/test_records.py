@@ -189,8 +189,12 @@ def test_a_table_written_by_the_standard_library_is_read_back(rows: list[tuple[s
 
 @given(data=st.binary(max_size=60) | st.text('a",;\n\r\t', max_size=40).map(str.encode))
 def test_any_bytes_as_a_table_end_in_rows_or_named_faults(data: bytes) -> None:
-    for _, value in csv_rows(io.BytesIO(b"a,b\n" + data), "t.csv"):
-        assert isinstance(value, InvalidRow) or list(value) == ["a", "b"]
+    try:
+        for _, value in csv_rows(io.BytesIO(b"a,b\n" + data), "t.csv"):
+            assert isinstance(value, InvalidRow) or list(value) == ["a", "b"]
+    except TrainerFailure:  # a quoted field without an end
+        if b'"' not in data:
+            raise
 
 
 @pytest.mark.parametrize(
