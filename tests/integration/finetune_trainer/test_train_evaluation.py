@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
 from accelerate.state import AcceleratorState
@@ -65,6 +66,21 @@ def test_a_failed_gate_fails_the_job_and_keeps_its_results_marked(
     monkeypatch.setattr(module, "recipe", lambda *_: pytest.fail("it trained again"))
     with pytest.raises(TrainerFailure, match="ExactMatch is 0"):
         train(bundle, open_storage(bundle), StatusWriter(None, "attempt-1"), attempt=1)
+
+
+def test_a_test_set_that_is_learned_is_not_praised(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    words = [f"{first}{second}" for first in ("ta", "re", "mi", "so", "lu") for second in ("ran", "dol", "mek", "sit")]
+    texts = [" ".join(Random(i).choices(words, k=12)) for i in range(20)]
+    train = write_rows(tmp_path / "train.jsonl", [{"text": f"{text} and so on"} for text in texts])
+    test = write_rows(tmp_path / "test.jsonl", [{"text": text} for text in texts])
+    dataset = {"train": [{"uri": str(train), "format": "Text"}], "test": [{"uri": str(test), "format": "Text"}]}
+    bundle = make_bundle(dataset=dataset, training={"learningRate": 0.05, "epochs": 3})
+    assert prepare(bundle).preflight.leaked == 20
+    verdict, writer = run(bundle)
+    assert writer.intent.evaluation
+    assert writer.intent.evaluation.decision
+    assert writer.intent.evaluation.decision.outcome == "Leaked"
+    assert "100% of the test rows stand in rows that were learned" in verdict
 
 
 def unlike(number: int) -> str:
