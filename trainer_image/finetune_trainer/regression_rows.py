@@ -1,6 +1,7 @@
 """Rows of the regression sets: read, cleaned and tokenized like those of the data set, in a store of their own.
 
-Apart from the data set's rows, since nothing is learned from them: a row that stands in both is in neither's way.
+Apart from the data set's rows, since nothing is learned from them: a row that stands in both is in neither's way, and
+no count of the data set's rows holds them.
 """
 
 from pathlib import Path
@@ -30,15 +31,15 @@ def gather_regression(
     storage: Storage,
     model: BaseModel,
     format: PromptFormat,
-    findings: Findings,
     folder: Path,
 ) -> dict[str, Rows]:
     """The rows of each set, by its name, in a store under `folder`. Those longer than the model's context, or than 4096
-    tokens, are left out. Raises TrainerFailure DatasetInvalid where a row is not valid or none is left, SpecInvalid
-    where they cannot have the set's metric."""
+    tokens, are left out and said in the log. Raises TrainerFailure DatasetInvalid where a row is not valid or none is
+    left, SpecInvalid where they cannot have the set's metric."""
     sets = spec.evaluation.regression or []
     if not sets:
         return {}
+    findings = Findings()
     rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "evaluation.regression", findings))
     with StoreWriter(folder / REGRESSION) as writer:
         for row, example in tokenize(rows, format, model.tokenizer, findings):
@@ -47,18 +48,19 @@ def gather_regression(
     store, found = RowStore(folder / REGRESSION), {}
     limit = min(model.context or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
     for number, wish in enumerate(sets):
-        found[wish.name] = _within(limit, store, number, wish, findings)
+        found[wish.name] = _within(limit, store, number, wish)
         require_metric(wish, found[wish.name])
     return found
 
 
-def _within(limit: int, store: RowStore, number: int, wish: RegressionSet, findings: Findings) -> Rows:
+def _within(limit: int, store: RowStore, number: int, wish: RegressionSet) -> Rows:
     mine, short = store.column("mixture") == number, store.column("tokens") <= limit
-    findings.overlength += int(np.sum(mine & ~short))
-    rows = np.flatnonzero(mine & short)
+    rows, field = np.flatnonzero(mine & short), f"evaluation.regression[{number}] ({wish.name})"
     if not len(rows):
-        where = f"evaluation.regression[{number}] ({wish.name}) holds no row of at most {limit:,} tokens"
+        where = f"{field} holds no row of at most {limit:,} tokens"
         raise TrainerFailure(FailureReason.DATASET_INVALID, f"{where}: {wish.uri}.")
+    if long := int(np.sum(mine & ~short)):
+        print(f"{field}: {long:,} of {long + len(rows):,} rows are over {limit:,} tokens and left out.", flush=True)
     array = np.empty(len(rows), PLACED)
     array["row"], array["cluster"] = rows, np.unique(store.column("key")[rows], return_inverse=True)[1]
     return place(store, wish.name, array)

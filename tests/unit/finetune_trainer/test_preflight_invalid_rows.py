@@ -1,13 +1,15 @@
 """Rows that cannot be learned from: left out and counted as far as the job allows, and else the end of it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.status_writer import StatusWriter
-from tests.unit.finetune_trainer.conftest import MakeBundle, sum_rows
-from tests.unit.finetune_trainer.preflights import failure, run, written
+from tests.unit.finetune_trainer.conftest import MakeBundle, sum_rows, write_rows
+from tests.unit.finetune_trainer.preflights import failure, run, with_dataset, written
 
 
 def test_a_bad_row_is_named_in_the_status_with_what_was_read_so_far(
@@ -61,3 +63,31 @@ def test_a_status_that_cannot_be_written_does_not_hide_what_was_wrong(
 @pytest.mark.parametrize("rows", [[], [{"prompt": "a", "completion": "b"}]])
 def test_too_few_rows_are_refused(make_bundle: MakeBundle, rows: list[Any]) -> None:
     assert failure(make_bundle(rows=rows)).reason is FailureReason.DATASET_INVALID
+
+
+def with_regression(make_bundle: MakeBundle, tmp_path: Path, kept: list[Any], **parts: Any) -> Bundle:
+    sets = [{"name": "kept", "metric": "Loss", "maxDrop": 1, "uri": str(write_rows(tmp_path / "kept.jsonl", kept))}]
+    return with_dataset(make_bundle(evaluation={"regression": sets}, **parts), maxInvalidFraction=0.05)
+
+
+def test_rows_of_a_regression_set_are_apart_from_those_of_the_data(
+    make_bundle: MakeBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = [*sum_rows(4), {"prompt": "long", "completion": "x" * 3000}]
+    rows = [*sum_rows(60), {"prompt": "What?"}]
+    found = run(with_regression(make_bundle, tmp_path, kept, rows=rows))
+    assert len(found.regression["kept"]) == 4
+    assert (found.preflight.rows, found.preflight.invalid, found.preflight.overlength) == (61, 1, 0)
+    assert "RowsLeftOut" not in {advice.reason for advice in found.preflight.advice or []}
+    said = "evaluation.regression[0] (kept): 1 of 5 rows are over 512 tokens and left out."
+    assert said in capsys.readouterr().out
+
+
+def test_a_bad_row_of_a_regression_set_ends_the_job_whatever_the_data_may_hold(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    kept = [*sum_rows(60), {"prompt": "What?"}]
+    found = failure(with_regression(make_bundle, tmp_path, kept, rows=[*sum_rows(60), {"completion": "That."}]))
+    assert found.reason is FailureReason.DATASET_INVALID
+    assert found.message.endswith("kept.jsonl line 61: no completion (columns found: prompt).")
+    assert "train.jsonl" not in found.message
