@@ -60,16 +60,19 @@ def leaks(questions: Iterable[str], texts: int, text: Callable[[int], str]) -> N
 
 @dataclass(frozen=True, eq=False)
 class _Index:
-    """Every n-gram of the questions, once for each place it stands in."""
+    """Every n-gram of the questions, once for each stretch of words that it covers without a gap: of a word that is
+    repeated a thousand times over there is one stretch, not a thousand places to hold against a thousand others."""
 
     count: int
     """How many questions there are."""
     grams: NDArray[np.uint64]
-    """Hashes, in rising order. Shape [places]."""
+    """Hashes, in rising order. Shape [stretches]."""
     questions: NDArray[np.int64]
-    """The question of each. Shape [places]."""
-    places: NDArray[np.int64]
-    """Its first word, of the words of all questions end to end. Shape [places]."""
+    """The question of each. Shape [stretches]."""
+    starts: NDArray[np.int64]
+    """Its first word, of the words of all questions end to end. Shape [stretches]."""
+    ends: NDArray[np.int64]
+    """The word after its last. Shape [stretches]."""
 
     @classmethod
     def of(cls, questions: Iterable[str]) -> Self:
@@ -83,36 +86,50 @@ class _Index:
                 break
         grams, found, places = ngrams(rows)
         order = np.argsort(grams, kind="stable")
-        return cls(len(rows), grams[order], found[order], places[order])
+        grams, found, places = grams[order], found[order], places[order]
+        goes_on = (grams[1:] == grams[:-1]) & (found[1:] == found[:-1]) & (places[1:] - places[:-1] <= SHINGLE)
+        first = np.append(True, ~goes_on)[: len(grams)]
+        last = np.append(~goes_on, True)[: len(grams)]
+        return cls(len(rows), grams[first], found[first], places[first], places[last] + SHINGLE)
 
     def without(self, common: NDArray[np.uint64]) -> Self:
         """The same but for the n-grams in `common`."""
         kept = np.isin(self.grams, common, invert=True)
-        return type(self)(self.count, self.grams[kept], self.questions[kept], self.places[kept])
+        return type(self)(self.count, self.grams[kept], self.questions[kept], self.starts[kept], self.ends[kept])
 
     def words(self) -> NDArray[np.int64]:
         """How many words of each question its n-grams cover. Shape [questions]."""
         found = np.zeros(self.count, dtype=np.int64)
-        questions, words = _covered(self.questions, self.places)
+        questions, words = _covered(self.questions, self.starts, self.ends)
         found[questions] = words
         return found
 
-    def shared(self, grams: NDArray[np.uint64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Every place where one of `grams`, of `rows`, stands in a question: row * count + question, and the place."""
+    def shared(
+        self, grams: NDArray[np.uint64], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Every stretch that one of `grams`, of `rows`, covers in a question: row * count + question, start, end."""
         start, end = (np.searchsorted(self.grams, grams, side) for side in ("left", "right"))
+        known = end > start
+        # What a row holds more than once is looked for once.
+        _, once = np.unique(rows[known] * len(self.grams) + start[known], return_index=True)
+        start, end, rows = start[known][once], end[known][once], rows[known][once]
         counts = end - start
         at = np.repeat(start - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        return np.repeat(rows, counts) * self.count + self.questions[at], self.places[at]
+        return np.repeat(rows, counts) * self.count + self.questions[at], self.starts[at], self.ends[at]
 
 
-def _covered(keys: NDArray[np.int64], places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each key once, and how many words the n-grams at its places cover together."""
-    order = np.lexsort((places, keys))
-    keys, places = keys[order], places[order]
-    ends = np.flatnonzero(np.diff(keys, append=-1))
-    words = np.minimum(np.diff(places, append=0), SHINGLE)
-    words[ends] = SHINGLE
-    return keys[ends], np.diff(np.cumsum(words)[ends], prepend=0)
+def _covered(
+    keys: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each key once, and how many words its stretches cover together."""
+    order = np.lexsort((starts, keys))
+    keys, starts, ends = keys[order], starts[order], ends[order]
+    last = np.flatnonzero(np.diff(keys, append=-1))
+    # Each key's words after all those of the key before, so that one pass tells how far the stretches so far reach.
+    own = np.repeat(np.arange(len(last)), np.diff(last, prepend=-1)) * (ends.max(initial=0) + 1)
+    reach = np.maximum.accumulate(own + ends)
+    words = reach - np.maximum(own + starts, np.append(0, reach[:-1]))
+    return keys[last], np.diff(np.cumsum(words)[last], prepend=0)
 
 
 def _common(index: _Index, texts: int, text: Callable[[int], str]) -> NDArray[np.uint64]:

@@ -119,6 +119,30 @@ def test_scripts_without_spaces_are_compared_by_their_characters() -> None:
     assert found([question], ["次の問題を解いてください。" + question]) == [0]
 
 
+@pytest.mark.parametrize("repeated", ["word ", "one two ", "a b c d e f g "])
+def test_a_word_repeated_thousands_of_times_takes_no_square_of_the_time_or_memory(repeated: str) -> None:
+    assert found([repeated * 8_000] * 5, ["another text", *[repeated * 8_000] * 5]) == [1] * 5
+
+
+@given(
+    st.lists(st.lists(st.sampled_from("ab"), min_size=8, max_size=40), min_size=1, max_size=4),
+    st.lists(st.lists(st.sampled_from("ab"), max_size=40), max_size=4),
+)
+def test_of_repeated_words_each_is_counted_once_and_none_is_missed(
+    questions: list[list[str]], texts: list[list[str]]
+) -> None:
+    def covers(text: list[str], question: list[str]) -> float:
+        grams = {tuple(text[at : at + 5]) for at in range(len(text) - 4)}
+        hits = [at for at in range(len(question) - 4) if tuple(question[at : at + 5]) in grams]
+        return len({word for at in hits for word in range(at, at + 5)}) / len(question)
+
+    told = found([" ".join(question) for question in questions], [" ".join(text) for text in texts])
+    for question, which in zip(questions, told, strict=True):
+        shares = [covers(text, question) for text in texts]
+        most = max(shares, default=0)
+        assert which == (shares.index(most) if most >= 0.75 else -1)
+
+
 @pytest.mark.parametrize(("questions", "texts"), [([], []), ([], ["a"]), ([VOCABULARY[0] * 9], [])])
 def test_where_there_is_nothing_to_look_at_nothing_is_found(questions: list[str], texts: list[str]) -> None:
     assert found(questions, texts) == [-1] * len(questions)
