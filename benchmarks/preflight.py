@@ -131,7 +131,7 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
         stream.seek(0)
         _, parsing = timed("read and parse", lambda: list(json_lines(stream, str(data))))
     rows, _ = timed(
-        "validate", lambda: list(read_rows(storage, bundle.spec.dataset.train, "dataset.train", findings)), parsing
+        "validate", lambda: list(read_rows(storage, bundle.spec.dataset.train, "dataset.train", findings, [])), parsing
     )
     rows, _ = timed("clean", lambda: list(Cleaner(bundle.spec.dataset.clean).clean(rows)))
     rows, _ = timed("find exact copies", lambda: list(drop_copies(rows, SeenKeys(), findings)))

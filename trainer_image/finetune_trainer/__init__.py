@@ -2,10 +2,10 @@
 
 Preflight (CPU only, never imports torch), `preflight`:
     `base_model` what the model's folder holds, `previous_adapter` -> `gather`: `data_files` and their `records`
-    (`json_rows`, `tables`) -> `rows` -> `clean`, with `masking` -> `deduplicate`, with `near_duplicates` or
-    `embeddings`, and `clusters` -> `suspicions` -> `render` and `tokenization` -> `row_store`, on disk, and `row_notes`
-    -> `split` -> `resolve` -> `facts`, with `leaks`, and `advice` -> `prepared`, which leaves the token ids for the
-    attempts.
+    (`json_rows`, `tables`) -> `rows`, by their `row_columns` and `row_format` -> `clean`, with `masking` ->
+    `deduplicate`, with `near_duplicates` or `embeddings`, and `clusters` -> `suspicions` -> `render` and `tokenization`
+    -> `row_store`, on disk, and `row_notes` -> `split` -> `resolve` -> `facts`, with `leaks`, and `advice` ->
+    `prepared`, which leaves the token ids for the attempts.
 
 Train (on the GPU), `train`:
     `prepared` -> `model` and `attention` -> `assessment` of the base, `quantized` and not -> `trainable`, what of it

@@ -35,6 +35,8 @@ PASSES, PASSES_OF_FEW_ROWS, FEW_FOR_PASSES = 4, 15, 1000
 """Up to 4 passes, repeated rows are worth nearly as much as new ones, and far more are worth little (Muennighoff et al.
 2023); small chosen sets are trained longer, LIMA's 1,000 rows 15 times."""
 
+COLUMNS_NAMED = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
@@ -77,6 +79,8 @@ class Facts:
     """How often the whole run takes each row of a weighted source, by the source's field."""
     unused_patterns: tuple[str, ...] = ()
     """Fields of the patterns that matched no row."""
+    unused_columns: tuple[str, ...] = ()
+    """Columns that nothing is read from, each with its place in the spec."""
 
 
 def advise(facts: Facts) -> list[Advice]:
@@ -239,6 +243,17 @@ def _unused_patterns(facts: Facts) -> str | None:
     return f"{', '.join(facts.unused_patterns)} matched no row: correct the pattern, or remove it."
 
 
+def _unused_columns(facts: Facts) -> str | None:
+    if not facts.unused_columns:
+        return None
+    more = len(facts.unused_columns) - COLUMNS_NAMED
+    shown = ", ".join(facts.unused_columns[:COLUMNS_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"Nothing is read from {shown}: if it is to be learned, or to be asked with, name it under columns, or write "
+        "it into a column that is read."
+    )
+
+
 CONCERNS: dict[str, Callable[[Facts], str | None]] = {
     "TestRowsLeak": _leaks,
     "PromptFormatInRows": _marks,
@@ -254,6 +269,7 @@ CONCERNS: dict[str, Callable[[Facts], str | None]] = {
     "LearningRateUnusual": _learning_rate,
     "ManyEpochs": _passes,
     "SourceRepeated": _repeated_source,
+    "ColumnUnused": _unused_columns,
     "PatternUnused": _unused_patterns,
 }
 """Every concern by the reason it is told under, the gravest first."""

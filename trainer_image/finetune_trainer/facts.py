@@ -62,6 +62,7 @@ def facts_of(
         unused_patterns=tuple(
             f"dataset.clean.{step}" for step, rows in steps.items() if not rows and step.startswith("remove")
         ),
+        unused_columns=gathered.unused,
     )
 
 

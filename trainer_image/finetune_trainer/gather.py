@@ -43,6 +43,8 @@ class Gathered:
     alike: Alike
     """Which rows are copies of one another, nearly."""
     notes: RowNotes
+    unused: tuple[str, ...]
+    """Columns that nothing reads, as `row_columns.UnusedColumns` lists them."""
 
 
 def gather(
@@ -61,10 +63,11 @@ def gather(
     copies, notes = NearCopies(dataset.deduplicate, storage, folder.parent), RowNotes()
     findings.cleaned = cleaner.cleaned
     sides: dict[Split, NDArray[np.int64]] = {}
+    unused: list[str] = []
     with StoreWriter(folder) as writer:
         for split in READING_ORDER:
             first = len(writer)
-            rows = read_rows(storage, sources_of(dataset, split), f"dataset.{split}", findings)
+            rows = read_rows(storage, sources_of(dataset, split), f"dataset.{split}", findings, unused)
             rows = suspicions.note(drop_copies(cleaner.clean(rows), seen, findings), findings)
             for key, whole, example in _keyed(tokenize(rows, format, model.tokenizer, findings, longest)):
                 writer.append(example, key)
@@ -81,7 +84,7 @@ def gather(
     for split in sides:
         if sources_of(dataset, split) and not len(sides[split]):
             raise _empty(dataset, split)
-    return Gathered(store, sides, alike, notes)
+    return Gathered(store, sides, alike, notes, tuple(unused))
 
 
 def sources_of(dataset: Dataset, split: Split) -> Sequence[Source]:

@@ -39,12 +39,13 @@ def gather_regression(
     sets = spec.evaluation.regression or []
     if not sets:
         return {}
-    findings = Findings()
-    rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "evaluation.regression", findings))
+    findings, unused = Findings(), list[str]()
+    rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "evaluation.regression", findings, unused))
     with StoreWriter(folder / REGRESSION) as writer:
         for row, example in tokenize(rows, format, model.tokenizer, findings):
             writer.append(example, prompt_key(row))
     findings.raise_if_invalid()
+    print(*(f"Nothing is read from {column}." for column in unused), sep="\n", end="\n" * bool(unused), flush=True)
     store, found = RowStore(folder / REGRESSION), {}
     limit = min(model.context or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
     for number, wish in enumerate(sets):

@@ -1,29 +1,26 @@
 """What a row asks and answers: each format's columns, read into one list of messages."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
-from finetune_api import dataset
-from finetune_api.dataset import RowFiles, RowFormat
-from finetune_api.reasons import FailureReason
-from finetune_trainer.failure import TrainerFailure
+from finetune_api.dataset import RowFormat
 from finetune_trainer.findings import InvalidRow
 from finetune_trainer.records import kind_of
+from finetune_trainer.row_columns import Columns, column_names
 
-KEYS = {
-    RowFormat.MESSAGES: ("messages",),
-    RowFormat.PROMPT_COMPLETION: ("prompt", "completion"),
-    RowFormat.INSTRUCTION: ("instruction", "output"),
-    RowFormat.TEXT: ("text",),
-}
-"""Columns that tell a format; the order in which Auto tries them."""
 DOCUMENT = "document"
 THOUGHT, THOUGHT_END = "<think>", "</think>"
 """What models that think write around a thought, before the answer: Qwen3, DeepSeek-R1 and most after them."""
 REASONING = "reasoning_content"
 """The key of a message under which rows, templates and servers may have its thought apart."""
-NAMED = 12
-"""Columns named in a message."""
+REASONINGS = (REASONING, "reasoning", "thinking")
+"""Names that rows have for it."""
+SHARE_GPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+"""Whom a message is `from` in the rows of ShareGPT, which have its text as `value`."""
+NO_TOOLS: tuple[Any, ...] = (None, [], {}, "", "[]", "{}", "null")
+"""A column of tools without any, also where it is JSON as text."""
+CALLS, TOOLS = ("tool_calls", "function_call"), ("tools", "functions")
+"""What a message calls, and what a row lets it call."""
 
 
 class Message(NamedTuple):
@@ -50,46 +47,6 @@ class Row:
         return self.messages[0].role == DOCUMENT
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns' names in this source's files."""
-
-    system: str
-    prompt: str
-    completion: str
-    instruction: str
-    input: str
-    output: str
-    messages: str
-    text: str
-
-    @classmethod
-    def of(cls, source: RowFiles) -> Self:
-        """The names of the format, but for those that are mapped."""
-        mapped = source.columns or dataset.Columns()
-        return cls(**{name: getattr(mapped, name) or name for name in dataset.Columns.model_fields})
-
-
-def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str) -> RowFormat:
-    """The format, told from the mapped columns, or else from the first row's column names.
-
-    Raises TrainerFailure SpecInvalid for columns of two formats, DatasetInvalid where none fits."""
-    mapped = source.columns.model_dump(exclude_none=True).keys() if source.columns else set()
-    told = [format for format, keys in KEYS.items() if mapped & {*keys, *_optional(format)}]
-    if len(told) > 1:
-        raise TrainerFailure(
-            FailureReason.SPEC_INVALID, f"{field}.columns maps columns of {' and '.join(told)}: keep those of one."
-        )
-    told = told or [format for format, keys in KEYS.items() if row.keys() >= set(keys)]
-    if not told:
-        raise TrainerFailure(
-            FailureReason.DATASET_INVALID,
-            f"{place}: the columns {column_names(row)} fit no format. Name yours in {field}.columns, for example "
-            f"{_example(row)}.",
-        )
-    return told[0]
-
-
 def messages_of(format: RowFormat, columns: Columns, row: dict[str, Any]) -> tuple[Message, ...]:
     """The row as messages. Raises InvalidRow."""
     messages = _messages_of(format, columns, row)
@@ -100,11 +57,11 @@ def messages_of(format: RowFormat, columns: Columns, row: dict[str, Any]) -> tup
 
 
 def _messages_of(format: RowFormat, columns: Columns, row: dict[str, Any]) -> tuple[Message, ...]:
-    if format is RowFormat.MESSAGES:
-        return _conversation(row, columns.messages)
     if format is RowFormat.TEXT:
         return (Message(DOCUMENT, _text(row, columns.text)),)
     system = _text(row, columns.system, required=False)
+    if format is RowFormat.MESSAGES:
+        return _with_system(system, columns.system, _conversation(row, columns.messages))
     if format is RowFormat.PROMPT_COMPLETION:
         asked, answer = _text(row, columns.prompt), _text(row, columns.completion)
     else:
@@ -132,10 +89,13 @@ def final_answer(answer: str) -> str:
     return parted(answer)[1].strip()
 
 
-def column_names(row: dict[str, Any]) -> str:
-    """The row's column names, for messages: not too many, none too long."""
-    names = [name if len(name) <= 40 else f"{name[:37]}..." for name in row]
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "") or "(none)"
+def _with_system(system: str, column: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages after the text of the row's own column for a system prompt."""
+    if messages[0].role != "system":
+        return (Message("system", system), *messages) if system else messages
+    if system not in ("", messages[0].content):
+        raise InvalidRow(f"two system prompts: the column {column}, and a message")
+    return messages
 
 
 def _conversation(row: dict[str, Any], column: str) -> tuple[Message, ...]:
@@ -146,6 +106,8 @@ def _conversation(row: dict[str, Any], column: str) -> tuple[Message, ...]:
         raise InvalidRow(f"{column} is {kind_of(found)}, not a list")
     if not found:
         raise InvalidRow(f"{column} is empty")
+    if offered := next((name for name in TOOLS if row.get(name) not in NO_TOOLS), None):
+        raise InvalidRow("tool calls are not supported", f"column {offered}")
     messages = tuple(_message(message, number) for number, message in enumerate(found, start=1))
     turns = messages[1:] if messages[0].role == "system" else messages
     for number, (message, role) in enumerate(zip(turns, ["user", "assistant"] * len(turns), strict=False), start=1):
@@ -160,19 +122,35 @@ def _conversation(row: dict[str, Any], column: str) -> tuple[Message, ...]:
 def _message(message: Any, number: int) -> Message:
     if not isinstance(message, dict):
         raise InvalidRow("a message is not an object", f"message {number} is {kind_of(message)}")
-    if message.get("tool_calls"):
+    if any(message.get(name) for name in CALLS):
         raise InvalidRow("tool calls are not supported", f"message {number}")
-    role = message.get("role")
+    if "role" not in message:
+        message = _of_share_gpt(message, number)
+    role = message["role"]
     if role not in ("system", "user", "assistant"):
         raise InvalidRow("a message's role is not system, user or assistant", f"message {number}")
     if message.get("weight") not in (None, 1):
         raise InvalidRow("a message has a weight, and every answer is learned alike", f"message {number}")
     try:
         content = _text(message, "content")
-        thought = _text(message, REASONING, required=False) if role == "assistant" and not thinks(content) else ""
+        thought = _thought(message) if role == "assistant" and not thinks(content) else ""
     except InvalidRow as problem:
         raise InvalidRow(f"a message has a wrong content: {problem.kind}", f"message {number}") from problem
     return Message(role, f"{THOUGHT}\n{thought.strip()}\n{THOUGHT_END}\n\n{content}" if thought else content)
+
+
+def _of_share_gpt(message: dict[str, Any], number: int) -> dict[str, Any]:
+    """A message that says whom it is `from`, with the keys of the others."""
+    if "from" not in message:
+        raise InvalidRow("a message has no role", f"message {number}, keys found: {column_names(message)}")
+    speaker = message["from"]
+    role = SHARE_GPT.get(speaker) if isinstance(speaker, str) else None
+    return message | {"role": role, "content": message.get("value")}
+
+
+def _thought(message: dict[str, Any]) -> str:
+    texts = (_text(message, name, required=False) for name in REASONINGS)
+    return next(filter(None, texts), "")
 
 
 def _text(row: dict[str, Any], column: str, required: bool = True) -> str:
@@ -192,13 +170,3 @@ def _text(row: dict[str, Any], column: str, required: bool = True) -> str:
         except UnicodeEncodeError as error:
             raise InvalidRow(f"{column} holds half a surrogate pair, which is no character") from error
     return value if value.strip() else ""
-
-
-def _optional(format: RowFormat) -> tuple[str, ...]:
-    return ("input",) if format is RowFormat.INSTRUCTION else ()
-
-
-def _example(row: dict[str, Any]) -> str:
-    names = [name for name in row if len(name) <= 40]
-    first, second = names if len(names) == 2 else ("question", "answer")
-    return f"{{prompt: {first}, completion: {second}}}"

@@ -8,32 +8,40 @@ from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings, InvalidRow, place_of
 from finetune_trainer.progress import Progress
 from finetune_trainer.records import read_records
-from finetune_trainer.row_format import Columns, Row, detect_format, messages_of
+from finetune_trainer.row_columns import Columns, UnusedColumns, detect_format
+from finetune_trainer.row_format import Row, messages_of
 from finetune_trainer.storage import Storage
 
 ROW_CHARACTERS = 4 * 1024 * 1024
 """Longest text of a row. The tokenizer takes some 200 bytes of memory for each character it is given at once."""
 
 
-def read_rows(storage: Storage, sources: Sequence[RowFiles], field: str, findings: Findings) -> Iterator[Row]:
-    """The valid rows of all sources in order; the others go to `findings`. `field`: dataset.train or dataset.test, for
-    messages. Raises TrainerFailure DatasetNotFound, DatasetInvalid or SpecInvalid where a whole source is no good."""
+def read_rows(
+    storage: Storage, sources: Sequence[RowFiles], field: str, findings: Findings, unused: list[str]
+) -> Iterator[Row]:
+    """The valid rows of all sources in order; the others go to `findings`, and columns that nothing reads, as
+    UnusedColumns lists them, to `unused`. `field`: dataset.train or dataset.test, for messages. Raises
+    TrainerFailure DatasetNotFound, DatasetInvalid or SpecInvalid where a whole source is no good."""
     progress = Progress(f"Reading {field}", "rows")
     for position, source in enumerate(sources):
-        for row in _read_source(storage, source, position, f"{field}[{position}]", findings):
+        for row in _read_source(storage, source, position, f"{field}[{position}]", findings, unused):
             progress.advance()
             yield row
 
 
-def _read_source(storage: Storage, source: RowFiles, position: int, field: str, findings: Findings) -> Iterator[Row]:
+def _read_source(
+    storage: Storage, source: RowFiles, position: int, field: str, findings: Findings, unused: list[str]
+) -> Iterator[Row]:
     uris = storage.list(source.uri)
     if not uris:
         raise TrainerFailure(FailureReason.DATASET_NOT_FOUND, f"{field}.uri: no file matches {source.uri}.")
     columns = Columns.of(source)
-    format = source.format
+    format, watch = source.format, None
     for record in (record for uri in uris for record in read_records(storage, uri, findings)):
         if format is RowFormat.AUTO:
             format = detect_format(record.value, source, field, place_of(record.source))
+        watch = watch or UnusedColumns(format, source)
+        watch.note(record.value)
         try:
             messages = messages_of(format, columns, record.value)
             if sum(len(message.content) for message in messages) > ROW_CHARACTERS:
@@ -41,3 +49,4 @@ def _read_source(storage: Storage, source: RowFiles, position: int, field: str, 
             yield Row(messages, record.source, position)
         except InvalidRow as problem:
             findings.invalid_row(record.source, problem)
+    unused += watch.listed(field) if watch else []

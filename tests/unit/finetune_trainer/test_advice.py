@@ -63,6 +63,18 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {"passes": {"dataset.train[1]": 4.0}},
         "every row of dataset.train[1] is taken 4.5 times;",
     ),
+    (
+        "ColumnUnused",
+        {
+            "unused_columns": (
+                "dataset.train[0].columns.system (no row has sys)",
+                "the column context of dataset.test[1]",
+            )
+        },
+        {},
+        "Nothing is read from dataset.train[0].columns.system (no row has sys), the column context of ",
+    ),
+    ("ColumnUnused", {"unused_columns": tuple("abcdef")}, {}, "from a, b, c, d and 2 more: "),
     ("PatternUnused", {"unused_patterns": ("dataset.clean.remove[2]",)}, {}, "dataset.clean.remove[2] matched no row"),
 ]
 

@@ -1,0 +1,204 @@
+"""The columns of a source's rows: which format they tell, how they are named in messages, which of them nothing reads.
+
+A name is shown, the content of a row never: where what should be names reads like content, none is shown.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from finetune_api import dataset
+from finetune_api.dataset import RowFiles, RowFormat
+from finetune_api.reasons import FailureReason
+from finetune_trainer.failure import TrainerFailure
+
+KEYS = {
+    RowFormat.MESSAGES: ("messages",),
+    RowFormat.PROMPT_COMPLETION: ("prompt", "completion"),
+    RowFormat.INSTRUCTION: ("instruction", "output"),
+    RowFormat.TEXT: ("text",),
+}
+"""Columns that tell a format; the order in which Auto tries them."""
+OPTIONAL: dict[RowFormat, tuple[str, ...]] = {
+    RowFormat.MESSAGES: ("system",),
+    RowFormat.PROMPT_COMPLETION: ("system",),
+    RowFormat.INSTRUCTION: ("system", "input"),
+    RowFormat.TEXT: (),
+}
+"""Columns a format reads where a row has them."""
+ASKED = (
+    *("instruction", "question", "query", "problem", "prompt", "input", "user", "source"),
+    *("sentence", "review", "dialogue", "article", "document", "text"),
+)
+MATERIAL = ("context", "passage", "input", "article", "document", "text")
+ANSWERED = (
+    *("output", "response", "answer", "completion", "solution", "reply", "assistant", "target"),
+    *("summary", "highlights", "label", "sentiment"),
+)
+"""Names by which a mapping is suggested, the likeliest first. Where none fits, none is: a guess that is followed and
+wrong costs a training."""
+CHOICES = {"choices", "options"}
+"""What a question is nothing without and no mapping can give it."""
+MEANINGFUL = {"system", "system_prompt", "context", "passage", "input", "history", "tools", "functions", "label"}
+"""Names of columns that say something to a model or about an answer, unlike those of an id or a source."""
+SPEAKER = {"role", "from"}
+"""Keys that a conversation's messages have, one of them."""
+NAMED, LONGEST_NAME, MOST_WORDS = 12, 40, 4
+"""Columns named in a message; characters and words of what still looks like a name."""
+
+_SENTENCE = re.compile(r"\s.*[.?!]\s*$|[\u3002\uff01\uff1f]|,\s|\n")
+_PLAIN = re.compile(r"[^\W\d][\w-]*")
+_YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns' names in this source's files."""
+
+    system: str
+    prompt: str
+    completion: str
+    instruction: str
+    input: str
+    output: str
+    messages: str
+    text: str
+
+    @classmethod
+    def of(cls, source: RowFiles) -> Self:
+        """The names of the format, but for those that are mapped."""
+        mapped = source.columns or dataset.Columns()
+        return cls(**{name: getattr(mapped, name) or name for name in dataset.Columns.model_fields})
+
+    def read_by(self, format: RowFormat) -> dict[str, str]:
+        """The columns a format reads, by the format's names."""
+        return {name: getattr(self, name) for name in (*KEYS[format], *OPTIONAL[format])}
+
+
+def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str) -> RowFormat:
+    """The format, told from the mapped columns, or else from the first row's column names.
+
+    Raises TrainerFailure SpecInvalid for columns of two formats, DatasetInvalid where none fits, or where a text stands
+    beside what could be the answer to it."""
+    mapped = source.columns.model_dump(exclude_none=True).keys() if source.columns else set()
+    told = [format for format, keys in KEYS.items() if mapped & {*keys, *OPTIONAL[format]} - {"system"}]
+    if len(told) > 1 or (told == [RowFormat.TEXT] and "system" in mapped):
+        kinds = " and ".join(told) if len(told) > 1 else "Text, which is learned whole, and a system prompt"
+        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field}.columns maps columns of {kinds}: keep those of one.")
+    if told:
+        return told[0]
+    told = [format for format, keys in KEYS.items() if row.keys() >= set(keys)]
+    if not told:
+        raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_none(row, field)}")
+    if told == [RowFormat.TEXT] and (beside := _beside_text(row, Columns.of(source).system)):
+        raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_two(row, beside, field)}")
+    return told[0]
+
+
+def quoted(name: str) -> str:
+    """A name as YAML reads it back unchanged, in characters that can be written whatever it holds."""
+    if _PLAIN.fullmatch(name) and name.lower() not in _YAML_WORDS:
+        return name
+    return json.dumps(name, ensure_ascii=not name.isprintable())
+
+
+def column_names(names: Iterable[str]) -> str:
+    """Names of columns, for messages: not too many, and none that may be content."""
+    names = list(names)
+    if not all(map(_is_name, names)):
+        return f"{len(names)} whose names read like data"
+    shown = ", ".join(map(quoted, names[:NAMED]))
+    return shown + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "") or "(none)"
+
+
+class UnusedColumns:
+    """Columns of one source that are mapped and in no row, and those in rows that say something and are not read."""
+
+    def __init__(self, format: RowFormat, source: RowFiles) -> None:
+        read = Columns.of(source).read_by(format)
+        mapped = source.columns.model_dump(exclude_none=True) if source.columns else {}
+        self._missing = {name: column for name, column in read.items() if name in mapped}
+        self._watched, self._unread = MEANINGFUL - set(read.values()), set[str]()
+
+    def note(self, row: dict[str, Any]) -> None:
+        """Looks at the next row."""
+        if self._missing:
+            self._missing = {name: column for name, column in self._missing.items() if column not in row}
+        if found := {name for name in self._watched if row.get(name) not in (None, "", [], {})}:
+            self._watched, self._unread = self._watched - found, self._unread | found
+
+    def listed(self, field: str) -> list[str]:
+        """What was found, each with its place in the spec."""
+        missing = [f"{field}.columns.{name} (no row has {quoted(column)})" for name, column in self._missing.items()]
+        return [*missing, *(f"the column {name} of {field}" for name in sorted(self._unread))]
+
+
+def _is_name(name: str) -> bool:
+    return len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS and not _SENTENCE.search(name)
+
+
+def _fits_none(row: dict[str, Any], field: str) -> str:
+    if not all(map(_is_name, row)):
+        columns = f"{len(row)} column{'s' * (len(row) != 1)}"
+        return (
+            f"the names of its {columns} read like data, so the header seems to be missing: the first line of a .csv "
+            "file has to name the columns, and so has every key of an object."
+        )
+    fits = f"the columns {column_names(row)} fit no format."
+    if row.keys() >= {"chosen", "rejected"}:
+        mapping = _chosen(row)
+        way = f"set {field}.columns to {_yaml(mapping)}" if mapping else "give rows of a prompt and its answer"
+        return f"{fits} Pairs of a chosen and a rejected answer are not trained on; to learn the chosen ones, {way}."
+    if mapping := _mapping(row):
+        return f"{fits} Name yours in {field}.columns, for example {_yaml(mapping)}."
+    return f"{fits} Name those with the question and its answer in {field}.columns, as prompt and completion."
+
+
+def _fits_two(row: dict[str, Any], beside: list[str], field: str) -> str:
+    mapping = _mapping(row)
+    way = f", or {field}.columns, for example {_yaml(mapping)}, to learn an answer" if mapping else ""
+    return (
+        f"beside {column_names(beside)} it is open what is to be learned of text. Set {field}.format to Text to learn "
+        f"it whole and nothing else{way}."
+    )
+
+
+def _beside_text(row: dict[str, Any], system: str) -> list[str]:
+    return [name for name in row if name == system or name.strip().lower() in ANSWERED]
+
+
+def _mapping(row: dict[str, Any]) -> dict[str, str] | None:
+    """What of the row's columns is likely which of a format's."""
+    chats = [name for name, value in row.items() if _is_chat(value)]
+    if chats:
+        return {"messages": chats[0]} if len(chats) == 1 else None
+    names = {name.strip().lower(): name for name, value in row.items() if isinstance(value, str)}
+    asked, answered = _first(ASKED, names), _first(ANSWERED, names)
+    if not asked or not answered or any(name.strip().lower() in CHOICES for name in row):
+        return None
+    material = _first((name for name in MATERIAL if names.get(name) != asked), names)
+    if material:
+        return {"instruction": asked, "input": material, "output": answered}
+    return {"prompt": asked, "completion": answered}
+
+
+def _chosen(row: dict[str, Any]) -> dict[str, str] | None:
+    """How the better answer of a preference pair is learned."""
+    if {name for name, value in row.items() if _is_chat(value)} == {"chosen", "rejected"}:
+        return {"messages": "chosen"}
+    mapping = _mapping({name: value for name, value in row.items() if name in ASKED} | {"answer": row["chosen"]})
+    return {name: "chosen" if column == "answer" else column for name, column in mapping.items()} if mapping else None
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool(SPEAKER & value[0].keys())
+
+
+def _first(wanted: Iterable[str], names: Mapping[str, str]) -> str | None:
+    return next((names[name] for name in wanted if name in names), None)
+
+
+def _yaml(mapping: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{name}: {quoted(column)}" for name, column in mapping.items()) + "}"
