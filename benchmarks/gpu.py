@@ -183,7 +183,7 @@ def work_of_a_step() -> Any:
         answers=0,
         prompt_tokens=0,
         answer_tokens=0,
-        micro_batch_tokens=MICRO_BATCH_TOKENS,
+        answering=0,
         loads=1,
     )
 

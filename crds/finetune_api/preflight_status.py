@@ -168,7 +168,8 @@ class Resolved(StatusModel):
     max_sequence_length: int
     """Longest row in tokens."""
     micro_batch_tokens: int
-    """Tokens put through the model at a time, as planned; training.microBatchTokens says what was used."""
+    """Tokens put through the model at a time, as planned; eight times as many while held-out rows are answered.
+    training.microBatchTokens says what training used."""
     evaluate_every: int | None = None
     """Optimizer steps between two measurements of the validation loss; absent where there are no validation rows."""
     publish: Publish | None = None

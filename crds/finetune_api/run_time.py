@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from finetune_api.model_shape import ModelShape
-from finetune_api.sizing import GENERATION_FACTOR, Setup, adapter_parameters
+from finetune_api.sizing import Setup, adapter_parameters
 
 PEAK = {
     "b200": 2250,
@@ -63,7 +63,8 @@ class Work:
     """Of the longest prompt."""
     answer_tokens: int
     """Of the longest answer."""
-    micro_batch_tokens: int
+    answering: int
+    """Tokens of prompts and answers at a time."""
     loads: int
     """Times the base model is loaded."""
 
@@ -105,7 +106,7 @@ def training_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -
 
 def total_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> float:
     """Seconds from the pod's start to the results: loading, all models on the held-out rows, all steps."""
-    together = max(1, GENERATION_FACTOR * work.micro_batch_tokens // (work.prompt_tokens + work.answer_tokens))
+    together = max(1, work.answering // (work.prompt_tokens + work.answer_tokens))
     answering = -(-work.answers // together) * work.answer_tokens * shape.layers * LAYER_DECODE
     return START + work.loads * 2 * shape.parameters / LOADING + answering + training_seconds(shape, setup, work, peak)
 

@@ -24,7 +24,7 @@ HEADROOM = 1.25
 """More than predicted, of all but the weights, for what must not cost a job its memory."""
 GENERATION_FACTOR = 8
 """Tokens held while answering, as a multiple of a micro-batch of training: without gradients only the keys and values
-of each layer are kept. The trainer batches by it, so that what is predicted is what is done."""
+of each layer are kept."""
 
 TrainedMethod = Literal["LoRA", "QLoRA", "Full"]
 Optimizer = Literal["AdamW", "PagedAdamW8bit"]
@@ -37,6 +37,8 @@ class Load:
     tokens: int
     labels: int
     """Of them, those that are learned: logits are computed for these only."""
+    answering: int = 0
+    """Tokens of prompts and answers that are held at a time while held-out rows are answered; 0 where none are."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Plan:
 
 
 def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) -> Memory:
-    """Memory at the peak of training on `load`, and of answering held-out rows with micro-batches of that size."""
+    """Memory at the peak of training on `load`, and of answering held-out rows as it says."""
     weights, trainable = _weights(shape, setup), _trainable(shape, setup)
     layer = layer_activations(shape, setup, load.tokens, device)
     # With checkpointing only each layer's input is kept, and one layer at a time is computed again.
@@ -117,7 +119,7 @@ def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) 
         _logits(shape, setup, load, device),
         load.tokens * _backward_per_token(shape, setup, device) + _buffers(shape, setup),
         # Answering keeps no activations: what it needs beyond them is to be found elsewhere.
-        _answering(shape, load) - activations,
+        _answering(shape, load.answering) - activations,
     )
     return Memory(
         weights=round(weights),
@@ -133,9 +135,11 @@ def base_memory(shape: ModelShape, tokens: int, device: Device = CUDA) -> int:
     nothing is kept for a backward pass, so beside the weights there is one layer, or the logits, or the answers being
     written, whichever is most; of this and the overhead a quarter more, since no job shall run out of memory over what
     it is compared with."""
-    setup, load = Setup(), Load(tokens, tokens)
+    setup = Setup()
     working = max(
-        layer_activations(shape, setup, tokens, device), _logits(shape, setup, load, device), _answering(shape, load)
+        layer_activations(shape, setup, tokens, device),
+        _logits(shape, setup, Load(tokens, tokens), device),
+        _answering(shape, GENERATION_FACTOR * tokens),
     )
     return round(BF16 * shape.parameters + HEADROOM * (device.runtime + (1 + device.slack) * working))
 
@@ -224,9 +228,8 @@ def _buffers(shape: ModelShape, setup: Setup) -> float:
     return largest * (BF16 * (setup.method == "QLoRA") + FP32 * setup.dora)
 
 
-def _answering(shape: ModelShape, load: Load) -> float:
+def _answering(shape: ModelShape, tokens: int) -> float:
     """Keys and values of every layer while answers are written, and the widest tensors of the prompts' one pass."""
-    tokens = GENERATION_FACTOR * load.tokens
     return tokens * BF16 * (2 * shape.key_value * shape.layers + 3 * shape.intermediate + 2 * shape.hidden)
 
 

@@ -17,7 +17,7 @@ from finetune_api.profile import GpuType
 from finetune_api.quantity import bytes_of, gibibytes
 from finetune_api.reasons import FailureReason
 from finetune_api.run_time import Work, cost, peak_flops, total_seconds
-from finetune_api.sizing import Load, Setup, TrainedMethod, base_memory, first_fit, predict
+from finetune_api.sizing import GENERATION_FACTOR, Load, Setup, TrainedMethod, base_memory, first_fit, predict
 from finetune_api.training import GradientCheckpointing
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.few_shot import DRAWS
@@ -59,14 +59,25 @@ def data_size(sides: Mapping[Side, Sequence[Example]], max_rows: int) -> DataSiz
     )
 
 
-def loads(data: DataSize, global_batch_size: int, micro_batch_tokens: int) -> list[Load]:
-    """The micro-batches the trainer can fall back on, the largest first: `micro_batch_tokens`, then half of it, down to
-    the longest row alone. None holds more rows than a step has."""
+def loads(data: DataSize, global_batch_size: int, resolved: Resolved) -> list[Load]:
+    """What the job can fall back on, the largest first: micro-batches of `resolved.micro_batch_tokens`, then of half,
+    down to the longest row alone, none with more rows than a step has; and with each of them GENERATION_FACTOR times as
+    many tokens to answer at a time, then half, but never less than one row takes."""
     tokens, labels = (int(np.sort(lengths)[-global_batch_size:].sum()) for lengths in (data.tokens, data.labels))
-    sizes = [max(data.longest, min(micro_batch_tokens, tokens))]
-    while sizes[-1] > data.longest:
-        sizes.append(max(data.longest, sizes[-1] // 2))
-    return [Load(size, min(size, labels)) for size in sizes]
+    one, most = data.prompt + resolved.max_new_tokens, max(data.longest, resolved.micro_batch_tokens)
+    return [
+        Load(size, min(size, labels), max(one, GENERATION_FACTOR * together))
+        for size in halved(max(data.longest, min(most, tokens)), data.longest)
+        for together in halved(most, data.longest)
+    ]
+
+
+def halved(most: int, fewest: int) -> list[int]:
+    """`most`, then half of it, and so on down to `fewest`."""
+    sizes = [most]
+    while sizes[-1] > fewest:
+        sizes.append(max(fewest, sizes[-1] // 2))
+    return sizes
 
 
 CHECKPOINTING = {
@@ -94,12 +105,28 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
     return [replace(setup, checkpointing=on) for on in CHECKPOINTING[spec.training.gradient_checkpointing]]
 
 
+def sized(
+    gpus: Sequence[GpuType], spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape, data: DataSize
+) -> tuple[Resolved, list[Estimate]]:
+    """`resolved` with what follows from the sizes, and the estimates for it.
+
+    Held-out rows are measured and answered by `micro_batch_tokens`: as many as the job is predicted to fit its GPU
+    with, and as it was where it fits none, or where nobody says what they hold."""
+    setups, ladder = setups_of(spec, resolved), loads(data, spec.training.global_batch_size, resolved)
+    held = [bytes_of(gpu.memory) for gpu in gpus if gpu.memory]
+    plans = [plan for memory in held if (plan := first_fit(shape, setups, ladder, memory))]
+    together = [plan.load.answering // GENERATION_FACTOR for plan in plans]
+    resolved = resolved.model_copy(update={"micro_batch_tokens": min([resolved.micro_batch_tokens, *together])})
+    resolved = resolved.model_copy(update={"base_memory": unquantized_memory(resolved, shape)})
+    return resolved, estimates(gpus, spec, resolved, shape, data)
+
+
 def estimates(
     gpus: Sequence[GpuType], spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape, data: DataSize
 ) -> list[Estimate]:
     """One for each kind of GPU: of the largest micro-batch that fits it, or, where none does, of the smallest."""
     setups = setups_of(spec, resolved)
-    ladder = loads(data, spec.training.global_batch_size, resolved.micro_batch_tokens)
+    ladder = loads(data, spec.training.global_batch_size, resolved)
     needed = unquantized_memory(resolved, shape)
     merging = base_memory(shape, resolved.micro_batch_tokens) if spec.output.merge else 0
     found = []
@@ -146,7 +173,8 @@ def alternative(shape: ModelShape, least: Setup, longest: Load, available: float
         options.append((text, replace(wanted, method="QLoRA"), share))
     for text, setup, share in options:
         tokens = int(longest.tokens * share)
-        if plan := first_fit(shape, [setup], [Load(tokens, min(tokens, longest.labels))], available):
+        load = Load(tokens, min(tokens, longest.labels), int(longest.answering * share))
+        if plan := first_fit(shape, [setup], [load], available):
             alone = setup.method == "QLoRA" and merging > available
             return f"{text}{' without output.merge' * alone} would need {gibibytes(plan.memory.total)}."
     return "No method would fit: choose a smaller model."
@@ -189,6 +217,6 @@ def work_of(spec: FineTuneJobSpec, resolved: Resolved, data: DataSize, load: Loa
         answers=data.answered * (2 + DRAWS * (Baseline.FEW_SHOT in spec.evaluation.baselines)),
         prompt_tokens=data.prompt,
         answer_tokens=resolved.max_new_tokens,
-        micro_batch_tokens=load.tokens,
+        answering=load.answering,
         loads=loads,
     )

@@ -1,6 +1,6 @@
 """Answers a model writes itself: greedily, rows of like length together, what all prompts begin with read once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from math import inf
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune_api.reasons import FailureReason
+from finetune_trainer.failure import failure_of
 from finetune_trainer.measured import Answer
 from finetune_trainer.progress import Progress
 from finetune_trainer.row_format import THOUGHT_END, final_answer
@@ -28,25 +30,39 @@ def write_answers(
     tokens: int,
     generation: GenerationConfig,
 ) -> list[Answer]:
-    """The model's own answer to each prompt, in their order; about `tokens` tokens are in work at a time."""
+    """The model's own answer to each prompt, in their order; about `tokens` tokens are in work at a time, fewer from
+    where the GPU's memory does not hold as many. Rows go together by length, so that little is padding, the longest
+    first, so that memory that is too small shows at once."""
     answers: dict[int, Answer] = {}
     progress = Progress(f"Answering with {what}", "rows", len(prompts))
-    for rows in generation_batches(list(map(len, prompts)), tokens, generation.max_new_tokens):
-        written = generate(model, [prompts[row] for row in rows], generation)
+    waiting = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    while waiting:
+        each = len(prompts[waiting[0]]) + generation.max_new_tokens
+        rows = waiting[: max(1, tokens // each)]
+        written = generate_within_memory(model, [prompts[row] for row in rows], generation)
+        if written is None:
+            print(f"{len(rows):,} answers at a time are more than the GPU's memory holds.", flush=True)
+            tokens = len(rows) // 2 * each
+            continue
         for row, answer in zip(rows, written, strict=True):
             answers[row] = read_answer(tokenizer, answer, generation.eos_token_id, expected[row])
         progress.advance(len(rows))
+        waiting = waiting[len(rows) :]
     return [answers[row] for row in range(len(prompts))]
 
 
-def generation_batches(prompt_lengths: Sequence[int], tokens: int, max_new_tokens: int) -> Iterator[list[int]]:
-    """Rows to answer together: of like length, so that little is padding, the longest first, so that memory that is too
-    small shows at once."""
-    order = sorted(range(len(prompt_lengths)), key=lambda row: -prompt_lengths[row])
-    while order:
-        size = max(1, tokens // (prompt_lengths[order[0]] + max_new_tokens))
-        yield order[:size]
-        order = order[size:]
+def generate_within_memory(
+    model: PreTrainedModel, prompts: Sequence[Prompt], generation: GenerationConfig
+) -> list[list[int]] | None:
+    """As `generate`; None where the GPU's memory does not hold several prompts at a time."""
+    try:
+        return generate(model, prompts, generation)
+    except RuntimeError as error:
+        if len(prompts) == 1 or failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
+            raise
+    # Only past the exception, whose frames held the tensors, is there anything to give back.
+    torch.cuda.empty_cache()
+    return None
 
 
 def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: GenerationConfig) -> list[list[int]]:

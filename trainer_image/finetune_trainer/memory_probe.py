@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
 from finetune_api.training import GradientCheckpointing, Optimizer, Training
+from finetune_trainer.estimate import halved
 from finetune_trainer.failure import TrainerFailure, failure_of
 from finetune_trainer.prepared import Example
 from finetune_trainer.row_store import lengths, supervised_counts
@@ -37,21 +38,14 @@ class Plan:
 def plans(longest: int, most: int, checkpointing: GradientCheckpointing) -> list[Plan]:
     """What to try, best first, from `most` tokens down to `longest`, those of the longest row: half the tokens each
     time, and where the spec leaves it open gradient checkpointing before they get so few that the GPU idles."""
-    kept = _halved(most, longest if checkpointing is GradientCheckpointing.DISABLED else max(longest, FEWEST_TOKENS))
+    kept = halved(most, longest if checkpointing is GradientCheckpointing.DISABLED else max(longest, FEWEST_TOKENS))
     match checkpointing:
         case GradientCheckpointing.DISABLED:
             return [Plan(tokens, False) for tokens in kept]
         case GradientCheckpointing.ENABLED:
-            return [Plan(tokens, True) for tokens in _halved(most, longest)]
+            return [Plan(tokens, True) for tokens in halved(most, longest)]
         case GradientCheckpointing.AUTO:
-            return [Plan(tokens, False) for tokens in kept] + [Plan(tokens, True) for tokens in _halved(most, longest)]
-
-
-def _halved(most: int, fewest: int) -> list[int]:
-    sizes = [most]
-    while sizes[-1] > fewest:
-        sizes.append(max(fewest, sizes[-1] // 2))
-    return sizes
+            return [Plan(tokens, False) for tokens in kept] + [Plan(tokens, True) for tokens in halved(most, longest)]
 
 
 def find_plan(

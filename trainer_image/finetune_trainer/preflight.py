@@ -16,7 +16,7 @@ from finetune_api.status import ConditionType
 from finetune_trainer.advice import advise
 from finetune_trainer.answer_kind import recognise
 from finetune_trainer.base_model import inspect_model, require_modules
-from finetune_trainer.estimate import data_size, estimates, require_fit, unquantized_memory
+from finetune_trainer.estimate import data_size, require_fit, sized
 from finetune_trainer.facts import facts_of
 from finetune_trainer.failure import TrainerFailure, failure_of
 from finetune_trainer.findings import Findings, place_of
@@ -87,11 +87,10 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     regression = gather_regression(spec, storage, model, format, scratch / "prepared")
     resolved = resolve(spec, model.shape.parameters, limit, format.kind, **sides)
     size = data_size(sides, spec.evaluation.max_rows)
-    findings.estimates = estimates(bundle.gpu_types, spec, resolved, model.shape, size)
+    resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
     if spec.method.type is MethodType.AUTO:
         resolved = lora_or_qlora(resolved, findings.estimates)
-        findings.estimates = estimates(bundle.gpu_types, spec, resolved, model.shape, size)
-    resolved = resolved.model_copy(update={"base_memory": unquantized_memory(resolved, model.shape)})
+        resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
     facts = facts_of(spec, gathered, sides, resolved, findings)
     findings.advice, findings.leaked = advise(facts), facts.leaked_rows
     require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)

@@ -13,7 +13,7 @@ from finetune_api.dataset import RowFormat
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.model_shape import ModelShape, model_shape
 from finetune_api.quantity import bytes_of
-from finetune_api.sizing import Load, Setup, first_fit
+from finetune_api.sizing import GENERATION_FACTOR, Load, Setup, first_fit
 from finetune_cli.manifests import problems
 
 FOLDER = Path(__file__).parents[3] / "examples"
@@ -114,4 +114,5 @@ def test_a_job_fits_the_gpu_its_comment_names(name: str) -> None:
     micro_batch = max(int(tokens), spec.training.micro_batch_tokens or 2048)
     # At worst half of what is read is learned; of format Text all of it.
     share = 1 if any(source.format is RowFormat.TEXT for source in spec.dataset.train) else 2
-    assert first_fit(shape(model), [setup], [Load(micro_batch, micro_batch // share)], bytes_of(memory))
+    load = Load(micro_batch, micro_batch // share, GENERATION_FACTOR * micro_batch)
+    assert first_fit(shape(model), [setup], [load], bytes_of(memory))

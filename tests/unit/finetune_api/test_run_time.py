@@ -17,7 +17,7 @@ WORK = Work(
     answers=200,
     prompt_tokens=400,
     answer_tokens=112,
-    micro_batch_tokens=2048,
+    answering=16_384,
     loads=1,
 )
 

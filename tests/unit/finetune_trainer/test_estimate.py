@@ -11,7 +11,7 @@ from finetune_api.preflight_status import Estimate, Resolved
 from finetune_api.profile import GpuType
 from finetune_api.quantity import gibibytes
 from finetune_api.reasons import FailureReason, sentence
-from finetune_api.sizing import Load, Setup, base_memory
+from finetune_api.sizing import GENERATION_FACTOR, Load, Setup, base_memory, predict
 from finetune_trainer.estimate import (
     DataSize,
     data_size,
@@ -19,6 +19,7 @@ from finetune_trainer.estimate import (
     loads,
     require_fit,
     setups_of,
+    sized,
     unquantized_memory,
 )
 from finetune_trainer.failure import TrainerFailure
@@ -28,6 +29,8 @@ from tests.unit.finetune_api.test_sizing import SHAPE
 from tests.unit.finetune_trainer.test_resolve import example
 
 LORA, QLORA, FULL = MethodType.LORA, MethodType.QLORA, MethodType.FULL
+GIB = 1024**3
+TOO_SMALL = GpuType(name="t4", memory="2Gi")
 DATA = DataSize(np.full(1000, 500), np.full(1000, 100), longest=2000, answered=100, prompt=400)
 
 
@@ -69,9 +72,37 @@ def test_the_longest_row_of_any_side_counts_and_the_longest_prompt_that_is_answe
 
 def test_a_micro_batch_holds_no_more_than_a_step_and_no_less_than_the_longest_row() -> None:
     few = DataSize(np.array([10, 20, 30, 40]), np.array([1, 2, 3, 4]), longest=40, answered=0, prompt=0)
-    assert loads(few, 2, 2048) == [Load(70, 7), Load(40, 7)]
-    assert loads(few, 8, 2048) == [Load(100, 10), Load(50, 10), Load(40, 10)]
-    assert loads(few, 8, 16) == [Load(40, 10)]
+    assert trained(few, 2, 2048) == [(70, 7), (40, 7)]
+    assert trained(few, 8, 2048) == [(100, 10), (50, 10), (40, 10)]
+    assert trained(few, 8, 16) == [(40, 10)]
+
+
+def trained(data: DataSize, rows: int, tokens: int) -> list[tuple[int, int]]:
+    """Tokens and labels of the micro-batches that are tried."""
+    return list(dict.fromkeys((load.tokens, load.labels) for load in loads(data, rows, resolved(LORA, tokens))))
+
+
+def test_answers_take_eight_times_the_tokens_then_half_but_never_less_than_one_row() -> None:
+    few = DataSize(np.full(9, 40), np.full(9, 4), longest=40, answered=9, prompt=300)
+    assert [load.answering for load in loads(few, 1, resolved(LORA, 200))] == [1600, 800, 450, 450]
+
+
+@pytest.mark.parametrize("method", [LORA, QLORA])
+def test_what_is_predicted_to_fit_is_what_answers(method: MethodType) -> None:
+    data = DataSize(np.full(1000, 240), np.full(1000, 80), longest=300, answered=200, prompt=220)
+    least = predict(SHAPE, setups_of(spec(), resolved(method))[0], loads(data, 8, resolved(method))[-1]).total
+    for memory in (least, least + GIB, 80 * GIB):
+        found, (fit,) = sized([GpuType(name="a10", memory=str(memory))], spec(), resolved(method), SHAPE, data)
+        assert fit.fits
+        tokens = GENERATION_FACTOR * found.micro_batch_tokens
+        held = predict(SHAPE, setups_of(spec(), found)[0], Load(300, 100, tokens)).total
+        assert held <= memory, "as finetune_trainer.evaluate answers"
+        assert estimates([GpuType(name="a10", memory=str(memory))], spec(), found, SHAPE, data) == [fit], "of that"
+    assert found.micro_batch_tokens == 2048, "where there is room"
+    (nobody_says, _), (none_fits, _) = (
+        sized(kinds, spec(), resolved(method), SHAPE, data) for kinds in ([GpuType(name="a")], [TOO_SMALL])
+    )
+    assert nobody_says.micro_batch_tokens == none_fits.micro_batch_tokens == 2048
 
 
 def test_memory_time_and_cost_are_predicted() -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import (
     AutoTokenizer,
     DynamicCache,
+    GenerationConfig,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -21,7 +24,6 @@ from transformers import (
 from finetune_trainer import generation as module
 from finetune_trainer.generation import (
     generate,
-    generation_batches,
     read_answer,
     read_beginning,
     shared_beginning,
@@ -132,11 +134,41 @@ def test_the_end_of_a_thought_is_seen_where_it_is_a_special_token(tokenizer: Pre
     assert answer.text.endswith("perhaps\n</think>\n\nyes")
 
 
-@given(st.lists(st.integers(1, 500), min_size=1, max_size=80), st.integers(1, 4000), st.integers(1, 200))
-def test_rows_are_answered_in_batches_that_fit_longest_first(lengths: list[int], tokens: int, new: int) -> None:
-    batches = list(generation_batches(lengths, tokens, new))
-    assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
-    for rows in batches:
-        assert len(rows) * (max(lengths[row] for row in rows) + new) <= tokens or len(rows) == 1
-    flat = [lengths[row] for rows in batches for row in rows]
-    assert flat == sorted(lengths, reverse=True)
+@given(
+    st.lists(st.integers(1, 500), min_size=1, max_size=30),
+    st.integers(1, 4000),
+    st.integers(1, 4000),
+    st.integers(1, 200),
+)
+def test_rows_are_answered_together_as_they_fit_longest_first(
+    tokenizer: PreTrainedTokenizerBase, lengths: list[int], tokens: int, holds: int, new: int
+) -> None:
+    answered: list[list[int]] = []
+
+    def write(model: Any, prompts: Sequence[NDArray[np.int32]], generation: GenerationConfig) -> list[list[int]]:
+        """Stands in for a GPU that holds `holds` tokens, and ends as PyTorch does there."""
+        rows = [len(prompt) for prompt in prompts]
+        if len(rows) > 1 and len(rows) * (max(rows) + new) > holds:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        answered.append(rows)
+        return [[END]] * len(rows)
+
+    made = GenerationConfig(max_new_tokens=new, eos_token_id=[END])
+    with mock.patch.object(module, "generate", write):
+        found = write_answers("it", mock.Mock(), tokenizer, prompts(lengths), [""] * len(lengths), tokens, made)
+    assert len(found) == len(lengths)
+    assert [length for rows in answered for length in rows] == sorted(lengths, reverse=True)
+    for rows in answered:
+        assert len(rows) * (max(rows) + new) <= min(tokens, holds) or len(rows) == 1
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("shapes differ")])
+def test_what_one_answer_alone_or_any_other_error_ends_is_not_tried_again(
+    tokenizer: PreTrainedTokenizerBase, error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "generate", mock.Mock(side_effect=error))
+    model = tiny_llama()
+    generation = greedy_generation(model, (END,), max_new_tokens=8)
+    asked = prompts([9, 5] if "shapes" in str(error) else [9])
+    with pytest.raises(RuntimeError, match=str(error)):
+        write_answers("it", model, tokenizer, asked, [""] * len(asked), 10_000, generation)

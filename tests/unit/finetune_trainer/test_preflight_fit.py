@@ -54,7 +54,7 @@ def test_auto_takes_4_bit_weights_where_only_they_fit(make_bundle: MakeBundle, t
 
     def needed(method: MethodType) -> int:
         resolved = prepared.resolved.model_copy(update={"method": method})
-        return predict(shape, setups_of(bundle.spec, resolved)[-1], loads(size, 8, 2048)[-1]).total
+        return predict(shape, setups_of(bundle.spec, resolved)[-1], loads(size, 8, resolved)[-1]).total
 
     between = (needed(MethodType.LORA) + needed(MethodType.QLORA)) // 2
     assert needed(MethodType.QLORA) < between < needed(MethodType.LORA)
