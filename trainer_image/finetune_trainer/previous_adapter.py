@@ -16,6 +16,11 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
 PEFT_BIAS = {LoraBias.NONE: "none", LoraBias.ALL: "all", LoraBias.LORA_ONLY: "lora_only"}
+PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
+"""PEFT's init_lora_weights that leave the base model as it is. The others (pissa, olora, corda, loftq, lora_ga) take
+from its weights whenever PEFT loads the adapter, or train A only (mica)."""
+UNNAMED = ("rank_pattern", "alpha_pattern", "lora_bias", "layer_replication", "target_parameters")
+"""PEFT's settings of an adapter that method.lora has no field for, and servers no option."""
 ENDINGS = (".lora_A.weight", ".lora_B.weight")
 
 
@@ -67,6 +72,16 @@ def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
     ):
         if wanted != got:
             raise _misfit(f"the adapter in {uri} has {field} {_yaml(got)}: set method.lora.{field} to the same")
+    if named := [field for field in UNNAMED if found.get(field)]:
+        raise _misfit(
+            f"the adapter in {uri} has {named[0]}, which method.lora has no field for: continue from one without it"
+        )
+    init = found.get("init_lora_weights") or False
+    if init not in PLAIN_INITS:
+        raise _misfit(
+            f"the adapter in {uri} was begun with init_lora_weights {_yaml(init)}, which changes the base model when "
+            "it is loaded: convert it first, by PEFT's save_pretrained with path_initial_model_for_weight_conversion"
+        )
 
 
 def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from finetune_api.method import Quantization, QuantizationType
 from finetune_trainer.prepared import Prepared
+from finetune_trainer.previous_adapter import PLAIN_INITS
 from finetune_trainer.render import DATE
 from finetune_trainer.row_format import thinks
 
@@ -123,12 +124,18 @@ def vllm_options(config: LoraConfig, quantization: Quantization | None) -> str:
 
 
 def vllm_obstacles(config: LoraConfig) -> list[str]:
-    """Why vLLM would not take the adapter as it is, by the rules of PEFTHelper in vllm/lora/peft_helper.py."""
+    """Why vLLM would not take the adapter as it is, by the rules of PEFTHelper in vllm/lora/peft_helper.py, or
+    would take it for another: it reads one rank and scale, and leaves the base model as it is."""
     found = {
         "DoRA": config.use_dora,
         "trained biases": config.bias != "none",
         "whole modules beside the adapter (modulesToSave)": bool(config.modules_to_save),
         f"a rank above {VLLM_RANKS[-1]}": config.r > VLLM_RANKS[-1],
+        "ranks or scales of single layers": bool(config.rank_pattern or config.alpha_pattern),
+        "biases of its own": config.lora_bias,
+        f"a base model changed by init_lora_weights {config.init_lora_weights}": (
+            config.init_lora_weights not in PLAIN_INITS
+        ),
     }
     return [obstacle for obstacle, there in found.items() if there]
 

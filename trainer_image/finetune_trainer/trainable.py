@@ -68,7 +68,7 @@ def _with_adapter(build: Callable[[], PeftModel], field: str, seed: int) -> Peft
     torch.manual_seed(seed)
     try:
         tuned = build()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, TypeError) as error:
         finding = f"spec.method.lora.{field} does not fit the model: {str(error).splitlines()[0][:300]}"
         raise TrainerFailure(FailureReason.SPEC_INVALID, finding) from error
     for module in tuned.modules():

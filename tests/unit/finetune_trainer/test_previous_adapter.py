@@ -69,6 +69,37 @@ def test_settings_that_are_not_the_adapters_are_refused_naming_its_own(
     assert said in message
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        (
+            "init_lora_weights",
+            "pissa_niter_4",
+            'was begun with init_lora_weights "pissa_niter_4", which changes the base',
+        ),
+        ("init_lora_weights", "olora", "convert it first, by PEFT's save_pretrained"),
+        ("rank_pattern", {"v_proj": 64}, "has rank_pattern, which method.lora has no field for"),
+        ("alpha_pattern", {"v_proj": 64}, "has alpha_pattern"),
+        ("lora_bias", True, "has lora_bias"),
+    ],
+)
+def test_an_adapter_that_no_server_could_be_told_of_is_not_continued(
+    make_bundle: MakeBundle, adapter: Path, setting: str, value: Any, said: str
+) -> None:
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | {setting: value}))
+    reason, message = refused(make_bundle, adapter)
+    assert reason is FailureReason.SPEC_INVALID
+    assert said in message
+
+
+@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal"])
+def test_an_adapter_that_left_the_base_alone_is_continued(make_bundle: MakeBundle, adapter: Path, init: Any) -> None:
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | {"init_lora_weights": init}))
+    check(make_bundle, adapter)
+
+
 def test_every_setting_can_be_continued_with(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> None:
     lora = {
         "r": 4,

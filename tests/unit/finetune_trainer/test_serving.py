@@ -103,3 +103,9 @@ def test_what_vllm_refuses_is_known() -> None:
     assert vllm_obstacles(LoraConfig(use_rslora=True)) == []
     for refused in ({"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["lm_head"]}, {"r": 1024}):
         assert len(vllm_obstacles(LoraConfig(**refused))) == 1
+
+
+def test_what_vllm_would_serve_as_another_adapter_is_known() -> None:
+    assert vllm_obstacles(LoraConfig(init_lora_weights="gaussian")) == []
+    for refused in ({"rank_pattern": {"v_proj": 64}}, {"lora_bias": True}, {"init_lora_weights": "pissa"}):
+        assert len(vllm_obstacles(LoraConfig(**refused))) == 1

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from finetune_api.method import Method, MethodType
@@ -120,6 +120,16 @@ def test_continuing_starts_where_the_adapter_ended(tmp_path: Path, lora: dict[st
     assert second.peft_config["default"].lora_dropout == 0.1
     second.save_pretrained(tmp_path / "second", save_embedding_layers=False)
     assert_same(second, PeftModel.from_pretrained(tiny_llama(torch.float32), tmp_path / "second"))
+
+
+def test_an_adapter_that_cannot_be_put_on_4_bit_weights_is_told_of(tiny_model_dir: Path, tmp_path: Path) -> None:
+    base = load_model(tiny_model_dir, MethodType.LORA, CPU)
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights="pissa")
+    get_peft_model(base, config).save_pretrained(tmp_path, save_embedding_layers=False)
+    four_bit = load_model(tiny_model_dir, MethodType.QLORA, CPU)
+    with pytest.raises(TrainerFailure, match=r"method\.lora\.from does not fit") as caught:
+        make_trainable(four_bit, Method(), MethodType.QLORA, seed=0, adapter=tmp_path)
+    assert caught.value.reason is FailureReason.SPEC_INVALID
 
 
 def test_gpt2s_matrices_lie_the_other_way_round(tmp_path: Path) -> None:
