@@ -57,6 +57,8 @@ class ModelShape:
     """Whether they are RMSNorm; otherwise LayerNorm."""
     normed_heads: bool = False
     """Whether queries and keys are normalised too."""
+    head_bias: bool = False
+    """Whether the output head adds a bias (Phi)."""
     bare_logits: bool = True
     """Whether the output head's product is the logits; otherwise they are scaled or capped."""
     softcapped_heads: int = 0
@@ -102,6 +104,7 @@ def model_shape(config: Mapping[str, Any], sizes: Sizes) -> ModelShape:
         norms=round(len(norms) / layers),
         rms=not any(f"{name.removesuffix('weight')}bias" in sizes for name in norms),
         normed_heads=any(name.endswith(("q_norm.weight", "query_layernorm.weight")) for name in in_blocks),
+        head_bias=any(name.startswith(("lm_head.", "embed_out.")) and name.endswith(".bias") for name in sizes),
         bare_logits=not any(config.get(name) not in (None, 0, 1) for name in SCALED),
         softcapped_heads=heads if config.get("attn_logit_softcapping") else 0,
     )

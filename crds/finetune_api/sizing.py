@@ -53,6 +53,8 @@ class Setup:
     target_modules: tuple[str, ...] = ("all-linear",)
     dora: bool = False
     modules_to_save: tuple[str, ...] = ()
+    biases: bool = False
+    """Whether all of the base model's biases are trained too."""
 
 
 @dataclass(frozen=True)
@@ -203,11 +205,12 @@ def _adapters_per_token(shape: ModelShape, setup: Setup) -> float:
 
 def _logits(shape: ModelShape, setup: Setup, load: Load, device: Device) -> float:
     """Logits in bf16, in fp32, and their log-softmax: the largest set alive at once, and again as gradients on the way
-    back. A frozen head is applied to a chunk of labels at a time, if nothing scales what it returns; then the hidden
-    states and their gradient are what remains (finetune_trainer.loss)."""
+    back. A head that is frozen with its bias is applied to a chunk of labels at a time, if nothing scales what it
+    returns; then the hidden states and their gradient are what remains (finetune_trainer.loss)."""
     each = BF16 + FP32 + FP32
     logits = load.labels * shape.vocabulary
-    if setup.method == "Full" or "lm_head" in setup.modules_to_save or not shape.bare_logits:
+    trained = "lm_head" in (*setup.modules_to_save, *setup.target_modules) or (setup.biases and shape.head_bias)
+    if setup.method == "Full" or trained or not shape.bare_logits:
         return logits * each
     return min(logits, max(device.logits, shape.vocabulary)) * each + load.labels * shape.hidden * 2 * BF16
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from finetune_api.evaluation import Baseline
 from finetune_api.job import FineTuneJobSpec
-from finetune_api.method import MethodType
+from finetune_api.method import LoraBias, MethodType
 from finetune_api.model_shape import ModelShape
 from finetune_api.preflight_status import Estimate, Resolved
 from finetune_api.profile import GpuType
@@ -101,6 +101,7 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
         target_modules=tuple(lora.target_modules),
         dora=lora.use_dora,
         modules_to_save=tuple(lora.modules_to_save or ()),
+        biases=lora.bias is LoraBias.ALL,
     )
     return [replace(setup, checkpointing=on) for on in CHECKPOINTING[spec.training.gradient_checkpointing]]
 

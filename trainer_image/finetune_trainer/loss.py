@@ -51,11 +51,11 @@ def _forward(model: nn.Module, batch: MicroBatch) -> Tensor:
 
 
 def frozen_head(model: nn.Module) -> nn.Linear | None:
-    """The output head, where it is a frozen matrix and its product is the logits: nothing scales or caps them after.
-    Then the head can be applied outside of the model, a chunk of labels at a time."""
+    """The output head, where it is frozen with its bias and what it returns is the logits: nothing scales or caps them
+    after. Then the head can be applied outside of the model, a chunk of labels at a time."""
     whole: PreTrainedModel = getattr(model, "module", model)  # DistributedDataParallel passes nothing on
     head = whole.get_output_embeddings()
-    if type(head) is not nn.Linear or head.weight.requires_grad:
+    if type(head) is not nn.Linear or any(parameter.requires_grad for parameter in head.parameters()):
         return None
     if head not in _bare:
         _bare[head] = _ends_with(model, head)

@@ -61,6 +61,13 @@ def test_a_tied_head_is_counted_once() -> None:
     assert model_shape(config | {"tie_word_embeddings": False}, sizes).parameters == 160
 
 
+def test_a_head_with_a_bias_is_known_by_it() -> None:
+    config = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
+    head = {"lm_head.weight": (10, 8), "lm_head.bias": (10,)}
+    assert model_shape(config, head).head_bias
+    assert not model_shape(config, {"lm_head.weight": (10, 8), "model.norm.bias": (8,)}).head_bias
+
+
 def test_a_config_without_a_width_is_named() -> None:
     with pytest.raises(ValueError, match=r"config\.json has no hidden_size"):
         model_shape({}, {})
@@ -114,8 +121,17 @@ def test_memory_grows_with_tokens_labels_rank_and_dropout() -> None:
 def test_a_frozen_head_is_applied_a_chunk_at_a_time_and_any_other_to_all_labels_at_once() -> None:
     many, more = (Load(8192, labels) for labels in (4096, 8192))
     capped = replace(SHAPE, bare_logits=False)
-    for shape, setup in ((SHAPE, Setup("Full")), (SHAPE, Setup(modules_to_save=("lm_head",))), (capped, Setup())):
+    biased = replace(SHAPE, head_bias=True)
+    for shape, setup in (
+        (SHAPE, Setup("Full")),
+        (SHAPE, Setup(modules_to_save=("lm_head",))),
+        (SHAPE, Setup(target_modules=("q_proj", "lm_head"))),
+        (biased, Setup(biases=True)),
+        (capped, Setup()),
+    ):
         assert predict(shape, setup, more).working == 8192 * 128256 * 10
+    for shape, setup in ((biased, Setup()), (SHAPE, Setup(biases=True))):
+        assert predict(shape, setup, more).working < 4096 * 128256 * 10
     assert predict(SHAPE, Setup(), many).working < 4096 * 128256 * 10
     head = [_logits(SHAPE, Setup(), load, CUDA) for load in (many, more)]
     assert head[1] - head[0] == 4096 * 4096 * 4, "hidden states and their gradient"

@@ -5,12 +5,13 @@ import torch
 from peft import PeftModel
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from finetune_api.method import Method
+from finetune_api.method import Lora, LoraBias, Method
 from finetune_trainer import loss
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.loss import frozen_head, token_losses
 from finetune_trainer.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training_loop import accumulate_gradients
+from tests.unit.finetune_trainer.families import phi
 from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator, prepared_model, tiny_llama
 
 ROWS = examples([24, 7, 40, 12, 33])
@@ -71,6 +72,15 @@ def test_a_head_applied_in_chunks_gives_the_loss_and_gradient_of_logits_at_once(
     assert chunked.dtype is torch.promote_types(dtype, torch.float32)
     torch.testing.assert_close(chunked, at_once, rtol=tolerance, atol=tolerance)
     assert (gradient - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("bias", LoraBias)
+def test_every_bias_that_is_trained_has_a_gradient(bias: LoraBias) -> None:
+    model = attach_lora(prepared_model(phi(), torch.float64), Method(lora=Lora(bias=bias)), seed=0).to(torch.float64)
+    accumulate_gradients(model, ROWS, 50, fresh_accelerator())
+    assert all(parameter.grad is not None for parameter in trainable_parameters(model))
+    head = model.get_output_embeddings().bias
+    assert (head.grad is not None and bool(head.grad.norm() > 0)) is (bias is LoraBias.ALL)
 
 
 def test_logits_that_are_capped_after_the_head_are_left_to_the_model() -> None:
