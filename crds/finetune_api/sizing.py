@@ -8,10 +8,10 @@ from typing import Literal
 
 from finetune_api.model_shape import ModelShape
 
-FOUR_BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Bytes of a weight in NormalFloat4 with double quantization (Dettmers et al. 2023, section 3): half a byte, one byte
-of scale for every 64 weights, and 4 bytes for every 256 scales. 4.127 bits."""
 BF16, FP32 = 2, 4
+FOUR_BIT = {True: 0.5 + 1 / 64 + FP32 / (64 * 256), False: 0.5 + FP32 / 64}
+"""Bytes of a weight in 4 bits, with double quantization (Dettmers et al. 2023, section 3) and without: half a byte and,
+for every 64 weights, one byte of scale and 4 more for every 256 scales, 4.127 bits; or 4 bytes of scale, 4.5 bits."""
 ADAM = {"AdamW": 2 * FP32, "PagedAdamW8bit": 2 * (1 + FP32 / 256)}
 """Bytes of optimizer state for each trained parameter: two moments, in fp32, or in 8 bits with an fp32 scale for every
 256 (Dettmers et al. 2022)."""
@@ -55,6 +55,20 @@ class Setup:
     modules_to_save: tuple[str, ...] = ()
     biases: bool = False
     """Whether all of the base model's biases are trained too."""
+    double_quant: bool = True
+    """Whether QLoRA quantizes the scales of its weights too."""
+    float32: bool = False
+    """Whether QLoRA computes in fp32."""
+
+    @property
+    def number(self) -> int:
+        """Bytes of each number that is computed with, and of the base's where it is not in 4 bits."""
+        return FP32 if self.method == "QLoRA" and self.float32 else BF16
+
+    @property
+    def residual(self) -> int:
+        """Bytes of each number of the residual stream: of the embeddings' own."""
+        return FP32 if self.method == "Full" else self.number
 
 
 @dataclass(frozen=True)
@@ -115,13 +129,13 @@ def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) 
     weights, trainable = _weights(shape, setup), _trainable(shape, setup)
     layer = layer_activations(shape, setup, load.tokens, device)
     # With checkpointing only each layer's input is kept, and one layer at a time is computed again.
-    inputs = load.tokens * shape.layers * shape.hidden * (FP32 if setup.method == "Full" else BF16)
+    inputs = load.tokens * shape.layers * shape.hidden * setup.residual
     activations = inputs + layer if setup.checkpointing else shape.layers * layer
     working = max(
         _logits(shape, setup, load, device),
         load.tokens * _backward_per_token(shape, setup, device) + _buffers(shape, setup),
         # Answering keeps no activations: what it needs beyond them is to be found elsewhere.
-        _answering(shape, load.answering) - activations,
+        _answering(shape, setup, load.answering) - activations,
     )
     return Memory(
         weights=round(weights),
@@ -141,7 +155,7 @@ def base_memory(shape: ModelShape, tokens: int, device: Device = CUDA) -> int:
     working = max(
         layer_activations(shape, setup, tokens, device),
         _logits(shape, setup, Load(tokens, tokens), device),
-        _answering(shape, GENERATION_FACTOR * tokens),
+        _answering(shape, setup, GENERATION_FACTOR * tokens),
     )
     return round(BF16 * shape.parameters + HEADROOM * (device.runtime + (1 + device.slack) * working))
 
@@ -153,18 +167,19 @@ def adapter_parameters(shape: ModelShape, setup: Setup) -> int:
 
 
 def _weights(shape: ModelShape, setup: Setup) -> float:
-    """The frozen base in bf16, its blocks' matrices in 4 bits under QLoRA. Under Full it is what is trained."""
+    """The frozen base in what is computed with, its blocks' matrices in 4 bits under QLoRA. Under Full it is what is
+    trained."""
     if setup.method == "Full":
         return 0.0
-    matrices = shape.linear_parameters * (FOUR_BIT if setup.method == "QLoRA" else BF16)
-    return matrices + BF16 * (shape.parameters - shape.linear_parameters)
+    matrices = shape.linear_parameters * (FOUR_BIT[setup.double_quant] if setup.method == "QLoRA" else BF16)
+    return matrices + setup.number * (shape.parameters - shape.linear_parameters)
 
 
 def _trainable(shape: ModelShape, setup: Setup) -> float:
     """fp32 parameters, fp32 gradients, the optimizer's moments, and the bf16 copies autocast keeps for the backward
-    pass."""
+    pass, where there is something to cast."""
     trained = shape.parameters if setup.method == "Full" else adapter_parameters(shape, setup) + _saved(shape, setup)
-    return trained * (FP32 + FP32 + ADAM[setup.optimizer] + BF16)
+    return trained * (FP32 + FP32 + ADAM[setup.optimizer] + BF16 * (setup.number == BF16))
 
 
 def _saved(shape: ModelShape, setup: Setup) -> int:
@@ -180,13 +195,15 @@ def layer_activations(shape: ModelShape, setup: Setup, tokens: int, device: Devi
     tokens (Dao et al. 2022); capped scores, which have none, keep that in bf16 and fp32 and a mask."""
     full, heads = setup.method == "Full", shape.query + shape.key_value
     # Query, key, value and result as the kernel has them, and the result again as the output projection's input.
-    attention = device.attention * 2 * heads + BF16 * shape.query + FP32 * heads * shape.normed_heads
+    attention = (
+        max(device.attention, setup.number) * 2 * heads + setup.number * shape.query + FP32 * heads * shape.normed_heads
+    )
     # RMSNorm's input, in fp32, and where its weight is trained what that multiplies; LayerNorm's input.
-    normed = FP32 * (1 + full) if shape.rms else FP32 if full else BF16
+    normed = FP32 * (1 + full) if shape.rms else setup.residual
     # The normed stream as the projections' input; from an fp32 stream autocast makes a copy for each.
-    inputs = BF16 * (5 if full else 2)
+    inputs = setup.number * (5 if full else 2)
     # Gate, activated gate, up and their product; or what the activation keeps, and its result.
-    mlp = BF16 * (4 if shape.gated else UNFUSED_ACTIVATIONS.get(shape.activation, 1) + 1)
+    mlp = setup.number * (4 if shape.gated else UNFUSED_ACTIVATIONS.get(shape.activation, 1) + 1)
     stream = (shape.norms * normed + inputs) * shape.hidden
     each = attention + stream + mlp * shape.intermediate + _adapters_per_token(shape, setup)
     return tokens * (each + tokens * SCORE * shape.softcapped_heads)
@@ -198,42 +215,41 @@ def _adapters_per_token(shape: ModelShape, setup: Setup) -> float:
     if setup.method == "Full":
         return 0.0
     adapted = shape.targeted(setup.target_modules)
-    dropped = (BF16 + 1) * sum(m.columns * m.count for m in adapted) if setup.dropout else 0
-    scaled = 2 * BF16 * sum(m.rows * m.count for m in adapted) if setup.dora else 0
-    return (BF16 * setup.rank * sum(m.count for m in adapted) + dropped + scaled) / shape.layers
+    dropped = (setup.number + 1) * sum(m.columns * m.count for m in adapted) if setup.dropout else 0
+    scaled = 2 * setup.number * sum(m.rows * m.count for m in adapted) if setup.dora else 0
+    return (setup.number * setup.rank * sum(m.count for m in adapted) + dropped + scaled) / shape.layers
 
 
 def _logits(shape: ModelShape, setup: Setup, load: Load, device: Device) -> float:
-    """Logits in bf16, in fp32, and their log-softmax: the largest set alive at once, and again as gradients on the way
-    back. A head that is frozen with its bias is applied to a chunk of labels at a time, if nothing scales what it
+    """Logits as computed, in fp32, and their log-softmax: the largest set alive at once, and again as gradients on the
+    way back. A head that is frozen with its bias is applied to a chunk of labels at a time, if nothing scales what it
     returns; then the hidden states and their gradient are what remains (finetune_trainer.loss)."""
-    each = BF16 + FP32 + FP32
+    each = BF16 * (setup.number == BF16) + FP32 + FP32
     logits = load.labels * shape.vocabulary
     trained = "lm_head" in (*setup.modules_to_save, *setup.target_modules) or (setup.biases and shape.head_bias)
     if setup.method == "Full" or trained or not shape.bare_logits:
         return logits * each
-    return min(logits, max(device.logits, shape.vocabulary)) * each + load.labels * shape.hidden * 2 * BF16
+    return min(logits, max(device.logits, shape.vocabulary)) * each + load.labels * shape.hidden * 2 * setup.number
 
 
 def _backward_per_token(shape: ModelShape, setup: Setup, device: Device) -> float:
     """Gradients alive inside one layer's backward pass: of the MLP's branches and product, or of query, key, value and
     result, beside that of the residual stream."""
-    residual = FP32 if setup.method == "Full" else BF16
-    mlp = BF16 * 3 * shape.intermediate
-    attention = device.attention * 2 * (shape.query + shape.key_value)
-    return max(mlp, attention) + (residual + FP32) * shape.hidden
+    mlp = setup.number * 3 * shape.intermediate
+    attention = max(device.attention, setup.number) * 2 * (shape.query + shape.key_value)
+    return max(mlp, attention) + (setup.residual + FP32) * shape.hidden
 
 
 def _buffers(shape: ModelShape, setup: Setup) -> float:
-    """A 4-bit matrix is unpacked to bf16 for each product, and DoRA takes the norm of each updated matrix in fp32: the
+    """A 4-bit matrix is unpacked for each product, and DoRA takes the norm of each updated matrix in fp32: the
     largest one counts."""
     largest = max((m.rows * m.columns for m in shape.matrices), default=0)
-    return largest * (BF16 * (setup.method == "QLoRA") + FP32 * setup.dora)
+    return largest * (setup.number * (setup.method == "QLoRA") + FP32 * setup.dora)
 
 
-def _answering(shape: ModelShape, tokens: int) -> float:
+def _answering(shape: ModelShape, setup: Setup, tokens: int) -> float:
     """Keys and values of every layer while answers are written, and the widest tensors of the prompts' one pass."""
-    return tokens * BF16 * (2 * shape.key_value * shape.layers + 3 * shape.intermediate + 2 * shape.hidden)
+    return tokens * setup.number * (2 * shape.key_value * shape.layers + 3 * shape.intermediate + 2 * shape.hidden)
 
 
 def first_fit(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from finetune_api.evaluation import Baseline
 from finetune_api.job import FineTuneJobSpec
-from finetune_api.method import LoraBias, MethodType
+from finetune_api.method import ComputeDtype, LoraBias, MethodType, Quantization
 from finetune_api.model_shape import ModelShape
 from finetune_api.preflight_status import Estimate, Resolved
 from finetune_api.profile import GpuType
@@ -90,7 +90,7 @@ CHECKPOINTING = {
 
 def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
     """What of the spec decides memory; one for each way the trainer may take, in order of preference."""
-    lora = spec.method.lora
+    lora, quantization = spec.method.lora, spec.method.quantization or Quantization()
     # What only evaluates needs no more than training an adapter would.
     method = MethodType.LORA if resolved.method is MethodType.NONE else resolved.method
     setup = Setup(
@@ -102,6 +102,8 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
         dora=lora.use_dora,
         modules_to_save=tuple(lora.modules_to_save or ()),
         biases=lora.bias is LoraBias.ALL,
+        double_quant=quantization.double_quant,
+        float32=quantization.compute_dtype is ComputeDtype.FLOAT32,
     )
     return [replace(setup, checkpointing=on) for on in CHECKPOINTING[spec.training.gradient_checkpointing]]
 

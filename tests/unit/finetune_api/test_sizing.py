@@ -83,6 +83,20 @@ def test_four_bit_weights_take_the_4_127_bits_of_the_qlora_paper() -> None:
     assert frozen == pytest.approx(SHAPE.linear_parameters * 4.127 / 8 + 1_050_939_392 * 2, rel=1e-4)
 
 
+def test_scales_that_are_not_quantized_and_numbers_in_fp32_take_more() -> None:
+    usual, scales, wide = (
+        predict(SHAPE, setup, LOAD)
+        for setup in (Setup("QLoRA"), Setup("QLoRA", double_quant=False), Setup("QLoRA", float32=True))
+    )
+    assert scales.weights == pytest.approx(SHAPE.linear_parameters * 4.5 / 8 + 1_050_939_392 * 2, rel=1e-4)
+    assert wide.weights - usual.weights == pytest.approx(1_050_939_392 * 2, rel=1e-4), "embedding, head and norms"
+    assert 1.6 < wide.activations / usual.activations < 2
+    assert usual.trainable - wide.trainable == 2 * 41_943_040, "nothing is cast"
+    for method in ("LoRA", "Full"):
+        setup = Setup(method, double_quant=False, float32=True)
+        assert predict(SHAPE, setup, LOAD) == predict(SHAPE, Setup(method), LOAD), "QLoRA's alone"
+
+
 def test_full_training_holds_18_bytes_a_parameter_and_12_with_8_bit_moments() -> None:
     for optimizer, each in (("AdamW", 18), ("PagedAdamW8bit", 12)):
         held = predict(SHAPE, Setup("Full", optimizer), LOAD).trainable

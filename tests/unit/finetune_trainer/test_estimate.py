@@ -135,8 +135,9 @@ def test_what_the_profile_does_not_say_is_left_out() -> None:
 def test_what_of_the_spec_decides_memory_is_taken_from_it() -> None:
     lora = {"r": 8, "dropout": 0.1, "targetModules": ["q_proj"], "useDora": True, "modulesToSave": ["lm_head"]}
     lora |= {"bias": "All"}
-    found, _ = setups_of(spec(method={"lora": lora}, training={"optimizer": "PagedAdamW8bit"}), resolved(QLORA))
-    assert found == Setup("QLoRA", "PagedAdamW8bit", False, 8, True, ("q_proj",), True, ("lm_head",), True)
+    method = {"type": "QLoRA", "lora": lora, "quantization": {"doubleQuant": False, "computeDtype": "Float32"}}
+    found, _ = setups_of(spec(method=method, training={"optimizer": "PagedAdamW8bit"}), resolved(QLORA))
+    assert found == Setup("QLoRA", "PagedAdamW8bit", False, 8, True, ("q_proj",), True, ("lm_head",), True, False, True)
 
 
 @pytest.mark.parametrize(

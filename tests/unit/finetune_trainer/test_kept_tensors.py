@@ -53,7 +53,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     return model_shape(model.config.to_dict(), {name: tuple(w.shape) for name, w in model.state_dict().items()})
 
 
-def kept(model: nn.Module) -> int:
+def kept(model: nn.Module, precision: str = "bf16") -> int:
     """Bytes of all storages, parameters aside, that autograd keeps of one micro-batch's forward pass."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     alive: list[Tensor] = []
@@ -62,7 +62,7 @@ def kept(model: nn.Module) -> int:
         alive.append(tensor)
         return tensor
 
-    accelerator = fresh_accelerator("bf16")
+    accelerator = fresh_accelerator(precision)
     batch = micro_batch([example(TOKENS // 2, 4, seed) for seed in range(2)], accelerator.device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), accelerator.autocast():
         loss = token_losses(model.train(), batch).sum()
@@ -71,9 +71,9 @@ def kept(model: nn.Module) -> int:
     return sum(size for place, size in storages.items() if place not in parameters)
 
 
-def per_layer(families: Iterator[nn.Module]) -> float:
+def per_layer(families: Iterator[nn.Module], precision: str = "bf16") -> float:
     """Bytes each further layer adds."""
-    few, many = (kept(model) for model in families)
+    few, many = (kept(model, precision) for model in families)
     return (many - few) / (LAYERS[1] - LAYERS[0])
 
 
@@ -84,6 +84,16 @@ def test_a_layer_keeps_what_sizing_says_under_lora(family: str) -> None:
     measured = per_layer(attach_lora(model, Method(), 0) for model in models)
     copies = 2 * sizing.adapter_parameters(shape, sizing.Setup()) / shape.layers
     predicted = sizing.layer_activations(shape, sizing.Setup(), TOKENS, sizing.CPU) + copies
+    assert predicted == pytest.approx(measured, rel=0.08)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layer_keeps_what_sizing_says_under_qlora_that_computes_in_fp32(family: str) -> None:
+    """Over a base in fp32, of which a 4-bit one keeps as little: its matrices are unpacked again to go back."""
+    models = (build(family, layers, torch.float32).requires_grad_(False) for layers in LAYERS)
+    shape = shape_of(build(family, LAYERS[0], torch.float32))
+    measured = per_layer((attach_lora(model, Method(), 0) for model in models), "no")
+    predicted = sizing.layer_activations(shape, sizing.Setup("QLoRA", float32=True), TOKENS, sizing.CPU)
     assert predicted == pytest.approx(measured, rel=0.08)
 
 
