@@ -71,7 +71,7 @@ def measure(path: Path) -> None:
         from accelerate import Accelerator
 
         import finetune_trainer.train  # noqa: F401, everything a training pod imports
-        from finetune_trainer.attention import prove_isolation
+        from finetune_trainer.isolation import sharing
         from finetune_trainer.model import choose_device, is_model_file, load_model, load_tokenizer
         from finetune_trainer.prepared import read_prepared
         from finetune_trainer.storage import open_storage
@@ -91,7 +91,7 @@ def measure(path: Path) -> None:
         load_tokenizer(scratch / "model")
         model = load_model(scratch / "model", prepared.resolved.method, device)
     with part("proof of isolation"):
-        prove_isolation(model)
+        sharing(model)
     with part("adapter"):
         model = make_trainable(model, bundle.spec.method, prepared.resolved.method, bundle.spec.training.seed)
         model = accelerator.prepare_model(model)

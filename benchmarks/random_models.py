@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.method import Method, MethodType
 from finetune_api.model_shape import ModelShape, model_shape
-from finetune_trainer.attention import prove_isolation, use_document_attention
+from finetune_trainer.attention import use_document_attention
 from finetune_trainer.prepared import Example
 from finetune_trainer.trainable import make_trainable, use_gradient_checkpointing
 
@@ -77,7 +77,6 @@ def trainable_model(name: str, method: str, device: torch.device, checkpointing:
     if method == "QLoRA":
         quantize(model)
     use_document_attention(model)
-    prove_isolation(model)
     tuned: nn.Module = make_trainable(model, Method(), MethodType(method), seed=0)
     use_gradient_checkpointing(tuned, checkpointing)
     return tuned

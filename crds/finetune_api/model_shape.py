@@ -82,8 +82,9 @@ def model_shape(config: Mapping[str, Any], sizes: Sizes) -> ModelShape:
     What the weights tell is taken from them, since config.json names few things alike in all families."""
     config = config.get("text_config") or config
     hidden = _setting(config, "hidden_size", "n_embd", "d_model")
-    layers = _setting(config, "num_hidden_layers", "n_layer", "num_layers")
-    heads = _setting(config, "num_attention_heads", "n_head", "num_heads")
+    layers = _setting(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    # A model without attention (Mamba, RWKV) names no heads.
+    heads = _setting(config, "num_attention_heads", "n_head", "num_heads", "n_heads", default=1)
     head = config.get("head_dim") or hidden // heads
     groups = 1 if config.get("multi_query") else config.get("num_key_value_heads") or heads
     in_blocks = {name: size for name, size in sizes.items() if any(part.isdigit() for part in name.split("."))}

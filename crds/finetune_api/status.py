@@ -130,6 +130,8 @@ class Training(StatusModel):
     """Optimizer steps done when it was the lowest."""
     micro_batch_tokens: int | None = None
     """Tokens put through the model at a time, as found to fit the memory."""
+    packed: bool | None = None
+    """Whether rows share a sequence. Where they would change each other in this model, each goes through it alone."""
     gradient_checkpointing: bool | None = None
     """Whether activations are computed again in the backward pass, to save memory."""
     gpu_memory: Text | None = None

@@ -8,12 +8,13 @@ Preflight (CPU only, never imports torch), `preflight`:
     `prepared`, which leaves the token ids for the attempts.
 
 Train (on the GPU), `train`:
-    `prepared` -> `model` and `attention` -> `assessment` of the base, `quantized` and not -> `trainable`, what of it
-    the method trains -> `memory_probe`, how much at a time -> `training_loop`, with the rows of `mixing` and `batches`,
-    their `loss`, through `fused_lora` and `document_dropout`, the `optimizer` and the rate of `schedule`, followed by
-    `validation` -> `assessment` of the tuned model -> `serving`, how it is to be asked -> `merge`, where wanted ->
-    `publish`, with the pages of `report` (`report_results`, `report_tables`, `report_samples` with their `differences`,
-    `chart`) and `model_card`, from all `results` through `pages`, whose templates are in the folder of that name.
+    `prepared` -> `model`, its `attention`, and by `isolation` which rows it takes at once -> `assessment` of the base,
+    `quantized` and not -> `trainable`, what of it the method trains -> `memory_probe`, how much at a time ->
+    `training_loop`, with the rows of `mixing` and `batches`, their `loss`, through `fused_lora` and `document_dropout`,
+    the `optimizer` and the rate of `schedule`, followed by `validation` -> `assessment` of the tuned model ->
+    `serving`, how it is to be asked -> `merge`, where wanted -> `publish`, with the pages of `report`
+    (`report_results`, `report_tables`, `report_samples` with their `differences`, `chart`) and `model_card`, from all
+    `results` through `pages`, whose templates are in the folder of that name.
 
 The evaluation, `assessment` from top to bottom:
     `answer_kind` and `metric_choice` what is measured -> `evaluate`, with `generation` and the prompts of `few_shot`

@@ -13,13 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from finetune_api.reasons import FailureReason
-from finetune_trainer.failure import TrainerFailure
-
 NAME = "per_document"
-LEAK = 1e-3
-"""Largest difference taken for rounding, as a share of the logits' standard deviation. Isolated documents show none at
-all on the CPU; one that leaks shows tens of percent."""
 HALF = (torch.bfloat16, torch.float16)
 VARLEN_HEAD_SIZE = 256
 """Largest head FlashAttention-2 takes."""
@@ -133,40 +127,3 @@ def use_document_attention(model: PreTrainedModel) -> None:
     layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if model.config._attn_implementation == "sdpa" and layers <= {"full_attention", "sliding_attention"}:
         model.set_attn_implementation(NAME)
-
-
-def prove_isolation(model: PreTrainedModel) -> None:
-    """Raises TrainerFailure ModelUnsupported unless changing one packed document leaves the next one's logits alone.
-    Layers with a state that runs along the sequence (Mamba, linear attention) fail here."""
-    leaked = leak(model)
-    if not leaked < LEAK and model.config._attn_implementation == NAME:
-        # A model that does not hand document_lengths on to its layers: Transformers' block mask tells them apart.
-        model.set_attn_implementation("sdpa")
-        leaked = leak(model)
-    if not leaked < LEAK:
-        raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED,
-            f"Rows packed into one sequence change each other in this model, by {leaked:.0%} of its logits' spread: "
-            "it has layers that carry state from one row into the next.",
-        )
-
-
-@torch.no_grad()
-def leak(model: PreTrainedModel) -> float:
-    """How far changing one packed document moves the next one's logits, as a share of their standard deviation."""
-    generator = torch.Generator().manual_seed(0)
-    first, second = torch.randint(model.config.get_text_config().vocab_size, (2, 16), generator=generator)
-
-    def second_logits(document: Tensor) -> Tensor:
-        with packed((16, 16)):
-            output = model(
-                input_ids=torch.cat([document, second])[None].to(model.device),
-                position_ids=torch.arange(16).repeat(2)[None].to(model.device),
-                document_lengths=(16, 16),
-                use_cache=False,
-            )
-        logits: Tensor = output.logits[0, 16:].float()
-        return logits
-
-    before, after = second_logits(first), second_logits(first.flip(0))
-    return ((before - after).abs().max() / before.std()).item()

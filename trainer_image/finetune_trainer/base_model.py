@@ -16,7 +16,14 @@ from finetune_trainer.storage import Storage, join
 SMALL_FILES = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 """Endings of everything a tokenizer is made of, and of the model's settings."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length")
+CONTEXT = (
+    "max_position_embeddings",
+    "n_positions",
+    "seq_length",
+    "max_sequence_length",
+    "max_seq_len",
+    "context_length",
+)
 HEADER_LIMIT = 100_000_000
 """Longest header the safetensors format allows, in bytes."""
 

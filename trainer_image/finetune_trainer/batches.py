@@ -25,16 +25,17 @@ def rows_of_step(mixture: Mixture, global_batch_size: int, seed: int, step: int)
     return list(rows_of_epoch(mixture, seed, epoch)[start : start + global_batch_size])
 
 
-def pack(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Spreads items over bins of at most `limit`, one longer than that alone in its own: first-fit decreasing, which
-    needs at most 11/9 of the fewest possible bins plus one (Johnson 1973)."""
+def pack(lengths: Sequence[int], limit: int, longest: float) -> list[list[int]]:
+    """Spreads items over bins of at most `limit`, one longer than that, or than `longest`, alone in its own: first-fit
+    decreasing, which needs at most 11/9 of the fewest possible bins plus one (Johnson 1973)."""
     bins: list[list[int]] = []
     room: list[int] = []
     for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
-        fitting = next((i for i, free in enumerate(room) if free >= lengths[item]), None)
+        alone = lengths[item] > longest
+        fitting = None if alone else next((i for i, free in enumerate(room) if free >= lengths[item]), None)
         if fitting is None:
             bins.append([item])
-            room.append(limit - lengths[item])
+            room.append(0 if alone else limit - lengths[item])
         else:
             bins[fitting].append(item)
             room[fitting] -= lengths[item]
@@ -81,7 +82,8 @@ def micro_batch(examples: Sequence[Example], device: torch.device, places: Seque
     )
 
 
-def micro_batches(examples: Sequence[Example], limit: int, device: torch.device) -> list[MicroBatch]:
-    """`examples` as micro-batches of at most `limit` tokens each, a longer row alone in its own."""
-    bins = pack([len(example.input_ids) for example in examples], limit)
+def micro_batches(examples: Sequence[Example], limit: int, longest: float, device: torch.device) -> list[MicroBatch]:
+    """`examples` as micro-batches of at most `limit` tokens each, a longer row alone in its own, and so one of more
+    than `longest` tokens, Sharing.packed of the model they are for."""
+    bins = pack([len(example.input_ids) for example in examples], limit, longest)
     return [micro_batch([examples[row] for row in rows], device, rows) for rows in bins]

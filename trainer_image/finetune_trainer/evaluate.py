@@ -13,10 +13,11 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from finetune_api.reasons import FailureReason
 from finetune_api.sizing import GENERATION_FACTOR
-from finetune_trainer.batches import micro_batch, pack
+from finetune_trainer.batches import micro_batches
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.few_shot import Draw
 from finetune_trainer.generation import Prompt, write_answers
+from finetune_trainer.isolation import sharing
 from finetune_trainer.loss import token_losses
 from finetune_trainer.measured import Answer, FewShot, Measured
 from finetune_trainer.mixing import shuffled
@@ -88,9 +89,8 @@ def row_losses(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Each row's summed cross-entropy and its number of labels."""
     losses, labels = np.zeros(len(examples)), np.zeros(len(examples), dtype=np.int64)
-    for rows in pack([len(example.input_ids) for example in examples], micro_batch_tokens):
-        batch = micro_batch([examples[row] for row in rows], model.device)
-        documents = batch.label_documents.cpu().numpy()
+    for batch in micro_batches(examples, micro_batch_tokens, sharing(model).packed, model.device):
+        rows, documents = list(batch.places), batch.label_documents.cpu().numpy()
         losses[rows] = np.bincount(documents, token_losses(model, batch).double().cpu().numpy(), len(rows))
         labels[rows] = np.bincount(documents, minlength=len(rows))
     return losses, labels

@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.reasons import FailureReason
+from finetune_trainer.attention import NAME
 from finetune_trainer.failure import failure_of
+from finetune_trainer.isolation import sharing
 from finetune_trainer.measured import Answer
 from finetune_trainer.progress import Progress
 from finetune_trainer.row_format import THOUGHT_END, final_answer
@@ -35,10 +37,11 @@ def write_answers(
     first, so that memory that is too small shows at once."""
     answers: dict[int, Answer] = {}
     progress = Progress(f"Answering with {what}", "rows", len(prompts))
+    longest = sharing(model).padded
     waiting = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     while waiting:
         each = len(prompts[waiting[0]]) + generation.max_new_tokens
-        rows = waiting[: max(1, tokens // each)]
+        rows = waiting[: max(1, tokens // each) if each <= longest else 1]
         written = generate_within_memory(model, [prompts[row] for row in rows], generation)
         if written is None:
             print(f"{len(rows):,} answers at a time are more than the GPU's memory holds.", flush=True)
@@ -99,10 +102,11 @@ def shared_beginning(prompts: Sequence[Prompt]) -> int:
 
 
 def can_share(model: PreTrainedModel) -> bool:
-    """Whether padding between the shared beginning and the rest changes nothing: a sliding window counts it as well,
-    and a state that runs along the sequence would see it."""
+    """Whether padding between the shared beginning and the rest changes nothing: a sliding window counts it as well, as
+    do biases by distance (MPT), and a state that runs along the sequence would see it."""
     layers = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
-    return set(layers) == {"full_attention"} and not getattr(model.config.get_text_config(), "sliding_window", None)
+    plain = model.config._attn_implementation == NAME and set(layers) == {"full_attention"}
+    return plain and not getattr(model.config.get_text_config(), "sliding_window", None)
 
 
 def read_beginning(model: PreTrainedModel, input_ids: Tensor, rows: int) -> DynamicCache:

@@ -1,7 +1,7 @@
 """How much goes through the model at a time: tried out on the GPU before the first step, which it does not change."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.training import GradientCheckpointing, Optimizer, Training
 from finetune_trainer.estimate import halved
 from finetune_trainer.failure import TrainerFailure, failure_of
+from finetune_trainer.isolation import sharing
 from finetune_trainer.prepared import Example
 from finetune_trainer.row_store import lengths, supervised_counts
 from finetune_trainer.trainable import trainable_parameters, use_gradient_checkpointing
@@ -33,6 +34,8 @@ class Plan:
 
     micro_batch_tokens: int
     gradient_checkpointing: bool
+    packed: bool = True
+    """Whether rows share a sequence, which they do not where they would change each other."""
 
 
 def plans(longest: int, most: int, checkpointing: GradientCheckpointing) -> list[Plan]:
@@ -55,18 +58,21 @@ def find_plan(
     planned. Leaves the model set to it, its weights and gradients as they were.
 
     Raises TrainerFailure GPUOutOfMemory where none has room."""
-    longest = int(lengths(rows).max())
+    longest, packed = int(lengths(rows).max()), sharing(model).packed
+    # Where the longest row goes alone, more tokens than it has would be tried with it alone too.
+    alone = longest > packed
     if on_cpu(accelerator):
-        plan = Plan(resolved.micro_batch_tokens, training.gradient_checkpointing is GradientCheckpointing.ENABLED)
+        tokens = longest if alone else resolved.micro_batch_tokens
+        plan = Plan(tokens, training.gradient_checkpointing is GradientCheckpointing.ENABLED, packed > 0)
         use_gradient_checkpointing(model, plan.gradient_checkpointing)
         return plan
     step = int(np.sort(lengths(rows))[-training.global_batch_size :].sum())
-    most = max(longest, min(training.micro_batch_tokens or MOST_TOKENS, step))
+    most = longest if alone else max(longest, min(training.micro_batch_tokens or MOST_TOKENS, step))
     for plan in plans(longest, most, training.gradient_checkpointing):
         use_gradient_checkpointing(model, plan.gradient_checkpointing)
         shape = worst_micro_batch(lengths(rows), supervised_counts(rows), plan.micro_batch_tokens)
         if fits(model, shape, plan, STATE_BYTES[training.optimizer], accelerator):
-            return plan
+            return replace(plan, packed=packed > 0)
         how = " with gradient checkpointing" if plan.gradient_checkpointing else ""
         print(f"{plan.micro_batch_tokens:,} tokens at a time{how} are more than the GPU's memory holds.", flush=True)
     finding = f"The longest row, {longest:,} tokens, does not fit into the GPU's memory even alone."

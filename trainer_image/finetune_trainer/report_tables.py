@@ -103,7 +103,8 @@ def layout_text(results: Results) -> str:
     training = results.training
     tokens = training.micro_batch_tokens or results.prepared.resolved.micro_batch_tokens
     again = ", activations computed again in the backward pass" if training.gradient_checkpointing else ""
-    return f"{tokens:,} tokens at a time{again}"
+    # Where rows go alone, the tokens at a time are those of the longest.
+    return f"{'one row' if training.packed is False else f'{tokens:,} tokens'} at a time{again}"
 
 
 def method_text(method: Method, resolved: MethodType) -> str:

@@ -19,11 +19,11 @@ from finetune_api.run_time import cost as price_of
 from finetune_api.status import ConditionType, Training
 from finetune_api.training import Publish
 from finetune_trainer.assessment import Assessor, Baselines
-from finetune_trainer.attention import prove_isolation
 from finetune_trainer.batches import steps_per_epoch
 from finetune_trainer.evaluate import Evaluator
 from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.gates import require_passed, shortfall
+from finetune_trainer.isolation import describe, sharing
 from finetune_trainer.memory_probe import find_plan
 from finetune_trainer.merge import merge
 from finetune_trainer.mixing import Mixture
@@ -179,10 +179,11 @@ def measure_base(
 def load_base(
     bundle: Bundle, prepared: Prepared, method: MethodType, device: torch.device, folder: Path
 ) -> tuple[PreTrainedModel, GenerationConfig]:
-    """The base model in `folder` as `method` wants it, proven to keep documents apart, and how it is to answer. Raises
-    TrainerFailure as `load_model` and `prove_isolation` do."""
+    """The base model in `folder` as `method` wants it and how it is to answer. Says so where it cannot be given rows
+    together. Raises TrainerFailure as `load_model` and `sharing` do."""
     model = load_model(folder, method, device, bundle.spec.method.quantization)
-    prove_isolation(model)
+    if slower := describe(sharing(model)):
+        print(slower, flush=True)
     return model, greedy_generation(model, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
 
 

@@ -21,6 +21,7 @@ from finetune_trainer.batches import micro_batches, rows_of_step
 from finetune_trainer.document_dropout import document_masks
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.fused_lora import fused_lora
+from finetune_trainer.isolation import sharing
 from finetune_trainer.loss import token_losses
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.optimizer import make_optimizer
@@ -96,7 +97,7 @@ def accumulate_gradients(
 ) -> float:
     """Adds the gradient of the rows' mean cross-entropy over all their supervised tokens, however the rows are spread
     over micro-batches. `seed`, `step`: of the dropout. Returns that mean, in nats."""
-    batches = micro_batches(rows, micro_batch_tokens, accelerator.device)
+    batches = micro_batches(rows, micro_batch_tokens, sharing(model).packed, accelerator.device)
     labels = sum(len(batch.labels) for batch in batches)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     with fused_lora(model):

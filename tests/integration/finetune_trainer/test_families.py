@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.method import Method, MethodType
 from finetune_api.training import Training
-from finetune_trainer.attention import prove_isolation
 from finetune_trainer.batches import micro_batch
+from finetune_trainer.isolation import sharing
 from finetune_trainer.loss import token_losses
 from finetune_trainer.model import load_model
 from finetune_trainer.trainable import as_published, make_trainable, use_gradient_checkpointing
@@ -40,7 +40,7 @@ def test_packed_rows_learn_from_the_logits_the_model_gives_each_alone(folder: Pa
     model = load_model(folder, MethodType.LORA, CPU).to(torch.float64).eval()
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager")
     reference.to(torch.float64).eval()
-    prove_isolation(model)
+    sharing(model)
     losses = []
     for row in ROWS:
         batch = micro_batch([row], CPU)

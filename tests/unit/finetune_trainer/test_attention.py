@@ -14,8 +14,6 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
-    MambaConfig,
-    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Phi3Config,
@@ -27,11 +25,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from finetune_api.reasons import FailureReason
 from finetune_trainer import attention
-from finetune_trainer.attention import leak, per_document_attention, prove_isolation
+from finetune_trainer.attention import per_document_attention
 from finetune_trainer.batches import micro_batch
-from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.loss import frozen_head, token_losses
 from tests.unit.finetune_trainer import tiny
 from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, prepared_model, tiny_llama
@@ -92,27 +88,6 @@ def test_packed_rows_give_the_losses_they_give_alone(family: Family) -> None:
     alone = [token_losses(model, micro_batch([row], model.device)) for row in rows]
     tolerance = 1e-6 if family is gemma2 else 1e-10  # eager attention takes its softmax in fp32
     torch.testing.assert_close(packed, torch.cat(alone), rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_isolation_is_proven_where_it_holds(family: Family) -> None:
-    prove_isolation(family())
-
-
-def test_a_model_whose_state_runs_on_is_refused() -> None:
-    mamba = MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=8))
-    with pytest.raises(TrainerFailure, match="change each other") as caught:
-        prove_isolation(prepared_model(mamba, torch.float32))
-    assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
-
-
-def test_attention_that_mixes_documents_is_left_for_one_block_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is where a model hands document_lengths not on to its layers."""
-    model = tiny_llama(torch.float32)
-    monkeypatch.setattr(torch, "split", lambda tensor, lengths, dim: [tensor])
-    assert leak(model) > 0.1
-    prove_isolation(model)
-    assert model.config._attn_implementation == "sdpa"
 
 
 def test_document_by_document_equals_one_block_mask() -> None:

@@ -1,6 +1,7 @@
 """Which rows make up a step, and how they lie in memory."""
 
 from collections import Counter
+from math import inf
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def test_the_order_is_the_same_on_every_machine_and_version() -> None:
 
 @given(lengths, st.integers(1, 400))
 def test_packing_puts_each_row_in_one_bin_within_the_limit(lengths: list[int], limit: int) -> None:
-    bins = pack(lengths, limit)
+    bins = pack(lengths, limit, inf)
     assert Counter(item for items in bins for item in items) == Counter(range(len(lengths)))
     for items in bins:
         assert sum(lengths[item] for item in items) <= limit or len(items) == 1
@@ -56,7 +57,15 @@ def test_packing_puts_each_row_in_one_bin_within_the_limit(lengths: list[int], l
 @given(lengths, st.integers(300, 1000))
 def test_packing_needs_few_bins(lengths: list[int], limit: int) -> None:
     fewest = -(-sum(lengths) // limit)
-    assert len(pack(lengths, limit)) <= 2 * fewest, "no two bins could be one"
+    assert len(pack(lengths, limit, inf)) <= 2 * fewest, "no two bins could be one"
+
+
+@given(lengths, st.integers(1, 400), st.integers(0, 300))
+def test_an_item_that_must_not_share_is_alone(lengths: list[int], limit: int, longest: int) -> None:
+    bins = pack(lengths, limit, longest)
+    assert Counter(item for items in bins for item in items) == Counter(range(len(lengths)))
+    for items in bins:
+        assert max(lengths[item] for item in items) <= longest or len(items) == 1
 
 
 def test_documents_lie_end_to_end_each_counting_from_zero() -> None:
@@ -84,7 +93,7 @@ def test_no_document_is_told_from_the_one_before_it() -> None:
 
 def test_micro_batches_hold_every_learned_token_once() -> None:
     rows = examples([40, 10, 25, 90, 5])
-    batches = micro_batches(rows, 50, CPU)
+    batches = micro_batches(rows, 50, inf, CPU)
     assert sum(len(batch.labels) for batch in batches) == sum(int(row.supervised.sum()) for row in rows)
     assert sorted(np.concatenate([batch.document_lengths for batch in batches])) == [5, 10, 25, 40, 90]
     assert sorted(np.concatenate([batch.places for batch in batches])) == [0, 1, 2, 3, 4]

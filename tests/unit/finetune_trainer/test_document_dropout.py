@@ -1,6 +1,7 @@
 """What the adapters drop: as much as they were told to, by seed, step, document and layer, and by nothing else."""
 
 from itertools import combinations
+from math import inf
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def outputs(p: float = 0.3, seed: int = 0, step: int = 0, tokens: int = 1000) ->
     """What remains of ones in each layer, by document in the rows' order, [tokens of the document, FEATURES]."""
     model = adapted(p)
     remains: list[list[Tensor]] = [[torch.empty(0)] * len(ROWS) for _ in dropouts(model)]
-    for batch in micro_batches(ROWS, tokens, CPU):
+    for batch in micro_batches(ROWS, tokens, inf, CPU):
         with document_masks(batch, seed, step):
             for layer, dropout in zip(remains, dropouts(model), strict=True):
                 packed = dropout(torch.ones(1, sum(batch.document_lengths), FEATURES))[0]

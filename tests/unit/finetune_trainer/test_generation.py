@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from math import inf
 from typing import Any
 from unittest import mock
 
@@ -154,7 +155,8 @@ def test_rows_are_answered_together_as_they_fit_longest_first(
         return [[END]] * len(rows)
 
     made = GenerationConfig(max_new_tokens=new, eos_token_id=[END])
-    with mock.patch.object(module, "generate", write):
+    together = mock.Mock(padded=inf)
+    with mock.patch.object(module, "generate", write), mock.patch.object(module, "sharing", return_value=together):
         found = write_answers("it", mock.Mock(), tokenizer, prompts(lengths), [""] * len(lengths), tokens, made)
     assert len(found) == len(lengths)
     assert [length for rows in answered for length in rows] == sorted(lengths, reverse=True)

@@ -18,6 +18,7 @@ from finetune_trainer.memory_probe import Plan, find_plan, fits, plans, syntheti
 from finetune_trainer.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training_loop import accumulate_gradients
 from tests.unit.finetune_trainer import tiny
+from tests.unit.finetune_trainer.test_isolation import mamba2
 from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
 
 AUTO, ENABLED, DISABLED = GradientCheckpointing
@@ -143,3 +144,18 @@ def test_checkpointing_changes_no_gradient(dropout: float) -> None:
     for plain, checkpointed in zip(*gradients, strict=True):
         assert plain is not None
         torch.testing.assert_close(checkpointed, plain, rtol=0, atol=1e-12)
+
+
+def test_rows_that_go_alone_are_tried_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Plan] = []
+    monkeypatch.setattr(memory_probe, "fits", lambda model, shape, plan, *_: bool(tried.append(plan)) or len(tried) > 1)
+    monkeypatch.setattr(memory_probe, "on_cpu", lambda _: False)
+    model = mamba2()
+    plan = find_plan(model, ROWS, Training(global_batch_size=8), resolved(2048), fresh_accelerator())
+    assert tried == [Plan(40, False), Plan(40, True)]
+    assert plan == Plan(40, True, packed=False)
+
+
+def test_on_a_cpu_they_are_planned_so() -> None:
+    plan = find_plan(mamba2(), ROWS, Training(), resolved(2048), fresh_accelerator())
+    assert plan == Plan(40, False, packed=False)

@@ -368,3 +368,5 @@ def test_the_recipe_says_how_steps_lay_in_memory(make_bundle: MakeBundle) -> Non
     assert layout_text(run) == "2,048 tokens at a time"
     training = run.training.model_copy(update={"micro_batch_tokens": 1024, "gradient_checkpointing": True})
     assert layout_text(replace(run, training=training)).startswith("1,024 tokens at a time, activations computed again")
+    alone = run.training.model_copy(update={"packed": False})
+    assert layout_text(replace(run, training=alone)) == "one row at a time"

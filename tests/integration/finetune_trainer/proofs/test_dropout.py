@@ -1,6 +1,7 @@
 """With dropout a step is the same step too, however its rows lie in memory: each document loses the same inputs."""
 
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Gradient, floa
 
 def test_16_rows_at_once_4_by_4_and_1_by_1_give_one_gradient(kind: tuple[Gradient, float]) -> None:
     gradient, tolerance = kind
-    assert [len(micro_batches(EVEN, tokens, CPU)) for tokens in (256, 64, 16)] == [1, 4, 16]
+    assert [len(micro_batches(EVEN, tokens, inf, CPU)) for tokens in (256, 64, 16)] == [1, 4, 16]
     at_once = gradient(EVEN, 256, 0.1)
     for tokens in (64, 16):
         assert distance(gradient(EVEN, tokens, 0.1), at_once) < tolerance

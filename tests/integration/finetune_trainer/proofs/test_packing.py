@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from math import inf
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ lengths = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 def test_16_rows_at_once_4_by_4_and_1_by_1_give_one_gradient(dtype: torch.dtype, tolerance: float) -> None:
-    assert [len(micro_batches(EVEN, tokens, CPU)) for tokens in (256, 64, 16)] == [1, 4, 16]
+    assert [len(micro_batches(EVEN, tokens, inf, CPU)) for tokens in (256, 64, 16)] == [1, 4, 16]
     at_once = gradient(EVEN, 256, dtype)
     for tokens in (64, 16):
         assert distance(gradient(EVEN, tokens, dtype), at_once) < tolerance
@@ -45,7 +46,7 @@ def test_the_distance_tells_a_gradient_from_that_of_one_row_less() -> None:
 def test_no_token_is_lost_and_none_is_there_twice(lengths: list[int], limit: int) -> None:
     rows = [example(length, min(length, 3), seed) for seed, length in enumerate(lengths)]
     documents, labels = Counter[tuple[int, ...]](), Counter[int]()
-    for batch in micro_batches(rows, limit, CPU):
+    for batch in micro_batches(rows, limit, inf, CPU):
         documents.update(tuple(part.tolist()) for part in torch.split(batch.input_ids[0], list(batch.document_lengths)))
         labels.update(batch.labels.tolist())
     assert documents == Counter(tuple(row.input_ids.tolist()) for row in rows)
