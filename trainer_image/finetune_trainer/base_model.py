@@ -16,6 +16,9 @@ from finetune_trainer.storage import Storage, join
 SMALL_FILES = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 """Endings of everything a tokenizer is made of, and of the model's settings."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""What the causal language models of Transformers call the number of their experts."""
+EXPERTS_SWITCHES = ("is_moe", "enable_moe_block")
+"""Settings, Doge's and Gemma 4's, that leave the experts out however many are named."""
 CONTEXT = (
     "max_position_embeddings",
     "n_positions",
@@ -83,13 +86,24 @@ def require_supported(config: dict[str, Any], uri: str) -> None:
         problem = f"is no causal language model: config.json names {named}"
     elif config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         problem = f"is of model_type {config.get('model_type')}, which this version of Transformers does not know"
-    elif any(isinstance(config.get(key), int) and config[key] > 1 for key in EXPERTS):
+    elif has_experts(config):
         problem = "has mixture-of-experts layers, which LoRA on linear layers does not reach"
     elif config.get("quantization_config"):
         problem = "is quantized already: name the original weights, method.type QLoRA quantizes them"
     else:
         return
     raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri} {problem}.")
+
+
+def has_experts(settings: dict[str, Any]) -> bool:
+    """Whether `settings`, config.json or a part of it such as text_config, name more than one expert."""
+    if any(settings.get(switch) is False for switch in EXPERTS_SWITCHES):
+        return False
+    named = [settings.get(key) for key in EXPERTS]
+    # Ernie's has one count for each modality.
+    counts = [count for value in named for count in (value if isinstance(value, list) else [value])]
+    parts = [value for value in settings.values() if isinstance(value, dict)]
+    return any(isinstance(count, int) and count > 1 for count in counts) or any(map(has_experts, parts))
 
 
 def _shards(scratch: Path, files: dict[str, int], uri: str) -> list[str]:
