@@ -3,6 +3,7 @@
 import datetime
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal, Protocol, cast
 
 import jinja2
@@ -22,8 +23,12 @@ DATE = datetime.date(2024, 7, 26)
 """What templates that ask for today's date are told, so that the same rows give the same tokens on any day. It is the
 date Llama 3's templates themselves fall back to."""
 PROBE = "the-answer"
-APART_CHARACTERS = 16 * 1024 * 1024
-"""Longest text of all parts of one row together: it grows with the square of the number of answers."""
+APART_CHARACTERS, AROUND = 16 * 1024 * 1024, 32
+"""Longest text of all parts of one row together, which grows with the square of the number of answers, and what of it a
+template writes around each message, about."""
+EXACT = 8
+"""Answers of a conversation for each of which all before it is rendered; what is true of these is looked for in the
+others by what the template writes for one turn."""
 
 
 class Template(Protocol):
@@ -79,8 +84,7 @@ class PromptFormat:
             return [whole]
         if self.loss_on is LossOn.ALL:
             return [self._apart(row.messages)]
-        long = sum(len(message.content) * sum(end >= at for end in ends) for at, message in enumerate(row.messages, 1))
-        if long > APART_CHARACTERS:
+        if _long_apart(row.messages, ends):
             kind = f"its answers, each with all that was said before, have over {APART_CHARACTERS >> 20} Mi characters"
             raise InvalidRow(kind, f"{len(ends)} answers")
         return [self._apart(row.messages[:end]) for end in ends]
@@ -93,18 +97,47 @@ class PromptFormat:
     def _found(self, messages: tuple[Message, ...], ends: list[int]) -> Rendered | None:
         """The messages with the answers that end the first `ends` of them; None where one cannot be told apart."""
         whole = self._text(messages, thinks(messages[-1].content))
-        answers = []
-        for end in ends:
-            thinking = thinks(messages[end - 1].content)
-            asked = self.prompt(messages[: end - 1], thinking)
-            until = whole if end == len(messages) else self._text(messages[:end], thinking)
-            answered = until.removesuffix(self.remainder)
-            told_apart = until.endswith(self.end_of_turn + self.remainder)
-            thought = not thinking or THOUGHT_END in answered[len(asked) :]
-            if not (told_apart and thought and whole.startswith(asked) and whole.startswith(answered)):
+        answers: list[tuple[int, int]] = []
+        for number, end in enumerate(ends):
+            place = None
+            if near := EXACT <= number < len(ends) - 1:
+                place = self._near(messages, end, whole, answers[-1][1])
+            if place is None and not (near and _long_apart(messages, ends)):
+                place = self._exact(messages, end, whole)
+            if place is None:
                 return None
-            answers.append((len(asked), len(answered)))
+            answers.append(place)
         return self._ended(whole[: answers[-1][1]], messages, answers)
+
+    def _exact(self, messages: tuple[Message, ...], end: int, whole: str) -> tuple[int, int] | None:
+        """Where in `whole` the answer lies that ends the first `end` messages, by the prompt that asks for it."""
+        thinking = thinks(messages[end - 1].content)
+        asked = self.prompt(messages[: end - 1], thinking)
+        until = whole if end == len(messages) else self._text(messages[:end], thinking)
+        return self._told_apart(asked, until, thinking, whole, 0)
+
+    def _near(self, messages: tuple[Message, ...], end: int, whole: str, start: int) -> tuple[int, int] | None:
+        """The same, by what the template writes for this turn after another one, of any text: in a conversation of
+        thousands of turns, all before each would be rendered thousands of times. `start`: where the answer before it
+        ends in `whole`."""
+        system = (Message("system", PROBE),) if messages[0].role == "system" else ()
+        before = (*system, Message("user", PROBE), Message("assistant", PROBE))
+        thinking = thinks(messages[end - 1].content)
+        asked = self.prompt((*before, messages[end - 2]), thinking)
+        until = self._text((*before, *messages[end - 2 : end]), thinking)
+        begun = self._text(before, thinking).removesuffix(self.remainder)
+        if not (asked.startswith(begun) and until.startswith(begun)):
+            return None
+        return self._told_apart(asked[len(begun) :], until[len(begun) :], thinking, whole, start)
+
+    def _told_apart(self, asked: str, until: str, thinking: bool, whole: str, at: int) -> tuple[int, int] | None:
+        """Where in `whole` the answer lies that `until` ends with, after the prompt `asked`; both stand at `at`."""
+        answered = until.removesuffix(self.remainder)
+        told_apart = until.endswith(self.end_of_turn + self.remainder)
+        thought = not thinking or THOUGHT_END in answered[len(asked) :]
+        if told_apart and thought and whole.startswith(asked, at) and whole.startswith(answered, at):
+            return at + len(asked), at + len(answered)
+        return None
 
     def _apart(self, messages: tuple[Message, ...]) -> Rendered:
         """The messages with the last answer alone."""
@@ -153,6 +186,12 @@ class PromptFormat:
     @cached_property
     def _parts_thoughts(self) -> bool:
         return REASONING in self.source and THOUGHT_END in self.source
+
+
+def _long_apart(messages: tuple[Message, ...], ends: list[int]) -> bool:
+    """Whether the answers, each with all that was said before, are longer than APART_CHARACTERS."""
+    sizes = [0, *accumulate(len(message.content) + AROUND for message in messages)]
+    return sum(sizes[end] for end in ends) > APART_CHARACTERS
 
 
 def prompt_format(tokenizer: Any, loss_on: LossOn = LossOn.COMPLETION) -> PromptFormat:

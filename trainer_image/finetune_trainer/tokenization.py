@@ -105,9 +105,11 @@ class _Prompts:
         text, answers = rendered.text, rendered.answers
         ids: list[int] = encoding.ids
         supervised = np.zeros(len(ids), dtype=np.bool_)
+        since = answers[0][0]
         for start, end in answers[:-1]:
-            supervised[_common(self._before(text, start, encoding, ids), ids) : _token_end(encoding, end)] = True
-        prompt = self._before(text, answers[-1][0], encoding, ids)
+            supervised[self._shared(text, since, start, encoding, ids) : _token_end(encoding, end)] = True
+            since = end
+        prompt = self._before(text, since, answers[-1][0], encoding, ids)
         if ids[: len(prompt)] != prompt:
             # A token would reach over the boundary, which it cannot when the prompt comes first and the answer is
             # written.
@@ -126,9 +128,17 @@ class _Prompts:
             mixture=row.mixture,
         )
 
-    def _before(self, text: str, start: int, encoding: Any, ids: list[int]) -> list[int]:
-        """Tokens of `text` up to character `start`."""
-        found = self._told(text, start, encoding, ids)
+    def _shared(self, text: str, since: int, start: int, encoding: Any, ids: list[int]) -> int:
+        """How many tokens of the whole text stand for what is before character `start`."""
+        if self._checked < CHECKED or (token := self._told(text, since, start, encoding)) is None:
+            return _common(self._before(text, since, start, encoding, ids), ids)
+        # Not by `_before`: of a long conversation all tokens before each of its answers would be copied and compared.
+        return token + _common(self._opening_ids, ids[token : token + len(self._opening_ids) + 1])
+
+    def _before(self, text: str, since: int, start: int, encoding: Any, ids: list[int]) -> list[int]:
+        """Tokens of `text` up to character `start`. `since`: where the answer before it ends, or else `start`."""
+        token = self._told(text, since, start, encoding)
+        found = None if token is None else ids[:token] + self._opening_ids
         if found is not None and self._checked >= CHECKED:
             return found
         exact = self._ids(text[:start])
@@ -137,21 +147,22 @@ class _Prompts:
             self._mark = None  # not a tokenizer of which this is true
         return exact
 
-    def _told(self, text: str, start: int, encoding: Any, ids: list[int]) -> list[int] | None:
-        """The same, told from the tokens of the whole text; None where it cannot be."""
+    def _told(self, text: str, since: int, start: int, encoding: Any) -> int | None:
+        """The number of tokens before the same, told from those of the whole text, to which `_opening_ids` have to be
+        added; None where it cannot be."""
         if self._mark is None:
             return None
         if not self._opening or not text.startswith(self._opening, start - len(self._opening)):
-            marks = list(self._mark.finditer(text, max(0, start - NEAR), start))
+            marks = list(self._mark.finditer(text, max(0, min(since, start) - NEAR), start))
             if not marks:
                 return None
             self._opening, self._mark_length = text[marks[-1].start() : start], len(marks[-1][0])
             self._opening_ids = self._ids(self._opening)
         begin = start - len(self._opening)
-        token = encoding.char_to_token(begin)
+        token: int | None = encoding.char_to_token(begin)
         if token is None or encoding.token_to_chars(token) != (begin, begin + self._mark_length):
             return None
-        return ids[:token] + self._opening_ids
+        return token
 
     def _ids(self, text: str) -> list[int]:
         found: list[int] = self._backend.encode(text, add_special_tokens=False).ids

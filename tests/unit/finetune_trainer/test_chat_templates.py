@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.findings import Findings
+from finetune_trainer.findings import Findings, InvalidRow
 from finetune_trainer.render import prompt_format
 from finetune_trainer.row_format import Message, Row, thinks
 from finetune_trainer.row_store import Example
@@ -88,6 +88,27 @@ def test_what_comes_before_each_last_answer_is_what_a_server_sends(
     learned = "".join(tokenizer.decode(example.input_ids[example.supervised]) for example in made)
     assert [learned.count(answer) for answer in contents[1::2]] == [1] * len(answers), "each answer, and once"
     assert learned.count("let me see") == sum(map(thinks, answers)), "and each thought"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_answers_of_a_long_conversation_lie_where_rendering_all_before_each_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    format = prompt_format(load(name, tmp_path))
+
+    def rendered(row: Row, exact: int) -> Any:
+        monkeypatch.setattr("finetune_trainer.render.EXACT", exact)
+        try:
+            return format.render(row)
+        except InvalidRow as problem:
+            return problem.kind
+
+    for thoughtful in (set[int](), {11}, {2, 5, 11}, set(range(12))):
+        turns = [(f"question {n}", THOUGHT * (n in thoughtful) + f" answer {n}\n" * (n % 3 + 1)) for n in range(12)]
+        messages = conversation(*(text for turn in turns for text in turn))
+        for system in ((), (Message("system", "Be brief."),)):
+            row = Row((*system, *messages), "t.jsonl:1")
+            assert rendered(row, exact=1) == rendered(row, exact=100)
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if (FOLDER / f"{name}_training.jinja").is_file()])

@@ -12,7 +12,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.training import LossOn
 from finetune_trainer import render
 from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.findings import Findings
+from finetune_trainer.findings import Findings, InvalidRow
 from finetune_trainer.prepared import Example
 from finetune_trainer.render import PromptFormat, prompt_format
 from finetune_trainer.row_format import Message, Row
@@ -221,12 +221,49 @@ def test_where_all_is_learned_a_conversation_stays_whole_and_nothing_is_learned_
 def test_a_conversation_whose_parts_would_fill_the_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(render, "APART_CHARACTERS", 10)
+    monkeypatch.setattr(render, "APART_CHARACTERS", 12 * (1 + render.AROUND) - 1)
     tokenizer = load(tmp_path, FORGETFUL)
-    # q a, q a r b and q a r b s c are 2, 4 and 6 characters.
+    # q a, q a r b and q a r b s c are 2, 4 and 6 messages of one character.
     with pytest.raises(TrainerFailure, match=r"each with all that was said before, have over 0 Mi.*\(3 answers\)"):
         tokenized(tokenizer, row("q", "a", "r", "b", "s", "c"))
     assert len(tokenized(tokenizer, row("q", "a", "r", "b"))) == 2
+
+
+COUNTED = TEMPLATE.replace("{{ m.content }}", "{{ loop.index }}. {{ m.content }}").replace(
+    "assistant\n{% endif %}", "assistant\n{{ messages | length + 1 }}. {% endif %}"
+)
+"""Writes each turn's number, so that nothing is true of one turn that another shows."""
+
+
+@pytest.mark.parametrize(("template", "most"), [(TEMPLATE, 60_000), (FORGETFUL, 20_000)])
+def test_a_conversation_of_thousands_of_turns_does_not_take_their_square(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, most: int
+) -> None:
+    format, rendered = prompt_format(load(tmp_path, template)), []
+    turn = PromptFormat._turn
+    monkeypatch.setattr(PromptFormat, "_turn", lambda self, message: rendered.append(0) or turn(self, message))
+    conversation = row(*(f"turn {n}" for n in range(4000)))
+    if template == TEMPLATE:
+        (whole,) = format.render(conversation)
+        assert [whole.text[start:end] for start, end in whole.answers] == [
+            f"turn {n}<|end|>" for n in range(1, 4000, 2)
+        ]
+    else:
+        with pytest.raises(InvalidRow, match="have over 16 Mi characters"):
+            format.render(conversation)
+    assert len(rendered) < most
+
+
+def test_where_a_turn_depends_on_its_place_all_before_it_is_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    format = prompt_format(load(tmp_path, COUNTED))
+    conversation = row(*(f"turn {n}" for n in range(40)))
+    (whole,) = format.render(conversation)
+    assert [whole.text[start:end] for start, end in whole.answers] == [f"turn {n}<|end|>" for n in range(1, 40, 2)]
+    monkeypatch.setattr(render, "APART_CHARACTERS", 10)
+    with pytest.raises(InvalidRow, match=r"each with all that was said before"):
+        format.render(conversation)
 
 
 def test_an_answer_that_does_not_follow_its_prompt_is_refused(tmp_path: Path) -> None:

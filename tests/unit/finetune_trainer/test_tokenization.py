@@ -43,14 +43,16 @@ def test_prompts_told_from_whole_rows_are_those_tokenized_alone(
 ) -> None:
     rows = [row(*(text for pair in conversation for text in pair)) for conversation in pairs]
     found = []
-    for checked in (0, 10**9):
+    for checked, near in ((10**9, tokenization.NEAR), (0, tokenization.NEAR), (0, 1)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tokenization, "CHECKED", checked)
+            patch.setattr(tokenization, "NEAR", near)
             found.append(tokens(tokenizers[name], rows))
-    for told, exact in zip(*found, strict=True):
-        assert told.input_ids.tolist() == exact.input_ids.tolist()
-        assert told.supervised.tolist() == exact.supervised.tolist()
-        assert told.prompt_length == exact.prompt_length
+    for exact, *others in zip(*found, strict=True):
+        for told in others:
+            assert told.input_ids.tolist() == exact.input_ids.tolist()
+            assert told.supervised.tolist() == exact.supervised.tolist()
+            assert told.prompt_length == exact.prompt_length
 
 
 def test_prompts_are_told_without_being_tokenized_again(
@@ -64,6 +66,21 @@ def test_prompts_are_told_without_being_tokenized_again(
     assert calls == ["<|start|>assistant\n"]
 
 
+@pytest.mark.parametrize("name", ["chatml", "plain"])
+def test_of_a_long_conversation_each_prompt_is_not_tokenized_from_the_beginning(
+    tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(tokenization, "CHECKED", 1)
+    lengths: list[int] = []
+    encode = tokenization._Prompts._ids
+    monkeypatch.setattr(
+        tokenization._Prompts, "_ids", lambda self, text: lengths.append(len(text)) or encode(self, text)
+    )
+    conversation = row(*(f"turn {n} " + "word " * 70 for n in range(100)))
+    assert len(tokens(tokenizers[name], [conversation])) == 1
+    assert sum(lengths) < 2 * sum(len(message.content) for message in conversation.messages)
+
+
 def test_a_tokenizer_that_special_tokens_do_not_part_is_found_out(
     tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +88,7 @@ def test_a_tokenizer_that_special_tokens_do_not_part_is_found_out(
     rows = [row(f"q {n}", f"a {n}") for n in range(5)]
     right = tokens(tokenizers["chatml"], rows)
     monkeypatch.setattr(tokenization, "CHECKED", 1)
-    monkeypatch.setattr(tokenization._Prompts, "_told", lambda self, *_: [7] if self._mark else None)
+    monkeypatch.setattr(tokenization._Prompts, "_told", lambda self, *_: 1 if self._mark else None)
     wrong = tokens(tokenizers["chatml"], rows)
     assert [e.input_ids.tolist() for e in wrong] == [e.input_ids.tolist() for e in right]
 
