@@ -134,7 +134,9 @@ def _documents(model: PreTrainedModel) -> Tensor:
 
 
 def _logits(model: PreTrainedModel, input_ids: Tensor, **places: Any) -> Tensor:
-    logits: Tensor = model(input_ids=input_ids.to(model.device), use_cache=False, **places).logits
+    # What is trained on a model in bf16 is in fp32.
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
+        logits: Tensor = model(input_ids=input_ids.to(model.device), use_cache=False, **places).logits
     return logits.float()
 
 
