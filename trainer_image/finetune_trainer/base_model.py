@@ -27,6 +27,20 @@ CONTEXT = (
     "max_seq_len",
     "context_length",
 )
+NO_ADAPTER = ("out_proj", "conv1d", "dt_proj")
+"""Layers of MAMBAS that take no adapter: their kernels read the weights past the layer. PEFT refuses the first two."""
+MAMBAS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""Values of model_type for which PEFT does; in Bamba and Zamba2 an adapter is read."""
+UNFIT = (
+    "gemma4_assistant",
+    "gemma4_unified_assistant",
+    "musicgen",
+    "musicgen_melody",
+    "prophetnet",
+    "trocr",
+    "whisper",
+)
+"""Values of model_type whose causal model is only the decoder of something else."""
 HEADER_LIMIT = 100_000_000
 """Longest header the safetensors format allows, in bytes."""
 
@@ -44,6 +58,8 @@ class BaseModel:
     """Longest sequence in tokens its settings name."""
     end_tokens: tuple[int, ...]
     """Tokens its settings end a text on."""
+    model_type: str
+    """Transformers' name of its architecture."""
     fingerprint: bytes
     """tokenizer.json, or what stands in its place."""
 
@@ -71,6 +87,7 @@ def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
         sizes=sizes,
         context=next((config[key] for key in CONTEXT if isinstance(config.get(key), int)), None),
         end_tokens=_end_tokens(scratch, config, uri),
+        model_type=config["model_type"],
         fingerprint=b"".join(path.read_bytes() for path in own[:1]),
     )
 
@@ -88,6 +105,10 @@ def require_supported(config: dict[str, Any], uri: str) -> None:
         problem = f"is of model_type {config.get('model_type')}, which this version of Transformers does not know"
     elif has_experts(config):
         problem = "has mixture-of-experts layers, which LoRA on linear layers does not reach"
+    elif config["model_type"] in UNFIT:
+        problem = f"is of model_type {config['model_type']}, which writes only together with another model"
+    elif config["model_type"] == "xlstm":
+        problem = "is of model_type xlstm, which computes no logits for chosen positions alone"
     elif config.get("quantization_config"):
         problem = "is quantized already: name the original weights, method.type QLoRA quantizes them"
     else:
@@ -129,10 +150,17 @@ def _shards(scratch: Path, files: dict[str, int], uri: str) -> list[str]:
 
 def require_modules(lora: Lora, model: BaseModel) -> None:
     """Raises TrainerFailure SpecInvalid for a name in targetModules or modulesToSave that no layer of the model ends
-    with. PEFT says so only where none fits, and only once a GPU is held."""
+    with, and for one in targetModules that takes no adapter. PEFT says so only where none fits, and only once a GPU is
+    held."""
     matrices = {name.removesuffix(".weight") for name, size in model.sizes.items() if len(size) == 2}
     targets = [] if lora.target_modules == ["all-linear"] else lora.target_modules
     _require(targets, matrices, "targetModules")
+    if (refused := sorted({*targets} & {*NO_ADAPTER})) and model.model_type in MAMBAS:
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"method.lora.targetModules: a {model.model_type} reads the weights of {refused[0]} past the layer, so "
+            "that an adapter on it would do nothing; remove it, or name all-linear, which leaves it out.",
+        )
     _require(lora.modules_to_save or [], {name.rpartition(".")[0] for name in model.sizes}, "modulesToSave")
 
 

@@ -4,6 +4,7 @@ Most models tell rows in one sequence apart by their restarting positions. Layer
 sequence (Mamba, linear attention, short convolutions) do not, nor does attention that asks for no positions (BLOOM,
 MPT) or takes them for its rotations only (Falcon). Their rows go through the model one by one."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -48,7 +49,9 @@ def sharing(model: nn.Module) -> Sharing:
     if base not in _found:
         training = base.training
         base.eval()
-        _found[base] = _find(base)
+        # An adapter in fp32 over a base in bf16 would need autocast, and tells nothing about the layers.
+        with whole.disable_adapter() if isinstance(whole, PeftModel) else nullcontext():
+            _found[base] = _find(base)
         base.train(training)
     return _found[base]
 

@@ -22,7 +22,7 @@ from transformers import (
 from finetune_api.method import ComputeDtype, MethodType, Quantization
 from finetune_api.reasons import FailureReason
 from finetune_trainer.attention import use_document_attention
-from finetune_trainer.base_model import SMALL_FILES
+from finetune_trainer.base_model import MAMBAS, SMALL_FILES
 from finetune_trainer.failure import TrainerFailure
 
 
@@ -57,12 +57,15 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         switch_dropout_off(config)
+        if hasattr(config, "rescale_every"):
+            # RWKV halves its weights whenever it stops training, against overflow in fp16; they would be saved so.
+            config.rescale_every = 0
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=_compute_dtype(four_bit),
             device_map={"": device},
-            quantization_config=_four_bit(four_bit) if four_bit else None,
+            quantization_config=_four_bit(four_bit, config.model_type in MAMBAS) if four_bit else None,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -99,9 +102,11 @@ def _compute_dtype(quantization: Quantization | None) -> torch.dtype:
     return torch.float32 if fp32 else torch.bfloat16
 
 
-def _four_bit(quantization: Quantization) -> BitsAndBytesConfig:
+def _four_bit(quantization: Quantization, mamba: bool) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,
+        # Mamba multiplies by the weights of this one past the layer.
+        llm_int8_skip_modules=["dt_proj", "lm_head"] if mamba else None,
         bnb_4bit_quant_type=quantization.type.lower(),
         bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_compute_dtype=_compute_dtype(quantization),

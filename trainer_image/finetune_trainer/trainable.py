@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from finetune_api.method import Lora, Method, MethodType
 from finetune_api.reasons import FailureReason
+from finetune_trainer.base_model import MAMBAS, NO_ADAPTER
 from finetune_trainer.document_dropout import drop_by_document
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.previous_adapter import PEFT_BIAS, WEIGHTS
@@ -44,6 +45,7 @@ def attach_lora(model: PreTrainedModel, method: Method, seed: int) -> PeftModel:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules="all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules,
+        exclude_modules=list(NO_ADAPTER) if model.config.get_text_config().model_type in MAMBAS else None,
         bias=PEFT_BIAS[lora.bias],
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,

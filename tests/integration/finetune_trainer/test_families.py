@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -10,24 +11,25 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.method import Method, MethodType
 from finetune_api.training import Training
+from finetune_trainer.base_model import MAMBAS, NO_ADAPTER
 from finetune_trainer.batches import micro_batch
+from finetune_trainer.evaluate import row_losses
 from finetune_trainer.isolation import sharing
-from finetune_trainer.loss import token_losses
 from finetune_trainer.model import load_model
 from finetune_trainer.trainable import as_published, make_trainable, use_gradient_checkpointing
 from finetune_trainer.training_loop import Step, accumulate_gradients, training_steps
-from tests.unit.finetune_trainer.families import FAMILIES, Family, save_family
+from tests.unit.finetune_trainer.families import ALONE, FAMILIES, Family, save_family
 from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator, resolved
 
 CPU = torch.device("cpu")
 ROWS = examples([24, 7, 40, 12, 33, 18])
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
+@pytest.fixture(scope="module", params=[*FAMILIES, *ALONE], ids=lambda family: family.__name__)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model of each family in turn. Read only."""
     family: Family = request.param
-    return save_family(family, tmp_path_factory.mktemp(family.__name__))
+    return save_family(family, tmp_path_factory.mktemp("families") / family.__name__)
 
 
 def train(model: PreTrainedModel, method: MethodType, steps: int) -> list[Step]:
@@ -40,14 +42,15 @@ def test_packed_rows_learn_from_the_logits_the_model_gives_each_alone(folder: Pa
     model = load_model(folder, MethodType.LORA, CPU).to(torch.float64).eval()
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager")
     reference.to(torch.float64).eval()
-    sharing(model)
-    losses = []
+    assert bool(sharing(model).packed) == (folder.name not in [family.__name__ for family in ALONE])
+    expected = []
     for row in ROWS:
         batch = micro_batch([row], CPU)
         logits = reference(input_ids=batch.input_ids).logits[0, batch.label_positions]
-        losses.append(F.cross_entropy(logits, batch.labels, reduction="none"))
-    # Eager attention takes its softmax in fp32.
-    torch.testing.assert_close(token_losses(model, micro_batch(ROWS, CPU)), torch.cat(losses), rtol=1e-5, atol=1e-5)
+        expected.append(F.cross_entropy(logits, batch.labels, reduction="sum").item())
+    losses, _ = row_losses(model, ROWS, micro_batch_tokens=4096)
+    # Eager attention takes its softmax in fp32, and so do states.
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
 def test_computing_activations_again_gives_the_same_gradients(folder: Path) -> None:
@@ -59,6 +62,24 @@ def test_computing_activations_again_gives_the_same_gradients(folder: Path) -> N
         gradients.append([parameter.grad for parameter in model.parameters()])
     for kept, again in zip(*gradients, strict=True):
         torch.testing.assert_close(again, kept, rtol=1e-10, atol=1e-12)
+
+
+def test_every_linear_layer_that_can_has_an_adapter_that_learns(folder: Path) -> None:
+    base = load_model(folder, MethodType.LORA, CPU)
+    refused = NO_ADAPTER if base.config.model_type in MAMBAS else ()
+    linear = {
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.endswith(("lm_head", *refused))
+    }
+    model = make_trainable(base, Method(), MethodType.LORA, seed=0).train()
+    accumulate_gradients(model, ROWS, 64, fresh_accelerator("bf16"))
+    learning = {
+        name.removeprefix("base_model.model.").removesuffix(".lora_B.default.weight")
+        for name, parameter in model.named_parameters()
+        if "lora_B" in name and parameter.grad is not None and parameter.grad.any()
+    }
+    assert learning >= linear
 
 
 @pytest.mark.parametrize("method", [MethodType.LORA, MethodType.FULL])

@@ -68,6 +68,13 @@ def test_a_head_with_a_bias_is_known_by_it() -> None:
     assert not model_shape(config, {"lm_head.weight": (10, 8), "model.norm.bias": (8,)}).head_bias
 
 
+def test_names_of_other_families_are_known() -> None:
+    mpt = {"d_model": 8, "n_layers": 3, "n_heads": 2, "vocab_size": 10}
+    assert (model_shape(mpt, {}).layers, model_shape(mpt, {}).query) == (3, 8)
+    mamba = {"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 10}
+    assert model_shape(mamba, {}).hidden == 8, "it has no heads"
+
+
 def test_a_config_without_a_width_is_named() -> None:
     with pytest.raises(ValueError, match=r"config\.json has no hidden_size"):
         model_shape({}, {})

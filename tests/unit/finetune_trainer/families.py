@@ -5,8 +5,14 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     CohereConfig,
     CohereForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    FalconH1Config,
+    FalconH1ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GemmaConfig,
@@ -15,8 +21,12 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PhiConfig,
@@ -24,14 +34,19 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
 )
 
 from tests.unit.finetune_trainer import tiny
 from tests.unit.finetune_trainer.tiny import VOCABULARY
 
 SIZES = {**tiny.SIZES, "max_position_embeddings": 512, "pad_token_id": 0}
+WITHOUT_MLP = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def llama() -> PreTrainedModel:
@@ -89,8 +104,51 @@ def gpt2() -> PreTrainedModel:
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512))
 
 
+def falcon() -> PreTrainedModel:
+    """Takes positions for its rotations only: its mask is of the whole sequence. Queries share one key."""
+    return FalconForCausalLM(FalconConfig(**WITHOUT_MLP, alibi=False, bos_token_id=1, eos_token_id=3))
+
+
+def bloom() -> PreTrainedModel:
+    """No positions at all: attention falls with the distance."""
+    return BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4))
+
+
+def mpt() -> PreTrainedModel:
+    """As Bloom, under names of its own: d_model, n_layers, n_heads."""
+    return MptForCausalLM(MptConfig(vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4, max_seq_len=512))
+
+
+def qwen3_5() -> PreTrainedModel:
+    """Three layers of linear attention, whose state runs along the sequence, to one that attends."""
+    linear = {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
+    linear |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    return Qwen3_5ForCausalLM(Qwen3_5TextConfig(**SIZES | {"num_hidden_layers": 4}, head_dim=8, **linear))
+
+
+def falcon_h1() -> PreTrainedModel:
+    """Mamba-2 and attention side by side in each layer. Takes no adapter on Mamba's out_proj."""
+    mamba = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
+    return FalconH1ForCausalLM(FalconH1Config(**SIZES, head_dim=8, **mamba, mamba_chunk_size=8))
+
+
+def recurrent_gemma() -> PreTrainedModel:
+    """Two recurrent layers to one that attends to the last 16 tokens; reads padding as text."""
+    sizes = {**SIZES, "num_hidden_layers": 3, "num_key_value_heads": 1, "lru_width": 32, "attention_window_size": 16}
+    kinds = ["recurrent", "recurrent", "attention"]
+    return RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**sizes, block_types=kinds))
+
+
+def mamba() -> PreTrainedModel:
+    """No attention. Takes no adapter on dt_proj and out_proj, whose weights it reads past the layers."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
+    return MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, **sizes))
+
+
 Family = Callable[[], PreTrainedModel]
 FAMILIES: list[Family] = [llama, llama_tied, mistral, gemma, gemma2, qwen2, qwen3, phi, phi3, cohere, gpt2]
+ALONE: list[Family] = [falcon, bloom, mpt, qwen3_5, falcon_h1, recurrent_gemma, mamba]
+"""Those whose rows would change each other in one sequence."""
 
 
 def save_family(family: Family, folder: Path) -> Path:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from safetensors.numpy import load_file, save_file
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from finetune_api.method import Lora
 from finetune_api.reasons import FailureReason
-from finetune_trainer.base_model import EXPERTS, BaseModel, has_experts, inspect_model
+from finetune_trainer.base_model import EXPERTS, BaseModel, has_experts, inspect_model, require_modules
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle
@@ -82,6 +84,8 @@ def test_a_config_that_does_not_say_how_large_the_model_is_is_refused(
         ({"architectures": None}, "is no causal language model: config.json names no architecture"),
         ({"model_type": "novel"}, "is of model_type novel, which this version of Transformers does not know"),
         ({"num_experts": 8}, "has mixture-of-experts layers"),
+        ({"model_type": "whisper"}, "writes only together with another model"),
+        ({"model_type": "xlstm"}, "computes no logits for chosen positions alone"),
         ({"quantization_config": {"quant_method": "gptq"}}, "is quantized already"),
     ],
 )
@@ -146,6 +150,16 @@ def names_experts(settings: dict[Any, Any]) -> bool:
         else re.search("(?<!shared_)experts(?!_per_tok)", str(key)) and isinstance(value, int) and value > 1
         for key, value in settings.items()
     )
+
+
+def test_an_adapter_that_nothing_would_read_is_refused(make_bundle: MakeBundle, model: Path, tmp_path: Path) -> None:
+    found = replace(inspect(make_bundle, model, tmp_path / "scratch"), model_type="falcon_h1")
+    sizes = {"model.layers.0.mamba.out_proj.weight": (8, 8), "model.layers.0.self_attn.q_proj.weight": (8, 8)}
+    require_modules(Lora(target_modules=["out_proj"]), replace(found, model_type="bamba", sizes=sizes))
+    require_modules(Lora(), replace(found, sizes=sizes))
+    with pytest.raises(TrainerFailure, match="a falcon_h1 reads the weights of out_proj past the layer") as caught:
+        require_modules(Lora(target_modules=["q_proj", "out_proj"]), replace(found, sizes=sizes))
+    assert caught.value.reason is FailureReason.SPEC_INVALID
 
 
 def test_code_that_comes_with_a_model_is_never_run(make_bundle: MakeBundle, model: Path, tmp_path: Path) -> None:

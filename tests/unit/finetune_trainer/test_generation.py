@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from math import inf
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -22,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from finetune_api.method import MethodType
 from finetune_trainer import generation as module
 from finetune_trainer.generation import (
     generate,
@@ -30,7 +32,17 @@ from finetune_trainer.generation import (
     shared_beginning,
     write_answers,
 )
-from finetune_trainer.model import greedy_generation
+from finetune_trainer.model import greedy_generation, load_model
+from tests.unit.finetune_trainer.families import (
+    Family,
+    bloom,
+    falcon,
+    falcon_h1,
+    mpt,
+    qwen3_5,
+    recurrent_gemma,
+    save_family,
+)
 from tests.unit.finetune_trainer.test_attention import gpt2
 from tests.unit.finetune_trainer.tiny import SIZES, VOCABULARY, prepared_model, tiny_llama
 
@@ -51,6 +63,20 @@ def tokenizer(tiny_model_dir: str) -> PreTrainedTokenizerBase:
 
 def test_answers_do_not_depend_on_who_else_is_in_the_batch(tokenizer: PreTrainedTokenizerBase) -> None:
     model, asked = tiny_llama(), prompts([16, 5, 27, 8, 22])
+    generation = greedy_generation(model, (END,), max_new_tokens=8)
+    with torch.no_grad():
+        together = write_answers("it", model, tokenizer, asked, [""] * 5, 10_000, generation)
+        alone = [write_answers("it", model, tokenizer, [prompt], [""], 1, generation)[0] for prompt in asked]
+    assert together == alone
+    assert len({answer.text for answer in alone}) > 1, "a test that can fail"
+
+
+@pytest.mark.parametrize("family", [recurrent_gemma, qwen3_5, falcon_h1, falcon, bloom, mpt])
+def test_nor_do_they_where_a_state_runs_over_the_padding(
+    family: Family, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = load_model(save_family(family, tmp_path), MethodType.LORA, torch.device("cpu")).float().eval()
+    asked = prompts([16, 5, 27, 8, 22], shared=70)
     generation = greedy_generation(model, (END,), max_new_tokens=8)
     with torch.no_grad():
         together = write_answers("it", model, tokenizer, asked, [""] * 5, 10_000, generation)
@@ -140,9 +166,10 @@ def test_the_end_of_a_thought_is_seen_where_it_is_a_special_token(tokenizer: Pre
     st.integers(1, 4000),
     st.integers(1, 4000),
     st.integers(1, 200),
+    st.sampled_from([0, 300, inf]),
 )
 def test_rows_are_answered_together_as_they_fit_longest_first(
-    tokenizer: PreTrainedTokenizerBase, lengths: list[int], tokens: int, holds: int, new: int
+    tokenizer: PreTrainedTokenizerBase, lengths: list[int], tokens: int, holds: int, new: int, padded: float
 ) -> None:
     answered: list[list[int]] = []
 
@@ -155,12 +182,13 @@ def test_rows_are_answered_together_as_they_fit_longest_first(
         return [[END]] * len(rows)
 
     made = GenerationConfig(max_new_tokens=new, eos_token_id=[END])
-    together = mock.Mock(padded=inf)
+    together = mock.Mock(padded=padded)
     with mock.patch.object(module, "generate", write), mock.patch.object(module, "sharing", return_value=together):
         found = write_answers("it", mock.Mock(), tokenizer, prompts(lengths), [""] * len(lengths), tokens, made)
     assert len(found) == len(lengths)
     assert [length for rows in answered for length in rows] == sorted(lengths, reverse=True)
     for rows in answered:
+        assert len(rows) == 1 or max(rows) + new <= padded, "padding would change it"
         assert len(rows) * (max(rows) + new) <= min(tokens, holds) or len(rows) == 1
 
 

@@ -21,6 +21,7 @@ from finetune_trainer.merge import ANSWERED, MergedMeasured, answered_rows, comp
 from finetune_trainer.model import load_model
 from finetune_trainer.trainable import attach_lora
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer
+from tests.unit.finetune_trainer.families import Family, falcon, falcon_h1, save_family
 from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, measured, results
 
 ROWS = examples([20] * 8)
@@ -60,6 +61,17 @@ def merged(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> Pat
         base = row_losses(load_model(tiny_model_dir, MethodType.LORA, CPU), ROWS, 512)[0]
     assert np.abs((base - tuned.losses) / tuned.labels).max() > 0.1, "the adapter does something"
     return tmp_path / "merged"
+
+
+@pytest.mark.parametrize("family", [falcon, falcon_h1])
+def test_a_model_whose_rows_go_alone_is_merged_as_any_other(
+    family: Family, make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    base = save_family(family, tmp_path / "base")
+    tuned = side_by_side(save_adapter(base, tmp_path / "adapter", 0.3))
+    prepared, tokenizer = results(make_bundle()).prepared, AutoTokenizer.from_pretrained(tiny_model_dir)
+    folders = (base, tmp_path / "adapter", tmp_path / "merged")
+    assert not merge(*folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator()).changed
 
 
 def test_the_merged_model_says_what_base_and_adapter_say(merged: Path) -> None:
