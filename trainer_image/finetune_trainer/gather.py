@@ -4,6 +4,7 @@ Rows flow through one after another and are never held together; what has to loo
 records (`row_store.RECORD`) once they are stored.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,16 +58,17 @@ def gather(
     folder: Path,
 ) -> Gathered:
     """Stores the rows of all sources in `folder`, documents in pieces of at most `longest` tokens; beside it, files to
-    work with may be made. Raises TrainerFailure DatasetInvalid where more rows are not valid than allowed, or where a
-    list of sources holds none."""
+    work with may be made. Raises TrainerFailure DatasetInvalid where more rows are not valid than allowed, or where of
+    a list of sources none is left, SpecInvalid where cleaning leaves none."""
     seen, cleaner, suspicions = SeenKeys(), Cleaner(dataset.clean), Suspicions(model.tokenizer)
     copies, notes = NearCopies(dataset.deduplicate, storage, folder.parent), RowNotes()
     findings.cleaned = cleaner.cleaned
     sides: dict[Split, NDArray[np.int64]] = {}
     unused: list[str] = []
+    lost: dict[Split, Counter[str]] = {}
     with StoreWriter(folder) as writer:
         for split in READING_ORDER:
-            first = len(writer)
+            first, before = len(writer), _counted(findings, cleaner)
             rows = read_rows(storage, sources_of(dataset, split), f"dataset.{split}", findings, unused)
             rows = suspicions.note(drop_copies(cleaner.clean(rows), seen, findings), findings)
             for key, whole, example in _keyed(tokenize(rows, format, model.tokenizer, findings, longest)):
@@ -74,6 +76,7 @@ def gather(
                 copies.add(whole)
                 notes.add(example.messages)
             sides[split] = np.arange(first, len(writer))
+            lost[split] = _counted(findings, cleaner) - before
     findings.raise_if_invalid(dataset.max_invalid_fraction)
     store = RowStore(folder)
     alike = copies.find(store.column("key"))
@@ -83,7 +86,7 @@ def gather(
         findings.near_duplicates = len(store) - sum(map(len, sides.values()))
     for split in sides:
         if sources_of(dataset, split) and not len(sides[split]):
-            raise _empty(dataset, split)
+            raise _empty(dataset, split, lost[split], cleaner)
     return Gathered(store, sides, alike, notes, tuple(unused))
 
 
@@ -114,9 +117,28 @@ def _without_near_copies(sides: dict[Split, NDArray[np.int64]], alike: Alike) ->
     return kept
 
 
-def _empty(dataset: Dataset, split: Split) -> TrainerFailure:
-    before = [f"dataset.{other}" for other in READING_ORDER if sources_of(dataset, other)]
-    before = before[: before.index(f"dataset.{split}")]
-    left = f" that does not also stand in {' or '.join(before)}" if before else ""
+def _counted(findings: Findings, cleaner: Cleaner) -> Counter[str]:
+    """Rows read so far, and those of them that cannot be used or that cleaning leaves nothing of."""
+    return Counter(rows=findings.rows, invalid=findings.invalid, emptied=cleaner.cleaned.emptied)
+
+
+def _empty(dataset: Dataset, split: Split, lost: Counter[str], cleaner: Cleaner) -> TrainerFailure:
     where = ", ".join(source.uri for source in sources_of(dataset, split))[:500]
-    return TrainerFailure(FailureReason.DATASET_INVALID, f"dataset.{split} holds no row{left}: {where}.")
+    earlier = READING_ORDER[: READING_ORDER.index(split)]
+    before = " or ".join(f"dataset.{other}" for other in earlier if sources_of(dataset, other))
+    rows, invalid, emptied = lost["rows"], lost["invalid"], lost["emptied"]
+    alike = rows - invalid - emptied
+    if not invalid and not emptied:
+        left = f" that does not also stand in {before}" if before and rows else ""
+        return TrainerFailure(FailureReason.DATASET_INVALID, f"dataset.{split} holds no row{left}: {where}.")
+    steps = ", ".join(f"dataset.clean.{step}" for step, changed in cleaner.cleaned.steps.items() if changed)
+    told = {
+        f"{invalid:,} not valid (status.preflight.findings says why)": invalid,
+        f"{emptied:,} empty after cleaning ({steps})": emptied,
+        f"{alike:,} repeating rows{f' of {before}' * bool(before)}": alike,
+    }
+    said = (
+        f"None of {rows:,} rows of dataset.{split} is left: {'; '.join(why for why, n in told.items() if n)}: {where}."
+    )
+    reason = FailureReason.SPEC_INVALID if emptied > rows / 2 else FailureReason.DATASET_INVALID
+    return TrainerFailure(reason, said)

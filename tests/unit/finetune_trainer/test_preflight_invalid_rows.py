@@ -91,3 +91,25 @@ def test_a_bad_row_of_a_regression_set_ends_the_job_whatever_the_data_may_hold(
     assert found.reason is FailureReason.DATASET_INVALID
     assert found.message.endswith("kept.jsonl line 61: no completion (columns found: prompt).")
     assert "train.jsonl" not in found.message
+
+
+def test_rows_of_which_cleaning_leaves_nothing_are_not_said_to_be_missing(make_bundle: MakeBundle) -> None:
+    found = failure(with_dataset(make_bundle(rows=sum_rows(60)), clean={"remove": ["(?s).+"]}))
+    assert found.reason is FailureReason.SPEC_INVALID
+    said = "None of 60 rows of dataset.train is left: 60 empty after cleaning (dataset.clean.remove[0]): "
+    assert found.message.startswith(said)
+
+
+def test_of_a_side_without_a_row_it_is_said_what_became_of_them(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    held = [*sum_rows(2), {"prompt": "What?"}]
+    dataset = {
+        "test": [{"uri": str(write_rows(tmp_path / "test.jsonl", sum_rows(60)))}],
+        "train": [{"uri": str(write_rows(tmp_path / "train.jsonl", held))}],
+        "maxInvalidFraction": 0.1,
+    }
+    found = failure(make_bundle(dataset=dataset))
+    assert found.reason is FailureReason.DATASET_INVALID
+    assert found.message.startswith(
+        "None of 3 rows of dataset.train is left: 1 not valid (status.preflight.findings says why); "
+        "2 repeating rows of dataset.test: "
+    )
