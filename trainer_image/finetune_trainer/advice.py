@@ -45,13 +45,18 @@ class Facts:
     full: bool = False
     """Whether every weight is trained, not an adapter."""
     train_rows: int
+    all_rows: int
+    """Rows of all sides."""
     steps: int
     """Optimizer steps of the whole run."""
+    max_steps: int | None = None
     global_batch_size: int = 8
     learning_rate: float
     usual_learning_rate: float
     """The default for this method and model."""
     max_sequence_length: int
+    context: int | None = None
+    """The model's, in tokens."""
     overlength: int = 0
     """Rows left out for their length."""
     taken_apart: int = 0
@@ -126,9 +131,15 @@ def _few_rows(facts: Facts) -> str | None:
 def _few_steps(facts: Facts) -> str | None:
     if facts.steps >= FEW_STEPS:
         return None
+    if facts.max_steps == facts.steps:
+        way = f"raise training.maxSteps ({facts.max_steps:,})"
+    elif facts.global_batch_size > 1:
+        way = f"lower training.globalBatchSize ({facts.global_batch_size:,}), or raise training.epochs"
+    else:
+        way = "raise training.epochs, or add rows"
     return (
         f"The run takes {facts.steps:,} optimizer step{'s' * (facts.steps != 1)}, and fewer than {FEW_STEPS} hardly "
-        f"leave the warm-up: lower training.globalBatchSize ({facts.global_batch_size:,}), or raise training.epochs."
+        f"leave the warm-up: {way}."
     )
 
 
@@ -142,13 +153,14 @@ def _same_answer(facts: Facts) -> str | None:
 
 
 def _lost_rows(facts: Facts) -> str | None:
-    rows = facts.train_rows + facts.overlength
+    rows = facts.all_rows + facts.overlength
     if facts.overlength <= LOST_ROWS * rows:
         return None
+    longer = facts.context is None or facts.max_sequence_length < facts.context
+    way = "raise training.maxSequenceLength, or shorten them" if longer else "the model reads no more, so shorten them"
     return (
         f"{_of(facts.overlength, rows, 'rows')} are left out because they are longer than "
-        f"{facts.max_sequence_length:,} tokens, and they are the longest of your data: raise "
-        "training.maxSequenceLength, or shorten them."
+        f"{facts.max_sequence_length:,} tokens, and they are the longest of your data: {way}."
     )
 
 

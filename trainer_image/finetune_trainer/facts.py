@@ -27,9 +27,14 @@ URI_SHOWN = 100
 
 
 def facts_of(
-    spec: FineTuneJobSpec, gathered: Gathered, sides: Mapping[Split, Rows], resolved: Resolved, findings: Findings
+    spec: FineTuneJobSpec,
+    gathered: Gathered,
+    sides: Mapping[Split, Rows],
+    resolved: Resolved,
+    findings: Findings,
+    context: int | None,
 ) -> Facts:
-    """The job in numbers."""
+    """The job in numbers. `context`: the model's, in tokens."""
     train, test = sides["train"], sides["test"]
     learned = train.placed["row"]
     leaked = _leaked(test, train)
@@ -37,11 +42,14 @@ def facts_of(
     return Facts(
         full=resolved.method is MethodType.FULL,
         train_rows=len(train),
+        all_rows=sum(map(len, sides.values())),
         steps=resolved.total_steps,
+        max_steps=spec.training.max_steps,
         global_batch_size=spec.training.global_batch_size,
         learning_rate=resolved.learning_rate,
         usual_learning_rate=default_learning_rate(resolved.method, resolved.parameters),
         max_sequence_length=resolved.max_sequence_length,
+        context=context,
         overlength=findings.overlength,
         taken_apart=findings.taken_apart,
         same_answer=gathered.notes.most_frequent_answer(learned),

@@ -58,5 +58,6 @@ def _unfit(name: MetricName, answers: Answers) -> str | None:
     if name in JSON and answers.kind is not AnswerKind.JSON:
         return "fewer than nine of ten training answers are a JSON object or array"
     if name in LABEL and answers.kind is not AnswerKind.LABEL:
-        return f"the training answers are no labels: at most {MOST_LABELS} short ones, {ROWS_PER_LABEL} rows to each"
+        wanted = f"2 to {MOST_LABELS} different short ones, {ROWS_PER_LABEL} rows or more to each"
+        return f"the training answers are no labels, which are {wanted}"
     return None

@@ -81,7 +81,8 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     limit = sequence_limit(spec.training, int(gathered.store.column("tokens").max()), model.context)
     for side, rows in gathered.sides.items():
         field, policy = f"dataset.{side}", spec.dataset.overlength
-        gathered.sides[side] = _within(limit, gathered.store, rows, field, policy, findings)
+        bound = _bound(limit, spec.training.max_sequence_length, model.context)
+        gathered.sides[side] = _within(limit, bound, gathered.store, rows, field, policy, findings)
     sides = learned(_split(gathered, spec.dataset.split), spec.training.loss_on)
     choose_metrics(spec.evaluation, recognise(sides["train"]))
     regression = gather_regression(spec, storage, model, format, scratch / "prepared")
@@ -91,7 +92,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     if spec.method.type is MethodType.AUTO:
         resolved = lora_or_qlora(resolved, findings.estimates)
         resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
-    facts = facts_of(spec, gathered, sides, resolved, findings)
+    facts = facts_of(spec, gathered, sides, resolved, findings, model.context)
     findings.advice, findings.leaked = advise(facts), facts.leaked_rows
     require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
@@ -123,22 +124,36 @@ def check_output(bundle: Bundle, storage: Storage) -> None:
         )
 
 
+def _bound(limit: int, asked: int | None, context: int | None) -> tuple[str, str]:
+    """What bounds the rows' length, in words, and how to have it longer, where it can be."""
+    if limit == context:
+        return f"the model's context is {limit:,}", ""
+    return f"training.maxSequenceLength is {limit:,}{'' if asked else ' by default'}", "raise it or "
+
+
 def _within(
-    limit: int, store: RowStore, rows: NDArray[np.int64], field: str, policy: Overlength, findings: Findings
+    limit: int,
+    bound: tuple[str, str],
+    store: RowStore,
+    rows: NDArray[np.int64],
+    field: str,
+    policy: Overlength,
+    findings: Findings,
 ) -> NDArray[np.int64]:
-    """Those of `rows` of at most `limit` tokens. Raises TrainerFailure DatasetInvalid where none is left, or one is
-    dropped under `overlength: Fail`."""
+    """Those of `rows` of at most `limit` tokens. `bound`: as `_bound` has it. Raises TrainerFailure DatasetInvalid
+    where none is left, or one is dropped under `overlength: Fail`."""
     over = store.column("tokens")[rows] > limit
     kept, dropped = rows[~over], rows[over]
     findings.overlength += len(dropped)
     if len(dropped) and (policy is Overlength.FAIL or not len(kept)):
         first = store.example(int(dropped[0]))
         more = f" (one of {len(dropped):,} such rows of {field})" if len(dropped) > 1 else ""
-        remedy = "or set dataset.overlength to Drop" if len(kept) else "no row is left"
+        told, longer = bound
+        told, drop = (told, " or set dataset.overlength to Drop") if len(kept) else (f"{told}, and no row is left", "")
         raise TrainerFailure(
             FailureReason.DATASET_INVALID,
-            f"{place_of(first.source)} is {len(first.input_ids):,} tokens long{more}; "
-            f"training.maxSequenceLength is {limit:,}: raise it, shorten them, {remedy}.",
+            f"{place_of(first.source)} is {len(first.input_ids):,} tokens long{more}; {told}: {longer}shorten "
+            f"{'them' if more else 'it'}{drop}.",
         )
     return kept
 

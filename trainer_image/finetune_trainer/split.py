@@ -47,9 +47,9 @@ def hold_out(keys: NDArray[np.uint64], wanted: Sequence[int], seed: int) -> NDAr
     if len(found) <= len(sets):
         raise TrainerFailure(
             FailureReason.DATASET_INVALID,
-            f"{len(keys):,} usable row{'s' * (len(keys) != 1)} with {len(found)} different prompt"
-            f"{'s' * (len(found) != 1)} cannot be split into rows to learn from and {len(sets)} "
-            f"set{'s' * (len(sets) != 1)} to hold out: give more, or name dataset.test.",
+            f"{len(keys):,} usable row{'s' * (len(keys) != 1)} in {len(found)} group{'s' * (len(found) != 1)} that "
+            "stay together (prompts that are alike, pieces of one text) cannot be split into rows to learn from and "
+            f"{len(sets)} set{'s' * (len(sets) != 1)} to hold out: give more, or name dataset.test.",
         )
     side = np.zeros(len(found), dtype=np.int8)
     drawn = np.argsort(mixed(found, seed))

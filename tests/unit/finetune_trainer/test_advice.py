@@ -9,6 +9,7 @@ from finetune_trainer.advice import CONCERNS, Facts, advise
 
 GOOD = Facts(
     train_rows=1000,
+    all_rows=1100,
     steps=375,
     learning_rate=2e-4,
     usual_learning_rate=2e-4,
@@ -39,7 +40,12 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("FewRows", {"train_rows": 999, "full": True}, {"train_rows": 1000, "full": True}, "1,000 is where gains begin"),
     ("FewSteps", {"steps": 1}, {"steps": 20}, "takes 1 optimizer step,"),
     ("OneAnswerRepeated", {"same_answer": 800}, {"same_answer": 799}, "800 of 1,000 rows (80%)"),
-    ("RowsLeftOut", {"overlength": 11}, {"overlength": 10}, "11 of 1,011 rows (1%) are left out"),
+    ("FewSteps", {"steps": 19}, {"steps": 20}, "lower training.globalBatchSize (8), or raise training.epochs."),
+    ("FewSteps", {"steps": 5, "max_steps": 5}, {"max_steps": 375}, "leave the warm-up: raise training.maxSteps (5)."),
+    ("FewSteps", {"steps": 5, "global_batch_size": 1}, {}, "leave the warm-up: raise training.epochs, or add rows."),
+    ("RowsLeftOut", {"overlength": 12}, {"overlength": 11}, "12 of 1,112 rows (1%) are left out"),
+    ("RowsLeftOut", {"overlength": 50, "context": 4096}, {}, "raise training.maxSequenceLength, or shorten them."),
+    ("RowsLeftOut", {"overlength": 50, "context": 2048}, {}, "the model reads no more, so shorten them."),
     ("TestSetSmall", {"tested_rows": 96}, {"tested_rows": 97}, "With 96 test rows"),
     ("TestSetSmall", {"tested_rows": 24}, {"tested_rows": 100}, "to within 20% either way"),
     ("NearCopies", {"near_copies": 101}, {"near_copies": 100}, "101 of 1,000 rows (10%)"),

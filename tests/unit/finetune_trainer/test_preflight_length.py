@@ -26,7 +26,8 @@ def test_a_row_over_the_length_fails_the_job_where_that_is_asked_for(make_bundle
     found = failure(Bundle.model_validate({"spec": spec}))
     assert found.reason is FailureReason.DATASET_INVALID
     assert "train.jsonl line 61 is" in found.message
-    assert "training.maxSequenceLength is 100" in found.message
+    said = "tokens long; training.maxSequenceLength is 100: raise it or shorten it or set dataset.overlength to Drop."
+    assert found.message.endswith(said)
 
 
 @pytest.mark.parametrize("side", ["test", "validation", "train"])
@@ -49,6 +50,20 @@ def test_rows_over_the_length_are_dropped_or_named_on_the_side_they_stand_on(
 def test_a_length_no_row_keeps_is_refused(make_bundle: MakeBundle) -> None:
     found = failure(make_bundle(training={"maxSequenceLength": 16}))
     assert (found.reason, "no row is left" in found.message) == (FailureReason.DATASET_INVALID, True)
+
+
+@pytest.mark.parametrize("training", [{}, {"maxSequenceLength": 512}])
+def test_rows_longer_than_the_models_context_are_not_told_to_raise_it(
+    make_bundle: MakeBundle, training: dict[str, int]
+) -> None:
+    rows = [{"prompt": f"long {n}", "completion": "x" * 3000} for n in range(20)]
+    found = failure(make_bundle(rows=rows, training=training))
+    assert found.message.endswith(
+        "(one of 20 such rows of dataset.train); the model's context is 512, and no row is left: shorten them."
+    )
+    told = {advice.reason: advice for advice in run(make_bundle(rows=[*rows, *sum_rows(60)])).preflight.advice or []}
+    assert told["RowsLeftOut"].message.startswith("20 of 80 rows (25%) are left out")
+    assert told["RowsLeftOut"].message.endswith("the model reads no more, so shorten them.")
 
 
 def test_a_length_over_the_models_context_is_refused(make_bundle: MakeBundle) -> None:
