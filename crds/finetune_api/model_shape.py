@@ -10,6 +10,8 @@ Sizes = Mapping[str, Sequence[int]]
 """Shape of every weight, by its name, as in the headers of the .safetensors files."""
 
 
+HEADS = ("lm_head.weight", "embed_out.weight")
+"""Names of the output head's matrix."""
 SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings by which the logits are not what the output head returns."""
 
@@ -57,6 +59,8 @@ class ModelShape:
     """Whether they are RMSNorm; otherwise LayerNorm."""
     normed_heads: bool = False
     """Whether queries and keys are normalised too."""
+    tied: bool = False
+    """Whether the output head is the embedding."""
     head_bias: bool = False
     """Whether the output head adds a bias (Phi)."""
     bare_logits: bool = True
@@ -89,10 +93,11 @@ def model_shape(config: Mapping[str, Any], sizes: Sizes) -> ModelShape:
     groups = 1 if config.get("multi_query") else config.get("num_key_value_heads") or heads
     in_blocks = {name: size for name, size in sizes.items() if any(part.isdigit() for part in name.split("."))}
     norms = [name for name, size in in_blocks.items() if name.endswith(".weight") and list(size) == [hidden]]
-    tied = ("lm_head.weight", "embed_out.weight") if config.get("tie_word_embeddings", True) else ()
+    tied = bool(config.get("tie_word_embeddings", True))
+    counted = {name: size for name, size in sizes.items() if not tied or name not in HEADS}
     matrices = _matrices(in_blocks)
     return ModelShape(
-        parameters=sum(prod(size) for name, size in sizes.items() if name not in tied),
+        parameters=sum(map(prod, counted.values())),
         matrices=matrices,
         layers=layers,
         hidden=hidden,
@@ -105,7 +110,8 @@ def model_shape(config: Mapping[str, Any], sizes: Sizes) -> ModelShape:
         norms=round(len(norms) / layers),
         rms=not any(f"{name.removesuffix('weight')}bias" in sizes for name in norms),
         normed_heads=any(name.endswith(("q_norm.weight", "query_layernorm.weight")) for name in in_blocks),
-        head_bias=any(name.startswith(("lm_head.", "embed_out.")) and name.endswith(".bias") for name in sizes),
+        tied=tied,
+        head_bias=any(name.replace("weight", "bias") in sizes for name in HEADS),
         bare_logits=not any(config.get(name) not in (None, 0, 1) for name in SCALED),
         softcapped_heads=heads if config.get("attn_logit_softcapping") else 0,
     )

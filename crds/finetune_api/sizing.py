@@ -14,7 +14,7 @@ FOUR_BIT = {True: 0.5 + 1 / 64 + FP32 / (64 * 256), False: 0.5 + FP32 / 64}
 for every 64 weights, one byte of scale and 4 more for every 256 scales, 4.127 bits; or 4 bytes of scale, 4.5 bits."""
 ADAM = {"AdamW": 2 * FP32, "PagedAdamW8bit": 2 * (1 + FP32 / 256)}
 """Bytes of optimizer state for each trained parameter: two moments, in fp32, or in 8 bits with an fp32 scale for every
-256 (Dettmers et al. 2022)."""
+256 (Dettmers et al. 2022). Those of an embedding are in fp32 always (finetune_trainer.optimizer)."""
 UNFUSED_ACTIVATIONS = {"gelu_new": 4, "gelu_fast": 4, "quick_gelu": 2}
 """Tensors of the MLP's width that activation functions keep which Transformers writes out in several operations; all
 others keep their input."""
@@ -179,15 +179,31 @@ def _trainable(shape: ModelShape, setup: Setup) -> float:
     """fp32 parameters, fp32 gradients, the optimizer's moments, and the bf16 copies autocast keeps for the backward
     pass, where there is something to cast."""
     trained = shape.parameters if setup.method == "Full" else adapter_parameters(shape, setup) + _saved(shape, setup)
-    return trained * (FP32 + FP32 + ADAM[setup.optimizer] + BF16 * (setup.number == BF16))
+    embedding = shape.hidden * shape.vocabulary * _trains_embedding(shape, setup)
+    wider = embedding * (ADAM["AdamW"] - ADAM[setup.optimizer])
+    return wider + trained * (FP32 + FP32 + ADAM[setup.optimizer] + BF16 * (setup.number == BF16))
 
 
 def _saved(shape: ModelShape, setup: Setup) -> int:
     """Parameters of the modules that are trained whole beside the adapter, as copies of the base's: those of the blocks
     by their name, all others as the embedding or the head, which are of one size."""
     blocks = [m for name in setup.modules_to_save for m in shape.targeted([name])]
-    others = len(setup.modules_to_save) - len({m.name for m in blocks})
-    return sum(m.parameters for m in blocks) + max(0, others) * shape.hidden * shape.vocabulary
+    others = max(0, len(setup.modules_to_save) - len({m.name for m in blocks}))
+    tables = min(others, 1) if shape.tied else others
+    return sum(m.parameters for m in blocks) + tables * shape.hidden * shape.vocabulary
+
+
+def _trains_embedding(shape: ModelShape, setup: Setup) -> bool:
+    """Whether the embedding's own weights are trained."""
+    others = [name for name in setup.modules_to_save if not shape.targeted([name])]
+    return setup.method == "Full" or any(shape.tied or name != "lm_head" for name in others)
+
+
+def _trains_head(shape: ModelShape, setup: Setup) -> bool:
+    """Whether anything of the output head is trained: its weights, which may be the embedding's, an adapter, a bias."""
+    named = "lm_head" in (*setup.modules_to_save, *setup.target_modules)
+    biased, tied = setup.biases and shape.head_bias, shape.tied and _trains_embedding(shape, setup)
+    return setup.method == "Full" or named or biased or tied
 
 
 def layer_activations(shape: ModelShape, setup: Setup, tokens: int, device: Device) -> float:
@@ -226,8 +242,7 @@ def _logits(shape: ModelShape, setup: Setup, load: Load, device: Device) -> floa
     returns; then the hidden states and their gradient are what remains (finetune_trainer.loss)."""
     each = BF16 * (setup.number == BF16) + FP32 + FP32
     logits = load.labels * shape.vocabulary
-    trained = "lm_head" in (*setup.modules_to_save, *setup.target_modules) or (setup.biases and shape.head_bias)
-    if setup.method == "Full" or trained or not shape.bare_logits:
+    if _trains_head(shape, setup) or not shape.bare_logits:
         return logits * each
     return min(logits, max(device.logits, shape.vocabulary)) * each + load.labels * shape.hidden * 2 * setup.number
 

@@ -78,8 +78,8 @@ class Training(ApiModel):
     """Share of the steps in which the learning rate rises to its peak. Default: 3% or 10 steps, whichever is more, but
     at most a tenth."""
     optimizer: Optimizer = Optimizer.ADAMW
-    """AdamW keeps 8 bytes of state for each trained parameter. PagedAdamW8bit keeps 2, and moves them to the host's
-    memory where the GPU's runs short: worth it for method Full."""
+    """AdamW keeps 8 bytes of state for each trained parameter. PagedAdamW8bit keeps 2, of an embedding 8, and
+    moves them to the host's memory where the GPU's runs short: worth it for method Full."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Decoupled weight decay. Biases and norms are left out."""
     max_grad_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 
 from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.training import GradientCheckpointing, Optimizer, Training
+from finetune_api.training import GradientCheckpointing, Training
 from finetune_trainer.estimate import halved
 from finetune_trainer.failure import TrainerFailure, failure_of
 from finetune_trainer.isolation import sharing
+from finetune_trainer.optimizer import state_bytes
 from finetune_trainer.prepared import Example
 from finetune_trainer.row_store import lengths, supervised_counts
 from finetune_trainer.trainable import trainable_parameters, use_gradient_checkpointing
@@ -24,8 +25,6 @@ MOST_TOKENS = 16_384
 """Tokens from which on more at a time no longer make a GPU faster."""
 FEWEST_TOKENS = 1024
 """Tokens below which a GPU loses more by small matrices than by computing activations again."""
-STATE_BYTES = {Optimizer.ADAMW: 8, Optimizer.PAGED_ADAMW_8BIT: 2}
-"""What the optimizer will keep on the GPU for each trained parameter."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,11 @@ def find_plan(
         return plan
     step = int(np.sort(lengths(rows))[-training.global_batch_size :].sum())
     most = longest if alone else max(longest, min(training.micro_batch_tokens or MOST_TOKENS, step))
+    reserved = state_bytes(model, training.optimizer)
     for plan in plans(longest, most, training.gradient_checkpointing):
         use_gradient_checkpointing(model, plan.gradient_checkpointing)
         shape = worst_micro_batch(lengths(rows), supervised_counts(rows), plan.micro_batch_tokens)
-        if fits(model, shape, plan, STATE_BYTES[training.optimizer], accelerator):
+        if fits(model, shape, plan, reserved, accelerator):
             return replace(plan, packed=packed > 0)
         how = " with gradient checkpointing" if plan.gradient_checkpointing else ""
         print(f"{plan.micro_batch_tokens:,} tokens at a time{how} are more than the GPU's memory holds.", flush=True)
@@ -100,15 +100,15 @@ def worst_micro_batch(lengths: NDArray[np.int64], labels: NDArray[np.int64], tok
 
 
 def fits(
-    model: PreTrainedModel, shape: tuple[list[int], int], plan: Plan, state_bytes: int, accelerator: Accelerator
+    model: PreTrainedModel, shape: tuple[list[int], int], plan: Plan, reserved: int, accelerator: Accelerator
 ) -> bool:
-    """Whether a step of two such micro-batches fits, beside what the optimizer will keep: the second one runs while the
-    first one's gradients are there."""
+    """Whether a step of two such micro-batches fits, beside the `reserved` bytes that the optimizer will keep: the
+    second one runs while the first one's gradients are there."""
     rows = synthetic_rows(*shape, model.config.get_text_config().vocab_size) * 2
     parameters = trainable_parameters(model)
     model.train()
     try:
-        _take(model, rows, plan, state_bytes * sum(parameter.numel() for parameter in parameters), accelerator)
+        _take(model, rows, plan, reserved, accelerator)
         fitting = True
     except RuntimeError as error:
         if failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:

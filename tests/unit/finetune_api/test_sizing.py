@@ -58,6 +58,8 @@ def test_a_tied_head_is_counted_once() -> None:
     config = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
     sizes = {"model.embed_tokens.weight": (10, 8), "lm_head.weight": (10, 8)}
     assert model_shape(config, sizes).parameters == 80
+    assert model_shape(config, sizes).tied
+    assert not SHAPE.tied
     assert model_shape(config | {"tie_word_embeddings": False}, sizes).parameters == 160
 
 
@@ -104,10 +106,27 @@ def test_scales_that_are_not_quantized_and_numbers_in_fp32_take_more() -> None:
         assert predict(SHAPE, setup, LOAD) == predict(SHAPE, Setup(method), LOAD), "QLoRA's alone"
 
 
-def test_full_training_holds_18_bytes_a_parameter_and_12_with_8_bit_moments() -> None:
-    for optimizer, each in (("AdamW", 18), ("PagedAdamW8bit", 12)):
+def test_full_training_holds_18_bytes_a_parameter_and_12_with_8_bit_moments_which_the_embedding_has_not() -> None:
+    embedding = 4096 * 128256
+    for optimizer, each, wider in (("AdamW", 18, 0), ("PagedAdamW8bit", 12, 6)):
         held = predict(SHAPE, Setup("Full", optimizer), LOAD).trainable
-        assert held == pytest.approx(each * SHAPE.parameters, rel=0.01)
+        assert held == pytest.approx(each * SHAPE.parameters + wider * embedding, rel=0.003)
+
+
+def test_an_embedding_trained_whole_has_moments_in_fp32_and_is_the_head_where_they_are_tied() -> None:
+    tied, held = replace(SHAPE, tied=True), {}
+    for shape, modules in ((s, m) for s in (SHAPE, tied) for m in (("lm_head",), ("embed_tokens",))):
+        setup = Setup(optimizer="PagedAdamW8bit", modules_to_save=modules)
+        held[shape.tied, modules] = predict(shape, setup, LOAD).trainable
+    head = held[False, ("lm_head",)]
+    wide = {bytes for key, bytes in held.items() if key != (False, ("lm_head",))}
+    assert len(wide) == 1
+    assert wide.pop() - head == pytest.approx(6 * 4096 * 128256, rel=0.01)
+    both = Setup(optimizer="PagedAdamW8bit", modules_to_save=("lm_head", "embed_tokens"))
+    assert predict(tied, both, LOAD).trainable == held[True, ("lm_head",)]
+    many = Load(8192, 8192)
+    assert predict(tied, Setup(modules_to_save=("embed_tokens",)), many).working == 8192 * 128256 * 10
+    assert predict(SHAPE, Setup(modules_to_save=("embed_tokens",)), many).working < 4096 * 128256 * 10
 
 
 @pytest.mark.parametrize(

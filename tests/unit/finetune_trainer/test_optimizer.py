@@ -1,5 +1,7 @@
 """What turns gradients into updates."""
 
+from typing import Any
+
 import pytest
 import torch
 from bitsandbytes.optim import AdamW8bit
@@ -9,7 +11,7 @@ from finetune_api.method import Method, MethodType
 from finetune_api.training import Optimizer, Training
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.loss import token_losses
-from finetune_trainer.optimizer import make_optimizer
+from finetune_trainer.optimizer import make_optimizer, state_bytes
 from finetune_trainer.trainable import make_trainable, trainable_parameters
 from tests.unit.finetune_trainer.families import FAMILIES, Family
 from tests.unit.finetune_trainer.tiny import examples, tiny_llama
@@ -48,5 +50,23 @@ def test_the_8_bit_optimizer_holds_its_state_in_bytes() -> None:
     assert isinstance(adamw, AdamW8bit), "pages are a GPU's"
     token_losses(model, micro_batch(examples([40]), model.device)).mean().backward()  # type: ignore[no-untyped-call]
     adamw.step()
-    large = {parameter: state for parameter, state in adamw.state.items() if parameter.numel() >= 4096}
-    assert {state["state1"].dtype for state in large.values()} == {torch.uint8}
+    embedding = model.get_input_embeddings().weight
+    large = {p: state["state1"].dtype for p, state in adamw.state.items() if p.numel() >= 4096}
+    assert large.pop(embedding) is torch.float32, "as under Transformers' Trainer"
+    assert set(large.values()) == {torch.uint8}
+
+
+@pytest.mark.parametrize("optimizer", Optimizer)
+@pytest.mark.parametrize("lora", [None, {"modulesToSave": ["embed_tokens", "lm_head"]}])
+def test_what_its_state_will_take_is_known_before(optimizer: Optimizer, lora: dict[str, Any] | None) -> None:
+    method = Method.model_validate({"lora": lora or {"r": 512}})
+    model = make_trainable(tiny_llama(torch.float32), method, MethodType.LORA if lora else MethodType.FULL, seed=0)
+    expected = state_bytes(model, optimizer)
+    adamw = make_optimizer(model, Training(optimizer=optimizer))
+    token_losses(model, micro_batch(examples([40]), model.device)).mean().backward()  # type: ignore[no-untyped-call]
+    adamw.step()
+    moments = (value for state in adamw.state.values() for value in state.values() if torch.is_tensor(value))
+    # Small ones are never in 8 bits, and each has a table of what its bytes mean.
+    small = 8 * sum(p.numel() for p in trainable_parameters(model) if p.numel() < 4096)
+    held = {value.data_ptr(): value.numel() * value.element_size() for value in moments}
+    assert expected <= sum(held.values()) <= expected + small + 10_000
