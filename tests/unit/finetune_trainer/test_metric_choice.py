@@ -82,7 +82,7 @@ def test_what_is_asked_for_is_taken_and_what_gates_need() -> None:
 @pytest.mark.parametrize(
     ("metric", "answers", "why"),
     [
-        (MetricName.MACRO_F1, TEXT, "the training answers are no labels, which are 2 to 50 different short ones"),
+        (MetricName.MACRO_F1, TEXT, "the training answers are no labels, which are 2 to 200 different short ones"),
         (MetricName.FIELD_MATCH, LABEL, "fewer than nine of ten training answers are a JSON object"),
         (MetricName.BLEU, Answers(AnswerKind.CONTINUATION), "the rows hold text to continue"),
     ],
