@@ -20,7 +20,8 @@ from finetune_trainer.status_writer import StatusWriter
 from finetune_trainer.storage import open_storage
 from finetune_trainer.train import train
 from tests.integration.finetune_trainer.trainings import applied, prepare, run
-from tests.unit.finetune_trainer.conftest import S3, MakeBundle, sum_rows, write_rows
+from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer, sum_rows, write_rows
+from tests.unit.finetune_trainer.families import Family, falcon, mamba, qwen3_5, save_family
 
 METHODS = [MethodType.LORA, MethodType.QLORA, MethodType.FULL]
 
@@ -66,6 +67,34 @@ def test_a_run_learns_compares_and_publishes_what_others_load(
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         loss = token_losses(tuned, batch).mean().item()
     assert loss == pytest.approx(status.evaluation.tuned.loss, rel=1e-4), "what is on disk is what was measured"
+
+
+@pytest.mark.parametrize("family", [falcon, qwen3_5, mamba])
+def test_a_model_whose_rows_go_alone_is_trained_measured_and_merged(
+    make_bundle: MakeBundle, family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_family(family, tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    bundle = make_bundle(
+        model={"uri": str(tmp_path / "model")},
+        method={"type": "LoRA"},
+        training={"learningRate": 0.01, "epochs": 3},
+        output={"uri": str(tmp_path / "out"), "merge": True},
+    )
+    prepare(bundle)
+    status = run(bundle)[1].intent
+    assert "each goes through it alone" in capsys.readouterr().out
+    assert status.training
+    assert status.training.packed is False
+    assert status.evaluation
+    assert status.evaluation.base
+    assert status.evaluation.tuned
+    assert (status.evaluation.tuned.loss or 9) < (status.evaluation.base.loss or 0), "it learned"
+    assert status.evaluation.merged
+    assert not status.evaluation.merged.changed
+    assert status.artifacts
+    report = Path(status.artifacts.report).read_text()
+    assert "one row at a time" in report
 
 
 def test_training_ends_early_where_it_no_longer_helps_and_publishes_the_best(make_bundle: MakeBundle) -> None:

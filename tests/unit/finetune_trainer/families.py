@@ -40,6 +40,8 @@ from transformers import (
     Qwen3ForCausalLM,
     RecurrentGemmaConfig,
     RecurrentGemmaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 from tests.unit.finetune_trainer import tiny
@@ -145,9 +147,15 @@ def mamba() -> PreTrainedModel:
     return MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, **sizes))
 
 
+def rwkv() -> PreTrainedModel:
+    """No attention; would halve the second layer's weights whenever it is not training. Reads padding as text."""
+    sizes = {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "rescale_every": 1}
+    return RwkvForCausalLM(RwkvConfig(vocab_size=VOCABULARY, **sizes))
+
+
 Family = Callable[[], PreTrainedModel]
 FAMILIES: list[Family] = [llama, llama_tied, mistral, gemma, gemma2, qwen2, qwen3, phi, phi3, cohere, gpt2]
-ALONE: list[Family] = [falcon, bloom, mpt, qwen3_5, falcon_h1, recurrent_gemma, mamba]
+ALONE: list[Family] = [falcon, bloom, mpt, qwen3_5, falcon_h1, recurrent_gemma, mamba, rwkv]
 """Those whose rows would change each other in one sequence."""
 
 

@@ -41,6 +41,7 @@ from tests.unit.finetune_trainer.families import (
     mpt,
     qwen3_5,
     recurrent_gemma,
+    rwkv,
     save_family,
 )
 from tests.unit.finetune_trainer.test_attention import gpt2
@@ -71,7 +72,7 @@ def test_answers_do_not_depend_on_who_else_is_in_the_batch(tokenizer: PreTrained
     assert len({answer.text for answer in alone}) > 1, "a test that can fail"
 
 
-@pytest.mark.parametrize("family", [recurrent_gemma, qwen3_5, falcon_h1, falcon, bloom, mpt])
+@pytest.mark.parametrize("family", [rwkv, recurrent_gemma, qwen3_5, falcon_h1, falcon, bloom, mpt])
 def test_nor_do_they_where_a_state_runs_over_the_padding(
     family: Family, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
