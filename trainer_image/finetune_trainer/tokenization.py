@@ -105,11 +105,11 @@ class _Prompts:
         text, answers = rendered.text, rendered.answers
         ids: list[int] = encoding.ids
         supervised = np.zeros(len(ids), dtype=np.bool_)
-        since = answers[0][0]
-        for start, end in answers[:-1]:
-            supervised[self._shared(text, since, start, encoding, ids) : _token_end(encoding, end)] = True
-            since = end
-        prompt = self._before(text, since, answers[-1][0], encoding, ids)
+        ends = [answers[0][0], *(end for _, end in answers)]
+        for number, (start, end) in enumerate(answers[:-1]):
+            shared = self._shared(text, ends[number], start, encoding, ids, exact=number < CHECKED)
+            supervised[shared : _token_end(encoding, end)] = True
+        prompt = self._before(text, ends[-2], answers[-1][0], encoding, ids)
         if ids[: len(prompt)] != prompt:
             # A token would reach over the boundary, which it cannot when the prompt comes first and the answer is
             # written.
@@ -128,12 +128,17 @@ class _Prompts:
             mixture=row.mixture,
         )
 
-    def _shared(self, text: str, since: int, start: int, encoding: Any, ids: list[int]) -> int:
-        """How many tokens of the whole text stand for what is before character `start`."""
-        if self._checked < CHECKED or (token := self._told(text, since, start, encoding)) is None:
+    def _shared(self, text: str, since: int, start: int, encoding: Any, ids: list[int], exact: bool) -> int:
+        """How many tokens of the whole text stand for what is before character `start`. Not by all tokens before it,
+        which would be copied and compared for each answer of a long conversation. `exact`: where no special token
+        begins the turn, all before it is tokenized; else a token that reaches over `start` is the answer's."""
+        token = self._told(text, since, start, encoding) if self._checked >= CHECKED else None
+        if token is not None:
+            return token + _common(self._opening_ids, ids[token : token + len(self._opening_ids) + 1])
+        if exact:
             return _common(self._before(text, since, start, encoding, ids), ids)
-        # Not by `_before`: of a long conversation all tokens before each of its answers would be copied and compared.
-        return token + _common(self._opening_ids, ids[token : token + len(self._opening_ids) + 1])
+        before = _token_end(encoding, start)
+        return before - (before > 0 and encoding.token_to_chars(before - 1)[1] > start)
 
     def _before(self, text: str, since: int, start: int, encoding: Any, ids: list[int]) -> list[int]:
         """Tokens of `text` up to character `start`. `since`: where the answer before it ends, or else `start`."""

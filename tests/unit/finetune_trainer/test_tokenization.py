@@ -66,7 +66,7 @@ def test_prompts_are_told_without_being_tokenized_again(
     assert calls == ["<|start|>assistant\n"]
 
 
-@pytest.mark.parametrize("name", ["chatml", "plain"])
+@pytest.mark.parametrize("name", ["chatml", "plain", "unended"])
 def test_of_a_long_conversation_each_prompt_is_not_tokenized_from_the_beginning(
     tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -77,7 +77,9 @@ def test_of_a_long_conversation_each_prompt_is_not_tokenized_from_the_beginning(
         tokenization._Prompts, "_ids", lambda self, text: lengths.append(len(text)) or encode(self, text)
     )
     conversation = row(*(f"turn {n} " + "word " * 70 for n in range(100)))
-    assert len(tokens(tokenizers[name], [conversation])) == 1
+    (example,) = tokens(tokenizers[name], [conversation])
+    told = tokenizers[name].decode(example.input_ids[example.supervised])
+    assert [told.count(f"turn {n} ") for n in range(100)] == [0, 1] * 50
     assert sum(lengths) < 2 * sum(len(message.content) for message in conversation.messages)
 
 
