@@ -14,6 +14,7 @@ from finetune_trainer.evaluate import Evaluator, draw_rows
 from finetune_trainer.evaluation_status import evaluation_status
 from finetune_trainer.few_shot import few_shot_draws
 from finetune_trainer.gates import gate_results, regression_result
+from finetune_trainer.generation import context
 from finetune_trainer.measured import FewShot, Measured
 from finetune_trainer.metric_choice import choose_metrics
 from finetune_trainer.metrics import LIKELIHOODS
@@ -141,12 +142,9 @@ class Assessor:
         if Baseline.FEW_SHOT not in self._spec.evaluation.baselines or not self._asks:
             return None
         tokenizer, longest = self._evaluator.tokenizer, self._prepared.resolved.max_new_tokens
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        room = context - longest if context else ROOM
+        room = int(min(context(model) - longest, ROOM))
         seed = self._spec.dataset.split.seed
-        draws = few_shot_draws(
-            self._prepared.train, self.held_out, prompt_format(tokenizer), tokenizer, min(room, ROOM), seed
-        )
+        draws = few_shot_draws(self._prepared.train, self.held_out, prompt_format(tokenizer), tokenizer, room, seed)
         if not draws:
             print("No example fits before the longest prompt: few-shot prompting is not measured.", flush=True)
             return None

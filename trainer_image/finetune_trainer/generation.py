@@ -12,6 +12,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.attention import NAME
+from finetune_trainer.base_model import CONTEXT
 from finetune_trainer.failure import failure_of
 from finetune_trainer.isolation import sharing
 from finetune_trainer.measured import Answer
@@ -73,9 +74,8 @@ def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: Gene
     share, so that all end where writing starts."""
     shared = shared_beginning(prompts) if can_share(model) else 0
     longest = max(map(len, prompts))
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or inf
     within = copy(generation)
-    within.max_new_tokens = min(generation.max_new_tokens, context - longest)
+    within.max_new_tokens = min(generation.max_new_tokens, context(model) - longest)
     input_ids = np.full((len(prompts), longest), generation.pad_token_id, dtype=np.int64)
     attention_mask = np.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
@@ -90,6 +90,12 @@ def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: Gene
     written: Tensor = model.generate(**tensors, past_key_values=cache, generation_config=within)
     tokens: list[list[int]] = written[:, longest:].tolist()
     return tokens
+
+
+def context(model: PreTrainedModel) -> float:
+    """Tokens of the longest text the model takes, prompt and answer; inf where its settings name none."""
+    settings = model.config.get_text_config()
+    return next((value for name in CONTEXT if (value := getattr(settings, name, None))), inf)
 
 
 def shared_beginning(prompts: Sequence[Prompt]) -> int:

@@ -26,6 +26,7 @@ from transformers import (
 from finetune_api.method import MethodType
 from finetune_trainer import generation as module
 from finetune_trainer.generation import (
+    context,
     generate,
     read_answer,
     read_beginning,
@@ -128,9 +129,13 @@ def test_a_shared_beginning_leaves_every_prompt_a_token_of_its_own(lengths: list
     assert shared_beginning(prompts(lengths, shared)) == found
 
 
-def test_an_answer_never_runs_out_of_the_models_positions(tokenizer: PreTrainedTokenizerBase) -> None:
-    model = gpt2()  # its positions are a table of 128
-    generation = greedy_generation(model, (END,), max_new_tokens=200)
+@pytest.mark.parametrize(("model", "longest"), [(gpt2(), 128), (mpt(), 512)])
+def test_an_answer_never_runs_out_of_the_models_positions(
+    model: PreTrainedModel, longest: int, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """They are a table, and mpt has its own name for how long it is."""
+    assert context(model) == longest
+    generation = greedy_generation(model, (END,), max_new_tokens=longest + 72)
     with torch.no_grad():
         write_answers("it", model, tokenizer, prompts([16, 5]), ["", ""], 10_000, generation)
 
