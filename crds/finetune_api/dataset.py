@@ -57,7 +57,7 @@ class Columns(ApiModel):
     output: ColumnName | None = None
     """Instruction: column with the answer to learn. Default: output."""
     messages: ColumnName | None = None
-    """Messages: column with the list of {role, content}. Default: messages."""
+    """Messages: column with the list of {role, content}, or of ShareGPT's {from, value}. Default: messages."""
     text: ColumnName | None = None
     """Text: column with the text to learn. Default: text."""
 
@@ -83,10 +83,10 @@ class RowFiles(ApiModel):
             ),
             (
                 "!has(self.columns) || self.format != 'Messages' || "
-                "!(has(self.columns.system) || has(self.columns.prompt) || has(self.columns.completion) || "
+                "!(has(self.columns.prompt) || has(self.columns.completion) || "
                 "has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || "
                 "has(self.columns.text))",
-                "format Messages knows the column messages only: remove the others, or change format",
+                "format Messages knows the columns system and messages only: remove the others, or change format",
             ),
             (
                 "!has(self.columns) || self.format != 'Text' || "
