@@ -278,7 +278,7 @@ def stand_in_for_bitsandbytes() -> None:
     for name, classes in (
         ("bitsandbytes", ()),
         ("bitsandbytes.nn", ("Linear4bit", "Params4bit")),
-        ("bitsandbytes.optim", ("AdamW8bit", "PagedAdamW8bit")),
+        ("bitsandbytes.optim", ("AdamW8bit", "GlobalOptimManager", "PagedAdamW8bit")),
     ):
         module = ModuleType(name)
         module.__spec__ = ModuleSpec(name, None)

@@ -45,7 +45,7 @@ class Columns(ApiModel):
     """Names the row's columns have in your files, where they differ from the names of the format."""
 
     system: ColumnName | None = None
-    """Column with a system prompt. PromptCompletion and Instruction; a row may lack it."""
+    """Column with a system prompt, for every format but Text; a row may lack it."""
     prompt: ColumnName | None = None
     """PromptCompletion: column with what is asked. Default: prompt."""
     completion: ColumnName | None = None
