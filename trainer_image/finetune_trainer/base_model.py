@@ -31,6 +31,8 @@ NO_ADAPTER = ("out_proj", "conv1d", "dt_proj")
 """Layers of MAMBAS that take no adapter: their kernels read the weights past the layer. PEFT refuses the first two."""
 MAMBAS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 """Values of model_type for which PEFT does; in Bamba and Zamba2 an adapter is read."""
+NO_FOUR_BIT = ("falcon",)
+"""Values of model_type whose linear layers are of a class of their own, which bitsandbytes leaves as they are."""
 UNFIT = (
     "gemma4_assistant",
     "gemma4_unified_assistant",
@@ -162,6 +164,16 @@ def require_modules(lora: Lora, model: BaseModel) -> None:
             "that an adapter on it would do nothing; remove it, or name all-linear, which leaves it out.",
         )
     _require(lora.modules_to_save or [], {name.rpartition(".")[0] for name in model.sizes}, "modulesToSave")
+
+
+def require_quantizable(model: BaseModel) -> None:
+    """Raises TrainerFailure SpecInvalid where QLoRA would quantize nothing."""
+    if model.model_type in NO_FOUR_BIT:
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"method.type: the layers of a {model.model_type} cannot be held in 4 bits, as QLoRA would: set it to LoRA "
+            "on a larger GPU, or take another model.",
+        )
 
 
 def _require(names: Sequence[str], layers: Set[str], field: str) -> None:

@@ -15,7 +15,7 @@ from finetune_api.reasons import FailureReason, sentence
 from finetune_api.status import ConditionType
 from finetune_trainer.advice import advise
 from finetune_trainer.answer_kind import recognise
-from finetune_trainer.base_model import inspect_model, require_modules
+from finetune_trainer.base_model import inspect_model, require_modules, require_quantizable
 from finetune_trainer.estimate import data_size, require_fit, sized
 from finetune_trainer.facts import facts_of
 from finetune_trainer.failure import TrainerFailure, failure_of
@@ -92,6 +92,8 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     if spec.method.type is MethodType.AUTO:
         resolved = lora_or_qlora(resolved, findings.estimates)
         resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
+    if resolved.method is MethodType.QLORA:
+        require_quantizable(model)
     facts = facts_of(spec, gathered, sides, resolved, findings, model.context)
     findings.advice, findings.leaked = advise(facts), facts.leaked_rows
     require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)

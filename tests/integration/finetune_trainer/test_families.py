@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.method import Method, MethodType
 from finetune_api.training import Training
-from finetune_trainer.base_model import MAMBAS, NO_ADAPTER
+from finetune_trainer.base_model import MAMBAS, NO_ADAPTER, NO_FOUR_BIT
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.evaluate import row_losses
 from finetune_trainer.isolation import sharing
@@ -23,6 +23,8 @@ from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_acceler
 
 CPU = torch.device("cpu")
 ROWS = examples([24, 7, 40, 12, 33, 18])
+PLAIN, FOUR_BIT = "peft.tuners.lora.layer", "peft.tuners.lora.bnb"
+"""Where PEFT has its adapters of layers in bf16, and in 4 bits."""
 
 
 @pytest.fixture(scope="module", params=[*FAMILIES, *ALONE], ids=lambda family: family.__name__)
@@ -84,10 +86,16 @@ def test_every_linear_layer_that_can_has_an_adapter_that_learns(folder: Path) ->
     assert learning >= linear
 
 
-@pytest.mark.parametrize("method", [MethodType.LORA, MethodType.FULL])
+@pytest.mark.parametrize("method", [MethodType.LORA, MethodType.QLORA, MethodType.FULL])
 def test_it_learns_and_what_it_learned_loads_elsewhere(folder: Path, method: MethodType, tmp_path: Path) -> None:
     base = load_model(folder, method, CPU)
+    if method is MethodType.QLORA and base.config.model_type in NO_FOUR_BIT:
+        pytest.skip("preflight refuses it")
+    with torch.no_grad():  # it is measured first, which must not take its gradients
+        assert np.isfinite(row_losses(base, ROWS, 64)[0]).all()
     model = make_trainable(base, Method(type=method), method, seed=0)
+    adapted = {type(module).__module__ for module in model.modules() if hasattr(module, "lora_A")}
+    assert (PLAIN in adapted, FOUR_BIT in adapted) == (method is MethodType.LORA, method is MethodType.QLORA)
     random_state = torch.get_rng_state()
     steps = train(model, method, steps=8)
     assert torch.equal(torch.get_rng_state(), random_state), "what is drawn in the order of packing changes with it"

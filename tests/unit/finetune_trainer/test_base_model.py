@@ -15,7 +15,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from finetune_api.method import Lora
 from finetune_api.reasons import FailureReason
-from finetune_trainer.base_model import EXPERTS, BaseModel, has_experts, inspect_model, require_modules
+from finetune_trainer.base_model import (
+    EXPERTS,
+    BaseModel,
+    has_experts,
+    inspect_model,
+    require_modules,
+    require_quantizable,
+)
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle
@@ -159,6 +166,16 @@ def test_an_adapter_that_nothing_would_read_is_refused(make_bundle: MakeBundle, 
     require_modules(Lora(), replace(found, sizes=sizes))
     with pytest.raises(TrainerFailure, match="a falcon_h1 reads the weights of out_proj past the layer") as caught:
         require_modules(Lora(target_modules=["q_proj", "out_proj"]), replace(found, sizes=sizes))
+    assert caught.value.reason is FailureReason.SPEC_INVALID
+
+
+def test_a_model_whose_layers_stay_whole_is_refused_under_qlora(
+    make_bundle: MakeBundle, model: Path, tmp_path: Path
+) -> None:
+    found = inspect(make_bundle, model, tmp_path / "scratch")
+    require_quantizable(found)
+    with pytest.raises(TrainerFailure, match="a falcon cannot be held in 4 bits") as caught:
+        require_quantizable(replace(found, model_type="falcon"))
     assert caught.value.reason is FailureReason.SPEC_INVALID
 
 
