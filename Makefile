@@ -63,7 +63,7 @@ PYTEST := .venv/bin/pytest -m 'not images and not soak'
 test: verify unit integration e2e ## everything: style and types, then the three levels of tests (under 30 minutes)
 
 .PHONY: unit
-unit: venv ## no cluster; under a minute
+unit: venv ## no cluster; about a minute
 	@echo "unit: no cluster"
 	@$(PYTEST) --numprocesses logical --dist worksteal tests/unit
 
