@@ -30,7 +30,8 @@ def wilson(hits: float, rows: float) -> Interval:
     share, square = hits / rows, _Z**2
     middle = (share + square / (2 * rows)) / (1 + square / rows)
     reach = _Z / (1 + square / rows) * sqrt(share * (1 - share) / rows + square / (4 * rows**2))
-    return Interval(max(0.0, middle - reach), min(1.0, middle + reach))
+    # Rounding would leave a trace of more than nothing, which would be shown.
+    return Interval(middle - reach if hits > 0 else 0.0, middle + reach if hits < rows else 1.0)
 
 
 def independent_rows(hits: NDArray[np.float64], clusters: Sequence[int]) -> float:

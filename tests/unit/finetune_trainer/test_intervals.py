@@ -14,7 +14,10 @@ from finetune_trainer.intervals import RESAMPLES, exchanged, independent_rows, p
 def test_wilsons_interval_is_scipys(rows: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, rows))
     reference = binomtest(hits, rows).proportion_ci(method="wilson")
-    assert wilson(hits, rows) == pytest.approx((reference.low, reference.high), abs=1e-12)
+    found = wilson(hits, rows)
+    assert found == pytest.approx((reference.low, reference.high), abs=1e-12)
+    assert (found.low == 0) == (hits == 0)
+    assert (found.high == 1) == (hits == rows)
 
 
 def as_far(before: NDArray[np.float64], after: NDArray[np.float64], clusters: range | list[int]) -> float:
