@@ -12,7 +12,7 @@ from finetune_trainer.pages import template
 from finetune_trainer.report_results import metrics_table
 from finetune_trainer.report_tables import method_text
 from finetune_trainer.results import Results
-from finetune_trainer.serving import QUESTION, vllm_obstacles, vllm_options
+from finetune_trainer.serving import QUESTION, vllm_of
 
 LICENSE = ("license", "license_name", "license_link")
 
@@ -29,7 +29,6 @@ def base_license(folder: Path) -> dict[str, str]:
 def model_card(results: Results, weights: str) -> str:
     """The card of the folder `weights`: adapter, model (tuned whole) or merged."""
     bundle, prepared = results.bundle, results.prepared
-    obstacles = vllm_obstacles(results.adapter) if results.adapter else []
     return template("model_card.md.j2").render(
         results=results,
         name=name_of(results),
@@ -41,8 +40,7 @@ def model_card(results: Results, weights: str) -> str:
         spec_digest=bundle.spec_digest,
         serving=results.serving,
         question=QUESTION,
-        vllm_obstacles=obstacles,
-        vllm_options=vllm_options(results.adapter, results.quantization) if results.adapter and not obstacles else None,
+        vllm=vllm_of(results.adapter, results.quantization) if results.adapter else None,
         quantization=results.quantization if weights == "adapter" else None,
         resolved=prepared.resolved,
         data=prepared.preflight,

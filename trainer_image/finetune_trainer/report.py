@@ -17,7 +17,7 @@ from finetune_trainer.report_tables import (
 )
 from finetune_trainer.results import Results
 from finetune_trainer.row_store import lengths
-from finetune_trainer.serving import QUESTION, vllm_obstacles, vllm_options
+from finetune_trainer.serving import QUESTION, vllm_of
 from finetune_trainer.training_loop import Step
 from finetune_trainer.validation import ValidationLoss
 from finetune_trainer.verdict import METRIC_TITLES
@@ -27,7 +27,6 @@ def report_page(results: Results) -> str:
     """The report: one page that needs nothing beside itself."""
     bundle, prepared = results.bundle, results.prepared
     groups = sample_groups(results)
-    obstacles = vllm_obstacles(results.adapter) if results.adapter else []
     tokens = lengths(prepared.train)
     return template("report.html.j2").render(
         name=bundle.job.name if bundle.job else "Local run",
@@ -58,8 +57,7 @@ def report_page(results: Results) -> str:
         measured_memory=peak_memory(results),
         serving=results.serving,
         question=QUESTION,
-        vllm_obstacles=obstacles,
-        vllm_options=vllm_options(results.adapter, results.quantization) if results.adapter and not obstacles else None,
+        vllm=vllm_of(results.adapter, results.quantization) if results.adapter else None,
         recipe=recipe(results),
         provenance=provenance(results),
     )

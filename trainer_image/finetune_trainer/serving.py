@@ -116,11 +116,26 @@ def vllm_rank(config: LoraConfig) -> int:
     return next(rank for rank in VLLM_RANKS if rank >= config.r)
 
 
-def vllm_options(config: LoraConfig, quantization: Quantization | None) -> str:
-    """What `vllm serve` needs to be given with the base model. Its bitsandbytes always quantizes to NF4 with double
-    quantization (vllm/model_executor/model_loader/bitsandbytes_loader.py)."""
-    same = quantization and quantization.type is QuantizationType.NF4 and quantization.double_quant
-    return f"{'--quantization bitsandbytes ' if same else ''}--enable-lora --max-lora-rank {vllm_rank(config)}"
+@dataclass(frozen=True)
+class Vllm:
+    """How vLLM serves an adapter."""
+
+    obstacles: Sequence[str]
+    """Why it would not take the adapter as it is; none where it does."""
+    quantizes_alike: bool
+    """Whether it can put the base model into the same 4 bits as it was in under the adapter."""
+    options: str
+    """What `vllm serve` has to be given with the base model; "" where there is an obstacle."""
+
+
+def vllm_of(config: LoraConfig, quantization: Quantization | None) -> Vllm:
+    """How vLLM serves this adapter of a base model that was held like that. Its bitsandbytes always quantizes to NF4
+    with double quantization (vllm/model_executor/model_loader/bitsandbytes_loader.py)."""
+    obstacles = vllm_obstacles(config)
+    alike = bool(quantization and quantization.type is QuantizationType.NF4 and quantization.double_quant)
+    bits = "--quantization bitsandbytes " if alike else ""
+    options = "" if obstacles else f"{bits}--enable-lora --max-lora-rank {vllm_rank(config)}"
+    return Vllm(obstacles, alike, options)
 
 
 def vllm_obstacles(config: LoraConfig) -> list[str]:

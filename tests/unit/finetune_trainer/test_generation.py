@@ -63,14 +63,20 @@ def tokenizer(tiny_model_dir: str) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(tiny_model_dir)
 
 
-def test_answers_do_not_depend_on_who_else_is_in_the_batch(tokenizer: PreTrainedTokenizerBase) -> None:
-    model, asked = tiny_llama(), prompts([16, 5, 27, 8, 22])
+def require_same_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[NDArray[np.int32]]
+) -> None:
+    """Prompts answered together and one by one."""
     generation = greedy_generation(model, (END,), max_new_tokens=8)
     with torch.no_grad():
-        together = write_answers("it", model, tokenizer, asked, [""] * 5, 10_000, generation)
+        together = write_answers("it", model, tokenizer, asked, [""] * len(asked), 10_000, generation)
         alone = [write_answers("it", model, tokenizer, [prompt], [""], 1, generation)[0] for prompt in asked]
     assert together == alone
     assert len({answer.text for answer in alone}) > 1, "a test that can fail"
+
+
+def test_answers_do_not_depend_on_who_else_is_in_the_batch(tokenizer: PreTrainedTokenizerBase) -> None:
+    require_same_answers(tiny_llama(), tokenizer, prompts([16, 5, 27, 8, 22]))
 
 
 @pytest.mark.parametrize("family", [rwkv, recurrent_gemma, qwen3_5, falcon_h1, falcon, bloom, mpt])
@@ -78,13 +84,7 @@ def test_nor_do_they_where_a_state_runs_over_the_padding(
     family: Family, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     model = load_model(save_family(family, tmp_path), MethodType.LORA, torch.device("cpu")).float().eval()
-    asked = prompts([16, 5, 27, 8, 22], shared=70)
-    generation = greedy_generation(model, (END,), max_new_tokens=8)
-    with torch.no_grad():
-        together = write_answers("it", model, tokenizer, asked, [""] * 5, 10_000, generation)
-        alone = [write_answers("it", model, tokenizer, [prompt], [""], 1, generation)[0] for prompt in asked]
-    assert together == alone
-    assert len({answer.text for answer in alone}) > 1, "a test that can fail"
+    require_same_answers(model, tokenizer, prompts([16, 5, 27, 8, 22], shared=70))
 
 
 @pytest.mark.parametrize("model", [tiny_llama, gpt2])

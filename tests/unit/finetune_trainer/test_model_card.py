@@ -90,6 +90,9 @@ def test_after_qlora_the_adapter_is_served_over_four_bits_as_it_was_measured(mak
     other = model_card(replace(run, bundle=run.bundle.model_copy(update={"spec": spec})), "adapter")
     assert "--quantization" not in other, "vLLM makes NF4 of it"
     assert 'bnb_4bit_quant_type="fp4"' in other
+    assert "which vLLM does not make of it in this way" in other
+    refused = model_card(replace(run, adapter=LoraConfig(use_dora=True)), "adapter")
+    assert "which vLLM does not make of it" not in refused, "it is the adapter that it does not take"
 
 
 def test_the_merged_models_card_is_of_a_whole_model(make_bundle: MakeBundle) -> None:
