@@ -1,13 +1,14 @@
 """Attention for rows that lie end to end in one sequence: each document sees only itself."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -17,6 +18,14 @@ NAME = "per_document"
 HALF = (torch.bfloat16, torch.float16)
 VARLEN_HEAD_SIZE = 256
 """Largest head FlashAttention-2 takes."""
+LONG = 1024
+"""Tokens of a document, on average, from which on a launch of cuDNN for each is no loss."""
+CUDNN_FIRST = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 _packed: ContextVar[Sequence[int] | None] = ContextVar("packed", default=None)
@@ -31,6 +40,21 @@ def packed(document_lengths: Sequence[int]) -> Iterator[None]:
         yield
     finally:
         _packed.reset(token)
+
+
+_cudnn = False
+"""No ContextVar: what a checkpoint computes again on a GPU runs in autograd's own thread."""
+
+
+@contextmanager
+def prefer_cudnn() -> Iterator[None]:
+    """Long documents are attended to by cuDNN, one by one, in here: faster on Hopper than FlashAttention-2."""
+    global _cudnn
+    _cudnn = True
+    try:
+        yield
+    finally:
+        _cudnn = False
 
 
 def document_mask(*sizes: Any, config: PreTrainedConfig, **options: Any) -> Tensor | None:
@@ -63,7 +87,8 @@ def per_document_attention(
 
     One block mask over the whole sequence is as right, and costs 45% of a training step on a CPU. It is what remains
     for generation, and without FlashAttention for documents longer than the window."""
-    if document_lengths is not None and takes_varlen(query, value, options.get("dropout", 0.0)):
+    alone = document_lengths is not None and takes_cudnn(document_lengths, sliding_window)
+    if document_lengths is not None and not alone and takes_varlen(query, value, options.get("dropout", 0.0)):
         return _varlen(query, key, value, document_lengths, sliding_window, options.get("scaling")), None
     if document_lengths is None or exceeds(document_lengths, sliding_window):
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
@@ -71,11 +96,18 @@ def per_document_attention(
     # On the CPU the bf16 kernel's backward takes up to twice as long as the fp32 one at the usual lengths.
     dtype = torch.float32 if query.device.type == "cpu" and query.dtype == torch.bfloat16 else query.dtype
     tensors = [torch.split(tensor.to(dtype), list(document_lengths), dim=2) for tensor in (query, key, value)]
-    with torch.autocast(query.device.type, enabled=False):
+    backends = sdpa_kernel(CUDNN_FIRST, set_priority=True) if alone else nullcontext()
+    with torch.autocast(query.device.type, enabled=False), backends:
         outputs = [
             sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in zip(*tensors, strict=True)
         ]
     return torch.cat(outputs, dim=1).to(query.dtype), None
+
+
+def takes_cudnn(document_lengths: Sequence[int], window: int | None) -> bool:
+    """Whether these documents are better given to cuDNN one by one, within `prefer_cudnn`."""
+    long = sum(document_lengths) >= LONG * len(document_lengths)
+    return _cudnn and long and not exceeds(document_lengths, window)
 
 
 def takes_varlen(query: Tensor, value: Tensor, dropout: float) -> bool:

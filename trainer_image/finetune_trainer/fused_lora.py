@@ -1,34 +1,61 @@
 """LoRA's linear layers in fewer passes over memory: what PEFT computes, with the update added inside the product.
 
 PEFT writes W x, A x, B A x, its scaled copy and the sum, and autograd as many gradients. Here the low-rank products are
-accumulated into the large ones by the matrix multiplication itself, as Unsloth does by hand-written backward passes."""
+accumulated into the large ones by the matrix multiplication itself, as Unsloth does by hand-written backward passes.
+Layers that read the same input (queries, keys and values; gate and up) can share one product with their A matrices."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
+from peft.tuners.lora import bnb as peft_bnb
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
+FOUR_BIT_LORA = getattr(peft_bnb, "Linear4bit", None)
+"""PEFT's LoRA layer over 4 bits. PEFT defines it only where bitsandbytes is installed."""
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of layers that one module calls with the same input, in Llama and the many models written after it."""
+
 
 @contextmanager
-def fused_lora(model: nn.Module) -> Iterator[None]:
-    """Runs the model's plain LoRA layers over frozen matrices fused while in here. Those with dropout, DoRA, a bias of
-    their own or a quantized base stay as PEFT runs them."""
-    modules = [module for module in model.modules() if _is_plain(module)]
-    for module in modules:
-        module.forward = partial(_forward, module)
+def fused_lora(model: nn.Module, four_bit: bool = False, shared_inputs: bool = False) -> Iterator[None]:
+    """Runs the model's plain LoRA layers over frozen matrices fused while in here. Layers with dropout, DoRA or a bias
+    of their own stay as PEFT runs them, and so do layers over 4 bits unless `four_bit`. With `shared_inputs` the layers
+    of SIBLINGS share their products with A."""
+    groups = _groups(model, four_bit, shared_inputs)
+    for group in groups:
+        shared = _SharedInput(group)
+        for layer in group:
+            layer.forward = partial(shared.output, layer)
     try:
         yield
     finally:
-        for module in modules:
-            del module.forward  # the class's own shows again
+        for layer in (layer for group in groups for layer in group):
+            del layer.forward  # the class's own shows again
 
 
-def _is_plain(module: Any) -> bool:
-    if type(module) is not Linear or type(module.base_layer) is not nn.Linear or len(module.active_adapters) != 1:
+def _groups(model: nn.Module, four_bit: bool, shared_inputs: bool) -> list[list[Any]]:
+    """The layers to fuse, those that share an input together."""
+    groups: list[list[Any]] = []
+    grouped: set[int] = set()
+    for parent in model.modules() if shared_inputs else ():
+        for names in SIBLINGS:
+            layers = [getattr(parent, name, None) for name in names]
+            if all(_is_fusible(layer, four_bit) for layer in layers):
+                groups.append(layers)
+                grouped.update(map(id, layers))
+    alone = (module for module in model.modules() if id(module) not in grouped and _is_fusible(module, four_bit))
+    return [*groups, *([module] for module in alone)]
+
+
+def _is_fusible(module: Any, four_bit: bool) -> bool:
+    kinds = [(Linear, nn.Linear)] + ([(FOUR_BIT_LORA, Linear4bit)] if four_bit and FOUR_BIT_LORA else [])
+    if (type(module), type(getattr(module, "base_layer", None))) not in kinds or len(module.active_adapters) != 1:
         return False
     name = module.active_adapters[0]
     return (
@@ -42,38 +69,111 @@ def _is_plain(module: Any) -> bool:
     )
 
 
-def _forward(module: Linear, x: Tensor) -> Tensor:
-    base, name = module.base_layer, module.active_adapters[0]
-    a, b = module.lora_A[name].weight, module.lora_B[name].weight
-    output: Tensor = _LoraLinear.apply(x.to(base.weight.dtype), base.weight, base.bias, a, b, module.scaling[name])
-    return output
+class _SharedInput:
+    """Layers that are called with one input, one after the other: the first call computes for all of them."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self._layers = layers
+        self._input: Tensor | None = None
+        self._outputs: dict[int, Tensor] = {}
+
+    def output(self, layer: Any, x: Tensor) -> Tensor:
+        """What `layer` makes of `x`. Outputs that are still to be fetched are held, with their input."""
+        if x is not self._input or id(layer) not in self._outputs:
+            self._input = x
+            outputs = _outputs(self._layers, x)
+            self._outputs = {id(each): output for each, output in zip(self._layers, outputs, strict=True)}
+        output = self._outputs.pop(id(layer))
+        if not self._outputs:
+            self._input = None
+        return output
 
 
-class _LoraLinear(torch.autograd.Function):
-    """x W' + bias + scaling x A' B', all in the dtype of W; the gradients of A and B in theirs."""
+def _outputs(layers: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
+    parts, factors = [], []
+    for layer in layers:
+        name = layer.active_adapters[0]
+        parts.append(_Frozen(layer.base_layer, layer.scaling[name]))
+        factors += [layer.lora_A[name].weight, layer.lora_B[name].weight]
+    outputs: tuple[Tensor, ...] = _LoraLinears.apply(x.to(parts[0].dtype(x)), parts, *factors)
+    # Like bitsandbytes, a layer over 4 bits answers in the dtype it was asked in; one over 16 in its own.
+    return tuple(y.to(x.dtype) if part.four_bit else y for y, part in zip(outputs, parts, strict=True))
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """A frozen linear layer in 16 or 4 bits, and how much of the adapter's product is added to its own."""
+
+    layer: Any
+    scaling: float
+
+    @property
+    def four_bit(self) -> bool:
+        return isinstance(self.layer, Linear4bit)
+
+    def dtype(self, x: Tensor) -> torch.dtype:
+        """What the layer computes in."""
+        dtype: torch.dtype = (self.layer.compute_dtype or x.dtype) if self.four_bit else self.layer.weight.dtype
+        return dtype
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """[outputs, inputs]; out of 4 bits it is made anew each time, as bitsandbytes does."""
+        if not self.four_bit:
+            weight: Tensor = self.layer.weight
+            return weight
+        from bitsandbytes.functional import dequantize_4bit
+
+        whole: Tensor = dequantize_4bit(self.layer.weight.data, self.layer.weight.quant_state)
+        return whole.to(dtype)
+
+
+class _LoraLinears(torch.autograd.Function):
+    """x W' + bias + scaling x A' B' for each of `parts`, whose A [rank, inputs] and B [outputs, rank] follow in turn.
+    All is computed in the dtype of x; the gradients of A and B are in fp32 or wider."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, parts: Sequence[_Frozen], *factors: Tensor) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1])
-        a, b = a.to(weight.dtype), (b * scaling).to(weight.dtype)
+        ranks = [len(a) for a in factors[::2]]
+        pairs = zip(factors[1::2], parts, strict=True)
+        a, b = _one(factors[::2], x.dtype), [(each * part.scaling).to(x.dtype) for each, part in pairs]
         with torch.autocast(x.device.type, enabled=False):
             low = rows @ a.T
-            output = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
-            output.addmm_(low, b.T)
-        ctx.save_for_backward(rows, low, weight, a, b)
-        ctx.scaling = scaling
-        return output.view(*x.shape[:-1], -1)
+            outputs = [
+                _added(rows, part.weight(x.dtype), part.layer.bias).addmm_(part_low, part_b.T)
+                for part, part_low, part_b in zip(parts, torch.split(low, ranks, dim=1), b, strict=True)
+            ]
+        ctx.save_for_backward(rows, low, a, *b)
+        ctx.parts, ctx.ranks = parts, ranks
+        return tuple(output.view(*x.shape[:-1], -1) for output in outputs)
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
-        rows, low, weight, a, b = ctx.saved_tensors
-        gradient = outer[0].reshape(-1, outer[0].shape[-1])
-        low_gradient = gradient @ b
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+        rows, low, a, *b = ctx.saved_tensors
+        gradients = [gradient.reshape(-1, gradient.shape[-1]) for gradient in outer]
+        low_gradient = _columns([gradient @ part_b for gradient, part_b in zip(gradients, b, strict=True)])
         inward = None
         if ctx.needs_input_grad[0]:
-            inward = (gradient @ weight).addmm_(low_gradient, a).view(*outer[0].shape[:-1], -1)
-        of_a, of_b = low_gradient.T @ rows, gradient.T @ low
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        return inward, None, None, of_a.to(wide), of_b.to(wide) * ctx.scaling, None
+            inward = gradients[0] @ ctx.parts[0].weight(rows.dtype)
+            for gradient, part in zip(gradients[1:], ctx.parts[1:], strict=True):
+                inward.addmm_(gradient, part.weight(rows.dtype))
+            inward = inward.addmm_(low_gradient, a).view(*outer[0].shape[:-1], -1)
+        wide = torch.promote_types(rows.dtype, torch.float32)
+        of_a = torch.split((low_gradient.T @ rows).to(wide), ctx.ranks)
+        of_b = [
+            (gradient.T @ part_low).to(wide) * part.scaling
+            for gradient, part_low, part in zip(gradients, torch.split(low, ctx.ranks, dim=1), ctx.parts, strict=True)
+        ]
+        return inward, None, *(gradient for pair in zip(of_a, of_b, strict=True) for gradient in pair)
+
+
+def _one(factors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    return factors[0].to(dtype) if len(factors) == 1 else torch.cat([each.to(dtype) for each in factors])
+
+
+def _columns(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+
+
+def _added(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return rows @ weight.T if bias is None else torch.addmm(bias.to(rows.dtype), rows, weight.T)

@@ -20,13 +20,13 @@ from finetune_api.training import Training
 from finetune_trainer.batches import micro_batches, rows_of_step
 from finetune_trainer.document_dropout import document_masks
 from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.fused_lora import fused_lora
 from finetune_trainer.isolation import sharing
 from finetune_trainer.loss import token_losses
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.optimizer import make_optimizer
 from finetune_trainer.prepared import Example
 from finetune_trainer.schedule import learning_rate
+from finetune_trainer.speedups import DEFAULT, Speedups, use_speedups
 from finetune_trainer.trainable import trainable_parameters
 
 PATIENCE = 10
@@ -59,6 +59,7 @@ def training_steps(
     resolved: Resolved,
     accelerator: Accelerator,
     mixture: Mixture | None = None,
+    speedups: Speedups = DEFAULT,
 ) -> Iterator[Step]:
     """Trains `model`, yielding each step once it is done.
 
@@ -76,7 +77,9 @@ def training_steps(
         for group in optimizer.param_groups:
             group["lr"] = rate
         model.train()
-        loss = accumulate_gradients(model, rows, resolved.micro_batch_tokens, accelerator, training.seed, step)
+        loss = accumulate_gradients(
+            model, rows, resolved.micro_batch_tokens, accelerator, training.seed, step, speedups
+        )
         gradient_norm = float(accelerator.clip_grad_norm_(parameters, training.max_grad_norm or inf))
         divergence.check(step + 1, loss, gradient_norm, rows)
         optimizer.step()
@@ -94,13 +97,14 @@ def accumulate_gradients(
     accelerator: Accelerator,
     seed: int = 0,
     step: int = 0,
+    speedups: Speedups = DEFAULT,
 ) -> float:
     """Adds the gradient of the rows' mean cross-entropy over all their supervised tokens, however the rows are spread
     over micro-batches. `seed`, `step`: of the dropout. Returns that mean, in nats."""
     batches = micro_batches(rows, micro_batch_tokens, sharing(model).packed, accelerator.device)
     labels = sum(len(batch.labels) for batch in batches)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-    with fused_lora(model):
+    with use_speedups(model, speedups):
         for batch in batches:
             with document_masks(batch, seed, step):
                 with accelerator.autocast():

@@ -157,3 +157,13 @@ def test_flash_attention_is_asked_for_what_the_block_mask_says(
     torch.testing.assert_close(output, expected)
     assert asked["starts"] == [0, 24, 31, 43]
     assert asked["longest"] == 24
+
+
+def test_only_long_documents_within_their_window_are_left_to_cudnn_and_only_where_that_is_asked_for() -> None:
+    assert not attention.takes_cudnn([4096], None)
+    with attention.prefer_cudnn():
+        assert attention.takes_cudnn([4096, 2048], None)
+        assert attention.takes_cudnn([4096], 4096)
+        assert not attention.takes_cudnn([4096], 2048)
+        assert not attention.takes_cudnn([2048, *[16] * 100], None)
+    assert not attention.takes_cudnn([4096], None)
