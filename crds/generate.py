@@ -1,4 +1,5 @@
-"""Writes what is generated from the models: the CRDs, their copy in the chart, and the reference page.
+"""Writes what is generated: from the models the CRDs, their copy in the chart and the reference page; from all of the
+source the page of messages.
 
 `make generate` runs it; `make verify` runs it with --check, which writes nothing and fails on a difference.
 """
@@ -11,6 +12,7 @@ import yaml
 
 from finetune_api.reasons import FAILURES
 from finetune_api.schema import job_crd, profile_crd
+from messages_page import messages_text
 
 ROOT = Path(__file__).parents[1]
 HEADER = "# Generated from crds/finetune_api by `make generate`; edit the models, not this file.\n"
@@ -68,7 +70,7 @@ def _type(node: dict[str, Any]) -> str:
 
 def outputs() -> dict[Path, str]:
     crds = [job_crd(), profile_crd()]
-    files = {ROOT / "docs" / "api.md": reference_text(crds)}
+    files = {ROOT / "docs" / "api.md": reference_text(crds), ROOT / "docs" / "messages.md": messages_text(ROOT, crds)}
     for crd in crds:
         name = f"finetune.dev_{crd['spec']['names']['plural']}.yaml"
         files[ROOT / "crds" / name] = files[ROOT / "charts" / "finetune-operator" / "crds" / name] = crd_text(crd)

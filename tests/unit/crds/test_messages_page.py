@@ -1,0 +1,70 @@
+"""The page of messages has what a user can meet, under the reason whose remedy follows it."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.schema import job_crd
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def page() -> ModuleType:
+    """crds/messages_page.py, which is a script's module and in no package."""
+    spec = importlib.util.spec_from_file_location("messages_page", ROOT / "crds" / "messages_page.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["messages_page"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def source(root: Path, text: str) -> Path:
+    module = root / "trainer_image" / "finetune_trainer" / "told.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(text)
+    return root
+
+
+def section(text: str, heading: str) -> str:
+    return text.split(f"{heading}\n", 1)[1].split("\n#", 1)[0]
+
+
+def test_a_failures_message_stands_under_its_reason_with_the_remedy(page: ModuleType, tmp_path: Path) -> None:
+    code = 'def f(uri):\n    raise TrainerFailure(FailureReason.DISK_FULL, f"There is no room for {uri.name}.")\n'
+    text = page.messages_text(source(tmp_path, code), [])
+    found = section(text, "### DiskFull")
+    assert "There is no room for {name}." in found
+    assert FAILURES[FailureReason.DISK_FULL].remedy in found
+
+
+def test_a_message_is_followed_through_a_variable_of_its_function(page: ModuleType, tmp_path: Path) -> None:
+    code = (
+        "def f(uri):\n"
+        '    finding = "There is no room left"\n'
+        "    raise TrainerFailure(FailureReason.DISK_FULL, finding)\n"
+    )
+    assert "There is no room left" in section(page.messages_text(source(tmp_path, code), []), "### DiskFull")
+
+
+def test_docstrings_names_and_patterns_are_no_messages(page: ModuleType, tmp_path: Path) -> None:
+    code = '"""What this module is."""\nNAME = "two words"\nPATTERN = r"a \\d+ of many words"\nSAID = "This is a message."\n'
+    text = page.messages_text(source(tmp_path, code), [])
+    assert "This is a message." in text
+    assert not any(other in text for other in ("What this module is", "two words", "of many words"))
+
+
+def test_the_rules_of_the_api_server_stand_with_their_fields(page: ModuleType, tmp_path: Path) -> None:
+    text = page.messages_text(source(tmp_path, ""), [job_crd()])
+    assert "- `FineTuneJob.spec.evaluation.baselines`: must hold Base" in text
+
+
+def test_every_reason_has_its_part(page: ModuleType, tmp_path: Path) -> None:
+    text = page.messages_text(source(tmp_path, ""), [])
+    assert all(f"### {reason}\n" in text for reason in FailureReason)
