@@ -54,7 +54,10 @@ def test_a_message_is_followed_through_a_variable_of_its_function(page: ModuleTy
 
 
 def test_docstrings_names_and_patterns_are_no_messages(page: ModuleType, tmp_path: Path) -> None:
-    code = '"""What this module is."""\nNAME = "two words"\nPATTERN = r"a \\d+ of many words"\nSAID = "This is a message."\n'
+    code = (
+        '"""What this module is."""\nNAME = "two words"\nPATTERN = r"a \\d+ of many words"\n'
+        'SAID = "This is a message."\n'
+    )
     text = page.messages_text(source(tmp_path, code), [])
     assert "This is a message." in text
     assert not any(other in text for other in ("What this module is", "two words", "of many words"))
