@@ -39,6 +39,7 @@ COMPILE := $(UV) pip compile --generate-hashes --no-emit-index-url --no-header -
 .PHONY: lock
 lock: venv ## resolve the dependencies anew, with hashes and no index address
 	@$(COMPILE) pyproject.toml --extra dev --output-file locks/dev.txt
+	@$(COMPILE) pyproject.toml --extra trainer --extra test --resolution lowest-direct --output-file locks/floor.txt
 	@for part in operator trainer; do \
 		$(COMPILE) pyproject.toml --extra $$part --constraint locks/dev.txt --output-file locks/$$part.txt; done
 	@echo hatchling==1.33.0 | $(COMPILE) - --constraint locks/dev.txt --output-file locks/build.txt
@@ -82,6 +83,25 @@ e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
 .PHONY: test-soak
 test-soak: venv ## fifty jobs on one GPU in the whole local cluster
 	@.venv/bin/pytest -m soak tests/e2e
+
+FLOOR := build/floor/venv
+FLOOR_PYTEST := $(FLOOR)/bin/python -m pytest
+
+$(FLOOR)/.installed: pyproject.toml locks/floor.txt | $(filter build/%,$(UV))
+	@echo "installing the lowest versions that pyproject.toml allows into $(FLOOR) (about 6 GB):"
+	@grep -oE '^(torch|transformers|accelerate|peft|bitsandbytes)==[0-9.]+' locks/floor.txt | sed 's/^/  /'
+	@test -x $(FLOOR)/bin/python || $(UV) venv --quiet --python '>=3.11' $(FLOOR)
+	@VIRTUAL_ENV=$(FLOOR) $(INSTALL) sync --quiet --require-hashes locks/floor.txt
+	@VIRTUAL_ENV=$(FLOOR) $(INSTALL) install --quiet --no-deps -e .
+	@du -sh $(FLOOR) | sed 's/\t.*/ installed/'
+	@touch $@
+
+.PHONY: test-floor
+test-floor: $(FLOOR)/.installed ## the trainer's tests and proofs on the lowest versions it supports; seven minutes
+	@echo "floor: the trainer's unit tests, the proofs of loss and packing, the GPU's benchmark at toy size"
+	@$(FLOOR_PYTEST) --numprocesses logical --dist worksteal tests/unit/finetune_trainer
+	@$(FLOOR_PYTEST) tests/integration/finetune_trainer/proofs
+	@$(FLOOR)/bin/python -m benchmarks.gpu --device cpu --model toy
 
 .PHONY: bench-trainer
 bench-trainer: venv ## the training loop beside TRL (ten minutes); DATA=FILE names rows of your own

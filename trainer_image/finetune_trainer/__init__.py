@@ -10,7 +10,8 @@ Preflight (CPU only, never imports torch), `preflight`:
 Train (on the GPU), `train`:
     `prepared` -> `model`, its `attention`, and by `isolation` which rows it takes at once -> `assessment` of the base,
     `quantized` and not -> `trainable`, what of it the method trains -> `memory_probe`, how much at a time ->
-    `training_loop`, with the rows of `mixing` and `batches`, their `loss`, through `fused_lora` and `document_dropout`,
+    `training_loop`, with the rows of `mixing` and `batches`, their `loss`, through `fused_lora` and `document_dropout`
+    (its random numbers on an old PyTorch: `philox`),
     the `optimizer` and the rate of `schedule`, followed by `validation` -> `assessment` of the tuned model ->
     `serving`, how it is to be asked -> `merge`, where wanted -> `publish`, with the pages of `report`
     (`report_results`, `report_tables`, `report_samples` with their `differences`, `chart`) and `model_card`, from all

@@ -1,5 +1,6 @@
 """Attention for rows that lie end to end in one sequence: each document sees only itself."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -26,6 +27,9 @@ CUDNN_FIRST = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+"""Whether `varlen_attn` takes fewer heads of keys and values than of queries. PyTorch 2.15 does; 2.11 promises nothing,
+so there they are repeated, and autograd keeps them so."""
 
 
 _packed: ContextVar[Sequence[int] | None] = ContextVar("packed", default=None)
@@ -131,6 +135,11 @@ def _varlen(
     ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(query.device, non_blocking=True)
     # From [1, heads, tokens, size] to [tokens, heads, size].
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    grouped, options = q.shape[1] != k.shape[1], dict[str, Any]()
+    if TAKES_GROUPS:
+        options["enable_gqa"] = grouped
+    elif grouped:
+        k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
     output = varlen_attn(
         q,
         k,
@@ -142,7 +151,7 @@ def _varlen(
         scale=scaling,
         # Tokens seen before and after one's own; Transformers counts one's own in.
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
+        **options,
     )
     assert isinstance(output, Tensor)  # more comes only where it is asked for
     return output[None]
@@ -156,6 +165,9 @@ AttentionMaskInterface.register(NAME, document_mask)
 def use_document_attention(model: PreTrainedModel) -> None:
     """Switches a model that Transformers runs on SDPA to `per_document_attention`; leaves others on what they need,
     where Transformers itself tells packed documents apart by their restarting position_ids."""
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        # SDPA cannot cap scores. Transformers 5.23 knows that; 5.17 runs Gemma 2 on it, silently without the cap.
+        model.set_attn_implementation("eager")
     layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if model.config._attn_implementation == "sdpa" and layers <= {"full_attention", "sliding_attention"}:
         model.set_attn_implementation(NAME)

@@ -9,13 +9,16 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-# Philox (Salmon et al. 2011) by key: no state, a key for each token, and the same numbers on CPUs and all GPUs, where
-# torch.Generator's depend on the GPU's size. PyTorch calls it experimental; a test holds its numbers.
-from torch.func import _random as keyed
-
 from finetune_api.reasons import FailureReason
 from finetune_trainer.batches import MicroBatch
 from finetune_trainer.failure import TrainerFailure
+
+# Philox (Salmon et al. 2011) by key: no state, a key for each token, and the same numbers on CPUs and all GPUs, where
+# torch.Generator's depend on the GPU's size. PyTorch calls it experimental; a test holds its numbers.
+try:
+    from torch.func import _random as keyed
+except ImportError:  # PyTorch 2.11. The same numbers in plain tensor operations take seven times as long on a CPU.
+    from finetune_trainer import philox as keyed  # type: ignore[no-redef]
 
 
 def drop_by_document(model: nn.Module) -> None:

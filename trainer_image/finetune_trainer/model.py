@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -76,7 +75,8 @@ def load_model(
         raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"Transformers cannot load the model: {cause}") from error
     _require_whole(model, report)
     model.requires_grad_(False)
-    _keep_four_bit_trainable(model)
+    if four_bit:
+        _keep_four_bit_trainable(model)
     use_document_attention(model)
     return model
 
@@ -130,6 +130,8 @@ def _require_whole(model: PreTrainedModel, report: dict[str, set[str]]) -> None:
 def _keep_four_bit_trainable(model: nn.Module) -> None:
     """On CPUs with AVX512-BF16 bitsandbytes repacks a 4-bit layer at its first forward without gradient, such as the
     base's evaluation, and the repacked layer passes no gradient on."""
+    from bitsandbytes.nn import Linear4bit  # only here, so that LoRA and Full train without bitsandbytes
+
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False

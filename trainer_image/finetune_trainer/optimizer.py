@@ -1,6 +1,5 @@
 """What turns gradients into updates."""
 
-from bitsandbytes.optim import AdamW8bit, GlobalOptimManager, PagedAdamW8bit
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
@@ -12,8 +11,9 @@ BETAS = (0.9, 0.999)
 """AdamW's, as in QLoRA (Dettmers et al. 2023, appendix B.2) and in PyTorch."""
 
 
-def make_optimizer(model: nn.Module, training: recipe.Training) -> Optimizer:
-    """The optimizer of the model's trainable parameters, for a learning rate that each step sets."""
+def make_optimizer(model: nn.Module, training: recipe.Training, paged: bool = True) -> Optimizer:
+    """The optimizer of the model's trainable parameters, for a learning rate that each step sets. `paged`: whether the
+    moments of PagedAdamW8bit may leave a GPU that is full for the host's memory."""
     parameters = trainable_parameters(model)
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     # Biases, the weights of norms and DoRA's magnitudes do not decay.
@@ -22,11 +22,14 @@ def make_optimizer(model: nn.Module, training: recipe.Training) -> Optimizer:
     groups = [{"params": members, "weight_decay": decay} for members, decay in decays if members]
     if training.optimizer is recipe.Optimizer.ADAMW:
         return AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+    # Only here, so that a machine without bitsandbytes trains with AdamW.
+    from bitsandbytes.optim import AdamW8bit, GlobalOptimManager, PagedAdamW8bit
+
     manager = GlobalOptimManager.get_instance()
     manager.initialize()  # it knows parameters by their id, which one of an earlier model may have had
     manager.override_config(embeddings(model), "optim_bits", 32)
     # Only a GPU's memory can spill over into the host's.
-    kind = PagedAdamW8bit if parameters[0].device.type == "cuda" else AdamW8bit
+    kind = PagedAdamW8bit if paged and parameters[0].device.type == "cuda" else AdamW8bit
     optimizer: Optimizer = kind(groups, lr=0.0, betas=BETAS)
     return optimizer
 

@@ -15,8 +15,9 @@ from finetune_trainer.findings import InvalidRow, name_shown
 BATCH = 256
 """Rows of a Parquet file that are Python objects at a time."""
 DELIMITERS = ",;\t"
-NOT_HELD = (ValueError, OverflowError, pyarrow.ArrowException)
-"""What Arrow raises for a value that no Python type holds: nanoseconds, years after 9999, an unknown time zone."""
+NOT_HELD = (ValueError, OverflowError, KeyError, pyarrow.ArrowException)
+"""What Arrow raises for a value that no Python type holds: nanoseconds, years after 9999, an unknown time zone (a
+KeyError by zoneinfo or pytz, whichever the version of Arrow asks)."""
 
 
 def csv_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:

@@ -107,9 +107,21 @@ def use_gradient_checkpointing(model: PreTrainedModel | PeftModel, wanted: bool)
     if wanted:
         # Reentrant checkpoints pass no gradient on to an adapter behind inputs that need none. There is no random state
         # to keep: dropout is drawn by document.
-        base.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
-    elif base.is_activation_checkpointing:
-        base.activation_checkpointing_disable()
+        _switch(base, "enable")({"use_reentrant": False, "preserve_rng_state": False})
+    elif uses_gradient_checkpointing(base):
+        _switch(base, "disable")()
+
+
+def uses_gradient_checkpointing(model: nn.Module) -> bool:
+    """Whether any part of the model computes its activations again in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def _switch(model: PreTrainedModel, how: str) -> Callable[..., None]:
+    """Transformers 5.23 calls these activation_checkpointing_*; 5.17 knows only the older name."""
+    old = f"gradient_checkpointing_{how}"
+    switch: Callable[..., None] = getattr(model, f"activation_checkpointing_{how}", None) or getattr(model, old)
+    return switch
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

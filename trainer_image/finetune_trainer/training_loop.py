@@ -12,6 +12,7 @@ from time import perf_counter
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from finetune_api.preflight_status import Resolved
@@ -59,13 +60,16 @@ def training_steps(
     resolved: Resolved,
     accelerator: Accelerator,
     mixture: Mixture | None = None,
+    *,
     speedups: Speedups = DEFAULT,
+    optimizer: Optimizer | None = None,
 ) -> Iterator[Step]:
-    """Trains `model`, yielding each step once it is done.
+    """Trains `model`, yielding each step once it is done. `optimizer`: of its trainable parameters, where it is not to
+    be the one that `training` names.
 
     Raises TrainerFailure LossDiverged, before the weights take any harm from a loss that is not a number."""
     parameters = trainable_parameters(model)
-    optimizer = make_optimizer(model, training)
+    optimizer = optimizer or make_optimizer(model, training)
     mixture = mixture or Mixture((len(examples),))
     divergence = Divergence(model.config.get_text_config().vocab_size)
     for step in range(resolved.total_steps):

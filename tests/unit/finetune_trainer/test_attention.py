@@ -117,11 +117,13 @@ def test_no_mask_is_built_where_document_lengths_say_it_all(monkeypatch: pytest.
     assert len(built) > 1, "generation has no document lengths"
 
 
+@pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("window", [None, 8])
 def test_flash_attention_is_asked_for_what_the_block_mask_says(
-    monkeypatch: pytest.MonkeyPatch, window: int | None
+    monkeypatch: pytest.MonkeyPatch, window: int | None, grouped: bool
 ) -> None:
-    """All of our code up to the kernel itself, which runs on GPUs only: a loop over documents stands in for it."""
+    """All of our code up to the kernel itself, which runs on GPUs only: a loop over documents stands in for it.
+    `grouped`: whether that takes fewer heads of keys and values than of queries."""
     asked: dict[str, Any] = {}
 
     def kernel(
@@ -134,9 +136,10 @@ def test_flash_attention_is_asked_for_what_the_block_mask_says(
             apart = torch.arange(size)[:, None] - torch.arange(size)
             seen = (apart >= 0) & (apart <= (left if left >= 0 else size))
             document = [tensor[start:end].transpose(0, 1) for tensor in (q, k, v)]
-            scale, grouped = options["scale"], options["enable_gqa"]
+            assert grouped or q.shape == k.shape == v.shape
+            gqa = {"enable_gqa": options["enable_gqa"]} if grouped else {}
             part = torch.nn.functional.scaled_dot_product_attention(
-                *document, attn_mask=seen, scale=scale, enable_gqa=grouped
+                *document, attn_mask=seen, scale=options["scale"], **gqa
             )
             parts.append(part.transpose(0, 1))
         return torch.cat(parts)
@@ -153,6 +156,7 @@ def test_flash_attention_is_asked_for_what_the_block_mask_says(
     expected, _ = attention.sdpa_attention_forward(module, query, key, value, mask[None, None], scaling=0.3)
     monkeypatch.setattr(attention, "takes_varlen", lambda *_: True)
     monkeypatch.setattr(attention, "varlen_attn", kernel)
+    monkeypatch.setattr(attention, "TAKES_GROUPS", grouped)
     output, _ = per_document_attention(module, query, key, value, None, lengths, window, scaling=0.3)
     torch.testing.assert_close(output, expected)
     assert asked["starts"] == [0, 24, 31, 43]

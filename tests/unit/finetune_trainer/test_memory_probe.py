@@ -15,7 +15,7 @@ from finetune_api.training import GradientCheckpointing, Training
 from finetune_trainer import memory_probe
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.memory_probe import Plan, find_plan, fits, plans, synthetic_rows, worst_micro_batch
-from finetune_trainer.trainable import attach_lora, trainable_parameters
+from finetune_trainer.trainable import attach_lora, trainable_parameters, uses_gradient_checkpointing
 from finetune_trainer.training_loop import accumulate_gradients
 from tests.unit.finetune_trainer import tiny
 from tests.unit.finetune_trainer.test_isolation import mamba2
@@ -86,7 +86,7 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch, holds: int, holds_checkpointed: i
     """Stands in for a GPU: a step of micro-batches of more tokens than it holds ends as PyTorch ends it there."""
 
     def accumulate(model: Any, rows: Any, tokens: int, accelerator: Any) -> float:
-        if tokens > (holds_checkpointed if model.get_base_model().is_activation_checkpointing else holds):
+        if tokens > (holds_checkpointed if uses_gradient_checkpointing(model) else holds):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return accumulate_gradients(model, rows, tokens, accelerator)
 
@@ -104,7 +104,7 @@ def test_the_first_that_fits_is_taken(
     small_gpu(monkeypatch, holds, checkpointed)
     model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
     assert find_plan(model, ROWS, Training(), resolved(2048), fresh_accelerator()) == plan
-    assert model.get_base_model().is_activation_checkpointing is plan.gradient_checkpointing
+    assert uses_gradient_checkpointing(model) is plan.gradient_checkpointing
 
 
 def test_where_nothing_fits_it_says_so_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def test_a_model_whose_rows_go_alone_is_merged_as_any_other(
     family: Family, make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     base = save_family(family, tmp_path / "base")
-    tuned = side_by_side(save_adapter(base, tmp_path / "adapter", 0.3))
+    tuned = side_by_side(save_adapter(base, tmp_path / "adapter", 0.2))
     prepared, tokenizer = results(make_bundle()).prepared, AutoTokenizer.from_pretrained(tiny_model_dir)
     folders = (base, tmp_path / "adapter", tmp_path / "merged")
     assert not merge(*folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator()).changed
