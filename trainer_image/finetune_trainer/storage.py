@@ -4,13 +4,12 @@ What goes wrong is raised as TrainerFailure with a reason that depends on what w
 `model.uri` is ModelNotFound, one under `output.uri` OutputNotWritable, any other DatasetNotFound.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from finetune_api import names
+from finetune_api import globs, names
 from finetune_api.bundle import Bundle, bucket_of, storage_of
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
@@ -19,8 +18,6 @@ from finetune_trainer.local_files import LocalFiles
 from finetune_trainer.progress import Progress
 
 _MEGABYTE = 1_000_000
-WILDCARDS = {"/**/": "/(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-"""Wildcards of a URI as regular expressions."""
 
 
 class Storage:
@@ -59,11 +56,9 @@ class Storage:
     def list(self, uri: str) -> list[str]:
         """The files a URI with wildcards stands for, sorted: * and ? match within one folder, ** any folders. Without
         wildcards the URI itself, whether there is such a file or not."""
-        if not re.search(r"[*?]", uri):
+        if not globs.has_wildcard(uri):
             return [uri]
-        parts = re.split(r"(/\*\*/|\*\*|\*|\?)", uri)
-        pattern = re.compile("".join(WILDCARDS.get(part, re.escape(part)) for part in parts))
-        prefix = re.split(r"[*?]", uri)[0]
+        prefix, pattern = globs.beginning(uri), globs.expression(uri)
         with self._typed(uri) as files:
             return [found for found, _ in files.list(prefix) if pattern.fullmatch(found)]
 
