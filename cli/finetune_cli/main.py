@@ -21,5 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     for problem in found:
         print(problem, file=sys.stderr)
     if not found:
-        print("Fields, types and bounds are fine. The API server checks the rest: kubectl apply --dry-run=server.")
+        print(
+            "Fields, types, bounds and URIs are fine. The API server checks the rest: kubectl apply --dry-run=server."
+        )
     return 1 if found else 0

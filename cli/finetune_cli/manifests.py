@@ -1,5 +1,6 @@
 """Reads manifests and says what is wrong in them, with the line each finding is about."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ import yaml
 from pydantic import ValidationError
 
 from finetune_api import names
+from finetune_api.bundle import sources_of, uris_of
+from finetune_api.conflicts import conflicts
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.model import ApiModel
 from finetune_api.profile import FineTuneProfileSpec
+from finetune_api.uris import FILES, FOLDER, misspelled
 
 KINDS: dict[str, type[ApiModel]] = {names.JOB_KIND: FineTuneJobSpec, names.PROFILE_KIND: FineTuneProfileSpec}
 
@@ -59,16 +63,34 @@ def _of_object(path: Path, node: yaml.Node, body: dict[str, Any], model: type[Ap
     if body.get("apiVersion") != names.API_VERSION:
         yield f"{path}:{_line(node, ('apiVersion',))}: apiVersion: must be {names.API_VERSION}"
     try:
-        model.model_validate(body.get("spec", {}))
+        spec = model.model_validate(body.get("spec", {}))
     except ValidationError as error:
         for finding in error.errors():
             place = ("spec", *finding["loc"])
             what = "unknown field" if finding["type"] == "extra_forbidden" else finding["msg"]
             yield f"{path}:{_line(node, place)}: {_field(place)}: {what}"
+        return
+    if isinstance(spec, FineTuneJobSpec):
+        for field, what in _of_uris(spec):
+            yield f"{path}:{_line(node, _place(field))}: {field}: {what}"
+
+
+def _of_uris(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
+    """Fields with a URI that the API server or the operator would refuse, and why."""
+    files = {f"{field}.uri" for field in sources_of(spec)}
+    for field, uri in uris_of(spec).items():
+        if what := misspelled(uri, FILES if field in files else FOLDER):
+            yield field, what
+    yield from conflicts(spec)
 
 
 def _field(place: Sequence[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+
+
+def _place(field: str) -> list[str | int]:
+    """The keys and positions a field's name is made of: what `_field` takes."""
+    return [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", field)]
 
 
 def _line(node: yaml.Node, place: Sequence[str | int]) -> int:

@@ -8,6 +8,7 @@ Pure: pydantic models, constants and small functions over them. No I/O, no frame
 - `model`, `status_fields`, `uris`, `quantity`: what fields are made of.
 - `reasons`: every way a job can fail, with the exit code and the sentence for the tenant.
 - `bundle`: what the operator hands to a trainer pod.
+- `conflicts`: whether the places a job writes and reads get in each other's way, with wildcards as `globs` has them.
 - `model_shape`: what of a base model decides memory and time, from its config.json and its weights' headers.
 - `sizing`, `run_time`: how much memory a run takes, and how long.
 - `names`: labels, names and paths both sides have to agree on.

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from finetune_api.dataset import RowFiles
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.model import ApiModel
 from finetune_api.profile import GpuType, Storage
@@ -56,14 +57,27 @@ def bucket_of(uri: str) -> str | None:
 
 
 def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
-    """Every URI the spec names, by its field: model, adapter to continue from, sources, sentence model, output."""
-    dataset, adapter = spec.dataset, spec.method.lora.from_
-    models = {"spec.model.uri": spec.model.uri} | ({"spec.method.lora.from": adapter} if adapter else {})
-    sources = {f"spec.dataset.train[{i}].uri": source.uri for i, source in enumerate(dataset.train)}
-    for side, named in (("validation", dataset.validation), ("test", dataset.test)):
-        sources |= {f"spec.dataset.{side}[{i}].uri": source.uri for i, source in enumerate(named or [])}
-    if embedding := dataset.deduplicate.embedding_model:
-        sources["spec.dataset.deduplicate.embeddingModel.uri"] = embedding.uri
-    for i, each in enumerate(spec.evaluation.regression or []):
-        sources[f"spec.evaluation.regression[{i}].uri"] = each.uri
-    return {**models, **sources, "spec.output.uri": spec.output.uri}
+    """Every URI the spec names, by its field: models, sources, output."""
+    sources = {f"{field}.uri": files.uri for field, files in sources_of(spec).items()}
+    return {**models_of(spec), **sources, "spec.output.uri": spec.output.uri}
+
+
+def models_of(spec: FineTuneJobSpec) -> dict[str, str]:
+    """URIs of the folders with weights that a job reads, by their fields: base model, adapter to continue from,
+    sentence model."""
+    adapter, embedding = spec.method.lora.from_, spec.dataset.deduplicate.embedding_model
+    return {
+        "spec.model.uri": spec.model.uri,
+        **({"spec.method.lora.from": adapter} if adapter else {}),
+        **({"spec.dataset.deduplicate.embeddingModel.uri": embedding.uri} if embedding else {}),
+    }
+
+
+def sources_of(spec: FineTuneJobSpec) -> dict[str, RowFiles]:
+    """Everything rows are read from, by its field."""
+    dataset = spec.dataset
+    sides = {"train": dataset.train, "validation": dataset.validation or [], "test": dataset.test or []}
+    sources: dict[str, RowFiles] = {
+        f"spec.dataset.{side}[{i}]": source for side, named in sides.items() for i, source in enumerate(named)
+    }
+    return sources | {f"spec.evaluation.regression[{i}]": s for i, s in enumerate(spec.evaluation.regression or [])}

@@ -7,20 +7,8 @@ from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, DnsLabel, SchemaKeys, Seed, dns_label, rules
 from finetune_api.preparation import Clean, Deduplicate
-from finetune_api.uris import BUCKET, Uri
+from finetune_api.uris import FileUri
 
-FileUri = Annotated[
-    Uri,
-    SchemaKeys(
-        rules(
-            (
-                f"self.matches('^s3://{BUCKET}/.+[.]((jsonl|json|csv)([.](gz|zst))?|parquet)$')",
-                "must be s3://BUCKET/KEY ending in .jsonl, .json or .csv, perhaps with .gz or .zst after it, or in "
-                ".parquet; the key may hold the wildcards *, ? and **, for example s3://acme-data/tickets/*.jsonl",
-            ),
-        )
-    ),
-]
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 
 

@@ -72,6 +72,12 @@ class Compute(ApiModel):
     finetune-trainer in this namespace. Default: finetune-trainer, which the operator makes and binds."""
 
 
+def _in_output(uri: str) -> str:
+    """CEL: whether `uri` lies in output.uri. Wildcards and other spellings of a place are left to
+    `finetune_api.conflicts`."""
+    return f"({uri} + '/').startsWith(self.output.uri.endsWith('/') ? self.output.uri : self.output.uri + '/')"
+
+
 class FineTuneJobSpec(ApiModel):
     """What to tune, on what, into what. Immutable: a changed experiment is a new FineTuneJob."""
 
@@ -82,9 +88,29 @@ class FineTuneJobSpec(ApiModel):
                 "spec cannot be changed: create a FineTuneJob with another name, or delete this one first",
             ),
             (
-                "!(self.model.uri + '/').startsWith("
-                "self.output.uri.endsWith('/') ? self.output.uri : self.output.uri + '/')",
+                f"!{_in_output('self.model.uri')}",
                 "output.uri must not be the model's own folder or one above it: choose another prefix",
+            ),
+            (
+                f"!has(self.method.lora.from) || !{_in_output('self.method.lora.from')}",
+                "output.uri must not be the folder of method.lora.from or one above it: choose another prefix",
+            ),
+            (
+                "!has(self.dataset.deduplicate.embeddingModel) || "
+                f"!{_in_output('self.dataset.deduplicate.embeddingModel.uri')}",
+                "output.uri must not be the embedding model's own folder or one above it: choose another prefix",
+            ),
+            (
+                f"self.dataset.train.all(s, !{_in_output('s.uri')})",
+                "output.uri must not be a folder that dataset.train reads from or one above it: the next run would "
+                "read the results as rows; choose another prefix",
+            ),
+            (
+                f"(!has(self.dataset.test) || self.dataset.test.all(s, !{_in_output('s.uri')})) && "
+                f"(!has(self.dataset.validation) || self.dataset.validation.all(s, !{_in_output('s.uri')})) && "
+                f"(!has(self.evaluation.regression) || self.evaluation.regression.all(s, !{_in_output('s.uri')}))",
+                "output.uri must not be a folder that dataset.test, dataset.validation or evaluation.regression reads "
+                "from or one above it: the next run would read the results as rows; choose another prefix",
             ),
             (
                 "!self.output.merge || self.method.type != 'Full'",

@@ -179,8 +179,9 @@ class Storage(ApiModel):
         ]
         | None
     ) = None
-    """Secret in the tenant's namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Default: none, the
-    pod's own cloud identity is used."""
+    """Secret in the tenant's namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN
+    where the keys are temporary. Running jobs use rotated keys from the next request on. Default: none, the pod's own
+    cloud identity is used."""
 
 
 class FineTuneProfileSpec(ApiModel):

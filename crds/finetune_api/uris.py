@@ -1,6 +1,8 @@
 """Where things lie: URIs as the API takes them."""
 
-from typing import Annotated
+import re
+import unicodedata
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
@@ -9,15 +11,55 @@ from finetune_api.model import SchemaKeys, rules
 BUCKET = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 """A bucket's name, by the S3 naming rules: 3 to 63 lower-case letters, digits, dots and hyphens."""
 
+
+class Shape(NamedTuple):
+    """What a URI of one kind looks like."""
+
+    pattern: str
+    """A regular expression in the syntax that RE2 and Python share."""
+    wanted: str
+    """The sentence shown for a URI that does not match."""
+
+
+FOLDER = Shape(f"^s3://{BUCKET}/[^*?]*[^*?/]/?$", "must be s3://BUCKET/PREFIX, for example s3://acme-models/tickets")
+FILES = Shape(
+    f"^s3://{BUCKET}/.+[.]((jsonl|json|csv)([.](gz|zst))?|parquet)$",
+    "must be s3://BUCKET/KEY ending in .jsonl, .json or .csv, perhaps with .gz or .zst after it, or in "
+    ".parquet; the key may hold the wildcards *, ? and **, for example s3://acme-data/tickets/*.jsonl",
+)
+_EDGES = "must have no white space and no invisible character at its ends or at the beginning of its key: remove it"
+_CONTROLS = "must not hold a line break or another control character: remove it"
+_DOTS = "must not hold a folder called . or .., which S3 services read differently: write the folder that is meant"
+_TIDY = (
+    (r"!self.matches(r'^[\pZ\pC]|^s3://[^/]*/[\pZ\pC]|[\pZ\pC]/?$')", _EDGES),
+    (r"!self.matches(r'[\p{Cc}\p{Zl}\p{Zp}]')", _CONTROLS),
+    (r"!self.matches(r'/[.][.]?(/|$)')", _DOTS),
+)
+
+
+def _rules(shape: Shape) -> SchemaKeys:
+    return SchemaKeys(rules((f"self.matches('{shape.pattern}')", shape.wanted), *_TIDY))
+
+
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
-PrefixUri = Annotated[
-    Uri,
-    SchemaKeys(
-        rules(
-            (
-                f"self.matches('^s3://{BUCKET}/[^*?]*[^*?/]/?$')",
-                "must be s3://BUCKET/PREFIX, for example s3://acme-models/tickets",
-            ),
-        )
-    ),
-]
+PrefixUri = Annotated[Uri, _rules(FOLDER)]
+FileUri = Annotated[Uri, _rules(FILES)]
+
+
+def misspelled(uri: str, shape: Shape) -> str | None:
+    """What the API server has against a URI, as the end of a sentence; None where it takes it. Its rules hold the
+    same: Python's regular expressions know no Unicode categories."""
+    if not re.fullmatch(shape.pattern, uri):
+        return shape.wanted
+    key = uri.removeprefix("s3://").partition("/")[2]
+    if any(_category(letter)[0] in "ZC" for letter in (key[0], key.removesuffix("/")[-1:], key[-1])):
+        return _EDGES
+    if any(_category(letter) in ("Cc", "Zl", "Zp") for letter in key):
+        return _CONTROLS
+    return _DOTS if {".", ".."} & set(key.split("/")) else None
+
+
+def _category(letter: str) -> str:
+    """The letter's Unicode category; that of a letter where it is unassigned, which RE2's categories leave out."""
+    found = unicodedata.category(letter)
+    return "Lo" if found == "Cn" else found

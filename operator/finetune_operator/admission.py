@@ -1,10 +1,12 @@
-"""What has to hold before the first pod: the spec is readable, the profile is there and knows the buckets, the
-ServiceAccount is there and may report. And before a GPU is asked for: no other job is to write to the same place."""
+"""What has to hold before the first pod: the spec is readable, the profile is there and knows the buckets, the job does
+not write where it reads, the ServiceAccount is there and may report. And before a GPU is asked for: no other job is to
+write to the same place."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_api.bundle import bucket_of, storage_of, uris_of
+from finetune_api.conflicts import conflicts
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import TRAINER_SERVICE_ACCOUNT
 from finetune_api.profile import FineTuneProfileSpec
@@ -38,6 +40,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         return Obstacle(f'spec.profileName: there is no FineTuneProfile "{world.spec.profile_name}".', late)
     if message := _unknown_bucket(world.spec, world.profile):
         return Obstacle(message, final=True)
+    if not begun and (conflict := next(conflicts(world.spec), None)):
+        return Obstacle(f"{conflict.field}: {conflict.message}", final=True)
     account = world.spec.compute.service_account_name
     if account not in (None, TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
         return Obstacle(

@@ -24,7 +24,8 @@ The evaluation, `assessment` from top to bottom:
 
 Both:
     `__main__`: the command, and how each end becomes an exit code and a termination message.
-    `failure`, `termination`: the ways to end. `storage`: S3 and local files. `scratch`: where a
+    `failure`, `termination`: the ways to end. `storage`: S3 and local files, each a kind of `files`
+    (`s3` with its `mounted_keys`, `local_files`). `scratch`: where a
     pod may write. `status_writer`: the job's status. `progress`: the line a person waiting at the pod's log sees.
     `ownership`: whose the results at the output are.
 """

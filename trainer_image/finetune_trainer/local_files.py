@@ -1,15 +1,13 @@
-"""Local paths in place of S3, for debugging outside Kubernetes. The methods are those of `storage.Files`."""
+"""Local paths in place of S3, for debugging outside Kubernetes. The methods are those of `files.Files`."""
 
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from finetune_trainer.failure import TrainerFailure
-
-if TYPE_CHECKING:
-    from finetune_trainer.storage import Place
+from finetune_trainer.files import Place
 
 
 class LocalFiles:
@@ -71,7 +69,7 @@ class LocalFiles:
                 except OSError:
                     break
 
-    def failure(self, error: Exception, uri: str, place: "Place") -> TrainerFailure | None:
+    def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
         """The failure an error stands for; None where it is none of the storage's."""
         if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             return TrainerFailure(place.missing, f"There is no file {uri}.")

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.bundle import Bundle
+from finetune_api.conflicts import conflicts
 from finetune_api.dataset import Dataset, Overlength, Split
+from finetune_api.job import FineTuneJobSpec
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Preflight, SourceRows, Splits
 from finetune_api.reasons import FailureReason, sentence
@@ -70,6 +72,7 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     """Output, model, rows, split, choices: first what takes least time to find wrong. The rows lie in
     `scratch`/prepared, as `write_prepared` takes them."""
     spec = bundle.spec
+    check_places(spec)
     check_output(bundle, storage)
     model = inspect_model(storage, spec.model.uri, scratch / "model")
     if spec.method.type is not MethodType.FULL:
@@ -107,6 +110,12 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         chat_template=format.source,
         regression=regression,
     )
+
+
+def check_places(spec: FineTuneJobSpec) -> None:
+    """Raises TrainerFailure SpecInvalid where results would be written over what the job reads, or read as rows."""
+    if conflict := next(conflicts(spec, str(Path.cwd())), None):
+        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.message}")
 
 
 def check_output(bundle: Bundle, storage: Storage) -> None:

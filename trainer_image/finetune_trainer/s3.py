@@ -1,4 +1,4 @@
-"""S3 services: Amazon's and those that speak its protocol. The methods are those of `storage.Files`."""
+"""S3 services: Amazon's and those that speak its protocol. The methods are those of `files.Files`."""
 
 import io
 import os
@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
+import botocore.session
 from boto3.exceptions import RetriesExceededError
 from botocore.client import Config
+from botocore.credentials import CredentialResolver
 from botocore.exceptions import (
     ClientError,
     ConnectionError,
@@ -22,18 +24,25 @@ from finetune_api import profile
 from finetune_api.bundle import JobIdentity
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.files import Place
+from finetune_trainer.mounted_keys import (
+    KEY_ID,
+    REFUSED_KEYS,
+    SECRET,
+    MountedKeys,
+    MountedKeysProvider,
+    read_keys,
+)
+from finetune_trainer.termination import stop_requested
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
-    from finetune_trainer.storage import Place
-
-KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 READ_BYTES = 8 * 1024 * 1024
 READ_ATTEMPTS = 5
 MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
-BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"}
+BAD_KEYS = REFUSED_KEYS | {"RequestTimeTooSkewed"}
 EXISTS = {"412", "PreconditionFailed"}
 NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError, RetriesExceededError)
 
@@ -69,7 +78,14 @@ class S3Files:
 
     def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
         bucket, key = split(uri)
-        self._client.download_file(bucket, key, str(to), Callback=advance)
+        try:
+            self._client.download_file(bucket, key, str(to), Callback=advance)
+        except ClientError as error:
+            if _code(error) != "403":
+                raise
+            # It begins with a HEAD, whose refusal does not say why.
+            _head(self._client, bucket, key)
+            self._client.download_file(bucket, key, str(to), Callback=advance)
 
     def write(self, uri: str, data: bytes, if_absent: bool) -> bool:
         bucket, key = split(uri)
@@ -92,7 +108,7 @@ class S3Files:
             bucket, key = split(uri)
             self._client.delete_object(Bucket=bucket, Key=key)
 
-    def failure(self, error: Exception, uri: str, place: "Place") -> TrainerFailure | None:
+    def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
         """The failure an error stands for; None where it is none of the storage's."""
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, f"There are no credentials for {uri}.")
@@ -104,7 +120,7 @@ class S3Files:
             )
         return self._refusal(error, uri, place) if isinstance(error, ClientError) else None
 
-    def _refusal(self, error: ClientError, uri: str, place: "Place") -> TrainerFailure:
+    def _refusal(self, error: ClientError, uri: str, place: Place) -> TrainerFailure:
         code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if code == "NoSuchBucket":
             return TrainerFailure(place.missing, f"There is no bucket {split(uri)[0]}, which {uri} names.")
@@ -134,33 +150,30 @@ class S3Files:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        keys = self._keys(secrets_dir)
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=self._storage.endpoint,
-            region_name=self._storage.region,
-            config=config,
-            aws_access_key_id=keys.get("AWS_ACCESS_KEY_ID"),
-            aws_secret_access_key=keys.get("AWS_SECRET_ACCESS_KEY"),
-            aws_session_token=keys.get("AWS_SESSION_TOKEN"),
+        session, keys = botocore.session.Session(), self._keys(secrets_dir)
+        if keys:
+            session.register_component("credential_provider", CredentialResolver([MountedKeysProvider(keys)]))
+        client = boto3.session.Session(botocore_session=session).client(
+            "s3", endpoint_url=self._storage.endpoint, region_name=self._storage.region, config=config
         )
+        if keys:
+            client.meta.events.register("needs-retry.s3", keys.retry)  # type: ignore[arg-type] # the answer does count
+        return client
 
-    def _keys(self, secrets_dir: Path) -> dict[str, str]:
-        """The Secret's keys; none (boto3 then looks where it always looks) where the storage names no Secret, or
+    def _keys(self, secrets_dir: Path) -> MountedKeys | None:
+        """The Secret's keys; None (boto3 then looks where it always looks) where the storage names no Secret, or
         outside Kubernetes, where there is none to mount."""
         name = self._storage.credentials_secret_name
         if name is None or (self._job is None and not (secrets_dir / name).exists()):
-            return {}
-        files = {key: secrets_dir / name / key for key in (*KEYS, "AWS_SESSION_TOKEN")}
-        keys = {key: path.read_text().strip() for key, path in files.items() if path.exists()}
-        if any(not keys.get(key) for key in KEYS):
-            namespace = f" in namespace {self._job.namespace}" if self._job else ""
-            raise TrainerFailure(
-                FailureReason.STORAGE_ACCESS_DENIED,
-                f"Secret {name}{namespace} with the keys {' and '.join(KEYS)} is missing or incomplete: it has to be "
-                f"created for the buckets {', '.join(self._storage.buckets)}.",
-            )
-        return keys
+            return None
+        if keys := read_keys(secrets_dir / name):
+            return MountedKeys(secrets_dir / name, keys, stop_requested)
+        namespace = f" in namespace {self._job.namespace}" if self._job else ""
+        raise TrainerFailure(
+            FailureReason.STORAGE_ACCESS_DENIED,
+            f"Secret {name}{namespace} with the keys {KEY_ID} and {SECRET} is missing or incomplete: it has to be "
+            f"created for the buckets {', '.join(self._storage.buckets)}.",
+        )
 
 
 class _Reader(io.RawIOBase):
@@ -224,12 +237,12 @@ def split(uri: str) -> tuple[str, str]:
 
 def _head(client: "S3Client", bucket: str, key: str) -> "HeadObjectOutputTypeDef":
     """Size and ETag of an object. The refusal of a HEAD has no body: what is behind its 403 or 404 (an unknown key, a
-    missing bucket) only a GET is told."""
+    missing bucket) only a GET is told. A GET that is answered had newer keys than the HEAD."""
     try:
         return client.head_object(Bucket=bucket, Key=key)
     except ClientError:
-        client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
-        raise
+        client.get_object(Bucket=bucket, Key=key)["Body"].close()
+        return client.head_object(Bucket=bucket, Key=key)
 
 
 def _code(error: ClientError) -> str:

@@ -4,50 +4,20 @@ What goes wrong is raised as TrainerFailure with a reason that depends on what w
 `model.uri` is ModelNotFound, one under `output.uri` OutputNotWritable, any other DatasetNotFound.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
-from finetune_api import names
+from finetune_api import globs, names
 from finetune_api.bundle import Bundle, bucket_of, storage_of
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.files import DATASET, MODEL, OUTPUT, Files, Place
 from finetune_trainer.local_files import LocalFiles
 from finetune_trainer.progress import Progress
 
 _MEGABYTE = 1_000_000
-WILDCARDS = {"/**/": "/(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-"""Wildcards of a URI as regular expressions."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a URI is for, which decides how its absence and a refusal are called."""
-
-    missing: FailureReason
-    denied: FailureReason
-
-
-DATASET = Place(FailureReason.DATASET_NOT_FOUND, FailureReason.STORAGE_ACCESS_DENIED)
-MODEL = Place(FailureReason.MODEL_NOT_FOUND, FailureReason.STORAGE_ACCESS_DENIED)
-OUTPUT = Place(FailureReason.OUTPUT_NOT_WRITABLE, FailureReason.OUTPUT_NOT_WRITABLE)
-
-
-class Files(Protocol):
-    """One kind of storage. All arguments are whole URIs (or paths). Listings are sorted (URI, bytes)."""
-
-    def size(self, uri: str) -> int | None: ...
-    def read(self, uri: str, start: int, length: int | None) -> bytes: ...
-    def open(self, uri: str) -> BinaryIO: ...
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]: ...
-    def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None: ...
-    def write(self, uri: str, data: bytes, if_absent: bool) -> bool: ...
-    def upload(self, path: Path, uri: str, advance: Callable[[int], None]) -> None: ...
-    def delete(self, uris: Iterable[str]) -> None: ...
-    def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None: ...
 
 
 class Storage:
@@ -86,11 +56,9 @@ class Storage:
     def list(self, uri: str) -> list[str]:
         """The files a URI with wildcards stands for, sorted: * and ? match within one folder, ** any folders. Without
         wildcards the URI itself, whether there is such a file or not."""
-        if not re.search(r"[*?]", uri):
+        if not globs.has_wildcard(uri):
             return [uri]
-        parts = re.split(r"(/\*\*/|\*\*|\*|\?)", uri)
-        pattern = re.compile("".join(WILDCARDS.get(part, re.escape(part)) for part in parts))
-        prefix = re.split(r"[*?]", uri)[0]
+        prefix, pattern = globs.beginning(uri), globs.expression(uri)
         with self._typed(uri) as files:
             return [found for found, _ in files.list(prefix) if pattern.fullmatch(found)]
 

@@ -42,6 +42,20 @@ def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
         (("epochs: 3", "epochs: 0"), "job.yaml:10: spec.training.epochs: Input should be greater than or equal to 1\n"),
         (("epochs: 3", "epoch: 3"), "job.yaml:10: spec.training.epoch: unknown field\n"),
         (("uri: s3://data", "url: s3://data"), "job.yaml:8: spec.dataset.train[0].uri: Field required\n"),
+        (
+            ("s3://results/tickets", "'s3://results/tickets '"),
+            "job.yaml:11: spec.output.uri: must have no white space",
+        ),
+        (("s3://models/base", "hf://models/base"), "job.yaml:5: spec.model.uri: must be s3://BUCKET/PREFIX"),
+        (("rows.jsonl", "rows.txt"), "job.yaml:8: spec.dataset.train[0].uri: must be s3://BUCKET/KEY ending in"),
+        (
+            ("s3://results/tickets", "s3://data"),
+            "job.yaml:11: spec.output.uri: s3://data is a place that spec.dataset.train[0] (s3://data/rows.jsonl)",
+        ),
+        (
+            ("- uri: s3://data/rows.jsonl", "- uri: s3://data/rows.jsonl\n      - uri: s3://data/rows.jsonl"),
+            "job.yaml:9: spec.dataset.train[1]: s3://data/rows.jsonl is what spec.dataset.train[0] names already",
+        ),
         (("v1alpha1", "v1"), "job.yaml:1: apiVersion: must be finetune.dev/v1alpha1\n"),
         (("spec:", "spec: ]"), "job.yaml:4: not YAML: "),
         (("epochs: 3", "epochs: !three 3"), "job.yaml:10: not YAML: "),

@@ -159,6 +159,16 @@ def test_a_spec_this_version_cannot_read_fails_at_once() -> None:
     )
 
 
+def test_an_output_among_the_rows_fails_at_once_but_no_job_that_has_begun() -> None:
+    spec = SPEC.model_copy(update={"output": SPEC.output.model_copy(update={"uri": "s3://data//"})})
+
+    plan = reconcile(fresh(spec=spec), NOW)
+
+    assert (state(plan), plan.create) == ("Failed", [])
+    assert message(plan).startswith("spec.output.uri: s3://data// is a place that spec.dataset.train[0] ")
+    assert state(reconcile(validated(spec=spec), NOW)) != "Failed"
+
+
 def test_a_running_preflight_shows_as_validating() -> None:
     plan = reconcile(fresh(bundle_exists=True, preflight=preflight(pod())), NOW)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -133,6 +134,14 @@ def make_bundle(tmp_path: Path, tiny_model_dir: Path) -> MakeBundle:
     return make
 
 
+ALL = ["Admin", "Read", "Write", "List", "Tagging"]
+"""What an identity of SeaweedFS may do."""
+
+
+def _identity(name: str, key_id: str, secret: str, actions: list[str]) -> dict[str, Any]:
+    return {"name": name, "credentials": [{"accessKey": key_id, "secretKey": secret}], "actions": actions}
+
+
 @dataclass(frozen=True)
 class S3:
     """A running S3 server that checks signatures."""
@@ -140,18 +149,41 @@ class S3:
     endpoint: str
     secrets_dir: Path
     """Folder with the Secrets `owner` (may do everything), `reader` (may read) and `wrong` (keys nobody knows)."""
+    config: Path
+    """SeaweedFS's file of identities, which it reads again on SIGHUP."""
+    server: subprocess.Popen[bytes]
 
-    def client(self) -> Any:
-        """A client with the owner's keys."""
+    def client(self, key_id: str = "owner", secret: str = "owner-key") -> Any:
+        """A client with these keys."""
         import boto3
 
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
             region_name="us-east-1",
-            aws_access_key_id="owner",
-            aws_secret_access_key="owner-key",
+            aws_access_key_id=key_id,
+            aws_secret_access_key=secret,
         )
+
+    def replace_keys(self, identity: str, key_id: str, secret: str) -> None:
+        """From now on the service knows `identity`, which may do everything, by these keys only. Returns once the
+        service accepts them, and so refuses earlier ones."""
+        others = [each for each in json.loads(self.config.read_text())["identities"] if each["name"] != identity]
+        self.config.write_text(json.dumps({"identities": [*others, _identity(identity, key_id, secret, ALL)]}))
+        self.server.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 30
+        while not self._knows(key_id, secret):
+            assert time.monotonic() < deadline, "SeaweedFS did not read its identities again"
+            time.sleep(0.05)
+
+    def _knows(self, key_id: str, secret: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            self.client(key_id, secret).list_objects_v2(Bucket="ready")
+        except ClientError:
+            return False
+        return True
 
     def bucket(self, name: str) -> str:
         """Makes a bucket; returns its name."""
@@ -172,11 +204,8 @@ def _free_ports(count: int) -> list[int]:
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """SeaweedFS on loopback, stopped at the end."""
     folder = tmp_path_factory.mktemp("s3")
-    actions = {"owner": ["Admin", "Read", "Write", "List", "Tagging"], "reader": ["Read", "List"]}
-    identities = [
-        {"name": name, "credentials": [{"accessKey": name, "secretKey": f"{name}-key"}], "actions": allowed}
-        for name, allowed in actions.items()
-    ]
+    actions = {"owner": ALL, "reader": ["Read", "List"]}
+    identities = [_identity(name, name, f"{name}-key", allowed) for name, allowed in actions.items()]
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     for name in [*actions, "wrong"]:
         (folder / "secrets" / name).mkdir(parents=True)
@@ -184,7 +213,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         (folder / "secrets" / name / "AWS_SECRET_ACCESS_KEY").write_text(f"{name}-key")
     for _ in range(3):  # a port that was free may be taken by the time it is listened on
         port, *others = _free_ports(8)
-        server, s3 = _start_weed(folder, port, others), S3(f"http://127.0.0.1:{port}", folder / "secrets")
+        server = _start_weed(folder, port, others)
+        s3 = S3(f"http://127.0.0.1:{port}", folder / "secrets", folder / "s3.json", server)
         try:
             if _comes_up(s3, server):
                 yield s3

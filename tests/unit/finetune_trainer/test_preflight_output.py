@@ -46,3 +46,15 @@ def test_no_probe_is_left_beside_the_prepared_data(make_bundle: MakeBundle) -> N
     bundle = make_bundle()
     run(bundle)
     assert [path.name for path in Path(work_prefix(bundle)).iterdir()] == ["prepared"]
+
+
+@pytest.mark.parametrize("output", ["data", "data/", "./data", "."])
+def test_an_output_among_the_rows_is_refused_before_anything_is_read_or_written(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = make_bundle(model={"uri": str(tmp_path / "no-such-model")}, output={"uri": output})
+    found = failure(bundle)
+    assert found.reason is FailureReason.SPEC_INVALID
+    assert found.message.startswith(f"spec.output.uri: {output} is ")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
