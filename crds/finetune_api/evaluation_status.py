@@ -47,6 +47,8 @@ class Decision(StatusModel):
 
     metric: MetricName
     """Its name."""
+    rows: int | None = None
+    """Held-out rows it is taken of: those that did not leak, nor any near-duplicate of them."""
     over: Reason
     """The best of the baselines, which the tuned model is held against: Base, FewShot, or Quantized, the base model in
     4 bits where that has the lower loss."""
@@ -61,9 +63,9 @@ class Decision(StatusModel):
     high: float | None = None
     """Upper end of that interval."""
     outcome: Reason
-    """Better; Prompting: no better than prompting with examples, as far as the rows can tell; Leaked: better, but by no
-    more than the test rows that were learned could make; Unrelated: the answers fit other rows as well as their own;
-    Likelier: only the loss fell; Worse; Noise."""
+    """Better; Prompting: no better than prompting with examples, as far as the rows can tell; Leaked: test rows that
+    leaked gained more than the others, which gained nothing; Unrelated: the answers fit other rows as well as their
+    own; Likelier: only the loss fell; Worse; Noise: nothing can be told."""
 
 
 class GateResult(StatusModel):

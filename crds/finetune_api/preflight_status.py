@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_api.evaluation import MetricName
 from finetune_api.method import MethodType
 from finetune_api.model import SchemaKeys, StatusModel, list_map
 from finetune_api.status_fields import Message, Reason, Text, Time
@@ -128,7 +129,8 @@ class Preflight(StatusModel):
     overlength: int | None = None
     """Rows dropped for being longer than training.maxSequenceLength."""
     leaked: int | None = None
-    """Test rows that stand wholly or mostly in rows that are learned, so that right answers to them prove nothing."""
+    """Test rows whose question and answer also occur in the training rows, at least nearly, so that right answers to
+    them prove nothing. The verdict goes by the other test rows."""
     tokens: int | None = None
     """Tokens of one epoch, prompts and answers."""
     supervised_tokens: int | None = None
@@ -176,6 +178,11 @@ class Resolved(StatusModel):
     """Which weights become the result: those with the best validation loss, or the last."""
     max_new_tokens: int
     """Longest answer the evaluation lets a model write."""
+    metrics: (
+        Annotated[list[MetricName], Field(max_length=len(MetricName)), SchemaKeys({"x-kubernetes-list-type": "atomic"})]
+        | None
+    ) = None
+    """What the evaluation measures; the first one decides the verdict."""
     prompt_format: Literal["ChatTemplate", "Plain"]
     """ChatTemplate: the tokenizer's own. Plain: the model has none, so prompt and answer follow each other as text."""
     parameters: int

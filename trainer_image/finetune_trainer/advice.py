@@ -71,7 +71,7 @@ class Facts:
     tested_rows: int
     """Test rows the models are measured on."""
     leaked_rows: int = 0
-    """Test rows of which a near copy is learned from, or a row that holds most of what they ask."""
+    """Test rows whose question and answer a row to learn from holds, see `leaked_rows`."""
     leaks: tuple[str, ...] = ()
     """Where the first of them stand, and in which row."""
     near_copies: int = 0
@@ -100,9 +100,9 @@ def _leaks(facts: Facts) -> str | None:
         return None
     places = f" ({'; '.join(facts.leaks)})" if facts.leaks else ""
     return (
-        f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} stand wholly or mostly in rows of "
-        f"dataset.train{places}, so evaluating praises what was learned by heart: take one of each two out, or name "
-        "other test rows; dataset.deduplicate.near Drop takes out near copies."
+        f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} also occur in dataset.train with their answer, at "
+        f"least nearly{places}. Scores on them are inflated, so the verdict goes by the other test rows. Remove one of "
+        "each two, or name other test rows; dataset.deduplicate.near Drop removes near-duplicates."
     )
 
 

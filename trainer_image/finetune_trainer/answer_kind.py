@@ -7,7 +7,7 @@ from enum import StrEnum
 from math import ceil
 
 from finetune_trainer import json_fields
-from finetune_trainer.prepared import Example
+from finetune_trainer.row_store import Example
 
 LOOKED_AT = 10_000
 """Training answers that are looked at, spread evenly over all."""

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedModel
 
 from finetune_api.bundle import Bundle
-from finetune_api.evaluation import Baseline, MetricName
+from finetune_api.evaluation import Baseline
 from finetune_api.evaluation_status import Evaluation, Merged, Quantized
-from finetune_trainer.answer_kind import Answers, recognise
 from finetune_trainer.comparison import Comparison, compare
 from finetune_trainer.evaluate import Evaluator, draw_rows
 from finetune_trainer.evaluation_status import evaluation_status
@@ -16,7 +15,6 @@ from finetune_trainer.few_shot import few_shot_draws
 from finetune_trainer.gates import gate_results, regression_result
 from finetune_trainer.generation import context
 from finetune_trainer.measured import FewShot, Measured
-from finetune_trainer.metric_choice import choose_metrics
 from finetune_trainer.metrics import LIKELIHOODS
 from finetune_trainer.prepared import Example, Prepared
 from finetune_trainer.quantized import base_name, compare_quantized, only_quantized
@@ -70,23 +68,19 @@ class Assessor:
     """Measures every model of a job on the same rows."""
 
     def __init__(self, bundle: Bundle, prepared: Prepared, evaluator: Evaluator) -> None:
-        """Raises TrainerFailure SpecInvalid as choose_metrics does."""
+        """Raises ValueError where `prepared` does not say what to measure."""
+        if not prepared.resolved.metrics:
+            raise ValueError("status.resolved.metrics names no metric")
         self._spec, self._prepared, self._evaluator = bundle.spec, prepared, evaluator
         wish, seed = bundle.spec.evaluation, bundle.spec.dataset.split.seed
         self.held_out: Sequence[Example] = draw_rows(prepared.test, wish.max_rows, seed)
         self._regression = {name: draw_rows(rows, wish.max_rows, seed) for name, rows in prepared.regression.items()}
-        self._answers: Answers = recognise(prepared.train)
-        self._metrics: tuple[MetricName, ...] = choose_metrics(wish, self._answers)
+        self._metrics = prepared.resolved.metrics
 
     @property
     def _asks(self) -> bool:
         """Whether any metric is one of the models' own answers."""
         return not set(self._metrics) <= set(LIKELIHOODS)
-
-    @property
-    def _leaked(self) -> float:
-        """Share of the test rows that stand in rows that are learned."""
-        return (self._prepared.preflight.leaked or 0) / len(self._prepared.test)
 
     def baselines(self, model: PreTrainedModel, say: Callable[[str], None]) -> Baselines:
         """Measures the base model. `say` is told what answers next where that is not the base model as it is."""
@@ -111,11 +105,10 @@ class Assessor:
             baselines.few_shot,
             tuned,
             self._metrics,
-            self._answers,
+            self._prepared.answers,
             spec.training.seed,
             spec.dataset.source_names("test" if spec.dataset.test else "train"),
             baselines.quantized,
-            self._leaked,
         )
         evaluation = evaluation_status(
             comparison,

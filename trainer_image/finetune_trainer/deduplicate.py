@@ -72,6 +72,11 @@ def question(messages: Sequence[Message]) -> str:
     return next((message.content for message in messages if message.role == "user"), messages[-1].content)
 
 
+def asked(messages: Sequence[Message]) -> str:
+    """All that is said before the last answer but for the system prompt; of a row that nobody asks in, nothing."""
+    return "\n".join(message.content for message in messages[:-1] if message.role != "system")
+
+
 def said(messages: Sequence[Message]) -> str:
     """All that is said in a row but for the system prompt."""
     return "\n".join(message.content for message in messages if message.role != "system")

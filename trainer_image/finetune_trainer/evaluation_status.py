@@ -51,6 +51,8 @@ def evaluation_status(
 def metrics_of(found: Comparison, model: str, answers: Sequence[Answer], draws: int = 1) -> Metrics:
     """Every metric of one model, a field of MetricRow."""
     values = {name.name.lower(): _value(getattr(row, model)) for name, row in found.metrics.items()}
+    if unknown := values.keys() - Metrics.model_fields.keys():
+        raise KeyError(f"status.evaluation has no field for {', '.join(sorted(unknown))}")
     truncated = round(sum(answer.truncated for answer in answers) / draws) if answers else None
     return Metrics(**values, truncated=truncated)
 
@@ -60,6 +62,7 @@ def decision_of(found: Comparison) -> Decision:
     row, change = found.decision, found.change
     return Decision(
         metric=row.name,
+        rows=found.evidence.rows,
         over=found.baseline,
         baseline=_value(row.of(found.baseline)),
         tuned=_value(row.tuned),

@@ -5,8 +5,9 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from finetune_trainer.comparison import Comparison, LabelTable, MetricRow
+from finetune_trainer.comparison import Comparison, LabelTable
 from finetune_trainer.estimates import Change, Estimate
+from finetune_trainer.metric_rows import MetricRow
 
 DIGITS = 6
 
@@ -22,7 +23,16 @@ def evaluation_table(found: Comparison) -> dict[str, Any]:
         "shots": list(found.shots),
         "outcome": found.outcome,
         "metrics": {name: metric_json(row) for name, row in found.metrics.items()},
-        "overChance": _change(found.chance),
+        "decision": {
+            "metric": found.decision.name,
+            "rows": found.evidence.rows,
+            "clusters": found.evidence.clusters,
+            "leaked": found.evidence.leaked,
+            **metric_json(found.decision),
+        },
+        "overChance": _change(found.evidence.chance),
+        "leakedOverOthers": _change(found.evidence.gap),
+        "detectable": None if found.evidence.detectable is None else _number(found.evidence.detectable),
         "sources": [
             {"name": source.name, "rows": source.rows, **metric_json(source.decision)} for source in found.sources
         ],

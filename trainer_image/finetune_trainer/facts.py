@@ -10,11 +10,9 @@ from finetune_api.method import MethodType
 from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
 from finetune_trainer.advice import Facts
-from finetune_trainer.deduplicate import question, said
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings, place_of
 from finetune_trainer.gather import Gathered
-from finetune_trainer.leaks import leaks
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.prepared import Split
 from finetune_trainer.resolve import default_learning_rate
@@ -32,12 +30,12 @@ def facts_of(
     sides: Mapping[Split, Rows],
     resolved: Resolved,
     findings: Findings,
+    leaked: NDArray[np.int64],
     context: int | None,
 ) -> Facts:
-    """The job in numbers. `context`: the model's, in tokens."""
+    """The job in numbers. `leaked`: as `leaked_rows` has it. `context`: the model's, in tokens."""
     train, test = sides["train"], sides["test"]
     learned = train.placed["row"]
-    leaked = _leaked(test, train)
     steps = findings.cleaned.steps if findings.cleaned else {}
     return Facts(
         full=resolved.method is MethodType.FULL,
@@ -72,22 +70,6 @@ def facts_of(
         ),
         unused_columns=gathered.unused,
     )
-
-
-def _leaked(test: Rows, train: Rows) -> NDArray[np.int64]:
-    """For each test row the index of a row to learn from that it mostly stands in, or that is of its group; else -1.
-    Shape [test rows]."""
-    tested, groups = test.placed["cluster"], train.placed["cluster"]
-    held = np.zeros(1 + max(tested.max(initial=0), groups.max(initial=0)), dtype=np.bool_)
-    held[tested] = True
-    shared = np.flatnonzero(held[groups])[::-1]  # so that the first row of each group is the last to be taken
-    first = dict(zip(groups[shared].tolist(), shared.tolist(), strict=True))
-    found = np.array([first.get(group, -1) for group in tested.tolist()], dtype=np.int64)
-    questions = (question(test.messages(row)) for row in range(len(test)))
-    covered = leaks(questions, len(train), lambda row: said(train.messages(row)))
-    looked = found[: len(covered)]
-    looked[covered >= 0] = covered[covered >= 0]
-    return found
 
 
 def _place(rows: Rows, row: int) -> str:

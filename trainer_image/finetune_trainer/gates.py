@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from finetune_api.evaluation import Baseline, Gate, MetricName, MinGain, RegressionSet
 from finetune_api.evaluation_status import Evaluation, GateResult, RegressionResult
 from finetune_api.reasons import FailureReason
-from finetune_trainer.comparison import TUNED, MetricRow, metric_row
 from finetune_trainer.estimates import Paired, scored
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.measured import Measured, texts
+from finetune_trainer.metric_rows import TUNED, MetricRow, metric_row
 from finetune_trainer.prepared import Example
 
 

@@ -69,6 +69,23 @@ def exchanged(
     return (total - shifts) / 2, (total + shifts) / 2
 
 
+def reassigned(
+    statistics: NDArray[np.float64], clusters: Sequence[int], part: NDArray[np.bool_], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of the rows' statistics, shape [rows, statistics], inside a part and outside, both of shape [RESAMPLES + 1,
+    statistics]: first of the part that is given, shape [rows], in which clusters are whole; then of as many clusters
+    drawn at random. If the part is nothing special, each is as likely (a permutation test: Fisher 1935)."""
+    names, members = np.unique(np.asarray(clusters), return_inverse=True)
+    sums, inside = np.zeros((len(names), statistics.shape[1])), np.zeros((1, len(names)))
+    np.add.at(sums, members, statistics)
+    inside[0, members[part]] = 1
+    generator = np.random.default_rng(seed)
+    sizes = [min(_CHUNK, RESAMPLES - done) for done in range(0, RESAMPLES, _CHUNK)]
+    drawn = (generator.permuted(np.repeat(inside, size, axis=0), axis=1) for size in sizes)
+    found = np.vstack([inside @ sums, *(chunk @ sums for chunk in drawn)])
+    return found, sums.sum(axis=0) - found
+
+
 def resampled(statistics: NDArray[np.float64], clusters: Sequence[int], seed: int) -> NDArray[np.float64]:
     """Sums of the rows' statistics, shape [rows, statistics], over bootstrap samples of whole clusters: shape
     [RESAMPLES, statistics] (Efron and Tibshirani 1993). Rows that are near copies of each other say one thing, so they

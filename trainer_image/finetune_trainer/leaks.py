@@ -1,4 +1,4 @@
-"""Test rows that mostly stand in a row to learn from: for the advice, which sees more than the groups of the split do.
+"""Texts of test rows that mostly stand in a row to learn from, which the groups of the split do not all see.
 
 One changed word in 45 leaves a Jaccard similarity of 0.78, and a question inside a longer row far less, yet a model
 that learned either is tested on what it has seen. So what counts is how much of the question one row covers, as Tülu 3
@@ -32,9 +32,20 @@ LOW_BITS = np.uint64((1 << 22) - 1)
 """By these of its hash most n-grams are passed over before any is searched for."""
 
 
-def leaks(questions: Iterable[str], texts: int, text: Callable[[int], str]) -> NDArray[np.int64]:
+MOST_TRIED = 1000
+"""Texts that cover a question and are tried for its answer."""
+
+
+def leaks(
+    questions: Iterable[str],
+    texts: int,
+    text: Callable[[int], str],
+    accepts: Callable[[int, int, float], bool] = lambda question, text, share: True,
+) -> NDArray[np.int64]:
     """For each question the number of the text that covers most of it, or -1 where none covers MOSTLY. `text` gives one
     of the `texts` by its number, from 0. Shape [questions]: all, or the first that hold MOST_WORDS together.
+    `accepts`: whether a text counts, by the numbers of question and text and the share covered; of each question at
+    most MOST_TRIED are tried.
 
     What stands in more texts, or questions, than may hang together as copies is an instruction's, and counts on neither
     side; a question of which fewer than 8 words are left is not looked for."""
@@ -44,6 +55,7 @@ def leaks(questions: Iterable[str], texts: int, text: Callable[[int], str]) -> N
     marks = np.zeros(int(LOW_BITS) + 1, dtype=np.bool_)
     marks[index.grams & LOW_BITS] = True
     best, most = np.full(index.count, -1, dtype=np.int64), np.zeros(index.count)
+    tried = np.zeros(index.count, dtype=np.int64)
     progress = Progress("Looking for test rows in those to learn from", "rows", texts)
     for before, rows in _blocks(range(texts), text):
         grams, row, _ = ngrams(rows)
@@ -52,8 +64,11 @@ def leaks(questions: Iterable[str], texts: int, text: Callable[[int], str]) -> N
         number, question = np.divmod(pairs, index.count)
         share = words / own[question]
         for at in np.flatnonzero((share >= MOSTLY) & (own[question] >= VERY_SHORT)):
-            if share[at] > most[question[at]]:
-                most[question[at]], best[question[at]] = share[at], before + number[at]
+            asked, holding = int(question[at]), before + int(number[at])
+            if share[at] > most[asked] and tried[asked] < MOST_TRIED:
+                tried[asked] += 1
+                if accepts(asked, holding, float(share[at])):
+                    most[asked], best[asked] = share[at], holding
         progress.advance(len(rows))
     return best
 
@@ -147,11 +162,19 @@ def _common(index: _Index, texts: int, text: Callable[[int], str]) -> NDArray[np
 
 def _frequent(grams: NDArray[np.uint64], rows: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
     """The n-grams that stand in more of `count` rows than a group of copies may have. `rows`: the row of each."""
-    order = np.lexsort((rows, grams))
-    grams, rows = grams[order], rows[order]
-    once = np.append(True, (grams[1:] != grams[:-1]) | (rows[1:] != rows[:-1]))[: len(grams)]
-    found, counts = np.unique(grams[once], return_counts=True)
-    return found[counts > max(SMALLEST_CAP, CAP_SHARE * count)]
+    return with_several(grams, rows, max(SMALLEST_CAP, CAP_SHARE * count) + 1)
+
+
+def with_several(
+    values: NDArray[np.uint64], others: NDArray[np.int64] | NDArray[np.uint64], least: float
+) -> NDArray[np.uint64]:
+    """The `values` that stand beside `least` or more different ones of `others`. Both of shape [pairs]; what is
+    returned is in rising order."""
+    order = np.lexsort((others, values))
+    values, others = values[order], others[order]
+    once = np.append(True, (values[1:] != values[:-1]) | (others[1:] != others[:-1]))[: len(values)]
+    found, counts = np.unique(values[once], return_counts=True)
+    return found[counts >= least]
 
 
 def _blocks(numbers: Iterable[int], text: Callable[[int], str]) -> Iterator[tuple[int, list[list[int]]]]:

@@ -39,13 +39,17 @@ def choose_metrics(wish: Evaluation, answers: Answers) -> tuple[MetricName, ...]
 def require_metric(wish: RegressionSet, rows: Sequence[Example]) -> None:
     """Raises TrainerFailure SpecInvalid where the rows of a regression set cannot have the metric it names."""
     kind = recognise(rows).kind
-    continued = kind is AnswerKind.CONTINUATION and wish.metric not in LIKELIHOODS
-    if continued or (wish.metric in JSON and kind is not AnswerKind.JSON):
-        what = "ask nothing: they are text to continue" if continued else "are not JSON, or not nine of ten"
+    why = None
+    if kind is AnswerKind.CONTINUATION and wish.metric not in LIKELIHOODS:
+        why = "its rows ask nothing: they are text to continue"
+    elif wish.metric in JSON and kind is not AnswerKind.JSON:
+        why = "its rows are not JSON, or not nine of ten"
+    elif wish.metric in LABEL:
+        why = "the labels of a regression set are not known"
+    if why:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"evaluation.regression {wish.name} cannot take the metric {wish.metric}: its rows {what}. "
-            "Choose another metric.",
+            f"evaluation.regression {wish.name} cannot take the metric {wish.metric}: {why}. Choose another metric.",
         )
 
 

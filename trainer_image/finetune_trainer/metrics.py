@@ -49,6 +49,8 @@ def value(name: MetricName, totals: Numbers) -> Numbers:
     taken of."""
     if name in OF_LABELS:
         return macro(totals, OF_LABELS[name])
+    if name not in OF_PAIRS and name not in LIKELIHOODS:
+        raise KeyError(name)
     if name is MetricName.BLEU:
         scores = [bleu(counts.tolist()) for counts in totals.reshape(-1, totals.shape[-1])]
         return np.array(scores).reshape(totals.shape[:-1])

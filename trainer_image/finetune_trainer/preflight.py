@@ -23,6 +23,7 @@ from finetune_trainer.facts import facts_of
 from finetune_trainer.failure import TrainerFailure, failure_of
 from finetune_trainer.findings import Findings, place_of
 from finetune_trainer.gather import Gathered, gather
+from finetune_trainer.leaked_rows import leaked_rows
 from finetune_trainer.metric_choice import choose_metrics
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import SPLITS, Prepared, data_digest, learned, place, work_prefix, write_prepared
@@ -87,9 +88,10 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         bound = _bound(limit, spec.training.max_sequence_length, model.context)
         gathered.sides[side] = _within(limit, bound, gathered.store, rows, field, policy, findings)
     sides = learned(_split(gathered, spec.dataset.split), spec.training.loss_on)
-    choose_metrics(spec.evaluation, recognise(sides["train"]))
+    answers = recognise(sides["train"])
+    metrics = choose_metrics(spec.evaluation, answers)
     regression = gather_regression(spec, storage, model, format, scratch / "prepared")
-    resolved = resolve(spec, model.shape.parameters, limit, format.kind, **sides)
+    resolved = resolve(spec, model.shape.parameters, limit, format.kind, metrics, **sides)
     size = data_size(sides, spec.evaluation.max_rows)
     resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
     if spec.method.type is MethodType.AUTO:
@@ -97,13 +99,18 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
     if resolved.method is MethodType.QLORA:
         require_quantizable(model)
-    facts = facts_of(spec, gathered, sides, resolved, findings, model.context)
+    leaked = leaked_rows(sides["test"], sides["train"], gathered.notes)
+    sides["test"] = sides["test"].marked(leaked >= 0)
+    for name, placed in sides.items():
+        place(gathered.store, name, placed.placed)
+    facts = facts_of(spec, gathered, sides, resolved, findings, leaked, model.context)
     findings.advice, findings.leaked = advise(facts), facts.leaked_rows
     require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
     return Prepared(
         **sides,
         resolved=resolved,
+        answers=answers,
         preflight=_found(findings, sides, digest, _sources(gathered, spec.dataset)),
         cleaning=findings.cleaned.examples if findings.cleaned else (),
         stop_token_ids=tuple(dict.fromkeys((*format.stop_token_ids, *model.end_tokens))),
@@ -182,9 +189,9 @@ def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
     placed: dict[Side, Rows] = {}
     for side in SPLITS:
         rows = sides[side] if side != "train" and len(sides[side]) else drawn[side]
-        array = np.empty(len(rows), PLACED)
+        array = np.zeros(len(rows), PLACED)
         array["row"], array["cluster"] = rows, clusters[rows]
-        placed[side] = place(store, side, array)
+        placed[side] = Rows(store, array)
     return placed
 
 

@@ -19,6 +19,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.preflight_status import Preflight, Resolved
 from finetune_api.reasons import FailureReason
 from finetune_api.training import LossOn
+from finetune_trainer.answer_kind import AnswerKind, Answers
 from finetune_trainer.cleaned import Change
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.row_store import Example as Example  # where those who take rows know it from
@@ -39,6 +40,8 @@ class Prepared:
     test: Sequence[Example]
     resolved: Resolved
     preflight: Preflight
+    answers: Answers
+    """What the training answers are, which the metrics were chosen by."""
     stop_token_ids: tuple[int, ...]
     """Tokens that end an answer: the tokenizer's and the model's own list, and the template's end of turn."""
     chat_template: str
@@ -74,6 +77,7 @@ def write_prepared(storage: Storage, bundle: Bundle, prepared: Prepared, folder:
         "files": files,
         "resolved": prepared.resolved.model_dump(mode="json", by_alias=True),
         "preflight": prepared.preflight.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "answers": asdict(prepared.answers),
         "stopTokenIds": prepared.stop_token_ids,
         "chatTemplate": prepared.chat_template,
         "cleaning": [asdict(change) for change in prepared.cleaning],
@@ -105,6 +109,7 @@ def read_prepared(storage: Storage, bundle: Bundle, scratch: Path) -> Prepared:
         regression=_regression(folder / REGRESSION),
         resolved=Resolved.model_validate(manifest["resolved"]),
         preflight=Preflight.model_validate(manifest["preflight"]),
+        answers=Answers(AnswerKind(manifest["answers"]["kind"]), tuple(manifest["answers"]["labels"])),
         stop_token_ids=tuple(manifest["stopTokenIds"]),
         chat_template=manifest["chatTemplate"],
         cleaning=[Change(**change) for change in manifest["cleaning"]],

@@ -62,6 +62,6 @@ def _within(limit: int, store: RowStore, number: int, wish: RegressionSet) -> Ro
         raise TrainerFailure(FailureReason.DATASET_INVALID, f"{where}: {wish.uri}.")
     if long := int(np.sum(mine & ~short)):
         print(f"{field}: {long:,} of {long + len(rows):,} rows are over {limit:,} tokens and left out.", flush=True)
-    array = np.empty(len(rows), PLACED)
+    array = np.zeros(len(rows), PLACED)
     array["row"], array["cluster"] = rows, np.unique(store.column("key")[rows], return_inverse=True)[1]
     return place(store, wish.name, array)

@@ -8,9 +8,11 @@ from finetune_api.evaluation import MetricName
 from finetune_api.evaluation_status import GateResult, RegressionResult
 from finetune_api.method import MethodType
 from finetune_trainer.chart import Whiskers, whiskers
-from finetune_trainer.comparison import Comparison, LabelTable, MetricRow, Outcome
+from finetune_trainer.comparison import Comparison, LabelTable
 from finetune_trainer.estimates import Change, Estimate
+from finetune_trainer.evidence import Outcome
 from finetune_trainer.json_fields import FieldCount
+from finetune_trainer.metric_rows import MetricRow
 from finetune_trainer.metrics import LIKELIHOODS, LOWER_IS_BETTER
 from finetune_trainer.results import Results
 from finetune_trainer.verdict import METRIC_TITLES, percent, shown
@@ -72,7 +74,7 @@ def metrics_table(results: Results) -> Table:
     """Every model by every metric, and what tuning changed."""
     found, evaluation = results.comparison, results.evaluation
     rows = [
-        Row(METRIC_TITLES[row.name], _cells(row, bool(found.shots)), row is found.decision)
+        Row(METRIC_TITLES[row.name], _cells(row, bool(found.shots)), row.name is found.decision.name)
         for row in found.metrics.values()
     ]
     models = [evaluation.base, *([evaluation.few_shot] if found.shots else []), evaluation.tuned]
@@ -89,10 +91,11 @@ def other_tables(results: Results) -> list[Table]:
     """What there is beside the metrics over all rows: sources, labels, fields, gates, regression sets."""
     found, evaluation = results.comparison, results.evaluation
     tables = []
-    if found.sources:
-        rows = [Row(source.name, _cells(source.decision, bool(found.shots))) for source in found.sources]
-        title = f"{METRIC_TITLES[found.decision.name]} by source"
-        tables.append(Table(["Source", *_columns(found)[1:]], rows, title))
+    for head, parts in (("Rows", found.apart), ("Source", found.sources)):
+        if parts:
+            rows = [Row(part.name, _cells(part.decision, bool(found.shots))) for part in parts]
+            title = f"{METRIC_TITLES[found.decision.name]} by {'leak' if parts is found.apart else 'source'}"
+            tables.append(Table([head, *_columns(found)[1:]], rows, title))
     if found.labels:
         tables += [_labels(found.labels), *_confusions(found.labels)]
     if found.fields:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.evaluation import MetricName
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Estimate, Resolved
@@ -39,11 +40,13 @@ def resolve(
     parameters: int,
     limit: int,
     prompt_format: Literal["ChatTemplate", "Plain"],
+    metrics: Sequence[MetricName],
     train: Sequence[Example],
     test: Sequence[Example],
     validation: Sequence[Example] = (),
 ) -> Resolved:
-    """Everything resolved, for rows that are already split and within `limit` tokens."""
+    """Everything resolved, for rows that are already split and within `limit` tokens. `metrics`: as `choose_metrics`
+    returns them."""
     training = spec.training
     steps = 0 if spec.method.type is MethodType.NONE else total_steps(len(train), training)
     longest = max(int(lengths(rows).max()) for rows in (train, test))
@@ -63,6 +66,7 @@ def resolve(
         publish=training.publish or (Publish.BEST if len(validation) else Publish.LAST),
         max_new_tokens=spec.evaluation.generation.max_new_tokens or room_for(answers),
         prompt_format=prompt_format,
+        metrics=list(metrics),
         parameters=parameters,
     )
 

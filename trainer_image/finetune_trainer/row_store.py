@@ -41,8 +41,8 @@ PACK = struct.Struct("<qqiiiiiIiQ16s").pack
 """The same as bytes: many times faster than through NumPy, one row at a time."""
 STRETCH = 1 << 16
 """Records that are read at a time."""
-PLACED = np.dtype([("row", "<i8"), ("cluster", "<i4")])
-"""A row on a side of the split: its number in the store, and its cluster."""
+PLACED = np.dtype([("row", "<i8"), ("cluster", "<i4"), ("leaked", "?")])
+"""A row on a side of the split: its number in the store, its cluster, and Example.leaked."""
 TOKENS, SUPERVISED, TEXTS, ROWS, FILES = "tokens", "supervised", "texts", "rows", "files.json"
 
 
@@ -64,6 +64,8 @@ class Example:
     """Number of the group of rows that ask the same, or nearly: rows of one group never straddle the split."""
     mixture: int = 0
     """Index of its source in dataset.train, dataset.validation or dataset.test."""
+    leaked: bool = False
+    """Of a test row: whether a row to learn from holds its question and its answer, see `leaked_rows`."""
 
     @property
     def prompt(self) -> str:
@@ -170,7 +172,7 @@ class RowStore:
         at, size = record["text_start"].item(), record["text_bytes"].item()
         return tuple(Message(*message) for message in json.loads(os.pread(self._texts.fileno(), size, at)))
 
-    def example(self, row: int, cluster: int = 0) -> Example:
+    def example(self, row: int, cluster: int = 0, leaked: bool = False) -> Example:
         """Row number `row`, from 0."""
         start, _, tokens, _, prompt_length, _, file, line, mixture, _, _ = self._records(row, 1)[0].item()
         return Example(
@@ -181,6 +183,7 @@ class RowStore:
             source=f"{self._files[file]}:{line}",
             cluster=cluster,
             mixture=mixture,
+            leaked=leaked,
         )
 
 
@@ -194,6 +197,12 @@ class Rows(Sequence[Example]):
     def whole(self) -> "Rows":
         """The same rows, learned whole."""
         return Rows(self.store, self.placed, all_supervised=True)
+
+    def marked(self, leaked: NDArray[np.bool_]) -> "Rows":
+        """The same rows with Example.leaked set. `leaked`: shape [rows]."""
+        placed = self.placed.copy()
+        placed["leaked"] = leaked
+        return Rows(self.store, placed, self._all)
 
     def __len__(self) -> int:
         return len(self.placed)

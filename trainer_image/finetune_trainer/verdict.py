@@ -1,11 +1,13 @@
-"""Whether tuning was worth it, in one sentence: the gain, over what, how sure, at what cost, and whether prompting
-would have done."""
+"""Whether tuning was worth it, in a sentence or a few: the gain, over what, how sure, at what cost, and whether
+prompting would have done."""
 
 from dataclasses import dataclass
 
 from finetune_api.evaluation import Baseline, MetricName
-from finetune_trainer.comparison import QUANTIZED, Comparison, Outcome
-from finetune_trainer.estimates import Change
+from finetune_trainer.comparison import Comparison
+from finetune_trainer.estimates import LEAST_CLUSTERS, Change
+from finetune_trainer.evidence import Outcome
+from finetune_trainer.metric_rows import QUANTIZED
 from finetune_trainer.metrics import LIKELIHOODS
 from finetune_trainer.training_progress import duration
 
@@ -55,7 +57,7 @@ class Cost:
 
 
 def verdict(found: Comparison, cost: Cost | None, base: str = "the base model") -> str:
-    """The sentence. Without `cost` nothing was trained: an adapter that was there already is judged. `base`: what the
+    """The sentences. Without `cost` nothing was trained: an adapter that was there already is judged. `base`: what the
     base model is called in it."""
     paid = f" (training took {cost})" if cost else ""
     names = {
@@ -63,13 +65,17 @@ def verdict(found: Comparison, cost: Cost | None, base: str = "the base model") 
         Baseline.FEW_SHOT: f"prompting {base} with examples",
         QUANTIZED: "the base model in 4 bits",
     }
-    baseline = names[found.baseline]
-    return f"{finding(found, baseline)}{paid}: {conclusion(found, 'tuning' if cost else 'the adapter', baseline)}."
+    baseline, subject = names[found.baseline], "tuning" if cost else "the adapter"
+    if not found.evidence.rows:
+        return _nothing_left(found, paid)
+    if found.outcome is Outcome.UNRELATED:
+        return f"{_unrelated(found)} {finding(found, baseline)}{paid}.{_left_out(found)}"
+    return f"{finding(found, baseline)}{paid}: {conclusion(found, subject, baseline)}.{_left_out(found)}"
 
 
 def finding(found: Comparison, baseline: str) -> str:
     """What the deciding metric did, against which baseline, and how sure that is."""
-    row, rows = found.decision, found.rows
+    row, rows = found.decision, found.evidence.rows
     before = row.of(found.baseline)
     on = f"{METRIC_TITLES[row.name]} on {rows:,} held-out row{'s' if rows > 1 else ''}"
     if before is None or row.tuned is None or found.change is None:
@@ -99,21 +105,74 @@ def conclusion(found: Comparison, subject: str, baseline: str) -> str:
     if found.outcome is Outcome.PROMPTING:
         return _prompting_instead(found, subject)
     if found.outcome is Outcome.LEAKED:
-        return (
-            f"but {percent(found.leaked)} of the test rows stand in rows that were learned, so the gain may be what "
-            "was learned by heart: take them out of either and compare again"
-        )
-    if found.outcome is Outcome.UNRELATED:
-        return (
-            "the answers fit other rows' questions as well as their own, so the model has learned how answers look and "
-            "not what to answer: look whether prompts and answers of the training rows belong together"
-        )
+        return _leaked(found, subject)
     if found.outcome is Outcome.LIKELIER:
         return "the right answers became likelier, but those the model gives are no better"
     if found.outcome is Outcome.WORSE:
         return f"{subject} made the model worse, keep {baseline}"
-    unlikelier = ", while the right answers became less likely" if found.likelier < 0 else ""
-    return f"inside the noise{unlikelier}, so nothing shows that {subject} was worth it"
+    return _noise(found, subject)
+
+
+def _nothing_left(found: Comparison, paid: str) -> str:
+    rows = f"All {found.rows:,} held-out rows" if found.rows > 1 else "The only held-out row"
+    return (
+        f"{rows} or near-duplicates of them also occur in the training data with their answers, so nothing can be told"
+        f"{paid}: name test rows that do not."
+    )
+
+
+def _unrelated(found: Comparison) -> str:
+    chance = found.evidence.chance
+    assert chance
+    return (
+        "The tuned model's answers fit other rows' questions as well as their own: their own fit better by "
+        f"{gain(found.decision.name, chance)}. So the model has learned how answers look and not what to answer. Check "
+        "that the prompt and the answer of each training row belong together; if they do, train on more rows or longer."
+    )
+
+
+def _leaked(found: Comparison, subject: str) -> str:
+    gap, rows = found.evidence.gap, found.evidence.leaked
+    assert gap
+    return (
+        f"nothing shows that {subject} was worth it. On the {rows:,} held-out row{'s' * (rows != 1)} that leaked the "
+        f"gain is larger by {gain(found.decision.name, gap)}: their answers were learned by heart. Remove these rows "
+        "from the training data, or name other test rows, and run the job again"
+    )
+
+
+def _noise(found: Comparison, subject: str) -> str:
+    evidence = found.evidence
+    if evidence.change and evidence.change.sign > 0:
+        rows = f"{evidence.rows:,} row{'s' * (evidence.rows != 1)}"
+        return (
+            f"but {rows} cannot tell whether the answers fit their own questions better than those of other rows, so "
+            f"nothing shows that {subject} was worth it: name more test rows"
+        )
+    unlikelier = ", while the right answers became less likely" if evidence.likelier < 0 else ""
+    said = f"inside the noise{unlikelier}, so nothing shows that {subject} was worth it"
+    return f"{said}. {_could_have_shown(found)}" if evidence.leaked else said
+
+
+def _could_have_shown(found: Comparison) -> str:
+    evidence, name = found.evidence, found.decision.name
+    groups = f"{evidence.clusters:,} group{'s' * (evidence.clusters != 1)} of test rows"
+    if evidence.detectable is None:
+        return f"{groups} can show no gain at all: name at least {LEAST_CLUSTERS} that did not leak"
+    least = f"{evidence.detectable:.3g}" if name in LIKELIHOODS else f"{100 * evidence.detectable:.1f} points"
+    return f"A gain of {least} or more would likely have shown in {groups}: name more to show a smaller one"
+
+
+def _left_out(found: Comparison) -> str:
+    """What does not count, where rows leaked."""
+    left = found.evidence.leaked
+    if not left:
+        return ""
+    are = "s do" if left != 1 else " does"
+    return (
+        f" {left:,} more held-out row{are} not count, because a near-duplicate with nearly the same answer is in the "
+        "training data."
+    )
 
 
 def _is_small(found: Comparison) -> bool:
@@ -133,7 +192,7 @@ def _prompting_instead(found: Comparison, subject: str) -> str:
         return f"better than the base model, but {prompting} is better still, for no training"
     if change.interval.high <= AS_WELL:
         return f"better than the base model, but {prompting} does as well, for no training"
-    rows = f"{found.rows:,} row{'s' if found.rows > 1 else ''}"
+    rows = f"{found.evidence.rows:,} row{'s' if found.evidence.rows > 1 else ''}"
     return f"better than the base model, but {rows} cannot tell it from {prompting}, which takes no training"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from finetune_trainer.comparison import Outcome
+from finetune_trainer.evidence import Outcome
 from finetune_trainer.preflight import preflight
 from finetune_trainer.status_writer import StatusWriter
 from finetune_trainer.storage import open_storage

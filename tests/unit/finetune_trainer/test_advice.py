@@ -28,7 +28,7 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "TestRowsLeak",
         {"leaked_rows": 3, "leaks": ("a line 1 in b line 7", "a line 2 in b line 9")},
         {"leaked_rows": 0},
-        "3 of 100 test rows (3%) stand wholly or mostly in rows of dataset.train (a line 1 in b line 7; a line 2 in b",
+        "3 of 100 test rows (3%) also occur in dataset.train with their answer, at least nearly (a line 1 in b line 7",
     ),
     (
         "PromptFormatInRows",

@@ -10,9 +10,12 @@ import pytest
 
 from finetune_api.evaluation import Baseline, MetricName
 from finetune_trainer.answer_kind import AnswerKind, Answers
-from finetune_trainer.comparison import QUANTIZED, Comparison, Outcome, compare, pairings
+from finetune_trainer.chance import pairings
+from finetune_trainer.comparison import Comparison, compare
+from finetune_trainer.evidence import Outcome
 from finetune_trainer.measured import Answer, FewShot, Measured
 from finetune_trainer.metric_choice import FITTING
+from finetune_trainer.metric_rows import QUANTIZED
 from finetune_trainer.prepared import Example
 from finetune_trainer.row_format import Message
 from tests.unit.finetune_trainer.tiny import example
@@ -65,18 +68,18 @@ REPLIES = (
 @pytest.mark.parametrize(
     ("expected", "kind"),
     [
-        (labels(), AnswerKind.LABEL),
-        (tickets(), AnswerKind.JSON),
-        ([random.Random(i).choice(REPLIES) for i in range(80)], AnswerKind.TEXT),
+        (labels(200), AnswerKind.LABEL),
+        (tickets(200), AnswerKind.JSON),
+        ([random.Random(i).choice(REPLIES) for i in range(200)], AnswerKind.TEXT),
     ],
 )
 def test_a_model_of_shuffled_answers_is_not_praised(expected: list[str], kind: AnswerKind) -> None:
     shuffled = random.Random(1).sample(expected, len(expected))
-    found = compared(expected, ["I am a language model."] * 80, shuffled, kind)
+    found = compared(expected, ["I am a language model."] * 200, shuffled, kind)
     assert found.change
     assert found.change.sign == 1, "it does beat the base model"
     assert found.outcome is Outcome.UNRELATED
-    learned = compared(expected, ["I am a language model."] * 80, expected[:70] + shuffled[70:], kind)
+    learned = compared(expected, ["I am a language model."] * 200, expected[:170] + shuffled[170:], kind)
     assert learned.outcome is Outcome.BETTER
 
 
@@ -161,7 +164,7 @@ def test_where_answers_cannot_tell_the_models_apart_a_lower_loss_is_worth_a_word
     same = expected[:40] + ["?"] * 40
     found = [compared(expected, same, same, AnswerKind.LABEL, losses) for losses in ((2.0, 1.0), (1, 2), (1, 1))]
     assert [each.outcome for each in found] == [Outcome.LIKELIER, Outcome.NOISE, Outcome.NOISE]
-    assert [each.likelier for each in found] == [1, -1, 0]
+    assert [each.evidence.likelier for each in found] == [1, -1, 0]
 
 
 @pytest.mark.parametrize("majority", [160, 180])
@@ -193,24 +196,6 @@ def test_a_label_that_was_never_learned_counts_against_the_model() -> None:
     assert recall.value == pytest.approx(4 / 5)
     assert found.labels
     assert found.labels.confusion["refunds", "billing"] == 20
-
-
-@pytest.mark.parametrize(
-    ("kind", "leaked", "outcome"),
-    [
-        (AnswerKind.LABEL, 0.0, Outcome.BETTER),
-        (AnswerKind.LABEL, 0.1, Outcome.BETTER),
-        (AnswerKind.LABEL, 1.0, Outcome.LEAKED),
-        (AnswerKind.CONTINUATION, 0.01, Outcome.BETTER),
-        (AnswerKind.CONTINUATION, 0.1, Outcome.LEAKED),
-    ],
-)
-def test_a_gain_that_learned_test_rows_could_make_is_no_proof(
-    kind: AnswerKind, leaked: float, outcome: Outcome
-) -> None:
-    expected = labels()
-    found = compared(expected, ["?"] * 80, expected[:40] + ["?"] * 40, kind)
-    assert replace(found, leaked=leaked).outcome is outcome
 
 
 def test_a_model_that_forgot_is_worse_whatever_its_loss() -> None:
@@ -249,7 +234,7 @@ def test_labels_and_fields_are_counted_one_by_one() -> None:
 
 def test_one_row_is_no_evidence() -> None:
     found = compared(["login"], ["?"], ["login"], AnswerKind.LABEL)
-    assert (found.chance, found.outcome) == (None, Outcome.NOISE)
+    assert (found.evidence.chance, found.outcome) == (None, Outcome.NOISE)
 
 
 def test_text_to_continue_is_judged_by_its_loss() -> None:
@@ -258,21 +243,21 @@ def test_text_to_continue_is_judged_by_its_loss() -> None:
     bare = [Measured(model.losses, model.labels, [], 1.0) for model in models]
     rows = [example(12, 4, i) for i in range(40)]
     found = compare(rows, bare[0], None, bare[1], LIKELIHOODS, Answers(AnswerKind.CONTINUATION), seed=0)
-    assert (found.outcome, found.chance) == (Outcome.BETTER, None)
+    assert (found.outcome, found.evidence.chance) == (Outcome.BETTER, None)
     assert found.change
     assert found.change.value == pytest.approx(0.5)
 
 
 def test_answers_shuffled_within_their_sources_are_not_praised_for_telling_the_sources_apart() -> None:
-    teams, replies = labels(40), [random.Random(i).choice(REPLIES) for i in range(40)]
+    teams, replies = labels(100), [random.Random(i).choice(REPLIES) for i in range(100)]
     expected = [text for pair in zip(teams, replies, strict=True) for text in pair]
     shuffled = [
         text
-        for pair in zip(random.Random(1).sample(teams, 40), random.Random(2).sample(replies, 40), strict=True)
+        for pair in zip(random.Random(1).sample(teams, 100), random.Random(2).sample(replies, 100), strict=True)
         for text in pair
     ]
     rows = [replace(example(12, 4, i, texts=("q", right)), mixture=i % 2) for i, right in enumerate(expected)]
-    found = compared(expected, ["?"] * 80, shuffled, AnswerKind.TEXT, rows=rows, sources=["labels", "replies"])
+    found = compared(expected, ["?"] * 200, shuffled, AnswerKind.TEXT, rows=rows, sources=["labels", "replies"])
     assert found.outcome is Outcome.UNRELATED
 
 

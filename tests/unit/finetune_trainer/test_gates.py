@@ -7,11 +7,11 @@ import pytest
 from finetune_api.evaluation import Gate, MetricName, MinGain, RegressionSet
 from finetune_api.evaluation_status import Evaluation, GateResult, RegressionResult
 from finetune_api.reasons import FailureReason
-from finetune_trainer.comparison import MetricRow
 from finetune_trainer.estimates import Change, Estimate
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.gates import gate_results, regression_result, require_passed
 from finetune_trainer.intervals import Interval
+from finetune_trainer.metric_rows import MetricRow
 from tests.unit.finetune_trainer.tiny import examples, measured
 
 EXACT = MetricName.EXACT_MATCH

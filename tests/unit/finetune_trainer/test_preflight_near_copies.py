@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_api.bundle import Bundle
 from tests.unit.finetune_trainer.conftest import MakeBundle, near_copies, sum_rows, write_rows
 from tests.unit.finetune_trainer.preflights import run, with_dataset
 
@@ -24,47 +25,45 @@ def test_on_request_only_the_first_of_near_copies_is_kept(make_bundle: MakeBundl
     assert prepared.preflight.near_duplicates == 60
 
 
+def advice_of(bundle: Bundle) -> dict[str, str]:
+    return {advice.reason: advice.message for advice in run(bundle).preflight.advice or []}
+
+
 def test_a_planted_test_row_is_found(make_bundle: MakeBundle, tmp_path: Path) -> None:
     rows = near_copies(60)
-    planted = rows[101] | {
-        "completion": "Nobody at the office could be reached, so that this is still an open question."
-    }
+    # With a full stop after the answer, since an exact copy is dropped anyway.
+    planted = {**rows[100], "completion": f"{rows[100]['completion']}."}
     train = write_rows(tmp_path / "train.jsonl", [*rows[0:100:2], planted])
     test = write_rows(tmp_path / "test.jsonl", rows[100::2])
     dataset = {"train": [{"uri": str(train)}], "test": [{"uri": str(test)}]}
-    told = {advice.reason: advice.message for advice in run(make_bundle(dataset=dataset)).preflight.advice or []}
-    assert "1 of 10 test rows (10%) stand wholly or mostly in rows of dataset.train" in told["TestRowsLeak"]
+    told = advice_of(make_bundle(dataset=dataset))
+    assert "1 of 10 test rows (10%) also occur in dataset.train with their answer" in told["TestRowsLeak"]
     assert "test.jsonl line 1 in " in told["TestRowsLeak"]
     assert "train.jsonl line 51)" in told["TestRowsLeak"]
-    dropped = run(make_bundle(dataset=dataset | {"deduplicate": {"near": "Drop"}}))
-    assert "TestRowsLeak" not in {advice.reason for advice in dropped.preflight.advice or []}
+    assert "TestRowsLeak" not in advice_of(make_bundle(dataset=dataset | {"deduplicate": {"near": "Drop"}}))
 
 
 @pytest.mark.parametrize("deduplicate", [{}, {"near": "Keep"}])
-def test_a_test_row_inside_a_longer_row_is_found_with_its_place(
+def test_a_test_row_inside_a_longer_row_is_found_where_its_answer_is_there_too(
     make_bundle: MakeBundle, tmp_path: Path, deduplicate: dict[str, str]
 ) -> None:
     asked = "A farmer has twelve cows and sells five of them on Monday, so how many cows are left for him to milk?"
     longer = {"prompt": f"Solve this for me, please, and explain why. {asked} Thank you!", "completion": "7"}
-    answered = {"prompt": "Give me an example of a question.", "completion": f"Here is one. {asked}"}
+    unanswered = {"prompt": "Give me an example of a question.", "completion": f"Here is one. {asked}"}
     train = write_rows(tmp_path / "train.jsonl", [*sum_rows(40), longer])
-    other = write_rows(tmp_path / "other.jsonl", [*sum_rows(3), answered])
+    other = write_rows(tmp_path / "other.jsonl", [*sum_rows(40), unanswered])
     test = write_rows(tmp_path / "test.jsonl", [*sum_rows(50)[40:], {"prompt": asked, "completion": "7"}])
-    for file, place in ((train, "train.jsonl line 41)"), (other, "other.jsonl line 4)")):
-        dataset = {"train": [{"uri": str(file)}], "test": [{"uri": str(test)}], "deduplicate": deduplicate}
-        told = {advice.reason: advice.message for advice in run(make_bundle(dataset=dataset)).preflight.advice or []}
-        assert "1 of 11 test rows (9%)" in told["TestRowsLeak"]
-        assert place in told["TestRowsLeak"]
-
-
-def test_a_short_test_row_that_is_asked_in_train_is_found_where_it_first_stands(
-    make_bundle: MakeBundle, tmp_path: Path
-) -> None:
-    asked = [{"prompt": "Is it late?", "completion": answer} for answer in ("no", "yes", "a little")]
-    train = write_rows(tmp_path / "train.jsonl", [*sum_rows(40), *asked[:2]])
-    test = write_rows(tmp_path / "test.jsonl", [*sum_rows(50)[40:], asked[2]])
-    prepared = run(make_bundle(dataset={"train": [{"uri": str(train)}], "test": [{"uri": str(test)}]}))
-    told = {advice.reason: advice.message for advice in prepared.preflight.advice or []}
+    dataset = {"train": [{"uri": str(train)}], "test": [{"uri": str(test)}], "deduplicate": deduplicate}
+    told = advice_of(make_bundle(dataset=dataset))
     assert "1 of 11 test rows (9%)" in told["TestRowsLeak"]
-    assert "test.jsonl line 11 in " in told["TestRowsLeak"]
     assert "train.jsonl line 41)" in told["TestRowsLeak"]
+    assert "TestRowsLeak" not in advice_of(make_bundle(dataset=dataset | {"train": [{"uri": str(other)}]}))
+
+
+def test_the_rows_that_leaked_are_known_to_the_attempts(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    train = write_rows(tmp_path / "train.jsonl", [*sum_rows(40), {"prompt": "is it late?", "completion": "Hardly"}])
+    asked = [{"prompt": "Is it late?", "completion": answer} for answer in ("a little", "hardly")]
+    test = write_rows(tmp_path / "test.jsonl", [*sum_rows(50)[40:], *asked])
+    prepared = run(make_bundle(dataset={"train": [{"uri": str(train)}], "test": [{"uri": str(test)}]}))
+    assert [row.leaked for row in prepared.test] == [False] * 11 + [True]
+    assert prepared.preflight.leaked == 1

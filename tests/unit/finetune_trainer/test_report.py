@@ -14,7 +14,7 @@ from finetune_api.evaluation import MetricName
 from finetune_api.evaluation_status import GateResult
 from finetune_api.method import MethodType
 from finetune_api.quantity import gibibytes
-from finetune_trainer.comparison import Outcome
+from finetune_trainer.evidence import Outcome
 from finetune_trainer.measured import Answer
 from finetune_trainer.metrics import LIKELIHOODS, LOWER_IS_BETTER
 from finetune_trainer.pages import LONGEST_TEXT

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune_api.evaluation import MetricName
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Estimate, Resolved
@@ -40,7 +41,7 @@ def resolved(parameters: int = 10**9, rows: int = 100, validation: Sequence[Exam
         }
     )
     train = [example(10, length) for length in range(1, rows + 1)]
-    return resolve(spec, parameters, 128, "ChatTemplate", train, [example(10, 5)], validation)
+    return resolve(spec, parameters, 128, "ChatTemplate", (MetricName.LOSS,), train, [example(10, 5)], validation)
 
 
 @pytest.mark.parametrize(("parameters", "rate"), [(999_999_999, 1e-3), (10**9, 2e-4)])

@@ -72,15 +72,17 @@ def row(tokens: int, prompt: int, source: str = "f:1") -> Example:
 
 def test_a_side_has_its_own_order_clusters_and_repetitions(tmp_path: Path) -> None:
     store = stored(tmp_path / "rows", [row(3, 1, "f:1"), row(4, 1, "f:2"), row(5, 2, "g:1")])
-    rows = Rows(store, np.array([(2, 7), (0, 8), (2, 7)], PLACED))
+    rows = Rows(store, np.array([(2, 7, False), (0, 8, True), (2, 7, False)], PLACED))
     assert [(example.source, example.cluster) for example in rows] == [("g:1", 7), ("f:1", 8), ("g:1", 7)]
     assert [example.source for example in rows[1:]] == ["f:1", "g:1"]
+    assert [example.leaked for example in rows] == [False, True, False]
+    assert [example.leaked for example in rows.marked(np.array([True, False, True]))] == [True, False, True]
 
 
 def test_lengths_are_the_same_with_and_without_reading_the_rows(tmp_path: Path) -> None:
     examples = [row(3, 1), row(4, 3), row(5, 2)]
     store = stored(tmp_path / "rows", examples)
-    rows = Rows(store, np.array([(2, 0), (0, 0), (1, 0)], PLACED))
+    rows = Rows(store, np.array([(2, 0, False), (0, 0, False), (1, 0, False)], PLACED))
     for column in (lengths, prompt_lengths, supervised_counts):
         assert column(rows).tolist() == column([examples[2], examples[0], examples[1]]).tolist()
 

@@ -31,7 +31,9 @@ def prepared(make_bundle: MakeBundle, tokenizer: Any, prompts: list[list[Message
     rows = [Row((*prompt, Message("assistant", answer)), f"t.jsonl:{i}") for i, prompt in enumerate(prompts, 1)]
     train: list[Example] = [example for _, example in tokenize(rows, format, tokenizer, Findings())]
     other = results(make_bundle()).prepared
-    return Prepared(train, other.test, other.resolved, other.preflight, format.stop_token_ids, format.source)
+    return Prepared(
+        train, other.test, other.resolved, other.preflight, other.answers, format.stop_token_ids, format.source
+    )
 
 
 def load(folder: Path, template: str | None) -> Any:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from finetune_api.evaluation import MetricName
 from finetune_trainer.answer_kind import AnswerKind, Answers
 from finetune_trainer.comparison import Comparison, compare
-from finetune_trainer.measured import FewShot, Measured
+from finetune_trainer.evidence import Outcome
+from finetune_trainer.measured import Answer, FewShot, Measured
 from finetune_trainer.verdict import METRIC_TITLES, Cost, percent, verdict
-from tests.unit.finetune_trainer.tiny import examples, measured
+from tests.unit.finetune_trainer.tiny import example, examples, measured
 
 METRICS = (MetricName.EXACT_MATCH, MetricName.LOSS, MetricName.PERPLEXITY)
 COST = Cost(seconds=840.0, tokens=1_200_000)
@@ -85,13 +86,70 @@ def test_worse_is_said_as_such() -> None:
     assert said.endswith("tuning made the model worse, keep prompting the base model with examples.")
 
 
-def test_a_test_set_that_was_learned_proves_nothing() -> None:
-    said = verdict(replace(found(rows(0), rows(42)), leaked=1.0), COST)
-    assert "rose from 0% to 70%" in said
-    assert said.endswith(
-        "but 100% of the test rows stand in rows that were learned, so the gain may be what was learned by heart: take "
-        "them out of either and compare again."
+def partly_leaked(leaked: int, right_before: set[int], right_after: set[int], of: int = 60) -> Comparison:
+    """Of `of` rows the first `leaked` leaked; which of them are right before and after."""
+    base, tuned = (
+        measured([1.0 + 0.01 * (i % 7) for i in range(of)], [i in right for i in range(of)])
+        for right in (right_before, right_after)
     )
+    held_out = [replace(row, leaked=i < leaked) for i, row in enumerate(examples([12] * of))]
+    return compare(held_out, base, None, tuned, METRICS, Answers(AnswerKind.TEXT), seed=0)
+
+
+def test_where_rows_leaked_the_figure_is_that_of_the_others() -> None:
+    said = verdict(partly_leaked(20, set(), set(range(20)) | set(range(40, 60))), COST)
+    assert said.startswith(
+        "Exact match on 40 held-out rows rose from 0% to 50% against the base model, a gain of +50.0"
+    )
+    assert said.endswith(
+        "tuning was worth it. 20 more held-out rows do not count, because a near-duplicate with nearly the same answer "
+        "is in the training data."
+    )
+
+
+def test_a_gain_on_leaked_rows_alone_is_called_a_leak() -> None:
+    said = verdict(partly_leaked(20, set(), set(range(20))), COST)
+    assert "on 40 held-out rows stayed at 0%" in said
+    assert "nothing shows that tuning was worth it. On the 20 held-out rows that leaked the gain is larger by" in said
+    assert (
+        "larger by +100.0 points (95% interval +100.0 to +100.0): their answers were learned by heart. Remove" in said
+    )
+
+
+def test_where_too_few_rows_are_left_it_says_what_they_could_have_shown() -> None:
+    said = verdict(partly_leaked(20, set(), {0, 45}), COST)
+    assert (
+        "inside the noise, so nothing shows that tuning was worth it. A gain of 15.0 points or more would likely "
+        in said
+    )
+    assert "have shown in 40 groups of test rows: name more to show a smaller one. 20 more held-out rows do not" in said
+    said = verdict(partly_leaked(55, set(), {0}), COST)
+    assert "5 groups of test rows can show no gain at all: name at least 6 that did not leak." in said
+
+
+def test_where_all_rows_leaked_nothing_can_be_told() -> None:
+    assert verdict(partly_leaked(60, set(), set(range(60))), COST) == (
+        "All 60 held-out rows or near-duplicates of them also occur in the training data with their answers, so "
+        "nothing can be told (training took 14 min 00 s on 1,200,000 tokens): name test rows that do not."
+    )
+
+
+def test_answers_that_fit_other_rows_as_well_are_told_first_whatever_they_are_compared_with() -> None:
+    teams = [("billing", "login", "shipping")[i % 3] for i in range(120)]
+    given = [teams[(7 * i + i // 5) % 120] for i in range(120)]
+    rows = [example(12, 4, i, texts=(f"question {i}", team)) for i, team in enumerate(teams)]
+    models = {
+        name: replace(measured([1.0] * 120, [False] * 120), answers=[Answer(text, False, False) for text in texts])
+        for name, texts in (("base", ["?"] * 120), ("few", given[1:] + given[:1]), ("tuned", given))
+    }
+    labels = Answers(AnswerKind.LABEL, ("billing", "login", "shipping"))
+    few_shot = FewShot([models["few"].answers], (5,), 1.0)
+    for prompted in (None, few_shot):
+        found_ = compare(rows, models["base"], prompted, models["tuned"], METRICS, labels, seed=0)
+        said = verdict(found_, COST)
+        assert found_.outcome is Outcome.UNRELATED
+        assert said.startswith("The tuned model's answers fit other rows' questions as well as their own")
+        assert "Check that the prompt and the answer of each training row belong together" in said
 
 
 def test_a_lower_loss_alone_is_not_called_worth_it() -> None:

@@ -118,6 +118,7 @@ def resolved(**parts: Any) -> Resolved:
         "max_sequence_length": 40,
         "micro_batch_tokens": 2048,
         "max_new_tokens": 8,
+        "metrics": [MetricName.EXACT_MATCH, MetricName.TOKEN_F1, MetricName.LOSS, MetricName.PERPLEXITY],
         "prompt_format": "Plain",
         "parameters": 1,
     }
@@ -155,6 +156,7 @@ def results(bundle: Bundle, rows: Sequence[Example] | None = None, steps: int = 
             digest="d" * 64,
             observed_time=now,
         ),
+        answers=Answers(AnswerKind.TEXT),
         stop_token_ids=(3,),
         chat_template="{{ messages }}",
     )
