@@ -14,4 +14,6 @@ The edges:
   output; `apply` makes a plan real; `api` is the API server, nothing else talks to it.
 - `loop`: workers, observe -> reconcile -> apply.
 - `watch`: kopf; turns events into keys. The only module that knows kopf.
+- `supervise`: runs workers and watches, each in a thread, and ends the process when one of them does not work;
+  `probes` tells the kubelet.
 """

@@ -3,18 +3,33 @@
 import argparse
 import logging
 
-from finetune_operator import watch
+from finetune_operator import probes
+from finetune_operator.api import KubernetesApi
+from finetune_operator.loop import Workers
+from finetune_operator.supervise import FAILED, Supervisor, exit_process
+from finetune_operator.watch import Watches
 
 
 def main() -> None:
-    """Parse the command line and run until a signal."""
+    """Parse the command line and run until a signal or a failure."""
     parser = argparse.ArgumentParser(prog="finetune-operator", description=__doc__)
-    parser.add_argument("--liveness", metavar="URL", help="serve the probe there, e.g. http://0.0.0.0:8080/healthz")
+    parser.add_argument(
+        "--health-probe-bind-address", metavar="HOST:PORT", help="serve /healthz and /readyz there, e.g. 0.0.0.0:8080"
+    )
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     arguments = parser.parse_args()
     logging.basicConfig(level=arguments.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # the kubelet probes every few seconds
-    watch.run(arguments.liveness)
+    code = FAILED
+    try:
+        workers = Workers(KubernetesApi())
+        supervisor = Supervisor([workers, Watches(workers.add)])
+        if arguments.health_probe_bind_address:
+            probes.serve(arguments.health_probe_bind_address, supervisor.health, supervisor.readiness)
+        code = supervisor.run()
+    except Exception:
+        logging.getLogger(__name__).critical("The operator cannot run.", exc_info=True)
+    finally:
+        exit_process(code)
 
 
 if __name__ == "__main__":

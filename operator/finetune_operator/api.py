@@ -20,6 +20,9 @@ _PATHS = {
     names.PROFILE_KIND: (f"/apis/{names.API_VERSION}", names.PROFILES),
 }
 
+_NAMESPACE_TERMINATING = "NamespaceTerminating"
+"""The cause that admission names: https://pkg.go.dev/k8s.io/api/core/v1#NamespaceTerminatingCause"""
+
 
 class ApiError(Exception):
     """The API server refused; `status` is the HTTP code."""
@@ -28,6 +31,10 @@ class ApiError(Exception):
         super().__init__(f"{status}: {message}")
         self.status = status
         self.message = message
+
+
+class NamespaceGoneError(ApiError):
+    """Nothing can be created in this namespace any more: it is being deleted, or it is gone."""
 
 
 class Api(Protocol):
@@ -42,7 +49,8 @@ class Api(Protocol):
         """All objects, of one namespace or of all, narrowed by a label and a field selector."""
 
     def create(self, body: Object) -> bool:
-        """Make the object; False where one of that name is there already."""
+        """Make the object; False where one of that name is there already. Raises NamespaceGoneError where its namespace
+        is being deleted."""
 
     def delete(self, kind: str, name: str, namespace: str) -> None:
         """Remove the object and, in the background, what it owns; its absence is success."""
@@ -131,7 +139,7 @@ class KubernetesApi:
         response = self._client.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
         text = response.read()
         if not 200 <= response.status < 300:
-            raise ApiError(response.status, _message(text))
+            raise _error(response.status, text)
         return cast(Object, json.loads(text))
 
 
@@ -140,8 +148,16 @@ def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
     return "/".join([base, *(["namespaces", namespace] if namespace else []), plural, *([name] if name else [])])
 
 
-def _message(text: bytes) -> str:
+def _error(status: int, text: bytes) -> ApiError:
+    """What the API server says in the body of a refusal, a Status where it comes from the API server itself."""
     try:
-        return str(json.loads(text).get("message", ""))
+        body = json.loads(text)
     except ValueError:
-        return text.decode(errors="replace")[:200]
+        body = None
+    if not isinstance(body, dict):
+        return ApiError(status, text.decode(errors="replace")[:200])
+    details = body.get("details") or {}
+    causes = {cause.get("reason") for cause in details.get("causes") or []}
+    is_gone = status == 404 and details.get("kind") == "namespaces"
+    kind = NamespaceGoneError if is_gone or _NAMESPACE_TERMINATING in causes else ApiError
+    return kind(status, str(body.get("message", "")))

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from finetune_api import names
 from finetune_api.status import OPERATOR_MANAGER
-from finetune_operator.api import Api, ApiError
+from finetune_operator.api import Api, ApiError, NamespaceGoneError
 from finetune_operator.plan import Event, Plan
 from finetune_operator.world import Object, World
 
@@ -21,7 +21,8 @@ class RefusedError(Exception):
 def apply(api: Api, world: World, plan: Plan, now: datetime) -> None:
     """Carry out `plan`. Events come before the status, so that none is lost when we are stopped in between.
 
-    Raises ApiError 409 where the job has changed since it was observed, RefusedError where a child is not taken."""
+    Raises ApiError 409 where the job has changed since it was observed, RefusedError where a child is not taken,
+    NamespaceGoneError where nothing can be created because the namespace is being deleted."""
     for body in plan.create:
         _create(api, world, body)
     for name in plan.delete_jobs:
@@ -49,6 +50,8 @@ def apply(api: Api, world: World, plan: Plan, now: datetime) -> None:
 def _create(api: Api, world: World, body: Object) -> None:
     try:
         made = api.create(body)
+    except NamespaceGoneError:
+        raise  # also a 403, and no word for the tenant, who deletes the namespace
     except ApiError as error:
         if error.status in (403, 422):
             child = f"{body['kind']} {body['metadata']['name']}"

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from finetune_api import names
 from finetune_api.status import State
-from finetune_operator.api import Api, ApiError
+from finetune_operator.api import Api, ApiError, NamespaceGoneError
 from finetune_operator.apply import RefusedError, apply
 from finetune_operator.observe import observe
 from finetune_operator.queue import Key, WorkQueue
@@ -14,16 +15,46 @@ from finetune_operator.reconcile import reconcile, refused
 
 WORKERS = 4
 RESYNC = timedelta(minutes=5)
+LONGEST_WORK = timedelta(minutes=10)
+"""A round for one job makes a dozen requests. Each ends within two minutes, with the client's own retries."""
 
 logger = logging.getLogger(__name__)
 
 
-async def run(api: Api, queue: WorkQueue) -> None:
-    """Work until cancelled. An error outside a single key's work ends the process: a restart is the cure."""
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_resync(api, queue))
-        for _ in range(WORKERS):
-            tasks.create_task(_work(api, queue))
+class Workers:
+    """The workers and the resync. Every job is looked at when its key is added and every few minutes."""
+
+    name = "the workers"
+
+    def __init__(self, api: Api) -> None:
+        self._api, self._queue = api, WorkQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._main: asyncio.Task[None] | None = None
+
+    def add(self, key: Key) -> None:
+        """Ask for `key` to be worked on, from any thread. Before the workers run and when they have ended it is lost:
+        the first resync finds it."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._queue.add, key)
+
+    async def run(self, ending: Callable[[], None]) -> None:
+        """Work until `stop`. An error outside a single key's work ends the process: a restart is the cure."""
+        self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
+        async with asyncio.TaskGroup() as tasks:
+            for work in (_resync, *[_work] * WORKERS):
+                tasks.create_task(work(self._api, self._queue)).add_done_callback(lambda _: ending())
+
+    def stop(self) -> None:
+        if self._main is not None:
+            self._main.cancel()
+
+    def fault(self) -> str | None:
+        """A worker that has not finished with its key in `LONGEST_WORK`: no call to the API server takes so long."""
+        key, since = self._queue.longest_work()
+        return f"a worker has been stuck on {'/'.join(key)} for {since}" if key and since > LONGEST_WORK else None
+
+    def waits_for(self) -> str | None:
+        return None
 
 
 async def _work(api: Api, queue: WorkQueue) -> None:
@@ -31,6 +62,10 @@ async def _work(api: Api, queue: WorkQueue) -> None:
         key = await queue.get()
         try:
             again = await asyncio.to_thread(_once, api, key)
+        except NamespaceGoneError as error:
+            # The job goes with its namespace. Until then an event or the resync brings it back, but no pause does.
+            logger.info("%s/%s: nothing more is created for this job: %s", *key, error.message)
+            again = None
         except Exception as error:
             pause = queue.failed(key)
             outdated = isinstance(error, ApiError) and error.status == 409  # a pod wrote meanwhile: look again

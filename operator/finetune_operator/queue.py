@@ -4,6 +4,7 @@ The semantics are those of client-go's workqueue: a key added while it is being 
 """
 
 import asyncio
+import time
 from datetime import timedelta
 
 Key = tuple[str, str]
@@ -19,7 +20,7 @@ class WorkQueue:
     def __init__(self) -> None:
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._waiting: set[Key] = set()  # in _ready, or to be put there once its worker is done
-        self._working: set[Key] = set()
+        self._working: dict[Key, float] = {}  # since when, in seconds of time.monotonic
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
 
@@ -46,7 +47,7 @@ class WorkQueue:
         """The next key; `done` or `failed` has to follow."""
         key = await self._ready.get()
         self._waiting.discard(key)
-        self._working.add(key)
+        self._working[key] = time.monotonic()
         return key
 
     def done(self, key: Key) -> None:
@@ -64,8 +65,13 @@ class WorkQueue:
             self.add_after(key, pause)
         return pause
 
+    def longest_work(self) -> tuple[Key | None, timedelta]:
+        """The key that a worker has been working on for the longest time, and for how long; None while all wait."""
+        key = min(self._working, key=self._working.__getitem__, default=None)
+        return key, timedelta(seconds=time.monotonic() - self._working[key]) if key else timedelta()
+
     def _release(self, key: Key) -> None:
-        self._working.discard(key)
+        self._working.pop(key, None)
         if key in self._waiting:
             self._ready.put_nowait(key)
 

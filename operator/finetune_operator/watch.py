@@ -1,76 +1,110 @@
-"""kopf: watches FineTuneJobs and their Jobs and Pods, and turns every event into a key for the queue.
+"""kopf: watches FineTuneJobs and their Jobs and Pods, and turns every event into a key for the workers.
 
-The only module that knows kopf. Its handlers decide nothing; kopf gives the watch streams, the process and the probe.
+The only module that knows kopf. Its handlers decide nothing; kopf gives the watch streams and logs in.
 No finalizers and no annotations are written on users' objects: `on.event` handlers keep no state there.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable, Collection
 from typing import Any
 
 import kopf
 
 from finetune_api import names
 from finetune_operator import loop
-from finetune_operator.api import KubernetesApi
-from finetune_operator.queue import WorkQueue
+from finetune_operator.api import TIMEOUT_SECONDS
+from finetune_operator.queue import Key
+
+WATCHED = (f"{names.JOBS}.{names.VERSION}.{names.GROUP}", "jobs.v1.batch", "pods.v1")
+"""The resources, as kopf names them in the task of each watch."""
+_WATCH_TASK = "watcher for {}@None"
+_LOGIN_TASK = "credentials retriever"
 
 
-def run(liveness: str | None) -> None:
-    """Run the operator until a signal. `liveness`: URL to serve the probe on, such as http://0.0.0.0:8080/healthz."""
-    queue = WorkQueue()
-    kopf.run(
-        registry=_registry(queue),
-        clusterwide=True,
-        standalone=True,
-        liveness_endpoint=liveness,
-    )
+class Watches:
+    """The watch streams. `enqueue` takes the key of each FineTuneJob that may need work; it is called from the thread
+    of this part."""
+
+    name = "kopf"
+
+    def __init__(self, enqueue: Callable[[Key], None]) -> None:
+        self._enqueue = enqueue
+        self._stopped = asyncio.Event()
+        self._tasks: Collection[asyncio.Task[Any]] = ()
+        self._seen: set[str] = set()
+
+    async def run(self, ending: Callable[[], None]) -> None:
+        """Watch until `stop`. kopf takes every task that is created in this event loop from now on for its own."""
+        before = asyncio.all_tasks()
+        self._tasks = await kopf.spawn_tasks(
+            registry=_registry(self._enqueue),
+            settings=_settings(),
+            clusterwide=True,
+            standalone=True,
+            stop_flag=self._stopped,
+        )
+        for task in self._tasks:
+            task.add_done_callback(lambda _: ending())  # kopf then ends all others, or hangs while it tries
+        await kopf.run_tasks(self._tasks, ignored=before)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def fault(self) -> str | None:
+        """A watch that was there and has ended: kopf restarts none. That a stream is silent is no fault, kopf connects
+        anew after a while."""
+        now = self._now()
+        self._seen |= now
+        lost = self._seen - now
+        return f"kopf's task {min(lost)!r} has ended" if lost else None
+
+    def waits_for(self) -> str | None:
+        now = self._now()
+        missing = [resource for resource in WATCHED if _WATCH_TASK.format(resource) not in now]
+        return f"There is no watch yet of {', '.join(missing)}." if missing else None
+
+    def _now(self) -> set[str]:
+        """Names of the tasks that have to live and do. One that is being cancelled does not: kopf can wait for it for
+        ever."""
+        needed = {_LOGIN_TASK, *map(_WATCH_TASK.format, WATCHED)}
+        return {name for task in asyncio.all_tasks() if (name := task.get_name()) in needed and not task.cancelling()}
 
 
-def _registry(queue: WorkQueue) -> kopf.OperatorRegistry:
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.watching.label_selectors["batch/v1", "jobs"] = names.LABEL_JOB_UID
+    settings.watching.label_selectors["v1", "pods"] = names.LABEL_JOB_UID
+    settings.networking.request_timeout = TIMEOUT_SECONDS  # of a list; a watch is given up after 70 s of silence
+    settings.process.ultimate_exiting_timeout = None  # the supervisor ends the process, and sooner
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    logging.getLogger("kopf._core.reactor.running").addFilter(_is_no_word_on_signals)
+    return settings
+
+
+def _is_no_word_on_signals(record: logging.LogRecord) -> bool:
+    """kopf warns that it does not handle signals outside of the main thread: the supervisor does."""
+    return not str(record.msg).startswith("OS signals are ignored")
+
+
+def _registry(enqueue: Callable[[Key], None]) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
-    tasks: set[asyncio.Task[None]] = set()
 
-    @kopf.on.login(registry=registry)
+    # A login that fails ends the process. kopf would try again every minute and watch nothing meanwhile.
+    @kopf.on.login(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_via_client(**arguments)
-
-    @kopf.on.startup(registry=registry)
-    async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
-        settings.posting.enabled = False
-        settings.watching.label_selectors["batch/v1", "jobs"] = names.LABEL_JOB_UID
-        settings.watching.label_selectors["v1", "pods"] = names.LABEL_JOB_UID
-        logging.getLogger("kopf.objects").setLevel(logging.WARNING)
-        workers = asyncio.create_task(loop.run(KubernetesApi(), queue))
-        workers.add_done_callback(_stop_the_process)
-        tasks.add(workers)
-
-    @kopf.on.cleanup(registry=registry)
-    async def stop(**_: Any) -> None:
-        for task in tasks:
-            task.remove_done_callback(_stop_the_process)
-            task.cancel()
 
     @kopf.on.event(names.GROUP, names.VERSION, names.JOBS, registry=registry)
     async def on_job(namespace: str | None, name: str | None, status: Any, **_: Any) -> None:
         if namespace and name and not loop.has_ended(status):
-            queue.add((namespace, name))
+            enqueue((namespace, name))
 
     @kopf.on.event("batch", "v1", "jobs", registry=registry)
     @kopf.on.event("v1", "pods", registry=registry)
     async def on_child(namespace: str | None, labels: Any, **_: Any) -> None:
         if namespace and (owner := labels.get(names.LABEL_JOB_NAME)):
-            queue.add((namespace, owner))
+            enqueue((namespace, owner))
 
     return registry
-
-
-def _stop_the_process(task: asyncio.Task[None]) -> None:
-    """Without its workers the operator would look alive and do nothing."""
-    if not task.cancelled() and task.exception() is not None:
-        logging.getLogger(__name__).critical("the workers stopped", exc_info=task.exception())
-        asyncio.get_running_loop().call_soon(_interrupt)
-
-
-def _interrupt() -> None:
-    raise SystemExit(1)

@@ -10,6 +10,7 @@ import yaml
 
 from finetune_api import names
 from finetune_api.status import ConditionType, FineTuneJobStatus
+from finetune_operator import supervise
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "finetune-operator"
@@ -39,6 +40,12 @@ def test_the_policy_knows_the_preflight_pod_of_a_job_with_the_longest_name(lengt
     pod = f"{names.preflight_name(name, uid)}-"[:58] + "x7k2p"
     assert "startsWith('prefligh')" in POLICY
     assert pod.removeprefix(f"{names.child_prefix(name, uid)}-").startswith("prefligh")
+
+
+def test_the_operators_pod_gets_more_time_to_end_than_its_process_takes() -> None:
+    grace = re.search(r"terminationGracePeriodSeconds: (\d+)", (CHART / "templates" / "deployment.yaml").read_text())
+    assert grace
+    assert int(grace[1]) > supervise.DEADLINE_SECONDS + supervise.LAST_RESORT_SECONDS
 
 
 def test_the_trainers_role_has_the_name_the_operator_binds() -> None:

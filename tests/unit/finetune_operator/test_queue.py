@@ -99,3 +99,19 @@ def test_no_key_is_lost_and_none_is_held_twice(steps: list[tuple[str, tuple[str,
                 held.add(taken)
 
     asyncio.run(story())
+
+
+def test_the_longest_work_is_that_of_the_key_a_worker_took_first() -> None:
+    async def story() -> None:
+        queue = WorkQueue()
+        assert queue.longest_work() == (None, timedelta())
+        for key in (B, A):
+            queue.add(key)
+            await queue.get()
+        key, since = queue.longest_work()
+        assert key == B
+        assert timedelta() <= since < timedelta(minutes=1)
+        queue.done(B)
+        assert queue.longest_work()[0] == A
+
+    asyncio.run(story())

@@ -1,0 +1,48 @@
+"""Health probes over HTTP, answered by a thread of their own so that they work when nothing else does.
+
+`/healthz` is for the liveness probe, `/readyz` for the readiness probe: 200, or 503 with the reason in one sentence.
+"""
+
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.parse import urlsplit
+
+Answer = Callable[[], str | None]
+"""None when all is well, else what is not."""
+
+
+def serve(address: str, health: Answer, readiness: Answer) -> ThreadingHTTPServer:
+    """Answer at `address`, HOST:PORT, from now on. Port 0 takes a free one. Raises OSError where it cannot be bound,
+    ValueError for an address without a port."""
+    parts = urlsplit(f"//{address}")
+    if parts.hostname is None or parts.port is None:
+        raise ValueError(f'"{address}" is not HOST:PORT, such as 0.0.0.0:8080')
+    paths = {"/healthz": health, "/readyz": readiness}
+
+    class Handler(_Handler):
+        answers = paths
+
+    server = ThreadingHTTPServer((parts.hostname, parts.port), Handler)
+    server.daemon_threads = True
+    Thread(target=server.serve_forever, name="probes", daemon=True).start()
+    return server
+
+
+class _Handler(BaseHTTPRequestHandler):
+    answers: dict[str, Answer]
+    timeout = 5
+    """Seconds after which a client that says nothing is dropped."""
+
+    def do_GET(self) -> None:
+        answer = self.answers.get(self.path)
+        trouble = answer() if answer else None
+        text = (trouble or ("ok" if answer else "not found")).encode()
+        self.send_response((503 if trouble else 200) if answer else 404)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """The kubelet asks every few seconds."""
