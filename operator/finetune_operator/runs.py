@@ -67,7 +67,7 @@ def _vanished(run: Run, said: End | None) -> End:
         return said
     if run.failure:
         return f"Job {run.name} was ended: {run.failure}".rstrip(".") + ".", FailureReason.EVICTED
-    return f"Pod of Job {run.name} was removed before it ended.", FailureReason.EVICTED
+    return f"The pod of Job {run.name} was deleted before its work was done.", FailureReason.EVICTED
 
 
 def _suspended(run: Run) -> str:
