@@ -186,3 +186,53 @@ def test_a_sandbox_that_cannot_be_made_is_told_in_the_kubelets_words(slow: dict[
         timeout=starting.STUCK_AFTER.total_seconds() + 60,
     )
     assert job.status()["state"] == "Pending"
+
+
+@pytest.fixture
+def unqueued_jobs_are_held(kube: Kube, namespace: str) -> Iterator[None]:
+    """As Kueue's webhook does with manageJobsWithoutQueueName: every Job of the namespace is made suspended."""
+    group = "/apis/admissionregistration.k8s.io/v1"
+    jobs = {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}
+    spec = {
+        "matchConstraints": {"resourceRules": [jobs]},
+        "matchConditions": [{"name": "its-namespace", "expression": f"request.namespace == '{namespace}'"}],
+        "mutations": [
+            {
+                "patchType": "ApplyConfiguration",
+                "applyConfiguration": {"expression": "Object{spec: Object.spec{suspend: true}}"},
+            }
+        ],
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": "Never",
+    }
+    kube.create(f"{group}/mutatingadmissionpolicies", {"metadata": {"name": namespace}, "spec": spec})
+    binding = {"metadata": {"name": namespace}, "spec": {"policyName": namespace}}
+    kube.create(f"{group}/mutatingadmissionpolicybindings", binding)
+    wait_for("the policy to count", lambda: makes_suspended_jobs(kube, namespace))
+    yield
+    for kind in ("mutatingadmissionpolicybindings", "mutatingadmissionpolicies"):
+        kube.delete(f"{group}/{kind}/{namespace}")
+
+
+def makes_suspended_jobs(kube: Kube, namespace: str) -> bool:
+    pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}
+    body = {"metadata": {"generateName": "try-"}, "spec": {"template": {"spec": pod}}}
+    made = kube.create(BATCH_JOBS.format(namespace), body)
+    kube.delete(f"{BATCH_JOBS.format(namespace)}/{made['metadata']['name']}")
+    return bool(made["spec"]["suspend"])
+
+
+@pytest.mark.usefixtures("unqueued_jobs_are_held")
+def test_a_preflight_that_a_queue_controller_holds_back_is_told_where_to_name_a_queue(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job = Job.create(kube, namespace, manifest())
+
+    assert job.wait_for_reason("Suspended")["state"] == "Queued"
+    assert "was suspended as it was created, and it names no queue" in job.ready()["message"]
+    assert "the FineTuneProfile's spec.pods.preflight.queueName." in job.ready()["message"]
+    suspend(job, PREFLIGHT, False)
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
+    wait_for("the attempt", lambda: ATTEMPT in job.batch_jobs())
+    suspend(job, ATTEMPT, False)
+    kubelet.play(namespace, job.is_complete)

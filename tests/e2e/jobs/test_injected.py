@@ -1,4 +1,5 @@
-"""A plain sidecar, which a mesh puts into every pod and which never ends by itself: the trainer's end is the job's."""
+"""What webhooks do to pods. A plain sidecar never ends by itself: the trainer's end is the job's all the same. A pod
+that cannot start says why in the kubelet's words."""
 
 import json
 from collections.abc import Iterator
@@ -7,12 +8,12 @@ import pytest
 
 from devcluster import Cluster, images
 from finetune_api import names
+from finetune_operator import starting
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import Job
 from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
-POLICY = "sidecar.example.com"
 SCRIPT = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); signal.pause(); signal.pause()"
 SIDECAR = f"""
 [JSONPatch{{
@@ -31,38 +32,52 @@ SIDECAR = f"""
 """
 
 
-@pytest.fixture(scope="module")
-def mesh(tenant: Tenant, installed: Cluster) -> Iterator[None]:
-    """Puts the sidecar before the trainer in every pod of a job whose name begins with "meshed"."""
+def mutated(installed: Cluster, tenant: Tenant, prefix: str, patch: str, shows: str) -> Iterator[None]:
+    """A policy that patches every pod of the jobs whose names begin with `prefix`; it counts once `shows` is in one."""
     pods = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
-    ours = f"object.metadata.?labels[?'{names.LABEL_JOB_NAME}'].orValue('').startsWith('meshed')"
+    ours = f"object.metadata.?labels[?'{names.LABEL_JOB_NAME}'].orValue('').startsWith('{prefix}')"
     spec = {
         "matchConstraints": {"resourceRules": [pods]},
-        "matchConditions": [{"name": "meshed", "expression": ours}],
-        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": SIDECAR}}],
+        "matchConditions": [{"name": "ours", "expression": ours}],
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}],
         "failurePolicy": "Fail",
         "reinvocationPolicy": "Never",
     }
-    version = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": POLICY}}
+    version = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": prefix}}
     policy = {**version, "kind": "MutatingAdmissionPolicy", "spec": spec}
-    binding = {**version, "kind": "MutatingAdmissionPolicyBinding", "spec": {"policyName": POLICY}}
-    installed.kubectl(
-        "apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": [policy, binding]})
-    )
-    wait_for("the policy to count", lambda: "mesh-proxy" in _tried(installed, tenant))
+    binding = {**version, "kind": "MutatingAdmissionPolicyBinding", "spec": {"policyName": prefix}}
+    both = {"apiVersion": "v1", "kind": "List", "items": [policy, binding]}
+    installed.kubectl("apply", "-f", "-", input=json.dumps(both))
+    wait_for("the policy to count", lambda: shows in _tried(installed, tenant, prefix))
     yield
-    installed.kubectl("delete", "mutatingadmissionpolicies,mutatingadmissionpolicybindings", POLICY)
+    installed.kubectl("delete", "mutatingadmissionpolicies,mutatingadmissionpolicybindings", prefix)
 
 
-def _tried(cluster: Cluster, tenant: Tenant) -> str:
+def _tried(cluster: Cluster, tenant: Tenant, prefix: str) -> str:
     """What would become of a pod of such a job."""
     safe: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
     container = {"name": names.CONTAINER, "image": images.TRAINER_IMAGE, "securityContext": safe}
-    metadata = {"name": "meshed", "namespace": tenant.namespace, "labels": {names.LABEL_JOB_NAME: "meshed"}}
+    metadata = {"name": prefix, "namespace": tenant.namespace, "labels": {names.LABEL_JOB_NAME: prefix}}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
     body = {**pod, "spec": {"containers": [container], "securityContext": security}}
     return cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(body))
+
+
+@pytest.fixture(scope="module")
+def mesh(tenant: Tenant, installed: Cluster) -> Iterator[None]:
+    """Puts a sidecar before the trainer in every pod of a job whose name begins with "meshed"."""
+    yield from mutated(installed, tenant, "meshed", SIDECAR, "mesh-proxy")
+
+
+@pytest.fixture
+def no_sandbox(tenant: Tenant, installed: Cluster) -> Iterator[None]:
+    """Gives the pods of a job whose name begins with "boxed" a runtime that no node has."""
+    runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nowhere"}}
+    installed.kubectl("apply", "-f", "-", input=json.dumps({**runtime, "handler": "nowhere"}))
+    patch = '[JSONPatch{op: "add", path: "/spec/runtimeClassName", value: "nowhere"}]'
+    yield from mutated(installed, tenant, "boxed", patch, "nowhere")
+    installed.kubectl("delete", "runtimeclass", "nowhere")
 
 
 def containers(job: Job) -> set[tuple[str, ...]]:
@@ -89,3 +104,17 @@ def test_the_trainers_container_decides_and_no_pod_stays(
 
     assert (status["state"], status["attempts"][0]["reason"]) == (state, reason), message(status)
     wait_for("every pod to go", job.pods, lambda pods: not pods)
+
+
+@pytest.mark.usefixtures("no_sandbox")
+def test_a_sandbox_that_cannot_be_made_is_told_in_the_kubelets_words(tenant: Tenant) -> None:
+    job = tenant.create("boxed", tenant.put_rows("boxed.jsonl", sums(30)))
+
+    wait_for(
+        "the kubelet's word",
+        lambda: "cannot start: FailedCreatePodSandBox: " in job.ready().get("message", ""),
+        timeout=starting.STUCK_AFTER.total_seconds() + 60,
+    )
+
+    assert 'no runtime for "nowhere" is configured' in job.ready()["message"]
+    tenant.kube.delete(job.path)
