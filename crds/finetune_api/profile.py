@@ -184,6 +184,36 @@ class Storage(ApiModel):
     cloud identity is used."""
 
 
+QueueName = Annotated[
+    str,
+    Field(min_length=1, max_length=63),
+    SchemaKeys(
+        rules(
+            (
+                "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+                "must be the name of a queue in the tenants' namespaces, for example cpu; see kubectl get localqueues",
+            )
+        )
+    ),
+]
+
+
+class PreflightPods(ApiModel):
+    """Preflight pods, which ask for no GPU."""
+
+    queue_name: QueueName | None = None
+    """Kueue's LocalQueue, of this name in each tenant's namespace, that preflight Jobs stand in. Set it where Kueue
+    manages Jobs without a queue name (manageJobsWithoutQueueName): it holds them back for ever. Default: none. The
+    training Job takes its queue from the FineTuneJob's label kueue.x-k8s.io/queue-name."""
+
+
+class Pods(ApiModel):
+    """The pods the operator makes."""
+
+    preflight: PreflightPods = PreflightPods()
+    """Preflight pods, which ask for no GPU."""
+
+
 class FineTuneProfileSpec(ApiModel):
     """GPUs, storage and trainer image that FineTuneJobs run with."""
 
@@ -195,3 +225,5 @@ class FineTuneProfileSpec(ApiModel):
         list[Storage], Field(min_length=1, max_length=32), SchemaKeys({"x-kubernetes-list-type": "atomic"})
     ]
     """S3 services by bucket."""
+    pods: Pods = Pods()
+    """The pods the operator makes."""

@@ -25,6 +25,7 @@ class FailureReason(StrEnum):
     OUTPUT_OCCUPIED = "OutputOccupied"
     DOES_NOT_FIT = "DoesNotFit"
     IMAGE_PULL_FAILED = "ImagePullFailed"
+    POD_START_FAILED = "PodStartFailed"
     LOSS_DIVERGED = "LossDiverged"
     EVALUATION_GATE_FAILED = "EvaluationGateFailed"
     GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
@@ -34,6 +35,8 @@ class FailureReason(StrEnum):
     PREEMPTED = "Preempted"
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"
+    KILLED = "Killed"
+    STATUS_NOT_WRITABLE = "StatusNotWritable"
     TRAINER_CRASHED = "TrainerCrashed"
 
 
@@ -72,6 +75,12 @@ FAILURES: dict[FailureReason, Failure] = {
         35, Actor.TENANT, "Change that and create the job again, or use a profile with a larger GPU."
     ),
     FailureReason.IMAGE_PULL_FAILED: Failure(0, Actor.PLATFORM, "Correct trainer.image in the FineTuneProfile."),
+    FailureReason.POD_START_FAILED: Failure(
+        0,
+        Actor.PLATFORM,
+        "Correct what it names, on the node, in the namespace or in what was added to the pod; then create the job "
+        "again.",
+    ),
     FailureReason.LOSS_DIVERGED: Failure(
         29, Actor.TENANT, "Lower training.learningRate, or look at the rows of that step."
     ),
@@ -96,7 +105,21 @@ FAILURES: dict[FailureReason, Failure] = {
     FailureReason.PREEMPTED: Failure(33, Actor.PLATFORM, "Create the job again once there is room."),
     FailureReason.EVICTED: Failure(0, Actor.PLATFORM, "Create the job again once the node has room."),
     FailureReason.NODE_LOST: Failure(0, Actor.PLATFORM, "Create the job again; its node went away."),
-    FailureReason.TRAINER_CRASHED: Failure(34, Actor.PLATFORM, "See the pod's log; it is an error in the trainer."),
+    FailureReason.KILLED: Failure(
+        0,
+        Actor.PLATFORM,
+        "Look for what killed it in the node's kernel log and events, raise compute.memory where the node ran out of "
+        "memory, and create the job again.",
+    ),
+    FailureReason.STATUS_NOT_WRITABLE: Failure(
+        0,
+        Actor.PLATFORM,
+        "Bind ClusterRole finetune-trainer to the pod's ServiceAccount, let nothing else write this job's status, and "
+        "create the job again.",
+    ),
+    FailureReason.TRAINER_CRASHED: Failure(
+        34, Actor.PLATFORM, "Read the end of the pod's log: the fault is in the trainer or in a library that it uses."
+    ),
 }
 
 SUPERSEDED_EXIT_CODE = 40

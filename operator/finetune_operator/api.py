@@ -6,7 +6,7 @@ from typing import Any, Protocol, cast
 from kubernetes import client, config
 
 from finetune_api import names
-from finetune_operator.world import Object
+from finetune_operator.pods import Object
 
 TIMEOUT_SECONDS = 30
 _PATHS = {

@@ -7,7 +7,8 @@ from finetune_api import names
 from finetune_api.status import OPERATOR_MANAGER
 from finetune_operator.api import Api, ApiError, NamespaceGoneError
 from finetune_operator.plan import Event, Plan
-from finetune_operator.world import Object, World
+from finetune_operator.pods import Object
+from finetune_operator.world import World
 
 
 class NameTakenError(Exception):

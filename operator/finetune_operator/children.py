@@ -6,7 +6,8 @@ from finetune_api import names
 from finetune_api.bundle import Bundle, JobIdentity, bucket_of, storage_of, uris_of
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
-from finetune_operator.world import Object, World
+from finetune_operator.pods import Object
+from finetune_operator.world import World
 
 USER = 65532
 """The non-root user of the images."""
@@ -64,7 +65,9 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
     memory = max(PREFLIGHT_MEMORY, spec.compute.memory, key=parse_quantity)
     pod["containers"][0]["resources"] = {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": memory}}
     labels = {names.LABEL_STEP: "preflight"}
-    return _job(world, names.preflight_name(world.name, world.uid), labels, labels, pod)
+    queue = profile.pods.preflight.queue_name
+    queued = {names.LABEL_QUEUE: queue} if queue else {}
+    return _job(world, names.preflight_name(world.name, world.uid), {**labels, **queued}, labels, pod)
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: int) -> Object:
@@ -119,7 +122,16 @@ def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, 
         # Retries are ours: a Job that restarted pods by itself would hide why the first one failed.
         "spec": {
             "backoffLimit": 0,
-            "template": {"metadata": {"labels": {**_labels(world), **pod_labels}}, "spec": pod},
+            # A Job that was suspended and resumed makes its next pod once the last has ended: never two trainers.
+            "podReplacementPolicy": "Failed",
+            "template": {
+                "metadata": {
+                    "labels": {**_labels(world), **pod_labels},
+                    # Webhooks may put their container before ours: kubectl logs shows the trainer's all the same.
+                    "annotations": {"kubectl.kubernetes.io/default-container": names.CONTAINER},
+                },
+                "spec": pod,
+            },
         },
     }
 

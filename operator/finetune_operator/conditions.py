@@ -6,7 +6,8 @@ from typing import Literal
 
 from finetune_api.reasons import FailureReason
 from finetune_api.status import Attempt, Condition, ConditionType, Counts, FineTuneJobStatus, Stage, State
-from finetune_operator.world import Object, World
+from finetune_operator.pods import Object
+from finetune_operator.world import World
 
 Truth = Literal["True", "False"]
 _OWN = {

@@ -1,16 +1,19 @@
 """Reads everything one decision about a FineTuneJob is taken from. Live reads only: there is no cache to be stale."""
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from finetune_api import names
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.api import Api
+from finetune_operator.events import pod_event, refusal
+from finetune_operator.pods import Object, Pod
 from finetune_operator.profiles import profile_of
 from finetune_operator.queue import Key
 from finetune_operator.rivals import rivals_of
-from finetune_operator.world import Object, Pod, Run, World, parse_spec
+from finetune_operator.starting import is_stuck
+from finetune_operator.world import Run, World, parse_spec
 
 
 def observe(api: Api, key: Key) -> World | None:
@@ -81,19 +84,20 @@ def _runs(api: Api, namespace: str, name: str) -> list[tuple[str, str, int, Run]
         labels, owner = job["metadata"]["labels"], _controller(job)
         if owner is None or names.LABEL_STEP not in labels:
             continue  # somebody's copy of one of ours, with its labels
-        run = Run.parse(job, pods.get(job["metadata"]["name"], []))
-        if run.is_live and run.pod is None:
-            run = replace(run, refusal=_refusal(api, namespace, job["metadata"]["uid"]))
+        run = _explained(api, namespace, job, Run.parse(job, pods.get(job["metadata"]["name"], [])))
         number = int(labels.get(names.LABEL_ATTEMPT, 0))
         runs.append((owner, labels[names.LABEL_STEP], number, run))
     return runs
 
 
-def _refusal(api: Api, namespace: str, uid: str) -> str:
-    """The Job controller's last word on why it could not make this Job's pod; "" where it said nothing."""
-    events = api.list("Event", namespace, fields=f"involvedObject.uid={uid},reason=FailedCreate")
-    last = max(events, key=lambda event: str(event.get("lastTimestamp") or ""), default=None)
-    return str(last["message"]).removeprefix("Error creating: ") if last else ""
+def _explained(api: Api, namespace: str, job: Object, run: Run) -> Run:
+    """The run with what Events say of it, where it does not get on. One that does costs no request."""
+    now = datetime.now(UTC)
+    if run.pod is None and run.is_live and not run.suspended:
+        return replace(run, refusal=refusal(api, namespace, job, run, now))
+    if run.pod is not None and is_stuck(run.pod, now):
+        return replace(run, pod=replace(run.pod, event=pod_event(api, namespace, run.pod.uid)))
+    return run
 
 
 def _controller(job: Object) -> str | None:

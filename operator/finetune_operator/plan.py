@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from finetune_operator.world import Object
+from finetune_operator.pods import Object
 
 
 @dataclass(frozen=True)

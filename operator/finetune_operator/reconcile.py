@@ -7,11 +7,13 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.reasons import FAILURES, FailureReason, sentence
 from finetune_api.status import Attempt, ConditionType, Stage, State
-from finetune_operator import admission, children
+from finetune_operator import admission, children, own_words
 from finetune_operator.conditions import Outlook, is_written, operator_status
 from finetune_operator.plan import Event, Plan
-from finetune_operator.runs import Assessment, Standing, assess
-from finetune_operator.world import Object, Run, World
+from finetune_operator.pods import Object
+from finetune_operator.runs import assess
+from finetune_operator.standing import Assessment, End, Standing
+from finetune_operator.world import Run, World
 
 ATTEMPT = 1
 """The only attempt for now: a failed one ends the job."""
@@ -27,6 +29,8 @@ def reconcile(world: World, now: datetime) -> Plan:
         return _follow(world, run, now)
     if world.status.artifacts is not None:
         return _published(world, now)  # and somebody has removed the attempt's Job since
+    if (word := _word_of_a_gone_attempt(world)) is not None:
+        return _fail(world, word[1], word[0], now)
 
     obstacle = admission.obstacle(world, now)
     if obstacle is not None and obstacle.final:
@@ -58,14 +62,29 @@ def refused(world: World, message: str, now: datetime) -> Plan:
 
 def _follow(world: World, run: Run, now: datetime) -> Plan:
     """The attempt decides. All it needs is in its bundle: a profile that is changed or gone does not stop it."""
-    attempt = assess(run, now)
-    if attempt.standing is Standing.FAILED and world.status.artifacts is not None:
-        return _published(world, now)  # what ended the pod came after its work was done
+    attempt = _assess_attempt(world, run, now)
+    ended_or_held = attempt.standing in (Standing.FAILED, Standing.SUSPENDED)
+    if ended_or_held and world.status.artifacts is not None:
+        return _published(world, now)  # what ended or suspended it came after its work was done
     if attempt.standing is Standing.FAILED:
         return _fail(world, attempt.failure, attempt.message, now)
     if attempt.standing is Standing.SUCCEEDED:
         return _complete(world, now)
-    return _proceed(world, _training(world, attempt), now, requeue_after=attempt.requeue_after)
+    return _proceed(world, _training(world, attempt, run), now, requeue_after=attempt.requeue_after)
+
+
+def _assess_attempt(world: World, run: Run, now: datetime) -> Assessment:
+    return assess(run, now, own_words.failure_said(world.status, own_words.ATTEMPT, run.begun))
+
+
+def _word_of_a_gone_attempt(world: World) -> End | None:
+    """Why the attempt failed whose Job and pod somebody, or a time to live, has removed since. One that was only told
+    to stop is made anew."""
+    record = next((a for a in world.status.attempts or [] if a.number == ATTEMPT), None)
+    if record is None:
+        return None
+    word = own_words.failure_said(world.status, own_words.ATTEMPT, record.start_time or world.created)
+    return None if word is None or word[1] is FailureReason.PREEMPTED else word
 
 
 def _groundwork(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Object]:
@@ -82,24 +101,34 @@ def _groundwork(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
 
 
 def _preflight(world: World, now: datetime) -> Assessment:
-    """Where the preflight stands. Its own word counts where somebody has removed its Job since."""
-    if world.preflight is None and world.status.is_true(ConditionType.VALIDATED):
+    """Where the preflight stands. Its own word counts where its pod or its Job was stopped or removed since."""
+    begun = world.preflight.begun if world.preflight else world.created
+    said = own_words.failure_said(world.status, own_words.PREFLIGHT, begun)
+    found = assess(world.preflight, now, said)
+    if world.status.is_true(ConditionType.VALIDATED) and found.standing is not Standing.RUNNING:
         return Assessment(Standing.SUCCEEDED)
-    return assess(world.preflight, now)
+    if found.standing is Standing.ABSENT and said is not None and said[1] is not FailureReason.PREEMPTED:
+        return Assessment(Standing.FAILED, *said)
+    return found
 
 
 def _validating(preflight: Assessment) -> Outlook:
     if preflight.standing is Standing.RUNNING:
         return Outlook(State.VALIDATING, "Validating", "Checking the data, the model and the output.", Stage.PREFLIGHT)
+    if preflight.standing is Standing.SUSPENDED:
+        return Outlook(State.QUEUED, "Suspended", preflight.message, Stage.PREFLIGHT)
     return Outlook(State.PENDING, "PreflightPending", preflight.message or "Starting the preflight.", Stage.PREFLIGHT)
 
 
-def _training(world: World, attempt: Assessment) -> Outlook:
+def _training(world: World, attempt: Assessment, run: Run | None = None) -> Outlook:
+    if attempt.standing is Standing.SUSPENDED:
+        return Outlook(State.QUEUED, "Suspended", attempt.message)
     if attempt.standing is not Standing.RUNNING:
         return Outlook(State.QUEUED, "WaitingForGPU", attempt.message or "Starting the training pod.")
-    if world.status.is_true(ConditionType.EVALUATED):
+    started = run.pod.started if run and run.pod else None
+    if own_words.holds_since(world.status, ConditionType.EVALUATED, started):
         return Outlook(State.RUNNING, "Publishing", "Writing the adapter and the report.", Stage.PUBLISHING)
-    if world.status.is_true(ConditionType.TRAINED):
+    if own_words.holds_since(world.status, ConditionType.TRAINED, started):
         return Outlook(State.RUNNING, "Evaluating", "Comparing the tuned model with the base model.", Stage.EVALUATING)
     return Outlook(State.RUNNING, "Training", f"Attempt {ATTEMPT} is running.", Stage.TRAINING)
 
@@ -112,8 +141,11 @@ def _proceed(
     requeue_after: timedelta | None = None,
 ) -> Plan:
     status = operator_status(world, outlook, _attempts(world, now), now)
+    done = _preflight(world, now).standing is Standing.SUCCEEDED
     return Plan(
         create=create or [],
+        # A sidecar keeps its pod running, or a queue its Job: it would be started again for nothing.
+        delete_jobs=_live(world.preflight) if done else [],
         events=_events(world, outlook),
         status=None if is_written(world, status) else status,
         requeue_after=requeue_after,
@@ -125,8 +157,14 @@ def _fail(world: World, reason: FailureReason | None, message: str, now: datetim
     reason = reason or FailureReason.TRAINER_CRASHED
     outlook = Outlook(State.FAILED, reason, sentence(reason, message), failure=reason)
     status = operator_status(world, outlook, _attempts(world, now), now)
-    doomed = [run.name for run in (world.preflight, *world.attempts.values()) if run is not None and run.is_live]
-    return Plan(delete_jobs=doomed, events=_events(world, outlook), status=status)
+    return Plan(
+        delete_jobs=_live(world.preflight, *world.attempts.values()), events=_events(world, outlook), status=status
+    )
+
+
+def _live(*runs: Run | None) -> list[str]:
+    """Names of the Jobs among these that can still start or hold a pod."""
+    return [run.name for run in runs if run is not None and run.is_live]
 
 
 def _published(world: World, now: datetime) -> Plan:
@@ -143,18 +181,23 @@ def _complete(world: World, now: datetime) -> Plan:
     evaluation = world.status.evaluation
     verdict = evaluation.verdict if evaluation else None
     outlook = Outlook(State.COMPLETE, "Succeeded", verdict or "The adapter is published.")
-    return Plan(events=_events(world, outlook), status=operator_status(world, outlook, _attempts(world, now), now))
+    status = operator_status(world, outlook, _attempts(world, now), now)
+    return Plan(
+        delete_jobs=_live(world.preflight, *world.attempts.values()), events=_events(world, outlook), status=status
+    )
 
 
 def _attempts(world: World, now: datetime) -> list[Attempt]:
     """The record of attempts: what is there now, and what is remembered of those whose Job is gone."""
     known = {attempt.number: attempt for attempt in world.status.attempts or []}
-    known |= {number: _attempt(number, run, now) for number, run in world.attempts.items()}
+    known |= {number: _attempt(world, number, run, now) for number, run in world.attempts.items()}
+    if not world.attempts and ATTEMPT in known and (word := _word_of_a_gone_attempt(world)):
+        known[ATTEMPT] = known[ATTEMPT].model_copy(update={"reason": word[1], "message": word[0]})
     return [known[number] for number in sorted(known)]
 
 
-def _attempt(number: int, run: Run, now: datetime) -> Attempt:
-    assessment, pod = assess(run, now), run.pod
+def _attempt(world: World, number: int, run: Run, now: datetime) -> Attempt:
+    assessment, pod = _assess_attempt(world, run, now), run.pod
     succeeded = assessment.standing is Standing.SUCCEEDED
     return Attempt(
         number=number,

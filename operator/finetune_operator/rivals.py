@@ -6,8 +6,9 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.api import Api
+from finetune_operator.pods import Object
 from finetune_operator.profiles import profile_of
-from finetune_operator.world import Object, Rival, parse_spec
+from finetune_operator.world import Rival, parse_spec
 
 
 def rivals_of(api: Api, uid: str, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> tuple[Rival, ...]:

@@ -1,14 +1,16 @@
-"""Reads where one child Job stands: absent, waiting, running, succeeded or failed, and why, in one sentence."""
+"""Reads where one child Job stands: absent, suspended, waiting, running, succeeded or failed, and why, in one sentence.
 
-from dataclasses import dataclass
+The trainer's own container decides, not the pod's phase, which sidecars hold up. The Job decides whether a pod that is
+being deleted counts: one that was suspended gets another."""
+
 from datetime import datetime, timedelta
-from enum import Enum
 
-from finetune_api.reasons import FailureReason, reason_of_exit_code
-from finetune_operator.world import Pod, Run
-
-IMAGE_GRACE = timedelta(seconds=60)
-"""How long an image may fail to be pulled before it counts: registries have their moments."""
+from finetune_api.reasons import FailureReason
+from finetune_operator.endings import lost, why_failed
+from finetune_operator.pods import Pod
+from finetune_operator.standing import Assessment, End, Standing
+from finetune_operator.starting import waiting
+from finetune_operator.world import Run
 
 LOOK_AGAIN = timedelta(seconds=10)
 """A pod that is refused makes an Event, which nobody watches for."""
@@ -16,113 +18,78 @@ LOOK_AGAIN = timedelta(seconds=10)
 LOST_GRACE = timedelta(seconds=60)
 """How long a deleted pod may outstay its grace period: on a node that is gone it stays Running for ever."""
 
-_IMAGE_TROUBLE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
-_CONTAINER_TROUBLE = {"CreateContainerConfigError", "CreateContainerError"}
-
-_DISRUPTIONS = {
-    "PreemptionByScheduler": (FailureReason.PREEMPTED, "The pod was preempted by one of higher priority."),
-    "EvictionByEvictionAPI": (FailureReason.EVICTED, "The pod was evicted, as when a node is drained."),
-    "TerminationByKubelet": (FailureReason.EVICTED, "The node ended the pod to protect itself."),
-    "DeletionByTaintManager": (FailureReason.NODE_LOST, "The pod's node was tainted, as when it is unreachable."),
-    "DeletionByPodGC": (FailureReason.NODE_LOST, "The pod's node is gone."),
-}
-"""Reasons of the Pod condition DisruptionTarget, from the Kubernetes documentation on disruptions."""
+SIDECAR_GRACE = timedelta(seconds=30)
+"""How long other containers may go on after the trainer's has ended: a log shipper sends the last lines."""
 
 
-class Standing(Enum):
-    """Where a run stands."""
-
-    ABSENT = "Absent"
-    WAITING = "Waiting"
-    RUNNING = "Running"
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """Where a run stands and why."""
-
-    standing: Standing
-    message: str = ""
-    failure: FailureReason | None = None
-    requeue_after: timedelta | None = None
-
-
-def assess(run: Run | None, now: datetime) -> Assessment:
-    """Where this run stands. The first statement that holds counts."""
+def assess(run: Run | None, now: datetime, said: End | None = None) -> Assessment:
+    """Where this run stands. The first statement that holds counts. `said`: the failure that its own pod wrote in the
+    status, which outlives the pod."""
     if run is None:
         return Assessment(Standing.ABSENT)
-    pod = run.pod
-    if run.succeeded or (pod is not None and pod.phase == "Succeeded"):
+    if run.succeeded:
         return Assessment(Standing.SUCCEEDED)
-    if pod is not None and pod.phase == "Failed":
-        return Assessment(Standing.FAILED, *_why(pod))
+    if run.pod is not None and run.pod.trainer_ended and (end := _ended(run, run.pod, now, said)):
+        return end
     if run.failed:
-        return Assessment(Standing.FAILED, f"Pod of Job {run.name} was removed before it ended.", FailureReason.EVICTED)
-    if pod is None:
+        return Assessment(Standing.FAILED, *_vanished(run, said))
+    if run.suspended:
+        return Assessment(Standing.SUSPENDED, _suspended(run))
+    if run.pod is None:
         refused = f"The pod of Job {run.name} is refused: {run.refusal}".rstrip(".") + "."
         message = refused if run.refusal else f"Job {run.name} has no pod yet."
         return Assessment(Standing.WAITING, message, requeue_after=LOOK_AGAIN)
-    if pod.due is not None and now >= pod.due + LOST_GRACE:
-        return Assessment(Standing.FAILED, *_lost(pod))
-    if pod.started is not None:
-        return Assessment(Standing.RUNNING, requeue_after=pod.due + LOST_GRACE - now if pod.due else None)
-    return _waiting(pod, now)
+    return _under_way(run.pod, now, said)
 
 
-def _waiting(pod: Pod, now: datetime) -> Assessment:
-    trouble = pod.waiting_reason in _IMAGE_TROUBLE | _CONTAINER_TROUBLE
-    if trouble:
-        placed = pod.conditions.get("PodScheduled")
-        left = ((placed and placed.since) or pod.created) + IMAGE_GRACE - now
-        message = f"Pod {pod.name} cannot start: {pod.waiting_reason}: {pod.waiting_message}".rstrip(".") + "."
-        if left > timedelta(0):
-            return Assessment(Standing.WAITING, message, requeue_after=left)
-        image = pod.waiting_reason in _IMAGE_TROUBLE
-        failure = FailureReason.IMAGE_PULL_FAILED if image else FailureReason.TRAINER_CRASHED
-        return Assessment(Standing.FAILED, message, failure)
-    scheduled = pod.conditions.get("PodScheduled")
-    if scheduled is not None and scheduled.status == "False":
-        return Assessment(Standing.WAITING, f"Waiting for a node: {scheduled.message}")
-    return Assessment(Standing.WAITING, f"Pod {pod.name} is starting.")
+def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> Assessment | None:
+    """Where a run stands whose trainer has ended; None where its pod is thrown away and does not count."""
+    left = pod.finished + SIDECAR_GRACE - now if pod.finished and not pod.is_over else timedelta(0)
+    if left > timedelta(0) and not pod.is_leaving:
+        return Assessment(Standing.RUNNING, requeue_after=left)
+    if pod.trainer_succeeded:
+        return Assessment(Standing.SUCCEEDED)
+    # A Job that is suspended deletes its pod, which then ends badly; this shows in the pod before it may in the Job.
+    thrown_away = pod.due is not None and not run.failed
+    if thrown_away and (run.suspended or (pod.due is not None and now < pod.due + LOST_GRACE)):
+        return None
+    if run.failure and not pod.termination:
+        return Assessment(Standing.FAILED, *_vanished(run, said))
+    message, reason = why_failed(pod, said)
+    if pod.lingering:
+        message += f" Its pod was removed with its log, because of container {pod.lingering}, which ran on."
+    return Assessment(Standing.FAILED, message, reason)
 
 
-def _lost(pod: Pod) -> tuple[str, FailureReason]:
-    """Why a pod is gone whose node never said that it ended."""
-    disruption = pod.conditions.get("DisruptionTarget")
-    reason, message = _DISRUPTIONS.get(disruption.reason if disruption else "", (FailureReason.NODE_LOST, ""))
-    return message or f"Node {pod.node_name} stopped answering while it ran the pod.", reason
+def _vanished(run: Run, said: End | None) -> End:
+    """Why a run failed that has no pod to tell: one that was deleted, or removed by a garbage collector."""
+    if said is not None:
+        return said
+    if run.failure:
+        return f"Job {run.name} was ended: {run.failure}".rstrip(".") + ".", FailureReason.EVICTED
+    return f"The pod of Job {run.name} was deleted before its work was done.", FailureReason.EVICTED
 
 
-def _why(pod: Pod) -> tuple[str, FailureReason]:
-    """Why a pod failed: what the cluster says of it first, then what the trainer said itself."""
-    disruption = pod.conditions.get("DisruptionTarget")
-    if disruption is not None and disruption.reason in _DISRUPTIONS:
-        reason, message = _DISRUPTIONS[disruption.reason]
-        if reason is FailureReason.EVICTED and _is_about_disk(pod.message):
-            return f"The pod was evicted: {pod.message}", FailureReason.DISK_FULL
-        return message, reason
-    if pod.reason == "Evicted":
-        reason = FailureReason.DISK_FULL if _is_about_disk(pod.message) else FailureReason.EVICTED
-        return f"The pod was evicted: {pod.message}", reason
-    if pod.termination_reason == "OOMKilled":
-        return "The container went over its memory limit and was killed.", FailureReason.HOST_OUT_OF_MEMORY
-    if pod.termination is not None and isinstance(pod.termination.reason, FailureReason):
-        return pod.termination.message, pod.termination.reason
-    if pod.exit_code is None:
-        return f"Pod {pod.name} failed: {pod.message or pod.reason or 'no word why'}.", FailureReason.NODE_LOST
-    if pod.exit_code == 143:
-        return "The pod was asked to stop before it could say why.", FailureReason.PREEMPTED
+def _suspended(run: Run) -> str:
+    """Who holds the run back, as far as its Job shows."""
+    by = f" by {run.suspended_by}" if run.suspended_by else ""
+    if run.queue is not None:
+        return f"Job {run.name} is suspended{by}: it waits for admission by its queue {run.queue}."
+    if run.suspended_by:
+        return f"Job {run.name} is suspended{by}: it goes on once its spec.suspend is false."
     return (
-        f"The trainer ended with exit code {pod.exit_code}{_named(pod.termination_reason)} without saying why.",
-        reason_of_exit_code(pod.exit_code),
+        f"Job {run.name} was suspended as it was created, and it names no queue: a queue controller that manages "
+        "Jobs without a queue holds it back. Name a queue: for training in the FineTuneJob's label "
+        "kueue.x-k8s.io/queue-name, for the preflight in the FineTuneProfile's spec.pods.preflight.queueName."
     )
 
 
-def _named(termination_reason: str) -> str:
-    return "" if termination_reason in ("", "Error") else f" ({termination_reason})"
-
-
-def _is_about_disk(message: str) -> bool:
-    return any(word in message.lower() for word in ("ephemeral", "emptydir", "disk"))
+def _under_way(pod: Pod, now: datetime, said: End | None) -> Assessment:
+    """Of a pod whose trainer has not ended, or that is being deleted."""
+    if pod.due is not None and now >= pod.due + LOST_GRACE:
+        return Assessment(Standing.FAILED, *lost(pod, said))
+    if pod.due is not None and pod.trainer_ended:
+        return Assessment(Standing.WAITING, f"Pod {pod.name} is being removed.", requeue_after=LOOK_AGAIN)
+    if pod.started is not None:
+        return Assessment(Standing.RUNNING, requeue_after=pod.due + LOST_GRACE - now if pod.due else None)
+    return waiting(pod, now)

@@ -1,81 +1,16 @@
 """What was observed of one FineTuneJob, as plain data: the input of `reconcile`."""
 
-import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from finetune_api.bundle import TerminationMessage
+from finetune_api import names
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.status import FineTuneJobStatus
-
-Object = dict[str, Any]
-"""A Kubernetes object as JSON."""
-
-
-@dataclass(frozen=True)
-class PodCondition:
-    """One condition of a Pod."""
-
-    status: str
-    reason: str
-    message: str
-    since: datetime | None = None
-    """When status last changed."""
-
-
-@dataclass(frozen=True)
-class Pod:
-    """What matters of a trainer pod."""
-
-    name: str
-    created: datetime
-    phase: str
-    due: datetime | None = None
-    """When a pod that is being deleted should be gone: the request and its grace period."""
-    reason: str = ""
-    message: str = ""
-    node_name: str | None = None
-    conditions: dict[str, PodCondition] = field(default_factory=dict)
-    started: datetime | None = None
-    finished: datetime | None = None
-    waiting_reason: str = ""
-    waiting_message: str = ""
-    exit_code: int | None = None
-    termination_reason: str = ""
-    termination: TerminationMessage | None = None
-
-    @classmethod
-    def parse(cls, pod: Object) -> "Pod":
-        """From the Pod's JSON; the trainer is its only container."""
-        status = pod.get("status", {})
-        state: Object = next((c.get("state", {}) for c in status.get("containerStatuses", [])), {})
-        waiting, running, ended = state.get("waiting", {}), state.get("running", {}), state.get("terminated", {})
-        return cls(
-            name=pod["metadata"]["name"],
-            created=_time(pod["metadata"]["creationTimestamp"]),
-            phase=status.get("phase", "Pending"),
-            due=_optional_time(pod["metadata"].get("deletionTimestamp")),
-            reason=status.get("reason", ""),
-            message=status.get("message", ""),
-            node_name=pod.get("spec", {}).get("nodeName"),
-            conditions={
-                c["type"]: PodCondition(
-                    c["status"], c.get("reason", ""), c.get("message", ""), _optional_time(c.get("lastTransitionTime"))
-                )
-                for c in status.get("conditions", [])
-            },
-            started=_optional_time(running.get("startedAt") or ended.get("startedAt")),
-            finished=_optional_time(ended.get("finishedAt")),
-            waiting_reason=waiting.get("reason", ""),
-            waiting_message=waiting.get("message", ""),
-            exit_code=ended.get("exitCode"),
-            termination_reason=ended.get("reason", ""),
-            termination=_termination(ended.get("message", "")),
-        )
+from finetune_operator.pods import Object, Pod
 
 
 @dataclass(frozen=True)
@@ -86,6 +21,15 @@ class Run:
     created: datetime
     succeeded: bool = False
     failed: bool = False
+    failure: str = ""
+    """Why its Job has failed, where that is not its pod's failure: a deadline that somebody set on the Job."""
+    suspended: bool = False
+    suspended_by: str = ""
+    """Field manager that suspended its Job; "" where a webhook did so as the Job was created."""
+    queue: str | None = None
+    """Queue its Job stands in, by its label."""
+    begun: datetime | None = None
+    """When its Job was started, or last resumed."""
     pod: Pod | None = None
     refusal: str = ""
     """Why the API server does not take its pod, as the Job controller says: a quota, a LimitRange, a policy."""
@@ -93,20 +37,27 @@ class Run:
     @property
     def is_live(self) -> bool:
         """Whether its Job can still start or hold a pod."""
-        return not (
-            self.succeeded or self.failed or (self.pod is not None and self.pod.phase in ("Succeeded", "Failed"))
-        )
+        if self.succeeded or self.failed:
+            return False
+        return self.pod is None or self.pod.is_leaving or not self.pod.is_over
 
     @classmethod
     def parse(cls, job: Object, pods: list[Pod]) -> "Run":
-        """From the Job's JSON; of several pods (one deleted, one new) the newest counts."""
-        true = {c["type"] for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
+        """From the Job's JSON. A Job that was suspended and resumed has had several pods: of those that are not being
+        deleted the newest counts, else the newest of all."""
+        metadata, status = job["metadata"], job.get("status", {})
+        true = {c["type"]: c for c in status.get("conditions", []) if c["status"] == "True"}
         return cls(
-            name=job["metadata"]["name"],
-            created=_time(job["metadata"]["creationTimestamp"]),
+            name=metadata["name"],
+            created=_time(metadata["creationTimestamp"]),
             succeeded="Complete" in true,
             failed="Failed" in true,
-            pod=max(pods, key=lambda pod: pod.created, default=None),
+            failure=_own_failure(true.get("Failed", {})),
+            suspended=bool(job.get("spec", {}).get("suspend")),
+            suspended_by=_suspended_by(metadata.get("managedFields", [])),
+            queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
+            begun=_optional_time(status.get("startTime")),
+            pod=max(pods, key=lambda pod: (not pod.is_leaving, pod.created), default=None),
         )
 
 
@@ -178,12 +129,18 @@ def parse_spec(kind: type[Spec], raw: Object) -> tuple[Spec | None, str | None]:
         return None, f"spec.{'.'.join(map(str, first['loc']))}: {first['msg']}."
 
 
-def _termination(text: str) -> TerminationMessage | None:
-    """What the trainer left; None where it left nothing of ours (then the kubelet put the log's end there)."""
-    try:
-        return TerminationMessage.model_validate(json.loads(text))
-    except ValueError:
-        return None
+def _own_failure(condition: Object) -> str:
+    """Reason and message of a Job's condition Failed; "" where it only counts its failed pod."""
+    if condition.get("reason", "BackoffLimitExceeded") == "BackoffLimitExceeded":
+        return ""
+    return f"{condition['reason']}: {condition.get('message', '')}"
+
+
+def _suspended_by(managed: list[Object]) -> str:
+    """Who manages spec.suspend, where that is not who made the Job and so manages spec.backoffLimit too: a webhook's
+    change counts as the maker's."""
+    own = [(entry.get("manager", ""), entry.get("fieldsV1", {}).get("f:spec", {})) for entry in managed]
+    return next((who for who, spec in own if "f:suspend" in spec and "f:backoffLimit" not in spec), "")
 
 
 def _time(text: str) -> datetime:

@@ -92,6 +92,8 @@ class PlayedPod:
         self._folder: Path = folder / self.name
         self._started = _now()
         self.exit_code: int | None = None
+        self.sidecar = ""
+        """Name of a container that a webhook put before the trainer's, and that never ends by itself."""
         self._writer: StatusWriter | None = None
         self._bound = False
 
@@ -149,7 +151,13 @@ class PlayedPod:
         self.succeeds()
 
     def is_gone(self) -> None:
-        """The last container has stopped: a pod that was deleted may go."""
+        """It was deleted: the kubelet asks its container to stop, says that it has ended, and removes it."""
+        self.kube.delete(self._path)
+        pod = self.kube.find(self._path)
+        if pod is not None and pod["spec"].get("nodeName") and pod["status"]["phase"] in ("Pending", "Running"):
+            self.sidecar = ""
+            self._ends("Failed", 143, "Error", "")
+            self.exit_code = None  # it may be gone before anybody has seen it
         self.kube.delete(self._path, gracePeriodSeconds=0)
 
     # What the trainer in it says
@@ -168,6 +176,11 @@ class PlayedPod:
     def says_the_data_is_bad(self, reason: FailureReason, message: str) -> None:
         self.writer.condition(ConditionType.VALIDATED, False, reason, message)
         self.writer.result(preflight=words.PREFLIGHT)
+
+    def says_it_failed(self, reason: FailureReason, message: str) -> None:
+        """What an attempt writes in the status before it ends."""
+        self.writer.condition(ConditionType.TRAINED, False, reason, f"{message} {FAILURES[reason].remedy}")
+        self.writer.result()
 
     def says_it_trained(self) -> None:
         self.writer.condition(ConditionType.TRAINED, True, "Trained", "24 of 24 steps are done.")
@@ -212,13 +225,19 @@ class PlayedPod:
         self.exit_code = exit_code
         text = message if isinstance(message, str) else message.model_dump_json(by_alias=True, exclude_none=True)
         ended = {"exitCode": exit_code, "reason": why, "message": text}
-        self._write(phase=phase, state={"terminated": {**ended, "startedAt": self._started, "finishedAt": _now()}})
+        self._write(
+            phase="Running" if self.sidecar else phase,
+            state={"terminated": {**ended, "startedAt": self._started, "finishedAt": _now()}},
+        )
 
     def _write(self, state: Object | None = None, **status: Any) -> None:
         if state is not None:
             container = {"name": names.CONTAINER, "image": "trainer", "imageID": "", "restartCount": 0}
             started = "running" in state
-            status["containerStatuses"] = [{**container, "state": state, "ready": started, "started": started}]
+            own = {**container, "state": state, "ready": started, "started": started}
+            running = {"state": {"running": {"startedAt": self._started}}, "ready": True, "started": True}
+            beside = [{**container, **running, "name": self.sidecar}] if self.sidecar else []
+            status["containerStatuses"] = [*beside, own]
         self.kube.merge(f"{self._path}/status", {"status": status})
 
 

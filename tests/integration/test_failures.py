@@ -34,7 +34,12 @@ ENDS: dict[str, End] = {
         "The trainer ended with exit code 30",
     ),
     "a crash": (lambda pod: pod.crashes(1, TRACEBACK), FailureReason.TRAINER_CRASHED, "exit code 1 without saying why"),
-    "killed": (lambda pod: pod.crashes(137), FailureReason.TRAINER_CRASHED, "exit code 137"),
+    "killed": (
+        lambda pod: pod.crashes(137),
+        FailureReason.KILLED,
+        "SIGKILL ended the trainer (exit code 137), though not for going over its own memory limit",
+    ),
+    "a full /dev/shm": (lambda pod: pod.crashes(135), FailureReason.DISK_FULL, "SIGBUS ended the trainer"),
     "killed for memory": (
         lambda pod: pod.crashes(137, why="OOMKilled"),
         FailureReason.HOST_OUT_OF_MEMORY,
@@ -63,7 +68,7 @@ ENDS: dict[str, End] = {
         "as when it is unreachable",
     ),
     "node gone": (lambda pod: pod.is_disrupted("DeletionByPodGC"), FailureReason.NODE_LOST, "node is gone"),
-    "deleted by hand": (lambda pod: pod.is_gone(), FailureReason.EVICTED, "was removed before it ended"),
+    "deleted by hand": (lambda pod: pod.is_gone(), FailureReason.EVICTED, "was deleted before its work was done"),
 }
 PREFLIGHT_ENDS: dict[str, End] = {
     "it says why": (

@@ -191,7 +191,7 @@ def test_a_job_whose_attempt_a_queue_holds_back_waits_and_then_runs(
     attempt = f"{BATCH_JOBS.format(namespace)}/{job.child(ATTEMPT)}"
     kube.merge(attempt, {"spec": {"suspend": True}})
     wait_for("the pod to go", pods_of_attempt, lambda pods: not pods)
-    job.wait_for_reason("WaitingForGPU")
+    assert job.wait_for_reason("Suspended")["state"] == "Queued"
     assert kube.get(attempt)["spec"]["suspend"] is True
 
     kube.merge(attempt, {"spec": {"suspend": False}})

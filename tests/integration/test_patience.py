@@ -6,7 +6,7 @@ These jobs (fixture `doomed`) are created with the first test of the session, so
 import pytest
 
 from finetune_api.reasons import FailureReason
-from finetune_operator import admission, runs
+from finetune_operator import admission, starting
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job
 from tests.integration.manifests import FAILED, outcome
 from tests.integration.waiting import wait_for
@@ -30,6 +30,6 @@ def test_an_image_that_cannot_be_pulled_ends_the_job_and_its_pod(step: str, doom
     job.assert_failed(
         FailureReason.IMAGE_PULL_FAILED,
         "cannot start: ImagePullBackOff: Back-off pulling image",
-        runs.IMAGE_GRACE.total_seconds() + 30,
+        starting.IMAGE_GRACE.total_seconds() + 30,
     )
     wait_for("its Job to go", job.batch_jobs, lambda jobs: step not in jobs)

@@ -20,7 +20,8 @@ class TrainerFailure(Exception):  # noqa: N818 - the API calls these failures
 
 
 class Superseded(Exception):  # noqa: N818 - it is no error
-    """Another attempt writes this job's status, or the job is gone: whatever this pod does is no longer wanted."""
+    """What this pod does is no longer wanted, or nobody can learn of it: another attempt writes the job's status, the
+    job has ended or is gone, or the API server refuses this pod for good."""
 
 
 class StopRequested(BaseException):

@@ -20,7 +20,7 @@ from finetune_trainer.answer_kind import recognise
 from finetune_trainer.base_model import inspect_model, require_modules, require_quantizable
 from finetune_trainer.estimate import data_size, require_fit, sized
 from finetune_trainer.facts import facts_of
-from finetune_trainer.failure import TrainerFailure, failure_of
+from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.findings import Findings, place_of
 from finetune_trainer.gather import Gathered, gather
 from finetune_trainer.leaked_rows import leaked_rows
@@ -54,7 +54,7 @@ def preflight(bundle: Bundle, storage: Storage, status: StatusWriter) -> str:
         status.condition(ConditionType.VALIDATED, False, failure.reason, text)
         try:
             status.result(preflight=_found(findings))
-        except (ConnectionError, RuntimeError) as unwritten:
+        except (ConnectionError, RuntimeError, Superseded) as unwritten:
             # The termination message still says what was wrong; this must not take its place.
             print(f"The status could not be written: {unwritten}", flush=True)
         raise

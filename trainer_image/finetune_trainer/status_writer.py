@@ -1,7 +1,8 @@
 """The pod's part of its job's status, by server-side apply.
 
 Always the writer's full intent: what is not in an apply is removed by the API server, so each carries everything
-written so far. The first apply forces, later ones do not: a pod that was replaced is told so by a conflict.
+written so far. The first apply forces, later ones do not: a pod that was replaced is told so by a conflict. A pod whose
+job has ended, or that may no longer write, stops: Superseded.
 """
 
 import http.client
@@ -26,6 +27,10 @@ PROGRESS_TIMEOUT_SECONDS = 3.0
 RESULT_TIMEOUT_SECONDS = 10.0
 RESULT_PATIENCE_SECONDS = 300.0
 """How long a result is tried again while the API server is away, before the pod gives up."""
+REFUSAL_PATIENCE_SECONDS = 300.0
+"""How long the API server may refuse this pod (401, 403, 404 without the job's name) before that counts: rights take a
+moment to be there, and a restarted server a moment to know the FineTuneJobs. A token is refused for good once its pod
+has been deleted."""
 
 
 class StatusWriter:
@@ -44,6 +49,7 @@ class StatusWriter:
         self._intent = FineTuneJobStatus()
         self._seen: dict[str, Condition] = {}
         self._owns = False
+        self._refused_since: float | None = None
 
     @property
     def intent(self) -> FineTuneJobStatus:
@@ -54,7 +60,8 @@ class StatusWriter:
         """Applies parts of the status (fields of FineTuneJobStatus) once, within a few seconds. An API server that is
         away is no reason to stop: the next apply carries these parts too.
 
-        Raises Superseded when another attempt has taken the status over or the job is gone."""
+        Raises Superseded when another attempt has taken the status over, the job has ended or is gone, or the API
+        server has refused this pod for minutes."""
         self._intent = self._intent.model_copy(update=parts)
         if error := self._apply(PROGRESS_TIMEOUT_SECONDS):
             print(f"Status not written, will be with the next: {error}", flush=True)
@@ -67,6 +74,8 @@ class StatusWriter:
         give_up, pause = time.monotonic() + RESULT_PATIENCE_SECONDS, 1.0
         while error := self._apply(RESULT_TIMEOUT_SECONDS):
             if time.monotonic() + pause > give_up:
+                if self._refused_since is not None:
+                    raise Superseded(_not_let(error))
                 raise ConnectionError(f"the status could not be written: {error}")
             print(f"Status not written, trying again in {pause:.0f} s: {error}", flush=True)
             time.sleep(pause)
@@ -97,14 +106,16 @@ class StatusWriter:
         try:
             answer = self._patch(self._job, status, timeout)
         except urllib.error.HTTPError as error:
-            return self._refused(error)
+            return self._refused(self._job, error)
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+            self._refused_since = None
             return f"{type(error).__name__}: {error}"
         # No apply can name the uid it is meant for: the API server sets aside all metadata of a status. The chart's
         # admission policy keeps a pod of an earlier job of this name from writing; where that is missing, this ends it.
         if answer["metadata"]["uid"] != self._job.uid:
             raise Superseded("the job was deleted and another created under its name")
-        self._owns = True
+        self._owns, self._refused_since = True, None
+        _require_under_way(answer)
         self._remember(answer)
         return None
 
@@ -113,15 +124,25 @@ class StatusWriter:
         found = FineTuneJobStatus.model_validate(answer.get("status") or {})
         self._seen = {condition.type: condition for condition in found.conditions or []}
 
-    def _refused(self, error: urllib.error.HTTPError) -> str:
+    def _refused(self, job: JobIdentity, error: urllib.error.HTTPError) -> str:
+        """What the API server says where it may say otherwise later. Raises Superseded where it will not, and
+        RuntimeError where the status itself is wrong."""
         text = error.read(2000).decode(errors="replace")
-        if error.code == 409:
+        code, answer = error.code, _status_of(text)
+        if code == 409:
             raise Superseded("another attempt writes this job's status, or the job was created anew") from error
-        if error.code == 404:
+        if code == 404 and answer.get("details", {}).get("name") == job.name:
             raise Superseded("the job was deleted") from error
-        if error.code in (400, 422):
+        if code in (400, 422):
             raise RuntimeError(f"the API server does not accept the status: {text}") from error
-        return f"HTTP {error.code}: {text}"
+        said = f"HTTP {code}: {answer.get('message') or text}"
+        if code not in (401, 403, 404):
+            self._refused_since = None
+            return said
+        since = self._refused_since = time.monotonic() if self._refused_since is None else self._refused_since
+        if time.monotonic() - since >= REFUSAL_PATIENCE_SECONDS:
+            raise Superseded(_not_let(said)) from error
+        return said
 
     def _patch(self, job: JobIdentity, status: dict[str, Any], timeout: float) -> dict[str, Any]:
         force = "false" if self._owns else "true"
@@ -152,6 +173,29 @@ class StatusWriter:
         tls = ssl.create_default_context(cafile=str(authority)) if authority.exists() else None
         # The API server is in the cluster: a proxy meant for the way out is not for it.
         return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
+
+
+def _require_under_way(job: dict[str, Any]) -> None:
+    """Raises Superseded where the job ends without this pod: nobody waits for its work, and it may hold a GPU."""
+    if "deletionTimestamp" in job["metadata"]:
+        raise Superseded("the job is being deleted")
+    status = FineTuneJobStatus.model_validate(job.get("status") or {})
+    if status.is_over:
+        raise Superseded(f"the job has ended already as {status.state}")
+
+
+def _status_of(text: str) -> dict[str, Any]:
+    """The meta/v1 Status in a refusal; empty where it is something else, as from a proxy."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _not_let(said: str) -> str:
+    minutes = REFUSAL_PATIENCE_SECONDS / 60
+    return f"for {minutes:.0f} minutes the API server has not let this pod write the job's status ({said})"
 
 
 def without_nulls(value: Any) -> Any:

@@ -7,8 +7,8 @@ import pytest
 from devcluster import Cluster
 from tests.e2e.conftest import SYSTEM
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
-from tests.integration.jobs import Job
-from tests.integration.kube import PODS
+from tests.integration.jobs import ATTEMPT, Job
+from tests.integration.kube import BATCH_JOBS, PODS
 from tests.integration.waiting import wait_for
 
 GRACE_SECONDS = 60.0
@@ -53,6 +53,32 @@ def test_a_pod_that_is_deleted_ends_the_job_with_a_reason(tenant: Tenant, start:
 
     status = tenant.end_of(job)
     assert status["attempts"][0]["reason"] in ("Preempted", "Evicted"), message(status)
+
+
+def test_a_job_that_is_suspended_while_it_trains_waits_and_ends_well_once_resumed(
+    tenant: Tenant, start: Callable[..., Job]
+) -> None:
+    def suspend(suspended: bool) -> None:
+        path = f"{BATCH_JOBS.format(job.namespace)}/{job.child(ATTEMPT)}"
+        tenant.kube.merge(path, {"spec": {"suspend": suspended}})
+
+    def trainers() -> set[str]:
+        return {pod["metadata"]["name"] for pod in job.pods() if "-a1-" in pod["metadata"]["name"]}
+
+    job = start("suspended", training={"maxSteps": 120, "epochs": 100})
+    learning(job)
+    first = trainers()
+    suspend(True)
+
+    status = job.wait_for_reason("Suspended")
+    assert (status["state"], status["counts"]) == ("Queued", {"attempts": 1})
+    wait_for("its pod to go", trainers, lambda left: not left, GRACE_SECONDS + 30)
+    assert job.ready()["reason"] == "Suspended"
+    suspend(False)
+
+    status = tenant.end_of(job)
+    assert (status["state"], status["counts"]) == ("Complete", {"attempts": 1}), message(status)
+    assert (len(trainers()), trainers() & first) == (1, set())
 
 
 def test_an_operator_that_is_killed_goes_on_where_it_was(

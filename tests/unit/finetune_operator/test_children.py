@@ -5,8 +5,10 @@ import json
 import pytest
 
 from finetune_api.bundle import Bundle
+from finetune_api.names import LABEL_QUEUE
+from finetune_api.profile import FineTuneProfileSpec
 from finetune_operator import children
-from finetune_operator.world import Object
+from finetune_operator.pods import Object
 from tests.unit.finetune_operator.worlds import PROFILE, SPEC, UID, fresh
 
 WORLD = fresh()
@@ -37,6 +39,7 @@ def test_every_job_is_the_finetunejobs_own_and_never_retried_by_kubernetes(job: 
 
     assert (owner["uid"], owner["controller"]) == (UID, True)
     assert job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["podReplacementPolicy"] == "Failed", "a resumed Job would train twice at a time"
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
 
 
@@ -74,3 +77,19 @@ def test_the_bundle_is_immutable_and_reads_back_as_it_was() -> None:
     assert (bundle.spec, bundle.storages, bundle.gpu_types) == (SPEC, PROFILE.storages, PROFILE.gpu_types)
     assert bundle.job is not None
     assert bundle.job.uid == UID
+
+
+def test_the_preflight_stands_in_the_profiles_queue_and_the_attempt_does_not() -> None:
+    queued = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(), "pods": {"preflight": {"queueName": "cpu"}}})
+
+    jobs = children.preflight_job(WORLD, SPEC, queued), children.attempt_job(WORLD, SPEC, queued, 1)
+
+    assert [job["metadata"]["labels"].get(LABEL_QUEUE) for job in jobs] == ["cpu", None]
+    assert LABEL_QUEUE not in JOBS["preflight"]["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_kubectl_logs_shows_the_trainers_log_beside_any_sidecar(job: Object) -> None:
+    annotations = job["spec"]["template"]["metadata"]["annotations"]
+
+    assert annotations == {"kubectl.kubernetes.io/default-container": "trainer"}

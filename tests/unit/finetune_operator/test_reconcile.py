@@ -13,8 +13,9 @@ from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status import ConditionType, FineTuneJobStatus
 from finetune_operator import admission
 from finetune_operator.plan import Plan
+from finetune_operator.pods import Companion, PodCondition
 from finetune_operator.reconcile import reconcile
-from finetune_operator.world import PodCondition, Rival, Run, World
+from finetune_operator.world import Rival, Run, World
 from tests.unit.finetune_operator.worlds import (
     NOW,
     SPEC,
@@ -333,6 +334,119 @@ def test_published_results_end_the_job_also_where_the_attempts_job_is_gone_or_wa
     assert message(plan).count(remedy) == (passed is False)
 
 
+HELD = {"suspended": True, "queue": "gpus"}
+
+
+def test_a_suspended_attempt_is_queued_and_neither_ended_nor_counted_again() -> None:
+    thrown_away = pod("Failed", exit_code=33, due=NOW + timedelta(seconds=60))
+
+    plan = reconcile(validated(attempts={1: attempt(thrown_away, **HELD)}), NOW)
+
+    assert (state(plan), reason(plan), plan.create, plan.delete_jobs) == ("Queued", "Suspended", [], [])
+    assert message(plan).endswith("it waits for admission by its queue gpus.")
+    assert plan.status is not None
+    assert plan.status["counts"] == {"attempts": 1}
+    assert "reason" not in plan.status["attempts"][0]
+
+
+def test_a_resumed_attempt_has_done_nothing_of_what_the_first_pod_had() -> None:
+    world = validated(attempts={1: attempt(pod(started=NOW), begun=NOW)})
+    for type in (ConditionType.TRAINED, ConditionType.EVALUATED):
+        world = saying(world, type, since=NOW - timedelta(minutes=1))
+
+    plan = reconcile(world, NOW)
+
+    assert plan.status is not None
+    assert plan.status["stage"] == "Training"
+
+
+def test_a_suspended_preflight_is_queued_and_says_what_for() -> None:
+    plan = reconcile(fresh(bundle_exists=True, preflight=preflight(suspended=True, queue="cpu")), NOW)
+
+    assert plan.status is not None
+    assert (state(plan), reason(plan), plan.status["stage"]) == ("Queued", "Suspended", "Preflight")
+    assert "admission by its queue cpu" in message(plan)
+
+
+def test_a_suspended_attempt_whose_results_are_published_is_over_and_does_not_come_back() -> None:
+    artifacts = {"adapter": "s3://r/a", "report": "s3://r/r", "manifest": "s3://r/m", "digest": "0"}
+    world = saying(validated(attempts={1: attempt(**HELD)}), ConditionType.EVALUATED, artifacts=artifacts)
+
+    plan = reconcile(world, NOW)
+
+    assert (state(plan), plan.delete_jobs) == ("Complete", ["tickets-12345678-a1"])
+
+
+SIDECAR = {"companions": (Companion("istio-proxy", is_running=True),), "finished": NOW - timedelta(hours=1)}
+
+
+@pytest.mark.parametrize(("exit_code", "end"), [(0, "Complete"), (29, "Failed")])
+def test_a_pod_that_a_sidecar_keeps_running_goes_with_its_job(exit_code: int, end: str) -> None:
+    plan = reconcile(validated(attempts={1: attempt(pod(exit_code=exit_code, **SIDECAR))}), NOW)
+
+    assert (state(plan), plan.delete_jobs) == (end, ["tickets-12345678-a1"])
+
+
+def test_a_preflight_that_a_sidecar_keeps_running_goes_while_training_begins() -> None:
+    done = fresh(bundle_exists=True, preflight=preflight(pod(exit_code=0, **SIDECAR)))
+
+    plan = reconcile(done, NOW)
+    again = reconcile(replace(done, attempts={1: attempt()}), NOW)
+
+    assert [body["metadata"]["name"] for body in plan.create][-1] == "tickets-12345678-a1"
+    assert plan.delete_jobs == again.delete_jobs == ["tickets-12345678-preflight"]
+
+
+NAN = "Loss is NaN."
+
+
+def test_an_attempt_whose_pod_is_gone_ends_with_what_it_said_in_the_status() -> None:
+    world = saying(validated(attempts={1: attempt(failed=True)}), ConditionType.TRAINED, "False", "LossDiverged", NAN)
+
+    plan = reconcile(world, NOW)
+
+    assert plan.status is not None
+    assert (reason(plan), plan.status["attempts"][0]["reason"]) == ("LossDiverged", "LossDiverged")
+    assert message(plan) == f"{NAN} {FAILURES[FailureReason.LOSS_DIVERGED].remedy}"
+
+
+def test_what_the_pod_before_the_suspension_said_is_not_the_resumed_ones_word() -> None:
+    resumed = attempt(failed=True, begun=NOW + timedelta(minutes=1))
+    world = saying(
+        validated(attempts={1: resumed}), ConditionType.TRAINED, "False", "Preempted", "It was told to stop."
+    )
+
+    assert reason(reconcile(world, NOW + timedelta(minutes=2))) == "Evicted"
+
+
+@pytest.mark.parametrize(("said", "end"), [("LossDiverged", "Failed"), ("Preempted", "Queued")])
+def test_an_attempt_whose_job_is_gone_ends_with_its_word_unless_it_was_only_told_to_stop(said: str, end: str) -> None:
+    began = with_status(validated(), reconcile(validated(attempts={1: attempt(pod())}), NOW))
+    world = saying(began, ConditionType.TRAINED, "False", said, NAN)
+
+    plan = reconcile(world, NOW)
+
+    assert (state(plan), kinds(plan)) == (end, ["Job"] if end == "Queued" else [])
+    if end == "Failed":
+        assert plan.status is not None
+        assert plan.status["attempts"][0]["reason"] == said
+
+
+@pytest.mark.parametrize(("said", "end"), [("DatasetInvalid", "Failed"), ("Preempted", "Pending")])
+def test_a_preflight_whose_job_is_gone_ends_with_its_word_unless_it_was_only_told_to_stop(said: str, end: str) -> None:
+    world = saying(fresh(bundle_exists=True), ConditionType.VALIDATED, "False", said, "Row 7.")
+
+    assert state(reconcile(world, NOW)) == end
+
+
+@pytest.mark.parametrize("run", [preflight(failed=True), preflight(pod("Failed", exit_code=137)), preflight(**HELD)])
+def test_a_preflight_that_was_stopped_after_its_good_word_is_done(run: Run) -> None:
+    plan = reconcile(saying(fresh(bundle_exists=True, preflight=run), ConditionType.VALIDATED), NOW)
+
+    assert [body["metadata"]["name"] for body in plan.create][-1] == "tickets-12345678-a1"
+    assert plan.delete_jobs == (["tickets-12345678-preflight"] if run.suspended else [])
+
+
 def test_a_profile_that_is_gone_for_a_while_does_not_end_a_job_that_has_begun() -> None:
     world = fresh(profile=None, preflight=preflight(pod()))
 
@@ -352,9 +466,18 @@ PODS = st.one_of(
         termination_reason=st.sampled_from(["", "Error", "OOMKilled"]),
         waiting_reason=st.sampled_from(["", "ErrImagePull", "ContainerCreating"]),
         reason=st.sampled_from(["", "Evicted"]),
+        due=st.sampled_from([None, NOW + timedelta(seconds=30), NOW - timedelta(hours=1)]),
+        finished=st.sampled_from([None, NOW, NOW - timedelta(hours=1)]),
+        companions=st.sampled_from([(), (Companion("proxy", is_running=True),)]),
     ),
 )
-RUNS = st.builds(lambda p, s, f: preflight(p, succeeded=s, failed=f and not s), PODS, st.booleans(), st.booleans())
+RUNS = st.builds(
+    lambda p, s, f, held: preflight(p, succeeded=s, failed=f and not s, suspended=held),
+    PODS,
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
 WORLDS = st.builds(
     lambda account, binding, bundle, first, second, profile: fresh(
         service_account_exists=account,
@@ -379,7 +502,7 @@ def test_a_gpu_is_never_asked_for_unless_the_preflight_has_succeeded(world: Worl
     asks = [body for body in reconcile(world, NOW).create if body["kind"] == "Job" and "nvidia.com/gpu" in str(body)]
 
     first = world.preflight
-    ended_well = first is not None and (first.succeeded or (first.pod is not None and first.pod.phase == "Succeeded"))
+    ended_well = first is not None and (first.succeeded or (first.pod is not None and first.pod.trainer_succeeded))
     assert not asks or ended_well
 
 
@@ -408,3 +531,23 @@ def test_exactly_one_of_ready_reconciling_and_stalled_holds(world: World) -> Non
     told = conditions(reconcile(world, NOW))
 
     assert [told[name] for name in ("Ready", "Reconciling", "Stalled")].count("True") == 1
+
+
+@given(WORLDS)
+@settings(max_examples=400)
+def test_a_job_that_has_ended_leaves_no_job_that_holds_or_starts_a_pod(world: World) -> None:
+    plan = reconcile(world, NOW)
+    if plan.status is not None and plan.status["state"] in ("Complete", "Failed"):
+        runs = [run for run in (world.preflight, *world.attempts.values()) if run is not None]
+        assert {run.name for run in runs if run.is_live} <= set(plan.delete_jobs)
+
+
+@given(WORLDS)
+@settings(max_examples=400)
+def test_an_attempt_whose_job_is_suspended_fails_only_by_a_pod_that_is_not_thrown_away(world: World) -> None:
+    run = world.attempts.get(1)
+    if run is None or not run.suspended or run.failed:
+        return
+    if state(reconcile(world, NOW)) == "Failed":
+        assert run.pod is not None
+        assert not run.pod.is_leaving

@@ -9,7 +9,8 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.status import Condition, ConditionType, FineTuneJobStatus
 from finetune_operator.plan import Plan
-from finetune_operator.world import Pod, Run, World
+from finetune_operator.pods import Pod
+from finetune_operator.world import Run, World
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 UID = "12345678-aaaa-bbbb-cccc-1234567890ab"
@@ -58,7 +59,7 @@ def pod(phase: str = "Running", **fields: Any) -> Pod:
 
 
 def run(name: str, pod: Pod | None = None, **fields: Any) -> Run:
-    return Run(name=name, created=NOW, pod=pod, **fields)
+    return Run(**{"name": name, "created": NOW, "begun": NOW, "pod": pod, **fields})
 
 
 def preflight(pod: Pod | None = None, **fields: Any) -> Run:
@@ -93,10 +94,18 @@ def with_status(world: World, plan: Plan) -> World:
     return replace(world, raw_status=raw, status=FineTuneJobStatus.model_validate(raw))
 
 
-def saying(world: World, type: ConditionType, status: str = "True", **parts: Any) -> World:
+def saying(
+    world: World,
+    type: ConditionType,
+    status: str = "True",
+    reason: str = "R",
+    message: str = "M",
+    since: datetime = NOW,
+    **parts: Any,
+) -> World:
     """The world after a pod wrote this condition, and further parts of the status."""
     condition = Condition.model_validate(
-        {"type": type, "status": status, "reason": "R", "message": "M", "lastTransitionTime": NOW}
+        {"type": type, "status": status, "reason": reason, "message": message, "lastTransitionTime": since}
     ).model_dump(mode="json", by_alias=True, exclude_none=True)
     raw = {**world.raw_status, **parts, "conditions": [*world.raw_status.get("conditions", []), condition]}
     return replace(world, raw_status=raw, status=FineTuneJobStatus.model_validate(raw))

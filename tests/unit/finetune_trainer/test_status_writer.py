@@ -33,6 +33,10 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.codes: list[int] = []
         self.uid = JOB.uid
+        self.metadata: dict[str, Any] = {}
+        self.status: dict[str, Any] = {}
+        self.names = JOB.name
+        """What its refusals are about."""
         self.requests: list[dict[str, Any]] = []
         self.hang = threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
@@ -58,7 +62,10 @@ class Handler(BaseHTTPRequestHandler):
         if code == 0:
             self.server.hang.wait(30)
         job = {"metadata": {"uid": self.server.uid}, "status": body["status"]}
-        answer = json.dumps(job if code == 200 else {"message": f"code {code}"}).encode()
+        job["metadata"] |= self.server.metadata
+        job["status"] = {**job["status"], **self.server.status}
+        refusal = {"message": f"code {code}", "details": {"name": self.server.names}}
+        answer = json.dumps(job if code == 200 else refusal).encode()
         self.send_response(code or 200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -170,6 +177,61 @@ def test_a_job_created_anew_under_the_same_name_ends_the_pod(server: Server, wri
     server.uid = "u-2"
     with pytest.raises(Superseded, match="another created under its name"):
         writer.progress(training=training(1))
+
+
+@pytest.mark.parametrize("end", ["Complete", "Failed"])
+def test_a_job_that_has_ended_without_this_pod_ends_the_pod(server: Server, writer: StatusWriter, end: str) -> None:
+    condition = {"type": end, "status": "True", "reason": "R", "lastTransitionTime": "2020-01-01T00:00:00Z"}
+    server.status = {"state": end, "conditions": [condition]}
+    with pytest.raises(Superseded, match=f"ended already as {end}"):
+        writer.progress(training=training(1))
+
+
+def test_a_job_that_is_being_deleted_ends_the_pod(server: Server, writer: StatusWriter) -> None:
+    server.metadata = {"deletionTimestamp": "2020-01-01T00:00:00Z"}
+    with pytest.raises(Superseded, match="being deleted"):
+        writer.result(training=training(1))
+
+
+@pytest.fixture
+def minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is a minute after the last."""
+    clock = iter(range(0, 10**6, 60))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+
+
+@pytest.mark.parametrize("code", [401, 403, 404])
+@pytest.mark.usefixtures("minutes")
+def test_a_pod_that_is_refused_for_minutes_ends_and_says_by_what(
+    server: Server, writer: StatusWriter, code: int
+) -> None:
+    server.codes, server.names = [code] * 20, ""  # as where the server does not know FineTuneJobs, or not this pod
+
+    def write_on() -> None:
+        for step in range(20):
+            writer.progress(training=training(step))
+
+    with pytest.raises(Superseded, match=rf"for 5 minutes .* \(HTTP {code}: code {code}\)"):
+        write_on()
+    assert 1 < len(server.requests) < 20
+
+
+@pytest.mark.usefixtures("minutes", "no_waiting")
+def test_a_result_that_is_refused_for_minutes_ends_the_pod(server: Server, writer: StatusWriter) -> None:
+    server.codes = [403] * 20
+    with pytest.raises(Superseded, match="HTTP 403"):
+        writer.result(training=training(1))
+
+
+@pytest.mark.parametrize("between", [200, 503])
+@pytest.mark.usefixtures("minutes")
+def test_refusals_with_another_answer_between_them_do_not_add_up(
+    server: Server, writer: StatusWriter, between: int
+) -> None:
+    server.codes = [403, between] * 10
+    for step in range(20):
+        writer.progress(training=training(step))
+    assert len(server.requests) == 20
 
 
 @pytest.mark.parametrize("code", [401, 403, 429, 500, 503])

@@ -1,0 +1,179 @@
+"""What matters of one trainer pod, read from its JSON. The trainer's container is found by its name: webhooks put other
+containers beside it."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from finetune_api import names
+from finetune_api.bundle import TerminationMessage
+
+Object = dict[str, Any]
+"""A Kubernetes object as JSON."""
+
+
+@dataclass(frozen=True)
+class PodCondition:
+    """One condition of a Pod."""
+
+    status: str
+    reason: str
+    message: str
+    since: datetime | None = None
+    """When status last changed."""
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A container of the pod that is not the trainer. The operator makes none: an admission webhook added it."""
+
+    name: str
+    comes_first: bool = False
+    """Whether the trainer waits for it: an init container, or a native sidecar (an init container that restarts)."""
+    is_sidecar: bool = False
+    """Whether it is a native sidecar."""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    is_running: bool = False
+    is_ready: bool = False
+    exit_code: int | None = None
+
+    @classmethod
+    def parse(cls, status: Object, comes_first: bool, is_sidecar: bool) -> "Companion":
+        """From one entry of containerStatuses or initContainerStatuses."""
+        state = status.get("state", {})
+        waiting = state.get("waiting", {})
+        return cls(
+            name=status["name"],
+            comes_first=comes_first,
+            is_sidecar=is_sidecar,
+            waiting_reason=waiting.get("reason", ""),
+            waiting_message=waiting.get("message", ""),
+            is_running="running" in state,
+            is_ready=bool(status.get("started")),
+            exit_code=state.get("terminated", {}).get("exitCode"),
+        )
+
+
+@dataclass(frozen=True)
+class PodEvent:
+    """The latest Event about a pod."""
+
+    is_warning: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Pod:
+    """What matters of a trainer pod. Fields about a container mean the trainer's own."""
+
+    name: str
+    created: datetime
+    phase: str
+    uid: str = ""
+    due: datetime | None = None
+    """When a pod that is being deleted should be gone: the request and its grace period."""
+    reason: str = ""
+    message: str = ""
+    node_name: str | None = None
+    conditions: dict[str, PodCondition] = field(default_factory=dict)
+    started: datetime | None = None
+    finished: datetime | None = None
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    exit_code: int | None = None
+    termination_reason: str = ""
+    termination_text: str = ""
+    """The terminated container's message as it is: the trainer's JSON, the container runtime's error, or log lines."""
+    termination: TerminationMessage | None = None
+    companions: tuple[Companion, ...] = ()
+    event: PodEvent | None = None
+    """Read only for a pod that takes long to start."""
+
+    @classmethod
+    def parse(cls, pod: Object) -> "Pod":
+        """From the Pod's JSON."""
+        status, metadata = pod.get("status", {}), pod["metadata"]
+        own: Object = next((c for c in status.get("containerStatuses", []) if c["name"] == names.CONTAINER), {})
+        state = own.get("state", {})
+        waiting, running, ended = state.get("waiting", {}), state.get("running", {}), state.get("terminated", {})
+        return cls(
+            name=metadata["name"],
+            created=datetime.fromisoformat(metadata["creationTimestamp"]),
+            phase=status.get("phase", "Pending"),
+            uid=metadata.get("uid", ""),
+            due=_time(metadata.get("deletionTimestamp")),
+            reason=status.get("reason", ""),
+            message=status.get("message", ""),
+            node_name=pod.get("spec", {}).get("nodeName"),
+            conditions={c["type"]: _condition(c) for c in status.get("conditions", [])},
+            started=_time(running.get("startedAt") or ended.get("startedAt")),
+            finished=_time(ended.get("finishedAt")),
+            waiting_reason=waiting.get("reason", ""),
+            waiting_message=waiting.get("message", ""),
+            exit_code=ended.get("exitCode"),
+            termination_reason=ended.get("reason", ""),
+            termination_text=ended.get("message", ""),
+            termination=_termination(ended.get("message", "")),
+            companions=_companions(pod),
+        )
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is being deleted."""
+        return self.due is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of its containers have ended."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def trainer_ended(self) -> bool:
+        """Whether the trainer's container has ended, or never will have run."""
+        return self.is_over or self.exit_code is not None
+
+    @property
+    def trainer_succeeded(self) -> bool:
+        """Whether the trainer's container ended well; the pod's phase counts only where the container says nothing."""
+        return self.exit_code == 0 if self.exit_code is not None else self.phase == "Succeeded"
+
+    @property
+    def lingering(self) -> str:
+        """Names of the containers that keep the pod running though the trainer's has ended; "" where none does."""
+        if self.is_over or self.exit_code is None:
+            return ""
+        return ", ".join(companion.name for companion in self.companions if companion.is_running)
+
+    @property
+    def placed(self) -> datetime | None:
+        """When a node was found for it."""
+        scheduled = self.conditions.get("PodScheduled")
+        return None if scheduled is None or scheduled.status != "True" else scheduled.since or self.created
+
+
+def _companions(pod: Object) -> tuple[Companion, ...]:
+    spec, status = pod.get("spec", {}), pod.get("status", {})
+    sidecars = {c["name"] for c in spec.get("initContainers", []) if c.get("restartPolicy") == "Always"}
+    first = [Companion.parse(c, True, c["name"] in sidecars) for c in status.get("initContainerStatuses", [])]
+    beside = [c for c in status.get("containerStatuses", []) if c["name"] != names.CONTAINER]
+    return (*first, *(Companion.parse(c, False, False) for c in beside))
+
+
+def _condition(condition: Object) -> PodCondition:
+    since = _time(condition.get("lastTransitionTime"))
+    return PodCondition(condition["status"], condition.get("reason", ""), condition.get("message", ""), since)
+
+
+def _termination(text: str) -> TerminationMessage | None:
+    """What the trainer left; None where it left nothing of ours (then the kubelet put the log's end there)."""
+    try:
+        return TerminationMessage.model_validate(json.loads(text))
+    except ValueError:
+        return None
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
