@@ -60,7 +60,7 @@ class SentenceModel:
                 or ("/" not in path and path.endswith((*SMALL_FILES, ".safetensors")))
             ),
         )
-        from transformers import AutoModel, AutoTokenizer  # with torch, which `__main__` leaves visible for this alone
+        from transformers import AutoModel, AutoTokenizer
 
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(scratch, local_files_only=True, trust_remote_code=False)
@@ -81,8 +81,8 @@ class SentenceModel:
 
     def _require_vectors(self) -> None:
         """Embeds one text of the greatest length, so that a model that cannot do it is refused before any row is read.
-        Raises ValueError where the model has a decoder too, where the tokenizer has more tokens than the model, and where
-        a vector is not finite."""
+        Raises ValueError where the model also has a decoder, where the tokenizer has more tokens than the model, and
+        where a vector is not finite."""
         if self._model.config.is_encoder_decoder:
             raise ValueError("it is an encoder with a decoder: take an encoder alone, such as all-MiniLM-L6-v2")
         tokens, rows = len(self._tokenizer), self._model.get_input_embeddings().num_embeddings
