@@ -46,22 +46,28 @@ def python() -> str:
     return f"{_HOME}/python/{executable}"
 
 
+def environment() -> dict[str, str]:
+    """Environment variables of the development images."""
+    return {
+        "PATH": "/usr/bin",
+        # A Python with a shared library looks for it where it was installed.
+        "LD_LIBRARY_PATH": f"{_HOME}/python/lib",
+        "PYTHONPATH": ":".join([*(f"{_HOME}/src/{name}" for name in SOURCES), f"{_HOME}/packages"]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "HOME": "/tmp",
+        "USER": "nonroot",
+    }
+
+
 def write_archive(path: Path, pause: Path) -> None:
     """One archive with all images, for `ctr images import`."""
     layer = _layer(pause)
-    environment = [
-        "PATH=/usr/bin",
-        f"LD_LIBRARY_PATH={_HOME}/python/lib",  # a Python with a shared library looks for it where it was installed
-        f"PYTHONPATH={':'.join([*(f'{_HOME}/src/{name}' for name in SOURCES), f'{_HOME}/packages'])}",
-        "PYTHONDONTWRITEBYTECODE=1",
-        "PYTHONUNBUFFERED=1",
-        "HOME=/tmp",
-        "USER=nonroot",
-    ]
+    variables = [f"{name}={value}" for name, value in environment().items()]
     images = {
         PAUSE_IMAGE: {"Entrypoint": ["/pause"]},
-        OPERATOR_IMAGE: {"Entrypoint": [python(), "-m", "finetune_operator"], "Env": environment, "User": _USER},
-        TRAINER_IMAGE: {"Entrypoint": [python(), "-m", "finetune_trainer"], "Env": environment, "User": _USER},
+        OPERATOR_IMAGE: {"Entrypoint": [python(), "-m", "finetune_operator"], "Env": variables, "User": _USER},
+        TRAINER_IMAGE: {"Entrypoint": [python(), "-m", "finetune_trainer"], "Env": variables, "User": _USER},
     }
     layer_name = hashlib.sha256(layer).hexdigest()
     members = {f"{layer_name}/layer.tar": layer}

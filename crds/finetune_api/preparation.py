@@ -130,3 +130,8 @@ class Deduplicate(ApiModel):
     threshold's cosine similarity. Slower by far, and for at most 200,000 rows. Default: by words."""
     threshold: Annotated[float, Field(ge=0.5, le=1)] | None = None
     """Similarity from which rows are near copies. Default: 0.8; with embeddingModel 0.9."""
+
+    @property
+    def sentence_model(self) -> str | None:
+        """URI of the model to look for near copies with; None where rows are compared by their words or not at all."""
+        return None if self.near is Near.KEEP or self.embedding_model is None else self.embedding_model.uri

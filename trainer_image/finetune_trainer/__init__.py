@@ -1,6 +1,6 @@
 """What runs in a job's pods: `python -m finetune_trainer {preflight,train} BUNDLE`, read from top to bottom.
 
-Preflight (CPU only, never imports torch), `preflight`:
+Preflight (CPU only; imports torch for `embeddings` alone), `preflight`:
     `base_model` what the model's folder holds, `previous_adapter` -> `gather`: `data_files` and their `records`
     (`json_rows`, `tables`) -> `rows`, by their `row_columns` and `row_format` -> `clean`, with `masking` ->
     `deduplicate`, with `near_duplicates` or `embeddings`, and `clusters` -> `suspicions` -> `render` and `tokenization`

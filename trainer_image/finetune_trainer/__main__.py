@@ -50,13 +50,15 @@ def _run(step: str, path: Path, attempt: int) -> str:
     """Runs the step; returns the sentence it ends with."""
     bundle = read_bundle(path)
     storage = open_storage(bundle)
-    if step == "preflight":
+    if step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None:
         _hide_torch()
+    else:
+        wait_asleep()
+        _quieten_libraries()
+    if step == "preflight":
         from finetune_trainer.preflight import preflight
 
         return preflight(bundle, storage, StatusWriter(bundle.job, PREFLIGHT_MANAGER))
-    wait_asleep()
-    _quieten_libraries()
     from finetune_trainer.train import train
 
     return train(bundle, storage, StatusWriter(bundle.job, attempt_manager(attempt)), attempt)
@@ -74,7 +76,10 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def _hide_torch() -> None:
-    """Transformers imports torch wherever it finds it: 4 s and 600 MB that reading a tokenizer does without."""
+    """Keeps Transformers from importing torch, which takes 4 s and 600 MB and is not needed to read a tokenizer.
+
+    Transformers looks for torch once in a process, so this cannot be taken back: a preflight that runs a sentence model
+    must not call it."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.modules["torch"] = None  # type: ignore[assignment]
 

@@ -121,8 +121,8 @@ class NearCopies:
         """`folder`: for files to work with. Raises TrainerFailure where the sentence model cannot be loaded."""
         texts: Callable[[str], NearDuplicates | Embeddings] = partial(NearDuplicates, folder)
         self._threshold = wish.threshold or SIMILAR_WORDS
-        if wish.embedding_model and wish.near is not Near.KEEP:
-            model = SentenceModel(storage, wish.embedding_model.uri, folder / "sentence-model")
+        if uri := wish.sentence_model:
+            model = SentenceModel(storage, uri, folder / "sentence-model")
             texts = partial(Embeddings, model, folder)
             self._threshold = wish.threshold or SIMILAR_MEANING
         self._questions = None if wish.near is Near.KEEP else texts("questions")

@@ -1,6 +1,7 @@
 """Near copies by meaning: rows whose embeddings by a small sentence model point in nearly the same direction.
 
-The only part of preflight that needs torch, which is imported when such a model is asked for."""
+This is the only part of preflight that needs torch. `__main__` hides torch from every preflight that does not run a
+sentence model (`Deduplicate.sentence_model`)."""
 
 from __future__ import annotations
 
@@ -30,6 +31,8 @@ BATCH, SORTED, COMPARED = 64, 1024, 4096
 with all others, at a time."""
 LONGEST = 512
 """Tokens of a text that are embedded at most; sentence models say so when they were trained on fewer."""
+TRIAL = "word 7, "
+"""At least one token in every tokenizer, so that as many of them as a model takes tokens fill it."""
 LOOKED_AT = 20_000
 """Characters the tokenizer is given, which hold more tokens than that in any language."""
 
@@ -66,14 +69,27 @@ class SentenceModel:
             ).eval()
             self._first_token = _pooling(scratch) == "cls"
             self._longest = _longest(scratch, self._tokenizer.model_max_length, self._model.config)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            cause = str(error).splitlines()[0][:300].rstrip(".")
+            self._tokenizer.padding_side = "right"
+            if self._tokenizer.pad_token is None:
+                self._tokenizer.pad_token = self._tokenizer.eos_token
+            self._require_vectors()
+        except Exception as error:  # whatever a broken file, or a model of another kind, makes it raise
+            cause = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED, f"{FIELD}: {uri} cannot be loaded as a sentence model: {cause}."
             ) from error
-        self._tokenizer.padding_side = "right"
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
+
+    def _require_vectors(self) -> None:
+        """Embeds one text of the greatest length, so that a model that cannot do it is refused before any row is read.
+        Raises ValueError where the model also has a decoder, where the tokenizer has more tokens than the model, and
+        where a vector is not finite."""
+        if self._model.config.is_encoder_decoder:
+            raise ValueError("it is an encoder with a decoder: take an encoder alone, such as all-MiniLM-L6-v2")
+        tokens, rows = len(self._tokenizer), self._model.get_input_embeddings().num_embeddings
+        if tokens > rows:
+            raise ValueError(f"its tokenizer has {tokens:,} tokens, and its weights have embeddings for {rows:,}")
+        if not np.isfinite(self.embed([TRIAL * self._longest])).all():
+            raise ValueError("its vectors hold numbers that are not finite")
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
         """Unit vectors, shape [texts, width]."""

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -61,9 +62,12 @@ def continue_lora(model: PreTrainedModel, lora: Lora, seed: int, folder: Path) -
     the dropout. Raises TrainerFailure SpecInvalid when it does not fit the model."""
     config = LoraConfig.from_pretrained(folder)
     config.lora_dropout, config.inference_mode = lora.dropout, False
-    return _with_adapter(
+    tuned = _with_adapter(
         lambda: PeftModel.from_pretrained(model, folder, config=config, is_trainable=True), "from", seed
     )
+    # PEFT has rounded the biases and the modules trained whole to the bf16 of the base model: they are read once more.
+    set_peft_model_state_dict(tuned, load_file(folder / WEIGHTS))
+    return tuned
 
 
 def _with_adapter(build: Callable[[], PeftModel], field: str, seed: int) -> PeftModel:

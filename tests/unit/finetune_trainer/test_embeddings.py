@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import T5Config, T5Model
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
@@ -16,7 +19,7 @@ from finetune_trainer.clusters import Clusters
 from finetune_trainer.embeddings import Embeddings, SentenceModel
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.storage import open_storage
-from tests.unit.finetune_trainer.conftest import MakeBundle
+from tests.unit.finetune_trainer.conftest import MakeBundle, save_model
 
 TEXTS = [f"question number {number} is about {'x' * (number % 7)} and {number * number}" for number in range(150)]
 
@@ -105,6 +108,43 @@ def test_a_model_that_does_more_than_is_known_is_refused(
     folder = saved(tiny_model_dir, tmp_path / "other", files)
     with pytest.raises(TrainerFailure, match=said) as caught:
         SentenceModel(open_storage(make_bundle()), str(folder), tmp_path / "copy")
+    assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
+
+
+def pointer(folder: Path) -> str:
+    """What a clone without Git LFS holds in place of the weights."""
+    (folder / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 90868376\n"
+    )
+    return "Error while deserializing"
+
+
+def encoder_and_decoder(folder: Path) -> str:
+    sizes = {"vocab_size": 320, "d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    T5Model(T5Config(**sizes)).save_pretrained(folder)
+    return "an encoder with a decoder: take an encoder alone"
+
+
+def too_few_embeddings(folder: Path) -> str:
+    save_model(folder, vocab_size=100)
+    return r"its tokenizer has \d+ tokens, and its weights have embeddings for 100"
+
+
+def weights_that_are_not_numbers(folder: Path) -> str:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][:] = torch.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return "not finite"
+
+
+@pytest.mark.parametrize("spoil", [pointer, encoder_and_decoder, too_few_embeddings, weights_that_are_not_numbers])
+def test_a_model_that_cannot_embed_any_text_is_refused_before_a_row_is_read(
+    make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path, spoil: Callable[[Path], str]
+) -> None:
+    shutil.copytree(tiny_model_dir, tmp_path / "spoilt")
+    said = spoil(tmp_path / "spoilt")
+    with pytest.raises(TrainerFailure, match=f"cannot be loaded as a sentence model: .*{said}") as caught:
+        SentenceModel(open_storage(make_bundle()), str(tmp_path / "spoilt"), tmp_path / "copy")
     assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
 
 

@@ -15,6 +15,7 @@ from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason
 from finetune_trainer import __main__ as command
 from finetune_trainer.failure import Superseded, TrainerFailure
 from tests.unit.finetune_trainer.conftest import MakeBundle
+from tests.unit.finetune_trainer.preflights import with_dataset
 
 
 @pytest.fixture
@@ -39,10 +40,11 @@ def said(log: Path) -> TerminationMessage:
     return TerminationMessage.model_validate_json(log.read_text())
 
 
-def test_preflight_in_a_process_of_its_own_ends_well_without_torch(
-    make_bundle: MakeBundle, tmp_path: Path, log: Path
+@pytest.mark.parametrize("deduplicate", [{}, {"near": "Keep", "embeddingModel": {"uri": "s3://models/not-looked-at"}}])
+def test_a_preflight_that_runs_no_sentence_model_ends_well_without_torch(
+    make_bundle: MakeBundle, tmp_path: Path, log: Path, deduplicate: dict[str, Any]
 ) -> None:
-    path = save(make_bundle(), tmp_path / "bundle.json")
+    path = save(with_dataset(make_bundle(), deduplicate=deduplicate), tmp_path / "bundle.json")
     script = (
         "import sys; from finetune_trainer.__main__ import main; code = main(['preflight', sys.argv[1]]); "
         "assert not sys.modules.get('torch'), 'torch was imported'; sys.exit(code)"

@@ -15,7 +15,7 @@ from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.loss import token_losses
 from finetune_trainer.model import load_model
 from finetune_trainer.trainable import as_published, make_trainable, trainable_parameters
-from tests.unit.finetune_trainer.families import gpt2, llama_tied, phi, save_family
+from tests.unit.finetune_trainer.families import Family, gpt2, llama_tied, phi, save_family
 from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
 
 CPU = torch.device("cpu")
@@ -120,6 +120,25 @@ def test_continuing_starts_where_the_adapter_ended(tmp_path: Path, lora: dict[st
     assert second.peft_config["default"].lora_dropout == 0.1
     second.save_pretrained(tmp_path / "second", save_embedding_layers=False)
     assert_same(second, PeftModel.from_pretrained(tiny_llama(torch.float32), tmp_path / "second"))
+
+
+@pytest.mark.parametrize(
+    ("family", "lora"),
+    [(phi, {"bias": "All"}), (phi, {"modulesToSave": ["lm_head"]}), (llama_tied, {"modulesToSave": ["embed_tokens"]})],
+)
+def test_continuing_over_a_bf16_base_rounds_no_weight_that_was_trained(
+    tmp_path: Path, family: Family, lora: dict[str, Any]
+) -> None:
+    base = save_family(family, tmp_path / "base")
+    first = adapted(load_model(base, MethodType.LORA, CPU), **lora)
+    for parameter in trainable_parameters(first):
+        parameter.data += 0.02 / 3
+    first.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    method = Method.model_validate({"lora": lora})
+    model = load_model(base, MethodType.LORA, CPU)
+    second = make_trainable(model, method, MethodType.LORA, seed=0, adapter=tmp_path / "adapter")
+    trained = [{n: p for n, p in model.named_parameters() if p.requires_grad} for model in (first, second)]
+    assert [name for name, weight in trained[0].items() if not torch.equal(weight, trained[1][name])] == []
 
 
 def test_an_adapter_that_cannot_be_put_on_4_bit_weights_is_told_of(tiny_model_dir: Path, tmp_path: Path) -> None:

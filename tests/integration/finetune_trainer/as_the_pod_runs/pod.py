@@ -1,0 +1,139 @@
+"""A step of a job as its pod runs it, without a cluster: the Job's manifest is the operator's own, and the process gets
+what the kubelet would give it. The root file system is read-only, the user is not root, the environment is the image's
+and the container's and nothing else, and there is no network. The folder data stands for the job's storage."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devcluster import images
+from finetune_api import names
+from finetune_api.bundle import Bundle, TerminationMessage
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.profile import FineTuneProfileSpec
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator import children
+from finetune_trainer.prepared import Prepared
+from finetune_trainer.storage import open_storage
+from tests.unit.finetune_operator.worlds import fresh
+from tests.unit.finetune_trainer.preflights import read
+
+DATA = "/data"
+"""Where a pod finds what a job would have in S3."""
+LOG = "/dev/termination-log"
+DEVICES = ("null", "zero", "full", "random", "urandom")
+PROFILE = {
+    "trainer": {"image": images.TRAINER_IMAGE, "allowCPU": True},
+    "gpuTypes": [{"name": "any"}],
+    "storages": [{"buckets": ["*"]}],
+}
+SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is left of a pod."""
+
+    code: int
+    message: TerminationMessage
+    log: str
+
+    @property
+    def statuses(self) -> list[FineTuneJobStatus]:
+        """Every status the pod would have applied, in order: without a cluster it prints them."""
+        said = (line.partition(": {") for line in self.log.splitlines())
+        applied = ("{" + text for manager, _, text in said if manager == "preflight" or manager.startswith("attempt-"))
+        return [FineTuneJobStatus.model_validate_json(text) for text in applied]
+
+    @property
+    def status(self) -> FineTuneJobStatus:
+        """The last of them."""
+        return self.statuses[-1]
+
+
+class Pods:
+    """Runs pods over one folder, which they see as DATA."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        self._folder = folder
+        self.data.mkdir()
+
+    def preflight(self, spec: dict[str, Any], **profile: Any) -> Ended:
+        """`spec`: the job's, with paths below DATA for URIs; `profile`: parts of the profile in place of the usual."""
+        return self._run("preflight", spec, profile)
+
+    def train(self, spec: dict[str, Any], **profile: Any) -> Ended:
+        """The first attempt at a job whose preflight has succeeded."""
+        return self._run("train", spec, profile)
+
+    def prepared(self, spec: dict[str, Any]) -> Prepared:
+        """What the preflight left for the attempts."""
+        bundle = Bundle.model_validate_json(json.dumps({"spec": spec}).replace(f'"{DATA}/', f'"{self.data}/'))
+        return read(bundle, open_storage(bundle))
+
+    def _run(self, step: str, spec: dict[str, Any], changes: dict[str, Any]) -> Ended:
+        wish, profile = FineTuneJobSpec.model_validate(spec), FineTuneProfileSpec.model_validate(PROFILE | changes)
+        world = fresh(spec=wish, profile=profile)
+        bundle = json.loads(children.bundle_config_map(world, wish, profile)["data"][names.BUNDLE_KEY])
+        del bundle["job"]  # so that the status goes to the log: there is no API server
+        job = (
+            children.preflight_job(world, wish, profile)
+            if step == "preflight"
+            else children.attempt_job(world, wish, profile, attempt=1)
+        )
+        pod = job["spec"]["template"]["spec"]
+        script = self._script(pod, json.dumps(bundle))
+        user = pod["securityContext"]["runAsUser"]
+        for path in (self._folder / "termination-log", self.data, *self.data.rglob("*")):
+            os.chown(path, user, user)
+        done = subprocess.run(
+            ["unshare", "--mount", "--net", "sh", "-c", script],
+            env=images.environment() | {item["name"]: item["value"] for item in pod["containers"][0]["env"]},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+        )
+        said = (self._folder / "termination-log").read_text()
+        assert said, done.stdout
+        return Ended(done.returncode, TerminationMessage.model_validate_json(said), done.stdout)
+
+    def _script(self, pod: dict[str, Any], bundle: str) -> str:
+        """Mounts the container's file system, in a namespace of its own that ends with the process, and becomes it."""
+        (container,), user = pod["containers"], pod["securityContext"]["runAsUser"]
+        root = self._folder / "root"
+        root.mkdir(exist_ok=True)
+        for name, content in (("bundle.json", bundle), ("termination-log", "")):
+            (self._folder / name).write_text(content)
+        lines = ["set -eu", f"mount -t tmpfs none {root}"]
+        lines += [f"ln -s usr/{name} {root}/{name}" for name in ("bin", "lib", "lib64", "sbin")]
+        for mount in images.mounts():
+            lines += _bind(mount["source"], f"{root}{mount['destination']}", read_only=True)
+        lines += _bind("/proc", f"{root}/proc", read_only=True)
+        lines += _bind(str(self.data), f"{root}{DATA}")
+        for device in DEVICES:
+            lines += _bind(f"/dev/{device}", f"{root}/dev/{device}")
+        lines += _bind(str(self._folder / "termination-log"), f"{root}{LOG}")
+        for volume in container["volumeMounts"]:
+            place = f"{root}{volume['mountPath']}"
+            if volume["name"] == "bundle":
+                lines += _bind(str(self._folder / "bundle.json"), f"{place}/{names.BUNDLE_KEY}", read_only=True)
+            else:
+                lines += [f"mkdir -p {place}", f"mount -t tmpfs -o mode=1777 none {place}"]
+        lines.append(f"mount -o remount,ro {root}")
+        command = shlex.join([images.python(), "-m", "finetune_trainer", *container["args"]])
+        lines.append(f"exec {shutil.which('chroot')} --userspec={user}:{user} {root} {command}")
+        return "\n".join(lines)
+
+
+def _bind(source: str, to: str, read_only: bool = False) -> list[str]:
+    """Shell lines that show `source`, a folder or a file, as `to`."""
+    made = f"mkdir -p {to}" if Path(source).is_dir() else f"mkdir -p {Path(to).parent}; : > {to}"
+    return [made, f"mount --rbind {source} {to}", *([f"mount -o remount,bind,ro {to}"] if read_only else [])]
