@@ -81,8 +81,8 @@ e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
 	@$(PYTEST) tests/e2e
 
 .PHONY: test-soak
-test-soak: venv ## fifty jobs on one GPU in the whole local cluster
-	@.venv/bin/pytest -m soak tests/e2e
+test-soak: venv ## fifty jobs on one GPU in the whole local cluster; watches broken on a busy machine
+	@.venv/bin/pytest -m soak tests/integration tests/e2e
 
 FLOOR := build/floor/venv
 FLOOR_PYTEST := $(FLOOR)/bin/python -m pytest

@@ -70,7 +70,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self._troubles.put(signal.Signals(number)))
         for runner in self._runners:
-            runner.start()
+            runner.thread.start()
         trouble = self._first_trouble()
         self._ends = True
         _end_unless_called_within(DEADLINE_SECONDS + LAST_RESORT_SECONDS)
@@ -111,15 +111,16 @@ class Supervisor:
         for runner in self._runners:
             runner.stop()
         for runner in self._runners:
-            runner.join(max(0.0, deadline - time.monotonic()))
-        return [runner for runner in self._runners if runner.is_alive()]
+            runner.thread.join(max(0.0, deadline - time.monotonic()))
+        return [runner for runner in self._runners if runner.thread.is_alive()]
 
 
-class _Runner(threading.Thread):
+class _Runner:
     """One part in its thread. `report` takes a sentence when the part does not work any more."""
 
     def __init__(self, part: Part, report: Callable[[str], None]) -> None:
-        super().__init__(name=part.name, daemon=True)
+        self.name = part.name
+        self.thread = threading.Thread(target=self._run, name=part.name, daemon=True)
         self._part, self._report = part, report
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_stopped = False
@@ -127,7 +128,7 @@ class _Runner(threading.Thread):
         self._fault: str | None = None
         self.waits_for: str | None = f"{part.name} is starting."
 
-    def run(self) -> None:
+    def _run(self) -> None:
         try:
             asyncio.run(self._main())
         except asyncio.CancelledError:

@@ -19,6 +19,7 @@ from tests.integration.kubelet import Kubelet
 from tests.integration.manifests import FAILED
 from tests.integration.operator_process import OperatorProcess
 from tests.integration.tap import Tap
+from tests.integration.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "finetune-operator"
@@ -52,9 +53,17 @@ def installed(control_plane: Cluster) -> Cluster:
         *("apply", "--server-side", "--force-conflicts", "--field-manager", "tests", "-f", "-"),
         input=yaml.safe_dump_all(objects),
     )
-    crds = [f"crd/{plural}.{names.GROUP}" for plural in (names.JOBS, names.PROFILES)]
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *crds)
+    kube = Kube(control_plane.kubeconfig)
+    for plural in (names.JOBS, names.PROFILES):
+        wait_for(f"{plural} to be served", lambda plural=plural: is_established(kube, plural))
     return control_plane
+
+
+def is_established(kube: Kube, plural: str) -> bool:
+    """Whether the API server serves this resource. `kubectl wait` fails while a definition has no conditions."""
+    definition = kube.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.{names.GROUP}")
+    conditions = definition.get("status", {}).get("conditions") or []
+    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 
 @pytest.fixture(scope="session")

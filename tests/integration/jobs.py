@@ -90,7 +90,8 @@ class Job:
         assert "Complete" not in conditions
         warnings = [event for event in self.events() if event["type"] == "Warning"]
         assert [(event["reason"], event["message"]) for event in warnings] == [(reason, message)]
-        assert [pod for pod in self.pods() if GPU in str(pod["spec"]) and pod["status"]["phase"] == "Running"] == []
+        # The operator has deleted the Job; the garbage collector follows in its own time.
+        wait_for("no GPU to be held", self._gpu_pods_that_run, lambda pods: not pods)
 
     def events(self) -> list[Object]:
         """In the order they were made."""
@@ -105,6 +106,10 @@ class Job:
 
     def pods(self) -> list[Object]:
         return self.kube.list(PODS.format(self.namespace), labelSelector=self.selector)
+
+    def _gpu_pods_that_run(self) -> list[str]:
+        pods = [pod for pod in self.pods() if GPU in str(pod["spec"])]
+        return [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"]
 
     def config_maps(self) -> list[Object]:
         return self.kube.list(f"/api/v1/namespaces/{self.namespace}/configmaps", labelSelector=self.selector)

@@ -3,9 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import requests
 
 STOP_TIMEOUT_SECONDS = 20
 
@@ -15,6 +18,9 @@ class OperatorProcess:
 
     def __init__(self, folder: Path, server: str, token: str) -> None:
         self.log = folder / "operator.log"
+        self.exit_code: int | None = None
+        """Of the process that ran last, once it has ended."""
+        self._port = _free_port()
         self._kubeconfig = folder / "operator-kubeconfig"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +38,10 @@ class OperatorProcess:
 
     @property
     def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        if self._process is None:
+            return False
+        self.exit_code = self._process.poll()
+        return self.exit_code is None
 
     def start(self) -> None:
         """Does nothing when it runs."""
@@ -40,7 +49,7 @@ class OperatorProcess:
             return
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator"],
+                [sys.executable, "-m", "finetune_operator", f"--health-probe-bind-address=127.0.0.1:{self._port}"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -55,6 +64,14 @@ class OperatorProcess:
         """SIGKILL: no chance to tidy up."""
         self._end(signal.SIGKILL)
 
+    def probe(self, path: str) -> tuple[int, str]:
+        """What the kubelet is answered: the HTTP code, 0 while nobody listens, and the text."""
+        try:
+            answer = requests.get(f"http://127.0.0.1:{self._port}{path}", timeout=10)
+        except requests.ConnectionError as error:
+            return 0, str(error)
+        return answer.status_code, answer.text
+
     def resident_bytes(self) -> int:
         """Memory it holds now."""
         assert self._process is not None
@@ -66,4 +83,11 @@ class OperatorProcess:
             return None
         if self.is_running:
             self._process.send_signal(number)
-        return self._process.wait(STOP_TIMEOUT_SECONDS)
+        self.exit_code = self._process.wait(STOP_TIMEOUT_SECONDS)
+        return self.exit_code
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

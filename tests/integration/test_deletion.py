@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.integration.conftest import make_namespace
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import Kube
 from tests.integration.kubelet import Kubelet
@@ -90,3 +91,32 @@ def test_a_job_recreated_under_its_name_starts_anew(
     assert second.status()["counts"] == {"attempts": 1}
     kubelet.pod_of(namespace, first.child(ATTEMPT)).is_gone()
     wait_for("the first job's children to go", first.children, lambda found: not found)
+
+
+def test_a_namespace_that_is_being_deleted_ends_the_work_on_its_jobs(
+    kube: Kube, operator: OperatorProcess, tap: Tap
+) -> None:
+    namespace = make_namespace(kube)
+    path = f"/api/v1/namespaces/{namespace}"
+
+    def delete_namespace() -> None:
+        kube.delete(path)
+        wait_for("the namespace to terminate", lambda: kube.get(path)["status"]["phase"] == "Terminating")
+
+    log = operator.log.read_text()
+    tap.hold(lambda call: call.makes("configmaps") and namespace in call.path, delete_namespace)
+    body = manifest()
+    body["metadata"]["finalizers"] = ["tests.finetune.dev/hold"]  # so that the job outlives what is made for it
+    job = Job.create(kube, namespace, body)
+    wait_for("the job to be deleted", job.read, lambda read: "deletionTimestamp" in read["metadata"])
+    said = "nothing more is created for this job"
+    wait_for("the operator to be told", lambda: operator.log.read_text()[len(log) :], lambda text: said in text)
+    reads = tap.reads(job.path)
+    kube.merge(job.path, {"metadata": {"labels": {"looked": "at"}}})
+    wait_for("the operator to look again", lambda: tap.reads(job.path) > reads)
+
+    refused = [call for call in tap.calls if call.status == 403 and namespace in call.path]
+    assert [call.method for call in refused] == ["POST"]
+    assert [line for line in operator.log.read_text()[len(log) :].splitlines() if "WARNING" in line] == []
+    kube.merge(job.path, {"metadata": {"finalizers": None}})
+    wait_for("the namespace to be gone", lambda: kube.find(path) is None)

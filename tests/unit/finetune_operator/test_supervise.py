@@ -219,13 +219,13 @@ def test_a_signal_that_comes_while_a_part_starts_keeps_it_from_beginning() -> No
     class Tested(Part):
         async def run(self, ending): os.write(1, b"began"); await self.stopped.wait()
 
-    run = supervise._Runner.run
+    run = supervise._Runner._run
     def run_late(runner):
         if isinstance(runner._part, Tested):
             say_it_runs()
             time.sleep(supervise.DEADLINE_SECONDS / 2)
         run(runner)
-    supervise._Runner.run = run_late
+    supervise._Runner._run = run_late
     """
     code, output = end_of(start(story), signal.SIGTERM)
     assert code == 0, output

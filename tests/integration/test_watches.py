@@ -1,0 +1,201 @@
+"""Whatever befalls a watch, the operator afterwards does its work, or it has ended so that it is started anew.
+
+The tap breaks the watches. With `make test-soak` also those faults are tried that take minutes, and all of them again
+and again while both cores are busy.
+"""
+
+import itertools
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from finetune_api import names
+from finetune_operator import supervise
+from tests.integration.faults import STALLS, Fault
+from tests.integration.jobs import PREFLIGHT, Job, manifest
+from tests.integration.kube import BATCH_JOBS, PODS, Kube
+from tests.integration.kubelet import Kubelet
+from tests.integration.operator_process import OperatorProcess
+from tests.integration.tap import Tap
+from tests.integration.waiting import wait_for
+
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+WATCHES = {
+    "FineTuneJobs": f"/apis/{names.API_VERSION}/{names.JOBS}",
+    "Jobs": "/apis/batch/v1/jobs",
+    "Pods": "/api/v1/pods",
+    "definitions": DEFINITIONS,
+}
+FAULTS = [pytest.param(fault, id=fault, marks=[pytest.mark.soak] if fault in STALLS else []) for fault in Fault]
+ENDS_WITHIN_SECONDS = supervise.DEADLINE_SECONDS + supervise.LAST_RESORT_SECONDS + 10
+"""From a failure to the end of the process on a busy machine."""
+STALL_SECONDS = 70 + 50
+"""kopf gives a silent watch up after 70 s."""
+
+
+def works_or_has_ended(job: Job, operator: OperatorProcess, kubelet: Kubelet, timeout: float = 60) -> None:
+    """The job, created after the fault, comes to its end, by a new process where the old one has ended."""
+
+    def is_decided() -> bool:
+        kubelet.advance(job.namespace)
+        return job.is_complete() or not operator.is_running
+
+    wait_for("the job to be complete, or the operator to end", is_decided, timeout=timeout)
+    if not operator.is_running:
+        assert operator.exit_code == supervise.FAILED
+        operator.start()
+        kubelet.play(job.namespace, job.is_complete)
+
+
+def stir(job: Job, watch: str) -> None:
+    """Change an object of each watch, so that its stream has something to say."""
+    paths = {
+        "FineTuneJobs": [job.path],
+        "Jobs": [f"{BATCH_JOBS.format(job.namespace)}/{job.child(PREFLIGHT)}"],
+        "Pods": [f"{PODS.format(job.namespace)}/{pod['metadata']['name']}" for pod in job.pods()],
+        "definitions": [f"{DEFINITIONS}/{names.PROFILES}.{names.GROUP}"],
+    }
+    for path in paths[watch]:
+        job.kube.merge(path, {"metadata": {"annotations": {"stirred": str(time.monotonic())}}})
+
+
+def break_watch(watch: str, fault: Fault, job: Job, tap: Tap) -> None:
+    """The watch meets the fault at least once."""
+    path = WATCHES[watch]
+
+    def meets_it() -> int:
+        stir(job, watch)
+        return tap.broken[path]
+
+    tap.break_watches({path: fault})
+    wait_for(f"the watch of {watch} to be {fault}", meets_it)
+    tap.mend()
+
+
+@pytest.fixture
+def waiting(kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet) -> Job:
+    """A job with an object for every watch."""
+    wait_for("the operator to watch", lambda: operator.probe("/readyz"), lambda answer: answer == (200, "ok"))
+    job = Job.create(kube, namespace, manifest("before"))
+    kubelet.pod_of(namespace, job.child(PREFLIGHT))
+    return job
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("watch", WATCHES)
+def test_after_a_broken_watch_the_operator_works_or_has_ended(
+    watch: str, fault: Fault, kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+) -> None:
+    break_watch(watch, fault, waiting, tap)
+    after = Job.create(kube, waiting.namespace, manifest("after"))
+    works_or_has_ended(after, operator, kubelet, STALL_SECONDS if fault in STALLS else 60)
+
+
+def test_after_refused_connections_the_operator_works(
+    kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+) -> None:
+    log = operator.log.read_text()
+    tap.refuse_connections()
+    wait_for("the operator to be refused", lambda: operator.log.read_text()[len(log) :], lambda text: "refused" in text)
+    tap.mend()
+    works_or_has_ended(Job.create(kube, waiting.namespace, manifest("after")), operator, kubelet)
+
+
+def test_kopf_waiting_for_a_watcher_that_logs_in_again_is_not_waited_for(
+    kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+) -> None:
+    """docs/upstream/kopf-watch-cancel.md: one watch fails while others are between two tries."""
+    failing = [WATCHES["Jobs"], WATCHES["Pods"]]
+    jobs = WATCHES["FineTuneJobs"]
+    tap.break_watches(dict.fromkeys(failing, Fault.FAILED))
+    wait_for("the others to be tried again", lambda: min(tap.broken[path] for path in failing), lambda count: count > 1)
+    tap.break_watches({jobs: Fault.TORN, **dict.fromkeys(failing, Fault.FAILED)})
+
+    def is_torn() -> int:
+        stir(waiting, "FineTuneJobs")
+        return tap.broken[jobs]
+
+    wait_for("the watch of FineTuneJobs to fail", is_torn)
+    wait_for("the operator to end", lambda: not operator.is_running, timeout=ENDS_WITHIN_SECONDS)
+    assert operator.exit_code == supervise.FAILED
+    tap.mend()
+    operator.start()
+    kubelet.play(waiting.namespace, waiting.is_complete)
+
+
+@pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.TORN])
+def test_the_process_has_ended_soon_after_a_watch_has_failed(
+    fault: Fault, waiting: Job, operator: OperatorProcess, tap: Tap
+) -> None:
+    break_watch("FineTuneJobs", fault, waiting, tap)
+    wait_for("the operator to end", lambda: not operator.is_running, timeout=ENDS_WITHIN_SECONDS)
+    assert operator.exit_code == supervise.FAILED
+
+
+@pytest.mark.parametrize("watch", WATCHES)
+def test_a_signal_ends_the_operator_while_a_watch_is_broken(
+    watch: str, waiting: Job, operator: OperatorProcess, tap: Tap
+) -> None:
+    path = WATCHES[watch]
+    tap.break_watches({path: Fault.FAILED})
+    wait_for("the watch to fail", lambda: tap.broken[path])
+    assert operator.stop() in (0, 128 + 15)
+
+
+def test_the_probes_tell_an_operator_that_does_not_watch_yet_from_one_that_works(
+    operator: OperatorProcess, tap: Tap
+) -> None:
+    operator.stop()
+    tap.is_cut = True
+    operator.start()
+    wait_for("the probes", lambda: operator.probe("/healthz"), lambda answer: answer == (200, "ok"))
+    status, text = operator.probe("/readyz")
+    assert status == 503, text
+    tap.mend()
+    wait_for("the operator to watch", lambda: operator.probe("/readyz"), lambda answer: answer == (200, "ok"))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", [Fault.FORBIDDEN, Fault.FAILED])
+def test_a_watch_that_stays_broken_ends_the_process(
+    fault: Fault, waiting: Job, operator: OperatorProcess, tap: Tap
+) -> None:
+    tap.break_watches({WATCHES["FineTuneJobs"]: fault})
+    wait_for("the operator to end", lambda: not operator.is_running, timeout=120)
+    assert operator.exit_code == supervise.FAILED
+
+
+@pytest.fixture
+def busy() -> Iterator[None]:
+    """Every core has other work."""
+    workers = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(os.cpu_count() or 2)]
+    for worker in workers:
+        worker.start()
+    yield
+    for worker in workers:
+        worker.kill()
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+ROUNDS = 20
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("turn", range(ROUNDS))
+def test_on_a_busy_machine_too(
+    turn: int, busy: None, kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+) -> None:
+    """In each turn every watch meets another fault; in all turns every watch has met each but the stalls."""
+    faults = itertools.islice(itertools.cycle([f for f in Fault if f not in STALLS]), turn, None)
+    for watch, fault in zip(WATCHES, faults, strict=False):
+        break_watch(watch, fault, waiting, tap)
+        after = Job.create(kube, waiting.namespace, manifest(f"after-{watch.lower()}"))
+        works_or_has_ended(after, operator, kubelet, timeout=120)
