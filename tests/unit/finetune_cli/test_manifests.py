@@ -6,6 +6,15 @@ import pytest
 
 from finetune_cli.main import main
 
+ROOT = Path(__file__).parents[3]
+FINE = [*sorted(ROOT.glob("tests/manifests/good/*.yaml")), *sorted(ROOT.glob("examples/**/*.yaml"))]
+ABOUT_URIS = ("must be s3://", "white space", "control character", "called . or ..", "output.uri must not")
+ABOUT_PLACES = ("is a place that", "or one above it", "names already")
+WRONG = [
+    path
+    for path in sorted(ROOT.glob("tests/manifests/bad/*.yaml"))
+    if any(part in path.read_text().splitlines()[0] for part in (*ABOUT_URIS, *ABOUT_PLACES))
+]
 GOOD = """\
 apiVersion: finetune.dev/v1alpha1
 kind: FineTuneJob
@@ -98,3 +107,18 @@ def test_what_a_list_holds_is_checked(check) -> None:  # type: ignore[no-untyped
 
 def test_other_kinds_in_the_same_file_are_passed_over(check) -> None:  # type: ignore[no-untyped-def]
     assert check("kind: Secret\n---\n" + GOOD) == (0, "")
+
+
+@pytest.mark.parametrize("path", FINE, ids=lambda path: path.stem)
+def test_manifests_the_api_server_takes_pass(path: Path) -> None:
+    assert main(["validate", str(path)]) == 0
+
+
+@pytest.mark.parametrize("path", WRONG, ids=lambda path: path.stem)
+def test_uris_and_places_that_the_cluster_refuses_are_found_without_it(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(path)]) == 1
+    said = capsys.readouterr().err
+    field = "spec." if "output.uri must not" not in path.read_text().splitlines()[0] else "spec.output.uri: "
+    assert f": {field}" in said
