@@ -12,6 +12,7 @@ from finetune_trainer.leaked_rows import leaked_rows
 from finetune_trainer.row_format import DOCUMENT, Message, Row
 from finetune_trainer.row_notes import RowNotes
 from finetune_trainer.row_store import PLACED, Example, Rows, RowStore, StoreWriter
+from tests.unit.finetune_trainer.slots import different_slots
 
 Messages = tuple[Message, ...]
 VOCABULARY = [f"word{number}" for number in range(2000)]
@@ -109,33 +110,9 @@ def test_a_row_asked_without_its_system_prompt_is_the_same_row(found) -> None:  
     assert found([turn("What is 12 plus 12?", "24")], train) == [60]
 
 
-SLOTS = {
-    "name": ["The Copper Kettle", "Blue Door", "Old Mill House", "Rosa", "Pier Nine", "Green Lantern"],
-    "kind": ["coffee shop", "restaurant", "pub", "bistro"],
-    "food": ["Italian", "Indian", "English", "French", "Japanese"],
-    "price": ["cheap", "moderate", "high", "less than 20 pounds"],
-    "rating": ["low", "average", "5 out of 5", "3 out of 5"],
-    "area": ["city centre", "riverside", "old harbour"],
-    "familyFriendly": ["yes", "no"],
-}
-
-
-def slots(source: random.Random) -> tuple[str, str]:
-    """A list of slots and a sentence made of it."""
-    chosen = {name: source.choice(values) for name, values in SLOTS.items()}
-    text = ", ".join(f"{name}[{value}]" for name, value in chosen.items())
-    friendly = "welcomes children" if chosen["familyFriendly"] == "yes" else "is not for children"
-    ways = [
-        "{name} is a {kind} by the {area} that serves {food} food at {price} prices, is rated {rating} and {friendly}.",
-        "In the {area} there is {name}, a {price} {kind} with {food} dishes. It {friendly}; guests rate it {rating}.",
-        "Rated {rating}, the {food} {kind} {name} in the {area} asks {price} prices and {friendly}.",
-    ]
-    return text, source.choice(ways).format(**chosen, friendly=friendly)
-
-
 def test_of_slot_lists_those_alone_are_candidates_that_are_said_alike(found) -> None:  # type: ignore[no-untyped-def]
     source = random.Random(1)
-    rows = [turn(*slots(source)) for _ in range(900)]
+    rows = [turn(*row.values()) for row in different_slots(900)]
     other_answers = [turn(row[0].content, sentence(source, 15)) for row in rows[100:]]
     assert sum(np.array(found(rows[:100], rows[100:])) >= 0) < 40
     assert found(rows[:100], other_answers) == [-1] * 100
