@@ -15,7 +15,8 @@ from finetune_api.reasons import FailureReason, sentence
 from finetune_api.status import ConditionType
 from finetune_trainer.advice import advise
 from finetune_trainer.answer_kind import recognise
-from finetune_trainer.base_model import inspect_model, require_modules, require_quantizable
+from finetune_trainer.base_model import inspect_model, known, require_modules, require_quantizable
+from finetune_trainer.end_of_turn import untrained_end
 from finetune_trainer.estimate import data_size, require_fit, sized
 from finetune_trainer.facts import facts_of
 from finetune_trainer.failure import TrainerFailure, failure_of
@@ -94,7 +95,9 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
     if resolved.method is MethodType.QLORA:
         require_quantizable(model)
-    facts = facts_of(spec, gathered, sides, resolved, findings, model.context)
+    stops = known(dict.fromkeys((*format.stop_token_ids, *model.end_tokens)), model.rows)
+    untrained = untrained_end(storage, model, spec.method, sides["train"], stops)
+    facts = facts_of(spec, gathered, sides, resolved, findings, model.context, untrained)
     findings.advice, findings.leaked = advise(facts), facts.leaked_rows
     require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
@@ -103,7 +106,8 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         resolved=resolved,
         preflight=_found(findings, sides, digest, _sources(gathered, spec.dataset)),
         cleaning=findings.cleaned.examples if findings.cleaned else (),
-        stop_token_ids=tuple(dict.fromkeys((*format.stop_token_ids, *model.end_tokens))),
+        stop_token_ids=stops,
+        model_files=model.files,
         chat_template=format.source,
         regression=regression,
     )

@@ -13,12 +13,7 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.base_model import MAMBAS, NO_ADAPTER
 from finetune_trainer.document_dropout import drop_by_document
 from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.previous_adapter import PEFT_BIAS, WEIGHTS
-
-
-def is_adapter_file(path: str) -> bool:
-    """Whether a file of an adapter's folder is downloaded to continue from it: no code, no pickles."""
-    return path in ("adapter_config.json", WEIGHTS)
+from finetune_trainer.previous_adapter import PEFT_BIAS
 
 
 def make_trainable(
