@@ -69,9 +69,8 @@ def trains_head(method: Method, found: Vocabulary) -> bool:
     """Whether the job changes the output head: whole, or by an adapter of its own."""
     if method.type is MethodType.FULL:
         return True
-    matrices = [found.head_name, *(["lm_head.weight"] if found.tied else [])]
     named = [*(method.lora.modules_to_save or []), *method.lora.target_modules]
-    return any(f".{matrix}".endswith(f".{name}.weight") for matrix in matrices for name in named)
+    return any(f".{found.head_name}".endswith(f".{name}.weight") for name in named)
 
 
 def _alike(tokenizer: Any, found: Vocabulary, end: int) -> list[int]:
