@@ -72,7 +72,8 @@ def measure(path: Path) -> None:
 
         import finetune_trainer.train  # noqa: F401, everything a training pod imports
         from finetune_trainer.isolation import sharing
-        from finetune_trainer.model import choose_device, is_model_file, load_model, load_tokenizer
+        from finetune_trainer.model import choose_device, load_model, load_tokenizer
+        from finetune_trainer.model_files import copy_files
         from finetune_trainer.prepared import read_prepared
         from finetune_trainer.storage import open_storage
         from finetune_trainer.trainable import make_trainable
@@ -86,7 +87,7 @@ def measure(path: Path) -> None:
         device, _ = choose_device(bundle.allow_cpu)
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
     with part("the model's files"):
-        storage.download_folder(bundle.spec.model.uri, scratch / "model", is_model_file)
+        copy_files(storage, bundle.spec.model.uri, prepared.model_files, scratch / "model")
     with part("the model"):
         load_tokenizer(scratch / "model")
         model = load_model(scratch / "model", prepared.resolved.method, device)

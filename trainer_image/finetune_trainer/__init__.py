@@ -1,10 +1,12 @@
 """What runs in a job's pods: `python -m finetune_trainer {preflight,train} BUNDLE`, read from top to bottom.
 
-Preflight (CPU only; imports torch for `embeddings` alone), `preflight`:
-    `base_model` what the model's folder holds, `previous_adapter` -> `gather`: `data_files` and their `records`
+Preflight (CPU only, never imports torch), `preflight`:
+    `base_model` what the model's folder holds, by `model_files` which files are read, `weights` their headers and
+    `weights_fit` whether they fit config.json, `previous_adapter` -> `gather`: `data_files` and their `records`
     (`json_rows`, `tables`) -> `rows`, by their `row_columns` and `row_format` -> `clean`, with `masking` ->
     `deduplicate`, with `near_duplicates` or `embeddings`, and `clusters` -> `suspicions` -> `render` and `tokenization`
-    -> `row_store`, on disk, and `row_notes` -> `split` -> `resolve` -> `facts`, with `leaks`, and `advice` ->
+    -> `token_ids` -> `row_store`, on disk, and `row_notes` -> `split` -> `resolve` -> `end_of_turn` -> `facts`,
+    with `leaked_rows`, and `advice` ->
     `prepared`, which leaves the token ids for the attempts.
 
 Train (on the GPU), `train`:

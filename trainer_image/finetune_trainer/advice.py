@@ -36,6 +36,18 @@ PASSES, PASSES_OF_FEW_ROWS, FEW_FOR_PASSES = 4, 15, 1000
 2023); small chosen sets are trained longer, LIMA's 1,000 rows 15 times."""
 
 COLUMNS_NAMED = 4
+END_UNTRAINED = "EndOfTurnUntrained"
+"""The reason that the evaluation looks for where no answer ends."""
+
+
+@dataclass(frozen=True)
+class UntrainedEnd:
+    """That a model was never trained to end an answer."""
+
+    shown: str
+    """What of its output head shows that, as a clause."""
+    modules: tuple[str, ...]
+    """The embedding and the output head, as method.lora.modulesToSave names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +98,8 @@ class Facts:
     """Fields of the patterns that matched no row."""
     unused_columns: tuple[str, ...] = ()
     """Columns that nothing is read from, each with its place in the spec."""
+    untrained_end: UntrainedEnd | None = None
+    """Where the model was never trained to end an answer, and the job does not train its output head."""
 
 
 def advise(facts: Facts) -> list[Advice]:
@@ -103,6 +117,17 @@ def _leaks(facts: Facts) -> str | None:
         f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} also occur in dataset.train with their answer, at "
         f"least nearly{places}. Scores on them are inflated, so the verdict goes by the other test rows. Remove one of "
         "each two, or name other test rows; dataset.deduplicate.near Drop removes near-duplicates."
+    )
+
+
+def _untrained_end(facts: Facts) -> str | None:
+    if not facts.untrained_end:
+        return None
+    modules = ", ".join(facts.untrained_end.modules)
+    return (
+        f"The model was never trained to end an answer: {facts.untrained_end.shown}. Adapters on other layers do not "
+        f"change that, so answers will run on to the longest length. Set method.lora.modulesToSave to [{modules}], or "
+        "choose another base model, such as the instruct variant."
     )
 
 
@@ -267,6 +292,7 @@ def _unused_columns(facts: Facts) -> str | None:
 
 
 CONCERNS: dict[str, Callable[[Facts], str | None]] = {
+    END_UNTRAINED: _untrained_end,
     "TestRowsLeak": _leaks,
     "PromptFormatInRows": _marks,
     "FewRows": _few_rows,

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from finetune_api.bundle import Bundle
 from finetune_api.evaluation import Baseline
 from finetune_api.evaluation_status import Evaluation, Merged, Quantized
+from finetune_trainer.advice import END_UNTRAINED
 from finetune_trainer.comparison import Comparison, compare
 from finetune_trainer.evaluate import Evaluator, draw_rows
 from finetune_trainer.evaluation_status import evaluation_status
@@ -20,7 +21,7 @@ from finetune_trainer.prepared import Example, Prepared
 from finetune_trainer.quantized import base_name, compare_quantized, only_quantized
 from finetune_trainer.render import prompt_format
 from finetune_trainer.resolve import room_for
-from finetune_trainer.verdict import Cost, verdict
+from finetune_trainer.verdict import Cost, unended, verdict
 
 ROOM = 16_384
 """Longest prompt with examples, in tokens, where the model's context is longer: beyond, the keys and values of a few
@@ -126,10 +127,15 @@ class Assessor:
                 )
                 for each in wish.regression or []
             ],
-            verdict(comparison, cost(), base_name(baselines.told)),
+            f"{verdict(comparison, cost(), base_name(baselines.told))}{self._unended(tuned)}",
             baselines.told,
         )
         return Assessment(baselines, tuned, comparison, evaluation)
+
+    def _unended(self, tuned: Measured) -> str:
+        """A sentence about answers that never end, with the space before it."""
+        advice = {advice.reason for advice in self._prepared.preflight.advice or []}
+        return unended(tuned.answers, self._prepared.resolved.max_new_tokens, END_UNTRAINED in advice)
 
     def _few_shot(self, model: PreTrainedModel, say: Callable[[str], None]) -> FewShot | None:
         if Baseline.FEW_SHOT not in self._spec.evaluation.baselines or not self._asks:

@@ -1,8 +1,6 @@
 """What the base model's folder holds, found out without downloading its weights."""
 
-import json
-import struct
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,21 @@ from finetune_api.method import Lora
 from finetune_api.model_shape import ModelShape, Sizes, model_shape
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.model_files import (
+    CONFIG,
+    GENERATION_CONFIG,
+    INDEX,
+    TOKENIZER_CONFIG,
+    Files,
+    fetch_settings,
+    read_object,
+    shards_of,
+    weight_map,
+)
 from finetune_trainer.storage import Storage, join
+from finetune_trainer.weights import Tensor, Tensors, read_header
+from finetune_trainer.weights_fit import Vocabulary, is_tied, misfit, vocabulary_of
 
-SMALL_FILES = (".json", ".jinja", ".model", ".txt", ".tiktoken")
-"""Endings of everything a tokenizer is made of, and of the model's settings."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """What the causal language models of Transformers call the number of their experts."""
 EXPERTS_SWITCHES = ("is_moe", "enable_moe_block")
@@ -43,8 +52,6 @@ UNFIT = (
     "whisper",
 )
 """Values of model_type whose causal model is only the decoder of something else."""
-HEADER_LIMIT = 100_000_000
-"""Longest header the safetensors format allows, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -64,23 +71,28 @@ class BaseModel:
     """Transformers' name of its architecture."""
     fingerprint: bytes
     """tokenizer.json, or what stands in its place."""
+    files: Files
+    """All files of the folder that are read."""
+    vocabulary: Vocabulary | None
+    """The embedding and the output head; None where their names are not known."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding: the ids the model knows are those below."""
+        return self.vocabulary.rows if self.vocabulary else self.shape.vocabulary
 
 
 def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
     """Reads the settings and the tokenizer into `scratch`, and the weights' headers.
 
     Raises TrainerFailure ModelNotFound where something is missing, ModelUnsupported where it is nothing we can tune."""
-    files = storage.list_folder(uri)
-    if "config.json" not in files:
-        hint = ", but an adapter: name its base model" if "adapter_config.json" in files else ""
-        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"There is no config.json in {uri}{hint}.")
-    storage.download_folder(uri, scratch, lambda path: "/" not in path and path.endswith(SMALL_FILES))
-    config = _json(scratch / "config.json", uri)
+    files = fetch_settings(storage, uri, scratch)
+    config = read_object(scratch / CONFIG, uri)
     require_supported(config, uri)
-    sizes: dict[str, tuple[int, ...]] = {}
-    for shard in _shards(scratch, files, uri):
-        sizes |= tensor_sizes(storage, join(uri, shard), files[shard])
+    tensors = read_tensors(storage, uri, files, scratch)
+    sizes = {name: tensor.shape for name, tensor in tensors.items()}
     shape = _shape(config, sizes, uri)
+    vocabulary = vocabulary_of(tensors, is_tied(_require_fit(scratch, tensors, uri)))
     tokenizer = _tokenizer(scratch, uri)
     own = [path for path in (scratch / "tokenizer.json", scratch / "tokenizer.model") if path.exists()]
     return BaseModel(
@@ -88,10 +100,40 @@ def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
         shape=shape,
         sizes=sizes,
         context=next((config[key] for key in CONTEXT if isinstance(config.get(key), int)), None),
-        end_tokens=_end_tokens(scratch, config, uri),
+        end_tokens=known(_end_tokens(scratch, config, uri), vocabulary.rows if vocabulary else shape.vocabulary),
         model_type=config["model_type"],
         fingerprint=b"".join(path.read_bytes() for path in own[:1]),
+        files=files,
+        vocabulary=vocabulary,
     )
+
+
+def read_tensors(storage: Storage, uri: str, files: Files, scratch: Path) -> Tensors:
+    """The tensors of all files with weights, by the index in `scratch` where they are in several.
+
+    Raises TrainerFailure ModelUnsupported where the index and the shards do not belong together."""
+    tensors: dict[str, Tensor] = {}
+    for shard in shards_of(files):
+        found = read_header(storage, join(uri, shard), files[shard])
+        if twice := next((name for name in found if name in tensors), None):
+            raise TrainerFailure(
+                FailureReason.MODEL_UNSUPPORTED,
+                f"{twice} is in two of the files that {join(uri, INDEX)} names, {shard} and "
+                f"{tensors[twice].uri.rpartition('/')[2]}: upload the model anew, to an empty folder.",
+            )
+        tensors |= found
+    if INDEX in files and (absent := sorted(set(weight_map(scratch / INDEX, uri)) - set(tensors))):
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED,
+            f"{join(uri, INDEX)} names {absent[0]}, and none of its files has that tensor: upload the index and the "
+            "shards of the same model.",
+        )
+    return tensors
+
+
+def known(ids: Iterable[int], rows: int) -> tuple[int, ...]:
+    """Those of the ids that an embedding of `rows` rows has a row for."""
+    return tuple(id for id in ids if 0 <= id < rows)
 
 
 def require_supported(config: dict[str, Any], uri: str) -> None:
@@ -127,27 +169,6 @@ def has_experts(settings: dict[str, Any]) -> bool:
     counts = [count for value in named for count in (value if isinstance(value, list) else [value])]
     parts = [value for value in settings.values() if isinstance(value, dict)]
     return any(isinstance(count, int) and count > 1 for count in counts) or any(map(has_experts, parts))
-
-
-def _shards(scratch: Path, files: dict[str, int], uri: str) -> list[str]:
-    """The weights' files: those of the index where there is one."""
-    index = scratch / "model.safetensors.index.json"
-    if not index.exists():
-        found = [path for path in files if path == "model.safetensors"]
-        if not found:
-            other = next((path for path in files if path.endswith((".bin", ".pt", ".pth", ".gguf"))), None)
-            hint = f", only {other}: convert it with save_pretrained" if other else ""
-            raise TrainerFailure(
-                FailureReason.MODEL_UNSUPPORTED, f"There are no weights as .safetensors in {uri}{hint}."
-            )
-        return found
-    shards = sorted(set(_json(index, uri).get("weight_map", {}).values()))
-    if missing := [shard for shard in shards if shard not in files]:
-        raise TrainerFailure(
-            FailureReason.MODEL_NOT_FOUND,
-            f"{join(uri, missing[0])} is missing, one of {len(missing)} files that {index.name} names.",
-        )
-    return shards
 
 
 def require_modules(lora: Lora, model: BaseModel) -> None:
@@ -186,30 +207,32 @@ def _require(names: Sequence[str], layers: Set[str], field: str) -> None:
         )
 
 
-def tensor_sizes(storage: Storage, uri: str, size: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a .safetensors file, from its header, as
-    https://github.com/huggingface/safetensors#format has it."""
-    start = storage.read_bytes(uri, 0, 8)
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
-    if length > HEADER_LIMIT:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} is no safetensors file (a Git LFS pointer?).")
-    try:
-        header = json.loads(storage.read_bytes(uri, 8, length))
-        tensors = {name: value for name, value in header.items() if name != "__metadata__"}
-        end = 8 + length + max(tensor["data_offsets"][1] for tensor in tensors.values())
-        sizes = {name: tuple(map(int, tensor["shape"])) for name, tensor in tensors.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} has a broken safetensors header.") from error
-    if size < end:
-        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{uri} is cut short: {size:,} of {end:,} bytes are there.")
-    return sizes
-
-
 def _shape(config: dict[str, Any], sizes: Sizes, uri: str) -> ModelShape:
     try:
         return model_shape(config, sizes)
     except ValueError as error:
         raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri}: {error}.") from error
+
+
+def _require_fit(folder: Path, tensors: Tensors, uri: str) -> Any:
+    """config.json as Transformers reads it, a PreTrainedConfig. Raises TrainerFailure
+    ModelUnsupported where the weights are not those it describes."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        problem = misfit(config, tensors)
+    except Exception as error:  # whatever a broken file makes it raise
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"{join(uri, CONFIG)} cannot be read: {_detail(error, folder, uri)}"
+        ) from error
+    if problem:
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED,
+            f"The weights in {uri} are not those that its config.json describes: {problem}. Upload the config.json and "
+            "the weights of the same unquantized model.",
+        )
+    return config
 
 
 def _tokenizer(folder: Path, uri: str) -> Any:
@@ -218,28 +241,34 @@ def _tokenizer(folder: Path, uri: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a broken file makes it raise
-        detail = str(error).replace(str(folder), uri).splitlines()
+        if _needs_code(folder, uri):
+            raise TrainerFailure(
+                FailureReason.MODEL_UNSUPPORTED,
+                f"The tokenizer in {uri} needs code of its own (auto_map in {TOKENIZER_CONFIG}), which is never run: "
+                "save it as a tokenizer.json, or choose another model.",
+            ) from error
         raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED, f"The tokenizer in {uri} cannot be loaded: {next(iter(detail), '')[:300]}"
+            FailureReason.MODEL_UNSUPPORTED,
+            f"The tokenizer in {uri} cannot be loaded: {_detail(error, folder, uri)}",
         ) from error
     if not tokenizer.is_fast:
         raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The tokenizer in {uri} has no tokenizer.json.")
     return tokenizer
 
 
-def _end_tokens(folder: Path, config: dict[str, Any], uri: str) -> tuple[int, ...]:
-    generation = folder / "generation_config.json"
-    settings = [config, _json(generation, uri) if generation.exists() else {}]
+def _needs_code(folder: Path, uri: str) -> bool:
+    path = folder / TOKENIZER_CONFIG
+    return path.exists() and bool(read_object(path, uri).get("auto_map"))
+
+
+def _detail(error: Exception, folder: Path, uri: str) -> str:
+    """The first line of what Transformers says, about the model's own place."""
+    return next(iter(str(error).replace(str(folder), uri).splitlines()), type(error).__name__)[:300]
+
+
+def _end_tokens(folder: Path, config: Mapping[str, Any], uri: str) -> tuple[int, ...]:
+    generation = folder / GENERATION_CONFIG
+    settings = [config, read_object(generation, uri) if generation.exists() else {}]
     found = [setting.get("eos_token_id") for setting in settings]
     flat = [token for value in found for token in (value if isinstance(value, list) else [value])]
     return tuple(dict.fromkeys(token for token in flat if isinstance(token, int)))
-
-
-def _json(path: Path, uri: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{join(uri, path.name)} is not a JSON object.")
-    return found

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.reasons import FailureReason
-from finetune_trainer.base_model import SMALL_FILES
 from finetune_trainer.clusters import Clusters
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.model_files import copy_files, fetch_settings
 from finetune_trainer.progress import Progress
 from finetune_trainer.storage import Storage
 
@@ -48,18 +48,12 @@ class SentenceModel:
     2019), or what its first token has where the model's folder says so, as sentence-transformers reads it."""
 
     def __init__(self, storage: Storage, uri: str, scratch: Path) -> None:
-        """Raises TrainerFailure ModelNotFound or ModelUnsupported where no such model lies at `uri`."""
-        if "config.json" not in storage.list_folder(uri):
-            raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{FIELD}: there is no config.json in {uri}.")
-        # Sentence models' folders hold the same weights again for other runtimes, in folders of their own.
-        storage.download_folder(
-            uri,
-            scratch,
-            lambda path: (
-                path.endswith("_Pooling/config.json")
-                or ("/" not in path and path.endswith((*SMALL_FILES, ".safetensors")))
-            ),
-        )
+        """Raises TrainerFailure ModelNotFound or ModelUnsupported where there is no such model at `uri`."""
+        try:
+            files = fetch_settings(storage, uri, scratch, is_pooling_file)
+        except TrainerFailure as failure:
+            raise TrainerFailure(failure.reason, f"{FIELD}: {failure.message}") from failure
+        copy_files(storage, uri, files, scratch)
         from transformers import AutoModel, AutoTokenizer
 
         try:
@@ -101,6 +95,11 @@ class SentenceModel:
         pooled = states[:, 0].float() if self._first_token else _mean(states.float(), batch["attention_mask"])
         vectors: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=1).numpy()
         return vectors
+
+
+def is_pooling_file(path: str) -> bool:
+    """Whether that is one of the files in which sentence-transformers says how tokens become one vector."""
+    return path in ("modules.json", "sentence_bert_config.json") or path.endswith("_Pooling/config.json")
 
 
 def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

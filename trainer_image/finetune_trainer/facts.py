@@ -9,7 +9,7 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_trainer.advice import Facts
+from finetune_trainer.advice import Facts, UntrainedEnd
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings, place_of
 from finetune_trainer.gather import Gathered
@@ -32,8 +32,11 @@ def facts_of(
     findings: Findings,
     leaked: NDArray[np.int64],
     context: int | None,
+    untrained_end: UntrainedEnd | None,
 ) -> Facts:
-    """The job in numbers. `leaked`: as `leaked_rows` has it. `context`: the model's, in tokens."""
+    """The job in numbers. `leaked`: as `leaked_rows` has it. `context`: the model's, in tokens.
+
+    `untrained_end`: as Facts has it."""
     train, test = sides["train"], sides["test"]
     learned = train.placed["row"]
     steps = findings.cleaned.steps if findings.cleaned else {}
@@ -69,6 +72,7 @@ def facts_of(
             f"dataset.clean.{step}" for step, rows in steps.items() if not rows and step.startswith("remove")
         ),
         unused_columns=gathered.unused,
+        untrained_end=untrained_end,
     )
 
 

@@ -28,6 +28,7 @@ from finetune_trainer.row_store import Example, RowStore, StoreWriter
 from finetune_trainer.rows import read_rows
 from finetune_trainer.storage import Storage
 from finetune_trainer.suspicions import Suspicions
+from finetune_trainer.token_ids import require_rows
 from finetune_trainer.tokenization import tokenize
 
 READING_ORDER: tuple[Split, ...] = ("test", "validation", "train")
@@ -59,7 +60,7 @@ def gather(
 ) -> Gathered:
     """Stores the rows of all sources in `folder`, documents in pieces of at most `longest` tokens; beside it, files to
     work with may be made. Raises TrainerFailure DatasetInvalid where more rows are not valid than allowed, or where of
-    a list of sources none is left, SpecInvalid where cleaning leaves none."""
+    a list of sources none is left, SpecInvalid where cleaning leaves none, ModelUnsupported as `require_rows` does."""
     seen, cleaner, suspicions = SeenKeys(), Cleaner(dataset.clean), Suspicions(model.tokenizer)
     copies, notes = NearCopies(dataset.deduplicate, storage, folder.parent), RowNotes()
     findings.cleaned = cleaner.cleaned
@@ -71,7 +72,8 @@ def gather(
             first, before = len(writer), _counted(findings, cleaner)
             rows = read_rows(storage, sources_of(dataset, split), f"dataset.{split}", findings, unused)
             rows = suspicions.note(drop_copies(cleaner.clean(rows), seen, findings), findings)
-            for key, whole, example in _keyed(tokenize(rows, format, model.tokenizer, findings, longest)):
+            examples = require_rows(tokenize(rows, format, model.tokenizer, findings, longest), model)
+            for key, whole, example in _keyed(examples):
                 writer.append(example, key)
                 copies.add(whole)
                 notes.add(example.messages)

@@ -21,15 +21,8 @@ from transformers import (
 from finetune_api.method import ComputeDtype, MethodType, Quantization
 from finetune_api.reasons import FailureReason
 from finetune_trainer.attention import use_document_attention
-from finetune_trainer.base_model import MAMBAS, SMALL_FILES
+from finetune_trainer.base_model import MAMBAS, known
 from finetune_trainer.failure import TrainerFailure
-
-
-def is_model_file(path: str) -> bool:
-    """Whether a file of a model's folder is downloaded: settings, tokenizer, weights and the card, which names the
-    licence. No code, no pickles, no second copy of the weights such as Mistral's consolidated.safetensors."""
-    wanted = path == "README.md" or path.endswith((*SMALL_FILES, ".safetensors"))
-    return "/" not in path and wanted and not path.startswith("consolidated")
 
 
 def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
@@ -56,6 +49,7 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         switch_dropout_off(config)
+        _forget_unknown_padding(config)
         if hasattr(config, "rescale_every"):
             # RWKV halves its weights whenever it stops training, against overflow in fp16; they would be saved so.
             config.rescale_every = 0
@@ -69,6 +63,8 @@ def load_model(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            # What does not fit is reported, and ends the job in `_require_whole`.
+            ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         cause = next(iter(str(error).splitlines()), type(error).__name__)[:300]
@@ -89,6 +85,15 @@ def switch_dropout_off(config: PreTrainedConfig) -> None:
             switch_dropout_off(value)
         elif "drop" in name and isinstance(value, (int, float)):
             setattr(config, name, type(value)(0))
+
+
+def _forget_unknown_padding(config: PreTrainedConfig) -> None:
+    """Takes out a padding token the embedding has no row for, at which PyTorch would refuse to build it. Nothing is
+    padded with it here."""
+    text = config.get_text_config()
+    padding = getattr(text, "pad_token_id", None)
+    if padding is not None and not 0 <= padding < text.vocab_size:
+        text.pad_token_id = None
 
 
 def mixed_precision(method: MethodType, quantization: Quantization | None) -> Literal["bf16", "no"]:
@@ -149,6 +154,7 @@ def greedy_generation(model: PreTrainedModel, stop_token_ids: Sequence[int], max
     """Greedy decoding that ends at any of `stop_token_ids` or the model's own end tokens. What else the model's
     generation_config holds (sampling, penalties) is taken from the model: it would not be greedy with it."""
     own = model.generation_config.eos_token_id
-    ends = sorted({*stop_token_ids, *(own if isinstance(own, list) else [] if own is None else [own])})
+    own = own if isinstance(own, list) else [] if own is None else [own]
+    ends = sorted({*stop_token_ids, *known(own, model.config.get_text_config().vocab_size)})
     model.generation_config = GenerationConfig()
     return GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0])

@@ -17,7 +17,8 @@ from finetune_api.reasons import FailureReason, sentence
 from finetune_api.status import ConditionType
 from finetune_trainer.advice import advise
 from finetune_trainer.answer_kind import recognise
-from finetune_trainer.base_model import inspect_model, require_modules, require_quantizable
+from finetune_trainer.base_model import inspect_model, known, require_modules, require_quantizable
+from finetune_trainer.end_of_turn import untrained_end
 from finetune_trainer.estimate import data_size, require_fit, sized
 from finetune_trainer.facts import facts_of
 from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
@@ -103,7 +104,9 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
     sides["test"] = sides["test"].marked(leaked >= 0)
     for name, placed in sides.items():
         place(gathered.store, name, placed.placed)
-    facts = facts_of(spec, gathered, sides, resolved, findings, leaked, model.context)
+    stops = known(dict.fromkeys((*format.stop_token_ids, *model.end_tokens)), model.rows)
+    untrained = untrained_end(storage, model, spec.method, sides["train"], stops)
+    facts = facts_of(spec, gathered, sides, resolved, findings, leaked, model.context, untrained)
     findings.advice, findings.leaked = advise(facts), facts.leaked_rows
     require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
@@ -113,7 +116,8 @@ def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path)
         answers=answers,
         preflight=_found(findings, sides, digest, _sources(gathered, spec.dataset)),
         cleaning=findings.cleaned.examples if findings.cleaned else (),
-        stop_token_ids=tuple(dict.fromkeys((*format.stop_token_ids, *model.end_tokens))),
+        stop_token_ids=stops,
+        model_files=model.files,
         chat_template=format.source,
         regression=regression,
     )

@@ -22,6 +22,7 @@ from finetune_api.training import LossOn
 from finetune_trainer.answer_kind import AnswerKind, Answers
 from finetune_trainer.cleaned import Change
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.model_files import Files
 from finetune_trainer.row_store import Example as Example  # where those who take rows know it from
 from finetune_trainer.row_store import Rows, RowStore
 from finetune_trainer.storage import Storage, join
@@ -52,6 +53,8 @@ class Prepared:
     """Examples of what cleaning changed, for the report."""
     regression: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     """The rows of each set of evaluation.regression, by its name."""
+    model_files: Files = field(default_factory=dict)
+    """The files of the base model's folder that were inspected, and that training reads."""
 
 
 def work_prefix(bundle: Bundle) -> str:
@@ -80,6 +83,7 @@ def write_prepared(storage: Storage, bundle: Bundle, prepared: Prepared, folder:
         "answers": asdict(prepared.answers),
         "stopTokenIds": prepared.stop_token_ids,
         "chatTemplate": prepared.chat_template,
+        "modelFiles": dict(prepared.model_files),
         "cleaning": [asdict(change) for change in prepared.cleaning],
     }
     storage.write_bytes(join(to, "manifest.json"), json.dumps(manifest, indent=2).encode())
@@ -112,6 +116,7 @@ def read_prepared(storage: Storage, bundle: Bundle, scratch: Path) -> Prepared:
         answers=Answers(AnswerKind(manifest["answers"]["kind"]), tuple(manifest["answers"]["labels"])),
         stop_token_ids=tuple(manifest["stopTokenIds"]),
         chat_template=manifest["chatTemplate"],
+        model_files=manifest["modelFiles"],
         cleaning=[Change(**change) for change in manifest["cleaning"]],
     )
 

@@ -8,11 +8,12 @@ from typing import Any
 from finetune_api.method import Lora, LoraBias, Method, MethodType
 from finetune_api.model_shape import Sizes
 from finetune_api.reasons import FailureReason
-from finetune_trainer.base_model import BaseModel, tensor_sizes
+from finetune_trainer.base_model import BaseModel
 from finetune_trainer.failure import TrainerFailure
+from finetune_trainer.model_files import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.storage import Storage, join
+from finetune_trainer.weights import read_header
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
 PEFT_BIAS = {LoraBias.NONE: "none", LoraBias.ALL: "all", LoraBias.LORA_ONLY: "lora_only"}
@@ -32,18 +33,18 @@ def require_fitting_adapter(storage: Storage, method: Method, base: BaseModel) -
     if uri is None:
         return
     files = storage.list_folder(uri)
-    if missing := [name for name in (CONFIG, WEIGHTS) if name not in files]:
+    if missing := [name for name in ADAPTER if name not in files]:
         hint = ", but a whole model: name it in model.uri" if "config.json" in files else ""
         raise TrainerFailure(
             FailureReason.MODEL_NOT_FOUND, f"method.lora.from: there is no {missing[0]} in {uri}{hint}."
         )
-    settings = settings_of(storage.read_bytes(join(uri, CONFIG)), uri)
+    settings = settings_of(storage.read_bytes(join(uri, ADAPTER_CONFIG)), uri)
     if method.type is MethodType.NONE:
         lora = Lora()  # its own settings hold
     else:
         require_settings(settings, lora, uri)
-    shapes = tensor_sizes(storage, join(uri, WEIGHTS), files[WEIGHTS])
-    require_layers(shapes, base.sizes, lora, uri)
+    tensors = read_header(storage, join(uri, ADAPTER_WEIGHTS), files[ADAPTER_WEIGHTS])
+    require_layers({name: tensor.shape for name, tensor in tensors.items()}, base.sizes, lora, uri)
 
 
 def settings_of(config: bytes, uri: str) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def settings_of(config: bytes, uri: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(config)
         kind = found["peft_type"]
     except (ValueError, KeyError, TypeError) as error:
-        raise _misfit(f"{join(uri, CONFIG)} holds no settings of an adapter") from error
+        raise _misfit(f"{join(uri, ADAPTER_CONFIG)} holds no settings of an adapter") from error
     if kind != "LORA":
         raise _misfit(f"the adapter in {uri} is of type {kind}, not LORA")
     return found
@@ -89,7 +90,7 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
     model's (shapes by its names), and they are those of `lora.targetModules`."""
     layers = {name.removeprefix(PREFIX).removesuffix(end) for name in adapter for end in ENDINGS if name.endswith(end)}
     if not layers:
-        raise _misfit(f"{join(uri, WEIGHTS)} holds no matrix of a LoRA adapter")
+        raise _misfit(f"{join(uri, ADAPTER_WEIGHTS)} holds no matrix of a LoRA adapter")
     for layer in sorted(layers):
         down, up = (adapter.get(f"{PREFIX}{layer}{end}", ()) for end in ENDINGS)
         shape = _shape_of(layer, base)

@@ -23,6 +23,7 @@ from finetune_trainer.resolve import LONGEST_BY_DEFAULT
 from finetune_trainer.row_store import PLACED, Rows, RowStore, StoreWriter
 from finetune_trainer.rows import read_rows
 from finetune_trainer.storage import Storage
+from finetune_trainer.token_ids import require_rows
 from finetune_trainer.tokenization import tokenize
 
 
@@ -42,7 +43,7 @@ def gather_regression(
     findings, unused = Findings(), list[str]()
     rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "evaluation.regression", findings, unused))
     with StoreWriter(folder / REGRESSION) as writer:
-        for row, example in tokenize(rows, format, model.tokenizer, findings):
+        for row, example in require_rows(tokenize(rows, format, model.tokenizer, findings), model):
             writer.append(example, prompt_key(row))
     findings.raise_if_invalid()
     print(*(f"Nothing is read from {column}." for column in unused), sep="\n", end="\n" * bool(unused), flush=True)

@@ -30,12 +30,13 @@ from finetune_trainer.mixing import Mixture
 from finetune_trainer.model import (
     choose_device,
     greedy_generation,
-    is_model_file,
     load_model,
     load_tokenizer,
     mixed_precision,
 )
 from finetune_trainer.model_card import base_license
+from finetune_trainer.model_files import ADAPTER as ADAPTER_FILES
+from finetune_trainer.model_files import copy_files
 from finetune_trainer.ownership import published
 from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
 from finetune_trainer.publish import (
@@ -55,7 +56,7 @@ from finetune_trainer.serving import serving_of
 from finetune_trainer.status_writer import StatusWriter
 from finetune_trainer.storage import Storage
 from finetune_trainer.termination import stop_deferred, stop_requested
-from finetune_trainer.trainable import as_published, is_adapter_file, make_trainable
+from finetune_trainer.trainable import as_published, make_trainable
 from finetune_trainer.training_loop import Step, training_steps
 from finetune_trainer.training_progress import TrainingProgress, duration
 from finetune_trainer.validation import Validation
@@ -92,7 +93,7 @@ def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int)
         progress = TrainingProgress(writer, attempt, device_name, resolved.total_steps, epoch)
 
         tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
-        storage.download_folder(spec.model.uri, scratch / "model", is_model_file)
+        copy_files(storage, spec.model.uri, prepared.model_files, scratch / "model")
         tokenizer = load_tokenizer(scratch / "model")
         model, assessor, baselines = measure_base(bundle, prepared, tokenizer, accelerator, scratch / "model", writer)
 
@@ -197,7 +198,7 @@ def fetch_adapter(storage: Storage, uri: str | None, folder: Path) -> Path | Non
     """The folder with a copy of the adapter to continue from, where there is one to."""
     if uri is None:
         return None
-    storage.download_folder(uri, folder, is_adapter_file)
+    storage.download_folder(uri, folder, lambda path: path in ADAPTER_FILES)
     return folder
 
 

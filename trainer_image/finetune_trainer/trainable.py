@@ -14,12 +14,8 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.base_model import MAMBAS, NO_ADAPTER
 from finetune_trainer.document_dropout import drop_by_document
 from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.previous_adapter import PEFT_BIAS, WEIGHTS
-
-
-def is_adapter_file(path: str) -> bool:
-    """Whether a file of an adapter's folder is downloaded to continue from it: no code, no pickles."""
-    return path in ("adapter_config.json", WEIGHTS)
+from finetune_trainer.model_files import ADAPTER_WEIGHTS
+from finetune_trainer.previous_adapter import PEFT_BIAS
 
 
 def make_trainable(
@@ -66,7 +62,7 @@ def continue_lora(model: PreTrainedModel, lora: Lora, seed: int, folder: Path) -
         lambda: PeftModel.from_pretrained(model, folder, config=config, is_trainable=True), "from", seed
     )
     # PEFT has rounded the biases and the modules trained whole to the bf16 of the base model: they are read once more.
-    set_peft_model_state_dict(tuned, load_file(folder / WEIGHTS))
+    set_peft_model_state_dict(tuned, load_file(folder / ADAPTER_WEIGHTS))
     return tuned
 
 

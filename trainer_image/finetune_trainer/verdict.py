@@ -1,12 +1,14 @@
 """Whether tuning was worth it, in a sentence or a few: the gain, over what, how sure, at what cost, and whether
 prompting would have done."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api.evaluation import Baseline, MetricName
 from finetune_trainer.comparison import Comparison
 from finetune_trainer.estimates import LEAST_CLUSTERS, Change
 from finetune_trainer.evidence import Outcome
+from finetune_trainer.measured import Answer
 from finetune_trainer.metric_rows import QUANTIZED
 from finetune_trainer.metrics import LIKELIHOODS
 from finetune_trainer.training_progress import duration
@@ -71,6 +73,23 @@ def verdict(found: Comparison, cost: Cost | None, base: str = "the base model") 
     if found.outcome is Outcome.UNRELATED:
         return f"{_unrelated(found)} {finding(found, baseline)}{paid}.{_left_out(found)}"
     return f"{finding(found, baseline)}{paid}: {conclusion(found, subject, baseline)}.{_left_out(found)}"
+
+
+def unended(answers: Sequence[Answer], longest: int, untrained: bool) -> str:
+    """A sentence, with a space before it, where every one of the tuned model's answers was cut at `longest` tokens; ""
+    elsewhere. `untrained`: whether preflight found that the base model never learned to end an answer."""
+    if not answers or not all(answer.truncated for answer in answers):
+        return ""
+    every = f" No answer of the tuned model came to an end: all {len(answers):,} were cut at {longest:,} tokens"
+    if untrained:
+        return (
+            f"{every}, because the base model was never trained to end an answer; set method.lora.modulesToSave as "
+            "status.preflight.advice says, or choose another base model."
+        )
+    return (
+        f"{every}; raise evaluation.generation.maxNewTokens if answers are meant to be longer, or else train longer, "
+        "or choose another base model."
+    )
 
 
 def finding(found: Comparison, baseline: str) -> str:

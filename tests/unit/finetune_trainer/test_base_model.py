@@ -195,7 +195,7 @@ def test_code_that_comes_with_a_model_is_never_run(make_bundle: MakeBundle, mode
     ("breakage", "reason", "said"),
     [
         ("config.json", FailureReason.MODEL_NOT_FOUND, "There is no config.json in"),
-        ("model.safetensors", FailureReason.MODEL_UNSUPPORTED, "There are no weights as .safetensors in"),
+        ("model.safetensors", FailureReason.MODEL_UNSUPPORTED, "There are no weights as model.safetensors in"),
         ("tokenizer.json", FailureReason.MODEL_UNSUPPORTED, "The tokenizer in"),
     ],
 )

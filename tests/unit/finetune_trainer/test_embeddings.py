@@ -183,7 +183,7 @@ def test_more_rows_than_can_be_compared_are_refused_when_they_are_read(
 def test_a_folder_without_a_model_is_named(make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle: Bundle = make_bundle()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainerFailure, match=r"embeddingModel: there is no config\.json") as caught:
+    with pytest.raises(TrainerFailure, match=r"embeddingModel: There is no config\.json") as caught:
         SentenceModel(open_storage(bundle), str(tmp_path / "empty"), tmp_path / "model")
     assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
 
@@ -191,6 +191,6 @@ def test_a_folder_without_a_model_is_named(make_bundle: MakeBundle, tmp_path: Pa
 def test_a_folder_that_is_no_model_is_named(make_bundle: MakeBundle, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
-    with pytest.raises(TrainerFailure, match="cannot be loaded as a sentence model") as caught:
+    with pytest.raises(TrainerFailure, match="no weights as model") as caught:
         SentenceModel(open_storage(make_bundle()), str(tmp_path / "broken"), tmp_path / "model")
     assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED

@@ -16,7 +16,6 @@ from finetune_trainer.loss import token_losses
 from finetune_trainer.model import (
     choose_device,
     greedy_generation,
-    is_model_file,
     load_model,
     mixed_precision,
     switch_dropout_off,
@@ -122,24 +121,6 @@ def test_weights_as_pickles_are_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(TrainerFailure) as caught:
         load_model(tmp_path, MethodType.LORA, CPU)
     assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
-
-
-@pytest.mark.parametrize(
-    ("path", "wanted"),
-    [
-        ("config.json", True),
-        ("model-00001-of-00002.safetensors", True),
-        ("model.safetensors.index.json", True),
-        ("tokenizer.model", True),
-        ("chat_template.jinja", True),
-        ("consolidated.safetensors", False),
-        ("original/model.safetensors", False),
-        ("pytorch_model.bin", False),
-        ("modeling_custom.py", False),
-    ],
-)
-def test_of_a_models_folder_only_settings_tokenizer_and_weights_are_downloaded(path: str, wanted: bool) -> None:
-    assert is_model_file(path) is wanted
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

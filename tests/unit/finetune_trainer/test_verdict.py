@@ -11,7 +11,7 @@ from finetune_trainer.answer_kind import AnswerKind, Answers
 from finetune_trainer.comparison import Comparison, compare
 from finetune_trainer.evidence import Outcome
 from finetune_trainer.measured import Answer, FewShot, Measured
-from finetune_trainer.verdict import METRIC_TITLES, Cost, percent, verdict
+from finetune_trainer.verdict import METRIC_TITLES, Cost, percent, unended, verdict
 from tests.unit.finetune_trainer.tiny import example, examples, measured
 
 METRICS = (MetricName.EXACT_MATCH, MetricName.LOSS, MetricName.PERPLEXITY)
@@ -198,3 +198,11 @@ def test_a_share_is_never_rounded_to_all_or_nothing(part: int, whole: int) -> No
     assert (text == "0%") == (share == 0)
     assert (text == "100%") == (share == 1)
     assert float(text[:-1]) == pytest.approx(100 * share, abs=0.1)
+
+
+def test_answers_that_never_end_are_told_with_what_to_change() -> None:
+    cut, whole = Answer("and on", truncated=True, matches=False), Answer("done", truncated=False, matches=True)
+    assert unended([], 96, untrained=True) == unended([cut, whole], 96, untrained=True) == ""
+    said = unended([cut] * 50, 96, untrained=False)
+    assert said.startswith(" No answer of the tuned model came to an end: all 50 were cut at 96 tokens; raise")
+    assert "never trained to end an answer; set method.lora.modulesToSave" in unended([cut] * 50, 96, untrained=True)
