@@ -9,7 +9,7 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_trainer.advice import Facts, UntrainedEnd
+from finetune_trainer.advice import Facts
 from finetune_trainer.deduplicate import question, said
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings, place_of
@@ -33,7 +33,7 @@ def facts_of(
     resolved: Resolved,
     findings: Findings,
     context: int | None,
-    untrained_end: UntrainedEnd | None,
+    untrained_end: str | None,
 ) -> Facts:
     """The job in numbers. `context`: the model's, in tokens. `untrained_end`: as Facts has it."""
     train, test = sides["train"], sides["test"]
