@@ -40,16 +40,6 @@ END_UNTRAINED = "EndOfTurnUntrained"
 """The reason that the evaluation looks for where no answer ends."""
 
 
-@dataclass(frozen=True)
-class UntrainedEnd:
-    """That a model was never trained to end an answer."""
-
-    shown: str
-    """What of its output head shows that, as a clause."""
-    modules: tuple[str, ...]
-    """The embedding and the output head, as method.lora.modulesToSave names them."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """The numbers advice is drawn from."""
@@ -98,8 +88,8 @@ class Facts:
     """Fields of the patterns that matched no row."""
     unused_columns: tuple[str, ...] = ()
     """Columns that nothing is read from, each with its place in the spec."""
-    untrained_end: UntrainedEnd | None = None
-    """Where the model was never trained to end an answer, and the job does not train its output head."""
+    untrained_end: str | None = None
+    """What to say of a model that was never trained to end an answer, where the job does not train its output head."""
 
 
 def advise(facts: Facts) -> list[Advice]:
@@ -121,14 +111,7 @@ def _leaks(facts: Facts) -> str | None:
 
 
 def _untrained_end(facts: Facts) -> str | None:
-    if not facts.untrained_end:
-        return None
-    modules = ", ".join(facts.untrained_end.modules)
-    return (
-        f"The model was never trained to end an answer: {facts.untrained_end.shown}. Adapters on other layers do not "
-        f"change that, so answers will run on to the longest length. Set method.lora.modulesToSave to [{modules}], or "
-        "choose another base model, such as the instruct variant."
-    )
+    return facts.untrained_end
 
 
 def _marks(facts: Facts) -> str | None:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetune_api.method import Lora
-from finetune_api.model_shape import ModelShape, Sizes, model_shape
+from finetune_api.model_shape import HEADS, ModelShape, Sizes, model_shape
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.model_files import (
@@ -21,7 +23,7 @@ from finetune_trainer.model_files import (
     weight_map,
 )
 from finetune_trainer.storage import Storage, join
-from finetune_trainer.weights import Tensor, Tensors, read_header
+from finetune_trainer.weights import Tensor, Tensors, read_header, read_rows, spread
 from finetune_trainer.weights_fit import Vocabulary, is_tied, misfit, vocabulary_of
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -52,6 +54,8 @@ UNFIT = (
     "whisper",
 )
 """Values of model_type whose causal model is only the decoder of something else."""
+COMPARED = 16
+"""Rows of embedding and output head that are compared where the two should be one."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
     sizes = {name: tensor.shape for name, tensor in tensors.items()}
     shape = _shape(config, sizes, uri)
     vocabulary = vocabulary_of(tensors, is_tied(_require_fit(scratch, tensors, uri)))
+    if vocabulary and vocabulary.tied:
+        _require_one_head(storage, tensors, vocabulary, uri)
     tokenizer = _tokenizer(scratch, uri)
     own = [path for path in (scratch / "tokenizer.json", scratch / "tokenizer.model") if path.exists()]
     return BaseModel(
@@ -233,6 +239,23 @@ def _require_fit(folder: Path, tensors: Tensors, uri: str) -> Any:
             "the weights of the same unquantized model.",
         )
     return config
+
+
+def _require_one_head(storage: Storage, tensors: Tensors, found: Vocabulary, uri: str) -> None:
+    """Raises TrainerFailure ModelUnsupported where there is an output head of other weights than the embedding, though
+    config.json says that they are one: Transformers would use both, and a server one."""
+    for name in HEADS:
+        head = tensors.get(name, found.embedding)
+        rows = spread(found.rows, COMPARED)
+        if head.shape != found.embedding.shape or (
+            head != found.embedding
+            and not np.array_equal(read_rows(storage, head, rows), read_rows(storage, found.embedding, rows))
+        ):
+            raise TrainerFailure(
+                FailureReason.MODEL_UNSUPPORTED,
+                f"{join(uri, CONFIG)} has tie_word_embeddings true, and {name} differs from {found.embedding_name}: "
+                "set it to false if the model has an output head of its own, or else upload the weights without one.",
+            )
 
 
 def _tokenizer(folder: Path, uri: str) -> Any:

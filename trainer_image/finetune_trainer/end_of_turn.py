@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from finetune_api.method import Method, MethodType
-from finetune_trainer.advice import UntrainedEnd
 from finetune_trainer.base_model import BaseModel
 from finetune_trainer.row_store import Example
 from finetune_trainer.storage import Storage
-from finetune_trainer.weights import FLOATS, read_rows
+from finetune_trainer.weights import FLOATS, read_rows, spread
 from finetune_trainer.weights_fit import Vocabulary
 
 COMPARED = 128
@@ -35,16 +34,20 @@ SPARE = re.compile(r"[<\[].*(unused|reserved|extra|control|placeholder|dummy|spe
 
 def untrained_end(
     storage: Storage, model: BaseModel, method: Method, rows: Sequence[Example], ends: Collection[int]
-) -> UntrainedEnd | None:
-    """That the output head was never trained to write the tokens of `ends` that `rows` end with; None where nothing
-    shows it, or where the job trains the head. Reads a few hundred rows of the head."""
+) -> str | None:
+    """What to say where the output head was never trained to write a token of `ends` that `rows` end with; None where
+    nothing shows that, or where the job trains the head. Reads a few hundred rows of the head."""
     found = model.vocabulary
     if found is None or found.head.dtype not in FLOATS or trains_head(method, found):
         return None
-    for end in sorted({int(row.input_ids[-1]) for row in rows[:LOOKED_AT]} & {*ends}):
+    for end in sorted({int(row.input_ids[-1]) for row in rows[:LOOKED_AT]} & {*ends} & {*range(found.head.shape[0])}):
         if shown := _shown(storage, model.tokenizer, found, end):
-            clause = f"the row of its output head for {_name(model.tokenizer, end)}, which ends an answer, {shown}"
-            return UntrainedEnd(clause, tuple(found.modules))
+            return (
+                "The model was never trained to end an answer: the row of its output head for "
+                f"{_name(model.tokenizer, end)}, which ends an answer, {shown}. Adapters on other layers do not change "
+                "that, so answers will run on to the longest length. Set method.lora.modulesToSave to "
+                f"[{', '.join(found.modules)}], or choose another base model, such as the instruct variant."
+            )
     return None
 
 
@@ -62,7 +65,7 @@ def _shown(storage: Storage, tokenizer: Any, found: Vocabulary, end: int) -> str
 
 def _ordinary(tokenizer: Any, found: Vocabulary) -> list[int]:
     """Tokens spread over the vocabulary."""
-    return [row * min(len(tokenizer), found.rows) // ORDINARY for row in range(ORDINARY)]
+    return spread(min(len(tokenizer), found.head.shape[0]), ORDINARY)
 
 
 def trains_head(method: Method, found: Vocabulary) -> bool:
@@ -80,8 +83,8 @@ def _alike(tokenizer: Any, found: Vocabulary, end: int) -> list[int]:
     last = max(vocabulary.values())
     beyond = set(range(last + 1, last + 1 + BEYOND))
     others = {*tokenizer.get_added_vocab().values(), *spare, *beyond} - {end}
-    known = [id for id in others if id < found.rows]
-    return sorted(sorted(known, key=lambda id: abs(id - end))[:COMPARED])
+    read = [id for id in others if id < found.head.shape[0]]
+    return sorted(sorted(read, key=lambda id: abs(id - end))[:COMPARED])
 
 
 def _name(tokenizer: Any, id: int) -> str:

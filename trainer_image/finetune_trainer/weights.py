@@ -77,6 +77,11 @@ def read_rows(storage: Storage, matrix: Tensor, rows: Sequence[int]) -> NDArray[
     return np.stack([found[row] for row in rows])
 
 
+def spread(rows: int, count: int) -> list[int]:
+    """At most `count` of so many rows, evenly spread."""
+    return sorted({row * rows // count for row in range(count)})
+
+
 def _stretches(rows: Sequence[int]) -> list[tuple[int, int]]:
     """First and last row of each read that together cover `rows`, which are sorted."""
     ends = [position for position, (row, after) in enumerate(pairwise(rows)) if after - row > APART]

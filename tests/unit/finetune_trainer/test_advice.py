@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.advice import CONCERNS, Facts, UntrainedEnd, advise
+from finetune_trainer.advice import CONCERNS, Facts, advise
 
 GOOD = Facts(
     train_rows=1000,
@@ -30,13 +30,7 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {"leaked_rows": 0},
         "3 of 100 test rows (3%) also occur in dataset.train with their answer, at least nearly (a line 1 in b line 7",
     ),
-    (
-        "EndOfTurnUntrained",
-        {"untrained_end": UntrainedEnd("its row equals that of <|start|> (id 2)", ("embed_tokens", "lm_head"))},
-        {"untrained_end": None},
-        "equals that of <|start|> (id 2). Adapters on other layers do not change that, so answers will run on to the "
-        "longest length. Set method.lora.modulesToSave to [embed_tokens, lm_head], or choose another base model",
-    ),
+    ("EndOfTurnUntrained", {"untrained_end": "No end: choose another."}, {"untrained_end": None}, "No end: choose"),
     (
         "PromptFormatInRows",
         {"marks": {"[INST]": 7, "### Response": 4}},

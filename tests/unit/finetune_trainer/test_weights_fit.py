@@ -65,6 +65,10 @@ def store(name: str, dtype: torch.dtype) -> Change:
         ),
         (lambda config, _: config.update(num_hidden_layers=1), "has 1 layers, and there are weights of 2"),
         (drop("layers.0."), "there are no weights of layer 0"),
+        (
+            lambda config, _: config.update(tie_word_embeddings=True),
+            "tie_word_embeddings true, and lm_head.weight differs from model.embed_tokens.weight: set it to false",
+        ),
         (drop("lm_head"), "there is no output head (lm_head.weight)"),
         (store("model.layers.0.mlp.up_proj.weight", torch.float8_e4m3fn), "is stored as F8_E4M3, so the weights are q"),
         (store("model.layers.0.mlp.up_proj.weight", torch.uint8), "is stored as U8, so the weights are quantized"),
@@ -94,3 +98,13 @@ def test_weights_of_any_float_type_fit(make_bundle: MakeBundle, tmp_path: Path, 
     assert found.vocabulary
     assert found.vocabulary.tied
     assert found.rows == 320
+
+
+def test_a_copy_of_the_embedding_may_stand_as_the_head_of_a_tied_model(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", tie_word_embeddings=True)
+    save_tokenizer(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, path, {"format": "pt"})
+    assert inspect_model(open_storage(make_bundle()), str(path.parent), tmp_path / "scratch").vocabulary
