@@ -5,14 +5,9 @@ Preflight (CPU only, never imports torch), `preflight`:
     `weights_fit` whether they fit config.json, `previous_adapter` -> `gather`: `data_files` and their `records`
     (`json_rows`, `tables`) -> `rows`, by their `row_columns` and `row_format` -> `clean`, with `masking` ->
     `deduplicate`, with `near_duplicates` or `embeddings`, and `clusters` -> `suspicions` -> `render` and `tokenization`
-<<<<<<< HEAD
     -> `token_ids` -> `row_store`, on disk, and `row_notes` -> `split` -> `resolve` -> `end_of_turn` -> `facts`,
     with `leaked_rows`, and `advice` ->
     `prepared`, which leaves the token ids for the attempts.
-=======
-    -> `token_ids` -> `row_store`, on disk, and `row_notes` -> `split` -> `resolve` -> `end_of_turn` -> `facts`, with
-    `leaks`, and `advice` -> `prepared`, which leaves the token ids for the attempts.
->>>>>>> wt/folder
 
 Train (on the GPU), `train`:
     `prepared` -> `model`, its `attention`, and by `isolation` which rows it takes at once -> `assessment` of the base,

@@ -9,12 +9,7 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-<<<<<<< HEAD
-from finetune_trainer.advice import Facts, UntrainedEnd
-=======
 from finetune_trainer.advice import Facts
-from finetune_trainer.deduplicate import question, said
->>>>>>> wt/folder
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings, place_of
 from finetune_trainer.gather import Gathered
