@@ -1,6 +1,6 @@
 """The CRDs generated from the models follow the API server's rules for structural schemas, with bounds everywhere.
 
-That a real API server takes them is proved in tests/integration/test_contract.py.
+That a real API server takes them is proved in tests/integration/finetune_operator/test_contract.py.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """The pod's part of the status, against a stand-in for an API server that is away, slow or refuses at will.
 
-What a real API server makes of the applies is in tests/integration/test_status_writer.py.
+What a real API server makes of the applies is in tests/integration/finetune_trainer/test_status_writer.py.
 """
 
 import json

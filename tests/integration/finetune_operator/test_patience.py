@@ -7,8 +7,8 @@ import pytest
 
 from finetune_api.reasons import FailureReason
 from finetune_operator import admission, starting
+from tests.integration.finetune_operator.manifests import FAILED, outcome
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job
-from tests.integration.manifests import FAILED, outcome
 from tests.integration.waiting import wait_for
 
 

@@ -15,10 +15,10 @@ import pytest
 from finetune_api import names
 from finetune_operator import supervise
 from tests.integration.faults import STALLS, Fault
+from tests.integration.finetune_operator.kubelet import Kubelet
+from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import PREFLIGHT, Job, manifest
 from tests.integration.kube import BATCH_JOBS, PODS, Kube
-from tests.integration.kubelet import Kubelet
-from tests.integration.operator_process import OperatorProcess
 from tests.integration.tap import Tap
 from tests.integration.waiting import wait_for
 

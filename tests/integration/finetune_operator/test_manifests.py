@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from finetune_api import names
+from tests.integration.finetune_operator.manifests import BAD, FAILED, GOOD, REFUSED, outcome
 from tests.integration.kube import JOBS, PROFILES, Kube, Object, RefusedError
-from tests.integration.manifests import BAD, FAILED, GOOD, REFUSED, outcome
 
 pytestmark = pytest.mark.usefixtures("doomed")
 

@@ -9,10 +9,10 @@ from finetune_api import names
 from finetune_api.reasons import FailureReason
 from finetune_operator import runs, starting
 from tests.integration.conftest import PROFILE, make_namespace
+from tests.integration.finetune_operator.kubelet import Kubelet, PlayedPod
+from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import BATCH_JOBS, PROFILES, Kube, Object
-from tests.integration.kubelet import Kubelet, PlayedPod
-from tests.integration.operator_process import OperatorProcess
 from tests.integration.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("operator")

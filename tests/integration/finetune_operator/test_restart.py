@@ -11,10 +11,10 @@ from typing import Literal
 import pytest
 
 from finetune_api import names
+from tests.integration.finetune_operator.kubelet import Kubelet
+from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import Kube
-from tests.integration.kubelet import Kubelet
-from tests.integration.operator_process import OperatorProcess
 from tests.integration.tap import Call, Tap
 from tests.integration.waiting import wait_for
 

@@ -8,9 +8,9 @@ import pytest
 from devcluster import Cluster
 from finetune_api.reasons import FAILURES, FailureReason
 from tests.integration.conftest import PROFILE, make_namespace
+from tests.integration.finetune_operator.kubelet import NODE, Kubelet, PlayedPod
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import BATCH_JOBS, PROFILES, Kube
-from tests.integration.kubelet import NODE, Kubelet, PlayedPod
 from tests.integration.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("operator")

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.integration.conftest import make_namespace
+from tests.integration.finetune_operator.kubelet import Kubelet
+from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import Kube
-from tests.integration.kubelet import Kubelet
-from tests.integration.operator_process import OperatorProcess
 from tests.integration.tap import Tap
 from tests.integration.waiting import wait_for
 

@@ -8,10 +8,10 @@ from devcluster import Cluster
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from tests.integration.conftest import PROFILE, make_namespace
+from tests.integration.finetune_operator.kubelet import NODE, Kubelet
+from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, GPU, PREFLIGHT, Job, kstatus, manifest, nudge
 from tests.integration.kube import BATCH_JOBS, PROFILES, Kube, Object, RefusedError
-from tests.integration.kubelet import NODE, Kubelet
-from tests.integration.operator_process import OperatorProcess
 from tests.integration.tap import Tap
 from tests.integration.waiting import wait_for
 from tests.integration.words import VERDICT

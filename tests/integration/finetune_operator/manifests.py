@@ -8,7 +8,7 @@ A bad one says in its first line what becomes of it, and what the message has to
 
 from pathlib import Path
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 _FOLDER = _ROOT / "tests" / "manifests"
 BAD = {path.stem: path.read_text() for path in sorted((_FOLDER / "bad").glob("*.yaml"))}
 REFUSED = {name: text for name, text in BAD.items() if text.startswith("# refused: ")}

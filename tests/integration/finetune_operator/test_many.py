@@ -2,10 +2,10 @@
 
 from collections import Counter
 
+from tests.integration.finetune_operator.kubelet import Kubelet
+from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest, nudge
 from tests.integration.kube import JOBS, Kube
-from tests.integration.kubelet import Kubelet
-from tests.integration.operator_process import OperatorProcess
 from tests.integration.tap import Tap
 from tests.integration.waiting import wait_for
 
