@@ -18,6 +18,7 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import children
+from finetune_operator.world import Object
 from finetune_trainer.prepared import Prepared
 from finetune_trainer.storage import open_storage
 from tests.unit.finetune_operator.worlds import fresh
@@ -27,11 +28,13 @@ DATA = "/data"
 """Where a pod finds what a job would have in S3."""
 LOG = "/dev/termination-log"
 DEVICES = ("null", "zero", "full", "random", "urandom")
-PROFILE = {
-    "trainer": {"image": images.TRAINER_IMAGE, "allowCPU": True},
-    "gpuTypes": [{"name": "any"}],
-    "storages": [{"buckets": ["*"]}],
-}
+PROFILE = FineTuneProfileSpec.model_validate(
+    {
+        "trainer": {"image": images.TRAINER_IMAGE, "allowCPU": True},
+        "gpuTypes": [{"name": "any"}],
+        "storages": [{"buckets": ["*"]}],
+    }
+)
 SECONDS = 300
 
 
@@ -64,32 +67,26 @@ class Pods:
         self._folder = folder
         self.data.mkdir()
 
-    def preflight(self, spec: dict[str, Any], **profile: Any) -> Ended:
-        """`spec`: the job's, with paths below DATA for URIs; `profile`: parts of the profile in place of the usual."""
-        return self._run("preflight", spec, profile)
+    def preflight(self, spec: dict[str, Any]) -> Ended:
+        """Checks the job of this spec, whose URIs are paths below DATA."""
+        wish = FineTuneJobSpec.model_validate(spec)
+        return self._run(children.preflight_job(fresh(spec=wish), wish, PROFILE), wish)
 
-    def train(self, spec: dict[str, Any], **profile: Any) -> Ended:
+    def train(self, spec: dict[str, Any]) -> Ended:
         """The first attempt at a job whose preflight has succeeded."""
-        return self._run("train", spec, profile)
+        wish = FineTuneJobSpec.model_validate(spec)
+        return self._run(children.attempt_job(fresh(spec=wish), wish, PROFILE, attempt=1), wish)
 
     def prepared(self, spec: dict[str, Any]) -> Prepared:
         """What the preflight left for the attempts."""
         bundle = Bundle.model_validate_json(json.dumps({"spec": spec}).replace(f'"{DATA}/', f'"{self.data}/'))
         return read(bundle, open_storage(bundle))
 
-    def _run(self, step: str, spec: dict[str, Any], changes: dict[str, Any]) -> Ended:
-        wish, profile = FineTuneJobSpec.model_validate(spec), FineTuneProfileSpec.model_validate(PROFILE | changes)
-        world = fresh(spec=wish, profile=profile)
-        bundle = json.loads(children.bundle_config_map(world, wish, profile)["data"][names.BUNDLE_KEY])
+    def _run(self, job: Object, spec: FineTuneJobSpec) -> Ended:
+        bundle = json.loads(children.bundle_config_map(fresh(), spec, PROFILE)["data"][names.BUNDLE_KEY])
         del bundle["job"]  # so that the status goes to the log: there is no API server
-        job = (
-            children.preflight_job(world, wish, profile)
-            if step == "preflight"
-            else children.attempt_job(world, wish, profile, attempt=1)
-        )
         pod = job["spec"]["template"]["spec"]
-        script = self._script(pod, json.dumps(bundle))
-        user = pod["securityContext"]["runAsUser"]
+        script, user = self._script(pod, json.dumps(bundle)), pod["securityContext"]["runAsUser"]
         for path in (self._folder / "termination-log", self.data, *self.data.rglob("*")):
             os.chown(path, user, user)
         done = subprocess.run(
@@ -105,7 +102,7 @@ class Pods:
         assert said, done.stdout
         return Ended(done.returncode, TerminationMessage.model_validate_json(said), done.stdout)
 
-    def _script(self, pod: dict[str, Any], bundle: str) -> str:
+    def _script(self, pod: Object, bundle: str) -> str:
         """Mounts the container's file system, in a namespace of its own that ends with the process, and becomes it."""
         (container,), user = pod["containers"], pod["securityContext"]["runAsUser"]
         root = self._folder / "root"
