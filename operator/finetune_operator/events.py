@@ -9,6 +9,10 @@ from finetune_operator.world import Run
 REFUSAL_GRACE = timedelta(seconds=3)
 """How long a Job may be without a pod before its Events are read: a normal one costs no request."""
 
+_HARMLESS = {"FailedScheduling", "FailedToRetrieveImagePullSecret"}
+"""Warnings named like those that hold a pod up. The first is over once a pod has a node; the second is repeated also
+where the image needs no Secret."""
+
 
 def refusal(api: Api, namespace: str, job: Object, run: Run, now: datetime) -> str:
     """The Job controller's last word on why it could not make this Job's pod; "" where it said nothing."""
@@ -21,11 +25,18 @@ def refusal(api: Api, namespace: str, job: Object, run: Run, now: datetime) -> s
 
 
 def pod_event(api: Api, namespace: str, uid: str) -> PodEvent | None:
-    """The latest Event about this pod."""
-    last = latest(api.list("Event", namespace, fields=f"involvedObject.uid={uid}"))
+    """The latest Event about this pod: a step it has taken, or what holds it up."""
+    events = api.list("Event", namespace, fields=f"involvedObject.uid={uid}")
+    last = latest([event for event in events if event.get("type") != "Warning" or holds_up(event.get("reason", ""))])
     if last is None:
         return None
     return PodEvent(last.get("type") == "Warning", last.get("reason", ""), last.get("message", ""))
+
+
+def holds_up(reason: str) -> bool:
+    """Whether a warning of this reason says why a pod cannot start: FailedMount, FailedCreatePodSandBox and the like. A
+    kubelet repeats other warnings for every pod, such as MissingClusterDNS."""
+    return (reason.startswith("Failed") and reason not in _HARMLESS) or reason == "NetworkNotReady"
 
 
 def latest(events: list[Object], since: datetime | None = None) -> Object | None:

@@ -67,7 +67,7 @@ def waiting(pod: Pod, now: datetime) -> Assessment:
     if before := _running_before_the_trainer(pod):
         message = f"Pod {pod.name} waits for its container {before}, which was added to it and runs before the trainer."
         return Assessment(Standing.WAITING, message, requeue_after=LOOK_AGAIN_STUCK)
-    if pod.event is not None and pod.event.is_warning:
+    if pod.event is not None and pod.event.is_warning and not _has_network_and_volumes(pod):
         said = f"{pod.event.reason}: {pod.event.message}"
         found = _failing(pod, said, START_LIMIT, FailureReason.POD_START_FAILED, now)
         return replace(found, requeue_after=LOOK_AGAIN_STUCK) if found.standing is Standing.WAITING else found
@@ -105,6 +105,12 @@ def _running_before_the_trainer(pod: Pod) -> str:
     """Name of an init container that still runs, or of a native sidecar that is not ready."""
     running = [c for c in pod.companions if c.comes_first and c.is_running]
     return next((c.name for c in running if not (c.is_sidecar and c.is_ready)), "")
+
+
+def _has_network_and_volumes(pod: Pod) -> bool:
+    """Whether its sandbox and its volumes are there: only its images and containers are still to come."""
+    ready = pod.conditions.get("PodReadyToStartContainers")
+    return ready is not None and ready.status == "True"
 
 
 def _ended(said: str) -> str:

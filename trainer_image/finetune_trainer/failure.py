@@ -4,7 +4,7 @@ import errno
 import traceback
 from pathlib import Path
 
-from finetune_api.reasons import FailureReason
+from finetune_api.reasons import FailureReason, sentence
 
 _PACKAGE = Path(__file__).parent
 
@@ -17,6 +17,12 @@ class TrainerFailure(Exception):  # noqa: N818 - the API calls these failures
     def __init__(self, reason: FailureReason, message: str, step: int | None = None) -> None:
         super().__init__(message)
         self.reason, self.message, self.step = reason, message, step
+
+    @property
+    def for_the_status(self) -> str:
+        """What the pod's own condition says: the finding and its remedy. A pod that was told to stop gives no remedy,
+        because its Job may be suspended and go on, which only the operator knows."""
+        return self.message if self.reason is FailureReason.PREEMPTED else sentence(self.reason, self.message)
 
 
 class Superseded(Exception):  # noqa: N818 - it is no error

@@ -13,7 +13,7 @@ from finetune_api.dataset import Dataset, Overlength, Split
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Preflight, SourceRows, Splits
-from finetune_api.reasons import FailureReason, sentence
+from finetune_api.reasons import FailureReason
 from finetune_api.status import ConditionType
 from finetune_trainer.advice import advise
 from finetune_trainer.answer_kind import recognise
@@ -51,8 +51,7 @@ def preflight(bundle: Bundle, storage: Storage, status: StatusWriter) -> str:
             write_prepared(storage, bundle, prepared, scratch / "prepared")
     except BaseException as error:
         failure = failure_of(error)
-        text = sentence(failure.reason, failure.message)
-        status.condition(ConditionType.VALIDATED, False, failure.reason, text)
+        status.condition(ConditionType.VALIDATED, False, failure.reason, failure.for_the_status)
         try:
             status.result(preflight=_found(findings))
         except (ConnectionError, RuntimeError, Superseded) as unwritten:

@@ -14,7 +14,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.evaluation_status import Evaluation
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Resolved
-from finetune_api.reasons import FailureReason, sentence
+from finetune_api.reasons import FailureReason
 from finetune_api.run_time import cost as price_of
 from finetune_api.status import ConditionType, Training
 from finetune_api.training import Publish
@@ -295,7 +295,7 @@ def tell_failure(failure: TrainerFailure, writer: StatusWriter) -> None:
     if writer.intent.artifacts and failure.reason is FailureReason.PREEMPTED:
         return
     stage = EVALUATED if writer.intent.is_true(TRAINED) else TRAINED
-    writer.condition(stage, False, failure.reason, sentence(failure.reason, failure.message))
+    writer.condition(stage, False, failure.reason, failure.for_the_status)
     writer.progress()
 
 

@@ -110,11 +110,12 @@ def test_the_trainers_container_decides_and_no_pod_stays(
 def test_a_sandbox_that_cannot_be_made_is_told_in_the_kubelets_words(tenant: Tenant) -> None:
     job = tenant.create("boxed", tenant.put_rows("boxed.jsonl", sums(30)))
 
-    wait_for(
+    told = wait_for(
         "the kubelet's word",
-        lambda: "cannot start: FailedCreatePodSandBox: " in job.ready().get("message", ""),
+        lambda: str(job.ready().get("message")),
+        lambda said: "cannot start: FailedCreatePodSandBox: " in said,
         timeout=starting.STUCK_AFTER.total_seconds() + 60,
     )
 
-    assert 'no runtime for "nowhere" is configured' in job.ready()["message"]
+    assert 'no runtime for "nowhere" is configured' in told
     tenant.kube.delete(job.path)

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.events import latest
+from finetune_operator.events import holds_up, latest
 
 FIELDS = st.sampled_from(["lastTimestamp", "eventTime", "series", "creationTimestamp"])
 
@@ -39,3 +40,20 @@ def test_of_two_at_once_the_warning_counts() -> None:
 def test_what_was_said_before_the_job_was_resumed_is_over() -> None:
     assert latest([event(7, "lastTimestamp")], since=datetime.fromtimestamp(8, UTC)) is None
     assert latest([]) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "does"),
+    [
+        ("FailedCreatePodSandBox", True),
+        ("FailedMount", True),
+        ("FailedAttachVolume", True),
+        ("FailedPrepareDynamicResources", True),
+        ("NetworkNotReady", True),
+        ("MissingClusterDNS", False),
+        ("DNSConfigForming", False),
+        ("FailedToRetrieveImagePullSecret", False),
+    ],
+)
+def test_a_warning_that_the_kubelet_repeats_for_every_pod_holds_none_up(reason: str, does: bool) -> None:
+    assert holds_up(reason) is does

@@ -91,6 +91,13 @@ def test_what_the_kubelet_says_is_told_and_after_minutes_frees_the_gpu(event: Po
     assert early.requeue_after is not None  # an Event wakes nobody
 
 
+def test_a_volume_that_came_late_does_not_end_a_pod_that_pulls_its_image() -> None:
+    ready = {**PLACED, "PodReadyToStartContainers": PodCondition("True", "", "")}
+    late = pending(conditions=ready, event=PodEvent(True, "FailedMount", "timed out"))
+
+    assert waiting(late, NOW + START_LIMIT).standing is Standing.WAITING
+
+
 def test_an_image_that_takes_long_to_pull_is_told_of_and_waited_for() -> None:
     slow = pending(event=PodEvent(False, "Pulling", 'Pulling image "trainer:1"'))
 

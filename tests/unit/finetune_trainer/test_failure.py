@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from finetune_api.reasons import FailureReason
+from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer.failure import StopRequested, TrainerFailure, failure_of
 
 
@@ -46,3 +46,10 @@ def test_a_crash_is_named_with_its_place_in_the_trainer() -> None:
         hold_out([1, 2], None, 0)  # type: ignore[list-item]
     assert failure_of(caught.value).message.startswith("TypeError in ")
     assert "(split.py:" in failure_of(caught.value).message
+
+
+def test_the_status_carries_the_remedy_unless_the_pod_was_only_told_to_stop() -> None:
+    wrong = TrainerFailure(FailureReason.LOSS_DIVERGED, "Loss is NaN at step 7.")
+
+    assert wrong.for_the_status == f"Loss is NaN at step 7. {FAILURES[FailureReason.LOSS_DIVERGED].remedy}"
+    assert "Create the job again" not in failure_of(StopRequested()).for_the_status  # a suspended Job goes on
