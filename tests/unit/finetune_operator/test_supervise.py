@@ -98,7 +98,7 @@ FAILURES = {
     "exits": "sys.exit(0)",
     "returns": "return",
     "is cancelled": "asyncio.current_task().cancel(); await asyncio.sleep(3600)",
-    "fails and hangs": "ending(); await for_ever()",
+    "fails and hangs": "ending('a reason'); await for_ever()",
     "fails and leaves a task that hangs": "self.task = asyncio.create_task(for_ever()); await asyncio.sleep(0.1)",
     "fails while a thread hangs": "asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600); return",
     "blocks its loop": "time.sleep(3600)",
