@@ -45,10 +45,8 @@ class Watches:
             standalone=True,
             stop_flag=self._stopped,
         )
-        for task in self._tasks:
-            task.add_done_callback(
-                lambda task: ending(ended(task))
-            )  # kopf then ends all others, or hangs while it tries
+        for task in self._tasks:  # when one is done, kopf ends all others, or hangs while it tries
+            task.add_done_callback(lambda task: ending(ended(task)))
         await kopf.run_tasks(self._tasks, ignored=before)
 
     def stop(self) -> None:
