@@ -47,7 +47,10 @@ def start(story: str, end: str = END) -> subprocess.Popen[str]:
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "runs\n"
+    first = process.stdout.readline()
+    if first != "runs\n":
+        process.kill()
+        pytest.fail(first + process.communicate()[0])
     return process
 
 
