@@ -12,6 +12,7 @@ from finetune_operator.apply import RefusedError, apply
 from finetune_operator.observe import observe
 from finetune_operator.queue import Key, WorkQueue
 from finetune_operator.reconcile import reconcile, refused
+from finetune_operator.supervise import ended
 
 WORKERS = 4
 RESYNC = timedelta(minutes=5)
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 class Workers:
     """The workers and the resync. Every job is looked at when its key is added and every few minutes."""
 
-    name = "the workers"
+    name = "the worker pool"
 
     def __init__(self, api: Api) -> None:
         self._api, self._queue = api, WorkQueue()
@@ -37,12 +38,13 @@ class Workers:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._queue.add, key)
 
-    async def run(self, ending: Callable[[], None]) -> None:
+    async def run(self, ending: Callable[[str], None]) -> None:
         """Work until `stop`. An error outside a single key's work ends the process: a restart is the cure."""
         self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
         async with asyncio.TaskGroup() as tasks:
-            for work in (_resync, *[_work] * WORKERS):
-                tasks.create_task(work(self._api, self._queue)).add_done_callback(lambda _: ending())
+            for name, work in [("resync", _resync), *((f"worker {i}", _work) for i in range(WORKERS))]:
+                task = tasks.create_task(work(self._api, self._queue), name=name)
+                task.add_done_callback(lambda task: ending(ended(task)))
 
     def stop(self) -> None:
         if self._main is not None:

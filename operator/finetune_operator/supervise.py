@@ -43,9 +43,9 @@ class Part(Protocol):
 
     name: str
 
-    async def run(self, ending: Callable[[], None]) -> None:
-        """Work until `stop` is called. Calls `ending` as soon as it does not work any more, however long it takes to
-        return."""
+    async def run(self, ending: Callable[[str], None]) -> None:
+        """Work until `stop` is called. Calls `ending` with the reason as soon as the part does not work any more,
+        however long `run` then takes to return."""
 
     def stop(self) -> None:
         """Ask `run` to return."""
@@ -126,7 +126,7 @@ class _Runner:
         self._is_stopped = False
         self._unanswered, self._faulty = 0, 0  # checks in a row
         self._fault: str | None = None
-        self.waits_for: str | None = f"{part.name} is starting."
+        self.waits_for: str | None = f"{part.name}: not started yet"
 
     def _run(self) -> None:
         try:
@@ -136,7 +136,7 @@ class _Runner:
         except BaseException:  # also SystemExit, which would end this thread in silence
             logger.critical("%s failed.", self.name, exc_info=True)
         finally:
-            self._ending()
+            self._ending("its thread has ended")
 
     def stop(self) -> None:
         """Ask the part to end, or not to begin."""
@@ -164,7 +164,7 @@ class _Runner:
     def log_tasks(self) -> None:
         """Write the stacks of its tasks to standard error."""
         for task in asyncio.all_tasks(self._loop) if self._loop else ():
-            print(f"\n{task!r}", *traceback.format_list(_stack_of(task)), sep="\n", file=sys.stderr)
+            print(f"\n{task!r}\n{''.join(traceback.format_list(_stack_of(task)))}", file=sys.stderr)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -173,10 +173,10 @@ class _Runner:
                 return
             await self._part.run(self._ending)
         finally:
-            self._ending()  # before asyncio.run waits for what is left
+            self._ending("it has ended")  # before asyncio.run waits for what is left
 
-    def _ending(self) -> None:
-        self._report(f"{self.name} does not work any more")
+    def _ending(self, reason: str) -> None:
+        self._report(f"{self.name} does not work any more: {reason}")
 
     def _answer(self) -> None:
         self._fault, self.waits_for = self._part.fault(), self._part.waits_for()
@@ -187,6 +187,12 @@ class _Runner:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the end of the part has been reported
                 self._loop.call_soon_threadsafe(function)
+
+
+def ended(task: asyncio.Task[Any]) -> str:
+    """The reason to give when a task that a part needs is done."""
+    error = None if task.cancelled() else task.exception()
+    return f"its task {task.get_name()!r} has ended" + (f" with {error!r}" if error else "")
 
 
 def _end_unless_called_within(seconds: float) -> None:

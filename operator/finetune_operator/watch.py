@@ -15,6 +15,7 @@ from finetune_api import names
 from finetune_operator import loop
 from finetune_operator.api import TIMEOUT_SECONDS
 from finetune_operator.queue import Key
+from finetune_operator.supervise import ended
 
 WATCHED = (f"{names.JOBS}.{names.VERSION}.{names.GROUP}", "jobs.v1.batch", "pods.v1")
 """The resources, as kopf names them in the task of each watch."""
@@ -34,7 +35,7 @@ class Watches:
         self._tasks: Collection[asyncio.Task[Any]] = ()
         self._seen: set[str] = set()
 
-    async def run(self, ending: Callable[[], None]) -> None:
+    async def run(self, ending: Callable[[str], None]) -> None:
         """Watch until `stop`. kopf takes every task that is created in this event loop from now on for its own."""
         before = asyncio.all_tasks()
         self._tasks = await kopf.spawn_tasks(
@@ -44,8 +45,8 @@ class Watches:
             standalone=True,
             stop_flag=self._stopped,
         )
-        for task in self._tasks:
-            task.add_done_callback(lambda _: ending())  # kopf then ends all others, or hangs while it tries
+        for task in self._tasks:  # when one is done, kopf ends all others, or hangs while it tries
+            task.add_done_callback(lambda task: ending(ended(task)))
         await kopf.run_tasks(self._tasks, ignored=before)
 
     def stop(self) -> None:

@@ -7,8 +7,10 @@ and again while both cores are busy.
 import itertools
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator
+from threading import Event
 
 import pytest
 
@@ -142,7 +144,38 @@ def test_a_signal_ends_the_operator_while_a_watch_is_broken(
     path = WATCHES[watch]
     tap.break_watches({path: Fault.FAILED})
     wait_for("the watch to fail", lambda: tap.broken[path])
-    assert operator.stop() in (0, 128 + 15)
+    assert operator.stop() in (0, 128 + signal.SIGTERM)
+
+
+def test_a_signal_ends_the_operator_while_nobody_listens(waiting: Job, operator: OperatorProcess, tap: Tap) -> None:
+    tap.refuse_connections()
+    assert operator.stop() in (0, 128 + signal.SIGTERM)
+
+
+def test_a_signal_ends_the_operator_while_it_starts(operator: OperatorProcess, tap: Tap) -> None:
+    operator.stop()
+    tap.refuse_connections()
+    operator.start()
+    wait_for("the process to run", lambda: operator.probe("/healthz"), lambda answer: answer == (200, "ok"))
+    assert operator.stop() in (0, 128 + signal.SIGTERM)
+
+
+def test_a_signal_ends_the_operator_while_a_request_of_a_worker_is_not_answered(
+    waiting: Job, operator: OperatorProcess, tap: Tap
+) -> None:
+    is_asked, answers = Event(), Event()
+
+    def stall() -> None:
+        is_asked.set()
+        answers.wait()
+
+    tap.hold(lambda call: call.method == "GET" and call.path == waiting.path, stall)
+    stir(waiting, "FineTuneJobs")
+    wait_for("a worker to ask", is_asked.is_set)
+    try:
+        assert operator.stop() == 128 + signal.SIGTERM
+    finally:
+        answers.set()
 
 
 def test_the_probes_tell_an_operator_that_does_not_watch_yet_from_one_that_works(

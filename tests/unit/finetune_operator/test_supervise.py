@@ -47,7 +47,10 @@ def start(story: str, end: str = END) -> subprocess.Popen[str]:
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "runs\n"
+    first = process.stdout.readline()
+    if first != "runs\n":
+        process.kill()
+        pytest.fail(first + process.communicate()[0])
     return process
 
 
@@ -98,7 +101,7 @@ FAILURES = {
     "exits": "sys.exit(0)",
     "returns": "return",
     "is cancelled": "asyncio.current_task().cancel(); await asyncio.sleep(3600)",
-    "fails and hangs": "ending(); await for_ever()",
+    "fails and hangs": "ending('a reason'); await for_ever()",
     "fails and leaves a task that hangs": "self.task = asyncio.create_task(for_ever()); await asyncio.sleep(0.1)",
     "fails while a thread hangs": "asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600); return",
     "blocks its loop": "time.sleep(3600)",
