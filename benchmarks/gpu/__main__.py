@@ -6,6 +6,7 @@ moments; no network. `--device cpu --model toy` runs all of it in a minute, to s
 import argparse
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,30 +66,31 @@ def watch(path: Path, options: argparse.Namespace) -> int:
         if running := record.running():
             record.end(running[0], ended or f"it took its process down, with exit code {worker.returncode}")
         elif worker.returncode != BROKEN:
-            return worker.returncode
+            return 0 if ended else worker.returncode
     return 0
 
 
 def _wait(worker: "subprocess.Popen[bytes]", path: Path, deadline: float) -> str:
     """Waits for the end of `worker`, or ends it; returns why."""
-    why = ""
-    while not why:
-        try:
-            worker.wait(timeout=0.5)
-            return ""
-        except subprocess.TimeoutExpired:
+    try:
+        while worker.poll() is None:
             _, times = Record(path).running() or ("", 0.0)
-        if time.monotonic() > deadline:
-            why = "the time is up"
-        elif times > PATIENCE:
-            why = f"it had not ended after {times:.1f} times the seconds it was given"
-    worker.kill()
-    worker.wait()
-    return why
+            if time.monotonic() > deadline:
+                return "the time is up"
+            if times > PATIENCE:
+                return f"it had not ended after {times:.1f} times the seconds it was given"
+            time.sleep(0.2)
+        return ""
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def _summary(record: Record) -> int:
     cases = record.content["cases"]
+    for name in record.content.get("planned", []):
+        if name not in cases:
+            record.leave_out(name, "the time was up")
     failed = [name for name, case in cases.items() if "error" in case]
     wrong = [f"{name}: {f['what']}" for name, case in cases.items() for f in case["figures"] if f["right"] is False]
     for what, names in (("failed", failed), ("wrong", wrong)):
@@ -98,4 +100,6 @@ def _summary(record: Record) -> int:
 
 
 if __name__ == "__main__":
+    # As an exception, so that the process that measures is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

@@ -125,7 +125,7 @@ def plain(model: PeftModel, examples: Sequence[Example]) -> tuple[float, Tensor]
 
 def _packing(bench: Bench) -> Iterator[Figure]:
     model = small(bench.device, torch.bfloat16)
-    assert sharing(model).packed == inf, "rows share a sequence"
+    yield _check("rows packed change each other", float(sharing(model).packed < inf), 0)
     (loss, gradient), (apart, alone) = _step(bench, model), _step(bench, model, tokens=1)
     yield _check("rows packed against alone, loss", abs(loss / apart - 1), 1e-3)
     yield _check("rows packed against alone, gradient", distance(gradient, alone), ROUNDING)

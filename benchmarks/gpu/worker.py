@@ -26,7 +26,7 @@ def work(record: Record, device: str, sizes: Sizes, deadline: float) -> int:
         return NO_GPU
     bench = Bench(torch.device(device), sizes, record)
     if "device" not in record.content:
-        record.note(**environment(bench))
+        record.note(**environment(bench), planned=[case.name for case in CASES])
     four_bit = importlib.util.find_spec("bitsandbytes") is not None
     for case in CASES:
         left = deadline - time.monotonic()
