@@ -54,12 +54,13 @@ def _settings() -> list[tuple[str, Any]] | None:
 
 
 def all_on() -> Any:
-    """Every switch at the last value that is not its default; None where the trainer has no switches."""
+    """Every switch that is on or off switched on, every other at its last value that is not the default; None where
+    the trainer has no switches."""
     try:
         from finetune_trainer.speedups import DEFAULT
     except ImportError:
         return None
-    return replace(DEFAULT, **{name: values[-1] for name, values in _others(DEFAULT).items()})
+    return replace(DEFAULT, **{name: values[-1] or True for name, values in _others(DEFAULT).items()})
 
 
 def _others(default: Any) -> dict[str, list[Any]]:
