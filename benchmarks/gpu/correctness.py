@@ -4,6 +4,7 @@ against the plain one."""
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from math import inf
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -16,13 +17,18 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import Figure
-from finetune_api.method import Method
+from finetune_api.method import Method, MethodType
 from finetune_trainer.attention import TAKES_GROUPS, per_document_attention, use_document_attention
 from finetune_trainer.batches import micro_batch
 from finetune_trainer.document_dropout import DocumentDropout, document_masks
 from finetune_trainer.isolation import sharing
 from finetune_trainer.prepared import Example
-from finetune_trainer.trainable import attach_lora, trainable_parameters, use_gradient_checkpointing
+from finetune_trainer.trainable import (
+    attach_lora,
+    make_trainable,
+    trainable_parameters,
+    use_gradient_checkpointing,
+)
 from finetune_trainer.training_loop import accumulate_gradients
 
 LENGTHS = (300, 77, 512, 130)
@@ -38,7 +44,7 @@ SAME = 5e-3
 
 def measure(bench: Bench) -> Iterator[Figure]:
     """The checks, each by itself."""
-    for check in (_against_fp32, _packing, _attention, _recomputation, _dropout, _fused_lora):
+    for check in (_against_fp32, _full, _packing, _attention, _recomputation, _dropout, _fused_lora):
         yield from check(bench)
 
 
@@ -109,9 +115,19 @@ def _against_fp32(bench: Bench) -> Iterator[Figure]:
     yield _check("gradient from fp32 on the CPU", distance(gradient, reference), DEEP)
 
 
-def plain(model: PeftModel, examples: Sequence[Example]) -> tuple[float, Tensor]:
+def _full(bench: Bench) -> Iterator[Figure]:
+    """The same with every weight trained, whose residual stream is in fp32."""
+    found, expected = (
+        make_trainable(small(device, torch.float32).unload(), Method(), MethodType.FULL, seed=0)
+        for device in (bench.device, CPU)
+    )
+    reference = plain(expected, rows())[1]
+    yield _check("Full, gradient from fp32 on the CPU", distance(_step(bench, found)[1], reference), DEEP)
+
+
+def plain(model: Any, examples: Sequence[Example]) -> tuple[float, Tensor]:
     """Loss and gradient as anyone would compute them."""
-    model.get_base_model().set_attn_implementation("sdpa")
+    (model.get_base_model() if isinstance(model, PeftModel) else model).set_attn_implementation("sdpa")
     total = torch.zeros(())
     for row in examples:
         ids = torch.from_numpy(row.input_ids.astype(np.int64))

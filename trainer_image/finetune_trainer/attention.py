@@ -67,6 +67,7 @@ def per_document_attention(
 
     One block mask over the whole sequence is as right, and costs 45% of a training step on a CPU. It is what remains
     for generation, and without FlashAttention for documents longer than the window."""
+    query, key, value = as_multiplied(query.device.type, query, key, value)
     if document_lengths is not None and takes_varlen(query, value, options.get("dropout", 0.0)):
         return _varlen(query, key, value, document_lengths, sliding_window, options.get("scaling")), None
     if document_lengths is None or exceeds(document_lengths, sliding_window):
@@ -80,6 +81,15 @@ def per_document_attention(
             sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in zip(*tensors, strict=True)
         ]
     return torch.cat(outputs, dim=1).to(query.dtype), None
+
+
+def as_multiplied(device: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The three as autocast multiplies matrices on a GPU: where the residual stream is in fp32 (method Full), rotary
+    positions leave queries and keys in fp32, which FlashAttention does not take. On a CPU they stay as they are."""
+    if device == "cpu" or not torch.is_autocast_enabled(device):
+        return query, key, value
+    dtype = torch.get_autocast_dtype(device)
+    return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
 def takes_varlen(query: Tensor, value: Tensor, dropout: float) -> bool:
