@@ -103,6 +103,10 @@ test-floor: $(FLOOR)/.installed ## the trainer's tests and proofs on the lowest 
 	@$(FLOOR_PYTEST) tests/integration/finetune_trainer/proofs
 	@$(FLOOR)/bin/python -m benchmarks.gpu --device cpu --model toy
 
+.PHONY: bench-gpu
+bench-gpu: $(if $(filter .venv/%,$(PYTHON)),venv) ## the trainer on an NVIDIA GPU, eight minutes; PYTHON=python3 uses that one's packages
+	@$(PYTHON) -m benchmarks.gpu --json $(or $(JSON),build/gpu.json)
+
 .PHONY: bench-trainer
 bench-trainer: venv ## the training loop beside TRL (ten minutes); DATA=FILE names rows of your own
 	@$(PYTHON) -m benchmarks.trainer $(if $(DATA),--data $(DATA))

@@ -36,6 +36,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 32768,
         "tie_word_embeddings": True,
     },
+    "llama-3.2-1b": {
+        "model_type": "llama",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "tie_word_embeddings": True,
+    },
     "llama-300m": {
         "model_type": "llama",
         "hidden_size": 1024,
@@ -108,7 +119,7 @@ def quantize(model: PreTrainedModel) -> None:
             device="meta",
         )
         weight = module.weight.data
-        bits.weight = Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4", module=bits).to(weight.device)
+        bits.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=bits).to(weight.device)
         bits.bias = module.bias
         bits.support_avx512bf16_for_cpu = False
         setattr(model.get_submodule(parent), child, bits)

@@ -87,7 +87,7 @@ class Device:
 
 CUDA = Device(runtime=1024**3, slack=0.1, attention=BF16, logits=2**26)
 """A context with PyTorch's kernels takes about 0.5 GiB on Ampere and Hopper, cuBLAS 32 MiB a handle and stream on
-Hopper, the rest is the driver's and NCCL's. Not measured by us yet: benchmarks/gpu.py does."""
+Hopper, the rest is the driver's and NCCL's. Not measured by us yet: benchmarks/gpu does."""
 CPU = Device(runtime=950 * 1024**2, slack=0.1, attention=FP32, logits=2**23)
 """836 MiB are the process with PyTorch, Transformers, PEFT and bitsandbytes imported, the rest is what oneDNN and the
 threads hold once it computes; measured with torch 2.15 on x86-64, see docs/benchmarks.md. Attention runs in fp32 there,

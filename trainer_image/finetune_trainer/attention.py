@@ -91,6 +91,7 @@ def per_document_attention(
 
     One block mask over the whole sequence is as right, and costs 45% of a training step on a CPU. It is what remains
     for generation, and without FlashAttention for documents longer than the window."""
+    query, key, value = as_multiplied(query.device.type, query, key, value)
     alone = document_lengths is not None and takes_cudnn(document_lengths, sliding_window)
     if document_lengths is not None and not alone and takes_varlen(query, value, options.get("dropout", 0.0)):
         return _varlen(query, key, value, document_lengths, sliding_window, options.get("scaling")), None
@@ -112,6 +113,15 @@ def takes_cudnn(document_lengths: Sequence[int], window: int | None) -> bool:
     """Whether these documents are better given to cuDNN one by one, within `prefer_cudnn`."""
     long = sum(document_lengths) >= LONG * len(document_lengths)
     return _cudnn and long and not exceeds(document_lengths, window)
+
+
+def as_multiplied(device: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The three as autocast multiplies matrices on a GPU: where the residual stream is in fp32 (method Full), rotary
+    positions leave queries and keys in fp32, which FlashAttention does not take. On a CPU they stay as they are."""
+    if device == "cpu" or not torch.is_autocast_enabled(device):
+        return query, key, value
+    dtype = torch.get_autocast_dtype(device)
+    return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
 def takes_varlen(query: Tensor, value: Tensor, dropout: float) -> bool:

@@ -1,10 +1,13 @@
-"""benchmarks/gpu.py at toy size on the CPU: all of it but the GPU."""
+"""The GPU's benchmark at toy size on the CPU: all of it but the GPU."""
 
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,62 +15,175 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from benchmarks import gpu
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import correctness, plan, training, worker
+from benchmarks.gpu.bench import MATMUL, Bench
+from benchmarks.gpu.plan import CASES, Case
+from benchmarks.gpu.record import Figure, Record
+from benchmarks.gpu.sizes import TOY
 from benchmarks.random_models import random_shape, trainable_model
-from finetune_api import sizing
 
 CPU = torch.device("cpu")
-WITHOUT_BITSANDBYTES = """
+ROOT = Path(gpu.__file__).parents[2]
+FLOOR = ROOT / "build" / "floor" / "venv" / "bin" / "python"
+BARE = f"""
+# What a machine with the needed packages and nothing else has: no trainer installed, and none of its other libraries.
 import importlib.machinery, sys
+sys.path[:] = [folder for folder in sys.path if not folder.startswith({str(ROOT)!r}) or "site-packages" in folder]
+HIDDEN = "bitsandbytes boto3 ftfy jinja2 kopf kubernetes phonenumbers pyarrow re2 rensa sacrebleu trl".split()
 found = importlib.machinery.PathFinder.find_spec
 def hide(name, path=None, target=None):
-    return None if name.split(".")[0] == "bitsandbytes" else found(name, path, target)
+    return None if name.split(".")[0] in HIDDEN else found(name, path, target)
 importlib.machinery.PathFinder.find_spec = staticmethod(hide)
-from benchmarks.gpu import main
-sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_it_runs_without_bitsandbytes_and_says_what_is_left_out(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    options = ["--device", "cpu", "--model", "toy", "--json", str(figures)]
-    # Two threads would wait for each other wherever the machine does something else, the other tests for one.
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_BITSANDBYTES, *options],
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the files that travel, and no others."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
         capture_output=True,
+        check=True,
         text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr
-    assert "bitsandbytes is missing: QLoRA and 8-bit optimizers are left out" in done.stderr
-    found = json.loads(figures.read_text())
-    assert [figure["method"] for figure in found["figures"]] == ["LoRA", "Full"]
-    assert found["device"] == "cpu"
-    for figure in found["figures"]:
-        assert figure["tokens_per_second"] > 0
-        assert figure["utilisation"] == pytest.approx(figure["tflops"] / found["matmul"])
-        assert figure["predicted"] > sizing.CPU.runtime
-    assert "toy LoRA" in done.stdout
+    for name in listed.stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (tmp_path / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "checkout" / name)
+    return tmp_path / "checkout"
 
 
-def test_qlora_trains_over_four_bit_weights() -> None:
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
     AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_num_threads(1)
+    return Bench(CPU, TOY, Record(tmp_path / "gpu.json"))
+
+
+@pytest.mark.parametrize("python", [Path(sys.executable), FLOOR], ids=["newest", "oldest"])
+def test_a_bare_checkout_measures_every_case_and_finds_everything_right(python: Path, checkout: Path) -> None:
+    if not python.is_file():
+        pytest.skip("make test-floor installs the oldest libraries")
+    (checkout / "bare").mkdir()
+    (checkout / "bare" / "sitecustomize.py").write_text(BARE)
+    # Two threads would wait for each other wherever the machine does something else, the other tests for one.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "bare"}
+    command = [python, "-m", "benchmarks.gpu", "--device", "cpu", "--model", "toy", "--json", "new/gpu.json"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=480, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((checkout / "new" / "gpu.json").read_text())
+    assert list(found["cases"]) == [case.name for case in CASES]
+    assert {name: case["left_out"] for name, case in found["cases"].items() if "left_out" in case} == {
+        "QLoRA": "bitsandbytes is not installed"
+    }
+    assert all(case["figures"] for name, case in found["cases"].items() if name != "QLoRA")
+    assert not [figure for case in found["cases"].values() for figure in case["figures"] if figure["right"] is False]
+    lora = found["cases"]["LoRA"]["figures"][0]
+    assert lora["value"] > 0
+    share = lora["more"]["tflops"] / next(
+        f["value"] for f in found["cases"]["matmul"]["figures"] if f["what"] == MATMUL
+    )
+    assert f"{share:.0%} of the measured matmul" in lora["beside"]
+    assert f"torch {found['torch']}" in done.stdout
+    assert "LoRA, 64 tokens a micro-batch, speed" in done.stdout
+
+
+def test_qlora_trains_over_four_bit_weights(bench: Bench) -> None:
     adapters = [m for m in trainable_model("toy", "QLoRA", CPU, False).modules() if hasattr(m, "lora_A")]
     assert {type(adapter).__module__ for adapter in adapters} == {"peft.tuners.lora.bnb"}
-    figure = gpu.run_case("toy", "QLoRA", CPU, limit=1.0, four_bit=True)
-    assert figure
-    assert (figure.method, figure.optimizer, figure.checkpointing) == ("QLoRA", "AdamW", False)
-    assert figure.utilisation == figure.tflops > 0
+    figure = next(training.qlora(bench))
+    assert figure.what == "QLoRA, speed"
+    assert figure.value > 0
 
 
-def test_what_does_not_fit_is_left_out_and_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_result_is_told_of(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = correctness.per_document_attention
+
+    def without_window(*arguments: Any, **options: Any) -> Any:
+        *others, _ = arguments
+        return right(*others, None, **options)
+
+    assert all(figure.right for figure in correctness._attention(bench))
+    monkeypatch.setattr(correctness, "per_document_attention", without_window)
+    wrong = {figure.what for figure in correctness._attention(bench) if not figure.right}
+    assert wrong
+    assert all("a window" in what for what in wrong)
+
+
+def test_a_case_that_fails_is_named_with_its_sentence_and_the_next_one_runs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sizing, "first_fit", lambda *_: None)
-    assert gpu.run_case("toy", "Full", CPU, limit=1.0, four_bit=True) is None
-    assert capsys.readouterr().out == "toy Full: left out, sizing says that it does not fit\n"
+    def fails(_: Bench) -> Iterator[Figure]:
+        yield Figure("one", 1, "s")
+        raise ValueError("no such kernel\nand more")
+
+    def works(_: Bench) -> Iterator[Figure]:
+        yield Figure("two", 2, "s")
+
+    cases = [Case("first", 5, fails), Case("second", 5, works), Case("third", 500, works)]
+    monkeypatch.setattr(worker, "CASES", cases)
+    assert worker.work(bench.record, "cpu", TOY, time.monotonic() + 60) == 0
+    found = Record(bench.record._path).content["cases"]
+    assert found["first"]["error"] == "ValueError: no such kernel"
+    assert [figure["what"] for figure in found["first"]["figures"]] == ["one"], "what was known stays"
+    assert [figure["what"] for figure in found["second"]["figures"]] == ["two"]
+    assert found["third"]["left_out"].startswith("it takes up to 500 s, and")
+    assert "failed: ValueError: no such kernel" in capsys.readouterr().out
+
+
+def stand_in(folder: Path, begun: str) -> str:
+    """A program in the place of the measuring process: `begun` is what the first one does in its first case, and the
+    second one measures."""
+    program = folder / "worker.py"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import os, signal, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from benchmarks.gpu.record import Figure, Record\n"
+        "from pathlib import Path\n"
+        "record = Record(Path(next(a for a in sys.argv if a.startswith('--json='))[7:]))\n"
+        "record.note(planned=['first', 'second'])\n"
+        "if not record.has('first'):\n"
+        "    record.begin('first', 0.2)\n"
+        f"    {begun}\n"
+        "record.begin('second', 5)\n"
+        "record.add('second', Figure('two', 2, 's'))\n"
+        "record.end('second')\n"
+    )
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.parametrize(
+    ("begun", "sentence"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "it took its process down, with exit code -11"),
+        ("time.sleep(300)", "it had not ended after "),
+        ("record.end('first', 'AcceleratorError: misaligned address'); sys.exit(3)", "AcceleratorError: misaligned"),
+    ],
+    ids=["crash", "hang", "broken GPU"],
+)
+def test_whatever_a_case_does_to_its_process_another_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str, sentence: str
+) -> None:
+    path = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "executable", stand_in(tmp_path, begun))
+    assert gpu.main(["--json", str(path), "--seconds", "60"]) == 1
+    found = json.loads(path.read_text())["cases"]
+    assert found["first"]["error"].startswith(sentence)
+    assert found["second"]["figures"][0]["value"] == 2
+
+
+def test_when_the_time_is_up_whatever_runs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, began = tmp_path / "gpu.json", time.monotonic()
+    monkeypatch.setattr(sys, "executable", stand_in(tmp_path, "record.begin('first', 1000); time.sleep(300)"))
+    assert gpu.main(["--json", str(path), "--seconds", str(gpu.MARGIN + 3)]) == 1
+    assert time.monotonic() - began < 60
+    found = json.loads(path.read_text())["cases"]
+    assert found["first"]["error"] == "the time is up"
+    assert found["second"]["left_out"] == "the time was up"
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,11 +198,18 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_it_says_so(capfd: pytest.CaptureFixture[str]) -> None:
     assert gpu.main([]) == 2
-    assert "PyTorch finds no GPU" in capsys.readouterr().err
+    assert "PyTorch finds no GPU" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("llama-3.1-8b", 8_030_261_248), ("qwen2.5-0.5b", 494_032_768)])
+def test_the_seconds_of_all_cases_are_eight_minutes() -> None:
+    assert sum(case.seconds for case in plan.CASES) <= 480
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("llama-3.1-8b", 8_030_261_248), ("qwen2.5-0.5b", 494_032_768), ("llama-3.2-1b", 1_235_814_400)],
+)
 def test_the_models_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
     assert random_shape(name).parameters == parameters

@@ -117,6 +117,22 @@ def test_no_mask_is_built_where_document_lengths_say_it_all(monkeypatch: pytest.
     assert len(built) > 1, "generation has no document lengths"
 
 
+def test_on_a_gpu_attention_is_given_what_autocast_multiplies_in() -> None:
+    mixed = (torch.ones(2), torch.ones(2), torch.ones(2).bfloat16())
+    assert attention.as_multiplied("cuda", *mixed) == mixed, "QLoRA may compute in fp32"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention.as_multiplied("cpu", *mixed) == mixed
+    # What torch.autocast does where there is a GPU.
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        assert {tensor.dtype for tensor in attention.as_multiplied("cuda", *mixed)} == {torch.bfloat16}
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", before)
+
+
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("window", [None, 8])
 def test_flash_attention_is_asked_for_what_the_block_mask_says(

@@ -1,0 +1,179 @@
+"""What cases measure on: the device, the model that is loaded, steps of the trainer's own loop, and memory."""
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from benchmarks.gpu.record import Figure, Record
+from benchmarks.gpu.sizes import Sizes
+from benchmarks.random_models import SETTINGS, random_rows, random_shape, trainable_model
+from finetune_api import sizing
+from finetune_api.method import MethodType
+from finetune_api.preflight_status import Resolved
+from finetune_api.quantity import gibibytes
+from finetune_api.run_time import Work, training_flops
+from finetune_api.training import Training
+from finetune_trainer.prepared import Example
+from finetune_trainer.training_loop import Step, training_steps
+
+WARM_UP, STEPS = 2, 5
+RATE = 1e-6
+"""Learning rate: nothing is to be learned here."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Some steps of the loop, once warm."""
+
+    tokens_per_second: float
+    steps: tuple[Step, ...]
+    """All of them, those of the warm-up too."""
+    reserved: int
+    """Bytes the allocator holds after them; 0 on a CPU."""
+    outside: int
+    """Bytes taken on the GPU beside that: the context and the libraries."""
+
+
+class Bench:
+    """The device and what is on it."""
+
+    def __init__(self, device: torch.device, sizes: Sizes, record: Record) -> None:
+        self.device, self.sizes, self.record = device, sizes, record
+        self.deadline = 0.0
+        """Of the case that runs, by the monotonic clock."""
+        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
+        self._held: tuple[str, str] | None = None
+        self._model: Any = None
+
+    def left(self) -> float:
+        """Seconds until the case should be over."""
+        return self.deadline - time.monotonic()
+
+    def model(self, name: str, method: sizing.TrainedMethod) -> Any:
+        """The model of that name, trained by `method`, as the trainer has it. One is held at a time."""
+        if self._held != (name, method):
+            self.forget()
+            started = time.monotonic()
+            self._model = trainable_model(name, method, self.device, checkpointing=False)
+            self._held = name, method
+            self.free()
+            print(f"  ({name} for {method}, of random weights, made in {time.monotonic() - started:.1f} s)", flush=True)
+        return self._model
+
+    def forget(self) -> None:
+        """Gives the model back."""
+        self._held = self._model = None
+        self.free()
+
+    def free(self) -> None:
+        """Gives back to the GPU what is no longer used."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def synchronize(self) -> None:
+        """Waits for what was started."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def rows(self, name: str, count: int | None = None) -> list[Example]:
+        """Rows of random tokens of which all are learned, as many as a step has."""
+        return random_rows(self.sizes.document, count or self.sizes.rows, 1.0, SETTINGS[name]["vocab_size"])
+
+    def resolved(self, micro_batch_tokens: int, steps: int = WARM_UP + STEPS) -> Resolved:
+        """What preflight would have resolved."""
+        return Resolved(
+            method=MethodType.LORA,
+            learning_rate=RATE,
+            warmup_steps=0,
+            total_steps=steps,
+            max_sequence_length=self.sizes.document,
+            micro_batch_tokens=micro_batch_tokens,
+            max_new_tokens=self.sizes.answer,
+            prompt_format="Plain",
+            parameters=1,
+        )
+
+    def steps(
+        self,
+        model: nn.Module,
+        rows: Sequence[Example],
+        micro_batch_tokens: int,
+        steps: int = STEPS,
+        optimizer: Optimizer | None = None,
+        **switches: Any,
+    ) -> Speed:
+        """Takes steps to warm up and `steps` that are timed, each of all `rows`."""
+        self.free()
+        training, taken = Training(global_batch_size=len(rows)), []
+        resolved = self.resolved(micro_batch_tokens, WARM_UP + steps)
+        whole: Any = model
+        for step in training_steps(whole, rows, training, resolved, self.accelerator, optimizer=optimizer, **switches):
+            taken.append(step)
+            if len(taken) == WARM_UP:
+                self.synchronize()
+                started = time.perf_counter()
+        self.synchronize()
+        seconds = time.perf_counter() - started
+        return Speed(sum(step.tokens for step in taken[WARM_UP:]) / seconds, tuple(taken), *self._memory())
+
+    def _memory(self) -> tuple[int, int]:
+        if self.device.type == "cpu":
+            return 0, 0
+        free, total = torch.cuda.mem_get_info()
+        reserved = torch.cuda.memory_reserved()
+        return reserved, total - free - reserved
+
+    def figures(
+        self, what: str, name: str, setup: sizing.Setup, speed: Speed, tokens: int, wanted: int = 0
+    ) -> list[Figure]:
+        """Speed beside the measured matmul, and memory beside sizing. `tokens`: of a micro-batch."""
+        shape, rate = random_shape(name), speed.tokens_per_second
+        tflops = rate * training_flops(shape, setup, _work(self.sizes.document)) / self.sizes.document / 1e12
+        beside = [f"{tflops:.4g} TFLOP/s"]
+        if matmul := self.record.figure("matmul", MATMUL):
+            beside.append(f"{tflops / matmul:.0%} of the measured matmul")
+        if wanted and self.sizes.wanted:
+            beside.append(f"wanted: {wanted:,}")
+        more = {"tflops": tflops, "seconds": [step.seconds for step in speed.steps]}
+        figures = [Figure(f"{what}, speed", rate, "tokens/s", "; ".join(beside), more=more)]
+        if self.device.type == "cuda":
+            figures.append(self._sizing(what, sizing.predict(shape, setup, sizing.Load(tokens, tokens)), speed))
+        return figures
+
+    def _sizing(self, what: str, predicted: sizing.Memory, speed: Speed) -> Figure:
+        measured, allocated = speed.reserved + speed.outside, max(step.memory for step in speed.steps)
+        off = predicted.total / measured - 1
+        beside = (
+            f"sizing says {gibibytes(predicted.total)}, {off:+.0%}, wanted: within 10%; "
+            f"{gibibytes(allocated)} in tensors, {gibibytes(speed.outside)} outside the allocator"
+        )
+        more = {"predicted": predicted.__dict__, "allocated": allocated, "outside": speed.outside}
+        return Figure(f"{what}, memory", round(measured / 2**30, 2), "GiB", beside, more=more)
+
+
+MATMUL = "all of the main model's products"
+"""The figure that shares are taken of, in TFLOP/s."""
+
+
+def _work(document: int) -> Work:
+    """One row, all of it learned."""
+    return Work(
+        tokens=document,
+        labels=document,
+        context=document,
+        micro_batches=1,
+        answers=0,
+        prompt_tokens=0,
+        answer_tokens=0,
+        answering=0,
+        loads=1,
+    )

@@ -1,0 +1,251 @@
+"""Whether the GPU computes the right thing: a small model against itself in fp32 on the CPU, and each way of computing
+against the plain one."""
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from math import inf
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.record import Figure
+from finetune_api.method import Method, MethodType
+from finetune_trainer.attention import TAKES_GROUPS, per_document_attention, use_document_attention
+from finetune_trainer.batches import micro_batch
+from finetune_trainer.document_dropout import DocumentDropout, document_masks
+from finetune_trainer.isolation import sharing
+from finetune_trainer.prepared import Example
+from finetune_trainer.trainable import (
+    attach_lora,
+    make_trainable,
+    trainable_parameters,
+    use_gradient_checkpointing,
+)
+from finetune_trainer.training_loop import accumulate_gradients
+
+LENGTHS = (300, 77, 512, 130)
+VOCABULARY, HEADS, GROUPS, HEAD = 1024, 8, 2, 64
+CPU = torch.device("cpu")
+ROUNDING = 2e-2
+"""Largest distance from fp32, as a share, that rounding to bf16 makes in one operation, which rounds by up to 4e-3."""
+DEEP = 5e-2
+"""The same through a whole model and back. What is wrong is off by tens of percent."""
+SAME = 5e-3
+"""Largest distance of the same operations done twice: their sums may be taken in another order."""
+
+
+def measure(bench: Bench) -> Iterator[Figure]:
+    """The checks, each by itself."""
+    for check in (_against_fp32, _full, _packing, _attention, _recomputation, _dropout, _fused_lora):
+        yield from check(bench)
+
+
+def rows() -> list[Example]:
+    """Rows of random tokens and unlike lengths, whose last two thirds are learned."""
+    draw = np.random.default_rng(0)
+    return [
+        Example(
+            input_ids=draw.integers(0, VOCABULARY, length).astype(np.int32),
+            supervised=np.arange(length) >= length // 3,
+            prompt_length=length // 3,
+            messages=(),
+            source=f"random:{length}",
+        )
+        for length in LENGTHS
+    ]
+
+
+def small(device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> PeftModel:
+    """A Llama with grouped queries and an adapter that does something, always of the same weights, rounded to bf16."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HEADS * HEAD,
+        intermediate_size=1024,
+        num_hidden_layers=3,
+        num_attention_heads=HEADS,
+        num_key_value_heads=GROUPS,
+    )
+    base = LlamaForCausalLM(config).to(torch.bfloat16).to(dtype).requires_grad_(False)
+    use_document_attention(base)
+    model = attach_lora(base, Method.model_validate({"lora": {"dropout": dropout}}), seed=0)
+    draw = torch.Generator().manual_seed(1)
+    for parameter in trainable_parameters(model):
+        parameter.data = 0.05 * torch.randn(parameter.shape, generator=draw)
+    whole: PeftModel = model.to(device)
+    return whole
+
+
+def gradients(model: nn.Module) -> Tensor:
+    """All of what is trained as one vector in fp32 on the CPU; the model keeps none."""
+    found = [parameter.grad for parameter in trainable_parameters(model)]
+    for parameter in trainable_parameters(model):
+        parameter.grad = None
+    return torch.cat([part.flatten().float().cpu() for part in found if part is not None])
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """As a share of the second's length."""
+    one, other = one.float().cpu(), other.float().cpu()
+    return float((one - other).norm() / other.norm())
+
+
+def _check(what: str, found: float, most: float) -> Figure:
+    return Figure(what, found, "", f"at most {most:g}", bool(found <= most))
+
+
+def _step(bench: Bench, model: nn.Module, tokens: int = 2048, step: int = 0) -> tuple[float, Tensor]:
+    loss = accumulate_gradients(model.train(), rows(), tokens, bench.accelerator, step=step)
+    return loss, gradients(model)
+
+
+def _against_fp32(bench: Bench) -> Iterator[Figure]:
+    """The trainer's step in bf16 beside plain Transformers in fp32: a row at a time, its own attention, all logits."""
+    loss, gradient = _step(bench, small(bench.device, torch.bfloat16))
+    expected, reference = plain(small(CPU, torch.float32), rows())
+    yield _check("loss from fp32 on the CPU", abs(loss / expected - 1), 1e-3)
+    yield _check("gradient from fp32 on the CPU", distance(gradient, reference), DEEP)
+
+
+def _full(bench: Bench) -> Iterator[Figure]:
+    """The same with every weight trained, whose residual stream is in fp32."""
+    found, expected = (
+        make_trainable(small(device, torch.float32).unload(), Method(), MethodType.FULL, seed=0)
+        for device in (bench.device, CPU)
+    )
+    reference = plain(expected, rows())[1]
+    yield _check("Full, gradient from fp32 on the CPU", distance(_step(bench, found)[1], reference), DEEP)
+
+
+def plain(model: Any, examples: Sequence[Example]) -> tuple[float, Tensor]:
+    """Loss and gradient as anyone would compute them."""
+    (model.get_base_model() if isinstance(model, PeftModel) else model).set_attn_implementation("sdpa")
+    total = torch.zeros(())
+    for row in examples:
+        ids = torch.from_numpy(row.input_ids.astype(np.int64))
+        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
+        losses = F.cross_entropy(logits, ids[1:], reduction="none")
+        total = total + losses[torch.from_numpy(row.supervised[1:])].sum()
+    loss = total / sum(int(row.supervised[1:].sum()) for row in examples)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.item(), gradients(model)
+
+
+def _packing(bench: Bench) -> Iterator[Figure]:
+    model = small(bench.device, torch.bfloat16)
+    yield _check("rows packed change each other", float(sharing(model).packed < inf), 0)
+    (loss, gradient), (apart, alone) = _step(bench, model), _step(bench, model, tokens=1)
+    yield _check("rows packed against alone, loss", abs(loss / apart - 1), 1e-3)
+    yield _check("rows packed against alone, gradient", distance(gradient, alone), ROUNDING)
+
+
+def _attention(bench: Bench) -> Iterator[Figure]:
+    """The attention by itself, grouped queries and a window, with its gradients, beside a mask in fp32 on the CPU."""
+    for what, groups, window in (
+        ("attention", HEADS, None),
+        ("attention, grouped queries", GROUPS, None),
+        ("attention, grouped queries and a window", GROUPS, 100),
+    ):
+        expected = _attend(CPU, torch.float32, groups, window, masked=True)
+        found = _attend(bench.device, torch.bfloat16, groups, window, masked=False)
+        for name, one, other in zip(("result", "query", "key", "value"), found, expected, strict=True):
+            kind = name if name == "result" else f"gradient of {name}"
+            yield _check(f"{what}, {kind}", distance(one, other), ROUNDING)
+
+    if bench.device.type == "cuda" and not TAKES_GROUPS:
+        yield _grouped_as_they_are(bench.device)
+
+
+def _grouped_as_they_are(device: torch.device) -> Figure:
+    """Whether this PyTorch's `varlen_attn` takes grouped queries all the same: then nothing need be repeated."""
+    draw = torch.Generator(device).manual_seed(0)
+    query, key, value = (
+        torch.randn(sum(LENGTHS), heads, HEAD, generator=draw, device=device).bfloat16().requires_grad_()
+        for heads in (HEADS, GROUPS, GROUPS)
+    )
+    ends = torch.tensor([0, *accumulate(LENGTHS)], dtype=torch.int32, device=device)
+    seen: list[Tensor] = []
+    try:
+        for times in (1, HEADS // GROUPS):
+            repeated = [part.repeat_interleave(times, dim=1) for part in (key, value)]
+            longest = max(LENGTHS)
+            result = varlen_attn(query, *repeated, ends, ends, longest, longest, window_size=(-1, 0))
+            assert isinstance(result, Tensor)
+            seen.append(torch.autograd.grad(result.float().square().sum(), key)[0])
+    except RuntimeError as error:
+        return Figure("grouped queries without repeating", 0, "", f"refused: {str(error).splitlines()[0][:200]}")
+    return Figure("grouped queries without repeating", distance(*seen), "", "gradient of key, from the repeated one's")
+
+
+def _attend(
+    device: torch.device, dtype: torch.dtype, groups: int, window: int | None, masked: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The result and the gradients of query, key and value. `masked`: by a mask over all documents."""
+    draw, tokens = torch.Generator().manual_seed(0), sum(LENGTHS)
+    parts = [
+        torch.randn(1, heads, tokens, HEAD, generator=draw).bfloat16().to(device, dtype).requires_grad_()
+        for heads in (HEADS, groups, groups)
+    ]
+    outer = torch.randn(1, tokens, HEADS, HEAD, generator=draw).bfloat16().to(device, dtype)
+    documents = torch.arange(len(LENGTHS)).repeat_interleave(torch.tensor(LENGTHS))
+    apart = torch.arange(tokens)[:, None] - torch.arange(tokens)
+    mask = (documents[:, None] == documents) & (apart >= 0) & (apart < (window or tokens))
+    if masked:
+        query, key, value = parts
+        repeated = [part.repeat_interleave(HEADS // groups, dim=1) for part in (key, value)]
+        result = F.scaled_dot_product_attention(query, *repeated, attn_mask=mask[None, None]).transpose(1, 2)
+    else:
+        module = nn.Module()
+        module.num_key_value_groups = HEADS // groups  # type: ignore[assignment]
+        module.is_causal = True  # type: ignore[assignment]
+        allowed = mask[None, None].to(device)
+        result, _ = per_document_attention(module, *parts, allowed, LENGTHS, window, scaling=HEAD**-0.5)
+    result.backward(outer)  # type: ignore[no-untyped-call]
+    found = [part.grad for part in parts]
+    assert all(part is not None for part in found)
+    query, key, value = (part for part in found if part is not None)
+    return result.detach(), query, key, value
+
+
+def _recomputation(bench: Bench) -> Iterator[Figure]:
+    model = small(bench.device, torch.bfloat16)
+    kept = _step(bench, model)[1]
+    use_gradient_checkpointing(model, True)
+    yield _check("gradient with recomputation", distance(_step(bench, model)[1], kept), SAME)
+
+
+def _dropout(bench: Bench) -> Iterator[Figure]:
+    """The masks are the CPU's, and what is computed again drops the same."""
+    ones, masks = torch.ones(1, sum(LENGTHS), 96), []
+    for device in (CPU, bench.device):
+        layer = DocumentDropout(0.3, 5, "layer").train()
+        with document_masks(micro_batch(rows(), device), seed=7, step=3):
+            masks.append(layer(ones.to(device)).cpu())
+    yield _check("dropout, share of masks other than the CPU's", float((masks[0] != masks[1]).float().mean()), 0)
+    model = small(bench.device, torch.bfloat16, dropout=0.1)
+    kept = _step(bench, model, step=3)[1]
+    use_gradient_checkpointing(model, True)
+    yield _check("dropout, gradient with recomputation", distance(_step(bench, model, step=3)[1], kept), SAME)
+    use_gradient_checkpointing(model, False)
+    apart = _step(bench, model, tokens=1, step=3)[1]
+    yield _check("dropout, gradient of rows packed against alone", distance(apart, kept), ROUNDING)
+
+
+def _fused_lora(bench: Bench) -> Iterator[Figure]:
+    """LoRA's fused products are as near to fp32 as PEFT's own."""
+    reference = plain(small(CPU, torch.float32), rows())[1]
+    model = small(bench.device, torch.bfloat16)
+    fused = _step(bench, model)[1]
+    with patch("finetune_trainer.fused_lora._is_plain", lambda _: False):  # PEFT runs what is not plain
+        peft = _step(bench, model)[1]
+    yield _check("fused_lora, gradient from PEFT's", distance(fused, peft), DEEP)
+    error = distance(peft, reference)
+    yield _check("fused_lora, gradient from fp32 beside PEFT's", distance(fused, reference) / error, 1.5)

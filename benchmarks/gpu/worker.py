@@ -1,0 +1,74 @@
+"""The process that measures: the cases that are not in the record yet, one after the other."""
+
+import importlib.util
+import os
+import sys
+import time
+from importlib.metadata import version
+
+import torch
+
+from benchmarks.gpu import BROKEN
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.plan import CASES, Case
+from benchmarks.gpu.record import Record
+from benchmarks.gpu.sizes import Sizes
+
+NO_GPU = 2
+"""Exit code of a process that finds no GPU."""
+
+
+def work(record: Record, device: str, sizes: Sizes, deadline: float) -> int:
+    """Runs what fits until `deadline`, by the monotonic clock. Returns NO_GPU, or BROKEN where another process has to
+    go on."""
+    if device == "cuda" and not torch.cuda.is_available():
+        print("PyTorch finds no GPU: --device cpu --model toy shows only that this script works", file=sys.stderr)
+        return NO_GPU
+    bench = Bench(torch.device(device), sizes, record)
+    if "device" not in record.content:
+        record.note(**environment(bench), planned=[case.name for case in CASES])
+    four_bit = importlib.util.find_spec("bitsandbytes") is not None
+    for case in CASES:
+        left = deadline - time.monotonic()
+        if record.has(case.name):
+            continue
+        if case.needs_bitsandbytes and not four_bit:
+            record.leave_out(case.name, "bitsandbytes is not installed")
+        elif left < case.seconds:
+            record.leave_out(case.name, f"it takes up to {case.seconds:.0f} s, and {left:.0f} s are left")
+        elif not run(bench, record, case):
+            return BROKEN
+    return 0
+
+
+def run(bench: Bench, record: Record, case: Case) -> bool:
+    """Runs one case. Returns whether this process can go on."""
+    print(f"{case.name} (up to {case.seconds:.0f} s)", flush=True)
+    record.begin(case.name, case.seconds)
+    bench.deadline = time.monotonic() + case.seconds
+    error, broken = "", False
+    try:
+        for figure in case.measure(bench):
+            record.add(case.name, figure)
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {next(iter(str(failure).splitlines()), '')[:500]}"
+        broken = type(failure).__name__ == "AcceleratorError"  # every later call fails too
+    record.end(case.name, error)
+    if error and not broken:
+        bench.forget()
+    return not broken
+
+
+def environment(bench: Bench) -> dict[str, object]:
+    """What the figures depend on."""
+    cuda = bench.device.type == "cuda"
+    found = {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "memory": torch.cuda.mem_get_info()[1] if cuda else 0,
+        "cuda": torch.version.cuda if cuda else None,
+        "processors": len(os.sched_getaffinity(0)),
+    }
+    named = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "triton")
+    found |= {name: version(name) for name in named if importlib.util.find_spec(name)}
+    print(", ".join(f"{name} {value}" for name, value in found.items() if value), flush=True)
+    return found
