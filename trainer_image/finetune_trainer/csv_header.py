@@ -16,7 +16,7 @@ KNOWN = "comma, semicolon, tab or |"
 
 _EXCEL = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 """The line by which Excel is told the separator, before the names."""
-_SEPARATED = re.compile(r"\w+(?:(?P<separator>[^\w\s.,-]{1,2})\w+)(?:(?P=separator)\w+)*")
+_SEPARATED = re.compile(r"\w+(?P<separator>::|[\^~\x01-\x08\x1f\u00a6\u00a7]{1,2})\w+(?:(?P=separator)\w+)*")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Header:
     delimiter: str
     spaced: bool
     """Whether a space follows each delimiter, which is then no part of the value."""
+    padded: bool
+    """Whether one stands before each delimiter too, as in `prompt | completion`."""
     lines: int
     """Lines of the file that it takes."""
 
@@ -40,8 +42,10 @@ class Header:
             line, lines, delimiter = next(source, ""), 2, told[1]
         _require_text(line, uri, lines)
         delimiter = delimiter or _delimiter(line, uri)
-        spaced = all(name.startswith(" ") for name in _split(line, delimiter)[1:] if name.strip()) and " " in line
-        names = tuple(name.strip() for name in _split(line, delimiter, spaced))
+        found = _split(line, delimiter)
+        spaced = all(name.startswith(" ") for name in found[1:] if name.strip()) and len(found) > 1
+        padded = spaced and all(name.endswith(" ") for name in found[:-1])
+        names = tuple(name.strip() for name in (_split(line, delimiter, spaced=True) if spaced else found))
         named = [name for name in names if name]
         if not named:
             raise _refusal(f"{uri} line {lines} has to name the columns, each once.")
@@ -49,10 +53,10 @@ class Header:
             raise _refusal(f"{uri} line {lines} names the column {name_shown(twice)} twice: rename one of them.")
         if len(names) == 1 and (odd := _SEPARATED.fullmatch(named[0])):
             raise _refusal(
-                f"{uri} line {lines} seems to separate its columns by {odd['separator']}: write the table with "
-                f"{KNOWN} between them."
+                f"{uri} line {lines} seems to separate its columns by {name_shown(odd['separator'])}, and {KNOWN} are "
+                "known: write the table with one of these."
             )
-        return cls(names, delimiter, spaced, lines)
+        return cls(names, delimiter, spaced, padded, lines)
 
     def row(self, fields: list[str], begin: int, end: int) -> dict[str, str] | InvalidRow | None:
         """The fields of lines `begin` to `end` by column; None for a row in which every field is empty. A first column
@@ -61,6 +65,10 @@ class Header:
             return None
         while len(fields) > len(self.names) and not fields[-1].strip():
             fields = fields[:-1]
+        while fields and len(fields) < len(self.names) and not self.names[len(fields)]:
+            fields = [*fields, ""]
+        if self.padded:
+            fields = [field.rstrip(" ") for field in fields]
         if len(fields) != len(self.names):
             lines = f", lines {begin} to {end}" if end > begin else ""  # a quote too many takes rows in
             detail = f"{len(fields)} fields, {len(self.names)} columns{lines}"

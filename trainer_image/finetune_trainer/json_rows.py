@@ -11,7 +11,7 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.data_files import BOM, LINE_BYTES, lines, refuse_utf_16
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import InvalidRow, name_shown
-from finetune_trainer.json_shapes import rows_within
+from finetune_trainer.json_shapes import is_frame_of_columns, rows_within
 from finetune_trainer.row_keys import is_turn
 
 CHUNK_BYTES = 1 << 16
@@ -29,20 +29,23 @@ def json_lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
                 value: Any = parse(line.rstrip())
             except InvalidRow as problem:
                 value = problem
-            if first and line.lstrip(BOM).lstrip().startswith(b"[") and _is_file_of_rows(value):
-                raise TrainerFailure(
-                    FailureReason.DATASET_INVALID,
-                    f"{uri} line {number} begins a JSON array, and a .jsonl file has one object a line: name it .json.",
-                )
+            if first:
+                _refuse_other_shapes(value, line.removeprefix(BOM), f"{uri} line {number}")
             first = False
             yield number, value
 
 
-def _is_file_of_rows(value: Any) -> bool:
-    """Whether what the first line holds is an array of rows, or the beginning of one that goes on over lines."""
-    if isinstance(value, InvalidRow):
-        return value.kind == "not JSON"
-    return any(isinstance(item, dict) and not is_turn(item) for item in value)
+def _refuse_other_shapes(value: Any, line: bytes, place: str) -> None:
+    """Raises TrainerFailure DatasetInvalid where the first line is, or begins, an array of rows or a data frame."""
+    rows = isinstance(value, list) and any(isinstance(item, dict) and not is_turn(item) for item in value)
+    begun = isinstance(value, InvalidRow) and value.kind == "not JSON" and line.lstrip().startswith(b"[")
+    if rows or begun:
+        what = "begins a JSON array, and a .jsonl file has one object a line: name it .json."
+    elif is_frame_of_columns(value):
+        what = 'is a data frame by columns: name it .json, or let pandas write orient="records" with lines=True.'
+    else:
+        return
+    raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place} {what}")
 
 
 def parse(data: bytes) -> Any:

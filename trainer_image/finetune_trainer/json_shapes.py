@@ -6,6 +6,7 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import name_shown
 from finetune_trainer.row_keys import is_turn
+from finetune_trainer.turn_lists import is_chat
 
 LINES = "for one object a line name it .jsonl"
 
@@ -25,6 +26,15 @@ def rows_within(value: dict[str, Any], uri: str) -> list[Any]:
     raise _refusal(uri, f"holds an object, not an array of objects. A .json file holds one array of objects; {LINES}")
 
 
+def is_frame_of_columns(value: Any) -> bool:
+    """Whether a value is an object of pandas' default orient, {"column": {"0": value}}."""
+    parts = list(value.values()) if isinstance(value, dict) else []
+    return bool(parts) and all(
+        isinstance(part, dict) and part and part.keys() == parts[0].keys() and all(map(str.isdecimal, part))
+        for part in parts
+    )
+
+
 def _is_rows(value: Any) -> bool:
     """Whether a value is a list of objects that are no turns of one conversation."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not is_turn(value[0])
@@ -36,12 +46,13 @@ def _frame(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     if isinstance(columns, list) and isinstance(data, list):  # orient="split"
         return [dict(zip(map(str, columns), row, strict=False)) for row in data if isinstance(row, list)]
     parts = list(value.values())
-    if all(isinstance(part, dict) and part for part in parts):
-        if all(key.isdecimal() for key in value):  # orient="index"
-            return parts
-        if all(part.keys() == parts[0].keys() and all(map(str.isdecimal, part)) for part in parts):
-            return [{name: part[key] for name, part in value.items()} for key in parts[0]]  # orient="columns"
+    if is_frame_of_columns(value):
+        return [{name: part[key] for name, part in value.items()} for key in parts[0]]
+    if parts and all(isinstance(part, dict) and part for part in parts):
+        return parts if all(map(str.isdecimal, value)) else None  # orient="index"
     if len(parts) > 1 and all(isinstance(part, list) and len(part) == len(parts[0]) for part in parts):
+        if any(is_chat(part) for part in parts):  # one row that is a conversation
+            return None
         return [dict(zip(value, row, strict=True)) for row in zip(*parts, strict=True)]  # a dict of lists
     return None
 

@@ -28,14 +28,14 @@ def not_learned(facts: RowFacts) -> str | None:
     readings, said = facts.readings, []
     if rows := readings.rows_with(Reading.NOT_LEARNED):
         said.append(
-            f"{_counted(readings.times(Reading.NOT_LEARNED), 'answer')} in {sum(rows.values()):,} rows say by "
-            f"{_names(rows)} that they are not to be learned: they are context for what follows, and a row ends with "
-            "its last learned answer."
+            f"{_counted(readings.times(Reading.NOT_LEARNED), 'answer')} in {_counted(sum(rows.values()), 'row')} "
+            f"say by {_names(rows)} that they are not to be learned: they are context for what follows, and a row ends "
+            "with its last learned answer."
         )
     if rows := readings.rows_with(Reading.ASKED_TO_LEARN):
         said.append(
-            f"{_counted(readings.times(Reading.ASKED_TO_LEARN), 'turn')} in {sum(rows.values()):,} rows say by "
-            f"{_names(rows)} that they are to be learned, but are not answers: only answers are learned. Set "
+            f"{_counted(readings.times(Reading.ASKED_TO_LEARN), 'turn')} in {_counted(sum(rows.values()), 'row')} "
+            f"say by {_names(rows)} that they are to be learned, but are not answers: only answers are learned. Set "
             "training.lossOn to All to learn every token."
         )
     return " ".join(said) or None
@@ -87,17 +87,15 @@ def unused_columns(facts: RowFacts) -> str | None:
     """Columns and keys that nothing reads."""
     readings = facts.readings
     keys = [
-        f"the key {name} of messages ({rows:,} rows)" for name, rows in readings.rows_with(Reading.UNREAD_KEY).items()
+        f"the key {name} of messages ({_share(rows, readings)}; write it into the content to use it)"
+        for name, rows in readings.rows_with(Reading.UNREAD_KEY).items()
     ]
     unused = [*readings.unused, *keys]
     if not unused:
         return None
     more = len(unused) - COLUMNS_NAMED
     shown = ", ".join(unused[:COLUMNS_NAMED]) + (f" and {more} more" if more > 0 else "")
-    return (
-        f"Nothing is read from {shown}: if it is to be learned, or to be asked with, name it under columns, or write "
-        "it into a column that is read."
-    )
+    return f"Nothing is read from {shown}. What stands there is neither asked with nor learned."
 
 
 def _counted(number: int, what: str) -> str:

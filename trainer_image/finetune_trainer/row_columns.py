@@ -139,7 +139,9 @@ def _fits_none(row: dict[str, Any], field: str) -> str:
         return f"{fits} Pairs of a chosen and a rejected answer are not trained on; to learn the chosen ones, {way}."
     if mapping := _mapping(row):
         return f"{fits} Name yours in {field}.columns, for example {yaml_of(mapping)}."
-    return f"{fits} Name those with the question and its answer in {field}.columns, as prompt and completion."
+    nested = column_names(name for name, value in row.items() if _is_nested(value))
+    first = "" if nested == "(none)" else f", after what stands in objects ({nested}) has columns of its own"
+    return f"{fits} Name those with the question and its answer in {field}.columns, as prompt and completion{first}."
 
 
 def _fits_two(row: dict[str, Any], beside: list[str], field: str) -> str:
@@ -164,7 +166,7 @@ def _mapping(row: dict[str, Any]) -> dict[str, str] | None:
     system = {"system": prompts[0]} if len(prompts) == 1 else {}
     if chats:
         return {"messages": chats[0]} | system if len(chats) == 1 else None
-    values = {plain(name): name for name, value in row.items() if isinstance(value, str | int | float | dict)}
+    values = {plain(name): name for name, value in row.items() if _may_answer(value)}
     asked, answered = _first(ASKED, names), _first(ANSWERED, values)
     if not asked or not answered or not CHOICES.isdisjoint(map(plain, row)):
         return None
@@ -174,6 +176,18 @@ def _mapping(row: dict[str, Any]) -> dict[str, str] | None:
     if material:
         return {"instruction": asked, "input": material, "output": answered} | others
     return {"prompt": asked, "completion": answered} | others
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether a value holds objects that are no turns."""
+    inner = value[0] if isinstance(value, list) and value else value
+    return isinstance(inner, dict) and bool(inner) and not is_chat(value)
+
+
+def _may_answer(value: Any) -> bool:
+    return isinstance(value, str | int | float) or (
+        isinstance(value, dict) and value.keys() >= {"text", "answer_start"}
+    )
 
 
 def _chosen(row: dict[str, Any]) -> dict[str, str] | None:

@@ -10,7 +10,7 @@ from finetune_trainer.progress import Progress
 from finetune_trainer.readings import Noted, Readings
 from finetune_trainer.records import read_records
 from finetune_trainer.row_columns import Columns, detect_format
-from finetune_trainer.row_format import Message, Row
+from finetune_trainer.row_format import Row
 from finetune_trainer.row_messages import RowReader
 from finetune_trainer.storage import Storage
 from finetune_trainer.unread_columns import UnreadColumns
@@ -46,7 +46,8 @@ def _read_source(
             if format is RowFormat.AUTO:
                 format = detect_format(record.value, source, field, place_of(record.source))
             reader, unread = RowReader(format, Columns.of(source)), UnreadColumns(format, source)
-        noted, messages = Noted(), tuple[Message, ...]()
+        unread.note_names(record.value)
+        noted = Noted()
         try:
             messages = reader.messages(record.value, noted)
             if sum(len(message.content) for message in messages) > ROW_CHARACTERS:
@@ -55,6 +56,6 @@ def _read_source(
             findings.invalid_row(record.source, problem)
         else:
             readings.add(noted)
+            unread.note(record.value, messages)
             yield Row(messages, record.source, position)
-        unread.note(record.value, messages)
     readings.unused += unread.listed(field) if unread else []

@@ -32,7 +32,7 @@ def csv_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
     source = _Lines(_csv_lines(stream, uri))
     header = Header.read(source, uri)
     reader = csv.reader(source, delimiter=header.delimiter, skipinitialspace=header.spaced, strict=True)
-    quoted_late = re.compile(rf'{re.escape(header.delimiter)} +"(?!")')
+    quoted_late = _quoted_late(header.delimiter)
     begin = header.lines + 1
     while True:
         source.taken.clear()
@@ -52,8 +52,15 @@ def csv_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
             row = SPACE_BEFORE_QUOTE if late else header.row(fields, begin, reader.line_num + header.lines)
             if row is not None and fields:
                 whole = isinstance(row, InvalidRow) or all(map(encodable, row.values()))
-                yield begin, row if whole else InvalidRow("not UTF-8")
+                yield begin, row if whole else InvalidRow("not UTF-8", 'save the table as "CSV UTF-8"')
         begin = reader.line_num + header.lines + 1
+
+
+def _quoted_late(delimiter: str) -> re.Pattern[str]:
+    """Matches a space between a delimiter and a quote that opens a field. Within a quoted field a quote is doubled, and
+    the one that closes it comes before a delimiter or a line's end."""
+    mark = re.escape(delimiter)
+    return re.compile(rf'{mark} +"(?:[^"{mark}\r\n]|"(?:{mark}|[\r\n]|$))')
 
 
 class _Lines(Iterator[str]):

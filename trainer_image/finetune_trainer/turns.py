@@ -42,14 +42,13 @@ def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
     speaker, key = _keys(turn, number)
     role = _role(turn[speaker], number)
     try:
-        said = {"content": _content(turn[key], noted)} if key in turn else {}
-        if role == SYSTEM and not text_of(said, "content", required=False):
-            return None
-        content = text_of(said, "content")
+        content = text_of({"content": _content(turn[key], noted)}, "content", required=role != SYSTEM)
         thought = _thought(turn) if role == ASSISTANT and not thinks(content) else ""
     except InvalidRow as problem:
-        detail = f", {problem.detail}" if problem.detail and said else ""
+        detail = f", {problem.detail}" if problem.detail else ""
         raise InvalidRow(f"a message has a wrong content: {problem.kind}", f"message {number}{detail}") from problem
+    if not content:
+        return None
     learned = _learned(turn, role, number, noted)
     _note_unread(turn, noted)
     return Message(role, with_thought(thought, content), learned)
@@ -61,9 +60,10 @@ def _keys(turn: dict[str, Any], number: int) -> tuple[str, str]:
     speaker = next((key for key in SPEAKER if key in turn), None)
     if speaker is None:
         raise InvalidRow("a message has no role", found)
-    others = [key for key in SPEAKER.values() if key in turn and key != SPEAKER[speaker]]
-    if others and SPEAKER[speaker] not in turn:
-        raise InvalidRow("a message mixes keys of two kinds: it has role and content, or from and value", found)
+    if SPEAKER[speaker] not in turn:
+        mixed = any(key in turn for key in SPEAKER.values())
+        what = "mixes keys of two kinds" if mixed else "has no content"
+        raise InvalidRow(f"a message {what}: it is to have role and content, or from and value", found)
     return speaker, SPEAKER[speaker]
 
 

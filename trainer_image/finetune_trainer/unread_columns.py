@@ -4,7 +4,7 @@ A column says something when its name is one that carries meaning, or when it ho
 stand in what is read, as a rendered copy does. Ids, sources, dates and the like say nothing of this kind."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -53,43 +53,56 @@ class UnreadColumns:
         read = {*self._read.values(), *Columns.of(source).reasonings(format)}
         self._meanings: dict[str, Meaning] = dict.fromkeys(read, Meaning.METADATA)
         self._unread: Counter[str] = Counter()
+        self._no_text: set[str] = set()
         self._rows, self._has_input = 0, False
         self._most = len(self._meanings) + WATCHED
 
-    def note(self, row: dict[str, Any], messages: Sequence[Message] = ()) -> None:
-        """Looks at the next row; `messages`: what was read of it."""
-        self._rows += 1
+    def note_names(self, row: dict[str, Any]) -> None:
+        """Looks for the mapped columns in the next row."""
         if self._missing:
             self._missing = {name: column for name, column in self._missing.items() if column not in row}
+
+    def note(self, row: dict[str, Any], messages: Sequence[Message]) -> None:
+        """Looks at the next valid row; `messages`: what was read of it."""
+        self._rows += 1
         self._has_input = self._has_input or row.get(self._read.get("input", "")) not in NOTHING
+        read = _texts(row, self._read.values(), messages)
         for name, value in row.items():
             if value in NOTHING:
                 continue
             meaning = self._meanings.get(name)
             if meaning is None and len(self._meanings) < self._most:
                 meaning = self._meanings[name] = _meaning(plain(name), value) if is_name(name) else Meaning.METADATA
-            if meaning not in (None, Meaning.METADATA) and _says_something(meaning, value, messages):
+            if meaning not in (None, Meaning.METADATA) and _says_something(meaning, value, read):
                 self._unread[name] += 1
+                if not isinstance(value, str):
+                    self._no_text.add(name)
 
     def listed(self, field: str) -> list[str]:
         """What was found, the gravest first, each with its place in the spec and what would read it."""
-        missing = [f"{field}.columns.{name} (no row has {quoted(column)})" for name, column in self._missing.items()]
+        missing = [
+            f"{field}.columns.{name} (no row has {quoted(column)}: correct it or remove it)"
+            for name, column in self._missing.items()
+        ]
         unread = sorted(self._unread, key=lambda name: (self._meanings[name], -self._unread[name], name))
         return [*missing, *(self._told(name, field) for name in unread)]
 
     def _told(self, name: str, field: str) -> str:
-        share = f"{self._unread[name]:,} of {self._rows:,} rows"
+        false = "false in " * (self._meanings[name] is Meaning.FLAG)
+        share = f"{false}{self._unread[name]:,} of {self._rows:,} rows"
         return f"the column {quoted(name)} of {field} ({share}; {self._way(name)})"
 
     def _way(self, name: str) -> str:
-        """What becomes of a column, or how it is read."""
+        """What becomes of a column, or how it is read. A mapping is given for a column of texts alone."""
         match self._meanings[name]:
             case Meaning.FLAG:
-                return "rows it marks as wrong or as not to be learned are learned like the others: take them out"
+                return "these rows are learned like the others: take them out of the file if they are not to be"
             case Meaning.MEDIA:
                 return "this operator trains on text alone"
             case Meaning.PREFERENCE:
                 return "the better and the worse answer of a pair are not compared in training"
+            case _ if name in self._no_text:
+                return "write it as text into a column that is read to use it"
             case Meaning.THOUGHT if self._format in (RowFormat.PROMPT_COMPLETION, RowFormat.INSTRUCTION):
                 return f"columns: {yaml_of({'reasoning': name})} learns it as the thought before the answer"
             case Meaning.SYSTEM if self._format is not RowFormat.TEXT:
@@ -103,7 +116,7 @@ class UnreadColumns:
             mapping = {"instruction": self._read["prompt"], "input": name, "output": self._read["completion"]}
             named = " with format: Instruction" * (self._source.format is not RowFormat.AUTO)
             return f"columns: {yaml_of(mapping)}{named} asks with it"
-        return "to use it, write it into a column that is read"
+        return "write it into a column that is read to use it"
 
 
 def _meaning(name: str, value: Any) -> Meaning:
@@ -120,10 +133,10 @@ def _meaning(name: str, value: Any) -> Meaning:
     return next((meaning for meaning, so in kinds.items() if so), Meaning.OTHER)
 
 
-def _says_something(meaning: Meaning, value: Any, messages: Sequence[Message]) -> bool:
+def _says_something(meaning: Meaning, value: Any, read: Sequence[str]) -> bool:
     if meaning is Meaning.FLAG:
         return flag_of(value) is False
-    if isinstance(value, str) and _stands_in(value.strip(), messages):
+    if isinstance(value, str) and _stands_in(value.strip(), read):
         return False
     return meaning is not Meaning.OTHER or any(map(_has_words, value if isinstance(value, list) else [value]))
 
@@ -132,9 +145,14 @@ def _has_words(value: Any) -> bool:
     return isinstance(value, str) and len(value.split(None, WORDS - 1)) == WORDS
 
 
-def _stands_in(text: str, messages: Sequence[Message]) -> bool:
+def _texts(row: dict[str, Any], columns: Iterable[str], messages: Sequence[Message]) -> list[str]:
+    """The texts that are read: those of the columns, or of the turns in them."""
+    texts = [text.strip() for text in map(row.get, columns) if isinstance(text, str)]
+    return [*texts, *(message.content.strip() for message in messages)] if len(texts) < 2 else texts
+
+
+def _stands_in(text: str, read: Sequence[str]) -> bool:
     """Whether a text holds nothing but what is read, or a rendering of all of it."""
-    contents = [message.content.strip() for message in messages]
     if not _has_words(text):
-        return text in contents
-    return any(text in content for content in contents) or (bool(contents) and all(c in text for c in contents))
+        return text in read
+    return any(text in other for other in read) or (bool(read) and all(other in text for other in read))
