@@ -2,10 +2,12 @@
 
 Preflight (CPU only, never imports torch), `preflight`:
     `base_model` what the model's folder holds, `previous_adapter` -> `gather`: `data_files` and their `records`
-    (`json_rows`, `tables`) -> `rows`, by their `row_columns` and `row_format` -> `clean`, with `masking` ->
+    (`json_rows` with `json_shapes`, `tables` with `csv_header`) -> `rows`, by their `row_columns` and the names that
+    `row_keys` knows: `row_messages` reads each row into what `row_format` has, of `turns` in `turn_lists` and of
+    `cells`; `readings` counts what was read otherwise, `unread_columns` what is not -> `clean`, with `masking` ->
     `deduplicate`, with `near_duplicates` or `embeddings`, and `clusters` -> `suspicions` -> `render` and `tokenization`
-    -> `row_store`, on disk, and `row_notes` -> `split` -> `resolve` -> `facts`, with `leaks`, and `advice` ->
-    `prepared`, which leaves the token ids for the attempts.
+    -> `row_store`, on disk, and `row_notes` -> `split` -> `resolve` -> `facts`, with `leaks`, and `advice` with
+    `row_advice` -> `prepared`, which leaves the token ids for the attempts.
 
 Train (on the GPU), `train`:
     `prepared` -> `model`, its `attention`, and by `isolation` which rows it takes at once -> `assessment` of the base,
