@@ -8,6 +8,7 @@ class Reading(StrEnum):
     """One way in which a value was read."""
 
     NUMBER = "numbers"
+    DIGITS = "numbers as text"
     BOOLEAN = "true or false"
     OBJECT = "objects"
     FIRST_ANSWER = "lists of answers"

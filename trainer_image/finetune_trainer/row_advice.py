@@ -47,7 +47,9 @@ def values_as_text(facts: RowFacts) -> str | None:
     for reading in (Reading.NUMBER, Reading.BOOLEAN, Reading.OBJECT):
         for name, rows in readings.rows_with(reading).items():
             said.append(f"{name} holds {reading} in {_share(rows, readings)}, read as JSON writes them.")
-    if readings.rows_with(Reading.NUMBER):
+    digits = {name: rows for name, rows in readings.rows_with(Reading.DIGITS).items() if rows == readings.rows}
+    said += [f"{name} holds {Reading.DIGITS} in all {rows:,} rows." for name, rows in digits.items()]
+    if digits or readings.rows_with(Reading.NUMBER):
         said.append("If numbers stand for classes, write the names of the classes: a model learns names better.")
     for name, rows in readings.rows_with(Reading.FIRST_ANSWER).items():
         said.append(f"{name} holds several answers in {_share(rows, readings)}: the first one is taken.")

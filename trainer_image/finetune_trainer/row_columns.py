@@ -81,7 +81,8 @@ class Columns:
         """The columns that may hold the thought before an answer: the one that is mapped, or else the usual ones."""
         if "reasoning" not in OPTIONAL[format]:
             return ()
-        return REASONINGS if self.reasoning in REASONINGS else (self.reasoning,)
+        usual = REASONINGS if self.reasoning in REASONINGS else ()
+        return tuple(dict.fromkeys((self.reasoning, *usual)))
 
 
 def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str) -> RowFormat:
@@ -91,16 +92,21 @@ def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str)
     beside what could be the answer to it."""
     mapped = source.columns.model_dump(exclude_none=True).keys() if source.columns else set()
     told = [format for format, keys in KEYS.items() if mapped & {*keys, *OPTIONAL[format]} - SHARED]
-    if len(told) > 1 or (told == [RowFormat.TEXT] and "system" in mapped):
-        kinds = " and ".join(told) if len(told) > 1 else "Text, which is learned whole, and a system prompt"
-        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field}.columns maps columns of {kinds}: keep those of one.")
-    if told:
-        return told[0]
-    told = [format for format, keys in KEYS.items() if row.keys() >= set(keys)]
+    if len(told) > 1:
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID, f"{field}.columns maps columns of {' and '.join(told)}: keep those of one."
+        )
     if not told:
-        raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_none(row, field)}")
-    if told == [RowFormat.TEXT] and (beside := _beside_text(row, Columns.of(source).system)):
-        raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_two(row, beside, field)}")
+        told = [format for format, keys in KEYS.items() if row.keys() >= set(keys)]
+        if not told:
+            raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_none(row, field)}")
+        if told == [RowFormat.TEXT] and (beside := _beside_text(row, Columns.of(source).system)):
+            raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_two(row, beside, field)}")
+    if others := sorted(mapped & SHARED - set(OPTIONAL[told[0]])):
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"{field}.columns maps {' and '.join(others)}, which rows of format {told[0]} have no column for: remove it.",
+        )
     return told[0]
 
 

@@ -1,5 +1,6 @@
 """What a row asks and answers: each format's columns, read into one list of messages."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from finetune_trainer.turns import turn_of
 
 NOTHING: tuple[Any, ...] = (None, [], {}, "", "[]", "{}", "null")
 """A column without anything in it, also where it is JSON as text."""
+
+_CLASS = re.compile(r"-?\d{1,3}")
+"""An answer that may be the number of a class."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class RowReader:
         columns = self.columns
         column = columns.completion if self.format is RowFormat.PROMPT_COMPLETION else columns.output
         answer = value_of(row, column, noted)
+        if isinstance(row[column], str) and _CLASS.fullmatch(answer.strip()):
+            noted[Reading.DIGITS, column] += 1
         if thinks(answer):
             return answer
         for name in columns.reasonings(self.format):

@@ -2,9 +2,14 @@
 
 import ast
 import json
+import re
+import warnings
 from typing import Any
 
 from finetune_trainer.row_keys import is_turn
+
+_PYTHON = re.compile(r"\s*\[\s*\{\s*'")
+"""How Python prints a list of objects."""
 
 
 def list_of(value: Any) -> Any:
@@ -30,7 +35,11 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
+    if not _PYTHON.match(text):
+        return text
     try:
-        return ast.literal_eval(text.strip())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of a backslash in a text
+            return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return text

@@ -27,10 +27,10 @@ GOOD = Facts(
 )
 
 
-def read(*noted: tuple[Reading, str], times: int = 1, unused: Sequence[str] = ()) -> RowFacts:
-    """Three rows, two of which were read so."""
+def read(*noted: tuple[Reading, str], times: int = 1, others: int = 1, unused: Sequence[str] = ()) -> RowFacts:
+    """Two rows that were read so, and `others` that were not."""
     readings = Readings()
-    for row in (Counter(dict.fromkeys(noted, times)), Counter(dict.fromkeys(noted, times)), Noted()):
+    for row in (*[Counter(dict.fromkeys(noted, times))] * 2, *[Noted()] * others):
         readings.add(row)
     readings.unused += unused
     return RowFacts(readings=readings)
@@ -100,6 +100,12 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {"rows": read((Reading.NUMBER, "label"))},
         {},
         "label holds numbers in 2 of 3 rows, read as JSON writes them. If numbers stand for classes, write the names",
+    ),
+    (
+        "ValuesReadAsText",
+        {"rows": read((Reading.DIGITS, "label"), others=0)},
+        {"rows": read((Reading.DIGITS, "label"))},
+        "label holds numbers as text in all 2 rows. If numbers stand for classes, write the names",
     ),
     ("ValuesReadAsText", {"rows": read((Reading.OBJECT, "output"))}, {}, "output holds objects in 2 of 3 rows"),
     ("ValuesReadAsText", {"rows": read((Reading.FIRST_ANSWER, "answers"))}, {}, "2 of 3 rows: the first one is taken."),

@@ -153,13 +153,21 @@ def test_a_text_beside_what_could_be_its_answer_is_not_taken_for_all_there_is(
     assert detect_format(row, mapped, "", "") is RowFormat.TEXT
 
 
-def test_a_system_prompt_cannot_be_mapped_beside_a_text() -> None:
-    source = Source.model_validate({"uri": "t.jsonl", "columns": {"text": "text", "system": "sys"}})
-    with pytest.raises(
-        TrainerFailure, match=r"dataset.train\[0\].columns maps .* Text.* and a system prompt"
-    ) as caught:
-        detect_format(texts("text", "sys"), source, "dataset.train[0]", "t.jsonl line 1")
+@pytest.mark.parametrize(
+    ("row", "columns", "said"),
+    [
+        (texts("text", "sys"), {"text": "text", "system": "sys"}, "system, which rows of format Text"),
+        ({"messages": CHAT, "cot": "secret"}, {"reasoning": "cot"}, "reasoning, which rows of format Messages"),
+    ],
+)
+def test_a_column_that_the_format_has_none_for_cannot_be_mapped(
+    row: dict[str, Any], columns: dict[str, str], said: str
+) -> None:
+    source = Source.model_validate({"uri": "t.jsonl", "columns": columns})
+    with pytest.raises(TrainerFailure) as caught:
+        detect_format(row, source, "dataset.train[0]", "t.jsonl line 1")
     assert caught.value.reason is FailureReason.SPEC_INVALID
+    assert caught.value.message == f"dataset.train[0].columns maps {said} have no column for: remove it."
 
 
 @given(st.text())

@@ -113,6 +113,11 @@ def test_an_answer_that_is_no_text_is_read_as_json_writes_it_and_noted(value: An
     assert noted == {(reading, "completion"): 1}
 
 
+@pytest.mark.parametrize(("answer", "noted"), [("3", True), (" -1\n", True), ("2024", False), ("3 of them", False)])
+def test_an_answer_that_may_be_the_number_of_a_class_is_noted(answer: str, noted: bool) -> None:
+    assert read({"prompt": "q", "completion": answer})[1] == ({(Reading.DIGITS, "completion"): 1} if noted else {})
+
+
 def test_one_answer_of_squads_is_no_choice_that_is_to_be_told() -> None:
     found, noted = read({"prompt": "q", "completion": {"text": ["Rome"], "answer_start": [3]}})
     assert (found[-1].content, noted) == ("Rome", {})
