@@ -92,6 +92,7 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
     from finetune_trainer.findings import Findings
     from finetune_trainer.json_rows import json_lines
     from finetune_trainer.leaks import leaks
+    from finetune_trainer.readings import Readings
     from finetune_trainer.render import prompt_format
     from finetune_trainer.row_store import RowStore, StoreWriter
     from finetune_trainer.rows import read_rows
@@ -131,7 +132,9 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
         stream.seek(0)
         _, parsing = timed("read and parse", lambda: list(json_lines(stream, str(data))))
     rows, _ = timed(
-        "validate", lambda: list(read_rows(storage, bundle.spec.dataset.train, "dataset.train", findings, [])), parsing
+        "validate",
+        lambda: list(read_rows(storage, bundle.spec.dataset.train, "dataset.train", findings, Readings())),
+        parsing,
     )
     rows, _ = timed("clean", lambda: list(Cleaner(bundle.spec.dataset.clean).clean(rows)))
     rows, _ = timed("find exact copies", lambda: list(drop_copies(rows, SeenKeys(), findings)))

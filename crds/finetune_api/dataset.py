@@ -48,6 +48,9 @@ class Columns(ApiModel):
     """Messages: column with the list of {role, content}, or of ShareGPT's {from, value}. Default: messages."""
     text: ColumnName | None = None
     """Text: column with the text to learn. Default: text."""
+    reasoning: ColumnName | None = None
+    """PromptCompletion and Instruction: column with the thought before the answer, which is learned with it between
+    <think> and </think>; a row may lack it. Default: reasoning_content, reasoning or thinking."""
 
 
 class RowFiles(ApiModel):
@@ -59,39 +62,39 @@ class RowFiles(ApiModel):
                 "!has(self.columns) || self.format != 'PromptCompletion' || "
                 "!(has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || "
                 "has(self.columns.messages) || has(self.columns.text))",
-                "format PromptCompletion knows the columns system, prompt and completion only: "
+                "format PromptCompletion knows the columns system, prompt, reasoning and completion only: "
                 "remove the others, or change format",
             ),
             (
                 "!has(self.columns) || self.format != 'Instruction' || "
                 "!(has(self.columns.prompt) || has(self.columns.completion) || has(self.columns.messages) || "
                 "has(self.columns.text))",
-                "format Instruction knows the columns system, instruction, input and output only: "
+                "format Instruction knows the columns system, instruction, input, reasoning and output only: "
                 "remove the others, or change format",
             ),
             (
                 "!has(self.columns) || self.format != 'Messages' || "
                 "!(has(self.columns.prompt) || has(self.columns.completion) || "
                 "has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || "
-                "has(self.columns.text))",
+                "has(self.columns.text) || has(self.columns.reasoning))",
                 "format Messages knows the columns system and messages only: remove the others, or change format",
             ),
             (
                 "!has(self.columns) || self.format != 'Text' || "
                 "!(has(self.columns.system) || has(self.columns.prompt) || has(self.columns.completion) || "
                 "has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || "
-                "has(self.columns.messages))",
+                "has(self.columns.messages) || has(self.columns.reasoning))",
                 "format Text knows the column text only: remove the others, or change format",
             ),
         )
     )
 
     uri: FileUri
-    """The files, as s3://BUCKET/KEY ending in .jsonl (one JSON object a line), .json (one array of objects), .csv
-    (UTF-8, the first line names the columns; comma, semicolon or tab) or .parquet; all but .parquet also compressed, as
-    .gz or .zst. The key may hold wildcards: * stands for any characters and ? for one, both within one folder, and **
-    for any folders (data/**/*.jsonl also finds data/a.jsonl). Files are read in the order of their names, row by row,
-    whatever their size."""
+    """The files, as s3://BUCKET/KEY ending in .jsonl or .ndjson (one JSON object a line), .json (one array of objects,
+    perhaps below a key), .csv or .tsv (UTF-8, the first line names the columns; comma, semicolon, tab or |) or
+    .parquet; all but .parquet also compressed, as .gz or .zst. The key may hold wildcards: * stands for any characters
+    and ? for one, both within one folder, and ** for any folders (data/**/*.jsonl also finds data/a.jsonl). Files are
+    read in the order of their names, row by row, whatever their size."""
     format: RowFormat = RowFormat.AUTO
     """What the rows hold. PromptCompletion: a prompt and its completion. Instruction: an instruction, perhaps an input,
     and the output. Messages: a list of {role, content}, of which every assistant turn is learned. Text: a text, of

@@ -60,7 +60,7 @@ class Cleaned(StatusModel):
     """Every step, in the order they ran."""
 
 
-ADVICE, ADVICE_LENGTH = 24, 1024
+ADVICE, ADVICE_LENGTH = 32, 1024
 
 
 class Advice(StatusModel):

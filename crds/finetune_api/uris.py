@@ -23,9 +23,9 @@ class Shape(NamedTuple):
 
 FOLDER = Shape(f"^s3://{BUCKET}/[^*?]*[^*?/]/?$", "must be s3://BUCKET/PREFIX, for example s3://acme-models/tickets")
 FILES = Shape(
-    f"^s3://{BUCKET}/.+[.]((jsonl|json|csv)([.](gz|zst))?|parquet)$",
-    "must be s3://BUCKET/KEY ending in .jsonl, .json or .csv, perhaps with .gz or .zst after it, or in "
-    ".parquet; the key may hold the wildcards *, ? and **, for example s3://acme-data/tickets/*.jsonl",
+    f"^s3://{BUCKET}/.+[.]((jsonl|ndjson|json|csv|tsv)([.](gz|zst))?|parquet)$",
+    "must be s3://BUCKET/KEY ending in .jsonl, .ndjson, .json, .csv or .tsv, perhaps with .gz or .zst after it, or "
+    "in .parquet; the key may hold the wildcards *, ? and **, for example s3://acme-data/tickets/*.jsonl",
 )
 _EDGES = "must have no white space and no invisible character at its ends or at the beginning of its key: remove it"
 _CONTROLS = "must not hold a line break or another control character: remove it"

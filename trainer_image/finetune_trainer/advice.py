@@ -3,10 +3,12 @@
 Advice never stops a job. Pure functions over numbers that were collected while the data was prepared."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 
 from finetune_api.preflight_status import ADVICE_LENGTH, Advice
+from finetune_trainer import row_advice
+from finetune_trainer.row_advice import RowFacts
 
 FEW_ROWS, FEW_ROWS_FOR_FULL = 50, 1000
 """Adapters: clear gains begin at 50 to 100 rows (OpenAI's fine-tuning guide). Full: 1,000 chosen rows were enough for
@@ -35,7 +37,6 @@ PASSES, PASSES_OF_FEW_ROWS, FEW_FOR_PASSES = 4, 15, 1000
 """Up to 4 passes, repeated rows are worth nearly as much as new ones, and far more are worth little (Muennighoff et al.
 2023); small chosen sets are trained longer, LIMA's 1,000 rows 15 times."""
 
-COLUMNS_NAMED = 4
 END_UNTRAINED = "EndOfTurnUntrained"
 """The reason that the evaluation looks for where no answer ends."""
 
@@ -66,7 +67,7 @@ class Facts:
     same_answer: int = 0
     """Rows with the answer that most rows have."""
     marks: Mapping[str, int]
-    """Rows that carry a mark of another prompt format, by the mark."""
+    """Rows of a question and its answer that carry a mark of another prompt format, by the mark."""
     tokens: int
     supervised_tokens: int
     test_rows: int
@@ -86,10 +87,10 @@ class Facts:
     """How often the whole run takes each row of a weighted source, by the source's field."""
     unused_patterns: tuple[str, ...] = ()
     """Fields of the patterns that matched no row."""
-    unused_columns: tuple[str, ...] = ()
-    """Columns that nothing is read from, each with its place in the spec."""
     untrained_end: str | None = None
     """What to say of a model that was never trained to end an answer, where the job does not train its output head."""
+    rows: RowFacts = field(default_factory=RowFacts)
+    """How the rows were read."""
 
 
 def advise(facts: Facts) -> list[Advice]:
@@ -263,21 +264,15 @@ def _unused_patterns(facts: Facts) -> str | None:
     return f"{', '.join(facts.unused_patterns)} matched no row: correct the pattern, or remove it."
 
 
-def _unused_columns(facts: Facts) -> str | None:
-    if not facts.unused_columns:
-        return None
-    more = len(facts.unused_columns) - COLUMNS_NAMED
-    shown = ", ".join(facts.unused_columns[:COLUMNS_NAMED]) + (f" and {more} more" if more > 0 else "")
-    return (
-        f"Nothing is read from {shown}: if it is to be learned, or to be asked with, name it under columns, or write "
-        "it into a column that is read."
-    )
-
-
 CONCERNS: dict[str, Callable[[Facts], str | None]] = {
     END_UNTRAINED: _untrained_end,
     "TestRowsLeak": _leaks,
+    "TurnsNotLearned": lambda facts: row_advice.not_learned(facts.rows),
+    "ValuesReadAsText": lambda facts: row_advice.values_as_text(facts.rows),
+    "ThoughtsLearned": lambda facts: row_advice.thoughts(facts.rows),
+    "ColumnUnused": lambda facts: row_advice.unused_columns(facts.rows),
     "PromptFormatInRows": _marks,
+    "SpecialTokensInText": lambda facts: row_advice.special_tokens_in_text(facts.rows),
     "FewRows": _few_rows,
     "FewSteps": _few_steps,
     "OneAnswerRepeated": _same_answer,
@@ -290,7 +285,6 @@ CONCERNS: dict[str, Callable[[Facts], str | None]] = {
     "LearningRateUnusual": _learning_rate,
     "ManyEpochs": _passes,
     "SourceRepeated": _repeated_source,
-    "ColumnUnused": _unused_columns,
     "PatternUnused": _unused_patterns,
 }
 """Every concern by the reason it is told under, the gravest first."""

@@ -17,7 +17,7 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.cleaned import EXAMPLES, Change, Cleaned
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.masking import MARKS, Finder, finders, hidden, replaced
-from finetune_trainer.row_format import Message, Row
+from finetune_trainer.row_format import Row
 
 AROUND = 60
 """Characters shown before and after the place that a step changed."""
@@ -58,7 +58,7 @@ class Cleaner:
             texts = [self.text(message.content) for message in row.messages]
             self._note(row.source, [changes for _, changes in texts if changes])
             messages = tuple(
-                Message(message.role, text)
+                message._replace(content=text)
                 for message, (text, _) in zip(row.messages, texts, strict=True)
                 if text.strip() or message.role != "system"
             )

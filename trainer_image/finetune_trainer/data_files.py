@@ -19,8 +19,18 @@ BOM = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
+SAME_KIND = {"ndjson": "jsonl", "tsv": "csv"}
+"""Other endings of files of one kind."""
+
+
 def kind_of_file(uri: str) -> str:
     """jsonl, json, csv or parquet, whatever compression the name ends with."""
+    ending = ending_of(uri)
+    return SAME_KIND.get(ending, ending)
+
+
+def ending_of(uri: str) -> str:
+    """How the name ends, without what it says of the compression: as `kind_of_file`, with tsv and csv told apart."""
     return uri.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
 
 

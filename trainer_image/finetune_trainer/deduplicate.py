@@ -53,9 +53,11 @@ def drop_copies(rows: Iterable[Row], seen: SeenKeys, findings: Findings) -> Iter
 
 
 def row_key(row: Row) -> int:
-    """64 bits that are equal for rows that differ in nothing but white space and the way Unicode is composed. That any
-    two of ten million other rows are equal too has a probability of three in a million."""
-    return int.from_bytes(_digest(f"{message.role}\n{normalised(message.content)}" for message in row.messages)[:8])
+    """64 bits that are equal for rows of which the same is learned and that differ in nothing but white space and the
+    way Unicode is composed. That any two of ten million other rows are equal too has a probability of three in a
+    million."""
+    texts = (f"{m.role}{' not learned' * (not m.learned)}\n{normalised(m.content)}" for m in row.messages)
+    return int.from_bytes(_digest(texts)[:8])
 
 
 def prompt_key(row: Row) -> bytes:

@@ -16,6 +16,8 @@ from finetune_trainer.gather import Gathered
 from finetune_trainer.mixing import Mixture
 from finetune_trainer.prepared import Split
 from finetune_trainer.resolve import default_learning_rate
+from finetune_trainer.row_advice import RowFacts
+from finetune_trainer.row_notes import Mark
 from finetune_trainer.row_store import Rows, lengths, mixtures, supervised_counts
 
 LEAKS_SHOWN = 2
@@ -54,7 +56,7 @@ def facts_of(
         overlength=findings.overlength,
         taken_apart=findings.taken_apart,
         same_answer=gathered.notes.most_frequent_answer(learned),
-        marks=gathered.notes.marked(learned),
+        marks=gathered.notes.marked(learned, Mark.FORMAT),
         tokens=int(lengths(train).sum()),
         supervised_tokens=int(supervised_counts(train).sum()),
         tested_rows=min(len(test), spec.evaluation.max_rows),
@@ -71,8 +73,13 @@ def facts_of(
         unused_patterns=tuple(
             f"dataset.clean.{step}" for step, rows in steps.items() if not rows and step.startswith("remove")
         ),
-        unused_columns=gathered.unused,
         untrained_end=untrained_end,
+        rows=RowFacts(
+            readings=gathered.readings,
+            text_rows=gathered.notes.documents(learned),
+            own_tokens=gathered.notes.marked(learned, Mark.OWN),
+            foreign_marks=gathered.notes.marked(learned, Mark.FOREIGN),
+        ),
     )
 
 

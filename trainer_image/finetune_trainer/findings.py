@@ -9,7 +9,7 @@ from finetune_trainer.data_files import kind_of_file
 from finetune_trainer.failure import TrainerFailure
 
 SHOWN = 5
-"""Invalid rows that are named one by one in a message; the rest is counted."""
+"""Kinds of faults that a message names, each with its first row; the rest is counted."""
 URI_CHARACTERS = 300
 """Of a longer URI the end is shown, which tells files apart."""
 NAME_CHARACTERS = 40
@@ -27,6 +27,8 @@ class InvalidRow(Exception):  # noqa: N818 - a finding, not an error of the prog
 
 @dataclass
 class _Kind:
+    said: str
+    """The sentence about the first row, for a fault."""
     rows: int = 0
     places: list[str] = field(default_factory=list)
 
@@ -50,16 +52,13 @@ class Findings:
         self.advice: list[Advice] | None = None
         self.leaked: int | None = None
         self._kinds: dict[tuple[Severity, str], _Kind] = {}
-        self._shown: list[tuple[str, str]] = []
 
     def invalid_row(self, source: str, problem: InvalidRow) -> None:
         """Notes a row that cannot be used. `source`: FILE:LINE."""
         self.invalid += 1
         place = _place(source, problem.detail)
-        self._note(Severity.ERROR, problem.kind, place)
-        if len(self._shown) < SHOWN:
-            detail = f" ({problem.detail})" if problem.detail else ""
-            self._shown.append((problem.kind, f"{place_of(source)}: {problem.kind}{detail}."))
+        detail = f" ({problem.detail})" if problem.detail else ""
+        self._note(Severity.ERROR, problem.kind, place, f"{place_of(source)}: {problem.kind}{detail}.")
 
     def suspicious_row(self, source: str, kind: str, detail: str = "") -> None:
         """Notes a row that is used and yet looks wrong. A row is noted at most once for each kind."""
@@ -69,18 +68,15 @@ class Findings:
         """Raises TrainerFailure DatasetInvalid if more than the share `allowed` of the rows cannot be used."""
         if self.invalid <= allowed * self.rows:
             return
-        more = {kind: found.rows for (severity, kind), found in self._kinds.items() if severity is Severity.ERROR}
-        for kind, _ in self._shown:
-            more[kind] -= 1
-        left = sorted(((rows, kind) for kind, rows in more.items() if rows), key=lambda pair: -pair[0])
-        rest = ", ".join(f"{rows:,} x {kind}" for rows, kind in left[:SHOWN])
-        ending = f" And {sum(more.values()):,} more: {rest}." if left else ""
         beginning = (
             f"{self.invalid:,} of {self.rows:,} rows are not valid, more than dataset.maxInvalidFraction {allowed:g}. "
             if allowed
             else ""
         )
-        said = " ".join(text for _, text in self._shown)
+        faults = [found for (severity, _), found in self._kinds.items() if severity is Severity.ERROR]
+        said = " ".join(found.said + _the_same(found.rows - 1) for found in faults[:SHOWN])
+        left = sum(found.rows for found in faults[SHOWN:])
+        ending = f" And {left:,} rows with other faults: see status.preflight.findings." if left else ""
         raise TrainerFailure(FailureReason.DATASET_INVALID, beginning + said + ending)
 
     def listed(self) -> list[Finding]:
@@ -91,11 +87,15 @@ class Findings:
             for (severity, kind), kind_found in found[:FINDINGS]
         ]
 
-    def _note(self, severity: Severity, kind: str, place: str) -> None:
-        found = self._kinds.setdefault((severity, kind), _Kind())
+    def _note(self, severity: Severity, kind: str, place: str, said: str = "") -> None:
+        found = self._kinds.setdefault((severity, kind), _Kind(said))
         found.rows += 1
         if len(found.places) < FINDING_PLACES:
             found.places.append(place)
+
+
+def _the_same(rows: int) -> str:
+    return f" The same in {rows:,} more row{'s' * (rows != 1)}." if rows else ""
 
 
 def place_of(source: str, characters: int = URI_CHARACTERS) -> str:

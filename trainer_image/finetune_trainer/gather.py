@@ -15,19 +15,21 @@ from numpy.typing import NDArray
 from finetune_api.dataset import Dataset, Source
 from finetune_api.preparation import Near
 from finetune_api.reasons import FailureReason
+from finetune_api.training import LossOn
 from finetune_trainer.base_model import BaseModel
 from finetune_trainer.clean import Cleaner
 from finetune_trainer.deduplicate import Alike, NearCopies, SeenKeys, drop_copies, prompt_key
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings
 from finetune_trainer.prepared import Split
+from finetune_trainer.readings import Reading, Readings
 from finetune_trainer.render import PromptFormat
 from finetune_trainer.row_format import Message, Row
 from finetune_trainer.row_notes import RowNotes
 from finetune_trainer.row_store import Example, RowStore, StoreWriter
 from finetune_trainer.rows import read_rows
 from finetune_trainer.storage import Storage
-from finetune_trainer.suspicions import Suspicions
+from finetune_trainer.suspicions import Suspicions, special_tokens
 from finetune_trainer.token_ids import require_rows
 from finetune_trainer.tokenization import tokenize
 
@@ -45,8 +47,8 @@ class Gathered:
     alike: Alike
     """Which rows are copies of one another, nearly."""
     notes: RowNotes
-    unused: tuple[str, ...]
-    """Columns that nothing reads, as `row_columns.UnusedColumns` lists them."""
+    readings: Readings
+    """What of the rows was read as something else than it is written, or not at all."""
 
 
 def gather(
@@ -62,15 +64,15 @@ def gather(
     work with may be made. Raises TrainerFailure DatasetInvalid where more rows are not valid than allowed, or where of
     a list of sources none is left, SpecInvalid where cleaning leaves none, ModelUnsupported as `require_rows` does."""
     seen, cleaner, suspicions = SeenKeys(), Cleaner(dataset.clean), Suspicions(model.tokenizer)
-    copies, notes = NearCopies(dataset.deduplicate, storage, folder.parent), RowNotes()
+    copies = NearCopies(dataset.deduplicate, storage, folder.parent)
+    notes, readings = RowNotes(special_tokens(model.tokenizer)), Readings()
     findings.cleaned = cleaner.cleaned
     sides: dict[Split, NDArray[np.int64]] = {}
-    unused: list[str] = []
     lost: dict[Split, Counter[str]] = {}
     with StoreWriter(folder) as writer:
         for split in READING_ORDER:
             first, before = len(writer), _counted(findings, cleaner)
-            rows = read_rows(storage, sources_of(dataset, split), f"dataset.{split}", findings, unused)
+            rows = read_rows(storage, sources_of(dataset, split), f"dataset.{split}", findings, readings)
             rows = suspicions.note(drop_copies(cleaner.clean(rows), seen, findings), findings)
             examples = require_rows(tokenize(rows, format, model.tokenizer, findings, longest), model)
             for key, whole, example in _keyed(examples):
@@ -80,6 +82,7 @@ def gather(
             sides[split] = np.arange(first, len(writer))
             lost[split] = _counted(findings, cleaner) - before
     findings.raise_if_invalid(dataset.max_invalid_fraction)
+    _require_all_learned(format, readings)
     store = RowStore(folder)
     alike = copies.find(store.column("key"))
     findings.near_duplicates = int(alike.repeats.sum())
@@ -89,7 +92,18 @@ def gather(
     for split in sides:
         if sources_of(dataset, split) and not len(sides[split]):
             raise _empty(dataset, split, lost[split], cleaner)
-    return Gathered(store, sides, alike, notes, tuple(unused))
+    return Gathered(store, sides, alike, notes, readings)
+
+
+def _require_all_learned(format: PromptFormat, readings: Readings) -> None:
+    """Raises TrainerFailure SpecInvalid where all is to be learned, and turns say that they are not."""
+    if format.loss_on is LossOn.ALL and (turns := readings.times(Reading.NOT_LEARNED)):
+        flags = " and ".join(readings.rows_with(Reading.NOT_LEARNED))
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"training.lossOn All learns every token, and {turns:,} answers say by {flags} that they are not to be "
+            "learned: set training.lossOn to Completion, or take the flags out.",
+        )
 
 
 def sources_of(dataset: Dataset, split: Split) -> Sequence[Source]:

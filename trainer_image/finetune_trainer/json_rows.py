@@ -1,4 +1,5 @@
-"""JSON values from files: one a line (.jsonl), or the items of one array (.json), parsed as the file is read."""
+"""JSON values from files: one a line (.jsonl), or the items of one array (.json), parsed as the file is read. Rows that
+stand in one object, as data frames write them, are read by `json_shapes`."""
 
 import codecs
 import json
@@ -10,20 +11,41 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.data_files import BOM, LINE_BYTES, lines, refuse_utf_16
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import InvalidRow, name_shown
+from finetune_trainer.json_shapes import is_frame_of_columns, rows_within
+from finetune_trainer.row_keys import is_turn
 
 CHUNK_BYTES = 1 << 16
 
 
 def json_lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
-    """The value of each line that is not blank, with its number, from 1; InvalidRow where it is none."""
+    """The value of each line that is not blank, with its number, from 1; InvalidRow where it is none. Raises
+    TrainerFailure DatasetInvalid where the file is one array."""
+    first = True
     for number, line in lines(stream, uri):
         if line is None:
             yield number, InvalidRow(f"longer than {LINE_BYTES >> 20} MiB", "a .jsonl file has one object a line")
         elif not line.isspace():
             try:
-                yield number, parse(line.rstrip())
+                value: Any = parse(line.rstrip())
             except InvalidRow as problem:
-                yield number, problem
+                value = problem
+            if first:
+                _refuse_other_shapes(value, line.removeprefix(BOM), f"{uri} line {number}")
+            first = False
+            yield number, value
+
+
+def _refuse_other_shapes(value: Any, line: bytes, place: str) -> None:
+    """Raises TrainerFailure DatasetInvalid where the first line is, or begins, an array of rows or a data frame."""
+    rows = isinstance(value, list) and any(isinstance(item, dict) and not is_turn(item) for item in value)
+    begun = isinstance(value, InvalidRow) and value.kind == "not JSON" and line.lstrip().startswith(b"[")
+    if rows or begun:
+        what = "begins a JSON array, and a .jsonl file has one object a line: name it .json."
+    elif is_frame_of_columns(value):
+        what = 'is a data frame by columns: name it .json, or let pandas write orient="records" with lines=True.'
+    else:
+        return
+    raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place} {what}")
 
 
 def parse(data: bytes) -> Any:
@@ -38,8 +60,11 @@ def array_items(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
     """The items with their numbers, from 1. Raises TrainerFailure DatasetInvalid from where on it is no JSON array:
     unlike a line, what follows cannot be told apart."""
     text = _Text(stream, uri)
-    if (opening := text.peek()) != "[":
-        found = {"{": "an object", '"': "text", "": "nothing"}.get(opening, "no JSON")
+    if (opening := text.peek()) == "{":
+        yield from enumerate(rows_within(_only_object(text, uri), uri), start=1)
+        return
+    if opening != "[":
+        found = {'"': "text", "": "nothing"}.get(opening, "no JSON")
         raise _refusal(uri, f"holds {found}, not an array of objects")
     text.skip()
     number = 0
@@ -59,6 +84,21 @@ def array_items(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
     text.skip()
     if text.peek():
         raise _refusal(uri, "goes on after the end of its array")
+
+
+def _only_object(text: "_Text", uri: str) -> dict[str, Any]:
+    """The object that a .json file consists of, which has to fit into memory."""
+    try:
+        value: dict[str, Any] = text.value()
+    except InvalidRow as problem:
+        raise _refusal(uri, f"is no rows: {problem.kind} ({problem.detail})") from problem
+    except (ValueError, RecursionError) as error:
+        if text.held > LINE_BYTES:
+            raise _refusal(uri, f"holds one object of more than {LINE_BYTES >> 20} MiB, not an array") from error
+        raise _refusal(uri, f"is not JSON ({_not_json(error).detail})") from error
+    if following := text.peek():
+        raise _refusal(uri, "holds one object after another" if following == "{" else "goes on after its object")
+    return value
 
 
 def _refusal(uri: str, what: str) -> TrainerFailure:
@@ -96,6 +136,11 @@ class _Text:
         self._stream, self._uri = stream, uri
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self._text, self._at, self._ended = "", 0, False
+
+    @property
+    def held(self) -> int:
+        """Characters that were read and not yet taken."""
+        return len(self._text) - self._at
 
     def peek(self) -> str:
         """The next character that is no white space; "" at the end."""

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite, isnan
 from typing import Any, BinaryIO
 
 from finetune_trainer.data_files import kind_of_file, open_data
 from finetune_trainer.findings import Findings, InvalidRow
 from finetune_trainer.json_rows import array_items, json_lines
+from finetune_trainer.row_keys import is_turn
 from finetune_trainer.storage import Storage
 
 KINDS = {
@@ -40,15 +42,20 @@ def read_records(storage: Storage, uri: str, findings: Findings) -> Iterator[Rec
             if isinstance(value, dict):
                 yield Record(value, source)
             else:
-                problem = value if isinstance(value, InvalidRow) else InvalidRow(f"{kind_of(value)}, not an object")
-                findings.invalid_row(source, problem)
+                findings.invalid_row(source, value if isinstance(value, InvalidRow) else _no_object(value))
 
 
 def kind_of(value: Any) -> str:
     """What a value is, in a word or two."""
-    if value != value:
-        return "NaN"
+    if isinstance(value, float) and not isfinite(value):
+        return "NaN" if isnan(value) else "infinite"
     return KINDS.get(type(value), f"of type {type(value).__name__}")
+
+
+def _no_object(value: Any) -> InvalidRow:
+    if isinstance(value, list) and value and is_turn(value[0]):
+        return InvalidRow("a list of messages, not an object", 'write it as {"messages": [...]}')
+    return InvalidRow(f"{kind_of(value)}, not an object")
 
 
 def _values(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:

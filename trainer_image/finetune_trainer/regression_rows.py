@@ -18,6 +18,7 @@ from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings
 from finetune_trainer.metric_choice import require_metric
 from finetune_trainer.prepared import REGRESSION, place
+from finetune_trainer.readings import Readings
 from finetune_trainer.render import PromptFormat
 from finetune_trainer.resolve import LONGEST_BY_DEFAULT
 from finetune_trainer.row_store import PLACED, Rows, RowStore, StoreWriter
@@ -40,13 +41,14 @@ def gather_regression(
     sets = spec.evaluation.regression or []
     if not sets:
         return {}
-    findings, unused = Findings(), list[str]()
-    rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "evaluation.regression", findings, unused))
+    findings, readings = Findings(), Readings()
+    rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "evaluation.regression", findings, readings))
     with StoreWriter(folder / REGRESSION) as writer:
         for row, example in require_rows(tokenize(rows, format, model.tokenizer, findings), model):
             writer.append(example, prompt_key(row))
     findings.raise_if_invalid()
-    print(*(f"Nothing is read from {column}." for column in unused), sep="\n", end="\n" * bool(unused), flush=True)
+    for column in readings.unused:
+        print(f"Nothing is read from {column}.", flush=True)
     store, found = RowStore(folder / REGRESSION), {}
     limit = min(model.context or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
     for number, wish in enumerate(sets):

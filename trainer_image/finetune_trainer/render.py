@@ -47,8 +47,8 @@ class Rendered:
     messages: tuple[Message, ...]
     """What is said in it, the last answer last."""
     answers: tuple[tuple[int, int], ...]
-    """Each answer with its end of turn, as characters [start, end) of the text. The last ends with the text. None for a
-    document."""
+    """Each answer that is learned, with its end of turn, as characters [start, end) of the text. The last ends with the
+    text. None for a document."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class PromptFormat:
         not follow the prompt that asks for it."""
         if row.is_document:
             return [Rendered(row.messages[0].content, row.messages, ())]
-        ends = [number for number, message in enumerate(row.messages, start=1) if message.role == "assistant"]
+        answers = (number for number, message in enumerate(row.messages, start=1) if message.role == "assistant")
+        ends = [number for number in answers if row.messages[number - 1].learned]
         if whole := self._found(row.messages, ends):
             return [whole]
         if self.loss_on is LossOn.ALL:

@@ -107,7 +107,8 @@ class StoreWriter:
         """`key`: eight bytes or more, equal for rows that ask the same."""
         tokens = example.input_ids.astype("<i4", copy=False).tobytes()
         supervised = example.supervised.tobytes()
-        text = json.dumps(example.messages, ensure_ascii=False).encode()
+        messages = [message if not message.learned else message[:2] for message in example.messages]
+        text = json.dumps(messages, ensure_ascii=False).encode()
         file, _, line = example.source.rpartition(":")
         record = PACK(
             self._start,

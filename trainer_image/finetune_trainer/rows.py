@@ -7,46 +7,55 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings, InvalidRow, place_of
 from finetune_trainer.progress import Progress
+from finetune_trainer.readings import Noted, Readings
 from finetune_trainer.records import read_records
-from finetune_trainer.row_columns import Columns, UnusedColumns, detect_format
-from finetune_trainer.row_format import Row, messages_of
+from finetune_trainer.row_columns import Columns, detect_format
+from finetune_trainer.row_format import Row
+from finetune_trainer.row_messages import RowReader
 from finetune_trainer.storage import Storage
+from finetune_trainer.unread_columns import UnreadColumns
 
 ROW_CHARACTERS = 4 * 1024 * 1024
 """Longest text of a row. The tokenizer takes some 200 bytes of memory for each character it is given at once."""
 
 
 def read_rows(
-    storage: Storage, sources: Sequence[RowFiles], field: str, findings: Findings, unused: list[str]
+    storage: Storage, sources: Sequence[RowFiles], field: str, findings: Findings, readings: Readings
 ) -> Iterator[Row]:
-    """The valid rows of all sources in order; the others go to `findings`, and columns that nothing reads, as
-    UnusedColumns lists them, to `unused`. `field`: dataset.train or dataset.test, for messages. Raises
+    """The valid rows of all sources in order; the others go to `findings`. `readings` takes what is read as something
+    else than it is written, and what is not read. `field`: dataset.train or dataset.test, for messages. Raises
     TrainerFailure DatasetNotFound, DatasetInvalid or SpecInvalid where a whole source is no good."""
     progress = Progress(f"Reading {field}", "rows")
     for position, source in enumerate(sources):
-        for row in _read_source(storage, source, position, f"{field}[{position}]", findings, unused):
+        for row in _read_source(storage, source, position, f"{field}[{position}]", findings, readings):
             progress.advance()
             yield row
 
 
 def _read_source(
-    storage: Storage, source: RowFiles, position: int, field: str, findings: Findings, unused: list[str]
+    storage: Storage, source: RowFiles, position: int, field: str, findings: Findings, readings: Readings
 ) -> Iterator[Row]:
     uris = storage.list(source.uri)
     if not uris:
         raise TrainerFailure(FailureReason.DATASET_NOT_FOUND, f"{field}.uri: no file matches {source.uri}.")
-    columns = Columns.of(source)
-    format, watch = source.format, None
+    reader: RowReader | None = None
+    unread: UnreadColumns | None = None
     for record in (record for uri in uris for record in read_records(storage, uri, findings)):
-        if format is RowFormat.AUTO:
-            format = detect_format(record.value, source, field, place_of(record.source))
-        watch = watch or UnusedColumns(format, source)
-        watch.note(record.value)
+        if reader is None or unread is None:
+            format = source.format
+            if format is RowFormat.AUTO:
+                format = detect_format(record.value, source, field, place_of(record.source))
+            reader, unread = RowReader(format, Columns.of(source)), UnreadColumns(format, source)
+        unread.note_names(record.value)
+        noted = Noted()
         try:
-            messages = messages_of(format, columns, record.value)
+            messages = reader.messages(record.value, noted)
             if sum(len(message.content) for message in messages) > ROW_CHARACTERS:
                 raise InvalidRow(f"longer than {ROW_CHARACTERS >> 20} Mi characters", "make several rows of it")
-            yield Row(messages, record.source, position)
         except InvalidRow as problem:
             findings.invalid_row(record.source, problem)
-    unused += watch.listed(field) if watch else []
+        else:
+            readings.add(noted)
+            unread.note(record.value, messages)
+            yield Row(messages, record.source, position)
+    readings.unused += unread.listed(field) if unread else []

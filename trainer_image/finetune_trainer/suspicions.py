@@ -5,7 +5,7 @@ HTML the <s> that is also a special token of Llama 2.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ftfy import badness
@@ -19,28 +19,51 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MOJIBAKE = "text that looks decoded with the wrong encoding"
 
 
+FindToken = Callable[[str], str | None]
+"""Finds the first special token in a text."""
+
+
+def special_tokens(tokenizer: Any) -> FindToken:
+    """Finds the tokenizer's special tokens in texts: they are read as such wherever they stand."""
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    marks = sorted((token for token in special if not token.isspace()), key=len, reverse=True)
+    firsts, pattern = {mark[0] for mark in marks}, re.compile("|".join(map(re.escape, marks)) or r"(?!)")
+
+    def find(text: str) -> str | None:
+        found = pattern.search(text) if any(first in text for first in firsts) else None
+        return found[0] if found else None
+
+    return find
+
+
 class Suspicions:
     """What is looked for in the text of every message."""
 
     def __init__(self, tokenizer: Any) -> None:
         """`tokenizer`: its special tokens, where they stand in a text, are read as if the chat template wrote them."""
-        special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        marks = sorted((token for token in special if not token.isspace()), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, marks))) if marks else None
-        self._first = tuple({mark[0] for mark in marks})
+        self._special = special_tokens(tokenizer)
 
     def note(self, rows: Iterable[Row], findings: Findings) -> Iterator[Row]:
         """The rows as they are; what looks wrong goes to `findings`."""
         for row in rows:
-            for kind, detail in {kind: detail for m in row.messages for kind, detail in self._of(m.content)}.items():
+            for kind, detail in self._of_row(row).items():
                 findings.suspicious_row(row.source, kind, detail)
             yield row
+
+    def _of_row(self, row: Row) -> dict[str, str]:
+        """Each kind of what looks wrong, with its detail. Special tokens in a row of format Text are meant to be read
+        as such, and advice counts them."""
+        found = {kind: detail for message in row.messages for kind, detail in self._of(message.content)}
+        if row.is_document:
+            return found
+        for message in row.messages:
+            if special := self._special(message.content):
+                found.setdefault("a special token of the model stands in the text", special[:40])
+        return found
 
     def _of(self, text: str) -> Iterator[tuple[str, str]]:
         if found := CONTROL.search(text):
             yield "a control character", f"U+{ord(found[0]):04X}"
-        if self._special and any(first in text for first in self._first) and (found := self._special.search(text)):
-            yield "a special token of the model stands in the text", found[0][:40]
         if text.isascii():
             return
         if REPLACEMENT in text:

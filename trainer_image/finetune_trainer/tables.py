@@ -1,6 +1,7 @@
-"""Rows of .csv and .parquet files, read a few at a time."""
+"""Rows of .csv, .tsv and .parquet files, read a few at a time."""
 
 import csv
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -8,81 +9,72 @@ import pyarrow
 from pyarrow import parquet
 
 from finetune_api.reasons import FailureReason
+from finetune_trainer.csv_header import Header, encodable
 from finetune_trainer.data_files import BOM, LINE_BYTES, lines
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import InvalidRow, name_shown
 
 BATCH = 256
 """Rows of a Parquet file that are Python objects at a time."""
-DELIMITERS = ",;\t"
 NOT_HELD = (ValueError, OverflowError, KeyError, pyarrow.ArrowException)
 """What Arrow raises for a value that no Python type holds: nanoseconds, years after 9999, an unknown time zone (a
 KeyError by zoneinfo or pytz, whichever the version of Arrow asks)."""
+SPACE_BEFORE_QUOTE = InvalidRow(
+    "a space stands before a quoted field, so that its quotes would be text: remove the space after the separator"
+)
 
 
 def csv_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
-    """The rows as text by column name, with the line each begins at. The first line names the columns, and is told
-    from: columns stand apart by comma, semicolon or tab. Quoting as in RFC 4180; a quoted field may hold line ends.
+    """The rows as text by column name, with the line each begins at; rows of empty fields are skipped. The first line
+    names the columns, see `csv_header`. Quoting as in RFC 4180; a quoted field may hold line ends.
 
     Raises TrainerFailure DatasetInvalid where the first line names no columns, and where rows cannot be told apart."""
     csv.field_size_limit(LINE_BYTES)
-    source = _csv_lines(stream, uri)
-    header, delimiter = _header(next(source, ""), uri)
-    reader = csv.reader(source, delimiter=delimiter, strict=True)
-    begin = 2
+    source = _Lines(_csv_lines(stream, uri))
+    header = Header.read(source, uri)
+    reader = csv.reader(source, delimiter=header.delimiter, skipinitialspace=header.spaced, strict=True)
+    quoted_late = _quoted_late(header.delimiter)
+    begin = header.lines + 1
     while True:
+        source.taken.clear()
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            if reader.line_num + 1 > begin:  # the lines between may be rows
+            if reader.line_num + header.lines > begin:  # the lines between may be rows
                 raise _refusal(
                     f"{uri} line {begin}: a quoted field of the row that begins here does not end as RFC 4180 has it, "
                     'and what follows cannot be told from it. Close its quote; one within a field is written twice: "".'
                 ) from error
             yield begin, InvalidRow("not CSV", str(error))
         else:
-            if fields:
-                yield begin, _csv_row(header, fields, begin, reader.line_num + 1)
-        begin = reader.line_num + 2
+            late = any(re.match(' +"', field) for field in fields) and quoted_late.search("".join(source.taken))
+            row = SPACE_BEFORE_QUOTE if late else header.row(fields, begin, reader.line_num + header.lines)
+            if row is not None and fields:
+                whole = isinstance(row, InvalidRow) or all(map(encodable, row.values()))
+                yield begin, row if whole else InvalidRow("not UTF-8", 'save the table as "CSV UTF-8"')
+        begin = reader.line_num + header.lines + 1
 
 
-def _header(line: str, uri: str) -> tuple[list[str], str]:
-    """The columns' names, and the delimiter between them."""
-    if not _encodable(line):
-        raise _refusal(f'{uri} line 1 is not UTF-8: save the table as "CSV UTF-8".')
-    if "\r" in line.rstrip("\r\n"):
-        raise _refusal(f'{uri} ends lines with a carriage return alone: save the table as "CSV UTF-8".')
-    delimiter = max(DELIMITERS, key=line.count)
-    try:
-        header = next(csv.reader([line], delimiter=delimiter, strict=True), [])
-    except csv.Error:
-        header = []
-    if not all(header) or len(set(header)) != len(header) or not header:
-        raise _refusal(f"{uri} line 1 has to name every column of a .csv file, each once.")
-    return header, delimiter
+def _quoted_late(delimiter: str) -> re.Pattern[str]:
+    """Matches a space between a delimiter and a quote that opens a field. Within a quoted field a quote is doubled, and
+    the one that closes it comes before a delimiter or a line's end."""
+    mark = re.escape(delimiter)
+    return re.compile(rf'{mark} +"(?:[^"{mark}\r\n]|"(?:{mark}|[\r\n]|$))')
 
 
-def _csv_row(header: list[str], fields: list[str], begin: int, end: int) -> dict[str, str] | InvalidRow:
-    if len(fields) != len(header):
-        lines = f", lines {begin} to {end}" if end > begin else ""  # a quote too many takes rows in
-        return InvalidRow(
-            "another number of fields than columns", f"{len(fields)} fields, {len(header)} columns{lines}"
-        )
-    if not all(map(_encodable, fields)):
-        return InvalidRow("not UTF-8")
-    return dict(zip(header, fields, strict=True))
+class _Lines(Iterator[str]):
+    """Lines, of which those taken since `taken` was cleared are kept."""
 
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self.taken: list[str] = []
 
-def _encodable(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.taken.append(line)
+        return line
 
 
 def _csv_lines(stream: BinaryIO, uri: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Rendered rows as token ids, with a mark on every token that is learned."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from math import ceil
@@ -36,7 +36,7 @@ def tokenize(
     backend.no_truncation()
     backend.no_padding()
     progress = Progress("Tokenizing", "rows")
-    documents, prompts = _Documents(tokenizer, longest_document), _Prompts(tokenizer)
+    documents, prompts = _Documents(tokenizer, format.stop_token_ids, longest_document), _Prompts(tokenizer)
     with ThreadPoolExecutor(1) as ahead:
         running: tuple[Batch, Future[Any]] | None = None
         for batch in _batches(_rendered(rows, format, findings)):
@@ -177,31 +177,42 @@ class _Prompts:
 class _Documents:
     """Rows of format Text: every token is learned but the first of each piece, before which nothing stands."""
 
-    def __init__(self, tokenizer: Any, longest: int | None) -> None:
+    def __init__(self, tokenizer: Any, stops: Sequence[int], longest: int | None) -> None:
+        """`stops`: tokens that end a text or a turn, of which one is enough."""
         adds_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
         self._before = [tokenizer.bos_token_id] if adds_bos else []
-        self._after = [tokenizer.eos_token_id]
+        self._after, self._stops = [tokenizer.eos_token_id], stops
         self._longest = longest
 
     def examples(self, row: Row, encoding: Any) -> Iterator[Example]:
-        """The document, between the tokens that begin and end a text, in as few pieces as fit, of nearly equal length:
-        no token is lost and none stands in two of them."""
-        ids = np.array([*self._before, *encoding.ids, *self._after], dtype=np.int32)
+        """The document, between the tokens that begin and end a text where it does not have them itself, in as few
+        pieces as fit, of nearly equal length: no token is lost and none stands in two of them."""
+        text = row.messages[0].content
+        before = [] if encoding.ids[:1] == self._before else self._before
+        ids = np.array([*before, *encoding.ids, *self._end(text, encoding)], dtype=np.int32)
         pieces = np.array_split(ids, ceil(len(ids) / self._longest) if self._longest else 1)
-        texts = self._texts(row.messages[0].content, encoding, [len(piece) for piece in pieces])
-        for piece, text in zip(pieces, texts, strict=True):
+        texts = _texts(text, encoding, [len(piece) for piece in pieces], len(before))
+        for piece, said in zip(pieces, texts, strict=True):
             supervised = np.ones(len(piece), dtype=np.bool_)
             supervised[0] = False
-            yield Example(piece, supervised, 1, (Message(DOCUMENT, text),), row.source, mixture=row.mixture)
+            yield Example(piece, supervised, 1, (Message(DOCUMENT, said),), row.source, mixture=row.mixture)
 
-    def _texts(self, text: str, encoding: Any, lengths: list[int]) -> list[str]:
-        """What the tokens of each piece stand for, together all of `text`."""
-        if len(lengths) == 1:
-            return [text]
-        firsts = (token - len(self._before) for token in accumulate(lengths[:-1]))
-        cuts = [encoding.token_to_chars(first)[0] if first < len(encoding) else len(text) for first in firsts]
-        cuts = [0, *cuts, len(text)]
-        return [text[start:end] for start, end in pairwise(cuts)]
+    def _end(self, text: str, encoding: Any) -> list[int]:
+        """What is to be added at the end of a text: nothing where one of `stops` is its last token but for white
+        space."""
+        end = len(text.rstrip())
+        token = encoding.char_to_token(end - 1) if end else None
+        return [] if token is not None and encoding.ids[token] in self._stops else self._after
+
+
+def _texts(text: str, encoding: Any, lengths: list[int], before: int) -> list[str]:
+    """What the tokens of each piece stand for, together all of `text`. `before`: tokens before those of the text."""
+    if len(lengths) == 1:
+        return [text]
+    firsts = (token - before for token in accumulate(lengths[:-1]))
+    cuts = [encoding.token_to_chars(first)[0] if first < len(encoding) else len(text) for first in firsts]
+    cuts = [0, *cuts, len(text)]
+    return [text[start:end] for start, end in pairwise(cuts)]
 
 
 def _common(first: list[int], second: list[int]) -> int:

@@ -1,11 +1,15 @@
 """What is said of a job, and that nothing is said of a good one."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from finetune_trainer.advice import CONCERNS, Facts, advise
+from finetune_trainer.readings import Noted, Reading, Readings
+from finetune_trainer.row_advice import RowFacts
 
 GOOD = Facts(
     train_rows=1000,
@@ -21,6 +25,16 @@ GOOD = Facts(
     tested_rows=100,
     passes={},
 )
+
+
+def read(*noted: tuple[Reading, str], times: int = 1, others: int = 1, unused: Sequence[str] = ()) -> RowFacts:
+    """Two rows that were read so, and `others` that were not."""
+    readings = Readings()
+    for row in (*[Counter(dict.fromkeys(noted, times))] * 2, *[Noted()] * others):
+        readings.add(row)
+    readings.unused += unused
+    return RowFacts(readings=readings)
+
 
 TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     # reason, the least that is told, the most that is not, what the sentence says
@@ -71,17 +85,56 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "every row of dataset.train[1] is taken 4.5 times;",
     ),
     (
-        "ColumnUnused",
-        {
-            "unused_columns": (
-                "dataset.train[0].columns.system (no row has sys)",
-                "the column context of dataset.test[1]",
-            )
-        },
-        {},
-        "Nothing is read from dataset.train[0].columns.system (no row has sys), the column context of ",
+        "TurnsNotLearned",
+        {"rows": read((Reading.NOT_LEARNED, "weight"), times=2)},
+        {"rows": read()},
+        "4 answers in 2 rows say by weight that they are not to be learned",
     ),
-    ("ColumnUnused", {"unused_columns": tuple("abcdef")}, {}, "from a, b, c, d and 2 more: "),
+    (
+        "TurnsNotLearned",
+        {"rows": read((Reading.ASKED_TO_LEARN, "train"))},
+        {},
+        "2 turns in 2 rows say by train that they are to be learned, but are not answers",
+    ),
+    (
+        "ValuesReadAsText",
+        {"rows": read((Reading.NUMBER, "label"))},
+        {},
+        "label holds numbers in 2 of 3 rows, read as JSON writes them. If numbers stand for classes, write the names",
+    ),
+    (
+        "ValuesReadAsText",
+        {"rows": read((Reading.DIGITS, "label"), others=0)},
+        {"rows": read((Reading.DIGITS, "label"))},
+        "label holds numbers as text in all 2 rows. If numbers stand for classes, write the names",
+    ),
+    ("ValuesReadAsText", {"rows": read((Reading.OBJECT, "output"))}, {}, "output holds objects in 2 of 3 rows"),
+    ("ValuesReadAsText", {"rows": read((Reading.FIRST_ANSWER, "answers"))}, {}, "2 of 3 rows: the first one is taken."),
+    (
+        "ThoughtsLearned",
+        {"rows": read((Reading.THOUGHT, "reasoning"))},
+        {},
+        "reasoning holds a thought in 2 of 3 rows: it is learned before the answer",
+    ),
+    (
+        "SpecialTokensInText",
+        {"rows": RowFacts(text_rows=5, own_tokens={"<s>": 3, "</s>": 1})},
+        {"rows": RowFacts(text_rows=5)},
+        "4 of 5 Text rows hold special tokens of the model (<s> in 3). They are read as such",
+    ),
+    (
+        "SpecialTokensInText",
+        {"rows": RowFacts(text_rows=5, foreign_marks={"<|im_start|>": 3})},
+        {},
+        "3 of 5 Text rows hold marks of another model's prompt format (<|im_start|> in 3), which this model reads as",
+    ),
+    ("ColumnUnused", {"rows": read(unused=list("abcdef"))}, {"rows": read()}, "is read from a, b, c, d and 2 more. "),
+    (
+        "ColumnUnused",
+        {"rows": read((Reading.UNREAD_KEY, "critique"))},
+        {},
+        "Nothing is read from the key critique of messages (2 of 3 rows; write it into the content to use it). ",
+    ),
     ("PatternUnused", {"unused_patterns": ("dataset.clean.remove[2]",)}, {}, "dataset.clean.remove[2] matched no row"),
 ]
 

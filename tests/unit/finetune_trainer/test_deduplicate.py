@@ -25,8 +25,10 @@ def test_rows_that_differ_in_white_space_or_composition_only_are_copies() -> Non
     assert row_key(row("q", composed)) == row_key(row("q", decomposed))
 
 
-def test_rows_that_differ_in_text_case_or_role_are_not() -> None:
+def test_rows_that_differ_in_text_case_role_or_what_is_learned_are_not() -> None:
     keys = [row_key(row("a", "b")), row_key(row("a b", "")), row_key(row("A", "b")), row_key(row("a", "b", system="s"))]
+    context = row("a", "b")
+    keys.append(row_key(Row(tuple(message._replace(learned=False) for message in context.messages), "x:1")))
     assert len(set(keys)) == len(keys)
 
 

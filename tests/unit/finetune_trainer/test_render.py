@@ -156,6 +156,13 @@ def test_under_a_template_that_rewrites_earlier_turns_each_answer_is_learned_as_
     assert len(tokenized(tokenizer, row("q", "a"))) == 1
 
 
+def test_under_such_a_template_only_answers_that_are_learned_become_rows(tmp_path: Path) -> None:
+    tokenizer, turns = load(tmp_path, FORGETFUL), list(row("q", "a", "r", "b", "s", "c").messages)
+    turns[1] = turns[1]._replace(learned=False)
+    second, third = tokenized(tokenizer, Row(tuple(turns), "t.jsonl:1"))
+    assert (learned(tokenizer, second), learned(tokenizer, third)) == ("b<|end|>", "c<|end|>")
+
+
 def test_a_model_that_can_think_first_is_asked_for_the_answer_alone(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, THINKING)
     assert "<think>" not in tokenizer.decode(tokenized(tokenizer, row("q", "a"))[0].input_ids)

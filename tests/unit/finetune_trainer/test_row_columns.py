@@ -45,6 +45,22 @@ def test_columns_that_fit_no_format_are_listed_with_what_to_write() -> None:
         (texts("context", "question", "answer"), "{instruction: question, input: context, output: answer}"),
         ({"id": "x", "conversations": [{"from": "human", "value": "u"}]}, "{messages: conversations}"),
         ({"chat log": CHAT}, '{messages: "chat log"}'),
+        ({"chat": json.dumps(CHAT), "id": "x"}, "{messages: chat}"),
+        ({"conversations": CHAT, "system_prompt": "secret"}, "{messages: conversations, system: system_prompt}"),
+        ({"question": "secret", "answer": 3}, "{prompt: question, completion: answer}"),
+        (texts("inputs", "targets"), "{prompt: inputs, completion: targets}"),
+        (
+            texts("id", "system_prompt", "question", "response"),
+            "{prompt: question, completion: response, system: system_prompt}",
+        ),
+        (
+            texts("Question", "Complex_CoT", "Response"),
+            "{prompt: Question, completion: Response, reasoning: Complex_CoT}",
+        ),
+        (
+            texts("context", "question") | {"answers": {"text": ["secret"], "answer_start": [1]}},
+            "{instruction: question, input: context, output: answers}",
+        ),
     ],
 )
 def test_a_mapping_is_suggested_by_names_and_not_by_order(row: dict[str, Any], mapping: str) -> None:
@@ -55,7 +71,8 @@ def test_a_mapping_is_suggested_by_names_and_not_by_order(row: dict[str, Any], m
     "row",
     [
         {"frage": "secret", "antwort": "secret"},
-        {"question": "secret", "answer": 3},
+        {"question": "secret", "answer": None},
+        {"question": "secret", "answer": ["secret"]},
         {"question": "secret", "choices": ["secret"], "answer": "A"},
         {"sentence1": "secret", "sentence2": "secret", "label": "A"},
         {"first": CHAT, "second": CHAT},
@@ -67,12 +84,24 @@ def test_where_no_mapping_is_likely_none_is_suggested(row: dict[str, Any]) -> No
     assert refusal(row).endswith(f" fit no format. {said}")
 
 
+def test_what_lies_in_objects_is_named_since_no_mapping_reaches_it() -> None:
+    row = {"id": 1, "data": {"text": "secret"}, "annotations": [{"result": "secret"}], "meta": {}}
+    assert refusal(row).endswith(
+        "as prompt and completion, after what stands in objects (data, annotations) has columns of its own."
+    )
+
+
 @pytest.mark.parametrize(
     ("row", "way"),
     [
         (texts("prompt", "chosen", "rejected"), "set dataset.train[0].columns to {prompt: prompt, completion: chosen}"),
         ({"chosen": CHAT, "rejected": CHAT}, "set dataset.train[0].columns to {messages: chosen}"),
-        ({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}, "give rows of a prompt and its answer"),
+        (
+            {"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]},
+            "set dataset.train[0].columns to {prompt: prompt, completion: chosen}",
+        ),
+        ({"prompt": "secret", "chosen": CHAT, "rejected": CHAT}, "set dataset.train[0].columns to {messages: chosen}"),
+        ({"chosen": CHAT[1:], "rejected": CHAT[1:]}, "give rows of a prompt and its answer"),
         (texts("chosen", "rejected"), "give rows of a prompt and its answer"),
     ],
 )
@@ -106,7 +135,9 @@ def test_names_that_read_like_data_are_not_shown_and_a_header_is_missed(names: t
         (texts("text", "label"), "label", "{prompt: text, completion: label}"),
         (texts("text", "Summary"), "Summary", "{prompt: text, completion: Summary}"),
         (texts("text", "question", "answer"), "answer", "{instruction: question, input: text, output: answer}"),
-        ({"text": "secret", "label": 1}, "label", None),
+        ({"text": "secret", "label": 1}, "label", "{prompt: text, completion: label}"),
+        ({"text": "secret", "label": None}, "label", None),
+        (texts("text", "role"), "role", None),
         (texts("text", "system"), "system", None),
     ],
 )
@@ -122,13 +153,21 @@ def test_a_text_beside_what_could_be_its_answer_is_not_taken_for_all_there_is(
     assert detect_format(row, mapped, "", "") is RowFormat.TEXT
 
 
-def test_a_system_prompt_cannot_be_mapped_beside_a_text() -> None:
-    source = Source.model_validate({"uri": "t.jsonl", "columns": {"text": "text", "system": "sys"}})
-    with pytest.raises(
-        TrainerFailure, match=r"dataset.train\[0\].columns maps .* Text.* and a system prompt"
-    ) as caught:
-        detect_format(texts("text", "sys"), source, "dataset.train[0]", "t.jsonl line 1")
+@pytest.mark.parametrize(
+    ("row", "columns", "said"),
+    [
+        (texts("text", "sys"), {"text": "text", "system": "sys"}, "system, which rows of format Text"),
+        ({"messages": CHAT, "cot": "secret"}, {"reasoning": "cot"}, "reasoning, which rows of format Messages"),
+    ],
+)
+def test_a_column_that_the_format_has_none_for_cannot_be_mapped(
+    row: dict[str, Any], columns: dict[str, str], said: str
+) -> None:
+    source = Source.model_validate({"uri": "t.jsonl", "columns": columns})
+    with pytest.raises(TrainerFailure) as caught:
+        detect_format(row, source, "dataset.train[0]", "t.jsonl line 1")
     assert caught.value.reason is FailureReason.SPEC_INVALID
+    assert caught.value.message == f"dataset.train[0].columns maps {said} have no column for: remove it."
 
 
 @given(st.text())

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from finetune_trainer.row_format import Message
-from finetune_trainer.row_notes import RowNotes, format_mark
+from finetune_trainer.row_format import DOCUMENT, Message
+from finetune_trainer.row_notes import Mark, RowNotes, format_mark
 
 
 def says(prompt: str, answer: str) -> tuple[Message, ...]:
@@ -31,8 +31,30 @@ def test_each_row_counts_for_its_first_mark() -> None:
     notes = RowNotes()
     for prompt, answer in [("[INST] q [/INST]", "### Response:"), ("q", "### Response: a"), ("q", "a")]:
         notes.add(says(prompt, answer))
-    assert notes.marked(np.arange(3)) == {"[INST]": 1, "### Response": 1}
-    assert notes.marked(np.array([2])) == {}
+    assert notes.marked(np.arange(3), Mark.FORMAT) == {"[INST]": 1, "### Response": 1}
+    assert notes.marked(np.array([2]), Mark.FORMAT) == {}
+
+
+def test_of_texts_the_models_own_tokens_are_told_from_marks_of_other_models() -> None:
+    notes = RowNotes(lambda text: "<s>" if "<s>" in text else None)
+    texts = ["<s>[INST] q [/INST]", "<|im_start|>user", "[INST] q", "<\uff5cUser\uff5c>q", "### Response: a", "plain"]
+    for text in texts:
+        notes.add((Message(DOCUMENT, text),))
+    notes.add(says("<s>", "[INST]"))
+    rows = np.arange(7)
+    assert notes.documents(rows) == 6
+    assert notes.marked(rows, Mark.OWN) == {"<s>": 1}
+    assert notes.marked(rows, Mark.FOREIGN) == {"<|im_start|>": 1, "[INST]": 1, "<\uff5cUser\uff5c>": 1}
+    assert notes.marked(rows, Mark.FORMAT) == {"[INST]": 1}
+
+
+def test_marks_of_any_number_are_counted_in_bounded_memory() -> None:
+    notes = RowNotes()
+    for number in range(1000):
+        notes.add((Message(DOCUMENT, f"<|mark {number}|>"),))
+    counts = notes.marked(np.arange(1000), Mark.FOREIGN)
+    assert sum(counts.values()) == 1000
+    assert counts["others"] > 700
 
 
 @pytest.mark.parametrize(

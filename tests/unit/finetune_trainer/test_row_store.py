@@ -21,7 +21,9 @@ from finetune_trainer.row_store import (
 )
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
-messages = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), texts), min_size=1).map(tuple)
+messages = st.lists(
+    st.builds(Message, st.sampled_from(["system", "user", "assistant"]), texts, st.booleans()), min_size=1
+).map(tuple)
 
 
 @st.composite

@@ -14,6 +14,7 @@ from finetune_api.dataset import Source
 from finetune_api.reasons import FailureReason
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.findings import Findings
+from finetune_trainer.readings import Readings
 from finetune_trainer.row_format import DOCUMENT, Message, Row
 from finetune_trainer.rows import read_rows
 from finetune_trainer.storage import open_storage
@@ -36,7 +37,7 @@ def read(tmp_path: Path) -> Read:
         (tmp_path / name).write_bytes(b"\n".join(texts))
         findings = Findings()
         found = Source.model_validate({"uri": str(tmp_path / (uri or name)), **source})
-        rows = list(read_rows(open_storage(BUNDLE), [found], "dataset.train", findings, []))
+        rows = list(read_rows(open_storage(BUNDLE), [found], "dataset.train", findings, Readings()))
         return rows, findings
 
     return write_and_read
@@ -132,11 +133,10 @@ def test_messages_as_share_gpt_has_them_are_read_alike(read: Read) -> None:
     ]
     rows, _ = read([{"id": "x", "conversations": said}], columns={"messages": "conversations"})
     assert turns(rows[0]) == [("system", "s"), ("user", "u"), ("assistant", "a")]
-    for bad in ({"from": "observation", "value": "u"}, {"from": ["human"], "value": "u"}):
-        _, findings = read([{"messages": [bad]}])
-        assert "line 1: a message's role is not system, user or assistant (message 1)" in complaint(findings)
+    _, findings = read([{"messages": [{"from": ["human"], "value": "u"}]}])
+    assert "line 1: a message's role is not system, user or assistant (message 1)" in complaint(findings)
     _, findings = read([{"messages": [{"from": "human"}]}])
-    assert "line 1: a message has a wrong content: no content (message 1)" in complaint(findings)
+    assert "line 1: a message has no content: it is to have role and content, or from and value" in complaint(findings)
 
 
 def test_a_system_prompt_of_its_own_column_stands_before_the_messages(read: Read) -> None:
@@ -153,21 +153,6 @@ def test_tools_a_conversation_may_call_are_refused_as_calls_are(read: Read, colu
     rows, findings = read([{"messages": TALK, column: "[]"}, {"messages": TALK, column: [{"name": "f"}]}])
     assert len(rows) == 1
     assert f"line 2: tool calls are not supported (column {column})" in complaint(findings)
-
-
-def test_columns_that_nothing_reads_are_told_of(read: Read, tmp_path: Path) -> None:
-    path, unused = tmp_path / "t.jsonl", list[str]()
-    path.write_text(
-        '{"q": "1+1", "a": "2", "context": "", "input": "x", "id": 7}\n{"q": "1", "a": "2", "label": false}\n'
-    )
-    columns = {"prompt": "q", "completion": "a", "system": "sys: x"}
-    source = Source.model_validate({"uri": str(path), "columns": columns})
-    assert len(list(read_rows(open_storage(BUNDLE), [source], "dataset.train", Findings(), unused))) == 2
-    assert unused == [
-        'dataset.train[0].columns.system (no row has "sys: x")',
-        "the column input of dataset.train[0]",
-        "the column label of dataset.train[0]",
-    ]
 
 
 def test_columns_are_mapped_and_tell_the_format(read: Read) -> None:
@@ -228,11 +213,11 @@ GOOD = {"prompt": "a", "completion": "b"}
     ("row", "said"),
     [
         ({"prompt": "a"}, "no completion (columns found: prompt)"),
-        ({"prompt": "a", "completion": None}, "no completion (columns found: prompt, completion)"),
+        ({"prompt": "a", "completion": None}, "completion is null"),
         ({"prompt": "a", "completion": " \n"}, "completion is empty"),
-        ({"prompt": 3, "completion": "b"}, "prompt is a number, not text"),
-        ({"prompt": ["a"], "completion": "b"}, "prompt is a list, not text"),
-        ({"prompt": "a", "completion": True}, "completion is true or false, not text"),
+        ({"prompt": "a", "completion": ["b", "c"]}, "completion is a list, of which all or one may be meant"),
+        ({"prompt": [1], "completion": "b"}, "prompt is a list, of which all or one may be meant"),
+        (b'{"prompt": "a", "completion": -Infinity}', "completion is infinite, not text"),
         ({"prompt": "a", "completion": "b", "system": {}}, "system is an object, not text"),
         (b'{"prompt": "a", "completion": "\\ud800"}', "completion holds half a surrogate pair"),
         (b'{"prompt": "a", "completion": "b"', "not JSON (Expecting ',' delimiter at column 34)"),
@@ -256,17 +241,38 @@ def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said:
     ("messages", "said"),
     [
         ([], "messages is empty"),
-        ("hello", "messages is text, not a list"),
-        (None, "no messages (columns found: messages)"),
+        ("hello", "messages is text, not a list of JSON"),
+        ("[{'role': 'user'}\n {'role': 'assistant'}]", "messages is text, not a list of JSON"),
+        (None, "messages is null (columns found: messages)"),
         ([{"role": "user", "content": "u"}], "the last message is not from the assistant"),
         ([{"role": "assistant", "content": "a"}], "messages out of order (message 1 is from assistant, expected user)"),
         (
             [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "user", "content": "u"}],
             "messages out of order (message 3 is from user, expected assistant)",
         ),
-        ([{"role": "tool", "content": "u"}], "a message's role is not system, user or assistant (message 1)"),
+        (
+            [{"role": "Narrator", "content": "u"}],
+            "a message's role is not system, user or assistant (message 1 is from Narrator)",
+        ),
+        (
+            [{"role": "tool", "content": "u"}],
+            "a message is from a tool, and tool calls are not supported (message 1 is from tool)",
+        ),
+        (
+            [{"from": "Observation", "value": "u"}],
+            "a message is from a tool, and tool calls are not supported (message 1 is from Observation)",
+        ),
+        (
+            [{"role": "user", "value": "u"}],
+            "a message mixes keys of two kinds: it is to have role and content, or from and value (message 1, keys "
+            "found: role, value)",
+        ),
         ([{"role": "user", "content": ""}], "a message has a wrong content: content is empty (message 1)"),
-        ([{"role": "user"}], "a message has a wrong content: no content (message 1)"),
+        (
+            [{"role": "user", "parts": [{"text": "u"}]}],
+            "a message has no content: it is to have role and content, or from and value (message 1, keys found: role, "
+            "parts)",
+        ),
         ([{"role": ["user"], "content": "a"}], "a message's role is not system, user or assistant (message 1)"),
         (["hi"], "a message is not an object (message 1 is text)"),
         ([{"role": "assistant", "tool_calls": [1]}], "tool calls are not supported (message 1)"),
@@ -274,7 +280,20 @@ def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said:
         ([{"speaker": "human", "text": "u"}], "a message has no role (message 1, keys found: speaker, text)"),
         (
             [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 0}],
-            "a message has a weight, and every answer is learned alike (message 2)",
+            "none of its answers is to be learned",
+        ),
+        (
+            [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 0.5}],
+            "a message has a weight that is neither 0 nor 1, and an answer is learned or it is not (message 2)",
+        ),
+        (
+            [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "loss_mask": 1}],
+            "a message has loss_mask, of which toolkits differ in what it means: write train, true or false, instead "
+            "(message 2)",
+        ),
+        (
+            [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 1, "train": False}],
+            "a message's weight and train say different things (message 2)",
         ),
         (
             [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "reasoning_content": ["t"]}],
@@ -291,11 +310,19 @@ def test_a_bad_conversation_is_named_with_its_fault(read: Read, messages: Any, s
     assert f"t.jsonl line 1: {said}." in complaint(findings)
 
 
-def test_five_bad_rows_are_named_and_the_others_counted_by_kind(read: Read) -> None:
-    _, findings = read([GOOD, *[{"prompt": "a"}] * 7, *[b"{"] * 3])
-    message = complaint(findings)
-    assert [f"line {n}:" in message for n in range(2, 8)] == [True] * 5 + [False]
-    assert message.endswith("And 5 more: 3 x not JSON, 2 x no completion.")
+def test_each_fault_is_told_once_with_its_first_row_and_their_number(read: Read, tmp_path: Path) -> None:
+    _, findings = read([GOOD, *[{"prompt": "a"}] * 7, b"{", b"{", None])
+    assert complaint(findings) == (
+        f"{tmp_path}/t.jsonl line 2: no completion (columns found: prompt). The same in 6 more rows. "
+        f"{tmp_path}/t.jsonl line 9: not JSON (Expecting property name enclosed in double quotes at column 2). The "
+        f"same in 1 more row. {tmp_path}/t.jsonl line 11: null, not an object."
+    )
+
+
+def test_of_many_faults_five_are_told_and_the_others_counted(read: Read) -> None:
+    kinds = [{"prompt": "a"}, {"completion": "b"}, GOOD | {"prompt": None}, GOOD | {"prompt": ""}, None, 1, 2]
+    _, findings = read([GOOD, *kinds])
+    assert complaint(findings).endswith("And 2 rows with other faults: see status.preflight.findings.")
 
 
 def test_an_enormous_line_is_left_out_before_it_fills_the_memory(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +362,7 @@ def test_whatever_stands_in_a_file_ends_in_rows_or_a_typed_failure(
     path.write_bytes(b"\n".join(lines))
     findings = Findings()
     try:
-        rows = list(read_rows(open_storage(BUNDLE), [Source(uri=str(path))], "dataset.train", findings, []))
+        rows = list(read_rows(open_storage(BUNDLE), [Source(uri=str(path))], "dataset.train", findings, Readings()))
     except TrainerFailure:  # columns that fit no format
         return
     assert len(rows) + findings.invalid == findings.rows

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from finetune_trainer.findings import Findings
-from finetune_trainer.row_format import Message, Row
+from finetune_trainer.row_format import DOCUMENT, Message, Row
 from finetune_trainer.suspicions import MOJIBAKE, Suspicions
 from tests.unit.finetune_trainer.conftest import save_tokenizer
 
@@ -46,3 +46,10 @@ def test_what_looks_wrong_is_noted_once_a_row(suspicions: Suspicions, text: str,
 )
 def test_what_is_only_unusual_is_not(suspicions: Suspicions, text: str) -> None:
     assert noted(suspicions, text) == []
+
+
+def test_a_special_token_in_a_text_learned_whole_is_meant_and_only_told_of_in_advice(suspicions: Suspicions) -> None:
+    findings = Findings()
+    row = Row((Message(DOCUMENT, "<|start|>user\x00"),), "t.jsonl:1")
+    assert list(suspicions.note([row], findings)) == [row]
+    assert [finding.message for finding in findings.listed()] == ["a control character"]

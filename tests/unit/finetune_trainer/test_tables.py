@@ -64,7 +64,7 @@ def test_a_spreadsheet_under_the_name_of_a_table_is_refused() -> None:
 
 
 def test_a_header_whose_quote_is_not_closed_is_refused() -> None:
-    assert "line 1 has to name every column" in csv_refusal(b'"prompt,completion\nq,a\n')
+    assert "line 1 has to name the columns" in csv_refusal(b'"prompt,completion\nq,a\n')
 
 
 @pytest.mark.parametrize("after", [b"", b'what is "this"?,a pipe\n', b'"quoted",a\n'])

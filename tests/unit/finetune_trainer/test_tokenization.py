@@ -136,3 +136,45 @@ def test_a_batch_holds_no_more_text_than_stated(tokenizers: dict[str, Any], monk
     rendered = [(found, format.render(found)[0]) for found in (document("x" * size) for size in (99, 1, 500, 50, 50))]
     batches = list(tokenization._batches(rendered))
     assert [[len(found.text) for _, found in batch] for batch in batches] == [[99, 1], [500], [50, 50]]
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama-2"])
+@pytest.mark.parametrize("text", ["{bos}hello{eos}", "{bos}hello", "hello{eos}", "hello{eos}\n", "hello", "{bos}{eos}"])
+def test_a_text_that_begins_and_ends_as_the_model_has_it_gets_neither_token_twice(
+    tokenizers: dict[str, Any], name: str, text: str
+) -> None:
+    tokenizer, begins = tokenizers[name], name == "llama-2" or text.startswith("{bos}")
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    (found,) = tokens(tokenizer, [document(text.format(bos=bos, eos=eos))])
+    said = "" if text == "{bos}{eos}" else "hello"
+    end = eos + "\n" * text.endswith("\n")
+    assert tokenizer.decode(found.input_ids) == f"{bos * begins}{said}{end}"
+    assert found.supervised.tolist() == [False] + [True] * (len(found.input_ids) - 1)
+
+
+def test_a_rendered_text_in_pieces_loses_nothing(tokenizers: dict[str, Any]) -> None:
+    text = "<s>" + "<|start|>user\nwhat now<|end|>\n<|start|>assistant\nthis<|end|>\n" * 9
+    pieces = tokens(tokenizers["llama-2"], [document(text)], longest_document=20)
+    assert tokenizers["llama-2"].decode(np.concatenate([piece.input_ids for piece in pieces])) == text
+    assert "".join(piece.answer for piece in pieces) == text
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@given(flags=st.lists(st.booleans(), min_size=1, max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_answers_that_are_context_are_read_and_not_learned(
+    tokenizers: dict[str, Any], name: str, flags: list[bool]
+) -> None:
+    flags = [*flags, True]
+    turns = tuple(
+        message
+        for number, flag in enumerate(flags)
+        for message in (Message("user", f"q {number}"), Message("assistant", f"answer {number}.", flag))
+    )
+    tokenizer = tokenizers[name]
+    (found,) = tokens(tokenizer, [Row(turns, "t.jsonl:1")])
+    (all_learned,) = tokens(tokenizer, [Row(tuple(turn._replace(learned=True) for turn in turns), "t.jsonl:1")])
+    assert found.input_ids.tolist() == all_learned.input_ids.tolist()
+    learned = tokenizer.decode(found.input_ids[found.supervised])
+    assert [f"answer {number}." in learned for number in range(len(flags))] == flags
+    assert not (found.supervised & ~all_learned.supervised).any()

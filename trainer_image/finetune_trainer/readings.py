@@ -1,0 +1,51 @@
+"""What of the rows was read as something else than it is written, or not at all: counted, so that it is said once."""
+
+from collections import Counter
+from enum import StrEnum
+
+
+class Reading(StrEnum):
+    """One way in which a value was read."""
+
+    NUMBER = "numbers"
+    DIGITS = "numbers as text"
+    BOOLEAN = "true or false"
+    OBJECT = "objects"
+    FIRST_ANSWER = "lists of answers"
+    THOUGHT = "thoughts"
+    NOT_LEARNED = "answers not to be learned"
+    ASKED_TO_LEARN = "turns of others than the assistant to be learned"
+    UNREAD_KEY = "keys of turns that nothing reads"
+
+
+Noted = Counter[tuple[Reading, str]]
+"""How often one row was read so, by the name of the column or key."""
+NAMES = 64
+"""Names that are counted of each reading; keys that are data would else fill the memory."""
+
+
+class Readings:
+    """Counts over the rows of all sources."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        """Valid rows."""
+        self.unused: list[str] = []
+        """Columns that nothing reads, each with its place in the spec."""
+        self._rows, self._times = Noted(), Noted()
+
+    def add(self, noted: Noted) -> None:
+        """Counts one valid row."""
+        self.rows += 1
+        for key, times in noted.items():
+            if key in self._rows or sum(reading is key[0] for reading, _ in self._rows) < NAMES:
+                self._rows[key] += 1
+                self._times[key] += times
+
+    def rows_with(self, reading: Reading) -> dict[str, int]:
+        """Rows that were read so, by the name of the column or key, the most frequent first."""
+        return {name: rows for (found, name), rows in self._rows.most_common() if found is reading}
+
+    def times(self, reading: Reading) -> int:
+        """How often it was read so, in all rows."""
+        return sum(times for (found, _), times in self._times.items() if found is reading)
