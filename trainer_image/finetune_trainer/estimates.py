@@ -113,7 +113,10 @@ class Paired:
         }
 
     def estimate(self, model: str, name: MetricName) -> Estimate | None:
-        """The metric of that model; None where there is no row it can be taken of."""
+        """The metric of that model; None where that model has none, or there is no row it can be taken of. Raises
+        KeyError where no model has it."""
+        if not any(name in found.statistics for found in self._models.values()):
+            raise KeyError(name)
         if model not in self._models or name not in self._models[model].statistics:
             return None
         found = float(value(name, self._models[model].statistics[name].sum(axis=0)))
