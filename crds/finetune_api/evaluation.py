@@ -29,7 +29,7 @@ class MetricName(StrEnum):
 
 LIKELIHOODS = (MetricName.LOSS, MetricName.PERPLEXITY)
 """Metrics of the right answers' likelihood, which need no answer of the model's own. They are always taken."""
-OF_LABELS = (MetricName.MACRO_PRECISION, MetricName.MACRO_RECALL, MetricName.MACRO_F1)
+LABEL_METRICS = (MetricName.MACRO_PRECISION, MetricName.MACRO_RECALL, MetricName.MACRO_F1)
 """Metrics that need the set of labels."""
 
 
@@ -129,7 +129,7 @@ class RegressionSet(RowFiles):
         SchemaKeys(
             rules(
                 (
-                    f"!({_is_one_of('self', OF_LABELS)})",
+                    f"!({_is_one_of('self', LABEL_METRICS)})",
                     "must be one that needs no set of labels: ExactMatch, for example",
                 )
             )

@@ -72,9 +72,10 @@ class Scored:
         mean: Numbers = self.statistics[name] / self.draws
         return mean
 
-    def part(self, rows: Sequence[int]) -> "Scored":
-        """The same of some rows."""
-        return Scored({name: found[list(rows)] for name, found in self.statistics.items()}, self.draws)
+    def part(self, rows: Sequence[int], names: Sequence[MetricName]) -> "Scored":
+        """The same of some rows and of those of the metrics that there are."""
+        there = {name: self.statistics[name] for name in names if name in self.statistics}
+        return Scored({name: found[list(rows)] for name, found in there.items()}, self.draws)
 
 
 def scored(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from finetune_api.evaluation import LIKELIHOODS, OF_LABELS, Baseline, Evaluation, MetricName, RegressionSet
+from finetune_api.evaluation import LABEL_METRICS, LIKELIHOODS, Baseline, Evaluation, MetricName, RegressionSet
 from finetune_api.reasons import FailureReason
 from finetune_trainer.answer_kind import MOST_LABELS, ROWS_PER_LABEL, AnswerKind, Answers, recognise
 from finetune_trainer.failure import TrainerFailure
@@ -64,7 +64,7 @@ def require_metric(wish: RegressionSet, rows: Sequence[Example]) -> None:
         why = "its rows ask nothing: they are text to continue"
     elif wish.metric in JSON and kind is not AnswerKind.JSON:
         why = "its rows are not JSON, or not nine of ten"
-    elif wish.metric in OF_LABELS:
+    elif wish.metric in LABEL_METRICS:
         why = "the labels of a regression set are not known"
     if why:
         raise TrainerFailure(
@@ -81,7 +81,7 @@ def _unfit(name: MetricName, answers: Answers) -> str | None:
         return "the rows hold text to continue, no answers"
     if name in JSON and answers.kind is not AnswerKind.JSON:
         return "fewer than nine of ten training answers are a JSON object or array"
-    if name in OF_LABELS and answers.kind is not AnswerKind.LABEL:
+    if name in LABEL_METRICS and answers.kind is not AnswerKind.LABEL:
         wanted = f"2 to {MOST_LABELS} different short ones, {ROWS_PER_LABEL} rows or more to each"
         return f"the training answers are no labels, which are {wanted}"
     return None
