@@ -27,6 +27,17 @@ class MetricName(StrEnum):
     MACRO_F1 = "MacroF1"
 
 
+LIKELIHOODS = (MetricName.LOSS, MetricName.PERPLEXITY)
+"""Metrics of the right answers' likelihood, which need no answer of the model's own. They are always taken."""
+LABEL_METRICS = (MetricName.MACRO_PRECISION, MetricName.MACRO_RECALL, MetricName.MACRO_F1)
+"""Metrics that need the set of labels."""
+
+
+def _is_one_of(field: str, names: tuple[MetricName, ...]) -> str:
+    """In CEL, whether `field` is one of `names`."""
+    return f"{field} in [{', '.join(repr(name.value) for name in names)}]"
+
+
 class Baseline(StrEnum):
     """What the tuned model is compared with."""
 
@@ -87,7 +98,8 @@ class Gate(ApiModel):
                 "min must not be above max: lower min or raise max",
             ),
             (
-                "!(self.metric in ['Loss', 'Perplexity']) || !has(self.minGainOver) || !has(self.minGainOver.fewShot)",
+                f"!({_is_one_of('self.metric', LIKELIHOODS)}) || !has(self.minGainOver) || "
+                "!has(self.minGainOver.fewShot)",
                 "Loss and Perplexity are not taken of prompting: the gain must be over base, or of another metric",
             ),
         )
@@ -115,7 +127,12 @@ class RegressionSet(RowFiles):
     metric: Annotated[
         MetricName,
         SchemaKeys(
-            rules(("!self.startsWith('Macro')", "must be one that needs no set of labels: ExactMatch, for example"))
+            rules(
+                (
+                    f"!({_is_one_of('self', LABEL_METRICS)})",
+                    "must be one that needs no set of labels: ExactMatch, for example",
+                )
+            )
         ),
     ]
     """What is compared. All metrics are shares from 0 to 1, but Loss (nats per token) and Perplexity."""

@@ -168,11 +168,7 @@ def _parts(
     there = [(title, mine) for title, mine in parts if mine]
     found = []
     for title, mine in there if len(there) > 1 else []:
-        own = {
-            model: Scored({name: one.statistics[name]}, one.draws).part(mine)
-            for model, one in models.items()
-            if name in one.statistics
-        }
+        own = {model: one.part(mine, [name]) for model, one in models.items() if name in one.statistics}
         paired = Paired(own, [rows[i].cluster for i in mine], seed)
         found.append(SourceRow(title, len(mine), metric_row(paired, name)))
     return found

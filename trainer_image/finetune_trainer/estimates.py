@@ -72,9 +72,10 @@ class Scored:
         mean: Numbers = self.statistics[name] / self.draws
         return mean
 
-    def part(self, rows: Sequence[int]) -> "Scored":
-        """The same of some rows."""
-        return Scored({name: found[list(rows)] for name, found in self.statistics.items()}, self.draws)
+    def part(self, rows: Sequence[int], names: Sequence[MetricName]) -> "Scored":
+        """The same of some rows and of those of the metrics that there are."""
+        there = {name: self.statistics[name] for name in names if name in self.statistics}
+        return Scored({name: found[list(rows)] for name, found in there.items()}, self.draws)
 
 
 def scored(
@@ -113,7 +114,10 @@ class Paired:
         }
 
     def estimate(self, model: str, name: MetricName) -> Estimate | None:
-        """The metric of that model; None where there is no row it can be taken of."""
+        """The metric of that model; None where that model has none, or there is no row it can be taken of. Raises
+        KeyError where no model has it."""
+        if not any(name in found.statistics for found in self._models.values()):
+            raise KeyError(name)
         if model not in self._models or name not in self._models[model].statistics:
             return None
         found = float(value(name, self._models[model].statistics[name].sum(axis=0)))

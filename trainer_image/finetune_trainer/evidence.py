@@ -139,7 +139,7 @@ def evidence_of(
         nothing = MetricRow(name, None, None, None, None, None)
         return Evidence(0, 0, len(rows), Baseline.BASE, nothing, nothing)
     kept, clusters = [rows[i] for i in clean], [rows[i].cluster for i in clean]
-    own = {model: found.part(clean) for model, found in models.items()}
+    own = {model: found.part(clean, (name, MetricName.LOSS)) for model, found in models.items()}
     if name not in LIKELIHOODS and (other := pairings(kept, seed)):
         expected = [row.final_answer for row in kept]
         own[CHANCE] = by_chance(name, [given[i] for i in clean], expected, other, labels)
@@ -147,7 +147,6 @@ def evidence_of(
     decision = metric_row(paired, name)
     baseline = best_baseline(decision)
     measured = decision.over(baseline) is not None
-    leaked = ~np.isin(np.arange(len(rows)), clean)
     return Evidence(
         rows=len(clean),
         clusters=len(set(clusters)),
@@ -158,8 +157,16 @@ def evidence_of(
         by_chance=paired.estimate(CHANCE, name),
         chance=paired.change(CHANCE, TUNED, name),
         labels=len(labels),
-        gap=Paired(models, [row.cluster for row in rows], seed).gap(baseline, TUNED, name, leaked)
-        if measured and leaked.any()
-        else None,
+        gap=_gap(models, name, rows, baseline, seed) if measured and len(clean) < len(rows) else None,
         detectable=paired.detectable(baseline, TUNED, name) if measured else None,
     )
+
+
+def _gap(
+    models: Mapping[str, Scored], name: MetricName, rows: Sequence[Example], baseline: str, seed: int
+) -> Change | None:
+    """By how much the rows that do not decide gained more than the others."""
+    leaked = np.ones(len(rows), dtype=np.bool_)
+    leaked[deciding(rows)] = False
+    compared = {model: models[model].part(range(len(rows)), [name]) for model in (baseline, TUNED)}
+    return Paired(compared, [row.cluster for row in rows], seed).gap(baseline, TUNED, name, leaked)

@@ -2,19 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 
-from finetune_api.evaluation import Evaluation, MetricName, RegressionSet
+from finetune_api.evaluation import LABEL_METRICS, LIKELIHOODS, Baseline, Evaluation, MetricName, RegressionSet
 from finetune_api.reasons import FailureReason
 from finetune_trainer.answer_kind import MOST_LABELS, ROWS_PER_LABEL, AnswerKind, Answers, recognise
 from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.metrics import LIKELIHOODS
 from finetune_trainer.prepared import Example
 
 OVERLAP = (MetricName.TOKEN_F1, MetricName.ROUGE1, MetricName.ROUGE2, MetricName.ROUGE_L, MetricName.BLEU)
 JSON = (MetricName.FIELD_MATCH, MetricName.VALID_JSON)
-LABEL = (MetricName.MACRO_F1, MetricName.MACRO_PRECISION, MetricName.MACRO_RECALL)
 FITTING: Mapping[AnswerKind, tuple[MetricName, ...]] = {
     AnswerKind.JSON: (*JSON, MetricName.EXACT_MATCH, *OVERLAP),
-    AnswerKind.LABEL: (MetricName.EXACT_MATCH, *LABEL),
+    AnswerKind.LABEL: (
+        MetricName.EXACT_MATCH,
+        MetricName.MACRO_F1,
+        MetricName.MACRO_PRECISION,
+        MetricName.MACRO_RECALL,
+    ),
     AnswerKind.TEXT: (MetricName.TOKEN_F1, MetricName.EXACT_MATCH, *OVERLAP[1:]),
     AnswerKind.CONTINUATION: (),
 }
@@ -24,7 +27,8 @@ FITTING: Mapping[AnswerKind, tuple[MetricName, ...]] = {
 def choose_metrics(wish: Evaluation, answers: Answers) -> tuple[MetricName, ...]:
     """The metrics to take, the deciding one first, the loss and the perplexity among them.
 
-    Raises TrainerFailure SpecInvalid where one is asked for that these answers cannot have."""
+    Raises TrainerFailure SpecInvalid where one is asked for that these answers cannot have, or a gain over prompting
+    that will not be measured."""
     asked = tuple(wish.metrics or FITTING[answers.kind])
     required = (gate.metric for gate in wish.gates or [])
     chosen = tuple(dict.fromkeys((*asked, *required, *LIKELIHOODS)))
@@ -33,7 +37,23 @@ def choose_metrics(wish: Evaluation, answers: Answers) -> tuple[MetricName, ...]
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID, f"evaluation cannot take the metric {name}: {problem}. Remove it."
             )
+    _require_prompting(wish)
     return chosen
+
+
+def _require_prompting(wish: Evaluation) -> None:
+    """Raises TrainerFailure SpecInvalid where a gate wants a gain over prompting that is not measured."""
+    for number, gate in enumerate(wish.gates or []):
+        if gate.min_gain_over is None or gate.min_gain_over.few_shot is None:
+            continue
+        if gate.metric in LIKELIHOODS:
+            way = f"{gate.metric} is not measured of prompting: set base, or choose another metric"
+        elif Baseline.FEW_SHOT not in wish.baselines:
+            way = "FewShot is not in evaluation.baselines: add it"
+        else:
+            continue
+        field = f"evaluation.gates[{number}].minGainOver.fewShot"
+        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field} cannot be measured, because {way}.")
 
 
 def require_metric(wish: RegressionSet, rows: Sequence[Example]) -> None:
@@ -44,7 +64,7 @@ def require_metric(wish: RegressionSet, rows: Sequence[Example]) -> None:
         why = "its rows ask nothing: they are text to continue"
     elif wish.metric in JSON and kind is not AnswerKind.JSON:
         why = "its rows are not JSON, or not nine of ten"
-    elif wish.metric in LABEL:
+    elif wish.metric in LABEL_METRICS:
         why = "the labels of a regression set are not known"
     if why:
         raise TrainerFailure(
@@ -61,7 +81,7 @@ def _unfit(name: MetricName, answers: Answers) -> str | None:
         return "the rows hold text to continue, no answers"
     if name in JSON and answers.kind is not AnswerKind.JSON:
         return "fewer than nine of ten training answers are a JSON object or array"
-    if name in LABEL and answers.kind is not AnswerKind.LABEL:
+    if name in LABEL_METRICS and answers.kind is not AnswerKind.LABEL:
         wanted = f"2 to {MOST_LABELS} different short ones, {ROWS_PER_LABEL} rows or more to each"
         return f"the training answers are no labels, which are {wanted}"
     return None

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.evaluation import LIKELIHOODS as LIKELIHOODS  # where the trainer knows it from
 from finetune_api.evaluation import MetricName
 from finetune_trainer.json_fields import field_match, valid_json
 from finetune_trainer.labels import Part, label_counts, macro
 from finetune_trainer.text_metrics import bleu, bleu_counts, rouge_l, rouge_n, token_f1
 
 Numbers = NDArray[np.float64]
-LIKELIHOODS = (MetricName.LOSS, MetricName.PERPLEXITY)
-"""Metrics of the right answers' likelihood, which need no answer of the model's own. They are always taken."""
 LOWER_IS_BETTER = LIKELIHOODS
 OF_PAIRS: Mapping[MetricName, Callable[[str, str], Sequence[float]]] = {
     MetricName.EXACT_MATCH: lambda answer, expected: (answer == expected, 1),

@@ -79,8 +79,25 @@ def test_a_test_set_that_is_learned_is_not_praised(make_bundle: MakeBundle, tmp_
     verdict, writer = run(bundle)
     assert writer.intent.evaluation
     assert writer.intent.evaluation.decision
-    assert writer.intent.evaluation.decision.outcome == "Leaked"
-    assert "100% of the test rows stand in rows that were learned" in verdict
+    assert writer.intent.evaluation.decision.outcome == "Noise"
+    assert verdict.startswith("All 20 held-out rows or near-duplicates of them also occur in the training data")
+
+
+def test_a_gain_on_learned_test_rows_alone_is_called_a_leak(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    # What is learned of the first ten makes nothing likelier that is written in other letters.
+    letters = ["abcdefghijklm    ", "NOPQRSTUVWXYZ"]
+    texts = ["".join(Random(i).choices(letters[i >= 10], k=80)) for i in range(50)]
+    train = write_rows(tmp_path / "train.jsonl", [{"text": f"{text} and so on"} for text in texts[:10]])
+    test = write_rows(tmp_path / "test.jsonl", [{"text": text} for text in texts])
+    dataset = {"train": [{"uri": str(train), "format": "Text"}], "test": [{"uri": str(test), "format": "Text"}]}
+    training = {"learningRate": 0.01, "epochs": 20}
+    prepared = prepare(bundle := make_bundle(dataset=dataset, method={"type": "Full"}, training=training))
+    assert 0 < (prepared.preflight.leaked or 0) <= 10
+    verdict, writer = run(bundle)
+    assert writer.intent.evaluation
+    assert writer.intent.evaluation.decision
+    assert writer.intent.evaluation.decision.outcome == "Leaked", verdict
+    assert writer.intent.evaluation.decision.rows == 50 - (prepared.preflight.leaked or 0)
 
 
 def unlike(number: int) -> str:

@@ -12,6 +12,7 @@ from finetune_trainer.status_writer import StatusWriter
 from finetune_trainer.storage import open_storage
 from finetune_trainer.train import train
 from tests.unit.finetune_trainer.conftest import MakeBundle
+from tests.unit.finetune_trainer.preflights import with_dataset
 
 ANSWERS = {"quick": "to the left", "answer": "to the right", "system": "stay"}
 
@@ -33,8 +34,11 @@ def test_what_can_be_learned_is_praised_and_shuffled_answers_are_not(
 ) -> None:
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)
-    data = shuffled(rows(240)) if spoilt else rows(240)
-    bundle = make_bundle(rows=data, method={"type": "Full"}, training={"learningRate": 0.01, "epochs": 5})
+    data = shuffled(rows(360)) if spoilt else rows(360)
+    bundle = with_dataset(
+        make_bundle(rows=data, method={"type": "Full"}, training={"learningRate": 0.01, "epochs": 5}),
+        split={"test": 0.33},
+    )
     preflight(bundle, open_storage(bundle), StatusWriter(None, "preflight"))
     writer = StatusWriter(None, "attempt-1")
     verdict = train(bundle, open_storage(bundle), writer, attempt=1)
@@ -42,5 +46,6 @@ def test_what_can_be_learned_is_praised_and_shuffled_answers_are_not(
     assert found
     assert found.decision
     assert found.decision.metric == "ExactMatch", "the answers are labels"
-    assert (found.decision.outcome == Outcome.BETTER) is praised
-    assert ("was worth it" in verdict and "nothing shows" not in verdict) is praised
+    assert found.decision.outcome == (Outcome.BETTER if praised else Outcome.UNRELATED)
+    assert ("tuning was worth it" in verdict) is praised
+    assert verdict.startswith("The tuned model's answers fit other rows' questions as well as their own") is spoilt

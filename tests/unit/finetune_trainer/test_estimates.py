@@ -79,5 +79,49 @@ def test_what_no_row_tells_is_not_said() -> None:
     models = {"m": scored([["{}"] * 8], ["no JSON"] * 8, (), [MetricName.VALID_JSON, EXACT])}
     found = Paired(models, range(8), seed=0)
     assert found.estimate("m", MetricName.VALID_JSON) is None
-    assert found.estimate("m", LOSS) is None
+    assert found.estimate("other", EXACT) is None
     assert found.change("m", "m", MetricName.VALID_JSON) is None
+
+
+def test_a_metric_that_was_never_taken_is_an_error() -> None:
+    with pytest.raises(KeyError, match="Loss"):
+        Paired({"m": scored([["yes"]], ["yes"], (), [EXACT])}, [0], seed=0).estimate("m", LOSS)
+
+
+@pytest.mark.parametrize(("leaked_gain", "sign"), [(1.0, 1), (0.25, 0), (0.0, 0)])
+def test_a_gap_is_how_much_more_a_part_of_the_rows_gained(leaked_gain: float, sign: int) -> None:
+    part = np.arange(80) < 20
+    changed = np.where(part, np.arange(80) % 20 < 20 * leaked_gain, np.arange(80) % 4 == 0)
+    before, after = (
+        scored([["yes" if is_right else "no" for is_right in right]], ["yes"] * 80, (), [EXACT])
+        for right in (np.zeros(80), changed)
+    )
+    gap = paired(before, after).gap("before", "after", EXACT, part)
+    assert gap
+    assert (gap.value, gap.sign) == (leaked_gain - 0.25, sign if leaked_gain else gap.sign)
+    assert gap.sign <= sign
+    turned = paired(before, after).gap("before", "after", EXACT, ~part)
+    assert turned
+    assert turned.value == -gap.value
+
+
+def test_a_gap_without_other_rows_is_not_known() -> None:
+    both = paired(answered(0, 20), answered(9, 20))
+    assert both.gap("before", "after", EXACT, np.ones(20, np.bool_)) is None
+
+
+@pytest.mark.parametrize(("rows", "gained", "least"), [(5, 0, None), (40, 0, 6 / 40), (400, 100, 2.8 * 0.0217)])
+def test_the_gain_that_would_have_shown_goes_by_the_standard_error(rows: int, gained: int, least: float | None) -> None:
+    found = paired(answered(0, rows), answered(gained, rows)).detectable("before", "after", EXACT)
+    assert found == (None if least is None else pytest.approx(least, rel=0.05))
+
+
+def test_a_gain_as_large_as_would_have_shown_shows_in_four_of_five_cases() -> None:
+    source, shown = np.random.default_rng(0), 0
+    least = paired(answered(0, 100), answered(10, 100)).detectable("before", "after", EXACT)
+    assert least
+    for _ in range(200):
+        after = scored([["yes" if hit else "no" for hit in source.random(100) < least]], ["yes"] * 100, (), [EXACT])
+        change = paired(answered(0, 100), after).change("before", "after", EXACT)
+        shown += bool(change and change.sign > 0)
+    assert shown >= 150

@@ -196,8 +196,9 @@ def test_test_rows_copied_into_train_are_called_a_leak_where_nothing_else_gained
     parts = ([*rows[99:], *copies], rows[:99])
     train, test = (write_rows(tmp_path / f"{i}.jsonl", part) for i, part in enumerate(parts))
     prepared = run(make_bundle(dataset={"train": [{"uri": str(train)}], "test": [{"uri": str(test)}]}))
-    assert all(row.leaked for row in prepared.test[:25])
-    learned = {row.source for row in prepared.test[:25]}
-    found = judged(prepared.test, lambda row: (0.4, 1.0 if row.source in learned else 0.4))
+    copied = {row["prompt"] for row in rows[:25]} & {row.prompt for row in prepared.train}
+    assert len(copied) >= 15, "some of the copies are drawn to validate on"
+    assert {row.prompt for row in prepared.test if row.leaked} >= copied
+    found = judged(prepared.test, lambda row: (0.4, 1.0 if row.prompt in copied else 0.4))
     assert found.outcome is Outcome.LEAKED
     assert "their answers were learned by heart. Remove these rows from the training data" in verdict(found, None)

@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from finetune_api.evaluation import Evaluation, Gate, MetricName, RegressionSet
+from finetune_api.evaluation import LIKELIHOODS, Evaluation, Gate, MetricName, RegressionSet
+from finetune_api.evaluation_status import Metrics
 from finetune_api.reasons import FailureReason
 from finetune_trainer.answer_kind import AnswerKind, Answers, recognise, spread
 from finetune_trainer.failure import TrainerFailure
 from finetune_trainer.metric_choice import choose_metrics, require_metric
+from finetune_trainer.metrics import row_statistics, value
 from finetune_trainer.prepared import Example
 from tests.unit.finetune_trainer.tiny import example
 
@@ -94,8 +99,53 @@ def test_a_metric_these_answers_cannot_have_is_refused(metric: MetricName, answe
         assert caught.value.reason is FailureReason.SPEC_INVALID
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "why"),
+    [
+        ({"baselines": ["Base"], "metric": "ExactMatch"}, "FewShot is not in evaluation.baselines: add it."),
+        ({"metric": "Loss"}, "Loss is not measured of prompting: set base, or choose another metric."),
+    ],
+)
+def test_a_gain_over_prompting_that_is_not_measured_is_refused(evaluation: dict[str, Any], why: str) -> None:
+    gate = {"metric": evaluation.pop("metric"), "minGainOver": {"fewShot": 0.1}}
+    wish = Evaluation.model_validate(evaluation | {"gates": [gate]})
+    with pytest.raises(TrainerFailure) as caught:
+        choose_metrics(wish, TEXT)
+    assert caught.value.reason is FailureReason.SPEC_INVALID
+    assert caught.value.message == f"evaluation.gates[0].minGainOver.fewShot cannot be measured, because {why}"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"metrics": ["ExactMatsh"]},
+        {"gates": [{"metric": "exactMatch", "min": 0.5}]},
+        {"regression": [{"name": "x", "uri": "s3://acme-data/x.jsonl", "metric": "MakroF1", "maxDrop": 0}]},
+    ],
+)
+def test_a_metric_named_wrongly_is_refused_wherever_it_stands(spec: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="Input should be 'Loss', 'Perplexity'"):
+        Evaluation.model_validate(spec)
+
+
+@pytest.mark.parametrize("name", MetricName)
+def test_every_metric_has_its_place_in_the_status_and_its_statistics(name: MetricName) -> None:
+    assert name.name.lower() in Metrics.model_fields
+    totals = np.array([1.0, 2.0]) if name in LIKELIHOODS else row_statistics(name, *[['{"a": 1}']] * 3)[0]
+    assert np.isfinite(value(name, totals))
+
+
+def test_an_unknown_metric_is_an_error() -> None:
+    for take in (lambda name: value(name, np.ones(2)), lambda name: row_statistics(name, ["a"], ["a"], ())):
+        with pytest.raises(KeyError):
+            take("Accuracy")
+
+
 def test_a_regression_set_has_to_have_its_metric() -> None:
     wish = RegressionSet(uri="s3://acme-data/x.jsonl", name="x", metric=MetricName.FIELD_MATCH, max_drop=0)
     require_metric(wish, rows(['{"a": 1}'] * 10))
     with pytest.raises(TrainerFailure, match=r"evaluation.regression x cannot take the metric FieldMatch"):
         require_metric(wish, rows(["yes"] * 10))
+    labels = wish.model_copy(update={"metric": MetricName.MACRO_F1})
+    with pytest.raises(TrainerFailure, match=r"cannot take the metric MacroF1: the labels of a regression set are not"):
+        require_metric(labels, rows(["yes", "no"] * 20))
