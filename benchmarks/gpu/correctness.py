@@ -175,9 +175,9 @@ def _grouped_as_they_are(device: torch.device) -> Figure:
     seen: list[Tensor] = []
     try:
         for times in (1, HEADS // GROUPS):
-            repeated = [part.repeat_interleave(times, dim=1) for part in (key, value)]
+            k, v = (part.repeat_interleave(times, dim=1) for part in (key, value))
             longest = max(LENGTHS)
-            result = varlen_attn(query, *repeated, ends, ends, longest, longest, window_size=(-1, 0))
+            result = varlen_attn(query, k, v, ends, ends, longest, longest, window_size=(-1, 0))
             assert isinstance(result, Tensor)
             seen.append(torch.autograd.grad(result.float().square().sum(), key)[0])
     except RuntimeError as error:
@@ -190,29 +190,26 @@ def _attend(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The result and the gradients of query, key and value. `masked`: by a mask over all documents."""
     draw, tokens = torch.Generator().manual_seed(0), sum(LENGTHS)
-    parts = [
+    query, key, value = (
         torch.randn(1, heads, tokens, HEAD, generator=draw).bfloat16().to(device, dtype).requires_grad_()
         for heads in (HEADS, groups, groups)
-    ]
+    )
     outer = torch.randn(1, tokens, HEADS, HEAD, generator=draw).bfloat16().to(device, dtype)
     documents = torch.arange(len(LENGTHS)).repeat_interleave(torch.tensor(LENGTHS))
     apart = torch.arange(tokens)[:, None] - torch.arange(tokens)
     mask = (documents[:, None] == documents) & (apart >= 0) & (apart < (window or tokens))
     if masked:
-        query, key, value = parts
-        repeated = [part.repeat_interleave(HEADS // groups, dim=1) for part in (key, value)]
-        result = F.scaled_dot_product_attention(query, *repeated, attn_mask=mask[None, None]).transpose(1, 2)
+        k, v = (part.repeat_interleave(HEADS // groups, dim=1) for part in (key, value))
+        result = F.scaled_dot_product_attention(query, k, v, attn_mask=mask[None, None]).transpose(1, 2)
     else:
         module = nn.Module()
         module.num_key_value_groups = HEADS // groups  # type: ignore[assignment]
         module.is_causal = True  # type: ignore[assignment]
         allowed = mask[None, None].to(device)
-        result, _ = per_document_attention(module, *parts, allowed, LENGTHS, window, scaling=HEAD**-0.5)
-    result.backward(outer)  # type: ignore[no-untyped-call]
-    found = [part.grad for part in parts]
-    assert all(part is not None for part in found)
-    query, key, value = (part for part in found if part is not None)
-    return result.detach(), query, key, value
+        scale = HEAD**-0.5
+        result, _ = per_document_attention(module, query, key, value, allowed, LENGTHS, window, scaling=scale)
+    of_query, of_key, of_value = torch.autograd.grad(result, (query, key, value), outer)
+    return result.detach(), of_query, of_key, of_value
 
 
 def _recomputation(bench: Bench) -> Iterator[Figure]:

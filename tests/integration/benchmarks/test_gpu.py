@@ -27,10 +27,10 @@ CPU = torch.device("cpu")
 ROOT = Path(gpu.__file__).parents[2]
 FLOOR = ROOT / "build" / "floor" / "venv" / "bin" / "python"
 BARE = f"""
-# What a machine with the needed packages and nothing else has: no trainer installed, and none of its other libraries.
+# What a machine with the needed packages and theirs has: no trainer installed, and none of its other libraries.
 import importlib.machinery, sys
 sys.path[:] = [folder for folder in sys.path if not folder.startswith({str(ROOT)!r}) or "site-packages" in folder]
-HIDDEN = "bitsandbytes boto3 ftfy jinja2 kopf kubernetes phonenumbers pyarrow re2 rensa sacrebleu trl".split()
+HIDDEN = "bitsandbytes boto3 ftfy kopf kubernetes phonenumbers pyarrow re2 rensa sacrebleu trl".split()
 found = importlib.machinery.PathFinder.find_spec
 def hide(name, path=None, target=None):
     return None if name.split(".")[0] in HIDDEN else found(name, path, target)
