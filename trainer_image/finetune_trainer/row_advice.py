@@ -42,18 +42,24 @@ def not_learned(facts: RowFacts) -> str | None:
 
 
 def values_as_text(facts: RowFacts) -> str | None:
-    """Values that are no text and are learned, or asked with, as text."""
-    readings, said = facts.readings, []
-    for reading in (Reading.NUMBER, Reading.BOOLEAN, Reading.OBJECT):
-        for name, rows in readings.rows_with(reading).items():
-            said.append(f"{name} holds {reading} in {_share(rows, readings)}, read as JSON writes them.")
+    """Values that are no text and are learned, or asked with, as text; and numbers that may be those of classes."""
+    readings = facts.readings
+    said = [
+        f"{name} holds {reading} in {_share(rows, readings)}, read as JSON writes them."
+        for reading in (Reading.NUMBER, Reading.BOOLEAN, Reading.OBJECT)
+        for name, rows in readings.rows_with(reading).items()
+    ][:COLUMNS_NAMED]
+    if said:
+        said.append("To have them written in another way, write them as text.")
     digits = {name: rows for name, rows in readings.rows_with(Reading.DIGITS).items() if rows == readings.rows}
     said += [f"{name} holds {Reading.DIGITS} in all {rows:,} rows." for name, rows in digits.items()]
     if digits or readings.rows_with(Reading.NUMBER):
         said.append("If numbers stand for classes, write the names of the classes: a model learns names better.")
-    for name, rows in readings.rows_with(Reading.FIRST_ANSWER).items():
-        said.append(f"{name} holds several answers in {_share(rows, readings)}: the first one is taken.")
-    return " ".join(said[: COLUMNS_NAMED + 1]) or None
+    said += [
+        f"{name} holds several answers in {_share(rows, readings)}: the first one is taken."
+        for name, rows in readings.rows_with(Reading.FIRST_ANSWER).items()
+    ]
+    return " ".join(said) or None
 
 
 def thoughts(facts: RowFacts) -> str | None:

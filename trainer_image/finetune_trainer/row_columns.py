@@ -105,7 +105,8 @@ def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str)
     if others := sorted(mapped & SHARED - set(OPTIONAL[told[0]])):
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"{field}.columns maps {' and '.join(others)}, which rows of format {told[0]} have no column for: remove it.",
+            f"{field}.columns maps {' and '.join(others)}, which rows of format {told[0]} have no column for: "
+            "remove it.",
         )
     return told[0]
 

@@ -101,7 +101,9 @@ class UnreadColumns:
                 return "this operator trains on text alone"
             case Meaning.PREFERENCE:
                 return "the better and the worse answer of a pair are not compared in training"
-            case _ if name in self._no_text:
+            case _ if (
+                name in self._no_text or plain(name) in VERDICTS
+            ):  # to ask with a label would give the answer away
                 return "write it as text into a column that is read to use it"
             case Meaning.THOUGHT if self._format in (RowFormat.PROMPT_COMPLETION, RowFormat.INSTRUCTION):
                 return f"columns: {yaml_of({'reasoning': name})} learns it as the thought before the answer"

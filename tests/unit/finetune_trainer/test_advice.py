@@ -100,7 +100,7 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "ValuesReadAsText",
         {"rows": read((Reading.NUMBER, "label"))},
         {},
-        "label holds numbers in 2 of 3 rows, read as JSON writes them. If numbers stand for classes, write the names",
+        "label holds numbers in 2 of 3 rows, read as JSON writes them. To have them written in another way,",
     ),
     (
         "ValuesReadAsText",

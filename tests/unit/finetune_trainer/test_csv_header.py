@@ -27,7 +27,7 @@ def rows(text: str, uri: str = "t.csv") -> list[Any]:
         'prompt,completion,,\n"a, x",b\n',
         'prompt,completion\n"a, x",b,\n,,\n',
         'prompt, completion\n"a, x", "b"\n',
-        '"prompt" , "completion"\n"a, x",b\n',
+        '"prompt", "completion"\n"a, x",b\n',
         "prompt;completion\na, x;b\n",
         "prompt\tcompletion\na, x\tb\n",
         "prompt|completion\na, x|b\n",

@@ -58,6 +58,7 @@ def test_the_line_says_where_the_format_changes_too() -> None:
         ("rejected", "no", "the better and the worse answer of a pair are not compared in training"),
         ("choices", ["one", "two"], "write it as text into a column that is read to use it"),
         ("hints", ["one two three four"], "write it as text into a column that is read to use it"),
+        ("label", "positive", "write it as text into a column that is read to use it"),
         ("label", 3, "write it as text into a column that is read to use it"),
     ],
 )
