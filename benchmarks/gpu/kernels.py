@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.bench import WARM_UP, Bench
@@ -41,11 +40,11 @@ def measure(bench: Bench) -> Iterator[Figure]:
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
         step = next(steps)
         bench.synchronize()
-    kind = DeviceType.CUDA if cuda else DeviceType.CPU
+    kind = "CUDA" if cuda else "CPU"
     # The optimizer's own mark spans all of its kernels.
     marks = re.compile("Optimizer[.]|ProfilerStep")
     events: list[Any] = list(seen.events() or [])
-    kernels = [event for event in events if event.device_type == kind and not marks.match(event.name)]
+    kernels = [event for event in events if event.device_type.name == kind and not marks.match(event.name)]
     taken: Counter[str] = Counter()
     for event in kernels:
         taken[event.name] += event.time_range.elapsed_us() if cuda else event.self_cpu_time_total

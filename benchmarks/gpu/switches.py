@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from importlib import import_module
 from typing import Any, get_args, get_type_hints
 
 from benchmarks.gpu.bench import Bench, Speed
@@ -44,23 +45,28 @@ ALL = "all switches on"
 
 def _settings() -> list[tuple[str, Any]] | None:
     """The default, each other value of each switch by itself, and all; None where the trainer has no switches."""
-    try:
-        from finetune_trainer.speedups import DEFAULT
-    except ImportError:
+    default = _default()
+    if default is None:
         return None
-    changed = [(name, value) for name, values in _others(DEFAULT).items() for value in values]
-    each = [(f"{name}={value}", replace(DEFAULT, **{name: value})) for name, value in changed]
-    return [("as it is", DEFAULT), *each, (ALL, all_on())]
+    changed = [(name, value) for name, values in _others(default).items() for value in values]
+    each = [(f"{name}={value}", replace(default, **{name: value})) for name, value in changed]
+    return [("as it is", default), *each, (ALL, all_on())]
 
 
 def all_on() -> Any:
     """Every switch that is on or off switched on, every other at its last value that is not the default; None where
     the trainer has no switches."""
+    default = _default()
+    if default is None:
+        return None
+    return replace(default, **{name: values[-1] or True for name, values in _others(default).items()})
+
+
+def _default() -> Any:
     try:
-        from finetune_trainer.speedups import DEFAULT
+        return import_module("finetune_trainer.speedups").DEFAULT
     except ImportError:
         return None
-    return replace(DEFAULT, **{name: values[-1] or True for name, values in _others(DEFAULT).items()})
 
 
 def _others(default: Any) -> dict[str, list[Any]]:
