@@ -71,13 +71,13 @@ def measure(path: Path) -> None:
         from accelerate import Accelerator
 
         import finetune_trainer.train  # noqa: F401, everything a training pod imports
-        from finetune_trainer.isolation import sharing
-        from finetune_trainer.model import choose_device, load_model, load_tokenizer
-        from finetune_trainer.model_files import copy_files
-        from finetune_trainer.prepared import read_prepared
-        from finetune_trainer.storage import open_storage
-        from finetune_trainer.trainable import make_trainable
-        from finetune_trainer.training_loop import training_steps
+        from finetune_trainer.base.model_files import copy_files
+        from finetune_trainer.handover.prepared import read_prepared
+        from finetune_trainer.model.isolation import sharing
+        from finetune_trainer.model.loading import choose_device, load_model, load_tokenizer
+        from finetune_trainer.model.trainable import make_trainable
+        from finetune_trainer.pod.storage import open_storage
+        from finetune_trainer.training.loop import training_steps
     bundle = read_bundle(path)
     storage, scratch = open_storage(bundle), path.parent / "scratch"
     scratch.mkdir()

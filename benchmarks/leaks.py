@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune_trainer.deduplicate import SIMILAR_WORDS
-from finetune_trainer.leaks import leaks
-from finetune_trainer.near_duplicates import jaccard, shingles, words_of
+from finetune_trainer.copies.deduplicate import SIMILAR_WORDS
+from finetune_trainer.copies.leaks import leaks
+from finetune_trainer.copies.near_duplicates import jaccard, shingles, words_of
 
 Planted = Callable[[str, list[str], random.Random], str]
 """A copy of a question, which may be put among others."""

@@ -24,8 +24,8 @@ from time import process_time
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.clusters import BANDS, Clusters, width_of_bands
-from finetune_trainer.near_duplicates import SEED, NearDuplicates, jaccard, shingles
+from finetune_trainer.copies.clusters import BANDS, Clusters, width_of_bands
+from finetune_trainer.copies.near_duplicates import SEED, NearDuplicates, jaccard, shingles
 
 THRESHOLD = 0.8
 WIDTH = width_of_bands(THRESHOLD)

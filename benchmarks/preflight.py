@@ -86,19 +86,19 @@ def plain(data: Path, model: Path, scratch: Path) -> None:
 
 def stages(data: Path, model: Path, scratch: Path) -> None:
     """Prints how fast each stage is, by processor time, run one after another on all rows: they are held for it."""
-    from finetune_trainer.base_model import inspect_model
-    from finetune_trainer.clean import Cleaner
-    from finetune_trainer.deduplicate import NearCopies, SeenKeys, drop_copies, prompt_key, question, said
-    from finetune_trainer.findings import Findings
-    from finetune_trainer.json_rows import json_lines
-    from finetune_trainer.leaks import leaks
-    from finetune_trainer.readings import Readings
-    from finetune_trainer.render import prompt_format
-    from finetune_trainer.row_store import RowStore, StoreWriter
-    from finetune_trainer.rows import read_rows
-    from finetune_trainer.storage import open_storage
-    from finetune_trainer.suspicions import Suspicions
-    from finetune_trainer.tokenization import tokenize
+    from finetune_trainer.base.base_model import inspect_model
+    from finetune_trainer.copies.deduplicate import NearCopies, SeenKeys, drop_copies, prompt_key, question, said
+    from finetune_trainer.copies.leaks import leaks
+    from finetune_trainer.pod.storage import open_storage
+    from finetune_trainer.rows.cleaning import Cleaner
+    from finetune_trainer.rows.reading import read_rows
+    from finetune_trainer.rows.readings import Readings
+    from finetune_trainer.rows.suspicions import Suspicions
+    from finetune_trainer.sources.findings import Findings
+    from finetune_trainer.sources.json_rows import json_lines
+    from finetune_trainer.tokens.render import prompt_format
+    from finetune_trainer.tokens.row_store import RowStore, StoreWriter
+    from finetune_trainer.tokens.tokenization import tokenize
 
     bundle = bundle_of(data, model, scratch)
     storage, findings = open_storage(bundle), Findings()

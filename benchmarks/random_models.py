@@ -8,10 +8,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.method import Method, MethodType
-from finetune_api.model_shape import ModelShape, model_shape
-from finetune_trainer.attention import use_document_attention
-from finetune_trainer.prepared import Example
-from finetune_trainer.trainable import make_trainable, use_gradient_checkpointing
+from finetune_trainer.handover.prepared import Example
+from finetune_trainer.model.attention import use_document_attention
+from finetune_trainer.model.trainable import make_trainable, use_gradient_checkpointing
+from finetune_trainer.sizing.model_shape import ModelShape, model_shape
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": {

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api import sizing
-from finetune_api.model_shape import ModelShape, model_shape
 from finetune_api.quantity import gibibytes
+from finetune_trainer.sizing import memory
+from finetune_trainer.sizing.model_shape import ModelShape, model_shape
 
 ROWS, LABELS = 8, 0.25
 """Rows of a step, and what share of their tokens is learned."""
@@ -30,7 +30,7 @@ class Case:
     """One run to measure."""
 
     model: str
-    method: sizing.TrainedMethod
+    method: memory.TrainedMethod
     tokens: int
     """Of a step, which is one micro-batch."""
 
@@ -71,15 +71,15 @@ def compare(case: Case) -> dict[str, Any]:
         folder = model_folder(case.model, Path(scratch))
         command = [sys.executable, "-m", "benchmarks.sizing", "--measure", str(folder), case.method, str(case.tokens)]
         measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-        load = sizing.Load(case.tokens, round(case.tokens * LABELS))
-        memory = sizing.predict(shape_of(folder), sizing.Setup(case.method), load, sizing.CPU)
-    error = memory.total / measured["peak"] - 1
+        load = memory.Load(case.tokens, round(case.tokens * LABELS))
+        predicted = memory.predict(shape_of(folder), memory.Setup(case.method), load, memory.CPU)
+    error = predicted.total / measured["peak"] - 1
     print(
         f"{case.name:22} {case.tokens:5} tokens  measured {gibibytes(measured['peak']):>7}  "
-        f"predicted {gibibytes(memory.total):>7}  {error:+.0%}",
+        f"predicted {gibibytes(predicted.total):>7}  {error:+.0%}",
         flush=True,
     )
-    return {"case": case.name, "tokens": case.tokens, "error": error, "predicted": asdict(memory), **measured}
+    return {"case": case.name, "tokens": case.tokens, "error": error, "predicted": asdict(predicted), **measured}
 
 
 def model_folder(name: str, scratch: Path) -> Path:
@@ -105,7 +105,7 @@ def shape_of(folder: Path) -> ModelShape:
     return model_shape(json.loads((folder / "config.json").read_text()), sizes)
 
 
-def measure(folder: Path, method: sizing.TrainedMethod, tokens: int) -> dict[str, int]:
+def measure(folder: Path, method: memory.TrainedMethod, tokens: int) -> dict[str, int]:
     """Bytes resident before the model was loaded, once it was, and at most during the steps."""
     import torch
     from accelerate import Accelerator
@@ -114,9 +114,9 @@ def measure(folder: Path, method: sizing.TrainedMethod, tokens: int) -> dict[str
     from finetune_api.method import Method, MethodType
     from finetune_api.preflight_status import Resolved
     from finetune_api.training import Training
-    from finetune_trainer.model import load_model
-    from finetune_trainer.trainable import make_trainable
-    from finetune_trainer.training_loop import training_steps
+    from finetune_trainer.model.loading import load_model
+    from finetune_trainer.model.trainable import make_trainable
+    from finetune_trainer.training.loop import training_steps
 
     torch.manual_seed(0)
     started = resident("VmRSS")

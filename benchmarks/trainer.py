@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 
 from examples.model.convert import model_folder
-from finetune_trainer.progress import Progress
-from finetune_trainer.row_format import Message
-from finetune_trainer.row_store import Example
+from finetune_trainer.pod.progress import Progress
+from finetune_trainer.rows.row_format import Message
+from finetune_trainer.tokens.row_store import Example
 
 OURS, TRL, PACKED, CEILING = "finetune-operator", "TRL, defaults", "TRL, packing", "bf16 matmul"
 CONTENDERS = (OURS, TRL, PACKED, CEILING)
@@ -251,11 +251,11 @@ def train_ours(examples: Sequence[Example], held_out: Sequence[Example], steps: 
     from finetune_api.method import Method, MethodType
     from finetune_api.preflight_status import Resolved
     from finetune_api.training import Training
-    from finetune_trainer.batches import rows_of_step
-    from finetune_trainer.mixing import Mixture
-    from finetune_trainer.model import load_model
-    from finetune_trainer.trainable import attach_lora
-    from finetune_trainer.training_loop import training_steps
+    from finetune_trainer.handover.mixing import Mixture
+    from finetune_trainer.model.batches import rows_of_step
+    from finetune_trainer.model.loading import load_model
+    from finetune_trainer.model.trainable import attach_lora
+    from finetune_trainer.training.loop import training_steps
 
     base = load_model(model_folder(), MethodType.LORA, torch.device("cpu"))
     before = held_out_loss(base, held_out)
@@ -295,7 +295,7 @@ def train_trl(examples: Sequence[Example], held_out: Sequence[Example], steps: i
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    from finetune_trainer.mixing import shuffled
+    from finetune_trainer.handover.mixing import shuffled
 
     packing = options.contender == PACKED
     turns: list[Turn] = []
@@ -360,8 +360,8 @@ def held_out_loss(model: Any, held_out: Sequence[Example]) -> float:
     """Mean cross-entropy of the held-out rows' answers, computed alike for all, a row at a time."""
     import torch
 
-    from finetune_trainer.batches import micro_batch
-    from finetune_trainer.loss import token_losses
+    from finetune_trainer.model.batches import micro_batch
+    from finetune_trainer.model.loss import token_losses
 
     training = model.training
     model.eval()

@@ -15,8 +15,11 @@ from finetune_api.reasons import FAILURES, FailureReason
 
 PARTS = {
     "operator/finetune_operator": "The operator: conditions of a FineTuneJob and its log",
-    "trainer_image/finetune_trainer/rows": "Preflight: a row that cannot be used, or looks wrong",
+    "trainer_image/finetune_trainer/sources": "Preflight: data files that cannot be read",
+    "trainer_image/finetune_trainer/rows": "Preflight: rows that cannot be used, or look wrong",
+    "trainer_image/finetune_trainer/base": "Preflight: the base model's folder",
     "trainer_image/finetune_trainer/preflight": "Preflight: the data as a whole, and advice",
+    "trainer_image/finetune_trainer/training": "Training",
     "trainer_image/finetune_trainer/evaluation": "Evaluation: the verdict and what it rests on",
     "trainer_image/finetune_trainer/results": "The report and the model card",
     "trainer_image/finetune_trainer": "The trainer: elsewhere",

@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 from benchmarks.gpu.record import Figure, Record
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.random_models import SETTINGS, random_rows, random_shape, trainable_model
-from finetune_api import sizing
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Resolved
 from finetune_api.quantity import gibibytes
-from finetune_api.run_time import Work, training_flops
 from finetune_api.training import Training
-from finetune_trainer.prepared import Example
-from finetune_trainer.training_loop import Step, training_steps
+from finetune_trainer.handover.prepared import Example
+from finetune_trainer.sizing import memory
+from finetune_trainer.sizing.run_time import Work, training_flops
+from finetune_trainer.training.loop import Step, training_steps
 
 WARM_UP, STEPS = 2, 5
 RATE = 1e-6
@@ -56,7 +56,7 @@ class Bench:
         """Seconds until the case should be over."""
         return self.deadline - time.monotonic()
 
-    def model(self, name: str, method: sizing.TrainedMethod) -> Any:
+    def model(self, name: str, method: memory.TrainedMethod) -> Any:
         """The model of that name, trained by `method`, as the trainer has it. One is held at a time."""
         if self._held != (name, method):
             self.forget()
@@ -133,7 +133,7 @@ class Bench:
         return reserved, total - free - reserved
 
     def figures(
-        self, what: str, name: str, setup: sizing.Setup, speed: Speed, tokens: int, wanted: int = 0
+        self, what: str, name: str, setup: memory.Setup, speed: Speed, tokens: int, wanted: int = 0
     ) -> list[Figure]:
         """Speed beside the measured matmul, and memory beside sizing. `tokens`: of a micro-batch."""
         shape, rate = random_shape(name), speed.tokens_per_second
@@ -146,10 +146,10 @@ class Bench:
         more = {"tflops": tflops, "seconds": [step.seconds for step in speed.steps]}
         figures = [Figure(f"{what}, speed", rate, "tokens/s", "; ".join(beside), more=more)]
         if self.device.type == "cuda":
-            figures.append(self._sizing(what, sizing.predict(shape, setup, sizing.Load(tokens, tokens)), speed))
+            figures.append(self._sizing(what, memory.predict(shape, setup, memory.Load(tokens, tokens)), speed))
         return figures
 
-    def _sizing(self, what: str, predicted: sizing.Memory, speed: Speed) -> Figure:
+    def _sizing(self, what: str, predicted: memory.Memory, speed: Speed) -> Figure:
         measured, allocated = speed.reserved + speed.outside, max(step.memory for step in speed.steps)
         off = predicted.total / measured - 1
         beside = (

@@ -18,18 +18,18 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import Figure
 from finetune_api.method import Method, MethodType
-from finetune_trainer.attention import TAKES_GROUPS, per_document_attention, use_document_attention
-from finetune_trainer.batches import micro_batch
-from finetune_trainer.document_dropout import DocumentDropout, document_masks
-from finetune_trainer.isolation import sharing
-from finetune_trainer.prepared import Example
-from finetune_trainer.trainable import (
+from finetune_trainer.handover.prepared import Example
+from finetune_trainer.model.attention import TAKES_GROUPS, per_document_attention, use_document_attention
+from finetune_trainer.model.batches import micro_batch
+from finetune_trainer.model.document_dropout import DocumentDropout, document_masks
+from finetune_trainer.model.isolation import sharing
+from finetune_trainer.model.trainable import (
     attach_lora,
     make_trainable,
     trainable_parameters,
     use_gradient_checkpointing,
 )
-from finetune_trainer.training_loop import accumulate_gradients
+from finetune_trainer.training.loop import accumulate_gradients
 
 LENGTHS = (300, 77, 512, 130)
 VOCABULARY, HEADS, GROUPS, HEAD = 1024, 8, 2, 64
@@ -241,7 +241,7 @@ def _fused_lora(bench: Bench) -> Iterator[Figure]:
     reference = plain(small(CPU, torch.float32), rows())[1]
     model = small(bench.device, torch.bfloat16)
     fused = _step(bench, model)[1]
-    with patch("finetune_trainer.fused_lora._is_plain", lambda _: False):  # PEFT runs what is not plain
+    with patch("finetune_trainer.model.fused_lora._is_plain", lambda _: False):  # PEFT runs what is not plain
         peft = _step(bench, model)[1]
     yield _check("fused_lora, gradient from PEFT's", distance(fused, peft), DEEP)
     error = distance(peft, reference)

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu.bench import WARM_UP, Bench
 from benchmarks.gpu.record import Figure
 from finetune_api.training import Training
-from finetune_trainer.training_loop import training_steps
+from finetune_trainer.training.loop import training_steps
 
 FAMILIES = {
     "memcpy": "memcpy|memset",

@@ -7,10 +7,10 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import Figure
 from finetune_api.reasons import FailureReason
 from finetune_api.training import Training
-from finetune_trainer.failure import failure_of
-from finetune_trainer.memory_probe import Plan, find_plan
-from finetune_trainer.trainable import trainable_parameters, use_gradient_checkpointing
-from finetune_trainer.training_loop import accumulate_gradients
+from finetune_trainer.model.trainable import trainable_parameters, use_gradient_checkpointing
+from finetune_trainer.pod.failure import failure_of
+from finetune_trainer.training.loop import accumulate_gradients
+from finetune_trainer.training.memory_probe import Plan, find_plan
 
 
 def measure(bench: Bench) -> Iterator[Figure]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import Figure
 from benchmarks.gpu.switches import all_on
-from finetune_api.sizing import Setup
 from finetune_api.training import Optimizer, Training
-from finetune_trainer.optimizer import make_optimizer
+from finetune_trainer.sizing.memory import Setup
+from finetune_trainer.training.optimizer import make_optimizer
 
 WANTED = {"LoRA": 10_000, "LoRA, all switches on": 12_500, "QLoRA": 9_000}
 """Tokens a second of the 8B model on an H100 or H200. NVIDIA's NeMo AutoModel publishes 12,473 for LoRA on one H100."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, DnsLabel, SchemaKeys, Seed, dns_label, rules
-from finetune_api.preparation import Clean, Deduplicate
+from finetune_api.row_cleaning import Clean, Deduplicate
 from finetune_api.uris import FileUri
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]

@@ -1,33 +1,21 @@
-"""What runs in a job's pods: `python -m finetune_trainer {preflight,train} BUNDLE`, read from top to bottom.
+"""What runs in a job's pods: `python -m finetune_trainer {preflight,train} BUNDLE`.
 
-Preflight (CPU only, never imports torch), `preflight`:
-    `base_model` what the model's folder holds, by `model_files` which files are read, `weights` their headers and
-    `weights_fit` whether they fit config.json, `previous_adapter` -> `gather`: `data_files` and their `records`
-    (`json_rows`, `tables`) -> `rows`, by their `row_columns` and `row_format` -> `clean`, with `masking` ->
-    `deduplicate`, with `near_duplicates` or `embeddings`, and `clusters` -> `suspicions` -> `render` and `tokenization`
-    -> `token_ids` -> `row_store`, on disk, and `row_notes` -> `split` -> `resolve` -> `end_of_turn` -> `facts`,
-    with `leaked_rows`, and `advice` ->
-    `prepared`, which leaves the token ids for the attempts.
+Two recipes, each read from top to bottom: `preflight.recipe` (on a CPU, without torch) and `train` (on a GPU).
+Packages import downward only, and import-linter holds that; each one's `__init__` says what belongs there:
 
-Train (on the GPU), `train`:
-    `prepared` -> `model`, its `attention`, and by `isolation` which rows it takes at once -> `assessment` of the base,
-    `quantized` and not -> `trainable`, what of it the method trains -> `memory_probe`, how much at a time ->
-    `training_loop`, with the rows of `mixing` and `batches`, their `loss`, through `fused_lora` and `document_dropout`
-    (its random numbers on an old PyTorch: `philox`),
-    the `optimizer` and the rate of `schedule`, followed by `validation` -> `assessment` of the tuned model ->
-    `serving`, how it is to be asked -> `merge`, where wanted -> `publish`, with the pages of `report`
-    (`report_results`, `report_tables`, `report_samples` with their `differences`, `chart`) and `model_card`, from all
-    `results` through `pages`, whose templates are in the folder of that name.
-
-The evaluation, `assessment` from top to bottom:
-    `answer_kind` and `metric_choice` what is measured -> `evaluate`, with `generation` and the prompts of `few_shot`
-    -> `measured` -> `metrics` of `text_metrics`, `json_fields` and `labels` -> `estimates` with their `intervals` ->
-    `comparison` -> `gates` -> `verdict` -> `evaluation_status`.
-
-Both:
-    `__main__`: the command, and how each end becomes an exit code and a termination message.
-    `failure`, `termination`: the ways to end. `storage`: S3 and local files, each a kind of `files`
-    (`s3` with its `mounted_keys`, `local_files`). `scratch`: where a
-    pod may write. `status_writer`: the job's status. `progress`: the line a person waiting at the pod's log sees.
-    `ownership`: whose the results at the output are.
+    __main__        the command: how each end becomes an exit code and a termination message
+    train           load, measure the base, train, measure again, publish
+    results         what is left at output.uri
+    evaluation      scores, comparison, gates, verdict
+    training        the optimizer's steps
+    preflight, model    the data without a GPU; the model with one. Neither imports the other
+    statistics      intervals, comparison, evidence
+    handover        what preflight leaves for the attempts, and how rows are drawn from it
+    metrics         what answers are judged by
+    tokens          rows as the model reads them
+    copies          duplicates and leaks
+    base            the model's folder
+    rows            records read as rows, checked and cleaned
+    sources         data files, read record by record
+    pod, sizing     storage, status, log; arithmetic of memory and time
 """

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
 from finetune_api.status import PREFLIGHT_MANAGER, attempt_manager
-from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
-from finetune_trainer.status_writer import StatusWriter
-from finetune_trainer.storage import open_storage
-from finetune_trainer.termination import handle_sigterm, write_termination_message
+from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.pod.termination import handle_sigterm, write_termination_message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def _run(step: str, path: Path, attempt: int) -> str:
         wait_asleep()
         _quieten_libraries()
     if step == "preflight":
-        from finetune_trainer.preflight import preflight
+        from finetune_trainer.preflight.recipe import preflight
 
         return preflight(bundle, storage, StatusWriter(bundle.job, PREFLIGHT_MANAGER))
     from finetune_trainer.train import train

@@ -15,31 +15,36 @@ from finetune_api.evaluation_status import Evaluation
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.run_time import cost as price_of
 from finetune_api.status import ConditionType, Training
 from finetune_api.training import Publish
-from finetune_trainer.assessment import Assessor, Baselines
-from finetune_trainer.batches import steps_per_epoch
-from finetune_trainer.evaluate import Evaluator
-from finetune_trainer.failure import Superseded, TrainerFailure, failure_of
-from finetune_trainer.gates import require_passed, shortfall
-from finetune_trainer.isolation import describe, sharing
-from finetune_trainer.memory_probe import find_plan
-from finetune_trainer.merge import merge
-from finetune_trainer.mixing import Mixture
-from finetune_trainer.model import (
+from finetune_trainer.base.model_files import ADAPTER as ADAPTER_FILES
+from finetune_trainer.base.model_files import copy_files
+from finetune_trainer.evaluation.gates import require_passed, shortfall
+from finetune_trainer.evaluation.quantized import shortage
+from finetune_trainer.evaluation.recipe import Assessor, Baselines
+from finetune_trainer.evaluation.scoring import Evaluator
+from finetune_trainer.evaluation.verdict import Cost
+from finetune_trainer.handover.mixing import Mixture
+from finetune_trainer.handover.prepared import Prepared, read_prepared, work_prefix
+from finetune_trainer.model.batches import steps_per_epoch
+from finetune_trainer.model.isolation import describe, sharing
+from finetune_trainer.model.loading import (
     choose_device,
     greedy_generation,
     load_model,
     load_tokenizer,
     mixed_precision,
 )
-from finetune_trainer.model_card import base_license
-from finetune_trainer.model_files import ADAPTER as ADAPTER_FILES
-from finetune_trainer.model_files import copy_files
-from finetune_trainer.ownership import published
-from finetune_trainer.prepared import Prepared, read_prepared, work_prefix
-from finetune_trainer.publish import (
+from finetune_trainer.model.trainable import as_published, make_trainable
+from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.pod.ownership import published
+from finetune_trainer.pod.scratch import scratch_folder
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.termination import stop_deferred, stop_requested
+from finetune_trainer.results.merge import merge
+from finetune_trainer.results.model_card import base_license
+from finetune_trainer.results.publish import (
     ADAPTER,
     MERGED,
     publish,
@@ -48,19 +53,14 @@ from finetune_trainer.publish import (
     upload_results,
     weights_kept,
 )
-from finetune_trainer.quantized import shortage
-from finetune_trainer.results import Results
-from finetune_trainer.row_store import mixtures
-from finetune_trainer.scratch import scratch_folder
-from finetune_trainer.serving import serving_of
-from finetune_trainer.status_writer import StatusWriter
-from finetune_trainer.storage import Storage
-from finetune_trainer.termination import stop_deferred, stop_requested
-from finetune_trainer.trainable import as_published, make_trainable
-from finetune_trainer.training_loop import Step, training_steps
-from finetune_trainer.training_progress import TrainingProgress, duration
-from finetune_trainer.validation import Validation
-from finetune_trainer.verdict import Cost
+from finetune_trainer.results.results import Results
+from finetune_trainer.results.serving import serving_of
+from finetune_trainer.sizing.run_time import cost as price_of
+from finetune_trainer.tokens.row_store import mixtures
+from finetune_trainer.training.loop import Step, training_steps
+from finetune_trainer.training.memory_probe import find_plan
+from finetune_trainer.training.training_progress import TrainingProgress, duration
+from finetune_trainer.training.validation import Validation
 
 TRAINED, EVALUATED = ConditionType.TRAINED, ConditionType.EVALUATED
 

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
-from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.preflight import preflight
-from finetune_trainer.status_writer import StatusWriter
-from finetune_trainer.storage import open_storage
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.train import train
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

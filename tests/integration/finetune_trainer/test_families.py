@@ -11,13 +11,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.method import Method, MethodType
 from finetune_api.training import Training
-from finetune_trainer.base_model import MAMBAS, NO_ADAPTER, NO_FOUR_BIT
-from finetune_trainer.batches import micro_batch
-from finetune_trainer.evaluate import row_losses
-from finetune_trainer.isolation import sharing
-from finetune_trainer.model import load_model
-from finetune_trainer.trainable import as_published, make_trainable, use_gradient_checkpointing
-from finetune_trainer.training_loop import Step, accumulate_gradients, training_steps
+from finetune_trainer.base.base_model import MAMBAS, NO_ADAPTER, NO_FOUR_BIT
+from finetune_trainer.model.batches import micro_batch
+from finetune_trainer.model.isolation import sharing
+from finetune_trainer.model.loading import load_model
+from finetune_trainer.model.row_losses import row_losses
+from finetune_trainer.model.trainable import as_published, make_trainable, use_gradient_checkpointing
+from finetune_trainer.training.loop import Step, accumulate_gradients, training_steps
 from tests.unit.finetune_trainer.families import ALONE, FAMILIES, Family, save_family
 from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator, resolved
 

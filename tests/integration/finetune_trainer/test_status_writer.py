@@ -7,8 +7,8 @@ import pytest
 
 from finetune_api.bundle import JobIdentity
 from finetune_api.status import PREFLIGHT_MANAGER, ConditionType, attempt_manager
-from finetune_trainer.failure import Superseded
-from finetune_trainer.status_writer import StatusWriter
+from finetune_trainer.pod.failure import Superseded
+from finetune_trainer.pod.status_writer import StatusWriter
 from tests.integration import words
 from tests.integration.jobs import Job, manifest
 from tests.integration.kube import JOBS, Kube

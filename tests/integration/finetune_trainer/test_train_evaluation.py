@@ -9,9 +9,9 @@ from accelerate.state import AcceleratorState
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer import train as module
-from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.status_writer import StatusWriter
-from finetune_trainer.storage import open_storage
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.train import train
 from tests.integration.finetune_trainer.trainings import applied, prepare, run
 from tests.unit.finetune_trainer.conftest import MakeBundle, write_rows

@@ -15,16 +15,16 @@ from finetune_api.bundle import Bundle
 from finetune_api.method import MethodType
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status import ConditionType
-from finetune_trainer import publish as publishing
 from finetune_trainer import train as module
 from finetune_trainer.__main__ import main
-from finetune_trainer.assessment import Assessor
-from finetune_trainer.failure import StopRequested, TrainerFailure
-from finetune_trainer.status_writer import StatusWriter
-from finetune_trainer.storage import Storage, open_storage
-from finetune_trainer.termination import _Stop, handle_sigterm
+from finetune_trainer.evaluation.recipe import Assessor
+from finetune_trainer.pod.failure import StopRequested, TrainerFailure
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import Storage, open_storage
+from finetune_trainer.pod.termination import _Stop, handle_sigterm
+from finetune_trainer.results import publish as publishing
 from finetune_trainer.train import train
-from finetune_trainer.training_loop import Step, training_steps
+from finetune_trainer.training.loop import Step, training_steps
 from tests.integration.finetune_trainer.trainings import prepare, run
 from tests.unit.finetune_trainer.conftest import MakeBundle
 

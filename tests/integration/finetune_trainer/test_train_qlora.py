@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 from finetune_api.bundle import Bundle
 from finetune_api.method import MethodType
 from finetune_trainer import train as module
-from finetune_trainer.batches import micro_batch
-from finetune_trainer.loss import token_losses
-from finetune_trainer.model import load_model
-from finetune_trainer.prepared import Prepared
-from finetune_trainer.trainable import make_trainable
+from finetune_trainer.handover.prepared import Prepared
+from finetune_trainer.model.batches import micro_batch
+from finetune_trainer.model.loading import load_model
+from finetune_trainer.model.loss import token_losses
+from finetune_trainer.model.trainable import make_trainable
 from tests.integration.finetune_trainer.trainings import applied, prepare, run
 from tests.unit.finetune_trainer.conftest import MakeBundle
 

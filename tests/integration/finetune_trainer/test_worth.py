@@ -6,10 +6,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from finetune_trainer.evidence import Outcome
-from finetune_trainer.preflight import preflight
-from finetune_trainer.status_writer import StatusWriter
-from finetune_trainer.storage import open_storage
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.preflight.recipe import preflight
+from finetune_trainer.statistics.evidence import Outcome
 from finetune_trainer.train import train
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.preflights import with_dataset

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from finetune_api.bundle import Bundle
-from finetune_trainer.status_writer import StatusWriter
-from finetune_trainer.storage import open_storage
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.train import train
 from tests.unit.finetune_trainer.preflights import run as prepare
 

@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.dataset import RowFormat
 from finetune_api.job import FineTuneJobSpec
-from finetune_api.model_shape import ModelShape, model_shape
 from finetune_api.quantity import bytes_of
-from finetune_api.sizing import GENERATION_FACTOR, Load, Setup, first_fit
 from finetune_cli.manifests import problems
+from finetune_trainer.sizing.memory import GENERATION_FACTOR, Load, Setup, first_fit
+from finetune_trainer.sizing.model_shape import ModelShape, model_shape
 
 FOLDER = Path(__file__).parents[3] / "examples"
 MANIFESTS = {str(path.relative_to(FOLDER)): path for path in sorted(FOLDER.rglob("*.yaml"))}

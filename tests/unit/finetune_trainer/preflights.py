@@ -6,12 +6,12 @@ import pytest
 
 from finetune_api.bundle import Bundle
 from finetune_api.status import FineTuneJobStatus
-from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.preflight import preflight
-from finetune_trainer.prepared import Prepared, read_prepared
-from finetune_trainer.scratch import scratch_folder
-from finetune_trainer.status_writer import StatusWriter
-from finetune_trainer.storage import Storage, open_storage
+from finetune_trainer.handover.prepared import Prepared, read_prepared
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.scratch import scratch_folder
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import Storage, open_storage
+from finetune_trainer.preflight.recipe import preflight
 
 
 def run(bundle: Bundle) -> Prepared:

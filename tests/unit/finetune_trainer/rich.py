@@ -16,22 +16,22 @@ from finetune_api.evaluation import Evaluation as EvaluationWish
 from finetune_api.evaluation import Gate, MetricName, MinGain, RegressionSet
 from finetune_api.evaluation_status import Merged
 from finetune_api.preflight_status import Advice, Cleaned, CleaningStep, Estimate, Finding, Severity, SourceRows, Splits
-from finetune_trainer.answer_kind import AnswerKind, Answers
-from finetune_trainer.assessment import Assessment, Baselines
-from finetune_trainer.cleaned import Change
-from finetune_trainer.comparison import compare
-from finetune_trainer.evaluation_status import evaluation_status
-from finetune_trainer.gates import gate_results, regression_result
-from finetune_trainer.measured import Answer, FewShot, Measured
-from finetune_trainer.metric_choice import choose_metrics
-from finetune_trainer.prepared import Example
-from finetune_trainer.quantized import base_name
-from finetune_trainer.report import report_page
-from finetune_trainer.results import Results
-from finetune_trainer.serving import Serving
-from finetune_trainer.training_loop import Step
-from finetune_trainer.validation import ValidationLoss
-from finetune_trainer.verdict import Cost, verdict
+from finetune_trainer.evaluation.gates import gate_results, regression_result
+from finetune_trainer.evaluation.quantized import base_name
+from finetune_trainer.evaluation.recipe import Assessment, Baselines
+from finetune_trainer.evaluation.status import evaluation_status
+from finetune_trainer.evaluation.verdict import Cost, verdict
+from finetune_trainer.handover.prepared import Example
+from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
+from finetune_trainer.metrics.metric_choice import choose_metrics
+from finetune_trainer.results.report import report_page
+from finetune_trainer.results.results import Results
+from finetune_trainer.results.serving import Serving
+from finetune_trainer.sources.cleaning_record import Change
+from finetune_trainer.statistics.comparison import compare
+from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
+from finetune_trainer.training.loop import Step
+from finetune_trainer.training.validation import ValidationLoss
 from tests.unit.finetune_trainer.tiny import results, turns
 
 STEPS, HELD_OUT = 420, 200

@@ -13,7 +13,7 @@ import pytest
 from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason
 from finetune_trainer import __main__ as command
-from finetune_trainer.failure import Superseded, TrainerFailure
+from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.preflights import with_dataset
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from finetune_api.reasons import FailureReason
-from finetune_trainer.failure import TrainerFailure
-from finetune_trainer.findings import Findings
-from finetune_trainer.preflight import prepare
-from finetune_trainer.storage import open_storage
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.preflight.recipe import prepare
+from finetune_trainer.sources.findings import Findings
 from tests.unit.finetune_trainer.conftest import MakeBundle
 
 

@@ -16,18 +16,18 @@ from finetune_api.evaluation import MetricName
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Preflight, Resolved, Splits
 from finetune_api.status import Training as StatusTraining
-from finetune_trainer.answer_kind import AnswerKind, Answers
-from finetune_trainer.assessment import Assessment, Baselines
-from finetune_trainer.attention import use_document_attention
-from finetune_trainer.comparison import compare
-from finetune_trainer.evaluation_status import evaluation_status
-from finetune_trainer.measured import Answer, Measured
-from finetune_trainer.prepared import Example, Prepared
-from finetune_trainer.results import Results
-from finetune_trainer.row_format import Message
-from finetune_trainer.serving import QUESTION, Serving
-from finetune_trainer.training_loop import Step
-from finetune_trainer.verdict import Cost, verdict
+from finetune_trainer.evaluation.recipe import Assessment, Baselines
+from finetune_trainer.evaluation.status import evaluation_status
+from finetune_trainer.evaluation.verdict import Cost, verdict
+from finetune_trainer.handover.prepared import Example, Prepared
+from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
+from finetune_trainer.model.attention import use_document_attention
+from finetune_trainer.results.results import Results
+from finetune_trainer.results.serving import QUESTION, Serving
+from finetune_trainer.rows.row_format import Message
+from finetune_trainer.statistics.comparison import compare
+from finetune_trainer.statistics.measurements import Answer, Measured
+from finetune_trainer.training.loop import Step
 
 VOCABULARY = 320
 # Models this small only wait for a second thread.

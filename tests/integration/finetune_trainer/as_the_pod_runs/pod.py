@@ -19,8 +19,8 @@ from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import children
 from finetune_operator.world import Object
-from finetune_trainer.prepared import Prepared
-from finetune_trainer.storage import open_storage
+from finetune_trainer.handover.prepared import Prepared
+from finetune_trainer.pod.storage import open_storage
 from tests.unit.finetune_operator.worlds import fresh
 from tests.unit.finetune_trainer.preflights import read
 

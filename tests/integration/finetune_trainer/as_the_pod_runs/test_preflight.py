@@ -1,7 +1,7 @@
 """What a job can ask of its preflight, asked of the process that a pod runs."""
 
 from finetune_api.reasons import FAILURES, FailureReason
-from finetune_trainer.prepared import Prepared
+from finetune_trainer.handover.prepared import Prepared
 from tests.integration.finetune_trainer.as_the_pod_runs.cases import CASES
 from tests.integration.finetune_trainer.as_the_pod_runs.conftest import RunCase
 from tests.integration.finetune_trainer.as_the_pod_runs.pod import Ended, Pods

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from finetune_api.method import MethodType
 from finetune_api.preflight_status import Resolved
 from finetune_api.training import Training
-from finetune_trainer.batches import rows_of_step
-from finetune_trainer.mixing import Mixture
-from finetune_trainer.prepared import Example
-from finetune_trainer.schedule import learning_rate
-from finetune_trainer.training_loop import training_steps
+from finetune_trainer.handover.mixing import Mixture
+from finetune_trainer.handover.prepared import Example
+from finetune_trainer.model.batches import rows_of_step
+from finetune_trainer.training.loop import training_steps
+from finetune_trainer.training.schedule import learning_rate
 from tests.unit.finetune_trainer import tiny
 from tests.unit.finetune_trainer.tiny import example, fresh_accelerator
 

@@ -13,10 +13,10 @@ import torch
 import yaml
 
 from finetune_api.job import FineTuneJobSpec
-from finetune_trainer.model import load_model
-from finetune_trainer.resolve import resolve
-from finetune_trainer.trainable import make_trainable
-from finetune_trainer.training_loop import training_steps
+from finetune_trainer.model.loading import load_model
+from finetune_trainer.model.trainable import make_trainable
+from finetune_trainer.preflight.resolve import resolve
+from finetune_trainer.training.loop import training_steps
 from tests.integration.finetune_trainer.proofs.runs import counting_rows
 from tests.unit.finetune_trainer.conftest import save_model
 from tests.unit.finetune_trainer.tiny import fresh_accelerator

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from finetune_api.method import Method
-from finetune_trainer.batches import micro_batch, micro_batches
-from finetune_trainer.loss import token_losses
-from finetune_trainer.prepared import Example
-from finetune_trainer.trainable import attach_lora, trainable_parameters
-from finetune_trainer.training_loop import accumulate_gradients
+from finetune_trainer.handover.prepared import Example
+from finetune_trainer.model.batches import micro_batch, micro_batches
+from finetune_trainer.model.loss import token_losses
+from finetune_trainer.model.trainable import attach_lora, trainable_parameters
+from finetune_trainer.training.loop import accumulate_gradients
 from tests.unit.finetune_trainer.tiny import example, examples, fresh_accelerator, tiny_llama
 
 CPU = torch.device("cpu")

@@ -1,0 +1,158 @@
+"""The adapter a job continues from is checked before a GPU is held."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.preflight.recipe import prepare
+from finetune_trainer.sources.findings import Findings
+from tests.unit.finetune_trainer.conftest import MakeBundle, save_model
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, tiny_model_dir: Path) -> Path:
+    """A LoRA adapter of rank 16 on every linear layer of the tiny model, as PEFT saves it."""
+    return save_adapter(tiny_model_dir, tmp_path / "adapter")
+
+
+def save_adapter(base: Path, folder: Path, **lora: Any) -> Path:
+    import torch
+
+    from finetune_api.method import Method, MethodType
+    from finetune_trainer.model.loading import load_model
+    from finetune_trainer.model.trainable import attach_lora
+
+    model = load_model(base, MethodType.LORA, torch.device("cpu"))
+    attach_lora(model, Method.model_validate({"lora": lora}), seed=0).save_pretrained(
+        folder, save_embedding_layers=False
+    )
+    return folder
+
+
+def check(make_bundle: MakeBundle, adapter: Path, **lora: Any) -> None:
+    bundle = make_bundle(method={"lora": {"from": str(adapter), **lora}})
+    prepare(bundle, open_storage(bundle), Findings(), Path(bundle.spec.output.uri).parent / "scratch")
+
+
+def refused(make_bundle: MakeBundle, adapter: Path, **lora: Any) -> tuple[FailureReason, str]:
+    with pytest.raises(TrainerFailure) as caught:
+        check(make_bundle, adapter, **lora)
+    return caught.value.reason, caught.value.message
+
+
+def test_an_adapter_of_the_same_settings_and_base_is_fine(make_bundle: MakeBundle, adapter: Path) -> None:
+    check(make_bundle, adapter)
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        ({"r": 8}, "has r 16: set method.lora.r to the same"),
+        ({"alpha": 16}, "has alpha 32: set method.lora.alpha"),
+        ({"useRslora": True}, "has useRslora false"),
+        ({"useDora": True}, "has useDora false"),
+        ({"bias": "LoraOnly"}, 'has bias "None": set method.lora.bias'),
+        ({"modulesToSave": ["lm_head"]}, "has modulesToSave []"),
+        ({"targetModules": ["q_proj"]}, "is on down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj: set"),
+    ],
+)
+def test_settings_that_are_not_the_adapters_are_refused_naming_its_own(
+    make_bundle: MakeBundle, adapter: Path, lora: dict[str, Any], said: str
+) -> None:
+    reason, message = refused(make_bundle, adapter, **lora)
+    assert reason is FailureReason.SPEC_INVALID
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        (
+            "init_lora_weights",
+            "pissa_niter_4",
+            'was begun with init_lora_weights "pissa_niter_4", which changes the base',
+        ),
+        ("init_lora_weights", "olora", "convert it first, by PEFT's save_pretrained"),
+        ("rank_pattern", {"v_proj": 64}, "has rank_pattern, which method.lora has no field for"),
+        ("alpha_pattern", {"v_proj": 64}, "has alpha_pattern"),
+        ("lora_bias", True, "has lora_bias"),
+    ],
+)
+def test_an_adapter_that_no_server_could_be_told_of_is_not_continued(
+    make_bundle: MakeBundle, adapter: Path, setting: str, value: Any, said: str
+) -> None:
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | {setting: value}))
+    reason, message = refused(make_bundle, adapter)
+    assert reason is FailureReason.SPEC_INVALID
+    assert said in message
+
+
+@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal"])
+def test_an_adapter_that_left_the_base_alone_is_continued(make_bundle: MakeBundle, adapter: Path, init: Any) -> None:
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | {"init_lora_weights": init}))
+    check(make_bundle, adapter)
+
+
+def test_every_setting_can_be_continued_with(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> None:
+    lora = {
+        "r": 4,
+        "alpha": 4,
+        "useDora": True,
+        "useRslora": True,
+        "bias": "LoraOnly",
+        "modulesToSave": ["lm_head"],
+        "targetModules": ["q_proj", "mlp.up_proj"],
+    }
+    check(make_bundle, save_adapter(tiny_model_dir, tmp_path / "adapter", **lora), **lora)
+
+
+def test_fewer_modules_than_named_are_refused(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tiny_model_dir, tmp_path / "adapter", targetModules=["q_proj"])
+    _, message = refused(make_bundle, adapter, targetModules=["q_proj", "v_proj"])
+    assert "is on q_proj: set method.lora.targetModules" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"hidden_size": 64}, "which the base model has as 32 x 64"),
+        ({"num_hidden_layers": 3}, "layers.2.mlp.down_proj, which the base model does not have"),
+    ],
+)
+def test_an_adapter_of_another_base_is_refused(
+    make_bundle: MakeBundle, tmp_path: Path, config: dict[str, Any], said: str
+) -> None:
+    save_model(tmp_path / "other", **config)
+    reason, message = refused(make_bundle, save_adapter(tmp_path / "other", tmp_path / "adapter"))
+    assert reason is FailureReason.SPEC_INVALID
+    assert said in message
+
+
+def test_where_there_is_no_adapter_it_says_what_is_missing(
+    make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    assert refused(make_bundle, tmp_path / "nowhere") == (
+        FailureReason.MODEL_NOT_FOUND,
+        f"method.lora.from: there is no adapter_config.json in {tmp_path / 'nowhere'}.",
+    )
+    assert "but a whole model: name it in model.uri" in refused(make_bundle, tiny_model_dir)[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "holds no settings of an adapter"),
+        ("{", "holds no settings"),
+        (json.dumps({"peft_type": "IA3"}), "is of type IA3, not LORA"),
+    ],
+)
+def test_what_is_no_lora_adapter_is_refused(make_bundle: MakeBundle, adapter: Path, text: str, said: str) -> None:
+    (adapter / "adapter_config.json").write_text(text)
+    assert said in refused(make_bundle, adapter)[1]

@@ -1,0 +1,85 @@
+"""Prompts with examples: which rows they are, how they are laid out, and how many have room."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from finetune_trainer.handover.few_shot import DRAWS, EXAMPLES, choose_examples, drawn, few_shot_draws, with_examples
+from finetune_trainer.handover.prepared import Example
+from finetune_trainer.rows.row_format import Message
+from finetune_trainer.tokens.render import prompt_format
+from tests.unit.finetune_trainer.tiny import example, turns
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir: str) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+def rows(count: int, first: int = 0) -> list[Example]:
+    return [example(20, 8, i, texts=(f"What is {i}?", f"It is {i}.")) for i in range(first, first + count)]
+
+
+def test_three_draws_of_five_stand_before_every_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    train, held_out = rows(40), rows(6, first=100)
+    draws = few_shot_draws(train, held_out, prompt_format(tokenizer), tokenizer, 4000, seed=0)
+    assert [draw.examples for draw in draws] == [EXAMPLES] * DRAWS
+    texts = [tokenizer.decode(draw.prompts[2]) for draw in draws]
+    assert len(set(texts)) == DRAWS
+    for text in texts:
+        assert text.endswith("<|start|>user\nWhat is 102?<|end|>\n<|start|>assistant\n")
+        assert text.count("<|start|>assistant\nIt is ") == EXAMPLES
+    again = few_shot_draws(train, held_out, prompt_format(tokenizer), tokenizer, 4000, seed=0)
+    assert all(np.array_equal(*pair) for pair in zip(draws[0].prompts, again[0].prompts, strict=True))
+
+
+def test_no_example_is_of_a_held_out_rows_cluster_and_no_two_are_of_one() -> None:
+    train = [replace(row, cluster=i % 8) for i, row in enumerate(rows(40))]
+    for number in range(20):
+        chosen = choose_examples(train, {0, 1, 2}, 4000, f"{number}")
+        clusters = [row.cluster for row in chosen]
+        assert len(set(clusters)) == len(clusters) == EXAMPLES
+        assert not {0, 1, 2} & set(clusters)
+    assert choose_examples(train, set(range(8)), 4000, "0") == []
+
+
+@pytest.mark.parametrize(("room", "fewest", "most"), [(4000, 5, 5), (100, 1, 4), (60, 1, 2)])
+def test_fewer_examples_where_there_is_no_room_for_five(
+    tokenizer: PreTrainedTokenizerBase, room: int, fewest: int, most: int
+) -> None:
+    draws = few_shot_draws(rows(40), rows(6, first=100), prompt_format(tokenizer), tokenizer, room, seed=0)
+    assert len(draws) == DRAWS
+    assert all(fewest <= draw.examples <= most for draw in draws)
+    assert all(len(prompt) <= room for draw in draws for prompt in draw.prompts)
+
+
+def test_no_draw_where_no_example_fits(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert few_shot_draws(rows(40), rows(6), prompt_format(tokenizer), tokenizer, 30, seed=0) == []
+
+
+def test_a_row_that_is_too_long_is_passed_over() -> None:
+    train = [replace(row, input_ids=np.zeros(900, np.int32)) for row in rows(35)] + rows(5, first=35)
+    assert sorted(row.cluster for row in choose_examples(train, set(), 100, "0")) == [35, 36, 37, 38, 39]
+
+
+def test_the_rows_own_system_message_stands_first_and_the_examples_have_none() -> None:
+    system = Message("system", "Answer briefly.")
+    shown = replace(rows(1)[0], messages=(Message("system", "Old rules."), *turns("What is 0?", "It is 0.")))
+    talk = (system, *turns("Hello.", "Hello!"), *turns("What is 9?", "It is 9."))
+    asked = replace(rows(1)[0], messages=talk)
+    assert with_examples([shown], asked) == (
+        system,
+        *turns("What is 0?", "It is 0."),
+        *turns("Hello.", "Hello!"),
+        Message("user", "What is 9?"),
+    )
+
+
+def test_of_a_large_data_set_a_few_rows_are_looked_at() -> None:
+    found = drawn(10**9, 1000, "seed")
+    assert len(found) == len(set(found)) == 1000
+    assert max(found) > 9 * 10**8
+    assert found != drawn(10**9, 1000, "other")
+    assert sorted(drawn(50, 1000, "seed")) == list(range(50))

@@ -1,0 +1,150 @@
+"""What may share a forward pass: found out on the model, whatever its layers are."""
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from tests.unit.finetune_trainer.model.test_attention import FAMILIES, Family
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
+
+from finetune_api.method import Method
+from finetune_api.reasons import FailureReason
+from finetune_trainer.model.batches import micro_batch
+from finetune_trainer.model.isolation import Sharing, describe, leak, sharing
+from finetune_trainer.model.loss import token_losses
+from finetune_trainer.model.row_losses import row_losses
+from finetune_trainer.model.trainable import attach_lora
+from finetune_trainer.pod.failure import TrainerFailure
+from tests.unit.finetune_trainer import tiny
+from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, prepared_model, tiny_llama
+
+ROWS = examples([20, 24, 60, 90, 28])
+
+
+def mamba2() -> PreTrainedModel:
+    """A state that runs along the sequence, which leaves masked tokens out."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1}
+    config = Mamba2Config(vocab_size=VOCABULARY, **sizes, chunk_size=8)
+    return prepared_model(Mamba2ForCausalLM(config), torch.float32)
+
+
+def rwkv() -> PreTrainedModel:
+    """A state that takes in masked tokens too."""
+    config = RwkvConfig(vocab_size=VOCABULARY, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2)
+    return prepared_model(RwkvForCausalLM(config), torch.float32)
+
+
+def bloom() -> PreTrainedModel:
+    """Attention by distance, which asks for no positions."""
+    return prepared_model(BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_head=4)), torch.float32)
+
+
+def longrope() -> PreTrainedModel:
+    """Phi-3 with a long context: other rotations for all it reads once any position is beyond 32."""
+    turning = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    turning |= {
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0, 8.0, 16.0, 32.0],
+        "original_max_position_embeddings": 32,
+    }
+    sizes: dict[str, Any] = {**tiny.SIZES, "max_position_embeddings": 512, "pad_token_id": 0, "eos_token_id": 3}
+    config = Phi3Config(**sizes, original_max_position_embeddings=32, rope_parameters=turning)
+    return prepared_model(Phi3ForCausalLM(config), torch.float64)
+
+
+def dynamic() -> PreTrainedModel:
+    """Rotations by the longest position that was ever read, from 32 on."""
+    turning = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    config = LlamaConfig(**tiny.SIZES, max_position_embeddings=32, rope_parameters=turning)
+    return prepared_model(LlamaForCausalLM(config), torch.float64)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_share_a_sequence_where_they_leave_each_other_alone(family: Family) -> None:
+    # In fp64 eager attention gives no numbers for padding: its softmax is in fp32.
+    assert sharing(family().float()) == Sharing(packed=inf, padded=inf)
+    assert describe(Sharing()) == ""
+
+
+@pytest.mark.parametrize(("family", "padded"), [(mamba2, inf), (bloom, inf), (rwkv, 0)])
+def test_where_they_change_each_other_they_go_alone(family: Family, padded: float) -> None:
+    model = family()
+    assert leak(model) > 0.1
+    assert sharing(model) == Sharing(packed=0, padded=padded)
+    assert "each goes through it alone" in describe(sharing(model))
+    assert ("answered one by one" in describe(sharing(model))) == (not padded)
+
+
+@pytest.mark.parametrize("family", [mamba2, bloom, rwkv, longrope, dynamic])
+def test_a_row_has_the_loss_it_has_in_a_model_that_has_read_nothing_else(family: Callable[[], PreTrainedModel]) -> None:
+    """`family` makes the same model each time."""
+    with torch.no_grad():
+        fresh = []
+        for row in ROWS:
+            torch.manual_seed(0)
+            model = family()
+            fresh.append(token_losses(model, micro_batch([row], model.device)).sum().item())
+        torch.manual_seed(0)
+        model = family()
+        for tokens in (4096, 64):
+            losses, _ = row_losses(model, ROWS, tokens)
+            np.testing.assert_allclose(losses, fresh, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", [longrope, dynamic])
+def test_rows_on_both_sides_of_the_rotations_threshold_would_change_each_other(family: Family) -> None:
+    model = family()
+    assert sharing(model) == Sharing(packed=32, padded=32)
+    assert "beyond 32 tokens" in describe(sharing(model))
+    with torch.no_grad():
+        packed = token_losses(model, micro_batch(ROWS, model.device)).sum()
+        alone, _ = row_losses(model, ROWS, 4096)
+    assert abs(packed - alone.sum()) > 0.1, "a test that can fail"
+
+
+def test_attention_that_mixes_documents_is_left_for_one_block_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is where a model hands document_lengths not on to its layers."""
+    model = tiny_llama(torch.float32)
+    monkeypatch.setattr(torch, "split", lambda tensor, lengths, dim: [tensor])
+    assert leak(model) > 0.1
+    assert sharing(model) == Sharing()
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_remembers_what_it_has_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read = tiny_llama(torch.float32), []
+    embed = model.get_input_embeddings().forward
+
+    def embed_with_memory(tokens: torch.Tensor) -> torch.Tensor:
+        read.append(tokens.sum())
+        return embed(tokens) * (1 + 0.1 * len(read))
+
+    monkeypatch.setattr(model.get_input_embeddings(), "forward", embed_with_memory)
+    with pytest.raises(TrainerFailure, match="once another has gone through it") as caught:
+        sharing(model)
+    assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
+
+
+def test_it_is_found_out_once_with_an_adapter_or_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama(torch.float32)
+    found = sharing(model)
+    monkeypatch.setattr(type(model), "forward", None)
+    tuned = attach_lora(model, Method(), seed=0)
+    assert isinstance(tuned, PeftModel)
+    assert sharing(tuned) is found

@@ -1,0 +1,60 @@
+"""Where the results will go: never over another job's, and tried by writing before a row is read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.preflight.recipe import preflight
+from tests.unit.finetune_trainer.conftest import S3, MakeBundle
+from tests.unit.finetune_trainer.preflights import failure, run
+
+
+def test_an_output_with_another_jobs_results_is_refused_and_its_own_is_not(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    job = {"namespace": "team", "name": "tickets", "uid": "u-1"}
+    bundle = make_bundle()
+    manifest = tmp_path / "output" / "manifest.json"
+    manifest.parent.mkdir()
+    manifest.write_text(json.dumps({"job": job}))
+    found = failure(bundle)
+    assert found.reason is FailureReason.OUTPUT_OCCUPIED
+    assert "already holds the results of team/tickets" in found.message
+    manifest.write_text("not ours")
+    assert failure(bundle).reason is FailureReason.OUTPUT_OCCUPIED
+    manifest.write_text(json.dumps({"job": None, "specDigest": bundle.spec_digest}))
+    assert run(bundle).train
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_rows_are_read(s3: S3, make_bundle: MakeBundle) -> None:
+    s3.bucket("preflight-output")
+    storages = [{"buckets": ["*"], "endpoint": s3.endpoint, "credentialsSecretName": "reader"}]
+    bundle = make_bundle(rows=["not a row"], output={"uri": "s3://preflight-output/x"}, storages=storages)
+    storage = open_storage(bundle, s3.secrets_dir)
+    with pytest.raises(TrainerFailure, match="may not write") as caught:
+        preflight(bundle, storage, StatusWriter(None, "preflight"))
+    assert caught.value.reason is FailureReason.OUTPUT_NOT_WRITABLE
+
+
+def test_no_probe_is_left_beside_the_prepared_data(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    run(bundle)
+    assert [path.name for path in Path(work_prefix(bundle)).iterdir()] == ["prepared"]
+
+
+@pytest.mark.parametrize("output", ["data", "data/", "./data", "."])
+def test_an_output_among_the_rows_is_refused_before_anything_is_read_or_written(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = make_bundle(model={"uri": str(tmp_path / "no-such-model")}, output={"uri": output})
+    found = failure(bundle)
+    assert found.reason is FailureReason.SPEC_INVALID
+    assert found.message.startswith(f"spec.output.uri: {output} is ")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -1,0 +1,202 @@
+"""What preflight predicts for each kind of GPU, and what it says to a job that does not fit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.finetune_trainer.sizing.test_memory import SHAPE
+from tests.unit.finetune_trainer.preflight.test_resolve import example
+
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.method import MethodType
+from finetune_api.preflight_status import Estimate, Resolved
+from finetune_api.profile import GpuType
+from finetune_api.quantity import gibibytes
+from finetune_api.reasons import FailureReason, sentence
+from finetune_trainer.handover.prepared import Example
+from finetune_trainer.handover.prepared import Split as Side
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.preflight.prediction import (
+    DataSize,
+    data_size,
+    estimates,
+    loads,
+    require_fit,
+    setups_of,
+    sized,
+    unquantized_memory,
+)
+from finetune_trainer.sizing.memory import GENERATION_FACTOR, Load, Setup, base_memory, predict
+
+LORA, QLORA, FULL = MethodType.LORA, MethodType.QLORA, MethodType.FULL
+GIB = 1024**3
+TOO_SMALL = GpuType(name="t4", memory="2Gi")
+DATA = DataSize(np.full(1000, 500), np.full(1000, 100), longest=2000, answered=100, prompt=400)
+
+
+def resolved(method: MethodType = MethodType.LORA, micro_batch_tokens: int = 2048) -> Resolved:
+    return Resolved(
+        method=method,
+        learning_rate=2e-4,
+        warmup_steps=10,
+        total_steps=125,
+        max_sequence_length=2000,
+        micro_batch_tokens=micro_batch_tokens,
+        max_new_tokens=150,
+        prompt_format="Plain",
+        parameters=SHAPE.parameters,
+    )
+
+
+def spec(**parts: Any) -> FineTuneJobSpec:
+    return FineTuneJobSpec.model_validate(
+        {"model": {"uri": "m"}, "dataset": {"train": [{"uri": "d"}]}, "output": {"uri": "o"}} | parts
+    )
+
+
+def estimate(method: MethodType = MethodType.LORA, **gpu: Any) -> Estimate:
+    kind = GpuType.model_validate({"name": "h100-80gb"} | gpu)
+    (found,) = estimates([kind], spec(), resolved(method), SHAPE, DATA)
+    return found
+
+
+def test_the_longest_row_of_any_side_counts_and_the_longest_prompt_that_is_answered() -> None:
+    sides: dict[Side, list[Example]] = {
+        "train": [example(10, 5), example(20, 2)],
+        "validation": [example(30, 5)],
+        "test": [example(25, 1)] * 3,
+    }
+    found = data_size(sides, max_rows=2)
+    assert (found.tokens.tolist(), found.longest, found.answered, found.prompt) == ([15, 22], 35, 2, 25)
+
+
+def test_a_micro_batch_holds_no_more_than_a_step_and_no_less_than_the_longest_row() -> None:
+    few = DataSize(np.array([10, 20, 30, 40]), np.array([1, 2, 3, 4]), longest=40, answered=0, prompt=0)
+    assert trained(few, 2, 2048) == [(70, 7), (40, 7)]
+    assert trained(few, 8, 2048) == [(100, 10), (50, 10), (40, 10)]
+    assert trained(few, 8, 16) == [(40, 10)]
+
+
+def trained(data: DataSize, rows: int, tokens: int) -> list[tuple[int, int]]:
+    """Tokens and labels of the micro-batches that are tried."""
+    return list(dict.fromkeys((load.tokens, load.labels) for load in loads(data, rows, resolved(LORA, tokens))))
+
+
+def test_answers_take_eight_times_the_tokens_then_half_but_never_less_than_one_row() -> None:
+    few = DataSize(np.full(9, 40), np.full(9, 4), longest=40, answered=9, prompt=300)
+    assert [load.answering for load in loads(few, 1, resolved(LORA, 200))] == [1600, 800, 450, 450]
+
+
+@pytest.mark.parametrize("method", [LORA, QLORA])
+def test_what_is_predicted_to_fit_is_what_answers(method: MethodType) -> None:
+    data = DataSize(np.full(1000, 240), np.full(1000, 80), longest=300, answered=200, prompt=220)
+    least = predict(SHAPE, setups_of(spec(), resolved(method))[0], loads(data, 8, resolved(method))[-1]).total
+    for memory in (least, least + GIB, 80 * GIB):
+        found, (fit,) = sized([GpuType(name="a10", memory=str(memory))], spec(), resolved(method), SHAPE, data)
+        assert fit.fits
+        tokens = GENERATION_FACTOR * found.micro_batch_tokens
+        held = predict(SHAPE, setups_of(spec(), found)[0], Load(300, 100, tokens)).total
+        assert held <= memory, "as finetune_trainer.evaluation.scoring answers"
+        assert estimates([GpuType(name="a10", memory=str(memory))], spec(), found, SHAPE, data) == [fit], "of that"
+    assert found.micro_batch_tokens == 2048, "where there is room"
+    (nobody_says, _), (none_fits, _) = (
+        sized(kinds, spec(), resolved(method), SHAPE, data) for kinds in ([GpuType(name="a")], [TOO_SMALL])
+    )
+    assert nobody_says.micro_batch_tokens == none_fits.micro_batch_tokens == 2048
+
+
+def test_memory_time_and_cost_are_predicted() -> None:
+    found = estimate(memory="81559Mi", pricePerHour="3.00")
+    assert found.fits
+    assert found.memory.endswith("Gi")
+    assert 20 < float(found.memory.removesuffix("Gi")) < 40
+    assert found.seconds
+    assert 100 < found.seconds < 1000
+    assert found.cost == f"{found.seconds * 3 / 3600:.2f}"
+    assert found.alternative is None
+
+
+def test_under_qlora_the_base_model_is_loaded_twice_where_it_fits_in_bf16() -> None:
+    assert unquantized_memory(resolved(), SHAPE) is None
+    assert unquantized_memory(resolved(QLORA), SHAPE) == gibibytes(base_memory(SHAPE, 2048)) == "21.1Gi"
+    small, large, unknown = (
+        estimate(QLORA, **gpu).seconds or 0 for gpu in ({"memory": "21Gi"}, {"memory": "23028Mi"}, {})
+    )
+    assert large - small == pytest.approx(2 * SHAPE.parameters / 500e6, abs=1)
+    assert unknown == large
+
+
+def test_what_the_profile_does_not_say_is_left_out() -> None:
+    found = estimate(name="gpu")
+    assert (found.fits, found.seconds, found.cost) == (None, None, None)
+    assert estimate().cost is None
+
+
+def test_what_of_the_spec_decides_memory_is_taken_from_it() -> None:
+    lora = {"r": 8, "dropout": 0.1, "targetModules": ["q_proj"], "useDora": True, "modulesToSave": ["lm_head"]}
+    lora |= {"bias": "All"}
+    method = {"type": "QLoRA", "lora": lora, "quantization": {"doubleQuant": False, "computeDtype": "Float32"}}
+    found, _ = setups_of(spec(method=method, training={"optimizer": "PagedAdamW8bit"}), resolved(QLORA))
+    assert found == Setup("QLoRA", "PagedAdamW8bit", False, 8, True, ("q_proj",), True, ("lm_head",), True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "memory", "training", "instead"),
+    [
+        (LORA, "24Gi", {"gradientCheckpointing": "Disabled"}, "training.gradientCheckpointing Auto would need 2"),
+        (LORA, "16Gi", {}, "method.type QLoRA would need 1"),
+        (FULL, "120Gi", {}, "training.optimizer PagedAdamW8bit would need 9"),
+        (FULL, "40Gi", {}, "method.type LoRA would need 2"),
+        (QLORA, "9Gi", {}, "method.type QLoRA with training.maxSequenceLength 1,000 would need"),
+        (LORA, "4Gi", {}, "No method would fit: choose a smaller model."),
+    ],
+)
+def test_a_job_that_does_not_fit_is_told_what_would(
+    method: MethodType, memory: str, training: dict[str, str], instead: str
+) -> None:
+    gpu = GpuType(name="a10", memory=memory)
+    (found,) = estimates([gpu], spec(training=training), resolved(method), SHAPE, DATA)
+    assert found.fits is False
+    assert (found.alternative or "").startswith(instead), found.alternative
+    with pytest.raises(TrainerFailure) as caught:
+        require_fit([found], [gpu], resolved(method), SHAPE, DATA)
+    said = sentence(caught.value.reason, caught.value.message)
+    assert caught.value.reason is FailureReason.DOES_NOT_FIT
+    assert said.startswith(
+        f"{method} of a model of 8 billion parameters, with a longest row of 2,000 tokens, needs about {found.memory} "
+        f"of GPU memory; a10 has {memory}. {instead}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "memory", "instead"),
+    [
+        (QLORA, "16Gi", "Without output.merge, which needs the model in bfloat16, 1"),
+        (LORA, "16Gi", "method.type QLoRA without output.merge would need 1"),
+    ],
+)
+def test_merging_wants_a_gpu_that_holds_the_model_in_bfloat16(method: MethodType, memory: str, instead: str) -> None:
+    gpu = GpuType(name="a10", memory=memory)
+    (found,) = estimates([gpu], spec(output={"uri": "o", "merge": True}), resolved(method), SHAPE, DATA)
+    assert found.fits is False
+    assert (found.alternative or "").startswith(instead), found.alternative
+    roomy = GpuType(name="l4", memory="24Gi")
+    (found,) = estimates([roomy], spec(output={"uri": "o", "merge": True}), resolved(method), SHAPE, DATA)
+    assert found.fits is True
+
+
+def test_activations_are_computed_again_where_that_makes_it_fit_and_the_spec_leaves_it_open() -> None:
+    kinds = [GpuType(name="a10", memory="24Gi")]
+    fits = {
+        wish: estimates(kinds, spec(training={"gradientCheckpointing": wish}), resolved(), SHAPE, DATA)[0].fits
+        for wish in ("Auto", "Enabled", "Disabled")
+    }
+    assert fits == {"Auto": True, "Enabled": True, "Disabled": False}
+
+
+def test_one_kind_of_gpu_that_fits_is_enough() -> None:
+    kinds = [GpuType(name="small", memory="4Gi"), GpuType(name="large", memory="80Gi")]
+    found = estimates(kinds, spec(), resolved(), SHAPE, DATA)
+    assert [each.fits for each in found] == [False, True]
+    require_fit(found, kinds, resolved(), SHAPE, DATA)
+    require_fit([], [], resolved(), SHAPE, DATA)

@@ -1,0 +1,189 @@
+"""Preflight from bundle to prepared data, and what the status tells of it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune_trainer.handover.prepared import Prepared, work_prefix
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.preflight.recipe import preflight
+from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer, sum_rows, write_rows
+from tests.unit.finetune_trainer.preflights import read, run, with_dataset, written
+
+
+def test_what_an_attempt_reads_is_what_preflight_prepared(make_bundle: MakeBundle, tiny_model_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    prepared = run(make_bundle())
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    assert (len(prepared.train), len(prepared.test)) == (48, 12)
+    example = prepared.train[0]
+    asked, answer = tokenizer.decode(example.input_ids).split("<|end|>\n<|start|>assistant\n")
+    assert asked.endswith(example.prompt)
+    assert answer == f"{example.answer}<|end|>"
+    assert tokenizer.decode(example.input_ids[example.supervised]) == f"{example.answer}<|end|>"
+    assert example.supervised.tolist().index(True) == example.prompt_length
+    assert prepared.stop_token_ids == (tokenizer.eos_token_id,)
+    assert example.source.endswith("data/train.jsonl:1")
+
+
+def test_the_status_says_what_was_found_and_resolved(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = sum_rows(60)
+    prepared = run(make_bundle(rows=[*rows, *rows[:7]], training={"epochs": 3}))
+    status = written(capsys)
+    condition = (status.conditions or [])[0]
+    assert (condition.type, condition.status, condition.reason) == ("Validated", "True", "DataValid")
+    assert status.preflight is not None
+    assert status.preflight.splits is not None
+    assert status.resolved is not None
+    assert (status.preflight.rows, status.preflight.invalid, status.preflight.duplicates) == (67, 0, 7)
+    assert (status.preflight.splits.train, status.preflight.splits.test) == (48, 12)
+    assert status.preflight.tokens == sum(len(example.input_ids) for example in prepared.train)
+    assert status.preflight.supervised_tokens == sum(int(example.supervised.sum()) for example in prepared.train)
+    assert status.resolved.total_steps == 18
+    assert status.resolved.prompt_format == "ChatTemplate"
+    assert status.resolved.max_sequence_length == max(
+        len(example.input_ids) for example in (*prepared.train, *prepared.test)
+    )
+
+
+def test_the_number_of_parameters_is_that_of_the_loaded_model(make_bundle: MakeBundle, tiny_model_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    assert (
+        run(make_bundle()).resolved.parameters == AutoModelForCausalLM.from_pretrained(tiny_model_dir).num_parameters()
+    )
+
+
+def test_the_same_rows_give_the_same_digest_and_others_do_not(make_bundle: MakeBundle) -> None:
+    def digest(**parts: Any) -> str | None:
+        return run(make_bundle(**parts)).preflight.digest
+
+    first = digest()
+    assert digest() == first
+    changed = [*sum_rows(59), {"prompt": "What is 59 plus 59?", "completion": "It is 119."}]
+    dataset = make_bundle().spec.dataset.model_dump(by_alias=True, exclude_none=True)
+    others = [
+        digest(rows=changed),
+        digest(training={"maxSequenceLength": 100}),
+        digest(dataset=dataset | {"split": {"seed": 1}}),
+    ]
+    assert len({first, *others}) == 4
+
+
+def test_loss_on_all_learns_prompts_too_and_judges_by_answers(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    def prepared(loss_on: str) -> Prepared:
+        bundle = make_bundle(
+            training={"lossOn": loss_on},
+            dataset={"train": make_bundle().spec.dataset.train, "split": {"validation": 0.2}},
+            output={"uri": str(tmp_path / loss_on)},
+        )
+        return run(bundle)
+
+    answers, everything = prepared("Completion"), prepared("All")
+    assert everything.preflight.supervised_tokens == (everything.preflight.tokens or 0) - len(everything.train)
+    assert everything.preflight.digest != answers.preflight.digest, "other training data"
+    for row in (*everything.train, *everything.validation[:3]):
+        assert not row.supervised[0]
+        assert row.supervised[1:].all()
+    for before, after in zip(answers.test, everything.test, strict=True):
+        assert np.array_equal(before.supervised, after.supervised)
+
+
+def test_everything_in_s3_works_as_it_does_on_disk(
+    s3: S3, make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    s3.bucket("acme-all")
+    for path in tiny_model_dir.iterdir():
+        s3.client().upload_file(str(path), "acme-all", f"model/{path.name}")
+    for part in (0, 1):
+        rows = write_rows(tmp_path / "part.jsonl", sum_rows(60)[part::2])
+        s3.client().upload_file(str(rows), "acme-all", f"rows/part-{part}.jsonl")
+    bundle = make_bundle(
+        job={"namespace": "team", "name": "tickets", "uid": "u-1"},
+        model={"uri": "s3://acme-all/model/"},
+        dataset={"train": [{"uri": "s3://acme-all/rows/*.jsonl"}]},
+        output={"uri": "s3://acme-all/out/"},
+        storages=[{"buckets": ["acme-*"], "endpoint": s3.endpoint, "credentialsSecretName": "owner"}],
+    )
+    storage = open_storage(bundle, s3.secrets_dir)
+    preflight(bundle, storage, StatusWriter(None, "preflight"))
+    prepared, local = read(bundle, storage), run(make_bundle())
+    assert prepared.resolved == local.resolved
+    assert {example.prompt for example in prepared.test} == {example.prompt for example in local.test}
+    assert prepared.train[0].source == "s3://acme-all/rows/part-0.jsonl:1"
+    assert {path.split("/")[0] for path in storage.list_folder("s3://acme-all/out/.work/u-1")} == {"prepared"}
+
+
+def test_a_model_without_chat_template_is_given_the_plain_format(
+    make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "plain"
+    save_tokenizer(model, chat_template=None)
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_bytes((tiny_model_dir / name).read_bytes())
+    prepared = run(make_bundle(model={"uri": str(model)}))
+    assert prepared.resolved.prompt_format == "Plain"
+    assert "eos_token" in prepared.chat_template
+
+
+def test_prepared_data_that_was_changed_or_removed_is_not_trained_on(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    run(bundle)
+    folder = Path(work_prefix(bundle)) / "prepared"
+    data = (folder / "tokens").read_bytes()
+    (folder / "tokens").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(TrainerFailure, match="not what preflight wrote"):
+        read(bundle, open_storage(bundle))
+    (folder / "manifest.json").unlink()
+    with pytest.raises(TrainerFailure, match="preflight has to run again"):
+        read(bundle, open_storage(bundle))
+
+
+def test_token_ids_and_marks_are_small_arrays(make_bundle: MakeBundle) -> None:
+    example = run(make_bundle()).train[0]
+    assert example.input_ids.dtype == np.int32
+    assert example.supervised.dtype == np.bool_
+    assert example.input_ids.shape == example.supervised.shape
+
+
+def test_texts_are_cleaned_before_copies_are_dropped_and_the_status_says_what_changed(
+    make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*sum_rows(40), {"prompt": "What is 1 plus 1?", "completion": "It is 2. Sent from my phone"}]
+    rows += [
+        {"prompt": "Who?", "completion": "ask joe@example.com"},
+        {"prompt": "Sent from my phone", "completion": "x"},
+    ]
+    clean = {"remove": ["Sent from my phone"], "whitespace": "Trim", "mask": ["Email"]}
+    bundle = make_bundle(rows=rows)
+    prepared = run(with_dataset(bundle, clean=clean))
+    found = written(capsys).preflight
+    assert found is not None
+    assert found.cleaned is not None
+    assert {step.name: step.rows for step in found.cleaned.steps} == {
+        "unicode": 0,
+        "remove[0]": 2,
+        "whitespace": 1,
+        "mask[Email]": 1,
+    }
+    assert (found.cleaned.rows, found.cleaned.emptied, found.duplicates) == (3, 1, 1)
+    examples = [*prepared.train, *prepared.test]
+    assert len(examples) == 41
+    assert "ask <EMAIL_ADDRESS>" in {example.answer for example in examples}
+    assert {change.step for change in prepared.cleaning} == {"remove[0]", "whitespace", "mask[Email]"}
+    assert not any("joe@" in change.before for change in prepared.cleaning)
+
+
+def test_advice_is_told_and_stops_nothing(make_bundle: MakeBundle) -> None:
+    rows = [{"prompt": f"[INST] Is {i} even? [/INST]", "completion": "yes"} for i in range(40)]
+    told = {
+        advice.reason for advice in run(make_bundle(rows=rows, training={"learningRate": 0.5})).preflight.advice or []
+    }
+    assert told >= {"FewRows", "PromptFormatInRows", "OneAnswerRepeated", "TestSetSmall", "LearningRateUnusual"}

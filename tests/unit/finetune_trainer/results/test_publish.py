@@ -1,0 +1,234 @@
+"""What is written to output.uri, in which order, and whose it is."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from finetune_api.bundle import Bundle
+from finetune_api.method import Method
+from finetune_api.reasons import FailureReason
+from finetune_api.status import Artifacts
+from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.model.trainable import attach_lora
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.ownership import published
+from finetune_trainer.pod.storage import Storage, open_storage
+from finetune_trainer.results.publish import publish, stage_weights, target_modules, upload_results
+from tests.unit.finetune_trainer.conftest import MakeBundle
+from tests.unit.finetune_trainer.tiny import results, tiny_llama
+
+OURS = {"namespace": "team-a", "name": "tickets", "uid": "uid-1"}
+THEIRS = {"namespace": "team-b", "name": "mails", "uid": "uid-2"}
+
+
+class Recorder(Storage):
+    """Local storage that remembers what was written, in order; `before_manifest` happens just before that is."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle, Path("none"))
+        self.written: list[str] = []
+        self.before_manifest: Callable[[], object] = lambda: None
+
+    def upload_file(self, path: Path, uri: str) -> None:
+        self.written.append(uri)
+        super().upload_file(path, uri)
+
+    def write_bytes(self, uri: str, data: bytes, if_absent: bool = False) -> bool:
+        if uri.endswith("manifest.json"):
+            self.before_manifest()
+        self.written.append(uri)
+        return super().write_bytes(uri, data, if_absent)
+
+
+def publish_into(storage: Storage, bundle: Bundle, staging: Path, tokenizer_from: Path | None = None) -> Artifacts:
+    model = attach_lora(tiny_llama(), bundle.spec.method, seed=0)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or bundle.spec.model.uri)
+    found = results(bundle)
+    stage_weights(model, tokenizer, bundle, found.serving, staging)
+    return publish(storage, found, staging, upload_results(storage, found, staging))
+
+
+def output(bundle: Bundle) -> Path:
+    return Path(bundle.spec.output.uri)
+
+
+def manifest(bundle: Bundle) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output(bundle) / "manifest.json").read_text())
+    return found
+
+
+def test_the_manifest_is_written_last(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(job=OURS)
+    storage = Recorder(bundle)
+    publish_into(storage, bundle, tmp_path / "staging")
+    assert storage.written[-1] == f"{bundle.spec.output.uri}/manifest.json"
+    assert f"{bundle.spec.output.uri}/adapter/adapter_model.safetensors" in storage.written[:-1]
+
+
+def test_the_manifest_has_size_and_sha256_of_every_file(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(job=OURS)
+    publish_into(open_storage(bundle), bundle, tmp_path / "staging")
+    listed = {file["path"]: file for file in manifest(bundle)["files"]}
+    there = {str(path.relative_to(output(bundle))): path for path in output(bundle).rglob("*") if path.is_file()}
+    assert set(listed) == set(there) - {"manifest.json"}
+    assert {"adapter/adapter_config.json", "adapter/tokenizer.json", "adapter/README.md"} <= set(listed)
+    assert {"report.html", "samples.jsonl"} <= set(listed)
+    for path, file in listed.items():
+        data = there[path].read_bytes()
+        assert (file["size"], file["sha256"]) == (len(data), hashlib.sha256(data).hexdigest()), path
+
+
+def test_the_manifest_says_whose_it_is_and_what_it_was_made_from(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(job=OURS)
+    publish_into(open_storage(bundle), bundle, tmp_path / "staging")
+    found = manifest(bundle)
+    assert {key: found["job"][key] for key in OURS} == OURS
+    assert found["specDigest"] == bundle.spec_digest
+    assert found["spec"]["model"]["uri"] == found["baseModel"]["uri"] == bundle.spec.model.uri
+    assert found["dataset"]["digest"] == "d" * 64
+    assert found["evaluation"]["tuned"]["exactMatch"] == 0.5
+    assert found["versions"].keys() >= {"torch", "transformers", "peft", "finetune-operator"}
+    assert (found["seed"], found["training"]["device"]) == (0, "cpu")
+
+
+def test_the_status_gets_the_manifests_digest(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(job=OURS)
+    artifacts = publish_into(open_storage(bundle), bundle, tmp_path / "staging")
+    assert artifacts.digest == hashlib.sha256(Path(artifacts.manifest).read_bytes()).hexdigest()
+    assert (Path(artifacts.adapter) / "adapter_model.safetensors").exists()
+    assert Path(artifacts.report).exists()
+
+
+def test_the_adapter_names_its_base_model_and_carries_the_prompt_format(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = make_bundle()
+    publish_into(open_storage(bundle), bundle, tmp_path / "staging")
+    config = json.loads((output(bundle) / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == bundle.spec.model.uri
+    assert AutoTokenizer.from_pretrained(output(bundle) / "adapter").chat_template == "{{ messages }}"
+
+
+def test_the_adapter_is_laid_out_as_vllm_reads_it(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """By the rules of PEFTHelper and parse_fine_tuned_lora_name in vllm/lora."""
+    bundle = make_bundle(method={"lora": {"r": 8}})
+    publish_into(open_storage(bundle), bundle, tmp_path / "staging")
+    config = json.loads((output(bundle) / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["bias"], config["use_dora"], config["modules_to_save"]) == (8, "none", False, None)
+    assert config["target_modules"] == [
+        "down_proj",
+        "gate_proj",
+        "k_proj",
+        "o_proj",
+        "q_proj",
+        "up_proj",
+        "v_proj",
+    ]
+    weights = load_file(output(bundle) / "adapter" / "adapter_model.safetensors")
+    for name, weight in weights.items():
+        *path, side, kind = name.split(".")
+        assert path[:2] == ["base_model", "model"]
+        assert (path[-1] in config["target_modules"], side in ("lora_A", "lora_B"), kind) == (True, True, "weight")
+        assert weight.shape[0 if side == "lora_A" else 1] == 8
+    assert not [path for path in (output(bundle) / "adapter").iterdir() if path.suffix in (".bin", ".pt")]
+
+
+def test_layers_are_named_one_by_one_where_the_ends_of_their_names_would_say_more(make_bundle: MakeBundle) -> None:
+    names = ["layers.0.self_attn.q_proj"]
+    model = attach_lora(tiny_llama(), Method.model_validate({"lora": {"targetModules": names}}), seed=0)
+    assert target_modules(model) == ["model.layers.0.self_attn.q_proj"]
+
+
+def test_the_prompt_format_names_the_template_beside_it(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    publish_into(open_storage(bundle), bundle, tmp_path / "staging")
+    found = json.loads((output(bundle) / "adapter" / "prompt_format.json").read_text())
+    template = output(bundle) / "adapter" / found["chatTemplate"]["file"]
+    assert hashlib.sha256(template.read_bytes()).hexdigest() == found["chatTemplate"]["sha256"]
+
+
+def test_no_hub_is_asked_about_the_base_model(
+    make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_: pytest.fail("PEFT asked a hub")
+    )
+    bundle = make_bundle(model={"uri": "s3://acme-models/base"})
+    publish_into(open_storage(bundle), bundle, tmp_path / "staging", tiny_model_dir)
+    config = json.loads((output(bundle) / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "s3://acme-models/base"
+
+
+def test_samples_have_every_held_out_row_with_both_answers(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    publish_into(open_storage(bundle), bundle, tmp_path / "staging")
+    samples = [json.loads(line) for line in (output(bundle) / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 20
+    assert samples[0] == {
+        "source": "rows.jsonl:0",
+        "prompt": "a question",
+        "expected": "answer 0",
+        "base": {"answer": "miss 0", "matches": False, "truncated": False},
+        "tuned": {"answer": "answer 0", "matches": True, "truncated": False},
+    }
+
+
+def test_the_work_prefix_is_removed(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(job=OURS)
+    storage = open_storage(bundle)
+    storage.write_bytes(f"{work_prefix(bundle)}/prepared/manifest.json", b"{}")
+    publish_into(storage, bundle, tmp_path / "staging")
+    assert not Path(work_prefix(bundle)).exists()
+
+
+def test_anothers_results_are_neither_overwritten_nor_mixed_with(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    theirs, ours = make_bundle(job=THEIRS), make_bundle(job=OURS)
+    publish_into(open_storage(theirs), theirs, tmp_path / "theirs")
+    before = {path: path.read_bytes() for path in output(ours).rglob("*") if path.is_file()}
+    storage = Recorder(ours)
+    with pytest.raises(TrainerFailure, match="already holds the results of team-b/mails") as caught:
+        publish_into(storage, ours, tmp_path / "ours")
+    assert caught.value.reason is FailureReason.OUTPUT_OCCUPIED
+    assert storage.written == []
+    assert {path: path.read_bytes() for path in output(ours).rglob("*") if path.is_file()} == before
+
+
+def test_one_who_was_faster_by_a_moment_keeps_the_place(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    ours = make_bundle(job=OURS)
+    storage = Recorder(ours)
+    faster = json.dumps({"job": THEIRS})
+    storage.before_manifest = lambda: (output(ours) / "manifest.json").write_text(faster)
+    with pytest.raises(TrainerFailure, match="team-b/mails"):
+        publish_into(storage, ours, tmp_path / "ours")
+    assert (output(ours) / "manifest.json").read_text() == faster
+
+
+def test_a_pod_that_publishes_twice_keeps_its_first_manifest(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(job=OURS)
+    first = publish_into(open_storage(bundle), bundle, tmp_path / "first")
+    assert published(open_storage(bundle), bundle) == manifest(bundle)
+    assert publish_into(open_storage(bundle), bundle, tmp_path / "second") == first
+
+
+@pytest.mark.parametrize("found", [b"", b"not json", b"[]", b"{}", b'{"job": {"uid": "uid-2"}}', b'{"job": 7}'])
+def test_a_manifest_that_is_not_ours_occupies_the_place(make_bundle: MakeBundle, found: bytes) -> None:
+    bundle = make_bundle(job=OURS)
+    output(bundle).mkdir()
+    (output(bundle) / "manifest.json").write_bytes(found)
+    with pytest.raises(TrainerFailure, match="results of another job"):
+        published(open_storage(bundle), bundle)
+
+
+def test_a_local_run_knows_its_own_results_by_the_spec(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    publish_into(open_storage(bundle), bundle, tmp_path / "staging")
+    assert published(open_storage(bundle), bundle) is not None
+    changed = make_bundle(training={"epochs": 2})
+    with pytest.raises(TrainerFailure, match="already holds"):
+        published(open_storage(changed), changed)

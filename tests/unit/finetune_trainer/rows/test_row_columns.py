@@ -1,0 +1,188 @@
+"""What is said of columns that tell no format: names, never content, and no suggestion but one that works."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.dataset import RowFormat, Source
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.rows.row_columns import column_names, detect_format, quoted
+
+CHAT = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+
+
+def refusal(row: dict[str, Any], **source: Any) -> str:
+    """What is said of a source whose first row this is."""
+    with pytest.raises(TrainerFailure) as caught:
+        detect_format(row, Source.model_validate({"uri": "t.jsonl", **source}), "dataset.train[0]", "t.jsonl line 1")
+    assert caught.value.reason is FailureReason.DATASET_INVALID
+    return caught.value.message
+
+
+def texts(*names: str) -> dict[str, str]:
+    return dict.fromkeys(names, "secret")
+
+
+def test_columns_that_fit_no_format_are_listed_with_what_to_write() -> None:
+    assert refusal(texts("question", "answer")) == (
+        "t.jsonl line 1: the columns question, answer fit no format. Name yours in dataset.train[0].columns, for "
+        "example {prompt: question, completion: answer}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "mapping"),
+    [
+        (texts("answer", "question"), "{prompt: question, completion: answer}"),
+        (texts("label", "sentence"), "{prompt: sentence, completion: label}"),
+        (texts("id", "Input", "Output"), "{prompt: Input, completion: Output}"),
+        (texts("prompt", " completion"), '{prompt: prompt, completion: " completion"}'),
+        (texts("instruction", "context", "response"), "{instruction: instruction, input: context, output: response}"),
+        (texts("context", "question", "answer"), "{instruction: question, input: context, output: answer}"),
+        ({"id": "x", "conversations": [{"from": "human", "value": "u"}]}, "{messages: conversations}"),
+        ({"chat log": CHAT}, '{messages: "chat log"}'),
+        ({"chat": json.dumps(CHAT), "id": "x"}, "{messages: chat}"),
+        ({"conversations": CHAT, "system_prompt": "secret"}, "{messages: conversations, system: system_prompt}"),
+        ({"question": "secret", "answer": 3}, "{prompt: question, completion: answer}"),
+        (texts("inputs", "targets"), "{prompt: inputs, completion: targets}"),
+        (
+            texts("id", "system_prompt", "question", "response"),
+            "{prompt: question, completion: response, system: system_prompt}",
+        ),
+        (
+            texts("Question", "Complex_CoT", "Response"),
+            "{prompt: Question, completion: Response, reasoning: Complex_CoT}",
+        ),
+        (
+            texts("context", "question") | {"answers": {"text": ["secret"], "answer_start": [1]}},
+            "{instruction: question, input: context, output: answers}",
+        ),
+    ],
+)
+def test_a_mapping_is_suggested_by_names_and_not_by_order(row: dict[str, Any], mapping: str) -> None:
+    assert refusal(row).endswith(f"Name yours in dataset.train[0].columns, for example {mapping}.")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"frage": "secret", "antwort": "secret"},
+        {"question": "secret", "answer": None},
+        {"question": "secret", "answer": ["secret"]},
+        {"question": "secret", "choices": ["secret"], "answer": "A"},
+        {"sentence1": "secret", "sentence2": "secret", "label": "A"},
+        {"first": CHAT, "second": CHAT},
+        {},
+    ],
+)
+def test_where_no_mapping_is_likely_none_is_suggested(row: dict[str, Any]) -> None:
+    said = "Name those with the question and its answer in dataset.train[0].columns, as prompt and completion."
+    assert refusal(row).endswith(f" fit no format. {said}")
+
+
+def test_what_lies_in_objects_is_named_since_no_mapping_reaches_it() -> None:
+    row = {"id": 1, "data": {"text": "secret"}, "annotations": [{"result": "secret"}], "meta": {}}
+    assert refusal(row).endswith(
+        "as prompt and completion, after what stands in objects (data, annotations) has columns of its own."
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "way"),
+    [
+        (texts("prompt", "chosen", "rejected"), "set dataset.train[0].columns to {prompt: prompt, completion: chosen}"),
+        ({"chosen": CHAT, "rejected": CHAT}, "set dataset.train[0].columns to {messages: chosen}"),
+        (
+            {"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]},
+            "set dataset.train[0].columns to {prompt: prompt, completion: chosen}",
+        ),
+        ({"prompt": "secret", "chosen": CHAT, "rejected": CHAT}, "set dataset.train[0].columns to {messages: chosen}"),
+        ({"chosen": CHAT[1:], "rejected": CHAT[1:]}, "give rows of a prompt and its answer"),
+        (texts("chosen", "rejected"), "give rows of a prompt and its answer"),
+    ],
+)
+def test_preference_pairs_are_told_from_questions_and_answers(row: dict[str, Any], way: str) -> None:
+    said = "fit no format. Pairs of a chosen and a rejected answer are not trained on; to learn the chosen ones, "
+    assert refusal(row).endswith(f"{said}{way}.")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Question number 0: which city lies at the lake?", "The city called C0."),
+        ("What is the password of user 0?",),
+        ("how do I read my meter", "by night"),
+        ("天安门在哪里\uff1f", "北京"),
+        tuple(f"column-{n}" + "x" * 1000 for n in range(100)),
+    ],
+)
+def test_names_that_read_like_data_are_not_shown_and_a_header_is_missed(names: tuple[str, ...]) -> None:
+    columns = f"{len(names)} column{'s' * (len(names) > 1)}"
+    assert refusal(texts(*names)) == (
+        f"t.jsonl line 1: the names of its {columns} read like data, so the header seems to be missing: the first line "
+        "of a .csv file has to name the columns, and so has every key of an object."
+    )
+    assert column_names(names) == f"{len(names)} whose names read like data"
+
+
+@pytest.mark.parametrize(
+    ("row", "beside", "mapping"),
+    [
+        (texts("text", "label"), "label", "{prompt: text, completion: label}"),
+        (texts("text", "Summary"), "Summary", "{prompt: text, completion: Summary}"),
+        (texts("text", "question", "answer"), "answer", "{instruction: question, input: text, output: answer}"),
+        ({"text": "secret", "label": 1}, "label", "{prompt: text, completion: label}"),
+        ({"text": "secret", "label": None}, "label", None),
+        (texts("text", "role"), "role", None),
+        (texts("text", "system"), "system", None),
+    ],
+)
+def test_a_text_beside_what_could_be_its_answer_is_not_taken_for_all_there_is(
+    row: dict[str, Any], beside: str, mapping: str | None
+) -> None:
+    way = f", or dataset.train[0].columns, for example {mapping}, to learn an answer" if mapping else ""
+    assert refusal(row) == (
+        f"t.jsonl line 1: beside {beside} it is open what is to be learned of text. Set dataset.train[0].format to "
+        f"Text to learn it whole and nothing else{way}."
+    )
+    mapped = Source.model_validate({"uri": "t.jsonl", "columns": {"text": "text"}})
+    assert detect_format(row, mapped, "", "") is RowFormat.TEXT
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "said"),
+    [
+        (texts("text", "sys"), {"text": "text", "system": "sys"}, "system, which rows of format Text"),
+        ({"messages": CHAT, "cot": "secret"}, {"reasoning": "cot"}, "reasoning, which rows of format Messages"),
+    ],
+)
+def test_a_column_that_the_format_has_none_for_cannot_be_mapped(
+    row: dict[str, Any], columns: dict[str, str], said: str
+) -> None:
+    source = Source.model_validate({"uri": "t.jsonl", "columns": columns})
+    with pytest.raises(TrainerFailure) as caught:
+        detect_format(row, source, "dataset.train[0]", "t.jsonl line 1")
+    assert caught.value.reason is FailureReason.SPEC_INVALID
+    assert caught.value.message == f"dataset.train[0].columns maps {said} have no column for: remove it."
+
+
+@given(st.text())
+def test_a_name_can_be_written_and_read_back_whatever_it_holds(name: str) -> None:
+    shown = quoted(name + "\udcf6")
+    assert json.loads(shown) == name + "\udcf6"
+    for found in (shown, quoted(name), column_names([name, "\ud800"])):
+        assert found.encode().decode() == found
+        assert found.isprintable()
+
+
+@pytest.mark.parametrize("name", ["yes", "Null", "12", "a: b", "# a", " a", "a ", "", "-", "a.b", "&a", "1e3"])
+def test_a_name_that_yaml_would_change_is_quoted(name: str) -> None:
+    assert quoted(name) == f'"{name}"'
+
+
+def test_many_columns_are_counted() -> None:
+    assert column_names([f"c{n}" for n in range(20)]).endswith("c10, c11 and 8 more")

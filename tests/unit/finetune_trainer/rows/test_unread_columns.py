@@ -1,0 +1,135 @@
+"""Columns that nothing reads: what says something is named with its share of the rows and what would read it."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.dataset import RowFormat, Source
+from finetune_trainer.rows.readings import Noted
+from finetune_trainer.rows.row_columns import Columns
+from finetune_trainer.rows.row_messages import RowReader
+from finetune_trainer.rows.unread_columns import UnreadColumns
+
+PAIR = {"prompt": "What is it called?", "completion": "It is called a pump."}
+TEXT = "a text of some words"
+
+
+def listed(rows: list[dict[str, Any]], read_as: RowFormat = RowFormat.PROMPT_COMPLETION, **source: Any) -> list[str]:
+    """What is said of these rows of dataset.train[0]."""
+    found = Source.model_validate({"uri": "t.jsonl", **source})
+    unread, reader = UnreadColumns(read_as, found), RowReader(read_as, Columns.of(found))
+    for row in rows:
+        unread.note_names(row)
+        unread.note(row, reader.messages(row, Noted()))
+    return unread.listed("dataset.train[0]")
+
+
+def said(value: Any, name: str = "extra") -> list[str]:
+    return listed([PAIR | {name: value}])
+
+
+def test_a_mapped_column_that_is_in_no_row_is_named() -> None:
+    assert listed([PAIR], columns={"system": "sys: x"}) == [
+        'dataset.train[0].columns.system (no row has "sys: x": correct it or remove it)'
+    ]
+
+
+def test_a_text_is_named_with_its_share_and_the_line_that_asks_with_it() -> None:
+    assert listed([PAIR | {"details": TEXT}, PAIR | {"details": ""}, PAIR]) == [
+        "the column details of dataset.train[0] (1 of 3 rows; columns: {instruction: prompt, input: details, output: "
+        "completion} asks with it)"
+    ]
+
+
+def test_the_line_says_where_the_format_changes_too() -> None:
+    [told] = listed([PAIR | {"details": TEXT}], format="PromptCompletion")
+    assert "output: completion} with format: Instruction asks with it" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "way"),
+    [
+        ("context", "short", "columns: {instruction: prompt, input: context, output: completion} asks with it"),
+        ("system_prompt", "Be brief.", "columns: {system: system_prompt} asks with it"),
+        ("rationale", "so", "columns: {reasoning: rationale} learns it as the thought before the answer"),
+        ("deepseek_reasoning", "so", "columns: {reasoning: deepseek_reasoning} learns it as the thought before"),
+        ("image", {"bytes": None, "path": "a.png"}, "this operator trains on text alone"),
+        ("audio_path", "a.wav", "this operator trains on text alone"),
+        ("rejected", "no", "the better and the worse answer of a pair are not compared in training"),
+        ("choices", ["one", "two"], "write it as text into a column that is read to use it"),
+        ("hints", ["one two three four"], "write it as text into a column that is read to use it"),
+        ("label", "positive", "write it as text into a column that is read to use it"),
+        ("label", 3, "write it as text into a column that is read to use it"),
+    ],
+)
+def test_each_meaning_has_its_way(name: str, value: Any, way: str) -> None:
+    [told] = said(value, name)
+    assert told.startswith(f"the column {name} of dataset.train[0] (1 of 1 rows; {way}")
+
+
+@pytest.mark.parametrize("name", ["label", "train", "weight", "is_correct"])
+def test_rows_that_say_they_are_wrong_or_not_to_be_learned_are_counted(name: str) -> None:
+    [told] = listed([PAIR | {name: flag} for flag in (True, False, False)])
+    assert told.startswith(f"the column {name} of dataset.train[0] (false in 2 of 3 rows; these rows are learned like")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prompt_id", "one two three four"),
+        ("source", "Stack Exchange dump of 2020"),
+        ("created_at", "Mon 3 May 2020 at noon"),
+        ("model", "a very large language model"),
+        ("Unnamed: 0", 7),
+        ("category", "closed question and answer set"),
+        ("difficulty", "hard"),
+        ("extra", "three words only"),
+        ("extra", 3),
+        ("extra", {"a": TEXT}),
+        ("extra", [0.5, 0.25]),
+        ("weight", 0.7),
+        ("label", None),
+        ("tools", []),
+    ],
+)
+def test_what_says_nothing_to_a_model_is_not_told_of(name: str, value: Any) -> None:
+    assert said(value, name) == []
+
+
+@pytest.mark.parametrize("value", ["What is it called?", "Q: What is it called?\nA: It is called a pump."])
+def test_what_repeats_or_renders_what_is_read_is_not_told_of(value: str) -> None:
+    assert said(value) == []
+    row = {
+        "instruction": "Say it.",
+        "input": "the long text here",
+        "output": "so",
+        "text": "Say it. the long text here so",
+    }
+    assert listed([row], RowFormat.INSTRUCTION) == []
+
+
+def test_of_conversations_the_first_question_in_a_column_of_its_own_is_not_told_of() -> None:
+    talk = [{"role": "user", "content": "What is it called?"}, {"role": "assistant", "content": "A pump."}]
+    rows = [{"messages": talk, "prompt": "What is it called?", "prompt_id": "x", "summary": TEXT}]
+    assert listed(rows, RowFormat.MESSAGES) == [
+        "the column summary of dataset.train[0] (1 of 1 rows; write it into a column that is read to use it)"
+    ]
+
+
+def test_instructions_without_an_input_can_have_one() -> None:
+    row = {"instruction": "Say it.", "output": "so", "details": TEXT}
+    [told] = listed([row], RowFormat.INSTRUCTION)
+    assert "columns: {input: details} asks with it" in told
+    [told] = listed([row | {"input": "x"}], RowFormat.INSTRUCTION)
+    assert "write it into a column that is read" in told
+
+
+def test_the_gravest_is_told_first() -> None:
+    row = PAIR | {"details": TEXT, "context": "x", "cot": "so", "image": "a.png", "label": False}
+    order = [told.split()[2] for told in listed([row])]
+    assert order == ["label", "image", "cot", "context", "details"]
+
+
+def test_rows_whose_keys_are_data_are_looked_at_in_bounded_memory() -> None:
+    rows = [PAIR | {f"key {number}": TEXT} for number in range(1000)]
+    assert len(listed(rows)) <= 64

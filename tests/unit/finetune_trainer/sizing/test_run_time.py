@@ -1,0 +1,81 @@
+"""Predicted time and cost."""
+
+from dataclasses import replace
+
+import pytest
+from tests.unit.finetune_trainer.sizing.test_memory import SHAPE
+
+from finetune_trainer.sizing.memory import Setup
+from finetune_trainer.sizing.run_time import Work, cost, peak_flops, total_seconds, training_flops, training_seconds
+
+H100 = 989e12
+WORK = Work(
+    tokens=1_000_000,
+    labels=0,
+    context=0.0,
+    micro_batches=500,
+    answers=200,
+    prompt_tokens=400,
+    answer_tokens=112,
+    answering=16_384,
+    loads=1,
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "teraflops"),
+    [
+        (["h100-80gb"], 989),
+        (["gpu", "nvidia.com/gpu", "NVIDIA-H100-80GB-HBM3"], 989),
+        (["gpu", "NVIDIA-H100-PCIe"], 756),
+        (["gpu", "NVIDIA-A100-SXM4-80GB"], 312),
+        (["gpu", "NVIDIA-RTX-6000-Ada-Generation"], 364),
+        (["gpu", "NVIDIA-A10G"], 70),
+        (["a10"], 125),
+        (["gpu"], None),
+        (["slice", "nvidia.com/mig-1g.10gb", "NVIDIA-H100-80GB-HBM3"], None),
+    ],
+)
+def test_a_gpu_is_known_by_its_products_name(names: list[str], teraflops: float | None) -> None:
+    assert peak_flops(names) == (teraflops and teraflops * 1e12)
+
+
+def test_lora_computes_4nd_and_full_6nd() -> None:
+    adapters = 6 * 41_943_040 * WORK.tokens
+    forward = 2 * SHAPE.linear_parameters * WORK.tokens
+    assert training_flops(SHAPE, Setup("LoRA"), WORK) == 2 * forward + adapters
+    assert training_flops(SHAPE, Setup("Full"), WORK) == 3 * forward
+    assert training_flops(SHAPE, Setup("Full", checkpointing=True), WORK) == 4 * forward
+
+
+def test_attention_and_the_head_where_something_is_learned_come_on_top() -> None:
+    least = training_flops(SHAPE, Setup("Full"), WORK)
+    attention = training_flops(SHAPE, Setup("Full"), replace(WORK, context=2048.0)) - least
+    # 4 x tokens before x width for each layer and token, and half of the context lies before on average.
+    assert attention == 3 * 4 * 1024 * 4096 * 32 * WORK.tokens
+    head = training_flops(SHAPE, Setup("Full"), replace(WORK, labels=1000)) - least
+    assert head == 6 * 1000 * 4096 * 128256
+
+
+def test_lora_of_8b_on_an_h100_trains_about_as_fast_as_is_published() -> None:
+    assert 9_000 < WORK.tokens / training_seconds(SHAPE, Setup("LoRA"), WORK, H100) < 15_000
+
+
+def test_a_small_model_is_bound_by_starting_its_kernels() -> None:
+    few = replace(WORK, tokens=1000)
+    assert training_seconds(SHAPE, Setup("LoRA"), few, H100) == 500 * 32 * 2e-3
+
+
+def test_the_whole_job_loads_and_answers_too() -> None:
+    training = training_seconds(SHAPE, Setup("LoRA"), WORK, H100)
+    loading = 2 * SHAPE.parameters / 500e6
+    # 16,384 tokens at a time are 32 rows of 512: 7 batches.
+    answering = 7 * 112 * 32 * 1e-3
+    once = 60 + loading + answering + training
+    assert total_seconds(SHAPE, Setup("LoRA"), WORK, H100) == pytest.approx(once)
+    assert total_seconds(SHAPE, Setup("LoRA"), replace(WORK, loads=2), H100) == pytest.approx(once + loading)
+
+
+def test_cost_is_a_decimal_string() -> None:
+    assert cost(1800, "2.50") == "1.25"
+    assert cost(1, "2.50") == "0.00"

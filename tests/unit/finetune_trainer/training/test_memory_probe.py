@@ -1,0 +1,161 @@
+"""How much goes through the model at a time is found before the first step, which it does not change."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.finetune_trainer.model.test_isolation import mamba2
+
+from finetune_api.method import Method
+from finetune_api.preflight_status import Resolved
+from finetune_api.reasons import FailureReason
+from finetune_api.training import GradientCheckpointing, Training
+from finetune_trainer.model.trainable import attach_lora, trainable_parameters, uses_gradient_checkpointing
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.training import memory_probe
+from finetune_trainer.training.loop import accumulate_gradients
+from finetune_trainer.training.memory_probe import Plan, find_plan, fits, plans, synthetic_rows, worst_micro_batch
+from tests.unit.finetune_trainer import tiny
+from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
+
+AUTO, ENABLED, DISABLED = GradientCheckpointing
+ROWS = examples([24, 7, 40, 12, 33, 18, 9])
+
+
+def resolved(tokens: int) -> Resolved:
+    return tiny.resolved(learning_rate=1e-3, micro_batch_tokens=tokens)
+
+
+def test_tokens_are_halved_then_activations_computed_again_then_halved_to_the_longest_row() -> None:
+    assert plans(600, 4096, AUTO) == [
+        *(Plan(tokens, False) for tokens in (4096, 2048, 1024)),
+        *(Plan(tokens, True) for tokens in (4096, 2048, 1024, 600)),
+    ]
+
+
+def test_what_the_spec_says_of_checkpointing_is_kept() -> None:
+    assert plans(600, 2000, DISABLED) == [Plan(tokens, False) for tokens in (2000, 1000, 600)]
+    assert plans(600, 2000, ENABLED) == [Plan(tokens, True) for tokens in (2000, 1000, 600)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "rows", "tokens"), [(None, 8, 143), (None, 2, 73), (50, 8, 50), (16, 8, 40), (None, 5000, 16_384)]
+)
+def test_it_begins_with_a_whole_step_but_no_more_than_asked_for_and_never_less_than_the_longest_row(
+    monkeypatch: pytest.MonkeyPatch, wanted: int | None, rows: int, tokens: int
+) -> None:
+    small_gpu(monkeypatch, 20_000, 0)
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    data = examples([40] * 500) if rows == 5000 else ROWS
+    monkeypatch.setattr(memory_probe, "fits", lambda *_: True)
+    training = Training(global_batch_size=rows, micro_batch_tokens=wanted)
+    assert find_plan(model, data, training, resolved(2048), fresh_accelerator()) == Plan(tokens, False)
+
+
+@given(st.lists(st.tuples(st.integers(2, 40), st.integers(0, 39)), min_size=1, max_size=30), st.integers(40, 200))
+def test_no_micro_batch_of_the_data_has_more_tokens_or_labels_than_what_is_tried(
+    rows: list[tuple[int, int]], tokens: int
+) -> None:
+    lengths = np.array([length for length, _ in rows])
+    labels = np.array([min(label, length - 1) for length, label in rows])
+    documents, most = worst_micro_batch(lengths, labels, tokens)
+    assert tokens - 1 <= sum(documents) <= tokens
+    assert max(documents) == lengths.max()
+    order = np.argsort(-labels)  # some packing: the rows with most labels first
+    chosen = order[np.cumsum(lengths[order]) <= tokens]
+    assert labels[chosen].sum() <= most
+    made = synthetic_rows(documents, most, 320)
+    assert [len(row.input_ids) for row in made] == documents
+    assert sum(int(row.supervised.sum()) for row in made) == most
+    assert not any(row.supervised[0] for row in made)
+
+
+def test_trying_leaves_weights_and_gradients_alone() -> None:
+    model = attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": {"dropout": 0.5}}), seed=0)
+    before = [parameter.clone() for parameter in model.parameters()]
+    shape = worst_micro_batch(np.array([40, 24]), np.array([13, 8]), 64)
+    assert fits(model, shape, Plan(64, False), 8, fresh_accelerator())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in trainable_parameters(model))
+
+
+def small_gpu(monkeypatch: pytest.MonkeyPatch, holds: int, holds_checkpointed: int) -> None:
+    """Stands in for a GPU: a step of micro-batches of more tokens than it holds ends as PyTorch ends it there."""
+
+    def accumulate(model: Any, rows: Any, tokens: int, accelerator: Any) -> float:
+        if tokens > (holds_checkpointed if uses_gradient_checkpointing(model) else holds):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return accumulate_gradients(model, rows, tokens, accelerator)
+
+    monkeypatch.setattr(memory_probe, "accumulate_gradients", accumulate)
+    monkeypatch.setattr(memory_probe, "on_cpu", lambda accelerator: False)
+
+
+@pytest.mark.parametrize(
+    ("holds", "checkpointed", "plan"),
+    [(143, 0, Plan(143, False)), (100, 90, Plan(71, True)), (0, 40, Plan(40, True))],
+)
+def test_the_first_that_fits_is_taken(
+    monkeypatch: pytest.MonkeyPatch, holds: int, checkpointed: int, plan: Plan
+) -> None:
+    small_gpu(monkeypatch, holds, checkpointed)
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    assert find_plan(model, ROWS, Training(), resolved(2048), fresh_accelerator()) == plan
+    assert uses_gradient_checkpointing(model) is plan.gradient_checkpointing
+
+
+def test_where_nothing_fits_it_says_so_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_gpu(monkeypatch, 0, 0)
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    with pytest.raises(TrainerFailure, match="longest row, 40 tokens, does not fit") as caught:
+        find_plan(model, ROWS, Training(), resolved(2048), fresh_accelerator())
+    assert caught.value.reason is FailureReason.GPU_OUT_OF_MEMORY
+
+
+def test_any_other_error_of_the_step_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> float:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    small_gpu(monkeypatch, 0, 0)
+    monkeypatch.setattr(memory_probe, "accumulate_gradients", broken)
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    with pytest.raises(RuntimeError, match="mat1"):
+        find_plan(model, ROWS, Training(), resolved(2048), fresh_accelerator())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointing_changes_no_gradient(dropout: float) -> None:
+    gradients = []
+    for wish in (DISABLED, ENABLED):
+        model = attach_lora(
+            tiny_llama(torch.float64), Method.model_validate({"lora": {"dropout": dropout}}), seed=0
+        ).to(torch.float64)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+        accelerator = fresh_accelerator()
+        plan = find_plan(model.train(), ROWS, Training(gradient_checkpointing=wish), resolved(64), accelerator)
+        assert plan == Plan(64, wish is ENABLED), "on a CPU what was planned"
+        accumulate_gradients(model, ROWS, plan.micro_batch_tokens, accelerator)
+        gradients.append([parameter.grad for parameter in trainable_parameters(model)])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert plain is not None
+        torch.testing.assert_close(checkpointed, plain, rtol=0, atol=1e-12)
+
+
+def test_rows_that_go_alone_are_tried_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Plan] = []
+    monkeypatch.setattr(memory_probe, "fits", lambda model, shape, plan, *_: bool(tried.append(plan)) or len(tried) > 1)
+    monkeypatch.setattr(memory_probe, "on_cpu", lambda _: False)
+    model = mamba2()
+    plan = find_plan(model, ROWS, Training(global_batch_size=8), resolved(2048), fresh_accelerator())
+    assert tried == [Plan(40, False), Plan(40, True)]
+    assert plan == Plan(40, True, packed=False)
+
+
+def test_on_a_cpu_they_are_planned_so() -> None:
+    plan = find_plan(mamba2(), ROWS, Training(), resolved(2048), fresh_accelerator())
+    assert plan == Plan(40, False, packed=False)

@@ -1,0 +1,206 @@
+"""Which files of a model's folder are read.
+
+Only these are inspected, and only these are copied to where Transformers and PEFT look for a model, so that what else
+lies in the folder (an adapter, checkpoints, pickles, code, a second copy of the weights) changes nothing."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.storage import Storage, join
+
+CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
+TOKENIZER = (
+    TOKENIZER_CONFIG,
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "tekken.json",
+    "tiktoken.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "spm.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+)
+"""All that Transformers builds a tokenizer of a causal language model or of a sentence model from."""
+CARD = "README.md"
+"""The model's card, which names its licence."""
+SETTINGS = (CONFIG, GENERATION_CONFIG, *TOKENIZER, CARD)
+"""What is read of every model beside its weights."""
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The weights in one file, which Transformers takes where there is one, or the file that names their shards."""
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+"""All that is read of an adapter."""
+REDIRECTIONS = {CONFIG: "configuration_files", TOKENIZER_CONFIG: "fast_tokenizer_files"}
+"""Keys by which a file sends Transformers to another one in its place, by its version."""
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
+LEFTOVERS = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")
+"""What trainers leave beside a model: beginnings of names that are not those of weights."""
+
+Files = Mapping[str, int]
+"""Bytes of each file by its path in the folder."""
+
+
+def fetch_settings(storage: Storage, uri: str, to: Path, more: Callable[[str], bool] = lambda path: False) -> Files:
+    """Copies the model's settings and tokenizer to the folder `to`, and what else of the folder `more` asks for.
+    Returns all files that are to be read, the weights among them, which are not copied.
+
+    Raises TrainerFailure ModelNotFound where a file is missing, ModelUnsupported where the weights are in no layout
+    that can be read."""
+    files = storage.list_folder(uri)
+    if CONFIG not in files:
+        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"There is no {CONFIG} in {uri}{_instead(files, uri)}.")
+    settings = {path for path in files if path in SETTINGS or more(path)}
+    storage.download_folder(uri, to, lambda path: path in {*settings, INDEX})
+    for name, key in REDIRECTIONS.items():
+        if (to / name).exists() and read_object(to / name, uri).get(key):
+            raise TrainerFailure(
+                FailureReason.MODEL_UNSUPPORTED,
+                f"{join(uri, name)} has {key}, which puts another file in its place: load the model with Transformers, "
+                "save it with save_pretrained, and upload that.",
+            )
+    weights = _weights(files, to, uri)
+    if INDEX not in weights:
+        (to / INDEX).unlink(missing_ok=True)
+    return {path: files[path] for path in (*sorted(settings), *weights)}
+
+
+def copy_files(storage: Storage, uri: str, files: Files, to: Path) -> None:
+    """Copies exactly `files` of the folder at `uri` to the folder `to`. Raises TrainerFailure ModelNotFound where one
+    is gone or of another size."""
+    storage.download_folder(uri, to, lambda path: path in files)
+    for path, size in files.items():
+        found = (to / path).stat().st_size if (to / path).exists() else None
+        if found != size:
+            now = "is gone" if found is None else f"has {found:,} bytes"
+            raise TrainerFailure(
+                FailureReason.MODEL_NOT_FOUND,
+                f"{join(uri, path)} had {size:,} bytes when preflight read it, and {now}: the model was changed after "
+                "preflight. Start a new job.",
+            )
+
+
+def shards_of(files: Files) -> list[str]:
+    """The files with weights among `files`."""
+    return [path for path in files if path.endswith(".safetensors")]
+
+
+def weight_map(path: Path, uri: str) -> dict[str, str]:
+    """The shard of each tensor, by the index at `path`. Raises TrainerFailure ModelUnsupported where it names none, or
+    something that is no file of the model's folder."""
+    found = read_object(path, uri).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"{join(uri, path.name)} has no weight_map that names the shards."
+        )
+    for shard in found.values():
+        if not isinstance(shard, str) or not re.fullmatch(r"[^/\\]+\.safetensors", shard):
+            raise TrainerFailure(
+                FailureReason.MODEL_UNSUPPORTED,
+                f"{join(uri, path.name)} names {json.dumps(shard)[:200]}, which is no .safetensors file in the same "
+                "folder: put the shards beside their index, and name them without a folder.",
+            )
+    return found
+
+
+def read_object(path: Path, uri: str) -> dict[str, Any]:
+    """The JSON object in a file that was copied from the folder `uri`. Raises TrainerFailure ModelUnsupported where
+    it holds none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{join(uri, path.name)} is not a JSON object.")
+    return found
+
+
+def _weights(files: Files, copied: Path, uri: str) -> list[str]:
+    """The files with weights, and their index where that is read."""
+    named = read_object(copied / CONFIG, uri).get("transformers_weights")
+    if named not in (None, WEIGHTS, INDEX):
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED,
+            f"{join(uri, CONFIG)} names its weights in transformers_weights ({json.dumps(named)[:200]}): load the "
+            "model with Transformers, save it with save_pretrained, and upload that.",
+        )
+    chosen = named or (WEIGHTS if WEIGHTS in files else INDEX)
+    if chosen not in files:
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"There are no weights as {WEIGHTS} in {uri}{_only(files, uri)}."
+        )
+    if WEIGHTS in files and INDEX in files:
+        print(f"{uri} has {WEIGHTS} and {INDEX}: {chosen} is read, as Transformers does.", flush=True)
+    if chosen == WEIGHTS:
+        return [WEIGHTS]
+    shards = sorted(set(weight_map(copied / INDEX, uri).values()))
+    if missing := [shard for shard in shards if shard not in files]:
+        raise TrainerFailure(
+            FailureReason.MODEL_NOT_FOUND,
+            f"{join(uri, missing[0])} is missing, one of {len(missing)} files that {INDEX} names and that are not "
+            "there: upload all shards of the model.",
+        )
+    return [INDEX, *shards]
+
+
+def _instead(files: Files, uri: str) -> str:
+    """What a folder without config.json holds, and what to do about it."""
+    if not files:
+        return ": the folder is empty, or there is none"
+    if ADAPTER_CONFIG in files:
+        return (
+            ", but an adapter: name its base model in model.uri, and this folder in method.lora.from if the adapter is "
+            "to be trained on"
+        )
+    folders = [path.removesuffix(f"/{CONFIG}") for path in sorted(files) if path.endswith(f"/{CONFIG}")]
+    if folders:
+        return f", but there is one in {join(uri, folders[0])}: name that folder"
+    if "params.json" in files:
+        return ", but a params.json, of Meta's or Mistral's own layout: name the model in Transformers' layout"
+    return ""
+
+
+def _only(files: Files, uri: str) -> str:
+    """What a folder holds that has no weights in a layout that can be read, and what to do about it."""
+    here = [path for path in sorted(files) if "/" not in path]
+    parts = [path for path in here if SHARD.fullmatch(path) and not path.startswith("consolidated")]
+    if parts:
+        return _without_index(parts)
+    others = [path for path in here if path.endswith(".safetensors")]
+    if own := [path for path in others if path.startswith("consolidated")]:
+        return (
+            f", only {own[0]}, of the layout Mistral uses itself, with other names for the weights: name the model in "
+            "Transformers' layout, or convert it with convert_mistral_weights_to_hf.py of Transformers"
+        )
+    if ADAPTER_WEIGHTS in others:
+        return ", only those of an adapter: upload the base model's weights too"
+    if others:
+        return f", only {others[0]}: if that is the whole model, rename it to {WEIGHTS}"
+    below = [path for path in sorted(files) if path.endswith((f"/{WEIGHTS}", f"/{INDEX}"))]
+    if below:
+        return f", but there are some in {join(uri, below[0].rpartition('/')[0])}: name that folder"
+    other = next((path for path in here if path.endswith(OTHER_FORMATS) and not path.startswith(LEFTOVERS)), None)
+    return f", only {other}: convert it with save_pretrained" if other else ""
+
+
+def _without_index(parts: list[str]) -> str:
+    """What to do about shards whose index is missing."""
+    *_, total = SHARD.fullmatch(parts[0]).groups()  # type: ignore[union-attr]
+    few = f", which are {len(parts)} of {int(total)}" if len(parts) < int(total) else ""
+    more = f" and {len(parts) - 1} more" * (len(parts) > 1)
+    return (
+        f": the shards are there ({parts[0]}{more}{few}), and their index {INDEX} is missing. Upload it from where the "
+        "model was taken, or make one: a JSON object whose weight_map gives for each tensor the name of its shard "
+        "(docs/training.md has the lines that write it)"
+    )

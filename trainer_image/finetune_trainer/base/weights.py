@@ -1,0 +1,100 @@
+"""Tensors of .safetensors files by their headers, and single rows of them: never a whole file.
+
+The format: https://github.com/huggingface/safetensors#format."""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.storage import Storage
+
+HEADER_LIMIT = 100_000_000
+"""Longest header the format allows, in bytes."""
+FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of a number of each type a model is trained in; any other type holds a quantized weight, or no weight."""
+APART = 64
+"""Rows closer together than this are read by one request, with those between them."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies."""
+
+    uri: str
+    """Its file."""
+    start: int
+    """Its first byte in the file."""
+    dtype: str
+    """Its type by the format's name, such as BF16."""
+    shape: tuple[int, ...]
+
+
+Tensors = Mapping[str, Tensor]
+"""Tensors by their names."""
+
+
+def read_header(storage: Storage, uri: str, size: int) -> dict[str, Tensor]:
+    """Every tensor of a file of `size` bytes.
+
+    Raises TrainerFailure ModelUnsupported where it is no .safetensors file, ModelNotFound where its end is missing."""
+    start = storage.read_bytes(uri, 0, 8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
+    if length > HEADER_LIMIT:
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} is no safetensors file (a Git LFS pointer?).")
+    try:
+        header = json.loads(storage.read_bytes(uri, 8, length))
+        entries = {name: value for name, value in header.items() if name != "__metadata__"}
+        end = 8 + length + max(entry["data_offsets"][1] for entry in entries.values())
+        found = {
+            name: Tensor(
+                uri, 8 + length + entry["data_offsets"][0], str(entry["dtype"]), tuple(map(int, entry["shape"]))
+            )
+            for name, entry in entries.items()
+        }
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} has a broken safetensors header.") from error
+    if size < end:
+        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{uri} is cut short: {size:,} of {end:,} bytes are there.")
+    return found
+
+
+def read_rows(storage: Storage, matrix: Tensor, rows: Sequence[int]) -> NDArray[np.float32]:
+    """Those rows of a matrix of one of the types in FLOATS, shape [rows, columns], in the order they are asked for."""
+    width = matrix.shape[1] * FLOATS[matrix.dtype]
+    found: dict[int, NDArray[np.float32]] = {}
+    for first, last in _stretches(sorted(set(rows))):
+        data = storage.read_bytes(matrix.uri, matrix.start + first * width, (last + 1 - first) * width)
+        numbers = _floats(data, matrix.dtype).reshape(last + 1 - first, matrix.shape[1])
+        found.update((first + offset, row) for offset, row in enumerate(numbers))
+    return np.stack([found[row] for row in rows])
+
+
+def spread(rows: int, count: int) -> list[int]:
+    """At most `count` of so many rows, evenly spread."""
+    return sorted({row * rows // count for row in range(count)})
+
+
+def _stretches(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last row of each read that together cover `rows`, which are sorted."""
+    ends = [position for position, (row, after) in enumerate(pairwise(rows)) if after - row > APART]
+    firsts = [0, *(end + 1 for end in ends)]
+    return [(rows[first], rows[last]) for first, last in zip(firsts, [*ends, len(rows) - 1], strict=True)]
+
+
+def _floats(data: bytes, dtype: str) -> NDArray[np.float32]:
+    if dtype == "BF16":  # the upper half of a float32
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
+
+
+def is_quantized(tensor: Tensor) -> bool:
+    """Whether a tensor of this type and size holds numbers that only a quantization method can read."""
+    return tensor.dtype not in FLOATS and prod(tensor.shape) > 1 and tensor.dtype != "BOOL"

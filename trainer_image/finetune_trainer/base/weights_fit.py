@@ -1,0 +1,135 @@
+"""Whether a model's weights are those that its config.json describes, told from their headers.
+
+Transformers finds out only once a GPU is held, and leaves layers out without a word where config.json has fewer."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_trainer.base.weights import Tensor, Tensors, is_quantized
+from finetune_trainer.sizing.model_shape import HEADS
+
+EMBEDDINGS = (
+    "embed_tokens",
+    "wte",
+    "word_embeddings",
+    "embed_in",
+    "embeddings",
+    "tok_embeddings",
+    "tokens_embed",
+    "word_embedding",
+)
+"""What the causal language models of Transformers call the matrix with a row for each token."""
+NARROWED = ("word_embed_proj_dim", "embedding_size", "input_embedding_size", "embedding_dim", "d_embed")
+"""Settings by which that matrix has other columns than the layers."""
+FURTHER_ROWS = ("mllama", "mllama_text_model", "moshi")
+"""Values of model_type whose embedding has more rows than vocab_size says."""
+LAYERS = ("num_hidden_layers", "decoder_layers", "num_layers_per_stack")
+"""Settings that say how many blocks a list of the model's has."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The matrices with a row for each token."""
+
+    embedding_name: str
+    embedding: Tensor
+    head_name: str
+    """The embedding's where the two are one."""
+    head: Tensor
+
+    @property
+    def rows(self) -> int:
+        """Tokens the model knows: ids from 0 to one less."""
+        return self.embedding.shape[0]
+
+    @property
+    def tied(self) -> bool:
+        """Whether the two are one."""
+        return self.head_name == self.embedding_name
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules, as method.lora.modulesToSave names them."""
+        names = (self.embedding_name, self.head_name)
+        return list(dict.fromkeys(name.removesuffix(".weight").rpartition(".")[2] for name in names))
+
+
+def vocabulary_of(tensors: Tensors, tied: bool) -> Vocabulary | None:
+    """The embedding and the output head; None where no matrix has a name we know. `tied`: the two are one."""
+    outside = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) == 2 and not _block(name)}
+    named = [name for end in EMBEDDINGS for name in sorted(outside) if f".{name}".endswith(f".{end}.weight")]
+    if not named:
+        return None
+    embedding = outside[named[0]]
+    others = [name for name in sorted(outside) if name not in named]
+    heads = [name for name in others if name in HEADS or outside[name].shape[0] == embedding.shape[0]]
+    heads.sort(key=lambda name: name not in HEADS)
+    head = named[0] if tied or not heads else heads[0]
+    return Vocabulary(named[0], embedding, head, outside[head])
+
+
+def misfit(config: Any, tensors: Tensors) -> str | None:
+    """What of `tensors` is not as `config`, a PreTrainedConfig, says; None where nothing is."""
+    if quantized := next((name for name, tensor in tensors.items() if is_quantized(tensor) and _is_weight(name)), None):
+        return f"{quantized} is stored as {tensors[quantized].dtype}, so the weights are quantized already"
+    text = config.get_text_config()
+    tied = is_tied(config)
+    vocabulary = vocabulary_of(tensors, tied)
+    return _misfit_blocks(text, tensors) or (_misfit_vocabulary(text, vocabulary, tied) if vocabulary else None)
+
+
+def is_tied(config: Any) -> bool:
+    """Whether the model's output head is its embedding, as `config`, a PreTrainedConfig, says."""
+    return bool(config.tie_word_embeddings or config.get_text_config().tie_word_embeddings)
+
+
+def _misfit_vocabulary(text: Any, found: Vocabulary, tied: bool) -> str | None:
+    name, (rows, columns) = found.embedding_name, found.embedding.shape
+    if rows != text.vocab_size and text.model_type not in FURTHER_ROWS:
+        return f"config.json has vocab_size {text.vocab_size:,}, and {name} has {rows:,} rows"
+    narrowed = any(getattr(text, setting, None) for setting in NARROWED)
+    if not narrowed and columns != getattr(text, "hidden_size", columns):
+        return f"config.json has hidden_size {text.hidden_size:,}, and {name} has {columns:,} columns"
+    if not tied and found.head_name == name:
+        return (
+            "config.json has tie_word_embeddings false, and there is no output head (lm_head.weight); set it to true "
+            "if the embedding is the head"
+        )
+    return None
+
+
+def _misfit_blocks(text: Any, tensors: Tensors) -> str | None:
+    """What is wrong with the numbers of the blocks, where no list of blocks has as many as the settings say."""
+    lists = _lists(tensors)
+    counts = [getattr(text, setting) for setting in LAYERS if getattr(text, setting, None)]
+    # Some models have a further layer or more that predict tokens beyond the next one; Transformers leaves these out.
+    further = getattr(text, "num_nextn_predict_layers", None) or 0
+    if not lists or not counts or any(set(range(n)) <= of <= set(range(n + further)) for n in counts for of in lists):
+        return None
+    numbers, wanted = lists[0], counts[0]
+    if absent := sorted(set(range(wanted)) - numbers):
+        some = f"layer {absent[0]}" if len(absent) == 1 else f"layers {absent[0]} to {absent[-1]}"
+        return f"config.json has {wanted:,} layers, counted from 0, and there are no weights of {some}"
+    return f"config.json has {wanted:,} layers, and there are weights of {len(numbers):,}"
+
+
+def _lists(tensors: Iterable[str]) -> list[set[int]]:
+    """The numbers of the blocks in each list of modules, that with most weights first."""
+    lists: dict[str, list[int]] = {}
+    for name in tensors:
+        if block := _block(name):
+            lists.setdefault(block[0], []).append(block[1])
+    return [set(numbers) for numbers in sorted(lists.values(), key=len, reverse=True)]
+
+
+def _block(name: str) -> tuple[str, int] | None:
+    """The list of modules a weight is in and its number there; None outside."""
+    parts = name.split(".")
+    at = next((position for position, part in enumerate(parts) if part.isdigit()), None)
+    return None if at is None else (".".join(parts[:at]), int(parts[at]))
+
+
+def _is_weight(name: str) -> bool:
+    """Whether that is the name of what a layer multiplies by, in float or quantized, and not of a mask or a count."""
+    return name.endswith((".weight", "qweight", "weight_packed"))

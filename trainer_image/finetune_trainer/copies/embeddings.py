@@ -1,0 +1,190 @@
+"""Near copies by meaning: rows whose embeddings by a small sentence model point in nearly the same direction.
+
+This is the only part of preflight that needs torch. `__main__` hides torch from every preflight that does not run a
+sentence model (`Deduplicate.sentence_model`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.base.model_files import copy_files, fetch_settings
+from finetune_trainer.copies.clusters import Clusters
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.progress import Progress
+from finetune_trainer.pod.storage import Storage
+
+if TYPE_CHECKING:
+    import torch
+
+FIELD = "dataset.deduplicate.embeddingModel"
+MOST_ROWS = 200_000
+"""Every pair is compared: 200,000 rows of 384 numbers take about 15 TFLOP, minutes of a few cores, and embedding them
+takes longer than that. More rows are compared by their words."""
+BATCH, SORTED, COMPARED = 64, 1024, 4096
+"""Texts embedded, texts sorted by length first so that those embedded together need little padding, and rows compared
+with all others, at a time."""
+LONGEST = 512
+"""Tokens of a text that are embedded at most; sentence models say so when they were trained on fewer."""
+TRIAL = "word 7, "
+"""At least one token in every tokenizer, so that as many of them as a model takes tokens fill it."""
+LOOKED_AT = 20_000
+"""Characters the tokenizer is given, which hold more tokens than that in any language."""
+
+
+POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+"""How tokens become one vector: the switches of older files of sentence-transformers, and the words of newer ones."""
+MODULES = ("Transformer", "Pooling", "Normalize")
+"""Parts of a model by sentence-transformers that are known here. The last changes no cosine."""
+
+
+class SentenceModel:
+    """A model that turns texts into unit vectors: the mean of its last layer over a text's tokens (Reimers and Gurevych
+    2019), or what its first token has where the model's folder says so, as sentence-transformers reads it."""
+
+    def __init__(self, storage: Storage, uri: str, scratch: Path) -> None:
+        """Raises TrainerFailure ModelNotFound or ModelUnsupported where there is no such model at `uri`."""
+        try:
+            files = fetch_settings(storage, uri, scratch, is_pooling_file)
+        except TrainerFailure as failure:
+            raise TrainerFailure(failure.reason, f"{FIELD}: {failure.message}") from failure
+        copy_files(storage, uri, files, scratch)
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(scratch, local_files_only=True, trust_remote_code=False)
+            self._model = AutoModel.from_pretrained(
+                scratch, local_files_only=True, trust_remote_code=False, use_safetensors=True
+            ).eval()
+            self._first_token = _pooling(scratch) == "cls"
+            self._longest = _longest(scratch, self._tokenizer.model_max_length, self._model.config)
+            self._tokenizer.padding_side = "right"
+            if self._tokenizer.pad_token is None:
+                self._tokenizer.pad_token = self._tokenizer.eos_token
+            self._require_vectors()
+        except Exception as error:  # whatever a broken file, or a model of another kind, makes it raise
+            cause = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+            raise TrainerFailure(
+                FailureReason.MODEL_UNSUPPORTED, f"{FIELD}: {uri} cannot be loaded as a sentence model: {cause}."
+            ) from error
+
+    def _require_vectors(self) -> None:
+        """Embeds one text of the greatest length, so that a model that cannot do it is refused before any row is read.
+        Raises ValueError where the model also has a decoder, where the tokenizer has more tokens than the model, and
+        where a vector is not finite."""
+        if self._model.config.is_encoder_decoder:
+            raise ValueError("it is an encoder with a decoder: take an encoder alone, such as all-MiniLM-L6-v2")
+        tokens, rows = len(self._tokenizer), self._model.get_input_embeddings().num_embeddings
+        if tokens > rows:
+            raise ValueError(f"its tokenizer has {tokens:,} tokens, and its weights have embeddings for {rows:,}")
+        if not np.isfinite(self.embed([TRIAL * self._longest])).all():
+            raise ValueError("its vectors hold numbers that are not finite")
+
+    def embed(self, texts: list[str]) -> NDArray[np.float32]:
+        """Unit vectors, shape [texts, width]."""
+        import torch
+
+        batch = self._tokenizer(texts, padding=True, truncation=True, max_length=self._longest, return_tensors="pt")
+        with torch.inference_mode():
+            states = self._model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        pooled = states[:, 0].float() if self._first_token else _mean(states.float(), batch["attention_mask"])
+        vectors: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=1).numpy()
+        return vectors
+
+
+def is_pooling_file(path: str) -> bool:
+    """Whether that is one of the files in which sentence-transformers says how tokens become one vector."""
+    return path in ("modules.json", "sentence_bert_config.json") or path.endswith("_Pooling/config.json")
+
+
+def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens that are no padding. `states`: [texts, tokens, width]; `mask`: [texts, tokens], 0 for
+    padding."""
+    kept = mask[..., None].to(states.dtype)
+    return (states * kept).sum(1) / kept.sum(1).clamp(min=1)
+
+
+def _pooling(folder: Path) -> str:
+    """The pooling that the files of sentence-transformers ask for; "mean" where there are none. Raises ValueError for a
+    model that does more to its tokens than is known here."""
+    modules = _json(folder / "modules.json") or []
+    for module in modules:
+        if (name := module["type"].rpartition(".")[2]) not in MODULES:
+            raise ValueError(f"its modules.json has a part {name}, known are {', '.join(MODULES)}")
+    path = next((module["path"] for module in modules if module["type"].endswith("Pooling")), None)
+    config = (path and _json(folder / path / "config.json")) or {}
+    older = [POOLINGS.get(name, name) for name, wanted in config.items() if name.startswith("pooling_mode_") and wanted]
+    pooling = config.get("pooling_mode", older[0] if len(older) == 1 else older or "mean")
+    if pooling not in POOLINGS.values():
+        raise ValueError(f"its pooling is {pooling}, known are mean and cls")
+    return str(pooling)
+
+
+def _longest(folder: Path, allowed: int, config: Any) -> int:
+    """Tokens of a text that are embedded."""
+    trained = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length") or LONGEST
+    return int(min(LONGEST, trained, allowed, getattr(config, "max_position_embeddings", LONGEST)))
+
+
+def _json(path: Path) -> Any:
+    """What the file holds; None where there is none."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+class Embeddings:
+    """The rows' texts, in the order they are added, as vectors of half precision in a file of `folder`."""
+
+    def __init__(self, model: SentenceModel, folder: Path, name: str) -> None:
+        self._path, self._model = folder / f"{name}.vectors", model
+        self._file = self._path.open("wb")
+        self._waiting: list[str] = []
+        self._rows = 0
+        self._progress = Progress("Embedding", "rows")
+
+    def add(self, text: str) -> None:
+        """Adds the next row's text. Raises TrainerFailure SpecInvalid where there are too many to compare."""
+        self._rows += 1
+        if self._rows > MOST_ROWS:
+            raise TrainerFailure(
+                FailureReason.SPEC_INVALID,
+                f"{FIELD} compares every row with every other, which takes too long for more than {MOST_ROWS:,} rows: "
+                "remove it to compare by words, or give fewer rows.",
+            )
+        self._waiting.append(text[:LOOKED_AT])
+        if len(self._waiting) == SORTED:
+            self._write()
+
+    def join(self, clusters: Clusters, threshold: float) -> None:
+        """Joins each row with the first one whose cosine similarity to it is at least `threshold`; no more rows can be
+        added then."""
+        self._write()
+        self._file.close()
+        if self._rows < 2:
+            return
+        vectors = np.memmap(self._path, np.float16, "r").reshape(self._rows, -1)
+        progress = Progress("Comparing", "rows", self._rows)
+        for start in range(0, self._rows, COMPARED):
+            later = vectors[start : start + COMPARED].astype(np.float32)
+            first = np.full(len(later), -1)
+            for other in range(0, start + COMPARED, COMPARED):
+                near = later @ vectors[other : other + COMPARED].astype(np.float32).T >= threshold
+                near &= np.arange(other, other + near.shape[1]) < np.arange(start, start + len(later))[:, None]
+                first = np.where((first < 0) & near.any(1), other + near.argmax(1), first)
+            for row in np.flatnonzero(first >= 0):
+                clusters.join(int(first[row]), start + int(row))
+            progress.advance(len(later))
+
+    def _write(self) -> None:
+        order = sorted(range(len(self._waiting)), key=lambda row: len(self._waiting[row]))
+        found: dict[int, NDArray[np.float32]] = {}
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            found.update(zip(rows, self._model.embed([self._waiting[row] for row in rows]), strict=True))
+            self._progress.advance(len(rows))
+        self._file.writelines(found[row].astype(np.float16).tobytes() for row in range(len(order)))
+        self._waiting = []

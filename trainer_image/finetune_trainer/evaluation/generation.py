@@ -1,0 +1,134 @@
+"""Answers a model writes itself: greedily, rows of like length together, what all prompts begin with read once."""
+
+from collections.abc import Sequence
+from copy import copy
+from math import inf
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.base.base_model import CONTEXT
+from finetune_trainer.model.attention import NAME
+from finetune_trainer.model.isolation import sharing
+from finetune_trainer.pod.failure import failure_of
+from finetune_trainer.pod.progress import Progress
+from finetune_trainer.rows.row_format import THOUGHT_END, final_answer
+from finetune_trainer.statistics.measurements import Answer
+
+Prompt = NDArray[np.int32]
+SHARED_LEAST = 64
+"""Tokens a beginning has to have in common to be read apart; below, one more forward pass costs more than it saves."""
+
+
+def write_answers(
+    what: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    expected: Sequence[str],
+    tokens: int,
+    generation: GenerationConfig,
+) -> list[Answer]:
+    """The model's own answer to each prompt, in their order; about `tokens` tokens are in work at a time, fewer from
+    where the GPU's memory does not hold as many. Rows go together by length, so that little is padding, the longest
+    first, so that memory that is too small shows at once."""
+    answers: dict[int, Answer] = {}
+    progress = Progress(f"Answering with {what}", "rows", len(prompts))
+    longest = sharing(model).padded
+    waiting = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    while waiting:
+        each = len(prompts[waiting[0]]) + generation.max_new_tokens
+        rows = waiting[: max(1, tokens // each) if each <= longest else 1]
+        written = generate_within_memory(model, [prompts[row] for row in rows], generation)
+        if written is None:
+            print(f"{len(rows):,} answers at a time are more than the GPU's memory holds.", flush=True)
+            tokens = len(rows) // 2 * each
+            continue
+        for row, answer in zip(rows, written, strict=True):
+            answers[row] = read_answer(tokenizer, answer, generation.eos_token_id, expected[row])
+        progress.advance(len(rows))
+        waiting = waiting[len(rows) :]
+    return [answers[row] for row in range(len(prompts))]
+
+
+def generate_within_memory(
+    model: PreTrainedModel, prompts: Sequence[Prompt], generation: GenerationConfig
+) -> list[list[int]] | None:
+    """As `generate`; None where the GPU's memory does not hold several prompts at a time."""
+    try:
+        return generate(model, prompts, generation)
+    except RuntimeError as error:
+        if len(prompts) == 1 or failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
+            raise
+    # Only past the exception, whose frames held the tensors, is there anything to give back.
+    torch.cuda.empty_cache()
+    return None
+
+
+def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: GenerationConfig) -> list[list[int]]:
+    """What the model writes after each prompt, within its context. Prompts are padded on the left of what they do not
+    share, so that all end where writing starts."""
+    shared = shared_beginning(prompts) if can_share(model) else 0
+    longest = max(map(len, prompts))
+    within = copy(generation)
+    within.max_new_tokens = min(generation.max_new_tokens, context(model) - longest)
+    input_ids = np.full((len(prompts), longest), generation.pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        for part, start in ((prompt[:shared], 0), (prompt[shared:], longest - len(prompt) + shared)):
+            input_ids[row, start : start + len(part)] = part
+            attention_mask[row, start : start + len(part)] = 1
+    tensors = {
+        "input_ids": torch.from_numpy(input_ids).to(model.device),
+        "attention_mask": torch.from_numpy(attention_mask).to(model.device),
+    }
+    cache = read_beginning(model, tensors["input_ids"][:1, :shared], len(prompts)) if shared else None
+    written: Tensor = model.generate(**tensors, past_key_values=cache, generation_config=within)
+    tokens: list[list[int]] = written[:, longest:].tolist()
+    return tokens
+
+
+def context(model: PreTrainedModel) -> float:
+    """Tokens of the longest text the model takes, prompt and answer; inf where its settings name none."""
+    settings = model.config.get_text_config()
+    return next((value for name in CONTEXT if (value := getattr(settings, name, None))), inf)
+
+
+def shared_beginning(prompts: Sequence[Prompt]) -> int:
+    """Tokens that all prompts begin with, leaving each at least one of its own; 0 where reading them apart does not
+    pay."""
+    shortest = min(map(len, prompts)) - 1
+    same = np.all(np.stack([prompt[:shortest] for prompt in prompts]) == prompts[0][:shortest], axis=0)
+    length = shortest if same.all() else int(same.argmin())
+    return length if len(prompts) > 1 and length >= SHARED_LEAST else 0
+
+
+def can_share(model: PreTrainedModel) -> bool:
+    """Whether padding between the shared beginning and the rest changes nothing: a sliding window counts it as well, as
+    do biases by distance (MPT), and a state that runs along the sequence would see it."""
+    layers = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
+    plain = model.config._attn_implementation == NAME and set(layers) == {"full_attention"}
+    return plain and not getattr(model.config.get_text_config(), "sliding_window", None)
+
+
+def read_beginning(model: PreTrainedModel, input_ids: Tensor, rows: int) -> DynamicCache:
+    """Keys and values of `input_ids`, shape [1, tokens], for `rows` rows."""
+    cache = DynamicCache(config=model.config)
+    model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def read_answer(
+    tokenizer: PreTrainedTokenizerBase, written: Sequence[int], end_tokens: Sequence[int], expected: str
+) -> Answer:
+    """The answer up to the first end token; without one it was cut."""
+    end = next((i for i, token in enumerate(written) if token in end_tokens), None)
+    # The end of a thought is to be seen, also where a tokenizer holds it for special.
+    hidden = set(tokenizer.all_special_ids) - {tokenizer.get_added_vocab().get(THOUGHT_END)}
+    text = str(tokenizer.decode([token for token in written[:end] if token not in hidden])).strip()
+    return Answer(text, truncated=end is None, matches=final_answer(text) == expected.strip())

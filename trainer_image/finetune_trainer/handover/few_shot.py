@@ -1,0 +1,88 @@
+"""Prompts with examples before them: what the base model does when it is shown what is wanted."""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.handover.mixing import shuffled
+from finetune_trainer.handover.prepared import Example
+from finetune_trainer.rows.row_format import Message, thinks
+from finetune_trainer.tokens.render import PromptFormat
+
+EXAMPLES, DRAWS = 5, 3
+LOOKED_AT = 1000
+"""Rows of train that are looked at for examples that fit, in each draw."""
+Prompt = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The prompts of all held-out rows, with the same examples before each."""
+
+    examples: int
+    prompts: Sequence[Prompt]
+
+
+def few_shot_draws(
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    format: PromptFormat,
+    tokenizer: Any,
+    room: int,
+    seed: int,
+) -> list[Draw]:
+    """Three draws of five examples from `train`, none of them of a held-out row's cluster and no two of one cluster,
+    before every held-out prompt. Fewer examples where a prompt would be longer than `room` tokens; a draw that has room
+    for none is left out."""
+    taken = {example.cluster for example in held_out}
+    budget = room - max(example.prompt_length for example in held_out)
+    found = []
+    for number in range(DRAWS):
+        chosen = choose_examples(train, taken, budget, f"few-shot/{seed}/{number}")
+        while chosen:
+            asked = (format.prompt(with_examples(chosen, row), thinks(row.answer)) for row in held_out)
+            prompts = [encode(text, tokenizer) for text in asked]
+            if max(map(len, prompts)) <= room:
+                found.append(Draw(len(chosen), prompts))
+                break
+            chosen = chosen[:-1]
+    return found
+
+
+def choose_examples(train: Sequence[Example], taken: Set[int], budget: int, seed: str) -> list[Example]:
+    """Up to five rows drawn by `seed`, of five clusters, none of them `taken`, together of at most `budget` tokens."""
+    chosen: list[Example] = []
+    for index in drawn(len(train), LOOKED_AT, seed):
+        example = train[index]
+        if example.prompt and example.cluster not in taken and len(example.input_ids) <= budget:
+            chosen.append(example)
+            taken, budget = taken | {example.cluster}, budget - len(example.input_ids)
+        if len(chosen) == EXAMPLES:
+            break
+    return chosen
+
+
+def drawn(rows: int, most: int, seed: str) -> list[int]:
+    """Up to `most` of the indices 0..rows-1, in an order drawn by `seed`, without ordering all of a large data set."""
+    if rows <= 10 * most:
+        return list(shuffled(rows, seed)[:most])
+    hashes = (blake2b(f"{seed}/{number}".encode(), digest_size=8).digest() for number in range(most))
+    return list(dict.fromkeys(int.from_bytes(digest, "big") % rows for digest in hashes))
+
+
+def with_examples(examples: Sequence[Example], row: Example) -> tuple[Message, ...]:
+    """The conversation that asks `row` after the examples. Its own system message stands first; theirs, which would
+    stand in its middle, are left out."""
+    system = [message for message in row.messages if message.role == "system"]
+    turns = [message for example in examples for message in example.messages if message.role != "system"]
+    asked = [message for message in row.messages[:-1] if message.role != "system"]
+    return (*system, *turns, *asked)
+
+
+def encode(text: str, tokenizer: Any) -> Prompt:
+    """Tokens of a rendered prompt, which has all its special tokens already."""
+    return np.array(tokenizer(text, add_special_tokens=False).input_ids, dtype=np.int32)

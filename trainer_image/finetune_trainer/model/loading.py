@@ -1,0 +1,160 @@
+"""The base model as it is loaded, in bf16 or 4-bit, and how it writes answers."""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from finetune_api.method import ComputeDtype, MethodType, Quantization
+from finetune_api.reasons import FailureReason
+from finetune_trainer.base.base_model import MAMBAS, known
+from finetune_trainer.model.attention import use_document_attention
+from finetune_trainer.pod.failure import TrainerFailure
+
+
+def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
+    """The GPU and its name, or the CPU where that is allowed. Raises TrainerFailure GPUFault when neither is there."""
+    try:
+        device = torch.device("cuda", 0)
+        # A device that answers is not yet one that computes: a broken driver or a stuck GPU shows only here.
+        torch.ones(8, device=device).sum().item()
+        return device, torch.cuda.get_device_name(device)
+    except (RuntimeError, AssertionError) as error:
+        if not allow_cpu:
+            cause = str(error).splitlines()[0].rstrip(".")
+            raise TrainerFailure(FailureReason.GPU_FAULT, f"The pod finds no GPU it can use: {cause}.") from error
+        return torch.device("cpu"), "cpu"
+
+
+def load_model(
+    folder: Path, method: MethodType, device: torch.device, quantization: Quantization | None = None
+) -> PreTrainedModel:
+    """The model in `folder`, frozen, in bf16, without dropout of its own; for QLoRA its linear layers in 4 bits as
+    `quantization` says, and the rest in its compute dtype. Raises TrainerFailure ModelUnsupported when Transformers
+    cannot load it whole."""
+    four_bit = (quantization or Quantization()) if method is MethodType.QLORA else None
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        switch_dropout_off(config)
+        _forget_unknown_padding(config)
+        if hasattr(config, "rescale_every"):
+            # RWKV halves its weights whenever it stops training, against overflow in fp16; they would be saved so.
+            config.rescale_every = 0
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=_compute_dtype(four_bit),
+            device_map={"": device},
+            quantization_config=_four_bit(four_bit, config.model_type in MAMBAS) if four_bit else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            # What does not fit is reported, and ends the job in `_require_whole`.
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        cause = next(iter(str(error).splitlines()), type(error).__name__)[:300]
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"Transformers cannot load the model: {cause}") from error
+    _require_whole(model, report)
+    model.requires_grad_(False)
+    if four_bit:
+        _keep_four_bit_trainable(model)
+    use_document_attention(model)
+    return model
+
+
+def switch_dropout_off(config: PreTrainedConfig) -> None:
+    """Sets every dropout that the config or a part of it asks for to 0. GPT-2 asks for 0.1, Phi-2 too, and it would be
+    drawn in the order in which rows happen to lie in memory; most models since ask for none."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            switch_dropout_off(value)
+        elif "drop" in name and isinstance(value, (int, float)):
+            setattr(config, name, type(value)(0))
+
+
+def _forget_unknown_padding(config: PreTrainedConfig) -> None:
+    """Takes out a padding token the embedding has no row for, at which PyTorch would refuse to build it. Nothing is
+    padded with it here."""
+    text = config.get_text_config()
+    padding = getattr(text, "pad_token_id", None)
+    if padding is not None and not 0 <= padding < text.vocab_size:
+        text.pad_token_id = None
+
+
+def mixed_precision(method: MethodType, quantization: Quantization | None) -> Literal["bf16", "no"]:
+    """Accelerate's word for how matrices are multiplied."""
+    fp32 = method is MethodType.QLORA and quantization and quantization.compute_dtype is ComputeDtype.FLOAT32
+    return "no" if fp32 else "bf16"
+
+
+def _compute_dtype(quantization: Quantization | None) -> torch.dtype:
+    fp32 = quantization is not None and quantization.compute_dtype is ComputeDtype.FLOAT32
+    return torch.float32 if fp32 else torch.bfloat16
+
+
+def _four_bit(quantization: Quantization, mamba: bool) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        # Mamba multiplies by the weights of this one past the layer.
+        llm_int8_skip_modules=["dt_proj", "lm_head"] if mamba else None,
+        bnb_4bit_quant_type=quantization.type.lower(),
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        bnb_4bit_compute_dtype=_compute_dtype(quantization),
+    )
+
+
+def _require_whole(model: PreTrainedModel, report: dict[str, set[str]]) -> None:
+    """Transformers fills absent weights with random numbers and a warning; here that ends the job."""
+    absent = sorted(map(str, report["missing_keys"] or report["mismatched_keys"]))
+    if absent:
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED,
+            f"The weights do not fit config.json: {len(absent)} are missing or of another shape, {absent[0]} first.",
+        )
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"{type(model).__name__} is not a causal language model of a usual kind."
+        )
+
+
+def _keep_four_bit_trainable(model: nn.Module) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes repacks a 4-bit layer at its first forward without gradient, such as the
+    base's evaluation, and the repacked layer passes no gradient on."""
+    from bitsandbytes.nn import Linear4bit  # only here, so that LoRA and Full train without bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer. Preflight has seen that it can be loaded."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True
+    )
+    return tokenizer
+
+
+def greedy_generation(model: PreTrainedModel, stop_token_ids: Sequence[int], max_new_tokens: int) -> GenerationConfig:
+    """Greedy decoding that ends at any of `stop_token_ids` or the model's own end tokens. What else the model's
+    generation_config holds (sampling, penalties) is taken from the model: it would not be greedy with it."""
+    own = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [] if own is None else [own]
+    ends = sorted({*stop_token_ids, *known(own, model.config.get_text_config().vocab_size)})
+    model.generation_config = GenerationConfig()
+    return GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0])

@@ -1,0 +1,129 @@
+"""What of the model is trained: an adapter on it, fresh or continued, or all of its weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from finetune_api.method import Lora, Method, MethodType
+from finetune_api.reasons import FailureReason
+from finetune_trainer.base.base_model import MAMBAS, NO_ADAPTER
+from finetune_trainer.base.model_files import ADAPTER_WEIGHTS
+from finetune_trainer.base.previous_adapter import PEFT_BIAS
+from finetune_trainer.model.document_dropout import drop_by_document
+from finetune_trainer.pod.failure import TrainerFailure
+
+
+def make_trainable(
+    model: PreTrainedModel, method: Method, type: MethodType, seed: int, adapter: Path | None = None
+) -> PreTrainedModel | PeftModel:
+    """`model`, frozen so far, with what `type` trains: every weight under Full, or else an adapter, continued from the
+    one in the folder `adapter` where that is given. What is trained is in fp32.
+
+    Raises TrainerFailure SpecInvalid where the adapter does not fit the model."""
+    if type is MethodType.FULL:
+        model.requires_grad_(True)
+        _hold_in_fp32(model)
+        return model
+    return continue_lora(model, method.lora, seed, adapter) if adapter else attach_lora(model, method, seed)
+
+
+def attach_lora(model: PreTrainedModel, method: Method, seed: int) -> PeftModel:
+    """The model with a fresh adapter, its weights in fp32. Raises TrainerFailure SpecInvalid when the model has no
+    module of the names in targetModules."""
+    lora = method.lora
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules,
+        exclude_modules=list(NO_ADAPTER) if model.config.get_text_config().model_type in MAMBAS else None,
+        bias=PEFT_BIAS[lora.bias],
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        modules_to_save=lora.modules_to_save,
+        # Where output head and embedding are one, saving either has to train both as one.
+        ensure_weight_tying=bool(lora.modules_to_save) and model.config.get_text_config().tie_word_embeddings,
+    )
+    return _with_adapter(lambda: get_peft_model(model, config), "targetModules or modulesToSave", seed)
+
+
+def continue_lora(model: PreTrainedModel, lora: Lora, seed: int, folder: Path) -> PeftModel:
+    """The model with the adapter in `folder`, to be trained on, its weights in fp32. Its own settings hold, but for
+    the dropout. Raises TrainerFailure SpecInvalid when it does not fit the model."""
+    config = LoraConfig.from_pretrained(folder)
+    config.lora_dropout, config.inference_mode = lora.dropout, False
+    tuned = _with_adapter(
+        lambda: PeftModel.from_pretrained(model, folder, config=config, is_trainable=True), "from", seed
+    )
+    # PEFT has rounded the biases and the modules trained whole to the bf16 of the base model: they are read once more.
+    set_peft_model_state_dict(tuned, load_file(folder / ADAPTER_WEIGHTS))
+    return tuned
+
+
+def _with_adapter(build: Callable[[], PeftModel], field: str, seed: int) -> PeftModel:
+    torch.manual_seed(seed)
+    try:
+        tuned = build()
+    except (ValueError, RuntimeError, TypeError) as error:
+        finding = f"spec.method.lora.{field} does not fit the model: {str(error).splitlines()[0][:300]}"
+        raise TrainerFailure(FailureReason.SPEC_INVALID, finding) from error
+    for module in tuned.modules():
+        if hasattr(module, "lora_A"):
+            # Autocast casts the small weights down instead of PEFT the large activations up.
+            setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010 - PEFT's, unknown to nn.Module
+    drop_by_document(tuned)
+    _hold_in_fp32(tuned)
+    return tuned
+
+
+def _hold_in_fp32(model: nn.Module) -> None:
+    for parameter in trainable_parameters(model):
+        parameter.data = parameter.data.float()
+
+
+def as_published(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
+    """The model as it is published, and has to be measured: an adapter stays in fp32, a whole model is rounded to the
+    bf16 its base was loaded in."""
+    if not isinstance(model, PeftModel):
+        # Parameter by parameter: rotary frequencies are buffers, and in fp32 whatever the weights are in.
+        for parameter in trainable_parameters(model):
+            parameter.data = parameter.data.to(torch.bfloat16)
+        model.requires_grad_(False)
+    return model
+
+
+def use_gradient_checkpointing(model: PreTrainedModel | PeftModel, wanted: bool) -> None:
+    """Switches it on or off. Raises TrainerFailure SpecInvalid where the model cannot."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if wanted and not base.supports_gradient_checkpointing:
+        finding = f"spec.training.gradientCheckpointing: {type(base).__name__} has none; set it to Disabled."
+        raise TrainerFailure(FailureReason.SPEC_INVALID, finding)
+    if wanted:
+        # Reentrant checkpoints pass no gradient on to an adapter behind inputs that need none. There is no random state
+        # to keep: dropout is drawn by document.
+        _switch(base, "enable")({"use_reentrant": False, "preserve_rng_state": False})
+    elif uses_gradient_checkpointing(base):
+        _switch(base, "disable")()
+
+
+def uses_gradient_checkpointing(model: nn.Module) -> bool:
+    """Whether any part of the model computes its activations again in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def _switch(model: PreTrainedModel, how: str) -> Callable[..., None]:
+    """Transformers 5.23 calls these activation_checkpointing_*; 5.17 knows only the older name."""
+    old = f"gradient_checkpointing_{how}"
+    switch: Callable[..., None] = getattr(model, f"activation_checkpointing_{how}", None) or getattr(model, old)
+    return switch
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters the optimizer changes."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -1,0 +1,254 @@
+"""S3 services: Amazon's and those that speak its protocol. The methods are those of `files.Files`."""
+
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import boto3
+import botocore.session
+from boto3.exceptions import RetriesExceededError
+from botocore.client import Config
+from botocore.credentials import CredentialResolver
+from botocore.exceptions import (
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from finetune_api import profile
+from finetune_api.bundle import JobIdentity
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.files import Place
+from finetune_trainer.pod.mounted_keys import (
+    KEY_ID,
+    REFUSED_KEYS,
+    SECRET,
+    MountedKeys,
+    MountedKeysProvider,
+    read_keys,
+)
+from finetune_trainer.pod.termination import stop_requested
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+
+READ_BYTES = 8 * 1024 * 1024
+READ_ATTEMPTS = 5
+MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
+BAD_KEYS = REFUSED_KEYS | {"RequestTimeTooSkewed"}
+EXISTS = {"412", "PreconditionFailed"}
+NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError, RetriesExceededError)
+
+
+class S3Files:
+    """One S3 service of the profile."""
+
+    def __init__(self, storage: profile.Storage, secrets_dir: Path, job: JobIdentity | None) -> None:
+        self._storage, self._job = storage, job
+        self._client = self._connect(secrets_dir)
+
+    def size(self, uri: str) -> int | None:
+        bucket, key = split(uri)
+        try:
+            return _head(self._client, bucket, key)["ContentLength"]
+        except ClientError as error:
+            if _code(error) not in MISSING_KEY:
+                raise
+            return None
+
+    def read(self, uri: str, start: int, length: int | None) -> bytes:
+        reader = _Reader(self._client, uri)
+        return reader.range(start, reader.size if length is None else min(start + length, reader.size))
+
+    def open(self, uri: str) -> BinaryIO:
+        return io.BufferedReader(_Reader(self._client, uri), READ_BYTES)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        bucket, key = split(prefix)
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
+            for item in page.get("Contents", []):
+                yield f"s3://{bucket}/{item['Key']}", item["Size"]
+
+    def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
+        bucket, key = split(uri)
+        try:
+            self._client.download_file(bucket, key, str(to), Callback=advance)
+        except ClientError as error:
+            if _code(error) != "403":
+                raise
+            # It begins with a HEAD, whose refusal does not say why.
+            _head(self._client, bucket, key)
+            self._client.download_file(bucket, key, str(to), Callback=advance)
+
+    def write(self, uri: str, data: bytes, if_absent: bool) -> bool:
+        bucket, key = split(uri)
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
+        try:
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, **condition)
+        except ClientError as error:
+            if if_absent and _code(error) in EXISTS:
+                return False
+            raise
+        return True
+
+    def upload(self, path: Path, uri: str, advance: Callable[[int], None]) -> None:
+        bucket, key = split(uri)
+        with path.open("rb") as file:
+            self._client.upload_fileobj(file, bucket, key, Callback=advance)
+
+    def delete(self, uris: Iterable[str]) -> None:
+        for uri in uris:
+            bucket, key = split(uri)
+            self._client.delete_object(Bucket=bucket, Key=key)
+
+    def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
+        """The failure an error stands for; None where it is none of the storage's."""
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            return TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, f"There are no credentials for {uri}.")
+        if isinstance(error, NO_ANSWER):
+            where = self._storage.endpoint or f"Amazon S3 in {self._storage.region}"
+            return TrainerFailure(
+                FailureReason.STORAGE_UNAVAILABLE,
+                f"The S3 service at {where} did not answer for {uri} ({type(error).__name__}).",
+            )
+        return self._refusal(error, uri, place) if isinstance(error, ClientError) else None
+
+    def _refusal(self, error: ClientError, uri: str, place: Place) -> TrainerFailure:
+        code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code == "NoSuchBucket":
+            return TrainerFailure(place.missing, f"There is no bucket {split(uri)[0]}, which {uri} names.")
+        if code in MISSING_KEY:
+            return TrainerFailure(place.missing, f"There is no {uri}.")
+        if code in BAD_KEYS:
+            return TrainerFailure(
+                FailureReason.STORAGE_ACCESS_DENIED, f"The S3 service refused {self._identity()} ({code}) for {uri}."
+            )
+        if status == 403:
+            return TrainerFailure(place.denied, f"{self._identity()} may not {_verb(error)} {uri} ({code}).")
+        return TrainerFailure(
+            FailureReason.STORAGE_UNAVAILABLE, f"The S3 service failed to {_verb(error)} {uri} ({code})."
+        )
+
+    def _identity(self) -> str:
+        name = self._storage.credentials_secret_name
+        return f"the keys of Secret {name}" if name else "the pod's own cloud identity"
+
+    def _connect(self, secrets_dir: Path) -> "S3Client":
+        config = Config(
+            connect_timeout=5,
+            read_timeout=60,
+            retries={"mode": "standard", "total_max_attempts": 5},
+            # Many services that speak S3 know neither buckets as host names nor checksums in trailers.
+            s3={"addressing_style": "path" if self._storage.endpoint else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        session, keys = botocore.session.Session(), self._keys(secrets_dir)
+        if keys:
+            session.register_component("credential_provider", CredentialResolver([MountedKeysProvider(keys)]))
+        client = boto3.session.Session(botocore_session=session).client(
+            "s3", endpoint_url=self._storage.endpoint, region_name=self._storage.region, config=config
+        )
+        if keys:
+            client.meta.events.register("needs-retry.s3", keys.retry)  # type: ignore[arg-type] # the answer does count
+        return client
+
+    def _keys(self, secrets_dir: Path) -> MountedKeys | None:
+        """The Secret's keys; None (boto3 then looks where it always looks) where the storage names no Secret, or
+        outside Kubernetes, where there is none to mount."""
+        name = self._storage.credentials_secret_name
+        if name is None or (self._job is None and not (secrets_dir / name).exists()):
+            return None
+        if keys := read_keys(secrets_dir / name):
+            return MountedKeys(secrets_dir / name, keys, stop_requested)
+        namespace = f" in namespace {self._job.namespace}" if self._job else ""
+        raise TrainerFailure(
+            FailureReason.STORAGE_ACCESS_DENIED,
+            f"Secret {name}{namespace} with the keys {KEY_ID} and {SECRET} is missing or incomplete: it has to be "
+            f"created for the buckets {', '.join(self._storage.buckets)}.",
+        )
+
+
+class _Reader(io.RawIOBase):
+    """A file read by ranges, so that a broken connection costs one range and not the whole file; the ETag makes sure
+    that all ranges are of one version."""
+
+    def __init__(self, client: "S3Client", uri: str) -> None:
+        super().__init__()
+        self._client = client
+        self._bucket, self._key = split(uri)
+        head = _head(client, self._bucket, self._key)
+        self.size, self._etag, self._position = head["ContentLength"], head["ETag"], 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.range(self._position, min(self._position + len(buffer), self.size))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def readall(self) -> bytes:
+        data = self.range(self._position, self.size)
+        self._position = self.size
+        return data
+
+    def range(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to before `end`."""
+        if start >= end:
+            return b""
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            answer = self._client.get_object(
+                Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", IfMatch=self._etag
+            )
+            try:
+                return answer["Body"].read()
+            except NO_ANSWER:
+                # botocore repeats a request, but not the reading of its answer.
+                if attempt == READ_ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key of s3://BUCKET/KEY."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _head(client: "S3Client", bucket: str, key: str) -> "HeadObjectOutputTypeDef":
+    """Size and ETag of an object. The refusal of a HEAD has no body: what is behind its 403 or 404 (an unknown key, a
+    missing bucket) only a GET is told. A GET that is answered had newer keys than the HEAD."""
+    try:
+        return client.head_object(Bucket=bucket, Key=key)
+    except ClientError:
+        client.get_object(Bucket=bucket, Key=key)["Body"].close()
+        return client.head_object(Bucket=bucket, Key=key)
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "unknown error")
+
+
+def _verb(error: ClientError) -> str:
+    writing = error.operation_name.startswith(("Put", "Create", "Upload", "Complete", "Delete"))
+    return "write" if writing else "list" if error.operation_name.startswith("List") else "read"

@@ -1,0 +1,211 @@
+"""The pod's part of its job's status, by server-side apply.
+
+Always the writer's full intent: what is not in an apply is removed by the API server, so each carries everything
+written so far. The first apply forces, later ones do not: a pod that was replaced is told so by a conflict. A pod whose
+job has ended, or that may no longer write, stops: Superseded.
+"""
+
+import http.client
+import json
+import os
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from finetune_api import names
+from finetune_api.bundle import JobIdentity
+from finetune_api.status import Condition, ConditionType, FineTuneJobStatus
+from finetune_trainer.pod.failure import Superseded
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+PROGRESS_TIMEOUT_SECONDS = 3.0
+RESULT_TIMEOUT_SECONDS = 10.0
+RESULT_PATIENCE_SECONDS = 300.0
+"""How long a result is tried again while the API server is away, before the pod gives up."""
+REFUSAL_PATIENCE_SECONDS = 300.0
+"""How long the API server may refuse this pod (401, 403, 404 without the job's name) before that counts: rights take a
+moment to be there, and a restarted server a moment to know the FineTuneJobs. A token is refused for good once its pod
+has been deleted."""
+
+
+class StatusWriter:
+    """Writes parts of the status under one field manager. Outside Kubernetes (`job` is None) it prints them."""
+
+    def __init__(
+        self,
+        job: JobIdentity | None,
+        manager: str,
+        service_account: Path = SERVICE_ACCOUNT,
+        server: str | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._job, self._manager, self._service_account, self._clock = job, manager, service_account, clock
+        self._server = server or _server_from_environment()
+        self._intent = FineTuneJobStatus()
+        self._seen: dict[str, Condition] = {}
+        self._owns = False
+        self._refused_since: float | None = None
+
+    @property
+    def intent(self) -> FineTuneJobStatus:
+        """Everything written so far, which the next apply carries again."""
+        return self._intent
+
+    def progress(self, **parts: Any) -> None:
+        """Applies parts of the status (fields of FineTuneJobStatus) once, within a few seconds. An API server that is
+        away is no reason to stop: the next apply carries these parts too.
+
+        Raises Superseded when another attempt has taken the status over, the job has ended or is gone, or the API
+        server has refused this pod for minutes."""
+        self._intent = self._intent.model_copy(update=parts)
+        if error := self._apply(PROGRESS_TIMEOUT_SECONDS):
+            print(f"Status not written, will be with the next: {error}", flush=True)
+
+    def result(self, **parts: Any) -> None:
+        """Applies parts of the status and insists: tries again for five minutes while the API server is away.
+
+        Raises Superseded as `progress` does, and ConnectionError when it cannot be written."""
+        self._intent = self._intent.model_copy(update=parts)
+        give_up, pause = time.monotonic() + RESULT_PATIENCE_SECONDS, 1.0
+        while error := self._apply(RESULT_TIMEOUT_SECONDS):
+            if time.monotonic() + pause > give_up:
+                if self._refused_since is not None:
+                    raise Superseded(_not_let(error))
+                raise ConnectionError(f"the status could not be written: {error}")
+            print(f"Status not written, trying again in {pause:.0f} s: {error}", flush=True)
+            time.sleep(pause)
+            pause = min(2 * pause, 30.0)
+
+    def condition(self, type: ConditionType, status: bool, reason: str, message: str) -> None:
+        """Puts a condition into what the next apply writes."""
+        text = "True" if status else "False"
+        known = self._intent.condition(type) or self._seen.get(type)
+        since = known.last_transition_time if known and known.status == text else self._clock()
+        condition = Condition(
+            type=type,
+            status=text,
+            reason=reason,
+            message=message[:4096],
+            observed_generation=self._job.generation if self._job else None,
+            last_transition_time=since,
+        )
+        others = [c for c in self._intent.conditions or [] if c.type != type]
+        self._intent = self._intent.model_copy(update={"conditions": [*others, condition]})
+
+    def _apply(self, timeout: float) -> str | None:
+        """One server-side apply. Returns why it did not come through, where trying again may help."""
+        status = without_nulls(json.loads(self._intent.model_dump_json(by_alias=True, exclude_none=True)))
+        if self._job is None:
+            print(f"{self._manager}: {json.dumps(status)}", flush=True)
+            return None
+        try:
+            answer = self._patch(self._job, status, timeout)
+        except urllib.error.HTTPError as error:
+            return self._refused(self._job, error)
+        except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+            self._refused_since = None
+            return f"{type(error).__name__}: {error}"
+        # No apply can name the uid it is meant for: the API server sets aside all metadata of a status. The chart's
+        # admission policy keeps a pod of an earlier job of this name from writing; where that is missing, this ends it.
+        if answer["metadata"]["uid"] != self._job.uid:
+            raise Superseded("the job was deleted and another created under its name")
+        self._owns, self._refused_since = True, None
+        _require_under_way(answer)
+        self._remember(answer)
+        return None
+
+    def _remember(self, answer: dict[str, Any]) -> None:
+        """Keeps the conditions the job carries, so that one an earlier attempt wrote keeps its time."""
+        found = FineTuneJobStatus.model_validate(answer.get("status") or {})
+        self._seen = {condition.type: condition for condition in found.conditions or []}
+
+    def _refused(self, job: JobIdentity, error: urllib.error.HTTPError) -> str:
+        """What the API server says where it may say otherwise later. Raises Superseded where it will not, and
+        RuntimeError where the status itself is wrong."""
+        text = error.read(2000).decode(errors="replace")
+        code, answer = error.code, _status_of(text)
+        if code == 409:
+            raise Superseded("another attempt writes this job's status, or the job was created anew") from error
+        if code == 404 and answer.get("details", {}).get("name") == job.name:
+            raise Superseded("the job was deleted") from error
+        if code in (400, 422):
+            raise RuntimeError(f"the API server does not accept the status: {text}") from error
+        said = f"HTTP {code}: {answer.get('message') or text}"
+        if code not in (401, 403, 404):
+            self._refused_since = None
+            return said
+        since = self._refused_since = time.monotonic() if self._refused_since is None else self._refused_since
+        if time.monotonic() - since >= REFUSAL_PATIENCE_SECONDS:
+            raise Superseded(_not_let(said)) from error
+        return said
+
+    def _patch(self, job: JobIdentity, status: dict[str, Any], timeout: float) -> dict[str, Any]:
+        force = "false" if self._owns else "true"
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.JOB_KIND,
+            "metadata": {"namespace": job.namespace, "name": job.name},
+            "status": status,
+        }
+        request = urllib.request.Request(
+            f"{self._server}/apis/{names.API_VERSION}/namespaces/{job.namespace}/{names.JOBS}/{job.name}/status"
+            f"?fieldManager={self._manager}&force={force}",
+            data=json.dumps(body).encode(),
+            method="PATCH",
+            headers={"Content-Type": "application/apply-patch+yaml", "Accept": "application/json"} | self._authority(),
+        )
+        with self._opener().open(request, timeout=timeout) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def _authority(self) -> dict[str, str]:
+        # Read each time: the kubelet renews it.
+        token = self._service_account / "token"
+        return {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
+
+    def _opener(self) -> urllib.request.OpenerDirector:
+        authority = self._service_account / "ca.crt"
+        tls = ssl.create_default_context(cafile=str(authority)) if authority.exists() else None
+        # The API server is in the cluster: a proxy meant for the way out is not for it.
+        return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
+
+
+def _require_under_way(job: dict[str, Any]) -> None:
+    """Raises Superseded where the job ends without this pod: nobody waits for its work, and it may hold a GPU."""
+    if "deletionTimestamp" in job["metadata"]:
+        raise Superseded("the job is being deleted")
+    status = FineTuneJobStatus.model_validate(job.get("status") or {})
+    if status.is_over:
+        raise Superseded(f"the job has ended already as {status.state}")
+
+
+def _status_of(text: str) -> dict[str, Any]:
+    """The meta/v1 Status in a refusal; empty where it is something else, as from a proxy."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _not_let(said: str) -> str:
+    minutes = REFUSAL_PATIENCE_SECONDS / 60
+    return f"for {minutes:.0f} minutes the API server has not let this pod write the job's status ({said})"
+
+
+def without_nulls(value: Any) -> Any:
+    """`value` without null fields. Pydantic writes NaN and infinity, which are not JSON, as null."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _server_from_environment() -> str:
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
+    port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

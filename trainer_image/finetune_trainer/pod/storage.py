@@ -1,0 +1,140 @@
+"""Files by URI: s3://BUCKET/KEY goes to the profile's storage for that bucket, anything else is a local path.
+
+What goes wrong is raised as TrainerFailure with a reason that depends on what was asked for: a file missing under
+`model.uri` is ModelNotFound, one under `output.uri` OutputNotWritable, any other DatasetNotFound.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from finetune_api import globs, names
+from finetune_api.bundle import Bundle, bucket_of, storage_of
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.files import DATASET, MODEL, OUTPUT, Files, Place
+from finetune_trainer.pod.local_files import LocalFiles
+from finetune_trainer.pod.progress import Progress
+
+_MEGABYTE = 1_000_000
+
+
+class Storage:
+    """All storage a job may use. See `open_storage`."""
+
+    def __init__(self, bundle: Bundle, secrets_dir: Path) -> None:
+        self._bundle, self._secrets_dir = bundle, secrets_dir
+        self._places = {bundle.spec.model.uri: MODEL, bundle.spec.output.uri: OUTPUT}
+        if embedding := bundle.spec.dataset.deduplicate.embedding_model:
+            self._places[embedding.uri] = MODEL
+        if adapter := bundle.spec.method.lora.from_:
+            self._places[adapter] = MODEL
+        self._local = LocalFiles()
+        self._s3: dict[int, Files] = {}
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is a file of exactly this name."""
+        return self.size(uri) is not None
+
+    def size(self, uri: str) -> int | None:
+        """Bytes of the file; None where there is none."""
+        with self._typed(uri) as files:
+            return files.size(uri)
+
+    def read_bytes(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
+        """The file, or `length` bytes of it from `start`."""
+        with self._typed(uri) as files:
+            return files.read(uri, start, length)
+
+    @contextmanager
+    def open(self, uri: str) -> Iterator[BinaryIO]:
+        """The file as a stream of bytes, to be read line by line whatever its size."""
+        with self._typed(uri) as files, files.open(uri) as stream:
+            yield stream
+
+    def list(self, uri: str) -> list[str]:
+        """The files a URI with wildcards stands for, sorted: * and ? match within one folder, ** any folders. Without
+        wildcards the URI itself, whether there is such a file or not."""
+        if not globs.has_wildcard(uri):
+            return [uri]
+        prefix, pattern = globs.beginning(uri), globs.expression(uri)
+        with self._typed(uri) as files:
+            return [found for found, _ in files.list(prefix) if pattern.fullmatch(found)]
+
+    def list_folder(self, uri: str) -> dict[str, int]:
+        """Bytes of every file under the folder, deep, by path relative to it."""
+        folder = join(uri, "")
+        with self._typed(uri) as files:
+            return {found.removeprefix(folder): size for found, size in files.list(folder) if found != folder}
+
+    def download_folder(self, uri: str, to: Path, wanted: Callable[[str], bool] = lambda path: True) -> None:
+        """Copies the folder's files whose relative path is `wanted` to `to`, with a progress line."""
+        sizes = {path: size for path, size in self.list_folder(uri).items() if wanted(path)}
+        progress = Progress(f"Downloading {uri}", "MB", sum(sizes.values()), divisor=_MEGABYTE)
+        for path in sizes:
+            (to / path).parent.mkdir(parents=True, exist_ok=True)
+            with self._typed(join(uri, path)) as files:
+                files.download(join(uri, path), to / path, progress.advance)
+
+    def write_bytes(self, uri: str, data: bytes, if_absent: bool = False) -> bool:
+        """Writes the file. With `if_absent` only if there is none, atomically. Returns whether it was written."""
+        with self._typed(uri) as files:
+            return files.write(uri, data, if_absent)
+
+    def upload_file(self, path: Path, uri: str) -> None:
+        """Copies a local file of any size, with a progress line."""
+        progress = Progress(f"Uploading {uri}", "MB", path.stat().st_size, divisor=_MEGABYTE)
+        with self._typed(uri) as files:
+            files.upload(path, uri, progress.advance)
+
+    def delete_prefix(self, uri: str) -> None:
+        """Removes the folder and everything under it. It need not exist."""
+        folder = join(uri, "")
+        with self._typed(uri) as files:
+            files.delete([found for found, _ in files.list(folder)])
+
+    @contextmanager
+    def _typed(self, uri: str) -> Iterator[Files]:
+        """The storage of `uri`; what it raises becomes a TrainerFailure."""
+        files = self._files(uri)
+        try:
+            yield files
+        except Exception as error:
+            failure = files.failure(error, uri, self._place(uri))
+            if failure is None:
+                raise
+            raise failure from error
+
+    def _place(self, uri: str) -> Place:
+        within = [base for base in self._places if f"{uri}/".startswith(join(base, ""))]
+        return self._places[max(within, key=len)] if within else DATASET
+
+    def _files(self, uri: str) -> Files:
+        if not uri.startswith("s3://"):
+            return self._local
+        from finetune_trainer.pod.s3 import S3Files  # 0.7 s that local runs do without
+
+        bucket = bucket_of(uri) or ""
+        storage = storage_of(bucket, self._bundle.storages)
+        if storage is None:
+            known = ", ".join(pattern for storage in self._bundle.storages for pattern in storage.buckets) or "none"
+            raise TrainerFailure(
+                FailureReason.SPEC_INVALID,
+                f"{uri}: bucket {bucket} belongs to no storage of FineTuneProfile {self._bundle.spec.profile_name}, "
+                f"which knows these: {known}.",
+            )
+        position = self._bundle.storages.index(storage)
+        if position not in self._s3:
+            self._s3[position] = S3Files(storage, self._secrets_dir, self._bundle.job)
+        return self._s3[position]
+
+
+def open_storage(bundle: Bundle, secrets_dir: str | Path = names.STORAGE_FOLDER) -> Storage:
+    """The storage a job's URIs stand for. `secrets_dir`/SECRET_NAME/AWS_ACCESS_KEY_ID and so on hold credentials."""
+    return Storage(bundle, Path(secrets_dir))
+
+
+def join(uri: str, *parts: str) -> str:
+    """The URI of something in a folder. A last part of "" gives the folder's own prefix, with its slash."""
+    return "/".join([uri.rstrip("/"), *parts])

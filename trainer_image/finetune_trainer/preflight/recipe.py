@@ -1,0 +1,244 @@
+"""Preflight: everything that can be found wrong, or decided, before a GPU is asked for."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.bundle import Bundle
+from finetune_api.conflicts import conflicts
+from finetune_api.dataset import Dataset, Overlength, Split
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.method import MethodType
+from finetune_api.preflight_status import Preflight, SourceRows, Splits
+from finetune_api.reasons import FailureReason
+from finetune_api.status import ConditionType
+from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
+from finetune_trainer.base.previous_adapter import require_fitting_adapter
+from finetune_trainer.handover.prepared import (
+    SPLITS,
+    Prepared,
+    data_digest,
+    learned,
+    place,
+    work_prefix,
+    write_prepared,
+)
+from finetune_trainer.handover.prepared import Split as Side
+from finetune_trainer.metrics.answer_kind import recognise
+from finetune_trainer.metrics.metric_choice import choose_metrics
+from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.pod.ownership import published
+from finetune_trainer.pod.scratch import scratch_folder
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import Storage, join
+from finetune_trainer.preflight.advice import advise
+from finetune_trainer.preflight.end_of_turn import untrained_end
+from finetune_trainer.preflight.facts import facts_of
+from finetune_trainer.preflight.gather import Gathered, gather
+from finetune_trainer.preflight.leaked_rows import leaked_rows
+from finetune_trainer.preflight.prediction import data_size, require_fit, sized
+from finetune_trainer.preflight.regression_rows import gather_regression
+from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT, lora_or_qlora, resolve, sequence_limit
+from finetune_trainer.preflight.split import hold_out, rows_to_test, rows_to_validate
+from finetune_trainer.sources.findings import Findings, place_of
+from finetune_trainer.tokens.render import prompt_format
+from finetune_trainer.tokens.row_store import PLACED, Rows, RowStore, lengths, supervised_counts
+
+
+def preflight(bundle: Bundle, storage: Storage, status: StatusWriter) -> str:
+    """Checks the job, writes its prepared data and says so in its status. Returns the sentence it ends with.
+
+    Raises TrainerFailure; the status then carries Validated=False and what is known of the data."""
+    findings = Findings()
+    try:
+        with scratch_folder("preflight-") as scratch:
+            prepared = prepare(bundle, storage, findings, scratch)
+            write_prepared(storage, bundle, prepared, scratch / "prepared")
+    except BaseException as error:
+        failure = failure_of(error)
+        status.condition(ConditionType.VALIDATED, False, failure.reason, failure.for_the_status)
+        try:
+            status.result(preflight=_found(findings))
+        except (ConnectionError, RuntimeError, Superseded) as unwritten:
+            # The termination message still says what was wrong; this must not take its place.
+            print(f"The status could not be written: {unwritten}", flush=True)
+        raise
+    watched = f"{len(prepared.validation):,} to validate on, " if prepared.validation else ""
+    steps = prepared.resolved.total_steps
+    message = (
+        f"{len(prepared.train):,} rows to learn from in {steps:,} step{'s' * (steps != 1)}, "
+        f"{watched}{len(prepared.test):,} held out to test on."
+    )
+    status.condition(ConditionType.VALIDATED, True, "DataValid", message)
+    status.result(preflight=prepared.preflight, resolved=prepared.resolved)
+    return message
+
+
+def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path) -> Prepared:
+    """Output, model, rows, split, choices: first what takes least time to find wrong. The rows lie in
+    `scratch`/prepared, as `write_prepared` takes them."""
+    spec = bundle.spec
+    check_places(spec)
+    check_output(bundle, storage)
+    model = inspect_model(storage, spec.model.uri, scratch / "model")
+    if spec.method.type is not MethodType.FULL:
+        require_modules(spec.method.lora, model)
+        require_fitting_adapter(storage, spec.method, model)
+    format = prompt_format(model.tokenizer, spec.training.loss_on)
+    most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
+    gathered = gather(spec.dataset, storage, model, format, most, findings, scratch / "prepared")
+    limit = sequence_limit(spec.training, int(gathered.store.column("tokens").max()), model.context)
+    for side, rows in gathered.sides.items():
+        field, policy = f"dataset.{side}", spec.dataset.overlength
+        bound = _bound(limit, spec.training.max_sequence_length, model.context)
+        gathered.sides[side] = _within(limit, bound, gathered.store, rows, field, policy, findings)
+    sides = learned(_split(gathered, spec.dataset.split), spec.training.loss_on)
+    answers = recognise(sides["train"])
+    metrics = choose_metrics(spec.evaluation, answers)
+    regression = gather_regression(spec, storage, model, format, scratch / "prepared")
+    resolved = resolve(spec, model.shape.parameters, limit, format.kind, metrics, **sides)
+    size = data_size(sides, spec.evaluation.max_rows)
+    resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
+    if spec.method.type is MethodType.AUTO:
+        resolved = lora_or_qlora(resolved, findings.estimates)
+        resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
+    if resolved.method is MethodType.QLORA:
+        require_quantizable(model)
+    leaked = leaked_rows(sides["test"], sides["train"], gathered.notes)
+    sides["test"] = sides["test"].marked(leaked >= 0)
+    for name, placed in sides.items():
+        place(gathered.store, name, placed.placed)
+    stops = known(dict.fromkeys((*format.stop_token_ids, *model.end_tokens)), model.rows)
+    untrained = untrained_end(storage, model, spec.method, sides["train"], stops)
+    facts = facts_of(spec, gathered, sides, resolved, findings, leaked, model.context, untrained)
+    findings.advice, findings.leaked = advise(facts), facts.leaked_rows
+    require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
+    digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
+    return Prepared(
+        **sides,
+        resolved=resolved,
+        answers=answers,
+        preflight=_found(findings, sides, digest, _sources(gathered, spec.dataset)),
+        cleaning=findings.cleaned.examples if findings.cleaned else (),
+        stop_token_ids=stops,
+        model_files=model.files,
+        chat_template=format.source,
+        regression=regression,
+    )
+
+
+def check_places(spec: FineTuneJobSpec) -> None:
+    """Raises TrainerFailure SpecInvalid where results would be written over what the job reads, or read as rows."""
+    if conflict := next(conflicts(spec, str(Path.cwd())), None):
+        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.message}")
+
+
+def check_output(bundle: Bundle, storage: Storage) -> None:
+    """Raises TrainerFailure OutputOccupied where another job's results lie, OutputNotWritable where a probe cannot be
+    written and removed, or not under the condition that publishing needs."""
+    published(storage, bundle)
+    folder = join(work_prefix(bundle), "probe")
+    probe = join(folder, "written-and-removed")
+    storage.delete_prefix(folder)  # of a preflight that was interrupted
+    first, second = (storage.write_bytes(probe, b"", if_absent=True) for _ in range(2))
+    storage.delete_prefix(folder)
+    if not first or second:
+        raise TrainerFailure(
+            FailureReason.OUTPUT_NOT_WRITABLE,
+            f"The storage of output.uri {bundle.spec.output.uri} does not keep to If-None-Match: two jobs "
+            "could overwrite each other's results.",
+        )
+
+
+def _bound(limit: int, asked: int | None, context: int | None) -> tuple[str, str]:
+    """What bounds the rows' length, in words, and how to have it longer, where it can be."""
+    if limit == context:
+        return f"the model's context is {limit:,}", ""
+    return f"training.maxSequenceLength is {limit:,}{'' if asked else ' by default'}", "raise it or "
+
+
+def _within(
+    limit: int,
+    bound: tuple[str, str],
+    store: RowStore,
+    rows: NDArray[np.int64],
+    field: str,
+    policy: Overlength,
+    findings: Findings,
+) -> NDArray[np.int64]:
+    """Those of `rows` of at most `limit` tokens. `bound`: as `_bound` has it. Raises TrainerFailure DatasetInvalid
+    where none is left, or one is dropped under `overlength: Fail`."""
+    over = store.column("tokens")[rows] > limit
+    kept, dropped = rows[~over], rows[over]
+    findings.overlength += len(dropped)
+    if len(dropped) and (policy is Overlength.FAIL or not len(kept)):
+        first = store.example(int(dropped[0]))
+        more = f" (one of {len(dropped):,} such rows of {field})" if len(dropped) > 1 else ""
+        told, longer = bound
+        told, drop = (told, " or set dataset.overlength to Drop") if len(kept) else (f"{told}, and no row is left", "")
+        raise TrainerFailure(
+            FailureReason.DATASET_INVALID,
+            f"{place_of(first.source)} is {len(first.input_ids):,} tokens long{more}; {told}: {longer}shorten "
+            f"{'them' if more else 'it'}{drop}.",
+        )
+    return kept
+
+
+def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
+    """Every side's rows in the sources' order, with their clusters; what no source names is drawn from train."""
+    store, sides = gathered.store, dict(gathered.sides)
+    groups = gathered.alike.groups
+    clusters = np.unique(groups, return_inverse=True)[1].astype(np.int32)
+    train = sides["train"]
+    tested = 0 if len(sides["test"]) else rows_to_test(len(train), wish.test)
+    validated = 0 if len(sides["validation"]) else rows_to_validate(len(train), wish.validation, tested)
+    held = hold_out(groups[train], [tested, validated], wish.seed)
+    drawn = {"train": train[held == 0], "test": train[held == 1], "validation": train[held == 2]}
+    placed: dict[Side, Rows] = {}
+    for side in SPLITS:
+        rows = sides[side] if side != "train" and len(sides[side]) else drawn[side]
+        array = np.zeros(len(rows), PLACED)
+        array["row"], array["cluster"] = rows, clusters[rows]
+        placed[side] = Rows(store, array)
+    return placed
+
+
+def _sources(gathered: Gathered, dataset: Dataset) -> list[SourceRows]:
+    """What each source gave, of the rows that are used."""
+    found = []
+    for side in SPLITS:
+        mixtures, tokens = (gathered.store.column(name)[gathered.sides[side]] for name in ("mixture", "tokens"))
+        for index, name in enumerate(dataset.source_names(side)):
+            own = tokens[mixtures == index]
+            found.append(SourceRows(side=side, name=name, rows=len(own), tokens=int(own.sum())))
+    return found
+
+
+def _found(
+    findings: Findings,
+    sides: Mapping[Side, Rows] | None = None,
+    digest: str | None = None,
+    sources: Sequence[SourceRows] = (),
+) -> Preflight:
+    """What the status says of the data. Tokens are those of one epoch: the rows to learn from."""
+    return Preflight(
+        rows=findings.rows,
+        invalid=findings.invalid,
+        findings=findings.listed() or None,
+        cleaned=findings.cleaned.status() if findings.cleaned else None,
+        duplicates=findings.duplicates,
+        near_duplicates=findings.near_duplicates,
+        overlength=findings.overlength,
+        leaked=findings.leaked,
+        tokens=int(lengths(sides["train"]).sum()) if sides else None,
+        supervised_tokens=int(supervised_counts(sides["train"]).sum()) if sides else None,
+        sources=list(sources) or None,
+        splits=Splits(**{side: len(rows) for side, rows in sides.items()}) if sides else None,
+        advice=findings.advice,
+        digest=digest,
+        estimate=findings.estimates or None,
+        observed_time=datetime.now(UTC),
+    )

@@ -1,0 +1,70 @@
+"""Rows of the regression sets: read, cleaned and tokenized like those of the data set, in a store of their own.
+
+Apart from the data set's rows, since nothing is learned from them: a row that stands in both is in neither's way, and
+no count of the data set's rows holds them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from finetune_api.evaluation import RegressionSet
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.reasons import FailureReason
+from finetune_trainer.base.base_model import BaseModel
+from finetune_trainer.copies.deduplicate import prompt_key
+from finetune_trainer.handover.prepared import REGRESSION, place
+from finetune_trainer.metrics.metric_choice import require_metric
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.storage import Storage
+from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT
+from finetune_trainer.rows.cleaning import Cleaner
+from finetune_trainer.rows.reading import read_rows
+from finetune_trainer.rows.readings import Readings
+from finetune_trainer.sources.findings import Findings
+from finetune_trainer.tokens.render import PromptFormat
+from finetune_trainer.tokens.row_store import PLACED, Rows, RowStore, StoreWriter
+from finetune_trainer.tokens.token_ids import require_rows
+from finetune_trainer.tokens.tokenization import tokenize
+
+
+def gather_regression(
+    spec: FineTuneJobSpec,
+    storage: Storage,
+    model: BaseModel,
+    format: PromptFormat,
+    folder: Path,
+) -> dict[str, Rows]:
+    """The rows of each set, by its name, in a store under `folder`. Those longer than the model's context, or than 4096
+    tokens, are left out and said in the log. Raises TrainerFailure DatasetInvalid where a row is not valid or none is
+    left, SpecInvalid where they cannot have the set's metric."""
+    sets = spec.evaluation.regression or []
+    if not sets:
+        return {}
+    findings, readings = Findings(), Readings()
+    rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "evaluation.regression", findings, readings))
+    with StoreWriter(folder / REGRESSION) as writer:
+        for row, example in require_rows(tokenize(rows, format, model.tokenizer, findings), model):
+            writer.append(example, prompt_key(row))
+    findings.raise_if_invalid()
+    for column in readings.unused:
+        print(f"Nothing is read from {column}.", flush=True)
+    store, found = RowStore(folder / REGRESSION), {}
+    limit = min(model.context or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
+    for number, wish in enumerate(sets):
+        found[wish.name] = _within(limit, store, number, wish)
+        require_metric(wish, found[wish.name])
+    return found
+
+
+def _within(limit: int, store: RowStore, number: int, wish: RegressionSet) -> Rows:
+    mine, short = store.column("mixture") == number, store.column("tokens") <= limit
+    rows, field = np.flatnonzero(mine & short), f"evaluation.regression[{number}] ({wish.name})"
+    if not len(rows):
+        where = f"{field} holds no row of at most {limit:,} tokens"
+        raise TrainerFailure(FailureReason.DATASET_INVALID, f"{where}: {wish.uri}.")
+    if long := int(np.sum(mine & ~short)):
+        print(f"{field}: {long:,} of {long + len(rows):,} rows are over {limit:,} tokens and left out.", flush=True)
+    array = np.zeros(len(rows), PLACED)
+    array["row"], array["cluster"] = rows, np.unique(store.column("key")[rows], return_inverse=True)[1]
+    return place(store, wish.name, array)

@@ -1,0 +1,3 @@
+"""Records read as rows: columns, turns, values; rows checked, cleaned and masked.
+
+May import: pod, sources."""

@@ -1,0 +1,80 @@
+"""One value of a row as text: as it stands, or where it is a number, true or false or an object, as JSON writes it."""
+
+import json
+from decimal import Decimal
+from math import isfinite
+from typing import Any
+
+from finetune_trainer.rows.readings import Noted, Reading
+from finetune_trainer.rows.row_columns import column_names
+from finetune_trainer.sources.findings import InvalidRow
+from finetune_trainer.sources.records import kind_of
+
+
+def value_of(row: dict[str, Any], column: str, noted: Noted, required: bool = True) -> str:
+    """A column's value as text; "" where it is not required and not there. What is no text is noted. Raises InvalidRow
+    where it is nothing, or has no one meaning as text."""
+    return text_of({column: as_text(row[column], column, noted)} if column in row else row, column, required)
+
+
+def text_of(row: dict[str, Any], column: str, required: bool = True) -> str:
+    """A column's text; "" where it is not required and not there, or blank. Raises InvalidRow."""
+    value = row.get(column)
+    if value is None:
+        if required and column in row:
+            raise InvalidRow(f"{column} is null")
+        if required:
+            raise InvalidRow(f"no {column}", f"columns found: {column_names(row)}")
+        return ""
+    if not isinstance(value, str):
+        raise InvalidRow(f"{column} is {kind_of(value)}, not text")
+    if required and not value.strip():
+        raise InvalidRow(f"{column} is empty")
+    _require_characters(value, column)
+    return value if value.strip() else ""
+
+
+def as_text(value: Any, column: str, noted: Noted) -> Any:
+    """A value as text where it has one meaning as such, or else as it is. What is no text is noted."""
+    match value:
+        case bool():
+            noted[Reading.BOOLEAN, column] += 1
+            return json.dumps(value)
+        case int() | float() | Decimal() if isfinite(value):
+            noted[Reading.NUMBER, column] += 1
+            return f"{value:f}" if isinstance(value, Decimal) else json.dumps(value)
+        case {"text": list(texts), "answer_start": _}:  # SQuAD's
+            return _first_answer(texts, column, noted)
+        case dict() | list() if not isinstance(value, list) or all(isinstance(item, dict) for item in value):
+            return _as_json(value, column, noted)
+        case list():
+            raise InvalidRow(
+                f"{column} is a list, of which all or one may be meant: write it as text, either the one that is "
+                "meant or the list as JSON"
+            )
+    return value
+
+
+def _first_answer(texts: list[Any], column: str, noted: Noted) -> Any:
+    if not texts:
+        raise InvalidRow(f"{column} holds no answer: write what the model is to say where there is none")
+    if len(set(map(str, texts))) > 1:
+        noted[Reading.FIRST_ANSWER, column] += 1
+    return texts[0]
+
+
+def _as_json(value: Any, column: str, noted: Noted) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidRow(f"{column} holds a value that JSON cannot write") from error
+    noted[Reading.OBJECT, column] += 1
+    return text
+
+
+def _require_characters(text: str, column: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRow(f"{column} holds half a surrogate pair, which is no character") from error

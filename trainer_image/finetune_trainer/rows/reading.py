@@ -1,0 +1,61 @@
+"""Rows from the sources, each checked: what is not right is found with file and line, not fixed and not guessed."""
+
+from collections.abc import Iterator, Sequence
+
+from finetune_api.dataset import RowFiles, RowFormat
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.progress import Progress
+from finetune_trainer.pod.storage import Storage
+from finetune_trainer.rows.readings import Noted, Readings
+from finetune_trainer.rows.row_columns import Columns, detect_format
+from finetune_trainer.rows.row_format import Row
+from finetune_trainer.rows.row_messages import RowReader
+from finetune_trainer.rows.unread_columns import UnreadColumns
+from finetune_trainer.sources.findings import Findings, InvalidRow, place_of
+from finetune_trainer.sources.records import read_records
+
+ROW_CHARACTERS = 4 * 1024 * 1024
+"""Longest text of a row. The tokenizer takes some 200 bytes of memory for each character it is given at once."""
+
+
+def read_rows(
+    storage: Storage, sources: Sequence[RowFiles], field: str, findings: Findings, readings: Readings
+) -> Iterator[Row]:
+    """The valid rows of all sources in order; the others go to `findings`. `readings` takes what is read as something
+    else than it is written, and what is not read. `field`: dataset.train or dataset.test, for messages. Raises
+    TrainerFailure DatasetNotFound, DatasetInvalid or SpecInvalid where a whole source is no good."""
+    progress = Progress(f"Reading {field}", "rows")
+    for position, source in enumerate(sources):
+        for row in _read_source(storage, source, position, f"{field}[{position}]", findings, readings):
+            progress.advance()
+            yield row
+
+
+def _read_source(
+    storage: Storage, source: RowFiles, position: int, field: str, findings: Findings, readings: Readings
+) -> Iterator[Row]:
+    uris = storage.list(source.uri)
+    if not uris:
+        raise TrainerFailure(FailureReason.DATASET_NOT_FOUND, f"{field}.uri: no file matches {source.uri}.")
+    reader: RowReader | None = None
+    unread: UnreadColumns | None = None
+    for record in (record for uri in uris for record in read_records(storage, uri, findings)):
+        if reader is None or unread is None:
+            format = source.format
+            if format is RowFormat.AUTO:
+                format = detect_format(record.value, source, field, place_of(record.source))
+            reader, unread = RowReader(format, Columns.of(source)), UnreadColumns(format, source)
+        unread.note_names(record.value)
+        noted = Noted()
+        try:
+            messages = reader.messages(record.value, noted)
+            if sum(len(message.content) for message in messages) > ROW_CHARACTERS:
+                raise InvalidRow(f"longer than {ROW_CHARACTERS >> 20} Mi characters", "make several rows of it")
+        except InvalidRow as problem:
+            findings.invalid_row(record.source, problem)
+        else:
+            readings.add(noted)
+            unread.note(record.value, messages)
+            yield Row(messages, record.source, position)
+    readings.unused += unread.listed(field) if unread else []

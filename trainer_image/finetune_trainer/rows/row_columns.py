@@ -1,0 +1,217 @@
+"""The columns of a source's rows: which format they tell, how they are named in messages, which of them nothing reads.
+
+A name is shown, the content of a row never: where what should be names reads like content, none is shown.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from finetune_api import dataset
+from finetune_api.dataset import RowFiles, RowFormat
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.sources.row_keys import ASSISTANT, CHOICES, REASONINGS, ROLES, SYSTEMS, is_thought, plain
+from finetune_trainer.sources.turn_lists import is_chat, list_of
+
+KEYS = {
+    RowFormat.MESSAGES: ("messages",),
+    RowFormat.PROMPT_COMPLETION: ("prompt", "completion"),
+    RowFormat.INSTRUCTION: ("instruction", "output"),
+    RowFormat.TEXT: ("text",),
+}
+"""Columns that tell a format; the order in which Auto tries them."""
+OPTIONAL: dict[RowFormat, tuple[str, ...]] = {
+    RowFormat.MESSAGES: ("system",),
+    RowFormat.PROMPT_COMPLETION: ("system", "reasoning"),
+    RowFormat.INSTRUCTION: ("system", "input", "reasoning"),
+    RowFormat.TEXT: (),
+}
+"""Columns a format reads where a row has them."""
+SHARED = {"system", "reasoning"}
+"""Those that several formats read, so that mapping one tells no format."""
+ASKED = (
+    *("instruction", "question", "query", "problem", "prompt", "input", "inputs", "inputs_pretokenized", "user"),
+    *("user_prompt", "human", "source", "sentence", "utterance", "review", "dialogue", "article", "document"),
+    *("meaning_representation", "text"),
+)
+MATERIAL = ("context", "passage", "input", "article", "document", "text")
+ANSWERED = (
+    *("output", "response", "answer", "completion", "solution", "reply", "assistant", "target", "outputs", "targets"),
+    *("targets_pretokenized", "answers", "expected_output", "reference", "human_reference"),
+    *("summary", "highlights", "label", "labels", "intent", "sentiment"),
+)
+"""Names by which a mapping is suggested, the likeliest first. Where none fits, none is: a guess that is followed and
+wrong costs a training."""
+NAMED, LONGEST_NAME, MOST_WORDS = 12, 40, 4
+"""Columns named in a message; characters and words of what still looks like a name."""
+
+_SENTENCE = re.compile(r"\s.*[.?!]\s*$|[\u3002\uff01\uff1f]|,\s|\n")
+_PLAIN = re.compile(r"[^\W\d][\w-]*")
+_YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns' names in this source's files."""
+
+    system: str
+    prompt: str
+    completion: str
+    instruction: str
+    input: str
+    output: str
+    messages: str
+    text: str
+    reasoning: str
+
+    @classmethod
+    def of(cls, source: RowFiles) -> Self:
+        """The names of the format, but for those that are mapped."""
+        mapped = source.columns or dataset.Columns()
+        return cls(**{name: getattr(mapped, name) or name for name in dataset.Columns.model_fields})
+
+    def read_by(self, format: RowFormat) -> dict[str, str]:
+        """The columns a format reads, by the format's names."""
+        return {name: getattr(self, name) for name in (*KEYS[format], *OPTIONAL[format])}
+
+    def reasonings(self, format: RowFormat) -> tuple[str, ...]:
+        """The columns that may hold the thought before an answer: the one that is mapped, or else the usual ones."""
+        if "reasoning" not in OPTIONAL[format]:
+            return ()
+        usual = REASONINGS if self.reasoning in REASONINGS else ()
+        return tuple(dict.fromkeys((self.reasoning, *usual)))
+
+
+def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str) -> RowFormat:
+    """The format, told from the mapped columns, or else from the first row's column names.
+
+    Raises TrainerFailure SpecInvalid for columns of two formats, DatasetInvalid where none fits, or where a text stands
+    beside what could be the answer to it."""
+    mapped = source.columns.model_dump(exclude_none=True).keys() if source.columns else set()
+    told = [format for format, keys in KEYS.items() if mapped & {*keys, *OPTIONAL[format]} - SHARED]
+    if len(told) > 1:
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID, f"{field}.columns maps columns of {' and '.join(told)}: keep those of one."
+        )
+    if not told:
+        told = [format for format, keys in KEYS.items() if row.keys() >= set(keys)]
+        if not told:
+            raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_none(row, field)}")
+        if told == [RowFormat.TEXT] and (beside := _beside_text(row, Columns.of(source).system)):
+            raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_two(row, beside, field)}")
+    if others := sorted(mapped & SHARED - set(OPTIONAL[told[0]])):
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"{field}.columns maps {' and '.join(others)}, which rows of format {told[0]} have no column for: "
+            "remove it.",
+        )
+    return told[0]
+
+
+def quoted(name: str) -> str:
+    """A name as YAML reads it back unchanged, in characters that can be written whatever it holds."""
+    if _PLAIN.fullmatch(name) and name.lower() not in _YAML_WORDS:
+        return name
+    return json.dumps(name, ensure_ascii=not name.isprintable())
+
+
+def column_names(names: Iterable[str]) -> str:
+    """Names of columns, for messages: not too many, and none that may be content."""
+    names = list(names)
+    if not all(map(is_name, names)):
+        return f"{len(names)} whose names read like data"
+    shown = ", ".join(map(quoted, names[:NAMED]))
+    return shown + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "") or "(none)"
+
+
+def is_name(name: str) -> bool:
+    """Whether a name reads like one, and not like content."""
+    return len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS and not _SENTENCE.search(name)
+
+
+def _fits_none(row: dict[str, Any], field: str) -> str:
+    if not all(map(is_name, row)):
+        columns = f"{len(row)} column{'s' * (len(row) != 1)}"
+        return (
+            f"the names of its {columns} read like data, so the header seems to be missing: the first line of a .csv "
+            "file has to name the columns, and so has every key of an object."
+        )
+    fits = f"the columns {column_names(row)} fit no format."
+    if row.keys() >= {"chosen", "rejected"}:
+        mapping = _chosen(row)
+        way = f"set {field}.columns to {yaml_of(mapping)}" if mapping else "give rows of a prompt and its answer"
+        return f"{fits} Pairs of a chosen and a rejected answer are not trained on; to learn the chosen ones, {way}."
+    if mapping := _mapping(row):
+        return f"{fits} Name yours in {field}.columns, for example {yaml_of(mapping)}."
+    nested = column_names(name for name, value in row.items() if _is_nested(value))
+    first = "" if nested == "(none)" else f", after what stands in objects ({nested}) has columns of its own"
+    return f"{fits} Name those with the question and its answer in {field}.columns, as prompt and completion{first}."
+
+
+def _fits_two(row: dict[str, Any], beside: list[str], field: str) -> str:
+    mapping = _mapping(row)
+    way = f", or {field}.columns, for example {yaml_of(mapping)}, to learn an answer" if mapping else ""
+    return (
+        f"beside {column_names(beside)} it is open what is to be learned of text. Set {field}.format to Text to learn "
+        f"it whole and nothing else{way}."
+    )
+
+
+def _beside_text(row: dict[str, Any], system: str) -> list[str]:
+    """Columns that could be an answer to the text, a system prompt before it, or the role of one turn."""
+    return [name for name in row if name == system or plain(name) in (*ANSWERED, "role")]
+
+
+def _mapping(row: dict[str, Any]) -> dict[str, str] | None:
+    """What of the row's columns is likely which of a format's."""
+    chats = [name for name, value in row.items() if is_chat(value)]
+    names = {plain(name): name for name, value in row.items() if isinstance(value, str) and name not in chats}
+    prompts = [name for key, name in names.items() if key in SYSTEMS and name != "system"]
+    system = {"system": prompts[0]} if len(prompts) == 1 else {}
+    if chats:
+        return {"messages": chats[0]} | system if len(chats) == 1 else None
+    values = {plain(name): name for name, value in row.items() if _may_answer(value)}
+    asked, answered = _first(ASKED, names), _first(ANSWERED, values)
+    if not asked or not answered or not CHOICES.isdisjoint(map(plain, row)):
+        return None
+    thoughts = [name for key, name in names.items() if is_thought(key) and name not in REASONINGS]
+    others = system | {"reasoning": thoughts[0]} if len(thoughts) == 1 else system
+    material = _first((name for name in MATERIAL if names.get(name) not in (asked, answered)), names)
+    if material:
+        return {"instruction": asked, "input": material, "output": answered} | others
+    return {"prompt": asked, "completion": answered} | others
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether a value holds objects that are no turns."""
+    inner = value[0] if isinstance(value, list) and value else value
+    return isinstance(inner, dict) and bool(inner) and not is_chat(value)
+
+
+def _may_answer(value: Any) -> bool:
+    return isinstance(value, str | int | float) or (
+        isinstance(value, dict) and value.keys() >= {"text", "answer_start"}
+    )
+
+
+def _chosen(row: dict[str, Any]) -> dict[str, str] | None:
+    """How the better answer of a preference pair is learned."""
+    if is_chat(row["chosen"]):
+        first = list_of(row["chosen"])[0]
+        if ROLES.get(plain(str(first.get("role", first.get("from"))))) != ASSISTANT:
+            return {"messages": "chosen"}
+        return {"prompt": "prompt", "completion": "chosen"} if row.get("prompt") else None
+    mapping = _mapping({name: value for name, value in row.items() if name in ASKED} | {"answer": row["chosen"]})
+    return {name: "chosen" if column == "answer" else column for name, column in mapping.items()} if mapping else None
+
+
+def _first(wanted: Iterable[str], names: Mapping[str, str]) -> str | None:
+    return next((names[name] for name in wanted if name in names), None)
+
+
+def yaml_of(mapping: Mapping[str, str]) -> str:
+    """A mapping as it can be written into a manifest."""
+    return "{" + ", ".join(f"{name}: {quoted(column)}" for name, column in mapping.items()) + "}"

@@ -1,0 +1,146 @@
+"""One turn of a conversation: who speaks, what is said, and whether it is to be learned."""
+
+from typing import Any
+
+from finetune_trainer.rows.cells import as_text, text_of
+from finetune_trainer.rows.readings import Noted, Reading
+from finetune_trainer.rows.row_columns import column_names, is_name
+from finetune_trainer.rows.row_format import Message, thinks, with_thought
+from finetune_trainer.sources.findings import InvalidRow
+from finetune_trainer.sources.records import kind_of
+from finetune_trainer.sources.row_keys import (
+    ASSISTANT,
+    CALLS,
+    LEARN,
+    LEARN_UNCLEAR,
+    REASONINGS,
+    ROLES,
+    SPEAKER,
+    SYSTEM,
+    TOOL_ROLES,
+    is_metadata,
+    plain,
+)
+
+KNOWN = "system, user or assistant"
+LEARNED = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+"""Whether a turn is learned, by its flag; 1 and 0 are True and False."""
+TEXT_PARTS = (None, "text", "input_text", "output_text")
+"""Types of the parts of a content that are text."""
+WORDS = 4
+"""Words from which a text says more than an id or a class does."""
+_READ = frozenset(("role", "content", "from", "value", *REASONINGS, *CALLS)) | LEARN | LEARN_UNCLEAR
+
+
+def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
+    """The turn; None for an empty system message, which says that there is no system prompt. `number`: from 1, for
+    messages. Raises InvalidRow."""
+    if not isinstance(turn, dict):
+        raise InvalidRow("a message is not an object", f"message {number} is {kind_of(turn)}")
+    if any(turn.get(name) for name in CALLS):
+        raise InvalidRow("tool calls are not supported", f"message {number}")
+    speaker, key = _keys(turn, number)
+    role = _role(turn[speaker], number)
+    try:
+        content = text_of({"content": _content(turn[key], noted)}, "content", required=role != SYSTEM)
+        thought = _thought(turn) if role == ASSISTANT and not thinks(content) else ""
+    except InvalidRow as problem:
+        detail = f", {problem.detail}" if problem.detail else ""
+        raise InvalidRow(f"a message has a wrong content: {problem.kind}", f"message {number}{detail}") from problem
+    if not content:
+        return None
+    learned = _learned(turn, role, number, noted)
+    _note_unread(turn, noted)
+    return Message(role, with_thought(thought, content), learned)
+
+
+def _keys(turn: dict[str, Any], number: int) -> tuple[str, str]:
+    """The keys of who speaks and of what is said."""
+    found = f"message {number}, keys found: {column_names(turn)}"
+    speaker = next((key for key in SPEAKER if key in turn), None)
+    if speaker is None:
+        raise InvalidRow("a message has no role", found)
+    if SPEAKER[speaker] not in turn:
+        mixed = any(key in turn for key in SPEAKER.values())
+        what = "mixes keys of two kinds" if mixed else "has no content"
+        raise InvalidRow(f"a message {what}: it is to have role and content, or from and value", found)
+    return speaker, SPEAKER[speaker]
+
+
+def _role(name: Any, number: int) -> str:
+    if isinstance(name, str) and (role := ROLES.get(plain(name))):
+        return role
+    shown = f" is from {name}" if isinstance(name, str) and name and is_name(name) and name.isprintable() else ""
+    if isinstance(name, str) and plain(name) in TOOL_ROLES:
+        raise InvalidRow("a message is from a tool, and tool calls are not supported", f"message {number}{shown}")
+    raise InvalidRow(f"a message's role is not {KNOWN}", f"message {number}{shown}")
+
+
+def _content(value: Any, noted: Noted) -> Any:
+    """What is said: the text of all parts, where it has parts."""
+    if isinstance(value, dict) and value.keys() >= {"type", "text"}:
+        value = [value]
+    if isinstance(value, list) and value:
+        return "".join(map(_part, value))
+    return as_text(value, "content", noted)
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise InvalidRow(f"content is a list with {kind_of(part)} in it, not parts of type text")
+    kind = part.get("type")
+    if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
+        shown = kind if isinstance(kind, str) and is_name(kind) and kind.isprintable() else "another type"
+        raise InvalidRow("content has a part that is no text, and this operator trains on text alone", f"type {shown}")
+    text: str = part["text"]
+    return text
+
+
+def _learned(turn: dict[str, Any], role: str, number: int, noted: Noted) -> bool:
+    """Whether the turn is learned, as its flag says; an answer without one is."""
+    flags: dict[str, bool] = {}
+    for key, value in turn.items():
+        name = plain(key)
+        if value is None or name not in LEARN | LEARN_UNCLEAR:
+            continue
+        flag = flag_of(value)
+        if role == ASSISTANT and name in LEARN_UNCLEAR:
+            raise InvalidRow(
+                f"a message has {name}, of which toolkits differ in what it means: write train, true or false, instead",
+                f"message {number}",
+            )
+        if role == ASSISTANT and flag is None:
+            raise InvalidRow(
+                f"a message has a {name} that is neither 0 nor 1, and an answer is learned or it is not",
+                f"message {number}",
+            )
+        if flag is not None and name in LEARN:
+            flags[key] = flag
+    if len(set(flags.values())) > 1 and role == ASSISTANT:
+        raise InvalidRow(f"a message's {' and '.join(flags)} say different things", f"message {number}")
+    for key, flag in list(flags.items())[:1]:
+        if flag is (role != ASSISTANT):
+            noted[Reading.ASKED_TO_LEARN if flag else Reading.NOT_LEARNED, key] += 1
+    return role != ASSISTANT or all(flags.values())
+
+
+def flag_of(value: Any) -> bool | None:
+    """What a flag says; None where it is neither true nor false, 1 nor 0."""
+    if isinstance(value, str):
+        value = value.strip().lower()
+    return LEARNED.get(value) if isinstance(value, bool | int | float | str) else None
+
+
+def _thought(turn: dict[str, Any]) -> str:
+    texts = (text_of(turn, name, required=False) for name in REASONINGS)
+    return next(filter(None, texts), "")
+
+
+def _note_unread(turn: dict[str, Any], noted: Noted) -> None:
+    for key, value in turn.items():
+        if key not in _READ and isinstance(value, str) and len(value.split(None, WORDS - 1)) == WORDS:
+            name = plain(key)
+            if name not in _READ and not is_metadata(name) and is_name(key):
+                noted[Reading.UNREAD_KEY, key] += 1

@@ -1,0 +1,160 @@
+"""The columns of a source that nothing reads: which of them say something, in how many rows, and what would read them.
+
+A column says something when its name is one that carries meaning, or when it holds a text of some words that does not
+stand in what is read, as a rendered copy does. Ids, sources, dates and the like say nothing of this kind."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import Any
+
+from finetune_api.dataset import RowFiles, RowFormat
+from finetune_trainer.rows.row_columns import Columns, is_name, quoted, yaml_of
+from finetune_trainer.rows.row_format import Message
+from finetune_trainer.rows.row_messages import NOTHING
+from finetune_trainer.rows.turns import WORDS, flag_of
+from finetune_trainer.sources.row_keys import (
+    LEARN,
+    PREFERENCES,
+    SAYS_SOMETHING,
+    SYSTEMS,
+    VERDICTS,
+    is_media,
+    is_metadata,
+    is_thought,
+    plain,
+)
+
+WATCHED = 64
+"""Columns that are looked at; rows whose keys are data have any number."""
+
+
+class Meaning(IntEnum):
+    """What an unread column holds, by its name, the gravest first."""
+
+    FLAG = 0
+    MEDIA = 1
+    PREFERENCE = 2
+    THOUGHT = 3
+    SYSTEM = 4
+    TELLING = 5
+    OTHER = 6
+    METADATA = 7
+
+
+class UnreadColumns:
+    """Columns of one source that are mapped and in no row, and those in rows that say something and are not read."""
+
+    def __init__(self, format: RowFormat, source: RowFiles) -> None:
+        self._format, self._source = format, source
+        self._read = Columns.of(source).read_by(format)
+        mapped = source.columns.model_dump(exclude_none=True) if source.columns else {}
+        self._missing = {name: column for name, column in self._read.items() if name in mapped}
+        read = {*self._read.values(), *Columns.of(source).reasonings(format)}
+        self._meanings: dict[str, Meaning] = dict.fromkeys(read, Meaning.METADATA)
+        self._unread: Counter[str] = Counter()
+        self._no_text: set[str] = set()
+        self._rows, self._has_input = 0, False
+        self._most = len(self._meanings) + WATCHED
+
+    def note_names(self, row: dict[str, Any]) -> None:
+        """Looks for the mapped columns in the next row."""
+        if self._missing:
+            self._missing = {name: column for name, column in self._missing.items() if column not in row}
+
+    def note(self, row: dict[str, Any], messages: Sequence[Message]) -> None:
+        """Looks at the next valid row; `messages`: what was read of it."""
+        self._rows += 1
+        self._has_input = self._has_input or row.get(self._read.get("input", "")) not in NOTHING
+        read = _texts(row, self._read.values(), messages)
+        for name, value in row.items():
+            if value in NOTHING:
+                continue
+            meaning = self._meanings.get(name)
+            if meaning is None and len(self._meanings) < self._most:
+                meaning = self._meanings[name] = _meaning(plain(name), value) if is_name(name) else Meaning.METADATA
+            if meaning not in (None, Meaning.METADATA) and _says_something(meaning, value, read):
+                self._unread[name] += 1
+                if not isinstance(value, str):
+                    self._no_text.add(name)
+
+    def listed(self, field: str) -> list[str]:
+        """What was found, the gravest first, each with its place in the spec and what would read it."""
+        missing = [
+            f"{field}.columns.{name} (no row has {quoted(column)}: correct it or remove it)"
+            for name, column in self._missing.items()
+        ]
+        unread = sorted(self._unread, key=lambda name: (self._meanings[name], -self._unread[name], name))
+        return [*missing, *(self._told(name, field) for name in unread)]
+
+    def _told(self, name: str, field: str) -> str:
+        false = "false in " * (self._meanings[name] is Meaning.FLAG)
+        share = f"{false}{self._unread[name]:,} of {self._rows:,} rows"
+        return f"the column {quoted(name)} of {field} ({share}; {self._way(name)})"
+
+    def _way(self, name: str) -> str:
+        """What becomes of a column, or how it is read. A mapping is given for a column of texts alone."""
+        match self._meanings[name]:
+            case Meaning.FLAG:
+                return "these rows are learned like the others: take them out of the file if they are not to be"
+            case Meaning.MEDIA:
+                return "this operator trains on text alone"
+            case Meaning.PREFERENCE:
+                return "the better and the worse answer of a pair are not compared in training"
+            case _ if (
+                name in self._no_text or plain(name) in VERDICTS
+            ):  # to ask with a label would give the answer away
+                return "write it as text into a column that is read to use it"
+            case Meaning.THOUGHT if self._format in (RowFormat.PROMPT_COMPLETION, RowFormat.INSTRUCTION):
+                return f"columns: {yaml_of({'reasoning': name})} learns it as the thought before the answer"
+            case Meaning.SYSTEM if self._format is not RowFormat.TEXT:
+                return f"columns: {yaml_of({'system': name})} asks with it"
+        return self._asked_with(name)
+
+    def _asked_with(self, name: str) -> str:
+        if self._format is RowFormat.INSTRUCTION and not self._has_input:
+            return f"columns: {yaml_of({'input': name})} asks with it"
+        if self._format is RowFormat.PROMPT_COMPLETION:
+            mapping = {"instruction": self._read["prompt"], "input": name, "output": self._read["completion"]}
+            named = " with format: Instruction" * (self._source.format is not RowFormat.AUTO)
+            return f"columns: {yaml_of(mapping)}{named} asks with it"
+        return "write it into a column that is read to use it"
+
+
+def _meaning(name: str, value: Any) -> Meaning:
+    """What a column holds, by its name, which is `plain`, and its first value."""
+    kinds = {
+        Meaning.FLAG: name in LEARN or (name in VERDICTS and isinstance(value, bool)),
+        Meaning.MEDIA: is_media(name) and not _has_words(value),
+        Meaning.PREFERENCE: name in PREFERENCES,
+        Meaning.THOUGHT: is_thought(name),
+        Meaning.SYSTEM: name in SYSTEMS,
+        Meaning.TELLING: name in SAYS_SOMETHING,
+        Meaning.METADATA: is_metadata(name),
+    }
+    return next((meaning for meaning, so in kinds.items() if so), Meaning.OTHER)
+
+
+def _says_something(meaning: Meaning, value: Any, read: Sequence[str]) -> bool:
+    if meaning is Meaning.FLAG:
+        return flag_of(value) is False
+    if isinstance(value, str) and _stands_in(value.strip(), read):
+        return False
+    return meaning is not Meaning.OTHER or any(map(_has_words, value if isinstance(value, list) else [value]))
+
+
+def _has_words(value: Any) -> bool:
+    return isinstance(value, str) and len(value.split(None, WORDS - 1)) == WORDS
+
+
+def _texts(row: dict[str, Any], columns: Iterable[str], messages: Sequence[Message]) -> list[str]:
+    """The texts that are read: those of the columns, or of the turns in them."""
+    texts = [text.strip() for text in map(row.get, columns) if isinstance(text, str)]
+    return [*texts, *(message.content.strip() for message in messages)] if len(texts) < 2 else texts
+
+
+def _stands_in(text: str, read: Sequence[str]) -> bool:
+    """Whether a text holds nothing but what is read, or a rendering of all of it."""
+    if not _has_words(text):
+        return text in read
+    return any(text in other for other in read) or (bool(read) and all(other in text for other in read))

@@ -1,0 +1,118 @@
+"""The first line of a .csv or .tsv file: what separates its columns, and what they are called."""
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.sources.data_files import ending_of
+from finetune_trainer.sources.findings import InvalidRow, name_shown
+
+DELIMITERS = ",;\t|"
+KNOWN = "comma, semicolon, tab or |"
+
+_EXCEL = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+"""The line by which Excel is told the separator, before the names."""
+_SEPARATED = re.compile(r"\w+(?P<separator>::|[\^~\x01-\x08\x1f\u00a6\u00a7]{1,2})\w+(?:(?P=separator)\w+)*")
+
+
+@dataclass(frozen=True)
+class Header:
+    """The columns of a table."""
+
+    names: tuple[str, ...]
+    """The name of each field; "" for a column without a name."""
+    delimiter: str
+    spaced: bool
+    """Whether a space follows each delimiter, which is then no part of the value."""
+    padded: bool
+    """Whether one stands before each delimiter too, as in `prompt | completion`."""
+    lines: int
+    """Lines of the file that it takes."""
+
+    @classmethod
+    def read(cls, source: Iterator[str], uri: str) -> Self:
+        """Takes the header's lines from `source`. Raises TrainerFailure DatasetInvalid where they name no column, or
+        one twice, or are not UTF-8."""
+        line, lines, delimiter = next(source, ""), 1, None
+        if told := _EXCEL.fullmatch(line):
+            line, lines, delimiter = next(source, ""), 2, told[1]
+        _require_text(line, uri, lines)
+        delimiter = delimiter or _delimiter(line, uri)
+        found = _split(line, delimiter)
+        spaced = all(name.startswith(" ") for name in found[1:] if name.strip()) and len(found) > 1
+        padded = spaced and all(name.endswith(" ") for name in found[:-1])
+        names = tuple(name.strip() for name in (_split(line, delimiter, spaced=True) if spaced else found))
+        named = [name for name in names if name]
+        if not named:
+            raise _refusal(f"{uri} line {lines} has to name the columns, each once.")
+        if twice := next((name for name in named if named.count(name) > 1), None):
+            raise _refusal(f"{uri} line {lines} names the column {name_shown(twice)} twice: rename one of them.")
+        if len(names) == 1 and (odd := _SEPARATED.fullmatch(named[0])):
+            raise _refusal(
+                f"{uri} line {lines} seems to separate its columns by {name_shown(odd['separator'])}, and {KNOWN} are "
+                "known: write the table with one of these."
+            )
+        return cls(names, delimiter, spaced, padded, lines)
+
+    def row(self, fields: list[str], begin: int, end: int) -> dict[str, str] | InvalidRow | None:
+        """The fields of lines `begin` to `end` by column; None for a row in which every field is empty. A first column
+        without a name, as pandas writes a frame's index, is no column of the row, and neither is one that is empty."""
+        if len(fields) > 1 and not any(map(str.strip, fields)):
+            return None
+        while len(fields) > len(self.names) and not fields[-1].strip():
+            fields = fields[:-1]
+        while fields and len(fields) < len(self.names) and not self.names[len(fields)]:
+            fields = [*fields, ""]
+        if self.padded:
+            fields = [field.rstrip(" ") for field in fields]
+        if len(fields) != len(self.names):
+            lines = f", lines {begin} to {end}" if end > begin else ""  # a quote too many takes rows in
+            detail = f"{len(fields)} fields, {len(self.names)} columns{lines}"
+            return InvalidRow("another number of fields than columns", detail)
+        pairs = list(zip(self.names, fields, strict=True))
+        for number, (name, field) in enumerate(pairs[1:], start=2):
+            if not name and field.strip():
+                return InvalidRow(
+                    "a value stands under a column without a name: name the column in line 1, or leave it out",
+                    f"field {number}",
+                )
+        return {name: field for name, field in pairs if name}
+
+
+def _require_text(line: str, uri: str, number: int) -> None:
+    if not encodable(line):
+        raise _refusal(f'{uri} line {number} is not UTF-8: save the table as "CSV UTF-8".')
+    if "\r" in line.rstrip("\r\n"):
+        raise _refusal(f'{uri} ends lines with a carriage return alone: save the table as "CSV UTF-8".')
+
+
+def _delimiter(line: str, uri: str) -> str:
+    if ending_of(uri) == "tsv" and "\t" in line:
+        return "\t"
+    return max(DELIMITERS, key=line.count)
+
+
+def _split(line: str, delimiter: str, spaced: bool = False) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=spaced, strict=True), [])
+    except csv.Error:
+        return []
+
+
+def encodable(text: str) -> bool:
+    """Whether the text can be written as UTF-8: half a surrogate pair stands for what could not be read as it."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refusal(message: str) -> TrainerFailure:
+    return TrainerFailure(FailureReason.DATASET_INVALID, message)

@@ -1,0 +1,107 @@
+"""Data files as streams: what kind a file is, by its name, its bytes decompressed, and its lines."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, BinaryIO, cast
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.storage import Storage
+
+READ_BYTES = 1 << 20
+LINE_BYTES = 16 * 1024 * 1024
+"""Longest line. A file that is not lines of text would else be one that fills the memory."""
+BOM = b"\xef\xbb\xbf"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+SAME_KIND = {"ndjson": "jsonl", "tsv": "csv"}
+"""Other endings of files of one kind."""
+
+
+def kind_of_file(uri: str) -> str:
+    """jsonl, json, csv or parquet, whatever compression the name ends with."""
+    ending = ending_of(uri)
+    return SAME_KIND.get(ending, ending)
+
+
+def ending_of(uri: str) -> str:
+    """How the name ends, without what it says of the compression: as `kind_of_file`, with tsv and csv told apart."""
+    return uri.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
+
+
+@contextmanager
+def open_data(storage: Storage, uri: str) -> Iterator[BinaryIO]:
+    """The file's bytes, decompressed as they are read. Raises TrainerFailure DatasetInvalid where they cannot be."""
+    with storage.open(uri) as stream:
+        try:
+            yield _decompressed(stream, uri)
+        except (gzip.BadGzipFile, zlib.error, EOFError, _BrokenZstd) as error:
+            format = "gzip" if uri.endswith(".gz") else "Zstandard"
+            raise TrainerFailure(
+                FailureReason.DATASET_INVALID,
+                f"{uri} cannot be decompressed: it is no {format} file, or cut short. Upload it again.",
+            ) from error
+
+
+def lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, bytes | None]]:
+    """The lines with their numbers, from 1, each with its end; None for one over LINE_BYTES, whose rest is skipped.
+
+    Raises TrainerFailure DatasetInvalid for UTF-16."""
+    for number in count(1):
+        line = stream.readline(LINE_BYTES + 1)
+        if not line:
+            return
+        if number == 1:
+            refuse_utf_16(line, uri)
+        if len(line) <= LINE_BYTES:
+            yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(LINE_BYTES)
+        yield number, None
+
+
+def refuse_utf_16(beginning: bytes, uri: str) -> None:
+    """Raises TrainerFailure DatasetInvalid where a file begins as UTF-16 does."""
+    if beginning.startswith(UTF_16):
+        raise TrainerFailure(FailureReason.DATASET_INVALID, f"{uri} is UTF-16 text: save it as UTF-8.")
+
+
+def _decompressed(stream: BinaryIO, uri: str) -> BinaryIO:
+    if uri.endswith(".gz"):
+        return cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb"))
+    if uri.endswith(".zst"):
+        return io.BufferedReader(_Zstd(stream), READ_BYTES)
+    return stream
+
+
+class _BrokenZstd(Exception):  # noqa: N818 - becomes a TrainerFailure above
+    """What Arrow says of a file that is not, or not wholly, Zstandard."""
+
+
+class _Zstd(io.RawIOBase):
+    """Decompressed by Arrow, which the trainer has for Parquet: Python itself reads Zstandard from 3.14 on."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__()
+        import pyarrow
+
+        self._stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(stream, "r"), "zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except OSError as error:
+            if error.errno is not None:  # the file system's own
+                raise
+            raise _BrokenZstd from error
+        buffer[: len(data)] = data
+        return len(data)

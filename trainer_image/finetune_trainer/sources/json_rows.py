@@ -1,0 +1,194 @@
+"""JSON values from files: one a line (.jsonl), or the items of one array (.json), parsed as the file is read. Rows that
+stand in one object, as data frames write them, are read by `json_shapes`."""
+
+import codecs
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.sources.data_files import BOM, LINE_BYTES, lines, refuse_utf_16
+from finetune_trainer.sources.findings import InvalidRow, name_shown
+from finetune_trainer.sources.json_shapes import is_frame_of_columns, rows_within
+from finetune_trainer.sources.row_keys import is_turn
+
+CHUNK_BYTES = 1 << 16
+
+
+def json_lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
+    """The value of each line that is not blank, with its number, from 1; InvalidRow where it is none. Raises
+    TrainerFailure DatasetInvalid where the file is one array."""
+    first = True
+    for number, line in lines(stream, uri):
+        if line is None:
+            yield number, InvalidRow(f"longer than {LINE_BYTES >> 20} MiB", "a .jsonl file has one object a line")
+        elif not line.isspace():
+            try:
+                value: Any = parse(line.rstrip())
+            except InvalidRow as problem:
+                value = problem
+            if first:
+                _refuse_other_shapes(value, line.removeprefix(BOM), f"{uri} line {number}")
+            first = False
+            yield number, value
+
+
+def _refuse_other_shapes(value: Any, line: bytes, place: str) -> None:
+    """Raises TrainerFailure DatasetInvalid where the first line is, or begins, an array of rows or a data frame."""
+    rows = isinstance(value, list) and any(isinstance(item, dict) and not is_turn(item) for item in value)
+    begun = isinstance(value, InvalidRow) and value.kind == "not JSON" and line.lstrip().startswith(b"[")
+    if rows or begun:
+        what = "begins a JSON array, and a .jsonl file has one object a line: name it .json."
+    elif is_frame_of_columns(value):
+        what = 'is a data frame by columns: name it .json, or let pandas write orient="records" with lines=True.'
+    else:
+        return
+    raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place} {what}")
+
+
+def parse(data: bytes) -> Any:
+    """The JSON value in `data`. Raises InvalidRow."""
+    try:
+        return DECODER.decode(data.removeprefix(BOM).decode())
+    except (ValueError, RecursionError) as error:
+        raise _not_json(error) from error
+
+
+def array_items(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
+    """The items with their numbers, from 1. Raises TrainerFailure DatasetInvalid from where on it is no JSON array:
+    unlike a line, what follows cannot be told apart."""
+    text = _Text(stream, uri)
+    if (opening := text.peek()) == "{":
+        yield from enumerate(rows_within(_only_object(text, uri), uri), start=1)
+        return
+    if opening != "[":
+        found = {'"': "text", "": "nothing"}.get(opening, "no JSON")
+        raise _refusal(uri, f"holds {found}, not an array of objects")
+    text.skip()
+    number = 0
+    while (mark := text.peek()) != "]":
+        if number:
+            if mark != ",":
+                raise _refusal(uri, f"is not JSON: a comma or ] is missing after item {number}")
+            text.skip()
+            text.peek()
+        number += 1
+        try:
+            yield number, text.value()
+        except InvalidRow as problem:
+            yield number, problem
+        except (ValueError, RecursionError) as error:
+            raise _refusal(uri, f"is not JSON: item {number} ({_not_json(error).detail.split(' at ')[0]})") from error
+    text.skip()
+    if text.peek():
+        raise _refusal(uri, "goes on after the end of its array")
+
+
+def _only_object(text: "_Text", uri: str) -> dict[str, Any]:
+    """The object that a .json file consists of, which has to fit into memory."""
+    try:
+        value: dict[str, Any] = text.value()
+    except InvalidRow as problem:
+        raise _refusal(uri, f"is no rows: {problem.kind} ({problem.detail})") from problem
+    except (ValueError, RecursionError) as error:
+        if text.held > LINE_BYTES:
+            raise _refusal(uri, f"holds one object of more than {LINE_BYTES >> 20} MiB, not an array") from error
+        raise _refusal(uri, f"is not JSON ({_not_json(error).detail})") from error
+    if following := text.peek():
+        raise _refusal(uri, "holds one object after another" if following == "{" else "goes on after its object")
+    return value
+
+
+def _refusal(uri: str, what: str) -> TrainerFailure:
+    return TrainerFailure(
+        FailureReason.DATASET_INVALID,
+        f"{uri} {what}. A .json file holds one array of objects; for one object a line name it .jsonl.",
+    )
+
+
+def _not_json(error: ValueError | RecursionError) -> InvalidRow:
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidRow("not UTF-8", f"byte {error.start + 1}")
+    if isinstance(error, json.JSONDecodeError):
+        where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno} column {error.colno}"
+        return InvalidRow("not JSON", f"{error.msg} at {where}")
+    return InvalidRow("not JSON", "nested too deep or with a number too long")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. RFC 8259 leaves open which of two values of one name holds: an answer must not depend on that."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise InvalidRow("a name stands twice in an object", name_shown(twice))
+    return found
+
+
+DECODER, WITHOUT_CHECK = json.JSONDecoder(object_pairs_hook=_object), json.JSONDecoder()
+
+
+class _Text:
+    """The text that was read and not yet taken."""
+
+    def __init__(self, stream: BinaryIO, uri: str) -> None:
+        self._stream, self._uri = stream, uri
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._text, self._at, self._ended = "", 0, False
+
+    @property
+    def held(self) -> int:
+        """Characters that were read and not yet taken."""
+        return len(self._text) - self._at
+
+    def peek(self) -> str:
+        """The next character that is no white space; "" at the end."""
+        while True:
+            rest = len(self._text) - self._at
+            while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more(rest):
+                return ""
+
+    def skip(self) -> None:
+        """Takes the character `peek` showed."""
+        self._at += 1
+
+    def value(self) -> Any:
+        """Takes a value. Raises InvalidRow for one that is JSON and yet no row, JSONDecodeError where it is no JSON."""
+        decoder, problem = DECODER, None
+        while True:
+            try:
+                value, end = decoder.raw_decode(self._text, self._at)
+            except InvalidRow as found:
+                decoder, problem = WITHOUT_CHECK, found  # to find where the value ends
+                continue
+            except json.JSONDecodeError:
+                if len(self._text) - self._at > LINE_BYTES or not self._more(len(self._text) - self._at):
+                    raise
+                continue
+            # A number at the end of what was read may go on: 1 as 1.5 or 1e+5.
+            cut, length = isinstance(value, int | float) and end + 2 >= len(self._text), end - self._at
+            if not cut or not self._more(len(self._text) - self._at):
+                self._at += length
+                if problem:
+                    raise problem
+                return value
+
+    def _more(self, wanted: int) -> bool:
+        """Reads on, as much again as is there already, so that a long value is not parsed too often."""
+        data = b"" if self._ended else self._stream.read(max(wanted, CHUNK_BYTES))
+        if not data and self._ended:
+            return False
+        if not self._text:
+            refuse_utf_16(data, self._uri)
+        self._ended = not data
+        try:
+            decoded = self._decode(data, final=self._ended)
+        except UnicodeDecodeError as error:
+            raise _refusal(self._uri, "is not UTF-8") from error
+        self._text, self._at = self._text[self._at :] + decoded, 0
+        return bool(data)

@@ -1,0 +1,61 @@
+"""Rows that stand in one JSON object: below a key, or as a data frame writes its columns."""
+
+from typing import Any
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.sources.findings import name_shown
+from finetune_trainer.sources.row_keys import is_turn
+from finetune_trainer.sources.turn_lists import is_chat
+
+LINES = "for one object a line name it .jsonl"
+
+
+def rows_within(value: dict[str, Any], uri: str) -> list[Any]:
+    """The rows in the only object of a .json file: the one list of objects below a key ({"data": [...]}), or the rows
+    of a frame in any of pandas' orients but `values`. Raises TrainerFailure DatasetInvalid where there is neither, or
+    where there are several lists."""
+    lists = {key: found for key, found in value.items() if _is_rows(found)}
+    if len(lists) > 1:
+        keys = ", ".join(map(name_shown, lists))
+        raise _refusal(uri, f"holds several lists of rows ({keys}): write each to a file of its own")
+    if lists:
+        return next(iter(lists.values()))
+    if rows := _frame(value):
+        return rows
+    raise _refusal(uri, f"holds an object, not an array of objects. A .json file holds one array of objects; {LINES}")
+
+
+def is_frame_of_columns(value: Any) -> bool:
+    """Whether a value is an object of pandas' default orient, {"column": {"0": value}}."""
+    parts = list(value.values()) if isinstance(value, dict) else []
+    return bool(parts) and all(
+        isinstance(part, dict) and part and part.keys() == parts[0].keys() and all(map(str.isdecimal, part))
+        for part in parts
+    )
+
+
+def _is_rows(value: Any) -> bool:
+    """Whether a value is a list of objects that are no turns of one conversation."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not is_turn(value[0])
+
+
+def _frame(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of a data frame, by the way it was written; None where it is none."""
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list):  # orient="split"
+        return [dict(zip(map(str, columns), row, strict=False)) for row in data if isinstance(row, list)]
+    parts = list(value.values())
+    if is_frame_of_columns(value):
+        return [{name: part[key] for name, part in value.items()} for key in parts[0]]
+    if parts and all(isinstance(part, dict) and part for part in parts):
+        return parts if all(map(str.isdecimal, value)) else None  # orient="index"
+    if len(parts) > 1 and all(isinstance(part, list) and len(part) == len(parts[0]) for part in parts):
+        if any(is_chat(part) for part in parts):  # one row that is a conversation
+            return None
+        return [dict(zip(value, row, strict=True)) for row in zip(*parts, strict=True)]  # a dict of lists
+    return None
+
+
+def _refusal(uri: str, what: str) -> TrainerFailure:
+    return TrainerFailure(FailureReason.DATASET_INVALID, f"{uri} {what}.")

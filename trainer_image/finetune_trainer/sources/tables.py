@@ -1,0 +1,150 @@
+"""Rows of .csv, .tsv and .parquet files, read a few at a time."""
+
+import csv
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pyarrow
+from pyarrow import parquet
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.sources.csv_header import Header, encodable
+from finetune_trainer.sources.data_files import BOM, LINE_BYTES, lines
+from finetune_trainer.sources.findings import InvalidRow, name_shown
+
+BATCH = 256
+"""Rows of a Parquet file that are Python objects at a time."""
+NOT_HELD = (ValueError, OverflowError, KeyError, pyarrow.ArrowException)
+"""What Arrow raises for a value that no Python type holds: nanoseconds, years after 9999, an unknown time zone (a
+KeyError by zoneinfo or pytz, whichever the version of Arrow asks)."""
+SPACE_BEFORE_QUOTE = InvalidRow(
+    "a space stands before a quoted field, so that its quotes would be text: remove the space after the separator"
+)
+
+
+def csv_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
+    """The rows as text by column name, with the line each begins at; rows of empty fields are skipped. The first line
+    names the columns, see `csv_header`. Quoting as in RFC 4180; a quoted field may hold line ends.
+
+    Raises TrainerFailure DatasetInvalid where the first line names no columns, and where rows cannot be told apart."""
+    csv.field_size_limit(LINE_BYTES)
+    source = _Lines(_csv_lines(stream, uri))
+    header = Header.read(source, uri)
+    reader = csv.reader(source, delimiter=header.delimiter, skipinitialspace=header.spaced, strict=True)
+    quoted_late = _quoted_late(header.delimiter)
+    begin = header.lines + 1
+    while True:
+        source.taken.clear()
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if reader.line_num + header.lines > begin:  # the lines between may be rows
+                raise _refusal(
+                    f"{uri} line {begin}: a quoted field of the row that begins here does not end as RFC 4180 has it, "
+                    'and what follows cannot be told from it. Close its quote; one within a field is written twice: "".'
+                ) from error
+            yield begin, InvalidRow("not CSV", str(error))
+        else:
+            late = any(re.match(' +"', field) for field in fields) and quoted_late.search("".join(source.taken))
+            row = SPACE_BEFORE_QUOTE if late else header.row(fields, begin, reader.line_num + header.lines)
+            if row is not None and fields:
+                whole = isinstance(row, InvalidRow) or all(map(encodable, row.values()))
+                yield begin, row if whole else InvalidRow("not UTF-8", 'save the table as "CSV UTF-8"')
+        begin = reader.line_num + header.lines + 1
+
+
+def _quoted_late(delimiter: str) -> re.Pattern[str]:
+    """Matches a space between a delimiter and a quote that opens a field. Within a quoted field a quote is doubled, and
+    the one that closes it comes before a delimiter or a line's end."""
+    mark = re.escape(delimiter)
+    return re.compile(rf'{mark} +"(?:[^"{mark}\r\n]|"(?:{mark}|[\r\n]|$))')
+
+
+class _Lines(Iterator[str]):
+    """Lines, of which those taken since `taken` was cleared are kept."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self.taken: list[str] = []
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.taken.append(line)
+        return line
+
+
+def _csv_lines(stream: BinaryIO, uri: str) -> Iterator[str]:
+    for number, line in lines(stream, uri):
+        if line is None:
+            # A row may go on over lines, so that what is left of it cannot be told from the next.
+            raise _refusal(
+                f"{uri} line {number} is longer than {LINE_BYTES >> 20} MiB: make several rows of it, and end each "
+                "with a line feed."
+            )
+        # What is not UTF-8 becomes half surrogate pairs, which are found in the row.
+        yield (line.removeprefix(BOM) if number == 1 else line).decode(errors="surrogateescape")
+
+
+def parquet_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
+    """The rows, numbered from 1. Raises TrainerFailure DatasetInvalid where it is no Parquet file, or names a column
+    twice."""
+    try:
+        file = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+        _refuse_names_twice(pyarrow.struct(file.schema_arrow), uri)
+        number = 0
+        for batch in file.iter_batches(BATCH, use_threads=False):
+            for value in _values(batch):
+                number += 1
+                yield number, value
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the file system's own
+            raise
+        why = str(error).partition("\n")[0][:200]
+        raise _refusal(f"{uri} is no Parquet file, or broken ({why}): write or upload it again.") from error
+
+
+def _refuse_names_twice(type: pyarrow.DataType, uri: str, above: str = "") -> None:
+    names = set()
+    for field in map(type.field, range(type.num_fields)):
+        name = above + field.name
+        if name in names:
+            raise _refusal(f"{uri} has two columns {name_shown(name)}: which one holds is not defined. Rename one.")
+        names.add(name)
+        _refuse_names_twice(field.type, uri, f"{name}.")
+
+
+def _values(batch: pyarrow.RecordBatch) -> list[Any]:
+    try:
+        return list(batch.to_pylist())
+    except NOT_HELD:
+        return [_row(batch, number) for number in range(len(batch))]
+
+
+def _row(batch: pyarrow.RecordBatch, number: int) -> dict[str, Any] | InvalidRow:
+    try:
+        return {name: _value(column[number]) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    except UnicodeDecodeError:
+        return InvalidRow("not UTF-8")
+
+
+def _value(scalar: pyarrow.Scalar) -> Any:
+    """The value as Python's. What Python's types cannot hold stays Arrow's: it matters only in a column that is used,
+    where it is of the wrong type."""
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        raise
+    except NOT_HELD:
+        if isinstance(scalar, pyarrow.StructScalar):
+            return {name: _value(value) for name, value in scalar.items()}
+        if isinstance(scalar, pyarrow.ListScalar):
+            return [_value(value) for value in scalar.values]
+        return scalar
+
+
+def _refusal(message: str) -> TrainerFailure:
+    return TrainerFailure(FailureReason.DATASET_INVALID, message)

@@ -1,0 +1,114 @@
+"""What of every row only its text can tell, in 26 bytes a row: numbers for the advice, and keys of what is said."""
+
+import re
+import unicodedata
+from array import array
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.copies.deduplicate import asked, normalised
+from finetune_trainer.rows.row_format import DOCUMENT, Message, final_answer
+from finetune_trainer.rows.suspicions import FindToken
+
+_FORMAT_MARKS = re.compile(
+    r"### (?:Instruction|Response|Human|Assistant|User)\b"  # Alpaca, Vicuna
+    r"|<\|(?:im_start|im_end|start_header_id|eot_id|user|assistant|system|end)\|>"  # ChatML, Llama 3, Phi
+    r"|<(?:start|end)_of_turn>"  # Gemma
+    r"|\[/?INST\]|<<SYS>>"  # Llama 2, Mistral
+    r"|^(?:Human|Assistant|USER|ASSISTANT):",  # Anthropic's and Vicuna's transcripts
+    re.MULTILINE,
+)
+KEYS = np.dtype([("system", "<u8"), ("asked", "<u8"), ("answer", "<u8")])
+"""64-bit keys of a row's parts, equal for parts that are the same as `plain` has it: the system prompt, what is asked
+(`deduplicate.asked`), and the last answer without its thought."""
+_POINTS = re.compile(r"[.,;:!?。、]+(?=\s|$)")
+_OF_MODELS = re.compile(r"<[|\uff5c][^|\uff5c<>\n]{1,40}[|\uff5c]>|<(?:start|end)_of_turn>|\[/?INST\]|<<SYS>>")
+"""Marks that some model reads as one token, or was taught as if they were."""
+NAMES = 200
+"""Marks that are told apart; what stands between `<|` and `|>` can be anything."""
+LOOKED_AT = 2000
+"""Characters of a text that are looked at: formats mark the beginning."""
+
+
+class Mark(IntEnum):
+    """What a mark in a row is."""
+
+    FORMAT = 0
+    """In a question or an answer: of a prompt format that the model's own is then put around."""
+    OWN = 1
+    """In a text: a special token of the model."""
+    FOREIGN = 2
+    """In a text: of another model's format."""
+
+
+def format_mark(text: str) -> str | None:
+    """The first mark of a known prompt format in a text, if there is one."""
+    found = _FORMAT_MARKS.search(text, 0, LOOKED_AT)
+    return found.group() if found else None
+
+
+def plain(text: str) -> str:
+    """`text` without what makes no other question or answer of it: case, white space, Unicode's compatibility forms,
+    and punctuation at the ends of words. Signs within it stay, as in 3-4 and 3+4."""
+    return _POINTS.sub("", normalised(unicodedata.normalize("NFKC", text).casefold()))
+
+
+class RowNotes:
+    """Notes on rows, in the order they are added."""
+
+    def __init__(self, special: FindToken = lambda text: None) -> None:
+        """`special`: finds the model's special tokens."""
+        self._special = special
+        self._keys, self._marks, self._documents = array("Q"), array("B"), array("B")
+        self._names: list[tuple[Mark, str] | None] = [None]
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Notes what the next row says."""
+        system = "\n".join(message.content for message in messages if message.role == "system")
+        self._keys.extend(map(_key, (system, asked(messages), final_answer(messages[-1].content))))
+        mark = self._mark(messages)
+        if mark not in self._names:
+            if len(self._names) >= NAMES:
+                mark = mark and (mark[0], "others")
+            self._names += [mark] * (mark not in self._names)
+        self._marks.append(self._names.index(mark))
+        self._documents.append(messages[0].role == DOCUMENT)
+
+    def most_frequent_answer(self, rows: NDArray[np.int64]) -> int:
+        """How many of `rows` have the answer that most of them have."""
+        counts = np.unique(self.keys(rows)["answer"], return_counts=True)[1]
+        return int(counts.max(initial=0))
+
+    def keys(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """What `rows` say, as KEYS. Shape [rows]."""
+        keys: NDArray[Any] = np.frombuffer(self._keys, KEYS)[rows]
+        return keys
+
+    def documents(self, rows: NDArray[np.int64]) -> int:
+        """How many of `rows` are of format Text."""
+        return int(np.frombuffer(self._documents, np.uint8)[rows].sum())
+
+    def marked(self, rows: NDArray[np.int64], kind: Mark) -> Mapping[str, int]:
+        """How many of `rows` carry a mark of this kind, by the first such mark of each."""
+        counts = np.bincount(np.frombuffer(self._marks, np.uint8)[rows], minlength=len(self._names))
+        pairs = zip(self._names, counts, strict=True)
+        return {mark[1]: int(count) for mark, count in pairs if mark and mark[0] is kind and count}
+
+    def _mark(self, messages: Sequence[Message]) -> tuple[Mark, str] | None:
+        if messages[0].role != DOCUMENT:
+            mark = next((mark for message in messages if (mark := format_mark(message.content))), None)
+            return (Mark.FORMAT, mark) if mark else None
+        text = messages[0].content[:LOOKED_AT]
+        if own := self._special(text):
+            return Mark.OWN, own
+        found = _OF_MODELS.search(text)
+        return (Mark.FOREIGN, found[0]) if found else None
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(blake2b(plain(text).encode(), digest_size=8).digest(), "little")

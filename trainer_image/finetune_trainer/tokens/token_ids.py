@@ -1,0 +1,40 @@
+"""Token ids against the rows of the model's embedding. On a GPU an id without a row looks like a broken GPU."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.base.base_model import BaseModel
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.rows.row_format import Row
+from finetune_trainer.sources.findings import place_of
+from finetune_trainer.tokens.row_store import Example
+
+NAMED = 5
+"""Tokens that a sentence names at most."""
+
+
+def require_rows(examples: Iterable[tuple[Row, Example]], model: BaseModel) -> Iterator[tuple[Row, Example]]:
+    """The same examples. Raises TrainerFailure ModelUnsupported at the first with a token the embedding has no row
+    for."""
+    rows = model.rows
+    for row, example in examples:
+        if len(example.input_ids) and int(example.input_ids.max()) >= rows:
+            beyond = np.unique(example.input_ids[example.input_ids >= rows]).tolist()
+            raise TrainerFailure(
+                FailureReason.MODEL_UNSUPPORTED,
+                f"The tokenizer does not belong to the model's weights: {place_of(example.source)} becomes "
+                f"{_named(beyond, model.tokenizer)}, and the embedding has {rows:,} rows, for ids up to {rows - 1:,}. "
+                "Upload the tokenizer that was saved with these weights, or resize the model with "
+                "resize_token_embeddings, train the new rows, and upload both.",
+            )
+        yield row, example
+
+
+def _named(ids: list[int], tokenizer: Any) -> str:
+    tokens = tokenizer.convert_ids_to_tokens(ids[:NAMED])
+    listed = ", ".join(f"{token} (id {id})" for token, id in zip(tokens, ids, strict=False))
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return f"token{'s' * (len(ids) > 1)} {listed}{more}"

@@ -1,0 +1,158 @@
+"""The optimizer's steps."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite, log
+from pathlib import Path
+from statistics import fmean
+from time import perf_counter
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from finetune_api.preflight_status import Resolved
+from finetune_api.reasons import FailureReason
+from finetune_api.training import Training
+from finetune_trainer.handover.mixing import Mixture
+from finetune_trainer.handover.prepared import Example
+from finetune_trainer.model.batches import micro_batches, rows_of_step
+from finetune_trainer.model.document_dropout import document_masks
+from finetune_trainer.model.isolation import sharing
+from finetune_trainer.model.loss import token_losses
+from finetune_trainer.model.speedups import DEFAULT, Speedups, use_speedups
+from finetune_trainer.model.trainable import trainable_parameters
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.training.optimizer import make_optimizer
+from finetune_trainer.training.schedule import learning_rate
+
+PATIENCE = 10
+"""Steps in a row that have to be hopeless before a run is called diverged."""
+ROWS_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, done."""
+
+    number: int
+    """Counted from 1."""
+    loss: float
+    """Mean cross-entropy of its supervised tokens before the update, in nats."""
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+    tokens: int
+    """All tokens of its rows, prompts and answers."""
+    seconds: float
+    memory: int = 0
+    """Most memory in use during it, in bytes: the GPU's, or on a CPU the process's at its end."""
+
+
+def training_steps(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    training: Training,
+    resolved: Resolved,
+    accelerator: Accelerator,
+    mixture: Mixture | None = None,
+    *,
+    speedups: Speedups = DEFAULT,
+    optimizer: Optimizer | None = None,
+) -> Iterator[Step]:
+    """Trains `model`, yielding each step once it is done. `optimizer`: of its trainable parameters, where it is not to
+    be the one that `training` names.
+
+    Raises TrainerFailure LossDiverged, before the weights take any harm from a loss that is not a number."""
+    parameters = trainable_parameters(model)
+    optimizer = optimizer or make_optimizer(model, training)
+    mixture = mixture or Mixture((len(examples),))
+    divergence = Divergence(model.config.get_text_config().vocab_size)
+    for step in range(resolved.total_steps):
+        started = perf_counter()
+        rows = [examples[i] for i in rows_of_step(mixture, training.global_batch_size, training.seed, step)]
+        rate = learning_rate(
+            step, resolved.learning_rate, resolved.warmup_steps, resolved.total_steps, training.scheduler
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        model.train()
+        loss = accumulate_gradients(
+            model, rows, resolved.micro_batch_tokens, accelerator, training.seed, step, speedups
+        )
+        gradient_norm = float(accelerator.clip_grad_norm_(parameters, training.max_grad_norm or inf))
+        divergence.check(step + 1, loss, gradient_norm, rows)
+        optimizer.step()
+        optimizer.zero_grad()
+        tokens = sum(len(row.input_ids) for row in rows)
+        yield Step(
+            step + 1, loss, rate, gradient_norm, tokens, perf_counter() - started, memory_in_use(accelerator.device)
+        )
+
+
+def accumulate_gradients(
+    model: nn.Module,
+    rows: Sequence[Example],
+    micro_batch_tokens: int,
+    accelerator: Accelerator,
+    seed: int = 0,
+    step: int = 0,
+    speedups: Speedups = DEFAULT,
+) -> float:
+    """Adds the gradient of the rows' mean cross-entropy over all their supervised tokens, however the rows are spread
+    over micro-batches. `seed`, `step`: of the dropout. Returns that mean, in nats."""
+    batches = micro_batches(rows, micro_batch_tokens, sharing(model).packed, accelerator.device)
+    labels = sum(len(batch.labels) for batch in batches)
+    total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+    with use_speedups(model, speedups):
+        for batch in batches:
+            with document_masks(batch, seed, step):
+                with accelerator.autocast():
+                    loss = token_losses(model, batch).sum() / labels
+                # Not accelerator.backward: it would divide by its own idea of accumulation.
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+    return total.item()
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes the GPU's tensors took at most since this was last asked, or on a CPU those the process takes."""
+    if device.type == "cuda":
+        most = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return most
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class Divergence:
+    """Tells a run that is lost from one that is merely rough: a loss or gradient that is not a number, or a loss that
+    for ten steps in a row is above both twice that of the first three steps and ln(vocabulary), the loss of guessing
+    blindly. A run that learns anything is below the latter."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self._blind = log(vocabulary)
+        self._first: list[float] = []
+        self._hopeless: deque[bool] = deque(maxlen=PATIENCE)
+
+    def check(self, step: int, loss: float, gradient_norm: float, rows: Sequence[Example]) -> None:
+        """Raises TrainerFailure LossDiverged, naming the step and its rows."""
+        if not isfinite(loss) or not isfinite(gradient_norm):
+            what = "loss" if not isfinite(loss) else "gradient"
+            raise _diverged(f"The {what} of step {step} is not a number", step, rows)
+        if len(self._first) < 3:
+            self._first.append(loss)
+        self._hopeless.append(loss > max(2 * fmean(self._first), self._blind))
+        if len(self._hopeless) == PATIENCE and all(self._hopeless):
+            finding = f"The loss is {loss:.1f} at step {step} and was worse than guessing for {PATIENCE} steps in a row"
+            raise _diverged(finding, step, rows)
+
+
+def _diverged(finding: str, step: int, rows: Sequence[Example]) -> TrainerFailure:
+    named = ", ".join(row.source for row in rows[:ROWS_NAMED])
+    more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
+    return TrainerFailure(FailureReason.LOSS_DIVERGED, f"{finding}. Its rows: {named}{more}.", step)

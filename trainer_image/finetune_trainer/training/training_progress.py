@@ -1,0 +1,103 @@
+"""Progress of the training: a line in the log and the job's status.training, both at a modest rate."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Any
+
+from finetune_api.quantity import gibibytes
+from finetune_api.status import Training
+from finetune_trainer.pod.progress import INTERVAL_SECONDS
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.training.loop import Step
+from finetune_trainer.training.memory_probe import Plan
+from finetune_trainer.training.validation import ValidationLoss
+
+
+class TrainingProgress:
+    """Tells of the first and the last step, and of one every ten seconds in between."""
+
+    def __init__(
+        self,
+        writer: StatusWriter,
+        attempt: int,
+        device: str,
+        total_steps: int,
+        steps_per_epoch: int,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.total_steps = total_steps
+        self._writer, self._attempt, self._device = writer, attempt, device
+        self._steps_per_epoch, self._clock = steps_per_epoch, clock
+        self._last: Step | None = None
+        self._plan: Plan | None = None
+        self._curve: list[ValidationLoss] = []
+        self._tokens, self._seconds, self._told = 0, 0.0, 0.0
+        self._seconds_validating, self._memory = 0.0, 0
+
+    @property
+    def training(self) -> Training:
+        """status.training after the steps so far."""
+        now, step = datetime.now(UTC), self._last
+        about: dict[str, Any] = {"attempt": self._attempt, "device": self._device, "total_steps": self.total_steps}
+        if self._plan:
+            about |= asdict(self._plan)
+        if self._curve:
+            best = min(self._curve, key=lambda point: point.loss)
+            about["validation_loss"] = self._curve[-1].loss
+            about |= {"best_validation_loss": best.loss, "best_step": best.step}
+        if self._device != "cpu" and self._memory:
+            about["gpu_memory"] = gibibytes(self._memory)
+        if step is None:
+            return Training(step=0, observed_time=now, **about)
+        return Training(
+            step=step.number,
+            epoch=round(step.number / self._steps_per_epoch, 3),
+            loss=step.loss,
+            learning_rate=step.learning_rate,
+            tokens_per_second=round(self._tokens / self._seconds, 1),
+            estimated_completion_time=now + timedelta(seconds=self._seconds_left(step)),
+            observed_time=now,
+            **about,
+        )
+
+    def planned(self, plan: Plan) -> None:
+        """Notes how steps are laid out in memory."""
+        self._plan = plan
+
+    def validated(self, point: ValidationLoss) -> None:
+        """Notes a measurement of the validation loss, and tells of it in the log."""
+        self._curve.append(point)
+        self._seconds_validating += point.seconds
+        print(f"Training: validation loss {point.loss:.3f} after step {point.step:,}", flush=True)
+
+    def advance(self, step: Step) -> None:
+        """Counts a step, and tells of it when it is time. Raises Superseded as StatusWriter.progress does."""
+        self._last = step
+        self._memory = max(self._memory, step.memory)
+        self._tokens, self._seconds = self._tokens + step.tokens, self._seconds + step.seconds
+        ends = step.number in (1, self.total_steps)
+        if not ends and self._clock() - self._told < INTERVAL_SECONDS:
+            return
+        self._told = self._clock()
+        print(
+            f"Training: step {step.number:,} of {self.total_steps:,}, loss {step.loss:.3f}, "
+            f"{self._tokens / self._seconds:,.0f} tokens/s, {duration(self._seconds_left(step))} left",
+            flush=True,
+        )
+        if step.number < self.total_steps:
+            # The last one comes with the condition Trained.
+            self._writer.progress(training=self.training)
+
+    def _seconds_left(self, step: Step) -> float:
+        return (self._seconds + self._seconds_validating) / step.number * (self.total_steps - step.number)
+
+
+def duration(seconds: float) -> str:
+    """A time span for people."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,127 @@
+"""The loss on the validation rows while training: when it is measured, which weights were best, and when to stop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from finetune_api.preflight_status import Resolved
+from finetune_api.reasons import FailureReason
+from finetune_api.training import Publish, Training
+from finetune_trainer.handover.mixing import draw_rows
+from finetune_trainer.handover.prepared import Example
+from finetune_trainer.model.row_losses import row_losses
+from finetune_trainer.pod.failure import TrainerFailure
+
+MOST_ROWS = 500
+"""Rows measured at a time, of however many there are: enough to tell one point of the curve from the next."""
+
+
+@dataclass(frozen=True)
+class ValidationLoss:
+    """One point of the validation curve."""
+
+    step: int
+    """Optimizer steps done."""
+    loss: float
+    """Mean cross-entropy of the rows' learned tokens, in nats."""
+    seconds: float
+    """What measuring it took."""
+
+
+class Validation:
+    """Follows the validation loss of one training, and keeps its best weights where those are to be published."""
+
+    def __init__(
+        self, rows: Sequence[Example], training: Training, resolved: Resolved, accelerator: Accelerator, folder: Path
+    ) -> None:
+        """`folder`: where weights are kept."""
+        self.curve: list[ValidationLoss] = []
+        self._rows = draw_rows(rows, MOST_ROWS, training.seed)
+        self._stopping, self._resolved, self._accelerator = training.early_stopping, resolved, accelerator
+        self._kept = KeptWeights(folder / "best.safetensors")
+
+    def due(self, step: int) -> bool:
+        """Whether the loss is to be measured after step `step`, counted from 1."""
+        every = self._resolved.evaluate_every
+        return every is not None and (step % every == 0 or step == self._resolved.total_steps)
+
+    def measure(self, model: PreTrainedModel, step: int) -> ValidationLoss:
+        """Adds a point to the curve. Raises TrainerFailure LossDiverged when the loss is not a number."""
+        started = perf_counter()
+        model.eval()
+        with torch.no_grad(), self._accelerator.autocast():
+            losses, labels = row_losses(model, self._rows, self._resolved.micro_batch_tokens)
+        loss = float(losses.sum() / labels.sum())
+        if not isfinite(loss):
+            finding = f"The loss on the validation rows is not a number after step {step:,}."
+            raise TrainerFailure(FailureReason.LOSS_DIVERGED, finding, step)
+        point = ValidationLoss(step, loss, perf_counter() - started)
+        self.curve.append(point)
+        # The last step's weights are there without being kept.
+        if self._resolved.publish is Publish.BEST and self.best is point and step < self._resolved.total_steps:
+            self._kept.keep(model)
+        return point
+
+    @property
+    def best(self) -> ValidationLoss | None:
+        """The lowest point of the curve, the first of equals."""
+        return min(self.curve, key=lambda point: point.loss, default=None)
+
+    @property
+    def over(self) -> bool:
+        """Whether training is to stop early."""
+        if self._stopping is None:
+            return False
+        waited = without_gain([point.loss for point in self.curve], self._stopping.min_delta)
+        return waited >= self._stopping.patience
+
+    def finish(self, model: nn.Module) -> None:
+        """Gives the model, after its last step, the weights that are to be published."""
+        if self._resolved.publish is Publish.BEST and self.curve and self.best is not self.curve[-1]:
+            self._kept.restore(model)
+
+
+def without_gain(losses: Sequence[float], min_delta: float) -> int:
+    """How many of the last losses in a row were no improvement: none fell by more than `min_delta` below the best
+    before it."""
+    best, waited = inf, 0
+    for loss in losses:
+        best, waited = (loss, 0) if loss < best - min_delta else (best, waited + 1)
+    return waited
+
+
+class KeptWeights:
+    """What is trained, kept in a file: a whole model's weights are too large for the pod's memory to hold twice."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def keep(self, model: nn.Module) -> None:
+        """Keeps the trained weights, in place of those kept before, as they are published: an adapter's in fp32, a
+        whole model's in bf16."""
+        dtype = torch.float32 if isinstance(model, PeftModel) else torch.bfloat16
+        weights = {name: weight.detach().to("cpu", dtype) for name, weight in trained_weights(model).items()}
+        partial = self._path.with_suffix(".partial")
+        save_file(weights, partial)
+        partial.replace(self._path)
+
+    def restore(self, model: nn.Module) -> None:
+        """Puts the kept weights back into the model."""
+        kept = load_file(self._path)
+        with torch.no_grad():
+            for name, weight in trained_weights(model).items():
+                weight.copy_(kept[name])
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """What the optimizer changes, by name; a matrix that stands in two places once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
