@@ -29,7 +29,8 @@ TEXT_PARTS = (None, "text", "input_text", "output_text")
 """Types of the parts of a content that are text."""
 WORDS = 4
 """Words from which a text says more than an id or a class does."""
-_READ = frozenset(("role", "content", "from", "value", *REASONINGS, *CALLS)) | LEARN | LEARN_UNCLEAR
+_FLAGS = LEARN | LEARN_UNCLEAR
+_READ = _FLAGS | frozenset(("role", "content", "from", "value", *REASONINGS, *CALLS))
 
 
 def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
@@ -56,15 +57,14 @@ def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
 
 def _keys(turn: dict[str, Any], number: int) -> tuple[str, str]:
     """The keys of who speaks and of what is said."""
-    found = f"message {number}, keys found: {column_names(turn)}"
     speaker = next((key for key in SPEAKER if key in turn), None)
+    if speaker is not None and SPEAKER[speaker] in turn:
+        return speaker, SPEAKER[speaker]
+    found = f"message {number}, keys found: {column_names(turn)}"
     if speaker is None:
         raise InvalidRow("a message has no role", found)
-    if SPEAKER[speaker] not in turn:
-        mixed = any(key in turn for key in SPEAKER.values())
-        what = "mixes keys of two kinds" if mixed else "has no content"
-        raise InvalidRow(f"a message {what}: it is to have role and content, or from and value", found)
-    return speaker, SPEAKER[speaker]
+    what = "mixes keys of two kinds" if any(key in turn for key in SPEAKER.values()) else "has no content"
+    raise InvalidRow(f"a message {what}: it is to have role and content, or from and value", found)
 
 
 def _role(name: Any, number: int) -> str:
@@ -103,7 +103,7 @@ def _learned(turn: dict[str, Any], role: str, number: int, noted: Noted) -> bool
     flags: dict[str, bool] = {}
     for key, value in turn.items():
         name = plain(key)
-        if value is None or name not in LEARN | LEARN_UNCLEAR:
+        if value is None or name not in _FLAGS:
             continue
         flag = flag_of(value)
         if role == ASSISTANT and name in LEARN_UNCLEAR:
@@ -134,7 +134,7 @@ def flag_of(value: Any) -> bool | None:
 
 
 def _thought(turn: dict[str, Any]) -> str:
-    texts = (text_of(turn, name, required=False) for name in REASONINGS)
+    texts = (text_of(turn, name, required=False) for name in REASONINGS if name in turn)
     return next(filter(None, texts), "")
 
 

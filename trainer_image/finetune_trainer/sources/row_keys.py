@@ -3,6 +3,7 @@
 Names are compared in lower case, with `_` for white space and hyphens."""
 
 import re
+from functools import lru_cache
 from typing import Any
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
@@ -67,6 +68,7 @@ _METADATA = frozenset(
 """Words in the name of a column about a row, not of it."""
 
 
+@lru_cache(1024)
 def plain(name: str) -> str:
     """A name as this table has it."""
     return re.sub(r"[\s-]+", "_", name.strip().lower())
