@@ -4,8 +4,8 @@ Preflight (CPU only, never imports torch), `preflight`:
     `base_model` what the model's folder holds, `previous_adapter` -> `gather`: `data_files` and their `records`
     (`json_rows`, `tables`) -> `rows`, by their `row_columns` and `row_format` -> `clean`, with `masking` ->
     `deduplicate`, with `near_duplicates` or `embeddings`, and `clusters` -> `suspicions` -> `render` and `tokenization`
-    -> `row_store`, on disk, and `row_notes` -> `split` -> `resolve` -> `leaked_rows`, with `leaks` ->
-    `facts` and `advice` -> `prepared`, which leaves the token ids for the attempts.
+    -> `row_store`, on disk, and `row_notes` -> `split` -> `resolve` -> `facts`, with `leaks`, and `advice` ->
+    `prepared`, which leaves the token ids for the attempts.
 
 Train (on the GPU), `train`:
     `prepared` -> `model`, its `attention`, and by `isolation` which rows it takes at once -> `assessment` of the base,
@@ -17,9 +17,10 @@ Train (on the GPU), `train`:
     `results` through `pages`, whose templates are in the folder of that name.
 
 The evaluation, `assessment` from top to bottom:
-    `answer_kind` and `metric_choice`, in preflight, what is measured -> `evaluate`, with `generation` and the
-    prompts of `few_shot` -> `measured` -> `metrics` of `text_metrics`, `json_fields` and `labels` -> `estimates` with their `intervals` ->
-    `comparison` of `metric_rows`, with the `evidence` of the rows that did not leak and `chance` -> `gates` -> `verdict` -> `evaluation_status`.
+    `answer_kind` and `metric_choice` what is measured, decided in preflight -> `evaluate`, with `generation` and the
+    prompts of `few_shot` -> `measured` -> `metrics` of `text_metrics`, `json_fields` and `labels` -> `estimates` with
+    their `intervals` -> `comparison` in `metric_rows`, and of the rows that did not leak the `evidence`, also against
+    `chance` -> `gates` -> `verdict` -> `evaluation_status`.
 
 Both:
     `__main__`: the command, and how each end becomes an exit code and a termination message.
