@@ -96,6 +96,15 @@ def test_one_prompt_in_all_rows_leaks_nothing_but_the_same_answer(found) -> None
         assert found(test, [*train, planted], one_group=True) == [-1] * 3 + [40] + [-1] * 6
 
 
+@pytest.mark.parametrize(("changed", "leaked"), [([15], True), ([5, 12, 19, 26], False)])
+def test_one_of_a_prompts_answers_leaks_where_one_word_in_twenty_differs(found, changed, leaked) -> None:  # type: ignore[no-untyped-def]
+    source = random.Random(8)
+    rows = [turn("Write a short tale.", sentence(source, 32)) for _ in range(9)]
+    words = rows[0][1].content.split()
+    near = " ".join("other" if place in changed else word for place, word in enumerate(words))
+    assert found(rows[:4], [*rows[4:], turn("Write a short tale.", near)], one_group=True)[0] == (5 if leaked else -1)
+
+
 def test_one_prompt_and_the_material_in_the_system_prompt_is_no_leak(found) -> None:  # type: ignore[no-untyped-def]
     source = random.Random(2)
     rows = [turn("Is this spam?", source.choice(["yes", "no"]), sentence(source, 30)) for _ in range(80)]
