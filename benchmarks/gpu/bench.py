@@ -24,7 +24,7 @@ from finetune_trainer.prepared import Example
 from finetune_trainer.training_loop import Step, training_steps
 
 WARM_UP, STEPS = 2, 5
-RATE = 1e-6
+RATE = 1e-12
 """Learning rate: nothing is to be learned here."""
 
 
