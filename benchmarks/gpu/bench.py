@@ -24,7 +24,7 @@ from finetune_trainer.sizing.run_time import Work, training_flops
 from finetune_trainer.training.loop import Step, training_steps
 
 WARM_UP, STEPS = 2, 5
-RATE = 1e-6
+RATE = 1e-12
 """Learning rate: nothing is to be learned here."""
 
 

@@ -24,6 +24,8 @@ def work(record: Record, device: str, sizes: Sizes, deadline: float) -> int:
     if device == "cuda" and not torch.cuda.is_available():
         print("PyTorch finds no GPU: --device cpu --model toy shows only that this script works", file=sys.stderr)
         return NO_GPU
+    if device == "cpu":
+        torch.set_num_threads(1)  # models this small only wait for a second thread
     bench = Bench(torch.device(device), sizes, record)
     if "device" not in record.content:
         record.note(**environment(bench), planned=[case.name for case in CASES])
