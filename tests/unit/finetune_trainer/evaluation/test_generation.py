@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.unit.finetune_trainer.model.test_attention import gpt2
 from transformers import (
     AutoTokenizer,
     DynamicCache,
@@ -46,6 +45,7 @@ from tests.unit.finetune_trainer.families import (
     rwkv,
     save_family,
 )
+from tests.unit.finetune_trainer.model.test_attention import gpt2
 from tests.unit.finetune_trainer.tiny import SIZES, VOCABULARY, prepared_model, tiny_llama
 
 END = 3

@@ -2,10 +2,9 @@
 
 import json
 
-from tests.unit.finetune_trainer.statistics.test_comparison import compared, labels, tickets
-
 from finetune_trainer.evaluation.table import evaluation_table
 from finetune_trainer.metrics.answer_kind import AnswerKind
+from tests.unit.finetune_trainer.statistics.test_comparison import compared, labels, tickets
 
 
 def test_every_metric_of_every_model_is_there_with_its_interval() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from tests.unit.finetune_trainer.model.test_attention import FAMILIES, Family
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -32,6 +31,7 @@ from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.model.trainable import attach_lora
 from finetune_trainer.pod.failure import TrainerFailure
 from tests.unit.finetune_trainer import tiny
+from tests.unit.finetune_trainer.model.test_attention import FAMILIES, Family
 from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, prepared_model, tiny_llama
 
 ROWS = examples([20, 24, 60, 90, 28])

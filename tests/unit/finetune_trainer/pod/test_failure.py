@@ -45,7 +45,7 @@ def test_a_crash_is_named_with_its_place_in_the_trainer() -> None:
     with pytest.raises(TypeError) as caught:
         hold_out([1, 2], None, 0)  # type: ignore[list-item]
     assert failure_of(caught.value).message.startswith("TypeError in ")
-    assert "(split.py:" in failure_of(caught.value).message
+    assert "(preflight/split.py:" in failure_of(caught.value).message
 
 
 def test_the_status_carries_the_remedy_unless_the_pod_was_only_told_to_stop() -> None:

@@ -4,8 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.finetune_trainer.sizing.test_memory import SHAPE
-from tests.unit.finetune_trainer.preflight.test_resolve import example
 
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.method import MethodType
@@ -27,6 +25,8 @@ from finetune_trainer.preflight.prediction import (
     unquantized_memory,
 )
 from finetune_trainer.sizing.memory import GENERATION_FACTOR, Load, Setup, base_memory, predict
+from tests.unit.finetune_trainer.preflight.test_resolve import example
+from tests.unit.finetune_trainer.sizing.test_memory import SHAPE
 
 LORA, QLORA, FULL = MethodType.LORA, MethodType.QLORA, MethodType.FULL
 GIB = 1024**3

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from peft import LoraConfig
-from tests.unit.finetune_trainer.tokens.test_render import DATED, THINKING, THOUGHTFUL
 
 from finetune_trainer.handover.prepared import Example, Prepared
 from finetune_trainer.results.serving import QUESTION, serving_of, shared_beginning, vllm_obstacles, vllm_rank
@@ -17,6 +16,7 @@ from finetune_trainer.tokens.render import prompt_format
 from finetune_trainer.tokens.tokenization import tokenize
 from tests.unit.finetune_trainer.conftest import TEMPLATE, MakeBundle, save_tokenizer
 from tests.unit.finetune_trainer.tiny import results
+from tests.unit.finetune_trainer.tokens.test_render import DATED, THINKING, THOUGHTFUL
 
 SYSTEM = "Answer in one word."
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from tests.unit.finetune_trainer.sizing.test_memory import SHAPE
 
 from finetune_trainer.sizing.memory import Setup
 from finetune_trainer.sizing.run_time import Work, cost, peak_flops, total_seconds, training_flops, training_seconds
+from tests.unit.finetune_trainer.sizing.test_memory import SHAPE
 
 H100 = 989e12
 WORK = Work(

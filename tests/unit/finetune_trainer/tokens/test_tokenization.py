@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.finetune_trainer.tokens.test_render import LLAMA_2, PHI_3, UNENDED, load, row
 
 from finetune_trainer.rows.row_format import DOCUMENT, Message, Row
 from finetune_trainer.sources.findings import Findings
@@ -15,6 +14,7 @@ from finetune_trainer.tokens.render import prompt_format
 from finetune_trainer.tokens.row_store import Example
 from finetune_trainer.tokens.tokenization import tokenize
 from tests.unit.finetune_trainer.conftest import TEMPLATE
+from tests.unit.finetune_trainer.tokens.test_render import LLAMA_2, PHI_3, UNENDED, load, row
 
 TEMPLATES = {"chatml": TEMPLATE, "llama-2": LLAMA_2, "phi-3": PHI_3, "unended": UNENDED, "plain": None}
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.strip) | st.sampled_from(

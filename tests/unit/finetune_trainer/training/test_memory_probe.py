@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.finetune_trainer.model.test_isolation import mamba2
 
 from finetune_api.method import Method
 from finetune_api.preflight_status import Resolved
@@ -19,6 +18,7 @@ from finetune_trainer.training import memory_probe
 from finetune_trainer.training.loop import accumulate_gradients
 from finetune_trainer.training.memory_probe import Plan, find_plan, fits, plans, synthetic_rows, worst_micro_batch
 from tests.unit.finetune_trainer import tiny
+from tests.unit.finetune_trainer.model.test_isolation import mamba2
 from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
 
 AUTO, ENABLED, DISABLED = GradientCheckpointing
