@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from finetune_api.method import Method, MethodType
+from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.attention import use_document_attention
 from finetune_trainer.model.trainable import make_trainable, use_gradient_checkpointing

@@ -111,9 +111,9 @@ def measure(folder: Path, method: memory.TrainedMethod, tokens: int) -> dict[str
     from accelerate import Accelerator
 
     from benchmarks.random_models import random_rows
-    from finetune_api.method import Method, MethodType
-    from finetune_api.preflight_status import Resolved
-    from finetune_api.training import Training
+    from finetune_api.spec.method import Method, MethodType
+    from finetune_api.spec.training import Training
+    from finetune_api.status.preflight import Resolved
     from finetune_trainer.model.loading import load_model
     from finetune_trainer.model.trainable import make_trainable
     from finetune_trainer.training.loop import training_steps

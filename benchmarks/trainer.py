@@ -248,9 +248,9 @@ def train_ours(examples: Sequence[Example], held_out: Sequence[Example], steps: 
     import torch
     from accelerate import Accelerator
 
-    from finetune_api.method import Method, MethodType
-    from finetune_api.preflight_status import Resolved
-    from finetune_api.training import Training
+    from finetune_api.spec.method import Method, MethodType
+    from finetune_api.spec.training import Training
+    from finetune_api.status.preflight import Resolved
     from finetune_trainer.handover.mixing import Mixture
     from finetune_trainer.model.batches import rows_of_step
     from finetune_trainer.model.loading import load_model

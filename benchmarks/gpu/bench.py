@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 from benchmarks.gpu.record import Figure, Record
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.random_models import SETTINGS, random_rows, random_shape, trainable_model
-from finetune_api.method import MethodType
-from finetune_api.preflight_status import Resolved
 from finetune_api.quantity import gibibytes
-from finetune_api.training import Training
+from finetune_api.spec.method import MethodType
+from finetune_api.spec.training import Training
+from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.sizing import memory
 from finetune_trainer.sizing.run_time import Work, training_flops

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import Figure
-from finetune_api.method import Method, MethodType
+from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.attention import TAKES_GROUPS, per_document_attention, use_document_attention
 from finetune_trainer.model.batches import micro_batch

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.bench import WARM_UP, Bench
 from benchmarks.gpu.record import Figure
-from finetune_api.training import Training
+from finetune_api.spec.training import Training
 from finetune_trainer.training.loop import training_steps
 
 FAMILIES = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import Figure
 from finetune_api.reasons import FailureReason
-from finetune_api.training import Training
+from finetune_api.spec.training import Training
 from finetune_trainer.model.trainable import trainable_parameters, use_gradient_checkpointing
 from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.training.loop import accumulate_gradients

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import Figure
 from benchmarks.gpu.switches import all_on
-from finetune_api.training import Optimizer, Training
+from finetune_api.spec.training import Optimizer, Training
 from finetune_trainer.sizing.memory import Setup
 from finetune_trainer.training.optimizer import make_optimizer
 

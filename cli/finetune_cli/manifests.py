@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from finetune_api import names
 from finetune_api.bundle import sources_of, uris_of
 from finetune_api.conflicts import conflicts
-from finetune_api.job import FineTuneJobSpec
 from finetune_api.model import ApiModel
-from finetune_api.profile import FineTuneProfileSpec
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.uris import FILES, FOLDER, misspelled
 
 KINDS: dict[str, type[ApiModel]] = {names.JOB_KIND: FineTuneJobSpec, names.PROFILE_KIND: FineTuneProfileSpec}

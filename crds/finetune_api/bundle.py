@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from finetune_api.dataset import RowFiles
-from finetune_api.job import FineTuneJobSpec
 from finetune_api.model import ApiModel
-from finetune_api.profile import GpuType, Storage
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.dataset import RowFiles
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import GpuType, Storage
 
 
 class JobIdentity(ApiModel):

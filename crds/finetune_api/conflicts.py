@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from finetune_api import globs
 from finetune_api.bundle import models_of, sources_of
-from finetune_api.evaluation import RegressionSet
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.spec.evaluation import RegressionSet
+from finetune_api.spec.job import FineTuneJobSpec
 
 
 class Conflict(NamedTuple):

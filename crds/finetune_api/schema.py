@@ -8,10 +8,10 @@ of nested objects as `{}`, into which the API server then fills the defaults of 
 from typing import Any
 
 from finetune_api import names
-from finetune_api.job import FineTuneJobSpec
 from finetune_api.model import ApiModel, StatusModel, rules
-from finetune_api.profile import FineTuneProfileSpec
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_api.status.job import FineTuneJobStatus
 
 Schema = dict[str, Any]
 

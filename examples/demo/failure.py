@@ -3,7 +3,7 @@
 from devcluster import ClusterError
 from examples.demo.target import JOB, SYSTEM_NAMESPACE, Target
 from finetune_api.names import LABEL_JOB_NAME, LABEL_STEP
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status.job import FineTuneJobStatus
 
 LOG_LINES = 15
 

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from devcluster import ClusterError
 from examples.demo.store import Store, sha256
-from finetune_api.evaluation_status import Evaluation, Metrics
-from finetune_api.status import Artifacts
+from finetune_api.status.evaluation import Evaluation, Metrics
+from finetune_api.status.job import Artifacts
 
 ADAPTER, REPORT, SAMPLES = "adapter", "report.html", "samples.jsonl"
 Sample = dict[str, Any]

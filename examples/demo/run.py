@@ -22,8 +22,8 @@ from examples.demo.watch import changes
 from examples.model.convert import NAME as MODEL
 from examples.model.convert import model_folder
 from examples.tickets.generate import tickets
-from finetune_api.evaluation_status import Evaluation
-from finetune_api.status import Artifacts, ConditionType, FineTuneJobStatus, State
+from finetune_api.status.evaluation import Evaluation
+from finetune_api.status.job import Artifacts, ConditionType, FineTuneJobStatus, State
 
 MANIFEST = ROOT / "examples" / "tickets" / "finetunejob.yaml"
 RESOURCE = "finetunejob.json"

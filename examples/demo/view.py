@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from finetune_api.status import ConditionType, FineTuneJobStatus, State, Training
+from finetune_api.status.job import ConditionType, FineTuneJobStatus, State, Training
 
 LINE_SECONDS = 10.0
 ENDS = {State.COMPLETE, State.FAILED}

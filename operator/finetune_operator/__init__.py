@@ -1,22 +1,10 @@
-"""The operator: watches FineTuneJobs and makes what is there match what they ask for.
+"""The operator: watches FineTuneJobs and makes the cluster match what they ask for.
 
-Read from `reconcile` outward. Pure, tested without a cluster:
+Packages import downward only, and import-linter holds that; each one's `__init__` says what belongs there:
 
-- `world`: what was observed of one job, as plain data; `pods`: what of a pod.
-- `reconcile`: the checklist that decides what to do next; `admission`, `runs` and `conditions` are its concerns.
-- `runs`: where a child Job stands (a `standing`), from its pod; `starting`: why a pod has not started; `endings`: why
-  it failed; `own_words`: what the pod wrote in the status itself.
-- `children`: the objects it asks for: Jobs, the bundle, the ServiceAccount.
-- `plan`: its answer.
-- `queue`: keys waiting for a worker.
-
-The edges:
-
-- `observe` reads one job's world: through `profiles` the profile it names, through `rivals` who else writes to its
-  output, through `events` why a child does not get on. `apply` makes a plan real. `api` is the API server: nothing else
-  talks to it.
-- `loop`: workers, observe -> reconcile -> apply.
-- `watch`: kopf; turns events into keys. The only module that knows kopf.
-- `supervise`: runs workers and watches, each in a thread, and ends the process when one of them does not work;
-  `probes` tells the kubelet.
+    __main__    the command
+    process     queue, workers, kopf's watches, supervision, probes
+    cluster     reads one job's world, carries out a plan; the only package that talks to the API server
+    decisions   `reconcile`, the checklist that decides what to do next. Pure
+    observed    one job as the cluster shows it, as plain data. Pure
 """

@@ -3,11 +3,11 @@
 import argparse
 import logging
 
-from finetune_operator import probes
-from finetune_operator.api import KubernetesApi
-from finetune_operator.loop import Workers
-from finetune_operator.supervise import FAILED, Supervisor, exit_process
-from finetune_operator.watch import Watches
+from finetune_operator.cluster.api import KubernetesApi
+from finetune_operator.process import probes
+from finetune_operator.process.loop import Workers
+from finetune_operator.process.supervise import FAILED, Supervisor, exit_process
+from finetune_operator.process.watch import Watches
 
 
 def main() -> None:

@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime
 
-from finetune_api.evaluation import Baseline, MetricName
-from finetune_api.evaluation_status import Decision, Evaluation, Metrics
-from finetune_api.method import MethodType
-from finetune_api.preflight_status import Preflight, Resolved, Splits
-from finetune_api.status import Artifacts, Training
+from finetune_api.spec.evaluation import Baseline, MetricName
+from finetune_api.spec.method import MethodType
+from finetune_api.status.evaluation import Decision, Evaluation, Metrics
+from finetune_api.status.job import Artifacts, Training
+from finetune_api.status.preflight import Preflight, Resolved, Splits
 
 _MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 VERDICT = "Tuning was worth it: exact match rose from 0.00 to 0.94 on 50 held-out rows."

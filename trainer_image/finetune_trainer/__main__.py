@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
-from finetune_api.status import PREFLIGHT_MANAGER, attempt_manager
+from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import open_storage

@@ -11,12 +11,12 @@ from accelerate import Accelerator
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
-from finetune_api.evaluation_status import Evaluation
-from finetune_api.method import MethodType
-from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.status import ConditionType, Training
-from finetune_api.training import Publish
+from finetune_api.spec.method import MethodType
+from finetune_api.spec.training import Publish
+from finetune_api.status.evaluation import Evaluation
+from finetune_api.status.job import ConditionType, Training
+from finetune_api.status.preflight import Resolved
 from finetune_trainer.base.model_files import ADAPTER as ADAPTER_FILES
 from finetune_trainer.base.model_files import copy_files
 from finetune_trainer.evaluation.gates import require_passed, shortfall

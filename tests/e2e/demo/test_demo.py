@@ -13,7 +13,7 @@ from examples.demo.install import install_operator
 from examples.demo.run import RESOURCE, run
 from examples.demo.store import Store
 from examples.demo.target import FOLDER, Target, local_target
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status.job import FineTuneJobStatus
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from devcluster import Cluster, images
 from finetune_api import names
-from finetune_operator import starting
+from finetune_operator.observed import starting
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import Job
 from tests.integration.kube import Object

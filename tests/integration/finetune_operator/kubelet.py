@@ -14,7 +14,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.reasons import FAILURES, FailureReason
-from finetune_api.status import PREFLIGHT_MANAGER, ConditionType, attempt_manager
+from finetune_api.status.job import PREFLIGHT_MANAGER, ConditionType, attempt_manager
 from finetune_trainer.pod.status_writer import StatusWriter
 from tests.integration import words
 from tests.integration.jobs import GPU

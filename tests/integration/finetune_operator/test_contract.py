@@ -6,7 +6,7 @@ import pytest
 
 from devcluster import Cluster
 from finetune_api import names
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.spec.job import FineTuneJobSpec
 from tests.integration.jobs import Job, manifest
 from tests.integration.kube import JOBS, PROFILES, Kube, Object, RefusedError
 from tests.integration.waiting import wait_for

@@ -6,7 +6,8 @@ These jobs (fixture `doomed`) are created with the first test of the session, so
 import pytest
 
 from finetune_api.reasons import FailureReason
-from finetune_operator import admission, starting
+from finetune_operator.decisions import admission
+from finetune_operator.observed import starting
 from tests.integration.finetune_operator.manifests import FAILED, outcome
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job
 from tests.integration.waiting import wait_for

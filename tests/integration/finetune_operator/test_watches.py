@@ -15,7 +15,7 @@ from threading import Event
 import pytest
 
 from finetune_api import names
-from finetune_operator import supervise
+from finetune_operator.process import supervise
 from tests.integration.faults import STALLS, Fault
 from tests.integration.finetune_operator.kubelet import Kubelet
 from tests.integration.finetune_operator.operator_process import OperatorProcess

@@ -9,8 +9,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from finetune_api.method import Method, MethodType
-from finetune_api.training import Training
+from finetune_api.spec.method import Method, MethodType
+from finetune_api.spec.training import Training
 from finetune_trainer.base.base_model import MAMBAS, NO_ADAPTER, NO_FOUR_BIT
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.isolation import sharing

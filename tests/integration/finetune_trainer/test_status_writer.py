@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.bundle import JobIdentity
-from finetune_api.status import PREFLIGHT_MANAGER, ConditionType, attempt_manager
+from finetune_api.status.job import PREFLIGHT_MANAGER, ConditionType, attempt_manager
 from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.pod.status_writer import StatusWriter
 from tests.integration import words

@@ -12,9 +12,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from finetune_api.bundle import Bundle
-from finetune_api.method import MethodType
 from finetune_api.reasons import FAILURES, FailureReason
-from finetune_api.status import ConditionType
+from finetune_api.spec.method import MethodType
+from finetune_api.status.job import ConditionType
 from finetune_trainer import train as module
 from finetune_trainer.__main__ import main
 from finetune_trainer.evaluation.recipe import Assessor

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
 from finetune_api.bundle import Bundle
-from finetune_api.method import MethodType
+from finetune_api.spec.method import MethodType
 from finetune_trainer import train as module
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.batches import micro_batch

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from finetune_api import names
-from finetune_api.status import ConditionType, FineTuneJobStatus
-from finetune_operator import supervise
+from finetune_api.status.job import ConditionType, FineTuneJobStatus
+from finetune_operator.process import supervise
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "finetune-operator"

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from finetune_api.profile import FineTuneProfileSpec
+from finetune_api.spec.profile import FineTuneProfileSpec
 
 CHART = Path(__file__).parents[3] / "charts" / "finetune-operator"
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())

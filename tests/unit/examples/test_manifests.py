@@ -9,9 +9,9 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from finetune_api.dataset import RowFormat
-from finetune_api.job import FineTuneJobSpec
 from finetune_api.quantity import bytes_of
+from finetune_api.spec.dataset import RowFormat
+from finetune_api.spec.job import FineTuneJobSpec
 from finetune_cli.manifests import problems
 from finetune_trainer.sizing.memory import GENERATION_FACTOR, Load, Setup, first_fit
 from finetune_trainer.sizing.model_shape import ModelShape, model_shape

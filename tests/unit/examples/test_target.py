@@ -10,7 +10,7 @@ from devcluster import ClusterError
 from examples.demo.install import values
 from examples.demo.run import MANIFEST
 from examples.demo.target import Target, current_target
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.spec.job import FineTuneJobSpec
 
 ENVIRONMENT = {
     "S3_ENDPOINT": "https://s3.example",

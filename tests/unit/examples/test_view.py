@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.spinner import Spinner
 
 from examples.demo.view import Phase, Timeline, detail, follow, phase_of, render
-from finetune_api.status import FineTuneJobStatus, Stage
+from finetune_api.status.job import FineTuneJobStatus, Stage
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 MOMENT = "2026-01-01T12:00:00Z"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from finetune_api.bundle import Bundle, bucket_of, storage_of, uris_of
-from finetune_api.job import FineTuneJobSpec
-from finetune_api.profile import Storage
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import Storage
 
 GOOD = Path(__file__).parents[2] / "manifests" / "good"
 SPECS = {

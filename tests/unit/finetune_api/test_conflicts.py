@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.bundle import uris_of
 from finetune_api.conflicts import conflicts, normal
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.uris import FILES, FOLDER, misspelled
 
 ROWS = "s3://data/rows.jsonl"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune_api.job import FineTuneJobSpec
 from finetune_api.model import ApiModel, StatusModel
 from finetune_api.schema import Schema, job_crd, profile_crd, structural
-from finetune_api.status import ConditionType, FineTuneJobStatus
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.status.job import ConditionType, FineTuneJobStatus
 
 CRDS = {"job": job_crd(), "profile": profile_crd()}
 FORBIDDEN = {"$ref", "$defs", "anyOf", "oneOf", "allOf", "title", "const", "definitions", "examples"}

@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_api import names
-from finetune_api.job import FineTuneJobSpec
-from finetune_api.profile import FineTuneProfileSpec
-from finetune_api.status import Condition, ConditionType, FineTuneJobStatus
-from finetune_operator.plan import Plan
-from finetune_operator.pods import Pod
-from finetune_operator.world import Run, World
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus
+from finetune_operator.decisions.plan import Plan
+from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.world import Run, World
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 UID = "12345678-aaaa-bbbb-cccc-1234567890ab"

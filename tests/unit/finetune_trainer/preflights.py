@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_api.bundle import Bundle
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status.job import FineTuneJobStatus
 from finetune_trainer.handover.prepared import Prepared, read_prepared
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.scratch import scratch_folder

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from finetune_api.bundle import Bundle
-from finetune_api.evaluation import Evaluation as EvaluationWish
-from finetune_api.evaluation import Gate, MetricName, MinGain, RegressionSet
-from finetune_api.evaluation_status import Merged
-from finetune_api.preflight_status import Advice, Cleaned, CleaningStep, Estimate, Finding, Severity, SourceRows, Splits
+from finetune_api.spec.evaluation import Evaluation as EvaluationWish
+from finetune_api.spec.evaluation import Gate, MetricName, MinGain, RegressionSet
+from finetune_api.status.evaluation import Merged
+from finetune_api.status.preflight import Advice, Cleaned, CleaningStep, Estimate, Finding, Severity, SourceRows, Splits
 from finetune_trainer.evaluation.gates import gate_results, regression_result
 from finetune_trainer.evaluation.quantized import base_name
 from finetune_trainer.evaluation.recipe import Assessment, Baselines

@@ -12,10 +12,10 @@ from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from finetune_api.bundle import Bundle
-from finetune_api.evaluation import MetricName
-from finetune_api.method import MethodType
-from finetune_api.preflight_status import Preflight, Resolved, Splits
-from finetune_api.status import Training as StatusTraining
+from finetune_api.spec.evaluation import MetricName
+from finetune_api.spec.method import MethodType
+from finetune_api.status.job import Training as StatusTraining
+from finetune_api.status.preflight import Preflight, Resolved, Splits
 from finetune_trainer.evaluation.recipe import Assessment, Baselines
 from finetune_trainer.evaluation.status import evaluation_status
 from finetune_trainer.evaluation.verdict import Cost, verdict

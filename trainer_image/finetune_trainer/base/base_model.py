@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune_api.method import Lora
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import Lora
 from finetune_trainer.base.model_files import (
     CONFIG,
     GENERATION_CONFIG,

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_api.method import Lora, LoraBias, Method, MethodType
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import Lora, LoraBias, Method, MethodType
 from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.base.model_files import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.base.weights import read_header

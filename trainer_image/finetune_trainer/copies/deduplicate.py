@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.row_cleaning import Deduplicate, Near
+from finetune_api.spec.row_cleaning import Deduplicate, Near
 from finetune_trainer.copies.clusters import Clusters
 from finetune_trainer.copies.embeddings import Embeddings, SentenceModel
 from finetune_trainer.copies.near_duplicates import NearDuplicates

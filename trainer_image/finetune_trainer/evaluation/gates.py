@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from finetune_api.evaluation import Baseline, Gate, MetricName, MinGain, RegressionSet
-from finetune_api.evaluation_status import Evaluation, GateResult, RegressionResult
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.evaluation import Baseline, Gate, MetricName, MinGain, RegressionSet
+from finetune_api.status.evaluation import Evaluation, GateResult, RegressionResult
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.statistics.estimates import Paired, scored

@@ -3,8 +3,8 @@ which is tuned. Which of them is measured, and what quantizing alone costs."""
 
 import torch
 
-from finetune_api.evaluation_status import Quantized
 from finetune_api.quantity import bytes_of, gibibytes
+from finetune_api.status.evaluation import Quantized
 from finetune_trainer.statistics.measurements import Measured
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedModel
 
 from finetune_api.bundle import Bundle
-from finetune_api.evaluation import Baseline
-from finetune_api.evaluation_status import Evaluation, Merged, Quantized
+from finetune_api.spec.evaluation import Baseline
+from finetune_api.status.evaluation import Evaluation, Merged, Quantized
 from finetune_trainer.evaluation.gates import gate_results, regression_result
 from finetune_trainer.evaluation.generation import context
 from finetune_trainer.evaluation.quantized import base_name, compare_quantized, only_quantized

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from finetune_api.evaluation_status import (
+from finetune_api.status.evaluation import (
     Decision,
     Evaluation,
     GateResult,

@@ -4,7 +4,7 @@ prompting would have done."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_api.evaluation import Baseline, MetricName
+from finetune_api.spec.evaluation import Baseline, MetricName
 from finetune_trainer.metrics.values import LIKELIHOODS
 from finetune_trainer.statistics.comparison import Comparison
 from finetune_trainer.statistics.estimates import LEAST_CLUSTERS, Change

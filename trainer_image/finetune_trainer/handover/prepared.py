@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.bundle import Bundle
-from finetune_api.preflight_status import Preflight, Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.training import LossOn
+from finetune_api.spec.training import LossOn
+from finetune_api.status.preflight import Preflight, Resolved
 from finetune_trainer.base.model_files import Files
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure

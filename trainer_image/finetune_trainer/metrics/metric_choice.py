@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from finetune_api.evaluation import LABEL_METRICS, LIKELIHOODS, Baseline, Evaluation, MetricName, RegressionSet
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.evaluation import LABEL_METRICS, LIKELIHOODS, Baseline, Evaluation, MetricName, RegressionSet
 from finetune_trainer.metrics.answer_kind import MOST_LABELS, ROWS_PER_LABEL, AnswerKind, Answers, recognise
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.tokens.row_store import Example

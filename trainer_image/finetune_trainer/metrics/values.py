@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.evaluation import LIKELIHOODS as LIKELIHOODS  # where the trainer knows it from
-from finetune_api.evaluation import MetricName
+from finetune_api.spec.evaluation import LIKELIHOODS as LIKELIHOODS  # where the trainer knows it from
+from finetune_api.spec.evaluation import MetricName
 from finetune_trainer.metrics.json_fields import field_match, valid_json
 from finetune_trainer.metrics.labels import Part, label_counts, macro
 from finetune_trainer.metrics.text_metrics import bleu, bleu_counts, rouge_l, rouge_n, token_f1

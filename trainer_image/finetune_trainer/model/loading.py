@@ -18,8 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from finetune_api.method import ComputeDtype, MethodType, Quantization
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import ComputeDtype, MethodType, Quantization
 from finetune_trainer.base.base_model import MAMBAS, known
 from finetune_trainer.model.attention import use_document_attention
 from finetune_trainer.pod.failure import TrainerFailure

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from finetune_api.method import Lora, Method, MethodType
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import Lora, Method, MethodType
 from finetune_trainer.base.base_model import MAMBAS, NO_ADAPTER
 from finetune_trainer.base.model_files import ADAPTER_WEIGHTS
 from finetune_trainer.base.previous_adapter import PEFT_BIAS

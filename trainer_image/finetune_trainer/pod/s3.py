@@ -20,9 +20,9 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from finetune_api import profile
 from finetune_api.bundle import JobIdentity
 from finetune_api.reasons import FailureReason
+from finetune_api.spec import profile
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.files import Place
 from finetune_trainer.pod.mounted_keys import (

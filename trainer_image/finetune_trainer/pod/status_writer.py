@@ -19,7 +19,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.bundle import JobIdentity
-from finetune_api.status import Condition, ConditionType, FineTuneJobStatus
+from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus
 from finetune_trainer.pod.failure import Superseded
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 
-from finetune_api.preflight_status import ADVICE_LENGTH, Advice
+from finetune_api.status.preflight import ADVICE_LENGTH, Advice
 from finetune_trainer.preflight import row_advice
 from finetune_trainer.preflight.row_advice import RowFacts
 

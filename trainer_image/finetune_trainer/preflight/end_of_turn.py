@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_api.method import Method, MethodType
+from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.base.weights import FLOATS, read_rows, spread
 from finetune_trainer.base.weights_fit import Vocabulary

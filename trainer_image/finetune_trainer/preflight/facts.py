@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.job import FineTuneJobSpec
-from finetune_api.method import MethodType
-from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import MethodType
+from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Split
 from finetune_trainer.pod.failure import TrainerFailure

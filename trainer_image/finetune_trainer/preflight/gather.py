@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.dataset import Dataset, Source
 from finetune_api.reasons import FailureReason
-from finetune_api.row_cleaning import Near
-from finetune_api.training import LossOn
+from finetune_api.spec.dataset import Dataset, Source
+from finetune_api.spec.row_cleaning import Near
+from finetune_api.spec.training import LossOn
 from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.copies.deduplicate import Alike, NearCopies, SeenKeys, drop_copies, prompt_key
 from finetune_trainer.handover.prepared import Split

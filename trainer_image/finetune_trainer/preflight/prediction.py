@@ -8,14 +8,14 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.evaluation import Baseline
-from finetune_api.job import FineTuneJobSpec
-from finetune_api.method import ComputeDtype, LoraBias, MethodType, Quantization
-from finetune_api.preflight_status import Estimate, Resolved
-from finetune_api.profile import GpuType
 from finetune_api.quantity import bytes_of, gibibytes
 from finetune_api.reasons import FailureReason
-from finetune_api.training import GradientCheckpointing
+from finetune_api.spec.evaluation import Baseline
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import ComputeDtype, LoraBias, MethodType, Quantization
+from finetune_api.spec.profile import GpuType
+from finetune_api.spec.training import GradientCheckpointing
+from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.handover.few_shot import DRAWS
 from finetune_trainer.handover.prepared import Split as Side
 from finetune_trainer.pod.failure import TrainerFailure

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from finetune_api.bundle import Bundle
 from finetune_api.conflicts import conflicts
-from finetune_api.dataset import Dataset, Overlength, Split
-from finetune_api.job import FineTuneJobSpec
-from finetune_api.method import MethodType
-from finetune_api.preflight_status import Preflight, SourceRows, Splits
 from finetune_api.reasons import FailureReason
-from finetune_api.status import ConditionType
+from finetune_api.spec.dataset import Dataset, Overlength, Split
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import MethodType
+from finetune_api.status.job import ConditionType
+from finetune_api.status.preflight import Preflight, SourceRows, Splits
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
 from finetune_trainer.base.previous_adapter import require_fitting_adapter
 from finetune_trainer.handover.prepared import (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_api.evaluation import RegressionSet
-from finetune_api.job import FineTuneJobSpec
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.evaluation import RegressionSet
+from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.copies.deduplicate import prompt_key
 from finetune_trainer.handover.prepared import REGRESSION, place

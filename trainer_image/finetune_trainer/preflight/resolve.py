@@ -1,4 +1,4 @@
-"""What the run uses where the spec left the choice open, by the rules the fields of `finetune_api.job` state."""
+"""What the run uses where the spec left the choice open, by the rules the fields of `finetune_api.spec.job` state."""
 
 from collections.abc import Sequence
 from math import ceil, floor
@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.evaluation import MetricName
-from finetune_api.job import FineTuneJobSpec
-from finetune_api.method import MethodType
-from finetune_api.preflight_status import Estimate, Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.training import Publish, Training
+from finetune_api.spec.evaluation import MetricName
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import MethodType
+from finetune_api.spec.training import Publish, Training
+from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.tokens.row_store import Example, lengths, prompt_lengths
 

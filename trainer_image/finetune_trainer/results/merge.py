@@ -13,9 +13,9 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedTokenizerBase
 
-from finetune_api.evaluation_status import Merged
-from finetune_api.method import MethodType
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import MethodType
+from finetune_api.status.evaluation import Merged
 from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.handover.prepared import Example, Prepared
 from finetune_trainer.model.loading import greedy_generation, load_model

@@ -6,7 +6,7 @@ from typing import Any, cast
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard import metadata_load
 
-from finetune_api.evaluation_status import Metrics
+from finetune_api.status.evaluation import Metrics
 from finetune_trainer.evaluation.gates import shortfall
 from finetune_trainer.results.pages import template
 from finetune_trainer.results.report_results import metrics_table

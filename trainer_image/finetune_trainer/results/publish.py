@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
-from finetune_api.method import MethodType
-from finetune_api.status import Artifacts
+from finetune_api.spec.method import MethodType
+from finetune_api.status.job import Artifacts
 from finetune_trainer.evaluation.table import evaluation_table
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_api.evaluation import MetricName
-from finetune_api.evaluation_status import GateResult, RegressionResult
-from finetune_api.method import MethodType
+from finetune_api.spec.evaluation import MetricName
+from finetune_api.spec.method import MethodType
+from finetune_api.status.evaluation import GateResult, RegressionResult
 from finetune_trainer.evaluation.verdict import METRIC_TITLES, percent, shown
 from finetune_trainer.metrics.json_fields import FieldCount
 from finetune_trainer.metrics.values import LIKELIHOODS, LOWER_IS_BETTER

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_api.dataset import RowFiles
-from finetune_api.method import LoraBias, Method, MethodType, Quantization
 from finetune_api.quantity import gibibytes
-from finetune_api.training import Publish, Scheduler
+from finetune_api.spec.dataset import RowFiles
+from finetune_api.spec.method import LoraBias, Method, MethodType, Quantization
+from finetune_api.spec.training import Publish, Scheduler
 from finetune_trainer.results.results import Results, versions
 from finetune_trainer.training.training_progress import duration
 

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from peft import LoraConfig
 
 from finetune_api.bundle import Bundle
-from finetune_api.evaluation_status import Evaluation
-from finetune_api.method import MethodType, Quantization
-from finetune_api.status import Training
+from finetune_api.spec.method import MethodType, Quantization
+from finetune_api.status.evaluation import Evaluation
+from finetune_api.status.job import Training
 from finetune_trainer.evaluation.recipe import Assessment
 from finetune_trainer.handover.prepared import Example, Prepared
 from finetune_trainer.results.serving import Serving

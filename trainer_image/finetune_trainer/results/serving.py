@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase
 
-from finetune_api.method import Quantization, QuantizationType
+from finetune_api.spec.method import Quantization, QuantizationType
 from finetune_trainer.base.previous_adapter import PLAIN_INITS
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.rows.row_format import thinks

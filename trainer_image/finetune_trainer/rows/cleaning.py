@@ -13,7 +13,7 @@ import ftfy
 import re2
 
 from finetune_api.reasons import FailureReason
-from finetune_api.row_cleaning import Clean, Mojibake, UnicodeForm, Whitespace
+from finetune_api.spec.row_cleaning import Clean, Mojibake, UnicodeForm, Whitespace
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.rows.masking import MARKS, Finder, finders, hidden, replaced
 from finetune_trainer.rows.row_format import Row

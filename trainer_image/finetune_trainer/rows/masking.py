@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import phonenumbers
 
-from finetune_api.row_cleaning import Masked
+from finetune_api.spec.row_cleaning import Masked
 
 Span = tuple[int, int]
 """Characters [start, end) of a text."""

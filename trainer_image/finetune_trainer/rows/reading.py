@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from finetune_api.dataset import RowFiles, RowFormat
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.dataset import RowFiles, RowFormat
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.pod.storage import Storage

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from finetune_api import dataset
-from finetune_api.dataset import RowFiles, RowFormat
 from finetune_api.reasons import FailureReason
+from finetune_api.spec import dataset
+from finetune_api.spec.dataset import RowFiles, RowFormat
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sources.row_keys import ASSISTANT, CHOICES, REASONINGS, ROLES, SYSTEMS, is_thought, plain
 from finetune_trainer.sources.turn_lists import is_chat, list_of

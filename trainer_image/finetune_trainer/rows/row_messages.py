@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.dataset import RowFormat
+from finetune_api.spec.dataset import RowFormat
 from finetune_trainer.rows.cells import text_of, value_of
 from finetune_trainer.rows.readings import Noted, Reading
 from finetune_trainer.rows.row_columns import Columns, column_names

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any
 
-from finetune_api.dataset import RowFiles, RowFormat
+from finetune_api.spec.dataset import RowFiles, RowFormat
 from finetune_trainer.rows.row_columns import Columns, is_name, quoted, yaml_of
 from finetune_trainer.rows.row_format import Message
 from finetune_trainer.rows.row_messages import NOTHING

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from finetune_api import preflight_status
+from finetune_api.status import preflight as preflight_status
 
 EXAMPLES = 3
 """Rows shown of each step."""

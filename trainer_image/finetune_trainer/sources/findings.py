@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from finetune_api.preflight_status import FINDING_PLACES, FINDINGS, Advice, Estimate, Finding, Severity
 from finetune_api.reasons import FailureReason
+from finetune_api.status.preflight import FINDING_PLACES, FINDINGS, Advice, Estimate, Finding, Severity
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sources.cleaning_record import Cleaned
 from finetune_trainer.sources.data_files import kind_of_file

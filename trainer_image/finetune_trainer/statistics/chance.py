@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.evaluation import MetricName
+from finetune_api.spec.evaluation import MetricName
 from finetune_trainer.handover.mixing import shuffled
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.metrics.values import row_statistics

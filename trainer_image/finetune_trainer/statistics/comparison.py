@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from finetune_api.evaluation import Baseline, MetricName
+from finetune_api.spec.evaluation import Baseline, MetricName
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.metrics.json_fields import FieldCount, field_counts

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.evaluation import MetricName
+from finetune_api.spec.evaluation import MetricName
 from finetune_trainer.metrics.values import LIKELIHOODS, LOWER_IS_BETTER, row_statistics, value
 from finetune_trainer.statistics.intervals import (
     SIGNIFICANCE,

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from finetune_api.evaluation import Baseline, MetricName
+from finetune_api.spec.evaluation import Baseline, MetricName
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.metrics.values import LIKELIHOODS
 from finetune_trainer.statistics.chance import by_chance, pairings

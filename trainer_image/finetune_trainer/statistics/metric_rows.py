@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from finetune_api.evaluation import Baseline, MetricName
+from finetune_api.spec.evaluation import Baseline, MetricName
 from finetune_trainer.metrics.values import LOWER_IS_BETTER
 from finetune_trainer.statistics.estimates import Change, Estimate, Paired
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, cast
 import jinja2
 
 from finetune_api.reasons import FailureReason
-from finetune_api.training import LossOn
+from finetune_api.spec.training import LossOn
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.rows.row_format import REASONING, THOUGHT, THOUGHT_END, Message, Row, parted, thinks
 from finetune_trainer.sources.findings import InvalidRow

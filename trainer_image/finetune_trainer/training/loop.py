@@ -15,9 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.training import Training
+from finetune_api.spec.training import Training
+from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import micro_batches, rows_of_step

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.training import GradientCheckpointing, Training
+from finetune_api.spec.training import GradientCheckpointing, Training
+from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.trainable import trainable_parameters, use_gradient_checkpointing

@@ -2,7 +2,7 @@
 
 from math import cos, pi
 
-from finetune_api.training import Scheduler
+from finetune_api.spec.training import Scheduler
 
 FLOOR = 0.1
 """Share of the peak the cosine ends on, as in Chinchilla (Hoffmann et al. 2022) and Llama."""

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from finetune_api.quantity import gibibytes
-from finetune_api.status import Training
+from finetune_api.status.job import Training
 from finetune_trainer.pod.progress import INTERVAL_SECONDS
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.training.loop import Step

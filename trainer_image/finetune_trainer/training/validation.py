@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finetune_api.preflight_status import Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.training import Publish, Training
+from finetune_api.spec.training import Publish, Training
+from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.mixing import draw_rows
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.row_losses import row_losses

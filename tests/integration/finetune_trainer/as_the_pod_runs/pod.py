@@ -14,11 +14,11 @@ from typing import Any
 from devcluster import images
 from finetune_api import names
 from finetune_api.bundle import Bundle, TerminationMessage
-from finetune_api.job import FineTuneJobSpec
-from finetune_api.profile import FineTuneProfileSpec
-from finetune_api.status import FineTuneJobStatus
-from finetune_operator import children
-from finetune_operator.world import Object
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_api.status.job import FineTuneJobStatus
+from finetune_operator.decisions import children
+from finetune_operator.observed.world import Object
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.pod.storage import open_storage
 from tests.unit.finetune_operator.worlds import fresh

@@ -2,8 +2,8 @@
 
 import re
 
-from finetune_api.dataset import Source
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.spec.dataset import Source
+from finetune_api.spec.job import FineTuneJobSpec
 from tests.integration.finetune_trainer.as_the_pod_runs.api_fields import everything, said
 from tests.integration.finetune_trainer.as_the_pod_runs.cases import CASES
 from tests.integration.finetune_trainer.as_the_pod_runs.inputs import COMPRESSIONS

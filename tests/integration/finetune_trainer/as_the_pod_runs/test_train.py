@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from finetune_api.evaluation_status import Evaluation, Metrics
-from finetune_api.method import MethodType
 from finetune_api.reasons import FAILURES, FailureReason
-from finetune_api.status import Artifacts, FineTuneJobStatus, Training
+from finetune_api.spec.method import MethodType
+from finetune_api.status.evaluation import Evaluation, Metrics
+from finetune_api.status.job import Artifacts, FineTuneJobStatus, Training
 from tests.integration.finetune_trainer.as_the_pod_runs.cases import TRAININGS
 from tests.integration.finetune_trainer.as_the_pod_runs.conftest import RunCase
 from tests.integration.finetune_trainer.as_the_pod_runs.pod import Ended, Pods

@@ -11,9 +11,9 @@ from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from finetune_api.method import MethodType
-from finetune_api.preflight_status import Resolved
-from finetune_api.training import Training
+from finetune_api.spec.method import MethodType
+from finetune_api.spec.training import Training
+from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import rows_of_step

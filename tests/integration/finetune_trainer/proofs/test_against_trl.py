@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from finetune_api.method import Method
+from finetune_api.spec.method import Method
 from finetune_trainer.model.attention import NAME
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.trainable import make_trainable

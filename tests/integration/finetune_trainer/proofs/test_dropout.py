@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune_api.method import Method, MethodType
+from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import micro_batches
 from finetune_trainer.model.loading import load_model

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.trainable import make_trainable
 from finetune_trainer.preflight.resolve import resolve

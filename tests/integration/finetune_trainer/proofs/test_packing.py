@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from finetune_api.method import Method
+from finetune_api.spec.method import Method
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import micro_batch, micro_batches
 from finetune_trainer.model.loss import token_losses

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from finetune_api.method import Lora
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import Lora
 from finetune_trainer.base.base_model import (
     EXPERTS,
     BaseModel,

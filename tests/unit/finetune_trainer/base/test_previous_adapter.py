@@ -23,7 +23,7 @@ def adapter(tmp_path: Path, tiny_model_dir: Path) -> Path:
 def save_adapter(base: Path, folder: Path, **lora: Any) -> Path:
     import torch
 
-    from finetune_api.method import Method, MethodType
+    from finetune_api.spec.method import Method, MethodType
     from finetune_trainer.model.loading import load_model
     from finetune_trainer.model.trainable import attach_lora
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.bundle import Bundle
-from finetune_api.row_cleaning import Deduplicate
+from finetune_api.spec.row_cleaning import Deduplicate
 from finetune_trainer.copies.deduplicate import Alike, NearCopies, SeenKeys, drop_copies, prompt_key, row_key
 from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.rows.row_format import Message, Row

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from finetune_api.evaluation import Gate, MetricName, MinGain, RegressionSet
-from finetune_api.evaluation_status import Evaluation, GateResult, RegressionResult
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.evaluation import Gate, MetricName, MinGain, RegressionSet
+from finetune_api.status.evaluation import Evaluation, GateResult, RegressionResult
 from finetune_trainer.evaluation.gates import gate_results, regression_result, require_passed
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.statistics.estimates import Change, Estimate

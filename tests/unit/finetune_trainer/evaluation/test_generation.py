@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from finetune_api.method import MethodType
+from finetune_api.spec.method import MethodType
 from finetune_trainer.evaluation import generation as module
 from finetune_trainer.evaluation.generation import (
     context,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.evaluation import MetricName
+from finetune_api.spec.evaluation import MetricName
 from finetune_trainer.evaluation.verdict import METRIC_TITLES, Cost, percent, unended, verdict
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.statistics.comparison import Comparison, compare

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from finetune_api.evaluation import LIKELIHOODS, Evaluation, Gate, MetricName, RegressionSet
-from finetune_api.evaluation_status import Metrics
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.evaluation import LIKELIHOODS, Evaluation, Gate, MetricName, RegressionSet
+from finetune_api.status.evaluation import Metrics
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers, recognise, spread
 from finetune_trainer.metrics.metric_choice import choose_metrics, require_metric

@@ -5,7 +5,7 @@ from math import e
 import numpy as np
 import pytest
 
-from finetune_api.evaluation import MetricName
+from finetune_api.spec.evaluation import MetricName
 from finetune_trainer.metrics.values import LIKELIHOODS, OF_LABELS, OF_PAIRS, row_statistics, value
 from tests.unit.finetune_trainer.texts import pairs
 

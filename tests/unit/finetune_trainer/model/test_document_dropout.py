@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune_api.method import Method
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import Method
 from finetune_trainer.model.batches import micro_batch, micro_batches
 from finetune_trainer.model.document_dropout import document_masks
 from finetune_trainer.model.trainable import attach_lora

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.random_models import quantize
-from finetune_api.method import Method
+from finetune_api.spec.method import Method
 from finetune_trainer.model import fused_lora as fused_lora_module
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.fused_lora import _is_fusible, fused_lora

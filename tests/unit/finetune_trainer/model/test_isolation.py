@@ -22,8 +22,8 @@ from transformers import (
     RwkvForCausalLM,
 )
 
-from finetune_api.method import Method
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import Method
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.isolation import Sharing, describe, leak, sharing
 from finetune_trainer.model.loss import token_losses

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from finetune_api.method import Method
+from finetune_api.spec.method import Method
 from finetune_trainer.model.attention import use_document_attention
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import token_losses

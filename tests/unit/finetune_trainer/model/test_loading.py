@@ -8,8 +8,8 @@ from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3Config, GPT2Config, OPTConfig, PreTrainedConfig
 
-from finetune_api.method import ComputeDtype, Method, MethodType, Quantization, QuantizationType
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import ComputeDtype, Method, MethodType, Quantization, QuantizationType
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loading import (
     choose_device,

@@ -5,7 +5,7 @@ import torch
 from peft import PeftModel
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from finetune_api.method import Lora, LoraBias, Method
+from finetune_api.spec.method import Lora, LoraBias, Method
 from finetune_trainer.model import loss
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import frozen_head, token_losses

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from finetune_api.method import Method
+from finetune_api.spec.method import Method
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.speedups import Speedups, use_speedups

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from finetune_api.method import Method, MethodType
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.loss import token_losses

@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from finetune_api.bundle import JobIdentity
-from finetune_api.preflight_status import Preflight
-from finetune_api.status import ConditionType, FineTuneJobStatus, Training
+from finetune_api.status.job import ConditionType, FineTuneJobStatus, Training
+from finetune_api.status.preflight import Preflight
 from finetune_trainer.pod import status_writer
 from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.pod.status_writer import StatusWriter

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.method import MethodType
 from finetune_api.quantity import gibibytes
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import MethodType
 from finetune_trainer.base.base_model import inspect_model
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.storage import open_storage

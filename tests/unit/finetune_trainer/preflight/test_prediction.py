@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.job import FineTuneJobSpec
-from finetune_api.method import MethodType
-from finetune_api.preflight_status import Estimate, Resolved
-from finetune_api.profile import GpuType
 from finetune_api.quantity import gibibytes
 from finetune_api.reasons import FailureReason, sentence
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import MethodType
+from finetune_api.spec.profile import GpuType
+from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.handover.prepared import Split as Side
 from finetune_trainer.pod.failure import TrainerFailure

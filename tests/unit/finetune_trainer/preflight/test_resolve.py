@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.evaluation import MetricName
-from finetune_api.job import FineTuneJobSpec
-from finetune_api.method import MethodType
-from finetune_api.preflight_status import Estimate, Resolved
 from finetune_api.reasons import FailureReason
-from finetune_api.training import Publish, Training
+from finetune_api.spec.evaluation import MetricName
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import MethodType
+from finetune_api.spec.training import Publish, Training
+from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.preflight.resolve import (

@@ -12,8 +12,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune_api.method import Method, MethodType
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.model.trainable import attach_lora

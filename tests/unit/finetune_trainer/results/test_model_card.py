@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 
-from finetune_api.evaluation_status import Merged
-from finetune_api.method import Quantization, QuantizationType
+from finetune_api.spec.method import Quantization, QuantizationType
+from finetune_api.status.evaluation import Merged
 from finetune_trainer.results.model_card import base_license, model_card
 from finetune_trainer.results.pages import fenced
 from finetune_trainer.results.results import Results

@@ -10,10 +10,10 @@ import html5lib
 import pytest
 from lxml.html import HtmlElement, fromstring
 
-from finetune_api.evaluation import MetricName
-from finetune_api.evaluation_status import GateResult
-from finetune_api.method import MethodType
 from finetune_api.quantity import gibibytes
+from finetune_api.spec.evaluation import MetricName
+from finetune_api.spec.method import MethodType
+from finetune_api.status.evaluation import GateResult
 from finetune_trainer.evaluation.verdict import METRIC_TITLES, percent, shown
 from finetune_trainer.metrics.values import LIKELIHOODS, LOWER_IS_BETTER
 from finetune_trainer.results.pages import LONGEST_TEXT

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.reasons import FailureReason
-from finetune_api.row_cleaning import Clean
+from finetune_api.spec.row_cleaning import Clean
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.rows.cleaning import Cleaner
 from finetune_trainer.rows.row_format import Message, Row

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.row_cleaning import Masked
+from finetune_api.spec.row_cleaning import Masked
 from finetune_trainer.rows.masking import cards, emails, finders, hidden, luhn, phones, replaced
 
 ALL = (Masked.EMAIL, Masked.CARD, Masked.PHONE)

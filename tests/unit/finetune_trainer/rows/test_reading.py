@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.bundle import Bundle
-from finetune_api.dataset import Source
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.dataset import Source
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.rows.reading import read_rows

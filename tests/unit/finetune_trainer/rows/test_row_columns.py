@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.dataset import RowFormat, Source
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.dataset import RowFormat, Source
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.rows.row_columns import column_names, detect_format, quoted
 

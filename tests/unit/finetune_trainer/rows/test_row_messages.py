@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.dataset import RowFormat, Source
+from finetune_api.spec.dataset import RowFormat, Source
 from finetune_trainer.rows.readings import Noted, Reading
 from finetune_trainer.rows.row_columns import Columns
 from finetune_trainer.rows.row_format import DOCUMENT, Message

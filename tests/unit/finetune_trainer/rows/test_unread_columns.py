@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.dataset import RowFormat, Source
+from finetune_api.spec.dataset import RowFormat, Source
 from finetune_trainer.rows.readings import Noted
 from finetune_trainer.rows.row_columns import Columns
 from finetune_trainer.rows.row_messages import RowReader

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_api.preflight_status import Severity
+from finetune_api.status.preflight import Severity
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sources.findings import Findings, InvalidRow, place_of
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from finetune_api.evaluation import Baseline, MetricName
+from finetune_api.spec.evaluation import Baseline, MetricName
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.metrics.metric_choice import FITTING

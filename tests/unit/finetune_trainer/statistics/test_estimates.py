@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune_api.evaluation import MetricName
+from finetune_api.spec.evaluation import MetricName
 from finetune_trainer.statistics.estimates import Paired, Scored, scored
 from finetune_trainer.statistics.intervals import wilson
 

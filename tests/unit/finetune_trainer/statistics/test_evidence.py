@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_api.evaluation import Baseline, MetricName
+from finetune_api.spec.evaluation import Baseline, MetricName
 from finetune_trainer.evaluation.verdict import Cost, verdict
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers

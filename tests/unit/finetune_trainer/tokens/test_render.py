@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.reasons import FailureReason
-from finetune_api.training import LossOn
+from finetune_api.spec.training import LossOn
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.rows.row_format import Message, Row

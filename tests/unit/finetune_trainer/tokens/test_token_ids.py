@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from finetune_api.method import MethodType
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import MethodType
 from finetune_trainer.model.loading import greedy_generation, load_model
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer, sum_rows, write_rows
 from tests.unit.finetune_trainer.preflights import failure, run

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.method import Method
 from finetune_api.reasons import FailureReason
-from finetune_api.training import Training
+from finetune_api.spec.method import Method
+from finetune_api.spec.training import Training
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import rows_of_step

@@ -7,8 +7,8 @@ import torch
 from bitsandbytes.optim import AdamW8bit
 from transformers import Trainer
 
-from finetune_api.method import Method, MethodType
-from finetune_api.training import Optimizer, Training
+from finetune_api.spec.method import Method, MethodType
+from finetune_api.spec.training import Optimizer, Training
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.trainable import make_trainable, trainable_parameters

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_api.training import Scheduler
+from finetune_api.spec.training import Scheduler
 from finetune_trainer.training.schedule import learning_rate
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from finetune_api.method import Method, MethodType
 from finetune_api.reasons import FailureReason
-from finetune_api.training import EarlyStopping, Publish, Training
+from finetune_api.spec.method import Method, MethodType
+from finetune_api.spec.training import EarlyStopping, Publish, Training
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.trainable import as_published, attach_lora, make_trainable, trainable_parameters

@@ -1,0 +1,163 @@
+"""The API server. Nothing else in the operator talks to it."""
+
+import json
+from typing import Any, Protocol, cast
+
+from kubernetes import client, config
+
+from finetune_api import names
+from finetune_operator.observed.pods import Object
+
+TIMEOUT_SECONDS = 30
+_PATHS = {
+    "Job": ("/apis/batch/v1", "jobs"),
+    "Pod": ("/api/v1", "pods"),
+    "ConfigMap": ("/api/v1", "configmaps"),
+    "ServiceAccount": ("/api/v1", "serviceaccounts"),
+    "Event": ("/api/v1", "events"),
+    "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
+    names.JOB_KIND: (f"/apis/{names.API_VERSION}", names.JOBS),
+    names.PROFILE_KIND: (f"/apis/{names.API_VERSION}", names.PROFILES),
+}
+
+_NAMESPACE_TERMINATING = "NamespaceTerminating"
+"""The cause that admission names: https://pkg.go.dev/k8s.io/api/core/v1#NamespaceTerminatingCause"""
+
+
+class ApiError(Exception):
+    """The API server refused; `status` is the HTTP code."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+
+
+class NamespaceGoneError(ApiError):
+    """Nothing can be created in this namespace any more: it is being deleted, or it is gone."""
+
+
+class Api(Protocol):
+    """What the operator asks of the API server. Objects are plain JSON."""
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        """The object, or None where there is none."""
+
+    def list(
+        self, kind: str, namespace: str | None = None, selector: str | None = None, fields: str | None = None
+    ) -> list[Object]:
+        """All objects, of one namespace or of all, narrowed by a label and a field selector."""
+
+    def create(self, body: Object) -> bool:
+        """Make the object; False where one of that name is there already. Raises NamespaceGoneError where its namespace
+        is being deleted."""
+
+    def delete(self, kind: str, name: str, namespace: str) -> None:
+        """Remove the object and, in the background, what it owns; its absence is success."""
+
+    def apply_status(self, body: Object, manager: str) -> None:
+        """Server-side apply of a FineTuneJob's status."""
+
+    def may_report(self, namespace: str, account: str) -> bool:
+        """Whether this ServiceAccount may write the status of the FineTuneJobs of its namespace."""
+
+
+class KubernetesApi:
+    """The real one, over the official client's connection, credentials and retries."""
+
+    def __init__(self) -> None:
+        try:
+            config.load_incluster_config()
+        except config.ConfigException:
+            config.load_kube_config()
+        self._client = client.ApiClient()
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        try:
+            return self._request("GET", _path(kind, namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list(
+        self, kind: str, namespace: str | None = None, selector: str | None = None, fields: str | None = None
+    ) -> list[Object]:
+        query = [(name, value) for name, value in (("labelSelector", selector), ("fieldSelector", fields)) if value]
+        return cast(list[Object], self._request("GET", _path(kind, namespace), query=query)["items"])
+
+    def create(self, body: Object) -> bool:
+        try:
+            self._request("POST", _path(body["kind"], body["metadata"]["namespace"]), body)
+        except ApiError as error:
+            if error.status == 409:
+                return False
+            raise
+        return True
+
+    def delete(self, kind: str, name: str, namespace: str) -> None:
+        try:
+            self._request("DELETE", _path(kind, namespace, name), query=[("propagationPolicy", "Background")])
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    def apply_status(self, body: Object, manager: str) -> None:
+        path = _path(names.JOB_KIND, body["metadata"]["namespace"], body["metadata"]["name"]) + "/status"
+        query = [("fieldManager", manager), ("force", "true")]
+        self._request("PATCH", path, body, query, "application/apply-patch+yaml")
+
+    def may_report(self, namespace: str, account: str) -> bool:
+        # As the API server knows a pod's token: https://kubernetes.io/docs/reference/access-authn-authz/authentication
+        groups = ["system:authenticated", "system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
+        group, _, version = names.API_VERSION.partition("/")
+        resource = {"group": group, "version": version, "resource": names.JOBS, "subresource": "status"}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": f"system:serviceaccount:{namespace}:{account}",
+                "groups": groups,
+                "resourceAttributes": {**resource, "namespace": namespace, "verb": "patch"},
+            },
+        }
+        answer = self._request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        return bool(answer["status"]["allowed"])
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        query: Any = (),
+        content_type: str = "application/json",
+    ) -> Object:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        request = self._client.param_serialize(
+            method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        response = self._client.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
+        text = response.read()
+        if not 200 <= response.status < 300:
+            raise _error(response.status, text)
+        return cast(Object, json.loads(text))
+
+
+def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
+    base, plural = _PATHS[kind]
+    return "/".join([base, *(["namespaces", namespace] if namespace else []), plural, *([name] if name else [])])
+
+
+def _error(status: int, text: bytes) -> ApiError:
+    """What the API server says in the body of a refusal, a Status where it comes from the API server itself."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        return ApiError(status, text.decode(errors="replace")[:200])
+    details = body.get("details") or {}
+    causes = {cause.get("reason") for cause in details.get("causes") or []}
+    is_gone = status == 404 and details.get("kind") == "namespaces"
+    kind = NamespaceGoneError if is_gone or _NAMESPACE_TERMINATING in causes else ApiError
+    return kind(status, str(body.get("message", "")))

@@ -1,0 +1,203 @@
+"""The objects a FineTuneJob has: its namespace's ServiceAccount and binding, its bundle, its Jobs."""
+
+from kubernetes.utils.quantity import parse_quantity
+
+from finetune_api import names
+from finetune_api.bundle import Bundle, JobIdentity, bucket_of, storage_of, uris_of
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_operator.observed.pods import Object
+from finetune_operator.observed.world import World
+
+USER = 65532
+"""The non-root user of the images."""
+PREFLIGHT_REQUESTS = {"cpu": "500m", "memory": "1Gi"}
+PREFLIGHT_MEMORY = "4Gi"
+"""Limit of the preflight, or compute.memory where that is more: rows are streamed, so few need it."""
+PREFLIGHT_GRACE_SECONDS = 10
+TRAIN_GRACE_SECONDS = 60
+"""Time between SIGTERM and SIGKILL: long enough to finish an optimizer step."""
+
+
+def service_account(world: World) -> Object:
+    """The trainer's ServiceAccount, one for the namespace; it outlives the job."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": names.TRAINER_SERVICE_ACCOUNT, "namespace": world.namespace},
+    }
+
+
+def role_binding(world: World) -> Object:
+    """Lets that ServiceAccount write statuses; the chart's admission policy narrows it to a pod's own job."""
+    account = names.TRAINER_SERVICE_ACCOUNT
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": account, "namespace": world.namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": account},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": world.namespace}],
+    }
+
+
+def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
+    """What the pods read: the spec and the profile's part as they were when the job began."""
+    bundle = Bundle(
+        job=JobIdentity(namespace=world.namespace, name=world.name, uid=world.uid, generation=world.generation),
+        spec=spec,
+        allow_cpu=profile.trainer.allow_cpu,
+        storages=profile.storages,
+        gpu_types=profile.gpu_types,
+    )
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(world, names.child_prefix(world.name, world.uid), {}),
+        "immutable": True,
+        "data": {names.BUNDLE_KEY: bundle.model_dump_json(by_alias=True, exclude_none=True, indent=1)},
+    }
+
+
+def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
+    """Checks the data. It asks for no GPU and carries no GPU's node selector."""
+    pod = _pod_spec(world, spec, profile, ["preflight"])
+    pod["terminationGracePeriodSeconds"] = PREFLIGHT_GRACE_SECONDS
+    memory = max(PREFLIGHT_MEMORY, spec.compute.memory, key=parse_quantity)
+    pod["containers"][0]["resources"] = {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": memory}}
+    labels = {names.LABEL_STEP: "preflight"}
+    queue = profile.pods.preflight.queue_name
+    queued = {names.LABEL_QUEUE: queue} if queue else {}
+    return _job(world, names.preflight_name(world.name, world.uid), {**labels, **queued}, labels, pod)
+
+
+def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: int) -> Object:
+    """Trains. Asks for one GPU of the profile's type."""
+    gpu = profile.gpu_types[0]
+    pod = _pod_spec(world, spec, profile, ["train", "--attempt", str(attempt)])
+    pod["terminationGracePeriodSeconds"] = TRAIN_GRACE_SECONDS
+    pod["containers"][0]["resources"] = {
+        "requests": {"cpu": spec.compute.cpu, "memory": spec.compute.memory, gpu.resource_name: "1"},
+        "limits": {"memory": spec.compute.memory, gpu.resource_name: "1"},
+    }
+    if gpu.node_selector:
+        pod["nodeSelector"] = gpu.node_selector
+    if gpu.tolerations:
+        pod["tolerations"] = [t.model_dump(by_alias=True, exclude_none=True) for t in gpu.tolerations]
+    labels = {names.LABEL_STEP: "train", names.LABEL_ATTEMPT: str(attempt)}
+    queue = {key: value for key, value in world.labels.items() if key == names.LABEL_QUEUE}
+    return _job(world, names.attempt_name(world.name, world.uid, attempt), {**labels, **queue}, labels, pod)
+
+
+def _metadata(world: World, name: str, labels: dict[str, str]) -> Object:
+    return {
+        "name": name,
+        "namespace": world.namespace,
+        "labels": {**_labels(world), **labels},
+        "ownerReferences": [
+            {
+                "apiVersion": names.API_VERSION,
+                "kind": names.JOB_KIND,
+                "name": world.name,
+                "uid": world.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }
+
+
+def _labels(world: World) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/managed-by": "finetune-operator",
+        names.LABEL_JOB_UID: world.uid,
+        names.LABEL_JOB_NAME: world.name,
+    }
+
+
+def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, str], pod: Object) -> Object:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(world, name, labels),
+        # Retries are ours: a Job that restarted pods by itself would hide why the first one failed.
+        "spec": {
+            "backoffLimit": 0,
+            # A Job that was suspended and resumed makes its next pod once the last has ended: never two trainers.
+            "podReplacementPolicy": "Failed",
+            "template": {
+                "metadata": {
+                    "labels": {**_labels(world), **pod_labels},
+                    # Webhooks may put their container before ours: kubectl logs shows the trainer's all the same.
+                    "annotations": {"kubectl.kubernetes.io/default-container": names.CONTAINER},
+                },
+                "spec": pod,
+            },
+        },
+    }
+
+
+def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, arguments: list[str]) -> Object:
+    """A pod that passes the `restricted` Pod Security Standard; all it can write is size-limited."""
+    secrets = _secrets(spec, profile)
+    volumes = [
+        {"name": "bundle", "configMap": {"name": names.child_prefix(world.name, world.uid)}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": "200Gi"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+        # Optional, so that a missing Secret is the trainer's sentence and not a pod that never starts.
+        *({"name": f"storage-{i}", "secret": {"secretName": s, "optional": True}} for i, s in enumerate(secrets)),
+    ]
+    mounts = [
+        {"name": "bundle", "mountPath": names.BUNDLE_FOLDER, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "scratch", "mountPath": names.SCRATCH_FOLDER},
+        {"name": "shm", "mountPath": "/dev/shm"},
+        *(
+            {"name": f"storage-{i}", "mountPath": f"{names.STORAGE_FOLDER}/{s}", "readOnly": True}
+            for i, s in enumerate(secrets)
+        ),
+    ]
+    container = {
+        "name": names.CONTAINER,
+        "image": profile.trainer.image,
+        "imagePullPolicy": profile.trainer.image_pull_policy,
+        "args": [*arguments, f"{names.BUNDLE_FOLDER}/{names.BUNDLE_KEY}"],
+        "env": [
+            {"name": "HOME", "value": "/tmp"},
+            # Models come from the job's storage: a library must not try a hub instead.
+            {"name": "HF_HUB_OFFLINE", "value": "1"},
+            # A storage without a Secret means the pod's own identity, never whatever the node's role may do.
+            {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},
+            {"name": "TRITON_CACHE_DIR", "value": f"{names.SCRATCH_FOLDER}/triton"},
+            {"name": "TORCHINDUCTOR_CACHE_DIR", "value": f"{names.SCRATCH_FOLDER}/inductor"},
+        ],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+    }
+    return {
+        "restartPolicy": "Never",
+        "serviceAccountName": spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": volumes,
+    }
+
+
+def _secrets(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[str]:
+    """Names of the Secrets of the storages this job's buckets lie in, each once."""
+    buckets = [bucket for uri in uris_of(spec).values() if (bucket := bucket_of(uri))]
+    storages = [storage_of(bucket, profile.storages) for bucket in buckets]
+    found = [s.credentials_secret_name for s in storages if s and s.credentials_secret_name]
+    return list(dict.fromkeys(found))

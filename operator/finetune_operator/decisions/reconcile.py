@@ -1,0 +1,220 @@
+"""What to do next for one FineTuneJob. Pure: the same world and time give the same plan."""
+
+from datetime import datetime, timedelta
+
+from finetune_api import names
+from finetune_api.reasons import FAILURES, FailureReason, sentence
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_api.status.job import Attempt, ConditionType, Stage, State
+from finetune_operator.decisions import admission, children
+from finetune_operator.decisions.conditions import Outlook, is_written, operator_status
+from finetune_operator.decisions.plan import Event, Plan
+from finetune_operator.observed import own_words
+from finetune_operator.observed.pods import Object
+from finetune_operator.observed.runs import assess
+from finetune_operator.observed.standing import Assessment, End, Standing
+from finetune_operator.observed.world import Run, World
+
+ATTEMPT = 1
+"""The only attempt for now: a failed one ends the job."""
+
+
+def reconcile(world: World, now: datetime) -> Plan:
+    """The checklist. The first thing that is not done yet decides."""
+    if world.deleting or world.is_over:
+        return Plan()  # what a deleted job leaves is the garbage collector's
+
+    run = world.attempts.get(ATTEMPT)
+    if run is not None:
+        return _follow(world, run, now)
+    if world.status.artifacts is not None:
+        return _published(world, now)  # and somebody has removed the attempt's Job since
+    if (word := _word_of_a_gone_attempt(world)) is not None:
+        return _fail(world, word[1], word[0], now)
+
+    obstacle = admission.obstacle(world, now)
+    if obstacle is not None and obstacle.final:
+        return _fail(world, FailureReason.SPEC_INVALID, obstacle.message, now)
+    if obstacle is not None or world.spec is None or world.profile is None:
+        message = obstacle.message if obstacle else ""
+        outlook = Outlook(State.PENDING, "WaitingForDependency", message)
+        return _proceed(world, outlook, now, requeue_after=admission.LOOK_AGAIN)
+
+    preflight = _preflight(world, now)
+    if preflight.standing is Standing.FAILED:
+        return _fail(world, preflight.failure, preflight.message, now)
+    create = _groundwork(world, world.spec, world.profile)
+    if preflight.standing is not Standing.SUCCEEDED:
+        if preflight.standing is Standing.ABSENT:
+            create.append(children.preflight_job(world, world.spec, world.profile))
+        return _proceed(world, _validating(preflight), now, create, preflight.requeue_after)
+
+    if owner := admission.owner_of_output(world):
+        return _fail(world, FailureReason.OUTPUT_OCCUPIED, owner, now)
+    create.append(children.attempt_job(world, world.spec, world.profile, ATTEMPT))
+    return _proceed(world, _training(world, Assessment(Standing.ABSENT)), now, create)
+
+
+def refused(world: World, message: str, now: datetime) -> Plan:
+    """Instead of a plan the API server did not take: the tenant reads why. It is tried again, with growing pauses."""
+    return _proceed(world, Outlook(State.PENDING, "CreationRefused", message), now)
+
+
+def _follow(world: World, run: Run, now: datetime) -> Plan:
+    """The attempt decides. All it needs is in its bundle: a profile that is changed or gone does not stop it."""
+    attempt = _assess_attempt(world, run, now)
+    ended_or_held = attempt.standing in (Standing.FAILED, Standing.SUSPENDED)
+    if ended_or_held and world.status.artifacts is not None:
+        return _published(world, now)  # what ended or suspended it came after its work was done
+    if attempt.standing is Standing.FAILED:
+        return _fail(world, attempt.failure, attempt.message, now)
+    if attempt.standing is Standing.SUCCEEDED:
+        return _complete(world, now)
+    return _proceed(world, _training(world, attempt, run), now, requeue_after=attempt.requeue_after)
+
+
+def _assess_attempt(world: World, run: Run, now: datetime) -> Assessment:
+    return assess(run, now, own_words.failure_said(world.status, own_words.ATTEMPT, run.begun))
+
+
+def _word_of_a_gone_attempt(world: World) -> End | None:
+    """Why the attempt failed whose Job and pod somebody, or a time to live, has removed since. One that was only told
+    to stop is made anew."""
+    record = next((a for a in world.status.attempts or [] if a.number == ATTEMPT), None)
+    if record is None:
+        return None
+    word = own_words.failure_said(world.status, own_words.ATTEMPT, record.start_time or world.created)
+    return None if word is None or word[1] is FailureReason.PREEMPTED else word
+
+
+def _groundwork(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Object]:
+    """What every pod of the job needs and is not there yet."""
+    missing = []
+    if spec.compute.service_account_name in (None, names.TRAINER_SERVICE_ACCOUNT):
+        if not world.service_account_exists:
+            missing.append(children.service_account(world))
+        if not world.role_binding_exists:
+            missing.append(children.role_binding(world))
+    if not world.bundle_exists:
+        missing.append(children.bundle_config_map(world, spec, profile))
+    return missing
+
+
+def _preflight(world: World, now: datetime) -> Assessment:
+    """Where the preflight stands. Its own word counts where its pod or its Job was stopped or removed since."""
+    begun = world.preflight.begun if world.preflight else world.created
+    said = own_words.failure_said(world.status, own_words.PREFLIGHT, begun)
+    found = assess(world.preflight, now, said)
+    if world.status.is_true(ConditionType.VALIDATED) and found.standing is not Standing.RUNNING:
+        return Assessment(Standing.SUCCEEDED)
+    if found.standing is Standing.ABSENT and said is not None and said[1] is not FailureReason.PREEMPTED:
+        return Assessment(Standing.FAILED, *said)
+    return found
+
+
+def _validating(preflight: Assessment) -> Outlook:
+    if preflight.standing is Standing.RUNNING:
+        return Outlook(State.VALIDATING, "Validating", "Checking the data, the model and the output.", Stage.PREFLIGHT)
+    if preflight.standing is Standing.SUSPENDED:
+        return Outlook(State.QUEUED, "Suspended", preflight.message, Stage.PREFLIGHT)
+    return Outlook(State.PENDING, "PreflightPending", preflight.message or "Starting the preflight.", Stage.PREFLIGHT)
+
+
+def _training(world: World, attempt: Assessment, run: Run | None = None) -> Outlook:
+    if attempt.standing is Standing.SUSPENDED:
+        return Outlook(State.QUEUED, "Suspended", attempt.message)
+    if attempt.standing is not Standing.RUNNING:
+        return Outlook(State.QUEUED, "WaitingForGPU", attempt.message or "Starting the training pod.")
+    started = run.pod.started if run and run.pod else None
+    if own_words.holds_since(world.status, ConditionType.EVALUATED, started):
+        return Outlook(State.RUNNING, "Publishing", "Writing the adapter and the report.", Stage.PUBLISHING)
+    if own_words.holds_since(world.status, ConditionType.TRAINED, started):
+        return Outlook(State.RUNNING, "Evaluating", "Comparing the tuned model with the base model.", Stage.EVALUATING)
+    return Outlook(State.RUNNING, "Training", f"Attempt {ATTEMPT} is running.", Stage.TRAINING)
+
+
+def _proceed(
+    world: World,
+    outlook: Outlook,
+    now: datetime,
+    create: list[Object] | None = None,
+    requeue_after: timedelta | None = None,
+) -> Plan:
+    status = operator_status(world, outlook, _attempts(world, now), now)
+    done = _preflight(world, now).standing is Standing.SUCCEEDED
+    return Plan(
+        create=create or [],
+        # A sidecar keeps its pod running, or a queue its Job: it would be started again for nothing.
+        delete_jobs=_live(world.preflight) if done else [],
+        events=_events(world, outlook),
+        status=None if is_written(world, status) else status,
+        requeue_after=requeue_after,
+    )
+
+
+def _fail(world: World, reason: FailureReason | None, message: str, now: datetime) -> Plan:
+    """The end, with the sentence for the tenant. A Job that could still hold resources goes."""
+    reason = reason or FailureReason.TRAINER_CRASHED
+    outlook = Outlook(State.FAILED, reason, sentence(reason, message), failure=reason)
+    status = operator_status(world, outlook, _attempts(world, now), now)
+    return Plan(
+        delete_jobs=_live(world.preflight, *world.attempts.values()), events=_events(world, outlook), status=status
+    )
+
+
+def _live(*runs: Run | None) -> list[str]:
+    """Names of the Jobs among these that can still start or hold a pod."""
+    return [run.name for run in runs if run is not None and run.is_live]
+
+
+def _published(world: World, now: datetime) -> Plan:
+    """The end, by the attempt's own word: results are published too where they fell short of a gate."""
+    if world.status.evaluation is None or world.status.evaluation.passed is not False:
+        return _complete(world, now)
+    reason, evaluated = FailureReason.EVALUATION_GATE_FAILED, world.status.condition(ConditionType.EVALUATED)
+    # The attempt's last word ends with the remedy, which failing puts behind every finding.
+    finding = evaluated.message.removesuffix(FAILURES[reason].remedy) if evaluated else ""
+    return _fail(world, reason, finding, now)
+
+
+def _complete(world: World, now: datetime) -> Plan:
+    evaluation = world.status.evaluation
+    verdict = evaluation.verdict if evaluation else None
+    outlook = Outlook(State.COMPLETE, "Succeeded", verdict or "The adapter is published.")
+    status = operator_status(world, outlook, _attempts(world, now), now)
+    return Plan(
+        delete_jobs=_live(world.preflight, *world.attempts.values()), events=_events(world, outlook), status=status
+    )
+
+
+def _attempts(world: World, now: datetime) -> list[Attempt]:
+    """The record of attempts: what is there now, and what is remembered of those whose Job is gone."""
+    known = {attempt.number: attempt for attempt in world.status.attempts or []}
+    known |= {number: _attempt(world, number, run, now) for number, run in world.attempts.items()}
+    if not world.attempts and ATTEMPT in known and (word := _word_of_a_gone_attempt(world)):
+        known[ATTEMPT] = known[ATTEMPT].model_copy(update={"reason": word[1], "message": word[0]})
+    return [known[number] for number in sorted(known)]
+
+
+def _attempt(world: World, number: int, run: Run, now: datetime) -> Attempt:
+    assessment, pod = _assess_attempt(world, run, now), run.pod
+    succeeded = assessment.standing is Standing.SUCCEEDED
+    return Attempt(
+        number=number,
+        name=run.name,
+        start_time=pod.started if pod else None,
+        completion_time=pod.finished if pod else None,
+        reason="Succeeded" if succeeded else assessment.failure,
+        message=assessment.message if assessment.failure else None,
+        exit_code=pod.exit_code if pod else None,
+        node_name=pod.node_name if pod else None,
+    )
+
+
+def _events(world: World, outlook: Outlook) -> list[Event]:
+    """One Event whenever the word on Ready changes."""
+    ready = world.status.condition(ConditionType.READY)
+    if ready is not None and ready.reason == outlook.reason:
+        return []
+    return [Event("Warning" if outlook.failure else "Normal", outlook.reason, outlook.message)]

@@ -1,0 +1,95 @@
+"""The objects a job has: restricted pods, one owner, secrets as files."""
+
+import json
+
+import pytest
+
+from finetune_api.bundle import Bundle
+from finetune_api.names import LABEL_QUEUE
+from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_operator.decisions import children
+from finetune_operator.observed.pods import Object
+from tests.unit.finetune_operator.worlds import PROFILE, SPEC, UID, fresh
+
+WORLD = fresh()
+JOBS = {
+    "preflight": children.preflight_job(WORLD, SPEC, PROFILE),
+    "attempt": children.attempt_job(WORLD, SPEC, PROFILE, 1),
+}
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_every_pod_passes_the_restricted_standard(job: Object) -> None:
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert all("sizeLimit" in volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume)
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_every_job_is_the_finetunejobs_own_and_never_retried_by_kubernetes(job: Object) -> None:
+    (owner,) = job["metadata"]["ownerReferences"]
+
+    assert (owner["uid"], owner["controller"]) == (UID, True)
+    assert job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["podReplacementPolicy"] == "Failed", "a resumed Job would train twice at a time"
+    assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_secrets_are_files_and_never_environment(job: Object) -> None:
+    pod = job["spec"]["template"]["spec"]
+    mounts = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+
+    assert {"/etc/finetune/storage/read", "/etc/finetune/storage/write"} <= mounts
+    assert not any("valueFrom" in variable for variable in pod["containers"][0]["env"])
+
+
+def test_the_gpus_selector_and_tolerations_are_the_attempts_alone() -> None:
+    preflight, attempt = (JOBS[name]["spec"]["template"]["spec"] for name in ("preflight", "attempt"))
+
+    assert (attempt["nodeSelector"], attempt["tolerations"]) == ({"gpu": "h100"}, [{"key": "gpu", "operator": "Equal"}])
+    assert "nodeSelector" not in preflight
+    assert "tolerations" not in preflight
+
+
+@pytest.mark.parametrize(("memory", "limit"), [("512Mi", "4Gi"), ("8Gi", "8Gi"), ("9663676416", "9663676416")])
+def test_raising_compute_memory_raises_the_preflights_limit(memory: str, limit: str) -> None:
+    spec = SPEC.model_copy(update={"compute": SPEC.compute.model_copy(update={"memory": memory})})
+
+    resources = children.preflight_job(WORLD, spec, PROFILE)["spec"]["template"]["spec"]["containers"][0]["resources"]
+
+    assert resources == {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": limit}}
+
+
+def test_the_bundle_is_immutable_and_reads_back_as_it_was() -> None:
+    config_map = children.bundle_config_map(WORLD, SPEC, PROFILE)
+
+    bundle = Bundle.model_validate(json.loads(config_map["data"]["bundle.json"]))
+    assert config_map["immutable"]
+    assert (bundle.spec, bundle.storages, bundle.gpu_types) == (SPEC, PROFILE.storages, PROFILE.gpu_types)
+    assert bundle.job is not None
+    assert bundle.job.uid == UID
+
+
+def test_the_preflight_stands_in_the_profiles_queue_and_the_attempt_does_not() -> None:
+    queued = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(), "pods": {"preflight": {"queueName": "cpu"}}})
+
+    jobs = children.preflight_job(WORLD, SPEC, queued), children.attempt_job(WORLD, SPEC, queued, 1)
+
+    assert [job["metadata"]["labels"].get(LABEL_QUEUE) for job in jobs] == ["cpu", None]
+    assert LABEL_QUEUE not in JOBS["preflight"]["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_kubectl_logs_shows_the_trainers_log_beside_any_sidecar(job: Object) -> None:
+    annotations = job["spec"]["template"]["metadata"]["annotations"]
+
+    assert annotations == {"kubectl.kubernetes.io/default-container": "trainer"}

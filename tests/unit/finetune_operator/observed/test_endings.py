@@ -1,0 +1,140 @@
+"""Why a pod failed: what the cluster says first, then the trainer's own word, then its exit code."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.bundle import TerminationMessage
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_operator.observed.endings import lost, why_failed
+from finetune_operator.observed.pods import Companion, PodCondition
+from tests.unit.finetune_operator.worlds import NOW, pod
+
+SAID = TerminationMessage(reason=FailureReason.LOSS_DIVERGED, message="Loss is NaN at step 7.")
+
+
+def disrupted(reason: str, seconds: int | None = None) -> dict[str, Any]:
+    """`seconds`: how long after the trainer's end."""
+    since = None if seconds is None else NOW + timedelta(seconds=seconds)
+    return {"conditions": {"DisruptionTarget": PodCondition("True", reason, "", since)}, "finished": NOW}
+
+
+@pytest.mark.parametrize(
+    ("fields", "failure"),
+    [
+        (disrupted("PreemptionByScheduler"), FailureReason.PREEMPTED),
+        (disrupted("EvictionByEvictionAPI"), FailureReason.EVICTED),
+        (disrupted("DeletionByTaintManager"), FailureReason.NODE_LOST),
+        (disrupted("PreemptionByScheduler") | {"termination": SAID}, FailureReason.PREEMPTED),
+        (disrupted("EvictionByEvictionAPI", -5) | {"termination": SAID}, FailureReason.EVICTED),
+        (disrupted("EvictionByEvictionAPI", 5) | {"termination": SAID}, FailureReason.LOSS_DIVERGED),
+        (
+            disrupted("TerminationByKubelet") | {"message": "Usage of EmptyDir volume scratch exceeds the limit"},
+            FailureReason.DISK_FULL,
+        ),
+        ({"reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}, FailureReason.DISK_FULL),
+        ({"reason": "Evicted", "message": "The node was low on resource: memory."}, FailureReason.EVICTED),
+        ({"reason": "DeadlineExceeded", "exit_code": 137}, FailureReason.EVICTED),
+        ({"reason": "OutOfnvidia.com/gpu", "message": "Node didn't have enough resource."}, FailureReason.EVICTED),
+        ({"reason": "UnexpectedAdmissionError", "message": "Allocate failed"}, FailureReason.EVICTED),
+        ({"termination_reason": "OOMKilled", "exit_code": 137}, FailureReason.HOST_OUT_OF_MEMORY),
+        ({"termination": SAID, "exit_code": 29}, FailureReason.LOSS_DIVERGED),
+        ({"exit_code": 31}, FailureReason.GPU_FAULT),
+        ({"exit_code": 1}, FailureReason.TRAINER_CRASHED),
+        ({"exit_code": 40}, FailureReason.STATUS_NOT_WRITABLE),
+        ({"exit_code": 127}, FailureReason.POD_START_FAILED),
+        ({"exit_code": 137, "termination_reason": "ContainerStatusUnknown"}, FailureReason.NODE_LOST),
+        ({"exit_code": 255, "termination_reason": "Unknown"}, FailureReason.NODE_LOST),
+        ({"exit_code": 137, "due": NOW}, FailureReason.EVICTED),
+        ({}, FailureReason.NODE_LOST),
+    ],
+)
+def test_a_failed_pod_is_told_apart(fields: dict[str, Any], failure: FailureReason) -> None:
+    message, reason = why_failed(pod("Failed", **fields))
+
+    assert reason is failure
+    assert message.endswith((".", "limit", "EmptyDir volume scratch exceeds the limit"))
+
+
+@pytest.mark.parametrize(
+    ("number", "failure", "words"),
+    [
+        (1, FailureReason.PREEMPTED, "SIGHUP ended the trainer (exit code 129), so it was asked to stop"),
+        (2, FailureReason.PREEMPTED, "SIGINT"),
+        (4, FailureReason.TRAINER_CRASHED, "built for a newer CPU"),
+        (6, FailureReason.TRAINER_CRASHED, "SIGABRT ended the trainer (exit code 134), as when a library aborts"),
+        (7, FailureReason.DISK_FULL, "SIGBUS ended the trainer (exit code 135)"),
+        (
+            9,
+            FailureReason.KILLED,
+            "SIGKILL ended the trainer (exit code 137), though not for going over its own memory",
+        ),
+        (11, FailureReason.TRAINER_CRASHED, "SIGSEGV ended the trainer (exit code 139)"),
+        (13, FailureReason.TRAINER_CRASHED, "SIGPIPE ended the trainer (exit code 141), without saying why"),
+        (15, FailureReason.PREEMPTED, "SIGTERM ended the trainer (exit code 143), so it was asked to stop"),
+        (31, FailureReason.TRAINER_CRASHED, "seccomp"),
+        (40, FailureReason.TRAINER_CRASHED, "exit code 168"),
+    ],
+)
+def test_a_signal_is_named_with_what_it_means(number: int, failure: FailureReason, words: str) -> None:
+    message, reason = why_failed(pod("Failed", exit_code=128 + number, termination_reason="Error"))
+
+    assert reason is failure
+    assert words in message
+
+
+@given(st.integers(1, 255), st.sampled_from(["", "Error", "OOMKilled", "StartError", "Unknown"]), st.text(max_size=50))
+def test_every_exit_code_has_a_sentence_that_ends(code: int, why: str, text: str) -> None:
+    message, reason = why_failed(pod("Failed", exit_code=code, termination_reason=why, termination_text=text))
+
+    assert message.endswith(".")
+    assert reason in FAILURES
+
+
+def test_a_kill_is_no_error_in_the_trainer() -> None:
+    for code in (137, 143):
+        _, reason = why_failed(pod("Failed", exit_code=code))
+        assert "fault is in the trainer" not in FAILURES[reason].remedy
+
+
+def test_a_command_that_cannot_be_run_shows_the_runtimes_error_and_a_crash_shows_no_log() -> None:
+    error = 'exec: "python": executable file not found in $PATH'
+    started = pod("Failed", exit_code=128, termination_reason="StartError", termination_text=error)
+    crashed = pod("Failed", exit_code=1, termination_reason="Error", termination_text="KeyError: 'a secret ticket'")
+
+    assert error in why_failed(started)[0]
+    assert "secret" not in why_failed(crashed)[0]
+
+
+def test_the_trainers_own_sentence_is_kept() -> None:
+    assert why_failed(pod("Failed", termination=SAID))[0] == "Loss is NaN at step 7."
+
+
+def test_what_the_pod_wrote_in_the_status_counts_where_it_left_no_message() -> None:
+    killed = pod("Failed", exit_code=137)
+
+    said = ("Loss is NaN at step 7.", FailureReason.LOSS_DIVERGED)
+    assert why_failed(killed, said) == lost(killed, said) == said
+    assert lost(killed)[1] is FailureReason.NODE_LOST
+
+
+def test_a_container_added_before_the_trainer_is_named_where_it_fails() -> None:
+    failed = Companion("istio-init", comes_first=True, exit_code=255)
+
+    message, reason = why_failed(pod("Failed", name="p", started=None, companions=(failed,)))
+
+    assert reason is FailureReason.POD_START_FAILED
+    assert message.startswith("Container istio-init, which was added to pod p and runs before the trainer, failed with")
+    assert "kubectl logs p --container istio-init" in message
+
+
+def test_a_pod_that_could_no_longer_write_the_status_says_so() -> None:
+    stopped = TerminationMessage(reason="Superseded", message="Stopped: HTTP 403.")
+
+    assert why_failed(pod("Failed", exit_code=40, termination=stopped)) == (
+        "Stopped: HTTP 403.",
+        FailureReason.STATUS_NOT_WRITABLE,
+    )

@@ -1,0 +1,69 @@
+"""A pod's JSON: the trainer's container is found by its name, wherever webhooks put theirs."""
+
+from typing import Any
+
+import pytest
+
+from finetune_operator.observed.pods import Pod
+
+STARTED, ENDED = "2026-01-02T03:04:05Z", "2026-01-02T03:05:05Z"
+
+
+def container(name: str, **state: Any) -> dict[str, Any]:
+    return {"name": name, "state": state, "started": "running" in state}
+
+
+def pod(phase: str, *containers: dict[str, Any], before: tuple[dict[str, Any], ...] = ()) -> Pod:
+    sidecars = [{"name": c["name"], "restartPolicy": "Always"} for c in before if c["name"].endswith("proxy")]
+    return Pod.parse(
+        {
+            "metadata": {"name": "p", "uid": "u", "creationTimestamp": STARTED},
+            "spec": {"initContainers": sidecars},
+            "status": {"phase": phase, "containerStatuses": list(containers), "initContainerStatuses": list(before)},
+        }
+    )
+
+
+TRAINED = container(
+    "trainer", terminated={"exitCode": 29, "startedAt": STARTED, "finishedAt": ENDED, "reason": "Error"}
+)
+PROXY = container("istio-proxy", running={"startedAt": STARTED})
+
+
+@pytest.mark.parametrize("order", [(TRAINED, PROXY), (PROXY, TRAINED)])
+def test_the_trainer_is_found_by_name(order: tuple[dict[str, Any], ...]) -> None:
+    found = pod("Running", *order)
+
+    assert (found.exit_code, found.trainer_ended, found.trainer_succeeded) == (29, True, False)
+    assert [companion.name for companion in found.companions] == ["istio-proxy"]
+    assert found.lingering == "istio-proxy"
+
+
+def test_a_sidecars_end_is_not_the_trainers() -> None:
+    found = pod(
+        "Running",
+        container("istio-proxy", terminated={"exitCode": 1, "reason": "OOMKilled"}),
+        container("trainer", running={"startedAt": STARTED}),
+    )
+
+    assert (found.exit_code, found.termination_reason, found.trainer_ended) == (None, "", False)
+
+
+def test_init_containers_and_native_sidecars_come_before_the_trainer() -> None:
+    failed = container("init", terminated={"exitCode": 3})
+    found = pod("Pending", container("trainer", waiting={"reason": "PodInitializing"}), before=(failed, PROXY))
+
+    assert [(c.name, c.comes_first, c.is_sidecar, c.exit_code) for c in found.companions] == [
+        ("init", True, False, 3),
+        ("istio-proxy", True, True, None),
+    ]
+
+
+def test_a_pod_whose_containers_have_all_ended_lingers_for_none() -> None:
+    assert pod("Failed", TRAINED, PROXY).lingering == ""
+
+
+def test_a_pod_that_was_just_made_has_neither_started_nor_ended() -> None:
+    found = Pod.parse({"metadata": {"name": "p", "creationTimestamp": STARTED}})
+
+    assert (found.phase, found.started, found.trainer_ended, found.placed) == ("Pending", None, False, None)

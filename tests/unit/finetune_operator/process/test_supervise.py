@@ -1,0 +1,236 @@
+"""The process works or ends, whatever a part of it does. Each story runs in a process of its own, with short times."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from finetune_operator.process import probes
+
+DEADLINE = 0.6
+PREAMBLE = f"""
+import asyncio, ctypes, logging, os, signal, sys, threading, time
+from finetune_operator.process import probes
+from finetune_operator.process import supervise
+supervise.DEADLINE_SECONDS, supervise.LAST_RESORT_SECONDS, supervise.CHECK_SECONDS = {DEADLINE}, 0.4, 0.02
+supervise.UNANSWERED_CHECKS, supervise.FAULTY_CHECKS, supervise.DEAD_SECONDS = 20, 3, 1.0
+logging.basicConfig(level="INFO")
+
+class Part:
+    name = "the part"
+    def __init__(self): self.stopped = asyncio.Event()
+    async def run(self, ending): await self.stopped.wait()
+    def stop(self): self.stopped.set()
+    def fault(self): return None
+    def waits_for(self): return None
+
+def say_it_runs(): os.write(1, b"runs\\n")
+
+async def for_ever():
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass  # as kopf does when it takes its own end for a pause
+"""
+END = "\nsupervise.exit_process(supervise.Supervisor([Part(), Tested()]).run())\n"
+
+
+def start(story: str, end: str = END) -> subprocess.Popen[str]:
+    """A process that supervises a sound part beside the class `Tested` of the story. It runs when this returns."""
+    code = PREAMBLE + textwrap.dedent(story) + end
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    if first != "runs\n":
+        process.kill()
+        pytest.fail(first + process.communicate()[0])
+    return process
+
+
+def end_of(process: subprocess.Popen[str], number: signal.Signals | None = None) -> tuple[int, str]:
+    """Exit code and output."""
+    if number is not None:
+        process.send_signal(number)
+    try:
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
+SOUND = """
+    class Tested(Part):
+        name = "the tested part"
+        async def run(self, ending): say_it_runs(); await super().run(ending)
+"""
+HANGS = """
+    class Tested(Part):
+        name = "the tested part"
+        async def run(self, ending): say_it_runs(); await for_ever()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_parts_that_end_on_a_signal_end_the_process_with_0(number: signal.Signals) -> None:
+    code, output = end_of(start(SOUND), number)
+    assert code == 0, output
+    assert f"The operator ends: received {number.name}." in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_part_that_does_not_end_on_a_signal_is_left_behind_with_its_stacks_logged(number: signal.Signals) -> None:
+    process = start(HANGS)
+    began = time.monotonic()
+    code, output = end_of(process, number)
+    assert code == 128 + number, output
+    assert time.monotonic() - began >= DEADLINE
+    assert "the tested part did not end within" in output
+    assert "Current thread" in output  # the threads
+    assert "in for_ever" in output  # and what the task waits for
+
+
+FAILURES = {
+    "raises": "raise ValueError('a torn line')",
+    "exits": "sys.exit(0)",
+    "returns": "return",
+    "is cancelled": "asyncio.current_task().cancel(); await asyncio.sleep(3600)",
+    "fails and hangs": "ending('a reason'); await for_ever()",
+    "fails and leaves a task that hangs": "self.task = asyncio.create_task(for_ever()); await asyncio.sleep(0.1)",
+    "fails while a thread hangs": "asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600); return",
+    "blocks its loop": "time.sleep(3600)",
+    "keeps its loop busy": "\n            while True: pass",
+    "waits for a lock": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
+    "holds the interpreter": "ctypes.PyDLL(None).sleep(3600)",
+    "holds the log": "logging.root.handlers[0].acquire(); time.sleep(3600)",
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_part_that_fails_ends_the_process_with_1(failure: str) -> None:
+    story = f"""
+    class Tested(Part):
+        name = "the tested part"
+        async def run(self, ending):
+            say_it_runs()
+            await asyncio.sleep(0.1)
+            {FAILURES[failure]}
+    """
+    code, output = end_of(start(story))
+    assert code == 1, output
+
+
+def test_what_a_part_raised_is_logged() -> None:
+    story = "class Tested(Part):\n    async def run(self, ending): say_it_runs(); raise ValueError('a torn line')\n"
+    code, output = end_of(start(story))
+    assert code == 1
+    assert "ValueError: a torn line" in output
+
+
+def test_a_fault_that_lasts_ends_the_process_and_one_that_passes_does_not() -> None:
+    story = """
+    class Tested(Part):
+        async def run(self, ending): say_it_runs(); await super().run(ending)
+        faults = [None, "short", "short", None, "a watch has ended"]
+        def fault(self): return self.faults.pop(0) if len(self.faults) > 1 else self.faults[0]
+    """
+    code, output = end_of(start(story))
+    assert code == 1
+    assert "The operator ends: a watch has ended." in output
+
+
+def test_a_loop_that_is_only_slow_is_not_taken_for_blocked() -> None:
+    story = """
+    class Tested(Part):
+        async def run(self, ending):
+            say_it_runs()
+            for _ in range(8):
+                time.sleep(supervise.UNANSWERED_CHECKS * supervise.CHECK_SECONDS / 3)
+                await asyncio.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await self.stopped.wait()
+    """
+    code, output = end_of(start(story))
+    assert code == 0, output
+
+
+def answer(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+SERVE = """
+supervisor = supervise.Supervisor([Tested()])
+server = probes.serve("127.0.0.1:0", supervisor.health, supervisor.readiness)
+say_it_runs()
+print(server.server_port, flush=True)
+supervise._Runner.has_failed = False  # the process stays, so that it can be asked
+supervise.exit_process(supervisor.run())
+"""
+
+
+def wait_for_answer(port: int, path: str, status: int, text: str) -> None:
+    deadline = time.monotonic() + 30
+    while (found := answer(port, path)) != (status, text):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+BLOCKED = "the event loop of the part is blocked"
+
+
+@pytest.mark.parametrize(
+    ("story", "live", "ready"),
+    [
+        ("", (200, "ok"), (200, "ok")),
+        ("def waits_for(self): return 'There is no watch yet.'", (200, "ok"), (503, "There is no watch yet.")),
+        ("def fault(self): return 'a watch has ended'", (503, "a watch has ended"), (503, "a watch has ended")),
+        ("async def run(self, _): time.sleep(3600)", (503, BLOCKED), (503, BLOCKED)),
+    ],
+)
+def test_the_probes_say_what_does_not_work(story: str, live: tuple[int, str], ready: tuple[int, str]) -> None:
+    silent = "async def run(self, ending): await self.stopped.wait()"
+    process = start(f"class Tested(Part):\n    {silent}\n    {story}\n", SERVE)
+    assert process.stdout is not None
+    port = int(process.stdout.readline())
+    try:
+        wait_for_answer(port, "/healthz", *live)
+        wait_for_answer(port, "/readyz", *ready)
+        assert answer(port, "/metrics")[0] == 404
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("address", ["8080", "", "0.0.0.0", "host:port", ":8080"])
+def test_an_address_without_host_and_port_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r"HOST:PORT|[Pp]ort"):
+        probes.serve(address, lambda: None, lambda: None)
+
+
+def test_a_signal_that_comes_while_a_part_starts_keeps_it_from_beginning() -> None:
+    story = """
+    class Tested(Part):
+        async def run(self, ending): os.write(1, b"began"); await self.stopped.wait()
+
+    run = supervise._Runner._run
+    def run_late(runner):
+        if isinstance(runner._part, Tested):
+            say_it_runs()
+            time.sleep(supervise.DEADLINE_SECONDS / 2)
+        run(runner)
+    supervise._Runner._run = run_late
+    """
+    code, output = end_of(start(story), signal.SIGTERM)
+    assert code == 0, output
+    assert "began" not in output
