@@ -12,8 +12,7 @@ from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.cluster.rivals import rivals_of
 from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.starting import is_stuck
-from finetune_operator.observed.world import Run, World, parse_spec
-from finetune_operator.process.queue import Key
+from finetune_operator.observed.world import Key, Run, World, parse_spec
 
 
 def observe(api: Api, key: Key) -> World | None:

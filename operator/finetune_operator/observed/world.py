@@ -12,6 +12,9 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.observed.pods import Object, Pod
 
+Key = tuple[str, str]
+"""Namespace and name of a FineTuneJob."""
+
 
 @dataclass(frozen=True)
 class Run:

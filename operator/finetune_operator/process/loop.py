@@ -11,7 +11,8 @@ from finetune_operator.cluster.api import Api, ApiError, NamespaceGoneError
 from finetune_operator.cluster.apply import RefusedError, apply
 from finetune_operator.cluster.observe import observe
 from finetune_operator.decisions.reconcile import reconcile, refused
-from finetune_operator.process.queue import Key, WorkQueue
+from finetune_operator.observed.world import Key
+from finetune_operator.process.queue import WorkQueue
 from finetune_operator.process.supervise import ended
 
 WORKERS = 4

@@ -7,8 +7,7 @@ import asyncio
 import time
 from datetime import timedelta
 
-Key = tuple[str, str]
-"""Namespace and name of a FineTuneJob."""
+from finetune_operator.observed.world import Key
 
 FIRST_PAUSE = timedelta(milliseconds=200)
 LONGEST_PAUSE = timedelta(minutes=1)

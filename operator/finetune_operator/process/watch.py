@@ -13,8 +13,8 @@ import kopf
 
 from finetune_api import names
 from finetune_operator.cluster.api import TIMEOUT_SECONDS
+from finetune_operator.observed.world import Key
 from finetune_operator.process import loop
-from finetune_operator.process.queue import Key
 from finetune_operator.process.supervise import ended
 
 WATCHED = (f"{names.JOBS}.{names.VERSION}.{names.GROUP}", "jobs.v1.batch", "pods.v1")
