@@ -45,22 +45,22 @@ def start(story: str, end: str = END) -> subprocess.Popen[str]:
     """A process that supervises a sound part beside the class `Tested` of the story. It runs when this returns."""
     code = PREAMBLE + textwrap.dedent(story) + end
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     first = process.stdout.readline()
     if first != "runs\n":
         process.kill()
-        pytest.fail(first + process.communicate()[0])
+        pytest.fail(first + process.communicate()[1])
     return process
 
 
 def end_of(process: subprocess.Popen[str], number: signal.Signals | None = None) -> tuple[int, str]:
-    """Exit code and output."""
+    """Exit code and log. The log has a pipe of its own: what `start` read ahead of its line would be lost to this."""
     if number is not None:
         process.send_signal(number)
     try:
-        output, _ = process.communicate(timeout=30)
+        _, output = process.communicate(timeout=30)
     finally:
         process.kill()
     return process.returncode, output
