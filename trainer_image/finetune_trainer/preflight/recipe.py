@@ -18,15 +18,15 @@ from finetune_api.status.preflight import Preflight, SourceRows, Splits
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
 from finetune_trainer.base.previous_adapter import require_fitting_adapter
 from finetune_trainer.handover.prepared import (
-    SPLITS,
+    SIDES,
     Prepared,
+    Side,
     data_digest,
     learned,
     place,
     work_prefix,
     write_prepared,
 )
-from finetune_trainer.handover.prepared import Split as Side
 from finetune_trainer.metrics.answer_kind import recognise
 from finetune_trainer.metrics.metric_choice import choose_metrics
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
@@ -198,7 +198,7 @@ def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
     held = hold_out(groups[train], [tested, validated], wish.seed)
     drawn = {"train": train[held == 0], "test": train[held == 1], "validation": train[held == 2]}
     placed: dict[Side, Rows] = {}
-    for side in SPLITS:
+    for side in SIDES:
         rows = sides[side] if side != "train" and len(sides[side]) else drawn[side]
         array = np.zeros(len(rows), PLACED)
         array["row"], array["cluster"] = rows, clusters[rows]
@@ -209,7 +209,7 @@ def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
 def _sources(gathered: Gathered, dataset: Dataset) -> list[SourceRows]:
     """What each source gave, of the rows that are used."""
     found = []
-    for side in SPLITS:
+    for side in SIDES:
         mixtures, tokens = (gathered.store.column(name)[gathered.sides[side]] for name in ("mixture", "tokens"))
         for index, name in enumerate(dataset.source_names(side)):
             own = tokens[mixtures == index]
