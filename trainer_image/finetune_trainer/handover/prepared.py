@@ -22,7 +22,7 @@ from finetune_api.status.preflight import Preflight, Resolved
 from finetune_trainer.base.model_files import Files
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage, join
+from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sources.cleaning_record import Change
 from finetune_trainer.tokens.row_store import Example as Example  # where those who take rows know it from
 from finetune_trainer.tokens.row_store import Rows, RowStore
@@ -68,7 +68,7 @@ def place(store: RowStore, name: str, placed: NDArray[Any]) -> Rows:
     return Rows(store, placed)
 
 
-def write_prepared(storage: Storage, bundle: Bundle, prepared: Prepared, folder: Path) -> None:
+def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, folder: Path) -> None:
     """Uploads the store in `folder` with its splits, the manifest last, so that a reader finds all of it or nothing."""
     to = join(work_prefix(bundle), "prepared")
     files: dict[str, str] = {}
@@ -89,7 +89,7 @@ def write_prepared(storage: Storage, bundle: Bundle, prepared: Prepared, folder:
     storage.write_bytes(join(to, "manifest.json"), json.dumps(manifest, indent=2).encode())
 
 
-def read_prepared(storage: Storage, bundle: Bundle, scratch: Path) -> Prepared:
+def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepared:
     """Reads what `write_prepared` wrote, into `scratch`/prepared, which has to stay as long as the rows are used.
 
     Raises TrainerFailure StorageUnavailable when it is gone or not as written."""

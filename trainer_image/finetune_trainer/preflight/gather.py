@@ -20,7 +20,7 @@ from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.copies.deduplicate import Alike, NearCopies, SeenKeys, drop_copies, prompt_key
 from finetune_trainer.handover.prepared import Side
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.rows.cleaning import Cleaner
 from finetune_trainer.rows.reading import read_rows
 from finetune_trainer.rows.readings import Reading, Readings
@@ -53,7 +53,7 @@ class Gathered:
 
 def gather(
     dataset: Dataset,
-    storage: Storage,
+    storage: JobStorage,
     model: BaseModel,
     format: PromptFormat,
     longest: int,

@@ -33,7 +33,7 @@ from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import Storage, join
+from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.preflight.advice import advise
 from finetune_trainer.preflight.end_of_turn import untrained_end
 from finetune_trainer.preflight.facts import facts_of
@@ -48,7 +48,7 @@ from finetune_trainer.tokens.render import prompt_format
 from finetune_trainer.tokens.row_store import PLACED, Rows, RowStore, lengths, supervised_counts
 
 
-def preflight(bundle: Bundle, storage: Storage, status: StatusWriter) -> str:
+def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
     """Checks the job, writes its prepared data and says so in its status. Returns the sentence it ends with.
 
     Raises TrainerFailure; the status then carries Validated=False and what is known of the data."""
@@ -77,7 +77,7 @@ def preflight(bundle: Bundle, storage: Storage, status: StatusWriter) -> str:
     return message
 
 
-def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path) -> Prepared:
+def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Path) -> Prepared:
     """Output, model, rows, split, choices: first what takes least time to find wrong. The rows lie in
     `scratch`/prepared, as `write_prepared` takes them."""
     spec = bundle.spec
@@ -136,7 +136,7 @@ def check_places(spec: FineTuneJobSpec) -> None:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.message}")
 
 
-def check_output(bundle: Bundle, storage: Storage) -> None:
+def check_output(bundle: Bundle, storage: JobStorage) -> None:
     """Raises TrainerFailure OutputOccupied where another job's results lie, OutputNotWritable where a probe cannot be
     written and removed, or not under the condition that publishing needs."""
     published(storage, bundle)

@@ -6,7 +6,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import RowFiles, RowFormat
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.progress import Progress
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.rows.readings import Noted, Readings
 from finetune_trainer.rows.row_columns import Columns, detect_format
 from finetune_trainer.rows.row_format import Row
@@ -20,7 +20,7 @@ ROW_CHARACTERS = 4 * 1024 * 1024
 
 
 def read_rows(
-    storage: Storage, sources: Sequence[RowFiles], field: str, findings: Findings, readings: Readings
+    storage: JobStorage, sources: Sequence[RowFiles], field: str, findings: Findings, readings: Readings
 ) -> Iterator[Row]:
     """The valid rows of all sources in order; the others go to `findings`. `readings` takes what is read as something
     else than it is written, and what is not read. `field`: dataset.train or dataset.test, for messages. Raises
@@ -33,7 +33,7 @@ def read_rows(
 
 
 def _read_source(
-    storage: Storage, source: RowFiles, position: int, field: str, findings: Findings, readings: Readings
+    storage: JobStorage, source: RowFiles, position: int, field: str, findings: Findings, readings: Readings
 ) -> Iterator[Row]:
     uris = storage.list(source.uri)
     if not uris:
