@@ -8,7 +8,7 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.rows.readings import Noted, Readings
-from finetune_trainer.rows.row_columns import Columns, detect_format
+from finetune_trainer.rows.row_columns import ColumnMap, detect_format
 from finetune_trainer.rows.row_format import Row
 from finetune_trainer.rows.row_messages import RowReader
 from finetune_trainer.rows.unread_columns import UnreadColumns
@@ -45,7 +45,7 @@ def _read_source(
             format = source.format
             if format is RowFormat.AUTO:
                 format = detect_format(record.value, source, field, place_of(record.source))
-            reader, unread = RowReader(format, Columns.of(source)), UnreadColumns(format, source)
+            reader, unread = RowReader(format, ColumnMap.of(source)), UnreadColumns(format, source)
         unread.note_names(record.value)
         noted = Noted()
         try:
