@@ -84,7 +84,7 @@ def facts_of(
 
 
 def _place(rows: Rows, row: int) -> str:
-    return place_of(rows[row].source, URI_SHOWN)
+    return place_of(rows[row].place, URI_SHOWN)
 
 
 def _passes(spec: FineTuneJobSpec, train: Rows, resolved: Resolved) -> dict[str, float]:

@@ -181,7 +181,7 @@ def _within(
         told, drop = (told, " or set dataset.overlength to Drop") if len(kept) else (f"{told}, and no row is left", "")
         raise TrainerFailure(
             FailureReason.DATASET_INVALID,
-            f"{place_of(first.source)} is {len(first.input_ids):,} tokens long{more}; {told}: {longer}shorten "
+            f"{place_of(first.place)} is {len(first.input_ids):,} tokens long{more}; {told}: {longer}shorten "
             f"{'them' if more else 'it'}{drop}.",
         )
     return kept

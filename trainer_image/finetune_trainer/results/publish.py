@@ -151,7 +151,7 @@ def samples(results: Results) -> list[dict[str, Any]]:
     few_shot = results.assessment.baselines.few_shot
     found = []
     for row, (example, base, tuned) in enumerate(results.answered):
-        sample = {"source": example.source, "prompt": example.prompt, "expected": example.answer}
+        sample = {"source": example.place, "prompt": example.prompt, "expected": example.answer}
         answers = {"base": _answer(base), "tuned": _answer(tuned)}
         prompted = {"prompted": [_answer(draw[row]) for draw in few_shot.draws]} if few_shot else {}
         found.append(sample | answers | prompted)

@@ -44,7 +44,7 @@ def _read_source(
         if reader is None or unread is None:
             format = source.format
             if format is RowFormat.AUTO:
-                format = detect_format(record.value, source, field, place_of(record.source))
+                format = detect_format(record.value, source, field, place_of(record.place))
             reader, unread = RowReader(format, ColumnMap.of(source)), UnreadColumns(format, source)
         unread.note_names(record.value)
         noted = Noted()
@@ -53,9 +53,9 @@ def _read_source(
             if sum(len(message.content) for message in messages) > ROW_CHARACTERS:
                 raise InvalidRow(f"longer than {ROW_CHARACTERS >> 20} Mi characters", "make several rows of it")
         except InvalidRow as problem:
-            findings.invalid_row(record.source, problem)
+            findings.invalid_row(record.place, problem)
         else:
             readings.add(noted)
             unread.note(record.value, messages)
-            yield Row(messages, record.source, position)
+            yield Row(messages, record.place, position)
     readings.unused += unread.listed(field) if unread else []

@@ -27,7 +27,7 @@ class Record:
     """One object of a file."""
 
     value: dict[str, Any]
-    source: str
+    place: str
     """FILE:LINE; for a .json file FILE:ITEM, for a .parquet file FILE:ROW; from 1."""
 
 
@@ -38,11 +38,11 @@ def read_records(storage: JobStorage, uri: str, findings: Findings) -> Iterator[
     with open_data(storage, uri) as stream:
         for number, value in _values(stream, uri):
             findings.rows += 1
-            source = f"{uri}:{number}"
+            place = f"{uri}:{number}"
             if isinstance(value, dict):
-                yield Record(value, source)
+                yield Record(value, place)
             else:
-                findings.invalid_row(source, value if isinstance(value, InvalidRow) else _no_object(value))
+                findings.invalid_row(place, value if isinstance(value, InvalidRow) else _no_object(value))
 
 
 def kind_of(value: Any) -> str:

@@ -145,7 +145,7 @@ def synthetic_rows(documents: Sequence[int], labels: int, vocabulary: int) -> li
                 supervised=np.arange(length) >= length - learned,
                 prompt_length=1,
                 messages=(),
-                source="",
+                place="",
             )
         )
     return rows

@@ -66,7 +66,7 @@ def read(uri: str, storage: JobStorage = STORAGE) -> tuple[list[Any], list[str],
     """Values, places and findings."""
     findings = Findings()
     records = list(read_records(storage, uri, findings))
-    return [record.value for record in records], [record.source for record in records], findings
+    return [record.value for record in records], [record.place for record in records], findings
 
 
 def refusal(path: Path) -> str:
