@@ -295,7 +295,7 @@ def train_trl(examples: Sequence[Example], held_out: Sequence[Example], steps: i
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    from finetune_trainer.handover.mixing import shuffled
+    from finetune_trainer.randomness import shuffled
 
     packing = options.contender == PACKED
     turns: list[Turn] = []
