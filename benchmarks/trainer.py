@@ -166,7 +166,7 @@ def rows(data: Path | None, count: int) -> list[Example]:
         supervised = np.arange(len(prompt) + len(learned)) >= len(prompt)
         input_ids = np.array([*prompt, *learned], dtype=np.int32)
         said = (Message("user", question), Message("assistant", answer))
-        examples.append(Example(input_ids, supervised, len(prompt), said, source=""))
+        examples.append(Example(input_ids, supervised, len(prompt), said, place=""))
     if len(examples) < count:
         raise SystemExit(f"{data} holds {len(examples)} rows; {count} are wanted: fewer --rounds, or another file.")
     return examples
@@ -295,7 +295,7 @@ def train_trl(examples: Sequence[Example], held_out: Sequence[Example], steps: i
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    from finetune_trainer.handover.mixing import shuffled
+    from finetune_trainer.randomness import shuffled
 
     packing = options.contender == PACKED
     turns: list[Turn] = []

@@ -57,7 +57,7 @@ def rows() -> list[Example]:
             supervised=np.arange(length) >= length // 3,
             prompt_length=length // 3,
             messages=(),
-            source=f"random:{length}",
+            place=f"random:{length}",
         )
         for length in LENGTHS
     ]

@@ -10,7 +10,7 @@ from finetune_api.spec.training import Training
 from finetune_trainer.model.trainable import trainable_parameters, use_gradient_checkpointing
 from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.training.loop import accumulate_gradients
-from finetune_trainer.training.memory_probe import Plan, find_plan
+from finetune_trainer.training.memory_probe import StepLayout, find_plan
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
@@ -31,7 +31,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
     use_gradient_checkpointing(model, False)
 
 
-def _loss(bench: Bench, plan: Plan) -> float:
+def _loss(bench: Bench, plan: StepLayout) -> float:
     name = bench.sizes.main
     model = bench.model(name, "LoRA")
     loss = accumulate_gradients(model, bench.rows(name), plan.micro_batch_tokens, bench.accelerator)

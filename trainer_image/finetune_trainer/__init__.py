@@ -17,5 +17,5 @@ Packages import downward only, and import-linter holds that; each one's `__init_
     base            the model's folder
     rows            records read as rows, checked and cleaned
     sources         data files, read record by record
-    pod, sizing     storage, status, log; arithmetic of memory and time
+    pod, sizing, randomness     storage, status, log; arithmetic of memory and time; what is drawn at random
 """

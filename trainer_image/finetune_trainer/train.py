@@ -40,7 +40,7 @@ from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.pod.termination import stop_deferred, stop_requested
 from finetune_trainer.results.merge import merge
 from finetune_trainer.results.model_card import base_license
@@ -65,7 +65,7 @@ from finetune_trainer.training.validation import Validation
 TRAINED, EVALUATED = ConditionType.TRAINED, ConditionType.EVALUATED
 
 
-def train(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) -> str:
+def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: int) -> str:
     """Trains, compares base and tuned model and publishes, saying so in the job's status. Returns the verdict.
 
     Raises TrainerFailure, after the status carries it, and Superseded when another attempt has taken over."""
@@ -80,7 +80,7 @@ def train(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) 
         raise
 
 
-def recipe(bundle: Bundle, storage: Storage, writer: StatusWriter, attempt: int) -> str:
+def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: int) -> str:
     """All of it in order, where nothing is published yet."""
     spec, started = bundle.spec, perf_counter()
     with scratch_folder("train-") as scratch:
@@ -194,7 +194,7 @@ def announcement(prepared: Prepared) -> str:
     return rows if prepared.resolved.total_steps else "Taking the adapter as it is: method.type None trains nothing."
 
 
-def fetch_adapter(storage: Storage, uri: str | None, folder: Path) -> Path | None:
+def fetch_adapter(storage: JobStorage, uri: str | None, folder: Path) -> Path | None:
     """The folder with a copy of the adapter to continue from, where there is one to."""
     if uri is None:
         return None
@@ -299,7 +299,7 @@ def tell_failure(failure: TrainerFailure, writer: StatusWriter) -> None:
     writer.progress()
 
 
-def tell_published(manifest: dict[str, Any], bundle: Bundle, storage: Storage, writer: StatusWriter) -> str:
+def tell_published(manifest: dict[str, Any], bundle: Bundle, storage: JobStorage, writer: StatusWriter) -> str:
     """Says again what this very job published before its pod was started once more. Returns the verdict."""
     evaluation = Evaluation.model_validate(manifest["evaluation"])
     writer.condition(TRAINED, True, "TrainingSucceeded", "Trained and published before.")

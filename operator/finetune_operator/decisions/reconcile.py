@@ -13,7 +13,7 @@ from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.observed import own_words
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.runs import assess
-from finetune_operator.observed.standing import Assessment, End, Standing
+from finetune_operator.observed.standing import End, RunStanding, Standing
 from finetune_operator.observed.world import Run, World
 
 ATTEMPT = 1
@@ -53,7 +53,7 @@ def reconcile(world: World, now: datetime) -> Plan:
     if owner := admission.owner_of_output(world):
         return _fail(world, FailureReason.OUTPUT_OCCUPIED, owner, now)
     create.append(children.attempt_job(world, world.spec, world.profile, ATTEMPT))
-    return _proceed(world, _training(world, Assessment(Standing.ABSENT)), now, create)
+    return _proceed(world, _training(world, RunStanding(Standing.ABSENT)), now, create)
 
 
 def refused(world: World, message: str, now: datetime) -> Plan:
@@ -74,7 +74,7 @@ def _follow(world: World, run: Run, now: datetime) -> Plan:
     return _proceed(world, _training(world, attempt, run), now, requeue_after=attempt.requeue_after)
 
 
-def _assess_attempt(world: World, run: Run, now: datetime) -> Assessment:
+def _assess_attempt(world: World, run: Run, now: datetime) -> RunStanding:
     return assess(run, now, own_words.failure_said(world.status, own_words.ATTEMPT, run.begun))
 
 
@@ -101,19 +101,19 @@ def _groundwork(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     return missing
 
 
-def _preflight(world: World, now: datetime) -> Assessment:
+def _preflight(world: World, now: datetime) -> RunStanding:
     """Where the preflight stands. Its own word counts where its pod or its Job was stopped or removed since."""
     begun = world.preflight.begun if world.preflight else world.created
     said = own_words.failure_said(world.status, own_words.PREFLIGHT, begun)
     found = assess(world.preflight, now, said)
     if world.status.is_true(ConditionType.VALIDATED) and found.standing is not Standing.RUNNING:
-        return Assessment(Standing.SUCCEEDED)
+        return RunStanding(Standing.SUCCEEDED)
     if found.standing is Standing.ABSENT and said is not None and said[1] is not FailureReason.PREEMPTED:
-        return Assessment(Standing.FAILED, *said)
+        return RunStanding(Standing.FAILED, *said)
     return found
 
 
-def _validating(preflight: Assessment) -> Outlook:
+def _validating(preflight: RunStanding) -> Outlook:
     if preflight.standing is Standing.RUNNING:
         return Outlook(State.VALIDATING, "Validating", "Checking the data, the model and the output.", Stage.PREFLIGHT)
     if preflight.standing is Standing.SUSPENDED:
@@ -121,7 +121,7 @@ def _validating(preflight: Assessment) -> Outlook:
     return Outlook(State.PENDING, "PreflightPending", preflight.message or "Starting the preflight.", Stage.PREFLIGHT)
 
 
-def _training(world: World, attempt: Assessment, run: Run | None = None) -> Outlook:
+def _training(world: World, attempt: RunStanding, run: Run | None = None) -> Outlook:
     if attempt.standing is Standing.SUSPENDED:
         return Outlook(State.QUEUED, "Suspended", attempt.message)
     if attempt.standing is not Standing.RUNNING:

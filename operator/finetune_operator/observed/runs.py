@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from finetune_api.reasons import FailureReason
 from finetune_operator.observed.endings import lost, why_failed
 from finetune_operator.observed.pods import Pod
-from finetune_operator.observed.standing import Assessment, End, Standing
+from finetune_operator.observed.standing import End, RunStanding, Standing
 from finetune_operator.observed.starting import waiting
 from finetune_operator.observed.world import Run
 
@@ -22,43 +22,43 @@ SIDECAR_GRACE = timedelta(seconds=30)
 """How long other containers may go on after the trainer's has ended: a log shipper sends the last lines."""
 
 
-def assess(run: Run | None, now: datetime, said: End | None = None) -> Assessment:
+def assess(run: Run | None, now: datetime, said: End | None = None) -> RunStanding:
     """Where this run stands. The first statement that holds counts. `said`: the failure that its own pod wrote in the
     status, which outlives the pod."""
     if run is None:
-        return Assessment(Standing.ABSENT)
+        return RunStanding(Standing.ABSENT)
     if run.succeeded:
-        return Assessment(Standing.SUCCEEDED)
+        return RunStanding(Standing.SUCCEEDED)
     if run.pod is not None and run.pod.trainer_ended and (end := _ended(run, run.pod, now, said)):
         return end
     if run.failed:
-        return Assessment(Standing.FAILED, *_vanished(run, said))
+        return RunStanding(Standing.FAILED, *_vanished(run, said))
     if run.suspended:
-        return Assessment(Standing.SUSPENDED, _suspended(run))
+        return RunStanding(Standing.SUSPENDED, _suspended(run))
     if run.pod is None:
         refused = f"The pod of Job {run.name} is refused: {run.refusal}".rstrip(".") + "."
         message = refused if run.refusal else f"Job {run.name} has no pod yet."
-        return Assessment(Standing.WAITING, message, requeue_after=LOOK_AGAIN)
+        return RunStanding(Standing.WAITING, message, requeue_after=LOOK_AGAIN)
     return _under_way(run.pod, now, said)
 
 
-def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> Assessment | None:
+def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> RunStanding | None:
     """Where a run stands whose trainer has ended; None where its pod is thrown away and does not count."""
     left = pod.finished + SIDECAR_GRACE - now if pod.finished and not pod.is_over else timedelta(0)
     if left > timedelta(0) and not pod.is_leaving:
-        return Assessment(Standing.RUNNING, requeue_after=left)
+        return RunStanding(Standing.RUNNING, requeue_after=left)
     if pod.trainer_succeeded:
-        return Assessment(Standing.SUCCEEDED)
+        return RunStanding(Standing.SUCCEEDED)
     # A Job that is suspended deletes its pod, which then ends badly; this shows in the pod before it may in the Job.
     thrown_away = pod.due is not None and not run.failed
     if thrown_away and (run.suspended or (pod.due is not None and now < pod.due + LOST_GRACE)):
         return None
     if run.failure and not pod.termination:
-        return Assessment(Standing.FAILED, *_vanished(run, said))
+        return RunStanding(Standing.FAILED, *_vanished(run, said))
     message, reason = why_failed(pod, said)
     if pod.lingering:
         message += f" Its pod was removed with its log, because of container {pod.lingering}, which ran on."
-    return Assessment(Standing.FAILED, message, reason)
+    return RunStanding(Standing.FAILED, message, reason)
 
 
 def _vanished(run: Run, said: End | None) -> End:
@@ -84,12 +84,12 @@ def _suspended(run: Run) -> str:
     )
 
 
-def _under_way(pod: Pod, now: datetime, said: End | None) -> Assessment:
+def _under_way(pod: Pod, now: datetime, said: End | None) -> RunStanding:
     """Of a pod whose trainer has not ended, or that is being deleted."""
     if pod.due is not None and now >= pod.due + LOST_GRACE:
-        return Assessment(Standing.FAILED, *lost(pod, said))
+        return RunStanding(Standing.FAILED, *lost(pod, said))
     if pod.due is not None and pod.trainer_ended:
-        return Assessment(Standing.WAITING, f"Pod {pod.name} is being removed.", requeue_after=LOOK_AGAIN)
+        return RunStanding(Standing.WAITING, f"Pod {pod.name} is being removed.", requeue_after=LOOK_AGAIN)
     if pod.started is not None:
-        return Assessment(Standing.RUNNING, requeue_after=pod.due + LOST_GRACE - now if pod.due else None)
+        return RunStanding(Standing.RUNNING, requeue_after=pod.due + LOST_GRACE - now if pod.due else None)
     return waiting(pod, now)

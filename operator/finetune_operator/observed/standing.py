@@ -22,7 +22,7 @@ class Standing(Enum):
 
 
 @dataclass(frozen=True)
-class Assessment:
+class RunStanding:
     """Where a run stands and why."""
 
     standing: Standing

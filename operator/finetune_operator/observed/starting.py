@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from finetune_api.names import CONTAINER
 from finetune_api.reasons import FailureReason
 from finetune_operator.observed.pods import Pod
-from finetune_operator.observed.standing import Assessment, Standing
+from finetune_operator.observed.standing import RunStanding, Standing
 
 IMAGE_GRACE = timedelta(seconds=60)
 """How long an image may fail to be pulled, or a container to be created, before it counts: registries have their
@@ -52,7 +52,7 @@ class _Trouble:
         return FailureReason.IMAGE_PULL_FAILED if own_image else FailureReason.POD_START_FAILED
 
 
-def waiting(pod: Pod, now: datetime) -> Assessment:
+def waiting(pod: Pod, now: datetime) -> RunStanding:
     """Where a pod stands whose trainer has not started."""
     if (trouble := _trouble(pod)) is not None:
         whose = "" if trouble.container == CONTAINER else f"container {trouble.container}: "
@@ -60,19 +60,19 @@ def waiting(pod: Pod, now: datetime) -> Assessment:
         return _failing(pod, f"{whose}{said}", trouble.grace, trouble.failure, now)
     scheduled = pod.conditions.get("PodScheduled")
     if scheduled is not None and scheduled.status == "False":
-        return Assessment(Standing.WAITING, f"Waiting for a node: {scheduled.message}")
+        return RunStanding(Standing.WAITING, f"Waiting for a node: {scheduled.message}")
     if not is_stuck(pod, now):
         soon = pod.placed + STUCK_AFTER - now if pod.placed else None
-        return Assessment(Standing.WAITING, f"Pod {pod.name} is starting.", requeue_after=soon)
+        return RunStanding(Standing.WAITING, f"Pod {pod.name} is starting.", requeue_after=soon)
     if before := _running_before_the_trainer(pod):
         message = f"Pod {pod.name} waits for its container {before}, which was added to it and runs before the trainer."
-        return Assessment(Standing.WAITING, message, requeue_after=LOOK_AGAIN_STUCK)
+        return RunStanding(Standing.WAITING, message, requeue_after=LOOK_AGAIN_STUCK)
     if pod.event is not None and pod.event.is_warning and not _has_network_and_volumes(pod):
         said = f"{pod.event.reason}: {pod.event.message}"
         found = _failing(pod, said, START_LIMIT, FailureReason.POD_START_FAILED, now)
         return replace(found, requeue_after=LOOK_AGAIN_STUCK) if found.standing is Standing.WAITING else found
     said = pod.event.message if pod.event else "no event says what it waits for"
-    return Assessment(
+    return RunStanding(
         Standing.WAITING, f"Pod {pod.name} is starting on node {pod.node_name}: {_ended(said)}", None, LOOK_AGAIN_STUCK
     )
 
@@ -84,13 +84,13 @@ def is_stuck(pod: Pod, now: datetime) -> bool:
     return slow and pod.started is None and not pod.is_over and not pod.is_leaving and _trouble(pod) is None
 
 
-def _failing(pod: Pod, said: str, grace: timedelta, failure: FailureReason, now: datetime) -> Assessment:
+def _failing(pod: Pod, said: str, grace: timedelta, failure: FailureReason, now: datetime) -> RunStanding:
     """Waiting until `grace` is over since a node was found for the pod, then failed."""
     message = f"Pod {pod.name} cannot start: {_ended(said)}"
     left = (pod.placed or pod.created) + grace - now
     if left > timedelta(0):
-        return Assessment(Standing.WAITING, message, requeue_after=left)
-    return Assessment(Standing.FAILED, message, failure)
+        return RunStanding(Standing.WAITING, message, requeue_after=left)
+    return RunStanding(Standing.FAILED, message, failure)
 
 
 def _trouble(pod: Pod) -> _Trouble | None:

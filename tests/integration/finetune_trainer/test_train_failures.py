@@ -20,7 +20,7 @@ from finetune_trainer.__main__ import main
 from finetune_trainer.evaluation.recipe import Assessor
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import Storage, open_storage
+from finetune_trainer.pod.storage import JobStorage, open_storage
 from finetune_trainer.pod.termination import _Stop, handle_sigterm
 from finetune_trainer.results import publish as publishing
 from finetune_trainer.train import train
@@ -144,14 +144,14 @@ def test_a_pod_that_is_stopped_once_its_manifest_is_written_says_what_it_publish
 ) -> None:
     bundle = make_bundle()
     prepare(bundle)
-    real = getattr(Storage, place)
+    real = getattr(JobStorage, place)
 
-    def stopped(self: Storage, *arguments: Any, **options: Any) -> Any:
+    def stopped(self: JobStorage, *arguments: Any, **options: Any) -> Any:
         done = real(self, *arguments, **options)
         signal.raise_signal(signal.SIGTERM)
         return done
 
-    monkeypatch.setattr(Storage, place, stopped)
+    monkeypatch.setattr(JobStorage, place, stopped)
     monkeypatch.setattr(_Stop, "requested", False)
     before, writer = signal.getsignal(signal.SIGTERM), StatusWriter(None, "attempt-1")
     handle_sigterm()

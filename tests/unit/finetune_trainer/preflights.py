@@ -10,7 +10,7 @@ from finetune_trainer.handover.prepared import Prepared, read_prepared
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import Storage, open_storage
+from finetune_trainer.pod.storage import JobStorage, open_storage
 from finetune_trainer.preflight.recipe import preflight
 
 
@@ -20,7 +20,7 @@ def run(bundle: Bundle) -> Prepared:
     return read(bundle, open_storage(bundle))
 
 
-def read(bundle: Bundle, storage: Storage) -> Prepared:
+def read(bundle: Bundle, storage: JobStorage) -> Prepared:
     """What an attempt reads; its rows outlive the folder, which is mapped already."""
     with scratch_folder("test-") as scratch:
         return read_prepared(storage, bundle, scratch)

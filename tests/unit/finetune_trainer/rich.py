@@ -94,8 +94,8 @@ def held_out() -> list[Example]:
         wanted = {"area": AREAS[kind], "order": str(40_000 + 7 * n), "urgent": n % 3 == 0}
         prompt = MAILS[kind].format(n=40_000 + 7 * n)
         tokens, supervised = np.arange(90, dtype=np.int32), np.arange(90) >= 60
-        source = f"s3://acme-data/tickets/2026-03.jsonl:{11 + 13 * n}"
-        rows.append(Example(tokens, supervised, 60, turns(prompt, json.dumps(wanted)), source, n, n % 4 // 3))
+        place = f"s3://acme-data/tickets/2026-03.jsonl:{11 + 13 * n}"
+        rows.append(Example(tokens, supervised, 60, turns(prompt, json.dumps(wanted)), place, n, n % 4 // 3))
     return rows
 
 

@@ -34,13 +34,13 @@ VOCABULARY = 320
 torch.set_num_threads(1)
 
 
-def example(tokens: int, answer: int, seed: int = 0, source: str = "", texts: tuple[str, str] | None = None) -> Example:
+def example(tokens: int, answer: int, seed: int = 0, place: str = "", texts: tuple[str, str] | None = None) -> Example:
     """A row of random tokens whose last `answer` are learned."""
     supervised = np.zeros(tokens, dtype=np.bool_)
     supervised[tokens - answer :] = True
     input_ids = np.random.default_rng(seed).integers(4, VOCABULARY, tokens).astype(np.int32)
     said = turns(*(texts or ("a question", f"answer {seed}")))
-    return Example(input_ids, supervised, tokens - answer, said, source or f"rows.jsonl:{seed}", cluster=seed)
+    return Example(input_ids, supervised, tokens - answer, said, place or f"rows.jsonl:{seed}", cluster=seed)
 
 
 def turns(question: str, answer: str) -> tuple[Message, ...]:

@@ -23,7 +23,7 @@ from finetune_trainer.base.model_files import (
 from finetune_trainer.base.weights import Tensor, Tensors, read_header, read_rows, spread
 from finetune_trainer.base.weights_fit import Vocabulary, is_tied, misfit, vocabulary_of
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage, join
+from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sizing.model_shape import HEADS, ModelShape, Sizes, model_shape
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -86,7 +86,7 @@ class BaseModel:
         return self.vocabulary.rows if self.vocabulary else self.shape.vocabulary
 
 
-def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
+def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
     """Reads the settings and the tokenizer into `scratch`, and the weights' headers.
 
     Raises TrainerFailure ModelNotFound where something is missing, ModelUnsupported where it is nothing we can tune."""
@@ -114,7 +114,7 @@ def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
     )
 
 
-def read_tensors(storage: Storage, uri: str, files: Files, scratch: Path) -> Tensors:
+def read_tensors(storage: JobStorage, uri: str, files: Files, scratch: Path) -> Tensors:
     """The tensors of all files with weights, by the index in `scratch` where they are in several.
 
     Raises TrainerFailure ModelUnsupported where the index and the shards do not belong together."""
@@ -241,7 +241,7 @@ def _require_fit(folder: Path, tensors: Tensors, uri: str) -> Any:
     return config
 
 
-def _require_one_head(storage: Storage, tensors: Tensors, found: Vocabulary, uri: str) -> None:
+def _require_one_head(storage: JobStorage, tensors: Tensors, found: Vocabulary, uri: str) -> None:
     """Raises TrainerFailure ModelUnsupported where there is an output head of other weights than the embedding, though
     config.json says that they are one: Transformers would use both, and a server one."""
     for name in HEADS:

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage, join
+from finetune_trainer.pod.storage import JobStorage, join
 
 CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
 TOKENIZER = (
@@ -52,7 +52,7 @@ Files = Mapping[str, int]
 """Bytes of each file by its path in the folder."""
 
 
-def fetch_settings(storage: Storage, uri: str, to: Path, more: Callable[[str], bool] = lambda path: False) -> Files:
+def fetch_settings(storage: JobStorage, uri: str, to: Path, more: Callable[[str], bool] = lambda path: False) -> Files:
     """Copies the model's settings and tokenizer to the folder `to`, and what else of the folder `more` asks for.
     Returns all files that are to be read, the weights among them, which are not copied.
 
@@ -76,7 +76,7 @@ def fetch_settings(storage: Storage, uri: str, to: Path, more: Callable[[str], b
     return {path: files[path] for path in (*sorted(settings), *weights)}
 
 
-def copy_files(storage: Storage, uri: str, files: Files, to: Path) -> None:
+def copy_files(storage: JobStorage, uri: str, files: Files, to: Path) -> None:
     """Copies exactly `files` of the folder at `uri` to the folder `to`. Raises TrainerFailure ModelNotFound where one
     is gone or of another size."""
     storage.download_folder(uri, to, lambda path: path in files)

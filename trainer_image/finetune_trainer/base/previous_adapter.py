@@ -11,7 +11,7 @@ from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.base.model_files import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.base.weights import read_header
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage, join
+from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sizing.model_shape import Sizes
 
 PREFIX = "base_model.model."
@@ -25,7 +25,7 @@ UNNAMED = ("rank_pattern", "alpha_pattern", "lora_bias", "layer_replication", "t
 ENDINGS = (".lora_A.weight", ".lora_B.weight")
 
 
-def require_fitting_adapter(storage: Storage, method: Method, base: BaseModel) -> None:
+def require_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel) -> None:
     """Raises TrainerFailure ModelNotFound where there is no adapter at `method.lora.from`, SpecInvalid where it is not
     of this base model, or is to be trained on and not of the settings in `method.lora`."""
     lora = method.lora

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 
 HEADER_LIMIT = 100_000_000
 """Longest header the format allows, in bytes."""
@@ -41,7 +41,7 @@ Tensors = Mapping[str, Tensor]
 """Tensors by their names."""
 
 
-def read_header(storage: Storage, uri: str, size: int) -> dict[str, Tensor]:
+def read_header(storage: JobStorage, uri: str, size: int) -> dict[str, Tensor]:
     """Every tensor of a file of `size` bytes.
 
     Raises TrainerFailure ModelUnsupported where it is no .safetensors file, ModelNotFound where its end is missing."""
@@ -66,7 +66,7 @@ def read_header(storage: Storage, uri: str, size: int) -> dict[str, Tensor]:
     return found
 
 
-def read_rows(storage: Storage, matrix: Tensor, rows: Sequence[int]) -> NDArray[np.float32]:
+def read_rows(storage: JobStorage, matrix: Tensor, rows: Sequence[int]) -> NDArray[np.float32]:
     """Those rows of a matrix of one of the types in FLOATS, shape [rows, columns], in the order they are asked for."""
     width = matrix.shape[1] * FLOATS[matrix.dtype]
     found: dict[int, NDArray[np.float32]] = {}

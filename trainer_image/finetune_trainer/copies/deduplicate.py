@@ -16,7 +16,7 @@ from finetune_api.spec.row_cleaning import Deduplicate, Near
 from finetune_trainer.copies.clusters import Clusters
 from finetune_trainer.copies.embeddings import Embeddings, SentenceModel
 from finetune_trainer.copies.near_duplicates import NearDuplicates
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.rows.row_format import Message, Row
 from finetune_trainer.sources.findings import Findings
 
@@ -119,7 +119,7 @@ class Alike:
 class NearCopies:
     """Looks for near copies among the rows it is given, as `dataset.deduplicate` says."""
 
-    def __init__(self, wish: Deduplicate, storage: Storage, folder: Path) -> None:
+    def __init__(self, wish: Deduplicate, storage: JobStorage, folder: Path) -> None:
         """`folder`: for files to work with. Raises TrainerFailure where the sentence model cannot be loaded."""
         texts: Callable[[str], NearDuplicates | Embeddings] = partial(NearDuplicates, folder)
         self._threshold = wish.threshold or SIMILAR_WORDS

@@ -17,7 +17,7 @@ from finetune_trainer.base.model_files import copy_files, fetch_settings
 from finetune_trainer.copies.clusters import Clusters
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.progress import Progress
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ class SentenceModel:
     """A model that turns texts into unit vectors: the mean of its last layer over a text's tokens (Reimers and Gurevych
     2019), or what its first token has where the model's folder says so, as sentence-transformers reads it."""
 
-    def __init__(self, storage: Storage, uri: str, scratch: Path) -> None:
+    def __init__(self, storage: JobStorage, uri: str, scratch: Path) -> None:
         """Raises TrainerFailure ModelNotFound or ModelUnsupported where there is no such model at `uri`."""
         try:
             files = fetch_settings(storage, uri, scratch, is_pooling_file)

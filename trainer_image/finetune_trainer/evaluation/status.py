@@ -13,7 +13,7 @@ from finetune_api.status.evaluation import (
     SourceResult,
 )
 from finetune_trainer.statistics.comparison import Comparison, SourceRow
-from finetune_trainer.statistics.estimates import Estimate
+from finetune_trainer.statistics.estimates import MetricEstimate
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
 
 DIGITS = 6
@@ -88,7 +88,7 @@ def source_of(source: SourceRow) -> SourceResult:
     )
 
 
-def _value(estimate: Estimate | None) -> float | None:
+def _value(estimate: MetricEstimate | None) -> float | None:
     return _rounded(estimate.value) if estimate else None
 
 

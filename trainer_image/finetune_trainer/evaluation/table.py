@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 from finetune_trainer.statistics.comparison import Comparison, LabelTable
-from finetune_trainer.statistics.estimates import Change, Estimate
+from finetune_trainer.statistics.estimates import Change, MetricEstimate
 from finetune_trainer.statistics.metric_rows import MetricRow
 
 DIGITS = 6
@@ -63,7 +63,7 @@ def labels_json(table: LabelTable) -> dict[str, Any]:
     }
 
 
-def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
+def _estimate(estimate: MetricEstimate | None) -> dict[str, Any] | None:
     if estimate is None:
         return None
     return {

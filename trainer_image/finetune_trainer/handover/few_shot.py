@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.handover.mixing import shuffled
 from finetune_trainer.handover.prepared import Example
+from finetune_trainer.randomness import few_of_many
 from finetune_trainer.rows.row_format import Message, thinks
 from finetune_trainer.tokens.render import PromptFormat
 
@@ -56,7 +55,7 @@ def few_shot_draws(
 def choose_examples(train: Sequence[Example], taken: Set[int], budget: int, seed: str) -> list[Example]:
     """Up to five rows drawn by `seed`, of five clusters, none of them `taken`, together of at most `budget` tokens."""
     chosen: list[Example] = []
-    for index in drawn(len(train), LOOKED_AT, seed):
+    for index in few_of_many(len(train), LOOKED_AT, seed):
         example = train[index]
         if example.prompt and example.cluster not in taken and len(example.input_ids) <= budget:
             chosen.append(example)
@@ -64,14 +63,6 @@ def choose_examples(train: Sequence[Example], taken: Set[int], budget: int, seed
         if len(chosen) == EXAMPLES:
             break
     return chosen
-
-
-def drawn(rows: int, most: int, seed: str) -> list[int]:
-    """Up to `most` of the indices 0..rows-1, in an order drawn by `seed`, without ordering all of a large data set."""
-    if rows <= 10 * most:
-        return list(shuffled(rows, seed)[:most])
-    hashes = (blake2b(f"{seed}/{number}".encode(), digest_size=8).digest() for number in range(most))
-    return list(dict.fromkeys(int.from_bytes(digest, "big") % rows for digest in hashes))
 
 
 def with_examples(examples: Sequence[Example], row: Example) -> tuple[Message, ...]:

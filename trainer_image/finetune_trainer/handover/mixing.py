@@ -5,7 +5,6 @@ and of them each source's weight's share: a source that is small for its share r
 over epochs, and no row of it is taken again before all the others were.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.randomness import shuffled
 from finetune_trainer.tokens.row_store import Example
 
 
@@ -61,17 +61,6 @@ def rows_of_epoch(mixture: Mixture, seed: int, epoch: int) -> tuple[int, ...]:
             row = start + shuffled(size, f"{seed}/{source}/{passes}")[position]
             places.append(((turn + 0.5) / taken, source, row))
     return tuple(row for _, _, row in sorted(places))
-
-
-@lru_cache(maxsize=4)
-def shuffled(rows: int, seed: str) -> tuple[int, ...]:
-    """The indices 0..rows-1 in an order drawn by `seed`: sorted by a hash rather than drawn from a library's
-    generator, so that no new version of any library changes it."""
-
-    def rank(row: int) -> bytes:
-        return hashlib.blake2b(f"{seed}/{row}".encode(), digest_size=8).digest()
-
-    return tuple(sorted(range(rows), key=rank))
 
 
 def _apportioned(rows: int, weights: Sequence[float], sizes: Sequence[int]) -> tuple[int, ...]:

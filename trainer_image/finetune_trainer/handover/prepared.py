@@ -22,15 +22,15 @@ from finetune_api.status.preflight import Preflight, Resolved
 from finetune_trainer.base.model_files import Files
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage, join
+from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sources.cleaning_record import Change
 from finetune_trainer.tokens.row_store import Example as Example  # where those who take rows know it from
 from finetune_trainer.tokens.row_store import Rows, RowStore
 
-Split = Literal["train", "validation", "test"]
+Side = Literal["train", "validation", "test"]
 REGRESSION = "regression"
 """Folder of the regression sets' store."""
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SIDES: tuple[Side, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def place(store: RowStore, name: str, placed: NDArray[Any]) -> Rows:
     return Rows(store, placed)
 
 
-def write_prepared(storage: Storage, bundle: Bundle, prepared: Prepared, folder: Path) -> None:
+def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, folder: Path) -> None:
     """Uploads the store in `folder` with its splits, the manifest last, so that a reader finds all of it or nothing."""
     to = join(work_prefix(bundle), "prepared")
     files: dict[str, str] = {}
@@ -89,7 +89,7 @@ def write_prepared(storage: Storage, bundle: Bundle, prepared: Prepared, folder:
     storage.write_bytes(join(to, "manifest.json"), json.dumps(manifest, indent=2).encode())
 
 
-def read_prepared(storage: Storage, bundle: Bundle, scratch: Path) -> Prepared:
+def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepared:
     """Reads what `write_prepared` wrote, into `scratch`/prepared, which has to stay as long as the rows are used.
 
     Raises TrainerFailure StorageUnavailable when it is gone or not as written."""
@@ -107,7 +107,7 @@ def read_prepared(storage: Storage, bundle: Bundle, scratch: Path) -> Prepared:
                 f"{join(source, name)} is not what preflight wrote: preflight has to run again.",
             )
     store = RowStore(folder)
-    rows: dict[Split, Rows] = {split: Rows(store, np.load(folder / f"{split}.npy")) for split in SPLITS}
+    rows: dict[Side, Rows] = {side: Rows(store, np.load(folder / f"{side}.npy")) for side in SIDES}
     return Prepared(
         **learned(rows, bundle.spec.training.loss_on),
         regression=_regression(folder / REGRESSION),
@@ -129,21 +129,21 @@ def _regression(folder: Path) -> dict[str, Rows]:
     return {path.stem: Rows(store, np.load(path)) for path in sorted(folder.glob("*.npy"))}
 
 
-def learned(sides: dict[Split, Rows], loss_on: LossOn) -> dict[Split, Rows]:
+def learned(sides: dict[Side, Rows], loss_on: LossOn) -> dict[Side, Rows]:
     """The sides with what is learned of their rows by the spec; test rows are always judged by their answers."""
     if loss_on is LossOn.COMPLETION:
         return sides
-    return {split: rows if split == "test" else rows.whole() for split, rows in sides.items()}
+    return {side: rows if side == "test" else rows.whole() for side, rows in sides.items()}
 
 
-def data_digest(sides: dict[Split, Rows], *inputs: bytes | str | int) -> str:
+def data_digest(sides: dict[Side, Rows], *inputs: bytes | str | int) -> str:
     """sha256 as hex over every token, what of it is learned, and which side of the split it is on. `inputs`: the
     tokenizer, template and lengths behind them, which decide how later text is read."""
     digest = hashlib.sha256()
     for part in inputs:
         digest.update(hashlib.sha256(part if isinstance(part, bytes) else str(part).encode()).digest())
-    for split, rows in sides.items():
-        digest.update(f"{split} {len(rows)}".encode())
+    for side, rows in sides.items():
+        digest.update(f"{side} {len(rows)}".encode())
         digest.update(rows.column("digest").data)
     return digest.hexdigest()
 

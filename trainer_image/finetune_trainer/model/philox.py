@@ -1,5 +1,6 @@
 """Random numbers by key: Philox4x32-10 (Salmon et al. 2011) in plain tensor operations, number for number what
 `torch.func._random` draws. A key is a uint64 tensor [..., 2]: the seed and the place in its stream.
+They are drawn on the GPU, and so they are here and not in `finetune_trainer.randomness`.
 
 PyTorch 2.15 has that module and 2.11 has not: once pyproject.toml asks for 2.15, this one can go."""
 

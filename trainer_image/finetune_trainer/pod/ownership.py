@@ -6,12 +6,12 @@ from typing import Any
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage, join
+from finetune_trainer.pod.storage import JobStorage, join
 
 MANIFEST = "manifest.json"
 
 
-def published(storage: Storage, bundle: Bundle) -> dict[str, Any] | None:
+def published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
     """The manifest this very job has already written, as before its pod was started again; None where there is none.
     A local run knows its own by the spec. Raises TrainerFailure OutputOccupied where the manifest is another's."""
     output = bundle.spec.output.uri

@@ -20,7 +20,7 @@ from finetune_trainer.pod.progress import Progress
 _MEGABYTE = 1_000_000
 
 
-class Storage:
+class JobStorage:
     """All storage a job may use. See `open_storage`."""
 
     def __init__(self, bundle: Bundle, secrets_dir: Path) -> None:
@@ -130,9 +130,9 @@ class Storage:
         return self._s3[position]
 
 
-def open_storage(bundle: Bundle, secrets_dir: str | Path = names.STORAGE_FOLDER) -> Storage:
+def open_storage(bundle: Bundle, secrets_dir: str | Path = names.STORAGE_FOLDER) -> JobStorage:
     """The storage a job's URIs stand for. `secrets_dir`/SECRET_NAME/AWS_ACCESS_KEY_ID and so on hold credentials."""
-    return Storage(bundle, Path(secrets_dir))
+    return JobStorage(bundle, Path(secrets_dir))
 
 
 def join(uri: str, *parts: str) -> str:

@@ -14,7 +14,7 @@ from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.base.weights import FLOATS, read_rows, spread
 from finetune_trainer.base.weights_fit import Vocabulary
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.tokens.row_store import Example
 
 COMPARED = 128
@@ -33,7 +33,7 @@ SPARE = re.compile(r"[<\[].*(unused|reserved|extra|control|placeholder|dummy|spe
 
 
 def untrained_end(
-    storage: Storage, model: BaseModel, method: Method, rows: Sequence[Example], ends: Collection[int]
+    storage: JobStorage, model: BaseModel, method: Method, rows: Sequence[Example], ends: Collection[int]
 ) -> str | None:
     """What to say where the output head was never trained to write a token of `ends` that `rows` end with; None where
     nothing shows that, or where the job trains the head. Reads a few hundred rows of the head."""
@@ -51,7 +51,7 @@ def untrained_end(
     return None
 
 
-def _shown(storage: Storage, tokenizer: Any, found: Vocabulary, end: int) -> str:
+def _shown(storage: JobStorage, tokenizer: Any, found: Vocabulary, end: int) -> str:
     """How the row of the token `end` shows that it was never trained; "" where it does not."""
     others, ordinary = _alike(tokenizer, found, end), _ordinary(tokenizer, found)
     read = read_rows(storage, found.head, [end, *others, *ordinary])

@@ -10,7 +10,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodType
 from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.mixing import Mixture
-from finetune_trainer.handover.prepared import Split
+from finetune_trainer.handover.prepared import Side
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.preflight.advice import Facts
 from finetune_trainer.preflight.gather import Gathered
@@ -29,7 +29,7 @@ URI_SHOWN = 100
 def facts_of(
     spec: FineTuneJobSpec,
     gathered: Gathered,
-    sides: Mapping[Split, Rows],
+    sides: Mapping[Side, Rows],
     resolved: Resolved,
     findings: Findings,
     leaked: NDArray[np.int64],
@@ -84,7 +84,7 @@ def facts_of(
 
 
 def _place(rows: Rows, row: int) -> str:
-    return place_of(rows[row].source, URI_SHOWN)
+    return place_of(rows[row].place, URI_SHOWN)
 
 
 def _passes(spec: FineTuneJobSpec, train: Rows, resolved: Resolved) -> dict[str, float]:

@@ -18,9 +18,9 @@ from finetune_api.spec.row_cleaning import Near
 from finetune_api.spec.training import LossOn
 from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.copies.deduplicate import Alike, NearCopies, SeenKeys, drop_copies, prompt_key
-from finetune_trainer.handover.prepared import Split
+from finetune_trainer.handover.prepared import Side
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.rows.cleaning import Cleaner
 from finetune_trainer.rows.reading import read_rows
 from finetune_trainer.rows.readings import Reading, Readings
@@ -33,7 +33,7 @@ from finetune_trainer.tokens.row_store import Example, RowStore, StoreWriter
 from finetune_trainer.tokens.token_ids import require_rows
 from finetune_trainer.tokens.tokenization import tokenize
 
-READING_ORDER: tuple[Split, ...] = ("test", "validation", "train")
+READING_ORDER: tuple[Side, ...] = ("test", "validation", "train")
 """A row that stands in two of them is kept in the first and dropped from the other."""
 
 
@@ -42,7 +42,7 @@ class Gathered:
     """All rows, stored."""
 
     store: RowStore
-    sides: dict[Split, NDArray[np.int64]]
+    sides: dict[Side, NDArray[np.int64]]
     """Numbers of the rows that each list of sources gave."""
     alike: Alike
     """Which rows are copies of one another, nearly."""
@@ -53,7 +53,7 @@ class Gathered:
 
 def gather(
     dataset: Dataset,
-    storage: Storage,
+    storage: JobStorage,
     model: BaseModel,
     format: PromptFormat,
     longest: int,
@@ -67,8 +67,8 @@ def gather(
     copies = NearCopies(dataset.deduplicate, storage, folder.parent)
     notes, readings = RowNotes(special_tokens(model.tokenizer)), Readings()
     findings.cleaned = cleaner.cleaned
-    sides: dict[Split, NDArray[np.int64]] = {}
-    lost: dict[Split, Counter[str]] = {}
+    sides: dict[Side, NDArray[np.int64]] = {}
+    lost: dict[Side, Counter[str]] = {}
     with StoreWriter(folder) as writer:
         for split in READING_ORDER:
             first, before = len(writer), _counted(findings, cleaner)
@@ -106,7 +106,7 @@ def _require_all_learned(format: PromptFormat, readings: Readings) -> None:
         )
 
 
-def sources_of(dataset: Dataset, split: Split) -> Sequence[Source]:
+def sources_of(dataset: Dataset, split: Side) -> Sequence[Source]:
     """The sources named for a side; none where its rows are drawn from those of train."""
     named = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return named[split] or []
@@ -122,9 +122,9 @@ def _keyed(examples: Iterable[tuple[Row, Example]]) -> Iterator[tuple[bytes, tup
         yield key, example.messages if row.is_document else row.messages, example
 
 
-def _without_near_copies(sides: dict[Split, NDArray[np.int64]], alike: Alike) -> dict[Split, NDArray[np.int64]]:
+def _without_near_copies(sides: dict[Side, NDArray[np.int64]], alike: Alike) -> dict[Side, NDArray[np.int64]]:
     """The rows that do not nearly repeat an earlier one, nor ask nearly the same as one that is held out."""
-    kept: dict[Split, NDArray[np.int64]] = {}
+    kept: dict[Side, NDArray[np.int64]] = {}
     held = np.zeros(0, dtype=np.uint64)
     for split in READING_ORDER:
         rows = sides[split]
@@ -138,7 +138,7 @@ def _counted(findings: Findings, cleaner: Cleaner) -> Counter[str]:
     return Counter(rows=findings.rows, invalid=findings.invalid, emptied=cleaner.cleaned.emptied)
 
 
-def _empty(dataset: Dataset, split: Split, lost: Counter[str], cleaner: Cleaner) -> TrainerFailure:
+def _empty(dataset: Dataset, split: Side, lost: Counter[str], cleaner: Cleaner) -> TrainerFailure:
     where = ", ".join(source.uri for source in sources_of(dataset, split))[:500]
     earlier = READING_ORDER[: READING_ORDER.index(split)]
     before = " or ".join(f"dataset.{other}" for other in earlier if sources_of(dataset, other))

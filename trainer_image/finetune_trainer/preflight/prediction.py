@@ -17,7 +17,7 @@ from finetune_api.spec.profile import GpuType
 from finetune_api.spec.training import GradientCheckpointing
 from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.handover.few_shot import DRAWS
-from finetune_trainer.handover.prepared import Split as Side
+from finetune_trainer.handover.prepared import Side
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sizing.memory import (
     GENERATION_FACTOR,

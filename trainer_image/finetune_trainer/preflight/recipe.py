@@ -18,22 +18,22 @@ from finetune_api.status.preflight import Preflight, SourceRows, Splits
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
 from finetune_trainer.base.previous_adapter import require_fitting_adapter
 from finetune_trainer.handover.prepared import (
-    SPLITS,
+    SIDES,
     Prepared,
+    Side,
     data_digest,
     learned,
     place,
     work_prefix,
     write_prepared,
 )
-from finetune_trainer.handover.prepared import Split as Side
 from finetune_trainer.metrics.answer_kind import recognise
 from finetune_trainer.metrics.metric_choice import choose_metrics
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import Storage, join
+from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.preflight.advice import advise
 from finetune_trainer.preflight.end_of_turn import untrained_end
 from finetune_trainer.preflight.facts import facts_of
@@ -48,7 +48,7 @@ from finetune_trainer.tokens.render import prompt_format
 from finetune_trainer.tokens.row_store import PLACED, Rows, RowStore, lengths, supervised_counts
 
 
-def preflight(bundle: Bundle, storage: Storage, status: StatusWriter) -> str:
+def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
     """Checks the job, writes its prepared data and says so in its status. Returns the sentence it ends with.
 
     Raises TrainerFailure; the status then carries Validated=False and what is known of the data."""
@@ -77,7 +77,7 @@ def preflight(bundle: Bundle, storage: Storage, status: StatusWriter) -> str:
     return message
 
 
-def prepare(bundle: Bundle, storage: Storage, findings: Findings, scratch: Path) -> Prepared:
+def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Path) -> Prepared:
     """Output, model, rows, split, choices: first what takes least time to find wrong. The rows lie in
     `scratch`/prepared, as `write_prepared` takes them."""
     spec = bundle.spec
@@ -136,7 +136,7 @@ def check_places(spec: FineTuneJobSpec) -> None:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.message}")
 
 
-def check_output(bundle: Bundle, storage: Storage) -> None:
+def check_output(bundle: Bundle, storage: JobStorage) -> None:
     """Raises TrainerFailure OutputOccupied where another job's results lie, OutputNotWritable where a probe cannot be
     written and removed, or not under the condition that publishing needs."""
     published(storage, bundle)
@@ -181,7 +181,7 @@ def _within(
         told, drop = (told, " or set dataset.overlength to Drop") if len(kept) else (f"{told}, and no row is left", "")
         raise TrainerFailure(
             FailureReason.DATASET_INVALID,
-            f"{place_of(first.source)} is {len(first.input_ids):,} tokens long{more}; {told}: {longer}shorten "
+            f"{place_of(first.place)} is {len(first.input_ids):,} tokens long{more}; {told}: {longer}shorten "
             f"{'them' if more else 'it'}{drop}.",
         )
     return kept
@@ -198,7 +198,7 @@ def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
     held = hold_out(groups[train], [tested, validated], wish.seed)
     drawn = {"train": train[held == 0], "test": train[held == 1], "validation": train[held == 2]}
     placed: dict[Side, Rows] = {}
-    for side in SPLITS:
+    for side in SIDES:
         rows = sides[side] if side != "train" and len(sides[side]) else drawn[side]
         array = np.zeros(len(rows), PLACED)
         array["row"], array["cluster"] = rows, clusters[rows]
@@ -209,7 +209,7 @@ def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
 def _sources(gathered: Gathered, dataset: Dataset) -> list[SourceRows]:
     """What each source gave, of the rows that are used."""
     found = []
-    for side in SPLITS:
+    for side in SIDES:
         mixtures, tokens = (gathered.store.column(name)[gathered.sides[side]] for name in ("mixture", "tokens"))
         for index, name in enumerate(dataset.source_names(side)):
             own = tokens[mixtures == index]

@@ -16,7 +16,7 @@ from finetune_trainer.copies.deduplicate import prompt_key
 from finetune_trainer.handover.prepared import REGRESSION, place
 from finetune_trainer.metrics.metric_choice import require_metric
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT
 from finetune_trainer.rows.cleaning import Cleaner
 from finetune_trainer.rows.reading import read_rows
@@ -30,7 +30,7 @@ from finetune_trainer.tokens.tokenization import tokenize
 
 def gather_regression(
     spec: FineTuneJobSpec,
-    storage: Storage,
+    storage: JobStorage,
     model: BaseModel,
     format: PromptFormat,
     folder: Path,

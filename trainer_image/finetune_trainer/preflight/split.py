@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.randomness import ranks_of_groups
 
 TEST_SHARE, TEST_AT_LEAST, TEST_AT_MOST = 0.1, 100, 1000
 """The default of `dataset.split.test`: a share of the rows, and its bounds in rows."""
@@ -52,7 +53,7 @@ def hold_out(keys: NDArray[np.uint64], wanted: Sequence[int], seed: int) -> NDAr
             f"{len(sets)} set{'s' * (len(sets) != 1)} to hold out: give more, or name dataset.test.",
         )
     side = np.zeros(len(found), dtype=np.int8)
-    drawn = np.argsort(mixed(found, seed))
+    drawn = np.argsort(ranks_of_groups(found, seed))
     for position, number in enumerate(sets):
         # As many groups as there are sets still to come, and one to learn from, stay free.
         spare = int(np.count_nonzero(side == 0)) - (len(sets) - position)
@@ -61,16 +62,6 @@ def hold_out(keys: NDArray[np.uint64], wanted: Sequence[int], seed: int) -> NDAr
     held = np.empty(len(keys), dtype=np.int8)
     held[order] = np.repeat(side, sizes)
     return held
-
-
-def mixed(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Numbers to draw by: those of SplitMix64 (Steele, Lea, Flood 2014), different for different keys. No library's
-    generator, so that no new version of any library draws other rows."""
-    with np.errstate(over="ignore"):
-        mix = keys + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
-        mix = (mix ^ (mix >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mix = (mix ^ (mix >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mix ^ (mix >> np.uint64(31))
 
 
 def _fill(groups: NDArray[np.int64], sizes: NDArray[np.int32], wanted: int, spare: int) -> list[int]:

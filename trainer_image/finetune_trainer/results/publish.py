@@ -21,7 +21,7 @@ from finetune_trainer.evaluation.table import evaluation_table
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.ownership import MANIFEST, published
-from finetune_trainer.pod.storage import Storage, join
+from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.results.merge import SHARD_SIZE
 from finetune_trainer.results.model_card import model_card
 from finetune_trainer.results.report import report_page
@@ -71,7 +71,7 @@ def stage_adapter(model: PeftModel, bundle: Bundle, folder: Path) -> LoraConfig:
 
 
 @contextmanager
-def weights_kept(storage: Storage, bundle: Bundle, staging: Path) -> Iterator[None]:
+def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator[None]:
     """What fails inside does not cost the weights in the folder `staging`, and the hours of a GPU that lie in them:
     they go where publishing would put them, without a manifest, and the failure says so. SIGTERM leaves no time for
     it."""
@@ -94,13 +94,13 @@ def weights_kept(storage: Storage, bundle: Bundle, staging: Path) -> Iterator[No
         raise TrainerFailure(failure.reason, kept, failure.step) from error
 
 
-def upload(storage: Storage, files: Sequence[Path], staging: Path, bundle: Bundle) -> None:
+def upload(storage: JobStorage, files: Sequence[Path], staging: Path, bundle: Bundle) -> None:
     """Copies files below `staging` to output.uri, each as it lies there."""
     for path in files:
         storage.upload_file(path, join(bundle.spec.output.uri, str(path.relative_to(staging))))
 
 
-def upload_results(storage: Storage, results: Results, staging: Path) -> list[Path]:
+def upload_results(storage: JobStorage, results: Results, staging: Path) -> list[Path]:
     """Writes report, samples and model card beside the weights that are in the folder `staging` already, and uploads
     all of it. Returns the files. Raises TrainerFailure OutputOccupied where another job was faster."""
     stage_pages(results, staging)
@@ -110,7 +110,7 @@ def upload_results(storage: Storage, results: Results, staging: Path) -> list[Pa
     return files
 
 
-def publish(storage: Storage, results: Results, staging: Path, files: Sequence[Path]) -> Artifacts:
+def publish(storage: JobStorage, results: Results, staging: Path, files: Sequence[Path]) -> Artifacts:
     """Writes the manifest of `files`, which are uploaded; then removes the job's work prefix. Raises TrainerFailure
     OutputOccupied where another job was faster."""
     bundle = results.bundle
@@ -151,7 +151,7 @@ def samples(results: Results) -> list[dict[str, Any]]:
     few_shot = results.assessment.baselines.few_shot
     found = []
     for row, (example, base, tuned) in enumerate(results.answered):
-        sample = {"source": example.source, "prompt": example.prompt, "expected": example.answer}
+        sample = {"source": example.place, "prompt": example.prompt, "expected": example.answer}
         answers = {"base": _answer(base), "tuned": _answer(tuned)}
         prompted = {"prompted": [_answer(draw[row]) for draw in few_shot.draws]} if few_shot else {}
         found.append(sample | answers | prompted)
@@ -182,7 +182,7 @@ def manifest(results: Results, folder: Path, files: Sequence[Path]) -> dict[str,
     }
 
 
-def published_artifacts(storage: Storage, bundle: Bundle) -> Artifacts:
+def published_artifacts(storage: JobStorage, bundle: Bundle) -> Artifacts:
     """Where the published results lie."""
     output, full = bundle.spec.output.uri, bundle.spec.method.type is MethodType.FULL
     return Artifacts(

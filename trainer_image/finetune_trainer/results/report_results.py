@@ -13,7 +13,7 @@ from finetune_trainer.metrics.values import LIKELIHOODS, LOWER_IS_BETTER
 from finetune_trainer.results.chart import Whiskers, whiskers
 from finetune_trainer.results.results import Results
 from finetune_trainer.statistics.comparison import Comparison, LabelTable
-from finetune_trainer.statistics.estimates import Change, Estimate
+from finetune_trainer.statistics.estimates import Change, MetricEstimate
 from finetune_trainer.statistics.evidence import Outcome
 from finetune_trainer.statistics.metric_rows import MetricRow
 
@@ -160,7 +160,7 @@ def _cells(row: MetricRow, prompted: bool) -> list[Cell]:
     ]
 
 
-def _value(name: MetricName, estimate: Estimate | None, tone: str = "") -> Cell:
+def _value(name: MetricName, estimate: MetricEstimate | None, tone: str = "") -> Cell:
     if estimate is None:
         return Cell(DASH)
     low, high = (shown(name, end) for end in estimate.interval)

@@ -34,7 +34,7 @@ class Given:
 class Sample:
     """One held-out row with the models' answers."""
 
-    source: str
+    place: str
     prompt: str
     expected: str
     answers: Mapping[str, Given]
@@ -68,7 +68,7 @@ def sample_groups(results: Results) -> list[Group]:
 class CleanedExample:
     """What a step of cleaning changed in one row."""
 
-    source: str
+    place: str
     pieces: Sequence[Piece]
 
 
@@ -89,7 +89,7 @@ def cleaning_steps(prepared: Prepared) -> list[CleaningStep]:
             step.name,
             step.rows,
             [
-                CleanedExample(change.source, differences(change.before, change.after))
+                CleanedExample(change.place, differences(change.before, change.after))
                 for change in prepared.cleaning
                 if change.step == step.name
             ],
@@ -116,7 +116,7 @@ def _sample(results: Results, row: int) -> Sample:
         "Tuned": results.tuned.answers[row],
     }
     given = {name: _given(example.final_answer, answer) for name, answer in answers.items()}
-    return Sample(example.source, example.prompt, example.final_answer, given)
+    return Sample(example.place, example.prompt, example.final_answer, given)
 
 
 def _given(expected: str, answer: Answer) -> Given:

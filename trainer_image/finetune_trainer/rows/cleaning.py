@@ -56,7 +56,7 @@ class Cleaner:
         counted; an empty system message is left out."""
         for row in rows:
             texts = [self.text(message.content) for message in row.messages]
-            self._note(row.source, [changes for _, changes in texts if changes])
+            self._note(row.place, [changes for _, changes in texts if changes])
             messages = tuple(
                 message._replace(content=text)
                 for message, (text, _) in zip(row.messages, texts, strict=True)
@@ -80,7 +80,7 @@ class Cleaner:
                 break
         return text, changes
 
-    def _note(self, source: str, changed: list[Changes]) -> None:
+    def _note(self, place: str, changed: list[Changes]) -> None:
         """Counts one row's changes, a dictionary for each of its texts, and keeps the first few as examples."""
         cleaned = self.cleaned
         cleaned.rows += bool(changed)
@@ -89,7 +89,7 @@ class Cleaner:
             for step, (before, after) in changes.items():
                 shown = sum(example.step == step for example in cleaned.examples)
                 if shown < EXAMPLES and (step in self._masks or self._holds_nothing_masked(changes, after)):
-                    cleaned.examples.append(Change(step, source, *_windows(self._hide(before), self._hide(after))))
+                    cleaned.examples.append(Change(step, place, *_windows(self._hide(before), self._hide(after))))
 
     def _holds_nothing_masked(self, changes: Changes, after: str) -> bool:
         """Whether a text is free of what is to be masked. Of one that is not, earlier forms may hold a value that

@@ -6,9 +6,9 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import RowFiles, RowFormat
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.progress import Progress
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.rows.readings import Noted, Readings
-from finetune_trainer.rows.row_columns import Columns, detect_format
+from finetune_trainer.rows.row_columns import ColumnMap, detect_format
 from finetune_trainer.rows.row_format import Row
 from finetune_trainer.rows.row_messages import RowReader
 from finetune_trainer.rows.unread_columns import UnreadColumns
@@ -20,7 +20,7 @@ ROW_CHARACTERS = 4 * 1024 * 1024
 
 
 def read_rows(
-    storage: Storage, sources: Sequence[RowFiles], field: str, findings: Findings, readings: Readings
+    storage: JobStorage, sources: Sequence[RowFiles], field: str, findings: Findings, readings: Readings
 ) -> Iterator[Row]:
     """The valid rows of all sources in order; the others go to `findings`. `readings` takes what is read as something
     else than it is written, and what is not read. `field`: dataset.train or dataset.test, for messages. Raises
@@ -33,7 +33,7 @@ def read_rows(
 
 
 def _read_source(
-    storage: Storage, source: RowFiles, position: int, field: str, findings: Findings, readings: Readings
+    storage: JobStorage, source: RowFiles, position: int, field: str, findings: Findings, readings: Readings
 ) -> Iterator[Row]:
     uris = storage.list(source.uri)
     if not uris:
@@ -44,8 +44,8 @@ def _read_source(
         if reader is None or unread is None:
             format = source.format
             if format is RowFormat.AUTO:
-                format = detect_format(record.value, source, field, place_of(record.source))
-            reader, unread = RowReader(format, Columns.of(source)), UnreadColumns(format, source)
+                format = detect_format(record.value, source, field, place_of(record.place))
+            reader, unread = RowReader(format, ColumnMap.of(source)), UnreadColumns(format, source)
         unread.note_names(record.value)
         noted = Noted()
         try:
@@ -53,9 +53,9 @@ def _read_source(
             if sum(len(message.content) for message in messages) > ROW_CHARACTERS:
                 raise InvalidRow(f"longer than {ROW_CHARACTERS >> 20} Mi characters", "make several rows of it")
         except InvalidRow as problem:
-            findings.invalid_row(record.source, problem)
+            findings.invalid_row(record.place, problem)
         else:
             readings.add(noted)
             unread.note(record.value, messages)
-            yield Row(messages, record.source, position)
+            yield Row(messages, record.place, position)
     readings.unused += unread.listed(field) if unread else []

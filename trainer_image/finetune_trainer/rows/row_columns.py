@@ -54,7 +54,7 @@ _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnMap:
     """The columns' names in this source's files."""
 
     system: str
@@ -100,7 +100,7 @@ def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str)
         told = [format for format, keys in KEYS.items() if row.keys() >= set(keys)]
         if not told:
             raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_none(row, field)}")
-        if told == [RowFormat.TEXT] and (beside := _beside_text(row, Columns.of(source).system)):
+        if told == [RowFormat.TEXT] and (beside := _beside_text(row, ColumnMap.of(source).system)):
             raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_two(row, beside, field)}")
     if others := sorted(mapped & SHARED - set(OPTIONAL[told[0]])):
         raise TrainerFailure(

@@ -25,7 +25,7 @@ class Row:
     learned. A row of format Text is one message with the role DOCUMENT."""
 
     messages: tuple[Message, ...]
-    source: str
+    place: str
     """Where it stands, as FILE:LINE."""
     mixture: int = 0
     """Index of its source in the list of sources it was read from."""

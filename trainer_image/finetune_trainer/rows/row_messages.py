@@ -8,7 +8,7 @@ from typing import Any
 from finetune_api.spec.dataset import RowFormat
 from finetune_trainer.rows.cells import text_of, value_of
 from finetune_trainer.rows.readings import Noted, Reading
-from finetune_trainer.rows.row_columns import Columns, column_names
+from finetune_trainer.rows.row_columns import ColumnMap, column_names
 from finetune_trainer.rows.row_format import DOCUMENT, THOUGHT, THOUGHT_END, Message, thinks, with_thought
 from finetune_trainer.rows.turns import turn_of
 from finetune_trainer.sources.findings import InvalidRow, name_shown
@@ -28,7 +28,7 @@ class RowReader:
     """How the rows of one source are read."""
 
     format: RowFormat
-    columns: Columns
+    columns: ColumnMap
 
     def messages(self, row: dict[str, Any], noted: Noted) -> tuple[Message, ...]:
         """The row as messages, the last one an answer to be learned; `noted` takes what is read as something else than
@@ -93,14 +93,14 @@ def _turns(row: dict[str, Any], column: str, noted: Noted) -> list[Message]:
     return [turn for turn in turns if turn]
 
 
-def _is_conversational(row: dict[str, Any], columns: Columns) -> bool:
+def _is_conversational(row: dict[str, Any], columns: ColumnMap) -> bool:
     """Whether prompt or completion is a list of turns. As text both have to be one: one alone may be about JSON."""
     sides = [row.get(columns.prompt), row.get(columns.completion)]
     chats = [side for side in sides if is_chat(side)]
     return len(chats) == 2 or any(not isinstance(side, str) for side in chats)
 
 
-def _prompted(row: dict[str, Any], columns: Columns, noted: Noted) -> list[Message]:
+def _prompted(row: dict[str, Any], columns: ColumnMap, noted: Noted) -> list[Message]:
     """A prompt and its completion, of which one or both are turns. Answers in the prompt are context."""
     asked, answered = (
         _turns(row, column, noted) if is_chat(row.get(column)) else [Message(role, value_of(row, column, noted))]

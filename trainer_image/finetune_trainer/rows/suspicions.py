@@ -47,7 +47,7 @@ class Suspicions:
         """The rows as they are; what looks wrong goes to `findings`."""
         for row in rows:
             for kind, detail in self._of_row(row).items():
-                findings.suspicious_row(row.source, kind, detail)
+                findings.suspicious_row(row.place, kind, detail)
             yield row
 
     def _of_row(self, row: Row) -> dict[str, str]:

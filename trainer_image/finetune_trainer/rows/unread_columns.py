@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any
 
 from finetune_api.spec.dataset import RowFiles, RowFormat
-from finetune_trainer.rows.row_columns import Columns, is_name, quoted, yaml_of
+from finetune_trainer.rows.row_columns import ColumnMap, is_name, quoted, yaml_of
 from finetune_trainer.rows.row_format import Message
 from finetune_trainer.rows.row_messages import NOTHING
 from finetune_trainer.rows.turns import WORDS, flag_of
@@ -47,10 +47,10 @@ class UnreadColumns:
 
     def __init__(self, format: RowFormat, source: RowFiles) -> None:
         self._format, self._source = format, source
-        self._read = Columns.of(source).read_by(format)
+        self._read = ColumnMap.of(source).read_by(format)
         mapped = source.columns.model_dump(exclude_none=True) if source.columns else {}
         self._missing = {name: column for name, column in self._read.items() if name in mapped}
-        read = {*self._read.values(), *Columns.of(source).reasonings(format)}
+        read = {*self._read.values(), *ColumnMap.of(source).reasonings(format)}
         self._meanings: dict[str, Meaning] = dict.fromkeys(read, Meaning.METADATA)
         self._unread: Counter[str] = Counter()
         self._no_text: set[str] = set()

@@ -116,7 +116,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """A way to train, and what it takes."""
 
     setup: Setup
@@ -269,8 +269,8 @@ def _answering(shape: ModelShape, setup: Setup, tokens: int) -> float:
 
 def first_fit(
     shape: ModelShape, setups: Iterable[Setup], loads: Sequence[Load], available: float, device: Device = CUDA
-) -> Plan | None:
+) -> MemoryPlan | None:
     """The first of `setups`, in order of preference, that fits into `available` bytes with one of `loads`, of which the
     first that fits is taken; None where none does."""
-    plans = (Plan(setup, load, predict(shape, setup, load, device)) for setup in setups for load in loads)
+    plans = (MemoryPlan(setup, load, predict(shape, setup, load, device)) for setup in setups for load in loads)
     return next((plan for plan in plans if plan.memory.total <= available), None)

@@ -14,7 +14,7 @@ class Change:
     """What a step did to one row, cut to the place it changed. Masked values are never shown."""
 
     step: str
-    source: str
+    place: str
     """Where the row stands, as FILE:LINE."""
     before: str
     after: str

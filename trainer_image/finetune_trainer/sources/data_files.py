@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 
 READ_BYTES = 1 << 20
 LINE_BYTES = 16 * 1024 * 1024
@@ -35,7 +35,7 @@ def ending_of(uri: str) -> str:
 
 
 @contextmanager
-def open_data(storage: Storage, uri: str) -> Iterator[BinaryIO]:
+def open_data(storage: JobStorage, uri: str) -> Iterator[BinaryIO]:
     """The file's bytes, decompressed as they are read. Raises TrainerFailure DatasetInvalid where they cannot be."""
     with storage.open(uri) as stream:
         try:

@@ -53,16 +53,16 @@ class Findings:
         self.leaked: int | None = None
         self._kinds: dict[tuple[Severity, str], _Kind] = {}
 
-    def invalid_row(self, source: str, problem: InvalidRow) -> None:
-        """Notes a row that cannot be used. `source`: FILE:LINE."""
+    def invalid_row(self, place: str, problem: InvalidRow) -> None:
+        """Notes a row that cannot be used. `place`: FILE:LINE."""
         self.invalid += 1
-        place = _place(source, problem.detail)
+        listed = _listed(place, problem.detail)
         detail = f" ({problem.detail})" if problem.detail else ""
-        self._note(Severity.ERROR, problem.kind, place, f"{place_of(source)}: {problem.kind}{detail}.")
+        self._note(Severity.ERROR, problem.kind, listed, f"{place_of(place)}: {problem.kind}{detail}.")
 
-    def suspicious_row(self, source: str, kind: str, detail: str = "") -> None:
+    def suspicious_row(self, place: str, kind: str, detail: str = "") -> None:
         """Notes a row that is used and yet looks wrong. A row is noted at most once for each kind."""
-        self._note(Severity.WARNING, kind, _place(source, detail))
+        self._note(Severity.WARNING, kind, _listed(place, detail))
 
     def raise_if_invalid(self, allowed: float = 0.0) -> None:
         """Raises TrainerFailure DatasetInvalid if more than the share `allowed` of the rows cannot be used."""
@@ -98,9 +98,9 @@ def _the_same(rows: int) -> str:
     return f" The same in {rows:,} more row{'s' * (rows != 1)}." if rows else ""
 
 
-def place_of(source: str, characters: int = URI_CHARACTERS) -> str:
+def place_of(place: str, characters: int = URI_CHARACTERS) -> str:
     """FILE:LINE as it is written in sentences: FILE line LINE. Of a longer FILE the last `characters`."""
-    uri, _, number = source.rpartition(":")
+    uri, _, number = place.rpartition(":")
     shown = uri if len(uri) <= characters else f"...{uri[-characters:]}"
     unit = {"json": "item", "parquet": "row"}.get(kind_of_file(uri), "line")
     return f"{shown} {unit} {number}"
@@ -113,5 +113,5 @@ def name_shown(name: str) -> str:
     return shown if len(shown) <= NAME_CHARACTERS else f"{shown[: NAME_CHARACTERS - 3]}..."
 
 
-def _place(source: str, detail: str) -> str:
-    return f"{place_of(source)} ({detail})"[:512] if detail else place_of(source)
+def _listed(place: str, detail: str) -> str:
+    return f"{place_of(place)} ({detail})"[:512] if detail else place_of(place)

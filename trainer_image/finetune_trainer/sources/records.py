@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isfinite, isnan
 from typing import Any, BinaryIO
 
-from finetune_trainer.pod.storage import Storage
+from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.sources.data_files import kind_of_file, open_data
 from finetune_trainer.sources.findings import Findings, InvalidRow
 from finetune_trainer.sources.json_rows import array_items, json_lines
@@ -27,22 +27,22 @@ class Record:
     """One object of a file."""
 
     value: dict[str, Any]
-    source: str
+    place: str
     """FILE:LINE; for a .json file FILE:ITEM, for a .parquet file FILE:ROW; from 1."""
 
 
-def read_records(storage: Storage, uri: str, findings: Findings) -> Iterator[Record]:
+def read_records(storage: JobStorage, uri: str, findings: Findings) -> Iterator[Record]:
     """The objects of a file, counted in `findings.rows`; what is no object goes to `findings`. Blank lines are skipped.
 
     Raises TrainerFailure DatasetInvalid where the file as a whole cannot be read."""
     with open_data(storage, uri) as stream:
         for number, value in _values(stream, uri):
             findings.rows += 1
-            source = f"{uri}:{number}"
+            place = f"{uri}:{number}"
             if isinstance(value, dict):
-                yield Record(value, source)
+                yield Record(value, place)
             else:
-                findings.invalid_row(source, value if isinstance(value, InvalidRow) else _no_object(value))
+                findings.invalid_row(place, value if isinstance(value, InvalidRow) else _no_object(value))
 
 
 def kind_of(value: Any) -> str:

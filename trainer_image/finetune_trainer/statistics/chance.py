@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.spec.evaluation import MetricName
-from finetune_trainer.handover.mixing import shuffled
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.metrics.values import row_statistics
+from finetune_trainer.randomness import shuffled
 from finetune_trainer.statistics.estimates import Scored
 
 OTHER_ROWS = 10

@@ -30,7 +30,7 @@ LEAST_CLUSTERS = 6
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MetricEstimate:
     """A metric of one model, with its 95% interval."""
 
     value: float
@@ -113,7 +113,7 @@ class Paired:
             (model, name): value(name, part) for (model, name, _), part in zip(blocks, parts, strict=True)
         }
 
-    def estimate(self, model: str, name: MetricName) -> Estimate | None:
+    def estimate(self, model: str, name: MetricName) -> MetricEstimate | None:
         """The metric of that model; None where that model has none, or there is no row it can be taken of. Raises
         KeyError where no model has it."""
         if not any(name in found.statistics for found in self._models.values()):
@@ -128,8 +128,8 @@ class Paired:
             rows = self._models[model].of_row(name)
             counted = rows[:, 1] > 0
             alone = independent_rows(rows[counted, 0], self._clusters[counted].tolist())
-            return Estimate(found, wilson(found * alone, alone))
-        return Estimate(found, percentiles(self._resampled[model, name]))
+            return MetricEstimate(found, wilson(found * alone, alone))
+        return MetricEstimate(found, percentiles(self._resampled[model, name]))
 
     def change(self, before: str, after: str, name: MetricName) -> Change | None:
         """The metric of `after` against that of `before`; None where one has none."""

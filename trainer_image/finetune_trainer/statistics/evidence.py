@@ -10,7 +10,7 @@ from finetune_api.spec.evaluation import Baseline, MetricName
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.metrics.values import LIKELIHOODS
 from finetune_trainer.statistics.chance import by_chance, pairings
-from finetune_trainer.statistics.estimates import Change, Estimate, Paired, Scored
+from finetune_trainer.statistics.estimates import Change, MetricEstimate, Paired, Scored
 from finetune_trainer.statistics.metric_rows import TUNED, MetricRow, best_baseline, metric_row
 
 CHANCE = "Chance"
@@ -53,7 +53,7 @@ class Evidence:
     decision: MetricRow
     """The deciding metric."""
     loss: MetricRow
-    by_chance: Estimate | None = None
+    by_chance: MetricEstimate | None = None
     """The deciding metric of the tuned model's answers, held against the expected answers of other rows; None where the
     verdict goes by the loss, or no row has another to be held against."""
     chance: Change | None = None

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.randomness import bootstrap_counts, permuted, random_signs
+
 RESAMPLES = 2000
 SIGNIFICANCE = 0.05
 _Z = 1.959963984540054
 """The normal distribution's 97.5% quantile."""
-_CHUNK = 64
-"""Resamples drawn at a time, which bounds the memory whatever the number of rows."""
 _ENUMERATED = 11
 """Clusters of which every way to exchange two models is looked at: about as many ways as are drawn otherwise."""
 
@@ -61,9 +61,7 @@ def exchanged(
     if len(moved) <= _ENUMERATED:
         shifts = np.array(list(product((1.0, -1.0), repeat=len(moved)))) @ moved
     else:
-        generator, kept = np.random.default_rng(seed), np.ones((1, len(moved)))
-        sizes = [min(_CHUNK, RESAMPLES - done) for done in range(0, RESAMPLES, _CHUNK)]
-        signs = (generator.integers(0, 2, (size, len(moved)), np.int8) * 2.0 - 1 for size in sizes)
+        kept, signs = np.ones((1, len(moved))), random_signs(len(moved), RESAMPLES, seed)
         shifts = np.vstack([kept @ moved, *(chunk @ moved for chunk in signs)])
     total = (before + after).sum(axis=0)
     return (total - shifts) / 2, (total + shifts) / 2
@@ -79,10 +77,7 @@ def reassigned(
     sums, inside = np.zeros((len(names), statistics.shape[1])), np.zeros((1, len(names)))
     np.add.at(sums, members, statistics)
     inside[0, members[part]] = 1
-    generator = np.random.default_rng(seed)
-    sizes = [min(_CHUNK, RESAMPLES - done) for done in range(0, RESAMPLES, _CHUNK)]
-    drawn = (generator.permuted(np.repeat(inside, size, axis=0), axis=1) for size in sizes)
-    found = np.vstack([inside @ sums, *(chunk @ sums for chunk in drawn)])
+    found = np.vstack([inside @ sums, *(chunk @ sums for chunk in permuted(inside, RESAMPLES, seed))])
     return found, sums.sum(axis=0) - found
 
 
@@ -93,10 +88,7 @@ def resampled(statistics: NDArray[np.float64], clusters: Sequence[int], seed: in
     names, members = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.zeros((len(names), statistics.shape[1]))
     np.add.at(sums, members, statistics)
-    generator = np.random.default_rng(seed)
-    even = np.full(len(names), 1 / len(names))
-    sizes = [min(_CHUNK, RESAMPLES - done) for done in range(0, RESAMPLES, _CHUNK)]
-    return np.vstack([generator.multinomial(len(names), even, size=size) @ sums for size in sizes])
+    return np.vstack([counts @ sums for counts in bootstrap_counts(len(names), RESAMPLES, seed)])
 
 
 def percentiles(values: NDArray[np.float64]) -> Interval:

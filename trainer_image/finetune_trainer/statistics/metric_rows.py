@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from finetune_api.spec.evaluation import Baseline, MetricName
 from finetune_trainer.metrics.values import LOWER_IS_BETTER
-from finetune_trainer.statistics.estimates import Change, Estimate, Paired
+from finetune_trainer.statistics.estimates import Change, MetricEstimate, Paired
 
 TUNED = "Tuned"
 QUANTIZED = "Quantized"
@@ -17,18 +17,18 @@ class MetricRow:
     """One metric of all models. What was not measured, or cannot be on these rows, is None."""
 
     name: MetricName
-    base: Estimate | None
-    few_shot: Estimate | None
-    tuned: Estimate | None
+    base: MetricEstimate | None
+    few_shot: MetricEstimate | None
+    tuned: MetricEstimate | None
     over_base: Change | None
     """From base to tuned."""
     over_few_shot: Change | None
     """From few-shot to tuned."""
-    quantized: Estimate | None = None
+    quantized: MetricEstimate | None = None
     over_quantized: Change | None = None
     """From the base model in 4 bits to tuned."""
 
-    def of(self, baseline: str) -> Estimate | None:
+    def of(self, baseline: str) -> MetricEstimate | None:
         """The value of a baseline."""
         found = {Baseline.BASE: self.base, Baseline.FEW_SHOT: self.few_shot, QUANTIZED: self.quantized}
         return found[baseline]

@@ -58,7 +58,7 @@ class Example:
     """Tokens before the last answer: what generation starts from."""
     messages: tuple[Message, ...]
     """What was said, the last answer last."""
-    source: str
+    place: str
     """Where the row stands, as FILE:LINE."""
     cluster: int = 0
     """Number of the group of rows that ask the same, or nearly: rows of one group never straddle the split."""
@@ -109,7 +109,7 @@ class StoreWriter:
         supervised = example.supervised.tobytes()
         messages = [message if not message.learned else message[:2] for message in example.messages]
         text = json.dumps(messages, ensure_ascii=False).encode()
-        file, _, line = example.source.rpartition(":")
+        file, _, line = example.place.rpartition(":")
         record = PACK(
             self._start,
             self._text_start,
@@ -181,7 +181,7 @@ class RowStore:
             supervised=self._supervised[start : start + tokens],
             prompt_length=prompt_length,
             messages=self.messages(row),
-            source=f"{self._files[file]}:{line}",
+            place=f"{self._files[file]}:{line}",
             cluster=cluster,
             mixture=mixture,
             leaked=leaked,

@@ -25,7 +25,7 @@ def require_rows(examples: Iterable[tuple[Row, Example]], model: BaseModel) -> I
             beyond = np.unique(example.input_ids[example.input_ids >= rows]).tolist()
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"The tokenizer does not belong to the model's weights: {place_of(example.source)} becomes "
+                f"The tokenizer does not belong to the model's weights: {place_of(example.place)} becomes "
                 f"{_named(beyond, model.tokenizer)}, and the embedding has {rows:,} rows, for ids up to {rows - 1:,}. "
                 "Upload the tokenizer that was saved with these weights, or resize the model with "
                 "resize_token_embeddings, train the new rows, and upload both.",

@@ -55,7 +55,7 @@ def _rendered(rows: Iterable[Row], format: PromptFormat, findings: Findings) -> 
         try:
             parts = format.render(row)
         except InvalidRow as problem:
-            findings.invalid_row(row.source, problem)
+            findings.invalid_row(row.place, problem)
             continue
         findings.taken_apart += len(parts) > 1
         yield from ((row, part) for part in parts)
@@ -124,7 +124,7 @@ class _Prompts:
             supervised=supervised,
             prompt_length=len(prompt),
             messages=rendered.messages,
-            source=row.source,
+            place=row.place,
             mixture=row.mixture,
         )
 
@@ -195,7 +195,7 @@ class _Documents:
         for piece, said in zip(pieces, texts, strict=True):
             supervised = np.ones(len(piece), dtype=np.bool_)
             supervised[0] = False
-            yield Example(piece, supervised, 1, (Message(DOCUMENT, said),), row.source, mixture=row.mixture)
+            yield Example(piece, supervised, 1, (Message(DOCUMENT, said),), row.place, mixture=row.mixture)
 
     def _end(self, text: str, encoding: Any) -> list[int]:
         """What is to be added at the end of a text: nothing where one of `stops` is its last token but for white

@@ -153,6 +153,6 @@ class Divergence:
 
 
 def _diverged(finding: str, step: int, rows: Sequence[Example]) -> TrainerFailure:
-    named = ", ".join(row.source for row in rows[:ROWS_NAMED])
+    named = ", ".join(row.place for row in rows[:ROWS_NAMED])
     more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
     return TrainerFailure(FailureReason.LOSS_DIVERGED, f"{finding}. Its rows: {named}{more}.", step)

@@ -28,7 +28,7 @@ FEWEST_TOKENS = 1024
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepLayout:
     """How a step is laid out in memory."""
 
     micro_batch_tokens: int
@@ -37,22 +37,24 @@ class Plan:
     """Whether rows share a sequence, which they do not where they would change each other."""
 
 
-def plans(longest: int, most: int, checkpointing: GradientCheckpointing) -> list[Plan]:
+def plans(longest: int, most: int, checkpointing: GradientCheckpointing) -> list[StepLayout]:
     """What to try, best first, from `most` tokens down to `longest`, those of the longest row: half the tokens each
     time, and where the spec leaves it open gradient checkpointing before they get so few that the GPU idles."""
     kept = halved(most, longest if checkpointing is GradientCheckpointing.DISABLED else max(longest, FEWEST_TOKENS))
     match checkpointing:
         case GradientCheckpointing.DISABLED:
-            return [Plan(tokens, False) for tokens in kept]
+            return [StepLayout(tokens, False) for tokens in kept]
         case GradientCheckpointing.ENABLED:
-            return [Plan(tokens, True) for tokens in halved(most, longest)]
+            return [StepLayout(tokens, True) for tokens in halved(most, longest)]
         case GradientCheckpointing.AUTO:
-            return [Plan(tokens, False) for tokens in kept] + [Plan(tokens, True) for tokens in halved(most, longest)]
+            return [StepLayout(tokens, False) for tokens in kept] + [
+                StepLayout(tokens, True) for tokens in halved(most, longest)
+            ]
 
 
 def find_plan(
     model: PreTrainedModel, rows: Sequence[Example], training: Training, resolved: Resolved, accelerator: Accelerator
-) -> Plan:
+) -> StepLayout:
     """The first of `plans` that the GPU's memory has room for; on a CPU, which has no such end but the pod's, what was
     planned. Leaves the model set to it, its weights and gradients as they were.
 
@@ -62,7 +64,7 @@ def find_plan(
     alone = longest > packed
     if on_cpu(accelerator):
         tokens = longest if alone else resolved.micro_batch_tokens
-        plan = Plan(tokens, training.gradient_checkpointing is GradientCheckpointing.ENABLED, packed > 0)
+        plan = StepLayout(tokens, training.gradient_checkpointing is GradientCheckpointing.ENABLED, packed > 0)
         use_gradient_checkpointing(model, plan.gradient_checkpointing)
         return plan
     step = int(np.sort(lengths(rows))[-training.global_batch_size :].sum())
@@ -100,7 +102,7 @@ def worst_micro_batch(lengths: NDArray[np.int64], labels: NDArray[np.int64], tok
 
 
 def fits(
-    model: PreTrainedModel, shape: tuple[list[int], int], plan: Plan, reserved: int, accelerator: Accelerator
+    model: PreTrainedModel, shape: tuple[list[int], int], plan: StepLayout, reserved: int, accelerator: Accelerator
 ) -> bool:
     """Whether a step of two such micro-batches fits, beside the `reserved` bytes that the optimizer will keep: the
     second one runs while the first one's gradients are there."""
@@ -123,7 +125,9 @@ def fits(
     return fitting
 
 
-def _take(model: PreTrainedModel, rows: list[Example], plan: Plan, reserved: int, accelerator: Accelerator) -> None:
+def _take(
+    model: PreTrainedModel, rows: list[Example], plan: StepLayout, reserved: int, accelerator: Accelerator
+) -> None:
     state = torch.empty(reserved, dtype=torch.uint8, device=accelerator.device)
     accumulate_gradients(model, rows, plan.micro_batch_tokens, accelerator)
     del state
@@ -141,7 +145,7 @@ def synthetic_rows(documents: Sequence[int], labels: int, vocabulary: int) -> li
                 supervised=np.arange(length) >= length - learned,
                 prompt_length=1,
                 messages=(),
-                source="",
+                place="",
             )
         )
     return rows

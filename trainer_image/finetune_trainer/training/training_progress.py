@@ -11,7 +11,7 @@ from finetune_api.status.job import Training
 from finetune_trainer.pod.progress import INTERVAL_SECONDS
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.training.loop import Step
-from finetune_trainer.training.memory_probe import Plan
+from finetune_trainer.training.memory_probe import StepLayout
 from finetune_trainer.training.validation import ValidationLoss
 
 
@@ -31,7 +31,7 @@ class TrainingProgress:
         self._writer, self._attempt, self._device = writer, attempt, device
         self._steps_per_epoch, self._clock = steps_per_epoch, clock
         self._last: Step | None = None
-        self._plan: Plan | None = None
+        self._plan: StepLayout | None = None
         self._curve: list[ValidationLoss] = []
         self._tokens, self._seconds, self._told = 0, 0.0, 0.0
         self._seconds_validating, self._memory = 0.0, 0
@@ -62,7 +62,7 @@ class TrainingProgress:
             **about,
         )
 
-    def planned(self, plan: Plan) -> None:
+    def planned(self, plan: StepLayout) -> None:
         """Notes how steps are laid out in memory."""
         self._plan = plan
 

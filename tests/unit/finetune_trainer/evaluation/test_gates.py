@@ -9,7 +9,7 @@ from finetune_api.spec.evaluation import Gate, MetricName, MinGain, RegressionSe
 from finetune_api.status.evaluation import Evaluation, GateResult, RegressionResult
 from finetune_trainer.evaluation.gates import gate_results, regression_result, require_passed
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.statistics.estimates import Change, Estimate
+from finetune_trainer.statistics.estimates import Change, MetricEstimate
 from finetune_trainer.statistics.intervals import Interval
 from finetune_trainer.statistics.metric_rows import MetricRow
 from tests.unit.finetune_trainer.tiny import examples, measured
@@ -22,8 +22,10 @@ def row(base: float, tuned: float, few_shot: float | None = None) -> MetricRow:
     def change(before: float | None) -> Change | None:
         return None if before is None else Change(tuned - before, NOWHERE, 10, 0.01)
 
-    few = None if few_shot is None else Estimate(few_shot, NOWHERE)
-    return MetricRow(EXACT, Estimate(base, NOWHERE), few, Estimate(tuned, NOWHERE), change(base), change(few_shot))
+    few = None if few_shot is None else MetricEstimate(few_shot, NOWHERE)
+    return MetricRow(
+        EXACT, MetricEstimate(base, NOWHERE), few, MetricEstimate(tuned, NOWHERE), change(base), change(few_shot)
+    )
 
 
 @pytest.mark.parametrize(

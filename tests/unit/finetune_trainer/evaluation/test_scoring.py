@@ -94,10 +94,10 @@ def test_perplexity_is_the_exponential_of_the_loss() -> None:
 
 def test_rows_are_drawn_by_seed_and_stay_in_order() -> None:
     rows = examples([5] * 50)
-    drawn = [row.source for row in draw_rows(rows, 20, seed=1)]
-    assert drawn == [row.source for row in draw_rows(rows, 20, seed=1)]
-    assert drawn != [row.source for row in draw_rows(rows, 20, seed=2)]
-    assert drawn == [row.source for row in rows if row.source in drawn]
+    drawn = [row.place for row in draw_rows(rows, 20, seed=1)]
+    assert drawn == [row.place for row in draw_rows(rows, 20, seed=1)]
+    assert drawn != [row.place for row in draw_rows(rows, 20, seed=2)]
+    assert drawn == [row.place for row in rows if row.place in drawn]
     assert len(drawn) == 20
     assert len(draw_rows(rows, 200, seed=1)) == 50
     assert np.unique(drawn).size == 20

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from finetune_trainer.handover.few_shot import DRAWS, EXAMPLES, choose_examples, drawn, few_shot_draws, with_examples
+from finetune_trainer.handover.few_shot import DRAWS, EXAMPLES, choose_examples, few_shot_draws, with_examples
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.rows.row_format import Message
 from finetune_trainer.tokens.render import prompt_format
@@ -75,11 +75,3 @@ def test_the_rows_own_system_message_stands_first_and_the_examples_have_none() -
         *turns("Hello.", "Hello!"),
         Message("user", "What is 9?"),
     )
-
-
-def test_of_a_large_data_set_a_few_rows_are_looked_at() -> None:
-    found = drawn(10**9, 1000, "seed")
-    assert len(found) == len(set(found)) == 1000
-    assert max(found) > 9 * 10**8
-    assert found != drawn(10**9, 1000, "other")
-    assert sorted(drawn(50, 1000, "seed")) == list(range(50))

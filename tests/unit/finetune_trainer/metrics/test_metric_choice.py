@@ -55,7 +55,7 @@ def test_rows_that_ask_nothing_are_text_to_continue() -> None:
 
 
 def test_of_many_rows_some_are_looked_at() -> None:
-    assert [row.source for row in spread(rows(["x"] * 10), most=4)] == [f"rows.jsonl:{i}" for i in (0, 3, 6, 9)]
+    assert [row.place for row in spread(rows(["x"] * 10), most=4)] == [f"rows.jsonl:{i}" for i in (0, 3, 6, 9)]
     assert len(spread(rows(["x"] * 3), most=4)) == 3
 
 

@@ -15,7 +15,7 @@ from finetune_trainer.pod import mounted_keys, termination
 from finetune_trainer.pod import s3 as s3_module
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.mounted_keys import Keys, read_keys
-from finetune_trainer.pod.storage import Storage, open_storage
+from finetune_trainer.pod.storage import JobStorage, open_storage
 
 PART = 8 * 1024 * 1024
 """Bytes of a part of boto3's multipart upload. Ten parts are under way at once."""
@@ -69,7 +69,7 @@ class Rotated:
         self.revoke()
         self.mount()
 
-    def storage(self) -> Storage:
+    def storage(self) -> JobStorage:
         spec = {
             "model": {"uri": f"s3://{self.bucket}/model"},
             "dataset": {"train": [{"uri": f"s3://{self.bucket}/data/*.jsonl"}]},

@@ -12,7 +12,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod import s3 as s3_module
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage, join, open_storage
+from finetune_trainer.pod.storage import JobStorage, join, open_storage
 
 JOB = {"namespace": "team", "name": "tickets", "uid": "0123"}
 
@@ -20,7 +20,7 @@ JOB = {"namespace": "team", "name": "tickets", "uid": "0123"}
 class Place:
     """A folder to test in, and the storage it is reached through."""
 
-    def __init__(self, folder: str, open: Callable[..., Storage]) -> None:
+    def __init__(self, folder: str, open: Callable[..., JobStorage]) -> None:
         self.folder, self.open = folder, open
         self.storage = open()
 
@@ -46,7 +46,7 @@ def bundle(folder: str, storages: list[dict[str, Any]] | None = None, job: dict[
 def s3_place(s3: Any) -> Place:
     bucket = s3.bucket(f"test-{uuid.uuid4().hex[:12]}")
 
-    def open(secret: str | None = "owner", endpoint: str = s3.endpoint, buckets: str = "test-*") -> Storage:
+    def open(secret: str | None = "owner", endpoint: str = s3.endpoint, buckets: str = "test-*") -> JobStorage:
         storages = [{"buckets": [buckets], "endpoint": endpoint, "credentialsSecretName": secret}]
         return open_storage(bundle(f"s3://{bucket}", storages, JOB), s3.secrets_dir)
 

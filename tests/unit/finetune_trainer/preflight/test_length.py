@@ -77,6 +77,6 @@ def test_documents_are_cut_not_dropped_and_their_pieces_stay_on_one_side(make_bu
     prepared = run(make_bundle(rows=rows, training={"maxSequenceLength": 40}))
     assert prepared.preflight.overlength == 0
     assert prepared.resolved.max_sequence_length == 40
-    pieces = sorted((e for e in (*prepared.train, *prepared.test)), key=lambda e: int(e.source.rpartition(":")[2]))
+    pieces = sorted((e for e in (*prepared.train, *prepared.test)), key=lambda e: int(e.place.rpartition(":")[2]))
     assert "".join(piece.answer for piece in pieces) == "".join(row["text"] for row in rows)
-    assert {e.source for e in prepared.train}.isdisjoint(e.source for e in prepared.test)
+    assert {e.place for e in prepared.train}.isdisjoint(e.place for e in prepared.test)

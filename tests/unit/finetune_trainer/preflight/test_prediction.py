@@ -11,8 +11,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodType
 from finetune_api.spec.profile import GpuType
 from finetune_api.status.preflight import Estimate, Resolved
-from finetune_trainer.handover.prepared import Example
-from finetune_trainer.handover.prepared import Split as Side
+from finetune_trainer.handover.prepared import Example, Side
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.preflight.prediction import (
     DataSize,

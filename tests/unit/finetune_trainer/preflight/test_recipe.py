@@ -28,7 +28,7 @@ def test_what_an_attempt_reads_is_what_preflight_prepared(make_bundle: MakeBundl
     assert tokenizer.decode(example.input_ids[example.supervised]) == f"{example.answer}<|end|>"
     assert example.supervised.tolist().index(True) == example.prompt_length
     assert prepared.stop_token_ids == (tokenizer.eos_token_id,)
-    assert example.source.endswith("data/train.jsonl:1")
+    assert example.place.endswith("data/train.jsonl:1")
 
 
 def test_the_status_says_what_was_found_and_resolved(
@@ -117,7 +117,7 @@ def test_everything_in_s3_works_as_it_does_on_disk(
     prepared, local = read(bundle, storage), run(make_bundle())
     assert prepared.resolved == local.resolved
     assert {example.prompt for example in prepared.test} == {example.prompt for example in local.test}
-    assert prepared.train[0].source == "s3://acme-all/rows/part-0.jsonl:1"
+    assert prepared.train[0].place == "s3://acme-all/rows/part-0.jsonl:1"
     assert {path.split("/")[0] for path in storage.list_folder("s3://acme-all/out/.work/u-1")} == {"prepared"}
 
 

@@ -11,7 +11,7 @@ def test_a_row_carries_the_index_of_its_source(make_bundle: MakeBundle, tmp_path
     rows = sum_rows(60)
     train = [{"uri": str(write_rows(tmp_path / f"{n}.jsonl", rows[n::2]))} for n in range(2)]
     prepared = run(make_bundle(dataset={"train": train}))
-    assert {(e.mixture, e.source.rsplit("/")[-1].split(":")[0]) for e in prepared.train} == {
+    assert {(e.mixture, e.place.rsplit("/")[-1].split(":")[0]) for e in prepared.train} == {
         (0, "0.jsonl"),
         (1, "1.jsonl"),
     }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.preflight.split import hold_out, mixed, rows_to_test, rows_to_validate
+from finetune_trainer.preflight.split import hold_out, rows_to_test, rows_to_validate
 
 groups = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 9), min_size=3, max_size=300).filter(
     lambda keys: len(set(keys)) > 2
@@ -87,12 +87,6 @@ def test_the_draw_depends_on_seed_and_content_and_not_on_order(
 def test_another_seed_draws_other_rows() -> None:
     keys = list(range(1000))
     assert held(keys, [100], 0) != held(keys, [100], 1)
-
-
-def test_numbers_to_draw_by_are_those_of_splitmix64() -> None:
-    # The generator's reference output for the seed 1234567 (rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64).
-    first = mixed(np.array([1234567], dtype=np.uint64), 0)
-    assert first.tolist() == [6457827717110365317]
 
 
 @pytest.mark.parametrize("keys", [[1], [1] * 50])

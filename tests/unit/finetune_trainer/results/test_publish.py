@@ -18,7 +18,7 @@ from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.model.trainable import attach_lora
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.ownership import published
-from finetune_trainer.pod.storage import Storage, open_storage
+from finetune_trainer.pod.storage import JobStorage, open_storage
 from finetune_trainer.results.publish import publish, stage_weights, target_modules, upload_results
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.tiny import results, tiny_llama
@@ -27,7 +27,7 @@ OURS = {"namespace": "team-a", "name": "tickets", "uid": "uid-1"}
 THEIRS = {"namespace": "team-b", "name": "mails", "uid": "uid-2"}
 
 
-class Recorder(Storage):
+class Recorder(JobStorage):
     """Local storage that remembers what was written, in order; `before_manifest` happens just before that is."""
 
     def __init__(self, bundle: Bundle) -> None:
@@ -46,7 +46,7 @@ class Recorder(Storage):
         return super().write_bytes(uri, data, if_absent)
 
 
-def publish_into(storage: Storage, bundle: Bundle, staging: Path, tokenizer_from: Path | None = None) -> Artifacts:
+def publish_into(storage: JobStorage, bundle: Bundle, staging: Path, tokenizer_from: Path | None = None) -> Artifacts:
     model = attach_lora(tiny_llama(), bundle.spec.method, seed=0)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or bundle.spec.model.uri)
     found = results(bundle)

@@ -105,7 +105,7 @@ def test_who_cannot_see_it_is_told_the_same() -> None:
 
 
 def test_rows_and_answers_are_text_and_nothing_else(make_bundle: MakeBundle) -> None:
-    row = example(12, 4, source=ATTACK, texts=(ATTACK, ATTACK))
+    row = example(12, 4, place=ATTACK, texts=(ATTACK, ATTACK))
     run = results(make_bundle(), [row, *examples([12] * 3)])
     run.base.answers[0] = Answer(ATTACK, truncated=False, matches=False)
     run.tuned.answers[0] = Answer(ATTACK, truncated=True, matches=False)

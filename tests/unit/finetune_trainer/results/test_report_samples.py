@@ -24,7 +24,7 @@ def test_a_sample_is_the_row_with_both_models_own_answers(make_bundle: MakeBundl
     run.base.answers[1] = Answer("an other answer", truncated=True, matches=False)
     group = sample_groups(run)[0]
     sample = group.samples[1]
-    assert (sample.source, sample.prompt, sample.expected) == ("rows.jsonl:1", "a question", "answer 1")
+    assert (sample.place, sample.prompt, sample.expected) == ("rows.jsonl:1", "a question", "answer 1")
     base, tuned = sample.answers["Base"], sample.answers["Tuned"]
     assert (base.truncated, base.matches, tuned.matches) == (True, False, True)
     assert "".join(piece.text for piece in base.pieces if piece.kind != "missing") == "an other answer"
@@ -35,7 +35,7 @@ def test_what_prompting_gave_stands_between() -> None:
     assert run.assessment.baselines.few_shot
     sample = sample_groups(run)[0].samples[0]
     assert list(sample.answers) == ["Base", "Few-shot", "Tuned"]
-    row = [example.source for example in run.held_out].index(sample.source)
+    row = [example.place for example in run.held_out].index(sample.place)
     assert sample.answers["Few-shot"].matches == run.assessment.baselines.few_shot.draws[0][row].matches
 
 

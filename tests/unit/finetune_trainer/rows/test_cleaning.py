@@ -83,7 +83,7 @@ def test_a_few_examples_are_kept_with_place_and_what_changed() -> None:
     list(cleaner.clean([row("x" * 500 + "\r\n" + "y" * 500, "a")] * 10))
     assert len(cleaner.cleaned.examples) == EXAMPLES
     change = cleaner.cleaned.examples[0]
-    assert (change.step, change.source) == ("whitespace", "rows.jsonl:7")
+    assert (change.step, change.place) == ("whitespace", "rows.jsonl:7")
     assert "xx\\r⏎yy" in change.before
     assert "xx⏎yy" in change.after
     assert len(change.before) < 200

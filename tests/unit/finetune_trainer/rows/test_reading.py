@@ -176,7 +176,7 @@ def test_columns_of_two_formats_are_refused(read: Read) -> None:
 def test_a_json_file_holds_one_array(read: Read) -> None:
     array = json.dumps([{"prompt": "a", "completion": "b"}, {"prompt": "c"}], indent=1).encode()
     rows, findings = read([array], "t.json")
-    assert [row.source.rsplit("/")[-1] for row in rows] == ["t.json:1"]
+    assert [row.place.rsplit("/")[-1] for row in rows] == ["t.json:1"]
     assert "t.json item 2: no completion" in complaint(findings)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune_api.spec.dataset import RowFormat, Source
 from finetune_trainer.rows.readings import Noted, Reading
-from finetune_trainer.rows.row_columns import Columns
+from finetune_trainer.rows.row_columns import ColumnMap
 from finetune_trainer.rows.row_format import DOCUMENT, Message
 from finetune_trainer.rows.row_messages import RowReader
 from finetune_trainer.sources.findings import InvalidRow
@@ -21,7 +21,7 @@ CONTEXT = ANSWERED._replace(learned=False)
 
 
 def reader(format: RowFormat = RowFormat.PROMPT_COMPLETION, **columns: str) -> RowReader:
-    return RowReader(format, Columns.of(Source.model_validate({"uri": "t.jsonl", "columns": columns})))
+    return RowReader(format, ColumnMap.of(Source.model_validate({"uri": "t.jsonl", "columns": columns})))
 
 
 def read(row: dict[str, Any], **columns: str) -> tuple[tuple[Message, ...], Noted]:

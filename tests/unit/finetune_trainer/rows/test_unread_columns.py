@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.spec.dataset import RowFormat, Source
 from finetune_trainer.rows.readings import Noted
-from finetune_trainer.rows.row_columns import Columns
+from finetune_trainer.rows.row_columns import ColumnMap
 from finetune_trainer.rows.row_messages import RowReader
 from finetune_trainer.rows.unread_columns import UnreadColumns
 
@@ -17,7 +17,7 @@ TEXT = "a text of some words"
 def listed(rows: list[dict[str, Any]], read_as: RowFormat = RowFormat.PROMPT_COMPLETION, **source: Any) -> list[str]:
     """What is said of these rows of dataset.train[0]."""
     found = Source.model_validate({"uri": "t.jsonl", **source})
-    unread, reader = UnreadColumns(read_as, found), RowReader(read_as, Columns.of(found))
+    unread, reader = UnreadColumns(read_as, found), RowReader(read_as, ColumnMap.of(found))
     for row in rows:
         unread.note_names(row)
         unread.note(row, reader.messages(row, Noted()))

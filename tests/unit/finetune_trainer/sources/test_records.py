@@ -17,7 +17,7 @@ from pyarrow import parquet
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import Storage, open_storage
+from finetune_trainer.pod.storage import JobStorage, open_storage
 from finetune_trainer.sources import json_rows
 from finetune_trainer.sources.findings import Findings, InvalidRow
 from finetune_trainer.sources.json_rows import array_items, json_lines
@@ -62,11 +62,11 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress,
 NAMES = [kind + packed for kind in WRITERS for packed in PACKERS if kind != "parquet" or not packed]
 
 
-def read(uri: str, storage: Storage = STORAGE) -> tuple[list[Any], list[str], Findings]:
+def read(uri: str, storage: JobStorage = STORAGE) -> tuple[list[Any], list[str], Findings]:
     """Values, places and findings."""
     findings = Findings()
     records = list(read_records(storage, uri, findings))
-    return [record.value for record in records], [record.source for record in records], findings
+    return [record.value for record in records], [record.place for record in records], findings
 
 
 def refusal(path: Path) -> str:

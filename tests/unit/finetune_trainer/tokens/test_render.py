@@ -90,7 +90,7 @@ def test_the_answer_and_its_end_of_turn_are_learned_and_nothing_else(tokenizer: 
     example = tokenized(tokenizer, row("What?", "That."))[0]
     assert learned(tokenizer, example) == "That.<|end|>"
     assert example.supervised.tolist() == [False] * example.prompt_length + [True] * int(example.supervised.sum())
-    assert (example.prompt, example.answer, example.source) == ("What?", "That.", "t.jsonl:1")
+    assert (example.prompt, example.answer, example.place) == ("What?", "That.", "t.jsonl:1")
 
 
 def test_every_assistant_turn_is_learned(tokenizer: Any) -> None:

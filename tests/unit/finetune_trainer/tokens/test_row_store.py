@@ -50,7 +50,7 @@ def stored(folder: Path, rows: list[Example]) -> RowStore:
 
 def same(first: Example, second: Example) -> bool:
     plain = all(
-        getattr(first, name) == getattr(second, name) for name in ("prompt_length", "messages", "source", "mixture")
+        getattr(first, name) == getattr(second, name) for name in ("prompt_length", "messages", "place", "mixture")
     )
     return (
         plain
@@ -75,8 +75,8 @@ def row(tokens: int, prompt: int, source: str = "f:1") -> Example:
 def test_a_side_has_its_own_order_clusters_and_repetitions(tmp_path: Path) -> None:
     store = stored(tmp_path / "rows", [row(3, 1, "f:1"), row(4, 1, "f:2"), row(5, 2, "g:1")])
     rows = Rows(store, np.array([(2, 7, False), (0, 8, True), (2, 7, False)], PLACED))
-    assert [(example.source, example.cluster) for example in rows] == [("g:1", 7), ("f:1", 8), ("g:1", 7)]
-    assert [example.source for example in rows[1:]] == ["f:1", "g:1"]
+    assert [(example.place, example.cluster) for example in rows] == [("g:1", 7), ("f:1", 8), ("g:1", 7)]
+    assert [example.place for example in rows[1:]] == ["f:1", "g:1"]
     assert [example.leaked for example in rows] == [False, True, False]
     assert [example.leaked for example in rows.marked(np.array([True, False, True]))] == [True, False, True]
 

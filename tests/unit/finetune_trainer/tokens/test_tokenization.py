@@ -95,8 +95,8 @@ def test_a_tokenizer_that_special_tokens_do_not_part_is_found_out(
     assert [e.input_ids.tolist() for e in wrong] == [e.input_ids.tolist() for e in right]
 
 
-def document(text: str, source: str = "t.jsonl:1") -> Row:
-    return Row((Message(DOCUMENT, text),), source)
+def document(text: str, place: str = "t.jsonl:1") -> Row:
+    return Row((Message(DOCUMENT, text),), place)
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama-2"])
@@ -120,14 +120,14 @@ def test_every_token_of_a_document_is_learned_but_the_first_of_each_piece(tokeni
     assert len(pieces) > 2
     for piece in pieces:
         assert piece.supervised.tolist() == [False] + [True] * (len(piece.input_ids) - 1)
-        assert (piece.prompt_length, piece.prompt, piece.source) == (1, "", "t.jsonl:1")
+        assert (piece.prompt_length, piece.prompt, piece.place) == (1, "", "t.jsonl:1")
 
 
 def test_rows_of_all_formats_keep_their_order(tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenization, "BATCH", 3)
     rows = [document(f"text {n}", f"t:{n}") if n % 3 else row(f"q {n}", "a") for n in range(20)]
-    sources = [example.source for example in tokens(tokenizers["chatml"], rows)]
-    assert sources == [found.source for found in rows]
+    places = [example.place for example in tokens(tokenizers["chatml"], rows)]
+    assert places == [found.place for found in rows]
 
 
 def test_a_batch_holds_no_more_text_than_stated(tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def test_a_gradient_that_is_not_a_number_ends_the_run() -> None:
 
 
 def test_a_loss_worse_than_guessing_for_long_ends_the_run() -> None:
-    divergence, row = Divergence(VOCABULARY), [example(4, 1, source="tickets.jsonl:17")]
+    divergence, row = Divergence(VOCABULARY), [example(4, 1, place="tickets.jsonl:17")]
     losses = [2.0, 2.0, 2.0, *[log(VOCABULARY) + 1] * PATIENCE]
     for step, loss in enumerate(losses[:-1], start=1):
         divergence.check(step, loss, 1.0, row)

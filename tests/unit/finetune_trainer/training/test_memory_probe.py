@@ -16,7 +16,7 @@ from finetune_trainer.model.trainable import attach_lora, trainable_parameters, 
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.training import memory_probe
 from finetune_trainer.training.loop import accumulate_gradients
-from finetune_trainer.training.memory_probe import Plan, find_plan, fits, plans, synthetic_rows, worst_micro_batch
+from finetune_trainer.training.memory_probe import StepLayout, find_plan, fits, plans, synthetic_rows, worst_micro_batch
 from tests.unit.finetune_trainer import tiny
 from tests.unit.finetune_trainer.model.test_isolation import mamba2
 from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
@@ -31,14 +31,14 @@ def resolved(tokens: int) -> Resolved:
 
 def test_tokens_are_halved_then_activations_computed_again_then_halved_to_the_longest_row() -> None:
     assert plans(600, 4096, AUTO) == [
-        *(Plan(tokens, False) for tokens in (4096, 2048, 1024)),
-        *(Plan(tokens, True) for tokens in (4096, 2048, 1024, 600)),
+        *(StepLayout(tokens, False) for tokens in (4096, 2048, 1024)),
+        *(StepLayout(tokens, True) for tokens in (4096, 2048, 1024, 600)),
     ]
 
 
 def test_what_the_spec_says_of_checkpointing_is_kept() -> None:
-    assert plans(600, 2000, DISABLED) == [Plan(tokens, False) for tokens in (2000, 1000, 600)]
-    assert plans(600, 2000, ENABLED) == [Plan(tokens, True) for tokens in (2000, 1000, 600)]
+    assert plans(600, 2000, DISABLED) == [StepLayout(tokens, False) for tokens in (2000, 1000, 600)]
+    assert plans(600, 2000, ENABLED) == [StepLayout(tokens, True) for tokens in (2000, 1000, 600)]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_it_begins_with_a_whole_step_but_no_more_than_asked_for_and_never_less_t
     data = examples([40] * 500) if rows == 5000 else ROWS
     monkeypatch.setattr(memory_probe, "fits", lambda *_: True)
     training = Training(global_batch_size=rows, micro_batch_tokens=wanted)
-    assert find_plan(model, data, training, resolved(2048), fresh_accelerator()) == Plan(tokens, False)
+    assert find_plan(model, data, training, resolved(2048), fresh_accelerator()) == StepLayout(tokens, False)
 
 
 @given(st.lists(st.tuples(st.integers(2, 40), st.integers(0, 39)), min_size=1, max_size=30), st.integers(40, 200))
@@ -77,7 +77,7 @@ def test_trying_leaves_weights_and_gradients_alone() -> None:
     model = attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": {"dropout": 0.5}}), seed=0)
     before = [parameter.clone() for parameter in model.parameters()]
     shape = worst_micro_batch(np.array([40, 24]), np.array([13, 8]), 64)
-    assert fits(model, shape, Plan(64, False), 8, fresh_accelerator())
+    assert fits(model, shape, StepLayout(64, False), 8, fresh_accelerator())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in trainable_parameters(model))
 
@@ -96,10 +96,10 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch, holds: int, holds_checkpointed: i
 
 @pytest.mark.parametrize(
     ("holds", "checkpointed", "plan"),
-    [(143, 0, Plan(143, False)), (100, 90, Plan(71, True)), (0, 40, Plan(40, True))],
+    [(143, 0, StepLayout(143, False)), (100, 90, StepLayout(71, True)), (0, 40, StepLayout(40, True))],
 )
 def test_the_first_that_fits_is_taken(
-    monkeypatch: pytest.MonkeyPatch, holds: int, checkpointed: int, plan: Plan
+    monkeypatch: pytest.MonkeyPatch, holds: int, checkpointed: int, plan: StepLayout
 ) -> None:
     small_gpu(monkeypatch, holds, checkpointed)
     model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
@@ -138,7 +138,7 @@ def test_checkpointing_changes_no_gradient(dropout: float) -> None:
                 torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
         accelerator = fresh_accelerator()
         plan = find_plan(model.train(), ROWS, Training(gradient_checkpointing=wish), resolved(64), accelerator)
-        assert plan == Plan(64, wish is ENABLED), "on a CPU what was planned"
+        assert plan == StepLayout(64, wish is ENABLED), "on a CPU what was planned"
         accumulate_gradients(model, ROWS, plan.micro_batch_tokens, accelerator)
         gradients.append([parameter.grad for parameter in trainable_parameters(model)])
     for plain, checkpointed in zip(*gradients, strict=True):
@@ -147,15 +147,15 @@ def test_checkpointing_changes_no_gradient(dropout: float) -> None:
 
 
 def test_rows_that_go_alone_are_tried_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[Plan] = []
+    tried: list[StepLayout] = []
     monkeypatch.setattr(memory_probe, "fits", lambda model, shape, plan, *_: bool(tried.append(plan)) or len(tried) > 1)
     monkeypatch.setattr(memory_probe, "on_cpu", lambda _: False)
     model = mamba2()
     plan = find_plan(model, ROWS, Training(global_batch_size=8), resolved(2048), fresh_accelerator())
-    assert tried == [Plan(40, False), Plan(40, True)]
-    assert plan == Plan(40, True, packed=False)
+    assert tried == [StepLayout(40, False), StepLayout(40, True)]
+    assert plan == StepLayout(40, True, packed=False)
 
 
 def test_on_a_cpu_they_are_planned_so() -> None:
     plan = find_plan(mamba2(), ROWS, Training(), resolved(2048), fresh_accelerator())
-    assert plan == Plan(40, False, packed=False)
+    assert plan == StepLayout(40, False, packed=False)

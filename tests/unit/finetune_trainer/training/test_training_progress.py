@@ -6,7 +6,7 @@ import pytest
 
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.training.loop import Step
-from finetune_trainer.training.memory_probe import Plan
+from finetune_trainer.training.memory_probe import StepLayout
 from finetune_trainer.training.training_progress import TrainingProgress, duration
 from finetune_trainer.training.validation import ValidationLoss
 
@@ -50,7 +50,7 @@ def test_the_status_says_how_far_how_fast_and_until_when() -> None:
 
 def test_the_status_says_how_steps_lie_in_memory_and_how_validation_goes(capsys: pytest.CaptureFixture[str]) -> None:
     progress = TrainingProgress(Writes(), 1, "cpu", total_steps=4, steps_per_epoch=2)
-    progress.planned(Plan(1024, True))
+    progress.planned(StepLayout(1024, True))
     assert progress.training.gpu_memory is None
     progress.advance(Step(1, 2.5, 1e-3, 0.5, tokens=100, seconds=2.0))
     progress.validated(ValidationLoss(1, 1.25, seconds=1.0))
