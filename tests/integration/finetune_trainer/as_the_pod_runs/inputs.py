@@ -91,13 +91,13 @@ def write(path: Path, rows: Rows) -> None:
 
 def _encoded(kind: str, rows: Rows) -> bytes:
     match kind:
-        case "jsonl":
+        case "jsonl" | "ndjson":
             return "".join(json.dumps(row) + "\n" for row in rows).encode()
         case "json":
             return json.dumps(rows).encode()
-        case "csv":
+        case "csv" | "tsv":
             text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, list(rows[0]))
+            writer = csv.DictWriter(text, list(rows[0]), delimiter="\t" if kind == "tsv" else ",")
             writer.writeheader()
             writer.writerows(rows)
             return text.getvalue().encode()

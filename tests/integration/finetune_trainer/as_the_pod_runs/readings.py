@@ -44,6 +44,22 @@ def share_gpt(number: int) -> list[dict[str, str]]:
     return [{"from": names[role], "value": text} for role, text in conversation(number)]
 
 
+def thought(number: int) -> str:
+    return f"What was asked for is number {number}."
+
+
+def reasoned(number: int) -> Turns:
+    """A pair whose answer begins with a thought."""
+    (asked, (role, answered)) = pair(number)
+    return [asked, (role, f"<think>\n{thought(number)}\n</think>\n\n{answered}")]
+
+
+def with_thought_column(number: int) -> dict[str, str]:
+    """A row that has the thought of `reasoned` in a column of its own."""
+    (_, asked), (_, answered) = pair(number)
+    return {"question": asked, "why": thought(number), "answer": answered}
+
+
 def in_columns(turns: Callable[[int], Turns], *columns: str) -> Callable[[int], dict[str, Any]]:
     """Rows that have each turn in a column of its own."""
     return lambda number: dict(zip(columns, (text for _, text in turns(number)), strict=True))
@@ -87,6 +103,15 @@ READINGS = {
     "auto-pairs.csv.gz": Reading(in_columns(pair, "prompt", "completion"), pair),
     "auto-columns.csv.zst": Reading(
         in_columns(pair, "question", "answer"), pair, {"columns": {"prompt": "question", "completion": "answer"}}
+    ),
+    "auto-pairs.ndjson": Reading(in_columns(pair, "prompt", "completion"), pair),
+    "reasoned.tsv": Reading(
+        with_thought_column,
+        reasoned,
+        {
+            "format": "PromptCompletion",
+            "columns": {"prompt": "question", "completion": "answer", "reasoning": "why"},
+        },
     ),
     "text.parquet": Reading(
         in_columns(lambda n: [("document", f"Text number {n}.")], "body"),
