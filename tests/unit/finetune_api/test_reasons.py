@@ -52,16 +52,16 @@ def test_a_message_is_the_finding_and_then_the_remedy_of_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("finding", "said"),
+    ("finding", "ending"),
     [
-        ("s3://m has no tokenizer.json: upload it.", "s3://m has no tokenizer.json: upload it. Then create the job again."),
-        ("The index is damaged. Upload the model again.", "The index is damaged. Upload the model again. Then create the job again."),
-        ("x is quantized already; set model.uri to the original", "x is quantized already; set model.uri to the original. Then create the job again."),
-        ("The model was changed after preflight. Start a new job.", "The model was changed after preflight. Start a new job."),
+        ("s3://m has no tokenizer.json: upload it.", " Then create the job again."),
+        ("The index is damaged. Upload the model again.", " Then create the job again."),
+        ("it is quantized already; set model.uri to the original", ". Then create the job again."),
+        ("The model was changed after preflight. Start a new job.", ""),
     ],
-)  # fmt: skip
-def test_a_finding_with_its_own_remedy_gets_no_second_one(finding: str, said: str) -> None:
-    assert sentence(FailureReason.MODEL_UNSUPPORTED, finding) == said
+)
+def test_a_finding_with_its_own_remedy_gets_no_second_one(finding: str, ending: str) -> None:
+    assert sentence(FailureReason.MODEL_UNSUPPORTED, finding) == finding + ending
 
 
 @pytest.mark.parametrize(
