@@ -41,8 +41,8 @@ def _written_over(spec: FineTuneJobSpec, folder: str) -> Iterator[Conflict]:
         if f"{normal(uri, folder)}/".startswith(f"{output}/"):
             yield Conflict(
                 "spec.output.uri",
-                f"{spec.output.uri} is the folder of {field} ({uri}) or one above it, so that the results could "
-                "overwrite it: choose another prefix.",
+                f"{spec.output.uri} is the folder of {field} ({uri}) or a folder above it. The results could overwrite "
+                "that folder: choose another prefix.",
             )
 
 
@@ -52,8 +52,8 @@ def _read_as_rows(spec: FineTuneJobSpec, folder: str) -> Iterator[Conflict]:
         if globs.meets(normal(files.uri, folder), output):
             yield Conflict(
                 "spec.output.uri",
-                f"{spec.output.uri} is a place that {field} ({files.uri}) reads from, so that the next run would read "
-                "this job's results as rows: choose a prefix outside of it.",
+                f"{field} ({files.uri}) reads files from {spec.output.uri}. The next run would read the results of "
+                "this job as rows: choose a prefix outside of that folder.",
             )
 
 
@@ -71,4 +71,4 @@ def _read_twice(spec: FineTuneJobSpec, folder: str) -> Iterator[Conflict]:
         if field.startswith("spec.dataset.train"):
             learned.setdefault(rows, field)
         if known != field:
-            yield Conflict(field, f"{files.uri} is what {known} names already: remove one of the two, or correct it.")
+            yield Conflict(field, f"{files.uri} is already used by {known}: remove or correct one of the two.")

@@ -1,5 +1,6 @@
-"""Every way a job can fail, in one table: the word, the trainer's exit code, who has to act, and the remedy."""
+"""All failure reasons of a job in one table: reason, exit code of the trainer, who has to act, and the remedy."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -42,92 +43,115 @@ class FailureReason(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """What a failure reason means."""
+    """Exit code, actor and remedy of one failure reason."""
 
     exit_code: int
-    """Exit code the trainer ends with for it; 0 where only the cluster can tell. Codes stay clear of those a shell
-    (126 to 165) or Python (1, 2) give."""
+    """Exit code of the trainer for this reason; 0 if only the cluster can detect the failure. The codes differ from
+    those of a shell (126 to 165) and of Python (1, 2)."""
     actor: Actor
     """Who has to act."""
     remedy: str
-    """What to do about it, a sentence that follows the finding."""
+    """What to do about the failure. The text follows the finding, unless the finding ends with its own remedy."""
 
 
 FAILURES: dict[FailureReason, Failure] = {
     FailureReason.SPEC_INVALID: Failure(20, Actor.TENANT, "Correct the field and create the job again."),
     FailureReason.DATASET_INVALID: Failure(21, Actor.TENANT, "Correct the rows and create the job again."),
-    FailureReason.DATASET_NOT_FOUND: Failure(22, Actor.TENANT, "Correct the uri under dataset, or upload the files."),
-    FailureReason.MODEL_NOT_FOUND: Failure(23, Actor.TENANT, "Correct model.uri, or upload the model there."),
+    FailureReason.DATASET_NOT_FOUND: Failure(
+        22, Actor.TENANT, "Correct the uri under spec.dataset, or upload the files; then create the job again."
+    ),
+    FailureReason.MODEL_NOT_FOUND: Failure(
+        23, Actor.TENANT, "Correct spec.model.uri, or upload the model to that folder; then create the job again."
+    ),
     FailureReason.MODEL_UNSUPPORTED: Failure(
-        24, Actor.TENANT, "Choose a causal language model in Transformers' layout with .safetensors weights."
+        24,
+        Actor.TENANT,
+        "Set spec.model.uri to a causal language model in the layout of Transformers, with weights as .safetensors.",
     ),
     FailureReason.STORAGE_ACCESS_DENIED: Failure(
-        25, Actor.TENANT, "Check the keys in the storage's Secret, or the cloud role, and what it may read and write."
+        25,
+        Actor.TENANT,
+        "Check that the keys in the storage's Secret, or the pod's cloud role, are valid and have read and write "
+        "permission.",
     ),
     FailureReason.STORAGE_UNAVAILABLE: Failure(
-        26, Actor.PLATFORM, "Check the storage's endpoint, then create the job again."
+        26, Actor.PLATFORM, "Check the endpoint of the storage in the FineTuneProfile, then create the job again."
     ),
-    FailureReason.OUTPUT_NOT_WRITABLE: Failure(27, Actor.TENANT, "Choose an output.uri these keys may write to."),
+    FailureReason.OUTPUT_NOT_WRITABLE: Failure(
+        27, Actor.TENANT, "Set spec.output.uri to a prefix that the storage's keys can write to."
+    ),
     FailureReason.OUTPUT_OCCUPIED: Failure(
-        28, Actor.TENANT, "Choose another output.uri; or, once no job writes there, remove what lies there."
+        28,
+        Actor.TENANT,
+        "Set spec.output.uri to another prefix; or wait until no job writes to this one, and delete its files.",
     ),
     FailureReason.DOES_NOT_FIT: Failure(
-        35, Actor.TENANT, "Change that and create the job again, or use a profile with a larger GPU."
+        35, Actor.TENANT, "Change that setting and create the job again, or use a FineTuneProfile with a larger GPU."
     ),
-    FailureReason.IMAGE_PULL_FAILED: Failure(0, Actor.PLATFORM, "Correct trainer.image in the FineTuneProfile."),
+    FailureReason.IMAGE_PULL_FAILED: Failure(
+        0, Actor.PLATFORM, "Correct trainer.image in the FineTuneProfile, then create the job again."
+    ),
     FailureReason.POD_START_FAILED: Failure(
         0,
         Actor.PLATFORM,
-        "Correct what it names, on the node, in the namespace or in what was added to the pod; then create the job "
-        "again.",
+        "Correct the cause that this message names: on the node, in the namespace, or in what was added to the pod. "
+        "Then create the job again.",
     ),
     FailureReason.LOSS_DIVERGED: Failure(
-        29, Actor.TENANT, "Lower training.learningRate, or look at the rows of that step."
+        29, Actor.TENANT, "Lower spec.training.learningRate, or check the training rows of that step."
     ),
     FailureReason.EVALUATION_GATE_FAILED: Failure(
         36,
         Actor.TENANT,
-        "The results are kept at output.uri, marked as not passed: report.html shows what fell short. Improve the rows "
-        "or the recipe, or change the gate, in a new job with another output.uri.",
+        "The results are stored at output.uri and marked as not passed; report.html shows which bounds were missed. "
+        "Improve the rows or the training settings, or change the gate, in a new job with another output.uri.",
     ),
     FailureReason.GPU_OUT_OF_MEMORY: Failure(
-        30, Actor.TENANT, "Lower training.maxSequenceLength, use method.type QLoRA, or choose a GPU with more memory."
+        30,
+        Actor.TENANT,
+        "Lower spec.training.maxSequenceLength, set spec.method.type to QLoRA, or use a FineTuneProfile with a larger "
+        "GPU.",
     ),
     FailureReason.GPU_FAULT: Failure(
         31,
         Actor.PLATFORM,
-        "Check the node's GPU and driver; for trials without one set trainer.allowCPU in the FineTuneProfile.",
+        "Check the GPU and the driver of the node. To try a job without a GPU, set trainer.allowCPU to true in the "
+        "FineTuneProfile.",
     ),
-    FailureReason.HOST_OUT_OF_MEMORY: Failure(0, Actor.TENANT, "Raise compute.memory."),
+    FailureReason.HOST_OUT_OF_MEMORY: Failure(0, Actor.TENANT, "Raise spec.compute.memory and create the job again."),
     FailureReason.DISK_FULL: Failure(
-        32, Actor.PLATFORM, "Free disk space on the node, or choose a smaller model or data set."
+        32, Actor.PLATFORM, "Free disk space on the node, or use a smaller model or data set."
     ),
-    FailureReason.PREEMPTED: Failure(33, Actor.PLATFORM, "Create the job again once there is room."),
-    FailureReason.EVICTED: Failure(0, Actor.PLATFORM, "Create the job again once the node has room."),
-    FailureReason.NODE_LOST: Failure(0, Actor.PLATFORM, "Create the job again; its node went away."),
+    FailureReason.PREEMPTED: Failure(33, Actor.PLATFORM, "Create the job again when the cluster has free capacity."),
+    FailureReason.EVICTED: Failure(0, Actor.PLATFORM, "Create the job again when a node has free capacity."),
+    FailureReason.NODE_LOST: Failure(
+        0, Actor.PLATFORM, "Check the node if this happens repeatedly, and create the job again."
+    ),
     FailureReason.KILLED: Failure(
         0,
         Actor.PLATFORM,
-        "Look for what killed it in the node's kernel log and events, raise compute.memory where the node ran out of "
-        "memory, and create the job again.",
+        "Find the process that killed the trainer in the node's kernel log and events. If the node ran out of memory, "
+        "raise spec.compute.memory. Then create the job again.",
     ),
     FailureReason.STATUS_NOT_WRITABLE: Failure(
         0,
         Actor.PLATFORM,
-        "Bind ClusterRole finetune-trainer to the pod's ServiceAccount, let nothing else write this job's status, and "
-        "create the job again.",
+        "Bind the ClusterRole finetune-trainer to the pod's ServiceAccount, make sure that nothing else writes the "
+        "status of this job, and create the job again.",
     ),
     FailureReason.TRAINER_CRASHED: Failure(
-        34, Actor.PLATFORM, "Read the end of the pod's log: the fault is in the trainer or in a library that it uses."
+        34,
+        Actor.PLATFORM,
+        "Read the end of the pod's log. The error is in the trainer or in a library that the trainer uses.",
     ),
 }
 
 SUPERSEDED_EXIT_CODE = 40
-"""Exit code of a pod that found another attempt to be the job's writer. It is no failure of the job."""
+"""Exit code of a pod that stopped because another attempt now writes the job's status. The job has not failed."""
 
 
 def reason_of_exit_code(exit_code: int) -> FailureReason:
-    """The failure reason an exit code of the trainer stands for; an unknown one is a crash."""
+    """Return the failure reason of an exit code of the trainer; TRAINER_CRASHED for an unknown code."""
     return next(
         (reason for reason, failure in FAILURES.items() if failure.exit_code and failure.exit_code == exit_code),
         FailureReason.TRAINER_CRASHED,
@@ -135,11 +159,44 @@ def reason_of_exit_code(exit_code: int) -> FailureReason:
 
 
 FINDING_LENGTH = 3800
-"""Longest finding that is shown: a condition's message holds 4096 characters, and the remedy must not be cut off."""
+"""Longest finding that is shown. A condition's message has at most 4096 characters, and the remedy must not be cut."""
+
+AGAIN = "Then create the job again."
+"""Follows a finding that already ends with its own remedy."""
+
+_VERBS = (
+    "add|change|check|choose|convert|copy|correct|create|delete|drop|export|free|give|install|join|keep|leave|let|load|"
+    "lower|make|map|merge|move|name|put|quote|raise|remove|rename|repair|replace|run|save|set|shorten|split|start|take|"
+    "try|turn|unset|upload|use|write"
+)
+_OWN_REMEDY = re.compile(
+    rf"(?:^|[:;,] (?:(?:or|and|then|either|please) )?)(?:{_VERBS}) (?!of |is |must )", re.IGNORECASE
+)
+_SENTENCE_END = re.compile(r"[.!?] (?=[A-Z])")
+_NEW_JOB = re.compile(r"\bnew job\b|\bjob again\b")
 
 
 def sentence(reason: FailureReason, finding: str) -> str:
-    """What a tenant reads: what was found, cut where it is very long, then what to do about it."""
+    """The message that a tenant reads: the finding, cut at FINDING_LENGTH characters, and a remedy.
+
+    The remedy of the reason follows only a finding that does not end with its own remedy."""
     finding = finding.rstrip()
-    shown = finding if len(finding) <= FINDING_LENGTH else f"{finding[:FINDING_LENGTH]}..."
-    return f"{shown} {FAILURES[reason].remedy}"
+    remedy = FAILURES[reason].remedy
+    if len(finding) > FINDING_LENGTH:
+        return f"{finding[:FINDING_LENGTH]}... {remedy}"
+    if finding and finding[-1] not in ".!?":
+        finding += "."
+    if ends_with_remedy(finding):
+        remedy = "" if _NEW_JOB.search(finding) else AGAIN
+    return f"{finding} {remedy}".strip()
+
+
+def finding_of(reason: FailureReason, message: str) -> str:
+    """The finding in a message that `sentence` made."""
+    return message.removesuffix(FAILURES[reason].remedy).removesuffix(AGAIN).rstrip()
+
+
+def ends_with_remedy(finding: str) -> bool:
+    """Whether the last sentence of the finding has an imperative at its start or after a colon, semicolon or comma, for
+    example "... is cut short: upload it again."."""
+    return _OWN_REMEDY.search(_SENTENCE_END.split(finding)[-1]) is not None

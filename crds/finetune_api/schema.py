@@ -21,45 +21,55 @@ MAX_NAME_LENGTH = 40
 _NAME_RULES = rules(
     (
         f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
-        f"metadata.name must have at most {MAX_NAME_LENGTH} characters: choose a shorter one",
+        f"metadata.name must have at most {MAX_NAME_LENGTH} characters: choose a shorter name",
     ),
     (
         "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-        "metadata.name must be lower-case letters, digits and hyphens, without dots: it becomes part of pod names",
+        "metadata.name must contain only lower-case letters, digits and hyphens: it becomes part of pod names",
     ),
 )
 
 _CONDITION_MESSAGE = '.status.conditions[?(@.type=="Ready")].message'
 _JOB_COLUMNS: list[Schema] = [
-    {"name": "State", "type": "string", "jsonPath": ".status.state", "description": "Where the job is, in one word."},
-    {"name": "Stage", "type": "string", "jsonPath": ".status.stage", "description": "The part of the work it is in."},
-    {"name": "Step", "type": "integer", "jsonPath": ".status.training.step", "description": "Optimizer steps done."},
-    {"name": "Of", "type": "integer", "jsonPath": ".status.training.totalSteps", "description": "Steps to do."},
+    {"name": "State", "type": "string", "jsonPath": ".status.state", "description": "State of the job in one word."},
+    {"name": "Stage", "type": "string", "jsonPath": ".status.stage", "description": "Current part of the work."},
+    {
+        "name": "Step",
+        "type": "integer",
+        "jsonPath": ".status.training.step",
+        "description": "Optimizer steps that are done.",
+    },
+    {
+        "name": "Of",
+        "type": "integer",
+        "jsonPath": ".status.training.totalSteps",
+        "description": "Optimizer steps in total.",
+    },
     {
         "name": "Baseline",
         "type": "number",
         "jsonPath": ".status.evaluation.decision.baseline",
-        "description": "The deciding metric of the better baseline.",
+        "description": "Value of the deciding metric for the best baseline.",
     },
     {
         "name": "Tuned",
         "type": "number",
         "jsonPath": ".status.evaluation.decision.tuned",
-        "description": "The deciding metric of the tuned model.",
+        "description": "Value of the deciding metric for the tuned model.",
     },
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     {
         "name": "Message",
         "type": "string",
         "jsonPath": _CONDITION_MESSAGE,
-        "description": "How it stands, in one sentence.",
+        "description": "Message of the condition Ready.",
         "priority": 1,
     },
     {
         "name": "Output",
         "type": "string",
         "jsonPath": ".spec.output.uri",
-        "description": "Where the results go.",
+        "description": "Folder of the results.",
         "priority": 1,
     },
 ]
@@ -92,8 +102,8 @@ def profile_crd() -> Schema:
     """The CustomResourceDefinition of FineTuneProfile."""
     root: Schema = {
         "type": "object",
-        "description": "A FineTuneProfile is what the platform team decides once for the FineTuneJobs that name it: "
-        "GPUs, storage and the trainer's image.",
+        "description": "A FineTuneProfile contains the settings of the platform team for all FineTuneJobs that name "
+        "it: GPUs, storage and the image of the trainer.",
         "required": ["spec"],
         "properties": {"spec": structural(FineTuneProfileSpec)},
     }

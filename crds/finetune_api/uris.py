@@ -24,12 +24,12 @@ class Shape(NamedTuple):
 FOLDER = Shape(f"^s3://{BUCKET}/[^*?]*[^*?/]/?$", "must be s3://BUCKET/PREFIX, for example s3://acme-models/tickets")
 FILES = Shape(
     f"^s3://{BUCKET}/.+[.]((jsonl|ndjson|json|csv|tsv)([.](gz|zst))?|parquet)$",
-    "must be s3://BUCKET/KEY ending in .jsonl, .ndjson, .json, .csv or .tsv, perhaps with .gz or .zst after it, or "
-    "in .parquet; the key may hold the wildcards *, ? and **, for example s3://acme-data/tickets/*.jsonl",
+    "must be s3://BUCKET/KEY ending in .jsonl, .ndjson, .json, .csv or .tsv, optionally followed by .gz or .zst, or "
+    "in .parquet; the key may contain the wildcards *, ? and **, for example s3://acme-data/tickets/*.jsonl",
 )
-_EDGES = "must have no white space and no invisible character at its ends or at the beginning of its key: remove it"
-_CONTROLS = "must not hold a line break or another control character: remove it"
-_DOTS = "must not hold a folder called . or .., which S3 services read differently: write the folder that is meant"
+_EDGES = "must not have white space or invisible characters at its ends or at the start of its key: remove them"
+_CONTROLS = "must not contain a line break or another control character: remove it"
+_DOTS = "must not contain a folder named . or .., which S3 services treat differently: write the real folder"
 _TIDY = (
     (r"!self.matches(r'^[\pZ\pC]|^s3://[^/]*/[\pZ\pC]|[\pZ\pC]/?$')", _EDGES),
     (r"!self.matches(r'[\p{Cc}\p{Zl}\p{Zp}]')", _CONTROLS),

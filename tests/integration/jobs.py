@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 from finetune_api import names
-from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.reasons import FailureReason, finding_of, sentence
 from tests.integration.kube import BATCH_JOBS, JOBS, PODS, Kube, Object
 from tests.integration.tap import Tap
 from tests.integration.waiting import TIMEOUT_SECONDS, wait_for
@@ -83,7 +83,7 @@ class Job:
         status = self.wait_for_reason(reason, timeout)
         message = self.ready()["message"]
         assert text in message
-        assert message.endswith(FAILURES[reason].remedy)
+        assert message == sentence(reason, finding_of(reason, message))
         assert (status["state"], status.get("stage"), kstatus(self.read())) == ("Failed", None, "Failed")
         conditions = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
         assert [conditions[type] for type in ("Failed", "Stalled")] == [("True", reason)] * 2

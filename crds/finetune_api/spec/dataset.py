@@ -1,4 +1,4 @@
-"""What a tenant writes about the rows: where they lie, what they hold, which of them are held out."""
+"""The fields of a FineTuneJob about its rows: their files, their format, and which of them are held out."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class RowFormat(StrEnum):
-    """How a row of the data says what is asked and what is to be answered."""
+    """How a row of the data contains the prompt and the answer."""
 
     AUTO = "Auto"
     PROMPT_COMPLETION = "PromptCompletion"
@@ -23,38 +23,39 @@ class RowFormat(StrEnum):
 
 
 class Overlength(StrEnum):
-    """What happens to a row longer than `training.maxSequenceLength`."""
+    """What happens to a row that is longer than `training.maxSequenceLength`."""
 
     DROP = "Drop"
     FAIL = "Fail"
 
 
 class Columns(ApiModel):
-    """Names the row's columns have in your files, where they differ from the names of the format."""
+    """Column names in your files, if they differ from the default names of the format."""
 
     system: ColumnName | None = None
-    """Column with a system prompt, for every format but Text; a row may lack it."""
+    """Column with the system prompt, for every format except Text. The column is optional in a row."""
     prompt: ColumnName | None = None
-    """PromptCompletion: column with what is asked. Default: prompt."""
+    """PromptCompletion: column with the prompt. Default: prompt."""
     completion: ColumnName | None = None
-    """PromptCompletion: column with the answer to learn. Default: completion."""
+    """PromptCompletion: column with the answer. Default: completion."""
     instruction: ColumnName | None = None
     """Instruction: column with the task. Default: instruction."""
     input: ColumnName | None = None
-    """Instruction: column with the material the task is about; a row may lack it. Default: input."""
+    """Instruction: column with the input for the task. The column is optional in a row. Default: input."""
     output: ColumnName | None = None
-    """Instruction: column with the answer to learn. Default: output."""
+    """Instruction: column with the answer. Default: output."""
     messages: ColumnName | None = None
-    """Messages: column with the list of {role, content}, or of ShareGPT's {from, value}. Default: messages."""
+    """Messages: column with the list of {role, content}, or of {from, value} as in ShareGPT. Default: messages."""
     text: ColumnName | None = None
-    """Text: column with the text to learn. Default: text."""
+    """Text: column with the text. Default: text."""
     reasoning: ColumnName | None = None
-    """PromptCompletion and Instruction: column with the thought before the answer, which is learned with it between
-    <think> and </think>; a row may lack it. Default: reasoning_content, reasoning or thinking."""
+    """PromptCompletion and Instruction: column with the reasoning before the answer. The model learns the reasoning
+    with the answer, between <think> and </think>. The column is optional in a row. Default: reasoning_content,
+    reasoning or thinking."""
 
 
 class RowFiles(ApiModel):
-    """Files with rows, all of one format."""
+    """Files with rows, all of the same format."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -62,14 +63,14 @@ class RowFiles(ApiModel):
                 "!has(self.columns) || self.format != 'PromptCompletion' || "
                 "!(has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || "
                 "has(self.columns.messages) || has(self.columns.text))",
-                "format PromptCompletion knows the columns system, prompt, reasoning and completion only: "
+                "format PromptCompletion accepts only the columns system, prompt, reasoning and completion: "
                 "remove the others, or change format",
             ),
             (
                 "!has(self.columns) || self.format != 'Instruction' || "
                 "!(has(self.columns.prompt) || has(self.columns.completion) || has(self.columns.messages) || "
                 "has(self.columns.text))",
-                "format Instruction knows the columns system, instruction, input, reasoning and output only: "
+                "format Instruction accepts only the columns system, instruction, input, reasoning and output: "
                 "remove the others, or change format",
             ),
             (
@@ -77,32 +78,33 @@ class RowFiles(ApiModel):
                 "!(has(self.columns.prompt) || has(self.columns.completion) || "
                 "has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || "
                 "has(self.columns.text) || has(self.columns.reasoning))",
-                "format Messages knows the columns system and messages only: remove the others, or change format",
+                "format Messages accepts only the columns system and messages: remove the others, or change format",
             ),
             (
                 "!has(self.columns) || self.format != 'Text' || "
                 "!(has(self.columns.system) || has(self.columns.prompt) || has(self.columns.completion) || "
                 "has(self.columns.instruction) || has(self.columns.input) || has(self.columns.output) || "
                 "has(self.columns.messages) || has(self.columns.reasoning))",
-                "format Text knows the column text only: remove the others, or change format",
+                "format Text accepts only the column text: remove the others, or change format",
             ),
         )
     )
 
     uri: FileUri
-    """The files, as s3://BUCKET/KEY ending in .jsonl or .ndjson (one JSON object a line), .json (one array of objects,
-    perhaps below a key), .csv or .tsv (UTF-8, the first line names the columns; comma, semicolon, tab or |) or
-    .parquet; all but .parquet also compressed, as .gz or .zst. The key may hold wildcards: * stands for any characters
-    and ? for one, both within one folder, and ** for any folders (data/**/*.jsonl also finds data/a.jsonl). Files are
-    read in the order of their names, row by row, whatever their size."""
+    """The files, as s3://BUCKET/KEY. Accepted: .jsonl and .ndjson with one JSON object per line; .json with one array
+    of objects, which may be below a key; .csv and .tsv in UTF-8, with column names in the first line, separated by
+    comma, semicolon, tab or |; .parquet. All except .parquet may be compressed as .gz or .zst. The key may contain
+    wildcards: * matches any characters and ? matches one character, both within one folder; ** matches any folders
+    (data/**/*.jsonl also matches data/a.jsonl). Files are read in the order of their names, row by row. Their size
+    is not limited."""
     format: RowFormat = RowFormat.AUTO
-    """What the rows hold. PromptCompletion: a prompt and its completion. Instruction: an instruction, perhaps an input,
-    and the output. Messages: a list of {role, content}, of which every assistant turn is learned. Text: a text, of
-    which every token is learned, as in continued pre-training; one longer than training.maxSequenceLength (default: the
-    model's context, at most 4096) is cut into as few pieces as fit, none of whose tokens is lost. Auto: told from the
-    mapped columns, or else from the first row's column names."""
+    """Format of the rows. PromptCompletion: a prompt and its completion. Instruction: an instruction, an optional
+    input, and the output. Messages: a list of {role, content}; the model learns every assistant turn. Text: one
+    text, as in continued pre-training; the model learns every token. A text longer than training.maxSequenceLength
+    (default: the context of the model, at most 4096) is cut into as few pieces as possible, without losing tokens.
+    Auto: the format follows from the mapped columns, or else from the column names of the first row."""
     columns: Columns | None = None
-    """Maps your column names onto the format's, where they differ."""
+    """Maps the column names of the format to the column names of your files. Needed only if they differ."""
 
 
 class Source(RowFiles):
@@ -111,35 +113,38 @@ class Source(RowFiles):
     name: (
         Annotated[DnsLabel, dns_label("lower-case letters, digits and hyphens, for example support-tickets")] | None
     ) = None
-    """What the source is called in the status and the report. Default: its place, as train-1."""
+    """Name of the source in the status and in the report. Default: the list and the position in it, for example
+    train-1."""
     weight: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Share of the training rows that come from this source, in proportion to the other weights: 80 and 20, or 4 and 1,
-    make four rows of five come from the first, in every epoch and nearly in every step. An epoch then takes as many
-    rows as all sources have together; a source too small for its share repeats, one too large is spread over epochs,
-    each of its rows once before any twice. For sources of train, all or none. Default: every row once an epoch."""
+    """Share of the training rows that come from this source, relative to the other weights. With weights 80 and 20, or
+    4 and 1, four of five rows come from the first source: in every epoch, and nearly in every optimizer step. The
+    number of rows of an epoch stays the sum of all sources. A source with too few rows for its share is repeated. A
+    source with too many rows is spread over several epochs; each row is used once before any row is used twice. Set
+    a weight on all sources of train or on none. Default: every row is used once per epoch."""
 
 
 class Split(ApiModel):
-    """How rows are held out of `dataset.train` where `dataset.validation` or `dataset.test` does not name any."""
+    """How rows are held out from `dataset.train`, if `dataset.validation` or `dataset.test` is not set."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
                 "!has(self.test) || !has(self.validation) || self.test + self.validation <= 0.5",
-                "test and validation together must hold out at most half of the rows: lower one of them",
+                "test + validation must be at most 0.5: lower one of them",
             )
         )
     )
 
     test: Annotated[float, Field(gt=0, le=0.5)] | None = None
-    """Share of the rows held out for the evaluation. Default: a tenth, but at least 100 and at most 1000 rows, and
-    never more than a fifth of all."""
+    """Share of the rows that become test rows for the evaluation. Default: 10%, but at least 100 and at most 1000 rows,
+    and never more than 20% of all rows."""
     validation: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    """Share of the rows held out to look at while training; 0 for none. Default: a twentieth, but at least 50 and at
-    most 500 rows, and none where test and validation together would be more than a fifth of all, which is the case of
-    data sets under 750 rows."""
+    """Share of the rows that become validation rows; 0 means none. Default: 5%, but at least 50 and at most 500 rows.
+    The default is 0 if test and validation together would be more than 20% of all rows, which is the case below 750
+    rows."""
     seed: Seed = 0
-    """Seed of the draw. The same rows and seed give the same split; copies of a row always fall on one side."""
+    """Seed of the random split. The same rows and the same seed give the same split. Copies of a row are always on the
+    same side."""
 
 
 Sources = Annotated[
@@ -149,7 +154,7 @@ Sources = Annotated[
         rules(
             (
                 "self.all(s, !has(s.name) || self.exists_one(other, has(other.name) && other.name == s.name))",
-                "must not give two sources one name: rename one of them",
+                "two sources must not have the same name: rename one of them",
             )
         )
         | {"x-kubernetes-list-type": "atomic"}
@@ -158,53 +163,54 @@ Sources = Annotated[
 
 
 class Dataset(ApiModel):
-    """The rows to learn from and those to judge by."""
+    """The rows for training, validation and test."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
                 "!has(self.test) || !has(self.split.test)",
-                "test already names the held-out rows: remove split.test, or remove test to hold out a share of train",
+                "test already names the test rows: remove split.test, or remove test to hold out a share of train",
             ),
             (
                 "!has(self.validation) || !has(self.split.validation)",
-                "validation already names the rows: remove split.validation, or remove validation to hold out a share "
-                "of train",
+                "validation already names the validation rows: remove split.validation, or remove validation to hold "
+                "out a share of train",
             ),
             (
                 "self.train.all(s, has(s.weight)) || self.train.all(s, !has(s.weight))",
-                "train gives some of its sources a weight and some none: all of them must have one, or none",
+                "some sources of train have a weight and some do not: set weight on all of them, or on none",
             ),
             (
                 "(!has(self.test) || self.test.all(s, !has(s.weight))) && "
                 "(!has(self.validation) || self.validation.all(s, !has(s.weight)))",
-                "weight says how often a row is learned from: remove it from the sources of test and validation",
+                "weight applies to training rows only: remove weight from the sources of test and validation",
             ),
         )
     )
 
     train: Sources
-    """Where the rows to learn from lie. Exact copies of a row are dropped: those that differ in nothing but white space
-    and the way Unicode is composed."""
+    """Files with the training rows. Exact copies of a row are dropped. Two rows are exact copies if they differ only in
+    white space and in Unicode composition."""
     test: Sources | None = None
-    """Where the held-out rows lie, which the base and the tuned model are compared on. A row that also stands in
-    train is dropped from train. Default: a share of train, see split."""
+    """Files with the test rows, on which the base model and the tuned model are compared. A test row that also occurs
+    in train is dropped from train. Default: a share of train, see split."""
     validation: Sources | None = None
-    """Where the rows lie that the loss is taken on while training. A row that also stands in test is dropped from here,
-    one that also stands in train from train. Default: a share of train, see split."""
+    """Files with the validation rows, on which the loss is measured during training. A validation row that also occurs
+    in test is dropped from validation. A validation row that also occurs in train is dropped from train. Default: a
+    share of train, see split."""
     split: Split = Split()
-    """How rows are drawn from train when test or validation is not given."""
+    """How rows are held out from train, if test or validation is not set."""
     clean: Clean = Clean()
-    """How texts are cleaned, before copies are looked for."""
+    """How texts are cleaned. Cleaning runs before the search for copies."""
     deduplicate: Deduplicate = Deduplicate()
-    """What happens to rows that are nearly the same."""
+    """What happens to near-duplicate rows."""
     max_invalid_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of all rows that may be invalid in their format before the job ends. Invalid rows are counted in
-    status.preflight, with file and line, and left out. Default: not one."""
+    """Share of all rows that may be invalid without failing the job. Invalid rows are not used; status.preflight counts
+    them, with file and line. Default: 0, so a single invalid row fails the job."""
     overlength: Overlength = Overlength.DROP
-    """What happens to a row longer than training.maxSequenceLength: Drop leaves it out and counts it in the status,
-    Fail ends the job before it asks for a GPU. Answers are never cut."""
+    """What happens to a row that is longer than training.maxSequenceLength. Drop: the row is not used, and the status
+    counts it. Fail: the job fails before it requests a GPU. Answers are never cut."""
 
     def source_names(self, side: Literal["train", "validation", "test"]) -> list[str]:
-        """What each source of a side is called."""
+        """Return the name of each source of one side, in order."""
         return [source.name or f"{side}-{number}" for number, source in enumerate(getattr(self, side) or [], start=1)]

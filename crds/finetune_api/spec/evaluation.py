@@ -1,4 +1,4 @@
-"""What a tenant writes about the evaluation: what is measured, against what, and what it takes to pass."""
+"""The fields of a FineTuneJob about the evaluation: metrics, baselines and gates."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -10,7 +10,7 @@ from finetune_api.spec.dataset import RowFiles
 
 
 class MetricName(StrEnum):
-    """A number that sums up a model's work on held-out rows."""
+    """A number that summarises the quality of a model on held-out rows."""
 
     LOSS = "Loss"
     PERPLEXITY = "Perplexity"
@@ -28,18 +28,18 @@ class MetricName(StrEnum):
 
 
 LIKELIHOODS = (MetricName.LOSS, MetricName.PERPLEXITY)
-"""Metrics of the right answers' likelihood, which need no answer of the model's own. They are always taken."""
+"""Metrics of the likelihood of the expected answers. The model writes no answers for them. They are always measured."""
 LABEL_METRICS = (MetricName.MACRO_PRECISION, MetricName.MACRO_RECALL, MetricName.MACRO_F1)
 """Metrics that need the set of labels."""
 
 
 def _is_one_of(field: str, names: tuple[MetricName, ...]) -> str:
-    """In CEL, whether `field` is one of `names`."""
+    """Return a CEL expression: whether `field` is one of `names`."""
     return f"{field} in [{', '.join(repr(name.value) for name in names)}]"
 
 
 class Baseline(StrEnum):
-    """What the tuned model is compared with."""
+    """A model that the tuned model is compared with."""
 
     BASE = "Base"
     FEW_SHOT = "FewShot"
@@ -53,23 +53,23 @@ Baselines = Annotated[
     list[Baseline],
     Field(min_length=1, max_length=len(Baseline)),
     SchemaKeys(
-        rules(("self.exists(b, b == 'Base')", "must hold Base, which is always measured: add it"))
+        rules(("self.exists(b, b == 'Base')", "must contain Base, which is always measured: add Base"))
         | {"x-kubernetes-list-type": "set"}
     ),
 ]
 
 
 class Generation(ApiModel):
-    """How answers are written in the evaluation: greedily, from the same prompts for every model."""
+    """How answers are generated in the evaluation: with greedy decoding, and from the same prompts for every model."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=65536)] | None = None
-    """Longest answer in tokens; what is longer is cut and counted as truncated. Default: half as long again as nearly
-    all training answers (their 99th percentile times 1.5)."""
+    """Largest length of an answer in tokens. Longer answers are cut and counted as truncated. Default: 1.5 times the
+    99th percentile of the lengths of the training answers."""
 
 
 class MinGain(ApiModel):
-    """By how much the tuned model has to be better, in the metric's own unit. For Loss and Perplexity lower is better,
-    so a gain is by how much they fell."""
+    """By how much the tuned model must be better, in the unit of the metric. Lower is better for Loss and Perplexity,
+    so the gain is the decrease."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -78,14 +78,15 @@ class MinGain(ApiModel):
     )
 
     base: Amount | None = None
-    """Least gain over the base model: in bfloat16; under QLoRA, where that does not fit the device, in 4 bits."""
+    """Smallest gain over the base model in bfloat16. Under QLoRA, if the base model in bfloat16 does not fit the
+    device, the base model in 4 bits is used."""
     few_shot: Amount | None = None
-    """Least gain over the same model prompted with examples."""
+    """Smallest gain over the base model with few-shot prompting."""
 
 
 class Gate(ApiModel):
-    """What the tuned model has to reach for the job to be Complete. Values count as measured, not the ends of their
-    intervals."""
+    """A condition that the tuned model must meet for the job to become Complete. The measured value is compared, not an
+    end of its confidence interval."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -100,79 +101,82 @@ class Gate(ApiModel):
             (
                 f"!({_is_one_of('self.metric', LIKELIHOODS)}) || !has(self.minGainOver) || "
                 "!has(self.minGainOver.fewShot)",
-                "Loss and Perplexity are not taken of prompting: the gain must be over base, or of another metric",
+                "Loss and Perplexity are not measured for few-shot prompting: set minGainOver.base, or choose another "
+                "metric",
             ),
         )
     )
 
     metric: MetricName
-    """What is looked at. All metrics are shares from 0 to 1, but Loss (nats per token) and Perplexity."""
+    """The metric that is checked. Values are between 0 and 1, except for Loss (nats per token) and Perplexity."""
     min: Amount | None = None
-    """Least value that passes."""
+    """Smallest value that passes."""
     max: Amount | None = None
     """Largest value that passes."""
     min_gain_over: MinGain | None = None
-    """Least gain over the baselines, which must be among evaluation.baselines. For Loss and Perplexity a gain is by how
-    much they fell."""
+    """Smallest gain over the baselines. Each baseline used here must be in evaluation.baselines. For Loss and
+    Perplexity, the gain is the decrease."""
 
 
 Gates = Annotated[list[Gate], Field(min_length=1, max_length=16), SchemaKeys({"x-kubernetes-list-type": "atomic"})]
 
 
 class RegressionSet(RowFiles):
-    """Rows of something the model could do before and has to be able to do still, such as general questions."""
+    """Rows for an ability of the base model that tuning must preserve, such as answering general questions."""
 
     name: Annotated[DnsLabel, dns_label("lower-case letters, digits and hyphens")]
-    """What the set is called in the status and the report."""
+    """Name of the regression set in the status and in the report."""
     metric: Annotated[
         MetricName,
         SchemaKeys(
             rules(
                 (
                     f"!({_is_one_of('self', LABEL_METRICS)})",
-                    "must be one that needs no set of labels: ExactMatch, for example",
+                    "must be a metric that needs no set of labels, for example ExactMatch",
                 )
             )
         ),
     ]
-    """What is compared. All metrics are shares from 0 to 1, but Loss (nats per token) and Perplexity."""
+    """The metric that is compared. Values are between 0 and 1, except for Loss (nats per token) and Perplexity."""
     max_drop: Annotated[float, Field(ge=0, le=1_000_000)]
-    """By how much the tuned model may be worse than the base model, in the metric's own unit."""
+    """By how much the tuned model may be worse than the base model, in the unit of the metric."""
 
 
 class Evaluation(ApiModel):
-    """How the tuned model is compared on the held-out rows, and what it has to reach. A job that fails a gate or a
-    regression set ends as Failed with reason EvaluationGateFailed. Its results are published all the same, to be looked
-    at: the manifest's field passed is false, and the report and the model card say so first."""
+    """How the tuned model is compared with the baselines on the test rows, and which values it must reach. A job that
+    misses a gate or a regression set ends as Failed with reason EvaluationGateFailed. Its results are still
+    published for inspection: the manifest has passed: false, and the report and the model card begin with this fact."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
                 "!has(self.gates) || self.baselines.exists(b, b == 'FewShot') || "
                 "!self.gates.exists(g, has(g.minGainOver) && has(g.minGainOver.fewShot))",
-                "a gate on the gain over fewShot needs FewShot in baselines: add it",
+                "minGainOver.fewShot needs FewShot in baselines: add FewShot",
             ),
         )
     )
 
     metrics: Metrics | None = None
-    """What is measured beside Loss and Perplexity; the first one decides the verdict. Without a metric of answers no
-    answers are written. Default: what fits the training answers. JSON (nine of ten are an object or array): FieldMatch,
-    ValidJSON, ExactMatch and the overlaps. Labels (2 to 200 different answers of at most 64 characters, ten rows to
-    each on average): ExactMatch, MacroF1, MacroPrecision, MacroRecall. Other text: TokenF1, ExactMatch, ROUGE1, ROUGE2,
-    ROUGEL, BLEU. Text to continue: Loss."""
+    """Metrics to measure in addition to Loss and Perplexity. The first metric decides the verdict. If no metric needs
+    answers, no answers are generated. Default: chosen from the training answers. JSON (at least 90% of the answers
+    are an object or array): FieldMatch, ValidJSON, ExactMatch, TokenF1, ROUGE and BLEU. Labels (2 to 200 different
+    answers of at most 64 characters, on average at least 10 rows per answer): ExactMatch, MacroF1, MacroPrecision,
+    MacroRecall. Other answers: TokenF1, ExactMatch, ROUGE1, ROUGE2, ROUGEL, BLEU. Rows of format Text: Loss."""
     baselines: Baselines = Field(default=[Baseline.BASE, Baseline.FEW_SHOT])
-    """What the tuned model is compared with; the verdict goes against the better one. Base: the base model, given the
-    same prompts, in bfloat16; under QLoRA, where that does not fit the device, in 4 bits. FewShot: the same model with
-    five examples from train before each prompt, in three fixed draws; fewer examples where the model's context is too
-    short for five."""
+    """Models to compare the tuned model with. The verdict compares with the best of them. Base: the base model in
+    bfloat16 with the same prompts; under QLoRA, if this does not fit the device, the base model in 4 bits. FewShot:
+    the base model with five examples from train before each prompt, in three fixed random draws. Fewer examples are
+    used if the context of the model is too short for five."""
     max_rows: Annotated[int, Field(ge=1, le=10_000)] = 200
-    """Held-out rows that every model is measured on, drawn with the split's seed; of each regression set as many."""
+    """Largest number of test rows on which every model is measured. The rows are drawn with the seed of the split. The
+    same limit applies to each regression set."""
     generation: Generation = Generation()
-    """How answers are written."""
+    """How answers are generated."""
     gates: Gates | None = None
-    """What the tuned model has to reach on the held-out rows; values count as measured. A job that falls short ends as
-    Failed (EvaluationGateFailed); its results are published all the same, marked as not passed."""
+    """Conditions that the tuned model must meet on the test rows. Measured values are compared, not confidence
+    intervals. A job that misses a gate ends as Failed with reason EvaluationGateFailed. Its results are still
+    published, marked as not passed."""
     regression: Annotated[list[RegressionSet], Field(min_length=1, max_length=8), list_map("name")] | None = None
-    """Sets of other rows on which the tuned model must not be much worse than the base model. A job that falls short of
-    one ends as one that fails a gate."""
+    """Sets of other rows on which the tuned model must not be much worse than the base model. A job that misses a
+    regression set ends like a job that misses a gate."""

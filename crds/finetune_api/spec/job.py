@@ -1,4 +1,4 @@
-"""FineTuneJob: what a tenant writes."""
+"""The spec of a FineTuneJob, which the tenant writes."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ Cpu = Annotated[
             (
                 "isQuantity(self) && quantity(self).compareTo(quantity('1m')) >= 0 && "
                 "quantity(self).compareTo(quantity('1024')) <= 0",
-                "must be a Kubernetes quantity above 0 and of at most 1024, for example 2 or 500m",
+                "must be a Kubernetes quantity above 0 and at most 1024, for example 2 or 500m",
             )
         )
     ),
@@ -31,7 +31,7 @@ Memory = Annotated[
         rules(
             (
                 "isQuantity(self) && quantity(self).compareTo(quantity('128Mi')) >= 0",
-                "must be a Kubernetes quantity of at least 128Mi, for example 16Gi; a number alone means bytes",
+                "must be a Kubernetes quantity of at least 128Mi, for example 16Gi; without a unit it means bytes",
             )
         )
     ),
@@ -42,44 +42,48 @@ class Model(ApiModel):
     """The base model."""
 
     uri: PrefixUri
-    """Where the base model lies, as s3://BUCKET/PREFIX: the folder with config.json, the tokenizer and the weights
-    as .safetensors, as Transformers' save_pretrained writes it. Remote code is never run."""
+    """Folder of the base model, as s3://BUCKET/PREFIX. It contains config.json, the tokenizer and the weights as
+    .safetensors, as save_pretrained of Transformers writes them. Code in the folder is never executed."""
 
 
 class Output(ApiModel):
-    """Where the results go."""
+    """Where the results are written."""
 
     uri: PrefixUri
-    """Where the results are written, as s3://BUCKET/PREFIX. The place belongs to this job: one that already holds
-    another job's results, or that a job which is not finished writes to, is refused before a GPU is asked for."""
+    """Folder for the results, as s3://BUCKET/PREFIX. The folder belongs to this job alone. If it already contains
+    results of another job, or if an unfinished job writes to it, this job fails before it requests a GPU."""
     merge: bool = False
-    """Also publish the adapter merged into the base model's weights, as bfloat16 .safetensors with the tokenizer, in
-    the folder merged: one model that any server loads, as large as the base model. The merged model is measured again
-    on the held-out rows, and what merging changed is said in status.evaluation.merged."""
+    """Also publish the base model with the adapter merged into its weights. The merged model is written to the folder
+    merged, as bfloat16 .safetensors with the tokenizer. Any server can load it, and it is as large as the base
+    model. The merged model is evaluated again on the held-out rows; status.evaluation.merged reports what merging
+    changed."""
 
 
 class Compute(ApiModel):
-    """What the training pod asks for, beside one GPU of the profile."""
+    """Resources that the training pod requests, in addition to one GPU of the profile."""
 
     cpu: Cpu = "1"
-    """CPU request of the training pod."""
+    """CPU request of the training pod, as a Kubernetes quantity."""
     memory: Memory = "8Gi"
-    """Memory request and limit of the training pod; where it is more than 4Gi, the preflight's limit too."""
+    """Memory request and limit of the training pod. If it is more than 4Gi, it is also the memory limit of the
+    preflight pod."""
     service_account_name: (
         Annotated[DnsLabel, dns_label("the name of a ServiceAccount in the job's namespace")] | None
     ) = None
-    """ServiceAccount the pods run as, for example one with a cloud role for the buckets. It needs the ClusterRole
-    finetune-trainer in this namespace. Default: finetune-trainer, which the operator makes and binds."""
+    """ServiceAccount of the pods, for example one with a cloud role for the buckets. The ServiceAccount needs the
+    ClusterRole finetune-trainer in the job's namespace. Default: finetune-trainer, which the operator creates and
+    binds."""
 
 
 def _in_output(uri: str) -> str:
-    """CEL: whether `uri` lies in output.uri. Wildcards and other spellings of a place are left to
-    `finetune_api.conflicts`."""
+    """Return a CEL expression: whether `uri` is inside output.uri. `finetune_api.conflicts` checks wildcards and other
+    spellings of the same place."""
     return f"({uri} + '/').startsWith(self.output.uri.endsWith('/') ? self.output.uri : self.output.uri + '/')"
 
 
 class FineTuneJobSpec(ApiModel):
-    """What to tune, on what, into what. Immutable: a changed experiment is a new FineTuneJob."""
+    """The base model, the rows, the training settings and the output of one job. The spec is immutable: create a new
+    FineTuneJob for a changed experiment."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -89,51 +93,52 @@ class FineTuneJobSpec(ApiModel):
             ),
             (
                 f"!{_in_output('self.model.uri')}",
-                "output.uri must not be the model's own folder or one above it: choose another prefix",
+                "output.uri must not be model.uri or a folder above it: choose another prefix",
             ),
             (
                 f"!has(self.method.lora.from) || !{_in_output('self.method.lora.from')}",
-                "output.uri must not be the folder of method.lora.from or one above it: choose another prefix",
+                "output.uri must not be method.lora.from or a folder above it: choose another prefix",
             ),
             (
                 "!has(self.dataset.deduplicate.embeddingModel) || "
                 f"!{_in_output('self.dataset.deduplicate.embeddingModel.uri')}",
-                "output.uri must not be the embedding model's own folder or one above it: choose another prefix",
+                "output.uri must not be dataset.deduplicate.embeddingModel.uri or a folder above it: choose another "
+                "prefix",
             ),
             (
                 f"self.dataset.train.all(s, !{_in_output('s.uri')})",
-                "output.uri must not be a folder that dataset.train reads from or one above it: the next run would "
-                "read the results as rows; choose another prefix",
+                "output.uri must not be a folder that contains files of dataset.train: the next run would read the "
+                "results as rows; choose another prefix",
             ),
             (
                 f"(!has(self.dataset.test) || self.dataset.test.all(s, !{_in_output('s.uri')})) && "
                 f"(!has(self.dataset.validation) || self.dataset.validation.all(s, !{_in_output('s.uri')})) && "
                 f"(!has(self.evaluation.regression) || self.evaluation.regression.all(s, !{_in_output('s.uri')}))",
-                "output.uri must not be a folder that dataset.test, dataset.validation or evaluation.regression reads "
-                "from or one above it: the next run would read the results as rows; choose another prefix",
+                "output.uri must not be a folder that contains files of dataset.test, dataset.validation or "
+                "evaluation.regression: the next run would read the results as rows; choose another prefix",
             ),
             (
                 "!self.output.merge || self.method.type != 'Full'",
-                "method.type Full publishes a whole model, so there is nothing to merge: remove output.merge",
+                "method.type Full publishes a whole model and no adapter to merge: remove output.merge",
             ),
         )
     )
 
-    profile_name: Annotated[DnsLabel, dns_label("the name of a FineTuneProfile, see kubectl get finetuneprofiles")] = (
-        "default"
-    )
-    """The FineTuneProfile to run under: the platform team's GPUs, storage and trainer image."""
+    profile_name: Annotated[
+        DnsLabel, dns_label("the name of a FineTuneProfile; list them with kubectl get finetuneprofiles")
+    ] = "default"
+    """Name of the FineTuneProfile to use. The platform team defines GPUs, storage and the trainer image in it."""
     model: Model
     """The base model."""
     method: Method = Method()
     """How the weights are tuned."""
     dataset: Dataset
-    """The rows to learn from and those to judge by."""
+    """The rows for training, validation and test."""
     training: Training = Training()
-    """The recipe."""
+    """Training settings, for example epochs and learning rate."""
     evaluation: Evaluation = Evaluation()
-    """How base and tuned model are compared."""
+    """How the tuned model is compared with the base model."""
     output: Output
-    """Where the results go."""
+    """Where the results are written."""
     compute: Compute = Compute()
-    """What the training pod asks for."""
+    """Resources that the training pod requests."""

@@ -1,4 +1,5 @@
-"""What a tenant writes about the method: which weights are trained, and how the base is held."""
+"""The fields of a FineTuneJob about the method: which weights are trained, and how the base weights are stored in
+memory."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -20,7 +21,7 @@ class MethodType(StrEnum):
 
 
 class LoraBias(StrEnum):
-    """Which biases are trained beside the adapter."""
+    """Which biases of the base model are trained in addition to the adapter."""
 
     NONE = "None"
     ALL = "All"
@@ -28,28 +29,29 @@ class LoraBias(StrEnum):
 
 
 class QuantizationType(StrEnum):
-    """The four-bit number the base weights are held in."""
+    """The 4-bit number format of the base weights."""
 
     NF4 = "NF4"
     FP4 = "FP4"
 
 
 class ComputeDtype(StrEnum):
-    """The number that matrices are multiplied in."""
+    """The number format of matrix multiplications."""
 
     BFLOAT16 = "BFloat16"
     FLOAT32 = "Float32"
 
 
 class Lora(ApiModel):
-    """LoRA's own settings, named as PEFT's LoraConfig names them."""
+    """Settings of LoRA, with the names of PEFT's LoraConfig."""
 
     r: Annotated[int, Field(ge=1, le=512)] = 16
-    """Rank of the update matrices. More learns more and costs more memory."""
+    """Rank of the update matrices. A higher rank can learn more and uses more memory."""
     alpha: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Scale of the update: it is multiplied by alpha / r. Twice the rank is the usual choice."""
+    """Scale of the update: the update is multiplied by alpha / r. A usual value is twice the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the adapter's inputs dropped while training. Helps small data sets, slows learning."""
+    """Share of the adapter's inputs that are dropped during training. Dropout helps small data sets and slows down
+    learning."""
     target_modules: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=256)]],
         Field(min_length=1, max_length=64),
@@ -57,23 +59,24 @@ class Lora(ApiModel):
             rules(
                 (
                     "!self.exists(m, m == 'all-linear') || self.size() == 1",
-                    "all-linear already means every linear layer: write it alone, or name the modules without it",
+                    "all-linear already includes every linear layer: set only all-linear, or list the modules "
+                    "without it",
                 )
             )
             | {"x-kubernetes-list-type": "set"}
         ),
     ] = Field(default=["all-linear"])
-    """Modules that get an adapter, by the end of their name (q_proj, v_proj), or all-linear for every linear layer
-    but the output head."""
+    """Modules that get an adapter, by the end of their name (q_proj, v_proj). all-linear means every linear layer
+    except the output head."""
     bias: LoraBias = LoraBias.NONE
-    """Biases of the base model that are trained too: None, All, or LoraOnly for those of the modules with an adapter.
-    Not every server can load them."""
+    """Biases of the base model that are trained too: None, All, or LoraOnly for the biases of modules with an adapter.
+    Some inference servers cannot load trained biases."""
     use_rslora: bool = False
-    """Multiplies the update by alpha / sqrt(r) in place of alpha / r, which keeps high ranks learning (rsLoRA,
-    Kalajdzievski 2023). With it a smaller alpha is usual."""
+    """If true, the update is multiplied by alpha / sqrt(r) instead of alpha / r, so that adapters with a high rank
+    learn well (rsLoRA, Kalajdzievski 2023). A smaller alpha is usual with this setting."""
     use_dora: bool = False
-    """Learns the size of each weight column apart from its direction (DoRA, Liu et al. 2024). Often better at low
-    ranks, and slower."""
+    """If true, the magnitude and the direction of each weight column are learned separately (DoRA, Liu et al. 2024).
+    DoRA is often better at low ranks, and slower."""
     modules_to_save: (
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=256)]],
@@ -82,24 +85,26 @@ class Lora(ApiModel):
         ]
         | None
     ) = None
-    """Modules trained whole and saved with the adapter, by the end of their name, for example embed_tokens and lm_head.
-    Default: none."""
+    """Modules whose full weights are trained and saved with the adapter, by the end of their name, for example
+    embed_tokens and lm_head. Default: none."""
     from_: Annotated[PrefixUri | None, Field(alias="from")] = None
-    """Adapter to continue from, as s3://BUCKET/PREFIX: the folder with adapter_config.json and
-    adapter_model.safetensors, such as an earlier job's output.uri with /adapter. It has to be a LoRA adapter of this
-    base model with the same r, alpha, useRslora and useDora; its modules are kept when targetModules is all-linear.
-    Default: a fresh adapter."""
+    """Folder of an adapter to continue from, as s3://BUCKET/PREFIX. The folder contains adapter_config.json and
+    adapter_model.safetensors; for example, output.uri of an earlier job followed by /adapter. It must be a LoRA
+    adapter of this base model with the same r, alpha, useRslora and useDora. The modules of that adapter are kept if
+    targetModules is all-linear. Default: training starts with a new adapter."""
 
 
 class Quantization(ApiModel):
-    """How QLoRA holds the base weights, named as bitsandbytes names it."""
+    """Quantization of the base weights for QLoRA, with the names of bitsandbytes."""
 
     type: QuantizationType = QuantizationType.NF4
-    """NF4 is made for weights, which are spread normally (Dettmers et al. 2023). FP4 is a plain 4-bit float."""
+    """Number format. NF4 is designed for normally distributed weights (Dettmers et al. 2023). FP4 is a plain 4-bit
+    floating-point number."""
     double_quant: bool = True
-    """Whether the scales are quantized too, which saves 0.4 bits a weight."""
+    """Whether the scales are quantized too. Double quantization saves 0.4 bits per weight."""
     compute_dtype: ComputeDtype = ComputeDtype.BFLOAT16
-    """What the weights are turned back into to be multiplied. Float32 is several times slower, and for comparisons."""
+    """Number format of matrix multiplications with the weights. Float32 is several times slower and is meant for
+    comparisons."""
 
 
 class Method(ApiModel):
@@ -109,26 +114,27 @@ class Method(ApiModel):
         json_schema_extra=rules(
             (
                 "!has(self.quantization) || self.type == 'QLoRA'",
-                "quantization belongs to type QLoRA: set type to QLoRA, or remove quantization",
+                "quantization applies only to type QLoRA: set type to QLoRA, or remove quantization",
             ),
             (
                 "!has(self.lora) || !has(self.lora.from) || self.type != 'Full'",
-                "type Full trains no adapter, so there is none to continue from: remove lora.from, or set type to LoRA",
+                "type Full trains no adapter and cannot continue from one: remove lora.from, or set type to LoRA",
             ),
             (
                 "!has(self.type) || self.type != 'None' || (has(self.lora) && has(self.lora.from))",
-                "type None only evaluates, and needs an adapter for it: set lora.from to its folder",
+                "type None evaluates an existing adapter: set lora.from to the folder of that adapter",
             ),
         )
     )
 
     type: MethodType = MethodType.AUTO
-    """LoRA trains low-rank adapters over the base weights in bfloat16. QLoRA does the same over base weights held in
-    4 bits: about a quarter of the memory, somewhat slower. Full trains every weight, in fp32 with bfloat16 compute,
-    and needs 18 bytes of memory a parameter; its result is a whole model. Auto: LoRA where it fits the GPU's memory,
-    or else QLoRA; what was chosen, and why, is in status.resolved. None trains nothing and evaluates the adapter in
-    lora.from, whose own settings hold, over bfloat16 weights: run it again on newer test rows to watch for drift."""
+    """How the weights are tuned. LoRA: low-rank adapters are trained on base weights in bfloat16. QLoRA: the same on
+    base weights in 4 bits; this needs about a quarter of the memory and is somewhat slower. Full: every weight is
+    trained, in fp32 with computation in bfloat16; this needs 18 bytes of memory per parameter, and the result is a
+    whole model. Auto: LoRA if it fits into the GPU memory, otherwise QLoRA; status.resolved reports the choice and
+    its cause. None: nothing is trained; the adapter in lora.from is evaluated with its own settings on base weights
+    in bfloat16. Run None again on newer test rows to detect drift."""
     lora: Lora = Lora()
-    """Settings of the adapter. Full has none."""
+    """Settings of the adapter. Method Full does not use them."""
     quantization: Quantization | None = None
-    """How the base weights are held under QLoRA. Default: NF4 with double quantization, computing in bfloat16."""
+    """Quantization of the base weights for QLoRA. Default: NF4 with double quantization, computing in bfloat16."""

@@ -1,4 +1,4 @@
-"""FineTuneProfile: what the platform team decides once for the whole cluster."""
+"""The spec of a FineTuneProfile, which the platform team writes once for the whole cluster."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -17,8 +17,8 @@ NodeLabels = Annotated[
                 "self.all(name, name.size() <= 317 && "
                 "name.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') && "
                 "self[name].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$'))",
-                "must be labels of nodes, for example nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3; see kubectl get "
-                "nodes --show-labels",
+                "must be node labels, for example nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3; list them with "
+                "kubectl get nodes --show-labels",
             )
         )
     ),
@@ -34,7 +34,7 @@ class PullPolicy(StrEnum):
 
 
 class TrainerImage(ApiModel):
-    """The container that checks data and trains."""
+    """The container image that runs preflight and training."""
 
     image: Annotated[
         str,
@@ -43,43 +43,43 @@ class TrainerImage(ApiModel):
             rules(
                 (
                     "self.matches('^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$')",
-                    "must be the reference of an image, for example registry.example.com/ml/finetune-trainer:1.0",
+                    "must be an image reference, for example registry.example.com/ml/finetune-trainer:1.0",
                 )
             )
         ),
     ]
-    """Image of the trainer, best by digest."""
+    """Image of the trainer, preferably with a digest."""
     image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
-    """When the kubelet pulls it."""
+    """When the kubelet pulls the image."""
     allow_cpu: Annotated[bool, Field(alias="allowCPU")] = False
-    """Whether a training pod that finds no usable GPU may train on the CPU. For trials: otherwise it fails as
-    GPUFault."""
+    """Whether a training pod may train on the CPU if it finds no usable GPU. This is for trials. If false, such a pod
+    fails with reason GPUFault."""
 
 
 class Toleration(ApiModel):
-    """A taint the training pods tolerate, as in a Pod."""
+    """A toleration of the training pods, as in a Pod."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
                 "self.operator != 'Exists' || !has(self.value) || self.value == ''",
-                "operator Exists takes no value: remove value, or set operator to Equal",
+                "operator Exists does not accept a value: remove value, or set operator to Equal",
             ),
             (
                 "self.operator != 'Equal' || (has(self.key) && self.key != '')",
-                "operator Equal needs a key: name the taint, or set operator to Exists",
+                "operator Equal needs a key: set key to the key of the taint, or set operator to Exists",
             ),
         )
     )
 
     key: Label | None = None
-    """The taint's key; empty with operator Exists means every taint."""
+    """Key of the taint. An empty key with operator Exists tolerates every taint."""
     operator: Annotated[str, SchemaKeys({"enum": ["Exists", "Equal"]})] = "Equal"
     """Exists or Equal."""
     value: Label | None = None
-    """The taint's value, for operator Equal."""
+    """Value of the taint, for operator Equal."""
     effect: Annotated[str, SchemaKeys({"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]})] | None = None
-    """The taint's effect; unset means every effect."""
+    """Effect of the taint. If unset, every effect is tolerated."""
 
 
 GpuMemory = Annotated[
@@ -110,11 +110,11 @@ Price = Annotated[
 
 
 class GpuType(ApiModel):
-    """One kind of GPU the cluster has."""
+    """One type of GPU in the cluster."""
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
-    """What it is called, for example h100-80gb. A name with the product's in it, here or in nodeSelector, lets
-    preflight predict how long a job takes."""
+    """Name of the GPU type, for example h100-80gb. If this name or nodeSelector contains the product name of the GPU,
+    preflight can predict the duration of a job."""
     resource_name: Annotated[
         str,
         Field(min_length=1, max_length=253),
@@ -127,30 +127,30 @@ class GpuType(ApiModel):
             )
         ),
     ] = "nvidia.com/gpu"
-    """The extended resource its device plugin advertises."""
+    """Extended resource that the device plugin of the GPU advertises."""
     memory: GpuMemory | None = None
-    """Memory of one, as nvidia-smi shows it, for example 81559Mi. Preflight then refuses, as DoesNotFit, a job that
-    cannot run in it. Default: none, and no job is refused for it."""
+    """Memory of one GPU, as nvidia-smi shows it, for example 81559Mi. If set, preflight fails a job that does not fit
+    into this memory, with reason DoesNotFit. Default: unset, and preflight does not check."""
     price_per_hour: Price | None = None
-    """What one costs in an hour, as a decimal string in the currency of your choice, for example '2.50'. Preflight then
-    predicts the cost of a job. Default: none."""
+    """Price of one GPU for one hour, as a decimal string in any currency, for example '2.50'. If set, preflight
+    predicts the cost of a job. Default: unset."""
     node_selector: NodeLabels | None = None
-    """Labels of the nodes that have it."""
+    """Labels of the nodes that have this GPU."""
     tolerations: (
         Annotated[list[Toleration], Field(max_length=32), SchemaKeys({"x-kubernetes-list-type": "atomic"})] | None
     ) = None
-    """Taints of those nodes."""
+    """Tolerations for the taints of those nodes."""
 
 
 class Storage(ApiModel):
-    """One S3 service, found by the bucket's name: manifests carry URIs only."""
+    """One S3 service. It is found by the name of the bucket, so manifests contain only URIs."""
 
     buckets: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=63)]],
         Field(min_length=1, max_length=64),
         SchemaKeys({"x-kubernetes-list-type": "set"}),
     ]
-    """Names of its buckets; * and ? are wildcards. The first storage that matches is used."""
+    """Names of the buckets of this service; * and ? are wildcards. The first storage that matches a bucket is used."""
     endpoint: (
         Annotated[
             str,
@@ -161,7 +161,7 @@ class Storage(ApiModel):
         ]
         | None
     ) = None
-    """Address of the service. Default: Amazon's, for the region."""
+    """Address of the service. Default: the address of Amazon S3 for the region."""
     region: Annotated[str, Field(min_length=1, max_length=63)] = "us-east-1"
     """Region of the buckets."""
     credentials_secret_name: (
@@ -179,9 +179,9 @@ class Storage(ApiModel):
         ]
         | None
     ) = None
-    """Secret in the tenant's namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN
-    where the keys are temporary. Running jobs use rotated keys from the next request on. Default: none, the pod's own
-    cloud identity is used."""
+    """Name of a Secret in the tenant's namespace. The Secret has the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
+    and AWS_SESSION_TOKEN for temporary keys. Running jobs use changed keys from the next request. Default: unset,
+    and the pod uses its cloud identity."""
 
 
 QueueName = Annotated[
@@ -191,7 +191,7 @@ QueueName = Annotated[
         rules(
             (
                 "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
-                "must be the name of a queue in the tenants' namespaces, for example cpu; see kubectl get localqueues",
+                "must be the name of a LocalQueue, for example cpu; list them with kubectl get localqueues",
             )
         )
     ),
@@ -199,31 +199,32 @@ QueueName = Annotated[
 
 
 class PreflightPods(ApiModel):
-    """Preflight pods, which ask for no GPU."""
+    """Settings of the preflight pods, which request no GPU."""
 
     queue_name: QueueName | None = None
-    """Kueue's LocalQueue, of this name in each tenant's namespace, that preflight Jobs stand in. Set it where Kueue
-    manages Jobs without a queue name (manageJobsWithoutQueueName): it holds them back for ever. Default: none. The
-    training Job takes its queue from the FineTuneJob's label kueue.x-k8s.io/queue-name."""
+    """Name of the Kueue LocalQueue of the preflight Jobs. The LocalQueue must exist in each tenant's namespace. Set it
+    if Kueue manages Jobs without a queue name (manageJobsWithoutQueueName), because preflight Jobs never start
+    otherwise. Default: unset. The queue of the training Job is the label kueue.x-k8s.io/queue-name of the
+    FineTuneJob."""
 
 
 class Pods(ApiModel):
-    """The pods the operator makes."""
+    """Settings of the pods that the operator creates."""
 
     preflight: PreflightPods = PreflightPods()
-    """Preflight pods, which ask for no GPU."""
+    """Settings of the preflight pods, which request no GPU."""
 
 
 class FineTuneProfileSpec(ApiModel):
-    """GPUs, storage and trainer image that FineTuneJobs run with."""
+    """GPUs, storage and trainer image for FineTuneJobs."""
 
     trainer: TrainerImage
-    """The container that checks data and trains."""
+    """The container image that runs preflight and training."""
     gpu_types: Annotated[list[GpuType], Field(min_length=1, max_length=1), list_map("name")]
-    """The GPU that training pods ask for."""
+    """The GPU type that training pods request."""
     storages: Annotated[
         list[Storage], Field(min_length=1, max_length=32), SchemaKeys({"x-kubernetes-list-type": "atomic"})
     ]
-    """S3 services by bucket."""
+    """S3 services and their buckets."""
     pods: Pods = Pods()
-    """The pods the operator makes."""
+    """Settings of the pods that the operator creates."""

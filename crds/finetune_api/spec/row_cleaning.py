@@ -1,4 +1,4 @@
-"""What is done to the rows before they are learned: cleaning, and finding copies."""
+"""The fields of a FineTuneJob about cleaning rows and finding near-duplicates."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -33,7 +33,7 @@ class Whitespace(StrEnum):
 
 
 class Masked(StrEnum):
-    """What is replaced by a mark."""
+    """Kind of personal data that is replaced by a mark."""
 
     EMAIL = "Email"
     CARD = "Card"
@@ -56,13 +56,13 @@ Pattern = Annotated[
 Region = Annotated[
     str,
     Field(min_length=2, max_length=2),
-    SchemaKeys(rules(("self.matches('^[A-Z]{2}$')", "must be a country's code of two capitals, for example DE"))),
+    SchemaKeys(rules(("self.matches('^[A-Z]{2}$')", "must be a country code of two capital letters, for example DE"))),
 ]
 SET = SchemaKeys({"x-kubernetes-list-type": "set"})
 
 
 class Near(StrEnum):
-    """What happens to rows that are nearly the same."""
+    """What happens to near-duplicate rows."""
 
     GROUP = "Group"
     DROP = "Drop"
@@ -70,68 +70,74 @@ class Near(StrEnum):
 
 
 class Clean(ApiModel):
-    """How the text of every message is cleaned, in the rows to learn from and in the held-out ones alike. The steps run
-    in the order of the fields; status.preflight.cleaned counts the rows each of them changed."""
+    """How the text of every message is cleaned, in training, validation and test rows. The steps run in the order of
+    the fields. status.preflight.cleaned reports how many rows each step changed."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
                 "!has(self.phoneRegions) || self.phoneRegions.size() == 0 || (has(self.mask) && 'Phone' in self.mask)",
-                "phoneRegions says which phone numbers are masked: add Phone to mask, or remove phoneRegions",
+                "phoneRegions has an effect only with Phone in mask: add Phone to mask, or remove phoneRegions",
             )
         )
     )
 
     mojibake: Mojibake = Mojibake.KEEP
-    """Repair undoes a wrong decoding, for example cafÃ© for café, with ftfy's fix_encoding. Keep leaves it: rows that
-    are about such text would be changed too."""
+    """What happens to text that was decoded with the wrong encoding. Repair: the text is repaired with fix_encoding of
+    ftfy, for example cafÃ© becomes café. Repair also changes rows that discuss such text. Keep: the text is not
+    changed."""
     unicode: UnicodeForm = UnicodeForm.NFC
-    """Unicode normalisation. NFC writes each accented letter in one way, which no reader can see and which many
-    tokenizers do themselves; without it the same word is learned as different tokens. NFKC also replaces look-alikes
-    (ligatures, full-width letters, superscripts): x² becomes x2. Keep leaves the text as it is."""
+    """Unicode normalisation. NFC: each accented letter gets one single spelling. Readers see no difference, and many
+    tokenizers do the same; without NFC the model can learn the same word as different tokens. NFKC: look-alike
+    characters (ligatures, full-width letters, superscripts) are also replaced, for example x² becomes x2. Keep: the
+    text is not changed."""
     remove: Annotated[list[Pattern], Field(max_length=32), SET] = Field(default=[])
-    """Boilerplate to take out: regular expressions in RE2's syntax, which cannot run away on any text. (?m) lets ^ and
-    $ match at each line, (?s) lets . match a line end. Words on either side are never joined."""
+    """Boilerplate to remove: regular expressions in RE2 syntax, whose run time is always linear. (?m) lets ^ and $
+    match at each line; (?s) lets . match a line break. The words before and after a removed part are never joined."""
     whitespace: Whitespace = Whitespace.KEEP
-    """Trim writes line ends as a single newline and takes white space from the ends of lines and of the text. Collapse
-    also makes each run of white space within a line a single space and more than one empty line one: it destroys the
-    indentation of code. Keep leaves it."""
+    """What happens to white space. Trim: every line break becomes one newline, and white space is removed from the ends
+    of the lines and of the text. Collapse: in addition, several spaces within a line become one space, and several
+    empty lines become one. Collapse destroys the indentation of code. Keep: the text is not changed."""
     mask: Annotated[list[Masked], Field(max_length=3), SET] = Field(default=[])
-    """What is replaced by a mark: Email by <EMAIL_ADDRESS>, Card by <CREDIT_CARD> (numbers with a card network's length
-    and prefix and a right Luhn check digit), Phone by <PHONE_NUMBER> (with a country code, or as written in one of
-    phoneRegions). A help, no proof: names and spelled-out numbers stay."""
+    """Personal data to replace by a mark. Email becomes <EMAIL_ADDRESS>. Card becomes <CREDIT_CARD>, for numbers with
+    the length and prefix of a card network and a correct Luhn check digit. Phone becomes <PHONE_NUMBER>, for numbers
+    with a country code or in the style of one of phoneRegions. Masking is not complete: for example, names and
+    numbers written as words are not masked."""
     phone_regions: Annotated[list[Region], Field(max_length=16), SET] = Field(default=[])
-    """Countries whose phone numbers are also masked when written without a country code, as ISO 3166-1 codes, for
-    example [DE, US]. A bare run of digits is taken for a phone number only where a word like phone or tel precedes it:
-    order numbers look the same."""
+    """Countries whose phone numbers are also masked if they have no country code, as ISO 3166-1 codes, for example [DE,
+    US]. Digits without separators are masked only after a word such as phone or tel, because order numbers look the
+    same."""
 
 
 class EmbeddingModel(ApiModel):
-    """A sentence model."""
+    """A sentence embedding model."""
 
     uri: PrefixUri
-    """Where it lies, as s3://BUCKET/PREFIX: the folder with config.json, the tokenizer and the weights as .safetensors
-    of an encoder such as all-MiniLM-L6-v2. A text's embedding is the mean of its tokens, or its first token where
-    1_Pooling/config.json says so."""
+    """Folder of the sentence embedding model, as s3://BUCKET/PREFIX. It contains config.json, the tokenizer and the
+    weights as .safetensors of an encoder such as all-MiniLM-L6-v2. The embedding of a text is the mean over its
+    tokens, or its first token if 1_Pooling/config.json says so."""
 
 
 class Deduplicate(ApiModel):
-    """What happens to near copies: rows whose texts' Jaccard similarity, over every five words in a row (or characters,
-    in texts of 8 to 19 words), is at least the threshold. Case, punctuation and white space do not count, nor does text
-    that most rows share. No more than 2% of the rows, or ten, are taken for copies of one another."""
+    """What happens to near-duplicates: rows whose texts have at least the threshold as Jaccard similarity. The
+    similarity is computed over all sequences of five words, or of five characters in texts of 8 to 19 words. Case,
+    punctuation, white space and text that most rows share are ignored. A group of near-duplicates has at most 2% of
+    the rows, or 10 rows if that is more."""
 
     near: Near = Near.GROUP
-    """Group keeps every row and puts those that ask nearly the same on one side of the split, so that none is tested on
-    what was learned. Drop also keeps only the first of the rows that are nearly the same in question and answer,
-    and none to learn from that asks nearly the same as a row named in test or validation. Keep does not look for them;
-    rows that ask exactly the same still stay together."""
+    """What happens to near-duplicates. Group: every row is kept, and rows with near-duplicate prompts go to the same
+    side of the split, so that no test row was seen in training. Drop: in addition, only the first of the rows with
+    near-duplicate prompts and answers is kept, and training rows with a near-duplicate prompt in dataset.test or
+    dataset.validation are dropped. Keep: near-duplicates are not searched for; rows with exactly the same prompt
+    still go to the same side."""
     embedding_model: EmbeddingModel | None = None
-    """Compares rows by their meaning rather than their words: near copies are those whose embeddings have at least the
-    threshold's cosine similarity. Slower by far, and for at most 200,000 rows. Default: by words."""
+    """Compares rows by meaning instead of by words: near-duplicates are rows whose embeddings have at least the
+    threshold as cosine similarity. The comparison is much slower and accepts at most 200,000 rows. Default: rows are
+    compared by words."""
     threshold: Annotated[float, Field(ge=0.5, le=1)] | None = None
-    """Similarity from which rows are near copies. Default: 0.8; with embeddingModel 0.9."""
+    """Similarity at or above which rows are near-duplicates. Default: 0.8, or 0.9 with embeddingModel."""
 
     @property
     def sentence_model(self) -> str | None:
-        """URI of the model to look for near copies with; None where rows are compared by their words or not at all."""
+        """URI of the sentence embedding model; None if near-duplicates are compared by words or not searched for."""
         return None if self.near is Near.KEEP or self.embedding_model is None else self.embedding_model.uri

@@ -1,4 +1,4 @@
-"""What a tenant writes about the training: the recipe."""
+"""The fields of a FineTuneJob about the training."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -9,14 +9,14 @@ from finetune_api.model import ApiModel, Seed
 
 
 class Optimizer(StrEnum):
-    """What turns gradients into updates."""
+    """The algorithm that updates the weights from the gradients."""
 
     ADAMW = "AdamW"
     PAGED_ADAMW_8BIT = "PagedAdamW8bit"
 
 
 class Scheduler(StrEnum):
-    """How the learning rate falls after the warm-up."""
+    """How the learning rate decreases after the warm-up."""
 
     COSINE = "Cosine"
     LINEAR = "Linear"
@@ -24,7 +24,7 @@ class Scheduler(StrEnum):
 
 
 class GradientCheckpointing(StrEnum):
-    """Whether activations are computed again in the backward pass rather than kept."""
+    """Whether activations are recomputed in the backward pass instead of stored."""
 
     AUTO = "Auto"
     ENABLED = "Enabled"
@@ -32,7 +32,7 @@ class GradientCheckpointing(StrEnum):
 
 
 class EarlyStoppingMetric(StrEnum):
-    """What has to go on improving."""
+    """The metric that must keep improving."""
 
     VALIDATION_LOSS = "ValidationLoss"
 
@@ -45,67 +45,73 @@ class Publish(StrEnum):
 
 
 class LossOn(StrEnum):
-    """Which tokens of a row are learned."""
+    """Which tokens of a row the model learns."""
 
     COMPLETION = "Completion"
     ALL = "All"
 
 
 class EarlyStopping(ApiModel):
-    """When training ends before its last step because it no longer helps."""
+    """When training stops before the last step because the validation loss no longer improves."""
 
     metric: EarlyStoppingMetric = EarlyStoppingMetric.VALIDATION_LOSS
-    """What has to go on falling: the loss on the validation rows."""
+    """The metric that must keep decreasing: the loss on the validation rows."""
     patience: Annotated[int, Field(ge=1, le=1000)] = 3
-    """Evaluations in a row without an improvement after which it stops."""
+    """Number of consecutive evaluations without an improvement after which training stops."""
     min_delta: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """By how much, in nats per token, the loss has to fall below the best so far to count as an improvement."""
+    """Smallest decrease of the loss below the best loss so far that counts as an improvement, in nats per token."""
 
 
 class Training(ApiModel):
-    """The recipe. What is not set is resolved by the preflight and shown in status.resolved."""
+    """Training settings, for example epochs and learning rate. The preflight chooses the values that are not set, and
+    status.resolved reports them."""
 
     epochs: Annotated[int, Field(ge=1, le=100)] = 1
-    """Passes over the training rows."""
+    """Number of passes over the training rows."""
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Optimizer steps to stop after, should the epochs be more."""
+    """Largest number of optimizer steps. Training stops there even if the epochs are not complete. Default: the steps
+    of all epochs."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Peak learning rate. Default: 2e-4, and 1e-3 for models below one billion parameters; 1e-5 for method Full."""
+    """Peak learning rate. Default: 2e-4; 1e-3 for models below one billion parameters; 1e-5 for method Full."""
     scheduler: Scheduler = Scheduler.COSINE
-    """How the learning rate falls from its peak after the warm-up. Cosine: to a tenth at the last step. Linear: in a
-    straight line that reaches 0 one step after the last. Constant: not at all."""
+    """How the learning rate decreases from its peak after the warm-up. Cosine: along a cosine to 10% of the peak at the
+    last step. Linear: along a straight line that reaches 0 one step after the last step. Constant: the learning rate
+    does not decrease."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Share of the steps in which the learning rate rises to its peak. Default: 3% or 10 steps, whichever is more, but
-    at most a tenth."""
+    """Share of the steps during which the learning rate rises to its peak. Default: 3% of the steps or 10 steps,
+    whichever is more, but at most 10% of the steps."""
     optimizer: Optimizer = Optimizer.ADAMW
-    """AdamW keeps 8 bytes of state for each trained parameter. PagedAdamW8bit keeps 2, of an embedding 8, and
-    moves them to the host's memory where the GPU's runs short: worth it for method Full."""
+    """Optimizer. AdamW stores 8 bytes of state per trained parameter. PagedAdamW8bit stores 2 bytes (8 bytes for
+    embeddings) and moves them to the host's memory if the GPU runs out of memory; it is useful for method Full."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Decoupled weight decay. Biases and norms are left out."""
+    """Decoupled weight decay. It does not apply to biases and norms."""
     max_grad_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
-    """Gradients are scaled down to this norm where theirs is larger; 0 leaves them as they are."""
+    """Largest norm of the gradients. Larger gradients are scaled down to this norm; 0 disables the limit."""
     global_batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
-    """Rows per optimizer step. How they are spread over memory never changes a step."""
+    """Rows per optimizer step. The division of these rows into micro-batches does not change the result of a step."""
     micro_batch_tokens: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
-    """Tokens put through the model at a time, at most; what does not fit into the GPU's memory is halved before the
-    first step. It changes speed and memory, not the result. Default: on a GPU the most that fits, up to 16384; on a
-    CPU 2048. Never less than the longest row."""
+    """Largest number of tokens in a micro-batch. If a micro-batch does not fit into the GPU memory, the number is
+    halved before the first step. The value changes speed and memory use, not the result. Default: on a GPU, the
+    largest number that fits, up to 16384; on a CPU, 2048. The value used is never below the longest row."""
     gradient_checkpointing: GradientCheckpointing = GradientCheckpointing.AUTO
-    """Enabled computes activations again in the backward pass in place of keeping them: a third slower, for a fraction
-    of the memory, and the same result. Auto: only where it does not fit otherwise."""
+    """Gradient checkpointing. Enabled: activations are recomputed in the backward pass instead of stored; training is
+    about a third slower, needs a fraction of the memory, and gives the same result. Auto: enabled only if training
+    does not fit into the memory otherwise."""
     max_sequence_length: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
-    """Longest row in tokens, prompt and answer together. Default: the longest row of the data, at most the model's
-    context and at most 4096."""
+    """Largest length of a row in tokens, prompt and answer together. Default: the length of the longest row, but at
+    most the context of the model and at most 4096."""
     loss_on: LossOn = LossOn.COMPLETION
-    """Which tokens are learned. Completion: the answers and their ends. All: prompts too. Rows of format Text are
-    learned whole in either case."""
+    """Which tokens the model learns. Completion: the answers and their end-of-turn tokens. All: the prompts too. For
+    rows of format Text, the model learns all tokens with either value."""
     evaluate_every: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Optimizer steps after which the loss on the validation rows is measured, beside the last, on 500 of them at
-    most. Default: a fifth of the steps, and at least once an epoch."""
+    """Number of optimizer steps between two measurements of the loss on the validation rows. The loss is also measured
+    after the last step. At most 500 validation rows are used. Default: a fifth of the steps, and at least once per
+    epoch."""
     early_stopping: EarlyStopping | None = None
-    """Ends the training before its last step where it no longer helps. Default: it runs to the last step."""
+    """Stops training before the last step if the validation loss no longer improves. Default: training runs to the last
+    step."""
     publish: Publish | None = None
-    """Best publishes the weights with the lowest loss on the validation rows, Last those of the last step. Default:
-    Best, and Last where there are no validation rows."""
+    """Which weights are published. Best: the weights with the lowest loss on the validation rows. Last: the weights of
+    the last step. Default: Best, or Last if there are no validation rows."""
     seed: Seed = 0
-    """Seed of everything random: the order of rows, the adapter's first weights, dropout."""
+    """Seed of all random choices: the order of rows, the initial weights of the adapter, and dropout."""

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from finetune_api import names
-from finetune_api.reasons import FAILURES, FailureReason, sentence
+from finetune_api.reasons import FailureReason, finding_of, sentence
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import Attempt, ConditionType, Stage, State
@@ -173,9 +173,7 @@ def _published(world: World, now: datetime) -> Plan:
     if world.status.evaluation is None or world.status.evaluation.passed is not False:
         return _complete(world, now)
     reason, evaluated = FailureReason.EVALUATION_GATE_FAILED, world.status.condition(ConditionType.EVALUATED)
-    # The attempt's last word ends with the remedy, which failing puts behind every finding.
-    finding = evaluated.message.removesuffix(FAILURES[reason].remedy) if evaluated else ""
-    return _fail(world, reason, finding, now)
+    return _fail(world, reason, finding_of(reason, evaluated.message) if evaluated else "", now)  # adds the remedy
 
 
 def _complete(world: World, now: datetime) -> Plan:

@@ -21,7 +21,7 @@ ENDS: dict[str, End] = {
     "it says why": (
         lambda pod: pod.fails(FailureReason.LOSS_DIVERGED, "Step 12: the loss is not a number."),
         FailureReason.LOSS_DIVERGED,
-        "Step 12: the loss is not a number. Lower training.learningRate",
+        "Step 12: the loss is not a number. Lower spec.training.learningRate",
     ),
     "no GPU to be found": (
         lambda pod: pod.fails(FailureReason.GPU_FAULT, "No usable GPU was found."),
@@ -43,7 +43,7 @@ ENDS: dict[str, End] = {
     "killed for memory": (
         lambda pod: pod.crashes(137, why="OOMKilled"),
         FailureReason.HOST_OUT_OF_MEMORY,
-        "over its memory limit and was killed. Raise compute.memory.",
+        "over its memory limit and was killed. Raise spec.compute.memory and create the job again.",
     ),
     "asked to stop": (lambda pod: pod.crashes(143), FailureReason.PREEMPTED, "asked to stop"),
     "evicted for memory": (

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from finetune_api.bundle import Bundle
-from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.reasons import FAILURES, FailureReason, sentence
 from finetune_api.spec.method import MethodType
 from finetune_api.status.job import ConditionType
 from finetune_trainer import train as module
@@ -37,7 +37,7 @@ def _failure(bundle: Bundle) -> FailureReason:
     condition = writer.intent.conditions[-1] if writer.intent.conditions else None
     assert condition
     assert (condition.type, condition.status, condition.reason) == ("Trained", "False", caught.value.reason)
-    assert FAILURES[caught.value.reason].remedy in condition.message
+    assert condition.message == sentence(caught.value.reason, caught.value.message)
     return caught.value.reason
 
 

@@ -65,7 +65,7 @@ def test_docstrings_names_and_patterns_are_no_messages(page: ModuleType, tmp_pat
 
 def test_the_rules_of_the_api_server_stand_with_their_fields(page: ModuleType, tmp_path: Path) -> None:
     text = page.messages_text(source(tmp_path, ""), [job_crd()])
-    assert "- `FineTuneJob.spec.evaluation.baselines`: must hold Base" in text
+    assert "- `FineTuneJob.spec.evaluation.baselines`: must contain Base" in text
 
 
 def test_every_reason_has_its_part(page: ModuleType, tmp_path: Path) -> None:

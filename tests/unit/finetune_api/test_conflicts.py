@@ -63,7 +63,6 @@ def test_places_apart_are_fine() -> None:
     ],
 )
 def test_an_output_among_the_rows_is_named_whichever_source_they_are_of(uri: str, output: str) -> None:
-    wanted = f"({uri}) reads from, so that the next run would read this job's results as rows: choose a prefix outside"
     source = [{"uri": uri}]
     for field, arguments in {
         "spec.dataset.train[0]": {"train": source},
@@ -73,8 +72,10 @@ def test_an_output_among_the_rows_is_named_whichever_source_they_are_of(uri: str
     }.items():
         others = {"train": [{"uri": "s3://elsewhere/rows.jsonl"}]} | arguments
         (message,) = found(output=output, **others)
-        assert message.startswith(f"spec.output.uri: {output} is a place that {field} ")
-        assert wanted in message
+        assert message == (
+            f"spec.output.uri: {field} ({uri}) reads files from {output}. The next run would read the results of this "
+            "job as rows: choose a prefix outside of that folder."
+        )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,10 @@ def test_an_output_beside_the_rows_is_fine(uri: str, output: str) -> None:
 
 @pytest.mark.parametrize("output", ["s3://m/base", "s3://m/base/", "s3://m", "s3://m/x/../base", "s3://m//base"])
 def test_an_output_that_would_overwrite_a_model_is_named(output: str) -> None:
-    folder, wanted = "s3://m/base", "or one above it, so that the results could overwrite it: choose another prefix."
+    folder, wanted = (
+        "s3://m/base",
+        "or a folder above it. The results could overwrite that folder: choose another prefix.",
+    )
     embedding = {"embeddingModel": {"uri": folder}}
     for field, arguments in {
         "spec.model.uri": {"model": folder},
@@ -127,12 +131,12 @@ def test_an_output_below_the_model_or_beside_an_earlier_adapter_is_fine() -> Non
 def test_a_source_named_twice_is_named_with_the_first(arguments: dict[str, Any], field: str, known: str) -> None:
     (message,) = found(**arguments)
     assert message.startswith(f"spec.dataset.{field}: ")
-    assert message.endswith(f"is what spec.dataset.{known} names already: remove one of the two, or correct it.")
+    assert message.endswith(f"is already used by spec.dataset.{known}: remove or correct one of the two.")
 
 
 def test_a_regression_set_of_learned_rows_or_twice_by_one_metric_is_named() -> None:
     (learned,) = found(regression=[GENERAL | {"uri": ROWS}])
-    assert "is what spec.dataset.train[0] names already" in learned
+    assert "is already used by spec.dataset.train[0]" in learned
     sets = [GENERAL | {"uri": "s3://data/general.jsonl", "name": name} for name in ("one", "two")]
     (twice,) = found(regression=sets)
     assert twice.startswith("spec.evaluation.regression[1]: ")

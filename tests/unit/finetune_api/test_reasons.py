@@ -5,12 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.bundle import TerminationMessage
-from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, reason_of_exit_code, sentence
+from finetune_api.reasons import (
+    FAILURES,
+    SUPERSEDED_EXIT_CODE,
+    FailureReason,
+    finding_of,
+    reason_of_exit_code,
+    sentence,
+)
+from finetune_api.status.fields import MESSAGE_LENGTH
 
 CODES = [failure.exit_code for failure in FAILURES.values() if failure.exit_code]
 
 
-def test_every_reason_stands_in_the_table_once() -> None:
+def test_every_reason_is_in_the_table_once() -> None:
     assert list(FAILURES) == list(FailureReason)
 
 
@@ -20,7 +28,7 @@ def test_exit_codes_are_unique_and_clear_of_those_a_shell_or_python_gives() -> N
 
 
 @pytest.mark.parametrize("reason", FailureReason)
-def test_every_reason_has_a_remedy_in_one_sentence(reason: FailureReason) -> None:
+def test_every_reason_has_a_remedy_that_begins_and_ends_as_a_sentence(reason: FailureReason) -> None:
     remedy = FAILURES[reason].remedy
     assert remedy[0].isupper()
     assert remedy.endswith(".")
@@ -38,8 +46,46 @@ def test_any_other_exit_code_is_a_crash(code: int) -> None:
     assert reason_of_exit_code(code) is FailureReason.TRAINER_CRASHED
 
 
-def test_a_sentence_is_the_finding_and_then_the_remedy() -> None:
-    assert sentence(FailureReason.HOST_OUT_OF_MEMORY, "It was killed. ") == "It was killed. Raise compute.memory."
+def test_a_message_is_the_finding_and_then_the_remedy_of_the_reason() -> None:
+    said = sentence(FailureReason.HOST_OUT_OF_MEMORY, "The container was killed. ")
+    assert said == "The container was killed. Raise spec.compute.memory and create the job again."
+
+
+@pytest.mark.parametrize(
+    ("finding", "ending"),
+    [
+        ("s3://m has no tokenizer.json: upload it.", " Then create the job again."),
+        ("The index is damaged. Upload the model again.", " Then create the job again."),
+        ("it is quantized already; set model.uri to the original", ". Then create the job again."),
+        ("The model was changed after preflight. Start a new job.", ""),
+    ],
+)
+def test_a_finding_with_its_own_remedy_gets_no_second_one(finding: str, ending: str) -> None:
+    assert sentence(FailureReason.MODEL_UNSUPPORTED, finding) == finding + ending
+
+
+@pytest.mark.parametrize(
+    "finding",
+    [
+        "Set the table. The loss is NaN at step 7.",
+        "The weights in s3://m: name of a tensor is not known.",
+        "The model in s3://m is no causal language model: config.json names BertForMaskedLM.",
+        "KeyError in load (base/weights.py:7)",
+        "",
+    ],
+)
+def test_a_finding_without_a_remedy_is_followed_by_that_of_its_reason(finding: str) -> None:
+    assert sentence(FailureReason.TRAINER_CRASHED, finding).endswith(FAILURES[FailureReason.TRAINER_CRASHED].remedy)
+
+
+@given(
+    st.sampled_from(FailureReason),
+    st.text(max_size=50) | st.just("The key is unknown: remove it.") | st.just("row " * 2000),
+)
+def test_a_message_keeps_its_words_when_it_is_read_back_and_made_again(reason: FailureReason, finding: str) -> None:
+    said = sentence(reason, finding)
+    assert sentence(reason, finding_of(reason, said)) == said
+    assert len(said) <= MESSAGE_LENGTH
 
 
 @given(st.sampled_from(FailureReason), st.text(max_size=200), st.none() | st.integers(0, 10**7))

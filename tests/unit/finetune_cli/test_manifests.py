@@ -8,8 +8,8 @@ from finetune_cli.main import main
 
 ROOT = Path(__file__).parents[3]
 FINE = [*sorted(ROOT.glob("tests/manifests/good/*.yaml")), *sorted(ROOT.glob("examples/**/*.yaml"))]
-ABOUT_URIS = ("must be s3://", "white space", "control character", "called . or ..", "output.uri must not")
-ABOUT_PLACES = ("is a place that", "or one above it", "names already")
+ABOUT_URIS = ("must be s3://", "white space", "control character", "named . or ..", "output.uri must not")
+ABOUT_PLACES = ("reads files from", "or a folder above it", "is already used by")
 WRONG = [
     path
     for path in sorted(ROOT.glob("tests/manifests/bad/*.yaml"))
@@ -53,17 +53,17 @@ def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
         (("uri: s3://data", "url: s3://data"), "job.yaml:8: spec.dataset.train[0].uri: Field required\n"),
         (
             ("s3://results/tickets", "'s3://results/tickets '"),
-            "job.yaml:11: spec.output.uri: must have no white space",
+            "job.yaml:11: spec.output.uri: must not have white space",
         ),
         (("s3://models/base", "hf://models/base"), "job.yaml:5: spec.model.uri: must be s3://BUCKET/PREFIX"),
         (("rows.jsonl", "rows.txt"), "job.yaml:8: spec.dataset.train[0].uri: must be s3://BUCKET/KEY ending in"),
         (
             ("s3://results/tickets", "s3://data"),
-            "job.yaml:11: spec.output.uri: s3://data is a place that spec.dataset.train[0] (s3://data/rows.jsonl)",
+            "job.yaml:11: spec.output.uri: spec.dataset.train[0] (s3://data/rows.jsonl) reads files from s3://data. ",
         ),
         (
             ("- uri: s3://data/rows.jsonl", "- uri: s3://data/rows.jsonl\n      - uri: s3://data/rows.jsonl"),
-            "job.yaml:9: spec.dataset.train[1]: s3://data/rows.jsonl is what spec.dataset.train[0] names already",
+            "job.yaml:9: spec.dataset.train[1]: s3://data/rows.jsonl is already used by spec.dataset.train[0]: remove or",
         ),
         (("v1alpha1", "v1"), "job.yaml:1: apiVersion: must be finetune.dev/v1alpha1\n"),
         (("spec:", "spec: ]"), "job.yaml:4: not YAML: "),

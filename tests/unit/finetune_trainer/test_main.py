@@ -66,7 +66,7 @@ def test_a_failure_ends_with_its_exit_code_message_and_remedy(
     assert done.returncode == FAILURES[FailureReason.DATASET_INVALID].exit_code
     assert said(log).reason == FailureReason.DATASET_INVALID
     assert "train.jsonl line 1:" in said(log).message
-    assert "Correct the rows" in done.stderr
+    assert done.stderr.endswith("Then create the job again.\n")
     assert "Traceback" not in done.stderr
 
 

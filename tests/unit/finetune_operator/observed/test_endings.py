@@ -97,7 +97,7 @@ def test_every_exit_code_has_a_sentence_that_ends(code: int, why: str, text: str
 def test_a_kill_is_no_error_in_the_trainer() -> None:
     for code in (137, 143):
         _, reason = why_failed(pod("Failed", exit_code=code))
-        assert "fault is in the trainer" not in FAILURES[reason].remedy
+        assert "error is in the trainer" not in FAILURES[reason].remedy
 
 
 def test_a_command_that_cannot_be_run_shows_the_runtimes_error_and_a_crash_shows_no_log() -> None:
