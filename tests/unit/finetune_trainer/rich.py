@@ -46,8 +46,8 @@ MAILS = (
 
 ADVICE = Advice(
     reason="NearCopies",
-    message="312 of 2,229 rows (14%) nearly repeat an earlier one, so they count several times: set "
-    "dataset.deduplicate.near to Drop to learn from the first of each.",
+    message="312 of 2,229 training rows (14%) are near-duplicates of an earlier row, so the model sees their content "
+    "several times. Set dataset.deduplicate.near to Drop to train on only the first row of each group.",
 )
 FINDINGS = [
     Finding(severity=Severity.ERROR, message="the answer is empty", rows=3, places=["tickets/2026-01.jsonl line 88"]),

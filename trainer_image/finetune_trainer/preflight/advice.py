@@ -1,6 +1,6 @@
-"""What a specialist would say of a job before it holds a GPU: each sentence with its number and what to do about it.
+"""Advice on a job before it uses a GPU: each message gives the number that was found and the remedy.
 
-Advice never stops a job. Pure functions over numbers that were collected while the data was prepared."""
+Advice never stops a job. Pure functions over numbers that preflight collects while it prepares the data."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,90 +11,89 @@ from finetune_trainer.preflight import row_advice
 from finetune_trainer.preflight.row_advice import RowFacts
 
 FEW_ROWS, FEW_ROWS_FOR_FULL = 50, 1000
-"""Adapters: clear gains begin at 50 to 100 rows (OpenAI's fine-tuning guide). Full: 1,000 chosen rows were enough for
-LIMA (Zhou et al. 2023)."""
+"""Training rows below which gains are unlikely. Adapters: clear gains begin at 50 to 100 rows (OpenAI's fine-tuning
+guide). Full: 1,000 selected rows were enough for LIMA (Zhou et al. 2023)."""
 FEW_STEPS = 20
-"""The warm-up alone takes up to 10, and AdamW's average of the gradients is that long."""
+"""AdamW averages the gradients over about 10 steps, and the warm-up can use up to 10 steps."""
 SAME_ANSWER = 0.8
-"""The share from which Google's course on machine learning calls a class imbalance at least moderate."""
+"""From this share of one class on, Google's course on machine learning calls a class imbalance at least moderate."""
 LOST_ROWS = 0.01
-"""Share of the rows that may be left out for their length without a word: more is no longer a few odd ones, and always
-the longest of the data."""
+"""Share of the rows that may be left out because they are too long before advice is given. A larger share is more than
+a few exceptions, and the rows left out are always the longest."""
 MARKED_ROWS = 0.01
-"""Share of the rows with another prompt format's marks from which it is no coincidence."""
+"""Share of the rows with marks of another prompt format. A larger share is not a coincidence."""
 HALF_INTERVAL = 0.1
-"""Half of the 95% interval of a share near one half: from 96 rows on it is a tenth or less, and the default test set
-has at least 100."""
+"""Half the width of the 95% confidence interval of a share near 50%. From 97 rows on it is less than 0.1. The default
+test set has at least 100 rows."""
 COPIES = 0.1
-"""Share of near copies from which a set is far from clean: of the sets Lee et al. 2022 measured, web text had 3% and
-news 14%."""
+"""Share of near-duplicates above which advice is given. Lee et al. 2022 measured 3% in web text and 14% in news."""
 LEARNED_TOKENS = 0.01
-"""Share of the tokens that are learned below which nearly all of the time goes into reading prompts."""
+"""Share of the tokens that are trained on. Below this share, nearly all training time is spent on prompts."""
 RATE_FACTOR = 10
-"""The best rate of adapters is about ten times that of full fine-tuning (Schulman et al. 2025, LoRA Without Regret):
-so far off the default, it is likely meant for the other method."""
+"""The best learning rate of adapters is about 10 times that of full fine-tuning (Schulman et al. 2025, LoRA Without
+Regret). A learning rate this far from the default was probably chosen for the other method."""
 PASSES, PASSES_OF_FEW_ROWS, FEW_FOR_PASSES = 4, 15, 1000
-"""Up to 4 passes, repeated rows are worth nearly as much as new ones, and far more are worth little (Muennighoff et al.
-2023); small chosen sets are trained longer, LIMA's 1,000 rows 15 times."""
+"""Up to 4 epochs, repeated rows help nearly as much as new rows. Many more epochs help little (Muennighoff et al.
+2023). Small selected data sets are trained for more epochs: LIMA for 15 epochs on 1,000 rows."""
 
 END_UNTRAINED = "EndOfTurnUntrained"
-"""The reason that the evaluation looks for where no answer ends."""
+"""Reason of the advice that the evaluation looks up when no answer of the tuned model ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The numbers advice is drawn from."""
+    """The numbers that the advice depends on."""
 
     full: bool = False
-    """Whether every weight is trained, not an adapter."""
+    """Whether every weight is trained instead of an adapter."""
     train_rows: int
     all_rows: int
-    """Rows of all sides."""
+    """Training, validation and test rows."""
     steps: int
     """Optimizer steps of the whole run."""
     max_steps: int | None = None
     global_batch_size: int = 8
     learning_rate: float
     usual_learning_rate: float
-    """The default for this method and model."""
+    """The default learning rate for this method and model."""
     max_sequence_length: int
     context: int | None = None
-    """The model's, in tokens."""
+    """Context length of the model in tokens."""
     overlength: int = 0
-    """Rows left out for their length."""
+    """Rows that were left out because they are too long."""
     taken_apart: int = 0
-    """Conversations of which every answer became a row of its own."""
+    """Conversations that were split into one row for each answer."""
     same_answer: int = 0
-    """Rows with the answer that most rows have."""
+    """Training rows with the most frequent answer."""
     marks: Mapping[str, int]
-    """Rows of a question and its answer that carry a mark of another prompt format, by the mark."""
+    """Training rows with a question and an answer that contain a mark of another prompt format, by mark."""
     tokens: int
     supervised_tokens: int
     test_rows: int
     tested_rows: int
-    """Test rows the models are measured on."""
+    """Test rows that the models are evaluated on."""
     leaked_rows: int = 0
-    """Test rows whose question and answer a row to learn from holds, see `leaked_rows`."""
+    """Test rows whose question and answer also occur in a training row, see `leaked_rows`."""
     leaks: tuple[str, ...] = ()
-    """Where the first of them stand, and in which row."""
+    """The first leaked test rows, each with the training row that contains it."""
     near_copies: int = 0
-    """Rows to learn from that are a near copy of an earlier one."""
+    """Training rows that are a near-duplicate of an earlier row."""
     crowded: int = 0
-    """Rows to learn from with near copies in other groups, because their own was full."""
+    """Training rows with near-duplicates in other groups, because their own group had reached its limit."""
     stops_early: bool = False
-    """Whether training ends where the validation loss no longer falls."""
+    """Whether training stops when the validation loss no longer falls."""
     passes: Mapping[str, float]
-    """How often the whole run takes each row of a weighted source, by the source's field."""
+    """How often the whole run uses each row of a weighted source, by the field of the source."""
     unused_patterns: tuple[str, ...] = ()
-    """Fields of the patterns that matched no row."""
+    """Fields of the patterns that match no row."""
     untrained_end: str | None = None
-    """What to say of a model that was never trained to end an answer, where the job does not train its output head."""
+    """The message about a model that was never trained to end an answer. None where there is no such finding."""
     rows: RowFacts = field(default_factory=RowFacts)
-    """How the rows were read."""
+    """How the columns of the rows were read."""
 
 
 def advise(facts: Facts) -> list[Advice]:
-    """All advice for a job, the gravest first. Where nothing is trained, only of the test rows."""
+    """Returns all advice for a job, the most serious first. Without training, only the test rows are checked."""
     concerns = CONCERNS if facts.steps else {"TestRowsLeak": _leaks, "TestSetSmall": _small_test}
     said = ((reason, concern(facts)) for reason, concern in concerns.items())
     return [Advice(reason=reason, message=message[:ADVICE_LENGTH]) for reason, message in said if message]
@@ -105,14 +104,11 @@ def _leaks(facts: Facts) -> str | None:
         return None
     places = f" ({'; '.join(facts.leaks)})" if facts.leaks else ""
     return (
-        f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} also occur in dataset.train with their answer, at "
-        f"least nearly{places}. Scores on them are inflated, so the verdict goes by the other test rows. Remove one of "
-        "each two, or name other test rows; dataset.deduplicate.near Drop removes near-duplicates."
+        f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} also occur in dataset.train with the same or nearly "
+        f"the same answer{places}. Scores on these rows are inflated, so the verdict uses only the other test rows. "
+        "Remove each of these rows from dataset.train or from the test rows. Or set dataset.deduplicate.near to Drop, "
+        "which removes near-duplicates."
     )
-
-
-def _untrained_end(facts: Facts) -> str | None:
-    return facts.untrained_end
 
 
 def _marks(facts: Facts) -> str | None:
@@ -121,8 +117,9 @@ def _marks(facts: Facts) -> str | None:
         return None
     mark, rows = max(facts.marks.items(), key=lambda pair: pair[1])
     return (
-        f"{_of(marked, facts.train_rows, 'rows')} already carry marks of a prompt format ({mark} in "
-        f"{rows:,}), and the model's own format is put around them: give bare texts, or dataset.clean.remove the marks."
+        f"{_training_rows(marked, facts)} contain marks of a prompt format ({mark} in {rows:,} rows). The model's own "
+        "prompt format is added around each row, so the model would see two formats. Remove the marks from the file or "
+        "with dataset.clean.remove."
     )
 
 
@@ -130,10 +127,10 @@ def _few_rows(facts: Facts) -> str | None:
     wanted = FEW_ROWS_FOR_FULL if facts.full else FEW_ROWS
     if facts.train_rows >= wanted:
         return None
-    other = " or use method.type LoRA," if facts.full else ""
+    other = "set method.type to LoRA, " if facts.full else ""
     return (
-        f"{facts.train_rows:,} rows to learn from are few: {wanted:,} is where gains begin to be seen. Add "
-        f"rows,{other} or compare with the few-shot figures first."
+        f"The number of training rows is only {facts.train_rows:,}. Gains usually begin at {wanted:,} rows. Add rows, "
+        f"{other}or first compare with the few-shot scores."
     )
 
 
@@ -141,14 +138,14 @@ def _few_steps(facts: Facts) -> str | None:
     if facts.steps >= FEW_STEPS:
         return None
     if facts.max_steps == facts.steps:
-        way = f"raise training.maxSteps ({facts.max_steps:,})"
+        way = f"Raise training.maxSteps ({facts.max_steps:,})"
     elif facts.global_batch_size > 1:
-        way = f"lower training.globalBatchSize ({facts.global_batch_size:,}), or raise training.epochs"
+        way = f"Lower training.globalBatchSize ({facts.global_batch_size:,}), or raise training.epochs"
     else:
-        way = "raise training.epochs, or add rows"
+        way = "Raise training.epochs, or add rows"
     return (
-        f"The run takes {facts.steps:,} optimizer step{'s' * (facts.steps != 1)}, and fewer than {FEW_STEPS} hardly "
-        f"leave the warm-up: {way}."
+        f"The run has only {facts.steps:,} optimizer step{'s' * (facts.steps != 1)}. Fewer than {FEW_STEPS} steps "
+        f"usually change the model little. {way}."
     )
 
 
@@ -156,8 +153,9 @@ def _same_answer(facts: Facts) -> str | None:
     if facts.same_answer < SAME_ANSWER * facts.train_rows:
         return None
     return (
-        f"{_of(facts.same_answer, facts.train_rows, 'rows')} have the same answer: a model that always gives it is "
-        "right as often. Add rows with other answers, or judge by a metric that counts classes alike."
+        f"{_training_rows(facts.same_answer, facts)} have the same answer. A model that always gives this answer is "
+        "correct equally often. Add rows with other answers, or evaluate with a metric that gives each class the same "
+        "weight, such as MacroF1."
     )
 
 
@@ -166,21 +164,21 @@ def _lost_rows(facts: Facts) -> str | None:
     if facts.overlength <= LOST_ROWS * rows:
         return None
     longer = facts.context is None or facts.max_sequence_length < facts.context
-    way = "raise training.maxSequenceLength, or shorten them" if longer else "the model reads no more, so shorten them"
-    return (
-        f"{_of(facts.overlength, rows, 'rows')} are left out because they are longer than "
-        f"{facts.max_sequence_length:,} tokens, and they are the longest of your data: {way}."
-    )
+    limit = f"{facts.max_sequence_length:,} tokens"
+    context = f"The model's context length is also {limit}, so shorten the rows."
+    way = "Raise training.maxSequenceLength, or shorten the rows." if longer else context
+    return f"{_of(facts.overlength, rows, 'rows')} are left out because they are longer than {limit}. {way}"
 
 
 def _small_test(facts: Facts) -> str | None:
     half = 1.96 * sqrt(0.25 / facts.tested_rows) if facts.tested_rows else 1.0
     if half <= HALF_INTERVAL:
         return None
+    rows = f"{facts.tested_rows:,} test row{'s' * (facts.tested_rows != 1)}"
     return (
-        f"With {facts.tested_rows:,} test rows a share near one half is known to within {half:.0%} either way (95% "
-        "interval), so smaller gains cannot be told from chance: raise dataset.split.test or evaluation.maxRows, or "
-        "name more test rows."
+        f"The models are evaluated on only {rows}. The 95% confidence interval of a score near 50% is then plus or "
+        f"minus {half * 100:.0f} percentage points, so smaller gains are not statistically significant. Raise "
+        "dataset.split.test or evaluation.maxRows, or add files to dataset.test."
     )
 
 
@@ -188,8 +186,8 @@ def _near_copies(facts: Facts) -> str | None:
     if facts.near_copies <= COPIES * facts.train_rows:
         return None
     return (
-        f"{_of(facts.near_copies, facts.train_rows, 'rows')} nearly repeat an earlier one, so they count several "
-        "times: set dataset.deduplicate.near to Drop to learn from the first of each."
+        f"{_training_rows(facts.near_copies, facts)} are near-duplicates of an earlier row, so the model sees their "
+        "content several times. Set dataset.deduplicate.near to Drop to train on only the first row of each group."
     )
 
 
@@ -197,9 +195,9 @@ def _alike(facts: Facts) -> str | None:
     if facts.crowded <= COPIES * facts.train_rows:
         return None
     return (
-        f"{_of(facts.crowded, facts.train_rows, 'rows')} look like rows on the other side of the split, because "
-        "too many hang together: move a text that rows share into the system prompt, or raise "
-        "dataset.deduplicate.threshold."
+        f"{_training_rows(facts.crowded, facts)} can have near-duplicates among the test or validation rows, because "
+        "their group of near-duplicates was larger than the limit. Scores on such rows are inflated. Move text that "
+        "many rows share into the system prompt, or raise dataset.deduplicate.threshold."
     )
 
 
@@ -208,8 +206,9 @@ def _learned_tokens(facts: Facts) -> str | None:
     if share >= LEARNED_TOKENS:
         return None
     return (
-        f"{share:.2%} of the tokens are learned; the rest are prompts of {facts.tokens // max(1, facts.train_rows):,} "
-        "tokens in the mean, which take nearly all of the time: shorten what every prompt repeats."
+        f"Only {share:.2%} of the tokens are trained on. The other tokens are prompts, with "
+        f"{facts.tokens // max(1, facts.train_rows):,} tokens on average, and need nearly all of the training time. "
+        "Shorten the text that every prompt repeats."
     )
 
 
@@ -218,9 +217,9 @@ def _taken_apart(facts: Facts) -> str | None:
         return None
     rows = "1 conversation is" if facts.taken_apart == 1 else f"{facts.taken_apart:,} conversations are"
     return (
-        f"{rows} learned as one row for each answer, because the model's chat template writes a turn in another "
-        "way once more follow: this is how the model will be asked, and it takes more tokens. A model whose template "
-        "does not reads a conversation once."
+        f"{rows} split into one training row for each answer, because the model's chat template writes a turn "
+        "differently when more turns follow. Each row then has the form that the served model will see. The split "
+        "needs more tokens. To avoid the split, use a model whose chat template always writes a turn in the same way."
     )
 
 
@@ -228,10 +227,10 @@ def _learning_rate(facts: Facts) -> str | None:
     rate, usual = facts.learning_rate, facts.usual_learning_rate
     if usual / RATE_FACTOR < rate < usual * RATE_FACTOR:
         return None
-    side, end = ("above", "diverge or forget") if rate > usual else ("below", "learn little")
+    side, risk = ("above", "diverge or forget earlier skills") if rate > usual else ("below", "learn little")
     return (
-        f"training.learningRate {rate:g} is {max(rate / usual, usual / rate):,.0f} times {side} the usual {usual:g} "
-        f"for this method and model, and the run may {end}: leave it out to take the usual."
+        f"training.learningRate {rate:g} is {max(rate / usual, usual / rate):,.0f} times {side} the default {usual:g} "
+        f"for this method and model. The run may {risk}. Remove training.learningRate to use the default."
     )
 
 
@@ -241,8 +240,8 @@ def _passes(facts: Facts) -> str | None:
     if facts.stops_early or passes < allowed + 1:
         return None
     return (
-        f"Every row is taken {passes:.0f} times; for {facts.train_rows:,} rows more than {allowed} passes mostly teach "
-        "them by heart: lower training.epochs, or set training.earlyStopping."
+        f"The run uses each training row {passes:.0f} times. With {facts.train_rows:,} rows, more than {allowed} "
+        "epochs mostly make the model memorise the rows. Lower training.epochs, or set training.earlyStopping."
     )
 
 
@@ -251,21 +250,22 @@ def _repeated_source(facts: Facts) -> str | None:
     if not repeated:
         return None
     field, passes = max(repeated.items(), key=lambda pair: pair[1])
-    more = f", and {len(repeated) - 1} more sources" if len(repeated) > 1 else ""
+    more = f" Other sources with such a weight: {len(repeated) - 1}." if len(repeated) > 1 else ""
     return (
-        f"By its weight every row of {field} is taken {passes:.1f} times{more}; over {PASSES} passes repeated rows are "
-        "worth less and less: lower its weight, or add rows."
+        f"Because of its weight, the run uses each row of {field} {passes:.1f} times.{more} After {PASSES} uses, "
+        f"repeated rows help less and less. Lower {field}.weight, or add rows to this source."
     )
 
 
 def _unused_patterns(facts: Facts) -> str | None:
     if not facts.unused_patterns:
         return None
-    return f"{', '.join(facts.unused_patterns)} matched no row: correct the pattern, or remove it."
+    match = "matches" if len(facts.unused_patterns) == 1 else "match"
+    return f"{', '.join(facts.unused_patterns)} {match} no row. Correct or remove the pattern."
 
 
 CONCERNS: dict[str, Callable[[Facts], str | None]] = {
-    END_UNTRAINED: _untrained_end,
+    END_UNTRAINED: lambda facts: facts.untrained_end,
     "TestRowsLeak": _leaks,
     "TurnsNotLearned": lambda facts: row_advice.not_learned(facts.rows),
     "ValuesReadAsText": lambda facts: row_advice.values_as_text(facts.rows),
@@ -287,7 +287,11 @@ CONCERNS: dict[str, Callable[[Facts], str | None]] = {
     "SourceRepeated": _repeated_source,
     "PatternUnused": _unused_patterns,
 }
-"""Every concern by the reason it is told under, the gravest first."""
+"""The function that writes the advice of each reason, the most serious reason first."""
+
+
+def _training_rows(part: int, facts: Facts) -> str:
+    return _of(part, facts.train_rows, "training rows")
 
 
 def _of(part: int, whole: int, what: str) -> str:

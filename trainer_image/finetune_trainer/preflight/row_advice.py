@@ -1,6 +1,6 @@
-"""What a tenant should know of how the rows were read: each thing once, with its number and what to do about it.
+"""Advice on how the columns and turns of the rows were read: each message gives the number of rows and the remedy.
 
-Pure functions over counts, as those of `advice`, which lists them."""
+Pure functions over counts. `advice` lists these functions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,90 +12,93 @@ COLUMNS_NAMED = 4
 
 @dataclass(frozen=True, kw_only=True)
 class RowFacts:
-    """The numbers it is drawn from."""
+    """The numbers that this advice depends on."""
 
     readings: Readings = field(default_factory=Readings)
     text_rows: int = 0
-    """Rows to learn from of format Text."""
+    """Training rows of format Text."""
     own_tokens: Mapping[str, int] = field(default_factory=dict)
-    """Of those, rows with a special token of the model, by the first such token of each."""
+    """Text rows that contain a special token of the model, by the first such token of each row."""
     foreign_marks: Mapping[str, int] = field(default_factory=dict)
-    """Of those, rows with a mark of another model's format and none of its own, by the first such mark of each."""
+    """Text rows that contain a mark of another model's prompt format and no special token of this model, by the first
+    such mark of each row."""
 
 
 def not_learned(facts: RowFacts) -> str | None:
-    """Turns that say whether they are learned."""
+    """Advice on turns with a flag that says whether to train on the turn."""
     readings, said = facts.readings, []
     if rows := readings.rows_with(Reading.NOT_LEARNED):
         said.append(
             f"{_counted(readings.times(Reading.NOT_LEARNED), 'answer')} in {_counted(sum(rows.values()), 'row')} "
-            f"say by {_names(rows)} that they are not to be learned: they are context for what follows, and a row ends "
-            "with its last learned answer."
+            f"are excluded from training by {_names(rows)}. The model reads these answers as context only. Turns after "
+            "the last answer that is trained on are left out."
         )
     if rows := readings.rows_with(Reading.ASKED_TO_LEARN):
         said.append(
             f"{_counted(readings.times(Reading.ASKED_TO_LEARN), 'turn')} in {_counted(sum(rows.values()), 'row')} "
-            f"say by {_names(rows)} that they are to be learned, but are not answers: only answers are learned. Set "
-            "training.lossOn to All to learn every token."
+            f"are included in training by {_names(rows)}, but are not answers. Only answers are trained on. Set "
+            "training.lossOn to All to train on every token."
         )
     return " ".join(said) or None
 
 
 def values_as_text(facts: RowFacts) -> str | None:
-    """Values that are no text and are learned, or asked with, as text; and numbers that may be those of classes."""
+    """Advice on values that are not text but are used as text, and on numbers that may be class numbers."""
     readings = facts.readings
     said = [
-        f"{name} holds {reading} in {_share(rows, readings)}, read as JSON writes them."
+        f"{name} contains {reading} in {_share(rows, readings)}. These values become text in JSON notation."
         for reading in (Reading.NUMBER, Reading.BOOLEAN, Reading.OBJECT)
         for name, rows in readings.rows_with(reading).items()
     ][:COLUMNS_NAMED]
     if said:
-        said.append("To have them written in another way, write them as text.")
+        said.append("For another notation, store the values as text.")
     digits = {name: rows for name, rows in readings.rows_with(Reading.DIGITS).items() if rows == readings.rows}
-    said += [f"{name} holds {Reading.DIGITS} in all {rows:,} rows." for name, rows in digits.items()]
+    said += [f"{name} contains {Reading.DIGITS} in all {rows:,} rows." for name, rows in digits.items()]
     if digits or readings.rows_with(Reading.NUMBER):
-        said.append("If numbers stand for classes, write the names of the classes: a model learns names better.")
+        said.append("If the numbers are class numbers, replace them with class names. A model learns names better.")
     said += [
-        f"{name} holds several answers in {_share(rows, readings)}: the first one is taken."
+        f"{name} contains several answers in {_share(rows, readings)}. Only the first answer is used."
         for name, rows in readings.rows_with(Reading.FIRST_ANSWER).items()
     ]
     return " ".join(said) or None
 
 
 def thoughts(facts: RowFacts) -> str | None:
-    """Columns whose text is learned as a thought."""
+    """Advice on columns whose text becomes the reasoning before the answer."""
     found = facts.readings.rows_with(Reading.THOUGHT)
     if not found:
         return None
     return (
-        f"{_names(found)} holds a thought in {_share(sum(found.values()), facts.readings)}: it is learned before the "
-        "answer, between <think> and </think>. To learn the answer alone, leave the column out of the file."
+        f"{_names(found)} contains reasoning in {_share(sum(found.values()), facts.readings)}. The model is trained to "
+        "write this reasoning before the answer, between <think> and </think>. To train on the answer only, remove the "
+        "column from the file."
     )
 
 
 def special_tokens_in_text(facts: RowFacts) -> str | None:
-    """Text rows that were written for a model's prompt format already."""
+    """Advice on Text rows that already contain a prompt format."""
     said = []
     if own := facts.own_tokens:
         said.append(
-            f"{sum(own.values()):,} of {facts.text_rows:,} Text rows hold special tokens of the model ({_most(own)}). "
-            "They are read as such, and the tokens that begin and end a text are added only where they are missing. "
-            "All of a Text row is learned: to learn the answers alone, give rows of Messages."
+            f"{sum(own.values()):,} of {facts.text_rows:,} Text rows contain special tokens of the model "
+            f"({_most(own)}). They are read as special tokens. Tokens that begin and end a text are added "
+            "only where they are missing. Every token of a Text row is trained on. To train on the answers only, use "
+            "format Messages."
         )
     if foreign := facts.foreign_marks:
         said.append(
-            f"{sum(foreign.values()):,} of {facts.text_rows:,} Text rows hold marks of another model's prompt format "
-            f"({_most(foreign)}), which this model reads as plain text: give rows of Messages, or take the marks out "
+            f"{sum(foreign.values()):,} of {facts.text_rows:,} Text rows contain marks of another prompt format "
+            f"({_most(foreign)}). This model reads the marks as plain text. Use format Messages, or remove the marks "
             "with dataset.clean.remove."
         )
     return " ".join(said) or None
 
 
 def unused_columns(facts: RowFacts) -> str | None:
-    """Columns and keys that nothing reads."""
+    """Advice on columns and keys of messages that are not used."""
     readings = facts.readings
     keys = [
-        f"the key {name} of messages ({_share(rows, readings)}; write it into the content to use it)"
+        f"the key {name} of messages ({_share(rows, readings)}; add its text to the content to use it)"
         for name, rows in readings.rows_with(Reading.UNREAD_KEY).items()
     ]
     unused = [*readings.unused, *keys]
@@ -103,7 +106,7 @@ def unused_columns(facts: RowFacts) -> str | None:
         return None
     more = len(unused) - COLUMNS_NAMED
     shown = ", ".join(unused[:COLUMNS_NAMED]) + (f" and {more} more" if more > 0 else "")
-    return f"Nothing is read from {shown}. What stands there is neither asked with nor learned."
+    return f"Not used: {shown}. The text in these places is neither in the prompts nor trained on."
 
 
 def _counted(number: int, what: str) -> str:
@@ -120,4 +123,4 @@ def _names(rows: Mapping[str, int]) -> str:
 
 def _most(marks: Mapping[str, int]) -> str:
     mark, rows = max(marks.items(), key=lambda pair: pair[1])
-    return f"{mark} in {rows:,}"
+    return f"{mark} in {rows:,} row{'s' * (rows != 1)}"

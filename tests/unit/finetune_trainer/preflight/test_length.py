@@ -63,7 +63,7 @@ def test_rows_longer_than_the_models_context_are_not_told_to_raise_it(
     )
     told = {advice.reason: advice for advice in run(make_bundle(rows=[*rows, *sum_rows(60)])).preflight.advice or []}
     assert told["RowsLeftOut"].message.startswith("20 of 80 rows (25%) are left out")
-    assert told["RowsLeftOut"].message.endswith("the model reads no more, so shorten them.")
+    assert told["RowsLeftOut"].message.endswith("tokens, so shorten the rows.")
 
 
 def test_a_length_over_the_models_context_is_refused(make_bundle: MakeBundle) -> None:

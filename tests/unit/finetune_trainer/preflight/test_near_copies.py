@@ -1,4 +1,4 @@
-"""Rows that nearly repeat each other: on one side or dropped, and told of where a test row stands in train."""
+"""Near-duplicates: they stay on one side of the split or are dropped, and leaked test rows are reported."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_a_planted_test_row_is_found(make_bundle: MakeBundle, tmp_path: Path) ->
     test = write_rows(tmp_path / "test.jsonl", rows[100::2])
     dataset = {"train": [{"uri": str(train)}], "test": [{"uri": str(test)}]}
     told = advice_of(make_bundle(dataset=dataset))
-    assert "1 of 10 test rows (10%) also occur in dataset.train with their answer" in told["TestRowsLeak"]
+    assert "1 of 10 test rows (10%) also occur in dataset.train with the same or nearly the same answer" in told["TestRowsLeak"]
     assert "test.jsonl line 1 in " in told["TestRowsLeak"]
     assert "train.jsonl line 51)" in told["TestRowsLeak"]
     assert "TestRowsLeak" not in advice_of(make_bundle(dataset=dataset | {"deduplicate": {"near": "Drop"}}))

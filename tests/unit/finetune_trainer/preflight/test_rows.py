@@ -57,8 +57,8 @@ def test_numbers_and_thoughts_and_what_is_not_read_are_told_of_once(make_bundle:
         for number, row in enumerate(sum_rows(COUNT))
     ]
     said = told(run(make_bundle(rows)))
-    assert "completion holds numbers in 40 of 40 rows" in said["ValuesReadAsText"]
-    assert "reasoning holds a thought in 40 of 40 rows" in said["ThoughtsLearned"]
+    assert "completion contains numbers in 40 of 40 rows" in said["ValuesReadAsText"]
+    assert "reasoning contains reasoning in 40 of 40 rows" in said["ThoughtsLearned"]
     assert (
         "the column details of dataset.train[0] (40 of 40 rows; columns: {instruction: prompt" in said["ColumnUnused"]
     )
@@ -79,7 +79,7 @@ def test_texts_that_were_rendered_already_get_no_token_twice_and_it_is_said(
         assert (example.input_ids == 3).sum() == 2
     said = told(prepared)
     assert (
-        f"{len(prepared.train)} of {len(prepared.train)} Text rows hold special tokens" in said["SpecialTokensInText"]
+        f"{len(prepared.train)} of {len(prepared.train)} Text rows contain special tokens" in said["SpecialTokensInText"]
     )
     assert "PromptFormatInRows" not in said
     assert not prepared.preflight.findings
