@@ -49,7 +49,7 @@ def test_under_qlora_the_base_model_is_measured_as_it_would_be_served_one_model_
     assert found[MethodType.LORA].quantized is None
     both = found[MethodType.QLORA]
     assert (both.base, both.few_shot) == (found[MethodType.LORA].base, found[MethodType.LORA].few_shot)
-    assert "against the base model in bfloat16" in verdict or "prompting the base model in bfloat16" in verdict
+    assert "for the base model in bfloat16" in verdict
     assert both.base
     assert both.base.loss
     assert both.quantized
