@@ -251,8 +251,8 @@ def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -
     if best is None:
         return text
     kept = ", and the weights of this step are published" if resolved.publish is Publish.BEST else ""
-    early = " Training stopped early, because the validation loss no longer improved." if validation.over else ""
-    return f"{text}{early} The validation loss was lowest after step {best.step:,} ({best.loss:.3g}){kept}."
+    stopped = " Training stopped early, because the validation loss no longer improved." if validation.over else ""
+    return f"{text}{stopped} The validation loss was lowest after step {best.step:,} ({best.loss:.3g}){kept}."
 
 
 def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle: Bundle) -> Cost | None:
