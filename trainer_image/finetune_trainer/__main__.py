@@ -1,4 +1,4 @@
-"""`python -m finetune_trainer {preflight,train} BUNDLE`: the command, and how each of its ends is told."""
+"""`python -m finetune_trainer {preflight,train} BUNDLE`: runs a step of a job and reports how it ended."""
 
 import argparse
 import logging
@@ -21,8 +21,8 @@ from finetune_trainer.pod.termination import handle_sigterm, write_termination_m
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one step of a job. Returns the exit code: 0, that of the failure in `finetune_api.reasons`, or that of a pod
-    that is no longer wanted."""
+    """Runs one step of a job. Returns the exit code: 0, the failure's exit code in `finetune_api.reasons`, or
+    SUPERSEDED_EXIT_CODE if the pod was replaced."""
     options = _options(arguments)
     handle_sigterm()
     try:
@@ -47,7 +47,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(step: str, path: Path, attempt: int) -> str:
-    """Runs the step; returns the sentence it ends with."""
+    """Runs the step. Returns the sentence for the termination message."""
     bundle = read_bundle(path)
     storage = open_storage(bundle)
     if step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None:
@@ -65,33 +65,36 @@ def _run(step: str, path: Path, attempt: int) -> str:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """The bundle in a file. Raises TrainerFailure SpecInvalid, naming each field that is wrong."""
+    """Reads the bundle from a file. Raises TrainerFailure SpecInvalid with up to five wrong fields."""
     try:
         return Bundle.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise TrainerFailure(FailureReason.SPEC_INVALID, f"There is no bundle {path}.") from error
+        raise TrainerFailure(FailureReason.SPEC_INVALID, f"The bundle {path} does not exist.") from error
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc'])) or 'bundle'}: {e['msg']}" for e in error.errors()[:5]]
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"{'; '.join(wrong)}.") from error
 
 
 def _hide_torch() -> None:
-    """Keeps Transformers from importing torch, which takes 4 s and 600 MB and is not needed to read a tokenizer.
+    """Prevents Transformers from importing torch. The import takes 4 s and 600 MB, and a tokenizer does not need torch.
 
-    Transformers looks for torch once in a process, so this cannot be taken back: a preflight that runs a sentence model
-    must not call it."""
+    Transformers looks for torch only once in a process, so this cannot be undone. A preflight that runs a sentence
+    model must not call it."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.modules["torch"] = None  # type: ignore[assignment]
 
 
 def wait_asleep() -> None:
-    """Has OpenMP's threads sleep while they wait for one another. By default they spin, which on a CPU that others use
-    too takes from the very thread that is waited for: a step then takes ten times as long. Read once, with torch."""
+    """Makes OpenMP's threads sleep while they wait for each other. By default they spin.
+
+    On a CPU that other processes use too, a spinning thread takes time from the thread it waits for, and a step takes
+    ten times as long. OpenMP reads the variable once, when torch is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _quieten_libraries() -> None:
-    """Keeps what says nothing about the job out of its log: loading bars, advice on other kernels, deprecations."""
+    """Keeps messages that do not concern the job out of its log: progress bars, hints on other kernels,
+    deprecations."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)

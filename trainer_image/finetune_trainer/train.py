@@ -1,4 +1,4 @@
-"""Training: from the prepared data and the base model to a published adapter and a verdict. `recipe` is all of it."""
+"""The training pod: from the prepared data and the base model to published weights and a verdict. See `recipe`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -66,9 +66,9 @@ TRAINED, EVALUATED = ConditionType.TRAINED, ConditionType.EVALUATED
 
 
 def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: int) -> str:
-    """Trains, compares base and tuned model and publishes, saying so in the job's status. Returns the verdict.
+    """Trains, compares base and tuned model, publishes, and reports each step in the job's status. Returns the verdict.
 
-    Raises TrainerFailure, after the status carries it, and Superseded when another attempt has taken over."""
+    Raises TrainerFailure after writing it to the status, and Superseded if another attempt has replaced this one."""
     try:
         if manifest := published(storage, bundle):
             return tell_published(manifest, bundle, storage, writer)
@@ -81,7 +81,7 @@ def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: in
 
 
 def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: int) -> str:
-    """All of it in order, where nothing is published yet."""
+    """Runs all steps in order. Requires that this job has not published results yet."""
     spec, started = bundle.spec, perf_counter()
     with scratch_folder("train-") as scratch:
         prepared = read_prepared(storage, bundle, scratch)
@@ -114,7 +114,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: i
             assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, started, bundle))
             tell_assessment(assessment.evaluation, writer)
             if spec.output.merge:
-                # One model at a time: the merged one is read into the place of this.
+                # Only one model fits into memory at a time, so the tuned model goes before the merged one is loaded.
                 del model
                 accelerator.free_memory()
                 folders = (scratch / "model", output / ADAPTER, output / MERGED)
@@ -127,7 +127,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: i
             )
             files = upload_results(storage, results, output)
         with stop_deferred():
-            # From the manifest on the work is done: what stops the pod then finds it in the status.
+            # Once the manifest is published the job is done. A SIGTERM must not keep this out of the status.
             writer.result(artifacts=publish(storage, results, output, files))
         require_passed(assessment.evaluation)
     return assessment.evaluation.verdict or ""
@@ -141,8 +141,10 @@ def measure_base(
     folder: Path,
     writer: StatusWriter,
 ) -> tuple[PreTrainedModel, Assessor, Baselines]:
-    """Measures the base model in `folder` as it would be served, and returns it as the method trains it. Under QLoRA
-    these are two, where the one in bf16 fits; one is held at a time."""
+    """Measures the base model in `folder` as it would be served. Returns the base model as the method trains it.
+
+    Under QLoRA these are two models: it measures the base model in bf16, if that fits into memory, and returns the base
+    model in 4 bits. Only one of them is in memory at a time."""
     resolved, device, needed = prepared.resolved, accelerator.device, prepared.resolved.base_memory
 
     def measure(method: MethodType, why: str = "") -> tuple[PreTrainedModel, Assessor, Baselines]:
@@ -166,11 +168,11 @@ def measure_base(
         except RuntimeError as error:
             if failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
                 raise
-            # What would train shall not fail over what it is compared with.
-            short = "in bfloat16 it ran out of the GPU's memory"
+            # Running out of memory while measuring the base must not fail the job.
+            short = "the base model in bfloat16 ran out of GPU memory"
         accelerator.free_memory()
     if short:
-        model, assessor, baselines = measure(resolved.method, f" in 4 bits: {short}")
+        model, assessor, baselines = measure(resolved.method, f" in 4 bits, because {short}")
         return model, assessor, replace(baselines, shortage=short)
     print("Loading the base model in 4 bits.", flush=True)
     model, _ = load_base(bundle, prepared, resolved.method, device, folder)
@@ -180,8 +182,8 @@ def measure_base(
 def load_base(
     bundle: Bundle, prepared: Prepared, method: MethodType, device: torch.device, folder: Path
 ) -> tuple[PreTrainedModel, GenerationConfig]:
-    """The base model in `folder` as `method` wants it and how it is to answer. Says so where it cannot be given rows
-    together. Raises TrainerFailure as `load_model` and `sharing` do."""
+    """Loads the base model in `folder` for `method`, with its generation settings. Prints why rows of this model cannot
+    share a forward pass, if so. Raises TrainerFailure as `load_model` and `sharing` do."""
     model = load_model(folder, method, device, bundle.spec.method.quantization)
     if slower := describe(sharing(model)):
         print(slower, flush=True)
@@ -189,13 +191,13 @@ def load_base(
 
 
 def announcement(prepared: Prepared) -> str:
-    """What is done between the two evaluations."""
-    rows = f"Learning from {len(prepared.train):,} rows."
-    return rows if prepared.resolved.total_steps else "Taking the adapter as it is: method.type None trains nothing."
+    """Returns the message of the condition Trained when the training starts."""
+    rows = f"Training on {len(prepared.train):,} rows."
+    return rows if prepared.resolved.total_steps else "Using the adapter unchanged: method.type None trains nothing."
 
 
 def fetch_adapter(storage: JobStorage, uri: str | None, folder: Path) -> Path | None:
-    """The folder with a copy of the adapter to continue from, where there is one to."""
+    """Downloads the adapter to continue from into `folder`. Returns the folder, or None without such an adapter."""
     if uri is None:
         return None
     storage.download_folder(uri, folder, lambda path: path in ADAPTER_FILES)
@@ -210,10 +212,10 @@ def take_steps(
     progress: TrainingProgress,
     validation: Validation,
 ) -> list[Step]:
-    """Trains to the last step, or until it no longer helps, and leaves the model with the weights to publish.
+    """Trains until the last step or until early stopping. At the end the model has the weights to publish.
 
-    Raises TrainerFailure GPUOutOfMemory, LossDiverged, Preempted after the step in which SIGTERM came, and
-    Superseded."""
+    Raises TrainerFailure GPUOutOfMemory, LossDiverged, and Preempted after the step in which SIGTERM arrived. Raises
+    Superseded if another attempt has replaced this one."""
     steps: list[Step] = []
     rows, training, resolved = prepared.train, bundle.spec.training, prepared.resolved
     mixture = Mixture.of(mixtures(rows), [source.weight for source in bundle.spec.dataset.train])
@@ -227,7 +229,8 @@ def take_steps(
                 progress.validated(validation.measure(model, step.number))
             progress.advance(step)
             if stop_requested():
-                finding = f"The pod was told to stop (SIGTERM) after step {step.number:,} of {progress.total_steps:,}."
+                done = f"step {step.number:,} of {progress.total_steps:,}"
+                finding = f"The pod received SIGTERM and stopped after {done}."
                 raise TrainerFailure(FailureReason.PREEMPTED, finding, step.number)
             if validation.over:
                 break
@@ -236,24 +239,25 @@ def take_steps(
 
 
 def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -> str:
-    """What the training came to, in a sentence or two."""
+    """Returns one to three sentences on the training: steps, duration, loss, and the best validation loss."""
     if not steps:
         return "Nothing was trained."
     seconds = sum(step.seconds for step in steps)
     early = f" of {resolved.total_steps:,}" if len(steps) < resolved.total_steps else ""
     first, last = steps[0].loss, steps[-1].loss
-    moved = f"the loss went from {first:.3g} to {last:.3g}" if len(steps) > 1 else f"the loss was {first:.3g}"
-    text = f"{len(steps):,}{early} step{'s' if len(steps) > 1 or early else ''} in {duration(seconds)}; {moved}."
+    moved = f"The loss changed from {first:.3g} to {last:.3g}." if len(steps) > 1 else f"The loss was {first:.3g}."
+    text = f"{len(steps):,}{early} step{'s' if len(steps) > 1 or early else ''} in {duration(seconds)}. {moved}"
     best = validation.best
     if best is None:
         return text
-    kept = "; these weights are published" if resolved.publish is Publish.BEST else ""
-    why = "It stopped early, since the" if validation.over else "The"
-    return f"{text} {why} validation loss was lowest, {best.loss:.3g}, after step {best.step:,}{kept}."
+    kept = ", and the weights of this step are published" if resolved.publish is Publish.BEST else ""
+    stopped = " Training stopped early, because the validation loss no longer improved." if validation.over else ""
+    return f"{text}{stopped} The validation loss was lowest after step {best.step:,} ({best.loss:.3g}){kept}."
 
 
 def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle: Bundle) -> Cost | None:
-    """What the run took until now, where it trained; `started`: when the attempt did, as perf_counter says."""
+    """Returns the cost of the training until now, or None if nothing was trained. `started`: the perf_counter value at
+    the start of the attempt."""
     if not steps:
         return None
     seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)
@@ -265,13 +269,13 @@ def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle:
 
 
 def tell_assessment(evaluation: Evaluation, writer: StatusWriter) -> None:
-    """Says what the evaluation found, before the results are published."""
+    """Reports the result of the evaluation in the condition Evaluated, before the results are published."""
     held, reason, message = outcome(evaluation)
     tell(writer, EVALUATED, reason, message, held=held, evaluation=evaluation)
 
 
 def outcome(evaluation: Evaluation) -> tuple[bool, str, str]:
-    """What Evaluated says of it: whether it holds, the reason and the sentence."""
+    """Returns status (true or false), reason and message of the condition Evaluated."""
     if evaluation.passed is False:
         return False, FailureReason.EVALUATION_GATE_FAILED, shortfall(evaluation)
     merged = evaluation.merged.message if evaluation.merged and evaluation.merged.changed else ""
@@ -281,7 +285,7 @@ def outcome(evaluation: Evaluation) -> tuple[bool, str, str]:
 def tell(
     writer: StatusWriter, type: ConditionType, reason: str, message: str, held: bool = False, **parts: Any
 ) -> None:
-    """Says in the log and in the status what is being done or was found; `parts` are fields of the status. Raises
+    """Reports `message` in the log and in a condition. `parts`: fields of the status to write with it. Raises
     Superseded as StatusWriter.progress does."""
     print(message, flush=True)
     writer.condition(type, held, reason, message)
@@ -289,9 +293,10 @@ def tell(
 
 
 def tell_failure(failure: TrainerFailure, writer: StatusWriter) -> None:
-    """Says in the status why the work ended. Once, whether it arrives or not: the termination message says it too, and
-    a pod that has to end, perhaps with a GPU, does not wait for an API server. What stops a pod whose results are
-    published changes nothing about them."""
+    """Reports the failure in the status. A SIGTERM after the results are published is no failure.
+
+    It tries to write the status only once, because the termination message has the same content, and a pod that holds
+    a GPU must not wait for the API server."""
     if writer.intent.artifacts and failure.reason is FailureReason.PREEMPTED:
         return
     stage = EVALUATED if writer.intent.is_true(TRAINED) else TRAINED
@@ -300,9 +305,9 @@ def tell_failure(failure: TrainerFailure, writer: StatusWriter) -> None:
 
 
 def tell_published(manifest: dict[str, Any], bundle: Bundle, storage: JobStorage, writer: StatusWriter) -> str:
-    """Says again what this very job published before its pod was started once more. Returns the verdict."""
+    """Reports the results that this job published before its pod was restarted. Returns the verdict."""
     evaluation = Evaluation.model_validate(manifest["evaluation"])
-    writer.condition(TRAINED, True, "TrainingSucceeded", "Trained and published before.")
+    writer.condition(TRAINED, True, "TrainingSucceeded", "The job was trained and published before.")
     writer.condition(EVALUATED, *outcome(evaluation))
     training = Training.model_validate(manifest["training"])
     writer.result(training=training, evaluation=evaluation, artifacts=published_artifacts(storage, bundle))

@@ -19,7 +19,7 @@ def test_a_missed_gate_fails_the_job_says_by_how_much_and_keeps_the_results(tena
     status = tenant.end_of(job)
 
     assert (status["state"], status["attempts"][0]["reason"]) == ("Failed", "EvaluationGateFailed")
-    assert "ExactMatch is 0; a gate wants it at least 0.99." in message(status)
+    assert "ExactMatch is 0, but its gate requires at least 0.99." in message(status)
     assert [gate["passed"] for gate in status["evaluation"]["gates"]] == [False, True]
     assert "results/gated/report.html" in status["artifacts"]["report"]
     assert "gated/adapter/adapter_model.safetensors" in tenant.objects("results", "gated/")

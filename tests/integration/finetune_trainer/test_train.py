@@ -83,7 +83,7 @@ def test_a_model_whose_rows_go_alone_is_trained_measured_and_merged(
     )
     prepare(bundle)
     status = run(bundle)[1].intent
-    assert "each goes through it alone" in capsys.readouterr().out
+    assert "so each row is processed alone." in capsys.readouterr().out
     assert status.training
     assert status.training.packed is False
     assert status.evaluation
@@ -117,7 +117,7 @@ def test_training_ends_early_where_it_no_longer_helps_and_publishes_the_best(mak
     assert training.best_validation_loss == training.validation_loss
     said = next(condition for condition in writer.intent.conditions or [] if condition.type == "Trained")
     assert said.message.startswith("4 of 15 steps in ")
-    assert "stopped early, since the validation loss was lowest" in said.message
+    assert "Training stopped early, because the validation loss no longer improved. The validation loss" in said.message
 
 
 def reasons(statuses: list[dict[str, Any]]) -> list[str]:

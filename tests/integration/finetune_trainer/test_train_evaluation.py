@@ -30,7 +30,7 @@ def test_every_metric_that_fits_is_taken_against_base_and_few_shot(
     capsys.readouterr()
     _, writer = run(bundle)
     told = [status["conditions"][0]["message"] for status in applied(capsys.readouterr().out)]
-    assert "Answering 12 held-out rows with the base model and 5 examples, draw 3 of 3." in told
+    assert "Answering 12 held-out rows with the base model prompted with 5 examples, draw 3 of 3." in told
     found = writer.intent.evaluation
     assert found
     for metrics in (found.base, found.few_shot, found.tuned):
@@ -50,7 +50,7 @@ def test_a_failed_gate_fails_the_job_and_keeps_its_results_marked(
     bundle = make_bundle(evaluation={"gates": [{"metric": "ExactMatch", "min": 1}], "baselines": ["Base"]})
     prepare(bundle)
     writer = StatusWriter(None, "attempt-1")
-    with pytest.raises(TrainerFailure, match=r"ExactMatch is 0; a gate wants it at least 1\.") as caught:
+    with pytest.raises(TrainerFailure, match=r"ExactMatch is 0, but its gate requires at least 1\.") as caught:
         train(bundle, open_storage(bundle), writer, attempt=1)
     assert caught.value.reason is FailureReason.EVALUATION_GATE_FAILED
     said = {condition.type: (condition.status, condition.reason) for condition in writer.intent.conditions or []}

@@ -197,7 +197,7 @@ def test_sigterm_ends_it_after_the_step_as_preempted(
     assert exit_code == FAILURES[FailureReason.PREEMPTED].exit_code
     assert json.loads(termination.read_text()) == {
         "reason": "Preempted",
-        "message": "The pod was told to stop (SIGTERM) after step 3 of 6.",
+        "message": "The pod received SIGTERM and stopped after step 3 of 6.",
         "step": 3,
     }
 

@@ -44,7 +44,7 @@ def test_an_adapter_that_exists_is_evaluated_without_training(make_bundle: MakeB
     assert now.tuned
     assert now.tuned.loss == pytest.approx(was.tuned.loss, rel=1e-4), "the same adapter on the same rows"
     assert now.base == was.base
-    assert "training took" not in verdict
+    assert "Training took" not in verdict
     assert writer.intent.training
     assert writer.intent.training.step == 0
     assert (tmp_path / "drift" / "report.html").exists()

@@ -1,4 +1,4 @@
-"""Under QLoRA the base model is measured as it would be served, in bf16, where that fits, and else in 4 bits."""
+"""Under QLoRA the base model is measured in bf16 if that fits into memory, and otherwise in 4 bits."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_under_qlora_the_base_model_is_measured_as_it_would_be_served_one_model_
     assert found[MethodType.LORA].quantized is None
     both = found[MethodType.QLORA]
     assert (both.base, both.few_shot) == (found[MethodType.LORA].base, found[MethodType.LORA].few_shot)
-    assert "against the base model in bfloat16" in verdict or "prompting the base model in bfloat16" in verdict
+    assert "for the base model in bfloat16" in verdict
     assert both.base
     assert both.base.loss
     assert both.quantized
@@ -73,7 +73,7 @@ def four_bit_loss(bundle: Bundle, prepared: Prepared) -> float:
         return token_losses(model, micro_batch(prepared.test, model.device)).mean().item()
 
 
-def test_where_the_base_model_does_not_fit_in_bf16_that_in_4_bits_is_measured_and_it_is_said(
+def test_if_the_base_model_does_not_fit_in_bf16_it_is_measured_in_4_bits_and_the_status_says_so(
     make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_bundle(method={"type": "QLoRA"}, compute={"memory": "1Gi"})
@@ -87,7 +87,7 @@ def test_where_the_base_model_does_not_fit_in_bf16_that_in_4_bits_is_measured_an
     assert evaluation.base.loss == pytest.approx(four_bit_loss(bundle, prepared), rel=1e-4)
     assert evaluation.quantized
     assert evaluation.quantized.loss_change is None
-    why = f"in 4 bits: in bfloat16 it needs about {needed}, and compute.memory is 1Gi."
+    why = f"in 4 bits, because the base model in bfloat16 needs about {needed}, and compute.memory is 1Gi."
     assert f"measured {why}" in evaluation.quantized.message
     assert "the base model in 4 bits" in verdict
     said = [status["conditions"][-1]["message"] for status in applied(capsys.readouterr().out)]
@@ -95,10 +95,10 @@ def test_where_the_base_model_does_not_fit_in_bf16_that_in_4_bits_is_measured_an
     assert why in (Path(bundle.spec.output.uri) / "report.html").read_text()
 
 
-def test_a_job_that_trains_in_4_bits_does_not_fail_over_measuring_in_bf16(
+def test_running_out_of_memory_while_measuring_the_base_in_bf16_does_not_fail_the_job(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No GPU here: what PyTorch raises where one is full.
+    # The tests have no GPU. This is what PyTorch raises if its memory is full.
     def load(folder: Path, method: MethodType, *rest: Any) -> PreTrainedModel:
         if method is not MethodType.QLORA:
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -111,5 +111,5 @@ def test_a_job_that_trains_in_4_bits_does_not_fail_over_measuring_in_bf16(
     assert writer.intent.evaluation
     assert writer.intent.evaluation.quantized
     assert writer.intent.evaluation.quantized.message.startswith(
-        "The base model was measured in 4 bits: in bfloat16 it ran out of the GPU's memory."
+        "The base model was measured in 4 bits, because the base model in bfloat16 ran out of GPU memory."
     )

@@ -47,5 +47,5 @@ def test_what_can_be_learned_is_praised_and_shuffled_answers_are_not(
     assert found.decision
     assert found.decision.metric == "ExactMatch", "the answers are labels"
     assert found.decision.outcome == (Outcome.BETTER if praised else Outcome.UNRELATED)
-    assert ("tuning was worth it" in verdict) is praised
+    assert verdict.startswith("Tuning was worth it.") is praised
     assert verdict.startswith("The tuned model's answers fit other rows' questions as well as their own") is spoilt

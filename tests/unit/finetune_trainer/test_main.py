@@ -108,7 +108,7 @@ def test_every_end_of_a_step_has_its_exit_code(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "There is no bundle"),
+        (None, "bundle.json does not exist."),
         ("{", "Invalid JSON"),
         ("{}", "spec: Field required"),
         (json.dumps({"spec": {"model": {"uri": "m"}, "output": {"uri": "o"}}}), "spec.dataset: Field required"),

@@ -1,3 +1,3 @@
-"""The models on held-out rows: `recipe` scores them, compares them with intervals, checks gates, and gives the verdict.
+"""Evaluates the models on held-out rows: `recipe` scores and compares them, checks the gates, and gives the verdict.
 
 May import: training, model and everything below them."""

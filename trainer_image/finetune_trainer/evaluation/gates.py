@@ -1,4 +1,4 @@
-"""What the tuned model has to reach: gates on the held-out rows, and sets of other rows it must not get worse on."""
+"""Gates on the held-out rows, and regression sets: other rows on which the tuned model must not become worse."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from finetune_trainer.statistics.metric_rows import TUNED, MetricRow, metric_row
 
 
 def gate_results(gates: Sequence[Gate], metrics: Mapping[MetricName, MetricRow]) -> list[GateResult]:
-    """Each bound of each gate, with what was measured. What could not be measured passes nothing."""
+    """Returns one result for each bound of each gate. A metric that could not be measured fails its gate."""
     found = []
     for gate in gates:
         row, gain = metrics[gate.metric], gate.min_gain_over or MinGain()
@@ -34,7 +34,7 @@ def gate_results(gates: Sequence[Gate], metrics: Mapping[MetricName, MetricRow])
 def regression_result(
     wish: RegressionSet, rows: Sequence[Example], base: Measured, tuned: Measured, seed: int
 ) -> RegressionResult:
-    """What became of one regression set."""
+    """Compares base and tuned model on one regression set. A metric that could not be measured fails the set."""
     expected, clusters = [row.final_answer for row in rows], [row.cluster for row in rows]
     models = {
         name: scored([texts(model.answers)], expected, (), [wish.metric], model.likelihoods)
@@ -55,34 +55,31 @@ def regression_result(
 
 
 def require_passed(evaluation: Evaluation) -> None:
-    """Raises TrainerFailure EvaluationGateFailed where something fell short."""
+    """Raises TrainerFailure EvaluationGateFailed if a gate or a regression set was not passed."""
     if evaluation.passed is False:
         raise TrainerFailure(FailureReason.EVALUATION_GATE_FAILED, shortfall(evaluation))
 
 
 def shortfall(evaluation: Evaluation) -> str:
-    """What fell short, with its value and its bound, then the verdict."""
+    """Returns a sentence for each gate and regression set that was not passed, and then the verdict."""
     found = [_gate_sentence(gate) for gate in evaluation.gates or [] if not gate.passed]
     found += [_regression_sentence(result) for result in evaluation.regression or [] if not result.passed]
     return " ".join([*found, evaluation.verdict or ""]).strip()
 
 
 def _gate_sentence(gate: GateResult) -> str:
-    value = "cannot be taken on these rows" if gate.value is None else f"is {gate.value:.4g}"
-    wanted = {
-        "Min": f"at least {gate.limit:g}",
-        "Max": f"at most {gate.limit:g}",
-        "MinGainOverBase": f"at least {gate.limit:g} better than the base model",
-        "MinGainOverFewShot": f"at least {gate.limit:g} better than prompting with examples",
-    }[gate.bound]
-    what = f"The gain in {gate.metric}" if "Gain" in gate.bound else gate.metric
-    return f"{what} {value}; a gate wants it {wanted}."
+    value = "could not be measured on these rows" if gate.value is None else f"is {gate.value:.4g}"
+    what = {
+        "MinGainOverBase": f"The gain in {gate.metric} over the base model",
+        "MinGainOverFewShot": f"The gain in {gate.metric} over prompting with examples",
+    }.get(gate.bound, gate.metric)
+    return f"{what} {value}, but its gate requires at {'most' if gate.bound == 'Max' else 'least'} {gate.limit:g}."
 
 
 def _regression_sentence(result: RegressionResult) -> str:
     if result.drop is None:
-        return f"{result.metric} cannot be taken on the rows of regression set {result.name}."
+        return f"{result.metric} could not be measured on the rows of regression set {result.name}."
     return (
-        f"{result.metric} on regression set {result.name} went from {result.base:.4g} to {result.tuned:.4g}, "
-        f"{result.drop:.4g} worse; at most {result.max_drop:g} is allowed."
+        f"{result.metric} on regression set {result.name} changed from {result.base:.4g} to {result.tuned:.4g}. "
+        f"This is {result.drop:.4g} worse, but its maxDrop allows at most {result.max_drop:g}."
     )

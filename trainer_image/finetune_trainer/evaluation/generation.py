@@ -1,4 +1,6 @@
-"""Answers a model writes itself: greedily, rows of like length together, what all prompts begin with read once."""
+"""Greedy generation of a model's answers in batches.
+
+Rows of similar length form a batch. The tokens that all prompts of a batch begin with are read once."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -21,7 +23,8 @@ from finetune_trainer.statistics.measurements import Answer
 
 Prompt = NDArray[np.int32]
 SHARED_LEAST = 64
-"""Tokens a beginning has to have in common to be read apart; below, one more forward pass costs more than it saves."""
+"""Fewest common tokens at the beginning of all prompts that are read once. For fewer tokens, one more forward pass
+costs more than it saves."""
 
 
 def write_answers(
@@ -33,11 +36,12 @@ def write_answers(
     tokens: int,
     generation: GenerationConfig,
 ) -> list[Answer]:
-    """The model's own answer to each prompt, in their order; about `tokens` tokens are in work at a time, fewer from
-    where the GPU's memory does not hold as many. Rows go together by length, so that little is padding, the longest
-    first, so that memory that is too small shows at once."""
+    """Returns the model's answer to each prompt, in the order of the prompts. `what`: the model's name in messages.
+
+    A batch has about `tokens` tokens, and fewer after the GPU has run out of memory. Rows of similar length form a
+    batch, so that there is little padding. The longest rows come first, so that too little memory shows at once."""
     answers: dict[int, Answer] = {}
-    progress = Progress(f"Answering with {what}", "rows", len(prompts))
+    progress = Progress(f"Generating answers with {what}", "rows", len(prompts))
     longest = sharing(model).padded
     waiting = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     while waiting:
@@ -45,7 +49,8 @@ def write_answers(
         rows = waiting[: max(1, tokens // each) if each <= longest else 1]
         written = generate_within_memory(model, [prompts[row] for row in rows], generation)
         if written is None:
-            print(f"{len(rows):,} answers at a time are more than the GPU's memory holds.", flush=True)
+            fewer = f"Generating {len(rows):,} answers at a time ran out of GPU memory. The next try has half as many."
+            print(fewer, flush=True)
             tokens = len(rows) // 2 * each
             continue
         for row, answer in zip(rows, written, strict=True):
@@ -58,20 +63,22 @@ def write_answers(
 def generate_within_memory(
     model: PreTrainedModel, prompts: Sequence[Prompt], generation: GenerationConfig
 ) -> list[list[int]] | None:
-    """As `generate`; None where the GPU's memory does not hold several prompts at a time."""
+    """Returns the result of `generate`, or None if several prompts at a time run out of GPU memory."""
     try:
         return generate(model, prompts, generation)
     except RuntimeError as error:
         if len(prompts) == 1 or failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
             raise
-    # Only past the exception, whose frames held the tensors, is there anything to give back.
+    # The frames of the exception hold the tensors, so memory can be freed only after the except block.
     torch.cuda.empty_cache()
     return None
 
 
 def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: GenerationConfig) -> list[list[int]]:
-    """What the model writes after each prompt, within its context. Prompts are padded on the left of what they do not
-    share, so that all end where writing starts."""
+    """Returns the tokens that the model writes after each prompt, at most as many as fit into its context.
+
+    Padding is inserted between the shared beginning and the rest of a prompt, so that all prompts end at the same
+    position."""
     shared = shared_beginning(prompts) if can_share(model) else 0
     longest = max(map(len, prompts))
     within = copy(generation)
@@ -93,14 +100,14 @@ def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: Gene
 
 
 def context(model: PreTrainedModel) -> float:
-    """Tokens of the longest text the model takes, prompt and answer; inf where its settings name none."""
+    """Returns the model's longest context in tokens, prompt and answer together, or inf if its config has no limit."""
     settings = model.config.get_text_config()
     return next((value for name in CONTEXT if (value := getattr(settings, name, None))), inf)
 
 
 def shared_beginning(prompts: Sequence[Prompt]) -> int:
-    """Tokens that all prompts begin with, leaving each at least one of its own; 0 where reading them apart does not
-    pay."""
+    """Returns the number of tokens that all prompts begin with. At least one token of each prompt is left over. Returns
+    0 if reading the beginning once saves no time."""
     shortest = min(map(len, prompts)) - 1
     same = np.all(np.stack([prompt[:shortest] for prompt in prompts]) == prompts[0][:shortest], axis=0)
     length = shortest if same.all() else int(same.argmin())
@@ -108,15 +115,16 @@ def shared_beginning(prompts: Sequence[Prompt]) -> int:
 
 
 def can_share(model: PreTrainedModel) -> bool:
-    """Whether padding between the shared beginning and the rest changes nothing: a sliding window counts it as well, as
-    do biases by distance (MPT), and a state that runs along the sequence would see it."""
+    """Returns whether padding between the shared beginning and the rest leaves the answers unchanged.
+
+    It changes them if the model has a sliding window, biases by distance (MPT), or a recurrent state."""
     layers = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
     plain = model.config._attn_implementation == NAME and set(layers) == {"full_attention"}
     return plain and not getattr(model.config.get_text_config(), "sliding_window", None)
 
 
 def read_beginning(model: PreTrainedModel, input_ids: Tensor, rows: int) -> DynamicCache:
-    """Keys and values of `input_ids`, shape [1, tokens], for `rows` rows."""
+    """Returns the key-value cache of `input_ids`, shape [1, tokens], repeated for `rows` rows."""
     cache = DynamicCache(config=model.config)
     model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     cache.batch_repeat_interleave(rows)
@@ -126,9 +134,9 @@ def read_beginning(model: PreTrainedModel, input_ids: Tensor, rows: int) -> Dyna
 def read_answer(
     tokenizer: PreTrainedTokenizerBase, written: Sequence[int], end_tokens: Sequence[int], expected: str
 ) -> Answer:
-    """The answer up to the first end token; without one it was cut."""
+    """Returns the answer up to the first end token. An answer without an end token is truncated."""
     end = next((i for i, token in enumerate(written) if token in end_tokens), None)
-    # The end of a thought is to be seen, also where a tokenizer holds it for special.
+    # `final_answer` needs the end of a thought as text. Some tokenizers have it as a special token.
     hidden = set(tokenizer.all_special_ids) - {tokenizer.get_added_vocab().get(THOUGHT_END)}
     text = str(tokenizer.decode([token for token in written[:end] if token not in hidden])).strip()
     return Answer(text, truncated=end is None, matches=final_answer(text) == expected.strip())

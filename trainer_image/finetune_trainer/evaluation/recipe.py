@@ -1,4 +1,4 @@
-"""The evaluation as a whole: the base model before it is tuned, the tuned model after, and what follows."""
+"""The whole evaluation: measure the base model before training and the tuned model after it, compare, and judge."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,27 +25,27 @@ from finetune_trainer.statistics.measurements import FewShot, Measured
 from finetune_trainer.tokens.render import prompt_format
 
 ROOM = 16_384
-"""Longest prompt with examples, in tokens, where the model's context is longer: beyond, the keys and values of a few
-prompts fill a GPU."""
+"""Longest few-shot prompt in tokens, for models with a longer context. The key-value cache of longer prompts would fill
+a GPU."""
 
 
 @dataclass(frozen=True, eq=False)
 class Baselines:
-    """What the base model does."""
+    """Measurements of the base model."""
 
     base: Measured
     few_shot: FewShot | None
-    """None where it was not asked for, or no example fits into the model's context."""
+    """None if the job does not ask for it, or no example fits into the model's context."""
     regression: Mapping[str, Measured]
-    """By the set's name."""
+    """By name of the regression set."""
     quantized: Measured | None = None
-    """Under QLoRA the model in 4 bits, without answers, where `base` is that in bf16."""
+    """Under QLoRA the base model in 4 bits, without answers, if `base` is the base model in bf16."""
     shortage: str | None = None
-    """Under QLoRA, why `base` is the model in 4 bits."""
+    """Under QLoRA the reason why `base` is the base model in 4 bits."""
 
     @property
     def told(self) -> Quantized | None:
-        """What the status says of quantizing, under QLoRA."""
+        """status.evaluation.quantized; None without QLoRA."""
         if self.quantized:
             return compare_quantized(self.base, self.quantized)
         return only_quantized(self.base, self.shortage) if self.shortage else None
@@ -53,16 +53,16 @@ class Baselines:
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """All that the evaluation found."""
+    """All results of the evaluation."""
 
     baselines: Baselines
     tuned: Measured
     comparison: Comparison
     evaluation: Evaluation
-    """The same as the status has it, with the verdict."""
+    """status.evaluation, with the verdict."""
 
     def with_merged(self, merged: Merged) -> "Assessment":
-        """The same, with what merging changed."""
+        """Returns a copy with the result of the merge."""
         return replace(self, evaluation=self.evaluation.model_copy(update={"merged": merged}))
 
 
@@ -70,9 +70,9 @@ class Assessor:
     """Measures every model of a job on the same rows."""
 
     def __init__(self, bundle: Bundle, prepared: Prepared, evaluator: Evaluator) -> None:
-        """Raises ValueError where `prepared` does not say what to measure."""
+        """Raises ValueError if `prepared` names no metric."""
         if not prepared.resolved.metrics:
-            raise ValueError("status.resolved.metrics names no metric")
+            raise ValueError("status.resolved.metrics contains no metric")
         self._spec, self._prepared, self._evaluator = bundle.spec, prepared, evaluator
         wish, seed = bundle.spec.evaluation, bundle.spec.dataset.split.seed
         self.held_out: Sequence[Example] = draw_rows(prepared.test, wish.max_rows, seed)
@@ -81,23 +81,25 @@ class Assessor:
 
     @property
     def _asks(self) -> bool:
-        """Whether any metric is one of the models' own answers."""
+        """Whether any metric needs the models' answers."""
         return not set(self._metrics) <= set(LIKELIHOODS)
 
     def baselines(self, model: PreTrainedModel, say: Callable[[str], None]) -> Baselines:
-        """Measures the base model. `say` is told what answers next where that is not the base model as it is."""
+        """Measures the base model. Calls `say` with the name of each few-shot draw before it starts."""
         base = self._evaluator.measure("the base model", model, self.held_out, self._asks)
         return Baselines(base, self._few_shot(model, say), self._measure_regression("the base model", model))
 
     def beside_quantized(self, baselines: Baselines, model: PreTrainedModel) -> Baselines:
-        """The same with `model`, the base in 4 bits. It writes no answers: they take long, and where that in bf16 fits
-        nobody would serve this one instead of tuning."""
+        """Returns `baselines` with the loss of `model`, the base model in 4 bits.
+
+        It writes no answers: generation takes long, and nobody would serve this model if the base model in bf16
+        fits."""
         found = self._evaluator.measure("the base model in 4 bits", model, self.held_out, answers=False)
         return replace(baselines, quantized=found)
 
     def assess(self, model: PreTrainedModel, baselines: Baselines, cost: Callable[[], Cost | None]) -> Assessment:
-        """Measures the tuned model and compares it. `cost`: tells, once that is done, what the training took and this
-        with it, where there was one."""
+        """Measures the tuned model and compares it with the baselines. `cost`: called after the measurement; returns
+        the cost until then, or None if nothing was trained."""
         tuned = self._evaluator.measure("the tuned model", model, self.held_out, self._asks)
         regression = self._measure_regression("the tuned model", model)
         spec, wish = self._spec, self._spec.evaluation
@@ -134,7 +136,7 @@ class Assessor:
         return Assessment(baselines, tuned, comparison, evaluation)
 
     def _unended(self, tuned: Measured) -> str:
-        """A sentence about answers that never end, with the space before it."""
+        """Returns a sentence about answers that never end, with a space before it, or ""."""
         advice = {advice.reason for advice in self._prepared.preflight.advice or []}
         return unended(tuned.answers, self._prepared.resolved.max_new_tokens, END_UNTRAINED in advice)
 
@@ -146,7 +148,7 @@ class Assessor:
         seed = self._spec.dataset.split.seed
         draws = few_shot_draws(self._prepared.train, self.held_out, prompt_format(tokenizer), tokenizer, room, seed)
         if not draws:
-            print("No example fits before the longest prompt: few-shot prompting is not measured.", flush=True)
+            print("No example fits into the context with the longest prompt. Few-shot is not measured.", flush=True)
             return None
         return self._evaluator.prompted(model, self.held_out, draws, say)
 
@@ -154,7 +156,7 @@ class Assessor:
         found = {}
         for wish in self._spec.evaluation.regression or []:
             rows = self._regression[wish.name]
-            # Its answers may be longer than those of the task.
+            # Answers of a regression set may be longer than answers of the task.
             longest = self._spec.evaluation.generation.max_new_tokens or room_for(
                 [len(row.input_ids) - row.prompt_length for row in rows]
             )

@@ -1,4 +1,4 @@
-"""A model on rows it has not learned: how likely it takes the right answers to be, and the answers it gives itself."""
+"""Measures a model on held-out rows: the loss of the expected answers, and the model's own answers."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -22,7 +22,7 @@ from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
 
 @dataclass(frozen=True)
 class Evaluator:
-    """How every model is measured."""
+    """Measures every model of a job with the same settings."""
 
     tokenizer: PreTrainedTokenizerBase
     micro_batch_tokens: int
@@ -30,29 +30,30 @@ class Evaluator:
     accelerator: Accelerator
 
     def up_to(self, max_new_tokens: int) -> "Evaluator":
-        """The same with answers of at most that many tokens."""
+        """Returns a copy that generates at most `max_new_tokens` tokens for an answer."""
         generation = copy(self.generation)
         generation.max_new_tokens = max_new_tokens
         return replace(self, generation=generation)
 
     def measure(self, what: str, model: PreTrainedModel, rows: Sequence[Example], answers: bool = True) -> Measured:
-        """Measures `model`, which messages call `what`, on at least one row; `answers`: whether it writes its own.
+        """Measures `model` on at least one row. `what`: its name in messages. `answers`: whether to generate answers.
 
-        Raises TrainerFailure LossDiverged when its loss is not a number."""
+        Raises TrainerFailure LossDiverged if the loss is not a finite number."""
         started = perf_counter()
         model.eval()
         with torch.no_grad(), self.accelerator.autocast():
             losses, labels = row_losses(model, rows, self.micro_batch_tokens)
         if not np.isfinite(losses).all():
-            raise TrainerFailure(FailureReason.LOSS_DIVERGED, f"The loss of {what} on held-out rows is not a number.")
+            finding = f"The loss of {what} on the held-out rows is not a finite number."
+            raise TrainerFailure(FailureReason.LOSS_DIVERGED, finding)
         written = self.answers(what, model, rows) if answers else []
         return Measured(losses, labels, written, perf_counter() - started)
 
     def answers(
         self, what: str, model: PreTrainedModel, rows: Sequence[Example], prompts: Sequence[Prompt] | None = None
     ) -> list[Answer]:
-        """The model's own answers to the rows' prompts, or to `prompts`, one for each row. A row that asks nothing,
-        being text to continue, gets none."""
+        """Returns the model's answer to each row. `prompts`: one for each row, in place of the rows' own prompts. A row
+        without a prompt (text to continue) gets an empty answer."""
         asked = [number for number, row in enumerate(rows) if row.prompt]
         ready = [rows[i].input_ids[: rows[i].prompt_length] if prompts is None else prompts[i] for i in asked]
         expected, tokens = [rows[i].final_answer for i in asked], GENERATION_FACTOR * self.micro_batch_tokens
@@ -65,10 +66,11 @@ class Evaluator:
     def prompted(
         self, model: PreTrainedModel, rows: Sequence[Example], draws: Sequence[Draw], say: Callable[[str], None]
     ) -> FewShot:
-        """Measures the base model prompted with the examples of each draw; `say` is told of each before it begins."""
+        """Measures the base model with the prompts of each few-shot draw. Calls `say` with the name of each draw before
+        it starts."""
         started, written = perf_counter(), []
         for number, draw in enumerate(draws, start=1):
-            what = f"the base model and {draw.examples} examples, draw {number} of {len(draws)}"
+            what = f"the base model prompted with {draw.examples} examples, draw {number} of {len(draws)}"
             say(what)
             written.append(self.answers(what, model, rows, draw.prompts))
         return FewShot(written, tuple(draw.examples for draw in draws), perf_counter() - started)

@@ -1,4 +1,4 @@
-"""What the evaluation found, as the job's status has it: bounded, rounded, the verdict in one sentence."""
+"""The results of the evaluation as status.evaluation: bounded in size, rounded, with the verdict."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ def evaluation_status(
     verdict: str,
     quantized: Quantized | None = None,
 ) -> Evaluation:
-    """status.evaluation."""
+    """Returns status.evaluation."""
     prompted = [answer for draw in few_shot.draws for answer in draw] if few_shot else []
     bounds = [gate.passed for gate in gates] + [result.passed for result in regression]
     return Evaluation(
@@ -49,7 +49,8 @@ def evaluation_status(
 
 
 def metrics_of(found: Comparison, model: str, answers: Sequence[Answer], draws: int = 1) -> Metrics:
-    """Every metric of one model, a field of MetricRow."""
+    """Returns every metric of one model. `model`: its field in MetricRow. Raises KeyError if the status has no field
+    for a metric."""
     values = {name.name.lower(): _value(getattr(row, model)) for name, row in found.metrics.items()}
     if unknown := values.keys() - Metrics.model_fields.keys():
         raise KeyError(f"status.evaluation has no field for {', '.join(sorted(unknown))}")
@@ -58,7 +59,7 @@ def metrics_of(found: Comparison, model: str, answers: Sequence[Answer], draws: 
 
 
 def decision_of(found: Comparison) -> Decision:
-    """The deciding metric against the better baseline."""
+    """Returns the deciding metric of the tuned model and of the best baseline."""
     row, change = found.decision, found.change
     return Decision(
         metric=row.name,
@@ -74,7 +75,7 @@ def decision_of(found: Comparison) -> Decision:
 
 
 def source_of(source: SourceRow) -> SourceResult:
-    """One source's share of the evidence."""
+    """Returns the deciding metric on the rows of one source."""
     row = source.decision
     interval = row.over_base.interval if row.over_base else None
     return SourceResult(
@@ -93,5 +94,5 @@ def _value(estimate: MetricEstimate | None) -> float | None:
 
 
 def _rounded(value: float) -> float:
-    """Six significant digits: more would be noise, and a job's status is small."""
+    """Returns six significant digits. More digits would be noise, and a job's status must stay small."""
     return float(f"{value:.{DIGITS}g}")

@@ -1,5 +1,5 @@
-"""All that the evaluation found, as manifest.json has it: every metric of every model with its interval, label by label
-and field by field."""
+"""All results of the evaluation for manifest.json: every metric of every model with its confidence interval, per label
+and per field."""
 
 from dataclasses import asdict
 from math import isfinite
@@ -13,7 +13,7 @@ DIGITS = 6
 
 
 def evaluation_table(found: Comparison) -> dict[str, Any]:
-    """The comparison as JSON."""
+    """Returns the comparison as JSON."""
     return {
         "answers": found.answers.kind,
         "rows": found.rows,
@@ -42,7 +42,7 @@ def evaluation_table(found: Comparison) -> dict[str, Any]:
 
 
 def metric_json(row: MetricRow) -> dict[str, Any]:
-    """One metric of all models."""
+    """Returns one metric of all models as JSON."""
     return {
         "base": _estimate(row.base),
         "fewShot": _estimate(row.few_shot),
@@ -55,7 +55,7 @@ def metric_json(row: MetricRow) -> dict[str, Any]:
 
 
 def labels_json(table: LabelTable) -> dict[str, Any]:
-    """Label by label, and which was taken for which."""
+    """Returns the scores of each label and the confusion matrix as JSON."""
     confusion = sorted(table.confusion.items(), key=lambda item: (item[0][0], -item[1]))
     return {
         "scores": [asdict(score) for score in table.scores],
@@ -87,5 +87,5 @@ def _change(change: Change | None) -> dict[str, Any] | None:
 
 
 def _number(value: float) -> float | None:
-    """Six significant digits; None for what is no number, which JSON does not know."""
+    """Returns six significant digits, or None for a number that JSON cannot express (nan, inf)."""
     return float(f"{value:.{DIGITS}g}") if isfinite(value) else None

@@ -1,6 +1,7 @@
-"""LoRA's dropout, drawn for each document by itself: a pure function of the training seed, the step, the document's
-place in the step and the layer. However rows lie in memory, and whenever activations are computed again, a document
-loses the same inputs. torch.nn.Dropout draws from one stream instead, in the order in which a step is packed."""
+"""LoRA dropout whose mask depends only on the training seed, the step, the document's place in the step, and the layer.
+
+So a document loses the same inputs however rows are packed, and also when gradient checkpointing computes activations
+again. The masks of torch.nn.Dropout depend on the order in which rows are packed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +14,17 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.model.batches import MicroBatch
 from finetune_trainer.pod.failure import TrainerFailure
 
-# Philox (Salmon et al. 2011) by key: no state, a key for each token, and the same numbers on CPUs and all GPUs, where
-# torch.Generator's depend on the GPU's size. PyTorch calls it experimental; a test holds its numbers.
+# Philox (Salmon et al. 2011) with keys: no state, one key for each token, and the same numbers on CPUs and all GPUs.
+# The numbers of torch.Generator depend on the GPU's size. PyTorch calls this module experimental, so a test checks
+# its numbers.
 try:
     from torch.func import _random as keyed
-except ImportError:  # PyTorch 2.11. The same numbers in plain tensor operations take seven times as long on a CPU.
+except ImportError:  # PyTorch 2.11. The fallback gives the same numbers and takes seven times as long on a CPU.
     from finetune_trainer.model import philox as keyed  # type: ignore[no-redef]
 
 
 def drop_by_document(model: nn.Module) -> None:
-    """Puts a DocumentDropout in the place of each adapter's dropout, where it has one."""
+    """Replaces the dropout of each LoRA layer with a DocumentDropout."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     for number, (name, layer) in enumerate(layers):
         for adapter, dropout in layer.lora_dropout.items():
@@ -31,25 +33,26 @@ def drop_by_document(model: nn.Module) -> None:
 
 
 class DocumentDropout(nn.Dropout):
-    """What layer `number` drops of its inputs, [..., tokens, features], while training within `document_masks`. The
-    rest is scaled up, as torch.nn.Dropout does."""
+    """Dropout on the inputs of LoRA layer `number`, shape [..., tokens, features]. In training mode it requires
+    `document_masks`. It scales up the kept inputs, as torch.nn.Dropout does."""
 
     def __init__(self, p: float, number: int, name: str) -> None:
         super().__init__(p)
         self._number, self._name = number, name
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raises TrainerFailure SpecInvalid where the layer is given something else than a row for each token."""
+        """Applies the dropout. Raises TrainerFailure SpecInvalid if the inputs are not one row for each token."""
         if not self.training:
             return x
         rows = x.flatten(0, -2)
-        assert _masks is not None, "there is no step to draw for"
+        assert _masks is not None, "there is no step: use document_masks"
         keys = _masks.keys(len(rows))
         if keys is None:
             finding = (
-                f"spec.method.lora.dropout: the layer {self._name} takes its inputs in other rows than the tokens'"
+                f"spec.method.lora.dropout: the inputs of layer {self._name} are not one row for each token, so "
+                "dropout cannot be applied there. Set it to 0."
             )
-            raise TrainerFailure(FailureReason.SPEC_INVALID, f"{finding}; set it to 0.")
+            raise TrainerFailure(FailureReason.SPEC_INVALID, finding)
         noise = keyed.uniform(keyed.fold_in(keys, self._number), *rows.shape)
         kept = rows.masked_fill(noise < self.p, 0) / (1 - self.p)
         return kept.view_as(x)
@@ -57,7 +60,7 @@ class DocumentDropout(nn.Dropout):
 
 @contextmanager
 def document_masks(batch: MicroBatch, seed: int, step: int) -> Iterator[None]:
-    """What is computed in here, forward and backward, is of this micro-batch of step `step`."""
+    """Sets the dropout masks for the forward and backward pass of one micro-batch of step `step`."""
     global _masks
     _masks = _Masks(batch, seed, step)
     try:
@@ -67,24 +70,25 @@ def document_masks(batch: MicroBatch, seed: int, step: int) -> Iterator[None]:
 
 
 class _Masks:
-    """The masks of one micro-batch, as keys to draw them with, [rows, 1, 2]. Made when first asked for."""
+    """Random keys for the masks of one micro-batch, shape [rows, 1, 2], computed at their first use."""
 
     def __init__(self, batch: MicroBatch, seed: int, step: int) -> None:
         self._batch, self._seed, self._step = batch, seed, step
         self._keys: dict[int, Tensor] = {}
 
     def keys(self, rows: int) -> Tensor | None:
-        """Those of the tokens, or of the label positions, which are all that an output head is given."""
+        """Returns the keys for `rows` rows: all tokens, or only the label positions, which an output head receives.
+        Returns None for another number of rows."""
         if not self._keys:
             step = keyed.fold_in(keyed.key(self._seed), self._step)
             documents = zip(self._batch.places, self._batch.document_lengths, strict=True)
             tokens = torch.cat([keyed.split(keyed.fold_in(step, place), length) for place, length in documents])
             tokens = tokens[:, None].to(self._batch.input_ids.device)
-            # uint64 is no type to index everywhere.
+            # Not every device can index uint64.
             labels = tokens.view(torch.int64)[self._batch.label_positions].view(torch.uint64)
             self._keys = {len(labels): labels, len(tokens): tokens}
         return self._keys.get(rows)
 
 
 _masks: _Masks | None = None
-"""No ContextVar: what a checkpoint computes again on a GPU asks for it from autograd's own thread."""
+"""Not a ContextVar: on a GPU, gradient checkpointing reads it in autograd's own thread."""

@@ -1,8 +1,8 @@
-"""Which rows a model may be given at once: found out on the model itself, before it is given any.
+"""Finds out which rows can share a forward pass, by trying it on the model before the first row.
 
-Most models tell rows in one sequence apart by their restarting positions. Layers with a state that runs along the
-sequence (Mamba, linear attention, short convolutions) do not, nor does attention that asks for no positions (BLOOM,
-MPT) or takes them for its rotations only (Falcon). Their rows go through the model one by one."""
+Most models separate rows in one sequence by position_ids that restart at 0. These layers do not: recurrent ones (Mamba,
+linear attention, short convolutions), attention without positions (BLOOM, MPT), and attention that uses positions only
+for rotations (Falcon). Such models process each row alone."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,36 +20,36 @@ from finetune_trainer.model.attention import NAME, packed
 from finetune_trainer.pod.failure import TrainerFailure
 
 LEAK = 1e-3
-"""Largest difference taken for rounding, as a share of the logits' standard deviation. Isolated documents show none at
-all on the CPU; one that leaks shows tens of percent."""
+"""Largest difference that counts as rounding, as a share of the logits' standard deviation. Isolated documents show no
+difference on the CPU. Documents that see each other show tens of percent."""
 TOKENS = 16
-"""Of each document in the proofs."""
+"""Tokens of each test document."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """What may share a forward pass."""
+    """The rows that can share a forward pass."""
 
     packed: float = inf
-    """Tokens of the longest row that may lie in one sequence with others; a longer one goes alone."""
+    """Longest row, in tokens, that can share a sequence with other rows. A longer row is processed alone."""
     padded: float = inf
-    """Tokens of the longest prompt, with its answer, that may be padded to the length of others; a longer one goes
-    alone."""
+    """Longest prompt with its answer, in tokens, that can be padded to the length of others. A longer prompt is
+    processed alone."""
 
 
 _found: WeakKeyDictionary[nn.Module, Sharing] = WeakKeyDictionary()
 
 
 def sharing(model: nn.Module) -> Sharing:
-    """What may share a forward pass of this model, with an adapter on it or not: found out once, when first asked.
+    """Returns which rows can share a forward pass of this model, with or without an adapter. It tries once per model.
 
-    Raises TrainerFailure ModelUnsupported where even a row alone depends on what went through the model before."""
+    Raises TrainerFailure ModelUnsupported if the result of a row depends on the rows processed before it."""
     whole: Any = getattr(model, "module", model)  # DistributedDataParallel passes nothing on
     base: PreTrainedModel = whole.get_base_model() if isinstance(whole, PeftModel) else whole
     if base not in _found:
         training = base.training
         base.eval()
-        # An adapter in fp32 over a base in bf16 would need autocast, and tells nothing about the layers.
+        # The adapter does not matter here, and an adapter in fp32 on a base model in bf16 would need autocast.
         with whole.disable_adapter() if isinstance(whole, PeftModel) else nullcontext():
             _found[base] = _find(base)
         base.train(training)
@@ -59,10 +59,10 @@ def sharing(model: nn.Module) -> Sharing:
 def _find(model: PreTrainedModel) -> Sharing:
     longest = _forget_longer_rows(model)
     require_no_memory(model)
-    # Logits that are no numbers are said so of when the loss is taken.
+    # Logits that are not finite are reported when the loss is computed.
     leaks = leak(model) >= LEAK
     if leaks and model.config._attn_implementation == NAME:
-        # A model that does not hand document_lengths on to its layers: Transformers' block mask tells them apart.
+        # This model does not pass document_lengths on to its layers. Transformers' block mask separates the documents.
         model.set_attn_implementation("sdpa")
         leaks = leak(model) >= LEAK
     seen = not padding_seen(model) < LEAK
@@ -70,37 +70,41 @@ def _find(model: PreTrainedModel) -> Sharing:
 
 
 def describe(found: Sharing) -> str:
-    """What of it makes the job slower than others of its size, in sentences; "" where nothing does."""
+    """Returns sentences on what makes this model slower than others of its size, or ""."""
     sentences = []
     if not found.packed:
-        sentences.append("Rows packed into one sequence change each other in this model: each goes through it alone.")
+        sentences.append(
+            "In this model rows in one sequence change each other's results, so each row is processed alone."
+        )
     elif found.packed < inf:
         sentences.append(
-            f"This model's rotary positions change beyond {found.packed:,.0f} tokens, for all that is read at once: a "
-            "longer row goes through it alone."
+            f"In this model a row of more than {found.packed:,.0f} tokens changes the rotary positions of all rows in "
+            "its sequence, so longer rows are processed alone."
         )
     if not found.padded:
-        sentences.append("Padding changes this model's answers: its prompts are answered one by one.")
+        sentences.append("Padding changes this model's answers, so its prompts are answered one by one.")
     return " ".join(sentences)
 
 
 @torch.no_grad()
 def require_no_memory(model: PreTrainedModel) -> None:
-    """Raises TrainerFailure ModelUnsupported unless a document gives the same logits after another one has gone through
-    the model."""
+    """Raises TrainerFailure ModelUnsupported if a document gives other logits after the model has processed another
+    document."""
     first, second = _documents(model)
     before, _, after = (_logits(model, document[None]) for document in (first, second, first))
     if _moved(before, after) >= LEAK:
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"{type(model).__name__} gives the same text other logits, by {_moved(before, after):.0%} of their spread, "
-            "once another has gone through it: no row can be learned or measured by itself.",
+            f"{type(model).__name__} keeps a state between texts: after another text, the logits of the same text "
+            f"differ by {_moved(before, after):.0%} of their standard deviation. So its rows cannot be trained or "
+            "measured independently.",
         )
 
 
 @torch.no_grad()
 def leak(model: PreTrainedModel) -> float:
-    """How far changing one packed document moves the next one's logits, as a share of their standard deviation."""
+    """Returns how much a change of one document changes the logits of the next document in its sequence, as a share of
+    their standard deviation."""
     first, second = _documents(model)
     positions = torch.arange(TOKENS).repeat(2)[None].to(model.device)
 
@@ -115,7 +119,8 @@ def leak(model: PreTrainedModel) -> float:
 
 @torch.no_grad()
 def padding_seen(model: PreTrainedModel) -> float:
-    """How far other padding, on the left of a masked prompt, moves the prompt's logits, as `leak` has it."""
+    """Returns how much other padding tokens on the left of a prompt change its logits, as a share of their standard
+    deviation."""
     first, second = _documents(model)
     mask = torch.ones(2, TOKENS, dtype=torch.long)
     mask[1, : TOKENS // 2] = 0
@@ -130,14 +135,14 @@ def padding_seen(model: PreTrainedModel) -> float:
 
 
 def _documents(model: PreTrainedModel) -> Tensor:
-    """Two documents of random tokens, [2, TOKENS], always the same."""
+    """Returns two fixed documents of random tokens, shape [2, TOKENS]."""
     generator = torch.Generator().manual_seed(0)
     tokens: Tensor = torch.randint(model.config.get_text_config().vocab_size, (2, TOKENS), generator=generator)
     return tokens
 
 
 def _logits(model: PreTrainedModel, input_ids: Tensor, **places: Any) -> Tensor:
-    # What is trained on a model in bf16 is in fp32.
+    # The trained parameters of a model in bf16 are in fp32.
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
         logits: Tensor = model(input_ids=input_ids.to(model.device), use_cache=False, **places).logits
     return logits.float()
@@ -148,8 +153,9 @@ def _moved(before: Tensor, after: Tensor) -> float:
 
 
 def _forget_longer_rows(model: PreTrainedModel) -> float:
-    """The longest row whose length does not decide the rotary frequencies of all that is read with it. Frequencies that
-    grow with the row (`dynamic`) are made to forget longer rows of earlier calls."""
+    """Returns the longest row that does not change the rotary frequencies of other rows in its sequence.
+
+    Rotary frequencies of the type `dynamic` grow with the longest row so far. A hook resets them before each call."""
     longest = inf
     for module in model.modules():
         kinds = getattr(module, "rope_type", None)
@@ -162,12 +168,12 @@ def _forget_longer_rows(model: PreTrainedModel) -> float:
 
 
 def _flat(kinds: object) -> list[str]:
-    """A rotary module's rope_type, by layer type or not, as a list."""
+    """Returns a rotary module's rope_type as a list. It can be one string or one string for each layer type."""
     return list(kinds.values()) if isinstance(kinds, dict) else [kinds] if isinstance(kinds, str) else []
 
 
 def _originals(settings: dict[str, Any]) -> list[int]:
-    """What original_max_position_embeddings is in rope_parameters, by layer type or not."""
+    """Returns each original_max_position_embeddings in rope_parameters, which can be nested by layer type."""
     found = [settings, *(part for part in settings.values() if isinstance(part, dict))]
     return [part["original_max_position_embeddings"] for part in found if "original_max_position_embeddings" in part]
 

@@ -1,4 +1,4 @@
-"""The base model as it is loaded, in bf16 or 4-bit, and how it writes answers."""
+"""Loads the base model in bf16 or 4 bits, its tokenizer, and its generation settings."""
 
 import inspect
 from collections.abc import Sequence
@@ -26,32 +26,35 @@ from finetune_trainer.pod.failure import TrainerFailure
 
 
 def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
-    """The GPU and its name, or the CPU where that is allowed. Raises TrainerFailure GPUFault when neither is there."""
+    """Returns the GPU and its name, or the CPU if it is allowed and there is no GPU. Raises TrainerFailure GPUFault if
+    no GPU works and the CPU is not allowed."""
     try:
         device = torch.device("cuda", 0)
-        # A device that answers is not yet one that computes: a broken driver or a stuck GPU shows only here.
+        # A broken driver or a stuck GPU shows only when the device computes.
         torch.ones(8, device=device).sum().item()
         return device, torch.cuda.get_device_name(device)
     except (RuntimeError, AssertionError) as error:
         if not allow_cpu:
             cause = str(error).splitlines()[0].rstrip(".")
-            raise TrainerFailure(FailureReason.GPU_FAULT, f"The pod finds no GPU it can use: {cause}.") from error
+            raise TrainerFailure(FailureReason.GPU_FAULT, f"The pod found no working GPU: {cause}.") from error
         return torch.device("cpu"), "cpu"
 
 
 def load_model(
     folder: Path, method: MethodType, device: torch.device, quantization: Quantization | None = None
 ) -> PreTrainedModel:
-    """The model in `folder`, frozen, in bf16, without dropout of its own; for QLoRA its linear layers in 4 bits as
-    `quantization` says, and the rest in its compute dtype. Raises TrainerFailure ModelUnsupported when Transformers
-    cannot load it whole."""
+    """Loads the model in `folder`: frozen, in bf16, with its own dropout off. For QLoRA its linear layers are in 4 bits
+    as `quantization` defines, and the rest is in the compute dtype.
+
+    Raises TrainerFailure ModelUnsupported if Transformers cannot load the model, or a weight is missing."""
     four_bit = (quantization or Quantization()) if method is MethodType.QLORA else None
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         switch_dropout_off(config)
         _forget_unknown_padding(config)
         if hasattr(config, "rescale_every"):
-            # RWKV halves its weights whenever it stops training, against overflow in fp16; they would be saved so.
+            # Against overflow in fp16, RWKV halves its weights whenever it leaves training mode. They would be saved
+            # so.
             config.rescale_every = 0
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -63,7 +66,7 @@ def load_model(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            # What does not fit is reported, and ends the job in `_require_whole`.
+            # `_require_whole` reports weights that do not fit.
             ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
@@ -78,8 +81,10 @@ def load_model(
 
 
 def switch_dropout_off(config: PreTrainedConfig) -> None:
-    """Sets every dropout that the config or a part of it asks for to 0. GPT-2 asks for 0.1, Phi-2 too, and it would be
-    drawn in the order in which rows happen to lie in memory; most models since ask for none."""
+    """Sets every dropout in the config, or in a part of it, to 0.
+
+    GPT-2 and Phi-2 have a dropout of 0.1, and most later models have none. Its random numbers would depend on how rows
+    are packed."""
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             switch_dropout_off(value)
@@ -88,8 +93,8 @@ def switch_dropout_off(config: PreTrainedConfig) -> None:
 
 
 def _forget_unknown_padding(config: PreTrainedConfig) -> None:
-    """Takes out a padding token the embedding has no row for, at which PyTorch would refuse to build it. Nothing is
-    padded with it here."""
+    """Removes a padding token for which the embedding has no row. PyTorch would refuse to build the embedding, and the
+    trainer does not use this token."""
     text = config.get_text_config()
     padding = getattr(text, "pad_token_id", None)
     if padding is not None and not 0 <= padding < text.vocab_size:
@@ -97,7 +102,7 @@ def _forget_unknown_padding(config: PreTrainedConfig) -> None:
 
 
 def mixed_precision(method: MethodType, quantization: Quantization | None) -> Literal["bf16", "no"]:
-    """Accelerate's word for how matrices are multiplied."""
+    """Returns Accelerate's name for the dtype of matrix products."""
     fp32 = method is MethodType.QLORA and quantization and quantization.compute_dtype is ComputeDtype.FLOAT32
     return "no" if fp32 else "bf16"
 
@@ -110,7 +115,7 @@ def _compute_dtype(quantization: Quantization | None) -> torch.dtype:
 def _four_bit(quantization: Quantization, mamba: bool) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        # Mamba multiplies by the weights of this one past the layer.
+        # Mamba reads the weights of dt_proj directly, without calling the layer.
         llm_int8_skip_modules=["dt_proj", "lm_head"] if mamba else None,
         bnb_4bit_quant_type=quantization.type.lower(),
         bnb_4bit_use_double_quant=quantization.double_quant,
@@ -119,22 +124,27 @@ def _four_bit(quantization: Quantization, mamba: bool) -> BitsAndBytesConfig:
 
 
 def _require_whole(model: PreTrainedModel, report: dict[str, set[str]]) -> None:
-    """Transformers fills absent weights with random numbers and a warning; here that ends the job."""
+    """Raises TrainerFailure ModelUnsupported if weights are missing. Transformers would fill them with random numbers
+    and print a warning."""
     absent = sorted(map(str, report["missing_keys"] or report["mismatched_keys"]))
     if absent:
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"The weights do not fit config.json: {len(absent)} are missing or of another shape, {absent[0]} first.",
+            f"The weights do not fit config.json: {len(absent)} are missing or have another shape. The first one is "
+            f"{absent[0]}.",
         )
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED, f"{type(model).__name__} is not a causal language model of a usual kind."
+            FailureReason.MODEL_UNSUPPORTED,
+            f"{type(model).__name__} is not a usual causal language model: its forward() has no logits_to_keep.",
         )
 
 
 def _keep_four_bit_trainable(model: nn.Module) -> None:
-    """On CPUs with AVX512-BF16 bitsandbytes repacks a 4-bit layer at its first forward without gradient, such as the
-    base's evaluation, and the repacked layer passes no gradient on."""
+    """Keeps gradients flowing through 4-bit layers on CPUs with AVX512-BF16.
+
+    There bitsandbytes repacks a 4-bit layer in its first forward pass without gradients, such as the evaluation of the
+    base model. A repacked layer passes no gradient on."""
     from bitsandbytes.nn import Linear4bit  # only here, so that LoRA and Full train without bitsandbytes
 
     for module in model.modules():
@@ -143,7 +153,7 @@ def _keep_four_bit_trainable(model: nn.Module) -> None:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer. Preflight has seen that it can be loaded."""
+    """Loads the model's own tokenizer. Preflight has checked that this works."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True
     )
@@ -151,8 +161,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def greedy_generation(model: PreTrainedModel, stop_token_ids: Sequence[int], max_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding that ends at any of `stop_token_ids` or the model's own end tokens. What else the model's
-    generation_config holds (sampling, penalties) is taken from the model: it would not be greedy with it."""
+    """Returns settings for greedy decoding that stops at `stop_token_ids` and at the model's own end tokens.
+
+    It clears the model's generation_config (sampling, penalties), because decoding would not be greedy with it."""
     own = model.generation_config.eos_token_id
     own = own if isinstance(own, list) else [] if own is None else [own]
     ends = sorted({*stop_token_ids, *known(own, model.config.get_text_config().vocab_size)})

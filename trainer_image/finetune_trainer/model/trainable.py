@@ -1,4 +1,4 @@
-"""What of the model is trained: an adapter on it, fresh or continued, or all of its weights."""
+"""Selects the trained parameters: a new adapter, a continued adapter, or all weights of the model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +21,10 @@ from finetune_trainer.pod.failure import TrainerFailure
 def make_trainable(
     model: PreTrainedModel, method: Method, type: MethodType, seed: int, adapter: Path | None = None
 ) -> PreTrainedModel | PeftModel:
-    """`model`, frozen so far, with what `type` trains: every weight under Full, or else an adapter, continued from the
-    one in the folder `adapter` where that is given. What is trained is in fp32.
+    """Makes a frozen model trainable: every weight for Full, otherwise an adapter. `adapter`: folder of the adapter to
+    continue; None for a new one. The trained parameters are in fp32.
 
-    Raises TrainerFailure SpecInvalid where the adapter does not fit the model."""
+    Raises TrainerFailure SpecInvalid if the adapter does not fit the model."""
     if type is MethodType.FULL:
         model.requires_grad_(True)
         _hold_in_fp32(model)
@@ -33,8 +33,8 @@ def make_trainable(
 
 
 def attach_lora(model: PreTrainedModel, method: Method, seed: int) -> PeftModel:
-    """The model with a fresh adapter, its weights in fp32. Raises TrainerFailure SpecInvalid when the model has no
-    module of the names in targetModules."""
+    """Returns the model with a new adapter in fp32. Raises TrainerFailure SpecInvalid if the model has no module named
+    in targetModules or modulesToSave."""
     lora = method.lora
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -47,21 +47,21 @@ def attach_lora(model: PreTrainedModel, method: Method, seed: int) -> PeftModel:
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
         modules_to_save=lora.modules_to_save,
-        # Where output head and embedding are one, saving either has to train both as one.
+        # If output head and embedding share their weights, saving one of them must train the shared weights.
         ensure_weight_tying=bool(lora.modules_to_save) and model.config.get_text_config().tie_word_embeddings,
     )
     return _with_adapter(lambda: get_peft_model(model, config), "targetModules or modulesToSave", seed)
 
 
 def continue_lora(model: PreTrainedModel, lora: Lora, seed: int, folder: Path) -> PeftModel:
-    """The model with the adapter in `folder`, to be trained on, its weights in fp32. Its own settings hold, but for
-    the dropout. Raises TrainerFailure SpecInvalid when it does not fit the model."""
+    """Returns the model with the adapter in `folder`, trainable and in fp32. The adapter keeps its own settings; only
+    the dropout comes from `lora`. Raises TrainerFailure SpecInvalid if the adapter does not fit the model."""
     config = LoraConfig.from_pretrained(folder)
     config.lora_dropout, config.inference_mode = lora.dropout, False
     tuned = _with_adapter(
         lambda: PeftModel.from_pretrained(model, folder, config=config, is_trainable=True), "from", seed
     )
-    # PEFT has rounded the biases and the modules trained whole to the bf16 of the base model: they are read once more.
+    # PEFT rounds biases and saved modules to the base model's bf16, so they are loaded again in fp32.
     set_peft_model_state_dict(tuned, load_file(folder / ADAPTER_WEIGHTS))
     return tuned
 
@@ -75,7 +75,7 @@ def _with_adapter(build: Callable[[], PeftModel], field: str, seed: int) -> Peft
         raise TrainerFailure(FailureReason.SPEC_INVALID, finding) from error
     for module in tuned.modules():
         if hasattr(module, "lora_A"):
-            # Autocast casts the small weights down instead of PEFT the large activations up.
+            # Autocast casts the small weights down. PEFT would cast the large activations up.
             setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010 - PEFT's, unknown to nn.Module
     drop_by_document(tuned)
     _hold_in_fp32(tuned)
@@ -88,10 +88,10 @@ def _hold_in_fp32(model: nn.Module) -> None:
 
 
 def as_published(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
-    """The model as it is published, and has to be measured: an adapter stays in fp32, a whole model is rounded to the
-    bf16 its base was loaded in."""
+    """Converts the trained parameters to the number format in which they are published and measured: fp32 for an
+    adapter, bf16 for a whole model."""
     if not isinstance(model, PeftModel):
-        # Parameter by parameter: rotary frequencies are buffers, and in fp32 whatever the weights are in.
+        # Only the parameters: rotary frequencies are buffers and must stay in fp32.
         for parameter in trainable_parameters(model):
             parameter.data = parameter.data.to(torch.bfloat16)
         model.requires_grad_(False)
@@ -99,31 +99,33 @@ def as_published(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftMo
 
 
 def use_gradient_checkpointing(model: PreTrainedModel | PeftModel, wanted: bool) -> None:
-    """Switches it on or off. Raises TrainerFailure SpecInvalid where the model cannot."""
+    """Switches gradient checkpointing on or off. Raises TrainerFailure SpecInvalid if the model does not support it."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if wanted and not base.supports_gradient_checkpointing:
-        finding = f"spec.training.gradientCheckpointing: {type(base).__name__} has none; set it to Disabled."
+        name = type(base).__name__
+        finding = f"spec.training.gradientCheckpointing: {name} does not support it. Set it to Disabled."
         raise TrainerFailure(FailureReason.SPEC_INVALID, finding)
     if wanted:
-        # Reentrant checkpoints pass no gradient on to an adapter behind inputs that need none. There is no random state
-        # to keep: dropout is drawn by document.
+        # Reentrant checkpoints pass no gradient to an adapter whose inputs need no gradient. The random state need not
+        # be kept, because dropout does not use it (see document_dropout).
         _switch(base, "enable")({"use_reentrant": False, "preserve_rng_state": False})
     elif uses_gradient_checkpointing(base):
         _switch(base, "disable")()
 
 
 def uses_gradient_checkpointing(model: nn.Module) -> bool:
-    """Whether any part of the model computes its activations again in the backward pass."""
+    """Returns whether any module of the model uses gradient checkpointing."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _switch(model: PreTrainedModel, how: str) -> Callable[..., None]:
-    """Transformers 5.23 calls these activation_checkpointing_*; 5.17 knows only the older name."""
+    """Returns the model's method to switch gradient checkpointing. Transformers 5.23 calls it
+    activation_checkpointing_*; 5.17 has only the older name."""
     old = f"gradient_checkpointing_{how}"
     switch: Callable[..., None] = getattr(model, f"activation_checkpointing_{how}", None) or getattr(model, old)
     return switch
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters the optimizer changes."""
+    """Returns the parameters that the optimizer changes."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]

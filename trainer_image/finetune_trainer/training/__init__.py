@@ -1,3 +1,3 @@
-"""The optimizer's steps: `loop`, with its optimizer and schedule, the memory probe, validation, and progress.
+"""Trains a model: `loop` runs the optimizer's steps. Also the schedule, the memory probe, validation, and progress.
 
 May import: model and everything below it."""

@@ -1,4 +1,4 @@
-"""The optimizer's steps."""
+"""The training loop: optimizer steps, gradient accumulation, and the check for a diverged loss."""
 
 import os
 from collections import deque
@@ -31,26 +31,27 @@ from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.schedule import learning_rate
 
 PATIENCE = 10
-"""Steps in a row that have to be hopeless before a run is called diverged."""
+"""Steps in a row with a hopeless loss after which a run counts as diverged."""
 ROWS_NAMED = 8
+"""Most rows that a message names."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step, done."""
+    """One completed optimizer step."""
 
     number: int
     """Counted from 1."""
     loss: float
-    """Mean cross-entropy of its supervised tokens before the update, in nats."""
+    """Mean cross-entropy of the learned tokens before the update, in nats."""
     learning_rate: float
     gradient_norm: float
     """Before clipping."""
     tokens: int
-    """All tokens of its rows, prompts and answers."""
+    """Tokens of all rows of the step, prompts and answers."""
     seconds: float
     memory: int = 0
-    """Most memory in use during it, in bytes: the GPU's, or on a CPU the process's at its end."""
+    """On a GPU, its peak memory during the step; on a CPU, the memory of the process at the end. In bytes."""
 
 
 def training_steps(
@@ -64,10 +65,9 @@ def training_steps(
     speedups: Speedups = DEFAULT,
     optimizer: Optimizer | None = None,
 ) -> Iterator[Step]:
-    """Trains `model`, yielding each step once it is done. `optimizer`: of its trainable parameters, where it is not to
-    be the one that `training` names.
+    """Trains `model` and yields each completed step. `optimizer`: replaces the optimizer that `training` names.
 
-    Raises TrainerFailure LossDiverged, before the weights take any harm from a loss that is not a number."""
+    Raises TrainerFailure LossDiverged before a loss that is not a finite number changes the weights."""
     parameters = trainable_parameters(model)
     optimizer = optimizer or make_optimizer(model, training)
     mixture = mixture or Mixture((len(examples),))
@@ -103,8 +103,8 @@ def accumulate_gradients(
     step: int = 0,
     speedups: Speedups = DEFAULT,
 ) -> float:
-    """Adds the gradient of the rows' mean cross-entropy over all their supervised tokens, however the rows are spread
-    over micro-batches. `seed`, `step`: of the dropout. Returns that mean, in nats."""
+    """Adds the gradient of the mean cross-entropy over all learned tokens of the rows. The gradient does not depend on
+    how the rows are spread over micro-batches. `seed`, `step`: determine the dropout. Returns the mean, in nats."""
     batches = micro_batches(rows, micro_batch_tokens, sharing(model).packed, accelerator.device)
     labels = sum(len(batch.labels) for batch in batches)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
@@ -113,14 +113,14 @@ def accumulate_gradients(
             with document_masks(batch, seed, step):
                 with accelerator.autocast():
                     loss = token_losses(model, batch).sum() / labels
-                # Not accelerator.backward: it would divide by its own idea of accumulation.
+                # Not accelerator.backward: it would divide by its own number of accumulation steps.
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
     return total.item()
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Bytes the GPU's tensors took at most since this was last asked, or on a CPU those the process takes."""
+    """Returns the GPU's peak memory in bytes since the last call, or on a CPU the memory of the process in bytes."""
     if device.type == "cuda":
         most = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -130,9 +130,11 @@ def memory_in_use(device: torch.device) -> int:
 
 
 class Divergence:
-    """Tells a run that is lost from one that is merely rough: a loss or gradient that is not a number, or a loss that
-    for ten steps in a row is above both twice that of the first three steps and ln(vocabulary), the loss of guessing
-    blindly. A run that learns anything is below the latter."""
+    """Detects a diverged run. A run has diverged if its loss or gradient is not a finite number.
+
+    It has also diverged if its loss was hopeless for ten steps in a row: above twice the mean of the first three
+    steps, and above ln(vocabulary), the loss of random guessing. A run that learns anything is below the second
+    bound."""
 
     def __init__(self, vocabulary: int) -> None:
         self._blind = log(vocabulary)
@@ -140,19 +142,19 @@ class Divergence:
         self._hopeless: deque[bool] = deque(maxlen=PATIENCE)
 
     def check(self, step: int, loss: float, gradient_norm: float, rows: Sequence[Example]) -> None:
-        """Raises TrainerFailure LossDiverged, naming the step and its rows."""
+        """Raises TrainerFailure LossDiverged, with the step and its rows, if the run has diverged."""
         if not isfinite(loss) or not isfinite(gradient_norm):
             what = "loss" if not isfinite(loss) else "gradient"
-            raise _diverged(f"The {what} of step {step} is not a number", step, rows)
+            raise _diverged(f"The {what} of step {step} is not a finite number", step, rows)
         if len(self._first) < 3:
             self._first.append(loss)
         self._hopeless.append(loss > max(2 * fmean(self._first), self._blind))
         if len(self._hopeless) == PATIENCE and all(self._hopeless):
-            finding = f"The loss is {loss:.1f} at step {step} and was worse than guessing for {PATIENCE} steps in a row"
+            finding = f"The loss is {loss:.1f} at step {step}: worse than random guessing for {PATIENCE} steps in a row"
             raise _diverged(finding, step, rows)
 
 
 def _diverged(finding: str, step: int, rows: Sequence[Example]) -> TrainerFailure:
     named = ", ".join(row.place for row in rows[:ROWS_NAMED])
     more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
-    return TrainerFailure(FailureReason.LOSS_DIVERGED, f"{finding}. Its rows: {named}{more}.", step)
+    return TrainerFailure(FailureReason.LOSS_DIVERGED, f"{finding}. Rows of this step: {named}{more}.", step)

@@ -1,4 +1,6 @@
-"""How much goes through the model at a time: tried out on the GPU before the first step, which it does not change."""
+"""Finds the largest micro-batch that fits into the GPU's memory, by trying before the first step.
+
+The size of the micro-batches does not change the result of a step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,24 +24,27 @@ from finetune_trainer.training.loop import accumulate_gradients
 from finetune_trainer.training.optimizer import state_bytes
 
 MOST_TOKENS = 16_384
-"""Tokens from which on more at a time no longer make a GPU faster."""
+"""Most tokens of a micro-batch. More tokens do not make a GPU faster."""
 FEWEST_TOKENS = 1024
-"""Tokens below which a GPU loses more by small matrices than by computing activations again."""
+"""Fewest tokens of a micro-batch without gradient checkpointing. Below, small matrices slow a GPU down more than
+gradient checkpointing does."""
 
 
 @dataclass(frozen=True)
 class StepLayout:
-    """How a step is laid out in memory."""
+    """The micro-batches of a step."""
 
     micro_batch_tokens: int
     gradient_checkpointing: bool
     packed: bool = True
-    """Whether rows share a sequence, which they do not where they would change each other."""
+    """Whether rows share a sequence. They do not if they would change each other's results."""
 
 
 def plans(longest: int, most: int, checkpointing: GradientCheckpointing) -> list[StepLayout]:
-    """What to try, best first, from `most` tokens down to `longest`, those of the longest row: half the tokens each
-    time, and where the spec leaves it open gradient checkpointing before they get so few that the GPU idles."""
+    """Returns the plans to try, fastest first. Each plan has half the tokens of the plan before.
+
+    The tokens of a micro-batch go from `most` down to `longest`, the length of the longest row. Under Auto the plans
+    without gradient checkpointing end at FEWEST_TOKENS, and the plans with it follow."""
     kept = halved(most, longest if checkpointing is GradientCheckpointing.DISABLED else max(longest, FEWEST_TOKENS))
     match checkpointing:
         case GradientCheckpointing.DISABLED:
@@ -55,12 +60,13 @@ def plans(longest: int, most: int, checkpointing: GradientCheckpointing) -> list
 def find_plan(
     model: PreTrainedModel, rows: Sequence[Example], training: Training, resolved: Resolved, accelerator: Accelerator
 ) -> StepLayout:
-    """The first of `plans` that the GPU's memory has room for; on a CPU, which has no such end but the pod's, what was
-    planned. Leaves the model set to it, its weights and gradients as they were.
+    """Returns the first of `plans` that fits into the GPU's memory, and applies its gradient checkpointing to the
+    model. Weights and gradients stay unchanged. On a CPU it returns the plan of preflight without a trial, because
+    there running out of memory ends the pod.
 
-    Raises TrainerFailure GPUOutOfMemory where none has room."""
+    Raises TrainerFailure GPUOutOfMemory if no plan fits."""
     longest, packed = int(lengths(rows).max()), sharing(model).packed
-    # Where the longest row goes alone, more tokens than it has would be tried with it alone too.
+    # If the longest row is processed alone, a larger micro-batch would contain only this row too.
     alone = longest > packed
     if on_cpu(accelerator):
         tokens = longest if alone else resolved.micro_batch_tokens
@@ -76,19 +82,22 @@ def find_plan(
         if fits(model, shape, plan, reserved, accelerator):
             return replace(plan, packed=packed > 0)
         how = " with gradient checkpointing" if plan.gradient_checkpointing else ""
-        print(f"{plan.micro_batch_tokens:,} tokens at a time{how} are more than the GPU's memory holds.", flush=True)
-    finding = f"The longest row, {longest:,} tokens, does not fit into the GPU's memory even alone."
+        tried = f"A micro-batch of {plan.micro_batch_tokens:,} tokens{how}"
+        print(f"{tried} does not fit into the GPU's memory.", flush=True)
+    finding = f"The longest row has {longest:,} tokens and does not fit into the GPU's memory, even alone."
     raise TrainerFailure(FailureReason.GPU_OUT_OF_MEMORY, finding)
 
 
 def on_cpu(accelerator: Accelerator) -> bool:
-    """Whether training runs where memory that runs out ends the pod rather than the allocation."""
+    """Whether training runs on a CPU, where running out of memory ends the pod instead of raising an error."""
     return bool(accelerator.device.type == "cpu")
 
 
 def worst_micro_batch(lengths: NDArray[np.int64], labels: NDArray[np.int64], tokens: int) -> tuple[list[int], int]:
-    """The lengths of documents that fill `tokens` tokens, as long as the longest row, and the most labels that rows of
-    these lengths and labels can have among them (the fractional knapsack's bound: the densest rows first)."""
+    """Returns the lengths of the documents in the largest possible micro-batch, and an upper bound on its labels.
+
+    `lengths`, `labels`: of each row, shape [rows]. The documents are as long as the longest row and fill `tokens`
+    tokens. The bound is the bound of the fractional knapsack: rows with the most labels per token come first."""
     longest = int(lengths.max())
     documents = [longest] * (tokens // longest) + ([tokens % longest] if tokens % longest > 1 else [])
     order = np.argsort(-labels / lengths, kind="stable")
@@ -104,8 +113,8 @@ def worst_micro_batch(lengths: NDArray[np.int64], labels: NDArray[np.int64], tok
 def fits(
     model: PreTrainedModel, shape: tuple[list[int], int], plan: StepLayout, reserved: int, accelerator: Accelerator
 ) -> bool:
-    """Whether a step of two such micro-batches fits, beside the `reserved` bytes that the optimizer will keep: the
-    second one runs while the first one's gradients are there."""
+    """Returns whether a step of two such micro-batches fits, next to `reserved` bytes for the optimizer's state. It
+    needs two, because the second one runs while the gradients of the first one are in memory."""
     rows = synthetic_rows(*shape, model.config.get_text_config().vocab_size) * 2
     parameters = trainable_parameters(model)
     model.train()
@@ -119,7 +128,7 @@ def fits(
     for parameter in parameters:
         parameter.grad = None
     if accelerator.device.type == "cuda":
-        # Only past the exception, whose frames held the tensors, is there anything to give back.
+        # The frames of the exception hold the tensors, so memory can be freed only after the except block.
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(accelerator.device)
     return fitting
@@ -134,7 +143,7 @@ def _take(
 
 
 def synthetic_rows(documents: Sequence[int], labels: int, vocabulary: int) -> list[Example]:
-    """Rows of these lengths with `labels` learned tokens among them."""
+    """Returns rows of these lengths, with `labels` learned tokens in all rows together."""
     rows = []
     for length in documents:
         learned = min(labels, length - 1)

@@ -5,14 +5,15 @@ from math import cos, pi
 from finetune_api.spec.training import Scheduler
 
 FLOOR = 0.1
-"""Share of the peak the cosine ends on, as in Chinchilla (Hoffmann et al. 2022) and Llama."""
+"""The cosine schedule ends at this share of the peak, as in Chinchilla (Hoffmann et al. 2022) and Llama."""
 
 
 def learning_rate(
     step: int, peak: float, warmup_steps: int, total_steps: int, scheduler: Scheduler = Scheduler.COSINE
 ) -> float:
-    """Learning rate of optimizer step `step`, counted from 0: linear warm-up, then as `scheduler` says. No step is
-    spent at 0, as Transformers' first one is."""
+    """Returns the learning rate of optimizer step `step`, counted from 0: a linear warm-up, then `scheduler`.
+
+    No step has a rate of 0. In Transformers the first step of the warm-up has."""
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)
     match scheduler:

@@ -1,4 +1,4 @@
-"""Progress of the training: a line in the log and the job's status.training, both at a modest rate."""
+"""Progress of the training: a line in the log and status.training, at most every ten seconds."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from finetune_trainer.training.validation import ValidationLoss
 
 
 class TrainingProgress:
-    """Tells of the first and the last step, and of one every ten seconds in between."""
+    """Reports the first and the last step, and one step every ten seconds in between."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class TrainingProgress:
 
     @property
     def training(self) -> Training:
-        """status.training after the steps so far."""
+        """Returns status.training after the steps so far."""
         now, step = datetime.now(UTC), self._last
         about: dict[str, Any] = {"attempt": self._attempt, "device": self._device, "total_steps": self.total_steps}
         if self._plan:
@@ -63,17 +63,17 @@ class TrainingProgress:
         )
 
     def planned(self, plan: StepLayout) -> None:
-        """Notes how steps are laid out in memory."""
+        """Records the plan for the status."""
         self._plan = plan
 
     def validated(self, point: ValidationLoss) -> None:
-        """Notes a measurement of the validation loss, and tells of it in the log."""
+        """Records a measurement of the validation loss and prints it."""
         self._curve.append(point)
         self._seconds_validating += point.seconds
         print(f"Training: validation loss {point.loss:.3f} after step {point.step:,}", flush=True)
 
     def advance(self, step: Step) -> None:
-        """Counts a step, and tells of it when it is time. Raises Superseded as StatusWriter.progress does."""
+        """Counts a step and reports it when a report is due. Raises Superseded as StatusWriter.progress does."""
         self._last = step
         self._memory = max(self._memory, step.memory)
         self._tokens, self._seconds = self._tokens + step.tokens, self._seconds + step.seconds
@@ -87,7 +87,7 @@ class TrainingProgress:
             flush=True,
         )
         if step.number < self.total_steps:
-            # The last one comes with the condition Trained.
+            # The last step is written together with the condition Trained.
             self._writer.progress(training=self.training)
 
     def _seconds_left(self, step: Step) -> float:
@@ -95,7 +95,7 @@ class TrainingProgress:
 
 
 def duration(seconds: float) -> str:
-    """A time span for people."""
+    """Returns a time span as text, such as "9.5 s", "14 min 00 s" or "2 h 05 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""The loss on the validation rows while training: when it is measured, which weights were best, and when to stop."""
+"""Validation during training: measures the validation loss, keeps the best weights, and decides on early stopping."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.pod.failure import TrainerFailure
 
 MOST_ROWS = 500
-"""Rows measured at a time, of however many there are: enough to tell one point of the curve from the next."""
+"""Most rows of one measurement. They are enough to distinguish one point of the curve from the next."""
 
 
 @dataclass(frozen=True)
@@ -34,65 +34,65 @@ class ValidationLoss:
     loss: float
     """Mean cross-entropy of the rows' learned tokens, in nats."""
     seconds: float
-    """What measuring it took."""
+    """Duration of the measurement."""
 
 
 class Validation:
-    """Follows the validation loss of one training, and keeps its best weights where those are to be published."""
+    """Measures the validation loss during one training, and keeps the best weights if the job publishes them."""
 
     def __init__(
         self, rows: Sequence[Example], training: Training, resolved: Resolved, accelerator: Accelerator, folder: Path
     ) -> None:
-        """`folder`: where weights are kept."""
+        """`folder`: the folder for the kept weights."""
         self.curve: list[ValidationLoss] = []
         self._rows = draw_rows(rows, MOST_ROWS, training.seed)
         self._stopping, self._resolved, self._accelerator = training.early_stopping, resolved, accelerator
         self._kept = KeptWeights(folder / "best.safetensors")
 
     def due(self, step: int) -> bool:
-        """Whether the loss is to be measured after step `step`, counted from 1."""
+        """Returns whether to measure the loss after step `step`, counted from 1."""
         every = self._resolved.evaluate_every
         return every is not None and (step % every == 0 or step == self._resolved.total_steps)
 
     def measure(self, model: PreTrainedModel, step: int) -> ValidationLoss:
-        """Adds a point to the curve. Raises TrainerFailure LossDiverged when the loss is not a number."""
+        """Adds a point to the curve. Raises TrainerFailure LossDiverged if the loss is not a finite number."""
         started = perf_counter()
         model.eval()
         with torch.no_grad(), self._accelerator.autocast():
             losses, labels = row_losses(model, self._rows, self._resolved.micro_batch_tokens)
         loss = float(losses.sum() / labels.sum())
         if not isfinite(loss):
-            finding = f"The loss on the validation rows is not a number after step {step:,}."
+            finding = f"The loss on the validation rows is not a finite number after step {step:,}."
             raise TrainerFailure(FailureReason.LOSS_DIVERGED, finding, step)
         point = ValidationLoss(step, loss, perf_counter() - started)
         self.curve.append(point)
-        # The last step's weights are there without being kept.
+        # The model has the weights of the last step anyway.
         if self._resolved.publish is Publish.BEST and self.best is point and step < self._resolved.total_steps:
             self._kept.keep(model)
         return point
 
     @property
     def best(self) -> ValidationLoss | None:
-        """The lowest point of the curve, the first of equals."""
+        """The lowest point of the curve; the first one if several are equal."""
         return min(self.curve, key=lambda point: point.loss, default=None)
 
     @property
     def over(self) -> bool:
-        """Whether training is to stop early."""
+        """Whether to stop the training early."""
         if self._stopping is None:
             return False
         waited = without_gain([point.loss for point in self.curve], self._stopping.min_delta)
         return waited >= self._stopping.patience
 
     def finish(self, model: nn.Module) -> None:
-        """Gives the model, after its last step, the weights that are to be published."""
+        """Gives the model the weights to publish, after its last step."""
         if self._resolved.publish is Publish.BEST and self.curve and self.best is not self.curve[-1]:
             self._kept.restore(model)
 
 
 def without_gain(losses: Sequence[float], min_delta: float) -> int:
-    """How many of the last losses in a row were no improvement: none fell by more than `min_delta` below the best
-    before it."""
+    """Returns the number of losses since the last improvement. A loss is an improvement if it is more than `min_delta`
+    below the best loss before it."""
     best, waited = inf, 0
     for loss in losses:
         best, waited = (loss, 0) if loss < best - min_delta else (best, waited + 1)
@@ -100,14 +100,14 @@ def without_gain(losses: Sequence[float], min_delta: float) -> int:
 
 
 class KeptWeights:
-    """What is trained, kept in a file: a whole model's weights are too large for the pod's memory to hold twice."""
+    """A copy of the trained weights in a file: the pod's memory cannot hold the weights of a whole model twice."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def keep(self, model: nn.Module) -> None:
-        """Keeps the trained weights, in place of those kept before, as they are published: an adapter's in fp32, a
-        whole model's in bf16."""
+        """Saves the trained weights and replaces the earlier copy. The number format is the published one: fp32 for an
+        adapter, bf16 for a whole model."""
         dtype = torch.float32 if isinstance(model, PeftModel) else torch.bfloat16
         weights = {name: weight.detach().to("cpu", dtype) for name, weight in trained_weights(model).items()}
         partial = self._path.with_suffix(".partial")
@@ -115,7 +115,7 @@ class KeptWeights:
         partial.replace(self._path)
 
     def restore(self, model: nn.Module) -> None:
-        """Puts the kept weights back into the model."""
+        """Copies the kept weights back into the model."""
         kept = load_file(self._path)
         with torch.no_grad():
             for name, weight in trained_weights(model).items():
@@ -123,5 +123,5 @@ class KeptWeights:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """What the optimizer changes, by name; a matrix that stands in two places once."""
+    """Returns the trainable parameters by name. A parameter that two modules share occurs once."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -321,7 +321,7 @@ def test_published_results_end_the_job_also_where_the_attempts_job_is_gone_or_wa
                 "type": "Evaluated",
                 "status": "True" if passed is not False else "False",
                 "reason": "EvaluationGateFailed",
-                "message": f"ExactMatch is 0.1; a gate wants it at least 0.9. No gain. {remedy}",
+                "message": f"ExactMatch is 0.1, but its gate requires at least 0.9. No gain. {remedy}",
                 "lastTransitionTime": NOW.isoformat(),
             }
         ],
@@ -330,7 +330,7 @@ def test_published_results_end_the_job_also_where_the_attempts_job_is_gone_or_wa
     plan = reconcile(validated(status=FineTuneJobStatus.model_validate(said), attempts=attempts), NOW)
 
     assert (state(plan), plan.create) == (end, [])
-    assert message(plan).startswith("No gain." if passed is not False else "ExactMatch is 0.1; a gate wants")
+    assert message(plan).startswith("No gain." if passed is not False else "ExactMatch is 0.1, but its gate requires")
     assert message(plan).count(remedy) == (passed is False)
 
 

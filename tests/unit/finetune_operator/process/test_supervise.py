@@ -44,9 +44,7 @@ END = "\nsupervise.exit_process(supervise.Supervisor([Part(), Tested()]).run())\
 def start(story: str, end: str = END) -> subprocess.Popen[str]:
     """A process that supervises a sound part beside the class `Tested` of the story. It runs when this returns."""
     code = PREAMBLE + textwrap.dedent(story) + end
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     first = process.stdout.readline()
     if first != "runs\n":

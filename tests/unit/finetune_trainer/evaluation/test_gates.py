@@ -52,7 +52,7 @@ def test_every_bound_of_a_gate_has_a_result() -> None:
     assert [result.bound for result in found] == ["Min", "Max", "MinGainOverBase", "MinGainOverFewShot"]
 
 
-def test_what_could_not_be_measured_passes_nothing() -> None:
+def test_a_metric_that_could_not_be_measured_fails_its_gate() -> None:
     gates = [Gate(metric=EXACT, max=1), Gate(metric=EXACT, min_gain_over=MinGain(few_shot=-1))]
     (maximum, _) = gate_results(gates, {EXACT: MetricRow(EXACT, None, None, None, None, None)})
     assert (maximum.value, maximum.passed) == (None, False)
@@ -78,7 +78,7 @@ def test_a_loss_that_rises_is_a_drop() -> None:
     assert regression_result(wish, examples([12] * 20), tuned, base, seed=0).passed
 
 
-def test_what_fell_short_is_named_with_value_and_bound() -> None:
+def test_a_failed_gate_is_named_with_value_and_bound() -> None:
     gates = [
         GateResult(metric=EXACT, bound="Min", limit=0.9, value=0.75, passed=False),
         GateResult(metric=EXACT, bound="MinGainOverFewShot", limit=0.1, value=0.05, passed=False),
@@ -95,9 +95,9 @@ def test_what_fell_short_is_named_with_value_and_bound() -> None:
         require_passed(evaluation)
     assert caught.value.reason is FailureReason.EVALUATION_GATE_FAILED
     assert caught.value.message == (
-        "ExactMatch is 0.75; a gate wants it at least 0.9. The gain in ExactMatch is 0.05; a gate wants it at least "
-        "0.1 better than prompting with examples. ExactMatch on regression set general went from 0.75 to 0.5, 0.25 "
-        "worse; at most 0.1 is allowed. It rose."
+        "ExactMatch is 0.75, but its gate requires at least 0.9. The gain in ExactMatch over prompting with examples "
+        "is 0.05, but its gate requires at least 0.1. ExactMatch on regression set general changed from 0.75 to 0.5. "
+        "This is 0.25 worse, but its maxDrop allows at most 0.1. It rose."
     )
     require_passed(Evaluation(rows=20, passed=True, observed_time=now))
     require_passed(Evaluation(rows=20, observed_time=now))

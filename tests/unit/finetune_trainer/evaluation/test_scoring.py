@@ -74,7 +74,8 @@ def test_the_base_model_answers_every_row_in_every_draw(tokenizer: PreTrainedTok
     draws = [Draw(5, prompts), Draw(2, prompts[::-1])]
     said: list[str] = []
     found = evaluator(model, tokenizer).prompted(model, ROWS, draws, said.append)
-    assert said == ["the base model and 5 examples, draw 1 of 2", "the base model and 2 examples, draw 2 of 2"]
+    prompted = "the base model prompted with"
+    assert said == [f"{prompted} 5 examples, draw 1 of 2", f"{prompted} 2 examples, draw 2 of 2"]
     assert found.shots == (5, 2)
     assert [answer.text for answer in found.draws[1]] == [answer.text for answer in found.draws[0]][::-1]
 

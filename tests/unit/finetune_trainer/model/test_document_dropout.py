@@ -110,7 +110,7 @@ def test_without_dropout_there_is_nothing_to_draw() -> None:
 
 
 def test_a_layer_that_takes_something_else_than_the_tokens_is_named_and_the_remedy() -> None:
-    dropout, said = dropouts(adapted(0.5))[1], r"lora\.dropout: the layer .*q_proj .* set it to 0"
+    dropout, said = dropouts(adapted(0.5))[1], r"lora\.dropout: the inputs of layer .*q_proj .* Set it to 0"
     batch = micro_batch([example(20, 5)], CPU)
     with document_masks(batch, 0, 0), pytest.raises(TrainerFailure, match=said) as caught:
         dropout(torch.ones(1, 4, 20, 8))

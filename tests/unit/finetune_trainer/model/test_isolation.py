@@ -87,7 +87,7 @@ def test_where_they_change_each_other_they_go_alone(family: Family, padded: floa
     model = family()
     assert leak(model) > 0.1
     assert sharing(model) == Sharing(packed=0, padded=padded)
-    assert "each goes through it alone" in describe(sharing(model))
+    assert "change each other's results, so each row is processed alone." in describe(sharing(model))
     assert ("answered one by one" in describe(sharing(model))) == (not padded)
 
 
@@ -136,7 +136,7 @@ def test_a_model_that_remembers_what_it_has_read_is_refused(monkeypatch: pytest.
         return embed(tokens) * (1 + 0.1 * len(read))
 
     monkeypatch.setattr(model.get_input_embeddings(), "forward", embed_with_memory)
-    with pytest.raises(TrainerFailure, match="once another has gone through it") as caught:
+    with pytest.raises(TrainerFailure, match="cannot be trained or measured independently") as caught:
         sharing(model)
     assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
 

@@ -125,7 +125,7 @@ def test_weights_as_pickles_are_not_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_usable_gpu_is_a_gpu_fault_unless_the_cpu_is_allowed() -> None:
-    with pytest.raises(TrainerFailure, match="finds no GPU it can use") as caught:
+    with pytest.raises(TrainerFailure, match="The pod found no working GPU") as caught:
         choose_device(allow_cpu=False)
     assert caught.value.reason is FailureReason.GPU_FAULT
     assert choose_device(allow_cpu=True) == (CPU, "cpu")

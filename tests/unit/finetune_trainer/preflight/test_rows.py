@@ -79,7 +79,8 @@ def test_texts_that_were_rendered_already_get_no_token_twice_and_it_is_said(
         assert (example.input_ids == 3).sum() == 2
     said = told(prepared)
     assert (
-        f"{len(prepared.train)} of {len(prepared.train)} Text rows contain special tokens" in said["SpecialTokensInText"]
+        f"{len(prepared.train)} of {len(prepared.train)} Text rows contain special tokens"
+        in said["SpecialTokensInText"]
     )
     assert "PromptFormatInRows" not in said
     assert not prepared.preflight.findings

@@ -183,8 +183,8 @@ def test_a_gain_on_slot_lists_is_worth_it_though_many_are_like_one_that_was_lear
     found = judged(prepared.test, lambda _: (0.4, 0.6))
     assert found.outcome is Outcome.BETTER
     said = verdict(found, Cost(1.0, 1))
+    assert said.startswith("Tuning was worth it. Prompting the base model with 5 examples was not enough")
     assert f"Token F1 on {found.evidence.rows} held-out rows rose from " in said
-    assert "tuning was worth it, and prompting with 5 examples would not have done. " in said
     assert found.evidence.rows <= 99 - leaked
 
 
@@ -201,4 +201,4 @@ def test_test_rows_copied_into_train_are_called_a_leak_where_nothing_else_gained
     assert {row.prompt for row in prepared.test if row.leaked} >= copied
     found = judged(prepared.test, lambda row: (0.4, 1.0 if row.prompt in copied else 0.4))
     assert found.outcome is Outcome.LEAKED
-    assert "their answers were learned by heart. Remove these rows from the training data" in verdict(found, None)
+    assert "the model memorised their answers. Remove the leaked rows from the training data" in verdict(found, None)

@@ -122,12 +122,12 @@ def test_a_loss_that_is_not_a_number_ends_the_run_naming_step_and_rows(monkeypat
     failure = caught.value
     assert failure.reason is FailureReason.LOSS_DIVERGED
     assert failure.step == 2, "the first step's update broke the weights"
-    assert "step 2 is not a number" in failure.message
+    assert "step 2 is not a finite number" in failure.message
     assert "rows.jsonl:" in failure.message
 
 
 def test_a_gradient_that_is_not_a_number_ends_the_run() -> None:
-    with pytest.raises(TrainerFailure, match="gradient of step 3 is not a number"):
+    with pytest.raises(TrainerFailure, match="gradient of step 3 is not a finite number"):
         Divergence(VOCABULARY).check(3, 1.0, inf, [example(4, 1)])
 
 
@@ -136,7 +136,7 @@ def test_a_loss_worse_than_guessing_for_long_ends_the_run() -> None:
     losses = [2.0, 2.0, 2.0, *[log(VOCABULARY) + 1] * PATIENCE]
     for step, loss in enumerate(losses[:-1], start=1):
         divergence.check(step, loss, 1.0, row)
-    with pytest.raises(TrainerFailure, match=r"worse than guessing .* tickets\.jsonl:17") as caught:
+    with pytest.raises(TrainerFailure, match=r"worse than random guessing .* tickets\.jsonl:17") as caught:
         divergence.check(len(losses), losses[-1], 1.0, row)
     assert caught.value.step == len(losses)
 

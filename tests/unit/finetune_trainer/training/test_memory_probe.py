@@ -110,7 +110,7 @@ def test_the_first_that_fits_is_taken(
 def test_where_nothing_fits_it_says_so_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     small_gpu(monkeypatch, 0, 0)
     model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
-    with pytest.raises(TrainerFailure, match="longest row, 40 tokens, does not fit") as caught:
+    with pytest.raises(TrainerFailure, match="longest row has 40 tokens and does not fit") as caught:
         find_plan(model, ROWS, Training(), resolved(2048), fresh_accelerator())
     assert caught.value.reason is FailureReason.GPU_OUT_OF_MEMORY
 

@@ -50,7 +50,7 @@ def test_it_is_the_mean_over_the_rows_learned_tokens(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, [nan])
-    with pytest.raises(TrainerFailure, match="validation rows is not a number after step 4") as caught:
+    with pytest.raises(TrainerFailure, match="validation rows is not a finite number after step 4") as caught:
         validation(tmp_path).measure(tiny_llama(torch.float32), 4)
     assert (caught.value.reason, caught.value.step) == (FailureReason.LOSS_DIVERGED, 4)
 
