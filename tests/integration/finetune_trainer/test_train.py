@@ -94,7 +94,7 @@ def test_a_model_whose_rows_go_alone_is_trained_measured_and_merged(
     assert not status.evaluation.merged.changed
     assert status.artifacts
     report = Path(status.artifacts.report).read_text()
-    assert "one row at a time" in report
+    assert "micro-batches of one row" in report
 
 
 def test_training_ends_early_where_it_no_longer_helps_and_publishes_the_best(make_bundle: MakeBundle) -> None:

@@ -96,7 +96,7 @@ def test_what_was_tuned_is_kept_where_what_follows_fails(
         run(bundle)
     assert caught.value.reason is FailureReason.GPU_OUT_OF_MEMORY
     folder = Path(bundle.spec.output.uri) / ("model" if full else "adapter")
-    assert caught.value.message.endswith(f"What was tuned is kept in {folder}.")
+    assert caught.value.message.endswith(f"The tuned weights were saved to {folder}.")
     assert not (folder.parent / "manifest.json").exists(), "it is not published"
     tuned = AutoModelForCausalLM.from_pretrained(folder if full else bundle.spec.model.uri)
     assert full or PeftModel.from_pretrained(tuned, folder)

@@ -207,9 +207,9 @@ def rich_results() -> Results:
         exact_match=0.8,
         exact_match_change=-0.02,
         changed=True,
-        message="Merging changed the result: the loss by +0.0121 nats a token and exact match on 50 rows by -2 points, "
-        "beyond the tolerance of 0.01 nats and 5 points: serve the adapter over the base model in 4 bits, as it was "
-        "measured, or measure the merged weights on your own task first.",
+        message="Merging changed the loss by +0.0121 nats per token and exact match on 50 rows by -2 points. The "
+        "change exceeds the tolerance of 0.01 nats per token and 5 points. Serve the adapter over the 4-bit base "
+        "model, as in the evaluation, or measure the merged weights on your own task before you use them.",
     )
     history = steps()
     training = run.training.model_copy(

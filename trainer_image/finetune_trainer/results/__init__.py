@@ -1,3 +1,3 @@
-"""What a run leaves at output.uri: weights, manifest, report, model card, and how to serve it.
+"""Publishes the results of a run to output.uri: weights, manifest, report, model card and prompt format.
 
 May import: everything below it."""

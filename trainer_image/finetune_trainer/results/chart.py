@@ -1,4 +1,4 @@
-"""Lines, bars and axis marks of a chart, as numbers an SVG can draw."""
+"""Computes the SVG coordinates of charts: lines, bars and axis marks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 WORTH_SMOOTHING = 100
-"""Steps from which on a moving average says more than the steps themselves."""
+"""Smallest number of steps for which the chart shows a moving average."""
 POINTS = 800
-"""Most points of a line: more are closer together than a screen shows."""
+"""Approximate largest number of points of a line. A screen cannot show more."""
 
 Style = Literal["line", "raw", "second"]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Numbers over optimizer steps. `steps` and `values` are of one length."""
+    """Values over optimizer steps. `steps` and `values` have the same length."""
 
     name: str
     steps: Sequence[int]
     values: Sequence[float]
     style: Style = "line"
     dotted: bool = False
-    """Whether each value gets a dot, where they are few."""
+    """Whether each value gets a dot."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A labelled place on an axis, or a point: `height` is its other coordinate."""
+    """A labelled position on an axis. For a point, `height` is the other coordinate."""
 
     at: float
     label: str
@@ -40,18 +40,18 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """A series as it is drawn."""
+    """A drawn series."""
 
     name: str
     style: Style
     points: str
-    """As SVG's polyline takes them."""
+    """The `points` attribute of an SVG polyline."""
     dots: Sequence[Mark] = ()
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over optimizer steps."""
+    """A line chart over optimizer steps."""
 
     title: str
     unit: str
@@ -61,11 +61,11 @@ class Chart:
     width: float
     height: float
     summary: str
-    """What it shows, for those who cannot see it."""
+    """Text description of the chart for screen readers."""
 
 
 def chart(title: str, unit: str, series: Sequence[Series], width: float = 640, height: float = 210) -> Chart:
-    """Every series over one value axis that starts at 0. At least one series with at least one step."""
+    """Returns a chart of all series, with one value axis that starts at 0. Needs at least one series with one step."""
     y_ticks = ticks(max(max(one.values) for one in series), 4 if height < 150 else 5)
     last = max(one.steps[-1] for one in series)
     first = min(min(one.steps[0] for one in series), last - 1)
@@ -99,21 +99,21 @@ def chart(title: str, unit: str, series: Sequence[Series], width: float = 640, h
 
 
 def smoothed(name: str, steps: Sequence[int], values: Sequence[float]) -> list[Series]:
-    """The values, and where they are many their moving average over them."""
+    """Returns the values as one series. From WORTH_SMOOTHING values on, returns the raw values and a moving average."""
     if len(values) < WORTH_SMOOTHING:
         return [Series(name, steps, values)]
     return [Series("each step", steps, values, "raw"), Series(name, steps, moving_average(values))]
 
 
 def thinned(count: int) -> Sequence[int]:
-    """At most about POINTS of `count` positions, evenly spread, with the first and the last."""
+    """Returns about POINTS of `count` positions at most, evenly spread, with the first and the last."""
     step = ceil(count / POINTS)
     return [*range(0, count - 1, step), count - 1]
 
 
 def ticks(highest: float, wanted: int = 5) -> list[float]:
-    """Round numbers from 0 up to at least `highest`, about `wanted` steps of 1, 2 or 5 times a power of ten."""
-    if highest < 1e-300:  # nothing, or so little that a fifth of it is no number any more
+    """Returns round numbers from 0 to at least `highest`, in about `wanted` steps of 1, 2 or 5 times a power of ten."""
+    if highest < 1e-300:  # zero, or so small that a fifth of it underflows
         return [0.0, 1.0]
     raw = highest / wanted
     power = 10.0 ** floor(log10(raw))
@@ -122,7 +122,7 @@ def ticks(highest: float, wanted: int = 5) -> list[float]:
 
 
 def tick_label(tick: float) -> str:
-    """A round number as short as it can be said: 10,000, 0.05, 1.5e-4."""
+    """Returns the shortest form of a round number: 10,000, 0.05, 1.5e-4."""
     if tick == 0 or abs(tick) >= 0.001:
         return f"{tick:,g}" if abs(tick) < 1e6 else f"{tick:g}"
     exponent = floor(log10(abs(tick)) + 1e-9)
@@ -130,8 +130,9 @@ def tick_label(tick: float) -> str:
 
 
 def moving_average(values: Sequence[float]) -> list[float]:
-    """The mean of each value and its neighbours: a twentieth of all on either side, at most 25, and fewer at the ends,
-    where as many are taken from either side as there are."""
+    """Returns the mean of each value and its neighbours.
+
+    The window has equally many neighbours on each side: a twentieth of all values, at most 25, fewer at the ends."""
     reach = max(1, min(25, len(values) // 20))
     reaches = [min(reach, i, len(values) - 1 - i) for i in range(len(values))]
     return [fmean(values[i - r : i + r + 1]) for i, r in enumerate(reaches)]
@@ -150,7 +151,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many rows are how long."""
+    """A histogram of row lengths."""
 
     bars: Sequence[Bar]
     x_marks: Sequence[Mark]
@@ -160,7 +161,7 @@ class Histogram:
 
 
 def histogram(values: NDArray[np.int64], width: float = 640, height: float = 130) -> Histogram:
-    """Counts of whole numbers, none below 0, in about 40 even bins from 0. At least one value."""
+    """Returns a histogram of non-negative integers with about 40 equal bins from 0. Needs at least one value."""
     longest = int(values.max())
     bin_width = max(1, ceil((longest + 1) / 40))
     counts: list[int] = np.bincount(values // bin_width).tolist()
@@ -188,7 +189,7 @@ def histogram(values: NDArray[np.int64], width: float = 640, height: float = 130
 
 @dataclass(frozen=True)
 class Whisker:
-    """A value with its interval, on a line of its own."""
+    """One row of the chart: a value with its interval."""
 
     name: str
     y: float
@@ -200,7 +201,7 @@ class Whisker:
 
 @dataclass(frozen=True)
 class Whiskers:
-    """Values of one kind below each other."""
+    """A chart of values with intervals, one row for each value."""
 
     rows: Sequence[Whisker]
     x_marks: Sequence[Mark]
@@ -211,8 +212,9 @@ class Whiskers:
 def whiskers(
     rows: Sequence[tuple[str, float, float, float]], shown: Callable[[float], str], width: float = 540
 ) -> Whiskers:
-    """Name, value and both ends of the interval of each row, none below 0, over an axis from 0 to the highest.
-    `shown`: how a value is written."""
+    """Returns a chart of the rows (name, value, interval's low end, interval's high end), on an axis that starts at 0.
+
+    Values must not be negative. `shown` formats a value."""
     marks = ticks(max(high for _, _, _, high in rows))
 
     def x(value: float) -> float:

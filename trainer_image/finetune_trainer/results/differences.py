@@ -1,4 +1,4 @@
-"""Where an answer differs from the expected one, word by word."""
+"""Compares an answer with the expected answer, word by word."""
 
 import re
 from collections.abc import Sequence
@@ -7,21 +7,23 @@ from difflib import SequenceMatcher
 from typing import Literal
 
 TOO_DIFFERENT = 0.4
-"""Similarity (difflib's ratio) below which marking every word would say nothing."""
+"""Similarity (difflib's ratio) below which no differences are marked, because nearly every word would be marked."""
 _TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of text: in both, only in the answer, or only expected."""
+    """A part of a text: in both texts (same), only in the answer (extra), or only in the expected answer (missing)."""
 
     text: str
     kind: Literal["same", "extra", "missing"]
 
 
 def differences(expected: str, answer: str) -> Sequence[Piece]:
-    """The answer in pieces, with what is missing in its place. Joined without the missing pieces they are the answer;
-    one that has little in common with the expected one is a single piece."""
+    """Returns the answer in pieces, with the missing pieces at their places.
+
+    Without the missing pieces, the pieces joined are the answer. An answer whose similarity to the expected answer is
+    below TOO_DIFFERENT is a single piece."""
     first, second = _TOKENS.findall(expected), _TOKENS.findall(answer)
     matcher = SequenceMatcher(None, first, second, autojunk=False)
     if matcher.ratio() < TOO_DIFFERENT:

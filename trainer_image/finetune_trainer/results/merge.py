@@ -1,4 +1,4 @@
-"""The adapter merged into the base model's weights, and what merging changed."""
+"""Merges the adapter into the base model's weights and measures what merging changed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,15 +23,17 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.statistics.measurements import Answer, Measured
 
 SHARD_SIZE = "5GB"
-"""Largest file of weights, save_pretrained's default until Transformers 5 and what hubs and object stores take well."""
+"""Largest size of one weights file. This was save_pretrained's default until Transformers 5."""
 LOSS_TOLERANCE = 0.01
-"""Nats a token by which the merged model's loss may differ: 1% of the perplexity. Rounding the sum of base and adapter
-to bf16 stays well below (0.002 on SmolLM2-135M and tickets); a base that was 4-bit while the adapter was learned does
-not always (0.012 there)."""
+"""Tolerance for the change of the loss, in nats per token: 1% of the perplexity.
+
+Rounding base plus adapter to bf16 changes the loss by much less (0.002 on SmolLM2-135M and tickets). An adapter that
+was trained over 4-bit weights can exceed the tolerance (0.012 on the same data)."""
 MATCH_TOLERANCE = 0.05
-"""Share of the rows answered again by which exact match may differ: greedy answers turn on near ties."""
+"""Tolerance for the change of exact match, as a share of the answered rows. Rounding can change a greedy answer where
+two tokens are almost equally likely."""
 ANSWERED = 50
-"""Rows the merged model answers, spread evenly over the held-out rows; its loss is taken over all of them."""
+"""Number of held-out rows that the merged model answers, spread evenly. The loss is measured on all held-out rows."""
 
 
 def merge(
@@ -44,8 +46,10 @@ def merge(
     tokenizer: PreTrainedTokenizerBase,
     accelerator: Accelerator,
 ) -> Merged:
-    """Writes the model of the folder `base` with the adapter of the folder `adapter` in it to the folder `to`, reads
-    that back and compares it with `tuned`, both on `examples`. Holds one model at a time."""
+    """Merges the adapter in the folder `adapter` into the model in the folder `base` and writes the result to `to`.
+
+    Then reads the merged model back and compares it with `tuned` on `examples`. Only one model is in memory at a time.
+    Raises TrainerFailure LossDiverged if the merged weights or their loss are not finite."""
     print("Merging the adapter into the base model's weights.", flush=True)
     write_merged(base, adapter, tokenizer, prepared, accelerator.device, to)
     merged = measure_merged(to, tokenizer, examples, prepared, accelerator, len(tuned.answers))
@@ -55,25 +59,28 @@ def merge(
 def write_merged(
     base: Path, adapter: Path, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, device: torch.device, to: Path
 ) -> None:
-    """Writes base and adapter as one model in bf16 to the folder `to`, with the tokenizer and the settings it was
-    evaluated with. The base is loaded anew: merging into 4-bit weights would round the adapter to 4 bits too. Raises
-    TrainerFailure LossDiverged where the sum is not finite."""
+    """Writes base and adapter as one bf16 model to the folder `to`, with the tokenizer and the evaluation's generation
+    settings.
+
+    The base model is loaded again in bf16, because merging into 4-bit weights would round the adapter to 4 bits. Raises
+    TrainerFailure LossDiverged if a merged weight is not finite."""
     model = PeftModel.from_pretrained(load_model(base, MethodType.LORA, device), adapter)
     untie(model)
     try:
         merged = model.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        finding = f"Merging the adapter into the base model gives weights that are not finite: {error}"
+        finding = f"Merging the adapter into the base model produced weights that are not finite: {error}"
         raise TrainerFailure(FailureReason.LOSS_DIVERGED, finding) from error
-    # Servers take their end tokens and sampling from this file; some models' own is refused by save_pretrained.
+    # Servers read end tokens and sampling settings from this file. save_pretrained rejects some models' own file.
     merged.generation_config = greedy_generation(merged, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
     merged.save_pretrained(to, max_shard_size=SHARD_SIZE)
     tokenizer.save_pretrained(to)
 
 
 def untie(model: PeftModel) -> None:
-    """Gives the output head weights of its own where it shares them with the embedding and one of the two has an
-    adapter: merged into shared weights it would change both."""
+    """Gives the output head its own copy of weights that it shares with the embedding, if one of them has an adapter.
+
+    An adapter that is merged into shared weights would change both layers."""
     whole = model.get_base_model()
     head, embedding = whole.get_output_embeddings(), whole.get_input_embeddings()
     adapted = isinstance(head, BaseTunerLayer) or isinstance(embedding, BaseTunerLayer)
@@ -85,12 +92,12 @@ def untie(model: PeftModel) -> None:
 
 @dataclass(frozen=True, eq=False)
 class MergedMeasured:
-    """The merged model on the held-out rows."""
+    """What was measured for the merged model on the held-out rows."""
 
     losses: NDArray[np.float64]
-    """As Measured has them, of all rows."""
+    """Summed loss of each held-out row in nats, as in Measured."""
     rows: Sequence[int]
-    """The rows that were answered."""
+    """Indices of the rows that the merged model answered."""
     answers: Sequence[Answer]
 
 
@@ -102,9 +109,10 @@ def measure_merged(
     accelerator: Accelerator,
     answered: int,
 ) -> MergedMeasured:
-    """Measures the weights in `folder`, read back as a server would, on `examples`, of which the tuned model `answered`
-    all or, where no metric asks for answers, none. Raises TrainerFailure LossDiverged when their
-    loss is not a number."""
+    """Loads the weights in `folder` as a server would and measures them on `examples`.
+
+    `answered` is the number of rows that the tuned model answered: all of them, or 0 if no metric needs answers. Raises
+    TrainerFailure LossDiverged if the loss is not a number."""
     model = load_model(folder, MethodType.LORA, accelerator.device)
     generation = greedy_generation(model, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
     evaluator = Evaluator(tokenizer, prepared.resolved.micro_batch_tokens, generation, accelerator)
@@ -115,14 +123,15 @@ def measure_merged(
 
 
 def answered_rows(rows: int) -> list[int]:
-    """At most ANSWERED of `rows` rows, spread evenly."""
+    """Returns the indices of at most ANSWERED of `rows` rows, spread evenly."""
     count = min(rows, ANSWERED)
     return [i * rows // count for i in range(count)]
 
 
 def compare_merged(tuned: Measured, merged: MergedMeasured, four_bit: bool = False) -> Merged:
-    """What merging changed, on the same rows, and whether that is more than rounding. `four_bit`: whether the tuned
-    model was measured over a base in 4 bits."""
+    """Compares the merged with the tuned model on the same rows, and says whether the change exceeds the tolerance.
+
+    `four_bit`: whether the tuned model was measured over a 4-bit base model."""
     loss = float(merged.losses.sum() / tuned.labels.sum())
     before, after = (
         [answer.matches for answer in answers]
@@ -143,15 +152,14 @@ def compare_merged(tuned: Measured, merged: MergedMeasured, four_bit: bool = Fal
 
 
 def _sentence(loss_change: float, match_change: float | None, rows: int, changed: bool, four_bit: bool) -> str:
-    moved, bounds = f"the loss by {loss_change:+.4f} nats a token", f"{LOSS_TOLERANCE:g} nats"
+    change, bounds = f"the loss by {loss_change:+.4f} nats per token", f"{LOSS_TOLERANCE:g} nats per token"
     if match_change is not None:
-        moved += f" and exact match on {rows:,} row{'s' if rows > 1 else ''} by {100 * match_change:+.3g} points"
+        change += f" and exact match on {rows:,} row{'s' if rows > 1 else ''} by {100 * match_change:+.3g} points"
         bounds += f" and {100 * MATCH_TOLERANCE:g} points"
     if not changed:
-        return f"Merging moved {moved}, within the tolerance of {bounds}."
-    over = "the base model in 4 bits, as it was measured" if four_bit else "the base model"
-    advice = f"serve the adapter over {over}, or measure the merged weights on your own task first"
+        return f"Merging changed {change}. The change is within the tolerance of {bounds}."
+    over = "the 4-bit base model, as in the evaluation" if four_bit else "the base model"
+    advice = f"Serve the adapter over {over}, or measure the merged weights on your own task before you use them."
     better = loss_change <= 0 and (match_change or 0) >= 0
-    return f"Merging changed the result: {moved}, beyond the tolerance of {bounds}" + (
-        ", for the better." if better else f": {advice}."
-    )
+    finding = f"Merging changed {change}. The change exceeds the tolerance of {bounds}."
+    return f"{finding} {'The merged model is better.' if better else advice}"

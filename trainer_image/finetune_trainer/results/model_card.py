@@ -1,4 +1,4 @@
-"""README.md of the published weights: the model card, with the front matter that hubs read."""
+"""Builds the model card: README.md in the folder of the published weights, with metadata for model hubs."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -18,16 +18,16 @@ LICENSE = ("license", "license_name", "license_link")
 
 
 def base_license(folder: Path) -> dict[str, str]:
-    """What the base model's own card says of its licence, in the words of hubs; nothing where it says nothing."""
+    """Returns the licence fields of the base model's own card. Empty if the card names no licence."""
     try:
         found = metadata_load(folder / "README.md") or {}
-    except Exception:  # no card, or whatever a broken one makes a YAML parser raise
+    except Exception:  # There is no card, or its YAML is broken and the parser raises any kind of error.
         return {}
     return {key: found[key] for key in LICENSE if isinstance(found.get(key), str)}
 
 
 def model_card(results: Results, weights: str) -> str:
-    """The card of the folder `weights`: adapter, model (tuned whole) or merged."""
+    """Returns the model card for the folder `weights`: "adapter", "model" (method Full) or "merged"."""
     bundle, prepared = results.bundle, results.prepared
     return template("model_card.md.j2").render(
         results=results,
@@ -52,7 +52,7 @@ def model_card(results: Results, weights: str) -> str:
 
 
 def front_matter(results: Results, weights: str) -> str:
-    """The card's metadata as YAML, without its dashes (https://huggingface.co/docs/hub/model-cards)."""
+    """Returns the card's metadata as YAML without the `---` lines (https://huggingface.co/docs/hub/model-cards)."""
     uri = results.bundle.spec.model.uri
     evaluation = results.evaluation
     tuned = evaluation.tuned or Metrics()
@@ -65,7 +65,7 @@ def front_matter(results: Results, weights: str) -> str:
         ),
     }
     data = ModelCardData(
-        # Hubs take the name of a repository of theirs and nothing else.
+        # A hub accepts only the name of one of its own repositories.
         base_model=uri.removeprefix("hf://") if uri.startswith("hf://") else None,
         base_model_relation={"adapter": "adapter", "model": "finetune", "merged": "merge"}[weights],
         library_name="peft" if weights == "adapter" else "transformers",
@@ -90,5 +90,5 @@ def front_matter(results: Results, weights: str) -> str:
 
 
 def name_of(results: Results) -> str:
-    """What the published model is called."""
+    """Returns the name of the published model: the job's name, or "tuned" for a local run."""
     return results.bundle.job.name if results.bundle.job else "tuned"

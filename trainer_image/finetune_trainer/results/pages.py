@@ -1,4 +1,4 @@
-"""The templates of what people read."""
+"""Loads the templates of the report and the model card."""
 
 import re
 from pathlib import Path
@@ -9,14 +9,14 @@ from finetune_trainer.evaluation.verdict import percent
 from finetune_trainer.training.training_progress import duration
 
 LONGEST_TEXT = 2000
-"""Characters of a text that are shown; samples.jsonl has all of it."""
+"""Largest number of characters of a text in the report. samples.jsonl has the whole text."""
 
 
 def template(name: str) -> Template:
-    """One of the templates in the folder beside this module. What goes into HTML is escaped."""
+    """Returns a template of the folder `templates`. Values in HTML templates are escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        # Rows are strangers' text: nothing of them may become markup.
+        # Rows are untrusted text. They must never be read as HTML markup.
         autoescape=lambda template: template is not None and template.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -27,12 +27,12 @@ def template(name: str) -> Template:
 
 
 def shorten(text: str) -> str:
-    """At most LONGEST_TEXT characters of it."""
+    """Returns at most LONGEST_TEXT characters of `text`, with an ellipsis if it was cut."""
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT].rstrip() + " …"
 
 
 def fenced(text: str, language: str = "") -> str:
-    """A Markdown code block that nothing in `text` can end."""
+    """Returns `text` as a Markdown code block. The fence is longer than any run of backticks in `text`."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"

@@ -1,5 +1,6 @@
-"""The results at output.uri. manifest.json is written last and only where there is none: it alone says that the rest is
-whole, and whose it is."""
+"""Publishes the results to output.uri.
+
+manifest.json is written last, and only if none exists. It shows that the results are complete and names their job."""
 
 import hashlib
 import json
@@ -46,11 +47,13 @@ def stage_weights(
     serving: Serving,
     staging: Path,
 ) -> LoraConfig | None:
-    """Writes what was tuned and the tokenizer to `staging`: an adapter in the layout PEFT and vLLM load, returning its
-    settings, or under Full the whole model in Transformers' layout."""
+    """Writes the tuned weights and the tokenizer to the folder `staging`.
+
+    With LoRA and QLoRA: writes an adapter in the layout that PEFT and vLLM load, and returns its settings. With Full:
+    writes the whole model in Transformers' layout, and returns None."""
     adapter = stage_adapter(model, bundle, staging / ADAPTER) if isinstance(model, PeftModel) else None
     if adapter is None:
-        # Servers take their end tokens from this file; some models' own is refused by save_pretrained.
+        # Servers read the end tokens from this file. save_pretrained rejects some models' own file.
         ends = list(serving.stop_tokens)
         model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
         model.save_pretrained(staging / MODEL, max_shard_size=SHARD_SIZE)
@@ -62,19 +65,20 @@ def stage_weights(
 def stage_adapter(model: PeftModel, bundle: Bundle, folder: Path) -> LoraConfig:
     """Writes the adapter to `folder`. Returns its settings."""
     config = model.peft_config["default"]
-    # Where PEFT, and a server, look for the base model: on a hub by its name there.
+    # PEFT and servers look for the base model under this name. A model on a hub has its repository's name.
     config.base_model_name_or_path = bundle.spec.model.uri.removeprefix("hf://")
     config.target_modules = target_modules(model)
-    # Left to itself PEFT asks a hub whether the vocabulary has grown.
+    # By default PEFT asks a hub whether the vocabulary was extended.
     model.save_pretrained(folder, save_embedding_layers=False)
     return config
 
 
 @contextmanager
 def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator[None]:
-    """What fails inside does not cost the weights in the folder `staging`, and the hours of a GPU that lie in them:
-    they go where publishing would put them, without a manifest, and the failure says so. SIGTERM leaves no time for
-    it."""
+    """Keeps the tuned weights in the folder `staging` when the code inside the context fails.
+
+    Uploads the weights to output.uri without a manifest. Raises a TrainerFailure whose message names their location.
+    Without this, a failed evaluation would lose hours of GPU time. After SIGTERM there is no time for the upload."""
     try:
         yield
     except Superseded:
@@ -88,21 +92,24 @@ def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator
             published(storage, bundle)
             upload(storage, sorted(path for path in folder.rglob("*") if path.is_file()), staging, bundle)
         except Exception as unkept:
-            print(f"The tuned weights are lost: {failure_of(unkept).message}", flush=True)
+            print(f"The tuned weights could not be uploaded and are lost: {failure_of(unkept).message}", flush=True)
             raise failure from error
-        kept = f"{failure.message.rstrip('.')}. What was tuned is kept in {join(bundle.spec.output.uri, folder.name)}."
+        place = join(bundle.spec.output.uri, folder.name)
+        kept = f"{failure.message.rstrip('.')}. The tuned weights were saved to {place}."
         raise TrainerFailure(failure.reason, kept, failure.step) from error
 
 
 def upload(storage: JobStorage, files: Sequence[Path], staging: Path, bundle: Bundle) -> None:
-    """Copies files below `staging` to output.uri, each as it lies there."""
+    """Uploads `files` to output.uri. Paths relative to `staging` are kept."""
     for path in files:
         storage.upload_file(path, join(bundle.spec.output.uri, str(path.relative_to(staging))))
 
 
 def upload_results(storage: JobStorage, results: Results, staging: Path) -> list[Path]:
-    """Writes report, samples and model card beside the weights that are in the folder `staging` already, and uploads
-    all of it. Returns the files. Raises TrainerFailure OutputOccupied where another job was faster."""
+    """Writes the report, samples and model cards into the folder `staging`, which already has the weights. Then uploads
+    the folder.
+
+    Returns the uploaded files. Raises TrainerFailure OutputOccupied if another job has published to output.uri."""
     stage_pages(results, staging)
     files = sorted(path for path in staging.rglob("*") if path.is_file())
     published(storage, results.bundle)
@@ -111,22 +118,25 @@ def upload_results(storage: JobStorage, results: Results, staging: Path) -> list
 
 
 def publish(storage: JobStorage, results: Results, staging: Path, files: Sequence[Path]) -> Artifacts:
-    """Writes the manifest of `files`, which are uploaded; then removes the job's work prefix. Raises TrainerFailure
-    OutputOccupied where another job was faster."""
+    """Writes the manifest of `files`, which are already uploaded. Then deletes the job's work prefix.
+
+    Raises TrainerFailure OutputOccupied if another job has published to output.uri."""
     bundle = results.bundle
     data = json.dumps(manifest(results, staging, files), indent=2, ensure_ascii=False).encode()
     if not storage.write_bytes(join(bundle.spec.output.uri, MANIFEST), data, if_absent=True):
         published(storage, bundle)
     try:
         storage.delete_prefix(work_prefix(bundle))
-    except TrainerFailure as failure:  # the results are whole: what is left over does not make them a failure
-        print(f"The prepared data is left behind: {failure.message}", flush=True)
+    except TrainerFailure as failure:  # The results are complete. Leftover prepared data must not fail the job.
+        print(f"The prepared data could not be deleted: {failure.message}", flush=True)
     return published_artifacts(storage, bundle)
 
 
 def target_modules(model: PeftModel) -> list[str]:
-    """The layers with an adapter, by the ends of their names, as servers know them, where that says the same; sorted.
-    PEFT holds them as a set, in another order in every process, and spells all-linear out layer by layer."""
+    """Returns the sorted names of the layers that have an adapter.
+
+    A name is shortened to its last part (`q_proj`), as servers expect, if the short names match exactly these layers.
+    PEFT keeps the names in a set, whose order differs between processes. For all-linear it lists every single layer."""
     adapted = set(model.targeted_module_names)
     ends = {name.rpartition(".")[2] for name in adapted}
     named = {name for name, _ in model.get_base_model().named_modules() if name.rpartition(".")[2] in ends}
@@ -134,7 +144,7 @@ def target_modules(model: PeftModel) -> list[str]:
 
 
 def stage_pages(results: Results, staging: Path) -> None:
-    """Writes what people read, and the prompt format in each folder with weights."""
+    """Writes the report and the samples, and a model card and the prompt format into each folder with weights."""
     (staging / REPORT).write_text(report_page(results), encoding="utf-8")
     lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples(results))
     (staging / SAMPLES).write_text("".join(lines), encoding="utf-8")
@@ -146,8 +156,9 @@ def stage_pages(results: Results, staging: Path) -> None:
 
 
 def samples(results: Results) -> list[dict[str, Any]]:
-    """Each held-out row with what was expected and the models' answers; `prompted`: the base model's after examples,
-    one for each draw."""
+    """Returns the lines of samples.jsonl: each held-out row with the expected answer and the models' answers.
+
+    `prompted` has the base model's answers with few-shot examples in the prompt, one for each draw of examples."""
     few_shot = results.assessment.baselines.few_shot
     found = []
     for row, (example, base, tuned) in enumerate(results.answered):
@@ -163,7 +174,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def manifest(results: Results, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """What the results are, and what they were made from and with."""
+    """Returns the content of manifest.json: the results, and the inputs and software that produced them."""
     bundle, prepared = results.bundle, results.prepared
     return {
         "job": _json(bundle.job) if bundle.job else None,
@@ -183,7 +194,7 @@ def manifest(results: Results, folder: Path, files: Sequence[Path]) -> dict[str,
 
 
 def published_artifacts(storage: JobStorage, bundle: Bundle) -> Artifacts:
-    """Where the published results lie."""
+    """Returns the URIs of the published results and the manifest's sha256."""
     output, full = bundle.spec.output.uri, bundle.spec.method.type is MethodType.FULL
     return Artifacts(
         adapter=None if full else join(output, ADAPTER),

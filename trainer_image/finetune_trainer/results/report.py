@@ -1,4 +1,4 @@
-"""report.html, from a run's results: what each section shows, as plain values for the templates."""
+"""Builds report.html from a run's results. The templates get plain values."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ from finetune_trainer.training.validation import ValidationLoss
 
 
 def report_page(results: Results) -> str:
-    """The report: one page that needs nothing beside itself."""
+    """Returns the report as one HTML page. The page loads no other files."""
     bundle, prepared = results.bundle, results.prepared
     groups = sample_groups(results)
     tokens = lengths(prepared.train)
@@ -40,7 +40,7 @@ def report_page(results: Results) -> str:
         spec=bundle.spec,
         resolved=prepared.resolved,
         evaluation=results.evaluation,
-        # Without the verdict, which stands above it.
+        # The page already shows the verdict above this sentence.
         shortfall=shortfall(results.evaluation.model_copy(update={"verdict": None})),
         tone=tone(results),
         intervals=deciding_intervals(results.comparison),
@@ -70,7 +70,7 @@ def report_page(results: Results) -> str:
 
 
 def curves(steps: Sequence[Step], validation: Sequence[ValidationLoss] = ()) -> list[Chart]:
-    """Loss, learning rate, throughput and memory over the steps."""
+    """Returns the charts of loss, learning rate, throughput and memory over the optimizer steps."""
     numbers = [step.number for step in steps]
     loss = smoothed("training", numbers, [step.loss for step in steps])
     if validation:
@@ -79,7 +79,7 @@ def curves(steps: Sequence[Step], validation: Sequence[ValidationLoss] = ()) -> 
     speeds = [step.tokens / step.seconds for step in steps]
     small = {"width": 300, "height": 100}
     return [
-        chart("Loss", "nats per learned token", loss),
+        chart("Loss", "nats per trained token", loss),
         chart("Learning rate", "", [Series("learning rate", numbers, [step.learning_rate for step in steps])], **small),
         chart("Throughput", "tokens per second", smoothed("throughput", numbers, speeds), **small),
         chart("Memory", "GiB", [Series("memory", numbers, [step.memory / 2**30 for step in steps])], **small),

@@ -1,4 +1,4 @@
-"""The models side by side, as the report's tables say it: each figure taken from the evaluation as it is."""
+"""Tables of the report that compare the models. Every figure is a figure of the evaluation."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -34,12 +34,13 @@ BOUNDS = {
     "MinGainOverFewShot": "gain over few-shot at least",
 }
 LABELS_CROSSED = 12
-"""Most labels of a confusion table: more do not fit a page. Of more, that many confusions are listed."""
+"""Largest number of labels in a confusion matrix, because a larger one does not fit the page. With more labels, this
+many of the most frequent confusions are listed instead."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, with its interval below it. `tone`: a class of the page's style."""
+    """A figure with its confidence interval. `tone`: a CSS class of the page."""
 
     text: str
     interval: str = ""
@@ -48,7 +49,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A name and its figures."""
+    """A table row: a name and its figures. `deciding`: whether the row is highlighted as the deciding metric."""
 
     name: str
     cells: Sequence[Cell]
@@ -57,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Figures under column heads, the first of which is for the names."""
+    """A table of figures. The first column heading belongs to the rows' names."""
 
     columns: Sequence[str]
     rows: Sequence[Row]
@@ -66,12 +67,12 @@ class Table:
 
 
 def tone(results: Results) -> str:
-    """The class of the page's style that goes with the verdict."""
+    """Returns the CSS class for the verdict."""
     return "bad-news" if results.evaluation.passed is False else TONES[results.comparison.outcome]
 
 
 def metrics_table(results: Results) -> Table:
-    """Every model by every metric, and what tuning changed."""
+    """Returns the table of all metrics of all models, and the changes by tuning."""
     found, evaluation = results.comparison, results.evaluation
     rows = [
         Row(METRIC_TITLES[row.name], _cells(row, bool(found.shots)), row.name is found.decision.name)
@@ -88,20 +89,21 @@ def metrics_table(results: Results) -> Table:
 
 
 def other_tables(results: Results) -> list[Table]:
-    """What there is beside the metrics over all rows: sources, labels, fields, gates, regression sets."""
+    """Returns the other tables of this run: leaked and clean rows, sources, labels, fields, gates, regression sets."""
     found, evaluation = results.comparison, results.evaluation
     tables = []
     for head, parts in (("Rows", found.apart), ("Source", found.sources)):
         if parts:
             rows = [Row(part.name, _cells(part.decision, bool(found.shots))) for part in parts]
-            title = f"{METRIC_TITLES[found.decision.name]} by {'leak' if parts is found.apart else 'source'}"
+            by = "leaked and clean rows" if parts is found.apart else "source"
+            title = f"{METRIC_TITLES[found.decision.name]} by {by}"
             tables.append(Table([head, *_columns(found)[1:]], rows, title))
     if found.labels:
         tables += [_labels(found.labels), *_confusions(found.labels)]
     if found.fields:
         tables.append(_fields(found.fields))
     if evaluation.gates:
-        tables.append(Table(["Gate", "Wanted", "Measured", ""], [_gate(gate) for gate in evaluation.gates], "Gates"))
+        tables.append(Table(["Gate", "Required", "Measured", ""], [_gate(gate) for gate in evaluation.gates], "Gates"))
     if evaluation.regression:
         columns = ["Set", "Base", "Tuned", "Worse by", "Allowed", ""]
         title = "Regression sets"
@@ -110,7 +112,7 @@ def other_tables(results: Results) -> list[Table]:
 
 
 def deciding_intervals(found: Comparison) -> Whiskers | None:
-    """The deciding metric of every model with its interval; None where there are fewer than two models."""
+    """Returns the chart of the deciding metric of every model with its interval. None with fewer than two models."""
     row = found.decision
     models = {"Base": row.base, "Base, 4-bit": row.quantized, "Few-shot": row.few_shot, "Tuned": row.tuned}
     rows = [(name, each.value, *each.interval) for name, each in models.items() if each]
@@ -118,7 +120,7 @@ def deciding_intervals(found: Comparison) -> Whiskers | None:
 
 
 def confusion_table(found: Comparison) -> Table | None:
-    """Which label the tuned model takes for which; None without labels, or with too many to show."""
+    """Returns the tuned model's confusion matrix. None without labels, or with more than LABELS_CROSSED of them."""
     if found.labels is None or len(found.labels.scores) > LABELS_CROSSED:
         return None
     counts = found.labels.confusion
@@ -127,11 +129,11 @@ def confusion_table(found: Comparison) -> Table | None:
     rows = [
         Row(label, [_crossed(counts.get((label, other), 0), label == other) for other in given]) for label in expected
     ]
-    return Table(["Expected \\ given", *given], rows, "Which label is taken for which")
+    return Table(["Expected \\ answered", *given], rows, "Confusion matrix of the tuned model")
 
 
 def _confusions(labels: LabelTable) -> list[Table]:
-    """The labels most often taken for another, where there are too many for a table of all."""
+    """Returns the table of the most frequent confusions, if there are too many labels for a confusion matrix."""
     if len(labels.scores) <= LABELS_CROSSED:
         return []
     wrong = Counter({pair: rows for pair, rows in labels.confusion.items() if pair[0] != pair[1]})
@@ -139,7 +141,9 @@ def _confusions(labels: LabelTable) -> list[Table]:
         Row(expected, [Cell(given), Cell(f"{count:,}")])
         for (expected, given), count in wrong.most_common(LABELS_CROSSED)
     ]
-    return [Table(["Expected", "Given", "Rows"], rows, "Labels most often taken for another")] if rows else []
+    return (
+        [Table(["Expected", "Answered", "Rows"], rows, "Most frequent confusions of the tuned model")] if rows else []
+    )
 
 
 def _columns(found: Comparison) -> list[str]:
@@ -168,7 +172,7 @@ def _value(name: MetricName, estimate: MetricEstimate | None, tone: str = "") ->
 
 
 def _change(name: MetricName, change: Change | None) -> Cell:
-    """By how much a metric rose or fell; in colour only beyond the noise."""
+    """Returns the cell for the change of a metric. Only statistically significant changes get a colour."""
     if change is None:
         return Cell(DASH)
     sign = -1 if name in LOWER_IS_BETTER else 1
@@ -190,7 +194,7 @@ def _labels(labels: LabelTable) -> Table:
         )
         for score in labels.scores
     ]
-    return Table(["Label", "Rows", "Precision", "Recall", "F1"], rows, "The tuned model label by label")
+    return Table(["Label", "Rows", "Precision", "Recall", "F1"], rows, "Scores of the tuned model by label")
 
 
 def _fields(fields: Sequence[FieldCount]) -> Table:
@@ -201,7 +205,7 @@ def _fields(fields: Sequence[FieldCount]) -> Table:
         )
         for field in fields
     ]
-    return Table(["Field", "Expected", "Right", "Share"], rows, "The tuned model field by field")
+    return Table(["Field", "Expected", "Correct", "Share"], rows, "Correct JSON fields of the tuned model")
 
 
 def _gate(gate: GateResult) -> Row:
@@ -217,7 +221,7 @@ def _regression(found: RegressionResult) -> Row:
 
 
 def _passed(passed: bool) -> Cell:
-    return Cell("✓ passed", tone="good") if passed else Cell("✗ not passed", tone="bad")
+    return Cell("✓ passed", tone="good") if passed else Cell("✗ failed", tone="bad")
 
 
 def _crossed(count: int, right: bool) -> Cell:
@@ -228,14 +232,18 @@ def _note(results: Results) -> str:
     found, resolved = results.comparison, results.prepared.resolved
     quantized = results.evaluation.quantized
     if quantized and quantized.loss_change is not None:
-        weights = "The base model ran in bfloat16, the tuned one over 4-bit weights."
+        weights = "The base model was measured in bfloat16, the tuned model over 4-bit weights."
+    elif resolved.method is MethodType.QLORA:
+        weights = "All models were measured over 4-bit weights."
     else:
-        weights = "All ran over 4-bit weights." if resolved.method is MethodType.QLORA else "All ran in bfloat16."
-    examples = ", Few-shot with examples before them," if found.shots else ""
-    gained = f"{found.gained:,} row{'s' if found.gained != 1 else ''}"
+        weights = "All models were measured in bfloat16."
+    examples = " For Few-shot, examples were added before each prompt." if found.shots else ""
     return (
-        f"{gained} only the tuned model answers word for word, {found.lost:,} only the base model. Below each figure "
-        f"its 95% interval: Wilson's for shares of rows, else by a paired bootstrap over {found.clusters:,} groups of "
-        "rows that are no near copies of each other. Changes in colour are beyond the noise; those of shares are in "
-        f"points. All models got the same prompts{examples} and answered greedily. {weights}"
+        f"Rows that only the tuned model answers word for word: {found.gained:,}. "
+        f"Rows that only the base model answers word for word: {found.lost:,}. "
+        "Below each figure is its 95% confidence interval. For shares of rows, the interval is Wilson's. "
+        f"For other figures, the interval is from a paired bootstrap over {found.clusters:,} groups of rows. "
+        "Near-duplicates are in the same group. Changes in colour are statistically significant. "
+        "Changes of shares are in percentage points. "
+        f"All models answered the same prompts with greedy decoding.{examples} {weights}"
     )

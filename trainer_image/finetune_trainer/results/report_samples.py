@@ -1,4 +1,4 @@
-"""Held-out rows for the report: some of each kind, with what differs marked."""
+"""Held-out rows for the report: some of each kind, with the differences marked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from finetune_trainer.rows.row_format import final_answer
 from finetune_trainer.statistics.measurements import Answer
 
 SHOWN = 12
-"""Rows in the report; samples.jsonl has all of them."""
+"""Number of held-out rows in the report. samples.jsonl has all of them."""
 KINDS = {
-    (False, True): "Gained by tuning",
-    (True, False): "Lost by tuning",
-    (False, False): "Right in neither",
-    (True, True): "Right in both",
+    (False, True): "Only the tuned model is correct",
+    (True, False): "Only the base model is correct",
+    (False, False): "Neither model is correct",
+    (True, True): "Both models are correct",
 }
-"""By whether the base and the tuned model answered word for word."""
+"""Titles by (base, tuned): whether each model gave the expected answer word for word."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """An answer, in pieces by how it compares with the expected one."""
+    """A model's answer, in pieces: the same as expected, extra, or missing."""
 
     pieces: Sequence[Piece]
     matches: bool
@@ -38,7 +38,7 @@ class Sample:
     prompt: str
     expected: str
     answers: Mapping[str, Given]
-    """By the model's name."""
+    """The models' answers, by the model's name."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Group:
 
     title: str
     rows: int
-    """All of them, of which some are shown."""
+    """Number of rows of this kind. `samples` has some of them."""
     samples: Sequence[Sample]
 
 
 def sample_groups(results: Results) -> list[Group]:
-    """Rows of each kind there is: an equal share, more where other kinds have too few."""
+    """Returns SHOWN rows, equally many of each kind. If a kind has too few rows, the other kinds get more."""
     kinds: dict[tuple[bool, bool], list[int]] = {kind: [] for kind in KINDS}
     for row, (base, tuned) in enumerate(zip(results.base.answers, results.tuned.answers, strict=True)):
         kinds[base.matches, tuned.matches].append(row)
@@ -66,7 +66,7 @@ def sample_groups(results: Results) -> list[Group]:
 
 @dataclass(frozen=True)
 class CleanedExample:
-    """What a step of cleaning changed in one row."""
+    """The change that a cleaning step made in one row."""
 
     place: str
     pieces: Sequence[Piece]
@@ -74,7 +74,7 @@ class CleanedExample:
 
 @dataclass(frozen=True)
 class CleaningStep:
-    """A step of cleaning, with examples."""
+    """A cleaning step, with the number of changed rows and examples."""
 
     name: str
     rows: int
@@ -82,7 +82,7 @@ class CleaningStep:
 
 
 def cleaning_steps(prepared: Prepared) -> list[CleaningStep]:
-    """Every step that ran; none where nothing was to be cleaned."""
+    """Returns every cleaning step that ran. Empty if no cleaning was configured."""
     cleaned = prepared.preflight.cleaned
     return [
         CleaningStep(
@@ -99,7 +99,7 @@ def cleaning_steps(prepared: Prepared) -> list[CleaningStep]:
 
 
 def shares(sizes: Sequence[int], total: int) -> list[int]:
-    """How many to take of each, at most its size, as evenly as they allow and at most `total` together."""
+    """Returns how many rows to take of each group: as evenly as the sizes allow, at most `total` in all."""
     taken, left = [0] * len(sizes), min(total, sum(sizes))
     while left:
         for i in sorted(range(len(sizes)), key=lambda i: taken[i]):

@@ -1,4 +1,4 @@
-"""Facts of the run, as the report's sections say them: each number taken from the results as it is."""
+"""Lists of facts for the report's sections. Every number is a number of the results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from finetune_trainer.results.results import Results, versions
 from finetune_trainer.training.training_progress import duration
 
 FALLS = {
-    Scheduler.COSINE: "a cosine to a tenth",
-    Scheduler.LINEAR: "a straight line to 0",
+    Scheduler.COSINE: "cosine decay to a tenth",
+    Scheduler.LINEAR: "linear decay to 0",
     Scheduler.CONSTANT: "constant",
 }
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A name and what it comes to."""
+    """A named value, with an optional detail."""
 
     name: str
     value: str
@@ -27,92 +27,93 @@ class Fact:
 
 
 def training_facts(results: Results) -> list[Fact]:
-    """The training in a few figures."""
+    """Returns the key figures of the training and the evaluation."""
     training = results.training
     models = ["base", *(["few-shot"] if results.assessment.baselines.few_shot else []), "tuned"]
-    evaluating = Fact("Evaluating", duration(evaluation_seconds(results)), ", ".join(models))
+    evaluating = Fact("Evaluation time", duration(evaluation_seconds(results)), ", ".join(models))
     if not results.steps:
         return [evaluating]
     epochs = f"{training.epoch:.3g} epoch{'s' if training.epoch != 1 else ''}" if training.epoch else ""
     best = min(results.validation, key=lambda point: point.loss, default=None)
     kept = ", published" if results.prepared.resolved.publish is Publish.BEST else ""
     return [
-        Fact("Steps", f"{training.step:,}", epochs),
+        Fact("Optimizer steps", f"{training.step:,}", epochs),
         *([Fact("Lowest validation loss", f"{best.loss:.3g}", f"after step {best.step:,}{kept}")] if best else []),
-        Fact("Time", duration(results.training_seconds), f"on {training.device}"),
+        Fact("Training time", duration(results.training_seconds), f"on {training.device}"),
         Fact("Throughput", f"{training.tokens_per_second or 0:,.0f}", "tokens per second"),
-        Fact("Peak memory", peak_memory(results), "while training"),
+        Fact("Peak memory", peak_memory(results), "during training"),
         evaluating,
     ]
 
 
 def peak_memory(results: Results) -> str:
-    """The most memory any step took: the GPU's, or on a CPU the process's; "" where nothing was trained."""
+    """Returns the peak memory of all steps: GPU memory, or the process's memory on a CPU. "" if nothing was trained."""
     return gibibytes(max(step.memory for step in results.steps)) if results.steps else ""
 
 
 def evaluation_seconds(results: Results) -> float:
-    """Time all models took on the held-out rows."""
+    """Returns the seconds that all models together needed on the held-out rows."""
     few_shot = results.assessment.baselines.few_shot
     return results.base.seconds + (few_shot.seconds if few_shot else 0) + results.tuned.seconds
 
 
 def data_facts(results: Results) -> list[Fact]:
-    """What became of the rows."""
+    """Returns the numbers of rows and tokens after each step of the preflight."""
     data = results.prepared.preflight
     splits = data.splits
     counts = {
         "Rows read": data.rows,
-        "Invalid": data.invalid,
-        "Exact copies dropped": data.duplicates,
-        "Near copies": data.near_duplicates,
+        "Invalid rows": data.invalid,
+        "Exact duplicates dropped": data.duplicates,
+        "Near-duplicates": data.near_duplicates,
         "Too long, dropped": data.overlength,
-        "Rows learned from": splits and splits.train,
-        "Rows to validate on": len(results.prepared.validation) or None,
-        "Rows held out": splits and splits.test,
-        "of these measured": results.evaluation.rows,
+        "Training rows": splits and splits.train,
+        "Validation rows": len(results.prepared.validation) or None,
+        "Held-out rows": splits and splits.test,
+        "Held-out rows measured": results.evaluation.rows,
         "Tokens per epoch": data.tokens,
-        "of these learned": data.supervised_tokens,
-        "Longest row allowed": results.prepared.resolved.max_sequence_length,
+        "Trained tokens per epoch": data.supervised_tokens,
+        "Longest row allowed (tokens)": results.prepared.resolved.max_sequence_length,
     }
     return [Fact(name, f"{count:,}") for name, count in counts.items() if count is not None]
 
 
 def recipe(results: Results) -> list[Fact]:
-    """How it was trained."""
+    """Returns the training settings."""
     spec, resolved = results.bundle.spec, results.prepared.resolved
     training = spec.training
     method = method_text(spec.method, resolved.method)
     if not resolved.total_steps:
-        return [Fact("Method", method), Fact("Seed", f"split {spec.dataset.split.seed}")]
+        return [Fact("Method", method), Fact("Seed", f"{spec.dataset.split.seed} for the split")]
     steps = f"{resolved.warmup_steps} warm-up step{'s' if resolved.warmup_steps != 1 else ''}"
-    clipped = f"clipped at {training.max_grad_norm:g}" if training.max_grad_norm else "not clipped"
-    decay = f"{training.optimizer}, weight decay {training.weight_decay:g}, gradients {clipped}"
-    rate = f"{resolved.learning_rate:g} at its peak, after {steps}, then {FALLS[training.scheduler]}"
+    norm = training.max_grad_norm
+    clipped = f"gradient norm clipped at {norm:g}" if norm else "no gradient clipping"
+    decay = f"{training.optimizer}, weight decay {training.weight_decay:g}, {clipped}"
+    rate = f"peak {resolved.learning_rate:g} after {steps}, then {FALLS[training.scheduler]}"
     return [
         Fact("Method", f"{method}. {resolved.method_reason}" if resolved.method_reason else method),
         Fact("Learning rate", rate),
         Fact("Optimizer", decay),
-        Fact("Batch", f"{training.global_batch_size} rows a step, {layout_text(results)}"),
-        Fact("Seed", f"{training.seed}; split {spec.dataset.split.seed}"),
+        Fact("Batch size", f"{training.global_batch_size} rows per optimizer step, {layout_text(results)}"),
+        Fact("Seed", f"{training.seed} for the training, {spec.dataset.split.seed} for the split"),
     ]
 
 
 def layout_text(results: Results) -> str:
-    """How steps lay in memory."""
+    """Returns the micro-batch size, and whether gradient checkpointing was on."""
     training = results.training
     tokens = training.micro_batch_tokens or results.prepared.resolved.micro_batch_tokens
-    again = ", activations computed again in the backward pass" if training.gradient_checkpointing else ""
-    # Where rows go alone, the tokens at a time are those of the longest.
-    return f"{'one row' if training.packed is False else f'{tokens:,} tokens'} at a time{again}"
+    checkpointing = ", gradient checkpointing" if training.gradient_checkpointing else ""
+    # Without packing, micro_batch_tokens is the length of the longest row and not the size of a micro-batch.
+    return f"micro-batches of {'one row' if training.packed is False else f'{tokens:,} tokens'}{checkpointing}"
 
 
 def method_text(method: Method, resolved: MethodType) -> str:
-    """The method with its settings, as people name them."""
+    """Returns the method with its settings, in the terms that PEFT users know."""
     if resolved is MethodType.FULL:
-        return "Full: every weight, in fp32 with bfloat16 compute"
+        return "Full: all weights were trained, in fp32 with bfloat16 compute"
     if resolved is MethodType.NONE:
-        return f"None: nothing was trained, {method.lora.from_} is taken as it is"
+        return f"None: nothing was trained, the adapter {method.lora.from_} was evaluated as it is"
     lora, four_bit = method.lora, method.quantization or Quantization()
     double = ", double quantization" if four_bit.double_quant else ""
     settings = [
@@ -122,12 +123,12 @@ def method_text(method: Method, resolved: MethodType) -> str:
     ]
     switches = {"rsLoRA": lora.use_rslora, "DoRA": lora.use_dora, f"bias {lora.bias}": lora.bias is not LoraBias.NONE}
     settings += [name for name, on in switches.items() if on]
-    settings += [f"{', '.join(lora.modules_to_save)} whole"] if lora.modules_to_save else []
-    return ", ".join(settings) + (f"; continues {lora.from_}" if lora.from_ else "")
+    settings += [f"{', '.join(lora.modules_to_save)} fully trained"] if lora.modules_to_save else []
+    return ", ".join(settings) + (f"; training continued from the adapter {lora.from_}" if lora.from_ else "")
 
 
 def provenance(results: Results) -> list[Fact]:
-    """What it was made from and with."""
+    """Returns the inputs and the software that produced the results."""
     bundle, prepared = results.bundle, results.prepared
     job, dataset = bundle.job, bundle.spec.dataset
     made_by = f"{job.namespace}/{job.name}, uid {job.uid}, attempt {results.training.attempt}" if job else "a local run"
@@ -140,8 +141,8 @@ def provenance(results: Results) -> list[Fact]:
             f"{bundle.spec.model.uri}, {prepared.resolved.parameters:,} parameters"
             + (f", licence {licence}" if licence else ""),
         ),
-        *_sources("Rows", dataset.train, dataset.source_names("train")),
-        *_sources("Rows to validate on", dataset.validation, dataset.source_names("validation")),
+        *_sources("Training rows", dataset.train, dataset.source_names("train")),
+        *_sources("Validation rows", dataset.validation, dataset.source_names("validation")),
         *_sources("Held-out rows", dataset.test, dataset.source_names("test")),
         Fact("Output", bundle.spec.output.uri),
         Fact("Data digest", prepared.preflight.digest or ""),

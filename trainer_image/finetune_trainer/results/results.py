@@ -1,4 +1,4 @@
-"""What a run came to: everything the report, the model card and the manifest are made from."""
+"""The results of a finished run: the input of the report, the model card and the manifest."""
 
 import platform
 from collections.abc import Sequence
@@ -23,64 +23,64 @@ LIBRARIES = ("finetune-operator", "accelerate", "bitsandbytes", "peft", "safeten
 
 
 def versions() -> dict[str, str]:
-    """The software that decides what a run gives."""
+    """Returns the versions of Python and of the libraries that influence the results."""
     return {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES}
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """A finished run."""
+    """The results of a finished run."""
 
     bundle: Bundle
     prepared: Prepared
     training: Training
-    """The same as the status has it in the end."""
+    """The same values as in the job's final status."""
     steps: Sequence[Step]
     held_out: Sequence[Example]
-    """The rows all models were measured on."""
+    """The held-out rows that all models were measured on."""
     assessment: Assessment
     serving: Serving
-    """How the tuned model is to be asked."""
+    """The prompt format and settings for serving the tuned model."""
     adapter: LoraConfig | None
-    """Its settings; None where the whole model was tuned."""
+    """The adapter's settings. None if the whole model was tuned."""
     base_license: dict[str, str]
-    """The base model's licence in the words of hubs, where it is known."""
+    """The base model's licence as model card metadata. Empty if it is not known."""
     validation: Sequence[ValidationLoss] = ()
-    """The validation curve; none where there are no validation rows."""
+    """The validation losses during training. Empty without validation rows."""
 
     @property
     def base(self) -> Measured:
-        """The base model on the held-out rows."""
+        """The base model's measurements on the held-out rows."""
         return self.assessment.baselines.base
 
     @property
     def tuned(self) -> Measured:
-        """The tuned model on the same rows."""
+        """The tuned model's measurements on the held-out rows."""
         return self.assessment.tuned
 
     @property
     def comparison(self) -> Comparison:
-        """The models side by side."""
+        """The comparison of the models."""
         return self.assessment.comparison
 
     @property
     def evaluation(self) -> Evaluation:
-        """The same as the status has it, with the verdict."""
+        """The same values as in the job's status, with the verdict."""
         return self.assessment.evaluation
 
     @property
     def quantization(self) -> Quantization | None:
-        """How the base model was quantized under the adapter, in the training and when the tuned model was measured;
-        None where it was not."""
+        """The quantization of the base model during the training and when the tuned model was measured. None if the
+        base model was not quantized."""
         qlora = self.prepared.resolved.method is MethodType.QLORA
         return (self.bundle.spec.method.quantization or Quantization()) if qlora else None
 
     @property
     def answered(self) -> list[tuple[Example, Answer, Answer]]:
-        """Each held-out row with the base model's answer and the tuned one's; none where no answers were asked for."""
+        """Each held-out row with the answers of the base and the tuned model. Empty if no metric needs answers."""
         return list(zip(self.held_out, self.base.answers, self.tuned.answers, strict=False))
 
     @property
     def training_seconds(self) -> float:
-        """Time of all steps together."""
+        """Total duration of all optimizer steps, in seconds."""
         return sum(step.seconds for step in self.steps)

@@ -1,4 +1,4 @@
-"""How the tuned model is to be asked, exactly as it was in training: what prompt_format.json and the model card say."""
+"""The prompt format of the tuned model, exactly as in training, for prompt_format.json and the model card."""
 
 import hashlib
 import re
@@ -19,40 +19,40 @@ from finetune_trainer.rows.row_format import thinks
 from finetune_trainer.tokens.render import DATE
 
 QUESTION = "What you ask"
-"""Stands for the user's words in the rendered example."""
+"""Placeholder for the user's message in the rendered example."""
 ASKED = [{"role": "user", "content": QUESTION}]
 COMPARED = 1000
-"""Training rows whose prompts are compared for what they share."""
+"""Approximate number of training rows whose prompts are compared to find their common beginning and end."""
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's --max-lora-rank takes (MaxLoRARanks in vllm/config/lora.py; 1 left out)."""
+"""Values that vLLM's --max-lora-rank accepts (MaxLoRARanks in vllm/config/lora.py), without 1."""
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What a server has to be told."""
+    """The settings that a server needs."""
 
     chat_template: str
-    """The template to serve with; it is published with the tokenizer."""
+    """The chat template to serve with. It is published with the tokenizer."""
     template_arguments: dict[str, Any]
-    """What the template was given beside the messages, where it asks for it."""
+    """Extra arguments of the chat template, in addition to the messages."""
     rendered: str
-    """QUESTION as the only message of a user, as the model reads it; "" where the rows ask nothing and are texts to
-    continue."""
+    """The prompt that the model reads for one user message, QUESTION. "" if the rows are texts without prompts."""
     beginning: str
-    """What every training prompt begins with: where it is longer than in `rendered`, the rows share a system prompt."""
+    """The text that every training prompt begins with. If it is longer than in `rendered`, the rows share a system
+    prompt."""
     ending: str
-    """What every training prompt ends with."""
+    """The text that every training prompt ends with."""
     stop_tokens: dict[int, str]
-    """Tokens that end an answer, with their text."""
+    """Token ids that end an answer, with their text."""
     max_new_tokens: int
 
     @property
     def template_digest(self) -> str:
-        """sha256 of the template, as hex."""
+        """The template's sha256 in hexadecimal."""
         return hashlib.sha256(self.chat_template.encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """prompt_format.json. `generation` is in Transformers' own terms."""
+        """Returns the content of prompt_format.json. `generation` has the names of Transformers' GenerationConfig."""
         return {
             "chatTemplate": {
                 "file": "chat_template.jinja",
@@ -67,7 +67,7 @@ class Serving:
 
 
 def serving_of(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> Serving:
-    """How a model that learned from `prepared` is asked."""
+    """Returns the prompt format of a model that was trained on `prepared`."""
     template = dated(prepared.chat_template)
     step = max(1, len(prepared.train) // COMPARED)
     rows = [prepared.train[row] for row in range(0, len(prepared.train), step)]
@@ -90,19 +90,22 @@ def serving_of(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> Servin
 
 
 def dated(template: str) -> str:
-    """The template with the day the rows were rendered on in place of today's: a prompt that changes from day to day is
-    not the one that was learned."""
+    """Returns the template with today's date replaced by the date on which the rows were rendered.
+
+    With another date, the prompt would differ from the prompts of the training rows."""
     call = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
     return call.sub(lambda found: repr(DATE.strftime(found[2])), template)
 
 
 def template_arguments(template: str, thinking: bool) -> dict[str, Any]:
-    """What the template was given that servers leave out: whether to think first, as most of the answers do or not."""
+    """Returns the template arguments that servers do not set by default: `enable_thinking`, if the template uses it.
+
+    `thinking`: whether most of the training answers begin with a thought."""
     return {"enable_thinking": thinking} if "enable_thinking" in template else {}
 
 
 def shared_beginning(prompts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """The longest beginning that all of at least one prompt have."""
+    """Returns the longest common beginning of all prompts (token ids). Needs at least one prompt."""
     shared = prompts[0]
     for prompt in prompts[1:]:
         length = min(len(shared), len(prompt))
@@ -112,7 +115,7 @@ def shared_beginning(prompts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
 
 
 def vllm_rank(config: LoraConfig) -> int:
-    """The least --max-lora-rank that takes this adapter."""
+    """Returns the smallest --max-lora-rank that accepts this adapter."""
     return next(rank for rank in VLLM_RANKS if rank >= config.r)
 
 
@@ -121,16 +124,18 @@ class Vllm:
     """How vLLM serves an adapter."""
 
     obstacles: Sequence[str]
-    """Why it would not take the adapter as it is; none where it does."""
+    """Features of the adapter that vLLM does not support. Empty if vLLM can serve the adapter."""
     quantizes_alike: bool
-    """Whether it can put the base model into the same 4 bits as it was in under the adapter."""
+    """Whether vLLM can quantize the base model to the same 4-bit format as in the training."""
     options: str
-    """What `vllm serve` has to be given with the base model; "" where there is an obstacle."""
+    """Options of `vllm serve` for the base model with this adapter. "" if there is an obstacle."""
 
 
 def vllm_of(config: LoraConfig, quantization: Quantization | None) -> Vllm:
-    """How vLLM serves this adapter of a base model that was held like that. Its bitsandbytes always quantizes to NF4
-    with double quantization (vllm/model_executor/model_loader/bitsandbytes_loader.py)."""
+    """Returns how vLLM serves this adapter. `quantization`: the base model's quantization in the training, or None.
+
+    vLLM's bitsandbytes loader always quantizes to NF4 with double quantization
+    (vllm/model_executor/model_loader/bitsandbytes_loader.py)."""
     obstacles = vllm_obstacles(config)
     alike = bool(quantization and quantization.type is QuantizationType.NF4 and quantization.double_quant)
     bits = "--quantization bitsandbytes " if alike else ""
@@ -139,16 +144,17 @@ def vllm_of(config: LoraConfig, quantization: Quantization | None) -> Vllm:
 
 
 def vllm_obstacles(config: LoraConfig) -> list[str]:
-    """Why vLLM would not take the adapter as it is, by the rules of PEFTHelper in vllm/lora/peft_helper.py, or
-    would take it for another: it reads one rank and scale, and leaves the base model as it is."""
+    """Returns the features of the adapter that vLLM rejects or ignores (PEFTHelper in vllm/lora/peft_helper.py).
+
+    vLLM reads one rank and one scale for the whole adapter, and does not change the base model's weights."""
     found = {
         "DoRA": config.use_dora,
         "trained biases": config.bias != "none",
-        "whole modules beside the adapter (modulesToSave)": bool(config.modules_to_save),
+        "fully trained modules (method.lora.modulesToSave)": bool(config.modules_to_save),
         f"a rank above {VLLM_RANKS[-1]}": config.r > VLLM_RANKS[-1],
-        "ranks or scales of single layers": bool(config.rank_pattern or config.alpha_pattern),
-        "biases of its own": config.lora_bias,
-        f"a base model changed by init_lora_weights {config.init_lora_weights}": (
+        "different ranks or scales per layer": bool(config.rank_pattern or config.alpha_pattern),
+        "biases in its LoRA layers": config.lora_bias,
+        f"init_lora_weights {config.init_lora_weights}, which changes the base model": (
             config.init_lora_weights not in PLAIN_INITS
         ),
     }
@@ -156,6 +162,6 @@ def vllm_obstacles(config: LoraConfig) -> list[str]:
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int] | NDArray[np.int32]) -> str:
-    """The tokens' text; a character they hold only a part of is left out."""
+    """Returns the tokens' text. Incomplete characters at its ends are removed."""
     text = tokenizer.decode(list(map(int, tokens)), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return str(text).strip("\N{REPLACEMENT CHARACTER}")

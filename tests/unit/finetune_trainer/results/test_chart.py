@@ -1,4 +1,4 @@
-"""Charts: every point within the axes, round numbers on them, no row lost in a histogram."""
+"""Charts have every point within the axes and round numbers on them. Histograms count every row."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_ticks_are_few_round_and_reach_the_highest_value(highest: float) -> None
         (0.001, "0.001"),
     ],
 )
-def test_ticks_are_said_shortly(tick: float, label: str) -> None:
+def test_tick_labels_are_short(tick: float, label: str) -> None:
     assert tick_label(tick) == label
 
 
@@ -56,7 +56,7 @@ def test_every_point_lies_within_the_axes(values: list[float], others: list[floa
     assert len(drawn.lines[-1].dots) == len(others)
 
 
-def test_a_chart_says_its_numbers_in_words() -> None:
+def test_a_chart_has_a_summary_in_words() -> None:
     drawn = chart("Loss", "nats", [Series("training", [1, 2, 3], [2.0, 1.0, 0.5])])
     assert drawn.summary == "training from 2 to 0.5"
 
@@ -71,7 +71,7 @@ def test_a_moving_average_starts_and_ends_with_the_values(values: list[float]) -
 
 
 @given(st.integers(1, 20_000))
-def test_a_long_line_is_thinned_to_what_a_screen_shows(count: int) -> None:
+def test_a_long_line_is_thinned_to_the_resolution_of_a_screen(count: int) -> None:
     kept = thinned(count)
     assert (kept[0], kept[-1]) == (0, count - 1)
     assert len(kept) <= POINTS + 1
@@ -91,7 +91,7 @@ def test_a_histogram_counts_every_row_once(values: list[int]) -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=4))
-def test_whiskers_lie_around_their_value_on_lines_of_their_own(values: list[tuple[float, float, float]]) -> None:
+def test_whiskers_surround_their_value_on_separate_lines(values: list[tuple[float, float, float]]) -> None:
     rows = [(f"model {i}", sorted(v)[1], min(v), max(v)) for i, v in enumerate(values)]
     found = whiskers(rows, "{:.3f}".format)
     assert [row.name for row in found.rows] == [name for name, *_ in rows]

@@ -1,4 +1,4 @@
-"""What is marked in an answer: all that differs, and nothing of the text is lost."""
+"""All differences in an answer are marked, and no text is lost."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,14 +9,14 @@ TEXT = st.text(st.sampled_from("ab c.,\n{}äß"), max_size=60)
 
 
 @given(TEXT, TEXT)
-def test_the_pieces_are_the_answer_and_the_rest_is_the_expected_one(expected: str, answer: str) -> None:
+def test_the_pieces_join_to_the_answer_and_to_the_expected_answer(expected: str, answer: str) -> None:
     pieces = differences(expected, answer)
     assert "".join(piece.text for piece in pieces if piece.kind != "missing") == answer
     if len(pieces) > 1:
         assert "".join(piece.text for piece in pieces if piece.kind != "extra") == expected
 
 
-def test_words_that_differ_are_marked_with_what_they_stand_for() -> None:
+def test_different_words_are_marked_next_to_the_expected_words() -> None:
     assert differences('{"area": "login"}', '{"area": "app"}') == [
         Piece('{"area": "', "same"),
         Piece("login", "missing"),
@@ -25,6 +25,6 @@ def test_words_that_differ_are_marked_with_what_they_stand_for() -> None:
     ]
 
 
-def test_an_answer_with_little_in_common_is_left_unmarked() -> None:
+def test_nothing_is_marked_in_a_very_different_answer() -> None:
     assert differences("yes", "I would rather not say.") == [Piece("I would rather not say.", "same")]
     assert differences("yes", "") == []

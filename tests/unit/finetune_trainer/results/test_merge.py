@@ -1,4 +1,4 @@
-"""Merged weights: the sum of base and adapter, in bf16, measured again as they lie on disk."""
+"""Merging writes base plus adapter in bf16, and measures the written weights again."""
 
 import json
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 def save_adapter(base: Path, folder: Path, scale: float, targets: Sequence[str] = ("all-linear",)) -> PeftModel:
-    """Saves an adapter that changes what the model of the folder `base` says; returns both, side by side."""
+    """Saves an adapter that changes the answers of the model in `base`. Returns the model with the adapter."""
     method = Method.model_validate({"lora": {"r": 4, "targetModules": list(targets)}})
     model = attach_lora(load_model(base, MethodType.LORA, CPU), method, seed=0)
     generator = torch.Generator().manual_seed(1)
@@ -48,7 +48,7 @@ def side_by_side(model: PeftModel) -> Measured:
 
 @pytest.fixture
 def merged(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> Path:
-    """The folder of a merged model whose sum with the adapter has been measured to be the same."""
+    """The folder of a merged model that was measured to be the same as base plus adapter."""
     tuned = side_by_side(save_adapter(tiny_model_dir, tmp_path / "adapter", 1.0))
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     prepared = results(make_bundle()).prepared
@@ -59,12 +59,12 @@ def merged(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> Pat
     assert found.rows == len(ROWS)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         base = row_losses(load_model(tiny_model_dir, MethodType.LORA, CPU), ROWS, 512)[0]
-    assert np.abs((base - tuned.losses) / tuned.labels).max() > 0.1, "the adapter does something"
+    assert np.abs((base - tuned.losses) / tuned.labels).max() > 0.1, "the adapter changes the losses"
     return tmp_path / "merged"
 
 
 @pytest.mark.parametrize("family", [falcon, falcon_h1])
-def test_a_model_whose_rows_go_alone_is_merged_as_any_other(
+def test_a_model_that_cannot_pack_rows_is_merged_like_any_other(
     family: Family, make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     base = save_family(family, tmp_path / "base")
@@ -74,13 +74,13 @@ def test_a_model_whose_rows_go_alone_is_merged_as_any_other(
     assert not merge(*folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator()).changed
 
 
-def test_the_merged_model_says_what_base_and_adapter_say(merged: Path) -> None:
+def test_the_merged_weights_are_bfloat16_without_an_adapter(merged: Path) -> None:
     weights = load_file(merged / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     assert not [name for name in weights if "lora" in name]
 
 
-def test_it_loads_as_any_model_with_the_settings_it_was_evaluated_with(merged: Path, tiny_model_dir: Path) -> None:
+def test_it_loads_like_any_model_with_the_settings_of_the_evaluation(merged: Path, tiny_model_dir: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(merged)
     assert (model.generation_config.do_sample, model.generation_config.eos_token_id) == (False, [3])
     config, original = (json.loads((folder / "config.json").read_text()) for folder in (merged, tiny_model_dir))
@@ -114,41 +114,47 @@ def test_weights_that_are_not_finite_end_the_job(make_bundle: MakeBundle, tiny_m
 
 
 def compared(loss: float, matches: Sequence[bool], four_bit: bool = False) -> tuple[bool, str]:
-    """Against a tuned model with loss 1 that answers every row word for word."""
+    """Compares with a tuned model that has loss 1 and answers every row word for word."""
     tuned = measured([1.0] * len(matches), [True] * len(matches))
     answers = [Answer("", truncated=False, matches=match) for match in matches]
     found = compare_merged(tuned, MergedMeasured(loss * tuned.labels, range(len(matches)), answers), four_bit)
     return found.changed, found.message
 
 
-def test_what_merging_changed_is_said_with_its_tolerance() -> None:
+def test_the_message_has_the_change_and_the_tolerance() -> None:
     assert compared(1.009, [True] * 50) == (
         False,
-        "Merging moved the loss by +0.0090 nats a token and exact match on 50 rows by +0 points, within the tolerance "
-        "of 0.01 nats and 5 points.",
+        "Merging changed the loss by +0.0090 nats per token and exact match on 50 rows by +0 points. The change is "
+        "within the tolerance of 0.01 nats per token and 5 points.",
     )
     changed, message = compared(1.02, [True] * 50)
     assert changed
-    assert "beyond the tolerance of 0.01 nats and 5 points: serve the adapter over the base model" in message
+    assert message == (
+        "Merging changed the loss by +0.0200 nats per token and exact match on 50 rows by +0 points. The change "
+        "exceeds the tolerance of 0.01 nats per token and 5 points. Serve the adapter over the base model, or measure "
+        "the merged weights on your own task before you use them."
+    )
     changed, message = compared(1.02, [True] * 50, four_bit=True)
-    assert "serve the adapter over the base model in 4 bits, as it was measured, or" in message
+    assert "Serve the adapter over the 4-bit base model, as in the evaluation, or" in message
     changed, message = compared(0.9, [True] * 50)
     assert changed
-    assert message.endswith("for the better.")
+    assert message.endswith("5 points. The merged model is better.")
     assert compared(1.0, [True] * 48 + [False] * 2)[0] is False
     assert compared(1.0, [True] * 47 + [False] * 3)[0] is True
 
 
-def test_rows_that_nobody_answered_are_compared_by_their_loss() -> None:
+def test_rows_without_answers_are_compared_by_their_loss() -> None:
     tuned = measured([1.0] * 4, [True] * 4)
     found = compare_merged(replace(tuned, answers=[]), MergedMeasured(1.001 * tuned.losses, [], []))
     assert (found.rows, found.exact_match, found.exact_match_change) == (0, None, None)
-    assert found.message == "Merging moved the loss by +0.0010 nats a token, within the tolerance of 0.01 nats."
+    assert found.message == (
+        "Merging changed the loss by +0.0010 nats per token. The change is within the tolerance of 0.01 nats per token."
+    )
     assert answered_rows(0) == []
 
 
 @pytest.mark.parametrize("rows", [1, 7, 50, 51, 999])
-def test_the_rows_answered_again_are_spread_evenly(rows: int) -> None:
+def test_the_rows_that_the_merged_model_answers_are_spread_evenly(rows: int) -> None:
     found = answered_rows(rows)
     assert len(set(found)) == len(found) == min(rows, ANSWERED)
     assert 0 <= min(found) <= max(found) < rows

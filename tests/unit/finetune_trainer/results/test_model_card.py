@@ -1,4 +1,4 @@
-"""The model card: metadata hubs can read, and instructions that give the prompts the model learned."""
+"""The model card has metadata for model hubs, and commands that produce the prompts of the training."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ def of_the_hub(make_bundle: MakeBundle) -> Results:
     return replace(run, bundle=run.bundle.model_copy(update={"spec": spec}))
 
 
-def test_its_front_matter_is_what_hubs_read(make_bundle: MakeBundle) -> None:
+def test_its_front_matter_is_readable_for_hubs(make_bundle: MakeBundle) -> None:
     run = of_the_hub(make_bundle)
     data = ModelCard(model_card(run, "adapter")).data
     assert (data.base_model, data.library_name, data.license) == ("acme/base", "peft", "apache-2.0")
@@ -36,14 +36,14 @@ def test_its_front_matter_is_what_hubs_read(make_bundle: MakeBundle) -> None:
     assert figures == {"exact_match": 0.5, "loss": run.evaluation.tuned.loss}
 
 
-def test_a_base_model_of_no_hub_is_not_named_as_one(make_bundle: MakeBundle) -> None:
+def test_a_base_model_in_s3_is_not_named_as_a_hub_repository(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
     card = ModelCard(model_card(run, "adapter"))
     assert card.data.base_model is None
     assert f"`{run.bundle.spec.model.uri}`" in card.text
 
 
-def test_it_tells_the_verdict_the_prompt_and_both_ways_to_serve(make_bundle: MakeBundle) -> None:
+def test_it_has_the_verdict_the_prompt_and_both_ways_to_serve(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
     card = model_card(run, "adapter")
     assert (run.evaluation.verdict or "?") in card
@@ -54,7 +54,7 @@ def test_it_tells_the_verdict_the_prompt_and_both_ways_to_serve(make_bundle: Mak
     assert "&#" not in card, "no HTML escapes in Markdown"
 
 
-def test_what_the_template_has_to_be_given_is_in_every_snippet(make_bundle: MakeBundle) -> None:
+def test_the_template_arguments_are_in_every_snippet(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
     thinking = replace(run, serving=replace(run.serving, template_arguments={"enable_thinking": False}))
     card = model_card(thinking, "adapter")
@@ -62,7 +62,7 @@ def test_what_the_template_has_to_be_given_is_in_every_snippet(make_bundle: Make
     assert '"chat_template_kwargs": {"enable_thinking": false}' in card
 
 
-def test_a_model_of_texts_is_given_their_beginning(make_bundle: MakeBundle) -> None:
+def test_the_snippets_for_a_text_model_send_the_beginning_of_a_text(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
     card = model_card(replace(run, serving=replace(run.serving, rendered="", beginning="")), "adapter")
     assert 'tokenizer("The beginning of a text"' in card
@@ -73,7 +73,7 @@ def test_a_model_of_texts_is_given_their_beginning(make_bundle: MakeBundle) -> N
 def test_an_adapter_vllm_refuses_says_so(make_bundle: MakeBundle) -> None:
     run = replace(results(make_bundle()), adapter=LoraConfig(use_dora=True))
     card = model_card(run, "adapter")
-    assert "vLLM does not take this adapter: it has DoRA" in card
+    assert "vLLM cannot serve this adapter, because it does not support DoRA." in card
     assert "--enable-lora" not in card
 
 
@@ -82,17 +82,17 @@ def test_after_qlora_the_adapter_is_served_over_four_bits_as_it_was_measured(mak
     card = model_card(run, "adapter")
     assert "--quantization bitsandbytes --enable-lora --max-lora-rank 16 --lora-modules" in card
     assert 'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True' in card
-    assert "was measured over the base model in 4 bits." in card
-    assert "4 bits." not in model_card(results(make_bundle()), "adapter")
+    assert "The tuned model was measured over the 4-bit base model. Over a bfloat16" in card
+    assert "4-bit" not in model_card(results(make_bundle()), "adapter")
 
     method = run.bundle.spec.method.model_copy(update={"quantization": Quantization(type=QuantizationType.FP4)})
     spec = run.bundle.spec.model_copy(update={"method": method})
     other = model_card(replace(run, bundle=run.bundle.model_copy(update={"spec": spec})), "adapter")
-    assert "--quantization" not in other, "vLLM makes NF4 of it"
+    assert "--quantization" not in other, "vLLM always quantizes to NF4"
     assert 'bnb_4bit_quant_type="fp4"' in other
-    assert "which vLLM does not make of it in this way" in other
+    assert "vLLM cannot quantize the base model in the same way." in other
     refused = model_card(replace(run, adapter=LoraConfig(use_dora=True)), "adapter")
-    assert "which vLLM does not make of it" not in refused, "it is the adapter that it does not take"
+    assert "vLLM cannot quantize" not in refused, "vLLM does not support the adapter itself"
 
 
 def test_the_merged_models_card_is_of_a_whole_model(make_bundle: MakeBundle) -> None:
@@ -108,7 +108,7 @@ def test_the_merged_models_card_is_of_a_whole_model(make_bundle: MakeBundle) -> 
     assert "vllm serve merged" in card
 
 
-def test_what_quantizing_alone_costs_stands_under_the_figures(make_bundle: MakeBundle) -> None:
+def test_the_cost_of_quantizing_alone_is_below_the_figures(make_bundle: MakeBundle) -> None:
     said = model_card(rich_results(), "adapter")
     assert "|\n\nQuantizing to 4 bits alone moved the base model's loss by" in said
     assert "Quantizing" not in model_card(results(make_bundle()), "adapter")
@@ -124,7 +124,7 @@ def test_what_quantizing_alone_costs_stands_under_the_figures(make_bundle: MakeB
         (None, {}),
     ],
 )
-def test_the_licence_is_the_base_models_where_its_card_names_one(
+def test_the_licence_is_the_one_in_the_base_models_card(
     card: str | None, known: dict[str, str], tmp_path: Path
 ) -> None:
     if card is not None:
@@ -132,5 +132,5 @@ def test_the_licence_is_the_base_models_where_its_card_names_one(
     assert base_license(tmp_path) == known
 
 
-def test_no_text_ends_its_code_block() -> None:
+def test_no_text_can_close_its_code_block() -> None:
     assert fenced("a ``` b").splitlines() == ["````", "a ``` b", "````"]

@@ -1,4 +1,4 @@
-"""What is written to output.uri, in which order, and whose it is."""
+"""The files at output.uri, their order, and the job that owns them."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ THEIRS = {"namespace": "team-b", "name": "mails", "uid": "uid-2"}
 
 
 class Recorder(JobStorage):
-    """Local storage that remembers what was written, in order; `before_manifest` happens just before that is."""
+    """Local storage that records the order of writes. `before_manifest` runs just before the manifest is written."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle, Path("none"))
@@ -84,7 +84,7 @@ def test_the_manifest_has_size_and_sha256_of_every_file(make_bundle: MakeBundle,
         assert (file["size"], file["sha256"]) == (len(data), hashlib.sha256(data).hexdigest()), path
 
 
-def test_the_manifest_says_whose_it_is_and_what_it_was_made_from(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_the_manifest_names_its_job_and_its_inputs(make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle = make_bundle(job=OURS)
     publish_into(open_storage(bundle), bundle, tmp_path / "staging")
     found = manifest(bundle)
@@ -97,7 +97,7 @@ def test_the_manifest_says_whose_it_is_and_what_it_was_made_from(make_bundle: Ma
     assert (found["seed"], found["training"]["device"]) == (0, "cpu")
 
 
-def test_the_status_gets_the_manifests_digest(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_the_status_has_the_manifests_digest(make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle = make_bundle(job=OURS)
     artifacts = publish_into(open_storage(bundle), bundle, tmp_path / "staging")
     assert artifacts.digest == hashlib.sha256(Path(artifacts.manifest).read_bytes()).hexdigest()
@@ -115,7 +115,7 @@ def test_the_adapter_names_its_base_model_and_carries_the_prompt_format(
     assert AutoTokenizer.from_pretrained(output(bundle) / "adapter").chat_template == "{{ messages }}"
 
 
-def test_the_adapter_is_laid_out_as_vllm_reads_it(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_the_adapter_has_the_layout_that_vllm_reads(make_bundle: MakeBundle, tmp_path: Path) -> None:
     """By the rules of PEFTHelper and parse_fine_tuned_lora_name in vllm/lora."""
     bundle = make_bundle(method={"lora": {"r": 8}})
     publish_into(open_storage(bundle), bundle, tmp_path / "staging")
@@ -139,13 +139,13 @@ def test_the_adapter_is_laid_out_as_vllm_reads_it(make_bundle: MakeBundle, tmp_p
     assert not [path for path in (output(bundle) / "adapter").iterdir() if path.suffix in (".bin", ".pt")]
 
 
-def test_layers_are_named_one_by_one_where_the_ends_of_their_names_would_say_more(make_bundle: MakeBundle) -> None:
+def test_layers_are_named_in_full_if_short_names_would_match_other_layers(make_bundle: MakeBundle) -> None:
     names = ["layers.0.self_attn.q_proj"]
     model = attach_lora(tiny_llama(), Method.model_validate({"lora": {"targetModules": names}}), seed=0)
     assert target_modules(model) == ["model.layers.0.self_attn.q_proj"]
 
 
-def test_the_prompt_format_names_the_template_beside_it(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_the_prompt_format_names_the_template_in_the_same_folder(make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle = make_bundle()
     publish_into(open_storage(bundle), bundle, tmp_path / "staging")
     found = json.loads((output(bundle) / "adapter" / "prompt_format.json").read_text())
@@ -153,7 +153,7 @@ def test_the_prompt_format_names_the_template_beside_it(make_bundle: MakeBundle,
     assert hashlib.sha256(template.read_bytes()).hexdigest() == found["chatTemplate"]["sha256"]
 
 
-def test_no_hub_is_asked_about_the_base_model(
+def test_publishing_sends_no_request_to_a_hub(
     make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -187,7 +187,7 @@ def test_the_work_prefix_is_removed(make_bundle: MakeBundle, tmp_path: Path) -> 
     assert not Path(work_prefix(bundle)).exists()
 
 
-def test_anothers_results_are_neither_overwritten_nor_mixed_with(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_another_jobs_results_are_neither_overwritten_nor_mixed(make_bundle: MakeBundle, tmp_path: Path) -> None:
     theirs, ours = make_bundle(job=THEIRS), make_bundle(job=OURS)
     publish_into(open_storage(theirs), theirs, tmp_path / "theirs")
     before = {path: path.read_bytes() for path in output(ours).rglob("*") if path.is_file()}
@@ -199,7 +199,7 @@ def test_anothers_results_are_neither_overwritten_nor_mixed_with(make_bundle: Ma
     assert {path: path.read_bytes() for path in output(ours).rglob("*") if path.is_file()} == before
 
 
-def test_one_who_was_faster_by_a_moment_keeps_the_place(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_a_job_that_published_a_moment_earlier_keeps_the_place(make_bundle: MakeBundle, tmp_path: Path) -> None:
     ours = make_bundle(job=OURS)
     storage = Recorder(ours)
     faster = json.dumps({"job": THEIRS})
@@ -217,7 +217,7 @@ def test_a_pod_that_publishes_twice_keeps_its_first_manifest(make_bundle: MakeBu
 
 
 @pytest.mark.parametrize("found", [b"", b"not json", b"[]", b"{}", b'{"job": {"uid": "uid-2"}}', b'{"job": 7}'])
-def test_a_manifest_that_is_not_ours_occupies_the_place(make_bundle: MakeBundle, found: bytes) -> None:
+def test_the_manifest_of_another_job_occupies_the_place(make_bundle: MakeBundle, found: bytes) -> None:
     bundle = make_bundle(job=OURS)
     output(bundle).mkdir()
     (output(bundle) / "manifest.json").write_bytes(found)
@@ -225,7 +225,7 @@ def test_a_manifest_that_is_not_ours_occupies_the_place(make_bundle: MakeBundle,
         published(open_storage(bundle), bundle)
 
 
-def test_a_local_run_knows_its_own_results_by_the_spec(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_a_local_run_recognises_its_own_results_by_the_spec(make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle = make_bundle()
     publish_into(open_storage(bundle), bundle, tmp_path / "staging")
     assert published(open_storage(bundle), bundle) is not None

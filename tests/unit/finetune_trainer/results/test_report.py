@@ -1,4 +1,4 @@
-"""The report: everything in one page, nothing of a row taken for markup, every number the data's."""
+"""The report is one complete page. Rows are never read as markup. Every number is a number of the results."""
 
 import re
 import warnings
@@ -34,7 +34,7 @@ ATTACK = '<script>alert(1)</script><img src="https://evil.test/x" onerror=x> & {
 
 @cache
 def rich() -> tuple[Results, str]:
-    """A run with everything the report can show, and its page."""
+    """A run with every optional part of the report, and its page."""
     run = rich_results()
     return run, report_page(run)
 
@@ -75,25 +75,25 @@ def test_the_verdict_comes_first() -> None:
     assert page.xpath("//header/@class") == ["good-news"]
 
 
-def test_the_page_needs_nothing_beside_itself() -> None:
+def test_the_page_loads_no_other_files() -> None:
     _, html = rich()
     page = fromstring(html)
     targets = page.xpath("//@src | //@href | //@srcset | //@action | //@data | //@poster")
     assert targets
     assert all(target.startswith("#") for target in targets)
-    assert {target[1:] for target in targets} <= set(page.xpath("//@id")), "every place the contents name is there"
+    assert {target[1:] for target in targets} <= set(page.xpath("//@id")), "every link in the contents has a target"
     assert not page.xpath("//script | //link | //iframe | //img | //object | //embed | //form")
     assert not re.search(r"https?://|@import|url\(|javascript:", html)
 
 
-def test_it_is_html_that_no_browser_has_to_mend() -> None:
+def test_it_is_valid_html() -> None:
     _, html = rich()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         html5lib.HTMLParser(strict=True).parse(html)
 
 
-def test_who_cannot_see_it_is_told_the_same() -> None:
+def test_the_page_is_accessible_to_screen_readers() -> None:
     _, html = rich()
     page = fromstring(html)
     assert page.xpath("/html/@lang") == ["en"]
@@ -104,7 +104,7 @@ def test_who_cannot_see_it_is_told_the_same() -> None:
     assert all(after <= before + 1 for before, after in pairwise(levels)), "no level is left out"
 
 
-def test_rows_and_answers_are_text_and_nothing_else(make_bundle: MakeBundle) -> None:
+def test_rows_and_answers_are_never_markup(make_bundle: MakeBundle) -> None:
     row = example(12, 4, place=ATTACK, texts=(ATTACK, ATTACK))
     run = results(make_bundle(), [row, *examples([12] * 3)])
     run.base.answers[0] = Answer(ATTACK, truncated=False, matches=False)
@@ -117,7 +117,7 @@ def test_rows_and_answers_are_text_and_nothing_else(make_bundle: MakeBundle) -> 
     assert whole.count(ATTACK) == 9, "as it is: prompt, source, expected, base, tuned, three of serving, licence"
 
 
-def test_every_figure_of_the_results_is_the_evaluations() -> None:
+def test_every_figure_of_the_results_is_a_figure_of_the_evaluation() -> None:
     run, html = rich()
     rows = rows_of(fromstring(html), "Metric")
     assert rows["Metric"] == ["Base", "Few-shot", "Tuned", "Over base", "Over few-shot"]
@@ -138,7 +138,7 @@ def test_every_figure_of_the_results_is_the_evaluations() -> None:
     assert rows["Answers cut off at 58 tokens"][:3] == [str(count) for count in cut]
 
 
-def test_what_decides_stands_out_and_is_drawn_with_its_intervals() -> None:
+def test_the_deciding_metric_is_highlighted_and_drawn_with_its_intervals() -> None:
     run, html = rich()
     page = fromstring(html)
     decision = run.comparison.decision
@@ -178,7 +178,7 @@ def test_sources_fields_gates_and_regression_sets_have_a_table_each() -> None:
     ]
 
 
-def test_labels_have_their_scores_and_who_is_taken_for_whom() -> None:
+def test_labels_have_their_scores_and_a_confusion_matrix() -> None:
     run = rich_labels()
     page = page_of(run)
     assert run.comparison.labels
@@ -211,7 +211,7 @@ def test_of_many_labels_the_most_frequent_confusions_are_listed() -> None:
     assert wrong[first[0], first[1]] == int(first[2]) == max(wrong.values())
 
 
-def test_without_answers_there_is_no_section_of_them(make_bundle: MakeBundle) -> None:
+def test_without_answers_there_is_no_section_of_held_out_rows(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
     base, tuned = (replace(model, answers=[]) for model in (run.base, run.tuned))
     baselines = replace(run.assessment.baselines, base=base)
@@ -221,11 +221,11 @@ def test_without_answers_there_is_no_section_of_them(make_bundle: MakeBundle) ->
 
 def test_a_job_that_trained_nothing_has_no_curves(make_bundle: MakeBundle) -> None:
     page = page_of(replace(results(make_bundle()), steps=[], validation=()))
-    assert facts(page, "training").keys() == {"Evaluating"}
+    assert facts(page, "training").keys() == {"Evaluation time"}
     assert not page.xpath("//section[@id='training']//svg")
 
 
-def test_a_change_for_the_worse_looks_like_one(make_bundle: MakeBundle) -> None:
+def test_a_worse_model_is_shown_as_worse(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
     swapped = assessment(run.held_out, run.tuned, run.base)
     page = page_of(replace(run, assessment=swapped))
@@ -241,7 +241,7 @@ def test_a_model_that_did_not_pass_its_gates_says_so_at_the_top(make_bundle: Mak
     evaluation = run.evaluation.model_copy(update={"gates": [gate], "passed": False})
     page = page_of(replace(run, assessment=replace(run.assessment, evaluation=evaluation)))
     assert text(page.xpath("//header/p")[1]).endswith(
-        "not to be used. ExactMatch is 0.5, but its gate requires at least 0.9."
+        "Do not use it. ExactMatch is 0.5; its gate requires at least 0.9."
     )
     assert page.xpath("//header/@class") == ["bad-news"]
 
@@ -259,28 +259,28 @@ def test_the_curves_are_of_loss_validation_rate_speed_and_memory() -> None:
     assert dots == [f"validation, step {point.step:,}: {point.loss:.4g}" for point in run.validation]
 
 
-def test_training_data_and_provenance_are_told_as_they_were() -> None:
+def test_training_data_and_provenance_have_the_values_of_the_run() -> None:
     run, html = rich()
     page = fromstring(html)
     training, data, provenance = (facts(page, section) for section in ("training", "data", "provenance"))
-    assert training["Steps"] == "420 3 epochs"
+    assert training["Optimizer steps"] == "420 3 epochs"
     assert training["Throughput"] == "9,043 tokens per second"
     preflight = run.prepared.preflight
     assert preflight.splits
     assert data["Rows read"] == f"{preflight.rows:,}"
-    assert data["Rows learned from"] == f"{preflight.splits.train:,}"
-    assert data["Exact copies dropped"] == "84"
+    assert data["Training rows"] == f"{preflight.splits.train:,}"
+    assert data["Exact duplicates dropped"] == "84"
     assert provenance["Spec digest"] == run.bundle.spec_digest
     assert provenance["Base model"].endswith("8,030,261,248 parameters, licence llama3.1")
-    assert facts(page, "recipe")["Batch"] == "16 rows a step, 2,048 tokens at a time"
+    assert facts(page, "recipe")["Batch size"] == "16 rows per optimizer step, micro-batches of 2,048 tokens"
 
 
-def test_what_preflight_found_is_told_with_examples() -> None:
+def test_the_findings_of_preflight_are_shown_with_examples() -> None:
     _, html = rich()
     page = fromstring(html)
     assert [text(item) for item in page.xpath("//section[@id='data']//li")] == [ADVICE.message]
-    assert rows_of(page, "Finding")["the answer is empty left out"] == ["3", "tickets/2026-01.jsonl line 88"]
-    assert rows_of(page, "Finding")["mojibake used, but suspicious"] == ["17", "tickets/2026-02.jsonl line 4"]
+    assert rows_of(page, "Problem")["the answer is empty not used"] == ["3", "tickets/2026-01.jsonl line 88"]
+    assert rows_of(page, "Problem")["mojibake used, but suspicious"] == ["17", "tickets/2026-02.jsonl line 4"]
     assert figures(page, "data")[1:] == [
         ["tickets", "train", "1,980", "371,004"],
         ["general", "train", "494", "91,114"],
@@ -290,26 +290,28 @@ def test_what_preflight_found_is_told_with_examples() -> None:
     removed = cleaning["remove[0]"][2]
     assert [text(part) for part in removed.xpath(".//del")] == ["Sent from my phone"]
     assert [part.text for part in cleaning["mask[Email]"][2].xpath(".//ins")] == ["EMAIL_ADDRESS"]
-    assert "2 rows had nothing left" in text(page.xpath("//section[@id='data']")[0])
+    assert "2 rows had an empty prompt or answer after cleaning and were dropped." in text(
+        page.xpath("//section[@id='data']")[0]
+    )
 
 
-def test_what_merging_changed_is_shown_where_there_is_something() -> None:
+def test_the_message_about_merging_is_shown() -> None:
     run, html = rich()
     assert run.evaluation.merged
     finding = fromstring(html).xpath("//li[@class='bad-news']")
     assert [text(item) for item in finding] == [run.evaluation.merged.message]
 
 
-def test_what_quantizing_alone_costs_is_shown_under_qlora(make_bundle: MakeBundle) -> None:
+def test_the_cost_of_quantizing_alone_is_shown_under_qlora(make_bundle: MakeBundle) -> None:
     run, html = rich()
     section = fromstring(html).xpath("//section[@id='results']")[0]
     assert run.evaluation.quantized
     assert run.evaluation.quantized.message in text(section)
-    assert "The base model ran in bfloat16, the tuned one over 4-bit weights." in text(section)
+    assert "The base model was measured in bfloat16, the tuned model over 4-bit weights." in text(section)
     assert "Quantized weights" not in report_page(results(make_bundle()))
 
 
-def test_what_was_predicted_stands_beside_what_was_measured() -> None:
+def test_predicted_and_measured_resources_are_in_one_table() -> None:
     run, html = rich()
     assert run.assessment.baselines.few_shot
     seconds = run.training_seconds + run.base.seconds + run.assessment.baselines.few_shot.seconds + run.tuned.seconds
@@ -326,15 +328,17 @@ def test_the_page_says_how_to_serve() -> None:
     blocks = [block.text_content() for block in page.xpath("//section[@id='serving']//pre")]
     # HTML drops a newline that follows the tag, and no more than that.
     assert blocks == [run.serving.rendered, run.serving.beginning]
-    assert facts(page, "serving")["Answers end at"] == "<|eot_id|> (128009), <|end_of_text|> (128001)"
+    assert facts(page, "serving")["Stop tokens"] == "<|eot_id|> (128009), <|end_of_text|> (128001)"
 
 
 def test_it_works_for_a_cluster_job_a_local_run_and_qlora(make_bundle: MakeBundle) -> None:
     job = {"namespace": "team-a", "name": "tickets", "uid": "0123-4567"}
     assert "team-a / tickets" in report_page(results(make_bundle(job=job)))
     assert "Local run" in report_page(results(make_bundle()))
-    assert "All ran in bfloat16" in report_page(results(make_bundle()))
-    assert "All ran over 4-bit weights" in report_page(results(make_bundle(method={"type": MethodType.QLORA})))
+    assert "All models were measured in bfloat16." in report_page(results(make_bundle()))
+    assert "All models were measured over 4-bit weights." in report_page(
+        results(make_bundle(method={"type": MethodType.QLORA}))
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 30, 5000])
@@ -343,7 +347,7 @@ def test_any_number_of_steps_can_be_drawn(make_bundle: MakeBundle, steps: int) -
     points = [float(number) for line in re.findall(r'points="([^"]*)"', html) for number in re.split("[ ,]", line)]
     assert points
     assert all(0 <= number <= 640 for number in points)
-    assert len(html) < 300_000, "of a size to be mailed"
+    assert len(html) < 300_000, "small enough for an e-mail"
 
 
 def test_a_text_of_any_length_is_shown_cut(make_bundle: MakeBundle) -> None:
@@ -351,7 +355,7 @@ def test_a_text_of_any_length_is_shown_cut(make_bundle: MakeBundle) -> None:
     assert "x" * (LONGEST_TEXT + 1) not in report_page(results(make_bundle(), [row, example(12, 4)]))
 
 
-def test_the_validation_curve_lies_over_the_loss_and_its_best_is_told(make_bundle: MakeBundle) -> None:
+def test_the_loss_chart_has_the_validation_curve_and_the_facts_have_its_minimum(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
     without = curves(run.steps)
     points = (ValidationLoss(10, 1.5, 1.0), ValidationLoss(20, 1.25, 1.0), ValidationLoss(30, 1.4, 1.0))
@@ -363,10 +367,10 @@ def test_the_validation_curve_lies_over_the_loss_and_its_best_is_told(make_bundl
     assert "Lowest validation loss" not in {fact.name for fact in training_facts(run)}
 
 
-def test_the_recipe_says_how_steps_lay_in_memory(make_bundle: MakeBundle) -> None:
+def test_the_settings_name_the_micro_batch_size(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
-    assert layout_text(run) == "2,048 tokens at a time"
+    assert layout_text(run) == "micro-batches of 2,048 tokens"
     training = run.training.model_copy(update={"micro_batch_tokens": 1024, "gradient_checkpointing": True})
-    assert layout_text(replace(run, training=training)).startswith("1,024 tokens at a time, activations computed again")
+    assert layout_text(replace(run, training=training)) == "micro-batches of 1,024 tokens, gradient checkpointing"
     alone = run.training.model_copy(update={"packed": False})
-    assert layout_text(replace(run, training=alone)) == "one row at a time"
+    assert layout_text(replace(run, training=alone)) == "micro-batches of one row"

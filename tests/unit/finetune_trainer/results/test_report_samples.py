@@ -1,4 +1,4 @@
-"""Which held-out rows the report shows."""
+"""The report shows some held-out rows of each kind."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +15,11 @@ def test_some_of_each_kind_are_shown_and_all_are_counted(make_bundle: MakeBundle
     for row in (90, 91):
         run.base.answers[row] = Answer("right", truncated=False, matches=True)
     found = {group.title: (group.rows, len(group.samples)) for group in sample_groups(run)}
-    assert found == {"Gained by tuning": (50, 5), "Lost by tuning": (2, 2), "Right in neither": (48, 5)}
+    assert found == {
+        "Only the tuned model is correct": (50, 5),
+        "Only the base model is correct": (2, 2),
+        "Neither model is correct": (48, 5),
+    }
     assert sum(shown for _, shown in found.values()) == SHOWN
 
 
@@ -30,7 +34,7 @@ def test_a_sample_is_the_row_with_both_models_own_answers(make_bundle: MakeBundl
     assert "".join(piece.text for piece in base.pieces if piece.kind != "missing") == "an other answer"
 
 
-def test_what_prompting_gave_stands_between() -> None:
+def test_the_few_shot_answer_is_between_base_and_tuned() -> None:
     run = rich_results()
     assert run.assessment.baselines.few_shot
     sample = sample_groups(run)[0].samples[0]
@@ -40,7 +44,7 @@ def test_what_prompting_gave_stands_between() -> None:
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(0, 60))
-def test_shares_are_even_and_fill_the_room(sizes: list[int], total: int) -> None:
+def test_shares_are_even_and_use_all_places(sizes: list[int], total: int) -> None:
     taken = shares(sizes, total)
     assert all(0 <= count <= size for count, size in zip(taken, sizes, strict=True))
     assert sum(taken) == min(total, sum(sizes))

@@ -1,4 +1,4 @@
-"""The report's colours: text stands out from what it lies on, in the light, in the dark and on paper (WCAG 2.2, AA)."""
+"""The report's colours have enough contrast in light mode, in dark mode and on paper (WCAG 2.2, AA)."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ SURFACES = ("paper", "panel")
 
 
 def palettes() -> dict[str, dict[str, str]]:
-    """The custom properties of each :root, by what it is for."""
+    """Returns the custom properties of each :root, by medium."""
     blocks = [
         dict(re.findall(r"--([a-z]+): (#[0-9a-f]{3,6});", block)) for block in re.findall(r":root \{(.*?)\}", CSS, re.S)
     ]
@@ -33,7 +33,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("medium", ["light", "dark", "print"])
-def test_all_text_can_be_read(medium: str) -> None:
+def test_all_text_has_enough_contrast(medium: str) -> None:
     colours = palettes()[medium]
     pairs = [(text, surface) for text in TEXT for surface in SURFACES] + [("ink", "wrong")]
     faint = {pair: round(contrast(*(colours[name] for name in pair)), 2) for pair in pairs}
@@ -41,12 +41,12 @@ def test_all_text_can_be_read(medium: str) -> None:
 
 
 @pytest.mark.parametrize("medium", ["light", "dark", "print"])
-def test_lines_of_a_chart_stand_out(medium: str) -> None:
+def test_lines_of_a_chart_have_enough_contrast(medium: str) -> None:
     colours = palettes()[medium]
     assert all(contrast(colours[line], colours["paper"]) >= 3 for line in ("accent", "second"))
 
 
-def test_every_colour_has_a_form_in_the_dark_and_on_paper() -> None:
+def test_every_colour_is_defined_for_dark_mode_and_paper() -> None:
     light, dark, printed = palettes().values()
     assert light.keys() == dark.keys() == printed.keys()
     assert set(re.findall(r"var\(--([a-z]+)", CSS)) <= light.keys() | {"tone"}

@@ -1,4 +1,4 @@
-"""What a server is told gives the very tokens the model learned from."""
+"""The published serving settings produce exactly the tokens of the training prompts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ def asked(content: str, system: str = SYSTEM) -> list[Message]:
 
 
 def prepared(make_bundle: MakeBundle, tokenizer: Any, prompts: list[list[Message]], answer: str = "yes") -> Prepared:
-    """What preflight would make of these prompts, each answered alike."""
+    """Prepares these prompts as preflight does, all with the same answer."""
     format = prompt_format(tokenizer)
     rows = [Row((*prompt, Message("assistant", answer)), f"t.jsonl:{i}") for i, prompt in enumerate(prompts, 1)]
     train: list[Example] = [example for _, example in tokenize(rows, format, tokenizer, Findings())]
@@ -62,7 +62,7 @@ def test_the_published_template_gives_the_tokens_of_training(
     assert tokens == row.input_ids[: row.prompt_length].tolist()
 
 
-def test_it_tells_what_all_prompts_share(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_it_has_the_common_beginning_and_end_of_all_prompts(make_bundle: MakeBundle, tmp_path: Path) -> None:
     tokenizer = load(tmp_path, TEMPLATE)
     ready = prepared(make_bundle, tokenizer, [asked("is it late?"), asked("how big is it?"), asked("who?")])
     found = serving_of(ready, tokenizer).as_json()
@@ -75,7 +75,7 @@ def test_it_tells_what_all_prompts_share(make_bundle: MakeBundle, tmp_path: Path
     assert found["generation"] == {"do_sample": False, "max_new_tokens": 16}
 
 
-def test_rows_that_ask_nothing_have_no_prompt(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_rows_without_prompts_have_no_example(make_bundle: MakeBundle, tmp_path: Path) -> None:
     tokenizer = load(tmp_path, TEMPLATE)
     ready = prepared(make_bundle, tokenizer, [asked("is it late?")])
     found = serving_of(
@@ -84,30 +84,30 @@ def test_rows_that_ask_nothing_have_no_prompt(make_bundle: MakeBundle, tmp_path:
     assert (found["example"], found["trainingPrompts"]) == (None, {"beginWith": "", "endWith": ""})
 
 
-def test_half_a_character_is_not_shown(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_an_incomplete_character_is_not_shown(make_bundle: MakeBundle, tmp_path: Path) -> None:
     tokenizer = load(tmp_path, TEMPLATE)
     ready = prepared(make_bundle, tokenizer, [asked("", "ä"), asked("", "ö")])
     assert serving_of(ready, tokenizer).beginning == "<|start|>system\n"
 
 
-def test_what_prompts_share_ends_at_the_first_difference() -> None:
+def test_the_common_beginning_ends_at_the_first_difference() -> None:
     prompts = [np.array(tokens, dtype=np.int32) for tokens in ([1, 2, 3, 4], [1, 2, 4], [1, 2, 3])]
     assert shared_beginning(prompts).tolist() == [1, 2]
     assert shared_beginning(prompts[:1]).tolist() == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("rank", "least"), [(1, 8), (8, 8), (16, 16), (17, 32), (65, 128), (300, 320), (512, 512)])
-def test_vllm_is_given_a_rank_it_knows(rank: int, least: int) -> None:
+def test_the_vllm_rank_is_one_that_vllm_accepts(rank: int, least: int) -> None:
     assert vllm_rank(LoraConfig(r=rank)) == least
 
 
-def test_what_vllm_refuses_is_known() -> None:
+def test_features_that_vllm_rejects_are_obstacles() -> None:
     assert vllm_obstacles(LoraConfig(use_rslora=True)) == []
     for refused in ({"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["lm_head"]}, {"r": 1024}):
         assert len(vllm_obstacles(LoraConfig(**refused))) == 1
 
 
-def test_what_vllm_would_serve_as_another_adapter_is_known() -> None:
+def test_features_that_vllm_ignores_are_obstacles() -> None:
     assert vllm_obstacles(LoraConfig(init_lora_weights="gaussian")) == []
     for refused in ({"rank_pattern": {"v_proj": 64}}, {"lora_bias": True}, {"init_lora_weights": "pissa"}):
         assert len(vllm_obstacles(LoraConfig(**refused))) == 1
