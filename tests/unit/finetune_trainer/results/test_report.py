@@ -241,7 +241,7 @@ def test_a_model_that_did_not_pass_its_gates_says_so_at_the_top(make_bundle: Mak
     evaluation = run.evaluation.model_copy(update={"gates": [gate], "passed": False})
     page = page_of(replace(run, assessment=replace(run.assessment, evaluation=evaluation)))
     assert text(page.xpath("//header/p")[1]).endswith(
-        "Do not use it. ExactMatch is 0.5; its gate requires at least 0.9."
+        "Do not use it. ExactMatch is 0.5, but its gate requires at least 0.9."
     )
     assert page.xpath("//header/@class") == ["bad-news"]
 
