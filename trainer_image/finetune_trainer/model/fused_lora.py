@@ -7,17 +7,13 @@ Layers that read the same input (queries, keys and values; gate and up) can shar
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
-from bitsandbytes.nn import Linear4bit
-from peft.tuners.lora import bnb as peft_bnb
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
-FOUR_BIT_LORA = getattr(peft_bnb, "Linear4bit", None)
-"""PEFT's LoRA layer over 4 bits. PEFT defines it only where bitsandbytes is installed."""
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of layers that one module calls with the same input, in Llama and the many models written after it."""
 
@@ -54,8 +50,9 @@ def _groups(model: nn.Module, four_bit: bool, shared_inputs: bool) -> list[list[
 
 
 def _is_fusible(module: Any, four_bit: bool) -> bool:
-    kinds = [(Linear, nn.Linear)] + ([(FOUR_BIT_LORA, Linear4bit)] if four_bit and FOUR_BIT_LORA else [])
-    if (type(module), type(getattr(module, "base_layer", None))) not in kinds or len(module.active_adapters) != 1:
+    kinds = (type(module), type(getattr(module, "base_layer", None)))
+    known = kinds == (Linear, nn.Linear) or (four_bit and kinds == _four_bit_kinds())
+    if not known or len(module.active_adapters) != 1:
         return False
     name = module.active_adapters[0]
     return (
@@ -67,6 +64,17 @@ def _is_fusible(module: Any, four_bit: bool) -> bool:
         and not module.merged
         and not module.disable_adapters
     )
+
+
+@cache
+def _four_bit_kinds() -> tuple[type, type] | None:
+    """PEFT's LoRA layer over 4 bits and the layer below it. None without bitsandbytes, which LoRA does not need."""
+    try:
+        from bitsandbytes.nn import Linear4bit
+        from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
+    except ImportError:
+        return None
+    return LoraLinear4bit, Linear4bit
 
 
 class _SharedInput:
@@ -109,7 +117,7 @@ class _Frozen:
 
     @property
     def four_bit(self) -> bool:
-        return isinstance(self.layer, Linear4bit)
+        return type(self.layer) is not nn.Linear
 
     def dtype(self, x: Tensor) -> torch.dtype:
         """What the layer computes in."""
