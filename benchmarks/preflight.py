@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -150,15 +151,17 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
 
 
 def whole_words(data: Path, model: Path, scratch: Path) -> None:
-    """Makes `data` a copy of the model whose tokenizer knows the words of `sentences` and no part of any."""
+    """Makes `data` a copy of the model whose tokenizer knows the commonest words of `sentences`, as many as the model has
+    rows for, and no part of a word."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
     shutil.copytree(model, data)
     before = AutoTokenizer.from_pretrained(model)
-    words = {word.strip(".?!").lower() for text in sentences(random.Random(SEED)) for word in text.split()}
-    known = ["<unk>", *before.all_special_tokens, *sorted(words | {word.capitalize() for word in words}), *".?!()"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(known))}, unk_token="<unk>"))
+    words = Counter(word.strip(".?!") for text in sentences(random.Random(SEED)) for word in text.split())
+    known = dict.fromkeys(["<unk>", *before.all_special_tokens, *".?!()", *(word for word, _ in words.most_common())])
+    rows = AutoConfig.from_pretrained(model).vocab_size
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(list(known)[:rows])}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
