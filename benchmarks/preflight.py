@@ -151,8 +151,8 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
 
 
 def whole_words(data: Path, model: Path, scratch: Path) -> None:
-    """Makes `data` a copy of the model whose tokenizer knows the commonest words of `sentences`, as many as the model has
-    rows for, and no part of a word."""
+    """Makes `data` a copy of the model with a tokenizer of whole words: the commonest of `sentences`, no more than the
+    model's embedding has rows."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
