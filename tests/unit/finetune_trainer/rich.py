@@ -29,7 +29,7 @@ from finetune_trainer.results.results import Results
 from finetune_trainer.results.serving import Serving
 from finetune_trainer.sources.cleaning_record import Change
 from finetune_trainer.statistics.comparison import compare
-from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
+from finetune_trainer.statistics.measurements import Answer, FewShot, Measured, Measurements
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.validation import ValidationLoss
 from tests.unit.finetune_trainer.tiny import results, turns
@@ -124,13 +124,19 @@ def assessed(rows: list[Example], answers: Answers, base: Measured, tuned: Measu
     metrics = choose_metrics(EvaluationWish(), answers)
     sources = bundle().spec.dataset.source_names("train")
     baselines = Baselines(base, few_shot, {}, part(base, len(rows), 1.02))
-    found = compare(rows, base, few_shot, tuned, metrics, answers, 0, sources, baselines.quantized)
+    models = Measurements(base, tuned, few_shot, baselines.quantized)
+    found = compare(rows, models, metrics, answers, seed=0, sources=sources)
     gates = [Gate(metric=metrics[0], min=0.8), Gate(metric=MetricName.EXACT_MATCH, min_gain_over=MinGain(few_shot=0.2))]
     general = RegressionSet(name="general", uri="s3://acme-data/chat/probe.jsonl", metric=MetricName.LOSS, max_drop=0.1)
     regression = [regression_result(general, rows[:60], part(base, 60, 1.1), part(base, 60, 1.13), 0)]
     sentence = verdict(found, Cost(154.1, 1_386_000, 0.12, "0.09"), base_name(baselines.told))
     evaluation = evaluation_status(
-        found, base, few_shot, tuned, gate_results(gates, found.metrics), regression, sentence, baselines.told
+        found,
+        models,
+        gates=gate_results(gates, found.metrics),
+        regression=regression,
+        verdict=sentence,
+        quantized=baselines.told,
     )
     return Assessment(baselines, tuned, found, evaluation)
 

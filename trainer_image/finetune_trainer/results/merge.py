@@ -34,31 +34,39 @@ ANSWERED = 50
 """Rows the merged model answers, spread evenly over the held-out rows; its loss is taken over all of them."""
 
 
+@dataclass(frozen=True)
+class MergeFolders:
+    """Where the models lie."""
+
+    base: Path
+    adapter: Path
+    merged: Path
+    """Where the merged model is written."""
+
+
 def merge(
-    base: Path,
-    adapter: Path,
-    to: Path,
+    folders: MergeFolders,
     tuned: Measured,
     examples: Sequence[Example],
     prepared: Prepared,
     tokenizer: PreTrainedTokenizerBase,
     accelerator: Accelerator,
 ) -> Merged:
-    """Writes the model of the folder `base` with the adapter of the folder `adapter` in it to the folder `to`, reads
-    that back and compares it with `tuned`, both on `examples`. Holds one model at a time."""
+    """Merges the adapter into the base model, reads the merged model back and compares it with `tuned`, both on
+    `examples`. Holds one model at a time."""
     print("Merging the adapter into the base model's weights.", flush=True)
-    write_merged(base, adapter, tokenizer, prepared, accelerator.device, to)
-    merged = measure_merged(to, tokenizer, examples, prepared, accelerator, len(tuned.answers))
+    write_merged(folders, tokenizer, prepared, accelerator.device)
+    merged = measure_merged(folders.merged, tokenizer, examples, prepared, accelerator, len(tuned.answers))
     return compare_merged(tuned, merged, four_bit=prepared.resolved.method is MethodType.QLORA)
 
 
 def write_merged(
-    base: Path, adapter: Path, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, device: torch.device, to: Path
+    folders: MergeFolders, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, device: torch.device
 ) -> None:
-    """Writes base and adapter as one model in bf16 to the folder `to`, with the tokenizer and the settings it was
+    """Writes base and adapter as one model in bf16 to the folder `merged`, with the tokenizer and the settings it was
     evaluated with. The base is loaded anew: merging into 4-bit weights would round the adapter to 4 bits too. Raises
     TrainerFailure LossDiverged where the sum is not finite."""
-    model = PeftModel.from_pretrained(load_model(base, MethodType.LORA, device), adapter)
+    model = PeftModel.from_pretrained(load_model(folders.base, MethodType.LORA, device), folders.adapter)
     untie(model)
     try:
         merged = model.merge_and_unload(safe_merge=True)
@@ -67,8 +75,8 @@ def write_merged(
         raise TrainerFailure(FailureReason.LOSS_DIVERGED, finding) from error
     # Servers take their end tokens and sampling from this file; some models' own is refused by save_pretrained.
     merged.generation_config = greedy_generation(merged, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
-    merged.save_pretrained(to, max_shard_size=SHARD_SIZE)
-    tokenizer.save_pretrained(to)
+    merged.save_pretrained(folders.merged, max_shard_size=SHARD_SIZE)
+    tokenizer.save_pretrained(folders.merged)
 
 
 def untie(model: PeftModel) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from finetune_api.spec.evaluation import MetricName
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.trainable import make_trainable
@@ -57,7 +58,13 @@ def trajectory(name: str, model: Path) -> dict[str, Any]:
     training = spec.training.model_copy(update={"max_steps": STEPS})
     rows = counting_rows([7 + 53 * i % 50 for i in range(ROWS)])
     settings = resolve(
-        spec.model_copy(update={"training": training}), PARAMETERS[name], 64, "ChatTemplate", rows, rows[:4]
+        spec.model_copy(update={"training": training}),
+        PARAMETERS[name],
+        64,
+        "ChatTemplate",
+        (MetricName.LOSS,),
+        train=rows,
+        test=rows[:4],
     )
     settings = settings.model_copy(
         update={

@@ -11,7 +11,7 @@ from finetune_trainer.evaluation.verdict import METRIC_TITLES, Cost, percent, un
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.statistics.comparison import Comparison, compare
 from finetune_trainer.statistics.evidence import Outcome
-from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
+from finetune_trainer.statistics.measurements import Answer, FewShot, Measured, Measurements
 from tests.unit.finetune_trainer.tiny import example, examples, measured
 
 METRICS = (MetricName.EXACT_MATCH, MetricName.LOSS, MetricName.PERPLEXITY)
@@ -27,7 +27,9 @@ def found(base: Measured, tuned: Measured, prompted: int | None = None) -> Compa
     """`prompted`: rows that are right with examples."""
     count = len(base.answers)
     few_shot = None if prompted is None else FewShot([rows(prompted, count).answers] * 3, (5, 5, 5), 1.0)
-    return compare(examples([12] * count), base, few_shot, tuned, METRICS, Answers(AnswerKind.TEXT), seed=0)
+    return compare(
+        examples([12] * count), Measurements(base, tuned, few_shot), METRICS, Answers(AnswerKind.TEXT), seed=0
+    )
 
 
 def test_better_is_said_with_gain_interval_baseline_and_cost() -> None:
@@ -49,7 +51,7 @@ def test_the_base_model_in_4_bits_is_named_where_it_is_the_best_before_tuning() 
     base, four_bit, tuned = rows(0, loss=2.0), rows(0, loss=1.5), rows(0, loss=1.0)
     metrics = (MetricName.LOSS, MetricName.PERPLEXITY)
     compared = compare(
-        examples([12] * 60), base, None, tuned, metrics, Answers(AnswerKind.TEXT), seed=0, quantized=four_bit
+        examples([12] * 60), Measurements(base, tuned, quantized=four_bit), metrics, Answers(AnswerKind.TEXT), seed=0
     )
     said = verdict(compared, COST, "the base model in bfloat16")
     assert "Loss on 60 held-out rows fell from 1.53 to 1.03 against the base model in 4 bits, a gain of +0.5" in said
@@ -93,7 +95,7 @@ def partly_leaked(leaked: int, right_before: set[int], right_after: set[int], of
         for right in (right_before, right_after)
     )
     held_out = [replace(row, leaked=i < leaked) for i, row in enumerate(examples([12] * of))]
-    return compare(held_out, base, None, tuned, METRICS, Answers(AnswerKind.TEXT), seed=0)
+    return compare(held_out, Measurements(base, tuned), METRICS, Answers(AnswerKind.TEXT), seed=0)
 
 
 def test_where_rows_leaked_the_figure_is_that_of_the_others() -> None:
@@ -145,7 +147,7 @@ def test_answers_that_fit_other_rows_as_well_are_told_first_whatever_they_are_co
     labels = Answers(AnswerKind.LABEL, ("billing", "login", "shipping"))
     few_shot = FewShot([models["few"].answers], (5,), 1.0)
     for prompted in (None, few_shot):
-        found_ = compare(rows, models["base"], prompted, models["tuned"], METRICS, labels, seed=0)
+        found_ = compare(rows, Measurements(models["base"], models["tuned"], prompted), METRICS, labels, seed=0)
         said = verdict(found_, COST)
         assert found_.outcome is Outcome.UNRELATED
         assert said.startswith("The tuned model's answers fit other rows' questions as well as their own")
@@ -161,7 +163,7 @@ def test_a_lower_loss_alone_is_not_called_worth_it() -> None:
 @pytest.mark.parametrize(("after", "end"), [(0.995, "is for you to say."), (0.985, "tuning was worth it.")])
 def test_a_gain_that_is_sure_but_small_is_not_called_worth_it(after: float, end: str) -> None:
     base, tuned = (measured([loss + 0.001 * (i % 7) for i in range(60)], []) for loss in (1.0, after))
-    text = compare(examples([12] * 60), base, None, tuned, (MetricName.LOSS,), Answers(AnswerKind.TEXT), seed=0)
+    text = compare(examples([12] * 60), Measurements(base, tuned), (MetricName.LOSS,), Answers(AnswerKind.TEXT), seed=0)
     assert verdict(text, COST).endswith(end)
 
 
