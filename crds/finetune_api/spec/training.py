@@ -31,12 +31,6 @@ class GradientCheckpointing(StrEnum):
     DISABLED = "Disabled"
 
 
-class EarlyStoppingMetric(StrEnum):
-    """What has to go on improving."""
-
-    VALIDATION_LOSS = "ValidationLoss"
-
-
 class Publish(StrEnum):
     """Which weights become the result."""
 
@@ -54,10 +48,8 @@ class LossOn(StrEnum):
 class EarlyStopping(ApiModel):
     """When training ends before its last step because it no longer helps."""
 
-    metric: EarlyStoppingMetric = EarlyStoppingMetric.VALIDATION_LOSS
-    """What has to go on falling: the loss on the validation rows."""
     patience: Annotated[int, Field(ge=1, le=1000)] = 3
-    """Evaluations in a row without an improvement after which it stops."""
+    """Training stops after so many evaluations in a row in which the loss on the validation rows did not improve."""
     min_delta: Annotated[float, Field(ge=0, le=100)] = 0.0
     """By how much, in nats per token, the loss has to fall below the best so far to count as an improvement."""
 
