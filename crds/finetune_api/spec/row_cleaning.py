@@ -115,10 +115,24 @@ class EmbeddingModel(ApiModel):
     1_Pooling/config.json says so."""
 
 
+KEEP_LOOKS_FOR_NOTHING = (
+    "near Keep does not look for near copies: remove embeddingModel and threshold, or set near to Group or Drop"
+)
+
+
 class Deduplicate(ApiModel):
     """What happens to near copies: rows whose texts' Jaccard similarity, over every five words in a row (or characters,
     in texts of 8 to 19 words), is at least the threshold. Case, punctuation and white space do not count, nor does text
     that most rows share. No more than 2% of the rows, or ten, are taken for copies of one another."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.near != 'Keep' || !(has(self.embeddingModel) || has(self.threshold))",
+                KEEP_LOOKS_FOR_NOTHING,
+            )
+        )
+    )
 
     near: Near = Near.GROUP
     """Group keeps every row and puts those that ask nearly the same on one side of the split, so that none is tested on
@@ -130,6 +144,12 @@ class Deduplicate(ApiModel):
     threshold's cosine similarity. Slower by far, and for at most 200,000 rows. Default: by words."""
     threshold: Annotated[float, Field(ge=0.5, le=1)] | None = None
     """Similarity from which rows are near copies. Default: 0.8; with embeddingModel 0.9."""
+
+    @property
+    def contradiction(self) -> str | None:
+        """What the API server has against these fields together; None where it takes them."""
+        asks = self.embedding_model is not None or self.threshold is not None
+        return KEEP_LOOKS_FOR_NOTHING if self.near is Near.KEEP and asks else None
 
     @property
     def sentence_model(self) -> str | None:

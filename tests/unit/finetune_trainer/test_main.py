@@ -40,7 +40,7 @@ def said(log: Path) -> TerminationMessage:
     return TerminationMessage.model_validate_json(log.read_text())
 
 
-@pytest.mark.parametrize("deduplicate", [{}, {"near": "Keep", "embeddingModel": {"uri": "s3://models/not-looked-at"}}])
+@pytest.mark.parametrize("deduplicate", [{}, {"near": "Keep"}])
 def test_a_preflight_that_runs_no_sentence_model_ends_well_without_torch(
     make_bundle: MakeBundle, tmp_path: Path, log: Path, deduplicate: dict[str, Any]
 ) -> None:
