@@ -15,7 +15,7 @@ from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason
 from finetune_trainer import __main__ as command
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from tests.unit.finetune_trainer.conftest import MakeBundle
-from tests.unit.finetune_trainer.preflights import with_dataset
+from tests.unit.finetune_trainer.preflight_runs import with_dataset
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from finetune_trainer.preflight.resolve import resolve
 from finetune_trainer.training.loop import training_steps
 from tests.integration.finetune_trainer.proofs.runs import counting_rows
 from tests.unit.finetune_trainer.conftest import save_model
-from tests.unit.finetune_trainer.tiny import fresh_accelerator
+from tests.unit.finetune_trainer.small_runs import fresh_accelerator
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 GOLDEN = Path(__file__).parent / "golden"

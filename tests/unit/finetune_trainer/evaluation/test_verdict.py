@@ -12,7 +12,7 @@ from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.statistics.comparison import Comparison, compare
 from finetune_trainer.statistics.evidence import Outcome
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured, Measurements
-from tests.unit.finetune_trainer.tiny import example, examples, measured
+from tests.unit.finetune_trainer.small_runs import example, examples, measured
 
 METRICS = (MetricName.EXACT_MATCH, MetricName.LOSS, MetricName.PERPLEXITY)
 COST = Cost(seconds=840.0, tokens=1_200_000)

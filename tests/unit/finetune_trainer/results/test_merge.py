@@ -21,8 +21,8 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.results.merge import ANSWERED, MergedMeasured, MergeFolders, answered_rows, compare_merged, merge
 from finetune_trainer.statistics.measurements import Answer, Measured
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer
-from tests.unit.finetune_trainer.families import Family, falcon, falcon_h1, save_family
-from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, measured, results
+from tests.unit.finetune_trainer.model_families import Family, falcon, falcon_h1, save_family
+from tests.unit.finetune_trainer.small_runs import examples, fresh_accelerator, measured, results
 
 ROWS = examples([20] * 8)
 CPU = torch.device("cpu")

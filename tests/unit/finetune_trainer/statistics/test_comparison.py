@@ -18,7 +18,7 @@ from finetune_trainer.statistics.comparison import Comparison, compare
 from finetune_trainer.statistics.evidence import Outcome
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured, Measurements
 from finetune_trainer.statistics.metric_rows import QUANTIZED
-from tests.unit.finetune_trainer.tiny import example
+from tests.unit.finetune_trainer.small_runs import example
 
 LIKELIHOODS = (MetricName.LOSS, MetricName.PERPLEXITY)
 TEAMS = ("billing", "login", "shipping", "returns")

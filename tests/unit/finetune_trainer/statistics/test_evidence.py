@@ -23,9 +23,9 @@ from finetune_trainer.statistics.evidence import Evidence, Outcome, evidence_of
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured, Measurements
 from finetune_trainer.statistics.metric_rows import TUNED
 from tests.unit.finetune_trainer.conftest import MakeBundle, write_rows
-from tests.unit.finetune_trainer.preflights import run
-from tests.unit.finetune_trainer.slots import different_slots
-from tests.unit.finetune_trainer.tiny import example
+from tests.unit.finetune_trainer.preflight_runs import run
+from tests.unit.finetune_trainer.slot_rows import different_slots
+from tests.unit.finetune_trainer.small_runs import example
 
 METRICS = (MetricName.EXACT_MATCH, MetricName.LOSS)
 LABELS = [f"intent {number}" for number in range(20)]

@@ -1,6 +1,7 @@
 """A finished run with everything the report can show, made up without training: tickets turned into JSON.
 
-`python -m tests.unit.finetune_trainer.rich json FILE` (or labels) writes its page, to be looked at in a browser.
+`python -m tests.unit.finetune_trainer.complete_run json FILE` (or labels) writes its page, to be looked at in a
+browser.
 """
 
 import json
@@ -32,7 +33,7 @@ from finetune_trainer.statistics.comparison import compare
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured, Measurements
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.validation import ValidationLoss
-from tests.unit.finetune_trainer.tiny import results, turns
+from tests.unit.finetune_trainer.small_runs import results, turns
 
 STEPS, HELD_OUT = 420, 200
 AREAS = ("billing", "login", "delivery", "app", "other")
@@ -200,7 +201,7 @@ def estimates() -> list[Estimate]:
     ]
 
 
-def rich_results() -> Results:
+def json_results() -> Results:
     """Everything at once."""
     rows = held_out()
     base = measured(rows, 0.12, 1.9, "Sure! Here is the ticket as JSON:\n{answer}", 1)
@@ -259,10 +260,10 @@ def rich_results() -> Results:
     )
 
 
-def rich_labels() -> Results:
+def label_results() -> Results:
     """The same tickets with only their area to tell: answers that are labels."""
     rows = [replace(row, messages=turns(row.prompt, json.loads(row.answer)["area"])) for row in held_out()]
-    run = rich_results()
+    run = json_results()
     generator = np.random.default_rng(6)
     models = []
     for right, loss in ((0.3, 1.6), (0.85, 0.4)):
@@ -273,5 +274,5 @@ def rich_labels() -> Results:
 
 
 if __name__ == "__main__":
-    made = {"json": rich_results, "labels": rich_labels}[sys.argv[1]]
+    made = {"json": json_results, "labels": label_results}[sys.argv[1]]
     Path(sys.argv[2]).write_text(report_page(made()), encoding="utf-8")
