@@ -71,7 +71,7 @@ def _of_object(path: Path, node: yaml.Node, body: dict[str, Any], model: type[Ap
             yield f"{path}:{_line(node, place)}: {_field(place)}: {what}"
         return
     if isinstance(spec, FineTuneJobSpec):
-        for field, what in _of_uris(spec):
+        for field, what in (*_of_uris(spec), *_of_near_copies(spec)):
             yield f"{path}:{_line(node, _place(field))}: {field}: {what}"
 
 
@@ -82,6 +82,12 @@ def _of_uris(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
         if what := misspelled(uri, FILES if field in files else FOLDER):
             yield field, what
     yield from conflicts(spec)
+
+
+def _of_near_copies(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
+    """The field of near-duplicates, where it says how to look for them and not to look for them."""
+    if what := spec.dataset.deduplicate.contradiction:
+        yield "spec.dataset.deduplicate", what
 
 
 def _field(place: Sequence[str | int]) -> str:

@@ -1,4 +1,4 @@
-"""What can befall a watch on its way between the operator and the API server. The tap plays it."""
+"""What can befall a watch on its way between the operator and the API server. The proxy plays it."""
 
 from enum import StrEnum
 from typing import Any
@@ -42,4 +42,10 @@ WITHIN_THE_STREAM = (Fault.CUT_BETWEEN_LINES, Fault.CUT_WITHIN_A_LINE, Fault.TOR
 
 def refusal(code: int) -> Any:
     """The object an API server refuses with."""
-    return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": f"the tap says {code}"}
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "code": code,
+        "message": f"the proxy says {code}",
+    }

@@ -42,7 +42,7 @@ from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.pod.termination import stop_deferred, stop_requested
-from finetune_trainer.results.merge import merge
+from finetune_trainer.results.merge import MergeFolders, merge
 from finetune_trainer.results.model_card import base_license
 from finetune_trainer.results.publish import (
     ADAPTER,
@@ -117,13 +117,22 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: i
                 # Only one model fits into memory at a time, so the tuned model goes before the merged one is loaded.
                 del model
                 accelerator.free_memory()
-                folders = (scratch / "model", output / ADAPTER, output / MERGED)
-                merged = merge(*folders, assessment.tuned, assessor.held_out, prepared, tokenizer, accelerator)
+                folders = MergeFolders(scratch / "model", output / ADAPTER, output / MERGED)
+                merged = merge(folders, assessment.tuned, assessor.held_out, prepared, tokenizer, accelerator)
                 assessment = assessment.with_merged(merged)
                 tell_assessment(assessment.evaluation, writer)
             license, curve = base_license(scratch / "model"), validation.curve
             results = Results(
-                bundle, prepared, training, steps, assessor.held_out, assessment, serving, adapter, license, curve
+                bundle=bundle,
+                prepared=prepared,
+                training=training,
+                steps=steps,
+                held_out=assessor.held_out,
+                assessment=assessment,
+                serving=serving,
+                adapter=adapter,
+                base_license=license,
+                validation=curve,
             )
             files = upload_results(storage, results, output)
         with stop_deferred():

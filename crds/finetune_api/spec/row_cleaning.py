@@ -118,11 +118,25 @@ class EmbeddingModel(ApiModel):
     tokens, or its first token if 1_Pooling/config.json says so."""
 
 
+KEEP_LOOKS_FOR_NOTHING = (
+    "near Keep does not look for near copies: remove embeddingModel and threshold, or set near to Group or Drop"
+)
+
+
 class Deduplicate(ApiModel):
     """What happens to near-duplicates: rows whose texts have at least the threshold as Jaccard similarity. The
     similarity is computed over all sequences of five words, or of five characters in texts of 8 to 19 words. Case,
     punctuation, white space and text that most rows share are ignored. A group of near-duplicates has at most 2% of
     the rows, or 10 rows if that is more."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.near != 'Keep' || !(has(self.embeddingModel) || has(self.threshold))",
+                KEEP_LOOKS_FOR_NOTHING,
+            )
+        )
+    )
 
     near: Near = Near.GROUP
     """What happens to near-duplicates. Group: every row is kept, and rows with near-duplicate prompts go to the same
@@ -136,6 +150,12 @@ class Deduplicate(ApiModel):
     compared by words."""
     threshold: Annotated[float, Field(ge=0.5, le=1)] | None = None
     """Similarity at or above which rows are near-duplicates. Default: 0.8, or 0.9 with embeddingModel."""
+
+    @property
+    def contradiction(self) -> str | None:
+        """What the API server has against these fields together; None where it takes them."""
+        asks = self.embedding_model is not None or self.threshold is not None
+        return KEEP_LOOKS_FOR_NOTHING if self.near is Near.KEEP and asks else None
 
     @property
     def sentence_model(self) -> str | None:

@@ -31,12 +31,6 @@ class GradientCheckpointing(StrEnum):
     DISABLED = "Disabled"
 
 
-class EarlyStoppingMetric(StrEnum):
-    """The metric that must keep improving."""
-
-    VALIDATION_LOSS = "ValidationLoss"
-
-
 class Publish(StrEnum):
     """Which weights become the result."""
 
@@ -54,8 +48,6 @@ class LossOn(StrEnum):
 class EarlyStopping(ApiModel):
     """When training stops before the last step because the validation loss no longer improves."""
 
-    metric: EarlyStoppingMetric = EarlyStoppingMetric.VALIDATION_LOSS
-    """The metric that must keep decreasing: the loss on the validation rows."""
     patience: Annotated[int, Field(ge=1, le=1000)] = 3
     """Number of consecutive evaluations without an improvement after which training stops."""
     min_delta: Annotated[float, Field(ge=0, le=100)] = 0.0

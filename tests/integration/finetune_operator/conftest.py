@@ -11,38 +11,38 @@ import yaml
 
 from devcluster import Cluster
 from finetune_trainer.pod import status_writer
+from tests.integration.api_proxy import ApiProxy
 from tests.integration.conftest import ROOT, SYSTEM, make_namespace
 from tests.integration.finetune_operator.kubelet import Kubelet
 from tests.integration.finetune_operator.manifests import FAILED
 from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import Kube
-from tests.integration.tap import Tap
 
 OPERATOR_ACCOUNT = "integration-finetune-operator"
 
 
 @pytest.fixture(scope="session")
-def tap(kube: Kube) -> Iterator[Tap]:
+def proxy(kube: Kube) -> Iterator[ApiProxy]:
     """Sees every request of the operator."""
-    tap = Tap(kube.server, kube.authority)
-    yield tap
-    tap.close()
+    proxy = ApiProxy(kube.server, kube.authority)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="session")
-def _operator(installed: Cluster, kube: Kube, tap: Tap) -> Iterator[OperatorProcess]:
+def _operator(installed: Cluster, kube: Kube, proxy: ApiProxy) -> Iterator[OperatorProcess]:
     path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{OPERATOR_ACCOUNT}/token"
     token = kube.create(path, {"spec": {"audiences": [], "expirationSeconds": 7200}})["status"]["token"]
-    process = OperatorProcess(ROOT / "build" / "test-operator", tap.address, token)
+    process = OperatorProcess(ROOT / "build" / "test-operator", proxy.address, token)
     yield process
     process.stop()
 
 
 @pytest.fixture
-def operator(_operator: OperatorProcess, tap: Tap) -> OperatorProcess:
+def operator(_operator: OperatorProcess, proxy: ApiProxy) -> OperatorProcess:
     """A running operator, the same one for all tests that leave it alive."""
-    tap.mend()
+    proxy.mend()
     _operator.start()
     return _operator
 

@@ -16,7 +16,7 @@ from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status.job import PREFLIGHT_MANAGER, ConditionType, attempt_manager
 from finetune_trainer.pod.status_writer import StatusWriter
-from tests.integration import words
+from tests.integration import sample_status
 from tests.integration.jobs import GPU
 from tests.integration.kube import PODS, Kube, Object
 from tests.integration.waiting import TIMEOUT_SECONDS, wait_for
@@ -171,11 +171,11 @@ class PlayedPod:
 
     def says_the_data_is_good(self) -> None:
         self.writer.condition(ConditionType.VALIDATED, True, "Valid", "240 rows are good.")
-        self.writer.result(preflight=words.PREFLIGHT, resolved=words.RESOLVED)
+        self.writer.result(preflight=sample_status.PREFLIGHT, resolved=sample_status.RESOLVED)
 
     def says_the_data_is_bad(self, reason: FailureReason, message: str) -> None:
         self.writer.condition(ConditionType.VALIDATED, False, reason, message)
-        self.writer.result(preflight=words.PREFLIGHT)
+        self.writer.result(preflight=sample_status.PREFLIGHT)
 
     def says_it_failed(self, reason: FailureReason, message: str) -> None:
         """What an attempt writes in the status before it ends."""
@@ -184,14 +184,14 @@ class PlayedPod:
 
     def says_it_trained(self) -> None:
         self.writer.condition(ConditionType.TRAINED, True, "Trained", "24 of 24 steps are done.")
-        self.writer.result(training=words.TRAINING)
+        self.writer.result(training=sample_status.TRAINING)
 
     def says_it_evaluated(self) -> None:
-        self.writer.condition(ConditionType.EVALUATED, True, "Evaluated", words.VERDICT)
-        self.writer.result(evaluation=words.EVALUATION)
+        self.writer.condition(ConditionType.EVALUATED, True, "Evaluated", sample_status.VERDICT)
+        self.writer.result(evaluation=sample_status.EVALUATION)
 
     def says_it_published(self) -> None:
-        self.writer.result(artifacts=words.ARTIFACTS)
+        self.writer.result(artifacts=sample_status.ARTIFACTS)
 
     @property
     def writer(self) -> StatusWriter:

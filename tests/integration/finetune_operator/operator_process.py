@@ -28,10 +28,10 @@ class OperatorProcess:
         config = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "tap", "cluster": {"server": server}}],
+            "clusters": [{"name": "proxy", "cluster": {"server": server}}],
             "users": [{"name": "operator", "user": {"token": token}}],
-            "contexts": [{"name": "tap", "context": {"cluster": "tap", "user": "operator"}}],
-            "current-context": "tap",
+            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "operator"}}],
+            "current-context": "proxy",
         }
         self._kubeconfig.write_text(json.dumps(config))
         self._kubeconfig.chmod(0o600)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.integration.api_proxy import ApiProxy
 from tests.integration.conftest import make_namespace
 from tests.integration.finetune_operator.kubelet import Kubelet
 from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import Kube
-from tests.integration.tap import Tap
 from tests.integration.waiting import wait_for
 
 GRACE_AND_THIRTY_SECONDS = 60 + 30
@@ -59,13 +59,19 @@ PHASES: dict[str, Callable[[Job, Kubelet], object]] = {
 @pytest.mark.parametrize("propagation", ["Background", "Foreground"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_nothing_is_left_of_a_deleted_job(
-    phase: str, propagation: str, kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+    phase: str,
+    propagation: str,
+    kube: Kube,
+    namespace: str,
+    operator: OperatorProcess,
+    kubelet: Kubelet,
+    proxy: ApiProxy,
 ) -> None:
     profile = {"profileName": "none"} if phase.endswith("profile") else {}
     job = Job.create(kube, namespace, manifest(**profile))
     PHASES[phase](job, kubelet)
     kube.delete(job.path, propagationPolicy=propagation)
-    deleted = len(tap.calls)
+    deleted = len(proxy.calls)
 
     def left() -> dict[str, str]:
         for pod in job.pods():
@@ -77,7 +83,7 @@ def test_nothing_is_left_of_a_deleted_job(
     # Whatever the operator still had to do comes before what it does for the next job.
     Job.create(kube, namespace, manifest("next", profileName="none")).wait_for_reason("WaitingForDependency")
     wait_for("what was under way to be gone too", left, lambda found: not found)
-    assert [call for call in tap.calls[deleted:] if call.makes("jobs") and job.uid in str(call.body)] == []
+    assert [call for call in proxy.calls[deleted:] if call.makes("jobs") and job.uid in str(call.body)] == []
 
 
 def test_a_job_recreated_under_its_name_starts_anew(
@@ -94,7 +100,7 @@ def test_a_job_recreated_under_its_name_starts_anew(
 
 
 def test_a_namespace_that_is_being_deleted_ends_the_work_on_its_jobs(
-    kube: Kube, operator: OperatorProcess, tap: Tap
+    kube: Kube, operator: OperatorProcess, proxy: ApiProxy
 ) -> None:
     namespace = make_namespace(kube)
     path = f"/api/v1/namespaces/{namespace}"
@@ -104,18 +110,18 @@ def test_a_namespace_that_is_being_deleted_ends_the_work_on_its_jobs(
         wait_for("the namespace to terminate", lambda: kube.get(path)["status"]["phase"] == "Terminating")
 
     log = operator.log.read_text()
-    tap.hold(lambda call: call.makes("configmaps") and namespace in call.path, delete_namespace)
+    proxy.hold(lambda call: call.makes("configmaps") and namespace in call.path, delete_namespace)
     body = manifest()
     body["metadata"]["finalizers"] = ["tests.finetune.dev/hold"]  # so that the job outlives what is made for it
     job = Job.create(kube, namespace, body)
     wait_for("the job to be deleted", job.read, lambda read: "deletionTimestamp" in read["metadata"])
     said = "nothing more is created for this job"
     wait_for("the operator to be told", lambda: operator.log.read_text()[len(log) :], lambda text: said in text)
-    reads = tap.reads(job.path)
+    reads = proxy.reads(job.path)
     kube.merge(job.path, {"metadata": {"labels": {"looked": "at"}}})
-    wait_for("the operator to look again", lambda: tap.reads(job.path) > reads)
+    wait_for("the operator to look again", lambda: proxy.reads(job.path) > reads)
 
-    refused = [call for call in tap.calls if call.status == 403 and namespace in call.path]
+    refused = [call for call in proxy.calls if call.status == 403 and namespace in call.path]
     assert [call.method for call in refused] == ["POST"]
     assert [line for line in operator.log.read_text()[len(log) :].splitlines() if "WARNING" in line] == []
     kube.merge(job.path, {"metadata": {"finalizers": None}})

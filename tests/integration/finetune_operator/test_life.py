@@ -7,21 +7,21 @@ import pytest
 from devcluster import Cluster
 from finetune_api import names
 from finetune_api.bundle import Bundle
+from tests.integration.api_proxy import ApiProxy
 from tests.integration.conftest import PROFILE, make_namespace
 from tests.integration.finetune_operator.kubelet import NODE, Kubelet
 from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, GPU, PREFLIGHT, Job, kstatus, manifest, nudge
 from tests.integration.kube import BATCH_JOBS, PROFILES, Kube, Object, RefusedError
-from tests.integration.tap import Tap
+from tests.integration.sample_status import VERDICT
 from tests.integration.waiting import wait_for
-from tests.integration.words import VERDICT
 
 STEPS = ["PreflightPending", "Validating", "WaitingForGPU", "Training", "Evaluating", "Publishing", "Succeeded"]
 QUEUE = {"kueue.x-k8s.io/queue-name": "gpus"}
 
 
 @pytest.fixture(scope="module")
-def finished(kube: Kube, tap: Tap, _operator: OperatorProcess, _kubelet: Kubelet) -> Iterator[Job]:
+def finished(kube: Kube, proxy: ApiProxy, _operator: OperatorProcess, _kubelet: Kubelet) -> Iterator[Job]:
     """A job that is Complete, for all tests that only look."""
     namespace = make_namespace(kube)
     _operator.start()
@@ -151,24 +151,24 @@ def test_the_bundle_holds_the_spec_and_cannot_be_changed(finished: Job, kube: Ku
         )
 
 
-def test_a_whole_life_costs_few_writes(finished: Job, tap: Tap) -> None:
-    writes = tap.writes(finished.namespace)
+def test_a_whole_life_costs_few_writes(finished: Job, proxy: ApiProxy) -> None:
+    writes = proxy.writes(finished.namespace)
     assert sum(call.makes("jobs") for call in writes) == 2
     assert sum(call.writes_status for call in writes) <= 12
     assert len(writes) <= 24
 
 
 def test_a_look_that_finds_nothing_new_writes_nothing(
-    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
 ) -> None:
     job = Job.create(kube, namespace, manifest())
     kubelet.pod_of(namespace, job.child(PREFLIGHT)).runs()
     job.wait_for_reason("Validating")
-    nudge(job, tap)
-    before = len(tap.writes(namespace))
-    nudge(job, tap)
-    nudge(job, tap)
-    assert tap.writes(namespace)[before:] == []
+    nudge(job, proxy)
+    before = len(proxy.writes(namespace))
+    nudge(job, proxy)
+    nudge(job, proxy)
+    assert proxy.writes(namespace)[before:] == []
 
 
 def test_the_namespace_gets_one_account_that_may_write_statuses(finished: Job, kube: Kube) -> None:
@@ -295,15 +295,15 @@ def test_the_operator_ends_on_sigterm_and_goes_on_where_it_was(
 
 
 def test_an_api_server_that_goes_away_for_a_while_costs_nothing(
-    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
 ) -> None:
     job = Job.create(kube, namespace, manifest())
     preflight = kubelet.pod_of(namespace, job.child(PREFLIGHT))
-    tap.is_cut = True
-    tap.refused = 0
+    proxy.is_cut = True
+    proxy.refused = 0
     preflight.runs()
     preflight.says_all()
     preflight.succeeds()
-    wait_for("the operator to be refused", lambda: tap.refused)
-    tap.is_cut = False
+    wait_for("the operator to be refused", lambda: proxy.refused)
+    proxy.is_cut = False
     kubelet.play(namespace, job.is_complete, timeout=90)

@@ -2,11 +2,11 @@
 
 from collections import Counter
 
+from tests.integration.api_proxy import ApiProxy
 from tests.integration.finetune_operator.kubelet import Kubelet
 from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest, nudge
 from tests.integration.kube import JOBS, Kube
-from tests.integration.tap import Tap
 from tests.integration.waiting import wait_for
 
 MANY, FEW = 50, 10
@@ -15,7 +15,7 @@ MOST_GROWTH_BYTES = 4 * 1024 * 1024
 
 
 def test_fifty_jobs_at_once_all_end_and_then_cost_nothing(
-    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
 ) -> None:
     def complete() -> int:
         kubelet.advance(namespace)
@@ -40,12 +40,12 @@ def test_fifty_jobs_at_once_all_end_and_then_cost_nothing(
     assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
 
     settle(kube, namespace, "first")
-    before = len(tap.writes(namespace))
+    before = len(proxy.writes(namespace))
     operator.stop()
     operator.start()  # the first thing it does is a resync
-    nudge(jobs[-1], tap)  # by then it has heard of every Job and Pod there is
+    nudge(jobs[-1], proxy)  # by then it has heard of every Job and Pod there is
     settle(kube, namespace, "second")
-    written = [call for call in tap.writes(namespace)[before:] if "second" not in str(call)]
+    written = [call for call in proxy.writes(namespace)[before:] if "second" not in str(call)]
     assert written == []
 
 

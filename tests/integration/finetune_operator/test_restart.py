@@ -1,6 +1,6 @@
 """The operator is killed at the worst moments and started again: nothing is made twice, nothing is lost.
 
-The tap kills it in the middle of a request: before it reaches the API server, or once it was carried out and before
+The proxy kills it in the middle of a request: before it reaches the API server, or once it was carried out and before
 the operator hears of it.
 """
 
@@ -11,11 +11,11 @@ from typing import Literal
 import pytest
 
 from finetune_api import names
+from tests.integration.api_proxy import ApiProxy, Call
 from tests.integration.finetune_operator.kubelet import Kubelet
 from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import Kube
-from tests.integration.tap import Call, Tap
 from tests.integration.waiting import wait_for
 
 
@@ -53,10 +53,10 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_an_operator_killed_and_started_again_makes_nothing_twice(
-    moment: str, kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+    moment: str, kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
 ) -> None:
     then = MOMENTS[moment]
-    (tap.before if then.side == "before" else tap.after)(then.is_now, operator.kill)
+    (proxy.before if then.side == "before" else proxy.after)(then.is_now, operator.kill)
     job = Job.create(kube, namespace, manifest())
     if then.running == ATTEMPT:
         kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()

@@ -1,6 +1,6 @@
 """Whatever befalls a watch, the operator afterwards does its work, or it has ended so that it is started anew.
 
-The tap breaks the watches. With `make test-soak` also those faults are tried that take minutes, and all of them again
+The proxy breaks the watches. With `make test-soak` also those faults are tried that take minutes, and all of them again
 and again while both cores are busy.
 """
 
@@ -16,12 +16,12 @@ import pytest
 
 from finetune_api import names
 from finetune_operator.process import supervise
+from tests.integration.api_proxy import ApiProxy
 from tests.integration.faults import STALLS, Fault
 from tests.integration.finetune_operator.kubelet import Kubelet
 from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import PREFLIGHT, Job, manifest
 from tests.integration.kube import BATCH_JOBS, PODS, Kube
-from tests.integration.tap import Tap
 from tests.integration.waiting import wait_for
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -64,17 +64,17 @@ def stir(job: Job, watch: str) -> None:
         job.kube.merge(path, {"metadata": {"annotations": {"stirred": str(time.monotonic())}}})
 
 
-def break_watch(watch: str, fault: Fault, job: Job, tap: Tap) -> None:
+def break_watch(watch: str, fault: Fault, job: Job, proxy: ApiProxy) -> None:
     """The watch meets the fault at least once."""
     path = WATCHES[watch]
 
     def meets_it() -> int:
         stir(job, watch)
-        return tap.broken[path]
+        return proxy.broken[path]
 
-    tap.break_watches({path: fault})
+    proxy.break_watches({path: fault})
     wait_for(f"the watch of {watch} to be {fault}", meets_it)
-    tap.mend()
+    proxy.mend()
 
 
 @pytest.fixture
@@ -89,79 +89,83 @@ def waiting(kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kube
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("watch", WATCHES)
 def test_after_a_broken_watch_the_operator_works_or_has_ended(
-    watch: str, fault: Fault, kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+    watch: str, fault: Fault, kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
 ) -> None:
-    break_watch(watch, fault, waiting, tap)
+    break_watch(watch, fault, waiting, proxy)
     after = Job.create(kube, waiting.namespace, manifest("after"))
     works_or_has_ended(after, operator, kubelet, STALL_SECONDS if fault in STALLS else 60)
 
 
 def test_after_refused_connections_the_operator_works(
-    kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+    kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
 ) -> None:
     log = operator.log.read_text()
-    tap.refuse_connections()
+    proxy.refuse_connections()
     wait_for("the operator to be refused", lambda: operator.log.read_text()[len(log) :], lambda text: "refused" in text)
-    tap.mend()
+    proxy.mend()
     works_or_has_ended(Job.create(kube, waiting.namespace, manifest("after")), operator, kubelet)
 
 
 def test_kopf_waiting_for_a_watcher_that_logs_in_again_is_not_waited_for(
-    kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+    kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
 ) -> None:
     """docs/upstream/kopf-watch-cancel.md: one watch fails while others are between two tries."""
     failing = [WATCHES["Jobs"], WATCHES["Pods"]]
     jobs = WATCHES["FineTuneJobs"]
-    tap.break_watches(dict.fromkeys(failing, Fault.FAILED))
-    wait_for("the others to be tried again", lambda: min(tap.broken[path] for path in failing), lambda count: count > 1)
-    tap.break_watches({jobs: Fault.TORN, **dict.fromkeys(failing, Fault.FAILED)})
+    proxy.break_watches(dict.fromkeys(failing, Fault.FAILED))
+    wait_for(
+        "the others to be tried again", lambda: min(proxy.broken[path] for path in failing), lambda count: count > 1
+    )
+    proxy.break_watches({jobs: Fault.TORN, **dict.fromkeys(failing, Fault.FAILED)})
 
     def is_torn() -> int:
         stir(waiting, "FineTuneJobs")
-        return tap.broken[jobs]
+        return proxy.broken[jobs]
 
     wait_for("the watch of FineTuneJobs to fail", is_torn)
     wait_for("the operator to end", lambda: not operator.is_running, timeout=ENDS_WITHIN_SECONDS)
     assert operator.exit_code == supervise.FAILED
-    tap.mend()
+    proxy.mend()
     operator.start()
     kubelet.play(waiting.namespace, waiting.is_complete)
 
 
 @pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.TORN])
 def test_the_process_has_ended_soon_after_a_watch_has_failed(
-    fault: Fault, waiting: Job, operator: OperatorProcess, tap: Tap
+    fault: Fault, waiting: Job, operator: OperatorProcess, proxy: ApiProxy
 ) -> None:
-    break_watch("FineTuneJobs", fault, waiting, tap)
+    break_watch("FineTuneJobs", fault, waiting, proxy)
     wait_for("the operator to end", lambda: not operator.is_running, timeout=ENDS_WITHIN_SECONDS)
     assert operator.exit_code == supervise.FAILED
 
 
 @pytest.mark.parametrize("watch", WATCHES)
 def test_a_signal_ends_the_operator_while_a_watch_is_broken(
-    watch: str, waiting: Job, operator: OperatorProcess, tap: Tap
+    watch: str, waiting: Job, operator: OperatorProcess, proxy: ApiProxy
 ) -> None:
     path = WATCHES[watch]
-    tap.break_watches({path: Fault.FAILED})
-    wait_for("the watch to fail", lambda: tap.broken[path])
+    proxy.break_watches({path: Fault.FAILED})
+    wait_for("the watch to fail", lambda: proxy.broken[path])
     assert operator.stop() in (0, 128 + signal.SIGTERM)
 
 
-def test_a_signal_ends_the_operator_while_nobody_listens(waiting: Job, operator: OperatorProcess, tap: Tap) -> None:
-    tap.refuse_connections()
+def test_a_signal_ends_the_operator_while_nobody_listens(
+    waiting: Job, operator: OperatorProcess, proxy: ApiProxy
+) -> None:
+    proxy.refuse_connections()
     assert operator.stop() in (0, 128 + signal.SIGTERM)
 
 
-def test_a_signal_ends_the_operator_while_it_starts(operator: OperatorProcess, tap: Tap) -> None:
+def test_a_signal_ends_the_operator_while_it_starts(operator: OperatorProcess, proxy: ApiProxy) -> None:
     operator.stop()
-    tap.refuse_connections()
+    proxy.refuse_connections()
     operator.start()
     wait_for("the process to run", lambda: operator.probe("/healthz"), lambda answer: answer == (200, "ok"))
     assert operator.stop() in (0, 128 + signal.SIGTERM)
 
 
 def test_a_signal_ends_the_operator_while_a_request_of_a_worker_is_not_answered(
-    waiting: Job, operator: OperatorProcess, tap: Tap
+    waiting: Job, operator: OperatorProcess, proxy: ApiProxy
 ) -> None:
     is_asked, answers = Event(), Event()
 
@@ -169,7 +173,7 @@ def test_a_signal_ends_the_operator_while_a_request_of_a_worker_is_not_answered(
         is_asked.set()
         answers.wait()
 
-    tap.hold(lambda call: call.method == "GET" and call.path == waiting.path, stall)
+    proxy.hold(lambda call: call.method == "GET" and call.path == waiting.path, stall)
     stir(waiting, "FineTuneJobs")
     wait_for("a worker to ask", is_asked.is_set)
     try:
@@ -179,24 +183,24 @@ def test_a_signal_ends_the_operator_while_a_request_of_a_worker_is_not_answered(
 
 
 def test_the_probes_tell_an_operator_that_does_not_watch_yet_from_one_that_works(
-    operator: OperatorProcess, tap: Tap
+    operator: OperatorProcess, proxy: ApiProxy
 ) -> None:
     operator.stop()
-    tap.is_cut = True
+    proxy.is_cut = True
     operator.start()
     wait_for("the probes", lambda: operator.probe("/healthz"), lambda answer: answer == (200, "ok"))
     status, text = operator.probe("/readyz")
     assert status == 503, text
-    tap.mend()
+    proxy.mend()
     wait_for("the operator to watch", lambda: operator.probe("/readyz"), lambda answer: answer == (200, "ok"))
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("fault", [Fault.FORBIDDEN, Fault.FAILED])
 def test_a_watch_that_stays_broken_ends_the_process(
-    fault: Fault, waiting: Job, operator: OperatorProcess, tap: Tap
+    fault: Fault, waiting: Job, operator: OperatorProcess, proxy: ApiProxy
 ) -> None:
-    tap.break_watches({WATCHES["FineTuneJobs"]: fault})
+    proxy.break_watches({WATCHES["FineTuneJobs"]: fault})
     wait_for("the operator to end", lambda: not operator.is_running, timeout=120)
     assert operator.exit_code == supervise.FAILED
 
@@ -224,11 +228,11 @@ ROUNDS = 20
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("turn", range(ROUNDS))
 def test_on_a_busy_machine_too(
-    turn: int, busy: None, kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, tap: Tap
+    turn: int, busy: None, kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
 ) -> None:
     """In each turn every watch meets another fault; in all turns every watch has met each but the stalls."""
     faults = itertools.islice(itertools.cycle([f for f in Fault if f not in STALLS]), turn, None)
     for watch, fault in zip(WATCHES, faults, strict=False):
-        break_watch(watch, fault, waiting, tap)
+        break_watch(watch, fault, waiting, proxy)
         after = Job.create(kube, waiting.namespace, manifest(f"after-{watch.lower()}"))
         works_or_has_ended(after, operator, kubelet, timeout=120)

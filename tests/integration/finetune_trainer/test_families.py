@@ -18,8 +18,8 @@ from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.model.trainable import as_published, make_trainable, use_gradient_checkpointing
 from finetune_trainer.training.loop import Step, accumulate_gradients, training_steps
-from tests.unit.finetune_trainer.families import ALONE, FAMILIES, Family, save_family
-from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator, resolved
+from tests.unit.finetune_trainer.model_families import ALONE, FAMILIES, Family, save_family
+from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, fresh_accelerator, resolved
 
 CPU = torch.device("cpu")
 ROWS = examples([24, 7, 40, 12, 33, 18])

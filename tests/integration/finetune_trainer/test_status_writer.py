@@ -9,7 +9,7 @@ from finetune_api.bundle import JobIdentity
 from finetune_api.status.job import PREFLIGHT_MANAGER, ConditionType, attempt_manager
 from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.pod.status_writer import StatusWriter
-from tests.integration import words
+from tests.integration import sample_status
 from tests.integration.jobs import Job, manifest
 from tests.integration.kube import JOBS, Kube
 
@@ -51,20 +51,20 @@ def make_writer(account: Path) -> MakeWriter:
 def test_preflight_and_attempt_keep_each_others_fields_and_conditions(job: Job, make_writer: MakeWriter) -> None:
     preflight, attempt = make_writer(job, PREFLIGHT_MANAGER), make_writer(job, attempt_manager(1))
     preflight.condition(ConditionType.VALIDATED, True, "DataValid", "Good.")
-    preflight.result(preflight=words.PREFLIGHT, resolved=words.RESOLVED)
-    attempt.progress(training=words.TRAINING)
+    preflight.result(preflight=sample_status.PREFLIGHT, resolved=sample_status.RESOLVED)
+    attempt.progress(training=sample_status.TRAINING)
     attempt.condition(ConditionType.TRAINED, True, "Trained", "Done.")
-    attempt.result(artifacts=words.ARTIFACTS)
+    attempt.result(artifacts=sample_status.ARTIFACTS)
     assert job.status().keys() >= {"preflight", "resolved", "training", "artifacts"}
     assert job.conditions() == {"Validated": "True", "Trained": "True"}
 
 
 def test_an_attempt_that_was_replaced_is_told_so_and_changes_nothing(job: Job, make_writer: MakeWriter) -> None:
     first, second = make_writer(job, attempt_manager(1)), make_writer(job, attempt_manager(2))
-    first.progress(training=words.TRAINING)
-    second.progress(training=words.TRAINING.model_copy(update={"attempt": 2}))
+    first.progress(training=sample_status.TRAINING)
+    second.progress(training=sample_status.TRAINING.model_copy(update={"attempt": 2}))
     with pytest.raises(Superseded):
-        first.progress(training=words.TRAINING.model_copy(update={"step": 23}))
+        first.progress(training=sample_status.TRAINING.model_copy(update={"step": 23}))
     assert (job.status()["training"]["attempt"], job.status()["training"]["step"]) == (2, 24)
 
 
@@ -74,12 +74,14 @@ def test_a_pod_whose_job_was_deleted_or_created_anew_is_told_so(
     writer = make_writer(job, attempt_manager(1))
     kube.delete(job.path)
     with pytest.raises(Superseded, match="deleted"):
-        writer.progress(training=words.TRAINING)
+        writer.progress(training=sample_status.TRAINING)
     kube.create(JOBS.format(namespace), manifest())
     with pytest.raises(Superseded, match="another created under its name"):
-        writer.progress(training=words.TRAINING)
+        writer.progress(training=sample_status.TRAINING)
 
 
 def test_a_loss_that_is_no_number_does_not_stop_the_apply(job: Job, make_writer: MakeWriter) -> None:
-    make_writer(job, attempt_manager(1)).result(training=words.TRAINING.model_copy(update={"loss": float("nan")}))
+    make_writer(job, attempt_manager(1)).result(
+        training=sample_status.TRAINING.model_copy(update={"loss": float("nan")})
+    )
     assert "loss" not in job.status()["training"]

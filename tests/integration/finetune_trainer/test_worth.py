@@ -12,7 +12,7 @@ from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.statistics.evidence import Outcome
 from finetune_trainer.train import train
 from tests.unit.finetune_trainer.conftest import MakeBundle
-from tests.unit.finetune_trainer.preflights import with_dataset
+from tests.unit.finetune_trainer.preflight_runs import with_dataset
 
 ANSWERS = {"quick": "to the left", "answer": "to the right", "system": "stay"}
 

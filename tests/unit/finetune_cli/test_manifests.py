@@ -65,6 +65,13 @@ def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
             ("- uri: s3://data/rows.jsonl", "- uri: s3://data/rows.jsonl\n      - uri: s3://data/rows.jsonl"),
             "job.yaml:9: spec.dataset.train[1]: s3://data/rows.jsonl is already used by spec.dataset.train[0]: remove or",
         ),
+        *(
+            (
+                ("  training:", f"    deduplicate: {{near: Keep, {option}}}\n  training:"),
+                "job.yaml:9: spec.dataset.deduplicate: near Keep does not look for near copies: remove embeddingModel",
+            )
+            for option in ("threshold: 0.9", "embeddingModel: {uri: s3://models/minilm}")
+        ),
         (("v1alpha1", "v1"), "job.yaml:1: apiVersion: must be finetune.dev/v1alpha1\n"),
         (("spec:", "spec: ]"), "job.yaml:4: not YAML: "),
         (("epochs: 3", "epochs: !three 3"), "job.yaml:10: not YAML: "),
@@ -75,6 +82,12 @@ def test_a_problem_is_named_with_line_and_field(check, change: tuple[str, str], 
 
     assert status == 1
     assert finding in said
+
+
+@pytest.mark.parametrize("near", ["Group", "Drop"])
+def test_options_of_near_duplicates_pass_where_they_are_looked_for(check, near: str) -> None:  # type: ignore[no-untyped-def]
+    asked = f"    deduplicate: {{near: {near}, threshold: 0.9}}\n  training:"
+    assert check(GOOD.replace("  training:", asked)) == (0, "")
 
 
 def test_a_file_that_is_not_there_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason
 from finetune_trainer import __main__ as command
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from tests.unit.finetune_trainer.conftest import MakeBundle
-from tests.unit.finetune_trainer.preflights import with_dataset
+from tests.unit.finetune_trainer.preflight_runs import with_dataset
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def said(log: Path) -> TerminationMessage:
     return TerminationMessage.model_validate_json(log.read_text())
 
 
-@pytest.mark.parametrize("deduplicate", [{}, {"near": "Keep", "embeddingModel": {"uri": "s3://models/not-looked-at"}}])
+@pytest.mark.parametrize("deduplicate", [{}, {"near": "Keep"}])
 def test_a_preflight_that_runs_no_sentence_model_ends_well_without_torch(
     make_bundle: MakeBundle, tmp_path: Path, log: Path, deduplicate: dict[str, Any]
 ) -> None:

@@ -21,7 +21,7 @@ from finetune_trainer.metrics.values import LIKELIHOODS
 from finetune_trainer.preflight.advice import END_UNTRAINED
 from finetune_trainer.preflight.resolve import room_for
 from finetune_trainer.statistics.comparison import Comparison, compare
-from finetune_trainer.statistics.measurements import FewShot, Measured
+from finetune_trainer.statistics.measurements import FewShot, Measured, Measurements
 from finetune_trainer.tokens.render import prompt_format
 
 ROOM = 16_384
@@ -103,24 +103,20 @@ class Assessor:
         tuned = self._evaluator.measure("the tuned model", model, self.held_out, self._asks)
         regression = self._measure_regression("the tuned model", model)
         spec, wish = self._spec, self._spec.evaluation
+        measured = Measurements(baselines.base, tuned, baselines.few_shot, baselines.quantized)
         comparison = compare(
             self.held_out,
-            baselines.base,
-            baselines.few_shot,
-            tuned,
+            measured,
             self._metrics,
             self._prepared.answers,
-            spec.training.seed,
-            spec.dataset.source_names("test" if spec.dataset.test else "train"),
-            baselines.quantized,
+            seed=spec.training.seed,
+            sources=spec.dataset.source_names("test" if spec.dataset.test else "train"),
         )
         evaluation = evaluation_status(
             comparison,
-            baselines.base,
-            baselines.few_shot,
-            tuned,
-            gate_results(wish.gates or [], comparison.metrics),
-            [
+            measured,
+            gates=gate_results(wish.gates or [], comparison.metrics),
+            regression=[
                 regression_result(
                     each,
                     self._regression[each.name],
@@ -130,8 +126,8 @@ class Assessor:
                 )
                 for each in wish.regression or []
             ],
-            f"{verdict(comparison, cost(), base_name(baselines.told))}{self._unended(tuned)}",
-            baselines.told,
+            verdict=f"{verdict(comparison, cost(), base_name(baselines.told))}{self._unended(tuned)}",
+            quantized=baselines.told,
         )
         return Assessment(baselines, tuned, comparison, evaluation)
 

@@ -14,22 +14,22 @@ from finetune_api.status.evaluation import (
 )
 from finetune_trainer.statistics.comparison import Comparison, SourceRow
 from finetune_trainer.statistics.estimates import MetricEstimate
-from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
+from finetune_trainer.statistics.measurements import Answer, Measurements
 
 DIGITS = 6
 
 
 def evaluation_status(
     found: Comparison,
-    base: Measured,
-    few_shot: FewShot | None,
-    tuned: Measured,
+    measured: Measurements,
+    *,
     gates: Sequence[GateResult],
     regression: Sequence[RegressionResult],
     verdict: str,
     quantized: Quantized | None = None,
 ) -> Evaluation:
     """Returns status.evaluation."""
+    base, tuned, few_shot = measured.base, measured.tuned, measured.few_shot
     prompted = [answer for draw in few_shot.draws for answer in draw] if few_shot else []
     bounds = [gate.passed for gate in gates] + [result.passed for result in regression]
     return Evaluation(

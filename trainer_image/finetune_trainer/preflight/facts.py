@@ -32,6 +32,7 @@ def facts_of(
     sides: Mapping[Side, Rows],
     resolved: Resolved,
     findings: Findings,
+    *,
     leaked: NDArray[np.int64],
     context: int | None,
     untrained_end: str | None,

@@ -113,7 +113,9 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
         place(gathered.store, name, placed.placed)
     stops = known(dict.fromkeys((*format.stop_token_ids, *model.end_tokens)), model.rows)
     untrained = untrained_end(storage, model, spec.method, sides["train"], stops)
-    facts = facts_of(spec, gathered, sides, resolved, findings, leaked, model.context, untrained)
+    facts = facts_of(
+        spec, gathered, sides, resolved, findings, leaked=leaked, context=model.context, untrained_end=untrained
+    )
     findings.advice, findings.leaked = advise(facts), facts.leaked_rows
     require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)

@@ -41,6 +41,7 @@ def resolve(
     limit: int,
     prompt_format: Literal["ChatTemplate", "Plain"],
     metrics: Sequence[MetricName],
+    *,
     train: Sequence[Example],
     test: Sequence[Example],
     validation: Sequence[Example] = (),

@@ -36,35 +36,43 @@ ANSWERED = 50
 """Number of held-out rows that the merged model answers, spread evenly. The loss is measured on all held-out rows."""
 
 
+@dataclass(frozen=True)
+class MergeFolders:
+    """Where the models lie."""
+
+    base: Path
+    adapter: Path
+    merged: Path
+    """Where the merged model is written."""
+
+
 def merge(
-    base: Path,
-    adapter: Path,
-    to: Path,
+    folders: MergeFolders,
     tuned: Measured,
     examples: Sequence[Example],
     prepared: Prepared,
     tokenizer: PreTrainedTokenizerBase,
     accelerator: Accelerator,
 ) -> Merged:
-    """Merges the adapter in the folder `adapter` into the model in the folder `base` and writes the result to `to`.
+    """Merges the adapter into the base model and writes the result to the folder `merged`.
 
     Then reads the merged model back and compares it with `tuned` on `examples`. Only one model is in memory at a time.
     Raises TrainerFailure LossDiverged if the merged weights or their loss are not finite."""
     print("Merging the adapter into the base model's weights.", flush=True)
-    write_merged(base, adapter, tokenizer, prepared, accelerator.device, to)
-    merged = measure_merged(to, tokenizer, examples, prepared, accelerator, len(tuned.answers))
+    write_merged(folders, tokenizer, prepared, accelerator.device)
+    merged = measure_merged(folders.merged, tokenizer, examples, prepared, accelerator, len(tuned.answers))
     return compare_merged(tuned, merged, four_bit=prepared.resolved.method is MethodType.QLORA)
 
 
 def write_merged(
-    base: Path, adapter: Path, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, device: torch.device, to: Path
+    folders: MergeFolders, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, device: torch.device
 ) -> None:
-    """Writes base and adapter as one bf16 model to the folder `to`, with the tokenizer and the evaluation's generation
-    settings.
+    """Writes base and adapter as one bf16 model to the folder `merged`, with the tokenizer and the evaluation's
+    generation settings.
 
     The base model is loaded again in bf16, because merging into 4-bit weights would round the adapter to 4 bits. Raises
     TrainerFailure LossDiverged if a merged weight is not finite."""
-    model = PeftModel.from_pretrained(load_model(base, MethodType.LORA, device), adapter)
+    model = PeftModel.from_pretrained(load_model(folders.base, MethodType.LORA, device), folders.adapter)
     untie(model)
     try:
         merged = model.merge_and_unload(safe_merge=True)
@@ -73,8 +81,8 @@ def write_merged(
         raise TrainerFailure(FailureReason.LOSS_DIVERGED, finding) from error
     # Servers read end tokens and sampling settings from this file. save_pretrained rejects some models' own file.
     merged.generation_config = greedy_generation(merged, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
-    merged.save_pretrained(to, max_shard_size=SHARD_SIZE)
-    tokenizer.save_pretrained(to)
+    merged.save_pretrained(folders.merged, max_shard_size=SHARD_SIZE)
+    tokenizer.save_pretrained(folders.merged)
 
 
 def untie(model: PeftModel) -> None:

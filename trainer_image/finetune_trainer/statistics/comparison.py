@@ -12,7 +12,7 @@ from finetune_trainer.metrics.labels import LabelScore, confusion, label_counts,
 from finetune_trainer.metrics.values import LIKELIHOODS
 from finetune_trainer.statistics.estimates import Change, Paired, Scored, scored
 from finetune_trainer.statistics.evidence import Evidence, Outcome, deciding, evidence_of
-from finetune_trainer.statistics.measurements import Answer, FewShot, Measured, texts
+from finetune_trainer.statistics.measurements import Answer, Measurements, texts
 from finetune_trainer.statistics.metric_rows import QUANTIZED, TUNED, MetricRow, metric_row
 
 MOST_LABELS = 500
@@ -87,17 +87,16 @@ class Comparison:
 
 def compare(
     rows: Sequence[Example],
-    base: Measured,
-    few_shot: FewShot | None,
-    tuned: Measured,
+    measured: Measurements,
     metrics: Sequence[MetricName],
     answers: Answers,
+    *,
     seed: int,
     sources: Sequence[str] = (),
-    quantized: Measured | None = None,
 ) -> Comparison:
-    """Compares models measured on the same rows, at least one, by `metrics`, of which the first decides. `sources`: the
-    names of what Example.mixture counts. `quantized`: under QLoRA the base model in 4 bits, where `base` is not."""
+    """Compares models measured on `rows`, at least one, by `metrics`, of which the first decides. `sources`: the names
+    of what Example.mixture counts."""
+    base, tuned, few_shot, quantized = measured.base, measured.tuned, measured.few_shot, measured.quantized
     expected, asking = [row.final_answer for row in rows], [bool(row.prompt) for row in rows]
     answers = with_expected(answers, expected)
     likelihoods = {Baseline.BASE: base.likelihoods, TUNED: tuned.likelihoods}

@@ -55,6 +55,18 @@ class FewShot:
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """All models of a job on the same rows."""
+
+    base: Measured
+    tuned: Measured
+    few_shot: FewShot | None = None
+    """None where prompting was not measured."""
+    quantized: Measured | None = None
+    """Under QLoRA the base model in 4 bits, without answers, where `base` is that in bf16."""
+
+
 def perplexity(loss: float) -> float:
     """exp(loss), of a mean cross-entropy in nats."""
     return exp(loss) if loss < 700 else inf

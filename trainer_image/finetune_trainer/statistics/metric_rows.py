@@ -43,7 +43,16 @@ def metric_row(paired: Paired, name: MetricName) -> MetricRow:
     """One metric of all models."""
     base, few_shot, quantized, tuned = (paired.estimate(model, name) for model in (*BASELINES, TUNED))
     over_base, over_few_shot, over_quantized = (paired.change(model, TUNED, name) for model in BASELINES)
-    return MetricRow(name, base, few_shot, tuned, over_base, over_few_shot, quantized, over_quantized)
+    return MetricRow(
+        name=name,
+        base=base,
+        few_shot=few_shot,
+        tuned=tuned,
+        over_base=over_base,
+        over_few_shot=over_few_shot,
+        quantized=quantized,
+        over_quantized=over_quantized,
+    )
 
 
 def best_baseline(decision: MetricRow) -> str:

@@ -22,7 +22,7 @@ from finetune_operator.observed.world import Object
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.pod.storage import open_storage
 from tests.unit.finetune_operator.worlds import fresh
-from tests.unit.finetune_trainer.preflights import read
+from tests.unit.finetune_trainer.preflight_runs import read
 
 DATA = "/data"
 """Where a pod finds what a job would have in S3."""

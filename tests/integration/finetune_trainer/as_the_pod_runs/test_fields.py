@@ -13,7 +13,6 @@ NOT_THE_TRAINERS = {
     "FineTuneJobSpec.profile_name": "the operator reads it",
     "Compute.cpu": "the operator reads it",
     "Compute.service_account_name": "the operator reads it",
-    "EarlyStopping.metric": "there is only one",
 }
 
 

@@ -19,8 +19,8 @@ from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import rows_of_step
 from finetune_trainer.training.loop import training_steps
 from finetune_trainer.training.schedule import learning_rate
-from tests.unit.finetune_trainer import tiny
-from tests.unit.finetune_trainer.tiny import example, fresh_accelerator
+from tests.unit.finetune_trainer import small_runs
+from tests.unit.finetune_trainer.small_runs import example, fresh_accelerator
 
 STEPS = 30
 PEAK = 5e-3
@@ -40,7 +40,7 @@ def counting_rows(lengths: Sequence[int]) -> list[Example]:
 
 def resolved(method: MethodType = MethodType.LORA, steps: int = STEPS, micro_batch_tokens: int = 128) -> Resolved:
     """What preflight would have resolved for a run of `steps` steps with three of warm-up."""
-    return tiny.resolved(
+    return small_runs.resolved(
         method=method,
         learning_rate=PEAK,
         warmup_steps=3,

@@ -18,8 +18,8 @@ from finetune_trainer.training.loop import accumulate_gradients
 from tests.integration.finetune_trainer.proofs.runs import in_fp32
 from tests.integration.finetune_trainer.proofs.test_packing import CPU, EVEN, UNEVEN, distance
 from tests.unit.finetune_trainer.conftest import save_model
-from tests.unit.finetune_trainer.families import gpt2, save_family
-from tests.unit.finetune_trainer.tiny import fresh_accelerator, tiny_llama
+from tests.unit.finetune_trainer.model_families import gpt2, save_family
+from tests.unit.finetune_trainer.small_runs import fresh_accelerator, tiny_llama
 
 Gradient = Callable[..., Tensor]
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from finetune_api.spec.evaluation import MetricName
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.trainable import make_trainable
@@ -19,7 +20,7 @@ from finetune_trainer.preflight.resolve import resolve
 from finetune_trainer.training.loop import training_steps
 from tests.integration.finetune_trainer.proofs.runs import counting_rows
 from tests.unit.finetune_trainer.conftest import save_model
-from tests.unit.finetune_trainer.tiny import fresh_accelerator
+from tests.unit.finetune_trainer.small_runs import fresh_accelerator
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 GOLDEN = Path(__file__).parent / "golden"
@@ -57,7 +58,13 @@ def trajectory(name: str, model: Path) -> dict[str, Any]:
     training = spec.training.model_copy(update={"max_steps": STEPS})
     rows = counting_rows([7 + 53 * i % 50 for i in range(ROWS)])
     settings = resolve(
-        spec.model_copy(update={"training": training}), PARAMETERS[name], 64, "ChatTemplate", rows, rows[:4]
+        spec.model_copy(update={"training": training}),
+        PARAMETERS[name],
+        64,
+        "ChatTemplate",
+        (MetricName.LOSS,),
+        train=rows,
+        test=rows[:4],
     )
     settings = settings.model_copy(
         update={

@@ -16,7 +16,7 @@ from finetune_trainer.model.batches import micro_batch, micro_batches
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training.loop import accumulate_gradients
-from tests.unit.finetune_trainer.tiny import example, examples, fresh_accelerator, tiny_llama
+from tests.unit.finetune_trainer.small_runs import example, examples, fresh_accelerator, tiny_llama
 
 CPU = torch.device("cpu")
 EVEN = examples([16] * 16)

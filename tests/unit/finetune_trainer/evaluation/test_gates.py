@@ -12,7 +12,7 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.statistics.estimates import Change, MetricEstimate
 from finetune_trainer.statistics.intervals import Interval
 from finetune_trainer.statistics.metric_rows import MetricRow
-from tests.unit.finetune_trainer.tiny import examples, measured
+from tests.unit.finetune_trainer.small_runs import examples, measured
 
 EXACT = MetricName.EXACT_MATCH
 NOWHERE = Interval(0, 0)

@@ -34,7 +34,8 @@ from finetune_trainer.evaluation.generation import (
     write_answers,
 )
 from finetune_trainer.model.loading import greedy_generation, load_model
-from tests.unit.finetune_trainer.families import (
+from tests.unit.finetune_trainer.model.test_attention import gpt2
+from tests.unit.finetune_trainer.model_families import (
     Family,
     bloom,
     falcon,
@@ -45,8 +46,7 @@ from tests.unit.finetune_trainer.families import (
     rwkv,
     save_family,
 )
-from tests.unit.finetune_trainer.model.test_attention import gpt2
-from tests.unit.finetune_trainer.tiny import SIZES, VOCABULARY, prepared_model, tiny_llama
+from tests.unit.finetune_trainer.small_runs import SIZES, VOCABULARY, prepared_model, tiny_llama
 
 END = 3
 

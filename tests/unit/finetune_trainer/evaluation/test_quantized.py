@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from finetune_trainer.evaluation.quantized import base_name, compare_quantized, only_quantized, shortage
-from tests.unit.finetune_trainer.tiny import measured
+from tests.unit.finetune_trainer.small_runs import measured
 
 CPU = torch.device("cpu")
 

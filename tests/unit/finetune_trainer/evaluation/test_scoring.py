@@ -17,7 +17,7 @@ from finetune_trainer.model.loading import greedy_generation
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.statistics.measurements import perplexity
-from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
+from tests.unit.finetune_trainer.small_runs import examples, fresh_accelerator, tiny_llama
 
 ROWS = examples([24, 7, 40, 12, 33])
 END = 3

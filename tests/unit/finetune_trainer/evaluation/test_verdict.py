@@ -11,8 +11,8 @@ from finetune_trainer.evaluation.verdict import METRIC_TITLES, Cost, percent, un
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.statistics.comparison import Comparison, compare
 from finetune_trainer.statistics.evidence import Outcome
-from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
-from tests.unit.finetune_trainer.tiny import example, examples, measured
+from finetune_trainer.statistics.measurements import Answer, FewShot, Measured, Measurements
+from tests.unit.finetune_trainer.small_runs import example, examples, measured
 
 METRICS = (MetricName.EXACT_MATCH, MetricName.LOSS, MetricName.PERPLEXITY)
 COST = Cost(seconds=840.0, tokens=1_200_000)
@@ -27,7 +27,9 @@ def found(base: Measured, tuned: Measured, prompted: int | None = None) -> Compa
     """`prompted`: number of rows that prompting with examples answers right; None without few-shot prompting."""
     count = len(base.answers)
     few_shot = None if prompted is None else FewShot([rows(prompted, count).answers] * 3, (5, 5, 5), 1.0)
-    return compare(examples([12] * count), base, few_shot, tuned, METRICS, Answers(AnswerKind.TEXT), seed=0)
+    return compare(
+        examples([12] * count), Measurements(base, tuned, few_shot), METRICS, Answers(AnswerKind.TEXT), seed=0
+    )
 
 
 def test_a_better_model_is_reported_with_gain_interval_baseline_and_cost() -> None:
@@ -52,7 +54,7 @@ def test_the_base_model_in_4_bits_is_named_if_it_is_the_best_baseline() -> None:
     base, four_bit, tuned = rows(0, loss=2.0), rows(0, loss=1.5), rows(0, loss=1.0)
     metrics = (MetricName.LOSS, MetricName.PERPLEXITY)
     compared = compare(
-        examples([12] * 60), base, None, tuned, metrics, Answers(AnswerKind.TEXT), seed=0, quantized=four_bit
+        examples([12] * 60), Measurements(base, tuned, quantized=four_bit), metrics, Answers(AnswerKind.TEXT), seed=0
     )
     said = verdict(compared, COST, "the base model in bfloat16")
     assert (
@@ -112,7 +114,7 @@ def partly_leaked(leaked: int, right_before: set[int], right_after: set[int], of
         for right in (right_before, right_after)
     )
     held_out = [replace(row, leaked=i < leaked) for i, row in enumerate(examples([12] * of))]
-    return compare(held_out, base, None, tuned, METRICS, Answers(AnswerKind.TEXT), seed=0)
+    return compare(held_out, Measurements(base, tuned), METRICS, Answers(AnswerKind.TEXT), seed=0)
 
 
 def test_if_rows_leaked_the_figure_is_taken_from_the_other_rows() -> None:
@@ -172,7 +174,7 @@ def test_answers_that_fit_other_rows_as_well_are_reported_first_for_every_baseli
     labels = Answers(AnswerKind.LABEL, ("billing", "login", "shipping"))
     few_shot = FewShot([models["few"].answers], (5,), 1.0)
     for prompted in (None, few_shot):
-        found_ = compare(rows, models["base"], prompted, models["tuned"], METRICS, labels, seed=0)
+        found_ = compare(rows, Measurements(models["base"], models["tuned"], prompted), METRICS, labels, seed=0)
         said = verdict(found_, COST)
         assert found_.outcome is Outcome.UNRELATED
         assert said.startswith("The tuned model's answers fit other rows' questions as well as their own")
@@ -196,7 +198,7 @@ def test_a_lower_loss_alone_is_not_called_worth_it() -> None:
 )
 def test_a_significant_but_small_gain_is_not_called_worth_it(after: float, start: str) -> None:
     base, tuned = (measured([loss + 0.001 * (i % 7) for i in range(60)], []) for loss in (1.0, after))
-    text = compare(examples([12] * 60), base, None, tuned, (MetricName.LOSS,), Answers(AnswerKind.TEXT), seed=0)
+    text = compare(examples([12] * 60), Measurements(base, tuned), (MetricName.LOSS,), Answers(AnswerKind.TEXT), seed=0)
     assert verdict(text, COST).startswith(start)
 
 

@@ -10,7 +10,7 @@ from finetune_trainer.handover.few_shot import DRAWS, EXAMPLES, choose_examples,
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.rows.row_format import Message
 from finetune_trainer.tokens.render import prompt_format
-from tests.unit.finetune_trainer.tiny import example, turns
+from tests.unit.finetune_trainer.small_runs import example, turns
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from finetune_trainer.metrics.answer_kind import AnswerKind, Answers, recognise,
 from finetune_trainer.metrics.metric_choice import choose_metrics, require_metric
 from finetune_trainer.metrics.values import row_statistics, value
 from finetune_trainer.pod.failure import TrainerFailure
-from tests.unit.finetune_trainer.tiny import example
+from tests.unit.finetune_trainer.small_runs import example
 
 JSON, TEXT, LABEL = Answers(AnswerKind.JSON), Answers(AnswerKind.TEXT), Answers(AnswerKind.LABEL, ("a", "b"))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from finetune_trainer.metrics.text_metrics import bleu, bleu_counts, common_subsequence, rouge_l, rouge_n, token_f1
-from tests.unit.finetune_trainer.texts import pairs
+from tests.unit.finetune_trainer.answer_pairs import pairs
 
 PAIRS = pairs(kept=lambda word: word != "猫")
 """Without what has no spaces between its words, of which the references make one word or none."""

@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.spec.evaluation import MetricName
 from finetune_trainer.metrics.values import LIKELIHOODS, OF_LABELS, OF_PAIRS, row_statistics, value
-from tests.unit.finetune_trainer.texts import pairs
+from tests.unit.finetune_trainer.answer_pairs import pairs
 
 LABELS = ("yes", "no")
 OF_ANSWERS = [name for name in MetricName if name not in LIKELIHOODS]

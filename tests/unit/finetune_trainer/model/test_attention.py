@@ -29,10 +29,10 @@ from finetune_trainer.model import attention
 from finetune_trainer.model.attention import per_document_attention
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import frozen_head, token_losses
-from tests.unit.finetune_trainer import tiny
-from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, prepared_model, tiny_llama
+from tests.unit.finetune_trainer import small_runs
+from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, prepared_model, tiny_llama
 
-SIZES = {**tiny.SIZES, "head_dim": 8, "pad_token_id": 0}
+SIZES = {**small_runs.SIZES, "head_dim": 8, "pad_token_id": 0}
 
 
 def gemma2() -> PreTrainedModel:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.model.batches import micro_batch, micro_batches, pack, rows_of_step, steps_per_epoch
-from tests.unit.finetune_trainer.tiny import example, examples
+from tests.unit.finetune_trainer.small_runs import example, examples
 
 HUNDRED = Mixture((100,))
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from finetune_trainer.model.batches import micro_batch, micro_batches
 from finetune_trainer.model.document_dropout import document_masks
 from finetune_trainer.model.trainable import attach_lora
 from finetune_trainer.pod.failure import TrainerFailure
-from tests.unit.finetune_trainer.tiny import example, examples, tiny_llama
+from tests.unit.finetune_trainer.small_runs import example, examples, tiny_llama
 
 CPU = torch.device("cpu")
 ROWS = examples([24, 7, 40, 12])

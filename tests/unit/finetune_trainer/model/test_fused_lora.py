@@ -17,7 +17,7 @@ from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.fused_lora import _is_fusible, fused_lora
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.trainable import attach_lora, trainable_parameters, use_gradient_checkpointing
-from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator, prepared_model, tiny_llama
+from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, fresh_accelerator, prepared_model, tiny_llama
 
 ROWS = examples([24, 7, 40])
 

@@ -30,9 +30,9 @@ from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.model.trainable import attach_lora
 from finetune_trainer.pod.failure import TrainerFailure
-from tests.unit.finetune_trainer import tiny
+from tests.unit.finetune_trainer import small_runs
 from tests.unit.finetune_trainer.model.test_attention import FAMILIES, Family
-from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, prepared_model, tiny_llama
+from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, prepared_model, tiny_llama
 
 ROWS = examples([20, 24, 60, 90, 28])
 
@@ -63,7 +63,7 @@ def longrope() -> PreTrainedModel:
         "long_factor": [4.0, 8.0, 16.0, 32.0],
         "original_max_position_embeddings": 32,
     }
-    sizes: dict[str, Any] = {**tiny.SIZES, "max_position_embeddings": 512, "pad_token_id": 0, "eos_token_id": 3}
+    sizes: dict[str, Any] = {**small_runs.SIZES, "max_position_embeddings": 512, "pad_token_id": 0, "eos_token_id": 3}
     config = Phi3Config(**sizes, original_max_position_embeddings=32, rope_parameters=turning)
     return prepared_model(Phi3ForCausalLM(config), torch.float64)
 
@@ -71,7 +71,7 @@ def longrope() -> PreTrainedModel:
 def dynamic() -> PreTrainedModel:
     """Rotations by the longest position that was ever read, from 32 on."""
     turning = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
-    config = LlamaConfig(**tiny.SIZES, max_position_embeddings=32, rope_parameters=turning)
+    config = LlamaConfig(**small_runs.SIZES, max_position_embeddings=32, rope_parameters=turning)
     return prepared_model(LlamaForCausalLM(config), torch.float64)
 
 

@@ -15,7 +15,7 @@ from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.trainable import attach_lora
 from finetune_trainer.sizing import memory
 from finetune_trainer.sizing.model_shape import ModelShape, model_shape
-from tests.unit.finetune_trainer.tiny import VOCABULARY, example, fresh_accelerator
+from tests.unit.finetune_trainer.small_runs import VOCABULARY, example, fresh_accelerator
 
 TOKENS = 256
 LAYERS = (1, 3)

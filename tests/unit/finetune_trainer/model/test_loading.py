@@ -22,7 +22,7 @@ from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.trainable import attach_lora, trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
 from tests.unit.finetune_trainer.conftest import save_model
-from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator, tiny_llama
+from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, fresh_accelerator, tiny_llama
 
 CPU = torch.device("cpu")
 METHODS = [MethodType.LORA, MethodType.QLORA]

@@ -11,8 +11,8 @@ from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import frozen_head, token_losses
 from finetune_trainer.model.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training.loop import accumulate_gradients
-from tests.unit.finetune_trainer.families import phi
-from tests.unit.finetune_trainer.tiny import VOCABULARY, examples, fresh_accelerator, prepared_model, tiny_llama
+from tests.unit.finetune_trainer.model_families import phi
+from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, fresh_accelerator, prepared_model, tiny_llama
 
 ROWS = examples([24, 7, 40, 12, 33])
 

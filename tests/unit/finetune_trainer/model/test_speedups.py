@@ -24,7 +24,7 @@ from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.speedups import Speedups, use_speedups
 from finetune_trainer.model.trainable import attach_lora, trainable_parameters, use_gradient_checkpointing
-from tests.unit.finetune_trainer.tiny import SIZES, examples, fresh_accelerator, prepared_model, tiny_llama
+from tests.unit.finetune_trainer.small_runs import SIZES, examples, fresh_accelerator, prepared_model, tiny_llama
 
 NONE = Speedups(**{field.name: False for field in fields(Speedups)})
 ALL = Speedups(**{field.name: True for field in fields(Speedups)})

@@ -15,8 +15,8 @@ from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.trainable import as_published, make_trainable, trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
-from tests.unit.finetune_trainer.families import Family, gpt2, llama_tied, phi, save_family
-from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
+from tests.unit.finetune_trainer.model_families import Family, gpt2, llama_tied, phi, save_family
+from tests.unit.finetune_trainer.small_runs import examples, fresh_accelerator, tiny_llama
 
 CPU = torch.device("cpu")
 BATCH = micro_batch(examples([24, 40]), CPU)

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from finetune_trainer.handover.prepared import Prepared
 from tests.unit.finetune_trainer.conftest import TEMPLATE, MakeBundle, save_model, save_tokenizer
-from tests.unit.finetune_trainer.preflights import run
+from tests.unit.finetune_trainer.preflight_runs import run
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 Change = Callable[[torch.Tensor], object]

@@ -13,7 +13,7 @@ from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.prediction import data_size, loads, setups_of
 from finetune_trainer.sizing.memory import base_memory, predict
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer
-from tests.unit.finetune_trainer.preflights import failure, run, written
+from tests.unit.finetune_trainer.preflight_runs import failure, run, written
 
 
 def test_what_the_job_should_take_is_in_the_status(make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]) -> None:

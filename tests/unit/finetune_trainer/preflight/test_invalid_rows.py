@@ -9,7 +9,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.status_writer import StatusWriter
 from tests.unit.finetune_trainer.conftest import MakeBundle, sum_rows, write_rows
-from tests.unit.finetune_trainer.preflights import failure, run, with_dataset, written
+from tests.unit.finetune_trainer.preflight_runs import failure, run, with_dataset, written
 
 
 def test_a_bad_row_is_named_in_the_status_with_what_was_read_so_far(

@@ -12,7 +12,7 @@ from finetune_trainer.preflight.leaked_rows import leaked_rows
 from finetune_trainer.rows.row_format import DOCUMENT, Message, Row
 from finetune_trainer.tokens.row_notes import RowNotes
 from finetune_trainer.tokens.row_store import PLACED, Example, Rows, RowStore, StoreWriter
-from tests.unit.finetune_trainer.slots import different_slots
+from tests.unit.finetune_trainer.slot_rows import different_slots
 
 Messages = tuple[Message, ...]
 VOCABULARY = [f"word{number}" for number in range(2000)]

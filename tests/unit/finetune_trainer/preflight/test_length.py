@@ -7,7 +7,7 @@ import pytest
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from tests.unit.finetune_trainer.conftest import MakeBundle, sum_rows, write_rows
-from tests.unit.finetune_trainer.preflights import failure, run
+from tests.unit.finetune_trainer.preflight_runs import failure, run
 
 
 def test_rows_over_the_length_are_dropped_and_counted(make_bundle: MakeBundle) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.bundle import Bundle
 from tests.unit.finetune_trainer.conftest import MakeBundle, near_copies, sum_rows, write_rows
-from tests.unit.finetune_trainer.preflights import run, with_dataset
+from tests.unit.finetune_trainer.preflight_runs import run, with_dataset
 
 
 def test_near_copies_never_straddle_the_split(make_bundle: MakeBundle) -> None:

@@ -12,7 +12,7 @@ from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import preflight
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle
-from tests.unit.finetune_trainer.preflights import failure, run
+from tests.unit.finetune_trainer.preflight_runs import failure, run
 
 
 def test_an_output_with_another_jobs_results_is_refused_and_its_own_is_not(

@@ -12,7 +12,7 @@ from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import preflight
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer, sum_rows, write_rows
-from tests.unit.finetune_trainer.preflights import read, run, with_dataset, written
+from tests.unit.finetune_trainer.preflight_runs import read, run, with_dataset, written
 
 
 def test_what_an_attempt_reads_is_what_preflight_prepared(make_bundle: MakeBundle, tiny_model_dir: Path) -> None:

@@ -41,7 +41,16 @@ def resolved(parameters: int = 10**9, rows: int = 100, validation: Sequence[Exam
         }
     )
     train = [example(10, length) for length in range(1, rows + 1)]
-    return resolve(spec, parameters, 128, "ChatTemplate", (MetricName.LOSS,), train, [example(10, 5)], validation)
+    return resolve(
+        spec,
+        parameters,
+        128,
+        "ChatTemplate",
+        (MetricName.LOSS,),
+        train=train,
+        test=[example(10, 5)],
+        validation=validation,
+    )
 
 
 @pytest.mark.parametrize(("parameters", "rate"), [(999_999_999, 1e-3), (10**9, 2e-4)])

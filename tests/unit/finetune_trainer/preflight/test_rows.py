@@ -7,7 +7,7 @@ from typing import Any
 from finetune_api.reasons import FailureReason
 from finetune_trainer.handover.prepared import Prepared
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_tokenizer, sum_rows
-from tests.unit.finetune_trainer.preflights import failure, run
+from tests.unit.finetune_trainer.preflight_runs import failure, run
 
 COUNT = 40
 

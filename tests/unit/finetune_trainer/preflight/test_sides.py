@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.reasons import FailureReason
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer, sum_rows, write_rows
-from tests.unit.finetune_trainer.preflights import failure, run, with_dataset, written
+from tests.unit.finetune_trainer.preflight_runs import failure, run, with_dataset, written
 from tests.unit.finetune_trainer.tokens.test_render import FORGETFUL
 
 ROLES = ("user", "assistant")

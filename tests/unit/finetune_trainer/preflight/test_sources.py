@@ -4,7 +4,7 @@ from pathlib import Path
 
 from finetune_api.reasons import FailureReason
 from tests.unit.finetune_trainer.conftest import MakeBundle, near_copies, sum_rows, write_rows
-from tests.unit.finetune_trainer.preflights import failure, run
+from tests.unit.finetune_trainer.preflight_runs import failure, run
 
 
 def test_a_row_carries_the_index_of_its_source(make_bundle: MakeBundle, tmp_path: Path) -> None:

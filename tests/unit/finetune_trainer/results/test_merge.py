@@ -18,11 +18,11 @@ from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.model.trainable import attach_lora
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.results.merge import ANSWERED, MergedMeasured, answered_rows, compare_merged, merge
+from finetune_trainer.results.merge import ANSWERED, MergedMeasured, MergeFolders, answered_rows, compare_merged, merge
 from finetune_trainer.statistics.measurements import Answer, Measured
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer
-from tests.unit.finetune_trainer.families import Family, falcon, falcon_h1, save_family
-from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, measured, results
+from tests.unit.finetune_trainer.model_families import Family, falcon, falcon_h1, save_family
+from tests.unit.finetune_trainer.small_runs import examples, fresh_accelerator, measured, results
 
 ROWS = examples([20] * 8)
 CPU = torch.device("cpu")
@@ -52,8 +52,8 @@ def merged(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> Pat
     tuned = side_by_side(save_adapter(tiny_model_dir, tmp_path / "adapter", 1.0))
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     prepared = results(make_bundle()).prepared
-    folders = (tiny_model_dir, tmp_path / "adapter", tmp_path / "merged")
-    found = merge(*folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator())
+    folders = MergeFolders(tiny_model_dir, tmp_path / "adapter", tmp_path / "merged")
+    found = merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator())
     assert not found.changed
     assert abs(found.loss_change) < 5e-3
     assert found.rows == len(ROWS)
@@ -70,8 +70,8 @@ def test_a_model_that_cannot_pack_rows_is_merged_like_any_other(
     base = save_family(family, tmp_path / "base")
     tuned = side_by_side(save_adapter(base, tmp_path / "adapter", 0.2))
     prepared, tokenizer = results(make_bundle()).prepared, AutoTokenizer.from_pretrained(tiny_model_dir)
-    folders = (base, tmp_path / "adapter", tmp_path / "merged")
-    assert not merge(*folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator()).changed
+    folders = MergeFolders(base, tmp_path / "adapter", tmp_path / "merged")
+    assert not merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator()).changed
 
 
 def test_the_merged_weights_are_bfloat16_without_an_adapter(merged: Path) -> None:
@@ -98,18 +98,17 @@ def test_a_tied_head_or_embedding_with_an_adapter_is_untied(
     save_model(base, tie_word_embeddings=True)
     tuned = side_by_side(save_adapter(base, tmp_path / "adapter", 0.3, [target, "q_proj"]))
     prepared, tokenizer = results(make_bundle()).prepared, AutoTokenizer.from_pretrained(base)
-    found = merge(
-        base, tmp_path / "adapter", tmp_path / "merged", tuned, ROWS, prepared, tokenizer, fresh_accelerator()
-    )
+    folders = MergeFolders(base, tmp_path / "adapter", tmp_path / "merged")
+    found = merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator())
     assert not found.changed, found.message
 
 
 def test_weights_that_are_not_finite_end_the_job(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> None:
     tuned = side_by_side(save_adapter(tiny_model_dir, tmp_path / "adapter", float("inf")))
     prepared, tokenizer = results(make_bundle()).prepared, AutoTokenizer.from_pretrained(tiny_model_dir)
-    folders = (tiny_model_dir, tmp_path / "adapter", tmp_path / "merged")
+    folders = MergeFolders(tiny_model_dir, tmp_path / "adapter", tmp_path / "merged")
     with pytest.raises(TrainerFailure, match="not finite") as caught:
-        merge(*folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator())
+        merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator())
     assert caught.value.reason is FailureReason.LOSS_DIVERGED
 
 

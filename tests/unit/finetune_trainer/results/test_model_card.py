@@ -12,9 +12,9 @@ from finetune_api.status.evaluation import Merged
 from finetune_trainer.results.model_card import base_license, model_card
 from finetune_trainer.results.pages import fenced
 from finetune_trainer.results.results import Results
+from tests.unit.finetune_trainer.complete_run import json_results
 from tests.unit.finetune_trainer.conftest import MakeBundle
-from tests.unit.finetune_trainer.rich import rich_results
-from tests.unit.finetune_trainer.tiny import results
+from tests.unit.finetune_trainer.small_runs import results
 
 
 def of_the_hub(make_bundle: MakeBundle) -> Results:
@@ -78,7 +78,7 @@ def test_an_adapter_vllm_refuses_says_so(make_bundle: MakeBundle) -> None:
 
 
 def test_after_qlora_the_adapter_is_served_over_four_bits_as_it_was_measured(make_bundle: MakeBundle) -> None:
-    run = rich_results()
+    run = json_results()
     card = model_card(run, "adapter")
     assert "--quantization bitsandbytes --enable-lora --max-lora-rank 16 --lora-modules" in card
     assert 'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True' in card
@@ -109,7 +109,7 @@ def test_the_merged_models_card_is_of_a_whole_model(make_bundle: MakeBundle) -> 
 
 
 def test_the_cost_of_quantizing_alone_is_below_the_figures(make_bundle: MakeBundle) -> None:
-    said = model_card(rich_results(), "adapter")
+    said = model_card(json_results(), "adapter")
     assert "|\n\nQuantizing the base model to 4 bits changed its loss by" in said
     assert "Quantizing" not in model_card(results(make_bundle()), "adapter")
 

@@ -21,7 +21,7 @@ from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.storage import JobStorage, open_storage
 from finetune_trainer.results.publish import publish, stage_weights, target_modules, upload_results
 from tests.unit.finetune_trainer.conftest import MakeBundle
-from tests.unit.finetune_trainer.tiny import results, tiny_llama
+from tests.unit.finetune_trainer.small_runs import results, tiny_llama
 
 OURS = {"namespace": "team-a", "name": "tickets", "uid": "uid-1"}
 THEIRS = {"namespace": "team-b", "name": "mails", "uid": "uid-2"}

@@ -25,17 +25,17 @@ from finetune_trainer.statistics.evidence import Outcome
 from finetune_trainer.statistics.measurements import Answer
 from finetune_trainer.training.training_progress import duration
 from finetune_trainer.training.validation import ValidationLoss
+from tests.unit.finetune_trainer.complete_run import ADVICE, AREAS, CLEANED, json_results, label_results
 from tests.unit.finetune_trainer.conftest import MakeBundle
-from tests.unit.finetune_trainer.rich import ADVICE, AREAS, CLEANED, rich_labels, rich_results
-from tests.unit.finetune_trainer.tiny import assessment, example, examples, results
+from tests.unit.finetune_trainer.small_runs import assessment, example, examples, results
 
 ATTACK = '<script>alert(1)</script><img src="https://evil.test/x" onerror=x> & {{ 7 * 7 }} </pre></style>'
 
 
 @cache
-def rich() -> tuple[Results, str]:
+def complete() -> tuple[Results, str]:
     """A run with every optional part of the report, and its page."""
-    run = rich_results()
+    run = json_results()
     return run, report_page(run)
 
 
@@ -66,7 +66,7 @@ def facts(page: HtmlElement, section: str) -> dict[str, str]:
 
 
 def test_the_verdict_comes_first() -> None:
-    run, html = rich()
+    run, html = complete()
     page = fromstring(html)
     heading = page.xpath("//h1")[0]
     assert text(heading) == run.evaluation.verdict
@@ -76,7 +76,7 @@ def test_the_verdict_comes_first() -> None:
 
 
 def test_the_page_loads_no_other_files() -> None:
-    _, html = rich()
+    _, html = complete()
     page = fromstring(html)
     targets = page.xpath("//@src | //@href | //@srcset | //@action | //@data | //@poster")
     assert targets
@@ -87,14 +87,14 @@ def test_the_page_loads_no_other_files() -> None:
 
 
 def test_it_is_valid_html() -> None:
-    _, html = rich()
+    _, html = complete()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         html5lib.HTMLParser(strict=True).parse(html)
 
 
 def test_the_page_is_accessible_to_screen_readers() -> None:
-    _, html = rich()
+    _, html = complete()
     page = fromstring(html)
     assert page.xpath("/html/@lang") == ["en"]
     assert all(svg.find("title") is not None and svg.get("role") == "img" for svg in page.xpath("//svg"))
@@ -118,7 +118,7 @@ def test_rows_and_answers_are_never_markup(make_bundle: MakeBundle) -> None:
 
 
 def test_every_figure_of_the_results_is_a_figure_of_the_evaluation() -> None:
-    run, html = rich()
+    run, html = complete()
     rows = rows_of(fromstring(html), "Metric")
     assert rows["Metric"] == ["Base", "Few-shot", "Tuned", "Over base", "Over few-shot"]
     for name, row in run.comparison.metrics.items():
@@ -139,7 +139,7 @@ def test_every_figure_of_the_results_is_a_figure_of_the_evaluation() -> None:
 
 
 def test_the_deciding_metric_is_highlighted_and_drawn_with_its_intervals() -> None:
-    run, html = rich()
+    run, html = complete()
     page = fromstring(html)
     decision = run.comparison.decision
     assert decision.few_shot
@@ -151,7 +151,7 @@ def test_the_deciding_metric_is_highlighted_and_drawn_with_its_intervals() -> No
 
 
 def test_sources_fields_gates_and_regression_sets_have_a_table_each() -> None:
-    run, html = rich()
+    run, html = complete()
     page = fromstring(html)
     for source in run.comparison.sources:
         assert source.decision.tuned
@@ -179,7 +179,7 @@ def test_sources_fields_gates_and_regression_sets_have_a_table_each() -> None:
 
 
 def test_labels_have_their_scores_and_a_confusion_matrix() -> None:
-    run = rich_labels()
+    run = label_results()
     page = page_of(run)
     assert run.comparison.labels
     rows = rows_of(page, "Label")
@@ -198,7 +198,7 @@ def test_labels_have_their_scores_and_a_confusion_matrix() -> None:
 
 
 def test_of_many_labels_the_most_frequent_confusions_are_listed() -> None:
-    run = rich_labels()
+    run = label_results()
     labels = run.comparison.labels
     assert labels
     many = replace(labels, scores=[*labels.scores, *[replace(labels.scores[0], label=f"label {n}") for n in range(20)]])
@@ -247,7 +247,7 @@ def test_a_model_that_did_not_pass_its_gates_says_so_at_the_top(make_bundle: Mak
 
 
 def test_the_curves_are_of_loss_validation_rate_speed_and_memory() -> None:
-    run, html = rich()
+    run, html = complete()
     charts = fromstring(html).xpath("//section[@id='training']//svg")
     assert [text(chart.find("title")).split(",")[0].split(" over")[0] for chart in charts] == [
         "Loss",
@@ -260,7 +260,7 @@ def test_the_curves_are_of_loss_validation_rate_speed_and_memory() -> None:
 
 
 def test_training_data_and_provenance_have_the_values_of_the_run() -> None:
-    run, html = rich()
+    run, html = complete()
     page = fromstring(html)
     training, data, provenance = (facts(page, section) for section in ("training", "data", "provenance"))
     assert training["Optimizer steps"] == "420 3 epochs"
@@ -276,7 +276,7 @@ def test_training_data_and_provenance_have_the_values_of_the_run() -> None:
 
 
 def test_the_findings_of_preflight_are_shown_with_examples() -> None:
-    _, html = rich()
+    _, html = complete()
     page = fromstring(html)
     assert [text(item) for item in page.xpath("//section[@id='data']//li")] == [ADVICE.message]
     assert rows_of(page, "Problem")["the answer is empty not used"] == ["3", "tickets/2026-01.jsonl line 88"]
@@ -296,14 +296,14 @@ def test_the_findings_of_preflight_are_shown_with_examples() -> None:
 
 
 def test_the_message_about_merging_is_shown() -> None:
-    run, html = rich()
+    run, html = complete()
     assert run.evaluation.merged
     finding = fromstring(html).xpath("//li[@class='bad-news']")
     assert [text(item) for item in finding] == [run.evaluation.merged.message]
 
 
 def test_the_cost_of_quantizing_alone_is_shown_under_qlora(make_bundle: MakeBundle) -> None:
-    run, html = rich()
+    run, html = complete()
     section = fromstring(html).xpath("//section[@id='results']")[0]
     assert run.evaluation.quantized
     assert run.evaluation.quantized.message in text(section)
@@ -312,7 +312,7 @@ def test_the_cost_of_quantizing_alone_is_shown_under_qlora(make_bundle: MakeBund
 
 
 def test_predicted_and_measured_resources_are_in_one_table() -> None:
-    run, html = rich()
+    run, html = complete()
     assert run.assessment.baselines.few_shot
     seconds = run.training_seconds + run.base.seconds + run.assessment.baselines.few_shot.seconds + run.tuned.seconds
     assert figures(fromstring(html), "sizing")[1:] == [
@@ -323,7 +323,7 @@ def test_predicted_and_measured_resources_are_in_one_table() -> None:
 
 
 def test_the_page_says_how_to_serve() -> None:
-    run, html = rich()
+    run, html = complete()
     page = fromstring(html)
     blocks = [block.text_content() for block in page.xpath("//section[@id='serving']//pre")]
     # HTML drops a newline that follows the tag, and no more than that.

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from finetune_trainer.results.report_samples import SHOWN, sample_groups, shares
 from finetune_trainer.statistics.measurements import Answer
+from tests.unit.finetune_trainer.complete_run import json_results
 from tests.unit.finetune_trainer.conftest import MakeBundle
-from tests.unit.finetune_trainer.rich import rich_results
-from tests.unit.finetune_trainer.tiny import examples, results
+from tests.unit.finetune_trainer.small_runs import examples, results
 
 
 def test_some_of_each_kind_are_shown_and_all_are_counted(make_bundle: MakeBundle) -> None:
@@ -35,7 +35,7 @@ def test_a_sample_is_the_row_with_both_models_own_answers(make_bundle: MakeBundl
 
 
 def test_the_few_shot_answer_is_between_base_and_tuned() -> None:
-    run = rich_results()
+    run = json_results()
     assert run.assessment.baselines.few_shot
     sample = sample_groups(run)[0].samples[0]
     assert list(sample.answers) == ["Base", "Few-shot", "Tuned"]

@@ -15,7 +15,7 @@ from finetune_trainer.sources.findings import Findings
 from finetune_trainer.tokens.render import prompt_format
 from finetune_trainer.tokens.tokenization import tokenize
 from tests.unit.finetune_trainer.conftest import TEMPLATE, MakeBundle, save_tokenizer
-from tests.unit.finetune_trainer.tiny import results
+from tests.unit.finetune_trainer.small_runs import results
 from tests.unit.finetune_trainer.tokens.test_render import DATED, THINKING, THOUGHTFUL
 
 SYSTEM = "Answer in one word."

@@ -16,9 +16,9 @@ from finetune_trainer.rows.row_format import Message
 from finetune_trainer.statistics.chance import pairings
 from finetune_trainer.statistics.comparison import Comparison, compare
 from finetune_trainer.statistics.evidence import Outcome
-from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
+from finetune_trainer.statistics.measurements import Answer, FewShot, Measured, Measurements
 from finetune_trainer.statistics.metric_rows import QUANTIZED
-from tests.unit.finetune_trainer.tiny import example
+from tests.unit.finetune_trainer.small_runs import example
 
 LIKELIHOODS = (MetricName.LOSS, MetricName.PERPLEXITY)
 TEAMS = ("billing", "login", "shipping", "returns")
@@ -45,7 +45,7 @@ def compared(
     few_shot = FewShot([wrote(prompted, expected).answers] * 3, (5, 5, 5), 1.0) if prompted else None
     first, second = wrote(base, expected, losses[0]), wrote(tuned, expected, losses[1])
     metrics = (*FITTING[kind], *LIKELIHOODS)
-    return compare(held_out, first, few_shot, second, metrics, answers, seed=0, sources=sources)
+    return compare(held_out, Measurements(first, second, few_shot), metrics, answers, seed=0, sources=sources)
 
 
 def labels(count: int = 80, seed: int = 0) -> list[str]:
@@ -138,7 +138,7 @@ def test_the_verdict_by_the_loss_goes_against_the_better_of_the_base_model_in_bf
     expected = [""] * 40
     first, second, third = (replace(wrote(expected, expected, loss), answers=[]) for loss in (base, quantized, tuned))
     rows, kind = [example(12, 4, i) for i in range(40)], Answers(AnswerKind.CONTINUATION)
-    found = compare(rows, first, None, third, LIKELIHOODS, kind, seed=0, quantized=second)
+    found = compare(rows, Measurements(first, third, quantized=second), LIKELIHOODS, kind, seed=0)
     assert (found.baseline, found.outcome) == (baseline, outcome)
     assert found.change
     assert found.change.value == pytest.approx(min(base, quantized) - tuned)
@@ -153,7 +153,7 @@ def test_answers_are_likelier_only_where_they_are_so_than_for_both_base_models()
     outcomes = []
     for loss in (2.2, 1.5, 1.2):
         four_bit = replace(wrote(same, expected, loss), answers=[])
-        found = compare(rows, base, None, tuned, metrics, kind, seed=0, quantized=four_bit)
+        found = compare(rows, Measurements(base, tuned, quantized=four_bit), metrics, kind, seed=0)
         assert found.baseline == Baseline.BASE, "the one in 4 bits has no answers"
         outcomes.append(found.outcome)
     assert outcomes == [Outcome.LIKELIER, Outcome.NOISE, Outcome.NOISE]
@@ -184,7 +184,7 @@ def test_a_gain_over_every_draw_of_few_shot_is_seen() -> None:
     few_shot = FewShot([wrote(draw, expected).answers for draw in texts], (5, 5, 5), 1.0)
     base, second = wrote(["?"] * 300, expected, 2.0), wrote(tuned, expected)
     metrics = (*FITTING[AnswerKind.LABEL], *LIKELIHOODS)
-    found = compare(rows, base, few_shot, second, metrics, Answers(AnswerKind.LABEL, TEAMS), seed=0)
+    found = compare(rows, Measurements(base, second, few_shot), metrics, Answers(AnswerKind.LABEL, TEAMS), seed=0)
     assert (found.baseline, found.outcome) == (Baseline.FEW_SHOT, Outcome.BETTER)
 
 
@@ -242,7 +242,7 @@ def test_text_to_continue_is_judged_by_its_loss() -> None:
     models = [wrote(expected, expected, loss) for loss in (2.0, 1.5)]
     bare = [Measured(model.losses, model.labels, [], 1.0) for model in models]
     rows = [example(12, 4, i) for i in range(40)]
-    found = compare(rows, bare[0], None, bare[1], LIKELIHOODS, Answers(AnswerKind.CONTINUATION), seed=0)
+    found = compare(rows, Measurements(*bare), LIKELIHOODS, Answers(AnswerKind.CONTINUATION), seed=0)
     assert (found.outcome, found.evidence.chance) == (Outcome.BETTER, None)
     assert found.change
     assert found.change.value == pytest.approx(0.5)

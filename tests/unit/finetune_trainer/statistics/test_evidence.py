@@ -20,12 +20,12 @@ from finetune_trainer.statistics import intervals
 from finetune_trainer.statistics.comparison import Comparison, compare
 from finetune_trainer.statistics.estimates import scored
 from finetune_trainer.statistics.evidence import Evidence, Outcome, evidence_of
-from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
+from finetune_trainer.statistics.measurements import Answer, FewShot, Measured, Measurements
 from finetune_trainer.statistics.metric_rows import TUNED
 from tests.unit.finetune_trainer.conftest import MakeBundle, write_rows
-from tests.unit.finetune_trainer.preflights import run
-from tests.unit.finetune_trainer.slots import different_slots
-from tests.unit.finetune_trainer.tiny import example
+from tests.unit.finetune_trainer.preflight_runs import run
+from tests.unit.finetune_trainer.slot_rows import different_slots
+from tests.unit.finetune_trainer.small_runs import example
 
 METRICS = (MetricName.EXACT_MATCH, MetricName.LOSS)
 LABELS = [f"intent {number}" for number in range(20)]
@@ -169,7 +169,7 @@ def judged(rows: Sequence[Example], quality: Callable[[Example], tuple[float, fl
 
     few_shot = FewShot([measured(0).answers] * 3, (5, 5, 5), 1.0)
     metrics = (*FITTING[AnswerKind.TEXT], MetricName.LOSS, MetricName.PERPLEXITY)
-    return compare(rows, measured(None), few_shot, measured(1), metrics, Answers(AnswerKind.TEXT), seed=0)
+    return compare(rows, Measurements(measured(None), measured(1), few_shot), metrics, Answers(AnswerKind.TEXT), seed=0)
 
 
 def test_a_gain_on_slot_lists_is_worth_it_though_many_are_like_one_that_was_learned(

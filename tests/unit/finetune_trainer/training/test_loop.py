@@ -19,7 +19,14 @@ from finetune_trainer.model.batches import rows_of_step
 from finetune_trainer.model.trainable import attach_lora, trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.training.loop import PATIENCE, Divergence, Step, accumulate_gradients, training_steps
-from tests.unit.finetune_trainer.tiny import VOCABULARY, example, examples, fresh_accelerator, resolved, tiny_llama
+from tests.unit.finetune_trainer.small_runs import (
+    VOCABULARY,
+    example,
+    examples,
+    fresh_accelerator,
+    resolved,
+    tiny_llama,
+)
 
 ROWS = examples([24, 7, 40, 12, 33, 18, 9])
 

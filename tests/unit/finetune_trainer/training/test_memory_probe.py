@@ -17,16 +17,16 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.training import memory_probe
 from finetune_trainer.training.loop import accumulate_gradients
 from finetune_trainer.training.memory_probe import StepLayout, find_plan, fits, plans, synthetic_rows, worst_micro_batch
-from tests.unit.finetune_trainer import tiny
+from tests.unit.finetune_trainer import small_runs
 from tests.unit.finetune_trainer.model.test_isolation import mamba2
-from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
+from tests.unit.finetune_trainer.small_runs import examples, fresh_accelerator, tiny_llama
 
 AUTO, ENABLED, DISABLED = GradientCheckpointing
 ROWS = examples([24, 7, 40, 12, 33, 18, 9])
 
 
 def resolved(tokens: int) -> Resolved:
-    return tiny.resolved(learning_rate=1e-3, micro_batch_tokens=tokens)
+    return small_runs.resolved(learning_rate=1e-3, micro_batch_tokens=tokens)
 
 
 def test_tokens_are_halved_then_activations_computed_again_then_halved_to_the_longest_row() -> None:

@@ -13,8 +13,8 @@ from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.trainable import make_trainable, trainable_parameters
 from finetune_trainer.training.optimizer import make_optimizer, state_bytes
-from tests.unit.finetune_trainer.families import FAMILIES, Family
-from tests.unit.finetune_trainer.tiny import examples, tiny_llama
+from tests.unit.finetune_trainer.model_families import FAMILIES, Family
+from tests.unit.finetune_trainer.small_runs import examples, tiny_llama
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,14 +16,14 @@ from finetune_trainer.model.trainable import as_published, attach_lora, make_tra
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.training import validation as module
 from finetune_trainer.training.validation import KeptWeights, Validation, without_gain
-from tests.unit.finetune_trainer import tiny
-from tests.unit.finetune_trainer.tiny import examples, fresh_accelerator, tiny_llama
+from tests.unit.finetune_trainer import small_runs
+from tests.unit.finetune_trainer.small_runs import examples, fresh_accelerator, tiny_llama
 
 ROWS = examples([24, 7, 40])
 
 
 def validation(folder: Path, publish: Publish = Publish.BEST, stopping: EarlyStopping | None = None) -> Validation:
-    resolved = tiny.resolved(
+    resolved = small_runs.resolved(
         learning_rate=1e-3, total_steps=10, micro_batch_tokens=64, evaluate_every=4, publish=publish
     )
     return Validation(ROWS, Training(early_stopping=stopping), resolved, fresh_accelerator(), folder)

@@ -1,6 +1,7 @@
 """A finished run with everything the report can show, made up without training: tickets turned into JSON.
 
-`python -m tests.unit.finetune_trainer.rich json FILE` (or labels) writes its page, to be looked at in a browser.
+`python -m tests.unit.finetune_trainer.complete_run json FILE` (or labels) writes its page, to be looked at in a
+browser.
 """
 
 import json
@@ -29,10 +30,10 @@ from finetune_trainer.results.results import Results
 from finetune_trainer.results.serving import Serving
 from finetune_trainer.sources.cleaning_record import Change
 from finetune_trainer.statistics.comparison import compare
-from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
+from finetune_trainer.statistics.measurements import Answer, FewShot, Measured, Measurements
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.validation import ValidationLoss
-from tests.unit.finetune_trainer.tiny import results, turns
+from tests.unit.finetune_trainer.small_runs import results, turns
 
 STEPS, HELD_OUT = 420, 200
 AREAS = ("billing", "login", "delivery", "app", "other")
@@ -124,13 +125,19 @@ def assessed(rows: list[Example], answers: Answers, base: Measured, tuned: Measu
     metrics = choose_metrics(EvaluationWish(), answers)
     sources = bundle().spec.dataset.source_names("train")
     baselines = Baselines(base, few_shot, {}, part(base, len(rows), 1.02))
-    found = compare(rows, base, few_shot, tuned, metrics, answers, 0, sources, baselines.quantized)
+    models = Measurements(base, tuned, few_shot, baselines.quantized)
+    found = compare(rows, models, metrics, answers, seed=0, sources=sources)
     gates = [Gate(metric=metrics[0], min=0.8), Gate(metric=MetricName.EXACT_MATCH, min_gain_over=MinGain(few_shot=0.2))]
     general = RegressionSet(name="general", uri="s3://acme-data/chat/probe.jsonl", metric=MetricName.LOSS, max_drop=0.1)
     regression = [regression_result(general, rows[:60], part(base, 60, 1.1), part(base, 60, 1.13), 0)]
     sentence = verdict(found, Cost(154.1, 1_386_000, 0.12, "0.09"), base_name(baselines.told))
     evaluation = evaluation_status(
-        found, base, few_shot, tuned, gate_results(gates, found.metrics), regression, sentence, baselines.told
+        found,
+        models,
+        gates=gate_results(gates, found.metrics),
+        regression=regression,
+        verdict=sentence,
+        quantized=baselines.told,
     )
     return Assessment(baselines, tuned, found, evaluation)
 
@@ -194,7 +201,7 @@ def estimates() -> list[Estimate]:
     ]
 
 
-def rich_results() -> Results:
+def json_results() -> Results:
     """Everything at once."""
     rows = held_out()
     base = measured(rows, 0.12, 1.9, "Sure! Here is the ticket as JSON:\n{answer}", 1)
@@ -253,10 +260,10 @@ def rich_results() -> Results:
     )
 
 
-def rich_labels() -> Results:
+def label_results() -> Results:
     """The same tickets with only their area to tell: answers that are labels."""
     rows = [replace(row, messages=turns(row.prompt, json.loads(row.answer)["area"])) for row in held_out()]
-    run = rich_results()
+    run = json_results()
     generator = np.random.default_rng(6)
     models = []
     for right, loss in ((0.3, 1.6), (0.85, 0.4)):
@@ -267,5 +274,5 @@ def rich_labels() -> Results:
 
 
 if __name__ == "__main__":
-    made = {"json": rich_results, "labels": rich_labels}[sys.argv[1]]
+    made = {"json": json_results, "labels": label_results}[sys.argv[1]]
     Path(sys.argv[2]).write_text(report_page(made()), encoding="utf-8")

@@ -44,10 +44,10 @@ from transformers import (
     RwkvForCausalLM,
 )
 
-from tests.unit.finetune_trainer import tiny
-from tests.unit.finetune_trainer.tiny import VOCABULARY
+from tests.unit.finetune_trainer import small_runs
+from tests.unit.finetune_trainer.small_runs import VOCABULARY
 
-SIZES = {**tiny.SIZES, "max_position_embeddings": 512, "pad_token_id": 0}
+SIZES = {**small_runs.SIZES, "max_position_embeddings": 512, "pad_token_id": 0}
 WITHOUT_MLP = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 

@@ -1,7 +1,7 @@
-"""A tap on the wire between the operator and the API server: it counts what the operator asks, and lets a test act at
+"""A proxy on the wire between the operator and the API server: it counts what the operator asks, and lets a test act at
 a named moment, such as "the ServiceAccount was made, and the operator does not know it yet". It also breaks watches.
 
-The operator speaks plain HTTP to the tap, the tap HTTPS to the API server. Nothing is changed on the way.
+The operator speaks plain HTTP to the proxy, the proxy HTTPS to the API server. Nothing is changed on the way.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class _Trap:
     action: Callable[[], None]
 
 
-class Tap:
+class ApiProxy:
     """Listens on loopback at `address` and forwards to `server`."""
 
     def __init__(self, server: str, authority: Path) -> None:
@@ -107,7 +107,7 @@ class Tap:
 
     def _listen(self, port: int) -> None:
         self._server = _Server(("127.0.0.1", port), _Handler)
-        self._server.tap = self
+        self._server.proxy = self
         Thread(target=self._server.serve_forever, args=[0.05], daemon=True).start()
 
     def writes(self, to: str = "") -> list[Call]:
@@ -147,7 +147,7 @@ def _cut(connection: socket) -> None:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    tap: Tap
+    proxy: ApiProxy
     is_listening = True
 
     def stop(self) -> None:
@@ -168,24 +168,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        tap = self.server.tap
-        self._upstream = http.client.HTTPSConnection(tap.host, tap.port, context=tap.tls, timeout=600)
+        proxy = self.server.proxy
+        self._upstream = http.client.HTTPSConnection(proxy.host, proxy.port, context=proxy.tls, timeout=600)
 
     def finish(self) -> None:
         self._upstream.close()
-        self.server.tap.connections.pop(self.connection, None)
+        self.server.proxy.connections.pop(self.connection, None)
         super().finish()
 
     def _forward(self) -> None:
-        tap = self.server.tap
+        proxy = self.server.proxy
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        tap.connections[self.connection] = self.path.partition("?")[0]
+        proxy.connections[self.connection] = self.path.partition("?")[0]
         call = Call(self.command, self.path.partition("?")[0], json.loads(data) if data else None)
-        if tap.is_cut or tap.springs(call):
-            tap.refused += tap.is_cut
+        if proxy.is_cut or proxy.springs(call):
+            proxy.refused += proxy.is_cut
             self.close_connection = True
             return
-        fault = tap.fault_of(self.path)
+        fault = proxy.fault_of(self.path)
         if fault is not None and fault not in WITHIN_THE_STREAM:
             self._fail(fault)
             return
@@ -193,8 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._upstream.request(self.command, self.path, data, headers)
         answer = self._upstream.getresponse()
         call = replace(call, status=answer.status)
-        tap.calls.append(call)
-        if tap.springs(call):
+        proxy.calls.append(call)
+        if proxy.springs(call):
             answer.read()
             self.close_connection = True
             return
@@ -214,12 +214,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        tap = self.server.tap
+        proxy = self.server.proxy
         while piece := answer.read1(65536):
-            if tap.is_cut:
+            if proxy.is_cut:
                 self.close_connection = True
                 return  # without the last chunk: whoever reads is told that there was more
-            if fault := tap.fault_of(self.path):
+            if fault := proxy.fault_of(self.path):
                 self._break_off(fault, piece)
                 return
             self._write_chunk(piece)
@@ -227,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _break_off(self, fault: Fault, piece: bytes) -> None:
         """A stream that has something to say ends at or within it. The faults of earlier stages cut it here."""
-        self.server.tap.broken[self.path.partition("?")[0]] += 1
+        self.server.proxy.broken[self.path.partition("?")[0]] += 1
         within = fault in (Fault.CUT_WITHIN_A_LINE, Fault.TORN)
         self._write_chunk(piece[: len(piece) // 2] if within else piece)
         if fault is Fault.TORN:
@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fail(self, fault: Fault) -> None:
         """Answer in place of the API server, or not at all."""
-        self.server.tap.broken[self.path.partition("?")[0]] += 1
+        self.server.proxy.broken[self.path.partition("?")[0]] += 1
         self.close_connection = True
         if code := REFUSALS.get(fault):
             self._answer(code, json.dumps(refusal(code)).encode())
@@ -270,4 +270,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward  # noqa: N815
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """The tap keeps `calls` instead."""
+        """The proxy keeps `calls` instead."""

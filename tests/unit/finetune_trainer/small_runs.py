@@ -26,7 +26,7 @@ from finetune_trainer.results.results import Results
 from finetune_trainer.results.serving import QUESTION, Serving
 from finetune_trainer.rows.row_format import Message
 from finetune_trainer.statistics.comparison import compare
-from finetune_trainer.statistics.measurements import Answer, Measured
+from finetune_trainer.statistics.measurements import Answer, Measured, Measurements
 from finetune_trainer.training.loop import Step
 
 VOCABULARY = 320
@@ -102,9 +102,9 @@ def measured(losses: Sequence[float], matches: Sequence[bool], labels: int = 10)
 def assessment(held_out: Sequence[Example], base: Measured, tuned: Measured) -> Assessment:
     """What the evaluation says of these measurements, by exact match."""
     metrics = (MetricName.EXACT_MATCH, MetricName.TOKEN_F1, MetricName.LOSS, MetricName.PERPLEXITY)
-    found = compare(held_out, base, None, tuned, metrics, Answers(AnswerKind.TEXT), seed=0)
+    found = compare(held_out, Measurements(base, tuned), metrics, Answers(AnswerKind.TEXT), seed=0)
     sentence = verdict(found, Cost(seconds=7.5, tokens=4800))
-    status = evaluation_status(found, base, None, tuned, [], [], sentence)
+    status = evaluation_status(found, Measurements(base, tuned), gates=[], regression=[], verdict=sentence)
     return Assessment(Baselines(base, None, {}), tuned, found, status)
 
 
