@@ -41,7 +41,7 @@ from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import Storage
-from finetune_trainer.pod.termination import stop_deferred, stop_requested
+from finetune_trainer.pod.termination import stop_deferred, stop_requested, write_failure
 from finetune_trainer.results.merge import merge
 from finetune_trainer.results.model_card import base_license
 from finetune_trainer.results.publish import (
@@ -292,6 +292,7 @@ def tell_failure(failure: TrainerFailure, writer: StatusWriter) -> None:
     """Says in the status why the work ended. Once, whether it arrives or not: the termination message says it too, and
     a pod that has to end, perhaps with a GPU, does not wait for an API server. What stops a pod whose results are
     published changes nothing about them."""
+    write_failure(failure)
     if writer.intent.artifacts and failure.reason is FailureReason.PREEMPTED:
         return
     stage = EVALUATED if writer.intent.is_true(TRAINED) else TRAINED
