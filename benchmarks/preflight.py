@@ -146,7 +146,7 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
     timed("sketch for near copies", sketch)
     tested = [question(row.messages) for row in rows[:1000]]
     told = RowStore(scratch / "store")
-    timed("compare near copies", lambda: [copies.find(told.column("key"))])
+    timed("compare near copies", lambda: [copies.find(told.column("key"), told.messages)])
     timed("look for test rows", lambda: list(leaks(tested, len(told), lambda row: said(told.messages(row)))))
 
 

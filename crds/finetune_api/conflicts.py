@@ -35,6 +35,12 @@ def normal(uri: str, folder: str = "/") -> str:
     return "/" + path.strip("/") if path.strip("/") else ""
 
 
+def overlap(first: str, second: str) -> bool:
+    """Whether two folders, given by their URIs, are one place or one is inside the other."""
+    places = sorted(f"{normal(uri)}/" for uri in (first, second))
+    return places[1].startswith(places[0])
+
+
 def _written_over(spec: FineTuneJobSpec, folder: str) -> Iterator[Conflict]:
     output = normal(spec.output.uri, folder)
     for field, uri in models_of(spec).items():

@@ -17,7 +17,7 @@ from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import open_storage
-from finetune_trainer.pod.termination import handle_sigterm, write_termination_message
+from finetune_trainer.pod.termination import handle_sigterm, write_failure, write_termination_message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +107,7 @@ def _fail(error: BaseException) -> int:
     failure = failure_of(error)
     if failure is not error:
         traceback.print_exception(error)
-    write_termination_message(TerminationMessage(reason=failure.reason, message=failure.message, step=failure.step))
+    write_failure(failure)
     print(f"{failure.reason}: {sentence(failure.reason, failure.message)}", file=sys.stderr)
     return FAILURES[failure.reason].exit_code
 

@@ -41,7 +41,7 @@ from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import JobStorage
-from finetune_trainer.pod.termination import stop_deferred, stop_requested
+from finetune_trainer.pod.termination import stop_deferred, stop_requested, write_failure
 from finetune_trainer.results.merge import MergeFolders, merge
 from finetune_trainer.results.model_card import base_license
 from finetune_trainer.results.publish import (
@@ -306,6 +306,7 @@ def tell_failure(failure: TrainerFailure, writer: StatusWriter) -> None:
 
     It tries to write the status only once, because the termination message has the same content, and a pod that holds
     a GPU must not wait for the API server."""
+    write_failure(failure)
     if writer.intent.artifacts and failure.reason is FailureReason.PREEMPTED:
         return
     stage = EVALUATED if writer.intent.is_true(TRAINED) else TRAINED

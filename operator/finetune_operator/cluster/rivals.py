@@ -2,6 +2,7 @@
 
 from finetune_api import names
 from finetune_api.bundle import bucket_of, storage_of
+from finetune_api.conflicts import normal, overlap
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import ConditionType, FineTuneJobStatus
@@ -12,21 +13,26 @@ from finetune_operator.observed.world import Rival, parse_spec
 
 
 def rivals_of(api: Api, uid: str, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> tuple[Rival, ...]:
-    """Those with the output.uri of the job `uid`, with or without a slash at its end, in the same S3 service."""
-    place = spec.output.uri.rstrip("/")
-    selectors = (f"spec.output.uri={_escaped(uri)}" for uri in (place, f"{place}/"))
-    others = [job for selector in selectors for job in api.list(names.JOB_KIND, fields=selector)]
+    """Those whose output.uri is that of the job `uid`, inside it or around it, in the same S3 service."""
     return tuple(
-        _rival(api, job)
-        for job in others
-        if job["metadata"]["uid"] != uid and _may_write(job) and _endpoint_of(api, job) == _endpoint(spec, profile)
+        _rival(api, job, spec.output.uri)
+        for job in api.list(names.JOB_KIND)
+        if job["metadata"]["uid"] != uid
+        and overlap(_output_of(job), spec.output.uri)
+        and _may_write(job)
+        and _endpoint_of(api, job) == _endpoint(spec, profile)
     )
 
 
-def _rival(api: Api, job: Object) -> Rival:
+def _rival(api: Api, job: Object, output: str) -> Rival:
     namespace, name, uid = (job["metadata"][key] for key in ("namespace", "name", "uid"))
     attempt = api.get("Job", names.attempt_name(name, uid, 1), namespace)
-    return Rival.parse(job, begun=attempt is not None)
+    theirs = _output_of(job)
+    return Rival.parse(job, attempt is not None, theirs if normal(theirs) != normal(output) else None)
+
+
+def _output_of(job: Object) -> str:
+    return str(job["spec"]["output"]["uri"])
 
 
 def _may_write(job: Object) -> bool:
@@ -47,8 +53,3 @@ def _endpoint(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> str | None
     bucket = bucket_of(spec.output.uri)
     storage = storage_of(bucket, profile.storages) if bucket else None
     return storage.endpoint if storage else None
-
-
-def _escaped(value: str) -> str:
-    """As k8s.io/apimachinery/pkg/fields.EscapeValue writes it."""
-    return value.replace("\\", "\\\\").replace(",", "\\,").replace("=", "\\=")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_api.bundle import bucket_of, storage_of, uris_of
-from finetune_api.conflicts import conflicts
+from finetune_api.conflicts import conflicts, normal
 from finetune_api.names import TRAINER_SERVICE_ACCOUNT
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
@@ -65,7 +65,14 @@ def owner_of_output(world: World) -> str | None:
     owner = next((rival for rival in world.rivals if rival.begun or (rival.created, rival.uid) < first), None)
     if owner is None or world.spec is None:
         return None
-    return f"output.uri: {owner.name}, which is not finished, writes to {world.spec.output.uri} too and was first."
+    mine, theirs = world.spec.output.uri, owner.overlapping
+    if theirs is None:
+        return f"output.uri: {owner.name}, which is not finished, writes to {mine} too and was first."
+    inner, outer = sorted((mine, theirs), key=lambda uri: len(normal(uri)), reverse=True)
+    return (
+        f"output.uri: {owner.name}, which is not finished, writes to {theirs} and was first. "
+        f"{inner} is inside {outer}, so that each job could overwrite results of the other."
+    )
 
 
 def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> str | None:

@@ -66,7 +66,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Rival:
-    """Another job that is not over, writes to the same place, and has shown in its preflight that it may."""
+    """Another job that is not over, writes to the same place or to one that overlaps it, and has shown in its preflight
+    that it may."""
 
     name: str
     """NAMESPACE/NAME."""
@@ -74,13 +75,15 @@ class Rival:
     created: datetime
     begun: bool
     """Whether it has asked for a GPU."""
+    overlapping: str | None = None
+    """Its output.uri, where this is inside the other job's or around it; None where the two are one place."""
 
     @classmethod
-    def parse(cls, job: Object, begun: bool) -> "Rival":
+    def parse(cls, job: Object, begun: bool, overlapping: str | None = None) -> "Rival":
         """From the FineTuneJob's JSON."""
         metadata = job["metadata"]
         name = f"{metadata['namespace']}/{metadata['name']}"
-        return cls(name, metadata["uid"], _time(metadata["creationTimestamp"]), begun)
+        return cls(name, metadata["uid"], _time(metadata["creationTimestamp"]), begun, overlapping)
 
 
 @dataclass(frozen=True)

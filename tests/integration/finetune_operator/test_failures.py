@@ -154,8 +154,7 @@ def test_a_job_whose_attempt_is_deleted_by_hand_tries_again(kube: Kube, tenant: 
 def test_of_two_jobs_with_one_output_the_second_fails_before_it_asks_for_a_gpu(
     kube: Kube, namespace: str, kubelet: Kubelet
 ) -> None:
-    # A comma and an equals sign mean something in a field selector.
-    place = f"s3://acme-models/a,b=c/{namespace}"
+    place = f"s3://acme-models/{namespace}"
     first = Job.create(kube, namespace, manifest("first", output={"uri": place}))
     kubelet.pod_of(namespace, first.child(PREFLIGHT)).validates()
     first.wait_for_reason("WaitingForGPU")
@@ -167,6 +166,21 @@ def test_of_two_jobs_with_one_output_the_second_fails_before_it_asks_for_a_gpu(
     )
     assert ATTEMPT not in second.batch_jobs()
     kube.delete(f"/api/v1/namespaces/{other}")
+
+
+@pytest.mark.parametrize("below", ["/second", "//second/", "/x//second"])
+def test_of_two_jobs_with_one_output_inside_the_others_the_second_fails_too(
+    kube: Kube, namespace: str, kubelet: Kubelet, below: str
+) -> None:
+    place = f"s3://acme-models/{namespace}"
+    first = Job.create(kube, namespace, manifest("first", output={"uri": place}))
+    kubelet.pod_of(namespace, first.child(PREFLIGHT)).validates()
+    first.wait_for_reason("WaitingForGPU")
+    second = Job.create(kube, namespace, manifest("second", output={"uri": f"{place}{below}"}))
+    kubelet.pod_of(namespace, second.child(PREFLIGHT)).validates()
+    second.assert_failed(
+        FailureReason.OUTPUT_OCCUPIED, f"output.uri: {namespace}/first, which is not finished, writes to {place} and"
+    )
 
 
 def test_two_jobs_with_one_output_in_two_storages_both_train(kube: Kube, namespace: str, kubelet: Kubelet) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_api.bundle import uris_of
-from finetune_api.conflicts import conflicts, normal
+from finetune_api.conflicts import conflicts, normal, overlap
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.uris import FILES, FOLDER, misspelled
 
@@ -219,3 +219,23 @@ def test_every_uri_of_a_spec_is_looked_at() -> None:
         }
     )
     assert sorted(uris_of(spec).values()) == list("12345678")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("s3://b/x", "s3://b/x", True),
+        ("s3://b/x", "s3://b/x/", True),
+        ("s3://b/x", "s3://b//x", True),
+        ("s3://b/x", "s3://b/y/../x", True),
+        ("s3://b/x", "s3://b/x/y/z", True),
+        ("s3://b/x", "s3://b/x//y", True),
+        ("s3://b/x", "s3://b/xy", False),
+        ("s3://b/x", "s3://b/x-y/z", False),
+        ("s3://b/x/y", "s3://b/x/z", False),
+        ("s3://b/x", "s3://c/x", False),
+        ("s3://b/x", "s3://b/X", False),
+    ],
+)
+def test_two_outputs_overlap_where_one_is_the_other_or_inside_it(first: str, second: str, expected: bool) -> None:
+    assert overlap(first, second) is overlap(second, first) is expected

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,32 @@ def test_a_pod_that_is_told_to_stop_never_ends_with_0(make_bundle: MakeBundle, t
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == FAILURES[FailureReason.PREEMPTED].exit_code
     assert said(log).reason == FailureReason.PREEMPTED
+
+
+def test_a_pod_that_is_told_to_stop_leaves_its_message_first_and_does_not_wait_for_an_api_server(
+    make_bundle: MakeBundle, tmp_path: Path, log: Path
+) -> None:
+    fifo = tmp_path / "never-ends.jsonl"
+    os.mkfifo(fifo)
+    job = {"namespace": "team", "name": "job", "uid": "1"}
+    path = save(make_bundle(dataset={"train": [{"uri": str(fifo)}]}, job=job), tmp_path / "bundle.json")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        address = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(server.getsockname()[1])}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "finetune_trainer", "preflight", str(path)], env=os.environ | address
+        )
+        with fifo.open("wb") as writer:
+            writer.write(b'{"prompt": "a", "completion": "b"}\n')
+            writer.flush()
+            process.send_signal(signal.SIGTERM)
+            connection, _ = server.accept()  # the pod tries to write its status, and nobody answers
+            with connection:
+                assert said(log).reason == FailureReason.PREEMPTED
+                try:
+                    assert process.wait(9) == FAILURES[FailureReason.PREEMPTED].exit_code
+                finally:
+                    process.kill()
 
 
 @pytest.mark.parametrize(

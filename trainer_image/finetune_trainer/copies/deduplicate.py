@@ -16,6 +16,7 @@ from finetune_api.spec.row_cleaning import Deduplicate, Near
 from finetune_trainer.copies.clusters import Clusters
 from finetune_trainer.copies.embeddings import Embeddings, SentenceModel
 from finetune_trainer.copies.near_duplicates import NearDuplicates
+from finetune_trainer.copies.openings import Openings, material
 from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.rows.row_format import Message, Row
 from finetune_trainer.sources.findings import Findings
@@ -64,6 +65,7 @@ def prompt_key(row: Row) -> bytes:
     """Equal for rows that begin with the same question: what the user says before the first answer, whatever the
     system prompt. Such rows have to stay on one side of the split: a conversation cut off at several lengths, or a
     question with several answers, would else be learned on one side and asked on the other. A document's is the whole.
+    Where the question is a template, `Openings` tells the rows apart by the rest of what they are asked with.
 
     Rows that only share their answer are not alike in this sense: in classification nearly all of them do."""
     return _digest([normalised(question(row.messages))])
@@ -129,6 +131,8 @@ class NearCopies:
             self._threshold = wish.threshold or SIMILAR_MEANING
         self._questions = None if wish.near is Near.KEEP else texts("questions")
         self._rows = texts("rows") if wish.near is Near.DROP else None
+        self._materials = None if wish.near is Near.KEEP else partial(texts, "materials")
+        self._openings = Openings()
         self._last: Sequence[Message] | None = None
         self._further = array("B")
 
@@ -139,35 +143,69 @@ class NearCopies:
         self._further.append(further)
         if further:
             return
+        self._openings.add(messages)
         if self._questions:
             self._questions.add(question(messages))
         if self._rows:
             self._rows.add(said(messages))
 
-    def find(self, keys: NDArray[np.uint64]) -> Alike:
-        """What is alike of all rows and parts of rows. `keys`: of their questions, shape [rows], equal for those that
-        ask the same. What holds of a row holds of its parts."""
+    def find(self, questions: NDArray[np.uint64], messages: Callable[[int], Sequence[Message]]) -> Alike:
+        """What is alike of all rows and parts of rows. `questions`: the rows' prompt keys, shape [rows]. `messages`:
+        reads the messages of a row by its number. What holds of a row holds of its parts."""
         begins = np.frombuffer(self._further, np.bool_) == 0
-        if begins.all():
-            return self._find(keys)
-        found, row = self._find(keys[begins]), np.cumsum(begins, dtype=np.int32) - 1
+        numbers = np.flatnonzero(begins)
+        found = self._find(questions[numbers], lambda row: messages(int(numbers[row])))
+        if len(numbers) == len(begins):
+            return found
+        row = np.cumsum(begins, dtype=np.int32) - 1
         return Alike(found.groups[row], found.repeats[row], found.crowded[row])
 
-    def _find(self, keys: NDArray[np.uint64]) -> Alike:
+    def _find(self, questions: NDArray[np.uint64], messages: Callable[[int], Sequence[Message]]) -> Alike:
+        keys = self._openings.keys(questions)
         clusters = Clusters(len(keys))
         clusters.join_equal(keys)
+        templates = np.flatnonzero(keys != questions)
         if self._questions:
-            self._questions.join(clusters, self._threshold)
+            # A row whose question is a template is near no other row because of this question.
+            apart = np.zeros(len(keys), dtype=np.uint64)
+            apart[templates] = templates + 1
+            self._questions.join(clusters, self._threshold, apart)
+        crowded = self._join_materials(clusters, templates, questions, messages)
         first = clusters.roots()
         groups = np.full(len(keys), np.iinfo(np.uint64).max, dtype=np.uint64)
         np.minimum.at(groups, first, keys)
-        return Alike(groups[first], self._repeats(keys, first), clusters.crowded())
+        crowded |= clusters.crowded()
+        return Alike(groups[first], self._repeats(keys, first, templates), crowded)
 
-    def _repeats(self, keys: NDArray[np.uint64], first: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Under Drop by question and answer; else by question, where rows that ask exactly the same count once."""
+    def _join_materials(
+        self,
+        clusters: Clusters,
+        rows: NDArray[np.int64],
+        questions: NDArray[np.uint64],
+        messages: Callable[[int], Sequence[Message]],
+    ) -> NDArray[np.bool_]:
+        """Joins those of `rows` that ask one question, a template, over nearly the same material. Returns `crowded` of
+        all rows, as Alike has it."""
+        crowded = np.zeros(len(questions), dtype=np.bool_)
+        if self._materials and len(rows):
+            texts, within = self._materials(), Clusters(len(rows))
+            for row in rows.tolist():
+                texts.add(material(messages(row)))
+            texts.join(within, self._threshold, questions[rows])
+            for row, root in zip(rows.tolist(), rows[within.roots()].tolist(), strict=True):
+                clusters.join(root, row)
+            crowded[rows] = within.crowded()
+        return crowded
+
+    def _repeats(
+        self, keys: NDArray[np.uint64], first: NDArray[np.int32], templates: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Under Drop by question and answer; else by question, where rows that ask exactly the same count once.
+        `templates`: the rows whose question is a template, which repeat only a row of their own group."""
         if self._rows:
-            clusters = Clusters(len(keys))
-            self._rows.join(clusters, self._threshold)
+            clusters, apart = Clusters(len(keys)), np.zeros(len(keys), dtype=np.uint64)
+            apart[templates] = first[templates] + 1
+            self._rows.join(clusters, self._threshold, apart)
             return np.not_equal(clusters.roots(), np.arange(len(keys)))
         asked_first = np.zeros(len(keys), dtype=np.bool_)
         asked_first[np.unique(keys, return_index=True)[1]] = True

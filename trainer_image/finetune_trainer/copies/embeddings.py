@@ -159,9 +159,9 @@ class Embeddings:
         if len(self._waiting) == SORTED:
             self._write()
 
-    def join(self, clusters: Clusters, threshold: float) -> None:
+    def join(self, clusters: Clusters, threshold: float, apart: NDArray[np.uint64] | None = None) -> None:
         """Joins each row with the first one whose cosine similarity to it is at least `threshold`; no more rows can be
-        added then."""
+        added then. `apart`: rows of different numbers are not joined, shape [rows]."""
         self._write()
         self._file.close()
         if self._rows < 2:
@@ -173,6 +173,8 @@ class Embeddings:
             first = np.full(len(later), -1)
             for other in range(0, start + COMPARED, COMPARED):
                 near = later @ vectors[other : other + COMPARED].astype(np.float32).T >= threshold
+                if apart is not None:
+                    near &= apart[other : other + COMPARED] == apart[start : start + COMPARED, None]
                 near &= np.arange(other, other + near.shape[1]) < np.arange(start, start + len(later))[:, None]
                 first = np.where((first < 0) & near.any(1), other + near.argmax(1), first)
             for row in np.flatnonzero(first >= 0):

@@ -131,21 +131,29 @@ class NearDuplicates:
             self._sizes.frombytes(sizes.tobytes())
             self._waiting, self._units = [], 0
 
-    def join(self, clusters: Clusters, threshold: float) -> None:
-        """Joins the rows whose texts' Jaccard similarity is at least `threshold`; no more rows can be added then."""
+    def join(self, clusters: Clusters, threshold: float, apart: NDArray[np.uint64] | None = None) -> None:
+        """Joins the rows whose texts' Jaccard similarity is at least `threshold`; no more rows can be added then.
+        `apart`: rows of different numbers are not joined, shape [rows]."""
         self._write()
         self._file.close()
         if len(self._sizes) < 2:
             return
+        apart = np.zeros(len(self._sizes), dtype=np.uint64) if apart is None else apart
         sets = _Sets(_OnDisk(self._path), np.frombuffer(self._sizes, np.uint32))
         width = min(WIDEST_BAND, width_of_bands(threshold))
         self._bands_path.touch()
         bands = _OnDisk(self._bands_path)
         for start, end in sets.blocks():
+            parted = (apart[start:end] * np.uint64(MULTIPLIER) >> np.uint64(32)).astype(np.uint32)
             for band, keys in enumerate(_band_keys(*sets.block(start, end), width)):
-                bands.write(band * len(sets) + start, keys)
+                bands.write(band * len(sets) + start, keys ^ parted)
         stored = (bands.read(band * len(sets), (band + 1) * len(sets)) for band in range(BANDS))
-        clusters.join_alike(stored, lambda first, second: jaccard(sets.row(first), sets.row(second)) >= threshold)
+        clusters.join_alike(
+            stored,
+            lambda first, second: (
+                bool(apart[first] == apart[second]) and jaccard(sets.row(first), sets.row(second)) >= threshold
+            ),
+        )
 
 
 class _OnDisk:

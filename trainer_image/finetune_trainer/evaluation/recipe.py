@@ -14,7 +14,7 @@ from finetune_trainer.evaluation.quantized import base_name, compare_quantized, 
 from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.evaluation.status import evaluation_status
 from finetune_trainer.evaluation.verdict import Cost, unended, verdict
-from finetune_trainer.handover.few_shot import few_shot_draws
+from finetune_trainer.handover.few_shot import few_shot_draws, why_none
 from finetune_trainer.handover.mixing import draw_rows
 from finetune_trainer.handover.prepared import Example, Prepared
 from finetune_trainer.metrics.values import LIKELIHOODS
@@ -144,7 +144,7 @@ class Assessor:
         seed = self._spec.dataset.split.seed
         draws = few_shot_draws(self._prepared.train, self.held_out, prompt_format(tokenizer), tokenizer, room, seed)
         if not draws:
-            print("No example fits into the context with the longest prompt. Few-shot is not measured.", flush=True)
+            print(why_none(self._prepared.train, self.held_out, room, seed), flush=True)
             return None
         return self._evaluator.prompted(model, self.held_out, draws, say)
 

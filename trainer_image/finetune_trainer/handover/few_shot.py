@@ -52,6 +52,19 @@ def few_shot_draws(
     return found
 
 
+def why_none(train: Sequence[Example], held_out: Sequence[Example], room: int, seed: int) -> str:
+    """Says why `few_shot_draws`, with the same arguments, returned no draw. A sentence for the log."""
+    taken = {example.cluster for example in held_out}
+    looked_at = [train[index] for index in drawn(len(train), LOOKED_AT, f"few-shot/{seed}/0")]
+    if any(example.prompt and example.cluster not in taken for example in looked_at):
+        why = f"no example fits into {room:,} tokens together with the longest held-out prompt"
+    elif any(example.prompt for example in looked_at):
+        why = "each training row asks the same, or nearly the same, as a held-out row, so that no row can be an example"
+    else:
+        why = "the training rows are texts without a prompt"
+    return f"Few-shot prompting is not measured: {why}."
+
+
 def choose_examples(train: Sequence[Example], taken: Set[int], budget: int, seed: str) -> list[Example]:
     """Up to five rows drawn by `seed`, of five clusters, none of them `taken`, together of at most `budget` tokens."""
     chosen: list[Example] = []

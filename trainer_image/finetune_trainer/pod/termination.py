@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from finetune_api.bundle import TerminationMessage
-from finetune_trainer.pod.failure import StopRequested
+from finetune_trainer.pod.failure import StopRequested, TrainerFailure
 
 MESSAGE_BYTES = 4096
 """Longest termination message the kubelet reads."""
@@ -56,6 +56,12 @@ def write_termination_message(message: TerminationMessage) -> None:
     path = Path(os.environ.get("TERMINATION_LOG", DEFAULT_LOG))
     if path != DEFAULT_LOG or path.exists():
         path.write_text(termination_json(message))
+
+
+def write_failure(failure: TrainerFailure) -> None:
+    """Leaves the termination message of a failure. Call this before anything that waits for another process: a pod that
+    gets SIGTERM is killed after its grace period."""
+    write_termination_message(TerminationMessage(reason=failure.reason, message=failure.message, step=failure.step))
 
 
 def termination_json(message: TerminationMessage) -> str:

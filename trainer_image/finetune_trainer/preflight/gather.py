@@ -84,7 +84,7 @@ def gather(
     findings.raise_if_invalid(dataset.max_invalid_fraction)
     _require_all_learned(format, readings)
     store = RowStore(folder)
-    alike = copies.find(store.column("key"))
+    alike = copies.find(store.column("key"), store.messages)
     findings.near_duplicates = int(alike.repeats.sum())
     if dataset.deduplicate.near is Near.DROP:
         sides = _without_near_copies(sides, alike)

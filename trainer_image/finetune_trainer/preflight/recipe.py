@@ -34,6 +34,7 @@ from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.pod.termination import write_failure
 from finetune_trainer.preflight.advice import advise
 from finetune_trainer.preflight.end_of_turn import untrained_end
 from finetune_trainer.preflight.facts import facts_of
@@ -58,13 +59,7 @@ def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
             prepared = prepare(bundle, storage, findings, scratch)
             write_prepared(storage, bundle, prepared, scratch / "prepared")
     except BaseException as error:
-        failure = failure_of(error)
-        status.condition(ConditionType.VALIDATED, False, failure.reason, failure.for_the_status)
-        try:
-            status.result(preflight=_found(findings))
-        except (ConnectionError, RuntimeError, Superseded) as unwritten:
-            # The termination message still says what was wrong; this must not take its place.
-            print(f"The status could not be written: {unwritten}", flush=True)
+        _tell_failure(failure_of(error), findings, status)
         raise
     watched = f"{len(prepared.validation):,} to validate on, " if prepared.validation else ""
     steps = prepared.resolved.total_steps
@@ -75,6 +70,19 @@ def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
     status.condition(ConditionType.VALIDATED, True, "DataValid", message)
     status.result(preflight=prepared.preflight, resolved=prepared.resolved)
     return message
+
+
+def _tell_failure(failure: TrainerFailure, findings: Findings, status: StatusWriter) -> None:
+    """Writes the termination message, then the status. A pod that got SIGTERM tries the status once: its grace period
+    is a few seconds."""
+    write_failure(failure)
+    status.condition(ConditionType.VALIDATED, False, failure.reason, failure.for_the_status)
+    write = status.progress if failure.reason is FailureReason.PREEMPTED else status.result
+    try:
+        write(preflight=_found(findings))
+    except (ConnectionError, RuntimeError, Superseded) as unwritten:
+        # The termination message still says what was wrong; this must not take its place.
+        print(f"The status could not be written: {unwritten}", flush=True)
 
 
 def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Path) -> Prepared:

@@ -7,12 +7,14 @@ no count of the data set's rows holds them.
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.evaluation import RegressionSet
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.copies.deduplicate import prompt_key
+from finetune_trainer.copies.openings import Openings
 from finetune_trainer.handover.prepared import REGRESSION, place
 from finetune_trainer.metrics.metric_choice import require_metric
 from finetune_trainer.pod.failure import TrainerFailure
@@ -43,21 +45,24 @@ def gather_regression(
         return {}
     findings, readings = Findings(), Readings()
     rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "evaluation.regression", findings, readings))
+    openings = Openings()
     with StoreWriter(folder / REGRESSION) as writer:
         for row, example in require_rows(tokenize(rows, format, model.tokenizer, findings), model):
             writer.append(example, prompt_key(row))
+            openings.add(row.messages)
     findings.raise_if_invalid()
     for column in readings.unused:
         print(f"Nothing is read from {column}.", flush=True)
     store, found = RowStore(folder / REGRESSION), {}
+    keys = openings.keys(store.column("key"))
     limit = min(model.context or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
     for number, wish in enumerate(sets):
-        found[wish.name] = _within(limit, store, number, wish)
+        found[wish.name] = _within(limit, store, keys, number, wish)
         require_metric(wish, found[wish.name])
     return found
 
 
-def _within(limit: int, store: RowStore, number: int, wish: RegressionSet) -> Rows:
+def _within(limit: int, store: RowStore, keys: NDArray[np.uint64], number: int, wish: RegressionSet) -> Rows:
     mine, short = store.column("mixture") == number, store.column("tokens") <= limit
     rows, field = np.flatnonzero(mine & short), f"evaluation.regression[{number}] ({wish.name})"
     if not len(rows):
@@ -66,5 +71,5 @@ def _within(limit: int, store: RowStore, number: int, wish: RegressionSet) -> Ro
     if long := int(np.sum(mine & ~short)):
         print(f"{field}: {long:,} of {long + len(rows):,} rows are over {limit:,} tokens and left out.", flush=True)
     array = np.zeros(len(rows), PLACED)
-    array["row"], array["cluster"] = rows, np.unique(store.column("key")[rows], return_inverse=True)[1]
+    array["row"], array["cluster"] = rows, np.unique(keys[rows], return_inverse=True)[1]
     return place(store, wish.name, array)

@@ -31,7 +31,8 @@ def test_every_format_and_kind_of_file_is_read_to_the_same_turns(checked: RunCas
     prepared = pods.prepared(CASES["reading"])
     for place, (name, reading) in enumerate(READINGS.items()):
         rows = [row for row in prepared.train if row.mixture == place]
-        assert [list(row.messages) for row in rows] == [reading.said(number) for number in numbers(name)], name
+        said = [[(message.role, message.content) for message in row.messages] for row in rows]
+        assert said == [reading.said(number) for number in numbers(name)], name
     assert {row.answer for row in prepared.validation} == {"yes", "no"}
     assert [row.answer for row in prepared.test] == [f"It is {2 * i}." for i in range(10)]
     sources = ended.status.preflight and ended.status.preflight.sources

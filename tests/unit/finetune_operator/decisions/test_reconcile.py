@@ -86,6 +86,17 @@ def test_of_two_jobs_with_one_output_only_the_first_asks_for_a_gpu(rival: Rival,
         )
 
 
+def test_an_output_inside_another_jobs_is_named() -> None:
+    theirs = "s3://results/run/second"
+    plan = reconcile(validated(rivals=(Rival("other/mails", "b", EARLIER, begun=False, overlapping=theirs),)), NOW)
+
+    assert (state(plan), reason(plan)) == ("Failed", "OutputOccupied")
+    assert message(plan).startswith(
+        f"output.uri: other/mails, which is not finished, writes to {theirs} and was first. {theirs} is inside "
+        "s3://results/run, so that each job could overwrite results of the other."
+    )
+
+
 def test_two_jobs_made_in_the_same_second_do_not_both_give_way() -> None:
     mine = validated()
     theirs = Rival("other/mails", "b", mine.created, begun=False)

@@ -73,7 +73,8 @@ def alike(rows: list[Row], folder: Path, **wish: object) -> Alike:
     copies = NearCopies(Deduplicate.model_validate(wish), open_storage(bundle), folder)
     for each in rows:
         copies.add(each.messages)
-    return copies.find(np.array([int.from_bytes(prompt_key(each)[:8], "little") for each in rows], dtype=np.uint64))
+    keys = np.array([int.from_bytes(prompt_key(each)[:8], "little") for each in rows], dtype=np.uint64)
+    return copies.find(keys, lambda number: rows[number].messages)
 
 
 def test_rows_that_ask_nearly_the_same_form_one_group(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from finetune_trainer.handover.few_shot import DRAWS, EXAMPLES, choose_examples, few_shot_draws, with_examples
+from finetune_trainer.handover.few_shot import (
+    DRAWS,
+    EXAMPLES,
+    choose_examples,
+    few_shot_draws,
+    why_none,
+    with_examples,
+)
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.rows.row_format import Message
 from finetune_trainer.tokens.render import prompt_format
@@ -53,6 +60,15 @@ def test_fewer_examples_where_there_is_no_room_for_five(
     assert len(draws) == DRAWS
     assert all(fewest <= draw.examples <= most for draw in draws)
     assert all(len(prompt) <= room for draw in draws for prompt in draw.prompts)
+
+
+def test_the_log_says_why_there_is_no_example() -> None:
+    train, held_out = rows(40), rows(6, first=100)
+    assert "no example fits into 30 tokens" in why_none(train, held_out, 30, seed=0)
+    same = [replace(row, cluster=held_out[0].cluster) for row in train]
+    assert "asks the same, or nearly the same, as a held-out row" in why_none(same, held_out, 4000, seed=0)
+    documents = [replace(row, messages=(Message("document", "A text."),)) for row in train]
+    assert "texts without a prompt" in why_none(documents, held_out, 4000, seed=0)
 
 
 def test_no_draw_where_no_example_fits(tokenizer: PreTrainedTokenizerBase) -> None:

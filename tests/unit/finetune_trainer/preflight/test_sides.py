@@ -60,6 +60,15 @@ def test_rows_that_ask_the_same_share_a_cluster_and_a_side(make_bundle: MakeBund
     assert {e.cluster for e in prepared.train}.isdisjoint(e.cluster for e in prepared.test)
 
 
+@pytest.mark.parametrize("near", ["Group", "Drop", "Keep"])
+def test_one_prompt_over_many_system_prompts_can_be_split(make_bundle: MakeBundle, near: str) -> None:
+    asked = {"prompt": "Which department answers this message?"}
+    rows = [asked | {"system": f"{row['prompt']} Ask {i}", "completion": "Sales"} for i, row in enumerate(sum_rows(60))]
+    prepared = run(with_dataset(make_bundle(rows=rows), deduplicate={"near": near}))
+    assert (len(prepared.train), len(prepared.test)) == (48, 12)
+    assert len({example.cluster for example in (*prepared.train, *prepared.test)}) == 60
+
+
 def test_answers_of_one_conversation_stay_on_one_side_where_each_is_a_row(
     make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
