@@ -120,7 +120,7 @@ def model_shape(config: Mapping[str, Any], sizes: Sizes) -> ModelShape:
 def _setting(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
     value = next((config[name] for name in names if config.get(name) is not None), default)
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"config.json has no {names[0]} above 0")
+        raise ValueError(f"config.json must set {names[0]} to a positive integer")
     return value
 
 

@@ -86,7 +86,7 @@ class PromptFormat:
         if self.loss_on is LossOn.ALL:
             return [self._apart(row.messages)]
         if _long_apart(row.messages, ends):
-            kind = f"its answers, each with all that was said before, have over {APART_CHARACTERS >> 20} Mi characters"
+            kind = f"its answers, each with all messages before it, have over {APART_CHARACTERS >> 20} Mi characters"
             raise InvalidRow(kind, f"{len(ends)} answers")
         return [self._apart(row.messages[:end]) for end in ends]
 
@@ -152,8 +152,8 @@ class PromptFormat:
             text = f"{asked}{thought}\n{THOUGHT_END}\n\n{answer.lstrip()}{self.end_of_turn}"
             return self._ended(text, messages, [(len(asked), len(text))])
         if thought:
-            raise InvalidRow("the model's chat template leaves out an answer's thought")
-        raise InvalidRow("the model's chat template does not write an answer after the prompt that asks for it")
+            raise InvalidRow("the model's chat template leaves out the reasoning of an answer")
+        raise InvalidRow("the model's chat template does not write an answer directly after its prompt")
 
     def _ended(self, text: str, messages: tuple[Message, ...], answers: list[tuple[int, int]]) -> Rendered:
         if not self.end_of_turn:
@@ -167,9 +167,9 @@ class PromptFormat:
                 messages=turns, add_generation_prompt=prompt, enable_thinking=thinking, **self.variables
             )
         except jinja2.TemplateError as error:
-            raise InvalidRow("the chat template refuses it", str(error).splitlines()[0][:200]) from error
+            raise InvalidRow("the model's chat template rejects it", str(error).splitlines()[0][:200]) from error
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise InvalidRow("the chat template fails on it", type(error).__name__) from error
+            raise InvalidRow("the model's chat template fails on it", type(error).__name__) from error
 
     def _turn(self, message: Message) -> dict[str, str]:
         """The message as templates take one: without a thought that is empty, and with one by itself where they ask for
@@ -198,7 +198,10 @@ def _long_apart(messages: tuple[Message, ...], ends: list[int]) -> bool:
 def prompt_format(tokenizer: Any, loss_on: LossOn = LossOn.COMPLETION) -> PromptFormat:
     """The format a tokenizer asks for. Raises TrainerFailure ModelUnsupported where no answer could end."""
     if not tokenizer.eos_token:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, "The tokenizer has no end-of-sequence token (eos_token).")
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED,
+            "The tokenizer has no end-of-sequence token. Set eos_token in the model's tokenizer_config.json.",
+        )
     try:
         kind: Literal["ChatTemplate", "Plain"] = "ChatTemplate" if tokenizer.chat_template else "Plain"
         source = tokenizer.get_chat_template() if tokenizer.chat_template else _plain_template(tokenizer)
@@ -209,7 +212,7 @@ def prompt_format(tokenizer: Any, loss_on: LossOn = LossOn.COMPLETION) -> Prompt
         detail = error.detail if isinstance(error, InvalidRow) else str(error).splitlines()[0][:200]
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"The tokenizer's chat template cannot render a question and its answer ({detail}).",
+            f"The model's chat template cannot render a question and its answer ({detail}).",
         ) from error
     end = _end_of_turn(tokenizer, tail)
     stops = (tokenizer.eos_token_id, *tokenizer(end, add_special_tokens=False).input_ids[-1:])

@@ -1,4 +1,4 @@
-"""Whether it is noticed that a model was never trained to end an answer."""
+"""Preflight detects a model that was never trained to end an answer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -68,12 +68,12 @@ def test_a_row_that_no_training_told_from_anothers_is_said_before_training(
 ) -> None:
     message = said((EMBEDDING, equal), (HEAD, lambda matrix: equal(matrix, 0.002)), dtype=dtype)
     assert message
-    assert "<|im_end|> (id 301), which ends an answer, equals that of <|im_start|> (id 300)" in message
+    assert "the row of the end-of-turn token <|im_end|> (id 301) equals the row of <|im_start|> (id 300)." in message
     assert "method.lora.modulesToSave to [embed_tokens, lm_head]" in message
     assert "choose another base model, such as the instruct variant" in message
 
 
-@pytest.mark.parametrize(("change", "words"), [(zero, "is all but zero"), (beyond, "equals that of id 304")])
+@pytest.mark.parametrize(("change", "words"), [(zero, "is almost zero"), (beyond, "equals the row of id 304")])
 def test_a_row_of_zeros_or_like_one_past_the_tokenizer_is_said_too(
     said: Callable[..., str | None], change: Change, words: str
 ) -> None:

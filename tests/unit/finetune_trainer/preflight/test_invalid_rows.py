@@ -79,7 +79,7 @@ def test_rows_of_a_regression_set_are_apart_from_those_of_the_data(
     assert len(found.regression["kept"]) == 4
     assert (found.preflight.rows, found.preflight.invalid, found.preflight.overlength) == (61, 1, 0)
     assert "RowsLeftOut" not in {advice.reason for advice in found.preflight.advice or []}
-    said = "evaluation.regression[0] (kept): 1 of 5 rows are over 512 tokens and left out."
+    said = "evaluation.regression[0] (kept): 1 of 5 rows are longer than 512 tokens and are left out."
     assert said in capsys.readouterr().out
 
 
@@ -96,8 +96,10 @@ def test_a_bad_row_of_a_regression_set_ends_the_job_whatever_the_data_may_hold(
 def test_rows_of_which_cleaning_leaves_nothing_are_not_said_to_be_missing(make_bundle: MakeBundle) -> None:
     found = failure(with_dataset(make_bundle(rows=sum_rows(60)), clean={"remove": ["(?s).+"]}))
     assert found.reason is FailureReason.SPEC_INVALID
-    said = "None of 60 rows of dataset.train is left: 60 empty after cleaning (dataset.clean.remove[0]): "
-    assert found.message.startswith(said)
+    assert found.message.startswith(
+        "dataset.train contains no usable row. Rows read: 60, of which 60 empty after cleaning "
+        "(dataset.clean.remove[0]). Files: "
+    )
 
 
 def test_of_a_side_without_a_row_it_is_said_what_became_of_them(make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -110,6 +112,6 @@ def test_of_a_side_without_a_row_it_is_said_what_became_of_them(make_bundle: Mak
     found = failure(make_bundle(dataset=dataset))
     assert found.reason is FailureReason.DATASET_INVALID
     assert found.message.startswith(
-        "None of 3 rows of dataset.train is left: 1 not valid (status.preflight.findings says why); "
-        "2 repeating rows of dataset.test: "
+        "dataset.train contains no usable row. Rows read: 3, of which 1 invalid (see status.preflight.findings), "
+        "2 duplicates of rows of dataset.test. Files: "
     )

@@ -25,8 +25,11 @@ def test_a_row_over_the_length_fails_the_job_where_that_is_asked_for(make_bundle
     spec |= {"dataset": dataset, "training": {"maxSequenceLength": 100}}
     found = failure(Bundle.model_validate({"spec": spec}))
     assert found.reason is FailureReason.DATASET_INVALID
-    assert "train.jsonl line 61 is" in found.message
-    said = "tokens long; training.maxSequenceLength is 100: raise it or shorten it or set dataset.overlength to Drop."
+    assert "train.jsonl line 61 has" in found.message
+    said = (
+        "tokens. training.maxSequenceLength is 100. Raise training.maxSequenceLength, or shorten the row, or set "
+        "dataset.overlength to Drop."
+    )
     assert found.message.endswith(said)
 
 
@@ -43,13 +46,13 @@ def test_rows_over_the_length_are_dropped_or_named_on_the_side_they_stand_on(
     assert [len(prepared.test), len(prepared.validation), len(prepared.train)] == [5, 5, 20]
     assert prepared.preflight.overlength == 2
     found = failure(make_bundle(dataset=dataset | {"overlength": "Fail"}, training=training))
-    assert f"{side}.jsonl line {len(rows[side]) - 1} is" in found.message
-    assert f"(one of 2 such rows of dataset.{side})" in found.message
+    assert f"{side}.jsonl line {len(rows[side]) - 1} has" in found.message
+    assert f"(one of 2 rows of dataset.{side} that are too long)" in found.message
 
 
 def test_a_length_no_row_keeps_is_refused(make_bundle: MakeBundle) -> None:
     found = failure(make_bundle(training={"maxSequenceLength": 16}))
-    assert (found.reason, "no row is left" in found.message) == (FailureReason.DATASET_INVALID, True)
+    assert (found.reason, "No row is left" in found.message) == (FailureReason.DATASET_INVALID, True)
 
 
 @pytest.mark.parametrize("training", [{}, {"maxSequenceLength": 512}])
@@ -59,7 +62,8 @@ def test_rows_longer_than_the_models_context_are_not_told_to_raise_it(
     rows = [{"prompt": f"long {n}", "completion": "x" * 3000} for n in range(20)]
     found = failure(make_bundle(rows=rows, training=training))
     assert found.message.endswith(
-        "(one of 20 such rows of dataset.train); the model's context is 512, and no row is left: shorten them."
+        "(one of 20 rows of dataset.train that are too long). The model's context length is 512 tokens. No row is "
+        "left. Shorten the rows."
     )
     told = {advice.reason: advice for advice in run(make_bundle(rows=[*rows, *sum_rows(60)])).preflight.advice or []}
     assert told["RowsLeftOut"].message.startswith("20 of 80 rows (25%) are left out")
@@ -69,7 +73,10 @@ def test_rows_longer_than_the_models_context_are_not_told_to_raise_it(
 def test_a_length_over_the_models_context_is_refused(make_bundle: MakeBundle) -> None:
     found = failure(make_bundle(training={"maxSequenceLength": 513}))
     assert found.reason is FailureReason.SPEC_INVALID
-    assert found.message == "training.maxSequenceLength 513 is more than the model's context of 512."
+    assert found.message == (
+        "training.maxSequenceLength is 513, but the model's context length is 512 tokens. Set "
+        "training.maxSequenceLength to 512 or less."
+    )
 
 
 def test_documents_are_cut_not_dropped_and_their_pieces_stay_on_one_side(make_bundle: MakeBundle) -> None:

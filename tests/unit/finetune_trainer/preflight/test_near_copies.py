@@ -37,7 +37,10 @@ def test_a_planted_test_row_is_found(make_bundle: MakeBundle, tmp_path: Path) ->
     test = write_rows(tmp_path / "test.jsonl", rows[100::2])
     dataset = {"train": [{"uri": str(train)}], "test": [{"uri": str(test)}]}
     told = advice_of(make_bundle(dataset=dataset))
-    assert "1 of 10 test rows (10%) also occur in dataset.train with the same or nearly the same answer" in told["TestRowsLeak"]
+    assert (
+        "1 of 10 test rows (10%) also occur in dataset.train with the same or nearly the same answer"
+        in told["TestRowsLeak"]
+    )
     assert "test.jsonl line 1 in " in told["TestRowsLeak"]
     assert "train.jsonl line 51)" in told["TestRowsLeak"]
     assert "TestRowsLeak" not in advice_of(make_bundle(dataset=dataset | {"deduplicate": {"near": "Drop"}}))

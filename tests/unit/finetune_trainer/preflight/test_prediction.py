@@ -143,12 +143,17 @@ def test_what_of_the_spec_decides_memory_is_taken_from_it() -> None:
 @pytest.mark.parametrize(
     ("method", "memory", "training", "instead"),
     [
-        (LORA, "24Gi", {"gradientCheckpointing": "Disabled"}, "training.gradientCheckpointing Auto would need 2"),
-        (LORA, "16Gi", {}, "method.type QLoRA would need 1"),
-        (FULL, "120Gi", {}, "training.optimizer PagedAdamW8bit would need 9"),
-        (FULL, "40Gi", {}, "method.type LoRA would need 2"),
-        (QLORA, "9Gi", {}, "method.type QLoRA with training.maxSequenceLength 1,000 would need"),
-        (LORA, "4Gi", {}, "No method would fit: choose a smaller model."),
+        (
+            LORA,
+            "24Gi",
+            {"gradientCheckpointing": "Disabled"},
+            "With training.gradientCheckpointing Auto, the job would need 2",
+        ),
+        (LORA, "16Gi", {}, "With method.type QLoRA, the job would need 1"),
+        (FULL, "120Gi", {}, "With training.optimizer PagedAdamW8bit, the job would need 9"),
+        (FULL, "40Gi", {}, "With method.type LoRA, the job would need 2"),
+        (QLORA, "9Gi", {}, "With method.type QLoRA and training.maxSequenceLength 1,000, the job would need"),
+        (LORA, "4Gi", {}, "No method would fit. Choose a smaller model."),
     ],
 )
 def test_a_job_that_does_not_fit_is_told_what_would(
@@ -163,16 +168,16 @@ def test_a_job_that_does_not_fit_is_told_what_would(
     said = sentence(caught.value.reason, caught.value.message)
     assert caught.value.reason is FailureReason.DOES_NOT_FIT
     assert said.startswith(
-        f"{method} of a model of 8 billion parameters, with a longest row of 2,000 tokens, needs about {found.memory} "
-        f"of GPU memory; a10 has {memory}. {instead}"
+        f"The job needs about {found.memory} of GPU memory, but a10 has {memory}. The method is {method}, the model "
+        f"has 8 billion parameters, and the longest row has 2,000 tokens. {instead}"
     )
 
 
 @pytest.mark.parametrize(
     ("method", "memory", "instead"),
     [
-        (QLORA, "16Gi", "Without output.merge, which needs the model in bfloat16, 1"),
-        (LORA, "16Gi", "method.type QLoRA without output.merge would need 1"),
+        (QLORA, "16Gi", "output.merge needs the model in bfloat16. Without output.merge, the job would need 1"),
+        (LORA, "16Gi", "With method.type QLoRA and without output.merge, the job would need 1"),
     ],
 )
 def test_merging_wants_a_gpu_that_holds_the_model_in_bfloat16(method: MethodType, memory: str, instead: str) -> None:

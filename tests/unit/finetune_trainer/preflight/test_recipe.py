@@ -139,10 +139,10 @@ def test_prepared_data_that_was_changed_or_removed_is_not_trained_on(make_bundle
     folder = Path(work_prefix(bundle)) / "prepared"
     data = (folder / "tokens").read_bytes()
     (folder / "tokens").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(TrainerFailure, match="not what preflight wrote"):
+    with pytest.raises(TrainerFailure, match="was changed or deleted after preflight wrote it"):
         read(bundle, open_storage(bundle))
     (folder / "manifest.json").unlink()
-    with pytest.raises(TrainerFailure, match="preflight has to run again"):
+    with pytest.raises(TrainerFailure, match="was deleted, so preflight must run again"):
         read(bundle, open_storage(bundle))
 
 

@@ -82,7 +82,7 @@ def test_the_longest_row_is_as_given_or_that_of_the_data_within_the_context_and_
 
 
 def test_more_than_the_context_is_refused() -> None:
-    with pytest.raises(TrainerFailure, match=r"training\.maxSequenceLength 513"):
+    with pytest.raises(TrainerFailure, match=r"training\.maxSequenceLength is 513, "):
         sequence_limit(Training(max_sequence_length=513), 100, 512)
 
 
@@ -142,14 +142,14 @@ def test_what_looks_at_validation_rows_needs_some(field: str, training: dict[str
 @pytest.mark.parametrize(
     ("fits", "method", "why"),
     [
-        ([], MethodType.LORA, "Auto chose LoRA: the profile does not say how much memory its GPUs have."),
-        ([None], MethodType.LORA, "Auto chose LoRA: the profile does not say how much memory its GPUs have."),
-        ([True], MethodType.LORA, "Auto chose LoRA: it fits gpu-0 with about 30.0Gi."),
-        ([False, True], MethodType.LORA, "Auto chose LoRA: it fits gpu-1 with about 30.0Gi."),
+        ([], MethodType.LORA, "Auto chose LoRA because the profile does not set gpuTypes[].memory."),
+        ([None], MethodType.LORA, "Auto chose LoRA because the profile does not set gpuTypes[].memory."),
+        ([True], MethodType.LORA, "Auto chose LoRA because LoRA fits gpu-0 and needs about 30.0Gi."),
+        ([False, True], MethodType.LORA, "Auto chose LoRA because LoRA fits gpu-1 and needs about 30.0Gi."),
         (
             [False],
             MethodType.QLORA,
-            "Auto chose QLoRA: over bfloat16 weights LoRA would need about 30.0Gi, more than gpu-0 has.",
+            "Auto chose QLoRA because LoRA with bfloat16 weights would need about 30.0Gi, more than gpu-0 has.",
         ),
     ],
 )

@@ -31,7 +31,7 @@ def told(prepared: Prepared) -> dict[str, str]:
 def test_an_answer_not_to_be_learned_is_context_and_told_of_once(make_bundle: MakeBundle, tmp_path: Path) -> None:
     flagged = run(make_bundle([talk(number, train=False) for number in range(COUNT)]))
     learned, tokens = flagged.preflight.supervised_tokens, flagged.preflight.tokens
-    assert told(flagged)["TurnsNotLearned"].startswith("40 answers in 40 rows say by train that they are not to be")
+    assert told(flagged)["TurnsNotLearned"].startswith("40 answers in 40 rows are excluded from training by train.")
     output = {"uri": str(tmp_path / "other")}
     plain = run(make_bundle([talk(number) for number in range(COUNT)], output=output))
     assert plain.preflight.tokens == tokens
@@ -46,8 +46,8 @@ def test_where_all_is_learned_a_flag_against_it_is_refused(make_bundle: MakeBund
     found = failure(bundle)
     assert found.reason is FailureReason.SPEC_INVALID
     assert found.message == (
-        "training.lossOn All learns every token, and 40 answers say by weight that they are not to be learned: set "
-        "training.lossOn to Completion, or take the flags out."
+        "training.lossOn is All, which trains on every token, but 40 answers are excluded from training by weight. Set "
+        "training.lossOn to Completion, or remove weight from the rows."
     )
 
 
@@ -79,7 +79,8 @@ def test_texts_that_were_rendered_already_get_no_token_twice_and_it_is_said(
         assert (example.input_ids == 3).sum() == 2
     said = told(prepared)
     assert (
-        f"{len(prepared.train)} of {len(prepared.train)} Text rows contain special tokens" in said["SpecialTokensInText"]
+        f"{len(prepared.train)} of {len(prepared.train)} Text rows contain special tokens"
+        in said["SpecialTokensInText"]
     )
     assert "PromptFormatInRows" not in said
     assert not prepared.preflight.findings

@@ -37,7 +37,7 @@ def test_every_row_knows_its_source_and_weights_are_told_of(make_bundle: MakeBun
     prepared = run(make_bundle(dataset={"train": sources}, training={"epochs": 2}))
     assert {example.mixture for example in prepared.train} == {0, 1}
     told = {advice.reason: advice.message for advice in prepared.preflight.advice or []}
-    assert "every row of dataset.train[1] is taken" in told["SourceRepeated"]
+    assert "the run uses each row of dataset.train[1] " in told["SourceRepeated"]
 
 
 def test_a_weight_for_a_source_of_which_nothing_is_left_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -46,4 +46,4 @@ def test_a_weight_for_a_source_of_which_nothing_is_left_is_refused(make_bundle: 
     sources = [{"uri": str(once), "weight": 1}, {"uri": str(again), "weight": 1}]
     found = failure(make_bundle(dataset={"train": sources}))
     assert found.reason is FailureReason.DATASET_INVALID
-    assert "dataset.train[1] has a weight and no row to learn from" in found.message
+    assert "dataset.train[1] has a weight but no usable training row" in found.message

@@ -209,7 +209,7 @@ def test_an_empty_thought_is_none(tmp_path: Path) -> None:
 def test_a_thought_that_the_template_leaves_out_is_not_lost_in_silence(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, THOUGHTFUL.replace("<think>\n{% endif %}", "{% endif %}"))
     with pytest.raises(
-        TrainerFailure, match=r"t.jsonl line 1: the model's chat template leaves out an answer's thought"
+        TrainerFailure, match=r"t.jsonl line 1: the model's chat template leaves out the reasoning of an answer"
     ):
         tokenized(tokenizer, row("q", "<think>hm</think>a"))
 
@@ -269,7 +269,7 @@ def test_where_a_turn_depends_on_its_place_all_before_it_is_rendered(
     (whole,) = format.render(conversation)
     assert [whole.text[start:end] for start, end in whole.answers] == [f"turn {n}<|end|>" for n in range(1, 40, 2)]
     monkeypatch.setattr(render, "APART_CHARACTERS", 10)
-    with pytest.raises(InvalidRow, match=r"each with all that was said before"):
+    with pytest.raises(InvalidRow, match=r"each with all messages before it"):
         format.render(conversation)
 
 
@@ -292,7 +292,7 @@ def test_the_date_in_a_template_is_always_the_same(tmp_path: Path) -> None:
 
 def test_what_a_template_refuses_is_said_with_file_and_line(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, LLAMA_2)
-    with pytest.raises(TrainerFailure, match=r"t.jsonl line 1: the chat template refuses it \(System role not"):
+    with pytest.raises(TrainerFailure, match=r"t.jsonl line 1: the model's chat template rejects it \(System role not"):
         tokenized(tokenizer, row("q", "a", system="s"))
 
 
