@@ -231,7 +231,7 @@ def test_a_conversation_whose_parts_would_fill_the_memory_is_refused(
     monkeypatch.setattr(render, "APART_CHARACTERS", 12 * (1 + render.AROUND) - 1)
     tokenizer = load(tmp_path, FORGETFUL)
     # q a, q a r b and q a r b s c are 2, 4 and 6 messages of one character.
-    with pytest.raises(TrainerFailure, match=r"each with all that was said before, have over 0 Mi.*\(3 answers\)"):
+    with pytest.raises(TrainerFailure, match=r"each with all messages before it, have over 0 Mi.*\(3 answers\)"):
         tokenized(tokenizer, row("q", "a", "r", "b", "s", "c"))
     assert len(tokenized(tokenizer, row("q", "a", "r", "b"))) == 2
 
