@@ -36,7 +36,8 @@ def choose_metrics(wish: Evaluation, answers: Answers) -> tuple[MetricName, ...]
         if problem := _unfit(name, answers):
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID,
-                f"evaluation cannot use the metric {name}, because {problem}. Remove this metric.",
+                f"evaluation cannot use the metric {name}, because {problem}. Remove this metric from "
+                "evaluation.metrics and evaluation.gates.",
             )
     _require_prompting(wish)
     return chosen

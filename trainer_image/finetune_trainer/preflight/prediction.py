@@ -123,8 +123,8 @@ def sized(
     """Returns `resolved` with the settings that depend on memory, and the estimates.
 
     The evaluation uses micro-batches of `micro_batch_tokens`. This is the largest value with which the job is predicted
-    to fit every GPU type that it fits at all. It stays as it is if no GPU type fits, or if the profile does not set
-    their memory."""
+    to fit every GPU type that it fits at all. The value is unchanged if no GPU type fits, or if the profile does not
+    set their memory."""
     setups, ladder = setups_of(spec, resolved), loads(data, spec.training.global_batch_size, resolved)
     held = [bytes_of(gpu.memory) for gpu in gpus if gpu.memory]
     plans = [plan for memory in held if (plan := first_fit(shape, setups, ladder, memory))]
