@@ -207,7 +207,8 @@ def _learned_tokens(facts: Facts) -> str | None:
         return None
     return (
         f"Only {share:.2%} of the tokens are trained on. The other tokens are prompts and need nearly all of the "
-        f"training time. A row has {facts.tokens // max(1, facts.train_rows):,} tokens on average. Shorten the text that every prompt repeats."
+        f"training time. A row has {facts.tokens // max(1, facts.train_rows):,} tokens on average. "
+        "Shorten the text that every prompt repeats."
     )
 
 

@@ -1,4 +1,4 @@
-"""Which metrics are taken, told from the training answers."""
+"""The choice of the metrics from the training answers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,7 +40,7 @@ def rows(answers: Sequence[str]) -> list[Example]:
         ([f"answer {i}" for i in range(100)], AnswerKind.TEXT),
     ],
 )
-def test_the_kind_is_told_from_the_answers(answers: list[str], kind: AnswerKind) -> None:
+def test_the_kind_is_detected_from_the_answers(answers: list[str], kind: AnswerKind) -> None:
     assert recognise(rows(answers)).kind is kind
 
 
@@ -116,7 +116,7 @@ def test_a_metric_these_answers_cannot_have_is_refused(metric: MetricName, answe
         ),
     ],
 )
-def test_a_gain_over_prompting_that_is_not_measured_is_refused(evaluation: dict[str, Any], why: str) -> None:
+def test_a_gain_over_few_shot_prompting_that_is_not_measured_is_refused(evaluation: dict[str, Any], why: str) -> None:
     gate = {"metric": evaluation.pop("metric"), "minGainOver": {"fewShot": 0.1}}
     wish = Evaluation.model_validate(evaluation | {"gates": [gate]})
     with pytest.raises(TrainerFailure) as caught:
@@ -133,7 +133,7 @@ def test_a_gain_over_prompting_that_is_not_measured_is_refused(evaluation: dict[
         {"regression": [{"name": "x", "uri": "s3://acme-data/x.jsonl", "metric": "MakroF1", "maxDrop": 0}]},
     ],
 )
-def test_a_metric_named_wrongly_is_refused_wherever_it_stands(spec: dict[str, Any]) -> None:
+def test_an_unknown_metric_is_refused_in_every_field(spec: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="Input should be 'Loss', 'Perplexity'"):
         Evaluation.model_validate(spec)
 

@@ -1,4 +1,4 @@
-"""What is resolved where the spec leaves it open; the rules are those the fields' texts promise."""
+"""The defaults of settings that the spec leaves open. The field descriptions document the rules."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -132,7 +132,7 @@ def test_the_best_weights_are_published_where_there_is_something_to_tell_them_by
         ("publish Best", {"publish": "Best"}),
     ],
 )
-def test_what_looks_at_validation_rows_needs_some(field: str, training: dict[str, Any]) -> None:
+def test_settings_that_use_validation_rows_need_them(field: str, training: dict[str, Any]) -> None:
     with pytest.raises(TrainerFailure, match=f"training.{field} needs validation rows.*dataset.split.validation") as no:
         resolved(**training)
     assert no.value.reason is FailureReason.SPEC_INVALID

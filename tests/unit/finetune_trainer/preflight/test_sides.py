@@ -1,4 +1,4 @@
-"""Which rows are learned from, validated on and tested on: drawn or named, and none on two sides."""
+"""Training, validation and test rows are drawn or named, and no row is on two sides."""
 
 from pathlib import Path
 

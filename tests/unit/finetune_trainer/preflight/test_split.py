@@ -1,4 +1,4 @@
-"""Which rows are held out."""
+"""The choice of held-out rows."""
 
 from collections import Counter
 
@@ -104,5 +104,5 @@ def test_one_prompt_alone_cannot_be_split(keys: list[int]) -> None:
     assert caught.value.reason is FailureReason.DATASET_INVALID
 
 
-def test_rows_may_all_be_learned_from_where_the_other_sets_are_named() -> None:
+def test_all_rows_are_training_rows_if_the_other_sets_are_named() -> None:
     assert held([1, 1], [0, 0], 0) == [{1}, set(), set()]

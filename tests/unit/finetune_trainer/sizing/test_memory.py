@@ -1,4 +1,4 @@
-"""Predicted memory, against published sizes and against what it has to depend on."""
+"""The predicted memory matches published sizes and depends on the right settings."""
 
 from dataclasses import replace
 

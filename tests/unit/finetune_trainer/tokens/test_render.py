@@ -1,4 +1,4 @@
-"""Rows as a model reads them, and which of their tokens are learned."""
+"""Rows in the form that a model reads, and the tokens that are trained on."""
 
 from pathlib import Path
 from typing import Any
@@ -290,7 +290,7 @@ def test_the_date_in_a_template_is_always_the_same(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenized(tokenizer, row("q", "a"))[0].input_ids).startswith("26 Jul 2024")
 
 
-def test_what_a_template_refuses_is_said_with_file_and_line(tmp_path: Path) -> None:
+def test_a_row_that_the_template_rejects_is_reported_with_file_and_line(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, LLAMA_2)
     with pytest.raises(TrainerFailure, match=r"t.jsonl line 1: the model's chat template rejects it \(System role not"):
         tokenized(tokenizer, row("q", "a", system="s"))

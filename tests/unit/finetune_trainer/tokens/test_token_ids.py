@@ -1,4 +1,4 @@
-"""Token ids against the rows of the embedding, and ids in the settings that no row stands for."""
+"""Token ids in rows and in settings are checked against the rows of the embedding."""
 
 import json
 import shutil
