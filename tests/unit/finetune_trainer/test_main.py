@@ -53,7 +53,7 @@ def test_a_preflight_that_runs_no_sentence_model_ends_well_without_torch(
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert said(log) == TerminationMessage(
-        reason="Succeeded", message="48 rows to learn from in 6 steps, 12 held out to test on."
+        reason="Succeeded", message="48 training rows in 6 optimizer steps, 12 test rows."
     )
 
 

@@ -1,4 +1,4 @@
-"""Prompts with examples before them: what the base model does when it is shown what is wanted."""
+"""Few-shot prompts: prompts of test rows with examples before them, for the base model."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from finetune_trainer.tokens.render import PromptFormat
 
 EXAMPLES, DRAWS = 5, 3
 LOOKED_AT = 1000
-"""Rows of train that are looked at for examples that fit, in each draw."""
+"""Maximum number of training rows that are tried as examples in each draw."""
 Prompt = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The prompts of all held-out rows, with the same examples before each."""
+    """The prompts of all test rows, with the same examples before each prompt."""
 
     examples: int
     prompts: Sequence[Prompt]
@@ -34,9 +34,10 @@ def few_shot_draws(
     room: int,
     seed: int,
 ) -> list[Draw]:
-    """Three draws of five examples from `train`, none of them of a held-out row's cluster and no two of one cluster,
-    before every held-out prompt. Fewer examples where a prompt would be longer than `room` tokens; a draw that has room
-    for none is left out."""
+    """Returns up to three draws of five examples from `train`, which are put before every prompt of `held_out`.
+
+    No example is in the cluster of a held-out row, and no two examples are in one cluster. A draw has fewer examples if
+    a prompt would be longer than `room` tokens. A draw without room for any example is left out."""
     taken = {example.cluster for example in held_out}
     budget = room - max(example.prompt_length for example in held_out)
     found = []
@@ -55,7 +56,7 @@ def few_shot_draws(
 def why_none(train: Sequence[Example], held_out: Sequence[Example], room: int, seed: int) -> str:
     """Says why `few_shot_draws`, with the same arguments, returned no draw. A sentence for the log."""
     taken = {example.cluster for example in held_out}
-    looked_at = [train[index] for index in drawn(len(train), LOOKED_AT, f"few-shot/{seed}/0")]
+    looked_at = [train[index] for index in few_of_many(len(train), LOOKED_AT, f"few-shot/{seed}/0")]
     if any(example.prompt and example.cluster not in taken for example in looked_at):
         why = f"no example fits into {room:,} tokens together with the longest held-out prompt"
     elif any(example.prompt for example in looked_at):
@@ -66,7 +67,8 @@ def why_none(train: Sequence[Example], held_out: Sequence[Example], room: int, s
 
 
 def choose_examples(train: Sequence[Example], taken: Set[int], budget: int, seed: str) -> list[Example]:
-    """Up to five rows drawn by `seed`, of five clusters, none of them `taken`, together of at most `budget` tokens."""
+    """Returns up to five rows, drawn by `seed`, from different clusters that are not in `taken`. Together the rows have
+    at most `budget` tokens."""
     chosen: list[Example] = []
     for index in few_of_many(len(train), LOOKED_AT, seed):
         example = train[index]
@@ -79,8 +81,8 @@ def choose_examples(train: Sequence[Example], taken: Set[int], budget: int, seed
 
 
 def with_examples(examples: Sequence[Example], row: Example) -> tuple[Message, ...]:
-    """The conversation that asks `row` after the examples. Its own system message stands first; theirs, which would
-    stand in its middle, are left out."""
+    """Returns the conversation that asks the question of `row` after the examples. The system message of `row` is
+    first. The system messages of the examples are left out, because they would be in the middle of the conversation."""
     system = [message for message in row.messages if message.role == "system"]
     turns = [message for example in examples for message in example.messages if message.role != "system"]
     asked = [message for message in row.messages[:-1] if message.role != "system"]
@@ -88,5 +90,5 @@ def with_examples(examples: Sequence[Example], row: Example) -> tuple[Message, .
 
 
 def encode(text: str, tokenizer: Any) -> Prompt:
-    """Tokens of a rendered prompt, which has all its special tokens already."""
+    """Returns the tokens of a rendered prompt, which already contains all special tokens. Shape [tokens]."""
     return np.array(tokenizer(text, add_special_tokens=False).input_ids, dtype=np.int32)

@@ -1,8 +1,8 @@
-"""The order in which an epoch takes the rows: a pure function of the seed and the epoch, with and without weights.
+"""Computes the order of the rows in an epoch. The order depends only on the seed, the epoch and the weights.
 
-Without weights an epoch takes every row once. With weights it takes as many rows as there are in all sources together,
-and of them each source's weight's share: a source that is small for its share repeats, one that is large is spread
-over epochs, and no row of it is taken again before all the others were.
+Without weights, an epoch uses every row once. With weights, an epoch has as many rows as all sources together, and each
+source gets the share of its weight. The rows of a small source repeat within an epoch. The rows of a large source are
+spread over several epochs. No row is used again before all other rows of its source were used.
 """
 
 from collections.abc import Sequence
@@ -21,36 +21,38 @@ from finetune_trainer.tokens.row_store import Example
 
 @dataclass(frozen=True)
 class Mixture:
-    """The sources of the training rows, which stand in the sources' order: first all of the first source, and so on."""
+    """The sources of the training rows. The rows are ordered by source: first all rows of the first source, and so
+    on."""
 
     sizes: tuple[int, ...]
     """Rows of each source."""
     weights: tuple[float, ...] | None = None
-    """Each source's weight; only their ratios matter. None: every row once an epoch, whatever its source."""
+    """Weight of each source. Only the ratios matter. None: every row is used once per epoch."""
 
     @classmethod
     def of(cls, sources: NDArray[np.int64], weights: Sequence[float | None]) -> Self:
-        """`sources`: the source of each training row, in their order, shape [rows]; `weights`: one a source."""
+        """Returns the mixture. `sources`: the source of each training row, shape [rows]. `weights`: one for each
+        source."""
         sizes = np.bincount(sources, minlength=len(weights)).tolist()
         given = tuple(weight for weight in weights if weight is not None)
         return cls(tuple(sizes), given if len(given) == len(weights) else None)
 
     @property
     def rows(self) -> int:
-        """Rows of an epoch."""
+        """Number of rows in an epoch."""
         return sum(self.sizes)
 
     @property
     def rows_per_epoch(self) -> tuple[int, ...]:
-        """Rows an epoch takes of each source: its weight's share of all, rounded by largest remainders so that they add
-        up. Raises ValueError where a source that is to be taken from has no row."""
+        """Number of rows of each source in an epoch: the share of its weight, rounded by the largest-remainder method
+        so that the sum is `rows`. Raises ValueError when a source has a weight but no row."""
         return self.sizes if self.weights is None else _apportioned(self.rows, self.weights, self.sizes)
 
 
 @lru_cache(maxsize=2)
 def rows_of_epoch(mixture: Mixture, seed: int, epoch: int) -> tuple[int, ...]:
-    """Indices of the rows of epoch `epoch`, counted from 0, in the order they are taken. Weighted sources are spread
-    evenly, so that any stretch of the epoch, and with it each step, holds nearly their shares."""
+    """Returns the indices of the rows of epoch `epoch`, counted from 0, in order. Weighted sources are spread evenly,
+    so each step contains nearly the share of each source."""
     if mixture.weights is None:
         return shuffled(mixture.rows, f"{seed}/{epoch}")
     places: list[tuple[float, int, int]] = []
@@ -64,7 +66,7 @@ def rows_of_epoch(mixture: Mixture, seed: int, epoch: int) -> tuple[int, ...]:
 
 
 def _apportioned(rows: int, weights: Sequence[float], sizes: Sequence[int]) -> tuple[int, ...]:
-    """`rows` divided by `weights`, by largest remainders (Hamilton's method)."""
+    """Returns `rows` divided in proportion to `weights`, by the largest-remainder (Hamilton) method."""
     quotas = [rows * weight / sum(weights) for weight in weights]
     whole = [floor(quota) for quota in quotas]
     by_remainder = sorted(range(len(quotas)), key=lambda source: whole[source] - quotas[source])
@@ -72,11 +74,11 @@ def _apportioned(rows: int, weights: Sequence[float], sizes: Sequence[int]) -> t
         whole[source] += 1
     empty = next((source for source, size in enumerate(sizes) if whole[source] and not size), None)
     if empty is not None:
-        raise ValueError(f"source {empty} has a weight and no row")
+        raise ValueError(f"source {empty} has a weight but no row")
     return tuple(whole)
 
 
 def draw_rows(examples: Sequence[Example], max_rows: int, seed: int) -> list[Example]:
-    """At most `max_rows` of the held-out rows, drawn by `seed`, in their own order."""
+    """Returns at most `max_rows` of `examples`, drawn by `seed`, in their original order."""
     drawn = shuffled(len(examples), f"evaluation/{seed}")[:max_rows]
     return [examples[i] for i in sorted(drawn)]

@@ -1,8 +1,9 @@
-"""What preflight leaves for the attempts: the rows as token ids, not packed, and everything resolved.
+"""Writes and reads the prepared data: the rows as token ids, not packed, and all resolved settings.
 
-Under the job's work prefix beside the output: the files of the store (`row_store`), SPLIT.npy (which of its rows are
-on that side, and their clusters), a folder of the same kind for the regression sets, and manifest.json, written last,
-with the sha256 of each.
+Preflight writes the prepared data under the job's work prefix, next to the output. Every training attempt reads it.
+The files are those of the store (`row_store`), one SPLIT.npy for each side of the split (its rows and their clusters),
+a folder of the same kind for the regression sets, and manifest.json with the sha256 of each file. manifest.json is
+written last.
 """
 
 import hashlib
@@ -24,52 +25,54 @@ from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sources.cleaning_record import Change
-from finetune_trainer.tokens.row_store import Example as Example  # where those who take rows know it from
+from finetune_trainer.tokens.row_store import Example as Example  # re-exported for the modules that use rows
 from finetune_trainer.tokens.row_store import Rows, RowStore
 
 Side = Literal["train", "validation", "test"]
 REGRESSION = "regression"
-"""Folder of the regression sets' store."""
+"""Folder of the store for the regression sets."""
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """All rows, and what the run was resolved to."""
+    """All rows and all resolved settings of a job."""
 
     train: Sequence[Example]
     test: Sequence[Example]
     resolved: Resolved
     preflight: Preflight
     answers: Answers
-    """What the training answers are, which the metrics were chosen by."""
+    """The kind of the training answers, which decides the default metrics."""
     stop_token_ids: tuple[int, ...]
-    """Tokens that end an answer: the tokenizer's and the model's own list, and the template's end of turn."""
+    """Tokens that end an answer: from the tokenizer, from the model's generation config, and the end-of-turn token."""
     chat_template: str
-    """The template the rows were rendered with: the tokenizer's own, or the one that writes the Plain format."""
+    """The template that rendered the rows: the tokenizer's chat template, or the template of the Plain format."""
     validation: Sequence[Example] = ()
-    """Rows to look at while training. May be none."""
+    """Validation rows. May be empty."""
     cleaning: Sequence[Change] = ()
-    """Examples of what cleaning changed, for the report."""
+    """Examples of changes by cleaning, for the report."""
     regression: Mapping[str, Sequence[Example]] = field(default_factory=dict)
-    """The rows of each set of evaluation.regression, by its name."""
+    """The rows of each regression set, by the name of the set."""
     model_files: Files = field(default_factory=dict)
-    """The files of the base model's folder that were inspected, and that training reads."""
+    """The files of the base model that preflight inspected and that training reads."""
 
 
 def work_prefix(bundle: Bundle) -> str:
-    """URI of the job's own folder beside the output, for what is not a result; removed on success."""
+    """Returns the URI of the job's work folder next to the output. The folder is removed when the job succeeds."""
     return join(bundle.spec.output.uri, ".work", bundle.job.uid if bundle.job else "local")
 
 
 def place(store: RowStore, name: str, placed: NDArray[Any]) -> Rows:
-    """Notes in the store's folder, as NAME.npy, which rows make up a side of the split. `placed`: row_store.PLACED."""
+    """Writes the rows of one side of the split to NAME.npy in the store's folder. Returns these rows. `placed`: of type
+    row_store.PLACED, shape [rows]."""
     np.save(store.folder / f"{name}.npy", placed)
     return Rows(store, placed)
 
 
 def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, folder: Path) -> None:
-    """Uploads the store in `folder` with its splits, the manifest last, so that a reader finds all of it or nothing."""
+    """Uploads the store in `folder` with its splits. The manifest is uploaded last, so a reader never finds incomplete
+    data."""
     to = join(work_prefix(bundle), "prepared")
     files: dict[str, str] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -90,13 +93,14 @@ def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, fold
 
 
 def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepared:
-    """Reads what `write_prepared` wrote, into `scratch`/prepared, which has to stay as long as the rows are used.
+    """Downloads the prepared data to `scratch`/prepared. This folder must exist as long as the rows are used.
 
-    Raises TrainerFailure StorageUnavailable when it is gone or not as written."""
+    Raises TrainerFailure StorageUnavailable when the prepared data was deleted or changed."""
     source, folder = join(work_prefix(bundle), "prepared"), scratch / "prepared"
     if not storage.exists(join(source, "manifest.json")):
         raise TrainerFailure(
-            FailureReason.STORAGE_UNAVAILABLE, f"The prepared data at {source} is gone: preflight has to run again."
+            FailureReason.STORAGE_UNAVAILABLE,
+            f"The prepared data at {source} was deleted, so preflight must run again.",
         )
     manifest = json.loads(storage.read_bytes(join(source, "manifest.json")))
     storage.download_folder(source, folder, lambda path: path in manifest["files"])
@@ -104,7 +108,7 @@ def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepare
         if not (folder / name).exists() or _sha256(folder / name) != digest:
             raise TrainerFailure(
                 FailureReason.STORAGE_UNAVAILABLE,
-                f"{join(source, name)} is not what preflight wrote: preflight has to run again.",
+                f"{join(source, name)} was changed or deleted after preflight wrote it, so preflight must run again.",
             )
     store = RowStore(folder)
     rows: dict[Side, Rows] = {side: Rows(store, np.load(folder / f"{side}.npy")) for side in SIDES}
@@ -122,7 +126,7 @@ def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepare
 
 
 def _regression(folder: Path) -> dict[str, Rows]:
-    """The regression sets' rows, where there are such sets."""
+    """Returns the rows of the regression sets. The result is empty if there are no such sets."""
     if not folder.is_dir():
         return {}
     store = RowStore(folder)
@@ -130,15 +134,15 @@ def _regression(folder: Path) -> dict[str, Rows]:
 
 
 def learned(sides: dict[Side, Rows], loss_on: LossOn) -> dict[Side, Rows]:
-    """The sides with what is learned of their rows by the spec; test rows are always judged by their answers."""
+    """Applies training.lossOn to the sides. Test rows are always evaluated on their answers only."""
     if loss_on is LossOn.COMPLETION:
         return sides
     return {side: rows if side == "test" else rows.whole() for side, rows in sides.items()}
 
 
 def data_digest(sides: dict[Side, Rows], *inputs: bytes | str | int) -> str:
-    """sha256 as hex over every token, what of it is learned, and which side of the split it is on. `inputs`: the
-    tokenizer, template and lengths behind them, which decide how later text is read."""
+    """Returns the sha256, as hexadecimal digits, of all tokens, of the tokens that are trained on, and of the split.
+    `inputs`: the tokenizer, the template and the lengths, which decide how later text is tokenized."""
     digest = hashlib.sha256()
     for part in inputs:
         digest.update(hashlib.sha256(part if isinstance(part, bytes) else str(part).encode()).digest())

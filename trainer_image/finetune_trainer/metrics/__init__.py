@@ -1,3 +1,3 @@
-"""What answers are judged by: the kind of answers that rows hold, the metrics that suit it, and their values.
+"""Metrics of answers: detects the kind of the answers, chooses the metrics for it, and computes their values.
 
 May import: pod, sources, rows, tokens. Never torch."""

@@ -1,4 +1,4 @@
-"""What kind of answers the rows hold, told from those to learn from. It decides which metrics are taken."""
+"""Detects the kind of the answers from the training rows. The kind decides the default metrics."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,36 +10,36 @@ from finetune_trainer.metrics import json_fields
 from finetune_trainer.tokens.row_store import Example
 
 LOOKED_AT = 10_000
-"""Training answers that are looked at, spread evenly over all."""
+"""Maximum number of training answers that are read, evenly spread over all rows."""
 JSON_SHARE = 0.9
 MOST_LABELS, LONGEST_LABEL, ROWS_PER_LABEL = 200, 64, 10
 
 
 class AnswerKind(StrEnum):
-    """What the answers are."""
+    """The kind of the answers."""
 
     JSON = "JSON"
-    """At least nine of ten training answers are a JSON object or array."""
+    """At least 90% of the training answers are a JSON object or array."""
     LABEL = "Label"
-    """The training answers are 2 to 200 different ones of at most 64 characters and one line, with ten rows or more to
+    """The training answers are 2 to 200 different texts of at most 64 characters and one line, with at least 10 rows
     each on average."""
     TEXT = "Text"
-    """Anything else."""
+    """Any other answers."""
     CONTINUATION = "Continuation"
-    """The rows ask nothing: they are text to continue."""
+    """The rows contain text to continue and no answers."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The training answers, summed up."""
+    """A summary of the training answers."""
 
     kind: AnswerKind
     labels: tuple[str, ...] = ()
-    """Of kind Label: the different answers, the most frequent first."""
+    """For kind Label: the different answers, the most frequent first."""
 
 
 def recognise(train: Sequence[Example]) -> Answers:
-    """What kind of answers the rows to learn from hold."""
+    """Returns the kind of the answers in the training rows."""
     looked_at = spread(train)
     seen = Counter(example.final_answer for example in looked_at if example.prompt)
     if looked_at and not seen:
@@ -54,5 +54,5 @@ def recognise(train: Sequence[Example]) -> Answers:
 
 
 def spread(items: Sequence[Example], most: int = LOOKED_AT) -> list[Example]:
-    """At most `most` of the rows, spread evenly over all: reading each of a large data set would take minutes."""
+    """Returns at most `most` of the rows, evenly spread. Reading every row of a large data set would need minutes."""
     return [items[i] for i in range(0, len(items), max(1, ceil(len(items) / most)))]

@@ -1,4 +1,4 @@
-"""Answers that are JSON, field by field."""
+"""Compares JSON answers field by field."""
 
 import json
 from collections import Counter
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 Path = tuple[str | int, ...]
-"""Where a value stands: names of objects, positions in arrays."""
+"""The path of a value: keys of objects and positions in arrays."""
 SHOWN = 100
-"""Fields that are told apart; an answer can hold any number."""
+"""Maximum number of fields in the result. An answer can have any number of fields."""
 
 
 def parse(text: str) -> dict[str, Any] | list[Any] | None:
-    """The JSON object or array that `text` is as a whole, by RFC 8259 (no NaN); None where it is none. Nothing is
-    repaired and no code fence taken off: a program that reads the answer would stumble as well."""
+    """Parses the whole of `text` as a JSON object or array by RFC 8259 (no NaN). Returns None if that fails. The text
+    is not repaired and code fences are not removed, because a program that reads the answer would fail as well."""
     try:
         found = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -23,10 +23,10 @@ def parse(text: str) -> dict[str, Any] | list[Any] | None:
 
 
 def fields(value: Any) -> dict[Path, Any]:
-    """Every value that holds no other, by its path. An empty object or array is such a value."""
+    """Returns every value without inner values, by its path. An empty object or array counts as such a value."""
     found: dict[Path, Any] = {}
     nodes: list[tuple[Path, Any]] = [((), value)]
-    for path, node in nodes:  # which grows on the way
+    for path, node in nodes:  # the loop appends to this list
         children = dict(enumerate(node)) if isinstance(node, list) else node if isinstance(node, dict) else {}
         if children:
             nodes += [((*path, key), child) for key, child in children.items()]
@@ -36,42 +36,42 @@ def fields(value: Any) -> dict[Path, Any]:
 
 
 def valid_json(answer: str, expected: str) -> tuple[int, int]:
-    """Whether the answer is JSON; (0, 0) where `expected` is none."""
+    """Returns (1, 1) if the answer is JSON and (0, 1) if not. Returns (0, 0) if `expected` is not JSON."""
     wanted = parse(expected) is not None
     return int(wanted and parse(answer) is not None), int(wanted)
 
 
 def field_match(answer: str, expected: str) -> tuple[int, int]:
-    """Fields with the expected value, and all fields that are expected or given: what is made up costs as much as what
-    is missing. (0, 0) where `expected` is no JSON."""
+    """Returns the number of fields with the expected value, and the number of fields that are expected or given. An
+    invented field costs as much as a missing field. Returns (0, 0) if `expected` is not JSON."""
     right = parse(expected)
     if right is None:
         return 0, 0
     written = parse(answer)
     wanted, given = fields(right), fields(written) if written is not None else {}
     matching = sum(path in given and same(given[path], value) for path, value in wanted.items())
-    # The root is a field only where there is no other: an empty answer made nothing up.
+    # The root counts as a field only if there is no other field, because an empty answer invents nothing.
     return matching, max(1, len((wanted.keys() | given.keys()) - {()}))
 
 
 def same(first: Any, second: Any) -> bool:
-    """Whether two values are equal in JSON: 1 and 1.0 are, 1 and true are not."""
+    """Returns whether two JSON values are equal: 1 and 1.0 are equal, 1 and true are not."""
     return isinstance(first, bool) == isinstance(second, bool) and bool(first == second)
 
 
 @dataclass(frozen=True)
 class FieldCount:
-    """One field over all rows. Positions in arrays are not told apart."""
+    """One field, counted over all rows. All positions of an array count as one field."""
 
     path: str
     expected: int
-    """How often the expected answers have it."""
+    """How often the expected answers contain the field."""
     right: int
-    """How often the answer had the same value in its place."""
+    """How often the answer has the expected value in this field."""
 
 
 def field_counts(answers: Iterable[tuple[str, str]]) -> list[FieldCount]:
-    """The fields of the expected answers, the most frequent first, from pairs (answer, expected)."""
+    """Counts the fields of the expected answers, the most frequent first. `answers`: pairs (answer, expected)."""
     expected: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for answer, wanted in answers:
@@ -84,7 +84,7 @@ def field_counts(answers: Iterable[tuple[str, str]]) -> list[FieldCount]:
 
 
 def shown_path(path: Path) -> str:
-    """A path as people write it: items[].name."""
+    """Returns a path in readable form, for example items[].name."""
     return "".join("[]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 

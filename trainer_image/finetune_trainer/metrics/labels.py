@@ -1,4 +1,4 @@
-"""Answers that are labels: precision, recall and F1, and which label is taken for which."""
+"""Metrics of answers that are labels: precision, recall, F1, and the confusion table."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,24 +11,26 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 Part = Literal["precision", "recall", "f1"]
 OTHER = "(no label)"
-"""What an answer that is none of the labels is called in the confusion table."""
+"""Name in the confusion table of an answer that is not a label."""
 
 
 @dataclass(frozen=True)
 class LabelScore:
-    """One label over all rows."""
+    """The scores of one label over all rows."""
 
     label: str
     precision: float
     recall: float
     f1: float
     expected: int
-    """Rows it is the answer of."""
+    """Number of rows whose expected answer is this label."""
 
 
 def label_counts(answers: Sequence[str], expected: Sequence[str], labels: Sequence[str]) -> Numbers:
-    """What the metrics add up over rows, shape [rows, 3 x labels]: for each label 1 where it was given and right, 1
-    where it was given, 1 where it was expected. An answer that is no label counts as given to none."""
+    """Returns the statistics of each row, which are summed over rows. Shape [rows, 3 x labels].
+
+    The three parts are, for each label: 1 if the label was given and correct, 1 if the label was given, 1 if the label
+    was expected. An answer that is not a label counts for no label."""
     columns = {label: number for number, label in enumerate(labels)}
     given, wanted = np.zeros((2, len(answers), len(labels)))
     for side, texts in ((given, answers), (wanted, expected)):
@@ -39,8 +41,8 @@ def label_counts(answers: Sequence[str], expected: Sequence[str], labels: Sequen
 
 
 def per_label(totals: Numbers, part: Part) -> Numbers:
-    """Precision, recall or F1 of each label, from totals of shape [..., 3 x labels]; shape [..., labels]. A share of
-    nothing is 0, as in scikit-learn."""
+    """Returns precision, recall or F1 of each label, shape [..., labels], from totals of shape [..., 3 x labels]. A
+    division by zero gives 0, as in scikit-learn."""
     right, given, wanted = np.split(totals, 3, axis=-1)
     below = {"precision": given, "recall": wanted, "f1": (given + wanted) / 2}[part]
     shares: Numbers = np.divide(right, below, out=np.zeros_like(right), where=below > 0)
@@ -48,7 +50,7 @@ def per_label(totals: Numbers, part: Part) -> Numbers:
 
 
 def macro(totals: Numbers, part: Part) -> Numbers:
-    """The mean of `per_label` over the labels that were expected at all; NaN where none was."""
+    """Returns the mean of `per_label` over the labels that were expected. Returns NaN if no label was expected."""
     there = np.split(totals, 3, axis=-1)[2] > 0
     number = there.sum(axis=-1)
     summed = (per_label(totals, part) * there).sum(axis=-1)
@@ -57,14 +59,14 @@ def macro(totals: Numbers, part: Part) -> Numbers:
 
 
 def label_scores(totals: Numbers, labels: Sequence[str]) -> list[LabelScore]:
-    """Each label's scores, from totals of shape [3 x labels]."""
+    """Returns the scores of each label, from totals of shape [3 x labels]."""
     precision, recall, f1 = (per_label(totals, part).tolist() for part in ("precision", "recall", "f1"))
     expected = totals[2 * len(labels) :].astype(int).tolist()
     return [LabelScore(*scores) for scores in zip(labels, precision, recall, f1, expected, strict=True)]
 
 
 def confusion(answers: Sequence[str], expected: Sequence[str], labels: Sequence[str]) -> Counter[tuple[str, str]]:
-    """Rows by (label expected, label given)."""
+    """Counts the rows by (expected label, given label)."""
     known = set(labels)
     named = ([text if text in known else OTHER for text in texts] for texts in (expected, answers))
     return Counter(zip(*named, strict=True))

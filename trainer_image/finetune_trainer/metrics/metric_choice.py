@@ -1,4 +1,4 @@
-"""Which metrics are taken, from what the spec asks for and what the answers are. The first one decides the verdict."""
+"""Chooses the metrics from the spec and the kind of the answers. The first metric decides the verdict."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,35 +21,37 @@ FITTING: Mapping[AnswerKind, tuple[MetricName, ...]] = {
     AnswerKind.TEXT: (MetricName.TOKEN_F1, MetricName.EXACT_MATCH, *OVERLAP[1:]),
     AnswerKind.CONTINUATION: (),
 }
-"""What is taken where `evaluation.metrics` is not set."""
+"""The default of `evaluation.metrics` for each kind of answers."""
 
 
 def choose_metrics(wish: Evaluation, answers: Answers) -> tuple[MetricName, ...]:
-    """The metrics to take, the deciding one first, the loss and the perplexity among them.
+    """Returns the metrics, including loss and perplexity. The first metric decides the verdict.
 
-    Raises TrainerFailure SpecInvalid where one is asked for that these answers cannot have, or a gain over prompting
-    that will not be measured."""
+    Raises TrainerFailure SpecInvalid when a metric does not fit the answers, or when a gate compares with few-shot
+    prompts that are not measured."""
     asked = tuple(wish.metrics or FITTING[answers.kind])
     required = (gate.metric for gate in wish.gates or [])
     chosen = tuple(dict.fromkeys((*asked, *required, *LIKELIHOODS)))
     for name in chosen:
         if problem := _unfit(name, answers):
             raise TrainerFailure(
-                FailureReason.SPEC_INVALID, f"evaluation cannot take the metric {name}: {problem}. Remove it."
+                FailureReason.SPEC_INVALID,
+                f"evaluation cannot use the metric {name}, because {problem}. Remove this metric from "
+                "evaluation.metrics and evaluation.gates.",
             )
     _require_prompting(wish)
     return chosen
 
 
 def _require_prompting(wish: Evaluation) -> None:
-    """Raises TrainerFailure SpecInvalid where a gate wants a gain over prompting that is not measured."""
+    """Raises TrainerFailure SpecInvalid when a gate compares with few-shot prompts that are not measured."""
     for number, gate in enumerate(wish.gates or []):
         if gate.min_gain_over is None or gate.min_gain_over.few_shot is None:
             continue
         if gate.metric in LIKELIHOODS:
-            way = f"{gate.metric} is not measured of prompting: set base, or choose another metric"
+            way = f"{gate.metric} is not measured with few-shot prompts. Set minGainOver.base, or choose another metric"
         elif Baseline.FEW_SHOT not in wish.baselines:
-            way = "FewShot is not in evaluation.baselines: add it"
+            way = "evaluation.baselines does not contain FewShot. Add FewShot to evaluation.baselines"
         else:
             continue
         field = f"evaluation.gates[{number}].minGainOver.fewShot"
@@ -57,31 +59,32 @@ def _require_prompting(wish: Evaluation) -> None:
 
 
 def require_metric(wish: RegressionSet, rows: Sequence[Example]) -> None:
-    """Raises TrainerFailure SpecInvalid where the rows of a regression set cannot have the metric it names."""
+    """Raises TrainerFailure SpecInvalid when the metric of a regression set does not fit its rows."""
     kind = recognise(rows).kind
     why = None
     if kind is AnswerKind.CONTINUATION and wish.metric not in LIKELIHOODS:
-        why = "its rows ask nothing: they are text to continue"
+        why = "its rows contain text to continue and no answers"
     elif wish.metric in JSON and kind is not AnswerKind.JSON:
-        why = "its rows are not JSON, or not nine of ten"
+        why = "fewer than 90% of its answers are a JSON object or array"
     elif wish.metric in LABEL_METRICS:
-        why = "the labels of a regression set are not known"
+        why = "the labels of a regression set are unknown"
     if why:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"evaluation.regression {wish.name} cannot take the metric {wish.metric}: {why}. Choose another metric.",
+            f"evaluation.regression {wish.name} cannot use the metric {wish.metric}, because {why}. Choose another "
+            "metric.",
         )
 
 
 def _unfit(name: MetricName, answers: Answers) -> str | None:
-    """Why answers of this kind cannot have that metric."""
+    """Returns the reason why the metric does not fit the answers, or None if the metric fits."""
     if name in LIKELIHOODS:
         return None
     if answers.kind is AnswerKind.CONTINUATION:
-        return "the rows hold text to continue, no answers"
+        return "the rows contain text to continue and no answers"
     if name in JSON and answers.kind is not AnswerKind.JSON:
-        return "fewer than nine of ten training answers are a JSON object or array"
+        return "fewer than 90% of the training answers are a JSON object or array"
     if name in LABEL_METRICS and answers.kind is not AnswerKind.LABEL:
-        wanted = f"2 to {MOST_LABELS} different short ones, {ROWS_PER_LABEL} rows or more to each"
-        return f"the training answers are no labels, which are {wanted}"
+        wanted = f"2 to {MOST_LABELS} different short answers with at least {ROWS_PER_LABEL} rows each on average"
+        return f"the training answers are not labels ({wanted})"
     return None

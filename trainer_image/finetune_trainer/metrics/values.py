@@ -1,6 +1,6 @@
-"""The metrics, each in two parts: statistics of single rows, and the number that their sums over rows make.
+"""Computes each metric in two steps: statistics of each row, and the value from their sums over rows.
 
-So every metric, be it a mean, a corpus score or an average over labels, can be resampled by adding up its rows again.
+So every metric (a mean, a corpus score or an average over labels) can be resampled by summing other rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.spec.evaluation import LIKELIHOODS as LIKELIHOODS  # where the trainer knows it from
+from finetune_api.spec.evaluation import LIKELIHOODS as LIKELIHOODS  # re-exported for the trainer
 from finetune_api.spec.evaluation import MetricName
 from finetune_trainer.metrics.json_fields import field_match, valid_json
 from finetune_trainer.metrics.labels import Part, label_counts, macro
@@ -26,7 +26,8 @@ OF_PAIRS: Mapping[MetricName, Callable[[str, str], Sequence[float]]] = {
     MetricName.VALID_JSON: valid_json,
     MetricName.FIELD_MATCH: field_match,
 }
-"""Statistics of one row, from its answer and the expected one. Where there are two, the metric is their ratio."""
+"""Statistics of one row, from its answer and the expected answer. If there are two numbers, the metric is their
+ratio."""
 OF_LABELS: Mapping[MetricName, Part] = {
     MetricName.MACRO_PRECISION: "precision",
     MetricName.MACRO_RECALL: "recall",
@@ -35,8 +36,8 @@ OF_LABELS: Mapping[MetricName, Part] = {
 
 
 def row_statistics(name: MetricName, answers: Sequence[str], expected: Sequence[str], labels: Sequence[str]) -> Numbers:
-    """What `name`, a metric of answers, adds up over rows: shape [rows, statistics]. White space around a text does not
-    count."""
+    """Returns the statistics of each row for the metric `name`. Shape [rows, statistics]. White space around a text is
+    ignored."""
     given, wanted = [text.strip() for text in answers], [text.strip() for text in expected]
     if name in OF_LABELS:
         return label_counts(given, wanted, labels)
@@ -44,8 +45,8 @@ def row_statistics(name: MetricName, answers: Sequence[str], expected: Sequence[
 
 
 def value(name: MetricName, totals: Numbers) -> Numbers:
-    """The metric of summed statistics of shape [..., statistics]: shape [...]. NaN where there is no row it can be
-    taken of."""
+    """Returns the value of the metric, shape [...], from summed statistics of shape [..., statistics]. The value is NaN
+    if the metric applies to no row. Raises KeyError for an unknown metric."""
     if name in OF_LABELS:
         return macro(totals, OF_LABELS[name])
     if name not in OF_PAIRS and name not in LIKELIHOODS:

@@ -87,7 +87,7 @@ class Facts:
     unused_patterns: tuple[str, ...] = ()
     """Fields of the patterns that match no row."""
     untrained_end: str | None = None
-    """The message about a model that was never trained to end an answer. None where there is no such finding."""
+    """The message about a model that was never trained to end an answer. None if the model is not affected."""
     rows: RowFacts = field(default_factory=RowFacts)
     """How the columns of the rows were read."""
 
@@ -206,8 +206,8 @@ def _learned_tokens(facts: Facts) -> str | None:
     if share >= LEARNED_TOKENS:
         return None
     return (
-        f"Only {share:.2%} of the tokens are trained on. The other tokens are prompts, with "
-        f"{facts.tokens // max(1, facts.train_rows):,} tokens on average, and need nearly all of the training time. "
+        f"Only {share:.2%} of the tokens are trained on. The other tokens are prompts and need nearly all of the "
+        f"training time. A row has {facts.tokens // max(1, facts.train_rows):,} tokens on average. "
         "Shorten the text that every prompt repeats."
     )
 

@@ -1,8 +1,8 @@
-"""Whether the model can end an answer: whether its output head was ever trained to write the token that does.
+"""Checks whether the output head of the model was ever trained to write the end-of-turn token.
 
-Base models ship with tokens that were never trained, among them, often, those of a chat template. All such rows of the
-output head get the same gradient, so that they stay equal (Land and Bartolo 2024, Fishing for Magikarp), and an adapter
-on the layers before the head cannot make one of them likelier than the others."""
+Base models contain tokens that were never trained. Often these are the tokens of a chat template. Their rows of the
+output head all get the same gradient, so these rows stay equal (Land and Bartolo 2024, Fishing for Magikarp). An
+adapter on the layers before the head cannot make one of these tokens more likely than the others."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -18,58 +18,58 @@ from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.tokens.row_store import Example
 
 COMPARED = 128
-"""Other tokens whose rows are read at most, those with the nearest ids."""
+"""Maximum number of other tokens whose rows are read. The tokens with the nearest ids are chosen."""
 BEYOND = 8
-"""Rows past the tokenizer's last token that are read: no text has ever had these."""
+"""Rows after the last token of the tokenizer that are read. No text contains these ids."""
 ORDINARY = 16
-"""Tokens, spread over the vocabulary, that say how long a trained row is."""
+"""Tokens, evenly spread over the vocabulary, whose rows give the usual norm of a trained row."""
 LOOKED_AT = 64
-"""Rows to learn from whose last token is looked at."""
+"""Training rows whose last token is checked."""
 EQUAL = 0.01
-"""Distance of two rows, as a share of their length, up to which they are equal: bfloat16 rounds by 0.004, and rows
-that resize_token_embeddings draws differ by less. Trained rows are apart by about their whole length."""
+"""Two rows count as equal up to this distance, relative to their norm. bfloat16 rounds by 0.004, and rows that
+resize_token_embeddings draws differ by less. The distance of trained rows is about their whole norm."""
 SPARE = re.compile(r"[<\[].*(unused|reserved|extra|control|placeholder|dummy|special)", re.IGNORECASE)
-"""In the names of tokens that are kept for later."""
+"""Matches the names of reserved tokens."""
 
 
 def untrained_end(
     storage: JobStorage, model: BaseModel, method: Method, rows: Sequence[Example], ends: Collection[int]
 ) -> str | None:
-    """What to say where the output head was never trained to write a token of `ends` that `rows` end with; None where
-    nothing shows that, or where the job trains the head. Reads a few hundred rows of the head."""
+    """Returns the message about a token of `ends` that ends `rows` and that the output head was never trained to write.
+    Returns None if no such token is found, or if the job trains the head. Reads a few hundred rows of the head."""
     found = model.vocabulary
     if found is None or found.head.dtype not in FLOATS or trains_head(method, found):
         return None
     for end in sorted({int(row.input_ids[-1]) for row in rows[:LOOKED_AT]} & {*ends} & {*range(found.head.shape[0])}):
         if shown := _shown(storage, model.tokenizer, found, end):
             return (
-                "The model was never trained to end an answer: the row of its output head for "
-                f"{_name(model.tokenizer, end)}, which ends an answer, {shown}. Adapters on other layers do not change "
-                "that, so answers will run on to the longest length. Set method.lora.modulesToSave to "
+                "The model was never trained to end an answer. In its output head, the row of the end-of-turn token "
+                f"{_name(model.tokenizer, end)} {shown}. Adapters on other layers do not change this row, so answers "
+                "will continue up to the maximum length. Set method.lora.modulesToSave to "
                 f"[{', '.join(found.modules)}], or choose another base model, such as the instruct variant."
             )
     return None
 
 
 def _shown(storage: JobStorage, tokenizer: Any, found: Vocabulary, end: int) -> str:
-    """How the row of the token `end` shows that it was never trained; "" where it does not."""
+    """Returns the sign that the row of the token `end` was never trained, or "" if there is no sign."""
     others, ordinary = _alike(tokenizer, found, end), _ordinary(tokenizer, found)
     read = read_rows(storage, found.head, [end, *others, *ordinary])
     mine, rest, usual = read[0], read[1 : 1 + len(others)], read[1 + len(others) :]
     length = np.linalg.norm(mine)
     if length <= EQUAL * np.median(np.linalg.norm(usual, axis=1)):
-        return "is all but zero"
+        return "is almost zero"
     same = np.flatnonzero(np.linalg.norm(rest - mine, axis=1) <= EQUAL * length)
-    return f"equals that of {_name(tokenizer, others[same[0]])}" if len(same) else ""
+    return f"equals the row of {_name(tokenizer, others[same[0]])}" if len(same) else ""
 
 
 def _ordinary(tokenizer: Any, found: Vocabulary) -> list[int]:
-    """Tokens spread over the vocabulary."""
+    """Returns tokens that are evenly spread over the vocabulary."""
     return spread(min(len(tokenizer), found.head.shape[0]), ORDINARY)
 
 
 def trains_head(method: Method, found: Vocabulary) -> bool:
-    """Whether the job changes the output head: whole, or by an adapter of its own."""
+    """Returns whether the job changes the output head: fully, or with an adapter on the head."""
     if method.type is MethodType.FULL:
         return True
     named = [*(method.lora.modules_to_save or []), *method.lora.target_modules]
@@ -77,7 +77,7 @@ def trains_head(method: Method, found: Vocabulary) -> bool:
 
 
 def _alike(tokenizer: Any, found: Vocabulary, end: int) -> list[int]:
-    """Tokens that may never have been trained either: added ones, those kept for later, those past the tokenizer."""
+    """Returns other tokens that may be untrained: added tokens, reserved tokens, and ids after the last token."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     spare = {id for token, id in vocabulary.items() if SPARE.match(token)}
     last = max(vocabulary.values())

@@ -1,4 +1,4 @@
-"""The numbers that advice is drawn from, once the rows are split and the run is resolved."""
+"""Collects the numbers that the advice depends on, after the rows are split and the settings are resolved."""
 
 from collections.abc import Mapping
 
@@ -21,9 +21,9 @@ from finetune_trainer.tokens.row_notes import Mark
 from finetune_trainer.tokens.row_store import Rows, lengths, mixtures, supervised_counts
 
 LEAKS_SHOWN = 2
-"""Leaked test rows that are named."""
+"""Leaked test rows that the advice names."""
 URI_SHOWN = 100
-"""Characters of the file's name where four stand in one sentence."""
+"""Characters of a file's URI that are shown. One message can contain four URIs."""
 
 
 def facts_of(
@@ -37,9 +37,8 @@ def facts_of(
     context: int | None,
     untrained_end: str | None,
 ) -> Facts:
-    """The job in numbers. `leaked`: as `leaked_rows` has it. `context`: the model's, in tokens.
-
-    `untrained_end`: as Facts has it."""
+    """Returns the facts of a job. `leaked`: the result of `leaked_rows`. `context`: the context length of the model in
+    tokens. `untrained_end`: see Facts. Raises TrainerFailure DatasetInvalid when a weighted source has no row."""
     train, test = sides["train"], sides["test"]
     learned = train.placed["row"]
     steps = findings.cleaned.steps if findings.cleaned else {}
@@ -89,8 +88,8 @@ def _place(rows: Rows, row: int) -> str:
 
 
 def _passes(spec: FineTuneJobSpec, train: Rows, resolved: Resolved) -> dict[str, float]:
-    """How often the run takes each row of each weighted source. Raises TrainerFailure DatasetInvalid where a source has
-    a weight and no row."""
+    """Returns how often the run uses each row of each weighted source. Raises TrainerFailure DatasetInvalid when a
+    weighted source has no row."""
     sources = spec.dataset.train
     mixture = Mixture.of(mixtures(train), [source.weight for source in sources])
     if mixture.weights is None:
@@ -99,8 +98,8 @@ def _passes(spec: FineTuneJobSpec, train: Rows, resolved: Resolved) -> dict[str,
         if not rows:
             raise TrainerFailure(
                 FailureReason.DATASET_INVALID,
-                f"dataset.train[{index}] has a weight and no row to learn from: {sources[index].uri[:500]}. Remove it, "
-                "or see status.preflight for what became of its rows.",
+                f"dataset.train[{index}] has a weight but no usable training row: {sources[index].uri[:500]}. Remove "
+                "this source, or see status.preflight for the reason why its rows are not used.",
             )
     epochs = resolved.total_steps * spec.training.global_batch_size / len(train)
     taken = zip(mixture.rows_per_epoch, mixture.sizes, strict=True)

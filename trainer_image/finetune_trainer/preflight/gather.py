@@ -1,7 +1,7 @@
-"""All rows of a job in one store: read, checked, cleaned, without copies, looked at, rendered, tokenized.
+"""Stores all rows of a job: reads, checks, cleans, deduplicates, renders and tokenizes them.
 
-Rows flow through one after another and are never held together; what has to look at all of them does so by their
-records (`row_store.RECORD`) once they are stored.
+The rows are processed one after another, so memory does not grow with the data set. A step that needs all rows uses
+their records (`row_store.RECORD`) after the rows are stored.
 """
 
 from collections import Counter
@@ -34,21 +34,21 @@ from finetune_trainer.tokens.token_ids import require_rows
 from finetune_trainer.tokens.tokenization import tokenize
 
 READING_ORDER: tuple[Side, ...] = ("test", "validation", "train")
-"""A row that stands in two of them is kept in the first and dropped from the other."""
+"""A row that occurs in two splits is kept in the first of them and dropped from the other."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """All rows, stored."""
+    """All stored rows of a job."""
 
     store: RowStore
     sides: dict[Side, NDArray[np.int64]]
-    """Numbers of the rows that each list of sources gave."""
+    """Indices of the rows of each list of sources."""
     alike: Alike
-    """Which rows are copies of one another, nearly."""
+    """Which rows are near-duplicates of each other."""
     notes: RowNotes
     readings: Readings
-    """What of the rows was read as something else than it is written, or not at all."""
+    """Values that were converted when they were read, and values that were not read."""
 
 
 def gather(
@@ -60,9 +60,11 @@ def gather(
     findings: Findings,
     folder: Path,
 ) -> Gathered:
-    """Stores the rows of all sources in `folder`, documents in pieces of at most `longest` tokens; beside it, files to
-    work with may be made. Raises TrainerFailure DatasetInvalid where more rows are not valid than allowed, or where of
-    a list of sources none is left, SpecInvalid where cleaning leaves none, ModelUnsupported as `require_rows` does."""
+    """Stores the rows of all sources in `folder`. Documents are split into pieces of at most `longest` tokens.
+    Temporary files are written next to `folder`.
+
+    Raises TrainerFailure DatasetInvalid when more rows are invalid than allowed, or when a list of sources has no
+    usable row; SpecInvalid when cleaning empties most of the rows; ModelUnsupported as `require_rows` does."""
     seen, cleaner, suspicions = SeenKeys(), Cleaner(dataset.clean), Suspicions(model.tokenizer)
     copies = NearCopies(dataset.deduplicate, storage, folder.parent)
     notes, readings = RowNotes(special_tokens(model.tokenizer)), Readings()
@@ -96,18 +98,18 @@ def gather(
 
 
 def _require_all_learned(format: PromptFormat, readings: Readings) -> None:
-    """Raises TrainerFailure SpecInvalid where all is to be learned, and turns say that they are not."""
+    """Raises TrainerFailure SpecInvalid when lossOn is All, but some answers are excluded from training."""
     if format.loss_on is LossOn.ALL and (turns := readings.times(Reading.NOT_LEARNED)):
         flags = " and ".join(readings.rows_with(Reading.NOT_LEARNED))
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"training.lossOn All learns every token, and {turns:,} answers say by {flags} that they are not to be "
-            "learned: set training.lossOn to Completion, or take the flags out.",
+            f"training.lossOn is All, which trains on every token, but {turns:,} answers are excluded from training by "
+            f"{flags}. Set training.lossOn to Completion, or remove {flags} from the rows.",
         )
 
 
 def sources_of(dataset: Dataset, split: Side) -> Sequence[Source]:
-    """The sources named for a side; none where its rows are drawn from those of train."""
+    """Returns the sources of a split. The list is empty when the rows of the split are drawn from dataset.train."""
     named = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return named[split] or []
 
@@ -123,7 +125,7 @@ def _keyed(examples: Iterable[tuple[Row, Example]]) -> Iterator[tuple[bytes, tup
 
 
 def _without_near_copies(sides: dict[Side, NDArray[np.int64]], alike: Alike) -> dict[Side, NDArray[np.int64]]:
-    """The rows that do not nearly repeat an earlier one, nor ask nearly the same as one that is held out."""
+    """Removes near-duplicates of earlier rows, and training rows whose prompt nearly equals that of a held-out row."""
     kept: dict[Side, NDArray[np.int64]] = {}
     held = np.zeros(0, dtype=np.uint64)
     for split in READING_ORDER:
@@ -134,7 +136,7 @@ def _without_near_copies(sides: dict[Side, NDArray[np.int64]], alike: Alike) -> 
 
 
 def _counted(findings: Findings, cleaner: Cleaner) -> Counter[str]:
-    """Rows read so far, and those of them that cannot be used or that cleaning leaves nothing of."""
+    """Counts the rows read so far, the invalid rows, and the rows that are empty after cleaning."""
     return Counter(rows=findings.rows, invalid=findings.invalid, emptied=cleaner.cleaned.emptied)
 
 
@@ -145,16 +147,16 @@ def _empty(dataset: Dataset, split: Side, lost: Counter[str], cleaner: Cleaner) 
     rows, invalid, emptied = lost["rows"], lost["invalid"], lost["emptied"]
     alike = rows - invalid - emptied
     if not invalid and not emptied:
-        left = f" that does not also stand in {before}" if before and rows else ""
-        return TrainerFailure(FailureReason.DATASET_INVALID, f"dataset.{split} holds no row{left}: {where}.")
+        empty = f"dataset.{split} contains no row"
+        message = f"Every row of dataset.{split} is also in {before}" if before and rows else empty
+        return TrainerFailure(FailureReason.DATASET_INVALID, f"{message}: {where}.")
     steps = ", ".join(f"dataset.clean.{step}" for step, changed in cleaner.cleaned.steps.items() if changed)
-    told = {
-        f"{invalid:,} not valid (status.preflight.findings says why)": invalid,
+    causes = {
+        f"{invalid:,} invalid (see status.preflight.findings)": invalid,
         f"{emptied:,} empty after cleaning ({steps})": emptied,
-        f"{alike:,} repeating rows{f' of {before}' * bool(before)}": alike,
+        f"{alike:,} duplicates{f' of rows of {before}' * bool(before)}": alike,
     }
-    said = (
-        f"None of {rows:,} rows of dataset.{split} is left: {'; '.join(why for why, n in told.items() if n)}: {where}."
-    )
+    listed = ", ".join(cause for cause, number in causes.items() if number)
+    message = f"dataset.{split} contains no usable row. Rows read: {rows:,}, of which {listed}. Files: {where}."
     reason = FailureReason.SPEC_INVALID if emptied > rows / 2 else FailureReason.DATASET_INVALID
-    return TrainerFailure(reason, said)
+    return TrainerFailure(reason, message)

@@ -1,9 +1,11 @@
-"""Test rows that leaked: a row to learn from holds both what they ask and what they answer.
+"""Finds leaked test rows: test rows whose question and answer both occur in a training row.
 
-A shared question alone is no leak, nor is a shared answer. Structured questions (slot lists, templates) are alike and
-have different answers; labels repeat by nature; a prompt that all rows share says nothing. So where one of the two says
-little, because rows with other answers, or other questions, have it as well, the other has to be the same; and where
-both say little the whole row, its system prompt among it. Of a document, where nothing is asked, the text is all.
+A shared question alone is not a leak, and neither is a shared answer. Structured questions (slot lists, templates) are
+similar and have different answers. Labels repeat by nature. A prompt that all rows share proves nothing.
+
+If a question is common (it occurs with other answers), the answer and the question must be the same. If an answer is
+common (it occurs with other questions), the question must be the same. If both are common, the whole row must be the
+same, including the system prompt. A document has no question, so only its text is compared.
 """
 
 from collections.abc import Sequence
@@ -21,17 +23,18 @@ from finetune_trainer.tokens.row_notes import RowNotes, plain
 from finetune_trainer.tokens.row_store import Rows
 
 SAME = 0.95
-"""Share of a text's words that has to be covered for it to be the same: one word in twenty may differ, and none of
-fewer than twenty."""
+"""Two texts count as the same if they share at least this fraction of the words: 1 word in 20 may differ, and no word
+in a text of fewer than 20 words."""
 REPEATED = 3
-"""Different questions from which on an answer says little: fewer may be near copies of one row."""
+"""An answer is common if at least this number of different questions have it. Fewer questions may be near-duplicates of
+one row."""
 GROUP_TRIED = 100
-"""Rows of a group that are tried for a test row's answer."""
+"""Maximum number of rows of a group that are searched for the answer of a test row."""
 
 
 def leaked_rows(test: Rows, train: Rows, notes: RowNotes) -> NDArray[np.int64]:
-    """For each test row the index of a row in `train` that holds its question and its answer; -1 where there is none.
-    `notes`: on all rows of the store. Shape [test rows]."""
+    """Returns for each test row the index of a row in `train` with the same question and answer, or -1. Shape [test
+    rows]. `notes`: the notes on all rows of the store."""
     search = _Search.of(test, train, notes)
     found = search.equal()
     texts = (search.text(row) for row in range(len(test)))
@@ -45,26 +48,26 @@ def leaked_rows(test: Rows, train: Rows, notes: RowNotes) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """The rows to look for and to look in."""
+    """A search for test rows in the training rows."""
 
     test: Rows
     train: Rows
     keys: NDArray[Any]
-    """Of the test rows, as row_notes.KEYS. Shape [test rows]."""
+    """Keys of the test rows, of type row_notes.KEYS. Shape [test rows]."""
     learned: NDArray[Any]
-    """Of the rows to learn from. Shape [train rows]."""
+    """Keys of the training rows. Shape [train rows]."""
     open_question: NDArray[np.bool_]
-    """Test rows whose question has several answers. Shape [test rows]."""
+    """Whether the question of a test row occurs with several answers. Shape [test rows]."""
     common_answer: NDArray[np.bool_]
-    """Test rows whose answer several questions have. Shape [test rows]."""
+    """Whether the answer of a test row occurs with several questions. Shape [test rows]."""
     groups: dict[int, NDArray[np.int64]]
-    """Rows to learn from by their group, of the groups that hold a test row; the first GROUP_TRIED of each."""
+    """The first GROUP_TRIED training rows of each group that contains a test row, by group."""
 
     @classmethod
     def of(cls, test: Rows, train: Rows, notes: RowNotes) -> "_Search":
         keys, learned = notes.keys(test.placed["row"]), notes.keys(train.placed["row"])
         both = np.concatenate([keys, learned])
-        # Side by side, since a copy whose answer is changed a little does not make a question one of several answers.
+        # Each side is counted alone: a copy with a slightly changed answer must not make its question a common one.
         sides = (with_several(side["asked"], side["answer"], 2) for side in (keys, learned))
         open_questions = np.concatenate(list(sides))
         prompts = both["asked"] * np.uint64(MULTIPLIER) ^ both["system"]
@@ -86,7 +89,7 @@ class _Search:
         )
 
     def equal(self) -> NDArray[np.int64]:
-        """The first row that asks and answers the same as each test row, or -1. Shape [test rows]."""
+        """Returns the first training row with equal keys for each test row, or -1. Shape [test rows]."""
         first: dict[tuple[int, ...], int] = {}
         candidates = np.isin(self.learned["asked"], self.keys["asked"])
         candidates &= np.isin(self.learned["answer"], self.keys["answer"])
@@ -104,13 +107,13 @@ class _Search:
         )
 
     def text(self, row: int) -> str:
-        """What of a test row is looked for: its question, or its answer where the question says little."""
+        """Returns the text of a test row to search for: its question, or its answer if the question is common."""
         messages = self.test.messages(row)
         answer = _answers(messages)[-1]
         return answer if self.open_question[row] else asked(messages) or answer
 
     def accepts(self, row: int, learned: int, share: float) -> bool:
-        """Whether row `learned`, which covers `share` of a test row's `text`, makes it a leak."""
+        """Returns whether a test row leaked to the training row `learned`, which covers `share` of its `text`."""
         if self._is_document(row):
             return True
         if self.open_question[row]:
@@ -119,7 +122,8 @@ class _Search:
         return (share >= SAME or not self.common_answer[row]) and self._holds_answer(row, learned)
 
     def in_group(self, row: int) -> int:
-        """A row of the test row's group that answers it, or -1: rows of a group ask nearly the same."""
+        """Returns a training row of the same group with the answer of the test row, or -1. The questions of a group are
+        near-duplicates."""
         if not self._is_document(row) and (self.open_question[row] or self.common_answer[row]):
             return -1
         members = self.groups[int(self.test.placed["cluster"][row])].tolist()
@@ -129,8 +133,8 @@ class _Search:
         return self.test.messages(row)[0].role == DOCUMENT
 
     def _holds_answer(self, row: int, learned: int) -> bool:
-        """Whether a row to learn from holds the test row's answer: as an answer of its own, or, from 8 words on,
-        mostly; or in a document, where the question does not hold it already."""
+        """Returns whether a training row contains the answer of the test row. An answer of at least 8 words only has to
+        be covered mostly. In a document, the answer counts only if the question does not already contain the answer."""
         mine, theirs = self.test.messages(row), self.train.messages(learned)
         answer = final_answer(mine[-1].content)
         if theirs[0].role == DOCUMENT:
@@ -139,7 +143,7 @@ class _Search:
 
 
 def _answers(messages: Sequence[Message]) -> list[str]:
-    """What is answered in a row, without thoughts; a document as it is."""
+    """Returns the answers of a row without their reasoning, or the text of a document."""
     return [final_answer(message.content) for message in messages if message.role in ("assistant", DOCUMENT)]
 
 
@@ -150,7 +154,8 @@ def _answers_alike(answer: str, other: str) -> bool:
 
 
 def _within(part: str, whole: str) -> bool:
-    """Whether `whole` covers MOSTLY of the words of `part`; one of fewer than 8 words, as it is."""
+    """Returns whether `whole` covers at least the share MOSTLY of the words of `part`. A `part` of fewer than 8 words
+    must occur unchanged."""
     words, others = words_of(part), words_of(whole)
     if len(words) < VERY_SHORT:
         return f" {' '.join(words)} " in f" {' '.join(others)} "

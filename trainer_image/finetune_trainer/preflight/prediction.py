@@ -1,4 +1,4 @@
-"""What the job takes on each kind of GPU of the profile: memory, time and cost, before one is asked for."""
+"""Predicts the memory, the time and the cost of the job on each GPU type of the profile, before a GPU is requested."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,30 +33,30 @@ from finetune_trainer.sizing.run_time import Work, cost, peak_flops, total_secon
 from finetune_trainer.tokens.row_store import Example, lengths, prompt_lengths, supervised_counts
 
 LIGHTER: dict[TrainedMethod, tuple[TrainedMethod, ...]] = {"Full": ("LoRA", "QLoRA"), "LoRA": ("QLoRA",), "QLoRA": ()}
-"""Methods that need less memory than each, the nearest first."""
+"""For each method, the methods that need less memory. The method that needs the most memory is first."""
 SHORTER = (0.75, 0.5, 0.25)
-"""Shares of the longest row that are tried where no other setting makes a job fit."""
+"""Shares of the longest row that are tried when no other setting makes the job fit."""
 Lengths = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class DataSize:
-    """How long the rows are."""
+    """Numbers and lengths of the rows."""
 
     tokens: Lengths
-    """Of each row to learn from."""
+    """Tokens of each training row. Shape [rows]."""
     labels: Lengths
-    """Of these, those that are learned."""
+    """Tokens of each training row that are trained on. Shape [rows]."""
     longest: int
-    """Tokens of the longest row, held-out ones among them."""
+    """Tokens of the longest row, including held-out rows."""
     answered: int
-    """Held-out rows that are answered."""
+    """Test rows for which the models write answers."""
     prompt: int
-    """Tokens of their longest prompt."""
+    """Tokens of the longest prompt of the test rows."""
 
 
 def data_size(sides: Mapping[Side, Sequence[Example]], max_rows: int) -> DataSize:
-    """Of the rows on each side of the split, of whose held-out ones at most `max_rows` are answered."""
+    """Returns the sizes of the rows on each side of the split. The models answer at most `max_rows` test rows."""
     train, test = sides["train"], sides["test"]
     return DataSize(
         tokens=lengths(train),
@@ -68,9 +68,10 @@ def data_size(sides: Mapping[Side, Sequence[Example]], max_rows: int) -> DataSiz
 
 
 def loads(data: DataSize, global_batch_size: int, resolved: Resolved) -> list[Load]:
-    """What the job can fall back on, the largest first: micro-batches of `resolved.micro_batch_tokens`, then of half,
-    down to the longest row alone, none with more rows than a step has; and with each of them GENERATION_FACTOR times as
-    many tokens to answer at a time, then half, but never less than one row takes."""
+    """Returns the loads that the job can use, the largest first. Micro-batches have `resolved.micro_batch_tokens`
+    tokens, then half of that, down to the longest row alone, and never more rows than one step. For each micro-batch,
+    the tokens in generation are GENERATION_FACTOR times as many, then half of that, and never fewer than one row
+    needs."""
     tokens, labels = (int(np.sort(lengths)[-global_batch_size:].sum()) for lengths in (data.tokens, data.labels))
     one, most = data.prompt + resolved.max_new_tokens, max(data.longest, resolved.micro_batch_tokens)
     return [
@@ -81,7 +82,7 @@ def loads(data: DataSize, global_batch_size: int, resolved: Resolved) -> list[Lo
 
 
 def halved(most: int, fewest: int) -> list[int]:
-    """`most`, then half of it, and so on down to `fewest`."""
+    """Returns `most`, half of `most`, and so on down to `fewest`."""
     sizes = [most]
     while sizes[-1] > fewest:
         sizes.append(max(fewest, sizes[-1] // 2))
@@ -93,13 +94,13 @@ CHECKPOINTING = {
     GradientCheckpointing.ENABLED: (True,),
     GradientCheckpointing.DISABLED: (False,),
 }
-"""What the trainer may do, in order of preference."""
+"""Whether the trainer may use gradient checkpointing, in order of preference."""
 
 
 def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
-    """What of the spec decides memory; one for each way the trainer may take, in order of preference."""
+    """Returns the settings that decide the memory: one setup for each choice of the trainer, in order of preference."""
     lora, quantization = spec.method.lora, spec.method.quantization or Quantization()
-    # What only evaluates needs no more than training an adapter would.
+    # A job that only evaluates needs at most the memory of training an adapter.
     method = MethodType.LORA if resolved.method is MethodType.NONE else resolved.method
     setup = Setup(
         method=cast(TrainedMethod, method.value),
@@ -119,10 +120,11 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
 def sized(
     gpus: Sequence[GpuType], spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape, data: DataSize
 ) -> tuple[Resolved, list[Estimate]]:
-    """`resolved` with what follows from the sizes, and the estimates for it.
+    """Returns `resolved` with the settings that depend on memory, and the estimates.
 
-    Held-out rows are measured and answered by `micro_batch_tokens`: as many as the job is predicted to fit its GPU
-    with, and as it was where it fits none, or where nobody says what they hold."""
+    The evaluation uses micro-batches of `micro_batch_tokens`. This is the largest value with which the job is predicted
+    to fit every GPU type that it fits at all. The value is unchanged if no GPU type fits, or if the profile does not
+    set their memory."""
     setups, ladder = setups_of(spec, resolved), loads(data, spec.training.global_batch_size, resolved)
     held = [bytes_of(gpu.memory) for gpu in gpus if gpu.memory]
     plans = [plan for memory in held if (plan := first_fit(shape, setups, ladder, memory))]
@@ -135,7 +137,7 @@ def sized(
 def estimates(
     gpus: Sequence[GpuType], spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape, data: DataSize
 ) -> list[Estimate]:
-    """One for each kind of GPU: of the largest micro-batch that fits it, or, where none does, of the smallest."""
+    """Returns one estimate for each GPU type, for the largest micro-batch that fits, or the smallest if none fits."""
     setups = setups_of(spec, resolved)
     ladder = loads(data, spec.training.global_batch_size, resolved)
     needed = unquantized_memory(resolved, shape)
@@ -151,12 +153,13 @@ def estimates(
             continue
         if needed and merging > available:
             instead = (
-                f"Without output.merge, which needs the model in bfloat16, {gibibytes(plan.memory.total)} would do."
+                "output.merge needs the model in bfloat16. Without output.merge, the job would need "
+                f"{gibibytes(plan.memory.total)}."
             )
             found.append(Estimate(gpu_type=gpu.name, memory=needed, fits=False, alternative=instead))
             continue
         peak = peak_flops([gpu.name, gpu.resource_name, *(gpu.node_selector or {}).values()])
-        # Under QLoRA the base model in bf16, where it fits, is loaded and measured before that in 4 bits is loaded.
+        # Under QLoRA, the base model in bf16 is evaluated first if it fits. The base model in 4 bits is loaded later.
         models = 2 if needed and bytes_of(needed) <= available else 1
         seconds = peak and total_seconds(shape, plan.setup, work_of(spec, resolved, data, plan.load, models), peak)
         found.append(
@@ -172,50 +175,53 @@ def estimates(
 
 
 def alternative(shape: ModelShape, least: Setup, longest: Load, available: float, merging: float) -> str:
-    """What to change so that the job fits: the first that is enough, in a sentence. `least`: what it does not fit
-    with; `merging`: bytes that merging needs after QLoRA, 0 where nothing is merged."""
+    """Returns a sentence with the first change of settings that makes the job fit. `least`: the setup that needs the
+    least memory and does not fit. `longest`: the load of the longest row alone. `available`: the memory of the GPU in
+    bytes. `merging`: the bytes that merging needs after QLoRA, or 0 without merging."""
     wanted = replace(least, checkpointing=True)
     options = [] if least.checkpointing else [("training.gradientCheckpointing Auto", wanted, 1.0)]
     if least.method == "Full" and least.optimizer == "AdamW":
         options.append(("training.optimizer PagedAdamW8bit", replace(wanted, optimizer="PagedAdamW8bit"), 1.0))
     options += [(f"method.type {method}", replace(wanted, method=method), 1.0) for method in LIGHTER[least.method]]
     for share in SHORTER:
-        text = f"method.type QLoRA with training.maxSequenceLength {int(longest.tokens * share):,}"
+        text = f"method.type QLoRA and training.maxSequenceLength {int(longest.tokens * share):,}"
         options.append((text, replace(wanted, method="QLoRA"), share))
     for text, setup, share in options:
         tokens = int(longest.tokens * share)
         load = Load(tokens, min(tokens, longest.labels), int(longest.answering * share))
         if plan := first_fit(shape, [setup], [load], available):
             alone = setup.method == "QLoRA" and merging > available
-            return f"{text}{' without output.merge' * alone} would need {gibibytes(plan.memory.total)}."
-    return "No method would fit: choose a smaller model."
+            what = f"{text}{' and without output.merge' * alone}"
+            return f"With {what}, the job would need {gibibytes(plan.memory.total)}."
+    return "No method would fit. Choose a smaller model."
 
 
 def require_fit(
     found: Sequence[Estimate], gpus: Sequence[GpuType], resolved: Resolved, shape: ModelShape, data: DataSize
 ) -> None:
-    """Raises TrainerFailure DoesNotFit where the job fits no kind of GPU."""
+    """Raises TrainerFailure DoesNotFit when the job fits no GPU type."""
     if not found or any(estimate.fits is not False for estimate in found):
         return
     best, gpu = max(zip(found, gpus, strict=True), key=lambda pair: bytes_of(pair[1].memory or "0"))
     raise TrainerFailure(
         FailureReason.DOES_NOT_FIT,
-        f"{resolved.method} of a model of {shape.parameters / 1e9:.2g} billion parameters, with a longest row of "
-        f"{data.longest:,} tokens, needs about {best.memory} of GPU memory; {gpu.name} has {gpu.memory}. "
+        f"The job needs about {best.memory} of GPU memory, but {gpu.name} has {gpu.memory}. The method is "
+        f"{resolved.method}, the model has {shape.parameters / 1e9:.2g} billion parameters, and the longest row has "
+        f"{data.longest:,} tokens. "
         f"{best.alternative}",
     )
 
 
 def unquantized_memory(resolved: Resolved, shape: ModelShape) -> str | None:
-    """What a device must have for the base model to be measured in bf16 under QLoRA, as a quantity; None under other
-    methods, which load it in bf16 anyway."""
+    """Returns the memory, as a Kubernetes quantity, that evaluating the base model in bf16 needs under QLoRA. Returns
+    None for other methods, which load the base model in bf16 anyway."""
     if resolved.method is not MethodType.QLORA:
         return None
     return gibibytes(base_memory(shape, resolved.micro_batch_tokens))
 
 
 def work_of(spec: FineTuneJobSpec, resolved: Resolved, data: DataSize, load: Load, loads: int) -> Work:
-    """What there is to compute in micro-batches of `load`, with the base model loaded `loads` times."""
+    """Returns the computation of the job in micro-batches of `load`. The base model is loaded `loads` times."""
     batch = spec.training.global_batch_size
     passes = resolved.total_steps / ceil(len(data.tokens) / batch)
     tokens = float(data.tokens.sum())

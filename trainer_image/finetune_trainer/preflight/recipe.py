@@ -1,4 +1,4 @@
-"""Preflight: everything that can be found wrong, or decided, before a GPU is asked for."""
+"""Preflight: checks the job and makes all decisions that do not need a GPU."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -50,9 +50,10 @@ from finetune_trainer.tokens.row_store import PLACED, Rows, RowStore, lengths, s
 
 
 def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
-    """Checks the job, writes its prepared data and says so in its status. Returns the sentence it ends with.
+    """Checks the job, uploads its prepared data and writes its status. Returns the message of the status.
 
-    Raises TrainerFailure; the status then carries Validated=False and what is known of the data."""
+    Raises TrainerFailure when the job is invalid. The status then has the condition Validated=False, and what is known
+    about the data."""
     findings = Findings()
     try:
         with scratch_folder("preflight-") as scratch:
@@ -61,11 +62,11 @@ def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
     except BaseException as error:
         _tell_failure(failure_of(error), findings, status)
         raise
-    watched = f"{len(prepared.validation):,} to validate on, " if prepared.validation else ""
+    watched = f"{len(prepared.validation):,} validation rows, " if prepared.validation else ""
     steps = prepared.resolved.total_steps
     message = (
-        f"{len(prepared.train):,} rows to learn from in {steps:,} step{'s' * (steps != 1)}, "
-        f"{watched}{len(prepared.test):,} held out to test on."
+        f"{len(prepared.train):,} training rows in {steps:,} optimizer step{'s' * (steps != 1)}, "
+        f"{watched}{len(prepared.test):,} test rows."
     )
     status.condition(ConditionType.VALIDATED, True, "DataValid", message)
     status.result(preflight=prepared.preflight, resolved=prepared.resolved)
@@ -86,8 +87,8 @@ def _tell_failure(failure: TrainerFailure, findings: Findings, status: StatusWri
 
 
 def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Path) -> Prepared:
-    """Output, model, rows, split, choices: first what takes least time to find wrong. The rows lie in
-    `scratch`/prepared, as `write_prepared` takes them."""
+    """Checks the output, the model and the rows, splits the rows and resolves the defaults. The quickest checks run
+    first. Stores the rows in `scratch`/prepared, as `write_prepared` expects them."""
     spec = bundle.spec
     check_places(spec)
     check_output(bundle, storage)
@@ -141,33 +142,38 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
 
 
 def check_places(spec: FineTuneJobSpec) -> None:
-    """Raises TrainerFailure SpecInvalid where results would be written over what the job reads, or read as rows."""
+    """Raises TrainerFailure SpecInvalid when the job would overwrite its own inputs, or read its results as rows."""
     if conflict := next(conflicts(spec, str(Path.cwd())), None):
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.message}")
 
 
 def check_output(bundle: Bundle, storage: JobStorage) -> None:
-    """Raises TrainerFailure OutputOccupied where another job's results lie, OutputNotWritable where a probe cannot be
-    written and removed, or not under the condition that publishing needs."""
+    """Raises TrainerFailure OutputOccupied when the folder contains the results of another job. Raises
+    OutputNotWritable when a probe file cannot be written and removed, or when the storage does not support conditional
+    writes, which publishing needs."""
     published(storage, bundle)
     folder = join(work_prefix(bundle), "probe")
     probe = join(folder, "written-and-removed")
-    storage.delete_prefix(folder)  # of a preflight that was interrupted
+    storage.delete_prefix(folder)  # an interrupted preflight may have left its probe
     first, second = (storage.write_bytes(probe, b"", if_absent=True) for _ in range(2))
     storage.delete_prefix(folder)
     if not first or second:
         raise TrainerFailure(
             FailureReason.OUTPUT_NOT_WRITABLE,
-            f"The storage of output.uri {bundle.spec.output.uri} does not keep to If-None-Match: two jobs "
-            "could overwrite each other's results.",
+            f"The storage of output.uri {bundle.spec.output.uri} does not support conditional writes (If-None-Match). "
+            "Two jobs could overwrite each other's results.",
         )
 
 
 def _bound(limit: int, asked: int | None, context: int | None) -> tuple[str, str]:
-    """What bounds the rows' length, in words, and how to have it longer, where it can be."""
+    """Returns a sentence that names the limit on the length of a row, and how to raise it: "" where it cannot be
+    raised."""
     if limit == context:
-        return f"the model's context is {limit:,}", ""
-    return f"training.maxSequenceLength is {limit:,}{'' if asked else ' by default'}", "raise it or "
+        return f"The model's context length is {limit:,} tokens.", ""
+    return (
+        f"training.maxSequenceLength is {limit:,}{'' if asked else ' by default'}.",
+        "raise training.maxSequenceLength",
+    )
 
 
 def _within(
@@ -179,26 +185,29 @@ def _within(
     policy: Overlength,
     findings: Findings,
 ) -> NDArray[np.int64]:
-    """Those of `rows` of at most `limit` tokens. `bound`: as `_bound` has it. Raises TrainerFailure DatasetInvalid
-    where none is left, or one is dropped under `overlength: Fail`."""
+    """Returns those of `rows` that have at most `limit` tokens. `bound`: the result of `_bound`. Raises TrainerFailure
+    DatasetInvalid when no row is left, or when a row is too long and `policy` is Fail."""
     over = store.column("tokens")[rows] > limit
     kept, dropped = rows[~over], rows[over]
     findings.overlength += len(dropped)
     if len(dropped) and (policy is Overlength.FAIL or not len(kept)):
         first = store.example(int(dropped[0]))
-        more = f" (one of {len(dropped):,} such rows of {field})" if len(dropped) > 1 else ""
-        told, longer = bound
-        told, drop = (told, " or set dataset.overlength to Drop") if len(kept) else (f"{told}, and no row is left", "")
+        many = len(dropped) > 1
+        more = f" (one of {len(dropped):,} rows of {field} that are too long)" if many else ""
+        found, longer = bound
+        drop = "set dataset.overlength to Drop" if len(kept) else ""
+        ways = ", or ".join(way for way in (longer, f"shorten the row{'s' * many}", drop) if way)
         raise TrainerFailure(
             FailureReason.DATASET_INVALID,
-            f"{place_of(first.place)} is {len(first.input_ids):,} tokens long{more}; {told}: {longer}shorten "
-            f"{'them' if more else 'it'}{drop}.",
+            f"{place_of(first.place)} has {len(first.input_ids):,} tokens{more}. {found}"
+            f"{'' if len(kept) else ' No row is left.'} {ways[0].upper()}{ways[1:]}.",
         )
     return kept
 
 
 def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
-    """Every side's rows in the sources' order, with their clusters; what no source names is drawn from train."""
+    """Returns the rows of each side in the order of the sources, with their clusters. Validation and test rows that no
+    source provides are drawn from the training rows."""
     store, sides = gathered.store, dict(gathered.sides)
     groups = gathered.alike.groups
     clusters = np.unique(groups, return_inverse=True)[1].astype(np.int32)
@@ -217,7 +226,7 @@ def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
 
 
 def _sources(gathered: Gathered, dataset: Dataset) -> list[SourceRows]:
-    """What each source gave, of the rows that are used."""
+    """Counts the used rows of each source and their tokens."""
     found = []
     for side in SIDES:
         mixtures, tokens = (gathered.store.column(name)[gathered.sides[side]] for name in ("mixture", "tokens"))
@@ -233,7 +242,8 @@ def _found(
     digest: str | None = None,
     sources: Sequence[SourceRows] = (),
 ) -> Preflight:
-    """What the status says of the data. Tokens are those of one epoch: the rows to learn from."""
+    """Returns what the status reports about the data. The tokens are those of the training rows, that is, of one
+    epoch."""
     return Preflight(
         rows=findings.rows,
         invalid=findings.invalid,

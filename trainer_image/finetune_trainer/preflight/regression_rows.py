@@ -1,7 +1,7 @@
-"""Rows of the regression sets: read, cleaned and tokenized like those of the data set, in a store of their own.
+"""Reads, cleans and tokenizes the rows of the regression sets, in the same way as the rows of the data set.
 
-Apart from the data set's rows, since nothing is learned from them: a row that stands in both is in neither's way, and
-no count of the data set's rows holds them.
+The regression rows have a separate store, because the job does not train on them. A row may be in the data set and in a
+regression set. The row counts of the data set do not include regression rows.
 """
 
 from pathlib import Path
@@ -37,9 +37,11 @@ def gather_regression(
     format: PromptFormat,
     folder: Path,
 ) -> dict[str, Rows]:
-    """The rows of each set, by its name, in a store under `folder`. Those longer than the model's context, or than 4096
-    tokens, are left out and said in the log. Raises TrainerFailure DatasetInvalid where a row is not valid or none is
-    left, SpecInvalid where they cannot have the set's metric."""
+    """Returns the rows of each set by its name, in a store under `folder`. Rows longer than the model's context length
+    or 4096 tokens are left out, and the log reports their number.
+
+    Raises TrainerFailure DatasetInvalid when a row is invalid or a set has no row left; SpecInvalid when the metric
+    does not fit the rows of its set."""
     sets = spec.evaluation.regression or []
     if not sets:
         return {}
@@ -52,7 +54,7 @@ def gather_regression(
             openings.add(row.messages)
     findings.raise_if_invalid()
     for column in readings.unused:
-        print(f"Nothing is read from {column}.", flush=True)
+        print(f"Not used: {column}.", flush=True)
     store, found = RowStore(folder / REGRESSION), {}
     keys = openings.keys(store.column("key"))
     limit = min(model.context or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
@@ -66,10 +68,13 @@ def _within(limit: int, store: RowStore, keys: NDArray[np.uint64], number: int, 
     mine, short = store.column("mixture") == number, store.column("tokens") <= limit
     rows, field = np.flatnonzero(mine & short), f"evaluation.regression[{number}] ({wish.name})"
     if not len(rows):
-        where = f"{field} holds no row of at most {limit:,} tokens"
+        where = f"{field} contains no row with at most {limit:,} tokens"
         raise TrainerFailure(FailureReason.DATASET_INVALID, f"{where}: {wish.uri}.")
     if long := int(np.sum(mine & ~short)):
-        print(f"{field}: {long:,} of {long + len(rows):,} rows are over {limit:,} tokens and left out.", flush=True)
+        print(
+            f"{field}: {long:,} of {long + len(rows):,} rows are longer than {limit:,} tokens and are left out.",
+            flush=True,
+        )
     array = np.zeros(len(rows), PLACED)
     array["row"], array["cluster"] = rows, np.unique(keys[rows], return_inverse=True)[1]
     return place(store, wish.name, array)

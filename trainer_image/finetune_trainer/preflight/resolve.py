@@ -1,4 +1,4 @@
-"""What the run uses where the spec left the choice open, by the rules the fields of `finetune_api.spec.job` state."""
+"""Resolves the settings that the spec leaves open. The fields of `finetune_api.spec.job` document the rules."""
 
 from collections.abc import Sequence
 from math import ceil, floor
@@ -22,15 +22,17 @@ MICRO_BATCH_TOKENS = 2048
 
 
 def sequence_limit(training: Training, longest: int, context: int | None) -> int:
-    """Longest row in tokens: as given, or else the longest of the data within the model's context and 4096.
+    """Returns the maximum length of a row in tokens: training.maxSequenceLength, or by default the longest row, at most
+    the model's context length and at most 4096.
 
-    Raises TrainerFailure SpecInvalid where more is asked for than the model's context."""
+    Raises TrainerFailure SpecInvalid when training.maxSequenceLength is larger than the model's context length."""
     if training.max_sequence_length is None:
         return min(longest, LONGEST_BY_DEFAULT, context or LONGEST_BY_DEFAULT)
     if context is not None and training.max_sequence_length > context:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"training.maxSequenceLength {training.max_sequence_length} is more than the model's context of {context}.",
+            f"training.maxSequenceLength is {training.max_sequence_length}, but the model's context length is "
+            f"{context} tokens. Set training.maxSequenceLength to {context} or less.",
         )
     return training.max_sequence_length
 
@@ -46,14 +48,14 @@ def resolve(
     test: Sequence[Example],
     validation: Sequence[Example] = (),
 ) -> Resolved:
-    """Everything resolved, for rows that are already split and within `limit` tokens. `metrics`: as `choose_metrics`
-    returns them."""
+    """Returns all resolved settings for rows that are already split and have at most `limit` tokens. `metrics`: the
+    result of `choose_metrics`. Raises TrainerFailure SpecInvalid as `require_validation` does."""
     training = spec.training
     steps = 0 if spec.method.type is MethodType.NONE else total_steps(len(train), training)
     longest = max(int(lengths(rows).max()) for rows in (train, test))
     answers = lengths(train) - prompt_lengths(train)
     require_validation(training, len(validation))
-    # Auto begins with what it prefers, see lora_or_qlora.
+    # Auto prefers LoRA. `lora_or_qlora` changes the method if LoRA does not fit.
     method = MethodType.LORA if spec.method.type is MethodType.AUTO else spec.method.type
     return Resolved(
         method=method,
@@ -61,7 +63,7 @@ def resolve(
         warmup_steps=warmup_steps(steps, training.warmup_ratio) if steps else 0,
         total_steps=steps,
         max_sequence_length=limit,
-        # A row is never cut, so the longest has to fit whatever was asked for.
+        # A row is never truncated, so a micro-batch must have room for the longest row.
         micro_batch_tokens=max(longest, training.micro_batch_tokens or MICRO_BATCH_TOKENS),
         evaluate_every=evaluate_every(training, steps, len(train)) if steps and len(validation) else None,
         publish=training.publish or (Publish.BEST if len(validation) else Publish.LAST),
@@ -73,12 +75,13 @@ def resolve(
 
 
 def room_for(answers: Sequence[int] | NDArray[np.int64]) -> int:
-    """Tokens for an answer half as long again as nearly all of those expected. `answers`: their lengths in tokens."""
+    """Returns the maximum number of new tokens: 1.5 times the 99th percentile of the lengths of `answers`, in
+    tokens."""
     return ceil(1.5 * float(np.percentile(answers, 99)))
 
 
 def require_validation(training: Training, rows: int) -> None:
-    """Raises TrainerFailure SpecInvalid where the recipe looks at validation rows and there is none."""
+    """Raises TrainerFailure SpecInvalid when the training settings need validation rows and there are none."""
     looking = {
         "earlyStopping": training.early_stopping is not None,
         "evaluateEvery": training.evaluate_every is not None,
@@ -88,48 +91,51 @@ def require_validation(training: Training, rows: int) -> None:
     if asked and not rows:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"training.{asked[0]} needs validation rows, and there are none: name dataset.validation, or set "
-            "dataset.split.validation to the share of train to hold out.",
+            f"training.{asked[0]} needs validation rows, but there are none. Set dataset.validation, or set "
+            "dataset.split.validation to the share of dataset.train to hold out.",
         )
 
 
 def evaluate_every(training: Training, steps: int, rows: int) -> int:
-    """Steps between two measurements: as given, or a fifth of all, and at most an epoch's."""
+    """Returns the optimizer steps between two validations: training.evaluateEvery, or by default a fifth of all steps,
+    at most one epoch."""
     return training.evaluate_every or min(ceil(steps / 5), ceil(rows / training.global_batch_size))
 
 
 def total_steps(rows: int, training: Training) -> int:
-    """Optimizer steps: each epoch's last one takes the rows that are left."""
+    """Returns the number of optimizer steps. The last step of each epoch uses the remaining rows."""
     steps = ceil(rows / training.global_batch_size) * training.epochs
     return min(steps, training.max_steps or steps)
 
 
 def lora_or_qlora(resolved: Resolved, lora: Sequence[Estimate]) -> Resolved:
-    """`resolved` with the method that Auto chooses, by what LoRA is predicted to take on each kind of GPU: LoRA where
-    it fits one, or where nobody says what they hold, since 4-bit weights cost time and some quality; or else QLoRA."""
-    told = [estimate for estimate in lora if estimate.fits is not None]
-    fitting = next((estimate for estimate in told if estimate.fits), None)
-    if fitting is None and told:
-        least = f"over bfloat16 weights LoRA would need about {told[0].memory}, more than {told[0].gpu_type} has"
-        return resolved.model_copy(update={"method": MethodType.QLORA, "method_reason": f"Auto chose QLoRA: {least}."})
+    """Returns `resolved` with the method that Auto chooses. `lora`: the predicted memory of LoRA on each GPU type. Auto
+    chooses LoRA if LoRA fits a GPU type, or if the profile does not set their memory. Otherwise Auto chooses QLoRA,
+    whose 4-bit weights cost time and some quality."""
+    known = [estimate for estimate in lora if estimate.fits is not None]
+    fitting = next((estimate for estimate in known if estimate.fits), None)
+    if fitting is None and known:
+        why = f"LoRA with bfloat16 weights would need about {known[0].memory}, more than {known[0].gpu_type} has"
+        chosen = {"method": MethodType.QLORA, "method_reason": f"Auto chose QLoRA because {why}."}
+        return resolved.model_copy(update=chosen)
     why = (
-        f"it fits {fitting.gpu_type} with about {fitting.memory}"
+        f"LoRA fits {fitting.gpu_type} and needs about {fitting.memory}"
         if fitting
-        else "the profile does not say how much memory its GPUs have"
+        else "the profile does not set gpuTypes[].memory"
     )
-    return resolved.model_copy(update={"method_reason": f"Auto chose LoRA: {why}."})
+    return resolved.model_copy(update={"method_reason": f"Auto chose LoRA because {why}."})
 
 
 def default_learning_rate(method: MethodType, parameters: int) -> float:
-    """The peak where the spec names none. LoRA wants about ten times the rate of full tuning, whose weights are already
-    where they should be (Schulman et al. 2025, "LoRA Without Regret"); 1e-5 is what Llama 2 and 3 were tuned with."""
+    """Returns the default of the peak learning rate. LoRA needs about 10 times the learning rate of full fine-tuning
+    (Schulman et al. 2025, "LoRA Without Regret"). Llama 2 and 3 were fine-tuned with 1e-5."""
     if method is MethodType.FULL:
         return 1e-5
     return 1e-3 if parameters < SMALL_MODEL else 2e-4
 
 
 def warmup_steps(steps: int, ratio: float | None = None) -> int:
-    """Steps of warm-up: `ratio` of them, or else 3% or 10 of them, whichever is more, but at most a tenth."""
+    """Returns the warm-up steps: `ratio` of `steps`, or by default 3% of `steps`, at least 10 and at most a tenth."""
     if ratio is not None:
         return min(ceil(ratio * steps), steps - 1)
     return min(max(ceil(0.03 * steps), 10), floor(0.1 * steps))

@@ -1,4 +1,4 @@
-"""Which rows are held out, to validate on while training and to test on in the end."""
+"""Chooses the validation rows and the test rows."""
 
 from collections.abc import Sequence
 
@@ -10,24 +10,25 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.randomness import ranks_of_groups
 
 TEST_SHARE, TEST_AT_LEAST, TEST_AT_MOST = 0.1, 100, 1000
-"""The default of `dataset.split.test`: a share of the rows, and its bounds in rows."""
+"""The default of `dataset.split.test`: a share of the rows, and its limits in rows."""
 VALIDATION_SHARE, VALIDATION_AT_LEAST, VALIDATION_AT_MOST = 0.05, 50, 500
 """The default of `dataset.split.validation`."""
 NEVER_OVER = 0.2
-"""The share of the rows that the defaults of both together never go over."""
+"""The largest share of the rows that the two defaults together hold out."""
 
 
 def rows_to_test(rows: int, share: float | None) -> int:
-    """How many of `rows` rows to test on: `share` of them, or by default a tenth within 100..1000, but never more than
-    a fifth. At least one."""
+    """Returns the number of test rows: `share` of `rows`, or by default a tenth of `rows`, at least 100 and at most
+    1000, but at most a fifth of `rows`. The result is at least 1."""
     if share is not None:
         return max(1, round(rows * share))
     return max(1, min(max(round(rows * TEST_SHARE), TEST_AT_LEAST), TEST_AT_MOST, int(rows * NEVER_OVER)))
 
 
 def rows_to_validate(rows: int, share: float | None, tested: int) -> int:
-    """How many of `rows` rows to validate on, `tested` of which are to be tested on: `share` of them, or by default a
-    twentieth within 50..500, but none where both together would be more than a fifth."""
+    """Returns the number of validation rows: `share` of `rows`, or by default a twentieth of `rows`, at least 50 and at
+    most 500. The default is 0 when validation and test rows together would be more than a fifth of `rows`. `tested`:
+    the number of test rows."""
     if share is not None:
         return max(1, round(rows * share)) if share else 0
     wanted = min(max(round(rows * VALIDATION_SHARE), VALIDATION_AT_LEAST), VALIDATION_AT_MOST)
@@ -35,12 +36,14 @@ def rows_to_validate(rows: int, share: float | None, tested: int) -> int:
 
 
 def hold_out(keys: NDArray[np.uint64], wanted: Sequence[int], seed: int) -> NDArray[np.int8]:
-    """For each row 0 where it is to be learned from, or 1.. for the set of `wanted` rows it was drawn for. Rows with
-    equal keys stay together. Which groups are drawn depends on the seed and the keys, never on the rows' order. A set
-    of which every group is larger than what is wanted gets the smallest group.
+    """Assigns each row to a set. Returns 0 for a training row and N for a row of the Nth held-out set. Shape [rows].
 
-    Raises TrainerFailure DatasetInvalid where there are not as many groups as sets, and one to learn from."""
-    # Small numbers, and no inverse as np.unique has it: of ten million rows each array of 64 bits is 80 MB.
+    `keys`: the group of each row. Rows of one group stay in one set. `wanted`: the number of rows of each held-out set.
+    The choice depends on `seed` and the keys only, and not on the order of the rows. A set for which every group is too
+    large gets the smallest group.
+
+    Raises TrainerFailure DatasetInvalid when there is no group for each held-out set and one for the training rows."""
+    # Small integers, and not the inverse of np.unique: for ten million rows, each array of 64-bit numbers needs 80 MB.
     order = np.argsort(keys)
     starts = np.flatnonzero(np.append(True, np.diff(keys[order]) != 0)[: len(keys)])
     found, sizes = keys[order[starts]], np.diff(starts, append=len(keys)).astype(np.int32)
@@ -48,14 +51,15 @@ def hold_out(keys: NDArray[np.uint64], wanted: Sequence[int], seed: int) -> NDAr
     if len(found) <= len(sets):
         raise TrainerFailure(
             FailureReason.DATASET_INVALID,
-            f"{len(keys):,} usable row{'s' * (len(keys) != 1)} in {len(found)} group{'s' * (len(found) != 1)} that "
-            "stay together (prompts that are alike, pieces of one text) cannot be split into rows to learn from and "
-            f"{len(sets)} set{'s' * (len(sets) != 1)} to hold out: give more, or name dataset.test.",
+            f"The number of usable rows is {len(keys):,}, in {len(found)} group{'s' * (len(found) != 1)} of rows with "
+            "similar prompts or pieces of one text. A group is not split, so training rows and "
+            f"{len(sets)} held-out set{'s' * (len(sets) != 1)} need at least {len(sets) + 1} groups. Add rows, or set "
+            "dataset.test.",
         )
     side = np.zeros(len(found), dtype=np.int8)
     drawn = np.argsort(ranks_of_groups(found, seed))
     for position, number in enumerate(sets):
-        # As many groups as there are sets still to come, and one to learn from, stay free.
+        # One group for each remaining set, and one for the training rows, must stay free.
         spare = int(np.count_nonzero(side == 0)) - (len(sets) - position)
         chosen = _fill(drawn[side[drawn] == 0], sizes, wanted[number - 1], spare)
         side[chosen] = number
@@ -65,7 +69,7 @@ def hold_out(keys: NDArray[np.uint64], wanted: Sequence[int], seed: int) -> NDAr
 
 
 def _fill(groups: NDArray[np.int64], sizes: NDArray[np.int32], wanted: int, spare: int) -> list[int]:
-    """Those of `groups`, in order, that make up `wanted` rows at most; at most `spare` of them, at least one."""
+    """Returns at least one and at most `spare` of `groups`, in order, with at most `wanted` rows together."""
     chosen: list[int] = []
     for group in groups:
         if sizes[group] <= wanted and len(chosen) < spare:

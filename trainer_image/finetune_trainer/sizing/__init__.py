@@ -1,3 +1,3 @@
-"""Arithmetic over a model's shape: how much memory a run takes, and how long. No I/O, no torch.
+"""Predicts the memory and the time of a run from the shape of the model. No I/O, no torch.
 
 May import: finetune_api."""

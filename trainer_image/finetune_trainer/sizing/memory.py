@@ -1,6 +1,7 @@
-"""How much memory a run takes at its peak, predicted before a GPU is asked for. docs/sizing.md derives every term.
+"""Predicts the memory of a run at its peak, before a GPU is requested. docs/sizing.md derives every term.
 
-All sizes are bytes. What the loop keeps is counted tensor by tensor; only a `Device`'s numbers are measured."""
+All sizes are in bytes. The tensors of the training loop are counted one by one. Only the numbers of a `Device` are
+measured."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,21 +11,22 @@ from finetune_trainer.sizing.model_shape import ModelShape
 
 BF16, FP32 = 2, 4
 FOUR_BIT = {True: 0.5 + 1 / 64 + FP32 / (64 * 256), False: 0.5 + FP32 / 64}
-"""Bytes of a weight in 4 bits, with double quantization (Dettmers et al. 2023, section 3) and without: half a byte and,
-for every 64 weights, one byte of scale and 4 more for every 256 scales, 4.127 bits; or 4 bytes of scale, 4.5 bits."""
+"""Bytes of a 4-bit weight, by whether double quantization is used (Dettmers et al. 2023, section 3). With it: half a
+byte, 1 byte of scale for 64 weights, and 4 bytes for 256 scales: 4.127 bits. Without it: half a byte, and 4 bytes of
+scale for 64 weights: 4.5 bits."""
 ADAM = {"AdamW": 2 * FP32, "PagedAdamW8bit": 2 * (1 + FP32 / 256)}
-"""Bytes of optimizer state for each trained parameter: two moments, in fp32, or in 8 bits with an fp32 scale for every
-256 (Dettmers et al. 2022). Those of an embedding are in fp32 always (finetune_trainer.training.optimizer)."""
+"""Bytes of optimizer state for each trained parameter: two moments in fp32, or in 8 bits with an fp32 scale for 256
+numbers (Dettmers et al. 2022). The moments of an embedding are always in fp32 (finetune_trainer.training.optimizer)."""
 UNFUSED_ACTIVATIONS = {"gelu_new": 4, "gelu_fast": 4, "quick_gelu": 2}
-"""Tensors of the MLP's width that activation functions keep which Transformers writes out in several operations; all
-others keep their input."""
+"""Tensors of the width of the MLP that an activation function keeps, if Transformers computes the function in several
+operations. All other activation functions keep one tensor: their input."""
 SCORE = 8
-"""Bytes kept of each attention score where scores are capped: before and after the cap, and of the softmax."""
+"""Bytes kept for each attention score if scores are capped: before the cap, after the cap, and after the softmax."""
 HEADROOM = 1.25
-"""More than predicted, of all but the weights, for what must not cost a job its memory."""
+"""Safety factor on all memory except the weights, for steps that must not fail a job."""
 GENERATION_FACTOR = 8
-"""Tokens held while answering, as a multiple of a micro-batch of training: without gradients only the keys and values
-of each layer are kept."""
+"""Tokens in memory while answers are written, as a multiple of a training micro-batch. Without gradients, only the keys
+and values of each layer are kept."""
 
 TrainedMethod = Literal["LoRA", "QLoRA", "Full"]
 Optimizer = Literal["AdamW", "PagedAdamW8bit"]
@@ -32,18 +34,18 @@ Optimizer = Literal["AdamW", "PagedAdamW8bit"]
 
 @dataclass(frozen=True)
 class Load:
-    """The largest micro-batch there is."""
+    """The largest micro-batch of a run."""
 
     tokens: int
     labels: int
-    """Of them, those that are learned: logits are computed for these only."""
+    """Tokens of the micro-batch that are trained on. Logits are computed only for these tokens."""
     answering: int = 0
-    """Tokens of prompts and answers that are held at a time while held-out rows are answered; 0 where none are."""
+    """Tokens of prompts and answers in memory while test rows are answered, or 0 if no test row is answered."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What of the method decides memory."""
+    """The settings of the method that decide the memory."""
 
     method: TrainedMethod = "LoRA"
     optimizer: Optimizer = "AdamW"
@@ -54,70 +56,71 @@ class Setup:
     dora: bool = False
     modules_to_save: tuple[str, ...] = ()
     biases: bool = False
-    """Whether all of the base model's biases are trained too."""
+    """Whether all biases of the base model are also trained."""
     double_quant: bool = True
-    """Whether QLoRA quantizes the scales of its weights too."""
+    """Whether QLoRA also quantizes the scales of its weights."""
     float32: bool = False
     """Whether QLoRA computes in fp32."""
 
     @property
     def number(self) -> int:
-        """Bytes of each number that is computed with, and of the base's where it is not in 4 bits."""
+        """Bytes of each number in computations, and of each base weight that is not in 4 bits."""
         return FP32 if self.method == "QLoRA" and self.float32 else BF16
 
     @property
     def residual(self) -> int:
-        """Bytes of each number of the residual stream: of the embeddings' own."""
+        """Bytes of each number in the residual stream, which has the type of the embeddings."""
         return FP32 if self.method == "Full" else self.number
 
 
 @dataclass(frozen=True)
 class Device:
-    """What only measuring tells of a kind of device."""
+    """Measured numbers of a kind of device."""
 
     runtime: int
-    """Taken before the first tensor: the CUDA context and the libraries' workspaces, or the process itself."""
+    """Memory before the first tensor: the CUDA context and the workspaces of the libraries, or the process on a CPU."""
     slack: float
-    """Held by the allocator and lost between tensors, as a share of those that come and go: activations and buffers."""
+    """Memory that the allocator loses between tensors, as a share of activations and buffers."""
     attention: int
-    """Bytes of each number attention keeps."""
+    """Bytes of each number that attention keeps."""
     logits: int
-    """Logits of a frozen output head that are held at a time (finetune_trainer.model.loss)."""
+    """Logits in one chunk of a frozen output head (finetune_trainer.model.loss)."""
 
 
 CUDA = Device(runtime=1024**3, slack=0.1, attention=BF16, logits=2**26)
-"""A context with PyTorch's kernels takes about 0.5 GiB on Ampere and Hopper, cuBLAS 32 MiB a handle and stream on
-Hopper, the rest is the driver's and NCCL's. Not measured by us yet: benchmarks/gpu does."""
+"""A CUDA context with the kernels of PyTorch needs about 0.5 GiB on Ampere and Hopper. cuBLAS needs 32 MiB for each
+handle and stream on Hopper. The rest is for the driver and NCCL. We have not measured these numbers yet; benchmarks/gpu
+measures them."""
 CPU = Device(runtime=950 * 1024**2, slack=0.1, attention=FP32, logits=2**23)
-"""836 MiB are the process with PyTorch, Transformers, PEFT and bitsandbytes imported, the rest is what oneDNN and the
-threads hold once it computes; measured with torch 2.15 on x86-64, see docs/benchmarks.md. Attention runs in fp32 there,
-since the bf16 kernel's backward takes three times as long."""
+"""The process with PyTorch, Transformers, PEFT and bitsandbytes needs 836 MiB. The rest is memory of oneDNN and the
+threads during computation. Measured with torch 2.15 on x86-64, see docs/benchmarks.md. Attention runs in fp32 on a CPU,
+because the backward pass of the bf16 kernel needs three times as long."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Predicted memory of a run at its peak, by what holds it, in bytes."""
+    """Predicted memory of a run at its peak, by purpose, in bytes."""
 
     weights: int
-    """The base model's, as it lies there all the time."""
+    """The frozen weights of the base model."""
     trainable: int
-    """Trained parameters with their gradients and the optimizer's state."""
+    """The trained parameters with their gradients and the optimizer state."""
     activations: int
-    """What the forward pass keeps for the backward pass."""
+    """The tensors that the forward pass keeps for the backward pass."""
     working: int
-    """Logits and their gradients, or the buffers of one layer, or of the optimizer: whichever is most."""
+    """The largest of: logits with their gradients, buffers of one layer, and writing answers."""
     overhead: int
-    """The device's own: context, libraries, what the allocator holds."""
+    """Memory of the device context and the libraries, and memory that the allocator loses."""
 
     @property
     def total(self) -> int:
-        """Everything."""
+        """The sum of all parts."""
         return self.weights + self.trainable + self.activations + self.working + self.overhead
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """A way to train, and what it takes."""
+    """A way to train, and the memory that it needs."""
 
     setup: Setup
     load: Load
@@ -125,16 +128,16 @@ class MemoryPlan:
 
 
 def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) -> Memory:
-    """Memory at the peak of training on `load`, and of answering held-out rows as it says."""
+    """Returns the memory at the peak of training on `load` and of answering test rows."""
     weights, trainable = _weights(shape, setup), _trainable(shape, setup)
     layer = layer_activations(shape, setup, load.tokens, device)
-    # With checkpointing only each layer's input is kept, and one layer at a time is computed again.
+    # With gradient checkpointing, only the input of each layer is kept, and one layer at a time is computed again.
     inputs = load.tokens * shape.layers * shape.hidden * setup.residual
     activations = inputs + layer if setup.checkpointing else shape.layers * layer
     working = max(
         _logits(shape, setup, load, device),
         load.tokens * _backward_per_token(shape, setup, device) + _buffers(shape, setup),
-        # Answering keeps no activations: what it needs beyond them is to be found elsewhere.
+        # Answering keeps no activations, so it can use their memory.
         _answering(shape, setup, load.answering) - activations,
     )
     return Memory(
@@ -147,10 +150,11 @@ def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) 
 
 
 def base_memory(shape: ModelShape, tokens: int, device: Device = CUDA) -> int:
-    """Memory a device must have to measure the base model in bf16 on held-out rows, with micro-batches of `tokens`:
-    nothing is kept for a backward pass, so beside the weights there is one layer, or the logits, or the answers being
-    written, whichever is most; of this and the overhead a quarter more, since no job shall run out of memory over what
-    it is compared with."""
+    """Returns the memory that evaluating the base model in bf16 needs, with micro-batches of `tokens`.
+
+    No tensors are kept for a backward pass. So the memory is the weights, plus the largest of one layer, the logits and
+    writing answers, plus the overhead. HEADROOM adds a quarter to all but the weights, because running out of memory
+    while evaluating the base model must not fail the job."""
     setup = Setup()
     working = max(
         layer_activations(shape, setup, tokens, device),
@@ -161,14 +165,15 @@ def base_memory(shape: ModelShape, tokens: int, device: Device = CUDA) -> int:
 
 
 def adapter_parameters(shape: ModelShape, setup: Setup) -> int:
-    """Parameters of a LoRA adapter: rank times inputs plus outputs of each matrix (Hu et al. 2021, section 4.1)."""
+    """Returns the parameters of a LoRA adapter: rank x (inputs + outputs) of each matrix (Hu et al. 2021, section
+    4.1)."""
     adapted = shape.targeted(setup.target_modules)
     return sum(setup.rank * (m.rows + m.columns) * m.count for m in adapted)
 
 
 def _weights(shape: ModelShape, setup: Setup) -> float:
-    """The frozen base in what is computed with, its blocks' matrices in 4 bits under QLoRA. Under Full it is what is
-    trained."""
+    """Returns the bytes of the frozen base model. Under QLoRA, the matrices of the blocks are in 4 bits. Under Full, no
+    weight is frozen."""
     if setup.method == "Full":
         return 0.0
     matrices = shape.linear_parameters * (FOUR_BIT[setup.double_quant] if setup.method == "QLoRA" else BF16)
@@ -176,8 +181,8 @@ def _weights(shape: ModelShape, setup: Setup) -> float:
 
 
 def _trainable(shape: ModelShape, setup: Setup) -> float:
-    """fp32 parameters, fp32 gradients, the optimizer's moments, and the bf16 copies autocast keeps for the backward
-    pass, where there is something to cast."""
+    """Returns the bytes of fp32 parameters, fp32 gradients, the moments of the optimizer, and the bf16 copies that
+    autocast keeps for the backward pass. There are no copies if the computation is in fp32."""
     trained = shape.parameters if setup.method == "Full" else adapter_parameters(shape, setup) + _saved(shape, setup)
     embedding = shape.hidden * shape.vocabulary * _trains_embedding(shape, setup)
     wider = embedding * (ADAM["AdamW"] - ADAM[setup.optimizer])
@@ -185,8 +190,9 @@ def _trainable(shape: ModelShape, setup: Setup) -> float:
 
 
 def _saved(shape: ModelShape, setup: Setup) -> int:
-    """Parameters of the modules that are trained whole beside the adapter, as copies of the base's: those of the blocks
-    by their name, all others as the embedding or the head, which are of one size."""
+    """Returns the parameters of `modules_to_save`, which are trained fully as copies next to the adapter. Modules of
+    the blocks are found by name. Any other module counts as the embedding or the output head, which have the same
+    size."""
     blocks = [m for name in setup.modules_to_save for m in shape.targeted([name])]
     others = max(0, len(setup.modules_to_save) - len({m.name for m in blocks}))
     tables = min(others, 1) if shape.tied else others
@@ -194,31 +200,33 @@ def _saved(shape: ModelShape, setup: Setup) -> int:
 
 
 def _trains_embedding(shape: ModelShape, setup: Setup) -> bool:
-    """Whether the embedding's own weights are trained."""
+    """Returns whether the weights of the embedding are trained."""
     others = [name for name in setup.modules_to_save if not shape.targeted([name])]
     return setup.method == "Full" or any(shape.tied or name != "lm_head" for name in others)
 
 
 def _trains_head(shape: ModelShape, setup: Setup) -> bool:
-    """Whether anything of the output head is trained: its weights, which may be the embedding's, an adapter, a bias."""
+    """Returns whether the output head is trained: its weights (possibly tied to the embedding), an adapter or a
+    bias."""
     named = "lm_head" in (*setup.modules_to_save, *setup.target_modules)
     biased, tied = setup.biases and shape.head_bias, shape.tied and _trains_embedding(shape, setup)
     return setup.method == "Full" or named or biased or tied
 
 
 def layer_activations(shape: ModelShape, setup: Setup, tokens: int, device: Device) -> float:
-    """Kept in one layer for its backward pass. Attention in a fused kernel keeps nothing of the size of tokens times
-    tokens (Dao et al. 2022); capped scores, which have none, keep that in bf16 and fp32 and a mask."""
+    """Returns the bytes that one layer keeps for its backward pass. Attention in a fused kernel keeps no tensor of size
+    tokens x tokens (Dao et al. 2022). Capped scores have no fused kernel and keep such tensors in bf16 and fp32, and a
+    mask."""
     full, heads = setup.method == "Full", shape.query + shape.key_value
-    # Query, key, value and result as the kernel has them, and the result again as the output projection's input.
+    # Query, key, value and result in the type of the kernel, and the result again as input of the output projection.
     attention = (
         max(device.attention, setup.number) * 2 * heads + setup.number * shape.query + FP32 * heads * shape.normed_heads
     )
-    # RMSNorm's input, in fp32, and where its weight is trained what that multiplies; LayerNorm's input.
+    # RMSNorm keeps its input in fp32, and the factor of its weight if that is trained. LayerNorm keeps its input.
     normed = FP32 * (1 + full) if shape.rms else setup.residual
-    # The normed stream as the projections' input; from an fp32 stream autocast makes a copy for each.
+    # The normed stream is the input of the projections. From an fp32 stream, autocast makes a copy for each of them.
     inputs = setup.number * (5 if full else 2)
-    # Gate, activated gate, up and their product; or what the activation keeps, and its result.
+    # Gated: gate, activated gate, up and their product. Otherwise: the tensors of the activation, and its result.
     mlp = setup.number * (4 if shape.gated else UNFUSED_ACTIVATIONS.get(shape.activation, 1) + 1)
     stream = (shape.norms * normed + inputs) * shape.hidden
     each = attention + stream + mlp * shape.intermediate + _adapters_per_token(shape, setup)
@@ -226,8 +234,9 @@ def layer_activations(shape: ModelShape, setup: Setup, tokens: int, device: Devi
 
 
 def _adapters_per_token(shape: ModelShape, setup: Setup) -> float:
-    """Kept by the adapters of one layer: each one's inner vector; under dropout its own input and the mask; under DoRA
-    (Liu et al. 2024) its base's result and its own, which the magnitude multiplies."""
+    """Returns the bytes for each token that the adapters of one layer keep: the inner vector of each adapter. With
+    dropout also the dropped input and the mask. With DoRA (Liu et al. 2024) also the results of the base and of the
+    adapter, which the magnitude multiplies."""
     if setup.method == "Full":
         return 0.0
     adapted = shape.targeted(setup.target_modules)
@@ -237,9 +246,9 @@ def _adapters_per_token(shape: ModelShape, setup: Setup) -> float:
 
 
 def _logits(shape: ModelShape, setup: Setup, load: Load, device: Device) -> float:
-    """Logits as computed, in fp32, and their log-softmax: the largest set alive at once, and again as gradients on the
-    way back. A head that is frozen with its bias is applied to a chunk of labels at a time, if nothing scales what it
-    returns; then the hidden states and their gradient are what remains (finetune_trainer.model.loss)."""
+    """Returns the bytes of the logits, of their fp32 copy and of their log-softmax. The gradients reuse this memory. A
+    head that is frozen with its bias processes one chunk of labels at a time, if nothing scales its result. Then the
+    hidden states and their gradient remain (finetune_trainer.model.loss)."""
     each = BF16 * (setup.number == BF16) + FP32 + FP32
     logits = load.labels * shape.vocabulary
     if _trains_head(shape, setup) or not shape.bare_logits:
@@ -248,29 +257,30 @@ def _logits(shape: ModelShape, setup: Setup, load: Load, device: Device) -> floa
 
 
 def _backward_per_token(shape: ModelShape, setup: Setup, device: Device) -> float:
-    """Gradients alive inside one layer's backward pass: of the MLP's branches and product, or of query, key, value and
-    result, beside that of the residual stream."""
+    """Returns the bytes for each token of the gradients in the backward pass of one layer: of the branches and the
+    product of the MLP, or of query, key, value and result, and of the residual stream."""
     mlp = setup.number * 3 * shape.intermediate
     attention = max(device.attention, setup.number) * 2 * (shape.query + shape.key_value)
     return max(mlp, attention) + (setup.residual + FP32) * shape.hidden
 
 
 def _buffers(shape: ModelShape, setup: Setup) -> float:
-    """A 4-bit matrix is unpacked for each product, and DoRA takes the norm of each updated matrix in fp32: the
-    largest one counts."""
+    """Returns the bytes of the largest temporary matrix. QLoRA unpacks a 4-bit matrix for each product. DoRA computes
+    the norm of each updated matrix in fp32."""
     largest = max((m.rows * m.columns for m in shape.matrices), default=0)
     return largest * (setup.number * (setup.method == "QLoRA") + FP32 * setup.dora)
 
 
 def _answering(shape: ModelShape, setup: Setup, tokens: int) -> float:
-    """Keys and values of every layer while answers are written, and the widest tensors of the prompts' one pass."""
+    """Returns the bytes for writing answers: keys and values of every layer, and the widest tensors of the prompt
+    pass."""
     return tokens * setup.number * (2 * shape.key_value * shape.layers + 3 * shape.intermediate + 2 * shape.hidden)
 
 
 def first_fit(
     shape: ModelShape, setups: Iterable[Setup], loads: Sequence[Load], available: float, device: Device = CUDA
 ) -> MemoryPlan | None:
-    """The first of `setups`, in order of preference, that fits into `available` bytes with one of `loads`, of which the
-    first that fits is taken; None where none does."""
+    """Returns the first plan that fits into `available` bytes, or None. For each of `setups` in order, all `loads` are
+    tried in order."""
     plans = (MemoryPlan(setup, load, predict(shape, setup, load, device)) for setup in setups for load in loads)
     return next((plan for plan in plans if plan.memory.total <= available), None)

@@ -1,4 +1,4 @@
-"""The shape of a causal language model: what of config.json and of its weights' headers decides memory and time."""
+"""Reads the shape of a causal language model from config.json and from the headers of its weights."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,87 +7,89 @@ from math import prod
 from typing import Any
 
 Sizes = Mapping[str, Sequence[int]]
-"""Shape of every weight, by its name, as in the headers of the .safetensors files."""
+"""Shape of every weight by name, from the headers of the .safetensors files."""
 
 
 HEADS = ("lm_head.weight", "embed_out.weight")
-"""Names of the output head's matrix."""
+"""Names of the matrix of the output head."""
 SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-"""Settings by which the logits are not what the output head returns."""
+"""Settings that scale or cap the result of the output head before it becomes the logits."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A linear layer, as often as the model's blocks have it."""
+    """A linear layer, with the number of times that it occurs in the blocks of the model."""
 
     name: str
-    """Without the blocks' numbers: model.layers.self_attn.q_proj."""
+    """Name without block numbers, for example model.layers.self_attn.q_proj."""
     rows: int
     columns: int
     count: int
 
     @property
     def parameters(self) -> int:
-        """Weights of all of them."""
+        """Weights of all occurrences."""
         return self.rows * self.columns * self.count
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What decides the size and the work of a dense causal language model."""
+    """The numbers that decide the memory and the computation of a dense causal language model."""
 
     parameters: int
-    """All of them, a tied output head counted once."""
+    """All parameters. A tied output head counts once."""
     matrices: tuple[Matrix, ...]
-    """The linear layers of the blocks: what QLoRA holds in 4 bits and adapters are put on."""
+    """The linear layers of the blocks. QLoRA stores them in 4 bits, and adapters are added to them."""
     layers: int
     hidden: int
     """Width of the residual stream."""
     intermediate: int
     """Width inside the MLP."""
     query: int
-    """Attention heads times their size."""
+    """Number of attention heads x size of a head."""
     key_value: int
-    """Key and value heads times their size."""
+    """Number of key and value heads x size of a head."""
     vocabulary: int
     gated: bool = True
     """Whether the MLP multiplies two branches (SwiGLU, GeGLU)."""
     activation: str = "silu"
     norms: int = 2
-    """Normalisations of the residual stream in each layer."""
+    """Number of norms of the residual stream in each layer."""
     rms: bool = True
-    """Whether they are RMSNorm; otherwise LayerNorm."""
+    """Whether the norms are RMSNorm. Otherwise they are LayerNorm."""
     normed_heads: bool = False
-    """Whether queries and keys are normalised too."""
+    """Whether queries and keys are also normalised."""
     tied: bool = False
-    """Whether the output head is the embedding."""
+    """Whether the output head shares its weights with the embedding."""
     head_bias: bool = False
     """Whether the output head adds a bias (Phi)."""
     bare_logits: bool = True
-    """Whether the output head's product is the logits; otherwise they are scaled or capped."""
+    """Whether the result of the output head is the logits. Otherwise it is scaled or capped."""
     softcapped_heads: int = 0
-    """Attention heads whose scores are capped, which no fused kernel does: they keep a score for every two tokens."""
+    """Attention heads whose scores are capped. No fused kernel supports this, so they keep a score for every pair of
+    tokens."""
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of the blocks' matrices."""
+        """Weights of the matrices in the blocks."""
         return sum(matrix.parameters for matrix in self.matrices)
 
     def targeted(self, target_modules: Sequence[str]) -> list[Matrix]:
-        """The matrices that get an adapter, by the end of their name, or all of them by `all-linear`."""
+        """Returns the matrices that get an adapter: those whose name ends with a target, or all for `all-linear`."""
         if list(target_modules) == ["all-linear"]:
             return list(self.matrices)
         return [m for m in self.matrices if any(f".{m.name}".endswith(f".{name}") for name in target_modules)]
 
 
 def model_shape(config: Mapping[str, Any], sizes: Sizes) -> ModelShape:
-    """The shape of the model with this config.json and these weights. Raises ValueError naming what config.json lacks.
+    """Returns the shape of the model with this config.json and these weights. Raises ValueError when config.json lacks
+    a setting.
 
-    What the weights tell is taken from them, since config.json names few things alike in all families."""
+    The shapes of the weights are preferred to config.json, whose settings have different names in each model family."""
     config = config.get("text_config") or config
     hidden = _setting(config, "hidden_size", "n_embd", "d_model")
     layers = _setting(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
-    # A model without attention (Mamba, RWKV) names no heads.
+    # The config.json of a model without attention (Mamba, RWKV) has no number of heads.
     heads = _setting(config, "num_attention_heads", "n_head", "num_heads", "n_heads", default=1)
     head = config.get("head_dim") or hidden // heads
     groups = 1 if config.get("multi_query") else config.get("num_key_value_heads") or heads
@@ -120,7 +122,7 @@ def model_shape(config: Mapping[str, Any], sizes: Sizes) -> ModelShape:
 def _setting(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
     value = next((config[name] for name in names if config.get(name) is not None), default)
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"config.json has no {names[0]} above 0")
+        raise ValueError(f"config.json must set {names[0]} to a positive integer")
     return value
 
 

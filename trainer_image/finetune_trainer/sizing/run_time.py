@@ -1,4 +1,4 @@
-"""How long a run takes and what that costs, predicted from its arithmetic. docs/sizing.md says how far off that is."""
+"""Predicts the time and the cost of a run from its operations. docs/sizing.md describes how exact the prediction is."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,49 +29,49 @@ PEAK = {
     "rtx-4090": 165,
     "rtx-3090": 71,
 }
-"""bf16 TFLOP/s of the tensor cores without sparsity, from NVIDIA's data sheets. The first name found counts."""
+"""bf16 TFLOP/s of the tensor cores without sparsity, from NVIDIA's data sheets. The first matching name is used."""
 UTILISATION = {"LoRA": 0.35, "QLoRA": 0.25, "Full": 0.4}
-"""Share of that peak which training reaches: assumed, from what others publish for 7B and 8B models on A100 and H100.
-QLoRA unpacks every matrix twice; Full has fewer small operations for the same arithmetic."""
+"""Share of the peak that training reaches. These are assumptions from published results for 7B and 8B models on A100
+and H100. QLoRA unpacks every matrix twice. Full has fewer small operations for the same arithmetic."""
 LAYER_LAUNCH = 2e-3
-"""Seconds that starting one layer's kernels takes, forward and backward, however few tokens there are: some 250
-operations of 8 microseconds each. Small models are bound by it."""
+"""Seconds to start the kernels of one layer, forward and backward, for any number of tokens: about 250 operations of 8
+microseconds each. This time limits small models."""
 LAYER_DECODE = 1e-3
-"""Seconds one layer takes for one token of an answer, however many are written side by side: Transformers' generate
-writes 30 to 40 tokens a second with the 32 layers of a 7B model."""
+"""Seconds that one layer needs for one token of an answer, for any number of answers in the batch. Transformers'
+generate writes 30 to 40 tokens per second with the 32 layers of a 7B model."""
 START = 60.0
-"""Seconds for the pod's image, its imports and the first kernels."""
+"""Seconds to start the pod, to import the libraries and to start the first kernels."""
 LOADING = 500e6
-"""Bytes of weights downloaded and loaded in a second."""
+"""Bytes of weights that are downloaded and loaded per second."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to compute."""
+    """The amount of computation of a run."""
 
     tokens: int
-    """Of all steps."""
+    """Tokens of all steps."""
     labels: int
-    """Of these, those that are learned."""
+    """Tokens of all steps that are trained on."""
     context: float
-    """Tokens of the row a token stands in, on average over tokens: attention looks at half of them."""
+    """Length in tokens of the row that contains a token, averaged over tokens. Attention reads half of the row."""
     micro_batches: int
-    """Passes through the model."""
+    """Micro-batches of all steps."""
     answers: int
-    """Answers written to held-out rows, by all models together."""
+    """Answers to test rows that all models together write."""
     prompt_tokens: int
-    """Of the longest prompt."""
+    """Tokens of the longest prompt."""
     answer_tokens: int
-    """Of the longest answer."""
+    """Tokens of the longest answer."""
     answering: int
-    """Tokens of prompts and answers at a time."""
+    """Tokens of prompts and answers in one generation batch."""
     loads: int
-    """Times the base model is loaded."""
+    """How often the base model is loaded."""
 
 
 def peak_flops(names: Iterable[str]) -> float | None:
-    """bf16 FLOP/s of the GPU that one of `names` tells, such as h100-80gb or NVIDIA-H100-80GB-HBM3; None for one not
-    known and for a slice of one (MIG)."""
+    """Returns the bf16 FLOP/s of the GPU in `names`, for example h100-80gb or NVIDIA-H100-80GB-HBM3. Returns None for
+    an unknown GPU and for a slice of a GPU (MIG)."""
     words = [name.lower().replace("_", "-") for name in names]
     if any("mig" in word for word in words):
         return None
@@ -86,11 +86,12 @@ def _holds(word: str, gpu: str) -> bool:
 
 
 def training_flops(shape: ModelShape, setup: Setup, work: Work) -> float:
-    """Arithmetic of all steps.
+    """Returns the floating-point operations of all steps.
 
-    Forward: 2 for each weight and token, attention's two products over the tokens before (Kaplan et al. 2020, section
-    2.1), the output head where something is learned. Backward: as much again for the gradients of what flows through,
-    and again for those of the weights, which only Full needs: 6ND and 4ND. Checkpointing goes forward twice."""
+    Forward: 2 for each weight and token, the two products of attention over the earlier tokens (Kaplan et al. 2020,
+    section 2.1), and the output head for tokens that are trained on. Backward: the same again for the gradients of the
+    activations, and once more for the gradients of the weights, which only Full needs. This is 6ND for Full and 4ND
+    otherwise. Gradient checkpointing adds one forward pass."""
     blocks = work.tokens * 2 * (shape.linear_parameters + shape.layers * shape.query * work.context)
     head = work.labels * 2 * shape.hidden * shape.vocabulary
     passes = (3 if setup.method == "Full" else 2) + setup.checkpointing
@@ -99,19 +100,19 @@ def training_flops(shape: ModelShape, setup: Setup, work: Work) -> float:
 
 
 def training_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> float:
-    """Seconds of all steps on a GPU of `peak` FLOP/s."""
+    """Returns the seconds of all steps on a GPU with a peak of `peak` FLOP/s."""
     arithmetic = training_flops(shape, setup, work) / (peak * UTILISATION[setup.method])
     return max(arithmetic, work.micro_batches * shape.layers * LAYER_LAUNCH)
 
 
 def total_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> float:
-    """Seconds from the pod's start to the results: loading, all models on the held-out rows, all steps."""
+    """Returns the seconds from the start of the pod to the results: loading, answering the test rows, all steps."""
     together = max(1, work.answering // (work.prompt_tokens + work.answer_tokens))
     answering = -(-work.answers // together) * work.answer_tokens * shape.layers * LAYER_DECODE
     return START + work.loads * 2 * shape.parameters / LOADING + answering + training_seconds(shape, setup, work, peak)
 
 
 def cost(seconds: float, price_per_hour: str) -> str:
-    """Price of `seconds` as a decimal string, to the hundredth."""
+    """Returns the price of `seconds` as a decimal string with two decimal places."""
     exact = Decimal(price_per_hour) * Decimal(seconds) / 3600
     return str(exact.quantize(Decimal("0.01"), ROUND_HALF_UP))

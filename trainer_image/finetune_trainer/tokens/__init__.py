@@ -1,3 +1,3 @@
-"""Rows as the model reads them: rendered with the chat template, tokenized, and stored on disk.
+"""Renders rows with the chat template, tokenizes them and stores them on disk.
 
 May import: pod, sources, rows, base, copies. Never torch."""

@@ -1,4 +1,4 @@
-"""Rows as the text a model reads: through the tokenizer's chat template, or the Plain format where it has none."""
+"""Renders rows as text with the chat template of the tokenizer, or with the Plain format if there is no template."""
 
 import datetime
 from dataclasses import dataclass
@@ -18,17 +18,18 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.content }}"
     "{% if message.role == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
 )
-"""For models without a chat template: what is asked, an empty line, the answer, the end-of-sequence token."""
+"""The Plain format, for models without a chat template: the prompt, an empty line, the answer, the end-of-sequence
+token."""
 DATE = datetime.date(2024, 7, 26)
-"""What templates that ask for today's date are told, so that the same rows give the same tokens on any day. It is the
-date Llama 3's templates themselves fall back to."""
+"""The date for templates that ask for today's date. With a fixed date, the same rows give the same tokens on every day.
+The templates of Llama 3 use the same date as their default."""
 PROBE = "the-answer"
 APART_CHARACTERS, AROUND = 16 * 1024 * 1024, 32
-"""Longest text of all parts of one row together, which grows with the square of the number of answers, and what of it a
-template writes around each message, about."""
+"""Maximum number of characters of all parts of one row together, which grows with the square of the number of answers;
+and the approximate number of characters that a template adds to each message."""
 EXACT = 8
-"""Answers of a conversation for each of which all before it is rendered; what is true of these is looked for in the
-others by what the template writes for one turn."""
+"""For this many answers of a conversation, all messages before the answer are rendered. Later answers are found with a
+shorter conversation, which renders one turn."""
 
 
 class Template(Protocol):
@@ -41,42 +42,44 @@ class Template(Protocol):
 
 @dataclass(frozen=True)
 class Rendered:
-    """A row's text, or a part's, up to the end of its last answer."""
+    """The text of a row, or of a part of a row, up to the end of its last answer."""
 
     text: str
     messages: tuple[Message, ...]
-    """What is said in it, the last answer last."""
+    """The messages of the text. The last message is the last answer."""
     answers: tuple[tuple[int, int], ...]
-    """Each answer that is learned, with its end of turn, as characters [start, end) of the text. The last ends with the
-    text. None for a document."""
+    """Each answer that is trained on, with its end of turn, as characters [start, end) of the text. The last answer
+    ends with the text. Empty for a document."""
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How messages become text."""
+    """The format that turns messages into text."""
 
     kind: Literal["ChatTemplate", "Plain"]
     source: str
-    """The template's source."""
+    """Source of the template."""
     template: Template
     variables: dict[str, Any]
-    """What the template may use beside the messages: the tokenizer's special tokens."""
+    """Variables of the template other than the messages: the special tokens of the tokenizer."""
     end_of_turn: str = ""
-    """What the template writes after an answer, up to and with the special token that ends it; "" where it ends an
-    answer by no special token."""
+    """Text that the template writes after an answer, including the special token that ends the answer. "" if no special
+    token ends an answer."""
     remainder: str = ""
-    """What the template writes after that, at the end of a conversation."""
+    """Text that the template writes after `end_of_turn` at the end of a conversation."""
     loss_on: LossOn = LossOn.COMPLETION
-    """What is learned of a row."""
+    """The tokens of a row that are trained on."""
     stop_token_ids: tuple[int, ...] = ()
-    """The tokenizer's end-of-sequence token, and the one that ends a turn."""
+    """The end-of-sequence token of the tokenizer, and the end-of-turn token."""
 
     def render(self, row: Row) -> list[Rendered]:
-        """The row as one text with all its answers. Where the template writes a turn in another way once more turns
-        follow, as those of models that think leave out all thoughts but the last, as one text for each answer: what a
-        served model sees when it comes to that answer; or, where all is learned, as the template writes the whole. A
-        document is its text, without an answer. Raises InvalidRow where the template refuses the row, or an answer does
-        not follow the prompt that asks for it."""
+        """Returns the row as one text with all its answers. A document is returned as its text, without answers.
+
+        Some templates write a turn differently when more turns follow. For example, templates of reasoning models leave
+        out all reasoning except the last. Such a row is returned as one text for each answer, which is what a served
+        model sees for that answer. If every token is trained on, such a row is returned as one text.
+
+        Raises InvalidRow when the template rejects the row, or when an answer does not follow its prompt directly."""
         if row.is_document:
             return [Rendered(row.messages[0].content, row.messages, ())]
         answers = (number for number, message in enumerate(row.messages, start=1) if message.role == "assistant")
@@ -86,17 +89,17 @@ class PromptFormat:
         if self.loss_on is LossOn.ALL:
             return [self._apart(row.messages)]
         if _long_apart(row.messages, ends):
-            kind = f"its answers, each with all that was said before, have over {APART_CHARACTERS >> 20} Mi characters"
+            kind = f"its answers, each with all messages before it, have over {APART_CHARACTERS >> 20} Mi characters"
             raise InvalidRow(kind, f"{len(ends)} answers")
         return [self._apart(row.messages[:end]) for end in ends]
 
     def prompt(self, messages: tuple[Message, ...], thinking: bool) -> str:
-        """The text that asks for the next answer; `thinking`: for one that begins with a thought, where the template
-        has a switch for it. Raises InvalidRow as `render` does."""
+        """Returns the prompt for the next answer. `thinking`: whether the answer begins with reasoning, for templates
+        with such a switch. Raises InvalidRow as `render` does."""
         return self._text(messages, thinking, prompt=True)
 
     def _found(self, messages: tuple[Message, ...], ends: list[int]) -> Rendered | None:
-        """The messages with the answers that end the first `ends` of them; None where one cannot be told apart."""
+        """Returns the rendered messages with the answers at the positions `ends`, or None if an answer is not found."""
         whole = self._text(messages, thinks(messages[-1].content))
         answers: list[tuple[int, int]] = []
         for number, end in enumerate(ends):
@@ -111,16 +114,17 @@ class PromptFormat:
         return self._ended(whole[: answers[-1][1]], messages, answers)
 
     def _exact(self, messages: tuple[Message, ...], end: int, whole: str) -> tuple[int, int] | None:
-        """Where in `whole` the answer lies that ends the first `end` messages, by the prompt that asks for it."""
+        """Returns the place in `whole` of the answer that ends the first `end` messages, found by rendering its
+        prompt."""
         thinking = thinks(messages[end - 1].content)
         asked = self.prompt(messages[: end - 1], thinking)
         until = whole if end == len(messages) else self._text(messages[:end], thinking)
         return self._told_apart(asked, until, thinking, whole, 0)
 
     def _near(self, messages: tuple[Message, ...], end: int, whole: str, start: int) -> tuple[int, int] | None:
-        """The same, by what the template writes for this turn after another one, of any text: in a conversation of
-        thousands of turns, all before each would be rendered thousands of times. `start`: where the answer before it
-        ends in `whole`."""
+        """Returns the same as `_exact`, but renders this turn after one short turn only. In a conversation of thousands
+        of turns, `_exact` would render all earlier turns thousands of times. `start`: the end of the previous answer in
+        `whole`."""
         system = (Message("system", PROBE),) if messages[0].role == "system" else ()
         before = (*system, Message("user", PROBE), Message("assistant", PROBE))
         thinking = thinks(messages[end - 1].content)
@@ -132,7 +136,8 @@ class PromptFormat:
         return self._told_apart(asked[len(begun) :], until[len(begun) :], thinking, whole, start)
 
     def _told_apart(self, asked: str, until: str, thinking: bool, whole: str, at: int) -> tuple[int, int] | None:
-        """Where in `whole` the answer lies that `until` ends with, after the prompt `asked`; both stand at `at`."""
+        """Returns the place in `whole` of the answer at the end of `until`, or None. `asked`: the prompt. `at`: the
+        position in `whole` of both texts."""
         answered = until.removesuffix(self.remainder)
         told_apart = until.endswith(self.end_of_turn + self.remainder)
         thought = not thinking or THOUGHT_END in answered[len(asked) :]
@@ -141,19 +146,19 @@ class PromptFormat:
         return None
 
     def _apart(self, messages: tuple[Message, ...]) -> Rendered:
-        """The messages with the last answer alone."""
+        """Returns the rendered messages with the last answer only."""
         if found := self._found(messages, [len(messages)]):
             return found
         thought, answer = parted(messages[-1].content)
         asked = self.prompt(messages[:-1], thinks(messages[-1].content))
         if asked.rstrip().endswith(THOUGHT):
-            # The prompt begins the thought for the model, and the template, made for answers that were given before,
-            # leaves it out: DeepSeek-R1's.
+            # The prompt contains the start of the reasoning, but the template leaves out the reasoning of earlier
+            # answers. The template of DeepSeek-R1 does so.
             text = f"{asked}{thought}\n{THOUGHT_END}\n\n{answer.lstrip()}{self.end_of_turn}"
             return self._ended(text, messages, [(len(asked), len(text))])
         if thought:
-            raise InvalidRow("the model's chat template leaves out an answer's thought")
-        raise InvalidRow("the model's chat template does not write an answer after the prompt that asks for it")
+            raise InvalidRow("the model's chat template leaves out the reasoning of an answer")
+        raise InvalidRow("the model's chat template does not write an answer directly after its prompt")
 
     def _ended(self, text: str, messages: tuple[Message, ...], answers: list[tuple[int, int]]) -> Rendered:
         if not self.end_of_turn:
@@ -167,13 +172,14 @@ class PromptFormat:
                 messages=turns, add_generation_prompt=prompt, enable_thinking=thinking, **self.variables
             )
         except jinja2.TemplateError as error:
-            raise InvalidRow("the chat template refuses it", str(error).splitlines()[0][:200]) from error
+            raise InvalidRow("the model's chat template rejects it", str(error).splitlines()[0][:200]) from error
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise InvalidRow("the chat template fails on it", type(error).__name__) from error
+            raise InvalidRow("the model's chat template fails on it", type(error).__name__) from error
 
     def _turn(self, message: Message) -> dict[str, str]:
-        """The message as templates take one: without a thought that is empty, and with one by itself where they ask for
-        that and write it with the same marks; metrics look for those."""
+        """Returns the message in the form that templates expect. Empty reasoning is removed. Reasoning has its own
+        field if the template reads that field and writes the same marks around it, because metrics look for these
+        marks."""
         turn = {"role": message.role, "content": message.content}
         if message.role != "assistant" or THOUGHT_END not in message.content:
             return turn
@@ -190,15 +196,19 @@ class PromptFormat:
 
 
 def _long_apart(messages: tuple[Message, ...], ends: list[int]) -> bool:
-    """Whether the answers, each with all that was said before, are longer than APART_CHARACTERS."""
+    """Returns whether the answers, each with all messages before it, are longer than APART_CHARACTERS."""
     sizes = [0, *accumulate(len(message.content) + AROUND for message in messages)]
     return sum(sizes[end] for end in ends) > APART_CHARACTERS
 
 
 def prompt_format(tokenizer: Any, loss_on: LossOn = LossOn.COMPLETION) -> PromptFormat:
-    """The format a tokenizer asks for. Raises TrainerFailure ModelUnsupported where no answer could end."""
+    """Returns the prompt format of a tokenizer. Raises TrainerFailure ModelUnsupported when the tokenizer has no
+    end-of-sequence token, or when its chat template fails."""
     if not tokenizer.eos_token:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, "The tokenizer has no end-of-sequence token (eos_token).")
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED,
+            "The tokenizer has no end-of-sequence token. Set eos_token in the model's tokenizer_config.json.",
+        )
     try:
         kind: Literal["ChatTemplate", "Plain"] = "ChatTemplate" if tokenizer.chat_template else "Plain"
         source = tokenizer.get_chat_template() if tokenizer.chat_template else _plain_template(tokenizer)
@@ -209,7 +219,7 @@ def prompt_format(tokenizer: Any, loss_on: LossOn = LossOn.COMPLETION) -> Prompt
         detail = error.detail if isinstance(error, InvalidRow) else str(error).splitlines()[0][:200]
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"The tokenizer's chat template cannot render a question and its answer ({detail}).",
+            f"The model's chat template cannot render a question and its answer ({detail}).",
         ) from error
     end = _end_of_turn(tokenizer, tail)
     stops = (tokenizer.eos_token_id, *tokenizer(end, add_special_tokens=False).input_ids[-1:])
@@ -217,7 +227,7 @@ def prompt_format(tokenizer: Any, loss_on: LossOn = LossOn.COMPLETION) -> Prompt
 
 
 def _end_of_turn(tokenizer: Any, tail: str) -> str:
-    """The part of `tail` up to the first special token in it, with it."""
+    """Returns the part of `tail` up to and including its first special token."""
     marks = {token for token in (*tokenizer.get_added_vocab(), tokenizer.eos_token) if not token.isspace()}
     found = [(tail.index(mark), -len(mark), mark) for mark in marks if mark in tail]
     if not found:
@@ -227,14 +237,14 @@ def _end_of_turn(tokenizer: Any, tail: str) -> str:
 
 
 def _plain_template(tokenizer: Any) -> str:
-    """The Plain format as a template, which publishing gives to the tokenizer. It begins with the beginning-of-sequence
-    token where the tokenizer puts it before any text."""
+    """Returns the Plain format as a template, which is published with the tokenizer. The template begins with the
+    beginning-of-sequence token if the tokenizer adds this token to every text."""
     adds_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
     return ("{{ bos_token }}" if adds_bos else "") + PLAIN_TEMPLATE
 
 
 def _compiled(source: str) -> Template:
-    # Transformers' own sandbox, so that templates run as they do in every server that uses it.
+    # The sandbox of Transformers runs templates as every server does that uses Transformers.
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     template = cast(Template, _compile_jinja_template(source))

@@ -1,4 +1,4 @@
-"""What of every row only its text can tell, in 26 bytes a row: numbers for the advice, and keys of what is said."""
+"""Notes on the text of each row, in 26 bytes per row: numbers for the advice, and keys of the texts."""
 
 import re
 import unicodedata
@@ -24,42 +24,42 @@ _FORMAT_MARKS = re.compile(
     re.MULTILINE,
 )
 KEYS = np.dtype([("system", "<u8"), ("asked", "<u8"), ("answer", "<u8")])
-"""64-bit keys of a row's parts, equal for parts that are the same as `plain` has it: the system prompt, what is asked
-(`deduplicate.asked`), and the last answer without its thought."""
+"""64-bit keys of the parts of a row: the system prompt, the question (`deduplicate.asked`), and the last answer without
+its reasoning. Keys are equal if `plain` gives the same text."""
 _POINTS = re.compile(r"[.,;:!?。、]+(?=\s|$)")
 _OF_MODELS = re.compile(r"<[|\uff5c][^|\uff5c<>\n]{1,40}[|\uff5c]>|<(?:start|end)_of_turn>|\[/?INST\]|<<SYS>>")
-"""Marks that some model reads as one token, or was taught as if they were."""
+"""Matches marks that some models read as one token or were trained on."""
 NAMES = 200
-"""Marks that are told apart; what stands between `<|` and `|>` can be anything."""
+"""Maximum number of different marks that are counted. Any text can be between `<|` and `|>`."""
 LOOKED_AT = 2000
-"""Characters of a text that are looked at: formats mark the beginning."""
+"""Characters at the start of a text that are searched. Prompt formats have a mark at the start."""
 
 
 class Mark(IntEnum):
-    """What a mark in a row is."""
+    """The kind of a mark in a row."""
 
     FORMAT = 0
-    """In a question or an answer: of a prompt format that the model's own is then put around."""
+    """A mark of a prompt format in a question or an answer."""
     OWN = 1
-    """In a text: a special token of the model."""
+    """A special token of the model in a row of format Text."""
     FOREIGN = 2
-    """In a text: of another model's format."""
+    """A mark of another prompt format in a row of format Text."""
 
 
 def format_mark(text: str) -> str | None:
-    """The first mark of a known prompt format in a text, if there is one."""
+    """Returns the first mark of a known prompt format in a text, or None."""
     found = _FORMAT_MARKS.search(text, 0, LOOKED_AT)
     return found.group() if found else None
 
 
 def plain(text: str) -> str:
-    """`text` without what makes no other question or answer of it: case, white space, Unicode's compatibility forms,
-    and punctuation at the ends of words. Signs within it stay, as in 3-4 and 3+4."""
+    """Returns `text` without differences that do not change its meaning: case, white space, Unicode compatibility forms
+    and punctuation at the end of words. Characters inside words stay, as in 3-4 and 3+4."""
     return _POINTS.sub("", normalised(unicodedata.normalize("NFKC", text).casefold()))
 
 
 class RowNotes:
-    """Notes on rows, in the order they are added."""
+    """Notes on rows, in the order in which the rows are added."""
 
     def __init__(self, special: FindToken = lambda text: None) -> None:
         """`special`: finds the model's special tokens."""
@@ -68,7 +68,7 @@ class RowNotes:
         self._names: list[tuple[Mark, str] | None] = [None]
 
     def add(self, messages: Sequence[Message]) -> None:
-        """Notes what the next row says."""
+        """Adds the notes on the next row."""
         system = "\n".join(message.content for message in messages if message.role == "system")
         self._keys.extend(map(_key, (system, asked(messages), final_answer(messages[-1].content))))
         mark = self._mark(messages)
@@ -80,21 +80,21 @@ class RowNotes:
         self._documents.append(messages[0].role == DOCUMENT)
 
     def most_frequent_answer(self, rows: NDArray[np.int64]) -> int:
-        """How many of `rows` have the answer that most of them have."""
+        """Returns the number of `rows` with the most frequent answer."""
         counts = np.unique(self.keys(rows)["answer"], return_counts=True)[1]
         return int(counts.max(initial=0))
 
     def keys(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """What `rows` say, as KEYS. Shape [rows]."""
+        """Returns the keys of `rows`, of type KEYS. Shape [rows]."""
         keys: NDArray[Any] = np.frombuffer(self._keys, KEYS)[rows]
         return keys
 
     def documents(self, rows: NDArray[np.int64]) -> int:
-        """How many of `rows` are of format Text."""
+        """Returns the number of `rows` of format Text."""
         return int(np.frombuffer(self._documents, np.uint8)[rows].sum())
 
     def marked(self, rows: NDArray[np.int64], kind: Mark) -> Mapping[str, int]:
-        """How many of `rows` carry a mark of this kind, by the first such mark of each."""
+        """Returns the number of `rows` with a mark of this kind, by the first such mark of each row."""
         counts = np.bincount(np.frombuffer(self._marks, np.uint8)[rows], minlength=len(self._names))
         pairs = zip(self._names, counts, strict=True)
         return {mark[1]: int(count) for mark, count in pairs if mark and mark[0] is kind and count}

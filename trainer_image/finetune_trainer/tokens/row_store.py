@@ -1,8 +1,8 @@
-"""Tokenized rows on disk: written one after another, read back by number, so that their count never fills the memory.
+"""Stores tokenized rows on disk, so that memory does not grow with the number of rows.
 
-A store is a folder. `tokens` (int32), `supervised` (one byte a token) and `texts` (JSON) hold those of all rows end to
-end, `rows` one RECORD for each row, `files.json` the names of the files they came from.
-"""
+A store is a folder. The files `tokens` (int32), `supervised` (one byte per token) and `texts` (JSON) contain the data
+of all rows, one row after another. The file `rows` contains one RECORD per row. `files.json` contains the names of the
+source files."""
 
 import json
 import os
@@ -35,41 +35,42 @@ RECORD = np.dtype(
         ("digest", "S16"),
     ]
 )
-"""68 bytes: where a row's tokens and texts begin, how long they are, where it came from; `key`: of its prompt;
-`digest`: blake2b of its tokens and of which are learned."""
+"""A row in 68 bytes: start and length of its tokens and texts, and its source. `key`: the key of its prompt. `digest`:
+blake2b of its tokens and of which tokens are trained on."""
 PACK = struct.Struct("<qqiiiiiIiQ16s").pack
-"""The same as bytes: many times faster than through NumPy, one row at a time."""
+"""Packs one RECORD as bytes. For one row at a time, this is many times faster than NumPy."""
 STRETCH = 1 << 16
-"""Records that are read at a time."""
+"""Number of records in one read."""
 PLACED = np.dtype([("row", "<i8"), ("cluster", "<i4"), ("leaked", "?")])
-"""A row on a side of the split: its number in the store, its cluster, and Example.leaked."""
+"""A row on a side of the split: its index in the store, its cluster, and Example.leaked."""
 TOKENS, SUPERVISED, TEXTS, ROWS, FILES = "tokens", "supervised", "texts", "rows", "files.json"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Example:
-    """One row, tokenized."""
+    """A tokenized row."""
 
     input_ids: NDArray[np.int32]
-    """All tokens, prompt and answers, shape [tokens]."""
+    """All tokens of prompt and answers. Shape [tokens]."""
     supervised: NDArray[np.bool_]
-    """True where the token is learned: an answer's tokens and its end of turn. Shape [tokens]; never True at 0."""
+    """Whether each token is trained on: the tokens of an answer and its end of turn. Shape [tokens]. Never True at
+    0."""
     prompt_length: int
-    """Tokens before the last answer: what generation starts from."""
+    """Number of tokens before the last answer. Generation starts after these tokens."""
     messages: tuple[Message, ...]
-    """What was said, the last answer last."""
+    """The messages. The last message is the last answer."""
     place: str
-    """Where the row stands, as FILE:LINE."""
+    """Place of the row, as FILE:LINE."""
     cluster: int = 0
-    """Number of the group of rows that ask the same, or nearly: rows of one group never straddle the split."""
+    """Number of the group of rows with the same or nearly the same prompt. A group is on one side of the split."""
     mixture: int = 0
     """Index of its source in dataset.train, dataset.validation or dataset.test."""
     leaked: bool = False
-    """Of a test row: whether a row to learn from holds its question and its answer, see `leaked_rows`."""
+    """For a test row: whether its question and answer also occur in a training row, see `leaked_rows`."""
 
     @property
     def prompt(self) -> str:
-        """What was asked, for people: the question, or the conversation up to the last answer."""
+        """The question, or the conversation up to the last answer, as readable text."""
         asked = [message for message in self.messages[:-1] if message.role != "system"]
         if len(asked) == 1:
             return asked[0].content
@@ -77,17 +78,17 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """The last answer, as the row has it."""
+        """The last answer, unchanged."""
         return self.messages[-1].content
 
     @property
     def final_answer(self) -> str:
-        """The same without its thought, which is what metrics compare."""
+        """The last answer without its reasoning. Metrics compare this text."""
         return final_answer(self.answer)
 
 
 class StoreWriter:
-    """Appends rows to a new store in `folder`. A context manager; what was appended is on disk when it ends."""
+    """Appends rows to a new store in `folder`. A context manager: all rows are on disk when it ends."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -104,7 +105,7 @@ class StoreWriter:
         return self._count
 
     def append(self, example: Example, key: bytes) -> None:
-        """`key`: eight bytes or more, equal for rows that ask the same."""
+        """Appends a row. `key`: at least 8 bytes, equal for rows with the same prompt."""
         tokens = example.input_ids.astype("<i4", copy=False).tobytes()
         supervised = example.supervised.tobytes()
         messages = [message if not message.learned else message[:2] for message in example.messages]
@@ -140,7 +141,7 @@ class StoreWriter:
 
 
 class RowStore:
-    """A store that is written. Tokens are mapped into memory, texts read when a row is."""
+    """A complete store, for reading. Tokens are mapped into memory. Texts are read with their row."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -155,8 +156,8 @@ class RowStore:
         return self._count
 
     def column(self, name: str) -> NDArray[Any]:
-        """A field of RECORD of every row. Read a stretch at a time: mapped into memory, every page of the records, 72
-        bytes a row, would count as the process's own."""
+        """Returns a field of RECORD for every row. Shape [rows]. The records are read in parts of STRETCH rows. If they
+        were mapped into memory, all of them (68 bytes per row) would count as memory of the process."""
         column = np.empty(len(self), RECORD[name])
         for start in range(0, len(self), STRETCH):
             records = self._records(start, min(STRETCH, len(self) - start))
@@ -168,13 +169,13 @@ class RowStore:
         return np.frombuffer(os.pread(self._rows.fileno(), count * size, start * size), RECORD)
 
     def messages(self, row: int) -> tuple[Message, ...]:
-        """What row number `row` says, without its tokens."""
+        """Returns the messages of the row with index `row`, without reading its tokens."""
         record = self._records(row, 1)[0]
         at, size = record["text_start"].item(), record["text_bytes"].item()
         return tuple(Message(*message) for message in json.loads(os.pread(self._texts.fileno(), size, at)))
 
     def example(self, row: int, cluster: int = 0, leaked: bool = False) -> Example:
-        """Row number `row`, from 0."""
+        """Returns the row with index `row`, counted from 0."""
         start, _, tokens, _, prompt_length, _, file, line, mixture, _, _ = self._records(row, 1)[0].item()
         return Example(
             input_ids=self._tokens[start : start + tokens],
@@ -189,18 +190,18 @@ class RowStore:
 
 
 class Rows(Sequence[Example]):
-    """Some rows of a store, in an order of their own; a row may stand there twice."""
+    """A selection of rows of a store, in any order. A row may occur twice."""
 
     def __init__(self, store: RowStore, placed: NDArray[Any], all_supervised: bool = False) -> None:
-        """`placed`: PLACED, one for each. `all_supervised`: every token but a row's first is learned."""
+        """`placed`: of type PLACED, shape [rows]. `all_supervised`: train on every token of a row except the first."""
         self.store, self.placed, self._all = store, placed, all_supervised
 
     def whole(self) -> "Rows":
-        """The same rows, learned whole."""
+        """Returns the same rows with every token trained on."""
         return Rows(self.store, self.placed, all_supervised=True)
 
     def marked(self, leaked: NDArray[np.bool_]) -> "Rows":
-        """The same rows with Example.leaked set. `leaked`: shape [rows]."""
+        """Returns the same rows with Example.leaked set to `leaked`, of shape [rows]."""
         placed = self.placed.copy()
         placed["leaked"] = leaked
         return Rows(self.store, placed, self._all)
@@ -222,38 +223,38 @@ class Rows(Sequence[Example]):
         return (self[index] for index in range(len(self)))
 
     def messages(self, index: int) -> tuple[Message, ...]:
-        """What one row says, without its tokens."""
+        """Returns the messages of one row, without reading its tokens."""
         return self.store.messages(int(self.placed["row"][index]))
 
     def column(self, name: str) -> NDArray[Any]:
-        """A field of RECORD for every row, without reading the rows."""
+        """Returns a field of RECORD for every row, without reading the rows. Shape [rows]."""
         column: NDArray[Any] = self.store.column(name)[self.placed["row"]]
         return self.column("tokens") - 1 if self._all and name == "supervised" else column
 
 
 def lengths(rows: Sequence[Example]) -> NDArray[np.int64]:
-    """Tokens of each row; of rows in a store without reading them."""
+    """Returns the number of tokens of each row, shape [rows]. Rows in a store are not read."""
     if isinstance(rows, Rows):
         return rows.column("tokens").astype(np.int64)
     return np.array([len(row.input_ids) for row in rows], dtype=np.int64)
 
 
 def prompt_lengths(rows: Sequence[Example]) -> NDArray[np.int64]:
-    """Tokens before the last answer of each row; of rows in a store without reading them."""
+    """Returns the number of tokens before the last answer of each row, shape [rows]. Rows in a store are not read."""
     if isinstance(rows, Rows):
         return rows.column("prompt_length").astype(np.int64)
     return np.array([row.prompt_length for row in rows], dtype=np.int64)
 
 
 def supervised_counts(rows: Sequence[Example]) -> NDArray[np.int64]:
-    """Learned tokens of each row; of rows in a store without reading them."""
+    """Returns the number of tokens that are trained on in each row, shape [rows]. Rows in a store are not read."""
     if isinstance(rows, Rows):
         return rows.column("supervised").astype(np.int64)
     return np.array([row.supervised.sum() for row in rows], dtype=np.int64)
 
 
 def mixtures(rows: Sequence[Example]) -> NDArray[np.int64]:
-    """Index of each row's source; of rows in a store without reading them."""
+    """Returns the index of the source of each row, shape [rows]. Rows in a store are not read."""
     if isinstance(rows, Rows):
         return rows.column("mixture").astype(np.int64)
     return np.array([row.mixture for row in rows], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Token ids against the rows of the model's embedding. On a GPU an id without a row looks like a broken GPU."""
+"""Checks token ids against the rows of the model's embedding. On a GPU, an id without a row looks like a broken GPU."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,21 +13,21 @@ from finetune_trainer.sources.findings import place_of
 from finetune_trainer.tokens.row_store import Example
 
 NAMED = 5
-"""Tokens that a sentence names at most."""
+"""Maximum number of tokens that a message names."""
 
 
 def require_rows(examples: Iterable[tuple[Row, Example]], model: BaseModel) -> Iterator[tuple[Row, Example]]:
-    """The same examples. Raises TrainerFailure ModelUnsupported at the first with a token the embedding has no row
-    for."""
+    """Yields the examples unchanged. Raises TrainerFailure ModelUnsupported at the first example with a token id that
+    has no row in the embedding."""
     rows = model.rows
     for row, example in examples:
         if len(example.input_ids) and int(example.input_ids.max()) >= rows:
             beyond = np.unique(example.input_ids[example.input_ids >= rows]).tolist()
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"The tokenizer does not belong to the model's weights: {place_of(example.place)} becomes "
-                f"{_named(beyond, model.tokenizer)}, and the embedding has {rows:,} rows, for ids up to {rows - 1:,}. "
-                "Upload the tokenizer that was saved with these weights, or resize the model with "
+                f"The tokenizer does not fit the model's weights. {place_of(example.place)} contains "
+                f"{_named(beyond, model.tokenizer)}, but the embedding has only {rows:,} rows, for ids up to "
+                f"{rows - 1:,}. Upload the tokenizer that was saved with these weights, or resize the model with "
                 "resize_token_embeddings, train the new rows, and upload both.",
             )
         yield row, example

@@ -1,4 +1,4 @@
-"""Rendered rows as token ids, with a mark on every token that is learned."""
+"""Turns rendered rows into token ids and marks every token that is trained on."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +16,11 @@ from finetune_trainer.tokens.render import PromptFormat, Rendered
 from finetune_trainer.tokens.row_store import Example
 
 BATCH, BATCH_CHARACTERS = 512, 1 << 20
-"""Rows, and about how much text, given to the tokenizer at a time; it spreads them over the cores."""
+"""Maximum rows and approximate characters in one batch for the tokenizer, which uses all cores."""
 CHECKED = 100
-"""Answers whose beginning is found in both ways before the quick one is trusted."""
+"""For this many answers, the start is found in two ways. If the results agree, only the fast way is used afterwards."""
 NEAR = 256
-"""Characters before an answer in which the special token that begins its turn is looked for."""
+"""Characters before an answer that are searched for the special token at the start of its turn."""
 
 Batch = list[tuple[Row, Rendered]]
 
@@ -28,11 +28,11 @@ Batch = list[tuple[Row, Rendered]]
 def tokenize(
     rows: Iterable[Row], format: PromptFormat, tokenizer: Any, findings: Findings, longest_document: int | None = None
 ) -> Iterator[tuple[Row, Example]]:
-    """Each row with its tokens; rows the chat template cannot render go to `findings`. A row of format Text gives one
-    example, or several of at most `longest_document` tokens; a conversation one, or one for each answer, as
-    `PromptFormat.render` has it. One batch is tokenized while the next is rendered."""
+    """Yields each row with its tokens. Rows that the chat template cannot render are added to `findings`. A row of
+    format Text gives one example, or several of at most `longest_document` tokens. A conversation gives one example, or
+    one for each answer, see `PromptFormat.render`. One batch is tokenized while the next batch is rendered."""
     backend = tokenizer.backend_tokenizer
-    # What tokenizer.json says of these is for other uses: a row is never cut here.
+    # tokenizer.json may set truncation and padding for other uses. A row is never truncated here.
     backend.no_truncation()
     backend.no_padding()
     progress = Progress("Tokenizing", "rows")
@@ -85,11 +85,11 @@ def _examples(
 
 
 class _Prompts:
-    """Rows that ask and answer.
+    """Tokenizes rows with a prompt and an answer.
 
-    The tokens before an answer are those a server gets when it tokenizes the prompt alone. They are told from the
-    tokens of the whole row: a special token parts a text, so that what is before it and what is after it are tokenized
-    apart, and all that the template writes from the last special token to the answer is nearly always the same."""
+    The tokens before an answer must be those that a server gets when it tokenizes the prompt alone. They are derived
+    from the tokens of the whole row. A special token splits a text: the parts before and after it are tokenized
+    separately. The text from the last special token to the answer is nearly always the same."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._backend = tokenizer.backend_tokenizer
@@ -101,7 +101,7 @@ class _Prompts:
         self._checked = 0
 
     def example(self, row: Row, rendered: Rendered, encoding: Any) -> Example:
-        """The row's tokens and which of them are learned."""
+        """Returns the tokens of the row, with the tokens that are trained on."""
         text, answers = rendered.text, rendered.answers
         ids: list[int] = encoding.ids
         supervised = np.zeros(len(ids), dtype=np.bool_)
@@ -111,8 +111,8 @@ class _Prompts:
             supervised[shared : _token_end(encoding, end)] = True
         prompt = self._before(text, ends[-2], answers[-1][0], encoding, ids)
         if ids[: len(prompt)] != prompt:
-            # A token would reach over the boundary, which it cannot when the prompt comes first and the answer is
-            # written.
+            # A token crosses the boundary between prompt and answer. That cannot happen in generation, so prompt and
+            # answer are tokenized separately.
             answer = self._ids(text[answers[-1][0] :])
             kept = np.zeros(len(prompt) + len(answer), dtype=np.bool_)
             shared = _common(prompt, ids)
@@ -129,9 +129,10 @@ class _Prompts:
         )
 
     def _shared(self, text: str, since: int, start: int, encoding: Any, ids: list[int], exact: bool) -> int:
-        """How many tokens of the whole text stand for what is before character `start`. Not by all tokens before it,
-        which would be copied and compared for each answer of a long conversation. `exact`: where no special token
-        begins the turn, all before it is tokenized; else a token that reaches over `start` is the answer's."""
+        """Returns the number of tokens of the whole text before character `start`. The tokens before `start` are not
+        compared one by one, because that is slow for each answer of a long conversation. `exact`: if no special token
+        begins the turn, tokenize all text before `start`. Otherwise, a token that crosses `start` belongs to the
+        answer."""
         token = self._told(text, since, start, encoding) if self._checked >= CHECKED else None
         if token is not None:
             return token + _common(self._opening_ids, ids[token : token + len(self._opening_ids) + 1])
@@ -141,7 +142,7 @@ class _Prompts:
         return before - (before > 0 and encoding.token_to_chars(before - 1)[1] > start)
 
     def _before(self, text: str, since: int, start: int, encoding: Any, ids: list[int]) -> list[int]:
-        """Tokens of `text` up to character `start`. `since`: where the answer before it ends, or else `start`."""
+        """Returns the tokens of `text` up to character `start`. `since`: the end of the previous answer, or `start`."""
         token = self._told(text, since, start, encoding)
         found = None if token is None else ids[:token] + self._opening_ids
         if found is not None and self._checked >= CHECKED:
@@ -149,12 +150,12 @@ class _Prompts:
         exact = self._ids(text[:start])
         self._checked += 1
         if found is not None and found != exact:
-            self._mark = None  # not a tokenizer of which this is true
+            self._mark = None  # the fast way is wrong for this tokenizer
         return exact
 
     def _told(self, text: str, since: int, start: int, encoding: Any) -> int | None:
-        """The number of tokens before the same, told from those of the whole text, to which `_opening_ids` have to be
-        added; None where it cannot be."""
+        """Returns the number of tokens of the whole text before the opening of the turn, or None if it cannot be
+        derived. The tokens up to `start` are these tokens and `_opening_ids`."""
         if self._mark is None:
             return None
         if not self._opening or not text.startswith(self._opening, start - len(self._opening)):
@@ -175,18 +176,19 @@ class _Prompts:
 
 
 class _Documents:
-    """Rows of format Text: every token is learned but the first of each piece, before which nothing stands."""
+    """Tokenizes rows of format Text. Every token is trained on except the first token of each piece, which has no
+    context."""
 
     def __init__(self, tokenizer: Any, stops: Sequence[int], longest: int | None) -> None:
-        """`stops`: tokens that end a text or a turn, of which one is enough."""
+        """`stops`: tokens that end a text or a turn. One of them at the end of a text is enough."""
         adds_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
         self._before = [tokenizer.bos_token_id] if adds_bos else []
         self._after, self._stops = [tokenizer.eos_token_id], stops
         self._longest = longest
 
     def examples(self, row: Row, encoding: Any) -> Iterator[Example]:
-        """The document, between the tokens that begin and end a text where it does not have them itself, in as few
-        pieces as fit, of nearly equal length: no token is lost and none stands in two of them."""
+        """Yields the document in as few pieces as possible, of nearly equal length. Each token is in exactly one piece.
+        The tokens that begin and end a text are added if the document does not contain them."""
         text = row.messages[0].content
         before = [] if encoding.ids[:1] == self._before else self._before
         ids = np.array([*before, *encoding.ids, *self._end(text, encoding)], dtype=np.int32)
@@ -198,15 +200,15 @@ class _Documents:
             yield Example(piece, supervised, 1, (Message(DOCUMENT, said),), row.place, mixture=row.mixture)
 
     def _end(self, text: str, encoding: Any) -> list[int]:
-        """What is to be added at the end of a text: nothing where one of `stops` is its last token but for white
-        space."""
+        """Returns the tokens to add at the end of a text. There are none if the last token before white space is in
+        `stops`."""
         end = len(text.rstrip())
         token = encoding.char_to_token(end - 1) if end else None
         return [] if token is not None and encoding.ids[token] in self._stops else self._after
 
 
 def _texts(text: str, encoding: Any, lengths: list[int], before: int) -> list[str]:
-    """What the tokens of each piece stand for, together all of `text`. `before`: tokens before those of the text."""
+    """Returns the text of each piece. The pieces together are `text`. `before`: number of tokens before the text."""
     if len(lengths) == 1:
         return [text]
     firsts = (token - before for token in accumulate(lengths[:-1]))
@@ -216,13 +218,13 @@ def _texts(text: str, encoding: Any, lengths: list[int], before: int) -> list[st
 
 
 def _common(first: list[int], second: list[int]) -> int:
-    """Length of the longest common beginning."""
+    """Returns the length of the longest common prefix."""
     if second[: len(first)] == first:
         return len(first)
     return next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
 
 
 def _token_end(encoding: Any, end: int) -> int:
-    """Index after the last token that lies before character `end`. White space may belong to no token."""
+    """Returns the index after the last token before character `end`. White space may belong to no token."""
     tokens = (encoding.char_to_token(position) for position in range(end - 1, -1, -1))
     return next((token + 1 for token in tokens if token is not None), 0)

@@ -82,7 +82,7 @@ def test_a_config_that_does_not_say_how_large_the_model_is_is_refused(
     change(model / "config.json", num_hidden_layers=None)
     reason, message = refused(make_bundle, model, tmp_path / "scratch")
     assert reason is FailureReason.MODEL_UNSUPPORTED
-    assert "config.json has no num_hidden_layers above 0" in message
+    assert "config.json must set num_hidden_layers to a positive integer" in message
 
 
 @pytest.mark.parametrize(

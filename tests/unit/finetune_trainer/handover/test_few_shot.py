@@ -1,4 +1,4 @@
-"""Prompts with examples: which rows they are, how they are laid out, and how many have room."""
+"""Few-shot prompts: the choice, the order and the number of the examples."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def rows(count: int, first: int = 0) -> list[Example]:
     return [example(20, 8, i, texts=(f"What is {i}?", f"It is {i}.")) for i in range(first, first + count)]
 
 
-def test_three_draws_of_five_stand_before_every_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_three_draws_of_five_examples_come_before_every_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
     train, held_out = rows(40), rows(6, first=100)
     draws = few_shot_draws(train, held_out, prompt_format(tokenizer), tokenizer, 4000, seed=0)
     assert [draw.examples for draw in draws] == [EXAMPLES] * DRAWS
@@ -80,7 +80,7 @@ def test_a_row_that_is_too_long_is_passed_over() -> None:
     assert sorted(row.cluster for row in choose_examples(train, set(), 100, "0")) == [35, 36, 37, 38, 39]
 
 
-def test_the_rows_own_system_message_stands_first_and_the_examples_have_none() -> None:
+def test_the_system_message_of_the_row_is_first_and_examples_have_none() -> None:
     system = Message("system", "Answer briefly.")
     shown = replace(rows(1)[0], messages=(Message("system", "Old rules."), *turns("What is 0?", "It is 0.")))
     talk = (system, *turns("Hello.", "Hello!"), *turns("What is 9?", "It is 9."))

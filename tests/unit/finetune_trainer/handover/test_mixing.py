@@ -1,4 +1,4 @@
-"""Which rows an epoch takes, in which order, with and without weights."""
+"""The rows of an epoch and their order, with and without weights."""
 
 from collections import Counter
 from itertools import accumulate

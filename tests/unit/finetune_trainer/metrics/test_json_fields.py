@@ -1,4 +1,4 @@
-"""Answers that are JSON: what counts as JSON, and which fields are right."""
+"""JSON answers: which texts count as JSON, and which fields are correct."""
 
 import json
 from typing import Any
@@ -32,7 +32,7 @@ def test_anything_else_is_not(text: str) -> None:
     assert parse(text) is None
 
 
-def test_what_is_missing_wrong_or_made_up_costs_alike() -> None:
+def test_missing_wrong_and_invented_fields_cost_the_same() -> None:
     expected = '{"team": "billing", "tags": ["a", "b"], "user": {"id": 7}}'
     assert field_match(expected, expected) == (4, 4)
     assert field_match('{"user": {"id": 7.0}, "team": "billing", "tags": ["a", "b"]}', expected) == (4, 4)

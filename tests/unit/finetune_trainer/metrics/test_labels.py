@@ -1,4 +1,4 @@
-"""Labels: equal to scikit-learn on a thousand seeded cases."""
+"""Label metrics are equal to scikit-learn in 1,000 seeded cases."""
 
 import random
 

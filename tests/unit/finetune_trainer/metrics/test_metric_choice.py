@@ -1,4 +1,4 @@
-"""Which metrics are taken, told from the training answers."""
+"""The choice of the metrics from the training answers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,7 +40,7 @@ def rows(answers: Sequence[str]) -> list[Example]:
         ([f"answer {i}" for i in range(100)], AnswerKind.TEXT),
     ],
 )
-def test_the_kind_is_told_from_the_answers(answers: list[str], kind: AnswerKind) -> None:
+def test_the_kind_is_detected_from_the_answers(answers: list[str], kind: AnswerKind) -> None:
     assert recognise(rows(answers)).kind is kind
 
 
@@ -87,14 +87,18 @@ def test_what_is_asked_for_is_taken_and_what_gates_need() -> None:
 @pytest.mark.parametrize(
     ("metric", "answers", "why"),
     [
-        (MetricName.MACRO_F1, TEXT, "the training answers are no labels, which are 2 to 200 different short ones"),
-        (MetricName.FIELD_MATCH, LABEL, "fewer than nine of ten training answers are a JSON object"),
-        (MetricName.BLEU, Answers(AnswerKind.CONTINUATION), "the rows hold text to continue"),
+        (
+            MetricName.MACRO_F1,
+            TEXT,
+            r"the training answers are not labels \(2 to 200 different short answers with at least 10 rows",
+        ),
+        (MetricName.FIELD_MATCH, LABEL, "fewer than 90% of the training answers are a JSON object"),
+        (MetricName.BLEU, Answers(AnswerKind.CONTINUATION), "the rows contain text to continue and no answers"),
     ],
 )
 def test_a_metric_these_answers_cannot_have_is_refused(metric: MetricName, answers: Answers, why: str) -> None:
     for wish in (Evaluation(metrics=[metric]), Evaluation(gates=[Gate(metric=metric, min=0)])):
-        with pytest.raises(TrainerFailure, match=f"cannot take the metric {metric}: {why}") as caught:
+        with pytest.raises(TrainerFailure, match=f"cannot use the metric {metric}, because {why}") as caught:
             choose_metrics(wish, answers)
         assert caught.value.reason is FailureReason.SPEC_INVALID
 
@@ -102,11 +106,17 @@ def test_a_metric_these_answers_cannot_have_is_refused(metric: MetricName, answe
 @pytest.mark.parametrize(
     ("evaluation", "why"),
     [
-        ({"baselines": ["Base"], "metric": "ExactMatch"}, "FewShot is not in evaluation.baselines: add it."),
-        ({"metric": "Loss"}, "Loss is not measured of prompting: set base, or choose another metric."),
+        (
+            {"baselines": ["Base"], "metric": "ExactMatch"},
+            "evaluation.baselines does not contain FewShot. Add FewShot to evaluation.baselines.",
+        ),
+        (
+            {"metric": "Loss"},
+            "Loss is not measured with few-shot prompts. Set minGainOver.base, or choose another metric.",
+        ),
     ],
 )
-def test_a_gain_over_prompting_that_is_not_measured_is_refused(evaluation: dict[str, Any], why: str) -> None:
+def test_a_gain_over_few_shot_prompting_that_is_not_measured_is_refused(evaluation: dict[str, Any], why: str) -> None:
     gate = {"metric": evaluation.pop("metric"), "minGainOver": {"fewShot": 0.1}}
     wish = Evaluation.model_validate(evaluation | {"gates": [gate]})
     with pytest.raises(TrainerFailure) as caught:
@@ -123,7 +133,7 @@ def test_a_gain_over_prompting_that_is_not_measured_is_refused(evaluation: dict[
         {"regression": [{"name": "x", "uri": "s3://acme-data/x.jsonl", "metric": "MakroF1", "maxDrop": 0}]},
     ],
 )
-def test_a_metric_named_wrongly_is_refused_wherever_it_stands(spec: dict[str, Any]) -> None:
+def test_an_unknown_metric_is_refused_in_every_field(spec: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="Input should be 'Loss', 'Perplexity'"):
         Evaluation.model_validate(spec)
 
@@ -144,8 +154,10 @@ def test_an_unknown_metric_is_an_error() -> None:
 def test_a_regression_set_has_to_have_its_metric() -> None:
     wish = RegressionSet(uri="s3://acme-data/x.jsonl", name="x", metric=MetricName.FIELD_MATCH, max_drop=0)
     require_metric(wish, rows(['{"a": 1}'] * 10))
-    with pytest.raises(TrainerFailure, match=r"evaluation.regression x cannot take the metric FieldMatch"):
+    with pytest.raises(TrainerFailure, match=r"evaluation.regression x cannot use the metric FieldMatch"):
         require_metric(wish, rows(["yes"] * 10))
     labels = wish.model_copy(update={"metric": MetricName.MACRO_F1})
-    with pytest.raises(TrainerFailure, match=r"cannot take the metric MacroF1: the labels of a regression set are not"):
+    with pytest.raises(
+        TrainerFailure, match=r"cannot use the metric MacroF1, because the labels of a regression set are unknown"
+    ):
         require_metric(labels, rows(["yes", "no"] * 20))

@@ -1,4 +1,4 @@
-"""Metrics of texts, each equal to the field's reference implementation on a thousand seeded pairs."""
+"""Each text metric is equal to its reference implementation for 1,000 seeded pairs."""
 
 import re
 import string

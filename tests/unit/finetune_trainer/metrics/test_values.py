@@ -1,4 +1,4 @@
-"""Every metric: from rows to a number, alone and resampled."""
+"""Every metric from rows to a value, with and without resampling."""
 
 from math import e
 

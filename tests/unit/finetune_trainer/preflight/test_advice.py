@@ -94,7 +94,7 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "FewTokensLearned",
         {"supervised_tokens": 2999},
         {"supervised_tokens": 3000},
-        "prompts, with 300 tokens on average",
+        "training time. A row has 300 tokens on average.",
     ),
     (
         "ConversationsTakenApart",

@@ -1,4 +1,4 @@
-"""Whether it is noticed that a model was never trained to end an answer."""
+"""Preflight detects a model that was never trained to end an answer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,28 +63,28 @@ def said(make_bundle: MakeBundle, tmp_path: Path) -> Callable[..., str | None]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_row_that_no_training_told_from_anothers_is_said_before_training(
+def test_an_untrained_end_of_turn_token_is_reported_before_training(
     said: Callable[..., str | None], dtype: torch.dtype
 ) -> None:
     message = said((EMBEDDING, equal), (HEAD, lambda matrix: equal(matrix, 0.002)), dtype=dtype)
     assert message
-    assert "<|im_end|> (id 301), which ends an answer, equals that of <|im_start|> (id 300)" in message
+    assert "the row of the end-of-turn token <|im_end|> (id 301) equals the row of <|im_start|> (id 300)." in message
     assert "method.lora.modulesToSave to [embed_tokens, lm_head]" in message
     assert "choose another base model, such as the instruct variant" in message
 
 
-@pytest.mark.parametrize(("change", "words"), [(zero, "is all but zero"), (beyond, "equals that of id 304")])
-def test_a_row_of_zeros_or_like_one_past_the_tokenizer_is_said_too(
+@pytest.mark.parametrize(("change", "words"), [(zero, "is almost zero"), (beyond, "equals the row of id 304")])
+def test_a_zero_row_or_a_row_equal_to_one_after_the_vocabulary_is_reported(
     said: Callable[..., str | None], change: Change, words: str
 ) -> None:
     assert words in (said((HEAD, change)) or "")
 
 
-def test_of_a_tied_model_the_embedding_is_named(said: Callable[..., str | None]) -> None:
+def test_the_message_names_the_embedding_of_a_tied_model(said: Callable[..., str | None]) -> None:
     assert "modulesToSave to [embed_tokens]," in (said((EMBEDDING, equal), tied=True) or "")
 
 
-def test_nothing_is_said_of_a_token_the_head_was_trained_on(said: Callable[..., str | None]) -> None:
+def test_a_trained_end_of_turn_token_is_not_reported(said: Callable[..., str | None]) -> None:
     assert said((EMBEDDING, equal)) is None
 
 
@@ -97,7 +97,7 @@ def test_nothing_is_said_of_a_token_the_head_was_trained_on(said: Callable[..., 
         {"type": "LoRA", "lora": {"targetModules": ["q_proj", "lm_head"]}},
     ],
 )
-def test_nothing_is_said_where_the_job_trains_the_head(said: Callable[..., str | None], method: dict[str, Any]) -> None:
+def test_a_job_that_trains_the_head_gets_no_message(said: Callable[..., str | None], method: dict[str, Any]) -> None:
     assert said((EMBEDDING, equal), (HEAD, equal), method=method) is None
 
 
@@ -110,6 +110,6 @@ def test_training_the_embedding_of_a_tied_model_trains_the_head(said: Callable[.
     assert said((EMBEDDING, equal), tied=True, method=tuned) is None
 
 
-def test_of_texts_the_end_of_a_text_is_looked_at(said: Callable[..., str | None], tmp_path: Path) -> None:
+def test_rows_of_format_text_are_checked_for_their_end_token(said: Callable[..., str | None], tmp_path: Path) -> None:
     rows = [{"text": f"The report on day {i} is short."} for i in range(60)]
     assert said((HEAD, equal), rows=rows) is None, "texts end on another token"

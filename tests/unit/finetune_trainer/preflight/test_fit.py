@@ -1,4 +1,4 @@
-"""What a job should take of each kind of GPU, and what follows where that does not fit."""
+"""The predicted memory of a job on each GPU type, and the failure of a job that does not fit."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_to
 from tests.unit.finetune_trainer.preflight_runs import failure, run, written
 
 
-def test_what_the_job_should_take_is_in_the_status(make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_status_contains_the_estimate(make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]) -> None:
     gpu = {"name": "h100-80gb", "memory": "81559Mi", "pricePerHour": "3.60"}
     run(make_bundle(gpuTypes=[gpu]))
     status = written(capsys)
@@ -33,7 +33,8 @@ def test_a_job_that_does_not_fit_ends_before_anything_is_written(
     bundle = make_bundle(gpuTypes=[{"name": "tiny", "memory": "1Gi"}])
     found = failure(bundle)
     assert found.reason is FailureReason.DOES_NOT_FIT
-    assert "tiny has 1Gi. No method would fit: choose a smaller model." in found.message
+    assert "of GPU memory, but tiny has 1Gi. The method is QLoRA, the model has" in found.message
+    assert "tokens. No method would fit. Choose a smaller model." in found.message
     status = written(capsys)
     assert status.preflight
     (estimate,) = status.preflight.estimate or []
@@ -41,7 +42,7 @@ def test_a_job_that_does_not_fit_ends_before_anything_is_written(
     assert not (Path(work_prefix(bundle)) / "prepared").exists()
 
 
-def test_auto_takes_4_bit_weights_where_only_they_fit(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_auto_chooses_qlora_if_only_qlora_fits(make_bundle: MakeBundle, tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "model")
     save_model(tmp_path / "model", hidden_size=512, intermediate_size=2048)
     model = {"uri": str(tmp_path / "model")}

@@ -1,4 +1,4 @@
-"""Rows that cannot be learned from: left out and counted as far as the job allows, and else the end of it."""
+"""Invalid rows are left out and counted up to the allowed number. More invalid rows fail the job."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tests.unit.finetune_trainer.conftest import MakeBundle, sum_rows, write_row
 from tests.unit.finetune_trainer.preflight_runs import failure, run, with_dataset, written
 
 
-def test_a_bad_row_is_named_in_the_status_with_what_was_read_so_far(
+def test_the_status_names_an_invalid_row_and_the_rows_read_so_far(
     make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows: list[Any] = sum_rows(20)
@@ -29,7 +29,7 @@ def test_a_bad_row_is_named_in_the_status_with_what_was_read_so_far(
     assert (status.preflight.rows, status.preflight.invalid) == (20, 1)
 
 
-def test_as_many_invalid_rows_as_allowed_are_left_out_and_said(
+def test_invalid_rows_up_to_the_allowed_number_are_left_out_and_reported(
     make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows: list[Any] = [*sum_rows(60), {"prompt": "What?"}, "?", {"prompt": "a\x00b", "completion": "c"}]
@@ -79,13 +79,11 @@ def test_rows_of_a_regression_set_are_apart_from_those_of_the_data(
     assert len(found.regression["kept"]) == 4
     assert (found.preflight.rows, found.preflight.invalid, found.preflight.overlength) == (61, 1, 0)
     assert "RowsLeftOut" not in {advice.reason for advice in found.preflight.advice or []}
-    said = "evaluation.regression[0] (kept): 1 of 5 rows are over 512 tokens and left out."
+    said = "evaluation.regression[0] (kept): 1 of 5 rows are longer than 512 tokens and are left out."
     assert said in capsys.readouterr().out
 
 
-def test_a_bad_row_of_a_regression_set_ends_the_job_whatever_the_data_may_hold(
-    make_bundle: MakeBundle, tmp_path: Path
-) -> None:
+def test_an_invalid_row_of_a_regression_set_fails_the_job(make_bundle: MakeBundle, tmp_path: Path) -> None:
     kept = [*sum_rows(60), {"prompt": "What?"}]
     found = failure(with_regression(make_bundle, tmp_path, kept, rows=[*sum_rows(60), {"completion": "That."}]))
     assert found.reason is FailureReason.DATASET_INVALID
@@ -93,14 +91,16 @@ def test_a_bad_row_of_a_regression_set_ends_the_job_whatever_the_data_may_hold(
     assert "train.jsonl" not in found.message
 
 
-def test_rows_of_which_cleaning_leaves_nothing_are_not_said_to_be_missing(make_bundle: MakeBundle) -> None:
+def test_rows_that_are_empty_after_cleaning_are_reported_as_such(make_bundle: MakeBundle) -> None:
     found = failure(with_dataset(make_bundle(rows=sum_rows(60)), clean={"remove": ["(?s).+"]}))
     assert found.reason is FailureReason.SPEC_INVALID
-    said = "None of 60 rows of dataset.train is left: 60 empty after cleaning (dataset.clean.remove[0]): "
-    assert found.message.startswith(said)
+    assert found.message.startswith(
+        "dataset.train contains no usable row. Rows read: 60, of which 60 empty after cleaning "
+        "(dataset.clean.remove[0]). Files: "
+    )
 
 
-def test_of_a_side_without_a_row_it_is_said_what_became_of_them(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_a_side_without_usable_rows_reports_the_causes(make_bundle: MakeBundle, tmp_path: Path) -> None:
     held = [*sum_rows(2), {"prompt": "What?"}]
     dataset = {
         "test": [{"uri": str(write_rows(tmp_path / "test.jsonl", sum_rows(60)))}],
@@ -110,6 +110,6 @@ def test_of_a_side_without_a_row_it_is_said_what_became_of_them(make_bundle: Mak
     found = failure(make_bundle(dataset=dataset))
     assert found.reason is FailureReason.DATASET_INVALID
     assert found.message.startswith(
-        "None of 3 rows of dataset.train is left: 1 not valid (status.preflight.findings says why); "
-        "2 repeating rows of dataset.test: "
+        "dataset.train contains no usable row. Rows read: 3, of which 1 invalid (see status.preflight.findings), "
+        "2 duplicates of rows of dataset.test. Files: "
     )

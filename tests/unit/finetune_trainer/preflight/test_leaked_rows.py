@@ -1,4 +1,4 @@
-"""Which test rows leaked: those whose question and answer a row to learn from holds."""
+"""Leaked test rows: their question and answer also occur in a training row."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Rows longer than training.maxSequenceLength: dropped and counted, named and refused, or cut."""
+"""Rows longer than training.maxSequenceLength are dropped and counted, fail the job, or are split."""
 
 from pathlib import Path
 
@@ -18,22 +18,23 @@ def test_rows_over_the_length_are_dropped_and_counted(make_bundle: MakeBundle) -
     assert all(len(example.input_ids) <= 100 for example in (*prepared.train, *prepared.test))
 
 
-def test_a_row_over_the_length_fails_the_job_where_that_is_asked_for(make_bundle: MakeBundle) -> None:
+def test_a_too_long_row_fails_the_job_with_overlength_fail(make_bundle: MakeBundle) -> None:
     bundle = make_bundle(rows=[*sum_rows(60), {"prompt": "long", "completion": "x" * 300}])
     dataset = bundle.spec.dataset.model_dump(by_alias=True, exclude_none=True) | {"overlength": "Fail"}
     spec = bundle.spec.model_dump(by_alias=True, exclude_none=True)
     spec |= {"dataset": dataset, "training": {"maxSequenceLength": 100}}
     found = failure(Bundle.model_validate({"spec": spec}))
     assert found.reason is FailureReason.DATASET_INVALID
-    assert "train.jsonl line 61 is" in found.message
-    said = "tokens long; training.maxSequenceLength is 100: raise it or shorten it or set dataset.overlength to Drop."
+    assert "train.jsonl line 61 has" in found.message
+    said = (
+        "tokens. training.maxSequenceLength is 100. Raise training.maxSequenceLength, or shorten the row, or set "
+        "dataset.overlength to Drop."
+    )
     assert found.message.endswith(said)
 
 
 @pytest.mark.parametrize("side", ["test", "validation", "train"])
-def test_rows_over_the_length_are_dropped_or_named_on_the_side_they_stand_on(
-    make_bundle: MakeBundle, tmp_path: Path, side: str
-) -> None:
+def test_too_long_rows_of_each_side_are_dropped_or_named(make_bundle: MakeBundle, tmp_path: Path, side: str) -> None:
     long = [{"prompt": f"long {n}", "completion": "x" * 300} for n in range(2)]
     rows = {"test": sum_rows(30)[:5], "validation": sum_rows(30)[5:10], "train": sum_rows(30)[10:]}
     rows[side] = [*rows[side], *long]
@@ -43,23 +44,24 @@ def test_rows_over_the_length_are_dropped_or_named_on_the_side_they_stand_on(
     assert [len(prepared.test), len(prepared.validation), len(prepared.train)] == [5, 5, 20]
     assert prepared.preflight.overlength == 2
     found = failure(make_bundle(dataset=dataset | {"overlength": "Fail"}, training=training))
-    assert f"{side}.jsonl line {len(rows[side]) - 1} is" in found.message
-    assert f"(one of 2 such rows of dataset.{side})" in found.message
+    assert f"{side}.jsonl line {len(rows[side]) - 1} has" in found.message
+    assert f"(one of 2 rows of dataset.{side} that are too long)" in found.message
 
 
-def test_a_length_no_row_keeps_is_refused(make_bundle: MakeBundle) -> None:
+def test_a_limit_shorter_than_every_row_is_refused(make_bundle: MakeBundle) -> None:
     found = failure(make_bundle(training={"maxSequenceLength": 16}))
-    assert (found.reason, "no row is left" in found.message) == (FailureReason.DATASET_INVALID, True)
+    assert (found.reason, "No row is left" in found.message) == (FailureReason.DATASET_INVALID, True)
 
 
 @pytest.mark.parametrize("training", [{}, {"maxSequenceLength": 512}])
-def test_rows_longer_than_the_models_context_are_not_told_to_raise_it(
+def test_rows_longer_than_the_context_get_no_advice_to_raise_the_limit(
     make_bundle: MakeBundle, training: dict[str, int]
 ) -> None:
     rows = [{"prompt": f"long {n}", "completion": "x" * 3000} for n in range(20)]
     found = failure(make_bundle(rows=rows, training=training))
     assert found.message.endswith(
-        "(one of 20 such rows of dataset.train); the model's context is 512, and no row is left: shorten them."
+        "(one of 20 rows of dataset.train that are too long). The model's context length is 512 tokens. No row is "
+        "left. Shorten the rows."
     )
     told = {advice.reason: advice for advice in run(make_bundle(rows=[*rows, *sum_rows(60)])).preflight.advice or []}
     assert told["RowsLeftOut"].message.startswith("20 of 80 rows (25%) are left out")
@@ -69,10 +71,13 @@ def test_rows_longer_than_the_models_context_are_not_told_to_raise_it(
 def test_a_length_over_the_models_context_is_refused(make_bundle: MakeBundle) -> None:
     found = failure(make_bundle(training={"maxSequenceLength": 513}))
     assert found.reason is FailureReason.SPEC_INVALID
-    assert found.message == "training.maxSequenceLength 513 is more than the model's context of 512."
+    assert found.message == (
+        "training.maxSequenceLength is 513, but the model's context length is 512 tokens. Set "
+        "training.maxSequenceLength to 512 or less."
+    )
 
 
-def test_documents_are_cut_not_dropped_and_their_pieces_stay_on_one_side(make_bundle: MakeBundle) -> None:
+def test_documents_are_split_and_their_pieces_stay_on_one_side(make_bundle: MakeBundle) -> None:
     rows = [{"text": f"Document {n}: " + "word " * 5 * n} for n in range(30)]
     prepared = run(make_bundle(rows=rows, training={"maxSequenceLength": 40}))
     assert prepared.preflight.overlength == 0

@@ -47,7 +47,7 @@ def test_a_planted_test_row_is_found(make_bundle: MakeBundle, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("deduplicate", [{}, {"near": "Keep"}])
-def test_a_test_row_inside_a_longer_row_is_found_where_its_answer_is_there_too(
+def test_a_test_row_inside_a_longer_row_leaks_with_its_answer(
     make_bundle: MakeBundle, tmp_path: Path, deduplicate: dict[str, str]
 ) -> None:
     asked = "A farmer has twelve cows and sells five of them on Monday, so how many cows are left for him to milk?"

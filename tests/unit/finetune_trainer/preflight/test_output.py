@@ -1,4 +1,4 @@
-"""Where the results will go: never over another job's, and tried by writing before a row is read."""
+"""The output folder is checked with a probe file before any row is read, and never overwrites another job's results."""
 
 import json
 from pathlib import Path

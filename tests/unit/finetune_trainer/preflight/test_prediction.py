@@ -1,4 +1,4 @@
-"""What preflight predicts for each kind of GPU, and what it says to a job that does not fit."""
+"""The predictions of preflight for each GPU type, and the message for a job that does not fit."""
 
 from typing import Any
 
@@ -81,13 +81,13 @@ def trained(data: DataSize, rows: int, tokens: int) -> list[tuple[int, int]]:
     return list(dict.fromkeys((load.tokens, load.labels) for load in loads(data, rows, resolved(LORA, tokens))))
 
 
-def test_answers_take_eight_times_the_tokens_then_half_but_never_less_than_one_row() -> None:
+def test_answering_uses_eight_times_the_tokens_then_half_down_to_one_row() -> None:
     few = DataSize(np.full(9, 40), np.full(9, 4), longest=40, answered=9, prompt=300)
     assert [load.answering for load in loads(few, 1, resolved(LORA, 200))] == [1600, 800, 450, 450]
 
 
 @pytest.mark.parametrize("method", [LORA, QLORA])
-def test_what_is_predicted_to_fit_is_what_answers(method: MethodType) -> None:
+def test_the_evaluation_uses_the_micro_batch_that_is_predicted_to_fit(method: MethodType) -> None:
     data = DataSize(np.full(1000, 240), np.full(1000, 80), longest=300, answered=200, prompt=220)
     least = predict(SHAPE, setups_of(spec(), resolved(method))[0], loads(data, 8, resolved(method))[-1]).total
     for memory in (least, least + GIB, 80 * GIB):
@@ -115,7 +115,7 @@ def test_memory_time_and_cost_are_predicted() -> None:
     assert found.alternative is None
 
 
-def test_under_qlora_the_base_model_is_loaded_twice_where_it_fits_in_bf16() -> None:
+def test_under_qlora_the_base_model_is_loaded_twice_if_it_fits_in_bf16() -> None:
     assert unquantized_memory(resolved(), SHAPE) is None
     assert unquantized_memory(resolved(QLORA), SHAPE) == gibibytes(base_memory(SHAPE, 2048)) == "21.1Gi"
     small, large, unknown = (
@@ -125,13 +125,13 @@ def test_under_qlora_the_base_model_is_loaded_twice_where_it_fits_in_bf16() -> N
     assert unknown == large
 
 
-def test_what_the_profile_does_not_say_is_left_out() -> None:
+def test_estimates_leave_out_values_that_the_profile_does_not_set() -> None:
     found = estimate(name="gpu")
     assert (found.fits, found.seconds, found.cost) == (None, None, None)
     assert estimate().cost is None
 
 
-def test_what_of_the_spec_decides_memory_is_taken_from_it() -> None:
+def test_the_setup_uses_the_settings_that_decide_memory() -> None:
     lora = {"r": 8, "dropout": 0.1, "targetModules": ["q_proj"], "useDora": True, "modulesToSave": ["lm_head"]}
     lora |= {"bias": "All"}
     method = {"type": "QLoRA", "lora": lora, "quantization": {"doubleQuant": False, "computeDtype": "Float32"}}
@@ -142,15 +142,20 @@ def test_what_of_the_spec_decides_memory_is_taken_from_it() -> None:
 @pytest.mark.parametrize(
     ("method", "memory", "training", "instead"),
     [
-        (LORA, "24Gi", {"gradientCheckpointing": "Disabled"}, "training.gradientCheckpointing Auto would need 2"),
-        (LORA, "16Gi", {}, "method.type QLoRA would need 1"),
-        (FULL, "120Gi", {}, "training.optimizer PagedAdamW8bit would need 9"),
-        (FULL, "40Gi", {}, "method.type LoRA would need 2"),
-        (QLORA, "9Gi", {}, "method.type QLoRA with training.maxSequenceLength 1,000 would need"),
-        (LORA, "4Gi", {}, "No method would fit: choose a smaller model."),
+        (
+            LORA,
+            "24Gi",
+            {"gradientCheckpointing": "Disabled"},
+            "With training.gradientCheckpointing Auto, the job would need 2",
+        ),
+        (LORA, "16Gi", {}, "With method.type QLoRA, the job would need 1"),
+        (FULL, "120Gi", {}, "With training.optimizer PagedAdamW8bit, the job would need 9"),
+        (FULL, "40Gi", {}, "With method.type LoRA, the job would need 2"),
+        (QLORA, "9Gi", {}, "With method.type QLoRA and training.maxSequenceLength 1,000, the job would need"),
+        (LORA, "4Gi", {}, "No method would fit. Choose a smaller model."),
     ],
 )
-def test_a_job_that_does_not_fit_is_told_what_would(
+def test_a_job_that_does_not_fit_gets_a_change_that_fits(
     method: MethodType, memory: str, training: dict[str, str], instead: str
 ) -> None:
     gpu = GpuType(name="a10", memory=memory)
@@ -162,16 +167,16 @@ def test_a_job_that_does_not_fit_is_told_what_would(
     said = sentence(caught.value.reason, caught.value.message)
     assert caught.value.reason is FailureReason.DOES_NOT_FIT
     assert said.startswith(
-        f"{method} of a model of 8 billion parameters, with a longest row of 2,000 tokens, needs about {found.memory} "
-        f"of GPU memory; a10 has {memory}. {instead}"
+        f"The job needs about {found.memory} of GPU memory, but a10 has {memory}. The method is {method}, the model "
+        f"has 8 billion parameters, and the longest row has 2,000 tokens. {instead}"
     )
 
 
 @pytest.mark.parametrize(
     ("method", "memory", "instead"),
     [
-        (QLORA, "16Gi", "Without output.merge, which needs the model in bfloat16, 1"),
-        (LORA, "16Gi", "method.type QLoRA without output.merge would need 1"),
+        (QLORA, "16Gi", "output.merge needs the model in bfloat16. Without output.merge, the job would need 1"),
+        (LORA, "16Gi", "With method.type QLoRA and without output.merge, the job would need 1"),
     ],
 )
 def test_merging_wants_a_gpu_that_holds_the_model_in_bfloat16(method: MethodType, memory: str, instead: str) -> None:

@@ -1,4 +1,4 @@
-"""Preflight from bundle to prepared data, and what the status tells of it."""
+"""Preflight from the bundle to the prepared data, and the status that it writes."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer,
 from tests.unit.finetune_trainer.preflight_runs import read, run, with_dataset, written
 
 
-def test_what_an_attempt_reads_is_what_preflight_prepared(make_bundle: MakeBundle, tiny_model_dir: Path) -> None:
+def test_an_attempt_reads_the_data_that_preflight_prepared(make_bundle: MakeBundle, tiny_model_dir: Path) -> None:
     from transformers import AutoTokenizer
 
     prepared = run(make_bundle())
@@ -31,7 +31,7 @@ def test_what_an_attempt_reads_is_what_preflight_prepared(make_bundle: MakeBundl
     assert example.place.endswith("data/train.jsonl:1")
 
 
-def test_the_status_says_what_was_found_and_resolved(
+def test_the_status_contains_the_findings_and_the_resolved_settings(
     make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = sum_rows(60)
@@ -139,10 +139,10 @@ def test_prepared_data_that_was_changed_or_removed_is_not_trained_on(make_bundle
     folder = Path(work_prefix(bundle)) / "prepared"
     data = (folder / "tokens").read_bytes()
     (folder / "tokens").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(TrainerFailure, match="not what preflight wrote"):
+    with pytest.raises(TrainerFailure, match="was changed or deleted after preflight wrote it"):
         read(bundle, open_storage(bundle))
     (folder / "manifest.json").unlink()
-    with pytest.raises(TrainerFailure, match="preflight has to run again"):
+    with pytest.raises(TrainerFailure, match="was deleted, so preflight must run again"):
         read(bundle, open_storage(bundle))
 
 
@@ -181,7 +181,7 @@ def test_texts_are_cleaned_before_copies_are_dropped_and_the_status_says_what_ch
     assert not any("joe@" in change.before for change in prepared.cleaning)
 
 
-def test_advice_is_told_and_stops_nothing(make_bundle: MakeBundle) -> None:
+def test_advice_is_reported_and_does_not_stop_the_job(make_bundle: MakeBundle) -> None:
     rows = [{"prompt": f"[INST] Is {i} even? [/INST]", "completion": "yes"} for i in range(40)]
     told = {
         advice.reason for advice in run(make_bundle(rows=rows, training={"learningRate": 0.5})).preflight.advice or []

@@ -1,4 +1,4 @@
-"""What is resolved where the spec leaves it open; the rules are those the fields' texts promise."""
+"""The defaults of settings that the spec leaves open. The field descriptions document the rules."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -91,7 +91,7 @@ def test_the_longest_row_is_as_given_or_that_of_the_data_within_the_context_and_
 
 
 def test_more_than_the_context_is_refused() -> None:
-    with pytest.raises(TrainerFailure, match=r"training\.maxSequenceLength 513"):
+    with pytest.raises(TrainerFailure, match=r"training\.maxSequenceLength is 513, "):
         sequence_limit(Training(max_sequence_length=513), 100, 512)
 
 
@@ -141,7 +141,7 @@ def test_the_best_weights_are_published_where_there_is_something_to_tell_them_by
         ("publish Best", {"publish": "Best"}),
     ],
 )
-def test_what_looks_at_validation_rows_needs_some(field: str, training: dict[str, Any]) -> None:
+def test_settings_that_use_validation_rows_need_them(field: str, training: dict[str, Any]) -> None:
     with pytest.raises(TrainerFailure, match=f"training.{field} needs validation rows.*dataset.split.validation") as no:
         resolved(**training)
     assert no.value.reason is FailureReason.SPEC_INVALID
@@ -151,14 +151,14 @@ def test_what_looks_at_validation_rows_needs_some(field: str, training: dict[str
 @pytest.mark.parametrize(
     ("fits", "method", "why"),
     [
-        ([], MethodType.LORA, "Auto chose LoRA: the profile does not say how much memory its GPUs have."),
-        ([None], MethodType.LORA, "Auto chose LoRA: the profile does not say how much memory its GPUs have."),
-        ([True], MethodType.LORA, "Auto chose LoRA: it fits gpu-0 with about 30.0Gi."),
-        ([False, True], MethodType.LORA, "Auto chose LoRA: it fits gpu-1 with about 30.0Gi."),
+        ([], MethodType.LORA, "Auto chose LoRA because the profile does not set gpuTypes[].memory."),
+        ([None], MethodType.LORA, "Auto chose LoRA because the profile does not set gpuTypes[].memory."),
+        ([True], MethodType.LORA, "Auto chose LoRA because LoRA fits gpu-0 and needs about 30.0Gi."),
+        ([False, True], MethodType.LORA, "Auto chose LoRA because LoRA fits gpu-1 and needs about 30.0Gi."),
         (
             [False],
             MethodType.QLORA,
-            "Auto chose QLoRA: over bfloat16 weights LoRA would need about 30.0Gi, more than gpu-0 has.",
+            "Auto chose QLoRA because LoRA with bfloat16 weights would need about 30.0Gi, more than gpu-0 has.",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Rows as public data sets have them, through the whole preflight: what is learned, and what is said of it once."""
+"""Rows in the form of public data sets go through the whole preflight: the trained tokens, and the advice."""
 
 import json
 from pathlib import Path
@@ -28,10 +28,10 @@ def told(prepared: Prepared) -> dict[str, str]:
     return {advice.reason: advice.message for advice in prepared.preflight.advice or []}
 
 
-def test_an_answer_not_to_be_learned_is_context_and_told_of_once(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_an_answer_excluded_from_training_is_context_and_reported_once(make_bundle: MakeBundle, tmp_path: Path) -> None:
     flagged = run(make_bundle([talk(number, train=False) for number in range(COUNT)]))
     learned, tokens = flagged.preflight.supervised_tokens, flagged.preflight.tokens
-    assert told(flagged)["TurnsNotLearned"].startswith("40 answers in 40 rows say by train that they are not to be")
+    assert told(flagged)["TurnsNotLearned"].startswith("40 answers in 40 rows are excluded from training by train.")
     output = {"uri": str(tmp_path / "other")}
     plain = run(make_bundle([talk(number) for number in range(COUNT)], output=output))
     assert plain.preflight.tokens == tokens
@@ -41,17 +41,17 @@ def test_an_answer_not_to_be_learned_is_context_and_told_of_once(make_bundle: Ma
     assert "TurnsNotLearned" not in told(plain)
 
 
-def test_where_all_is_learned_a_flag_against_it_is_refused(make_bundle: MakeBundle) -> None:
+def test_loss_on_all_refuses_answers_excluded_from_training(make_bundle: MakeBundle) -> None:
     bundle = make_bundle([talk(number, weight=0) for number in range(COUNT)], training={"lossOn": "All"})
     found = failure(bundle)
     assert found.reason is FailureReason.SPEC_INVALID
     assert found.message == (
-        "training.lossOn All learns every token, and 40 answers say by weight that they are not to be learned: set "
-        "training.lossOn to Completion, or take the flags out."
+        "training.lossOn is All, which trains on every token, but 40 answers are excluded from training by weight. Set "
+        "training.lossOn to Completion, or remove weight from the rows."
     )
 
 
-def test_numbers_and_thoughts_and_what_is_not_read_are_told_of_once(make_bundle: MakeBundle) -> None:
+def test_numbers_reasoning_and_unused_columns_are_reported_once(make_bundle: MakeBundle) -> None:
     rows = [
         row | {"completion": number, "reasoning": f"{number} twice", "details": "some words that nobody reads"}
         for number, row in enumerate(sum_rows(COUNT))

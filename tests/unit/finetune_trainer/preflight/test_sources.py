@@ -1,4 +1,4 @@
-"""Rows of several sources: each knows its own, which is counted by name and may have a weight."""
+"""Rows of several sources: each row knows its source, and sources have names and weights."""
 
 from pathlib import Path
 
@@ -30,20 +30,20 @@ def test_sources_are_counted_by_name(make_bundle: MakeBundle, tmp_path: Path) ->
     assert sum(source.tokens for source in sources) == tokens
 
 
-def test_every_row_knows_its_source_and_weights_are_told_of(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_every_row_knows_its_source_and_repeated_sources_are_reported(make_bundle: MakeBundle, tmp_path: Path) -> None:
     large = write_rows(tmp_path / "large.jsonl", sum_rows(80))
     small = write_rows(tmp_path / "small.jsonl", near_copies(5))
     sources = [{"uri": str(large), "weight": 1}, {"uri": str(small), "weight": 3}]
     prepared = run(make_bundle(dataset={"train": sources}, training={"epochs": 2}))
     assert {example.mixture for example in prepared.train} == {0, 1}
     told = {advice.reason: advice.message for advice in prepared.preflight.advice or []}
-    assert "every row of dataset.train[1] is taken" in told["SourceRepeated"]
+    assert "the run uses each row of dataset.train[1] " in told["SourceRepeated"]
 
 
-def test_a_weight_for_a_source_of_which_nothing_is_left_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_a_weight_for_a_source_without_usable_rows_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
     once = write_rows(tmp_path / "once.jsonl", sum_rows(40))
     again = write_rows(tmp_path / "again.jsonl", sum_rows(40))
     sources = [{"uri": str(once), "weight": 1}, {"uri": str(again), "weight": 1}]
     found = failure(make_bundle(dataset={"train": sources}))
     assert found.reason is FailureReason.DATASET_INVALID
-    assert "dataset.train[1] has a weight and no row to learn from" in found.message
+    assert "dataset.train[1] has a weight but no usable training row" in found.message

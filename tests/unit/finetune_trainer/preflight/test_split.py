@@ -1,4 +1,4 @@
-"""Which rows are held out."""
+"""The choice of held-out rows."""
 
 from collections import Counter
 
@@ -91,11 +91,12 @@ def test_another_seed_draws_other_rows() -> None:
 
 @pytest.mark.parametrize("keys", [[1], [1] * 50])
 def test_one_prompt_alone_cannot_be_split(keys: list[int]) -> None:
-    said = r"in 1 group .*, pieces of one text\).* and 1 set to hold out: give more, or name dataset\.test"
+    said = r"in 1 group of .* pieces of one text\. .* and 1 held-out set need at least 2 groups\. Add rows, "
+    said += r"or set dataset\.test"
     with pytest.raises(TrainerFailure, match=said) as caught:
         held(keys, [1], 0)
     assert caught.value.reason is FailureReason.DATASET_INVALID
 
 
-def test_rows_may_all_be_learned_from_where_the_other_sets_are_named() -> None:
+def test_all_rows_are_training_rows_if_the_other_sets_are_named() -> None:
     assert held([1, 1], [0, 0], 0) == [{1}, set(), set()]

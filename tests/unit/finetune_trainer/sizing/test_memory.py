@@ -1,4 +1,4 @@
-"""Predicted memory, against published sizes and against what it has to depend on."""
+"""The predicted memory matches published sizes and depends on the right settings."""
 
 from dataclasses import replace
 
@@ -87,7 +87,7 @@ def test_names_of_other_families_are_known() -> None:
 
 
 def test_a_config_without_a_width_is_named() -> None:
-    with pytest.raises(ValueError, match=r"config\.json has no hidden_size"):
+    with pytest.raises(ValueError, match=r"config\.json must set hidden_size to a positive integer"):
         model_shape({}, {})
 
 

@@ -1,4 +1,4 @@
-"""Predicted time and cost."""
+"""The predicted time and cost."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Rows as a model reads them, and which of their tokens are learned."""
+"""Rows in the form that a model reads, and the tokens that are trained on."""
 
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,7 @@ def test_an_empty_thought_is_none(tmp_path: Path) -> None:
 def test_a_thought_that_the_template_leaves_out_is_not_lost_in_silence(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, THOUGHTFUL.replace("<think>\n{% endif %}", "{% endif %}"))
     with pytest.raises(
-        TrainerFailure, match=r"t.jsonl line 1: the model's chat template leaves out an answer's thought"
+        TrainerFailure, match=r"t.jsonl line 1: the model's chat template leaves out the reasoning of an answer"
     ):
         tokenized(tokenizer, row("q", "<think>hm</think>a"))
 
@@ -231,7 +231,7 @@ def test_a_conversation_whose_parts_would_fill_the_memory_is_refused(
     monkeypatch.setattr(render, "APART_CHARACTERS", 12 * (1 + render.AROUND) - 1)
     tokenizer = load(tmp_path, FORGETFUL)
     # q a, q a r b and q a r b s c are 2, 4 and 6 messages of one character.
-    with pytest.raises(TrainerFailure, match=r"each with all that was said before, have over 0 Mi.*\(3 answers\)"):
+    with pytest.raises(TrainerFailure, match=r"each with all messages before it, have over 0 Mi.*\(3 answers\)"):
         tokenized(tokenizer, row("q", "a", "r", "b", "s", "c"))
     assert len(tokenized(tokenizer, row("q", "a", "r", "b"))) == 2
 
@@ -269,7 +269,7 @@ def test_where_a_turn_depends_on_its_place_all_before_it_is_rendered(
     (whole,) = format.render(conversation)
     assert [whole.text[start:end] for start, end in whole.answers] == [f"turn {n}<|end|>" for n in range(1, 40, 2)]
     monkeypatch.setattr(render, "APART_CHARACTERS", 10)
-    with pytest.raises(InvalidRow, match=r"each with all that was said before"):
+    with pytest.raises(InvalidRow, match=r"each with all messages before it"):
         format.render(conversation)
 
 
@@ -290,9 +290,9 @@ def test_the_date_in_a_template_is_always_the_same(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenized(tokenizer, row("q", "a"))[0].input_ids).startswith("26 Jul 2024")
 
 
-def test_what_a_template_refuses_is_said_with_file_and_line(tmp_path: Path) -> None:
+def test_a_row_that_the_template_rejects_is_reported_with_file_and_line(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, LLAMA_2)
-    with pytest.raises(TrainerFailure, match=r"t.jsonl line 1: the chat template refuses it \(System role not"):
+    with pytest.raises(TrainerFailure, match=r"t.jsonl line 1: the model's chat template rejects it \(System role not"):
         tokenized(tokenizer, row("q", "a", system="s"))
 
 

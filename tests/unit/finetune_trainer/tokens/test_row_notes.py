@@ -1,4 +1,4 @@
-"""What is noted of rows while they pass."""
+"""The notes on rows."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_each_row_counts_for_its_first_mark() -> None:
     assert notes.marked(np.array([2]), Mark.FORMAT) == {}
 
 
-def test_of_texts_the_models_own_tokens_are_told_from_marks_of_other_models() -> None:
+def test_special_tokens_of_the_model_differ_from_marks_of_other_models() -> None:
     notes = RowNotes(lambda text: "<s>" if "<s>" in text else None)
     texts = ["<s>[INST] q [/INST]", "<|im_start|>user", "[INST] q", "<\uff5cUser\uff5c>q", "### Response: a", "plain"]
     for text in texts:

@@ -1,4 +1,4 @@
-"""Rows on disk: what is read back is what was appended."""
+"""The row store returns the rows that were appended."""
 
 from pathlib import Path
 

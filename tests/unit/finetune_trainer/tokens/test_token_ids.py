@@ -1,4 +1,4 @@
-"""Token ids against the rows of the embedding, and ids in the settings that no row stands for."""
+"""Token ids in rows and in settings are checked against the rows of the embedding."""
 
 import json
 import shutil
@@ -43,8 +43,8 @@ def test_a_template_whose_tokens_have_no_rows_is_refused_with_their_ids(
     folder = grown(tmp_path / "model", ["<|im_start|>", "<|im_end|>"], template="of these")
     found = failure(make_bundle(model={"uri": str(folder)}))
     assert found.reason is FailureReason.MODEL_UNSUPPORTED
-    assert "train.jsonl line 1 becomes tokens <|im_start|> (id 320), <|im_end|> (id 321)" in found.message
-    assert "the embedding has 320 rows, for ids up to 319" in found.message
+    assert "train.jsonl line 1 contains tokens <|im_start|> (id 320), <|im_end|> (id 321)" in found.message
+    assert "the embedding has only 320 rows, for ids up to 319" in found.message
     assert "resize_token_embeddings" in found.message
 
 
@@ -61,7 +61,7 @@ def test_one_row_with_such_a_token_is_found_wherever_it_is(make_bundle: MakeBund
         said = bundle.model_dump(mode="json", by_alias=True, exclude_none=True)
         said["spec"]["dataset"]["test"] = [{"uri": other}]
         bundle = type(bundle).model_validate(said)
-    assert "becomes token <|tool|> (id 320), and the embedding has 320 rows" in failure(bundle).message
+    assert "contains token <|tool|> (id 320), but the embedding has only 320 rows" in failure(bundle).message
 
 
 def test_tokens_without_rows_that_no_row_uses_are_no_fault(make_bundle: MakeBundle, tmp_path: Path) -> None:

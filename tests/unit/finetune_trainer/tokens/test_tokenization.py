@@ -1,4 +1,4 @@
-"""Tokens of whole rows: prompts told from them as a server tokenizes them, documents cut without loss."""
+"""Tokens of rows: prompts are tokenized as a server does it, and documents are split without loss."""
 
 from typing import Any
 
@@ -102,7 +102,7 @@ def document(text: str, place: str = "t.jsonl:1") -> Row:
 @pytest.mark.parametrize("name", ["chatml", "llama-2"])
 @given(text=st.text(st.characters(codec="utf-8"), min_size=1, max_size=80), longest=st.integers(2, 40))
 @settings(max_examples=100, deadline=None)
-def test_no_token_of_a_document_is_lost_and_none_stands_twice(
+def test_each_token_of_a_document_is_in_exactly_one_piece(
     tokenizers: dict[str, Any], name: str, text: str, longest: int
 ) -> None:
     tokenizer = tokenizers[name]
