@@ -111,7 +111,7 @@ def test_a_row_has_the_loss_it_has_in_a_model_that_has_read_nothing_else(family:
 def test_rows_on_both_sides_of_the_rotations_threshold_would_change_each_other(family: Family) -> None:
     model = family()
     assert sharing(model) == Sharing(packed=32, padded=32)
-    assert "beyond 32 tokens" in describe(sharing(model))
+    assert "a row of more than 32 tokens changes the rotary positions" in describe(sharing(model))
     with torch.no_grad():
         packed = token_losses(model, micro_batch(ROWS, model.device)).sum()
         alone, _ = row_losses(model, ROWS, 4096)
