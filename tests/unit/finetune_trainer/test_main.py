@@ -41,7 +41,7 @@ def said(log: Path) -> TerminationMessage:
 
 
 @pytest.mark.parametrize("deduplicate", [{}, {"near": "Keep", "embeddingModel": {"uri": "s3://models/not-looked-at"}}])
-def test_a_preflight_that_runs_no_sentence_model_ends_well_without_torch(
+def test_a_preflight_without_a_sentence_model_succeeds_without_torch(
     make_bundle: MakeBundle, tmp_path: Path, log: Path, deduplicate: dict[str, Any]
 ) -> None:
     path = save(with_dataset(make_bundle(), deduplicate=deduplicate), tmp_path / "bundle.json")
@@ -70,7 +70,7 @@ def test_a_failure_ends_with_its_exit_code_message_and_remedy(
     assert "Traceback" not in done.stderr
 
 
-def test_a_pod_that_is_told_to_stop_never_ends_with_0(make_bundle: MakeBundle, tmp_path: Path, log: Path) -> None:
+def test_a_pod_that_receives_sigterm_never_exits_with_0(make_bundle: MakeBundle, tmp_path: Path, log: Path) -> None:
     fifo = tmp_path / "never-ends.jsonl"
     os.mkfifo(fifo)
     path = save(make_bundle(dataset={"train": [{"uri": str(fifo)}]}), tmp_path / "bundle.json")
@@ -92,7 +92,7 @@ def test_a_pod_that_is_told_to_stop_never_ends_with_0(make_bundle: MakeBundle, t
         (SystemExit(0), FAILURES[FailureReason.TRAINER_CRASHED].exit_code, "TrainerCrashed"),
     ],
 )
-def test_every_end_of_a_step_has_its_exit_code(
+def test_every_outcome_of_a_step_has_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Path, error: BaseException, code: int, reason: str
 ) -> None:
     def run(step: str, path: Path, attempt: int) -> str:

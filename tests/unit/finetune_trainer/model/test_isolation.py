@@ -76,14 +76,14 @@ def dynamic() -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_share_a_sequence_where_they_leave_each_other_alone(family: Family) -> None:
+def test_rows_share_a_sequence_if_they_do_not_change_each_other(family: Family) -> None:
     # In fp64 eager attention gives no numbers for padding: its softmax is in fp32.
     assert sharing(family().float()) == Sharing(packed=inf, padded=inf)
     assert describe(Sharing()) == ""
 
 
 @pytest.mark.parametrize(("family", "padded"), [(mamba2, inf), (bloom, inf), (rwkv, 0)])
-def test_where_they_change_each_other_they_go_alone(family: Family, padded: float) -> None:
+def test_rows_that_change_each_other_are_processed_alone(family: Family, padded: float) -> None:
     model = family()
     assert leak(model) > 0.1
     assert sharing(model) == Sharing(packed=0, padded=padded)
@@ -92,7 +92,7 @@ def test_where_they_change_each_other_they_go_alone(family: Family, padded: floa
 
 
 @pytest.mark.parametrize("family", [mamba2, bloom, rwkv, longrope, dynamic])
-def test_a_row_has_the_loss_it_has_in_a_model_that_has_read_nothing_else(family: Callable[[], PreTrainedModel]) -> None:
+def test_a_rows_loss_does_not_depend_on_earlier_rows(family: Callable[[], PreTrainedModel]) -> None:
     """`family` makes the same model each time."""
     with torch.no_grad():
         fresh = []
@@ -118,7 +118,7 @@ def test_rows_on_both_sides_of_the_rotations_threshold_would_change_each_other(f
     assert abs(packed - alone.sum()) > 0.1, "a test that can fail"
 
 
-def test_attention_that_mixes_documents_is_left_for_one_block_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_that_mixes_documents_is_replaced_by_a_block_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is where a model hands document_lengths not on to its layers."""
     model = tiny_llama(torch.float32)
     monkeypatch.setattr(torch, "split", lambda tensor, lengths, dim: [tensor])
@@ -127,7 +127,7 @@ def test_attention_that_mixes_documents_is_left_for_one_block_mask(monkeypatch: 
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_model_that_remembers_what_it_has_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_keeps_a_state_between_texts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, read = tiny_llama(torch.float32), []
     embed = model.get_input_embeddings().forward
 
@@ -141,7 +141,7 @@ def test_a_model_that_remembers_what_it_has_read_is_refused(monkeypatch: pytest.
     assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
 
 
-def test_it_is_found_out_once_with_an_adapter_or_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharing_is_tested_once_with_or_without_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_llama(torch.float32)
     found = sharing(model)
     monkeypatch.setattr(type(model), "forward", None)

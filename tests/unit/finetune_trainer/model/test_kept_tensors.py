@@ -78,7 +78,7 @@ def per_layer(families: Iterator[nn.Module], precision: str = "bf16") -> float:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_layer_keeps_what_sizing_says_under_lora(family: str) -> None:
+def test_a_layer_keeps_as_many_bytes_as_sizing_predicts_for_lora(family: str) -> None:
     models = (build(family, layers, torch.bfloat16).requires_grad_(False) for layers in LAYERS)
     shape = shape_of(build(family, LAYERS[0], torch.bfloat16))
     measured = per_layer(attach_lora(model, Method(), 0) for model in models)
@@ -88,7 +88,7 @@ def test_a_layer_keeps_what_sizing_says_under_lora(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_layer_keeps_what_sizing_says_under_qlora_that_computes_in_fp32(family: str) -> None:
+def test_a_layer_keeps_as_many_bytes_as_sizing_predicts_for_qlora_in_fp32(family: str) -> None:
     """Over a base in fp32, of which a 4-bit one keeps as little: its matrices are unpacked again to go back."""
     models = (build(family, layers, torch.float32).requires_grad_(False) for layers in LAYERS)
     shape = shape_of(build(family, LAYERS[0], torch.float32))
@@ -98,7 +98,7 @@ def test_a_layer_keeps_what_sizing_says_under_qlora_that_computes_in_fp32(family
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
-def test_a_layer_keeps_what_sizing_says_when_every_weight_is_trained(family: str) -> None:
+def test_a_layer_keeps_as_many_bytes_as_sizing_predicts_for_full(family: str) -> None:
     full = memory.Setup("Full")
     shape = shape_of(build(family, LAYERS[0], torch.float32))
     measured = per_layer(build(family, layers, torch.float32) for layers in LAYERS)

@@ -18,7 +18,7 @@ ROWS = examples([24, 7, 40, 12, 33])
 
 
 @pytest.mark.parametrize("row", range(len(ROWS)))
-def test_it_is_transformers_own_loss_on_a_row_alone(row: int) -> None:
+def test_the_loss_of_a_row_equals_transformers_loss(row: int) -> None:
     model, example = tiny_llama(), ROWS[row]
     input_ids = torch.from_numpy(example.input_ids).long()[None]
     labels = torch.where(torch.from_numpy(example.supervised), input_ids, -100)
@@ -83,14 +83,14 @@ def test_every_bias_that_is_trained_has_a_gradient(bias: LoraBias) -> None:
     assert (head.grad is not None and bool(head.grad.norm() > 0)) is (bias is LoraBias.ALL)
 
 
-def test_logits_that_are_capped_after_the_head_are_left_to_the_model() -> None:
+def test_the_model_itself_computes_logits_that_are_capped_after_the_head() -> None:
     settings = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = Gemma2Config(**settings, head_dim=8, intermediate_size=64, num_hidden_layers=1)
     assert frozen_head(prepared_model(Gemma2ForCausalLM(config), torch.float32)) is None
     assert frozen_head(tiny_llama(torch.float32)) is not None
 
 
-def test_finding_the_head_leaves_a_model_in_training_there() -> None:
+def test_finding_the_head_keeps_a_model_in_training_mode() -> None:
     model = _adapted(torch.float32).train()
     token_losses(model, micro_batch(ROWS, torch.device("cpu")))
     assert all(module.training for module in model.modules())

@@ -110,7 +110,7 @@ def test_the_merged_models_card_is_of_a_whole_model(make_bundle: MakeBundle) -> 
 
 def test_what_quantizing_alone_costs_stands_under_the_figures(make_bundle: MakeBundle) -> None:
     said = model_card(rich_results(), "adapter")
-    assert "|\n\nQuantizing to 4 bits alone moved the base model's loss by" in said
+    assert "|\n\nQuantizing the base model to 4 bits changed its loss by" in said
     assert "Quantizing" not in model_card(results(make_bundle()), "adapter")
 
 
