@@ -75,7 +75,7 @@ def test_a_pod_that_receives_sigterm_never_exits_with_0(make_bundle: MakeBundle,
     os.mkfifo(fifo)
     path = save(make_bundle(dataset={"train": [{"uri": str(fifo)}]}), tmp_path / "bundle.json")
     process = subprocess.Popen([sys.executable, "-m", "finetune_trainer", "preflight", str(path)])
-    with fifo.open("wb") as writer:  # opens once the process reads the rows
+    with fifo.open("wb") as writer:  # the process opens it when it reads the rows
         writer.write(b'{"prompt": "a", "completion": "b"}\n')
         writer.flush()
         process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What the tuned model has to reach."""
+"""Gates and regression sets."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Answers a model writes: one by one or together, after a shared beginning or not."""
+"""Generated answers do not depend on batches, padding and a shared beginning."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -52,7 +52,7 @@ END = 3
 
 
 def prompts(lengths: Sequence[int], shared: int = 0) -> list[NDArray[np.int32]]:
-    """Prompts of random tokens, of which the first `shared` are the same in all."""
+    """Prompts of random tokens. The first `shared` tokens are the same in all prompts."""
     source = np.random.default_rng(0)
     beginning = source.integers(4, VOCABULARY, shared)
     return [np.array([*beginning, *source.integers(4, VOCABULARY, length)], dtype=np.int32) for length in lengths]
@@ -66,7 +66,7 @@ def tokenizer(tiny_model_dir: str) -> PreTrainedTokenizerBase:
 def require_same_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[NDArray[np.int32]]
 ) -> None:
-    """Prompts answered together and one by one."""
+    """Answers to prompts in one batch, and answers to the same prompts one by one."""
     generation = greedy_generation(model, (END,), max_new_tokens=8)
     with torch.no_grad():
         together = write_answers("it", model, tokenizer, asked, [""] * len(asked), 10_000, generation)
@@ -135,7 +135,7 @@ def test_a_shared_beginning_leaves_at_least_one_token_of_each_prompt(
 def test_an_answer_never_exceeds_the_models_context(
     model: PreTrainedModel, longest: int, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """They are a table, and mpt has its own name for how long it is."""
+    """Learned positions are a table of fixed length, and MPT has its own name for this length."""
     assert context(model) == longest
     generation = greedy_generation(model, (END,), max_new_tokens=longest + 72)
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_rows_are_answered_in_batches_with_the_longest_rows_first(
     answered: list[list[int]] = []
 
     def write(model: Any, prompts: Sequence[NDArray[np.int32]], generation: GenerationConfig) -> list[list[int]]:
-        """Stands in for a GPU that holds `holds` tokens, and ends as PyTorch does there."""
+        """Stands in for a GPU whose memory holds `holds` tokens. For more it raises the error that PyTorch raises."""
         rows = [len(prompt) for prompt in prompts]
         if len(rows) > 1 and len(rows) * (max(rows) + new) > holds:
             raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -1,4 +1,4 @@
-"""A model on the held-out rows."""
+"""Measuring a model on held-out rows."""
 
 from dataclasses import replace
 from math import exp

@@ -1,4 +1,4 @@
-"""What manifest.json says of the evaluation."""
+"""The evaluation in manifest.json."""
 
 import json
 

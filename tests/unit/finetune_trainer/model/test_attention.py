@@ -1,4 +1,4 @@
-"""Packed documents see only themselves, in every kind of attention we meet."""
+"""Packed documents see only themselves, in every supported kind of attention."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -42,7 +42,7 @@ def gemma2() -> PreTrainedModel:
 
 
 def gemma3() -> PreTrainedModel:
-    """Layers with a window of 16 tokens and layers without, by turns, each kind with rotations of its own."""
+    """Alternating layers with and without a window of 16 tokens. Each kind has its own rotary positions."""
     kinds = ["sliding_attention", "full_attention"]
     config = Gemma3TextConfig(**SIZES, sliding_window=16, layer_types=kinds, query_pre_attn_scalar=8)
     return prepared_model(Gemma3ForCausalLM(config), torch.float64)
@@ -107,7 +107,7 @@ def test_no_mask_is_built_if_attention_uses_document_lengths(monkeypatch: pytest
     )
     within, beyond = examples([14, 7, 16]), examples([14, 7, 17])
     for model in (tiny_llama(), mistral()):
-        frozen_head(model)  # found out once, outside of any batch
+        frozen_head(model)  # `sharing` runs the model once, outside of any batch
         built.clear()
         token_losses(model, micro_batch(within, model.device))
         assert not built
@@ -122,7 +122,7 @@ def test_on_a_gpu_attention_gets_tensors_in_autocasts_dtype() -> None:
     assert attention.as_multiplied("cuda", *mixed) == mixed, "QLoRA may compute in fp32"
     with torch.autocast("cpu", torch.bfloat16):
         assert attention.as_multiplied("cpu", *mixed) == mixed
-    # What torch.autocast does where there is a GPU.
+    # The tests have no GPU. This is what torch.autocast does on one.
     before = torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", True)
     torch.set_autocast_dtype("cuda", torch.bfloat16)
@@ -138,8 +138,8 @@ def test_on_a_gpu_attention_gets_tensors_in_autocasts_dtype() -> None:
 def test_flash_attention_is_called_with_the_same_visibility_as_the_block_mask(
     monkeypatch: pytest.MonkeyPatch, window: int | None, grouped: bool
 ) -> None:
-    """All of our code up to the kernel itself, which runs on GPUs only: a loop over documents stands in for it.
-    `grouped`: whether that takes fewer heads of keys and values than of queries."""
+    """Runs all code except the kernel, which needs a GPU. A loop over documents replaces the kernel. `grouped`: whether
+    the kernel supports grouped queries."""
     asked: dict[str, Any] = {}
 
     def kernel(

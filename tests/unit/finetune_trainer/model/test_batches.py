@@ -1,4 +1,4 @@
-"""Which rows make up a step, and how they lie in memory."""
+"""The rows of each step, and their packing into micro-batches."""
 
 from collections import Counter
 from math import inf

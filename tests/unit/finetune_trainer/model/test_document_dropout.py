@@ -1,4 +1,4 @@
-"""What the adapters drop: as much as they were told to, by seed, step, document and layer, and by nothing else."""
+"""The dropout mask depends only on seed, step, document and layer."""
 
 from itertools import combinations
 from math import inf
@@ -21,7 +21,7 @@ FEATURES = 512
 
 
 def adapted(dropout: float) -> nn.Module:
-    """Two adapted layers, ready to drop."""
+    """A model with two adapted layers in training mode."""
     lora = {"dropout": dropout, "targetModules": ["q_proj"]}
     return attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": lora}), seed=0).train()
 
@@ -31,7 +31,7 @@ def dropouts(model: nn.Module) -> list[nn.Dropout]:
 
 
 def outputs(p: float = 0.3, seed: int = 0, step: int = 0, tokens: int = 1000) -> list[list[Tensor]]:
-    """What remains of ones in each layer, by document in the rows' order, [tokens of the document, FEATURES]."""
+    """The output for an input of ones, for each layer and each document, shape [tokens of the document, FEATURES]."""
     model = adapted(p)
     remains: list[list[Tensor]] = [[torch.empty(0)] * len(ROWS) for _ in dropouts(model)]
     for batch in micro_batches(ROWS, tokens, inf, CPU):
@@ -44,7 +44,7 @@ def outputs(p: float = 0.3, seed: int = 0, step: int = 0, tokens: int = 1000) ->
 
 
 def agreement(one: Tensor, other: Tensor) -> float:
-    """Share of the inputs that both drop or both keep, in the rows that both have."""
+    """Share of the inputs that both masks drop or both keep, in their common rows."""
     rows = min(len(one), len(other))
     return ((one[:rows] == 0) == (other[:rows] == 0)).float().mean().item()
 
@@ -78,7 +78,7 @@ def test_masks_of_different_documents_layers_steps_and_seeds_are_independent() -
 
 
 def test_the_random_numbers_never_change() -> None:
-    # Should a new PyTorch draw others, a job that is resumed under it goes on with other masks.
+    # If a new PyTorch version gave other numbers, a job resumed with it would use other masks.
     mask = (outputs(p=0.5, seed=7, step=11)[1][3] == 0)[:2, :24].int().tolist()
     assert ["".join(map(str, row)) for row in mask] == ["011110101110011110010101", "110110100111010101101111"]
 

@@ -1,4 +1,4 @@
-"""Fused LoRA layers compute what PEFT's own do, and are PEFT's own again afterwards."""
+"""Fused LoRA layers give the same results as PEFT's layers, and are restored afterwards."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def adapted(family: str, dtype: torch.dtype, four_bit: bool = False, **lora: Any
                 module.compute_dtype = dtype
     model = attach_lora(base, Method.model_validate({"lora": lora}), seed=0)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # they start at 0, where the gradient of A is 0 whatever happens
+        if "lora_B" in name:  # B starts at 0, and then the gradient of A is always 0
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
         if "lora_" in name and dtype is torch.float64:
             parameter.data = parameter.data.double()
@@ -111,7 +111,7 @@ def test_layers_on_4_bits_are_fused_only_on_request() -> None:
 
 def test_shared_inputs_are_multiplied_with_a_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = adapted("llama", torch.float32), list[int]()
-    losses_and_gradient(model, "no")  # the first asks the output head once more than later ones
+    losses_and_gradient(model, "no")  # the first call runs the output head one more time
     outputs = fused_lora_module._outputs
 
     def counted(layers: Any, x: Tensor) -> tuple[Tensor, ...]:

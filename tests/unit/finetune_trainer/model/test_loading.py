@@ -1,4 +1,4 @@
-"""The base model as it is loaded, and the adapter on it."""
+"""Loading the base model, and attaching the adapter."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_every_adapter_weight_gets_a_gradient_after_an_evaluation(tiny_model_dir
         before = token_losses(model, batch).mean()
     tuned = attach_lora(model, Method(type=method), seed=0).train()
     for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:  # they start at 0, where the gradient of A is 0 whatever happens
+        if "lora_B" in name:  # B starts at 0, and then the gradient of A is always 0
             torch.nn.init.normal_(parameter, std=0.02)
     with accelerator.autocast():
         loss = token_losses(tuned, batch).mean()

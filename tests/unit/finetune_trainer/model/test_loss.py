@@ -1,4 +1,4 @@
-"""The loss: what is learned, divided by how much of it there is, however it lies in memory."""
+"""The loss is the mean over the learned tokens, for every packing of the rows."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_the_loss_of_a_row_equals_transformers_loss(row: int) -> None:
     labels = torch.where(torch.from_numpy(example.supervised), input_ids, -100)
     theirs = model(input_ids=input_ids, labels=labels).loss
     ours = token_losses(model, micro_batch([example], model.device)).mean()
-    torch.testing.assert_close(ours, theirs.double(), rtol=0, atol=1e-6)  # theirs is computed in fp32
+    torch.testing.assert_close(ours, theirs.double(), rtol=0, atol=1e-6)  # Transformers computes its loss in fp32
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
@@ -105,6 +105,6 @@ def _step(dtype: torch.dtype, micro_batch_tokens: int) -> tuple[float, list[torc
 def _adapted(dtype: torch.dtype) -> PeftModel:
     model = attach_lora(tiny_llama(dtype), Method(), seed=0).to(dtype)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # they start at 0, where the gradient of A is 0 whatever happens
+        if "lora_B" in name:  # B starts at 0, and then the gradient of A is always 0
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
     return model

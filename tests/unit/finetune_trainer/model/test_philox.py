@@ -1,4 +1,4 @@
-"""Random numbers by key in plain tensor operations: those of the published generator, and those of PyTorch."""
+"""The random numbers equal those of the published Philox generator and those of PyTorch."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Each speed-up computes what Transformers does, reaches the parts it is for, and leaves the model as it was."""
+"""Each speedup gives the same results as Transformers, replaces the right parts, and restores the model."""
 
 import sys
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ ROWS = examples([24, 7, 40])
 
 @pytest.fixture
 def kernels() -> Iterator[None]:
-    """The Triton kernels, run by Triton's interpreter: there is no GPU here."""
+    """Runs the Triton kernels with Triton's interpreter, because the tests have no GPU."""
     name, before = "finetune_trainer.model.fused_kernels", triton.knobs.runtime.interpret
     loaded = sys.modules.pop(name, None)
     triton.knobs.runtime.interpret = True

@@ -1,4 +1,4 @@
-"""What of a model is trained, by method."""
+"""The trained parameters of each method."""
 
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def test_gpt2s_transposed_matrices_are_trained(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def assert_same(one: nn.Module, other: nn.Module) -> None:
-    """Both give the same losses, up to the rounding of bf16."""
+    """Asserts that both models give the same losses, up to the rounding of bf16."""
     with fresh_accelerator("bf16").autocast():
         torch.testing.assert_close(
             token_losses(one.eval(), BATCH), token_losses(other.eval(), BATCH), rtol=5e-3, atol=0

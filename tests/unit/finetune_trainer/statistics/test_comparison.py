@@ -1,4 +1,4 @@
-"""What is said of models side by side: gain, noise, chance, sources."""
+"""Comparing models: gain, noise, chance, sources."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Models on the same rows: values, intervals and changes."""
+"""Values, confidence intervals and changes of models on the same rows."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ EXACT, LOSS = MetricName.EXACT_MATCH, MetricName.LOSS
 
 
 def answered(right: int, of: int, loss: float = 1.0) -> Scored:
-    """A model that has the first rows right; losses spread a little around a mean."""
+    """A model that answers the first rows right, with losses near a mean."""
     texts = ["yes" if row < right else "no" for row in range(of)]
     likelihoods = np.array([[10 * (loss + 0.01 * (row % 7)), 10] for row in range(of)])
     return scored([texts], ["yes"] * of, (), [EXACT, LOSS, MetricName.TOKEN_F1], likelihoods)

@@ -1,4 +1,4 @@
-"""What the verdict goes by: the rows that did not leak, and how often it errs."""
+"""The evidence for the verdict: the rows that did not leak, and the error rates of the outcome."""
 
 import random
 from collections import Counter
@@ -43,7 +43,7 @@ def evidence(
 
 
 def held_out(count: int, leaked: int) -> list[Example]:
-    """Rows with an answer of their own, in groups of their own; the first leaked."""
+    """Rows with different answers, each in its own group. The first rows leaked."""
     made = [example(12, 4, i, texts=(f"question {i}", f"answer {i}")) for i in range(count)]
     return [replace(row, leaked=i < leaked) for i, row in enumerate(made)]
 
@@ -54,7 +54,7 @@ def right(rows: Sequence[Example], chance: Callable[[Example], float], source: r
 
 
 def outcomes(jobs: int, leaked: int, base: tuple[float, float], tuned: tuple[float, float]) -> Counter[Outcome]:
-    """Of so many simulated jobs; `base` and `tuned`: shares right of the rows that leaked and of the others."""
+    """Outcomes of simulated jobs. `base`, `tuned`: shares of right answers on the leaked rows and on the other rows."""
     source, rows, found = random.Random(leaked), held_out(100, leaked), Counter[Outcome]()
     for _ in range(jobs):
         answers = [right(rows, lambda row, of=of: of[not row.leaked], source) for of in (base, tuned)]
@@ -157,7 +157,7 @@ def garbled(text: str, kept: float, source: random.Random) -> str:
 
 
 def judged(rows: Sequence[Example], quality: Callable[[Example], tuple[float, float]]) -> Comparison:
-    """The models on prepared rows. `quality`: share of the expected words in the prompted answer and in the tuned."""
+    """Compares models on prepared rows. `quality`: share of expected words in the prompted and in the tuned answer."""
     source = random.Random(0)
     kept = [quality(row) for row in rows]
 

@@ -1,4 +1,4 @@
-"""How sure a number is."""
+"""Confidence intervals, bootstrap, and randomization tests."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_wilsons_interval_is_scipys(rows: int, data: st.DataObject) -> None:
 
 
 def as_far(before: NDArray[np.float64], after: NDArray[np.float64], clusters: range | list[int]) -> float:
-    """How often models that nothing tells apart have means as far apart."""
+    """The p-value of the difference of means."""
     first, second = exchanged(before[:, None], after[:, None], clusters, seed=0)
     apart = np.abs(second - first)[:, 0]
     return float(np.mean(apart >= apart[0] - 1e-9))
@@ -85,7 +85,7 @@ def test_copies_of_a_row_count_as_one_row() -> None:
 
 
 def test_columns_of_one_call_are_paired() -> None:
-    # Rows differ a hundredfold, but every one got better by 0.1: unpaired, that would drown.
+    # Rows differ by a factor of 100, and each improved by 0.1. An unpaired test would not find this.
     before = np.arange(40.0) ** 2
     sums = resampled(np.stack([before, before - 0.1, np.ones(40)], axis=1), range(40), seed=0)
     assert percentiles((sums[:, 1] - sums[:, 0]) / sums[:, 2]) == pytest.approx((-0.1, -0.1))

@@ -1,4 +1,4 @@
-"""The optimizer's steps: reproducible, and stopped where they are lost."""
+"""Optimizer steps are reproducible, and a diverged run ends."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -48,7 +48,7 @@ def train(
 
 
 class Taken(list[Example]):
-    """Rows that note which of them are taken."""
+    """Rows that record which of them were read."""
 
     def __init__(self, rows: Sequence[Example]) -> None:
         super().__init__(rows)
@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_weights(dropout: float) -> None:
 
 
 def test_a_step_of_a_resumed_run_equals_the_step_of_the_whole_run() -> None:
-    """As a run that resumes takes it."""
+    """A resumed run takes such a step."""
     model = attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": {"dropout": 0.5}}), seed=0)
     training, settings = Training(global_batch_size=3, seed=5), resolved(total_steps=3)
     steps = training_steps(model, ROWS, training, settings, fresh_accelerator())

@@ -1,4 +1,4 @@
-"""How much goes through the model at a time is found before the first step, which it does not change."""
+"""The size of micro-batches is found before the first step, and does not change a step."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ def test_no_micro_batch_of_the_data_is_larger_than_the_tried_one(rows: list[tupl
     documents, most = worst_micro_batch(lengths, labels, tokens)
     assert tokens - 1 <= sum(documents) <= tokens
     assert max(documents) == lengths.max()
-    order = np.argsort(-labels)  # some packing: the rows with most labels first
+    order = np.argsort(-labels)  # one possible packing: the rows with most labels first
     chosen = order[np.cumsum(lengths[order]) <= tokens]
     assert labels[chosen].sum() <= most
     made = synthetic_rows(documents, most, 320)
@@ -81,7 +81,7 @@ def test_trying_changes_no_weights_and_gradients() -> None:
 
 
 def small_gpu(monkeypatch: pytest.MonkeyPatch, holds: int, holds_checkpointed: int) -> None:
-    """Stands in for a GPU: a step of micro-batches of more tokens than it holds ends as PyTorch ends it there."""
+    """Stands in for a GPU. For micro-batches that are too large it raises the error that PyTorch raises."""
 
     def accumulate(model: Any, rows: Any, tokens: int, accelerator: Any) -> float:
         if tokens > (holds_checkpointed if uses_gradient_checkpointing(model) else holds):

@@ -1,4 +1,4 @@
-"""The validation loss while training: measured in time, the best weights kept, an end where it no longer helps."""
+"""Validation during training: when it measures, which weights it keeps, and early stopping."""
 
 from math import nan
 from pathlib import Path
@@ -30,7 +30,7 @@ def validation(folder: Path, publish: Publish = Publish.BEST, stopping: EarlySto
 
 
 def says(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
-    """Has the rows give these losses, one measurement after another."""
+    """Makes the measurements return these losses in turn."""
     given = iter(losses)
     monkeypatch.setattr(module, "row_losses", lambda *_: (np.array([next(given)]), np.array([1])))
 
