@@ -83,8 +83,8 @@ def test_a_test_set_that_occurs_in_the_training_data_is_not_called_better(
     assert writer.intent.evaluation.decision
     assert writer.intent.evaluation.decision.outcome == "Noise"
     assert verdict.startswith(
-        "It is unknown whether tuning was worth it: all 20 held-out rows, or near-duplicates of them, also occur in the "
-        "training data with their answers."
+        "It is unknown whether tuning was worth it: all 20 held-out rows, or near-duplicates of them, also occur in "
+        "the training data with their answers."
     )
 
 
