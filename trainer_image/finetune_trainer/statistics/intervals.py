@@ -26,7 +26,7 @@ class Interval(NamedTuple):
 
 
 def wilson(hits: float, rows: float) -> Interval:
-    """Returns Wilson's score interval of a share (Wilson 1927). It lies within 0 to 1, and has a width even at 0 and
+    """Returns Wilson's score interval of a share (Wilson 1927). It is within 0 to 1, and has a width even at 0 and
     1."""
     share, square = hits / rows, _Z**2
     middle = (share + square / (2 * rows)) / (1 + square / rows)
