@@ -114,7 +114,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: i
             assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, started, bundle))
             tell_assessment(assessment.evaluation, writer)
             if spec.output.merge:
-                # Only one model fits into memory at a time, so the tuned model goes before the merged one is loaded.
+                # Only one model fits into memory at a time, so the tuned model is deleted before merging.
                 del model
                 accelerator.free_memory()
                 folders = MergeFolders(scratch / "model", output / ADAPTER, output / MERGED)

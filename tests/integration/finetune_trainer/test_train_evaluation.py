@@ -68,7 +68,9 @@ def test_a_failed_gate_fails_the_job_and_keeps_its_results_marked(
         train(bundle, open_storage(bundle), StatusWriter(None, "attempt-1"), attempt=1)
 
 
-def test_a_test_set_that_is_learned_is_not_praised(make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_a_test_set_that_occurs_in_the_training_data_is_not_called_better(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
     words = [f"{first}{second}" for first in ("ta", "re", "mi", "so", "lu") for second in ("ran", "dol", "mek", "sit")]
     texts = [" ".join(Random(i).choices(words, k=12)) for i in range(20)]
     train = write_rows(tmp_path / "train.jsonl", [{"text": f"{text} and so on"} for text in texts])
@@ -80,11 +82,14 @@ def test_a_test_set_that_is_learned_is_not_praised(make_bundle: MakeBundle, tmp_
     assert writer.intent.evaluation
     assert writer.intent.evaluation.decision
     assert writer.intent.evaluation.decision.outcome == "Noise"
-    assert verdict.startswith("All 20 held-out rows or near-duplicates of them also occur in the training data")
+    assert verdict.startswith(
+        "It is unknown whether tuning was worth it: all 20 held-out rows, or near-duplicates of them, also occur in "
+        "the training data with their answers."
+    )
 
 
 def test_a_gain_on_learned_test_rows_alone_is_called_a_leak(make_bundle: MakeBundle, tmp_path: Path) -> None:
-    # What is learned of the first ten makes nothing likelier that is written in other letters.
+    # The other rows use other letters, so training on the first ten does not make them more likely.
     letters = ["abcdefghijklm    ", "NOPQRSTUVWXYZ"]
     texts = ["".join(Random(i).choices(letters[i >= 10], k=80)) for i in range(50)]
     train = write_rows(tmp_path / "train.jsonl", [{"text": f"{text} and so on"} for text in texts[:10]])
@@ -101,7 +106,7 @@ def test_a_gain_on_learned_test_rows_alone_is_called_a_leak(make_bundle: MakeBun
 
 
 def unlike(number: int) -> str:
-    """An answer like none of the rows that are learned, which becomes less likely."""
+    """An answer that resembles no training row, so that training makes it less likely."""
     return "@#~" * 8 + str(number)
 
 
@@ -120,7 +125,7 @@ def test_a_regression_set_is_measured_before_and_after(make_bundle: MakeBundle, 
         if passed:
             train(bundle, open_storage(bundle), writer, attempt=1)
         else:
-            with pytest.raises(TrainerFailure, match="Loss on regression set general went from"):
+            with pytest.raises(TrainerFailure, match="Loss on regression set general changed from"):
                 train(bundle, open_storage(bundle), writer, attempt=1)
         AcceleratorState._reset_state(reset_partial_state=True)
         found = writer.intent.evaluation

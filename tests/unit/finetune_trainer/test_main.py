@@ -42,7 +42,7 @@ def said(log: Path) -> TerminationMessage:
 
 
 @pytest.mark.parametrize("deduplicate", [{}, {"near": "Keep"}])
-def test_a_preflight_that_runs_no_sentence_model_ends_well_without_torch(
+def test_a_preflight_without_a_sentence_model_succeeds_without_torch(
     make_bundle: MakeBundle, tmp_path: Path, log: Path, deduplicate: dict[str, Any]
 ) -> None:
     path = save(with_dataset(make_bundle(), deduplicate=deduplicate), tmp_path / "bundle.json")
@@ -71,12 +71,12 @@ def test_a_failure_ends_with_its_exit_code_message_and_remedy(
     assert "Traceback" not in done.stderr
 
 
-def test_a_pod_that_is_told_to_stop_never_ends_with_0(make_bundle: MakeBundle, tmp_path: Path, log: Path) -> None:
+def test_a_pod_that_receives_sigterm_never_exits_with_0(make_bundle: MakeBundle, tmp_path: Path, log: Path) -> None:
     fifo = tmp_path / "never-ends.jsonl"
     os.mkfifo(fifo)
     path = save(make_bundle(dataset={"train": [{"uri": str(fifo)}]}), tmp_path / "bundle.json")
     process = subprocess.Popen([sys.executable, "-m", "finetune_trainer", "preflight", str(path)])
-    with fifo.open("wb") as writer:  # opens once the process reads the rows
+    with fifo.open("wb") as writer:  # the process opens it when it reads the rows
         writer.write(b'{"prompt": "a", "completion": "b"}\n')
         writer.flush()
         process.send_signal(signal.SIGTERM)
@@ -119,7 +119,7 @@ def test_a_pod_that_is_told_to_stop_leaves_its_message_first_and_does_not_wait_f
         (SystemExit(0), FAILURES[FailureReason.TRAINER_CRASHED].exit_code, "TrainerCrashed"),
     ],
 )
-def test_every_end_of_a_step_has_its_exit_code(
+def test_every_outcome_of_a_step_has_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Path, error: BaseException, code: int, reason: str
 ) -> None:
     def run(step: str, path: Path, attempt: int) -> str:

@@ -1,3 +1,3 @@
-"""The model in memory: loading, attention over packed rows, what of it is trained, micro-batches, and the loss.
+"""The model in memory: loading, attention over packed rows, the trained parameters, micro-batches, and the loss.
 
-May import: everything below it; never preflight. From here upwards torch is there."""
+May import: everything below it; never preflight. This package and those above it may import torch."""

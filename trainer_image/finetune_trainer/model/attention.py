@@ -1,4 +1,4 @@
-"""Attention for rows that lie end to end in one sequence: each document sees only itself."""
+"""Attention for packed rows: several documents in one sequence, where each document sees only itself."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ from transformers.masking_utils import sdpa_mask
 NAME = "per_document"
 HALF = (torch.bfloat16, torch.float16)
 VARLEN_HEAD_SIZE = 256
-"""Largest head FlashAttention-2 takes."""
+"""Largest head size of FlashAttention-2."""
 LONG = 1024
-"""Tokens of a document, on average, from which on a launch of cuDNN for each is no loss."""
+"""Fewest tokens per document, on average, for which one launch of cuDNN for each document is not slower."""
 CUDNN_FIRST = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -28,8 +28,8 @@ CUDNN_FIRST = [
     SDPBackend.MATH,
 ]
 TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
-"""Whether `varlen_attn` takes fewer heads of keys and values than of queries. PyTorch 2.15 does; 2.11 promises nothing,
-so there they are repeated, and autograd keeps them so."""
+"""Whether `varlen_attn` supports grouped queries: fewer heads of keys and values than of queries. PyTorch 2.15 does.
+For 2.11, which does not document it, keys and values are repeated, and autograd keeps the repeated tensors."""
 
 
 _packed: ContextVar[Sequence[int] | None] = ContextVar("packed", default=None)
@@ -37,8 +37,8 @@ _packed: ContextVar[Sequence[int] | None] = ContextVar("packed", default=None)
 
 @contextmanager
 def packed(document_lengths: Sequence[int]) -> Iterator[None]:
-    """Forward passes in here are given `document_lengths` (tokens of each document, in order) too: no mask is built
-    where they say all that it would."""
+    """Tells `document_mask` the tokens of each document, in order, so that it builds no mask if attention document by
+    document needs none."""
     token = _packed.set(document_lengths)
     try:
         yield
@@ -47,12 +47,12 @@ def packed(document_lengths: Sequence[int]) -> Iterator[None]:
 
 
 _cudnn = False
-"""No ContextVar: what a checkpoint computes again on a GPU runs in autograd's own thread."""
+"""Not a ContextVar: on a GPU, gradient checkpointing reads it in autograd's own thread."""
 
 
 @contextmanager
 def prefer_cudnn() -> Iterator[None]:
-    """Long documents are attended to by cuDNN, one by one, in here: faster on Hopper than FlashAttention-2."""
+    """Uses cuDNN's attention for long documents, one by one. It is faster on Hopper than FlashAttention-2."""
     global _cudnn
     _cudnn = True
     try:
@@ -62,8 +62,8 @@ def prefer_cudnn() -> Iterator[None]:
 
 
 def document_mask(*sizes: Any, config: PreTrainedConfig, **options: Any) -> Tensor | None:
-    """Transformers' own mask, [1, 1, tokens, tokens], where any document is longer than the model's window, and for
-    generation. Otherwise None."""
+    """Returns Transformers' own mask, shape [1, 1, tokens, tokens], for generation and if a document is longer than the
+    model's sliding window. Otherwise returns None."""
     lengths, window = _packed.get(), getattr(config, "sliding_window", None)
     if lengths is not None and not exceeds(lengths, window):
         return None
@@ -72,7 +72,7 @@ def document_mask(*sizes: Any, config: PreTrainedConfig, **options: Any) -> Tens
 
 
 def exceeds(document_lengths: Sequence[int], window: int | None) -> bool:
-    """Whether a document has tokens that are too far apart to see each other."""
+    """Returns whether a document is longer than the sliding window."""
     return window is not None and max(document_lengths) > window
 
 
@@ -86,10 +86,10 @@ def per_document_attention(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention document by document where `document_lengths` says where they lie. Query, key and value: [1, heads,
-    tokens, head size]; returns [1, tokens, heads, head size].
+    """Computes attention for each document separately if `document_lengths` is given. Query, key and value: shape [1,
+    heads, tokens, head size]. Returns shape [1, tokens, heads, head size].
 
-    One block mask over the whole sequence is as right, and costs 45% of a training step on a CPU. It is what remains
+    A block mask over the whole sequence gives the same result, but costs 45% of a training step on a CPU. It is used
     for generation, and without FlashAttention for documents longer than the window."""
     query, key, value = as_multiplied(query.device.type, query, key, value)
     alone = document_lengths is not None and takes_cudnn(document_lengths, sliding_window)
@@ -98,7 +98,7 @@ def per_document_attention(
     if document_lengths is None or exceeds(document_lengths, sliding_window):
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return output, None
-    # On the CPU the bf16 kernel's backward takes up to twice as long as the fp32 one at the usual lengths.
+    # On the CPU the backward pass in bf16 takes up to twice as long as in fp32, at the usual lengths.
     dtype = torch.float32 if query.device.type == "cpu" and query.dtype == torch.bfloat16 else query.dtype
     tensors = [torch.split(tensor.to(dtype), list(document_lengths), dim=2) for tensor in (query, key, value)]
     backends = sdpa_kernel(CUDNN_FIRST, set_priority=True) if alone else nullcontext()
@@ -110,14 +110,16 @@ def per_document_attention(
 
 
 def takes_cudnn(document_lengths: Sequence[int], window: int | None) -> bool:
-    """Whether these documents are better given to cuDNN one by one, within `prefer_cudnn`."""
+    """Returns whether cuDNN processes these documents one by one: only within `prefer_cudnn`, and if they are long."""
     long = sum(document_lengths) >= LONG * len(document_lengths)
     return _cudnn and long and not exceeds(document_lengths, window)
 
 
 def as_multiplied(device: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The three as autocast multiplies matrices on a GPU: where the residual stream is in fp32 (method Full), rotary
-    positions leave queries and keys in fp32, which FlashAttention does not take. On a CPU they stay as they are."""
+    """Casts the three to autocast's dtype on a GPU. On a CPU it returns them unchanged.
+
+    For method Full the residual stream is in fp32, so rotary positions leave queries and keys in fp32. FlashAttention
+    does not support fp32."""
     if device == "cpu" or not torch.is_autocast_enabled(device):
         return query, key, value
     dtype = torch.get_autocast_dtype(device)
@@ -125,7 +127,7 @@ def as_multiplied(device: str, query: Tensor, key: Tensor, value: Tensor) -> tup
 
 
 def takes_varlen(query: Tensor, value: Tensor, dropout: float) -> bool:
-    """Whether FlashAttention takes these: in half precision, on an NVIDIA GPU of Ampere or newer."""
+    """Returns whether FlashAttention supports these tensors: half precision, on an NVIDIA GPU of Ampere or newer."""
     size = query.shape[-1]
     return (
         query.device.type == "cuda"
@@ -141,7 +143,7 @@ def takes_varlen(query: Tensor, value: Tensor, dropout: float) -> bool:
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], window: int | None, scaling: float | None
 ) -> Tensor:
-    """All documents in one launch of FlashAttention."""
+    """Computes attention for all documents in one launch of FlashAttention."""
     ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(query.device, non_blocking=True)
     # From [1, heads, tokens, size] to [tokens, heads, size].
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
@@ -159,24 +161,24 @@ def _varlen(
         max(lengths),
         max(lengths),
         scale=scaling,
-        # Tokens seen before and after one's own; Transformers counts one's own in.
+        # Tokens visible before and after the current one. Transformers' window includes the current one.
         window_size=(-1 if window is None else window - 1, 0),
         **options,
     )
-    assert isinstance(output, Tensor)  # more comes only where it is asked for
+    assert isinstance(output, Tensor)  # a tuple only if the log-sum-exp is requested
     return output[None]
 
 
 AttentionInterface.register(NAME, per_document_attention)
-# An attention function under a new name gets no mask at all unless a mask function of that name is there too.
+# Transformers passes no mask to an attention function unless a mask function has the same name.
 AttentionMaskInterface.register(NAME, document_mask)
 
 
 def use_document_attention(model: PreTrainedModel) -> None:
-    """Switches a model that Transformers runs on SDPA to `per_document_attention`; leaves others on what they need,
-    where Transformers itself tells packed documents apart by their restarting position_ids."""
+    """Switches a model that Transformers runs with SDPA to `per_document_attention`. Other models keep their attention.
+    There Transformers itself separates packed documents by their restarting position_ids."""
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-        # SDPA cannot cap scores. Transformers 5.23 knows that; 5.17 runs Gemma 2 on it, silently without the cap.
+        # SDPA cannot cap scores. Transformers 5.23 avoids SDPA here; 5.17 runs Gemma 2 on it, silently without the cap.
         model.set_attn_implementation("eager")
     layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if model.config._attn_implementation == "sdpa" and layers <= {"full_attention", "sliding_attention"}:

@@ -1,4 +1,4 @@
-"""Which rows make up a step, and how they lie in memory. The first never depends on the second."""
+"""Chooses the rows of each step, and packs them into micro-batches. The choice does not depend on the packing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,21 +13,23 @@ from finetune_trainer.handover.prepared import Example
 
 
 def steps_per_epoch(rows: int, global_batch_size: int) -> int:
-    """Optimizer steps of one pass; the last takes the rows that are left, so that none is lost."""
+    """Returns the optimizer steps of one epoch. The last step has the remaining rows, so that no row is left out."""
     return ceil(rows / global_batch_size)
 
 
 def rows_of_step(mixture: Mixture, global_batch_size: int, seed: int, step: int) -> list[int]:
-    """Indices of the rows of optimizer step `step`, counted from 0: a pure function, so that a resumed run, or one on
-    other hardware, takes the same steps."""
+    """Returns the indices of the rows of optimizer step `step`, counted from 0. It is a pure function, so that a
+    resumed run, or a run on other hardware, takes the same steps."""
     epoch, position = divmod(step, steps_per_epoch(mixture.rows, global_batch_size))
     start = position * global_batch_size
     return list(rows_of_epoch(mixture, seed, epoch)[start : start + global_batch_size])
 
 
 def pack(lengths: Sequence[int], limit: int, longest: float) -> list[list[int]]:
-    """Spreads items over bins of at most `limit`, one longer than that, or than `longest`, alone in its own: first-fit
-    decreasing, which needs at most 11/9 of the fewest possible bins plus one (Johnson 1973)."""
+    """Packs items into bins of at most `limit` by first-fit decreasing. Returns the indices of the items of each bin.
+
+    An item longer than `limit` or `longest` gets its own bin. The number of bins is at most 11/9 of the minimum plus
+    one (Johnson 1973)."""
     bins: list[list[int]] = []
     room: list[int] = []
     for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
@@ -44,27 +46,28 @@ def pack(lengths: Sequence[int], limit: int, longest: float) -> list[list[int]]:
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """Documents end to end, as one forward pass takes them."""
+    """The documents of one forward pass, end to end in one sequence."""
 
     input_ids: Tensor
-    """[1, tokens]"""
+    """Shape [1, tokens]."""
     position_ids: Tensor
-    """[1, tokens], from 0 in each document."""
+    """Shape [1, tokens]; restarts at 0 in each document."""
     document_lengths: tuple[int, ...]
     """Tokens of each document, in order."""
     places: tuple[int, ...]
-    """Of each document among the rows of its step: what is random about it hangs on that, not on this micro-batch."""
+    """Index of each document among the rows of its step. Random numbers of a document depend on this index, and not on
+    the micro-batch."""
     label_positions: Tensor
-    """[labels]: the positions whose next token is learned. Logits are computed there only."""
+    """Positions whose next token is learned, shape [labels]. Logits are computed only at these positions."""
     labels: Tensor
-    """[labels]: that next token."""
+    """The learned tokens, shape [labels]."""
     label_documents: Tensor
-    """[labels]: the document each label belongs to, as an index into `document_lengths`."""
+    """The document of each label, as an index into `document_lengths`, shape [labels]."""
 
 
 def micro_batch(examples: Sequence[Example], device: torch.device, places: Sequence[int] | None = None) -> MicroBatch:
-    """Lays examples end to end. A document's first token has none before it to be told from, so it is never a label.
-    `places`: of each example in its step, where these are not all of it in order."""
+    """Concatenates examples to one micro-batch. The first token of a document has no token before it that could predict
+    it, so it is never a label. `places`: index of each example in its step; None if these are all rows in order."""
     lengths = [len(example.input_ids) for example in examples]
     input_ids = np.concatenate([example.input_ids for example in examples]).astype(np.int64)
     supervised = np.concatenate([example.supervised for example in examples])
@@ -83,7 +86,7 @@ def micro_batch(examples: Sequence[Example], device: torch.device, places: Seque
 
 
 def micro_batches(examples: Sequence[Example], limit: int, longest: float, device: torch.device) -> list[MicroBatch]:
-    """`examples` as micro-batches of at most `limit` tokens each, a longer row alone in its own, and so one of more
-    than `longest` tokens, Sharing.packed of the model they are for."""
+    """Packs `examples` into micro-batches of at most `limit` tokens. A row longer than `limit` or `longest` gets its
+    own micro-batch. `longest`: Sharing.packed of the model, in tokens."""
     bins = pack([len(example.input_ids) for example in examples], limit, longest)
     return [micro_batch([examples[row] for row in rows], device, rows) for rows in bins]

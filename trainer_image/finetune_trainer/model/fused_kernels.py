@@ -1,7 +1,8 @@
-"""Triton kernels for what lies between a layer's matrix products: one pass over memory where PyTorch takes several.
+"""Triton kernels for operations between a layer's matrix products. They need one pass over memory; PyTorch needs
+several.
 
-They are for NVIDIA GPUs; Triton's interpreter (TRITON_INTERPRET=1) runs them on a CPU, slowly, for the tests. All
-arithmetic is in fp32 and rounded once."""
+They run on NVIDIA GPUs. For tests, Triton's interpreter (TRITON_INTERPRET=1) runs them slowly on a CPU. All arithmetic
+is in fp32 and rounded once."""
 
 from typing import Any
 
@@ -11,17 +12,17 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
-"""Elements that one program of the activation takes."""
+"""Elements that one program of the activation kernel processes."""
 
 
 def runs_on(tensor: Tensor) -> bool:
-    """Whether the kernels take a tensor where it is."""
+    """Returns whether the kernels can run on the tensor's device."""
     return tensor.is_cuda or bool(triton.knobs.runtime.interpret)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up for two tensors of one shape and dtype (Shazeer 2020), written in one pass. The backward pass
-    computes silu(gate) again rather than keeping it."""
+    """Returns silu(gate) * up for two tensors of the same shape and dtype (Shazeer 2020), in one pass. The backward
+    pass computes silu(gate) again instead of keeping it in memory."""
     output: Tensor = _SwiGLU.apply(gate.contiguous(), up.contiguous())
     return output
 
@@ -69,13 +70,13 @@ def _swiglu_backward(gradient, gate, up, of_gate, of_up, count, BLOCK: tl.conste
 
 
 def takes_rotary(x: Tensor, cos: Tensor) -> bool:
-    """Whether `rotary` takes x: one sequence, all of whose features are rotated."""
+    """Returns whether `rotary` supports x: it must be one sequence with all features rotated."""
     return runs_on(x) and x.dim() == 4 and len(x) == 1 and x.stride(-1) == 1 and cos.shape == (1, *x.shape[2:])
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021) in the halves' layout of Llama. x: [1, heads, tokens, size]; cos and
-    sin: [1, tokens, size]."""
+    """Applies rotary position embedding (Su et al. 2021) in Llama's layout of two halves. x: shape [1, heads, tokens,
+    size]; cos and sin: shape [1, tokens, size]. Returns the shape of x."""
     output: Tensor = _Rotary.apply(x, cos.contiguous(), sin.contiguous())
     return output
 
@@ -95,7 +96,7 @@ class _Rotary(torch.autograd.Function):
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
     _, heads, tokens, size = x.shape
-    output = torch.empty_like(x)  # of the same strides: heads of a token lie side by side
+    output = torch.empty_like(x)  # same strides as x: the heads of a token are adjacent
     _rotary[(tokens,)](
         x,
         output,
@@ -119,7 +120,7 @@ def _rotary(  # type: ignore[no-untyped-def]
     x, output, cos, sin, x_head, x_token, out_head, out_token, heads, half,
     HEADS: tl.constexpr, HALF: tl.constexpr, BACK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    """All heads of one token. BACK multiplies by the transpose, which is what takes the gradient back."""
+    """Rotates all heads of one token. BACK multiplies by the transpose, for the gradient."""
     token = tl.program_id(0).to(tl.int64)
     head, feature = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
     inside = (head < heads) & (feature < half)

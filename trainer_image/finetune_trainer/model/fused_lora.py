@@ -1,8 +1,8 @@
-"""LoRA's linear layers in fewer passes over memory: what PEFT computes, with the update added inside the product.
+"""Fused LoRA layers: the same results as PEFT's, with fewer passes over memory.
 
-PEFT writes W x, A x, B A x, its scaled copy and the sum, and autograd as many gradients. Here the low-rank products are
-accumulated into the large ones by the matrix multiplication itself, as Unsloth does by hand-written backward passes.
-Layers that read the same input (queries, keys and values; gate and up) can share one product with their A matrices."""
+PEFT writes W x, A x, B A x, its scaled copy and the sum to memory, and autograd writes as many gradients. Here the
+matrix multiplication adds the low-rank products to the large ones, as in Unsloth's hand-written backward passes. Layers
+with the same input (queries, keys and values; gate and up) can share one product with their A matrices."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +15,14 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of layers that one module calls with the same input, in Llama and the many models written after it."""
+"""Names of layers that one module calls with the same input, in Llama and in many later models."""
 
 
 @contextmanager
 def fused_lora(model: nn.Module, four_bit: bool = False, shared_inputs: bool = False) -> Iterator[None]:
-    """Runs the model's plain LoRA layers over frozen matrices fused while in here. Layers with dropout, DoRA or a bias
-    of their own stay as PEFT runs them, and so do layers over 4 bits unless `four_bit`. With `shared_inputs` the layers
-    of SIBLINGS share their products with A."""
+    """Fuses the model's plain LoRA layers on frozen weights. Layers with dropout, DoRA or a LoRA bias run as in PEFT.
+    Layers on 4-bit weights are fused only with `four_bit`. With `shared_inputs` the layers of SIBLINGS share one
+    product with their A matrices."""
     groups = _groups(model, four_bit, shared_inputs)
     for group in groups:
         shared = _SharedInput(group)
@@ -32,11 +32,11 @@ def fused_lora(model: nn.Module, four_bit: bool = False, shared_inputs: bool = F
         yield
     finally:
         for layer in (layer for group in groups for layer in group):
-            del layer.forward  # the class's own shows again
+            del layer.forward  # restores the method of the class
 
 
 def _groups(model: nn.Module, four_bit: bool, shared_inputs: bool) -> list[list[Any]]:
-    """The layers to fuse, those that share an input together."""
+    """Returns the layers to fuse in groups. The layers of a group share an input."""
     groups: list[list[Any]] = []
     grouped: set[int] = set()
     for parent in model.modules() if shared_inputs else ():
@@ -78,7 +78,7 @@ def _four_bit_kinds() -> tuple[type, type] | None:
 
 
 class _SharedInput:
-    """Layers that are called with one input, one after the other: the first call computes for all of them."""
+    """Layers that are called one after the other with the same input. The first call computes the outputs of all."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._layers = layers
@@ -86,7 +86,7 @@ class _SharedInput:
         self._outputs: dict[int, Tensor] = {}
 
     def output(self, layer: Any, x: Tensor) -> Tensor:
-        """What `layer` makes of `x`. Outputs that are still to be fetched are held, with their input."""
+        """Returns the output of `layer` for `x`. Keeps the outputs of the other layers until they are called."""
         if x is not self._input or id(layer) not in self._outputs:
             self._input = x
             outputs = _outputs(self._layers, x)
@@ -104,13 +104,14 @@ def _outputs(layers: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
         parts.append(_Frozen(layer.base_layer, layer.scaling[name]))
         factors += [layer.lora_A[name].weight, layer.lora_B[name].weight]
     outputs: tuple[Tensor, ...] = _LoraLinears.apply(x.to(parts[0].dtype(x)), parts, *factors)
-    # Like bitsandbytes, a layer over 4 bits answers in the dtype it was asked in; one over 16 in its own.
+    # As in bitsandbytes, the output of a 4-bit layer has the dtype of its input. The output of a 16-bit layer has the
+    # dtype of its weights.
     return tuple(y.to(x.dtype) if part.four_bit else y for y, part in zip(outputs, parts, strict=True))
 
 
 @dataclass(frozen=True)
 class _Frozen:
-    """A frozen linear layer in 16 or 4 bits, and how much of the adapter's product is added to its own."""
+    """A frozen linear layer in 16 or 4 bits, and the factor of its adapter's product."""
 
     layer: Any
     scaling: float
@@ -120,12 +121,13 @@ class _Frozen:
         return type(self.layer) is not nn.Linear
 
     def dtype(self, x: Tensor) -> torch.dtype:
-        """What the layer computes in."""
+        """Returns the dtype in which the layer computes."""
         dtype: torch.dtype = (self.layer.compute_dtype or x.dtype) if self.four_bit else self.layer.weight.dtype
         return dtype
 
     def weight(self, dtype: torch.dtype) -> Tensor:
-        """[outputs, inputs]; out of 4 bits it is made anew each time, as bitsandbytes does."""
+        """Returns the weight, shape [outputs, inputs]. A 4-bit weight is dequantized at each call, as in
+        bitsandbytes."""
         if not self.four_bit:
             weight: Tensor = self.layer.weight
             return weight
@@ -136,8 +138,8 @@ class _Frozen:
 
 
 class _LoraLinears(torch.autograd.Function):
-    """x W' + bias + scaling x A' B' for each of `parts`, whose A [rank, inputs] and B [outputs, rank] follow in turn.
-    All is computed in the dtype of x; the gradients of A and B are in fp32 or wider."""
+    """Computes x W' + bias + scaling x A' B' for each of `parts`. `factors`: A, shape [rank, inputs], and B, shape
+    [outputs, rank], of each part in turn. Computes in the dtype of x; the gradients of A and B are in fp32 or wider."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, parts: Sequence[_Frozen], *factors: Tensor) -> tuple[Tensor, ...]:

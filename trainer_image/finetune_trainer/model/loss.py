@@ -1,4 +1,4 @@
-"""Cross-entropy of the supervised tokens, computed where there are labels and nowhere else."""
+"""Cross-entropy of the learned tokens. Logits are computed only at the positions of labels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +14,15 @@ from finetune_trainer.model.attention import packed
 from finetune_trainer.model.batches import MicroBatch
 
 CHUNK = {"cpu": 2**23}
-"""Logits held at a time, by kind of device; on a CPU few enough that the C library hands the same memory out again."""
+"""Most logits in memory at a time, by device type. On a CPU they are few enough that the C library reuses the same
+memory."""
 CHUNK_ON_GPUS = 2**26
 _bare: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-"""Whether a model's logits are what its output head returns, by head: found out once."""
+"""For each output head, whether the model returns the head's output unchanged as logits."""
 
 
 def token_losses(model: nn.Module, batch: MicroBatch) -> Tensor:
-    """Cross-entropy of each label in nats, fp32 or better, shape [labels]."""
+    """Returns the cross-entropy of each label in nats, in fp32 or wider, shape [labels]."""
     head = frozen_head(model)
     if head is None:
         logits = _forward(model, batch)
@@ -34,10 +35,10 @@ def token_losses(model: nn.Module, batch: MicroBatch) -> Tensor:
 
 
 def _forward(model: nn.Module, batch: MicroBatch) -> Tensor:
-    """What the model makes of the label positions, shape [labels, vocabulary].
+    """Returns the model's logits at the label positions, shape [labels, vocabulary].
 
-    No attention mask and no cache: with either, Transformers no longer takes restarting position_ids for document
-    boundaries."""
+    It passes no attention mask and no cache. With one of them, Transformers would not treat restarting position_ids as
+    document boundaries."""
     with packed(batch.document_lengths):
         output = model(
             input_ids=batch.input_ids,
@@ -51,8 +52,8 @@ def _forward(model: nn.Module, batch: MicroBatch) -> Tensor:
 
 
 def frozen_head(model: nn.Module) -> nn.Linear | None:
-    """The output head, where it is frozen with its bias and what it returns is the logits: nothing scales or caps them
-    after. Then the head can be applied outside of the model, a chunk of labels at a time."""
+    """Returns the output head if it is frozen and its output is the logits, without later scaling or capping. Otherwise
+    returns None. Such a head can be applied outside the model, to a chunk of labels at a time."""
     whole: PreTrainedModel = getattr(model, "module", model)  # DistributedDataParallel passes nothing on
     head = whole.get_output_embeddings()
     if type(head) is not nn.Linear or any(parameter.requires_grad for parameter in head.parameters()):
@@ -64,12 +65,12 @@ def frozen_head(model: nn.Module) -> nn.Linear | None:
 
 @torch.no_grad()
 def _ends_with(model: nn.Module, head: nn.Linear) -> bool:
-    """Whether logits planted in place of the head's own come out of the model as they are."""
+    """Returns whether the model returns test values unchanged that replace the head's output."""
     device = head.weight.device
     planted = torch.linspace(-50, 50, head.out_features, device=device).to(head.weight.dtype)[None, None]
     tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
     training = model.training
-    model.eval()  # these are no tokens of the step: there is nothing to drop
+    model.eval()  # dropout needs the tokens of a step
     with _in_place_of(head, lambda hidden: planted.expand(*hidden.shape[:-1], -1).clone()):
         logits = model(input_ids=tokens, use_cache=False).logits
     model.train(training)
@@ -82,12 +83,12 @@ def _in_place_of(module: nn.Module, forward: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        del module.forward  # the class's own shows again
+        del module.forward  # restores the method of the class
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Cross-entropy of a linear head, whose gradient is taken in the forward pass, while the logits are there: neither
-    they nor their fp32 copies outlive a chunk. As Liger's fused linear cross-entropy (Hsu et al. 2024) does."""
+    """Cross-entropy of a linear head, with its gradient computed in the forward pass, as in Liger's fused linear
+    cross-entropy (Hsu et al. 2024). Logits and their fp32 copies exist only for one chunk of labels at a time."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:

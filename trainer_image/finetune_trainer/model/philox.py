@@ -1,8 +1,7 @@
-"""Random numbers by key: Philox4x32-10 (Salmon et al. 2011) in plain tensor operations, number for number what
-`torch.func._random` draws. A key is a uint64 tensor [..., 2]: the seed and the place in its stream.
-They are drawn on the GPU, and so they are here and not in `finetune_trainer.randomness`.
+"""Random numbers by key: Philox4x32-10 (Salmon et al. 2011) in plain tensor operations. The numbers equal those of
+`torch.func._random`. A key is a uint64 tensor of shape [..., 2]: the seed and the position in its stream.
 
-PyTorch 2.15 has that module and 2.11 has not: once pyproject.toml asks for 2.15, this one can go."""
+PyTorch 2.15 has `torch.func._random` and 2.11 does not. Delete this module when pyproject.toml requires 2.15."""
 
 import torch
 from torch import Tensor
@@ -10,28 +9,29 @@ from torch import Tensor
 WORD = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
-"""What is added to the two halves of the seed from round to round."""
+"""Values that each round adds to the two halves of the seed."""
 ROUNDS = 10
 
 
 def key(seed: int) -> Tensor:
-    """The key of `seed`, [2]."""
+    """Returns the key of `seed`, shape [2]."""
     return torch.tensor([seed, 0], dtype=torch.uint64)
 
 
 def split(key: Tensor, count: int) -> Tensor:
-    """`count` keys derived from `key`, [2]; returns [count, 2]."""
+    """Derives `count` keys from `key`, shape [2]. Returns shape [count, 2]."""
     return _derived(key[None], torch.arange(count, device=key.device))
 
 
 def fold_in(keys: Tensor, number: int) -> Tensor:
-    """A key derived from each of `keys`, [..., 2], and `number`; returns the same shape."""
+    """Derives a key from each of `keys`, shape [..., 2], and `number`. Returns the same shape."""
     return _derived(keys, torch.tensor(number, device=keys.device))
 
 
 def uniform(keys: Tensor, rows: int, columns: int) -> Tensor:
-    """Numbers in [0, 1) in fp32, [rows, columns], of which each row is drawn by its own key in `keys`, [rows, 1, 2]."""
-    # One turn of Philox makes four numbers.
+    """Returns fp32 numbers in [0, 1), shape [rows, columns]. Each row uses its own key in `keys`, shape [rows, 1,
+    2]."""
+    # One call of Philox gives four numbers.
     words = _words(keys, torch.arange(-(-columns // 4), device=keys.device))
     drawn = torch.stack(words, dim=-1).view(rows, -1)[:, :columns]
     return (drawn & 0xFFFFFF).float() * 2.0**-24
@@ -43,8 +43,8 @@ def _derived(keys: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _words(keys: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four random words of 32 bits for each key and number, that many places on in the key's stream."""
-    # In int64, which every device computes with, and which wraps around as uint64 does.
+    """Returns four random 32-bit words for each key, `numbers` positions later in the key's stream."""
+    # In int64, because every device supports it, and it wraps around as uint64 does.
     seed, place = keys.view(torch.int64).unbind(-1)
     place = place + numbers
     left, right = seed & WORD, (seed >> 32) & WORD

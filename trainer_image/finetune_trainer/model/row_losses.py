@@ -1,4 +1,4 @@
-"""The loss of each row, however rows share forward passes."""
+"""The loss of each row, independent of how rows share forward passes."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from finetune_trainer.model.loss import token_losses
 def row_losses(
     model: PreTrainedModel, examples: Sequence[Example], micro_batch_tokens: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Each row's summed cross-entropy and its number of labels."""
+    """Returns each row's summed cross-entropy in nats and its number of labels, both of shape [rows]."""
     losses, labels = np.zeros(len(examples)), np.zeros(len(examples), dtype=np.int64)
     for batch in micro_batches(examples, micro_batch_tokens, sharing(model).packed, model.device):
         rows, documents = list(batch.places), batch.label_documents.cpu().numpy()

@@ -1,7 +1,7 @@
-"""Ways to make a training step faster on a GPU that change no result beyond rounding, each with a switch of its own.
+"""Optional speedups of a training step on a GPU. They change results only by rounding, and each has its own switch.
 
-A switch is off until it has been measured on a GPU (benchmarks/gpu). All of them act on the model's own code in
-Transformers only where that code is Llama's, word for word, as it is in most families since."""
+A switch is off until it has been measured on a GPU (benchmarks/gpu). They replace a part of the model's code in
+Transformers only if that part equals Llama's code word for word, as in most later families."""
 
 import ast
 import inspect
@@ -24,20 +24,20 @@ from finetune_trainer.model.fused_lora import fused_lora
 
 @dataclass(frozen=True)
 class Speedups:
-    """What is switched on."""
+    """The switches."""
 
     rms_norm: bool = False
     """PyTorch's own kernel for RMSNorm in place of six operations."""
     swiglu: bool = False
-    """The gated activation in one kernel, which also keeps a third less of it for the backward pass."""
+    """The gated activation in one kernel. It also keeps a third less memory for the backward pass."""
     rotary: bool = False
     """Rotary position embedding in one kernel."""
     shared_inputs: bool = False
-    """One product with LoRA's A for queries, keys and values, and one for gate and up."""
+    """One product with LoRA's A matrices for queries, keys and values, and one for gate and up."""
     four_bit: bool = False
     """Fused LoRA also over 4-bit layers."""
     cudnn_attention: bool = False
-    """cuDNN's attention, document by document, where documents are long."""
+    """cuDNN's attention for long documents, one by one."""
 
 
 DEFAULT = Speedups()
@@ -45,7 +45,7 @@ DEFAULT = Speedups()
 
 @contextmanager
 def use_speedups(model: nn.Module, speedups: Speedups = DEFAULT) -> Iterator[None]:
-    """Runs `model`, with its adapter, as `speedups` says while in here, and LoRA fused as far as it always is."""
+    """Runs `model`, with its adapter, with these speedups and with fused LoRA."""
     with ExitStack() as stack:
         stack.enter_context(fused_lora(model, speedups.four_bit, speedups.shared_inputs))
         if speedups.cudnn_attention:
@@ -65,14 +65,14 @@ def use_speedups(model: nn.Module, speedups: Speedups = DEFAULT) -> Iterator[Non
 
 @contextmanager
 def _replaced(place: Any, name: str, value: object) -> Iterator[None]:
-    """`value` in the place of an attribute of a module, of PyTorch's kind or of Python's."""
+    """Replaces an attribute of a PyTorch module or a Python module."""
     own = vars(place).get(name)
     setattr(place, name, value)
     try:
         yield
     finally:
         if own is None:
-            delattr(place, name)  # the class's own shows again
+            delattr(place, name)  # restores the attribute of the class
         else:
             setattr(place, name, own)
 
@@ -109,7 +109,7 @@ def _mlp(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
 
 def _is_silu(activation: object) -> bool:
-    """Transformers has a class of its own for it."""
+    """Returns whether an activation is SiLU. Transformers has its own class for SiLU."""
     return isinstance(activation, nn.SiLU) or type(activation).__name__ == "SiLUActivation"
 
 
@@ -130,7 +130,7 @@ def _is_llamas(function: Any, llamas: Any) -> bool:
 
 @cache
 def _code(function: Any) -> str:
-    """What a function does, without its name, types and docstring; "" where there is no source."""
+    """Returns a function's code without name, types and docstring, or "" if there is no source."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     except (OSError, TypeError):

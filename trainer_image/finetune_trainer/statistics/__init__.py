@@ -1,3 +1,3 @@
-"""What models did on held-out rows, and what follows from it: intervals, comparison, evidence. Pure, never torch.
+"""Statistics of the models' results on held-out rows: confidence intervals, comparison, evidence. Pure, without torch.
 
 May import: everything below it, down to pod."""

@@ -1,4 +1,4 @@
-"""What the tuned model's answers score by chance: against the expected answers of other rows."""
+"""The score that the tuned model's answers reach by chance: compared with the expected answers of other rows."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,14 @@ from finetune_trainer.randomness import shuffled
 from finetune_trainer.statistics.estimates import Scored
 
 OTHER_ROWS = 10
-"""Other rows whose expected answer each answer is held against."""
+"""Number of other rows whose expected answers each answer is compared with."""
 
 
 def pairings(rows: Sequence[Example], seed: int) -> list[tuple[list[int], list[int]]]:
-    """Up to ten times every row that asks something with one of the same source and another cluster, as (rows, others);
-    rows that find none are left out."""
+    """Returns up to OTHER_ROWS pairings, each as (rows, others), two lists of indices.
+
+    A pairing pairs each row that has a prompt with another row of the same source and of another cluster. Rows without
+    such a partner are left out."""
     orders: dict[int, list[int]] = {}
     for row in shuffled(len(rows), f"chance/{seed}"):
         if rows[row].prompt:
@@ -43,13 +45,13 @@ def by_chance(
     pairings: Sequence[tuple[list[int], list[int]]],
     labels: Sequence[str],
 ) -> Scored:
-    """What the answers score against the expected answers of other rows: what a model gets that has learned how
-    answers look, and nothing about which belongs to which question. `pairings`: at least one.
+    """Returns the score of the answers against the expected answers of other rows. A model that learned only what
+    answers look like, and not which answer belongs to which question, reaches this score. `pairings`: at least one.
 
-    A row's statistics are those of its answer beside other rows' expected ones, and of others' answers beside its
-    expected one, less their mean. The sum is the same as without the latter two, and what a row has in common with all
-    others, such as a frequent label, no longer counts as a difference between its score and chance (Hajek's projection
-    of a U-statistic: Hoeffding 1948)."""
+    A row's statistics are the sum of two parts: its answer against other rows' expected answers, and other rows'
+    answers against its expected answer, minus the mean of the second part. The second part does not change the total.
+    With it, a property that a row shares with all rows, such as a frequent label, does not count as a difference
+    between its score and chance (Hajek's projection of a U-statistic: Hoeffding 1948)."""
     answered: NDArray[np.float64] | None = None
     for mine, others in pairings:
         part = row_statistics(name, [given[row] for row in mine], [expected[row] for row in others], labels)

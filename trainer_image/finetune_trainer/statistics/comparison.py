@@ -1,4 +1,4 @@
-"""Base, prompted and tuned model side by side on the same held-out rows."""
+"""Compares the base model, the prompted base model and the tuned model on the same held-out rows."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,13 @@ from finetune_trainer.statistics.measurements import Answer, Measurements, texts
 from finetune_trainer.statistics.metric_rows import QUANTIZED, TUNED, MetricRow, metric_row
 
 MOST_LABELS = 500
-"""Labels told apart: those learned, then the most frequent of those only expected. Memory is rows times labels."""
+"""Most labels that are distinguished: first the labels of the training rows, then the most frequent labels that only
+test rows have. Memory grows with rows times labels."""
 
 
 @dataclass(frozen=True)
 class SourceRow:
-    """The deciding metric on a part of the rows, such as one source's."""
+    """The deciding metric on a part of the rows, such as the rows of one source."""
 
     name: str
     rows: int
@@ -30,58 +31,58 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The tuned model's answers, label by label."""
+    """The tuned model's scores for each label."""
 
     scores: Sequence[LabelScore]
     confusion: Mapping[tuple[str, str], int]
-    """Rows by (label expected, label given)."""
+    """Number of rows by (expected label, given label)."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is known of the models on the held-out rows."""
+    """All results of the models on the held-out rows."""
 
     rows: int
     clusters: int
-    """Groups of rows that are no near copies of each other: the independent pieces of evidence."""
+    """Groups of near-duplicates. Rows of different groups are independent."""
     answers: Answers
     metrics: Mapping[MetricName, MetricRow]
-    """The first one decides."""
+    """The first metric decides the verdict."""
     evidence: Evidence
-    """The rows that decide."""
+    """The evidence from the rows that decide the verdict."""
     gained: int
-    """Rows only the tuned model answers word for word."""
+    """Rows that only the tuned model answers word for word."""
     lost: int
-    """Rows only the base model does."""
+    """Rows that only the base model answers word for word."""
     sources: Sequence[SourceRow]
-    """Where the rows that decide come from several sources."""
+    """One for each source of the rows that decide; empty if there is only one source."""
     apart: Sequence[SourceRow]
-    """Where some rows leaked: the rows that decide, and the others."""
+    """The rows that decide, and the other rows; empty if no row leaked."""
     labels: LabelTable | None
-    """Where the answers are labels."""
+    """None if the answers are not labels."""
     fields: Sequence[FieldCount]
-    """Where the answers are JSON: the fields of the tuned model's."""
+    """The fields of the tuned model's answers; empty if the answers are not JSON."""
     shots: Sequence[int]
-    """Examples before each prompt, draw by draw; none where few-shot was not measured."""
+    """Examples before each prompt, one number for each draw; empty without few-shot prompting."""
 
     @property
     def decision(self) -> MetricRow:
-        """The deciding metric, on the rows that decide."""
+        """The deciding metric on the rows that decide."""
         return self.evidence.decision
 
     @property
     def baseline(self) -> str:
-        """The best of base, few-shot and QUANTIZED by the deciding metric."""
+        """The best of Base, FewShot and QUANTIZED by the deciding metric."""
         return self.evidence.baseline
 
     @property
     def change(self) -> Change | None:
-        """The deciding metric from the better baseline to the tuned model."""
+        """The change of the deciding metric from the best baseline to the tuned model."""
         return self.evidence.change
 
     @property
     def outcome(self) -> Outcome:
-        """What tuning came to."""
+        """The result of tuning."""
         return self.evidence.outcome
 
 
@@ -94,8 +95,9 @@ def compare(
     seed: int,
     sources: Sequence[str] = (),
 ) -> Comparison:
-    """Compares models measured on `rows`, at least one, by `metrics`, of which the first decides. `sources`: the names
-    of what Example.mixture counts."""
+    """Compares models that were measured on the same rows (at least one). The first of `metrics` decides.
+
+    `sources`: the names of the sources, in the order of Example.mixture."""
     base, tuned, few_shot, quantized = measured.base, measured.tuned, measured.few_shot, measured.quantized
     expected, asking = [row.final_answer for row in rows], [bool(row.prompt) for row in rows]
     answers = with_expected(answers, expected)
@@ -132,7 +134,7 @@ def compare(
 
 
 def with_expected(answers: Answers, expected: Sequence[str]) -> Answers:
-    """Labels together with those that only held-out rows have: a model that never learned one is wrong about it."""
+    """Adds the labels that only held-out rows have. The model was not trained on them, so it answers them wrong."""
     if answers.kind is not AnswerKind.LABEL:
         return answers
     new = Counter(text.strip() for text in expected if text.strip() not in set(answers.labels))
@@ -142,14 +144,14 @@ def with_expected(answers: Answers, expected: Sequence[str]) -> Answers:
 def by_source(
     models: Mapping[str, Scored], name: MetricName, rows: Sequence[Example], sources: Sequence[str], seed: int
 ) -> list[SourceRow]:
-    """The deciding metric on each source's rows that decide, where there are several sources with such rows."""
+    """Returns the deciding metric for each source, on its rows that decide. Empty if only one source has such rows."""
     clean = deciding(rows)
     parts = [(source, [i for i in clean if rows[i].mixture == number]) for number, source in enumerate(sources)]
     return _parts(models, name, rows, parts, seed)
 
 
 def by_leak(models: Mapping[str, Scored], name: MetricName, rows: Sequence[Example], seed: int) -> list[SourceRow]:
-    """The deciding metric on the rows that decide and on the others, where there are both."""
+    """Returns the deciding metric on the rows that decide and on the other rows. Empty if there are no other rows."""
     clean = deciding(rows)
     others = sorted(set(range(len(rows))) - set(clean))
     parts = [(f"{len(clean):,} that did not leak", clean), (f"{len(others):,} that leaked", others)]
@@ -163,7 +165,7 @@ def _parts(
     parts: Sequence[tuple[str, Sequence[int]]],
     seed: int,
 ) -> list[SourceRow]:
-    """The metric on each part that has rows, where several have."""
+    """Returns the metric on each part that has rows. Empty if fewer than two parts have rows."""
     there = [(title, mine) for title, mine in parts if mine]
     found = []
     for title, mine in there if len(there) > 1 else []:
@@ -174,7 +176,7 @@ def _parts(
 
 
 def label_table(given: Sequence[str], expected: Sequence[str], answers: Answers) -> LabelTable | None:
-    """Label by label, where the answers are labels."""
+    """Returns the scores for each label, or None if the answers are not labels."""
     if answers.kind is not AnswerKind.LABEL:
         return None
     wanted = [text.strip() for text in expected]

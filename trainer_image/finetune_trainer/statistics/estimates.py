@@ -1,4 +1,4 @@
-"""What is known of models measured on the same rows: each metric's value with its interval, and the changes between."""
+"""Metrics of models that were measured on the same rows: values and changes, with confidence intervals and p-values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ from finetune_trainer.statistics.intervals import (
 
 Numbers = NDArray[np.float64]
 SHARES = (MetricName.EXACT_MATCH, MetricName.VALID_JSON)
-"""Metrics that are a share of rows, whose interval is Wilson's."""
+"""Metrics that are a share of rows. Their confidence interval is Wilson's."""
 DETECTED = 2.8
-"""The normal distribution's 97.5% quantile and its 80% quantile, added."""
+"""The sum of the normal distribution's 97.5% and 80% quantiles."""
 LEAST_CLUSTERS = 6
-"""Clusters below which the randomization test calls no change certain: five that all differ have a p-value of 0.0625.
-"""
+"""Fewest clusters with which the randomization test can find a significant change. Five clusters that all differ have a
+p-value of 0.0625."""
 
 
 @dataclass(frozen=True)
 class MetricEstimate:
-    """A metric of one model, with its 95% interval."""
+    """A metric of one model, with its 95% confidence interval."""
 
     value: float
     interval: Interval
@@ -39,20 +39,21 @@ class MetricEstimate:
 
 @dataclass(frozen=True)
 class Change:
-    """A metric of one model against another's on the same rows. Above zero is better, whatever the metric."""
+    """The change of a metric from one model to another on the same rows. A positive value is better, for every
+    metric."""
 
     value: float
     interval: Interval
-    """95%, by a paired bootstrap over clusters."""
+    """The 95% confidence interval, from a paired bootstrap over clusters."""
     differing: int
-    """Clusters on which the two are not the same."""
+    """Clusters on which the two models differ."""
     p_value: float
-    """How often models that nothing tells apart differ as much: a randomization test over clusters, two-sided. A
-    bootstrap alone calls one in seven changes real that is none, at six clusters; one in ten at ten."""
+    """Two-sided, from a randomization test over clusters. A bootstrap alone would call one in seven changes significant
+    that are none, with six clusters, and one in ten with ten clusters."""
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the change is beyond the noise, 0 where it is inside."""
+        """1 or -1 if the change is statistically significant, otherwise 0."""
         if self.p_value >= SIGNIFICANCE or not (self.interval.low > 0 or self.interval.high < 0):
             return 0
         return 1 if self.interval.low > 0 else -1
@@ -60,20 +61,20 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What one model adds up to, row by row."""
+    """The statistics of one model for each row. Their sums over rows make the metrics."""
 
     statistics: Mapping[MetricName, Numbers]
-    """For each metric an array of shape [rows, statistics], summed over the draws."""
+    """An array for each metric, shape [rows, statistics], summed over the draws."""
     draws: int = 1
-    """How often it answered every row."""
+    """How often the model answered every row."""
 
     def of_row(self, name: MetricName) -> Numbers:
-        """The statistics of each row in the mean of the draws."""
+        """Returns the statistics of each row, as the mean of the draws, shape [rows, statistics]."""
         mean: Numbers = self.statistics[name] / self.draws
         return mean
 
     def part(self, rows: Sequence[int], names: Sequence[MetricName]) -> "Scored":
-        """The same of some rows and of those of the metrics that there are."""
+        """Returns the statistics of some rows and some metrics. Metrics that were not measured are left out."""
         there = {name: self.statistics[name] for name in names if name in self.statistics}
         return Scored({name: found[list(rows)] for name, found in there.items()}, self.draws)
 
@@ -86,9 +87,10 @@ def scored(
     likelihoods: Numbers | None = None,
     asking: Sequence[bool] | None = None,
 ) -> Scored:
-    """A model's scores, from its answers to all rows in each draw. `likelihoods`: summed loss and number of labels of
-    each row, shape [rows, 2]; without it the metrics made of them are left out. `asking`: the rows that ask something,
-    where not all do; the others count for no metric of answers."""
+    """Scores a model's answers to all rows in each draw.
+
+    `likelihoods`: summed loss and number of labels of each row, shape [rows, 2]. Without them, loss and perplexity are
+    left out. `asking`: whether each row has a prompt. Rows without a prompt do not count for metrics of answers."""
     found: dict[MetricName, Numbers] = {}
     for name in metrics:
         if name not in LIKELIHOODS:
@@ -101,7 +103,7 @@ def scored(
 
 
 class Paired:
-    """Models measured on the same rows, resampled together."""
+    """Models that were measured on the same rows. The bootstrap resamples them together."""
 
     def __init__(self, models: Mapping[str, Scored], clusters: Sequence[int], seed: int) -> None:
         self._models, self._clusters, self._seed = models, np.asarray(clusters), seed
@@ -114,8 +116,8 @@ class Paired:
         }
 
     def estimate(self, model: str, name: MetricName) -> MetricEstimate | None:
-        """The metric of that model; None where that model has none, or there is no row it can be taken of. Raises
-        KeyError where no model has it."""
+        """Returns a metric of a model. Returns None if this model was not measured by it, or no row counts for it.
+        Raises KeyError if no model was measured by it."""
         if not any(name in found.statistics for found in self._models.values()):
             raise KeyError(name)
         if model not in self._models or name not in self._models[model].statistics:
@@ -124,7 +126,7 @@ class Paired:
         if not np.isfinite(found):
             return None
         if name in SHARES:
-            # Several answers to one row are one piece of evidence.
+            # Several answers to one row are not independent, so they count as one.
             rows = self._models[model].of_row(name)
             counted = rows[:, 1] > 0
             alone = independent_rows(rows[counted, 0], self._clusters[counted].tolist())
@@ -132,7 +134,7 @@ class Paired:
         return MetricEstimate(found, percentiles(self._resampled[model, name]))
 
     def change(self, before: str, after: str, name: MetricName) -> Change | None:
-        """The metric of `after` against that of `before`; None where one has none."""
+        """Returns the change of a metric from model `before` to model `after`, or None if one of them has no value."""
         first, second = self.estimate(before, name), self.estimate(after, name)
         if first is None or second is None:
             return None
@@ -146,9 +148,11 @@ class Paired:
         )
 
     def gap(self, before: str, after: str, name: MetricName, part: NDArray[np.bool_]) -> Change | None:
-        """By how much the change of `change` is larger on the rows of `part`, in which clusters are whole, than on the
-        others; None where it cannot be taken on one of the two. `part`: shape [rows]. Its p_value is that of a
-        permutation test: how often as many clusters, drawn without regard to `part`, are as far from the others."""
+        """Returns how much larger the change is on the rows of `part` than on the other rows. Returns None if the
+        metric has no value on one of the two.
+
+        `part`: shape [rows]; must contain whole clusters. The p-value comes from a permutation test: it draws the same
+        number of clusters at random, and counts how often they differ from the others as much."""
         sign = -1 if name in LOWER_IS_BETTER else 1
         was, now = (self._models[model].of_row(name) for model in (before, after))
         both = np.hstack([was, now])
@@ -170,15 +174,14 @@ class Paired:
         )
 
     def detectable(self, before: str, after: str, name: MetricName) -> float | None:
-        """The least change that so many clusters would show in four of five cases: 2.8 standard errors, for a
-        significance of 5% and a power of 80% (Bloom 1995, "Minimum detectable effects"). None where they could show
-        none."""
+        """Returns the minimum detectable change: 2.8 standard errors, for a significance level of 5% and a power of 80%
+        (Bloom 1995, "Minimum detectable effects"). Returns None if there are too few clusters to detect any change."""
         clusters = len(np.unique(self._clusters))
         if clusters < LEAST_CLUSTERS:
             return None
         apart = self._resampled[after, name] - self._resampled[before, name]
         found = DETECTED * float(np.std(apart[np.isfinite(apart)]))
-        # Where hardly a row differs, the spread says nothing; six rows that are right and were wrong always show.
+        # If very few rows differ, the standard error is useless. Six clusters that all improve are always significant.
         return max(found, LEAST_CLUSTERS / clusters) if name in SHARES or not found else found
 
     def _p_value(self, name: MetricName, was: Numbers, now: Numbers) -> float:
@@ -187,6 +190,7 @@ class Paired:
 
 
 def _as_far(apart: Numbers) -> float:
-    """How many of the ways are as far apart as the first, which was measured; those that are no number left out."""
+    """Returns the share of the ways that differ at least as much as the first, which was measured. Differences that are
+    not finite are left out."""
     known = apart[np.isfinite(apart)]
     return float(np.mean(known >= known[0] * (1 - 1e-9)))

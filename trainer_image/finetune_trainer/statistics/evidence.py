@@ -1,4 +1,4 @@
-"""What the verdict goes by: the deciding metric on the held-out rows that did not leak, and what follows from it."""
+"""The evidence for the verdict: the deciding metric on the held-out rows that did not leak, and the outcome."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,65 +15,65 @@ from finetune_trainer.statistics.metric_rows import TUNED, MetricRow, best_basel
 
 CHANCE = "Chance"
 SLIGHT = 0.2
-"""Agreement beyond chance, as a share of what there is room for, below which Landis and Koch (1977) call Cohen's kappa
-slight."""
+"""Agreement beyond chance, as a share of the largest possible one. Below this value Landis and Koch (1977) call Cohen's
+kappa slight."""
 MOST = 0.5
-"""Share of a score that answers to other rows have as well from which it is mostly the form that is right."""
+"""If more than this share of a score is also reached on other rows, mostly the form of the answers is right."""
 
 
 class Outcome(StrEnum):
-    """What tuning came to."""
+    """The result of tuning."""
 
     BETTER = "Better"
     PROMPTING = "Prompting"
-    """No better than prompting the base model with examples, as far as these rows can tell."""
+    """Not significantly better than prompting the base model with examples."""
     LEAKED = "Leaked"
-    """Better on test rows that leaked alone."""
+    """Better only on test rows that leaked."""
     UNRELATED = "Unrelated"
     """The answers fit other rows as well as their own."""
     LIKELIER = "Likelier"
-    """The right answers became likelier, but the answers given are no better."""
+    """The right answers became more likely, but the model's answers are not better."""
     WORSE = "Worse"
     """Worse than the base model."""
     NOISE = "Noise"
-    """Nothing can be told."""
+    """No significant difference."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The rows that decide: those of groups of near copies in which no row leaked."""
+    """The evidence from the rows that decide: rows of groups of near-duplicates in which no row leaked."""
 
     rows: int
     clusters: int
-    """Groups of rows that are no near copies of each other: the independent pieces of evidence."""
+    """Groups of near-duplicates. Rows of different groups are independent."""
     leaked: int
-    """Held-out rows that are left out."""
+    """Held-out rows that are not counted, because a row of their group leaked."""
     baseline: str
-    """The best of base, few-shot and QUANTIZED by the deciding metric."""
+    """The best of Base, FewShot and QUANTIZED by the deciding metric."""
     decision: MetricRow
     """The deciding metric."""
     loss: MetricRow
     by_chance: MetricEstimate | None = None
-    """The deciding metric of the tuned model's answers, held against the expected answers of other rows; None where the
-    verdict goes by the loss, or no row has another to be held against."""
+    """The deciding metric of the tuned model's answers against the expected answers of other rows. None if the loss
+    decides, or no row can be paired with another row."""
     chance: Change | None = None
-    """From by_chance to tuned."""
+    """The change from by_chance to the tuned model's score."""
     labels: int = 0
-    """Labels that the answers are of; 0 where they are none."""
+    """Number of different labels; 0 if the answers are not labels."""
     gap: Change | None = None
-    """By how much the rows that leaked gained more. None where there are none, or no others."""
+    """How much larger the gain is on the leaked rows. None if no row leaked, or all rows leaked."""
     detectable: float | None = None
-    """The least gain that so many groups would have shown; None where they could show none."""
+    """The minimum detectable gain with this number of groups; None if there are too few groups to detect any gain."""
 
     @property
     def change(self) -> Change | None:
-        """The deciding metric from the better baseline to the tuned model."""
+        """The change of the deciding metric from the best baseline to the tuned model."""
         return self.decision.over(self.baseline)
 
     @property
     def outcome(self) -> Outcome:
-        """What the tests say together. The deciding metric comes first; where it cannot tell the models apart, a lower
-        loss is worth a word."""
+        """The outcome of all tests. The deciding metric comes first. If it shows no significant difference, the loss
+        decides between Likelier and Noise."""
         if self.is_unrelated:
             return Outcome.UNRELATED
         sign = self.change.sign if self.change else 0
@@ -93,33 +93,34 @@ class Evidence:
 
     @property
     def likelier(self) -> int:
-        """1 or -1 where the right answers became likelier or less likely, beyond the noise."""
+        """1 or -1 if the right answers became significantly more or less likely, otherwise 0."""
         return min((change.sign for change in (self.loss.over_base, self.loss.over_quantized) if change), default=0)
 
     @property
     def is_beyond_chance(self) -> bool:
-        """Whether the tuned model's answers fit their own rows better than others, or that was not looked at."""
+        """Whether the tuned model's answers fit their own rows significantly better than other rows. Also true if this
+        was not tested."""
         return self.chance is None or self.chance.sign > 0
 
     @property
     def is_unrelated(self) -> bool:
-        """Whether the tuned model's answers surely fit their own rows hardly better than others. That a test finds no
-        difference is not enough, few rows never show one: the upper end of the advantage's interval has to be small.
+        """Whether there is evidence that the tuned model's answers fit their own rows hardly better than other rows.
 
-        Of labels a guess is right at times, so an answer's score says little; of other answers most of the score has to
-        be had on other rows as well."""
+        A test that finds no difference is not enough, because few rows never show a difference. The upper end of the
+        confidence interval of the advantage must be small. For answers that are not labels, most of the score must also
+        be reached on other rows. For labels this says little, because a guessed label is sometimes right."""
         if self.chance is None or self.by_chance is None or self.decision.tuned is None or self.is_beyond_chance:
             return False
         most = self.chance.interval.high
         if most >= SLIGHT * (1 - self.by_chance.value):
             return False
         if self.labels:
-            return self.by_chance.value >= MOST / self.labels  # or else the answers are hardly labels
+            return self.by_chance.value >= MOST / self.labels  # otherwise most answers are not labels
         return most < MOST * self.decision.tuned.value
 
 
 def deciding(rows: Sequence[Example]) -> list[int]:
-    """Indices of the rows of groups in which no row leaked."""
+    """Returns the indices of the rows whose group contains no leaked row."""
     leaked = {row.cluster for row in rows if row.leaked}
     return [index for index, row in enumerate(rows) if row.cluster not in leaked]
 
@@ -132,8 +133,8 @@ def evidence_of(
     labels: Sequence[str],
     seed: int,
 ) -> Evidence:
-    """What the rows that did not leak say by the metric `name`. `given`: the tuned model's answers, where it gave any;
-    `labels`: those that the answers are of, where they are labels."""
+    """Returns the evidence from the rows that did not leak. `name`: the deciding metric. `given`: the tuned model's
+    answers, empty if the metric needs none. `labels`: all labels, empty if the answers are not labels."""
     clean = deciding(rows)
     if not clean:
         nothing = MetricRow(name, None, None, None, None, None)
@@ -165,7 +166,7 @@ def evidence_of(
 def _gap(
     models: Mapping[str, Scored], name: MetricName, rows: Sequence[Example], baseline: str, seed: int
 ) -> Change | None:
-    """By how much the rows that do not decide gained more than the others."""
+    """Returns how much larger the gain is on the rows that do not decide than on the rows that decide."""
     leaked = np.ones(len(rows), dtype=np.bool_)
     leaked[deciding(rows)] = False
     compared = {model: models[model].part(range(len(rows)), [name]) for model in (baseline, TUNED)}

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals of 95%, and what two models would show if nothing told them apart."""
+"""95% confidence intervals, bootstrap resampling, and randomization and permutation tests over clusters."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -15,29 +15,31 @@ SIGNIFICANCE = 0.05
 _Z = 1.959963984540054
 """The normal distribution's 97.5% quantile."""
 _ENUMERATED = 11
-"""Clusters of which every way to exchange two models is looked at: about as many ways as are drawn otherwise."""
+"""Most clusters for which all ways to exchange two models are enumerated: 2,048 ways, about as many as RESAMPLES."""
 
 
 class Interval(NamedTuple):
-    """Where a number lies with 95% confidence."""
+    """A 95% confidence interval."""
 
     low: float
     high: float
 
 
 def wilson(hits: float, rows: float) -> Interval:
-    """Wilson's score interval of a share (Wilson 1927): within 0 to 1, and of some width even at 0 and at 1."""
+    """Returns Wilson's score interval of a share (Wilson 1927). It is within 0 to 1, and has a width even at 0 and
+    1."""
     share, square = hits / rows, _Z**2
     middle = (share + square / (2 * rows)) / (1 + square / rows)
     reach = _Z / (1 + square / rows) * sqrt(share * (1 - share) / rows + square / (4 * rows**2))
-    # Rounding would leave a trace of more than nothing, which would be shown.
+    # Rounding errors would give an end slightly different from 0 or 1, and it would be shown.
     return Interval(middle - reach if hits > 0 else 0.0, middle + reach if hits < rows else 1.0)
 
 
 def independent_rows(hits: NDArray[np.float64], clusters: Sequence[int]) -> float:
-    """How many rows that have nothing to do with each other say as much about the share as these, each with its hits
-    from 0 to 1: their number over the design effect (Kish 1965), taken from how far whole clusters lie from the share.
-    Where all rows are alike that cannot be seen, and each cluster counts as one."""
+    """Returns the effective number of independent rows: the number of rows divided by the design effect (Kish 1965).
+
+    `hits`: of each row, from 0 to 1, shape [rows]. The design effect is estimated from the deviation of whole clusters
+    from the share. If all rows have the same hits, it cannot be estimated, and each cluster counts as one row."""
     names, members = np.unique(np.asarray(clusters), return_inverse=True)
     rows, apart = len(hits), hits - hits.mean()
     if len(names) == 1 or np.isclose(apart, 0).all():
@@ -50,10 +52,12 @@ def independent_rows(hits: NDArray[np.float64], clusters: Sequence[int]) -> floa
 def exchanged(
     before: NDArray[np.float64], after: NDArray[np.float64], clusters: Sequence[int], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of two models' statistics, each of shape [rows, statistics], with the models exchanged on some clusters:
-    both of shape [ways, statistics]. If nothing tells the models apart, each way is as likely as what was measured,
-    which is the first (approximate randomization: Noreen 1989; on hits and misses it is McNemar's exact test). All
-    ways, where few clusters differ, or else RESAMPLES."""
+    """Returns the sums of two models' statistics after exchanging the models on some clusters.
+
+    `before`, `after`: shape [rows, statistics]. Returns two arrays of shape [ways, statistics]; the first way is the
+    measured one. If the models do not differ, each way is equally likely (approximate randomization: Noreen 1989; for
+    right and wrong answers it is McNemar's exact test). If few clusters differ, these are all ways, otherwise RESAMPLES
+    random ways."""
     names, members = np.unique(np.asarray(clusters), return_inverse=True)
     moved = np.zeros((len(names), before.shape[1]))
     np.add.at(moved, members, after - before)
@@ -70,9 +74,11 @@ def exchanged(
 def reassigned(
     statistics: NDArray[np.float64], clusters: Sequence[int], part: NDArray[np.bool_], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of the rows' statistics, shape [rows, statistics], inside a part and outside, both of shape [RESAMPLES + 1,
-    statistics]: first of the part that is given, shape [rows], in which clusters are whole; then of as many clusters
-    drawn at random. If the part is nothing special, each is as likely (a permutation test: Fisher 1935)."""
+    """Returns the sums of the rows' statistics inside and outside a part of the rows, for a permutation test.
+
+    `statistics`: shape [rows, statistics]. `part`: shape [rows]; must contain whole clusters. Returns two arrays of
+    shape [RESAMPLES + 1, statistics]: first for `part`, then for the same number of clusters drawn at random. If `part`
+    does not differ from the other rows, each draw is equally likely (Fisher 1935)."""
     names, members = np.unique(np.asarray(clusters), return_inverse=True)
     sums, inside = np.zeros((len(names), statistics.shape[1])), np.zeros((1, len(names)))
     np.add.at(sums, members, statistics)
@@ -82,9 +88,10 @@ def reassigned(
 
 
 def resampled(statistics: NDArray[np.float64], clusters: Sequence[int], seed: int) -> NDArray[np.float64]:
-    """Sums of the rows' statistics, shape [rows, statistics], over bootstrap samples of whole clusters: shape
-    [RESAMPLES, statistics] (Efron and Tibshirani 1993). Rows that are near copies of each other say one thing, so they
-    are drawn together; what stands side by side in one call is drawn alike, and thereby paired."""
+    """Returns the sums of the rows' statistics over bootstrap samples of whole clusters (Efron and Tibshirani 1993).
+
+    `statistics`: shape [rows, statistics]. Returns shape [RESAMPLES, statistics]. Near-duplicates are not independent,
+    so they are drawn together. All columns of one call use the same samples, so they are paired."""
     names, members = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.zeros((len(names), statistics.shape[1]))
     np.add.at(sums, members, statistics)
@@ -92,7 +99,8 @@ def resampled(statistics: NDArray[np.float64], clusters: Sequence[int], seed: in
 
 
 def percentiles(values: NDArray[np.float64]) -> Interval:
-    """The middle 95% of resampled values; those that are no number, as of a resample without such rows, left out."""
+    """Returns the middle 95% of resampled values. Values that are not finite are left out; a resample can contain no
+    row that counts for the metric."""
     known = values[np.isfinite(values)]
     if not len(known):
         return Interval(float("nan"), float("nan"))

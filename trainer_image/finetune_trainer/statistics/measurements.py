@@ -1,4 +1,4 @@
-"""What a model did on rows: how likely it took the right answers to be, and the answers it gave itself."""
+"""Measurements of a model on rows: the loss of the expected answers, and the model's own answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,25 +12,26 @@ from finetune_trainer.rows.row_format import final_answer
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote for one row."""
+    """A model's answer to one row."""
 
     text: str
     truncated: bool
-    """Whether it was cut before it came to an end."""
+    """Whether the answer was cut before it ended."""
     matches: bool
-    """Whether it is the expected answer word for word, thoughts before it and white space around it aside."""
+    """Whether the answer equals the expected answer word for word, without thoughts before it and white space around
+    it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One model on some rows, row by row."""
+    """The measurements of one model on some rows."""
 
     losses: NDArray[np.float64]
     """Cross-entropy summed over each row's labels, in nats, shape [rows]."""
     labels: NDArray[np.int64]
-    """Labels of each row, shape [rows]."""
+    """Number of labels of each row, shape [rows]."""
     answers: list[Answer]
-    """Of all rows, or of none where no metric asks for them."""
+    """Answers to all rows, or empty if no metric needs them."""
     seconds: float
 
     @property
@@ -40,18 +41,18 @@ class Measured:
 
     @property
     def likelihoods(self) -> NDArray[np.float64]:
-        """Each row's loss and labels, shape [rows, 2]."""
+        """Loss and number of labels of each row, shape [rows, 2]."""
         return np.stack([self.losses, self.labels], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class FewShot:
-    """The base model on the same rows, prompted with examples in several draws."""
+    """The measurements of the base model prompted with examples, in several draws."""
 
     draws: Sequence[Sequence[Answer]]
-    """Draw by draw the answers to all rows."""
+    """For each draw, the answers to all rows."""
     shots: Sequence[int]
-    """Draw by draw the examples before each prompt."""
+    """For each draw, the number of examples before each prompt."""
     seconds: float
 
 
@@ -68,10 +69,10 @@ class Measurements:
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss), of a mean cross-entropy in nats."""
+    """Returns exp(loss). `loss`: mean cross-entropy in nats."""
     return exp(loss) if loss < 700 else inf
 
 
 def texts(answers: Sequence[Answer]) -> list[str]:
-    """What was written, without thoughts."""
+    """Returns the text of each answer, without thoughts."""
     return [final_answer(answer.text) for answer in answers]

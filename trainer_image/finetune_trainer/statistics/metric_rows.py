@@ -1,4 +1,4 @@
-"""One metric of all models side by side."""
+"""One metric of all models, and the choice of the best baseline."""
 
 from dataclasses import dataclass
 
@@ -8,39 +8,39 @@ from finetune_trainer.statistics.estimates import Change, MetricEstimate, Paired
 
 TUNED = "Tuned"
 QUANTIZED = "Quantized"
-"""Under QLoRA the base model in 4 bits, where Baseline.BASE is that in bf16. It writes no answers."""
+"""Under QLoRA the base model in 4 bits, if Baseline.BASE is the base model in bf16. It has no answers, only a loss."""
 BASELINES = (Baseline.BASE, Baseline.FEW_SHOT, QUANTIZED)
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One metric of all models. What was not measured, or cannot be on these rows, is None."""
+    """One metric of all models. A value is None if it was not measured, or no row counts for it."""
 
     name: MetricName
     base: MetricEstimate | None
     few_shot: MetricEstimate | None
     tuned: MetricEstimate | None
     over_base: Change | None
-    """From base to tuned."""
+    """Change from the base model to the tuned model."""
     over_few_shot: Change | None
-    """From few-shot to tuned."""
+    """Change from few-shot prompting to the tuned model."""
     quantized: MetricEstimate | None = None
     over_quantized: Change | None = None
-    """From the base model in 4 bits to tuned."""
+    """Change from the base model in 4 bits to the tuned model."""
 
     def of(self, baseline: str) -> MetricEstimate | None:
-        """The value of a baseline."""
+        """Returns the value of a baseline."""
         found = {Baseline.BASE: self.base, Baseline.FEW_SHOT: self.few_shot, QUANTIZED: self.quantized}
         return found[baseline]
 
     def over(self, baseline: str) -> Change | None:
-        """From that baseline to tuned."""
+        """Returns the change from a baseline to the tuned model."""
         found = {Baseline.BASE: self.over_base, Baseline.FEW_SHOT: self.over_few_shot, QUANTIZED: self.over_quantized}
         return found[baseline]
 
 
 def metric_row(paired: Paired, name: MetricName) -> MetricRow:
-    """One metric of all models."""
+    """Returns one metric of all models."""
     base, few_shot, quantized, tuned = (paired.estimate(model, name) for model in (*BASELINES, TUNED))
     over_base, over_few_shot, over_quantized = (paired.change(model, TUNED, name) for model in BASELINES)
     return MetricRow(
@@ -56,8 +56,10 @@ def metric_row(paired: Paired, name: MetricName) -> MetricRow:
 
 
 def best_baseline(decision: MetricRow) -> str:
-    """What is best before tuning: a base that was never told what is wanted is a straw man, and so is one that lost to
-    its own quantization. The base model itself where none is better."""
+    """Returns the best baseline, or the base model if none is better.
+
+    A comparison with a worse baseline would exaggerate the gain: the base model without examples does not know which
+    answers are wanted, and it can have a higher loss than its own 4-bit version."""
     sign = -1 if decision.name in LOWER_IS_BETTER else 1
     values = {name: sign * found.value for name in BASELINES if (found := decision.of(name))}
     return max(values, key=lambda name: values[name], default=Baseline.BASE)

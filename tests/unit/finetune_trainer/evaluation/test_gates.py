@@ -1,4 +1,4 @@
-"""What the tuned model has to reach."""
+"""Gates and regression sets."""
 
 from datetime import UTC, datetime
 
@@ -41,7 +41,7 @@ def row(base: float, tuned: float, few_shot: float | None = None) -> MetricRow:
         (Gate(metric=EXACT, min_gain_over=MinGain(few_shot=0.3)), "MinGainOverFewShot", 0.25, False),
     ],
 )
-def test_a_bound_is_passed_when_it_is_reached(gate: Gate, bound: str, value: float, passed: bool) -> None:
+def test_a_gate_passes_at_its_bound(gate: Gate, bound: str, value: float, passed: bool) -> None:
     (found,) = gate_results([gate], {EXACT: row(0.25, 0.75, few_shot=0.5)})
     assert (found.bound, found.value, found.passed) == (bound, value, passed)
 

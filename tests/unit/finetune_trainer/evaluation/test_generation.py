@@ -1,4 +1,4 @@
-"""Answers a model writes: one by one or together, after a shared beginning or not."""
+"""Generated answers do not depend on batches, padding and a shared beginning."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -52,7 +52,7 @@ END = 3
 
 
 def prompts(lengths: Sequence[int], shared: int = 0) -> list[NDArray[np.int32]]:
-    """Prompts of random tokens, of which the first `shared` are the same in all."""
+    """Prompts of random tokens. The first `shared` tokens are the same in all prompts."""
     source = np.random.default_rng(0)
     beginning = source.integers(4, VOCABULARY, shared)
     return [np.array([*beginning, *source.integers(4, VOCABULARY, length)], dtype=np.int32) for length in lengths]
@@ -66,7 +66,7 @@ def tokenizer(tiny_model_dir: str) -> PreTrainedTokenizerBase:
 def require_same_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[NDArray[np.int32]]
 ) -> None:
-    """Prompts answered together and one by one."""
+    """Answers to prompts in one batch, and answers to the same prompts one by one."""
     generation = greedy_generation(model, (END,), max_new_tokens=8)
     with torch.no_grad():
         together = write_answers("it", model, tokenizer, asked, [""] * len(asked), 10_000, generation)
@@ -75,12 +75,12 @@ def require_same_answers(
     assert len({answer.text for answer in alone}) > 1, "a test that can fail"
 
 
-def test_answers_do_not_depend_on_who_else_is_in_the_batch(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_answers_do_not_depend_on_the_other_rows_of_the_batch(tokenizer: PreTrainedTokenizerBase) -> None:
     require_same_answers(tiny_llama(), tokenizer, prompts([16, 5, 27, 8, 22]))
 
 
 @pytest.mark.parametrize("family", [rwkv, recurrent_gemma, qwen3_5, falcon_h1, falcon, bloom, mpt])
-def test_nor_do_they_where_a_state_runs_over_the_padding(
+def test_answers_of_a_recurrent_model_do_not_depend_on_the_batch(
     family: Family, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     model = load_model(save_family(family, tmp_path), MethodType.LORA, torch.device("cpu")).float().eval()
@@ -109,7 +109,7 @@ def test_a_shared_beginning_is_read_once_and_changes_no_answer(
     assert len(set(map(tuple, alone))) > 1, "a test that can fail"
 
 
-def test_a_sliding_window_would_count_the_padding_so_nothing_is_shared() -> None:
+def test_a_model_with_a_sliding_window_shares_no_beginning() -> None:
     settings = MistralConfig(**SIZES, sliding_window=16)
     torch.manual_seed(0)
     model = prepared_model(MistralForCausalLM(settings), torch.float64)
@@ -125,15 +125,17 @@ def test_a_sliding_window_would_count_the_padding_so_nothing_is_shared() -> None
     ("lengths", "shared", "found"),
     [([5, 9], 70, 70), ([5, 9], 63, 0), ([5], 70, 0), ([0, 4], 70, 69), ([0, 0], 70, 69)],
 )
-def test_a_shared_beginning_leaves_every_prompt_a_token_of_its_own(lengths: list[int], shared: int, found: int) -> None:
+def test_a_shared_beginning_leaves_at_least_one_token_of_each_prompt(
+    lengths: list[int], shared: int, found: int
+) -> None:
     assert shared_beginning(prompts(lengths, shared)) == found
 
 
 @pytest.mark.parametrize(("model", "longest"), [(gpt2(), 128), (mpt(), 512)])
-def test_an_answer_never_runs_out_of_the_models_positions(
+def test_an_answer_never_exceeds_the_models_context(
     model: PreTrainedModel, longest: int, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """They are a table, and mpt has its own name for how long it is."""
+    """Learned positions are a table of fixed length, and MPT has its own name for this length."""
     assert context(model) == longest
     generation = greedy_generation(model, (END,), max_new_tokens=longest + 72)
     with torch.no_grad():
@@ -158,7 +160,7 @@ def test_an_answer_ends_at_the_first_end_token(
     assert (answer.text, answer.truncated, answer.matches) == (text, truncated, matches)
 
 
-def test_the_end_of_a_thought_is_seen_where_it_is_a_special_token(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_end_of_a_thought_is_kept_if_it_is_a_special_token(tokenizer: PreTrainedTokenizerBase) -> None:
     known = deepcopy(tokenizer)
     known.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
     tokens = known("<think>\nperhaps\n</think>\n\nyes<|end|>", add_special_tokens=False).input_ids
@@ -174,13 +176,13 @@ def test_the_end_of_a_thought_is_seen_where_it_is_a_special_token(tokenizer: Pre
     st.integers(1, 200),
     st.sampled_from([0, 300, inf]),
 )
-def test_rows_are_answered_together_as_they_fit_longest_first(
+def test_rows_are_answered_in_batches_with_the_longest_rows_first(
     tokenizer: PreTrainedTokenizerBase, lengths: list[int], tokens: int, holds: int, new: int, padded: float
 ) -> None:
     answered: list[list[int]] = []
 
     def write(model: Any, prompts: Sequence[NDArray[np.int32]], generation: GenerationConfig) -> list[list[int]]:
-        """Stands in for a GPU that holds `holds` tokens, and ends as PyTorch does there."""
+        """Stands in for a GPU whose memory holds `holds` tokens. For more it raises the error that PyTorch raises."""
         rows = [len(prompt) for prompt in prompts]
         if len(rows) > 1 and len(rows) * (max(rows) + new) > holds:
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -199,7 +201,7 @@ def test_rows_are_answered_together_as_they_fit_longest_first(
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("shapes differ")])
-def test_what_one_answer_alone_or_any_other_error_ends_is_not_tried_again(
+def test_running_out_of_memory_with_one_prompt_and_other_errors_are_not_retried(
     tokenizer: PreTrainedTokenizerBase, error: RuntimeError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "generate", mock.Mock(side_effect=error))

@@ -11,12 +11,12 @@ from tests.unit.finetune_trainer.small_runs import measured
 CPU = torch.device("cpu")
 
 
-def test_on_a_cpu_the_pods_memory_decides() -> None:
+def test_on_a_cpu_compute_memory_decides() -> None:
     assert shortage("8.0Gi", CPU, "8Gi") is None
     assert shortage("8.1Gi", CPU, "8Gi") == "the base model in bfloat16 needs about 8.1Gi, and compute.memory is 8Gi"
 
 
-def test_on_a_gpu_its_own_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_the_gpus_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     # The tests have no GPU. This is what the driver would report.
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16 * 2**30))
     gpu = torch.device("cuda")
@@ -24,7 +24,7 @@ def test_on_a_gpu_its_own_memory_decides(monkeypatch: pytest.MonkeyPatch) -> Non
     assert shortage("22.9Gi", gpu, "64Gi") == "the base model in bfloat16 needs about 22.9Gi, and the GPU has 16.0Gi"
 
 
-def test_what_quantizing_costs_is_said_and_the_base_model_called_by_what_was_measured() -> None:
+def test_the_cost_of_quantizing_is_reported_and_the_base_model_is_named_with_its_number_format() -> None:
     base, four_bit = (measured([loss] * 4, [False] * 4) for loss in (2.0, 2.125))
     both = compare_quantized(base, four_bit)
     assert (both.loss, both.loss_change) == (2.125, 0.125)

@@ -1,4 +1,4 @@
-"""A model on the held-out rows."""
+"""Measuring a model on held-out rows."""
 
 from dataclasses import replace
 from math import exp
@@ -32,7 +32,7 @@ def evaluator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Eva
     return Evaluator(tokenizer, 50, greedy_generation(model, (END,), max_new_tokens=4), fresh_accelerator())
 
 
-def test_the_loss_is_that_of_each_row_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_loss_of_a_packed_row_equals_its_loss_alone(tokenizer: PreTrainedTokenizerBase) -> None:
     model = tiny_llama()
     found = evaluator(model, tokenizer).measure("it", model, ROWS)
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_the_loss_is_that_of_each_row_alone(tokenizer: PreTrainedTokenizerBase) 
     assert len(found.answers) == len(ROWS)
 
 
-def test_answers_of_another_set_of_rows_have_room_of_their_own(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_regression_set_has_its_own_limit_of_new_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     model = tiny_llama()
     short = evaluator(model, tokenizer)
     longer = short.up_to(12)
@@ -52,14 +52,14 @@ def test_answers_of_another_set_of_rows_have_room_of_their_own(tokenizer: PreTra
     assert short.generation.max_new_tokens == 4, "untouched"
 
 
-def test_no_answers_are_written_where_no_metric_asks_for_them(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_no_answers_are_generated_if_no_metric_needs_them(tokenizer: PreTrainedTokenizerBase) -> None:
     model = tiny_llama()
     found = evaluator(model, tokenizer).measure("it", model, ROWS, answers=False)
     assert found.answers == []
     assert found.loss > 0
 
 
-def test_a_row_that_asks_nothing_gets_no_answer(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_row_without_a_prompt_gets_an_empty_answer(tokenizer: PreTrainedTokenizerBase) -> None:
     model = tiny_llama()
     document = replace(ROWS[1], messages=ROWS[1].messages[-1:])
     found = evaluator(model, tokenizer).measure("it", model, [ROWS[0], document, ROWS[2]])
@@ -80,7 +80,7 @@ def test_the_base_model_answers_every_row_in_every_draw(tokenizer: PreTrainedTok
     assert [answer.text for answer in found.draws[1]] == [answer.text for answer in found.draws[0]][::-1]
 
 
-def test_a_loss_that_is_not_a_number_is_no_result(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_loss_that_is_not_finite_is_an_error(tokenizer: PreTrainedTokenizerBase) -> None:
     model = tiny_llama()
     model.lm_head.weight.data[0, 0] = torch.nan
     with pytest.raises(TrainerFailure, match="loss of the tuned model") as caught:

@@ -1,4 +1,4 @@
-"""What manifest.json says of the evaluation."""
+"""The evaluation in manifest.json."""
 
 import json
 
@@ -7,7 +7,7 @@ from finetune_trainer.metrics.answer_kind import AnswerKind
 from tests.unit.finetune_trainer.statistics.test_comparison import compared, labels, tickets
 
 
-def test_every_metric_of_every_model_is_there_with_its_interval() -> None:
+def test_every_metric_of_every_model_is_listed_with_its_interval() -> None:
     expected = labels()
     found = compared(
         expected, ["?"] * 80, expected[:76] + ["?"] * 4, AnswerKind.LABEL, prompted=expected[:40] + ["?"] * 40
@@ -25,7 +25,7 @@ def test_every_metric_of_every_model_is_there_with_its_interval() -> None:
     assert table["overChance"]["certain"]
 
 
-def test_fields_are_there_where_answers_are_json() -> None:
+def test_fields_are_listed_if_answers_are_json() -> None:
     asked = tickets()
     table = evaluation_table(compared(asked, ["?"] * 80, asked, AnswerKind.JSON))
     assert table["labels"] is None

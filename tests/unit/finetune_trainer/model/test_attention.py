@@ -1,4 +1,4 @@
-"""Packed documents see only themselves, in every kind of attention we meet."""
+"""Packed documents see only themselves, in every supported kind of attention."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -42,7 +42,7 @@ def gemma2() -> PreTrainedModel:
 
 
 def gemma3() -> PreTrainedModel:
-    """Layers with a window of 16 tokens and layers without, by turns, each kind with rotations of its own."""
+    """Alternating layers with and without a window of 16 tokens. Each kind has its own rotary positions."""
     kinds = ["sliding_attention", "full_attention"]
     config = Gemma3TextConfig(**SIZES, sliding_window=16, layer_types=kinds, query_pre_attn_scalar=8)
     return prepared_model(Gemma3ForCausalLM(config), torch.float64)
@@ -82,7 +82,7 @@ FAMILIES: list[Family] = [tiny_llama, qwen2, qwen3, mistral, gemma2, gemma3, phi
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_packed_rows_give_the_losses_they_give_alone(family: Family) -> None:
+def test_packed_rows_have_the_same_losses_as_alone(family: Family) -> None:
     model, rows = family(), examples([24, 7, 40, 12])
     packed = token_losses(model, micro_batch(rows, model.device))
     alone = [token_losses(model, micro_batch([row], model.device)) for row in rows]
@@ -99,7 +99,7 @@ def test_document_by_document_equals_one_block_mask() -> None:
 
 
 @torch.no_grad()
-def test_no_mask_is_built_where_document_lengths_say_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_mask_is_built_if_attention_uses_document_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     own_mask = attention.sdpa_mask
     monkeypatch.setattr(
@@ -107,7 +107,7 @@ def test_no_mask_is_built_where_document_lengths_say_it_all(monkeypatch: pytest.
     )
     within, beyond = examples([14, 7, 16]), examples([14, 7, 17])
     for model in (tiny_llama(), mistral()):
-        frozen_head(model)  # found out once, outside of any batch
+        frozen_head(model)  # `sharing` runs the model once, outside of any batch
         built.clear()
         token_losses(model, micro_batch(within, model.device))
         assert not built
@@ -117,12 +117,12 @@ def test_no_mask_is_built_where_document_lengths_say_it_all(monkeypatch: pytest.
     assert len(built) > 1, "generation has no document lengths"
 
 
-def test_on_a_gpu_attention_is_given_what_autocast_multiplies_in() -> None:
+def test_on_a_gpu_attention_gets_tensors_in_autocasts_dtype() -> None:
     mixed = (torch.ones(2), torch.ones(2), torch.ones(2).bfloat16())
     assert attention.as_multiplied("cuda", *mixed) == mixed, "QLoRA may compute in fp32"
     with torch.autocast("cpu", torch.bfloat16):
         assert attention.as_multiplied("cpu", *mixed) == mixed
-    # What torch.autocast does where there is a GPU.
+    # The tests have no GPU. This is what torch.autocast does on one.
     before = torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", True)
     torch.set_autocast_dtype("cuda", torch.bfloat16)
@@ -135,11 +135,11 @@ def test_on_a_gpu_attention_is_given_what_autocast_multiplies_in() -> None:
 
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("window", [None, 8])
-def test_flash_attention_is_asked_for_what_the_block_mask_says(
+def test_flash_attention_is_called_with_the_same_visibility_as_the_block_mask(
     monkeypatch: pytest.MonkeyPatch, window: int | None, grouped: bool
 ) -> None:
-    """All of our code up to the kernel itself, which runs on GPUs only: a loop over documents stands in for it.
-    `grouped`: whether that takes fewer heads of keys and values than of queries."""
+    """Runs all code except the kernel, which needs a GPU. A loop over documents replaces the kernel. `grouped`: whether
+    the kernel supports grouped queries."""
     asked: dict[str, Any] = {}
 
     def kernel(
@@ -179,7 +179,7 @@ def test_flash_attention_is_asked_for_what_the_block_mask_says(
     assert asked["longest"] == 24
 
 
-def test_only_long_documents_within_their_window_are_left_to_cudnn_and_only_where_that_is_asked_for() -> None:
+def test_cudnn_processes_only_long_documents_within_the_window_and_only_on_request() -> None:
     assert not attention.takes_cudnn([4096], None)
     with attention.prefer_cudnn():
         assert attention.takes_cudnn([4096, 2048], None)

@@ -1,4 +1,4 @@
-"""Which rows make up a step, and how they lie in memory."""
+"""The rows of each step, and their packing into micro-batches."""
 
 from collections import Counter
 from math import inf
@@ -21,7 +21,7 @@ lengths = st.lists(st.integers(1, 300), min_size=1, max_size=60)
 
 
 @given(rows, batch_sizes, seeds, st.integers(0, 3))
-def test_every_epoch_takes_each_row_exactly_once(rows: int, batch: int, seed: int, epoch: int) -> None:
+def test_every_epoch_uses_each_row_exactly_once(rows: int, batch: int, seed: int, epoch: int) -> None:
     steps = steps_per_epoch(rows, batch)
     taken = [row for step in range(steps) for row in rows_of_step(Mixture((rows,)), batch, seed, epoch * steps + step)]
     assert sorted(taken) == list(range(rows))
@@ -34,7 +34,7 @@ def test_every_step_but_an_epochs_last_is_full(rows: int, batch: int, seed: int)
     assert 1 <= sizes[-1] <= batch
 
 
-def test_a_steps_rows_depend_on_seed_epoch_and_step_alone() -> None:
+def test_a_steps_rows_depend_only_on_seed_epoch_and_step() -> None:
     assert rows_of_step(HUNDRED, 8, seed=7, step=5) == rows_of_step(HUNDRED, 8, seed=7, step=5)
     assert rows_of_step(HUNDRED, 8, seed=7, step=5) != rows_of_step(HUNDRED, 8, seed=8, step=5)
     assert rows_of_step(HUNDRED, 8, seed=7, step=0) != rows_of_step(HUNDRED, 8, seed=7, step=13), (
@@ -68,7 +68,7 @@ def test_an_item_that_must_not_share_is_alone(lengths: list[int], limit: int, lo
         assert max(lengths[item] for item in items) <= longest or len(items) == 1
 
 
-def test_documents_lie_end_to_end_each_counting_from_zero() -> None:
+def test_documents_are_concatenated_and_positions_restart_at_zero() -> None:
     first, second = example(5, 2, seed=1), example(3, 1, seed=2)
     batch = micro_batch([first, second], CPU)
     assert batch.input_ids.tolist() == [[*first.input_ids, *second.input_ids]]
@@ -84,14 +84,14 @@ def test_a_label_is_the_learned_token_after_its_position() -> None:
     assert batch.label_documents.tolist() == [0, 0, 1]
 
 
-def test_no_document_is_told_from_the_one_before_it() -> None:
+def test_the_first_token_of_a_document_is_no_label() -> None:
     wholly_learned = example(4, 4, seed=1)
     batch = micro_batch([wholly_learned, wholly_learned], CPU)
     assert batch.label_positions.tolist() == [0, 1, 2, 4, 5, 6]
     assert wholly_learned.supervised.all(), "the rows themselves stay as they are"
 
 
-def test_micro_batches_hold_every_learned_token_once() -> None:
+def test_micro_batches_contain_every_learned_token_once() -> None:
     rows = examples([40, 10, 25, 90, 5])
     batches = micro_batches(rows, 50, inf, CPU)
     assert sum(len(batch.labels) for batch in batches) == sum(int(row.supervised.sum()) for row in rows)

@@ -1,4 +1,4 @@
-"""What the adapters drop: as much as they were told to, by seed, step, document and layer, and by nothing else."""
+"""The dropout mask depends only on seed, step, document and layer."""
 
 from itertools import combinations
 from math import inf
@@ -21,7 +21,7 @@ FEATURES = 512
 
 
 def adapted(dropout: float) -> nn.Module:
-    """Two adapted layers, ready to drop."""
+    """A model with two adapted layers in training mode."""
     lora = {"dropout": dropout, "targetModules": ["q_proj"]}
     return attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": lora}), seed=0).train()
 
@@ -31,7 +31,7 @@ def dropouts(model: nn.Module) -> list[nn.Dropout]:
 
 
 def outputs(p: float = 0.3, seed: int = 0, step: int = 0, tokens: int = 1000) -> list[list[Tensor]]:
-    """What remains of ones in each layer, by document in the rows' order, [tokens of the document, FEATURES]."""
+    """The output for an input of ones, for each layer and each document, shape [tokens of the document, FEATURES]."""
     model = adapted(p)
     remains: list[list[Tensor]] = [[torch.empty(0)] * len(ROWS) for _ in dropouts(model)]
     for batch in micro_batches(ROWS, tokens, inf, CPU):
@@ -44,13 +44,13 @@ def outputs(p: float = 0.3, seed: int = 0, step: int = 0, tokens: int = 1000) ->
 
 
 def agreement(one: Tensor, other: Tensor) -> float:
-    """Share of the inputs that both drop or both keep, in the rows that both have."""
+    """Share of the inputs that both masks drop or both keep, in their common rows."""
     rows = min(len(one), len(other))
     return ((one[:rows] == 0) == (other[:rows] == 0)).float().mean().item()
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9])
-def test_the_share_dropped_is_the_one_asked_for_and_the_rest_is_scaled_up(p: float) -> None:
+def test_the_share_of_dropped_inputs_is_p_and_the_rest_is_scaled_up(p: float) -> None:
     for document in outputs(p)[0]:
         assert set(document.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p)).item()}
         noise = 5 * (p * (1 - p) / document.numel()) ** 0.5
@@ -62,12 +62,12 @@ def test_the_share_dropped_is_the_one_asked_for_and_the_rest_is_scaled_up(p: flo
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 52])
-def test_it_does_not_matter_which_documents_lie_beside_one(tokens: int) -> None:
+def test_the_mask_does_not_depend_on_other_documents_in_the_micro_batch(tokens: int) -> None:
     for whole, split in zip(outputs(), outputs(tokens=tokens), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(whole, split, strict=True))
 
 
-def test_documents_layers_steps_and_seeds_have_nothing_in_common() -> None:
+def test_masks_of_different_documents_layers_steps_and_seeds_are_independent() -> None:
     by_chance = 0.3**2 + 0.7**2
     (documents, layer), (step, _), (seed, _) = outputs(), outputs(step=1), outputs(seed=1)
     masks = [*documents, layer[2], step[2], seed[2]]
@@ -77,13 +77,13 @@ def test_documents_layers_steps_and_seeds_have_nothing_in_common() -> None:
         assert agreement(documents[2][:1], documents[2][token : token + 1]) == pytest.approx(by_chance, abs=0.12)
 
 
-def test_the_numbers_are_those_of_the_day_this_was_written() -> None:
-    # Should a new PyTorch draw others, a job that is resumed under it goes on with other masks.
+def test_the_random_numbers_never_change() -> None:
+    # If a new PyTorch version gave other numbers, a job resumed with it would use other masks.
     mask = (outputs(p=0.5, seed=7, step=11)[1][3] == 0)[:2, :24].int().tolist()
     assert ["".join(map(str, row)) for row in mask] == ["011110101110011110010101", "110110100111010101101111"]
 
 
-def test_the_gradient_passes_where_the_input_does() -> None:
+def test_the_gradient_has_the_same_mask_as_the_input() -> None:
     model, x = adapted(0.5), torch.ones(1, 31, 8, dtype=torch.float64, requires_grad=True)
     with document_masks(micro_batch(ROWS[:2], CPU), 0, 0):
         remains = dropouts(model)[0](x)
@@ -98,18 +98,18 @@ def test_nothing_is_dropped_while_evaluating() -> None:
         assert torch.equal(dropouts(model)[0](x), x)
 
 
-def test_nothing_drops_at_random_outside_of_a_step() -> None:
+def test_dropout_outside_of_a_step_is_an_error() -> None:
     with document_masks(micro_batch(ROWS, CPU), 0, 0):
         pass
     with pytest.raises(AssertionError, match="no step"):
         dropouts(adapted(0.5))[0](torch.ones(1, 83, 8))
 
 
-def test_without_dropout_there_is_nothing_to_draw() -> None:
+def test_without_dropout_no_layer_is_replaced() -> None:
     assert not dropouts(adapted(0.0))
 
 
-def test_a_layer_that_takes_something_else_than_the_tokens_is_named_and_the_remedy() -> None:
+def test_a_layer_whose_inputs_are_not_tokens_is_named_with_the_remedy() -> None:
     dropout, said = dropouts(adapted(0.5))[1], r"lora\.dropout: the inputs of layer .*q_proj .* Set it to 0"
     batch = micro_batch([example(20, 5)], CPU)
     with document_masks(batch, 0, 0), pytest.raises(TrainerFailure, match=said) as caught:

@@ -1,4 +1,4 @@
-"""Fused LoRA layers compute what PEFT's own do, and are PEFT's own again afterwards."""
+"""Fused LoRA layers give the same results as PEFT's layers, and are restored afterwards."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def adapted(family: str, dtype: torch.dtype, four_bit: bool = False, **lora: Any
                 module.compute_dtype = dtype
     model = attach_lora(base, Method.model_validate({"lora": lora}), seed=0)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # they start at 0, where the gradient of A is 0 whatever happens
+        if "lora_B" in name:  # B starts at 0, and then the gradient of A is always 0
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
         if "lora_" in name and dtype is torch.float64:
             parameter.data = parameter.data.double()
@@ -60,7 +60,7 @@ SHARED = pytest.mark.parametrize("shared_inputs", [False, True])
 @SHARED
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
-def test_losses_and_gradients_are_those_of_peft(
+def test_losses_and_gradients_equal_pefts(
     family: str, dtype: torch.dtype, tolerance: float, shared_inputs: bool
 ) -> None:
     model = adapted(family, dtype, alpha=48)
@@ -73,7 +73,7 @@ def test_losses_and_gradients_are_those_of_peft(
 
 @SHARED
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bf16_rounds_no_more_than_pefts_own_does(family: str, shared_inputs: bool) -> None:
+def test_bf16_rounds_no_more_than_peft(family: str, shared_inputs: bool) -> None:
     _, exact = losses_and_gradient(adapted(family, torch.float64), "no")
     model = adapted(family, torch.bfloat16)
     _, plain = losses_and_gradient(model, "bf16")
@@ -83,7 +83,7 @@ def test_bf16_rounds_no_more_than_pefts_own_does(family: str, shared_inputs: boo
     assert (fused - exact).norm() < 1.3 * (plain - exact).norm()
 
 
-def test_every_layer_is_fused_and_pefts_own_again_afterwards() -> None:
+def test_every_layer_is_fused_and_restored_afterwards() -> None:
     model = adapted("llama", torch.float32)
     layers = [module for module in model.modules() if isinstance(module, Linear)]
     with fused_lora(model):
@@ -93,7 +93,7 @@ def test_every_layer_is_fused_and_pefts_own_again_afterwards() -> None:
 
 
 @pytest.mark.parametrize("shared_inputs", [False, True])
-def test_layers_over_4_bits_compute_what_peft_does(shared_inputs: bool) -> None:
+def test_layers_on_4_bits_give_the_same_results_as_peft(shared_inputs: bool) -> None:
     model = adapted("llama", torch.float32, four_bit=True)
     losses, gradient = losses_and_gradient(model, "no")
     with fused_lora(model, four_bit=True, shared_inputs=shared_inputs):
@@ -103,7 +103,7 @@ def test_layers_over_4_bits_compute_what_peft_does(shared_inputs: bool) -> None:
     assert (fused_gradient - gradient).norm() < 1e-4 * gradient.norm()
 
 
-def test_layers_over_4_bits_stay_as_peft_runs_them_unless_asked_for() -> None:
+def test_layers_on_4_bits_are_fused_only_on_request() -> None:
     model = adapted("llama", torch.bfloat16, four_bit=True)
     with fused_lora(model):
         assert not any("forward" in vars(module) for module in model.modules())
@@ -111,7 +111,7 @@ def test_layers_over_4_bits_stay_as_peft_runs_them_unless_asked_for() -> None:
 
 def test_shared_inputs_are_multiplied_with_a_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = adapted("llama", torch.float32), list[int]()
-    losses_and_gradient(model, "no")  # the first asks the output head once more than later ones
+    losses_and_gradient(model, "no")  # the first call runs the output head one more time
     outputs = fused_lora_module._outputs
 
     def counted(layers: Any, x: Tensor) -> tuple[Tensor, ...]:
@@ -125,7 +125,7 @@ def test_shared_inputs_are_multiplied_with_a_once(monkeypatch: pytest.MonkeyPatc
     assert calls == [3, 1, 2, 1] * 2
 
 
-def test_gradient_checkpointing_changes_nothing_of_shared_inputs() -> None:
+def test_gradient_checkpointing_changes_no_result_of_shared_inputs() -> None:
     model = adapted("llama", torch.float64)
     with fused_lora(model, shared_inputs=True):
         losses, gradient = losses_and_gradient(model, "no")
@@ -136,7 +136,7 @@ def test_gradient_checkpointing_changes_nothing_of_shared_inputs() -> None:
     torch.testing.assert_close(gradient_again, gradient, rtol=1e-12, atol=1e-12)
 
 
-def test_a_layer_of_siblings_that_peft_has_to_run_leaves_the_others_fused_one_by_one() -> None:
+def test_if_one_sibling_cannot_be_fused_the_others_are_fused_alone() -> None:
     model = adapted("llama", torch.float64, targetModules=["q_proj", "v_proj"])
     losses, gradient = losses_and_gradient(model, "no")
     with fused_lora(model, shared_inputs=True):
@@ -146,7 +146,7 @@ def test_a_layer_of_siblings_that_peft_has_to_run_leaves_the_others_fused_one_by
     torch.testing.assert_close(fused_gradient, gradient, rtol=1e-12, atol=1e-12)
 
 
-def test_layers_with_dropout_stay_as_peft_runs_them() -> None:
+def test_layers_with_dropout_are_not_fused() -> None:
     model = adapted("llama", torch.float32, dropout=0.1)
     assert not any(_is_fusible(module, four_bit=False) for module in model.modules())
 

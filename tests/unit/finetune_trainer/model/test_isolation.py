@@ -1,4 +1,4 @@
-"""What may share a forward pass: found out on the model, whatever its layers are."""
+"""Tests on the model which rows can share a forward pass."""
 
 from collections.abc import Callable
 from math import inf
@@ -38,25 +38,25 @@ ROWS = examples([20, 24, 60, 90, 28])
 
 
 def mamba2() -> PreTrainedModel:
-    """A state that runs along the sequence, which leaves masked tokens out."""
+    """A recurrent state that ignores masked tokens."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1}
     config = Mamba2Config(vocab_size=VOCABULARY, **sizes, chunk_size=8)
     return prepared_model(Mamba2ForCausalLM(config), torch.float32)
 
 
 def rwkv() -> PreTrainedModel:
-    """A state that takes in masked tokens too."""
+    """A recurrent state that reads masked tokens too."""
     config = RwkvConfig(vocab_size=VOCABULARY, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2)
     return prepared_model(RwkvForCausalLM(config), torch.float32)
 
 
 def bloom() -> PreTrainedModel:
-    """Attention by distance, which asks for no positions."""
+    """Attention by distance, without positions."""
     return prepared_model(BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_head=4)), torch.float32)
 
 
 def longrope() -> PreTrainedModel:
-    """Phi-3 with a long context: other rotations for all it reads once any position is beyond 32."""
+    """Phi-3 with a long context: a position beyond 32 changes the rotary positions of all tokens of the call."""
     turning = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
     turning |= {
         "short_factor": [1.0] * 4,
@@ -69,21 +69,21 @@ def longrope() -> PreTrainedModel:
 
 
 def dynamic() -> PreTrainedModel:
-    """Rotations by the longest position that was ever read, from 32 on."""
+    """Rotary positions that depend on the longest position so far, from 32 on."""
     turning = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
     config = LlamaConfig(**small_runs.SIZES, max_position_embeddings=32, rope_parameters=turning)
     return prepared_model(LlamaForCausalLM(config), torch.float64)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_share_a_sequence_where_they_leave_each_other_alone(family: Family) -> None:
-    # In fp64 eager attention gives no numbers for padding: its softmax is in fp32.
+def test_rows_share_a_sequence_if_they_do_not_change_each_other(family: Family) -> None:
+    # In fp64 eager attention gives nan for padding, because its softmax is in fp32.
     assert sharing(family().float()) == Sharing(packed=inf, padded=inf)
     assert describe(Sharing()) == ""
 
 
 @pytest.mark.parametrize(("family", "padded"), [(mamba2, inf), (bloom, inf), (rwkv, 0)])
-def test_where_they_change_each_other_they_go_alone(family: Family, padded: float) -> None:
+def test_rows_that_change_each_other_are_processed_alone(family: Family, padded: float) -> None:
     model = family()
     assert leak(model) > 0.1
     assert sharing(model) == Sharing(packed=0, padded=padded)
@@ -92,8 +92,8 @@ def test_where_they_change_each_other_they_go_alone(family: Family, padded: floa
 
 
 @pytest.mark.parametrize("family", [mamba2, bloom, rwkv, longrope, dynamic])
-def test_a_row_has_the_loss_it_has_in_a_model_that_has_read_nothing_else(family: Callable[[], PreTrainedModel]) -> None:
-    """`family` makes the same model each time."""
+def test_a_rows_loss_does_not_depend_on_earlier_rows(family: Callable[[], PreTrainedModel]) -> None:
+    """`family` creates the same model at each call."""
     with torch.no_grad():
         fresh = []
         for row in ROWS:
@@ -111,15 +111,15 @@ def test_a_row_has_the_loss_it_has_in_a_model_that_has_read_nothing_else(family:
 def test_rows_on_both_sides_of_the_rotations_threshold_would_change_each_other(family: Family) -> None:
     model = family()
     assert sharing(model) == Sharing(packed=32, padded=32)
-    assert "beyond 32 tokens" in describe(sharing(model))
+    assert "a row of more than 32 tokens changes the rotary positions" in describe(sharing(model))
     with torch.no_grad():
         packed = token_losses(model, micro_batch(ROWS, model.device)).sum()
         alone, _ = row_losses(model, ROWS, 4096)
     assert abs(packed - alone.sum()) > 0.1, "a test that can fail"
 
 
-def test_attention_that_mixes_documents_is_left_for_one_block_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is where a model hands document_lengths not on to its layers."""
+def test_attention_that_mixes_documents_is_replaced_by_a_block_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This is the case for a model that does not pass document_lengths on to its layers."""
     model = tiny_llama(torch.float32)
     monkeypatch.setattr(torch, "split", lambda tensor, lengths, dim: [tensor])
     assert leak(model) > 0.1
@@ -127,7 +127,7 @@ def test_attention_that_mixes_documents_is_left_for_one_block_mask(monkeypatch: 
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_model_that_remembers_what_it_has_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_keeps_a_state_between_texts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, read = tiny_llama(torch.float32), []
     embed = model.get_input_embeddings().forward
 
@@ -141,7 +141,7 @@ def test_a_model_that_remembers_what_it_has_read_is_refused(monkeypatch: pytest.
     assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
 
 
-def test_it_is_found_out_once_with_an_adapter_or_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharing_is_tested_once_with_or_without_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_llama(torch.float32)
     found = sharing(model)
     monkeypatch.setattr(type(model), "forward", None)

@@ -1,4 +1,4 @@
-"""What sizing says a layer keeps for its backward pass is what autograd really keeps, in every family."""
+"""Autograd keeps as many bytes for the backward pass as sizing predicts, in every family."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -54,7 +54,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 
 
 def kept(model: nn.Module, precision: str = "bf16") -> int:
-    """Bytes of all storages, parameters aside, that autograd keeps of one micro-batch's forward pass."""
+    """Bytes that autograd keeps of one micro-batch's forward pass, without parameters."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     alive: list[Tensor] = []
 
@@ -72,13 +72,13 @@ def kept(model: nn.Module, precision: str = "bf16") -> int:
 
 
 def per_layer(families: Iterator[nn.Module], precision: str = "bf16") -> float:
-    """Bytes each further layer adds."""
+    """Bytes that each additional layer adds."""
     few, many = (kept(model, precision) for model in families)
     return (many - few) / (LAYERS[1] - LAYERS[0])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_layer_keeps_what_sizing_says_under_lora(family: str) -> None:
+def test_a_layer_keeps_as_many_bytes_as_sizing_predicts_for_lora(family: str) -> None:
     models = (build(family, layers, torch.bfloat16).requires_grad_(False) for layers in LAYERS)
     shape = shape_of(build(family, LAYERS[0], torch.bfloat16))
     measured = per_layer(attach_lora(model, Method(), 0) for model in models)
@@ -88,8 +88,9 @@ def test_a_layer_keeps_what_sizing_says_under_lora(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_layer_keeps_what_sizing_says_under_qlora_that_computes_in_fp32(family: str) -> None:
-    """Over a base in fp32, of which a 4-bit one keeps as little: its matrices are unpacked again to go back."""
+def test_a_layer_keeps_as_many_bytes_as_sizing_predicts_for_qlora_in_fp32(family: str) -> None:
+    """The test uses a base model in fp32. A 4-bit base model keeps as little, because it dequantizes its matrices again
+    in the backward pass."""
     models = (build(family, layers, torch.float32).requires_grad_(False) for layers in LAYERS)
     shape = shape_of(build(family, LAYERS[0], torch.float32))
     measured = per_layer((attach_lora(model, Method(), 0) for model in models), "no")
@@ -98,7 +99,7 @@ def test_a_layer_keeps_what_sizing_says_under_qlora_that_computes_in_fp32(family
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
-def test_a_layer_keeps_what_sizing_says_when_every_weight_is_trained(family: str) -> None:
+def test_a_layer_keeps_as_many_bytes_as_sizing_predicts_for_full(family: str) -> None:
     full = memory.Setup("Full")
     shape = shape_of(build(family, LAYERS[0], torch.float32))
     measured = per_layer(build(family, layers, torch.float32) for layers in LAYERS)

@@ -1,4 +1,4 @@
-"""The base model as it is loaded, and the adapter on it."""
+"""Loading the base model, and attaching the adapter."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_every_adapter_weight_gets_a_gradient_after_an_evaluation(tiny_model_dir
         before = token_losses(model, batch).mean()
     tuned = attach_lora(model, Method(type=method), seed=0).train()
     for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:  # they start at 0, where the gradient of A is 0 whatever happens
+        if "lora_B" in name:  # B starts at 0, and then the gradient of A is always 0
             torch.nn.init.normal_(parameter, std=0.02)
     with accelerator.autocast():
         loss = token_losses(tuned, batch).mean()
@@ -48,7 +48,7 @@ def test_every_adapter_weight_gets_a_gradient_after_an_evaluation(tiny_model_dir
             assert parameter.grad.abs().sum() > 0, name
 
 
-def test_qlora_holds_the_weights_as_double_quantized_nf4_and_computes_in_bf16(tiny_model_dir: Path) -> None:
+def test_qlora_stores_weights_as_double_quantized_nf4_and_computes_in_bf16(tiny_model_dir: Path) -> None:
     layers = [
         module
         for module in load_model(tiny_model_dir, MethodType.QLORA, CPU).modules()
@@ -61,7 +61,7 @@ def test_qlora_holds_the_weights_as_double_quantized_nf4_and_computes_in_bf16(ti
         assert layer.compute_dtype == torch.bfloat16
 
 
-def test_the_spec_says_how_weights_are_quantized(tiny_model_dir: Path) -> None:
+def test_weights_are_quantized_as_the_spec_defines(tiny_model_dir: Path) -> None:
     wish = Quantization(type=QuantizationType.FP4, double_quant=False, compute_dtype=ComputeDtype.FLOAT32)
     model = load_model(tiny_model_dir, MethodType.QLORA, CPU, wish)
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
@@ -72,7 +72,7 @@ def test_the_spec_says_how_weights_are_quantized(tiny_model_dir: Path) -> None:
     assert model.lm_head.weight.dtype == torch.float32
 
 
-def test_float32_alone_computes_without_rounding_to_bf16() -> None:
+def test_only_float32_computes_without_rounding_to_bf16() -> None:
     fp32 = Quantization(compute_dtype=ComputeDtype.FLOAT32)
     assert mixed_precision(MethodType.QLORA, fp32) == "no"
     assert mixed_precision(MethodType.QLORA, Quantization()) == "bf16"
@@ -91,20 +91,20 @@ def test_the_adapter_is_fp32_on_every_linear_layer_over_frozen_weights(
     assert {parameter.dtype for parameter in trainable_parameters(tuned)} == {torch.float32}
 
 
-def test_the_spec_says_rank_scale_dropout_and_modules(tiny_model_dir: Path) -> None:
+def test_rank_scale_dropout_and_modules_come_from_the_spec(tiny_model_dir: Path) -> None:
     method = Method.model_validate({"lora": {"r": 4, "alpha": 12, "dropout": 0.1, "targetModules": ["q_proj"]}})
     config = attach_lora(tiny_llama(torch.float32), method, seed=0).peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout, config.target_modules) == (4, 12, 0.1, {"q_proj"})
 
 
-def test_a_module_the_model_does_not_have_is_the_specs_fault() -> None:
+def test_a_module_that_the_model_does_not_have_is_an_invalid_spec() -> None:
     method = Method.model_validate({"lora": {"targetModules": ["query_key_value"]}})
     with pytest.raises(TrainerFailure, match=r"method\.lora\.targetModules.*query_key_value") as caught:
         attach_lora(tiny_llama(), method, seed=0)
     assert caught.value.reason is FailureReason.SPEC_INVALID
 
 
-def test_weights_that_are_missing_are_not_made_up(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_missing_weights_end_the_job(tiny_model_dir: Path, tmp_path: Path) -> None:
     save_model(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
@@ -131,7 +131,7 @@ def test_no_usable_gpu_is_a_gpu_fault_unless_the_cpu_is_allowed() -> None:
     assert choose_device(allow_cpu=True) == (CPU, "cpu")
 
 
-def test_generation_is_greedy_whatever_the_model_was_shipped_with() -> None:
+def test_generation_is_greedy_for_every_generation_config() -> None:
     model = tiny_llama()
     model.generation_config.update(do_sample=True, temperature=0.3, repetition_penalty=1.3, eos_token_id=[3, 9])
     generation = greedy_generation(model, (7,), max_new_tokens=5)
@@ -160,7 +160,7 @@ DROPPING = [
 
 @torch.no_grad()
 @pytest.mark.parametrize("config", DROPPING, ids=lambda config: config.model_type)
-def test_the_base_drops_nothing_of_its_own_accord(config: PreTrainedConfig, tmp_path: Path) -> None:
+def test_the_base_models_own_dropout_is_off(config: PreTrainedConfig, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokens = torch.arange(4, 40)[None]
     evaluated, trained, dropped = (
@@ -175,7 +175,7 @@ def test_the_base_drops_nothing_of_its_own_accord(config: PreTrainedConfig, tmp_
     assert not torch.equal(dropped, evaluated), "Transformers' own does drop"
 
 
-def test_a_model_of_several_parts_drops_nothing_in_any() -> None:
+def test_dropout_is_off_in_every_part_of_a_model() -> None:
     config = Gemma3Config(text_config={"attention_dropout": 0.5}, vision_config={"attention_dropout": 0.5})
     switch_dropout_off(config)
     assert config.text_config.attention_dropout == config.vision_config.attention_dropout == 0

@@ -1,4 +1,4 @@
-"""The loss: what is learned, divided by how much of it there is, however it lies in memory."""
+"""The loss is the mean over the learned tokens, for every packing of the rows."""
 
 import pytest
 import torch
@@ -18,13 +18,13 @@ ROWS = examples([24, 7, 40, 12, 33])
 
 
 @pytest.mark.parametrize("row", range(len(ROWS)))
-def test_it_is_transformers_own_loss_on_a_row_alone(row: int) -> None:
+def test_the_loss_of_a_row_equals_transformers_loss(row: int) -> None:
     model, example = tiny_llama(), ROWS[row]
     input_ids = torch.from_numpy(example.input_ids).long()[None]
     labels = torch.where(torch.from_numpy(example.supervised), input_ids, -100)
     theirs = model(input_ids=input_ids, labels=labels).loss
     ours = token_losses(model, micro_batch([example], model.device)).mean()
-    torch.testing.assert_close(ours, theirs.double(), rtol=0, atol=1e-6)  # theirs is computed in fp32
+    torch.testing.assert_close(ours, theirs.double(), rtol=0, atol=1e-6)  # Transformers computes its loss in fp32
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
@@ -83,14 +83,14 @@ def test_every_bias_that_is_trained_has_a_gradient(bias: LoraBias) -> None:
     assert (head.grad is not None and bool(head.grad.norm() > 0)) is (bias is LoraBias.ALL)
 
 
-def test_logits_that_are_capped_after_the_head_are_left_to_the_model() -> None:
+def test_the_model_itself_computes_logits_that_are_capped_after_the_head() -> None:
     settings = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = Gemma2Config(**settings, head_dim=8, intermediate_size=64, num_hidden_layers=1)
     assert frozen_head(prepared_model(Gemma2ForCausalLM(config), torch.float32)) is None
     assert frozen_head(tiny_llama(torch.float32)) is not None
 
 
-def test_finding_the_head_leaves_a_model_in_training_there() -> None:
+def test_finding_the_head_keeps_a_model_in_training_mode() -> None:
     model = _adapted(torch.float32).train()
     token_losses(model, micro_batch(ROWS, torch.device("cpu")))
     assert all(module.training for module in model.modules())
@@ -105,6 +105,6 @@ def _step(dtype: torch.dtype, micro_batch_tokens: int) -> tuple[float, list[torc
 def _adapted(dtype: torch.dtype) -> PeftModel:
     model = attach_lora(tiny_llama(dtype), Method(), seed=0).to(dtype)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # they start at 0, where the gradient of A is 0 whatever happens
+        if "lora_B" in name:  # B starts at 0, and then the gradient of A is always 0
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
     return model

@@ -1,4 +1,4 @@
-"""Random numbers by key in plain tensor operations: those of the published generator, and those of PyTorch."""
+"""The random numbers equal those of the published Philox generator and those of PyTorch."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_the_generator_is_the_published_one() -> None:
 
 
 @given(seed=WORDS, number=st.integers(0, 2**62), rows=st.integers(1, 9), columns=st.integers(1, 41))
-def test_every_number_is_the_one_pytorch_draws(seed: int, number: int, rows: int, columns: int) -> None:
+def test_every_number_equals_pytorchs(seed: int, number: int, rows: int, columns: int) -> None:
     keyed = pytest.importorskip("torch.func._random", reason="this PyTorch draws none by key")
     ours, theirs = philox.key(seed), keyed.key(seed)
     assert torch.equal(ours, theirs)

@@ -1,4 +1,4 @@
-"""Each speed-up computes what Transformers does, reaches the parts it is for, and leaves the model as it was."""
+"""Each speedup gives the same results as Transformers, replaces the right parts, and restores the model."""
 
 import sys
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ ROWS = examples([24, 7, 40])
 
 @pytest.fixture
 def kernels() -> Iterator[None]:
-    """The Triton kernels, run by Triton's interpreter: there is no GPU here."""
+    """Runs the Triton kernels with Triton's interpreter, because the tests have no GPU."""
     name, before = "finetune_trainer.model.fused_kernels", triton.knobs.runtime.interpret
     loaded = sys.modules.pop(name, None)
     triton.knobs.runtime.interpret = True
@@ -80,7 +80,7 @@ def losses_and_gradient(model: PeftModel, speedups: Speedups, precision: str = "
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gemma3"])
 @pytest.mark.parametrize("speedups", [*EACH, ALL], ids=[*(field.name for field in fields(Speedups)), "all"])
-def test_losses_and_gradients_are_those_without_it(family: str, speedups: Speedups) -> None:
+def test_losses_and_gradients_equal_those_without_the_speedup(family: str, speedups: Speedups) -> None:
     model = adapted(family, torch.float32)
     losses, gradient = losses_and_gradient(model, NONE)
     faster, faster_gradient = losses_and_gradient(model, speedups)
@@ -99,7 +99,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
 
 
 @pytest.mark.usefixtures("kernels")
-def test_bf16_is_rounded_no_more_than_without_it() -> None:
+def test_bf16_is_rounded_no_more_than_without_the_speedup() -> None:
     _, exact = losses_and_gradient(adapted("llama", torch.float32), NONE)
     model = adapted("llama", torch.bfloat16)
     _, plain = losses_and_gradient(model, NONE, "bf16")
@@ -111,7 +111,7 @@ def patched(model: PeftModel, kind: str) -> int:
     return sum("forward" in vars(module) for module in model.modules() if type(module).__name__.endswith(kind))
 
 
-def test_a_speed_up_reaches_every_layer_that_is_written_as_llamas_and_no_other() -> None:
+def test_a_speedup_replaces_every_layer_with_llamas_code_and_no_other() -> None:
     llama, gemma = adapted("llama", torch.float32), adapted("gemma3", torch.float32)
     for model, norms, layers in ((llama, 2 * 2 + 1, 2), (gemma, 0, 0)):
         with use_speedups(model, ALL):
@@ -119,7 +119,7 @@ def test_a_speed_up_reaches_every_layer_that_is_written_as_llamas_and_no_other()
             assert (patched(model, "RMSNorm"), patched(model, "MLP")) == (norms, layers)
 
 
-def test_the_model_is_as_it_was_afterwards() -> None:
+def test_the_model_is_unchanged_afterwards() -> None:
     model = adapted("llama", torch.float32)
     place = sys.modules[type(model.get_base_model()).__module__]
     rotary = place.apply_rotary_pos_emb
@@ -132,7 +132,7 @@ def test_the_model_is_as_it_was_afterwards() -> None:
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "size"), [(4, 8), (3, 12), (1, 64)])
-def test_rotary_is_that_of_transformers_whatever_the_shape(dtype: torch.dtype, heads: int, size: int) -> None:
+def test_rotary_equals_transformers_for_every_shape(dtype: torch.dtype, heads: int, size: int) -> None:
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
     from finetune_trainer.model.fused_kernels import rotary, takes_rotary

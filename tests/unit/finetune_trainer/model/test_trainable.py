@@ -1,4 +1,4 @@
-"""What of a model is trained, by method."""
+"""The trained parameters of each method."""
 
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,7 @@ def test_biases_are_trained_as_asked(tmp_path: Path, bias: str, count: int) -> N
 
 
 @pytest.mark.parametrize("method", [MethodType.LORA, MethodType.QLORA])
-def test_modules_to_save_are_trained_whole_saved_and_loaded(
-    tiny_model_dir: Path, tmp_path: Path, method: MethodType
-) -> None:
+def test_modules_to_save_are_trained_saved_and_loaded(tiny_model_dir: Path, tmp_path: Path, method: MethodType) -> None:
     wish = Method.model_validate({"lora": {"modulesToSave": ["embed_tokens", "lm_head"]}})
     model = make_trainable(load_model(tiny_model_dir, method, CPU), wish, method, seed=0)
     whole = {n for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n}
@@ -85,7 +83,7 @@ def test_modules_to_save_are_trained_whole_saved_and_loaded(
         assert_same(model, load_model(tiny_model_dir, method, CPU))
 
 
-def test_a_tied_embedding_that_is_trained_whole_stays_the_head(tmp_path: Path) -> None:
+def test_a_trained_tied_embedding_stays_tied_to_the_head(tmp_path: Path) -> None:
     base = load_model(save_family(llama_tied, tmp_path / "base"), MethodType.LORA, CPU)
     model = adapted(base, modulesToSave=["embed_tokens"])
     assert sum(p.numel() == 320 * 32 for p in trainable_parameters(model)) == 1, "one matrix, trained once"
@@ -98,7 +96,7 @@ def test_a_tied_embedding_that_is_trained_whole_stays_the_head(tmp_path: Path) -
     assert_same(model, PeftModel.from_pretrained(base, tmp_path / "adapter"))
 
 
-def test_a_4_bit_layer_cannot_be_trained_whole(tiny_model_dir: Path) -> None:
+def test_a_4_bit_layer_cannot_be_a_saved_module(tiny_model_dir: Path) -> None:
     wish = Method.model_validate({"lora": {"modulesToSave": ["down_proj"], "targetModules": ["q_proj"]}})
     with pytest.raises(TrainerFailure, match="modulesToSave does not fit") as caught:
         make_trainable(load_model(tiny_model_dir, MethodType.QLORA, CPU), wish, MethodType.QLORA, seed=0)
@@ -106,7 +104,7 @@ def test_a_4_bit_layer_cannot_be_trained_whole(tiny_model_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("lora", [{}, {"useDora": True}, {"useRslora": True, "modulesToSave": ["lm_head"]}])
-def test_continuing_starts_where_the_adapter_ended(tmp_path: Path, lora: dict[str, Any]) -> None:
+def test_a_continued_adapter_starts_with_its_saved_weights(tmp_path: Path, lora: dict[str, Any]) -> None:
     first = adapted(**lora)
     for parameter in trainable_parameters(first):
         parameter.data += 0.02
@@ -126,7 +124,7 @@ def test_continuing_starts_where_the_adapter_ended(tmp_path: Path, lora: dict[st
     ("family", "lora"),
     [(phi, {"bias": "All"}), (phi, {"modulesToSave": ["lm_head"]}), (llama_tied, {"modulesToSave": ["embed_tokens"]})],
 )
-def test_continuing_over_a_bf16_base_rounds_no_weight_that_was_trained(
+def test_continuing_on_a_bf16_base_rounds_no_trained_weight(
     tmp_path: Path, family: Family, lora: dict[str, Any]
 ) -> None:
     base = save_family(family, tmp_path / "base")
@@ -141,7 +139,7 @@ def test_continuing_over_a_bf16_base_rounds_no_weight_that_was_trained(
     assert [name for name, weight in trained[0].items() if not torch.equal(weight, trained[1][name])] == []
 
 
-def test_an_adapter_that_cannot_be_put_on_4_bit_weights_is_told_of(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_fit_4_bit_weights_is_an_invalid_spec(tiny_model_dir: Path, tmp_path: Path) -> None:
     base = load_model(tiny_model_dir, MethodType.LORA, CPU)
     config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights="pissa")
     get_peft_model(base, config).save_pretrained(tmp_path, save_embedding_layers=False)
@@ -151,7 +149,7 @@ def test_an_adapter_that_cannot_be_put_on_4_bit_weights_is_told_of(tiny_model_di
     assert caught.value.reason is FailureReason.SPEC_INVALID
 
 
-def test_gpt2s_matrices_lie_the_other_way_round(tmp_path: Path) -> None:
+def test_gpt2s_transposed_matrices_are_trained(tmp_path: Path) -> None:
     model = adapted(load_model(save_family(gpt2, tmp_path), MethodType.LORA, CPU))
     assert model.peft_config["default"].fan_in_fan_out
     adapted_modules = {n.split(".")[-4] for n, p in model.named_parameters() if "lora_A" in n}
@@ -160,7 +158,7 @@ def test_gpt2s_matrices_lie_the_other_way_round(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def assert_same(one: nn.Module, other: nn.Module) -> None:
-    """Both give the same losses, up to the rounding of bf16."""
+    """Asserts that both models give the same losses, up to the rounding of bf16."""
     with fresh_accelerator("bf16").autocast():
         torch.testing.assert_close(
             token_losses(one.eval(), BATCH), token_losses(other.eval(), BATCH), rtol=5e-3, atol=0

@@ -1,4 +1,4 @@
-"""What is said of models side by side: gain, noise, chance, sources."""
+"""Comparing models: gain, noise, chance, sources."""
 
 import json
 import random
@@ -73,7 +73,7 @@ REPLIES = (
         ([random.Random(i).choice(REPLIES) for i in range(200)], AnswerKind.TEXT),
     ],
 )
-def test_a_model_of_shuffled_answers_is_not_praised(expected: list[str], kind: AnswerKind) -> None:
+def test_a_model_trained_on_shuffled_answers_is_not_called_better(expected: list[str], kind: AnswerKind) -> None:
     shuffled = random.Random(1).sample(expected, len(expected))
     found = compared(expected, ["I am a language model."] * 200, shuffled, kind)
     assert found.change
@@ -105,12 +105,12 @@ def test_thoughts_before_answers_change_nothing(expected: list[str], kind: Answe
     assert found.labels or found.fields
 
 
-def test_always_giving_the_most_frequent_answer_is_not_praised() -> None:
+def test_always_giving_the_most_frequent_answer_is_not_called_better() -> None:
     expected = ["billing"] * 50 + labels(30)
     assert compared(expected, ["?"] * 80, ["billing"] * 80, AnswerKind.LABEL).outcome is Outcome.UNRELATED
 
 
-def test_the_verdict_goes_against_the_better_of_base_and_few_shot() -> None:
+def test_the_verdict_compares_with_the_better_of_base_and_few_shot() -> None:
     expected = labels()
     good, better, poor = expected[:60] + ["?"] * 20, expected[:76] + ["?"] * 4, ["?"] * 80
     found = compared(expected, poor, better, AnswerKind.LABEL, prompted=good)
@@ -132,7 +132,7 @@ def test_the_verdict_goes_against_the_better_of_base_and_few_shot() -> None:
         (1.5, 2.0, 1.7, Baseline.BASE, Outcome.WORSE),
     ],
 )
-def test_the_verdict_by_the_loss_goes_against_the_better_of_the_base_model_in_bf16_and_in_4_bits(
+def test_a_verdict_by_the_loss_compares_with_the_better_of_the_base_model_in_bf16_and_in_4_bits(
     base: float, quantized: float, tuned: float, baseline: str, outcome: Outcome
 ) -> None:
     expected = [""] * 40
@@ -144,7 +144,7 @@ def test_the_verdict_by_the_loss_goes_against_the_better_of_the_base_model_in_bf
     assert found.change.value == pytest.approx(min(base, quantized) - tuned)
 
 
-def test_answers_are_likelier_only_where_they_are_so_than_for_both_base_models() -> None:
+def test_answers_count_as_likelier_only_if_the_loss_is_lower_than_for_both_base_models() -> None:
     expected = labels()
     rows = [example(12, 4, i, texts=(f"question {i}", right)) for i, right in enumerate(expected)]
     same = expected[:40] + ["?"] * 40
@@ -159,7 +159,7 @@ def test_answers_are_likelier_only_where_they_are_so_than_for_both_base_models()
     assert outcomes == [Outcome.LIKELIER, Outcome.NOISE, Outcome.NOISE]
 
 
-def test_where_answers_cannot_tell_the_models_apart_a_lower_loss_is_worth_a_word() -> None:
+def test_if_answers_show_no_difference_a_lower_loss_is_reported() -> None:
     expected = labels()
     same = expected[:40] + ["?"] * 40
     found = [compared(expected, same, same, AnswerKind.LABEL, losses) for losses in ((2.0, 1.0), (1, 2), (1, 1))]
@@ -168,14 +168,14 @@ def test_where_answers_cannot_tell_the_models_apart_a_lower_loss_is_worth_a_word
 
 
 @pytest.mark.parametrize("majority", [160, 180])
-def test_a_good_classifier_of_uneven_labels_is_praised(majority: int) -> None:
+def test_a_good_classifier_of_uneven_labels_is_called_better(majority: int) -> None:
     expected = ["billing"] * majority + ["login"] * (200 - majority)
     tuned = ["login"] * 6 + expected[6 : majority + 4] + ["billing"] * 2 + expected[majority + 6 :]
     found = compared(expected, ["?"] * 200, tuned, AnswerKind.LABEL)
     assert found.outcome is Outcome.BETTER
 
 
-def test_a_gain_over_every_draw_of_few_shot_is_seen() -> None:
+def test_a_gain_over_every_draw_of_few_shot_is_found() -> None:
     source, expected = random.Random(0), labels(300)
     wrong = dict(zip(TEAMS, (*TEAMS[1:], TEAMS[0]), strict=True))
     texts = [[text if source.random() < 0.7 else wrong[text] for text in expected] for _ in range(3)]
@@ -188,7 +188,7 @@ def test_a_gain_over_every_draw_of_few_shot_is_seen() -> None:
     assert (found.baseline, found.outcome) == (Baseline.FEW_SHOT, Outcome.BETTER)
 
 
-def test_a_label_that_was_never_learned_counts_against_the_model() -> None:
+def test_a_label_without_training_rows_counts_as_a_wrong_answer() -> None:
     expected = labels(80) + ["refunds"] * 20
     found = compared(expected, ["?"] * 100, expected[:80] + ["billing"] * 20, AnswerKind.LABEL)
     recall = found.metrics[MetricName.MACRO_RECALL].tuned
@@ -198,19 +198,19 @@ def test_a_label_that_was_never_learned_counts_against_the_model() -> None:
     assert found.labels.confusion["refunds", "billing"] == 20
 
 
-def test_a_model_that_forgot_is_worse_whatever_its_loss() -> None:
+def test_a_model_with_worse_answers_is_worse_for_any_loss() -> None:
     expected = labels()
     assert compared(expected, expected, ["?"] * 80, AnswerKind.LABEL).outcome is Outcome.WORSE
 
 
-def test_near_copies_count_as_one_piece_of_evidence() -> None:
+def test_near_duplicates_count_as_one_row() -> None:
     expected = labels()
     rows = [example(12, 4, i // 20, texts=("q", right)) for i, right in enumerate(expected)]
     found = compared(expected, ["?"] * 80, expected, AnswerKind.LABEL, (1, 1), rows=rows)
     assert (found.rows, found.clusters, found.outcome) == (80, 4, Outcome.NOISE)
 
 
-def test_sources_are_told_apart() -> None:
+def test_each_source_has_its_own_result() -> None:
     expected = labels()
     rows = [replace(example(12, 4, i, texts=("q", right)), mixture=i % 2) for i, right in enumerate(expected)]
     tuned = [right if i % 2 else "?" for i, right in enumerate(expected)]
@@ -232,7 +232,7 @@ def test_labels_and_fields_are_counted_one_by_one() -> None:
     assert [(field.path, field.expected, field.right) for field in fields] == [("team", 80, 40), ("urgent", 80, 40)]
 
 
-def test_one_row_is_no_evidence() -> None:
+def test_one_row_shows_no_difference() -> None:
     found = compared(["login"], ["?"], ["login"], AnswerKind.LABEL)
     assert (found.evidence.chance, found.outcome) == (None, Outcome.NOISE)
 
@@ -248,7 +248,7 @@ def test_text_to_continue_is_judged_by_its_loss() -> None:
     assert found.change.value == pytest.approx(0.5)
 
 
-def test_answers_shuffled_within_their_sources_are_not_praised_for_telling_the_sources_apart() -> None:
+def test_answers_shuffled_within_their_sources_are_not_called_better() -> None:
     teams, replies = labels(100), [random.Random(i).choice(REPLIES) for i in range(100)]
     expected = [text for pair in zip(teams, replies, strict=True) for text in pair]
     shuffled = [
@@ -261,7 +261,7 @@ def test_answers_shuffled_within_their_sources_are_not_praised_for_telling_the_s
     assert found.outcome is Outcome.UNRELATED
 
 
-def test_rows_that_ask_nothing_count_for_no_metric_of_answers() -> None:
+def test_rows_without_a_prompt_count_for_no_metric_of_answers() -> None:
     expected = labels()
     rows = [example(12, 4, i, texts=(f"question {i}", right)) for i, right in enumerate(expected)]
     documents = [replace(row, messages=row.messages[-1:]) for row in rows[40:]]
@@ -274,7 +274,7 @@ def test_rows_that_ask_nothing_count_for_no_metric_of_answers() -> None:
     assert loss.value > 0
 
 
-def test_answers_are_held_against_other_clusters_of_their_own_source() -> None:
+def test_answers_are_compared_with_other_clusters_of_the_same_source() -> None:
     rows = [replace(example(12, 4, i), cluster=i // 6, mixture=i % 3) for i in range(60)]
     found = pairings(rows, seed=0)
     assert len(found) == 10

@@ -1,4 +1,4 @@
-"""What the verdict goes by: the rows that did not leak, and how often it errs."""
+"""The evidence for the verdict: the rows that did not leak, and the error rates of the outcome."""
 
 import random
 from collections import Counter
@@ -43,7 +43,7 @@ def evidence(
 
 
 def held_out(count: int, leaked: int) -> list[Example]:
-    """Rows with an answer of their own, in groups of their own; the first leaked."""
+    """Rows with different answers, each in its own group. The first rows leaked."""
     made = [example(12, 4, i, texts=(f"question {i}", f"answer {i}")) for i in range(count)]
     return [replace(row, leaked=i < leaked) for i, row in enumerate(made)]
 
@@ -54,7 +54,7 @@ def right(rows: Sequence[Example], chance: Callable[[Example], float], source: r
 
 
 def outcomes(jobs: int, leaked: int, base: tuple[float, float], tuned: tuple[float, float]) -> Counter[Outcome]:
-    """Of so many simulated jobs; `base` and `tuned`: shares right of the rows that leaked and of the others."""
+    """Outcomes of simulated jobs. `base`, `tuned`: shares of right answers on the leaked rows and on the other rows."""
     source, rows, found = random.Random(leaked), held_out(100, leaked), Counter[Outcome]()
     for _ in range(jobs):
         answers = [right(rows, lambda row, of=of: of[not row.leaked], source) for of in (base, tuned)]
@@ -72,7 +72,7 @@ def outcomes(jobs: int, leaked: int, base: tuple[float, float], tuned: tuple[flo
     ],
     ids=["no gain", "leaked rows are easier", "a small gain everywhere"],
 )
-def test_without_a_leak_hardly_a_job_is_called_leaked(
+def test_few_jobs_without_a_leak_are_called_leaked(
     monkeypatch: pytest.MonkeyPatch, leaked: int, base: tuple[float, float], tuned: tuple[float, float]
 ) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 300)
@@ -87,14 +87,14 @@ def test_a_leak_is_found(monkeypatch: pytest.MonkeyPatch, leaked: int) -> None:
     assert found[Outcome.BETTER] <= 5
 
 
-def test_a_gain_on_the_other_rows_is_one_whatever_leaked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gain_on_the_other_rows_counts_for_any_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 300)
     assert outcomes(100, 25, (0.2, 0.2), (1.0, 0.6))[Outcome.BETTER] >= 98
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 40), st.lists(st.sampled_from(["right", "?"]), min_size=40, max_size=40))
-def test_what_models_answer_to_leaked_rows_changes_nothing_but_whether_it_is_called_a_leak(
+def test_answers_to_leaked_rows_change_only_whether_the_outcome_is_leaked(
     seed: int, leaked: int, swapped: list[str]
 ) -> None:
     source, rows = random.Random(seed), held_out(80, leaked)
@@ -116,7 +116,7 @@ def labelled(count: int, source: random.Random, labels: Sequence[str]) -> list[E
 
 
 @pytest.mark.parametrize("labels", [LABELS[:3], LABELS])
-def test_shuffled_labels_are_found_and_what_is_learned_a_little_is_not_called_so(
+def test_shuffled_labels_are_found_and_a_model_that_learned_a_little_is_not_called_unrelated(
     monkeypatch: pytest.MonkeyPatch, labels: list[str]
 ) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 300)
@@ -135,14 +135,14 @@ def test_shuffled_labels_are_found_and_what_is_learned_a_little_is_not_called_so
 
 
 @pytest.mark.parametrize("tuned", ["?", "answer 3"])
-def test_answers_that_are_right_nowhere_are_not_called_unrelated(tuned: str) -> None:
+def test_answers_that_fit_no_row_are_not_called_unrelated(tuned: str) -> None:
     rows = held_out(100, 0)
     assert evidence(rows, ["?"] * 100, [tuned] * 100).outcome is Outcome.NOISE
     labels = labelled(100, random.Random(0), LABELS)
     assert evidence(labels, ["?"] * 100, ["?"] * 100, LABELS).outcome is Outcome.NOISE
 
 
-def test_too_few_rows_to_tell_from_chance_praise_nothing_and_blame_nothing() -> None:
+def test_too_few_rows_to_compare_with_chance_are_noise() -> None:
     rows = labelled(14, random.Random(1), LABELS[:2])
     expected = [row.final_answer for row in rows]
     found = evidence(
@@ -157,7 +157,7 @@ def garbled(text: str, kept: float, source: random.Random) -> str:
 
 
 def judged(rows: Sequence[Example], quality: Callable[[Example], tuple[float, float]]) -> Comparison:
-    """The models on prepared rows. `quality`: share of the expected words in the prompted answer and in the tuned."""
+    """Compares models on prepared rows. `quality`: share of expected words in the prompted and in the tuned answer."""
     source = random.Random(0)
     kept = [quality(row) for row in rows]
 
@@ -172,7 +172,7 @@ def judged(rows: Sequence[Example], quality: Callable[[Example], tuple[float, fl
     return compare(rows, Measurements(measured(None), measured(1), few_shot), metrics, Answers(AnswerKind.TEXT), seed=0)
 
 
-def test_a_gain_on_slot_lists_is_worth_it_though_many_are_like_one_that_was_learned(
+def test_a_gain_on_slot_lists_is_worth_it_even_if_many_resemble_training_rows(
     make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     rows = different_slots(500)
@@ -188,7 +188,7 @@ def test_a_gain_on_slot_lists_is_worth_it_though_many_are_like_one_that_was_lear
     assert found.evidence.rows <= 99 - leaked
 
 
-def test_test_rows_copied_into_train_are_called_a_leak_where_nothing_else_gained(
+def test_test_rows_copied_into_train_are_called_a_leak_if_other_rows_show_no_gain(
     make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     rows = different_slots(500)

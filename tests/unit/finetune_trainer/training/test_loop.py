@@ -1,4 +1,4 @@
-"""The optimizer's steps: reproducible, and stopped where they are lost."""
+"""Optimizer steps are reproducible, and a diverged run ends."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -55,7 +55,7 @@ def train(
 
 
 class Taken(list[Example]):
-    """Rows that note which of them are taken."""
+    """Rows that record which of them were read."""
 
     def __init__(self, rows: Sequence[Example]) -> None:
         super().__init__(rows)
@@ -66,19 +66,19 @@ class Taken(list[Example]):
         return super().__getitem__(row)
 
 
-def test_every_step_takes_its_rows_by_the_sources_weights() -> None:
+def test_every_step_draws_rows_by_the_weights_of_the_sources() -> None:
     rows = Taken(examples([12] * 9))
     train(steps=3, rows=rows, mixture=Mixture((6, 3), (1, 2)))
     steps = [rows.order[start : start + 3] for start in range(0, 9, 3)]
     assert [sum(row >= 6 for row in step) for step in steps] == [2, 2, 2]
 
 
-def test_it_learns_the_rows_by_heart() -> None:
+def test_a_tiny_model_memorises_the_rows() -> None:
     steps, _ = train(steps=60)
     assert steps[-1].loss < steps[0].loss / 2
 
 
-def test_a_step_says_what_it_did() -> None:
+def test_a_step_reports_its_figures() -> None:
     steps, _ = train(steps=3)
     assert [step.number for step in steps] == [1, 2, 3]
     assert sum(step.tokens for step in steps) == sum(len(row.input_ids) for row in ROWS), "one epoch"
@@ -93,8 +93,8 @@ def test_the_same_seed_gives_the_same_weights(dropout: float) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_a_step_taken_alone_is_the_step_of_the_whole_run() -> None:
-    """As a run that resumes takes it."""
+def test_a_step_of_a_resumed_run_equals_the_step_of_the_whole_run() -> None:
+    """A resumed run takes such a step."""
     model = attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": {"dropout": 0.5}}), seed=0)
     training, settings = Training(global_batch_size=3, seed=5), resolved(total_steps=3)
     steps = training_steps(model, ROWS, training, settings, fresh_accelerator())
@@ -122,7 +122,7 @@ def test_smaller_micro_batches_give_the_same_weights() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run_naming_step_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_trainer.training.loop.learning_rate", lambda *_: nan)
     with pytest.raises(TrainerFailure) as caught:
         train()
@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_naming_step_and_rows(monkeypat
     assert "rows.jsonl:" in failure.message
 
 
-def test_a_gradient_that_is_not_a_number_ends_the_run() -> None:
+def test_a_gradient_that_is_not_finite_ends_the_run() -> None:
     with pytest.raises(TrainerFailure, match="gradient of step 3 is not a finite number"):
         Divergence(VOCABULARY).check(3, 1.0, inf, [example(4, 1)])
 
@@ -149,13 +149,13 @@ def test_a_loss_worse_than_guessing_for_long_ends_the_run() -> None:
 
 
 @given(st.lists(st.floats(0, 1.9 * log(VOCABULARY)), min_size=1, max_size=50))
-def test_a_run_that_starts_at_guessing_and_stays_near_it_is_left_alone(losses: list[float]) -> None:
+def test_a_run_that_stays_near_random_guessing_is_not_ended(losses: list[float]) -> None:
     divergence = Divergence(VOCABULARY)
     for step, loss in enumerate([log(VOCABULARY)] * 3 + losses, start=1):
         divergence.check(step, loss, 1.0, [])
 
 
-def test_one_good_step_in_between_is_hope() -> None:
+def test_one_good_step_in_between_keeps_the_run_going() -> None:
     divergence = Divergence(VOCABULARY)
     bad = [log(VOCABULARY) * 3] * (PATIENCE - 1)
     for step, loss in enumerate([1.0, 1.0, 1.0, *bad, 1.0, *bad], start=1):

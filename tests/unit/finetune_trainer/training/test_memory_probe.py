@@ -1,4 +1,4 @@
-"""How much goes through the model at a time is found before the first step, which it does not change."""
+"""The size of micro-batches is found before the first step, and does not change a step."""
 
 from typing import Any
 
@@ -29,14 +29,14 @@ def resolved(tokens: int) -> Resolved:
     return small_runs.resolved(learning_rate=1e-3, micro_batch_tokens=tokens)
 
 
-def test_tokens_are_halved_then_activations_computed_again_then_halved_to_the_longest_row() -> None:
+def test_plans_halve_the_tokens_first_and_then_use_gradient_checkpointing() -> None:
     assert plans(600, 4096, AUTO) == [
         *(StepLayout(tokens, False) for tokens in (4096, 2048, 1024)),
         *(StepLayout(tokens, True) for tokens in (4096, 2048, 1024, 600)),
     ]
 
 
-def test_what_the_spec_says_of_checkpointing_is_kept() -> None:
+def test_plans_keep_the_specs_gradient_checkpointing() -> None:
     assert plans(600, 2000, DISABLED) == [StepLayout(tokens, False) for tokens in (2000, 1000, 600)]
     assert plans(600, 2000, ENABLED) == [StepLayout(tokens, True) for tokens in (2000, 1000, 600)]
 
@@ -44,7 +44,7 @@ def test_what_the_spec_says_of_checkpointing_is_kept() -> None:
 @pytest.mark.parametrize(
     ("wanted", "rows", "tokens"), [(None, 8, 143), (None, 2, 73), (50, 8, 50), (16, 8, 40), (None, 5000, 16_384)]
 )
-def test_it_begins_with_a_whole_step_but_no_more_than_asked_for_and_never_less_than_the_longest_row(
+def test_the_first_plan_has_a_whole_step_within_the_limits(
     monkeypatch: pytest.MonkeyPatch, wanted: int | None, rows: int, tokens: int
 ) -> None:
     small_gpu(monkeypatch, 20_000, 0)
@@ -56,15 +56,13 @@ def test_it_begins_with_a_whole_step_but_no_more_than_asked_for_and_never_less_t
 
 
 @given(st.lists(st.tuples(st.integers(2, 40), st.integers(0, 39)), min_size=1, max_size=30), st.integers(40, 200))
-def test_no_micro_batch_of_the_data_has_more_tokens_or_labels_than_what_is_tried(
-    rows: list[tuple[int, int]], tokens: int
-) -> None:
+def test_no_micro_batch_of_the_data_is_larger_than_the_tried_one(rows: list[tuple[int, int]], tokens: int) -> None:
     lengths = np.array([length for length, _ in rows])
     labels = np.array([min(label, length - 1) for length, label in rows])
     documents, most = worst_micro_batch(lengths, labels, tokens)
     assert tokens - 1 <= sum(documents) <= tokens
     assert max(documents) == lengths.max()
-    order = np.argsort(-labels)  # some packing: the rows with most labels first
+    order = np.argsort(-labels)  # one possible packing: the rows with most labels first
     chosen = order[np.cumsum(lengths[order]) <= tokens]
     assert labels[chosen].sum() <= most
     made = synthetic_rows(documents, most, 320)
@@ -73,7 +71,7 @@ def test_no_micro_batch_of_the_data_has_more_tokens_or_labels_than_what_is_tried
     assert not any(row.supervised[0] for row in made)
 
 
-def test_trying_leaves_weights_and_gradients_alone() -> None:
+def test_trying_changes_no_weights_and_gradients() -> None:
     model = attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": {"dropout": 0.5}}), seed=0)
     before = [parameter.clone() for parameter in model.parameters()]
     shape = worst_micro_batch(np.array([40, 24]), np.array([13, 8]), 64)
@@ -83,7 +81,7 @@ def test_trying_leaves_weights_and_gradients_alone() -> None:
 
 
 def small_gpu(monkeypatch: pytest.MonkeyPatch, holds: int, holds_checkpointed: int) -> None:
-    """Stands in for a GPU: a step of micro-batches of more tokens than it holds ends as PyTorch ends it there."""
+    """Stands in for a GPU. For micro-batches that are too large it raises the error that PyTorch raises."""
 
     def accumulate(model: Any, rows: Any, tokens: int, accelerator: Any) -> float:
         if tokens > (holds_checkpointed if uses_gradient_checkpointing(model) else holds):
@@ -98,7 +96,7 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch, holds: int, holds_checkpointed: i
     ("holds", "checkpointed", "plan"),
     [(143, 0, StepLayout(143, False)), (100, 90, StepLayout(71, True)), (0, 40, StepLayout(40, True))],
 )
-def test_the_first_that_fits_is_taken(
+def test_the_first_plan_that_fits_is_used(
     monkeypatch: pytest.MonkeyPatch, holds: int, checkpointed: int, plan: StepLayout
 ) -> None:
     small_gpu(monkeypatch, holds, checkpointed)
@@ -107,7 +105,7 @@ def test_the_first_that_fits_is_taken(
     assert uses_gradient_checkpointing(model) is plan.gradient_checkpointing
 
 
-def test_where_nothing_fits_it_says_so_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_nothing_fits_the_failure_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     small_gpu(monkeypatch, 0, 0)
     model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
     with pytest.raises(TrainerFailure, match="longest row has 40 tokens and does not fit") as caught:

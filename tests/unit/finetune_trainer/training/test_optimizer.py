@@ -1,4 +1,4 @@
-"""What turns gradients into updates."""
+"""The optimizer and its parameter groups."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def test_what_its_state_will_take_is_known_before(optimizer: Optimizer, lora: di
     token_losses(model, micro_batch(examples([40]), model.device)).mean().backward()  # type: ignore[no-untyped-call]
     adamw.step()
     moments = (value for state in adamw.state.values() for value in state.values() if torch.is_tensor(value))
-    # Small ones are never in 8 bits, and each has a table of what its bytes mean.
+    # Small parameters are never in 8 bits, and each 8-bit parameter has a table of the values of its bytes.
     small = 8 * sum(p.numel() for p in trainable_parameters(model) if p.numel() < 4096)
     held = {value.data_ptr(): value.numel() * value.element_size() for value in moments}
     assert expected <= sum(held.values()) <= expected + small + 10_000

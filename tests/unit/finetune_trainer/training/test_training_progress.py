@@ -12,7 +12,7 @@ from finetune_trainer.training.validation import ValidationLoss
 
 
 class Writes(StatusWriter):
-    """Remembers the step of each write."""
+    """Records the step of each write."""
 
     def __init__(self) -> None:
         super().__init__(None, "attempt-1")

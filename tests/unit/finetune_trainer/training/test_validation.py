@@ -1,4 +1,4 @@
-"""The validation loss while training: measured in time, the best weights kept, an end where it no longer helps."""
+"""Validation during training: when it measures, which weights it keeps, and early stopping."""
 
 from math import nan
 from pathlib import Path
@@ -30,16 +30,16 @@ def validation(folder: Path, publish: Publish = Publish.BEST, stopping: EarlySto
 
 
 def says(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
-    """Has the rows give these losses, one measurement after another."""
+    """Makes the measurements return these losses in turn."""
     given = iter(losses)
     monkeypatch.setattr(module, "row_losses", lambda *_: (np.array([next(given)]), np.array([1])))
 
 
-def test_it_is_due_every_so_many_steps_and_after_the_last(tmp_path: Path) -> None:
+def test_the_loss_is_measured_at_every_interval_and_after_the_last_step(tmp_path: Path) -> None:
     assert [step for step in range(1, 11) if validation(tmp_path).due(step)] == [4, 8, 10]
 
 
-def test_it_is_the_mean_over_the_rows_learned_tokens(tmp_path: Path) -> None:
+def test_the_loss_is_the_mean_over_the_rows_learned_tokens(tmp_path: Path) -> None:
     model = attach_lora(tiny_llama(torch.float32), Method.model_validate({"lora": {"dropout": 0.5}}), seed=0).train()
     point = validation(tmp_path).measure(model, 4)
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_it_is_the_mean_over_the_rows_learned_tokens(tmp_path: Path) -> None:
     assert (point.step, point.seconds > 0) == (4, True)
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, [nan])
     with pytest.raises(TrainerFailure, match="validation rows is not a finite number after step 4") as caught:
         validation(tmp_path).measure(tiny_llama(torch.float32), 4)
@@ -89,7 +89,7 @@ def test_the_weights_that_are_published(
         assert torch.equal(parameter, expected.to(parameter.dtype))
 
 
-def test_weights_are_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_saved_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
     kept = KeptWeights(tmp_path / "best.safetensors")
     kept.keep(model)
@@ -119,11 +119,13 @@ def test_weights_are_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
         ([2.0, 3.0, 1.0], 0.0, 0),
     ],
 )
-def test_waiting_counts_measurements_without_a_gain(losses: list[float], min_delta: float, waited: int) -> None:
+def test_patience_counts_measurements_without_an_improvement(
+    losses: list[float], min_delta: float, waited: int
+) -> None:
     assert without_gain(losses, min_delta) == waited
 
 
-def test_training_is_over_once_patience_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_ends_when_the_patience_is_used_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, [2.0, 1.0, 1.1, 1.2])
     run, model = validation(tmp_path, stopping=EarlyStopping(patience=2)), tiny_llama(torch.float32)
     over = []
@@ -133,7 +135,7 @@ def test_training_is_over_once_patience_is(tmp_path: Path, monkeypatch: pytest.M
     assert over == [False, False, False, True]
 
 
-def test_without_early_stopping_it_is_never_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_early_stopping_training_never_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, [1.0, 2.0, 3.0, 4.0, 5.0])
     run = validation(tmp_path)
     for step in range(5):
