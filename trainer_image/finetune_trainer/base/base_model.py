@@ -124,15 +124,15 @@ def read_tensors(storage: Storage, uri: str, files: Files, scratch: Path) -> Ten
         if twice := next((name for name in found if name in tensors), None):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"{twice} is in two of the files that {join(uri, INDEX)} names, {shard} and "
-                f"{tensors[twice].uri.rpartition('/')[2]}: upload the model anew, to an empty folder.",
+                f"The tensor {twice} is in two of the files that {join(uri, INDEX)} names, {shard} and "
+                f"{tensors[twice].uri.rpartition('/')[2]}: upload the model again, to an empty folder.",
             )
         tensors |= found
     if INDEX in files and (absent := sorted(set(weight_map(scratch / INDEX, uri)) - set(tensors))):
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"{join(uri, INDEX)} names {absent[0]}, and none of its files has that tensor: upload the index and the "
-            "shards of the same model.",
+            f"{join(uri, INDEX)} names the tensor {absent[0]}, but none of its files has that tensor: upload the index "
+            "and the shards of the same model.",
         )
     return tensors
 
@@ -150,17 +150,17 @@ def require_supported(config: dict[str, Any], uri: str) -> None:
     architectures = config.get("architectures") or []
     named = ", ".join(map(str, architectures)) or "no architecture"
     if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
-        problem = f"is no causal language model: config.json names {named}"
+        problem = f"is not a causal language model: config.json names {named}"
     elif config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         problem = f"is of model_type {config.get('model_type')}, which this version of Transformers does not know"
     elif has_experts(config):
-        problem = "has mixture-of-experts layers, which LoRA on linear layers does not reach"
+        problem = "has mixture-of-experts layers, which this operator cannot train"
     elif config["model_type"] in UNFIT:
-        problem = f"is of model_type {config['model_type']}, which writes only together with another model"
+        problem = f"is of model_type {config['model_type']}, which generates text only together with another model"
     elif config["model_type"] == "xlstm":
-        problem = "is of model_type xlstm, which computes no logits for chosen positions alone"
+        problem = "is of model_type xlstm, which cannot compute logits for selected positions only"
     elif config.get("quantization_config"):
-        problem = "is quantized already: name the original weights, method.type QLoRA quantizes them"
+        problem = "is already quantized: set model.uri to the original weights, which method.type QLoRA quantizes"
     else:
         return
     raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri} {problem}.")
@@ -187,8 +187,8 @@ def require_modules(lora: Lora, model: BaseModel) -> None:
     if (refused := sorted({*targets} & {*NO_ADAPTER})) and model.model_type in MAMBAS:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"method.lora.targetModules: a {model.model_type} reads the weights of {refused[0]} past the layer, so "
-            "that an adapter on it would do nothing; remove it, or name all-linear, which leaves it out.",
+            f"method.lora.targetModules: an adapter on {refused[0]} has no effect, because {model.model_type} reads "
+            f"the weights without calling the layer. Remove {refused[0]}, or set all-linear, which excludes it.",
         )
     _require(lora.modules_to_save or [], {name.rpartition(".")[0] for name in model.sizes}, "modulesToSave")
 
@@ -198,8 +198,8 @@ def require_quantizable(model: BaseModel) -> None:
     if model.model_type in NO_FOUR_BIT:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"method.type: the layers of a {model.model_type} cannot be held in 4 bits, as QLoRA would: set it to LoRA "
-            "on a larger GPU, or take another model.",
+            f"method.type: QLoRA cannot quantize the layers of {model.model_type} to 4 bits. Set method.type to LoRA "
+            "and use a larger GPU, or choose another model.",
         )
 
 
@@ -209,7 +209,7 @@ def _require(names: Sequence[str], layers: Set[str], field: str) -> None:
         known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers})[:12])
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"method.lora.{field}: the model has no layer {', '.join(unknown)}; it has {known}.",
+            f"method.lora.{field}: the model has no layer {', '.join(unknown)}; its layers are {known}.",
         )
 
 
@@ -235,8 +235,8 @@ def _require_fit(folder: Path, tensors: Tensors, uri: str) -> Any:
     if problem:
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"The weights in {uri} are not those that its config.json describes: {problem}. Upload the config.json and "
-            "the weights of the same unquantized model.",
+            f"The weights in {uri} do not match its config.json: {problem}. Upload the config.json and the weights of "
+            "the same unquantized model.",
         )
     return config
 
@@ -253,8 +253,9 @@ def _require_one_head(storage: Storage, tensors: Tensors, found: Vocabulary, uri
         ):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"{join(uri, CONFIG)} has tie_word_embeddings true, and {name} differs from {found.embedding_name}: "
-                "set it to false if the model has an output head of its own, or else upload the weights without one.",
+                f"{join(uri, CONFIG)} has tie_word_embeddings true, but {name} differs from {found.embedding_name}. "
+                f"Set tie_word_embeddings to false if the model has a separate output head, or upload the weights "
+                f"without {name}.",
             )
 
 
@@ -267,15 +268,17 @@ def _tokenizer(folder: Path, uri: str) -> Any:
         if _needs_code(folder, uri):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"The tokenizer in {uri} needs code of its own (auto_map in {TOKENIZER_CONFIG}), which is never run: "
-                "save it as a tokenizer.json, or choose another model.",
+                f"The tokenizer in {uri} needs custom code (auto_map in {TOKENIZER_CONFIG}), which this operator never "
+                "runs. Save the tokenizer as tokenizer.json, or choose another model.",
             ) from error
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
             f"The tokenizer in {uri} cannot be loaded: {_detail(error, folder, uri)}",
         ) from error
     if not tokenizer.is_fast:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The tokenizer in {uri} has no tokenizer.json.")
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"The tokenizer in {uri} has no tokenizer.json: upload that file too."
+        )
     return tokenizer
 
 

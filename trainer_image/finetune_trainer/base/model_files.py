@@ -67,8 +67,8 @@ def fetch_settings(storage: Storage, uri: str, to: Path, more: Callable[[str], b
         if (to / name).exists() and read_object(to / name, uri).get(key):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"{join(uri, name)} has {key}, which puts another file in its place: load the model with Transformers, "
-                "save it with save_pretrained, and upload that.",
+                f"{join(uri, name)} has {key}, which makes Transformers read another file instead. Load the model with "
+                "Transformers, save it with save_pretrained, and upload the result.",
             )
     weights = _weights(files, to, uri)
     if INDEX not in weights:
@@ -83,11 +83,11 @@ def copy_files(storage: Storage, uri: str, files: Files, to: Path) -> None:
     for path, size in files.items():
         found = (to / path).stat().st_size if (to / path).exists() else None
         if found != size:
-            now = "is gone" if found is None else f"has {found:,} bytes"
+            now = "no longer exists" if found is None else f"now has {found:,} bytes"
             raise TrainerFailure(
                 FailureReason.MODEL_NOT_FOUND,
-                f"{join(uri, path)} had {size:,} bytes when preflight read it, and {now}: the model was changed after "
-                "preflight. Start a new job.",
+                f"{join(uri, path)} had {size:,} bytes when preflight read it, and {now}. The model was changed after "
+                "preflight: create a new job.",
             )
 
 
@@ -108,8 +108,8 @@ def weight_map(path: Path, uri: str) -> dict[str, str]:
         if not isinstance(shard, str) or not re.fullmatch(r"[^/\\]+\.safetensors", shard):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"{join(uri, path.name)} names {json.dumps(shard)[:200]}, which is no .safetensors file in the same "
-                "folder: put the shards beside their index, and name them without a folder.",
+                f"{join(uri, path.name)} names {json.dumps(shard)[:200]}, which is not a .safetensors file in the same "
+                "folder. Upload the shards to the folder of their index, and write their names without a folder.",
             )
     return found
 
@@ -132,24 +132,22 @@ def _weights(files: Files, copied: Path, uri: str) -> list[str]:
     if named not in (None, WEIGHTS, INDEX):
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"{join(uri, CONFIG)} names its weights in transformers_weights ({json.dumps(named)[:200]}): load the "
-            "model with Transformers, save it with save_pretrained, and upload that.",
+            f"{join(uri, CONFIG)} names its weights in transformers_weights ({json.dumps(named)[:200]}). Load the "
+            "model with Transformers, save it with save_pretrained, and upload the result.",
         )
     chosen = named or (WEIGHTS if WEIGHTS in files else INDEX)
     if chosen not in files:
-        raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED, f"There are no weights as {WEIGHTS} in {uri}{_only(files, uri)}."
-        )
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"There is no {WEIGHTS} in {uri}{_only(files, uri)}.")
     if WEIGHTS in files and INDEX in files:
-        print(f"{uri} has {WEIGHTS} and {INDEX}: {chosen} is read, as Transformers does.", flush=True)
+        print(f"{uri} has both {WEIGHTS} and {INDEX}. {chosen} is used, as in Transformers.", flush=True)
     if chosen == WEIGHTS:
         return [WEIGHTS]
     shards = sorted(set(weight_map(copied / INDEX, uri).values()))
     if missing := [shard for shard in shards if shard not in files]:
         raise TrainerFailure(
             FailureReason.MODEL_NOT_FOUND,
-            f"{join(uri, missing[0])} is missing, one of {len(missing)} files that {INDEX} names and that are not "
-            "there: upload all shards of the model.",
+            f"{join(uri, missing[0])} is missing. {INDEX} names {len(missing)} files that do not exist: upload all "
+            "shards of the model.",
         )
     return [INDEX, *shards]
 
@@ -157,17 +155,17 @@ def _weights(files: Files, copied: Path, uri: str) -> list[str]:
 def _instead(files: Files, uri: str) -> str:
     """What a folder without config.json holds, and what to do about it."""
     if not files:
-        return ": the folder is empty, or there is none"
+        return ": the folder is empty or does not exist"
     if ADAPTER_CONFIG in files:
         return (
-            ", but an adapter: name its base model in model.uri, and this folder in method.lora.from if the adapter is "
-            "to be trained on"
+            ", but an adapter: set model.uri to its base model, and set method.lora.from to this folder to continue "
+            "training the adapter"
         )
     folders = [path.removesuffix(f"/{CONFIG}") for path in sorted(files) if path.endswith(f"/{CONFIG}")]
     if folders:
-        return f", but there is one in {join(uri, folders[0])}: name that folder"
+        return f", but there is one in {join(uri, folders[0])}: use that folder"
     if "params.json" in files:
-        return ", but a params.json, of Meta's or Mistral's own layout: name the model in Transformers' layout"
+        return ", but a params.json, as in the layout of Meta or Mistral: use the model in Transformers' layout"
     return ""
 
 
@@ -180,16 +178,16 @@ def _only(files: Files, uri: str) -> str:
     others = [path for path in here if path.endswith(".safetensors")]
     if own := [path for path in others if path.startswith("consolidated")]:
         return (
-            f", only {own[0]}, of the layout Mistral uses itself, with other names for the weights: name the model in "
+            f", only {own[0]}, which has Mistral's layout with other names for the weights: use the model in "
             "Transformers' layout, or convert it with convert_mistral_weights_to_hf.py of Transformers"
         )
     if ADAPTER_WEIGHTS in others:
-        return ", only those of an adapter: upload the base model's weights too"
+        return ", only the weights of an adapter: upload the base model's weights too"
     if others:
         return f", only {others[0]}: if that is the whole model, rename it to {WEIGHTS}"
     below = [path for path in sorted(files) if path.endswith((f"/{WEIGHTS}", f"/{INDEX}"))]
     if below:
-        return f", but there are some in {join(uri, below[0].rpartition('/')[0])}: name that folder"
+        return f", but there are weights in {join(uri, below[0].rpartition('/')[0])}: use that folder"
     other = next((path for path in here if path.endswith(OTHER_FORMATS) and not path.startswith(LEFTOVERS)), None)
     return f", only {other}: convert it with save_pretrained" if other else ""
 
@@ -197,10 +195,10 @@ def _only(files: Files, uri: str) -> str:
 def _without_index(parts: list[str]) -> str:
     """What to do about shards whose index is missing."""
     *_, total = SHARD.fullmatch(parts[0]).groups()  # type: ignore[union-attr]
-    few = f", which are {len(parts)} of {int(total)}" if len(parts) < int(total) else ""
+    few = f", only {len(parts)} of {int(total)}" if len(parts) < int(total) else ""
     more = f" and {len(parts) - 1} more" * (len(parts) > 1)
     return (
-        f": the shards are there ({parts[0]}{more}{few}), and their index {INDEX} is missing. Upload it from where the "
-        "model was taken, or make one: a JSON object whose weight_map gives for each tensor the name of its shard "
-        "(docs/training.md has the lines that write it)"
+        f". The folder has the shards ({parts[0]}{more}{few}), but their index {INDEX} is missing. Upload the index "
+        "from the source of the model, or create it: a JSON object whose weight_map gives for each tensor the name of "
+        "its shard (docs/training.md has the code)"
     )

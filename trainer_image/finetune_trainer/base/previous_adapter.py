@@ -34,7 +34,7 @@ def require_fitting_adapter(storage: Storage, method: Method, base: BaseModel) -
         return
     files = storage.list_folder(uri)
     if missing := [name for name in ADAPTER if name not in files]:
-        hint = ", but a whole model: name it in model.uri" if "config.json" in files else ""
+        hint = ", but a whole model: set model.uri to this folder" if "config.json" in files else ""
         raise TrainerFailure(
             FailureReason.MODEL_NOT_FOUND, f"method.lora.from: there is no {missing[0]} in {uri}{hint}."
         )
@@ -53,7 +53,7 @@ def settings_of(config: bytes, uri: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(config)
         kind = found["peft_type"]
     except (ValueError, KeyError, TypeError) as error:
-        raise _misfit(f"{join(uri, ADAPTER_CONFIG)} holds no settings of an adapter") from error
+        raise _misfit(f"{join(uri, ADAPTER_CONFIG)} contains no settings of an adapter") from error
     if kind != "LORA":
         raise _misfit(f"the adapter in {uri} is of type {kind}, not LORA")
     return found
@@ -72,16 +72,18 @@ def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
         ("modulesToSave", sorted(lora.modules_to_save or []), sorted(found.get("modules_to_save") or [])),
     ):
         if wanted != got:
-            raise _misfit(f"the adapter in {uri} has {field} {_yaml(got)}: set method.lora.{field} to the same")
+            raise _misfit(f"the adapter in {uri} has {field} {_yaml(got)}: set method.lora.{field} to this value")
     if named := [field for field in UNNAMED if found.get(field)]:
         raise _misfit(
-            f"the adapter in {uri} has {named[0]}, which method.lora has no field for: continue from one without it"
+            f"the adapter in {uri} has {named[0]}, which method.lora does not support: continue from an adapter "
+            f"without {named[0]}"
         )
     init = found.get("init_lora_weights") or False
     if init not in PLAIN_INITS:
         raise _misfit(
-            f"the adapter in {uri} was begun with init_lora_weights {_yaml(init)}, which changes the base model when "
-            "it is loaded: convert it first, by PEFT's save_pretrained with path_initial_model_for_weight_conversion"
+            f"the adapter in {uri} was created with init_lora_weights {_yaml(init)}, which changes the base model when "
+            "the adapter is loaded. Convert the adapter first, with PEFT's save_pretrained and "
+            "path_initial_model_for_weight_conversion"
         )
 
 
@@ -90,19 +92,24 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
     model's (shapes by its names), and they are those of `lora.targetModules`."""
     layers = {name.removeprefix(PREFIX).removesuffix(end) for name in adapter for end in ENDINGS if name.endswith(end)}
     if not layers:
-        raise _misfit(f"{join(uri, ADAPTER_WEIGHTS)} holds no matrix of a LoRA adapter")
+        raise _misfit(f"{join(uri, ADAPTER_WEIGHTS)} contains no matrix of a LoRA adapter")
     for layer in sorted(layers):
         down, up = (adapter.get(f"{PREFIX}{layer}{end}", ()) for end in ENDINGS)
         shape = _shape_of(layer, base)
         if shape is None or len(down) != 2 or len(up) != 2 or sorted((up[0], down[1])) != sorted(shape):
-            problem = "does not have" if shape is None else f"has as {' x '.join(map(str, shape))}"
-            raise _misfit(f"the adapter in {uri} has a matrix for {layer}, which the base model {problem}")
+            problem = "does not have" if shape is None else f"has with the shape {' x '.join(map(str, shape))}"
+            raise _misfit(
+                f"the adapter in {uri} has a matrix for {layer}, which the base model {problem}: set model.uri to the "
+                "model that the adapter was trained on"
+            )
     wanted = lora.target_modules
     chosen = {name for name in wanted if any(f".{layer}".endswith(f".{name}") for layer in layers)}
     others = [layer for layer in layers if not any(f".{layer}".endswith(f".{name}") for name in wanted)]
     if wanted != ["all-linear"] and (others or len(chosen) < len(wanted)):
         names = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers})[:12])
-        raise _misfit(f"the adapter in {uri} is on {names}: set method.lora.targetModules to these, or to all-linear")
+        raise _misfit(
+            f"the adapter in {uri} is for the layers {names}: set method.lora.targetModules to these, or to all-linear"
+        )
 
 
 def _shape_of(layer: str, base: Sizes) -> Sequence[int] | None:

@@ -48,7 +48,9 @@ def read_header(storage: Storage, uri: str, size: int) -> dict[str, Tensor]:
     start = storage.read_bytes(uri, 0, 8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
     if length > HEADER_LIMIT:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} is no safetensors file (a Git LFS pointer?).")
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"{uri} is not a safetensors file (is it a Git LFS pointer?)."
+        )
     try:
         header = json.loads(storage.read_bytes(uri, 8, length))
         entries = {name: value for name, value in header.items() if name != "__metadata__"}
@@ -60,9 +62,9 @@ def read_header(storage: Storage, uri: str, size: int) -> dict[str, Tensor]:
             for name, entry in entries.items()
         }
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} has a broken safetensors header.") from error
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} has a damaged safetensors header.") from error
     if size < end:
-        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{uri} is cut short: {size:,} of {end:,} bytes are there.")
+        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{uri} is incomplete: it has {size:,} of {end:,} bytes.")
     return found
 
 

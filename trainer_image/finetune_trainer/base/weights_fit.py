@@ -72,7 +72,7 @@ def vocabulary_of(tensors: Tensors, tied: bool) -> Vocabulary | None:
 def misfit(config: Any, tensors: Tensors) -> str | None:
     """What of `tensors` is not as `config`, a PreTrainedConfig, says; None where nothing is."""
     if quantized := next((name for name, tensor in tensors.items() if is_quantized(tensor) and _is_weight(name)), None):
-        return f"{quantized} is stored as {tensors[quantized].dtype}, so the weights are quantized already"
+        return f"{quantized} is stored as {tensors[quantized].dtype}, so the weights are already quantized"
     text = config.get_text_config()
     tied = is_tied(config)
     vocabulary = vocabulary_of(tensors, tied)
@@ -87,14 +87,14 @@ def is_tied(config: Any) -> bool:
 def _misfit_vocabulary(text: Any, found: Vocabulary, tied: bool) -> str | None:
     name, (rows, columns) = found.embedding_name, found.embedding.shape
     if rows != text.vocab_size and text.model_type not in FURTHER_ROWS:
-        return f"config.json has vocab_size {text.vocab_size:,}, and {name} has {rows:,} rows"
+        return f"config.json has vocab_size {text.vocab_size:,}, but {name} has {rows:,} rows"
     narrowed = any(getattr(text, setting, None) for setting in NARROWED)
     if not narrowed and columns != getattr(text, "hidden_size", columns):
-        return f"config.json has hidden_size {text.hidden_size:,}, and {name} has {columns:,} columns"
+        return f"config.json has hidden_size {text.hidden_size:,}, but {name} has {columns:,} columns"
     if not tied and found.head_name == name:
         return (
-            "config.json has tie_word_embeddings false, and there is no output head (lm_head.weight); set it to true "
-            "if the embedding is the head"
+            "config.json has tie_word_embeddings false, but there is no output head (lm_head.weight). Set "
+            "tie_word_embeddings to true if the embedding is also the output head"
         )
     return None
 
@@ -110,8 +110,8 @@ def _misfit_blocks(text: Any, tensors: Tensors) -> str | None:
     numbers, wanted = lists[0], counts[0]
     if absent := sorted(set(range(wanted)) - numbers):
         some = f"layer {absent[0]}" if len(absent) == 1 else f"layers {absent[0]} to {absent[-1]}"
-        return f"config.json has {wanted:,} layers, counted from 0, and there are no weights of {some}"
-    return f"config.json has {wanted:,} layers, and there are weights of {len(numbers):,}"
+        return f"config.json has {wanted:,} layers, counted from 0, but there are no weights of {some}"
+    return f"config.json has {wanted:,} layers, but there are weights of {len(numbers):,} layers"
 
 
 def _lists(tensors: Iterable[str]) -> list[set[int]]:

@@ -78,12 +78,12 @@ class SentenceModel:
         Raises ValueError where the model also has a decoder, where the tokenizer has more tokens than the model, and
         where a vector is not finite."""
         if self._model.config.is_encoder_decoder:
-            raise ValueError("it is an encoder with a decoder: take an encoder alone, such as all-MiniLM-L6-v2")
+            raise ValueError("it has an encoder and a decoder: use an encoder alone, such as all-MiniLM-L6-v2")
         tokens, rows = len(self._tokenizer), self._model.get_input_embeddings().num_embeddings
         if tokens > rows:
-            raise ValueError(f"its tokenizer has {tokens:,} tokens, and its weights have embeddings for {rows:,}")
+            raise ValueError(f"its tokenizer has {tokens:,} tokens, but its weights have embeddings for {rows:,}")
         if not np.isfinite(self.embed([TRIAL * self._longest])).all():
-            raise ValueError("its vectors hold numbers that are not finite")
+            raise ValueError("its vectors contain numbers that are not finite")
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
         """Unit vectors, shape [texts, width]."""
@@ -115,13 +115,13 @@ def _pooling(folder: Path) -> str:
     modules = _json(folder / "modules.json") or []
     for module in modules:
         if (name := module["type"].rpartition(".")[2]) not in MODULES:
-            raise ValueError(f"its modules.json has a part {name}, known are {', '.join(MODULES)}")
+            raise ValueError(f"its modules.json has a part {name}; supported parts are {', '.join(MODULES)}")
     path = next((module["path"] for module in modules if module["type"].endswith("Pooling")), None)
     config = (path and _json(folder / path / "config.json")) or {}
     older = [POOLINGS.get(name, name) for name, wanted in config.items() if name.startswith("pooling_mode_") and wanted]
     pooling = config.get("pooling_mode", older[0] if len(older) == 1 else older or "mean")
     if pooling not in POOLINGS.values():
-        raise ValueError(f"its pooling is {pooling}, known are mean and cls")
+        raise ValueError(f"its pooling is {pooling}; supported are mean and cls")
     return str(pooling)
 
 
@@ -152,8 +152,8 @@ class Embeddings:
         if self._rows > MOST_ROWS:
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID,
-                f"{FIELD} compares every row with every other, which takes too long for more than {MOST_ROWS:,} rows: "
-                "remove it to compare by words, or give fewer rows.",
+                f"{FIELD} compares every row with every other row, which takes too long for more than {MOST_ROWS:,} "
+                "rows. Remove the field to compare rows by their words, or provide fewer rows.",
             )
         self._waiting.append(text[:LOOKED_AT])
         if len(self._waiting) == SORTED:

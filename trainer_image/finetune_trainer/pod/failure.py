@@ -39,10 +39,10 @@ def failure_of(error: BaseException) -> TrainerFailure:
     if isinstance(error, TrainerFailure):
         return error
     if isinstance(error, StopRequested):
-        return TrainerFailure(FailureReason.PREEMPTED, "The pod was told to stop (SIGTERM) before its work was done.")
+        return TrainerFailure(FailureReason.PREEMPTED, "The pod received SIGTERM before its work was done.")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return TrainerFailure(
-            FailureReason.DISK_FULL, f"No space is left for {error.filename or 'the scratch folder'}."
+            FailureReason.DISK_FULL, f"No disk space is left for {error.filename or 'the scratch folder'}."
         )
     if isinstance(error, RuntimeError) and (reason := _gpu_reason(error)):
         return TrainerFailure(reason, _first_line(error))

@@ -123,7 +123,7 @@ class S3Files:
     def _refusal(self, error: ClientError, uri: str, place: Place) -> TrainerFailure:
         code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if code == "NoSuchBucket":
-            return TrainerFailure(place.missing, f"There is no bucket {split(uri)[0]}, which {uri} names.")
+            return TrainerFailure(place.missing, f"The bucket {split(uri)[0]} of {uri} does not exist.")
         if code in MISSING_KEY:
             return TrainerFailure(place.missing, f"There is no {uri}.")
         if code in BAD_KEYS:
@@ -131,7 +131,10 @@ class S3Files:
                 FailureReason.STORAGE_ACCESS_DENIED, f"The S3 service refused {self._identity()} ({code}) for {uri}."
             )
         if status == 403:
-            return TrainerFailure(place.denied, f"{self._identity()} may not {_verb(error)} {uri} ({code}).")
+            who = self._identity()
+            return TrainerFailure(
+                place.denied, f"The S3 service does not allow {who} to {_verb(error)} {uri} ({code})."
+            )
         return TrainerFailure(
             FailureReason.STORAGE_UNAVAILABLE, f"The S3 service failed to {_verb(error)} {uri} ({code})."
         )
@@ -171,8 +174,8 @@ class S3Files:
         namespace = f" in namespace {self._job.namespace}" if self._job else ""
         raise TrainerFailure(
             FailureReason.STORAGE_ACCESS_DENIED,
-            f"Secret {name}{namespace} with the keys {KEY_ID} and {SECRET} is missing or incomplete: it has to be "
-            f"created for the buckets {', '.join(self._storage.buckets)}.",
+            f"Secret {name}{namespace} with the keys {KEY_ID} and {SECRET} is missing or incomplete: create it for the "
+            f"buckets {', '.join(self._storage.buckets)}.",
         )
 
 

@@ -64,7 +64,7 @@ class StatusWriter:
         server has refused this pod for minutes."""
         self._intent = self._intent.model_copy(update=parts)
         if error := self._apply(PROGRESS_TIMEOUT_SECONDS):
-            print(f"Status not written, will be with the next: {error}", flush=True)
+            print(f"The status was not written, the next update includes it: {error}", flush=True)
 
     def result(self, **parts: Any) -> None:
         """Applies parts of the status and insists: tries again for five minutes while the API server is away.
@@ -77,7 +77,7 @@ class StatusWriter:
                 if self._refused_since is not None:
                     raise Superseded(_not_let(error))
                 raise ConnectionError(f"the status could not be written: {error}")
-            print(f"Status not written, trying again in {pause:.0f} s: {error}", flush=True)
+            print(f"The status was not written, trying again in {pause:.0f} s: {error}", flush=True)
             time.sleep(pause)
             pause = min(2 * pause, 30.0)
 
@@ -113,7 +113,7 @@ class StatusWriter:
         # No apply can name the uid it is meant for: the API server sets aside all metadata of a status. The chart's
         # admission policy keeps a pod of an earlier job of this name from writing; where that is missing, this ends it.
         if answer["metadata"]["uid"] != self._job.uid:
-            raise Superseded("the job was deleted and another created under its name")
+            raise Superseded("the job was deleted, and another job was created with its name")
         self._owns, self._refused_since = True, None
         _require_under_way(answer)
         self._remember(answer)
@@ -130,7 +130,9 @@ class StatusWriter:
         text = error.read(2000).decode(errors="replace")
         code, answer = error.code, _status_of(text)
         if code == 409:
-            raise Superseded("another attempt writes this job's status, or the job was created anew") from error
+            raise Superseded(
+                "another pod writes this job's status, or the job was deleted and created again"
+            ) from error
         if code == 404 and answer.get("details", {}).get("name") == job.name:
             raise Superseded("the job was deleted") from error
         if code in (400, 422):
@@ -181,7 +183,7 @@ def _require_under_way(job: dict[str, Any]) -> None:
         raise Superseded("the job is being deleted")
     status = FineTuneJobStatus.model_validate(job.get("status") or {})
     if status.is_over:
-        raise Superseded(f"the job has ended already as {status.state}")
+        raise Superseded(f"the job has already ended as {status.state}")
 
 
 def _status_of(text: str) -> dict[str, Any]:
@@ -195,7 +197,7 @@ def _status_of(text: str) -> dict[str, Any]:
 
 def _not_let(said: str) -> str:
     minutes = REFUSAL_PATIENCE_SECONDS / 60
-    return f"for {minutes:.0f} minutes the API server has not let this pod write the job's status ({said})"
+    return f"the API server has not let this pod write the job's status for {minutes:.0f} minutes ({said})"
 
 
 def without_nulls(value: Any) -> Any:

@@ -24,7 +24,7 @@ def text_of(row: dict[str, Any], column: str, required: bool = True) -> str:
         if required and column in row:
             raise InvalidRow(f"{column} is null")
         if required:
-            raise InvalidRow(f"no {column}", f"columns found: {column_names(row)}")
+            raise InvalidRow(f"{column} is missing", f"columns found: {column_names(row)}")
         return ""
     if not isinstance(value, str):
         raise InvalidRow(f"{column} is {kind_of(value)}, not text")
@@ -49,15 +49,15 @@ def as_text(value: Any, column: str, noted: Noted) -> Any:
             return _as_json(value, column, noted)
         case list():
             raise InvalidRow(
-                f"{column} is a list, of which all or one may be meant: write it as text, either the one that is "
-                "meant or the list as JSON"
+                f"{column} is a list, so it is not clear if one item or all items are meant: write the one item as "
+                "text, or the whole list as JSON text"
             )
     return value
 
 
 def _first_answer(texts: list[Any], column: str, noted: Noted) -> Any:
     if not texts:
-        raise InvalidRow(f"{column} holds no answer: write what the model is to say where there is none")
+        raise InvalidRow(f"{column} contains no answer: write the text that the model must answer here")
     if len(set(map(str, texts))) > 1:
         noted[Reading.FIRST_ANSWER, column] += 1
     return texts[0]
@@ -67,7 +67,7 @@ def _as_json(value: Any, column: str, noted: Noted) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
-        raise InvalidRow(f"{column} holds a value that JSON cannot write") from error
+        raise InvalidRow(f"{column} contains a value that cannot be written as JSON") from error
     noted[Reading.OBJECT, column] += 1
     return text
 
@@ -77,4 +77,4 @@ def _require_characters(text: str, column: str) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InvalidRow(f"{column} holds half a surrogate pair, which is no character") from error
+            raise InvalidRow(f"{column} contains half of a Unicode surrogate pair, which is not a character") from error

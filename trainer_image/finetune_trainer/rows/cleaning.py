@@ -45,7 +45,8 @@ class Cleaner:
         except KeyError as unknown:
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID,
-                f"dataset.clean.phoneRegions: {unknown.args[0]} is no country whose phone numbers are known.",
+                f"dataset.clean.phoneRegions: {unknown.args[0]} is not a supported country. Use ISO 3166-1 codes, for "
+                "example DE.",
             ) from unknown
         self._masks = {f"mask[{kind}]": _mask(find, MARKS[kind]) for kind, find in self._finders.items()}
         self._steps = _text_steps(wish) | self._masks
@@ -134,12 +135,12 @@ def _compiled(pattern: str, name: str) -> Any:
         reason = error.args[0].decode() if isinstance(error.args[0], bytes) else error.args[0]
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"{name} {pattern!r} is no regular expression in RE2's syntax, which has no look-around and no "
+            f"{name} {pattern!r} is not a regular expression in RE2's syntax, which supports neither look-around nor "
             f"back-references ({reason}).",
         ) from error
     if compiled.search(""):
         raise TrainerFailure(
-            FailureReason.SPEC_INVALID, f"{name} {pattern!r} matches empty text: name what is to be removed."
+            FailureReason.SPEC_INVALID, f"{name} {pattern!r} matches empty text: write a pattern of the text to remove."
         )
     return compiled
 

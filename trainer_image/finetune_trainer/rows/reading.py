@@ -51,7 +51,9 @@ def _read_source(
         try:
             messages = reader.messages(record.value, noted)
             if sum(len(message.content) for message in messages) > ROW_CHARACTERS:
-                raise InvalidRow(f"longer than {ROW_CHARACTERS >> 20} Mi characters", "make several rows of it")
+                raise InvalidRow(
+                    f"the row is longer than {ROW_CHARACTERS >> 20} Mi characters", "split it into several rows"
+                )
         except InvalidRow as problem:
             findings.invalid_row(record.source, problem)
         else:

@@ -94,7 +94,8 @@ def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str)
     told = [format for format, keys in KEYS.items() if mapped & {*keys, *OPTIONAL[format]} - SHARED]
     if len(told) > 1:
         raise TrainerFailure(
-            FailureReason.SPEC_INVALID, f"{field}.columns maps columns of {' and '.join(told)}: keep those of one."
+            FailureReason.SPEC_INVALID,
+            f"{field}.columns maps columns of several formats ({' and '.join(told)}): keep the columns of one format.",
         )
     if not told:
         told = [format for format, keys in KEYS.items() if row.keys() >= set(keys)]
@@ -103,10 +104,10 @@ def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str)
         if told == [RowFormat.TEXT] and (beside := _beside_text(row, Columns.of(source).system)):
             raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_two(row, beside, field)}")
     if others := sorted(mapped & SHARED - set(OPTIONAL[told[0]])):
+        names = " and ".join(others)
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"{field}.columns maps {' and '.join(others)}, which rows of format {told[0]} have no column for: "
-            "remove it.",
+            f"{field}.columns maps {names}, which the format {told[0]} does not use: remove {names}.",
         )
     return told[0]
 
@@ -122,7 +123,7 @@ def column_names(names: Iterable[str]) -> str:
     """Names of columns, for messages: not too many, and none that may be content."""
     names = list(names)
     if not all(map(is_name, names)):
-        return f"{len(names)} whose names read like data"
+        return f"{len(names)}, not shown because the names look like data"
     shown = ", ".join(map(quoted, names[:NAMED]))
     return shown + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "") or "(none)"
 
@@ -136,27 +137,33 @@ def _fits_none(row: dict[str, Any], field: str) -> str:
     if not all(map(is_name, row)):
         columns = f"{len(row)} column{'s' * (len(row) != 1)}"
         return (
-            f"the names of its {columns} read like data, so the header seems to be missing: the first line of a .csv "
-            "file has to name the columns, and so has every key of an object."
+            f"the names of its {columns} look like data, so the header line seems to be missing. Write the names of "
+            "the columns into the first line of a .csv file, or as the keys of each object."
         )
-    fits = f"the columns {column_names(row)} fit no format."
+    fits = f"the columns {column_names(row)} match no format."
     if row.keys() >= {"chosen", "rejected"}:
         mapping = _chosen(row)
-        way = f"set {field}.columns to {yaml_of(mapping)}" if mapping else "give rows of a prompt and its answer"
-        return f"{fits} Pairs of a chosen and a rejected answer are not trained on; to learn the chosen ones, {way}."
+        way = f"set {field}.columns to {yaml_of(mapping)}" if mapping else "provide rows with a prompt and its answer"
+        return (
+            f"{fits} Training on pairs of a chosen and a rejected answer is not supported. To train on the chosen "
+            f"answers, {way}."
+        )
     if mapping := _mapping(row):
-        return f"{fits} Name yours in {field}.columns, for example {yaml_of(mapping)}."
+        return f"{fits} Set {field}.columns to the names of your columns, for example {yaml_of(mapping)}."
     nested = column_names(name for name, value in row.items() if _is_nested(value))
-    first = "" if nested == "(none)" else f", after what stands in objects ({nested}) has columns of its own"
-    return f"{fits} Name those with the question and its answer in {field}.columns, as prompt and completion{first}."
+    first = "" if nested == "(none)" else f" First move the values inside the objects ({nested}) into separate columns."
+    return (
+        f"{fits} Set {field}.columns.prompt to the column with the question, and {field}.columns.completion to the "
+        f"column with its answer.{first}"
+    )
 
 
 def _fits_two(row: dict[str, Any], beside: list[str], field: str) -> str:
     mapping = _mapping(row)
-    way = f", or {field}.columns, for example {yaml_of(mapping)}, to learn an answer" if mapping else ""
+    way = f", or set {field}.columns, for example {yaml_of(mapping)}, to train on an answer" if mapping else ""
     return (
-        f"beside {column_names(beside)} it is open what is to be learned of text. Set {field}.format to Text to learn "
-        f"it whole and nothing else{way}."
+        f"the row has the column text and also {column_names(beside)}, so it is not clear which text to train on. Set "
+        f"{field}.format to Text to train on the whole column text and nothing else{way}."
     )
 
 

@@ -36,7 +36,7 @@ class RowReader:
         messages = self._messages(row, noted)
         begun = (message.content for message in messages if message.content.lstrip().startswith(THOUGHT))
         if any(THOUGHT_END not in content for content in begun):
-            raise InvalidRow(f"a thought does not end ({THOUGHT} without {THOUGHT_END})")
+            raise InvalidRow(f"a thought has no end ({THOUGHT} without {THOUGHT_END})")
         _require_no_media(row, messages)
         return messages
 
@@ -82,11 +82,11 @@ def _turns(row: dict[str, Any], column: str, noted: Noted) -> list[Message]:
     """The turns in a column. Raises InvalidRow."""
     found = list_of(row.get(column))
     if found is None:
-        missing = f"{column} is null" if column in row else f"no {column}"
+        missing = f"{column} is {'null' if column in row else 'missing'}"
         raise InvalidRow(missing, f"columns found: {column_names(row)}")
     if not isinstance(found, list):
-        json = " of JSON" * isinstance(found, str)
-        raise InvalidRow(f"{column} is {kind_of(found)}, not a list{json}")
+        json = "JSON " * isinstance(found, str)
+        raise InvalidRow(f"{column} is {kind_of(found)}, not a {json}list")
     if not found:
         raise InvalidRow(f"{column} is empty")
     turns = (turn_of(turn, number, noted) for number, turn in enumerate(found, start=1))
@@ -114,7 +114,7 @@ def _with_system(system: str, column: str, messages: Sequence[Message]) -> list[
     if not messages or messages[0].role != SYSTEM:
         return [Message(SYSTEM, system), *messages] if system else list(messages)
     if system not in ("", messages[0].content):
-        raise InvalidRow(f"two system prompts: the column {column}, and a message")
+        raise InvalidRow(f"the column {column} and the system message differ: remove one of them")
     return list(messages)
 
 
@@ -133,7 +133,7 @@ def _up_to_last_learned(messages: list[Message]) -> tuple[Message, ...]:
     """The messages without those that follow the last one to be learned: nothing is learned by them."""
     ends = [end for end, message in enumerate(messages, start=1) if message.role == ASSISTANT and message.learned]
     if not ends:
-        raise InvalidRow("none of its answers is to be learned")
+        raise InvalidRow("all answers of the row are excluded from training")
     return tuple(messages[: ends[-1]])
 
 
@@ -148,6 +148,6 @@ def _require_no_media(row: dict[str, Any], messages: Sequence[Message]) -> None:
         return
     if column := next((name for name in row if is_media(plain(name)) and row[name] not in NOTHING), None):
         raise InvalidRow(
-            "an image, audio or video is part of it, and this operator trains on text alone",
+            "the row refers to an image, audio or video, and this operator trains only on text",
             f"column {name_shown(column)}",
         )

@@ -16,7 +16,7 @@ from finetune_trainer.sources.findings import Findings
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
 """Control characters but for tab, line ends and NEL, and the byte order mark within a text."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-MOJIBAKE = "text that looks decoded with the wrong encoding"
+MOJIBAKE = "the text seems to be decoded with the wrong encoding"
 
 
 FindToken = Callable[[str], str | None]
@@ -58,16 +58,16 @@ class Suspicions:
             return found
         for message in row.messages:
             if special := self._special(message.content):
-                found.setdefault("a special token of the model stands in the text", special[:40])
+                found.setdefault("the text contains a special token of the model", special[:40])
         return found
 
     def _of(self, text: str) -> Iterator[tuple[str, str]]:
         if found := CONTROL.search(text):
-            yield "a control character", f"U+{ord(found[0]):04X}"
+            yield "the text contains a control character", f"U+{ord(found[0]):04X}"
         if text.isascii():
             return
         if REPLACEMENT in text:
-            yield "the replacement character U+FFFD: what stood there was lost when the file was made", ""
+            yield "the text contains U+FFFD: the original character was lost when the file was written", ""
         # The table of look-alikes ftfy goes by holds no ASCII sequence, and its expression is slow.
         if badness.is_bad(text):
             yield MOJIBAKE, ""

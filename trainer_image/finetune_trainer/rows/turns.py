@@ -47,7 +47,9 @@ def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
         thought = _thought(turn) if role == ASSISTANT and not thinks(content) else ""
     except InvalidRow as problem:
         detail = f", {problem.detail}" if problem.detail else ""
-        raise InvalidRow(f"a message has a wrong content: {problem.kind}", f"message {number}{detail}") from problem
+        raise InvalidRow(
+            f"a message has content that is not valid: {problem.kind}", f"message {number}{detail}"
+        ) from problem
     if not content:
         return None
     learned = _learned(turn, role, number, noted)
@@ -64,7 +66,7 @@ def _keys(turn: dict[str, Any], number: int) -> tuple[str, str]:
     if speaker is None:
         raise InvalidRow("a message has no role", found)
     what = "mixes keys of two kinds" if any(key in turn for key in SPEAKER.values()) else "has no content"
-    raise InvalidRow(f"a message {what}: it is to have role and content, or from and value", found)
+    raise InvalidRow(f"a message {what}: it must have role and content, or from and value", found)
 
 
 def _role(name: Any, number: int) -> str:
@@ -89,11 +91,11 @@ def _part(part: Any) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
-        raise InvalidRow(f"content is a list with {kind_of(part)} in it, not parts of type text")
+        raise InvalidRow(f"content is a list that contains {kind_of(part)}; it must contain only parts of type text")
     kind = part.get("type")
     if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
         shown = kind if isinstance(kind, str) and is_name(kind) and kind.isprintable() else "another type"
-        raise InvalidRow("content has a part that is no text, and this operator trains on text alone", f"type {shown}")
+        raise InvalidRow("content has a part that is not text, and this operator trains only on text", f"type {shown}")
     text: str = part["text"]
     return text
 
@@ -108,18 +110,19 @@ def _learned(turn: dict[str, Any], role: str, number: int, noted: Noted) -> bool
         flag = flag_of(value)
         if role == ASSISTANT and name in LEARN_UNCLEAR:
             raise InvalidRow(
-                f"a message has {name}, of which toolkits differ in what it means: write train, true or false, instead",
+                f"a message has {name}, which has different meanings in different toolkits: write train, true or "
+                "false, instead",
                 f"message {number}",
             )
         if role == ASSISTANT and flag is None:
             raise InvalidRow(
-                f"a message has a {name} that is neither 0 nor 1, and an answer is learned or it is not",
+                f"a message has a {name} that is neither 0 nor 1: write 1 to train on the answer, or 0 to exclude it",
                 f"message {number}",
             )
         if flag is not None and name in LEARN:
             flags[key] = flag
     if len(set(flags.values())) > 1 and role == ASSISTANT:
-        raise InvalidRow(f"a message's {' and '.join(flags)} say different things", f"message {number}")
+        raise InvalidRow(f"a message's {' and '.join(flags)} contradict each other", f"message {number}")
     for key, flag in list(flags.items())[:1]:
         if flag is (role != ASSISTANT):
             noted[Reading.ASKED_TO_LEARN if flag else Reading.NOT_LEARNED, key] += 1

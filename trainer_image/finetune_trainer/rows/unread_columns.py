@@ -81,7 +81,7 @@ class UnreadColumns:
     def listed(self, field: str) -> list[str]:
         """What was found, the gravest first, each with its place in the spec and what would read it."""
         missing = [
-            f"{field}.columns.{name} (no row has {quoted(column)}: correct it or remove it)"
+            f"{field}.columns.{name} (no row has the column {quoted(column)}: correct or remove this line)"
             for name, column in self._missing.items()
         ]
         unread = sorted(self._unread, key=lambda name: (self._meanings[name], -self._unread[name], name))
@@ -96,29 +96,29 @@ class UnreadColumns:
         """What becomes of a column, or how it is read. A mapping is given for a column of texts alone."""
         match self._meanings[name]:
             case Meaning.FLAG:
-                return "these rows are learned like the others: take them out of the file if they are not to be"
+                return "training uses these rows like all others: remove them from the file to exclude them"
             case Meaning.MEDIA:
-                return "this operator trains on text alone"
+                return "this operator trains only on text"
             case Meaning.PREFERENCE:
-                return "the better and the worse answer of a pair are not compared in training"
+                return "training on pairs of a chosen and a rejected answer is not supported"
             case _ if (
                 name in self._no_text or plain(name) in VERDICTS
             ):  # to ask with a label would give the answer away
-                return "write it as text into a column that is read to use it"
+                return "to use it, write it as text into a column that the format reads"
             case Meaning.THOUGHT if self._format in (RowFormat.PROMPT_COMPLETION, RowFormat.INSTRUCTION):
-                return f"columns: {yaml_of({'reasoning': name})} learns it as the thought before the answer"
+                return f"set columns: {yaml_of({'reasoning': name})} to train on it as the thought before the answer"
             case Meaning.SYSTEM if self._format is not RowFormat.TEXT:
-                return f"columns: {yaml_of({'system': name})} asks with it"
+                return f"set columns: {yaml_of({'system': name})} to use it as the system prompt"
         return self._asked_with(name)
 
     def _asked_with(self, name: str) -> str:
         if self._format is RowFormat.INSTRUCTION and not self._has_input:
-            return f"columns: {yaml_of({'input': name})} asks with it"
+            return f"set columns: {yaml_of({'input': name})} to add it to the prompt"
         if self._format is RowFormat.PROMPT_COMPLETION:
             mapping = {"instruction": self._read["prompt"], "input": name, "output": self._read["completion"]}
             named = " with format: Instruction" * (self._source.format is not RowFormat.AUTO)
-            return f"columns: {yaml_of(mapping)}{named} asks with it"
-        return "write it into a column that is read to use it"
+            return f"set columns: {yaml_of(mapping)}{named} to add it to the prompt"
+        return "to use it, write it into a column that the format reads"
 
 
 def _meaning(name: str, value: Any) -> Meaning:

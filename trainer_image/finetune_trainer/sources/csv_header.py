@@ -48,13 +48,13 @@ class Header:
         names = tuple(name.strip() for name in (_split(line, delimiter, spaced=True) if spaced else found))
         named = [name for name in names if name]
         if not named:
-            raise _refusal(f"{uri} line {lines} has to name the columns, each once.")
+            raise _refusal(f"{uri} line {lines} has no column names: write the name of each column into it.")
         if twice := next((name for name in named if named.count(name) > 1), None):
             raise _refusal(f"{uri} line {lines} names the column {name_shown(twice)} twice: rename one of them.")
         if len(names) == 1 and (odd := _SEPARATED.fullmatch(named[0])):
             raise _refusal(
-                f"{uri} line {lines} seems to separate its columns by {name_shown(odd['separator'])}, and {KNOWN} are "
-                "known: write the table with one of these."
+                f"{uri} line {lines} seems to separate its columns by {name_shown(odd['separator'])}. Write the table "
+                f"with {KNOWN} as the separator."
             )
         return cls(names, delimiter, spaced, padded, lines)
 
@@ -72,12 +72,12 @@ class Header:
         if len(fields) != len(self.names):
             lines = f", lines {begin} to {end}" if end > begin else ""  # a quote too many takes rows in
             detail = f"{len(fields)} fields, {len(self.names)} columns{lines}"
-            return InvalidRow("another number of fields than columns", detail)
+            return InvalidRow("the number of fields differs from the number of columns", detail)
         pairs = list(zip(self.names, fields, strict=True))
         for number, (name, field) in enumerate(pairs[1:], start=2):
             if not name and field.strip():
                 return InvalidRow(
-                    "a value stands under a column without a name: name the column in line 1, or leave it out",
+                    "a value is in a column without a name: name the column in line 1, or remove the value",
                     f"field {number}",
                 )
         return {name: field for name, field in pairs if name}
@@ -87,7 +87,7 @@ def _require_text(line: str, uri: str, number: int) -> None:
     if not encodable(line):
         raise _refusal(f'{uri} line {number} is not UTF-8: save the table as "CSV UTF-8".')
     if "\r" in line.rstrip("\r\n"):
-        raise _refusal(f'{uri} ends lines with a carriage return alone: save the table as "CSV UTF-8".')
+        raise _refusal(f'{uri} uses only a carriage return as the line end: save the table as "CSV UTF-8".')
 
 
 def _delimiter(line: str, uri: str) -> str:

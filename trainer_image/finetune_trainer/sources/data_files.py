@@ -44,7 +44,7 @@ def open_data(storage: Storage, uri: str) -> Iterator[BinaryIO]:
             format = "gzip" if uri.endswith(".gz") else "Zstandard"
             raise TrainerFailure(
                 FailureReason.DATASET_INVALID,
-                f"{uri} cannot be decompressed: it is no {format} file, or cut short. Upload it again.",
+                f"{uri} cannot be decompressed: it is not a {format} file, or it is incomplete. Upload it again.",
             ) from error
 
 

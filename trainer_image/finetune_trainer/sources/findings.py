@@ -69,14 +69,15 @@ class Findings:
         if self.invalid <= allowed * self.rows:
             return
         beginning = (
-            f"{self.invalid:,} of {self.rows:,} rows are not valid, more than dataset.maxInvalidFraction {allowed:g}. "
+            f"{self.invalid:,} of {self.rows:,} rows are not valid, which is more than dataset.maxInvalidFraction "
+            f"({allowed:g}). "
             if allowed
             else ""
         )
         faults = [found for (severity, _), found in self._kinds.items() if severity is Severity.ERROR]
         said = " ".join(found.said + _the_same(found.rows - 1) for found in faults[:SHOWN])
         left = sum(found.rows for found in faults[SHOWN:])
-        ending = f" And {left:,} rows with other faults: see status.preflight.findings." if left else ""
+        ending = f" {left:,} more rows have other errors: see status.preflight.findings." if left else ""
         raise TrainerFailure(FailureReason.DATASET_INVALID, beginning + said + ending)
 
     def listed(self) -> list[Finding]:
@@ -95,7 +96,7 @@ class Findings:
 
 
 def _the_same(rows: int) -> str:
-    return f" The same in {rows:,} more row{'s' * (rows != 1)}." if rows else ""
+    return f" The same error is in {rows:,} more row{'s' * (rows != 1)}." if rows else ""
 
 
 def place_of(source: str, characters: int = URI_CHARACTERS) -> str:

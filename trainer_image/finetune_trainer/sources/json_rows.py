@@ -23,7 +23,7 @@ def json_lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
     first = True
     for number, line in lines(stream, uri):
         if line is None:
-            yield number, InvalidRow(f"longer than {LINE_BYTES >> 20} MiB", "a .jsonl file has one object a line")
+            yield number, InvalidRow(f"the line is longer than {LINE_BYTES >> 20} MiB", "write one object per line")
         elif not line.isspace():
             try:
                 value: Any = parse(line.rstrip())
@@ -40,9 +40,12 @@ def _refuse_other_shapes(value: Any, line: bytes, place: str) -> None:
     rows = isinstance(value, list) and any(isinstance(item, dict) and not is_turn(item) for item in value)
     begun = isinstance(value, InvalidRow) and value.kind == "not JSON" and line.lstrip().startswith(b"[")
     if rows or begun:
-        what = "begins a JSON array, and a .jsonl file has one object a line: name it .json."
+        what = "starts a JSON array, but a .jsonl file must have one object per line: rename the file to .json."
     elif is_frame_of_columns(value):
-        what = 'is a data frame by columns: name it .json, or let pandas write orient="records" with lines=True.'
+        what = (
+            "is a data frame stored by columns: rename the file to .json, or write it in pandas with "
+            'to_json(orient="records", lines=True).'
+        )
     else:
         return
     raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place} {what}")
@@ -65,7 +68,7 @@ def array_items(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
         return
     if opening != "[":
         found = {'"': "text", "": "nothing"}.get(opening, "no JSON")
-        raise _refusal(uri, f"holds {found}, not an array of objects")
+        raise _refusal(uri, f"contains {found}, not an array of objects")
     text.skip()
     number = 0
     while (mark := text.peek()) != "]":
@@ -83,7 +86,7 @@ def array_items(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
             raise _refusal(uri, f"is not JSON: item {number} ({_not_json(error).detail.split(' at ')[0]})") from error
     text.skip()
     if text.peek():
-        raise _refusal(uri, "goes on after the end of its array")
+        raise _refusal(uri, "has more content after the end of its array")
 
 
 def _only_object(text: "_Text", uri: str) -> dict[str, Any]:
@@ -91,20 +94,24 @@ def _only_object(text: "_Text", uri: str) -> dict[str, Any]:
     try:
         value: dict[str, Any] = text.value()
     except InvalidRow as problem:
-        raise _refusal(uri, f"is no rows: {problem.kind} ({problem.detail})") from problem
+        raise _refusal(uri, f"contains no rows: {problem.kind} ({problem.detail})") from problem
     except (ValueError, RecursionError) as error:
         if text.held > LINE_BYTES:
-            raise _refusal(uri, f"holds one object of more than {LINE_BYTES >> 20} MiB, not an array") from error
+            raise _refusal(uri, f"contains one object of more than {LINE_BYTES >> 20} MiB, not an array") from error
         raise _refusal(uri, f"is not JSON ({_not_json(error).detail})") from error
     if following := text.peek():
-        raise _refusal(uri, "holds one object after another" if following == "{" else "goes on after its object")
+        what = (
+            "contains several objects, one after another" if following == "{" else "has more content after its object"
+        )
+        raise _refusal(uri, what)
     return value
 
 
 def _refusal(uri: str, what: str) -> TrainerFailure:
     return TrainerFailure(
         FailureReason.DATASET_INVALID,
-        f"{uri} {what}. A .json file holds one array of objects; for one object a line name it .jsonl.",
+        f"{uri} {what}. A .json file must contain one array of objects. If it has one object per line, rename it to "
+        ".jsonl.",
     )
 
 
@@ -114,7 +121,7 @@ def _not_json(error: ValueError | RecursionError) -> InvalidRow:
     if isinstance(error, json.JSONDecodeError):
         where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno} column {error.colno}"
         return InvalidRow("not JSON", f"{error.msg} at {where}")
-    return InvalidRow("not JSON", "nested too deep or with a number too long")
+    return InvalidRow("not JSON", "it is nested too deeply, or a number is too long")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -122,7 +129,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise InvalidRow("a name stands twice in an object", name_shown(twice))
+        raise InvalidRow("an object has the same key twice", name_shown(twice))
     return found
 
 

@@ -8,7 +8,7 @@ from finetune_trainer.sources.findings import name_shown
 from finetune_trainer.sources.row_keys import is_turn
 from finetune_trainer.sources.turn_lists import is_chat
 
-LINES = "for one object a line name it .jsonl"
+LINES = "If it has one object per line, rename it to .jsonl"
 
 
 def rows_within(value: dict[str, Any], uri: str) -> list[Any]:
@@ -18,12 +18,14 @@ def rows_within(value: dict[str, Any], uri: str) -> list[Any]:
     lists = {key: found for key, found in value.items() if _is_rows(found)}
     if len(lists) > 1:
         keys = ", ".join(map(name_shown, lists))
-        raise _refusal(uri, f"holds several lists of rows ({keys}): write each to a file of its own")
+        raise _refusal(uri, f"contains several lists of rows ({keys}): write each list to a separate file")
     if lists:
         return next(iter(lists.values()))
     if rows := _frame(value):
         return rows
-    raise _refusal(uri, f"holds an object, not an array of objects. A .json file holds one array of objects; {LINES}")
+    raise _refusal(
+        uri, f"contains an object, not an array of objects. A .json file must contain one array of objects. {LINES}"
+    )
 
 
 def is_frame_of_columns(value: Any) -> bool:

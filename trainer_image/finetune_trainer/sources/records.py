@@ -54,8 +54,8 @@ def kind_of(value: Any) -> str:
 
 def _no_object(value: Any) -> InvalidRow:
     if isinstance(value, list) and value and is_turn(value[0]):
-        return InvalidRow("a list of messages, not an object", 'write it as {"messages": [...]}')
-    return InvalidRow(f"{kind_of(value)}, not an object")
+        return InvalidRow("the row is a list of messages, not an object", 'write it as {"messages": [...]}')
+    return InvalidRow(f"the row is {kind_of(value)}, not an object")
 
 
 def _values(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:

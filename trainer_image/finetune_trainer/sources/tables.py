@@ -20,7 +20,7 @@ NOT_HELD = (ValueError, OverflowError, KeyError, pyarrow.ArrowException)
 """What Arrow raises for a value that no Python type holds: nanoseconds, years after 9999, an unknown time zone (a
 KeyError by zoneinfo or pytz, whichever the version of Arrow asks)."""
 SPACE_BEFORE_QUOTE = InvalidRow(
-    "a space stands before a quoted field, so that its quotes would be text: remove the space after the separator"
+    "a space is before a quoted field, so its quotes would be read as text: remove the space after the separator"
 )
 
 
@@ -44,8 +44,9 @@ def csv_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
         except csv.Error as error:
             if reader.line_num + header.lines > begin:  # the lines between may be rows
                 raise _refusal(
-                    f"{uri} line {begin}: a quoted field of the row that begins here does not end as RFC 4180 has it, "
-                    'and what follows cannot be told from it. Close its quote; one within a field is written twice: "".'
+                    f"{uri} line {begin}: the row that starts here has a quoted field without a correct closing quote "
+                    "(RFC 4180), so the rows after it cannot be read. Close the quote. Write a quote inside a field "
+                    'twice: "".'
                 ) from error
             yield begin, InvalidRow("not CSV", str(error))
         else:
@@ -82,8 +83,8 @@ def _csv_lines(stream: BinaryIO, uri: str) -> Iterator[str]:
         if line is None:
             # A row may go on over lines, so that what is left of it cannot be told from the next.
             raise _refusal(
-                f"{uri} line {number} is longer than {LINE_BYTES >> 20} MiB: make several rows of it, and end each "
-                "with a line feed."
+                f"{uri} line {number} is longer than {LINE_BYTES >> 20} MiB: split it into several rows, and end each "
+                "row with a line feed."
             )
         # What is not UTF-8 becomes half surrogate pairs, which are found in the row.
         yield (line.removeprefix(BOM) if number == 1 else line).decode(errors="surrogateescape")
@@ -104,7 +105,7 @@ def parquet_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
         if isinstance(error, OSError) and error.errno is not None:  # the file system's own
             raise
         why = str(error).partition("\n")[0][:200]
-        raise _refusal(f"{uri} is no Parquet file, or broken ({why}): write or upload it again.") from error
+        raise _refusal(f"{uri} is not a Parquet file, or it is damaged ({why}): upload it again.") from error
 
 
 def _refuse_names_twice(type: pyarrow.DataType, uri: str, above: str = "") -> None:
@@ -112,7 +113,7 @@ def _refuse_names_twice(type: pyarrow.DataType, uri: str, above: str = "") -> No
     for field in map(type.field, range(type.num_fields)):
         name = above + field.name
         if name in names:
-            raise _refusal(f"{uri} has two columns {name_shown(name)}: which one holds is not defined. Rename one.")
+            raise _refusal(f"{uri} has two columns with the name {name_shown(name)}: rename one of them.")
         names.add(name)
         _refuse_names_twice(field.type, uri, f"{name}.")
 
