@@ -1,4 +1,4 @@
-"""One value of a row as text: as it stands, or where it is a number, true or false or an object, as JSON writes it."""
+"""Reads one value of a row as text. Text stays unchanged; a number, true, false or an object becomes JSON."""
 
 import json
 from decimal import Decimal
@@ -12,13 +12,14 @@ from finetune_trainer.sources.records import kind_of
 
 
 def value_of(row: dict[str, Any], column: str, noted: Noted, required: bool = True) -> str:
-    """A column's value as text; "" where it is not required and not there. What is no text is noted. Raises InvalidRow
-    where it is nothing, or has no one meaning as text."""
+    """Returns a column's value as text, or "" if the column is optional and missing. Counts a value that is not text in
+    `noted`. Raises InvalidRow if the value is missing, or if its meaning as text is not clear."""
     return text_of({column: as_text(row[column], column, noted)} if column in row else row, column, required)
 
 
 def text_of(row: dict[str, Any], column: str, required: bool = True) -> str:
-    """A column's text; "" where it is not required and not there, or blank. Raises InvalidRow."""
+    """Returns a column's text, or "" if the column is optional and missing or blank. Raises InvalidRow if the value is
+    not text, or if a required one is missing or blank."""
     value = row.get(column)
     if value is None:
         if required and column in row:
@@ -35,7 +36,8 @@ def text_of(row: dict[str, Any], column: str, required: bool = True) -> str:
 
 
 def as_text(value: Any, column: str, noted: Noted) -> Any:
-    """A value as text where it has one meaning as such, or else as it is. What is no text is noted."""
+    """Returns a value as text if its meaning as text is clear, otherwise the value itself. Counts a value that is not
+    text in `noted`. Raises InvalidRow for a list that is not clear."""
     match value:
         case bool():
             noted[Reading.BOOLEAN, column] += 1

@@ -1,6 +1,6 @@
-"""The columns of a source's rows: which format they tell, how they are named in messages, which of them nothing reads.
+"""The columns of a source's rows: how they decide the format, and how messages show their names.
 
-A name is shown, the content of a row never: where what should be names reads like content, none is shown.
+Messages show the names of columns, but never the content of a row. If the names look like content, none is shown.
 """
 
 import json
@@ -22,16 +22,16 @@ KEYS = {
     RowFormat.INSTRUCTION: ("instruction", "output"),
     RowFormat.TEXT: ("text",),
 }
-"""Columns that tell a format; the order in which Auto tries them."""
+"""Columns that decide a format, in the order in which Auto tries the formats."""
 OPTIONAL: dict[RowFormat, tuple[str, ...]] = {
     RowFormat.MESSAGES: ("system",),
     RowFormat.PROMPT_COMPLETION: ("system", "reasoning"),
     RowFormat.INSTRUCTION: ("system", "input", "reasoning"),
     RowFormat.TEXT: (),
 }
-"""Columns a format reads where a row has them."""
+"""Optional columns of each format."""
 SHARED = {"system", "reasoning"}
-"""Those that several formats read, so that mapping one tells no format."""
+"""Optional columns of several formats. Mapping one of them does not decide the format."""
 ASKED = (
     *("instruction", "question", "query", "problem", "prompt", "input", "inputs", "inputs_pretokenized", "user"),
     *("user_prompt", "human", "source", "sentence", "utterance", "review", "dialogue", "article", "document"),
@@ -43,10 +43,10 @@ ANSWERED = (
     *("targets_pretokenized", "answers", "expected_output", "reference", "human_reference"),
     *("summary", "highlights", "label", "labels", "intent", "sentiment"),
 )
-"""Names by which a mapping is suggested, the likeliest first. Where none fits, none is: a guess that is followed and
-wrong costs a training."""
+"""Names of columns for which a mapping is suggested, the most likely first. Without a match there is no suggestion,
+because following a wrong suggestion wastes a whole training run."""
 NAMED, LONGEST_NAME, MOST_WORDS = 12, 40, 4
-"""Columns named in a message; characters and words of what still looks like a name."""
+"""Most columns that a message names; most characters and words of a text that looks like a name."""
 
 _SENTENCE = re.compile(r"\s.*[.?!]\s*$|[\u3002\uff01\uff1f]|,\s|\n")
 _PLAIN = re.compile(r"[^\W\d][\w-]*")
@@ -55,7 +55,7 @@ _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns' names in this source's files."""
+    """The names of the columns in the files of one source."""
 
     system: str
     prompt: str
@@ -69,16 +69,16 @@ class Columns:
 
     @classmethod
     def of(cls, source: RowFiles) -> Self:
-        """The names of the format, but for those that are mapped."""
+        """Returns the mapped names of a source, and the names of the format for columns that are not mapped."""
         mapped = source.columns or dataset.Columns()
         return cls(**{name: getattr(mapped, name) or name for name in dataset.Columns.model_fields})
 
     def read_by(self, format: RowFormat) -> dict[str, str]:
-        """The columns a format reads, by the format's names."""
+        """Returns the columns that a format uses, by the names of the format."""
         return {name: getattr(self, name) for name in (*KEYS[format], *OPTIONAL[format])}
 
     def reasonings(self, format: RowFormat) -> tuple[str, ...]:
-        """The columns that may hold the thought before an answer: the one that is mapped, or else the usual ones."""
+        """Returns the columns that can contain the thought before an answer: the mapped one, or the usual names."""
         if "reasoning" not in OPTIONAL[format]:
             return ()
         usual = REASONINGS if self.reasoning in REASONINGS else ()
@@ -86,10 +86,10 @@ class Columns:
 
 
 def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str) -> RowFormat:
-    """The format, told from the mapped columns, or else from the first row's column names.
+    """Returns the format that matches the mapped columns, or else the column names of the first row.
 
-    Raises TrainerFailure SpecInvalid for columns of two formats, DatasetInvalid where none fits, or where a text stands
-    beside what could be the answer to it."""
+    Raises TrainerFailure SpecInvalid for columns of two formats. Raises DatasetInvalid if no format matches, or if the
+    row has a text column and also a column that could be its answer."""
     mapped = source.columns.model_dump(exclude_none=True).keys() if source.columns else set()
     told = [format for format, keys in KEYS.items() if mapped & {*keys, *OPTIONAL[format]} - SHARED]
     if len(told) > 1:
@@ -113,14 +113,14 @@ def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str)
 
 
 def quoted(name: str) -> str:
-    """A name as YAML reads it back unchanged, in characters that can be written whatever it holds."""
+    """Returns a name as a YAML scalar, quoted and escaped if necessary."""
     if _PLAIN.fullmatch(name) and name.lower() not in _YAML_WORDS:
         return name
     return json.dumps(name, ensure_ascii=not name.isprintable())
 
 
 def column_names(names: Iterable[str]) -> str:
-    """Names of columns, for messages: not too many, and none that may be content."""
+    """Returns the names of columns for a message: at most NAMED, and none if one of them looks like content."""
     names = list(names)
     if not all(map(is_name, names)):
         return f"{len(names)}, not shown because the names look like data"
@@ -129,7 +129,7 @@ def column_names(names: Iterable[str]) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Whether a name reads like one, and not like content."""
+    """Returns whether a text looks like the name of a column, and not like content."""
     return len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS and not _SENTENCE.search(name)
 
 
@@ -168,12 +168,12 @@ def _fits_two(row: dict[str, Any], beside: list[str], field: str) -> str:
 
 
 def _beside_text(row: dict[str, Any], system: str) -> list[str]:
-    """Columns that could be an answer to the text, a system prompt before it, or the role of one turn."""
+    """Returns the columns that could be the answer to the text, its system prompt, or the role of a message."""
     return [name for name in row if name == system or plain(name) in (*ANSWERED, "role")]
 
 
 def _mapping(row: dict[str, Any]) -> dict[str, str] | None:
-    """What of the row's columns is likely which of a format's."""
+    """Returns the most likely mapping of the row's columns to a format's columns; None if none is likely."""
     chats = [name for name, value in row.items() if is_chat(value)]
     names = {plain(name): name for name, value in row.items() if isinstance(value, str) and name not in chats}
     prompts = [name for key, name in names.items() if key in SYSTEMS and name != "system"]
@@ -193,7 +193,7 @@ def _mapping(row: dict[str, Any]) -> dict[str, str] | None:
 
 
 def _is_nested(value: Any) -> bool:
-    """Whether a value holds objects that are no turns."""
+    """Returns whether a value is an object, or a list of objects, that is not a conversation."""
     inner = value[0] if isinstance(value, list) and value else value
     return isinstance(inner, dict) and bool(inner) and not is_chat(value)
 
@@ -205,7 +205,7 @@ def _may_answer(value: Any) -> bool:
 
 
 def _chosen(row: dict[str, Any]) -> dict[str, str] | None:
-    """How the better answer of a preference pair is learned."""
+    """Returns the mapping that trains on the chosen answer of a preference pair; None if none is likely."""
     if is_chat(row["chosen"]):
         first = list_of(row["chosen"])[0]
         if ROLES.get(plain(str(first.get("role", first.get("from"))))) != ASSISTANT:
@@ -220,5 +220,5 @@ def _first(wanted: Iterable[str], names: Mapping[str, str]) -> str | None:
 
 
 def yaml_of(mapping: Mapping[str, str]) -> str:
-    """A mapping as it can be written into a manifest."""
+    """Returns a mapping in the YAML syntax of a manifest."""
     return "{" + ", ".join(f"{name}: {quoted(column)}" for name, column in mapping.items()) + "}"

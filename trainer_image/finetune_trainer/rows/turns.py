@@ -1,4 +1,4 @@
-"""One turn of a conversation: who speaks, what is said, and whether it is to be learned."""
+"""Reads one message of a conversation: its role, its content, and whether it is trained."""
 
 from typing import Any
 
@@ -24,18 +24,18 @@ from finetune_trainer.sources.row_keys import (
 
 KNOWN = "system, user or assistant"
 LEARNED = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
-"""Whether a turn is learned, by its flag; 1 and 0 are True and False."""
+"""Whether a message is trained, by the value of its flag. In Python, 1 and 0 equal True and False."""
 TEXT_PARTS = (None, "text", "input_text", "output_text")
-"""Types of the parts of a content that are text."""
+"""Types of content parts that are text."""
 WORDS = 4
-"""Words from which a text says more than an id or a class does."""
+"""Number of words from which a text is more than an id or the name of a class."""
 _FLAGS = LEARN | LEARN_UNCLEAR
 _READ = _FLAGS | frozenset(("role", "content", "from", "value", *REASONINGS, *CALLS))
 
 
 def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
-    """The turn; None for an empty system message, which says that there is no system prompt. `number`: from 1, for
-    messages. Raises InvalidRow."""
+    """Returns the message, or None for an empty system message, which means that there is no system prompt. `number`
+    counts from 1 and is used in error messages. Raises InvalidRow."""
     if not isinstance(turn, dict):
         raise InvalidRow("a message is not an object", f"message {number} is {kind_of(turn)}")
     if any(turn.get(name) for name in CALLS):
@@ -58,7 +58,7 @@ def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
 
 
 def _keys(turn: dict[str, Any], number: int) -> tuple[str, str]:
-    """The keys of who speaks and of what is said."""
+    """Returns the key of the role and the key of the content. Raises InvalidRow if one is missing."""
     speaker = next((key for key in SPEAKER if key in turn), None)
     if speaker is not None and SPEAKER[speaker] in turn:
         return speaker, SPEAKER[speaker]
@@ -79,7 +79,7 @@ def _role(name: Any, number: int) -> str:
 
 
 def _content(value: Any, noted: Noted) -> Any:
-    """What is said: the text of all parts, where it has parts."""
+    """Returns the content as text. The texts of several parts are joined."""
     if isinstance(value, dict) and value.keys() >= {"type", "text"}:
         value = [value]
     if isinstance(value, list) and value:
@@ -101,7 +101,7 @@ def _part(part: Any) -> str:
 
 
 def _learned(turn: dict[str, Any], role: str, number: int, noted: Noted) -> bool:
-    """Whether the turn is learned, as its flag says; an answer without one is."""
+    """Returns whether the message is trained. An answer without a flag is trained."""
     flags: dict[str, bool] = {}
     for key, value in turn.items():
         name = plain(key)
@@ -130,7 +130,7 @@ def _learned(turn: dict[str, Any], role: str, number: int, noted: Noted) -> bool
 
 
 def flag_of(value: Any) -> bool | None:
-    """What a flag says; None where it is neither true nor false, 1 nor 0."""
+    """Returns the value of a flag, or None if it is not true, false, 1 or 0."""
     if isinstance(value, str):
         value = value.strip().lower()
     return LEARNED.get(value) if isinstance(value, bool | int | float | str) else None
