@@ -1,4 +1,4 @@
-"""What the base model's folder holds, found out without downloading its weights."""
+"""Inspects the base model without downloading its weights."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from finetune_trainer.pod.storage import Storage, join
 from finetune_trainer.sizing.model_shape import HEADS, ModelShape, Sizes, model_shape
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""What the causal language models of Transformers call the number of their experts."""
+"""Names of the setting for the number of experts in the causal language models of Transformers."""
 EXPERTS_SWITCHES = ("is_moe", "enable_moe_block")
-"""Settings, Doge's and Gemma 4's, that leave the experts out however many are named."""
+"""Settings of Doge and Gemma 4 that disable the experts."""
 CONTEXT = (
     "max_position_embeddings",
     "n_positions",
@@ -39,11 +39,12 @@ CONTEXT = (
     "context_length",
 )
 NO_ADAPTER = ("out_proj", "conv1d", "dt_proj")
-"""Layers of MAMBAS that take no adapter: their kernels read the weights past the layer. PEFT refuses the first two."""
+"""Layers of MAMBAS on which an adapter has no effect, because their kernels read the weights without calling the layer.
+PEFT refuses the first two."""
 MAMBAS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-"""Values of model_type for which PEFT does; in Bamba and Zamba2 an adapter is read."""
+"""Values of model_type for which PEFT refuses them. In Bamba and Zamba2 an adapter on these layers has an effect."""
 NO_FOUR_BIT = ("falcon",)
-"""Values of model_type whose linear layers are of a class of their own, which bitsandbytes leaves as they are."""
+"""Values of model_type whose linear layers have their own class, which bitsandbytes does not quantize."""
 UNFIT = (
     "gemma4_assistant",
     "gemma4_unified_assistant",
@@ -53,43 +54,43 @@ UNFIT = (
     "trocr",
     "whisper",
 )
-"""Values of model_type whose causal model is only the decoder of something else."""
+"""Values of model_type whose causal model is only the decoder of another model."""
 COMPARED = 16
-"""Rows of embedding and output head that are compared where the two should be one."""
+"""Number of rows of the embedding and the output head that are compared if both must be equal."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What preflight has to know of the model."""
+    """The properties of the model that preflight needs."""
 
     tokenizer: Any
     shape: ModelShape
-    """What decides memory and time."""
+    """The sizes that decide memory and time."""
     sizes: Sizes
-    """Shape of every weight by its name, which say what layers there are to put an adapter on."""
+    """Shape of every weight by its name. The names show which layers an adapter can be put on."""
     context: int | None
-    """Longest sequence in tokens its settings name."""
+    """Longest sequence in tokens according to the settings; None if they do not say it."""
     end_tokens: tuple[int, ...]
-    """Tokens its settings end a text on."""
+    """The end-of-sequence tokens of the settings."""
     model_type: str
-    """Transformers' name of its architecture."""
+    """The name of the architecture in Transformers."""
     fingerprint: bytes
-    """tokenizer.json, or what stands in its place."""
+    """The content of tokenizer.json, or of tokenizer.model if there is no tokenizer.json."""
     files: Files
-    """All files of the folder that are read."""
+    """All files of the folder that are used."""
     vocabulary: Vocabulary | None
-    """The embedding and the output head; None where their names are not known."""
+    """The embedding and the output head; None if their names are not known."""
 
     @property
     def rows(self) -> int:
-        """Rows of the embedding: the ids the model knows are those below."""
+        """Number of rows of the embedding. The model knows the token ids below this number."""
         return self.vocabulary.rows if self.vocabulary else self.shape.vocabulary
 
 
 def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
-    """Reads the settings and the tokenizer into `scratch`, and the weights' headers.
+    """Downloads the settings and the tokenizer to `scratch`, reads the headers of the weights, and returns the model.
 
-    Raises TrainerFailure ModelNotFound where something is missing, ModelUnsupported where it is nothing we can tune."""
+    Raises TrainerFailure ModelNotFound if a file is missing, and ModelUnsupported if the model cannot be tuned."""
     files = fetch_settings(storage, uri, scratch)
     config = read_object(scratch / CONFIG, uri)
     require_supported(config, uri)
@@ -115,9 +116,9 @@ def inspect_model(storage: Storage, uri: str, scratch: Path) -> BaseModel:
 
 
 def read_tensors(storage: Storage, uri: str, files: Files, scratch: Path) -> Tensors:
-    """The tensors of all files with weights, by the index in `scratch` where they are in several.
+    """Returns the tensors of all files with weights. If there are several files, their index is in `scratch`.
 
-    Raises TrainerFailure ModelUnsupported where the index and the shards do not belong together."""
+    Raises TrainerFailure ModelUnsupported if the index and the shards do not belong together."""
     tensors: dict[str, Tensor] = {}
     for shard in shards_of(files):
         found = read_header(storage, join(uri, shard), files[shard])
@@ -138,13 +139,13 @@ def read_tensors(storage: Storage, uri: str, files: Files, scratch: Path) -> Ten
 
 
 def known(ids: Iterable[int], rows: int) -> tuple[int, ...]:
-    """Those of the ids that an embedding of `rows` rows has a row for."""
+    """Returns the token ids for which an embedding with `rows` rows has a row."""
     return tuple(id for id in ids if 0 <= id < rows)
 
 
 def require_supported(config: dict[str, Any], uri: str) -> None:
-    """Raises TrainerFailure ModelUnsupported unless `config` (config.json) is a dense causal language model that
-    Transformers knows."""
+    """Raises TrainerFailure ModelUnsupported unless `config` (config.json) describes a dense causal language model that
+    Transformers supports."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     architectures = config.get("architectures") or []
@@ -167,20 +168,20 @@ def require_supported(config: dict[str, Any], uri: str) -> None:
 
 
 def has_experts(settings: dict[str, Any]) -> bool:
-    """Whether `settings`, config.json or a part of it such as text_config, name more than one expert."""
+    """Returns whether `settings` have more than one expert. They are config.json or a part of it, as text_config."""
     if any(settings.get(switch) is False for switch in EXPERTS_SWITCHES):
         return False
     named = [settings.get(key) for key in EXPERTS]
-    # Ernie's has one count for each modality.
+    # Ernie has one count for each modality.
     counts = [count for value in named for count in (value if isinstance(value, list) else [value])]
     parts = [value for value in settings.values() if isinstance(value, dict)]
     return any(isinstance(count, int) and count > 1 for count in counts) or any(map(has_experts, parts))
 
 
 def require_modules(lora: Lora, model: BaseModel) -> None:
-    """Raises TrainerFailure SpecInvalid for a name in targetModules or modulesToSave that no layer of the model ends
-    with, and for one in targetModules that takes no adapter. PEFT says so only where none fits, and only once a GPU is
-    held."""
+    """Raises TrainerFailure SpecInvalid for a name in targetModules or modulesToSave with which no layer's name ends,
+    and for a name in targetModules on which an adapter has no effect. PEFT reports this only if no name matches, and
+    only after a GPU was allocated."""
     matrices = {name.removesuffix(".weight") for name, size in model.sizes.items() if len(size) == 2}
     targets = [] if lora.target_modules == ["all-linear"] else lora.target_modules
     _require(targets, matrices, "targetModules")
@@ -194,7 +195,7 @@ def require_modules(lora: Lora, model: BaseModel) -> None:
 
 
 def require_quantizable(model: BaseModel) -> None:
-    """Raises TrainerFailure SpecInvalid where QLoRA would quantize nothing."""
+    """Raises TrainerFailure SpecInvalid if QLoRA would not quantize any layer of the model."""
     if model.model_type in NO_FOUR_BIT:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
@@ -221,14 +222,14 @@ def _shape(config: dict[str, Any], sizes: Sizes, uri: str) -> ModelShape:
 
 
 def _require_fit(folder: Path, tensors: Tensors, uri: str) -> Any:
-    """config.json as Transformers reads it, a PreTrainedConfig. Raises TrainerFailure
-    ModelUnsupported where the weights are not those it describes."""
+    """Returns config.json as a PreTrainedConfig of Transformers. Raises TrainerFailure ModelUnsupported if the weights
+    do not match it."""
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         problem = misfit(config, tensors)
-    except Exception as error:  # whatever a broken file makes it raise
+    except Exception as error:  # a damaged file can raise any error
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED, f"{join(uri, CONFIG)} cannot be read: {_detail(error, folder, uri)}"
         ) from error
@@ -242,8 +243,8 @@ def _require_fit(folder: Path, tensors: Tensors, uri: str) -> Any:
 
 
 def _require_one_head(storage: Storage, tensors: Tensors, found: Vocabulary, uri: str) -> None:
-    """Raises TrainerFailure ModelUnsupported where there is an output head of other weights than the embedding, though
-    config.json says that they are one: Transformers would use both, and a server one."""
+    """Raises TrainerFailure ModelUnsupported if the output head and the embedding differ although config.json says that
+    they are tied. Transformers would then use both, and a server only one of them."""
     for name in HEADS:
         head = tensors.get(name, found.embedding)
         rows = spread(found.rows, COMPARED)
@@ -264,7 +265,7 @@ def _tokenizer(folder: Path, uri: str) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever a broken file makes it raise
+    except Exception as error:  # a damaged file can raise any error
         if _needs_code(folder, uri):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
@@ -288,7 +289,7 @@ def _needs_code(folder: Path, uri: str) -> bool:
 
 
 def _detail(error: Exception, folder: Path, uri: str) -> str:
-    """The first line of what Transformers says, about the model's own place."""
+    """Returns the first line of the error of Transformers, with the model's URI instead of the local folder."""
     return next(iter(str(error).replace(str(folder), uri).splitlines()), type(error).__name__)[:300]
 
 

@@ -1,7 +1,7 @@
-"""Which files of a model's folder are read.
+"""Selects the files of a model's folder that are used.
 
-Only these are inspected, and only these are copied to where Transformers and PEFT look for a model, so that what else
-lies in the folder (an adapter, checkpoints, pickles, code, a second copy of the weights) changes nothing."""
+Only these files are inspected, and only these files are copied for Transformers and PEFT. Other files in the folder (an
+adapter, checkpoints, pickles, code, a second copy of the weights) have no effect."""
 
 import json
 import re
@@ -31,33 +31,33 @@ TOKENIZER = (
     "merges.txt",
     "vocab.txt",
 )
-"""All that Transformers builds a tokenizer of a causal language model or of a sentence model from."""
+"""All files from which Transformers loads the tokenizer of a causal language model or of a sentence model."""
 CARD = "README.md"
-"""The model's card, which names its licence."""
+"""The model card, which names the licence."""
 SETTINGS = (CONFIG, GENERATION_CONFIG, *TOKENIZER, CARD)
-"""What is read of every model beside its weights."""
+"""All files of a model that are used in addition to its weights."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-"""The weights in one file, which Transformers takes where there is one, or the file that names their shards."""
+"""The weights in one file, which Transformers prefers, and the index that names the shards of the weights."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
-"""All that is read of an adapter."""
+"""All files of an adapter that are used."""
 REDIRECTIONS = {CONFIG: "configuration_files", TOKENIZER_CONFIG: "fast_tokenizer_files"}
-"""Keys by which a file sends Transformers to another one in its place, by its version."""
+"""Keys of a file with which Transformers reads another file instead, depending on its version."""
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 LEFTOVERS = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")
-"""What trainers leave beside a model: beginnings of names that are not those of weights."""
+"""Beginnings of the names of files that trainers write next to a model. These files do not contain weights."""
 
 Files = Mapping[str, int]
-"""Bytes of each file by its path in the folder."""
+"""Size of each file in bytes, by its path in the folder."""
 
 
 def fetch_settings(storage: Storage, uri: str, to: Path, more: Callable[[str], bool] = lambda path: False) -> Files:
-    """Copies the model's settings and tokenizer to the folder `to`, and what else of the folder `more` asks for.
-    Returns all files that are to be read, the weights among them, which are not copied.
+    """Downloads the model's settings and tokenizer, and the files that `more` selects, to the folder `to`. Returns all
+    files that are used, including the weights, which are not downloaded.
 
-    Raises TrainerFailure ModelNotFound where a file is missing, ModelUnsupported where the weights are in no layout
-    that can be read."""
+    Raises TrainerFailure ModelNotFound if a file is missing, and ModelUnsupported if the layout of the weights is not
+    supported."""
     files = storage.list_folder(uri)
     if CONFIG not in files:
         raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"There is no {CONFIG} in {uri}{_instead(files, uri)}.")
@@ -77,8 +77,8 @@ def fetch_settings(storage: Storage, uri: str, to: Path, more: Callable[[str], b
 
 
 def copy_files(storage: Storage, uri: str, files: Files, to: Path) -> None:
-    """Copies exactly `files` of the folder at `uri` to the folder `to`. Raises TrainerFailure ModelNotFound where one
-    is gone or of another size."""
+    """Downloads exactly `files` of the folder at `uri` to the folder `to`. Raises TrainerFailure ModelNotFound if one
+    no longer exists or has another size."""
     storage.download_folder(uri, to, lambda path: path in files)
     for path, size in files.items():
         found = (to / path).stat().st_size if (to / path).exists() else None
@@ -92,13 +92,13 @@ def copy_files(storage: Storage, uri: str, files: Files, to: Path) -> None:
 
 
 def shards_of(files: Files) -> list[str]:
-    """The files with weights among `files`."""
+    """Returns the files that contain weights."""
     return [path for path in files if path.endswith(".safetensors")]
 
 
 def weight_map(path: Path, uri: str) -> dict[str, str]:
-    """The shard of each tensor, by the index at `path`. Raises TrainerFailure ModelUnsupported where it names none, or
-    something that is no file of the model's folder."""
+    """Returns the shard of each tensor from the index at `path`. Raises TrainerFailure ModelUnsupported if the index
+    names no shard, or a name that cannot be a file of the model's folder."""
     found = read_object(path, uri).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise TrainerFailure(
@@ -115,8 +115,8 @@ def weight_map(path: Path, uri: str) -> dict[str, str]:
 
 
 def read_object(path: Path, uri: str) -> dict[str, Any]:
-    """The JSON object in a file that was copied from the folder `uri`. Raises TrainerFailure ModelUnsupported where
-    it holds none."""
+    """Returns the JSON object in a file that was downloaded from the folder `uri`. Raises TrainerFailure
+    ModelUnsupported if the file is not a JSON object."""
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -127,7 +127,7 @@ def read_object(path: Path, uri: str) -> dict[str, Any]:
 
 
 def _weights(files: Files, copied: Path, uri: str) -> list[str]:
-    """The files with weights, and their index where that is read."""
+    """Returns the files with weights, and their index if it is used."""
     named = read_object(copied / CONFIG, uri).get("transformers_weights")
     if named not in (None, WEIGHTS, INDEX):
         raise TrainerFailure(
@@ -153,7 +153,7 @@ def _weights(files: Files, copied: Path, uri: str) -> list[str]:
 
 
 def _instead(files: Files, uri: str) -> str:
-    """What a folder without config.json holds, and what to do about it."""
+    """Returns the end of the message about a folder without config.json: its content and the remedy."""
     if not files:
         return ": the folder is empty or does not exist"
     if ADAPTER_CONFIG in files:
@@ -170,7 +170,7 @@ def _instead(files: Files, uri: str) -> str:
 
 
 def _only(files: Files, uri: str) -> str:
-    """What a folder holds that has no weights in a layout that can be read, and what to do about it."""
+    """Returns the end of the message about a folder without usable weights: its content and the remedy."""
     here = [path for path in sorted(files) if "/" not in path]
     parts = [path for path in here if SHARD.fullmatch(path) and not path.startswith("consolidated")]
     if parts:
@@ -193,7 +193,7 @@ def _only(files: Files, uri: str) -> str:
 
 
 def _without_index(parts: list[str]) -> str:
-    """What to do about shards whose index is missing."""
+    """Returns the end of the message about shards without an index: the shards and the remedy."""
     *_, total = SHARD.fullmatch(parts[0]).groups()  # type: ignore[union-attr]
     few = f", only {len(parts)} of {int(total)}" if len(parts) < int(total) else ""
     more = f" and {len(parts) - 1} more" * (len(parts) > 1)

@@ -1,5 +1,6 @@
-"""The adapter a job continues from (`method.lora.from`): whether it fits the spec and the base model, told from its
-settings and its weights' header."""
+"""Checks that the adapter that a job continues from (`method.lora.from`) matches the spec and the base model.
+
+Reads only the settings of the adapter and the header of its weights."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,19 +16,19 @@ from finetune_trainer.pod.storage import Storage, join
 from finetune_trainer.sizing.model_shape import Sizes
 
 PREFIX = "base_model.model."
-"""What PEFT puts before the names of the base model's modules."""
+"""The prefix that PEFT adds to the names of the base model's modules."""
 PEFT_BIAS = {LoraBias.NONE: "none", LoraBias.ALL: "all", LoraBias.LORA_ONLY: "lora_only"}
 PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
-"""PEFT's init_lora_weights that leave the base model as it is. The others (pissa, olora, corda, loftq, lora_ga) take
-from its weights whenever PEFT loads the adapter, or train A only (mica)."""
+"""Values of PEFT's init_lora_weights that do not change the base model. Other values change its weights when PEFT loads
+the adapter (pissa, olora, corda, loftq, lora_ga), or train only A (mica)."""
 UNNAMED = ("rank_pattern", "alpha_pattern", "lora_bias", "layer_replication", "target_parameters")
-"""PEFT's settings of an adapter that method.lora has no field for, and servers no option."""
+"""Settings of a PEFT adapter that neither method.lora nor inference servers support."""
 ENDINGS = (".lora_A.weight", ".lora_B.weight")
 
 
 def require_fitting_adapter(storage: Storage, method: Method, base: BaseModel) -> None:
-    """Raises TrainerFailure ModelNotFound where there is no adapter at `method.lora.from`, SpecInvalid where it is not
-    of this base model, or is to be trained on and not of the settings in `method.lora`."""
+    """Raises TrainerFailure ModelNotFound if there is no adapter at `method.lora.from`. Raises SpecInvalid if the
+    adapter does not match the base model, or, if it is trained further, the settings in `method.lora`."""
     lora = method.lora
     uri = lora.from_
     if uri is None:
@@ -40,7 +41,7 @@ def require_fitting_adapter(storage: Storage, method: Method, base: BaseModel) -
         )
     settings = settings_of(storage.read_bytes(join(uri, ADAPTER_CONFIG)), uri)
     if method.type is MethodType.NONE:
-        lora = Lora()  # its own settings hold
+        lora = Lora()  # the adapter's own settings are used
     else:
         require_settings(settings, lora, uri)
     tensors = read_header(storage, join(uri, ADAPTER_WEIGHTS), files[ADAPTER_WEIGHTS])
@@ -48,7 +49,8 @@ def require_fitting_adapter(storage: Storage, method: Method, base: BaseModel) -
 
 
 def settings_of(config: bytes, uri: str) -> dict[str, Any]:
-    """The adapter's settings (adapter_config.json). Raises TrainerFailure SpecInvalid unless they are LoRA's."""
+    """Returns the adapter's settings (adapter_config.json). Raises TrainerFailure SpecInvalid unless it is a LoRA
+    adapter."""
     try:
         found: dict[str, Any] = json.loads(config)
         kind = found["peft_type"]
@@ -60,8 +62,7 @@ def settings_of(config: bytes, uri: str) -> dict[str, Any]:
 
 
 def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
-    """Raises TrainerFailure SpecInvalid unless the adapter's settings are those of the spec, which would otherwise say
-    what is not so."""
+    """Raises TrainerFailure SpecInvalid unless the settings of the adapter are equal to those of the spec."""
     biases = {theirs: ours for ours, theirs in PEFT_BIAS.items()}
     for field, wanted, got in (
         ("r", lora.r, found.get("r")),
@@ -88,8 +89,9 @@ def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
 
 
 def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
-    """Raises TrainerFailure SpecInvalid unless each matrix of the adapter (shapes by PEFT's names) fits the base
-    model's (shapes by its names), and they are those of `lora.targetModules`."""
+    """Raises TrainerFailure SpecInvalid unless each matrix of the adapter has the shape of its layer in the base model,
+    and the layers are those of `lora.targetModules`. `adapter`: shapes by PEFT's names; `base`: shapes by the model's
+    names."""
     layers = {name.removeprefix(PREFIX).removesuffix(end) for name in adapter for end in ENDINGS if name.endswith(end)}
     if not layers:
         raise _misfit(f"{join(uri, ADAPTER_WEIGHTS)} contains no matrix of a LoRA adapter")
@@ -113,7 +115,8 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
 
 
 def _shape_of(layer: str, base: Sizes) -> Sequence[int] | None:
-    """Shape of a layer's weight. Older checkpoints leave out the first parts of its name (transformer.)."""
+    """Returns the shape of a layer's weight, or None if the model has no such layer. Older checkpoints omit the first
+    parts of the name (transformer.)."""
     parts = layer.split(".")
     names = (".".join([*parts[i:], "weight"]) for i in range(len(parts)))
     return next((base[name] for name in names if name in base), None)
