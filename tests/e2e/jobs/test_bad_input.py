@@ -16,7 +16,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "no-match": ({"train": "s3://data/nothing/*.jsonl"}, "DatasetNotFound", "s3://data/nothing/*.jsonl"),
     "wrong-keys": ({"train": "s3://denied-data/rows.jsonl"}, "StorageAccessDenied", "s3-wrong"),
     "no-secret": ({"train": "s3://unknown-data/rows.jsonl"}, "StorageAccessDenied", "s3-missing"),
-    "row-17": ({"rows": HOLED}, "DatasetInvalid", "s3://data/bad/row-17.jsonl line 17: no completion"),
+    "row-17": ({"rows": HOLED}, "DatasetInvalid", "s3://data/bad/row-17.jsonl line 17: completion is missing"),
     "empty": ({"rows": []}, "DatasetInvalid", "s3://data/bad/empty.jsonl"),
     "odd-columns": ({"rows": sums(5)}, "DatasetInvalid", "columns q, a"),
     "read-only-output": (

@@ -72,9 +72,11 @@ ENDS: dict[str, End] = {
 }
 PREFLIGHT_ENDS: dict[str, End] = {
     "it says why": (
-        lambda pod: pod.fails(FailureReason.DATASET_INVALID, "s3://acme-data/tickets/a.jsonl:17: no completion."),
+        lambda pod: pod.fails(
+            FailureReason.DATASET_INVALID, "s3://acme-data/tickets/a.jsonl:17: completion is missing."
+        ),
         FailureReason.DATASET_INVALID,
-        "s3://acme-data/tickets/a.jsonl:17: no completion. Correct the rows",
+        "s3://acme-data/tickets/a.jsonl:17: completion is missing. Correct the rows",
     ),
     "killed for memory": ENDS["killed for memory"],
     "a crash": ENDS["a crash"],
@@ -118,7 +120,7 @@ def test_a_preflight_that_ends_badly_never_asks_for_a_gpu(end: str, kube: Kube, 
     pod = kubelet.pod_of(tenant, job.child(PREFLIGHT))
     pod.runs()
     if end == "it says why":
-        pod.says_the_data_is_bad(reason, "s3://acme-data/tickets/a.jsonl:17: no completion.")
+        pod.says_the_data_is_bad(reason, "s3://acme-data/tickets/a.jsonl:17: completion is missing.")
     play(pod)
 
     job.assert_failed(reason, text)

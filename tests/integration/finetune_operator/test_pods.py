@@ -73,7 +73,7 @@ def test_a_job_that_is_suspended_while_it_trains_waits_and_its_resumed_pod_count
     status = job.wait_for_reason("Suspended")
     assert (status["state"], status["counts"]) == ("Queued", {"attempts": 1})
     assert "is suspended by python-requests: it goes on once its spec.suspend is false." in job.ready()["message"]
-    first.says_it_failed(FailureReason.PREEMPTED, "The pod was told to stop (SIGTERM) before its work was done.")
+    first.says_it_failed(FailureReason.PREEMPTED, "The pod received SIGTERM before its work was done.")
     first.is_gone()
     wait_for("the pod to go", pods_of_attempt(job), lambda left: not left)
 

@@ -76,7 +76,7 @@ def test_a_pod_whose_job_was_deleted_or_created_anew_is_told_so(
     with pytest.raises(Superseded, match="deleted"):
         writer.progress(training=sample_status.TRAINING)
     kube.create(JOBS.format(namespace), manifest())
-    with pytest.raises(Superseded, match="another created under its name"):
+    with pytest.raises(Superseded, match="another job was created with its name"):
         writer.progress(training=sample_status.TRAINING)
 
 

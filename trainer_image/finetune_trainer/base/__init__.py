@@ -1,3 +1,3 @@
-"""The base model's folder, and that of an adapter to continue: what is in it, read from headers without loading it.
+"""Inspects the folders of the base model and of an adapter to continue from, without loading their weights.
 
 May import: pod, sizing, sources, rows. Never torch."""

@@ -1,4 +1,4 @@
-"""What the base model's folder holds, found out without downloading its weights."""
+"""Inspects the base model without downloading its weights."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sizing.model_shape import HEADS, ModelShape, Sizes, model_shape
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""What the causal language models of Transformers call the number of their experts."""
+"""Names of the setting for the number of experts in the causal language models of Transformers."""
 EXPERTS_SWITCHES = ("is_moe", "enable_moe_block")
-"""Settings, Doge's and Gemma 4's, that leave the experts out however many are named."""
+"""Settings of Doge and Gemma 4 that disable the experts."""
 CONTEXT = (
     "max_position_embeddings",
     "n_positions",
@@ -39,11 +39,12 @@ CONTEXT = (
     "context_length",
 )
 NO_ADAPTER = ("out_proj", "conv1d", "dt_proj")
-"""Layers of MAMBAS that take no adapter: their kernels read the weights past the layer. PEFT refuses the first two."""
+"""Layers of MAMBAS on which an adapter has no effect, because their kernels read the weights without calling the layer.
+PEFT refuses the first two."""
 MAMBAS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-"""Values of model_type for which PEFT does; in Bamba and Zamba2 an adapter is read."""
+"""Values of model_type for which PEFT refuses them. In Bamba and Zamba2 an adapter on these layers has an effect."""
 NO_FOUR_BIT = ("falcon",)
-"""Values of model_type whose linear layers are of a class of their own, which bitsandbytes leaves as they are."""
+"""Values of model_type whose linear layers have their own class, which bitsandbytes does not quantize."""
 UNFIT = (
     "gemma4_assistant",
     "gemma4_unified_assistant",
@@ -53,43 +54,43 @@ UNFIT = (
     "trocr",
     "whisper",
 )
-"""Values of model_type whose causal model is only the decoder of something else."""
+"""Values of model_type whose causal model is only the decoder of another model."""
 COMPARED = 16
-"""Rows of embedding and output head that are compared where the two should be one."""
+"""Number of rows of the embedding and the output head that are compared if both must be equal."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What preflight has to know of the model."""
+    """The properties of the model that preflight needs."""
 
     tokenizer: Any
     shape: ModelShape
-    """What decides memory and time."""
+    """The sizes that decide memory and time."""
     sizes: Sizes
-    """Shape of every weight by its name, which say what layers there are to put an adapter on."""
+    """Shape of every weight by its name. The names show which layers an adapter can be put on."""
     context: int | None
-    """Longest sequence in tokens its settings name."""
+    """Longest sequence in tokens according to the settings; None if they do not say it."""
     end_tokens: tuple[int, ...]
-    """Tokens its settings end a text on."""
+    """The end-of-sequence tokens of the settings."""
     model_type: str
-    """Transformers' name of its architecture."""
+    """The name of the architecture in Transformers."""
     fingerprint: bytes
-    """tokenizer.json, or what stands in its place."""
+    """The content of tokenizer.json, or of tokenizer.model if there is no tokenizer.json."""
     files: Files
-    """All files of the folder that are read."""
+    """All files of the folder that are used."""
     vocabulary: Vocabulary | None
-    """The embedding and the output head; None where their names are not known."""
+    """The embedding and the output head; None if their names are not known."""
 
     @property
     def rows(self) -> int:
-        """Rows of the embedding: the ids the model knows are those below."""
+        """Number of rows of the embedding. The model knows the token ids below this number."""
         return self.vocabulary.rows if self.vocabulary else self.shape.vocabulary
 
 
 def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
-    """Reads the settings and the tokenizer into `scratch`, and the weights' headers.
+    """Downloads the settings and the tokenizer to `scratch`, reads the headers of the weights, and returns the model.
 
-    Raises TrainerFailure ModelNotFound where something is missing, ModelUnsupported where it is nothing we can tune."""
+    Raises TrainerFailure ModelNotFound if a file is missing, and ModelUnsupported if the model cannot be tuned."""
     files = fetch_settings(storage, uri, scratch)
     config = read_object(scratch / CONFIG, uri)
     require_supported(config, uri)
@@ -115,91 +116,91 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
 
 
 def read_tensors(storage: JobStorage, uri: str, files: Files, scratch: Path) -> Tensors:
-    """The tensors of all files with weights, by the index in `scratch` where they are in several.
+    """Returns the tensors of all files with weights. If there are several files, their index is in `scratch`.
 
-    Raises TrainerFailure ModelUnsupported where the index and the shards do not belong together."""
+    Raises TrainerFailure ModelUnsupported if the index and the shards do not belong together."""
     tensors: dict[str, Tensor] = {}
     for shard in shards_of(files):
         found = read_header(storage, join(uri, shard), files[shard])
         if twice := next((name for name in found if name in tensors), None):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"{twice} is in two of the files that {join(uri, INDEX)} names, {shard} and "
-                f"{tensors[twice].uri.rpartition('/')[2]}: upload the model anew, to an empty folder.",
+                f"The tensor {twice} is in two of the files that {join(uri, INDEX)} names, {shard} and "
+                f"{tensors[twice].uri.rpartition('/')[2]}: upload the model again, to an empty folder.",
             )
         tensors |= found
     if INDEX in files and (absent := sorted(set(weight_map(scratch / INDEX, uri)) - set(tensors))):
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"{join(uri, INDEX)} names {absent[0]}, and none of its files has that tensor: upload the index and the "
-            "shards of the same model.",
+            f"{join(uri, INDEX)} names the tensor {absent[0]}, but none of its files has that tensor: upload the index "
+            "and the shards of the same model.",
         )
     return tensors
 
 
 def known(ids: Iterable[int], rows: int) -> tuple[int, ...]:
-    """Those of the ids that an embedding of `rows` rows has a row for."""
+    """Returns the token ids for which an embedding with `rows` rows has a row."""
     return tuple(id for id in ids if 0 <= id < rows)
 
 
 def require_supported(config: dict[str, Any], uri: str) -> None:
-    """Raises TrainerFailure ModelUnsupported unless `config` (config.json) is a dense causal language model that
-    Transformers knows."""
+    """Raises TrainerFailure ModelUnsupported unless `config` (config.json) describes a dense causal language model that
+    Transformers supports."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     architectures = config.get("architectures") or []
     named = ", ".join(map(str, architectures)) or "no architecture"
     if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
-        problem = f"is no causal language model: config.json names {named}"
+        problem = f"is not a causal language model: config.json names {named}"
     elif config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         problem = f"is of model_type {config.get('model_type')}, which this version of Transformers does not know"
     elif has_experts(config):
-        problem = "has mixture-of-experts layers, which LoRA on linear layers does not reach"
+        problem = "has mixture-of-experts layers, which this operator cannot train"
     elif config["model_type"] in UNFIT:
-        problem = f"is of model_type {config['model_type']}, which writes only together with another model"
+        problem = f"is of model_type {config['model_type']}, which generates text only together with another model"
     elif config["model_type"] == "xlstm":
-        problem = "is of model_type xlstm, which computes no logits for chosen positions alone"
+        problem = "is of model_type xlstm, which cannot compute logits for selected positions only"
     elif config.get("quantization_config"):
-        problem = "is quantized already: name the original weights, method.type QLoRA quantizes them"
+        problem = "is already quantized: set model.uri to the original weights, which method.type QLoRA quantizes"
     else:
         return
     raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri} {problem}.")
 
 
 def has_experts(settings: dict[str, Any]) -> bool:
-    """Whether `settings`, config.json or a part of it such as text_config, name more than one expert."""
+    """Returns whether `settings` have more than one expert. They are config.json or a part of it, as text_config."""
     if any(settings.get(switch) is False for switch in EXPERTS_SWITCHES):
         return False
     named = [settings.get(key) for key in EXPERTS]
-    # Ernie's has one count for each modality.
+    # Ernie has one count for each modality.
     counts = [count for value in named for count in (value if isinstance(value, list) else [value])]
     parts = [value for value in settings.values() if isinstance(value, dict)]
     return any(isinstance(count, int) and count > 1 for count in counts) or any(map(has_experts, parts))
 
 
 def require_modules(lora: Lora, model: BaseModel) -> None:
-    """Raises TrainerFailure SpecInvalid for a name in targetModules or modulesToSave that no layer of the model ends
-    with, and for one in targetModules that takes no adapter. PEFT says so only where none fits, and only once a GPU is
-    held."""
+    """Raises TrainerFailure SpecInvalid for a name in targetModules or modulesToSave with which no layer's name ends,
+    and for a name in targetModules on which an adapter has no effect. PEFT reports this only if no name matches, and
+    only after a GPU was allocated."""
     matrices = {name.removesuffix(".weight") for name, size in model.sizes.items() if len(size) == 2}
     targets = [] if lora.target_modules == ["all-linear"] else lora.target_modules
     _require(targets, matrices, "targetModules")
     if (refused := sorted({*targets} & {*NO_ADAPTER})) and model.model_type in MAMBAS:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"method.lora.targetModules: a {model.model_type} reads the weights of {refused[0]} past the layer, so "
-            "that an adapter on it would do nothing; remove it, or name all-linear, which leaves it out.",
+            f"method.lora.targetModules: an adapter on {refused[0]} has no effect, because {model.model_type} reads "
+            f"the weights without calling the layer. Remove {refused[0]}, or set all-linear, which excludes it.",
         )
     _require(lora.modules_to_save or [], {name.rpartition(".")[0] for name in model.sizes}, "modulesToSave")
 
 
 def require_quantizable(model: BaseModel) -> None:
-    """Raises TrainerFailure SpecInvalid where QLoRA would quantize nothing."""
+    """Raises TrainerFailure SpecInvalid if QLoRA would not quantize any layer of the model."""
     if model.model_type in NO_FOUR_BIT:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"method.type: the layers of a {model.model_type} cannot be held in 4 bits, as QLoRA would: set it to LoRA "
-            "on a larger GPU, or take another model.",
+            f"method.type: QLoRA cannot quantize the layers of {model.model_type} to 4 bits. Set method.type to LoRA "
+            "and use a larger GPU, or choose another model.",
         )
 
 
@@ -209,7 +210,7 @@ def _require(names: Sequence[str], layers: Set[str], field: str) -> None:
         known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers})[:12])
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"method.lora.{field}: the model has no layer {', '.join(unknown)}; it has {known}.",
+            f"method.lora.{field}: the model has no layer {', '.join(unknown)}; its layers are {known}.",
         )
 
 
@@ -221,29 +222,29 @@ def _shape(config: dict[str, Any], sizes: Sizes, uri: str) -> ModelShape:
 
 
 def _require_fit(folder: Path, tensors: Tensors, uri: str) -> Any:
-    """config.json as Transformers reads it, a PreTrainedConfig. Raises TrainerFailure
-    ModelUnsupported where the weights are not those it describes."""
+    """Returns config.json as a PreTrainedConfig of Transformers. Raises TrainerFailure ModelUnsupported if the weights
+    do not match it."""
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         problem = misfit(config, tensors)
-    except Exception as error:  # whatever a broken file makes it raise
+    except Exception as error:  # a damaged file can raise any error
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED, f"{join(uri, CONFIG)} cannot be read: {_detail(error, folder, uri)}"
         ) from error
     if problem:
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"The weights in {uri} are not those that its config.json describes: {problem}. Upload the config.json and "
-            "the weights of the same unquantized model.",
+            f"The weights in {uri} do not match its config.json: {problem}. Upload the config.json and the weights of "
+            "the same unquantized model.",
         )
     return config
 
 
 def _require_one_head(storage: JobStorage, tensors: Tensors, found: Vocabulary, uri: str) -> None:
-    """Raises TrainerFailure ModelUnsupported where there is an output head of other weights than the embedding, though
-    config.json says that they are one: Transformers would use both, and a server one."""
+    """Raises TrainerFailure ModelUnsupported if the output head and the embedding differ although config.json says that
+    they are tied. Transformers would then use both, and a server only one of them."""
     for name in HEADS:
         head = tensors.get(name, found.embedding)
         rows = spread(found.rows, COMPARED)
@@ -253,8 +254,9 @@ def _require_one_head(storage: JobStorage, tensors: Tensors, found: Vocabulary, 
         ):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"{join(uri, CONFIG)} has tie_word_embeddings true, and {name} differs from {found.embedding_name}: "
-                "set it to false if the model has an output head of its own, or else upload the weights without one.",
+                f"{join(uri, CONFIG)} has tie_word_embeddings true, but {name} differs from {found.embedding_name}. "
+                f"Set tie_word_embeddings to false if the model has a separate output head, or upload the weights "
+                f"without {name}.",
             )
 
 
@@ -263,19 +265,21 @@ def _tokenizer(folder: Path, uri: str) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever a broken file makes it raise
+    except Exception as error:  # a damaged file can raise any error
         if _needs_code(folder, uri):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"The tokenizer in {uri} needs code of its own (auto_map in {TOKENIZER_CONFIG}), which is never run: "
-                "save it as a tokenizer.json, or choose another model.",
+                f"The tokenizer in {uri} needs custom code (auto_map in {TOKENIZER_CONFIG}), which this operator never "
+                "runs. Save the tokenizer as tokenizer.json, or choose another model.",
             ) from error
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
             f"The tokenizer in {uri} cannot be loaded: {_detail(error, folder, uri)}",
         ) from error
     if not tokenizer.is_fast:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The tokenizer in {uri} has no tokenizer.json.")
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"The tokenizer in {uri} has no tokenizer.json: upload that file too."
+        )
     return tokenizer
 
 
@@ -285,7 +289,7 @@ def _needs_code(folder: Path, uri: str) -> bool:
 
 
 def _detail(error: Exception, folder: Path, uri: str) -> str:
-    """The first line of what Transformers says, about the model's own place."""
+    """Returns the first line of the error of Transformers, with the model's URI instead of the local folder."""
     return next(iter(str(error).replace(str(folder), uri).splitlines()), type(error).__name__)[:300]
 
 

@@ -1,7 +1,7 @@
-"""Which files of a model's folder are read.
+"""Selects the files of a model's folder that are used.
 
-Only these are inspected, and only these are copied to where Transformers and PEFT look for a model, so that what else
-lies in the folder (an adapter, checkpoints, pickles, code, a second copy of the weights) changes nothing."""
+Only these files are inspected, and only these files are copied for Transformers and PEFT. Other files in the folder (an
+adapter, checkpoints, pickles, code, a second copy of the weights) have no effect."""
 
 import json
 import re
@@ -31,33 +31,33 @@ TOKENIZER = (
     "merges.txt",
     "vocab.txt",
 )
-"""All that Transformers builds a tokenizer of a causal language model or of a sentence model from."""
+"""All files from which Transformers loads the tokenizer of a causal language model or of a sentence model."""
 CARD = "README.md"
-"""The model's card, which names its licence."""
+"""The model card, which names the licence."""
 SETTINGS = (CONFIG, GENERATION_CONFIG, *TOKENIZER, CARD)
-"""What is read of every model beside its weights."""
+"""All files of a model that are used in addition to its weights."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-"""The weights in one file, which Transformers takes where there is one, or the file that names their shards."""
+"""The weights in one file, which Transformers prefers, and the index that names the shards of the weights."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
-"""All that is read of an adapter."""
+"""All files of an adapter that are used."""
 REDIRECTIONS = {CONFIG: "configuration_files", TOKENIZER_CONFIG: "fast_tokenizer_files"}
-"""Keys by which a file sends Transformers to another one in its place, by its version."""
+"""Keys of a file with which Transformers reads another file instead, depending on its version."""
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 LEFTOVERS = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")
-"""What trainers leave beside a model: beginnings of names that are not those of weights."""
+"""Beginnings of the names of files that trainers write next to a model. These files do not contain weights."""
 
 Files = Mapping[str, int]
-"""Bytes of each file by its path in the folder."""
+"""Size of each file in bytes, by its path in the folder."""
 
 
 def fetch_settings(storage: JobStorage, uri: str, to: Path, more: Callable[[str], bool] = lambda path: False) -> Files:
-    """Copies the model's settings and tokenizer to the folder `to`, and what else of the folder `more` asks for.
-    Returns all files that are to be read, the weights among them, which are not copied.
+    """Downloads the model's settings and tokenizer, and the files that `more` selects, to the folder `to`. Returns all
+    files that are used, including the weights, which are not downloaded.
 
-    Raises TrainerFailure ModelNotFound where a file is missing, ModelUnsupported where the weights are in no layout
-    that can be read."""
+    Raises TrainerFailure ModelNotFound if a file is missing, and ModelUnsupported if the layout of the weights is not
+    supported."""
     files = storage.list_folder(uri)
     if CONFIG not in files:
         raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"There is no {CONFIG} in {uri}{_instead(files, uri)}.")
@@ -67,8 +67,8 @@ def fetch_settings(storage: JobStorage, uri: str, to: Path, more: Callable[[str]
         if (to / name).exists() and read_object(to / name, uri).get(key):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"{join(uri, name)} has {key}, which puts another file in its place: load the model with Transformers, "
-                "save it with save_pretrained, and upload that.",
+                f"{join(uri, name)} has {key}, which makes Transformers read another file instead. Load the model with "
+                "Transformers, save it with save_pretrained, and upload the result.",
             )
     weights = _weights(files, to, uri)
     if INDEX not in weights:
@@ -77,28 +77,28 @@ def fetch_settings(storage: JobStorage, uri: str, to: Path, more: Callable[[str]
 
 
 def copy_files(storage: JobStorage, uri: str, files: Files, to: Path) -> None:
-    """Copies exactly `files` of the folder at `uri` to the folder `to`. Raises TrainerFailure ModelNotFound where one
-    is gone or of another size."""
+    """Downloads exactly `files` of the folder at `uri` to the folder `to`. Raises TrainerFailure ModelNotFound if one
+    no longer exists or has another size."""
     storage.download_folder(uri, to, lambda path: path in files)
     for path, size in files.items():
         found = (to / path).stat().st_size if (to / path).exists() else None
         if found != size:
-            now = "is gone" if found is None else f"has {found:,} bytes"
+            now = "no longer exists" if found is None else f"now has {found:,} bytes"
             raise TrainerFailure(
                 FailureReason.MODEL_NOT_FOUND,
-                f"{join(uri, path)} had {size:,} bytes when preflight read it, and {now}: the model was changed after "
-                "preflight. Start a new job.",
+                f"{join(uri, path)} had {size:,} bytes when preflight read it, and {now}. The model was changed after "
+                "preflight: create a new job.",
             )
 
 
 def shards_of(files: Files) -> list[str]:
-    """The files with weights among `files`."""
+    """Returns the files that contain weights."""
     return [path for path in files if path.endswith(".safetensors")]
 
 
 def weight_map(path: Path, uri: str) -> dict[str, str]:
-    """The shard of each tensor, by the index at `path`. Raises TrainerFailure ModelUnsupported where it names none, or
-    something that is no file of the model's folder."""
+    """Returns the shard of each tensor from the index at `path`. Raises TrainerFailure ModelUnsupported if the index
+    names no shard, or a name that cannot be a file of the model's folder."""
     found = read_object(path, uri).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise TrainerFailure(
@@ -108,15 +108,15 @@ def weight_map(path: Path, uri: str) -> dict[str, str]:
         if not isinstance(shard, str) or not re.fullmatch(r"[^/\\]+\.safetensors", shard):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"{join(uri, path.name)} names {json.dumps(shard)[:200]}, which is no .safetensors file in the same "
-                "folder: put the shards beside their index, and name them without a folder.",
+                f"{join(uri, path.name)} names {json.dumps(shard)[:200]}, which is not a .safetensors file in the same "
+                "folder. Upload the shards to the folder of their index, and write their names without a folder.",
             )
     return found
 
 
 def read_object(path: Path, uri: str) -> dict[str, Any]:
-    """The JSON object in a file that was copied from the folder `uri`. Raises TrainerFailure ModelUnsupported where
-    it holds none."""
+    """Returns the JSON object in a file that was downloaded from the folder `uri`. Raises TrainerFailure
+    ModelUnsupported if the file is not a JSON object."""
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -127,52 +127,50 @@ def read_object(path: Path, uri: str) -> dict[str, Any]:
 
 
 def _weights(files: Files, copied: Path, uri: str) -> list[str]:
-    """The files with weights, and their index where that is read."""
+    """Returns the files with weights, and their index if it is used."""
     named = read_object(copied / CONFIG, uri).get("transformers_weights")
     if named not in (None, WEIGHTS, INDEX):
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"{join(uri, CONFIG)} names its weights in transformers_weights ({json.dumps(named)[:200]}): load the "
-            "model with Transformers, save it with save_pretrained, and upload that.",
+            f"{join(uri, CONFIG)} names its weights in transformers_weights ({json.dumps(named)[:200]}). Load the "
+            "model with Transformers, save it with save_pretrained, and upload the result.",
         )
     chosen = named or (WEIGHTS if WEIGHTS in files else INDEX)
     if chosen not in files:
-        raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED, f"There are no weights as {WEIGHTS} in {uri}{_only(files, uri)}."
-        )
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"There is no {WEIGHTS} in {uri}{_only(files, uri)}.")
     if WEIGHTS in files and INDEX in files:
-        print(f"{uri} has {WEIGHTS} and {INDEX}: {chosen} is read, as Transformers does.", flush=True)
+        print(f"{uri} has both {WEIGHTS} and {INDEX}. {chosen} is used, as in Transformers.", flush=True)
     if chosen == WEIGHTS:
         return [WEIGHTS]
     shards = sorted(set(weight_map(copied / INDEX, uri).values()))
     if missing := [shard for shard in shards if shard not in files]:
         raise TrainerFailure(
             FailureReason.MODEL_NOT_FOUND,
-            f"{join(uri, missing[0])} is missing, one of {len(missing)} files that {INDEX} names and that are not "
-            "there: upload all shards of the model.",
+            f"{join(uri, missing[0])} is missing. {INDEX} names {len(missing)} files that do not exist: upload all "
+            "shards of the model.",
         )
     return [INDEX, *shards]
 
 
 def _instead(files: Files, uri: str) -> str:
-    """What a folder without config.json holds, and what to do about it."""
+    """Returns the end of the message about a folder without config.json: its content and the remedy."""
     if not files:
-        return ": the folder is empty, or there is none"
+        return ": the folder is empty or does not exist"
     if ADAPTER_CONFIG in files:
         return (
-            ", but an adapter: name its base model in model.uri, and this folder in method.lora.from if the adapter is "
-            "to be trained on"
+            ", but an adapter: set model.uri to its base model, and set method.lora.from to this folder to continue "
+            "training the adapter"
         )
     folders = [path.removesuffix(f"/{CONFIG}") for path in sorted(files) if path.endswith(f"/{CONFIG}")]
     if folders:
-        return f", but there is one in {join(uri, folders[0])}: name that folder"
+        return f", but there is one in {join(uri, folders[0])}: use that folder"
     if "params.json" in files:
-        return ", but a params.json, of Meta's or Mistral's own layout: name the model in Transformers' layout"
+        return ", but a params.json, as in the layout of Meta or Mistral: use the model in Transformers' layout"
     return ""
 
 
 def _only(files: Files, uri: str) -> str:
-    """What a folder holds that has no weights in a layout that can be read, and what to do about it."""
+    """Returns the end of the message about a folder without usable weights: its content and the remedy."""
     here = [path for path in sorted(files) if "/" not in path]
     parts = [path for path in here if SHARD.fullmatch(path) and not path.startswith("consolidated")]
     if parts:
@@ -180,27 +178,27 @@ def _only(files: Files, uri: str) -> str:
     others = [path for path in here if path.endswith(".safetensors")]
     if own := [path for path in others if path.startswith("consolidated")]:
         return (
-            f", only {own[0]}, of the layout Mistral uses itself, with other names for the weights: name the model in "
+            f", only {own[0]}, which has Mistral's layout with other names for the weights: use the model in "
             "Transformers' layout, or convert it with convert_mistral_weights_to_hf.py of Transformers"
         )
     if ADAPTER_WEIGHTS in others:
-        return ", only those of an adapter: upload the base model's weights too"
+        return ", only the weights of an adapter: upload the base model's weights too"
     if others:
         return f", only {others[0]}: if that is the whole model, rename it to {WEIGHTS}"
     below = [path for path in sorted(files) if path.endswith((f"/{WEIGHTS}", f"/{INDEX}"))]
     if below:
-        return f", but there are some in {join(uri, below[0].rpartition('/')[0])}: name that folder"
+        return f", but there are weights in {join(uri, below[0].rpartition('/')[0])}: use that folder"
     other = next((path for path in here if path.endswith(OTHER_FORMATS) and not path.startswith(LEFTOVERS)), None)
     return f", only {other}: convert it with save_pretrained" if other else ""
 
 
 def _without_index(parts: list[str]) -> str:
-    """What to do about shards whose index is missing."""
+    """Returns the end of the message about shards without an index: the shards and the remedy."""
     *_, total = SHARD.fullmatch(parts[0]).groups()  # type: ignore[union-attr]
-    few = f", which are {len(parts)} of {int(total)}" if len(parts) < int(total) else ""
+    few = f", only {len(parts)} of {int(total)}" if len(parts) < int(total) else ""
     more = f" and {len(parts) - 1} more" * (len(parts) > 1)
     return (
-        f": the shards are there ({parts[0]}{more}{few}), and their index {INDEX} is missing. Upload it from where the "
-        "model was taken, or make one: a JSON object whose weight_map gives for each tensor the name of its shard "
-        "(docs/training.md has the lines that write it)"
+        f". The folder has the shards ({parts[0]}{more}{few}), but their index {INDEX} is missing. Upload the index "
+        "from the source of the model, or create it: a JSON object whose weight_map gives for each tensor the name of "
+        "its shard (docs/training.md has the code)"
     )

@@ -1,5 +1,6 @@
-"""The adapter a job continues from (`method.lora.from`): whether it fits the spec and the base model, told from its
-settings and its weights' header."""
+"""Checks that the adapter that a job continues from (`method.lora.from`) matches the spec and the base model.
+
+Reads only the settings of the adapter and the header of its weights."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,32 +16,32 @@ from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sizing.model_shape import Sizes
 
 PREFIX = "base_model.model."
-"""What PEFT puts before the names of the base model's modules."""
+"""The prefix that PEFT adds to the names of the base model's modules."""
 PEFT_BIAS = {LoraBias.NONE: "none", LoraBias.ALL: "all", LoraBias.LORA_ONLY: "lora_only"}
 PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
-"""PEFT's init_lora_weights that leave the base model as it is. The others (pissa, olora, corda, loftq, lora_ga) take
-from its weights whenever PEFT loads the adapter, or train A only (mica)."""
+"""Values of PEFT's init_lora_weights that do not change the base model. Other values change its weights when PEFT loads
+the adapter (pissa, olora, corda, loftq, lora_ga), or train only A (mica)."""
 UNNAMED = ("rank_pattern", "alpha_pattern", "lora_bias", "layer_replication", "target_parameters")
-"""PEFT's settings of an adapter that method.lora has no field for, and servers no option."""
+"""Settings of a PEFT adapter that neither method.lora nor inference servers support."""
 ENDINGS = (".lora_A.weight", ".lora_B.weight")
 
 
 def require_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel) -> None:
-    """Raises TrainerFailure ModelNotFound where there is no adapter at `method.lora.from`, SpecInvalid where it is not
-    of this base model, or is to be trained on and not of the settings in `method.lora`."""
+    """Raises TrainerFailure ModelNotFound if there is no adapter at `method.lora.from`. Raises SpecInvalid if the
+    adapter does not match the base model, or, if it is trained further, the settings in `method.lora`."""
     lora = method.lora
     uri = lora.from_
     if uri is None:
         return
     files = storage.list_folder(uri)
     if missing := [name for name in ADAPTER if name not in files]:
-        hint = ", but a whole model: name it in model.uri" if "config.json" in files else ""
+        hint = ", but a whole model: set model.uri to this folder" if "config.json" in files else ""
         raise TrainerFailure(
             FailureReason.MODEL_NOT_FOUND, f"method.lora.from: there is no {missing[0]} in {uri}{hint}."
         )
     settings = settings_of(storage.read_bytes(join(uri, ADAPTER_CONFIG)), uri)
     if method.type is MethodType.NONE:
-        lora = Lora()  # its own settings hold
+        lora = Lora()  # the adapter's own settings are used
     else:
         require_settings(settings, lora, uri)
     tensors = read_header(storage, join(uri, ADAPTER_WEIGHTS), files[ADAPTER_WEIGHTS])
@@ -48,20 +49,20 @@ def require_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel
 
 
 def settings_of(config: bytes, uri: str) -> dict[str, Any]:
-    """The adapter's settings (adapter_config.json). Raises TrainerFailure SpecInvalid unless they are LoRA's."""
+    """Returns the adapter's settings (adapter_config.json). Raises TrainerFailure SpecInvalid unless it is a LoRA
+    adapter."""
     try:
         found: dict[str, Any] = json.loads(config)
         kind = found["peft_type"]
     except (ValueError, KeyError, TypeError) as error:
-        raise _misfit(f"{join(uri, ADAPTER_CONFIG)} holds no settings of an adapter") from error
+        raise _misfit(f"{join(uri, ADAPTER_CONFIG)} contains no settings of an adapter") from error
     if kind != "LORA":
         raise _misfit(f"the adapter in {uri} is of type {kind}, not LORA")
     return found
 
 
 def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
-    """Raises TrainerFailure SpecInvalid unless the adapter's settings are those of the spec, which would otherwise say
-    what is not so."""
+    """Raises TrainerFailure SpecInvalid unless the settings of the adapter are equal to those of the spec."""
     biases = {theirs: ours for ours, theirs in PEFT_BIAS.items()}
     for field, wanted, got in (
         ("r", lora.r, found.get("r")),
@@ -72,41 +73,50 @@ def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
         ("modulesToSave", sorted(lora.modules_to_save or []), sorted(found.get("modules_to_save") or [])),
     ):
         if wanted != got:
-            raise _misfit(f"the adapter in {uri} has {field} {_yaml(got)}: set method.lora.{field} to the same")
+            raise _misfit(f"the adapter in {uri} has {field} {_yaml(got)}: set method.lora.{field} to this value")
     if named := [field for field in UNNAMED if found.get(field)]:
         raise _misfit(
-            f"the adapter in {uri} has {named[0]}, which method.lora has no field for: continue from one without it"
+            f"the adapter in {uri} has {named[0]}, which method.lora does not support: continue from an adapter "
+            f"without {named[0]}"
         )
     init = found.get("init_lora_weights") or False
     if init not in PLAIN_INITS:
         raise _misfit(
-            f"the adapter in {uri} was begun with init_lora_weights {_yaml(init)}, which changes the base model when "
-            "it is loaded: convert it first, by PEFT's save_pretrained with path_initial_model_for_weight_conversion"
+            f"the adapter in {uri} was created with init_lora_weights {_yaml(init)}, which changes the base model when "
+            "the adapter is loaded. Convert the adapter first, with PEFT's save_pretrained and "
+            "path_initial_model_for_weight_conversion"
         )
 
 
 def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
-    """Raises TrainerFailure SpecInvalid unless each matrix of the adapter (shapes by PEFT's names) fits the base
-    model's (shapes by its names), and they are those of `lora.targetModules`."""
+    """Raises TrainerFailure SpecInvalid unless each matrix of the adapter has the shape of its layer in the base model,
+    and the layers are those of `lora.targetModules`. `adapter`: shapes by PEFT's names; `base`: shapes by the model's
+    names."""
     layers = {name.removeprefix(PREFIX).removesuffix(end) for name in adapter for end in ENDINGS if name.endswith(end)}
     if not layers:
-        raise _misfit(f"{join(uri, ADAPTER_WEIGHTS)} holds no matrix of a LoRA adapter")
+        raise _misfit(f"{join(uri, ADAPTER_WEIGHTS)} contains no matrix of a LoRA adapter")
     for layer in sorted(layers):
         down, up = (adapter.get(f"{PREFIX}{layer}{end}", ()) for end in ENDINGS)
         shape = _shape_of(layer, base)
         if shape is None or len(down) != 2 or len(up) != 2 or sorted((up[0], down[1])) != sorted(shape):
-            problem = "does not have" if shape is None else f"has as {' x '.join(map(str, shape))}"
-            raise _misfit(f"the adapter in {uri} has a matrix for {layer}, which the base model {problem}")
+            problem = "does not have" if shape is None else f"has with the shape {' x '.join(map(str, shape))}"
+            raise _misfit(
+                f"the adapter in {uri} has a matrix for {layer}, which the base model {problem}: set model.uri to the "
+                "model that the adapter was trained on"
+            )
     wanted = lora.target_modules
     chosen = {name for name in wanted if any(f".{layer}".endswith(f".{name}") for layer in layers)}
     others = [layer for layer in layers if not any(f".{layer}".endswith(f".{name}") for name in wanted)]
     if wanted != ["all-linear"] and (others or len(chosen) < len(wanted)):
         names = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers})[:12])
-        raise _misfit(f"the adapter in {uri} is on {names}: set method.lora.targetModules to these, or to all-linear")
+        raise _misfit(
+            f"the adapter in {uri} is for the layers {names}: set method.lora.targetModules to these, or to all-linear"
+        )
 
 
 def _shape_of(layer: str, base: Sizes) -> Sequence[int] | None:
-    """Shape of a layer's weight. Older checkpoints leave out the first parts of its name (transformer.)."""
+    """Returns the shape of a layer's weight, or None if the model has no such layer. Older checkpoints omit the first
+    parts of the name (transformer.)."""
     parts = layer.split(".")
     names = (".".join([*parts[i:], "weight"]) for i in range(len(parts)))
     return next((base[name] for name in names if name in base), None)

@@ -1,4 +1,4 @@
-"""Tensors of .safetensors files by their headers, and single rows of them: never a whole file.
+"""Reads the headers of .safetensors files, and single rows of their tensors, but never a whole file.
 
 The format: https://github.com/huggingface/safetensors#format."""
 
@@ -19,21 +19,21 @@ from finetune_trainer.pod.storage import JobStorage
 HEADER_LIMIT = 100_000_000
 """Longest header the format allows, in bytes."""
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Bytes of a number of each type a model is trained in; any other type holds a quantized weight, or no weight."""
+"""Bytes per number of the types in which a model is trained. Tensors of other types are quantized or not weights."""
 APART = 64
-"""Rows closer together than this are read by one request, with those between them."""
+"""Rows with at most this distance are read by one request, together with the rows between them."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies."""
+    """The place and the shape of a tensor."""
 
     uri: str
-    """Its file."""
+    """The file that contains the tensor."""
     start: int
-    """Its first byte in the file."""
+    """The position of the tensor's first byte in the file."""
     dtype: str
-    """Its type by the format's name, such as BF16."""
+    """The type's name in the format, such as BF16."""
     shape: tuple[int, ...]
 
 
@@ -42,13 +42,15 @@ Tensors = Mapping[str, Tensor]
 
 
 def read_header(storage: JobStorage, uri: str, size: int) -> dict[str, Tensor]:
-    """Every tensor of a file of `size` bytes.
+    """Returns every tensor of a file of `size` bytes.
 
-    Raises TrainerFailure ModelUnsupported where it is no .safetensors file, ModelNotFound where its end is missing."""
+    Raises TrainerFailure ModelUnsupported if it is not a .safetensors file, and ModelNotFound if it is incomplete."""
     start = storage.read_bytes(uri, 0, 8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
     if length > HEADER_LIMIT:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} is no safetensors file (a Git LFS pointer?).")
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"{uri} is not a safetensors file (is it a Git LFS pointer?)."
+        )
     try:
         header = json.loads(storage.read_bytes(uri, 8, length))
         entries = {name: value for name, value in header.items() if name != "__metadata__"}
@@ -60,14 +62,14 @@ def read_header(storage: JobStorage, uri: str, size: int) -> dict[str, Tensor]:
             for name, entry in entries.items()
         }
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} has a broken safetensors header.") from error
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} has a damaged safetensors header.") from error
     if size < end:
-        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{uri} is cut short: {size:,} of {end:,} bytes are there.")
+        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{uri} is incomplete: it has {size:,} of {end:,} bytes.")
     return found
 
 
 def read_rows(storage: JobStorage, matrix: Tensor, rows: Sequence[int]) -> NDArray[np.float32]:
-    """Those rows of a matrix of one of the types in FLOATS, shape [rows, columns], in the order they are asked for."""
+    """Returns rows of a matrix of a type in FLOATS, shape [rows, columns], in the order of `rows`."""
     width = matrix.shape[1] * FLOATS[matrix.dtype]
     found: dict[int, NDArray[np.float32]] = {}
     for first, last in _stretches(sorted(set(rows))):
@@ -78,12 +80,12 @@ def read_rows(storage: JobStorage, matrix: Tensor, rows: Sequence[int]) -> NDArr
 
 
 def spread(rows: int, count: int) -> list[int]:
-    """At most `count` of so many rows, evenly spread."""
+    """Returns at most `count` indices of `rows` rows, evenly spread."""
     return sorted({row * rows // count for row in range(count)})
 
 
 def _stretches(rows: Sequence[int]) -> list[tuple[int, int]]:
-    """First and last row of each read that together cover `rows`, which are sorted."""
+    """Returns the first and last row of each request. Together the requests cover `rows`, which are sorted."""
     ends = [position for position, (row, after) in enumerate(pairwise(rows)) if after - row > APART]
     firsts = [0, *(end + 1 for end in ends)]
     return [(rows[first], rows[last]) for first, last in zip(firsts, [*ends, len(rows) - 1], strict=True)]
@@ -96,5 +98,5 @@ def _floats(data: bytes, dtype: str) -> NDArray[np.float32]:
 
 
 def is_quantized(tensor: Tensor) -> bool:
-    """Whether a tensor of this type and size holds numbers that only a quantization method can read."""
+    """Returns whether a tensor contains quantized numbers, judged by its type and its size."""
     return tensor.dtype not in FLOATS and prod(tensor.shape) > 1 and tensor.dtype != "BOOL"

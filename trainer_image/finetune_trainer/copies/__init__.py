@@ -1,3 +1,3 @@
-"""Rows that repeat each other: exact copies, near-duplicates, their groups, and test rows that occur in training data.
+"""Finds exact duplicates, near-duplicates and their groups, and test rows that also occur in the training data.
 
 May import: pod, sources, rows, base. Only `embeddings` imports torch, when it is asked for."""

@@ -1,8 +1,8 @@
-"""Groups of rows that are nearly the same: candidates that share a band key, verified, and joined with a cap.
+"""Groups near-duplicates: rows with the same band key are candidates, and verified pairs are joined up to a limit.
 
-A band key is a hash of a few numbers of a row's sketch. Rows that are alike are likely to agree in one of the bands
-(locality-sensitive hashing). One band at a time is sorted, so that memory is a few bytes a row, and results depend on
-the rows alone."""
+A band key is a hash of a few numbers of a row's sketch. Similar rows probably have the same key in one of the bands
+(locality-sensitive hashing). Only one band is sorted at a time, so memory is a few bytes per row. The result depends
+only on the rows."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
@@ -15,24 +15,25 @@ from finetune_trainer.pod.progress import Progress
 
 BANDS = 16
 RECALL = 0.98
-"""Share of the pairs exactly at the threshold that become candidates in at least one band."""
+"""Share of the pairs exactly at the threshold that become candidates in at least one band (recall)."""
 PAIRED = 8
-"""Rows with one band key of which every pair is looked at; of more, each is compared with the first and with the one
-before it."""
+"""Up to this number of rows with the same band key, every pair is compared. Of more rows, each is compared with the
+first row and with the row before it."""
 SMALLEST_CAP, CAP_SHARE = 10, 0.02
-"""Rows a cluster may have: chains of pairs, each alike, could else join most rows into one, and the split draws whole
-clusters, a tenth of the rows by default: five of the largest fit."""
+"""The limit of a cluster: this number of rows, or this share of all rows if that is more. Without a limit, chains of
+similar pairs could join most rows. The split draws whole clusters, by default a tenth of the rows, so five of the
+largest clusters fit into the test set."""
 
 
 def width_of_bands(agreement: float) -> int:
-    """The most numbers a band can be made of so that rows of which each number agrees with probability `agreement`
-    still share one of the bands with probability RECALL (Leskovec et al., Mining of Massive Datasets, 3.4)."""
+    """Returns the most numbers per band with which a pair still shares a band with probability RECALL, if each number
+    of the pair is equal with probability `agreement` (Leskovec et al., Mining of Massive Datasets, 3.4)."""
     needed = 1 - (1 - RECALL) ** (1 / BANDS)
     return max(1, int(log(needed) / log(agreement))) if agreement < 1 else 32
 
 
 class Clusters:
-    """Disjoint sets of rows, at first each row alone."""
+    """Disjoint sets of rows. At first, each row is a separate set."""
 
     def __init__(self, rows: int) -> None:
         self._parent = np.arange(rows, dtype=np.int32)
@@ -41,7 +42,7 @@ class Clusters:
         self._full: set[int] = set()
 
     def root(self, row: int) -> int:
-        """The first row of the cluster `row` is in."""
+        """Returns the first row of the cluster that contains `row`."""
         parent = self._parent
         while (above := int(parent[row])) != row:
             parent[row] = parent[above]
@@ -49,7 +50,7 @@ class Clusters:
         return row
 
     def join(self, first: int, second: int, capped: bool = True) -> None:
-        """Puts both rows' clusters together; where that would be more rows than the cap, only if not `capped`."""
+        """Joins the clusters of both rows. If `capped`, does not join them if the result would be over the limit."""
         low, high = sorted((self.root(first), self.root(second)))
         if low == high:
             return
@@ -60,19 +61,19 @@ class Clusters:
         self._size[low] += self._size[high]
 
     def join_equal(self, keys: NDArray[np.uint64]) -> None:
-        """Joins rows with equal keys, shape [rows], whatever their number."""
+        """Joins rows with equal keys, shape [rows], without the limit."""
         for run in _runs(keys):
             for row in run[1:]:
                 self.join(run[0], row, capped=False)
 
     def join_alike(self, bands: Iterable[NDArray[np.uint32]], alike: Callable[[int, int], bool]) -> None:
-        """Joins the rows for which `alike` holds, of those with an equal key in one of `bands`, each of
-        shape [rows]."""
+        """Joins the pairs of rows that have an equal key in one of `bands` and for which `alike` returns True. Each
+        band has the shape [rows]."""
         progress = Progress("Comparing rows", "bands")
         for keys in bands:
             for first, second in _candidates(keys):
                 low, high = self.root(first), self.root(second)
-                # What is joined already, or would be full clusters, need not be compared; two full ones are told of.
+                # Rows in the same cluster, or in two full ones (which are already recorded), need no comparison.
                 if low == high or {low, high} <= self._full:
                     continue
                 if alike(first, second):
@@ -80,11 +81,11 @@ class Clusters:
             progress.advance()
 
     def crowded(self) -> NDArray[np.bool_]:
-        """Rows of clusters that another was not joined with because of the cap, though they are alike. Shape [rows]."""
+        """Returns the rows of clusters that were not joined with a similar one because of the limit. Shape [rows]."""
         return np.isin(self.roots(), [self.root(row) for row in self._full])
 
     def roots(self) -> NDArray[np.int32]:
-        """Each row's cluster, as the index of its first row. Shape [rows]."""
+        """Returns the cluster of each row, as the index of the cluster's first row. Shape [rows]."""
         roots = self._parent
         while not np.array_equal(above := roots[roots], roots):
             roots = above
@@ -101,7 +102,7 @@ def _candidates(keys: NDArray[np.uint32]) -> Iterator[tuple[int, int]]:
 
 
 def _runs(keys: NDArray[np.uint32] | NDArray[np.uint64]) -> Iterator[Sequence[int]]:
-    """Rows, two or more, with the same key; in rising order."""
+    """Yields every two or more rows with the same key, in ascending order."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]]))

@@ -1,4 +1,4 @@
-"""Copies: rows that say the same, rows that ask the same, and rows that nearly do."""
+"""Finds exact duplicates, rows with the same question, and near-duplicates."""
 
 import unicodedata
 from array import array
@@ -23,7 +23,7 @@ from finetune_trainer.sources.findings import Findings
 
 
 class SeenKeys:
-    """A set of 64-bit keys that takes eight bytes for each: most lie sorted, the last few in a set of Python's own."""
+    """A set of 64-bit keys with eight bytes per key. Most keys are in a sorted array, new keys in a Python set."""
 
     RECENT = 1 << 18
 
@@ -45,7 +45,7 @@ class SeenKeys:
 
 
 def drop_copies(rows: Iterable[Row], seen: SeenKeys, findings: Findings) -> Iterator[Row]:
-    """The rows whose key is not yet in `seen`, which grows; the others are counted."""
+    """Yields the rows whose key is not yet in `seen`, and adds their keys to it. Counts the other rows."""
     for row in rows:
         if seen.add(row_key(row)):
             yield row
@@ -54,9 +54,9 @@ def drop_copies(rows: Iterable[Row], seen: SeenKeys, findings: Findings) -> Iter
 
 
 def row_key(row: Row) -> int:
-    """64 bits that are equal for rows of which the same is learned and that differ in nothing but white space and the
-    way Unicode is composed. That any two of ten million other rows are equal too has a probability of three in a
-    million."""
+    """Returns a 64-bit key of a row. The keys of two rows are equal if the same messages are trained and the rows
+    differ only in white space and in the composition of Unicode characters. The probability that two different rows of
+    ten million have the same key is three in a million."""
     texts = (f"{m.role}{' not learned' * (not m.learned)}\n{normalised(m.content)}" for m in row.messages)
     return int.from_bytes(_digest(texts)[:8])
 
@@ -67,27 +67,27 @@ def prompt_key(row: Row) -> bytes:
     question with several answers, would else be learned on one side and asked on the other. A document's is the whole.
     Where the question is a template, `Openings` tells the rows apart by the rest of what they are asked with.
 
-    Rows that only share their answer are not alike in this sense: in classification nearly all of them do."""
+    Rows with the same answer have different keys, because in classification nearly all rows share their answers."""
     return _digest([normalised(question(row.messages))])
 
 
 def question(messages: Sequence[Message]) -> str:
-    """What the user says before the first answer; of a row that nobody asks in, all of it."""
+    """Returns the first message of the user, or the whole text of a row without a user."""
     return next((message.content for message in messages if message.role == "user"), messages[-1].content)
 
 
 def asked(messages: Sequence[Message]) -> str:
-    """All that is said before the last answer but for the system prompt; of a row that nobody asks in, nothing."""
+    """Returns all messages before the last answer except the system prompt, or "" for a row without a user."""
     return "\n".join(message.content for message in messages[:-1] if message.role != "system")
 
 
 def said(messages: Sequence[Message]) -> str:
-    """All that is said in a row but for the system prompt."""
+    """Returns all messages of a row except the system prompt."""
     return "\n".join(message.content for message in messages if message.role != "system")
 
 
 def normalised(text: str) -> str:
-    """`text` in Unicode's NFC, each run of white space a single space."""
+    """Returns `text` in Unicode's NFC, with one space for each run of white space."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -99,30 +99,31 @@ def _digest(parts: Iterable[str]) -> bytes:
 
 
 SIMILAR_WORDS = 0.8
-"""Default of `deduplicate.threshold`: what Lee et al. 2022 take for near copies of web text."""
+"""Default of `deduplicate.threshold`: the threshold of Lee et al. 2022 for near-duplicates of web text."""
 SIMILAR_MEANING = 0.9
-"""Its default for embeddings: SemHash's, which looks for the same. With all-MiniLM-L6-v2 it holds 15 of 20 paraphrases
-of short questions alike and none of 20 pairs that only share their topic (docs/benchmarks.md); 0.95 held 5."""
+"""Default of `deduplicate.threshold` with embeddings: the default of SemHash, which has the same purpose. With
+all-MiniLM-L6-v2 it finds 15 of 20 paraphrases of short questions, and none of 20 pairs that share only their topic
+(docs/benchmarks.md). A threshold of 0.95 finds 5 paraphrases."""
 
 
 @dataclass(frozen=True, eq=False)
 class Alike:
-    """Which of all rows are alike."""
+    """The similar rows among all rows."""
 
     groups: NDArray[np.uint64]
-    """Equal for rows that ask the same or, unless that is not wanted, nearly the same; whatever the rows' order.
-    Shape [rows]."""
+    """Equal for rows with the same question or, unless `near` is Keep, with nearly the same question. Does not depend
+    on the order of the rows. Shape [rows]."""
     repeats: NDArray[np.bool_]
-    """Rows that nearly repeat an earlier one. Shape [rows]."""
+    """True for near-duplicates of an earlier row. Shape [rows]."""
     crowded: NDArray[np.bool_]
-    """Rows with near copies in another group, because their own was full. Shape [rows]."""
+    """True for rows with near-duplicates in another group, because their own group was full. Shape [rows]."""
 
 
 class NearCopies:
-    """Looks for near copies among the rows it is given, as `dataset.deduplicate` says."""
+    """Finds near-duplicates among the rows, as `dataset.deduplicate` says."""
 
     def __init__(self, wish: Deduplicate, storage: JobStorage, folder: Path) -> None:
-        """`folder`: for files to work with. Raises TrainerFailure where the sentence model cannot be loaded."""
+        """`folder`: for temporary files. Raises TrainerFailure if the sentence model cannot be loaded."""
         texts: Callable[[str], NearDuplicates | Embeddings] = partial(NearDuplicates, folder)
         self._threshold = wish.threshold or SIMILAR_WORDS
         if uri := wish.sentence_model:
@@ -137,7 +138,7 @@ class NearCopies:
         self._further = array("B")
 
     def add(self, messages: Sequence[Message]) -> None:
-        """What the next row says; the very same messages again for each further part of that row."""
+        """Adds the next row. For each further part of the same row, call it again with the same object `messages`."""
         further = messages is self._last
         self._last = messages
         self._further.append(further)

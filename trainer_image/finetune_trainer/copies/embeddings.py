@@ -1,7 +1,7 @@
-"""Near copies by meaning: rows whose embeddings by a small sentence model point in nearly the same direction.
+"""Finds near-duplicates by meaning: rows whose embeddings by a small sentence model have a high cosine similarity.
 
-This is the only part of preflight that needs torch. `__main__` hides torch from every preflight that does not run a
-sentence model (`Deduplicate.sentence_model`)."""
+Only this part of preflight needs torch. `__main__` hides torch from every preflight without a sentence model
+(`Deduplicate.sentence_model`)."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 
 FIELD = "dataset.deduplicate.embeddingModel"
 MOST_ROWS = 200_000
-"""Every pair is compared: 200,000 rows of 384 numbers take about 15 TFLOP, minutes of a few cores, and embedding them
-takes longer than that. More rows are compared by their words."""
+"""Most rows that can be compared by meaning, because every pair is compared. 200,000 rows of 384 numbers need about 15
+TFLOP, which is minutes on a few cores. Computing their embeddings takes longer than that."""
 BATCH, SORTED, COMPARED = 64, 1024, 4096
-"""Texts embedded, texts sorted by length first so that those embedded together need little padding, and rows compared
-with all others, at a time."""
+"""Number of texts that are embedded, sorted by length, and compared with all other rows at a time. Texts are sorted so
+that a batch needs little padding."""
 LONGEST = 512
-"""Tokens of a text that are embedded at most; sentence models say so when they were trained on fewer."""
+"""Most tokens of a text that are embedded. The settings of a sentence model can reduce this number."""
 TRIAL = "word 7, "
-"""At least one token in every tokenizer, so that as many of them as a model takes tokens fill it."""
+"""At least one token in every tokenizer. Repeated once per token of the limit, it fills the model's input."""
 LOOKED_AT = 20_000
-"""Characters the tokenizer is given, which hold more tokens than that in any language."""
+"""Most characters that the tokenizer gets. They are more than LONGEST tokens in every language."""
 
 
 POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-"""How tokens become one vector: the switches of older files of sentence-transformers, and the words of newer ones."""
+"""The pooling of tokens to one vector: settings of older files of sentence-transformers, and values of newer files."""
 MODULES = ("Transformer", "Pooling", "Normalize")
-"""Parts of a model by sentence-transformers that are known here. The last changes no cosine."""
+"""Supported modules of a sentence-transformers model. Normalize does not change the cosine similarity."""
 
 
 class SentenceModel:
-    """A model that turns texts into unit vectors: the mean of its last layer over a text's tokens (Reimers and Gurevych
-    2019), or what its first token has where the model's folder says so, as sentence-transformers reads it."""
+    """A model that converts texts to unit vectors: the mean of its last layer over the tokens (Reimers and Gurevych
+    2019), or the vector of the first token if the settings of sentence-transformers in the folder say so."""
 
     def __init__(self, storage: JobStorage, uri: str, scratch: Path) -> None:
-        """Raises TrainerFailure ModelNotFound or ModelUnsupported where there is no such model at `uri`."""
+        """Raises TrainerFailure ModelNotFound or ModelUnsupported if there is no usable sentence model at `uri`."""
         try:
             files = fetch_settings(storage, uri, scratch, is_pooling_file)
         except TrainerFailure as failure:
@@ -67,26 +67,26 @@ class SentenceModel:
             if self._tokenizer.pad_token is None:
                 self._tokenizer.pad_token = self._tokenizer.eos_token
             self._require_vectors()
-        except Exception as error:  # whatever a broken file, or a model of another kind, makes it raise
+        except Exception as error:  # a damaged file or another kind of model can raise any error
             cause = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED, f"{FIELD}: {uri} cannot be loaded as a sentence model: {cause}."
             ) from error
 
     def _require_vectors(self) -> None:
-        """Embeds one text of the greatest length, so that a model that cannot do it is refused before any row is read.
-        Raises ValueError where the model also has a decoder, where the tokenizer has more tokens than the model, and
-        where a vector is not finite."""
+        """Embeds one text of the greatest length, so that an unusable model is refused before any row is read. Raises
+        ValueError if the model has a decoder, if the tokenizer has more tokens than the model, or if a vector is not
+        finite."""
         if self._model.config.is_encoder_decoder:
-            raise ValueError("it is an encoder with a decoder: take an encoder alone, such as all-MiniLM-L6-v2")
+            raise ValueError("it has an encoder and a decoder: use an encoder alone, such as all-MiniLM-L6-v2")
         tokens, rows = len(self._tokenizer), self._model.get_input_embeddings().num_embeddings
         if tokens > rows:
-            raise ValueError(f"its tokenizer has {tokens:,} tokens, and its weights have embeddings for {rows:,}")
+            raise ValueError(f"its tokenizer has {tokens:,} tokens, but its weights have embeddings for {rows:,}")
         if not np.isfinite(self.embed([TRIAL * self._longest])).all():
-            raise ValueError("its vectors hold numbers that are not finite")
+            raise ValueError("its vectors contain numbers that are not finite")
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
-        """Unit vectors, shape [texts, width]."""
+        """Returns the unit vectors of the texts. Shape [texts, width]."""
         import torch
 
         batch = self._tokenizer(texts, padding=True, truncation=True, max_length=self._longest, return_tensors="pt")
@@ -98,41 +98,41 @@ class SentenceModel:
 
 
 def is_pooling_file(path: str) -> bool:
-    """Whether that is one of the files in which sentence-transformers says how tokens become one vector."""
+    """Returns whether a file contains settings of sentence-transformers for the pooling of tokens."""
     return path in ("modules.json", "sentence_bert_config.json") or path.endswith("_Pooling/config.json")
 
 
 def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the tokens that are no padding. `states`: [texts, tokens, width]; `mask`: [texts, tokens], 0 for
-    padding."""
+    """Returns the mean over the tokens that are not padding. Shape [texts, width]. `states`: [texts, tokens, width];
+    `mask`: [texts, tokens], 0 for padding."""
     kept = mask[..., None].to(states.dtype)
     return (states * kept).sum(1) / kept.sum(1).clamp(min=1)
 
 
 def _pooling(folder: Path) -> str:
-    """The pooling that the files of sentence-transformers ask for; "mean" where there are none. Raises ValueError for a
-    model that does more to its tokens than is known here."""
+    """Returns the pooling in the settings of sentence-transformers, or "mean" without settings. Raises ValueError for a
+    pooling or a module that is not supported."""
     modules = _json(folder / "modules.json") or []
     for module in modules:
         if (name := module["type"].rpartition(".")[2]) not in MODULES:
-            raise ValueError(f"its modules.json has a part {name}, known are {', '.join(MODULES)}")
+            raise ValueError(f"its modules.json has a part {name}; supported parts are {', '.join(MODULES)}")
     path = next((module["path"] for module in modules if module["type"].endswith("Pooling")), None)
     config = (path and _json(folder / path / "config.json")) or {}
     older = [POOLINGS.get(name, name) for name, wanted in config.items() if name.startswith("pooling_mode_") and wanted]
     pooling = config.get("pooling_mode", older[0] if len(older) == 1 else older or "mean")
     if pooling not in POOLINGS.values():
-        raise ValueError(f"its pooling is {pooling}, known are mean and cls")
+        raise ValueError(f"its pooling is {pooling}; supported are mean and cls")
     return str(pooling)
 
 
 def _longest(folder: Path, allowed: int, config: Any) -> int:
-    """Tokens of a text that are embedded."""
+    """Returns the most tokens of a text that are embedded."""
     trained = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length") or LONGEST
     return int(min(LONGEST, trained, allowed, getattr(config, "max_position_embeddings", LONGEST)))
 
 
 def _json(path: Path) -> Any:
-    """What the file holds; None where there is none."""
+    """Returns the content of the file, or None if it does not exist."""
     return json.loads(path.read_text()) if path.is_file() else None
 
 
@@ -147,13 +147,13 @@ class Embeddings:
         self._progress = Progress("Embedding", "rows")
 
     def add(self, text: str) -> None:
-        """Adds the next row's text. Raises TrainerFailure SpecInvalid where there are too many to compare."""
+        """Adds the next row's text. Raises TrainerFailure SpecInvalid for more than MOST_ROWS rows."""
         self._rows += 1
         if self._rows > MOST_ROWS:
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID,
-                f"{FIELD} compares every row with every other, which takes too long for more than {MOST_ROWS:,} rows: "
-                "remove it to compare by words, or give fewer rows.",
+                f"{FIELD} compares every row with every other row, which takes too long for more than {MOST_ROWS:,} "
+                "rows. Remove the field to compare rows by their words, or provide fewer rows.",
             )
         self._waiting.append(text[:LOOKED_AT])
         if len(self._waiting) == SORTED:

@@ -1,12 +1,12 @@
-"""Texts of test rows that mostly stand in a row to learn from, which the groups of the split do not all see.
+"""Finds texts of test rows that a training row mostly contains. The groups of the split do not find all of them.
 
-One changed word in 45 leaves a Jaccard similarity of 0.78, and a question inside a longer row far less, yet a model
-that learned either is tested on what it has seen. So what counts is how much of the question one row covers, as Tülu 3
-was decontaminated (Lambert et al. 2024, section 3.2; allenai/open-instruct, decontamination/search.py): a word is
-covered where it is part of an n-gram that stands in that row too. There n is 8 and half of the words are enough; PaLM
-asks for 70% of the 8-grams (Chowdhery et al. 2022, section 8).
+One changed word in 45 gives a Jaccard similarity of 0.78, and a question inside a longer row gives far less. A model
+trained on such a row has still seen the test question. The measure is therefore the share of the question that one row
+covers, as in the decontamination of Tülu 3 (Lambert et al. 2024, section 3.2; allenai/open-instruct,
+decontamination/search.py). A word is covered if it is part of an n-gram that is also in the row. Tülu 3 uses n = 8 and
+half of the words; PaLM uses 70% of the 8-grams (Chowdhery et al. 2022, section 8).
 
-The n-grams of the test rows are held in memory; the rows to learn from are read once, a few at a time.
+The n-grams of the test rows are in memory. The training rows are read once, a few at a time.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,19 +21,19 @@ from finetune_trainer.copies.near_duplicates import SAMPLED, SHINGLE, VERY_SHORT
 from finetune_trainer.pod.progress import Progress
 
 MOSTLY = 0.75
-"""Share of a question's words that one row has to cover. One changed word takes at most four others with it, a quarter
-of a question of 20, below which characters tell of near copies; of 748 real questions none is covered as much by one
-of 6,725 others, though some differ from one in little but numbers."""
+"""Share of a question's words that one row must cover. One changed word leaves at most four other words uncovered, a
+quarter of a question of 20 words. Near-duplicates of shorter questions are found by their characters. None of 748 real
+questions is covered this much by one of 6,725 others, although some pairs differ in little more than numbers."""
 MOST_WORDS = 1 << 20
-"""Words of questions that are looked for, together, such as 10,000 questions of 100: at most about 120 MB."""
+"""Most words of all questions together, such as 10,000 questions of 100 words. They need at most about 120 MB."""
 AT_ONCE = 1 << 17
-"""Words of rows that are looked up at a time, or one row."""
+"""Number of words of rows that are looked up at a time. A longer row is looked up alone."""
 LOW_BITS = np.uint64((1 << 22) - 1)
-"""By these of its hash most n-grams are passed over before any is searched for."""
+"""The bits of an n-gram's hash with which most n-grams are excluded before the search."""
 
 
 MOST_TRIED = 1000
-"""Texts that cover a question and are tried for its answer."""
+"""Most texts that cover a question and are passed to `accepts`."""
 
 
 def leaks(
@@ -42,13 +42,13 @@ def leaks(
     text: Callable[[int], str],
     accepts: Callable[[int, int, float], bool] = lambda question, text, share: True,
 ) -> NDArray[np.int64]:
-    """For each question the number of the text that covers most of it, or -1 where none covers MOSTLY. `text` gives one
-    of the `texts` by its number, from 0. Shape [questions]: all, or the first that hold MOST_WORDS together.
-    `accepts`: whether a text counts, by the numbers of question and text and the share covered; of each question at
-    most MOST_TRIED are tried.
+    """Returns for each question the number of the text that covers most of it, or -1 if no text covers MOSTLY of it.
+    Shape [questions]: all questions, or the first ones that have MOST_WORDS words together. `text` returns one of the
+    `texts` by its number, from 0. `accepts` returns whether a text counts, from the number of the question, the number
+    of the text and the covered share. It is called for at most MOST_TRIED texts per question.
 
-    What stands in more texts, or questions, than may hang together as copies is an instruction's, and counts on neither
-    side; a question of which fewer than 8 words are left is not looked for."""
+    N-grams in more texts, or questions, than the limit of a group are part of an instruction and are ignored. A
+    question with fewer than 8 remaining words is not searched for."""
     index = _Index.of(questions)
     index = index.without(_common(index, texts, text))
     own = index.words()
@@ -75,23 +75,23 @@ def leaks(
 
 @dataclass(frozen=True, eq=False)
 class _Index:
-    """Every n-gram of the questions, once for each stretch of words that it covers without a gap: of a word that is
-    repeated a thousand times over there is one stretch, not a thousand places to hold against a thousand others."""
+    """Every n-gram of the questions, with each stretch of words that it covers without a gap. A word that is repeated a
+    thousand times gives one stretch, and not a thousand places to compare with a thousand others."""
 
     count: int
-    """How many questions there are."""
+    """Number of questions."""
     grams: NDArray[np.uint64]
-    """Hashes, in rising order. Shape [stretches]."""
+    """Hash of the n-gram of each stretch, in ascending order. Shape [stretches]."""
     questions: NDArray[np.int64]
-    """The question of each. Shape [stretches]."""
+    """The question of each stretch. Shape [stretches]."""
     starts: NDArray[np.int64]
-    """Its first word, of the words of all questions end to end. Shape [stretches]."""
+    """Index of the first word of each stretch, over the words of all questions. Shape [stretches]."""
     ends: NDArray[np.int64]
-    """The word after its last. Shape [stretches]."""
+    """Index of the word after the last word of each stretch. Shape [stretches]."""
 
     @classmethod
     def of(cls, questions: Iterable[str]) -> Self:
-        """The n-grams of the first questions, until they hold MOST_WORDS."""
+        """Returns the index of the first questions, until they have MOST_WORDS words together."""
         rows: list[list[int]] = []
         words = 0
         for question in questions:
@@ -108,12 +108,12 @@ class _Index:
         return cls(len(rows), grams[first], found[first], places[first], places[last] + SHINGLE)
 
     def without(self, common: NDArray[np.uint64]) -> Self:
-        """The same but for the n-grams in `common`."""
+        """Returns the index without the n-grams in `common`."""
         kept = np.isin(self.grams, common, invert=True)
         return type(self)(self.count, self.grams[kept], self.questions[kept], self.starts[kept], self.ends[kept])
 
     def words(self) -> NDArray[np.int64]:
-        """How many words of each question its n-grams cover. Shape [questions]."""
+        """Returns the number of words that the n-grams of each question cover. Shape [questions]."""
         found = np.zeros(self.count, dtype=np.int64)
         questions, words = _covered(self.questions, self.starts, self.ends)
         found[questions] = words
@@ -122,10 +122,11 @@ class _Index:
     def shared(
         self, grams: NDArray[np.uint64], rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Every stretch that one of `grams`, of `rows`, covers in a question: row * count + question, start, end."""
+        """Returns every stretch of a question that an n-gram in `grams`, of the row in `rows`, covers: the key
+        row * count + question, the start and the end. Shape [stretches] each."""
         start, end = (np.searchsorted(self.grams, grams, side) for side in ("left", "right"))
         known = end > start
-        # What a row holds more than once is looked for once.
+        # An n-gram that is repeated in a row is searched for once.
         _, once = np.unique(rows[known] * len(self.grams) + start[known], return_index=True)
         start, end, rows = start[known][once], end[known][once], rows[known][once]
         counts = end - start
@@ -136,11 +137,11 @@ class _Index:
 def _covered(
     keys: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each key once, and how many words its stretches cover together."""
+    """Returns each key once, and the number of words that its stretches cover together. Shape [keys] each."""
     order = np.lexsort((starts, keys))
     keys, starts, ends = keys[order], starts[order], ends[order]
     last = np.flatnonzero(np.diff(keys, append=-1))
-    # Each key's words after all those of the key before, so that one pass tells how far the stretches so far reach.
+    # The words of each key are moved behind those of the key before, so that one pass finds the reach of the stretches.
     own = np.repeat(np.arange(len(last)), np.diff(last, prepend=-1)) * (ends.max(initial=0) + 1)
     reach = np.maximum.accumulate(own + ends)
     words = reach - np.maximum(own + starts, np.append(0, reach[:-1]))
@@ -148,7 +149,7 @@ def _covered(
 
 
 def _common(index: _Index, texts: int, text: Callable[[int], str]) -> NDArray[np.uint64]:
-    """Those of the n-grams that are an instruction's, by the questions and a sample of the texts."""
+    """Returns the n-grams that are part of an instruction, from the questions and a sample of the texts."""
     sampled = np.unique(np.linspace(0, max(0, texts - 1), min(SAMPLED, texts), dtype=np.int64)).tolist()
     grams, numbers = [index.grams[:0]], [index.questions[:0]]
     for before, rows in _blocks(sampled, text):
@@ -161,15 +162,15 @@ def _common(index: _Index, texts: int, text: Callable[[int], str]) -> NDArray[np
 
 
 def _frequent(grams: NDArray[np.uint64], rows: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
-    """The n-grams that stand in more of `count` rows than a group of copies may have. `rows`: the row of each."""
+    """Returns the n-grams that are in more of `count` rows than the limit of a group. `rows`: the row of each."""
     return with_several(grams, rows, max(SMALLEST_CAP, CAP_SHARE * count) + 1)
 
 
 def with_several(
     values: NDArray[np.uint64], others: NDArray[np.int64] | NDArray[np.uint64], least: float
 ) -> NDArray[np.uint64]:
-    """The `values` that stand beside `least` or more different ones of `others`. Both of shape [pairs]; what is
-    returned is in rising order."""
+    """Returns the `values` that are paired with at least `least` different `others`, in ascending order. Both arguments
+    have the shape [pairs]."""
     order = np.lexsort((others, values))
     values, others = values[order], others[order]
     once = np.append(True, (values[1:] != values[:-1]) | (others[1:] != others[:-1]))[: len(values)]
@@ -178,7 +179,8 @@ def with_several(
 
 
 def _blocks(numbers: Iterable[int], text: Callable[[int], str]) -> Iterator[tuple[int, list[list[int]]]]:
-    """The texts of `numbers` as hashes of their words, AT_ONCE words together, and how many texts came before."""
+    """Yields the texts of `numbers` in blocks of about AT_ONCE words: the number of texts before the block, and the
+    hashes of the words of each text."""
     rows: list[list[int]] = []
     before = words = 0
     for number in numbers:

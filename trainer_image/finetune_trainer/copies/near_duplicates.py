@@ -1,6 +1,6 @@
-"""Rows that say nearly the same: MinHash over word 5-grams, each candidate verified by its true Jaccard similarity.
+"""Finds near-duplicates with MinHash over word 5-grams. Each candidate is verified with its exact Jaccard similarity.
 
-Kept on disk are four bytes for each word and 64 for each row; in memory about 32 bytes a row."""
+Needs four bytes per word and 64 bytes per row on disk, and about 32 bytes per row in memory."""
 
 import os
 import re
@@ -19,19 +19,19 @@ from rensa import RMinHash
 from finetune_trainer.copies.clusters import BANDS, Clusters, width_of_bands
 
 SHINGLE = 5
-"""Words, or characters, in a row."""
+"""Number of consecutive words, or characters, of a shingle."""
 VERY_SHORT, SHORT = 8, 20
-"""Words below which a text is only like one that is equal, for a word or a digit more makes it another question; and
-words below which a text's shingles are of characters: one changed word of twenty changes a third of the 5-grams of
-words, so that rows so short would only be alike when they are equal."""
+"""A text with fewer than VERY_SHORT words is a near-duplicate only of an equal text, because one more word or digit
+makes it another question. A text with fewer than SHORT words has shingles of characters: one changed word of twenty
+changes a third of its 5-grams of words, so such texts would be similar only if they were equal."""
 BLOCK, AT_ONCE = 4096, 1 << 20
-"""Rows, and shingles, that are worked on at a time, or one row where it has more: rows may be whole documents."""
+"""Number of rows, and of shingles, that are processed at a time. A row with more shingles is processed alone."""
 SAMPLED, TOO_FEW, COMMON = 2048, 100, 0.5
-"""Rows looked at for the text of a template, rows below which there is none to be told, and the share of the rows a
-shingle stands in to be one's: what an instruction repeats in most rows says nothing of which rows are alike."""
+"""Number of rows in which template text is searched for, fewest rows for this search, and the share of the rows that
+must have a shingle of the template. An instruction that is in most rows does not show which rows are similar."""
 WIDEST_BAND = 16
 MULTIPLIER = 0x9E3779B97F4A7C15
-"""2**64 over the golden ratio, as Knuth multiplies hashes."""
+"""2**64 divided by the golden ratio (Knuth's multiplicative hashing)."""
 SEED = 42
 
 # A word is a run of letters and digits; in scripts that put no spaces between words, a character.
@@ -41,21 +41,21 @@ _ASCII_WORDS = {code: " " for code in range(128) if not chr(code).isalnum()}
 
 
 def shingles(text: str) -> NDArray[np.uint32]:
-    """Hashes of the text's shingles, sorted, each once, at least one: of five words in a row; below 20 words of five
-    characters in a row; below 8 words of the whole text. Case, punctuation, white space and Unicode's compatibility
-    forms make no difference."""
+    """Returns the hashes of the text's shingles, sorted, without repeats, at least one. A shingle is five consecutive
+    words; below 20 words five consecutive characters; below 8 words the whole text. Case, punctuation, white space and
+    Unicode's compatibility forms are ignored."""
     return _shingles([_units(text)])[0]
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, as they are compared."""
+    """Returns the words of a text in the form in which they are compared."""
     if text.isascii():
         return text.lower().translate(_ASCII_WORDS).split()
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def _units(text: str) -> list[int]:
-    """What shingles are made of, as numbers: hashes of words, or the characters of a short text; at least five."""
+    """Returns the parts of shingles as numbers, at least five: hashes of words, or characters of a short text."""
     words = words_of(text)
     if len(words) >= SHORT:
         return hashes_of(words)
@@ -66,7 +66,7 @@ def _units(text: str) -> list[int]:
 
 
 def hashes_of(words: list[str]) -> list[int]:
-    """The words as numbers, equal for equal words."""
+    """Returns a number for each word, equal for equal words."""
     return list(map(_hash_of_word, words))
 
 
@@ -76,15 +76,15 @@ def _hash_of_word(word: str) -> int:
 
 
 def ngrams(rows: list[list[int]]) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
-    """Hashes of every SHINGLE numbers that follow one another in a row, the row of each, and the place of its first
-    number, counted over all rows end to end. Shape [n-grams], each, in the rows' order."""
+    """Returns the hash of every SHINGLE consecutive numbers of a row, the row, and the index of the first number over
+    all rows. Shape [n-grams] each, in the order of the rows."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     units = np.fromiter(chain.from_iterable(rows), np.uint64, int(lengths.sum()))
     count = max(0, len(units) - SHINGLE + 1)
     hashes = np.zeros(count, dtype=np.uint64)
     for offset in range(SHINGLE):
         hashes = hashes * np.uint64(MULTIPLIER) + units[offset : offset + count]
-    # The finalizer of MurmurHash3, without which the low bits of neighbours would be alike.
+    # The finalizer of MurmurHash3. Without it, the low bits of neighbours would be similar.
     hashes = (hashes ^ (hashes >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     row = np.repeat(np.arange(len(rows)), lengths)
     places = np.flatnonzero(row[:count] == row[len(row) - count :])
@@ -92,7 +92,7 @@ def ngrams(rows: list[list[int]]) -> tuple[NDArray[np.uint64], NDArray[np.int64]
 
 
 def _shingles(rows: list[list[int]]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """The sorted sets of shingles of rows of units, end to end, and the size of each."""
+    """Returns the sorted sets of shingles of all rows, one after another, and the size of each set."""
     hashes, row, _ = ngrams(rows)
     keyed = np.sort((row.astype(np.uint64) << np.uint64(32)) | (hashes >> np.uint64(32)))
     keyed = keyed[np.concatenate([[True], keyed[1:] != keyed[:-1]])]
@@ -101,13 +101,14 @@ def _shingles(rows: list[list[int]]) -> tuple[NDArray[np.uint32], NDArray[np.uin
 
 
 def jaccard(first: NDArray[np.uint32], second: NDArray[np.uint32]) -> float:
-    """Size of the intersection of two sets over that of their union; both sorted and not both empty."""
+    """Returns the size of the intersection of two sets divided by the size of their union. Both are sorted, and at
+    least one is not empty."""
     shared = np.intersect1d(first, second, assume_unique=True).size
     return float(shared / (first.size + second.size - shared))
 
 
 class NearDuplicates:
-    """The rows' texts, in the order they are added, as sets of shingles in files of `folder`."""
+    """Stores the texts of rows, in the order in which they are added, as sets of shingles in files of `folder`."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._path, self._bands_path = folder / f"{name}.shingles", folder / f"{name}.bands"
@@ -157,23 +158,23 @@ class NearDuplicates:
 
 
 class _OnDisk:
-    """Numbers in a file, read and written in stretches: mapped into memory, each page that was looked at would count as
-    the process's own."""
+    """Numbers in a file, which are read and written in ranges. The file is not mapped into memory, because every page
+    that was read would count as memory of the process."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("r+b", buffering=0)
 
     def read(self, start: int, end: int) -> NDArray[np.uint32]:
-        """The numbers [start, end)."""
+        """Returns the numbers [start, end)."""
         return np.frombuffer(os.pread(self._file.fileno(), 4 * (end - start), 4 * start), np.uint32)
 
     def write(self, start: int, numbers: NDArray[np.uint32]) -> None:
-        """Writes numbers from `start` on."""
+        """Writes `numbers` at the index `start`."""
         os.pwrite(self._file.fileno(), numbers.tobytes(), 4 * start)
 
 
 class _Sets:
-    """Each row's shingles but for those of a template that most rows share."""
+    """The shingles of each row, without the shingles of a template that most rows share."""
 
     def __init__(self, flat: _OnDisk, sizes: NDArray[np.uint32]) -> None:
         self._flat = flat
@@ -189,13 +190,13 @@ class _Sets:
         return len(self._starts) - 1
 
     def row(self, row: int) -> NDArray[np.uint32]:
-        """One row's shingles, sorted: all of them where it has none but the template's."""
+        """Returns the shingles of a row, sorted. If all of them belong to the template, returns all of them."""
         whole = self._flat.read(int(self._starts[row]), int(self._starts[row + 1]))
         own = whole[np.isin(whole, self._template, invert=True)] if self._template.size else whole
         return own if own.size else whole
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Ranges [start, end) of rows that are worked on at a time."""
+        """Yields ranges [start, end) of rows that are processed at a time."""
         start = 0
         while start < len(self):
             within = int(np.searchsorted(self._starts, self._starts[start] + AT_ONCE, "right")) - 1
@@ -204,7 +205,7 @@ class _Sets:
             start = end
 
     def block(self, start: int, end: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """The shingles of rows [start, end) end to end, and where each begins, with the end of the last."""
+        """Returns the shingles of the rows [start, end), one row after another, the start of each row, and the end."""
         starts = self._starts[start : end + 1] - self._starts[start]
         flat = self._flat.read(int(self._starts[start]), int(self._starts[end]))
         if not self._template.size:
@@ -216,7 +217,7 @@ class _Sets:
 
 
 def _band_keys(flat: NDArray[np.uint32], starts: NDArray[np.int64], width: int) -> NDArray[np.uint32]:
-    """Keys of the rows' sketches, shape [BANDS, rows]: a hash of `width` numbers each."""
+    """Returns the band keys of the rows' sketches, each a hash of `width` numbers. Shape [BANDS, rows]."""
     sketches = RMinHash.digest_matrix_from_flat_token_hashes(
         flat.astype(np.uint64), starts.astype(np.uint64), BANDS * width, SEED
     )

@@ -1,3 +1,3 @@
-"""What every step needs of the pod it runs in: files and S3, the job's status, the log, and the ways to end.
+"""The parts of the trainer that deal with its pod: files and S3, the job's status, the log, and the end of the pod.
 
-May import: finetune_api. Knows nothing of rows, models or training."""
+May import: finetune_api. Contains nothing about rows, models or training."""

@@ -1,4 +1,4 @@
-"""The ways a pod fails, as exceptions, and which one any exception stands for."""
+"""The exceptions with which a pod fails, and the conversion of any exception to one of them."""
 
 import errno
 import traceback
@@ -10,9 +10,10 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 class TrainerFailure(Exception):  # noqa: N818 - the API calls these failures
-    """A failure somebody can act on: a word of the API and a sentence naming what was found where.
+    """A failure with a remedy: a reason of the API, and a message that names what was found and where.
 
-    The sentence goes to the job's status: it may name files, lines, fields and columns, never a row's content."""
+    The message is written to the job's status. It may name files, lines, fields and columns, but never the content of a
+    row."""
 
     def __init__(self, reason: FailureReason, message: str, step: int | None = None) -> None:
         super().__init__(message)
@@ -20,29 +21,29 @@ class TrainerFailure(Exception):  # noqa: N818 - the API calls these failures
 
     @property
     def for_the_status(self) -> str:
-        """What the pod's own condition says: the finding and its remedy. A pod that was told to stop gives no remedy,
-        because its Job may be suspended and go on, which only the operator knows."""
+        """The message for the condition that the pod writes: the finding and its remedy. A pod that received SIGTERM
+        writes no remedy, because only the operator knows if its Job is suspended and will resume."""
         return self.message if self.reason is FailureReason.PREEMPTED else sentence(self.reason, self.message)
 
 
-class Superseded(Exception):  # noqa: N818 - it is no error
-    """What this pod does is no longer wanted, or nobody can learn of it: another attempt writes the job's status, the
-    job has ended or is gone, or the API server refuses this pod for good."""
+class Superseded(Exception):  # noqa: N818 - not an error
+    """The work of this pod is no longer needed, or its status cannot be written. Another attempt writes the job's
+    status, the job has ended or was deleted, or the API server refuses this pod permanently."""
 
 
 class StopRequested(BaseException):
-    """SIGTERM: the pod has to make room. No Exception, so that nothing on the way swallows it."""
+    """SIGTERM: the pod must stop. Not a subclass of Exception, so that no handler for Exception catches it."""
 
 
 def failure_of(error: BaseException) -> TrainerFailure:
-    """The failure any exception stands for. What is not expected is TrainerCrashed."""
+    """Returns the failure for any exception. The reason of an unexpected exception is TrainerCrashed."""
     if isinstance(error, TrainerFailure):
         return error
     if isinstance(error, StopRequested):
-        return TrainerFailure(FailureReason.PREEMPTED, "The pod was told to stop (SIGTERM) before its work was done.")
+        return TrainerFailure(FailureReason.PREEMPTED, "The pod received SIGTERM before its work was done.")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return TrainerFailure(
-            FailureReason.DISK_FULL, f"No space is left for {error.filename or 'the scratch folder'}."
+            FailureReason.DISK_FULL, f"No disk space is left for {error.filename or 'the scratch folder'}."
         )
     if isinstance(error, RuntimeError) and (reason := _gpu_reason(error)):
         return TrainerFailure(reason, _first_line(error))
@@ -50,8 +51,8 @@ def failure_of(error: BaseException) -> TrainerFailure:
 
 
 def _gpu_reason(error: RuntimeError) -> FailureReason | None:
-    """Whether a torch error is the GPU's: its memory, or the device itself. By name: preflight must not import torch to
-    ask. cuBLAS reports a full GPU as a plain RuntimeError."""
+    """Returns the reason if a torch error is about the GPU's memory or the device, otherwise None. Compares the name of
+    the class, because preflight must not import torch. cuBLAS reports out of memory as a plain RuntimeError."""
     name = type(error).__name__
     if name == "OutOfMemoryError" or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
         return FailureReason.GPU_OUT_OF_MEMORY
@@ -59,8 +60,8 @@ def _gpu_reason(error: RuntimeError) -> FailureReason | None:
 
 
 def _crash(error: BaseException) -> str:
-    """Class and place of an unexpected error. Its text only where it comes from the system or the GPU: other errors
-    may quote a row, and rows never reach a status."""
+    """Returns the class and the place of an unexpected error. The error's text is included only if it comes from the
+    system or the GPU: other errors can quote a row, and a status must never contain a row."""
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in Path(frame.filename).parents]
     place = f" in {ours[-1].name} ({Path(ours[-1].filename).relative_to(_PACKAGE)}:{ours[-1].lineno})" if ours else ""
     text = f": {_first_line(error)}" if type(error) in (RuntimeError, MemoryError) or isinstance(error, OSError) else ""

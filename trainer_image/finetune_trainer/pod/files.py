@@ -1,4 +1,4 @@
-"""What every kind of storage can do, and how a failure is called by what its URI is for."""
+"""The interface of every kind of storage, and the failure reasons for each use of a URI."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from finetune_trainer.pod.failure import TrainerFailure
 
 @dataclass(frozen=True)
 class Place:
-    """What a URI is for. It decides which reason a missing file and a refusal get."""
+    """The use of a URI. It decides the failure reason for a missing file and for denied access."""
 
     missing: FailureReason
     denied: FailureReason
@@ -25,31 +25,32 @@ OUTPUT = Place(FailureReason.OUTPUT_NOT_WRITABLE, FailureReason.OUTPUT_NOT_WRITA
 class Files(Protocol):
     """One kind of storage. All arguments are whole URIs (or paths).
 
-    A method raises whatever the storage's own library raises; `failure` says what such an error means."""
+    A method raises the errors of the storage's library. `failure` converts such an error to a TrainerFailure."""
 
     def size(self, uri: str) -> int | None:
-        """Bytes of the file; None where there is none."""
+        """Returns the size of the file in bytes, or None if the file does not exist."""
 
     def read(self, uri: str, start: int, length: int | None) -> bytes:
-        """`length` bytes of the file from `start`, or all the rest."""
+        """Returns `length` bytes of the file from `start`, or all bytes from `start` if `length` is None."""
 
     def open(self, uri: str) -> BinaryIO:
-        """The file as a stream that can seek."""
+        """Returns the file as a seekable stream."""
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """URI and bytes of every file whose URI begins with `prefix`, sorted by URI."""
+        """Yields the URI and the size in bytes of every file whose URI begins with `prefix`, sorted by URI."""
 
     def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
-        """Copies the file to a local path; `advance` is told of bytes as they arrive, from any thread."""
+        """Copies the file to a local path. Calls `advance` from any thread with the number of bytes received."""
 
     def write(self, uri: str, data: bytes, if_absent: bool) -> bool:
-        """Writes the file, with `if_absent` only if there is none, atomically. Returns whether it was written."""
+        """Writes the file atomically. With `if_absent`, only if the file does not exist. Returns whether it was
+        written."""
 
     def upload(self, path: Path, uri: str, advance: Callable[[int], None]) -> None:
-        """Copies a local file of any size; `advance` is told of bytes as they leave, from any thread."""
+        """Uploads a local file of any size. Calls `advance` from any thread with the number of bytes sent."""
 
     def delete(self, uris: Iterable[str]) -> None:
-        """Removes the files. They need not exist."""
+        """Deletes the files. A missing file is not an error."""
 
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
-        """The failure an error stands for; None where it is none of the storage's."""
+        """Returns the failure for an error, or None if the error does not come from the storage."""

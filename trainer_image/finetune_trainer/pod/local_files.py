@@ -1,4 +1,4 @@
-"""Local paths in place of S3, for debugging outside Kubernetes. The methods are those of `files.Files`."""
+"""Local paths instead of S3, for debugging outside Kubernetes. `files.Files` documents the methods."""
 
 import os
 import shutil
@@ -70,7 +70,7 @@ class LocalFiles:
                     break
 
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
-        """The failure an error stands for; None where it is none of the storage's."""
+        """Returns the failure for an error, or None if the error does not come from the file system."""
         if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             return TrainerFailure(place.missing, f"There is no file {uri}.")
         if isinstance(error, PermissionError):

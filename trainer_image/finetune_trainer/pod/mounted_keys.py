@@ -1,7 +1,7 @@
-"""The keys of an S3 service, from a Secret that the kubelet mounts and renews while the pod runs.
+"""Reads the keys of an S3 service from a mounted Secret. The kubelet updates the files while the pod runs.
 
-The files are read again for every request. A request that the service refuses because of its keys is sent again once
-the files hold other keys, so that a rotation in the middle of a long upload costs nothing.
+The files are read for every request. If the service refuses the keys of a request, the request is sent again when the
+files contain new keys. A key rotation during a long upload therefore does not fail the upload.
 """
 
 import re
@@ -25,27 +25,27 @@ REFUSED_KEYS = frozenset(
         "Unauthorized",
     }
 )
-"""Error codes of services that do not know the keys, or no longer. A missing permission is none of these."""
+"""Error codes for keys that a service does not know, or that have expired. A missing permission has other codes."""
 PATIENCE_SECONDS = 150.0
-"""How long a request waits for other keys where earlier ones were accepted. The kubelet mounts a changed Secret within
-one and a half minutes, so keys that are deleted as soon as their successors are in the Secret cost this at most."""
+"""How long a request waits for new keys if the service has accepted keys before. The kubelet mounts a changed Secret
+within 90 seconds, so this is enough even if the old keys are deleted as soon as the Secret has the new ones."""
 LOOK_AGAIN_SECONDS = 1.0
 _VERSIONS_READ = 5
 
 
 class Keys(NamedTuple):
-    """One version of a Secret's keys."""
+    """The keys in one version of a Secret."""
 
     key_id: str
     secret: str
     token: str | None
-    """The token of temporary keys."""
+    """The session token of temporary keys."""
 
 
 class MountedKeys(Credentials):
-    """botocore's credentials over the folder a Secret is mounted at, which held `keys` in the beginning.
+    """Credentials for botocore from the folder at which a Secret is mounted. `keys` are its first keys.
 
-    `stopping` says whether the process is told to end: then nobody waits for other keys."""
+    `stopping` returns whether the process must stop. It then does not wait for new keys."""
 
     def __init__(self, folder: Path, keys: Keys, stopping: Callable[[], bool]) -> None:
         super().__init__(*keys, method="mounted-secret")
@@ -55,29 +55,29 @@ class MountedKeys(Credentials):
         self._signed = threading.local()
 
     def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        """The keys to sign the next request with: what is mounted now, or the last whole pair that was."""
+        """Returns the keys for the next request: the mounted keys, or the last complete ones."""
         keys = self._last = read_keys(self._folder) or self._last
         self._signed.keys = keys  # botocore signs, sends and judges a request in one thread
         return ReadOnlyCredentials(*keys)
 
     def retry(self, response: tuple[Any, dict[str, Any]] | None, **_: Any) -> float | None:
-        """Handler of botocore's event needs-retry: 0 to sign the request again at once, None to leave it as it is."""
+        """Handles botocore's event needs-retry. Returns 0 to sign and send the request again, or None for no retry."""
         if response is None:
             return None
         code, status = response[1].get("Error", {}).get("Code"), getattr(response[0], "status_code", None)
         if code not in REFUSED_KEYS and status not in (401, 403):
             self._accepted = True
             return None
-        # The refusal of a HEAD has no body, so it names no code: see `s3._head`.
+        # A refused HEAD request has no body and therefore no code: see `s3._head`.
         wait = self._accepted and code in REFUSED_KEYS
         if self._renewed(PATIENCE_SECONDS if wait else 0.0):
             return 0.0
         if wait:
-            self._accepted = False  # no later request waits for the same keys
+            self._accepted = False  # later requests must not wait for the same keys
         return None
 
     def _renewed(self, seconds: float) -> bool:
-        """Whether other keys than those of this thread's request are mounted, within `seconds`."""
+        """Waits up to `seconds` for keys other than those of this thread's request. Returns whether it found some."""
         refused, deadline = getattr(self._signed, "keys", None), time.monotonic() + seconds
         while (found := read_keys(self._folder)) is None or found == refused:
             if time.monotonic() >= deadline or self._stopping():
@@ -87,7 +87,7 @@ class MountedKeys(Credentials):
 
 
 class MountedKeysProvider(CredentialProvider):
-    """Gives botocore's session one set of credentials and no other."""
+    """Provides one set of credentials to a session of botocore."""
 
     METHOD = "mounted-secret"
 
@@ -96,16 +96,16 @@ class MountedKeysProvider(CredentialProvider):
         self._keys = keys
 
     def load(self) -> MountedKeys:
-        """The credentials."""
+        """Returns the credentials."""
         return self._keys
 
 
 def read_keys(folder: Path) -> Keys | None:
-    """The keys a Secret's folder holds; None where one of the two is missing, empty or not plain text.
+    """Returns the keys in a Secret's folder, or None if the key id or the secret is missing, empty or not plain text.
 
-    The kubelet puts every version of a Secret into a folder of its own, points the link ..data at it, and then removes
-    the earlier folder. All keys are read from one version, which is still there afterwards: a new key never comes with
-    an old secret, and a token is never missed."""
+    The kubelet writes every version of a Secret to a separate folder, changes the link ..data to it, and then deletes
+    the earlier folder. All keys are read from one version, and the version is checked again afterwards. A new key is
+    therefore never combined with an old secret, and a token is never missed."""
     for _ in range(_VERSIONS_READ):
         version = _version(folder)
         key_id, secret, token = (_text(version / name) for name in (KEY_ID, SECRET, TOKEN))
@@ -115,13 +115,13 @@ def read_keys(folder: Path) -> Keys | None:
 
 
 def _version(folder: Path) -> Path:
-    """The folder of the newest version; the Secret's own where it is no mount."""
+    """Returns the folder of the newest version, or `folder` itself if it is not mounted by the kubelet."""
     link = folder / "..data"
     return link.resolve() if link.is_symlink() else folder
 
 
 def _text(path: Path) -> str | None:
-    """The file's text without white space around it; None where it is no value that can stand in a header."""
+    """Returns the file's text without white space around it, or None if it cannot be sent in an HTTP header."""
     try:
         text = path.read_bytes().decode("ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Whose the results at output.uri are: manifest.json, written last, alone says so."""
+"""Decides which job the results at output.uri belong to. Only manifest.json, which is written last, decides this."""
 
 import json
 from typing import Any
@@ -12,8 +12,8 @@ MANIFEST = "manifest.json"
 
 
 def published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
-    """The manifest this very job has already written, as before its pod was started again; None where there is none.
-    A local run knows its own by the spec. Raises TrainerFailure OutputOccupied where the manifest is another's."""
+    """Returns the manifest that this job has already written, for example before its pod was restarted, or None. A
+    local run compares the digest of the spec. Raises TrainerFailure OutputOccupied if another job wrote it."""
     output = bundle.spec.output.uri
     if not storage.exists(join(output, MANIFEST)):
         return None
@@ -27,13 +27,14 @@ def published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
         known = owner if isinstance(owner, dict) else {}
         whose = "/".join(str(known[key]) for key in ("namespace", "name") if key in known) or "another job"
         raise TrainerFailure(
-            FailureReason.OUTPUT_OCCUPIED, f"output.uri {output} already holds the results of {whose}."
+            FailureReason.OUTPUT_OCCUPIED, f"output.uri {output} already contains the results of {whose}."
         )
     return manifest
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    """The JSON object in `data`; empty where it is none, which makes it nobody's."""
+    """Returns the JSON object in `data`, or an empty one if `data` is not a JSON object. An empty manifest belongs to
+    no job."""
     try:
         found = json.loads(data)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The line a person waiting at the pod's log sees while work is long."""
+"""Prints the progress of long work to the pod's log."""
 
 import time
 
@@ -6,9 +6,9 @@ INTERVAL_SECONDS = 10.0
 
 
 class Progress:
-    """Prints `what: done [of total] unit, elapsed` at most every ten seconds. Work that is done sooner stays silent.
+    """Prints `what: done [of total] unit, elapsed` at most every ten seconds. Shorter work prints nothing.
 
-    `divisor`: how many of what `advance` counts make one of `unit`."""
+    `divisor`: the counts of `advance` and `total` are divided by it to get the `unit`."""
 
     def __init__(self, what: str, unit: str, total: int | None = None, divisor: int = 1) -> None:
         self._what, self._unit, self._total, self._divisor = what, unit, total, divisor
@@ -16,7 +16,8 @@ class Progress:
         self._started = self._printed = time.monotonic()
 
     def advance(self, amount: int = 1) -> None:
-        """Counts `amount` more as done. Called from any thread: at worst a line shows a count a little old."""
+        """Adds `amount` to the work that is done. May be called from any thread; a printed count can then be slightly
+        too low."""
         self._done += amount
         now = time.monotonic()
         if now - self._printed >= INTERVAL_SECONDS:

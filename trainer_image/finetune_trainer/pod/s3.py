@@ -1,4 +1,4 @@
-"""S3 services: Amazon's and those that speak its protocol. The methods are those of `files.Files`."""
+"""Amazon S3 and compatible services. `files.Files` documents the methods."""
 
 import io
 import os
@@ -83,7 +83,7 @@ class S3Files:
         except ClientError as error:
             if _code(error) != "403":
                 raise
-            # It begins with a HEAD, whose refusal does not say why.
+            # The download begins with a HEAD request. Its refusal contains no reason.
             _head(self._client, bucket, key)
             self._client.download_file(bucket, key, str(to), Callback=advance)
 
@@ -109,7 +109,7 @@ class S3Files:
             self._client.delete_object(Bucket=bucket, Key=key)
 
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
-        """The failure an error stands for; None where it is none of the storage's."""
+        """Returns the failure for an error, or None if the error does not come from the S3 service."""
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, f"There are no credentials for {uri}.")
         if isinstance(error, NO_ANSWER):
@@ -123,7 +123,7 @@ class S3Files:
     def _refusal(self, error: ClientError, uri: str, place: Place) -> TrainerFailure:
         code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if code == "NoSuchBucket":
-            return TrainerFailure(place.missing, f"There is no bucket {split(uri)[0]}, which {uri} names.")
+            return TrainerFailure(place.missing, f"The bucket {split(uri)[0]} of {uri} does not exist.")
         if code in MISSING_KEY:
             return TrainerFailure(place.missing, f"There is no {uri}.")
         if code in BAD_KEYS:
@@ -131,7 +131,10 @@ class S3Files:
                 FailureReason.STORAGE_ACCESS_DENIED, f"The S3 service refused {self._identity()} ({code}) for {uri}."
             )
         if status == 403:
-            return TrainerFailure(place.denied, f"{self._identity()} may not {_verb(error)} {uri} ({code}).")
+            who = self._identity()
+            return TrainerFailure(
+                place.denied, f"The S3 service does not allow {who} to {_verb(error)} {uri} ({code})."
+            )
         return TrainerFailure(
             FailureReason.STORAGE_UNAVAILABLE, f"The S3 service failed to {_verb(error)} {uri} ({code})."
         )
@@ -145,7 +148,7 @@ class S3Files:
             connect_timeout=5,
             read_timeout=60,
             retries={"mode": "standard", "total_max_attempts": 5},
-            # Many services that speak S3 know neither buckets as host names nor checksums in trailers.
+            # Many compatible services support neither buckets as host names nor checksums in trailers.
             s3={"addressing_style": "path" if self._storage.endpoint else "auto"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -161,8 +164,8 @@ class S3Files:
         return client
 
     def _keys(self, secrets_dir: Path) -> MountedKeys | None:
-        """The Secret's keys; None (boto3 then looks where it always looks) where the storage names no Secret, or
-        outside Kubernetes, where there is none to mount."""
+        """Returns the Secret's keys. Returns None if the storage names no Secret, or if no Secret is mounted outside
+        Kubernetes: boto3 then uses its usual sources. Raises TrainerFailure StorageAccessDenied if it is incomplete."""
         name = self._storage.credentials_secret_name
         if name is None or (self._job is None and not (secrets_dir / name).exists()):
             return None
@@ -171,14 +174,14 @@ class S3Files:
         namespace = f" in namespace {self._job.namespace}" if self._job else ""
         raise TrainerFailure(
             FailureReason.STORAGE_ACCESS_DENIED,
-            f"Secret {name}{namespace} with the keys {KEY_ID} and {SECRET} is missing or incomplete: it has to be "
-            f"created for the buckets {', '.join(self._storage.buckets)}.",
+            f"Secret {name}{namespace} with the keys {KEY_ID} and {SECRET} is missing or incomplete: create it for the "
+            f"buckets {', '.join(self._storage.buckets)}.",
         )
 
 
 class _Reader(io.RawIOBase):
-    """A file read by ranges, so that a broken connection costs one range and not the whole file; the ETag makes sure
-    that all ranges are of one version."""
+    """A stream that reads a file by ranges. A broken connection then costs one range and not the whole file. The ETag
+    ensures that all ranges are of the same version."""
 
     def __init__(self, client: "S3Client", uri: str) -> None:
         super().__init__()
@@ -213,7 +216,7 @@ class _Reader(io.RawIOBase):
         return data
 
     def range(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to before `end`."""
+        """Returns the bytes from `start` to `end`, without the byte at `end`."""
         if start >= end:
             return b""
         for attempt in range(1, READ_ATTEMPTS + 1):
@@ -223,21 +226,21 @@ class _Reader(io.RawIOBase):
             try:
                 return answer["Body"].read()
             except NO_ANSWER:
-                # botocore repeats a request, but not the reading of its answer.
+                # botocore retries a request, but not the reading of its response.
                 if attempt == READ_ATTEMPTS:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Bucket and key of s3://BUCKET/KEY."""
+    """Returns the bucket and the key of s3://BUCKET/KEY."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
 
 
 def _head(client: "S3Client", bucket: str, key: str) -> "HeadObjectOutputTypeDef":
-    """Size and ETag of an object. The refusal of a HEAD has no body: what is behind its 403 or 404 (an unknown key, a
-    missing bucket) only a GET is told. A GET that is answered had newer keys than the HEAD."""
+    """Returns the size and the ETag of an object. A refused HEAD request has no body, so a GET request finds the reason
+    of its 403 or 404 (an unknown key, a missing bucket). If the GET succeeds, it had newer keys than the HEAD."""
     try:
         return client.head_object(Bucket=bucket, Key=key)
     except ClientError:

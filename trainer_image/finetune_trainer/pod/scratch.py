@@ -1,4 +1,4 @@
-"""The folder a pod may fill: size-limited in Kubernetes, the system's own for temporary files elsewhere."""
+"""The folder for temporary files: a volume with a size limit in Kubernetes, the system's temporary folder elsewhere."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from finetune_api import names
 
 @contextmanager
 def scratch_folder(prefix: str) -> Iterator[Path]:
-    """A new folder whose name begins with `prefix`, removed in the end."""
+    """Creates a new folder whose name begins with `prefix`, and deletes it at the end."""
     base = names.SCRATCH_FOLDER if Path(names.SCRATCH_FOLDER).is_dir() else None
     with tempfile.TemporaryDirectory(dir=base, prefix=prefix) as folder:
         yield Path(folder)

@@ -1,8 +1,8 @@
-"""The pod's part of its job's status, by server-side apply.
+"""Writes the pod's part of the job's status with server-side apply.
 
-Always the writer's full intent: what is not in an apply is removed by the API server, so each carries everything
-written so far. The first apply forces, later ones do not: a pod that was replaced is told so by a conflict. A pod whose
-job has ended, or that may no longer write, stops: Superseded.
+Each apply contains everything written so far, because the API server removes fields that an apply leaves out. The first
+apply uses force, and later ones do not, so that a pod that was replaced gets a conflict. A pod stops with Superseded if
+its job has ended or if it is no longer allowed to write.
 """
 
 import http.client
@@ -26,11 +26,11 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PROGRESS_TIMEOUT_SECONDS = 3.0
 RESULT_TIMEOUT_SECONDS = 10.0
 RESULT_PATIENCE_SECONDS = 300.0
-"""How long a result is tried again while the API server is away, before the pod gives up."""
+"""How long the pod retries to write a result while the API server is not available."""
 REFUSAL_PATIENCE_SECONDS = 300.0
-"""How long the API server may refuse this pod (401, 403, 404 without the job's name) before that counts: rights take a
-moment to be there, and a restarted server a moment to know the FineTuneJobs. A token is refused for good once its pod
-has been deleted."""
+"""How long the API server may refuse this pod (401, 403, or 404 without the job's name) before the pod stops. New
+permissions and the resources of a restarted server need some time to become available. The token of a deleted pod is
+refused permanently."""
 
 
 class StatusWriter:
@@ -53,23 +53,23 @@ class StatusWriter:
 
     @property
     def intent(self) -> FineTuneJobStatus:
-        """Everything written so far, which the next apply carries again."""
+        """Everything written so far. The next apply contains it again."""
         return self._intent
 
     def progress(self, **parts: Any) -> None:
-        """Applies parts of the status (fields of FineTuneJobStatus) once, within a few seconds. An API server that is
-        away is no reason to stop: the next apply carries these parts too.
+        """Applies parts of the status (fields of FineTuneJobStatus) once, within a few seconds. If the API server is
+        not available, the next apply contains these parts too.
 
-        Raises Superseded when another attempt has taken the status over, the job has ended or is gone, or the API
+        Raises Superseded if another attempt now writes the status, if the job has ended or was deleted, or if the API
         server has refused this pod for minutes."""
         self._intent = self._intent.model_copy(update=parts)
         if error := self._apply(PROGRESS_TIMEOUT_SECONDS):
-            print(f"Status not written, will be with the next: {error}", flush=True)
+            print(f"The status was not written, the next update includes it: {error}", flush=True)
 
     def result(self, **parts: Any) -> None:
-        """Applies parts of the status and insists: tries again for five minutes while the API server is away.
+        """Applies parts of the status, and retries for five minutes while the API server is not available.
 
-        Raises Superseded as `progress` does, and ConnectionError when it cannot be written."""
+        Raises Superseded like `progress`, and ConnectionError if the status cannot be written."""
         self._intent = self._intent.model_copy(update=parts)
         give_up, pause = time.monotonic() + RESULT_PATIENCE_SECONDS, 1.0
         while error := self._apply(RESULT_TIMEOUT_SECONDS):
@@ -77,12 +77,12 @@ class StatusWriter:
                 if self._refused_since is not None:
                     raise Superseded(_not_let(error))
                 raise ConnectionError(f"the status could not be written: {error}")
-            print(f"Status not written, trying again in {pause:.0f} s: {error}", flush=True)
+            print(f"The status was not written, trying again in {pause:.0f} s: {error}", flush=True)
             time.sleep(pause)
             pause = min(2 * pause, 30.0)
 
     def condition(self, type: ConditionType, status: bool, reason: str, message: str) -> None:
-        """Puts a condition into what the next apply writes."""
+        """Adds a condition to the next apply."""
         text = "True" if status else "False"
         known = self._intent.condition(type) or self._seen.get(type)
         since = known.last_transition_time if known and known.status == text else self._clock()
@@ -98,7 +98,7 @@ class StatusWriter:
         self._intent = self._intent.model_copy(update={"conditions": [*others, condition]})
 
     def _apply(self, timeout: float) -> str | None:
-        """One server-side apply. Returns why it did not come through, where trying again may help."""
+        """Sends one server-side apply. Returns None, or the error if a retry can help."""
         status = without_nulls(json.loads(self._intent.model_dump_json(by_alias=True, exclude_none=True)))
         if self._job is None:
             print(f"{self._manager}: {json.dumps(status)}", flush=True)
@@ -110,27 +110,30 @@ class StatusWriter:
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
             self._refused_since = None
             return f"{type(error).__name__}: {error}"
-        # No apply can name the uid it is meant for: the API server sets aside all metadata of a status. The chart's
-        # admission policy keeps a pod of an earlier job of this name from writing; where that is missing, this ends it.
+        # An apply cannot name the uid of its job, because the API server ignores the metadata of a status. The chart's
+        # admission policy rejects writes of a pod of an earlier job with this name. Without the policy, this check
+        # stops such a pod.
         if answer["metadata"]["uid"] != self._job.uid:
-            raise Superseded("the job was deleted and another created under its name")
+            raise Superseded("the job was deleted, and another job was created with its name")
         self._owns, self._refused_since = True, None
         _require_under_way(answer)
         self._remember(answer)
         return None
 
     def _remember(self, answer: dict[str, Any]) -> None:
-        """Keeps the conditions the job carries, so that one an earlier attempt wrote keeps its time."""
+        """Stores the job's conditions, so that a condition of an earlier attempt keeps its transition time."""
         found = FineTuneJobStatus.model_validate(answer.get("status") or {})
         self._seen = {condition.type: condition for condition in found.conditions or []}
 
     def _refused(self, job: JobIdentity, error: urllib.error.HTTPError) -> str:
-        """What the API server says where it may say otherwise later. Raises Superseded where it will not, and
-        RuntimeError where the status itself is wrong."""
+        """Returns the error of the API server if a retry can help. Raises Superseded if it cannot, and RuntimeError if
+        the status itself is not valid."""
         text = error.read(2000).decode(errors="replace")
         code, answer = error.code, _status_of(text)
         if code == 409:
-            raise Superseded("another attempt writes this job's status, or the job was created anew") from error
+            raise Superseded(
+                "another pod writes this job's status, or the job was deleted and created again"
+            ) from error
         if code == 404 and answer.get("details", {}).get("name") == job.name:
             raise Superseded("the job was deleted") from error
         if code in (400, 422):
@@ -164,28 +167,28 @@ class StatusWriter:
         return found
 
     def _authority(self) -> dict[str, str]:
-        # Read each time: the kubelet renews it.
+        # Read for each request, because the kubelet renews the token.
         token = self._service_account / "token"
         return {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
 
     def _opener(self) -> urllib.request.OpenerDirector:
         authority = self._service_account / "ca.crt"
         tls = ssl.create_default_context(cafile=str(authority)) if authority.exists() else None
-        # The API server is in the cluster: a proxy meant for the way out is not for it.
+        # The API server is in the cluster, so a proxy for outgoing traffic must not be used.
         return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
 
 
 def _require_under_way(job: dict[str, Any]) -> None:
-    """Raises Superseded where the job ends without this pod: nobody waits for its work, and it may hold a GPU."""
+    """Raises Superseded if the job has ended or is being deleted. The pod must then stop, because it may have a GPU."""
     if "deletionTimestamp" in job["metadata"]:
         raise Superseded("the job is being deleted")
     status = FineTuneJobStatus.model_validate(job.get("status") or {})
     if status.is_over:
-        raise Superseded(f"the job has ended already as {status.state}")
+        raise Superseded(f"the job has already ended as {status.state}")
 
 
 def _status_of(text: str) -> dict[str, Any]:
-    """The meta/v1 Status in a refusal; empty where it is something else, as from a proxy."""
+    """Returns the meta/v1 Status in an error response, or an empty dictionary for another response, as from a proxy."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -195,11 +198,11 @@ def _status_of(text: str) -> dict[str, Any]:
 
 def _not_let(said: str) -> str:
     minutes = REFUSAL_PATIENCE_SECONDS / 60
-    return f"for {minutes:.0f} minutes the API server has not let this pod write the job's status ({said})"
+    return f"the API server has not let this pod write the job's status for {minutes:.0f} minutes ({said})"
 
 
 def without_nulls(value: Any) -> Any:
-    """`value` without null fields. Pydantic writes NaN and infinity, which are not JSON, as null."""
+    """Returns `value` without null fields. Pydantic writes NaN and infinity as null, because they are not JSON."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value

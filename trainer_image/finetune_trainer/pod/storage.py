@@ -1,7 +1,7 @@
-"""Files by URI: s3://BUCKET/KEY goes to the profile's storage for that bucket, anything else is a local path.
+"""Reads and writes files by URI. s3://BUCKET/KEY uses the profile's storage for that bucket, others are local paths.
 
-What goes wrong is raised as TrainerFailure with a reason that depends on what was asked for: a file missing under
-`model.uri` is ModelNotFound, one under `output.uri` OutputNotWritable, any other DatasetNotFound.
+Errors are raised as TrainerFailure. The reason depends on the URI: a missing file is ModelNotFound under `model.uri`,
+OutputNotWritable under `output.uri`, and DatasetNotFound elsewhere.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ _MEGABYTE = 1_000_000
 
 
 class JobStorage:
-    """All storage a job may use. See `open_storage`."""
+    """All storage of a job. `open_storage` creates it."""
 
     def __init__(self, bundle: Bundle, secrets_dir: Path) -> None:
         self._bundle, self._secrets_dir = bundle, secrets_dir
@@ -34,28 +34,28 @@ class JobStorage:
         self._s3: dict[int, Files] = {}
 
     def exists(self, uri: str) -> bool:
-        """Whether there is a file of exactly this name."""
+        """Returns whether a file with exactly this URI exists."""
         return self.size(uri) is not None
 
     def size(self, uri: str) -> int | None:
-        """Bytes of the file; None where there is none."""
+        """Returns the size of the file in bytes, or None if the file does not exist."""
         with self._typed(uri) as files:
             return files.size(uri)
 
     def read_bytes(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
-        """The file, or `length` bytes of it from `start`."""
+        """Returns the bytes of the file from `start`, at most `length` of them."""
         with self._typed(uri) as files:
             return files.read(uri, start, length)
 
     @contextmanager
     def open(self, uri: str) -> Iterator[BinaryIO]:
-        """The file as a stream of bytes, to be read line by line whatever its size."""
+        """Opens the file as a stream of bytes, for files of any size."""
         with self._typed(uri) as files, files.open(uri) as stream:
             yield stream
 
     def list(self, uri: str) -> list[str]:
-        """The files a URI with wildcards stands for, sorted: * and ? match within one folder, ** any folders. Without
-        wildcards the URI itself, whether there is such a file or not."""
+        """Returns the files that match a URI with wildcards, sorted. * and ? match within one folder, and ** matches
+        any number of folders. Returns a URI without wildcards unchanged, even if no such file exists."""
         if not globs.has_wildcard(uri):
             return [uri]
         prefix, pattern = globs.beginning(uri), globs.expression(uri)
@@ -63,13 +63,13 @@ class JobStorage:
             return [found for found, _ in files.list(prefix) if pattern.fullmatch(found)]
 
     def list_folder(self, uri: str) -> dict[str, int]:
-        """Bytes of every file under the folder, deep, by path relative to it."""
+        """Returns the size in bytes of every file in the folder and its subfolders, by relative path."""
         folder = join(uri, "")
         with self._typed(uri) as files:
             return {found.removeprefix(folder): size for found, size in files.list(folder) if found != folder}
 
     def download_folder(self, uri: str, to: Path, wanted: Callable[[str], bool] = lambda path: True) -> None:
-        """Copies the folder's files whose relative path is `wanted` to `to`, with a progress line."""
+        """Downloads the files of the folder whose relative path is `wanted` to `to`. Prints the progress."""
         sizes = {path: size for path, size in self.list_folder(uri).items() if wanted(path)}
         progress = Progress(f"Downloading {uri}", "MB", sum(sizes.values()), divisor=_MEGABYTE)
         for path in sizes:
@@ -78,25 +78,26 @@ class JobStorage:
                 files.download(join(uri, path), to / path, progress.advance)
 
     def write_bytes(self, uri: str, data: bytes, if_absent: bool = False) -> bool:
-        """Writes the file. With `if_absent` only if there is none, atomically. Returns whether it was written."""
+        """Writes the file. With `if_absent`, only if the file does not exist, atomically. Returns whether it was
+        written."""
         with self._typed(uri) as files:
             return files.write(uri, data, if_absent)
 
     def upload_file(self, path: Path, uri: str) -> None:
-        """Copies a local file of any size, with a progress line."""
+        """Uploads a local file of any size. Prints the progress."""
         progress = Progress(f"Uploading {uri}", "MB", path.stat().st_size, divisor=_MEGABYTE)
         with self._typed(uri) as files:
             files.upload(path, uri, progress.advance)
 
     def delete_prefix(self, uri: str) -> None:
-        """Removes the folder and everything under it. It need not exist."""
+        """Deletes the folder and its content. A missing folder is not an error."""
         folder = join(uri, "")
         with self._typed(uri) as files:
             files.delete([found for found, _ in files.list(folder)])
 
     @contextmanager
     def _typed(self, uri: str) -> Iterator[Files]:
-        """The storage of `uri`; what it raises becomes a TrainerFailure."""
+        """Provides the storage of `uri`, and converts its errors to TrainerFailure."""
         files = self._files(uri)
         try:
             yield files
@@ -131,10 +132,11 @@ class JobStorage:
 
 
 def open_storage(bundle: Bundle, secrets_dir: str | Path = names.STORAGE_FOLDER) -> JobStorage:
-    """The storage a job's URIs stand for. `secrets_dir`/SECRET_NAME/AWS_ACCESS_KEY_ID and so on hold credentials."""
+    """Returns the storage for the URIs of a job. Credentials are in `secrets_dir`/SECRET_NAME/AWS_ACCESS_KEY_ID and so
+    on."""
     return JobStorage(bundle, Path(secrets_dir))
 
 
 def join(uri: str, *parts: str) -> str:
-    """The URI of something in a folder. A last part of "" gives the folder's own prefix, with its slash."""
+    """Returns the URI of a file in a folder. If the last part is "", the result is the folder's prefix with a slash."""
     return "/".join([uri.rstrip("/"), *parts])

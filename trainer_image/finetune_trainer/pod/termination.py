@@ -1,4 +1,4 @@
-"""How a pod ends: what SIGTERM does, and the termination message that stays behind."""
+"""Handles SIGTERM, and writes the termination message of the pod."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ from finetune_api.bundle import TerminationMessage
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
 
 MESSAGE_BYTES = 4096
-"""Longest termination message the kubelet reads."""
+"""Most bytes of a termination message that the kubelet reads."""
 DEFAULT_LOG = Path("/dev/termination-log")
 
 
 class _Stop:
-    """Whether SIGTERM came, and whether it waits for the running step to end."""
+    """Whether SIGTERM was received, and whether it is deferred until the end of the current step."""
 
     requested = False
     deferred = False
@@ -29,14 +29,14 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 def handle_sigterm() -> None:
-    """From now on SIGTERM raises StopRequested in the main thread, unless `stop_deferred` holds it back."""
+    """Makes SIGTERM raise StopRequested in the main thread, except inside `stop_deferred`."""
     signal.signal(signal.SIGTERM, _on_sigterm)
 
 
 @contextmanager
 def stop_deferred() -> Iterator[None]:
-    """Inside, SIGTERM only makes `stop_requested` true, so that a step ends whole; on leaving, StopRequested is raised
-    if it came."""
+    """Defers SIGTERM: inside, it only makes `stop_requested` true, so that a step can finish. Raises StopRequested at
+    the end if SIGTERM was received."""
     _Stop.deferred = True
     try:
         yield
@@ -47,12 +47,12 @@ def stop_deferred() -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Whether SIGTERM came. The training loop polls it between steps."""
+    """Returns whether SIGTERM was received. The training loop checks this between steps."""
     return _Stop.requested
 
 
 def write_termination_message(message: TerminationMessage) -> None:
-    """Leaves `message` where the kubelet looks: $TERMINATION_LOG, or else the default where it exists."""
+    """Writes `message` to $TERMINATION_LOG, or to the kubelet's default path if that path exists."""
     path = Path(os.environ.get("TERMINATION_LOG", DEFAULT_LOG))
     if path != DEFAULT_LOG or path.exists():
         path.write_text(termination_json(message))
@@ -65,11 +65,11 @@ def write_failure(failure: TrainerFailure) -> None:
 
 
 def termination_json(message: TerminationMessage) -> str:
-    """`message` as JSON of at most 4096 bytes; its sentence is cut where needed."""
+    """Returns `message` as JSON of at most 4096 bytes. Its text is cut if necessary."""
     text = message.model_dump_json(by_alias=True, exclude_none=True)
     while len(text.encode()) > MESSAGE_BYTES:
         excess = len(text.encode()) - MESSAGE_BYTES
-        # A character can take up to 6 bytes in JSON, so this may cut a little too much, and never loops for ever.
+        # A character needs at most 6 bytes in JSON, and at least one is cut each time, so the loop ends.
         kept = message.message[: -max(excess // 6, 1) - 3].rstrip()
         message = message.model_copy(update={"message": kept + "..."})
         text = message.model_dump_json(by_alias=True, exclude_none=True)

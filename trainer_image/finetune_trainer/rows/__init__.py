@@ -1,3 +1,3 @@
-"""Records read as rows: columns, turns, values; rows checked, cleaned and masked.
+"""Converts records to rows (columns, messages, values), and checks, cleans and masks the rows.
 
 May import: pod, sources."""

@@ -1,4 +1,4 @@
-"""One value of a row as text: as it stands, or where it is a number, true or false or an object, as JSON writes it."""
+"""Reads one value of a row as text. Text stays unchanged; a number, true, false or an object becomes JSON."""
 
 import json
 from decimal import Decimal
@@ -12,19 +12,20 @@ from finetune_trainer.sources.records import kind_of
 
 
 def value_of(row: dict[str, Any], column: str, noted: Noted, required: bool = True) -> str:
-    """A column's value as text; "" where it is not required and not there. What is no text is noted. Raises InvalidRow
-    where it is nothing, or has no one meaning as text."""
+    """Returns a column's value as text, or "" if the column is optional and missing. Counts a value that is not text in
+    `noted`. Raises InvalidRow if the value is missing, or if its meaning as text is not clear."""
     return text_of({column: as_text(row[column], column, noted)} if column in row else row, column, required)
 
 
 def text_of(row: dict[str, Any], column: str, required: bool = True) -> str:
-    """A column's text; "" where it is not required and not there, or blank. Raises InvalidRow."""
+    """Returns a column's text, or "" if the column is optional and missing or blank. Raises InvalidRow if the value is
+    not text, or if a required one is missing or blank."""
     value = row.get(column)
     if value is None:
         if required and column in row:
             raise InvalidRow(f"{column} is null")
         if required:
-            raise InvalidRow(f"no {column}", f"columns found: {column_names(row)}")
+            raise InvalidRow(f"{column} is missing", f"columns found: {column_names(row)}")
         return ""
     if not isinstance(value, str):
         raise InvalidRow(f"{column} is {kind_of(value)}, not text")
@@ -35,7 +36,8 @@ def text_of(row: dict[str, Any], column: str, required: bool = True) -> str:
 
 
 def as_text(value: Any, column: str, noted: Noted) -> Any:
-    """A value as text where it has one meaning as such, or else as it is. What is no text is noted."""
+    """Returns a value as text if its meaning as text is clear, otherwise the value itself. Counts a value that is not
+    text in `noted`. Raises InvalidRow for a list that is not clear."""
     match value:
         case bool():
             noted[Reading.BOOLEAN, column] += 1
@@ -49,15 +51,15 @@ def as_text(value: Any, column: str, noted: Noted) -> Any:
             return _as_json(value, column, noted)
         case list():
             raise InvalidRow(
-                f"{column} is a list, of which all or one may be meant: write it as text, either the one that is "
-                "meant or the list as JSON"
+                f"{column} is a list, so it is not clear if one item or all items are meant: write the one item as "
+                "text, or the whole list as JSON text"
             )
     return value
 
 
 def _first_answer(texts: list[Any], column: str, noted: Noted) -> Any:
     if not texts:
-        raise InvalidRow(f"{column} holds no answer: write what the model is to say where there is none")
+        raise InvalidRow(f"{column} contains no answer: write the text that the model must answer here")
     if len(set(map(str, texts))) > 1:
         noted[Reading.FIRST_ANSWER, column] += 1
     return texts[0]
@@ -67,7 +69,7 @@ def _as_json(value: Any, column: str, noted: Noted) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
-        raise InvalidRow(f"{column} holds a value that JSON cannot write") from error
+        raise InvalidRow(f"{column} contains a value that cannot be written as JSON") from error
     noted[Reading.OBJECT, column] += 1
     return text
 
@@ -77,4 +79,4 @@ def _require_characters(text: str, column: str) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InvalidRow(f"{column} holds half a surrogate pair, which is no character") from error
+            raise InvalidRow(f"{column} contains half of a Unicode surrogate pair, which is not a character") from error

@@ -1,4 +1,4 @@
-"""Cleaning: the steps of `dataset.clean` on every message of every row, each counted, with examples for the report."""
+"""Applies the steps of `dataset.clean` to every message of every row, and counts them with examples for the report."""
 
 import re
 import unicodedata
@@ -20,24 +20,24 @@ from finetune_trainer.rows.row_format import Row
 from finetune_trainer.sources.cleaning_record import EXAMPLES, Change, Cleaned
 
 AROUND = 60
-"""Characters shown before and after the place that a step changed."""
+"""Number of characters shown before and after a change."""
 ROUNDS = 5
-"""Times the steps run over one text until they change nothing: one step's work can call for another's, and cleaning a
-cleaned text must change nothing. Two rounds, the second to see that nothing is left, are nearly always enough."""
+"""Most rounds of the steps over one text. Rounds are repeated until nothing changes, because the result of one step can
+require another step, and cleaning a clean text must change nothing. Two rounds are nearly always enough."""
 
 Step = Callable[[str], str]
 Changes = dict[str, tuple[str, str]]
-"""Each step that changed a text, with the text before and after it."""
+"""The text before and after each step that changed it, by the name of the step."""
 
 _LINE_ENDS = re.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
-# The look-behinds keep these linear: a run of spaces is looked at from its first one only.
+# The look-behinds keep the run time linear: a match can only start at the first space of a run.
 _LINE_TAILS = re.compile(r"(?<![^\S\n])[^\S\n]++\n")
 _SPACES = re.compile(r"(?<![^\S\n])[^\S\n]++")
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
 class Cleaner:
-    """The steps of one job. Raises TrainerFailure SpecInvalid for a pattern or a region that cannot be used."""
+    """Cleans the rows of one job. Raises TrainerFailure SpecInvalid for a pattern or a region that is not valid."""
 
     def __init__(self, wish: Clean) -> None:
         try:
@@ -45,15 +45,16 @@ class Cleaner:
         except KeyError as unknown:
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID,
-                f"dataset.clean.phoneRegions: {unknown.args[0]} is no country whose phone numbers are known.",
+                f"dataset.clean.phoneRegions: {unknown.args[0]} is not a supported country. Use ISO 3166-1 codes, for "
+                "example DE.",
             ) from unknown
         self._masks = {f"mask[{kind}]": _mask(find, MARKS[kind]) for kind, find in self._finders.items()}
         self._steps = _text_steps(wish) | self._masks
         self.cleaned = Cleaned(steps=Counter(dict.fromkeys(self._steps, 0)))
 
     def clean(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The rows with every message cleaned. A row whose question or answer is empty afterwards is dropped and
-        counted; an empty system message is left out."""
+        """Yields the rows with every message cleaned. Drops and counts a row whose question or answer is empty after
+        cleaning. Removes an empty system message."""
         for row in rows:
             texts = [self.text(message.content) for message in row.messages]
             self._note(row.place, [changes for _, changes in texts if changes])
@@ -68,7 +69,7 @@ class Cleaner:
                 self.cleaned.emptied += 1
 
     def text(self, text: str) -> tuple[str, Changes]:
-        """A text after all steps, and what each of them changed first."""
+        """Returns the text after all steps, and the first change of each step."""
         changes: Changes = {}
         for _ in range(ROUNDS):
             start = text
@@ -81,7 +82,7 @@ class Cleaner:
         return text, changes
 
     def _note(self, place: str, changed: list[Changes]) -> None:
-        """Counts one row's changes, a dictionary for each of its texts, and keeps the first few as examples."""
+        """Counts the changes of one row and keeps the first few as examples. `changed` has one dictionary per text."""
         cleaned = self.cleaned
         cleaned.rows += bool(changed)
         cleaned.steps.update({step for changes in changed for step in changes})
@@ -92,8 +93,8 @@ class Cleaner:
                     cleaned.examples.append(Change(step, place, *_windows(self._hide(before), self._hide(after))))
 
     def _holds_nothing_masked(self, changes: Changes, after: str) -> bool:
-        """Whether a text is free of what is to be masked. Of one that is not, earlier forms may hold a value that
-        is not found in them, so they are not shown."""
+        """Returns whether a text contains no value to mask. If it does, its earlier forms are not shown: they may
+        contain the value in a form that the search does not find."""
         return not self._masks.keys() & changes and not any(any(find(after)) for find in self._finders.values())
 
     def _hide(self, text: str) -> str:
@@ -103,7 +104,7 @@ class Cleaner:
 
 
 def _text_steps(wish: Clean) -> dict[str, Step]:
-    """The steps but for masks, in the order they run, by the name of their field."""
+    """Returns the steps except masking, by the name of their field, in the order in which they run."""
     steps: dict[str, Step] = {}
     if wish.mojibake is Mojibake.REPAIR:
         steps["mojibake"] = ftfy.fix_encoding
@@ -125,7 +126,8 @@ def _normalised(form: str, text: str) -> str:
 
 
 def _compiled(pattern: str, name: str) -> Any:
-    """RE2's expression, whose matching time is linear in the text whatever the pattern."""
+    """Compiles a pattern with RE2, whose run time is linear in the length of the text for every pattern. Raises
+    TrainerFailure SpecInvalid for a pattern that is not valid or that matches empty text."""
     options = re2.Options()
     options.log_errors = False
     try:
@@ -134,18 +136,18 @@ def _compiled(pattern: str, name: str) -> Any:
         reason = error.args[0].decode() if isinstance(error.args[0], bytes) else error.args[0]
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"{name} {pattern!r} is no regular expression in RE2's syntax, which has no look-around and no "
+            f"{name} {pattern!r} is not a regular expression in RE2's syntax, which supports neither look-around nor "
             f"back-references ({reason}).",
         ) from error
     if compiled.search(""):
         raise TrainerFailure(
-            FailureReason.SPEC_INVALID, f"{name} {pattern!r} matches empty text: name what is to be removed."
+            FailureReason.SPEC_INVALID, f"{name} {pattern!r} matches empty text: write a pattern of the text to remove."
         )
     return compiled
 
 
 def without(pattern: Any, text: str) -> str:
-    """`text` without what `pattern` matches. A space is put where two words would be joined."""
+    """Removes what `pattern` matches from `text`. Inserts a space where two words would be joined."""
     kept, end = [], 0
     for match in pattern.finditer(text):
         kept.append(text[end : match.start()])
@@ -162,17 +164,17 @@ def _in_word(character: str) -> bool:
 
 
 def trimmed(text: str) -> str:
-    """`text` with every line end a newline, and no white space at the ends of lines and of the text."""
+    """Replaces every line end by a newline, and removes white space at the ends of the lines and of the text."""
     return _LINE_TAILS.sub("\n", _LINE_ENDS.sub("\n", text)).strip()
 
 
 def collapsed(text: str) -> str:
-    """`text` trimmed, each run of white space within a line one space, and at most one empty line in a row."""
+    """Trims `text`, replaces white space inside a line by one space, and keeps at most one empty line in a row."""
     return _EMPTY_LINES.sub("\n\n", _SPACES.sub(" ", trimmed(text)))
 
 
 def _windows(before: str, after: str) -> tuple[str, str]:
-    """Both texts around the first place they differ."""
+    """Returns both texts cut to the surroundings of their first difference."""
     pairs = enumerate(zip(before, after, strict=False))
     same = next((place for place, (a, b) in pairs if a != b), min(len(before), len(after)))
     return _window(before, same), _window(after, same)
@@ -184,7 +186,7 @@ def _window(text: str, place: int) -> str:
 
 
 def _visible(text: str) -> str:
-    """`text` with what cannot be seen written out."""
+    """Replaces invisible characters by visible escapes."""
     return "".join(
         "⏎" if character == "\n" else character if _is_seen(character) else character.encode("unicode_escape").decode()
         for character in text

@@ -1,7 +1,7 @@
-"""Where e-mail addresses, card numbers and phone numbers stand in a text.
+"""Finds e-mail addresses, card numbers and phone numbers in a text.
 
-Every pattern here is matched in time linear in the text: quantifiers are possessive, and a match can only begin where
-none of its own characters precede it."""
+The run time of every pattern is linear in the length of the text. Quantifiers are possessive, and a match can only
+start at a place that does not follow one of its own characters."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +15,12 @@ Span = tuple[int, int]
 Finder = Callable[[str], Iterator[Span]]
 
 MARKS = {Masked.EMAIL: "<EMAIL_ADDRESS>", Masked.CARD: "<CREDIT_CARD>", Masked.PHONE: "<PHONE_NUMBER>"}
-"""What stands in place of what is masked: Presidio's names of the entities."""
+"""The text that replaces a masked value. The names of the entities are those of Presidio."""
 
 _EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]++@(?:[\w-]++\.)+(?:xn--[\w-]+|[^\W\d_]{2,}\w*+)")
 
 _THIRTEEN_DIGITS = re.compile(r"(?:\d[ -]?){12}\d")
-"""What the search for cards is worth its time for."""
+"""A cheap test: a text without a match contains no card number."""
 _CARD_LAYOUTS = tuple(
     re.compile(rf"(?<![\w+])(?=({layout})(?!\w))")
     for layout in (
@@ -30,8 +30,8 @@ _CARD_LAYOUTS = tuple(
         r"\d{13,19}",
     )
 )
-"""How card numbers are printed: groups of four, American Express' 4-6-5, Diners Club's 4-6-4, or none. Other groupings
-are other numbers. Looked at from every start, so that digits before a card do not hide it."""
+"""The usual groupings of card numbers: groups of four, 4-6-5 (American Express), 4-6-4 (Diners Club), or no groups.
+A number with another grouping is not a card number. Matches may overlap: digits before a card must not hide it."""
 _CARD_NETWORKS = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})"  # Visa
     r"|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}"  # Mastercard
@@ -42,23 +42,24 @@ _CARD_NETWORKS = re.compile(
     r"|62\d{14,17}"  # UnionPay
     r"|(?:5018|5020|5038|6304|6759|676[1-3])\d{8,15}"  # Maestro
 )
-"""Prefixes and lengths the networks issue (ISO/IEC 7812 issuer identification numbers). Nine of ten random numbers fail
-the Luhn check; this leaves out most of the tenth."""
+"""Prefixes and lengths of the card networks (issuer identification numbers, ISO/IEC 7812). Nine of ten random numbers
+fail the Luhn check. This pattern excludes most of the others."""
 
 _SEVEN_DIGITS = re.compile(r"(?:\d[ ()./\xa0\u2010-\u2015-]{0,4}){6}\d")
-"""What the search for phone numbers is worth its time for: no number that people call is shorter."""
+"""A cheap test: a line without a match contains no phone number, because no phone number is shorter."""
 _LINES = re.compile(r"[^\n]+")
 _PHONE_WORD = re.compile(
     r"(?:phone|tele?|tel[eé]fono|t[eé]l[eé]phone|mobil\w*|cell|fax|call|whatsapp|☎)(?:\W{1,3}\w{1,4}){0,2}\W{0,4}$",
     re.I,
 )
-"""A word that names one, and at most two short ones after it: phone, call me at, tel. no."""
+"""A word that announces a phone number, and at most two short words after it: phone, call me at, tel. no."""
 _LOOK_BACK = 28
 
 
 def finders(kinds: Sequence[Masked], regions: Sequence[str]) -> dict[Masked, Finder]:
-    """What finds each of `kinds`, in the order they are to be masked: an address or a card may hold digits that alone
-    would be a phone number. `regions`: ISO 3166-1 codes. Raises KeyError for one that libphonenumber does not know."""
+    """Returns the search function of each of `kinds`, in the order of masking. The order matters because an address or
+    a card can contain digits that look like a phone number. `regions`: ISO 3166-1 codes. Raises KeyError for a region
+    that libphonenumber does not know."""
     unknown = [region for region in regions if region not in phonenumbers.SUPPORTED_REGIONS]
     if unknown:
         raise KeyError(unknown[0])
@@ -71,7 +72,8 @@ def finders(kinds: Sequence[Masked], regions: Sequence[str]) -> dict[Masked, Fin
 
 
 def replaced(text: str, find: Finder, replacement: Callable[[str], str]) -> str:
-    """`text` with what `find` finds replaced, until it finds no more: what is left beside a mark may be one itself."""
+    """Replaces every match of `find` in `text`. Repeats until there is no match, because the text next to a mark can be
+    a new match."""
     while spans := list(find(text)):
         parts: list[str] = []
         end = 0
@@ -83,18 +85,18 @@ def replaced(text: str, find: Finder, replacement: Callable[[str], str]) -> str:
 
 
 def hidden(value: str) -> str:
-    """A value as it may be shown: its first character, and its length."""
+    """Returns a masked value in the form in which it may be shown: its first character and its length."""
     return value[:1] + "•" * (len(value) - 1)
 
 
 def emails(text: str) -> Iterator[Span]:
-    """Addresses in their usual form: no quoted local parts, no addresses of hosts without a dot."""
+    """Yields e-mail addresses in their usual form, without quoted local parts and without hosts that have no dot."""
     if "@" in text:
         yield from (match.span() for match in _EMAIL.finditer(text))
 
 
 def cards(text: str) -> Iterator[Span]:
-    """Numbers of a card network with a right check digit, as cards print them."""
+    """Yields card numbers: in a usual grouping, of a card network, and with a correct check digit."""
     if not _THIRTEEN_DIGITS.search(text):
         return
     end = 0
@@ -107,15 +109,15 @@ def cards(text: str) -> Iterator[Span]:
 
 
 def luhn(digits: str) -> bool:
-    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
+    """Returns whether the last digit is the check digit of the other digits (ISO/IEC 7812-1, annex B)."""
     values = [int(digit) for digit in reversed(digits)]
     doubled = (2 * value for value in values[1::2])
     return (sum(values[::2]) + sum(value - 9 if value > 9 else value for value in doubled)) % 10 == 0
 
 
 def phones(text: str, regions: Sequence[str] = ()) -> Iterator[Span]:
-    """Numbers valid in the numbering plan of the country they name, or of one of `regions`: libphonenumber's own
-    search for numbers in text, which leaves out dates, page numbers and digits grouped as no phone number is."""
+    """Yields phone numbers that are valid in the numbering plan of their own country code, or of one of `regions`. Uses
+    the text search of libphonenumber, which excludes dates, page numbers and digits in unusual groups."""
     end = 0
     for line in _LINES.finditer(text):
         if _SEVEN_DIGITS.search(line.group()):
@@ -126,7 +128,7 @@ def phones(text: str, regions: Sequence[str] = ()) -> Iterator[Span]:
 
 
 def _phones_of_line(line: str, regions: Sequence[str]) -> set[Span]:
-    """Digits grouped as phone numbers are, and those that are said to be one however they are grouped."""
+    """Returns digits in the usual groups of phone numbers, and digits in any groups that are announced as one."""
     return {
         (match.start, match.end)
         for region in (None, *regions)
@@ -139,5 +141,5 @@ def _phones_of_line(line: str, regions: Sequence[str]) -> set[Span]:
 
 
 def _said_to_be_phone(line: str, start: int, raw: str) -> bool:
-    """Whether a country code or an area code in parentheses says so, or a word before it."""
+    """Returns whether a country code, an area code in parentheses or a word before the digits announces a number."""
     return raw.startswith(("+", "\uff0b", "(")) or bool(_PHONE_WORD.search(line, max(0, start - _LOOK_BACK), start))

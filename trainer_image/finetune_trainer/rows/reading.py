@@ -1,4 +1,4 @@
-"""Rows from the sources, each checked: what is not right is found with file and line, not fixed and not guessed."""
+"""Reads the rows of the sources and checks each. An error is reported with its file and line; nothing is guessed."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,15 +16,15 @@ from finetune_trainer.sources.findings import Findings, InvalidRow, place_of
 from finetune_trainer.sources.records import read_records
 
 ROW_CHARACTERS = 4 * 1024 * 1024
-"""Longest text of a row. The tokenizer takes some 200 bytes of memory for each character it is given at once."""
+"""Most characters of a row. The tokenizer needs about 200 bytes of memory for each character of one call."""
 
 
 def read_rows(
     storage: JobStorage, sources: Sequence[RowFiles], field: str, findings: Findings, readings: Readings
 ) -> Iterator[Row]:
-    """The valid rows of all sources in order; the others go to `findings`. `readings` takes what is read as something
-    else than it is written, and what is not read. `field`: dataset.train or dataset.test, for messages. Raises
-    TrainerFailure DatasetNotFound, DatasetInvalid or SpecInvalid where a whole source is no good."""
+    """Yields the valid rows of all sources in order. Records the other rows in `findings`, and converted or unused
+    values in `readings`. `field` is used in messages: dataset.train or dataset.test. Raises TrainerFailure
+    DatasetNotFound, DatasetInvalid or SpecInvalid if a whole source cannot be used."""
     progress = Progress(f"Reading {field}", "rows")
     for position, source in enumerate(sources):
         for row in _read_source(storage, source, position, f"{field}[{position}]", findings, readings):
@@ -51,7 +51,9 @@ def _read_source(
         try:
             messages = reader.messages(record.value, noted)
             if sum(len(message.content) for message in messages) > ROW_CHARACTERS:
-                raise InvalidRow(f"longer than {ROW_CHARACTERS >> 20} Mi characters", "make several rows of it")
+                raise InvalidRow(
+                    f"the row is longer than {ROW_CHARACTERS >> 20} Mi characters", "split it into several rows"
+                )
         except InvalidRow as problem:
             findings.invalid_row(record.place, problem)
         else:

@@ -1,11 +1,11 @@
-"""What of the rows was read as something else than it is written, or not at all: counted, so that it is said once."""
+"""Counts the values that were converted or not used, so that advice can report each kind once."""
 
 from collections import Counter
 from enum import StrEnum
 
 
 class Reading(StrEnum):
-    """One way in which a value was read."""
+    """One way in which a value was converted or not used."""
 
     NUMBER = "numbers"
     DIGITS = "numbers as text"
@@ -19,9 +19,9 @@ class Reading(StrEnum):
 
 
 Noted = Counter[tuple[Reading, str]]
-"""How often one row was read so, by the name of the column or key."""
+"""How often each kind occurs in one row, by the kind and the name of the column or key."""
 NAMES = 64
-"""Names that are counted of each reading; keys that are data would else fill the memory."""
+"""Most names that are counted for each kind. Without a limit, keys that are data would fill the memory."""
 
 
 class Readings:
@@ -31,7 +31,7 @@ class Readings:
         self.rows = 0
         """Valid rows."""
         self.unused: list[str] = []
-        """Columns that nothing reads, each with its place in the spec."""
+        """Columns that are not used, each with its field in the spec."""
         self._rows, self._times = Noted(), Noted()
 
     def add(self, noted: Noted) -> None:
@@ -43,9 +43,9 @@ class Readings:
                 self._times[key] += times
 
     def rows_with(self, reading: Reading) -> dict[str, int]:
-        """Rows that were read so, by the name of the column or key, the most frequent first."""
+        """Returns the number of rows with this kind, by the name of the column or key, the most frequent first."""
         return {name: rows for (found, name), rows in self._rows.most_common() if found is reading}
 
     def times(self, reading: Reading) -> int:
-        """How often it was read so, in all rows."""
+        """Returns how often this kind occurs in all rows."""
         return sum(times for (found, _), times in self._times.items() if found is reading)

@@ -1,6 +1,6 @@
-"""The columns of a source's rows: which format they tell, how they are named in messages, which of them nothing reads.
+"""The columns of a source's rows: how they decide the format, and how messages show their names.
 
-A name is shown, the content of a row never: where what should be names reads like content, none is shown.
+Messages show the names of columns, but never the content of a row. If the names look like content, none is shown.
 """
 
 import json
@@ -22,16 +22,16 @@ KEYS = {
     RowFormat.INSTRUCTION: ("instruction", "output"),
     RowFormat.TEXT: ("text",),
 }
-"""Columns that tell a format; the order in which Auto tries them."""
+"""Columns that decide a format, in the order in which Auto tries the formats."""
 OPTIONAL: dict[RowFormat, tuple[str, ...]] = {
     RowFormat.MESSAGES: ("system",),
     RowFormat.PROMPT_COMPLETION: ("system", "reasoning"),
     RowFormat.INSTRUCTION: ("system", "input", "reasoning"),
     RowFormat.TEXT: (),
 }
-"""Columns a format reads where a row has them."""
+"""Optional columns of each format."""
 SHARED = {"system", "reasoning"}
-"""Those that several formats read, so that mapping one tells no format."""
+"""Optional columns of several formats. Mapping one of them does not decide the format."""
 ASKED = (
     *("instruction", "question", "query", "problem", "prompt", "input", "inputs", "inputs_pretokenized", "user"),
     *("user_prompt", "human", "source", "sentence", "utterance", "review", "dialogue", "article", "document"),
@@ -43,10 +43,10 @@ ANSWERED = (
     *("targets_pretokenized", "answers", "expected_output", "reference", "human_reference"),
     *("summary", "highlights", "label", "labels", "intent", "sentiment"),
 )
-"""Names by which a mapping is suggested, the likeliest first. Where none fits, none is: a guess that is followed and
-wrong costs a training."""
+"""Names of columns for which a mapping is suggested, the most likely first. Without a match there is no suggestion,
+because following a wrong suggestion wastes a whole training run."""
 NAMED, LONGEST_NAME, MOST_WORDS = 12, 40, 4
-"""Columns named in a message; characters and words of what still looks like a name."""
+"""Most columns that a message names; most characters and words of a text that looks like a name."""
 
 _SENTENCE = re.compile(r"\s.*[.?!]\s*$|[\u3002\uff01\uff1f]|,\s|\n")
 _PLAIN = re.compile(r"[^\W\d][\w-]*")
@@ -55,7 +55,7 @@ _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """The columns' names in this source's files."""
+    """The names of the columns in the files of one source."""
 
     system: str
     prompt: str
@@ -69,16 +69,16 @@ class ColumnMap:
 
     @classmethod
     def of(cls, source: RowFiles) -> Self:
-        """The names of the format, but for those that are mapped."""
+        """Returns the mapped names of a source, and the names of the format for columns that are not mapped."""
         mapped = source.columns or dataset.Columns()
         return cls(**{name: getattr(mapped, name) or name for name in dataset.Columns.model_fields})
 
     def read_by(self, format: RowFormat) -> dict[str, str]:
-        """The columns a format reads, by the format's names."""
+        """Returns the columns that a format uses, by the names of the format."""
         return {name: getattr(self, name) for name in (*KEYS[format], *OPTIONAL[format])}
 
     def reasonings(self, format: RowFormat) -> tuple[str, ...]:
-        """The columns that may hold the thought before an answer: the one that is mapped, or else the usual ones."""
+        """Returns the columns that can contain the thought before an answer: the mapped one, or the usual names."""
         if "reasoning" not in OPTIONAL[format]:
             return ()
         usual = REASONINGS if self.reasoning in REASONINGS else ()
@@ -86,15 +86,16 @@ class ColumnMap:
 
 
 def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str) -> RowFormat:
-    """The format, told from the mapped columns, or else from the first row's column names.
+    """Returns the format that matches the mapped columns, or else the column names of the first row.
 
-    Raises TrainerFailure SpecInvalid for columns of two formats, DatasetInvalid where none fits, or where a text stands
-    beside what could be the answer to it."""
+    Raises TrainerFailure SpecInvalid for columns of two formats. Raises DatasetInvalid if no format matches, or if the
+    row has a text column and also a column that could be its answer."""
     mapped = source.columns.model_dump(exclude_none=True).keys() if source.columns else set()
     told = [format for format, keys in KEYS.items() if mapped & {*keys, *OPTIONAL[format]} - SHARED]
     if len(told) > 1:
         raise TrainerFailure(
-            FailureReason.SPEC_INVALID, f"{field}.columns maps columns of {' and '.join(told)}: keep those of one."
+            FailureReason.SPEC_INVALID,
+            f"{field}.columns maps columns of several formats ({' and '.join(told)}): keep the columns of one format.",
         )
     if not told:
         told = [format for format, keys in KEYS.items() if row.keys() >= set(keys)]
@@ -103,32 +104,32 @@ def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str)
         if told == [RowFormat.TEXT] and (beside := _beside_text(row, ColumnMap.of(source).system)):
             raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_two(row, beside, field)}")
     if others := sorted(mapped & SHARED - set(OPTIONAL[told[0]])):
+        names = " and ".join(others)
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"{field}.columns maps {' and '.join(others)}, which rows of format {told[0]} have no column for: "
-            "remove it.",
+            f"{field}.columns maps {names}, which the format {told[0]} does not use: remove {names}.",
         )
     return told[0]
 
 
 def quoted(name: str) -> str:
-    """A name as YAML reads it back unchanged, in characters that can be written whatever it holds."""
+    """Returns a name as a YAML scalar, quoted and escaped if necessary."""
     if _PLAIN.fullmatch(name) and name.lower() not in _YAML_WORDS:
         return name
     return json.dumps(name, ensure_ascii=not name.isprintable())
 
 
 def column_names(names: Iterable[str]) -> str:
-    """Names of columns, for messages: not too many, and none that may be content."""
+    """Returns the names of columns for a message: at most NAMED, and none if one of them looks like content."""
     names = list(names)
     if not all(map(is_name, names)):
-        return f"{len(names)} whose names read like data"
+        return f"{len(names)}, not shown because the names look like data"
     shown = ", ".join(map(quoted, names[:NAMED]))
     return shown + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "") or "(none)"
 
 
 def is_name(name: str) -> bool:
-    """Whether a name reads like one, and not like content."""
+    """Returns whether a text looks like the name of a column, and not like content."""
     return len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS and not _SENTENCE.search(name)
 
 
@@ -136,37 +137,43 @@ def _fits_none(row: dict[str, Any], field: str) -> str:
     if not all(map(is_name, row)):
         columns = f"{len(row)} column{'s' * (len(row) != 1)}"
         return (
-            f"the names of its {columns} read like data, so the header seems to be missing: the first line of a .csv "
-            "file has to name the columns, and so has every key of an object."
+            f"the names of its {columns} look like data, so the header line seems to be missing. Write the names of "
+            "the columns into the first line of a .csv file, or as the keys of each object."
         )
-    fits = f"the columns {column_names(row)} fit no format."
+    fits = f"the columns {column_names(row)} match no format."
     if row.keys() >= {"chosen", "rejected"}:
         mapping = _chosen(row)
-        way = f"set {field}.columns to {yaml_of(mapping)}" if mapping else "give rows of a prompt and its answer"
-        return f"{fits} Pairs of a chosen and a rejected answer are not trained on; to learn the chosen ones, {way}."
+        way = f"set {field}.columns to {yaml_of(mapping)}" if mapping else "provide rows with a prompt and its answer"
+        return (
+            f"{fits} Training on pairs of a chosen and a rejected answer is not supported. To train on the chosen "
+            f"answers, {way}."
+        )
     if mapping := _mapping(row):
-        return f"{fits} Name yours in {field}.columns, for example {yaml_of(mapping)}."
+        return f"{fits} Set {field}.columns to the names of your columns, for example {yaml_of(mapping)}."
     nested = column_names(name for name, value in row.items() if _is_nested(value))
-    first = "" if nested == "(none)" else f", after what stands in objects ({nested}) has columns of its own"
-    return f"{fits} Name those with the question and its answer in {field}.columns, as prompt and completion{first}."
+    first = "" if nested == "(none)" else f" First move the values inside the objects ({nested}) into separate columns."
+    return (
+        f"{fits} Set {field}.columns.prompt to the column with the question, and {field}.columns.completion to the "
+        f"column with its answer.{first}"
+    )
 
 
 def _fits_two(row: dict[str, Any], beside: list[str], field: str) -> str:
     mapping = _mapping(row)
-    way = f", or {field}.columns, for example {yaml_of(mapping)}, to learn an answer" if mapping else ""
+    way = f", or set {field}.columns, for example {yaml_of(mapping)}, to train on an answer" if mapping else ""
     return (
-        f"beside {column_names(beside)} it is open what is to be learned of text. Set {field}.format to Text to learn "
-        f"it whole and nothing else{way}."
+        f"the row has the column text and also {column_names(beside)}, so it is not clear which text to train on. Set "
+        f"{field}.format to Text to train on the whole column text and nothing else{way}."
     )
 
 
 def _beside_text(row: dict[str, Any], system: str) -> list[str]:
-    """Columns that could be an answer to the text, a system prompt before it, or the role of one turn."""
+    """Returns the columns that could be the answer to the text, its system prompt, or the role of a message."""
     return [name for name in row if name == system or plain(name) in (*ANSWERED, "role")]
 
 
 def _mapping(row: dict[str, Any]) -> dict[str, str] | None:
-    """What of the row's columns is likely which of a format's."""
+    """Returns the most likely mapping of the row's columns to a format's columns; None if none is likely."""
     chats = [name for name, value in row.items() if is_chat(value)]
     names = {plain(name): name for name, value in row.items() if isinstance(value, str) and name not in chats}
     prompts = [name for key, name in names.items() if key in SYSTEMS and name != "system"]
@@ -186,7 +193,7 @@ def _mapping(row: dict[str, Any]) -> dict[str, str] | None:
 
 
 def _is_nested(value: Any) -> bool:
-    """Whether a value holds objects that are no turns."""
+    """Returns whether a value is an object, or a list of objects, that is not a conversation."""
     inner = value[0] if isinstance(value, list) and value else value
     return isinstance(inner, dict) and bool(inner) and not is_chat(value)
 
@@ -198,7 +205,7 @@ def _may_answer(value: Any) -> bool:
 
 
 def _chosen(row: dict[str, Any]) -> dict[str, str] | None:
-    """How the better answer of a preference pair is learned."""
+    """Returns the mapping that trains on the chosen answer of a preference pair; None if none is likely."""
     if is_chat(row["chosen"]):
         first = list_of(row["chosen"])[0]
         if ROLES.get(plain(str(first.get("role", first.get("from"))))) != ASSISTANT:
@@ -213,5 +220,5 @@ def _first(wanted: Iterable[str], names: Mapping[str, str]) -> str | None:
 
 
 def yaml_of(mapping: Mapping[str, str]) -> str:
-    """A mapping as it can be written into a manifest."""
+    """Returns a mapping in the YAML syntax of a manifest."""
     return "{" + ", ".join(f"{name}: {quoted(column)}" for name, column in mapping.items()) + "}"

@@ -1,4 +1,4 @@
-"""What a row asks and answers: each format's columns, read into one list of messages."""
+"""Converts the columns of a row, in any format, to a list of messages."""
 
 import re
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ from finetune_trainer.sources.row_keys import ASSISTANT, MEDIA_MARK, SYSTEM, TOO
 from finetune_trainer.sources.turn_lists import is_chat, list_of
 
 NOTHING: tuple[Any, ...] = (None, [], {}, "", "[]", "{}", "null")
-"""A column without anything in it, also where it is JSON as text."""
+"""The values of an empty column. Some are JSON as text."""
 
 _CLASS = re.compile(r"-?\d{1,3}")
-"""An answer that may be the number of a class."""
+"""An answer that can be the number of a class."""
 
 
 @dataclass(frozen=True)
 class RowReader:
-    """How the rows of one source are read."""
+    """Converts the rows of one source."""
 
     format: RowFormat
     columns: ColumnMap
 
     def messages(self, row: dict[str, Any], noted: Noted) -> tuple[Message, ...]:
-        """The row as messages, the last one an answer to be learned; `noted` takes what is read as something else than
-        it is written. Raises InvalidRow."""
+        """Returns the row as messages. The last message is an answer that is trained. Counts converted values in
+        `noted`. Raises InvalidRow for a row that cannot be used."""
         messages = self._messages(row, noted)
         begun = (message.content for message in messages if message.content.lstrip().startswith(THOUGHT))
         if any(THOUGHT_END not in content for content in begun):
-            raise InvalidRow(f"a thought does not end ({THOUGHT} without {THOUGHT_END})")
+            raise InvalidRow(f"a thought has no end ({THOUGHT} without {THOUGHT_END})")
         _require_no_media(row, messages)
         return messages
 
@@ -63,7 +63,7 @@ class RowReader:
         return "\n\n".join(part for part in (value_of(row, self.columns.instruction, noted), material) if part)
 
     def _answer(self, row: dict[str, Any], noted: Noted) -> str:
-        """The answer, after the thought that a column of its own holds."""
+        """Returns the answer, with the thought before it if a separate column contains one."""
         columns = self.columns
         column = columns.completion if self.format is RowFormat.PROMPT_COMPLETION else columns.output
         answer = value_of(row, column, noted)
@@ -79,14 +79,14 @@ class RowReader:
 
 
 def _turns(row: dict[str, Any], column: str, noted: Noted) -> list[Message]:
-    """The turns in a column. Raises InvalidRow."""
+    """Returns the messages in a column. Raises InvalidRow if the column is not a list of valid messages."""
     found = list_of(row.get(column))
     if found is None:
-        missing = f"{column} is null" if column in row else f"no {column}"
+        missing = f"{column} is {'null' if column in row else 'missing'}"
         raise InvalidRow(missing, f"columns found: {column_names(row)}")
     if not isinstance(found, list):
-        json = " of JSON" * isinstance(found, str)
-        raise InvalidRow(f"{column} is {kind_of(found)}, not a list{json}")
+        json = "JSON " * isinstance(found, str)
+        raise InvalidRow(f"{column} is {kind_of(found)}, not a {json}list")
     if not found:
         raise InvalidRow(f"{column} is empty")
     turns = (turn_of(turn, number, noted) for number, turn in enumerate(found, start=1))
@@ -94,14 +94,16 @@ def _turns(row: dict[str, Any], column: str, noted: Noted) -> list[Message]:
 
 
 def _is_conversational(row: dict[str, Any], columns: ColumnMap) -> bool:
-    """Whether prompt or completion is a list of turns. As text both have to be one: one alone may be about JSON."""
+    """Returns whether prompt or completion is a list of messages. If a list is stored as text, both columns must be
+    lists: one such text alone can be a question or answer about JSON."""
     sides = [row.get(columns.prompt), row.get(columns.completion)]
     chats = [side for side in sides if is_chat(side)]
     return len(chats) == 2 or any(not isinstance(side, str) for side in chats)
 
 
 def _prompted(row: dict[str, Any], columns: ColumnMap, noted: Noted) -> list[Message]:
-    """A prompt and its completion, of which one or both are turns. Answers in the prompt are context."""
+    """Returns the messages of a prompt and its completion, of which at least one is a list of messages. Answers in the
+    prompt are context."""
     asked, answered = (
         _turns(row, column, noted) if is_chat(row.get(column)) else [Message(role, value_of(row, column, noted))]
         for column, role in ((columns.prompt, USER), (columns.completion, ASSISTANT))
@@ -110,11 +112,12 @@ def _prompted(row: dict[str, Any], columns: ColumnMap, noted: Noted) -> list[Mes
 
 
 def _with_system(system: str, column: str, messages: Sequence[Message]) -> list[Message]:
-    """The messages after the text of the row's own column for a system prompt."""
+    """Returns the messages with the text of the row's system column as the system message. Raises InvalidRow if the
+    messages begin with another system message."""
     if not messages or messages[0].role != SYSTEM:
         return [Message(SYSTEM, system), *messages] if system else list(messages)
     if system not in ("", messages[0].content):
-        raise InvalidRow(f"two system prompts: the column {column}, and a message")
+        raise InvalidRow(f"the column {column} and the system message differ: remove one of them")
     return list(messages)
 
 
@@ -130,10 +133,11 @@ def _in_order(messages: list[Message]) -> list[Message]:
 
 
 def _up_to_last_learned(messages: list[Message]) -> tuple[Message, ...]:
-    """The messages without those that follow the last one to be learned: nothing is learned by them."""
+    """Returns the messages up to the last trained answer, because later messages have no effect on training. Raises
+    InvalidRow if no answer is trained."""
     ends = [end for end, message in enumerate(messages, start=1) if message.role == ASSISTANT and message.learned]
     if not ends:
-        raise InvalidRow("none of its answers is to be learned")
+        raise InvalidRow("all answers of the row are excluded from training")
     return tuple(messages[: ends[-1]])
 
 
@@ -143,11 +147,11 @@ def _refuse_tools(row: dict[str, Any]) -> None:
 
 
 def _require_no_media(row: dict[str, Any], messages: Sequence[Message]) -> None:
-    """Raises InvalidRow for a text that speaks of an image, audio or video in another column."""
+    """Raises InvalidRow for a text that refers to an image, audio or video in another column."""
     if not any("<" in message.content and MEDIA_MARK.search(message.content) for message in messages):
         return
     if column := next((name for name in row if is_media(plain(name)) and row[name] not in NOTHING), None):
         raise InvalidRow(
-            "an image, audio or video is part of it, and this operator trains on text alone",
+            "the row refers to an image, audio or video, and this operator trains only on text",
             f"column {name_shown(column)}",
         )

@@ -1,7 +1,7 @@
-"""What looks wrong in a row that can be used: said with its place, never corrected and never a reason to stop.
+"""Reports suspicious text in rows that can be used. Such text is never corrected and never stops the job.
 
-Whether such text is a fault only who made the rows can say: a data set about broken encodings holds mojibake, one about
-HTML the <s> that is also a special token of Llama 2.
+Only the author of the rows knows if the text is wrong. A data set about encodings can contain mojibake on purpose. A
+data set about HTML contains <s>, which is also a special token of Llama 2.
 """
 
 import re
@@ -14,17 +14,17 @@ from finetune_trainer.rows.row_format import Row
 from finetune_trainer.sources.findings import Findings
 
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
-"""Control characters but for tab, line ends and NEL, and the byte order mark within a text."""
+"""Control characters except tab, line ends and NEL, and the byte order mark inside a text."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-MOJIBAKE = "text that looks decoded with the wrong encoding"
+MOJIBAKE = "the text seems to be decoded with the wrong encoding"
 
 
 FindToken = Callable[[str], str | None]
-"""Finds the first special token in a text."""
+"""Returns the first special token in a text, or None."""
 
 
 def special_tokens(tokenizer: Any) -> FindToken:
-    """Finds the tokenizer's special tokens in texts: they are read as such wherever they stand."""
+    """Returns a search for the tokenizer's special tokens. The tokenizer recognises them anywhere in a text."""
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     marks = sorted((token for token in special if not token.isspace()), key=len, reverse=True)
     firsts, pattern = {mark[0] for mark in marks}, re.compile("|".join(map(re.escape, marks)) or r"(?!)")
@@ -37,37 +37,37 @@ def special_tokens(tokenizer: Any) -> FindToken:
 
 
 class Suspicions:
-    """What is looked for in the text of every message."""
+    """Searches the text of every message for suspicious content."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """`tokenizer`: its special tokens, where they stand in a text, are read as if the chat template wrote them."""
+        """`tokenizer`: recognises its special tokens in a text in the same way as those from the chat template."""
         self._special = special_tokens(tokenizer)
 
     def note(self, rows: Iterable[Row], findings: Findings) -> Iterator[Row]:
-        """The rows as they are; what looks wrong goes to `findings`."""
+        """Yields the rows unchanged, and records suspicious text in `findings`."""
         for row in rows:
             for kind, detail in self._of_row(row).items():
                 findings.suspicious_row(row.place, kind, detail)
             yield row
 
     def _of_row(self, row: Row) -> dict[str, str]:
-        """Each kind of what looks wrong, with its detail. Special tokens in a row of format Text are meant to be read
-        as such, and advice counts them."""
+        """Returns the detail of each kind of suspicious text. Special tokens in a row of format Text are intended, so
+        they are not reported here; advice counts them."""
         found = {kind: detail for message in row.messages for kind, detail in self._of(message.content)}
         if row.is_document:
             return found
         for message in row.messages:
             if special := self._special(message.content):
-                found.setdefault("a special token of the model stands in the text", special[:40])
+                found.setdefault("the text contains a special token of the model", special[:40])
         return found
 
     def _of(self, text: str) -> Iterator[tuple[str, str]]:
         if found := CONTROL.search(text):
-            yield "a control character", f"U+{ord(found[0]):04X}"
+            yield "the text contains a control character", f"U+{ord(found[0]):04X}"
         if text.isascii():
             return
         if REPLACEMENT in text:
-            yield "the replacement character U+FFFD: what stood there was lost when the file was made", ""
-        # The table of look-alikes ftfy goes by holds no ASCII sequence, and its expression is slow.
+            yield "the text contains U+FFFD: the original character was lost when the file was written", ""
+        # ftfy's expression is slow, and it matches no ASCII text.
         if badness.is_bad(text):
             yield MOJIBAKE, ""

@@ -1,4 +1,4 @@
-"""One turn of a conversation: who speaks, what is said, and whether it is to be learned."""
+"""Reads one message of a conversation: its role, its content, and whether it is trained."""
 
 from typing import Any
 
@@ -24,18 +24,18 @@ from finetune_trainer.sources.row_keys import (
 
 KNOWN = "system, user or assistant"
 LEARNED = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
-"""Whether a turn is learned, by its flag; 1 and 0 are True and False."""
+"""Whether a message is trained, by the value of its flag. In Python, 1 and 0 equal True and False."""
 TEXT_PARTS = (None, "text", "input_text", "output_text")
-"""Types of the parts of a content that are text."""
+"""Types of content parts that are text."""
 WORDS = 4
-"""Words from which a text says more than an id or a class does."""
+"""Number of words from which a text is more than an id or the name of a class."""
 _FLAGS = LEARN | LEARN_UNCLEAR
 _READ = _FLAGS | frozenset(("role", "content", "from", "value", *REASONINGS, *CALLS))
 
 
 def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
-    """The turn; None for an empty system message, which says that there is no system prompt. `number`: from 1, for
-    messages. Raises InvalidRow."""
+    """Returns the message, or None for an empty system message, which means that there is no system prompt. `number`
+    counts from 1 and is used in error messages. Raises InvalidRow."""
     if not isinstance(turn, dict):
         raise InvalidRow("a message is not an object", f"message {number} is {kind_of(turn)}")
     if any(turn.get(name) for name in CALLS):
@@ -47,7 +47,9 @@ def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
         thought = _thought(turn) if role == ASSISTANT and not thinks(content) else ""
     except InvalidRow as problem:
         detail = f", {problem.detail}" if problem.detail else ""
-        raise InvalidRow(f"a message has a wrong content: {problem.kind}", f"message {number}{detail}") from problem
+        raise InvalidRow(
+            f"a message has content that is not valid: {problem.kind}", f"message {number}{detail}"
+        ) from problem
     if not content:
         return None
     learned = _learned(turn, role, number, noted)
@@ -56,7 +58,7 @@ def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
 
 
 def _keys(turn: dict[str, Any], number: int) -> tuple[str, str]:
-    """The keys of who speaks and of what is said."""
+    """Returns the key of the role and the key of the content. Raises InvalidRow if one is missing."""
     speaker = next((key for key in SPEAKER if key in turn), None)
     if speaker is not None and SPEAKER[speaker] in turn:
         return speaker, SPEAKER[speaker]
@@ -64,7 +66,7 @@ def _keys(turn: dict[str, Any], number: int) -> tuple[str, str]:
     if speaker is None:
         raise InvalidRow("a message has no role", found)
     what = "mixes keys of two kinds" if any(key in turn for key in SPEAKER.values()) else "has no content"
-    raise InvalidRow(f"a message {what}: it is to have role and content, or from and value", found)
+    raise InvalidRow(f"a message {what}: it must have role and content, or from and value", found)
 
 
 def _role(name: Any, number: int) -> str:
@@ -77,7 +79,7 @@ def _role(name: Any, number: int) -> str:
 
 
 def _content(value: Any, noted: Noted) -> Any:
-    """What is said: the text of all parts, where it has parts."""
+    """Returns the content as text. The texts of several parts are joined."""
     if isinstance(value, dict) and value.keys() >= {"type", "text"}:
         value = [value]
     if isinstance(value, list) and value:
@@ -89,17 +91,17 @@ def _part(part: Any) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
-        raise InvalidRow(f"content is a list with {kind_of(part)} in it, not parts of type text")
+        raise InvalidRow(f"content is a list that contains {kind_of(part)}; it must contain only parts of type text")
     kind = part.get("type")
     if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
         shown = kind if isinstance(kind, str) and is_name(kind) and kind.isprintable() else "another type"
-        raise InvalidRow("content has a part that is no text, and this operator trains on text alone", f"type {shown}")
+        raise InvalidRow("content has a part that is not text, and this operator trains only on text", f"type {shown}")
     text: str = part["text"]
     return text
 
 
 def _learned(turn: dict[str, Any], role: str, number: int, noted: Noted) -> bool:
-    """Whether the turn is learned, as its flag says; an answer without one is."""
+    """Returns whether the message is trained. An answer without a flag is trained."""
     flags: dict[str, bool] = {}
     for key, value in turn.items():
         name = plain(key)
@@ -108,18 +110,19 @@ def _learned(turn: dict[str, Any], role: str, number: int, noted: Noted) -> bool
         flag = flag_of(value)
         if role == ASSISTANT and name in LEARN_UNCLEAR:
             raise InvalidRow(
-                f"a message has {name}, of which toolkits differ in what it means: write train, true or false, instead",
+                f"a message has {name}, which has different meanings in different toolkits: write train, true or "
+                "false, instead",
                 f"message {number}",
             )
         if role == ASSISTANT and flag is None:
             raise InvalidRow(
-                f"a message has a {name} that is neither 0 nor 1, and an answer is learned or it is not",
+                f"a message has a {name} that is neither 0 nor 1: write 1 to train on the answer, or 0 to exclude it",
                 f"message {number}",
             )
         if flag is not None and name in LEARN:
             flags[key] = flag
     if len(set(flags.values())) > 1 and role == ASSISTANT:
-        raise InvalidRow(f"a message's {' and '.join(flags)} say different things", f"message {number}")
+        raise InvalidRow(f"a message's {' and '.join(flags)} contradict each other", f"message {number}")
     for key, flag in list(flags.items())[:1]:
         if flag is (role != ASSISTANT):
             noted[Reading.ASKED_TO_LEARN if flag else Reading.NOT_LEARNED, key] += 1
@@ -127,7 +130,7 @@ def _learned(turn: dict[str, Any], role: str, number: int, noted: Noted) -> bool
 
 
 def flag_of(value: Any) -> bool | None:
-    """What a flag says; None where it is neither true nor false, 1 nor 0."""
+    """Returns the value of a flag, or None if it is not true, false, 1 or 0."""
     if isinstance(value, str):
         value = value.strip().lower()
     return LEARNED.get(value) if isinstance(value, bool | int | float | str) else None

@@ -1,7 +1,7 @@
-"""The columns of a source that nothing reads: which of them say something, in how many rows, and what would read them.
+"""Finds the columns of a source that are not used but seem important, counts their rows, and says how to use them.
 
-A column says something when its name is one that carries meaning, or when it holds a text of some words that does not
-stand in what is read, as a rendered copy does. Ids, sources, dates and the like say nothing of this kind."""
+A column seems important if its name has a known meaning, or if it contains a text of several words that is not part of
+the used columns. A rendered copy of the used columns is not important. Ids, sources and dates are not important."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -26,11 +26,11 @@ from finetune_trainer.sources.row_keys import (
 )
 
 WATCHED = 64
-"""Columns that are looked at; rows whose keys are data have any number."""
+"""Most columns that are examined. Rows whose keys are data can have any number of columns."""
 
 
 class Meaning(IntEnum):
-    """What an unread column holds, by its name, the gravest first."""
+    """The content of an unused column, guessed from its name, the most serious first."""
 
     FLAG = 0
     MEDIA = 1
@@ -43,7 +43,7 @@ class Meaning(IntEnum):
 
 
 class UnreadColumns:
-    """Columns of one source that are mapped and in no row, and those in rows that say something and are not read."""
+    """Collects mapped columns of one source that no row has, and important columns that are not used."""
 
     def __init__(self, format: RowFormat, source: RowFiles) -> None:
         self._format, self._source = format, source
@@ -58,12 +58,12 @@ class UnreadColumns:
         self._most = len(self._meanings) + WATCHED
 
     def note_names(self, row: dict[str, Any]) -> None:
-        """Looks for the mapped columns in the next row."""
+        """Notes which mapped columns the next row has."""
         if self._missing:
             self._missing = {name: column for name, column in self._missing.items() if column not in row}
 
     def note(self, row: dict[str, Any], messages: Sequence[Message]) -> None:
-        """Looks at the next valid row; `messages`: what was read of it."""
+        """Examines the columns of the next valid row. `messages`: the messages of the row."""
         self._rows += 1
         self._has_input = self._has_input or row.get(self._read.get("input", "")) not in NOTHING
         read = _texts(row, self._read.values(), messages)
@@ -79,9 +79,9 @@ class UnreadColumns:
                     self._no_text.add(name)
 
     def listed(self, field: str) -> list[str]:
-        """What was found, the gravest first, each with its place in the spec and what would read it."""
+        """Returns a text for each column, the most serious first, with its field in the spec and how to use it."""
         missing = [
-            f"{field}.columns.{name} (no row has {quoted(column)}: correct it or remove it)"
+            f"{field}.columns.{name} (no row has the column {quoted(column)}: correct or remove this line)"
             for name, column in self._missing.items()
         ]
         unread = sorted(self._unread, key=lambda name: (self._meanings[name], -self._unread[name], name))
@@ -93,36 +93,34 @@ class UnreadColumns:
         return f"the column {quoted(name)} of {field} ({share}; {self._way(name)})"
 
     def _way(self, name: str) -> str:
-        """What becomes of a column, or how it is read. A mapping is given for a column of texts alone."""
+        """Returns what to do about a column. A mapping is suggested only for a column of texts."""
         match self._meanings[name]:
             case Meaning.FLAG:
-                return "these rows are learned like the others: take them out of the file if they are not to be"
+                return "training uses these rows like all others: remove them from the file to exclude them"
             case Meaning.MEDIA:
-                return "this operator trains on text alone"
+                return "this operator trains only on text"
             case Meaning.PREFERENCE:
-                return "the better and the worse answer of a pair are not compared in training"
-            case _ if (
-                name in self._no_text or plain(name) in VERDICTS
-            ):  # to ask with a label would give the answer away
-                return "write it as text into a column that is read to use it"
+                return "training on pairs of a chosen and a rejected answer is not supported"
+            case _ if name in self._no_text or plain(name) in VERDICTS:  # a label in the prompt would reveal the answer
+                return "to use it, write it as text into a column that the format reads"
             case Meaning.THOUGHT if self._format in (RowFormat.PROMPT_COMPLETION, RowFormat.INSTRUCTION):
-                return f"columns: {yaml_of({'reasoning': name})} learns it as the thought before the answer"
+                return f"set columns: {yaml_of({'reasoning': name})} to train on it as the thought before the answer"
             case Meaning.SYSTEM if self._format is not RowFormat.TEXT:
-                return f"columns: {yaml_of({'system': name})} asks with it"
+                return f"set columns: {yaml_of({'system': name})} to use it as the system prompt"
         return self._asked_with(name)
 
     def _asked_with(self, name: str) -> str:
         if self._format is RowFormat.INSTRUCTION and not self._has_input:
-            return f"columns: {yaml_of({'input': name})} asks with it"
+            return f"set columns: {yaml_of({'input': name})} to add it to the prompt"
         if self._format is RowFormat.PROMPT_COMPLETION:
             mapping = {"instruction": self._read["prompt"], "input": name, "output": self._read["completion"]}
             named = " with format: Instruction" * (self._source.format is not RowFormat.AUTO)
-            return f"columns: {yaml_of(mapping)}{named} asks with it"
-        return "write it into a column that is read to use it"
+            return f"set columns: {yaml_of(mapping)}{named} to add it to the prompt"
+        return "to use it, write it into a column that the format reads"
 
 
 def _meaning(name: str, value: Any) -> Meaning:
-    """What a column holds, by its name, which is `plain`, and its first value."""
+    """Returns the meaning of a column, from its name (as `plain` returns it) and its first value."""
     kinds = {
         Meaning.FLAG: name in LEARN or (name in VERDICTS and isinstance(value, bool)),
         Meaning.MEDIA: is_media(name) and not _has_words(value),
@@ -148,13 +146,13 @@ def _has_words(value: Any) -> bool:
 
 
 def _texts(row: dict[str, Any], columns: Iterable[str], messages: Sequence[Message]) -> list[str]:
-    """The texts that are read: those of the columns, or of the turns in them."""
+    """Returns the used texts: the texts of the columns, or of the messages in them."""
     texts = [text.strip() for text in map(row.get, columns) if isinstance(text, str)]
     return [*texts, *(message.content.strip() for message in messages)] if len(texts) < 2 else texts
 
 
 def _stands_in(text: str, read: Sequence[str]) -> bool:
-    """Whether a text holds nothing but what is read, or a rendering of all of it."""
+    """Returns whether a text is part of the used texts, or contains all of them."""
     if not _has_words(text):
         return text in read
     return any(text in other for other in read) or (bool(read) and all(other in text for other in read))

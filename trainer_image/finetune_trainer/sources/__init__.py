@@ -1,3 +1,3 @@
-"""Data files of every format, read record by record, and what the check of the data has found so far.
+"""Reads data files of every format record by record, and collects the errors and warnings of the check.
 
 May import: pod."""

@@ -1,4 +1,4 @@
-"""The first line of a .csv or .tsv file: what separates its columns, and what they are called."""
+"""Reads the first line of a .csv or .tsv file: the separator and the names of the columns."""
 
 import csv
 import re
@@ -15,7 +15,7 @@ DELIMITERS = ",;\t|"
 KNOWN = "comma, semicolon, tab or |"
 
 _EXCEL = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-"""The line by which Excel is told the separator, before the names."""
+"""A line before the names that tells Excel the separator."""
 _SEPARATED = re.compile(r"\w+(?P<separator>::|[\^~\x01-\x08\x1f\u00a6\u00a7]{1,2})\w+(?:(?P=separator)\w+)*")
 
 
@@ -24,19 +24,19 @@ class Header:
     """The columns of a table."""
 
     names: tuple[str, ...]
-    """The name of each field; "" for a column without a name."""
+    """The name of each column; "" for a column without a name."""
     delimiter: str
     spaced: bool
-    """Whether a space follows each delimiter, which is then no part of the value."""
+    """Whether a space follows each delimiter. The space is then not part of the value."""
     padded: bool
-    """Whether one stands before each delimiter too, as in `prompt | completion`."""
+    """Whether a space is also before each delimiter, as in `prompt | completion`."""
     lines: int
-    """Lines of the file that it takes."""
+    """Number of lines of the header."""
 
     @classmethod
     def read(cls, source: Iterator[str], uri: str) -> Self:
-        """Takes the header's lines from `source`. Raises TrainerFailure DatasetInvalid where they name no column, or
-        one twice, or are not UTF-8."""
+        """Reads the lines of the header from `source`. Raises TrainerFailure DatasetInvalid if they name no column,
+        name a column twice, or are not UTF-8."""
         line, lines, delimiter = next(source, ""), 1, None
         if told := _EXCEL.fullmatch(line):
             line, lines, delimiter = next(source, ""), 2, told[1]
@@ -48,19 +48,20 @@ class Header:
         names = tuple(name.strip() for name in (_split(line, delimiter, spaced=True) if spaced else found))
         named = [name for name in names if name]
         if not named:
-            raise _refusal(f"{uri} line {lines} has to name the columns, each once.")
+            raise _refusal(f"{uri} line {lines} has no column names: write the name of each column into it.")
         if twice := next((name for name in named if named.count(name) > 1), None):
             raise _refusal(f"{uri} line {lines} names the column {name_shown(twice)} twice: rename one of them.")
         if len(names) == 1 and (odd := _SEPARATED.fullmatch(named[0])):
             raise _refusal(
-                f"{uri} line {lines} seems to separate its columns by {name_shown(odd['separator'])}, and {KNOWN} are "
-                "known: write the table with one of these."
+                f"{uri} line {lines} seems to separate its columns by {name_shown(odd['separator'])}. Write the table "
+                f"with {KNOWN} as the separator."
             )
         return cls(names, delimiter, spaced, padded, lines)
 
     def row(self, fields: list[str], begin: int, end: int) -> dict[str, str] | InvalidRow | None:
-        """The fields of lines `begin` to `end` by column; None for a row in which every field is empty. A first column
-        without a name, as pandas writes a frame's index, is no column of the row, and neither is one that is empty."""
+        """Returns the fields of the lines `begin` to `end` by column name, or None if every field is empty. A first
+        column without a name is ignored, because pandas writes the index of a data frame in this way. Any other column
+        without a name must be empty: otherwise an InvalidRow is returned."""
         if len(fields) > 1 and not any(map(str.strip, fields)):
             return None
         while len(fields) > len(self.names) and not fields[-1].strip():
@@ -70,14 +71,14 @@ class Header:
         if self.padded:
             fields = [field.rstrip(" ") for field in fields]
         if len(fields) != len(self.names):
-            lines = f", lines {begin} to {end}" if end > begin else ""  # a quote too many takes rows in
+            lines = f", lines {begin} to {end}" if end > begin else ""  # an extra quote makes one field of several rows
             detail = f"{len(fields)} fields, {len(self.names)} columns{lines}"
-            return InvalidRow("another number of fields than columns", detail)
+            return InvalidRow("the number of fields differs from the number of columns", detail)
         pairs = list(zip(self.names, fields, strict=True))
         for number, (name, field) in enumerate(pairs[1:], start=2):
             if not name and field.strip():
                 return InvalidRow(
-                    "a value stands under a column without a name: name the column in line 1, or leave it out",
+                    "a value is in a column without a name: name the column in line 1, or remove the value",
                     f"field {number}",
                 )
         return {name: field for name, field in pairs if name}
@@ -87,7 +88,7 @@ def _require_text(line: str, uri: str, number: int) -> None:
     if not encodable(line):
         raise _refusal(f'{uri} line {number} is not UTF-8: save the table as "CSV UTF-8".')
     if "\r" in line.rstrip("\r\n"):
-        raise _refusal(f'{uri} ends lines with a carriage return alone: save the table as "CSV UTF-8".')
+        raise _refusal(f'{uri} uses only a carriage return as the line end: save the table as "CSV UTF-8".')
 
 
 def _delimiter(line: str, uri: str) -> str:
@@ -104,7 +105,7 @@ def _split(line: str, delimiter: str, spaced: bool = False) -> list[str]:
 
 
 def encodable(text: str) -> bool:
-    """Whether the text can be written as UTF-8: half a surrogate pair stands for what could not be read as it."""
+    """Returns whether the text can be written as UTF-8. Bytes that are not UTF-8 were read as half surrogate pairs."""
     if text.isascii():
         return True
     try:

@@ -1,4 +1,4 @@
-"""Data files as streams: what kind a file is, by its name, its bytes decompressed, and its lines."""
+"""Reads data files as streams: the kind of a file from its name, its decompressed bytes, and its lines."""
 
 import gzip
 import io
@@ -14,29 +14,30 @@ from finetune_trainer.pod.storage import JobStorage
 
 READ_BYTES = 1 << 20
 LINE_BYTES = 16 * 1024 * 1024
-"""Longest line. A file that is not lines of text would else be one that fills the memory."""
+"""Most bytes of a line. Without a limit, a file that does not consist of lines would fill the memory."""
 BOM = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 SAME_KIND = {"ndjson": "jsonl", "tsv": "csv"}
-"""Other endings of files of one kind."""
+"""Other endings of the same kinds of files."""
 
 
 def kind_of_file(uri: str) -> str:
-    """jsonl, json, csv or parquet, whatever compression the name ends with."""
+    """Returns the kind of a file from its name, without its compression: jsonl, json, csv or parquet."""
     ending = ending_of(uri)
     return SAME_KIND.get(ending, ending)
 
 
 def ending_of(uri: str) -> str:
-    """How the name ends, without what it says of the compression: as `kind_of_file`, with tsv and csv told apart."""
+    """Returns the ending of the name without its compression, such as csv or tsv."""
     return uri.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
 
 
 @contextmanager
 def open_data(storage: JobStorage, uri: str) -> Iterator[BinaryIO]:
-    """The file's bytes, decompressed as they are read. Raises TrainerFailure DatasetInvalid where they cannot be."""
+    """Opens a file and decompresses it while it is read. Raises TrainerFailure DatasetInvalid if it cannot be
+    decompressed."""
     with storage.open(uri) as stream:
         try:
             yield _decompressed(stream, uri)
@@ -44,12 +45,12 @@ def open_data(storage: JobStorage, uri: str) -> Iterator[BinaryIO]:
             format = "gzip" if uri.endswith(".gz") else "Zstandard"
             raise TrainerFailure(
                 FailureReason.DATASET_INVALID,
-                f"{uri} cannot be decompressed: it is no {format} file, or cut short. Upload it again.",
+                f"{uri} cannot be decompressed: it is not a {format} file, or it is incomplete. Upload it again.",
             ) from error
 
 
 def lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, bytes | None]]:
-    """The lines with their numbers, from 1, each with its end; None for one over LINE_BYTES, whose rest is skipped.
+    """Yields each line with its number, from 1, and with its line end. Yields None for a line over LINE_BYTES.
 
     Raises TrainerFailure DatasetInvalid for UTF-16."""
     for number in count(1):
@@ -67,7 +68,7 @@ def lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, bytes | None]]:
 
 
 def refuse_utf_16(beginning: bytes, uri: str) -> None:
-    """Raises TrainerFailure DatasetInvalid where a file begins as UTF-16 does."""
+    """Raises TrainerFailure DatasetInvalid if the beginning of a file has the byte order mark of UTF-16."""
     if beginning.startswith(UTF_16):
         raise TrainerFailure(FailureReason.DATASET_INVALID, f"{uri} is UTF-16 text: save it as UTF-8.")
 
@@ -81,11 +82,11 @@ def _decompressed(stream: BinaryIO, uri: str) -> BinaryIO:
 
 
 class _BrokenZstd(Exception):  # noqa: N818 - becomes a TrainerFailure above
-    """What Arrow says of a file that is not, or not wholly, Zstandard."""
+    """Arrow cannot decompress a file: it is not Zstandard, or it is incomplete."""
 
 
 class _Zstd(io.RawIOBase):
-    """Decompressed by Arrow, which the trainer has for Parquet: Python itself reads Zstandard from 3.14 on."""
+    """A stream that Arrow decompresses. Python itself supports Zstandard only since version 3.14."""
 
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__()
@@ -100,7 +101,7 @@ class _Zstd(io.RawIOBase):
         try:
             data = self._stream.read(len(buffer))
         except OSError as error:
-            if error.errno is not None:  # the file system's own
+            if error.errno is not None:  # an error of the file system
                 raise
             raise _BrokenZstd from error
         buffer[: len(data)] = data

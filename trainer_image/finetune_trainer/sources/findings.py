@@ -1,4 +1,4 @@
-"""What the check of the data has found so far: counts for the status, and the sentence about what is wrong."""
+"""Collects the errors and warnings of the data check: counts for the status, and the message of the failure."""
 
 from dataclasses import dataclass, field
 
@@ -9,16 +9,16 @@ from finetune_trainer.sources.cleaning_record import Cleaned
 from finetune_trainer.sources.data_files import kind_of_file
 
 SHOWN = 5
-"""Kinds of faults that a message names, each with its first row; the rest is counted."""
+"""Most kinds of errors that a message names, each with its first row. Other errors are counted."""
 URI_CHARACTERS = 300
-"""Of a longer URI the end is shown, which tells files apart."""
+"""Most characters of a URI in a message. Of a longer URI the end is shown, because it identifies the file."""
 NAME_CHARACTERS = 40
-"""Of a longer name of a column the beginning is shown."""
+"""Most characters of a column's name in a message. Of a longer name the beginning is shown."""
 
 
 class InvalidRow(Exception):  # noqa: N818 - a finding, not an error of the program
-    """Why one row cannot be used. `kind` is the same for all rows with the same fault, `detail` is this row's; neither
-    quotes the row's content."""
+    """The reason why a row cannot be used. `kind` is the same for all rows with the same error. `detail` is about this
+    row. Neither quotes the content of the row."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(kind)
@@ -28,40 +28,41 @@ class InvalidRow(Exception):  # noqa: N818 - a finding, not an error of the prog
 @dataclass
 class _Kind:
     said: str
-    """The sentence about the first row, for a fault."""
+    """The message about the first row with this error; empty for a warning."""
     rows: int = 0
     places: list[str] = field(default_factory=list)
 
 
 class Findings:
-    """Counts while rows are read. What it holds is bounded: a few places of each kind of fault, and few kinds."""
+    """Collects errors and warnings while rows are read. Its size is limited: there are few kinds, and it stores a few
+    places of each."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.invalid = 0
-        """Rows that cannot be used."""
+        """Number of rows that cannot be used."""
         self.duplicates = 0
         self.overlength = 0
         self.taken_apart = 0
-        """Conversations of which every answer became a row of its own."""
+        """Number of conversations that became one row per answer."""
         self.estimates: list[Estimate] = []
         self.cleaned: Cleaned | None = None
-        """What cleaning did so far."""
+        """The results of cleaning so far; None if it has not started."""
         self.near_duplicates: int | None = None
-        """Rows that nearly repeat an earlier one, once that is known."""
+        """Number of near-duplicates of an earlier row; None until it is known."""
         self.advice: list[Advice] | None = None
         self.leaked: int | None = None
         self._kinds: dict[tuple[Severity, str], _Kind] = {}
 
     def invalid_row(self, place: str, problem: InvalidRow) -> None:
-        """Notes a row that cannot be used. `place`: FILE:LINE."""
+        """Records a row that cannot be used. `place`: FILE:LINE."""
         self.invalid += 1
         listed = _listed(place, problem.detail)
         detail = f" ({problem.detail})" if problem.detail else ""
         self._note(Severity.ERROR, problem.kind, listed, f"{place_of(place)}: {problem.kind}{detail}.")
 
     def suspicious_row(self, place: str, kind: str, detail: str = "") -> None:
-        """Notes a row that is used and yet looks wrong. A row is noted at most once for each kind."""
+        """Records a row that is used but looks wrong. Call it at most once per row and kind."""
         self._note(Severity.WARNING, kind, _listed(place, detail))
 
     def raise_if_invalid(self, allowed: float = 0.0) -> None:
@@ -69,18 +70,19 @@ class Findings:
         if self.invalid <= allowed * self.rows:
             return
         beginning = (
-            f"{self.invalid:,} of {self.rows:,} rows are not valid, more than dataset.maxInvalidFraction {allowed:g}. "
+            f"{self.invalid:,} of {self.rows:,} rows are not valid, which is more than dataset.maxInvalidFraction "
+            f"({allowed:g}). "
             if allowed
             else ""
         )
         faults = [found for (severity, _), found in self._kinds.items() if severity is Severity.ERROR]
         said = " ".join(found.said + _the_same(found.rows - 1) for found in faults[:SHOWN])
         left = sum(found.rows for found in faults[SHOWN:])
-        ending = f" And {left:,} rows with other faults: see status.preflight.findings." if left else ""
+        ending = f" {left:,} more rows have other errors: see status.preflight.findings." if left else ""
         raise TrainerFailure(FailureReason.DATASET_INVALID, beginning + said + ending)
 
     def listed(self) -> list[Finding]:
-        """What was found, by kind: what cannot be used before what looks wrong, the most frequent first."""
+        """Returns the findings by kind: errors before warnings, the most frequent first."""
         found = sorted(self._kinds.items(), key=lambda item: (item[0][0] is not Severity.ERROR, -item[1].rows))
         return [
             Finding(severity=severity, message=kind[:256], rows=kind_found.rows, places=kind_found.places)
@@ -95,11 +97,11 @@ class Findings:
 
 
 def _the_same(rows: int) -> str:
-    return f" The same in {rows:,} more row{'s' * (rows != 1)}." if rows else ""
+    return f" The same error is in {rows:,} more row{'s' * (rows != 1)}." if rows else ""
 
 
 def place_of(place: str, characters: int = URI_CHARACTERS) -> str:
-    """FILE:LINE as it is written in sentences: FILE line LINE. Of a longer FILE the last `characters`."""
+    """Returns the place FILE:LINE in the form of a message, FILE line LINE. Keeps the last `characters` of FILE."""
     uri, _, number = place.rpartition(":")
     shown = uri if len(uri) <= characters else f"...{uri[-characters:]}"
     unit = {"json": "item", "parquet": "row"}.get(kind_of_file(uri), "line")
@@ -107,8 +109,8 @@ def place_of(place: str, characters: int = URI_CHARACTERS) -> str:
 
 
 def name_shown(name: str) -> str:
-    """A column's name as it is written in sentences: not too long, with escapes for what cannot be printed (a line end)
-    or not even be sent (half a surrogate pair)."""
+    """Returns a column's name in the form of a message: shortened, with escapes for characters that cannot be printed
+    (a line end) or sent (half of a surrogate pair)."""
     shown = repr(name)[1:-1]
     return shown if len(shown) <= NAME_CHARACTERS else f"{shown[: NAME_CHARACTERS - 3]}..."
 

@@ -1,5 +1,6 @@
-"""JSON values from files: one a line (.jsonl), or the items of one array (.json), parsed as the file is read. Rows that
-stand in one object, as data frames write them, are read by `json_shapes`."""
+"""Reads JSON values from files as a stream: one value per line (.jsonl), or the items of one array (.json).
+
+`json_shapes` reads rows that are inside one object, as in a data frame."""
 
 import codecs
 import json
@@ -18,12 +19,12 @@ CHUNK_BYTES = 1 << 16
 
 
 def json_lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
-    """The value of each line that is not blank, with its number, from 1; InvalidRow where it is none. Raises
-    TrainerFailure DatasetInvalid where the file is one array."""
+    """Yields the number, from 1, and the value of each line that is not blank. The value of a line that is not JSON is
+    an InvalidRow. Raises TrainerFailure DatasetInvalid if the file is one array or a data frame."""
     first = True
     for number, line in lines(stream, uri):
         if line is None:
-            yield number, InvalidRow(f"longer than {LINE_BYTES >> 20} MiB", "a .jsonl file has one object a line")
+            yield number, InvalidRow(f"the line is longer than {LINE_BYTES >> 20} MiB", "write one object per line")
         elif not line.isspace():
             try:
                 value: Any = parse(line.rstrip())
@@ -36,20 +37,23 @@ def json_lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
 
 
 def _refuse_other_shapes(value: Any, line: bytes, place: str) -> None:
-    """Raises TrainerFailure DatasetInvalid where the first line is, or begins, an array of rows or a data frame."""
+    """Raises TrainerFailure DatasetInvalid if the first line is, or starts, an array of rows or a data frame."""
     rows = isinstance(value, list) and any(isinstance(item, dict) and not is_turn(item) for item in value)
     begun = isinstance(value, InvalidRow) and value.kind == "not JSON" and line.lstrip().startswith(b"[")
     if rows or begun:
-        what = "begins a JSON array, and a .jsonl file has one object a line: name it .json."
+        what = "starts a JSON array, but a .jsonl file must have one object per line: rename the file to .json."
     elif is_frame_of_columns(value):
-        what = 'is a data frame by columns: name it .json, or let pandas write orient="records" with lines=True.'
+        what = (
+            "is a data frame stored by columns: rename the file to .json, or write it in pandas with "
+            'to_json(orient="records", lines=True).'
+        )
     else:
         return
     raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place} {what}")
 
 
 def parse(data: bytes) -> Any:
-    """The JSON value in `data`. Raises InvalidRow."""
+    """Returns the JSON value in `data`. Raises InvalidRow if `data` is not JSON."""
     try:
         return DECODER.decode(data.removeprefix(BOM).decode())
     except (ValueError, RecursionError) as error:
@@ -57,15 +61,15 @@ def parse(data: bytes) -> Any:
 
 
 def array_items(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
-    """The items with their numbers, from 1. Raises TrainerFailure DatasetInvalid from where on it is no JSON array:
-    unlike a line, what follows cannot be told apart."""
+    """Yields the items with their numbers, from 1. Raises TrainerFailure DatasetInvalid at the first place that is not
+    JSON, because the items after it cannot be found."""
     text = _Text(stream, uri)
     if (opening := text.peek()) == "{":
         yield from enumerate(rows_within(_only_object(text, uri), uri), start=1)
         return
     if opening != "[":
         found = {'"': "text", "": "nothing"}.get(opening, "no JSON")
-        raise _refusal(uri, f"holds {found}, not an array of objects")
+        raise _refusal(uri, f"contains {found}, not an array of objects")
     text.skip()
     number = 0
     while (mark := text.peek()) != "]":
@@ -83,28 +87,32 @@ def array_items(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
             raise _refusal(uri, f"is not JSON: item {number} ({_not_json(error).detail.split(' at ')[0]})") from error
     text.skip()
     if text.peek():
-        raise _refusal(uri, "goes on after the end of its array")
+        raise _refusal(uri, "has more content after the end of its array")
 
 
 def _only_object(text: "_Text", uri: str) -> dict[str, Any]:
-    """The object that a .json file consists of, which has to fit into memory."""
+    """Returns the only object of a .json file. The object must fit into memory."""
     try:
         value: dict[str, Any] = text.value()
     except InvalidRow as problem:
-        raise _refusal(uri, f"is no rows: {problem.kind} ({problem.detail})") from problem
+        raise _refusal(uri, f"contains no rows: {problem.kind} ({problem.detail})") from problem
     except (ValueError, RecursionError) as error:
         if text.held > LINE_BYTES:
-            raise _refusal(uri, f"holds one object of more than {LINE_BYTES >> 20} MiB, not an array") from error
+            raise _refusal(uri, f"contains one object of more than {LINE_BYTES >> 20} MiB, not an array") from error
         raise _refusal(uri, f"is not JSON ({_not_json(error).detail})") from error
     if following := text.peek():
-        raise _refusal(uri, "holds one object after another" if following == "{" else "goes on after its object")
+        what = (
+            "contains several objects, one after another" if following == "{" else "has more content after its object"
+        )
+        raise _refusal(uri, what)
     return value
 
 
 def _refusal(uri: str, what: str) -> TrainerFailure:
     return TrainerFailure(
         FailureReason.DATASET_INVALID,
-        f"{uri} {what}. A .json file holds one array of objects; for one object a line name it .jsonl.",
+        f"{uri} {what}. A .json file must contain one array of objects. If it has one object per line, rename it to "
+        ".jsonl.",
     )
 
 
@@ -114,15 +122,15 @@ def _not_json(error: ValueError | RecursionError) -> InvalidRow:
     if isinstance(error, json.JSONDecodeError):
         where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno} column {error.colno}"
         return InvalidRow("not JSON", f"{error.msg} at {where}")
-    return InvalidRow("not JSON", "nested too deep or with a number too long")
+    return InvalidRow("not JSON", "it is nested too deeply, or a number is too long")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object. RFC 8259 leaves open which of two values of one name holds: an answer must not depend on that."""
+    """Returns an object. Raises InvalidRow for a key that occurs twice, because RFC 8259 does not define its value."""
     found = dict(pairs)
     if len(found) != len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise InvalidRow("a name stands twice in an object", name_shown(twice))
+        raise InvalidRow("an object has the same key twice", name_shown(twice))
     return found
 
 
@@ -130,7 +138,7 @@ DECODER, WITHOUT_CHECK = json.JSONDecoder(object_pairs_hook=_object), json.JSOND
 
 
 class _Text:
-    """The text that was read and not yet taken."""
+    """The text of a file, decoded and parsed piece by piece."""
 
     def __init__(self, stream: BinaryIO, uri: str) -> None:
         self._stream, self._uri = stream, uri
@@ -139,11 +147,11 @@ class _Text:
 
     @property
     def held(self) -> int:
-        """Characters that were read and not yet taken."""
+        """Number of characters that were read but not yet parsed."""
         return len(self._text) - self._at
 
     def peek(self) -> str:
-        """The next character that is no white space; "" at the end."""
+        """Returns the next character that is not white space, or "" at the end."""
         while True:
             rest = len(self._text) - self._at
             while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
@@ -154,11 +162,12 @@ class _Text:
                 return ""
 
     def skip(self) -> None:
-        """Takes the character `peek` showed."""
+        """Skips the character that `peek` returned."""
         self._at += 1
 
     def value(self) -> Any:
-        """Takes a value. Raises InvalidRow for one that is JSON and yet no row, JSONDecodeError where it is no JSON."""
+        """Parses and returns the next value. Raises InvalidRow for an object with the same key twice, and
+        JSONDecodeError for text that is not JSON."""
         decoder, problem = DECODER, None
         while True:
             try:
@@ -170,7 +179,7 @@ class _Text:
                 if len(self._text) - self._at > LINE_BYTES or not self._more(len(self._text) - self._at):
                     raise
                 continue
-            # A number at the end of what was read may go on: 1 as 1.5 or 1e+5.
+            # A number at the end of the text read so far may be longer: 1 may be 1.5 or 1e+5.
             cut, length = isinstance(value, int | float) and end + 2 >= len(self._text), end - self._at
             if not cut or not self._more(len(self._text) - self._at):
                 self._at += length
@@ -179,7 +188,8 @@ class _Text:
                 return value
 
     def _more(self, wanted: int) -> bool:
-        """Reads on, as much again as is there already, so that a long value is not parsed too often."""
+        """Reads about `wanted` bytes more, so that the text doubles and a long value is not parsed too often. Returns
+        False at the end of the file."""
         data = b"" if self._ended else self._stream.read(max(wanted, CHUNK_BYTES))
         if not data and self._ended:
             return False

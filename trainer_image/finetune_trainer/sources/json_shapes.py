@@ -1,4 +1,4 @@
-"""Rows that stand in one JSON object: below a key, or as a data frame writes its columns."""
+"""Reads rows that are inside one JSON object: a list under a key, or a data frame."""
 
 from typing import Any
 
@@ -8,26 +8,28 @@ from finetune_trainer.sources.findings import name_shown
 from finetune_trainer.sources.row_keys import is_turn
 from finetune_trainer.sources.turn_lists import is_chat
 
-LINES = "for one object a line name it .jsonl"
+LINES = "If it has one object per line, rename it to .jsonl"
 
 
 def rows_within(value: dict[str, Any], uri: str) -> list[Any]:
-    """The rows in the only object of a .json file: the one list of objects below a key ({"data": [...]}), or the rows
-    of a frame in any of pandas' orients but `values`. Raises TrainerFailure DatasetInvalid where there is neither, or
-    where there are several lists."""
+    """Returns the rows in the only object of a .json file. They are the list of objects under a key ({"data": [...]}),
+    or a data frame in any of pandas' orients except `values`. Raises TrainerFailure DatasetInvalid if there is neither,
+    or if there are several lists."""
     lists = {key: found for key, found in value.items() if _is_rows(found)}
     if len(lists) > 1:
         keys = ", ".join(map(name_shown, lists))
-        raise _refusal(uri, f"holds several lists of rows ({keys}): write each to a file of its own")
+        raise _refusal(uri, f"contains several lists of rows ({keys}): write each list to a separate file")
     if lists:
         return next(iter(lists.values()))
     if rows := _frame(value):
         return rows
-    raise _refusal(uri, f"holds an object, not an array of objects. A .json file holds one array of objects; {LINES}")
+    raise _refusal(
+        uri, f"contains an object, not an array of objects. A .json file must contain one array of objects. {LINES}"
+    )
 
 
 def is_frame_of_columns(value: Any) -> bool:
-    """Whether a value is an object of pandas' default orient, {"column": {"0": value}}."""
+    """Returns whether a value is a data frame in pandas' default orient, {"column": {"0": value}}."""
     parts = list(value.values()) if isinstance(value, dict) else []
     return bool(parts) and all(
         isinstance(part, dict) and part and part.keys() == parts[0].keys() and all(map(str.isdecimal, part))
@@ -36,12 +38,12 @@ def is_frame_of_columns(value: Any) -> bool:
 
 
 def _is_rows(value: Any) -> bool:
-    """Whether a value is a list of objects that are no turns of one conversation."""
+    """Returns whether a value is a list of objects that are not the messages of one conversation."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not is_turn(value[0])
 
 
 def _frame(value: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The rows of a data frame, by the way it was written; None where it is none."""
+    """Returns the rows of a data frame in any supported orient, or None if the value is not a data frame."""
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list):  # orient="split"
         return [dict(zip(map(str, columns), row, strict=False)) for row in data if isinstance(row, list)]

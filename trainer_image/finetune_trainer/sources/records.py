@@ -1,4 +1,4 @@
-"""Objects from data files, with the place each stands at. Whatever the file's size, a few rows are held at a time."""
+"""Reads objects and their places from data files. Only a few rows are in memory at a time, for files of any size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,9 +32,10 @@ class Record:
 
 
 def read_records(storage: JobStorage, uri: str, findings: Findings) -> Iterator[Record]:
-    """The objects of a file, counted in `findings.rows`; what is no object goes to `findings`. Blank lines are skipped.
+    """Yields the objects of a file and counts them in `findings.rows`. Records other values as errors in `findings`.
+    Skips blank lines.
 
-    Raises TrainerFailure DatasetInvalid where the file as a whole cannot be read."""
+    Raises TrainerFailure DatasetInvalid if the whole file cannot be read."""
     with open_data(storage, uri) as stream:
         for number, value in _values(stream, uri):
             findings.rows += 1
@@ -46,7 +47,7 @@ def read_records(storage: JobStorage, uri: str, findings: Findings) -> Iterator[
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in a word or two."""
+    """Returns the kind of a value in words, such as "a list"."""
     if isinstance(value, float) and not isfinite(value):
         return "NaN" if isnan(value) else "infinite"
     return KINDS.get(type(value), f"of type {type(value).__name__}")
@@ -54,8 +55,8 @@ def kind_of(value: Any) -> str:
 
 def _no_object(value: Any) -> InvalidRow:
     if isinstance(value, list) and value and is_turn(value[0]):
-        return InvalidRow("a list of messages, not an object", 'write it as {"messages": [...]}')
-    return InvalidRow(f"{kind_of(value)}, not an object")
+        return InvalidRow("the row is a list of messages, not an object", 'write it as {"messages": [...]}')
+    return InvalidRow(f"the row is {kind_of(value)}, not an object")
 
 
 def _values(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:

@@ -1,4 +1,4 @@
-"""Rows of .csv, .tsv and .parquet files, read a few at a time."""
+"""Reads rows of .csv, .tsv and .parquet files, a few at a time."""
 
 import csv
 import re
@@ -15,20 +15,22 @@ from finetune_trainer.sources.data_files import BOM, LINE_BYTES, lines
 from finetune_trainer.sources.findings import InvalidRow, name_shown
 
 BATCH = 256
-"""Rows of a Parquet file that are Python objects at a time."""
+"""Number of rows of a Parquet file that are converted to Python objects at a time."""
 NOT_HELD = (ValueError, OverflowError, KeyError, pyarrow.ArrowException)
-"""What Arrow raises for a value that no Python type holds: nanoseconds, years after 9999, an unknown time zone (a
-KeyError by zoneinfo or pytz, whichever the version of Arrow asks)."""
+"""The errors of Arrow for a value without a Python type: nanoseconds, years after 9999, or an unknown time zone (a
+KeyError of zoneinfo or pytz, depending on the version of Arrow)."""
 SPACE_BEFORE_QUOTE = InvalidRow(
-    "a space stands before a quoted field, so that its quotes would be text: remove the space after the separator"
+    "a space is before a quoted field, so its quotes would be read as text: remove the space after the separator"
 )
 
 
 def csv_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
-    """The rows as text by column name, with the line each begins at; rows of empty fields are skipped. The first line
-    names the columns, see `csv_header`. Quoting as in RFC 4180; a quoted field may hold line ends.
+    """Yields each row as texts by column name, with the number of its first line. Skips rows whose fields are all
+    empty. `csv_header` reads the column names from the first line. Quotes follow RFC 4180: a quoted field may contain
+    line ends.
 
-    Raises TrainerFailure DatasetInvalid where the first line names no columns, and where rows cannot be told apart."""
+    Raises TrainerFailure DatasetInvalid if the first line has no column names, or if the end of a row cannot be
+    found."""
     csv.field_size_limit(LINE_BYTES)
     source = _Lines(_csv_lines(stream, uri))
     header = Header.read(source, uri)
@@ -44,8 +46,9 @@ def csv_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
         except csv.Error as error:
             if reader.line_num + header.lines > begin:  # the lines between may be rows
                 raise _refusal(
-                    f"{uri} line {begin}: a quoted field of the row that begins here does not end as RFC 4180 has it, "
-                    'and what follows cannot be told from it. Close its quote; one within a field is written twice: "".'
+                    f"{uri} line {begin}: the row that starts here has a quoted field without a correct closing quote "
+                    "(RFC 4180), so the rows after it cannot be read. Close the quote. Write a quote inside a field "
+                    'twice: "".'
                 ) from error
             yield begin, InvalidRow("not CSV", str(error))
         else:
@@ -58,14 +61,14 @@ def csv_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
 
 
 def _quoted_late(delimiter: str) -> re.Pattern[str]:
-    """Matches a space between a delimiter and a quote that opens a field. Within a quoted field a quote is doubled, and
-    the one that closes it comes before a delimiter or a line's end."""
+    """Returns a pattern that matches a space between a delimiter and an opening quote. Inside a quoted field a quote is
+    written twice, and the closing quote is before a delimiter or a line end."""
     mark = re.escape(delimiter)
     return re.compile(rf'{mark} +"(?:[^"{mark}\r\n]|"(?:{mark}|[\r\n]|$))')
 
 
 class _Lines(Iterator[str]):
-    """Lines, of which those taken since `taken` was cleared are kept."""
+    """An iterator over lines that stores the lines read since `taken` was cleared."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
@@ -80,18 +83,18 @@ class _Lines(Iterator[str]):
 def _csv_lines(stream: BinaryIO, uri: str) -> Iterator[str]:
     for number, line in lines(stream, uri):
         if line is None:
-            # A row may go on over lines, so that what is left of it cannot be told from the next.
+            # A row can have several lines, so the end of this row cannot be found.
             raise _refusal(
-                f"{uri} line {number} is longer than {LINE_BYTES >> 20} MiB: make several rows of it, and end each "
-                "with a line feed."
+                f"{uri} line {number} is longer than {LINE_BYTES >> 20} MiB: split it into several rows, and end each "
+                "row with a line feed."
             )
-        # What is not UTF-8 becomes half surrogate pairs, which are found in the row.
+        # Bytes that are not UTF-8 become half surrogate pairs, which are then found in the row.
         yield (line.removeprefix(BOM) if number == 1 else line).decode(errors="surrogateescape")
 
 
 def parquet_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
-    """The rows, numbered from 1. Raises TrainerFailure DatasetInvalid where it is no Parquet file, or names a column
-    twice."""
+    """Yields the rows with their numbers, from 1. Raises TrainerFailure DatasetInvalid if the file is not a Parquet
+    file, or if two columns have the same name."""
     try:
         file = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
         _refuse_names_twice(pyarrow.struct(file.schema_arrow), uri)
@@ -101,10 +104,10 @@ def parquet_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
                 number += 1
                 yield number, value
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the file system's own
+        if isinstance(error, OSError) and error.errno is not None:  # an error of the file system
             raise
         why = str(error).partition("\n")[0][:200]
-        raise _refusal(f"{uri} is no Parquet file, or broken ({why}): write or upload it again.") from error
+        raise _refusal(f"{uri} is not a Parquet file, or it is damaged ({why}): upload it again.") from error
 
 
 def _refuse_names_twice(type: pyarrow.DataType, uri: str, above: str = "") -> None:
@@ -112,7 +115,7 @@ def _refuse_names_twice(type: pyarrow.DataType, uri: str, above: str = "") -> No
     for field in map(type.field, range(type.num_fields)):
         name = above + field.name
         if name in names:
-            raise _refusal(f"{uri} has two columns {name_shown(name)}: which one holds is not defined. Rename one.")
+            raise _refusal(f"{uri} has two columns with the name {name_shown(name)}: rename one of them.")
         names.add(name)
         _refuse_names_twice(field.type, uri, f"{name}.")
 
@@ -132,8 +135,8 @@ def _row(batch: pyarrow.RecordBatch, number: int) -> dict[str, Any] | InvalidRow
 
 
 def _value(scalar: pyarrow.Scalar) -> Any:
-    """The value as Python's. What Python's types cannot hold stays Arrow's: it matters only in a column that is used,
-    where it is of the wrong type."""
+    """Returns the value as a Python object. A value without a Python type stays an Arrow scalar. It is an error only in
+    a column that is used, as a value of the wrong type."""
     try:
         return scalar.as_py()
     except UnicodeDecodeError:

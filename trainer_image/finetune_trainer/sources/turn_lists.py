@@ -1,4 +1,4 @@
-"""A list of turns, in whatever way a file stores it."""
+"""Reads a list of messages from the different ways in which files store it."""
 
 import ast
 import json
@@ -9,12 +9,12 @@ from typing import Any
 from finetune_trainer.sources.row_keys import is_turn
 
 _PYTHON = re.compile(r"\s*\[\s*\{\s*'")
-"""How Python prints a list of objects."""
+"""The beginning of a list of dictionaries in Python's syntax."""
 
 
 def list_of(value: Any) -> Any:
-    """A list as it is, also where it is written as text (JSON, or as Python prints it), or as an object of equally long
-    lists, by which some libraries store a list of objects. Any other value as it is."""
+    """Returns the list that a value stores as text (JSON or Python syntax) or as an object of lists of equal length,
+    which some libraries write for a list of objects. Returns any other value unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         return _parsed(value)
     if isinstance(value, dict) and is_turn(value) and all(isinstance(part, list) for part in value.values()):
@@ -25,7 +25,7 @@ def list_of(value: Any) -> Any:
 
 
 def is_chat(value: Any) -> bool:
-    """Whether a value is a list of turns, as `list_of` reads it."""
+    """Returns whether `list_of` reads a value as a list of messages."""
     found = list_of(value)
     return isinstance(found, list) and bool(found) and is_turn(found[0])
 

@@ -88,13 +88,13 @@ def test_a_config_that_does_not_say_how_large_the_model_is_is_refused(
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"architectures": ["BertForMaskedLM"]}, "is no causal language model: config.json names BertForMaskedLM"),
-        ({"architectures": None}, "is no causal language model: config.json names no architecture"),
+        ({"architectures": ["BertForMaskedLM"]}, "is not a causal language model: config.json names BertForMaskedLM"),
+        ({"architectures": None}, "is not a causal language model: config.json names no architecture"),
         ({"model_type": "novel"}, "is of model_type novel, which this version of Transformers does not know"),
         ({"num_experts": 8}, "has mixture-of-experts layers"),
-        ({"model_type": "whisper"}, "writes only together with another model"),
-        ({"model_type": "xlstm"}, "computes no logits for chosen positions alone"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "is quantized already"),
+        ({"model_type": "whisper"}, "generates text only together with another model"),
+        ({"model_type": "xlstm"}, "cannot compute logits for selected positions only"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "is already quantized"),
     ],
 )
 def test_a_model_we_cannot_tune_is_refused(
@@ -168,7 +168,7 @@ def test_an_adapter_that_nothing_would_read_is_refused(make_bundle: MakeBundle, 
     sizes = {"model.layers.0.mamba.out_proj.weight": (8, 8), "model.layers.0.self_attn.q_proj.weight": (8, 8)}
     require_modules(Lora(target_modules=["out_proj"]), replace(found, model_type="bamba", sizes=sizes))
     require_modules(Lora(), replace(found, sizes=sizes))
-    with pytest.raises(TrainerFailure, match="a falcon_h1 reads the weights of out_proj past the layer") as caught:
+    with pytest.raises(TrainerFailure, match="an adapter on out_proj has no effect, because falcon_h1 reads") as caught:
         require_modules(Lora(target_modules=["q_proj", "out_proj"]), replace(found, sizes=sizes))
     assert caught.value.reason is FailureReason.SPEC_INVALID
 
@@ -178,7 +178,7 @@ def test_a_model_whose_layers_stay_whole_is_refused_under_qlora(
 ) -> None:
     found = inspect(make_bundle, model, tmp_path / "scratch")
     require_quantizable(found)
-    with pytest.raises(TrainerFailure, match="a falcon cannot be held in 4 bits") as caught:
+    with pytest.raises(TrainerFailure, match="QLoRA cannot quantize the layers of falcon to 4 bits") as caught:
         require_quantizable(replace(found, model_type="falcon"))
     assert caught.value.reason is FailureReason.SPEC_INVALID
 
@@ -195,7 +195,7 @@ def test_code_that_comes_with_a_model_is_never_run(make_bundle: MakeBundle, mode
     ("breakage", "reason", "said"),
     [
         ("config.json", FailureReason.MODEL_NOT_FOUND, "There is no config.json in"),
-        ("model.safetensors", FailureReason.MODEL_UNSUPPORTED, "There are no weights as model.safetensors in"),
+        ("model.safetensors", FailureReason.MODEL_UNSUPPORTED, "There is no model.safetensors in"),
         ("tokenizer.json", FailureReason.MODEL_UNSUPPORTED, "The tokenizer in"),
     ],
 )
@@ -217,16 +217,19 @@ def test_weights_in_another_format_are_named_with_the_remedy(
 
 def test_an_adapter_is_no_base_model(make_bundle: MakeBundle, model: Path, tmp_path: Path) -> None:
     (model / "config.json").rename(model / "adapter_config.json")
-    assert "but an adapter: name its base model" in refused(make_bundle, model, tmp_path / "scratch")[1]
+    assert "but an adapter: set model.uri to its base model" in refused(make_bundle, model, tmp_path / "scratch")[1]
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is no safetensors file (a Git LFS pointer?)"),
-        (b"", "is no safetensors file"),
-        (struct.pack("<Q", 2) + b"{}", "has a broken safetensors header"),
-        (struct.pack("<Q", 9) + b"not json!", "has a broken safetensors header"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "is not a safetensors file (is it a Git LFS pointer?)",
+        ),
+        (b"", "is not a safetensors file"),
+        (struct.pack("<Q", 2) + b"{}", "has a damaged safetensors header"),
+        (struct.pack("<Q", 9) + b"not json!", "has a damaged safetensors header"),
     ],
 )
 def test_a_file_that_only_has_the_name_of_weights_is_refused(
@@ -242,7 +245,7 @@ def test_weights_that_were_cut_short_are_noticed(make_bundle: MakeBundle, model:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     reason, message = refused(make_bundle, model, tmp_path / "scratch")
-    assert (reason, "is cut short" in message) == (FailureReason.MODEL_NOT_FOUND, True)
+    assert (reason, "is incomplete" in message) == (FailureReason.MODEL_NOT_FOUND, True)
 
 
 def test_an_empty_folder_is_no_model(make_bundle: MakeBundle, tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ def test_the_same_files_are_copied_for_training(make_bundle: MakeBundle, model: 
     assert {path.name for path in (tmp_path / "train").iterdir()} == {*READ, "README.md", INDEX, *names.values()}
 
 
-@pytest.mark.parametrize(("change", "said"), [(Path.unlink, "is gone"), (lambda path: path.write_text("{}"), "has 2")])
+@pytest.mark.parametrize(
+    ("change", "said"), [(Path.unlink, "no longer exists"), (lambda path: path.write_text("{}"), "now has 2")]
+)
 def test_a_model_that_was_changed_after_preflight_is_not_trained(
     make_bundle: MakeBundle, model: Path, tmp_path: Path, change: Any, said: str
 ) -> None:
@@ -152,7 +154,7 @@ def test_an_index_cannot_name_what_is_not_in_the_folder(make_bundle: MakeBundle,
     write(model, {INDEX: {"weight_map": {"model.norm.weight": shard}}})
     reason, message = refused(make_bundle, model)
     assert reason is FailureReason.MODEL_UNSUPPORTED
-    assert "put the shards beside their index" in message
+    assert "Upload the shards to the folder of their index" in message
 
 
 @given(content=st.recursive(st.none() | st.integers() | st.text(), lambda part: st.dictionaries(st.text(), part)))
@@ -167,7 +169,7 @@ def test_no_index_whatever_it_holds_ends_in_a_traceback(content: Any, tmp_path_f
 def test_an_index_of_another_model_is_refused(make_bundle: MakeBundle, model: Path) -> None:
     names = split(model)
     write(model, {INDEX: {"weight_map": names | {"model.layers.7.mlp.up_proj.weight": names["model.norm.weight"]}}})
-    assert "names model.layers.7.mlp.up_proj.weight, and none of its files" in refused(make_bundle, model)[1]
+    assert "names the tensor model.layers.7.mlp.up_proj.weight, but none of its files" in refused(make_bundle, model)[1]
 
 
 def test_shards_of_two_saves_are_refused(make_bundle: MakeBundle, model: Path) -> None:
@@ -185,15 +187,18 @@ def test_shards_of_two_saves_are_refused(make_bundle: MakeBundle, model: Path) -
     [
         (
             ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"],
-            "the shards are there (model-00001-of-00003.safetensors and 1 more, which are 2 of 3), and their index "
-            f"{INDEX} is missing. Upload it from where the model was taken, or make one",
+            "The folder has the shards (model-00001-of-00003.safetensors and 1 more, only 2 of 3), but their index "
+            f"{INDEX} is missing. Upload the index from the source of the model, or create it",
         ),
-        (["model-00001-of-00001.safetensors", "consolidated.safetensors"], "the shards are there (model-00001-of"),
-        (["consolidated.safetensors"], "only consolidated.safetensors, of the layout Mistral uses itself"),
+        (["model-00001-of-00001.safetensors", "consolidated.safetensors"], "The folder has the shards (model-00001-of"),
+        (["consolidated.safetensors"], "only consolidated.safetensors, which has Mistral's layout"),
         (["consolidated-00001-of-00002.safetensors"], "convert_mistral_weights_to_hf.py"),
         (["model.fp16.safetensors"], "only model.fp16.safetensors: if that is the whole model, rename it to model.s"),
-        (["adapter_config.json", "adapter_model.safetensors"], "only those of an adapter: upload the base model's"),
-        (["checkpoint-9/model.safetensors"], "/model/checkpoint-9: name that folder"),
+        (
+            ["adapter_config.json", "adapter_model.safetensors"],
+            "only the weights of an adapter: upload the base model's",
+        ),
+        (["checkpoint-9/model.safetensors"], "/model/checkpoint-9: use that folder"),
         (["optimizer.pt", "training_args.bin", "pytorch_model.bin"], "only pytorch_model.bin: convert it with save_p"),
         (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], "only pytorch_model-00001-of-00002.bin"),
         (["model-Q4_K_M.gguf"], "only model-Q4_K_M.gguf: convert it"),
@@ -214,11 +219,11 @@ def test_weights_in_another_layout_are_named_with_the_remedy(
     [
         (
             ["adapter_config.json", "adapter_model.safetensors"],
-            "name its base model in model.uri, and this folder in m",
+            "set model.uri to its base model, and set method.lora.from to this folder",
         ),
         (["checkpoint-500/config.json"], "but there is one in"),
-        (["params.json", "consolidated.00.pth"], "name the model in Transformers' layout"),
-        ([], "the folder is empty, or there is none"),
+        (["params.json", "consolidated.00.pth"], "use the model in Transformers' layout"),
+        ([], "the folder is empty or does not exist"),
     ],
 )
 def test_a_folder_without_settings_is_told_what_it_holds(
@@ -234,6 +239,6 @@ def test_a_tokenizer_that_needs_code_is_refused_in_words_about_that(make_bundle:
     (model / "tokenizer.json").unlink()
     write(model, {"tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["mine.Mine", None]}}})
     assert (
-        "needs code of its own (auto_map in tokenizer_config.json), which is never run"
+        "needs custom code (auto_map in tokenizer_config.json), which this operator never runs"
         in (refused(make_bundle, model)[1])
     )

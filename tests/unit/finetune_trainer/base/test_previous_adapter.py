@@ -52,13 +52,16 @@ def test_an_adapter_of_the_same_settings_and_base_is_fine(make_bundle: MakeBundl
 @pytest.mark.parametrize(
     ("lora", "said"),
     [
-        ({"r": 8}, "has r 16: set method.lora.r to the same"),
+        ({"r": 8}, "has r 16: set method.lora.r to this value"),
         ({"alpha": 16}, "has alpha 32: set method.lora.alpha"),
         ({"useRslora": True}, "has useRslora false"),
         ({"useDora": True}, "has useDora false"),
         ({"bias": "LoraOnly"}, 'has bias "None": set method.lora.bias'),
         ({"modulesToSave": ["lm_head"]}, "has modulesToSave []"),
-        ({"targetModules": ["q_proj"]}, "is on down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj: set"),
+        (
+            {"targetModules": ["q_proj"]},
+            "is for the layers down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj: set",
+        ),
     ],
 )
 def test_settings_that_are_not_the_adapters_are_refused_naming_its_own(
@@ -75,10 +78,10 @@ def test_settings_that_are_not_the_adapters_are_refused_naming_its_own(
         (
             "init_lora_weights",
             "pissa_niter_4",
-            'was begun with init_lora_weights "pissa_niter_4", which changes the base',
+            'was created with init_lora_weights "pissa_niter_4", which changes the base',
         ),
-        ("init_lora_weights", "olora", "convert it first, by PEFT's save_pretrained"),
-        ("rank_pattern", {"v_proj": 64}, "has rank_pattern, which method.lora has no field for"),
+        ("init_lora_weights", "olora", "Convert the adapter first, with PEFT's save_pretrained"),
+        ("rank_pattern", {"v_proj": 64}, "has rank_pattern, which method.lora does not support"),
         ("alpha_pattern", {"v_proj": 64}, "has alpha_pattern"),
         ("lora_bias", True, "has lora_bias"),
     ],
@@ -116,13 +119,13 @@ def test_every_setting_can_be_continued_with(make_bundle: MakeBundle, tiny_model
 def test_fewer_modules_than_named_are_refused(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_model_dir, tmp_path / "adapter", targetModules=["q_proj"])
     _, message = refused(make_bundle, adapter, targetModules=["q_proj", "v_proj"])
-    assert "is on q_proj: set method.lora.targetModules" in message
+    assert "is for the layers q_proj: set method.lora.targetModules" in message
 
 
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"hidden_size": 64}, "which the base model has as 32 x 64"),
+        ({"hidden_size": 64}, "which the base model has with the shape 32 x 64"),
         ({"num_hidden_layers": 3}, "layers.2.mlp.down_proj, which the base model does not have"),
     ],
 )
@@ -142,14 +145,14 @@ def test_where_there_is_no_adapter_it_says_what_is_missing(
         FailureReason.MODEL_NOT_FOUND,
         f"method.lora.from: there is no adapter_config.json in {tmp_path / 'nowhere'}.",
     )
-    assert "but a whole model: name it in model.uri" in refused(make_bundle, tiny_model_dir)[1]
+    assert "but a whole model: set model.uri to this folder" in refused(make_bundle, tiny_model_dir)[1]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "holds no settings of an adapter"),
-        ("{", "holds no settings"),
+        ("[]", "contains no settings of an adapter"),
+        ("{", "contains no settings"),
         (json.dumps({"peft_type": "IA3"}), "is of type IA3, not LORA"),
     ],
 )

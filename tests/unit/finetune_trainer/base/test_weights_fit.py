@@ -56,22 +56,29 @@ def store(name: str, dtype: torch.dtype) -> Change:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda config, _: config.update(vocab_size=310), "vocab_size 310, and model.embed_tokens.weight has 320 rows"),
-        (lambda config, _: config.update(vocab_size=330), "vocab_size 330, and model.embed_tokens.weight has 320 rows"),
-        (lambda config, _: config.update(hidden_size=64), "hidden_size 64, and model.embed_tokens.weight has 32 col"),
+        (lambda config, _: config.update(vocab_size=310), "vocab_size 310, but model.embed_tokens.weight has 320 rows"),
+        (lambda config, _: config.update(vocab_size=330), "vocab_size 330, but model.embed_tokens.weight has 320 rows"),
+        (lambda config, _: config.update(hidden_size=64), "hidden_size 64, but model.embed_tokens.weight has 32 col"),
         (
             lambda config, _: config.update(num_hidden_layers=4),
-            "4 layers, counted from 0, and there are no weights of ",
+            "4 layers, counted from 0, but there are no weights of ",
         ),
-        (lambda config, _: config.update(num_hidden_layers=1), "has 1 layers, and there are weights of 2"),
+        (lambda config, _: config.update(num_hidden_layers=1), "has 1 layers, but there are weights of 2 layers"),
         (drop("layers.0."), "there are no weights of layer 0"),
         (
             lambda config, _: config.update(tie_word_embeddings=True),
-            "tie_word_embeddings true, and lm_head.weight differs from model.embed_tokens.weight: set it to false",
+            "tie_word_embeddings true, but lm_head.weight differs from model.embed_tokens.weight. Set "
+            "tie_word_embeddings to false",
         ),
         (drop("lm_head"), "there is no output head (lm_head.weight)"),
-        (store("model.layers.0.mlp.up_proj.weight", torch.float8_e4m3fn), "is stored as F8_E4M3, so the weights are q"),
-        (store("model.layers.0.mlp.up_proj.weight", torch.uint8), "is stored as U8, so the weights are quantized"),
+        (
+            store("model.layers.0.mlp.up_proj.weight", torch.float8_e4m3fn),
+            "is stored as F8_E4M3, so the weights are already q",
+        ),
+        (
+            store("model.layers.0.mlp.up_proj.weight", torch.uint8),
+            "is stored as U8, so the weights are already quantized",
+        ),
     ],
 )
 def test_weights_that_are_not_those_of_the_settings_are_refused(

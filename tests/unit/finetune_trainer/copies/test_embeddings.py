@@ -92,13 +92,13 @@ def test_a_text_is_cut_where_the_model_was_trained_to(
     [
         (
             {"modules.json": [*POOLED, {"type": "a.Dense", "path": "3_Dense"}]},
-            "has a part Dense, known are Transformer",
+            "has a part Dense; supported parts are Transformer",
         ),
         ({"modules.json": POOLED, "1_Pooling/config.json": {"pooling_mode": "lasttoken"}}, "its pooling is lasttoken"),
         ({"modules.json": POOLED, "1_Pooling/config.json": ["mean"]}, "cannot be loaded as a sentence model"),
         (
             {"modules.json": POOLED, "1_Pooling/config.json": {**FIRST, "pooling_mode_max_tokens": True}},
-            r"its pooling is \['cls', 'pooling_mode_max_tokens'\], known are mean and cls",
+            r"its pooling is \['cls', 'pooling_mode_max_tokens'\]; supported are mean and cls",
         ),
     ],
 )
@@ -122,12 +122,12 @@ def pointer(folder: Path) -> str:
 def encoder_and_decoder(folder: Path) -> str:
     sizes = {"vocab_size": 320, "d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
     T5Model(T5Config(**sizes)).save_pretrained(folder)
-    return "an encoder with a decoder: take an encoder alone"
+    return "it has an encoder and a decoder: use an encoder alone"
 
 
 def too_few_embeddings(folder: Path) -> str:
     save_model(folder, vocab_size=100)
-    return r"its tokenizer has \d+ tokens, and its weights have embeddings for 100"
+    return r"its tokenizer has \d+ tokens, but its weights have embeddings for 100"
 
 
 def weights_that_are_not_numbers(folder: Path) -> str:
@@ -175,7 +175,7 @@ def test_more_rows_than_can_be_compared_are_refused_when_they_are_read(
     near = Embeddings(model, tmp_path, "rows")
     near.add("a")
     near.add("b")
-    with pytest.raises(TrainerFailure, match="remove it to compare by words") as caught:
+    with pytest.raises(TrainerFailure, match="Remove the field to compare rows by their words") as caught:
         near.add("c")
     assert caught.value.reason is FailureReason.SPEC_INVALID
 
@@ -191,6 +191,6 @@ def test_a_folder_without_a_model_is_named(make_bundle: MakeBundle, tmp_path: Pa
 def test_a_folder_that_is_no_model_is_named(make_bundle: MakeBundle, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
-    with pytest.raises(TrainerFailure, match="no weights as model") as caught:
+    with pytest.raises(TrainerFailure, match="There is no model") as caught:
         SentenceModel(open_storage(make_bundle()), str(tmp_path / "broken"), tmp_path / "model")
     assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED

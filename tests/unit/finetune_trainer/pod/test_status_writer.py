@@ -175,7 +175,7 @@ def test_a_conflict_and_a_deleted_job_end_the_pod(server: Server, writer: Status
 
 def test_a_job_created_anew_under_the_same_name_ends_the_pod(server: Server, writer: StatusWriter) -> None:
     server.uid = "u-2"
-    with pytest.raises(Superseded, match="another created under its name"):
+    with pytest.raises(Superseded, match="another job was created with its name"):
         writer.progress(training=training(1))
 
 
@@ -183,7 +183,7 @@ def test_a_job_created_anew_under_the_same_name_ends_the_pod(server: Server, wri
 def test_a_job_that_has_ended_without_this_pod_ends_the_pod(server: Server, writer: StatusWriter, end: str) -> None:
     condition = {"type": end, "status": "True", "reason": "R", "lastTransitionTime": "2020-01-01T00:00:00Z"}
     server.status = {"state": end, "conditions": [condition]}
-    with pytest.raises(Superseded, match=f"ended already as {end}"):
+    with pytest.raises(Superseded, match=f"already ended as {end}"):
         writer.progress(training=training(1))
 
 
@@ -211,7 +211,7 @@ def test_a_pod_that_is_refused_for_minutes_ends_and_says_by_what(
         for step in range(20):
             writer.progress(training=training(step))
 
-    with pytest.raises(Superseded, match=rf"for 5 minutes .* \(HTTP {code}: code {code}\)"):
+    with pytest.raises(Superseded, match=rf"has not let this pod .* for 5 minutes \(HTTP {code}: code {code}\)"):
         write_on()
     assert 1 < len(server.requests) < 20
 
@@ -244,7 +244,7 @@ def test_progress_outlives_an_api_server_that_refuses(server: Server, writer: St
 
 def test_progress_outlives_an_api_server_that_is_away(account: Path, capsys: pytest.CaptureFixture[str]) -> None:
     StatusWriter(JOB, "attempt-1", account, "http://127.0.0.1:1").progress(training=training(1))
-    assert "Status not written" in capsys.readouterr().out
+    assert "The status was not written" in capsys.readouterr().out
 
 
 def test_progress_waits_no_longer_than_a_few_seconds(

@@ -218,7 +218,7 @@ def test_keys_that_may_only_read_cannot_write_the_output(s3_place: Place) -> Non
     reader = s3_place.open("reader")
     s3_place.storage.write_bytes(s3_place.uri("data", "x"), b"1")
     assert reader.read_bytes(s3_place.uri("data", "x")) == b"1"
-    with pytest.raises(TrainerFailure, match=r"may not write .*AccessDenied") as caught:
+    with pytest.raises(TrainerFailure, match=r"does not allow .* to write .*AccessDenied") as caught:
         reader.write_bytes(s3_place.uri("out", "x"), b"1")
     assert caught.value.reason is FailureReason.OUTPUT_NOT_WRITABLE
 

@@ -22,7 +22,7 @@ def test_the_status_names_an_invalid_row_and_the_rows_read_so_far(
     status = written(capsys)
     condition = (status.conditions or [])[0]
     assert (condition.status, condition.reason) == ("False", "DatasetInvalid")
-    assert "train.jsonl line 17: no completion (columns found: prompt)." in condition.message
+    assert "train.jsonl line 17: completion is missing (columns found: prompt)." in condition.message
     assert condition.message.endswith("Correct the rows and create the job again.")
     assert "secret" not in condition.message
     assert status.preflight is not None
@@ -42,9 +42,9 @@ def test_invalid_rows_up_to_the_allowed_number_are_left_out_and_reported(
     assert (found.rows, found.invalid) == (63, 2)
     said = [(finding.severity.value, finding.message, finding.rows) for finding in found.findings or []]
     assert said == [
-        ("Error", "no completion", 1),
-        ("Error", "text, not an object", 1),
-        ("Warning", "a control character", 1),
+        ("Error", "completion is missing", 1),
+        ("Error", "the row is text, not an object", 1),
+        ("Warning", "the text contains a control character", 1),
     ]
     assert (found.findings or [])[0].places[0].endswith("train.jsonl line 61 (columns found: prompt)")
     assert prepared.preflight.findings == found.findings
@@ -87,7 +87,7 @@ def test_an_invalid_row_of_a_regression_set_fails_the_job(make_bundle: MakeBundl
     kept = [*sum_rows(60), {"prompt": "What?"}]
     found = failure(with_regression(make_bundle, tmp_path, kept, rows=[*sum_rows(60), {"completion": "That."}]))
     assert found.reason is FailureReason.DATASET_INVALID
-    assert found.message.endswith("kept.jsonl line 61: no completion (columns found: prompt).")
+    assert found.message.endswith("kept.jsonl line 61: completion is missing (columns found: prompt).")
     assert "train.jsonl" not in found.message
 
 

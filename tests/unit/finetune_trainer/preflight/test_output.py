@@ -25,7 +25,7 @@ def test_an_output_with_another_jobs_results_is_refused_and_its_own_is_not(
     manifest.write_text(json.dumps({"job": job}))
     found = failure(bundle)
     assert found.reason is FailureReason.OUTPUT_OCCUPIED
-    assert "already holds the results of team/tickets" in found.message
+    assert "already contains the results of team/tickets" in found.message
     manifest.write_text("not ours")
     assert failure(bundle).reason is FailureReason.OUTPUT_OCCUPIED
     manifest.write_text(json.dumps({"job": None, "specDigest": bundle.spec_digest}))
@@ -37,7 +37,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_rows_are_read(s3: 
     storages = [{"buckets": ["*"], "endpoint": s3.endpoint, "credentialsSecretName": "reader"}]
     bundle = make_bundle(rows=["not a row"], output={"uri": "s3://preflight-output/x"}, storages=storages)
     storage = open_storage(bundle, s3.secrets_dir)
-    with pytest.raises(TrainerFailure, match="may not write") as caught:
+    with pytest.raises(TrainerFailure, match=r"does not allow .* to write") as caught:
         preflight(bundle, storage, StatusWriter(None, "preflight"))
     assert caught.value.reason is FailureReason.OUTPUT_NOT_WRITABLE
 

@@ -60,7 +60,8 @@ def test_numbers_reasoning_and_unused_columns_are_reported_once(make_bundle: Mak
     assert "completion contains numbers in 40 of 40 rows" in said["ValuesReadAsText"]
     assert "reasoning contains reasoning in 40 of 40 rows" in said["ThoughtsLearned"]
     assert (
-        "the column details of dataset.train[0] (40 of 40 rows; columns: {instruction: prompt" in said["ColumnUnused"]
+        "the column details of dataset.train[0] (40 of 40 rows; set columns: {instruction: prompt"
+        in said["ColumnUnused"]
     )
 
 
@@ -98,4 +99,4 @@ def test_a_fault_of_every_row_is_said_once(make_bundle: MakeBundle) -> None:
     rows = [{"messages": [{"role": "user", "value": "q"}, {"role": "assistant", "value": "a"}]} for _ in range(COUNT)]
     message = failure(make_bundle(rows)).message
     assert message.count("mixes keys of two kinds") == 1
-    assert message.endswith("(message 1, keys found: role, value). The same in 39 more rows.")
+    assert message.endswith("(message 1, keys found: role, value). The same error is in 39 more rows.")

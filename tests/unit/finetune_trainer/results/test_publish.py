@@ -192,7 +192,7 @@ def test_another_jobs_results_are_neither_overwritten_nor_mixed(make_bundle: Mak
     publish_into(open_storage(theirs), theirs, tmp_path / "theirs")
     before = {path: path.read_bytes() for path in output(ours).rglob("*") if path.is_file()}
     storage = Recorder(ours)
-    with pytest.raises(TrainerFailure, match="already holds the results of team-b/mails") as caught:
+    with pytest.raises(TrainerFailure, match="already contains the results of team-b/mails") as caught:
         publish_into(storage, ours, tmp_path / "ours")
     assert caught.value.reason is FailureReason.OUTPUT_OCCUPIED
     assert storage.written == []
@@ -230,5 +230,5 @@ def test_a_local_run_recognises_its_own_results_by_the_spec(make_bundle: MakeBun
     publish_into(open_storage(bundle), bundle, tmp_path / "staging")
     assert published(open_storage(bundle), bundle) is not None
     changed = make_bundle(training={"epochs": 2})
-    with pytest.raises(TrainerFailure, match="already holds"):
+    with pytest.raises(TrainerFailure, match="already contains"):
         published(open_storage(changed), changed)

@@ -136,7 +136,7 @@ def test_messages_as_share_gpt_has_them_are_read_alike(read: Read) -> None:
     _, findings = read([{"messages": [{"from": ["human"], "value": "u"}]}])
     assert "line 1: a message's role is not system, user or assistant (message 1)" in complaint(findings)
     _, findings = read([{"messages": [{"from": "human"}]}])
-    assert "line 1: a message has no content: it is to have role and content, or from and value" in complaint(findings)
+    assert "line 1: a message has no content: it must have role and content, or from and value" in complaint(findings)
 
 
 def test_a_system_prompt_of_its_own_column_stands_before_the_messages(read: Read) -> None:
@@ -145,7 +145,7 @@ def test_a_system_prompt_of_its_own_column_stands_before_the_messages(read: Read
     within = [{"role": "system", "content": "t"}, *TALK]
     rows, findings = read([{"messages": within, "system": "t"}, {"messages": within, "system": "s"}])
     assert turns(rows[0])[0] == ("system", "t")
-    assert "line 2: two system prompts: the column system, and a message" in complaint(findings)
+    assert "line 2: the column system and the system message differ: remove one of them" in complaint(findings)
 
 
 @pytest.mark.parametrize("column", ["tools", "functions"])
@@ -168,7 +168,7 @@ def test_columns_are_mapped_and_tell_the_format(read: Read) -> None:
 
 
 def test_columns_of_two_formats_are_refused(read: Read) -> None:
-    with pytest.raises(TrainerFailure, match=r"dataset.train\[0\].columns maps .* Messages and Instr") as caught:
+    with pytest.raises(TrainerFailure, match=r"dataset.train\[0\].columns maps .* \(Messages and Instr") as caught:
         read([{"a": "1", "b": "2"}], columns={"messages": "a", "output": "b"})
     assert caught.value.reason is FailureReason.SPEC_INVALID
 
@@ -177,15 +177,15 @@ def test_a_json_file_holds_one_array(read: Read) -> None:
     array = json.dumps([{"prompt": "a", "completion": "b"}, {"prompt": "c"}], indent=1).encode()
     rows, findings = read([array], "t.json")
     assert [row.place.rsplit("/")[-1] for row in rows] == ["t.json:1"]
-    assert "t.json item 2: no completion" in complaint(findings)
+    assert "t.json item 2: completion is missing" in complaint(findings)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b'{"prompt": "a"}\n{"prompt": "b"}', "for one object a line name it .jsonl"),
-        (b'{"rows": []}', "holds an object, not an array"),
-        (b"", "holds nothing, not an array"),
+        (b'{"prompt": "a"}\n{"prompt": "b"}', "If it has one object per line, rename it to .jsonl"),
+        (b'{"rows": []}', "contains an object, not an array"),
+        (b"", "contains nothing, not an array"),
     ],
 )
 def test_a_json_file_that_is_no_array_says_so(read: Read, content: bytes, said: str) -> None:
@@ -212,22 +212,25 @@ GOOD = {"prompt": "a", "completion": "b"}
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "a"}, "no completion (columns found: prompt)"),
+        ({"prompt": "a"}, "completion is missing (columns found: prompt)"),
         ({"prompt": "a", "completion": None}, "completion is null"),
         ({"prompt": "a", "completion": " \n"}, "completion is empty"),
-        ({"prompt": "a", "completion": ["b", "c"]}, "completion is a list, of which all or one may be meant"),
-        ({"prompt": [1], "completion": "b"}, "prompt is a list, of which all or one may be meant"),
+        (
+            {"prompt": "a", "completion": ["b", "c"]},
+            "completion is a list, so it is not clear if one item or all items are meant",
+        ),
+        ({"prompt": [1], "completion": "b"}, "prompt is a list, so it is not clear if one item or all items are meant"),
         (b'{"prompt": "a", "completion": -Infinity}', "completion is infinite, not text"),
         ({"prompt": "a", "completion": "b", "system": {}}, "system is an object, not text"),
-        (b'{"prompt": "a", "completion": "\\ud800"}', "completion holds half a surrogate pair"),
+        (b'{"prompt": "a", "completion": "\\ud800"}', "completion contains half of a Unicode surrogate pair"),
         (b'{"prompt": "a", "completion": "b"', "not JSON (Expecting ',' delimiter at column 34)"),
         (b'{"prompt": "a", "completion": "\xff"}', "not UTF-8 (byte 32)"),
-        (b"[" * 100_000, "not JSON (nested too deep or with a number too long)"),
-        (b"9" * 5000, "not JSON (nested too deep or with a number too long)"),
-        (["a", "b"], "a list, not an object"),
-        (None, "null, not an object"),
+        (b"[" * 100_000, "not JSON (it is nested too deeply, or a number is too long)"),
+        (b"9" * 5000, "not JSON (it is nested too deeply, or a number is too long)"),
+        (["a", "b"], "the row is a list, not an object"),
+        (None, "the row is null, not an object"),
         (b'{"prompt": "a", "completion": NaN}', "completion is NaN, not text"),
-        (b'{"prompt": "a", "completion": "b", "prompt": "c"}', "a name stands twice in an object (prompt)"),
+        (b'{"prompt": "a", "completion": "b", "prompt": "c"}', "an object has the same key twice (prompt)"),
     ],
 )
 def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said: str) -> None:
@@ -241,8 +244,8 @@ def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said:
     ("messages", "said"),
     [
         ([], "messages is empty"),
-        ("hello", "messages is text, not a list of JSON"),
-        ("[{'role': 'user'}\n {'role': 'assistant'}]", "messages is text, not a list of JSON"),
+        ("hello", "messages is text, not a JSON list"),
+        ("[{'role': 'user'}\n {'role': 'assistant'}]", "messages is text, not a JSON list"),
         (None, "messages is null (columns found: messages)"),
         ([{"role": "user", "content": "u"}], "the last message is not from the assistant"),
         ([{"role": "assistant", "content": "a"}], "messages out of order (message 1 is from assistant, expected user)"),
@@ -264,13 +267,13 @@ def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said:
         ),
         (
             [{"role": "user", "value": "u"}],
-            "a message mixes keys of two kinds: it is to have role and content, or from and value (message 1, keys "
+            "a message mixes keys of two kinds: it must have role and content, or from and value (message 1, keys "
             "found: role, value)",
         ),
-        ([{"role": "user", "content": ""}], "a message has a wrong content: content is empty (message 1)"),
+        ([{"role": "user", "content": ""}], "a message has content that is not valid: content is empty (message 1)"),
         (
             [{"role": "user", "parts": [{"text": "u"}]}],
-            "a message has no content: it is to have role and content, or from and value (message 1, keys found: role, "
+            "a message has no content: it must have role and content, or from and value (message 1, keys found: role, "
             "parts)",
         ),
         ([{"role": ["user"], "content": "a"}], "a message's role is not system, user or assistant (message 1)"),
@@ -280,28 +283,29 @@ def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said:
         ([{"speaker": "human", "text": "u"}], "a message has no role (message 1, keys found: speaker, text)"),
         (
             [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 0}],
-            "none of its answers is to be learned",
+            "all answers of the row are excluded from training",
         ),
         (
             [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 0.5}],
-            "a message has a weight that is neither 0 nor 1, and an answer is learned or it is not (message 2)",
-        ),
-        (
-            [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "loss_mask": 1}],
-            "a message has loss_mask, of which toolkits differ in what it means: write train, true or false, instead "
+            "a message has a weight that is neither 0 nor 1: write 1 to train on the answer, or 0 to exclude it "
             "(message 2)",
         ),
         (
+            [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "loss_mask": 1}],
+            "a message has loss_mask, which has different meanings in different toolkits: write train, true or false, "
+            "instead (message 2)",
+        ),
+        (
             [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 1, "train": False}],
-            "a message's weight and train say different things (message 2)",
+            "a message's weight and train contradict each other (message 2)",
         ),
         (
             [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "reasoning_content": ["t"]}],
-            "a message has a wrong content: reasoning_content is a list, not text (message 2)",
+            "a message has content that is not valid: reasoning_content is a list, not text (message 2)",
         ),
         (
             [{"role": "user", "content": "u"}, {"role": "assistant", "content": "<think>\nso a"}],
-            "a thought does not end (<think> without </think>)",
+            "a thought has no end (<think> without </think>)",
         ),
     ],
 )
@@ -313,30 +317,30 @@ def test_a_bad_conversation_is_named_with_its_fault(read: Read, messages: Any, s
 def test_each_fault_is_told_once_with_its_first_row_and_their_number(read: Read, tmp_path: Path) -> None:
     _, findings = read([GOOD, *[{"prompt": "a"}] * 7, b"{", b"{", None])
     assert complaint(findings) == (
-        f"{tmp_path}/t.jsonl line 2: no completion (columns found: prompt). The same in 6 more rows. "
+        f"{tmp_path}/t.jsonl line 2: completion is missing (columns found: prompt). The same error is in 6 more rows. "
         f"{tmp_path}/t.jsonl line 9: not JSON (Expecting property name enclosed in double quotes at column 2). The "
-        f"same in 1 more row. {tmp_path}/t.jsonl line 11: null, not an object."
+        f"same error is in 1 more row. {tmp_path}/t.jsonl line 11: the row is null, not an object."
     )
 
 
 def test_of_many_faults_five_are_told_and_the_others_counted(read: Read) -> None:
     kinds = [{"prompt": "a"}, {"completion": "b"}, GOOD | {"prompt": None}, GOOD | {"prompt": ""}, None, 1, 2]
     _, findings = read([GOOD, *kinds])
-    assert complaint(findings).endswith("And 2 rows with other faults: see status.preflight.findings.")
+    assert complaint(findings).endswith("2 more rows have other errors: see status.preflight.findings.")
 
 
 def test_an_enormous_line_is_left_out_before_it_fills_the_memory(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_trainer.sources.data_files.LINE_BYTES", 1000)
     rows, findings = read([GOOD, b"x" * 4001, GOOD])
     assert (len(rows), findings.invalid) == (2, 1)
-    assert "t.jsonl line 2: longer than" in complaint(findings)
+    assert "t.jsonl line 2: the line is longer than" in complaint(findings)
 
 
 def test_a_row_too_long_for_the_tokenizers_memory_is_left_out(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_trainer.rows.reading.ROW_CHARACTERS", 1000)
     rows, findings = read([{"text": "x" * 1000}, {"text": "x" * 1001}])
     assert len(rows) == 1
-    assert "t.jsonl line 2: longer than" in complaint(findings)
+    assert "t.jsonl line 2: the row is longer than" in complaint(findings)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_fault(read: Read) -> None:

@@ -29,8 +29,8 @@ def texts(*names: str) -> dict[str, str]:
 
 def test_columns_that_fit_no_format_are_listed_with_what_to_write() -> None:
     assert refusal(texts("question", "answer")) == (
-        "t.jsonl line 1: the columns question, answer fit no format. Name yours in dataset.train[0].columns, for "
-        "example {prompt: question, completion: answer}."
+        "t.jsonl line 1: the columns question, answer match no format. Set dataset.train[0].columns to the names of "
+        "your columns, for example {prompt: question, completion: answer}."
     )
 
 
@@ -64,7 +64,7 @@ def test_columns_that_fit_no_format_are_listed_with_what_to_write() -> None:
     ],
 )
 def test_a_mapping_is_suggested_by_names_and_not_by_order(row: dict[str, Any], mapping: str) -> None:
-    assert refusal(row).endswith(f"Name yours in dataset.train[0].columns, for example {mapping}.")
+    assert refusal(row).endswith(f"Set dataset.train[0].columns to the names of your columns, for example {mapping}.")
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,17 @@ def test_a_mapping_is_suggested_by_names_and_not_by_order(row: dict[str, Any], m
     ],
 )
 def test_where_no_mapping_is_likely_none_is_suggested(row: dict[str, Any]) -> None:
-    said = "Name those with the question and its answer in dataset.train[0].columns, as prompt and completion."
-    assert refusal(row).endswith(f" fit no format. {said}")
+    said = (
+        "Set dataset.train[0].columns.prompt to the column with the question, and dataset.train[0].columns.completion "
+        "to the column with its answer."
+    )
+    assert refusal(row).endswith(f" match no format. {said}")
 
 
 def test_what_lies_in_objects_is_named_since_no_mapping_reaches_it() -> None:
     row = {"id": 1, "data": {"text": "secret"}, "annotations": [{"result": "secret"}], "meta": {}}
     assert refusal(row).endswith(
-        "as prompt and completion, after what stands in objects (data, annotations) has columns of its own."
+        "with its answer. First move the values inside the objects (data, annotations) into separate columns."
     )
 
 
@@ -101,12 +104,15 @@ def test_what_lies_in_objects_is_named_since_no_mapping_reaches_it() -> None:
             "set dataset.train[0].columns to {prompt: prompt, completion: chosen}",
         ),
         ({"prompt": "secret", "chosen": CHAT, "rejected": CHAT}, "set dataset.train[0].columns to {messages: chosen}"),
-        ({"chosen": CHAT[1:], "rejected": CHAT[1:]}, "give rows of a prompt and its answer"),
-        (texts("chosen", "rejected"), "give rows of a prompt and its answer"),
+        ({"chosen": CHAT[1:], "rejected": CHAT[1:]}, "provide rows with a prompt and its answer"),
+        (texts("chosen", "rejected"), "provide rows with a prompt and its answer"),
     ],
 )
 def test_preference_pairs_are_told_from_questions_and_answers(row: dict[str, Any], way: str) -> None:
-    said = "fit no format. Pairs of a chosen and a rejected answer are not trained on; to learn the chosen ones, "
+    said = (
+        "match no format. Training on pairs of a chosen and a rejected answer is not supported. To train on the chosen "
+        "answers, "
+    )
     assert refusal(row).endswith(f"{said}{way}.")
 
 
@@ -123,10 +129,10 @@ def test_preference_pairs_are_told_from_questions_and_answers(row: dict[str, Any
 def test_names_that_read_like_data_are_not_shown_and_a_header_is_missed(names: tuple[str, ...]) -> None:
     columns = f"{len(names)} column{'s' * (len(names) > 1)}"
     assert refusal(texts(*names)) == (
-        f"t.jsonl line 1: the names of its {columns} read like data, so the header seems to be missing: the first line "
-        "of a .csv file has to name the columns, and so has every key of an object."
+        f"t.jsonl line 1: the names of its {columns} look like data, so the header line seems to be missing. Write the "
+        "names of the columns into the first line of a .csv file, or as the keys of each object."
     )
-    assert column_names(names) == f"{len(names)} whose names read like data"
+    assert column_names(names) == f"{len(names)}, not shown because the names look like data"
 
 
 @pytest.mark.parametrize(
@@ -144,30 +150,31 @@ def test_names_that_read_like_data_are_not_shown_and_a_header_is_missed(names: t
 def test_a_text_beside_what_could_be_its_answer_is_not_taken_for_all_there_is(
     row: dict[str, Any], beside: str, mapping: str | None
 ) -> None:
-    way = f", or dataset.train[0].columns, for example {mapping}, to learn an answer" if mapping else ""
+    way = f", or set dataset.train[0].columns, for example {mapping}, to train on an answer" if mapping else ""
     assert refusal(row) == (
-        f"t.jsonl line 1: beside {beside} it is open what is to be learned of text. Set dataset.train[0].format to "
-        f"Text to learn it whole and nothing else{way}."
+        f"t.jsonl line 1: the row has the column text and also {beside}, so it is not clear which text to train on. "
+        f"Set dataset.train[0].format to Text to train on the whole column text and nothing else{way}."
     )
     mapped = Source.model_validate({"uri": "t.jsonl", "columns": {"text": "text"}})
     assert detect_format(row, mapped, "", "") is RowFormat.TEXT
 
 
 @pytest.mark.parametrize(
-    ("row", "columns", "said"),
+    ("row", "columns", "name", "format"),
     [
-        (texts("text", "sys"), {"text": "text", "system": "sys"}, "system, which rows of format Text"),
-        ({"messages": CHAT, "cot": "secret"}, {"reasoning": "cot"}, "reasoning, which rows of format Messages"),
+        (texts("text", "sys"), {"text": "text", "system": "sys"}, "system", "Text"),
+        ({"messages": CHAT, "cot": "secret"}, {"reasoning": "cot"}, "reasoning", "Messages"),
     ],
 )
 def test_a_column_that_the_format_has_none_for_cannot_be_mapped(
-    row: dict[str, Any], columns: dict[str, str], said: str
+    row: dict[str, Any], columns: dict[str, str], name: str, format: str
 ) -> None:
     source = Source.model_validate({"uri": "t.jsonl", "columns": columns})
     with pytest.raises(TrainerFailure) as caught:
         detect_format(row, source, "dataset.train[0]", "t.jsonl line 1")
     assert caught.value.reason is FailureReason.SPEC_INVALID
-    assert caught.value.message == f"dataset.train[0].columns maps {said} have no column for: remove it."
+    said = f"dataset.train[0].columns maps {name}, which the format {format} does not use: remove {name}."
+    assert caught.value.message == said
 
 
 @given(st.text())

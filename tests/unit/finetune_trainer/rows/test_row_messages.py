@@ -91,7 +91,7 @@ def test_a_row_ends_with_its_last_learned_answer() -> None:
 
 def test_a_row_without_an_answer_to_learn_is_a_fault() -> None:
     row = {"messages": [USER, ANSWER | {"weight": 0}]}
-    assert fault(row, RowFormat.MESSAGES) == "none of its answers is to be learned ()"
+    assert fault(row, RowFormat.MESSAGES) == "all answers of the row are excluded from training ()"
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_one_answer_of_squads_is_no_choice_that_is_to_be_told() -> None:
     ("value", "said"),
     [
         (None, "completion is null ()"),
-        (["a", "b"], "completion is a list, of which all or one may be meant: write it as text"),
-        ({"text": [], "answer_start": []}, "completion holds no answer: write what the model is to say"),
-        ({"a": float("nan")}, "completion holds a value that JSON cannot write ()"),
+        (["a", "b"], "completion is a list, so it is not clear if one item or all items are meant: write the one"),
+        ({"text": [], "answer_start": []}, "completion contains no answer: write the text that the model must answer"),
+        ({"a": float("nan")}, "completion contains a value that cannot be written as JSON ()"),
         (b"bytes", "completion is of type bytes, not text ()"),
         (float("inf"), "completion is infinite, not text ()"),
     ],
@@ -159,7 +159,7 @@ def test_an_answer_with_its_own_thought_keeps_it() -> None:
 @pytest.mark.parametrize("mark", ["<image>", "<image_1>", "<|image|>", "<video>", "<audio>", "<|image_pad|>"])
 @pytest.mark.parametrize("column", ["image", "images", "image_path", "videos", "Audio"])
 def test_a_text_about_an_image_in_another_column_is_refused(mark: str, column: str) -> None:
-    said = f"an image, audio or video is part of it, and this operator trains on text alone (column {column})"
+    said = f"the row refers to an image, audio or video, and this operator trains only on text (column {column})"
     row = {"prompt": f"{mark}What is it?", "completion": "a"}
     assert fault(row | {column: ["1.png"]}) == said
     for nothing in (None, [], ""):

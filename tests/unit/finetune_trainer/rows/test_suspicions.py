@@ -28,12 +28,12 @@ def noted(suspicions: Suspicions, *texts: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("a \x00 b", "a control character"),
-        ("\x1b[31mred", "a control character"),
-        ("then \ufeffnext", "a control character"),
-        ("caf\ufffd", "the replacement character U+FFFD: what stood there was lost when the file was made"),
+        ("a \x00 b", "the text contains a control character"),
+        ("\x1b[31mred", "the text contains a control character"),
+        ("then \ufeffnext", "the text contains a control character"),
+        ("caf\ufffd", "the text contains U+FFFD: the original character was lost when the file was written"),
         ("cafÃ© crÃ¨me â€œnowâ€\x9d".replace("\x9d", ""), MOJIBAKE),
-        ("Go.<|end|>\n<|start|>user", "a special token of the model stands in the text"),
+        ("Go.<|end|>\n<|start|>user", "the text contains a special token of the model"),
     ],
 )
 def test_what_looks_wrong_is_noted_once_a_row(suspicions: Suspicions, text: str, kind: str) -> None:
@@ -52,4 +52,4 @@ def test_a_special_token_in_a_text_learned_whole_is_meant_and_only_told_of_in_ad
     findings = Findings()
     row = Row((Message(DOCUMENT, "<|start|>user\x00"),), "t.jsonl:1")
     assert list(suspicions.note([row], findings)) == [row]
-    assert [finding.message for finding in findings.listed()] == ["a control character"]
+    assert [finding.message for finding in findings.listed()] == ["the text contains a control character"]

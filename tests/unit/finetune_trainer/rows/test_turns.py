@@ -46,7 +46,9 @@ def test_an_empty_system_message_says_that_there_is_no_system_prompt(content: st
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
 def test_an_empty_turn_of_another_is_a_fault(role: str) -> None:
-    assert fault({"role": role, "content": ""}) == "a message has a wrong content: content is empty (message 2)"
+    assert (
+        fault({"role": role, "content": ""}) == "a message has content that is not valid: content is empty (message 2)"
+    )
 
 
 @pytest.mark.parametrize("role", ["tool", "Function", "function_call", "observation", "ipython", "tool-response"])
@@ -84,8 +86,8 @@ def test_parts_of_text_are_read_as_their_text(content: Any) -> None:
 def test_a_part_of_another_type_is_named(kind: str) -> None:
     content = [{"type": "text", "text": "Look"}, {"type": kind, kind: "x"}]
     assert fault({"role": "user", "content": content}) == (
-        "a message has a wrong content: content has a part that is no text, and this operator trains on text alone "
-        f"(message 2, type {kind})"
+        "a message has content that is not valid: content has a part that is not text, and this operator trains only "
+        f"on text (message 2, type {kind})"
     )
 
 
@@ -104,20 +106,20 @@ def test_a_flag_says_whether_an_answer_is_learned(key: str, flag: Any, learned: 
 @pytest.mark.parametrize("flag", [0.5, 2, -1, "some", [], {}, float("nan")])
 def test_a_flag_between_is_refused_by_name(flag: Any) -> None:
     assert fault({"role": "assistant", "content": "a", "weight": flag}) == (
-        "a message has a weight that is neither 0 nor 1, and an answer is learned or it is not (message 2)"
+        "a message has a weight that is neither 0 nor 1: write 1 to train on the answer, or 0 to exclude it (message 2)"
     )
 
 
 @pytest.mark.parametrize("key", sorted(LEARN_UNCLEAR))
 def test_a_flag_that_toolkits_read_differently_is_refused_by_name(key: str) -> None:
     said = fault({"role": "assistant", "content": "a", key: True})
-    assert said.startswith(f"a message has {key}, of which toolkits differ in what it means: write train")
+    assert said.startswith(f"a message has {key}, which has different meanings in different toolkits: write train")
     assert turn(role="user", content="q", **{key: True}) == Message("user", "q")
 
 
 def test_flags_that_differ_are_refused() -> None:
     said = fault({"role": "assistant", "content": "a", "weight": 1, "Train": False})
-    assert said == "a message's weight and Train say different things (message 2)"
+    assert said == "a message's weight and Train contradict each other (message 2)"
 
 
 @pytest.mark.parametrize("role", ["user", "system"])

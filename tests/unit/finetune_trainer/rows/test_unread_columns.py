@@ -30,36 +30,36 @@ def said(value: Any, name: str = "extra") -> list[str]:
 
 def test_a_mapped_column_that_is_in_no_row_is_named() -> None:
     assert listed([PAIR], columns={"system": "sys: x"}) == [
-        'dataset.train[0].columns.system (no row has "sys: x": correct it or remove it)'
+        'dataset.train[0].columns.system (no row has the column "sys: x": correct or remove this line)'
     ]
 
 
 def test_a_text_is_named_with_its_share_and_the_line_that_asks_with_it() -> None:
     assert listed([PAIR | {"details": TEXT}, PAIR | {"details": ""}, PAIR]) == [
-        "the column details of dataset.train[0] (1 of 3 rows; columns: {instruction: prompt, input: details, output: "
-        "completion} asks with it)"
+        "the column details of dataset.train[0] (1 of 3 rows; set columns: {instruction: prompt, input: details, "
+        "output: completion} to add it to the prompt)"
     ]
 
 
 def test_the_line_says_where_the_format_changes_too() -> None:
     [told] = listed([PAIR | {"details": TEXT}], format="PromptCompletion")
-    assert "output: completion} with format: Instruction asks with it" in told
+    assert "output: completion} with format: Instruction to add it to the prompt" in told
 
 
 @pytest.mark.parametrize(
     ("name", "value", "way"),
     [
-        ("context", "short", "columns: {instruction: prompt, input: context, output: completion} asks with it"),
-        ("system_prompt", "Be brief.", "columns: {system: system_prompt} asks with it"),
-        ("rationale", "so", "columns: {reasoning: rationale} learns it as the thought before the answer"),
-        ("deepseek_reasoning", "so", "columns: {reasoning: deepseek_reasoning} learns it as the thought before"),
-        ("image", {"bytes": None, "path": "a.png"}, "this operator trains on text alone"),
-        ("audio_path", "a.wav", "this operator trains on text alone"),
-        ("rejected", "no", "the better and the worse answer of a pair are not compared in training"),
-        ("choices", ["one", "two"], "write it as text into a column that is read to use it"),
-        ("hints", ["one two three four"], "write it as text into a column that is read to use it"),
-        ("label", "positive", "write it as text into a column that is read to use it"),
-        ("label", 3, "write it as text into a column that is read to use it"),
+        ("context", "short", "set columns: {instruction: prompt, input: context, output: completion} to add it to the"),
+        ("system_prompt", "Be brief.", "set columns: {system: system_prompt} to use it as the system prompt"),
+        ("rationale", "so", "set columns: {reasoning: rationale} to train on it as the thought before the answer"),
+        ("deepseek_reasoning", "so", "set columns: {reasoning: deepseek_reasoning} to train on it as the"),
+        ("image", {"bytes": None, "path": "a.png"}, "this operator trains only on text"),
+        ("audio_path", "a.wav", "this operator trains only on text"),
+        ("rejected", "no", "training on pairs of a chosen and a rejected answer is not supported"),
+        ("choices", ["one", "two"], "to use it, write it as text into a column that the format reads"),
+        ("hints", ["one two three four"], "to use it, write it as text into a column that the format reads"),
+        ("label", "positive", "to use it, write it as text into a column that the format reads"),
+        ("label", 3, "to use it, write it as text into a column that the format reads"),
     ],
 )
 def test_each_meaning_has_its_way(name: str, value: Any, way: str) -> None:
@@ -70,7 +70,7 @@ def test_each_meaning_has_its_way(name: str, value: Any, way: str) -> None:
 @pytest.mark.parametrize("name", ["label", "train", "weight", "is_correct"])
 def test_rows_that_say_they_are_wrong_or_not_to_be_learned_are_counted(name: str) -> None:
     [told] = listed([PAIR | {name: flag} for flag in (True, False, False)])
-    assert told.startswith(f"the column {name} of dataset.train[0] (false in 2 of 3 rows; these rows are learned like")
+    assert told.startswith(f"the column {name} of dataset.train[0] (false in 2 of 3 rows; training uses these rows")
 
 
 @pytest.mark.parametrize(
@@ -112,16 +112,16 @@ def test_of_conversations_the_first_question_in_a_column_of_its_own_is_not_told_
     talk = [{"role": "user", "content": "What is it called?"}, {"role": "assistant", "content": "A pump."}]
     rows = [{"messages": talk, "prompt": "What is it called?", "prompt_id": "x", "summary": TEXT}]
     assert listed(rows, RowFormat.MESSAGES) == [
-        "the column summary of dataset.train[0] (1 of 1 rows; write it into a column that is read to use it)"
+        "the column summary of dataset.train[0] (1 of 1 rows; to use it, write it into a column that the format reads)"
     ]
 
 
 def test_instructions_without_an_input_can_have_one() -> None:
     row = {"instruction": "Say it.", "output": "so", "details": TEXT}
     [told] = listed([row], RowFormat.INSTRUCTION)
-    assert "columns: {input: details} asks with it" in told
+    assert "set columns: {input: details} to add it to the prompt" in told
     [told] = listed([row | {"input": "x"}], RowFormat.INSTRUCTION)
-    assert "write it into a column that is read" in told
+    assert "to use it, write it into a column that the format reads" in told
 
 
 def test_the_gravest_is_told_first() -> None:

@@ -53,11 +53,11 @@ def test_pandas_named_index_is_a_column_like_others() -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "detail"),
     [
-        (",,prompt\n0,1,a\n", "a value stands under a column without a name", "field 2"),
-        ("prompt,\na,b\n", "a value stands under a column without a name", "field 2"),
-        ('prompt,completion\n"a", "b, c"\n', "a space stands before a quoted field", ""),
-        ('prompt;completion\n"a"; ""\n', "a space stands before a quoted field", ""),
-        ("prompt,completion\na\n", "another number of fields", "1 fields, 2 columns"),
+        (",,prompt\n0,1,a\n", "a value is in a column without a name", "field 2"),
+        ("prompt,\na,b\n", "a value is in a column without a name", "field 2"),
+        ('prompt,completion\n"a", "b, c"\n', "a space is before a quoted field", ""),
+        ('prompt;completion\n"a"; ""\n', "a space is before a quoted field", ""),
+        ("prompt,completion\na\n", "the number of fields differs", "1 fields, 2 columns"),
     ],
 )
 def test_what_has_no_one_meaning_is_a_named_fault(text: str, kind: str, detail: str) -> None:
@@ -72,10 +72,10 @@ def test_what_has_no_one_meaning_is_a_named_fault(text: str, kind: str, detail: 
     [
         (
             "prompt^completion",
-            "t.csv line 1 seems to separate its columns by ^, and comma, semicolon, tab or | are known",
+            "t.csv line 1 seems to separate its columns by ^. Write the table with comma, semicolon, tab or | as",
         ),
-        ("prompt::completion::id", "t.csv line 1 seems to separate its columns by ::, and"),
-        ("prompt\x01completion", r"t.csv line 1 seems to separate its columns by \x01, and"),
+        ("prompt::completion::id", "t.csv line 1 seems to separate its columns by ::. Write"),
+        ("prompt\x01completion", r"t.csv line 1 seems to separate its columns by \x01. Write"),
         ("sep=;\na;a", "t.csv line 2 names the column a twice"),
     ],
 )

@@ -50,15 +50,18 @@ def test_rows_in_one_object_are_read(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"train": ROWS, "test": ROWS}, "holds several lists of rows (train, test): write each to a file of its own."),
-        (ROWS[0], "holds an object, not an array of objects. A .json file holds one array of objects; for one object"),
-        ({"messages": TALK}, "holds an object, not an array of objects."),
-        ({"prompt": TALK[:1], "completion": TALK[1:]}, "holds an object, not an array of objects."),
-        (b'{"prompt": "a"}\n{"prompt": "b"}', "holds one object after another."),
-        (b'{"messages": [{"role": "user"}]} x', "goes on after its object."),
+        (
+            {"train": ROWS, "test": ROWS},
+            "contains several lists of rows (train, test): write each list to a separate file.",
+        ),
+        (ROWS[0], "contains an object, not an array of objects. A .json file must contain one array of objects. If it"),
+        ({"messages": TALK}, "contains an object, not an array of objects."),
+        ({"prompt": TALK[:1], "completion": TALK[1:]}, "contains an object, not an array of objects."),
+        (b'{"prompt": "a"}\n{"prompt": "b"}', "contains several objects, one after another."),
+        (b'{"messages": [{"role": "user"}]} x', "has more content after its object."),
         (b'{"data": [1, }', "is not JSON ("),
-        (b'{"data": [{"a": 1, "a": 2}]}', "is no rows: a name stands twice in an object (a)."),
-        ({}, "holds an object, not an array of objects."),
+        (b'{"data": [{"a": 1, "a": 2}]}', "contains no rows: an object has the same key twice (a)."),
+        ({}, "contains an object, not an array of objects."),
     ],
 )
 def test_another_object_is_refused_with_what_it_is(value: Any, said: str) -> None:
@@ -68,7 +71,7 @@ def test_another_object_is_refused_with_what_it_is(value: Any, said: str) -> Non
 def test_an_object_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_rows, "LINE_BYTES", 1 << 20)
     monkeypatch.setattr(json_rows, "CHUNK_BYTES", 1 << 10)
-    assert "holds one object of more than 1 MiB, not an array" in refusal({"data": [{"a": "x" * (3 << 20)}]})
+    assert "contains one object of more than 1 MiB, not an array" in refusal({"data": [{"a": "x" * (3 << 20)}]})
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -76,13 +79,16 @@ def test_an_object_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.
 def test_an_array_among_files_of_lines_is_told_how_to_be_named(indent: int | None, mark: bytes) -> None:
     data = mark + json.dumps(ROWS, indent=indent).encode()
     with pytest.raises(
-        TrainerFailure, match=r"begins a JSON array, and a \.jsonl file has one object a line: name it \.json"
+        TrainerFailure,
+        match=r"starts a JSON array, but a \.jsonl file must have one object per line: rename the file to \.json",
     ):
         list(json_lines(io.BytesIO(data), "t.jsonl"))
 
 
 def test_a_data_frame_in_a_file_of_lines_is_not_taken_for_a_row() -> None:
-    with pytest.raises(TrainerFailure, match=r"t\.jsonl line 1 is a data frame by columns: name it \.json"):
+    with pytest.raises(
+        TrainerFailure, match=r"t\.jsonl line 1 is a data frame stored by columns: rename the file to \.json"
+    ):
         list(json_lines(io.BytesIO(json.dumps(COLUMNS).encode()), "t.jsonl"))
 
 

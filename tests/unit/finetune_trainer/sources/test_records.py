@@ -203,8 +203,8 @@ def test_any_bytes_as_a_table_end_in_rows_or_named_faults(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b"a", "line 3: another number of fields than columns (1 fields, 2 columns)"),
-        (b"a,b,c", "line 3: another number of fields than columns (3 fields, 2 columns)"),
+        (b"a", "line 3: the number of fields differs from the number of columns (1 fields, 2 columns)"),
+        (b"a,b,c", "line 3: the number of fields differs from the number of columns (3 fields, 2 columns)"),
         (b'"a"b,c', "line 3: not CSV"),
         (b"a,\xff", "line 3: not UTF-8"),
     ],
@@ -223,8 +223,8 @@ def test_a_bad_row_of_a_table_is_named_and_the_next_is_read(tmp_path: Path, line
 @pytest.mark.parametrize(
     ("header", "said"),
     [
-        (b"", "line 1 has to name the columns, each once"),
-        (b",\n", "line 1 has to name the columns, each once"),
+        (b"", "line 1 has no column names"),
+        (b",\n", "line 1 has no column names"),
         (b"prompt, prompt\n", "line 1 names the column prompt twice: rename one of them"),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_header_in_another_encoding_is_named() -> None:
 
 
 def test_carriage_returns_alone_are_named() -> None:
-    assert "t.csv ends lines with a carriage return alone" in csv_refusal(b"prompt,completion\rq,a\rr,b\r")
+    assert "t.csv uses only a carriage return as the line end" in csv_refusal(b"prompt,completion\rq,a\rr,b\r")
 
 
 def test_a_spreadsheet_under_the_name_of_a_table_is_refused() -> None:
@@ -64,19 +64,21 @@ def test_a_spreadsheet_under_the_name_of_a_table_is_refused() -> None:
 
 
 def test_a_header_whose_quote_is_not_closed_is_refused() -> None:
-    assert "line 1 has to name the columns" in csv_refusal(b'"prompt,completion\nq,a\n')
+    assert "line 1 has no column names" in csv_refusal(b'"prompt,completion\nq,a\n')
 
 
 @pytest.mark.parametrize("after", [b"", b'what is "this"?,a pipe\n', b'"quoted",a\n'])
 def test_a_quote_left_open_over_lines_ends_the_job_and_swallows_no_row(after: bytes) -> None:
     begun = b'prompt,completion\nq,a\n"What is the pipe for?,A pipe.\n'
     said = csv_refusal(begun + b"q,a\n" * 2000 + after)
-    assert "t.csv line 3: a quoted field of the row that begins here does not end" in said
+    assert "t.csv line 3: the row that starts here has a quoted field without a correct closing quote" in said
 
 
 def test_more_text_in_quotes_than_a_line_may_have_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "LINE_BYTES", 99)
-    assert "t.csv line 2: a quoted field" in csv_refusal(b'a,b\n"' + b"q,a\n" * 50 + b'"\n')
+    assert "t.csv line 2: the row that starts here has a quoted field" in csv_refusal(
+        b'a,b\n"' + b"q,a\n" * 50 + b'"\n'
+    )
 
 
 def test_a_row_with_too_few_fields_says_which_lines_it_took_in() -> None:
@@ -140,11 +142,9 @@ def test_columns_of_one_name_are_refused_in_structs_too() -> None:
     data = io.BytesIO()
     text = pyarrow.array(["q"])
     parquet.write_table(pyarrow.Table.from_arrays([text, text], names=["prompt", "prompt"]), data)
-    assert parquet_refusal(data.getvalue()) == (
-        "t.parquet has two columns prompt: which one holds is not defined. Rename one."
-    )
+    assert parquet_refusal(data.getvalue()) == ("t.parquet has two columns with the name prompt: rename one of them.")
     struct = pyarrow.StructArray.from_arrays([text, text], names=["a", "a"])
-    assert "two columns meta.a:" in parquet_refusal(as_parquet(prompt=text, meta=struct))
+    assert "two columns with the name meta.a:" in parquet_refusal(as_parquet(prompt=text, meta=struct))
 
 
 SOUND = as_parquet(
@@ -153,7 +153,7 @@ SOUND = as_parquet(
 
 
 def test_a_damaged_name_of_a_column_is_a_typed_failure() -> None:
-    assert "is no Parquet file, or broken" in parquet_refusal(SOUND.replace(b"prompt", b"pr\xffmpt"))
+    assert "is not a Parquet file, or it is damaged" in parquet_refusal(SOUND.replace(b"prompt", b"pr\xffmpt"))
 
 
 @given(damage=st.dictionaries(st.integers(0, len(SOUND) - 1), st.integers(0, 255), min_size=1, max_size=4))
