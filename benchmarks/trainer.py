@@ -63,10 +63,12 @@ Take = Callable[[Callable[[], None], Callable[[], None]], None]
 def main() -> None:
     """Runs everything, or with --contender one contender's process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help=".jsonl with question and answer, or prompt and completion")
-    parser.add_argument("--rounds", type=int, default=4, help="turns of each contender, a warm-up not counted")
-    parser.add_argument("--batch", type=int, default=8, help="rows a step, a multiple of 4")
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="of our loop: training.microBatchTokens")
+    parser.add_argument(
+        "--data", type=Path, help=".jsonl file with the columns question and answer, or prompt and completion"
+    )
+    parser.add_argument("--rounds", type=int, default=4, help="timed turns of each trainer, after a warm-up")
+    parser.add_argument("--batch", type=int, default=8, help="rows per step, a multiple of 4")
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="training.microBatchTokens of our loop")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -110,7 +112,7 @@ def _ask(worker: "subprocess.Popen[str]", what: str) -> dict[str, Any]:
         if line.startswith(ANSWER):
             answer: dict[str, Any] = json.loads(line.removeprefix(ANSWER))
             return answer
-    raise SystemExit(f"{worker.args!r} ended: see its error above.")
+    raise SystemExit(f"{worker.args!r} ended. Its error is above.")
 
 
 def table(turns: dict[str, list[Turn]], ends: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
@@ -168,7 +170,9 @@ def rows(data: Path | None, count: int) -> list[Example]:
         said = (Message("user", question), Message("assistant", answer))
         examples.append(Example(input_ids, supervised, len(prompt), said, source=""))
     if len(examples) < count:
-        raise SystemExit(f"{data} holds {len(examples)} rows; {count} are wanted: fewer --rounds, or another file.")
+        raise SystemExit(
+            f"{data} has {len(examples)} rows, but {count} are needed. Lower --rounds, or use another file."
+        )
     return examples
 
 
@@ -179,7 +183,9 @@ def read_pairs(data: Path) -> list[tuple[str, str]]:
         row = json.loads(line)
         names = next((names for names in (("question", "answer"), ("prompt", "completion")) if names[0] in row), None)
         if names is None or names[1] not in row:
-            raise SystemExit(f"{data}:{number} has neither question and answer nor prompt and completion.")
+            raise SystemExit(
+                f"{data}:{number} has neither question and answer nor prompt and completion. Rename its columns."
+            )
         pairs.append((row[names[0]], row[names[1]]))
     return pairs
 

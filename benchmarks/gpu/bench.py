@@ -64,7 +64,10 @@ class Bench:
             self._model = trainable_model(name, method, self.device, checkpointing=False)
             self._held = name, method
             self.free()
-            print(f"  ({name} for {method}, of random weights, made in {time.monotonic() - started:.1f} s)", flush=True)
+            print(
+                f"  ({name} for {method}, with random weights, created in {time.monotonic() - started:.1f} s)",
+                flush=True,
+            )
         return self._model
 
     def forget(self) -> None:
@@ -142,7 +145,7 @@ class Bench:
         if matmul := self.record.figure("matmul", MATMUL):
             beside.append(f"{tflops / matmul:.0%} of the measured matmul")
         if wanted and self.sizes.wanted:
-            beside.append(f"wanted: {wanted:,}")
+            beside.append(f"goal: {wanted:,}")
         more = {"tflops": tflops, "seconds": [step.seconds for step in speed.steps]}
         figures = [Figure(f"{what}, speed", rate, "tokens/s", "; ".join(beside), more=more)]
         if self.device.type == "cuda":
@@ -153,7 +156,7 @@ class Bench:
         measured, allocated = speed.reserved + speed.outside, max(step.memory for step in speed.steps)
         off = predicted.total / measured - 1
         beside = (
-            f"sizing says {gibibytes(predicted.total)}, {off:+.0%}, wanted: within 10%; "
+            f"sizing predicts {gibibytes(predicted.total)}, {off:+.0%}, goal: within 10%; "
             f"{gibibytes(allocated)} in tensors, {gibibytes(speed.outside)} outside the allocator"
         )
         more = {"predicted": predicted.__dict__, "allocated": allocated, "outside": speed.outside}

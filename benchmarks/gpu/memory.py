@@ -21,9 +21,11 @@ def measure(bench: Bench) -> Iterator[Figure]:
     resolved = bench.resolved(bench.sizes.micro_batches[0])
     plan = find_plan(model, rows, Training(global_batch_size=len(rows)), resolved, bench.accelerator)
     how = "with" if plan.gradient_checkpointing else "without"
-    yield Figure("probe", time.perf_counter() - started, "s", f"{plan.micro_batch_tokens:,} tokens {how} recomputation")
+    yield Figure(
+        "probe", time.perf_counter() - started, "s", f"{plan.micro_batch_tokens:,} tokens {how} gradient checkpointing"
+    )
     before = _loss(bench, plan)
-    yield Figure("a step by its plan", before, "nats", "it fits")
+    yield Figure("a step by its plan", before, "nats", "the step fits into the memory")
     if bench.device.type == "cuda":
         yield _run_out(bench)
     after = _loss(bench, plan)
@@ -52,5 +54,5 @@ def _run_out(bench: Bench) -> Figure:
         reason = failure_of(error).reason
     # Only past the exception, whose frames held the tensors, is there anything to give back.
     bench.free()
-    told = reason.value if reason else "none: it fitted"
+    told = reason.value if reason else "no failure: the micro-batch fits"
     return Figure("too large a micro-batch", tokens, "tokens", told, reason is FailureReason.GPU_OUT_OF_MEMORY)

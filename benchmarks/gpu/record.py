@@ -60,7 +60,7 @@ class Record:
 
     def leave_out(self, case: str, why: str) -> None:
         """It is not run at all."""
-        print(f"{case}: left out, {why}", flush=True)
+        print(f"{case}: skipped, because {why}", flush=True)
         self.content["cases"][case] = {"left_out": why, "figures": []}
         self._save()
 

@@ -16,14 +16,14 @@ def measure(bench: Bench) -> Iterator[Figure]:
     """Tokens a second under each switch, beside none, and whether loss and gradient stay what they are."""
     settings = _settings()
     if settings is None:
-        yield Figure("switches", 0, "", "there are none in this checkout")
+        yield Figure("switches", 0, "", "this checkout has no switches")
         return
     name, tokens = bench.sizes.main, bench.sizes.micro_batches[-1]
     model, rows = bench.model(name, "LoRA"), bench.rows(name)
     plain: Speed | None = None
     for what, speedups in settings:
         if plain and bench.left() < 2 * sum(step.seconds for step in plain.steps):
-            yield Figure(what, 0, "", "left out: no time is left for it")
+            yield Figure(what, 0, "", "skipped: not enough time is left")
             continue
         speed = bench.steps(model, rows, tokens, steps=2, speedups=speedups)
         plain = plain or speed

@@ -126,7 +126,7 @@ def test_a_case_that_fails_is_named_with_its_sentence_and_the_next_one_runs(
     assert worker.work(bench.record, "cpu", TOY, time.monotonic() + 60) == 0
     found = Record(bench.record._path).content["cases"]
     assert found["first"]["error"] == "ValueError: no such kernel"
-    assert [figure["what"] for figure in found["first"]["figures"]] == ["one"], "what was known stays"
+    assert [figure["what"] for figure in found["first"]["figures"]] == ["one"], "earlier figures are kept"
     assert [figure["what"] for figure in found["second"]["figures"]] == ["two"]
     assert found["third"]["left_out"].startswith("it takes up to 500 s, and")
     assert "failed: ValueError: no such kernel" in capsys.readouterr().out
@@ -181,8 +181,8 @@ def test_when_the_time_is_up_whatever_runs_is_ended(tmp_path: Path, monkeypatch:
     assert gpu.main(["--json", str(path), "--seconds", str(gpu.MARGIN + 3)]) == 1
     assert time.monotonic() - began < 60
     found = json.loads(path.read_text())["cases"]
-    assert found["first"]["error"] == "the time is up"
-    assert found["second"]["left_out"] == "the time was up"
+    assert found["first"]["error"] == "the time limit was reached"
+    assert found["second"]["left_out"] == "the time limit was reached"
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +193,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     monkeypatch.setattr(importlib.util, "find_spec", without_two)
     assert gpu.main([]) == 2
-    assert capsys.readouterr().err == "missing, install first: peft, accelerate\n"
+    assert capsys.readouterr().err == "Packages are missing. Install them first: peft, accelerate\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
