@@ -70,7 +70,7 @@ def main() -> None:
     start = time.process_time()
     found = int((leaks(tested, len(texts), texts.__getitem__) >= 0).sum())
     each = (time.process_time() - start) / len(texts) * 1e6
-    print(f"{len(tested):,} of {len(rows):,} test rows. The search needs {each:.0f} microseconds per training row")
+    print(f"{len(tested):,} test rows of {len(rows):,} rows. The search needs {each:.0f} microseconds per training row")
     print(f"without planted rows: {found} found\n\n| planted | found | Jaccard |\n| --- | --- | --- |")
     others = [asked for asked, _ in learned]
     for planted in PLANTED:

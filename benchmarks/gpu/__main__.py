@@ -1,7 +1,7 @@
 """python -m benchmarks.gpu [--seconds N] [--json FILE]: all cases in at most eight minutes.
 
 Needs PyTorch, Transformers, PEFT, Accelerate, pydantic, NumPy and safetensors; bitsandbytes for QLoRA and 8-bit
-moments; no network. `--device cpu --model toy` runs all of it in a minute, to see that it works."""
+moments. Needs no network. `--device cpu --model toy` runs all cases in a minute to test the script."""
 
 import argparse
 import importlib.util

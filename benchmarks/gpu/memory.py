@@ -1,4 +1,4 @@
-"""The memory probe on the real model, and whether training goes on after the GPU's memory has run out."""
+"""Tests the memory probe on the real model, and the training after an out-of-memory error."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from finetune_trainer.training.memory_probe import Plan, find_plan
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """What the probe finds and how long it takes; a step by its plan; one more after an allocation that failed."""
+    """Yields the probe's result and time, a step with the probe's plan, and a step after a failed allocation."""
     name = bench.sizes.main
     model, rows = bench.model(name, "LoRA"), bench.rows(name)
     started = time.perf_counter()
@@ -43,7 +43,7 @@ def _loss(bench: Bench, plan: Plan) -> float:
 
 
 def _run_out(bench: Bench) -> Figure:
-    """One micro-batch that no GPU holds."""
+    """Runs one micro-batch that fits on no GPU."""
     name, tokens = bench.sizes.main, bench.sizes.too_long
     model, rows = bench.model(name, "LoRA"), bench.rows(name, tokens // bench.sizes.document)
     use_gradient_checkpointing(model, False)

@@ -1,4 +1,4 @@
-"""The process that measures: the cases that are not in the record yet, one after the other."""
+"""The measuring process. It runs the cases that are not in the record yet, one after another."""
 
 import importlib.util
 import os
@@ -19,8 +19,9 @@ NO_GPU = 2
 
 
 def work(record: Record, device: str, sizes: Sizes, deadline: float) -> int:
-    """Runs what fits until `deadline`, by the monotonic clock. Returns NO_GPU, or BROKEN where another process has to
-    go on."""
+    """Runs the cases that fit before `deadline` (monotonic clock).
+
+    Returns 0, NO_GPU if there is no GPU, or BROKEN if a new process must continue."""
     if device == "cuda" and not torch.cuda.is_available():
         print(
             "PyTorch finds no GPU. Run it on a GPU machine, or test only the script with: --device cpu --model toy",
@@ -65,7 +66,7 @@ def run(bench: Bench, record: Record, case: Case) -> bool:
 
 
 def environment(bench: Bench) -> dict[str, object]:
-    """What the figures depend on."""
+    """Returns the device and the versions on which the figures depend."""
     cuda = bench.device.type == "cuda"
     found = {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
