@@ -23,8 +23,8 @@ FAMILIES = {
     "norm": "layer_?norm|rms_?norm|rsqrt|aten::pow|pow_tensor|mean",
     "elementwise": "elementwise|vectorized|aten::|copy|cat|triton|fill",
 }
-"""Patterns for the names of kernels, or of operations on a CPU. The first match counts. Unfused RMSNorm is recognised by
-its square, mean and root. Its products count as elementwise."""
+"""Patterns for the names of kernels, or of operations on a CPU. The first match counts. Unfused RMSNorm is recognised
+by its square, mean and root. Its products count as elementwise."""
 NAMED = 12
 """Number of kernels listed by name in the file."""
 

@@ -1,4 +1,4 @@
-"""Built parts are found by what they are built from."""
+"""Built programs are found by a digest of their sources."""
 
 from pathlib import Path
 
