@@ -128,7 +128,7 @@ def test_a_failed_case_is_named_with_its_message_and_the_next_one_runs(
     assert found["first"]["error"] == "ValueError: no such kernel"
     assert [figure["what"] for figure in found["first"]["figures"]] == ["one"], "earlier figures are kept"
     assert [figure["what"] for figure in found["second"]["figures"]] == ["two"]
-    assert found["third"]["left_out"].startswith("it takes up to 500 s, and")
+    assert found["third"]["left_out"].startswith("it needs up to 500 s, and only")
     assert "failed: ValueError: no such kernel" in capsys.readouterr().out
 
 
@@ -158,7 +158,7 @@ def stand_in(folder: Path, begun: str) -> str:
 @pytest.mark.parametrize(
     ("begun", "sentence"),
     [
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "it took its process down, with exit code -11"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "its process ended with exit code -11"),
         ("time.sleep(300)", "it had not ended after "),
         ("record.end('first', 'AcceleratorError: misaligned address'); sys.exit(3)", "AcceleratorError: misaligned"),
     ],
