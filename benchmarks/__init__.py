@@ -1,1 +1,1 @@
-"""Measurements, each a script of its own: `python -m benchmarks.NAME`. Figures and machines: docs/benchmarks.md."""
+"""Measurements, one script each: `python -m benchmarks.NAME`. docs/benchmarks.md has the figures and machines."""

@@ -1,4 +1,4 @@
-"""What a sentence model holds for alike: paraphrases of short questions, and pairs that only share topic and wording.
+"""Measures which pairs a sentence model finds similar: paraphrases, and pairs that only share topic and wording.
 
     python -m benchmarks.embeddings --model FOLDER
 
@@ -105,9 +105,9 @@ QUESTIONS = [
         "My internet connection drops when it rains.",
     ),
 ]
-"""Each: a question, one that asks the same, one that asks something else."""
+"""Triples: a question, a paraphrase, and a question with another meaning."""
 TIMED = 640
-"""Texts that are embedded for the speed."""
+"""Number of texts for the speed measurement."""
 
 
 def main() -> None:
@@ -126,7 +126,7 @@ def main() -> None:
         start = time.process_time()
         for first in range(0, TIMED, BATCH):
             model.embed(timed[first : first + BATCH])
-        print(f"{TIMED / (time.process_time() - start):.0f} sentences a second of processor time")
+        print(f"{TIMED / (time.process_time() - start):.0f} sentences per second of CPU time")
 
 
 if __name__ == "__main__":

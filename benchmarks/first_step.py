@@ -1,4 +1,4 @@
-"""Time from a training pod's start to its first step, by part, on data that preflight has prepared.
+"""Measures the time from a training pod's start to its first step, by part, on prepared data.
 
     python -m benchmarks.first_step [--rows 200]
 
@@ -25,7 +25,7 @@ STARTED, CHILD = "FIRST_STEP_STARTED", "--measure"
 
 
 def main() -> None:
-    """Prepares data, then measures a fresh process; with --measure, is that process."""
+    """Prepares data and measures a new process. With --measure, it is this new process."""
     if CHILD in sys.argv:
         measure(Path(sys.argv[-1]))
         return

@@ -1,4 +1,4 @@
-"""Which changed copies of test questions are found among rows to learn from, and whether others are without them.
+"""Measures which changed copies of test questions are found in training rows, and which rows are found without copies.
 
     python -m benchmarks.leaks --data FILE [--columns question answer]
 
@@ -70,7 +70,7 @@ def main() -> None:
     start = time.process_time()
     found = int((leaks(tested, len(texts), texts.__getitem__) >= 0).sum())
     each = (time.process_time() - start) / len(texts) * 1e6
-    print(f"{len(tested):,} of {len(rows):,} rows tested, {each:.0f} microseconds a row to learn from")
+    print(f"{len(tested):,} test rows of {len(rows):,} rows. The search needs {each:.0f} microseconds per training row")
     print(f"without planted rows: {found} found\n\n| planted | found | Jaccard |\n| --- | --- | --- |")
     others = [asked for asked, _ in learned]
     for planted in PLANTED:

@@ -30,7 +30,7 @@ from finetune_trainer.copies.near_duplicates import SEED, NearDuplicates, jaccar
 THRESHOLD = 0.8
 WIDTH = width_of_bands(THRESHOLD)
 PLANTED = 0.05
-"""Share of the rows that are a copy of an earlier row with a few words changed."""
+"""Share of rows that are copies of an earlier row with a few changed words."""
 WORDS = 30_000
 
 Found = Callable[[int, int], bool]
@@ -57,7 +57,7 @@ def rows(count: int) -> Iterator[tuple[str, int | None]]:
 
 
 def ours(texts: Iterator[str]) -> tuple[Mapping[str, float], Found]:
-    """The trainer's own."""
+    """Measures the trainer's own code."""
     with tempfile.TemporaryDirectory() as folder:
         near, count, shingled = NearDuplicates(Path(folder), "rows"), 0, 0.0
         for text in texts:
@@ -145,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=int, nargs="+")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
-    parser.add_argument("--here", action="store_true", help="measure in this process and print JSON")
+    parser.add_argument("--here", action="store_true", help="measure in this process, and print JSON")
     wish = parser.parse_args()
     if wish.here:
         print(json.dumps(measure(wish.tools[0], wish.rows[0])))

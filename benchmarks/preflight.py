@@ -1,4 +1,4 @@
-"""Preflight's speed and memory on rows made here, against the `datasets.map` pipeline one would write by hand.
+"""Compares the speed and memory of preflight with a hand-written `datasets.map` pipeline, on generated rows.
 
     python -m benchmarks.preflight --model FOLDER [--rows 10000 ...] [--gigabytes 5] [--skip-plain]
 
@@ -86,7 +86,7 @@ def plain(data: Path, model: Path, scratch: Path) -> None:
 
 
 def stages(data: Path, model: Path, scratch: Path) -> None:
-    """Prints how fast each stage is, by processor time, run one after another on all rows: they are held for it."""
+    """Prints the CPU time of each stage. The stages run one after another on all rows, which are kept in memory."""
     from finetune_trainer.base.base_model import inspect_model
     from finetune_trainer.copies.deduplicate import NearCopies, SeenKeys, drop_copies, prompt_key, question, said
     from finetune_trainer.copies.leaks import leaks
@@ -174,7 +174,7 @@ def whole_words(data: Path, model: Path, scratch: Path) -> None:
 
 
 def bundle_of(data: Path, model: Path, scratch: Path) -> Any:
-    """A bundle over local paths."""
+    """Returns a bundle with local paths."""
     from finetune_api.bundle import Bundle
 
     spec = {
@@ -210,12 +210,14 @@ def measure(work: str, data: Path, model: Path, scratch: Path) -> tuple[float, f
 
 
 def main() -> None:
-    """Measures, or is one of the measured processes."""
+    """Runs the measurement, or one of the measured processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="the model's folder")
-    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="sizes to measure")
-    parser.add_argument("--gigabytes", type=float, default=0, help="one more file of this size")
-    parser.add_argument("--skip-plain", action="store_true", help="measure ours alone")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model")
+    parser.add_argument(
+        "--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="numbers of rows to measure"
+    )
+    parser.add_argument("--gigabytes", type=float, default=0, help="also measure a file of this size")
+    parser.add_argument("--skip-plain", action="store_true", help="measure only our pipeline")
     parser.add_argument("--work", choices=WORK, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -228,12 +230,12 @@ def main() -> None:
         data = Path(folder) / "rows.jsonl"
         for rows in options.rows:
             write_rows(data, rows, None)
-            print(f"\n| stage, of {rows:,} rows | microseconds of processor time a row | rows/s | MB/s |")
+            print(f"\n| stage, of {rows:,} rows | microseconds of CPU time per row | rows/s | MB/s |")
             print("| --- | --- | --- | --- |")
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 lines = measure("stages", data, options.model.absolute(), Path(scratch))[3]
             print("\n".join(line.removeprefix("STAGE ") for line in lines), flush=True)
-    print("\n| pipeline | rows | MB | seconds | rows/s | MB/s | rows/s of one core's time | peak memory GB |")
+    print("\n| pipeline | rows | MB | seconds | rows/s | MB/s | rows/s per core's CPU time | peak memory GB |")
     print("|" + " --- |" * 8)
     pipelines = ("ours",) if options.skip_plain else ("ours", "plain")
     for rows in options.rows:
@@ -247,7 +249,7 @@ def main() -> None:
 
 
 def table_rows(rows: int | None, size: int | None, model: Path, pipelines: Sequence[str]) -> None:
-    """Makes a file and prints what each pipeline takes for it."""
+    """Creates a file, and prints the time and memory of each pipeline."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.jsonl"
         count, megabytes = write_rows(data, rows, size), data.stat().st_size / 1e6

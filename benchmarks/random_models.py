@@ -1,4 +1,4 @@
-"""Models of random weights and rows of random tokens: memory and speed depend on shapes and lengths alone."""
+"""Models with random weights and rows of random tokens. Memory and speed depend only on shapes and lengths."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def random_shape(name: str) -> ModelShape:
-    """The shape, from the weights' names and sizes without the weights."""
+    """Returns the shape from the weights' names and sizes. Allocates no weights."""
     with torch.device("meta"):
         model = random_model(name)
     return model_shape(model.config.to_dict(), {name: tuple(w.shape) for name, w in model.state_dict().items()})
@@ -94,7 +94,7 @@ def trainable_model(name: str, method: str, device: torch.device, checkpointing:
 
 
 def random_model(name: str) -> PreTrainedModel:
-    """In bf16, on the device that is torch's default."""
+    """Returns the model in bf16 on torch's default device."""
     config = AutoConfig.for_model(**SETTINGS[name])
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     return model
@@ -127,7 +127,7 @@ def quantize(model: PreTrainedModel) -> None:
 
 
 def random_rows(length: int, count: int, labels: float, vocabulary: int) -> list[Example]:
-    """`count` rows of `length` tokens, of which the last share `labels` is learned."""
+    """Returns `count` rows of `length` tokens. The last share `labels` of the tokens is trained."""
     generator, prompt = np.random.default_rng(0), round(length * (1 - labels))
     supervised = np.arange(length) >= prompt
     return [

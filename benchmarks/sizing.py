@@ -1,4 +1,4 @@
-"""Predicted memory against the resident memory of the real training loop on a CPU.
+"""Compares the predicted memory with the resident memory of the real training loop on a CPU.
 
     python -m benchmarks.sizing [NAME ...]     # about two minutes each; NAME: smollm2-135m-lora, ...
 
@@ -21,13 +21,13 @@ from finetune_trainer.sizing import memory
 from finetune_trainer.sizing.model_shape import ModelShape, model_shape
 
 ROWS, LABELS = 8, 0.25
-"""Rows of a step, and what share of their tokens is learned."""
+"""Rows per step, and the share of their tokens that is trained."""
 STEPS = 2
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run to measure."""
+    """One measured run."""
 
     model: str
     method: memory.TrainedMethod
@@ -49,10 +49,10 @@ CASES = [
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 1 where a prediction is off by more than 15%."""
+    """Returns 1 if a prediction differs by more than 15%, or else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="NAME", choices=[[], *(case.name for case in CASES)])
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--json", type=Path, help="output file for the figures")
     parser.add_argument("--measure", nargs=3, metavar=("FOLDER", "METHOD", "TOKENS"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(case: Case) -> dict[str, Any]:
-    """Measures one case and prints its line."""
+    """Measures one case and prints the result."""
     with tempfile.TemporaryDirectory(prefix="sizing-") as scratch:
         folder = model_folder(case.model, Path(scratch))
         command = [sys.executable, "-m", "benchmarks.sizing", "--measure", str(folder), case.method, str(case.tokens)]
@@ -95,7 +95,7 @@ def model_folder(name: str, scratch: Path) -> Path:
 
 
 def shape_of(folder: Path) -> ModelShape:
-    """As preflight reads it."""
+    """Returns the shape as preflight reads it from the files."""
     from safetensors import safe_open
 
     sizes: dict[str, Sequence[int]] = {}
@@ -106,7 +106,7 @@ def shape_of(folder: Path) -> ModelShape:
 
 
 def measure(folder: Path, method: memory.TrainedMethod, tokens: int) -> dict[str, int]:
-    """Bytes resident before the model was loaded, once it was, and at most during the steps."""
+    """Returns the resident bytes before loading the model, after loading it, and at the peak of the steps."""
     import torch
     from accelerate import Accelerator
 
@@ -142,7 +142,7 @@ def measure(folder: Path, method: memory.TrainedMethod, tokens: int) -> dict[str
 
 
 def resident(line: str) -> int:
-    """Bytes of this process that are in memory now (VmRSS) or were at most (VmHWM)."""
+    """Returns the resident bytes of this process: now (VmRSS) or at the peak (VmHWM)."""
     status = Path("/proc/self/status").read_text()
     return next(int(text.split()[1]) for text in status.splitlines() if text.startswith(line)) * 1024
 

@@ -1,4 +1,4 @@
-"""Tokens per second and peak memory of the training loop beside TRL's SFTTrainer, as it comes and with packing.
+"""Compares tokens per second and peak memory of the training loop with TRL's SFTTrainer, with and without packing.
 
     python -m benchmarks.trainer [--data FILE]        # make bench-trainer [DATA=FILE]
 
@@ -37,9 +37,9 @@ from finetune_trainer.tokens.row_store import Example
 OURS, TRL, PACKED, CEILING = "finetune-operator", "TRL, defaults", "TRL, packing", "bf16 matmul"
 CONTENDERS = (OURS, TRL, PACKED, CEILING)
 PACK = 1024
-"""TRL's default max_length, to which it packs."""
+"""TRL's default max_length, which is also its packing length."""
 ROWS_PER_PACK = 4
-"""About as many rows as a pack holds, so that a step of each contender is about as many tokens."""
+"""Approximate number of rows in a pack, so that steps of all trainers have about the same number of tokens."""
 HELD_OUT = 16
 LEARNING_RATE = 1e-3
 MATMUL = 2048
@@ -48,10 +48,10 @@ ANSWER = "RESULT "
 
 @dataclass(frozen=True)
 class Turn:
-    """What a contender did in one turn."""
+    """The measurements of one trainer in one turn."""
 
     tokens: int
-    """Padding not counted."""
+    """Tokens without padding."""
     supervised: int
     seconds: float
     cpu_seconds: float
@@ -61,12 +61,14 @@ Take = Callable[[Callable[[], None], Callable[[], None]], None]
 
 
 def main() -> None:
-    """Runs everything, or with --contender one contender's process."""
+    """Runs the whole comparison, or with --contender the process of one trainer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help=".jsonl with question and answer, or prompt and completion")
-    parser.add_argument("--rounds", type=int, default=4, help="turns of each contender, a warm-up not counted")
-    parser.add_argument("--batch", type=int, default=8, help="rows a step, a multiple of 4")
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="of our loop: training.microBatchTokens")
+    parser.add_argument(
+        "--data", type=Path, help=".jsonl file with the columns question and answer, or prompt and completion"
+    )
+    parser.add_argument("--rounds", type=int, default=4, help="timed turns of each trainer, after a warm-up")
+    parser.add_argument("--batch", type=int, default=8, help="rows per step, a multiple of 4")
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="training.microBatchTokens of our loop")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -77,7 +79,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Starts a process for each contender, gives them their turns and prints the table."""
+    """Starts a process for each trainer, runs their turns and prints the table."""
     model_folder()
     workers = {name: _start(name) for name in CONTENDERS}
     turns: dict[str, list[Turn]] = {name: [] for name in CONTENDERS}
@@ -110,11 +112,11 @@ def _ask(worker: "subprocess.Popen[str]", what: str) -> dict[str, Any]:
         if line.startswith(ANSWER):
             answer: dict[str, Any] = json.loads(line.removeprefix(ANSWER))
             return answer
-    raise SystemExit(f"{worker.args!r} ended: see its error above.")
+    raise SystemExit(f"{worker.args!r} ended. Its error is above.")
 
 
 def table(turns: dict[str, list[Turn]], ends: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
-    """The results as Markdown."""
+    """Returns the results as Markdown."""
 
     def speed(name: str, of: str = "tokens", over: str = "seconds") -> float:
         return float(median(getattr(turn, of) / getattr(turn, over) for turn in turns[name]))
@@ -154,7 +156,7 @@ def _processor() -> str:
 
 
 def rows(data: Path | None, count: int) -> list[Example]:
-    """Rows as chat turns: the question is shown, the answer learned."""
+    """Returns rows as chat turns. The question is the prompt, and the answer is trained."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder())
@@ -168,24 +170,28 @@ def rows(data: Path | None, count: int) -> list[Example]:
         said = (Message("user", question), Message("assistant", answer))
         examples.append(Example(input_ids, supervised, len(prompt), said, place=""))
     if len(examples) < count:
-        raise SystemExit(f"{data} holds {len(examples)} rows; {count} are wanted: fewer --rounds, or another file.")
+        raise SystemExit(
+            f"{data} has {len(examples)} rows, but {count} are needed. Lower --rounds, or use another file."
+        )
     return examples
 
 
 def read_pairs(data: Path) -> list[tuple[str, str]]:
-    """Question and answer of each line."""
+    """Returns question and answer of each line. Exits with a message if a line has neither pair of columns."""
     pairs = []
     for number, line in enumerate(data.read_text(encoding="utf-8").splitlines(), 1):
         row = json.loads(line)
         names = next((names for names in (("question", "answer"), ("prompt", "completion")) if names[0] in row), None)
         if names is None or names[1] not in row:
-            raise SystemExit(f"{data}:{number} has neither question and answer nor prompt and completion.")
+            raise SystemExit(
+                f"{data}:{number} has neither question and answer nor prompt and completion. Rename its columns."
+            )
         pairs.append((row[names[0]], row[names[1]]))
     return pairs
 
 
 def seeded_pairs(count: int = 512) -> list[tuple[str, str]]:
-    """Sums told in words, as long and as uneven as word problems of school mathematics and their solutions."""
+    """Returns generated word problems with the lengths of school mathematics problems and their solutions."""
     draw = random.Random(0)
     words = "each box holds pens and there are more books than the price of apples sold in a week".split()  # noqa: SIM905
 
@@ -197,7 +203,7 @@ def seeded_pairs(count: int = 512) -> list[tuple[str, str]]:
 
 
 def contend(options: argparse.Namespace) -> None:
-    """One contender's process: takes a turn for each line "turn" on its input, and says how it ended for "end"."""
+    """Runs one trainer's process: a turn for each input line "turn", and the final result for the line "end"."""
     import torch
 
     torch.set_num_threads(options.threads)
@@ -244,7 +250,7 @@ def _multiply() -> Turn:
 
 
 def train_ours(examples: Sequence[Example], held_out: Sequence[Example], steps: int, options: Any) -> None:
-    """Our loop."""
+    """Runs our training loop."""
     import torch
     from accelerate import Accelerator
 
@@ -288,7 +294,7 @@ def train_ours(examples: Sequence[Example], held_out: Sequence[Example], steps: 
 
 
 def train_trl(examples: Sequence[Example], held_out: Sequence[Example], steps: int, options: Any) -> None:
-    """TRL's SFTTrainer with its own defaults, on the rows in the order in which our loop takes them."""
+    """Runs TRL's SFTTrainer with its defaults, on the rows in the same order as our loop."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -357,7 +363,7 @@ def _trl_row(row: Example) -> dict[str, list[int]]:
 
 
 def held_out_loss(model: Any, held_out: Sequence[Example]) -> float:
-    """Mean cross-entropy of the held-out rows' answers, computed alike for all, a row at a time."""
+    """Returns the mean cross-entropy of the held-out rows' answers, computed in the same way for all trainers."""
     import torch
 
     from finetune_trainer.model.batches import micro_batch

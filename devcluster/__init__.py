@@ -1,6 +1,6 @@
-"""A real one-node Kubernetes on one Linux machine: no Docker, no image registry, nothing left behind.
+"""A real Kubernetes with one node on one Linux machine, without Docker and without an image registry.
 
-`python -m devcluster up|down|status|kubectl|helm`, or from Python: `Cluster`. A map of the modules:
+Use `python -m devcluster up|down|status|kubectl|helm`, or the class `Cluster`. The modules:
 
 - `cluster`: `Cluster`, what everything else here serves; `up` and `down` read top to bottom.
 - `control_plane`, `node`, `storage`: the command lines and files of each component.

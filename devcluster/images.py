@@ -1,6 +1,6 @@
-"""The development images: a few folders and links, into which every container gets the machine's files, read-only.
+"""The development images: a few folders and links. Every container gets the machine's files as read-only mounts.
 
-Nothing is built or copied when the code changes: a pod sees the working tree. Everything is mounted below
+Nothing is built or copied when the code changes, because pods mount the working tree. Everything is mounted below
 /opt/finetune, so that it does not matter where the clone and the virtual environment lie.
 """
 
@@ -24,7 +24,7 @@ _USER = "65532"
 
 
 def mounts() -> list[dict[str, Any]]:
-    """What every container gets of the machine, as OCI runtime mounts."""
+    """Returns the machine's folders that every container mounts, as OCI runtime mounts."""
     folders = {
         "/usr": "/usr",
         "/etc/ssl": "/etc/ssl",
@@ -41,16 +41,16 @@ def mounts() -> list[dict[str, Any]]:
 
 
 def python() -> str:
-    """Path of the Python interpreter in the development images."""
+    """Returns the path of the Python interpreter in the development images."""
     executable = Path(os.path.realpath(sys.executable)).relative_to(os.path.realpath(sys.base_prefix))
     return f"{_HOME}/python/{executable}"
 
 
 def environment() -> dict[str, str]:
-    """Environment variables of the development images."""
+    """Returns the environment variables of the development images."""
     return {
         "PATH": "/usr/bin",
-        # A Python with a shared library looks for it where it was installed.
+        # A Python with a shared library would look for the library in its original folder.
         "LD_LIBRARY_PATH": f"{_HOME}/python/lib",
         "PYTHONPATH": ":".join([*(f"{_HOME}/src/{name}" for name in SOURCES), f"{_HOME}/packages"]),
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -61,7 +61,7 @@ def environment() -> dict[str, str]:
 
 
 def write_archive(path: Path, pause: Path) -> None:
-    """One archive with all images, for `ctr images import`."""
+    """Returns one archive with all images, for `ctr images import`."""
     layer = _layer(pause)
     variables = [f"{name}={value}" for name, value in environment().items()]
     images = {

@@ -1,4 +1,4 @@
-"""The node's own namespaces: network, mounts and processes, apart from the machine's.
+"""The node's network, mount and process namespaces, separate from the machine's.
 
 The network has no route out: what runs in it can reach itself and, over one link, the machine's end of that link.
 Ending the process that holds the namespaces open ends everything in them and undoes every mount, bridge and rule.
@@ -13,17 +13,17 @@ from devcluster.processes import Processes
 from devcluster.progress import ClusterError
 
 NODE_ADDRESS = "10.89.0.2"
-"""The node, as the machine sees it and as pods see it."""
+"""The node's address, for the machine and for pods."""
 HOST_ADDRESS = "10.89.0.1"
-"""The machine's end of the link."""
+"""The address of the machine's end of the link."""
 LINK = "finetune-dev"
 BRIDGE_ADDRESS = "10.88.0.1"
 POD_RANGE = "10.88.0.0/16"
 SERVICE_RANGE = "10.87.0.0/24"
 SERVICE_ADDRESS = "10.87.0.1"
-"""The API server's Service: the first address of the range."""
+"""The address of the API server's Service: the first address of the range."""
 HOLDER = "namespaces"
-"""Name of the process that holds them open."""
+"""Name of the process that keeps the namespaces open."""
 
 _SETUP = f"""
 set -e
@@ -41,14 +41,14 @@ exec "$0"
 
 
 class Namespaces:
-    """Opened by `open`; every command of the node is started through `enter`."""
+    """The namespaces. `open` creates them, and commands of the node are started through `enter`."""
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
         self._pid = processes.running().get(HOLDER, 0)
 
     def open(self, pause: Path) -> None:
-        """Make the namespaces, held open by `pause`, and the link to them."""
+        """Creates the namespaces and the link to them. The program `pause` keeps the namespaces open."""
         unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--propagation", "private"]
         parent = self._processes.start(HOLDER, [*unshare, "sh", "-c", _SETUP, str(pause)])
         self._processes.wait_for("the node's network", lambda: self._held_by(parent, pause.name), [HOLDER], 10)
@@ -60,7 +60,7 @@ class Namespaces:
             subprocess.run([*self.enter(), "ip", *command], check=True, capture_output=True)
 
     def enter(self) -> list[str]:
-        """What to put before a command so that it runs on the node."""
+        """Returns the words before a command that run the command on the node."""
         return ["nsenter", "--target", str(self._pid), "--mount", "--net", "--pid", "--"]
 
     def _held_by(self, parent: int, name: str) -> bool:
@@ -72,8 +72,8 @@ class Namespaces:
 
 
 def clean_up() -> None:
-    """Remove what outlives the namespaces by a moment: the machine's end of the link, the kubelet's cgroups."""
-    subprocess.run(["ip", "link", "delete", LINK], capture_output=True)  # else the kernel does, when it gets to it
+    """Removes what can remain after the namespaces: the machine's end of the link, and the kubelet's cgroups."""
+    subprocess.run(["ip", "link", "delete", LINK], capture_output=True)  # The kernel would do this later.
     for root in Path("/sys/fs/cgroup").glob("**/kubepods"):
         deadline = time.monotonic() + 5
         while root.exists() and time.monotonic() < deadline:
@@ -84,7 +84,7 @@ def _remove_tree(root: Path) -> None:
     for folder, _, _ in os.walk(root, topdown=False):
         try:
             Path(folder).rmdir()
-        except OSError:  # its last process has not been reaped yet
+        except OSError:  # The last process of the cgroup has not been reaped yet.
             time.sleep(0.05)
 
 
@@ -92,5 +92,5 @@ def _ip(*arguments: str) -> None:
     result = subprocess.run(["ip", *arguments], capture_output=True, text=True)
     if result.returncode:
         raise ClusterError(
-            f"`ip {' '.join(arguments)}` failed: {result.stderr.strip()}. Is this root, with CAP_NET_ADMIN?"
+            f"`ip {' '.join(arguments)}` failed: {result.stderr.strip()}. Run this as root with CAP_NET_ADMIN."
         )

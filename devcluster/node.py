@@ -1,4 +1,4 @@
-"""containerd, kubelet, scheduler and proxy: the one node, inside its namespaces."""
+"""The node: containerd, kubelet, scheduler and proxy, in the node's namespaces."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ GPU_RESOURCE = "nvidia.com/gpu"
 
 @dataclass(frozen=True)
 class Node:
-    """`host_mounts`: whether containers get the machine's files: development images need them, real ones must not."""
+    """The node. `host_mounts`: whether containers mount the machine's files, which only development images need."""
 
     plane: ControlPlane
     gpus: int
@@ -27,7 +27,7 @@ class Node:
         return self.plane.folder
 
     def start_containerd(self, processes: Processes, pause: Path) -> None:
-        """Start containerd and give it the images."""
+        """Starts containerd and loads the images."""
         self._write_containerd_files()
         processes.start("containerd", [*self.plane.prefix, "containerd", "--config", f"{self._folder}/containerd.toml"])
         processes.wait_for("containerd", lambda: self._ctr("version").returncode == 0, ["containerd"])
@@ -35,11 +35,11 @@ class Node:
         self.load_image(self._folder / "images.tar")
 
     def load_image(self, archive: Path) -> None:
-        """Give containerd the images of an OCI or Docker archive."""
+        """Loads the images of an OCI or Docker archive into containerd."""
         self._ctr("--namespace", "k8s.io", "images", "import", "--all-platforms", str(archive)).check_returncode()
 
     def start(self, processes: Processes) -> None:
-        """Start what makes pods run, and wait until the node is Ready and has its GPUs."""
+        """Starts kubelet, scheduler and proxy, and waits until the node is Ready and advertises its GPUs."""
         kube, kubeconfig = str(self.plane.kube), self.plane.kubeconfig
         self._write_kubelet_config()
         config = [f"--config={self._folder}/kubelet.json", f"--root-dir={self._folder}/kubelet"]
@@ -49,7 +49,7 @@ class Node:
             ("kube-scheduler", ["--leader-elect=false", "--secure-port=0"]),
             (
                 "kube-proxy",
-                # conntrack's limits belong to the machine, not to a namespace
+                # conntrack's limits apply to the whole machine and must not change.
                 [f"--cluster-cidr={POD_RANGE}", f"--hostname-override={NAME}", "--conntrack-max-per-core=0"],
             ),
         ):
@@ -63,7 +63,7 @@ class Node:
         return self._kubectl("get", "node", NAME, "-o", path).stdout == "True"
 
     def _advertise_gpus(self) -> None:
-        """The documented way to advertise an extended resource without a device plugin; the scheduler counts it."""
+        """Advertises GPUs as an extended resource without a device plugin, as Kubernetes documents."""
         path = "/status/capacity/" + GPU_RESOURCE.replace("/", "~1")
         patch = json.dumps([{"op": "add", "path": path, "value": str(self.gpus)}])
         self._kubectl("patch", "node", NAME, "--subresource=status", "--type=json", "-p", patch).check_returncode()

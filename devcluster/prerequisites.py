@@ -1,4 +1,4 @@
-"""What the machine has to have: installed on Debian and Ubuntu as root; elsewhere one sentence says what to do."""
+"""Checks what the machine needs. Installs missing packages on Debian and Ubuntu. On other systems, names them."""
 
 import os
 import platform
@@ -18,35 +18,35 @@ PACKAGES = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
 }
-"""What a node needs, by the Debian package that has it."""
+"""Programs that a node needs, with the Debian package of each."""
 
 
 def require_linux() -> None:
-    """Raises ClusterError elsewhere than on 64-bit Linux."""
+    """Raises ClusterError if the system is not Linux."""
     if platform.system() != "Linux":
         raise ClusterError(
-            f"The local cluster needs Linux, this is {platform.system()}: run it in a Linux virtual machine, "
-            "or use a cluster you have with CLUSTER=current."
+            f"The local cluster needs Linux, and this is {platform.system()}. Run it in a Linux virtual machine, "
+            "or set CLUSTER=current to use another cluster."
         )
 
 
 def require_node_tools() -> None:
-    """Installs the missing system packages, or raises ClusterError with the sentence that helps."""
+    """Installs missing system packages. Raises ClusterError with the remedy if it cannot."""
     require_linux()
     if os.geteuid() != 0:
-        raise ClusterError("The local cluster needs root, for network namespaces and containers: run this with sudo.")
+        raise ClusterError("The local cluster needs root, for network namespaces and containers. Run it with sudo.")
     missing = sorted({package for tool, package in PACKAGES.items() if shutil.which(tool, path=_path()) is None})
     if not missing:
         return
     names = " ".join(missing)
     if shutil.which("apt-get") is None:
-        raise ClusterError(f"These are missing: {names} (Debian's names). Install them with your package manager.")
+        raise ClusterError(f"Packages are missing: {names} (Debian's names). Install them with your package manager.")
     console.print(f"  installing system packages: {names}")
     with step("apt-get install"):
         if not _install(missing):
             _apt(["update"])
             if not _install(missing):
-                raise ClusterError(f"apt-get could not install {names}; run `apt-get install {names}` to see why.")
+                raise ClusterError(f"apt-get could not install {names}. Run `apt-get install {names}` to see why.")
 
 
 def _path() -> str:

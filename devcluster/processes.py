@@ -1,4 +1,4 @@
-"""Processes that outlive the command that started them: recorded by id and start time, so that none is mistaken."""
+"""Records processes that continue after the command that started them, by id and start time."""
 
 import json
 import os
@@ -13,18 +13,18 @@ from devcluster.progress import ClusterError
 
 LOG_LINES = 15
 PATIENCE_SECONDS: float = 10
-"""Between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 
 class Processes:
-    """What one cluster has running. `folder` holds the record and `folder`/logs one log for each component."""
+    """The processes of one cluster. `folder` has the record, and `folder`/logs has one log for each component."""
 
     def __init__(self, folder: Path) -> None:
         self.logs = folder / "logs"
         self._record = folder / "processes.json"
 
     def start(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> int:
-        """Start `command` in a session of its own, its output in logs/NAME.log. Returns its id."""
+        """Starts `command` in a separate session, with its output in logs/NAME.log. Returns its process id."""
         self.logs.mkdir(parents=True, exist_ok=True)
         with (self.logs / f"{name}.log").open("w") as log:
             process = subprocess.Popen(
@@ -39,15 +39,15 @@ class Processes:
         return process.pid
 
     def running(self) -> dict[str, int]:
-        """Id of every component that is still the process we started."""
+        """Returns the process id of every component that is still running."""
         return {name: pid for name, (pid, started) in self._read().items() if _is_alive(pid, started)}
 
     def recorded(self) -> list[str]:
-        """Every component that was started and not stopped."""
+        """Returns the name of every component that was started and not stopped."""
         return list(self._read())
 
     def wait_for(self, what: str, ready: Callable[[], bool], needs: list[str], timeout: float = 60) -> None:
-        """Wait until `ready`; one of `needs` that ends first, or the timeout, is an error with its log's end."""
+        """Waits until `ready`. Raises ClusterError with the log's end if one of `needs` ends or time runs out."""
         deadline = time.monotonic() + timeout
         while not ready():
             for name in needs:
@@ -58,17 +58,17 @@ class Processes:
             time.sleep(0.1)
 
     def tail(self, name: str) -> str:
-        """The end of a component's log, introduced."""
+        """Returns the end of a component's log with an introduction."""
         path = self.logs / f"{name}.log"
         lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:] if path.exists() else []
         return "\n".join([f"The end of {path}:", *(f"  {line[:300]}" for line in lines)])
 
     def adopt(self, name: str, pid: int) -> None:
-        """Let `name` stand for process `pid` from now on."""
+        """Records `pid` as the process of `name`."""
         self._write({**self._read(), name: (pid, _start_time(pid) or 0)})
 
     def stop_all(self, first: str = "") -> None:
-        """Stop every component and wait until each is gone: `first`, then the others, last started first."""
+        """Stops all components and waits for their end: first `first`, then the others in reverse order."""
         record = self._read()
         order = [name for name in reversed(record) if name != first]
         for name in [first, *order] if first in record else order:
@@ -111,12 +111,12 @@ def _gone_within(pid: int, started: int, seconds: float) -> bool:
 
 def _is_alive(pid: int, started: int) -> bool:
     with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # a child of ours that has ended stays a zombie until it is asked after
+        os.waitpid(pid, os.WNOHANG)  # An ended child process stays a zombie until this call.
     return _start_time(pid) == started
 
 
 def _start_time(pid: int) -> int | None:
-    """Clock ticks since boot at which the process began; None where there is none or it is a zombie."""
+    """Returns the start time in clock ticks since boot. None if the process does not exist or is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""One live line for each step, with its elapsed time; plain lines where nobody watches a terminal."""
+"""Shows one live line per step with its elapsed time. Prints plain lines if the output is no terminal."""
 
 import threading
 import time
@@ -13,12 +13,12 @@ QUIET_INTERVAL_SECONDS = 15
 
 
 class ClusterError(Exception):
-    """Something that is not there or did not start: one sentence, with what to do."""
+    """Something is missing or did not start. The message has the remedy."""
 
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Shows `title` and the time it takes until the block ends."""
+    """Shows `title` and the elapsed time until the block ends."""
     started = time.monotonic()
     ended = threading.Event()
     show = _spin if console.is_terminal else _report

@@ -9,19 +9,19 @@ from pathlib import Path
 PORT = 8333
 REGION = "us-east-1"
 IDENTITIES = {"admin": ["Admin", "Read", "Write", "List", "Tagging"], "reader": ["Read", "List"]}
-"""admin may do everything; reader may not write, for trying what a job says then."""
+"""admin has all permissions. reader cannot write, to test a job without write permission."""
 
 
 @dataclass(frozen=True)
 class S3Keys:
-    """One identity's keys."""
+    """The keys of one identity."""
 
     access_key: str
     secret_key: str
 
 
 def write_config(path: Path) -> None:
-    """A fresh pair of keys for each identity; the file is SeaweedFS's and ours to read them back from."""
+    """Writes new keys for each identity to `path`, unless the file exists. SeaweedFS also reads this file."""
     if path.exists():
         return
     identities = [
@@ -37,14 +37,14 @@ def write_config(path: Path) -> None:
 
 
 def read_keys(path: Path, identity: str) -> S3Keys:
-    """The keys of `identity`, one of IDENTITIES."""
+    """Returns the keys of `identity`, one of IDENTITIES."""
     entries = json.loads(path.read_text())["identities"]
     pair = next(entry["credentials"][0] for entry in entries if entry["name"] == identity)
     return S3Keys(pair["accessKey"], pair["secretKey"])
 
 
 def secret_manifest(keys: S3Keys, name: str, namespace: str) -> str:
-    """The Secret a FineTuneProfile's storage names, as a manifest."""
+    """Returns the manifest of the Secret that a FineTuneProfile's storage names."""
     pair = asdict(keys)
     data = {"AWS_ACCESS_KEY_ID": pair["access_key"], "AWS_SECRET_ACCESS_KEY": pair["secret_key"]}
     body = {
@@ -57,7 +57,7 @@ def secret_manifest(keys: S3Keys, name: str, namespace: str) -> str:
 
 
 def command(folder: Path, config: Path, address: str, port: int = PORT) -> list[str]:
-    """SeaweedFS's master, volume server, filer and S3 gateway in one process."""
+    """Returns the command that runs SeaweedFS's master, volume server, filer and S3 gateway in one process."""
     folder.mkdir(parents=True, exist_ok=True)
     weed = str(Path(sys.prefix) / "bin" / "weed")
     return [
@@ -67,7 +67,7 @@ def command(folder: Path, config: Path, address: str, port: int = PORT) -> list[
         f"-ip={address}",
         "-ip.bind=0.0.0.0",
         "-master.volumeSizeLimitMB=512",
-        "-volume.max=1000",  # each bucket takes seven as soon as it holds anything
+        "-volume.max=1000",  # Each bucket that is not empty needs seven volumes.
         "-filer",
         "-s3",
         f"-s3.port={port}",

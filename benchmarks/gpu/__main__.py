@@ -1,7 +1,7 @@
 """python -m benchmarks.gpu [--seconds N] [--json FILE]: all cases in at most eight minutes.
 
 Needs PyTorch, Transformers, PEFT, Accelerate, pydantic, NumPy and safetensors; bitsandbytes for QLoRA and 8-bit
-moments; no network. `--device cpu --model toy` runs all of it in a minute, to see that it works."""
+moments. Needs no network. `--device cpu --model toy` runs all cases in a minute to test the script."""
 
 import argparse
 import importlib.util
@@ -20,16 +20,16 @@ from benchmarks.gpu.sizes import SIZES
 
 NEEDED = ("torch", "transformers", "peft", "accelerate", "pydantic", "numpy", "safetensors")
 PATIENCE = 2
-"""Times its seconds that a case may take before its process is ended."""
+"""A case is ended after this many times its planned seconds."""
 MARGIN = 10
-"""Seconds before the end at which whatever runs is ended."""
+"""Seconds before the time limit at which the running case is ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 1 where a case failed or found something wrong, 2 where nothing can be measured."""
+    """Returns 1 if a case failed or a figure is wrong, and 2 if nothing can be measured."""
     options = _options(arguments)
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        print(f"missing, install first: {', '.join(missing)}", file=sys.stderr)
+        print(f"Packages are missing. Install them first: {', '.join(missing)}", file=sys.stderr)
         return 2
     if options.until:
         from benchmarks.gpu.worker import work
@@ -46,8 +46,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--model", choices=SIZES, default="8b")
-    parser.add_argument("--seconds", type=float, default=480, help="for everything, the start included")
-    parser.add_argument("--json", type=Path, help="file for the figures, whole after each of them")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=480,
+        help="time limit for all cases in seconds, including the start (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, help="file for the figures; it is complete after each figure")
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # in the process that measures
     return parser.parse_args(arguments)
 
@@ -64,19 +69,19 @@ def watch(path: Path, options: argparse.Namespace) -> int:
         ended = _wait(worker, path, deadline - MARGIN)
         record = Record(path)
         if running := record.running():
-            record.end(running[0], ended or f"it took its process down, with exit code {worker.returncode}")
+            record.end(running[0], ended or f"its process ended with exit code {worker.returncode}")
         elif worker.returncode != BROKEN:
             return 0 if ended else worker.returncode
     return 0
 
 
 def _wait(worker: "subprocess.Popen[bytes]", path: Path, deadline: float) -> str:
-    """Waits for the end of `worker`, or ends it; returns why."""
+    """Waits until `worker` ends, or ends it. Returns the reason if it was ended."""
     try:
         while worker.poll() is None:
             _, times = Record(path).running() or ("", 0.0)
             if time.monotonic() > deadline:
-                return "the time is up"
+                return "the time limit was reached"
             if times > PATIENCE:
                 return f"it had not ended after {times:.1f} times the seconds it was given"
             time.sleep(0.2)
@@ -90,7 +95,7 @@ def _summary(record: Record) -> int:
     cases = record.content["cases"]
     for name in record.content.get("planned", []):
         if name not in cases:
-            record.leave_out(name, "the time was up")
+            record.leave_out(name, "the time limit was reached")
     failed = [name for name, case in cases.items() if "error" in case]
     wrong = [f"{name}: {f['what']}" for name, case in cases.items() for f in case["figures"] if f["right"] is False]
     for what, names in (("failed", failed), ("wrong", wrong)):

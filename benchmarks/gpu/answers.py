@@ -1,4 +1,4 @@
-"""Answers to held-out rows, as the evaluation asks for them."""
+"""Measures the generation of answers to held-out rows, as in the evaluation."""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from finetune_trainer.sizing.run_time import LAYER_DECODE
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """Seconds for all answers of the tuned model, beside what sizing assumes."""
+    """Yields the seconds for all answers of the tuned model, compared with the assumption of sizing."""
     sizes, name = bench.sizes, bench.sizes.main
     model, vocabulary = bench.model(name, "LoRA"), SETTINGS[name]["vocab_size"]
     prompts = [row.input_ids[: sizes.prompt] for row in bench.rows(name, sizes.answers)]
@@ -41,7 +41,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
 
 
 def tokenizer() -> Any:
-    """One that reads every answer as nothing: the tokens are random."""
+    """Returns a tokenizer without a real vocabulary, because the tokens are random."""
     from tokenizers import Tokenizer, models
 
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))

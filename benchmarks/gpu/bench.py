@@ -1,4 +1,4 @@
-"""What cases measure on: the device, the model that is loaded, steps of the trainer's own loop, and memory."""
+"""The objects that cases measure: the device, the loaded model, steps of the trainer's loop, and memory."""
 
 import gc
 import time
@@ -25,24 +25,24 @@ from finetune_trainer.training.loop import Step, training_steps
 
 WARM_UP, STEPS = 2, 5
 RATE = 1e-12
-"""Learning rate: nothing is to be learned here."""
+"""Learning rate. The benchmark does not need to learn anything."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Some steps of the loop, once warm."""
+    """The measurements of some steps of the loop after the warm-up."""
 
     tokens_per_second: float
     steps: tuple[Step, ...]
     """All of them, those of the warm-up too."""
     reserved: int
-    """Bytes the allocator holds after them; 0 on a CPU."""
+    """Bytes reserved by the allocator after the steps; 0 on a CPU."""
     outside: int
-    """Bytes taken on the GPU beside that: the context and the libraries."""
+    """Other used bytes of the GPU: the context and the libraries."""
 
 
 class Bench:
-    """The device and what is on it."""
+    """The device and the loaded model."""
 
     def __init__(self, device: torch.device, sizes: Sizes, record: Record) -> None:
         self.device, self.sizes, self.record = device, sizes, record
@@ -53,7 +53,7 @@ class Bench:
         self._model: Any = None
 
     def left(self) -> float:
-        """Seconds until the case should be over."""
+        """Returns the seconds until the case should end."""
         return self.deadline - time.monotonic()
 
     def model(self, name: str, method: memory.TrainedMethod) -> Any:
@@ -64,23 +64,26 @@ class Bench:
             self._model = trainable_model(name, method, self.device, checkpointing=False)
             self._held = name, method
             self.free()
-            print(f"  ({name} for {method}, of random weights, made in {time.monotonic() - started:.1f} s)", flush=True)
+            print(
+                f"  ({name} for {method}, with random weights, created in {time.monotonic() - started:.1f} s)",
+                flush=True,
+            )
         return self._model
 
     def forget(self) -> None:
-        """Gives the model back."""
+        """Frees the model."""
         self._held = self._model = None
         self.free()
 
     def free(self) -> None:
-        """Gives back to the GPU what is no longer used."""
+        """Frees unused GPU memory."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
     def synchronize(self) -> None:
-        """Waits for what was started."""
+        """Waits until the GPU has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -89,7 +92,7 @@ class Bench:
         return random_rows(self.sizes.document, count or self.sizes.rows, 1.0, SETTINGS[name]["vocab_size"])
 
     def resolved(self, micro_batch_tokens: int, steps: int = WARM_UP + STEPS) -> Resolved:
-        """What preflight would have resolved."""
+        """Returns the settings that preflight would resolve."""
         return Resolved(
             method=MethodType.LORA,
             learning_rate=RATE,
@@ -142,7 +145,7 @@ class Bench:
         if matmul := self.record.figure("matmul", MATMUL):
             beside.append(f"{tflops / matmul:.0%} of the measured matmul")
         if wanted and self.sizes.wanted:
-            beside.append(f"wanted: {wanted:,}")
+            beside.append(f"goal: {wanted:,}")
         more = {"tflops": tflops, "seconds": [step.seconds for step in speed.steps]}
         figures = [Figure(f"{what}, speed", rate, "tokens/s", "; ".join(beside), more=more)]
         if self.device.type == "cuda":
@@ -153,7 +156,7 @@ class Bench:
         measured, allocated = speed.reserved + speed.outside, max(step.memory for step in speed.steps)
         off = predicted.total / measured - 1
         beside = (
-            f"sizing says {gibibytes(predicted.total)}, {off:+.0%}, wanted: within 10%; "
+            f"sizing predicts {gibibytes(predicted.total)}, {off:+.0%}, goal: within 10%; "
             f"{gibibytes(allocated)} in tensors, {gibibytes(speed.outside)} outside the allocator"
         )
         more = {"predicted": predicted.__dict__, "allocated": allocated, "outside": speed.outside}
@@ -161,11 +164,11 @@ class Bench:
 
 
 MATMUL = "all of the main model's products"
-"""The figure that shares are taken of, in TFLOP/s."""
+"""Name of the figure to which shares are relative, in TFLOP/s."""
 
 
 def _work(document: int) -> Work:
-    """One row, all of it learned."""
+    """Returns the work for one row, with all tokens trained."""
     return Work(
         tokens=document,
         labels=document,

@@ -1,4 +1,4 @@
-"""Where a step's time goes: one profiled step of one micro-batch, by kind of kernel, and how long the GPU idles."""
+"""Profiles one step of one micro-batch: the time by kind of kernel, and the time without a running kernel."""
 
 import re
 from collections import Counter
@@ -23,14 +23,14 @@ FAMILIES = {
     "norm": "layer_?norm|rms_?norm|rsqrt|aten::pow|pow_tensor|mean",
     "elementwise": "elementwise|vectorized|aten::|copy|cat|triton|fill",
 }
-"""What names of kernels contain, or on a CPU of operations; the first that fits counts. Unfused RMSNorm is known by its
-square, mean and root; its products are elementwise like all others."""
+"""Patterns for the names of kernels, or of operations on a CPU. The first match counts. Unfused RMSNorm is recognised
+by its square, mean and root. Its products count as elementwise."""
 NAMED = 12
-"""Kernels listed by name in the file."""
+"""Number of kernels listed by name in the file."""
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """Each family's share of the time in kernels, and the share of the step in which none runs."""
+    """Yields each kind's share of the kernel time, and the share of the step without a running kernel."""
     name, cuda = bench.sizes.main, bench.device.type == "cuda"
     model, rows, tokens = bench.model(name, "LoRA"), bench.rows(name, 1), bench.sizes.document
     training, resolved = Training(global_batch_size=1), bench.resolved(tokens, WARM_UP + 1)
@@ -67,12 +67,12 @@ def _shares(taken: "Counter[str]") -> Iterator[Figure]:
 
 
 def family(kernel: str) -> str:
-    """The kind of a kernel, by its name."""
+    """Returns the kind of a kernel from its name."""
     return next((name for name, words in FAMILIES.items() if re.search(words, kernel, re.IGNORECASE)), "other")
 
 
 def idle(spans: Iterable[tuple[float, float]]) -> float:
-    """The share of the time from the first start to the last end in which nothing runs."""
+    """Returns the share of the time between the first start and the last end in which no kernel runs."""
     begun, end, busy = None, 0.0, 0.0
     for start, stop in sorted(spans):
         begun = start if begun is None else begun

@@ -1,4 +1,4 @@
-"""What there is to reach: bf16 matrix products in the shapes of the main model, forward and backward."""
+"""The speed limit: bf16 matrix products in the shapes of the main model, forward and backward."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from benchmarks.gpu.record import Figure
 from benchmarks.random_models import random_shape
 
 SECONDS = 0.4
-"""How long each product is repeated."""
+"""Seconds for which each product is repeated."""
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
@@ -30,7 +30,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
         beside = f"backward {_tflops(size, backward):.4g}"
         yield Figure(f"{tokens:,} x {columns:,} x {rows:,}", _tflops(size, forward), "TFLOP/s", beside)
         total, operations = total + count * (forward + backward), operations + count * 2 * size
-    yield Figure(MATMUL, _tflops(operations, total), "TFLOP/s", "shares below are of this")
+    yield Figure(MATMUL, _tflops(operations, total), "TFLOP/s", "the shares below are relative to this figure")
 
 
 def _tflops(multiplications: float, seconds: float) -> float:

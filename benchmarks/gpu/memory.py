@@ -1,4 +1,4 @@
-"""The memory probe on the real model, and whether training goes on after the GPU's memory has run out."""
+"""Tests the memory probe on the real model, and the training after an out-of-memory error."""
 
 import time
 from collections.abc import Iterator
@@ -14,16 +14,18 @@ from finetune_trainer.training.memory_probe import StepLayout, find_plan
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """What the probe finds and how long it takes; a step by its plan; one more after an allocation that failed."""
+    """Yields the probe's result and time, a step with the probe's plan, and a step after a failed allocation."""
     name = bench.sizes.main
     model, rows = bench.model(name, "LoRA"), bench.rows(name)
     started = time.perf_counter()
     resolved = bench.resolved(bench.sizes.micro_batches[0])
     plan = find_plan(model, rows, Training(global_batch_size=len(rows)), resolved, bench.accelerator)
     how = "with" if plan.gradient_checkpointing else "without"
-    yield Figure("probe", time.perf_counter() - started, "s", f"{plan.micro_batch_tokens:,} tokens {how} recomputation")
+    yield Figure(
+        "probe", time.perf_counter() - started, "s", f"{plan.micro_batch_tokens:,} tokens {how} gradient checkpointing"
+    )
     before = _loss(bench, plan)
-    yield Figure("a step by its plan", before, "nats", "it fits")
+    yield Figure("a step by its plan", before, "nats", "the step fits into the memory")
     if bench.device.type == "cuda":
         yield _run_out(bench)
     after = _loss(bench, plan)
@@ -41,7 +43,7 @@ def _loss(bench: Bench, plan: StepLayout) -> float:
 
 
 def _run_out(bench: Bench) -> Figure:
-    """One micro-batch that no GPU holds."""
+    """Runs one micro-batch that fits on no GPU."""
     name, tokens = bench.sizes.main, bench.sizes.too_long
     model, rows = bench.model(name, "LoRA"), bench.rows(name, tokens // bench.sizes.document)
     use_gradient_checkpointing(model, False)
@@ -52,5 +54,5 @@ def _run_out(bench: Bench) -> Figure:
         reason = failure_of(error).reason
     # Only past the exception, whose frames held the tensors, is there anything to give back.
     bench.free()
-    told = reason.value if reason else "none: it fitted"
+    told = reason.value if reason else "no failure: the micro-batch fits"
     return Figure("too large a micro-batch", tokens, "tokens", told, reason is FailureReason.GPU_OUT_OF_MEMORY)

@@ -1,4 +1,4 @@
-"""The cases in their order, what matters most first, and the seconds each may take."""
+"""The cases with their seconds. The most important case is first."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ Measure = Callable[["Bench"], Iterator[Figure]]
 
 @dataclass(frozen=True)
 class Case:
-    """Something to measure."""
+    """One case of the benchmark."""
 
     name: str
     seconds: float
-    """What it is given. A case that has less left is not begun."""
+    """Planned seconds. The case is skipped if less time is left."""
     measure: Measure
     needs_bitsandbytes: bool = False
 
 
 def _in(module: str, function: str = "measure") -> Measure:
-    """A function that is imported once its case runs: what keeps one from being imported costs no other case."""
+    """Returns a function that is imported when its case runs. A failed import then affects only this case."""
 
     def measure(bench: "Bench") -> Iterator[Figure]:
         yield from getattr(import_module(f"benchmarks.gpu.{module}"), function)(bench)

@@ -1,4 +1,4 @@
-"""What was measured, in a file that is whole at any moment."""
+"""Stores the measured figures in a file that is complete at any time."""
 
 import json
 import time
@@ -9,17 +9,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Figure:
-    """One number, and what it is to be compared with."""
+    """One measured number, with a comparison."""
 
     what: str
     value: float
     unit: str
     beside: str = ""
-    """What it is compared with, as a person reads it."""
+    """The comparison, as text for people."""
     right: bool | None = None
-    """Whether a check was passed; None where there is nothing to pass."""
+    """Whether the figure passed its check. None if there is no check."""
     more: dict[str, Any] = field(default_factory=dict)
-    """What else was seen, for the file."""
+    """More data for the file."""
 
     def __str__(self) -> str:
         wrong = "  WRONG" if self.right is False else ""
@@ -32,25 +32,25 @@ def _shown(value: float) -> str:
 
 
 class Record:
-    """The file of all cases. Both processes write it, but never at the same time."""
+    """The file with all cases. Both processes write it, but never at the same time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"cases": {}}
 
     def begin(self, case: str, seconds: float) -> None:
-        """`case` is about to run for up to `seconds`: should nothing follow, it took the process down."""
+        """Records that `case` starts and has `seconds`. If no end follows, the case crashed its process."""
         self.content["cases"][case] = {"began": time.monotonic(), "given": seconds, "figures": []}
         self._save()
 
     def add(self, case: str, figure: Figure) -> None:
-        """One more figure of it, printed too."""
+        """Adds and prints a figure of `case`."""
         print(figure, flush=True)
         self.content["cases"][case]["figures"].append(asdict(figure))
         self._save()
 
     def end(self, case: str, error: str = "") -> None:
-        """It is over, or it failed with the sentence `error`."""
+        """Records that `case` ended, or failed with the message `error`."""
         entry = self.content["cases"][case]
         entry["seconds"] = round(time.monotonic() - entry.pop("began"), 2)
         if error:
@@ -59,27 +59,27 @@ class Record:
         self._save()
 
     def leave_out(self, case: str, why: str) -> None:
-        """It is not run at all."""
-        print(f"{case}: left out, {why}", flush=True)
+        """Records that `case` is skipped."""
+        print(f"{case}: skipped, because {why}", flush=True)
         self.content["cases"][case] = {"left_out": why, "figures": []}
         self._save()
 
     def note(self, **facts: Any) -> None:
-        """Facts about the whole run: the machine, versions."""
+        """Records facts about the whole run, such as the machine and versions."""
         self.content |= facts
         self._save()
 
     def has(self, case: str) -> bool:
-        """Whether it was run, left out, or begun."""
+        """Returns whether `case` was started, finished or skipped."""
         return case in self.content["cases"]
 
     def running(self) -> tuple[str, float] | None:
-        """The case that was begun and is not over, and how many times the seconds it was given it has taken."""
+        """Returns the running case, and its elapsed time as a multiple of its planned seconds. None if none runs."""
         begun = ((name, case) for name, case in self.content["cases"].items() if "began" in case)
         return next(((name, (time.monotonic() - case["began"]) / case["given"]) for name, case in begun), None)
 
     def figure(self, case: str, what: str) -> float | None:
-        """One that was measured before."""
+        """Returns the value of a figure that was measured earlier, or None."""
         figures = self.content["cases"].get(case, {"figures": []})["figures"]
         return next((figure["value"] for figure in figures if figure["what"] == what), None)
 

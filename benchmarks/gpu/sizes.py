@@ -1,4 +1,4 @@
-"""What is measured: the real thing, and as small as it gets, to see that all of it works."""
+"""The measured sizes: real ones, and tiny ones to test the script."""
 
 from dataclasses import dataclass
 
@@ -8,24 +8,24 @@ class Sizes:
     """Models by their names in benchmarks.random_models, and lengths in tokens."""
 
     main: str
-    """What most is measured on."""
+    """The model of most cases."""
     small: str
     full: str
-    """What is trained whole."""
+    """The model for full fine-tuning."""
     document: int
-    """Tokens of a row, all of them learned."""
+    """Tokens per row, all of them trained."""
     rows: int
-    """Of a step."""
+    """Rows per step."""
     micro_batches: tuple[int, int]
     long: int
-    """Tokens of a micro-batch of the small model."""
+    """Tokens per micro-batch of the small model."""
     too_long: int
-    """Tokens of a micro-batch that no GPU holds."""
+    """Tokens of a micro-batch that fits on no GPU."""
     prompt: int
     answer: int
     answers: int
     wanted: bool
-    """Whether what is wanted of an H100 or H200 is a comparison."""
+    """Whether figures are compared with the goals for an H100 or H200."""
 
 
 REAL = Sizes(

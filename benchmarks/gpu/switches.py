@@ -1,4 +1,4 @@
-"""What each way to compute faster gains, one switched on at a time, and all of them together."""
+"""Measures the gain of each optimization alone, and of all together."""
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -9,21 +9,21 @@ from benchmarks.gpu.bench import Bench, Speed
 from benchmarks.gpu.record import Figure
 
 TOLERANCE = 5e-3
-"""Largest difference of the first step's loss and gradient norm, as a share, that is rounding in bf16."""
+"""Largest relative difference of the first step's loss and gradient norm that bf16 rounding explains."""
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """Tokens a second under each switch, beside none, and whether loss and gradient stay what they are."""
+    """Yields the tokens per second with each switch, compared with none. Checks that loss and gradient are equal."""
     settings = _settings()
     if settings is None:
-        yield Figure("switches", 0, "", "there are none in this checkout")
+        yield Figure("switches", 0, "", "this checkout has no switches")
         return
     name, tokens = bench.sizes.main, bench.sizes.micro_batches[-1]
     model, rows = bench.model(name, "LoRA"), bench.rows(name)
     plain: Speed | None = None
     for what, speedups in settings:
         if plain and bench.left() < 2 * sum(step.seconds for step in plain.steps):
-            yield Figure(what, 0, "", "left out: no time is left for it")
+            yield Figure(what, 0, "", "skipped: not enough time is left")
             continue
         speed = bench.steps(model, rows, tokens, steps=2, speedups=speedups)
         plain = plain or speed

@@ -1,4 +1,4 @@
-"""The trainer's own steps: speed beside what the GPU multiplies, memory beside what sizing predicted."""
+"""Measures the trainer's steps: speed relative to the matmul, and memory relative to the prediction of sizing."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -11,11 +11,13 @@ from finetune_trainer.sizing.memory import Setup
 from finetune_trainer.training.optimizer import make_optimizer
 
 WANTED = {"LoRA": 10_000, "LoRA, all switches on": 12_500, "QLoRA": 9_000}
-"""Tokens a second of the 8B model on an H100 or H200. NVIDIA's NeMo AutoModel publishes 12,473 for LoRA on one H100."""
+"""Goals in tokens per second for the 8B model on an H100 or H200.
+
+NVIDIA's NeMo AutoModel publishes 12,473 for LoRA on one H100."""
 
 
 def lora(bench: Bench) -> Iterator[Figure]:
-    """LoRA of the main model, nothing computed again, at two sizes of a micro-batch."""
+    """Measures LoRA of the main model without gradient checkpointing, with two micro-batch sizes."""
     name = bench.sizes.main
     for tokens in bench.sizes.micro_batches:
         speed = bench.steps(bench.model(name, "LoRA"), bench.rows(name), tokens)
@@ -24,7 +26,7 @@ def lora(bench: Bench) -> Iterator[Figure]:
 
 
 def qlora(bench: Bench) -> Iterator[Figure]:
-    """QLoRA of the main model, as it is and with everything switched on."""
+    """Measures QLoRA of the main model, with the default switches and with all switches on."""
     name, tokens = bench.sizes.main, bench.sizes.micro_batches[-1]
     model, setup = bench.model(name, "QLoRA"), Setup("QLoRA")
     speed = bench.steps(model, bench.rows(name), tokens)
@@ -35,7 +37,7 @@ def qlora(bench: Bench) -> Iterator[Figure]:
 
 
 def long(bench: Bench) -> Iterator[Figure]:
-    """LoRA of a small model in long micro-batches."""
+    """Measures LoRA of a small model with long micro-batches."""
     name, tokens = bench.sizes.small, bench.sizes.long
     rows = bench.rows(name, 2 * tokens // bench.sizes.document)
     speed = bench.steps(bench.model(name, "LoRA"), rows, tokens)
@@ -43,8 +45,10 @@ def long(bench: Bench) -> Iterator[Figure]:
 
 
 def full(bench: Bench) -> Iterator[Figure]:
-    """Every weight of a model of a billion. Moments are in 8 bits where bitsandbytes is there, and never paged: more
-    managed memory than a GPU has can hang it."""
+    """Measures full fine-tuning of a model with a billion parameters.
+
+    Moments have 8 bits if bitsandbytes is installed. They are never paged, because too much managed memory can hang
+    the GPU."""
     name, tokens = bench.sizes.full, bench.sizes.micro_batches[0]
     model = bench.model(name, "Full")
     eight_bit = importlib.util.find_spec("bitsandbytes") is not None

@@ -1,4 +1,4 @@
-"""The process that measures: the cases that are not in the record yet, one after the other."""
+"""The measuring process. It runs the cases that are not in the record yet, one after another."""
 
 import importlib.util
 import os
@@ -19,10 +19,14 @@ NO_GPU = 2
 
 
 def work(record: Record, device: str, sizes: Sizes, deadline: float) -> int:
-    """Runs what fits until `deadline`, by the monotonic clock. Returns NO_GPU, or BROKEN where another process has to
-    go on."""
+    """Runs the cases that fit before `deadline` (monotonic clock).
+
+    Returns 0, NO_GPU if there is no GPU, or BROKEN if a new process must continue."""
     if device == "cuda" and not torch.cuda.is_available():
-        print("PyTorch finds no GPU: --device cpu --model toy shows only that this script works", file=sys.stderr)
+        print(
+            "PyTorch finds no GPU. Run it on a GPU machine, or test only the script with: --device cpu --model toy",
+            file=sys.stderr,
+        )
         return NO_GPU
     if device == "cpu":
         torch.set_num_threads(1)  # models this small only wait for a second thread
@@ -37,7 +41,7 @@ def work(record: Record, device: str, sizes: Sizes, deadline: float) -> int:
         if case.needs_bitsandbytes and not four_bit:
             record.leave_out(case.name, "bitsandbytes is not installed")
         elif left < case.seconds:
-            record.leave_out(case.name, f"it takes up to {case.seconds:.0f} s, and {left:.0f} s are left")
+            record.leave_out(case.name, f"it needs up to {case.seconds:.0f} s, and only {left:.0f} s are left")
         elif not run(bench, record, case):
             return BROKEN
     return 0
@@ -62,7 +66,7 @@ def run(bench: Bench, record: Record, case: Case) -> bool:
 
 
 def environment(bench: Bench) -> dict[str, object]:
-    """What the figures depend on."""
+    """Returns the device and the versions on which the figures depend."""
     cuda = bench.device.type == "cuda"
     found = {
         "device": torch.cuda.get_device_name() if cuda else "cpu",

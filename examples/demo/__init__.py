@@ -1,13 +1,13 @@
-"""`make demo`: from nothing to an adapter that beats its base model, with every step in view.
+"""`make demo`: starts a cluster, trains an adapter that is better than its base model, and shows every step.
 
-`python -m examples.demo up|shell|down`. A map of the modules:
+The command is `python -m examples.demo up|shell|down`. The modules:
 
 - `__main__`: the commands. `run`: the demo, top to bottom.
-- `target`: where it runs, on the local cluster or on the one kubectl points at.
-- `store`: the model and the rows in S3, and the results from there.
+- `target`: the cluster of the demo: the local cluster, or the cluster of kubectl's current context.
+- `store`: uploads the model and the rows to S3, and downloads the results.
 - `install`: the operator's chart and the tenant's namespace.
-- `watch`, `view`: the job's status as it changes, and how it is shown.
-- `results`: what the job has made: files, table, one ticket answered twice.
-- `failure`: what to show of a job that did not end well.
-- `shell`: a shell to look around in.
+- `watch`, `view`: follow the job's status and show it.
+- `results`: shows the results: files, a table, and one ticket with both models' answers.
+- `failure`: shows the logs of a failed job.
+- `shell`: opens a shell for the demo's cluster.
 """

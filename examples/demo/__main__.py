@@ -1,4 +1,4 @@
-"""`python -m examples.demo up|shell|down`, which `make demo`, `make demo-shell` and `make demo-down` run."""
+"""The command `python -m examples.demo up|shell|down` behind `make demo`, `make demo-shell` and `make demo-down`."""
 
 import argparse
 import sys
@@ -26,8 +26,9 @@ console = Console(highlight=False)
 
 
 def main() -> int:
-    """Returns the exit status. $CLUSTER says where: `local`, the default, brings a cluster up on this machine,
-    `current` takes the one kubectl points at."""
+    """Runs the command and returns the exit status.
+
+    $CLUSTER chooses the cluster: `local` (default) starts one on this machine, `current` uses kubectl's context."""
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description="A FineTuneJob from end to end.")
     parser.add_argument("command", choices=["up", "shell", "down"])
     options = parser.parse_args()
@@ -44,26 +45,27 @@ def main() -> int:
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        console.print("\nInterrupted. What runs goes on: make demo-shell looks at it, make demo-down ends it.")
+        console.print("\nInterrupted. The cluster and the job still run. Inspect them with `make demo-shell`.")
+        console.print("Delete them with `make demo-down`.")
         return 130
 
 
 def down(local: bool) -> int:
-    """Everything the demo has started. Returns the exit status."""
+    """Deletes everything that the demo started. Returns the exit status."""
     if local:
-        with step("taking the local cluster down"):
+        with step("stopping the local cluster"):
             Cluster().down()
         return 0
     target = current_target()
     with step(f"deleting the namespace {NAMESPACE}"):
         target.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
     command = f"helm uninstall {target.release} --namespace {SYSTEM_NAMESPACE}"
-    console.print(f"  The operator stays. To remove it: {command}", soft_wrap=True)
+    console.print(f"  The operator is still installed. To remove it, run: {command}", soft_wrap=True)
     return 0
 
 
 def _with_operator(local: bool) -> Target:
-    """The cluster, brought up where it is ours, with the operator installed."""
+    """Returns the cluster with the operator installed. Starts the local cluster if `local`."""
     target = _local_up() if local else current_target()
     with step("installing the operator's chart"):
         install_operator(target, FOLDER / "values.json")
@@ -73,7 +75,7 @@ def _with_operator(local: bool) -> Target:
 def _local_up() -> Target:
     cluster = Cluster()
     if cluster.is_up:
-        console.print("  the local cluster is up already")
+        console.print("  the local cluster is already running")
     cluster.up()
     return local_target(cluster)
 

@@ -1,4 +1,4 @@
-"""What to show of a job that did not end well: the failing part's last log lines."""
+"""Shows the last log lines of the part that failed."""
 
 from devcluster import ClusterError
 from examples.demo.target import JOB, SYSTEM_NAMESPACE, Target
@@ -9,7 +9,7 @@ LOG_LINES = 15
 
 
 def failing_log(target: Target, status: FineTuneJobStatus) -> str:
-    """The end of the log of the pod that ran last, and of the operator's where there is none."""
+    """Returns the end of the last pod's log. If there is no such log, returns the end of the operator's log."""
     step = "train" if status.attempts else "preflight"
     selector = f"{LABEL_JOB_NAME}={JOB},{LABEL_STEP}={step}"
     try:
@@ -22,7 +22,7 @@ def failing_log(target: Target, status: FineTuneJobStatus) -> str:
 
 
 def operator_log(target: Target) -> str:
-    """Where the operator's pods stand, and the end of their log."""
+    """Returns the state of the operator's pods and the end of their log."""
     parts = []
     for what, arguments in {
         "The operator's pods": ("get", "pods"),
@@ -41,4 +41,4 @@ def operator_log(target: Target) -> str:
 
 
 def _indented(text: str) -> str:
-    return "\n".join(f"  {line[:300]}" for line in text.splitlines()[-LOG_LINES:]) or "  (nothing)"
+    return "\n".join(f"  {line[:300]}" for line in text.splitlines()[-LOG_LINES:]) or "  (empty)"

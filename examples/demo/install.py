@@ -1,4 +1,4 @@
-"""The operator from its chart, and a namespace for the tenant: what a platform team does once."""
+"""Installs the operator's chart and creates the tenant's namespace. A platform team does this once."""
 
 import hashlib
 import json
@@ -17,12 +17,13 @@ TIMEOUT = "3m"
 
 
 def install_operator(target: Target, values_file: Path) -> None:
-    """The definitions and the chart, installed or upgraded; returns once the operator runs. The values are left in
-    `values_file`. Raises ClusterError."""
+    """Installs or upgrades the CRDs and the chart, and returns when the operator runs.
+
+    Writes the chart's values to `values_file`. Raises ClusterError."""
     if not target.local:
         _refuse_another_operator(target)
     values_file.write_text(json.dumps(values(target), indent=2))
-    # Helm installs definitions and never changes them, so they come first.
+    # Helm installs CRDs but never upgrades them, so they are applied first.
     target.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CHART / "crds"))
     target.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(CHART / "crds"))
     where = ["--namespace", SYSTEM_NAMESPACE, "--create-namespace", "--values", str(values_file)]
@@ -33,7 +34,9 @@ def install_operator(target: Target, values_file: Path) -> None:
 
 
 def prepare_tenant(target: Target) -> None:
-    """A namespace under the `restricted` Pod Security Standard with the storage's Secret. Raises ClusterError."""
+    """Creates a namespace with the `restricted` Pod Security Standard and the Secret with the S3 keys.
+
+    Raises ClusterError."""
     namespace = {
         "apiVersion": "v1",
         "kind": "Namespace",
@@ -44,13 +47,13 @@ def prepare_tenant(target: Target) -> None:
 
 
 def values(target: Target) -> dict[str, Any]:
-    """The chart's values: our images, our storage, and training on the CPU where there is no GPU."""
+    """Returns the chart's values: the images, the storage, and training on the CPU if there is no GPU."""
     storage = {"buckets": ["*"], "endpoint": target.endpoint, "region": target.region, "credentialsSecretName": SECRET}
     return {
         "image": _image(target.operator_image),
         "trainerImage": _image(target.trainer_image),
         "profile": {"allowCPU": True, "storages": [storage]},
-        # The development image is the working tree: a changed one needs a new pod, and nothing else would tell.
+        # The development image mounts the working tree. Changed code needs a new pod, so pods get the code's digest.
         "podAnnotations": {"finetune.dev/source": _source_digest()} if target.local else {},
     }
 
@@ -58,7 +61,7 @@ def values(target: Target) -> dict[str, Any]:
 def _image(reference: str) -> dict[str, str]:
     repository, _, tag = reference.rpartition(":")
     if not repository or "/" in tag:
-        raise ClusterError(f"{reference!r} is no image with a tag: write REPOSITORY:TAG.")
+        raise ClusterError(f"{reference!r} is not an image with a tag. Write it as REPOSITORY:TAG.")
     return {"repository": repository, "tag": tag}
 
 
@@ -72,6 +75,6 @@ def _refuse_another_operator(target: Target) -> None:
     definition = "finetunejobs.finetune.dev"
     if not ours and target.kubectl("get", "customresourcedefinition", definition, "--ignore-not-found").strip():
         raise ClusterError(
-            "This cluster has a finetune-operator that the demo did not install, and would change. "
+            "This cluster already has a finetune-operator that the demo did not install. The demo would change it. "
             "Apply examples/tickets/finetunejob.yaml with your own URIs instead."
         )

@@ -1,4 +1,4 @@
-"""What the job has made: files from S3, base and tuned model side by side, one ticket answered by both."""
+"""Fetches the job's files from S3, compares base and tuned model, and shows one ticket with both answers."""
 
 import json
 import shutil
@@ -22,9 +22,9 @@ Sample = dict[str, Any]
 
 
 def fetch(store: Store, artifacts: Artifacts, folder: Path) -> None:
-    """Everything that manifest.json lists into `folder`, with the manifest. Nothing is left of an earlier fetch.
+    """Downloads manifest.json and all files that it lists to `folder`. Deletes the files of an earlier fetch first.
 
-    Raises ClusterError where a file is not what the manifest says, or the manifest not what the status says."""
+    Raises ClusterError if a file's sha256 differs from the manifest, or the manifest's sha256 from the status."""
     remove(folder)
     manifest = store.read(artifacts.manifest)
     _check(artifacts.manifest, manifest, artifacts.digest)
@@ -39,7 +39,7 @@ def fetch(store: Store, artifacts: Artifacts, folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """What `fetch` leaves."""
+    """Deletes the files that `fetch` writes."""
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     for name in (REPORT, SAMPLES, "manifest.json"):
         (folder / name).unlink(missing_ok=True)
@@ -47,15 +47,15 @@ def remove(folder: Path) -> None:
 
 def _check(uri: str, data: bytes, expected: str) -> None:
     if sha256(data) != expected:
-        raise ClusterError(f"{uri} is damaged: its sha256 is {sha256(data)}, not {expected}.")
+        raise ClusterError(f"{uri} is damaged. Its sha256 is {sha256(data)}, but {expected} was expected.")
 
 
 FORMATS = {"loss": ".3f", "perplexity": ",.2f", "truncated": ","}
 
 
 def comparison(evaluation: Evaluation) -> Table:
-    """All models side by side, by every metric that was taken."""
-    models = {"base": evaluation.base, "prompted": evaluation.few_shot, "tuned": evaluation.tuned}
+    """Returns a table of all measured metrics of all models."""
+    models = {"base": evaluation.base, "few-shot": evaluation.few_shot, "tuned": evaluation.tuned}
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(f"{evaluation.rows} held-out rows", min_width=18)
     for name, metrics in models.items():
@@ -69,17 +69,17 @@ def comparison(evaluation: Evaluation) -> Table:
 
 
 def telling_sample(samples: list[Sample]) -> Sample | None:
-    """A row that shows what tuning did: right where the base model is wrong; else any. None where there is no row."""
+    """Returns a row that only the tuned model answers correctly, or else the first row. None without rows."""
     return next((s for s in samples if s["tuned"]["matches"] and not s["base"]["matches"]), next(iter(samples), None))
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """The held-out rows with both models' answers, as `fetch` has left them."""
+    """Reads the held-out rows with both models' answers from the files of `fetch`."""
     return [json.loads(line) for line in (folder / SAMPLES).read_text().splitlines()]
 
 
 def show_sample(console: Console, sample: Sample) -> None:
-    """One row, as asked, expected and answered."""
+    """Prints the prompt, the expected answer and both models' answers of one row."""
     table = Table.grid(padding=(0, 2))
     table.add_column(min_width=10)
     table.add_column(overflow="fold")

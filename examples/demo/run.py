@@ -1,4 +1,4 @@
-"""The demo from its first step to its last."""
+"""Runs the demo from its first step to its last."""
 
 import json
 import time
@@ -28,21 +28,22 @@ from finetune_api.status.job import Artifacts, ConditionType, FineTuneJobStatus,
 MANIFEST = ROOT / "examples" / "tickets" / "finetunejob.yaml"
 RESOURCE = "finetunejob.json"
 ROWS, SEED = 480, 0
-"""A fifth is held out; the rest is one epoch of two to three minutes on two cores."""
+"""A fifth of the rows is held out. One epoch of the others takes two to three minutes on two cores."""
 
 
 def run(bring_up: Callable[[], Target], console: Console) -> int:
-    """The whole demo on the cluster that `bring_up` gives, with the operator in it. Returns the exit status. Raises
-    ClusterError where it is the cluster that fails, not the job."""
+    """Runs the whole demo on the cluster that `bring_up` returns, in which the operator is installed.
+
+    Returns the exit status. Raises ClusterError if the cluster fails. A failed job is no error of the cluster."""
     started = time.monotonic()
     FOLDER.mkdir(parents=True, exist_ok=True)
     _remove_results()
-    console.print("[bold]1. A cluster with the operator[/]")
+    console.print("[bold]1. Start a cluster with the operator[/]")
     target = bring_up()
-    console.print("[bold]2. A tenant, with a model and rows in S3[/]")
+    console.print("[bold]2. Create a tenant with a model and rows in S3[/]")
     store = Store(target)
     job = _prepare(target, store)
-    console.print("[bold]3. kubectl apply[/]")
+    console.print("[bold]3. Run kubectl apply[/]")
     console.print(escape(_indented(yaml.safe_dump(job, sort_keys=False))), soft_wrap=True)
     target.tenant("apply", "-f", "-", input=json.dumps(job))
     try:
@@ -54,15 +55,15 @@ def run(bring_up: Callable[[], Target], console: Console) -> int:
     status = FineTuneJobStatus.model_validate(json.loads(resource)["status"])
     if status.state is State.FAILED or status.artifacts is None or status.evaluation is None:
         return _report_failure(console, target, status)
-    with step("fetching the results, checked against manifest.json"):
+    with step("downloading the results and checking them with manifest.json"):
         results.fetch(store, status.artifacts, FOLDER)
-    console.print(f"[bold]4. The results[/], {clock(time.monotonic() - started)} after the start")
+    console.print(f"[bold]4. See the results[/], {clock(time.monotonic() - started)} after the start")
     _report(console, target, status.artifacts, status.evaluation)
     return 0
 
 
 def _prepare(target: Target, store: Store) -> dict[str, Any]:
-    """Namespace, model, rows, and nothing left of an earlier demo's job. Returns the job to apply."""
+    """Creates the namespace, deletes an earlier demo's job, and uploads model and rows. Returns the job to apply."""
     job: dict[str, Any] = yaml.safe_load(target.in_bucket(MANIFEST.read_text()))
     spec = job["spec"]
     with step(f"preparing the namespace {NAMESPACE}"):
@@ -86,7 +87,7 @@ def _report_failure(console: Console, target: Target, status: FineTuneJobStatus)
     reason, message = (failed.reason, failed.message) if failed else ("Failed", "")
     console.print(f"\n[red]{reason}:[/] {escape(message)}", soft_wrap=True)
     console.print(escape(failing_log(target, status)), soft_wrap=True)
-    console.print("Look closer with `make demo-shell`; take it down with `make demo-down`.")
+    console.print("Inspect the job with `make demo-shell`. Delete everything with `make demo-down`.")
     return 1
 
 
@@ -97,7 +98,7 @@ def _report(console: Console, target: Target, artifacts: Artifacts, evaluation: 
     console.print(Padding.indent(results.comparison(evaluation), 1))
     sample = results.telling_sample(results.read_samples(FOLDER))
     if sample:
-        console.print("[bold]One of the held-out rows, answered by both[/]")
+        console.print("[bold]One held-out row with both models' answers[/]")
         results.show_sample(console, sample)
     folder = FOLDER.relative_to(ROOT)
     console.print(
@@ -105,14 +106,14 @@ def _report(console: Console, target: Target, artifacts: Artifacts, evaluation: 
   results    {artifacts.manifest.rpartition("/")[0]}
   here       {folder}/{results.ADAPTER}/ {folder}/{results.REPORT} {folder}/{RESOURCE}
 
-  make demo-shell   look around with kubectl and helm
-  make demo-down    take it all down""",
+  make demo-shell   open a shell with kubectl, helm and s3
+  make demo-down    delete everything""",
         soft_wrap=True,
     )
 
 
 def _remove_results() -> None:
-    """Of an earlier demo: after a failure none must be taken for this one's."""
+    """Deletes an earlier demo's results, so that nobody mistakes them for results of a failed demo."""
     results.remove(FOLDER)
     (FOLDER / RESOURCE).unlink(missing_ok=True)
 

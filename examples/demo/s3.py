@@ -1,4 +1,4 @@
-"""`s3 ls URI` and `s3 cp FROM TO` in the demo's shell: rows of one's own into the demo's S3, results out of it."""
+"""The commands `s3 ls URI` and `s3 cp FROM TO` of the demo's shell, to upload rows and download results."""
 
 import argparse
 import sys
@@ -13,8 +13,8 @@ def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="s3", description="The demo's S3 service.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("ls", help="list what URI begins").add_argument("uri", metavar="URI")
-    copy = commands.add_parser("cp", help="copy one file to S3 (its bucket is made), or a file or folder/ from S3")
+    commands.add_parser("ls", help="list all objects whose URI begins with URI").add_argument("uri", metavar="URI")
+    copy = commands.add_parser("cp", help="copy a file to S3 (creates the bucket), or copy a file or a folder/ from S3")
     copy.add_argument("source", metavar="FROM")
     copy.add_argument("target", metavar="TO")
     options = parser.parse_args()
@@ -34,9 +34,9 @@ def main() -> int:
 
 
 def upload(store: Store, file: Path, uri: str) -> None:
-    """One file, to `uri`, or under its own name where that ends with a slash."""
+    """Uploads a file to `uri`. If `uri` ends with a slash, appends the file's name. Raises ClusterError."""
     if not uri.startswith("s3://"):
-        raise ClusterError(f"one of the two has to be in S3: {uri} is no s3://BUCKET/KEY.")
+        raise ClusterError(f"FROM or TO must be in S3, and {uri} is not in S3. Write it as s3://BUCKET/KEY.")
     uri = f"{uri}{file.name}" if uri.endswith("/") else uri
     store.make_bucket(uri)
     store.write(uri, file.read_bytes())
@@ -44,19 +44,21 @@ def upload(store: Store, file: Path, uri: str) -> None:
 
 
 def download(store: Store, uri: str, to: Path) -> None:
-    """One object to a file or into a folder; with a slash at its end, everything under it into a folder."""
+    """Downloads one object to a file or into a folder. If `uri` ends with a slash, downloads all objects below it.
+
+    Raises ClusterError if there is no such object."""
     if not uri.endswith("/"):
         save(store, uri, to / Path(uri).name if to.is_dir() else to)
         return
     found = [there for there, _ in store.list(uri)]
     if not found:
-        raise ClusterError(f"nothing lies under {uri}.")
+        raise ClusterError(f"There are no objects under {uri}. List the objects of a bucket with `s3 ls s3://BUCKET/`.")
     for there in found:
         save(store, there, to / there.removeprefix(uri))
 
 
 def save(store: Store, uri: str, path: Path) -> None:
-    """One object to one file."""
+    """Downloads one object to one file."""
     data = store.read(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)

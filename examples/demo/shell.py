@@ -1,4 +1,4 @@
-"""A shell in which kubectl, helm and s3 speak to the demo's cluster and its S3."""
+"""Opens a shell in which kubectl, helm and s3 use the demo's cluster and its S3 service."""
 
 import os
 import shlex
@@ -9,26 +9,27 @@ from pathlib import Path
 from examples.demo.target import JOB, NAMESPACE, ROOT, Target
 
 HINTS = f"""\
-kubectl, helm and s3 work here, in the tenant's namespace {NAMESPACE}. For example:
+kubectl, helm and s3 work here. The default namespace is the tenant's namespace {NAMESPACE}. For example:
 
-  kubectl get finetunejobs                      what there is (short: ftj)
-  kubectl describe ftj {JOB}                  its conditions, results and events
+  kubectl get finetunejobs                      list all jobs (short: ftj)
+  kubectl describe ftj {JOB}                  show the job's conditions, results and events
   kubectl get pods; kubectl logs --selector finetune.dev/step=train
-  kubectl explain finetunejob.spec --recursive  every field
+  kubectl explain finetunejob.spec --recursive  show every field
 
-Rows of your own: put them into S3, write a manifest like examples/tickets/finetunejob.yaml (with your own name, rows,
-columns and output.uri), apply it, watch it, fetch what it made.
+To train on your own rows, upload them to S3. Write a manifest like examples/tickets/finetunejob.yaml, with your own
+name, rows, columns and output.uri. Then apply the manifest, watch the job, and download the results:
 
   s3 cp rows.jsonl s3://acme-data/mine/
   kubectl apply -f mine.yaml; kubectl get ftj --watch
-  s3 cp s3://acme-results/mine/report.html .    s3 ls s3://acme-results/ lists what there is
+  s3 ls s3://acme-results/                      list all results
+  s3 cp s3://acme-results/mine/report.html .
 
-exit or Ctrl-D leaves; the cluster stays.
+Leave the shell with exit or Ctrl-D. The cluster continues to run.
 """
 
 
 def open_shell(target: Target, folder: Path) -> int:
-    """Runs bash until it is left. Files it needs go to `folder`. Returns its exit status."""
+    """Runs an interactive bash. Writes the files that it needs to `folder`. Returns bash's exit status."""
     environment = {
         **os.environ,
         "PATH": f"{_wrappers(target, folder / 'bin')}:{os.environ['PATH']}",
@@ -45,7 +46,7 @@ def open_shell(target: Target, folder: Path) -> int:
 
 
 def _wrappers(target: Target, folder: Path) -> Path:
-    """s3 as a program; and kubectl and helm, as the local cluster has both in one."""
+    """Writes programs `s3`, `kubectl` and `helm` to `folder`. The local cluster has kubectl and helm in one program."""
     folder.mkdir(parents=True, exist_ok=True)
     s3 = folder / "s3"
     s3.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {sys.executable} -m examples.demo.s3 "$@"\n')
@@ -53,14 +54,14 @@ def _wrappers(target: Target, folder: Path) -> Path:
     if target.local:
         for tool, command in {"kubectl": target.kubectl_command, "helm": target.helm_command}.items():
             wrapper = folder / tool
-            # The first two words are the program and the tool; the kubeconfig comes from the environment.
+            # The first two words are the program and the tool. The kubeconfig is set in the environment.
             wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(command[:2])} "$@"\n')
             wrapper.chmod(0o755)
     return folder
 
 
 def _kubeconfig(target: Target, path: Path) -> Path:
-    """A copy of the kubeconfig with the tenant's namespace as default: nothing is changed in the original."""
+    """Writes a copy of the kubeconfig with the tenant's namespace as default. The original does not change."""
     path.touch(mode=0o600)
     path.write_text(target.kubectl("config", "view", "--raw", "--minify", "--flatten"))
     target.kubectl("config", "set-context", "--current", f"--namespace={NAMESPACE}", f"--kubeconfig={path}")

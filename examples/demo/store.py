@@ -1,4 +1,4 @@
-"""The S3 service: where the model and the rows go and the results come from."""
+"""Access to the S3 service, to upload the model and the rows and to download the results."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """The target's S3 service. Every method takes whole URIs and raises ClusterError, naming URI and cause."""
+    """The target's S3 service. Every method accepts complete URIs. Errors are ClusterErrors with URI and cause."""
 
     def __init__(self, target: Target) -> None:
         self._client: S3Client = boto3.session.Session().client(
@@ -31,14 +31,14 @@ class Store:
             config=Config(
                 connect_timeout=5,
                 s3={"addressing_style": "path"},
-                # Many services that speak S3 know no checksums in trailers.
+                # Many S3-compatible services do not support checksums in trailers.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             ),
         )
 
     def make_bucket(self, uri: str) -> None:
-        """The bucket of `uri`, unless it is there."""
+        """Creates the bucket of `uri` if it does not exist."""
         bucket, _ = _split(uri)
         with _explained(uri):
             try:
@@ -47,19 +47,19 @@ class Store:
                 self._client.create_bucket(Bucket=bucket)
 
     def write(self, uri: str, data: bytes) -> None:
-        """One object."""
+        """Writes one object."""
         bucket, key = _split(uri)
         with _explained(uri):
             self._client.put_object(Bucket=bucket, Key=key, Body=data)
 
     def read(self, uri: str) -> bytes:
-        """One object."""
+        """Returns the content of one object."""
         bucket, key = _split(uri)
         with _explained(uri):
             return self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """URI and bytes of every object whose URI begins with `prefix`."""
+        """Yields URI and size in bytes of every object whose URI begins with `prefix`."""
         bucket, key = _split(prefix)
         with _explained(prefix):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
@@ -67,7 +67,7 @@ class Store:
                     yield f"s3://{bucket}/{item['Key']}", item["Size"]
 
     def upload_folder(self, folder: Path, uri: str) -> None:
-        """Every file of `folder`, but for those that lie there in the same size."""
+        """Uploads every file of `folder`, except files that already exist at `uri` with the same size."""
         there = dict(self.list(f"{uri}/"))
         for file in sorted(folder.iterdir()):
             bucket, key = _split(f"{uri}/{file.name}")
@@ -76,7 +76,7 @@ class Store:
                     self._client.upload_file(str(file), bucket, key)
 
     def free_prefix(self, uri: str) -> str:
-        """`uri` itself where nothing lies there yet, else the first free one of `uri`-2, `uri`-3 and so on."""
+        """Returns `uri` if no object exists below it, or else the first free one of `uri`-2, `uri`-3 and so on."""
         number, free = 1, uri
         while any(self.list(f"{free}/")):
             number += 1
@@ -85,7 +85,7 @@ class Store:
 
 
 def sha256(data: bytes) -> str:
-    """As hex, as manifest.json has it."""
+    """Returns the sha256 in hexadecimal, as in manifest.json."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -99,4 +99,4 @@ def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError, S3UploadFailedError) as error:
-        raise ClusterError(f"{uri} cannot be used: {error}") from error
+        raise ClusterError(f"The S3 request for {uri} failed: {error}") from error

@@ -1,4 +1,4 @@
-"""Where the demo runs: on the local cluster, or on the one kubectl points at (CLUSTER=current)."""
+"""The cluster of the demo: the local cluster, or the cluster of kubectl's current context (CLUSTER=current)."""
 
 import os
 import shutil
@@ -13,20 +13,20 @@ from devcluster.storage import REGION, S3Keys
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "demo"
-"""What the demo leaves."""
+"""The folder for the demo's results."""
 NAMESPACE = "finetune-demo"
 """The tenant's namespace."""
 SYSTEM_NAMESPACE = "finetune-system"
 JOB = "tickets"
 NEEDED = {
-    "S3_ENDPOINT": "address of the S3 service, as the pods reach it",
+    "S3_ENDPOINT": "the address of an S3 service that the pods and this machine can reach",
     "S3_BUCKET": "a bucket for the demo's model, rows and results",
-    "AWS_ACCESS_KEY_ID": "keys that may read and write there",
-    "AWS_SECRET_ACCESS_KEY": "",
+    "AWS_ACCESS_KEY_ID": "the id of a key with read and write permission for the bucket",
+    "AWS_SECRET_ACCESS_KEY": "the secret of this key",
     "OPERATOR_IMAGE": "the operator's image, REPOSITORY:TAG",
     "TRAINER_IMAGE": "the trainer's image, REPOSITORY:TAG",
 }
-"""What CLUSTER=current has to be told through the environment."""
+"""Environment variables that CLUSTER=current needs, with their meaning."""
 
 
 @dataclass(frozen=True)
@@ -40,31 +40,31 @@ class Target:
     region: str
     keys: S3Keys
     root: str
-    """What the demo's s3:// URIs begin with: all buckets of the service, or one."""
+    """Prefix of the demo's S3 URIs: s3:// on the local cluster, or s3://BUCKET/ on another one."""
     release: str
     """Name of the chart's release."""
     operator_image: str
     trainer_image: str
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:
-        """What `kubectl ARGUMENTS` prints. Raises ClusterError with what it says instead."""
+        """Returns the output of `kubectl ARGUMENTS`. Raises ClusterError with kubectl's message."""
         return _output([*self.kubectl_command, *arguments], input)
 
     def tenant(self, *arguments: str, input: str | None = None) -> str:
-        """The same in the tenant's namespace."""
+        """Returns the output of `kubectl ARGUMENTS` in the tenant's namespace. Raises ClusterError."""
         return self.kubectl("--namespace", NAMESPACE, *arguments, input=input)
 
     def helm(self, *arguments: str) -> str:
-        """What `helm ARGUMENTS` prints. Raises ClusterError with what it says instead."""
+        """Returns the output of `helm ARGUMENTS`. Raises ClusterError with helm's message."""
         return _output([*self.helm_command, *arguments], None)
 
     def in_bucket(self, text: str) -> str:
-        """`text` with the example's S3 URIs as they are here."""
+        """Returns `text` with the example's S3 URIs replaced by URIs of this target."""
         return text.replace("s3://", self.root)
 
 
 def local_target(cluster: Cluster) -> Target:
-    """The local cluster, which has to be up, with its own S3."""
+    """Returns the local cluster with its own S3 service. The cluster must be running."""
     program, config = str(built() / "kube"), str(cluster.kubeconfig)
     return Target(
         local=True,
@@ -81,14 +81,15 @@ def local_target(cluster: Cluster) -> Target:
 
 
 def current_target(environment: Mapping[str, str] = os.environ) -> Target:
-    """The cluster of the current context. Raises ClusterError naming every variable and tool that is missing."""
+    """Returns the cluster of kubectl's current context. Raises ClusterError that names missing variables and tools."""
     missing = [name for name in NEEDED if not environment.get(name)]
     if missing:
         explained = "\n".join(f"  {name}  {NEEDED[name]}".rstrip() for name in missing)
-        raise ClusterError(f"CLUSTER=current needs these environment variables:\n{explained}")
+        raise ClusterError(f"CLUSTER=current needs these environment variables. Set them:\n{explained}")
     tools = [tool for tool in ("kubectl", "helm") if not shutil.which(tool)]
     if tools:
-        raise ClusterError(f"CLUSTER=current needs {' and '.join(tools)} on the PATH.")
+        names = " and ".join(tools)
+        raise ClusterError(f"CLUSTER=current needs {names} on the PATH. Install {names}.")
     return Target(
         local=False,
         kubectl_command=("kubectl",),
@@ -104,20 +105,20 @@ def current_target(environment: Mapping[str, str] = os.environ) -> Target:
 
 
 def is_local() -> bool:
-    """Whether $CLUSTER means the local cluster: `local`, the default, or `current`."""
+    """Returns whether $CLUSTER is `local` (the default) and not `current`. Raises ClusterError for other values."""
     cluster = os.environ.get("CLUSTER") or "local"
     if cluster not in ("local", "current"):
-        raise ClusterError(f"CLUSTER={cluster} is neither local nor current.")
+        raise ClusterError(f"CLUSTER is {cluster}. Set CLUSTER to local or current.")
     return cluster == "local"
 
 
 def running_target() -> Target:
-    """Where the demo has run. Raises ClusterError where it is down."""
+    """Returns the cluster on which the demo ran. Raises ClusterError if the local cluster is not running."""
     if not is_local():
         return current_target()
     cluster = Cluster()
     if not cluster.is_up:
-        raise ClusterError("The local cluster is down: run `make demo` first.")
+        raise ClusterError("The local cluster is not running. Run `make demo` first.")
     return local_target(cluster)
 
 

@@ -1,4 +1,4 @@
-"""The job's status on the screen: a line for each phase, kept up to date; plain lines where nobody watches."""
+"""Shows the job's status: on a terminal, one updated line per phase; otherwise plain lines."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ ENDS = {State.COMPLETE, State.FAILED}
 
 
 class Phase(IntEnum):
-    """What a job goes through, in this order."""
+    """The phases of a job, in their order."""
 
     PREFLIGHT = 0
     QUEUED = 1
@@ -36,7 +36,7 @@ class Phase(IntEnum):
 
 
 def phase_of(status: FineTuneJobStatus) -> Phase:
-    """Where the job is."""
+    """Returns the job's current phase."""
     if status.state in ENDS:
         return Phase.ENDED
     if status.state is State.QUEUED:
@@ -45,7 +45,7 @@ def phase_of(status: FineTuneJobStatus) -> Phase:
 
 
 class Timeline:
-    """How long each phase took, as seen from here."""
+    """Measures how long each phase took."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -53,14 +53,14 @@ class Timeline:
         self.phase = Phase.PREFLIGHT
 
     def observe(self, phase: Phase) -> bool:
-        """Take note of the phase. Returns whether it is new."""
+        """Records the phase. Returns whether it is new."""
         if phase is self.phase:
             return False
         self._began[phase], self.phase = self._clock(), phase
         return True
 
     def seconds(self, phase: Phase) -> float | None:
-        """Time spent in `phase`; None where it was not seen."""
+        """Returns the seconds spent in `phase`, or None if the phase was not observed."""
         if phase not in self._began:
             return None
         later = [began for other, began in self._began.items() if other > phase]
@@ -79,7 +79,7 @@ def follow(resources: Iterable[dict[str, Any]], console: Console) -> None:
 
 
 def detail(phase: Phase, status: FineTuneJobStatus, now: datetime) -> str:
-    """What there is to say about a phase, in a few words."""
+    """Returns a short description of a phase."""
     match phase:
         case Phase.PREFLIGHT:
             return _data(status)
@@ -103,7 +103,7 @@ def _data(status: FineTuneJobStatus) -> str:
     found = status.preflight
     if not found or not found.splits or found.tokens is None:
         return _message(status) if phase_of(status) is Phase.PREFLIGHT else ""
-    return f"{found.splits.train} rows to learn from, {found.splits.test} held out; {found.tokens:,} tokens"
+    return f"{found.splits.train} training rows, {found.splits.test} held-out rows, {found.tokens:,} tokens"
 
 
 def _progress(training: Training, now: datetime) -> str:
@@ -118,7 +118,7 @@ def _progress(training: Training, now: datetime) -> str:
 
 
 def _message(status: FineTuneJobStatus, of: ConditionType = ConditionType.READY) -> str:
-    """What a pod says of its own work, or else what the operator says of the job."""
+    """Returns the pod's message about its own work, or else the operator's message about the job."""
     condition = status.condition(of) or status.condition(ConditionType.READY)
     return condition.message if condition else "Waiting for the operator."
 
@@ -128,13 +128,13 @@ def _percent(share: float | None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds."""
+    """Formats seconds as minutes and seconds."""
     whole = max(0, round(seconds))
     return f"{whole // 60}:{whole % 60:02d}"
 
 
 class _Screen:
-    """All phases, redrawn in place."""
+    """Redraws all phases in place."""
 
     def __init__(self, console: Console) -> None:
         self._timeline = Timeline()
@@ -153,7 +153,7 @@ class _Screen:
 
 
 def render(status: FineTuneJobStatus, timeline: Timeline, spinner: Spinner) -> Table:
-    """A line for each phase: mark, name, time, and what there is to say."""
+    """Returns a table with one line per phase: mark, name, time and description."""
     table = Table.grid(padding=(0, 1))
     table.add_column(width=3, justify="right")
     table.add_column(width=10)
@@ -189,7 +189,7 @@ def _detail_line(phase: Phase, status: FineTuneJobStatus) -> RenderableType:
 
 
 class _Lines:
-    """A line when a phase begins and every ten seconds."""
+    """Prints a line when a phase begins or ends, and every ten seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._timeline = console, Timeline()

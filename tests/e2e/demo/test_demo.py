@@ -1,4 +1,4 @@
-"""`make demo` on the tests' cluster: the one place where a real model learns, so it proves what the demo claims."""
+"""Runs `make demo` on the tests' cluster. A real model is trained, so the test proves the demo's claims."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def target(installed: Cluster) -> Target:
 
 
 def with_operator(target: Target) -> Target:
-    """Over the tests' own release, as a second `make demo` installs over the first."""
+    """Installs over the tests' own release, as a second `make demo` installs over the first."""
     install_operator(target, FOLDER / "values.json")
     return target
 
@@ -41,7 +41,7 @@ def test_the_demo_ends_with_an_adapter_that_answers_what_its_base_model_cannot(t
     assert status.evaluation.rows == 96
     assert status.evaluation.base.exact_match == 0
     assert status.evaluation.tuned.exact_match is not None
-    # Measured: 0.78 and more. The margin is for other processors, on which bf16 sums differ.
+    # Measured: 0.78 and more. The margin is for other processors, because their bf16 sums differ.
     assert status.evaluation.tuned.exact_match > 0.6
     assert (FOLDER / results.ADAPTER / "adapter_model.safetensors").stat().st_size > 1_000_000
     assert (FOLDER / results.REPORT).read_text().startswith("<!")
@@ -56,7 +56,7 @@ def test_the_demo_ends_with_an_adapter_that_answers_what_its_base_model_cannot(t
         results.fetch(store, status.artifacts, FOLDER)
 
 
-def test_the_shells_s3_takes_rows_of_ones_own_and_fetches_a_folder(target: Target, tmp_path: Path) -> None:
+def test_the_shells_s3_uploads_rows_and_downloads_a_folder(target: Target, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     store = Store(target)
 
@@ -64,5 +64,5 @@ def test_the_shells_s3_takes_rows_of_ones_own_and_fetches_a_folder(target: Targe
     s3.download(store, "s3://acme-own/mine/", tmp_path / "back")
 
     assert (tmp_path / "back" / "rows.jsonl").read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
-    with pytest.raises(ClusterError, match="nothing lies under s3://acme-own/other/"):
+    with pytest.raises(ClusterError, match="There are no objects under s3://acme-own/other/"):
         s3.download(store, "s3://acme-own/other/", tmp_path)

@@ -1,4 +1,4 @@
-"""A restricted pod in the local cluster: what it can reach, and what it cannot."""
+"""A restricted pod in the local cluster reaches only the API server and S3."""
 
 import json
 

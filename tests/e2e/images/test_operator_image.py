@@ -32,7 +32,7 @@ def apply_job(cluster: Cluster, name: str, profile: str) -> None:
 
 
 def wait_for(cluster: Cluster, what: str, condition: str, namespace: str = "default") -> None:
-    """Waits as kubectl does; if in vain, the operator's pod and its log say why."""
+    """Waits with kubectl. On a timeout, the error has the operator's pod and its log."""
     try:
         cluster.kubectl("--namespace", namespace, "wait", what, f"--for={condition}", "--timeout=150s")
     except ClusterError as error:
@@ -63,13 +63,13 @@ def test_the_deployment_becomes_available(installed: Cluster) -> None:
     assert [pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods] == [0]
 
 
-def test_it_runs_as_nobody_and_carries_nothing_but_itself(installed: Cluster) -> None:
+def test_it_runs_as_nobody_and_contains_only_the_operator(installed: Cluster) -> None:
     code = "import os, importlib.util as u; print(os.getuid(), u.find_spec('finetune_trainer'), u.find_spec('torch'))"
     printed = installed.kubectl("--namespace", NAMESPACE, "exec", DEPLOYMENT, "--", "python", "-c", code)
     assert printed.split() == ["65532", "None", "None"]
 
 
-def test_a_job_naming_a_missing_profile_is_told_so(installed: Cluster) -> None:
+def test_a_job_with_a_missing_profile_fails_with_a_message(installed: Cluster) -> None:
     apply_job(installed, "lost", profile="absent")
     wait_for(installed, "finetunejob/lost", "jsonpath={.status.state}=Failed")
     status = status_of(installed, "lost")

@@ -1,4 +1,4 @@
-"""The GPU's benchmark at toy size on the CPU: all of it but the GPU."""
+"""The GPU benchmark with a toy model on the CPU."""
 
 import importlib.util
 import json
@@ -40,7 +40,7 @@ importlib.machinery.PathFinder.find_spec = staticmethod(hide)
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with the files that travel, and no others."""
+    """A folder with only the files that are copied to a GPU machine."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -97,7 +97,7 @@ def test_qlora_trains_over_four_bit_weights(bench: Bench) -> None:
     assert figure.value > 0
 
 
-def test_a_wrong_result_is_told_of(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_result_is_reported(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     right = correctness.per_document_attention
 
     def without_window(*arguments: Any, **options: Any) -> Any:
@@ -111,7 +111,7 @@ def test_a_wrong_result_is_told_of(bench: Bench, monkeypatch: pytest.MonkeyPatch
     assert all("a window" in what for what in wrong)
 
 
-def test_a_case_that_fails_is_named_with_its_sentence_and_the_next_one_runs(
+def test_a_failed_case_is_named_with_its_message_and_the_next_one_runs(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(_: Bench) -> Iterator[Figure]:
@@ -126,9 +126,9 @@ def test_a_case_that_fails_is_named_with_its_sentence_and_the_next_one_runs(
     assert worker.work(bench.record, "cpu", TOY, time.monotonic() + 60) == 0
     found = Record(bench.record._path).content["cases"]
     assert found["first"]["error"] == "ValueError: no such kernel"
-    assert [figure["what"] for figure in found["first"]["figures"]] == ["one"], "what was known stays"
+    assert [figure["what"] for figure in found["first"]["figures"]] == ["one"], "earlier figures are kept"
     assert [figure["what"] for figure in found["second"]["figures"]] == ["two"]
-    assert found["third"]["left_out"].startswith("it takes up to 500 s, and")
+    assert found["third"]["left_out"].startswith("it needs up to 500 s, and only")
     assert "failed: ValueError: no such kernel" in capsys.readouterr().out
 
 
@@ -158,13 +158,13 @@ def stand_in(folder: Path, begun: str) -> str:
 @pytest.mark.parametrize(
     ("begun", "sentence"),
     [
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "it took its process down, with exit code -11"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "its process ended with exit code -11"),
         ("time.sleep(300)", "it had not ended after "),
         ("record.end('first', 'AcceleratorError: misaligned address'); sys.exit(3)", "AcceleratorError: misaligned"),
     ],
     ids=["crash", "hang", "broken GPU"],
 )
-def test_whatever_a_case_does_to_its_process_another_one_goes_on(
+def test_after_a_case_that_crashed_its_process_a_new_process_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str, sentence: str
 ) -> None:
     path = tmp_path / "gpu.json"
@@ -175,17 +175,17 @@ def test_whatever_a_case_does_to_its_process_another_one_goes_on(
     assert found["second"]["figures"][0]["value"] == 2
 
 
-def test_when_the_time_is_up_whatever_runs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_the_time_limit_the_running_case_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, began = tmp_path / "gpu.json", time.monotonic()
     monkeypatch.setattr(sys, "executable", stand_in(tmp_path, "record.begin('first', 1000); time.sleep(300)"))
     assert gpu.main(["--json", str(path), "--seconds", str(gpu.MARGIN + 3)]) == 1
     assert time.monotonic() - began < 60
     found = json.loads(path.read_text())["cases"]
-    assert found["first"]["error"] == "the time is up"
-    assert found["second"]["left_out"] == "the time was up"
+    assert found["first"]["error"] == "the time limit was reached"
+    assert found["second"]["left_out"] == "the time limit was reached"
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     there = importlib.util.find_spec
 
     def without_two(name: str, *package: Any) -> Any:
@@ -193,11 +193,11 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     monkeypatch.setattr(importlib.util, "find_spec", without_two)
     assert gpu.main([]) == 2
-    assert capsys.readouterr().err == "missing, install first: peft, accelerate\n"
+    assert capsys.readouterr().err == "Packages are missing. Install them first: peft, accelerate\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_it_prints_a_message(capfd: pytest.CaptureFixture[str]) -> None:
     assert gpu.main([]) == 2
     assert "PyTorch finds no GPU" in capfd.readouterr().err
 

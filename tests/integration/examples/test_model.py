@@ -1,4 +1,4 @@
-"""The demo's base model: whole, and such that it loads and speaks as its makers meant."""
+"""The demo's base model is complete, loads, and answers as its authors intended."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from examples.model import convert
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    """Unpacked when it is not in the cache yet (about 20 s)."""
+    """The model's folder. The first call converts the model (about 20 s)."""
     return convert.model_folder()
 
 
-def test_the_folder_is_what_transformers_saves_and_readable_for_all(folder: Path) -> None:
+def test_the_folder_has_transformers_layout_and_is_readable_for_all(folder: Path) -> None:
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {
         file.name for file in folder.iterdir()
     }
@@ -48,7 +48,7 @@ def test_the_model_answers_a_question_and_stops(folder: Path) -> None:
     assert tokenizer.decode(written) == "The capital of France is Paris.<|im_end|>"
 
 
-def test_without_the_package_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convert, "PACKAGE", "not-installed-at-all")
     with pytest.raises(ClusterError, match="make venv"):
         convert.model_folder()

@@ -1,4 +1,4 @@
-"""The demo's view of a job on a real API server: each change, and an end that is said."""
+"""The demo watches a job on a real API server, and reports why a watch ends."""
 
 from collections.abc import Iterator
 
@@ -42,7 +42,7 @@ def target(installed: Cluster, kube: Kube) -> Iterator[Target]:
     kube.delete(PATH)
 
 
-def test_every_change_comes_and_between_changes_the_clock_goes_on(target: Target, kube: Kube) -> None:
+def test_every_change_is_yielded_and_the_clock_advances_between_changes(target: Target, kube: Kube) -> None:
     resources = changes(target)
     first = next(resources)
     assert first["metadata"]["name"] == JOB
@@ -54,7 +54,7 @@ def test_every_change_comes_and_between_changes_the_clock_goes_on(target: Target
     resources.close()
 
 
-def test_a_job_that_somebody_deletes_ends_the_watch_with_a_sentence(target: Target, kube: Kube) -> None:
+def test_a_deleted_job_ends_the_watch_with_a_message(target: Target, kube: Kube) -> None:
     resources = changes(target)
     next(resources)
     kube.delete(PATH)
@@ -62,7 +62,7 @@ def test_a_job_that_somebody_deletes_ends_the_watch_with_a_sentence(target: Targ
         list(resources)
 
 
-def test_a_job_that_is_not_there_is_an_error_at_once(target: Target, kube: Kube) -> None:
+def test_a_missing_job_is_an_error_at_once(target: Target, kube: Kube) -> None:
     kube.delete(PATH)
     with pytest.raises(ClusterError, match="There is no FineTuneJob tickets"):
         next(changes(target))

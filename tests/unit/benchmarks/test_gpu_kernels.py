@@ -1,4 +1,4 @@
-"""Kernels by family, and how long none runs."""
+"""Kernels are counted by kind, and the time without a running kernel is measured."""
 
 import pytest
 
@@ -27,7 +27,7 @@ from benchmarks.gpu.kernels import family, idle
         ("a kernel of its own", "other"),
     ],
 )
-def test_a_kernel_is_counted_to_the_family_its_name_tells(kernel: str, expected: str) -> None:
+def test_a_kernels_name_decides_its_kind(kernel: str, expected: str) -> None:
     assert family(kernel) == expected
 
 

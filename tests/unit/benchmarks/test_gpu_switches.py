@@ -1,4 +1,4 @@
-"""Which ways to compute faster are measured: each other value of each switch by itself, and all together."""
+"""Each other value of each switch is measured alone, and all switches together."""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""benchmarks/sizing.py: what it measures is what the kernel counts."""
+"""benchmarks/sizing.py measures the memory that the kernel counts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the training benchmark makes of its turns, and of its rows."""
+"""The training benchmark reads rows and compares turns."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Built parts are found by what they are built from."""
+"""Built programs are found by a digest of their sources."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_a_failed_build_leaves_nothing_that_looks_built(tmp_path: Path, monkeypa
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path))
     monkeypatch.setattr(build, "_go", lambda: "/bin/false")
 
-    with pytest.raises(build.ClusterError, match="building Kubernetes failed"):
+    with pytest.raises(build.ClusterError, match="Building Kubernetes failed"):
         build.built()
 
     assert [path.name for path in tmp_path.iterdir()] == ["build.lock"]

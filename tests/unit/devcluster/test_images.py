@@ -1,4 +1,4 @@
-"""The development images hold nothing but folders, and mount everything below one neutral path."""
+"""The development images contain only folders, and mount everything below one path."""
 
 import json
 import tarfile

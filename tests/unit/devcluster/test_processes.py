@@ -1,4 +1,4 @@
-"""Processes are told apart by id and start time, waited for, and stopped for good."""
+"""Processes are identified by id and start time, waited for, and stopped."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_another_process_with_a_recorded_id_is_never_touched(processes: Processe
     processes.stop_all()  # would end this test run
 
 
-def test_a_component_that_ends_while_it_is_waited_for_is_named_with_its_last_words(processes: Processes) -> None:
+def test_a_component_that_ends_while_starting_is_named_with_the_end_of_its_log(processes: Processes) -> None:
     processes.start("etcd", [sys.executable, "-c", "print('no space left')"])
 
     with pytest.raises(ClusterError, match=r"(?s)etcd ended while starting.*no space left"):

@@ -1,4 +1,4 @@
-"""Where the demo runs, and what it asks for where it cannot know."""
+"""The demo runs on the local cluster or on another one, and names every missing setting."""
 
 import os
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_registry_with_a_port_keeps_it(target: Target) -> None:
     assert values(target)["image"] == {"repository": "registry.example:5000/ml/finetune-operator", "tag": "0.1.0"}
 
 
-def test_an_image_without_tag_is_refused_by_name(target: Target) -> None:
+def test_an_image_without_a_tag_is_named_in_the_error(target: Target) -> None:
     wrong = current_target({**ENVIRONMENT, "TRAINER_IMAGE": "registry.example:5000/trainer"})
     with pytest.raises(ClusterError, match=r"registry\.example:5000/trainer"):
         values(wrong)

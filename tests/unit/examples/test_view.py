@@ -1,4 +1,4 @@
-"""What the demo shows of a job's status while it runs."""
+"""The demo shows a job's status while the job runs."""
 
 import io
 from datetime import UTC, datetime, timedelta
@@ -50,20 +50,20 @@ def test_a_job_goes_through_the_phases_in_order() -> None:
     assert phases == [Phase.PREFLIGHT, *Phase]
 
 
-def test_training_says_step_loss_speed_and_what_is_left() -> None:
+def test_training_shows_step_loss_speed_and_remaining_time() -> None:
     end = (NOW + timedelta(seconds=97)).isoformat()
     job = status(state="Running", stage="Training", training={**TRAINING, "estimatedCompletionTime": end})
     assert detail(Phase.TRAINING, job, NOW) == "31/48  loss 0.041  362 tokens/s  1:37 left"
 
 
-def test_before_the_first_step_the_pod_says_what_it_does() -> None:
+def test_before_the_first_step_the_pods_message_is_shown() -> None:
     says = {"type": "Trained", "status": "False", "reason": "EvaluatingBase", "message": "Answering 96 held-out rows."}
     conditions = [*ready("Attempt 1 is running."), {**says, "lastTransitionTime": MOMENT}]
     job = status(state="Running", stage="Training", training={**TRAINING, "step": 0}, conditions=conditions)
     assert detail(Phase.TRAINING, job, NOW) == "Answering 96 held-out rows."
 
 
-def test_a_waiting_job_says_what_it_waits_for() -> None:
+def test_a_waiting_job_shows_the_reason() -> None:
     job = status(state="Queued", conditions=ready("No node has a free GPU."))
     assert detail(Phase.QUEUED, job, NOW) == "No node has a free GPU."
 
@@ -72,14 +72,14 @@ def test_a_job_that_no_operator_has_seen_waits_for_the_operator() -> None:
     assert detail(Phase.PREFLIGHT, status(observedGeneration=-1), NOW) == "Waiting for the operator."
 
 
-def test_the_evaluation_says_what_the_deciding_metric_did() -> None:
+def test_the_evaluation_shows_the_change_of_the_deciding_metric() -> None:
     assert (
         detail(Phase.EVALUATING, status(state="Complete", evaluation=EVALUATION), NOW)
         == "FieldMatch 0% -> 97% on 96 held-out rows"
     )
 
 
-def test_each_phase_takes_the_time_until_the_next_that_was_seen() -> None:
+def test_each_phase_lasts_until_the_next_observed_phase() -> None:
     moments = iter([0.0, 8.0, 100.0, 130.0])
     timeline = Timeline(clock=lambda: next(moments))
     for phase in (Phase.TRAINING, Phase.EVALUATING, Phase.ENDED):
@@ -100,7 +100,7 @@ def test_on_a_terminal_every_phase_fits_its_line(width: int) -> None:
         assert len(lines) == 5
         assert max(map(len, lines)) <= width
         if job.stage is Stage.TRAINING:
-            assert "384 rows to learn from, 96 held out; 34,228 tokens" in lines[0]
+            assert "384 training rows, 96 held-out rows, 34,228 tokens" in lines[0]
             assert "━━━" in lines[2]
             assert "31/48  loss 0.041  362 tokens/s" in lines[2]
 
@@ -126,6 +126,6 @@ def test_without_a_terminal_each_phase_gets_plain_lines() -> None:
         assert f"  {phase} " in text
 
 
-def test_why_a_job_failed_is_left_to_the_end() -> None:
+def test_the_phases_do_not_show_why_a_job_failed() -> None:
     job = status(state="Failed", conditions=ready("Line 17 has no completion."))
     assert [detail(phase, job, NOW) for phase in list(Phase)[:5]] == [""] * 5
