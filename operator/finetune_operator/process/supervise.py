@@ -76,7 +76,7 @@ class Supervisor:
         _end_unless_called_within(DEADLINE_SECONDS + LAST_RESORT_SECONDS)
         by_signal = isinstance(trouble, signal.Signals)
         why = f"received {trouble.name}" if isinstance(trouble, signal.Signals) else str(trouble)
-        logger.log(logging.INFO if by_signal else logging.CRITICAL, "The operator ends: %s.", why)
+        logger.log(logging.INFO if by_signal else logging.CRITICAL, "The operator stops: %s.", why)
         left = self._stop_all()
         if left:
             _log_stacks(left)
@@ -87,7 +87,7 @@ class Supervisor:
     def health(self) -> str | None:
         """Why the process should be restarted, in one sentence; None while it works. From any thread."""
         if self._ends:
-            return "The operator is ending."
+            return "The operator is stopping."
         return next((fault for runner in self._runners if (fault := runner.fault())), None)
 
     def readiness(self) -> str | None:
@@ -210,7 +210,9 @@ def exit_process(code: int) -> NoReturn:
 
 def _log_stacks(runners: Sequence[_Runner]) -> None:
     names = " and ".join(runner.name for runner in runners)
-    logger.critical("%s did not end within %.0f s. All stacks follow, then the process exits.", names, DEADLINE_SECONDS)
+    logger.critical(
+        "%s did not end within %.0f s. All stack traces follow, then the process exits.", names, DEADLINE_SECONDS
+    )
     faulthandler.dump_traceback(all_threads=True)
     for runner in runners:
         try:

@@ -72,7 +72,9 @@ def test_a_job_that_is_suspended_while_it_trains_waits_and_its_resumed_pod_count
     suspend(job, ATTEMPT)
     status = job.wait_for_reason("Suspended")
     assert (status["state"], status["counts"]) == ("Queued", {"attempts": 1})
-    assert "is suspended by python-requests: it goes on once its spec.suspend is false." in job.ready()["message"]
+    assert (
+        "is suspended by python-requests. Set spec.suspend of that Job to false to continue." in job.ready()["message"]
+    )
     first.says_it_failed(FailureReason.PREEMPTED, "The pod was told to stop (SIGTERM) before its work was done.")
     first.is_gone()
     wait_for("the pod to go", pods_of_attempt(job), lambda left: not left)
@@ -118,7 +120,7 @@ def test_a_preflight_in_a_queue_says_which_it_waits_for(kube: Kube, namespace: s
     suspend(job, PREFLIGHT)
     status = job.wait_for_reason("Suspended")
     assert (status["state"], status["stage"]) == ("Queued", "Preflight")
-    assert "it waits for admission by its queue cpu." in job.ready()["message"]
+    assert "and waits for admission by its queue cpu." in job.ready()["message"]
     suspend(job, PREFLIGHT, False)
     kubelet.play(namespace, job.is_complete)
     kube.delete(f"{PROFILES}/{namespace}")
@@ -229,7 +231,7 @@ def test_a_preflight_that_a_queue_controller_holds_back_is_told_where_to_name_a_
     job = Job.create(kube, namespace, manifest())
 
     assert job.wait_for_reason("Suspended")["state"] == "Queued"
-    assert "was suspended as it was created, and it names no queue" in job.ready()["message"]
+    assert "was suspended when it was created, and it has no queue name" in job.ready()["message"]
     assert "the FineTuneProfile's spec.pods.preflight.queueName." in job.ready()["message"]
     suspend(job, PREFLIGHT, False)
     kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
