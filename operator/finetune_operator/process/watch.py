@@ -66,8 +66,9 @@ class Watches:
         return f"The watch of {', '.join(missing)} has not started yet." if missing else None
 
     def _now(self) -> set[str]:
-        """Return the names of the required tasks that are alive. A task that is being cancelled does not count, because kopf
-        may wait for it without limit."""
+        """Return the names of the required tasks that are alive.
+
+        A task that is being cancelled does not count, because kopf may wait for it without limit."""
         needed = {_LOGIN_TASK, *map(_WATCH_TASK.format, WATCHED)}
         return {name for task in asyncio.all_tasks() if (name := task.get_name()) in needed and not task.cancelling()}
 
