@@ -22,8 +22,8 @@ class RefusedError(Exception):
 def apply(api: Api, world: World, plan: Plan, now: datetime) -> None:
     """Carry out `plan`. Events are written before the status, so that no Event is lost if the process stops in between.
 
-    Raises ApiError 409 if the job has changed since it was observed, RefusedError if the API server refuses a child, and
-    NamespaceGoneError if the namespace is being deleted."""
+    Raises ApiError 409 if the job has changed since it was observed, RefusedError if the API server refuses a child,
+    and NamespaceGoneError if the namespace is being deleted."""
     for body in plan.create:
         _create(api, world, body)
     for name in plan.delete_jobs:

@@ -34,8 +34,9 @@ class Workers:
         self._main: asyncio.Task[None] | None = None
 
     def add(self, key: Key) -> None:
-        """Add `key` to the queue, from any thread. Before the workers run and after they have ended, the key is ignored;
-        the first resync finds the job."""
+        """Add `key` to the queue, from any thread.
+
+        A key that is added before the workers run, or after they ended, is ignored: the first resync adds it."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._queue.add, key)
 
@@ -70,7 +71,7 @@ async def _work(api: Api, queue: WorkQueue) -> None:
         try:
             again = await asyncio.to_thread(_once, api, key)
         except NamespaceGoneError as error:
-            # The job is deleted with its namespace. Until then events and the resync add its key again; no retry is needed.
+            # The job is deleted with its namespace. Events and the resync still add its key, so no retry is needed.
             logger.info(
                 "%s/%s: the namespace is being deleted, so nothing is created for this job: %s", *key, error.message
             )
