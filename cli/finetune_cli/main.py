@@ -1,4 +1,4 @@
-"""`finetune validate FILE...`: checks FineTuneJob manifests without a cluster and prints each problem with file and line.
+"""`finetune validate FILE...`: checks FineTuneJob manifests without a cluster and prints problems with file and line.
 
 Unknown fields are errors here. The API server drops them silently if the client does not request strict validation.
 """

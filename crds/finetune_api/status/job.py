@@ -1,10 +1,11 @@
-"""FineTuneJob's status: what the operator, the preflight pod and the attempt's pod each write of it.
+"""The status of a FineTuneJob, which the operator, the preflight pod and the attempt's pod write.
 
-Every field and every condition type has exactly one writer, which applies it server-side under its own field manager:
+Every field and every condition type has exactly one writer. Each writer uses server-side apply with its own field
+manager:
 
-- operator (`finetune-operator`): everything not named below.
-- preflight pod (`preflight`): `preflight`, `resolved`, condition Validated. Where that pod ended without a word
-  (killed, image missing), the operator says Validated=False in its place.
+- operator (`finetune-operator`): all fields and conditions that are not listed below.
+- preflight pod (`preflight`): `preflight`, `resolved`, condition Validated. If that pod
+  ended without writing it (killed, image missing), the operator writes Validated=False instead.
 - attempt's pod (`attempt-N`): `training`, `evaluation`, `artifacts`, conditions Trained and Evaluated.
 """
 
@@ -23,7 +24,7 @@ PREFLIGHT_MANAGER = "preflight"
 
 
 def attempt_manager(attempt: int) -> str:
-    """Field manager of attempt number `attempt`, counted from 1."""
+    """Return the field manager of attempt number `attempt`, counted from 1."""
     return f"attempt-{attempt}"
 
 
