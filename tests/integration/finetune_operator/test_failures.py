@@ -41,7 +41,7 @@ ENDS: dict[str, End] = {
     "killed": (
         lambda pod: pod.crashes(137),
         FailureReason.KILLED,
-        "SIGKILL ended the trainer (exit code 137), but the container had not exceeded its memory limit limit",
+        "SIGKILL ended the trainer (exit code 137), but the container had not exceeded its memory limit",
     ),
     "a full /dev/shm": (lambda pod: pod.crashes(135), FailureReason.DISK_FULL, "SIGBUS ended the trainer"),
     "killed for memory": (
@@ -53,7 +53,7 @@ ENDS: dict[str, End] = {
     "evicted for memory": (
         lambda pod: pod.is_evicted("The node was low on resource: memory."),
         FailureReason.EVICTED,
-        "The node ended the pod to protect itself.",
+        "The kubelet ended the pod, for example because the node ran out of resources or was shut down.",
     ),
     "evicted for disk": (
         lambda pod: pod.is_evicted('Usage of EmptyDir volume "scratch" exceeds the limit "200Gi".'),
@@ -63,15 +63,19 @@ ENDS: dict[str, End] = {
     "preempted": (
         lambda pod: pod.is_disrupted("PreemptionByScheduler"),
         FailureReason.PREEMPTED,
-        "preempted by one of higher priority",
+        "preempted by a pod of higher priority",
     ),
-    "drained": (lambda pod: pod.is_disrupted("EvictionByEvictionAPI"), FailureReason.EVICTED, "a node is drained"),
+    "drained": (
+        lambda pod: pod.is_disrupted("EvictionByEvictionAPI"),
+        FailureReason.EVICTED,
+        "for example because its node was drained",
+    ),
     "unreachable node": (
         lambda pod: pod.is_disrupted("DeletionByTaintManager"),
         FailureReason.NODE_LOST,
         "for example because it was unreachable",
     ),
-    "node gone": (lambda pod: pod.is_disrupted("DeletionByPodGC"), FailureReason.NODE_LOST, "node is gone"),
+    "node gone": (lambda pod: pod.is_disrupted("DeletionByPodGC"), FailureReason.NODE_LOST, "node no longer exists"),
     "deleted by hand": (lambda pod: pod.is_gone(), FailureReason.EVICTED, "was deleted before its work was done"),
 }
 PREFLIGHT_ENDS: dict[str, End] = {

@@ -177,7 +177,7 @@ def test_a_trainer_that_failed_beside_a_sidecar_ends_the_job_and_its_pod(
     wait_for("its Job to go", job.batch_jobs, lambda jobs: ATTEMPT not in jobs)
     kubelet.play(job.namespace, lambda: not pods_of_attempt(job)(), job.selector)
     job.assert_failed(FailureReason.LOSS_DIVERGED, NAN)
-    assert "because of container istio-proxy" in job.ready()["message"]
+    assert "because container istio-proxy did not stop" in job.ready()["message"]
 
 
 def test_a_sandbox_that_cannot_be_made_is_told_in_the_kubelets_words(slow: dict[str, Job]) -> None:
@@ -232,7 +232,7 @@ def test_a_preflight_that_a_queue_controller_holds_back_is_told_where_to_name_a_
 
     assert job.wait_for_reason("Suspended")["state"] == "Queued"
     assert "was suspended when it was created, and it has no queue name" in job.ready()["message"]
-    assert "the FineTuneProfile's spec.pods.preflight.queueName." in job.ready()["message"]
+    assert "for the preflight in spec.pods.preflight.queueName of the FineTuneProfile." in job.ready()["message"]
     suspend(job, PREFLIGHT, False)
     kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
     wait_for("the attempt", lambda: ATTEMPT in job.batch_jobs())

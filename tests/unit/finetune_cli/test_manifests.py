@@ -59,7 +59,7 @@ def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
         (("rows.jsonl", "rows.txt"), "job.yaml:8: spec.dataset.train[0].uri: must be s3://BUCKET/KEY ending in"),
         (
             ("s3://results/tickets", "s3://data"),
-            "job.yaml:11: spec.output.uri: spec.dataset.train[0] (s3://data/rows.jsonl) reads files from s3://data. ",
+            "job.yaml:11: spec.output.uri: spec.dataset.train[0] (s3://data/rows.jsonl) reads files from ",
         ),
         (
             ("- uri: s3://data/rows.jsonl", "- uri: s3://data/rows.jsonl\n      - uri: s3://data/rows.jsonl"),
