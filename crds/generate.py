@@ -1,5 +1,5 @@
-"""Writes what is generated: from the models the CRDs, their copy in the chart and the reference page; from all of the
-source the page of messages.
+"""Writes the generated files: the CRDs, their copy in the chart and docs/api.md from the models, and docs/messages.md
+from the source.
 
 `make generate` runs it; `make verify` runs it with --check, which writes nothing and fails on a difference.
 """
@@ -28,7 +28,7 @@ def crd_text(crd: dict[str, Any]) -> str:
 
 
 def reference_text(crds: list[dict[str, Any]]) -> str:
-    """The reference page: every field of every kind with its type, default and bounds, then the failure reasons."""
+    """Return docs/api.md: every field of every kind with its type, default and bounds, then the failure reasons."""
     lines = ["# API reference", "", "Generated from `crds/finetune_api` by `make generate`.", ""]
     for crd in crds:
         root = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

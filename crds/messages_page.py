@@ -1,7 +1,7 @@
 """docs/messages.md: every message a user can meet, read from the source, with its remedy.
 
-A message is a string of several words that is neither a docstring nor a pattern. Where a call names a failure reason,
-its messages stand under that reason and its remedy; the others stand under the part of the code that says them."""
+A message is a string of several words that is neither a docstring nor a pattern. If a call names a failure reason, its
+messages are listed under that reason and its remedy. Other messages are listed under their part of the code."""
 
 import ast
 import re
@@ -16,25 +16,25 @@ from finetune_api.reasons import FAILURES, FailureReason
 PARTS = {
     "operator/finetune_operator": "The operator: conditions of a FineTuneJob and its log",
     "trainer_image/finetune_trainer/sources": "Preflight: data files that cannot be read",
-    "trainer_image/finetune_trainer/rows": "Preflight: rows that cannot be used, or look wrong",
+    "trainer_image/finetune_trainer/rows": "Preflight: rows that cannot be used or look wrong",
     "trainer_image/finetune_trainer/base": "Preflight: the base model's folder",
     "trainer_image/finetune_trainer/preflight": "Preflight: the data as a whole, and advice",
     "trainer_image/finetune_trainer/training": "Training",
-    "trainer_image/finetune_trainer/evaluation": "Evaluation: the verdict and what it rests on",
+    "trainer_image/finetune_trainer/evaluation": "Evaluation: the verdict and its basis",
     "trainer_image/finetune_trainer/results": "The report and the model card",
     "trainer_image/finetune_trainer": "The trainer: elsewhere",
     "cli/finetune_cli": "The command line",
 }
-"""Folders that are read, each before those it lies in, and the heading of what they say."""
+"""Folders that are read, each before its parent folder, and the heading of their messages."""
 WORDS = 3
-"""Of fewer words a string is a name, a key or a part of a sentence."""
+"""A string with fewer words is a name, a key or a part of a sentence."""
 NO_MESSAGE = re.compile(r"\\[a-z(\[]|^[a-z_.]+=|^\s*<|^[\w.]+/[\w.]+|%\(|^\$|^https?:")
 """Patterns, markup, paths, formats."""
 
 
 @dataclass(frozen=True, order=True)
 class Message:
-    """One template of a message; what is filled in stands in braces."""
+    """Template of a message, with placeholders in braces."""
 
     text: str
     module: str
@@ -42,7 +42,7 @@ class Message:
 
 
 def messages_text(root: Path, crds: Sequence[dict[str, Any]]) -> str:
-    """The page, from the source below `root` and the rules of the CRDs."""
+    """Return the page, from the source below `root` and the rules of the CRDs."""
     by_reason: dict[FailureReason, list[Message]] = defaultdict(list)
     by_part: dict[str, list[Message]] = defaultdict(list)
     for message in sorted(set(_messages(root)), key=lambda message: (message.module, message.text)):
@@ -75,7 +75,7 @@ def messages_text(root: Path, crds: Sequence[dict[str, Any]]) -> str:
 
 
 def _rules(crd: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each rule's message with the field it stands at."""
+    """Yield the message of each rule with its field."""
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
     def below(path: str, node: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -111,14 +111,14 @@ def _of_module(tree: ast.Module, module: str) -> Iterator[Message]:
 
 
 def _link(tree: ast.AST) -> None:
-    """Gives each node its parent."""
+    """Set the parent of each node."""
     for parent in ast.walk(tree):
         for child in ast.iter_child_nodes(parent):
             child.parent = parent  # type: ignore[attr-defined]
 
 
 def _stands_alone(node: ast.expr) -> bool:
-    """Whether a string is neither a docstring nor a part of a longer one."""
+    """Whether a string is neither a docstring nor a part of a longer string."""
     parent = node.parent  # type: ignore[attr-defined]
     return not isinstance(parent, ast.Expr | ast.JoinedStr | ast.FormattedValue)
 
@@ -135,13 +135,13 @@ def _template(node: ast.expr) -> str:
 
 
 def _name(part: ast.FormattedValue) -> str:
-    """What is filled in, by the last name in its expression."""
+    """Return the name of a placeholder: the last name in its expression."""
     names = [each.attr if isinstance(each, ast.Attribute) else each.id for each in _named(part.value)]
     return names[-1].replace("_", " ").strip() if names else "…"
 
 
 def _named(node: ast.AST) -> list[ast.Attribute | ast.Name]:
-    """Names in an expression, functions' own before what they are given."""
+    """Return the names in an expression, a function's name before its arguments."""
     if isinstance(node, ast.Attribute):
         return [node]
     own: list[ast.Attribute | ast.Name] = [node] if isinstance(node, ast.Name) else []
@@ -149,7 +149,7 @@ def _named(node: ast.AST) -> list[ast.Attribute | ast.Name]:
 
 
 def _reason(node: ast.expr) -> FailureReason | None:
-    """The reason of the call that a message is given to, by itself or through a variable of its function."""
+    """Return the reason of the call that receives a message, directly or through a variable of the same function."""
     call, child = node.parent, node  # type: ignore[attr-defined]
     while not isinstance(call, ast.stmt):
         if isinstance(call, ast.Call) and child is not call.func and (found := _reason_in(call)):
@@ -174,7 +174,7 @@ def _reason_in(call: ast.Call) -> FailureReason | None:
 
 
 def _uses(statement: ast.stmt, names: set[str]) -> Iterator[ast.Call]:
-    """Calls in the same function that are given one of the variables."""
+    """Yield the calls in the same function that receive one of the variables."""
     scope: ast.AST = statement
     while not isinstance(scope, ast.FunctionDef | ast.Module):
         scope = scope.parent  # type: ignore[attr-defined]

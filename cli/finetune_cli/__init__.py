@@ -1,1 +1,1 @@
-"""The command line for tenants and pipelines. `validate` reads manifests without a cluster."""
+"""The command line for tenants and pipelines. `validate` checks manifests without a cluster."""

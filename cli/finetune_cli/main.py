@@ -1,7 +1,6 @@
-"""`finetune validate FILE...`: what is wrong with FineTuneJob manifests, by file and line, before they reach a cluster.
+"""`finetune validate FILE...`: checks FineTuneJob manifests without a cluster and prints problems with file and line.
 
-A client that does not ask for strict field validation has unknown fields dropped by the API server without a word; here
-they are errors.
+Unknown fields are errors here. The API server drops them silently if the client does not request strict validation.
 """
 
 import argparse
@@ -12,7 +11,7 @@ from finetune_cli.manifests import problems
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 when nothing is wrong."""
+    """Run the command. Return the exit status: 0 if no problem was found, else 1."""
     parser = argparse.ArgumentParser(prog="finetune", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     validate = commands.add_parser("validate", help="check manifests without a cluster")
@@ -21,7 +20,5 @@ def main(arguments: list[str] | None = None) -> int:
     for problem in found:
         print(problem, file=sys.stderr)
     if not found:
-        print(
-            "Fields, types, bounds and URIs are fine. The API server checks the rest: kubectl apply --dry-run=server."
-        )
+        print("Fields, types, bounds and URIs are valid. For the remaining checks run kubectl apply --dry-run=server.")
     return 1 if found else 0

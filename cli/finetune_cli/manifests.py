@@ -1,4 +1,4 @@
-"""Reads manifests and says what is wrong in them, with the line each finding is about."""
+"""Reads manifests and finds the problems in them, each with its line."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,9 @@ KINDS: dict[str, type[ApiModel]] = {names.JOB_KIND: FineTuneJobSpec, names.PROFI
 
 
 def problems(path: Path) -> Iterator[str]:
-    """One line for each thing that is wrong: FILE:LINE: FIELD: what. Objects of other kinds are passed over, but a file
-    of nothing else is wrong."""
+    """Yield one line per problem: FILE:LINE: FIELD: PROBLEM.
+
+    Objects of other kinds are ignored, but a file that contains only such objects is a problem."""
     try:
         documents = yaml.compose_all(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         objects = [found for node in documents if node for found in _objects(node)]
@@ -29,25 +30,25 @@ def problems(path: Path) -> Iterator[str]:
         yield f"{path}: {error.strerror}"
         return
     except UnicodeDecodeError:
-        yield f"{path}: not UTF-8"
+        yield f"{path}: the file is not UTF-8: save it as UTF-8"
         return
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        yield f"{path}:{line}: not YAML: {error.problem}"
+        yield f"{path}:{line}: the file is not valid YAML: {error.problem}"
         return
     except yaml.YAMLError as error:
-        yield f"{path}: not YAML: {str(error).splitlines()[0]}"
+        yield f"{path}: the file is not valid YAML: {str(error).splitlines()[0]}"
         return
     checked = [(node, body, model) for node, body in objects if (model := KINDS.get(str(body.get("kind"))))]
     if not checked:
         kinds = ", ".join(sorted({str(body.get("kind")) for _, body in objects})) or "nothing"
-        yield f"{path}: no {' or '.join(KINDS)} in it, but {kinds}"
+        yield f"{path}: the file contains no {' or '.join(KINDS)}; it contains {kinds}"
     for each in checked:
         yield from _of_object(path, *each)
 
 
 def _objects(node: yaml.Node) -> Iterator[tuple[yaml.Node, dict[str, Any]]]:
-    """The objects of a document, as nodes, which know their lines, and as values: one, or those of a List."""
+    """Yield the objects of a document, as a node with its line and as a value: one object, or those of a List."""
     body = yaml.SafeLoader("").construct_object(node, deep=True)
     if not isinstance(body, dict):
         return
@@ -76,7 +77,7 @@ def _of_object(path: Path, node: yaml.Node, body: dict[str, Any], model: type[Ap
 
 
 def _of_uris(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
-    """Fields with a URI that the API server or the operator would refuse, and why."""
+    """Yield each field with a URI that the API server or the operator would refuse, and the cause."""
     files = {f"{field}.uri" for field in sources_of(spec)}
     for field, uri in uris_of(spec).items():
         if what := misspelled(uri, FILES if field in files else FOLDER):
@@ -95,12 +96,12 @@ def _field(place: Sequence[str | int]) -> str:
 
 
 def _place(field: str) -> list[str | int]:
-    """The keys and positions a field's name is made of: what `_field` takes."""
+    """Return the keys and positions in the name of a field: the inverse of `_field`."""
     return [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", field)]
 
 
 def _line(node: yaml.Node, place: Sequence[str | int]) -> int:
-    """Line of the deepest part of `place` that the document has, from 1."""
+    """Return the line, counted from 1, of the deepest part of `place` that exists in the document."""
     line = node.start_mark.line + 1
     for part in place:
         if isinstance(node, yaml.MappingNode):

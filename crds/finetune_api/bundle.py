@@ -1,4 +1,4 @@
-"""What the operator hands to a trainer pod: an immutable ConfigMap with one JSON file."""
+"""The input of a trainer pod: one JSON file in an immutable ConfigMap, which the operator writes."""
 
 import hashlib
 from fnmatch import fnmatchcase
@@ -14,7 +14,7 @@ from finetune_api.spec.profile import GpuType, Storage
 
 
 class JobIdentity(ApiModel):
-    """Which FineTuneJob a pod works for."""
+    """The FineTuneJob that a pod works for."""
 
     namespace: str
     name: str
@@ -23,8 +23,10 @@ class JobIdentity(ApiModel):
 
 
 class Bundle(ApiModel):
-    """Everything a trainer pod knows of its job. `python -m finetune_trainer preflight BUNDLE` takes the same file
-    outside Kubernetes, where URIs may be local paths and `job` is left out: then nothing writes a status."""
+    """All information that a trainer pod has about its job.
+
+    `python -m finetune_trainer preflight BUNDLE` accepts the same file outside Kubernetes. There, URIs may be local
+    paths, and `job` is not set, so no status is written."""
 
     job: JobIdentity | None = None
     spec: FineTuneJobSpec
@@ -34,12 +36,12 @@ class Bundle(ApiModel):
 
     @property
     def spec_digest(self) -> str:
-        """sha256 of the spec, defaults included, as hex."""
+        """Return the sha256 of the spec with its defaults, as hex."""
         return hashlib.sha256(self.spec.model_dump_json(by_alias=True, exclude_none=True).encode()).hexdigest()
 
 
 class TerminationMessage(ApiModel):
-    """What a trainer pod leaves in its termination log, as JSON of at most 4096 bytes."""
+    """The termination message of a trainer pod, as JSON of at most 4096 bytes."""
 
     reason: FailureReason | Literal["Succeeded", "Superseded"]
     message: str
@@ -47,24 +49,25 @@ class TerminationMessage(ApiModel):
 
 
 def storage_of(bucket: str, storages: list[Storage]) -> Storage | None:
-    """The first storage one of whose patterns matches the bucket's name."""
+    """Return the first storage with a pattern that matches the bucket's name; None if there is none."""
     return next((s for s in storages if any(fnmatchcase(bucket, pattern) for pattern in s.buckets)), None)
 
 
 def bucket_of(uri: str) -> str | None:
-    """The bucket of an s3:// URI; None for a local path."""
+    """Return the bucket of an s3:// URI; None for a local path."""
     return uri.removeprefix("s3://").split("/", 1)[0] if uri.startswith("s3://") else None
 
 
 def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
-    """Every URI the spec names, by its field: models, sources, output."""
+    """Return every URI in the spec by its field: models, sources and output."""
     sources = {f"{field}.uri": files.uri for field, files in sources_of(spec).items()}
     return {**models_of(spec), **sources, "spec.output.uri": spec.output.uri}
 
 
 def models_of(spec: FineTuneJobSpec) -> dict[str, str]:
-    """URIs of the folders with weights that a job reads, by their fields: base model, adapter to continue from,
-    sentence model."""
+    """Return the URIs of the folders with weights that a job reads, by their fields.
+
+    These are the base model, the adapter to continue from, and the sentence embedding model."""
     adapter, embedding = spec.method.lora.from_, spec.dataset.deduplicate.embedding_model
     return {
         "spec.model.uri": spec.model.uri,
@@ -74,7 +77,7 @@ def models_of(spec: FineTuneJobSpec) -> dict[str, str]:
 
 
 def sources_of(spec: FineTuneJobSpec) -> dict[str, RowFiles]:
-    """Everything rows are read from, by its field."""
+    """Return all files with rows, by their fields."""
     dataset = spec.dataset
     sides = {"train": dataset.train, "validation": dataset.validation or [], "test": dataset.test or []}
     sources: dict[str, RowFiles] = {

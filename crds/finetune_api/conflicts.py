@@ -1,4 +1,4 @@
-"""Places of one job that would get in each other's way: what it writes, what it reads, and what it reads twice."""
+"""Finds conflicts between the locations of one job: output over input, and files that are used twice."""
 
 import posixpath
 from collections.abc import Iterator
@@ -11,23 +11,25 @@ from finetune_api.spec.job import FineTuneJobSpec
 
 
 class Conflict(NamedTuple):
-    """A field that names a place it must not, and why, as a sentence with its remedy."""
+    """A field with a location that is not allowed, and the cause, as a sentence with the remedy."""
 
     field: str
     message: str
 
 
 def conflicts(spec: FineTuneJobSpec, folder: str = "/") -> Iterator[Conflict]:
-    """Everything wrong with where a job reads and writes, judged by the URIs alone. `folder`: the absolute path that
-    relative local paths begin from."""
+    """Yield all conflicts between the URIs of a job.
+
+    `folder`: the absolute path of the folder for relative local paths."""
     yield from _written_over(spec, folder)
     yield from _read_as_rows(spec, folder)
     yield from _read_twice(spec, folder)
 
 
 def normal(uri: str, folder: str = "/") -> str:
-    """The URI without a slash at its end, doubled slashes and folders called . or .. : two URIs that some service or
-    file system takes for one place are one string."""
+    """Return the URI without a final slash, doubled slashes and folders named . or ..
+
+    Two URIs that some service or file system treats as the same location become the same string."""
     if uri.startswith("s3://"):
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         return f"s3://{bucket}/{posixpath.normpath('/' + key).lstrip('/')}".rstrip("/")
@@ -64,8 +66,10 @@ def _read_as_rows(spec: FineTuneJobSpec, folder: str) -> Iterator[Conflict]:
 
 
 def _read_twice(spec: FineTuneJobSpec, folder: str) -> Iterator[Conflict]:
-    """Sources of train, validation and test have to differ in their files or in what they read of them. A regression
-    set may share files with test, or with another set by another metric, but not with train."""
+    """Yield sources that are used twice.
+
+    Sources of train, validation and test must differ in their files or in their columns. A regression set may share
+    files with test, or with a regression set of another metric, but not with train."""
     read: dict[object, str] = {}
     learned: dict[object, str] = {}
     for field, files in sources_of(spec).items():

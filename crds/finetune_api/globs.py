@@ -10,26 +10,25 @@ _TOKENS = re.compile(r"(/\*\*/|\*\*|\*|\?)")
 
 
 def has_wildcard(uri: str) -> bool:
-    """Whether the URI may stand for several files."""
+    """Whether the URI contains a wildcard."""
     return _TOKENS.search(uri) is not None
 
 
 def beginning(glob: str) -> str:
-    """What every match begins with: the part before the first wildcard."""
+    """Return the common beginning of all matches: the part before the first wildcard."""
     return re.split(r"[*?]", glob)[0]
 
 
 def expression(glob: str) -> re.Pattern[str]:
-    """What the glob matches, as a regular expression for `fullmatch`."""
+    """Return the glob as a regular expression for `fullmatch`."""
     return re.compile("".join(WILDCARDS.get(part, re.escape(part)) for part in _TOKENS.split(glob)))
 
 
 def meets(glob: str, folder: str) -> bool:
-    """Whether a match of the glob can be the folder, lie in it, or be what the folder lies in. `folder` has no slash at
-    its end.
+    """Whether a match of the glob can be the folder, be inside the folder, or contain the folder.
 
-    The glob is followed along the folder's name as a non-deterministic automaton, so the time is bounded by the product
-    of both lengths."""
+    `folder` has no slash at its end. The glob runs over the folder's name as a non-deterministic automaton, so the time
+    is at most proportional to the product of both lengths."""
     steps = list(_steps(glob))
     places = _with_skips(steps, {0})
     for letter in f"{folder}/":
@@ -43,13 +42,13 @@ class _Step(NamedTuple):
     """One position of a glob: a letter, or a wildcard."""
 
     letter: str | None
-    """The only letter that fits; None for any, "" for none."""
+    """The only letter that matches; None for any letter, "" for no letter."""
     within: bool = False
-    """Whether a slash does not fit."""
+    """Whether a slash does not match."""
     repeats: bool = False
-    """Whether any number of letters fit, none among them."""
+    """Whether any number of letters match, including zero."""
     skips: tuple[int, ...] = ()
-    """How many positions further the match may go on without a letter."""
+    """Distances to later positions that can be reached without a letter."""
 
 
 def _steps(glob: str) -> Iterator[_Step]:
@@ -67,7 +66,7 @@ def _steps(glob: str) -> Iterator[_Step]:
 
 
 def _with_skips(steps: list[_Step], places: Iterable[int]) -> set[int]:
-    """`places` and those reached from there without a letter."""
+    """Return `places` and all places that can be reached from them without a letter."""
     found, open = set(places), list(places)
     while open:
         place = open.pop()
@@ -78,7 +77,7 @@ def _with_skips(steps: list[_Step], places: Iterable[int]) -> set[int]:
 
 
 def _advanced(steps: list[_Step], places: Iterable[int], letter: str) -> set[int]:
-    """Where the glob may stand after one more letter."""
+    """Return the possible places after one more letter."""
     found = set()
     for place in places:
         if place == len(steps):

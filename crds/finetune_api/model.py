@@ -1,4 +1,4 @@
-"""What every API model is made of: camelCase aliases, and annotations that only the CRD's schema sees."""
+"""Base classes of the API models: camelCase aliases, and annotations that only affect the schema of the CRD."""
 
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from pydantic_core import CoreSchema
 
 
 class ApiModel(BaseModel):
-    """An object a user writes: unknown keys are errors, as under the API server's strict field validation."""
+    """Base class of objects that users write. Unknown keys are errors, as in strict field validation."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, use_attribute_docstrings=True
@@ -17,7 +17,7 @@ class ApiModel(BaseModel):
 
 
 class StatusModel(BaseModel):
-    """An object we write and read back: unknown keys are left alone, so that versions can be mixed."""
+    """Base class of objects that our components write. Unknown keys are ignored, so versions can be mixed."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True, use_attribute_docstrings=True
@@ -25,7 +25,7 @@ class StatusModel(BaseModel):
 
 
 class SchemaKeys:
-    """Annotation that adds keys to a field's schema, for what JSON Schema cannot say but a CRD can."""
+    """Annotation that adds keys to the schema of a field, for features of CRDs that JSON Schema does not have."""
 
     def __init__(self, keys: dict[str, Any]) -> None:
         self.keys = keys
@@ -35,20 +35,20 @@ class SchemaKeys:
 
 
 def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
-    """CEL rules as schema keys, from pairs of (rule, the sentence shown when it does not hold)."""
+    """Return CEL rules as schema keys, from pairs of (rule, message for a violation)."""
     return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs]}
 
 
 def list_map(*keys: str) -> SchemaKeys:
-    """A list that server-side apply merges item by item, told apart by `keys`."""
+    """Return the annotation of a list that server-side apply merges item by item; `keys` identify an item."""
     return SchemaKeys({"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)})
 
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 DnsLabel = Annotated[str, Field(min_length=1, max_length=63)]
-"""A name as RFC 1123 has it; `dns_label` has the API server hold it to that."""
+"""A DNS label as defined in RFC 1123. `dns_label` adds the rule for the API server."""
 
 
 def dns_label(wanted: str) -> SchemaKeys:
-    """The rule of a DnsLabel; `wanted` ends the sentence shown for any other name."""
+    """Return the rule of a DnsLabel. The message for a violation is "must be" and `wanted`."""
     return SchemaKeys(rules(("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')", f"must be {wanted}")))

@@ -1,4 +1,4 @@
-"""Amounts of memory as Kubernetes writes them."""
+"""Amounts of memory as Kubernetes quantities."""
 
 import re
 from decimal import Decimal
@@ -12,14 +12,15 @@ QUANTITY = re.compile(r"[+]?([0-9]+[.]?[0-9]*|[.][0-9]+)(?:([eE][+-]?[0-9]{1,2})
 
 
 def bytes_of(quantity: str) -> int:
-    """Bytes of a quantity such as 80Gi, 81559Mi, 24G or 24e9: whatever the API server takes. Raises ValueError for
-    anything else."""
+    """Return the bytes of a quantity that the API server accepts, such as 80Gi, 81559Mi, 24G or 24e9.
+
+    Raises ValueError for anything else."""
     match = QUANTITY.fullmatch(quantity)
     if not match or (match[3] or "") not in UNITS:
-        raise ValueError(f"{quantity!r} is no amount of memory: write for example 80Gi or 81559Mi")
+        raise ValueError(f"{quantity!r} is not an amount of memory: write for example 80Gi or 81559Mi")
     return int(Decimal(match[1] + (match[2] or "")) * UNITS[match[3] or ""])
 
 
 def gibibytes(size: float) -> str:
-    """`size` bytes as a quantity for people, to a tenth of a GiB: 21.4Gi."""
+    """Return `size` bytes as a quantity in GiB with one decimal, for example 21.4Gi."""
     return f"{size / 2**30:.1f}Gi"

@@ -165,7 +165,7 @@ AGAIN = "Then create the job again."
 """Follows a finding that already ends with its own remedy."""
 
 _VERBS = (
-    "add|change|check|choose|convert|copy|correct|create|delete|drop|export|free|give|install|join|keep|leave|let|load|"
+    "add|bind|change|check|choose|convert|copy|correct|create|delete|drop|export|free|give|install|join|keep|leave|let|load|"
     "lower|make|map|merge|move|name|put|quote|raise|remove|rename|repair|replace|run|save|set|shorten|split|start|take|"
     "try|turn|unset|upload|use|write"
 )

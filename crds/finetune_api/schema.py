@@ -1,6 +1,6 @@
-"""Turns the models into CustomResourceDefinitions: structural schemas, as the API server wants them.
+"""Converts the models into CustomResourceDefinitions with structural schemas, as the API server requires.
 
-pydantic writes JSON Schema 2020-12; a CRD takes a part of OpenAPI 3.0. The differences handled here: no `$ref`, no
+pydantic writes JSON Schema 2020-12; a CRD accepts a subset of OpenAPI 3.0. The differences handled here: no `$ref`, no
 `anyOf` with null (an optional field is one that may be absent), exclusive bounds as booleans, no titles, and defaults
 of nested objects as `{}`, into which the API server then fills the defaults of their fields.
 """
@@ -16,7 +16,7 @@ from finetune_api.status.job import FineTuneJobStatus
 Schema = dict[str, Any]
 
 MAX_NAME_LENGTH = 40
-"""Leaves room for the children's suffixes (-<uid8>-preflight-<pod5>) within the 63 characters of a label's value."""
+"""With the suffix of a child (-<uid8>-preflight-<pod5>), the name still fits the 63 characters of a label value."""
 
 _NAME_RULES = rules(
     (
@@ -81,7 +81,7 @@ _PROFILE_COLUMNS: list[Schema] = [
 
 
 def job_crd() -> Schema:
-    """The CustomResourceDefinition of FineTuneJob."""
+    """Return the CustomResourceDefinition of FineTuneJob."""
     root: Schema = {
         "type": "object",
         "description": "A FineTuneJob tunes a language model on your rows, compares it with the base model on held-out "
@@ -93,13 +93,13 @@ def job_crd() -> Schema:
         },
         **_NAME_RULES,
     }
-    # The operator asks which jobs write to one place.
+    # The operator lists the jobs that write to the same output.
     further = {"subresources": {"status": {}}, "selectableFields": [{"jsonPath": ".spec.output.uri"}]}
     return _crd(names.JOB_KIND, names.JOBS, ["ftj"], "Namespaced", root, _JOB_COLUMNS, further)
 
 
 def profile_crd() -> Schema:
-    """The CustomResourceDefinition of FineTuneProfile."""
+    """Return the CustomResourceDefinition of FineTuneProfile."""
     root: Schema = {
         "type": "object",
         "description": "A FineTuneProfile contains the settings of the platform team for all FineTuneJobs that name "
@@ -113,7 +113,7 @@ def profile_crd() -> Schema:
 def _crd(
     kind: str, plural: str, short: list[str], scope: str, root: Schema, columns: list[Schema], further: Schema
 ) -> Schema:
-    """`further`: what else the kind's only version says of itself."""
+    """Return a CustomResourceDefinition. `further`: additional keys of the only version."""
     version = {
         "name": names.VERSION,
         "served": True,

@@ -1,4 +1,4 @@
-"""Where things lie: URIs as the API takes them."""
+"""URIs as the API accepts them."""
 
 import re
 import unicodedata
@@ -9,16 +9,16 @@ from pydantic import Field
 from finetune_api.model import SchemaKeys, rules
 
 BUCKET = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-"""A bucket's name, by the S3 naming rules: 3 to 63 lower-case letters, digits, dots and hyphens."""
+"""Name of a bucket according to the S3 naming rules: 3 to 63 lower-case letters, digits, dots and hyphens."""
 
 
 class Shape(NamedTuple):
-    """What a URI of one kind looks like."""
+    """Format of one kind of URI."""
 
     pattern: str
     """A regular expression in the syntax that RE2 and Python share."""
     wanted: str
-    """The sentence shown for a URI that does not match."""
+    """The message for a URI that does not match."""
 
 
 FOLDER = Shape(f"^s3://{BUCKET}/[^*?]*[^*?/]/?$", "must be s3://BUCKET/PREFIX, for example s3://acme-models/tickets")
@@ -47,8 +47,10 @@ FileUri = Annotated[Uri, _rules(FILES)]
 
 
 def misspelled(uri: str, shape: Shape) -> str | None:
-    """What the API server has against a URI, as the end of a sentence; None where it takes it. Its rules hold the
-    same: Python's regular expressions know no Unicode categories."""
+    """Return why the API server would refuse a URI, as the end of a sentence; None if it would accept the URI.
+
+    The rules of the API server are the same. This is a second implementation because Python's regular expressions do
+    not support Unicode categories."""
     if not re.fullmatch(shape.pattern, uri):
         return shape.wanted
     key = uri.removeprefix("s3://").partition("/")[2]
@@ -60,6 +62,6 @@ def misspelled(uri: str, shape: Shape) -> str | None:
 
 
 def _category(letter: str) -> str:
-    """The letter's Unicode category; that of a letter where it is unassigned, which RE2's categories leave out."""
+    """Return the Unicode category of a letter. Unassigned code points count as letters, as in RE2."""
     found = unicodedata.category(letter)
     return "Lo" if found == "Cn" else found

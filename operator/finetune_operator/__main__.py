@@ -14,7 +14,9 @@ def main() -> None:
     """Parse the command line and run until a signal or a failure."""
     parser = argparse.ArgumentParser(prog="finetune-operator", description=__doc__)
     parser.add_argument(
-        "--health-probe-bind-address", metavar="HOST:PORT", help="serve /healthz and /readyz there, e.g. 0.0.0.0:8080"
+        "--health-probe-bind-address",
+        metavar="HOST:PORT",
+        help="address for /healthz and /readyz, for example 0.0.0.0:8080",
     )
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     arguments = parser.parse_args()
@@ -27,7 +29,7 @@ def main() -> None:
             probes.serve(arguments.health_probe_bind_address, supervisor.health, supervisor.readiness)
         code = supervisor.run()
     except Exception:
-        logging.getLogger(__name__).critical("The operator cannot run.", exc_info=True)
+        logging.getLogger(__name__).critical("The operator cannot start or has failed.", exc_info=True)
     finally:
         exit_process(code)
 

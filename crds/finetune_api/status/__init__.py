@@ -1,3 +1,3 @@
-"""What a FineTuneJob's status holds, part by part, and who writes which field.
+"""The parts of a FineTuneJob's status, and which component writes which field.
 
 May import: spec, and the modules of finetune_api itself."""

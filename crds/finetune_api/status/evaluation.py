@@ -1,4 +1,4 @@
-"""What an attempt writes of the status about the evaluation: what was measured, against what, and what follows."""
+"""The evaluation in the status of a FineTuneJob, which the attempt writes."""
 
 from typing import Annotated
 
@@ -10,176 +10,182 @@ from finetune_api.status.fields import ATOMIC, Message, Reason, Text, Time
 
 
 class Metrics(StatusModel):
-    """One model on the held-out rows. What was not measured is absent; all but loss and perplexity are 0 to 1."""
+    """Metrics of one model on the test rows. Metrics that were not measured are absent. All values except loss and
+    perplexity are between 0 and 1."""
 
     loss: float | None = None
-    """Mean cross-entropy of the answers' tokens, in nats."""
+    """Mean cross-entropy of the tokens of the expected answers, in nats."""
     perplexity: float | None = None
     """exp(loss)."""
     exact_match: float | None = None
-    """Share of rows answered word for word, after trimming white space."""
+    """Share of rows whose answer equals the expected answer, after trimming white space."""
     token_f1: float | None = None
-    """Mean F1 of the words of answer and expected answer, in SQuAD's normalisation."""
+    """Mean F1 between the words of the answer and of the expected answer, with SQuAD normalisation."""
     rouge1: float | None = None
-    """Mean ROUGE-1 F1, not stemmed."""
+    """Mean ROUGE-1 F1, without stemming."""
     rouge2: float | None = None
-    """Mean ROUGE-2 F1, not stemmed."""
+    """Mean ROUGE-2 F1, without stemming."""
     rouge_l: float | None = None
-    """Mean ROUGE-L F1, not stemmed."""
+    """Mean ROUGE-L F1, without stemming."""
     bleu: float | None = None
-    """Corpus BLEU as sacrebleu takes it: 13a tokenization, exponential smoothing."""
+    """Corpus BLEU as in sacrebleu: 13a tokenization and exponential smoothing."""
     valid_json: Annotated[float | None, Field(alias="validJSON")] = None
-    """Share of the rows that expect JSON whose answer is a JSON object or array."""
+    """Share of valid JSON among the rows whose expected answer is JSON. Valid means that the answer is a JSON object or
+    array."""
     field_match: float | None = None
-    """Fields with the expected value, of all fields expected or given, nested ones included."""
+    """Share of JSON fields with the expected value, among all fields that are expected or given, including nested
+    fields."""
     macro_precision: float | None = None
-    """Precision, averaged over the labels."""
+    """Precision, as the mean over the labels."""
     macro_recall: float | None = None
-    """Recall, averaged over the labels."""
+    """Recall, as the mean over the labels."""
     macro_f1: float | None = None
-    """F1, averaged over the labels."""
+    """F1, as the mean over the labels."""
     truncated: int | None = None
-    """Answers that were cut at resolved.maxNewTokens; under few-shot, in the mean of the draws."""
+    """Number of answers that were cut at resolved.maxNewTokens; for few-shot prompting, the mean over the draws."""
 
 
 class Decision(StatusModel):
-    """The metric the verdict goes by."""
+    """The metric that decides the verdict."""
 
     metric: MetricName
-    """Its name."""
+    """Name of the metric."""
     rows: int | None = None
-    """Held-out rows it is taken of: those that did not leak, nor any near-duplicate of them."""
+    """Number of test rows for the deciding metric. Test rows that also occur in the training data, and their
+    near-duplicates, are excluded."""
     over: Reason
-    """The best of the baselines, which the tuned model is held against: Base, FewShot, or Quantized, the base model in
-    4 bits where that has the lower loss."""
+    """The best baseline, with which the tuned model is compared: Base, FewShot, or Quantized, which is the base model
+    in 4 bits if it has the lower loss."""
     baseline: float | None = None
-    """Its value for that baseline."""
+    """Value of the metric for that baseline."""
     tuned: float | None = None
-    """Its value for the tuned model."""
+    """Value of the metric for the tuned model."""
     gain: float | None = None
-    """From baseline to tuned; above zero is better, whatever the metric."""
+    """Improvement from the baseline to the tuned model. A value above zero is better, for every metric."""
     low: float | None = None
-    """Lower end of the gain's 95% interval, by a paired bootstrap over groups of near copies."""
+    """Lower end of the 95% confidence interval of the gain, from a paired bootstrap over groups of near-duplicates."""
     high: float | None = None
-    """Upper end of that interval."""
+    """Upper end of the 95% confidence interval of the gain."""
     outcome: Reason
-    """Better; Prompting: no better than prompting with examples, as far as the rows can tell; Leaked: test rows that
-    leaked gained more than the others, which gained nothing; Unrelated: the answers fit other rows as well as their
-    own; Likelier: only the loss fell; Worse; Noise: nothing can be told."""
+    """Result of the comparison. Better: the tuned model is better. Prompting: the rows show no gain over few-shot
+    prompting. Leaked: only test rows that also occur in the training data gained. Unrelated: the answers fit other
+    rows as well as their own rows. Likelier: only the loss decreased. Worse: the tuned model is worse. Noise: the
+    difference is not statistically significant."""
 
 
 class GateResult(StatusModel):
-    """One bound of a gate."""
+    """Result of one bound of a gate."""
 
     metric: MetricName
-    """What was looked at."""
+    """The metric that was checked."""
     bound: Reason
     """Min, Max, MinGainOverBase or MinGainOverFewShot."""
     limit: float
-    """What was asked for."""
+    """The required value."""
     value: float | None = None
-    """What was measured; absent where it could not be."""
+    """The measured value; absent if it could not be measured."""
     passed: bool
-    """Whether it is within the bound."""
+    """Whether the value is within the bound."""
 
 
 class RegressionResult(StatusModel):
-    """One regression set."""
+    """Result of one regression set."""
 
     name: Text
-    """The set."""
+    """Name of the regression set."""
     metric: MetricName
-    """What was compared."""
+    """The metric that was compared."""
     rows: int
-    """Rows it was measured on."""
+    """Number of rows that were measured."""
     base: float | None = None
-    """The base model's value."""
+    """Value of the metric for the base model."""
     tuned: float | None = None
-    """The tuned model's value."""
+    """Value of the metric for the tuned model."""
     drop: float | None = None
-    """By how much the tuned model is worse; below zero it is better."""
+    """By how much the tuned model is worse than the base model. Below zero means better."""
     max_drop: float
-    """What was allowed."""
+    """The largest allowed drop."""
     passed: bool
-    """Whether it is no worse than that."""
+    """Whether the drop is at most maxDrop."""
 
 
 class SourceResult(StatusModel):
-    """The deciding metric on the rows of one source."""
+    """The deciding metric on the test rows of one source."""
 
     name: Text
-    """The source's name, or its place, as in train-1."""
+    """Name of the source, or the list and the position in it, for example train-1."""
     rows: int
-    """Rows it was measured on."""
+    """Number of rows that were measured."""
     base: float | None = None
-    """The base model's value."""
+    """Value of the metric for the base model."""
     few_shot: float | None = None
-    """The value of the base model prompted with examples."""
+    """Value of the metric for the base model with few-shot prompting."""
     tuned: float | None = None
-    """The tuned model's value."""
+    """Value of the metric for the tuned model."""
     low: float | None = None
-    """Lower end of the 95% interval of the gain over the base model."""
+    """Lower end of the 95% confidence interval of the gain over the base model."""
     high: float | None = None
-    """Upper end of that interval."""
+    """Upper end of the 95% confidence interval of the gain."""
 
 
 class Merged(StatusModel):
-    """The merged weights on the held-out rows, read back as they were written."""
+    """The merged model on the test rows, measured with the published files."""
 
     loss: float
-    """Mean cross-entropy of the answers' tokens on the rows that all models were measured on, in nats."""
+    """Mean cross-entropy of the tokens of the expected answers on the evaluated test rows, in nats."""
     loss_change: float
-    """The same minus the loss of base and adapter side by side."""
+    """This loss minus the loss of the base model with the separate adapter."""
     rows: int
-    """Held-out rows the merged model answered again; 0 where no metric asks for answers."""
+    """Number of test rows that the merged model answered; 0 if no metric needs answers."""
     exact_match: float | None = None
-    """Share of these answered word for word, 0 to 1."""
+    """Share of these rows whose answer equals the expected answer, between 0 and 1."""
     exact_match_change: float | None = None
-    """The same minus the share of the tuned model on these rows."""
+    """This share minus the share of the tuned model on these rows."""
     changed: bool
-    """Whether either change is beyond its tolerance: 0.01 nats, 5 points."""
+    """Whether one of the two changes exceeds its tolerance: 0.01 nats or 5 percentage points."""
     message: Message
     """What merging changed, in one sentence."""
 
 
 class Quantized(StatusModel):
-    """What quantizing alone costs, under QLoRA: the base model in 4 bits on the held-out rows, before any training."""
+    """The effect of quantization alone, under QLoRA: the base model in 4 bits on the test rows, before any training."""
 
     loss: float
-    """Mean cross-entropy of the answers' tokens, in nats."""
+    """Mean cross-entropy of the tokens of the expected answers, in nats."""
     loss_change: float | None = None
-    """The same minus the loss of the base model in bfloat16; absent where that does not fit the device."""
+    """This loss minus the loss of the base model in bfloat16; absent if the base model in bfloat16 does not fit the
+    device."""
     message: Message
-    """What quantizing changed, or why it is not known, in a sentence or two."""
+    """What quantization changed, or why this is not known."""
 
 
 class Evaluation(StatusModel):
-    """The models side by side."""
+    """Comparison of the models on the test rows."""
 
     rows: int
-    """Held-out rows all were measured on."""
+    """Number of test rows on which all models were measured."""
     base: Metrics | None = None
-    """The base model, given the same prompts: in bfloat16, as it would be served. Under QLoRA, where that does not fit
-    the device, in 4 bits; then quantized has no lossChange."""
+    """The base model in bfloat16 with the same prompts. Under QLoRA, if bfloat16 does not fit the device, the base
+    model in 4 bits; quantized then has no lossChange."""
     few_shot: Metrics | None = None
-    """The base model with examples before each prompt, in the mean of three draws."""
+    """The base model with examples before each prompt (few-shot prompting), as the mean of three draws."""
     tuned: Metrics | None = None
-    """The base model with the adapter; under QLoRA over 4-bit weights, as it was trained."""
+    """The base model with the adapter. Under QLoRA the base weights are in 4 bits, as in training."""
     quantized: Quantized | None = None
-    """What quantizing alone costs, under QLoRA."""
+    """The effect of quantization alone, under QLoRA."""
     merged: Merged | None = None
-    """The merged weights, where output.merge asked for them."""
+    """The merged model, if output.merge is true."""
     decision: Decision | None = None
-    """The metric the verdict goes by."""
+    """The metric that decides the verdict."""
     sources: Annotated[list[SourceResult], Field(max_length=32), SchemaKeys(ATOMIC)] | None = None
-    """Source by source, where the held-out rows come from several."""
+    """Results per source, if the test rows come from several sources."""
     gates: Annotated[list[GateResult], Field(max_length=64), SchemaKeys(ATOMIC)] | None = None
-    """What the tuned model had to reach."""
+    """Results of the gates."""
     regression: Annotated[list[RegressionResult], Field(max_length=8), SchemaKeys(ATOMIC)] | None = None
-    """Sets of rows on which it must not be much worse."""
+    """Results of the regression sets."""
     passed: bool | None = None
-    """Whether it passed all gates and regression sets; absent where there are none."""
+    """Whether the tuned model passed all gates and regression sets; absent if there are none."""
     verdict: Message | None = None
-    """Whether tuning was worth it, in one sentence."""
+    """Whether tuning was worth it, in one or a few sentences."""
     observed_time: Time
-    """When this was written."""
+    """When this part of the status was written."""

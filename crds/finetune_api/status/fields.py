@@ -1,4 +1,4 @@
-"""The types that the fields of a status are made of."""
+"""Types of the fields of a status."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -18,7 +18,7 @@ Time = Annotated[
 Text = Annotated[str, Field(max_length=1024)]
 MESSAGE_LENGTH = 4096
 Message = Annotated[str, BeforeValidator(lambda text: text[:MESSAGE_LENGTH]), Field(max_length=MESSAGE_LENGTH)]
-"""Cut rather than refused: the words of a kubelet or a scheduler have no bound, and a job has to be able to end."""
+"""A message, cut at MESSAGE_LENGTH. Messages of a kubelet or a scheduler have no limit, and the job must still end."""
 Reason = Annotated[str, Field(max_length=64)]
-"""CamelCase word for programs; an open string, so that a new one needs no new schema."""
+"""CamelCase word for programs. It is not an enum, so a new reason needs no new schema."""
 ATOMIC = {"x-kubernetes-list-type": "atomic"}

@@ -1,10 +1,11 @@
-"""FineTuneJob's status: what the operator, the preflight pod and the attempt's pod each write of it.
+"""The status of a FineTuneJob, which the operator, the preflight pod and the attempt's pod write.
 
-Every field and every condition type has exactly one writer, which applies it server-side under its own field manager:
+Every field and every condition type has exactly one writer. Each writer uses server-side apply with its own field
+manager:
 
-- operator (`finetune-operator`): everything not named below.
-- preflight pod (`preflight`): `preflight`, `resolved`, condition Validated. Where that pod ended without a word
-  (killed, image missing), the operator says Validated=False in its place.
+- operator (`finetune-operator`): all fields and conditions that are not listed below.
+- preflight pod (`preflight`): `preflight`, `resolved`, condition Validated. If that pod
+  ended without writing it (killed, image missing), the operator writes Validated=False instead.
 - attempt's pod (`attempt-N`): `training`, `evaluation`, `artifacts`, conditions Trained and Evaluated.
 """
 
@@ -23,12 +24,12 @@ PREFLIGHT_MANAGER = "preflight"
 
 
 def attempt_manager(attempt: int) -> str:
-    """Field manager of attempt number `attempt`, counted from 1."""
+    """Return the field manager of attempt number `attempt`, counted from 1."""
     return f"attempt-{attempt}"
 
 
 class State(StrEnum):
-    """Where the job is, in one word for people."""
+    """State of the job in one word, for people."""
 
     PENDING = "Pending"
     VALIDATING = "Validating"
@@ -39,7 +40,7 @@ class State(StrEnum):
 
 
 class Stage(StrEnum):
-    """The part of the work the job is in."""
+    """Current part of the work."""
 
     PREFLIGHT = "Preflight"
     TRAINING = "Training"
@@ -48,7 +49,7 @@ class Stage(StrEnum):
 
 
 class ConditionType(StrEnum):
-    """The conditions a job can carry."""
+    """Condition types of a FineTuneJob."""
 
     READY = "Ready"
     RECONCILING = "Reconciling"
@@ -61,120 +62,122 @@ class ConditionType(StrEnum):
 
 
 class Condition(StatusModel):
-    """A statement about the job, as meta/v1 Condition."""
+    """A condition of the job, as in meta/v1 Condition."""
 
     type: Annotated[str, Field(max_length=64)]
-    """What the statement is about: Ready, Reconciling, Stalled, Complete, Failed, Validated, Trained or Evaluated."""
+    """Type of the condition: Ready, Reconciling, Stalled, Complete, Failed, Validated, Trained or Evaluated."""
     status: Annotated[Literal["True", "False", "Unknown"], SchemaKeys({"type": "string"})]
-    """Whether it holds."""
+    """Whether the condition is true."""
     reason: Reason
-    """Why, in one CamelCase word for programs."""
+    """Cause of the status, as one CamelCase word for programs."""
     message: Message = ""
-    """Why, in one sentence for people."""
+    """Cause of the status, as a sentence for people."""
     observed_generation: int | None = None
-    """metadata.generation the statement was made for."""
+    """metadata.generation to which the condition applies."""
     last_transition_time: Time
-    """When status last changed."""
+    """When the status of the condition last changed."""
 
 
 class Counts(StatusModel):
-    """How often the job was tried."""
+    """How often training was tried."""
 
     attempts: int = 0
-    """Training attempts started."""
+    """Number of training attempts that were started."""
 
 
 class Attempt(StatusModel):
-    """One training attempt: one Job, one Pod."""
+    """One training attempt, with one Job and one Pod."""
 
     number: int
-    """Counted from 1."""
+    """Number of the attempt, counted from 1."""
     name: Text
-    """Name of its Job."""
+    """Name of the Job of the attempt."""
     start_time: Time | None = None
-    """When its pod started."""
+    """When the pod of the attempt started."""
     completion_time: Time | None = None
-    """When its pod ended."""
+    """When the pod of the attempt ended."""
     reason: Reason | None = None
-    """Why it ended: Succeeded, or a failure reason."""
+    """Why the attempt ended: Succeeded, or a failure reason."""
     message: Message | None = None
-    """Why it ended, in one sentence."""
+    """Why the attempt ended, in one sentence."""
     exit_code: int | None = None
     """Exit code of the trainer."""
     node_name: Text | None = None
-    """Node it ran on."""
+    """Node on which the pod ran."""
 
 
 class Training(StatusModel):
     """Progress of the current attempt."""
 
     attempt: int
-    """Attempt that writes this."""
+    """Number of the attempt that writes this progress."""
     device: Text | None = None
-    """What it trains on: the GPU's name, or cpu."""
+    """Device of the training: the name of the GPU, or cpu."""
     step: int
-    """Optimizer steps done."""
+    """Number of optimizer steps that are done."""
     total_steps: int
-    """Optimizer steps to do."""
+    """Number of optimizer steps in total."""
     epoch: float | None = None
-    """Passes over the data done."""
+    """Number of passes over the training rows that are done."""
     loss: float | None = None
-    """Mean cross-entropy of the last step's supervised tokens, in nats."""
+    """Mean cross-entropy of the learned tokens of the last step, in nats."""
     learning_rate: float | None = None
     """Learning rate of the last step."""
     validation_loss: float | None = None
-    """Mean cross-entropy on the validation rows when it was last measured, in nats."""
+    """Mean cross-entropy on the validation rows at the last measurement, in nats."""
     best_validation_loss: float | None = None
-    """The lowest of them so far."""
+    """Lowest validation loss so far."""
     best_step: int | None = None
-    """Optimizer steps done when it was the lowest."""
+    """Number of optimizer steps at which the validation loss was lowest."""
     micro_batch_tokens: int | None = None
-    """Tokens put through the model at a time, as found to fit the memory."""
+    """Number of tokens in a micro-batch, adjusted to the memory."""
     packed: bool | None = None
-    """Whether rows share a sequence. Where they would change each other in this model, each goes through it alone."""
+    """Whether several rows are packed into one sequence. If packing would change the results of this model, each row is
+    processed separately."""
     gradient_checkpointing: bool | None = None
-    """Whether activations are computed again in the backward pass, to save memory."""
+    """Whether activations are recomputed in the backward pass to save memory (gradient checkpointing)."""
     gpu_memory: Text | None = None
-    """Most GPU memory in use so far, for example 21.4Gi; absent on a CPU."""
+    """Peak GPU memory so far, for example 21.4Gi; absent on a CPU."""
     tokens_per_second: float | None = None
-    """All tokens of a step, prompts and answers, over its time; mean since the start."""
+    """Tokens per second, prompts and answers, as the mean since the start."""
     estimated_completion_time: Time | None = None
-    """When the last step should be done, at this speed."""
+    """Expected time of the last step at the current speed."""
     observed_time: Time
-    """When this was written."""
+    """When this part of the status was written."""
 
 
 class Artifacts(StatusModel):
-    """Where the results lie."""
+    """Locations of the results."""
 
     adapter: Text | None = None
-    """Folder of the adapter, in PEFT's layout, with the tokenizer; absent under method Full."""
+    """Folder of the adapter in the layout of PEFT, with the tokenizer; absent for method Full."""
     model: Text | None = None
-    """Folder of the whole tuned model, in Transformers' layout, with the tokenizer; only under method Full."""
+    """Folder of the whole tuned model in the layout of Transformers, with the tokenizer; only for method Full."""
     merged: Text | None = None
-    """Folder of the merged model, where output.merge asked for it."""
+    """Folder of the merged model, if output.merge is true."""
     report: Text
-    """The report, one self-contained page."""
+    """The report, as one self-contained HTML page."""
     manifest: Text
-    """manifest.json: every file with its size and sha256, and what it was made from. Written last."""
+    """manifest.json, which lists every file with its size and sha256, and the inputs of the results. It is written
+    last."""
     digest: Text
     """sha256 of manifest.json."""
 
 
 class FineTuneJobStatus(StatusModel):
-    """What became of the job so far."""
+    """Status of the job."""
 
     observed_generation: int | None = None
-    """metadata.generation the status was made for; -1 until the operator has seen the job."""
+    """metadata.generation to which the status applies; -1 until the operator has seen the job."""
     state: State | None = None
-    """Where the job is, in one word."""
+    """State of the job in one word."""
     stage: Stage | None = None
-    """The part of the work the job is in."""
+    """Current part of the work."""
     conditions: Annotated[list[Condition], Field(max_length=32), list_map("type")] | None = None
-    """Ready, Reconciling and Stalled as kstatus reads them; Complete or Failed at the end; Validated, Trained and
-    Evaluated on the way."""
+    """Ready, Reconciling and Stalled follow the rules of kstatus. Complete or Failed is added at the end. Validated,
+    Trained and Evaluated are added during the work."""
     counts: Counts | None = None
-    """How often the job was tried."""
+    """How often training was tried."""
     attempts: Annotated[list[Attempt], Field(max_length=10), list_map("number")] | None = None
     """The last ten attempts."""
     preflight: Preflight | None = None
@@ -184,12 +187,12 @@ class FineTuneJobStatus(StatusModel):
     training: Training | None = None
     """Progress of the current attempt."""
     evaluation: Evaluation | None = None
-    """Base and tuned model, side by side."""
+    """Comparison of the tuned model with the baselines."""
     artifacts: Artifacts | None = None
-    """Where the results lie."""
+    """Locations of the results."""
 
     def condition(self, type: ConditionType) -> Condition | None:
-        """The condition of this type, if it is there."""
+        """Return the condition of this type; None if it does not exist."""
         return next((c for c in self.conditions or [] if c.type == type), None)
 
     @property
@@ -198,6 +201,6 @@ class FineTuneJobStatus(StatusModel):
         return self.is_true(ConditionType.COMPLETE) or self.is_true(ConditionType.FAILED)
 
     def is_true(self, type: ConditionType) -> bool:
-        """Whether that condition is there and True."""
+        """Whether the condition exists and has status True."""
         condition = self.condition(type)
         return condition is not None and condition.status == "True"

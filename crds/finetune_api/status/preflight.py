@@ -1,4 +1,4 @@
-"""What the preflight writes of the status: what the rows hold, and what the attempts will do with them."""
+"""The preflight's part of the status: what it found in the rows, and the settings of the training."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -16,64 +16,66 @@ class Splits(StatusModel):
     """Rows after cleaning and splitting."""
 
     train: int
-    """Rows to learn from."""
+    """Number of training rows."""
     validation: int = 0
-    """Rows to look at while training."""
+    """Number of validation rows."""
     test: int
-    """Held-out rows that base and tuned model are compared on."""
+    """Number of test rows, on which the base model and the tuned model are compared."""
 
 
 class Estimate(StatusModel):
-    """What the job should take on one GPU of a kind."""
+    """Prediction for the job on one GPU of a type."""
 
     gpu_type: Text
-    """Name of the kind of GPU in the FineTuneProfile."""
+    """Name of the GPU type in the FineTuneProfile."""
     memory: Text
-    """GPU memory at the peak, for example 21.4Gi."""
+    """Peak GPU memory, for example 21.4Gi."""
     fits: bool | None = None
-    """Whether it can run in the memory the profile gives that kind; absent where the profile gives none."""
+    """Whether the job fits into the memory of this GPU type; absent if the profile does not set the memory."""
     alternative: Message | None = None
-    """What would fit, where it does not."""
+    """Settings that would fit, if the job does not fit."""
     seconds: int | None = None
-    """From the pod's start to the results; absent for a kind of GPU that is not known. It can be half or twice that."""
+    """Seconds from the start of the pod to the results; absent for an unknown GPU type. The real time can be between
+    half and twice this value."""
     cost: Text | None = None
-    """Those seconds at the profile's price, as a decimal string; absent without a price."""
+    """Cost of those seconds at the price in the profile, as a decimal string; absent without a price."""
 
 
 class CleaningStep(StatusModel):
-    """What one step of the cleaning did."""
+    """Result of one cleaning step."""
 
     name: Annotated[str, Field(max_length=64)]
-    """Its field under dataset.clean; of a list with the index or the value, as remove[0] or mask[Email]."""
+    """Field of the step under dataset.clean. For lists with the index or the value, for example remove[0] or
+    mask[Email]."""
     rows: int
-    """Rows it changed."""
+    """Number of rows that the step changed."""
 
 
 class Cleaned(StatusModel):
-    """What cleaning did."""
+    """Result of the cleaning."""
 
     rows: int
-    """Rows that any step changed."""
+    """Number of rows that at least one step changed."""
     emptied: int
-    """Rows that were dropped because nothing was left of their question or answer."""
+    """Number of rows that were dropped because their prompt or answer was empty after cleaning."""
     steps: Annotated[list[CleaningStep], Field(max_length=40), list_map("name")]
-    """Every step, in the order they ran."""
+    """All steps, in the order in which they ran."""
 
 
 ADVICE, ADVICE_LENGTH = 32, 1024
 
 
 class Advice(StatusModel):
-    """What a specialist would change about the job, though it can run."""
+    """Advice of an expert about a job that can run."""
 
     reason: Reason
-    """What it is about, in one CamelCase word for programs."""
+    """Subject of the advice, as one CamelCase word for programs."""
     message: Text
     """The finding with its number, and what to do about it."""
 
 
 class Severity(StrEnum):
-    """What becomes of a row with a finding."""
+    """What happens to a row with a finding."""
 
     ERROR = "Error"
     WARNING = "Warning"
@@ -83,110 +85,113 @@ FINDINGS, FINDING_PLACES = 20, 3
 
 
 class Finding(StatusModel):
-    """One kind of thing that is wrong with rows."""
+    """One kind of problem in the rows."""
 
     severity: Severity
-    """Error: such rows cannot be used. Warning: they are used, and look wrong."""
+    """Error: these rows are not used. Warning: these rows are used, but they look wrong."""
     message: Annotated[str, Field(max_length=256)]
-    """What is wrong."""
+    """The problem."""
     rows: int
-    """Rows it was found in."""
+    """Number of rows with this problem."""
     places: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=FINDING_PLACES)]
-    """The first of them, as FILE line LINE."""
+    """The first of these rows, as FILE line LINE."""
 
 
 class SourceRows(StatusModel):
-    """What one source gave."""
+    """Rows and tokens of one source."""
 
     side: Annotated[str, Field(max_length=16)]
-    """The list it stands in: train, validation or test."""
+    """The list that contains the source: train, validation or test."""
     name: Annotated[str, Field(max_length=63)]
-    """The source's name, or its place, as train-1."""
+    """Name of the source, or the list and the position in it, for example train-1."""
     rows: int
-    """Rows that are used, on whichever side of the split."""
+    """Number of rows that are used, on any side of the split."""
     tokens: int
-    """Their tokens."""
+    """Number of tokens of these rows."""
 
 
 class Preflight(StatusModel):
-    """What the check of the data found, before any GPU was asked for."""
+    """Results of the preflight, which checks the data before the job requests a GPU."""
 
     rows: int | None = None
-    """Rows read from all sources."""
+    """Number of rows that were read from all sources."""
     invalid: int | None = None
-    """Rows that are not valid in their format. They are left out as long as dataset.maxInvalidFraction allows."""
+    """Number of rows that are invalid in their format. Invalid rows are not used. The job fails if their share exceeds
+    dataset.maxInvalidFraction."""
     findings: Annotated[list[Finding], Field(max_length=FINDINGS), SchemaKeys({"x-kubernetes-list-type": "atomic"})] | (
         None
     ) = None
-    """What is wrong with rows, by kind: errors first, the most frequent first."""
+    """Problems in the rows, by kind: errors first, then the most frequent first."""
     cleaned: Cleaned | None = None
     """What dataset.clean changed."""
     duplicates: int | None = None
-    """Exact copies that were dropped."""
+    """Number of exact duplicates that were dropped."""
     near_duplicates: int | None = None
-    """Rows that nearly repeat an earlier one: dropped under dataset.deduplicate.near Drop, else kept beside it on one
-    side of the split."""
+    """Number of near-duplicates of an earlier row. They are dropped if dataset.deduplicate.near is Drop; otherwise they
+    are kept on the same side of the split."""
     overlength: int | None = None
-    """Rows dropped for being longer than training.maxSequenceLength."""
+    """Number of rows that were dropped because they are longer than training.maxSequenceLength."""
     leaked: int | None = None
-    """Test rows whose question and answer also occur in the training rows, at least nearly, so that right answers to
-    them prove nothing. The verdict goes by the other test rows."""
+    """Number of test rows whose prompt and answer also occur in the training rows, exactly or as near-duplicates (data
+    leakage). Scores on these rows are inflated, so the verdict uses the other test rows."""
     tokens: int | None = None
-    """Tokens of one epoch, prompts and answers."""
+    """Number of tokens of one epoch, prompts and answers."""
     supervised_tokens: int | None = None
-    """Tokens of one epoch that are learned: the answers and their ends."""
+    """Number of tokens of one epoch that the model learns: the answers and their end-of-turn tokens."""
     sources: Annotated[list[SourceRows], Field(max_length=96), SchemaKeys({"x-kubernetes-list-type": "atomic"})] | (
         None
     ) = None
     """Rows and tokens of each source of train, validation and test."""
     splits: Splits | None = None
-    """Rows on each side of the split."""
+    """Number of rows on each side of the split."""
     advice: (
         Annotated[list[Advice], Field(max_length=ADVICE), SchemaKeys({"x-kubernetes-list-type": "atomic"})] | None
     ) = None
-    """What a specialist would change, the gravest first."""
+    """Advice of an expert, the most important first."""
     digest: Text | None = None
-    """sha256 over the rows, the tokenizer, the chat template, the lengths and the split: equal digests,
-    equal training data."""
+    """sha256 of the rows, the tokenizer, the chat template, the length limits and the split. Equal digests mean equal
+    training data."""
     estimate: Annotated[list[Estimate], Field(max_length=16), list_map("gpuType")] | None = None
-    """Memory, time and cost to expect, for each kind of GPU of the profile."""
+    """Predicted memory, time and cost, for each GPU type of the profile."""
     observed_time: Time | None = None
-    """When this was written."""
+    """When this part of the status was written."""
 
 
 class Resolved(StatusModel):
-    """What the run uses where the spec left the choice open."""
+    """The settings that the job uses where the spec sets none."""
 
     method: MethodType
-    """How the weights are tuned; never Auto."""
+    """Method of tuning; never Auto."""
     method_reason: Text | None = None
     """Why Auto chose that method."""
     learning_rate: float
     """Peak learning rate."""
     warmup_steps: int
-    """Optimizer steps of linear warm-up."""
+    """Number of optimizer steps of the linear warm-up."""
     total_steps: int
-    """Optimizer steps of the whole run."""
+    """Number of optimizer steps of the whole training."""
     max_sequence_length: int
-    """Longest row in tokens."""
+    """Largest length of a row in tokens."""
     micro_batch_tokens: int
-    """Tokens put through the model at a time, as planned; eight times as many while held-out rows are answered.
-    training.microBatchTokens says what training used."""
+    """Planned number of tokens in a micro-batch. During the evaluation eight times as many tokens are processed at
+    once. training.microBatchTokens reports the number that training used."""
     evaluate_every: int | None = None
-    """Optimizer steps between two measurements of the validation loss; absent where there are no validation rows."""
+    """Number of optimizer steps between two measurements of the validation loss; absent if there are no validation
+    rows."""
     publish: Publish | None = None
-    """Which weights become the result: those with the best validation loss, or the last."""
+    """Which weights are published: Best, those with the lowest validation loss, or Last."""
     max_new_tokens: int
-    """Longest answer the evaluation lets a model write."""
+    """Largest length of an answer in the evaluation, in tokens."""
     metrics: (
         Annotated[list[MetricName], Field(max_length=len(MetricName)), SchemaKeys({"x-kubernetes-list-type": "atomic"})]
         | None
     ) = None
-    """What the evaluation measures; the first one decides the verdict."""
+    """Metrics of the evaluation. The first metric decides the verdict."""
     prompt_format: Literal["ChatTemplate", "Plain"]
-    """ChatTemplate: the tokenizer's own. Plain: the model has none, so prompt and answer follow each other as text."""
+    """ChatTemplate: prompts are formatted with the tokenizer's chat template. Plain: the model has no chat template, so
+    the answer follows the prompt as plain text."""
     parameters: int
-    """Parameters of the base model."""
+    """Number of parameters of the base model."""
     base_memory: Text | None = None
-    """Under QLoRA, the memory a GPU must have, or on a CPU compute.memory must be, for the base model to be measured in
-    bfloat16, for example 21.4Gi; with less it is measured in 4 bits."""
+    """Under QLoRA, the memory that is needed to measure the base model in bfloat16, for example 21.4Gi: GPU memory, or
+    compute.memory on a CPU. With less memory the base model is measured in 4 bits."""

@@ -1,3 +1,3 @@
-"""The API server: `observe` reads one job's world, `apply` carries out a plan. Nothing else talks to the cluster.
+"""The API server: `observe` reads the world of one job, and `apply` carries out a plan. No other package calls it.
 
 May import: decisions, observed."""

@@ -1,4 +1,4 @@
-"""The API server. Nothing else in the operator talks to it."""
+"""The client of the API server. No other module of the operator calls the API server."""
 
 import json
 from typing import Any, Protocol, cast
@@ -21,11 +21,11 @@ _PATHS = {
 }
 
 _NAMESPACE_TERMINATING = "NamespaceTerminating"
-"""The cause that admission names: https://pkg.go.dev/k8s.io/api/core/v1#NamespaceTerminatingCause"""
+"""The cause in the error of the admission plugin: https://pkg.go.dev/k8s.io/api/core/v1#NamespaceTerminatingCause"""
 
 
 class ApiError(Exception):
-    """The API server refused; `status` is the HTTP code."""
+    """The API server refused a request; `status` is the HTTP code."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")
@@ -34,36 +34,37 @@ class ApiError(Exception):
 
 
 class NamespaceGoneError(ApiError):
-    """Nothing can be created in this namespace any more: it is being deleted, or it is gone."""
+    """No object can be created in this namespace: the namespace is being deleted or does not exist."""
 
 
 class Api(Protocol):
-    """What the operator asks of the API server. Objects are plain JSON."""
+    """The requests of the operator to the API server. Objects are plain JSON."""
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
-        """The object, or None where there is none."""
+        """Return the object; None if it does not exist."""
 
     def list(
         self, kind: str, namespace: str | None = None, selector: str | None = None, fields: str | None = None
     ) -> list[Object]:
-        """All objects, of one namespace or of all, narrowed by a label and a field selector."""
+        """Return the objects of one namespace, or of all, that match a label selector and a field selector."""
 
     def create(self, body: Object) -> bool:
-        """Make the object; False where one of that name is there already. Raises NamespaceGoneError where its namespace
-        is being deleted."""
+        """Create the object. Return False if an object of that name exists.
+
+        Raises NamespaceGoneError if the namespace is being deleted."""
 
     def delete(self, kind: str, name: str, namespace: str) -> None:
-        """Remove the object and, in the background, what it owns; its absence is success."""
+        """Delete the object and, in the background, the objects that it owns. Succeed if it does not exist."""
 
     def apply_status(self, body: Object, manager: str) -> None:
-        """Server-side apply of a FineTuneJob's status."""
+        """Write the status of a FineTuneJob with server-side apply."""
 
     def may_report(self, namespace: str, account: str) -> bool:
         """Whether this ServiceAccount may write the status of the FineTuneJobs of its namespace."""
 
 
 class KubernetesApi:
-    """The real one, over the official client's connection, credentials and retries."""
+    """The implementation with the connection, credentials and retries of the official client."""
 
     def __init__(self) -> None:
         try:
@@ -108,7 +109,7 @@ class KubernetesApi:
         self._request("PATCH", path, body, query, "application/apply-patch+yaml")
 
     def may_report(self, namespace: str, account: str) -> bool:
-        # As the API server knows a pod's token: https://kubernetes.io/docs/reference/access-authn-authz/authentication
+        # The groups of a pod's token, see https://kubernetes.io/docs/reference/access-authn-authz/authentication
         groups = ["system:authenticated", "system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
         group, _, version = names.API_VERSION.partition("/")
         resource = {"group": group, "version": version, "resource": names.JOBS, "subresource": "status"}
@@ -149,7 +150,7 @@ def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
 
 
 def _error(status: int, text: bytes) -> ApiError:
-    """What the API server says in the body of a refusal, a Status where it comes from the API server itself."""
+    """Return the error of a refusal. Its body is a Status if the API server itself, and no proxy, refused."""
     try:
         body = json.loads(text)
     except ValueError:

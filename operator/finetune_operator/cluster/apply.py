@@ -1,4 +1,4 @@
-"""Makes a plan real. Every write here may be repeated: names are deterministic, statuses are applied whole."""
+"""Carries out a plan. Every write can be repeated: names are deterministic, and a status is applied as a whole."""
 
 import hashlib
 from datetime import datetime
@@ -12,18 +12,18 @@ from finetune_operator.observed.world import World
 
 
 class NameTakenError(Exception):
-    """A child's name is held by an object that is not this job's."""
+    """The name of a child is used by an object that does not belong to this job."""
 
 
 class RefusedError(Exception):
-    """The API server does not take a child: a quota, a policy, a value it knows better than we do. Says so."""
+    """The API server refused a child, for example because of a quota, a policy or an invalid value."""
 
 
 def apply(api: Api, world: World, plan: Plan, now: datetime) -> None:
-    """Carry out `plan`. Events come before the status, so that none is lost when we are stopped in between.
+    """Carry out `plan`. Events are written before the status, so that no Event is lost if the process stops in between.
 
-    Raises ApiError 409 where the job has changed since it was observed, RefusedError where a child is not taken,
-    NamespaceGoneError where nothing can be created because the namespace is being deleted."""
+    Raises ApiError 409 if the job has changed since it was observed, RefusedError if the API server refuses a child,
+    and NamespaceGoneError if the namespace is being deleted."""
     for body in plan.create:
         _create(api, world, body)
     for name in plan.delete_jobs:
@@ -35,8 +35,8 @@ def apply(api: Api, world: World, plan: Plan, now: datetime) -> None:
             {
                 "apiVersion": names.API_VERSION,
                 "kind": names.JOB_KIND,
-                # The version keeps us from writing what no longer holds, or onto a job recreated under the same name:
-                # a uid alone does not, the API server ignores it here.
+                # The resourceVersion prevents an outdated write, and a write to a job recreated under the same name.
+                # A uid does not: the API server ignores it here.
                 "metadata": {
                     "namespace": world.namespace,
                     "name": world.name,
@@ -52,28 +52,28 @@ def _create(api: Api, world: World, body: Object) -> None:
     try:
         made = api.create(body)
     except NamespaceGoneError:
-        raise  # also a 403, and no word for the tenant, who deletes the namespace
+        raise  # also a 403, but the tenant deletes the namespace and needs no message
     except ApiError as error:
         if error.status in (403, 422):
             child = f"{body['kind']} {body['metadata']['name']}"
-            raise RefusedError(f"The API server does not take {child}: {error.message}.") from error
+            raise RefusedError(f"The API server refused {child}: {error.message}.") from error
         raise
     if not made:
         _check_owner(api, world, body)
 
 
 def _check_owner(api: Api, world: World, body: Object) -> None:
-    """An object that is there already is ours if its owner is; objects of the whole namespace have none."""
+    """Raise NameTakenError if the existing object has another owner. Objects of the whole namespace have no owner."""
     if "ownerReferences" not in body["metadata"]:
         return
     present = api.get(body["kind"], body["metadata"]["name"], world.namespace)
     owners = (present or {}).get("metadata", {}).get("ownerReferences", [])
     if present is not None and world.uid not in [owner["uid"] for owner in owners]:
-        raise NameTakenError(f"{body['kind']} {body['metadata']['name']} exists and belongs to somebody else")
+        raise NameTakenError(f"{body['kind']} {body['metadata']['name']} exists and belongs to another owner")
 
 
 def _event(world: World, event: Event, now: datetime) -> Object:
-    """Named after its reason: saying it again after a restart, perhaps in other words, is one Event."""
+    """Return the Event as JSON. Its name depends on the reason only, so a restart does not create a second Event."""
     said = hashlib.sha256(f"{world.uid}{event.reason}".encode()).hexdigest()[:16]
     moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {

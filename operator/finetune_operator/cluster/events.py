@@ -1,4 +1,4 @@
-"""Reads the Events about a child that does not get on: why its pod is not made, why its pod does not start."""
+"""Reads the Events about a stuck child: why its pod is not created, or why its pod does not start."""
 
 from datetime import datetime, timedelta
 
@@ -7,15 +7,15 @@ from finetune_operator.observed.pods import Object, PodEvent
 from finetune_operator.observed.world import Run
 
 REFUSAL_GRACE = timedelta(seconds=3)
-"""How long a Job may be without a pod before its Events are read: a normal one costs no request."""
+"""How long a Job may be without a pod before its Events are read. A normal Job needs no such request."""
 
 _HARMLESS = {"FailedScheduling", "FailedToRetrieveImagePullSecret"}
-"""Warnings named like those that hold a pod up. The first is over once a pod has a node; the second is repeated also
-where the image needs no Secret."""
+"""Warnings that do not prevent a pod from starting. The first is obsolete once a pod has a node. The second is also
+sent if the image needs no Secret."""
 
 
 def refusal(api: Api, namespace: str, job: Object, run: Run, now: datetime) -> str:
-    """The Job controller's last word on why it could not make this Job's pod; "" where it said nothing."""
+    """Return the Job controller's last message about why it could not create the pod; "" if there is none."""
     begun = run.begun or run.created
     if now - begun < REFUSAL_GRACE:
         return ""
@@ -25,7 +25,7 @@ def refusal(api: Api, namespace: str, job: Object, run: Run, now: datetime) -> s
 
 
 def pod_event(api: Api, namespace: str, uid: str) -> PodEvent | None:
-    """The latest Event about this pod: a step it has taken, or what holds it up."""
+    """Return the latest Event about this pod: a completed step, or the cause of a delay."""
     events = api.list("Event", namespace, fields=f"involvedObject.uid={uid}")
     last = latest([event for event in events if event.get("type") != "Warning" or holds_up(event.get("reason", ""))])
     if last is None:
@@ -34,19 +34,20 @@ def pod_event(api: Api, namespace: str, uid: str) -> PodEvent | None:
 
 
 def holds_up(reason: str) -> bool:
-    """Whether a warning of this reason says why a pod cannot start: FailedMount, FailedCreatePodSandBox and the like. A
-    kubelet repeats other warnings for every pod, such as MissingClusterDNS."""
+    """Whether a warning with this reason explains why a pod cannot start, for example FailedMount.
+
+    The kubelet repeats other warnings, such as MissingClusterDNS, for every pod."""
     return (reason.startswith("Failed") and reason not in _HARMLESS) or reason == "NetworkNotReady"
 
 
 def latest(events: list[Object], since: datetime | None = None) -> Object | None:
-    """The Event that was last seen latest, not before `since`; of two at once the warning."""
+    """Return the most recent Event, not older than `since`; of two at the same time, the warning."""
     seen = [event for event in events if since is None or _time(event) >= since]
     return max(seen, key=lambda event: (_time(event), event.get("type") == "Warning"), default=None)
 
 
 def _time(event: Object) -> datetime:
-    """When it last happened. Old and new recorders fill different fields."""
+    """Return when the Event last happened. Old and new recorders set different fields."""
     series = event.get("series") or {}
     times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
     return datetime.fromisoformat(next((t for t in times if t), event["metadata"]["creationTimestamp"]))

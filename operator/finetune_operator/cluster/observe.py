@@ -1,4 +1,4 @@
-"""Reads everything one decision about a FineTuneJob is taken from. Live reads only: there is no cache to be stale."""
+"""Reads all input of one decision about a FineTuneJob, directly from the API server and without a cache."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,9 +16,9 @@ from finetune_operator.observed.world import Key, Run, World, parse_spec
 
 
 def observe(api: Api, key: Key) -> World | None:
-    """The world of this job; None where it is gone."""
+    """Return the world of this job; None if the job does not exist."""
     namespace, name = key
-    # Before the job: what a pod said in the status before it ended is then read too.
+    # Read the runs before the job, so that the status includes what a pod wrote before it ended.
     runs = _runs(api, namespace, name)
     job = api.get(names.JOB_KIND, name, namespace)
     if job is None:
@@ -28,11 +28,11 @@ def observe(api: Api, key: Key) -> World | None:
         return world
     profile, profile_error = profile_of(api, world.spec)
     account = world.spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT
-    # The operator binds its own; of another only the tenant knows how it got its rights, so they are asked for.
+    # The operator binds its own ServiceAccount. The permissions of another ServiceAccount must be checked.
     is_own = account == names.TRAINER_SERVICE_ACCOUNT
     own = [(step, number, run) for uid, step, number, run in runs if uid == world.uid]
     attempts = {number: run for step, number, run in own if step == "train"}
-    # Asked once the next step is a GPU: it takes a list of the cluster's jobs.
+    # Checked only before the job requests a GPU, because it lists the jobs of the whole cluster.
     next_is_gpu = world.status.is_true(ConditionType.VALIDATED) and not attempts
     return replace(
         world,
@@ -49,7 +49,7 @@ def observe(api: Api, key: Key) -> World | None:
 
 
 def _bare(job: Object) -> World:
-    """What the FineTuneJob itself says."""
+    """Return the world with only the fields that come from the FineTuneJob itself."""
     metadata = job["metadata"]
     spec, error = parse_spec(FineTuneJobSpec, job.get("spec", {}))
     status = job.get("status", {})
@@ -70,10 +70,11 @@ def _bare(job: Object) -> World:
 
 
 def _runs(api: Api, namespace: str, name: str) -> list[tuple[str, str, int, Run]]:
-    """Every child Job of FineTuneJobs of this name as (their uid, step, attempt number or 0, run). A Job on its way
-    out does not count: its name is free only once it is gone."""
+    """Return the child Jobs of all FineTuneJobs of this name, as (owner's uid, step, attempt number or 0, run).
+
+    A Job that is being deleted does not count; its name is free only after the deletion."""
     selector = f"{names.LABEL_JOB_NAME}={name}"
-    # Jobs before their pods: a Job that has failed is then never seen beside a pod that still runs.
+    # Read Jobs before pods, so that a failed Job is never combined with a pod that still runs.
     jobs = [job for job in api.list("Job", namespace, selector) if "deletionTimestamp" not in job["metadata"]]
     pods: dict[str, list[Pod]] = {}
     for pod in api.list("Pod", namespace, selector):
@@ -82,7 +83,7 @@ def _runs(api: Api, namespace: str, name: str) -> list[tuple[str, str, int, Run]
     for job in jobs:
         labels, owner = job["metadata"]["labels"], _controller(job)
         if owner is None or names.LABEL_STEP not in labels:
-            continue  # somebody's copy of one of ours, with its labels
+            continue  # a copy of a child Job, made by a user, with the same labels
         run = _explained(api, namespace, job, Run.parse(job, pods.get(job["metadata"]["name"], [])))
         number = int(labels.get(names.LABEL_ATTEMPT, 0))
         runs.append((owner, labels[names.LABEL_STEP], number, run))
@@ -90,7 +91,7 @@ def _runs(api: Api, namespace: str, name: str) -> list[tuple[str, str, int, Run]
 
 
 def _explained(api: Api, namespace: str, job: Object, run: Run) -> Run:
-    """The run with what Events say of it, where it does not get on. One that does costs no request."""
+    """Return the run, with its Events if it is stuck. A normal run needs no such request."""
     now = datetime.now(UTC)
     if run.pod is None and run.is_live and not run.suspended:
         return replace(run, refusal=refusal(api, namespace, job, run, now))
@@ -100,6 +101,6 @@ def _explained(api: Api, namespace: str, job: Object, run: Run) -> Run:
 
 
 def _controller(job: Object) -> str | None:
-    """Uid of the object that controls it."""
+    """Return the uid of the controlling owner."""
     owners = job["metadata"].get("ownerReferences", [])
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)

@@ -1,4 +1,4 @@
-"""Reads which other jobs of the cluster write to the place a job writes to."""
+"""Finds the other jobs of the cluster that write to the same output as a job."""
 
 from finetune_api import names
 from finetune_api.bundle import bucket_of, storage_of
@@ -13,7 +13,7 @@ from finetune_operator.observed.world import Rival, parse_spec
 
 
 def rivals_of(api: Api, uid: str, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> tuple[Rival, ...]:
-    """Those whose output.uri is that of the job `uid`, inside it or around it, in the same S3 service."""
+    """Return the other jobs of the same S3 service whose output.uri is that of the job `uid`, inside it or around it."""
     return tuple(
         _rival(api, job, spec.output.uri)
         for job in api.list(names.JOB_KIND)
@@ -36,20 +36,20 @@ def _output_of(job: Object) -> str:
 
 
 def _may_write(job: Object) -> bool:
-    """Whether its preflight has shown that it can, and it has not ended."""
+    """Whether the job has passed its preflight and has not ended."""
     status = FineTuneJobStatus.model_validate(job.get("status", {}))
     return status.is_true(ConditionType.VALIDATED) and not status.is_over and "deletionTimestamp" not in job["metadata"]
 
 
 def _endpoint_of(api: Api, job: Object) -> str | None:
-    """Where another job writes, as far as this version can read it."""
+    """Return the endpoint of another job's output, if this version can read that job."""
     spec, _ = parse_spec(FineTuneJobSpec, job["spec"])
     profile = profile_of(api, spec)[0] if spec else None
     return _endpoint(spec, profile) if spec and profile else None
 
 
 def _endpoint(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> str | None:
-    """The S3 service of a job's output: of two with the same URI, each may have a bucket of its own. None: AWS's."""
+    """Return the endpoint of a job's output; None means AWS. Different services can have buckets of the same name."""
     bucket = bucket_of(spec.output.uri)
     storage = storage_of(bucket, profile.storages) if bucket else None
     return storage.endpoint if storage else None

@@ -1,6 +1,8 @@
-"""What has to hold before the first pod: the spec is readable, the profile is there and knows the buckets, the job does
-not write where it reads, the ServiceAccount is there and may report. And before a GPU is asked for: no other job is to
-write to the same place."""
+"""Checks before the operator creates pods.
+
+Before the first pod: the spec is readable, the profile exists and lists the buckets, the job does not write to a folder
+that it reads, and the ServiceAccount exists and may write the status. Before the job requests a GPU: no other job
+writes to the same output."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,30 +16,30 @@ from finetune_api.status.job import ConditionType
 from finetune_operator.observed.world import World
 
 GRACE = timedelta(seconds=30)
-"""How long a job waits for what it names: a pipeline may apply a job before its profile."""
+"""How long a job waits for objects that it names. A pipeline may apply a job before its profile."""
 LOOK_AGAIN = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why the job cannot start; `final` once waiting any longer is no use."""
+    """Why the job cannot start. `final`: the job fails now, and waiting longer does not help."""
 
     message: str
     final: bool
 
 
 def obstacle(world: World, now: datetime) -> Obstacle | None:
-    """The first thing that is missing, if any."""
+    """Return the first check that fails; None if the job can start."""
     if world.spec is None:
-        return Obstacle(world.spec_error or "spec cannot be read.", final=True)
-    # A job that has begun found everything once: what is missing now will be back.
+        return Obstacle(world.spec_error or "The operator cannot read spec.", final=True)
+    # A job that has begun found all objects once. Missing objects are expected to come back, so the job waits.
     begun = world.preflight is not None or world.status.is_true(ConditionType.VALIDATED)
     late = now - world.created >= GRACE and not begun
     if world.profile_error:
-        unread = f"FineTuneProfile {world.spec.profile_name} is newer than this operator, or older"
+        unread = f"This version of the operator cannot read FineTuneProfile {world.spec.profile_name}"
         return Obstacle(f"{unread}: {world.profile_error}", final=False)
     if world.profile is None:
-        return Obstacle(f'spec.profileName: there is no FineTuneProfile "{world.spec.profile_name}".', late)
+        return Obstacle(f'spec.profileName: FineTuneProfile "{world.spec.profile_name}" does not exist.', late)
     if message := _unknown_bucket(world.spec, world.profile):
         return Obstacle(message, final=True)
     if not begun and (conflict := next(conflicts(world.spec), None)):
@@ -45,12 +47,14 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
     account = world.spec.compute.service_account_name
     if account not in (None, TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
         return Obstacle(
-            f'spec.compute.serviceAccountName: there is no ServiceAccount "{account}" in namespace {world.namespace}.',
+            f'spec.compute.serviceAccountName: ServiceAccount "{account}" does not exist in namespace '
+            f"{world.namespace}.",
             late,
         )
     if not world.service_account_may_report:
         return Obstacle(
-            f"spec.compute.serviceAccountName: {account} may not report to the job. Bind it: "
+            f"spec.compute.serviceAccountName: ServiceAccount {account} has no permission to write the status of the "
+            "job. Run this command: "
             f"kubectl create rolebinding {account}-reports --namespace {world.namespace} "
             f"--clusterrole {TRAINER_SERVICE_ACCOUNT} --serviceaccount {world.namespace}:{account}.",
             late,
@@ -59,30 +63,32 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
 
 
 def owner_of_output(world: World) -> str | None:
-    """Whose the place at output.uri is where it is not this job's, as a sentence: of those that may write there, the
-    job that asked for a GPU first, or else the oldest. Publishing would refuse the other, after all of its training."""
+    """Return a sentence that names the job that owns output.uri, if that is another job; else None.
+
+    The owner is the job that requested a GPU first, or else the oldest job. Without this check, publishing would refuse
+    the other job after its whole training."""
     first = (world.created, world.uid)
     owner = next((rival for rival in world.rivals if rival.begun or (rival.created, rival.uid) < first), None)
     if owner is None or world.spec is None:
         return None
     mine, theirs = world.spec.output.uri, owner.overlapping
     if theirs is None:
-        return f"output.uri: {owner.name}, which is not finished, writes to {mine} too and was first."
+        return f"spec.output.uri: the unfinished job {owner.name} also writes to {mine} and was first."
     inner, outer = sorted((mine, theirs), key=lambda uri: len(normal(uri)), reverse=True)
     return (
-        f"output.uri: {owner.name}, which is not finished, writes to {theirs} and was first. "
-        f"{inner} is inside {outer}, so that each job could overwrite results of the other."
+        f"spec.output.uri: the unfinished job {owner.name} writes to {theirs} and was first. {inner} is inside "
+        f"{outer}, so each job could overwrite results of the other."
     )
 
 
 def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> str | None:
-    """A sentence about the first URI whose bucket lies in no storage of the profile, if there is one."""
+    """Return a sentence about the first URI whose bucket is in no storage of the profile; None if there is none."""
     for field, uri in uris_of(spec).items():
         bucket = bucket_of(uri)
         if bucket and storage_of(bucket, profile.storages) is None:
             known = ", ".join(pattern for storage in profile.storages for pattern in storage.buckets)
             return (
-                f"{field}: bucket {bucket} belongs to no storage of FineTuneProfile {spec.profile_name}, "
-                f"which knows {known}."
+                f"{field}: bucket {bucket} is in no storage of FineTuneProfile {spec.profile_name}. "
+                f"The buckets of the profile are {known}."
             )
     return None

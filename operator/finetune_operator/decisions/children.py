@@ -1,4 +1,4 @@
-"""The objects a FineTuneJob has: its namespace's ServiceAccount and binding, its bundle, its Jobs."""
+"""The child objects of a FineTuneJob: ServiceAccount and RoleBinding of the namespace, bundle, and Jobs."""
 
 from kubernetes.utils.quantity import parse_quantity
 
@@ -13,14 +13,14 @@ USER = 65532
 """The non-root user of the images."""
 PREFLIGHT_REQUESTS = {"cpu": "500m", "memory": "1Gi"}
 PREFLIGHT_MEMORY = "4Gi"
-"""Limit of the preflight, or compute.memory where that is more: rows are streamed, so few need it."""
+"""Memory limit of the preflight, unless compute.memory is more. Rows are streamed, so most jobs need less."""
 PREFLIGHT_GRACE_SECONDS = 10
 TRAIN_GRACE_SECONDS = 60
-"""Time between SIGTERM and SIGKILL: long enough to finish an optimizer step."""
+"""Time between SIGTERM and SIGKILL, long enough to finish an optimizer step."""
 
 
 def service_account(world: World) -> Object:
-    """The trainer's ServiceAccount, one for the namespace; it outlives the job."""
+    """Return the trainer's ServiceAccount. There is one per namespace, and it outlives the job."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -29,7 +29,7 @@ def service_account(world: World) -> Object:
 
 
 def role_binding(world: World) -> Object:
-    """Lets that ServiceAccount write statuses; the chart's admission policy narrows it to a pod's own job."""
+    """Return the RoleBinding with which the ServiceAccount may write statuses, within the admission policy."""
     account = names.TRAINER_SERVICE_ACCOUNT
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -41,7 +41,7 @@ def role_binding(world: World) -> Object:
 
 
 def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
-    """What the pods read: the spec and the profile's part as they were when the job began."""
+    """Return the input of the pods: the spec and the profile's part at the start of the job."""
     bundle = Bundle(
         job=JobIdentity(namespace=world.namespace, name=world.name, uid=world.uid, generation=world.generation),
         spec=spec,
@@ -59,7 +59,7 @@ def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProf
 
 
 def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
-    """Checks the data. It asks for no GPU and carries no GPU's node selector."""
+    """Return the Job of the preflight. It requests no GPU and has no node selector of a GPU."""
     pod = _pod_spec(world, spec, profile, ["preflight"])
     pod["terminationGracePeriodSeconds"] = PREFLIGHT_GRACE_SECONDS
     memory = max(PREFLIGHT_MEMORY, spec.compute.memory, key=parse_quantity)
@@ -71,7 +71,7 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: int) -> Object:
-    """Trains. Asks for one GPU of the profile's type."""
+    """Return the Job of a training attempt. It requests one GPU of the profile's type."""
     gpu = profile.gpu_types[0]
     pod = _pod_spec(world, spec, profile, ["train", "--attempt", str(attempt)])
     pod["terminationGracePeriodSeconds"] = TRAIN_GRACE_SECONDS
@@ -119,15 +119,15 @@ def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, 
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": _metadata(world, name, labels),
-        # Retries are ours: a Job that restarted pods by itself would hide why the first one failed.
+        # The operator retries. A Job that restarts pods would hide why the first pod failed.
         "spec": {
             "backoffLimit": 0,
-            # A Job that was suspended and resumed makes its next pod once the last has ended: never two trainers.
+            # A resumed Job creates its next pod after the last pod has ended, so there are never two trainers.
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": {
                     "labels": {**_labels(world), **pod_labels},
-                    # Webhooks may put their container before ours: kubectl logs shows the trainer's all the same.
+                    # Webhooks may add a container before the trainer. kubectl logs still shows the trainer's log.
                     "annotations": {"kubectl.kubernetes.io/default-container": names.CONTAINER},
                 },
                 "spec": pod,
@@ -137,14 +137,14 @@ def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, 
 
 
 def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, arguments: list[str]) -> Object:
-    """A pod that passes the `restricted` Pod Security Standard; all it can write is size-limited."""
+    """Return a pod that meets the `restricted` Pod Security Standard. All writable volumes have a size limit."""
     secrets = _secrets(spec, profile)
     volumes = [
         {"name": "bundle", "configMap": {"name": names.child_prefix(world.name, world.uid)}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
         {"name": "scratch", "emptyDir": {"sizeLimit": "200Gi"}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
-        # Optional, so that a missing Secret is the trainer's sentence and not a pod that never starts.
+        # Optional, so that the trainer reports a missing Secret. Otherwise the pod would never start.
         *({"name": f"storage-{i}", "secret": {"secretName": s, "optional": True}} for i, s in enumerate(secrets)),
     ]
     mounts = [
@@ -164,9 +164,9 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
         "args": [*arguments, f"{names.BUNDLE_FOLDER}/{names.BUNDLE_KEY}"],
         "env": [
             {"name": "HOME", "value": "/tmp"},
-            # Models come from the job's storage: a library must not try a hub instead.
+            # Models come from the job's storage. A library must not contact a model hub.
             {"name": "HF_HUB_OFFLINE", "value": "1"},
-            # A storage without a Secret means the pod's own identity, never whatever the node's role may do.
+            # A storage without a Secret uses the pod's own identity, never the role of the node.
             {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},
             {"name": "TRITON_CACHE_DIR", "value": f"{names.SCRATCH_FOLDER}/triton"},
             {"name": "TORCHINDUCTOR_CACHE_DIR", "value": f"{names.SCRATCH_FOLDER}/inductor"},
@@ -196,7 +196,7 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
 
 
 def _secrets(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[str]:
-    """Names of the Secrets of the storages this job's buckets lie in, each once."""
+    """Return the names of the Secrets of the storages that this job uses, each once."""
     buckets = [bucket for uri in uris_of(spec).values() if (bucket := bucket_of(uri))]
     storages = [storage_of(bucket, profile.storages) for bucket in buckets]
     found = [s.credentials_secret_name for s in storages if s and s.credentials_secret_name]

@@ -1,4 +1,4 @@
-"""The operator's part of the status, written in one place: state, stage, conditions, attempts."""
+"""Creates the operator's part of the status: state, stage, conditions and attempts."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ _OWN_FIELDS = ("observedGeneration", "state", "stage", "counts", "attempts")
 
 @dataclass(frozen=True)
 class Outlook:
-    """How the job stands, decided once; state and conditions follow from it."""
+    """The decided condition of the job, from which state and conditions follow."""
 
     state: State
     reason: str
@@ -32,7 +32,7 @@ class Outlook:
 
 
 def operator_status(world: World, outlook: Outlook, attempts: list[Attempt], now: datetime) -> Object:
-    """The operator's whole intent, as it is applied."""
+    """Return the operator's whole part of the status, for server-side apply."""
     status = FineTuneJobStatus(
         observed_generation=world.generation,
         state=outlook.state,
@@ -45,7 +45,7 @@ def operator_status(world: World, outlook: Outlook, attempts: list[Attempt], now
 
 
 def is_written(world: World, wanted: Object) -> bool:
-    """Whether the status already says all of this, so that nothing has to be written."""
+    """Whether the status already contains all of this, so that no write is needed."""
     present = world.raw_status
     own = {c["type"]: c for c in wanted["conditions"]}
     there = {c["type"]: c for c in present.get("conditions", []) if c["type"] in {*own, *_OWN}}
@@ -53,7 +53,7 @@ def is_written(world: World, wanted: Object) -> bool:
 
 
 def _conditions(world: World, outlook: Outlook, now: datetime) -> list[Condition]:
-    """kstatus reads Ready, Reconciling and Stalled; kubectl wait also Complete and Failed, which appear at the end."""
+    """Return Ready, Reconciling and Stalled for kstatus, and at the end Complete or Failed for kubectl wait."""
     complete, failed = outlook.state is State.COMPLETE, outlook.state is State.FAILED
     wanted: dict[ConditionType, bool] = {
         ConditionType.READY: complete,
@@ -64,7 +64,7 @@ def _conditions(world: World, outlook: Outlook, now: datetime) -> list[Condition
         wanted[ConditionType.COMPLETE] = True
     if failed:
         wanted[ConditionType.FAILED] = True
-        # The preflight pod's word, said in its place where it ended without one.
+        # Written instead of the preflight pod, if the pod ended without writing it.
         if world.status.condition(ConditionType.VALIDATED) is None:
             wanted[ConditionType.VALIDATED] = False
     return [_condition(world, outlook, type, holds, now) for type, holds in wanted.items()]

@@ -1,4 +1,4 @@
-"""What `reconcile` answers: what is to be made, said and looked at again."""
+"""The result of `reconcile`: objects to create and delete, Events, the status, and the time of the next check."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,13 +18,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Plan:
-    """Carried out in this order: create, delete, events, status. All of it may be repeated without harm."""
+    """Actions in this order: create, delete, events, status. All actions can be repeated without harm."""
 
     create: list[Object] = field(default_factory=list)
     delete_jobs: list[str] = field(default_factory=list)
     """Names of child Jobs."""
     events: list[Event] = field(default_factory=list)
     status: Object | None = None
-    """The operator's whole part of the status; None where it is there already."""
+    """The operator's whole part of the status; None if it is already written."""
     requeue_after: timedelta | None = None
-    """When to look again, should nothing happen before."""
+    """Delay until the next check, if no event happens before."""

@@ -1,4 +1,4 @@
-"""What to do next for one FineTuneJob. Pure: the same world and time give the same plan."""
+"""Decides the next action for one FineTuneJob. Pure: the same world and time give the same plan."""
 
 from datetime import datetime, timedelta
 
@@ -17,19 +17,19 @@ from finetune_operator.observed.standing import End, RunStanding, Standing
 from finetune_operator.observed.world import Run, World
 
 ATTEMPT = 1
-"""The only attempt for now: a failed one ends the job."""
+"""Number of the only attempt. A failed attempt ends the job."""
 
 
 def reconcile(world: World, now: datetime) -> Plan:
-    """The checklist. The first thing that is not done yet decides."""
+    """Return the plan for the job: a checklist in which the first item that is not done decides."""
     if world.deleting or world.is_over:
-        return Plan()  # what a deleted job leaves is the garbage collector's
+        return Plan()  # the garbage collector removes the children of a deleted job
 
     run = world.attempts.get(ATTEMPT)
     if run is not None:
         return _follow(world, run, now)
     if world.status.artifacts is not None:
-        return _published(world, now)  # and somebody has removed the attempt's Job since
+        return _published(world, now)  # the attempt's Job was removed after it had published
     if (word := _word_of_a_gone_attempt(world)) is not None:
         return _fail(world, word[1], word[0], now)
 
@@ -57,16 +57,20 @@ def reconcile(world: World, now: datetime) -> Plan:
 
 
 def refused(world: World, message: str, now: datetime) -> Plan:
-    """Instead of a plan the API server did not take: the tenant reads why. It is tried again, with growing pauses."""
+    """Return the plan that replaces one with an object that the API server refused. Its status tells the tenant why.
+
+    The refused plan is tried again with growing pauses."""
     return _proceed(world, Outlook(State.PENDING, "CreationRefused", message), now)
 
 
 def _follow(world: World, run: Run, now: datetime) -> Plan:
-    """The attempt decides. All it needs is in its bundle: a profile that is changed or gone does not stop it."""
+    """Return the plan for a job whose attempt exists.
+
+    The attempt reads only its bundle, so a changed or deleted profile does not stop it."""
     attempt = _assess_attempt(world, run, now)
     ended_or_held = attempt.standing in (Standing.FAILED, Standing.SUSPENDED)
     if ended_or_held and world.status.artifacts is not None:
-        return _published(world, now)  # what ended or suspended it came after its work was done
+        return _published(world, now)  # the attempt was ended or suspended after it had published
     if attempt.standing is Standing.FAILED:
         return _fail(world, attempt.failure, attempt.message, now)
     if attempt.standing is Standing.SUCCEEDED:
@@ -79,8 +83,9 @@ def _assess_attempt(world: World, run: Run, now: datetime) -> RunStanding:
 
 
 def _word_of_a_gone_attempt(world: World) -> End | None:
-    """Why the attempt failed whose Job and pod somebody, or a time to live, has removed since. One that was only told
-    to stop is made anew."""
+    """Return why the attempt failed, if its Job and its pod were removed afterwards; else None.
+
+    None also for an attempt that was only asked to stop: the operator creates it again."""
     record = next((a for a in world.status.attempts or [] if a.number == ATTEMPT), None)
     if record is None:
         return None
@@ -89,7 +94,7 @@ def _word_of_a_gone_attempt(world: World) -> End | None:
 
 
 def _groundwork(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Object]:
-    """What every pod of the job needs and is not there yet."""
+    """Return the missing objects that every pod of the job needs."""
     missing = []
     if spec.compute.service_account_name in (None, names.TRAINER_SERVICE_ACCOUNT):
         if not world.service_account_exists:
@@ -102,7 +107,7 @@ def _groundwork(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
 
 
 def _preflight(world: World, now: datetime) -> RunStanding:
-    """Where the preflight stands. Its own word counts where its pod or its Job was stopped or removed since."""
+    """Return the state of the preflight. If its pod or Job was stopped or removed, its condition counts."""
     begun = world.preflight.begun if world.preflight else world.created
     said = own_words.failure_said(world.status, own_words.PREFLIGHT, begun)
     found = assess(world.preflight, now, said)
@@ -115,23 +120,34 @@ def _preflight(world: World, now: datetime) -> RunStanding:
 
 def _validating(preflight: RunStanding) -> Outlook:
     if preflight.standing is Standing.RUNNING:
-        return Outlook(State.VALIDATING, "Validating", "Checking the data, the model and the output.", Stage.PREFLIGHT)
+        return Outlook(
+            State.VALIDATING, "Validating", "The preflight checks the data, the model and the output.", Stage.PREFLIGHT
+        )
     if preflight.standing is Standing.SUSPENDED:
         return Outlook(State.QUEUED, "Suspended", preflight.message, Stage.PREFLIGHT)
-    return Outlook(State.PENDING, "PreflightPending", preflight.message or "Starting the preflight.", Stage.PREFLIGHT)
+    return Outlook(
+        State.PENDING, "PreflightPending", preflight.message or "The preflight pod is starting.", Stage.PREFLIGHT
+    )
 
 
 def _training(world: World, attempt: RunStanding, run: Run | None = None) -> Outlook:
     if attempt.standing is Standing.SUSPENDED:
         return Outlook(State.QUEUED, "Suspended", attempt.message)
     if attempt.standing is not Standing.RUNNING:
-        return Outlook(State.QUEUED, "WaitingForGPU", attempt.message or "Starting the training pod.")
+        return Outlook(State.QUEUED, "WaitingForGPU", attempt.message or "The training pod is starting.")
     started = run.pod.started if run and run.pod else None
     if own_words.holds_since(world.status, ConditionType.EVALUATED, started):
-        return Outlook(State.RUNNING, "Publishing", "Writing the adapter and the report.", Stage.PUBLISHING)
+        return Outlook(
+            State.RUNNING, "Publishing", "The adapter and the report are being written to output.uri.", Stage.PUBLISHING
+        )
     if own_words.holds_since(world.status, ConditionType.TRAINED, started):
-        return Outlook(State.RUNNING, "Evaluating", "Comparing the tuned model with the base model.", Stage.EVALUATING)
-    return Outlook(State.RUNNING, "Training", f"Attempt {ATTEMPT} is running.", Stage.TRAINING)
+        return Outlook(
+            State.RUNNING,
+            "Evaluating",
+            "The tuned model is compared with the base model on the test rows.",
+            Stage.EVALUATING,
+        )
+    return Outlook(State.RUNNING, "Training", f"Training attempt {ATTEMPT} is running.", Stage.TRAINING)
 
 
 def _proceed(
@@ -145,7 +161,7 @@ def _proceed(
     done = _preflight(world, now).standing is Standing.SUCCEEDED
     return Plan(
         create=create or [],
-        # A sidecar keeps its pod running, or a queue its Job: it would be started again for nothing.
+        # A sidecar can keep the pod running, and a queue can resume the Job: the finished preflight would run again.
         delete_jobs=_live(world.preflight) if done else [],
         events=_events(world, outlook),
         status=None if is_written(world, status) else status,
@@ -154,7 +170,7 @@ def _proceed(
 
 
 def _fail(world: World, reason: FailureReason | None, message: str, now: datetime) -> Plan:
-    """The end, with the sentence for the tenant. A Job that could still hold resources goes."""
+    """Return the plan that ends the job as failed. Jobs that could still hold resources are deleted."""
     reason = reason or FailureReason.TRAINER_CRASHED
     outlook = Outlook(State.FAILED, reason, sentence(reason, message), failure=reason)
     status = operator_status(world, outlook, _attempts(world, now), now)
@@ -164,12 +180,12 @@ def _fail(world: World, reason: FailureReason | None, message: str, now: datetim
 
 
 def _live(*runs: Run | None) -> list[str]:
-    """Names of the Jobs among these that can still start or hold a pod."""
+    """Return the names of those Jobs that can still start or hold a pod."""
     return [run.name for run in runs if run is not None and run.is_live]
 
 
 def _published(world: World, now: datetime) -> Plan:
-    """The end, by the attempt's own word: results are published too where they fell short of a gate."""
+    """Return the plan that ends a job whose results are published. Results that miss a gate are published too."""
     if world.status.evaluation is None or world.status.evaluation.passed is not False:
         return _complete(world, now)
     reason, evaluated = FailureReason.EVALUATION_GATE_FAILED, world.status.condition(ConditionType.EVALUATED)
@@ -179,7 +195,7 @@ def _published(world: World, now: datetime) -> Plan:
 def _complete(world: World, now: datetime) -> Plan:
     evaluation = world.status.evaluation
     verdict = evaluation.verdict if evaluation else None
-    outlook = Outlook(State.COMPLETE, "Succeeded", verdict or "The adapter is published.")
+    outlook = Outlook(State.COMPLETE, "Succeeded", verdict or "The results are published at output.uri.")
     status = operator_status(world, outlook, _attempts(world, now), now)
     return Plan(
         delete_jobs=_live(world.preflight, *world.attempts.values()), events=_events(world, outlook), status=status
@@ -187,7 +203,7 @@ def _complete(world: World, now: datetime) -> Plan:
 
 
 def _attempts(world: World, now: datetime) -> list[Attempt]:
-    """The record of attempts: what is there now, and what is remembered of those whose Job is gone."""
+    """Return the records of all attempts: from existing Jobs, and from the status for Jobs that are gone."""
     known = {attempt.number: attempt for attempt in world.status.attempts or []}
     known |= {number: _attempt(world, number, run, now) for number, run in world.attempts.items()}
     if not world.attempts and ATTEMPT in known and (word := _word_of_a_gone_attempt(world)):
@@ -211,7 +227,7 @@ def _attempt(world: World, number: int, run: Run, now: datetime) -> Attempt:
 
 
 def _events(world: World, outlook: Outlook) -> list[Event]:
-    """One Event whenever the word on Ready changes."""
+    """Return one Event if the reason of the condition Ready changes."""
     ready = world.status.condition(ConditionType.READY)
     if ready is not None and ready.reason == outlook.reason:
         return []

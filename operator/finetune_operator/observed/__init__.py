@@ -1,3 +1,3 @@
-"""One job as the cluster shows it, as plain data: its children and pods, how each run stands, and why.
+"""The observed state of one job, as plain data: its children and pods, the state of each run, and the cause.
 
 Pure: no I/O. May import: finetune_api."""

@@ -1,5 +1,7 @@
-"""Why a pod failed, in one sentence with a typed reason. The order of witnesses: the cluster, where it ended the pod;
-the trainer's termination message; what the trainer wrote in the status; its exit code."""
+"""Finds why a pod failed: one sentence and a failure reason.
+
+The sources, in this order: the cluster, if the cluster ended the pod; the trainer's termination message; the condition
+that the trainer wrote in the status; the exit code."""
 
 import signal
 
@@ -8,52 +10,68 @@ from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.standing import End
 
 _DISRUPTIONS = {
-    "PreemptionByScheduler": (FailureReason.PREEMPTED, "The pod was preempted by one of higher priority."),
-    "EvictionByEvictionAPI": (FailureReason.EVICTED, "The pod was evicted, as when a node is drained."),
-    "TerminationByKubelet": (FailureReason.EVICTED, "The node ended the pod to protect itself."),
-    "DeletionByTaintManager": (FailureReason.NODE_LOST, "The pod's node was tainted, as when it is unreachable."),
-    "DeletionByPodGC": (FailureReason.NODE_LOST, "The pod's node is gone."),
+    "PreemptionByScheduler": (FailureReason.PREEMPTED, "The pod was preempted by a pod of higher priority."),
+    "EvictionByEvictionAPI": (FailureReason.EVICTED, "The pod was evicted, for example because its node was drained."),
+    "TerminationByKubelet": (
+        FailureReason.EVICTED,
+        "The kubelet ended the pod, for example because the node ran out of resources or was shut down.",
+    ),
+    "DeletionByTaintManager": (
+        FailureReason.NODE_LOST,
+        "The pod's node was tainted, for example because it was unreachable.",
+    ),
+    "DeletionByPodGC": (FailureReason.NODE_LOST, "The pod's node no longer exists."),
 }
-"""Reasons of the Pod condition DisruptionTarget, from the Kubernetes documentation on disruptions."""
+"""Reasons of the Pod condition DisruptionTarget, from the Kubernetes documentation about disruptions."""
 
 _UNKNOWN_END = {"ContainerStatusUnknown", "Unknown"}
-"""Termination reasons the kubelet and containerd give for a container they lost sight of."""
+"""Termination reasons of the kubelet and containerd for a container whose end they did not observe."""
 _NEVER_RAN = {"StartError", "ContainerCannotRun"}
-"""Termination reasons for a container whose command could not be run; the runtime's error is in its message."""
+"""Termination reasons for a container whose command could not be run. The message contains the runtime's error."""
 
 _SIGNALS = {
     signal.SIGKILL: (
         FailureReason.KILLED,
-        "though not for going over its own memory limit: the node ran out of memory, or somebody killed it",
+        "but the container had not exceeded its memory limit: the node ran out of memory, or something else killed the "
+        "process",
     ),
-    signal.SIGTERM: (FailureReason.PREEMPTED, "so it was asked to stop before it could say why"),
-    signal.SIGINT: (FailureReason.PREEMPTED, "so it was asked to stop before it could say why"),
-    signal.SIGHUP: (FailureReason.PREEMPTED, "so it was asked to stop before it could say why"),
+    signal.SIGTERM: (
+        FailureReason.PREEMPTED,
+        "which means that the trainer was asked to stop and ended before it could report the cause",
+    ),
+    signal.SIGINT: (
+        FailureReason.PREEMPTED,
+        "which means that the trainer was asked to stop and ended before it could report the cause",
+    ),
+    signal.SIGHUP: (
+        FailureReason.PREEMPTED,
+        "which means that the trainer was asked to stop and ended before it could report the cause",
+    ),
     signal.SIGBUS: (
         FailureReason.DISK_FULL,
-        "as when a file that is mapped into memory cannot be read or written: /dev/shm, the scratch volume or the "
-        "node's disk was full",
+        "which happens when a memory-mapped file cannot be read or written: /dev/shm, the scratch volume or the node's "
+        "disk was full",
     ),
-    signal.SIGABRT: (FailureReason.TRAINER_CRASHED, "as when a library aborts over an error that it cannot handle"),
-    signal.SIGSEGV: (FailureReason.TRAINER_CRASHED, "as when a library or a driver uses memory that is not its own"),
+    signal.SIGABRT: (FailureReason.TRAINER_CRASHED, "which happens when a library aborts because of an error"),
+    signal.SIGSEGV: (FailureReason.TRAINER_CRASHED, "which happens when a library or a driver accesses invalid memory"),
     signal.SIGILL: (
         FailureReason.TRAINER_CRASHED,
-        "as when a library was built for a newer CPU than the node's",
+        "which happens when a library was built for a newer CPU than that of the node",
     ),
     signal.SIGSYS: (
         FailureReason.TRAINER_CRASHED,
-        "as when the pod's seccomp profile forbids a system call",
+        "which happens when the pod's seccomp profile forbids a system call",
     ),
 }
-"""What each signal that ends a process means for a trainer; the words follow its name."""
+"""Failure reason and explanation of each signal that ends a trainer. The explanation follows the name of the signal."""
 
 
 def why_failed(pod: Pod, said: End | None = None) -> End:
-    """Why a pod failed. `said`: what it wrote in the status itself, if that was a failure."""
+    """Return why a pod failed. `said`: the failure that the pod wrote in the status, if any."""
     if cluster := _by_the_cluster(pod):
         return cluster
     if pod.termination_reason == "OOMKilled":
-        return "The container went over its memory limit and was killed.", FailureReason.HOST_OUT_OF_MEMORY
+        return "The container exceeded its memory limit and was killed.", FailureReason.HOST_OUT_OF_MEMORY
     if pod.termination is not None and pod.termination.reason == "Superseded":
         return pod.termination.message, FailureReason.STATUS_NOT_WRITABLE
     if pod.termination is not None and isinstance(pod.termination.reason, FailureReason):
@@ -64,16 +82,16 @@ def why_failed(pod: Pod, said: End | None = None) -> End:
 
 
 def lost(pod: Pod, said: End | None = None) -> End:
-    """Why a pod is gone whose node never said that it ended."""
+    """Return why a pod is gone whose node never reported its end."""
     if said is not None:
         return said
     disruption = pod.conditions.get("DisruptionTarget")
     reason, message = _DISRUPTIONS.get(disruption.reason if disruption else "", (FailureReason.NODE_LOST, ""))
-    return message or f"Node {pod.node_name} stopped answering while it ran the pod.", reason
+    return message or f"Node {pod.node_name} stopped responding while it ran the pod.", reason
 
 
 def _by_the_cluster(pod: Pod) -> End | None:
-    """What the cluster says where it ended the pod, unless the trainer had ended before."""
+    """Return the cause that the cluster reports, if the cluster ended the pod before the trainer ended."""
     disruption = pod.conditions.get("DisruptionTarget")
     if disruption is not None and disruption.reason in _DISRUPTIONS:
         if pod.finished is not None and disruption.since is not None and disruption.since > pod.finished:
@@ -86,21 +104,20 @@ def _by_the_cluster(pod: Pod) -> End | None:
         reason = FailureReason.DISK_FULL if _is_about_disk(pod.message) else FailureReason.EVICTED
         return f"The pod was evicted: {pod.message}", reason
     if pod.reason == "DeadlineExceeded":
-        set_by = "activeDeadlineSeconds, which something other than the operator set on it"
-        return f"The pod was ended at its {set_by}.", FailureReason.EVICTED
+        return "The pod reached its activeDeadlineSeconds, which the operator does not set.", FailureReason.EVICTED
     return None
 
 
 def _without_a_container(pod: Pod) -> End:
-    """Of a pod whose trainer's container never ran."""
+    """Return why a pod failed in which the trainer's container never ran."""
     failed = next((c for c in pod.companions if c.comes_first and c.exit_code), None)
     if failed is not None:
         return (
-            f"Container {failed.name}, which was added to pod {pod.name} and runs before the trainer, failed with exit "
-            f"code {failed.exit_code}: see kubectl logs {pod.name} --container {failed.name}.",
+            f"Container {failed.name} failed with exit code {failed.exit_code}. It was added to pod {pod.name} and "
+            f"runs before the trainer. Its log: kubectl logs {pod.name} --container {failed.name}.",
             FailureReason.POD_START_FAILED,
         )
-    said = f"{pod.message or pod.reason or 'no word why'}".rstrip(".")
+    said = f"{pod.message or pod.reason or 'no cause is reported'}".rstrip(".")
     # Reasons with which a kubelet refuses a pod: OutOfcpu, OutOfnvidia.com/gpu, UnexpectedAdmissionError, NodeAffinity.
     if pod.reason.startswith("OutOf") or pod.reason in ("UnexpectedAdmissionError", "NodeAffinity"):
         return f"Node {pod.node_name} refused the pod: {said}.", FailureReason.EVICTED
@@ -108,19 +125,25 @@ def _without_a_container(pod: Pod) -> End:
 
 
 def _by_exit_code(pod: Pod, code: int) -> End:
-    """What an exit code says where nobody says more: nothing about a pod that was deleted, the signal above 128."""
+    """Return what the exit code shows if nothing else reports a cause. Above 128 it contains a signal."""
     if pod.termination_reason in _UNKNOWN_END:
-        return "The node lost sight of the container, as when it was restarted.", FailureReason.NODE_LOST
+        return (
+            "The node did not observe the end of the container, for example because the node was restarted.",
+            FailureReason.NODE_LOST,
+        )
     if pod.termination_reason in _NEVER_RAN or code in (126, 127):
         error = f": {pod.termination_text}" if pod.termination_reason in _NEVER_RAN and pod.termination_text else ""
         return f"The command of trainer.image could not be run{error}".rstrip(".") + ".", FailureReason.POD_START_FAILED
     if pod.is_leaving and code in (128 + signal.SIGKILL, 128 + signal.SIGTERM):
         return f"Pod {pod.name} was deleted before its work was done.", FailureReason.EVICTED
     if code == SUPERSEDED_EXIT_CODE:
-        return "The pod stopped: it may no longer write the job's status.", FailureReason.STATUS_NOT_WRITABLE
+        return (
+            "The pod stopped because it may no longer write the status of the job.",
+            FailureReason.STATUS_NOT_WRITABLE,
+        )
     if code > 128:
         return _by_signal(code)
-    return f"The trainer ended with exit code {code}{_named(pod.termination_reason)} without saying why.", (
+    return f"The trainer ended with exit code {code}{_named(pod.termination_reason)} without reporting a cause.", (
         reason_of_exit_code(code)
     )
 
@@ -129,8 +152,8 @@ def _by_signal(code: int) -> End:
     try:
         number = signal.Signals(code - 128)
     except ValueError:
-        return f"The trainer ended with exit code {code} without saying why.", FailureReason.TRAINER_CRASHED
-    reason, words = _SIGNALS.get(number, (FailureReason.TRAINER_CRASHED, "without saying why"))
+        return f"The trainer ended with exit code {code} without reporting a cause.", FailureReason.TRAINER_CRASHED
+    reason, words = _SIGNALS.get(number, (FailureReason.TRAINER_CRASHED, "without reporting a cause"))
     return f"Signal {number.name} ended the trainer (exit code {code}), {words}.", reason
 
 

@@ -1,5 +1,6 @@
-"""What matters of one trainer pod, read from its JSON. The trainer's container is found by its name: webhooks put other
-containers beside it."""
+"""The relevant fields of a trainer pod, from its JSON.
+
+The trainer's container is found by its name, because webhooks can add other containers."""
 
 import json
 from dataclasses import dataclass, field
@@ -26,13 +27,13 @@ class PodCondition:
 
 @dataclass(frozen=True)
 class Companion:
-    """A container of the pod that is not the trainer. The operator makes none: an admission webhook added it."""
+    """A container of the pod other than the trainer. The operator creates none; an admission webhook added it."""
 
     name: str
     comes_first: bool = False
-    """Whether the trainer waits for it: an init container, or a native sidecar (an init container that restarts)."""
+    """Whether the trainer waits for this container: an init container, or a native sidecar (restartPolicy Always)."""
     is_sidecar: bool = False
-    """Whether it is a native sidecar."""
+    """Whether this container is a native sidecar."""
     waiting_reason: str = ""
     waiting_message: str = ""
     is_running: bool = False
@@ -67,14 +68,14 @@ class PodEvent:
 
 @dataclass(frozen=True)
 class Pod:
-    """What matters of a trainer pod. Fields about a container mean the trainer's own."""
+    """The relevant fields of a trainer pod. Fields of a container are those of the trainer's container."""
 
     name: str
     created: datetime
     phase: str
     uid: str = ""
     due: datetime | None = None
-    """When a pod that is being deleted should be gone: the request and its grace period."""
+    """When a pod that is being deleted must be gone: time of the request plus the grace period."""
     reason: str = ""
     message: str = ""
     node_name: str | None = None
@@ -86,11 +87,11 @@ class Pod:
     exit_code: int | None = None
     termination_reason: str = ""
     termination_text: str = ""
-    """The terminated container's message as it is: the trainer's JSON, the container runtime's error, or log lines."""
+    """Raw termination message: the trainer's JSON, the container runtime's error, or log lines."""
     termination: TerminationMessage | None = None
     companions: tuple[Companion, ...] = ()
     event: PodEvent | None = None
-    """Read only for a pod that takes long to start."""
+    """Read only for a pod that starts slowly."""
 
     @classmethod
     def parse(cls, pod: Object) -> "Pod":
@@ -122,22 +123,22 @@ class Pod:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it is being deleted."""
+        """Whether the pod is being deleted."""
         return self.due is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether all of its containers have ended."""
+        """Whether all containers of the pod have ended."""
         return self.phase in ("Succeeded", "Failed")
 
     @property
     def trainer_ended(self) -> bool:
-        """Whether the trainer's container has ended, or never will have run."""
+        """Whether the trainer's container has ended, or can no longer start."""
         return self.is_over or self.exit_code is not None
 
     @property
     def trainer_succeeded(self) -> bool:
-        """Whether the trainer's container ended well; the pod's phase counts only where the container says nothing."""
+        """Whether the trainer's container succeeded. The pod's phase counts only if the container has no exit code."""
         return self.exit_code == 0 if self.exit_code is not None else self.phase == "Succeeded"
 
     @property
@@ -149,7 +150,7 @@ class Pod:
 
     @property
     def placed(self) -> datetime | None:
-        """When a node was found for it."""
+        """Return when the pod was scheduled; None if it has no node."""
         scheduled = self.conditions.get("PodScheduled")
         return None if scheduled is None or scheduled.status != "True" else scheduled.since or self.created
 
@@ -168,7 +169,7 @@ def _condition(condition: Object) -> PodCondition:
 
 
 def _termination(text: str) -> TerminationMessage | None:
-    """What the trainer left; None where it left nothing of ours (then the kubelet put the log's end there)."""
+    """Return the trainer's termination message; None if it wrote none (then the text is the end of the log)."""
     try:
         return TerminationMessage.model_validate(json.loads(text))
     except ValueError:

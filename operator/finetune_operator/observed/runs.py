@@ -1,7 +1,7 @@
-"""Reads where one child Job stands: absent, suspended, waiting, running, succeeded or failed, and why, in one sentence.
+"""Finds the state of one child Job (absent, suspended, waiting, running, succeeded or failed) and why, in one sentence.
 
-The trainer's own container decides, not the pod's phase, which sidecars hold up. The Job decides whether a pod that is
-being deleted counts: one that was suspended gets another."""
+The trainer's container decides, not the phase of the pod, because sidecars can keep a pod running. The Job decides
+whether a pod that is being deleted counts: a Job that was suspended gets another pod."""
 
 from datetime import datetime, timedelta
 
@@ -13,18 +13,19 @@ from finetune_operator.observed.starting import waiting
 from finetune_operator.observed.world import Run
 
 LOOK_AGAIN = timedelta(seconds=10)
-"""A pod that is refused makes an Event, which nobody watches for."""
+"""Interval of checks for a refused pod. A refusal creates only an Event, and the operator does not watch Events."""
 
 LOST_GRACE = timedelta(seconds=60)
-"""How long a deleted pod may outstay its grace period: on a node that is gone it stays Running for ever."""
+"""How long a deleted pod may exceed its grace period. On a lost node a pod would stay Running forever."""
 
 SIDECAR_GRACE = timedelta(seconds=30)
-"""How long other containers may go on after the trainer's has ended: a log shipper sends the last lines."""
+"""How long other containers may run after the trainer has ended, so that a log shipper can send the last lines."""
 
 
 def assess(run: Run | None, now: datetime, said: End | None = None) -> RunStanding:
-    """Where this run stands. The first statement that holds counts. `said`: the failure that its own pod wrote in the
-    status, which outlives the pod."""
+    """Return the state of this run: the first check that matches decides.
+
+    `said`: the failure that the run's own pod wrote in the status, which outlives the pod."""
     if run is None:
         return RunStanding(Standing.ABSENT)
     if run.succeeded:
@@ -36,20 +37,20 @@ def assess(run: Run | None, now: datetime, said: End | None = None) -> RunStandi
     if run.suspended:
         return RunStanding(Standing.SUSPENDED, _suspended(run))
     if run.pod is None:
-        refused = f"The pod of Job {run.name} is refused: {run.refusal}".rstrip(".") + "."
+        refused = f"The API server refuses the pod of Job {run.name}: {run.refusal}".rstrip(".") + "."
         message = refused if run.refusal else f"Job {run.name} has no pod yet."
         return RunStanding(Standing.WAITING, message, requeue_after=LOOK_AGAIN)
     return _under_way(run.pod, now, said)
 
 
 def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> RunStanding | None:
-    """Where a run stands whose trainer has ended; None where its pod is thrown away and does not count."""
+    """Return the state of a run whose trainer has ended; None if its pod is being replaced and does not count."""
     left = pod.finished + SIDECAR_GRACE - now if pod.finished and not pod.is_over else timedelta(0)
     if left > timedelta(0) and not pod.is_leaving:
         return RunStanding(Standing.RUNNING, requeue_after=left)
     if pod.trainer_succeeded:
         return RunStanding(Standing.SUCCEEDED)
-    # A Job that is suspended deletes its pod, which then ends badly; this shows in the pod before it may in the Job.
+    # A suspended Job deletes its pod, which then fails. The pod may show this before the Job does.
     thrown_away = pod.due is not None and not run.failed
     if thrown_away and (run.suspended or (pod.due is not None and now < pod.due + LOST_GRACE)):
         return None
@@ -57,35 +58,36 @@ def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> RunStanding |
         return RunStanding(Standing.FAILED, *_vanished(run, said))
     message, reason = why_failed(pod, said)
     if pod.lingering:
-        message += f" Its pod was removed with its log, because of container {pod.lingering}, which ran on."
+        message += f" The pod and its log were removed, because container {pod.lingering} did not stop."
     return RunStanding(Standing.FAILED, message, reason)
 
 
 def _vanished(run: Run, said: End | None) -> End:
-    """Why a run failed that has no pod to tell: one that was deleted, or removed by a garbage collector."""
+    """Return why a run failed that has no pod any more, for example because the pod was deleted."""
     if said is not None:
         return said
     if run.failure:
-        return f"Job {run.name} was ended: {run.failure}".rstrip(".") + ".", FailureReason.EVICTED
+        return f"Job {run.name} failed: {run.failure}".rstrip(".") + ".", FailureReason.EVICTED
     return f"The pod of Job {run.name} was deleted before its work was done.", FailureReason.EVICTED
 
 
 def _suspended(run: Run) -> str:
-    """Who holds the run back, as far as its Job shows."""
+    """Return which queue or field manager suspends the run, as far as its Job shows."""
     by = f" by {run.suspended_by}" if run.suspended_by else ""
     if run.queue is not None:
-        return f"Job {run.name} is suspended{by}: it waits for admission by its queue {run.queue}."
+        return f"Job {run.name} is suspended{by} and waits for admission by its queue {run.queue}."
     if run.suspended_by:
-        return f"Job {run.name} is suspended{by}: it goes on once its spec.suspend is false."
+        return f"Job {run.name} is suspended{by}. Set spec.suspend of that Job to false to continue."
     return (
-        f"Job {run.name} was suspended as it was created, and it names no queue: a queue controller that manages "
-        "Jobs without a queue holds it back. Name a queue: for training in the FineTuneJob's label "
-        "kueue.x-k8s.io/queue-name, for the preflight in the FineTuneProfile's spec.pods.preflight.queueName."
+        f"Job {run.name} was suspended when it was created, and it has no queue name. A queue controller that manages "
+        "Jobs without a queue name never starts it. Set the queue name: for training in the label "
+        "kueue.x-k8s.io/queue-name of the FineTuneJob, for the preflight in spec.pods.preflight.queueName of the "
+        "FineTuneProfile."
     )
 
 
 def _under_way(pod: Pod, now: datetime, said: End | None) -> RunStanding:
-    """Of a pod whose trainer has not ended, or that is being deleted."""
+    """Return the state of a run whose trainer has not ended, or whose pod is being deleted."""
     if pod.due is not None and now >= pod.due + LOST_GRACE:
         return RunStanding(Standing.FAILED, *lost(pod, said))
     if pod.due is not None and pod.trainer_ended:

@@ -1,4 +1,4 @@
-"""Where a child Job stands, as `runs` finds it."""
+"""The state of a child Job, as `runs` finds it."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -7,11 +7,11 @@ from enum import Enum
 from finetune_api.reasons import FailureReason
 
 End = tuple[str, FailureReason]
-"""Why a run failed: the sentence and the reason."""
+"""Why a run failed: a sentence and the failure reason."""
 
 
 class Standing(Enum):
-    """Where a run stands."""
+    """State of a run."""
 
     ABSENT = "Absent"
     SUSPENDED = "Suspended"
@@ -23,7 +23,7 @@ class Standing(Enum):
 
 @dataclass(frozen=True)
 class RunStanding:
-    """Where a run stands and why."""
+    """State of a run, and the cause."""
 
     standing: Standing
     message: str = ""

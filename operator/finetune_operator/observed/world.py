@@ -1,4 +1,4 @@
-"""What was observed of one FineTuneJob, as plain data: the input of `reconcile`."""
+"""The observed state of one FineTuneJob, as plain data: the input of `reconcile`."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,36 +18,37 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Run:
-    """One child Job with its Pod, if it has one yet."""
+    """One child Job and its Pod, if the Pod exists."""
 
     name: str
     created: datetime
     succeeded: bool = False
     failed: bool = False
     failure: str = ""
-    """Why its Job has failed, where that is not its pod's failure: a deadline that somebody set on the Job."""
+    """Why the Job failed, if the cause is not a failed pod, for example a deadline that was set on the Job."""
     suspended: bool = False
     suspended_by: str = ""
-    """Field manager that suspended its Job; "" where a webhook did so as the Job was created."""
+    """Field manager that suspended the Job; "" if a webhook suspended it when it was created."""
     queue: str | None = None
-    """Queue its Job stands in, by its label."""
+    """Queue of the Job, from its label."""
     begun: datetime | None = None
-    """When its Job was started, or last resumed."""
+    """When the Job was started or last resumed."""
     pod: Pod | None = None
     refusal: str = ""
-    """Why the API server does not take its pod, as the Job controller says: a quota, a LimitRange, a policy."""
+    """Why the API server refuses the pod, as the Job controller reports it, for example a quota or a policy."""
 
     @property
     def is_live(self) -> bool:
-        """Whether its Job can still start or hold a pod."""
+        """Whether the Job can still start or hold a pod."""
         if self.succeeded or self.failed:
             return False
         return self.pod is None or self.pod.is_leaving or not self.pod.is_over
 
     @classmethod
     def parse(cls, job: Object, pods: list[Pod]) -> "Run":
-        """From the Job's JSON. A Job that was suspended and resumed has had several pods: of those that are not being
-        deleted the newest counts, else the newest of all."""
+        """Return the run from the Job's JSON.
+
+        A resumed Job has several pods. The newest pod that is not being deleted counts, else the newest of all."""
         metadata, status = job["metadata"], job.get("status", {})
         true = {c["type"]: c for c in status.get("conditions", []) if c["status"] == "True"}
         return cls(
@@ -66,17 +67,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Rival:
-    """Another job that is not over, writes to the same place or to one that overlaps it, and has shown in its preflight
-    that it may."""
+    """Another unfinished job that has passed its preflight and writes to the same output or to one that overlaps it."""
 
     name: str
     """NAMESPACE/NAME."""
     uid: str
     created: datetime
     begun: bool
-    """Whether it has asked for a GPU."""
+    """Whether the job has requested a GPU."""
     overlapping: str | None = None
-    """Its output.uri, where this is inside the other job's or around it; None where the two are one place."""
+    """Output URI of the other job if it is inside this job's or around it; None if the two are the same place."""
 
     @classmethod
     def parse(cls, job: Object, begun: bool, overlapping: str | None = None) -> "Rival":
@@ -88,13 +88,13 @@ class Rival:
 
 @dataclass(frozen=True)
 class World:
-    """Everything one decision is taken from."""
+    """All input of one decision."""
 
     namespace: str
     name: str
     uid: str
     resource_version: str
-    """What the API server counts changes by: what is decided from this world is written only if it still stands."""
+    """Version of the observed job. A decision is written only if the job still has this version."""
     generation: int
     created: datetime
     deleting: bool
@@ -102,24 +102,24 @@ class World:
     raw_status: Object
     status: FineTuneJobStatus
     spec: FineTuneJobSpec | None
-    """None where this version cannot read it; then spec_error says why."""
+    """None if this version cannot read the spec; spec_error then contains the cause."""
     spec_error: str | None = None
     profile: FineTuneProfileSpec | None = None
     profile_error: str | None = None
-    """Why this version cannot read the profile that is there, where it cannot."""
+    """Why this version cannot read the existing profile; None if it can."""
     service_account_exists: bool = False
     service_account_may_report: bool = True
-    """False where the tenant's own ServiceAccount may not write the job's status."""
+    """False if the tenant's own ServiceAccount has no permission to write the status of the job."""
     role_binding_exists: bool = False
     bundle_exists: bool = False
     preflight: Run | None = None
     attempts: dict[int, Run] = field(default_factory=dict)
     rivals: tuple[Rival, ...] = ()
-    """Looked for until the job asks for a GPU."""
+    """Searched only until the job requests a GPU."""
 
     @property
     def is_over(self) -> bool:
-        """Whether the job has ended: nothing is decided for it any more."""
+        """Whether the job has ended, so that nothing more is decided for it."""
         return self.status.is_over
 
 
@@ -127,7 +127,7 @@ Spec = TypeVar("Spec", FineTuneJobSpec, FineTuneProfileSpec)
 
 
 def parse_spec(kind: type[Spec], raw: Object) -> tuple[Spec | None, str | None]:
-    """The spec, or a sentence naming the first field that this version cannot read."""
+    """Return (spec, error). The error is a sentence that names the first field that this version cannot read."""
     try:
         return kind.model_validate(raw), None
     except ValidationError as error:
@@ -136,15 +136,16 @@ def parse_spec(kind: type[Spec], raw: Object) -> tuple[Spec | None, str | None]:
 
 
 def _own_failure(condition: Object) -> str:
-    """Reason and message of a Job's condition Failed; "" where it only counts its failed pod."""
+    """Return reason and message of a Job's condition Failed; "" if the condition only reports a failed pod."""
     if condition.get("reason", "BackoffLimitExceeded") == "BackoffLimitExceeded":
         return ""
     return f"{condition['reason']}: {condition.get('message', '')}"
 
 
 def _suspended_by(managed: list[Object]) -> str:
-    """Who manages spec.suspend, where that is not who made the Job and so manages spec.backoffLimit too: a webhook's
-    change counts as the maker's."""
+    """Return the field manager of spec.suspend, unless it created the Job and so also manages spec.backoffLimit.
+
+    A change by a webhook counts as a change by the creator."""
     own = [(entry.get("manager", ""), entry.get("fieldsV1", {}).get("f:spec", {})) for entry in managed]
     return next((who for who, spec in own if "f:suspend" in spec and "f:backoffLimit" not in spec), "")
 

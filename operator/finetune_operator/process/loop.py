@@ -1,4 +1,4 @@
-"""Workers: take a key, observe, reconcile, apply. And a slow resync, so that a lost event is only a delay."""
+"""Workers that observe, reconcile and apply one job at a time, and a slow resync that makes up for lost events."""
 
 import asyncio
 import logging
@@ -18,13 +18,13 @@ from finetune_operator.process.supervise import ended
 WORKERS = 4
 RESYNC = timedelta(minutes=5)
 LONGEST_WORK = timedelta(minutes=10)
-"""A round for one job makes a dozen requests. Each ends within two minutes, with the client's own retries."""
+"""Longest time for one round of one job: a dozen requests, each of at most two minutes with retries."""
 
 logger = logging.getLogger(__name__)
 
 
 class Workers:
-    """The workers and the resync. Every job is looked at when its key is added and every few minutes."""
+    """The workers and the resync. Every job is reconciled when its key is added and every few minutes."""
 
     name = "the worker pool"
 
@@ -34,13 +34,14 @@ class Workers:
         self._main: asyncio.Task[None] | None = None
 
     def add(self, key: Key) -> None:
-        """Ask for `key` to be worked on, from any thread. Before the workers run and when they have ended it is lost:
-        the first resync finds it."""
+        """Add `key` to the queue, from any thread.
+
+        A key that is added before the workers run, or after they ended, is ignored: the first resync adds it."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._queue.add, key)
 
     async def run(self, ending: Callable[[str], None]) -> None:
-        """Work until `stop`. An error outside a single key's work ends the process: a restart is the cure."""
+        """Work until `stop`. An error outside the work on one key ends the process, and the kubelet restarts it."""
         self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
         async with asyncio.TaskGroup() as tasks:
             for name, work in [("resync", _resync), *((f"worker {i}", _work) for i in range(WORKERS))]:
@@ -52,9 +53,13 @@ class Workers:
             self._main.cancel()
 
     def fault(self) -> str | None:
-        """A worker that has not finished with its key in `LONGEST_WORK`: no call to the API server takes so long."""
+        """Report a worker that has worked on one key for more than `LONGEST_WORK`. No API call takes that long."""
         key, since = self._queue.longest_work()
-        return f"a worker has been stuck on {'/'.join(key)} for {since}" if key and since > LONGEST_WORK else None
+        return (
+            f"a worker has been working on {'/'.join(key)} for {since}, longer than {LONGEST_WORK}"
+            if key and since > LONGEST_WORK
+            else None
+        )
 
     def waits_for(self) -> str | None:
         return None
@@ -66,20 +71,24 @@ async def _work(api: Api, queue: WorkQueue) -> None:
         try:
             again = await asyncio.to_thread(_once, api, key)
         except NamespaceGoneError as error:
-            # The job goes with its namespace. Until then an event or the resync brings it back, but no pause does.
-            logger.info("%s/%s: nothing more is created for this job: %s", *key, error.message)
+            # The job is deleted with its namespace. Events and the resync still add its key, so no retry is needed.
+            logger.info(
+                "%s/%s: the namespace is being deleted, so nothing is created for this job: %s", *key, error.message
+            )
             again = None
         except Exception as error:
             pause = queue.failed(key)
-            outdated = isinstance(error, ApiError) and error.status == 409  # a pod wrote meanwhile: look again
+            outdated = (
+                isinstance(error, ApiError) and error.status == 409
+            )  # a pod wrote the job meanwhile: observe it again
             logger.log(
                 logging.DEBUG if outdated else logging.WARNING,
-                "%s/%s: %s; again in %.1f s",
+                "%s/%s: %s; trying again in %.1f s",
                 *key,
                 error,
                 pause.total_seconds(),
             )
-            logger.debug("that was", exc_info=True)
+            logger.debug("Details of this error:", exc_info=True)
             continue
         queue.done(key)
         if again is not None:
@@ -87,7 +96,7 @@ async def _work(api: Api, queue: WorkQueue) -> None:
 
 
 def _once(api: Api, key: Key) -> timedelta | None:
-    """One round for one job; returns when to look again, if that is known."""
+    """Observe, reconcile and apply one job. Return the delay until the next round, or None."""
     world = observe(api, key)
     if world is None:
         return None
@@ -104,12 +113,12 @@ def _once(api: Api, key: Key) -> timedelta | None:
 
 
 async def _resync(api: Api, queue: WorkQueue) -> None:
-    """First of all, and every few minutes: every job that has not ended."""
+    """Add the key of every unfinished job, at the start and then every RESYNC."""
     while True:
         try:
             jobs = await asyncio.to_thread(api.list, names.JOB_KIND)
         except Exception as error:
-            logger.warning("cannot list FineTuneJobs: %s", error)
+            logger.warning("Cannot list FineTuneJobs: %s", error)
             await asyncio.sleep(5)
             continue
         for job in jobs:
@@ -119,5 +128,5 @@ async def _resync(api: Api, queue: WorkQueue) -> None:
 
 
 def has_ended(status: dict[str, object]) -> bool:
-    """Whether nothing can happen to this job any more: such a job costs no read."""
+    """Whether the job has ended. Jobs that have ended are not read again."""
     return status.get("state") in (State.COMPLETE, State.FAILED)

@@ -1,4 +1,4 @@
-"""Health probes over HTTP, answered by a thread of their own so that they work when nothing else does.
+"""Health probes over HTTP. A separate thread answers them, so they work even if all other threads hang.
 
 `/healthz` is for the liveness probe, `/readyz` for the readiness probe: 200, or 503 with the reason in one sentence.
 """
@@ -9,15 +9,16 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 Answer = Callable[[], str | None]
-"""None when all is well, else what is not."""
+"""Returns None if everything works, else a sentence about the fault."""
 
 
 def serve(address: str, health: Answer, readiness: Answer) -> ThreadingHTTPServer:
-    """Answer at `address`, HOST:PORT, from now on. Port 0 takes a free one. Raises OSError where it cannot be bound,
-    ValueError for an address without a port."""
+    """Start to answer at `address`, HOST:PORT; port 0 means any free port.
+
+    Raises OSError if the address cannot be bound, ValueError if it has no port."""
     parts = urlsplit(f"//{address}")
     if parts.hostname is None or parts.port is None:
-        raise ValueError(f'"{address}" is not HOST:PORT, such as 0.0.0.0:8080')
+        raise ValueError(f'"{address}" is not HOST:PORT: use for example 0.0.0.0:8080')
     paths = {"/healthz": health, "/readyz": readiness}
 
     class Handler(_Handler):
@@ -32,7 +33,7 @@ def serve(address: str, health: Answer, readiness: Answer) -> ThreadingHTTPServe
 class _Handler(BaseHTTPRequestHandler):
     answers: dict[str, Answer]
     timeout = 5
-    """Seconds after which a client that says nothing is dropped."""
+    """Seconds after which the connection of a silent client is closed."""
 
     def do_GET(self) -> None:
         answer = self.answers.get(self.path)
@@ -45,4 +46,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """The kubelet asks every few seconds."""
+        """Log nothing: the kubelet sends a request every few seconds."""

@@ -1,6 +1,6 @@
-"""Keys waiting for a worker: each at most once, never two workers on one, failures with growing pauses.
+"""A queue of keys for the workers. Each key waits at most once, only one worker has it, and pauses grow after failures.
 
-The semantics are those of client-go's workqueue: a key added while it is being worked on is worked on again afterwards.
+The semantics are those of client-go's workqueue: a key that is added during the work on it is worked on again.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ LONGEST_PAUSE = timedelta(minutes=1)
 
 
 class WorkQueue:
-    """To be used from one event loop."""
+    """Work queue for use in a single event loop."""
 
     def __init__(self) -> None:
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
@@ -24,7 +24,7 @@ class WorkQueue:
         self._failures: dict[Key, int] = {}
 
     def add(self, key: Key) -> None:
-        """Ask for `key` to be worked on as soon as a worker is free."""
+        """Add `key`, for the next free worker."""
         self._forget_timer(key)
         if key in self._waiting:
             return
@@ -33,7 +33,7 @@ class WorkQueue:
             self._ready.put_nowait(key)
 
     def add_after(self, key: Key, delay: timedelta) -> None:
-        """Ask for `key` after a while; an earlier timer for it stands, anything sooner replaces it."""
+        """Add `key` after a delay. The earlier of this and an existing timer counts."""
         loop = asyncio.get_running_loop()
         due = loop.time() + delay.total_seconds()
         present = self._timers.get(key)
@@ -43,19 +43,19 @@ class WorkQueue:
         self._timers[key] = loop.call_at(due, self.add, key)
 
     async def get(self) -> Key:
-        """The next key; `done` or `failed` has to follow."""
+        """Return the next key. The caller must then call `done` or `failed`."""
         key = await self._ready.get()
         self._waiting.discard(key)
         self._working[key] = time.monotonic()
         return key
 
     def done(self, key: Key) -> None:
-        """The worker has finished with `key`."""
+        """Report that the worker has finished `key`."""
         self._failures.pop(key, None)
         self._release(key)
 
     def failed(self, key: Key) -> timedelta:
-        """The worker could not finish with `key`: it comes again after the pause that is returned."""
+        """Report that the work on `key` failed. Return the pause after which the key is added again."""
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
         pause: timedelta = min(FIRST_PAUSE * (1 << min(count, 16)), LONGEST_PAUSE)
@@ -65,7 +65,7 @@ class WorkQueue:
         return pause
 
     def longest_work(self) -> tuple[Key | None, timedelta]:
-        """The key that a worker has been working on for the longest time, and for how long; None while all wait."""
+        """Return the key with the longest current work and its duration; None if no worker is busy."""
         key = min(self._working, key=self._working.__getitem__, default=None)
         return key, timedelta(seconds=time.monotonic() - self._working[key]) if key else timedelta()
 

@@ -1,8 +1,8 @@
 """Supervisor: runs the parts of the operator and makes sure that the process either works or ends.
 
-Each part runs in a thread with an event loop of its own. The main thread only supervises, so no part can keep it from
-noticing a signal, a part that has ended, or an event loop that is blocked. After any of these the parts get a deadline
-to end. When it passes, the stacks of all threads and tasks are logged and the process exits.
+Each part runs in its own thread with its own event loop. The main thread only supervises, so it always notices a
+signal, a part that has ended, or a blocked event loop. After any of these events the parts have a deadline to end.
+After the deadline, the stack traces of all threads and tasks are logged and the process exits.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Protocol
 
 DEADLINE_SECONDS = 8.0
-"""How long the parts may take to end. The pod's terminationGracePeriodSeconds has to be longer."""
+"""Deadline for the parts to end. The pod's terminationGracePeriodSeconds must be longer."""
 LAST_RESORT_SECONDS = 2.0
-"""How long after the deadline the process ends even if the main thread hangs too."""
+"""Time after the deadline at which the process ends even if the main thread hangs."""
 CHECK_SECONDS = 1.0
 FAULTY_CHECKS = 5
-"""A fault that this many checks in a row have found does not go away: the process ends."""
+"""Number of consecutive checks with a fault after which the process ends."""
 UNANSWERED_CHECKS = 30
-"""An event loop that has not answered this many checks in a row is blocked. One that is only slow answers earlier."""
+"""Number of consecutive unanswered checks after which an event loop counts as blocked."""
 DEAD_SECONDS = 60.0
-"""The process ends when the main thread has not checked anything for so long, as when an extension holds the GIL."""
+"""Time without a check after which the process ends, for example because an extension holds the GIL."""
 FAILED = 1
-"""Exit code when a part has failed. After a signal it is 0, or 128 and the signal's number when the deadline passed."""
+"""Exit code if a part has failed. After a signal: 0, or 128 plus the signal's number if the deadline passed."""
 
 _FRAMES, _AWAITED = ("cr_frame", "gi_frame", "ag_frame"), ("cr_await", "gi_yieldfrom", "ag_await")
 
@@ -44,21 +44,22 @@ class Part(Protocol):
     name: str
 
     async def run(self, ending: Callable[[str], None]) -> None:
-        """Work until `stop` is called. Calls `ending` with the reason as soon as the part does not work any more,
-        however long `run` then takes to return."""
+        """Work until `stop` is called.
+
+        Call `ending` with the cause as soon as the part stops working, even if `run` then needs time to return."""
 
     def stop(self) -> None:
         """Ask `run` to return."""
 
     def fault(self) -> str | None:
-        """What keeps the part from its work for good, in one sentence; None while it works."""
+        """Return the permanent fault of the part as a sentence; None while the part works."""
 
     def waits_for(self) -> str | None:
-        """What the part needs before it can begin its work, in one sentence; None once it works."""
+        """Return what the part waits for before it can start to work, as a sentence; None once it works."""
 
 
 class Supervisor:
-    """Runs `parts` until a signal or until one of them fails. To be used from the main thread."""
+    """Runs `parts` until a signal arrives or a part fails. Use it from the main thread."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._troubles: queue.SimpleQueue[signal.Signals | str] = queue.SimpleQueue()
@@ -66,7 +67,7 @@ class Supervisor:
         self._ends = False
 
     def run(self) -> int:
-        """Supervise until the end. Returns the exit code; parts that did not end in time still run then."""
+        """Supervise until the end. Return the exit code. Parts that did not end in time are still running then."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self._troubles.put(signal.Signals(number)))
         for runner in self._runners:
@@ -76,7 +77,7 @@ class Supervisor:
         _end_unless_called_within(DEADLINE_SECONDS + LAST_RESORT_SECONDS)
         by_signal = isinstance(trouble, signal.Signals)
         why = f"received {trouble.name}" if isinstance(trouble, signal.Signals) else str(trouble)
-        logger.log(logging.INFO if by_signal else logging.CRITICAL, "The operator ends: %s.", why)
+        logger.log(logging.INFO if by_signal else logging.CRITICAL, "The operator stops: %s.", why)
         left = self._stop_all()
         if left:
             _log_stacks(left)
@@ -85,17 +86,17 @@ class Supervisor:
         return FAILED
 
     def health(self) -> str | None:
-        """Why the process should be restarted, in one sentence; None while it works. From any thread."""
+        """Return why the process must be restarted, as a sentence; None while it works. Callable from any thread."""
         if self._ends:
-            return "The operator is ending."
+            return "The operator is stopping."
         return next((fault for runner in self._runners if (fault := runner.fault())), None)
 
     def readiness(self) -> str | None:
-        """Why the operator does not work yet or any more, in one sentence; None while it works. From any thread."""
+        """Return why the operator is not ready, as a sentence; None while it works. Callable from any thread."""
         return self.health() or next((why for runner in self._runners if (why := runner.waits_for)), None)
 
     def _first_trouble(self) -> signal.Signals | str:
-        """Wait for the first signal, end of a part, or fault that lasts."""
+        """Wait for and return the first signal, end of a part, or lasting fault."""
         while True:
             _end_unless_called_within(DEAD_SECONDS)
             with contextlib.suppress(queue.Empty):
@@ -106,7 +107,7 @@ class Supervisor:
                     return fault
 
     def _stop_all(self) -> "list[_Runner]":
-        """Ask every part to end. Returns those that have not ended when the deadline has passed."""
+        """Ask every part to end. Return the parts that have not ended at the deadline."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         for runner in self._runners:
             runner.stop()
@@ -116,7 +117,7 @@ class Supervisor:
 
 
 class _Runner:
-    """One part in its thread. `report` takes a sentence when the part does not work any more."""
+    """One part in its thread. `report` receives a sentence when the part stops working."""
 
     def __init__(self, part: Part, report: Callable[[str], None]) -> None:
         self.name = part.name
@@ -139,22 +140,22 @@ class _Runner:
             self._ending("its thread has ended")
 
     def stop(self) -> None:
-        """Ask the part to end, or not to begin."""
+        """Ask the part to end or, before its start, not to start."""
         self._is_stopped = True
         self._call(self._part.stop)
 
     def ask(self) -> None:
-        """Check the part once more; it answers when its event loop comes to it."""
+        """Start one check of the part. The event loop of the part answers it later."""
         self._unanswered += 1
         self._call(self._answer)
 
     def fault(self) -> str | None:
-        """What is wrong with the part or its event loop by the last check; None where nothing is."""
+        """Return the fault of the part or its event loop at the last check; None if there is none."""
         return f"the event loop of {self.name} is blocked" if self._is_blocked else self._fault
 
     @property
     def has_failed(self) -> bool:
-        """Whether its fault has lasted for too long."""
+        """Whether the fault has lasted too long."""
         return self._is_blocked or self._faulty >= FAULTY_CHECKS
 
     @property
@@ -162,7 +163,7 @@ class _Runner:
         return self._unanswered > UNANSWERED_CHECKS
 
     def log_tasks(self) -> None:
-        """Write the stacks of its tasks to standard error."""
+        """Write the stack traces of the part's tasks to standard error."""
         for task in asyncio.all_tasks(self._loop) if self._loop else ():
             print(f"\n{task!r}\n{''.join(traceback.format_list(_stack_of(task)))}", file=sys.stderr)
 
@@ -190,18 +191,18 @@ class _Runner:
 
 
 def ended(task: asyncio.Task[Any]) -> str:
-    """The reason to give when a task that a part needs is done."""
+    """Return the cause to report when a required task of a part has ended."""
     error = None if task.cancelled() else task.exception()
     return f"its task {task.get_name()!r} has ended" + (f" with {error!r}" if error else "")
 
 
 def _end_unless_called_within(seconds: float) -> None:
-    """A dead man's switch: a thread that runs no Python logs all stacks and exits the process with code 1."""
+    """Exit with code 1 and log all stacks, unless called again in time. The timer runs no Python code."""
     faulthandler.dump_traceback_later(seconds, exit=True)
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process, whatever its threads do. An interpreter that exits the usual way waits for some of them."""
+    """End the process at once. A normal exit of the interpreter would wait for some threads."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -210,7 +211,9 @@ def exit_process(code: int) -> NoReturn:
 
 def _log_stacks(runners: Sequence[_Runner]) -> None:
     names = " and ".join(runner.name for runner in runners)
-    logger.critical("%s did not end within %.0f s. All stacks follow, then the process exits.", names, DEADLINE_SECONDS)
+    logger.critical(
+        "%s did not end within %.0f s. All stack traces follow, then the process exits.", names, DEADLINE_SECONDS
+    )
     faulthandler.dump_traceback(all_threads=True)
     for runner in runners:
         try:
@@ -220,7 +223,7 @@ def _log_stacks(runners: Sequence[_Runner]) -> None:
 
 
 def _stack_of(task: asyncio.Task[Any]) -> traceback.StackSummary:
-    """Where the task waits: every coroutine down to the innermost. Task.get_stack gives the outermost only."""
+    """Return where the task waits: all coroutines down to the innermost. Task.get_stack returns only the outermost."""
     frames: list[tuple[Any, int]] = []
     waiting: Any = task.get_coro()
     while waiting is not None:

@@ -1,7 +1,7 @@
-"""kopf: watches FineTuneJobs and their Jobs and Pods, and turns every event into a key for the workers.
+"""Watches FineTuneJobs and their Jobs and Pods with kopf, and adds the key of each event's job to the workers' queue.
 
-The only module that knows kopf. Its handlers decide nothing; kopf gives the watch streams and logs in.
-No finalizers and no annotations are written on users' objects: `on.event` handlers keep no state there.
+This is the only module that uses kopf. Its handlers decide nothing; kopf opens the watch streams and authenticates.
+No finalizers and no annotations are written on users' objects: `on.event` handlers store no state on objects.
 """
 
 import asyncio
@@ -24,8 +24,7 @@ _LOGIN_TASK = "credentials retriever"
 
 
 class Watches:
-    """The watch streams. `enqueue` takes the key of each FineTuneJob that may need work; it is called from the thread
-    of this part."""
+    """The watch streams. `enqueue` receives the key of each FineTuneJob that may need work, in this part's thread."""
 
     name = "kopf"
 
@@ -36,7 +35,7 @@ class Watches:
         self._seen: set[str] = set()
 
     async def run(self, ending: Callable[[str], None]) -> None:
-        """Watch until `stop`. kopf takes every task that is created in this event loop from now on for its own."""
+        """Watch until `stop`. kopf treats every task that is later created in this event loop as its own."""
         before = asyncio.all_tasks()
         self._tasks = await kopf.spawn_tasks(
             registry=_registry(self._enqueue),
@@ -45,7 +44,7 @@ class Watches:
             standalone=True,
             stop_flag=self._stopped,
         )
-        for task in self._tasks:  # when one is done, kopf ends all others, or hangs while it tries
+        for task in self._tasks:  # when one task ends, kopf ends all others, or hangs while it tries
             task.add_done_callback(lambda task: ending(ended(task)))
         await kopf.run_tasks(self._tasks, ignored=before)
 
@@ -53,8 +52,9 @@ class Watches:
         self._stopped.set()
 
     def fault(self) -> str | None:
-        """A watch that was there and has ended: kopf restarts none. That a stream is silent is no fault, kopf connects
-        anew after a while."""
+        """Report a watch that has ended, because kopf does not restart it.
+
+        A silent stream is no fault: kopf reconnects after a while."""
         now = self._now()
         self._seen |= now
         lost = self._seen - now
@@ -63,11 +63,12 @@ class Watches:
     def waits_for(self) -> str | None:
         now = self._now()
         missing = [resource for resource in WATCHED if _WATCH_TASK.format(resource) not in now]
-        return f"There is no watch yet of {', '.join(missing)}." if missing else None
+        return f"The watch of {', '.join(missing)} has not started yet." if missing else None
 
     def _now(self) -> set[str]:
-        """Names of the tasks that have to live and do. One that is being cancelled does not: kopf can wait for it for
-        ever."""
+        """Return the names of the required tasks that are alive.
+
+        A task that is being cancelled does not count, because kopf may wait for it without limit."""
         needed = {_LOGIN_TASK, *map(_WATCH_TASK.format, WATCHED)}
         return {name for task in asyncio.all_tasks() if (name := task.get_name()) in needed and not task.cancelling()}
 
@@ -85,14 +86,14 @@ def _settings() -> kopf.OperatorSettings:
 
 
 def _is_no_word_on_signals(record: logging.LogRecord) -> bool:
-    """kopf warns that it does not handle signals outside of the main thread: the supervisor does."""
+    """Drop kopf's warning that it handles no signals outside the main thread. The supervisor handles them."""
     return not str(record.msg).startswith("OS signals are ignored")
 
 
 def _registry(enqueue: Callable[[Key], None]) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
-    # A login that fails ends the process. kopf would try again every minute and watch nothing meanwhile.
+    # A failed login ends the process. Otherwise kopf would retry every minute and watch nothing meanwhile.
     @kopf.on.login(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_via_client(**arguments)

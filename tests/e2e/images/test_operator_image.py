@@ -74,7 +74,7 @@ def test_a_job_with_a_missing_profile_fails_with_a_message(installed: Cluster) -
     wait_for(installed, "finetunejob/lost", "jsonpath={.status.state}=Failed")
     status = status_of(installed, "lost")
     assert status["observedGeneration"] == 1
-    assert any('there is no FineTuneProfile "absent"' in condition["message"] for condition in status["conditions"])
+    assert any('FineTuneProfile "absent" does not exist' in condition["message"] for condition in status["conditions"])
 
 
 def test_a_job_under_the_charts_profile_gets_its_preflight_with_the_charts_rights(installed: Cluster) -> None:

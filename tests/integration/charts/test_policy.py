@@ -293,7 +293,7 @@ def test_a_pod_may_not_write_a_job_that_is_not_its_own(
     name: Callable[[Object, Object], str], make_job: Callable[..., Object], pod_named: Callable[..., Writer]
 ) -> None:
     job, other = make_job(), make_job()
-    with pytest.raises(client.ApiException, match="is written by its own pods") as refused:
+    with pytest.raises(client.ApiException, match="may write the status of") as refused:
         pod_named(name(job, other)).apply(job, {"training": TRAINING})
     assert REFUSED_BY_POLICY in refused.value.reason
 
@@ -309,7 +309,7 @@ def test_a_token_that_no_pod_holds_writes_nothing(tenant: str, job: Object, api:
     token = client.CoreV1Api(api).create_namespaced_service_account_token(
         names.TRAINER_SERVICE_ACCOUNT, tenant, {"spec": {"audiences": []}}
     )
-    with pytest.raises(client.ApiException, match="a token that no pod holds"):
+    with pytest.raises(client.ApiException, match="a token that is not bound to a pod"):
         writer_with(api, token.status.token).apply(job, {"training": TRAINING})
 
 

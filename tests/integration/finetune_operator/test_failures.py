@@ -33,23 +33,27 @@ ENDS: dict[str, End] = {
         FailureReason.GPU_OUT_OF_MEMORY,
         "The trainer ended with exit code 30",
     ),
-    "a crash": (lambda pod: pod.crashes(1, TRACEBACK), FailureReason.TRAINER_CRASHED, "exit code 1 without saying why"),
+    "a crash": (
+        lambda pod: pod.crashes(1, TRACEBACK),
+        FailureReason.TRAINER_CRASHED,
+        "exit code 1 without reporting a cause",
+    ),
     "killed": (
         lambda pod: pod.crashes(137),
         FailureReason.KILLED,
-        "SIGKILL ended the trainer (exit code 137), though not for going over its own memory limit",
+        "SIGKILL ended the trainer (exit code 137), but the container had not exceeded its memory limit",
     ),
     "a full /dev/shm": (lambda pod: pod.crashes(135), FailureReason.DISK_FULL, "SIGBUS ended the trainer"),
     "killed for memory": (
         lambda pod: pod.crashes(137, why="OOMKilled"),
         FailureReason.HOST_OUT_OF_MEMORY,
-        "over its memory limit and was killed. Raise spec.compute.memory and create the job again.",
+        "exceeded its memory limit and was killed. Raise spec.compute.memory and create the job again.",
     ),
     "asked to stop": (lambda pod: pod.crashes(143), FailureReason.PREEMPTED, "asked to stop"),
     "evicted for memory": (
         lambda pod: pod.is_evicted("The node was low on resource: memory."),
         FailureReason.EVICTED,
-        "The node ended the pod to protect itself.",
+        "The kubelet ended the pod, for example because the node ran out of resources or was shut down.",
     ),
     "evicted for disk": (
         lambda pod: pod.is_evicted('Usage of EmptyDir volume "scratch" exceeds the limit "200Gi".'),
@@ -59,15 +63,19 @@ ENDS: dict[str, End] = {
     "preempted": (
         lambda pod: pod.is_disrupted("PreemptionByScheduler"),
         FailureReason.PREEMPTED,
-        "preempted by one of higher priority",
+        "preempted by a pod of higher priority",
     ),
-    "drained": (lambda pod: pod.is_disrupted("EvictionByEvictionAPI"), FailureReason.EVICTED, "a node is drained"),
+    "drained": (
+        lambda pod: pod.is_disrupted("EvictionByEvictionAPI"),
+        FailureReason.EVICTED,
+        "for example because its node was drained",
+    ),
     "unreachable node": (
         lambda pod: pod.is_disrupted("DeletionByTaintManager"),
         FailureReason.NODE_LOST,
-        "as when it is unreachable",
+        "for example because it was unreachable",
     ),
-    "node gone": (lambda pod: pod.is_disrupted("DeletionByPodGC"), FailureReason.NODE_LOST, "node is gone"),
+    "node gone": (lambda pod: pod.is_disrupted("DeletionByPodGC"), FailureReason.NODE_LOST, "node no longer exists"),
     "deleted by hand": (lambda pod: pod.is_gone(), FailureReason.EVICTED, "was deleted before its work was done"),
 }
 PREFLIGHT_ENDS: dict[str, End] = {
@@ -163,9 +171,7 @@ def test_of_two_jobs_with_one_output_the_second_fails_before_it_asks_for_a_gpu(
     other = make_namespace(kube)
     second = Job.create(kube, other, manifest("second", output={"uri": f"{place}/"}))
     kubelet.pod_of(other, second.child(PREFLIGHT)).validates()
-    second.assert_failed(
-        FailureReason.OUTPUT_OCCUPIED, f"output.uri: {namespace}/first, which is not finished, writes to {place}/ too"
-    )
+    second.assert_failed(FailureReason.OUTPUT_OCCUPIED, f"output.uri: {namespace}/first, also writes to {place}/ too")
     assert ATTEMPT not in second.batch_jobs()
     kube.delete(f"/api/v1/namespaces/{other}")
 

@@ -203,7 +203,7 @@ def test_a_profile_that_is_applied_later_is_waited_for(
 ) -> None:
     job = Job.create(kube, namespace, manifest(profileName=namespace))
     assert job.wait_for_reason("WaitingForDependency")["state"] == "Pending"
-    assert job.ready()["message"] == f'spec.profileName: there is no FineTuneProfile "{namespace}".'
+    assert job.ready()["message"] == f'spec.profileName: FineTuneProfile "{namespace}" does not exist.'
     kube.create(PROFILES, {**PROFILE, "metadata": {"name": namespace}})
     kubelet.pod_of(namespace, job.child(PREFLIGHT))
     kube.delete(f"{PROFILES}/{namespace}")
@@ -237,7 +237,7 @@ def test_a_quota_that_refuses_a_child_is_told_to_the_tenant_and_waited_out(
     job = Job.create(kube, namespace, manifest())
     assert job.wait_for_reason("CreationRefused")["state"] == "Pending"
     message = job.ready()["message"]
-    assert f"does not take Job {job.child(PREFLIGHT)}: " in message
+    assert f"refused Job {job.child(PREFLIGHT)}: " in message
     assert "exceeded quota: none" in message
 
     kube.delete(quota)

@@ -72,8 +72,10 @@ def test_a_job_that_is_suspended_while_it_trains_waits_and_its_resumed_pod_count
     suspend(job, ATTEMPT)
     status = job.wait_for_reason("Suspended")
     assert (status["state"], status["counts"]) == ("Queued", {"attempts": 1})
-    assert "is suspended by python-requests: it goes on once its spec.suspend is false." in job.ready()["message"]
-    first.says_it_failed(FailureReason.PREEMPTED, "The pod received SIGTERM before its work was done.")
+    assert (
+        "is suspended by python-requests. Set spec.suspend of that Job to false to continue." in job.ready()["message"]
+    )
+    first.says_it_failed(FailureReason.PREEMPTED, "The pod was told to stop (SIGTERM) before its work was done.")
     first.is_gone()
     wait_for("the pod to go", pods_of_attempt(job), lambda left: not left)
 
@@ -118,7 +120,7 @@ def test_a_preflight_in_a_queue_says_which_it_waits_for(kube: Kube, namespace: s
     suspend(job, PREFLIGHT)
     status = job.wait_for_reason("Suspended")
     assert (status["state"], status["stage"]) == ("Queued", "Preflight")
-    assert "it waits for admission by its queue cpu." in job.ready()["message"]
+    assert "and waits for admission by its queue cpu." in job.ready()["message"]
     suspend(job, PREFLIGHT, False)
     kubelet.play(namespace, job.is_complete)
     kube.delete(f"{PROFILES}/{namespace}")
@@ -175,7 +177,7 @@ def test_a_trainer_that_failed_beside_a_sidecar_ends_the_job_and_its_pod(
     wait_for("its Job to go", job.batch_jobs, lambda jobs: ATTEMPT not in jobs)
     kubelet.play(job.namespace, lambda: not pods_of_attempt(job)(), job.selector)
     job.assert_failed(FailureReason.LOSS_DIVERGED, NAN)
-    assert "because of container istio-proxy" in job.ready()["message"]
+    assert "because container istio-proxy did not stop" in job.ready()["message"]
 
 
 def test_a_sandbox_that_cannot_be_made_is_told_in_the_kubelets_words(slow: dict[str, Job]) -> None:
@@ -229,8 +231,8 @@ def test_a_preflight_that_a_queue_controller_holds_back_is_told_where_to_name_a_
     job = Job.create(kube, namespace, manifest())
 
     assert job.wait_for_reason("Suspended")["state"] == "Queued"
-    assert "was suspended as it was created, and it names no queue" in job.ready()["message"]
-    assert "the FineTuneProfile's spec.pods.preflight.queueName." in job.ready()["message"]
+    assert "was suspended when it was created, and it has no queue name" in job.ready()["message"]
+    assert "for the preflight in spec.pods.preflight.queueName of the FineTuneProfile." in job.ready()["message"]
     suspend(job, PREFLIGHT, False)
     kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
     wait_for("the attempt", lambda: ATTEMPT in job.batch_jobs())

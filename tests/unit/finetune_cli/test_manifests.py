@@ -59,11 +59,11 @@ def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
         (("rows.jsonl", "rows.txt"), "job.yaml:8: spec.dataset.train[0].uri: must be s3://BUCKET/KEY ending in"),
         (
             ("s3://results/tickets", "s3://data"),
-            "job.yaml:11: spec.output.uri: spec.dataset.train[0] (s3://data/rows.jsonl) reads files from s3://data. ",
+            "job.yaml:11: spec.output.uri: spec.dataset.train[0] (s3://data/rows.jsonl) reads files from ",
         ),
         (
             ("- uri: s3://data/rows.jsonl", "- uri: s3://data/rows.jsonl\n      - uri: s3://data/rows.jsonl"),
-            "job.yaml:9: spec.dataset.train[1]: s3://data/rows.jsonl is already used by spec.dataset.train[0]: remove or",
+            "job.yaml:9: spec.dataset.train[1]: s3://data/rows.jsonl is already used by spec.dataset.train[0]: remove",
         ),
         *(
             (
@@ -73,8 +73,8 @@ def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
             for option in ("threshold: 0.9", "embeddingModel: {uri: s3://models/minilm}")
         ),
         (("v1alpha1", "v1"), "job.yaml:1: apiVersion: must be finetune.dev/v1alpha1\n"),
-        (("spec:", "spec: ]"), "job.yaml:4: not YAML: "),
-        (("epochs: 3", "epochs: !three 3"), "job.yaml:10: not YAML: "),
+        (("spec:", "spec: ]"), "job.yaml:4: the file is not valid YAML: "),
+        (("epochs: 3", "epochs: !three 3"), "job.yaml:10: the file is not valid YAML: "),
     ],
 )
 def test_a_problem_is_named_with_line_and_field(check, change: tuple[str, str], finding: str) -> None:  # type: ignore[no-untyped-def]
@@ -98,10 +98,13 @@ def test_a_file_that_is_not_there_is_said_so(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("content", "finding"),
     [
-        (b"kind: FinetuneJob\nspec: {}\n", "no FineTuneJob or FineTuneProfile in it, but FinetuneJob"),
-        (b"", "no FineTuneJob or FineTuneProfile in it, but nothing"),
-        (b"\xff\xfe", "not UTF-8"),
-        (b"kind: \x00", "not YAML: "),
+        (
+            b"kind: FinetuneJob\nspec: {}\n",
+            "the file contains no FineTuneJob or FineTuneProfile; it contains FinetuneJob",
+        ),
+        (b"", "the file contains no FineTuneJob or FineTuneProfile; it contains nothing"),
+        (b"\xff\xfe", "the file is not UTF-8: save it as UTF-8"),
+        (b"kind: \x00", "the file is not valid YAML: "),
     ],
 )
 def test_a_file_without_anything_to_check_is_not_called_fine(

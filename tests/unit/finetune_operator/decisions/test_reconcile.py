@@ -82,7 +82,7 @@ def test_of_two_jobs_with_one_output_only_the_first_asks_for_a_gpu(rival: Rival,
     if not starts:
         assert (state(plan), reason(plan)) == ("Failed", "OutputOccupied")
         assert message(plan).startswith(
-            "output.uri: other/mails, which is not finished, writes to s3://results/run too"
+            "spec.output.uri: the unfinished job other/mails also writes to s3://results/run and was first."
         )
 
 
@@ -132,7 +132,7 @@ def test_a_missing_profile_is_waited_for_and_then_fails_the_job() -> None:
     late = reconcile(world, world.created + admission.GRACE)
     assert (state(late), conditions(late)["Validated"], conditions(late)["Failed"]) == ("Failed", "False", "True")
     assert message(late) == (
-        'spec.profileName: there is no FineTuneProfile "default". Correct the field and create the job again.'
+        'spec.profileName: FineTuneProfile "default" does not exist. Correct the field and create the job again.'
     )
 
 
@@ -150,7 +150,7 @@ def test_a_missing_service_account_is_named() -> None:
 
     plan = reconcile(fresh(spec=spec), NOW + timedelta(minutes=1))
 
-    assert 'there is no ServiceAccount "irsa" in namespace team' in message(plan)
+    assert 'ServiceAccount "irsa" does not exist in namespace team' in message(plan)
 
 
 def test_a_service_account_that_may_not_report_gets_the_command_that_binds_it() -> None:
@@ -177,7 +177,9 @@ def test_an_output_among_the_rows_fails_at_once_but_no_job_that_has_begun() -> N
     plan = reconcile(fresh(spec=spec), NOW)
 
     assert (state(plan), plan.create) == ("Failed", [])
-    assert message(plan).startswith("spec.output.uri: s3://data// is a place that spec.dataset.train[0] ")
+    assert message(plan).startswith(
+        "spec.output.uri: spec.dataset.train[0] (s3://data/rows.jsonl) reads files from s3://data//. "
+    )
     assert state(reconcile(validated(spec=spec), NOW)) != "Failed"
 
 
@@ -354,7 +356,7 @@ def test_a_suspended_attempt_is_queued_and_neither_ended_nor_counted_again() -> 
     plan = reconcile(validated(attempts={1: attempt(thrown_away, **HELD)}), NOW)
 
     assert (state(plan), reason(plan), plan.create, plan.delete_jobs) == ("Queued", "Suspended", [], [])
-    assert message(plan).endswith("it waits for admission by its queue gpus.")
+    assert message(plan).endswith("and waits for admission by its queue gpus.")
     assert plan.status is not None
     assert plan.status["counts"] == {"attempts": 1}
     assert "reason" not in plan.status["attempts"][0]

@@ -62,19 +62,31 @@ def test_a_failed_pod_is_told_apart(fields: dict[str, Any], failure: FailureReas
 @pytest.mark.parametrize(
     ("number", "failure", "words"),
     [
-        (1, FailureReason.PREEMPTED, "SIGHUP ended the trainer (exit code 129), so it was asked to stop"),
+        (
+            1,
+            FailureReason.PREEMPTED,
+            "SIGHUP ended the trainer (exit code 129), which means that the trainer was asked to stop",
+        ),
         (2, FailureReason.PREEMPTED, "SIGINT"),
         (4, FailureReason.TRAINER_CRASHED, "built for a newer CPU"),
-        (6, FailureReason.TRAINER_CRASHED, "SIGABRT ended the trainer (exit code 134), as when a library aborts"),
+        (
+            6,
+            FailureReason.TRAINER_CRASHED,
+            "SIGABRT ended the trainer (exit code 134), which happens when a library aborts",
+        ),
         (7, FailureReason.DISK_FULL, "SIGBUS ended the trainer (exit code 135)"),
         (
             9,
             FailureReason.KILLED,
-            "SIGKILL ended the trainer (exit code 137), though not for going over its own memory",
+            "SIGKILL ended the trainer (exit code 137), but the container had not exceeded its memory limit",
         ),
         (11, FailureReason.TRAINER_CRASHED, "SIGSEGV ended the trainer (exit code 139)"),
-        (13, FailureReason.TRAINER_CRASHED, "SIGPIPE ended the trainer (exit code 141), without saying why"),
-        (15, FailureReason.PREEMPTED, "SIGTERM ended the trainer (exit code 143), so it was asked to stop"),
+        (13, FailureReason.TRAINER_CRASHED, "SIGPIPE ended the trainer (exit code 141), without reporting a cause"),
+        (
+            15,
+            FailureReason.PREEMPTED,
+            "SIGTERM ended the trainer (exit code 143), which means that the trainer was asked to stop",
+        ),
         (31, FailureReason.TRAINER_CRASHED, "seccomp"),
         (40, FailureReason.TRAINER_CRASHED, "exit code 168"),
     ],
@@ -127,7 +139,7 @@ def test_a_container_added_before_the_trainer_is_named_where_it_fails() -> None:
     message, reason = why_failed(pod("Failed", name="p", started=None, companions=(failed,)))
 
     assert reason is FailureReason.POD_START_FAILED
-    assert message.startswith("Container istio-init, which was added to pod p and runs before the trainer, failed with")
+    assert message.startswith("Container istio-init failed with exit code")
     assert "kubectl logs p --container istio-init" in message
 
 

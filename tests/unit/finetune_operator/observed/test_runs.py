@@ -23,7 +23,7 @@ def test_a_pod_that_is_refused_is_waited_for_with_the_clusters_own_words() -> No
     silent, refused = (assess(attempt(refusal=refusal), NOW) for refusal in ("", "exceeded quota: gpus"))
 
     assert (silent.standing, silent.message) == (Standing.WAITING, f"Job {attempt().name} has no pod yet.")
-    assert refused.message == f"The pod of Job {attempt().name} is refused: exceeded quota: gpus."
+    assert refused.message == f"The API server refuses the pod of Job {attempt().name}: exceeded quota: gpus."
     assert refused.requeue_after == LOOK_AGAIN  # an Event wakes nobody
 
 
@@ -38,7 +38,7 @@ def test_a_deleted_pod_that_outstays_its_grace_period_is_a_lost_node() -> None:
 
     assert (early.standing, early.requeue_after) == (Standing.RUNNING, LOST_GRACE)
     assert (late.standing, late.failure) == (Standing.FAILED, FailureReason.NODE_LOST)
-    assert late.message == "Node n1 stopped answering while it ran the pod."
+    assert late.message == "Node n1 stopped responding while it ran the pod."
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_sidecar_gets_a_grace_and_then_the_trainers_end_counts(ended: dict[str
     assert late.standing is standing
     if standing is Standing.FAILED:
         assert late.message == (
-            "Loss is NaN at step 7. Its pod was removed with its log, because of container istio-proxy, which ran on."
+            "Loss is NaN at step 7. The pod and its log were removed, because container istio-proxy did not stop."
         )
 
 
@@ -83,14 +83,14 @@ def test_a_suspended_job_waits_whatever_becomes_of_its_pod(doomed: Pod | None) -
         found = assess(held, moment)
         assert (found.standing, found.failure) == (Standing.SUSPENDED, None)
     assert found.message == (
-        "Job tickets-12345678-a1 is suspended by kubectl-patch: it goes on once its spec.suspend is false."
+        "Job tickets-12345678-a1 is suspended by kubectl-patch. Set spec.suspend of that Job to false to continue."
     )
 
 
 def test_a_job_in_a_queue_says_which_it_waits_for() -> None:
     message = assess(attempt(suspended=True, queue="gpus"), NOW).message
 
-    assert message == "Job tickets-12345678-a1 is suspended: it waits for admission by its queue gpus."
+    assert message == "Job tickets-12345678-a1 is suspended and waits for admission by its queue gpus."
 
 
 def test_a_job_that_a_queue_controller_holds_without_a_queue_is_told_where_to_name_one() -> None:

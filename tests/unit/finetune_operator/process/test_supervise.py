@@ -80,7 +80,7 @@ HANGS = """
 def test_parts_that_end_on_a_signal_end_the_process_with_0(number: signal.Signals) -> None:
     code, output = end_of(start(SOUND), number)
     assert code == 0, output
-    assert f"The operator ends: received {number.name}." in output
+    assert f"The operator stops: received {number.name}." in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -141,7 +141,7 @@ def test_a_fault_that_lasts_ends_the_process_and_one_that_passes_does_not() -> N
     """
     code, output = end_of(start(story))
     assert code == 1
-    assert "The operator ends: a watch has ended." in output
+    assert "The operator stops: a watch has ended." in output
 
 
 def test_a_loop_that_is_only_slow_is_not_taken_for_blocked() -> None:
