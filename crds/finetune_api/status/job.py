@@ -181,9 +181,9 @@ class FineTuneJobStatus(StatusModel):
     attempts: Annotated[list[Attempt], Field(max_length=10), list_map("number")] | None = None
     """The last ten attempts."""
     preflight: Preflight | None = None
-    """What the check of the data found."""
+    """Results of the preflight."""
     resolved: Resolved | None = None
-    """What the run uses where the spec left the choice open."""
+    """The settings that the job uses where the spec sets none."""
     training: Training | None = None
     """Progress of the current attempt."""
     evaluation: Evaluation | None = None

@@ -63,7 +63,7 @@ def test_kubectl_explain_lists_every_field(kind: str, explained: dict[str, Objec
 def test_kubectl_explain_reads_like_documentation(installed: Cluster) -> None:
     text = " ".join(installed.kubectl("explain", "ftj.spec.training.learningRate").split())
     assert "FIELD: learningRate <number>" in text
-    assert "Default: 2e-4, and 1e-3 for models below one billion parameters; 1e-5 for method Full." in text
+    assert "Default: 2e-4; 1e-3 for models below one billion parameters; 1e-5 for method Full." in text
 
 
 def test_ten_lines_come_back_with_every_default(kube: Kube, namespace: str) -> None:

@@ -56,5 +56,7 @@ def test_an_output_among_the_rows_is_refused_before_anything_is_read_or_written(
     bundle = make_bundle(model={"uri": str(tmp_path / "no-such-model")}, output={"uri": output})
     found = failure(bundle)
     assert found.reason is FailureReason.SPEC_INVALID
-    assert found.message.startswith(f"spec.output.uri: {output} is ")
+    finding = ". is the folder of spec.model.uri (" if output == "." else "spec.dataset.train[0] ("
+    assert found.message.startswith(f"spec.output.uri: {finding}")
+    assert output == "." or f" reads files from {output}. " in found.message
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
