@@ -20,8 +20,24 @@ PEFT_BIAS = {LoraBias.NONE: "none", LoraBias.ALL: "all", LoraBias.LORA_ONLY: "lo
 PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
 """PEFT's init_lora_weights that leave the base model as it is. The others (pissa, olora, corda, loftq, lora_ga) take
 from its weights whenever PEFT loads the adapter, or train A only (mica)."""
-UNNAMED = ("rank_pattern", "alpha_pattern", "lora_bias", "layer_replication", "target_parameters")
-"""PEFT's settings of an adapter that method.lora has no field for, and servers no option."""
+UNNAMED = (
+    "rank_pattern",
+    "alpha_pattern",
+    "lora_bias",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+    "megatron_config",
+)
+"""PEFT's settings of an adapter that change its result or its training, and that method.lora has no field for. Servers
+ignore them or refuse the adapter."""
 ENDINGS = (".lora_A.weight", ".lora_B.weight")
 
 
