@@ -24,7 +24,7 @@ def json_lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
     for number, line in lines(stream, uri):
         if line is None:
             yield number, InvalidRow(f"longer than {LINE_BYTES >> 20} MiB", "a .jsonl file has one object a line")
-        elif not line.isspace():
+        elif line.removeprefix(BOM).strip():
             try:
                 value: Any = parse(line.rstrip())
             except InvalidRow as problem:
