@@ -96,8 +96,10 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
     require_supported(config, uri)
     tensors = read_tensors(storage, uri, files, scratch)
     sizes = {name: tensor.shape for name, tensor in tensors.items()}
-    shape = _shape(config, sizes, uri)
-    vocabulary = vocabulary_of(tensors, is_tied(_require_fit(scratch, tensors, uri)))
+    _shape(config, sizes, uri)  # names what config.json lacks more plainly than Transformers does
+    tied = is_tied(_require_fit(scratch, tensors, uri))
+    shape = _shape(config, sizes, uri, tied)
+    vocabulary = vocabulary_of(tensors, tied)
     if vocabulary and vocabulary.tied:
         _require_one_head(storage, tensors, vocabulary, uri)
     tokenizer = _tokenizer(scratch, uri)
@@ -214,9 +216,9 @@ def _require(names: Sequence[str], layers: Set[str], field: str) -> None:
         )
 
 
-def _shape(config: dict[str, Any], sizes: Sizes, uri: str) -> ModelShape:
+def _shape(config: dict[str, Any], sizes: Sizes, uri: str, tied: bool | None = None) -> ModelShape:
     try:
-        return model_shape(config, sizes)
+        return model_shape(config, sizes, tied)
     except ValueError as error:
         raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri}: {error}.") from error
 

@@ -21,8 +21,24 @@ PEFT_BIAS = {LoraBias.NONE: "none", LoraBias.ALL: "all", LoraBias.LORA_ONLY: "lo
 PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
 """Values of PEFT's init_lora_weights that do not change the base model. Other values change its weights when PEFT loads
 the adapter (pissa, olora, corda, loftq, lora_ga), or train only A (mica)."""
-UNNAMED = ("rank_pattern", "alpha_pattern", "lora_bias", "layer_replication", "target_parameters")
-"""Settings of a PEFT adapter that neither method.lora nor inference servers support."""
+UNNAMED = (
+    "rank_pattern",
+    "alpha_pattern",
+    "lora_bias",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+    "megatron_config",
+)
+"""Settings of a PEFT adapter that change its result or its training, and that method.lora does not support. Inference
+servers ignore these settings or refuse the adapter."""
 ENDINGS = (".lora_A.weight", ".lora_B.weight")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.bundle import Bundle
+from finetune_api.bundle import Bundle, sources_of, uris_of
 from finetune_api.conflicts import conflicts
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import Dataset, Overlength, Split
@@ -15,6 +15,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodType
 from finetune_api.status.job import ConditionType
 from finetune_api.status.preflight import Preflight, SourceRows, Splits
+from finetune_api.uris import FILES, FOLDER, misspelled
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
 from finetune_trainer.base.previous_adapter import require_fitting_adapter
 from finetune_trainer.handover.prepared import (
@@ -142,7 +143,13 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
 
 
 def check_places(spec: FineTuneJobSpec) -> None:
-    """Raises TrainerFailure SpecInvalid when the job would overwrite its own inputs, or read its results as rows."""
+    """Raises TrainerFailure SpecInvalid when the API server would refuse an s3:// URI, which a bundle written by hand may
+    contain, or when the job would overwrite its own inputs, or read its results as rows."""
+    files = {f"{field}.uri" for field in sources_of(spec)}
+    for field, uri in uris_of(spec).items():
+        wrong = misspelled(uri, FILES if field in files else FOLDER) if uri.startswith("s3:") else None
+        if wrong:
+            raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field}: {uri} {wrong}.")
     if conflict := next(conflicts(spec, str(Path.cwd())), None):
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.message}")
 

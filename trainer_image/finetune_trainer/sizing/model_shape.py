@@ -81,9 +81,9 @@ class ModelShape:
         return [m for m in self.matrices if any(f".{m.name}".endswith(f".{name}") for name in target_modules)]
 
 
-def model_shape(config: Mapping[str, Any], sizes: Sizes) -> ModelShape:
+def model_shape(config: Mapping[str, Any], sizes: Sizes, tied: bool | None = None) -> ModelShape:
     """Returns the shape of the model with this config.json and these weights. Raises ValueError when config.json lacks
-    a setting.
+    a setting. `tied`: whether the output head is the embedding. The default is that of config.json, or of the family.
 
     The shapes of the weights are preferred to config.json, whose settings have different names in each model family."""
     config = config.get("text_config") or config
@@ -95,7 +95,7 @@ def model_shape(config: Mapping[str, Any], sizes: Sizes) -> ModelShape:
     groups = 1 if config.get("multi_query") else config.get("num_key_value_heads") or heads
     in_blocks = {name: size for name, size in sizes.items() if any(part.isdigit() for part in name.split("."))}
     norms = [name for name, size in in_blocks.items() if name.endswith(".weight") and list(size) == [hidden]]
-    tied = bool(config.get("tie_word_embeddings", True))
+    tied = _is_tied(config) if tied is None else tied
     counted = {name: size for name, size in sizes.items() if not tied or name not in HEADS}
     matrices = _matrices(in_blocks)
     return ModelShape(
@@ -117,6 +117,16 @@ def model_shape(config: Mapping[str, Any], sizes: Sizes) -> ModelShape:
         bare_logits=not any(config.get(name) not in (None, 0, 1) for name in SCALED),
         softcapped_heads=heads if config.get("attn_logit_softcapping") else 0,
     )
+
+
+def _is_tied(config: Mapping[str, Any]) -> bool:
+    """tie_word_embeddings of config.json; if missing, the default of its model_type in Transformers."""
+    if "tie_word_embeddings" in config:
+        return bool(config["tie_word_embeddings"])
+    from transformers import CONFIG_MAPPING
+
+    family = config.get("model_type")
+    return bool(getattr(CONFIG_MAPPING[family](), "tie_word_embeddings", True)) if family in CONFIG_MAPPING else True
 
 
 def _setting(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:

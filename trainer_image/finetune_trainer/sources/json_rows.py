@@ -25,7 +25,7 @@ def json_lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
     for number, line in lines(stream, uri):
         if line is None:
             yield number, InvalidRow(f"the line is longer than {LINE_BYTES >> 20} MiB", "write one object per line")
-        elif not line.isspace():
+        elif line.removeprefix(BOM).strip():
             try:
                 value: Any = parse(line.rstrip())
             except InvalidRow as problem:

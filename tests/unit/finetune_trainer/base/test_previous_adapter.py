@@ -1,12 +1,15 @@
 """The adapter a job continues from is checked before a GPU is held."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig
 
 from finetune_api.reasons import FailureReason
+from finetune_trainer.base.previous_adapter import UNNAMED
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import prepare
@@ -84,6 +87,16 @@ def test_settings_that_are_not_the_adapters_are_refused_naming_its_own(
         ("rank_pattern", {"v_proj": 64}, "has rank_pattern, which method.lora does not support"),
         ("alpha_pattern", {"v_proj": 64}, "has alpha_pattern"),
         ("lora_bias", True, "has lora_bias"),
+        ("trainable_token_indices", [1, 2], "has trainable_token_indices"),
+        ("trainable_token_indices", {"embed_tokens": [1]}, "has trainable_token_indices"),
+        ("alora_invocation_tokens", [5, 6], "has alora_invocation_tokens"),
+        ("use_qalora", True, "has use_qalora"),
+        ("use_bdlora", {"nblocks": 2}, "has use_bdlora"),
+        ("arrow_config", {"top_k": 3}, "has arrow_config"),
+        ("kasa_config", {"beta": 1e-4}, "has kasa_config"),
+        ("monteclora_config", {"num_samples": 4}, "has monteclora_config"),
+        ("velora_config", {"num_groups": 8}, "has velora_config"),
+        ("megatron_config", {"hidden_size": 32}, "has megatron_config"),
     ],
 )
 def test_an_adapter_that_no_server_could_be_told_of_is_not_continued(
@@ -159,3 +172,19 @@ def test_where_there_is_no_adapter_it_says_what_is_missing(
 def test_what_is_no_lora_adapter_is_refused(make_bundle: MakeBundle, adapter: Path, text: str, said: str) -> None:
     (adapter / "adapter_config.json").write_text(text)
     assert said in refused(make_bundle, adapter)[1]
+
+
+KNOWN = {
+    "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode": "a name",
+    "r lora_alpha use_rslora use_dora bias modules_to_save target_modules": "method.lora has a field",
+    "exclude_modules layers_to_transform layers_pattern": "the adapter's matrices show the layers",
+    "lora_dropout fan_in_fan_out ensure_weight_tying runtime_config": "the result does not depend on it",
+    "megatron_core qalora_group_size": "belongs to a setting that is refused",
+    "init_lora_weights loftq_config eva_config corda_config lora_ga_config": "init_lora_weights decides",
+}
+
+
+def test_every_setting_that_peft_has_is_known_here() -> None:
+    """A setting of a newer PEFT fails this test: refuse adapters with this setting in UNNAMED, or add the setting above
+    with the reason why it may be set."""
+    assert {field.name for field in fields(LoraConfig)} == {*UNNAMED, *" ".join(KNOWN).split()}

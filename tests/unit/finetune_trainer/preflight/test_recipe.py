@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune_api.reasons import FailureReason
+from finetune_api.uris import FILES, FOLDER
 from finetune_trainer.handover.prepared import Prepared, work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import preflight
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer, sum_rows, write_rows
-from tests.unit.finetune_trainer.preflight_runs import read, run, with_dataset, written
+from tests.unit.finetune_trainer.preflight_runs import failure, read, run, with_dataset, written
 
 
 def test_an_attempt_reads_the_data_that_preflight_prepared(make_bundle: MakeBundle, tiny_model_dir: Path) -> None:
@@ -187,3 +189,25 @@ def test_advice_is_reported_and_does_not_stop_the_job(make_bundle: MakeBundle) -
         advice.reason for advice in run(make_bundle(rows=rows, training={"learningRate": 0.5})).preflight.advice or []
     }
     assert told >= {"FewRows", "PromptFormatInRows", "OneAnswerRepeated", "TestSetSmall", "LearningRateUnusual"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "field", "words"),
+    [
+        ({"dataset": {"train": [{"uri": "s3://data/rows.txt"}]}}, "spec.dataset.train[0].uri", FILES.wanted),
+        ({"dataset": {"train": [{"uri": "s3://data"}]}}, "spec.dataset.train[0].uri", FILES.wanted),
+        ({"dataset": {"train": [{"uri": "s3:/data/rows.jsonl"}]}}, "spec.dataset.train[0].uri", FILES.wanted),
+        ({"dataset": {"train": [{"uri": "s3://data/../rows.jsonl"}]}}, "spec.dataset.train[0].uri", "called . or .."),
+        ({"model": {"uri": "s3://models"}}, "spec.model.uri", FOLDER.wanted),
+        ({"model": {"uri": "s3://Models/base"}}, "spec.model.uri", FOLDER.wanted),
+        ({"output": {"uri": "s3://results/*"}}, "spec.output.uri", FOLDER.wanted),
+        ({"method": {"lora": {"from": "s3://adapters"}}}, "spec.method.lora.from", FOLDER.wanted),
+    ],
+)
+def test_an_s3_uri_that_the_api_server_would_not_accept_is_refused_with_the_same_sentence(
+    make_bundle: MakeBundle, parts: dict[str, Any], field: str, words: str
+) -> None:
+    found = failure(make_bundle(**parts))
+    assert found.reason is FailureReason.SPEC_INVALID
+    assert found.message.startswith(f"{field}: s3:")
+    assert words in found.message

@@ -72,6 +72,18 @@ def test_a_tied_head_is_counted_once() -> None:
     assert model_shape(config | {"tie_word_embeddings": False}, sizes).parameters == 160
 
 
+@pytest.mark.parametrize(
+    ("family", "tied"),
+    [("llama", False), ("qwen2", False), ("mistral", False), ("gemma3_text", True), ("gpt2", True), ("unknown", True)],
+)
+def test_a_config_that_does_not_say_whether_the_head_is_tied_has_the_familys_default(family: str, tied: bool) -> None:
+    config = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
+    sizes = {"model.embed_tokens.weight": (10, 8), "lm_head.weight": (10, 8)}
+    found = model_shape(config | {"model_type": family}, sizes)
+    assert (found.tied, found.parameters) == (tied, 80 if tied else 160)
+    assert model_shape(config | {"model_type": family, "tie_word_embeddings": not tied}, sizes).tied is not tied
+
+
 def test_a_head_with_a_bias_is_known_by_it() -> None:
     config = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
     head = {"lm_head.weight": (10, 8), "lm_head.bias": (10,)}

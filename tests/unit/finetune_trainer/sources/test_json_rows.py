@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune_trainer.sources import json_rows
 from finetune_trainer.sources.findings import Finding, InvalidRow, Severity
-from finetune_trainer.sources.json_rows import array_items, parse
+from finetune_trainer.sources.json_rows import array_items, json_lines, parse
 
 TWICE = '{"meta": {"a": 1, "a": 2}, "text": "%s"}'
 
@@ -42,3 +42,9 @@ def test_a_name_twice_among_many_is_found_in_one_pass() -> None:
     with pytest.raises(InvalidRow):
         parse(f"{{{', '.join([*names, names[-1]])}}}".encode())
     assert time.process_time() - begun < 1  # counting each name took ten
+
+
+@pytest.mark.parametrize("first", [b"\xef\xbb\xbf\n", b"\xef\xbb\xbf\r\n", b"\xef\xbb\xbf \t\n", b"\n"])
+def test_a_line_with_nothing_but_a_byte_order_mark_is_blank(first: bytes) -> None:
+    assert list(json_lines(io.BytesIO(first + b'{"a": 1}\n'), "rows.jsonl")) == [(2, {"a": 1})]
+    assert list(json_lines(io.BytesIO(first), "rows.jsonl")) == []
