@@ -13,7 +13,7 @@ from finetune_operator.observed.world import Rival, parse_spec
 
 
 def rivals_of(api: Api, uid: str, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> tuple[Rival, ...]:
-    """Return the other jobs of the same S3 service whose output.uri is that of the job `uid`, inside it or around it."""
+    """Return the other jobs of the same S3 service whose output.uri equals or overlaps that of the job `uid`."""
     return tuple(
         _rival(api, job, spec.output.uri)
         for job in api.list(names.JOB_KIND)

@@ -143,8 +143,9 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
 
 
 def check_places(spec: FineTuneJobSpec) -> None:
-    """Raises TrainerFailure SpecInvalid when the API server would refuse an s3:// URI, which a bundle written by hand may
-    contain, or when the job would overwrite its own inputs, or read its results as rows."""
+    """Raises TrainerFailure SpecInvalid when the job would overwrite its own inputs, or read its results as rows.
+
+    Does so too when the API server would refuse an s3:// URI, which a bundle written by hand may contain."""
     files = {f"{field}.uri" for field in sources_of(spec)}
     for field, uri in uris_of(spec).items():
         wrong = misspelled(uri, FILES if field in files else FOLDER) if uri.startswith("s3:") else None
