@@ -187,7 +187,7 @@ def test_of_two_jobs_with_one_output_inside_the_others_the_second_fails_too(
     second = Job.create(kube, namespace, manifest("second", output={"uri": f"{place}{below}"}))
     kubelet.pod_of(namespace, second.child(PREFLIGHT)).validates()
     second.assert_failed(
-        FailureReason.OUTPUT_OCCUPIED, f"output.uri: {namespace}/first, which is not finished, writes to {place} and"
+        FailureReason.OUTPUT_OCCUPIED, f"spec.output.uri: the unfinished job {namespace}/first writes to {place} and"
     )
 
 

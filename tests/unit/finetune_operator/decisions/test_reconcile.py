@@ -92,8 +92,8 @@ def test_an_output_inside_another_jobs_is_named() -> None:
 
     assert (state(plan), reason(plan)) == ("Failed", "OutputOccupied")
     assert message(plan).startswith(
-        f"output.uri: other/mails, which is not finished, writes to {theirs} and was first. {theirs} is inside "
-        "s3://results/run, so that each job could overwrite results of the other."
+        f"spec.output.uri: the unfinished job other/mails writes to {theirs} and was first. {theirs} is inside "
+        "s3://results/run, so each job could overwrite results of the other."
     )
 
 

@@ -197,7 +197,7 @@ def test_advice_is_reported_and_does_not_stop_the_job(make_bundle: MakeBundle) -
         ({"dataset": {"train": [{"uri": "s3://data/rows.txt"}]}}, "spec.dataset.train[0].uri", FILES.wanted),
         ({"dataset": {"train": [{"uri": "s3://data"}]}}, "spec.dataset.train[0].uri", FILES.wanted),
         ({"dataset": {"train": [{"uri": "s3:/data/rows.jsonl"}]}}, "spec.dataset.train[0].uri", FILES.wanted),
-        ({"dataset": {"train": [{"uri": "s3://data/../rows.jsonl"}]}}, "spec.dataset.train[0].uri", "called . or .."),
+        ({"dataset": {"train": [{"uri": "s3://data/../rows.jsonl"}]}}, "spec.dataset.train[0].uri", "named . or .."),
         ({"model": {"uri": "s3://models"}}, "spec.model.uri", FOLDER.wanted),
         ({"model": {"uri": "s3://Models/base"}}, "spec.model.uri", FOLDER.wanted),
         ({"output": {"uri": "s3://results/*"}}, "spec.output.uri", FOLDER.wanted),
