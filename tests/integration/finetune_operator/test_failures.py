@@ -171,7 +171,10 @@ def test_of_two_jobs_with_one_output_the_second_fails_before_it_asks_for_a_gpu(
     other = make_namespace(kube)
     second = Job.create(kube, other, manifest("second", output={"uri": f"{place}/"}))
     kubelet.pod_of(other, second.child(PREFLIGHT)).validates()
-    second.assert_failed(FailureReason.OUTPUT_OCCUPIED, f"output.uri: {namespace}/first, also writes to {place}/ too")
+    second.assert_failed(
+        FailureReason.OUTPUT_OCCUPIED,
+        f"spec.output.uri: the unfinished job {namespace}/first also writes to {place}/ and",
+    )
     assert ATTEMPT not in second.batch_jobs()
     kube.delete(f"/api/v1/namespaces/{other}")
 
