@@ -115,7 +115,7 @@ def test_a_namespace_that_is_being_deleted_ends_the_work_on_its_jobs(
     body["metadata"]["finalizers"] = ["tests.finetune.dev/hold"]  # so that the job outlives what is made for it
     job = Job.create(kube, namespace, body)
     wait_for("the job to be deleted", job.read, lambda read: "deletionTimestamp" in read["metadata"])
-    said = "nothing more is created for this job"
+    said = "nothing is created for this job"
     wait_for("the operator to be told", lambda: operator.log.read_text()[len(log) :], lambda text: said in text)
     reads = proxy.reads(job.path)
     kube.merge(job.path, {"metadata": {"labels": {"looked": "at"}}})
