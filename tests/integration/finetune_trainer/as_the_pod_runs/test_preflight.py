@@ -67,7 +67,7 @@ def test_a_row_that_is_too_long_ends_the_job_where_that_is_asked(checked: RunCas
     ended = checked("too-long")
     assert ended.code == FAILURES[FailureReason.DATASET_INVALID].exit_code
     assert ended.message.reason is FailureReason.DATASET_INVALID
-    assert "/data/sums.jsonl line 1 is" in ended.message.message
+    assert "/data/sums.jsonl line 1 has" in ended.message.message
     assert "training.maxSequenceLength is 16" in ended.message.message
     assert "Traceback" not in ended.log
 
