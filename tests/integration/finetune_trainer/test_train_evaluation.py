@@ -61,7 +61,7 @@ def test_a_failed_gate_fails_the_job_and_keeps_its_results_marked(
     assert manifest["evaluation"]["gates"] == [
         {"metric": "ExactMatch", "bound": "Min", "limit": 1.0, "value": 0.0, "passed": False}
     ]
-    assert "not to be used" in (output / "adapter" / "README.md").read_text()
+    assert "Do not use it" in (output / "adapter" / "README.md").read_text()
     assert writer.intent.artifacts
     monkeypatch.setattr(module, "recipe", lambda *_: pytest.fail("it trained again"))
     with pytest.raises(TrainerFailure, match="ExactMatch is 0"):

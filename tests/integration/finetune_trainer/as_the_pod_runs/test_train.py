@@ -115,7 +115,7 @@ def test_qlora_misses_its_gate_and_keeps_its_results(trained: RunCase, checked: 
     config, weights = adapter(pods, "qlora")
     assert config["modules_to_save"] == ["lm_head"]
     assert any(name.endswith("lm_head.weight") for name in weights)
-    assert "not to be used" in (pods.data / "out/qlora/adapter/README.md").read_text()
+    assert "Do not use it" in (pods.data / "out/qlora/adapter/README.md").read_text()
 
 
 def test_weights_and_what_is_learned_of_a_row_are_as_asked(trained: RunCase, checked: RunCase) -> None:
