@@ -4,27 +4,22 @@ import argparse
 import logging
 
 from finetune_operator.cluster.api import KubernetesApi
-from finetune_operator.process import probes
+from finetune_operator.cluster.limits import Bucket
+from finetune_operator.process import metrics, probes
+from finetune_operator.process.keeper import Keeper
 from finetune_operator.process.loop import Workers
 from finetune_operator.process.supervise import FAILED, Supervisor, exit_process
 from finetune_operator.process.watch import Watches
+from finetune_operator.store.store import Store
 
 
 def main() -> None:
     """Parse the command line and run until a signal or a failure."""
-    parser = argparse.ArgumentParser(prog="finetune-operator", description=__doc__)
-    parser.add_argument(
-        "--health-probe-bind-address",
-        metavar="HOST:PORT",
-        help="address for /healthz and /readyz, for example 0.0.0.0:8080",
-    )
-    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     logging.basicConfig(level=arguments.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     code = FAILED
     try:
-        workers = Workers(KubernetesApi())
-        supervisor = Supervisor([workers, Watches(workers.add)])
+        supervisor = _operator(arguments)
         if arguments.health_probe_bind_address:
             probes.serve(arguments.health_probe_bind_address, supervisor.health, supervisor.readiness)
         code = supervisor.run()
@@ -32,6 +27,46 @@ def main() -> None:
         logging.getLogger(__name__).critical("The operator cannot start or has failed.", exc_info=True)
     finally:
         exit_process(code)
+
+
+def _operator(arguments: argparse.Namespace) -> Supervisor:
+    """Put the parts together: the watches feed the store, which tells the workers about changes."""
+    bucket = Bucket(arguments.api_qps, arguments.api_burst) if arguments.api_qps else None
+    api = KubernetesApi(arguments.workers + 1, bucket, metrics.count_request)
+    store = Store(lambda key: workers.add(key))
+    watches = Watches(store, arguments.namespaces)
+    keeper = Keeper(api, store, arguments.namespaces, watches.restart)
+    workers = Workers(api, store, keeper, arguments.workers)
+    metrics.observe(store, workers.queue)
+    if arguments.metrics_bind_address:
+        metrics.serve(arguments.metrics_bind_address)
+    return Supervisor([workers, watches])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="finetune-operator", description=__doc__)
+    parser.add_argument(
+        "--namespaces",
+        type=lambda text: tuple(name for name in text.split(",") if name),
+        default=(),
+        metavar="A,B",
+        help="namespaces to watch; all if none are named",
+    )
+    parser.add_argument(
+        "--health-probe-bind-address",
+        metavar="HOST:PORT",
+        help="address for /healthz and /readyz, for example 0.0.0.0:8080",
+    )
+    parser.add_argument(
+        "--metrics-bind-address", metavar="HOST:PORT", help="address for /metrics, for example 0.0.0.0:8081"
+    )
+    parser.add_argument("--workers", type=int, default=8, help="number of jobs that are decided at the same time")
+    parser.add_argument(
+        "--api-qps", type=float, default=0, help="requests per second to the API server; 0 means no limit"
+    )
+    parser.add_argument("--api-burst", type=int, default=100, help="requests at once, if --api-qps sets a limit")
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
 """The client of the API server. No other module of the operator calls the API server."""
 
 import json
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 from kubernetes import client, config
+from kubernetes.dynamic import DynamicClient
+from kubernetes.dynamic.exceptions import DynamicApiError
 
 from finetune_api import names
+from finetune_operator.cluster.limits import Bucket
 from finetune_operator.observed.pods import Object
 
 TIMEOUT_SECONDS = 30
+CHUNK = 500
+"""Objects per request of a list, as kubectl and client-go's pager have it."""
 _PATHS = {
     "Job": ("/apis/batch/v1", "jobs"),
     "Pod": ("/api/v1", "pods"),
@@ -19,22 +25,31 @@ _PATHS = {
     names.JOB_KIND: (f"/apis/{names.API_VERSION}", names.JOBS),
     names.PROFILE_KIND: (f"/apis/{names.API_VERSION}", names.PROFILES),
 }
-
+_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches"""
 _NAMESPACE_TERMINATING = "NamespaceTerminating"
 """The cause in the error of the admission plugin: https://pkg.go.dev/k8s.io/api/core/v1#NamespaceTerminatingCause"""
 
 
 class ApiError(Exception):
-    """The API server refused a request; `status` is the HTTP code."""
+    """The API server refused a request; `status` is the HTTP code, `retry_after` its wish in seconds, if it has one."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
         self.message = message
+        self.retry_after = retry_after
 
 
 class NamespaceGoneError(ApiError):
     """No object can be created in this namespace: the namespace is being deleted or does not exist."""
+
+
+class Chunk(NamedTuple):
+    """A part of a list of metadata: the `metadata` of each object, and the version of the list."""
+
+    metadata: list[Object]
+    version: int
 
 
 class Api(Protocol):
@@ -43,70 +58,98 @@ class Api(Protocol):
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         """Return the object; None if it does not exist."""
 
-    def list(
-        self, kind: str, namespace: str | None = None, selector: str | None = None, fields: str | None = None
-    ) -> list[Object]:
-        """Return the objects of one namespace, or of all, that match a label selector and a field selector."""
+    def events(self, namespace: str, fields: str) -> list[Object]:
+        """Return the Events of a namespace that match a field selector."""
 
-    def create(self, body: Object) -> bool:
-        """Create the object. Return False if an object of that name exists.
+    def metadata(self, kind: str, namespace: str | None, labels: str = "", fields: str = "") -> Iterator[Chunk]:
+        """Yield the metadata of the objects of a namespace, or of all, that match the selectors, in chunks."""
+
+    def create(self, body: Object) -> Object | None:
+        """Create the object and return it; None if an object of that name exists.
 
         Raises NamespaceGoneError if the namespace is being deleted."""
 
     def delete(self, kind: str, name: str, namespace: str) -> None:
         """Delete the object and, in the background, the objects that it owns. Succeed if it does not exist."""
 
-    def apply_status(self, body: Object, manager: str) -> None:
-        """Write the status of a FineTuneJob with server-side apply."""
+    def apply_status(self, body: Object, manager: str) -> Object:
+        """Write the status of a FineTuneJob with server-side apply. Return the FineTuneJob."""
 
     def may_report(self, namespace: str, account: str) -> bool:
         """Whether this ServiceAccount may write the status of the FineTuneJobs of its namespace."""
 
 
 class KubernetesApi:
-    """The implementation with the connection, credentials and retries of the official client."""
+    """The implementation with the official client: its credentials, its TLS, and its pool of connections.
 
-    def __init__(self) -> None:
+    `observe` is called after each request with its verb, as Kubernetes names it, and the HTTP code."""
+
+    def __init__(
+        self,
+        connections: int,
+        bucket: Bucket | None = None,
+        observe: Callable[[str, int], None] = lambda verb, code: None,
+    ) -> None:
+        settings = client.Configuration()
         try:
-            config.load_incluster_config()
+            config.load_incluster_config(settings)
         except config.ConfigException:
-            config.load_kube_config()
-        self._client = client.ApiClient()
+            config.load_kube_config(client_configuration=settings)
+        settings.connection_pool_maxsize = connections
+        # The paths are known, so no discovery is needed.
+        self._client = DynamicClient(client.ApiClient(settings), discoverer=lambda client, cache: None)
+        self._bucket, self._observe = bucket, observe
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         try:
-            return self._request("GET", _path(kind, namespace, name))
+            return self._request("get", _path(kind, namespace, name))
         except ApiError as error:
             if error.status == 404:
                 return None
             raise
 
-    def list(
-        self, kind: str, namespace: str | None = None, selector: str | None = None, fields: str | None = None
-    ) -> list[Object]:
-        query = [(name, value) for name, value in (("labelSelector", selector), ("fieldSelector", fields)) if value]
-        return cast(list[Object], self._request("GET", _path(kind, namespace), query=query)["items"])
+    def events(self, namespace: str, fields: str) -> list[Object]:
+        return cast(list[Object], self._request("list", _path("Event", namespace), field_selector=fields)["items"])
 
-    def create(self, body: Object) -> bool:
+    def metadata(self, kind: str, namespace: str | None, labels: str = "", fields: str = "") -> Iterator[Chunk]:
+        start: str | None = None
+        while start != "":
+            chunk = self._request(
+                "list",
+                _path(kind, namespace),
+                label_selector=labels or None,
+                field_selector=fields or None,
+                limit=CHUNK,
+                _continue=start,
+                header_params={"Accept": _METADATA_ONLY},
+            )
+            yield Chunk([item["metadata"] for item in chunk["items"] or []], int(chunk["metadata"]["resourceVersion"]))
+            start = chunk["metadata"].get("continue", "")
+
+    def create(self, body: Object) -> Object | None:
         try:
-            self._request("POST", _path(body["kind"], body["metadata"]["namespace"]), body)
+            return self._request("create", _path(body["kind"], body["metadata"]["namespace"]), body)
         except ApiError as error:
             if error.status == 409:
-                return False
+                return None
             raise
-        return True
 
     def delete(self, kind: str, name: str, namespace: str) -> None:
         try:
-            self._request("DELETE", _path(kind, namespace, name), query=[("propagationPolicy", "Background")])
+            self._request("delete", _path(kind, namespace, name), propagation_policy="Background")
         except ApiError as error:
             if error.status != 404:
                 raise
 
-    def apply_status(self, body: Object, manager: str) -> None:
-        path = _path(names.JOB_KIND, body["metadata"]["namespace"], body["metadata"]["name"]) + "/status"
-        query = [("fieldManager", manager), ("force", "true")]
-        self._request("PATCH", path, body, query, "application/apply-patch+yaml")
+    def apply_status(self, body: Object, manager: str) -> Object:
+        return self._request(
+            "apply",
+            _path(names.JOB_KIND, body["metadata"]["namespace"], body["metadata"]["name"]) + "/status",
+            body,
+            field_manager=manager,
+            force_conflicts="true",
+            content_type="application/apply-patch+yaml",
+        )
 
     def may_report(self, namespace: str, account: str) -> bool:
         # The groups of a pod's token, see https://kubernetes.io/docs/reference/access-authn-authz/authentication
@@ -115,33 +158,35 @@ class KubernetesApi:
         resource = {"group": group, "version": version, "resource": names.JOBS, "subresource": "status"}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SubjectAccessReview",
+            "kind": "LocalSubjectAccessReview",
+            "metadata": {"namespace": namespace},
             "spec": {
                 "user": f"system:serviceaccount:{namespace}:{account}",
                 "groups": groups,
                 "resourceAttributes": {**resource, "namespace": namespace, "verb": "patch"},
             },
         }
-        answer = self._request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
-        return bool(answer["status"]["allowed"])
+        path = f"/apis/authorization.k8s.io/v1/namespaces/{namespace}/localsubjectaccessreviews"
+        return bool(self._request("create", path, review)["status"]["allowed"])
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        body: Object | None = None,
-        query: Any = (),
-        content_type: str = "application/json",
-    ) -> Object:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        request = self._client.param_serialize(
-            method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
-        )
-        response = self._client.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
-        text = response.read()
-        if not 200 <= response.status < 300:
-            raise _error(response.status, text)
+    def _request(self, verb: str, path: str, body: Object | None = None, **query: Any) -> Object:
+        if self._bucket is not None:
+            self._bucket.take()
+        code = 0
+        try:
+            answer = self._client.request(
+                _METHODS[verb], path, body, serialize=False, _request_timeout=TIMEOUT_SECONDS, **query
+            )
+            code, text = answer.status, answer.data
+        except DynamicApiError as error:
+            code = error.status
+            raise _error(error) from error
+        finally:
+            self._observe(verb, code)
         return cast(Object, json.loads(text))
+
+
+_METHODS = {"get": "get", "list": "get", "create": "post", "delete": "delete", "apply": "patch"}
 
 
 def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
@@ -149,16 +194,35 @@ def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
     return "/".join([base, *(["namespaces", namespace] if namespace else []), plural, *([name] if name else [])])
 
 
-def _error(status: int, text: bytes) -> ApiError:
+def _error(error: DynamicApiError) -> ApiError:
     """Return the error of a refusal. Its body is a Status if the API server itself, and no proxy, refused."""
+    text = error.body or ""
     try:
         body = json.loads(text)
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        return ApiError(status, text.decode(errors="replace")[:200])
+        shown = text.decode(errors="replace") if isinstance(text, bytes) else text
+        return ApiError(error.status, shown[:200], _retry_after(error.headers))
     details = body.get("details") or {}
     causes = {cause.get("reason") for cause in details.get("causes") or []}
-    is_gone = status == 404 and details.get("kind") == "namespaces"
+    is_gone = error.status == 404 and details.get("kind") == "namespaces"
     kind = NamespaceGoneError if is_gone or _NAMESPACE_TERMINATING in causes else ApiError
-    return kind(status, str(body.get("message", "")))
+    return kind(error.status, str(body.get("message", "")), _retry_after(error.headers))
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Return the seconds of the header Retry-After, which the API server sends with 429."""
+    try:
+        return float(headers["Retry-After"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def selectors(kind: str) -> Sequence[str]:
+    """Return the label selector and the field selector of the watched objects of a kind."""
+    if kind in ("Job", "Pod"):
+        return names.LABEL_JOB_UID, ""
+    if kind in ("ServiceAccount", "RoleBinding"):
+        return "", f"metadata.name={names.TRAINER_SERVICE_ACCOUNT}"
+    return "", ""

@@ -1,6 +1,7 @@
 """Carries out a plan. Every write can be repeated: names are deterministic, and a status is applied as a whole."""
 
 import hashlib
+import json
 from datetime import datetime
 
 from finetune_api import names
@@ -9,6 +10,7 @@ from finetune_operator.cluster.api import Api, ApiError, NamespaceGoneError
 from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
+from finetune_operator.store.store import KINDS, Store
 
 
 class NameTakenError(Exception):
@@ -19,36 +21,65 @@ class RefusedError(Exception):
     """The API server refused a child, for example because of a quota, a policy or an invalid value."""
 
 
-def apply(api: Api, world: World, plan: Plan, now: datetime) -> None:
-    """Carry out `plan`. Events are written before the status, so that no Event is lost if the process stops in between.
+class OutdatedError(Exception):
+    """The job has changed since it was observed. The store has the new version now."""
 
-    Raises ApiError 409 if the job has changed since it was observed, RefusedError if the API server refuses a child,
+
+def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> None:
+    """Carry out `plan`, and put what the API server answers into the store.
+
+    Events are written before the status, so that no Event is lost if the process stops in between.
+
+    Raises OutdatedError if the job has changed since it was observed, RefusedError if the API server refuses a child,
     and NamespaceGoneError if the namespace is being deleted."""
+    if plan.is_final:
+        _confirm(api, store, world)
     for body in plan.create:
-        _create(api, world, body)
+        _create(api, store, world, body)
     for name in plan.delete_jobs:
         api.delete("Job", name, world.namespace)
+        store.forget_run(world.uid, name)
     for event in plan.events:
         api.create(_event(world, event, now))
     if plan.status is not None:
-        api.apply_status(
-            {
-                "apiVersion": names.API_VERSION,
-                "kind": names.JOB_KIND,
-                # The resourceVersion prevents an outdated write, and a write to a job recreated under the same name.
-                # A uid does not: the API server ignores it here.
-                "metadata": {
-                    "namespace": world.namespace,
-                    "name": world.name,
-                    "resourceVersion": world.resource_version,
-                },
-                "status": plan.status,
-            },
-            OPERATOR_MANAGER,
-        )
+        _write_status(api, store, world, plan.status)
 
 
-def _create(api: Api, world: World, body: Object) -> None:
+def _confirm(api: Api, store: Store, world: World) -> None:
+    """Raise OutdatedError if the API server has a job that can lead to another decision."""
+    refresh(api, store, world)
+    now = store.job(world.key)
+    if now is None or (now.uid, now.deleting) != (world.uid, world.deleting):
+        raise OutdatedError
+    if now.has_ended or json.loads(now.status) != world.raw_status:
+        raise OutdatedError
+
+
+def refresh(api: Api, store: Store, world: World) -> None:
+    """Read the job live into the store."""
+    raw = api.get(names.JOB_KIND, world.name, world.namespace)
+    if raw is None or raw["metadata"]["uid"] != world.uid:
+        store.remove(names.JOB_KIND, world.uid)
+    if raw is not None:
+        store.put(names.JOB_KIND, raw)
+
+
+def _write_status(api: Api, store: Store, world: World, status: Object) -> None:
+    # The resourceVersion prevents an outdated write, and a write to a job recreated under the same name. A uid does
+    # not: the API server ignores it here.
+    metadata = {"namespace": world.namespace, "name": world.name, "resourceVersion": world.resource_version}
+    body = {"apiVersion": names.API_VERSION, "kind": names.JOB_KIND, "metadata": metadata, "status": status}
+    try:
+        written = api.apply_status(body, OPERATOR_MANAGER)
+    except ApiError as error:
+        if error.status not in (404, 409):
+            raise
+        refresh(api, store, world)
+        raise OutdatedError from error
+    store.put(names.JOB_KIND, written, own=True)
+
+
+def _create(api: Api, store: Store, world: World, body: Object) -> None:
     try:
         made = api.create(body)
     except NamespaceGoneError:
@@ -58,17 +89,19 @@ def _create(api: Api, world: World, body: Object) -> None:
             child = f"{body['kind']} {body['metadata']['name']}"
             raise RefusedError(f"The API server refused {child}: {error.message}.") from error
         raise
-    if not made:
-        _check_owner(api, world, body)
+    present = made or api.get(body["kind"], body["metadata"]["name"], world.namespace)
+    if present is None:
+        raise ApiError(409, f"{body['kind']} {body['metadata']['name']} existed and was deleted meanwhile")
+    if made is None:
+        _check_owner(world, body, present)
+    if body["kind"] in KINDS:
+        store.put(body["kind"], present, own=True)
 
 
-def _check_owner(api: Api, world: World, body: Object) -> None:
+def _check_owner(world: World, body: Object, present: Object) -> None:
     """Raise NameTakenError if the existing object has another owner. Objects of the whole namespace have no owner."""
-    if "ownerReferences" not in body["metadata"]:
-        return
-    present = api.get(body["kind"], body["metadata"]["name"], world.namespace)
-    owners = (present or {}).get("metadata", {}).get("ownerReferences", [])
-    if present is not None and world.uid not in [owner["uid"] for owner in owners]:
+    owners = [owner["uid"] for owner in present["metadata"].get("ownerReferences", [])]
+    if "ownerReferences" in body["metadata"] and world.uid not in owners:
         raise NameTakenError(f"{body['kind']} {body['metadata']['name']} exists and belongs to another owner")
 
 

@@ -14,19 +14,20 @@ _HARMLESS = {"FailedScheduling", "FailedToRetrieveImagePullSecret"}
 sent if the image needs no Secret."""
 
 
-def refusal(api: Api, namespace: str, job: Object, run: Run, now: datetime) -> str:
-    """Return the Job controller's last message about why it could not create the pod; "" if there is none."""
+def refusal(api: Api, namespace: str, uid: str, run: Run, now: datetime) -> str:
+    """Return the Job controller's last message about why it could not create the pod; "" if there is none.
+
+    `uid`: of the Job."""
     begun = run.begun or run.created
     if now - begun < REFUSAL_GRACE:
         return ""
-    uid = job["metadata"]["uid"]
-    last = latest(api.list("Event", namespace, fields=f"involvedObject.uid={uid},reason=FailedCreate"), begun)
+    last = latest(api.events(namespace, f"involvedObject.uid={uid},reason=FailedCreate"), begun)
     return str(last.get("message", "")).removeprefix("Error creating: ") if last else ""
 
 
 def pod_event(api: Api, namespace: str, uid: str) -> PodEvent | None:
     """Return the latest Event about this pod: a completed step, or the cause of a delay."""
-    events = api.list("Event", namespace, fields=f"involvedObject.uid={uid}")
+    events = api.events(namespace, f"involvedObject.uid={uid}")
     last = latest([event for event in events if event.get("type") != "Warning" or holds_up(event.get("reason", ""))])
     if last is None:
         return None

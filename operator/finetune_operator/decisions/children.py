@@ -84,7 +84,7 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     if gpu.tolerations:
         pod["tolerations"] = [t.model_dump(by_alias=True, exclude_none=True) for t in gpu.tolerations]
     labels = {names.LABEL_STEP: "train", names.LABEL_ATTEMPT: str(attempt)}
-    queue = {key: value for key, value in world.labels.items() if key == names.LABEL_QUEUE}
+    queue = {names.LABEL_QUEUE: world.queue} if world.queue else {}
     return _job(world, names.attempt_name(world.name, world.uid, attempt), {**labels, **queue}, labels, pod)
 
 

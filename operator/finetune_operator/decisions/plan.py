@@ -26,5 +26,7 @@ class Plan:
     events: list[Event] = field(default_factory=list)
     status: Object | None = None
     """The operator's whole part of the status; None if it is already written."""
+    is_final: bool = False
+    """Whether the plan ends the job or requests a GPU. It must not be based on an outdated job."""
     requeue_after: timedelta | None = None
     """Delay until the next check, if no event happens before."""

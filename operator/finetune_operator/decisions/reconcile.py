@@ -1,11 +1,11 @@
 """Decides the next action for one FineTuneJob. Pure: the same world and time give the same plan."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api import names
 from finetune_api.reasons import FailureReason, finding_of, sentence
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import Attempt, ConditionType, Stage, State
 from finetune_operator.decisions import admission, children
 from finetune_operator.decisions.conditions import Outlook, is_written, operator_status
@@ -18,6 +18,8 @@ from finetune_operator.observed.world import Run, World
 
 ATTEMPT = 1
 """Number of the only attempt. A failed attempt ends the job."""
+_STAGES = {"PreflightPending", "Validating", "WaitingForGPU", "Training", "Evaluating", "Publishing"}
+"""Reasons of the condition Ready that every job passes through."""
 
 
 def reconcile(world: World, now: datetime) -> Plan:
@@ -44,8 +46,10 @@ def reconcile(world: World, now: datetime) -> Plan:
     preflight = _preflight(world, now)
     if preflight.standing is Standing.FAILED:
         return _fail(world, preflight.failure, preflight.message, now)
-    create = _groundwork(world, world.spec, world.profile)
+    create = _groundwork(world, world.spec)
     if preflight.standing is not Standing.SUCCEEDED:
+        if preflight.standing is Standing.ABSENT or _lacks_bundle(world, world.preflight):
+            create.append(children.bundle_config_map(world, world.spec, world.profile))
         if preflight.standing is Standing.ABSENT:
             create.append(children.preflight_job(world, world.spec, world.profile))
         return _proceed(world, _validating(preflight), now, create, preflight.requeue_after)
@@ -53,7 +57,8 @@ def reconcile(world: World, now: datetime) -> Plan:
     if owner := admission.owner_of_output(world):
         return _fail(world, FailureReason.OUTPUT_OCCUPIED, owner, now)
     create.append(children.attempt_job(world, world.spec, world.profile, ATTEMPT))
-    return _proceed(world, _training(world, RunStanding(Standing.ABSENT)), now, create)
+    plan = _proceed(world, _training(world, RunStanding(Standing.ABSENT)), now, create)
+    return replace(plan, is_final=True)
 
 
 def refused(world: World, message: str, now: datetime) -> Plan:
@@ -75,7 +80,17 @@ def _follow(world: World, run: Run, now: datetime) -> Plan:
         return _fail(world, attempt.failure, attempt.message, now)
     if attempt.standing is Standing.SUCCEEDED:
         return _complete(world, now)
-    return _proceed(world, _training(world, attempt, run), now, requeue_after=attempt.requeue_after)
+    create = []
+    if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:
+        create = [children.bundle_config_map(world, world.spec, world.profile)]
+    return _proceed(world, _training(world, attempt, run), now, create, attempt.requeue_after)
+
+
+def _lacks_bundle(world: World, run: Run | None) -> bool:
+    """Whether the pod cannot start because somebody deleted the bundle, as the kubelet reports it."""
+    event = run.pod.event if run and run.pod else None
+    name = names.child_prefix(world.name, world.uid)
+    return event is not None and f'configmap "{name}" not found' in event.message
 
 
 def _assess_attempt(world: World, run: Run, now: datetime) -> RunStanding:
@@ -93,17 +108,12 @@ def _word_of_a_gone_attempt(world: World) -> End | None:
     return None if word is None or word[1] is FailureReason.PREEMPTED else word
 
 
-def _groundwork(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Object]:
-    """Return the missing objects that every pod of the job needs."""
-    missing = []
-    if spec.compute.service_account_name in (None, names.TRAINER_SERVICE_ACCOUNT):
-        if not world.service_account_exists:
-            missing.append(children.service_account(world))
-        if not world.role_binding_exists:
-            missing.append(children.role_binding(world))
-    if not world.bundle_exists:
-        missing.append(children.bundle_config_map(world, spec, profile))
-    return missing
+def _groundwork(world: World, spec: FineTuneJobSpec) -> list[Object]:
+    """Return the missing objects of the namespace that every pod of the job needs."""
+    if spec.compute.service_account_name not in (None, names.TRAINER_SERVICE_ACCOUNT):
+        return []
+    account = [] if world.service_account_exists else [children.service_account(world)]
+    return account if world.role_binding_exists else [*account, children.role_binding(world)]
 
 
 def _preflight(world: World, now: datetime) -> RunStanding:
@@ -175,7 +185,10 @@ def _fail(world: World, reason: FailureReason | None, message: str, now: datetim
     outlook = Outlook(State.FAILED, reason, sentence(reason, message), failure=reason)
     status = operator_status(world, outlook, _attempts(world, now), now)
     return Plan(
-        delete_jobs=_live(world.preflight, *world.attempts.values()), events=_events(world, outlook), status=status
+        delete_jobs=_live(world.preflight, *world.attempts.values()),
+        events=_events(world, outlook),
+        status=status,
+        is_final=True,
     )
 
 
@@ -198,7 +211,10 @@ def _complete(world: World, now: datetime) -> Plan:
     outlook = Outlook(State.COMPLETE, "Succeeded", verdict or "The results are published at output.uri.")
     status = operator_status(world, outlook, _attempts(world, now), now)
     return Plan(
-        delete_jobs=_live(world.preflight, *world.attempts.values()), events=_events(world, outlook), status=status
+        delete_jobs=_live(world.preflight, *world.attempts.values()),
+        events=_events(world, outlook),
+        status=status,
+        is_final=True,
     )
 
 
@@ -227,8 +243,8 @@ def _attempt(world: World, number: int, run: Run, now: datetime) -> Attempt:
 
 
 def _events(world: World, outlook: Outlook) -> list[Event]:
-    """Return one Event if the reason of the condition Ready changes."""
+    """Return an Event if the job ends, or begins to wait for somebody to act. Stages are in the status only."""
     ready = world.status.condition(ConditionType.READY)
-    if ready is not None and ready.reason == outlook.reason:
+    if outlook.reason in _STAGES or (ready is not None and ready.reason == outlook.reason):
         return []
     return [Event("Warning" if outlook.failure else "Normal", outlook.reason, outlook.message)]

@@ -14,7 +14,7 @@ Object = dict[str, Any]
 """A Kubernetes object as JSON."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PodCondition:
     """One condition of a Pod."""
 
@@ -25,7 +25,7 @@ class PodCondition:
     """When status last changed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Companion:
     """A container of the pod other than the trainer. The operator creates none; an admission webhook added it."""
 
@@ -57,7 +57,7 @@ class Companion:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PodEvent:
     """The latest Event about a pod."""
 
@@ -66,7 +66,7 @@ class PodEvent:
     message: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pod:
     """The relevant fields of a trainer pod. Fields of a container are those of the trainer's container."""
 

@@ -1,6 +1,6 @@
 """The observed state of one FineTuneJob, as plain data: the input of `reconcile`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ Key = tuple[str, str]
 """Namespace and name of a FineTuneJob."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Run:
     """One child Job and its Pod, if the Pod exists."""
 
@@ -45,10 +45,8 @@ class Run:
         return self.pod is None or self.pod.is_leaving or not self.pod.is_over
 
     @classmethod
-    def parse(cls, job: Object, pods: list[Pod]) -> "Run":
-        """Return the run from the Job's JSON.
-
-        A resumed Job has several pods. The newest pod that is not being deleted counts, else the newest of all."""
+    def parse(cls, job: Object) -> "Run":
+        """Return the run from the Job's JSON, without a pod."""
         metadata, status = job["metadata"], job.get("status", {})
         true = {c["type"]: c for c in status.get("conditions", []) if c["status"] == "True"}
         return cls(
@@ -61,8 +59,13 @@ class Run:
             suspended_by=_suspended_by(metadata.get("managedFields", [])),
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
             begun=_optional_time(status.get("startTime")),
-            pod=max(pods, key=lambda pod: (not pod.is_leaving, pod.created), default=None),
         )
+
+    def with_pods(self, pods: list[Pod]) -> "Run":
+        """Return the run with the pod that counts.
+
+        A resumed Job has several pods. The newest pod that is not being deleted counts, else the newest of all."""
+        return replace(self, pod=max(pods, key=lambda pod: (not pod.is_leaving, pod.created), default=None))
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,6 @@ class Rival:
     overlapping: str | None = None
     """Output URI of the other job if it is inside this job's or around it; None if the two are the same place."""
 
-    @classmethod
-    def parse(cls, job: Object, begun: bool, overlapping: str | None = None) -> "Rival":
-        """From the FineTuneJob's JSON."""
-        metadata = job["metadata"]
-        name = f"{metadata['namespace']}/{metadata['name']}"
-        return cls(name, metadata["uid"], _time(metadata["creationTimestamp"]), begun, overlapping)
-
 
 @dataclass(frozen=True)
 class World:
@@ -94,11 +90,12 @@ class World:
     name: str
     uid: str
     resource_version: str
-    """Version of the observed job. A decision is written only if the job still has this version."""
+    """Version of the observed job. A status is written only if the job still has this version."""
     generation: int
     created: datetime
     deleting: bool
-    labels: dict[str, str]
+    queue: str | None
+    """Queue of the attempts, from the label of the job."""
     raw_status: Object
     status: FineTuneJobStatus
     spec: FineTuneJobSpec | None
@@ -111,11 +108,14 @@ class World:
     service_account_may_report: bool = True
     """False if the tenant's own ServiceAccount has no permission to write the status of the job."""
     role_binding_exists: bool = False
-    bundle_exists: bool = False
     preflight: Run | None = None
     attempts: dict[int, Run] = field(default_factory=dict)
     rivals: tuple[Rival, ...] = ()
     """Searched only until the job requests a GPU."""
+
+    @property
+    def key(self) -> Key:
+        return self.namespace, self.name
 
     @property
     def is_over(self) -> bool:

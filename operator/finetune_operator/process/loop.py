@@ -1,132 +1,130 @@
-"""Workers that observe, reconcile and apply one job at a time, and a slow resync that makes up for lost events."""
+"""Workers that observe, reconcile and apply one job at a time."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
-from finetune_api import names
-from finetune_api.status.job import State
+from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api, ApiError, NamespaceGoneError
-from finetune_operator.cluster.apply import RefusedError, apply
+from finetune_operator.cluster.apply import OutdatedError, RefusedError, apply
 from finetune_operator.cluster.observe import observe
 from finetune_operator.decisions.reconcile import reconcile, refused
 from finetune_operator.observed.world import Key
+from finetune_operator.process import metrics
+from finetune_operator.process.keeper import Keeper
 from finetune_operator.process.queue import WorkQueue
 from finetune_operator.process.supervise import ended
+from finetune_operator.store.store import Store
 
-WORKERS = 4
-RESYNC = timedelta(minutes=5)
 LONGEST_WORK = timedelta(minutes=10)
 """Longest time for one round of one job: a dozen requests, each of at most two minutes with retries."""
+LONGEST_WAIT = timedelta(minutes=30)
+"""Longest time that a key may wait for a worker."""
 
 logger = logging.getLogger(__name__)
 
 
 class Workers:
-    """The workers and the resync. Every job is reconciled when its key is added and every few minutes."""
+    """`count` workers. They decide a job when its key is added, and first when `keeper` has filled the store."""
 
     name = "the worker pool"
 
-    def __init__(self, api: Api) -> None:
-        self._api, self._queue = api, WorkQueue()
+    def __init__(self, api: Api, store: Store, keeper: Keeper, count: int) -> None:
+        self._api, self._store, self._keeper, self._count = api, store, keeper, count
+        self._accounts = Accounts(api)
+        self.queue = WorkQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
 
     def add(self, key: Key) -> None:
         """Add `key` to the queue, from any thread.
 
-        A key that is added before the workers run, or after they ended, is ignored: the first resync adds it."""
+        A key that is added before the store is filled, or after the workers ended, is ignored: at the start the keys
+        of all unfinished jobs are added."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._queue.add, key)
+            self._loop.call_soon_threadsafe(self.queue.add, key)
 
     async def run(self, ending: Callable[[str], None]) -> None:
         """Work until `stop`. An error outside the work on one key ends the process, and the kubelet restarts it."""
-        self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
+        loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
+        loop.set_default_executor(ThreadPoolExecutor(self._count + 1, thread_name_prefix="worker"))
         async with asyncio.TaskGroup() as tasks:
-            for name, work in [("resync", _resync), *((f"worker {i}", _work) for i in range(WORKERS))]:
-                task = tasks.create_task(work(self._api, self._queue), name=name)
-                task.add_done_callback(lambda task: ending(ended(task)))
+            task = tasks.create_task(self._keep(tasks, ending), name="keeper")
+            task.add_done_callback(lambda task: ending(ended(task)))
 
     def stop(self) -> None:
         if self._main is not None:
             self._main.cancel()
 
     def fault(self) -> str | None:
-        """Report a worker that has worked on one key for more than `LONGEST_WORK`. No API call takes that long."""
-        key, since = self._queue.longest_work()
-        return (
-            f"a worker has been working on {'/'.join(key)} for {since}, longer than {LONGEST_WORK}"
-            if key and since > LONGEST_WORK
-            else None
-        )
+        """Report a worker or a key that is stuck. No API call and no queue takes that long."""
+        key, since = self.queue.longest_work()
+        if key and since > LONGEST_WORK:
+            return f"a worker has been working on {'/'.join(key)} for {since}, longer than {LONGEST_WORK}"
+        waited = self.queue.longest_wait()
+        if self._keeper.waits_for is None and waited > LONGEST_WAIT:
+            return f"a job has waited for a worker for {waited}, longer than {LONGEST_WAIT}"
+        return None
 
     def waits_for(self) -> str | None:
-        return None
+        return self._keeper.waits_for
 
+    async def _keep(self, tasks: asyncio.TaskGroup, ending: Callable[[str], None]) -> None:
+        await self._keeper.fill()
+        self._loop = asyncio.get_running_loop()
+        for key in self._store.unfinished():
+            self.queue.add(key)
+        for i in range(self._count):
+            task = tasks.create_task(self._work(), name=f"worker {i}")
+            task.add_done_callback(lambda task: ending(ended(task)))
+        await self._keeper.keep()
 
-async def _work(api: Api, queue: WorkQueue) -> None:
-    while True:
-        key = await queue.get()
+    async def _work(self) -> None:
+        while True:
+            key = await self.queue.get()
+            begun = time.monotonic()
+            try:
+                again = await asyncio.to_thread(self._once, key)
+            except OutdatedError:
+                logger.debug("%s/%s: the job has changed meanwhile; deciding it again", *key)
+                again = timedelta(0)
+            except NamespaceGoneError as error:
+                # The job is deleted with its namespace. Events still add its key, so no retry is needed.
+                logger.info(
+                    "%s/%s: the namespace is being deleted, so nothing is created for this job: %s", *key, error.message
+                )
+                again = None
+            except Exception as error:
+                self._failed(key, error)
+                continue
+            finally:
+                metrics.RECONCILE_SECONDS.observe(time.monotonic() - begun)
+            self.queue.done(key)
+            if again is not None:
+                self.queue.add_after(key, again)
+
+    def _failed(self, key: Key, error: Exception) -> None:
+        metrics.RECONCILE_ERRORS.inc()
+        wish = (error.retry_after if isinstance(error, ApiError) else None) or 0
+        pause = self.queue.failed(key, timedelta(seconds=wish))
+        logger.warning("%s/%s: %s; trying again in %.1f s", *key, error, pause.total_seconds())
+        logger.debug("Details of this error:", exc_info=error)
+
+    def _once(self, key: Key) -> timedelta | None:
+        """Observe, reconcile and apply one job. Return the delay until the next round, or None."""
+        world = observe(self._api, self._store, self._accounts, key)
+        if world is None:
+            return None
+        now = datetime.now(UTC).replace(microsecond=0)
+        plan = reconcile(world, now)
         try:
-            again = await asyncio.to_thread(_once, api, key)
-        except NamespaceGoneError as error:
-            # The job is deleted with its namespace. Events and the resync still add its key, so no retry is needed.
-            logger.info(
-                "%s/%s: the namespace is being deleted, so nothing is created for this job: %s", *key, error.message
-            )
-            again = None
-        except Exception as error:
-            pause = queue.failed(key)
-            outdated = (
-                isinstance(error, ApiError) and error.status == 409
-            )  # a pod wrote the job meanwhile: observe it again
-            logger.log(
-                logging.DEBUG if outdated else logging.WARNING,
-                "%s/%s: %s; trying again in %.1f s",
-                *key,
-                error,
-                pause.total_seconds(),
-            )
-            logger.debug("Details of this error:", exc_info=True)
-            continue
-        queue.done(key)
-        if again is not None:
-            queue.add_after(key, again)
-
-
-def _once(api: Api, key: Key) -> timedelta | None:
-    """Observe, reconcile and apply one job. Return the delay until the next round, or None."""
-    world = observe(api, key)
-    if world is None:
-        return None
-    now = datetime.now(UTC).replace(microsecond=0)
-    plan = reconcile(world, now)
-    try:
-        apply(api, world, plan, now)
-    except RefusedError as refusal:
-        apply(api, world, refused(world, str(refusal), now), now)
-        raise
-    for event in plan.events:
-        logger.info("%s/%s: %s: %s", *key, event.reason, event.message)
-    return plan.requeue_after
-
-
-async def _resync(api: Api, queue: WorkQueue) -> None:
-    """Add the key of every unfinished job, at the start and then every RESYNC."""
-    while True:
-        try:
-            jobs = await asyncio.to_thread(api.list, names.JOB_KIND)
-        except Exception as error:
-            logger.warning("Cannot list FineTuneJobs: %s", error)
-            await asyncio.sleep(5)
-            continue
-        for job in jobs:
-            if not has_ended(job.get("status", {})):
-                queue.add((job["metadata"]["namespace"], job["metadata"]["name"]))
-        await asyncio.sleep(RESYNC.total_seconds())
-
-
-def has_ended(status: dict[str, object]) -> bool:
-    """Whether the job has ended. Jobs that have ended are not read again."""
-    return status.get("state") in (State.COMPLETE, State.FAILED)
+            apply(self._api, self._store, world, plan, now)
+        except RefusedError as refusal:
+            apply(self._api, self._store, world, refused(world, str(refusal), now), now)
+            raise
+        for event in plan.events:
+            logger.info("%s/%s: %s: %s", *key, event.reason, event.message)
+        return plan.requeue_after

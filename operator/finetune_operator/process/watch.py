@@ -1,83 +1,222 @@
-"""Watches FineTuneJobs and their Jobs and Pods with kopf, and adds the key of each event's job to the workers' queue.
+"""Watches FineTuneJobs, their children and profiles with kopf, and feeds the store with each event.
 
 This is the only module that uses kopf. Its handlers decide nothing; kopf opens the watch streams and authenticates.
 No finalizers and no annotations are written on users' objects: `on.event` handlers store no state on objects.
+
+kopf ends when one of its watches fails, or hangs while it tries. So each run of kopf has a thread and an event loop of
+its own. After it has ended the next run starts, and meanwhile the store and the workers go on.
 """
 
 import asyncio
+import contextlib
 import logging
+import threading
+import time
 from collections.abc import Callable, Collection
 from typing import Any
 
 import kopf
 
 from finetune_api import names
-from finetune_operator.cluster.api import TIMEOUT_SECONDS
-from finetune_operator.observed.world import Key
-from finetune_operator.process import loop
+from finetune_operator.cluster.api import CHUNK, TIMEOUT_SECONDS, selectors
+from finetune_operator.observed.pods import Object
+from finetune_operator.process import metrics
 from finetune_operator.process.supervise import ended
+from finetune_operator.store.store import ACCOUNT, BINDING, CLUSTER_SCOPED, JOB, KINDS, POD, PROFILE, RUN, Store
 
-WATCHED = (f"{names.JOBS}.{names.VERSION}.{names.GROUP}", "jobs.v1.batch", "pods.v1")
-"""The resources, as kopf names them in the task of each watch."""
-_WATCH_TASK = "watcher for {}@None"
-_LOGIN_TASK = "credentials retriever"
+WATCHED = {
+    JOB: (names.GROUP, names.VERSION, names.JOBS),
+    RUN: ("batch", "v1", "jobs"),
+    POD: ("", "v1", "pods"),
+    PROFILE: (names.GROUP, names.VERSION, names.PROFILES),
+    ACCOUNT: ("", "v1", "serviceaccounts"),
+    BINDING: ("rbac.authorization.k8s.io", "v1", "rolebindings"),
+}
+"""Group, version and plural by kind."""
+LOGIN_TASK = "credentials retriever"
+PAUSES_SECONDS = (0.5, 1, 2, 5, 10, 30)
+"""Pauses before the next runs of kopf. A run that lasted longer than the longest pause starts them over."""
+HANG_SECONDS = 5.0
+"""How long kopf may take to end after one of its watches has failed. Then its thread is left behind."""
+SILENT_SECONDS = 30.0
+"""How long the event loop of kopf may be blocked."""
+DOWN_SECONDS = 600.0
+"""How long the watches may be down before the process counts as unhealthy."""
+UNSEEN_SECONDS = 120.0
+"""How long a watch may take to show a write of this operator. kopf gives a silent watch up after 70 s."""
+
+logger = logging.getLogger(__name__)
 
 
 class Watches:
-    """The watch streams. `enqueue` receives the key of each FineTuneJob that may need work, in this part's thread."""
+    """The watch streams of the named namespaces, or of all. They are started again whenever they fail."""
 
-    name = "kopf"
+    name = "the watches"
 
-    def __init__(self, enqueue: Callable[[Key], None]) -> None:
-        self._enqueue = enqueue
+    def __init__(self, store: Store, namespaces: tuple[str, ...] = ()) -> None:
+        self._store, self._namespaces = store, namespaces
+        self._run: _Run | None = None
         self._stopped = asyncio.Event()
-        self._tasks: Collection[asyncio.Task[Any]] = ()
-        self._seen: set[str] = set()
+        self._up = time.monotonic()
+        """When all watches were last known to be up."""
 
     async def run(self, ending: Callable[[str], None]) -> None:
-        """Watch until `stop`. kopf treats every task that is later created in this event loop as its own."""
-        before = asyncio.all_tasks()
-        self._tasks = await kopf.spawn_tasks(
-            registry=_registry(self._enqueue),
-            settings=_settings(),
-            clusterwide=True,
-            standalone=True,
-            stop_flag=self._stopped,
-        )
-        for task in self._tasks:  # when one task ends, kopf ends all others, or hangs while it tries
-            task.add_done_callback(lambda task: ending(ended(task)))
-        await kopf.run_tasks(self._tasks, ignored=before)
+        """Watch until `stop`."""
+        failures = 0
+        while not self._stopped.is_set():
+            begun = time.monotonic()
+            self._run = _Run(self._store, self._namespaces)
+            self._run.start()
+            reason = await self._end_of(self._run)
+            if self._stopped.is_set():
+                return
+            failures = 0 if time.monotonic() - begun > PAUSES_SECONDS[-1] else failures
+            pause = PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]
+            failures += 1
+            metrics.RESTARTS.inc()
+            logger.warning("The watches failed: %s. They start again in %.1f s.", reason, pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), pause)
 
     def stop(self) -> None:
         self._stopped.set()
+        if self._run is not None:
+            self._run.stop("the operator stops")
+
+    def restart(self, reason: str) -> None:
+        """Start the watches anew, from any thread. They then list everything again."""
+        if self._run is not None:
+            self._run.stop(reason)
 
     def fault(self) -> str | None:
-        """Report a watch that has ended, because kopf does not restart it.
-
-        A silent stream is no fault: kopf reconnects after a while."""
-        now = self._now()
-        self._seen |= now
-        lost = self._seen - now
-        return f"kopf's task {min(lost)!r} has ended" if lost else None
+        """Report watches that have been down for long though they were started again and again."""
+        if self.waits_for() is None:
+            self._up = time.monotonic()
+        down = time.monotonic() - self._up
+        return f"the watches have been down for {down:.0f} s" if down > DOWN_SECONDS else None
 
     def waits_for(self) -> str | None:
-        now = self._now()
-        missing = [resource for resource in WATCHED if _WATCH_TASK.format(resource) not in now]
+        missing = self._run.missing if self._run is not None else sorted(KINDS)
         return f"The watch of {', '.join(missing)} has not started yet." if missing else None
 
-    def _now(self) -> set[str]:
-        """Return the names of the required tasks that are alive.
+    async def _end_of(self, run: "_Run") -> str:
+        """Wait until this run of kopf has ended, or must be left behind. Return why."""
+        while True:
+            if self._store.longest_unseen() > UNSEEN_SECONDS:
+                self._store.forget_unseen()
+                run.stop(f"they have not shown a write of this operator for {UNSEEN_SECONDS:.0f} s")
+            if (reason := run.outcome()) is not None:
+                return reason
+            await asyncio.sleep(0.1)
 
-        A task that is being cancelled does not count, because kopf may wait for it without limit."""
-        needed = {_LOGIN_TASK, *map(_WATCH_TASK.format, WATCHED)}
-        return {name for task in asyncio.all_tasks() if (name := task.get_name()) in needed and not task.cancelling()}
+
+class _Run:
+    """One run of kopf, in its own thread with its own event loop."""
+
+    def __init__(self, store: Store, namespaces: tuple[str, ...]) -> None:
+        self._store, self._namespaces = store, namespaces
+        self._loop = asyncio.new_event_loop()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="kopf", daemon=True)
+        self._ending: tuple[str, float] | None = None
+        """Why the run is ending, and since when."""
+        self._beat = time.monotonic()
+        self.missing: Collection[str] = sorted(KINDS)
+        """Kinds whose watch does not run."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, reason: str) -> None:
+        """Ask kopf to end."""
+        self._end(reason)
+
+    def outcome(self) -> str | None:
+        """Return why the run has ended, or must be left behind; None while it works."""
+        now = time.monotonic()
+        if not self._thread.is_alive():
+            return self._ending[0] if self._ending else "kopf has ended"
+        if now - self._beat > SILENT_SECONDS:
+            self._end(f"its event loop has been blocked for {SILENT_SECONDS:.0f} s")
+        if self._ending and now - self._ending[1] > HANG_SECONDS:
+            logger.warning("kopf did not end within %.0f s. Its thread is left behind.", HANG_SECONDS)
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            return self._ending[0]
+        return None
+
+    def _end(self, reason: str) -> None:
+        if self._ending is None:
+            self._ending = (reason, time.monotonic())
+        self.missing = sorted(KINDS)
+        self._stopped.set()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._watch())
+        except BaseException as error:  # also that the loop was stopped before its end
+            logger.debug("kopf has ended with an error", exc_info=True)
+            self._end(f"kopf failed: {error!r}")
+        finally:
+            # Tasks that hang are not waited for. Python would log each of them as destroyed though pending.
+            self._loop.set_exception_handler(lambda loop, context: None)
+            self._loop.close()
+
+    async def _watch(self) -> None:
+        before = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
+            registry=_registry(self._store, lambda: self._ending is None),
+            settings=_settings(),
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            standalone=True,
+            stop_flag=self._stopped,
+        )
+        for task in tasks:  # when one task ends, kopf ends all others, or hangs while it tries
+            task.add_done_callback(lambda task: self._end(ended(task)))
+        pulse = asyncio.create_task(self._pulse())
+        try:
+            await kopf.run_tasks(tasks, ignored={*before, pulse})
+        finally:
+            pulse.cancel()
+
+    async def _pulse(self) -> None:
+        """Note that the event loop runs, and which watches are missing. A watch that has ended ends the run."""
+        needed = {kind: self._tasks_of(kind) for kind in KINDS}
+        seen: set[str] = set()
+        while True:
+            self._beat = time.monotonic()
+            # A task that is being cancelled does not count, because kopf may wait for it without limit.
+            alive = {task.get_name() for task in asyncio.all_tasks() if not task.cancelling()}
+            if lost := seen - alive:
+                self._end(f"kopf's task {min(lost)!r} has ended")
+            seen |= alive & {LOGIN_TASK, *(name for tasks in needed.values() for name in tasks)}
+            if self._ending is None:
+                self.missing = [kind for kind, tasks in needed.items() if not tasks <= alive]
+            await asyncio.sleep(0.2)
+
+    def _tasks_of(self, kind: str) -> set[str]:
+        """Return the names of kopf's watchers of this kind."""
+        group, version, plural = WATCHED[kind]
+        resource = f"{plural}.{version}.{group}".rstrip(".")
+        scopes = self._namespaces if self._namespaces and kind not in CLUSTER_SCOPED else ("None",)
+        return {f"watcher for {resource}@{scope}" for scope in scopes}
 
 
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
-    settings.watching.label_selectors["batch/v1", "jobs"] = names.LABEL_JOB_UID
-    settings.watching.label_selectors["v1", "pods"] = names.LABEL_JOB_UID
+    settings.queueing.idle_timeout = 0.1  # each object has a task of kopf, and 30,000 of them would live for 5 s
+    settings.watching.chunk_size = CHUNK
+    settings.persistence.diffbase_storage = _NoDiffs()
+    for kind, (group, version, plural) in WATCHED.items():
+        labels, fields = selectors(kind)
+        api = f"{group}/{version}".lstrip("/")
+        if labels:
+            settings.watching.label_selectors[api, plural] = labels
+        if fields:
+            settings.watching.field_selectors[api, plural] = fields
     settings.networking.request_timeout = TIMEOUT_SECONDS  # of a list; a watch is given up after 70 s of silence
     settings.process.ultimate_exiting_timeout = None  # the supervisor ends the process, and sooner
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
@@ -85,28 +224,49 @@ def _settings() -> kopf.OperatorSettings:
     return settings
 
 
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Keeps no essence of objects, which kopf would otherwise copy for every event, for handlers that nobody has."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        return {}
+
+    def fetch(self, *, body: Any) -> Any:
+        return None
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        pass
+
+
 def _is_no_word_on_signals(record: logging.LogRecord) -> bool:
     """Drop kopf's warning that it handles no signals outside the main thread. The supervisor handles them."""
     return not str(record.msg).startswith("OS signals are ignored")
 
 
-def _registry(enqueue: Callable[[Key], None]) -> kopf.OperatorRegistry:
+def _registry(store: Store, is_current: Callable[[], bool]) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
-    # A failed login ends the process. Otherwise kopf would retry every minute and watch nothing meanwhile.
+    # A failed login ends the run. Otherwise kopf would retry every minute and watch nothing meanwhile.
     @kopf.on.login(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_via_client(**arguments)
 
-    @kopf.on.event(names.GROUP, names.VERSION, names.JOBS, registry=registry)
-    async def on_job(namespace: str | None, name: str | None, status: Any, **_: Any) -> None:
-        if namespace and name and not loop.has_ended(status):
-            enqueue((namespace, name))
+    def watch(kind: str) -> None:
+        async def on_event(type: str | None, event: Any, **_: Any) -> None:
+            if is_current():
+                _feed(store, kind, type, event["object"])
 
-    @kopf.on.event("batch", "v1", "jobs", registry=registry)
-    @kopf.on.event("v1", "pods", registry=registry)
-    async def on_child(namespace: str | None, labels: Any, **_: Any) -> None:
-        if namespace and (owner := labels.get(names.LABEL_JOB_NAME)):
-            enqueue((namespace, owner))
+        kopf.on.event(*WATCHED[kind], registry=registry)(on_event)
 
+    for kind in KINDS:
+        watch(kind)
     return registry
+
+
+def _feed(store: Store, kind: str, type: str | None, raw: Object) -> None:
+    """Feed the store with one event. `type` is None for an object of the first list."""
+    metrics.EVENTS.labels(kind).inc()
+    metrics.LAST_EVENT.labels(kind).set_to_current_time()
+    if type == "DELETED":
+        store.remove(kind, raw["metadata"]["uid"])
+    else:
+        store.put(kind, raw)

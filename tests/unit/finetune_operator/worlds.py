@@ -43,7 +43,7 @@ def fresh(**changes: Any) -> World:
         generation=1,
         created=NOW - timedelta(seconds=2),
         deleting=False,
-        labels={},
+        queue=None,
         raw_status={"observedGeneration": -1},
         status=FineTuneJobStatus(observed_generation=-1),
         spec=SPEC,
@@ -75,7 +75,6 @@ def validated(**changes: Any) -> World:
     return fresh(
         service_account_exists=True,
         role_binding_exists=True,
-        bundle_exists=True,
         preflight=preflight(pod("Succeeded"), succeeded=True),
         **changes,
     )

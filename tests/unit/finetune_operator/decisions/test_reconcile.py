@@ -109,7 +109,7 @@ def test_two_jobs_made_in_the_same_second_do_not_both_give_way() -> None:
 
 
 def test_what_is_there_already_is_not_made_again() -> None:
-    world = fresh(service_account_exists=True, role_binding_exists=True, bundle_exists=True, preflight=preflight())
+    world = fresh(service_account_exists=True, role_binding_exists=True, preflight=preflight())
 
     assert reconcile(world, NOW).create == []
 
@@ -184,7 +184,7 @@ def test_an_output_among_the_rows_fails_at_once_but_no_job_that_has_begun() -> N
 
 
 def test_a_running_preflight_shows_as_validating() -> None:
-    plan = reconcile(fresh(bundle_exists=True, preflight=preflight(pod())), NOW)
+    plan = reconcile(fresh(preflight=preflight(pod())), NOW)
 
     assert plan.status is not None
     assert (plan.status["state"], plan.status["stage"]) == ("Validating", "Preflight")
@@ -202,7 +202,7 @@ def test_only_after_the_preflight_is_a_gpu_asked_for() -> None:
 
 
 def test_a_preflight_job_that_somebody_removed_is_not_run_again_once_it_has_spoken() -> None:
-    world = saying(fresh(bundle_exists=True), ConditionType.VALIDATED)
+    world = saying(fresh(), ConditionType.VALIDATED)
 
     assert [body["metadata"]["name"] for body in reconcile(world, NOW).create if body["kind"] == "Job"] == [
         "tickets-12345678-a1"
@@ -291,10 +291,8 @@ def test_a_pod_that_can_never_start_is_removed_with_its_job() -> None:
 
 
 def test_kueues_queue_travels_to_the_attempt_alone() -> None:
-    labels = {LABEL_QUEUE: "gpus", "mine": "x"}
-
-    (job,) = reconcile(validated(labels=labels), NOW).create
-    first = reconcile(fresh(labels=labels), NOW).create[-1]
+    (job,) = reconcile(validated(queue="gpus"), NOW).create
+    first = reconcile(fresh(queue="gpus"), NOW).create[-1]
 
     assert job["metadata"]["labels"][LABEL_QUEUE] == "gpus"
     assert "suspend" not in job["spec"]
@@ -374,7 +372,7 @@ def test_a_resumed_attempt_has_done_nothing_of_what_the_first_pod_had() -> None:
 
 
 def test_a_suspended_preflight_is_queued_and_says_what_for() -> None:
-    plan = reconcile(fresh(bundle_exists=True, preflight=preflight(suspended=True, queue="cpu")), NOW)
+    plan = reconcile(fresh(preflight=preflight(suspended=True, queue="cpu")), NOW)
 
     assert plan.status is not None
     assert (state(plan), reason(plan), plan.status["stage"]) == ("Queued", "Suspended", "Preflight")
@@ -401,7 +399,7 @@ def test_a_pod_that_a_sidecar_keeps_running_goes_with_its_job(exit_code: int, en
 
 
 def test_a_preflight_that_a_sidecar_keeps_running_goes_while_training_begins() -> None:
-    done = fresh(bundle_exists=True, preflight=preflight(pod(exit_code=0, **SIDECAR)))
+    done = fresh(preflight=preflight(pod(exit_code=0, **SIDECAR)))
 
     plan = reconcile(done, NOW)
     again = reconcile(replace(done, attempts={1: attempt()}), NOW)
@@ -447,14 +445,14 @@ def test_an_attempt_whose_job_is_gone_ends_with_its_word_unless_it_was_only_told
 
 @pytest.mark.parametrize(("said", "end"), [("DatasetInvalid", "Failed"), ("Preempted", "Pending")])
 def test_a_preflight_whose_job_is_gone_ends_with_its_word_unless_it_was_only_told_to_stop(said: str, end: str) -> None:
-    world = saying(fresh(bundle_exists=True), ConditionType.VALIDATED, "False", said, "Row 7.")
+    world = saying(fresh(), ConditionType.VALIDATED, "False", said, "Row 7.")
 
     assert state(reconcile(world, NOW)) == end
 
 
 @pytest.mark.parametrize("run", [preflight(failed=True), preflight(pod("Failed", exit_code=137)), preflight(**HELD)])
 def test_a_preflight_that_was_stopped_after_its_good_word_is_done(run: Run) -> None:
-    plan = reconcile(saying(fresh(bundle_exists=True, preflight=run), ConditionType.VALIDATED), NOW)
+    plan = reconcile(saying(fresh(preflight=run), ConditionType.VALIDATED), NOW)
 
     assert [body["metadata"]["name"] for body in plan.create][-1] == "tickets-12345678-a1"
     assert plan.delete_jobs == (["tickets-12345678-preflight"] if run.suspended else [])
@@ -492,15 +490,13 @@ RUNS = st.builds(
     st.booleans(),
 )
 WORLDS = st.builds(
-    lambda account, binding, bundle, first, second, profile: fresh(
+    lambda account, binding, first, second, profile: fresh(
         service_account_exists=account,
         role_binding_exists=binding,
-        bundle_exists=bundle,
         preflight=first,
         attempts={1: replace(second, name="tickets-12345678-a1")} if second else {},
         **({} if profile else {"profile": None}),
     ),
-    st.booleans(),
     st.booleans(),
     st.booleans(),
     st.one_of(st.none(), RUNS),

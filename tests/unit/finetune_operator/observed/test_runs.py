@@ -146,7 +146,7 @@ def test_of_several_pods_the_newest_that_is_not_thrown_away_counts() -> None:
     old, new = pod(name="old"), replace(leaving(), name="new", created=NOW + SECOND)
 
     def counted(pods: list[Pod]) -> str:
-        found = Run.parse(job(), pods).pod
+        found = Run.parse(job()).with_pods(pods).pod
         assert found is not None
         return found.name
 
@@ -156,7 +156,7 @@ def test_of_several_pods_the_newest_that_is_not_thrown_away_counts() -> None:
 
 
 def test_a_job_tells_who_suspended_it_and_its_queue() -> None:
-    run = Run.parse(job(suspend=True), [])
+    run = Run.parse(job(suspend=True))
 
     assert (run.suspended, run.suspended_by, run.queue, run.begun) == (True, "kubectl-patch", "gpus", NOW)
 
@@ -167,7 +167,7 @@ def test_whoever_made_a_job_did_not_suspend_it() -> None:
         {"manager": "maker", "fieldsV1": {"f:spec": {"f:suspend": {}, "f:backoffLimit": {}}}}
     ]
 
-    assert Run.parse(made, []).suspended_by == ""
+    assert Run.parse(made).suspended_by == ""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,77 @@
+"""Keeps the store in step with the cluster: it gates the first decision, and repairs now and then."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+from finetune_operator.cluster.api import Api
+from finetune_operator.cluster.repair import Survey, deleted, fetch, missing, survey
+from finetune_operator.process.metrics import DRIFT
+from finetune_operator.store.store import Store
+
+REPAIR = timedelta(minutes=10)
+LAG = timedelta(seconds=10)
+"""How long a watch may take to show what a list shows already."""
+SURVEY_AGAIN = timedelta(seconds=30)
+"""After this time without the watches' lists being complete, the cluster is surveyed again: an object may be gone."""
+
+logger = logging.getLogger(__name__)
+
+
+class Keeper:
+    """`restart_watches` is called with a sentence when the watches have missed objects."""
+
+    def __init__(
+        self, api: Api, store: Store, namespaces: tuple[str, ...], restart_watches: Callable[[str], None]
+    ) -> None:
+        self._api, self._store, self._namespaces = api, store, namespaces
+        self._restart_watches = restart_watches
+        self.waits_for: str | None = "The operator has not listed the cluster yet."
+
+    async def fill(self) -> None:
+        """Return once the store contains everything that existed at the start."""
+        loop = asyncio.get_running_loop()
+        while self.waits_for is not None:
+            wanted = await self._survey()
+            again = loop.time() + SURVEY_AGAIN.total_seconds()
+            while (left := sum(1 for _ in missing(self._store, wanted))) and loop.time() < again:
+                self.waits_for = f"The operator has read {len(wanted.found) - left} of {len(wanted.found)} objects."
+                await asyncio.sleep(0.2)
+            if left == 0:
+                logger.info("The operator has read the cluster: %s.", self._sizes())
+                self.waits_for = None
+
+    async def keep(self) -> None:
+        """Repair the store every few minutes."""
+        while True:
+            await asyncio.sleep(REPAIR.total_seconds())
+            await self.repair()
+
+    async def repair(self) -> None:
+        """Compare the store with the cluster once. Differences are repaired, counted and logged."""
+        found = await self._survey()
+        gone = list(deleted(self._store, found))
+        for kind, uid in gone:
+            self._store.remove(kind, uid)
+            DRIFT.labels(kind, "deleted").inc()
+        await asyncio.sleep(LAG.total_seconds())
+        missed = list(missing(self._store, found))
+        for ref in missed:
+            await asyncio.to_thread(fetch, self._api, self._store, ref)
+            DRIFT.labels(ref.kind, "missed").inc()
+        if gone or missed:
+            logger.warning("The watches missed %d deletions and %d changes. They are repaired.", len(gone), len(missed))
+        if missed:
+            self._restart_watches(f"they missed {len(missed)} changes")
+
+    async def _survey(self) -> Survey:
+        while True:
+            try:
+                return await asyncio.to_thread(survey, self._api, self._namespaces)
+            except Exception as error:
+                logger.warning("The cluster cannot be listed: %s", error)
+                await asyncio.sleep(5)
+
+    def _sizes(self) -> str:
+        return ", ".join(f"{count} {kind}s" for kind, count in self._store.sizes().items())

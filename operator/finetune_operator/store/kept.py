@@ -1,0 +1,167 @@
+"""The part of each watched object that decisions read. Everything else, first of all managedFields, is dropped.
+
+A memory of 10,000 jobs with their Jobs and Pods must be small, so specs and statuses are kept as compact JSON text and
+read only when their job is decided."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from finetune_api import names
+from finetune_api.conflicts import normal
+from finetune_api.status.job import ConditionType, State
+from finetune_operator.observed.pods import Object, Pod
+from finetune_operator.observed.world import Key, Run
+
+_NEVER_READ = {"preflight", "resolved", "training"}
+"""Parts of the status that no decision reads. `training` is the progress, which changes every few seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptJob:
+    """A FineTuneJob."""
+
+    key: Key
+    uid: str
+    version: int = field(compare=False)
+    generation: int
+    created: datetime
+    deleting: bool
+    queue: str | None
+    profile: str
+    output: str
+    """output.uri in its normal form."""
+    is_validated: bool
+    has_ended: bool
+    spec: str
+    """JSON; "" for a job that has ended, for which nothing is decided."""
+    status: str
+    """JSON without the parts that no decision reads; "" for a job that has ended."""
+
+    @property
+    def may_write(self) -> bool:
+        """Whether the job can still write to its output: it has passed its preflight and has not ended."""
+        return self.is_validated and not self.has_ended and not self.deleting
+
+    @classmethod
+    def parse(cls, raw: Object) -> "KeptJob":
+        metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
+        ended = has_ended(status)
+        return cls(
+            key=(metadata["namespace"], metadata["name"]),
+            uid=metadata["uid"],
+            version=int(metadata["resourceVersion"]),
+            generation=metadata["generation"],
+            created=datetime.fromisoformat(metadata["creationTimestamp"]),
+            deleting="deletionTimestamp" in metadata,
+            queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
+            profile=spec.get("profileName", ""),
+            output=normal(spec.get("output", {}).get("uri", "")),
+            is_validated=any(
+                condition["type"] == ConditionType.VALIDATED and condition["status"] == "True"
+                for condition in status.get("conditions", [])
+            ),
+            has_ended=ended,
+            spec="" if ended else _text(spec),
+            status="" if ended else _text({name: part for name, part in status.items() if name not in _NEVER_READ}),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRun:
+    """A child Job."""
+
+    uid: str
+    version: int = field(compare=False)
+    owner: str
+    """uid of the FineTuneJob."""
+    step: str
+    """preflight or train."""
+    attempt: int
+    """0 for the preflight."""
+    deleting: bool
+    run: Run
+    """Without its pod."""
+
+    @classmethod
+    def parse(cls, raw: Object) -> "KeptRun | None":
+        """Return None for a Job that the operator did not create, for example a copy with the same labels."""
+        metadata = raw["metadata"]
+        labels, owner = metadata.get("labels", {}), _controller(metadata)
+        if owner is None or names.LABEL_STEP not in labels:
+            return None
+        return cls(
+            uid=metadata["uid"],
+            version=int(metadata["resourceVersion"]),
+            owner=owner,
+            step=labels[names.LABEL_STEP],
+            attempt=int(labels.get(names.LABEL_ATTEMPT, 0)),
+            deleting="deletionTimestamp" in metadata,
+            run=Run.parse(raw),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPod:
+    """A Pod of a child Job."""
+
+    uid: str
+    version: int = field(compare=False)
+    job: str
+    """uid of the Job."""
+    pod: Pod
+
+    @classmethod
+    def parse(cls, raw: Object) -> "KeptPod | None":
+        """Return None for a pod that belongs to no Job."""
+        metadata = raw["metadata"]
+        job = _controller(metadata)
+        return cls(metadata["uid"], int(metadata["resourceVersion"]), job, Pod.parse(raw)) if job else None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptProfile:
+    """A FineTuneProfile."""
+
+    name: str
+    uid: str
+    version: int = field(compare=False)
+    spec: str
+    """JSON."""
+
+    @classmethod
+    def parse(cls, raw: Object) -> "KeptProfile":
+        metadata = raw["metadata"]
+        return cls(metadata["name"], metadata["uid"], int(metadata["resourceVersion"]), _text(raw["spec"]))
+
+
+@dataclass(frozen=True, slots=True)
+class KeptName:
+    """An object of which only the existence counts: the trainer's ServiceAccount or RoleBinding of a namespace."""
+
+    namespace: str
+    uid: str
+    version: int = field(compare=False)
+
+    @classmethod
+    def parse(cls, raw: Object) -> "KeptName | None":
+        """Return None for an object that is being deleted or has another name."""
+        metadata = raw["metadata"]
+        if metadata["name"] != names.TRAINER_SERVICE_ACCOUNT or "deletionTimestamp" in metadata:
+            return None
+        return cls(metadata["namespace"], metadata["uid"], int(metadata["resourceVersion"]))
+
+
+def has_ended(status: Object) -> bool:
+    """Whether the job with this status has ended. Nothing is decided for it any more."""
+    return status.get("state") in (State.COMPLETE, State.FAILED)
+
+
+def _controller(metadata: Object) -> str | None:
+    """Return the uid of the controlling owner."""
+    return next((owner["uid"] for owner in metadata.get("ownerReferences", []) if owner.get("controller")), None)
+
+
+def _text(part: Any) -> str:
+    return json.dumps(part, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,206 @@
+"""The newest known version of each watched object. Safe to use from several threads."""
+
+import time
+from collections.abc import Callable, Iterable
+from threading import RLock
+from typing import Any
+
+from finetune_api import names
+from finetune_operator.observed.pods import Object, Pod
+from finetune_operator.observed.world import Key
+from finetune_operator.store.kept import KeptJob, KeptName, KeptPod, KeptProfile, KeptRun
+from finetune_operator.store.outputs import Outputs
+from finetune_operator.store.table import Table
+
+JOB, RUN, POD, PROFILE, ACCOUNT, BINDING = KINDS = (
+    names.JOB_KIND,
+    "Job",
+    "Pod",
+    names.PROFILE_KIND,
+    "ServiceAccount",
+    "RoleBinding",
+)
+CLUSTER_SCOPED = (PROFILE,)
+
+
+class Store:
+    """All watched objects. `changed` receives the key of each FineTuneJob for which the next decision may differ."""
+
+    def __init__(self, changed: Callable[[Key], None]) -> None:
+        self._changed = changed
+        self._lock = RLock()
+        self._jobs: Table[KeptJob] = Table(lambda job: job.key)
+        self._runs: Table[KeptRun] = Table(lambda run: run.owner)
+        self._pods: Table[KeptPod] = Table(lambda pod: pod.job)
+        self._profiles: Table[KeptProfile] = Table(lambda profile: profile.name)
+        self._accounts: Table[KeptName] = Table(lambda account: account.namespace)
+        self._bindings: Table[KeptName] = Table(lambda binding: binding.namespace)
+        tables = (self._jobs, self._runs, self._pods, self._profiles, self._accounts, self._bindings)
+        self._tables: dict[str, Table[Any]] = dict(zip(KINDS, tables, strict=True))
+        self._outputs = Outputs()
+        self._unseen: dict[str, tuple[int, float]] = {}
+        """Own writes that no watch has shown yet: version and time.monotonic() by uid."""
+
+    # Feeding
+
+    def put(self, kind: str, raw: Object, own: bool = False) -> None:
+        """Keep a version of an object.
+
+        `own`: it is the answer to a write of this operator. It counts at once and causes no further decision; a watch
+        is expected to show it."""
+        uid, version = raw["metadata"]["uid"], int(raw["metadata"]["resourceVersion"])
+        kept = _PARSE[kind](raw)
+        with self._lock:
+            keys = self._put(kind, kept) if kept is not None else self._remove(kind, uid)
+            if own and keys is not None:
+                self._unseen[uid] = (version, time.monotonic())
+            elif not own and uid in self._unseen and self._unseen[uid][0] <= version:
+                del self._unseen[uid]
+        if not own:
+            self._tell(keys or ())
+
+    def remove(self, kind: str, uid: str) -> None:
+        """Forget an object that was deleted."""
+        with self._lock:
+            self._unseen.pop(uid, None)
+            keys = self._remove(kind, uid)
+        self._tell(keys)
+
+    def forget_run(self, uid: str, name: str) -> None:
+        """Forget the child Job `name` of the FineTuneJob `uid`, which this operator has deleted."""
+        with self._lock:
+            for run in self._runs.of(uid):
+                if run.run.name == name:
+                    self._runs.remove(run.uid)
+                    self._unseen.pop(run.uid, None)
+
+    # Reading
+
+    def job(self, key: Key) -> KeptJob | None:
+        """Return the FineTuneJob. Of a deleted one and its successor of the same name, return the successor."""
+        with self._lock:
+            return max(self._jobs.of(key), key=lambda job: job.version, default=None)
+
+    def runs(self, uid: str) -> list[tuple[KeptRun, list[Pod]]]:
+        """Return the child Jobs of the FineTuneJob `uid` that are not being deleted, each with its pods."""
+        with self._lock:
+            runs = [run for run in self._runs.of(uid) if not run.deleting]
+            return [(run, [kept.pod for kept in self._pods.of(run.uid)]) for run in runs]
+
+    def profile(self, name: str) -> KeptProfile | None:
+        with self._lock:
+            return max(self._profiles.of(name), key=lambda profile: profile.version, default=None)
+
+    def has_account(self, namespace: str) -> bool:
+        """Whether the namespace has the trainer's ServiceAccount."""
+        with self._lock:
+            return bool(self._accounts.of(namespace))
+
+    def has_binding(self, namespace: str) -> bool:
+        """Whether the namespace has the trainer's RoleBinding."""
+        with self._lock:
+            return bool(self._bindings.of(namespace))
+
+    def writers(self, output: str) -> list[tuple[KeptJob, bool]]:
+        """Return the jobs that can write to `output`, inside of it or around it, and whether each has an attempt."""
+        with self._lock:
+            jobs = [job for uid in self._outputs.overlapping(output) if (job := self._jobs.get(uid))]
+            return [(job, any(run.step == "train" for run in self._runs.of(job.uid))) for job in jobs]
+
+    def unfinished(self) -> list[Key]:
+        """Return the keys of the FineTuneJobs that have not ended."""
+        with self._lock:
+            return [job.key for job in self._jobs if not job.has_ended]
+
+    def version(self, kind: str, uid: str) -> int | None:
+        """Return the known version of the object; None if it is not known."""
+        with self._lock:
+            kept = self._table(kind).get(uid)
+            return kept.version if kept else None
+
+    def has(self, kind: str, uid: str) -> bool:
+        """Whether the object is known, also as deleted."""
+        with self._lock:
+            return self._table(kind).has(uid)
+
+    def uids(self, kind: str) -> dict[str, int]:
+        """Return the versions of all known objects of a kind, by uid."""
+        with self._lock:
+            return {kept.uid: kept.version for kept in self._table(kind)}
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of known objects of each kind."""
+        with self._lock:
+            return {kind: len(self._table(kind)) for kind in KINDS}
+
+    def longest_unseen(self) -> float:
+        """Return for how many seconds the oldest own write has not been shown by its watch; 0 if there is none."""
+        with self._lock:
+            oldest = min((since for _, since in self._unseen.values()), default=None)
+            return time.monotonic() - oldest if oldest is not None else 0.0
+
+    def forget_unseen(self) -> None:
+        """Wait no longer for own writes: the watches start anew, and list everything."""
+        with self._lock:
+            self._unseen.clear()
+
+    # Inside, with the lock held
+
+    def _put(self, kind: str, kept: Any) -> Iterable[Key] | None:
+        """Keep the object. Return the keys for which the decision may differ; None if nothing new was kept."""
+        table = self._table(kind)
+        before = table.get(kept.uid)
+        if not table.put(kept):
+            return None
+        if kind == JOB:
+            self._index_output(before, kept)
+        return self._concerned(kind, kept) if before != kept and kind not in (ACCOUNT, BINDING) else ()
+
+    def _index_output(self, before: KeptJob | None, job: KeptJob | None) -> None:
+        if before is not None and before.may_write:
+            self._outputs.remove(before.uid, before.output)
+        if job is not None and job.may_write:
+            self._outputs.add(job.uid, job.output)
+
+    def _remove(self, kind: str, uid: str) -> Iterable[Key]:
+        gone: Any = self._table(kind).remove(uid)
+        if gone is None:
+            return ()
+        if kind == JOB:
+            self._index_output(gone, None)
+            return ()
+        return self._concerned(kind, gone)
+
+    def _concerned(self, kind: str, kept: Any) -> list[Key]:
+        """Return the keys of the unfinished FineTuneJobs whose decision depends on this object."""
+        if kind == JOB:
+            return [] if kept.has_ended else [kept.key]
+        if kind == RUN:
+            return self._owner(kept.owner)
+        if kind == POD:
+            run = self._runs.get(kept.job)
+            return self._owner(run.owner) if run else []
+        if kind == PROFILE:
+            return [job.key for job in self._jobs if job.profile == kept.name and not job.has_ended]
+        return [job.key for job in self._jobs if job.key[0] == kept.namespace and not job.has_ended]
+
+    def _owner(self, uid: str) -> list[Key]:
+        job = self._jobs.get(uid)
+        return [job.key] if job and not job.has_ended else []
+
+    def _table(self, kind: str) -> Table[Any]:
+        return self._tables[kind]
+
+    def _tell(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._changed(key)
+
+
+_PARSE: dict[str, Callable[[Object], object | None]] = {
+    JOB: KeptJob.parse,
+    RUN: KeptRun.parse,
+    POD: KeptPod.parse,
+    PROFILE: KeptProfile.parse,
+    ACCOUNT: KeptName.parse,
+    BINDING: KeptName.parse,
+}

@@ -1,0 +1,76 @@
+"""Objects of one kind by uid: the newest known version of each, and one index."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, Protocol, TypeVar
+
+REMEMBERED_DELETIONS = 20_000
+"""Number of deleted uids that are remembered, so that a late answer does not bring an object back."""
+
+
+class Kept(Protocol):
+    """The kept part of an object. Two are equal if no decision can differ; `version` does not count."""
+
+    @property
+    def uid(self) -> str: ...
+
+    @property
+    def version(self) -> int:
+        """The resourceVersion, which is comparable: https://kep.k8s.io/5504"""
+
+
+K = TypeVar("K", bound=Kept)
+
+
+class Table(Generic[K]):
+    """Newest versions by uid, and the objects of each group. Not thread-safe."""
+
+    def __init__(self, group: Callable[[K], Hashable]) -> None:
+        self._group = group
+        self._items: dict[str, K] = {}
+        self._groups: dict[Hashable, dict[str, None]] = {}
+        self._deleted: OrderedDict[str, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._items.values())
+
+    def get(self, uid: str) -> K | None:
+        return self._items.get(uid)
+
+    def of(self, group: Hashable) -> list[K]:
+        """Return the objects of a group."""
+        return [self._items[uid] for uid in self._groups.get(group, ())]
+
+    def has(self, uid: str) -> bool:
+        """Whether the object is known, also as deleted."""
+        return uid in self._items or uid in self._deleted
+
+    def put(self, item: K) -> bool:
+        """Keep `item`. Return False, and keep nothing, if the known version is as new or the object was deleted."""
+        before = self._items.get(item.uid)
+        if item.uid in self._deleted or (before is not None and before.version >= item.version):
+            return False
+        if before is not None and self._group(before) != self._group(item):
+            self._leave_group(before)
+        self._items[item.uid] = item
+        self._groups.setdefault(self._group(item), {})[item.uid] = None
+        return True
+
+    def remove(self, uid: str) -> K | None:
+        """Forget the object for good: its uid is never used again. Return its last version, if it was known."""
+        self._deleted[uid] = None
+        if len(self._deleted) > REMEMBERED_DELETIONS:
+            self._deleted.popitem(last=False)
+        item = self._items.pop(uid, None)
+        if item is not None:
+            self._leave_group(item)
+        return item
+
+    def _leave_group(self, item: K) -> None:
+        members = self._groups[self._group(item)]
+        members.pop(item.uid, None)
+        if not members:
+            del self._groups[self._group(item)]
