@@ -1,6 +1,8 @@
 """The client of the API server. No other module of the operator calls the API server."""
 
 import json
+import logging
+from collections.abc import Collection
 from typing import Any, Protocol, cast
 
 from kubernetes import client, config
@@ -22,6 +24,9 @@ _PATHS = {
 
 _NAMESPACE_TERMINATING = "NamespaceTerminating"
 """The cause in the error of the admission plugin: https://pkg.go.dev/k8s.io/api/core/v1#NamespaceTerminatingCause"""
+
+
+logger = logging.getLogger(__name__)
 
 
 class ApiError(Exception):
@@ -46,7 +51,8 @@ class Api(Protocol):
     def list(
         self, kind: str, namespace: str | None = None, selector: str | None = None, fields: str | None = None
     ) -> list[Object]:
-        """Return the objects of one namespace, or of all, that match a label selector and a field selector."""
+        """Return the objects of one namespace, or of all that the operator serves, that match a label selector and a
+        field selector."""
 
     def create(self, body: Object) -> bool:
         """Create the object. Return False if an object of that name exists.
@@ -64,9 +70,12 @@ class Api(Protocol):
 
 
 class KubernetesApi:
-    """The implementation with the connection, credentials and retries of the official client."""
+    """The implementation with the connection, credentials and retries of the official client.
 
-    def __init__(self) -> None:
+    The operator serves `namespaces`; if there are none, it serves all namespaces of the cluster."""
+
+    def __init__(self, namespaces: Collection[str] = ()) -> None:
+        self._namespaces = namespaces
         try:
             config.load_incluster_config()
         except config.ConfigException:
@@ -84,8 +93,23 @@ class KubernetesApi:
     def list(
         self, kind: str, namespace: str | None = None, selector: str | None = None, fields: str | None = None
     ) -> list[Object]:
+        if namespace is None and self._namespaces:
+            return self._list_served(kind, selector, fields)
         query = [(name, value) for name, value in (("labelSelector", selector), ("fieldSelector", fields)) if value]
         return cast(list[Object], self._request("GET", _path(kind, namespace), query=query)["items"])
+
+    def _list_served(self, kind: str, selector: str | None, fields: str | None) -> list[Object]:
+        """List every served namespace. The operator's Role is deleted together with its namespace, so one namespace
+        without the Role does not keep the operator from the others."""
+        found: list[Object] = []
+        for namespace in self._namespaces:
+            try:
+                found += self.list(kind, namespace, selector, fields)
+            except ApiError as error:
+                if error.status != 403:
+                    raise
+                logger.warning("The namespace %s cannot be read: %s", namespace, error.message)
+        return found
 
     def create(self, body: Object) -> bool:
         try:
@@ -115,14 +139,16 @@ class KubernetesApi:
         resource = {"group": group, "version": version, "resource": names.JOBS, "subresource": "status"}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SubjectAccessReview",
+            "kind": "LocalSubjectAccessReview",
+            "metadata": {"namespace": namespace},
             "spec": {
                 "user": f"system:serviceaccount:{namespace}:{account}",
                 "groups": groups,
                 "resourceAttributes": {**resource, "namespace": namespace, "verb": "patch"},
             },
         }
-        answer = self._request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        path = f"/apis/authorization.k8s.io/v1/namespaces/{namespace}/localsubjectaccessreviews"
+        answer = self._request("POST", path, review)
         return bool(answer["status"]["allowed"])
 
     def _request(

@@ -5,8 +5,9 @@ No finalizers and no annotations are written on users' objects: `on.event` handl
 """
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import kopf
@@ -19,17 +20,21 @@ from finetune_operator.process.supervise import ended
 
 WATCHED = (f"{names.JOBS}.{names.VERSION}.{names.GROUP}", "jobs.v1.batch", "pods.v1")
 """The resources, as kopf names them in the task of each watch."""
-_WATCH_TASK = "watcher for {}@None"
 _LOGIN_TASK = "credentials retriever"
+_FIRST_PAUSES, _LONGEST_PAUSE = (1, 1, 2, 3, 5, 8, 13, 21), 30
+"""Seconds before each retry of a request of kopf. The first are kopf's default."""
 
 
 class Watches:
-    """The watch streams. `enqueue` receives the key of each FineTuneJob that may need work, in this part's thread."""
+    """The watch streams. `enqueue` receives the key of each FineTuneJob that may need work, in this part's thread.
+
+    kopf watches each of `namespaces` separately; if there are none, it watches the whole cluster."""
 
     name = "kopf"
 
-    def __init__(self, enqueue: Callable[[Key], None]) -> None:
-        self._enqueue = enqueue
+    def __init__(self, enqueue: Callable[[Key], None], namespaces: Collection[str] = ()) -> None:
+        self._enqueue, self._namespaces = enqueue, namespaces
+        self._watches = _watch_tasks(namespaces)
         self._stopped = asyncio.Event()
         self._tasks: Collection[asyncio.Task[Any]] = ()
         self._seen: set[str] = set()
@@ -39,8 +44,9 @@ class Watches:
         before = asyncio.all_tasks()
         self._tasks = await kopf.spawn_tasks(
             registry=_registry(self._enqueue),
-            settings=_settings(),
-            clusterwide=True,
+            settings=_settings(self._namespaces),
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
             standalone=True,
             stop_flag=self._stopped,
         )
@@ -52,30 +58,59 @@ class Watches:
         self._stopped.set()
 
     def fault(self) -> str | None:
-        """Report a watch that has ended, because kopf does not restart it.
+        """Report a watch that has ended, because kopf does not restart it, or that kopf will never start.
 
         A silent stream is no fault: kopf reconnects after a while."""
         now = self._now()
         self._seen |= now
-        lost = self._seen - now
-        return f"kopf's task {min(lost)!r} has ended" if lost else None
+        if lost := self._seen - now:
+            return f"kopf's task {min(lost)!r} has ended"
+        if self._namespaces and now & self._watches.keys() and (missing := self._missing(now)):
+            return f"the API server did not serve {missing} when the operator started"
+        return None
 
     def waits_for(self) -> str | None:
-        now = self._now()
-        missing = [resource for resource in WATCHED if _WATCH_TASK.format(resource) not in now]
-        return f"The watch of {', '.join(missing)} has not started yet." if missing else None
+        missing = self._missing(self._now())
+        return f"The watch of {missing} has not started yet." if missing else None
+
+    def _missing(self, now: set[str]) -> str:
+        return ", ".join(watched for task, watched in self._watches.items() if task not in now)
 
     def _now(self) -> set[str]:
         """Return the names of the required tasks that are alive.
 
         A task that is being cancelled does not count, because kopf may wait for it without limit."""
-        needed = {_LOGIN_TASK, *map(_WATCH_TASK.format, WATCHED)}
+        needed = {_LOGIN_TASK, *self._watches}
         return {name for task in asyncio.all_tasks() if (name := task.get_name()) in needed and not task.cancelling()}
 
 
-def _settings() -> kopf.OperatorSettings:
+def _watch_tasks(namespaces: Collection[str]) -> dict[str, str]:
+    """Return what each watch watches, by the name that kopf gives to its task."""
+    if not namespaces:
+        return {f"watcher for {resource}@None": resource for resource in WATCHED}
+    return {
+        f"watcher for {resource}@{namespace}": f"{resource} in {namespace}"
+        for namespace in namespaces
+        for resource in WATCHED
+    }
+
+
+class _Pauses:
+    """Pauses without an end. kopf iterates over them anew for each request."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain(_FIRST_PAUSES, itertools.repeat(_LONGEST_PAUSE))
+
+
+def _settings(namespaces: Collection[str]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
+    if namespaces:
+        # kopf would watch all namespaces and custom resource definitions of the cluster, which the Roles do not permit.
+        settings.scanning.disabled = True
+        # The operator's Role is deleted together with its namespace. kopf would end all watches after some refusals,
+        # and the other namespaces would stand still.
+        settings.networking.error_backoffs = _Pauses()
     settings.watching.label_selectors["batch/v1", "jobs"] = names.LABEL_JOB_UID
     settings.watching.label_selectors["v1", "pods"] = names.LABEL_JOB_UID
     settings.networking.request_timeout = TIMEOUT_SECONDS  # of a list; a watch is given up after 70 s of silence
