@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, Protocol, cast
 
 from kubernetes import client, config
@@ -94,22 +94,21 @@ class KubernetesApi:
         self, kind: str, namespace: str | None = None, selector: str | None = None, fields: str | None = None
     ) -> list[Object]:
         if namespace is None and self._namespaces:
-            return self._list_served(kind, selector, fields)
+            return [*self._served(kind, selector, fields)]
         query = [(name, value) for name, value in (("labelSelector", selector), ("fieldSelector", fields)) if value]
         return cast(list[Object], self._request("GET", _path(kind, namespace), query=query)["items"])
 
-    def _list_served(self, kind: str, selector: str | None, fields: str | None) -> list[Object]:
-        """List every served namespace. The operator's Role is deleted together with its namespace, so one namespace
-        without the Role does not keep the operator from the others."""
-        found: list[Object] = []
+    def _served(self, kind: str, selector: str | None, fields: str | None) -> Iterator[Object]:
+        """Yield the objects of every served namespace.
+
+        A namespace and the operator's Role in it are deleted together. Such a namespace is skipped."""
         for namespace in self._namespaces:
             try:
-                found += self.list(kind, namespace, selector, fields)
+                yield from self.list(kind, namespace, selector, fields)
             except ApiError as error:
                 if error.status != 403:
                     raise
-                logger.warning("The namespace %s cannot be read: %s", namespace, error.message)
-        return found
+                logger.warning("The namespace %s is skipped: %s", namespace, error.message)
 
     def create(self, body: Object) -> bool:
         try:
