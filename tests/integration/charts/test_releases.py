@@ -160,7 +160,7 @@ def _steps(job: Job, kubelet: Kubelet) -> set[str]:
 
 
 def test_a_second_release_needs_to_be_told_that_the_cluster_wide_objects_exist(helm: Helm, installed: str) -> None:
-    with pytest.raises(ClusterError, match="ClusterRole.*finetune-trainer.*exists and cannot be imported"):
+    with pytest.raises(ClusterError, match=r"ClusterRole.*finetune-trainer.*exists and cannot be imported"):
         helm("install", "another", str(CHART), "--namespace", installed, "--set", f"watchNamespaces={{{installed}}}")
 
 
