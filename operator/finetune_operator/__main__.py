@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 
 from finetune_operator.cluster.api import KubernetesApi
 from finetune_operator.cluster.limits import Bucket
@@ -11,6 +12,8 @@ from finetune_operator.process.loop import Workers
 from finetune_operator.process.supervise import FAILED, Supervisor, exit_process
 from finetune_operator.process.watch import Watches
 from finetune_operator.store.store import Store
+
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 def main() -> None:
@@ -47,10 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="finetune-operator", description=__doc__)
     parser.add_argument(
         "--namespaces",
-        type=lambda text: tuple(name for name in text.split(",") if name),
+        metavar="NAMESPACE,...",
+        type=_namespaces,
         default=(),
-        metavar="A,B",
-        help="namespaces to watch; all if none are named",
+        help="namespaces whose FineTuneJobs this operator runs, for example tickets,search; default: all namespaces",
     )
     parser.add_argument(
         "--health-probe-bind-address",
@@ -67,6 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--api-burst", type=int, default=100, help="requests at once, if --api-qps sets a limit")
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     return parser
+
+
+def _namespaces(text: str) -> tuple[str, ...]:
+    """Parse names of namespaces. kopf would read other text as a pattern."""
+    namespaces = tuple(text.split(","))
+    for namespace in namespaces:
+        if not _NAMESPACE.fullmatch(namespace):
+            raise argparse.ArgumentTypeError(f"{namespace!r} is not the name of a namespace")
+        if namespaces.count(namespace) > 1:
+            raise argparse.ArgumentTypeError(f"the namespace {namespace!r} is named twice")
+    return namespaces
 
 
 if __name__ == "__main__":

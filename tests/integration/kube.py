@@ -27,16 +27,16 @@ class RefusedError(Exception):
 
 
 class Kube:
-    """One user of the API server. `kubeconfig` is JSON, as devcluster writes it."""
+    """One user of the API server: the one of `token`, else that of `kubeconfig`, JSON as devcluster writes it."""
 
-    def __init__(self, kubeconfig: Path) -> None:
+    def __init__(self, kubeconfig: Path, token: str = "") -> None:
         config = json.loads(kubeconfig.read_text())
         self.server: str = config["clusters"][0]["cluster"]["server"]
         self.authority = Path(config["clusters"][0]["cluster"]["certificate-authority"])
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy or CA bundle of this machine is not for a server on loopback
         self._session.verify = str(self.authority)
-        self._session.headers["Authorization"] = f"Bearer {config['users'][0]['user']['token']}"
+        self._session.headers["Authorization"] = f"Bearer {token or config['users'][0]['user']['token']}"
 
     def get(self, path: str, **query: str) -> Object:
         return self._request("GET", path, query=query)

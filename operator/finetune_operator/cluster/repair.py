@@ -3,11 +3,14 @@
 A watch that starts again after a while lists the objects that exist. It does not report objects that were deleted
 meanwhile."""
 
+import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from finetune_operator.cluster.api import Api, selectors
+from finetune_operator.cluster.api import Api, ApiError, Chunk, selectors
 from finetune_operator.store.store import CLUSTER_SCOPED, KINDS, Store
+
+logger = logging.getLogger(__name__)
 
 
 class Ref(NamedTuple):
@@ -34,15 +37,24 @@ def survey(api: Api, namespaces: tuple[str, ...]) -> Survey:
     found: dict[str, Ref] = {}
     versions: dict[str, int] = {}
     for kind in KINDS:
-        scopes = namespaces if namespaces and kind not in CLUSTER_SCOPED else (None,)
-        for scope in scopes:
-            labels, fields = selectors(kind)
-            for chunk in api.metadata(kind, scope, labels, fields):
+        for scope in namespaces if namespaces and kind not in CLUSTER_SCOPED else (None,):
+            for chunk in _chunks(api, kind, scope):
                 versions[kind] = min(chunk.version, versions.get(kind, chunk.version))
                 for item in chunk.metadata:
                     version = int(item["resourceVersion"])
                     found[item["uid"]] = Ref(kind, item.get("namespace"), item["name"], item["uid"], version)
     return Survey(found, versions)
+
+
+def _chunks(api: Api, kind: str, namespace: str | None) -> Iterator[Chunk]:
+    """List one kind. A namespace and the operator's Role in it are deleted together. Such a namespace is skipped."""
+    labels, fields = selectors(kind)
+    try:
+        yield from api.metadata(kind, namespace, labels, fields)
+    except ApiError as error:
+        if namespace is None or error.status != 403:
+            raise
+        logger.warning("The namespace %s is skipped: %s", namespace, error.message)
 
 
 def missing(store: Store, survey: Survey) -> Iterator[Ref]:

@@ -9,10 +9,11 @@ its own. After it has ended the next run starts, and meanwhile the store and the
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import kopf
@@ -167,7 +168,7 @@ class _Run:
         before = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
             registry=_registry(self._store, lambda: self._ending is None),
-            settings=_settings(),
+            settings=_settings(self._namespaces),
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
             standalone=True,
@@ -204,9 +205,22 @@ class _Run:
         return {f"watcher for {resource}@{scope}" for scope in scopes}
 
 
-def _settings() -> kopf.OperatorSettings:
+class _Pauses:
+    """Pauses without an end. kopf iterates over them anew for each request."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain(PAUSES_SECONDS, itertools.repeat(PAUSES_SECONDS[-1]))
+
+
+def _settings(namespaces: tuple[str, ...]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
+    if namespaces:
+        # kopf would watch all namespaces and custom resource definitions of the cluster, which the Roles do not permit.
+        settings.scanning.disabled = True
+        # The operator's Role is deleted together with its namespace. kopf would end all watches after some refusals,
+        # and the other namespaces would stand still.
+        settings.networking.error_backoffs = _Pauses()
     settings.queueing.idle_timeout = 0.1  # each object has a task of kopf, and 30,000 of them would live for 5 s
     settings.watching.chunk_size = CHUNK
     settings.persistence.diffbase_storage = _NoDiffs()

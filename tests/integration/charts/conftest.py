@@ -1,6 +1,7 @@
 """The chart, installed with Helm on a real API server and controller-manager. There is no node: pods stay pending."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,38 @@ def installed(helm: Helm, api: client.ApiClient) -> str:
 @pytest.fixture(scope="module")
 def namespace(installed: str, api: client.ApiClient) -> str:
     return _make_namespace(api, "tenant-", {})
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A release beside `installed`, for its own namespaces. `account` is the operator's, in the namespace `system`."""
+
+    release: str
+    account: str
+    system: str
+    namespaces: tuple[str, ...]
+
+
+ShardOf = Callable[..., Shard]
+
+
+@pytest.fixture(scope="package")
+def shard_of(helm: Helm, installed: str, api: client.ApiClient) -> ShardOf:
+    """Installs a release of this name for new namespaces of these names."""
+
+    def install(release: str, *tenants: str) -> Shard:
+        namespaces = tuple(_make_namespace(api, f"{release}-{tenant}-", {}) for tenant in tenants)
+        system = f"{release}-system"
+        values = f"clusterResources.create=false,watchNamespaces={{{','.join(namespaces)}}}"
+        helm("install", release, str(CHART), "--namespace", system, "--create-namespace", "--set", values)
+        return Shard(release, f"{release}-finetune-operator", system, namespaces)
+
+    return install
+
+
+@pytest.fixture(scope="package")
+def shard(shard_of: ShardOf) -> Shard:
+    return shard_of("shard", "one", "two")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 from kubernetes import client
 
 from finetune_api import names
+from tests.integration.charts.conftest import Shard
 
 Object = dict[str, Any]
 NOW = "2026-01-01T00:00:00Z"
@@ -76,6 +77,31 @@ def writer_with(api: client.ApiClient, token: str) -> Writer:
     return Writer(client.ApiClient(configuration))
 
 
+def token_of(account: str, namespace: str, api: client.ApiClient) -> str:
+    """A token that no pod holds."""
+    answer = client.CoreV1Api(api).create_namespaced_service_account_token(
+        account, namespace, {"spec": {"audiences": []}}
+    )
+    return str(answer.status.token)
+
+
+def create_job(api: client.ApiClient, namespace: str, name: str) -> Object:
+    body = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.JOB_KIND,
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"uri": "s3://models/base"},
+            "dataset": {"train": [{"uri": "s3://data/rows.jsonl"}]},
+            "output": {"uri": "s3://models/tuned"},
+        },
+    }
+    job: Object = client.CustomObjectsApi(api).create_namespaced_custom_object(
+        names.GROUP, names.VERSION, namespace, names.JOBS, body
+    )
+    return job
+
+
 @pytest.fixture(scope="module")
 def admin(api: client.ApiClient) -> Writer:
     return Writer(api)
@@ -89,19 +115,7 @@ def make_job(tenant: str, api: client.ApiClient, admin: Writer) -> Callable[...,
     """Makes a FineTuneJob with what the operator has written of its status."""
 
     def make(name: str | None = None, status: Object = OPERATORS) -> Object:
-        body = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.JOB_KIND,
-            "metadata": {"name": name or f"job-{next(_numbers)}"},
-            "spec": {
-                "model": {"uri": "s3://models/base"},
-                "dataset": {"train": [{"uri": "s3://data/rows.jsonl"}]},
-                "output": {"uri": "s3://models/tuned"},
-            },
-        }
-        job: Object = client.CustomObjectsApi(api).create_namespaced_custom_object(
-            names.GROUP, names.VERSION, tenant, names.JOBS, body
-        )
+        job = create_job(api, tenant, name or f"job-{next(_numbers)}")
         admin.apply(job, status, "finetune-operator")
         return job
 
@@ -306,11 +320,8 @@ def test_a_pod_of_the_job_that_is_neither_preflight_nor_attempt_writes_nothing(
 
 
 def test_a_token_that_no_pod_holds_writes_nothing(tenant: str, job: Object, api: client.ApiClient) -> None:
-    token = client.CoreV1Api(api).create_namespaced_service_account_token(
-        names.TRAINER_SERVICE_ACCOUNT, tenant, {"spec": {"audiences": []}}
-    )
     with pytest.raises(client.ApiException, match="a token that is not bound to a pod"):
-        writer_with(api, token.status.token).apply(job, {"training": TRAINING})
+        writer_with(api, token_of(names.TRAINER_SERVICE_ACCOUNT, tenant, api)).apply(job, {"training": TRAINING})
 
 
 def test_a_tenants_own_account_is_held_like_the_trainers(
@@ -330,10 +341,46 @@ def test_the_operator_writes_everything_from_its_pod(
     installed: str, job: Object, preflight: Writer, api: client.ApiClient
 ) -> None:
     preflight.apply(job, {"preflight": PREFLIGHT, "conditions": [condition("Validated")]}, "preflight")
-    token = client.CoreV1Api(api).create_namespaced_service_account_token(
-        "finetune-operator", installed, {"spec": {"audiences": []}}
-    )
     whole = OPERATORS | {"state": "Failed", "conditions": [condition("Validated", "False"), condition("Failed")]}
-    status = writer_with(api, token.status.token).apply(job, whole, "finetune-operator")
+    status = writer_with(api, token_of("finetune-operator", installed, api)).apply(job, whole, "finetune-operator")
     assert status["state"] == "Failed"
     assert {c["type"]: c["status"] for c in status["conditions"]} == {"Validated": "False", "Failed": "True"}
+
+
+def test_the_operator_of_a_namespace_writes_everything_there(shard: Shard, api: client.ApiClient) -> None:
+    operator = writer_with(api, token_of(shard.account, shard.system, api))
+    for namespace in shard.namespaces:
+        job = create_job(api, namespace, "job")
+        assert operator.apply(job, OPERATORS, "finetune-operator")["state"] == "Running"
+
+
+def test_the_operator_of_other_namespaces_writes_nothing(shard: Shard, job: Object, api: client.ApiClient) -> None:
+    operator = writer_with(api, token_of(shard.account, shard.system, api))
+    with pytest.raises(client.ApiException, match="cannot patch resource") as refused:
+        operator.apply(job, {"state": "Complete"}, "finetune-operator")
+    assert refused.value.status == 403
+
+
+def test_the_operator_of_other_namespaces_is_held_like_a_trainer_if_it_is_bound_as_one(
+    shard: Shard, tenant: str, job: Object, api: client.ApiClient
+) -> None:
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": names.TRAINER_SERVICE_ACCOUNT}
+    subject = {"kind": "ServiceAccount", "name": shard.account, "namespace": shard.system}
+    client.RbacAuthorizationV1Api(api).create_namespaced_role_binding(
+        tenant, {"metadata": {"name": "by-mistake"}, "roleRef": role, "subjects": [subject]}
+    )
+    with pytest.raises(client.ApiException, match=REFUSED_BY_POLICY):
+        writer_with(api, token_of(shard.account, shard.system, api)).apply(job, {"state": "Complete"})
+
+
+def test_a_trainer_of_a_namespace_with_its_own_operator_is_held_too(shard: Shard, api: client.ApiClient) -> None:
+    namespace, account = shard.namespaces[0], names.TRAINER_SERVICE_ACCOUNT
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": account}
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
+    client.CoreV1Api(api).create_namespaced_service_account(namespace, {"metadata": {"name": account}})
+    client.RbacAuthorizationV1Api(api).create_namespaced_role_binding(
+        namespace, {"metadata": {"name": account}, "roleRef": role, "subjects": [subject]}
+    )
+    job = create_job(api, namespace, "held")
+    with pytest.raises(client.ApiException, match="a token that is not bound to a pod"):
+        writer_with(api, token_of(account, namespace, api)).apply(job, {"state": "Complete"})

@@ -8,6 +8,7 @@ import pytest
 from kubernetes import client
 
 from finetune_api import names
+from tests.integration.charts.conftest import Shard
 
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 Right = tuple[str, str]
@@ -19,14 +20,18 @@ def rights(verbs: str, *resources: str) -> set[Right]:
 
 
 OPERATOR = (
-    rights("get list watch", "finetunejobs.finetune.dev", "finetuneprofiles.finetune.dev")
+    rights("get list watch", "finetunejobs.finetune.dev")
     | rights("get patch", "finetunejobs/status.finetune.dev")
     | rights("get list watch create delete", "jobs.batch")
-    | rights("get list watch", "pods", "customresourcedefinitions.apiextensions.k8s.io")
-    | rights("get create", "configmaps", "serviceaccounts", "rolebindings.rbac.authorization.k8s.io")
+    | rights("get list watch", "pods")
+    | rights("get list watch create", "serviceaccounts", "rolebindings.rbac.authorization.k8s.io")
+    | rights("get create", "configmaps")
     | rights("create list", "events")
-    | rights("create", "subjectaccessreviews.authorization.k8s.io")
+    | rights("create", "localsubjectaccessreviews.authorization.k8s.io")
 )
+"""What the operator may do in each namespace that it serves."""
+PROFILES = rights("get list watch", "finetuneprofiles.finetune.dev")
+DEFINITIONS = rights("get list watch", "customresourcedefinitions.apiextensions.k8s.io")
 TRAINER = rights("get patch", "finetunejobs/status.finetune.dev")
 VIEWER = rights("get list watch", "finetunejobs.finetune.dev") | rights("get", "finetunejobs/status.finetune.dev")
 EDITOR = VIEWER | rights("create update patch delete deletecollection", "finetunejobs.finetune.dev")
@@ -82,7 +87,7 @@ def test_the_operator_may_do_what_it_needs_in_every_namespace_and_nothing_else(
     installed: str, authorizer: Authorizer, everything: set[Right]
 ) -> None:
     allowed = {right for right in everything if authorizer.account_allows("finetune-operator", installed, right, None)}
-    assert allowed == OPERATOR
+    assert allowed == OPERATOR | PROFILES | DEFINITIONS
     assert ("get", "secrets") in everything, "the question was asked"
 
 
@@ -99,12 +104,48 @@ def test_the_operator_may_name_jobs_as_owners_and_bind_the_trainers_role_alone(
     assert not allows("escalate", "clusterroles.rbac.authorization.k8s.io", names.TRAINER_SERVICE_ACCOUNT)
 
 
+def test_an_operator_of_some_namespaces_may_do_this_only_there_and_outside_only_read_profiles(
+    shard: Shard, tenant: str, authorizer: Authorizer, everything: set[Right]
+) -> None:
+    def allowed(namespace: str | None) -> set[Right]:
+        return {
+            right for right in everything if authorizer.account_allows(shard.account, shard.system, right, namespace)
+        }
+
+    for namespace in shard.namespaces:
+        assert allowed(namespace) == OPERATOR | PROFILES
+    for elsewhere in (None, tenant, shard.system):
+        assert allowed(elsewhere) == PROFILES
+
+
+def test_an_operator_of_some_namespaces_binds_the_trainers_role_only_there(
+    shard: Shard, tenant: str, authorizer: Authorizer
+) -> None:
+    bind = ("bind", "clusterroles.rbac.authorization.k8s.io")
+    finalizers = ("update", "finetunejobs/finalizers.finetune.dev")
+
+    def allows(right: Right, namespace: str | None, name: str = "") -> bool:
+        return authorizer.account_allows(shard.account, shard.system, right, namespace, name)
+
+    for namespace in shard.namespaces:
+        assert allows(bind, namespace, names.TRAINER_SERVICE_ACCOUNT)
+        assert not allows(bind, namespace, "cluster-admin")
+        assert allows(finalizers, namespace)
+    for elsewhere in (None, tenant, shard.system):
+        assert not allows(bind, elsewhere, names.TRAINER_SERVICE_ACCOUNT)
+        assert not allows(finalizers, elsewhere)
+
+
 def test_a_trainer_may_patch_statuses_in_its_namespace_and_nothing_else(
     tenant: str, authorizer: Authorizer, everything: set[Right]
 ) -> None:
     account = names.TRAINER_SERVICE_ACCOUNT
     assert {right for right in everything if authorizer.account_allows(account, tenant, right, tenant)} == TRAINER
     assert not {right for right in TRAINER if authorizer.account_allows(account, tenant, right, "default")}
+    finalizers = ("update", "finetunejobs/finalizers.finetune.dev")
+    assert not authorizer.account_allows(account, tenant, finalizers, tenant), (
+        "the policy would take it for an operator"
+    )
 
 
 @pytest.mark.parametrize(("role", "expected"), [("view", VIEWER), ("edit", EDITOR), ("admin", EDITOR)])
@@ -125,6 +166,8 @@ def test_a_tenants_role_covers_finetunejobs_but_never_their_status(
         assert time.monotonic() < deadline, "the controller-manager did not aggregate the chart's roles"
     ours = {right for right in everything if right[1].endswith(".finetune.dev")}
     assert {right for right in ours if authorizer.allows(user, [], right, tenant)} == expected
+    finalizers = ("update", "finetunejobs/finalizers.finetune.dev")
+    assert not authorizer.allows(user, [], finalizers, tenant), "a tenant could give it to a pod"
 
 
 def test_everyone_who_is_signed_in_may_read_profiles_and_nobody_else(
@@ -132,7 +175,7 @@ def test_everyone_who_is_signed_in_may_read_profiles_and_nobody_else(
 ) -> None:
     ours = {right for right in everything if right[1].endswith(".finetune.dev")}
     signed_in = {right for right in ours if authorizer.allows("anyone", ["system:authenticated"], right, None)}
-    assert signed_in == rights("get list watch", "finetuneprofiles.finetune.dev")
+    assert signed_in == PROFILES
     assert not {
         right for right in ours if authorizer.allows("system:anonymous", ["system:unauthenticated"], right, None)
     }

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import requests
@@ -16,11 +17,12 @@ STOP_TIMEOUT_SECONDS = 20
 class OperatorProcess:
     """One operator at a time. It reaches the API server at `server` with `token`; its log stays in `folder`."""
 
-    def __init__(self, folder: Path, server: str, token: str) -> None:
+    def __init__(self, folder: Path, server: str, token: str, arguments: Sequence[str] = ()) -> None:
         self.log = folder / "operator.log"
         self.exit_code: int | None = None
         """Of the process that ran last, once it has ended."""
         self._port = _free_port()
+        self._arguments = [f"--health-probe-bind-address=127.0.0.1:{self._port}", *arguments]
         self._kubeconfig = folder / "operator-kubeconfig"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +51,7 @@ class OperatorProcess:
             return
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator", f"--health-probe-bind-address=127.0.0.1:{self._port}"],
+                [sys.executable, "-m", "finetune_operator", *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

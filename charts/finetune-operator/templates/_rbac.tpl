@@ -1,0 +1,55 @@
+{{/* Permissions of the operator in a namespace that it serves. It reads no Secrets: the kubelet mounts them into the
+tenants' pods. */}}
+{{- define "finetune-operator.rules" -}}
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs]
+  verbs: [get, list, watch]
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs/status]
+  verbs: [get, patch]
+# The owner references of children have blockOwnerDeletion. Clusters with OwnerReferencesPermissionEnforcement require
+# the permission to update the owner's finalizers for this. The admission policy finetune-trainer recognizes the
+# operator of a namespace by this permission, so nobody else may have it.
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs/finalizers]
+  verbs: [update]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+# The bundle: one immutable ConfigMap per FineTuneJob.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create]
+# The identity of the trainers: one ServiceAccount per namespace, bound to one role only. The operator watches both, so
+# that it creates them again after somebody has deleted them.
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [get, list, watch, create]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [rolebindings]
+  verbs: [get, list, watch, create]
+# The API server asks for `bind` in the namespace of the new RoleBinding, although a ClusterRole has no namespace.
+# A Role with this rule therefore permits RoleBindings in its own namespace only.
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [clusterroles]
+  resourceNames: [finetune-trainer]
+  verbs: [bind]
+# Creates Events about FineTuneJobs. Lists the Events of Jobs and pods that do not start, because they name the cause.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, list]
+# Checks whether a tenant's own ServiceAccount may write the status, before a pod starts.
+- apiGroups: [authorization.k8s.io]
+  resources: [localsubjectaccessreviews]
+  verbs: [create]
+{{- end -}}
+
+{{/* Permissions of every operator in the cluster, because FineTuneProfiles have no namespace. */}}
+{{- define "finetune-operator.profileRules" -}}
+- apiGroups: [finetune.dev]
+  resources: [finetuneprofiles]
+  verbs: [get, list, watch]
+{{- end -}}
