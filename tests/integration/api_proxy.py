@@ -40,6 +40,11 @@ class Call:
         return self.method == "POST" and self.path.endswith(f"/{resource}")
 
     @property
+    def makes_groundwork(self) -> bool:
+        """Whether it makes what all jobs of a namespace share."""
+        return self.makes("serviceaccounts") or self.makes("rolebindings")
+
+    @property
     def writes_status(self) -> bool:
         return self.method == "PATCH" and self.path.endswith("/status")
 

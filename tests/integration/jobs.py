@@ -6,7 +6,6 @@ from uuid import uuid4
 
 from finetune_api import names
 from finetune_api.reasons import FailureReason, finding_of, sentence
-from tests.integration.api_proxy import ApiProxy
 from tests.integration.kube import BATCH_JOBS, JOBS, PODS, Kube, Object
 from tests.integration.waiting import TIMEOUT_SECONDS, wait_for
 
@@ -122,19 +121,6 @@ class Job:
             "ConfigMap": self.config_maps(),
         }
         return {f"{kind}/{o['metadata']['name']}": o["metadata"]["uid"] for kind, items in found.items() for o in items}
-
-
-def nudge(job: Job, proxy: ApiProxy) -> None:
-    """Change every child a little and wait until the operator has looked at the job after each change."""
-    for kind in (BATCH_JOBS, PODS):
-        for child in job.kube.list(kind.format(job.namespace), labelSelector=job.selector):
-            _nudge_child(job, proxy, f"{kind.format(job.namespace)}/{child['metadata']['name']}")
-
-
-def _nudge_child(job: Job, proxy: ApiProxy, path: str) -> None:
-    before = proxy.reads(job.path)
-    job.kube.merge(path, {"metadata": {"annotations": {"nudged": str(before)}}})
-    wait_for("the operator to look at the job", lambda: proxy.reads(job.path), lambda count: count > before)
 
 
 def kstatus(body: Object) -> str:

@@ -21,8 +21,8 @@ class OperatorProcess:
         self.log = folder / "operator.log"
         self.exit_code: int | None = None
         """Of the process that ran last, once it has ended."""
-        self._port = _free_port()
-        self._arguments = [f"--health-probe-bind-address=127.0.0.1:{self._port}", *arguments]
+        self._port, self._metrics_port = _free_port(), _free_port()
+        self._arguments = [*self._addresses(), *arguments]
         self._kubeconfig = folder / "operator-kubeconfig"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +73,18 @@ class OperatorProcess:
         except requests.ConnectionError as error:
             return 0, str(error)
         return answer.status_code, answer.text
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels, or the sum over its labels; 0 while there is none."""
+        text = requests.get(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=10).text
+        lines = [line.rsplit(" ", 1) for line in text.splitlines()]
+        return sum(float(value) for key, value in lines if key == name or key.startswith(f"{name}{{"))
+
+    def _addresses(self) -> list[str]:
+        return [
+            f"--health-probe-bind-address=127.0.0.1:{self._port}",
+            f"--metrics-bind-address=127.0.0.1:{self._metrics_port}",
+        ]
 
     def resident_bytes(self) -> int:
         """Memory it holds now."""

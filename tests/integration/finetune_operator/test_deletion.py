@@ -10,6 +10,7 @@ import pytest
 from tests.integration.api_proxy import ApiProxy
 from tests.integration.conftest import make_namespace
 from tests.integration.finetune_operator.kubelet import Kubelet
+from tests.integration.finetune_operator.looking import nudge
 from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import Kube
@@ -117,9 +118,7 @@ def test_a_namespace_that_is_being_deleted_ends_the_work_on_its_jobs(
     wait_for("the job to be deleted", job.read, lambda read: "deletionTimestamp" in read["metadata"])
     said = "nothing is created for this job"
     wait_for("the operator to be told", lambda: operator.log.read_text()[len(log) :], lambda text: said in text)
-    reads = proxy.reads(job.path)
-    kube.merge(job.path, {"metadata": {"labels": {"looked": "at"}}})
-    wait_for("the operator to look again", lambda: proxy.reads(job.path) > reads)
+    nudge(job, operator)
 
     refused = [call for call in proxy.calls if call.status == 403 and namespace in call.path]
     assert [call.method for call in refused] == ["POST"]

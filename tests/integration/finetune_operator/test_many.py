@@ -4,8 +4,9 @@ from collections import Counter
 
 from tests.integration.api_proxy import ApiProxy
 from tests.integration.finetune_operator.kubelet import Kubelet
+from tests.integration.finetune_operator.looking import settle
 from tests.integration.finetune_operator.operator_process import OperatorProcess
-from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest, nudge
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import JOBS, Kube
 from tests.integration.waiting import wait_for
 
@@ -42,15 +43,7 @@ def test_fifty_jobs_at_once_all_end_and_then_cost_nothing(
     settle(kube, namespace, "first")
     before = len(proxy.writes(namespace))
     operator.stop()
-    operator.start()  # the first thing it does is a resync
-    nudge(jobs[-1], proxy)  # by then it has heard of every Job and Pod there is
+    operator.start()  # it decides when it has read every object
     settle(kube, namespace, "second")
     written = [call for call in proxy.writes(namespace)[before:] if "second" not in str(call)]
     assert written == []
-
-
-def settle(kube: Kube, namespace: str, name: str) -> None:
-    """Wait until the operator has come to a job created just now: all it had to do before is done."""
-    job = Job.create(kube, namespace, manifest(name, profileName="none"))
-    job.wait_for_reason("WaitingForDependency")
-    kube.delete(job.path)

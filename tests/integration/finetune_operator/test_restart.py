@@ -36,13 +36,13 @@ class Moment:
 
 
 MOMENTS = {
-    "the job was just created": Moment("after", "GET", f"{names.JOBS}/tickets"),
     "the ServiceAccount is there": Moment("after", "POST", "serviceaccounts"),
     "the RoleBinding is there": Moment("after", "POST", "rolebindings"),
     "the ConfigMap is there": Moment("after", "POST", "configmaps"),
     "the preflight Job is there": Moment("after", "POST", "jobs", "preflight"),
-    "the first Event is there, its status is not": Moment("after", "POST", "events", "PreflightPending"),
+    "the preflight Job is there, its status is not": Moment("before", "PATCH", "status", "PreflightPending"),
     "the preflight pod runs": Moment("before", "PATCH", "status", "Validating", PREFLIGHT),
+    "the data is validated, which is read once more": Moment("before", "GET", f"{names.JOBS}/tickets"),
     "the data is validated, the attempt's Job is not there": Moment("before", "POST", "jobs", "--attempt"),
     "the attempt's Job is there": Moment("after", "POST", "jobs", "--attempt"),
     "the attempt's pod runs": Moment("after", "PATCH", "status", "'stage': 'Training'", ATTEMPT),

@@ -6,6 +6,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_operator.observed.world import Key
 from finetune_operator.process.queue import FIRST_PAUSE, LONGEST_PAUSE, WorkQueue
 
 A, B = ("ns", "a"), ("ns", "b")
@@ -115,3 +116,62 @@ def test_the_longest_work_is_that_of_the_key_a_worker_took_first() -> None:
         assert queue.longest_work()[0] == A
 
     asyncio.run(story())
+
+
+async def _order(queue: WorkQueue, count: int) -> list[Key]:
+    keys = []
+    for _ in range(count):
+        keys.append(await queue.get())
+        queue.done(keys[-1])
+    return keys
+
+
+def test_a_lone_job_does_not_wait_behind_another_tenants_thousands() -> None:
+    async def run() -> list[Key]:
+        queue = WorkQueue()
+        for i in range(5000):
+            queue.add(("many", str(i)))
+        queue.add(("lone", "first"))
+        return await _order(queue, 3)
+
+    assert asyncio.run(run()) == [("many", "0"), ("lone", "first"), ("many", "1")]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30)), unique=True, min_size=1, max_size=60))
+def test_namespaces_take_turns_and_each_keeps_its_order(added: list[tuple[str, int]]) -> None:
+    async def run() -> list[Key]:
+        queue = WorkQueue()
+        for namespace, number in added:
+            queue.add((namespace, str(number)))
+        return await _order(queue, len(added))
+
+    keys = asyncio.run(run())
+    for namespace in "abc":
+        own = [(namespace, str(number)) for name, number in added if name == namespace]
+        assert [key for key in keys if key[0] == namespace] == own
+    for start, (namespace, _) in enumerate(keys):
+        rest = [key[0] for key in keys[start + 1 :]]
+        until = rest.index(namespace) if namespace in rest else len(rest)
+        assert {name for name in rest if name != namespace} <= set(rest[:until]), "a namespace had two turns"
+
+
+def test_the_longest_wait_is_that_of_the_key_that_was_added_first() -> None:
+    async def run() -> tuple[int, bool, float]:
+        queue = WorkQueue()
+        queue.add(("a", "1"))
+        await asyncio.sleep(0.01)
+        queue.add(("a", "2"))
+        depth, waits = queue.depth(), queue.longest_wait() >= timedelta(seconds=0.01)
+        await _order(queue, 2)
+        return depth, waits, queue.longest_wait().total_seconds()
+
+    assert asyncio.run(run()) == (2, True, 0.0)
+
+
+def test_a_pause_is_at_least_what_the_api_server_asks_for() -> None:
+    async def run() -> timedelta:
+        queue = WorkQueue()
+        queue.add(("a", "1"))
+        return queue.failed(await queue.get(), timedelta(seconds=7))
+
+    assert asyncio.run(run()) == timedelta(seconds=7)
