@@ -3,6 +3,7 @@
 import argparse
 import logging
 import re
+from collections.abc import Sequence
 
 from finetune_operator.cluster.api import KubernetesApi
 from finetune_operator.process import probes
@@ -30,8 +31,8 @@ def main() -> None:
         exit_process(code)
 
 
-def _arguments() -> argparse.Namespace:
-    """Parse the command line."""
+def _arguments(command_line: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; None means that of the process."""
     parser = argparse.ArgumentParser(prog="finetune-operator", description=__doc__)
     parser.add_argument(
         "--health-probe-bind-address",
@@ -46,7 +47,7 @@ def _arguments() -> argparse.Namespace:
         default=(),
         help="namespaces whose FineTuneJobs this operator runs, for example tickets,search; default: all namespaces",
     )
-    return parser.parse_args()
+    return parser.parse_args(command_line)
 
 
 def _namespaces(text: str) -> tuple[str, ...]:
