@@ -3,6 +3,7 @@
 import argparse
 import logging
 import re
+from collections.abc import Sequence
 
 from finetune_operator.cluster.api import KubernetesApi
 from finetune_operator.cluster.limits import Bucket
@@ -18,7 +19,7 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 def main() -> None:
     """Parse the command line and run until a signal or a failure."""
-    arguments = _parser().parse_args()
+    arguments = _arguments()
     logging.basicConfig(level=arguments.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     code = FAILED
     try:
@@ -46,7 +47,8 @@ def _operator(arguments: argparse.Namespace) -> Supervisor:
     return Supervisor([workers, watches])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _arguments(command_line: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; None means that of the process."""
     parser = argparse.ArgumentParser(prog="finetune-operator", description=__doc__)
     parser.add_argument(
         "--namespaces",
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--api-burst", type=int, default=100, help="requests at once, if --api-qps sets a limit")
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
-    return parser
+    return parser.parse_args(command_line)
 
 
 def _namespaces(text: str) -> tuple[str, ...]:

@@ -125,6 +125,7 @@ class Workers:
         except RefusedError as refusal:
             apply(self._api, self._store, world, refused(world, str(refusal), now), now)
             raise
+        metrics.count_end(world, plan, now)
         for event in plan.events:
             logger.info("%s/%s: %s: %s", *key, event.reason, event.message)
         return plan.requeue_after

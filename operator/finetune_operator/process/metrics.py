@@ -3,12 +3,17 @@
 Labels have few values: verbs, codes, kinds, states and failure reasons. Only the cost has a label for the namespace."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from finetune_api.status.job import ConditionType, State
+from finetune_operator.decisions.plan import Plan
+from finetune_operator.observed.pods import Object
+from finetune_operator.observed.world import World
 from finetune_operator.process.queue import WorkQueue
 from finetune_operator.store.store import Store
 
@@ -30,6 +35,15 @@ DRIFT = Counter(
 )
 EVENTS = Counter(f"{PREFIX}_watch_events_total", "Events that the watches received.", ["kind"])
 RESTARTS = Counter(f"{PREFIX}_watch_restarts_total", "Restarts of the watches after a failure.")
+FAILED = Counter(f"{PREFIX}_jobs_failed_total", "FineTuneJobs that have failed.", ["reason"])
+GPU_SECONDS = Counter(
+    f"{PREFIX}_gpu_seconds_total", "Seconds for which pods of ended attempts have held a GPU.", ["namespace"]
+)
+GPU_COST = Counter(
+    f"{PREFIX}_gpu_cost_total",
+    "Cost of these seconds, in the currency of pricePerHour of the FineTuneProfile.",
+    ["namespace"],
+)
 LAST_EVENT = Gauge(
     f"{PREFIX}_watch_last_event_timestamp_seconds", "When a watch last received an event, in Unix time.", ["kind"]
 )
@@ -38,6 +52,33 @@ LAST_EVENT = Gauge(
 def count_request(verb: str, code: int) -> None:
     """Count a request to the API server. The code is 0 if there was no answer."""
     API_REQUESTS.labels(verb, code).inc()
+
+
+def count_end(world: World, plan: Plan, now: datetime) -> None:
+    """Count what a job has used that `plan` has ended."""
+    status = plan.status or {}
+    if status.get("state") == State.FAILED:
+        ready = next(c for c in status["conditions"] if c["type"] == ConditionType.READY)
+        FAILED.labels(ready["reason"]).inc()
+    if status.get("state") in (State.COMPLETE, State.FAILED):
+        seconds = gpu_seconds(status.get("attempts", []), now)
+        GPU_SECONDS.labels(world.namespace).inc(seconds)
+        price = world.profile.gpu_types[0].price_per_hour if world.profile else None
+        if price:
+            GPU_COST.labels(world.namespace).inc(float(price) * seconds / 3600)
+
+
+def gpu_seconds(attempts: list[Object], now: datetime) -> float:
+    """Return how long the pods of these attempts, from a status, have run; until `now` if the end is not known."""
+    spans = [
+        (
+            datetime.fromisoformat(a["startTime"]),
+            datetime.fromisoformat(a["completionTime"]) if "completionTime" in a else now,
+        )
+        for a in attempts
+        if "startTime" in a
+    ]
+    return sum((end - start).total_seconds() for start, end in spans)
 
 
 def observe(store: Store, queue: WorkQueue) -> None:
@@ -73,6 +114,11 @@ class _Stored(Collector):
             "Age of the oldest write of the operator that no watch has shown yet.",
             value=self._store.longest_unseen(),
         )
+        jobs = GaugeMetricFamily(f"{PREFIX}_jobs", "FineTuneJobs in each state.", labels=["state"])
+        states = self._store.states()
+        for state in State:
+            jobs.add_metric([state], states[state])
+        yield jobs
         objects = GaugeMetricFamily(f"{PREFIX}_store_objects", "Objects in the store.", labels=["kind"])
         for kind, count in self._store.sizes().items():
             objects.add_metric([kind], count)

@@ -39,6 +39,9 @@ PAUSES_SECONDS = (0.5, 1, 2, 5, 10, 30)
 """Pauses before the next runs of kopf. A run that lasted longer than the longest pause starts them over."""
 HANG_SECONDS = 5.0
 """How long kopf may take to end after one of its watches has failed. Then its thread is left behind."""
+SERVED_SECONDS = 10.0
+"""How long kopf may take from its first watch to its last. Without its own scan of the cluster, which a release with
+namespaces may not make, it does not look again for a kind that the API server did not serve at the start."""
 SILENT_SECONDS = 30.0
 """How long the event loop of kopf may be blocked."""
 DOWN_SECONDS = 600.0
@@ -121,7 +124,9 @@ class _Run:
         self._thread = threading.Thread(target=self._main, name="kopf", daemon=True)
         self._ending: tuple[str, float] | None = None
         """Why the run is ending, and since when."""
-        self._beat = time.monotonic()
+        self._born = self._beat = time.monotonic()
+        self._alive: set[str] = set()
+        """Names of kopf's tasks that have been seen alive."""
         self.missing: Collection[str] = sorted(KINDS)
         """Kinds whose watch does not run."""
 
@@ -183,26 +188,37 @@ class _Run:
             pulse.cancel()
 
     async def _pulse(self) -> None:
-        """Note that the event loop runs, and which watches are missing. A watch that has ended ends the run."""
-        needed = {kind: self._tasks_of(kind) for kind in KINDS}
-        seen: set[str] = set()
+        """Note that the event loop runs, and look at kopf's tasks."""
         while True:
             self._beat = time.monotonic()
             # A task that is being cancelled does not count, because kopf may wait for it without limit.
-            alive = {task.get_name() for task in asyncio.all_tasks() if not task.cancelling()}
-            if lost := seen - alive:
-                self._end(f"kopf's task {min(lost)!r} has ended")
-            seen |= alive & {LOGIN_TASK, *(name for tasks in needed.values() for name in tasks)}
-            if self._ending is None:
-                self.missing = [kind for kind, tasks in needed.items() if not tasks <= alive]
+            self.look({task.get_name() for task in asyncio.all_tasks() if not task.cancelling()})
             await asyncio.sleep(0.2)
 
-    def _tasks_of(self, kind: str) -> set[str]:
-        """Return the names of kopf's watchers of this kind."""
-        group, version, plural = WATCHED[kind]
+    def look(self, tasks: set[str]) -> None:
+        """Note which watches are missing from `tasks`, the names of the tasks that are alive.
+
+        The run ends if a watch has ended, or if kopf will never start it."""
+        watchers = watch_tasks(self._namespaces)
+        alive = tasks & {LOGIN_TASK, *itertools.chain(*watchers.values())}
+        if lost := self._alive - alive:
+            self._end(f"kopf's task {min(lost)!r} has ended")
+        self._alive |= alive
+        if self._ending is None:
+            self.missing = [kind for kind, names_of_kind in watchers.items() if not names_of_kind <= alive]
+            late = time.monotonic() - self._born > SERVED_SECONDS
+            if self._namespaces and self.missing and len(alive) > 1 and late:
+                self._end(f"the API server did not serve {', '.join(self.missing)} when they started")
+
+
+def watch_tasks(namespaces: tuple[str, ...]) -> dict[str, set[str]]:
+    """Return the names of kopf's watchers, by kind."""
+    found = {}
+    for kind, (group, version, plural) in WATCHED.items():
         resource = f"{plural}.{version}.{group}".rstrip(".")
-        scopes = self._namespaces if self._namespaces and kind not in CLUSTER_SCOPED else ("None",)
-        return {f"watcher for {resource}@{scope}" for scope in scopes}
+        scopes = namespaces if namespaces and kind not in CLUSTER_SCOPED else ("None",)
+        found[kind] = {f"watcher for {resource}@{scope}" for scope in scopes}
+    return found
 
 
 class _Pauses:

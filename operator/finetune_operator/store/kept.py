@@ -17,6 +17,9 @@ from finetune_operator.observed.world import Key, Run
 _NEVER_READ = {"preflight", "resolved", "training"}
 """Parts of the status that no decision reads. `training` is the progress, which changes every few seconds."""
 
+ENDED = (State.COMPLETE, State.FAILED)
+"""States in which nothing is decided any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeptJob:
@@ -33,11 +36,16 @@ class KeptJob:
     output: str
     """output.uri in its normal form."""
     is_validated: bool
-    has_ended: bool
+    state: str
+    """State of the status; "" until the operator has written one."""
     spec: str
     """JSON; "" for a job that has ended, for which nothing is decided."""
     status: str
     """JSON without the parts that no decision reads; "" for a job that has ended."""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDED
 
     @property
     def may_write(self) -> bool:
@@ -47,7 +55,7 @@ class KeptJob:
     @classmethod
     def parse(cls, raw: Object) -> "KeptJob":
         metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
-        ended = has_ended(status)
+        ended = status.get("state") in ENDED
         return cls(
             key=(metadata["namespace"], metadata["name"]),
             uid=metadata["uid"],
@@ -62,7 +70,7 @@ class KeptJob:
                 condition["type"] == ConditionType.VALIDATED and condition["status"] == "True"
                 for condition in status.get("conditions", [])
             ),
-            has_ended=ended,
+            state=status.get("state", ""),
             spec="" if ended else _text(spec),
             status="" if ended else _text({name: part for name, part in status.items() if name not in _NEVER_READ}),
         )
@@ -151,11 +159,6 @@ class KeptName:
         if metadata["name"] != names.TRAINER_SERVICE_ACCOUNT or "deletionTimestamp" in metadata:
             return None
         return cls(metadata["namespace"], metadata["uid"], int(metadata["resourceVersion"]))
-
-
-def has_ended(status: Object) -> bool:
-    """Whether the job with this status has ended. Nothing is decided for it any more."""
-    return status.get("state") in (State.COMPLETE, State.FAILED)
 
 
 def _controller(metadata: Object) -> str | None:

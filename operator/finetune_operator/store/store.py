@@ -1,6 +1,7 @@
 """The newest known version of each watched object. Safe to use from several threads."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from threading import RLock
 from typing import Any
@@ -132,6 +133,11 @@ class Store:
         """Return the number of known objects of each kind."""
         with self._lock:
             return {kind: len(self._table(kind)) for kind in KINDS}
+
+    def states(self) -> Counter[str]:
+        """Return the number of FineTuneJobs in each state; "" for those that have none yet."""
+        with self._lock:
+            return Counter(job.state for job in self._jobs)
 
     def longest_unseen(self) -> float:
         """Return for how many seconds the oldest own write has not been shown by its watch; 0 if there is none."""

@@ -58,6 +58,11 @@ class Shard:
     system: str
     namespaces: tuple[str, ...]
 
+    def upgrade(self, helm: Helm, namespaces: tuple[str, ...]) -> None:
+        """Gives the release other namespaces."""
+        values = f"watchNamespaces={{{','.join(namespaces)}}}"
+        helm("upgrade", self.release, str(CHART), "--namespace", self.system, "--reuse-values", "--set", values)
+
 
 ShardOf = Callable[..., Shard]
 

@@ -19,8 +19,32 @@ Helm = Callable[..., str]
 
 def rendered(helm: Helm, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
     """What the chart renders to, by kind and name."""
-    documents = yaml.safe_load_all(helm("template", "finetune-operator", CHART, *arguments))
-    return {(document["kind"], document["metadata"]["name"]): document for document in documents if document}
+    return {(o["kind"], o["metadata"]["name"]): o for o in objects_of(helm, *arguments)}
+
+
+def objects_of(helm: Helm, *arguments: str) -> list[dict[str, Any]]:
+    """What the chart renders to."""
+    return [o for o in yaml.safe_load_all(helm("template", "finetune-operator", CHART, *arguments)) if o]
+
+
+def notes(helm: Helm, *arguments: str) -> str:
+    """What Helm prints after the installation."""
+    output = helm("install", "finetune-operator", CHART, "--dry-run=client", *arguments)
+    return output.partition("NOTES:")[2]
+
+
+FURTHER = ["--set", "clusterResources.create=false,watchNamespaces={tickets,search}"]
+"""A release beside another one."""
+CLUSTER_WIDE = {
+    ("ClusterRole", "finetune-trainer"),
+    ("ClusterRole", "finetune-operator-view"),
+    ("ClusterRole", "finetune-operator-edit"),
+    ("ClusterRole", "finetune-operator-profiles"),
+    ("ClusterRoleBinding", "finetune-operator-profiles"),
+    ("ValidatingAdmissionPolicy", "finetune-trainer"),
+    ("ValidatingAdmissionPolicyBinding", "finetune-trainer"),
+    ("FineTuneProfile", "default"),
+}
 
 
 def test_helm_finds_nothing_to_complain_about(helm: Helm) -> None:
@@ -100,6 +124,57 @@ def test_a_platform_that_keeps_its_own_profiles_gets_none(helm: Helm) -> None:
     assert "Deployment" in kinds
 
 
+def test_a_release_without_namespaces_serves_the_whole_cluster(helm: Helm) -> None:
+    objects = rendered(helm)
+    assert {kind for kind, _ in objects}.isdisjoint({"Role", "RoleBinding"})
+    arguments = objects["Deployment", "finetune-operator"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert [argument for argument in arguments if "namespaces" in argument] == []
+
+
+def test_a_release_with_namespaces_has_one_role_in_each_and_may_elsewhere_only_read_profiles(helm: Helm) -> None:
+    objects = objects_of(helm, "--namespace", "system", "--set", "watchNamespaces={tickets,search}")
+    roles = {o["metadata"]["namespace"]: o["rules"] for o in objects if o["kind"] == "Role"}
+    bindings = {o["metadata"]["namespace"]: o for o in objects if o["kind"] == "RoleBinding"}
+    whole_cluster = rendered(helm)["ClusterRole", "finetune-operator"]["rules"]
+    assert set(roles) == set(bindings) == {"tickets", "search"}
+    own = rendered(helm, *FURTHER)["ClusterRole", "finetune-operator"]["rules"]
+    assert own == [
+        {"apiGroups": ["finetune.dev"], "resources": ["finetuneprofiles"], "verbs": ["get", "list", "watch"]}
+    ]
+    for namespace, rules in roles.items():
+        assert [rule for rule in whole_cluster if rule not in rules] == [
+            *own,
+            {
+                "apiGroups": ["apiextensions.k8s.io"],
+                "resources": ["customresourcedefinitions"],
+                "verbs": ["get", "list", "watch"],
+            },
+        ]
+        assert bindings[namespace]["subjects"] == [
+            {"kind": "ServiceAccount", "name": "finetune-operator", "namespace": "system"}
+        ]
+    (deployment,) = (o for o in objects if o["kind"] == "Deployment")
+    assert "--namespaces=tickets,search" in deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+def test_only_one_release_has_the_objects_of_the_whole_cluster(helm: Helm) -> None:
+    alone, further = set(rendered(helm)), set(rendered(helm, *FURTHER))
+    assert alone >= CLUSTER_WIDE
+    assert CLUSTER_WIDE.isdisjoint(further)
+    assert {name for kind, name in further if kind.startswith("Cluster")} == {"finetune-operator"}
+
+
+def test_the_notes_say_which_namespaces_are_served_and_what_another_release_has_to_have(helm: Helm) -> None:
+    assert "namespaces" not in notes(helm)
+    first = notes(helm, "--set", "watchNamespaces={tickets,search}")
+    assert "of these namespaces only: tickets, search." in first
+    assert "clusterResources.create=false" in first
+    assert "FineTuneJobs use the FineTuneProfile default" in first
+    further = notes(helm, *FURTHER)
+    assert "kubectl get clusterrole/finetune-trainer validatingadmissionpolicy/finetune-trainer" in further
+    assert "No FineTuneProfile was created, because clusterResources.create is false." in further
+
+
 def test_two_operators_never_run_side_by_side(helm: Helm) -> None:
     deployment = rendered(helm)["Deployment", "finetune-operator"]["spec"]
     assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
@@ -112,6 +187,9 @@ def test_two_operators_never_run_side_by_side(helm: Helm) -> None:
         (["--set", "logLevel=LOUD"], "logLevel"),
         (["--set", "profile.storages=null"], "storages"),
         (["--kube-version", "1.30.0"], "1.31"),
+        (["--set", "watchNamespaces={tickets,tickets}"], "watchNamespaces.*equal"),
+        (["--set", "watchNamespaces=tickets"], "watchNamespaces.*want array"),
+        (["--set", "clusterResources.create=false"], "watchNamespaces is empty, .* Name its namespaces"),
     ],
 )
 def test_what_cannot_work_ends_before_anything_is_installed(helm: Helm, arguments: list[str], sentence: str) -> None:

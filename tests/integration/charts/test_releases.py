@@ -187,6 +187,27 @@ def test_the_end_of_one_release_leaves_the_others_what_they_share(
     kubelet.play(job.namespace, job.is_complete)
 
 
+def test_a_namespace_moves_to_another_release_with_its_running_jobs(
+    helm: Helm, kube: Kube, kubelet: Kubelet, shard_of: ShardOf, run: Callable[[Shard], Running]
+) -> None:
+    old, new = (run(shard_of(name, "own")) for name in ("old", "new"))
+    (moved,), (kept,) = old.shard.namespaces, new.shard.namespaces
+    left = make_namespace(kube)
+    old.shard.upgrade(helm, (moved, left))
+    job = Job.create(kube, moved, manifest())
+    job.wait_for_reason("PreflightPending")
+    children = job.children()
+
+    old.shard.upgrade(helm, (left,))
+    new.shard.upgrade(helm, (kept, moved))
+    old.operator.stop()
+    new.operator.stop()
+    successor = run(new.shard)
+    kubelet.play(moved, job.is_complete)
+    assert children.items() <= job.children().items()
+    assert moved in successor.namespaces_of(successor.proxy.writes(job.name))
+
+
 @pytest.mark.soak
 def test_a_deleted_namespace_does_not_keep_the_operator_from_the_others(
     helm: Helm, kube: Kube, kubelet: Kubelet, shard_of: ShardOf, run: Callable[[Shard], Running]

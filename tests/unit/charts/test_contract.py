@@ -51,9 +51,7 @@ def test_the_operators_pod_gets_more_time_to_end_than_its_process_takes() -> Non
 def test_the_trainers_role_has_the_name_the_operator_binds() -> None:
     role = (CHART / "templates" / "trainer-rbac.yaml").read_text()
     assert f"\n  name: {names.TRAINER_SERVICE_ACCOUNT}\n" in role
-    assert (
-        f"resourceNames: [{names.TRAINER_SERVICE_ACCOUNT}]" in (CHART / "templates" / "operator-rbac.yaml").read_text()
-    )
+    assert f"resourceNames: [{names.TRAINER_SERVICE_ACCOUNT}]" in (CHART / "templates" / "_rbac.tpl").read_text()
 
 
 def test_chart_application_and_package_have_one_version() -> None:
