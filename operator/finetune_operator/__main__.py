@@ -38,7 +38,7 @@ def _operator(arguments: argparse.Namespace) -> Supervisor:
     bucket = Bucket(arguments.api_qps, arguments.api_burst) if arguments.api_qps else None
     api = KubernetesApi(arguments.workers + 1, bucket, metrics.count_request)
     store = Store(lambda key: workers.add(key))
-    watches = Watches(store, arguments.namespaces)
+    watches = Watches(store, arguments.namespaces, lambda: keeper.listed())
     keeper = Keeper(api, store, arguments.namespaces, watches.restart)
     workers = Workers(api, store, keeper, arguments.workers)
     metrics.observe(store, workers.queue)

@@ -57,8 +57,8 @@ def reconcile(world: World, now: datetime) -> Plan:
     if owner := admission.owner_of_output(world):
         return _fail(world, FailureReason.OUTPUT_OCCUPIED, owner, now)
     create.append(children.attempt_job(world, world.spec, world.profile, ATTEMPT))
-    plan = _proceed(world, _training(world, RunStanding(Standing.ABSENT)), now, create)
-    return replace(plan, is_final=True)
+    begun = replace(world, attempts={ATTEMPT: Run(names.attempt_name(world.name, world.uid, ATTEMPT), created=now)})
+    return replace(_proceed(begun, _training(begun, RunStanding(Standing.ABSENT)), now, create), is_final=True)
 
 
 def refused(world: World, message: str, now: datetime) -> Plan:
@@ -238,7 +238,7 @@ def _attempt(world: World, number: int, run: Run, now: datetime) -> Attempt:
         reason="Succeeded" if succeeded else assessment.failure,
         message=assessment.message if assessment.failure else None,
         exit_code=pod.exit_code if pod else None,
-        node_name=pod.node_name if pod else None,
+        node_name=pod.node_name if pod and pod.started else None,
     )
 
 

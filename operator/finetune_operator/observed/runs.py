@@ -12,8 +12,9 @@ from finetune_operator.observed.standing import End, RunStanding, Standing
 from finetune_operator.observed.starting import waiting
 from finetune_operator.observed.world import Run
 
-LOOK_AGAIN = timedelta(seconds=10)
-"""Interval of checks for a refused pod. A refusal creates only an Event, and the operator does not watch Events."""
+LOOK_AGAIN, LOOK_AGAIN_AT_LAST = timedelta(seconds=10), timedelta(minutes=5)
+"""First and last interval of checks for a refused pod. A refusal creates only an Event, and the operator does not watch
+Events. The interval grows, because a quota can refuse the pods of a thousand jobs for days."""
 
 LOST_GRACE = timedelta(seconds=60)
 """How long a deleted pod may exceed its grace period. On a lost node a pod would stay Running forever."""
@@ -37,10 +38,18 @@ def assess(run: Run | None, now: datetime, said: End | None = None) -> RunStandi
     if run.suspended:
         return RunStanding(Standing.SUSPENDED, _suspended(run))
     if run.pod is None:
-        refused = f"The API server refuses the pod of Job {run.name}: {run.refusal}".rstrip(".") + "."
-        message = refused if run.refusal else f"Job {run.name} has no pod yet."
-        return RunStanding(Standing.WAITING, message, requeue_after=LOOK_AGAIN)
+        return _without_pod(run, now)
     return _under_way(run.pod, now, said)
+
+
+def _without_pod(run: Run, now: datetime) -> RunStanding:
+    """Return the state of a run whose pod does not exist. At first this needs no message, because it is normal."""
+    waited = now - (run.begun or run.created)
+    message = "" if waited < LOOK_AGAIN else f"Job {run.name} has no pod yet."
+    if run.refusal:
+        message = f"The API server refuses the pod of Job {run.name}: {run.refusal}".rstrip(".") + "."
+    interval = min(max(LOOK_AGAIN, waited / 5), LOOK_AGAIN_AT_LAST)
+    return RunStanding(Standing.WAITING, message, requeue_after=interval)
 
 
 def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> RunStanding | None:

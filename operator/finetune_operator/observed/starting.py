@@ -62,7 +62,7 @@ def waiting(pod: Pod, now: datetime) -> RunStanding:
         return RunStanding(Standing.WAITING, f"The pod waits for a node: {scheduled.message}")
     if not is_stuck(pod, now):
         soon = pod.placed + STUCK_AFTER - now if pod.placed else None
-        return RunStanding(Standing.WAITING, f"Pod {pod.name} is starting.", requeue_after=soon)
+        return RunStanding(Standing.WAITING, requeue_after=soon)  # normal, so it needs no message
     if before := _running_before_the_trainer(pod):
         message = (
             f"Pod {pod.name} waits for container {before}, which was added to the pod and runs before the trainer."

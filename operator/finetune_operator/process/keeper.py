@@ -1,6 +1,7 @@
 """Keeps the store in step with the cluster: it gates the first decision, and repairs now and then."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,6 +14,8 @@ from finetune_operator.store.store import Store
 REPAIR = timedelta(minutes=10)
 LAG = timedelta(seconds=10)
 """How long a watch may take to show what a list shows already."""
+SETTLE = timedelta(seconds=2)
+"""From a watch's new list to the repair that follows it."""
 SURVEY_AGAIN = timedelta(seconds=30)
 """After this time without the watches' lists being complete, the cluster is surveyed again: an object may be gone."""
 
@@ -27,7 +30,14 @@ class Keeper:
     ) -> None:
         self._api, self._store, self._namespaces = api, store, namespaces
         self._restart_watches = restart_watches
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_due = asyncio.Event()
         self.waits_for: str | None = "The operator has not listed the cluster yet."
+
+    def listed(self) -> None:
+        """Note, from any thread, that a watch has listed its objects anew: it does not report what was deleted."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._is_due.set)
 
     async def fill(self) -> None:
         """Return once the store contains everything that existed at the start."""
@@ -43,9 +53,13 @@ class Keeper:
                 self.waits_for = None
 
     async def keep(self) -> None:
-        """Repair the store every few minutes."""
+        """Repair the store every few minutes, and soon after a watch has listed its objects anew."""
+        self._loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(REPAIR.total_seconds())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_due.wait(), REPAIR.total_seconds())
+                await asyncio.sleep(SETTLE.total_seconds())
+            self._is_due.clear()
             await self.repair()
 
     async def repair(self) -> None:
@@ -55,7 +69,8 @@ class Keeper:
         for kind, uid in gone:
             self._store.remove(kind, uid)
             DRIFT.labels(kind, "deleted").inc()
-        await asyncio.sleep(LAG.total_seconds())
+        if any(missing(self._store, found)):
+            await asyncio.sleep(LAG.total_seconds())
         missed = list(missing(self._store, found))
         for ref in missed:
             await asyncio.to_thread(fetch, self._api, self._store, ref)

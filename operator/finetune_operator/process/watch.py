@@ -57,8 +57,11 @@ class Watches:
 
     name = "the watches"
 
-    def __init__(self, store: Store, namespaces: tuple[str, ...] = ()) -> None:
-        self._store, self._namespaces = store, namespaces
+    def __init__(
+        self, store: Store, namespaces: tuple[str, ...] = (), listed: Callable[[], None] = lambda: None
+    ) -> None:
+        """`listed` is called for each object that is listed, which happens when a watch starts anew."""
+        self._store, self._namespaces, self._listed = store, namespaces, listed
         self._run: _Run | None = None
         self._stopped = asyncio.Event()
         self._up = time.monotonic()
@@ -69,7 +72,7 @@ class Watches:
         failures = 0
         while not self._stopped.is_set():
             begun = time.monotonic()
-            self._run = _Run(self._store, self._namespaces)
+            self._run = _Run(self._store, self._namespaces, self._listed)
             self._run.start()
             reason = await self._end_of(self._run)
             if self._stopped.is_set():
@@ -117,8 +120,8 @@ class Watches:
 class _Run:
     """One run of kopf, in its own thread with its own event loop."""
 
-    def __init__(self, store: Store, namespaces: tuple[str, ...]) -> None:
-        self._store, self._namespaces = store, namespaces
+    def __init__(self, store: Store, namespaces: tuple[str, ...], listed: Callable[[], None] = lambda: None) -> None:
+        self._store, self._namespaces, self._listed = store, namespaces, listed
         self._loop = asyncio.new_event_loop()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._main, name="kopf", daemon=True)
@@ -172,7 +175,7 @@ class _Run:
     async def _watch(self) -> None:
         before = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
-            registry=_registry(self._store, lambda: self._ending is None),
+            registry=_registry(self._feed),
             settings=_settings(self._namespaces),
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
@@ -194,6 +197,19 @@ class _Run:
             # A task that is being cancelled does not count, because kopf may wait for it without limit.
             self.look({task.get_name() for task in asyncio.all_tasks() if not task.cancelling()})
             await asyncio.sleep(0.2)
+
+    def _feed(self, kind: str, type: str | None, raw: Object) -> None:
+        """Feed the store with one event. `type` is None for an object of a list."""
+        if self._ending is not None:
+            return  # a run that was left behind may still deliver old news
+        metrics.EVENTS.labels(kind).inc()
+        metrics.LAST_EVENT.labels(kind).set_to_current_time()
+        if type is None:
+            self._listed()
+        if type == "DELETED":
+            self._store.remove(kind, raw["metadata"]["uid"])
+        else:
+            self._store.put(kind, raw)
 
     def look(self, tasks: set[str]) -> None:
         """Note which watches are missing from `tasks`, the names of the tasks that are alive.
@@ -272,7 +288,7 @@ def _is_no_word_on_signals(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("OS signals are ignored")
 
 
-def _registry(store: Store, is_current: Callable[[], bool]) -> kopf.OperatorRegistry:
+def _registry(feed: Callable[[str, str | None, Object], None]) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     # A failed login ends the run. Otherwise kopf would retry every minute and watch nothing meanwhile.
@@ -282,21 +298,10 @@ def _registry(store: Store, is_current: Callable[[], bool]) -> kopf.OperatorRegi
 
     def watch(kind: str) -> None:
         async def on_event(type: str | None, event: Any, **_: Any) -> None:
-            if is_current():
-                _feed(store, kind, type, event["object"])
+            feed(kind, type, event["object"])
 
         kopf.on.event(*WATCHED[kind], registry=registry)(on_event)
 
     for kind in KINDS:
         watch(kind)
     return registry
-
-
-def _feed(store: Store, kind: str, type: str | None, raw: Object) -> None:
-    """Feed the store with one event. `type` is None for an object of the first list."""
-    metrics.EVENTS.labels(kind).inc()
-    metrics.LAST_EVENT.labels(kind).set_to_current_time()
-    if type == "DELETED":
-        store.remove(kind, raw["metadata"]["uid"])
-    else:
-        store.put(kind, raw)

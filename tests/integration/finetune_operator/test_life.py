@@ -156,7 +156,7 @@ def test_a_whole_life_costs_fourteen_requests_at_most(finished: Job, proxy: ApiP
     calls = [call for call in proxy.calls if finished.namespace in call.path and not call.makes_groundwork]
     assert sum(call.makes("jobs") for call in calls) == 2
     assert sum(call.writes_status for call in calls) <= 7
-    assert len(calls) <= 14, calls
+    assert len(calls) <= 14, [(call.method, call.path, call.body) for call in calls]
 
 
 def test_progress_that_a_trainer_writes_causes_no_request(
@@ -170,7 +170,7 @@ def test_progress_that_a_trainer_writes_causes_no_request(
     settle(kube, namespace, "before")
     calls, decisions = len(proxy.calls), operator.metric(DECISIONS)
     for step in range(5):
-        attempt.writer.result(training={**sample_status.TRAINING, "step": step})
+        attempt.writer.result(training=sample_status.TRAINING.model_copy(update={"step": step}))
     settle(kube, namespace, "after")
     assert [call for call in proxy.calls[calls:] if job.name in call.path or job.uid in str(call.body)] == []
     # The job of `settle` is decided when it is created, when it is written, and when it is deleted.

@@ -9,7 +9,7 @@ import pytest
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_operator.observed.pods import Companion, Pod
-from finetune_operator.observed.runs import LOOK_AGAIN, LOST_GRACE, SIDECAR_GRACE, assess
+from finetune_operator.observed.runs import LOOK_AGAIN, LOOK_AGAIN_AT_LAST, LOST_GRACE, SIDECAR_GRACE, assess
 from finetune_operator.observed.standing import Standing
 from finetune_operator.observed.world import Run
 from tests.unit.finetune_operator.worlds import NOW, attempt, pod
@@ -20,11 +20,19 @@ SECOND = timedelta(seconds=1)
 
 
 def test_a_pod_that_is_refused_is_waited_for_with_the_clusters_own_words() -> None:
-    silent, refused = (assess(attempt(refusal=refusal), NOW) for refusal in ("", "exceeded quota: gpus"))
+    at_first, silent = (assess(attempt(), NOW + waited) for waited in (SECOND, LOOK_AGAIN))
+    refused = assess(attempt(refusal="exceeded quota: gpus"), NOW)
 
+    assert (at_first.standing, at_first.message) == (Standing.WAITING, "")
     assert (silent.standing, silent.message) == (Standing.WAITING, f"Job {attempt().name} has no pod yet.")
     assert refused.message == f"The API server refuses the pod of Job {attempt().name}: exceeded quota: gpus."
     assert refused.requeue_after == LOOK_AGAIN  # an Event wakes nobody
+
+
+def test_a_refusal_that_lasts_is_looked_at_more_and_more_rarely() -> None:
+    pauses = [assess(attempt(), NOW + timedelta(minutes=minutes)).requeue_after for minutes in (1, 5, 60, 6000)]
+
+    assert pauses == [timedelta(seconds=12), timedelta(minutes=1), LOOK_AGAIN_AT_LAST, LOOK_AGAIN_AT_LAST]
 
 
 def test_a_pod_somebody_deleted_is_an_eviction() -> None:

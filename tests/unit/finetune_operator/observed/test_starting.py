@@ -70,7 +70,8 @@ def test_an_image_that_is_not_the_trainers_is_not_blamed_on_the_profile() -> Non
 def test_a_sidecar_beside_the_trainer_that_cannot_start_does_not_keep_the_trainer() -> None:
     broken = Companion("agent", waiting_reason="ImagePullBackOff")
 
-    assert waiting(pending(companions=(broken,)), NOW).message == "Pod p is starting."
+    found = waiting(pending(companions=(broken,)), NOW)
+    assert (found.standing, found.message) == (Standing.WAITING, "")
 
 
 @pytest.mark.parametrize(
