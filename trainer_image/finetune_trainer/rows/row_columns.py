@@ -13,6 +13,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec import dataset
 from finetune_api.spec.dataset import RowFiles, RowFormat
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.sources.class_names import NoClass
 from finetune_trainer.sources.row_keys import ASSISTANT, CHOICES, REASONINGS, ROLES, SYSTEMS, is_thought, plain
 from finetune_trainer.sources.turn_lists import is_chat, list_of
 
@@ -199,7 +200,7 @@ def _is_nested(value: Any) -> bool:
 
 
 def _may_answer(value: Any) -> bool:
-    return isinstance(value, str | int | float) or (
+    return isinstance(value, str | int | float | NoClass) or (
         isinstance(value, dict) and value.keys() >= {"text", "answer_start"}
     )
 

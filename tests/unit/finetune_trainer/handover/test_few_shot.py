@@ -126,9 +126,7 @@ def test_in_a_conversation_the_system_message_is_in_front_of_the_first_user_turn
 
 
 @pytest.mark.parametrize("room", [4000, 400, 200])
-def test_every_prompt_has_the_documents_of_its_examples_and_fits(
-    tokenizer: PreTrainedTokenizerBase, room: int
-) -> None:
+def test_every_prompt_has_the_documents_of_its_examples_and_fits(tokenizer: PreTrainedTokenizerBase, room: int) -> None:
     format = prompt_format(tokenizer)
 
     def measured(row: Example, document: str) -> Example:
