@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.randomness import few_of_many
-from finetune_trainer.rows.row_format import Message, thinks
+from finetune_trainer.rows.row_format import Message, system_of, thinks
 from finetune_trainer.tokens.render import PromptFormat
 
 EXAMPLES, DRAWS = 5, 3
@@ -93,11 +93,6 @@ def with_examples(examples: Sequence[Example], row: Example) -> tuple[Message, .
         first = [message for message in asked if message.role == "system"]
         return (*first, *(turn for messages in conversations for turn in messages if turn.role != "system"))
     return tuple(turn for messages in conversations for turn in in_user_turn(messages))
-
-
-def system_of(messages: Sequence[Message]) -> str:
-    """Returns the text of the system message without white space around it, or "" if there is none."""
-    return next((message.content.strip() for message in messages if message.role == "system"), "")
 
 
 def in_user_turn(messages: Sequence[Message]) -> list[Message]:
