@@ -86,8 +86,8 @@ def _as_json(value: Any, column: str, noted: Noted) -> str:
 def _no_class(value: NoClass, column: str) -> InvalidRow:
     if value.number == HIDDEN:
         return InvalidRow(
-            f"{column} contains the class number {HIDDEN}, which means that the label is not published: remove these "
-            "rows, or use a split with labels"
+            f"{column} contains the class number -1, which means that the label is not published: remove these rows, "
+            "or use a split with labels"
         )
     return InvalidRow(
         f"{column} contains a class number without a name in the metadata of the file: correct the number or the names",
