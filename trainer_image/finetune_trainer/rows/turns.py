@@ -67,7 +67,7 @@ def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
 
 def _keys(turn: dict[str, Any], number: int) -> tuple[str, str]:
     """Returns the key of the role and the key of the content. Raises InvalidRow if one is missing."""
-    pairs = [pair for pair in TURN_KEYS if turn.keys() >= set(pair)]
+    pairs = [(who, what) for who, what in TURN_KEYS if who in turn and what in turn]
     if pairs:
         return next((pair for pair in pairs if turn[pair[1]] not in (None, "", [])), pairs[0])
     found = f"message {number}, keys found: {column_names(turn)}"
