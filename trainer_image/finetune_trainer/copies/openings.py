@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from finetune_trainer.copies.clusters import CAP_SHARE, SMALLEST_CAP
 from finetune_trainer.copies.near_duplicates import MULTIPLIER
-from finetune_trainer.rows.row_format import Message
+from finetune_trainer.rows.row_format import Message, system_of
 
 SEVERAL = 3
 """Different system prompts, or different next turns, from which on a question can be a template: fewer may be the same
@@ -27,7 +27,7 @@ class Openings:
     def add(self, messages: Sequence[Message]) -> None:
         """Adds the next row. Each further user turn gets a key of all user turns up to this one, so that the parts of
         one conversation that was cut off at several lengths keep equal keys."""
-        self._systems.append(_key(next((m.content for m in messages if m.role == "system"), "")))
+        self._systems.append(_key(system_of(messages)))
         users = [message.content for message in messages if message.role == "user"]
         self._further.extend(_key("\0".join(users[:end])) for end in range(2, len(users) + 1))
         self._turns.append(max(0, len(users) - 1))
@@ -41,16 +41,7 @@ class Openings:
         """Splits a question that several system prompts share, of which each has fewer questions: the system prompt
         then holds the material, and the question is the template."""
         systems = np.frombuffer(self._systems, np.uint64)
-        both = _mixed(questions, systems)
-        pairs = np.unique(both, return_index=True)[1]
-        of_question, of_system = questions[pairs], systems[pairs]
-        prompts, prompt_counts = np.unique(of_question, return_counts=True)
-        if len(prompts) == len(pairs):
-            return questions
-        names, question_counts = np.unique(of_system, return_counts=True)
-        shared = prompt_counts[np.searchsorted(prompts, questions)]
-        template = (shared >= SEVERAL) & (shared > question_counts[np.searchsorted(names, systems)])
-        return np.where(template, both, questions)
+        return np.where(over_material(questions, systems, SEVERAL), _mixed(questions, systems), questions)
 
     def _by_turn(self, keys: Keys) -> Keys:
         """Splits a group of more rows than one may have at the first user turn that several continue differently."""
@@ -68,6 +59,16 @@ class Openings:
             keys[rows[parting]] = told_apart[parting]
             depth += 1
         return keys
+
+
+def over_material(questions: Keys, systems: Keys, least: int) -> NDArray[np.bool_]:
+    """Returns for each row whether its system prompt holds the material of its question: at least `least` system
+    prompts share the question, and the row's system prompt has fewer questions. Shape [rows], like both keys."""
+    pairs = np.unique(_mixed(questions, systems), return_index=True)[1]
+    prompts, prompt_counts = np.unique(questions[pairs], return_counts=True)
+    names, question_counts = np.unique(systems[pairs], return_counts=True)
+    shared = prompt_counts[np.searchsorted(prompts, questions)]
+    return (shared >= least) & (shared > question_counts[np.searchsorted(names, systems)])
 
 
 def material(messages: Sequence[Message]) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.randomness import few_of_many
-from finetune_trainer.rows.row_format import Message, thinks
+from finetune_trainer.rows.row_format import Message, system_of, thinks
 from finetune_trainer.tokens.render import PromptFormat
 
 EXAMPLES, DRAWS = 5, 3
@@ -81,12 +81,27 @@ def choose_examples(train: Sequence[Example], taken: Set[int], budget: int, seed
 
 
 def with_examples(examples: Sequence[Example], row: Example) -> tuple[Message, ...]:
-    """Returns the conversation that asks the question of `row` after the examples. The system message of `row` is
-    first. The system messages of the examples are left out, because they would be in the middle of the conversation."""
-    system = [message for message in row.messages if message.role == "system"]
-    turns = [message for example in examples for message in example.messages if message.role != "system"]
-    asked = [message for message in row.messages[:-1] if message.role != "system"]
-    return (*system, *turns, *asked)
+    """Returns the conversation that asks the question of `row` after the examples.
+
+    If the examples have the same system message as `row`, or none of them has one, this message is first. Otherwise a
+    system message can contain the material of its question, such as a document. Each system message is then in front of
+    the first user turn of its own conversation, also for `row`, so that the examples and the question have one form."""
+    asked = row.messages[:-1]
+    conversations = [*(example.messages for example in examples), asked]
+    systems = {system_of(messages) for messages in conversations}
+    if len(systems) == 1:
+        first = [message for message in asked if message.role == "system"]
+        return (*first, *(turn for messages in conversations for turn in messages if turn.role != "system"))
+    return tuple(turn for messages in conversations for turn in in_user_turn(messages))
+
+
+def in_user_turn(messages: Sequence[Message]) -> list[Message]:
+    """Returns the messages with the system message in front of the first user turn. The chat templates of models
+    without a system role (Gemma 2, Mistral) do the same."""
+    turns = [message for message in messages if message.role != "system"]
+    if system := system_of(messages):
+        turns[0] = turns[0]._replace(content=f"{system}\n\n{turns[0].content}")
+    return turns
 
 
 def encode(text: str, tokenizer: Any) -> Prompt:

@@ -3,9 +3,11 @@
 A shared question alone is not a leak, and neither is a shared answer. Structured questions (slot lists, templates) are
 similar and have different answers. Labels repeat by nature. A prompt that all rows share proves nothing.
 
-If a question is common (it occurs with other answers), the answer and the question must be the same. If an answer is
-common (it occurs with other questions), the question must be the same. If both are common, the whole row must be the
-same, including the system prompt. A document has no question, so only its text is compared.
+If a question is common (it occurs with other answers), the answer and the question must be the same, and the system
+prompt nearly the same: two rows that ask the same about two documents are two questions. A question whose material is
+in the system prompt counts as common. If an answer is common (it occurs with other questions), the question must be the
+same. If both are common, the whole row must be the same, including the system prompt. A document has no question, so
+only its text is compared.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,8 @@ from numpy.typing import NDArray
 from finetune_trainer.copies.deduplicate import asked, said
 from finetune_trainer.copies.leaks import MOSTLY, leaks, with_several
 from finetune_trainer.copies.near_duplicates import MULTIPLIER, SHINGLE, VERY_SHORT, hashes_of, ngrams, words_of
-from finetune_trainer.rows.row_format import DOCUMENT, Message, final_answer
+from finetune_trainer.copies.openings import over_material
+from finetune_trainer.rows.row_format import DOCUMENT, Message, final_answer, system_of
 from finetune_trainer.tokens.row_notes import RowNotes, plain
 from finetune_trainer.tokens.row_store import Rows
 
@@ -28,6 +31,8 @@ in a text of fewer than 20 words."""
 REPEATED = 3
 """An answer is common if at least this number of different questions have it. Fewer questions may be near-duplicates of
 one row."""
+DOCUMENTS = 2
+"""Number of system prompts over which a question is asked from which on they can be its material."""
 GROUP_TRIED = 100
 """Maximum number of rows of a group that are searched for the answer of a test row."""
 
@@ -57,7 +62,8 @@ class _Search:
     learned: NDArray[Any]
     """Keys of the training rows. Shape [train rows]."""
     open_question: NDArray[np.bool_]
-    """Whether the question of a test row occurs with several answers. Shape [test rows]."""
+    """Whether the question of a test row occurs with several answers, or with its material in the system prompt. Shape
+    [test rows]."""
     common_answer: NDArray[np.bool_]
     """Whether the answer of a test row occurs with several questions. Shape [test rows]."""
     groups: dict[int, NDArray[np.int64]]
@@ -70,6 +76,7 @@ class _Search:
         # Each side is counted alone: a copy with a slightly changed answer must not make its question a common one.
         sides = (with_several(side["asked"], side["answer"], 2) for side in (keys, learned))
         open_questions = np.concatenate(list(sides))
+        material = over_material(both["asked"], both["system"], DOCUMENTS)[: len(keys)]
         prompts = both["asked"] * np.uint64(MULTIPLIER) ^ both["system"]
         common_answers = with_several(both["answer"], prompts, REPEATED)
         groups = train.placed["cluster"]
@@ -80,7 +87,7 @@ class _Search:
             train,
             keys,
             learned,
-            np.isin(keys["asked"], open_questions),
+            np.isin(keys["asked"], open_questions) | material,
             np.isin(keys["answer"], common_answers),
             {
                 int(group): order[start : min(end, start + GROUP_TRIED)]
@@ -90,21 +97,22 @@ class _Search:
 
     def equal(self) -> NDArray[np.int64]:
         """Returns the first training row with equal keys for each test row, or -1. Shape [test rows]."""
-        first: dict[tuple[int, ...], int] = {}
+        whole: dict[tuple[int, ...], int] = {}
+        alike: dict[tuple[int, ...], list[int]] = {}
         candidates = np.isin(self.learned["asked"], self.keys["asked"])
         candidates &= np.isin(self.learned["answer"], self.keys["answer"])
         for row in np.flatnonzero(candidates).tolist():
             system, question, answer = self.learned[row].item()
-            first.setdefault((question, answer), row)
-            first.setdefault((question, answer, system), row)
-        little = self.open_question & self.common_answer
-        return np.array(
-            [
-                first.get((question, answer, system) if whole else (question, answer), -1)
-                for (system, question, answer), whole in zip(self.keys.tolist(), little.tolist(), strict=True)
-            ],
-            dtype=np.int64,
-        )
+            if whole.setdefault((question, answer, system), row) == row:
+                alike.setdefault((question, answer), []).append(row)
+        found = np.full(len(self.keys), -1, dtype=np.int64)
+        for row, (system, question, answer) in enumerate(self.keys.tolist()):
+            if self.open_question[row] and self.common_answer[row]:
+                found[row] = whole.get((question, answer, system), -1)
+            else:
+                rows = alike.get((question, answer), [])
+                found[row] = next((other for other in rows if self._same_material(row, other)), -1)
+        return found
 
     def text(self, row: int) -> str:
         """Returns the text of a test row to search for: its question, or its answer if the question is common."""
@@ -118,7 +126,8 @@ class _Search:
             return True
         if self.open_question[row]:
             same_question = self.learned["asked"][learned] == self.keys["asked"][row]
-            return bool(share >= SAME and same_question and not self.common_answer[row])
+            same_answer = share >= SAME and not self.common_answer[row]
+            return bool(same_answer and same_question and self._same_material(row, learned))
         return (share >= SAME or not self.common_answer[row]) and self._holds_answer(row, learned)
 
     def in_group(self, row: int) -> int:
@@ -131,6 +140,14 @@ class _Search:
 
     def _is_document(self, row: int) -> bool:
         return self.test.messages(row)[0].role == DOCUMENT
+
+    def _same_material(self, row: int, learned: int) -> bool:
+        """Returns whether a row with the same question as the test row is asked over the same material. If the question
+        is common, the training row must contain nearly the same system prompt, or one of both rows has none."""
+        if not self.open_question[row] or self.learned["system"][learned] == self.keys["system"][row]:
+            return True
+        mine, theirs = system_of(self.test.messages(row)), system_of(self.train.messages(learned))
+        return not mine or not theirs or _within(mine, theirs)
 
     def _holds_answer(self, row: int, learned: int) -> bool:
         """Returns whether a training row contains the answer of the test row. An answer of at least 8 words only has to

@@ -57,6 +57,11 @@ def values_as_text(facts: RowFacts) -> str | None:
     if digits or readings.rows_with(Reading.NUMBER):
         said.append("If the numbers are class numbers, replace them with class names. A model learns names better.")
     said += [
+        f"{name} contains {Reading.CLASS} in {_share(rows, readings)}. The names of the classes in the metadata of the "
+        "file are used instead."
+        for name, rows in readings.rows_with(Reading.CLASS).items()
+    ]
+    said += [
         f"{name} contains several answers in {_share(rows, readings)}. Only the first answer is used."
         for name, rows in readings.rows_with(Reading.FIRST_ANSWER).items()
     ]

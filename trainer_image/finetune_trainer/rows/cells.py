@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_trainer.rows.readings import Noted, Reading
 from finetune_trainer.rows.row_columns import column_names
+from finetune_trainer.sources.class_names import HIDDEN, ClassName, NoClass
 from finetune_trainer.sources.findings import InvalidRow
 from finetune_trainer.sources.records import kind_of
 
@@ -27,6 +28,8 @@ def text_of(row: dict[str, Any], column: str, required: bool = True) -> str:
         if required:
             raise InvalidRow(f"{column} is missing", f"columns found: {column_names(row)}")
         return ""
+    if isinstance(value, NoClass):
+        raise _no_class(value, column)
     if not isinstance(value, str):
         raise InvalidRow(f"{column} is {kind_of(value)}, not text")
     if required and not value.strip():
@@ -39,6 +42,9 @@ def as_text(value: Any, column: str, noted: Noted) -> Any:
     """Returns a value as text if its meaning as text is clear, otherwise the value itself. Counts a value that is not
     text in `noted`. Raises InvalidRow for a list that is not clear."""
     match value:
+        case ClassName():
+            noted[Reading.CLASS, column] += 1
+            return str(value)
         case bool():
             noted[Reading.BOOLEAN, column] += 1
             return json.dumps(value)
@@ -66,12 +72,27 @@ def _first_answer(texts: list[Any], column: str, noted: Noted) -> Any:
 
 
 def _as_json(value: Any, column: str, noted: Noted) -> str:
+    def no_text(part: Any) -> Any:
+        raise _no_class(part, column) if isinstance(part, NoClass) else TypeError
+
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=no_text)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidRow(f"{column} contains a value that cannot be written as JSON") from error
     noted[Reading.OBJECT, column] += 1
     return text
+
+
+def _no_class(value: NoClass, column: str) -> InvalidRow:
+    if value.number == HIDDEN:
+        return InvalidRow(
+            f"{column} contains the class number -1, which means that the label is not published: remove these rows, "
+            "or use a split with labels"
+        )
+    return InvalidRow(
+        f"{column} contains a class number without a name in the metadata of the file: correct the number or the names",
+        f"number {value.number}",
+    )
 
 
 def _require_characters(text: str, column: str) -> None:

@@ -7,6 +7,7 @@ from enum import StrEnum
 class Reading(StrEnum):
     """One way in which a value was converted or not used."""
 
+    CLASS = "class numbers"
     NUMBER = "numbers"
     DIGITS = "numbers as text"
     BOOLEAN = "true or false"

@@ -13,8 +13,10 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec import dataset
 from finetune_api.spec.dataset import RowFiles, RowFormat
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.rows.other_shapes import is_single_message, to_flatten, way_to_write
+from finetune_trainer.sources.class_names import NoClass
 from finetune_trainer.sources.row_keys import ASSISTANT, CHOICES, REASONINGS, ROLES, SYSTEMS, is_thought, plain
-from finetune_trainer.sources.turn_lists import is_chat, list_of
+from finetune_trainer.sources.turn_lists import is_chat, is_instruction, list_of
 
 KEYS = {
     RowFormat.MESSAGES: ("messages",),
@@ -35,13 +37,13 @@ SHARED = {"system", "reasoning"}
 ASKED = (
     *("instruction", "question", "query", "problem", "prompt", "input", "inputs", "inputs_pretokenized", "user"),
     *("user_prompt", "human", "source", "sentence", "utterance", "review", "dialogue", "article", "document"),
-    *("meaning_representation", "text"),
+    *("meaning_representation", "input_text", "text"),
 )
 MATERIAL = ("context", "passage", "input", "article", "document", "text")
 ANSWERED = (
     *("output", "response", "answer", "completion", "solution", "reply", "assistant", "target", "outputs", "targets"),
-    *("targets_pretokenized", "answers", "expected_output", "reference", "human_reference"),
-    *("summary", "highlights", "label", "labels", "intent", "sentiment"),
+    *("targets_pretokenized", "output_text", "answers", "expected_output", "reference", "human_reference"),
+    *("canonical_solution", "code", "summary", "highlights", "label", "labels", "intent", "sentiment"),
 )
 """Names of columns for which a mapping is suggested, the most likely first. Without a match there is no suggestion,
 because following a wrong suggestion wastes a whole training run."""
@@ -150,20 +152,21 @@ def _fits_none(row: dict[str, Any], field: str) -> str:
         )
     if mapping := _mapping(row):
         return f"{fits} Set {field}.columns to the names of your columns, for example {yaml_of(mapping)}."
-    nested = column_names(name for name, value in row.items() if _is_nested(value))
-    first = "" if nested == "(none)" else f" First move the values inside the objects ({nested}) into separate columns."
+    if written := way_to_write(row, field):
+        return f"{fits} {written}"
     return (
         f"{fits} Set {field}.columns.prompt to the column with the question, and {field}.columns.completion to the "
-        f"column with its answer.{first}"
+        f"column with its answer.{to_flatten(row)}"
     )
 
 
 def _fits_two(row: dict[str, Any], beside: list[str], field: str) -> str:
     mapping = _mapping(row)
     way = f", or set {field}.columns, for example {yaml_of(mapping)}, to train on an answer" if mapping else ""
+    talk = f" {way_to_write(row, field)}" if is_single_message(row) else ""
     return (
         f"the row has the column text and also {column_names(beside)}, so it is not clear which text to train on. Set "
-        f"{field}.format to Text to train on the whole column text and nothing else{way}."
+        f"{field}.format to Text to train on the whole column text and nothing else{way}.{talk}"
     )
 
 
@@ -176,7 +179,8 @@ def _mapping(row: dict[str, Any]) -> dict[str, str] | None:
     """Returns the most likely mapping of the row's columns to a format's columns; None if none is likely."""
     chats = [name for name, value in row.items() if is_chat(value)]
     names = {plain(name): name for name, value in row.items() if isinstance(value, str) and name not in chats}
-    prompts = [name for key, name in names.items() if key in SYSTEMS and name != "system"]
+    prompts = [name for name, value in row.items() if plain(name) in SYSTEMS and is_instruction(value)]
+    prompts = [name for name in prompts if name != "system"]
     system = {"system": prompts[0]} if len(prompts) == 1 else {}
     if chats:
         return {"messages": chats[0]} | system if len(chats) == 1 else None
@@ -192,14 +196,8 @@ def _mapping(row: dict[str, Any]) -> dict[str, str] | None:
     return {"prompt": asked, "completion": answered} | others
 
 
-def _is_nested(value: Any) -> bool:
-    """Returns whether a value is an object, or a list of objects, that is not a conversation."""
-    inner = value[0] if isinstance(value, list) and value else value
-    return isinstance(inner, dict) and bool(inner) and not is_chat(value)
-
-
 def _may_answer(value: Any) -> bool:
-    return isinstance(value, str | int | float) or (
+    return isinstance(value, str | int | float | NoClass) or (
         isinstance(value, dict) and value.keys() >= {"text", "answer_start"}
     )
 

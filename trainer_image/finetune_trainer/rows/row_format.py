@@ -1,5 +1,6 @@
 """The messages that a row of any format becomes, and the thought at the beginning of an answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +35,11 @@ class Row:
     def is_document(self) -> bool:
         """Whether the row has the format Text, which is trained as a whole."""
         return self.messages[0].role == DOCUMENT
+
+
+def system_of(messages: Sequence[Message]) -> str:
+    """Returns the text of the system message without white space around it, or "" if there is none."""
+    return next((message.content.strip() for message in messages if message.role == "system"), "")
 
 
 def thinks(answer: str) -> bool:

@@ -10,7 +10,7 @@ from finetune_trainer.rows.cells import text_of, value_of
 from finetune_trainer.rows.readings import Noted, Reading
 from finetune_trainer.rows.row_columns import ColumnMap, column_names
 from finetune_trainer.rows.row_format import DOCUMENT, THOUGHT, THOUGHT_END, Message, thinks, with_thought
-from finetune_trainer.rows.turns import turn_of
+from finetune_trainer.rows.turns import instruction_of, turn_of
 from finetune_trainer.sources.findings import InvalidRow, name_shown
 from finetune_trainer.sources.records import kind_of
 from finetune_trainer.sources.row_keys import ASSISTANT, MEDIA_MARK, SYSTEM, TOOLS, USER, is_media, plain
@@ -44,7 +44,7 @@ class RowReader:
         columns = self.columns
         if self.format is RowFormat.TEXT:
             return (Message(DOCUMENT, value_of(row, columns.text, noted)),)
-        system = text_of(row, columns.system, required=False)
+        system = _system(row, columns.system)
         if self.format is RowFormat.MESSAGES:
             found = _turns(row, columns.messages, noted)
         elif self.format is RowFormat.PROMPT_COMPLETION and _is_conversational(row, columns):
@@ -111,6 +111,11 @@ def _prompted(row: dict[str, Any], columns: ColumnMap, noted: Noted) -> list[Mes
     return [*(turn._replace(learned=turn.role != ASSISTANT) for turn in asked), *answered]
 
 
+def _system(row: dict[str, Any], column: str) -> str:
+    """Returns the text of the system column, or "" if it is missing or empty."""
+    return text_of({column: instruction_of(row.get(column))}, column, required=False)
+
+
 def _with_system(system: str, column: str, messages: Sequence[Message]) -> list[Message]:
     """Returns the messages with the text of the row's system column as the system message. Raises InvalidRow if the
     messages begin with another system message."""
@@ -143,7 +148,8 @@ def _up_to_last_learned(messages: list[Message]) -> tuple[Message, ...]:
 
 def _refuse_tools(row: dict[str, Any]) -> None:
     if offered := next((name for name in TOOLS if row.get(name) not in NOTHING), None):
-        raise InvalidRow("tool calls are not supported", f"column {offered}")
+        kind = "tool definitions are not supported: write them into the system message, as text, and remove the column"
+        raise InvalidRow(kind, f"column {offered}")
 
 
 def _require_no_media(row: dict[str, Any], messages: Sequence[Message]) -> None:

@@ -15,22 +15,28 @@ from finetune_trainer.sources.row_keys import (
     LEARN_UNCLEAR,
     REASONINGS,
     ROLES,
-    SPEAKER,
     SYSTEM,
     TOOL_ROLES,
+    TURN_KEYS,
     is_metadata,
     plain,
 )
+from finetune_trainer.sources.turn_lists import parts_of
 
 KNOWN = "system, user or assistant"
+AS_TEXT = "write each call into an answer and its result into the next user message, as text, or remove the row"
 LEARNED = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 """Whether a message is trained, by the value of its flag. In Python, 1 and 0 equal True and False."""
 TEXT_PARTS = (None, "text", "input_text", "output_text")
 """Types of content parts that are text."""
+OTHER_PARTS = frozenset(
+    ("inlinedata", "inline_data", "filedata", "file_data", "functioncall", "function_call", "functionresponse")
+) | {"function_response", "executablecode", "executable_code", "codeexecutionresult", "code_execution_result"}
+"""Keys of Gemini's parts that are not text."""
 WORDS = 4
 """Number of words from which a text is more than an id or the name of a class."""
 _FLAGS = LEARN | LEARN_UNCLEAR
-_READ = _FLAGS | frozenset(("role", "content", "from", "value", *REASONINGS, *CALLS))
+_READ = _FLAGS | frozenset(("role", "content", "parts", "from", "value", *REASONINGS, *CALLS))
 
 
 def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
@@ -39,12 +45,14 @@ def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
     if not isinstance(turn, dict):
         raise InvalidRow("a message is not an object", f"message {number} is {kind_of(turn)}")
     if any(turn.get(name) for name in CALLS):
-        raise InvalidRow("tool calls are not supported", f"message {number}")
+        raise InvalidRow(f"tool calls are not supported: {AS_TEXT}", f"message {number}")
     speaker, key = _keys(turn, number)
     role = _role(turn[speaker], number)
     try:
-        content = text_of({"content": _content(turn[key], noted)}, "content", required=role != SYSTEM)
-        thought = _thought(turn) if role == ASSISTANT and not thinks(content) else ""
+        said = [turn[key]] if key == "parts" and isinstance(turn[key], dict) else turn[key]
+        said, thoughts = _thoughts_apart(said) if role == ASSISTANT else (said, "")
+        content = text_of({"content": _content(said, noted)}, "content", required=role != SYSTEM)
+        thought = _thought(turn) or thoughts if role == ASSISTANT and not thinks(content) else ""
     except InvalidRow as problem:
         detail = f", {problem.detail}" if problem.detail else ""
         raise InvalidRow(
@@ -59,13 +67,13 @@ def turn_of(turn: Any, number: int, noted: Noted) -> Message | None:
 
 def _keys(turn: dict[str, Any], number: int) -> tuple[str, str]:
     """Returns the key of the role and the key of the content. Raises InvalidRow if one is missing."""
-    speaker = next((key for key in SPEAKER if key in turn), None)
-    if speaker is not None and SPEAKER[speaker] in turn:
-        return speaker, SPEAKER[speaker]
+    pairs = [(who, what) for who, what in TURN_KEYS if who in turn and what in turn]
+    if pairs:
+        return next((pair for pair in pairs if turn[pair[1]] not in (None, "", [])), pairs[0])
     found = f"message {number}, keys found: {column_names(turn)}"
-    if speaker is None:
+    if not any(speaker in turn for speaker, _ in TURN_KEYS):
         raise InvalidRow("a message has no role", found)
-    what = "mixes keys of two kinds" if any(key in turn for key in SPEAKER.values()) else "has no content"
+    what = "mixes keys of two kinds" if any(key in turn for _, key in TURN_KEYS) else "has no content"
     raise InvalidRow(f"a message {what}: it must have role and content, or from and value", found)
 
 
@@ -74,7 +82,8 @@ def _role(name: Any, number: int) -> str:
         return role
     shown = f" is from {name}" if isinstance(name, str) and name and is_name(name) and name.isprintable() else ""
     if isinstance(name, str) and plain(name) in TOOL_ROLES:
-        raise InvalidRow("a message is from a tool, and tool calls are not supported", f"message {number}{shown}")
+        kind = f"a message is from a tool, and tool calls are not supported: {AS_TEXT}"
+        raise InvalidRow(kind, f"message {number}{shown}")
     raise InvalidRow(f"a message's role is not {KNOWN}", f"message {number}{shown}")
 
 
@@ -82,7 +91,7 @@ def _content(value: Any, noted: Noted) -> Any:
     """Returns the content as text. The texts of several parts are joined."""
     if isinstance(value, dict) and value.keys() >= {"type", "text"}:
         value = [value]
-    if isinstance(value, list) and value:
+    if isinstance(value, list):
         return "".join(map(_part, value))
     return as_text(value, "content", noted)
 
@@ -93,11 +102,38 @@ def _part(part: Any) -> str:
     if not isinstance(part, dict):
         raise InvalidRow(f"content is a list that contains {kind_of(part)}; it must contain only parts of type text")
     kind = part.get("type")
-    if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
+    others = [key for key, value in part.items() if plain(key) in OTHER_PARTS and value is not None]
+    if kind not in TEXT_PARTS or others or not isinstance(part.get("text"), str):
+        kind = next(iter(others), kind)
         shown = kind if isinstance(kind, str) and is_name(kind) and kind.isprintable() else "another type"
         raise InvalidRow("content has a part that is not text, and this operator trains only on text", f"type {shown}")
     text: str = part["text"]
     return text
+
+
+def _thoughts_apart(content: Any) -> tuple[Any, str]:
+    """Returns the content without the parts that are thoughts, and the text of these parts."""
+    if not isinstance(content, list):
+        return content, ""
+    thoughts = [(part, _thought_part(part)) for part in content]
+    return [part for part, thought in thoughts if thought is None], "".join(thought or "" for _, thought in thoughts)
+
+
+def _thought_part(part: Any) -> str | None:
+    """Returns the text of a part that is a thought, as Gemini and Anthropic write it, or None."""
+    if not isinstance(part, dict):
+        return None
+    thought = part.get("text") if part.get("thought") is True else None
+    if part.get("type") in ("thinking", "reasoning"):
+        thought = part.get("thinking") or part.get("text")
+    return thought if isinstance(thought, str) else None
+
+
+def instruction_of(value: Any) -> Any:
+    """Returns a system prompt as text if it is stored in parts, otherwise the value itself. Raises InvalidRow if a part
+    is not text."""
+    parts = parts_of(value)
+    return value if parts is None else "".join(map(_part, parts)) if isinstance(parts, list) else parts
 
 
 def _learned(turn: dict[str, Any], role: str, number: int, noted: Noted) -> bool:

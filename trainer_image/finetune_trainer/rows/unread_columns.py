@@ -24,6 +24,7 @@ from finetune_trainer.sources.row_keys import (
     is_thought,
     plain,
 )
+from finetune_trainer.sources.turn_lists import is_instruction
 
 WATCHED = 64
 """Most columns that are examined. Rows whose keys are data can have any number of columns."""
@@ -75,7 +76,7 @@ class UnreadColumns:
                 meaning = self._meanings[name] = _meaning(plain(name), value) if is_name(name) else Meaning.METADATA
             if meaning not in (None, Meaning.METADATA) and _says_something(meaning, value, read):
                 self._unread[name] += 1
-                if not isinstance(value, str):
+                if not (isinstance(value, str) or (meaning is Meaning.SYSTEM and is_instruction(value))):
                     self._no_text.add(name)
 
     def listed(self, field: str) -> list[str]:

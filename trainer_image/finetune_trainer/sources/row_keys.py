@@ -17,13 +17,16 @@ TOOL_ROLES = frozenset(
     ("tool", "function", "function_call", "function_response", "observation", "ipython", "environment")
 ) | {f"tool_{what}" for what in ("call", "calls", "response", "responses", "result", "results", "output")}
 """Roles in conversations with tool calls, which are not supported."""
-SPEAKER = {"role": "content", "from": "value"}
-"""The key of a message's role, with the key of its content."""
+TURN_KEYS = (("role", "content"), ("from", "value"), ("role", "parts"))
+"""The keys of a message's role and of its content: OpenAI, ShareGPT, Gemini."""
 
 CALLS = frozenset(("tool_calls", "function_call"))
 """Keys of a message that contain tool calls."""
 TOOLS = ("tools", "functions", "available_tools")
 """Columns that contain tool definitions."""
+
+SPEAKERS = frozenset(("role", "from", "speaker", "sender"))
+"""Keys of a message that name its speaker in any toolkit."""
 
 LEARN = frozenset(("train", "training", "trainable", "learn", "loss", "loss_scale", "weight", "supervised"))
 """Keys of a message that say if it is trained: true or 1, false or 0."""
@@ -49,9 +52,9 @@ VERDICTS = frozenset(("label", "correct", "is_correct", "accepted", "is_accepted
 """Columns that say if an answer is good, if their values are true or false."""
 PREFERENCES = frozenset(("chosen", "rejected", "chosen_response", "rejected_response"))
 """Columns of a preference pair."""
-SYSTEMS = frozenset(("system", "system_prompt", "system_message", "system_instruction", "persona"))
+SYSTEMS = frozenset(("system", "system_prompt", "system_message", "system_instruction", "systeminstruction", "persona"))
 """Columns that probably contain a system prompt."""
-CHOICES = frozenset(("choices", "options"))
+CHOICES = frozenset(("choices", "options", "endings", "answer_choices"))
 """Columns that a question needs, but that no mapping can add to it."""
 SAYS_SOMETHING = CHOICES | {"context", "passage", "input", "history", "tools", "functions", "label"}
 """Columns that are important even if their texts are short."""
@@ -76,7 +79,7 @@ def plain(name: str) -> str:
 
 def is_turn(value: Any) -> bool:
     """Returns whether a value is a message: an object with a role and a content."""
-    return isinstance(value, dict) and any(who in value and what in value for who, what in SPEAKER.items())
+    return isinstance(value, dict) and any(who in value and what in value for who, what in TURN_KEYS)
 
 
 def is_thought(name: str) -> bool:

@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.sources.class_names import naming
 from finetune_trainer.sources.csv_header import Header, encodable
 from finetune_trainer.sources.data_files import BOM, LINE_BYTES, lines
 from finetune_trainer.sources.findings import InvalidRow, name_shown
@@ -93,15 +94,17 @@ def _csv_lines(stream: BinaryIO, uri: str) -> Iterator[str]:
 
 
 def parquet_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
-    """Yields the rows with their numbers, from 1. Raises TrainerFailure DatasetInvalid if the file is not a Parquet
-    file, or if two columns have the same name."""
+    """Yields the rows with their numbers, from 1. Class numbers are replaced by their names, see `class_names`. Raises
+    TrainerFailure DatasetInvalid if the file is not a Parquet file, or if two columns have the same name."""
     try:
         file = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
         _refuse_names_twice(pyarrow.struct(file.schema_arrow), uri)
-        number = 0
+        named, number = naming(file.schema_arrow.metadata), 0
         for batch in file.iter_batches(BATCH, use_threads=False):
             for value in _values(batch):
                 number += 1
+                if named and isinstance(value, dict):
+                    value |= {name: named[name](value[name]) for name in named.keys() & value.keys()}
                 yield number, value
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # an error of the file system

@@ -30,6 +30,23 @@ def is_chat(value: Any) -> bool:
     return isinstance(found, list) and bool(found) and is_turn(found[0])
 
 
+def is_instruction(value: Any) -> bool:
+    """Returns whether a value is a system prompt: a text, or an object or a list with the parts of one."""
+    return isinstance(value, str) or isinstance(parts_of(value), str | list)
+
+
+def parts_of(value: Any) -> Any:
+    """Returns the parts of a system prompt that is stored as an object with parts (Gemini) or content, or as a list of
+    objects (Bedrock, Anthropic). Returns None for any other value."""
+    if isinstance(value, dict):
+        value = value.get("parts") or value.get("content")
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list) and not (value and all(isinstance(part, dict) for part in value)):
+        return None
+    return value if isinstance(value, str | list) else None
+
+
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.copies.deduplicate import asked, normalised
-from finetune_trainer.rows.row_format import DOCUMENT, Message, final_answer
+from finetune_trainer.rows.row_format import DOCUMENT, Message, final_answer, system_of
 from finetune_trainer.rows.suspicions import FindToken
 
 _FORMAT_MARKS = re.compile(
@@ -69,8 +69,7 @@ class RowNotes:
 
     def add(self, messages: Sequence[Message]) -> None:
         """Adds the notes on the next row."""
-        system = "\n".join(message.content for message in messages if message.role == "system")
-        self._keys.extend(map(_key, (system, asked(messages), final_answer(messages[-1].content))))
+        self._keys.extend(map(_key, (system_of(messages), asked(messages), final_answer(messages[-1].content))))
         mark = self._mark(messages)
         if mark not in self._names:
             if len(self._names) >= NAMES:

@@ -80,14 +80,69 @@ def test_a_row_that_is_too_long_is_passed_over() -> None:
     assert sorted(row.cluster for row in choose_examples(train, set(), 100, "0")) == [35, 36, 37, 38, 39]
 
 
-def test_the_system_message_of_the_row_is_first_and_examples_have_none() -> None:
-    system = Message("system", "Answer briefly.")
-    shown = replace(rows(1)[0], messages=(Message("system", "Old rules."), *turns("What is 0?", "It is 0.")))
-    talk = (system, *turns("Hello.", "Hello!"), *turns("What is 9?", "It is 9."))
-    asked = replace(rows(1)[0], messages=talk)
-    assert with_examples([shown], asked) == (
-        system,
+def with_system(row: Example, *systems: str) -> Example:
+    return replace(row, messages=(*(Message("system", text) for text in systems), *row.messages))
+
+
+def test_a_system_message_that_all_rows_share_is_first_and_only_there() -> None:
+    shown, asked = (with_system(row, "Answer briefly.") for row in rows(2))
+    talk = replace(asked, messages=(asked.messages[0], *turns("Hello.", "Hello!"), *asked.messages[1:]))
+    assert with_examples([shown], talk) == (
+        Message("system", "Answer briefly."),
         *turns("What is 0?", "It is 0."),
         *turns("Hello.", "Hello!"),
-        Message("user", "What is 9?"),
+        Message("user", "What is 1?"),
     )
+
+
+@pytest.mark.parametrize(
+    ("shown", "asked", "first", "last"),
+    [
+        (["Document A."], ["Document B."], "Document A.\n\nWhat is 0?", "Document B.\n\nWhat is 1?"),
+        (["Document A."], [], "Document A.\n\nWhat is 0?", "What is 1?"),
+        ([], ["Document B."], "What is 0?", "Document B.\n\nWhat is 1?"),
+        ([], [], "What is 0?", "What is 1?"),
+    ],
+    ids=["each its own", "only the example", "only the row", "none"],
+)
+def test_a_system_message_of_its_own_is_in_front_of_the_user_turn(
+    shown: list[str], asked: list[str], first: str, last: str
+) -> None:
+    example, row = rows(2)
+    assert with_examples([with_system(example, *shown)], with_system(row, *asked)) == (
+        *turns(first, "It is 0."),
+        Message("user", last),
+    )
+
+
+def test_in_a_conversation_the_system_message_is_in_front_of_the_first_user_turn_alone() -> None:
+    example, row = rows(2)
+    talk = replace(row, messages=(Message("system", "Table B."), *turns("Hello.", "Hello!"), *row.messages))
+    assert with_examples([with_system(example, "Table A.")], talk) == (
+        *turns("Table A.\n\nWhat is 0?", "It is 0."),
+        *turns("Table B.\n\nHello.", "Hello!"),
+        Message("user", "What is 1?"),
+    )
+
+
+@pytest.mark.parametrize("room", [4000, 400, 200])
+def test_every_prompt_has_the_documents_of_its_examples_and_fits(tokenizer: PreTrainedTokenizerBase, room: int) -> None:
+    format = prompt_format(tokenizer)
+
+    def measured(row: Example, document: str) -> Example:
+        row = with_system(row, document)
+        tokens = tokenizer(format.prompt(row.messages, False), add_special_tokens=False).input_ids
+        return replace(row, input_ids=np.array(tokens), prompt_length=len(tokens))
+
+    train = [measured(row, f"Paper {number} says so.") for number, row in enumerate(rows(40))]
+    held_out = [measured(row, f"Sheet {number} says no.") for number, row in enumerate(rows(6, first=100))]
+    draws = few_shot_draws(train, held_out, format, tokenizer, room, seed=0)
+    assert len(draws) == DRAWS
+    for draw in draws:
+        for number, prompt in enumerate(draw.prompts):
+            text = tokenizer.decode(prompt)
+            assert len(prompt) <= room
+            assert text.count("Paper ") == draw.examples
+            assert text.endswith(
+                f"user\nSheet {number} says no.\n\nWhat is {100 + number}?<|end|>\n<|start|>assistant\n"
+            )

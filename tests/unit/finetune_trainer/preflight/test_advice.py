@@ -141,6 +141,12 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("ValuesReadAsText", {"rows": read((Reading.OBJECT, "output"))}, {}, "output contains objects in 2 of 3 rows"),
     (
         "ValuesReadAsText",
+        {"rows": read((Reading.CLASS, "label"))},
+        {},
+        "label contains class numbers in 2 of 3 rows. The names of the classes in the metadata of the file are used",
+    ),
+    (
+        "ValuesReadAsText",
         {"rows": read((Reading.FIRST_ANSWER, "answers"))},
         {},
         "2 of 3 rows. Only the first answer is used.",

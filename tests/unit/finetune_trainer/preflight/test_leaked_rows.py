@@ -114,6 +114,44 @@ def test_one_prompt_and_the_material_in_the_system_prompt_is_no_leak(found) -> N
     assert found(rows[:10], [*rows[10:], planted], one_group=True) == [-1] * 4 + [70] + [-1] * 5
 
 
+REPLY = "I do not know this, because the text that I was given does not mention it"
+
+
+@pytest.mark.parametrize("answer", [REPLY, "Not stated."])
+@pytest.mark.parametrize("others_have_it", [True, False], ids=["over many documents", "over two documents"])
+def test_one_question_over_two_documents_is_two_questions(found, answer, others_have_it) -> None:  # type: ignore[no-untyped-def]
+    source = random.Random(9)
+    papers = [sentence(source, 40) for _ in range(30)]
+    asked_of_all = [turn("What does it say?", sentence(source, 12), paper) for paper in papers[2:]] * others_have_it
+    test, train = turn("What does it say?", answer, papers[0]), turn("What does it say?", answer, papers[1])
+    for one_group in (True, False):
+        assert found([test], [*others(), *asked_of_all, train], one_group) == [-1]
+        again = [turn("What does it say?", answer, text) for text in (papers[0].upper(), f"{papers[0]} And so on.")]
+        first = len(others()) + len(asked_of_all)
+        for copy in again:
+            assert found([test], [*others(), *asked_of_all, copy], one_group) == [first]
+
+
+def test_an_open_question_leaks_with_the_answer_under_nearly_the_same_system_prompt_alone(found) -> None:  # type: ignore[no-untyped-def]
+    source = random.Random(10)
+    system, other = sentence(source, 30), sentence(source, 30)
+    names = [turn("Write a product name.", sentence(source, 25), system) for _ in range(20)]
+    asked, said = names[3][1:]
+    changed = " ".join(["other", *system.split()[1:]])
+    for written, leaked in ((system, 20), (changed, 20), (None, 20), (other, -1)):
+        planted = turn(asked.content, said.content, written or "")
+        assert found([names[3]], [*names[:3], *names[4:], planted, *names[4:5]]) == [leaked - 1 if leaked > 0 else -1]
+
+
+def test_a_system_prompt_that_all_test_rows_share_is_no_material(found) -> None:  # type: ignore[no-untyped-def]
+    source = random.Random(11)
+    asked = [f"{sentence(source, 5)}?" for _ in range(60)]
+    test = [turn(text, source.choice(["yes", "no"]), "You are a careful judge of short texts.") for text in asked[:20]]
+    train = [turn(row[1].content, row[2].content, "Decide whether the text is spam.") for row in test]
+    rest = [turn(text, source.choice(["yes", "no"]), "Decide whether the text is spam.") for text in asked[20:]]
+    assert found(test, [*rest, *train]) == list(range(40, 60))
+
+
 def test_a_row_asked_without_its_system_prompt_is_the_same_row(found) -> None:  # type: ignore[no-untyped-def]
     train = [*others(), turn("What is 12 plus 12?", "24", "You are good at sums.")]
     assert found([turn("What is 12 plus 12?", "24")], train) == [60]

@@ -17,6 +17,7 @@ from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.rows.reading import read_rows
 from finetune_trainer.rows.readings import Readings
 from finetune_trainer.rows.row_format import DOCUMENT, Message, Row
+from finetune_trainer.rows.turns import AS_TEXT
 from finetune_trainer.sources.findings import Findings
 
 BUNDLE = Bundle.model_validate(
@@ -139,6 +140,37 @@ def test_messages_as_share_gpt_has_them_are_read_alike(read: Read) -> None:
     assert "line 1: a message has no content: it must have role and content, or from and value" in complaint(findings)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("systemInstruction", {"role": "system", "parts": [{"text": "Be "}, {"text": "brief."}]}),
+        ("system_instruction", {"parts": {"text": "Be brief."}}),
+        ("system", [{"text": "Be brief."}]),
+        ("system", [{"type": "text", "text": "Be brief."}]),
+        ("system", {"role": "system", "content": "Be brief."}),
+        ("system", "Be brief."),
+    ],
+    ids=["Gemini", "Gemini in Python", "Bedrock", "Anthropic", "message", "text"],
+)
+def test_a_system_prompt_is_read_in_the_form_of_each_toolkit(read: Read, name: str, value: Any) -> None:
+    said = [{"role": "user", "parts": [{"text": "u"}]}, {"role": "model", "parts": [{"text": "a"}]}]
+    rows, _ = read([{name: value, "contents": said}], columns={"messages": "contents", "system": name})
+    assert turns(rows[0]) == [("system", "Be brief."), ("user", "u"), ("assistant", "a")]
+
+
+def test_a_system_prompt_that_is_not_text_is_an_error(read: Read) -> None:
+    rows, findings = read(
+        [
+            {"messages": TALK, "system": {"parts": [{"inlineData": {}}]}},
+            {"messages": TALK, "system": ["a", "b"]},
+            {"messages": TALK, "system": []},
+        ]
+    )
+    assert not rows
+    assert "line 1: content has a part that is not text" in complaint(findings)
+    assert "line 2: system is a list, not text" in complaint(findings)
+
+
 def test_a_system_prompt_of_its_own_column_stands_before_the_messages(read: Read) -> None:
     rows, _ = read([{"messages": TALK, "sys": "s"}, {"messages": TALK}], columns={"system": "sys"})
     assert [row.messages[0] for row in rows] == [Message("system", "s"), Message("user", "u")]
@@ -152,7 +184,8 @@ def test_a_system_prompt_of_its_own_column_stands_before_the_messages(read: Read
 def test_tools_a_conversation_may_call_are_refused_as_calls_are(read: Read, column: str) -> None:
     rows, findings = read([{"messages": TALK, column: "[]"}, {"messages": TALK, column: [{"name": "f"}]}])
     assert len(rows) == 1
-    assert f"line 2: tool calls are not supported (column {column})" in complaint(findings)
+    said = "tool definitions are not supported: write them into the system message, as text, and remove the column"
+    assert f"line 2: {said} (column {column})" in complaint(findings)
 
 
 def test_columns_are_mapped_and_tell_the_format(read: Read) -> None:
@@ -259,11 +292,11 @@ def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said:
         ),
         (
             [{"role": "tool", "content": "u"}],
-            "a message is from a tool, and tool calls are not supported (message 1 is from tool)",
+            f"a message is from a tool, and tool calls are not supported: {AS_TEXT} (message 1 is from tool)",
         ),
         (
             [{"from": "Observation", "value": "u"}],
-            "a message is from a tool, and tool calls are not supported (message 1 is from Observation)",
+            f"a message is from a tool, and tool calls are not supported: {AS_TEXT} (message 1 is from Observation)",
         ),
         (
             [{"role": "user", "value": "u"}],
@@ -272,14 +305,17 @@ def test_a_bad_row_is_named_with_file_line_and_fault(read: Read, row: Any, said:
         ),
         ([{"role": "user", "content": ""}], "a message has content that is not valid: content is empty (message 1)"),
         (
-            [{"role": "user", "parts": [{"text": "u"}]}],
+            [{"role": "user", "body": "u"}],
             "a message has no content: it must have role and content, or from and value (message 1, keys found: role, "
-            "parts)",
+            "body)",
         ),
         ([{"role": ["user"], "content": "a"}], "a message's role is not system, user or assistant (message 1)"),
         (["hi"], "a message is not an object (message 1 is text)"),
-        ([{"role": "assistant", "tool_calls": [1]}], "tool calls are not supported (message 1)"),
-        ([{"role": "assistant", "function_call": {"name": "f"}}], "tool calls are not supported (message 1)"),
+        ([{"role": "assistant", "tool_calls": [1]}], f"tool calls are not supported: {AS_TEXT} (message 1)"),
+        (
+            [{"role": "assistant", "function_call": {"name": "f"}}],
+            f"tool calls are not supported: {AS_TEXT} (message 1)",
+        ),
         ([{"speaker": "human", "text": "u"}], "a message has no role (message 1, keys found: speaker, text)"),
         (
             [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 0}],

@@ -1,6 +1,7 @@
 """What is said of columns that tell no format: names, never content, and no suggestion but one that works."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from finetune_api.spec.dataset import RowFormat, Source
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.rows.row_columns import column_names, detect_format, quoted
 
+PARTS = [{"role": "user", "parts": [{"text": "secret"}]}, {"role": "model", "parts": [{"text": "secret"}]}]
 CHAT = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
 
 
@@ -47,6 +49,12 @@ def test_columns_that_fit_no_format_are_listed_with_what_to_write() -> None:
         ({"chat log": CHAT}, '{messages: "chat log"}'),
         ({"chat": json.dumps(CHAT), "id": "x"}, "{messages: chat}"),
         ({"conversations": CHAT, "system_prompt": "secret"}, "{messages: conversations, system: system_prompt}"),
+        (
+            {"contents": PARTS, "systemInstruction": {"parts": [{"text": "secret"}]}},
+            "{messages: contents, system: systemInstruction}",
+        ),
+        (texts("input_text", "output_text"), "{prompt: input_text, completion: output_text}"),
+        (texts("task_id", "prompt", "canonical_solution"), "{prompt: prompt, completion: canonical_solution}"),
         ({"question": "secret", "answer": 3}, "{prompt: question, completion: answer}"),
         (texts("inputs", "targets"), "{prompt: inputs, completion: targets}"),
         (
@@ -72,8 +80,6 @@ def test_a_mapping_is_suggested_by_names_and_not_by_order(row: dict[str, Any], m
     [
         {"frage": "secret", "antwort": "secret"},
         {"question": "secret", "answer": None},
-        {"question": "secret", "answer": ["secret"]},
-        {"question": "secret", "choices": ["secret"], "answer": "A"},
         {"sentence1": "secret", "sentence2": "secret", "label": "A"},
         {"first": CHAT, "second": CHAT},
         {},
@@ -92,6 +98,65 @@ def test_what_lies_in_objects_is_named_since_no_mapping_reaches_it() -> None:
     assert refusal(row).endswith(
         "with its answer. First move the values inside the objects (data, annotations) into separate columns."
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "way"),
+    [
+        ({"question": "secret", "answer": ["secret"]}, "First write the lists (answer) as text."),
+        ({"tokens": ["secret"], "ner_tags": [3]}, "First write the lists (tokens, ner_tags) as text."),
+        (
+            {"translation": texts("de", "en")},
+            "First move the values inside the objects (translation) into separate col",
+        ),
+        (
+            {"a": {"b": 1}, "c": [1]},
+            "First move the values inside the objects (a) into separate columns, and write the",
+        ),
+    ],
+)
+def test_objects_and_lists_that_no_mapping_reaches_are_named(row: dict[str, Any], way: str) -> None:
+    assert f"with its answer. {way}" in refusal(row)
+
+
+SEGMENTS = [{"label": False, "text": "secret"}, {"label": True, "text": "secret"}]
+SPOKEN = "\n\nHuman: secret\n\nAssistant: secret"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"segments": SEGMENTS}, "segments is a list of segments, as in Axolotl's template-free format: its texts alr"),
+        ({"data": ["secret", "secret"]}, "data is a list of texts without roles. Write each text as a message: "),
+        ({"conversations": ["secret"], "source": "x"}, "conversations is a list of texts without roles. Write each"),
+        (
+            {"dialog": [texts("speaker", "text")]},
+            "dialog seems to be a conversation, but its messages do not have role",
+        ),
+        (
+            {"turns": [texts("human", "assistant")]},
+            "turns seems to be a conversation, but its messages do not have role",
+        ),
+        ({"talk": [texts("role", "value")]}, "talk seems to be a conversation, but its messages do not have role and"),
+        ({"chat": SPOKEN, "system": "secret"}, "chat is a conversation in one text. Write its turns as messages: "),
+        ({"role": "user", "content": "secret"}, "Each row is one message of a conversation. Write all messages of a c"),
+        (
+            {"question": "secret", "choices": ["secret"], "answer": "A"},
+            "choices contains the options of a question. Write the question and its options as one text into a column",
+        ),
+        ({"ctx": "secret", "endings": ["secret"], "label": "1"}, "endings contains the options of a question. Write"),
+    ],
+)
+def test_a_shape_that_no_format_reads_is_named_with_how_to_write_it(row: dict[str, Any], said: str) -> None:
+    message = refusal(row)
+    assert f" match no format. {said}" in message
+    assert "secret" not in message
+
+
+def test_messages_in_rows_of_their_own_are_no_texts() -> None:
+    message = refusal({"message_id": "x", "role": "prompter", "text": "secret"})
+    assert "Set dataset.train[0].format to Text" in message
+    assert "Each row is one message of a conversation. Write all messages of a conversation into one row: " in message
 
 
 @pytest.mark.parametrize(
@@ -139,6 +204,7 @@ def test_names_that_read_like_data_are_not_shown_and_a_header_is_missed(names: t
     ("row", "beside", "mapping"),
     [
         (texts("text", "label"), "label", "{prompt: text, completion: label}"),
+        (texts("text", "code"), "code", "{prompt: text, completion: code}"),
         (texts("text", "Summary"), "Summary", "{prompt: text, completion: Summary}"),
         (texts("text", "question", "answer"), "answer", "{instruction: question, input: text, output: answer}"),
         ({"text": "secret", "label": 1}, "label", "{prompt: text, completion: label}"),
@@ -175,6 +241,22 @@ def test_a_column_that_the_format_has_none_for_cannot_be_mapped(
     assert caught.value.reason is FailureReason.SPEC_INVALID
     said = f"dataset.train[0].columns maps {name}, which the format {format} does not use: remove {name}."
     assert caught.value.message == said
+
+
+names = st.sampled_from(
+    ["role", "from", "text", "content", "label", "parts", "choices", "segments", "data", "chosen", "rejected"]
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just("user") | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(row=st.dictionaries(names, values, max_size=4))
+def test_whatever_the_columns_are_there_is_a_format_or_a_sentence(row: dict[str, Any]) -> None:
+    with suppress(TrainerFailure):
+        assert detect_format(row, Source.model_validate({"uri": "t.jsonl"}), "dataset.train[0]", "t.jsonl line 1")
 
 
 @given(st.text())

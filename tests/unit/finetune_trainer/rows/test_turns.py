@@ -54,7 +54,8 @@ def test_an_empty_turn_of_another_is_a_fault(role: str) -> None:
 @pytest.mark.parametrize("role", ["tool", "Function", "function_call", "observation", "ipython", "tool-response"])
 def test_a_tool_is_named(role: str) -> None:
     assert fault({"role": role, "content": "x"}) == (
-        f"a message is from a tool, and tool calls are not supported (message 2 is from {role})"
+        "a message is from a tool, and tool calls are not supported: write each call into an answer and its result "
+        f"into the next user message, as text, or remove the row (message 2 is from {role})"
     )
 
 
@@ -89,6 +90,41 @@ def test_a_part_of_another_type_is_named(kind: str) -> None:
         "a message has content that is not valid: content has a part that is not text, and this operator trains only "
         f"on text (message 2, type {kind})"
     )
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[{"text": "Look "}, {"text": "here."}], [{"text": "Look here.", "inlineData": None}], {"text": "Look here."}],
+)
+def test_parts_as_gemini_writes_them_are_read_as_their_text(parts: Any) -> None:
+    assert turn(role="user", parts=parts) == Message("user", "Look here.")
+    assert turn(role="model", parts=parts) == Message("assistant", "Look here.")
+    assert turn(role="user", content=None, parts=parts) == Message("user", "Look here.")
+    assert turn(role="user", content="Look here.", parts=[{"type": "step-start"}]) == Message("user", "Look here.")
+
+
+@pytest.mark.parametrize("key", ["inlineData", "file_data", "functionCall", "functionResponse", "executableCode"])
+@pytest.mark.parametrize("text", [{}, {"text": "x"}])
+def test_a_part_of_gemini_that_is_not_text_is_named(key: str, text: dict[str, str]) -> None:
+    said = fault({"role": "model", "parts": [{"text": "Look"}, text | {key: {"name": "f"}}]})
+    assert said.endswith(
+        f"content has a part that is not text, and this operator trains only on text (message 2, type {key})"
+    )
+
+
+@pytest.mark.parametrize("part", [{"text": "so", "thought": True}, {"type": "thinking", "thinking": "so"}])
+def test_a_part_that_is_a_thought_is_the_thought_of_the_answer(part: dict[str, Any]) -> None:
+    thought = Message("assistant", "<think>\nso\n</think>\n\na")
+    assert turn(role="assistant", content=[part, {"type": "text", "text": "a"}]) == thought
+    assert turn(role="assistant", content=[part, {"type": "text", "text": "a"}], reasoning="so") == thought
+    said = fault({"role": "assistant", "content": [part]})
+    assert said == "a message has content that is not valid: content is empty (message 2)"
+
+
+@pytest.mark.parametrize("key", ["content", "parts"])
+def test_a_message_without_parts_is_empty(key: str) -> None:
+    assert turn(role="system", **{key: []}) is None
+    assert fault({"role": "user", key: []}).startswith("a message has content that is not valid: content is empty")
 
 
 @pytest.mark.parametrize("key", sorted(LEARN))
@@ -139,7 +175,20 @@ def test_a_key_with_text_that_nothing_reads_is_noted_but_none_of_ids_and_the_lik
 
 
 names = st.sampled_from(
-    ["role", "content", "from", "value", "weight", "train", "mask", "tool_calls", "thinking", "type"]
+    [
+        "role",
+        "content",
+        "parts",
+        "from",
+        "value",
+        "weight",
+        "train",
+        "mask",
+        "tool_calls",
+        "thinking",
+        "thought",
+        "type",
+    ]
 )
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
 roles = st.sampled_from([*ROLES, *TOOL_ROLES, "x"])

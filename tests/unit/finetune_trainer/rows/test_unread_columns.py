@@ -51,6 +51,11 @@ def test_the_line_says_where_the_format_changes_too() -> None:
     [
         ("context", "short", "set columns: {instruction: prompt, input: context, output: completion} to add it to the"),
         ("system_prompt", "Be brief.", "set columns: {system: system_prompt} to use it as the system prompt"),
+        (
+            "systemInstruction",
+            {"parts": [{"text": "Be brief."}]},
+            "set columns: {system: systemInstruction} to use it as",
+        ),
         ("rationale", "so", "set columns: {reasoning: rationale} to train on it as the thought before the answer"),
         ("deepseek_reasoning", "so", "set columns: {reasoning: deepseek_reasoning} to train on it as the"),
         ("image", {"bytes": None, "path": "a.png"}, "this operator trains only on text"),
