@@ -89,7 +89,7 @@ FAILURES: dict[FailureReason, Failure] = {
         35, Actor.TENANT, "Change that setting and create the job again, or use a FineTuneProfile with a larger GPU."
     ),
     FailureReason.IMAGE_PULL_FAILED: Failure(
-        0, Actor.PLATFORM, "Correct trainer.image in the FineTuneProfile, then create the job again."
+        0, Actor.PLATFORM, "Correct spec.trainer.image in the FineTuneProfile, then create the job again."
     ),
     FailureReason.POD_START_FAILED: Failure(
         0,
@@ -103,8 +103,8 @@ FAILURES: dict[FailureReason, Failure] = {
     FailureReason.EVALUATION_GATE_FAILED: Failure(
         36,
         Actor.TENANT,
-        "The results are stored at output.uri and marked as not passed; report.html shows which bounds were missed. "
-        "Improve the rows or the training settings, or change the gate, in a new job with another output.uri.",
+        "The results are stored at spec.output.uri and marked as not passed; report.html shows which bounds were missed. "
+        "Improve the rows or the training settings, or change the gate, in a new job with another spec.output.uri.",
     ),
     FailureReason.GPU_OUT_OF_MEMORY: Failure(
         30,
@@ -115,7 +115,7 @@ FAILURES: dict[FailureReason, Failure] = {
     FailureReason.GPU_FAULT: Failure(
         31,
         Actor.PLATFORM,
-        "Check the GPU and the driver of the node. To try a job without a GPU, set trainer.allowCPU to true in the "
+        "Check the GPU and the driver of the node. To try a job without a GPU, set spec.trainer.allowCPU to true in the "
         "FineTuneProfile.",
     ),
     FailureReason.HOST_OUT_OF_MEMORY: Failure(0, Actor.TENANT, "Raise spec.compute.memory and create the job again."),

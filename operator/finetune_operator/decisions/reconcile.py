@@ -138,7 +138,7 @@ def _training(world: World, attempt: RunStanding, run: Run | None = None) -> Out
     started = run.pod.started if run and run.pod else None
     if own_words.holds_since(world.status, ConditionType.EVALUATED, started):
         return Outlook(
-            State.RUNNING, "Publishing", "The adapter and the report are being written to output.uri.", Stage.PUBLISHING
+            State.RUNNING, "Publishing", "The adapter and the report are being written to spec.output.uri.", Stage.PUBLISHING
         )
     if own_words.holds_since(world.status, ConditionType.TRAINED, started):
         return Outlook(
@@ -195,7 +195,7 @@ def _published(world: World, now: datetime) -> Plan:
 def _complete(world: World, now: datetime) -> Plan:
     evaluation = world.status.evaluation
     verdict = evaluation.verdict if evaluation else None
-    outlook = Outlook(State.COMPLETE, "Succeeded", verdict or "The results are published at output.uri.")
+    outlook = Outlook(State.COMPLETE, "Succeeded", verdict or "The results are published at spec.output.uri.")
     status = operator_status(world, outlook, _attempts(world, now), now)
     return Plan(
         delete_jobs=_live(world.preflight, *world.attempts.values()), events=_events(world, outlook), status=status

@@ -51,9 +51,9 @@ def require_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel
         return
     files = storage.list_folder(uri)
     if missing := [name for name in ADAPTER if name not in files]:
-        hint = ", but a whole model: set model.uri to this folder" if "config.json" in files else ""
+        hint = ", but a whole model: set spec.model.uri to this folder" if "config.json" in files else ""
         raise TrainerFailure(
-            FailureReason.MODEL_NOT_FOUND, f"method.lora.from: there is no {missing[0]} in {uri}{hint}."
+            FailureReason.MODEL_NOT_FOUND, f"spec.method.lora.from: there is no {missing[0]} in {uri}{hint}."
         )
     settings = settings_of(storage.read_bytes(join(uri, ADAPTER_CONFIG)), uri)
     if method.type is MethodType.NONE:
@@ -89,10 +89,10 @@ def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
         ("modulesToSave", sorted(lora.modules_to_save or []), sorted(found.get("modules_to_save") or [])),
     ):
         if wanted != got:
-            raise _misfit(f"the adapter in {uri} has {field} {_yaml(got)}: set method.lora.{field} to this value")
+            raise _misfit(f"the adapter in {uri} has {field} {_yaml(got)}: set spec.method.lora.{field} to this value")
     if named := [field for field in UNNAMED if found.get(field)]:
         raise _misfit(
-            f"the adapter in {uri} has {named[0]}, which method.lora does not support: continue from an adapter "
+            f"the adapter in {uri} has {named[0]}, which spec.method.lora does not support: continue from an adapter "
             f"without {named[0]}"
         )
     init = found.get("init_lora_weights") or False
@@ -117,7 +117,7 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
         if shape is None or len(down) != 2 or len(up) != 2 or sorted((up[0], down[1])) != sorted(shape):
             problem = "does not have" if shape is None else f"has with the shape {' x '.join(map(str, shape))}"
             raise _misfit(
-                f"the adapter in {uri} has a matrix for {layer}, which the base model {problem}: set model.uri to the "
+                f"the adapter in {uri} has a matrix for {layer}, which the base model {problem}: set spec.model.uri to the "
                 "model that the adapter was trained on"
             )
     wanted = lora.target_modules
@@ -126,7 +126,7 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
     if wanted != ["all-linear"] and (others or len(chosen) < len(wanted)):
         names = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers})[:12])
         raise _misfit(
-            f"the adapter in {uri} is for the layers {names}: set method.lora.targetModules to these, or to all-linear"
+            f"the adapter in {uri} is for the layers {names}: set spec.method.lora.targetModules to these, or to all-linear"
         )
 
 
@@ -143,4 +143,4 @@ def _yaml(value: Any) -> str:
 
 
 def _misfit(finding: str) -> TrainerFailure:
-    return TrainerFailure(FailureReason.SPEC_INVALID, f"method.lora.from: {finding}.")
+    return TrainerFailure(FailureReason.SPEC_INVALID, f"spec.method.lora.from: {finding}.")

@@ -22,7 +22,7 @@ from finetune_trainer.pod.storage import JobStorage
 if TYPE_CHECKING:
     import torch
 
-FIELD = "dataset.deduplicate.embeddingModel"
+FIELD = "spec.dataset.deduplicate.embeddingModel"
 MOST_ROWS = 200_000
 """Most rows that can be compared by meaning, because every pair is compared. 200,000 rows of 384 numbers need about 15
 TFLOP, which is minutes on a few cores. Computing their embeddings takes longer than that."""

@@ -37,7 +37,7 @@ def choose_metrics(wish: Evaluation, answers: Answers) -> tuple[MetricName, ...]
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID,
                 f"evaluation cannot use the metric {name}, because {problem}. Remove this metric from "
-                "evaluation.metrics and evaluation.gates.",
+                "spec.evaluation.metrics and spec.evaluation.gates.",
             )
     _require_prompting(wish)
     return chosen
@@ -51,10 +51,10 @@ def _require_prompting(wish: Evaluation) -> None:
         if gate.metric in LIKELIHOODS:
             way = f"{gate.metric} is not measured with few-shot prompts. Set minGainOver.base, or choose another metric"
         elif Baseline.FEW_SHOT not in wish.baselines:
-            way = "evaluation.baselines does not contain FewShot. Add FewShot to evaluation.baselines"
+            way = "spec.evaluation.baselines does not contain FewShot. Add FewShot to spec.evaluation.baselines"
         else:
             continue
-        field = f"evaluation.gates[{number}].minGainOver.fewShot"
+        field = f"spec.evaluation.gates[{number}].minGainOver.fewShot"
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field} cannot be measured, because {way}.")
 
 
@@ -71,7 +71,7 @@ def require_metric(wish: RegressionSet, rows: Sequence[Example]) -> None:
     if why:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"evaluation.regression {wish.name} cannot use the metric {wish.metric}, because {why}. Choose another "
+            f"spec.evaluation.regression {wish.name} cannot use the metric {wish.metric}, because {why}. Choose another "
             "metric.",
         )
 

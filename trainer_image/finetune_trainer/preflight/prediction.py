@@ -153,7 +153,7 @@ def estimates(
             continue
         if needed and merging > available:
             instead = (
-                "output.merge needs the model in bfloat16. Without output.merge, the job would need "
+                "spec.output.merge needs the model in bfloat16. Without spec.output.merge, the job would need "
                 f"{gibibytes(plan.memory.total)}."
             )
             found.append(Estimate(gpu_type=gpu.name, memory=needed, fits=False, alternative=instead))
@@ -179,12 +179,12 @@ def alternative(shape: ModelShape, least: Setup, longest: Load, available: float
     least memory and does not fit. `longest`: the load of the longest row alone. `available`: the memory of the GPU in
     bytes. `merging`: the bytes that merging needs after QLoRA, or 0 without merging."""
     wanted = replace(least, checkpointing=True)
-    options = [] if least.checkpointing else [("training.gradientCheckpointing Auto", wanted, 1.0)]
+    options = [] if least.checkpointing else [("spec.training.gradientCheckpointing Auto", wanted, 1.0)]
     if least.method == "Full" and least.optimizer == "AdamW":
-        options.append(("training.optimizer PagedAdamW8bit", replace(wanted, optimizer="PagedAdamW8bit"), 1.0))
-    options += [(f"method.type {method}", replace(wanted, method=method), 1.0) for method in LIGHTER[least.method]]
+        options.append(("spec.training.optimizer PagedAdamW8bit", replace(wanted, optimizer="PagedAdamW8bit"), 1.0))
+    options += [(f"spec.method.type {method}", replace(wanted, method=method), 1.0) for method in LIGHTER[least.method]]
     for share in SHORTER:
-        text = f"method.type QLoRA and training.maxSequenceLength {int(longest.tokens * share):,}"
+        text = f"spec.method.type QLoRA and spec.training.maxSequenceLength {int(longest.tokens * share):,}"
         options.append((text, replace(wanted, method="QLoRA"), share))
     for text, setup, share in options:
         tokens = int(longest.tokens * share)

@@ -102,7 +102,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     gathered = gather(spec.dataset, storage, model, format, most, findings, scratch / "prepared")
     limit = sequence_limit(spec.training, int(gathered.store.column("tokens").max()), model.context)
     for side, rows in gathered.sides.items():
-        field, policy = f"dataset.{side}", spec.dataset.overlength
+        field, policy = f"spec.dataset.{side}", spec.dataset.overlength
         bound = _bound(limit, spec.training.max_sequence_length, model.context)
         gathered.sides[side] = _within(limit, bound, gathered.store, rows, field, policy, findings)
     sides = learned(_split(gathered, spec.dataset.split), spec.training.loss_on)
@@ -168,7 +168,7 @@ def check_output(bundle: Bundle, storage: JobStorage) -> None:
     if not first or second:
         raise TrainerFailure(
             FailureReason.OUTPUT_NOT_WRITABLE,
-            f"The storage of output.uri {bundle.spec.output.uri} does not support conditional writes (If-None-Match). "
+            f"The storage of spec.output.uri {bundle.spec.output.uri} does not support conditional writes (If-None-Match). "
             "Two jobs could overwrite each other's results.",
         )
 
@@ -179,8 +179,8 @@ def _bound(limit: int, asked: int | None, context: int | None) -> tuple[str, str
     if limit == context:
         return f"The model's context length is {limit:,} tokens.", ""
     return (
-        f"training.maxSequenceLength is {limit:,}{'' if asked else ' by default'}.",
-        "raise training.maxSequenceLength",
+        f"spec.training.maxSequenceLength is {limit:,}{'' if asked else ' by default'}.",
+        "raise spec.training.maxSequenceLength",
     )
 
 
@@ -203,7 +203,7 @@ def _within(
         many = len(dropped) > 1
         more = f" (one of {len(dropped):,} rows of {field} that are too long)" if many else ""
         found, longer = bound
-        drop = "set dataset.overlength to Drop" if len(kept) else ""
+        drop = "set spec.dataset.overlength to Drop" if len(kept) else ""
         ways = ", or ".join(way for way in (longer, f"shorten the row{'s' * many}", drop) if way)
         raise TrainerFailure(
             FailureReason.DATASET_INVALID,

@@ -45,7 +45,7 @@ class Cleaner:
         except KeyError as unknown:
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID,
-                f"dataset.clean.phoneRegions: {unknown.args[0]} is not a supported country. Use ISO 3166-1 codes, for "
+                f"spec.dataset.clean.phoneRegions: {unknown.args[0]} is not a supported country. Use ISO 3166-1 codes, for "
                 "example DE.",
             ) from unknown
         self._masks = {f"mask[{kind}]": _mask(find, MARKS[kind]) for kind, find in self._finders.items()}
@@ -111,7 +111,7 @@ def _text_steps(wish: Clean) -> dict[str, Step]:
     if wish.unicode is not UnicodeForm.KEEP:
         steps["unicode"] = partial(_normalised, wish.unicode.value)
     for index, pattern in enumerate(wish.remove):
-        steps[f"remove[{index}]"] = partial(without, _compiled(pattern, f"dataset.clean.remove[{index}]"))
+        steps[f"remove[{index}]"] = partial(without, _compiled(pattern, f"spec.dataset.clean.remove[{index}]"))
     if wish.whitespace is not Whitespace.KEEP:
         steps["whitespace"] = trimmed if wish.whitespace is Whitespace.TRIM else collapsed
     return steps
