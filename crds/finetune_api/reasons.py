@@ -103,8 +103,9 @@ FAILURES: dict[FailureReason, Failure] = {
     FailureReason.EVALUATION_GATE_FAILED: Failure(
         36,
         Actor.TENANT,
-        "The results are stored at spec.output.uri and marked as not passed; report.html shows which bounds were missed. "
-        "Improve the rows or the training settings, or change the gate, in a new job with another spec.output.uri.",
+        "The results are stored at spec.output.uri and marked as not passed; report.html shows which bounds were "
+        "missed. Improve the rows or the training settings, or change the gate, in a new job with another "
+        "spec.output.uri.",
     ),
     FailureReason.GPU_OUT_OF_MEMORY: Failure(
         30,
@@ -115,8 +116,8 @@ FAILURES: dict[FailureReason, Failure] = {
     FailureReason.GPU_FAULT: Failure(
         31,
         Actor.PLATFORM,
-        "Check the GPU and the driver of the node. To try a job without a GPU, set spec.trainer.allowCPU to true in the "
-        "FineTuneProfile.",
+        "Check the GPU and the driver of the node. To try a job without a GPU, set spec.trainer.allowCPU to true in "
+        "the FineTuneProfile.",
     ),
     FailureReason.HOST_OUT_OF_MEMORY: Failure(0, Actor.TENANT, "Raise spec.compute.memory and create the job again."),
     FailureReason.DISK_FULL: Failure(

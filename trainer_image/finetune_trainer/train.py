@@ -202,7 +202,9 @@ def load_base(
 def announcement(prepared: Prepared) -> str:
     """Returns the message of the condition Trained when the training starts."""
     rows = f"Training on {len(prepared.train):,} rows."
-    return rows if prepared.resolved.total_steps else "Using the adapter unchanged: spec.method.type None trains nothing."
+    return (
+        rows if prepared.resolved.total_steps else "Using the adapter unchanged: spec.method.type None trains nothing."
+    )
 
 
 def fetch_adapter(storage: JobStorage, uri: str | None, folder: Path) -> Path | None:

@@ -102,20 +102,21 @@ class FineTuneJobSpec(ApiModel):
             (
                 "!has(self.dataset.deduplicate.embeddingModel) || "
                 f"!{_in_output('self.dataset.deduplicate.embeddingModel.uri')}",
-                "spec.output.uri must not be spec.dataset.deduplicate.embeddingModel.uri or a folder above it: choose another "
-                "prefix",
+                "spec.output.uri must not be spec.dataset.deduplicate.embeddingModel.uri or a folder above it: choose "
+                "another prefix",
             ),
             (
                 f"self.dataset.train.all(s, !{_in_output('s.uri')})",
-                "spec.output.uri must not be a folder that contains files of spec.dataset.train: the next run would read the "
-                "results as rows; choose another prefix",
+                "spec.output.uri must not be a folder that contains files of spec.dataset.train: the next run would "
+                "read the results as rows; choose another prefix",
             ),
             (
                 f"(!has(self.dataset.test) || self.dataset.test.all(s, !{_in_output('s.uri')})) && "
                 f"(!has(self.dataset.validation) || self.dataset.validation.all(s, !{_in_output('s.uri')})) && "
                 f"(!has(self.evaluation.regression) || self.evaluation.regression.all(s, !{_in_output('s.uri')}))",
-                "spec.output.uri must not be a folder that contains files of spec.dataset.test, spec.dataset.validation or "
-                "spec.evaluation.regression: the next run would read the results as rows; choose another prefix",
+                "spec.output.uri must not be a folder that contains files of spec.dataset.test, "
+                "spec.dataset.validation or spec.evaluation.regression: the next run would read the results as rows; "
+                "choose another prefix",
             ),
             (
                 "!self.output.merge || self.method.type != 'Full'",

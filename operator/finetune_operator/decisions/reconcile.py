@@ -138,7 +138,10 @@ def _training(world: World, attempt: RunStanding, run: Run | None = None) -> Out
     started = run.pod.started if run and run.pod else None
     if own_words.holds_since(world.status, ConditionType.EVALUATED, started):
         return Outlook(
-            State.RUNNING, "Publishing", "The adapter and the report are being written to spec.output.uri.", Stage.PUBLISHING
+            State.RUNNING,
+            "Publishing",
+            "The adapter and the report are being written to spec.output.uri.",
+            Stage.PUBLISHING,
         )
     if own_words.holds_since(world.status, ConditionType.TRAINED, started):
         return Outlook(

@@ -41,7 +41,7 @@ def test_more_memory_than_its_limit_is_said_so(tenant: Tenant, start: Callable[.
     status = tenant.end_of(job)
 
     assert status["attempts"][0]["reason"] == "HostOutOfMemory", message(status)
-    assert "compute.memory" in message(status)
+    assert "spec.compute.memory" in message(status)
 
 
 def test_a_pod_that_is_deleted_ends_the_job_with_a_reason(tenant: Tenant, start: Callable[..., Job]) -> None:

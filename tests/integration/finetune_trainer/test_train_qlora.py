@@ -87,7 +87,7 @@ def test_if_the_base_model_does_not_fit_in_bf16_it_is_measured_in_4_bits_and_the
     assert evaluation.base.loss == pytest.approx(four_bit_loss(bundle, prepared), rel=1e-4)
     assert evaluation.quantized
     assert evaluation.quantized.loss_change is None
-    why = f"in 4 bits, because the base model in bfloat16 needs about {needed}, and compute.memory is 1Gi."
+    why = f"in 4 bits, because the base model in bfloat16 needs about {needed}, and spec.compute.memory is 1Gi."
     assert f"measured {why}" in evaluation.quantized.message
     assert "the base model in 4 bits" in verdict
     said = [status["conditions"][-1]["message"] for status in applied(capsys.readouterr().out)]

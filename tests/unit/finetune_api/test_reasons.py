@@ -56,7 +56,7 @@ def test_a_message_is_the_finding_and_then_the_remedy_of_the_reason() -> None:
     [
         ("s3://m has no tokenizer.json: upload it.", " Then create the job again."),
         ("The index is damaged. Upload the model again.", " Then create the job again."),
-        ("it is quantized already; set model.uri to the original", ". Then create the job again."),
+        ("it is quantized already; set spec.model.uri to the original", ". Then create the job again."),
         ("The model was changed after preflight. Start a new job.", ""),
     ],
 )

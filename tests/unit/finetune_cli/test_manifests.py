@@ -8,7 +8,7 @@ from finetune_cli.main import main
 
 ROOT = Path(__file__).parents[3]
 FINE = [*sorted(ROOT.glob("tests/manifests/good/*.yaml")), *sorted(ROOT.glob("examples/**/*.yaml"))]
-ABOUT_URIS = ("must be s3://", "white space", "control character", "named . or ..", "output.uri must not")
+ABOUT_URIS = ("must be s3://", "white space", "control character", "named . or ..", "spec.output.uri must not")
 ABOUT_PLACES = ("reads files from", "or a folder above it", "is already used by")
 WRONG = [
     path
@@ -136,5 +136,5 @@ def test_uris_and_places_that_the_cluster_refuses_are_found_without_it(
 ) -> None:
     assert main(["validate", str(path)]) == 1
     said = capsys.readouterr().err
-    field = "spec." if "output.uri must not" not in path.read_text().splitlines()[0] else "spec.output.uri: "
+    field = "spec." if "spec.output.uri must not" not in path.read_text().splitlines()[0] else "spec.output.uri: "
     assert f": {field}" in said

@@ -163,7 +163,9 @@ def require_supported(config: dict[str, Any], uri: str) -> None:
     elif config["model_type"] == "xlstm":
         problem = "is of model_type xlstm, which cannot compute logits for selected positions only"
     elif config.get("quantization_config"):
-        problem = "is already quantized: set spec.model.uri to the original weights, which spec.method.type QLoRA quantizes"
+        problem = (
+            "is already quantized: set spec.model.uri to the original weights, which spec.method.type QLoRA quantizes"
+        )
     else:
         return
     raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri} {problem}.")
@@ -190,8 +192,8 @@ def require_modules(lora: Lora, model: BaseModel) -> None:
     if (refused := sorted({*targets} & {*NO_ADAPTER})) and model.model_type in MAMBAS:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"spec.method.lora.targetModules: an adapter on {refused[0]} has no effect, because {model.model_type} reads "
-            f"the weights without calling the layer. Remove {refused[0]}, or set all-linear, which excludes it.",
+            f"spec.method.lora.targetModules: an adapter on {refused[0]} has no effect, because {model.model_type} "
+            f"reads the weights without calling the layer. Remove {refused[0]}, or set all-linear, which excludes it.",
         )
     _require(lora.modules_to_save or [], {name.rpartition(".")[0] for name in model.sizes}, "modulesToSave")
 
@@ -201,8 +203,8 @@ def require_quantizable(model: BaseModel) -> None:
     if model.model_type in NO_FOUR_BIT:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"spec.method.type: QLoRA cannot quantize the layers of {model.model_type} to 4 bits. Set spec.method.type to LoRA "
-            "and use a larger GPU, or choose another model.",
+            f"spec.method.type: QLoRA cannot quantize the layers of {model.model_type} to 4 bits. Set spec.method.type "
+            "to LoRA and use a larger GPU, or choose another model.",
         )
 
 

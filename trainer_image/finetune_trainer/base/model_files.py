@@ -158,8 +158,8 @@ def _instead(files: Files, uri: str) -> str:
         return ": the folder is empty or does not exist"
     if ADAPTER_CONFIG in files:
         return (
-            ", but an adapter: set spec.model.uri to its base model, and set spec.method.lora.from to this folder to continue "
-            "training the adapter"
+            ", but an adapter: set spec.model.uri to its base model, and set spec.method.lora.from to this folder to "
+            "continue training the adapter"
         )
     folders = [path.removesuffix(f"/{CONFIG}") for path in sorted(files) if path.endswith(f"/{CONFIG}")]
     if folders:

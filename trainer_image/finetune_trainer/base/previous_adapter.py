@@ -117,8 +117,8 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
         if shape is None or len(down) != 2 or len(up) != 2 or sorted((up[0], down[1])) != sorted(shape):
             problem = "does not have" if shape is None else f"has with the shape {' x '.join(map(str, shape))}"
             raise _misfit(
-                f"the adapter in {uri} has a matrix for {layer}, which the base model {problem}: set spec.model.uri to the "
-                "model that the adapter was trained on"
+                f"the adapter in {uri} has a matrix for {layer}, which the base model {problem}: set spec.model.uri to "
+                "the model that the adapter was trained on"
             )
     wanted = lora.target_modules
     chosen = {name for name in wanted if any(f".{layer}".endswith(f".{name}") for layer in layers)}
@@ -126,7 +126,8 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
     if wanted != ["all-linear"] and (others or len(chosen) < len(wanted)):
         names = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers})[:12])
         raise _misfit(
-            f"the adapter in {uri} is for the layers {names}: set spec.method.lora.targetModules to these, or to all-linear"
+            f"the adapter in {uri} is for the layers {names}: set spec.method.lora.targetModules to these, or to "
+            "all-linear"
         )
 
 

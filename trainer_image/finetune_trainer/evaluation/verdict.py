@@ -90,8 +90,8 @@ def unended(answers: Sequence[Answer], longest: int, untrained: bool) -> str:
     every = f" No answer of the tuned model ended: all {len(answers):,} were cut at {longest:,} tokens"
     if untrained:
         return (
-            f"{every}, because the base model was never trained to end an answer. Set spec.method.lora.modulesToSave as "
-            "status.preflight.advice says, or choose another base model."
+            f"{every}, because the base model was never trained to end an answer. Set spec.method.lora.modulesToSave "
+            "as status.preflight.advice says, or choose another base model."
         )
     return (
         f"{every}. Raise spec.evaluation.generation.maxNewTokens if answers must be longer. Otherwise train longer, or "

@@ -71,8 +71,8 @@ def require_metric(wish: RegressionSet, rows: Sequence[Example]) -> None:
     if why:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"spec.evaluation.regression {wish.name} cannot use the metric {wish.metric}, because {why}. Choose another "
-            "metric.",
+            f"spec.evaluation.regression {wish.name} cannot use the metric {wish.metric}, because {why}. Choose "
+            "another metric.",
         )
 
 

@@ -104,10 +104,10 @@ def _leaks(facts: Facts) -> str | None:
         return None
     places = f" ({'; '.join(facts.leaks)})" if facts.leaks else ""
     return (
-        f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} also occur in spec.dataset.train with the same or nearly "
-        f"the same answer{places}. Scores on these rows are inflated, so the verdict uses only the other test rows. "
-        "Remove each of these rows from spec.dataset.train or from the test rows. Or set spec.dataset.deduplicate.near to Drop, "
-        "which removes near-duplicates."
+        f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} also occur in spec.dataset.train with the same or "
+        f"nearly the same answer{places}. Scores on these rows are inflated, so the verdict uses only the other test "
+        "rows. Remove each of these rows from spec.dataset.train or from the test rows. Or set "
+        "spec.dataset.deduplicate.near to Drop, which removes near-duplicates."
     )
 
 
@@ -229,8 +229,9 @@ def _learning_rate(facts: Facts) -> str | None:
         return None
     side, risk = ("above", "diverge or forget earlier skills") if rate > usual else ("below", "learn little")
     return (
-        f"spec.training.learningRate {rate:g} is {max(rate / usual, usual / rate):,.0f} times {side} the default {usual:g} "
-        f"for this method and model. The run may {risk}. Remove spec.training.learningRate to use the default."
+        f"spec.training.learningRate {rate:g} is {max(rate / usual, usual / rate):,.0f} times {side} the default "
+        f"{usual:g} for this method and model. The run may {risk}. Remove spec.training.learningRate to use the "
+        "default."
     )
 
 
@@ -241,7 +242,8 @@ def _passes(facts: Facts) -> str | None:
         return None
     return (
         f"The run uses each training row {passes:.0f} times. With {facts.train_rows:,} rows, more than {allowed} "
-        "epochs mostly make the model memorise the rows. Lower spec.training.epochs, or set spec.training.earlyStopping."
+        "epochs mostly make the model memorise the rows. Lower spec.training.epochs, or set "
+        "spec.training.earlyStopping."
     )
 
 

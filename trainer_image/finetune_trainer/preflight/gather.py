@@ -103,8 +103,8 @@ def _require_all_learned(format: PromptFormat, readings: Readings) -> None:
         flags = " and ".join(readings.rows_with(Reading.NOT_LEARNED))
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"spec.training.lossOn is All, which trains on every token, but {turns:,} answers are excluded from training by "
-            f"{flags}. Set spec.training.lossOn to Completion, or remove {flags} from the rows.",
+            f"spec.training.lossOn is All, which trains on every token, but {turns:,} answers are excluded from "
+            f"training by {flags}. Set spec.training.lossOn to Completion, or remove {flags} from the rows.",
         )
 
 

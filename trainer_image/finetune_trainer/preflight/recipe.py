@@ -168,8 +168,8 @@ def check_output(bundle: Bundle, storage: JobStorage) -> None:
     if not first or second:
         raise TrainerFailure(
             FailureReason.OUTPUT_NOT_WRITABLE,
-            f"The storage of spec.output.uri {bundle.spec.output.uri} does not support conditional writes (If-None-Match). "
-            "Two jobs could overwrite each other's results.",
+            f"The storage of spec.output.uri {bundle.spec.output.uri} does not support conditional writes "
+            "(If-None-Match). Two jobs could overwrite each other's results.",
         )
 
 

@@ -45,8 +45,8 @@ class Cleaner:
         except KeyError as unknown:
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID,
-                f"spec.dataset.clean.phoneRegions: {unknown.args[0]} is not a supported country. Use ISO 3166-1 codes, for "
-                "example DE.",
+                f"spec.dataset.clean.phoneRegions: {unknown.args[0]} is not a supported country. Use ISO 3166-1 codes, "
+                "for example DE.",
             ) from unknown
         self._masks = {f"mask[{kind}]": _mask(find, MARKS[kind]) for kind, find in self._finders.items()}
         self._steps = _text_steps(wish) | self._masks

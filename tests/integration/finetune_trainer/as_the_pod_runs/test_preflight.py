@@ -68,7 +68,7 @@ def test_a_row_that_is_too_long_ends_the_job_where_that_is_asked(checked: RunCas
     assert ended.code == FAILURES[FailureReason.DATASET_INVALID].exit_code
     assert ended.message.reason is FailureReason.DATASET_INVALID
     assert "/data/sums.jsonl line 1 has" in ended.message.message
-    assert "training.maxSequenceLength is 16" in ended.message.message
+    assert "spec.training.maxSequenceLength is 16" in ended.message.message
     assert "Traceback" not in ended.log
 
 

@@ -219,7 +219,7 @@ def test_weights_in_another_layout_are_named_with_the_remedy(
     [
         (
             ["adapter_config.json", "adapter_model.safetensors"],
-            "set model.uri to its base model, and set method.lora.from to this folder",
+            "set spec.model.uri to its base model, and set spec.method.lora.from to this folder",
         ),
         (["checkpoint-500/config.json"], "but there is one in"),
         (["params.json", "consolidated.00.pth"], "use the model in Transformers' layout"),

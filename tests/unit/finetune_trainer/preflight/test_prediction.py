@@ -146,12 +146,12 @@ def test_the_setup_uses_the_settings_that_decide_memory() -> None:
             LORA,
             "24Gi",
             {"gradientCheckpointing": "Disabled"},
-            "With training.gradientCheckpointing Auto, the job would need 2",
+            "With spec.training.gradientCheckpointing Auto, the job would need 2",
         ),
-        (LORA, "16Gi", {}, "With method.type QLoRA, the job would need 1"),
-        (FULL, "120Gi", {}, "With training.optimizer PagedAdamW8bit, the job would need 9"),
-        (FULL, "40Gi", {}, "With method.type LoRA, the job would need 2"),
-        (QLORA, "9Gi", {}, "With method.type QLoRA and training.maxSequenceLength 1,000, the job would need"),
+        (LORA, "16Gi", {}, "With spec.method.type QLoRA, the job would need 1"),
+        (FULL, "120Gi", {}, "With spec.training.optimizer PagedAdamW8bit, the job would need 9"),
+        (FULL, "40Gi", {}, "With spec.method.type LoRA, the job would need 2"),
+        (QLORA, "9Gi", {}, "With spec.method.type QLoRA and spec.training.maxSequenceLength 1,000, the job would need"),
         (LORA, "4Gi", {}, "No method would fit. Choose a smaller model."),
     ],
 )
@@ -175,8 +175,12 @@ def test_a_job_that_does_not_fit_gets_a_change_that_fits(
 @pytest.mark.parametrize(
     ("method", "memory", "instead"),
     [
-        (QLORA, "16Gi", "output.merge needs the model in bfloat16. Without output.merge, the job would need 1"),
-        (LORA, "16Gi", "With method.type QLoRA and without output.merge, the job would need 1"),
+        (
+            QLORA,
+            "16Gi",
+            "spec.output.merge needs the model in bfloat16. Without spec.output.merge, the job would need 1",
+        ),
+        (LORA, "16Gi", "With spec.method.type QLoRA and without spec.output.merge, the job would need 1"),
     ],
 )
 def test_merging_wants_a_gpu_that_holds_the_model_in_bfloat16(method: MethodType, memory: str, instead: str) -> None:

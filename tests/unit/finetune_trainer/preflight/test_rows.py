@@ -46,8 +46,8 @@ def test_loss_on_all_refuses_answers_excluded_from_training(make_bundle: MakeBun
     found = failure(bundle)
     assert found.reason is FailureReason.SPEC_INVALID
     assert found.message == (
-        "training.lossOn is All, which trains on every token, but 40 answers are excluded from training by weight. Set "
-        "training.lossOn to Completion, or remove weight from the rows."
+        "spec.training.lossOn is All, which trains on every token, but 40 answers are excluded from training by "
+        "weight. Set spec.training.lossOn to Completion, or remove weight from the rows."
     )
 
 
@@ -60,7 +60,7 @@ def test_numbers_reasoning_and_unused_columns_are_reported_once(make_bundle: Mak
     assert "completion contains numbers in 40 of 40 rows" in said["ValuesReadAsText"]
     assert "reasoning contains reasoning in 40 of 40 rows" in said["ThoughtsLearned"]
     assert (
-        "the column details of dataset.train[0] (40 of 40 rows; set columns: {instruction: prompt"
+        "the column details of spec.dataset.train[0] (40 of 40 rows; set columns: {instruction: prompt"
         in said["ColumnUnused"]
     )
 

@@ -37,7 +37,7 @@ def read(tmp_path: Path) -> Read:
         (tmp_path / name).write_bytes(b"\n".join(texts))
         findings = Findings()
         found = Source.model_validate({"uri": str(tmp_path / (uri or name)), **source})
-        rows = list(read_rows(open_storage(BUNDLE), [found], "dataset.train", findings, Readings()))
+        rows = list(read_rows(open_storage(BUNDLE), [found], "spec.dataset.train", findings, Readings()))
         return rows, findings
 
     return write_and_read
@@ -168,7 +168,7 @@ def test_columns_are_mapped_and_tell_the_format(read: Read) -> None:
 
 
 def test_columns_of_two_formats_are_refused(read: Read) -> None:
-    with pytest.raises(TrainerFailure, match=r"dataset.train\[0\].columns maps .* \(Messages and Instr") as caught:
+    with pytest.raises(TrainerFailure, match=r"spec.dataset.train\[0\].columns maps .* \(Messages and Instr") as caught:
         read([{"a": "1", "b": "2"}], columns={"messages": "a", "output": "b"})
     assert caught.value.reason is FailureReason.SPEC_INVALID
 
@@ -201,7 +201,7 @@ def test_sources_with_wildcards_are_read_file_by_file_in_order(read: Read, tmp_p
 
 
 def test_a_wildcard_that_matches_no_file_is_named(read: Read) -> None:
-    with pytest.raises(TrainerFailure, match=r"dataset.train\[0\].uri: no file matches .*none-\*.jsonl") as caught:
+    with pytest.raises(TrainerFailure, match=r"spec.dataset.train\[0\].uri: no file matches .*none-\*.jsonl") as caught:
         read([], uri="none-*.jsonl")
     assert caught.value.reason is FailureReason.DATASET_NOT_FOUND
 
@@ -366,7 +366,9 @@ def test_whatever_stands_in_a_file_ends_in_rows_or_a_typed_failure(
     path.write_bytes(b"\n".join(lines))
     findings = Findings()
     try:
-        rows = list(read_rows(open_storage(BUNDLE), [Source(uri=str(path))], "dataset.train", findings, Readings()))
+        rows = list(
+            read_rows(open_storage(BUNDLE), [Source(uri=str(path))], "spec.dataset.train", findings, Readings())
+        )
     except TrainerFailure:  # columns that fit no format
         return
     assert len(rows) + findings.invalid == findings.rows
