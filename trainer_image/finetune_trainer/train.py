@@ -242,7 +242,7 @@ def take_steps(
             if stop_requested():
                 done = f"step {step.number:,} of {progress.total_steps:,}"
                 finding = f"The pod received SIGTERM and stopped after {done}."
-                raise TrainerFailure(FailureReason.PREEMPTED, finding, step.number)
+                raise TrainerFailure(FailureReason.PREEMPTED, finding, step=step.number)
             if validation.over:
                 break
         validation.finish(model)

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from finetune_api import names
-from finetune_api.reasons import FailureReason, finding_of, sentence
+from finetune_api.reasons import FailureReason, finding_of, sentence, with_remedy
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import Attempt, ConditionType, Stage, State
@@ -35,10 +35,10 @@ def reconcile(world: World, now: datetime) -> Plan:
 
     obstacle = admission.obstacle(world, now)
     if obstacle is not None and obstacle.final:
-        return _fail(world, FailureReason.SPEC_INVALID, obstacle.message, now)
+        found = with_remedy(obstacle.finding, obstacle.remedy) if obstacle.remedy else obstacle.finding
+        return _fail(world, FailureReason.SPEC_INVALID, found, now)
     if obstacle is not None or world.spec is None or world.profile is None:
-        message = obstacle.message if obstacle else ""
-        outlook = Outlook(State.PENDING, "WaitingForDependency", message)
+        outlook = Outlook(State.PENDING, "WaitingForDependency", obstacle.while_waiting if obstacle else "")
         return _proceed(world, outlook, now, requeue_after=admission.LOOK_AGAIN)
 
     preflight = _preflight(world, now)

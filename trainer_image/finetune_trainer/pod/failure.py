@@ -4,24 +4,28 @@ import errno
 import traceback
 from pathlib import Path
 
-from finetune_api.reasons import FailureReason, sentence
+from finetune_api.reasons import FailureReason, sentence, with_remedy
 
 _PACKAGE = Path(__file__).parents[1]
 
 
 class TrainerFailure(Exception):  # noqa: N818 - the API calls these failures
-    """A failure with a remedy: a reason of the API, and a message that names what was found and where.
+    """A failure: a reason of the API, and a message that names what was found and where.
 
-    The message is written to the job's status. It may name files, lines, fields and columns, but never the content of a
-    row."""
+    `remedy`: what to do about this finding, if that is more exact than the remedy of the reason. `step`: the optimizer
+    step of the failure. The message is written to the job's status. It may name files, lines, fields and columns, but
+    never the content of a row."""
 
-    def __init__(self, reason: FailureReason, message: str, step: int | None = None) -> None:
-        super().__init__(message)
-        self.reason, self.message, self.step = reason, message, step
+    def __init__(
+        self, reason: FailureReason, finding: str, remedy: str | None = None, *, step: int | None = None
+    ) -> None:
+        self.message = with_remedy(finding, remedy) if remedy else finding
+        super().__init__(self.message)
+        self.reason, self.step = reason, step
 
     @property
     def for_the_status(self) -> str:
-        """The message for the condition that the pod writes: the finding and its remedy. A pod that received SIGTERM
+        """The message for the condition that the pod writes: the finding and a remedy. A pod that received SIGTERM
         writes no remedy, because only the operator knows if its Job is suspended and will resume."""
         return self.message if self.reason is FailureReason.PREEMPTED else sentence(self.reason, self.message)
 

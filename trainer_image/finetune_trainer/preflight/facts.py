@@ -98,8 +98,8 @@ def _passes(spec: FineTuneJobSpec, train: Rows, resolved: Resolved) -> dict[str,
         if not rows:
             raise TrainerFailure(
                 FailureReason.DATASET_INVALID,
-                f"spec.dataset.train[{index}] has a weight but no usable training row: {sources[index].uri[:500]}. "
-                "Remove this source, or see status.preflight for the reason why its rows are not used.",
+                f"spec.dataset.train[{index}] has a weight but no usable training row: {sources[index].uri[:500]}.",
+                "Remove this source, or correct its rows. status.preflight.findings says why they are not used.",
             )
     epochs = resolved.total_steps * spec.training.global_batch_size / len(train)
     taken = zip(mixture.rows_per_epoch, mixture.sizes, strict=True)

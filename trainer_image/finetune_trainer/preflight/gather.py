@@ -104,7 +104,8 @@ def _require_all_learned(format: PromptFormat, readings: Readings) -> None:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
             f"spec.training.lossOn is All, which trains on every token, but {turns:,} answers are excluded from "
-            f"training by {flags}. Set spec.training.lossOn to Completion, or remove {flags} from the rows.",
+            f"training by {flags}.",
+            f"Set spec.training.lossOn to Completion, or remove {flags} from the rows.",
         )
 
 
@@ -147,9 +148,17 @@ def _empty(dataset: Dataset, split: Side, lost: Counter[str], cleaner: Cleaner) 
     rows, invalid, emptied = lost["rows"], lost["invalid"], lost["emptied"]
     alike = rows - invalid - emptied
     if not invalid and not emptied:
-        empty = f"spec.dataset.{split} contains no row"
-        message = f"Every row of spec.dataset.{split} is also in {before}" if before and rows else empty
-        return TrainerFailure(FailureReason.DATASET_INVALID, f"{message}: {where}.")
+        if before and rows:
+            return TrainerFailure(
+                FailureReason.DATASET_INVALID,
+                f"Every row of spec.dataset.{split} is also in {before}: {where}.",
+                "Remove the rows from one of them, or use other files.",
+            )
+        return TrainerFailure(
+            FailureReason.DATASET_INVALID,
+            f"spec.dataset.{split} contains no row: {where}.",
+            f"Add rows to the files, or correct spec.dataset.{split}.",
+        )
     steps = ", ".join(f"spec.dataset.clean.{step}" for step, changed in cleaner.cleaned.steps.items() if changed)
     causes = {
         f"{invalid:,} invalid (see status.preflight.findings)": invalid,

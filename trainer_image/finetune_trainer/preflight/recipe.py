@@ -152,7 +152,7 @@ def check_places(spec: FineTuneJobSpec) -> None:
         if wrong:
             raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field}: {uri} {wrong}.")
     if conflict := next(conflicts(spec, str(Path.cwd())), None):
-        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.message}")
+        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.finding}", conflict.remedy)
 
 
 def check_output(bundle: Bundle, storage: JobStorage) -> None:
@@ -170,6 +170,7 @@ def check_output(bundle: Bundle, storage: JobStorage) -> None:
             FailureReason.OUTPUT_NOT_WRITABLE,
             f"The storage of spec.output.uri {bundle.spec.output.uri} does not support conditional writes "
             "(If-None-Match). Two jobs could overwrite each other's results.",
+            "Set spec.output.uri to a bucket of a storage that supports them.",
         )
 
 
@@ -208,7 +209,8 @@ def _within(
         raise TrainerFailure(
             FailureReason.DATASET_INVALID,
             f"{place_of(first.place)} has {len(first.input_ids):,} tokens{more}. {found}"
-            f"{'' if len(kept) else ' No row is left.'} {ways[0].upper()}{ways[1:]}.",
+            f"{'' if len(kept) else ' No row is left.'}",
+            f"{ways[0].upper()}{ways[1:]}.",
         )
     return kept
 

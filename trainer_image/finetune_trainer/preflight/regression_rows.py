@@ -68,8 +68,11 @@ def _within(limit: int, store: RowStore, keys: NDArray[np.uint64], number: int, 
     mine, short = store.column("mixture") == number, store.column("tokens") <= limit
     rows, field = np.flatnonzero(mine & short), f"spec.evaluation.regression[{number}] ({wish.name})"
     if not len(rows):
-        where = f"{field} contains no row with at most {limit:,} tokens"
-        raise TrainerFailure(FailureReason.DATASET_INVALID, f"{where}: {wish.uri}.")
+        raise TrainerFailure(
+            FailureReason.DATASET_INVALID,
+            f"{field} contains no row with at most {limit:,} tokens: {wish.uri}.",
+            "Shorten the rows, or remove this regression set.",
+        )
     if long := int(np.sum(mine & ~short)):
         print(
             f"{field}: {long:,} of {long + len(rows):,} rows are longer than {limit:,} tokens and are left out.",

@@ -32,7 +32,8 @@ def sequence_limit(training: Training, longest: int, context: int | None) -> int
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
             f"spec.training.maxSequenceLength is {training.max_sequence_length}, but the model's context length is "
-            f"{context} tokens. Set spec.training.maxSequenceLength to {context} or less.",
+            f"{context} tokens.",
+            f"Set spec.training.maxSequenceLength to {context} or less.",
         )
     return training.max_sequence_length
 
@@ -91,8 +92,9 @@ def require_validation(training: Training, rows: int) -> None:
     if asked and not rows:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"spec.training.{asked[0]} needs validation rows, but there are none. Set spec.dataset.validation, or set "
-            "spec.dataset.split.validation to the share of spec.dataset.train to hold out.",
+            f"spec.training.{asked[0]} needs validation rows, but there are none.",
+            "Set spec.dataset.validation, or set spec.dataset.split.validation to the share of spec.dataset.train to "
+            "hold out.",
         )
 
 

@@ -96,7 +96,7 @@ def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator
             raise failure from error
         place = join(bundle.spec.output.uri, folder.name)
         kept = f"{failure.message.rstrip('.')}. The tuned weights were saved to {place}."
-        raise TrainerFailure(failure.reason, kept, failure.step) from error
+        raise TrainerFailure(failure.reason, kept, step=failure.step) from error
 
 
 def upload(storage: JobStorage, files: Sequence[Path], staging: Path, bundle: Bundle) -> None:
