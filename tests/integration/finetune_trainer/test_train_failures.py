@@ -37,7 +37,7 @@ def _failure(bundle: Bundle) -> FailureReason:
     condition = writer.intent.conditions[-1] if writer.intent.conditions else None
     assert condition
     assert (condition.type, condition.status, condition.reason) == ("Trained", "False", caught.value.reason)
-    assert condition.message == sentence(caught.value.reason, caught.value.message)
+    assert condition.message == sentence(caught.value.reason, caught.value.for_the_operator)
     return caught.value.reason
 
 

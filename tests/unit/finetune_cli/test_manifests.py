@@ -63,7 +63,7 @@ def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
         ),
         (
             ("- uri: s3://data/rows.jsonl", "- uri: s3://data/rows.jsonl\n      - uri: s3://data/rows.jsonl"),
-            "job.yaml:9: spec.dataset.train[1]: s3://data/rows.jsonl is already used by spec.dataset.train[0]: remove",
+            "job.yaml:9: spec.dataset.train[1]: s3://data/rows.jsonl is already used by spec.dataset.train[0]. Remove",
         ),
         *(
             (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.reasons import AGAIN, FailureReason
+from finetune_api.reasons import FailureReason
 from finetune_trainer.base.model_files import copy_files, fetch_settings
 from finetune_trainer.copies.clusters import Clusters
 from finetune_trainer.pod.failure import TrainerFailure
@@ -54,8 +54,8 @@ class SentenceModel:
         try:
             files = fetch_settings(storage, uri, scratch, is_pooling_file)
         except TrainerFailure as failure:
-            finding = f"{FIELD}: {failure.message}"
-            raise TrainerFailure(failure.reason, finding, None if AGAIN in finding else CORRECT_URI) from failure
+            finding, remedy = f"{FIELD}: {failure.finding}", failure.remedy or CORRECT_URI
+            raise TrainerFailure(failure.reason, finding, remedy) from failure
         copy_files(storage, uri, files, scratch)
         from transformers import AutoModel, AutoTokenizer
 

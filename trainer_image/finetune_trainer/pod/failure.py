@@ -19,15 +19,24 @@ class TrainerFailure(Exception):  # noqa: N818 - the API calls these failures
     def __init__(
         self, reason: FailureReason, finding: str, remedy: str | None = None, *, step: int | None = None
     ) -> None:
-        self.message = with_remedy(finding, remedy) if remedy else finding
-        super().__init__(self.message)
-        self.reason, self.step = reason, step
+        super().__init__(f"{finding} {remedy}" if remedy else finding)
+        self.reason, self.finding, self.remedy, self.step = reason, finding, remedy, step
+
+    @property
+    def message(self) -> str:
+        """The finding, and its own remedy if it has one."""
+        return str(self)
+
+    @property
+    def for_the_operator(self) -> str:
+        """The finding, from which `finetune_api.reasons.sentence` makes the message that a tenant reads."""
+        return with_remedy(self.finding, self.remedy) if self.remedy else self.finding
 
     @property
     def for_the_status(self) -> str:
         """The message for the condition that the pod writes: the finding and a remedy. A pod that received SIGTERM
         writes no remedy, because only the operator knows if its Job is suspended and will resume."""
-        return self.message if self.reason is FailureReason.PREEMPTED else sentence(self.reason, self.message)
+        return self.finding if self.reason is FailureReason.PREEMPTED else sentence(self.reason, self.for_the_operator)
 
 
 class Superseded(Exception):  # noqa: N818 - not an error

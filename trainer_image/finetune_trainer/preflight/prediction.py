@@ -191,7 +191,7 @@ def alternative(shape: ModelShape, least: Setup, longest: Load, available: float
         load = Load(tokens, min(tokens, longest.labels), int(longest.answering * share))
         if plan := first_fit(shape, [setup], [load], available):
             alone = setup.method == "QLoRA" and merging > available
-            what = f"{text}{' and without output.merge' * alone}"
+            what = f"{text}{' and without spec.output.merge' * alone}"
             return f"With {what}, the job would need {gibibytes(plan.memory.total)}."
     return "No method would fit. Choose a smaller model."
 

@@ -108,7 +108,9 @@ def test_a_model_that_was_changed_after_preflight_is_not_trained(
 ) -> None:
     found = inspect(make_bundle, model)
     change(model / "config.json")
-    with pytest.raises(TrainerFailure, match=f"config.json had .* {said}.*changed after preflight") as caught:
+    with pytest.raises(
+        TrainerFailure, match=f"config.json had .* {said}.* Leave the model's files unchanged"
+    ) as caught:
         copy_files(open_storage(make_bundle(model={"uri": str(model)})), str(model), found.files, tmp_path / "train")
     assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
 
@@ -187,21 +189,21 @@ def test_shards_of_two_saves_are_refused(make_bundle: MakeBundle, model: Path) -
     [
         (
             ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"],
-            "The folder has the shards (model-00001-of-00003.safetensors and 1 more, only 2 of 3), but their index "
-            f"{INDEX} is missing. Upload the index from the source of the model, or create it",
+            "only shards (model-00001-of-00003.safetensors and 1 more, only 2 of 3) without their index "
+            f"{INDEX}. Upload the index from the source of the model, or create it",
         ),
-        (["model-00001-of-00001.safetensors", "consolidated.safetensors"], "The folder has the shards (model-00001-of"),
-        (["consolidated.safetensors"], "only consolidated.safetensors, which has Mistral's layout"),
+        (["model-00001-of-00001.safetensors", "consolidated.safetensors"], "only shards (model-00001-of"),
+        (["consolidated.safetensors"], "only consolidated.safetensors, which has the layout of Mistral"),
         (["consolidated-00001-of-00002.safetensors"], "convert_mistral_weights_to_hf.py"),
-        (["model.fp16.safetensors"], "only model.fp16.safetensors: if that is the whole model, rename it to model.s"),
+        (["model.fp16.safetensors"], "only model.fp16.safetensors. If that file is the whole model, rename it"),
         (
             ["adapter_config.json", "adapter_model.safetensors"],
-            "only the weights of an adapter: upload the base model's",
+            "only the weights of an adapter. Upload the base model's",
         ),
-        (["checkpoint-9/model.safetensors"], "/model/checkpoint-9: use that folder"),
-        (["optimizer.pt", "training_args.bin", "pytorch_model.bin"], "only pytorch_model.bin: convert it with save_p"),
+        (["checkpoint-9/model.safetensors"], "but in a folder below. Use the folder "),
+        (["optimizer.pt", "training_args.bin", "pytorch_model.bin"], "only pytorch_model.bin. Load the model with Tra"),
         (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], "only pytorch_model-00001-of-00002.bin"),
-        (["model-Q4_K_M.gguf"], "only model-Q4_K_M.gguf: convert it"),
+        (["model-Q4_K_M.gguf"], "only model-Q4_K_M.gguf. Load the"),
     ],
 )
 def test_weights_in_another_layout_are_named_with_the_remedy(
@@ -219,10 +221,10 @@ def test_weights_in_another_layout_are_named_with_the_remedy(
     [
         (
             ["adapter_config.json", "adapter_model.safetensors"],
-            "set spec.model.uri to its base model, and set spec.method.lora.from to this folder",
+            "Set spec.model.uri to the adapter's base model. To continue training the adapter, set",
         ),
-        (["checkpoint-500/config.json"], "but there is one in"),
-        (["params.json", "consolidated.00.pth"], "use the model in Transformers' layout"),
+        (["checkpoint-500/config.json"], "but in a folder below. Use the folder"),
+        (["params.json", "consolidated.00.pth"], "Use the model in the layout of Transformers"),
         ([], "the folder is empty or does not exist"),
     ],
 )

@@ -55,15 +55,15 @@ def test_an_adapter_of_the_same_settings_and_base_is_fine(make_bundle: MakeBundl
 @pytest.mark.parametrize(
     ("lora", "said"),
     [
-        ({"r": 8}, "has r 16: set spec.method.lora.r to this value"),
-        ({"alpha": 16}, "has alpha 32: set spec.method.lora.alpha"),
+        ({"r": 8}, "has r 16. Set spec.method.lora.r to 16."),
+        ({"alpha": 16}, "has alpha 32. Set spec.method.lora.alpha"),
         ({"useRslora": True}, "has useRslora false"),
         ({"useDora": True}, "has useDora false"),
-        ({"bias": "LoraOnly"}, 'has bias "None": set spec.method.lora.bias'),
+        ({"bias": "LoraOnly"}, 'has bias "None". Set spec.method.lora.bias'),
         ({"modulesToSave": ["lm_head"]}, "has modulesToSave []"),
         (
             {"targetModules": ["q_proj"]},
-            "is for the layers down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj: set",
+            "is for the layers down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj. Set",
         ),
     ],
 )
@@ -132,7 +132,7 @@ def test_every_setting_can_be_continued_with(make_bundle: MakeBundle, tiny_model
 def test_fewer_modules_than_named_are_refused(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_model_dir, tmp_path / "adapter", targetModules=["q_proj"])
     _, message = refused(make_bundle, adapter, targetModules=["q_proj", "v_proj"])
-    assert "is for the layers q_proj: set spec.method.lora.targetModules" in message
+    assert "is for the layers q_proj. Set spec.method.lora.targetModules" in message
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,10 @@ def test_where_there_is_no_adapter_it_says_what_is_missing(
 ) -> None:
     assert refused(make_bundle, tmp_path / "nowhere") == (
         FailureReason.MODEL_NOT_FOUND,
-        f"spec.method.lora.from: there is no adapter_config.json in {tmp_path / 'nowhere'}.",
+        f"spec.method.lora.from: there is no adapter_config.json in {tmp_path / 'nowhere'}. "
+        "Correct spec.method.lora.from, or upload the adapter to that folder.",
     )
-    assert "but a whole model: set spec.model.uri to this folder" in refused(make_bundle, tiny_model_dir)[1]
+    assert "but a whole model. Set spec.model.uri to this folder" in refused(make_bundle, tiny_model_dir)[1]
 
 
 @pytest.mark.parametrize(

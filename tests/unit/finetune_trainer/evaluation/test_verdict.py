@@ -245,7 +245,7 @@ def test_answers_that_never_end_are_reported_with_the_remedy() -> None:
     cut, whole = Answer("and on", truncated=True, matches=False), Answer("done", truncated=False, matches=True)
     assert unended([], 96, untrained=True) == unended([cut, whole], 96, untrained=True) == ""
     said = unended([cut] * 50, 96, untrained=False)
-    assert said.startswith(" No answer of the tuned model ended: all 50 were cut at 96 tokens. Raise evaluation.")
+    assert said.startswith(" No answer of the tuned model ended: all 50 were cut at 96 tokens. Raise spec.evaluation.")
     assert "never trained to end an answer. Set spec.method.lora.modulesToSave" in unended(
         [cut] * 50, 96, untrained=True
     )

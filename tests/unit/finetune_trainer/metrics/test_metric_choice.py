@@ -112,7 +112,8 @@ def test_a_metric_these_answers_cannot_have_is_refused(metric: MetricName, answe
         ),
         (
             {"metric": "Loss"},
-            "Loss is not measured with few-shot prompts. Set minGainOver.base, or choose another metric.",
+            "Loss is not measured with few-shot prompts. Set spec.evaluation.gates[0].minGainOver.base, or choose "
+            "another metric.",
         ),
     ],
 )

@@ -164,7 +164,7 @@ def test_a_job_that_does_not_fit_gets_a_change_that_fits(
     assert (found.alternative or "").startswith(instead), found.alternative
     with pytest.raises(TrainerFailure) as caught:
         require_fit([found], [gpu], resolved(method), SHAPE, DATA)
-    said = sentence(caught.value.reason, caught.value.message)
+    said = sentence(caught.value.reason, caught.value.for_the_operator)
     assert caught.value.reason is FailureReason.DOES_NOT_FIT
     assert said.startswith(
         f"The job needs about {found.memory} of GPU memory, but a10 has {memory}. The method is {method}, the model "

@@ -92,7 +92,7 @@ def test_another_seed_draws_other_rows() -> None:
 @pytest.mark.parametrize("keys", [[1], [1] * 50])
 def test_one_prompt_alone_cannot_be_split(keys: list[int]) -> None:
     said = r"in 1 group of .* pieces of one text\. .* and 1 held-out set need at least 2 groups\. Add rows, "
-    said += r"or set dataset\.test"
+    said += r"or set spec\.dataset\.test"
     with pytest.raises(TrainerFailure, match=said) as caught:
         held(keys, [1], 0)
     assert caught.value.reason is FailureReason.DATASET_INVALID

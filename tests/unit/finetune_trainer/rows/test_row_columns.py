@@ -183,7 +183,7 @@ def test_a_column_that_the_format_has_none_for_cannot_be_mapped(
     with pytest.raises(TrainerFailure) as caught:
         detect_format(row, source, "spec.dataset.train[0]", "t.jsonl line 1")
     assert caught.value.reason is FailureReason.SPEC_INVALID
-    said = f"spec.dataset.train[0].columns maps {name}, which the format {format} does not use: remove {name}."
+    said = f"spec.dataset.train[0].columns maps {name}, which the format {format} does not use. Remove {name}."
     assert caught.value.message == said
 
 
