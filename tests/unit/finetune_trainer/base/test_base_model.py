@@ -218,7 +218,8 @@ def test_weights_in_another_format_are_named_with_the_remedy(
 def test_an_adapter_is_no_base_model(make_bundle: MakeBundle, model: Path, tmp_path: Path) -> None:
     (model / "config.json").rename(model / "adapter_config.json")
     assert (
-        "but an adapter. Set spec.model.uri to the adapter's base model" in refused(make_bundle, model, tmp_path / "scratch")[1]
+        "but an adapter. Set spec.model.uri to the adapter's base "
+        "model" in refused(make_bundle, model, tmp_path / "scratch")[1]
     )
 
 
