@@ -158,13 +158,14 @@ class _Module:
         elif isinstance(node, ast.Name) and node.id in values:
             return self._options(values[node.id], {}, found, depth - 1, at)
         elif isinstance(node, ast.Name):
-            inner, depth = list(_assigned(node)), depth - 1
+            inner = [(value, at if place is None else place) for value, place in _assigned(node)]
+            depth -= 1
         elif isinstance(node, ast.Dict):
             inner = [(value, at) for value in node.values]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
             inner = [(node.func.value, at), *((default, at) for default in node.args[1:])]
         elif isinstance(node, ast.Call) and (function := self._functions.get(_called(node))):
-            returned = (each for each in ast.walk(function) if isinstance(each, ast.Return))
+            returned = [each for each in _in_order(function) if isinstance(each, ast.Return)]
             inner, depth = [(each.value, at) for each in returned], depth - 1
         texts = [text for each, at in inner for text in self._options(each, values, found, depth, at)]
         if isinstance(node, ast.Name):  # its name says more than that of its unknown value
@@ -178,7 +179,7 @@ def _assigned(name: ast.Name) -> Iterator[tuple[ast.expr, int | None]]:
     while not isinstance(scope, ast.Module):
         scope = scope.parent  # type: ignore[attr-defined]
         if isinstance(scope, Function | ast.Module):
-            statements = ast.walk(scope) if isinstance(scope, Function) else scope.body
+            statements = _in_order(scope) if isinstance(scope, Function) else scope.body
             for node in statements:
                 targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
                 for target in targets if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) else []:
@@ -186,6 +187,11 @@ def _assigned(name: ast.Name) -> Iterator[tuple[ast.expr, int | None]]:
                     for position, each in enumerate(names):
                         if isinstance(each, ast.Name) and each.id == name.id and node.value is not None:
                             yield node.value, position if isinstance(target, ast.Tuple) else None
+
+
+def _in_order(function: Function) -> list[ast.AST]:
+    """Return the nodes of a function in the order of their lines."""
+    return sorted(ast.walk(function), key=lambda node: getattr(node, "lineno", 0))
 
 
 def _only_call(function: Function) -> tuple[Function, ast.Call] | None:
