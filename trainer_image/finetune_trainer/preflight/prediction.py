@@ -35,8 +35,8 @@ from finetune_trainer.tokens.row_store import Example, lengths, prompt_lengths, 
 LIGHTER: dict[TrainedMethod, tuple[TrainedMethod, ...]] = {"Full": ("LoRA", "QLoRA"), "LoRA": ("QLoRA",), "QLoRA": ()}
 """For each method, the methods that need less memory. The method that needs the most memory is first."""
 NO_METHOD = "No method would fit."
-NOTHING_FITS = f"{NO_METHOD} Choose a smaller model."
-"""The alternative to a job that fits a GPU with no settings."""
+SMALLER = "Choose a smaller model, or use a FineTuneProfile with a larger GPU."
+"""The finding and the remedy for a job that fits a GPU with no settings."""
 SHORTER = (0.75, 0.5, 0.25)
 """Shares of the longest row that are tried when no other setting makes the job fit."""
 Lengths = NDArray[np.int64]
@@ -196,7 +196,7 @@ def alternative(shape: ModelShape, least: Setup, longest: Load, available: float
             alone = setup.method == "QLoRA" and merging > available
             what = f"{text}{' and without spec.output.merge' * alone}"
             return f"With {what}, the job would need {gibibytes(plan.memory.total)}."
-    return NOTHING_FITS
+    return f"{NO_METHOD} {SMALLER}"
 
 
 def require_fit(
@@ -206,14 +206,13 @@ def require_fit(
     if not found or any(estimate.fits is not False for estimate in found):
         return
     best, gpu = max(zip(found, gpus, strict=True), key=lambda pair: bytes_of(pair[1].memory or "0"))
-    smaller = "Choose a smaller model, or use a FineTuneProfile with a larger GPU."
-    fits_otherwise = best.alternative != NOTHING_FITS
+    fits_otherwise = not (best.alternative or "").startswith(NO_METHOD)
     raise TrainerFailure(
         FailureReason.DOES_NOT_FIT,
         f"The job needs about {best.memory} of GPU memory, but {gpu.name} has {gpu.memory}. The method is "
         f"{resolved.method}, the model has {shape.parameters / 1e9:.2g} billion parameters, and the longest row has "
         f"{data.longest:,} tokens. {best.alternative if fits_otherwise else NO_METHOD}",
-        None if fits_otherwise else smaller,
+        None if fits_otherwise else SMALLER,
     )
 
 

@@ -152,7 +152,7 @@ def test_the_setup_uses_the_settings_that_decide_memory() -> None:
         (FULL, "120Gi", {}, "With spec.training.optimizer PagedAdamW8bit, the job would need 9"),
         (FULL, "40Gi", {}, "With spec.method.type LoRA, the job would need 2"),
         (QLORA, "9Gi", {}, "With spec.method.type QLoRA and spec.training.maxSequenceLength 1,000, the job would need"),
-        (LORA, "4Gi", {}, "No method would fit. Choose a smaller model."),
+        (LORA, "4Gi", {}, "No method would fit. Choose a smaller model, or use a FineTuneProfile with a larger GPU."),
     ],
 )
 def test_a_job_that_does_not_fit_gets_a_change_that_fits(
