@@ -1,5 +1,5 @@
-"""Checks the results of the GPU with a small model: bf16 on the GPU is compared with fp32 on the CPU, and each optimized
-computation with the plain one."""
+"""Checks the results of the GPU with a small model: bf16 on the GPU is compared with fp32 on the CPU, and each
+optimized computation with the plain one."""
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -86,7 +86,7 @@ def small(device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> Pef
 
 
 def gradients(model: nn.Module) -> Tensor:
-    """Returns the gradients of all trained parameters as one vector in fp32 on the CPU, and removes them from the model."""
+    """Returns the gradients of all trained parameters as one vector in fp32 on the CPU. Removes them from the model."""
     found = [parameter.grad for parameter in trainable_parameters(model)]
     for parameter in trainable_parameters(model):
         parameter.grad = None
@@ -149,8 +149,8 @@ def _packing(bench: Bench) -> Iterator[Figure]:
 
 
 def _attention(bench: Bench) -> Iterator[Figure]:
-    """Compares the attention and its gradients, also with grouped queries and a window, with masked attention in fp32 on
-    the CPU."""
+    """Compares the attention and its gradients, also with grouped queries and a window, with masked attention in fp32
+    on the CPU."""
     for what, groups, window in (
         ("attention", HEADS, None),
         ("attention, grouped queries", GROUPS, None),

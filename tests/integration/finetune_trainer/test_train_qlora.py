@@ -22,7 +22,7 @@ from tests.integration.finetune_trainer.trainings import applied, prepare, run
 from tests.unit.finetune_trainer.conftest import MakeBundle
 
 
-def test_under_qlora_the_base_model_is_measured_as_it_would_be_served_one_model_at_a_time(
+def test_qlora_measures_the_base_model_in_bfloat16_with_one_model_in_memory_at_a_time(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[ReferenceType[PreTrainedModel]] = []
