@@ -29,7 +29,7 @@ def shuffled(found: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(("spoilt", "praised"), [(False, True), (True, False)])
-def test_the_verdict_is_better_for_a_learnable_task_and_unrelated_for_shuffled_answers(
+def test_the_verdict_praises_a_learnable_task_and_not_shuffled_answers(
     make_bundle: MakeBundle, spoilt: bool, praised: bool
 ) -> None:
     torch.set_num_threads(1)
