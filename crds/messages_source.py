@@ -164,6 +164,8 @@ class _Module:
             inner = [(value, at) for value in node.values]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
             inner = [(node.func.value, at), *((default, at) for default in node.args[1:])]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "rstrip":
+            inner = [(node.func.value, None)]
         elif isinstance(node, ast.Call) and (function := self._functions.get(_called(node))):
             returned = [each for each in _in_order(function) if isinstance(each, ast.Return)]
             inner, depth = [(each.value, at) for each in returned], depth - 1

@@ -194,7 +194,7 @@ def require_modules(lora: Lora, model: BaseModel) -> None:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
             f"spec.method.lora.targetModules: an adapter on {refused[0]} has no effect, because {model.model_type} "
-            f"reads the weights without calling the layer.",
+            "reads the weights without calling the layer.",
             f"Remove {refused[0]}, or set all-linear, which excludes it.",
         )
     _require(lora.modules_to_save or [], {name.rpartition(".")[0] for name in model.sizes}, "modulesToSave")

@@ -174,7 +174,7 @@ def _instead(files: Files, uri: str) -> tuple[str, str | None]:
         )
     folders = [path.removesuffix(f"/{CONFIG}") for path in sorted(files) if path.endswith(f"/{CONFIG}")]
     if folders:
-        return ", but in a folder below", f"Use the folder {join(uri, folders[0])}."
+        return f", but there is one in {join(uri, folders[0])}", "Use that folder."
     if "params.json" in files:
         return (
             ", but a params.json, as in the layout of Meta or Mistral",
@@ -202,7 +202,7 @@ def _only(files: Files, uri: str) -> tuple[str, str | None]:
         return f", only {others[0]}", f"If that file is the whole model, rename it to {WEIGHTS}."
     below = [path for path in sorted(files) if path.endswith((f"/{WEIGHTS}", f"/{INDEX}"))]
     if below:
-        return ", but in a folder below", f"Use the folder {join(uri, below[0].rpartition('/')[0])}."
+        return f", but there are weights in {join(uri, below[0].rpartition('/')[0])}", "Use that folder."
     other = next((path for path in here if path.endswith(OTHER_FORMATS) and not path.startswith(LEFTOVERS)), None)
     if other:
         return f", only {other}", SAVE_AGAIN

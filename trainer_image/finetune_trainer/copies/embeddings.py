@@ -54,8 +54,9 @@ class SentenceModel:
         try:
             files = fetch_settings(storage, uri, scratch, is_pooling_file)
         except TrainerFailure as failure:
-            finding, remedy = f"{FIELD}: {failure.finding}", failure.remedy or CORRECT_URI
-            raise TrainerFailure(failure.reason, finding, remedy) from failure
+            missing = failure.reason is FailureReason.MODEL_NOT_FOUND
+            remedy = failure.remedy or (CORRECT_URI if missing else None)
+            raise TrainerFailure(failure.reason, f"{FIELD}: {failure.finding}", remedy) from failure
         copy_files(storage, uri, files, scratch)
         from transformers import AutoModel, AutoTokenizer
 
