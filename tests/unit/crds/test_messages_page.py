@@ -34,7 +34,7 @@ def section(text: str, heading: str) -> str:
     return text.split(f"{heading}\n", 1)[1].split("\n#", 1)[0]
 
 
-def test_a_failures_message_stands_under_its_reason_with_the_remedy(page: ModuleType, tmp_path: Path) -> None:
+def test_the_message_of_a_failure_is_listed_under_its_reason_with_the_remedy(page: ModuleType, tmp_path: Path) -> None:
     code = 'def f(uri):\n    raise TrainerFailure(FailureReason.DISK_FULL, f"There is no room for {uri.name}.")\n'
     text = page.messages_text(source(tmp_path, code), [])
     found = section(text, "### DiskFull")
@@ -57,7 +57,7 @@ def test_an_own_remedy_follows_its_finding(page: ModuleType, tmp_path: Path) -> 
     assert "- {name} is full. \u2192 Delete a file. (`finetune_trainer.told`)" in found
 
 
-def test_texts_that_fill_a_placeholder_stand_below_their_message_only(page: ModuleType, tmp_path: Path) -> None:
+def test_texts_that_fill_a_placeholder_are_listed_only_below_their_message(page: ModuleType, tmp_path: Path) -> None:
     code = (
         "def why(a):\n"
         "    if a:\n"
@@ -102,7 +102,7 @@ def test_docstrings_names_and_patterns_are_no_messages(page: ModuleType, tmp_pat
     assert not any(other in text for other in ("What this module is", "two words", "of many words"))
 
 
-def test_the_rules_of_the_api_server_stand_with_their_fields(page: ModuleType, tmp_path: Path) -> None:
+def test_the_rules_of_the_api_server_are_listed_with_their_fields(page: ModuleType, tmp_path: Path) -> None:
     text = page.messages_text(source(tmp_path, ""), [job_crd()])
     assert "- `FineTuneJob.spec.evaluation.baselines`: must contain Base" in text
 

@@ -89,7 +89,7 @@ def test_an_output_among_the_rows_is_named_whichever_source_they_are_of(uri: str
         ("data/*.jsonl", "/data"),
     ],
 )
-def test_an_output_beside_the_rows_is_fine(uri: str, output: str) -> None:
+def test_an_output_next_to_the_rows_is_accepted(uri: str, output: str) -> None:
     assert found(output=output, train=[{"uri": uri}]) == []
 
 
@@ -110,7 +110,7 @@ def test_an_output_that_would_overwrite_a_model_is_named(output: str) -> None:
         ]
 
 
-def test_an_output_below_the_model_or_beside_an_earlier_adapter_is_fine() -> None:
+def test_an_output_below_the_model_or_next_to_an_earlier_adapter_is_accepted() -> None:
     assert found(output="s3://m/base/tuned", model="s3://m/base") == []
     assert found(output="s3://m/second", lora={"from": "s3://m/first/adapter"}) == []
 

@@ -64,7 +64,7 @@ def test_a_sentence_after_an_own_remedy_brings_no_second_remedy(reason: FailureR
 
 
 @pytest.mark.parametrize("finding", ["Upload it again. The loss is NaN at step 7.", "Set the table", "upload it", ""])
-def test_words_alone_are_not_taken_for_a_remedy(finding: str) -> None:
+def test_an_imperative_in_a_finding_is_not_taken_for_a_remedy(finding: str) -> None:
     assert sentence(FailureReason.TRAINER_CRASHED, finding).endswith(FAILURES[FailureReason.TRAINER_CRASHED].remedy)
 
 
@@ -77,7 +77,7 @@ def test_a_finding_that_is_cut_gets_the_remedy_of_its_reason() -> None:
     st.sampled_from(FailureReason),
     st.text(max_size=50) | st.just(with_remedy("The key is unknown.", "Remove it.")) | st.just("row " * 2000),
 )
-def test_a_message_keeps_its_words_when_it_is_read_back_and_made_again(reason: FailureReason, finding: str) -> None:
+def test_a_message_stays_the_same_when_it_is_read_back_and_made_again(reason: FailureReason, finding: str) -> None:
     said = sentence(reason, finding)
     assert sentence(reason, finding_of(reason, said)) == said
     assert len(said) <= MESSAGE_LENGTH

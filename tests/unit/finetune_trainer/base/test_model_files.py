@@ -82,7 +82,7 @@ def split(folder: Path, shards: int = 2) -> dict[str, str]:
     return names
 
 
-def test_what_lies_beside_a_model_is_not_read(make_bundle: MakeBundle, model: Path) -> None:
+def test_other_files_in_the_model_folder_are_not_read(make_bundle: MakeBundle, model: Path) -> None:
     write(model, dict.fromkeys(LEFT, "left here"))
     found = inspect(make_bundle, model)
     assert set(found.files) == {*READ, "model.safetensors"}
@@ -160,7 +160,7 @@ def test_an_index_cannot_name_what_is_not_in_the_folder(make_bundle: MakeBundle,
 
 
 @given(content=st.recursive(st.none() | st.integers() | st.text(), lambda part: st.dictionaries(st.text(), part)))
-def test_no_index_whatever_it_holds_ends_in_a_traceback(content: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_content_of_an_index_ends_in_a_traceback(content: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("index") / INDEX
     for held in (content, {"weight_map": content}):
         path.write_text(json.dumps(held))
@@ -228,7 +228,7 @@ def test_weights_in_another_layout_are_named_with_the_remedy(
         ([], "the folder is empty or does not exist"),
     ],
 )
-def test_a_folder_without_settings_is_told_what_it_holds(
+def test_the_message_about_a_folder_without_config_json_names_its_content(
     make_bundle: MakeBundle, tmp_path: Path, files: list[str], said: str
 ) -> None:
     write(tmp_path / "found", dict.fromkeys(files, ""))
@@ -237,7 +237,7 @@ def test_a_folder_without_settings_is_told_what_it_holds(
     assert said in message
 
 
-def test_a_tokenizer_that_needs_code_is_refused_in_words_about_that(make_bundle: MakeBundle, model: Path) -> None:
+def test_a_tokenizer_that_needs_custom_code_is_refused_with_the_cause(make_bundle: MakeBundle, model: Path) -> None:
     (model / "tokenizer.json").unlink()
     write(model, {"tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["mine.Mine", None]}}})
     assert (

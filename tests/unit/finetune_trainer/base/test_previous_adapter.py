@@ -99,7 +99,7 @@ def test_settings_that_are_not_the_adapters_are_refused_naming_its_own(
         ("megatron_config", {"hidden_size": 32}, "has megatron_config"),
     ],
 )
-def test_an_adapter_that_no_server_could_be_told_of_is_not_continued(
+def test_an_adapter_that_no_server_supports_is_not_continued(
     make_bundle: MakeBundle, adapter: Path, setting: str, value: Any, said: str
 ) -> None:
     settings = json.loads((adapter / "adapter_config.json").read_text())

@@ -74,7 +74,7 @@ def test_it_says_whether_prompting_was_enough() -> None:
     )
 
 
-def test_prompting_is_said_to_work_as_well_only_if_enough_rows_show_it() -> None:
+def test_the_verdict_calls_prompting_as_good_only_if_enough_rows_show_it() -> None:
     said = verdict(found(rows(0), rows(57), prompted=57), COST)
     assert said.startswith(
         "The tuned model is better than the base model, but prompting the base model with 5 examples works as well and "

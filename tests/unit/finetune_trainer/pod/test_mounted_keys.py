@@ -214,7 +214,9 @@ def test_keys_that_stay_revoked_end_the_job_and_are_waited_for_only_once(
         storage.write_bytes(rotated.uri, b"two")
 
 
-def test_a_pod_that_is_told_to_stop_waits_for_no_keys(rotated: Rotated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pod_that_receives_sigterm_does_not_wait_for_new_keys(
+    rotated: Rotated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = rotated.storage()
     storage.write_bytes(rotated.uri, b"one")
     rotated.revoke()

@@ -183,7 +183,9 @@ def test_a_job_that_does_not_fit_gets_a_change_that_fits(
         (LORA, "16Gi", "With spec.method.type QLoRA and without spec.output.merge, the job would need 1"),
     ],
 )
-def test_merging_wants_a_gpu_that_holds_the_model_in_bfloat16(method: MethodType, memory: str, instead: str) -> None:
+def test_merging_needs_a_gpu_with_memory_for_the_model_in_bfloat16(
+    method: MethodType, memory: str, instead: str
+) -> None:
     gpu = GpuType(name="a10", memory=memory)
     (found,) = estimates([gpu], spec(output={"uri": "o", "merge": True}), resolved(method), SHAPE, DATA)
     assert found.fits is False

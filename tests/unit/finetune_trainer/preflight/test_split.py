@@ -48,7 +48,7 @@ def test_by_default_a_tenth_to_test_and_a_twentieth_to_validate_within_bounds_an
         assert np.bincount(sides, minlength=3).tolist() == [rows - tested - validated, tested, validated]
 
 
-def test_beside_named_test_rows_small_sets_can_be_validated_too() -> None:
+def test_small_training_sets_get_validation_rows_if_the_test_rows_are_named() -> None:
     assert (rows_to_validate(249, None, 0), rows_to_validate(250, None, 0)) == (0, 50)
 
 

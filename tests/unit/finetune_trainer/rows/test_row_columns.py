@@ -91,7 +91,7 @@ def test_where_no_mapping_is_likely_none_is_suggested(row: dict[str, Any]) -> No
     assert refusal(row).endswith(f" match no format. {said}")
 
 
-def test_what_lies_in_objects_is_named_since_no_mapping_reaches_it() -> None:
+def test_columns_with_objects_are_named_because_no_mapping_can_use_them() -> None:
     row = {"id": 1, "data": {"text": "secret"}, "annotations": [{"result": "secret"}], "meta": {}}
     assert refusal(row).endswith(
         "with its answer. First move the values inside the objects (data, annotations) into separate columns."
@@ -118,7 +118,7 @@ def test_what_lies_in_objects_is_named_since_no_mapping_reaches_it() -> None:
         (texts("chosen", "rejected"), "provide rows with a prompt and its answer"),
     ],
 )
-def test_preference_pairs_are_told_from_questions_and_answers(row: dict[str, Any], way: str) -> None:
+def test_preference_pairs_are_refused_with_a_mapping_to_the_chosen_answers(row: dict[str, Any], way: str) -> None:
     said = (
         "match no format. Training on pairs of a chosen and a rejected answer is not supported. To train on the chosen "
         "answers, "
@@ -157,7 +157,7 @@ def test_names_that_read_like_data_are_not_shown_and_a_header_is_missed(names: t
         (texts("text", "system"), "system", None),
     ],
 )
-def test_a_text_beside_what_could_be_its_answer_is_not_taken_for_all_there_is(
+def test_a_text_column_next_to_a_possible_answer_is_refused(
     row: dict[str, Any], beside: str, mapping: str | None
 ) -> None:
     way = f", or set spec.dataset.train[0].columns, for example {mapping}, to train on an answer" if mapping else ""
@@ -188,7 +188,7 @@ def test_a_column_that_the_format_has_none_for_cannot_be_mapped(
 
 
 @given(st.text())
-def test_a_name_can_be_written_and_read_back_whatever_it_holds(name: str) -> None:
+def test_any_name_can_be_written_as_yaml_and_read_back(name: str) -> None:
     shown = quoted(name + "\udcf6")
     assert json.loads(shown) == name + "\udcf6"
     for found in (shown, quoted(name), column_names([name, "\ud800"])):

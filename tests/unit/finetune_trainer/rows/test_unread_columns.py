@@ -94,12 +94,12 @@ def test_rows_that_say_they_are_wrong_or_not_to_be_learned_are_counted(name: str
         ("tools", []),
     ],
 )
-def test_what_says_nothing_to_a_model_is_not_told_of(name: str, value: Any) -> None:
+def test_columns_without_meaning_for_a_model_are_not_reported(name: str, value: Any) -> None:
     assert said(value, name) == []
 
 
 @pytest.mark.parametrize("value", ["What is it called?", "Q: What is it called?\nA: It is called a pump."])
-def test_what_repeats_or_renders_what_is_read_is_not_told_of(value: str) -> None:
+def test_columns_that_repeat_used_text_are_not_reported(value: str) -> None:
     assert said(value) == []
     row = {
         "instruction": "Say it.",
@@ -110,7 +110,7 @@ def test_what_repeats_or_renders_what_is_read_is_not_told_of(value: str) -> None
     assert listed([row], RowFormat.INSTRUCTION) == []
 
 
-def test_of_conversations_the_first_question_in_a_column_of_its_own_is_not_told_of() -> None:
+def test_a_column_with_the_first_question_of_a_conversation_is_not_reported() -> None:
     talk = [{"role": "user", "content": "What is it called?"}, {"role": "assistant", "content": "A pump."}]
     rows = [{"messages": talk, "prompt": "What is it called?", "prompt_id": "x", "summary": TEXT}]
     assert listed(rows, RowFormat.MESSAGES) == [
@@ -127,7 +127,7 @@ def test_instructions_without_an_input_can_have_one() -> None:
     assert "to use it, write it into a column that the format reads" in told
 
 
-def test_the_gravest_is_told_first() -> None:
+def test_columns_are_listed_by_their_importance() -> None:
     row = PAIR | {"details": TEXT, "context": "x", "cot": "so", "image": "a.png", "label": False}
     order = [told.split()[2] for told in listed([row])]
     assert order == ["label", "image", "cot", "context", "details"]

@@ -48,7 +48,7 @@ def test_as_many_invalid_rows_as_are_allowed_do_not_stop_a_job(allowed: float, s
     assert caught.value.message.startswith(beginning if allowed else "s3://b/broken.jsonl line 1: broken (detail).")
 
 
-def test_whatever_the_files_are_called_what_is_said_stays_short() -> None:
+def test_messages_stay_short_for_any_file_names() -> None:
     found = Findings()
     found.rows = 50
     for n in range(50):

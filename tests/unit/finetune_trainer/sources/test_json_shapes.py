@@ -76,7 +76,7 @@ def test_an_object_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.
 
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_an_array_among_files_of_lines_is_told_how_to_be_named(indent: int | None, mark: bytes) -> None:
+def test_an_array_in_a_jsonl_file_is_refused_with_the_right_name(indent: int | None, mark: bytes) -> None:
     data = mark + json.dumps(ROWS, indent=indent).encode()
     with pytest.raises(
         TrainerFailure,

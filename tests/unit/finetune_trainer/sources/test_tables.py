@@ -102,7 +102,7 @@ def test_a_value_python_cannot_hold_is_no_fault_of_the_row_and_no_text(column: p
     assert kind_of(row["at"]) == f"of type {type(column[0]).__name__}"
 
 
-def test_beside_such_a_value_in_a_message_its_content_is_read() -> None:
+def test_the_content_of_a_message_is_read_if_another_key_has_such_a_value() -> None:
     at = WIDE["a time after the year 9999"]
     message = pyarrow.StructArray.from_arrays([pyarrow.array(["hello"]), at], names=["content", "at"])
     [row] = rows_of(as_parquet(messages=pyarrow.ListArray.from_arrays([0, 1], message)))
