@@ -19,7 +19,7 @@ from finetune_trainer.copies.leaks import leaks
 from finetune_trainer.copies.near_duplicates import jaccard, shingles, words_of
 
 Planted = Callable[[str, list[str], random.Random], str]
-"""A copy of a question, which may be put among others."""
+"""Returns a changed copy of a question, possibly with other questions around it."""
 
 
 def one_word_changed(question: str, _: list[str], draw: random.Random) -> str:

@@ -25,7 +25,7 @@ from finetune_trainer.training.loop import Step, training_steps
 
 WARM_UP, STEPS = 2, 5
 RATE = 1e-12
-"""Learning rate. The benchmark does not need to learn anything."""
+"""Learning rate. The value does not matter, because the benchmark measures no quality."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Speed:
 
     tokens_per_second: float
     steps: tuple[Step, ...]
-    """All of them, those of the warm-up too."""
+    """All steps, including the warm-up."""
     reserved: int
     """Bytes reserved by the allocator after the steps; 0 on a CPU."""
     outside: int
@@ -47,7 +47,7 @@ class Bench:
     def __init__(self, device: torch.device, sizes: Sizes, record: Record) -> None:
         self.device, self.sizes, self.record = device, sizes, record
         self.deadline = 0.0
-        """Of the case that runs, by the monotonic clock."""
+        """End of the current case, in seconds of the monotonic clock."""
         self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
         self._held: tuple[str, str] | None = None
         self._model: Any = None
@@ -57,7 +57,7 @@ class Bench:
         return self.deadline - time.monotonic()
 
     def model(self, name: str, method: memory.TrainedMethod) -> Any:
-        """The model of that name, trained by `method`, as the trainer has it. One is held at a time."""
+        """Returns the model `name`, prepared for training with `method`. Only one model is in memory at a time."""
         if self._held != (name, method):
             self.forget()
             started = time.monotonic()
@@ -88,7 +88,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def rows(self, name: str, count: int | None = None) -> list[Example]:
-        """Rows of random tokens of which all are learned, as many as a step has."""
+        """Returns rows of random tokens, all trained on: `count`, or by default the rows of one step."""
         return random_rows(self.sizes.document, count or self.sizes.rows, 1.0, SETTINGS[name]["vocab_size"])
 
     def resolved(self, micro_batch_tokens: int, steps: int = WARM_UP + STEPS) -> Resolved:
@@ -114,7 +114,7 @@ class Bench:
         optimizer: Optimizer | None = None,
         **switches: Any,
     ) -> Speed:
-        """Takes steps to warm up and `steps` that are timed, each of all `rows`."""
+        """Trains WARM_UP steps, and then `steps` steps that are timed. Each step uses all `rows`."""
         self.free()
         training, taken = Training(global_batch_size=len(rows)), []
         resolved = self.resolved(micro_batch_tokens, WARM_UP + steps)
@@ -138,7 +138,8 @@ class Bench:
     def figures(
         self, what: str, name: str, setup: memory.Setup, speed: Speed, tokens: int, wanted: int = 0
     ) -> list[Figure]:
-        """Speed beside the measured matmul, and memory beside sizing. `tokens`: of a micro-batch."""
+        """Returns the speed, compared with the measured matmul, and the memory, compared with the prediction of sizing.
+        `tokens`: size of a micro-batch."""
         shape, rate = random_shape(name), speed.tokens_per_second
         tflops = rate * training_flops(shape, setup, _work(self.sizes.document)) / self.sizes.document / 1e12
         beside = [f"{tflops:.4g} TFLOP/s"]

@@ -1,5 +1,5 @@
-"""Whether the GPU computes the right thing: a small model against itself in fp32 on the CPU, and each way of computing
-against the plain one."""
+"""Checks the results of the GPU with a small model: bf16 on the GPU is compared with fp32 on the CPU, and each
+optimized computation with the plain one."""
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -35,21 +35,21 @@ LENGTHS = (300, 77, 512, 130)
 VOCABULARY, HEADS, GROUPS, HEAD = 1024, 8, 2, 64
 CPU = torch.device("cpu")
 ROUNDING = 2e-2
-"""Largest distance from fp32, as a share, that rounding to bf16 makes in one operation, which rounds by up to 4e-3."""
+"""Largest accepted distance from fp32, as a share, of one operation in bf16. Its rounding error is up to 4e-3."""
 DEEP = 5e-2
-"""The same through a whole model and back. What is wrong is off by tens of percent."""
+"""Largest accepted distance from fp32 after a forward and backward pass. A wrong result differs by tens of percent."""
 SAME = 5e-3
-"""Largest distance of the same operations done twice: their sums may be taken in another order."""
+"""Largest accepted distance between two runs of the same operations, whose sums can have another order."""
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """The checks, each by itself."""
+    """Yields the figures of every check."""
     for check in (_against_fp32, _full, _packing, _attention, _recomputation, _dropout, _fused_lora):
         yield from check(bench)
 
 
 def rows() -> list[Example]:
-    """Rows of random tokens and unlike lengths, whose last two thirds are learned."""
+    """Returns rows of random tokens with different lengths. The last two thirds of each row are trained on."""
     draw = np.random.default_rng(0)
     return [
         Example(
@@ -64,7 +64,8 @@ def rows() -> list[Example]:
 
 
 def small(device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> PeftModel:
-    """A Llama with grouped queries and an adapter that does something, always of the same weights, rounded to bf16."""
+    """Returns a Llama with grouped queries and an adapter that changes its results. The weights are always the same and
+    are rounded to bf16."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -85,7 +86,7 @@ def small(device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> Pef
 
 
 def gradients(model: nn.Module) -> Tensor:
-    """All of what is trained as one vector in fp32 on the CPU; the model keeps none."""
+    """Returns the gradients of all trained parameters as one vector in fp32 on the CPU. Removes them from the model."""
     found = [parameter.grad for parameter in trainable_parameters(model)]
     for parameter in trainable_parameters(model):
         parameter.grad = None
@@ -93,7 +94,7 @@ def gradients(model: nn.Module) -> Tensor:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """As a share of the second's length."""
+    """Returns the norm of the difference, as a share of the norm of `other`."""
     one, other = one.float().cpu(), other.float().cpu()
     return float((one - other).norm() / other.norm())
 
@@ -108,7 +109,7 @@ def _step(bench: Bench, model: nn.Module, tokens: int = 2048, step: int = 0) -> 
 
 
 def _against_fp32(bench: Bench) -> Iterator[Figure]:
-    """The trainer's step in bf16 beside plain Transformers in fp32: a row at a time, its own attention, all logits."""
+    """Compares a step of the trainer in bf16 with plain Transformers in fp32 on the CPU (see `plain`)."""
     loss, gradient = _step(bench, small(bench.device, torch.bfloat16))
     expected, reference = plain(small(CPU, torch.float32), rows())
     yield _check("loss from fp32 on the CPU", abs(loss / expected - 1), 1e-3)
@@ -116,7 +117,7 @@ def _against_fp32(bench: Bench) -> Iterator[Figure]:
 
 
 def _full(bench: Bench) -> Iterator[Figure]:
-    """The same with every weight trained, whose residual stream is in fp32."""
+    """Compares a step of method Full, whose residual stream is in fp32, with plain Transformers on the CPU."""
     found, expected = (
         make_trainable(small(device, torch.float32).unload(), Method(), MethodType.FULL, seed=0)
         for device in (bench.device, CPU)
@@ -126,7 +127,7 @@ def _full(bench: Bench) -> Iterator[Figure]:
 
 
 def plain(model: Any, examples: Sequence[Example]) -> tuple[float, Tensor]:
-    """Loss and gradient as anyone would compute them."""
+    """Returns loss and gradient without any optimization: one row at a time, Transformers' attention, all logits."""
     (model.get_base_model() if isinstance(model, PeftModel) else model).set_attn_implementation("sdpa")
     total = torch.zeros(())
     for row in examples:
@@ -148,7 +149,8 @@ def _packing(bench: Bench) -> Iterator[Figure]:
 
 
 def _attention(bench: Bench) -> Iterator[Figure]:
-    """The attention by itself, grouped queries and a window, with its gradients, beside a mask in fp32 on the CPU."""
+    """Compares the attention and its gradients, also with grouped queries and a window, with masked attention in fp32
+    on the CPU."""
     for what, groups, window in (
         ("attention", HEADS, None),
         ("attention, grouped queries", GROUPS, None),
@@ -165,7 +167,8 @@ def _attention(bench: Bench) -> Iterator[Figure]:
 
 
 def _grouped_as_they_are(device: torch.device) -> Figure:
-    """Whether this PyTorch's `varlen_attn` takes grouped queries all the same: then nothing need be repeated."""
+    """Tests if the `varlen_attn` of this PyTorch accepts grouped queries without repeated keys and values, although
+    `attention.TAKES_GROUPS` is false."""
     draw = torch.Generator(device).manual_seed(0)
     query, key, value = (
         torch.randn(sum(LENGTHS), heads, HEAD, generator=draw, device=device).bfloat16().requires_grad_()
@@ -188,7 +191,8 @@ def _grouped_as_they_are(device: torch.device) -> Figure:
 def _attend(
     device: torch.device, dtype: torch.dtype, groups: int, window: int | None, masked: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The result and the gradients of query, key and value. `masked`: by a mask over all documents."""
+    """Returns the result of the attention and the gradients of query, key and value. `masked`: uses a mask over all
+    documents instead of the trainer's attention."""
     draw, tokens = torch.Generator().manual_seed(0), sum(LENGTHS)
     query, key, value = (
         torch.randn(1, heads, tokens, HEAD, generator=draw).bfloat16().to(device, dtype).requires_grad_()
@@ -220,7 +224,7 @@ def _recomputation(bench: Bench) -> Iterator[Figure]:
 
 
 def _dropout(bench: Bench) -> Iterator[Figure]:
-    """The masks are the CPU's, and what is computed again drops the same."""
+    """Checks that the GPU has the dropout masks of the CPU, and that a recomputed activation has the same mask."""
     ones, masks = torch.ones(1, sum(LENGTHS), 96), []
     for device in (CPU, bench.device):
         layer = DocumentDropout(0.3, 5, "layer").train()
@@ -237,11 +241,11 @@ def _dropout(bench: Bench) -> Iterator[Figure]:
 
 
 def _fused_lora(bench: Bench) -> Iterator[Figure]:
-    """LoRA's fused products are as near to fp32 as PEFT's own."""
+    """Checks that the fused products of LoRA are as close to fp32 as those of PEFT."""
     reference = plain(small(CPU, torch.float32), rows())[1]
     model = small(bench.device, torch.bfloat16)
     fused = _step(bench, model)[1]
-    with patch("finetune_trainer.model.fused_lora._is_fusible", lambda *_: False):  # PEFT runs what is not fused
+    with patch("finetune_trainer.model.fused_lora._is_fusible", lambda *_: False):  # PEFT computes all layers
         peft = _step(bench, model)[1]
     yield _check("fused_lora, gradient from PEFT's", distance(fused, peft), DEEP)
     error = distance(peft, reference)

@@ -1,4 +1,4 @@
-"""The speed limit: bf16 matrix products in the shapes of the main model, forward and backward."""
+"""Measures the speed limit: matrix products in bf16 with the shapes of the main model, forward and backward."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ SECONDS = 0.4
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """Each shape by itself, a square for comparison, and all as often as a layer and the head have them."""
+    """Yields the speed of each shape, of a square for comparison, and of all products of the model together."""
     shape, tokens = random_shape(bench.sizes.main), bench.sizes.micro_batches[-1]
     square = 8192 if bench.device.type == "cuda" else 256
     yield Figure(f"square of {square:,}", _tflops(square**3, _seconds(bench, square, square, square)), "TFLOP/s")
@@ -24,7 +24,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
         counts[matrix.rows, matrix.columns] += matrix.count
     total = operations = 0.0
     for (rows, columns), count in counts.items():
-        # Forward to the matrix's rows, and backward from them.
+        # Forward: [tokens, columns] to [tokens, rows]. Backward: the gradient of the input.
         forward, backward = _seconds(bench, tokens, columns, rows), _seconds(bench, tokens, rows, columns)
         size = tokens * rows * columns
         beside = f"backward {_tflops(size, backward):.4g}"
@@ -38,7 +38,8 @@ def _tflops(multiplications: float, seconds: float) -> float:
 
 
 def _seconds(bench: Bench, rows: int, inner: int, columns: int) -> float:
-    """Of one product [rows, inner] x [inner, columns], on random numbers: zeros are multiplied faster."""
+    """Returns the seconds of one product [rows, inner] x [inner, columns]. The numbers are random, because products of
+    zeros are faster."""
     left, right = (_random(bench, *size) for size in ((rows, inner), (inner, columns)))
     for _ in range(3):
         left @ right

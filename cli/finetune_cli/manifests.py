@@ -82,7 +82,8 @@ def _of_uris(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
     for field, uri in uris_of(spec).items():
         if what := misspelled(uri, FILES if field in files else FOLDER):
             yield field, what
-    yield from conflicts(spec)
+    for conflict in conflicts(spec):
+        yield conflict.field, f"{conflict.finding} {conflict.remedy}"
 
 
 def _of_near_copies(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:

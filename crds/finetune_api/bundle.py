@@ -53,6 +53,15 @@ def storage_of(bucket: str, storages: list[Storage]) -> Storage | None:
     return next((s for s in storages if any(fnmatchcase(bucket, pattern) for pattern in s.buckets)), None)
 
 
+def unknown_bucket(bucket: str, profile: str, storages: list[Storage]) -> tuple[str, str]:
+    """Return the finding that no storage of a profile contains the bucket, and the remedy."""
+    known = ", ".join(pattern for storage in storages for pattern in storage.buckets) or "none"
+    return (
+        f"bucket {bucket} is in no storage of FineTuneProfile {profile}. The buckets of the profile are {known}.",
+        f"Use one of these buckets, or add {bucket} to the buckets of a storage under spec.storages of the profile.",
+    )
+
+
 def bucket_of(uri: str) -> str | None:
     """Return the bucket of an s3:// URI; None for a local path."""
     return uri.removeprefix("s3://").split("/", 1)[0] if uri.startswith("s3://") else None

@@ -11,10 +11,11 @@ from finetune_api.spec.job import FineTuneJobSpec
 
 
 class Conflict(NamedTuple):
-    """A field with a location that is not allowed, and the cause, as a sentence with the remedy."""
+    """A field with a location that is not allowed, the cause, and the remedy."""
 
     field: str
-    message: str
+    finding: str
+    remedy: str
 
 
 def conflicts(spec: FineTuneJobSpec, folder: str = "/") -> Iterator[Conflict]:
@@ -50,7 +51,8 @@ def _written_over(spec: FineTuneJobSpec, folder: str) -> Iterator[Conflict]:
             yield Conflict(
                 "spec.output.uri",
                 f"{spec.output.uri} is the folder of {field} ({uri}) or a folder above it. The results could overwrite "
-                "that folder: choose another prefix.",
+                "that folder.",
+                "Choose another prefix.",
             )
 
 
@@ -61,7 +63,8 @@ def _read_as_rows(spec: FineTuneJobSpec, folder: str) -> Iterator[Conflict]:
             yield Conflict(
                 "spec.output.uri",
                 f"{field} ({files.uri}) reads files from {spec.output.uri}. The next run would read the results of "
-                "this job as rows: choose a prefix outside of that folder.",
+                "this job as rows.",
+                "Choose a prefix outside of that folder.",
             )
 
 
@@ -81,4 +84,4 @@ def _read_twice(spec: FineTuneJobSpec, folder: str) -> Iterator[Conflict]:
         if field.startswith("spec.dataset.train"):
             learned.setdefault(rows, field)
         if known != field:
-            yield Conflict(field, f"{files.uri} is already used by {known}: remove or correct one of the two.")
+            yield Conflict(field, f"{files.uri} is already used by {known}.", "Remove or correct one of the two.")

@@ -1,6 +1,5 @@
 """All failure reasons of a job in one table: reason, exit code of the trainer, who has to act, and the remedy."""
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -51,7 +50,7 @@ class Failure:
     actor: Actor
     """Who has to act."""
     remedy: str
-    """What to do about the failure. The text follows the finding, unless the finding ends with its own remedy."""
+    """What to do about the failure. The text follows the finding, unless the finding has its own remedy."""
 
 
 FAILURES: dict[FailureReason, Failure] = {
@@ -89,7 +88,7 @@ FAILURES: dict[FailureReason, Failure] = {
         35, Actor.TENANT, "Change that setting and create the job again, or use a FineTuneProfile with a larger GPU."
     ),
     FailureReason.IMAGE_PULL_FAILED: Failure(
-        0, Actor.PLATFORM, "Correct trainer.image in the FineTuneProfile, then create the job again."
+        0, Actor.PLATFORM, "Correct spec.trainer.image in the FineTuneProfile, then create the job again."
     ),
     FailureReason.POD_START_FAILED: Failure(
         0,
@@ -103,8 +102,9 @@ FAILURES: dict[FailureReason, Failure] = {
     FailureReason.EVALUATION_GATE_FAILED: Failure(
         36,
         Actor.TENANT,
-        "The results are stored at output.uri and marked as not passed; report.html shows which bounds were missed. "
-        "Improve the rows or the training settings, or change the gate, in a new job with another output.uri.",
+        "The results are stored at spec.output.uri and marked as not passed; report.html shows which bounds were "
+        "missed. Improve the rows or the training settings, or change the gate, in a new job with another "
+        "spec.output.uri.",
     ),
     FailureReason.GPU_OUT_OF_MEMORY: Failure(
         30,
@@ -115,8 +115,8 @@ FAILURES: dict[FailureReason, Failure] = {
     FailureReason.GPU_FAULT: Failure(
         31,
         Actor.PLATFORM,
-        "Check the GPU and the driver of the node. To try a job without a GPU, set trainer.allowCPU to true in the "
-        "FineTuneProfile.",
+        "Check the GPU and the driver of the node. To try a job without a GPU, set spec.trainer.allowCPU to true in "
+        "the FineTuneProfile.",
     ),
     FailureReason.HOST_OUT_OF_MEMORY: Failure(0, Actor.TENANT, "Raise spec.compute.memory and create the job again."),
     FailureReason.DISK_FULL: Failure(
@@ -162,41 +162,32 @@ FINDING_LENGTH = 3800
 """Longest finding that is shown. A condition's message has at most 4096 characters, and the remedy must not be cut."""
 
 AGAIN = "Then create the job again."
-"""Follows a finding that already ends with its own remedy."""
+"""Ends a finding that contains its own remedy. `sentence` then adds no other remedy."""
 
-_VERBS = (
-    "add|bind|change|check|choose|convert|copy|correct|create|delete|drop|export|free|give|install|join|keep|leave|let|load|"
-    "lower|make|map|merge|move|name|put|quote|raise|remove|rename|repair|replace|run|save|set|shorten|split|start|take|"
-    "try|turn|unset|upload|use|write"
-)
-_OWN_REMEDY = re.compile(
-    rf"(?:^|[:;,] (?:(?:or|and|then|either|please) )?)(?:{_VERBS}) (?!of |is |must )", re.IGNORECASE
-)
-_SENTENCE_END = re.compile(r"[.!?] (?=[A-Z])")
-_NEW_JOB = re.compile(r"\bnew job\b|\bjob again\b")
+
+def with_remedy(finding: str, remedy: str) -> str:
+    """Return the finding with its own remedy, which replaces the remedy of the reason.
+
+    Both are whole sentences. `remedy` does not say that the job must be created again, because AGAIN says so."""
+    return f"{_ended(finding)} {_ended(remedy)} {AGAIN}"
 
 
 def sentence(reason: FailureReason, finding: str) -> str:
-    """The message that a tenant reads: the finding, cut at FINDING_LENGTH characters, and a remedy.
+    """Return the message that a tenant reads: the finding, cut at FINDING_LENGTH characters, and a remedy.
 
-    The remedy of the reason follows only a finding that does not end with its own remedy."""
+    The remedy of the reason follows unless `with_remedy` made the finding."""
     finding = finding.rstrip()
     remedy = FAILURES[reason].remedy
     if len(finding) > FINDING_LENGTH:
         return f"{finding[:FINDING_LENGTH]}... {remedy}"
-    if finding and finding[-1] not in ".!?":
-        finding += "."
-    if ends_with_remedy(finding):
-        remedy = "" if _NEW_JOB.search(finding) else AGAIN
-    return f"{finding} {remedy}".strip()
+    return _ended(finding) if AGAIN in finding else f"{_ended(finding)} {remedy}".strip()
 
 
 def finding_of(reason: FailureReason, message: str) -> str:
-    """The finding in a message that `sentence` made."""
-    return message.removesuffix(FAILURES[reason].remedy).removesuffix(AGAIN).rstrip()
+    """Return the finding in a message that `sentence` made."""
+    return message.removesuffix(FAILURES[reason].remedy).rstrip()
 
 
-def ends_with_remedy(finding: str) -> bool:
-    """Whether the last sentence of the finding has an imperative at its start or after a colon, semicolon or comma, for
-    example "... is cut short: upload it again."."""
-    return _OWN_REMEDY.search(_SENTENCE_END.split(finding)[-1]) is not None
+def _ended(text: str) -> str:
+    text = text.rstrip()
+    return text if not text or text[-1] in ".!?" else f"{text}."

@@ -108,7 +108,7 @@ def _fail(error: BaseException) -> int:
     if failure is not error:
         traceback.print_exception(error)
     write_failure(failure)
-    print(f"{failure.reason}: {sentence(failure.reason, failure.message)}", file=sys.stderr)
+    print(f"{failure.reason}: {sentence(failure.reason, failure.for_the_operator)}", file=sys.stderr)
     return FAILURES[failure.reason].exit_code
 
 

@@ -202,7 +202,9 @@ def load_base(
 def announcement(prepared: Prepared) -> str:
     """Returns the message of the condition Trained when the training starts."""
     rows = f"Training on {len(prepared.train):,} rows."
-    return rows if prepared.resolved.total_steps else "Using the adapter unchanged: method.type None trains nothing."
+    return (
+        rows if prepared.resolved.total_steps else "Using the adapter unchanged: spec.method.type None trains nothing."
+    )
 
 
 def fetch_adapter(storage: JobStorage, uri: str | None, folder: Path) -> Path | None:
@@ -240,7 +242,7 @@ def take_steps(
             if stop_requested():
                 done = f"step {step.number:,} of {progress.total_steps:,}"
                 finding = f"The pod received SIGTERM and stopped after {done}."
-                raise TrainerFailure(FailureReason.PREEMPTED, finding, step.number)
+                raise TrainerFailure(FailureReason.PREEMPTED, finding, step=step.number)
             if validation.over:
                 break
         validation.finish(model)

@@ -1,4 +1,4 @@
-{{/* Name of the operator's own objects: the release's, with the chart's name in it. */}}
+{{/* Name of the operator's objects: the name of the release, followed by the chart's name if it is not part of it. */}}
 {{- define "finetune-operator.fullname" -}}
 {{- if contains .Chart.Name .Release.Name -}}
 {{- .Release.Name | trunc 63 | trimSuffix "-" -}}
@@ -7,7 +7,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Labels that find the operator's pod. They never change: a Deployment's selector is immutable. */}}
+{{/* Labels that select the operator's pod. They must never change, because the selector of a Deployment is immutable. */}}
 {{- define "finetune-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -21,7 +21,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end -}}
 
-{{/* Reference of an image, from (list IMAGE-VALUES ROOT): by digest where there is one, else by tag. */}}
+{{/* Reference of an image, by its digest if the values set one, otherwise by its tag. Argument: (list IMAGE-VALUES ROOT). */}}
 {{- define "finetune-operator.image" -}}
 {{- $image := index . 0 -}}
 {{- if $image.digest -}}

@@ -93,33 +93,34 @@ class FineTuneJobSpec(ApiModel):
             ),
             (
                 f"!{_in_output('self.model.uri')}",
-                "output.uri must not be model.uri or a folder above it: choose another prefix",
+                "spec.output.uri must not be spec.model.uri or a folder above it: choose another prefix",
             ),
             (
                 f"!has(self.method.lora.from) || !{_in_output('self.method.lora.from')}",
-                "output.uri must not be method.lora.from or a folder above it: choose another prefix",
+                "spec.output.uri must not be spec.method.lora.from or a folder above it: choose another prefix",
             ),
             (
                 "!has(self.dataset.deduplicate.embeddingModel) || "
                 f"!{_in_output('self.dataset.deduplicate.embeddingModel.uri')}",
-                "output.uri must not be dataset.deduplicate.embeddingModel.uri or a folder above it: choose another "
-                "prefix",
+                "spec.output.uri must not be spec.dataset.deduplicate.embeddingModel.uri or a folder above it: choose "
+                "another prefix",
             ),
             (
                 f"self.dataset.train.all(s, !{_in_output('s.uri')})",
-                "output.uri must not be a folder that contains files of dataset.train: the next run would read the "
-                "results as rows; choose another prefix",
+                "spec.output.uri must not be a folder that contains files of spec.dataset.train: the next run would "
+                "read the results as rows; choose another prefix",
             ),
             (
                 f"(!has(self.dataset.test) || self.dataset.test.all(s, !{_in_output('s.uri')})) && "
                 f"(!has(self.dataset.validation) || self.dataset.validation.all(s, !{_in_output('s.uri')})) && "
                 f"(!has(self.evaluation.regression) || self.evaluation.regression.all(s, !{_in_output('s.uri')}))",
-                "output.uri must not be a folder that contains files of dataset.test, dataset.validation or "
-                "evaluation.regression: the next run would read the results as rows; choose another prefix",
+                "spec.output.uri must not be a folder that contains files of spec.dataset.test, "
+                "spec.dataset.validation or spec.evaluation.regression: the next run would read the results as rows; "
+                "choose another prefix",
             ),
             (
                 "!self.output.merge || self.method.type != 'Full'",
-                "method.type Full publishes a whole model and no adapter to merge: remove output.merge",
+                "spec.method.type Full publishes a whole model and no adapter to merge: remove spec.output.merge",
             ),
         )
     )

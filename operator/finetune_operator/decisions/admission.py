@@ -7,7 +7,7 @@ writes to the same output."""
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from finetune_api.bundle import bucket_of, storage_of, uris_of
+from finetune_api.bundle import bucket_of, storage_of, unknown_bucket, uris_of
 from finetune_api.conflicts import conflicts, normal
 from finetune_api.names import TRAINER_SERVICE_ACCOUNT
 from finetune_api.spec.job import FineTuneJobSpec
@@ -22,10 +22,18 @@ LOOK_AGAIN = timedelta(seconds=5)
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why the job cannot start. `final`: the job fails now, and waiting longer does not help."""
+    """Why the job cannot start. `final`: the job fails now, and waiting longer does not help.
 
-    message: str
+    `remedy`: what to do, if that is more exact than the remedy of SpecInvalid."""
+
+    finding: str
     final: bool
+    remedy: str | None = None
+
+    @property
+    def while_waiting(self) -> str:
+        """The message of a job that waits. It need not be created again."""
+        return f"{self.finding} {self.remedy or ''}".rstrip()
 
 
 def obstacle(world: World, now: datetime) -> Obstacle | None:
@@ -39,25 +47,30 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         unread = f"This version of the operator cannot read FineTuneProfile {world.spec.profile_name}"
         return Obstacle(f"{unread}: {world.profile_error}", final=False)
     if world.profile is None:
-        return Obstacle(f'spec.profileName: FineTuneProfile "{world.spec.profile_name}" does not exist.', late)
-    if message := _unknown_bucket(world.spec, world.profile):
-        return Obstacle(message, final=True)
+        return Obstacle(
+            f'spec.profileName: FineTuneProfile "{world.spec.profile_name}" does not exist.',
+            late,
+            "List the profiles with kubectl get finetuneprofiles, and set spec.profileName to one of them.",
+        )
+    if unknown := _unknown_bucket(world.spec, world.profile):
+        return unknown
     if not begun and (conflict := next(conflicts(world.spec), None)):
-        return Obstacle(f"{conflict.field}: {conflict.message}", final=True)
+        return Obstacle(f"{conflict.field}: {conflict.finding}", final=True, remedy=conflict.remedy)
     account = world.spec.compute.service_account_name
     if account not in (None, TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
         return Obstacle(
             f'spec.compute.serviceAccountName: ServiceAccount "{account}" does not exist in namespace '
             f"{world.namespace}.",
             late,
+            "Create the ServiceAccount, or correct the name.",
         )
     if not world.service_account_may_report:
         return Obstacle(
             f"spec.compute.serviceAccountName: ServiceAccount {account} has no permission to write the status of the "
-            "job. Run this command: "
-            f"kubectl create rolebinding {account}-reports --namespace {world.namespace} "
-            f"--clusterrole {TRAINER_SERVICE_ACCOUNT} --serviceaccount {world.namespace}:{account}.",
+            "job.",
             late,
+            f"Run this command: kubectl create rolebinding {account}-reports --namespace {world.namespace} "
+            f"--clusterrole {TRAINER_SERVICE_ACCOUNT} --serviceaccount {world.namespace}:{account}",
         )
     return None
 
@@ -81,14 +94,11 @@ def owner_of_output(world: World) -> str | None:
     )
 
 
-def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> str | None:
-    """Return a sentence about the first URI whose bucket is in no storage of the profile; None if there is none."""
+def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obstacle | None:
+    """Return the first URI whose bucket is in no storage of the profile; None if there is none."""
     for field, uri in uris_of(spec).items():
         bucket = bucket_of(uri)
         if bucket and storage_of(bucket, profile.storages) is None:
-            known = ", ".join(pattern for storage in profile.storages for pattern in storage.buckets)
-            return (
-                f"{field}: bucket {bucket} is in no storage of FineTuneProfile {spec.profile_name}. "
-                f"The buckets of the profile are {known}."
-            )
+            finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
+            return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
     return None

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api import names
-from finetune_api.reasons import FailureReason, finding_of, sentence
+from finetune_api.reasons import FailureReason, finding_of, sentence, with_remedy
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status.job import Attempt, ConditionType, Stage, State
 from finetune_operator.decisions import admission, children
@@ -37,10 +37,10 @@ def reconcile(world: World, now: datetime) -> Plan:
 
     obstacle = admission.obstacle(world, now)
     if obstacle is not None and obstacle.final:
-        return _fail(world, FailureReason.SPEC_INVALID, obstacle.message, now)
+        found = with_remedy(obstacle.finding, obstacle.remedy) if obstacle.remedy else obstacle.finding
+        return _fail(world, FailureReason.SPEC_INVALID, found, now)
     if obstacle is not None or world.spec is None or world.profile is None:
-        message = obstacle.message if obstacle else ""
-        outlook = Outlook(State.PENDING, "WaitingForDependency", message)
+        outlook = Outlook(State.PENDING, "WaitingForDependency", obstacle.while_waiting if obstacle else "")
         return _proceed(world, outlook, now, requeue_after=admission.LOOK_AGAIN)
 
     preflight = _preflight(world, now)
@@ -148,7 +148,10 @@ def _training(world: World, attempt: RunStanding, run: Run | None = None) -> Out
     started = run.pod.started if run and run.pod else None
     if own_words.holds_since(world.status, ConditionType.EVALUATED, started):
         return Outlook(
-            State.RUNNING, "Publishing", "The adapter and the report are being written to output.uri.", Stage.PUBLISHING
+            State.RUNNING,
+            "Publishing",
+            "The adapter and the report are being written to spec.output.uri.",
+            Stage.PUBLISHING,
         )
     if own_words.holds_since(world.status, ConditionType.TRAINED, started):
         return Outlook(
@@ -208,7 +211,7 @@ def _published(world: World, now: datetime) -> Plan:
 def _complete(world: World, now: datetime) -> Plan:
     evaluation = world.status.evaluation
     verdict = evaluation.verdict if evaluation else None
-    outlook = Outlook(State.COMPLETE, "Succeeded", verdict or "The results are published at output.uri.")
+    outlook = Outlook(State.COMPLETE, "Succeeded", verdict or "The results are published at spec.output.uri.")
     status = operator_status(world, outlook, _attempts(world, now), now)
     return Plan(
         delete_jobs=_live(world.preflight, *world.attempts.values()),

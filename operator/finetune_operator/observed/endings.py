@@ -133,7 +133,8 @@ def _by_exit_code(pod: Pod, code: int) -> End:
         )
     if pod.termination_reason in _NEVER_RAN or code in (126, 127):
         error = f": {pod.termination_text}" if pod.termination_reason in _NEVER_RAN and pod.termination_text else ""
-        return f"The command of trainer.image could not be run{error}".rstrip(".") + ".", FailureReason.POD_START_FAILED
+        finding = f"The command of spec.trainer.image could not be run{error}".rstrip(".")
+        return f"{finding}.", FailureReason.POD_START_FAILED
     if pod.is_leaving and code in (128 + signal.SIGKILL, 128 + signal.SIGTERM):
         return f"Pod {pod.name} was deleted before its work was done.", FailureReason.EVICTED
     if code == SUPERSEDED_EXIT_CODE:

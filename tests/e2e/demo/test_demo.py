@@ -28,7 +28,7 @@ def with_operator(target: Target) -> Target:
 
 
 @pytest.mark.timeout(1500)  # three minutes of training on two idle cores
-def test_the_demo_ends_with_an_adapter_that_answers_what_its_base_model_cannot(target: Target) -> None:
+def test_the_demo_publishes_an_adapter_that_answers_better_than_its_base_model(target: Target) -> None:
     screen = io.StringIO()
 
     code = run(lambda: with_operator(target), Console(file=screen, width=80))

@@ -63,7 +63,7 @@ def test_the_deployment_becomes_available(installed: Cluster) -> None:
     assert [pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods] == [0]
 
 
-def test_it_runs_as_nobody_and_contains_only_the_operator(installed: Cluster) -> None:
+def test_the_image_runs_as_a_non_root_user_and_contains_only_the_operator(installed: Cluster) -> None:
     code = "import os, importlib.util as u; print(os.getuid(), u.find_spec('finetune_trainer'), u.find_spec('torch'))"
     printed = installed.kubectl("--namespace", NAMESPACE, "exec", DEPLOYMENT, "--", "python", "-c", code)
     assert printed.split() == ["65532", "None", "None"]

@@ -53,7 +53,9 @@ def jobs(tenant: Tenant) -> dict[str, Job]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_ends_with_its_reason_and_never_asks_for_a_gpu(tenant: Tenant, jobs: dict[str, Job], name: str) -> None:
+def test_a_bad_job_fails_with_its_reason_and_never_requests_a_gpu(
+    tenant: Tenant, jobs: dict[str, Job], name: str
+) -> None:
     _, reason, named = CASES[name]
 
     status = tenant.end_of(jobs[name])
@@ -64,7 +66,7 @@ def test_it_ends_with_its_reason_and_never_asks_for_a_gpu(tenant: Tenant, jobs: 
     assert gpus_asked_for(jobs[name]) == []
 
 
-def test_an_output_that_holds_another_jobs_results_is_refused(tenant: Tenant) -> None:
+def test_an_output_with_results_of_another_job_is_refused(tenant: Tenant) -> None:
     train = tenant.put_rows("occupied.jsonl", [{**GOOD, "prompt": f"{i}"} for i in range(20)])
     first = tenant.create("occupied", train)
     assert tenant.end_of(first)["state"] == "Complete"

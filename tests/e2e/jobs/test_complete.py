@@ -10,7 +10,7 @@ from devcluster import Cluster
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, gpus_asked_for, message, sums, truth
 
 
-def test_rows_with_columns_of_the_tenants_own_become_a_published_adapter(
+def test_rows_with_mapped_columns_become_a_published_adapter(
     tenant: Tenant, installed: Cluster, tmp_path: Path
 ) -> None:
     train = tenant.put_rows("sums/part-1.jsonl", sums(60))
@@ -90,7 +90,7 @@ def test_qlora_learns_from_conversations_and_tasks(tenant: Tenant, name: str, ke
     assert status["resolved"]["method"] == "QLoRA"
 
 
-def test_a_test_set_of_its_own_is_kept_apart_from_the_training_rows(tenant: Tenant) -> None:
+def test_rows_of_a_separate_test_set_are_not_trained_on(tenant: Tenant) -> None:
     train, test = tenant.put_rows("own/train.jsonl", sums(40)), tenant.put_rows("own/test.jsonl", sums(10))
     sources = {
         "train": [{"uri": train, "columns": SUMS_COLUMNS}],

@@ -1,4 +1,4 @@
-"""What happens to a job when something is taken away under it: memory, its pod, the operator, the job itself."""
+"""Jobs that lose something while they run: memory, their pod, the operator, the job itself."""
 
 from collections.abc import Callable
 
@@ -35,13 +35,15 @@ def learning(job: Job) -> None:
     wait_for(f"{job.name} to take steps", job.status, lambda s: s.get("training", {}).get("step", 0) > 0, 120)
 
 
-def test_more_memory_than_its_limit_is_said_so(tenant: Tenant, start: Callable[..., Job]) -> None:
+def test_exceeding_the_memory_limit_is_reported_as_host_out_of_memory(
+    tenant: Tenant, start: Callable[..., Job]
+) -> None:
     job = start("oom", compute={"cpu": "500m", "memory": "150Mi"})
 
     status = tenant.end_of(job)
 
     assert status["attempts"][0]["reason"] == "HostOutOfMemory", message(status)
-    assert "compute.memory" in message(status)
+    assert "spec.compute.memory" in message(status)
 
 
 def test_a_pod_that_is_deleted_ends_the_job_with_a_reason(tenant: Tenant, start: Callable[..., Job]) -> None:
@@ -55,7 +57,7 @@ def test_a_pod_that_is_deleted_ends_the_job_with_a_reason(tenant: Tenant, start:
     assert status["attempts"][0]["reason"] in ("Preempted", "Evicted"), message(status)
 
 
-def test_a_job_that_is_suspended_while_it_trains_waits_and_ends_well_once_resumed(
+def test_a_job_that_is_suspended_during_training_waits_and_completes_after_it_resumes(
     tenant: Tenant, start: Callable[..., Job]
 ) -> None:
     def suspend(suspended: bool) -> None:
@@ -81,7 +83,7 @@ def test_a_job_that_is_suspended_while_it_trains_waits_and_ends_well_once_resume
     assert (len(trainers()), trainers() & first) == (1, set())
 
 
-def test_an_operator_that_is_killed_goes_on_where_it_was(
+def test_an_operator_that_is_killed_continues_after_its_restart(
     tenant: Tenant, start: Callable[..., Job], installed: Cluster
 ) -> None:
     job = start("operator-killed", training={"maxSteps": 60, "epochs": 100})
@@ -96,9 +98,7 @@ def test_an_operator_that_is_killed_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("state", ["Validating", "Queued", "Running", "Complete"])
-def test_a_deleted_job_leaves_nothing_but_what_it_published(
-    tenant: Tenant, start: Callable[..., Job], state: str
-) -> None:
+def test_a_deleted_job_leaves_only_its_published_results(tenant: Tenant, start: Callable[..., Job], state: str) -> None:
     ahead = start("ahead-of-it") if state == "Queued" else None
     if ahead:
         in_state(ahead, "Running")

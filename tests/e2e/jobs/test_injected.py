@@ -92,7 +92,7 @@ def containers(job: Job) -> set[tuple[str, ...]]:
         ("meshed-bad", {"cpu": "500m", "memory": "150Mi"}, "Failed", "HostOutOfMemory"),
     ],
 )
-def test_the_trainers_container_decides_and_no_pod_stays(
+def test_the_trainers_container_decides_the_result_and_no_pod_remains(
     tenant: Tenant, name: str, compute: Object, state: str, reason: str
 ) -> None:
     train = tenant.put_rows("meshed.jsonl", sums(30))
@@ -107,7 +107,7 @@ def test_the_trainers_container_decides_and_no_pod_stays(
 
 
 @pytest.mark.usefixtures("no_sandbox")
-def test_a_sandbox_that_cannot_be_made_is_told_in_the_kubelets_words(tenant: Tenant) -> None:
+def test_a_failed_sandbox_is_reported_with_the_kubelets_message(tenant: Tenant) -> None:
     job = tenant.create("boxed", tenant.put_rows("boxed.jsonl", sums(30)))
 
     told = wait_for(

@@ -1,4 +1,4 @@
-"""Near copies by meaning: the only preflight that needs torch, in a real pod."""
+"""Near-duplicates by meaning, in a real pod. No other preflight needs torch."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tests.e2e.tenant import Tenant, gpus_asked_for, message
 from tests.integration.finetune_trainer.as_the_pod_runs.inputs import nonsense, save_sentence_model, twins
 
 
-def test_rows_of_one_meaning_are_dropped_by_a_sentence_model_from_s3(tenant: Tenant, tmp_path: Path) -> None:
+def test_a_sentence_model_from_s3_drops_rows_with_the_same_meaning(tenant: Tenant, tmp_path: Path) -> None:
     save_sentence_model(tmp_path)
     for file in (path for path in tmp_path.rglob("*") if path.is_file()):
         tenant.s3.upload_file(str(file), "models", f"sentence-model/{file.relative_to(tmp_path)}")

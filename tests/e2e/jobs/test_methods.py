@@ -7,7 +7,7 @@ import io
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 
 
-def test_full_tuning_publishes_a_whole_model_and_plain_texts_can_be_learned_from(tenant: Tenant) -> None:
+def test_full_fine_tuning_on_texts_publishes_a_whole_model(tenant: Tenant) -> None:
     rows = tenant.put_rows("texts.jsonl", [{"text": f"Note {row['q']} {row['a']}"} for row in sums(40)])
     dataset = {"train": [{"uri": rows, "format": "Text"}]}
 
@@ -18,7 +18,7 @@ def test_full_tuning_publishes_a_whole_model_and_plain_texts_can_be_learned_from
     assert "texts/model/model.safetensors" in tenant.objects("results", "texts/")
 
 
-def test_an_adapter_that_exists_is_evaluated_on_new_rows_without_training(tenant: Tenant) -> None:
+def test_an_existing_adapter_is_evaluated_on_new_rows_without_training(tenant: Tenant) -> None:
     columns, table = {"columns": SUMS_COLUMNS}, io.StringIO()
     writer = csv.DictWriter(table, ["q", "a"])
     writer.writeheader()

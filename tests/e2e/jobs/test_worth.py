@@ -1,4 +1,4 @@
-"""Whether it was worth it decides how a job ends: gates, regression sets, merged weights, in real pods."""
+"""Gates, regression sets and merged weights decide how a job ends, in real pods."""
 
 from random import Random
 
@@ -10,7 +10,7 @@ WORDS = [
 ]
 
 
-def test_a_missed_gate_fails_the_job_says_by_how_much_and_keeps_the_results(tenant: Tenant) -> None:
+def test_a_missed_gate_fails_the_job_with_value_and_bound_and_keeps_the_results(tenant: Tenant) -> None:
     rows = tenant.put_rows("gated.jsonl", sums(40))
     dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
     gates = [{"metric": "ExactMatch", "min": 0.99}, {"metric": "Loss", "max": 1000}]
@@ -37,7 +37,7 @@ def test_merged_weights_are_published_and_measured_again(tenant: Tenant) -> None
     assert "merged/merged/model.safetensors" in tenant.objects("results", "merged/")
 
 
-def test_a_planted_test_row_and_one_repeated_answer_are_told_before_a_gpu_is_asked_for(tenant: Tenant) -> None:
+def test_advice_reports_a_leaked_test_row_and_a_repeated_answer_before_the_job_requests_a_gpu(tenant: Tenant) -> None:
     asked = [" ".join(Random(i).sample(WORDS, 12)) for i in range(60)]
     train = tenant.put_rows("leak/train.jsonl", [{"prompt": text, "completion": "Yes."} for text in asked[:50]])
     planted = [{"prompt": text, "completion": "Yes."} for text in (asked[7].upper(), *asked[50:])]

@@ -47,11 +47,11 @@ CLUSTER_WIDE = {
 }
 
 
-def test_helm_finds_nothing_to_complain_about(helm: Helm) -> None:
+def test_helm_lint_reports_no_problem(helm: Helm) -> None:
     assert "0 chart(s) failed" in helm("lint", CHART, "--strict")
 
 
-def test_one_install_makes_the_definitions_and_a_profile_of_them(installed: str, api: client.ApiClient) -> None:
+def test_one_install_creates_the_definitions_and_a_valid_profile(installed: str, api: client.ApiClient) -> None:
     profile = client.CustomObjectsApi(api).get_cluster_custom_object(*PROFILES, "default")
     assert profile["spec"]["trainer"] == {
         "image": "finetune-trainer:0.1.0",
@@ -70,9 +70,7 @@ def test_the_operators_pod_is_accepted_under_the_restricted_standard(installed: 
     assert [pod.status.phase for pod in pods] == ["Pending"]
 
 
-def test_an_upgrade_with_every_value_set_arrives(
-    helm: Helm, installed: str, api: client.ApiClient, tmp_path: Path
-) -> None:
+def test_an_upgrade_applies_every_value(helm: Helm, installed: str, api: client.ApiClient, tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
     values.write_text(
         """
@@ -110,7 +108,7 @@ def test_an_upgrade_with_every_value_set_arrives(
     assert "--log-level=DEBUG" in container.args
 
 
-def test_a_digest_counts_instead_of_the_tag(helm: Helm) -> None:
+def test_a_digest_is_used_instead_of_the_tag(helm: Helm) -> None:
     digest = "sha256:" + "ab" * 32
     objects = rendered(helm, "--set", f"image.digest={digest},image.tag=ignored,trainerImage.digest={digest}")
     pod = objects["Deployment", "finetune-operator"]["spec"]["template"]["spec"]
@@ -118,7 +116,7 @@ def test_a_digest_counts_instead_of_the_tag(helm: Helm) -> None:
     assert objects["FineTuneProfile", "default"]["spec"]["trainer"]["image"] == f"finetune-trainer@{digest}"
 
 
-def test_a_platform_that_keeps_its_own_profiles_gets_none(helm: Helm) -> None:
+def test_no_profile_is_installed_if_the_values_disable_it(helm: Helm) -> None:
     kinds = {kind for kind, _ in rendered(helm, "--set", "profile.create=false")}
     assert "FineTuneProfile" not in kinds
     assert "Deployment" in kinds
@@ -175,7 +173,7 @@ def test_the_notes_say_which_namespaces_are_served_and_what_another_release_has_
     assert "No FineTuneProfile was created, because clusterResources.create is false." in further
 
 
-def test_two_operators_never_run_side_by_side(helm: Helm) -> None:
+def test_two_operators_never_run_at_the_same_time(helm: Helm) -> None:
     deployment = rendered(helm)["Deployment", "finetune-operator"]["spec"]
     assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
 
@@ -192,7 +190,7 @@ def test_two_operators_never_run_side_by_side(helm: Helm) -> None:
         (["--set", "clusterResources.create=false"], "watchNamespaces is empty, .* Name its namespaces"),
     ],
 )
-def test_what_cannot_work_ends_before_anything_is_installed(helm: Helm, arguments: list[str], sentence: str) -> None:
+def test_wrong_values_fail_before_anything_is_installed(helm: Helm, arguments: list[str], sentence: str) -> None:
     with pytest.raises(ClusterError, match=sentence):
         helm("template", "finetune-operator", CHART, *arguments)
 

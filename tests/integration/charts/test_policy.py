@@ -164,7 +164,7 @@ def attempt(job: Object, pod_named: Callable[..., Writer]) -> Writer:
     return pod_named(pod_name(job, "a1"))
 
 
-def test_the_preflight_writes_its_findings_beside_the_operators_fields(job: Object, preflight: Writer) -> None:
+def test_the_preflight_writes_its_findings_next_to_the_operators_fields(job: Object, preflight: Writer) -> None:
     findings = {"preflight": PREFLIGHT, "resolved": RESOLVED, "conditions": [condition("Validated")]}
     status = preflight.apply(job, findings, "preflight")
     assert status["preflight"] == PREFLIGHT
@@ -173,7 +173,7 @@ def test_the_preflight_writes_its_findings_beside_the_operators_fields(job: Obje
     assert status["state"] == "Running"
 
 
-def test_an_attempt_writes_its_progress_again_and_again(job: Object, attempt: Writer) -> None:
+def test_an_attempt_may_write_its_progress_repeatedly(job: Object, attempt: Writer) -> None:
     attempt.apply(job, {"training": TRAINING}, "attempt-1")
     for step in (4, 5):
         progress = {"training": TRAINING | {"step": step}, "conditions": [condition("Trained", "Unknown")]}
@@ -189,14 +189,14 @@ def test_an_attempt_writes_its_progress_again_and_again(job: Object, attempt: Wr
     assert (status["evaluation"], status["artifacts"]) == (EVALUATION, ARTIFACTS)
 
 
-def test_a_pod_may_take_back_what_it_wrote(job: Object, attempt: Writer) -> None:
+def test_a_pod_may_remove_its_own_fields(job: Object, attempt: Writer) -> None:
     attempt.apply(job, {"training": TRAINING, "conditions": [condition("Trained")]}, "attempt-1")
     status = attempt.apply(job, {}, "attempt-1")
     assert "training" not in status
     assert {c["type"] for c in status["conditions"]} == {"Ready", "Reconciling"}
 
 
-def test_a_pod_may_write_before_the_operator_has(
+def test_a_pod_may_write_before_the_operator_does(
     make_job: Callable[..., Object], pod_named: Callable[..., Writer]
 ) -> None:
     job = make_job(status={})
@@ -205,7 +205,7 @@ def test_a_pod_may_write_before_the_operator_has(
 
 
 @pytest.mark.parametrize("step", ["preflight", "a1"])
-def test_the_longest_name_a_job_can_have_does_not_lock_its_pods_out(
+def test_pods_of_a_job_with_the_longest_name_may_write(
     step: str, make_job: Callable[..., Object], pod_named: Callable[..., Writer]
 ) -> None:
     job = make_job(f"{step}-".ljust(40, "j"))
@@ -213,13 +213,11 @@ def test_the_longest_name_a_job_can_have_does_not_lock_its_pods_out(
     assert own.items() <= pod_named(pod_name(job, step)).apply(job, own).items()
 
 
-def test_the_tenth_attempt_is_an_attempt(job: Object, pod_named: Callable[..., Writer]) -> None:
+def test_an_attempt_with_a_number_of_two_digits_may_write(job: Object, pod_named: Callable[..., Writer]) -> None:
     assert pod_named(pod_name(job, "a10")).apply(job, {"training": TRAINING}, "attempt-10")["training"] == TRAINING
 
 
-def test_naming_the_operators_value_without_changing_it_is_no_offence(
-    job: Object, attempt: Writer, admin: Writer
-) -> None:
+def test_a_pod_may_apply_an_operators_field_with_the_same_value(job: Object, attempt: Writer, admin: Writer) -> None:
     attempt.apply(job, {"state": "Running"}, "attempt-1")
     assert admin.apply(job, OPERATORS | {"state": "Complete"}, "finetune-operator")["state"] == "Complete"
 
@@ -243,7 +241,7 @@ def test_naming_the_operators_value_without_changing_it_is_no_offence(
         ({"preflight": PREFLIGHT, "resolved": RESOLVED, "state": "Queued"}, "status.state"),
     ],
 )
-def test_the_preflight_may_write_nothing_else(job: Object, preflight: Writer, status: Object, named: str) -> None:
+def test_the_preflight_may_not_write_other_fields(job: Object, preflight: Writer, status: Object, named: str) -> None:
     with pytest.raises(client.ApiException) as refused:
         preflight.apply(job, status, "preflight")
     assert refused.value.status == 403
@@ -262,7 +260,7 @@ def test_the_preflight_may_write_nothing_else(job: Object, preflight: Writer, st
         ({"conditions": [condition("Reconciling", "False")]}, "conditions Reconciling"),
     ],
 )
-def test_an_attempt_may_write_nothing_else(job: Object, attempt: Writer, status: Object, named: str) -> None:
+def test_an_attempt_may_not_write_other_fields(job: Object, attempt: Writer, status: Object, named: str) -> None:
     with pytest.raises(client.ApiException) as refused:
         attempt.apply(job, status | {"training": TRAINING}, "attempt-1")
     assert REFUSED_BY_POLICY in refused.value.reason
@@ -279,7 +277,7 @@ def test_an_attempt_may_write_nothing_else(job: Object, attempt: Writer, status:
         ({"status": None}, "application/merge-patch+json", ""),
     ],
 )
-def test_nothing_of_the_operators_can_be_removed(
+def test_a_pod_may_not_remove_a_field_of_the_operator(
     job: Object, attempt: Writer, body: Any, kind: str, named: str
 ) -> None:
     with pytest.raises(client.ApiException) as refused:
@@ -288,7 +286,7 @@ def test_nothing_of_the_operators_can_be_removed(
     assert refused.value.reason.endswith(named)
 
 
-def test_a_pod_posing_as_the_operator_cannot_drop_its_fields(job: Object, attempt: Writer) -> None:
+def test_a_pod_with_the_operators_field_manager_may_not_remove_its_fields(job: Object, attempt: Writer) -> None:
     with pytest.raises(client.ApiException, match=REFUSED_BY_POLICY):
         attempt.apply(job, {"training": TRAINING}, "finetune-operator")
 
@@ -303,7 +301,7 @@ def test_a_pod_posing_as_the_operator_cannot_drop_its_fields(job: Object, attemp
     ],
     ids=["another job's", "an earlier job's", "without uid", "any"],
 )
-def test_a_pod_may_not_write_a_job_that_is_not_its_own(
+def test_a_pod_may_not_write_the_status_of_another_job(
     name: Callable[[Object, Object], str], make_job: Callable[..., Object], pod_named: Callable[..., Writer]
 ) -> None:
     job, other = make_job(), make_job()
@@ -312,19 +310,19 @@ def test_a_pod_may_not_write_a_job_that_is_not_its_own(
     assert REFUSED_BY_POLICY in refused.value.reason
 
 
-def test_a_pod_of_the_job_that_is_neither_preflight_nor_attempt_writes_nothing(
+def test_a_pod_of_the_job_that_is_neither_preflight_nor_attempt_may_not_write(
     job: Object, pod_named: Callable[..., Writer]
 ) -> None:
     with pytest.raises(client.ApiException, match=r"may not change status\.training"):
         pod_named(pod_name(job, "shell")).apply(job, {"training": TRAINING})
 
 
-def test_a_token_that_no_pod_holds_writes_nothing(tenant: str, job: Object, api: client.ApiClient) -> None:
+def test_a_token_of_no_pod_may_not_write(tenant: str, job: Object, api: client.ApiClient) -> None:
     with pytest.raises(client.ApiException, match="a token that is not bound to a pod"):
         writer_with(api, token_of(names.TRAINER_SERVICE_ACCOUNT, tenant, api)).apply(job, {"training": TRAINING})
 
 
-def test_a_tenants_own_account_is_held_like_the_trainers(
+def test_the_policy_applies_to_a_tenants_own_service_account_too(
     tenant: str,
     job: Object,
     api: client.ApiClient,

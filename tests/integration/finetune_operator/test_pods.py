@@ -180,7 +180,7 @@ def test_a_trainer_that_failed_beside_a_sidecar_ends_the_job_and_its_pod(
     assert "because container istio-proxy did not stop" in job.ready()["message"]
 
 
-def test_a_sandbox_that_cannot_be_made_is_told_in_the_kubelets_words(slow: dict[str, Job]) -> None:
+def test_a_failed_sandbox_is_reported_with_the_kubelets_message(slow: dict[str, Job]) -> None:
     job = slow["sandbox"]
     wait_for(
         "the kubelet's word",

@@ -81,7 +81,7 @@ def with_tiny_model(spec: dict[str, Any], model: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_it_runs_to_published_results(name: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_an_example_runs_and_publishes_its_results(name: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     spec = yaml.safe_load((EXAMPLES / name).read_text())["spec"]
     with_rows(spec, tmp_path)
     with_tiny_model(spec, tiny_model_dir, tmp_path)

@@ -40,7 +40,7 @@ def train(model: PreTrainedModel, method: MethodType, steps: int) -> list[Step]:
 
 
 @torch.no_grad()
-def test_packed_rows_learn_from_the_logits_the_model_gives_each_alone(folder: Path) -> None:
+def test_packed_rows_have_the_logits_of_each_row_alone(folder: Path) -> None:
     model = load_model(folder, MethodType.LORA, CPU).to(torch.float64).eval()
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager")
     reference.to(torch.float64).eval()
@@ -55,7 +55,7 @@ def test_packed_rows_learn_from_the_logits_the_model_gives_each_alone(folder: Pa
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
-def test_computing_activations_again_gives_the_same_gradients(folder: Path) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(folder: Path) -> None:
     gradients = []
     for checkpointing in (False, True):
         model = load_model(folder, MethodType.FULL, CPU).to(torch.float64).requires_grad_(True).train()
@@ -87,7 +87,9 @@ def test_every_linear_layer_that_can_has_an_adapter_that_learns(folder: Path) ->
 
 
 @pytest.mark.parametrize("method", [MethodType.LORA, MethodType.QLORA, MethodType.FULL])
-def test_it_learns_and_what_it_learned_loads_elsewhere(folder: Path, method: MethodType, tmp_path: Path) -> None:
+def test_the_model_learns_and_its_saved_weights_give_the_same_logits_elsewhere(
+    folder: Path, method: MethodType, tmp_path: Path
+) -> None:
     base = load_model(folder, method, CPU)
     if method is MethodType.QLORA and base.config.model_type in NO_FOUR_BIT:
         pytest.skip("preflight refuses it")

@@ -80,5 +80,5 @@ def test_a_verdict_says_where_no_answer_ends(make_bundle: MakeBundle, tiny_model
     assert "EndOfTurnUntrained" in log
     verdict = json.loads((Path(bundle.spec.output.uri) / "manifest.json").read_text())["evaluation"]["verdict"]
     assert "No answer of the tuned model ended: all 12 were cut at" in verdict
-    assert "never trained to end an answer. Set method.lora.modulesToSave" in verdict
+    assert "never trained to end an answer. Set spec.method.lora.modulesToSave" in verdict
     assert "No answer of the tuned model" in (Path(bundle.spec.output.uri) / "report.html").read_text()

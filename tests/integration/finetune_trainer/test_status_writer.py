@@ -48,7 +48,9 @@ def make_writer(account: Path) -> MakeWriter:
     return make
 
 
-def test_preflight_and_attempt_keep_each_others_fields_and_conditions(job: Job, make_writer: MakeWriter) -> None:
+def test_preflight_and_attempt_do_not_remove_each_others_fields_and_conditions(
+    job: Job, make_writer: MakeWriter
+) -> None:
     preflight, attempt = make_writer(job, PREFLIGHT_MANAGER), make_writer(job, attempt_manager(1))
     preflight.condition(ConditionType.VALIDATED, True, "DataValid", "Good.")
     preflight.result(preflight=sample_status.PREFLIGHT, resolved=sample_status.RESOLVED)
@@ -59,7 +61,7 @@ def test_preflight_and_attempt_keep_each_others_fields_and_conditions(job: Job, 
     assert job.conditions() == {"Validated": "True", "Trained": "True"}
 
 
-def test_an_attempt_that_was_replaced_is_told_so_and_changes_nothing(job: Job, make_writer: MakeWriter) -> None:
+def test_a_replaced_attempt_stops_with_the_cause_and_changes_nothing(job: Job, make_writer: MakeWriter) -> None:
     first, second = make_writer(job, attempt_manager(1)), make_writer(job, attempt_manager(2))
     first.progress(training=sample_status.TRAINING)
     second.progress(training=sample_status.TRAINING.model_copy(update={"attempt": 2}))
@@ -68,7 +70,7 @@ def test_an_attempt_that_was_replaced_is_told_so_and_changes_nothing(job: Job, m
     assert (job.status()["training"]["attempt"], job.status()["training"]["step"]) == (2, 24)
 
 
-def test_a_pod_whose_job_was_deleted_or_created_anew_is_told_so(
+def test_a_pod_whose_job_was_deleted_or_created_again_stops_with_the_cause(
     job: Job, kube: Kube, namespace: str, make_writer: MakeWriter
 ) -> None:
     writer = make_writer(job, attempt_manager(1))
@@ -80,7 +82,7 @@ def test_a_pod_whose_job_was_deleted_or_created_anew_is_told_so(
         writer.progress(training=sample_status.TRAINING)
 
 
-def test_a_loss_that_is_no_number_does_not_stop_the_apply(job: Job, make_writer: MakeWriter) -> None:
+def test_a_loss_that_is_not_a_number_does_not_prevent_the_apply(job: Job, make_writer: MakeWriter) -> None:
     make_writer(job, attempt_manager(1)).result(
         training=sample_status.TRAINING.model_copy(update={"loss": float("nan")})
     )

@@ -27,7 +27,7 @@ METHODS = [MethodType.LORA, MethodType.QLORA, MethodType.FULL]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_learns_compares_and_publishes_what_others_load(
+def test_a_run_learns_compares_and_publishes_an_adapter_that_peft_loads(
     make_bundle: MakeBundle, method: MethodType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_bundle(method={"type": method}, training={"learningRate": 0.01, "epochs": 3})
@@ -70,7 +70,7 @@ def test_a_run_learns_compares_and_publishes_what_others_load(
 
 
 @pytest.mark.parametrize("family", [falcon, qwen3_5, mamba])
-def test_a_model_whose_rows_go_alone_is_trained_measured_and_merged(
+def test_a_model_that_processes_each_row_alone_is_trained_measured_and_merged(
     make_bundle: MakeBundle, family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_family(family, tmp_path / "model")
@@ -97,7 +97,7 @@ def test_a_model_whose_rows_go_alone_is_trained_measured_and_merged(
     assert "micro-batches of one row" in report
 
 
-def test_training_ends_early_where_it_no_longer_helps_and_publishes_the_best(make_bundle: MakeBundle) -> None:
+def test_training_stops_early_without_improvement_and_publishes_the_best_weights(make_bundle: MakeBundle) -> None:
     bundle = make_bundle(
         dataset={"train": make_bundle().spec.dataset.train, "split": {"validation": 0.2}},
         training={
@@ -130,7 +130,7 @@ def _no_network(*_: Any) -> NoReturn:
     raise AssertionError("the trainer opened a connection")
 
 
-def test_from_s3_to_s3_it_leaves_the_results_and_nothing_else(
+def test_a_run_on_s3_leaves_only_the_results(
     s3: S3, make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     s3.bucket("train-all")

@@ -1,4 +1,4 @@
-"""Runs that are refused, fail, are told to stop or are started again: what the status says and what is left."""
+"""Runs that are refused, fail, receive SIGTERM or start again: their status and the files that remain."""
 
 import json
 import signal
@@ -37,11 +37,11 @@ def _failure(bundle: Bundle) -> FailureReason:
     condition = writer.intent.conditions[-1] if writer.intent.conditions else None
     assert condition
     assert (condition.type, condition.status, condition.reason) == ("Trained", "False", caught.value.reason)
-    assert condition.message == sentence(caught.value.reason, caught.value.message)
+    assert condition.message == sentence(caught.value.reason, caught.value.for_the_operator)
     return caught.value.reason
 
 
-def test_anothers_output_is_refused_before_anything_is_loaded(make_bundle: MakeBundle) -> None:
+def test_an_output_with_results_of_another_job_is_refused_before_the_model_is_loaded(make_bundle: MakeBundle) -> None:
     bundle = make_bundle(job={"namespace": "team-a", "name": "tickets", "uid": "uid-1"})
     Path(bundle.spec.output.uri).mkdir()
     (Path(bundle.spec.output.uri) / "manifest.json").write_text('{"job": {"uid": "uid-2"}}')
@@ -49,12 +49,12 @@ def test_anothers_output_is_refused_before_anything_is_loaded(make_bundle: MakeB
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_and_without_leave_to_use_the_cpu_it_fails(make_bundle: MakeBundle) -> None:
+def test_training_without_a_gpu_fails_unless_the_profile_allows_the_cpu(make_bundle: MakeBundle) -> None:
     prepare(make_bundle())
     assert _failure(make_bundle(allowCPU=False)) is FailureReason.GPU_FAULT
 
 
-def test_a_failure_in_the_evaluation_leaves_the_training_true(
+def test_the_condition_trained_stays_true_if_the_evaluation_fails(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make_bundle()
@@ -81,7 +81,7 @@ def out_of_memory(*_: object) -> NoReturn:
         (MethodType.LORA, (publishing, "report_page")),
     ],
 )
-def test_what_was_tuned_is_kept_where_what_follows_fails(
+def test_the_tuned_weights_are_uploaded_if_a_later_step_fails(
     make_bundle: MakeBundle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,7 +102,7 @@ def test_what_was_tuned_is_kept_where_what_follows_fails(
     assert full or PeftModel.from_pretrained(tuned, folder)
 
 
-def test_an_adapter_that_was_kept_is_measured_and_merged_without_training_it_again(
+def test_an_adapter_from_a_failed_run_can_be_measured_and_merged_without_new_training(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = make_bundle()
@@ -121,7 +121,7 @@ def test_an_adapter_that_was_kept_is_measured_and_merged_without_training_it_aga
     assert AutoModelForCausalLM.from_pretrained(artifacts.merged)
 
 
-def test_what_was_tuned_is_not_put_among_anothers_results(
+def test_the_tuned_weights_are_not_uploaded_to_an_output_of_another_job(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make_bundle(job={"namespace": "team-a", "name": "tickets", "uid": "uid-1"})
@@ -139,7 +139,7 @@ def test_what_was_tuned_is_not_put_among_anothers_results(
 
 
 @pytest.mark.parametrize("place", ["write_bytes", "delete_prefix"])
-def test_a_pod_that_is_stopped_once_its_manifest_is_written_says_what_it_published(
+def test_a_pod_that_is_stopped_after_writing_its_manifest_reports_what_it_published(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     bundle = make_bundle()
@@ -164,7 +164,7 @@ def test_a_pod_that_is_stopped_once_its_manifest_is_written_says_what_it_publish
     assert writer.intent.is_true(ConditionType.EVALUATED), "its last word is that of the evaluation"
 
 
-def test_a_pod_started_again_after_publishing_only_says_so(
+def test_a_pod_that_starts_after_publishing_reports_that_and_does_nothing_else(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make_bundle()
@@ -179,7 +179,7 @@ def test_a_pod_started_again_after_publishing_only_says_so(
     assert [condition.status for condition in second.intent.conditions or []] == ["True", "True"]
 
 
-def test_sigterm_ends_it_after_the_step_as_preempted(
+def test_sigterm_ends_the_training_after_the_current_step_as_preempted(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make_bundle()

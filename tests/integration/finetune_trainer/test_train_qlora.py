@@ -22,7 +22,7 @@ from tests.integration.finetune_trainer.trainings import applied, prepare, run
 from tests.unit.finetune_trainer.conftest import MakeBundle
 
 
-def test_under_qlora_the_base_model_is_measured_as_it_would_be_served_one_model_at_a_time(
+def test_qlora_measures_the_base_model_in_bfloat16_with_one_model_in_memory_at_a_time(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[ReferenceType[PreTrainedModel]] = []
@@ -87,7 +87,7 @@ def test_if_the_base_model_does_not_fit_in_bf16_it_is_measured_in_4_bits_and_the
     assert evaluation.base.loss == pytest.approx(four_bit_loss(bundle, prepared), rel=1e-4)
     assert evaluation.quantized
     assert evaluation.quantized.loss_change is None
-    why = f"in 4 bits, because the base model in bfloat16 needs about {needed}, and compute.memory is 1Gi."
+    why = f"in 4 bits, because the base model in bfloat16 needs about {needed}, and spec.compute.memory is 1Gi."
     assert f"measured {why}" in evaluation.quantized.message
     assert "the base model in 4 bits" in verdict
     said = [status["conditions"][-1]["message"] for status in applied(capsys.readouterr().out)]

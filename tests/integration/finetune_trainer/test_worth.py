@@ -1,4 +1,4 @@
-"""A real, tiny training judged from end to end: one that can be learned is praised, shuffled answers are not."""
+"""The verdict on real, tiny trainings: Better for a task that can be learned, and not for shuffled answers."""
 
 import random
 
@@ -29,7 +29,7 @@ def shuffled(found: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(("spoilt", "praised"), [(False, True), (True, False)])
-def test_what_can_be_learned_is_praised_and_shuffled_answers_are_not(
+def test_the_verdict_praises_a_learnable_task_and_not_shuffled_answers(
     make_bundle: MakeBundle, spoilt: bool, praised: bool
 ) -> None:
     torch.set_num_threads(1)

@@ -83,7 +83,7 @@ def test_the_schema_refuses_a_value_that_would_be_ignored_or_break(path: str, va
         ("imagePullSecrets", [{"name": "registry"}]),
     ],
 )
-def test_the_schema_takes_what_the_templates_take(path: str, value: object) -> None:
+def test_the_schema_accepts_every_value_that_the_templates_use(path: str, value: object) -> None:
     jsonschema.validate(values_with(path, value), SCHEMA)
 
 

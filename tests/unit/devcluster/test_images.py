@@ -7,7 +7,7 @@ from pathlib import Path
 from devcluster import images
 
 
-def test_the_archive_holds_every_image_with_a_non_root_user(tmp_path: Path) -> None:
+def test_the_archive_contains_every_image_with_a_non_root_user(tmp_path: Path) -> None:
     pause = tmp_path / "pause"
     pause.write_bytes(b"binary")
     images.write_archive(tmp_path / "images.tar", pause)

@@ -52,7 +52,7 @@ def test_a_bundle_survives_its_config_map(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_the_spec_digest_depends_on_what_is_said_not_on_how(name: str) -> None:
+def test_the_spec_digest_depends_on_the_values_and_not_on_their_notation(name: str) -> None:
     said = FineTuneJobSpec.model_validate(SPECS[name])
     digest = Bundle(spec=said).spec_digest
     otherwise = FineTuneJobSpec.model_validate_json(json.dumps(shuffled(dumped(said)), indent=3))
@@ -106,7 +106,7 @@ def test_patterns_of_buckets(pattern: str, bucket: str, matches: bool) -> None:
 
 
 @given(BUCKETS, st.text("abc/.-*", max_size=20))
-def test_the_bucket_of_a_uri_is_what_stands_before_the_first_slash(bucket: str, key: str) -> None:
+def test_the_bucket_of_a_uri_is_the_part_before_the_first_slash(bucket: str, key: str) -> None:
     assert bucket_of(f"s3://{bucket}/{key}") == bucket
 
 

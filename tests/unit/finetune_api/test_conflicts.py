@@ -30,7 +30,7 @@ def found(
             "output": {"uri": output},
         }
     )
-    return [f"{field}: {message}" for field, message in conflicts(spec, "/home/me")]
+    return [f"{field}: {finding} {remedy}" for field, finding, remedy in conflicts(spec, "/home/me")]
 
 
 def test_places_apart_are_fine() -> None:
@@ -74,7 +74,7 @@ def test_an_output_among_the_rows_is_named_whichever_source_they_are_of(uri: str
         (message,) = found(output=output, **others)
         assert message == (
             f"spec.output.uri: {field} ({uri}) reads files from {output}. The next run would read the results of this "
-            "job as rows: choose a prefix outside of that folder."
+            "job as rows. Choose a prefix outside of that folder."
         )
 
 
@@ -89,7 +89,7 @@ def test_an_output_among_the_rows_is_named_whichever_source_they_are_of(uri: str
         ("data/*.jsonl", "/data"),
     ],
 )
-def test_an_output_beside_the_rows_is_fine(uri: str, output: str) -> None:
+def test_an_output_next_to_the_rows_is_accepted(uri: str, output: str) -> None:
     assert found(output=output, train=[{"uri": uri}]) == []
 
 
@@ -97,7 +97,7 @@ def test_an_output_beside_the_rows_is_fine(uri: str, output: str) -> None:
 def test_an_output_that_would_overwrite_a_model_is_named(output: str) -> None:
     folder, wanted = (
         "s3://m/base",
-        "or a folder above it. The results could overwrite that folder: choose another prefix.",
+        "or a folder above it. The results could overwrite that folder. Choose another prefix.",
     )
     embedding = {"embeddingModel": {"uri": folder}}
     for field, arguments in {
@@ -110,7 +110,7 @@ def test_an_output_that_would_overwrite_a_model_is_named(output: str) -> None:
         ]
 
 
-def test_an_output_below_the_model_or_beside_an_earlier_adapter_is_fine() -> None:
+def test_an_output_below_the_model_or_next_to_an_earlier_adapter_is_accepted() -> None:
     assert found(output="s3://m/base/tuned", model="s3://m/base") == []
     assert found(output="s3://m/second", lora={"from": "s3://m/first/adapter"}) == []
 
@@ -131,7 +131,7 @@ def test_an_output_below_the_model_or_beside_an_earlier_adapter_is_fine() -> Non
 def test_a_source_named_twice_is_named_with_the_first(arguments: dict[str, Any], field: str, known: str) -> None:
     (message,) = found(**arguments)
     assert message.startswith(f"spec.dataset.{field}: ")
-    assert message.endswith(f"is already used by spec.dataset.{known}: remove or correct one of the two.")
+    assert message.endswith(f"is already used by spec.dataset.{known}. Remove or correct one of the two.")
 
 
 def test_a_regression_set_of_learned_rows_or_twice_by_one_metric_is_named() -> None:

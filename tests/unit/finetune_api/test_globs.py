@@ -43,7 +43,7 @@ GLOBS = st.lists(st.sampled_from(["a", "b", "/", "*", "?", "**", "/**/"]), min_s
 
 
 @given(GLOBS, NAMES, NAMES)
-def test_a_folder_in_which_a_match_lies_is_met(glob: str, folder: str, rest: str) -> None:
+def test_a_folder_that_contains_a_match_is_found(glob: str, folder: str, rest: str) -> None:
     folder = folder.rstrip("/")
     if globs.expression(glob).fullmatch(f"{folder}/{rest}"):
         assert globs.meets(glob, folder)

@@ -12,6 +12,7 @@ from finetune_api.reasons import (
     finding_of,
     reason_of_exit_code,
     sentence,
+    with_remedy,
 )
 from finetune_api.status.fields import MESSAGE_LENGTH
 
@@ -51,38 +52,32 @@ def test_a_message_is_the_finding_and_then_the_remedy_of_the_reason() -> None:
     assert said == "The container was killed. Raise spec.compute.memory and create the job again."
 
 
-@pytest.mark.parametrize(
-    ("finding", "ending"),
-    [
-        ("s3://m has no tokenizer.json: upload it.", " Then create the job again."),
-        ("The index is damaged. Upload the model again.", " Then create the job again."),
-        ("it is quantized already; set model.uri to the original", ". Then create the job again."),
-        ("The model was changed after preflight. Start a new job.", ""),
-    ],
-)
-def test_a_finding_with_its_own_remedy_gets_no_second_one(finding: str, ending: str) -> None:
-    assert sentence(FailureReason.MODEL_UNSUPPORTED, finding) == finding + ending
+def test_a_finding_with_its_own_remedy_gets_no_second_one() -> None:
+    found = with_remedy("s3://m has no tokenizer.json.", "Upload that file too")
+    said = sentence(FailureReason.MODEL_UNSUPPORTED, found)
+    assert said == "s3://m has no tokenizer.json. Upload that file too. Then create the job again."
 
 
-@pytest.mark.parametrize(
-    "finding",
-    [
-        "Set the table. The loss is NaN at step 7.",
-        "The weights in s3://m: name of a tensor is not known.",
-        "The model in s3://m is no causal language model: config.json names BertForMaskedLM.",
-        "KeyError in load (base/weights.py:7)",
-        "",
-    ],
-)
-def test_a_finding_without_a_remedy_is_followed_by_that_of_its_reason(finding: str) -> None:
+@given(st.sampled_from(FailureReason), st.text(min_size=1, max_size=50), st.text(max_size=20))
+def test_a_sentence_after_an_own_remedy_brings_no_second_remedy(reason: FailureReason, found: str, more: str) -> None:
+    assert FAILURES[reason].remedy not in sentence(reason, f"{with_remedy(found, 'Mend that')} {more}")
+
+
+@pytest.mark.parametrize("finding", ["Upload it again. The loss is NaN at step 7.", "Set the table", "upload it", ""])
+def test_an_imperative_in_a_finding_is_not_taken_for_a_remedy(finding: str) -> None:
     assert sentence(FailureReason.TRAINER_CRASHED, finding).endswith(FAILURES[FailureReason.TRAINER_CRASHED].remedy)
+
+
+def test_a_finding_that_is_cut_gets_the_remedy_of_its_reason() -> None:
+    said = sentence(FailureReason.DATASET_INVALID, with_remedy("row " * 2000, "Shorten the row."))
+    assert said.endswith(f"... {FAILURES[FailureReason.DATASET_INVALID].remedy}")
 
 
 @given(
     st.sampled_from(FailureReason),
-    st.text(max_size=50) | st.just("The key is unknown: remove it.") | st.just("row " * 2000),
+    st.text(max_size=50) | st.just(with_remedy("The key is unknown.", "Remove it.")) | st.just("row " * 2000),
 )
-def test_a_message_keeps_its_words_when_it_is_read_back_and_made_again(reason: FailureReason, finding: str) -> None:
+def test_a_message_stays_the_same_when_it_is_read_back_and_made_again(reason: FailureReason, finding: str) -> None:
     said = sentence(reason, finding)
     assert sentence(reason, finding_of(reason, said)) == said
     assert len(said) <= MESSAGE_LENGTH

@@ -8,7 +8,7 @@ from finetune_cli.main import main
 
 ROOT = Path(__file__).parents[3]
 FINE = [*sorted(ROOT.glob("tests/manifests/good/*.yaml")), *sorted(ROOT.glob("examples/**/*.yaml"))]
-ABOUT_URIS = ("must be s3://", "white space", "control character", "named . or ..", "output.uri must not")
+ABOUT_URIS = ("must be s3://", "white space", "control character", "named . or ..", "spec.output.uri must not")
 ABOUT_PLACES = ("reads files from", "or a folder above it", "is already used by")
 WRONG = [
     path
@@ -63,7 +63,7 @@ def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
         ),
         (
             ("- uri: s3://data/rows.jsonl", "- uri: s3://data/rows.jsonl\n      - uri: s3://data/rows.jsonl"),
-            "job.yaml:9: spec.dataset.train[1]: s3://data/rows.jsonl is already used by spec.dataset.train[0]: remove",
+            "job.yaml:9: spec.dataset.train[1]: s3://data/rows.jsonl is already used by spec.dataset.train[0]. Remove",
         ),
         *(
             (
@@ -90,7 +90,7 @@ def test_options_of_near_duplicates_pass_where_they_are_looked_for(check, near: 
     assert check(GOOD.replace("  training:", asked)) == (0, "")
 
 
-def test_a_file_that_is_not_there_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "nowhere.yaml"]) == 1
     assert capsys.readouterr().err == "nowhere.yaml: No such file or directory\n"
 
@@ -116,7 +116,7 @@ def test_a_file_without_anything_to_check_is_not_called_fine(
     assert f"job.yaml: {finding}" in capsys.readouterr().err
 
 
-def test_what_a_list_holds_is_checked(check) -> None:  # type: ignore[no-untyped-def]
+def test_the_items_of_a_list_are_checked(check) -> None:  # type: ignore[no-untyped-def]
     listed = "kind: List\nitems:\n- " + GOOD.replace("epochs: 3", "epoch: 3").replace("\n", "\n  ")
     assert check(listed) == (1, "job.yaml:12: spec.training.epoch: unknown field\n")
 
@@ -126,7 +126,7 @@ def test_other_kinds_in_the_same_file_are_passed_over(check) -> None:  # type: i
 
 
 @pytest.mark.parametrize("path", FINE, ids=lambda path: path.stem)
-def test_manifests_the_api_server_takes_pass(path: Path) -> None:
+def test_manifests_that_the_api_server_accepts_pass(path: Path) -> None:
     assert main(["validate", str(path)]) == 0
 
 
@@ -136,5 +136,5 @@ def test_uris_and_places_that_the_cluster_refuses_are_found_without_it(
 ) -> None:
     assert main(["validate", str(path)]) == 1
     said = capsys.readouterr().err
-    field = "spec." if "output.uri must not" not in path.read_text().splitlines()[0] else "spec.output.uri: "
+    field = "spec." if "spec.output.uri must not" not in path.read_text().splitlines()[0] else "spec.output.uri: "
     assert f": {field}" in said

@@ -48,7 +48,7 @@ MAILS = (
 ADVICE = Advice(
     reason="NearCopies",
     message="312 of 2,229 training rows (14%) are near-duplicates of an earlier row, so the model sees their content "
-    "several times. Set dataset.deduplicate.near to Drop to train on only the first row of each group.",
+    "several times. Set spec.dataset.deduplicate.near to Drop to train on only the first row of each group.",
 )
 FINDINGS = [
     Finding(severity=Severity.ERROR, message="the answer is empty", rows=3, places=["tickets/2026-01.jsonl line 88"]),

@@ -84,7 +84,7 @@ def test_a_pod_that_receives_sigterm_never_exits_with_0(make_bundle: MakeBundle,
     assert said(log).reason == FailureReason.PREEMPTED
 
 
-def test_a_pod_that_is_told_to_stop_leaves_its_message_first_and_does_not_wait_for_an_api_server(
+def test_a_pod_that_receives_sigterm_writes_its_message_first_and_does_not_wait_for_the_api_server(
     make_bundle: MakeBundle, tmp_path: Path, log: Path
 ) -> None:
     fifo = tmp_path / "never-ends.jsonl"

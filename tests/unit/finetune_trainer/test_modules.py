@@ -24,7 +24,9 @@ def test_a_name_no_layer_ends_with_is_refused_with_those_there_are(
 ) -> None:
     bundle = make_bundle(method={"lora": {"targetModules": ["q_proj", name]}})
 
-    with pytest.raises(TrainerFailure, match=f"the model has no layer {name}; its layers are .*q_proj") as failure:
+    with pytest.raises(
+        TrainerFailure, match=rf"the model has no layer {name}\. Use names of its layers: .*q_proj"
+    ) as failure:
         prepare(bundle, open_storage(bundle), Findings(), tmp_path)
 
     assert failure.value.reason is FailureReason.SPEC_INVALID
@@ -39,6 +41,7 @@ def test_any_layer_with_weights_can_be_trained_whole(make_bundle: MakeBundle, tm
 def test_a_layer_to_train_whole_that_is_not_there_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle = make_bundle(method={"lora": {"modulesToSave": ["wte"]}})
     with pytest.raises(
-        TrainerFailure, match=r"lora\.modulesToSave: the model has no layer wte; its layers are .*embed_tokens"
+        TrainerFailure,
+        match=r"lora\.modulesToSave: the model has no layer wte\. Use names of its layers: .*embed_tokens",
     ):
         prepare(bundle, open_storage(bundle), Findings(), tmp_path)

@@ -33,7 +33,7 @@ def test_the_split_draws_what_it_always_drew() -> None:
     assert held == [2, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]
 
 
-def test_an_epoch_takes_the_rows_in_the_order_it_always_took_them() -> None:
+def test_the_order_of_the_rows_in_an_epoch_never_changes() -> None:
     assert shuffled(10, "42/0") == rows_of_epoch(Mixture((6, 4)), 42, 0) == (2, 9, 0, 5, 8, 7, 1, 6, 3, 4)
     assert rows_of_epoch(Mixture((6, 3), (1.0, 2.0)), 42, 1) == (8, 2, 7, 6, 5, 6, 7, 0, 8)
 

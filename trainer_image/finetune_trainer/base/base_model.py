@@ -128,14 +128,15 @@ def read_tensors(storage: JobStorage, uri: str, files: Files, scratch: Path) -> 
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
                 f"The tensor {twice} is in two of the files that {join(uri, INDEX)} names, {shard} and "
-                f"{tensors[twice].uri.rpartition('/')[2]}: upload the model again, to an empty folder.",
+                f"{tensors[twice].uri.rpartition('/')[2]}.",
+                "Upload the model again, to an empty folder.",
             )
         tensors |= found
     if INDEX in files and (absent := sorted(set(weight_map(scratch / INDEX, uri)) - set(tensors))):
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"{join(uri, INDEX)} names the tensor {absent[0]}, but none of its files has that tensor: upload the index "
-            "and the shards of the same model.",
+            f"{join(uri, INDEX)} names the tensor {absent[0]}, but none of its files has that tensor.",
+            "Upload the index and the shards of the same model.",
         )
     return tensors
 
@@ -152,6 +153,7 @@ def require_supported(config: dict[str, Any], uri: str) -> None:
 
     architectures = config.get("architectures") or []
     named = ", ".join(map(str, architectures)) or "no architecture"
+    remedy = None
     if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         problem = f"is not a causal language model: config.json names {named}"
     elif config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -163,10 +165,11 @@ def require_supported(config: dict[str, Any], uri: str) -> None:
     elif config["model_type"] == "xlstm":
         problem = "is of model_type xlstm, which cannot compute logits for selected positions only"
     elif config.get("quantization_config"):
-        problem = "is already quantized: set model.uri to the original weights, which method.type QLoRA quantizes"
+        problem = "is already quantized"
+        remedy = "Set spec.model.uri to the original weights. spec.method.type QLoRA quantizes them."
     else:
         return
-    raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri} {problem}.")
+    raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri} {problem}.", remedy)
 
 
 def has_experts(settings: dict[str, Any]) -> bool:
@@ -190,8 +193,9 @@ def require_modules(lora: Lora, model: BaseModel) -> None:
     if (refused := sorted({*targets} & {*NO_ADAPTER})) and model.model_type in MAMBAS:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"method.lora.targetModules: an adapter on {refused[0]} has no effect, because {model.model_type} reads "
-            f"the weights without calling the layer. Remove {refused[0]}, or set all-linear, which excludes it.",
+            f"spec.method.lora.targetModules: an adapter on {refused[0]} has no effect, because {model.model_type} "
+            "reads the weights without calling the layer.",
+            f"Remove {refused[0]}, or set all-linear, which excludes it.",
         )
     _require(lora.modules_to_save or [], {name.rpartition(".")[0] for name in model.sizes}, "modulesToSave")
 
@@ -201,8 +205,8 @@ def require_quantizable(model: BaseModel) -> None:
     if model.model_type in NO_FOUR_BIT:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"method.type: QLoRA cannot quantize the layers of {model.model_type} to 4 bits. Set method.type to LoRA "
-            "and use a larger GPU, or choose another model.",
+            f"spec.method.type: QLoRA cannot quantize the layers of {model.model_type} to 4 bits.",
+            "Set spec.method.type to LoRA and use a FineTuneProfile with a larger GPU, or choose another model.",
         )
 
 
@@ -212,7 +216,8 @@ def _require(names: Sequence[str], layers: Set[str], field: str) -> None:
         known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers})[:12])
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"method.lora.{field}: the model has no layer {', '.join(unknown)}; its layers are {known}.",
+            f"spec.method.lora.{field}: the model has no layer {', '.join(unknown)}.",
+            f"Use names of its layers: {known}.",
         )
 
 
@@ -238,8 +243,8 @@ def _require_fit(folder: Path, tensors: Tensors, uri: str) -> Any:
     if problem:
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"The weights in {uri} do not match its config.json: {problem}. Upload the config.json and the weights of "
-            "the same unquantized model.",
+            f"The weights in {uri} do not match its config.json: {problem}.",
+            "Upload the config.json and the weights of the same unquantized model.",
         )
     return config
 
@@ -256,7 +261,7 @@ def _require_one_head(storage: JobStorage, tensors: Tensors, found: Vocabulary, 
         ):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"{join(uri, CONFIG)} has tie_word_embeddings true, but {name} differs from {found.embedding_name}. "
+                f"{join(uri, CONFIG)} has tie_word_embeddings true, but {name} differs from {found.embedding_name}.",
                 f"Set tie_word_embeddings to false if the model has a separate output head, or upload the weights "
                 f"without {name}.",
             )
@@ -272,7 +277,8 @@ def _tokenizer(folder: Path, uri: str) -> Any:
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
                 f"The tokenizer in {uri} needs custom code (auto_map in {TOKENIZER_CONFIG}), which this operator never "
-                "runs. Save the tokenizer as tokenizer.json, or choose another model.",
+                "runs.",
+                "Save the tokenizer as tokenizer.json, or choose another model.",
             ) from error
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
@@ -280,7 +286,9 @@ def _tokenizer(folder: Path, uri: str) -> Any:
         ) from error
     if not tokenizer.is_fast:
         raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED, f"The tokenizer in {uri} has no tokenizer.json: upload that file too."
+            FailureReason.MODEL_UNSUPPORTED,
+            f"The tokenizer in {uri} has no tokenizer.json.",
+            "Upload that file too.",
         )
     return tokenizer
 

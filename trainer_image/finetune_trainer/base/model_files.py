@@ -43,6 +43,9 @@ ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 """All files of an adapter that are used."""
 REDIRECTIONS = {CONFIG: "configuration_files", TOKENIZER_CONFIG: "fast_tokenizer_files"}
 """Keys of a file with which Transformers reads another file instead, depending on its version."""
+SAVE_AGAIN = "Load the model with Transformers, save it with save_pretrained, and upload the result."
+INDEX_AGAIN = "Upload the index and the shards of the same model."
+"""Remedies that several findings share."""
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 LEFTOVERS = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")
@@ -60,15 +63,16 @@ def fetch_settings(storage: JobStorage, uri: str, to: Path, more: Callable[[str]
     supported."""
     files = storage.list_folder(uri)
     if CONFIG not in files:
-        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"There is no {CONFIG} in {uri}{_instead(files, uri)}.")
+        found, remedy = _instead(files, uri)
+        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"There is no {CONFIG} in {uri}{found}.", remedy)
     settings = {path for path in files if path in SETTINGS or more(path)}
     storage.download_folder(uri, to, lambda path: path in {*settings, INDEX})
     for name, key in REDIRECTIONS.items():
         if (to / name).exists() and read_object(to / name, uri).get(key):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
-                f"{join(uri, name)} has {key}, which makes Transformers read another file instead. Load the model with "
-                "Transformers, save it with save_pretrained, and upload the result.",
+                f"{join(uri, name)} has {key}, which makes Transformers read another file instead.",
+                SAVE_AGAIN,
             )
     weights = _weights(files, to, uri)
     if INDEX not in weights:
@@ -86,8 +90,8 @@ def copy_files(storage: JobStorage, uri: str, files: Files, to: Path) -> None:
             now = "no longer exists" if found is None else f"now has {found:,} bytes"
             raise TrainerFailure(
                 FailureReason.MODEL_NOT_FOUND,
-                f"{join(uri, path)} had {size:,} bytes when preflight read it, and {now}. The model was changed after "
-                "preflight: create a new job.",
+                f"{join(uri, path)} had {size:,} bytes when preflight read it, and {now}.",
+                "Leave the model's files unchanged until the job has ended.",
             )
 
 
@@ -102,14 +106,17 @@ def weight_map(path: Path, uri: str) -> dict[str, str]:
     found = read_object(path, uri).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED, f"{join(uri, path.name)} has no weight_map that names the shards."
+            FailureReason.MODEL_UNSUPPORTED,
+            f"{join(uri, path.name)} has no weight_map that names the shards.",
+            INDEX_AGAIN,
         )
     for shard in found.values():
         if not isinstance(shard, str) or not re.fullmatch(r"[^/\\]+\.safetensors", shard):
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
                 f"{join(uri, path.name)} names {json.dumps(shard)[:200]}, which is not a .safetensors file in the same "
-                "folder. Upload the shards to the folder of their index, and write their names without a folder.",
+                "folder.",
+                "Upload the shards to the folder of their index, and write their names without a folder.",
             )
     return found
 
@@ -122,7 +129,9 @@ def read_object(path: Path, uri: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{join(uri, path.name)} is not a JSON object.")
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"{join(uri, path.name)} is not a JSON object.", "Upload that file again."
+        )
     return found
 
 
@@ -132,12 +141,13 @@ def _weights(files: Files, copied: Path, uri: str) -> list[str]:
     if named not in (None, WEIGHTS, INDEX):
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"{join(uri, CONFIG)} names its weights in transformers_weights ({json.dumps(named)[:200]}). Load the "
-            "model with Transformers, save it with save_pretrained, and upload the result.",
+            f"{join(uri, CONFIG)} names its weights in transformers_weights ({json.dumps(named)[:200]}).",
+            SAVE_AGAIN,
         )
     chosen = named or (WEIGHTS if WEIGHTS in files else INDEX)
     if chosen not in files:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"There is no {WEIGHTS} in {uri}{_only(files, uri)}.")
+        found, remedy = _only(files, uri)
+        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"There is no {WEIGHTS} in {uri}{found}.", remedy)
     if WEIGHTS in files and INDEX in files:
         print(f"{uri} has both {WEIGHTS} and {INDEX}. {chosen} is used, as in Transformers.", flush=True)
     if chosen == WEIGHTS:
@@ -146,59 +156,65 @@ def _weights(files: Files, copied: Path, uri: str) -> list[str]:
     if missing := [shard for shard in shards if shard not in files]:
         raise TrainerFailure(
             FailureReason.MODEL_NOT_FOUND,
-            f"{join(uri, missing[0])} is missing. {INDEX} names {len(missing)} files that do not exist: upload all "
-            "shards of the model.",
+            f"{join(uri, missing[0])} is missing. {INDEX} names {len(missing)} files that do not exist.",
+            "Upload all shards of the model.",
         )
     return [INDEX, *shards]
 
 
-def _instead(files: Files, uri: str) -> str:
-    """Returns the end of the message about a folder without config.json: its content and the remedy."""
+def _instead(files: Files, uri: str) -> tuple[str, str | None]:
+    """Returns what a folder without config.json contains, as the end of a sentence, and the remedy; None for the remedy
+    of the reason."""
     if not files:
-        return ": the folder is empty or does not exist"
+        return ": the folder is empty or does not exist", None
     if ADAPTER_CONFIG in files:
-        return (
-            ", but an adapter: set model.uri to its base model, and set method.lora.from to this folder to continue "
-            "training the adapter"
+        return ", but an adapter", (
+            "Set spec.model.uri to the adapter's base model. To continue training the adapter, set "
+            "spec.method.lora.from to this folder."
         )
     folders = [path.removesuffix(f"/{CONFIG}") for path in sorted(files) if path.endswith(f"/{CONFIG}")]
     if folders:
-        return f", but there is one in {join(uri, folders[0])}: use that folder"
+        return f", but there is one in {join(uri, folders[0])}", "Use that folder."
     if "params.json" in files:
-        return ", but a params.json, as in the layout of Meta or Mistral: use the model in Transformers' layout"
-    return ""
+        return (
+            ", but a params.json, as in the layout of Meta or Mistral",
+            "Use the model in the layout of Transformers.",
+        )
+    return "", None
 
 
-def _only(files: Files, uri: str) -> str:
-    """Returns the end of the message about a folder without usable weights: its content and the remedy."""
+def _only(files: Files, uri: str) -> tuple[str, str | None]:
+    """Returns what a folder without usable weights contains, as the end of a sentence, and the remedy; None for the
+    remedy of the reason."""
     here = [path for path in sorted(files) if "/" not in path]
     parts = [path for path in here if SHARD.fullmatch(path) and not path.startswith("consolidated")]
     if parts:
         return _without_index(parts)
     others = [path for path in here if path.endswith(".safetensors")]
     if own := [path for path in others if path.startswith("consolidated")]:
-        return (
-            f", only {own[0]}, which has Mistral's layout with other names for the weights: use the model in "
-            "Transformers' layout, or convert it with convert_mistral_weights_to_hf.py of Transformers"
+        return f", only {own[0]}, which has the layout of Mistral with other names for the weights", (
+            "Use the model in the layout of Transformers, or convert it with convert_mistral_weights_to_hf.py of "
+            "Transformers."
         )
     if ADAPTER_WEIGHTS in others:
-        return ", only the weights of an adapter: upload the base model's weights too"
+        return ", only the weights of an adapter", "Upload the base model's weights too."
     if others:
-        return f", only {others[0]}: if that is the whole model, rename it to {WEIGHTS}"
+        return f", only {others[0]}", f"If that file is the whole model, rename it to {WEIGHTS}."
     below = [path for path in sorted(files) if path.endswith((f"/{WEIGHTS}", f"/{INDEX}"))]
     if below:
-        return f", but there are weights in {join(uri, below[0].rpartition('/')[0])}: use that folder"
+        return f", but there are weights in {join(uri, below[0].rpartition('/')[0])}", "Use that folder."
     other = next((path for path in here if path.endswith(OTHER_FORMATS) and not path.startswith(LEFTOVERS)), None)
-    return f", only {other}: convert it with save_pretrained" if other else ""
+    if other:
+        return f", only {other}", SAVE_AGAIN
+    return "", None
 
 
-def _without_index(parts: list[str]) -> str:
-    """Returns the end of the message about shards without an index: the shards and the remedy."""
+def _without_index(parts: list[str]) -> tuple[str, str]:
+    """Returns the end of the sentence about shards without an index, and the remedy."""
     *_, total = SHARD.fullmatch(parts[0]).groups()  # type: ignore[union-attr]
     few = f", only {len(parts)} of {int(total)}" if len(parts) < int(total) else ""
     more = f" and {len(parts) - 1} more" * (len(parts) > 1)
-    return (
-        f". The folder has the shards ({parts[0]}{more}{few}), but their index {INDEX} is missing. Upload the index "
-        "from the source of the model, or create it: a JSON object whose weight_map gives for each tensor the name of "
-        "its shard (docs/training.md has the code)"
+    return f", only shards ({parts[0]}{more}{few}) without their index {INDEX}", (
+        "Upload the index from the source of the model, or create it: a JSON object whose weight_map gives for each "
+        "tensor the name of its shard. docs/training.md has the code."
     )

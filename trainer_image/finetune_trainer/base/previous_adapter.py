@@ -39,6 +39,7 @@ UNNAMED = (
 )
 """Settings of a PEFT adapter that change its result or its training, and that method.lora does not support. Inference
 servers ignore these settings or refuse the adapter."""
+ANOTHER = "Set spec.method.lora.from to the folder of a LoRA adapter that PEFT saved."
 ENDINGS = (".lora_A.weight", ".lora_B.weight")
 
 
@@ -51,9 +52,13 @@ def require_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel
         return
     files = storage.list_folder(uri)
     if missing := [name for name in ADAPTER if name not in files]:
-        hint = ", but a whole model: set model.uri to this folder" if "config.json" in files else ""
+        whole = "config.json" in files
         raise TrainerFailure(
-            FailureReason.MODEL_NOT_FOUND, f"method.lora.from: there is no {missing[0]} in {uri}{hint}."
+            FailureReason.MODEL_NOT_FOUND,
+            f"spec.method.lora.from: there is no {missing[0]} in {uri}{', but a whole model' * whole}.",
+            "Set spec.model.uri to this folder, and remove spec.method.lora.from."
+            if whole
+            else "Correct spec.method.lora.from, or upload the adapter to that folder.",
         )
     settings = settings_of(storage.read_bytes(join(uri, ADAPTER_CONFIG)), uri)
     if method.type is MethodType.NONE:
@@ -71,9 +76,9 @@ def settings_of(config: bytes, uri: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(config)
         kind = found["peft_type"]
     except (ValueError, KeyError, TypeError) as error:
-        raise _misfit(f"{join(uri, ADAPTER_CONFIG)} contains no settings of an adapter") from error
+        raise _misfit(f"{join(uri, ADAPTER_CONFIG)} contains no settings of an adapter", ANOTHER) from error
     if kind != "LORA":
-        raise _misfit(f"the adapter in {uri} is of type {kind}, not LORA")
+        raise _misfit(f"the adapter in {uri} is of type {kind}, not LORA", ANOTHER)
     return found
 
 
@@ -89,18 +94,20 @@ def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
         ("modulesToSave", sorted(lora.modules_to_save or []), sorted(found.get("modules_to_save") or [])),
     ):
         if wanted != got:
-            raise _misfit(f"the adapter in {uri} has {field} {_yaml(got)}: set method.lora.{field} to this value")
+            raise _misfit(
+                f"the adapter in {uri} has {field} {_yaml(got)}", f"Set spec.method.lora.{field} to {_yaml(got)}."
+            )
     if named := [field for field in UNNAMED if found.get(field)]:
         raise _misfit(
-            f"the adapter in {uri} has {named[0]}, which method.lora does not support: continue from an adapter "
-            f"without {named[0]}"
+            f"the adapter in {uri} has {named[0]}, which spec.method.lora does not support",
+            f"Continue from an adapter without {named[0]}.",
         )
     init = found.get("init_lora_weights") or False
     if init not in PLAIN_INITS:
         raise _misfit(
             f"the adapter in {uri} was created with init_lora_weights {_yaml(init)}, which changes the base model when "
-            "the adapter is loaded. Convert the adapter first, with PEFT's save_pretrained and "
-            "path_initial_model_for_weight_conversion"
+            "the adapter is loaded",
+            "Convert the adapter first, with PEFT's save_pretrained and path_initial_model_for_weight_conversion.",
         )
 
 
@@ -110,15 +117,15 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
     names."""
     layers = {name.removeprefix(PREFIX).removesuffix(end) for name in adapter for end in ENDINGS if name.endswith(end)}
     if not layers:
-        raise _misfit(f"{join(uri, ADAPTER_WEIGHTS)} contains no matrix of a LoRA adapter")
+        raise _misfit(f"{join(uri, ADAPTER_WEIGHTS)} contains no matrix of a LoRA adapter", ANOTHER)
     for layer in sorted(layers):
         down, up = (adapter.get(f"{PREFIX}{layer}{end}", ()) for end in ENDINGS)
         shape = _shape_of(layer, base)
         if shape is None or len(down) != 2 or len(up) != 2 or sorted((up[0], down[1])) != sorted(shape):
             problem = "does not have" if shape is None else f"has with the shape {' x '.join(map(str, shape))}"
             raise _misfit(
-                f"the adapter in {uri} has a matrix for {layer}, which the base model {problem}: set model.uri to the "
-                "model that the adapter was trained on"
+                f"the adapter in {uri} has a matrix for {layer}, which the base model {problem}",
+                "Set spec.model.uri to the model that the adapter was trained on.",
             )
     wanted = lora.target_modules
     chosen = {name for name in wanted if any(f".{layer}".endswith(f".{name}") for layer in layers)}
@@ -126,7 +133,8 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
     if wanted != ["all-linear"] and (others or len(chosen) < len(wanted)):
         names = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers})[:12])
         raise _misfit(
-            f"the adapter in {uri} is for the layers {names}: set method.lora.targetModules to these, or to all-linear"
+            f"the adapter in {uri} is for the layers {names}",
+            "Set spec.method.lora.targetModules to these layers, or to all-linear.",
         )
 
 
@@ -142,5 +150,5 @@ def _yaml(value: Any) -> str:
     return json.dumps(value)
 
 
-def _misfit(finding: str) -> TrainerFailure:
-    return TrainerFailure(FailureReason.SPEC_INVALID, f"method.lora.from: {finding}.")
+def _misfit(finding: str, remedy: str) -> TrainerFailure:
+    return TrainerFailure(FailureReason.SPEC_INVALID, f"spec.method.lora.from: {finding}.", remedy)

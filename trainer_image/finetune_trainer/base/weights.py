@@ -49,7 +49,9 @@ def read_header(storage: JobStorage, uri: str, size: int) -> dict[str, Tensor]:
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
     if length > HEADER_LIMIT:
         raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED, f"{uri} is not a safetensors file (is it a Git LFS pointer?)."
+            FailureReason.MODEL_UNSUPPORTED,
+            f"{uri} is not a safetensors file.",
+            "Upload the file itself. If it is a Git LFS pointer, run git lfs pull first.",
         )
     try:
         header = json.loads(storage.read_bytes(uri, 8, length))
@@ -62,9 +64,15 @@ def read_header(storage: JobStorage, uri: str, size: int) -> dict[str, Tensor]:
             for name, entry in entries.items()
         }
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"{uri} has a damaged safetensors header.") from error
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"{uri} has a damaged safetensors header.", "Upload that file again."
+        ) from error
     if size < end:
-        raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"{uri} is incomplete: it has {size:,} of {end:,} bytes.")
+        raise TrainerFailure(
+            FailureReason.MODEL_NOT_FOUND,
+            f"{uri} is incomplete: it has {size:,} of {end:,} bytes.",
+            "Upload that file again.",
+        )
     return found
 
 

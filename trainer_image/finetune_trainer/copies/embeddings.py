@@ -22,7 +22,9 @@ from finetune_trainer.pod.storage import JobStorage
 if TYPE_CHECKING:
     import torch
 
-FIELD = "dataset.deduplicate.embeddingModel"
+FIELD = "spec.dataset.deduplicate.embeddingModel"
+CORRECT_URI = f"Correct {FIELD}.uri, or upload the model to that folder."
+USE_SUPPORTED = f"Set {FIELD}.uri to an encoder that sentence-transformers saved, such as all-MiniLM-L6-v2."
 MOST_ROWS = 200_000
 """Most rows that can be compared by meaning, because every pair is compared. 200,000 rows of 384 numbers need about 15
 TFLOP, which is minutes on a few cores. Computing their embeddings takes longer than that."""
@@ -52,7 +54,9 @@ class SentenceModel:
         try:
             files = fetch_settings(storage, uri, scratch, is_pooling_file)
         except TrainerFailure as failure:
-            raise TrainerFailure(failure.reason, f"{FIELD}: {failure.message}") from failure
+            missing = failure.reason is FailureReason.MODEL_NOT_FOUND
+            remedy = failure.remedy or (CORRECT_URI if missing else None)
+            raise TrainerFailure(failure.reason, f"{FIELD}: {failure.finding}", remedy) from failure
         copy_files(storage, uri, files, scratch)
         from transformers import AutoModel, AutoTokenizer
 
@@ -70,7 +74,9 @@ class SentenceModel:
         except Exception as error:  # a damaged file or another kind of model can raise any error
             cause = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
             raise TrainerFailure(
-                FailureReason.MODEL_UNSUPPORTED, f"{FIELD}: {uri} cannot be loaded as a sentence model: {cause}."
+                FailureReason.MODEL_UNSUPPORTED,
+                f"{FIELD}: {uri} cannot be loaded as a sentence model: {cause}.",
+                USE_SUPPORTED,
             ) from error
 
     def _require_vectors(self) -> None:
@@ -78,7 +84,7 @@ class SentenceModel:
         ValueError if the model has a decoder, if the tokenizer has more tokens than the model, or if a vector is not
         finite."""
         if self._model.config.is_encoder_decoder:
-            raise ValueError("it has an encoder and a decoder: use an encoder alone, such as all-MiniLM-L6-v2")
+            raise ValueError("it has an encoder and a decoder")
         tokens, rows = len(self._tokenizer), self._model.get_input_embeddings().num_embeddings
         if tokens > rows:
             raise ValueError(f"its tokenizer has {tokens:,} tokens, but its weights have embeddings for {rows:,}")
@@ -153,7 +159,8 @@ class Embeddings:
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID,
                 f"{FIELD} compares every row with every other row, which takes too long for more than {MOST_ROWS:,} "
-                "rows. Remove the field to compare rows by their words, or provide fewer rows.",
+                "rows.",
+                f"Remove {FIELD} to compare rows by their words, or provide fewer rows.",
             )
         self._waiting.append(text[:LOOKED_AT])
         if len(self._waiting) == SORTED:

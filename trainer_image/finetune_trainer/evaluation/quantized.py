@@ -17,7 +17,7 @@ def shortage(needed: str, device: torch.device, pod_memory: str) -> str | None:
     available = torch.cuda.get_device_properties(device).total_memory if on_gpu else bytes_of(pod_memory)
     if bytes_of(needed) <= available:
         return None
-    there = f"the GPU has {gibibytes(available)}" if on_gpu else f"compute.memory is {pod_memory}"
+    there = f"the GPU has {gibibytes(available)}" if on_gpu else f"spec.compute.memory is {pod_memory}"
     return f"the base model in bfloat16 needs about {needed}, and {there}"
 
 

@@ -37,7 +37,7 @@ SMALL = 0.01
 AS_WELL = 0.02
 """Prompting works as well when the confidence interval of the gain over prompting ends at or below this value: two
 points of a share."""
-MORE_ROWS = "measure more test rows (dataset.test or dataset.split.test, and evaluation.maxRows)"
+MORE_ROWS = "measure more test rows (spec.dataset.test or spec.dataset.split.test, and spec.evaluation.maxRows)"
 TUNED = "the tuned model"
 
 
@@ -90,11 +90,11 @@ def unended(answers: Sequence[Answer], longest: int, untrained: bool) -> str:
     every = f" No answer of the tuned model ended: all {len(answers):,} were cut at {longest:,} tokens"
     if untrained:
         return (
-            f"{every}, because the base model was never trained to end an answer. Set method.lora.modulesToSave as "
-            "status.preflight.advice says, or choose another base model."
+            f"{every}, because the base model was never trained to end an answer. Set spec.method.lora.modulesToSave "
+            "as status.preflight.advice says, or choose another base model."
         )
     return (
-        f"{every}. Raise evaluation.generation.maxNewTokens if answers must be longer. Otherwise train longer, or "
+        f"{every}. Raise spec.evaluation.generation.maxNewTokens if answers must be longer. Otherwise train longer, or "
         "choose another base model."
     )
 

@@ -33,6 +33,8 @@ REGRESSION = "regression"
 """Folder of the store for the regression sets."""
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 
+KEEP_FILES = "Leave the files below spec.output.uri unchanged until the job has ended."
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -100,7 +102,8 @@ def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepare
     if not storage.exists(join(source, "manifest.json")):
         raise TrainerFailure(
             FailureReason.STORAGE_UNAVAILABLE,
-            f"The prepared data at {source} was deleted, so preflight must run again.",
+            f"The prepared data at {source} was deleted after preflight wrote it.",
+            KEEP_FILES,
         )
     manifest = json.loads(storage.read_bytes(join(source, "manifest.json")))
     storage.download_folder(source, folder, lambda path: path in manifest["files"])
@@ -108,7 +111,8 @@ def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepare
         if not (folder / name).exists() or _sha256(folder / name) != digest:
             raise TrainerFailure(
                 FailureReason.STORAGE_UNAVAILABLE,
-                f"{join(source, name)} was changed or deleted after preflight wrote it, so preflight must run again.",
+                f"{join(source, name)} was changed or deleted after preflight wrote it.",
+                KEEP_FILES,
             )
     store = RowStore(folder)
     rows: dict[Side, Rows] = {side: Rows(store, np.load(folder / f"{side}.npy")) for side in SIDES}

@@ -36,8 +36,8 @@ def choose_metrics(wish: Evaluation, answers: Answers) -> tuple[MetricName, ...]
         if problem := _unfit(name, answers):
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID,
-                f"evaluation cannot use the metric {name}, because {problem}. Remove this metric from "
-                "evaluation.metrics and evaluation.gates.",
+                f"spec.evaluation cannot use the metric {name}, because {problem}.",
+                "Remove this metric from spec.evaluation.metrics and spec.evaluation.gates.",
             )
     _require_prompting(wish)
     return chosen
@@ -49,13 +49,15 @@ def _require_prompting(wish: Evaluation) -> None:
         if gate.min_gain_over is None or gate.min_gain_over.few_shot is None:
             continue
         if gate.metric in LIKELIHOODS:
-            way = f"{gate.metric} is not measured with few-shot prompts. Set minGainOver.base, or choose another metric"
+            why = f"{gate.metric} is not measured with few-shot prompts"
+            remedy = f"Set spec.evaluation.gates[{number}].minGainOver.base, or choose another metric."
         elif Baseline.FEW_SHOT not in wish.baselines:
-            way = "evaluation.baselines does not contain FewShot. Add FewShot to evaluation.baselines"
+            why = "spec.evaluation.baselines does not contain FewShot"
+            remedy = "Add FewShot to spec.evaluation.baselines."
         else:
             continue
-        field = f"evaluation.gates[{number}].minGainOver.fewShot"
-        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field} cannot be measured, because {way}.")
+        field = f"spec.evaluation.gates[{number}].minGainOver.fewShot"
+        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field} cannot be measured, because {why}.", remedy)
 
 
 def require_metric(wish: RegressionSet, rows: Sequence[Example]) -> None:
@@ -71,8 +73,8 @@ def require_metric(wish: RegressionSet, rows: Sequence[Example]) -> None:
     if why:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"evaluation.regression {wish.name} cannot use the metric {wish.metric}, because {why}. Choose another "
-            "metric.",
+            f"spec.evaluation.regression {wish.name} cannot use the metric {wish.metric}, because {why}.",
+            "Choose another metric for this regression set.",
         )
 
 

@@ -48,11 +48,12 @@ class DocumentDropout(nn.Dropout):
         assert _masks is not None, "there is no step: use document_masks"
         keys = _masks.keys(len(rows))
         if keys is None:
-            finding = (
+            raise TrainerFailure(
+                FailureReason.SPEC_INVALID,
                 f"spec.method.lora.dropout: the inputs of layer {self._name} are not one row for each token, so "
-                "dropout cannot be applied there. Set it to 0."
+                "dropout cannot be applied there.",
+                "Set spec.method.lora.dropout to 0.",
             )
-            raise TrainerFailure(FailureReason.SPEC_INVALID, finding)
         noise = keyed.uniform(keyed.fold_in(keys, self._number), *rows.shape)
         kept = rows.masked_fill(noise < self.p, 0) / (1 - self.p)
         return kept.view_as(x)

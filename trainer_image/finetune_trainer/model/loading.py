@@ -70,8 +70,10 @@ def load_model(
             ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-        cause = next(iter(str(error).splitlines()), type(error).__name__)[:300]
-        raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"Transformers cannot load the model: {cause}") from error
+        cause = next(iter(str(error).splitlines()), type(error).__name__)[:300].rstrip(".")
+        raise TrainerFailure(
+            FailureReason.MODEL_UNSUPPORTED, f"Transformers cannot load the model: {cause}."
+        ) from error
     _require_whole(model, report)
     model.requires_grad_(False)
     if four_bit:
@@ -132,6 +134,7 @@ def _require_whole(model: PreTrainedModel, report: dict[str, set[str]]) -> None:
             FailureReason.MODEL_UNSUPPORTED,
             f"The weights do not fit config.json: {len(absent)} are missing or have another shape. The first one is "
             f"{absent[0]}.",
+            "Upload the config.json and the weights of the same unquantized model.",
         )
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         raise TrainerFailure(

@@ -71,7 +71,7 @@ def _with_adapter(build: Callable[[], PeftModel], field: str, seed: int) -> Peft
     try:
         tuned = build()
     except (ValueError, RuntimeError, TypeError) as error:
-        finding = f"spec.method.lora.{field} does not fit the model: {str(error).splitlines()[0][:300]}"
+        finding = f"spec.method.lora.{field} does not fit the model: {str(error).splitlines()[0][:300].rstrip('.')}."
         raise TrainerFailure(FailureReason.SPEC_INVALID, finding) from error
     for module in tuned.modules():
         if hasattr(module, "lora_A"):
@@ -103,8 +103,11 @@ def use_gradient_checkpointing(model: PreTrainedModel | PeftModel, wanted: bool)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if wanted and not base.supports_gradient_checkpointing:
         name = type(base).__name__
-        finding = f"spec.training.gradientCheckpointing: {name} does not support it. Set it to Disabled."
-        raise TrainerFailure(FailureReason.SPEC_INVALID, finding)
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"spec.training.gradientCheckpointing: {name} does not support gradient checkpointing.",
+            "Set spec.training.gradientCheckpointing to Disabled.",
+        )
     if wanted:
         # Reentrant checkpoints pass no gradient to an adapter whose inputs need no gradient. The random state need not
         # be kept, because dropout does not use it (see document_dropout).

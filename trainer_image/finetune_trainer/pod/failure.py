@@ -4,26 +4,39 @@ import errno
 import traceback
 from pathlib import Path
 
-from finetune_api.reasons import FailureReason, sentence
+from finetune_api.reasons import FailureReason, sentence, with_remedy
 
 _PACKAGE = Path(__file__).parents[1]
 
 
 class TrainerFailure(Exception):  # noqa: N818 - the API calls these failures
-    """A failure with a remedy: a reason of the API, and a message that names what was found and where.
+    """A failure: a reason of the API, and a message that names what was found and where.
 
-    The message is written to the job's status. It may name files, lines, fields and columns, but never the content of a
-    row."""
+    `remedy`: what to do about this finding, if that is more exact than the remedy of the reason. `step`: the optimizer
+    step of the failure. The message is written to the job's status. It may name files, lines, fields and columns, but
+    never the content of a row."""
 
-    def __init__(self, reason: FailureReason, message: str, step: int | None = None) -> None:
-        super().__init__(message)
-        self.reason, self.message, self.step = reason, message, step
+    def __init__(
+        self, reason: FailureReason, finding: str, remedy: str | None = None, *, step: int | None = None
+    ) -> None:
+        super().__init__(f"{finding} {remedy}" if remedy else finding)
+        self.reason, self.finding, self.remedy, self.step = reason, finding, remedy, step
+
+    @property
+    def message(self) -> str:
+        """The finding, and its own remedy if it has one."""
+        return str(self)
+
+    @property
+    def for_the_operator(self) -> str:
+        """The finding, from which `finetune_api.reasons.sentence` makes the message that a tenant reads."""
+        return with_remedy(self.finding, self.remedy) if self.remedy else self.finding
 
     @property
     def for_the_status(self) -> str:
-        """The message for the condition that the pod writes: the finding and its remedy. A pod that received SIGTERM
+        """The message for the condition that the pod writes: the finding and a remedy. A pod that received SIGTERM
         writes no remedy, because only the operator knows if its Job is suspended and will resume."""
-        return self.message if self.reason is FailureReason.PREEMPTED else sentence(self.reason, self.message)
+        return self.finding if self.reason is FailureReason.PREEMPTED else sentence(self.reason, self.for_the_operator)
 
 
 class Superseded(Exception):  # noqa: N818 - not an error

@@ -27,7 +27,7 @@ def published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
         known = owner if isinstance(owner, dict) else {}
         whose = "/".join(str(known[key]) for key in ("namespace", "name") if key in known) or "another job"
         raise TrainerFailure(
-            FailureReason.OUTPUT_OCCUPIED, f"output.uri {output} already contains the results of {whose}."
+            FailureReason.OUTPUT_OCCUPIED, f"spec.output.uri {output} already contains the results of {whose}."
         )
     return manifest
 

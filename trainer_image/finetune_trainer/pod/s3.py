@@ -111,7 +111,7 @@ class S3Files:
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
         """Returns the failure for an error, or None if the error does not come from the S3 service."""
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
-            return TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, f"There are no credentials for {uri}.")
+            return TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, f"The pod has no credentials for {uri}.")
         if isinstance(error, NO_ANSWER):
             where = self._storage.endpoint or f"Amazon S3 in {self._storage.region}"
             return TrainerFailure(
@@ -128,7 +128,8 @@ class S3Files:
             return TrainerFailure(place.missing, f"There is no {uri}.")
         if code in BAD_KEYS:
             return TrainerFailure(
-                FailureReason.STORAGE_ACCESS_DENIED, f"The S3 service refused {self._identity()} ({code}) for {uri}."
+                FailureReason.STORAGE_ACCESS_DENIED,
+                f"The S3 service does not accept {self._identity()} for {uri} ({code}).",
             )
         if status == 403:
             who = self._identity()
@@ -174,8 +175,8 @@ class S3Files:
         namespace = f" in namespace {self._job.namespace}" if self._job else ""
         raise TrainerFailure(
             FailureReason.STORAGE_ACCESS_DENIED,
-            f"Secret {name}{namespace} with the keys {KEY_ID} and {SECRET} is missing or incomplete: create it for the "
-            f"buckets {', '.join(self._storage.buckets)}.",
+            f"Secret {name}{namespace} with the keys {KEY_ID} and {SECRET} is missing or incomplete.",
+            f"Create it for the buckets {', '.join(self._storage.buckets)}.",
         )
 
 

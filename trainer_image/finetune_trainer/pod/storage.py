@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finetune_api import globs, names
-from finetune_api.bundle import Bundle, bucket_of, storage_of
+from finetune_api.bundle import Bundle, bucket_of, storage_of, unknown_bucket
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.files import DATASET, MODEL, OUTPUT, Files, Place
@@ -119,12 +119,8 @@ class JobStorage:
         bucket = bucket_of(uri) or ""
         storage = storage_of(bucket, self._bundle.storages)
         if storage is None:
-            known = ", ".join(pattern for storage in self._bundle.storages for pattern in storage.buckets) or "none"
-            raise TrainerFailure(
-                FailureReason.SPEC_INVALID,
-                f"{uri}: bucket {bucket} belongs to no storage of FineTuneProfile {self._bundle.spec.profile_name}, "
-                f"which knows these: {known}.",
-            )
+            finding, remedy = unknown_bucket(bucket, self._bundle.spec.profile_name, self._bundle.storages)
+            raise TrainerFailure(FailureReason.SPEC_INVALID, f"{uri}: {finding}", remedy)
         position = self._bundle.storages.index(storage)
         if position not in self._s3:
             self._s3[position] = S3Files(storage, self._secrets_dir, self._bundle.job)

@@ -61,7 +61,8 @@ def write_termination_message(message: TerminationMessage) -> None:
 def write_failure(failure: TrainerFailure) -> None:
     """Leaves the termination message of a failure. Call this before anything that waits for another process: a pod that
     gets SIGTERM is killed after its grace period."""
-    write_termination_message(TerminationMessage(reason=failure.reason, message=failure.message, step=failure.step))
+    text = failure.for_the_operator
+    write_termination_message(TerminationMessage(reason=failure.reason, message=text, step=failure.step))
 
 
 def termination_json(message: TerminationMessage) -> str:

@@ -104,10 +104,10 @@ def _leaks(facts: Facts) -> str | None:
         return None
     places = f" ({'; '.join(facts.leaks)})" if facts.leaks else ""
     return (
-        f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} also occur in dataset.train with the same or nearly "
-        f"the same answer{places}. Scores on these rows are inflated, so the verdict uses only the other test rows. "
-        "Remove each of these rows from dataset.train or from the test rows. Or set dataset.deduplicate.near to Drop, "
-        "which removes near-duplicates."
+        f"{_of(facts.leaked_rows, facts.test_rows, 'test rows')} also occur in spec.dataset.train with the same or "
+        f"nearly the same answer{places}. Scores on these rows are inflated, so the verdict uses only the other test "
+        "rows. Remove each of these rows from spec.dataset.train or from the test rows. Or set "
+        "spec.dataset.deduplicate.near to Drop, which removes near-duplicates."
     )
 
 
@@ -119,7 +119,7 @@ def _marks(facts: Facts) -> str | None:
     return (
         f"{_training_rows(marked, facts)} contain marks of a prompt format ({mark} in {rows:,} rows). The model's own "
         "prompt format is added around each row, so the model would see two formats. Remove the marks from the file or "
-        "with dataset.clean.remove."
+        "with spec.dataset.clean.remove."
     )
 
 
@@ -127,7 +127,7 @@ def _few_rows(facts: Facts) -> str | None:
     wanted = FEW_ROWS_FOR_FULL if facts.full else FEW_ROWS
     if facts.train_rows >= wanted:
         return None
-    other = "set method.type to LoRA, " if facts.full else ""
+    other = "set spec.method.type to LoRA, " if facts.full else ""
     return (
         f"The number of training rows is only {facts.train_rows:,}. Gains usually begin at {wanted:,} rows. Add rows, "
         f"{other}or first compare with the few-shot scores."
@@ -138,11 +138,11 @@ def _few_steps(facts: Facts) -> str | None:
     if facts.steps >= FEW_STEPS:
         return None
     if facts.max_steps == facts.steps:
-        way = f"Raise training.maxSteps ({facts.max_steps:,})"
+        way = f"Raise spec.training.maxSteps ({facts.max_steps:,})"
     elif facts.global_batch_size > 1:
-        way = f"Lower training.globalBatchSize ({facts.global_batch_size:,}), or raise training.epochs"
+        way = f"Lower spec.training.globalBatchSize ({facts.global_batch_size:,}), or raise spec.training.epochs"
     else:
-        way = "Raise training.epochs, or add rows"
+        way = "Raise spec.training.epochs, or add rows"
     return (
         f"The run has only {facts.steps:,} optimizer step{'s' * (facts.steps != 1)}. Fewer than {FEW_STEPS} steps "
         f"usually change the model little. {way}."
@@ -166,7 +166,7 @@ def _lost_rows(facts: Facts) -> str | None:
     longer = facts.context is None or facts.max_sequence_length < facts.context
     limit = f"{facts.max_sequence_length:,} tokens"
     context = f"The model's context length is also {limit}, so shorten the rows."
-    way = "Raise training.maxSequenceLength, or shorten the rows." if longer else context
+    way = "Raise spec.training.maxSequenceLength, or shorten the rows." if longer else context
     return f"{_of(facts.overlength, rows, 'rows')} are left out because they are longer than {limit}. {way}"
 
 
@@ -178,7 +178,7 @@ def _small_test(facts: Facts) -> str | None:
     return (
         f"The models are evaluated on only {rows}. The 95% confidence interval of a score near 50% is then plus or "
         f"minus {half * 100:.0f} percentage points, so smaller gains are not statistically significant. Raise "
-        "dataset.split.test or evaluation.maxRows, or add files to dataset.test."
+        "spec.dataset.split.test or spec.evaluation.maxRows, or add files to spec.dataset.test."
     )
 
 
@@ -187,7 +187,7 @@ def _near_copies(facts: Facts) -> str | None:
         return None
     return (
         f"{_training_rows(facts.near_copies, facts)} are near-duplicates of an earlier row, so the model sees their "
-        "content several times. Set dataset.deduplicate.near to Drop to train on only the first row of each group."
+        "content several times. Set spec.dataset.deduplicate.near to Drop to train on only the first row of each group."
     )
 
 
@@ -197,7 +197,7 @@ def _alike(facts: Facts) -> str | None:
     return (
         f"{_training_rows(facts.crowded, facts)} can have near-duplicates among the test or validation rows, because "
         "their group of near-duplicates was larger than the limit. Scores on such rows are inflated. Move text that "
-        "many rows share into the system prompt, or raise dataset.deduplicate.threshold."
+        "many rows share into the system prompt, or raise spec.dataset.deduplicate.threshold."
     )
 
 
@@ -229,8 +229,9 @@ def _learning_rate(facts: Facts) -> str | None:
         return None
     side, risk = ("above", "diverge or forget earlier skills") if rate > usual else ("below", "learn little")
     return (
-        f"training.learningRate {rate:g} is {max(rate / usual, usual / rate):,.0f} times {side} the default {usual:g} "
-        f"for this method and model. The run may {risk}. Remove training.learningRate to use the default."
+        f"spec.training.learningRate {rate:g} is {max(rate / usual, usual / rate):,.0f} times {side} the default "
+        f"{usual:g} for this method and model. The run may {risk}. Remove spec.training.learningRate to use the "
+        "default."
     )
 
 
@@ -241,7 +242,8 @@ def _passes(facts: Facts) -> str | None:
         return None
     return (
         f"The run uses each training row {passes:.0f} times. With {facts.train_rows:,} rows, more than {allowed} "
-        "epochs mostly make the model memorise the rows. Lower training.epochs, or set training.earlyStopping."
+        "epochs mostly make the model memorise the rows. Lower spec.training.epochs, or set "
+        "spec.training.earlyStopping."
     )
 
 

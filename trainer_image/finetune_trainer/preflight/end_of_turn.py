@@ -45,7 +45,7 @@ def untrained_end(
             return (
                 "The model was never trained to end an answer. In its output head, the row of the end-of-turn token "
                 f"{_name(model.tokenizer, end)} {shown}. Adapters on other layers do not change this row, so answers "
-                "will continue up to the maximum length. Set method.lora.modulesToSave to "
+                "will continue up to the maximum length. Set spec.method.lora.modulesToSave to "
                 f"[{', '.join(found.modules)}], or choose another base model, such as the instruct variant."
             )
     return None

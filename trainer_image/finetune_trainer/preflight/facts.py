@@ -71,7 +71,7 @@ def facts_of(
         stops_early=spec.training.early_stopping is not None,
         passes=_passes(spec, train, resolved),
         unused_patterns=tuple(
-            f"dataset.clean.{step}" for step, rows in steps.items() if not rows and step.startswith("remove")
+            f"spec.dataset.clean.{step}" for step, rows in steps.items() if not rows and step.startswith("remove")
         ),
         untrained_end=untrained_end,
         rows=RowFacts(
@@ -98,9 +98,9 @@ def _passes(spec: FineTuneJobSpec, train: Rows, resolved: Resolved) -> dict[str,
         if not rows:
             raise TrainerFailure(
                 FailureReason.DATASET_INVALID,
-                f"dataset.train[{index}] has a weight but no usable training row: {sources[index].uri[:500]}. Remove "
-                "this source, or see status.preflight for the reason why its rows are not used.",
+                f"spec.dataset.train[{index}] has a weight but no usable training row: {sources[index].uri[:500]}.",
+                "Remove this source, or correct its rows. status.preflight.findings says why they are not used.",
             )
     epochs = resolved.total_steps * spec.training.global_batch_size / len(train)
     taken = zip(mixture.rows_per_epoch, mixture.sizes, strict=True)
-    return {f"dataset.train[{index}]": epochs * rows / size for index, (rows, size) in enumerate(taken)}
+    return {f"spec.dataset.train[{index}]": epochs * rows / size for index, (rows, size) in enumerate(taken)}

@@ -74,7 +74,7 @@ def gather(
     with StoreWriter(folder) as writer:
         for split in READING_ORDER:
             first, before = len(writer), _counted(findings, cleaner)
-            rows = read_rows(storage, sources_of(dataset, split), f"dataset.{split}", findings, readings)
+            rows = read_rows(storage, sources_of(dataset, split), f"spec.dataset.{split}", findings, readings)
             rows = suspicions.note(drop_copies(cleaner.clean(rows), seen, findings), findings)
             examples = require_rows(tokenize(rows, format, model.tokenizer, findings, longest), model)
             for key, whole, example in _keyed(examples):
@@ -103,8 +103,9 @@ def _require_all_learned(format: PromptFormat, readings: Readings) -> None:
         flags = " and ".join(readings.rows_with(Reading.NOT_LEARNED))
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"training.lossOn is All, which trains on every token, but {turns:,} answers are excluded from training by "
-            f"{flags}. Set training.lossOn to Completion, or remove {flags} from the rows.",
+            f"spec.training.lossOn is All, which trains on every token, but {turns:,} answers are excluded from "
+            f"training by {flags}.",
+            f"Set spec.training.lossOn to Completion, or remove {flags} from the rows.",
         )
 
 
@@ -143,20 +144,28 @@ def _counted(findings: Findings, cleaner: Cleaner) -> Counter[str]:
 def _empty(dataset: Dataset, split: Side, lost: Counter[str], cleaner: Cleaner) -> TrainerFailure:
     where = ", ".join(source.uri for source in sources_of(dataset, split))[:500]
     earlier = READING_ORDER[: READING_ORDER.index(split)]
-    before = " or ".join(f"dataset.{other}" for other in earlier if sources_of(dataset, other))
+    before = " or ".join(f"spec.dataset.{other}" for other in earlier if sources_of(dataset, other))
     rows, invalid, emptied = lost["rows"], lost["invalid"], lost["emptied"]
     alike = rows - invalid - emptied
     if not invalid and not emptied:
-        empty = f"dataset.{split} contains no row"
-        message = f"Every row of dataset.{split} is also in {before}" if before and rows else empty
-        return TrainerFailure(FailureReason.DATASET_INVALID, f"{message}: {where}.")
-    steps = ", ".join(f"dataset.clean.{step}" for step, changed in cleaner.cleaned.steps.items() if changed)
+        if before and rows:
+            return TrainerFailure(
+                FailureReason.DATASET_INVALID,
+                f"Every row of spec.dataset.{split} is also in {before}: {where}.",
+                "Remove the rows from one of them, or use other files.",
+            )
+        return TrainerFailure(
+            FailureReason.DATASET_INVALID,
+            f"spec.dataset.{split} contains no row: {where}.",
+            f"Add rows to the files, or correct spec.dataset.{split}.",
+        )
+    steps = ", ".join(f"spec.dataset.clean.{step}" for step, changed in cleaner.cleaned.steps.items() if changed)
     causes = {
         f"{invalid:,} invalid (see status.preflight.findings)": invalid,
         f"{emptied:,} empty after cleaning ({steps})": emptied,
         f"{alike:,} duplicates{f' of rows of {before}' * bool(before)}": alike,
     }
     listed = ", ".join(cause for cause, number in causes.items() if number)
-    message = f"dataset.{split} contains no usable row. Rows read: {rows:,}, of which {listed}. Files: {where}."
+    message = f"spec.dataset.{split} contains no usable row. Rows read: {rows:,}, of which {listed}. Files: {where}."
     reason = FailureReason.SPEC_INVALID if emptied > rows / 2 else FailureReason.DATASET_INVALID
     return TrainerFailure(reason, message)

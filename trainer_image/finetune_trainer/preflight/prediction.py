@@ -34,6 +34,9 @@ from finetune_trainer.tokens.row_store import Example, lengths, prompt_lengths, 
 
 LIGHTER: dict[TrainedMethod, tuple[TrainedMethod, ...]] = {"Full": ("LoRA", "QLoRA"), "LoRA": ("QLoRA",), "QLoRA": ()}
 """For each method, the methods that need less memory. The method that needs the most memory is first."""
+NO_METHOD = "No method would fit."
+SMALLER = "Choose a smaller model, or use a FineTuneProfile with a larger GPU."
+"""The finding and the remedy for a job that fits a GPU with no settings."""
 SHORTER = (0.75, 0.5, 0.25)
 """Shares of the longest row that are tried when no other setting makes the job fit."""
 Lengths = NDArray[np.int64]
@@ -153,7 +156,7 @@ def estimates(
             continue
         if needed and merging > available:
             instead = (
-                "output.merge needs the model in bfloat16. Without output.merge, the job would need "
+                "spec.output.merge needs the model in bfloat16. Without spec.output.merge, the job would need "
                 f"{gibibytes(plan.memory.total)}."
             )
             found.append(Estimate(gpu_type=gpu.name, memory=needed, fits=False, alternative=instead))
@@ -179,21 +182,21 @@ def alternative(shape: ModelShape, least: Setup, longest: Load, available: float
     least memory and does not fit. `longest`: the load of the longest row alone. `available`: the memory of the GPU in
     bytes. `merging`: the bytes that merging needs after QLoRA, or 0 without merging."""
     wanted = replace(least, checkpointing=True)
-    options = [] if least.checkpointing else [("training.gradientCheckpointing Auto", wanted, 1.0)]
+    options = [] if least.checkpointing else [("spec.training.gradientCheckpointing Auto", wanted, 1.0)]
     if least.method == "Full" and least.optimizer == "AdamW":
-        options.append(("training.optimizer PagedAdamW8bit", replace(wanted, optimizer="PagedAdamW8bit"), 1.0))
-    options += [(f"method.type {method}", replace(wanted, method=method), 1.0) for method in LIGHTER[least.method]]
+        options.append(("spec.training.optimizer PagedAdamW8bit", replace(wanted, optimizer="PagedAdamW8bit"), 1.0))
+    options += [(f"spec.method.type {method}", replace(wanted, method=method), 1.0) for method in LIGHTER[least.method]]
     for share in SHORTER:
-        text = f"method.type QLoRA and training.maxSequenceLength {int(longest.tokens * share):,}"
+        text = f"spec.method.type QLoRA and spec.training.maxSequenceLength {int(longest.tokens * share):,}"
         options.append((text, replace(wanted, method="QLoRA"), share))
     for text, setup, share in options:
         tokens = int(longest.tokens * share)
         load = Load(tokens, min(tokens, longest.labels), int(longest.answering * share))
         if plan := first_fit(shape, [setup], [load], available):
             alone = setup.method == "QLoRA" and merging > available
-            what = f"{text}{' and without output.merge' * alone}"
+            what = f"{text}{' and without spec.output.merge' * alone}"
             return f"With {what}, the job would need {gibibytes(plan.memory.total)}."
-    return "No method would fit. Choose a smaller model."
+    return f"{NO_METHOD} {SMALLER}"
 
 
 def require_fit(
@@ -203,12 +206,13 @@ def require_fit(
     if not found or any(estimate.fits is not False for estimate in found):
         return
     best, gpu = max(zip(found, gpus, strict=True), key=lambda pair: bytes_of(pair[1].memory or "0"))
+    fits_otherwise = not (best.alternative or "").startswith(NO_METHOD)
     raise TrainerFailure(
         FailureReason.DOES_NOT_FIT,
         f"The job needs about {best.memory} of GPU memory, but {gpu.name} has {gpu.memory}. The method is "
         f"{resolved.method}, the model has {shape.parameters / 1e9:.2g} billion parameters, and the longest row has "
-        f"{data.longest:,} tokens. "
-        f"{best.alternative}",
+        f"{data.longest:,} tokens. {best.alternative if fits_otherwise else NO_METHOD}",
+        None if fits_otherwise else SMALLER,
     )
 
 

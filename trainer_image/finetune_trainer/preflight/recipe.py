@@ -102,7 +102,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     gathered = gather(spec.dataset, storage, model, format, most, findings, scratch / "prepared")
     limit = sequence_limit(spec.training, int(gathered.store.column("tokens").max()), model.context)
     for side, rows in gathered.sides.items():
-        field, policy = f"dataset.{side}", spec.dataset.overlength
+        field, policy = f"spec.dataset.{side}", spec.dataset.overlength
         bound = _bound(limit, spec.training.max_sequence_length, model.context)
         gathered.sides[side] = _within(limit, bound, gathered.store, rows, field, policy, findings)
     sides = learned(_split(gathered, spec.dataset.split), spec.training.loss_on)
@@ -152,7 +152,7 @@ def check_places(spec: FineTuneJobSpec) -> None:
         if wrong:
             raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field}: {uri} {wrong}.")
     if conflict := next(conflicts(spec, str(Path.cwd())), None):
-        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.message}")
+        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.finding}", conflict.remedy)
 
 
 def check_output(bundle: Bundle, storage: JobStorage) -> None:
@@ -168,8 +168,9 @@ def check_output(bundle: Bundle, storage: JobStorage) -> None:
     if not first or second:
         raise TrainerFailure(
             FailureReason.OUTPUT_NOT_WRITABLE,
-            f"The storage of output.uri {bundle.spec.output.uri} does not support conditional writes (If-None-Match). "
-            "Two jobs could overwrite each other's results.",
+            f"The storage of spec.output.uri {bundle.spec.output.uri} does not support conditional writes "
+            "(If-None-Match). Two jobs could overwrite each other's results.",
+            "Set spec.output.uri to a bucket of a storage that supports them.",
         )
 
 
@@ -179,8 +180,8 @@ def _bound(limit: int, asked: int | None, context: int | None) -> tuple[str, str
     if limit == context:
         return f"The model's context length is {limit:,} tokens.", ""
     return (
-        f"training.maxSequenceLength is {limit:,}{'' if asked else ' by default'}.",
-        "raise training.maxSequenceLength",
+        f"spec.training.maxSequenceLength is {limit:,}{'' if asked else ' by default'}.",
+        "raise spec.training.maxSequenceLength",
     )
 
 
@@ -203,12 +204,13 @@ def _within(
         many = len(dropped) > 1
         more = f" (one of {len(dropped):,} rows of {field} that are too long)" if many else ""
         found, longer = bound
-        drop = "set dataset.overlength to Drop" if len(kept) else ""
+        drop = "set spec.dataset.overlength to Drop" if len(kept) else ""
         ways = ", or ".join(way for way in (longer, f"shorten the row{'s' * many}", drop) if way)
         raise TrainerFailure(
             FailureReason.DATASET_INVALID,
             f"{place_of(first.place)} has {len(first.input_ids):,} tokens{more}. {found}"
-            f"{'' if len(kept) else ' No row is left.'} {ways[0].upper()}{ways[1:]}.",
+            f"{'' if len(kept) else ' No row is left.'}",
+            f"{ways[0].upper()}{ways[1:]}.",
         )
     return kept
 

@@ -46,7 +46,7 @@ def gather_regression(
     if not sets:
         return {}
     findings, readings = Findings(), Readings()
-    rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "evaluation.regression", findings, readings))
+    rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "spec.evaluation.regression", findings, readings))
     openings = Openings()
     with StoreWriter(folder / REGRESSION) as writer:
         for row, example in require_rows(tokenize(rows, format, model.tokenizer, findings), model):
@@ -66,10 +66,13 @@ def gather_regression(
 
 def _within(limit: int, store: RowStore, keys: NDArray[np.uint64], number: int, wish: RegressionSet) -> Rows:
     mine, short = store.column("mixture") == number, store.column("tokens") <= limit
-    rows, field = np.flatnonzero(mine & short), f"evaluation.regression[{number}] ({wish.name})"
+    rows, field = np.flatnonzero(mine & short), f"spec.evaluation.regression[{number}] ({wish.name})"
     if not len(rows):
-        where = f"{field} contains no row with at most {limit:,} tokens"
-        raise TrainerFailure(FailureReason.DATASET_INVALID, f"{where}: {wish.uri}.")
+        raise TrainerFailure(
+            FailureReason.DATASET_INVALID,
+            f"{field} contains no row with at most {limit:,} tokens: {wish.uri}.",
+            "Shorten the rows, or remove this regression set.",
+        )
     if long := int(np.sum(mine & ~short)):
         print(
             f"{field}: {long:,} of {long + len(rows):,} rows are longer than {limit:,} tokens and are left out.",

@@ -31,8 +31,9 @@ def sequence_limit(training: Training, longest: int, context: int | None) -> int
     if context is not None and training.max_sequence_length > context:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"training.maxSequenceLength is {training.max_sequence_length}, but the model's context length is "
-            f"{context} tokens. Set training.maxSequenceLength to {context} or less.",
+            f"spec.training.maxSequenceLength is {training.max_sequence_length}, but the model's context length is "
+            f"{context} tokens.",
+            f"Set spec.training.maxSequenceLength to {context} or less.",
         )
     return training.max_sequence_length
 
@@ -91,8 +92,9 @@ def require_validation(training: Training, rows: int) -> None:
     if asked and not rows:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"training.{asked[0]} needs validation rows, but there are none. Set dataset.validation, or set "
-            "dataset.split.validation to the share of dataset.train to hold out.",
+            f"spec.training.{asked[0]} needs validation rows, but there are none.",
+            "Set spec.dataset.validation, or set spec.dataset.split.validation to the share of spec.dataset.train to "
+            "hold out.",
         )
 
 
@@ -121,7 +123,7 @@ def lora_or_qlora(resolved: Resolved, lora: Sequence[Estimate]) -> Resolved:
     why = (
         f"LoRA fits {fitting.gpu_type} and needs about {fitting.memory}"
         if fitting
-        else "the profile does not set gpuTypes[].memory"
+        else "the profile does not set spec.gpuTypes[].memory"
     )
     return resolved.model_copy(update={"method_reason": f"Auto chose LoRA because {why}."})
 

@@ -37,7 +37,7 @@ def not_learned(facts: RowFacts) -> str | None:
         said.append(
             f"{_counted(readings.times(Reading.ASKED_TO_LEARN), 'turn')} in {_counted(sum(rows.values()), 'row')} "
             f"are included in training by {_names(rows)}, but are not answers. Only answers are trained on. Set "
-            "training.lossOn to All to train on every token."
+            "spec.training.lossOn to All to train on every token."
         )
     return " ".join(said) or None
 
@@ -94,7 +94,7 @@ def special_tokens_in_text(facts: RowFacts) -> str | None:
         said.append(
             f"{sum(foreign.values()):,} of {facts.text_rows:,} Text rows contain marks of another prompt format "
             f"({_most(foreign)}). This model reads the marks as plain text. Use format Messages, or remove the marks "
-            "with dataset.clean.remove."
+            "with spec.dataset.clean.remove."
         )
     return " ".join(said) or None
 

@@ -53,8 +53,8 @@ def hold_out(keys: NDArray[np.uint64], wanted: Sequence[int], seed: int) -> NDAr
             FailureReason.DATASET_INVALID,
             f"The number of usable rows is {len(keys):,}, in {len(found)} group{'s' * (len(found) != 1)} of rows with "
             "similar prompts or pieces of one text. A group is not split, so training rows and "
-            f"{len(sets)} held-out set{'s' * (len(sets) != 1)} need at least {len(sets) + 1} groups. Add rows, or set "
-            "dataset.test.",
+            f"{len(sets)} held-out set{'s' * (len(sets) != 1)} need at least {len(sets) + 1} groups.",
+            "Add rows, or set spec.dataset.test.",
         )
     side = np.zeros(len(found), dtype=np.int8)
     drawn = np.argsort(ranks_of_groups(found, seed))

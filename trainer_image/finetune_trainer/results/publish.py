@@ -95,8 +95,8 @@ def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator
             print(f"The tuned weights could not be uploaded and are lost: {failure_of(unkept).message}", flush=True)
             raise failure from error
         place = join(bundle.spec.output.uri, folder.name)
-        kept = f"{failure.message.rstrip('.')}. The tuned weights were saved to {place}."
-        raise TrainerFailure(failure.reason, kept, failure.step) from error
+        kept = f"{failure.finding.rstrip('.')}. The tuned weights were saved to {place}."
+        raise TrainerFailure(failure.reason, kept, failure.remedy, step=failure.step) from error
 
 
 def upload(storage: JobStorage, files: Sequence[Path], staging: Path, bundle: Bundle) -> None:

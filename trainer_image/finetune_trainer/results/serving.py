@@ -150,7 +150,7 @@ def vllm_obstacles(config: LoraConfig) -> list[str]:
     found = {
         "DoRA": config.use_dora,
         "trained biases": config.bias != "none",
-        "fully trained modules (method.lora.modulesToSave)": bool(config.modules_to_save),
+        "fully trained modules (spec.method.lora.modulesToSave)": bool(config.modules_to_save),
         f"a rank above {VLLM_RANKS[-1]}": config.r > VLLM_RANKS[-1],
         "different ranks or scales per layer": bool(config.rank_pattern or config.alpha_pattern),
         "biases in its LoRA layers": config.lora_bias,

@@ -45,8 +45,8 @@ class Cleaner:
         except KeyError as unknown:
             raise TrainerFailure(
                 FailureReason.SPEC_INVALID,
-                f"dataset.clean.phoneRegions: {unknown.args[0]} is not a supported country. Use ISO 3166-1 codes, for "
-                "example DE.",
+                f"spec.dataset.clean.phoneRegions: {unknown.args[0]} is not a supported country.",
+                "Use ISO 3166-1 codes, for example DE.",
             ) from unknown
         self._masks = {f"mask[{kind}]": _mask(find, MARKS[kind]) for kind, find in self._finders.items()}
         self._steps = _text_steps(wish) | self._masks
@@ -111,7 +111,7 @@ def _text_steps(wish: Clean) -> dict[str, Step]:
     if wish.unicode is not UnicodeForm.KEEP:
         steps["unicode"] = partial(_normalised, wish.unicode.value)
     for index, pattern in enumerate(wish.remove):
-        steps[f"remove[{index}]"] = partial(without, _compiled(pattern, f"dataset.clean.remove[{index}]"))
+        steps[f"remove[{index}]"] = partial(without, _compiled(pattern, f"spec.dataset.clean.remove[{index}]"))
     if wish.whitespace is not Whitespace.KEEP:
         steps["whitespace"] = trimmed if wish.whitespace is Whitespace.TRIM else collapsed
     return steps
@@ -136,12 +136,14 @@ def _compiled(pattern: str, name: str) -> Any:
         reason = error.args[0].decode() if isinstance(error.args[0], bytes) else error.args[0]
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"{name} {pattern!r} is not a regular expression in RE2's syntax, which supports neither look-around nor "
-            f"back-references ({reason}).",
+            f"{name} {pattern!r} is not a regular expression in RE2's syntax ({reason}).",
+            "Correct the pattern. RE2 supports neither look-around nor back-references.",
         ) from error
     if compiled.search(""):
         raise TrainerFailure(
-            FailureReason.SPEC_INVALID, f"{name} {pattern!r} matches empty text: write a pattern of the text to remove."
+            FailureReason.SPEC_INVALID,
+            f"{name} {pattern!r} matches empty text.",
+            "Write a pattern of the text to remove.",
         )
     return compiled
 

@@ -97,19 +97,23 @@ def detect_format(row: dict[str, Any], source: RowFiles, field: str, place: str)
     if len(told) > 1:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"{field}.columns maps columns of several formats ({' and '.join(told)}): keep the columns of one format.",
+            f"{field}.columns maps columns of several formats ({' and '.join(told)}).",
+            "Keep the columns of one format.",
         )
     if not told:
         told = [format for format, keys in KEYS.items() if row.keys() >= set(keys)]
         if not told:
-            raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_none(row, field)}")
+            found, remedy = _fits_none(row, field)
+            raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {found}", remedy)
         if told == [RowFormat.TEXT] and (beside := _beside_text(row, ColumnMap.of(source).system)):
-            raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {_fits_two(row, beside, field)}")
+            found, remedy = _fits_two(row, beside, field)
+            raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place}: {found}", remedy)
     if others := sorted(mapped & SHARED - set(OPTIONAL[told[0]])):
         names = " and ".join(others)
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
-            f"{field}.columns maps {names}, which the format {told[0]} does not use: remove {names}.",
+            f"{field}.columns maps {names}, which the format {told[0]} does not use.",
+            f"Remove {names}.",
         )
     return told[0]
 
@@ -135,38 +139,37 @@ def is_name(name: str) -> bool:
     return len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS and not _SENTENCE.search(name)
 
 
-def _fits_none(row: dict[str, Any], field: str) -> str:
+def _fits_none(row: dict[str, Any], field: str) -> tuple[str, str]:
+    """Returns the finding about a row that matches no format, and the remedy."""
     if not all(map(is_name, row)):
         columns = f"{len(row)} column{'s' * (len(row) != 1)}"
-        return (
-            f"the names of its {columns} look like data, so the header line seems to be missing. Write the names of "
-            "the columns into the first line of a .csv file, or as the keys of each object."
+        return f"the names of its {columns} look like data, so the header line seems to be missing.", (
+            "Write the names of the columns into the first line of a .csv file, or as the keys of each object."
         )
     fits = f"the columns {column_names(row)} match no format."
     if row.keys() >= {"chosen", "rejected"}:
         mapping = _chosen(row)
         way = f"set {field}.columns to {yaml_of(mapping)}" if mapping else "provide rows with a prompt and its answer"
-        return (
-            f"{fits} Training on pairs of a chosen and a rejected answer is not supported. To train on the chosen "
-            f"answers, {way}."
+        return f"{fits} Training on pairs of a chosen and a rejected answer is not supported.", (
+            f"To train on the chosen answers, {way}."
         )
     if mapping := _mapping(row):
-        return f"{fits} Set {field}.columns to the names of your columns, for example {yaml_of(mapping)}."
+        return fits, f"Set {field}.columns to the names of your columns, for example {yaml_of(mapping)}."
     if written := way_to_write(row, field):
-        return f"{fits} {written}"
-    return (
-        f"{fits} Set {field}.columns.prompt to the column with the question, and {field}.columns.completion to the "
+        return fits, written
+    return fits, (
+        f"Set {field}.columns.prompt to the column with the question, and {field}.columns.completion to the "
         f"column with its answer.{to_flatten(row)}"
     )
 
 
-def _fits_two(row: dict[str, Any], beside: list[str], field: str) -> str:
+def _fits_two(row: dict[str, Any], beside: list[str], field: str) -> tuple[str, str]:
+    """Returns the finding about a row with a text and a possible answer, and the remedy."""
     mapping = _mapping(row)
     way = f", or set {field}.columns, for example {yaml_of(mapping)}, to train on an answer" if mapping else ""
     talk = f" {way_to_write(row, field)}" if is_single_message(row) else ""
-    return (
-        f"the row has the column text and also {column_names(beside)}, so it is not clear which text to train on. Set "
-        f"{field}.format to Text to train on the whole column text and nothing else{way}.{talk}"
+    return f"the row has the column text and also {column_names(beside)}, so it is not clear which text to train on.", (
+        f"Set {field}.format to Text to train on the whole column text and nothing else{way}.{talk}"
     )
 
 

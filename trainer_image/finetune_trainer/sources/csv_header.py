@@ -13,6 +13,8 @@ from finetune_trainer.sources.findings import InvalidRow, name_shown
 
 DELIMITERS = ",;\t|"
 KNOWN = "comma, semicolon, tab or |"
+UTF_8 = 'Save the table as "CSV UTF-8".'
+"""Remedy for a table in another encoding, or with other line ends."""
 
 _EXCEL = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 """A line before the names that tells Excel the separator."""
@@ -48,13 +50,13 @@ class Header:
         names = tuple(name.strip() for name in (_split(line, delimiter, spaced=True) if spaced else found))
         named = [name for name in names if name]
         if not named:
-            raise _refusal(f"{uri} line {lines} has no column names: write the name of each column into it.")
+            raise refusal(f"{uri} line {lines} has no column names.", "Write the name of each column into it.")
         if twice := next((name for name in named if named.count(name) > 1), None):
-            raise _refusal(f"{uri} line {lines} names the column {name_shown(twice)} twice: rename one of them.")
+            raise refusal(f"{uri} line {lines} names the column {name_shown(twice)} twice.", "Rename one of them.")
         if len(names) == 1 and (odd := _SEPARATED.fullmatch(named[0])):
-            raise _refusal(
-                f"{uri} line {lines} seems to separate its columns by {name_shown(odd['separator'])}. Write the table "
-                f"with {KNOWN} as the separator."
+            raise refusal(
+                f"{uri} line {lines} seems to separate its columns by {name_shown(odd['separator'])}.",
+                f"Write the table with {KNOWN} as the separator.",
             )
         return cls(names, delimiter, spaced, padded, lines)
 
@@ -86,9 +88,9 @@ class Header:
 
 def _require_text(line: str, uri: str, number: int) -> None:
     if not encodable(line):
-        raise _refusal(f'{uri} line {number} is not UTF-8: save the table as "CSV UTF-8".')
+        raise refusal(f"{uri} line {number} is not UTF-8.", UTF_8)
     if "\r" in line.rstrip("\r\n"):
-        raise _refusal(f'{uri} uses only a carriage return as the line end: save the table as "CSV UTF-8".')
+        raise refusal(f"{uri} uses only a carriage return as the line end.", UTF_8)
 
 
 def _delimiter(line: str, uri: str) -> str:
@@ -115,5 +117,6 @@ def encodable(text: str) -> bool:
     return True
 
 
-def _refusal(message: str) -> TrainerFailure:
-    return TrainerFailure(FailureReason.DATASET_INVALID, message)
+def refusal(finding: str, remedy: str) -> TrainerFailure:
+    """Returns the failure for a table that cannot be read."""
+    return TrainerFailure(FailureReason.DATASET_INVALID, finding, remedy)

@@ -45,7 +45,8 @@ def open_data(storage: JobStorage, uri: str) -> Iterator[BinaryIO]:
             format = "gzip" if uri.endswith(".gz") else "Zstandard"
             raise TrainerFailure(
                 FailureReason.DATASET_INVALID,
-                f"{uri} cannot be decompressed: it is not a {format} file, or it is incomplete. Upload it again.",
+                f"{uri} cannot be decompressed: it is not a {format} file, or it is incomplete.",
+                "Upload it again.",
             ) from error
 
 
@@ -70,7 +71,7 @@ def lines(stream: BinaryIO, uri: str) -> Iterator[tuple[int, bytes | None]]:
 def refuse_utf_16(beginning: bytes, uri: str) -> None:
     """Raises TrainerFailure DatasetInvalid if the beginning of a file has the byte order mark of UTF-16."""
     if beginning.startswith(UTF_16):
-        raise TrainerFailure(FailureReason.DATASET_INVALID, f"{uri} is UTF-16 text: save it as UTF-8.")
+        raise TrainerFailure(FailureReason.DATASET_INVALID, f"{uri} is UTF-16 text.", "Save it as UTF-8.")
 
 
 def _decompressed(stream: BinaryIO, uri: str) -> BinaryIO:

@@ -70,7 +70,7 @@ class Findings:
         if self.invalid <= allowed * self.rows:
             return
         beginning = (
-            f"{self.invalid:,} of {self.rows:,} rows are not valid, which is more than dataset.maxInvalidFraction "
+            f"{self.invalid:,} of {self.rows:,} rows are not valid, which is more than spec.dataset.maxInvalidFraction "
             f"({allowed:g}). "
             if allowed
             else ""

@@ -12,7 +12,7 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sources.data_files import BOM, LINE_BYTES, lines, refuse_utf_16
 from finetune_trainer.sources.findings import InvalidRow, name_shown
-from finetune_trainer.sources.json_shapes import is_frame_of_columns, rows_within
+from finetune_trainer.sources.json_shapes import is_frame_of_columns, refusal, rows_within
 from finetune_trainer.sources.row_keys import is_turn
 
 CHUNK_BYTES = 1 << 16
@@ -41,15 +41,14 @@ def _refuse_other_shapes(value: Any, line: bytes, place: str) -> None:
     rows = isinstance(value, list) and any(isinstance(item, dict) and not is_turn(item) for item in value)
     begun = isinstance(value, InvalidRow) and value.kind == "not JSON" and line.lstrip().startswith(b"[")
     if rows or begun:
-        what = "starts a JSON array, but a .jsonl file must have one object per line: rename the file to .json."
+        what = "starts a JSON array, but a .jsonl file must have one object per line"
+        remedy = "Rename the file to .json."
     elif is_frame_of_columns(value):
-        what = (
-            "is a data frame stored by columns: rename the file to .json, or write it in pandas with "
-            'to_json(orient="records", lines=True).'
-        )
+        what = "is a data frame stored by columns"
+        remedy = 'Rename the file to .json, or write it in pandas with to_json(orient="records", lines=True).'
     else:
         return
-    raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place} {what}")
+    raise TrainerFailure(FailureReason.DATASET_INVALID, f"{place} {what}.", remedy)
 
 
 def parse(data: bytes) -> Any:
@@ -69,13 +68,13 @@ def array_items(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
         return
     if opening != "[":
         found = {'"': "text", "": "nothing"}.get(opening, "no JSON")
-        raise _refusal(uri, f"contains {found}, not an array of objects")
+        raise refusal(uri, f"contains {found}, not an array of objects")
     text.skip()
     number = 0
     while (mark := text.peek()) != "]":
         if number:
             if mark != ",":
-                raise _refusal(uri, f"is not JSON: a comma or ] is missing after item {number}")
+                raise refusal(uri, f"is not JSON: a comma or ] is missing after item {number}")
             text.skip()
             text.peek()
         number += 1
@@ -84,10 +83,10 @@ def array_items(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
         except InvalidRow as problem:
             yield number, problem
         except (ValueError, RecursionError) as error:
-            raise _refusal(uri, f"is not JSON: item {number} ({_not_json(error).detail.split(' at ')[0]})") from error
+            raise refusal(uri, f"is not JSON: item {number} ({_not_json(error).detail.split(' at ')[0]})") from error
     text.skip()
     if text.peek():
-        raise _refusal(uri, "has more content after the end of its array")
+        raise refusal(uri, "has more content after the end of its array")
 
 
 def _only_object(text: "_Text", uri: str) -> dict[str, Any]:
@@ -95,25 +94,17 @@ def _only_object(text: "_Text", uri: str) -> dict[str, Any]:
     try:
         value: dict[str, Any] = text.value()
     except InvalidRow as problem:
-        raise _refusal(uri, f"contains no rows: {problem.kind} ({problem.detail})") from problem
+        raise refusal(uri, f"contains no rows: {problem.kind} ({problem.detail})") from problem
     except (ValueError, RecursionError) as error:
         if text.held > LINE_BYTES:
-            raise _refusal(uri, f"contains one object of more than {LINE_BYTES >> 20} MiB, not an array") from error
-        raise _refusal(uri, f"is not JSON ({_not_json(error).detail})") from error
+            raise refusal(uri, f"contains one object of more than {LINE_BYTES >> 20} MiB, not an array") from error
+        raise refusal(uri, f"is not JSON ({_not_json(error).detail})") from error
     if following := text.peek():
         what = (
             "contains several objects, one after another" if following == "{" else "has more content after its object"
         )
-        raise _refusal(uri, what)
+        raise refusal(uri, what)
     return value
-
-
-def _refusal(uri: str, what: str) -> TrainerFailure:
-    return TrainerFailure(
-        FailureReason.DATASET_INVALID,
-        f"{uri} {what}. A .json file must contain one array of objects. If it has one object per line, rename it to "
-        ".jsonl.",
-    )
 
 
 def _not_json(error: ValueError | RecursionError) -> InvalidRow:
@@ -199,6 +190,6 @@ class _Text:
         try:
             decoded = self._decode(data, final=self._ended)
         except UnicodeDecodeError as error:
-            raise _refusal(self._uri, "is not UTF-8") from error
+            raise refusal(self._uri, "is not UTF-8", "Save it as UTF-8.") from error
         self._text, self._at = self._text[self._at :] + decoded, 0
         return bool(data)

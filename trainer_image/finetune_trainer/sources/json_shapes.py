@@ -8,7 +8,7 @@ from finetune_trainer.sources.findings import name_shown
 from finetune_trainer.sources.row_keys import is_turn
 from finetune_trainer.sources.turn_lists import is_chat
 
-LINES = "If it has one object per line, rename it to .jsonl"
+ARRAY = "A .json file must contain one array of objects. If it has one object per line, rename it to .jsonl."
 
 
 def rows_within(value: dict[str, Any], uri: str) -> list[Any]:
@@ -18,14 +18,12 @@ def rows_within(value: dict[str, Any], uri: str) -> list[Any]:
     lists = {key: found for key, found in value.items() if _is_rows(found)}
     if len(lists) > 1:
         keys = ", ".join(map(name_shown, lists))
-        raise _refusal(uri, f"contains several lists of rows ({keys}): write each list to a separate file")
+        raise refusal(uri, f"contains several lists of rows ({keys})", "Write each list to a separate file.")
     if lists:
         return next(iter(lists.values()))
     if rows := _frame(value):
         return rows
-    raise _refusal(
-        uri, f"contains an object, not an array of objects. A .json file must contain one array of objects. {LINES}"
-    )
+    raise refusal(uri, "contains an object, not an array of objects")
 
 
 def is_frame_of_columns(value: Any) -> bool:
@@ -59,5 +57,7 @@ def _frame(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     return None
 
 
-def _refusal(uri: str, what: str) -> TrainerFailure:
-    return TrainerFailure(FailureReason.DATASET_INVALID, f"{uri} {what}.")
+def refusal(uri: str, what: str, remedy: str = ARRAY) -> TrainerFailure:
+    """Returns the failure for a .json file without usable rows. `what`: the rest of the sentence that begins with the
+    file."""
+    return TrainerFailure(FailureReason.DATASET_INVALID, f"{uri} {what}.", remedy)

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sources.class_names import naming
-from finetune_trainer.sources.csv_header import Header, encodable
+from finetune_trainer.sources.csv_header import Header, encodable, refusal
 from finetune_trainer.sources.data_files import BOM, LINE_BYTES, lines
 from finetune_trainer.sources.findings import InvalidRow, name_shown
 
@@ -46,10 +46,10 @@ def csv_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
             return
         except csv.Error as error:
             if reader.line_num + header.lines > begin:  # the lines between may be rows
-                raise _refusal(
+                raise refusal(
                     f"{uri} line {begin}: the row that starts here has a quoted field without a correct closing quote "
-                    "(RFC 4180), so the rows after it cannot be read. Close the quote. Write a quote inside a field "
-                    'twice: "".'
+                    "(RFC 4180), so the rows after it cannot be read.",
+                    'Close the quote. Write a quote inside a field twice: "".',
                 ) from error
             yield begin, InvalidRow("not CSV", str(error))
         else:
@@ -85,9 +85,9 @@ def _csv_lines(stream: BinaryIO, uri: str) -> Iterator[str]:
     for number, line in lines(stream, uri):
         if line is None:
             # A row can have several lines, so the end of this row cannot be found.
-            raise _refusal(
-                f"{uri} line {number} is longer than {LINE_BYTES >> 20} MiB: split it into several rows, and end each "
-                "row with a line feed."
+            raise refusal(
+                f"{uri} line {number} is longer than {LINE_BYTES >> 20} MiB.",
+                "Split it into several rows, and end each row with a line feed.",
             )
         # Bytes that are not UTF-8 become half surrogate pairs, which are then found in the row.
         yield (line.removeprefix(BOM) if number == 1 else line).decode(errors="surrogateescape")
@@ -110,7 +110,7 @@ def parquet_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
         if isinstance(error, OSError) and error.errno is not None:  # an error of the file system
             raise
         why = str(error).partition("\n")[0][:200]
-        raise _refusal(f"{uri} is not a Parquet file, or it is damaged ({why}): upload it again.") from error
+        raise refusal(f"{uri} is not a Parquet file, or it is damaged ({why}).", "Upload it again.") from error
 
 
 def _refuse_names_twice(type: pyarrow.DataType, uri: str, above: str = "") -> None:
@@ -118,7 +118,7 @@ def _refuse_names_twice(type: pyarrow.DataType, uri: str, above: str = "") -> No
     for field in map(type.field, range(type.num_fields)):
         name = above + field.name
         if name in names:
-            raise _refusal(f"{uri} has two columns with the name {name_shown(name)}: rename one of them.")
+            raise refusal(f"{uri} has two columns with the name {name_shown(name)}.", "Rename one of them.")
         names.add(name)
         _refuse_names_twice(field.type, uri, f"{name}.")
 
@@ -150,7 +150,3 @@ def _value(scalar: pyarrow.Scalar) -> Any:
         if isinstance(scalar, pyarrow.ListScalar):
             return [_value(value) for value in scalar.values]
         return scalar
-
-
-def _refusal(message: str) -> TrainerFailure:
-    return TrainerFailure(FailureReason.DATASET_INVALID, message)

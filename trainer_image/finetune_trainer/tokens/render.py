@@ -207,7 +207,8 @@ def prompt_format(tokenizer: Any, loss_on: LossOn = LossOn.COMPLETION) -> Prompt
     if not tokenizer.eos_token:
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            "The tokenizer has no end-of-sequence token. Set eos_token in the model's tokenizer_config.json.",
+            "The tokenizer has no end-of-sequence token.",
+            "Set eos_token in the model's tokenizer_config.json.",
         )
     try:
         kind: Literal["ChatTemplate", "Plain"] = "ChatTemplate" if tokenizer.chat_template else "Plain"
@@ -220,6 +221,7 @@ def prompt_format(tokenizer: Any, loss_on: LossOn = LossOn.COMPLETION) -> Prompt
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
             f"The model's chat template cannot render a question and its answer ({detail}).",
+            "Correct the chat template, or choose another model.",
         ) from error
     end = _end_of_turn(tokenizer, tail)
     stops = (tokenizer.eos_token_id, *tokenizer(end, add_special_tokens=False).input_ids[-1:])

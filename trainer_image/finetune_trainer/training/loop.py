@@ -157,4 +157,4 @@ class Divergence:
 def _diverged(finding: str, step: int, rows: Sequence[Example]) -> TrainerFailure:
     named = ", ".join(row.place for row in rows[:ROWS_NAMED])
     more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
-    return TrainerFailure(FailureReason.LOSS_DIVERGED, f"{finding}. Rows of this step: {named}{more}.", step)
+    return TrainerFailure(FailureReason.LOSS_DIVERGED, f"{finding}. Rows of this step: {named}{more}.", step=step)

@@ -63,7 +63,7 @@ class Validation:
         loss = float(losses.sum() / labels.sum())
         if not isfinite(loss):
             finding = f"The loss on the validation rows is not a finite number after step {step:,}."
-            raise TrainerFailure(FailureReason.LOSS_DIVERGED, finding, step)
+            raise TrainerFailure(FailureReason.LOSS_DIVERGED, finding, step=step)
         point = ValidationLoss(step, loss, perf_counter() - started)
         self.curve.append(point)
         # The model has the weights of the last step anyway.

@@ -25,7 +25,7 @@ def texts(prepared: Prepared) -> str:
     return "\n".join(message.content for row in rows for message in row.messages)
 
 
-def test_every_format_and_kind_of_file_is_read_to_the_same_turns(checked: RunCase, pods: Pods) -> None:
+def test_every_format_and_kind_of_file_gives_the_same_turns(checked: RunCase, pods: Pods) -> None:
     ended = checked("reading")
     assert ended.code == 0, ended.log
     prepared = pods.prepared(CASES["reading"])
@@ -55,7 +55,7 @@ def test_rows_are_cleaned_masked_and_kept_once(checked: RunCase, pods: Pods) -> 
     assert "When do you close?\nAt six." in said
 
 
-def test_other_choices_of_cleaning_leave_what_they_do_not_name(checked: RunCase, pods: Pods) -> None:
+def test_cleaning_changes_only_what_its_settings_name(checked: RunCase, pods: Pods) -> None:
     counts = found(checked("trimming"))
     assert counts == {"near": 5, "same": 3, "invalid": 1, "whitespace": 1}
     said = texts(pods.prepared(CASES["trimming"]))
@@ -63,12 +63,12 @@ def test_other_choices_of_cleaning_leave_what_they_do_not_name(checked: RunCase,
         assert text in said
 
 
-def test_a_row_that_is_too_long_ends_the_job_where_that_is_asked(checked: RunCase) -> None:
+def test_a_row_that_is_too_long_ends_the_job_with_overlength_fail(checked: RunCase) -> None:
     ended = checked("too-long")
     assert ended.code == FAILURES[FailureReason.DATASET_INVALID].exit_code
     assert ended.message.reason is FailureReason.DATASET_INVALID
     assert "/data/sums.jsonl line 1 has" in ended.message.message
-    assert "training.maxSequenceLength is 16" in ended.message.message
+    assert "spec.training.maxSequenceLength is 16" in ended.message.message
     assert "Traceback" not in ended.log
 
 
@@ -82,14 +82,14 @@ def sides_of_twins(prepared: Prepared) -> dict[str, set[tuple[str, int]]]:
     return places
 
 
-def test_rows_of_one_meaning_stay_on_one_side_of_the_split(checked: RunCase, pods: Pods) -> None:
+def test_rows_with_the_same_meaning_are_in_the_same_part_of_the_split(checked: RunCase, pods: Pods) -> None:
     assert found(checked("meaning-grouped"))["near"] == 10
     places = sides_of_twins(pods.prepared(CASES["meaning-grouped"]))
     assert [len(place) for place in places.values()] == [1] * 10
     assert {side for place in places.values() for side, _ in place} == {"train", "test"}
 
 
-def test_of_rows_of_one_meaning_only_the_first_is_kept_where_that_is_asked(checked: RunCase, pods: Pods) -> None:
+def test_of_rows_with_the_same_meaning_only_the_first_is_kept_with_near_drop(checked: RunCase, pods: Pods) -> None:
     assert found(checked("meaning-dropped"))["near"] == 10
     prepared = pods.prepared(CASES["meaning-dropped"])
     kept = [row.prompt.split()[-1] for row in (*prepared.train, *prepared.test) if row.answer == "The same."]

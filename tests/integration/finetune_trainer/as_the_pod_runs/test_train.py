@@ -56,7 +56,7 @@ def resolved_method(checked: RunCase, name: str) -> MethodType:
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_it_ends_with_published_results_and_an_exit_code_that_says_how(name: str, trained: RunCase, pods: Pods) -> None:
+def test_a_run_publishes_its_results_and_ends_with_the_right_exit_code(name: str, trained: RunCase, pods: Pods) -> None:
     ended = trained(name)
     missed = ended.message.reason is FailureReason.EVALUATION_GATE_FAILED
     result(ended, FAILURES[FailureReason.EVALUATION_GATE_FAILED].exit_code if missed else 0)
@@ -64,7 +64,7 @@ def test_it_ends_with_published_results_and_an_exit_code_that_says_how(name: str
     assert published(pods, name)["evaluation"].get("passed") is {"lora": True, "qlora": False}.get(name)
 
 
-def test_lora_takes_every_setting_of_the_adapter(trained: RunCase, pods: Pods) -> None:
+def test_lora_uses_every_setting_of_the_adapter(trained: RunCase, pods: Pods) -> None:
     trained("lora")
     config, weights = adapter(pods, "lora")
     kept = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias")
@@ -79,7 +79,7 @@ def test_lora_takes_every_setting_of_the_adapter(trained: RunCase, pods: Pods) -
     }
 
 
-def test_training_stops_early_with_the_memory_and_the_rate_it_was_given(trained: RunCase) -> None:
+def test_early_stopping_and_the_settings_for_memory_and_learning_rate_are_used(trained: RunCase) -> None:
     training, _, _ = result(trained("lora"))
     assert (training.step, training.best_step, training.total_steps) == (4, 4, 44)
     assert (training.micro_batch_tokens, training.gradient_checkpointing) == (64, True)
@@ -118,7 +118,7 @@ def test_qlora_misses_its_gate_and_keeps_its_results(trained: RunCase, checked: 
     assert "Do not use it" in (pods.data / "out/qlora/adapter/README.md").read_text()
 
 
-def test_weights_and_what_is_learned_of_a_row_are_as_asked(trained: RunCase, checked: RunCase) -> None:
+def test_source_weights_and_loss_on_are_used(trained: RunCase, checked: RunCase) -> None:
     training, evaluation, _ = result(trained("qlora"), FAILURES[FailureReason.EVALUATION_GATE_FAILED].exit_code)
     preflight = checked("qlora").status.preflight
     assert preflight
@@ -132,7 +132,7 @@ def test_weights_and_what_is_learned_of_a_row_are_as_asked(trained: RunCase, che
     assert f"on {learned:,} tokens" in (evaluation.verdict or ""), "the rows of the heavier source alone"
 
 
-def test_nf4_is_another_model_than_bfloat16(trained: RunCase) -> None:
+def test_quantizing_to_nf4_changes_the_loss_of_the_base_model(trained: RunCase) -> None:
     _, evaluation, _ = result(trained("nf4"))
     assert evaluation.quantized
     assert evaluation.quantized.loss_change
@@ -148,7 +148,7 @@ def test_full_publishes_every_weight_changed(trained: RunCase, checked: RunCase,
     assert [name for name in before if (before[name] == after[name]).all()] == []
 
 
-def test_an_adapter_is_trained_on(trained: RunCase, pods: Pods) -> None:
+def test_training_continues_from_an_adapter(trained: RunCase, pods: Pods) -> None:
     _, evaluation, _ = result(trained("continued"))
     assert taken(evaluation.tuned) == WIDE | {"exact_match", "macro_f1", "macro_precision", "macro_recall"}
     (_, before), (config, after) = adapter(pods, "lora"), adapter(pods, "continued")
@@ -157,7 +157,7 @@ def test_an_adapter_is_trained_on(trained: RunCase, pods: Pods) -> None:
     assert any((before[name] != after[name]).any() for name in before)
 
 
-def test_an_adapter_is_evaluated_as_it_is(trained: RunCase, pods: Pods) -> None:
+def test_method_none_evaluates_an_adapter_unchanged(trained: RunCase, pods: Pods) -> None:
     training, evaluation, _ = result(trained("none"))
     assert (training.step, training.total_steps) == (0, 0)
     assert evaluation.base
@@ -167,7 +167,7 @@ def test_an_adapter_is_evaluated_as_it_is(trained: RunCase, pods: Pods) -> None:
     assert all((before[name] == after[name]).all() for name in before)
 
 
-def test_auto_says_what_it_chose_and_why(trained: RunCase, checked: RunCase) -> None:
+def test_method_auto_reports_its_choice_and_the_reason(trained: RunCase, checked: RunCase) -> None:
     _, evaluation, _ = result(trained("auto"))
     resolved = checked("auto").status.resolved
     assert resolved

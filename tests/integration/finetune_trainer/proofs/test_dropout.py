@@ -91,7 +91,7 @@ def test_packed_rows_give_the_gradient_of_rows_alone(kind: tuple[Gradient, float
         assert distance(gradient(UNEVEN, tokens, 0.5), alone) < tolerance
 
 
-def test_activations_computed_again_lose_what_they_lost_before(kind: tuple[Gradient, float]) -> None:
+def test_recomputed_activations_have_the_same_dropout_mask(kind: tuple[Gradient, float]) -> None:
     gradient, tolerance = kind
     kept = gradient(UNEVEN, 100, 0.3)
     assert distance(gradient(UNEVEN, 100, 0.3, checkpointing=True), kept) < tolerance

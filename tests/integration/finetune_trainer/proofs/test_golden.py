@@ -41,7 +41,7 @@ LOSS, GRADIENT_NORM = 2e-3, 2e-2
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_shipped_configuration_takes_the_steps_it_always_took(name: str, tiny_model_dir: Path) -> None:
+def test_an_example_configuration_gives_the_recorded_losses(name: str, tiny_model_dir: Path) -> None:
     golden = json.loads(golden_file(name).read_text())
     run = trajectory(name, tiny_model_dir)
     assert run["recipe"] == golden["recipe"], "the example says something else than it did"

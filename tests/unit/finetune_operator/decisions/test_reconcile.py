@@ -132,7 +132,8 @@ def test_a_missing_profile_is_waited_for_and_then_fails_the_job() -> None:
     late = reconcile(world, world.created + admission.GRACE)
     assert (state(late), conditions(late)["Validated"], conditions(late)["Failed"]) == ("Failed", "False", "True")
     assert message(late) == (
-        'spec.profileName: FineTuneProfile "default" does not exist. Correct the field and create the job again.'
+        'spec.profileName: FineTuneProfile "default" does not exist. List the profiles with kubectl get '
+        "finetuneprofiles, and set spec.profileName to one of them. Then create the job again."
     )
 
 
@@ -158,7 +159,7 @@ def test_a_service_account_that_may_not_report_gets_the_command_that_binds_it() 
     world = fresh(spec=spec, service_account_exists=True, service_account_may_report=False)
 
     assert (state(reconcile(world, NOW)), reconcile(world, NOW).create) == ("Pending", [])
-    assert "--clusterrole finetune-trainer --serviceaccount team:irsa." in message(reconcile(world, NOW))
+    assert "--clusterrole finetune-trainer --serviceaccount team:irsa" in message(reconcile(world, NOW))
     assert state(reconcile(world, world.created + admission.GRACE)) == "Failed"
 
 

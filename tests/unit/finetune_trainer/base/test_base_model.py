@@ -212,12 +212,15 @@ def test_weights_in_another_format_are_named_with_the_remedy(
     make_bundle: MakeBundle, model: Path, tmp_path: Path
 ) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
-    assert "only pytorch_model.bin: convert it with save_pretrained" in refused(make_bundle, model, tmp_path / "s")[1]
+    assert "only pytorch_model.bin. Load the model with Transformers" in refused(make_bundle, model, tmp_path / "s")[1]
 
 
 def test_an_adapter_is_no_base_model(make_bundle: MakeBundle, model: Path, tmp_path: Path) -> None:
     (model / "config.json").rename(model / "adapter_config.json")
-    assert "but an adapter: set model.uri to its base model" in refused(make_bundle, model, tmp_path / "scratch")[1]
+    assert (
+        "but an adapter. Set spec.model.uri to the adapter's base "
+        "model" in refused(make_bundle, model, tmp_path / "scratch")[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,7 @@ def test_an_adapter_is_no_base_model(make_bundle: MakeBundle, model: Path, tmp_p
     [
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-            "is not a safetensors file (is it a Git LFS pointer?)",
+            "If it is a Git LFS pointer, run git lfs pull",
         ),
         (b"", "is not a safetensors file"),
         (struct.pack("<Q", 2) + b"{}", "has a damaged safetensors header"),

@@ -82,7 +82,7 @@ def split(folder: Path, shards: int = 2) -> dict[str, str]:
     return names
 
 
-def test_what_lies_beside_a_model_is_not_read(make_bundle: MakeBundle, model: Path) -> None:
+def test_other_files_in_the_model_folder_are_not_read(make_bundle: MakeBundle, model: Path) -> None:
     write(model, dict.fromkeys(LEFT, "left here"))
     found = inspect(make_bundle, model)
     assert set(found.files) == {*READ, "model.safetensors"}
@@ -108,7 +108,9 @@ def test_a_model_that_was_changed_after_preflight_is_not_trained(
 ) -> None:
     found = inspect(make_bundle, model)
     change(model / "config.json")
-    with pytest.raises(TrainerFailure, match=f"config.json had .* {said}.*changed after preflight") as caught:
+    with pytest.raises(
+        TrainerFailure, match=f"config.json had .* {said}.* Leave the model's files unchanged"
+    ) as caught:
         copy_files(open_storage(make_bundle(model={"uri": str(model)})), str(model), found.files, tmp_path / "train")
     assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
 
@@ -158,7 +160,7 @@ def test_an_index_cannot_name_what_is_not_in_the_folder(make_bundle: MakeBundle,
 
 
 @given(content=st.recursive(st.none() | st.integers() | st.text(), lambda part: st.dictionaries(st.text(), part)))
-def test_no_index_whatever_it_holds_ends_in_a_traceback(content: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_content_of_an_index_ends_in_a_traceback(content: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("index") / INDEX
     for held in (content, {"weight_map": content}):
         path.write_text(json.dumps(held))
@@ -187,21 +189,21 @@ def test_shards_of_two_saves_are_refused(make_bundle: MakeBundle, model: Path) -
     [
         (
             ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"],
-            "The folder has the shards (model-00001-of-00003.safetensors and 1 more, only 2 of 3), but their index "
-            f"{INDEX} is missing. Upload the index from the source of the model, or create it",
+            "only shards (model-00001-of-00003.safetensors and 1 more, only 2 of 3) without their index "
+            f"{INDEX}. Upload the index from the source of the model, or create it",
         ),
-        (["model-00001-of-00001.safetensors", "consolidated.safetensors"], "The folder has the shards (model-00001-of"),
-        (["consolidated.safetensors"], "only consolidated.safetensors, which has Mistral's layout"),
+        (["model-00001-of-00001.safetensors", "consolidated.safetensors"], "only shards (model-00001-of"),
+        (["consolidated.safetensors"], "only consolidated.safetensors, which has the layout of Mistral"),
         (["consolidated-00001-of-00002.safetensors"], "convert_mistral_weights_to_hf.py"),
-        (["model.fp16.safetensors"], "only model.fp16.safetensors: if that is the whole model, rename it to model.s"),
+        (["model.fp16.safetensors"], "only model.fp16.safetensors. If that file is the whole model, rename it"),
         (
             ["adapter_config.json", "adapter_model.safetensors"],
-            "only the weights of an adapter: upload the base model's",
+            "only the weights of an adapter. Upload the base model's",
         ),
-        (["checkpoint-9/model.safetensors"], "/model/checkpoint-9: use that folder"),
-        (["optimizer.pt", "training_args.bin", "pytorch_model.bin"], "only pytorch_model.bin: convert it with save_p"),
+        (["checkpoint-9/model.safetensors"], "/model/checkpoint-9. Use that folder."),
+        (["optimizer.pt", "training_args.bin", "pytorch_model.bin"], "only pytorch_model.bin. Load the model with Tra"),
         (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], "only pytorch_model-00001-of-00002.bin"),
-        (["model-Q4_K_M.gguf"], "only model-Q4_K_M.gguf: convert it"),
+        (["model-Q4_K_M.gguf"], "only model-Q4_K_M.gguf. Load the"),
     ],
 )
 def test_weights_in_another_layout_are_named_with_the_remedy(
@@ -219,14 +221,14 @@ def test_weights_in_another_layout_are_named_with_the_remedy(
     [
         (
             ["adapter_config.json", "adapter_model.safetensors"],
-            "set model.uri to its base model, and set method.lora.from to this folder",
+            "Set spec.model.uri to the adapter's base model. To continue training the adapter, set",
         ),
         (["checkpoint-500/config.json"], "but there is one in"),
-        (["params.json", "consolidated.00.pth"], "use the model in Transformers' layout"),
+        (["params.json", "consolidated.00.pth"], "Use the model in the layout of Transformers"),
         ([], "the folder is empty or does not exist"),
     ],
 )
-def test_a_folder_without_settings_is_told_what_it_holds(
+def test_the_message_about_a_folder_without_config_json_names_its_content(
     make_bundle: MakeBundle, tmp_path: Path, files: list[str], said: str
 ) -> None:
     write(tmp_path / "found", dict.fromkeys(files, ""))
@@ -235,7 +237,7 @@ def test_a_folder_without_settings_is_told_what_it_holds(
     assert said in message
 
 
-def test_a_tokenizer_that_needs_code_is_refused_in_words_about_that(make_bundle: MakeBundle, model: Path) -> None:
+def test_a_tokenizer_that_needs_custom_code_is_refused_with_the_cause(make_bundle: MakeBundle, model: Path) -> None:
     (model / "tokenizer.json").unlink()
     write(model, {"tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["mine.Mine", None]}}})
     assert (

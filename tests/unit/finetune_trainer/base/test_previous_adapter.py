@@ -55,15 +55,15 @@ def test_an_adapter_of_the_same_settings_and_base_is_fine(make_bundle: MakeBundl
 @pytest.mark.parametrize(
     ("lora", "said"),
     [
-        ({"r": 8}, "has r 16: set method.lora.r to this value"),
-        ({"alpha": 16}, "has alpha 32: set method.lora.alpha"),
+        ({"r": 8}, "has r 16. Set spec.method.lora.r to 16."),
+        ({"alpha": 16}, "has alpha 32. Set spec.method.lora.alpha"),
         ({"useRslora": True}, "has useRslora false"),
         ({"useDora": True}, "has useDora false"),
-        ({"bias": "LoraOnly"}, 'has bias "None": set method.lora.bias'),
+        ({"bias": "LoraOnly"}, 'has bias "None". Set spec.method.lora.bias'),
         ({"modulesToSave": ["lm_head"]}, "has modulesToSave []"),
         (
             {"targetModules": ["q_proj"]},
-            "is for the layers down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj: set",
+            "is for the layers down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj. Set",
         ),
     ],
 )
@@ -84,7 +84,7 @@ def test_settings_that_are_not_the_adapters_are_refused_naming_its_own(
             'was created with init_lora_weights "pissa_niter_4", which changes the base',
         ),
         ("init_lora_weights", "olora", "Convert the adapter first, with PEFT's save_pretrained"),
-        ("rank_pattern", {"v_proj": 64}, "has rank_pattern, which method.lora does not support"),
+        ("rank_pattern", {"v_proj": 64}, "has rank_pattern, which spec.method.lora does not support"),
         ("alpha_pattern", {"v_proj": 64}, "has alpha_pattern"),
         ("lora_bias", True, "has lora_bias"),
         ("trainable_token_indices", [1, 2], "has trainable_token_indices"),
@@ -99,7 +99,7 @@ def test_settings_that_are_not_the_adapters_are_refused_naming_its_own(
         ("megatron_config", {"hidden_size": 32}, "has megatron_config"),
     ],
 )
-def test_an_adapter_that_no_server_could_be_told_of_is_not_continued(
+def test_an_adapter_that_no_server_supports_is_not_continued(
     make_bundle: MakeBundle, adapter: Path, setting: str, value: Any, said: str
 ) -> None:
     settings = json.loads((adapter / "adapter_config.json").read_text())
@@ -132,7 +132,7 @@ def test_every_setting_can_be_continued_with(make_bundle: MakeBundle, tiny_model
 def test_fewer_modules_than_named_are_refused(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_model_dir, tmp_path / "adapter", targetModules=["q_proj"])
     _, message = refused(make_bundle, adapter, targetModules=["q_proj", "v_proj"])
-    assert "is for the layers q_proj: set method.lora.targetModules" in message
+    assert "is for the layers q_proj. Set spec.method.lora.targetModules" in message
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,10 @@ def test_where_there_is_no_adapter_it_says_what_is_missing(
 ) -> None:
     assert refused(make_bundle, tmp_path / "nowhere") == (
         FailureReason.MODEL_NOT_FOUND,
-        f"method.lora.from: there is no adapter_config.json in {tmp_path / 'nowhere'}.",
+        f"spec.method.lora.from: there is no adapter_config.json in {tmp_path / 'nowhere'}. "
+        "Correct spec.method.lora.from, or upload the adapter to that folder.",
     )
-    assert "but a whole model: set model.uri to this folder" in refused(make_bundle, tiny_model_dir)[1]
+    assert "but a whole model. Set spec.model.uri to this folder" in refused(make_bundle, tiny_model_dir)[1]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_what_is_no_lora_adapter_is_refused(make_bundle: MakeBundle, adapter: Pa
 
 KNOWN = {
     "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode": "a name",
-    "r lora_alpha use_rslora use_dora bias modules_to_save target_modules": "method.lora has a field",
+    "r lora_alpha use_rslora use_dora bias modules_to_save target_modules": "spec.method.lora has a field",
     "exclude_modules layers_to_transform layers_pattern": "the adapter's matrices show the layers",
     "lora_dropout fan_in_fan_out ensure_weight_tying runtime_config": "the result does not depend on it",
     "megatron_core qalora_group_size": "belongs to a setting that is refused",

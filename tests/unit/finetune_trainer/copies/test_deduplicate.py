@@ -91,7 +91,7 @@ def test_under_keep_only_rows_that_ask_the_very_same_do(tmp_path: Path) -> None:
     assert not found.repeats.any()
 
 
-def test_drop_goes_by_question_and_answer_and_keeps_the_first(tmp_path: Path) -> None:
+def test_drop_compares_question_and_answer_and_keeps_the_first_row(tmp_path: Path) -> None:
     answers = ["yes", "Nobody knows what became of it in the end."]
     rows = [row(TEXT, answers[0]), row(EDITED, answers[0]), row(EDITED, answers[1])]
     found = alike(rows, tmp_path, near="Drop")

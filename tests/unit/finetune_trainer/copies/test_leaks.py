@@ -62,7 +62,7 @@ def test_a_word_in_the_middle_of_45_is_no_disguise() -> None:
 
 
 @given(st.integers(20, 60).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1))))
-def test_from_20_words_on_one_may_differ_wherever_it_stands(case: tuple[int, int]) -> None:
+def test_in_texts_of_20_words_any_one_word_may_differ(case: tuple[int, int]) -> None:
     size, place = case
     words = VOCABULARY[:size]
     assert found([" ".join(words)], [" ".join([*words[:place], "other", *words[place + 1 :]])]) == [0]
@@ -76,7 +76,7 @@ def test_less_than_three_quarters_is_another_question() -> None:
     assert found([" ".join(words)], halves) == [-1], "two rows have it together, neither has most of it"
 
 
-def test_of_several_rows_the_one_that_has_most_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_training_rows_the_one_that_covers_most_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     words = VOCABULARY[:40]
     texts = [" ".join(words[:32]), "of something else", " ".join(words), " ".join(words)]
     assert found([" ".join(words)], texts) == [2]
@@ -120,7 +120,7 @@ def test_scripts_without_spaces_are_compared_by_their_characters() -> None:
 
 
 @pytest.mark.parametrize("repeated", ["word ", "one two ", "a b c d e f g "])
-def test_a_word_repeated_thousands_of_times_takes_no_square_of_the_time_or_memory(repeated: str) -> None:
+def test_a_word_repeated_thousands_of_times_needs_linear_time_and_memory(repeated: str) -> None:
     assert found([repeated * 8_000] * 5, ["another text", *[repeated * 8_000] * 5]) == [1] * 5
 
 

@@ -62,7 +62,7 @@ def test_shorter_texts_are_compared_by_5_grams_of_characters() -> None:
     assert similarity(text, f"{text[:-1]}X") == pytest.approx(12 / 14)
 
 
-def test_very_short_texts_are_alike_when_they_are_equal() -> None:
+def test_very_short_texts_are_near_duplicates_only_if_they_are_equal() -> None:
     assert similarity("What is 1?", "what is 1") == 1
     assert similarity("What is 1?", "What is 11?") == 0
     assert similarity("?!", "?!") == 1

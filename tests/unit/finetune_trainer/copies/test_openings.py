@@ -28,7 +28,7 @@ def groups(rows: list[Row], folder: Path, **wish: object) -> list[int]:
 
 @pytest.mark.parametrize("near", ["Keep", "Group", "Drop"])
 @pytest.mark.parametrize("count", [4, 40, 400])
-def test_rows_with_one_prompt_over_many_system_prompts_are_told_apart(tmp_path: Path, near: str, count: int) -> None:
+def test_rows_with_one_prompt_and_many_system_prompts_are_not_grouped(tmp_path: Path, near: str, count: int) -> None:
     rows = [row(CLASSIFY, "Sales" if number % 2 else "Support", system=text(number)) for number in range(count)]
     found = alike(rows, tmp_path, near=near)
     assert len(set(found.groups.tolist())) == count
@@ -43,7 +43,7 @@ def test_of_those_rows_the_ones_with_nearly_the_same_material_are_grouped(tmp_pa
     assert groups([*rows, *again], tmp_path / "keep", near="Keep") == [*range(50)]
 
 
-def test_some_prompts_over_many_system_prompts_are_told_apart_too(tmp_path: Path) -> None:
+def test_rows_with_a_few_prompts_and_many_system_prompts_are_not_grouped(tmp_path: Path) -> None:
     prompts = ["Summarise this.", "Translate this.", "Who wrote this?"]
     rows = [row(prompts[number % 3], f"Answer {number}.", system=text(number)) for number in range(60)]
     assert len(set(groups(rows, tmp_path))) == 60
@@ -69,7 +69,7 @@ def test_a_question_asked_in_the_styles_of_several_system_prompts_stays_one_grou
 
 
 @pytest.mark.parametrize("count", [6, 40, 400])
-def test_conversations_that_begin_with_one_greeting_are_told_apart(tmp_path: Path, count: int) -> None:
+def test_conversations_with_the_same_greeting_are_not_grouped(tmp_path: Path, count: int) -> None:
     rows = [row("Hi", "Hello! How can I help?", text(number), f"{number}") for number in range(count)]
     assert len(set(groups(rows, tmp_path))) == count
     deeper = [

@@ -13,7 +13,9 @@ CPU = torch.device("cpu")
 
 def test_on_a_cpu_compute_memory_decides() -> None:
     assert shortage("8.0Gi", CPU, "8Gi") is None
-    assert shortage("8.1Gi", CPU, "8Gi") == "the base model in bfloat16 needs about 8.1Gi, and compute.memory is 8Gi"
+    assert (
+        shortage("8.1Gi", CPU, "8Gi") == "the base model in bfloat16 needs about 8.1Gi, and spec.compute.memory is 8Gi"
+    )
 
 
 def test_on_a_gpu_the_gpus_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:

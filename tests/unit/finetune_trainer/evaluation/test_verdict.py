@@ -74,7 +74,7 @@ def test_it_says_whether_prompting_was_enough() -> None:
     )
 
 
-def test_prompting_is_said_to_work_as_well_only_if_enough_rows_show_it() -> None:
+def test_the_verdict_calls_prompting_as_good_only_if_enough_rows_show_it() -> None:
     said = verdict(found(rows(0), rows(57), prompted=57), COST)
     assert said.startswith(
         "The tuned model is better than the base model, but prompting the base model with 5 examples works as well and "
@@ -85,7 +85,7 @@ def test_prompting_is_said_to_work_as_well_only_if_enough_rows_show_it() -> None
     assert said.startswith(
         "The tuned model is better than the base model. 60 test rows are too few to show whether it is also better "
         "than prompting the base model with 5 examples, which needs no training. To find out, measure more test rows "
-        "(dataset.test or dataset.split.test, and evaluation.maxRows). Exact match"
+        "(spec.dataset.test or spec.dataset.split.test, and spec.evaluation.maxRows). Exact match"
     )
     said = verdict(found(rows(0), rows(20), prompted=50), COST)
     assert said.startswith(
@@ -146,7 +146,8 @@ def test_if_too_few_rows_are_left_it_says_which_gain_they_would_show() -> None:
     assert said.startswith(
         "Nothing shows that tuning was worth it. The change is not statistically significant. With 40 test rows "
         "(near-duplicates count as one), a gain of 15.0 points or more would likely be significant. To show a smaller "
-        "gain, measure more test rows (dataset.test or dataset.split.test, and evaluation.maxRows). Exact match"
+        "gain, measure more test rows (spec.dataset.test or spec.dataset.split.test, and spec.evaluation.maxRows). "
+        "Exact match"
     )
     said = verdict(partly_leaked(55, set(), {0}), COST)
     assert (
@@ -244,5 +245,7 @@ def test_answers_that_never_end_are_reported_with_the_remedy() -> None:
     cut, whole = Answer("and on", truncated=True, matches=False), Answer("done", truncated=False, matches=True)
     assert unended([], 96, untrained=True) == unended([cut, whole], 96, untrained=True) == ""
     said = unended([cut] * 50, 96, untrained=False)
-    assert said.startswith(" No answer of the tuned model ended: all 50 were cut at 96 tokens. Raise evaluation.")
-    assert "never trained to end an answer. Set method.lora.modulesToSave" in unended([cut] * 50, 96, untrained=True)
+    assert said.startswith(" No answer of the tuned model ended: all 50 were cut at 96 tokens. Raise spec.evaluation.")
+    assert "never trained to end an answer. Set spec.method.lora.modulesToSave" in unended(
+        [cut] * 50, 96, untrained=True
+    )

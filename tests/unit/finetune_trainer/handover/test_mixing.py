@@ -26,12 +26,12 @@ def shares(mixture: Mixture) -> list[float]:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), seeds, epochs)
-def test_without_weights_an_epoch_takes_every_row_once(sizes: list[int], seed: int, epoch: int) -> None:
+def test_without_weights_an_epoch_uses_every_row_once(sizes: list[int], seed: int, epoch: int) -> None:
     assert sorted(rows_of_epoch(Mixture(tuple(sizes)), seed, epoch)) == list(range(sum(sizes)))
 
 
 @given(mixtures, seeds, epochs)
-def test_an_epoch_takes_as_many_rows_as_there_are_and_of_them_each_weights_share(
+def test_an_epoch_has_as_many_rows_as_all_sources_and_the_share_of_each_weight(
     mixture: Mixture, seed: int, epoch: int
 ) -> None:
     taken = Counter(sources_of(mixture, rows_of_epoch(mixture, seed, epoch)))
@@ -41,7 +41,7 @@ def test_an_epoch_takes_as_many_rows_as_there_are_and_of_them_each_weights_share
 
 
 @given(mixtures, seeds, epochs, st.data())
-def test_any_stretch_of_an_epoch_holds_nearly_the_shares(
+def test_any_part_of_an_epoch_has_nearly_the_shares_of_the_weights(
     mixture: Mixture, seed: int, epoch: int, data: st.DataObject
 ) -> None:
     order = sources_of(mixture, rows_of_epoch(mixture, seed, epoch))
@@ -52,7 +52,7 @@ def test_any_stretch_of_an_epoch_holds_nearly_the_shares(
         assert abs(taken[source] - (end - start) * count / mixture.rows) <= len(mixture.sizes) + 1
 
 
-def test_of_80_to_20_every_step_of_10_takes_8_and_2() -> None:
+def test_weights_of_80_and_20_give_every_step_of_10_rows_8_and_2() -> None:
     mixture = Mixture((900, 100), (0.8, 0.2))
     order = sources_of(mixture, rows_of_epoch(mixture, 0, 0))
     assert {tuple(sorted(Counter(order[start : start + 10]).items())) for start in range(0, 1000, 10)} == {

@@ -108,11 +108,12 @@ def test_a_metric_these_answers_cannot_have_is_refused(metric: MetricName, answe
     [
         (
             {"baselines": ["Base"], "metric": "ExactMatch"},
-            "evaluation.baselines does not contain FewShot. Add FewShot to evaluation.baselines.",
+            "spec.evaluation.baselines does not contain FewShot. Add FewShot to spec.evaluation.baselines.",
         ),
         (
             {"metric": "Loss"},
-            "Loss is not measured with few-shot prompts. Set minGainOver.base, or choose another metric.",
+            "Loss is not measured with few-shot prompts. Set spec.evaluation.gates[0].minGainOver.base, or choose "
+            "another metric.",
         ),
     ],
 )
@@ -122,7 +123,7 @@ def test_a_gain_over_few_shot_prompting_that_is_not_measured_is_refused(evaluati
     with pytest.raises(TrainerFailure) as caught:
         choose_metrics(wish, TEXT)
     assert caught.value.reason is FailureReason.SPEC_INVALID
-    assert caught.value.message == f"evaluation.gates[0].minGainOver.fewShot cannot be measured, because {why}"
+    assert caught.value.message == f"spec.evaluation.gates[0].minGainOver.fewShot cannot be measured, because {why}"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_an_unknown_metric_is_an_error() -> None:
 def test_a_regression_set_has_to_have_its_metric() -> None:
     wish = RegressionSet(uri="s3://acme-data/x.jsonl", name="x", metric=MetricName.FIELD_MATCH, max_drop=0)
     require_metric(wish, rows(['{"a": 1}'] * 10))
-    with pytest.raises(TrainerFailure, match=r"evaluation.regression x cannot use the metric FieldMatch"):
+    with pytest.raises(TrainerFailure, match=r"spec.evaluation.regression x cannot use the metric FieldMatch"):
         require_metric(wish, rows(["yes"] * 10))
     labels = wish.model_copy(update={"metric": MetricName.MACRO_F1})
     with pytest.raises(

@@ -76,7 +76,7 @@ def test_the_longest_common_subsequence_is_that_of_the_table(first: list[str], s
         ("أعد تشغيل جهاز التوجيه وانتظر دقيقة", "أعد تشغيل جهاز التوجيه وانتظر ساعة"),
     ],
 )
-def test_texts_of_any_script_are_told_apart(right: str, near: str) -> None:
+def test_different_texts_of_any_script_are_not_grouped(right: str, near: str) -> None:
     for metric in (token_f1, lambda *texts: rouge_n(*texts, 1), rouge_l, lambda *texts: bleu(bleu_counts(*texts))):
         assert metric(right, right) == pytest.approx(1)
         assert 0 < metric(near, right) < 1

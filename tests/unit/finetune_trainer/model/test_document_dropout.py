@@ -110,7 +110,10 @@ def test_without_dropout_no_layer_is_replaced() -> None:
 
 
 def test_a_layer_whose_inputs_are_not_tokens_is_named_with_the_remedy() -> None:
-    dropout, said = dropouts(adapted(0.5))[1], r"lora\.dropout: the inputs of layer .*q_proj .* Set it to 0"
+    dropout, said = (
+        dropouts(adapted(0.5))[1],
+        r"lora\.dropout: the inputs of layer .*q_proj .* Set spec\.method\.lora\.dropout to 0",
+    )
     batch = micro_batch([example(20, 5)], CPU)
     with document_masks(batch, 0, 0), pytest.raises(TrainerFailure, match=said) as caught:
         dropout(torch.ones(1, 4, 20, 8))

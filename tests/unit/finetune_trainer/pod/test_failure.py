@@ -48,7 +48,7 @@ def test_a_crash_is_named_with_its_place_in_the_trainer() -> None:
     assert "(preflight/split.py:" in failure_of(caught.value).message
 
 
-def test_the_status_carries_the_remedy_unless_the_pod_was_only_told_to_stop() -> None:
+def test_the_status_has_the_remedy_unless_the_pod_received_sigterm() -> None:
     wrong = TrainerFailure(FailureReason.LOSS_DIVERGED, "Loss is NaN at step 7.")
 
     assert wrong.for_the_status == f"Loss is NaN at step 7. {FAILURES[FailureReason.LOSS_DIVERGED].remedy}"

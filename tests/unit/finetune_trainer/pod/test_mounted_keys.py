@@ -193,7 +193,9 @@ def test_half_a_rotation_is_waited_out(rotated: Rotated) -> None:
 
 def test_keys_that_never_worked_are_refused_at_once(rotated: Rotated) -> None:
     rotated.revoke()
-    with pytest.raises(TrainerFailure, match=r"refused the keys of Secret keys \(InvalidAccessKeyId\)") as caught:
+    with pytest.raises(
+        TrainerFailure, match=r"does not accept the keys of Secret keys for .* \(InvalidAccessKeyId\)"
+    ) as caught:
         rotated.storage().write_bytes(rotated.uri, b"one")
     assert caught.value.reason is FailureReason.STORAGE_ACCESS_DENIED
 
@@ -212,7 +214,9 @@ def test_keys_that_stay_revoked_end_the_job_and_are_waited_for_only_once(
         storage.write_bytes(rotated.uri, b"two")
 
 
-def test_a_pod_that_is_told_to_stop_waits_for_no_keys(rotated: Rotated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pod_that_receives_sigterm_does_not_wait_for_new_keys(
+    rotated: Rotated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = rotated.storage()
     storage.write_bytes(rotated.uri, b"one")
     rotated.revoke()

@@ -185,7 +185,10 @@ def test_a_file_replaced_while_it_is_read_is_noticed(s3_place: Place, monkeypatc
 
 def test_a_bucket_that_is_in_no_storage_is_named_with_the_patterns(s3_place: Place) -> None:
     storage = s3_place.open(buckets="acme-*")
-    with pytest.raises(TrainerFailure, match=r"bucket test-.* belongs to no storage .* knows these: acme-\*") as caught:
+    with pytest.raises(
+        TrainerFailure,
+        match=r"bucket test-.* is in no storage of .* The buckets of the profile are acme-\*\. Use one of",
+    ) as caught:
         storage.exists(s3_place.uri("x"))
     assert caught.value.reason is FailureReason.SPEC_INVALID
 

@@ -42,7 +42,8 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "TestRowsLeak",
         {"leaked_rows": 3, "leaks": ("a line 1 in b line 7", "a line 2 in b line 9")},
         {"leaked_rows": 0},
-        "3 of 100 test rows (3%) also occur in dataset.train with the same or nearly the same answer (a line 1 in b",
+        "3 of 100 test rows (3%) also occur in spec.dataset.train with the same or nearly the same answer (a line 1 in "
+        "b",
     ),
     (
         "EndOfTurnUntrained",
@@ -61,25 +62,35 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "FewRows",
         {"train_rows": 999, "full": True},
         {"train_rows": 1000, "full": True},
-        "Gains usually begin at 1,000 rows. Add rows, set method.type to LoRA, or",
+        "Gains usually begin at 1,000 rows. Add rows, set spec.method.type to LoRA, or",
     ),
     ("FewSteps", {"steps": 1}, {"steps": 20}, "has only 1 optimizer step."),
     ("OneAnswerRepeated", {"same_answer": 800}, {"same_answer": 799}, "800 of 1,000 training rows (80%)"),
-    ("FewSteps", {"steps": 19}, {"steps": 20}, "Lower training.globalBatchSize (8), or raise training.epochs."),
+    (
+        "FewSteps",
+        {"steps": 19},
+        {"steps": 20},
+        "Lower spec.training.globalBatchSize (8), or raise spec.training.epochs.",
+    ),
     (
         "FewSteps",
         {"steps": 5, "max_steps": 5},
         {"max_steps": 375},
-        "usually change the model little. Raise training.maxSteps (5).",
+        "usually change the model little. Raise spec.training.maxSteps (5).",
     ),
     (
         "FewSteps",
         {"steps": 5, "global_batch_size": 1},
         {},
-        "usually change the model little. Raise training.epochs, or add rows.",
+        "usually change the model little. Raise spec.training.epochs, or add rows.",
     ),
     ("RowsLeftOut", {"overlength": 12}, {"overlength": 11}, "12 of 1,112 rows (1%) are left out"),
-    ("RowsLeftOut", {"overlength": 50, "context": 4096}, {}, "Raise training.maxSequenceLength, or shorten the rows."),
+    (
+        "RowsLeftOut",
+        {"overlength": 50, "context": 4096},
+        {},
+        "Raise spec.training.maxSequenceLength, or shorten the rows.",
+    ),
     (
         "RowsLeftOut",
         {"overlength": 50, "context": 2048},
@@ -110,9 +121,9 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("ManyEpochs", {"train_rows": 100, "steps": 200}, {"train_rows": 100, "steps": 199}, "16 times"),
     (
         "SourceRepeated",
-        {"passes": {"dataset.train[0]": 1.0, "dataset.train[1]": 4.5}},
-        {"passes": {"dataset.train[1]": 4.0}},
-        "the run uses each row of dataset.train[1] 4.5 times. After",
+        {"passes": {"spec.dataset.train[0]": 1.0, "spec.dataset.train[1]": 4.5}},
+        {"passes": {"spec.dataset.train[1]": 4.0}},
+        "the run uses each row of spec.dataset.train[1] 4.5 times. After",
     ),
     (
         "TurnsNotLearned",
@@ -178,9 +189,9 @@ TOLD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ),
     (
         "PatternUnused",
-        {"unused_patterns": ("dataset.clean.remove[2]",)},
+        {"unused_patterns": ("spec.dataset.clean.remove[2]",)},
         {},
-        "dataset.clean.remove[2] matches no row. Correct",
+        "spec.dataset.clean.remove[2] matches no row. Correct",
     ),
 ]
 

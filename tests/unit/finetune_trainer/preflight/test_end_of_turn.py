@@ -69,7 +69,7 @@ def test_an_untrained_end_of_turn_token_is_reported_before_training(
     message = said((EMBEDDING, equal), (HEAD, lambda matrix: equal(matrix, 0.002)), dtype=dtype)
     assert message
     assert "the row of the end-of-turn token <|im_end|> (id 301) equals the row of <|im_start|> (id 300)." in message
-    assert "method.lora.modulesToSave to [embed_tokens, lm_head]" in message
+    assert "spec.method.lora.modulesToSave to [embed_tokens, lm_head]" in message
     assert "choose another base model, such as the instruct variant" in message
 
 

@@ -34,7 +34,7 @@ def test_a_job_that_does_not_fit_ends_before_anything_is_written(
     found = failure(bundle)
     assert found.reason is FailureReason.DOES_NOT_FIT
     assert "of GPU memory, but tiny has 1Gi. The method is QLoRA, the model has" in found.message
-    assert "tokens. No method would fit. Choose a smaller model." in found.message
+    assert "tokens. No method would fit. Choose a smaller model, or use" in found.message
     status = written(capsys)
     assert status.preflight
     (estimate,) = status.preflight.estimate or []

@@ -79,7 +79,7 @@ def test_rows_of_a_regression_set_are_apart_from_those_of_the_data(
     assert len(found.regression["kept"]) == 4
     assert (found.preflight.rows, found.preflight.invalid, found.preflight.overlength) == (61, 1, 0)
     assert "RowsLeftOut" not in {advice.reason for advice in found.preflight.advice or []}
-    said = "evaluation.regression[0] (kept): 1 of 5 rows are longer than 512 tokens and are left out."
+    said = "spec.evaluation.regression[0] (kept): 1 of 5 rows are longer than 512 tokens and are left out."
     assert said in capsys.readouterr().out
 
 
@@ -95,8 +95,8 @@ def test_rows_that_are_empty_after_cleaning_are_reported_as_such(make_bundle: Ma
     found = failure(with_dataset(make_bundle(rows=sum_rows(60)), clean={"remove": ["(?s).+"]}))
     assert found.reason is FailureReason.SPEC_INVALID
     assert found.message.startswith(
-        "dataset.train contains no usable row. Rows read: 60, of which 60 empty after cleaning "
-        "(dataset.clean.remove[0]). Files: "
+        "spec.dataset.train contains no usable row. Rows read: 60, of which 60 empty after cleaning "
+        "(spec.dataset.clean.remove[0]). Files: "
     )
 
 
@@ -110,6 +110,6 @@ def test_a_side_without_usable_rows_reports_the_causes(make_bundle: MakeBundle, 
     found = failure(make_bundle(dataset=dataset))
     assert found.reason is FailureReason.DATASET_INVALID
     assert found.message.startswith(
-        "dataset.train contains no usable row. Rows read: 3, of which 1 invalid (see status.preflight.findings), "
-        "2 duplicates of rows of dataset.test. Files: "
+        "spec.dataset.train contains no usable row. Rows read: 3, of which 1 invalid (see status.preflight.findings), "
+        "2 duplicates of rows of spec.dataset.test. Files: "
     )

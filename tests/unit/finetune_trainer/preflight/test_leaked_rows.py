@@ -193,7 +193,7 @@ def test_a_long_question_with_a_changed_word_leaks_its_label(found) -> None:  # 
     assert found(rows[:1], [*rows[1:], opposite]) == [-1]
 
 
-def test_conversations_that_begin_alike_are_others(found) -> None:  # type: ignore[no-untyped-def]
+def test_conversations_with_the_same_beginning_are_not_duplicates(found) -> None:  # type: ignore[no-untyped-def]
     begun = (Message("user", "Hello, I need some help."), Message("assistant", "Of course, what is it about?"))
     source = random.Random(5)
     rows = [(*begun, *turn(f"{sentence(source, 12)}?", f"{sentence(source, 12)}.")) for _ in range(60)]

@@ -27,8 +27,8 @@ def test_a_too_long_row_fails_the_job_with_overlength_fail(make_bundle: MakeBund
     assert found.reason is FailureReason.DATASET_INVALID
     assert "train.jsonl line 61 has" in found.message
     said = (
-        "tokens. training.maxSequenceLength is 100. Raise training.maxSequenceLength, or shorten the row, or set "
-        "dataset.overlength to Drop."
+        "tokens. spec.training.maxSequenceLength is 100. Raise spec.training.maxSequenceLength, or shorten the row, or "
+        "set spec.dataset.overlength to Drop."
     )
     assert found.message.endswith(said)
 
@@ -45,7 +45,7 @@ def test_too_long_rows_of_each_side_are_dropped_or_named(make_bundle: MakeBundle
     assert prepared.preflight.overlength == 2
     found = failure(make_bundle(dataset=dataset | {"overlength": "Fail"}, training=training))
     assert f"{side}.jsonl line {len(rows[side]) - 1} has" in found.message
-    assert f"(one of 2 rows of dataset.{side} that are too long)" in found.message
+    assert f"(one of 2 rows of spec.dataset.{side} that are too long)" in found.message
 
 
 def test_a_limit_shorter_than_every_row_is_refused(make_bundle: MakeBundle) -> None:
@@ -60,7 +60,7 @@ def test_rows_longer_than_the_context_get_no_advice_to_raise_the_limit(
     rows = [{"prompt": f"long {n}", "completion": "x" * 3000} for n in range(20)]
     found = failure(make_bundle(rows=rows, training=training))
     assert found.message.endswith(
-        "(one of 20 rows of dataset.train that are too long). The model's context length is 512 tokens. No row is "
+        "(one of 20 rows of spec.dataset.train that are too long). The model's context length is 512 tokens. No row is "
         "left. Shorten the rows."
     )
     told = {advice.reason: advice for advice in run(make_bundle(rows=[*rows, *sum_rows(60)])).preflight.advice or []}
@@ -72,8 +72,8 @@ def test_a_length_over_the_models_context_is_refused(make_bundle: MakeBundle) ->
     found = failure(make_bundle(training={"maxSequenceLength": 513}))
     assert found.reason is FailureReason.SPEC_INVALID
     assert found.message == (
-        "training.maxSequenceLength is 513, but the model's context length is 512 tokens. Set "
-        "training.maxSequenceLength to 512 or less."
+        "spec.training.maxSequenceLength is 513, but the model's context length is 512 tokens. Set "
+        "spec.training.maxSequenceLength to 512 or less."
     )
 
 

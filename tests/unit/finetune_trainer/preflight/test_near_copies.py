@@ -38,7 +38,7 @@ def test_a_planted_test_row_is_found(make_bundle: MakeBundle, tmp_path: Path) ->
     dataset = {"train": [{"uri": str(train)}], "test": [{"uri": str(test)}]}
     told = advice_of(make_bundle(dataset=dataset))
     assert (
-        "1 of 10 test rows (10%) also occur in dataset.train with the same or nearly the same answer"
+        "1 of 10 test rows (10%) also occur in spec.dataset.train with the same or nearly the same answer"
         in told["TestRowsLeak"]
     )
     assert "test.jsonl line 1 in " in told["TestRowsLeak"]

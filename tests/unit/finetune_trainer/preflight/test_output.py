@@ -42,7 +42,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_rows_are_read(s3: 
     assert caught.value.reason is FailureReason.OUTPUT_NOT_WRITABLE
 
 
-def test_no_probe_is_left_beside_the_prepared_data(make_bundle: MakeBundle) -> None:
+def test_no_probe_remains_next_to_the_prepared_data(make_bundle: MakeBundle) -> None:
     bundle = make_bundle()
     run(bundle)
     assert [path.name for path in Path(work_prefix(bundle)).iterdir()] == ["prepared"]

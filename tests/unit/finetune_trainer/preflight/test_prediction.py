@@ -146,13 +146,13 @@ def test_the_setup_uses_the_settings_that_decide_memory() -> None:
             LORA,
             "24Gi",
             {"gradientCheckpointing": "Disabled"},
-            "With training.gradientCheckpointing Auto, the job would need 2",
+            "With spec.training.gradientCheckpointing Auto, the job would need 2",
         ),
-        (LORA, "16Gi", {}, "With method.type QLoRA, the job would need 1"),
-        (FULL, "120Gi", {}, "With training.optimizer PagedAdamW8bit, the job would need 9"),
-        (FULL, "40Gi", {}, "With method.type LoRA, the job would need 2"),
-        (QLORA, "9Gi", {}, "With method.type QLoRA and training.maxSequenceLength 1,000, the job would need"),
-        (LORA, "4Gi", {}, "No method would fit. Choose a smaller model."),
+        (LORA, "16Gi", {}, "With spec.method.type QLoRA, the job would need 1"),
+        (FULL, "120Gi", {}, "With spec.training.optimizer PagedAdamW8bit, the job would need 9"),
+        (FULL, "40Gi", {}, "With spec.method.type LoRA, the job would need 2"),
+        (QLORA, "9Gi", {}, "With spec.method.type QLoRA and spec.training.maxSequenceLength 1,000, the job would need"),
+        (LORA, "4Gi", {}, "No method would fit. Choose a smaller model, or use a FineTuneProfile with a larger GPU."),
     ],
 )
 def test_a_job_that_does_not_fit_gets_a_change_that_fits(
@@ -164,7 +164,7 @@ def test_a_job_that_does_not_fit_gets_a_change_that_fits(
     assert (found.alternative or "").startswith(instead), found.alternative
     with pytest.raises(TrainerFailure) as caught:
         require_fit([found], [gpu], resolved(method), SHAPE, DATA)
-    said = sentence(caught.value.reason, caught.value.message)
+    said = sentence(caught.value.reason, caught.value.for_the_operator)
     assert caught.value.reason is FailureReason.DOES_NOT_FIT
     assert said.startswith(
         f"The job needs about {found.memory} of GPU memory, but a10 has {memory}. The method is {method}, the model "
@@ -175,11 +175,17 @@ def test_a_job_that_does_not_fit_gets_a_change_that_fits(
 @pytest.mark.parametrize(
     ("method", "memory", "instead"),
     [
-        (QLORA, "16Gi", "output.merge needs the model in bfloat16. Without output.merge, the job would need 1"),
-        (LORA, "16Gi", "With method.type QLoRA and without output.merge, the job would need 1"),
+        (
+            QLORA,
+            "16Gi",
+            "spec.output.merge needs the model in bfloat16. Without spec.output.merge, the job would need 1",
+        ),
+        (LORA, "16Gi", "With spec.method.type QLoRA and without spec.output.merge, the job would need 1"),
     ],
 )
-def test_merging_wants_a_gpu_that_holds_the_model_in_bfloat16(method: MethodType, memory: str, instead: str) -> None:
+def test_merging_needs_a_gpu_with_memory_for_the_model_in_bfloat16(
+    method: MethodType, memory: str, instead: str
+) -> None:
     gpu = GpuType(name="a10", memory=memory)
     (found,) = estimates([gpu], spec(output={"uri": "o", "merge": True}), resolved(method), SHAPE, DATA)
     assert found.fits is False

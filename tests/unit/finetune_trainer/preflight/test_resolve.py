@@ -142,7 +142,9 @@ def test_the_best_weights_are_published_where_there_is_something_to_tell_them_by
     ],
 )
 def test_settings_that_use_validation_rows_need_them(field: str, training: dict[str, Any]) -> None:
-    with pytest.raises(TrainerFailure, match=f"training.{field} needs validation rows.*dataset.split.validation") as no:
+    with pytest.raises(
+        TrainerFailure, match=f"spec.training.{field} needs validation rows.*spec.dataset.split.validation"
+    ) as no:
         resolved(**training)
     assert no.value.reason is FailureReason.SPEC_INVALID
     resolved(validation=[example(10, 5)], **training)
@@ -151,8 +153,8 @@ def test_settings_that_use_validation_rows_need_them(field: str, training: dict[
 @pytest.mark.parametrize(
     ("fits", "method", "why"),
     [
-        ([], MethodType.LORA, "Auto chose LoRA because the profile does not set gpuTypes[].memory."),
-        ([None], MethodType.LORA, "Auto chose LoRA because the profile does not set gpuTypes[].memory."),
+        ([], MethodType.LORA, "Auto chose LoRA because the profile does not set spec.gpuTypes[].memory."),
+        ([None], MethodType.LORA, "Auto chose LoRA because the profile does not set spec.gpuTypes[].memory."),
         ([True], MethodType.LORA, "Auto chose LoRA because LoRA fits gpu-0 and needs about 30.0Gi."),
         ([False, True], MethodType.LORA, "Auto chose LoRA because LoRA fits gpu-1 and needs about 30.0Gi."),
         (

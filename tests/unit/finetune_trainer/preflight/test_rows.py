@@ -46,8 +46,8 @@ def test_loss_on_all_refuses_answers_excluded_from_training(make_bundle: MakeBun
     found = failure(bundle)
     assert found.reason is FailureReason.SPEC_INVALID
     assert found.message == (
-        "training.lossOn is All, which trains on every token, but 40 answers are excluded from training by weight. Set "
-        "training.lossOn to Completion, or remove weight from the rows."
+        "spec.training.lossOn is All, which trains on every token, but 40 answers are excluded from training by "
+        "weight. Set spec.training.lossOn to Completion, or remove weight from the rows."
     )
 
 
@@ -60,12 +60,12 @@ def test_numbers_reasoning_and_unused_columns_are_reported_once(make_bundle: Mak
     assert "completion contains numbers in 40 of 40 rows" in said["ValuesReadAsText"]
     assert "reasoning contains reasoning in 40 of 40 rows" in said["ThoughtsLearned"]
     assert (
-        "the column details of dataset.train[0] (40 of 40 rows; set columns: {instruction: prompt"
+        "the column details of spec.dataset.train[0] (40 of 40 rows; set columns: {instruction: prompt"
         in said["ColumnUnused"]
     )
 
 
-def test_texts_that_were_rendered_already_get_no_token_twice_and_it_is_said(
+def test_texts_that_already_have_special_tokens_get_none_twice_and_the_advice_reports_them(
     make_bundle: MakeBundle, tmp_path: Path, tiny_model_dir: Path
 ) -> None:
     save_tokenizer(tmp_path / "tokenizer", bos=True)
@@ -95,7 +95,7 @@ def test_a_table_of_conversations_is_read(make_bundle: MakeBundle, tmp_path: Pat
     assert len(prepared.train) + len(prepared.test) == COUNT
 
 
-def test_a_fault_of_every_row_is_said_once(make_bundle: MakeBundle) -> None:
+def test_an_error_in_every_row_is_reported_once(make_bundle: MakeBundle) -> None:
     rows = [{"messages": [{"role": "user", "value": "q"}, {"role": "assistant", "value": "a"}]} for _ in range(COUNT)]
     message = failure(make_bundle(rows)).message
     assert message.count("mixes keys of two kinds") == 1

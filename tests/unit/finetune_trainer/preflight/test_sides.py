@@ -25,7 +25,7 @@ def test_a_train_set_that_only_repeats_the_test_set_is_refused(make_bundle: Make
     train, test = ([{"uri": str(write_rows(tmp_path / f"{name}.jsonl", sum_rows(5)))}] for name in ("train", "test"))
     found = failure(make_bundle(dataset={"train": train, "test": test}))
     assert found.reason is FailureReason.DATASET_INVALID
-    assert "Every row of dataset.train is also in dataset.test: " in found.message
+    assert "Every row of spec.dataset.train is also in spec.dataset.test: " in found.message
 
 
 def test_named_validation_rows_are_kept_and_their_copies_leave_train(make_bundle: MakeBundle, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_every_row_knows_its_source_and_repeated_sources_are_reported(make_bundl
     prepared = run(make_bundle(dataset={"train": sources}, training={"epochs": 2}))
     assert {example.mixture for example in prepared.train} == {0, 1}
     told = {advice.reason: advice.message for advice in prepared.preflight.advice or []}
-    assert "the run uses each row of dataset.train[1] " in told["SourceRepeated"]
+    assert "the run uses each row of spec.dataset.train[1] " in told["SourceRepeated"]
 
 
 def test_a_weight_for_a_source_without_usable_rows_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -46,4 +46,4 @@ def test_a_weight_for_a_source_without_usable_rows_is_refused(make_bundle: MakeB
     sources = [{"uri": str(once), "weight": 1}, {"uri": str(again), "weight": 1}]
     found = failure(make_bundle(dataset={"train": sources}))
     assert found.reason is FailureReason.DATASET_INVALID
-    assert "dataset.train[1] has a weight but no usable training row" in found.message
+    assert "spec.dataset.train[1] has a weight but no usable training row" in found.message

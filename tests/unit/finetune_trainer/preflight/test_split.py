@@ -48,7 +48,7 @@ def test_by_default_a_tenth_to_test_and_a_twentieth_to_validate_within_bounds_an
         assert np.bincount(sides, minlength=3).tolist() == [rows - tested - validated, tested, validated]
 
 
-def test_beside_named_test_rows_small_sets_can_be_validated_too() -> None:
+def test_small_training_sets_get_validation_rows_if_the_test_rows_are_named() -> None:
     assert (rows_to_validate(249, None, 0), rows_to_validate(250, None, 0)) == (0, 50)
 
 
@@ -92,7 +92,7 @@ def test_another_seed_draws_other_rows() -> None:
 @pytest.mark.parametrize("keys", [[1], [1] * 50])
 def test_one_prompt_alone_cannot_be_split(keys: list[int]) -> None:
     said = r"in 1 group of .* pieces of one text\. .* and 1 held-out set need at least 2 groups\. Add rows, "
-    said += r"or set dataset\.test"
+    said += r"or set spec\.dataset\.test"
     with pytest.raises(TrainerFailure, match=said) as caught:
         held(keys, [1], 0)
     assert caught.value.reason is FailureReason.DATASET_INVALID

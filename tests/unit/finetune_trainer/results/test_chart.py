@@ -46,7 +46,7 @@ def test_tick_labels_are_short(tick: float, label: str) -> None:
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=300), st.lists(st.floats(0, 200), min_size=1, max_size=9))
-def test_every_point_lies_within_the_axes(values: list[float], others: list[float]) -> None:
+def test_every_point_is_within_the_axes(values: list[float], others: list[float]) -> None:
     steps = list(range(1, len(values) + 1))
     other = Series("validation", [7 * i for i in range(len(others))], others, "second", dotted=True)
     drawn = chart("Loss", "nats", [*smoothed("training", steps, values), other], height=100)

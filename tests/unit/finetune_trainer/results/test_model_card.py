@@ -70,7 +70,7 @@ def test_the_snippets_for_a_text_model_send_the_beginning_of_a_text(make_bundle:
     assert "messages" not in card
 
 
-def test_an_adapter_vllm_refuses_says_so(make_bundle: MakeBundle) -> None:
+def test_the_card_of_an_adapter_that_vllm_cannot_load_names_the_cause(make_bundle: MakeBundle) -> None:
     run = replace(results(make_bundle()), adapter=LoraConfig(use_dora=True))
     card = model_card(run, "adapter")
     assert "vLLM cannot serve this adapter, because it does not support DoRA." in card

@@ -235,7 +235,7 @@ def test_a_worse_model_is_shown_as_worse(make_bundle: MakeBundle) -> None:
     assert set(page.xpath("//table[@class='figures']//td[3]/@class")[:4]) == {"bad"}
 
 
-def test_a_model_that_did_not_pass_its_gates_says_so_at_the_top(make_bundle: MakeBundle) -> None:
+def test_the_card_of_a_model_that_missed_a_gate_begins_with_a_warning(make_bundle: MakeBundle) -> None:
     run = results(make_bundle())
     gate = GateResult(metric=MetricName.EXACT_MATCH, bound="Min", limit=0.9, value=0.5, passed=False)
     evaluation = run.evaluation.model_copy(update={"gates": [gate], "passed": False})

@@ -108,7 +108,7 @@ pieces = st.sampled_from([*"ab1 .@-+'(>\n", *addresses])
 
 
 @given(st.lists(pieces, max_size=12).map("".join))
-def test_what_is_masked_holds_nothing_more_to_mask(text: str) -> None:
+def test_masking_a_masked_text_changes_nothing(text: str) -> None:
     every = finders(ALL, ["US"])
     for find in every.values():
         text = replaced(text, find, lambda _: "<MARK>")
@@ -121,5 +121,5 @@ def test_a_hidden_value_shows_its_first_character_and_length() -> None:
 
 @pytest.mark.parametrize("text", ["a" * 200_000, "a@" * 100_000, "a@" + "b." * 100_000, "1" * 200_000, "1234 " * 9000])
 @pytest.mark.timeout(10)
-def test_no_text_takes_long(text: str) -> None:
+def test_no_text_needs_long_to_process(text: str) -> None:
     assert not [*emails(text), *cards(text)]

@@ -38,7 +38,7 @@ def read(tmp_path: Path) -> Read:
         (tmp_path / name).write_bytes(b"\n".join(texts))
         findings = Findings()
         found = Source.model_validate({"uri": str(tmp_path / (uri or name)), **source})
-        rows = list(read_rows(open_storage(BUNDLE), [found], "dataset.train", findings, Readings()))
+        rows = list(read_rows(open_storage(BUNDLE), [found], "spec.dataset.train", findings, Readings()))
         return rows, findings
 
     return write_and_read
@@ -104,7 +104,7 @@ def test_messages_keep_their_turns(read: Read) -> None:
     assert turns(rows[0]) == [(turn["role"], turn["content"]) for turn in conversation]
 
 
-def test_a_thought_beside_an_answer_stands_before_it(read: Read) -> None:
+def test_the_thought_of_an_answer_is_rendered_before_it(read: Read) -> None:
     asked, answer = {"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2", "weight": 1}
     rows, _ = read([{"messages": [asked, answer | {"reasoning_content": "one, and one more\n"}]}])
     assert turns(rows[0])[1] == ("assistant", "<think>\none, and one more\n</think>\n\n2")
@@ -171,7 +171,7 @@ def test_a_system_prompt_that_is_not_text_is_an_error(read: Read) -> None:
     assert "line 2: system is a list, not text" in complaint(findings)
 
 
-def test_a_system_prompt_of_its_own_column_stands_before_the_messages(read: Read) -> None:
+def test_the_system_column_becomes_the_first_message(read: Read) -> None:
     rows, _ = read([{"messages": TALK, "sys": "s"}, {"messages": TALK}], columns={"system": "sys"})
     assert [row.messages[0] for row in rows] == [Message("system", "s"), Message("user", "u")]
     within = [{"role": "system", "content": "t"}, *TALK]
@@ -201,12 +201,12 @@ def test_columns_are_mapped_and_tell_the_format(read: Read) -> None:
 
 
 def test_columns_of_two_formats_are_refused(read: Read) -> None:
-    with pytest.raises(TrainerFailure, match=r"dataset.train\[0\].columns maps .* \(Messages and Instr") as caught:
+    with pytest.raises(TrainerFailure, match=r"spec.dataset.train\[0\].columns maps .* \(Messages and Instr") as caught:
         read([{"a": "1", "b": "2"}], columns={"messages": "a", "output": "b"})
     assert caught.value.reason is FailureReason.SPEC_INVALID
 
 
-def test_a_json_file_holds_one_array(read: Read) -> None:
+def test_a_json_file_contains_one_array(read: Read) -> None:
     array = json.dumps([{"prompt": "a", "completion": "b"}, {"prompt": "c"}], indent=1).encode()
     rows, findings = read([array], "t.json")
     assert [row.place.rsplit("/")[-1] for row in rows] == ["t.json:1"]
@@ -221,7 +221,7 @@ def test_a_json_file_holds_one_array(read: Read) -> None:
         (b"", "contains nothing, not an array"),
     ],
 )
-def test_a_json_file_that_is_no_array_says_so(read: Read, content: bytes, said: str) -> None:
+def test_a_json_file_without_an_array_is_refused(read: Read, content: bytes, said: str) -> None:
     with pytest.raises(TrainerFailure, match=said) as caught:
         read([content], "t.json")
     assert caught.value.reason is FailureReason.DATASET_INVALID
@@ -234,7 +234,7 @@ def test_sources_with_wildcards_are_read_file_by_file_in_order(read: Read, tmp_p
 
 
 def test_a_wildcard_that_matches_no_file_is_named(read: Read) -> None:
-    with pytest.raises(TrainerFailure, match=r"dataset.train\[0\].uri: no file matches .*none-\*.jsonl") as caught:
+    with pytest.raises(TrainerFailure, match=r"spec.dataset.train\[0\].uri: no file matches .*none-\*.jsonl") as caught:
         read([], uri="none-*.jsonl")
     assert caught.value.reason is FailureReason.DATASET_NOT_FOUND
 
@@ -350,7 +350,7 @@ def test_a_bad_conversation_is_named_with_its_fault(read: Read, messages: Any, s
     assert f"t.jsonl line 1: {said}." in complaint(findings)
 
 
-def test_each_fault_is_told_once_with_its_first_row_and_their_number(read: Read, tmp_path: Path) -> None:
+def test_each_error_is_reported_once_with_its_first_row_and_the_number_of_rows(read: Read, tmp_path: Path) -> None:
     _, findings = read([GOOD, *[{"prompt": "a"}] * 7, b"{", b"{", None])
     assert complaint(findings) == (
         f"{tmp_path}/t.jsonl line 2: completion is missing (columns found: prompt). The same error is in 6 more rows. "
@@ -359,7 +359,7 @@ def test_each_fault_is_told_once_with_its_first_row_and_their_number(read: Read,
     )
 
 
-def test_of_many_faults_five_are_told_and_the_others_counted(read: Read) -> None:
+def test_of_many_errors_five_are_named_and_the_others_counted(read: Read) -> None:
     kinds = [{"prompt": "a"}, {"completion": "b"}, GOOD | {"prompt": None}, GOOD | {"prompt": ""}, None, 1, 2]
     _, findings = read([GOOD, *kinds])
     assert complaint(findings).endswith("2 more rows have other errors: see status.preflight.findings.")
@@ -395,14 +395,16 @@ file_line = st.binary(max_size=30) | json_values.map(lambda value: json.dumps(va
 
 
 @given(lines=st.lists(file_line, min_size=1, max_size=6))
-def test_whatever_stands_in_a_file_ends_in_rows_or_a_typed_failure(
+def test_any_content_of_a_file_gives_rows_or_a_typed_failure(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
     path.write_bytes(b"\n".join(lines))
     findings = Findings()
     try:
-        rows = list(read_rows(open_storage(BUNDLE), [Source(uri=str(path))], "dataset.train", findings, Readings()))
+        rows = list(
+            read_rows(open_storage(BUNDLE), [Source(uri=str(path))], "spec.dataset.train", findings, Readings())
+        )
     except TrainerFailure:  # columns that fit no format
         return
     assert len(rows) + findings.invalid == findings.rows

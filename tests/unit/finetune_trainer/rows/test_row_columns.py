@@ -20,7 +20,9 @@ CHAT = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
 def refusal(row: dict[str, Any], **source: Any) -> str:
     """What is said of a source whose first row this is."""
     with pytest.raises(TrainerFailure) as caught:
-        detect_format(row, Source.model_validate({"uri": "t.jsonl", **source}), "dataset.train[0]", "t.jsonl line 1")
+        detect_format(
+            row, Source.model_validate({"uri": "t.jsonl", **source}), "spec.dataset.train[0]", "t.jsonl line 1"
+        )
     assert caught.value.reason is FailureReason.DATASET_INVALID
     return caught.value.message
 
@@ -31,8 +33,8 @@ def texts(*names: str) -> dict[str, str]:
 
 def test_columns_that_fit_no_format_are_listed_with_what_to_write() -> None:
     assert refusal(texts("question", "answer")) == (
-        "t.jsonl line 1: the columns question, answer match no format. Set dataset.train[0].columns to the names of "
-        "your columns, for example {prompt: question, completion: answer}."
+        "t.jsonl line 1: the columns question, answer match no format. Set spec.dataset.train[0].columns to the names "
+        "of your columns, for example {prompt: question, completion: answer}."
     )
 
 
@@ -72,7 +74,9 @@ def test_columns_that_fit_no_format_are_listed_with_what_to_write() -> None:
     ],
 )
 def test_a_mapping_is_suggested_by_names_and_not_by_order(row: dict[str, Any], mapping: str) -> None:
-    assert refusal(row).endswith(f"Set dataset.train[0].columns to the names of your columns, for example {mapping}.")
+    assert refusal(row).endswith(
+        f"Set spec.dataset.train[0].columns to the names of your columns, for example {mapping}."
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,13 +91,13 @@ def test_a_mapping_is_suggested_by_names_and_not_by_order(row: dict[str, Any], m
 )
 def test_where_no_mapping_is_likely_none_is_suggested(row: dict[str, Any]) -> None:
     said = (
-        "Set dataset.train[0].columns.prompt to the column with the question, and dataset.train[0].columns.completion "
-        "to the column with its answer."
+        "Set spec.dataset.train[0].columns.prompt to the column with the question, and "
+        "spec.dataset.train[0].columns.completion to the column with its answer."
     )
     assert refusal(row).endswith(f" match no format. {said}")
 
 
-def test_what_lies_in_objects_is_named_since_no_mapping_reaches_it() -> None:
+def test_columns_with_objects_are_named_because_no_mapping_can_use_them() -> None:
     row = {"id": 1, "data": {"text": "secret"}, "annotations": [{"result": "secret"}], "meta": {}}
     assert refusal(row).endswith(
         "with its answer. First move the values inside the objects (data, annotations) into separate columns."
@@ -162,18 +166,24 @@ def test_messages_in_rows_of_their_own_are_no_texts() -> None:
 @pytest.mark.parametrize(
     ("row", "way"),
     [
-        (texts("prompt", "chosen", "rejected"), "set dataset.train[0].columns to {prompt: prompt, completion: chosen}"),
-        ({"chosen": CHAT, "rejected": CHAT}, "set dataset.train[0].columns to {messages: chosen}"),
+        (
+            texts("prompt", "chosen", "rejected"),
+            "set spec.dataset.train[0].columns to {prompt: prompt, completion: chosen}",
+        ),
+        ({"chosen": CHAT, "rejected": CHAT}, "set spec.dataset.train[0].columns to {messages: chosen}"),
         (
             {"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]},
-            "set dataset.train[0].columns to {prompt: prompt, completion: chosen}",
+            "set spec.dataset.train[0].columns to {prompt: prompt, completion: chosen}",
         ),
-        ({"prompt": "secret", "chosen": CHAT, "rejected": CHAT}, "set dataset.train[0].columns to {messages: chosen}"),
+        (
+            {"prompt": "secret", "chosen": CHAT, "rejected": CHAT},
+            "set spec.dataset.train[0].columns to {messages: chosen}",
+        ),
         ({"chosen": CHAT[1:], "rejected": CHAT[1:]}, "provide rows with a prompt and its answer"),
         (texts("chosen", "rejected"), "provide rows with a prompt and its answer"),
     ],
 )
-def test_preference_pairs_are_told_from_questions_and_answers(row: dict[str, Any], way: str) -> None:
+def test_preference_pairs_are_refused_with_a_mapping_to_the_chosen_answers(row: dict[str, Any], way: str) -> None:
     said = (
         "match no format. Training on pairs of a chosen and a rejected answer is not supported. To train on the chosen "
         "answers, "
@@ -213,13 +223,13 @@ def test_names_that_read_like_data_are_not_shown_and_a_header_is_missed(names: t
         (texts("text", "system"), "system", None),
     ],
 )
-def test_a_text_beside_what_could_be_its_answer_is_not_taken_for_all_there_is(
+def test_a_text_column_next_to_a_possible_answer_is_refused(
     row: dict[str, Any], beside: str, mapping: str | None
 ) -> None:
-    way = f", or set dataset.train[0].columns, for example {mapping}, to train on an answer" if mapping else ""
+    way = f", or set spec.dataset.train[0].columns, for example {mapping}, to train on an answer" if mapping else ""
     assert refusal(row) == (
         f"t.jsonl line 1: the row has the column text and also {beside}, so it is not clear which text to train on. "
-        f"Set dataset.train[0].format to Text to train on the whole column text and nothing else{way}."
+        f"Set spec.dataset.train[0].format to Text to train on the whole column text and nothing else{way}."
     )
     mapped = Source.model_validate({"uri": "t.jsonl", "columns": {"text": "text"}})
     assert detect_format(row, mapped, "", "") is RowFormat.TEXT
@@ -237,9 +247,9 @@ def test_a_column_that_the_format_has_none_for_cannot_be_mapped(
 ) -> None:
     source = Source.model_validate({"uri": "t.jsonl", "columns": columns})
     with pytest.raises(TrainerFailure) as caught:
-        detect_format(row, source, "dataset.train[0]", "t.jsonl line 1")
+        detect_format(row, source, "spec.dataset.train[0]", "t.jsonl line 1")
     assert caught.value.reason is FailureReason.SPEC_INVALID
-    said = f"dataset.train[0].columns maps {name}, which the format {format} does not use: remove {name}."
+    said = f"spec.dataset.train[0].columns maps {name}, which the format {format} does not use. Remove {name}."
     assert caught.value.message == said
 
 
@@ -260,7 +270,7 @@ def test_whatever_the_columns_are_there_is_a_format_or_a_sentence(row: dict[str,
 
 
 @given(st.text())
-def test_a_name_can_be_written_and_read_back_whatever_it_holds(name: str) -> None:
+def test_any_name_can_be_written_as_yaml_and_read_back(name: str) -> None:
     shown = quoted(name + "\udcf6")
     assert json.loads(shown) == name + "\udcf6"
     for found in (shown, quoted(name), column_names([name, "\ud800"])):

@@ -80,7 +80,7 @@ def test_a_conversation_is_read_however_it_is_stored(found: Any) -> None:
     assert messages(found) == (ASKED, ANSWERED)
 
 
-def test_after_an_empty_system_message_the_columns_own_stands() -> None:
+def test_the_system_column_replaces_an_empty_system_message() -> None:
     assert messages([{"role": "system", "content": ""}, USER, ANSWER], system="s")[0] == Message("system", "s")
 
 
@@ -118,7 +118,7 @@ def test_an_answer_that_may_be_the_number_of_a_class_is_noted(answer: str, noted
     assert read({"prompt": "q", "completion": answer})[1] == ({(Reading.DIGITS, "completion"): 1} if noted else {})
 
 
-def test_one_answer_of_squads_is_no_choice_that_is_to_be_told() -> None:
+def test_a_squad_row_with_one_answer_is_not_reported() -> None:
     found, noted = read({"prompt": "q", "completion": {"text": ["Rome"], "answer_start": [3]}})
     assert (found[-1].content, noted) == ("Rome", {})
 
@@ -139,7 +139,7 @@ def test_an_answer_of_no_one_meaning_is_a_fault(value: Any, said: str) -> None:
 
 
 @pytest.mark.parametrize("column", ["reasoning_content", "reasoning", "thinking"])
-def test_a_thought_beside_an_answer_is_learned_before_it_and_noted(column: str) -> None:
+def test_the_thought_of_an_answer_is_trained_before_it_and_noted(column: str) -> None:
     found, noted = read({"prompt": "q", "completion": "a", column: "so\n"})
     assert found[-1].content == "<think>\nso\n</think>\n\na"
     assert noted == {(Reading.THOUGHT, column): 1}
@@ -166,7 +166,7 @@ def test_a_text_about_an_image_in_another_column_is_refused(mark: str, column: s
         assert read(row | {column: nothing})[0][-1] == ANSWERED
 
 
-def test_html_that_shows_an_image_beside_no_image_is_text() -> None:
+def test_html_with_an_image_tag_is_text_if_the_row_has_no_image() -> None:
     assert read({"prompt": "<image>", "completion": "a", "title": "x"})[0][-1] == ANSWERED
     assert read({"prompt": '<img src="a.png">', "completion": "a", "image": "a.png"})[0][-1] == ANSWERED
 

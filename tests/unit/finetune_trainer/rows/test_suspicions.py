@@ -48,7 +48,7 @@ def test_what_is_only_unusual_is_not(suspicions: Suspicions, text: str) -> None:
     assert noted(suspicions, text) == []
 
 
-def test_a_special_token_in_a_text_learned_whole_is_meant_and_only_told_of_in_advice(suspicions: Suspicions) -> None:
+def test_a_special_token_in_a_text_row_is_kept_and_reported_only_in_the_advice(suspicions: Suspicions) -> None:
     findings = Findings()
     row = Row((Message(DOCUMENT, "<|start|>user\x00"),), "t.jsonl:1")
     assert list(suspicions.note([row], findings)) == [row]

@@ -21,7 +21,7 @@ def listed(rows: list[dict[str, Any]], read_as: RowFormat = RowFormat.PROMPT_COM
     for row in rows:
         unread.note_names(row)
         unread.note(row, reader.messages(row, Noted()))
-    return unread.listed("dataset.train[0]")
+    return unread.listed("spec.dataset.train[0]")
 
 
 def said(value: Any, name: str = "extra") -> list[str]:
@@ -30,13 +30,13 @@ def said(value: Any, name: str = "extra") -> list[str]:
 
 def test_a_mapped_column_that_is_in_no_row_is_named() -> None:
     assert listed([PAIR], columns={"system": "sys: x"}) == [
-        'dataset.train[0].columns.system (no row has the column "sys: x": correct or remove this line)'
+        'spec.dataset.train[0].columns.system (no row has the column "sys: x": correct or remove this line)'
     ]
 
 
 def test_a_text_is_named_with_its_share_and_the_line_that_asks_with_it() -> None:
     assert listed([PAIR | {"details": TEXT}, PAIR | {"details": ""}, PAIR]) == [
-        "the column details of dataset.train[0] (1 of 3 rows; set columns: {instruction: prompt, input: details, "
+        "the column details of spec.dataset.train[0] (1 of 3 rows; set columns: {instruction: prompt, input: details, "
         "output: completion} to add it to the prompt)"
     ]
 
@@ -69,13 +69,15 @@ def test_the_line_says_where_the_format_changes_too() -> None:
 )
 def test_each_meaning_has_its_way(name: str, value: Any, way: str) -> None:
     [told] = said(value, name)
-    assert told.startswith(f"the column {name} of dataset.train[0] (1 of 1 rows; {way}")
+    assert told.startswith(f"the column {name} of spec.dataset.train[0] (1 of 1 rows; {way}")
 
 
 @pytest.mark.parametrize("name", ["label", "train", "weight", "is_correct"])
 def test_rows_that_say_they_are_wrong_or_not_to_be_learned_are_counted(name: str) -> None:
     [told] = listed([PAIR | {name: flag} for flag in (True, False, False)])
-    assert told.startswith(f"the column {name} of dataset.train[0] (false in 2 of 3 rows; training uses these rows")
+    assert told.startswith(
+        f"the column {name} of spec.dataset.train[0] (false in 2 of 3 rows; training uses these rows"
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,12 +99,12 @@ def test_rows_that_say_they_are_wrong_or_not_to_be_learned_are_counted(name: str
         ("tools", []),
     ],
 )
-def test_what_says_nothing_to_a_model_is_not_told_of(name: str, value: Any) -> None:
+def test_columns_without_meaning_for_a_model_are_not_reported(name: str, value: Any) -> None:
     assert said(value, name) == []
 
 
 @pytest.mark.parametrize("value", ["What is it called?", "Q: What is it called?\nA: It is called a pump."])
-def test_what_repeats_or_renders_what_is_read_is_not_told_of(value: str) -> None:
+def test_columns_that_repeat_used_text_are_not_reported(value: str) -> None:
     assert said(value) == []
     row = {
         "instruction": "Say it.",
@@ -113,11 +115,12 @@ def test_what_repeats_or_renders_what_is_read_is_not_told_of(value: str) -> None
     assert listed([row], RowFormat.INSTRUCTION) == []
 
 
-def test_of_conversations_the_first_question_in_a_column_of_its_own_is_not_told_of() -> None:
+def test_a_column_with_the_first_question_of_a_conversation_is_not_reported() -> None:
     talk = [{"role": "user", "content": "What is it called?"}, {"role": "assistant", "content": "A pump."}]
     rows = [{"messages": talk, "prompt": "What is it called?", "prompt_id": "x", "summary": TEXT}]
     assert listed(rows, RowFormat.MESSAGES) == [
-        "the column summary of dataset.train[0] (1 of 1 rows; to use it, write it into a column that the format reads)"
+        "the column summary of spec.dataset.train[0] (1 of 1 rows; to use it, write it into a column that the format "
+        "reads)"
     ]
 
 
@@ -129,7 +132,7 @@ def test_instructions_without_an_input_can_have_one() -> None:
     assert "to use it, write it into a column that the format reads" in told
 
 
-def test_the_gravest_is_told_first() -> None:
+def test_columns_are_listed_by_their_importance() -> None:
     row = PAIR | {"details": TEXT, "context": "x", "cot": "so", "image": "a.png", "label": False}
     order = [told.split()[2] for told in listed([row])]
     assert order == ["label", "image", "cot", "context", "details"]

@@ -161,7 +161,7 @@ def test_an_embedding_trained_whole_has_moments_in_fp32_and_is_the_head_where_th
         (Setup("Full", checkpointing=True), 135, 150),
     ],
 )
-def test_llama_3_8b_takes_what_it_is_known_to_take(setup: Setup, low: float, high: float) -> None:
+def test_the_predicted_memory_of_llama_3_8b_equals_known_figures(setup: Setup, low: float, high: float) -> None:
     assert low < predict(SHAPE, setup, LOAD).total / GIB < high
 
 

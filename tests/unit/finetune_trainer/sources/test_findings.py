@@ -44,11 +44,11 @@ def test_as_many_invalid_rows_as_are_allowed_do_not_stop_a_job(allowed: float, s
         return
     with pytest.raises(TrainerFailure) as caught:
         found.raise_if_invalid(allowed)
-    beginning = "5 of 100 rows are not valid, which is more than dataset.maxInvalidFraction (0.04). "
+    beginning = "5 of 100 rows are not valid, which is more than spec.dataset.maxInvalidFraction (0.04). "
     assert caught.value.message.startswith(beginning if allowed else "s3://b/broken.jsonl line 1: broken (detail).")
 
 
-def test_whatever_the_files_are_called_what_is_said_stays_short() -> None:
+def test_messages_stay_short_for_any_file_names() -> None:
     found = Findings()
     found.rows = 50
     for n in range(50):

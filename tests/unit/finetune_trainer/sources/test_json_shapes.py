@@ -52,7 +52,7 @@ def test_rows_in_one_object_are_read(value: Any) -> None:
     [
         (
             {"train": ROWS, "test": ROWS},
-            "contains several lists of rows (train, test): write each list to a separate file.",
+            "contains several lists of rows (train, test). Write each list to a separate file.",
         ),
         (ROWS[0], "contains an object, not an array of objects. A .json file must contain one array of objects. If it"),
         ({"messages": TALK}, "contains an object, not an array of objects."),
@@ -76,18 +76,18 @@ def test_an_object_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.
 
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_an_array_among_files_of_lines_is_told_how_to_be_named(indent: int | None, mark: bytes) -> None:
+def test_an_array_in_a_jsonl_file_is_refused_with_the_right_name(indent: int | None, mark: bytes) -> None:
     data = mark + json.dumps(ROWS, indent=indent).encode()
     with pytest.raises(
         TrainerFailure,
-        match=r"starts a JSON array, but a \.jsonl file must have one object per line: rename the file to \.json",
+        match=r"starts a JSON array, but a \.jsonl file must have one object per line\. Rename the file to \.json",
     ):
         list(json_lines(io.BytesIO(data), "t.jsonl"))
 
 
 def test_a_data_frame_in_a_file_of_lines_is_not_taken_for_a_row() -> None:
     with pytest.raises(
-        TrainerFailure, match=r"t\.jsonl line 1 is a data frame stored by columns: rename the file to \.json"
+        TrainerFailure, match=r"t\.jsonl line 1 is a data frame stored by columns\. Rename the file to \.json"
     ):
         list(json_lines(io.BytesIO(json.dumps(COLUMNS).encode()), "t.jsonl"))
 

@@ -136,7 +136,7 @@ def test_utf_16_is_named(tmp_path: Path, name: str, encoding: str) -> None:
     path = tmp_path / name
     mark = b"" if encoding == "utf-16" else b"\xfe\xff"
     path.write_bytes(mark + '[{"prompt": "a"}]'.encode(encoding))
-    assert "is UTF-16 text: save it as UTF-8" in refusal(path)
+    assert "is UTF-16 text. Save it as UTF-8" in refusal(path)
 
 
 json_values = st.recursive(
@@ -225,7 +225,7 @@ def test_a_bad_row_of_a_table_is_named_and_the_next_is_read(tmp_path: Path, line
     [
         (b"", "line 1 has no column names"),
         (b",\n", "line 1 has no column names"),
-        (b"prompt, prompt\n", "line 1 names the column prompt twice: rename one of them"),
+        (b"prompt, prompt\n", "line 1 names the column prompt twice. Rename one of them"),
     ],
 )
 def test_a_table_without_names_of_its_columns_is_refused(tmp_path: Path, header: bytes, said: str) -> None:

@@ -48,7 +48,7 @@ def rows_of(data: bytes) -> list[Any]:
 
 def test_a_header_in_another_encoding_is_named() -> None:
     assert csv_refusal("frage;antwört\nq;a\n".encode("cp1252")) == (
-        't.csv line 1 is not UTF-8: save the table as "CSV UTF-8".'
+        't.csv line 1 is not UTF-8. Save the table as "CSV UTF-8".'
     )
 
 
@@ -60,7 +60,7 @@ def test_a_spreadsheet_under_the_name_of_a_table_is_refused() -> None:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as book:
         book.writestr(zipfile.ZipInfo("[Content_Types].xml"), "<Types/>" * 50)
-    assert 'save the table as "CSV UTF-8"' in csv_refusal(data.getvalue())
+    assert 'Save the table as "CSV UTF-8"' in csv_refusal(data.getvalue())
 
 
 def test_a_header_whose_quote_is_not_closed_is_refused() -> None:
@@ -102,7 +102,7 @@ def test_a_value_python_cannot_hold_is_no_fault_of_the_row_and_no_text(column: p
     assert kind_of(row["at"]) == f"of type {type(column[0]).__name__}"
 
 
-def test_beside_such_a_value_in_a_message_its_content_is_read() -> None:
+def test_the_content_of_a_message_is_read_if_another_key_has_such_a_value() -> None:
     at = WIDE["a time after the year 9999"]
     message = pyarrow.StructArray.from_arrays([pyarrow.array(["hello"]), at], names=["content", "at"])
     [row] = rows_of(as_parquet(messages=pyarrow.ListArray.from_arrays([0, 1], message)))
@@ -142,9 +142,9 @@ def test_columns_of_one_name_are_refused_in_structs_too() -> None:
     data = io.BytesIO()
     text = pyarrow.array(["q"])
     parquet.write_table(pyarrow.Table.from_arrays([text, text], names=["prompt", "prompt"]), data)
-    assert parquet_refusal(data.getvalue()) == ("t.parquet has two columns with the name prompt: rename one of them.")
+    assert parquet_refusal(data.getvalue()) == ("t.parquet has two columns with the name prompt. Rename one of them.")
     struct = pyarrow.StructArray.from_arrays([text, text], names=["a", "a"])
-    assert "two columns with the name meta.a:" in parquet_refusal(as_parquet(prompt=text, meta=struct))
+    assert "two columns with the name meta.a." in parquet_refusal(as_parquet(prompt=text, meta=struct))
 
 
 SOUND = as_parquet(

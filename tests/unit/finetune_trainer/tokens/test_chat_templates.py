@@ -75,7 +75,7 @@ def served(tokenizer: Any, messages: tuple[Message, ...], thinking: bool) -> str
 @pytest.mark.parametrize("thoughtful", [(False, False), (False, True), (True, True)])
 @pytest.mark.parametrize("contents", [ONE, TWO])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_comes_before_each_last_answer_is_what_a_server_sends(
+def test_the_prompt_of_each_last_answer_is_the_prompt_that_a_server_sends(
     name: str, contents: tuple[str, ...], thoughtful: tuple[bool, bool], tmp_path: Path
 ) -> None:
     tokenizer = load(name, tmp_path)

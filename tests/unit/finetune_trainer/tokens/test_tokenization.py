@@ -38,7 +38,7 @@ def tokens(tokenizer: Any, rows: list[Row], **options: Any) -> list[Example]:
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(pairs=st.lists(st.lists(st.tuples(texts, texts), min_size=1, max_size=3), min_size=1, max_size=4))
 @settings(max_examples=60, deadline=None)
-def test_prompts_told_from_whole_rows_are_those_tokenized_alone(
+def test_prompts_found_in_whole_rows_equal_the_prompts_tokenized_alone(
     tokenizers: dict[str, Any], name: str, pairs: list[list[tuple[str, str]]]
 ) -> None:
     rows = [row(*(text for pair in conversation for text in pair)) for conversation in pairs]
@@ -55,7 +55,7 @@ def test_prompts_told_from_whole_rows_are_those_tokenized_alone(
             assert told.prompt_length == exact.prompt_length
 
 
-def test_prompts_are_told_without_being_tokenized_again(
+def test_prompts_are_found_without_tokenizing_them_again(
     tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenization, "CHECKED", 0)
@@ -130,7 +130,7 @@ def test_rows_of_all_formats_keep_their_order(tokenizers: dict[str, Any], monkey
     assert places == [found.place for found in rows]
 
 
-def test_a_batch_holds_no_more_text_than_stated(tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_has_at_most_the_stated_text(tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenization, "BATCH_CHARACTERS", 100)
     format = prompt_format(tokenizers["chatml"])
     rendered = [(found, format.render(found)[0]) for found in (document("x" * size) for size in (99, 1, 500, 50, 50))]

@@ -44,7 +44,7 @@ def test_each_optimizer_lowers_the_loss(optimizer: Optimizer) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_8_bit_optimizer_holds_its_state_in_bytes() -> None:
+def test_the_8_bit_optimizer_stores_its_state_in_bytes() -> None:
     model = make_trainable(tiny_llama(torch.float32), Method(), MethodType.FULL, seed=0)
     adamw = make_optimizer(model, Training(optimizer=Optimizer.PAGED_ADAMW_8BIT))
     assert isinstance(adamw, AdamW8bit), "pages are a GPU's"
