@@ -8,8 +8,6 @@ from typing import Any, BinaryIO
 import pyarrow
 from pyarrow import parquet
 
-from finetune_api.reasons import FailureReason
-from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sources.class_names import naming
 from finetune_trainer.sources.csv_header import Header, encodable, refusal
 from finetune_trainer.sources.data_files import BOM, LINE_BYTES, lines

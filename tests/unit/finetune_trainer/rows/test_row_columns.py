@@ -159,7 +159,7 @@ def test_a_shape_that_no_format_reads_is_named_with_how_to_write_it(row: dict[st
 
 def test_messages_in_rows_of_their_own_are_no_texts() -> None:
     message = refusal({"message_id": "x", "role": "prompter", "text": "secret"})
-    assert "Set dataset.train[0].format to Text" in message
+    assert "Set spec.dataset.train[0].format to Text" in message
     assert "Each row is one message of a conversation. Write all messages of a conversation into one row: " in message
 
 
