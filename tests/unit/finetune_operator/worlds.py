@@ -32,6 +32,9 @@ PROFILE = FineTuneProfileSpec.model_validate(
     }
 )
 
+HELD = {"suspended": True, "queue": "gpus"}
+"""Fields of a run whose Job its queue holds back."""
+
 
 def fresh(**changes: Any) -> World:
     """A job that was just created, whose profile is there."""

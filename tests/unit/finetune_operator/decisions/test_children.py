@@ -1,6 +1,7 @@
 """The objects a job has: restricted pods, one owner, secrets as files."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from finetune_operator.decisions import children
 from finetune_operator.observed.pods import Object
 from tests.unit.finetune_operator.worlds import PROFILE, SPEC, UID, fresh
 
+DOCKERFILE = Path(__file__).parents[4] / "Dockerfile.trainer"
 WORLD = fresh()
 JOBS = {
     "preflight": children.preflight_job(WORLD, SPEC, PROFILE),
@@ -50,6 +52,18 @@ def test_secrets_are_files_and_never_environment(job: Object) -> None:
 
     assert {"/etc/finetune/storage/read", "/etc/finetune/storage/write"} <= mounts
     assert not any("valueFrom" in variable for variable in pod["containers"][0]["env"])
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_home_and_caches_are_in_writable_volumes_and_set_by_the_pod_alone(job: Object) -> None:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    writable = [m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")]
+    image = DOCKERFILE.read_text()
+
+    for name in ("HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        assert any(Path(variables[name]).is_relative_to(path) for path in writable), name
+    assert [name for name in variables if f"{name}=" in image] == []
 
 
 def test_the_gpus_selector_and_tolerations_are_the_attempts_alone() -> None:

@@ -1,0 +1,146 @@
+"""What the operator does at each step of a job, from its preflight to its end."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from finetune_api.bundle import TerminationMessage
+from finetune_api.names import LABEL_QUEUE
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.status.job import ConditionType
+from finetune_operator.decisions.plan import Plan
+from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.pods import PodCondition
+from tests.unit.finetune_operator.plans import conditions, kinds, message, state
+from tests.unit.finetune_operator.worlds import NOW, attempt, fresh, pod, preflight, saying, validated, with_status
+
+
+def test_a_running_preflight_shows_as_validating() -> None:
+    plan = reconcile(fresh(preflight=preflight(pod())), NOW)
+
+    assert plan.status is not None
+    assert (plan.status["state"], plan.status["stage"]) == ("Validating", "Preflight")
+
+
+def test_only_after_the_preflight_is_a_gpu_asked_for() -> None:
+    plan = reconcile(validated(), NOW)
+
+    assert kinds(plan) == ["Job"]
+    (job,) = plan.create
+    assert job["metadata"]["name"] == "tickets-12345678-a1"
+    limits = job["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == "1"
+    assert state(plan) == "Queued"
+
+
+def test_a_preflight_job_that_somebody_removed_is_not_run_again_once_it_has_spoken() -> None:
+    world = saying(fresh(), ConditionType.VALIDATED)
+
+    assert [body["metadata"]["name"] for body in reconcile(world, NOW).create if body["kind"] == "Job"] == [
+        "tickets-12345678-a1"
+    ]
+
+
+def test_a_failed_preflight_ends_the_job_and_asks_for_nothing() -> None:
+    world = fresh(preflight=preflight(pod("Failed", exit_code=21), failed=True))
+
+    plan = reconcile(world, NOW)
+
+    assert (plan.create, state(plan), conditions(plan)["Stalled"]) == ([], "Failed", "True")
+
+
+def test_the_preflights_own_word_on_validated_is_left_alone() -> None:
+    world = saying(fresh(preflight=preflight(pod("Failed", exit_code=21))), ConditionType.VALIDATED, "False")
+
+    assert "Validated" not in conditions(reconcile(world, NOW))
+
+
+@pytest.mark.parametrize(
+    ("said", "stage"),
+    [([], "Training"), (["Trained"], "Evaluating"), (["Trained", "Evaluated"], "Publishing")],
+)
+def test_the_stage_follows_what_the_attempt_says(said: list[str], stage: str) -> None:
+    world = validated(attempts={1: attempt(pod())})
+    for type in said:
+        world = saying(world, ConditionType(type))
+
+    plan = reconcile(world, NOW)
+
+    assert plan.status is not None
+    assert (plan.status["state"], plan.status["stage"]) == ("Running", stage)
+
+
+def test_a_job_without_room_is_queued_and_says_what_it_waits_for() -> None:
+    no_room = {
+        "PodScheduled": PodCondition(
+            "False", "Unschedulable", "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+        )
+    }
+    world = validated(attempts={1: attempt(pod("Pending", conditions=no_room))})
+
+    plan = reconcile(world, NOW)
+
+    assert state(plan) == "Queued"
+    assert "Insufficient nvidia.com/gpu" in message(plan)
+
+
+def test_a_finished_attempt_completes_the_job_with_its_verdict() -> None:
+    evaluation = {"rows": 5, "verdict": "It was worth it.", "observedTime": "2026-01-02T03:04:05Z"}
+    world = saying(
+        validated(attempts={1: attempt(pod("Succeeded", exit_code=0), succeeded=True)}), ConditionType.EVALUATED
+    )
+    world = replace(world, raw_status={**world.raw_status, "evaluation": evaluation})
+    world = with_status(world, Plan(status={"conditions": []}))
+
+    plan = reconcile(world, NOW)
+
+    assert (state(plan), message(plan)) == ("Complete", "It was worth it.")
+    assert conditions(plan) == {"Ready": "True", "Reconciling": "False", "Stalled": "False", "Complete": "True"}
+    assert plan.status is not None
+    assert plan.status["attempts"][0]["reason"] == "Succeeded"
+
+
+def test_a_failed_attempt_ends_the_job_and_is_recorded() -> None:
+    world = validated(attempts={1: attempt(pod("Failed", exit_code=29))})
+
+    plan = reconcile(world, NOW)
+
+    assert plan.status is not None
+    (record,) = plan.status["attempts"]
+    assert (record["number"], record["reason"], record["exitCode"]) == (1, "LossDiverged", 29)
+    assert message(plan).endswith(FAILURES[FailureReason.LOSS_DIVERGED].remedy)
+    assert plan.events[0].type == "Warning"
+
+
+def test_a_pod_that_can_never_start_is_removed_with_its_job() -> None:
+    stuck = pod(
+        "Pending", waiting_reason="ErrImagePull", waiting_message="not found", created=NOW - timedelta(minutes=5)
+    )
+    plan = reconcile(validated(attempts={1: attempt(stuck)}), NOW)
+
+    assert plan.delete_jobs == ["tickets-12345678-a1"]
+    assert plan.events[0].reason == "ImagePullFailed"
+
+
+def test_kueues_queue_travels_to_the_attempt_alone() -> None:
+    (job,) = reconcile(validated(queue="gpus"), NOW).create
+    first = reconcile(fresh(queue="gpus"), NOW).create[-1]
+
+    assert job["metadata"]["labels"][LABEL_QUEUE] == "gpus"
+    assert "suspend" not in job["spec"]
+    assert LABEL_QUEUE not in first["metadata"]["labels"]
+
+
+def test_a_job_whose_failure_has_no_bound_still_ends_with_its_remedy() -> None:
+    said = TerminationMessage(reason=FailureReason.DATASET_INVALID, message="row " * 2000)
+
+    plan = reconcile(fresh(preflight=preflight(pod("Failed", termination=said))), NOW)
+
+    assert state(plan) == "Failed"
+    assert len(message(plan)) <= 4096
+    assert message(plan).endswith(FAILURES[FailureReason.DATASET_INVALID].remedy)
+
+
+def test_a_job_being_deleted_is_left_to_the_garbage_collector() -> None:
+    assert reconcile(fresh(deleting=True), NOW) == Plan()

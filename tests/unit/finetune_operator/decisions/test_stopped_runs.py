@@ -1,0 +1,120 @@
+"""A Job or pod that is gone, was stopped, or is kept running by a sidecar: what the trainer wrote decides."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.status.job import ConditionType, FineTuneJobStatus
+from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.pods import Companion
+from finetune_operator.observed.world import Run
+from tests.unit.finetune_operator.plans import kinds, message, reason, state
+from tests.unit.finetune_operator.worlds import (
+    HELD,
+    NOW,
+    attempt,
+    fresh,
+    pod,
+    preflight,
+    saying,
+    validated,
+    with_status,
+)
+
+STOPPED = {1: attempt(pod("Failed", exit_code=143))}
+
+
+@pytest.mark.parametrize("attempts", [{}, STOPPED], ids=["gone", "stopped"])
+@pytest.mark.parametrize(("passed", "end"), [(None, "Complete"), (True, "Complete"), (False, "Failed")])
+def test_published_results_end_the_job_also_where_the_attempts_job_is_gone_or_was_stopped(
+    passed: bool | None, end: str, attempts: dict[int, Run]
+) -> None:
+    remedy = FAILURES[FailureReason.EVALUATION_GATE_FAILED].remedy
+    said = {
+        "observedGeneration": 1,
+        "artifacts": {
+            "adapter": "s3://r/adapter",
+            "report": "s3://r/report.html",
+            "manifest": "s3://r/m",
+            "digest": "0",
+        },
+        "evaluation": {"rows": 9, "verdict": "No gain.", "passed": passed, "observedTime": NOW.isoformat()},
+        "conditions": [
+            {
+                "type": "Evaluated",
+                "status": "True" if passed is not False else "False",
+                "reason": "EvaluationGateFailed",
+                "message": f"ExactMatch is 0.1, but its gate requires at least 0.9. No gain. {remedy}",
+                "lastTransitionTime": NOW.isoformat(),
+            }
+        ],
+    }
+
+    plan = reconcile(validated(status=FineTuneJobStatus.model_validate(said), attempts=attempts), NOW)
+
+    assert (state(plan), plan.create) == (end, [])
+    assert message(plan).startswith("No gain." if passed is not False else "ExactMatch is 0.1, but its gate requires")
+    assert message(plan).count(remedy) == (passed is False)
+
+
+SIDECAR = {"companions": (Companion("istio-proxy", is_running=True),), "finished": NOW - timedelta(hours=1)}
+
+
+@pytest.mark.parametrize(("exit_code", "end"), [(0, "Complete"), (29, "Failed")])
+def test_a_pod_that_a_sidecar_keeps_running_goes_with_its_job(exit_code: int, end: str) -> None:
+    plan = reconcile(validated(attempts={1: attempt(pod(exit_code=exit_code, **SIDECAR))}), NOW)
+
+    assert (state(plan), plan.delete_jobs) == (end, ["tickets-12345678-a1"])
+
+
+def test_a_preflight_that_a_sidecar_keeps_running_goes_while_training_begins() -> None:
+    done = fresh(preflight=preflight(pod(exit_code=0, **SIDECAR)))
+
+    plan = reconcile(done, NOW)
+    again = reconcile(replace(done, attempts={1: attempt()}), NOW)
+
+    assert [body["metadata"]["name"] for body in plan.create][-1] == "tickets-12345678-a1"
+    assert plan.delete_jobs == again.delete_jobs == ["tickets-12345678-preflight"]
+
+
+NAN = "Loss is NaN."
+
+
+def test_an_attempt_whose_pod_is_gone_ends_with_what_it_said_in_the_status() -> None:
+    world = saying(validated(attempts={1: attempt(failed=True)}), ConditionType.TRAINED, "False", "LossDiverged", NAN)
+
+    plan = reconcile(world, NOW)
+
+    assert plan.status is not None
+    assert (reason(plan), plan.status["attempts"][0]["reason"]) == ("LossDiverged", "LossDiverged")
+    assert message(plan) == f"{NAN} {FAILURES[FailureReason.LOSS_DIVERGED].remedy}"
+
+
+@pytest.mark.parametrize(("said", "end"), [("LossDiverged", "Failed"), ("Preempted", "Queued")])
+def test_an_attempt_whose_job_is_gone_ends_with_its_word_unless_it_was_only_told_to_stop(said: str, end: str) -> None:
+    began = with_status(validated(), reconcile(validated(attempts={1: attempt(pod())}), NOW))
+    world = saying(began, ConditionType.TRAINED, "False", said, NAN)
+
+    plan = reconcile(world, NOW)
+
+    assert (state(plan), kinds(plan)) == (end, ["Job"] if end == "Queued" else [])
+    if end == "Failed":
+        assert plan.status is not None
+        assert plan.status["attempts"][0]["reason"] == said
+
+
+@pytest.mark.parametrize(("said", "end"), [("DatasetInvalid", "Failed"), ("Preempted", "Pending")])
+def test_a_preflight_whose_job_is_gone_ends_with_its_word_unless_it_was_only_told_to_stop(said: str, end: str) -> None:
+    world = saying(fresh(), ConditionType.VALIDATED, "False", said, "Row 7.")
+
+    assert state(reconcile(world, NOW)) == end
+
+
+@pytest.mark.parametrize("run", [preflight(failed=True), preflight(pod("Failed", exit_code=137)), preflight(**HELD)])
+def test_a_preflight_that_was_stopped_after_its_good_word_is_done(run: Run) -> None:
+    plan = reconcile(saying(fresh(preflight=run), ConditionType.VALIDATED), NOW)
+
+    assert [body["metadata"]["name"] for body in plan.create][-1] == "tickets-12345678-a1"
+    assert plan.delete_jobs == (["tickets-12345678-preflight"] if run.suspended else [])
