@@ -16,8 +16,9 @@ LAG = timedelta(seconds=10)
 """How long a watch may take to show what a list shows already."""
 SETTLE = timedelta(seconds=2)
 """From a watch's new list to the repair that follows it."""
-SURVEY_AGAIN = timedelta(seconds=30)
-"""After this time without the watches' lists being complete, the cluster is surveyed again: an object may be gone."""
+PROGRESS, STALLED = timedelta(seconds=0.2), timedelta(seconds=3)
+"""Interval of looks at the watches' first lists, and after how long without progress the cluster is surveyed again: an
+object may have been deleted meanwhile."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +42,23 @@ class Keeper:
 
     async def fill(self) -> None:
         """Return once the store contains everything that existed at the start."""
+        left = -1
+        while left != 0:
+            found = await self._survey()
+            left = await self._shown(found)
+        logger.info("The operator has read the cluster: %s.", self._sizes())
+        self.waits_for = None
+
+    async def _shown(self, found: Survey) -> int:
+        """Wait until the watches have shown all objects of a survey, or show no more of them. Return what is left."""
         loop = asyncio.get_running_loop()
-        while self.waits_for is not None:
-            wanted = await self._survey()
-            again = loop.time() + SURVEY_AGAIN.total_seconds()
-            while (left := sum(1 for _ in missing(self._store, wanted))) and loop.time() < again:
-                self.waits_for = f"The operator has read {len(wanted.found) - left} of {len(wanted.found)} objects."
-                await asyncio.sleep(0.2)
-            if left == 0:
-                logger.info("The operator has read the cluster: %s.", self._sizes())
-                self.waits_for = None
+        left, since = len(found.found), loop.time()
+        while left and loop.time() - since < STALLED.total_seconds():
+            now = sum(1 for _ in missing(self._store, found))
+            left, since = (now, loop.time()) if now < left else (left, since)
+            self.waits_for = f"The operator has read {len(found.found) - left} of {len(found.found)} objects."
+            await asyncio.sleep(PROGRESS.total_seconds() if left else 0)
+        return left
 
     async def keep(self) -> None:
         """Repair the store every few minutes, and soon after a watch has listed its objects anew."""

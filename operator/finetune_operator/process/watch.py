@@ -36,8 +36,10 @@ WATCHED = {
 """Group, version and plural by kind."""
 LOGIN_TASK = "credentials retriever"
 PAUSES_SECONDS = (0.5, 1, 2, 5, 10, 30)
-"""Pauses before the next runs of kopf. A run that lasted longer than the longest pause starts them over."""
-HANG_SECONDS = 5.0
+"""Pauses before the next runs of kopf."""
+STEADY_SECONDS = 5.0
+"""After a run of kopf that lasted so long, the pauses start over."""
+HANG_SECONDS = 1.0
 """How long kopf may take to end after one of its watches has failed. Then its thread is left behind."""
 SERVED_SECONDS = 10.0
 """How long kopf may take from its first watch to its last. Without its own scan of the cluster, which a release with
@@ -77,7 +79,7 @@ class Watches:
             reason = await self._end_of(self._run)
             if self._stopped.is_set():
                 return
-            failures = 0 if time.monotonic() - begun > PAUSES_SECONDS[-1] else failures
+            failures = 0 if time.monotonic() - begun > STEADY_SECONDS else failures
             pause = PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]
             failures += 1
             metrics.RESTARTS.inc()
@@ -253,6 +255,7 @@ def _settings(namespaces: tuple[str, ...]) -> kopf.OperatorSettings:
         # The operator's Role is deleted together with its namespace. kopf would end all watches after some refusals,
         # and the other namespaces would stand still.
         settings.networking.error_backoffs = _Pauses()
+    settings.queueing.exit_timeout = 0.1  # nothing is lost: the next run lists everything anew
     settings.queueing.idle_timeout = 0.1  # each object has a task of kopf, and 30,000 of them would live for 5 s
     settings.watching.chunk_size = CHUNK
     settings.persistence.diffbase_storage = _NoDiffs()
