@@ -1,0 +1,75 @@
+"""The rate from FineTuneJobs to their child Jobs, beside a bare client with the same writes."""
+
+from collections.abc import AsyncIterator
+
+from benchmarks.operator import audit, copies
+from benchmarks.operator.children import watched
+from benchmarks.operator.client import Object, for_each
+from benchmarks.operator.copies import Original
+from benchmarks.operator.figures import Better, Figure
+from benchmarks.operator.node import Reached
+from benchmarks.operator.plane import Plane
+from benchmarks.operator.population import original
+
+MOST_BARE = 1000
+"""Jobs for which the bare client writes, before and after the operator."""
+TIMEOUT_SECONDS = 500
+LEAST_RATIO = 50
+"""Percent of the rate of the bare client."""
+
+
+async def throughput(plane: Plane, jobs: int) -> AsyncIterator[Figure]:
+    """`jobs` FineTuneJobs are there when the operator starts. The clock runs from the first child Job to the last."""
+    template = await original(plane, Reached.PENDING)
+    plane.operator.stop()
+    before = await _bare(plane, template, min(jobs, MOST_BARE))
+    yield Figure("bare client before", before, "jobs/s", better=Better.HIGHER)
+
+    created = await _create(plane, template, jobs)
+    uids = {job["metadata"]["uid"] for job in created}
+    plane.requests.restart()
+    async with watched(plane.admin) as children:
+        plane.operator.start()
+        complete = await children.wait_for(uids, TIMEOUT_SECONDS)
+        cpu, requests = plane.operator.cpu_seconds(), plane.requests.requests()
+        begun = plane.operator.started
+        plane.operator.stop()
+    seen = sorted(children.seen[uid] for uid in uids if uid in children.seen)
+    if not complete:
+        yield Figure("jobs without a child Job at the end", jobs - len(seen), "jobs", wanted=0)
+    if len(seen) < 2:
+        return
+    rate = (len(seen) - 1) / (seen[-1] - seen[0])
+    after = await _bare(plane, template, min(jobs, MOST_BARE))
+    yield Figure("bare client after", after, "jobs/s", better=Better.HIGHER)
+    yield Figure("operator", rate, "jobs/s", better=Better.HIGHER)
+    ratio = 100 * rate / ((before + after) / 2)
+    yield Figure("operator / bare client", ratio, "%", LEAST_RATIO, Better.HIGHER, gated=True)
+    yield Figure("from the start of the process to the first child Job", seen[0] - begun, "s")
+    yield Figure("processor time, with the start", 1000 * cpu / len(seen), "ms/job")
+    total = sum(requests.values())
+    yield Figure("requests up to the child Job", total / len(seen), "/job", gated=True, more=dict(requests))
+    yield Figure("of them writes", audit.writes(requests) / len(seen), "/job", gated=True)
+
+
+async def _bare(plane: Plane, template: Original, jobs: int) -> float:
+    """Returns the jobs per second of the client whose requests are the writes of the operator and no others."""
+    created = await _create(plane, template, jobs)
+
+    async def write(job: Object) -> None:
+        await copies.write_as_operator(plane.as_operator, template, job)
+
+    return jobs / await for_each("bare client", "jobs", created, write)
+
+
+async def _create(plane: Plane, template: Original, jobs: int) -> list[Object]:
+    """Creates FineTuneJobs in a new namespace."""
+    namespace = await plane.namespace()
+    await copies.prepare(plane.admin, template, namespace)
+    created: list[Object] = []
+
+    async def create(number: int) -> None:
+        created.append(await copies.copy_job(plane.admin, template, namespace, f"job-{number:05}"))
+
+    await for_each("creating FineTuneJobs", "jobs", range(1, jobs + 1), create)
+    return created
