@@ -80,10 +80,17 @@ async def _measure(case: str, start: Start, record: Record, folder: Path) -> boo
             async for figure in start(place):
                 record.add(case, figure)
     except Exception as error:
-        print(f"  failed: {type(error).__name__}: {error}", flush=True)
+        print(f"  failed: {_first(error)!r}", flush=True)
         return False
     print(f"  took {time.monotonic() - begun:.0f} s", flush=True)
     return True
+
+
+def _first(error: BaseException) -> BaseException:
+    """Returns the first error of a group of errors of concurrent requests."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 if __name__ == "__main__":

@@ -119,19 +119,19 @@ async def _operator_token(admin: Client) -> str:
 
 
 async def _create_profile(admin: Client) -> None:
-    """Waits until the API server serves both kinds, and creates the profile."""
+    """Creates the profile as soon as the API server serves both kinds."""
     async with asyncio.timeout(60):
         for plural in (names.JOBS, names.PROFILES):
-            while not await _is_served(admin, plural):
-                await asyncio.sleep(0.2)
+            await _served(admin, plural)
     await admin.create(f"/apis/{names.API_VERSION}/{names.PROFILES}", PROFILE)
 
 
-async def _is_served(admin: Client, plural: str) -> bool:
-    try:
-        await admin.get(f"/apis/{names.API_VERSION}/{plural}")
-    except RefusedError as error:
-        if error.status in (404, 429):  # 429: the storage of a new kind is being set up
-            return False
-        raise
-    return True
+async def _served(admin: Client, plural: str) -> None:
+    while True:
+        try:
+            await admin.get(f"/apis/{names.API_VERSION}/{plural}")
+            return
+        except RefusedError as error:
+            if error.status not in (404, 429):  # 429: the storage of a new kind is being set up
+                raise
+        await asyncio.sleep(0.2)

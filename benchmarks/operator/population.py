@@ -11,6 +11,8 @@ from benchmarks.operator.plane import Plane
 
 A_TENANT = 500
 """Jobs in one namespace."""
+ORIGINAL = "exemplar-00000"
+"""Name of the job that is copied. It occurs in no other text of the job, and is as long as the names of the copies."""
 
 
 async def original(plane: Plane, until: Reached) -> Original:
@@ -19,7 +21,7 @@ async def original(plane: Plane, until: Reached) -> Original:
     await plane.operator.ready()
     beat = asyncio.create_task(node.heartbeat(plane.admin))
     try:
-        job = await plane.job(await plane.namespace("original"), "original")
+        job = await plane.job(await plane.namespace(), ORIGINAL)
         await node.live(plane.admin, job, plane.quiet, until)
         return await copies.read(plane.admin, job["metadata"]["namespace"], job["metadata"]["name"])
     finally:
