@@ -35,12 +35,15 @@ async def read(admin: Client, namespace: str, name: str) -> Original:
     """Returns the job of this name with its children."""
     job = await admin.get(f"{JOBS.format(namespace)}/{name}")
     selector = {"labelSelector": f"{names.LABEL_JOB_UID}={job['metadata']['uid']}"}
-    children = [
-        (await admin.get(path.format(namespace), **selector))["items"] for path in (CONFIG_MAPS, BATCH_JOBS, PODS)
-    ]
+
+    async def children(path: str) -> list[Object]:
+        found: list[Object] = (await admin.get(path.format(namespace), **selector))["items"]
+        return found
+
     account = await admin.get(f"{_accounts(namespace)}/{names.TRAINER_SERVICE_ACCOUNT}")
     binding = await admin.get(f"{_bindings(namespace)}/{names.TRAINER_SERVICE_ACCOUNT}")
-    return Original(job, *children, account, binding)
+    kinds = [await children(path) for path in (CONFIG_MAPS, BATCH_JOBS, PODS)]
+    return Original(job, kinds[0], kinds[1], kinds[2], account, binding)
 
 
 async def prepare(admin: Client, original: Original, namespace: str) -> None:

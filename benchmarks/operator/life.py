@@ -29,9 +29,9 @@ async def life(plane: Plane, lives: int = LIVES) -> AsyncIterator[Figure]:
     beat.cancel()
     first, later = counts[0], sum(counts[1:], Counter[str]())
     yield Figure("requests in the first life in a namespace", first.total(), "requests", more=dict(first))
-    mean = {request: number / lives for request, number in sorted(later.items())}
+    mean = {request: sent / lives for request, sent in sorted(later.items())}
     yield Figure("requests in a later life", later.total() / lives, "requests", MOST_REQUESTS, gated=True, more=mean)
     yield Figure("of them writes", audit.writes(later) / lives, "requests", gated=True)
-    for request, number in mean.items():
-        yield Figure(f"  {request}", number, "requests")
+    for request, share in mean.items():
+        yield Figure(f"  {request}", share, "requests")
     yield Figure("processor time in a life", 1000 * used / (1 + lives), "ms")

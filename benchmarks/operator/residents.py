@@ -27,7 +27,7 @@ async def residents(plane: Plane, jobs: int) -> AsyncIterator[Figure]:
     template = await original(plane, Reached.TRAINING)
     beat = asyncio.create_task(node.heartbeat(plane.admin))
     made = await populate(plane, template, jobs)
-    for part in (_restart(plane), _reporting(plane, made[:MOST_TRAINERS]), latency(plane, jobs)):
+    for part in (restart(plane), _reporting(plane, made[:MOST_TRAINERS]), latency(plane, jobs)):
         async for figure in part:
             yield figure
     beat.cancel()
@@ -45,7 +45,7 @@ async def ended(plane: Plane, jobs: int) -> AsyncIterator[Figure]:
     yield Figure("memory", plane.operator.resident_mib(), "MiB", MOST_MIB)
 
 
-async def _restart(plane: Plane) -> AsyncIterator[Figure]:
+async def restart(plane: Plane) -> AsyncIterator[Figure]:
     plane.requests.restart()
     plane.operator.start()
     await plane.operator.ready()
