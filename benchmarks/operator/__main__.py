@@ -56,7 +56,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file for the figures; it is complete after each figure")
     parser.add_argument("--gate", type=Path, help="file of an earlier --json; fail if a ratio is 20%% worse than there")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for logs (default: build/bench-operator)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if min(options.jobs) < 2:
+        parser.error("--jobs: a rate needs 2 jobs or more")
+    if options.gate and not options.gate.is_file():
+        parser.error(f"--gate: {options.gate} does not exist; write it with --json first")
+    return options
 
 
 def _cases(options: argparse.Namespace) -> list[tuple[str, Start]]:

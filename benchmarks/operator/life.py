@@ -1,6 +1,5 @@
 """How many requests the operator sends in the whole life of a job, from its creation to Complete."""
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -17,16 +16,15 @@ async def life(plane: Plane, lives: int = LIVES) -> AsyncIterator[Figure]:
     """Jobs in one namespace, one after another. The first one, which also prepares the namespace, is counted apart."""
     plane.operator.start()
     await plane.operator.steady()
-    beat = asyncio.create_task(node.heartbeat(plane.admin))
     namespace = await plane.namespace()
     counts, cpu = [], plane.operator.cpu_seconds()
-    for number in range(1 + lives):
-        plane.requests.restart()
-        job = await plane.job(namespace, f"job-{number}")
-        await node.live(plane.admin, job, plane.quiet, Reached.COMPLETE)
-        counts.append(plane.requests.requests())
+    async with node.ready(plane.admin):
+        for number in range(1 + lives):
+            plane.requests.restart()
+            job = await plane.job(namespace, f"job-{number}")
+            await node.live(plane.admin, job, plane.quiet, Reached.COMPLETE)
+            counts.append(plane.requests.requests())
     used = plane.operator.cpu_seconds() - cpu
-    beat.cancel()
     first, later = counts[0], sum(counts[1:], Counter[str]())
     yield Figure("requests in the first life in a namespace", first.total(), "requests", more=dict(first))
     mean = {request: sent / lives for request, sent in sorted(later.items())}

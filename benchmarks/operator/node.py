@@ -6,6 +6,7 @@ two changes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -70,9 +71,19 @@ async def live(admin: Client, job: Object, settle: Callable[[], Awaitable[None]]
             return
 
 
-async def heartbeat(admin: Client) -> None:
+@asynccontextmanager
+async def ready(admin: Client) -> AsyncIterator[None]:
     """Creates the node and keeps it ready. Otherwise the controller-manager deletes its pods."""
     await admin.apply(f"/api/v1/nodes/{NODE}", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}, "node")
+    async with asyncio.TaskGroup() as tasks:
+        beat = tasks.create_task(_beat(admin))
+        try:
+            yield
+        finally:
+            beat.cancel()
+
+
+async def _beat(admin: Client) -> None:
     while True:
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now()}
         await admin.merge(f"/api/v1/nodes/{NODE}/status", {"status": {"conditions": [ready]}})

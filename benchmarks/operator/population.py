@@ -1,8 +1,5 @@
 """Fills the control plane with jobs that the operator has already seen."""
 
-import asyncio
-from contextlib import suppress
-
 from benchmarks.operator import copies, node
 from benchmarks.operator.client import Object, for_each
 from benchmarks.operator.copies import Original
@@ -19,16 +16,13 @@ async def original(plane: Plane, until: Reached) -> Original:
     """Starts the operator, takes a job to this point of its life, and stops the operator. Returns the job."""
     plane.operator.start()
     await plane.operator.ready()
-    beat = asyncio.create_task(node.heartbeat(plane.admin))
     try:
-        job = await plane.job(await plane.namespace(), ORIGINAL)
-        await node.live(plane.admin, job, plane.quiet, until)
-        return await copies.read(plane.admin, job["metadata"]["namespace"], job["metadata"]["name"])
+        async with node.ready(plane.admin):
+            job = await plane.job(await plane.namespace(), ORIGINAL)
+            await node.live(plane.admin, job, plane.quiet, until)
+            return await copies.read(plane.admin, job["metadata"]["namespace"], job["metadata"]["name"])
     finally:
         plane.operator.stop()
-        beat.cancel()
-        with suppress(asyncio.CancelledError):
-            await beat
 
 
 async def populate(plane: Plane, template: Original, jobs: int) -> list[Object]:

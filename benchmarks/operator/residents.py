@@ -25,12 +25,11 @@ IDLE_SECONDS = 40
 async def residents(plane: Plane, jobs: int) -> AsyncIterator[Figure]:
     """Case: a restart with `jobs` jobs that train, their reports of progress, and new jobs beside them."""
     template = await original(plane, Reached.TRAINING)
-    beat = asyncio.create_task(node.heartbeat(plane.admin))
-    made = await populate(plane, template, jobs)
-    for part in (restart(plane), _reporting(plane, made[:MOST_TRAINERS]), latency(plane, jobs)):
-        async for figure in part:
-            yield figure
-    beat.cancel()
+    async with node.ready(plane.admin):
+        made = await populate(plane, template, jobs)
+        for part in (restart(plane), _reporting(plane, made[:MOST_TRAINERS]), latency(plane, jobs)):
+            async for figure in part:
+                yield figure
 
 
 async def ended(plane: Plane, jobs: int) -> AsyncIterator[Figure]:
