@@ -14,6 +14,8 @@ from benchmarks.operator.population import original
 
 MOST_BARE = 1000
 """Jobs for which the bare client writes, before and after the operator."""
+WARM_UP = 50
+"""Jobs of the bare client whose time does not count: the first requests of an API server and of a client are slower."""
 TIMEOUT_SECONDS = 500
 LEAST_RATIO = 50
 """Percent of the rate of the bare client."""
@@ -23,6 +25,7 @@ async def throughput(plane: Plane, jobs: int) -> AsyncIterator[Figure]:
     """`jobs` FineTuneJobs are there when the operator starts. The clock runs from the first child Job to the last."""
     template = await original(plane, Reached.PENDING)
     plane.operator.stop()
+    await _bare(plane, template, WARM_UP)
     own = time.process_time()
     before = await _bare(plane, template, min(jobs, MOST_BARE))
     own = 1000 * (time.process_time() - own) / min(jobs, MOST_BARE)
