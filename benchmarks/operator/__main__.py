@@ -33,12 +33,12 @@ Start = Callable[[Plane], AsyncIterator[Figure]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 1 if a figure is worse than the recorded one, or a case failed."""
-    options = _options(arguments)
+    options = options_of(arguments)
     recorded = json.loads(options.gate.read_text()) if options.gate else {"cases": {}}
     record = Record(options.json)
     folder = options.folder.absolute()
     record.note(processor=platform.processor() or platform.machine(), cores=os.cpu_count(), python=sys.version)
-    failed = [case for case, start in _cases(options) if not asyncio.run(_measure(case, start, record, folder))]
+    failed = [case for case, start in cases(options) if not asyncio.run(_measure(case, start, record, folder))]
     for case in failed:
         print(f"failed: {case}")
     sentences = worse(record.content["cases"], recorded["cases"])
@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed or sentences else 0
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the options. Exits with a message if they cannot be measured."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.operator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +65,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _cases(options: argparse.Namespace) -> list[tuple[str, Start]]:
+def cases(options: argparse.Namespace) -> list[tuple[str, Start]]:
+    """Returns the chosen cases by name, in the order in which they run."""
     chosen = options.only or [*ONCE, *BY_JOBS]
     once = [(name, case) for name, case in ONCE.items() if name in chosen]
     by_jobs = [

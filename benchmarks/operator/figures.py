@@ -67,6 +67,8 @@ class Record:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         self.content: dict[str, Any] = {"machine": {}, "cases": {}}
 
     def note(self, **facts: Any) -> None:
