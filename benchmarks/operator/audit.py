@@ -4,8 +4,10 @@ The policy of the log names the operator's ServiceAccount. So the log has its re
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 WRITES = ("create", "update", "patch", "delete", "deletecollection")
 
@@ -46,11 +48,17 @@ class AuditLog:
 
     def requests(self) -> "Counter[str]":
         """Returns the requests since `restart` by verb and resource, without watches."""
-        if not self._path.exists():
-            return Counter()
-        with self._path.open("rb") as file:
-            file.seek(self._start)
-            return count(line.decode() for line in file if line.endswith(b"\n"))
+        return count(self._lines())
+
+    def first_write(self) -> float | None:
+        """Returns when the first write since `restart` was received, in seconds of time.time. None if there is none."""
+        return min(map(_received, filter(_is_write, map(json.loads, self._lines()))), default=None)
+
+    def _lines(self) -> Iterator[str]:
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._start)
+                yield from (line.decode() for line in file if line.endswith(b"\n"))
 
 
 def count(lines: Iterable[str]) -> "Counter[str]":
@@ -58,24 +66,31 @@ def count(lines: Iterable[str]) -> "Counter[str]":
 
     A watch is not counted: it is one request for the whole life of the process. A request without a resource, for
     example to /version, is counted by its path. Other requests are counted when they have ended."""
-    found: Counter[str] = Counter()
-    for line in lines:
-        event = json.loads(line)
-        if event["verb"] == "watch" or event["stage"] not in ("ResponseComplete", "Panic"):
-            continue
-        target = event.get("objectRef")
-        if target is None:
-            what = event["requestURI"].partition("?")[0]
-        else:
-            what = "/".join(filter(None, (target["resource"], target.get("subresource"))))
-        found[f"{event['verb']} {what}"] += 1
-    return found
+    events = map(json.loads, lines)
+    return Counter(
+        _name(event) for event in events if event["verb"] != "watch" and event["stage"] in ("ResponseComplete", "Panic")
+    )
 
 
 def writes(requests: "Counter[str]") -> int:
     """Returns how many of the requests write an object. A review of permissions is created but stores nothing."""
-    return sum(
-        number
-        for request, number in requests.items()
-        if request.split()[0] in WRITES and not request.endswith("accessreviews")
-    )
+    return sum(number for request, number in requests.items() if _writes(request))
+
+
+def _name(event: dict[str, Any]) -> str:
+    target = event.get("objectRef")
+    if target is None:
+        return f"{event['verb']} {event['requestURI'].partition('?')[0]}"
+    return f"{event['verb']} {'/'.join(filter(None, (target['resource'], target.get('subresource'))))}"
+
+
+def _writes(request: str) -> bool:
+    return request.split()[0] in WRITES and not request.endswith("accessreviews")
+
+
+def _is_write(event: dict[str, Any]) -> bool:
+    return _writes(_name(event))
+
+
+def _received(event: dict[str, Any]) -> float:
+    return datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()

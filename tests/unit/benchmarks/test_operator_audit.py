@@ -1,6 +1,7 @@
 """The requests of the operator, counted from lines of an audit log."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.operator.audit import AuditLog, count, writes
@@ -66,3 +67,16 @@ def test_only_whole_lines_since_the_restart_are_counted(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write(event("list", "pods") + "\n" + event("get", "jobs")[:40])
     assert log.requests() == {"list pods": 1}
+
+
+def test_the_first_write_is_found_by_the_time_of_its_request(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    log = AuditLog(path)
+    assert log.first_write() is None
+    moments = {"get": "00.000000Z", "patch": "02.500000Z", "create": "01.500000Z", "delete": "09.000000Z"}
+    lines = [
+        event(verb, "jobs").replace("{", f'{{"requestReceivedTimestamp": "2026-01-02T03:04:{moment}", ', 1)
+        for verb, moment in moments.items()
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    assert log.first_write() == datetime(2026, 1, 2, 3, 4, 1, 500_000, tzinfo=UTC).timestamp()
