@@ -22,7 +22,7 @@ LEAST_RATIO = 50
 
 
 async def throughput(plane: Plane, jobs: int) -> AsyncIterator[Figure]:
-    """`jobs` FineTuneJobs are there when the operator starts. The clock runs from its first write to the last child Job."""
+    """`jobs` FineTuneJobs are there when the operator starts. The clock runs from its first write to the last Job."""
     template = await original(plane, Reached.PENDING)
     plane.operator.stop()
     await _bare(plane, template, WARM_UP)
