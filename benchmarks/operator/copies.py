@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.operator.client import BATCH_JOBS, CONFIG_MAPS, JOBS, PODS, Client, Object
 from finetune_api import names
-from finetune_api.status.job import OPERATOR_MANAGER
+from finetune_api.status.job import OPERATOR_MANAGER, State
 
 _BY_SERVER = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "finalizers")
 """Fields of the metadata that a copy does not have. The finalizer of pods is left out so that they can be deleted."""
@@ -76,11 +76,22 @@ async def copy_job(admin: Client, original: Original, namespace: str, name: str)
 
 
 async def write_as_operator(client: Client, original: Original, job: Object) -> None:
-    """Writes what the operator writes for a new job up to its child Job: ConfigMap, Job and one status apply."""
-    namespace, rename = job["metadata"]["namespace"], renaming(original, job)
+    """Writes what the operator writes for a new job up to its child Job: ConfigMap, Job and one status apply.
+
+    The children have another label than the operator's, of the same length, so that an operator does not watch them."""
+    namespace = job["metadata"]["namespace"]
+    rename = renaming(original, job, {names.LABEL_JOB_UID: "finetune.dev/not-uid"})
     await client.create(CONFIG_MAPS.format(namespace), rename(_bare(original.config_maps[0])))
     await client.create(BATCH_JOBS.format(namespace), rename(bare_child_job(original.batch_jobs[0])))
     await apply_status(client, job, rename(parts(original.job)[OPERATOR_MANAGER]), OPERATOR_MANAGER)
+
+
+async def hide(admin: Client, job: Object) -> None:
+    """Marks a FineTuneJob as complete, so that an operator has nothing to do for it."""
+    moment = job["metadata"]["creationTimestamp"]
+    complete = {"type": "Complete", "status": "True", "reason": "Succeeded", "lastTransitionTime": moment}
+    path = f"{JOBS.format(job['metadata']['namespace'])}/{job['metadata']['name']}/status"
+    await admin.merge(path, {"status": {"state": State.COMPLETE, "conditions": [complete]}})
 
 
 async def apply_status(client: Client, job: Object, status: Object, manager: str) -> None:
@@ -90,12 +101,14 @@ async def apply_status(client: Client, job: Object, status: Object, manager: str
     await client.apply(f"{JOBS.format(metadata['namespace'])}/{metadata['name']}/status", body, manager)
 
 
-def renaming(original: Original, job: Object) -> Callable[[Object], Object]:
-    """Returns a function that gives an object of the original the names and the uid of the copy `job`."""
+def renaming(original: Original, job: Object, more: dict[str, str] | None = None) -> Callable[[Object], Object]:
+    """Returns a function that gives an object of the original the names and the uid of the copy `job`.
+
+    `more`: other texts to replace, by the text to be replaced."""
     old, new = original.job["metadata"], job["metadata"]
     prefixes = [names.child_prefix(metadata["name"], metadata["uid"]) for metadata in (old, new)]
     pairs = {old["uid"]: new["uid"], prefixes[0]: prefixes[1]}
-    return _renaming(pairs | {old["name"]: new["name"], old["namespace"]: new["namespace"]})
+    return _renaming(pairs | {old["name"]: new["name"], old["namespace"]: new["namespace"]} | (more or {}))
 
 
 def parts(job: Object) -> dict[str, Object]:
