@@ -80,7 +80,9 @@ def cases(options: argparse.Namespace) -> list[tuple[str, Start]]:
 
 async def _measure(case: str, start: Start, record: Record, folder: Path) -> bool:
     """Runs a case on a new control plane. Returns whether it came to its end."""
-    print(f"{case}:", flush=True)
+    load = round(os.getloadavg()[0], 1)
+    record.note(load={**record.content["machine"].get("load", {}), case: load})
+    print(f"{case}: (load average before: {load})", flush=True)
     begun = time.monotonic()
     try:
         async with plane(folder) as place:
