@@ -18,7 +18,7 @@ Object = dict[str, Any]
 Item = TypeVar("Item")
 
 CONNECTIONS = 16
-"""Connections that work at a time. More of them do not make the API server of this machine faster."""
+"""Requests at a time, each on a connection of its own that is reused."""
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 JOBS = f"/apis/{names.API_VERSION}/namespaces/{{}}/{names.JOBS}"

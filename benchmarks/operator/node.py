@@ -1,7 +1,7 @@
 """Plays the kubelet and the trainer for one FineTuneJob, because the control plane has no node.
 
 Pods change as on a node: bound, creating the container, running, ended. The trainer's part of the status is written
-under the field managers of the trainer. A real stage takes minutes, so `step` lets the operator come to rest between
+under the field managers of the trainer. A real stage takes minutes, so `live` lets the operator come to rest between
 two changes."""
 
 import asyncio
