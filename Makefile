@@ -111,6 +111,12 @@ bench-gpu: $(if $(filter .venv/%,$(PYTHON)),venv) ## the trainer on an NVIDIA GP
 bench-trainer: venv ## the training loop beside TRL (ten minutes); DATA=FILE names rows of your own
 	@$(PYTHON) -m benchmarks.trainer $(if $(DATA),--data $(DATA))
 
+.PHONY: bench-operator
+bench-operator: venv ## the operator with 100 and 1,000 jobs on a real API server (20 minutes); JOBS="100 10000" CASE=life JSON=FILE
+	@$(PYTHON) -m devcluster build
+	@$(PYTHON) -m benchmarks.operator $(if $(JOBS),--jobs $(JOBS)) $(if $(CASE),--only $(CASE)) \
+		--json $(or $(JSON),build/operator.json) --gate benchmarks/operator/recorded.json
+
 .PHONY: demo demo-shell demo-down
 demo: venv ## from nothing to a tuned model in S3, on a local cluster; CLUSTER=current uses yours
 	@$(PYTHON) -m examples.demo up

@@ -27,10 +27,16 @@ class Cluster:
     `node=False`: only etcd, API server and controller-manager, on loopback and free ports; needs no root, and any
     number may run side by side. With a node there is one cluster a machine: its addresses are fixed.
     `gpus`: how many the node advertises. `host_mounts=False`: for real images, which bring their own files.
+    `api_server_flags`: more flags of kube-apiserver.
     """
 
     def __init__(
-        self, folder: Path = DEFAULT_FOLDER, node: bool = True, gpus: int = 1, host_mounts: bool = True
+        self,
+        folder: Path = DEFAULT_FOLDER,
+        node: bool = True,
+        gpus: int = 1,
+        host_mounts: bool = True,
+        api_server_flags: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder.absolute()
         self._state = self.folder / "state"
@@ -38,6 +44,7 @@ class Cluster:
         self._with_node = node
         self._gpus = gpus
         self._host_mounts = host_mounts
+        self._api_server_flags = api_server_flags
 
     @property
     def kubeconfig(self) -> Path:
@@ -116,7 +123,9 @@ class Cluster:
 
     def _up_without_node(self, parts: Path) -> None:
         port, client, peer = free_ports(3)
-        plane = ControlPlane(self._state, parts / "kube", "127.0.0.1", port, (client, peer))
+        plane = ControlPlane(
+            self._state, parts / "kube", "127.0.0.1", port, (client, peer), api_server_flags=self._api_server_flags
+        )
         with step("starting etcd, API server and controller-manager"):
             plane.write_files()
             plane.launch(self._processes)
@@ -141,7 +150,9 @@ class Cluster:
 
     def _node(self, parts: Path) -> Node:
         prefix = tuple(Namespaces(self._processes).enter())
-        plane = ControlPlane(self._state, parts / "kube", NODE_ADDRESS, 6443, (2379, 2380), prefix)
+        plane = ControlPlane(
+            self._state, parts / "kube", NODE_ADDRESS, 6443, (2379, 2380), prefix, self._api_server_flags
+        )
         return Node(plane, self._gpus, self._host_mounts)
 
     def _start_storage(self, plane: ControlPlane) -> None:

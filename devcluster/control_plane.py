@@ -15,7 +15,9 @@ CONTEXT = "finetune-dev"
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """The control plane's addresses and files. `prefix`: the words before every command, which enter the node."""
+    """The control plane's addresses and files. `prefix`: the words before every command, which enter the node.
+
+    `api_server_flags`: more flags of kube-apiserver, for example of its audit log."""
 
     folder: Path
     kube: Path
@@ -23,6 +25,7 @@ class ControlPlane:
     port: int
     etcd_ports: tuple[int, int]
     prefix: tuple[str, ...] = ()
+    api_server_flags: tuple[str, ...] = ()
 
     @property
     def kubeconfig(self) -> Path:
@@ -111,6 +114,7 @@ class ControlPlane:
             f"--kubelet-certificate-authority={keys}/ca.crt",
             f"--kubelet-client-certificate={keys}/kubelet-client.crt",
             f"--kubelet-client-key={keys}/kubelet-client.key",
+            *self.api_server_flags,
         ]
 
     def _controller_manager(self) -> list[str]:
