@@ -66,15 +66,16 @@ class Watches:
         if lost := self._seen - now:
             return f"kopf's task {min(lost)!r} has ended"
         if self._namespaces and now & self._watches.keys() and (missing := self._missing(now)):
-            return f"the API server did not serve {missing} when the operator started"
+            # kopf starts the watches of all namespaces together, so the first one stands for all.
+            return f"the API server did not serve {missing[0]} when the operator started"
         return None
 
     def waits_for(self) -> str | None:
         missing = self._missing(self._now())
-        return f"The watch of {missing} has not started yet." if missing else None
+        return f"The watch of {', '.join(missing)} has not started yet." if missing else None
 
-    def _missing(self, now: set[str]) -> str:
-        return ", ".join(watched for task, watched in self._watches.items() if task not in now)
+    def _missing(self, now: set[str]) -> list[str]:
+        return [watched for task, watched in self._watches.items() if task not in now]
 
     def _now(self) -> set[str]:
         """Return the names of the required tasks that are alive.
