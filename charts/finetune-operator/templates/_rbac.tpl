@@ -31,8 +31,9 @@ tenants' pods. */}}
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [rolebindings]
   verbs: [get, list, watch, create]
-# The API server asks for `bind` in the namespace of the new RoleBinding, although a ClusterRole has no namespace.
-# A Role with this rule therefore permits RoleBindings in its own namespace only.
+# The ClusterRole finetune-trainer may belong to a release of another version. With `bind` the operator can bind it even
+# if it contains a permission that the operator itself does not have. The API server asks for `bind` in the namespace of
+# the new RoleBinding, so a Role with this rule permits RoleBindings in its own namespace only.
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [clusterroles]
   resourceNames: [finetune-trainer]

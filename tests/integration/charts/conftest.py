@@ -112,3 +112,20 @@ def tenant(namespace: str, trainer_account: Callable[[str], str]) -> str:
 def _make_namespace(api: client.ApiClient, prefix: str, labels: dict[str, str]) -> str:
     metadata = {"generateName": prefix, "labels": labels}
     return str(client.CoreV1Api(api).create_namespace({"metadata": metadata}).metadata.name)
+
+
+def api_with(api: client.ApiClient, token: str) -> client.ApiClient:
+    """The API server, as the user of this token."""
+    configuration = client.Configuration()
+    configuration.host = api.configuration.host
+    configuration.ssl_ca_cert = api.configuration.ssl_ca_cert
+    configuration.api_key = {"BearerToken": f"Bearer {token}"}
+    return client.ApiClient(configuration)
+
+
+def token_of(account: str, namespace: str, api: client.ApiClient) -> str:
+    """A token that no pod holds."""
+    answer = client.CoreV1Api(api).create_namespaced_service_account_token(
+        account, namespace, {"spec": {"audiences": []}}
+    )
+    return str(answer.status.token)

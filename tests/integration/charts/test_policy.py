@@ -10,7 +10,7 @@ import pytest
 from kubernetes import client
 
 from finetune_api import names
-from tests.integration.charts.conftest import Shard
+from tests.integration.charts.conftest import Shard, api_with, token_of
 
 Object = dict[str, Any]
 NOW = "2026-01-01T00:00:00Z"
@@ -70,19 +70,7 @@ class Writer:
 
 def writer_with(api: client.ApiClient, token: str) -> Writer:
     """A writer who has nothing but this token."""
-    configuration = client.Configuration()
-    configuration.host = api.configuration.host
-    configuration.ssl_ca_cert = api.configuration.ssl_ca_cert
-    configuration.api_key = {"BearerToken": f"Bearer {token}"}
-    return Writer(client.ApiClient(configuration))
-
-
-def token_of(account: str, namespace: str, api: client.ApiClient) -> str:
-    """A token that no pod holds."""
-    answer = client.CoreV1Api(api).create_namespaced_service_account_token(
-        account, namespace, {"spec": {"audiences": []}}
-    )
-    return str(answer.status.token)
+    return Writer(api_with(api, token))
 
 
 def create_job(api: client.ApiClient, namespace: str, name: str) -> Object:

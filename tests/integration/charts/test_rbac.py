@@ -8,7 +8,8 @@ import pytest
 from kubernetes import client
 
 from finetune_api import names
-from tests.integration.charts.conftest import Shard
+from tests.integration.charts.conftest import Shard, ShardOf, api_with, token_of
+from tests.integration.waiting import wait_for
 
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 Right = tuple[str, str]
@@ -134,6 +135,30 @@ def test_an_operator_of_some_namespaces_binds_the_trainers_role_only_there(
     for elsewhere in (None, tenant, shard.system):
         assert not allows(bind, elsewhere, names.TRAINER_SERVICE_ACCOUNT)
         assert not allows(finalizers, elsewhere)
+
+
+def test_the_right_to_bind_in_a_role_is_enough_in_its_namespace_if_the_trainers_may_do_more_than_the_operator(
+    shard_of: ShardOf, api: client.ApiClient, authorizer: Authorizer
+) -> None:
+    shard = shard_of("binder", "one")
+    (namespace,), rbac = shard.namespaces, client.RbacAuthorizationV1Api(api)
+    role = rbac.read_namespaced_role("finetune-operator", namespace)
+    role.rules = [rule for rule in role.rules if "finetunejobs/status" not in rule.resources]
+    rbac.replace_namespaced_role("finetune-operator", namespace, role)
+    write_status = ("patch", "finetunejobs/status.finetune.dev")
+    wait_for(
+        "the operator to lose what a trainer may do",
+        lambda: not authorizer.account_allows(shard.account, shard.system, write_status, namespace),
+    )
+    operator = client.RbacAuthorizationV1Api(api_with(api, token_of(shard.account, shard.system, api)))
+
+    def bind(role: str) -> None:
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}
+        operator.create_namespaced_role_binding(namespace, {"metadata": {"name": role}, "roleRef": reference})
+
+    bind(names.TRAINER_SERVICE_ACCOUNT)
+    with pytest.raises(client.ApiException, match="attempting to grant RBAC permissions not currently held"):
+        bind("view")
 
 
 def test_a_trainer_may_patch_statuses_in_its_namespace_and_nothing_else(
