@@ -12,6 +12,8 @@ from finetune_operator.process.metrics import DRIFT
 from finetune_operator.store.store import Store
 
 REPAIR = timedelta(minutes=10)
+ASK_AGAIN = timedelta(seconds=5)
+"""Pause after a survey that failed."""
 LAG = timedelta(seconds=10)
 """How long a watch may take to show what a list shows already."""
 SETTLE = timedelta(seconds=2)
@@ -94,7 +96,7 @@ class Keeper:
                 return await asyncio.to_thread(survey, self._api, self._namespaces)
             except Exception as error:
                 logger.warning("The cluster cannot be listed: %s", error)
-                await asyncio.sleep(5)
+                await asyncio.sleep(ASK_AGAIN.total_seconds())
 
     def _sizes(self) -> str:
         return ", ".join(f"{count} {kind}s" for kind, count in self._store.sizes().items())

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    start_http_server,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -18,6 +26,7 @@ from finetune_operator.process.queue import WorkQueue
 from finetune_operator.store.store import Store
 
 PREFIX = "finetune_operator"
+disable_created_metrics()  # a second series for each counter and histogram, which nobody reads
 
 RECONCILE_SECONDS = Histogram(
     f"{PREFIX}_reconcile_duration_seconds",
@@ -81,9 +90,9 @@ def gpu_seconds(attempts: list[Object], now: datetime) -> float:
     return sum((end - start).total_seconds() for start, end in spans)
 
 
-def observe(store: Store, queue: WorkQueue) -> None:
+def observe(store: Store, queue: WorkQueue, registry: CollectorRegistry = REGISTRY) -> None:
     """Let the metrics read the store and the queue whenever they are scraped."""
-    REGISTRY.register(_Stored(store, queue))
+    registry.register(_Stored(store, queue))
 
 
 def serve(address: str) -> None:

@@ -173,6 +173,31 @@ def test_the_notes_say_which_namespaces_are_served_and_what_another_release_has_
     assert "No FineTuneProfile was created, because clusterResources.create is false." in further
 
 
+def test_the_operator_gets_its_limits_and_serves_metrics(helm: Helm) -> None:
+    def container(*values: str) -> dict[str, Any]:
+        (found,) = rendered(helm, *values)["Deployment", "finetune-operator"]["spec"]["template"]["spec"]["containers"]
+        return dict(found)
+
+    usual, limited = container(), container("--set", "workers=3,api.qps=50,api.burst=7,metrics.enabled=false")
+    assert {"--workers=8", "--metrics-bind-address=0.0.0.0:8081"} <= set(usual["args"])
+    assert {port["name"]: port["containerPort"] for port in usual["ports"]} == {"health": 8080, "metrics": 8081}
+    assert not [argument for argument in usual["args"] if "api" in argument]
+    assert {"--workers=3", "--api-qps=50", "--api-burst=7"} <= set(limited["args"])
+    assert "metrics" not in str(limited["args"]) + str(limited["ports"])
+
+
+def test_a_pod_monitor_selects_the_operators_pod(helm: Helm) -> None:
+    assert "PodMonitor" not in {kind for kind, _ in rendered(helm)}
+    on = ["--set", "metrics.podMonitor.enabled=true,metrics.podMonitor.labels.release=prometheus"]
+    objects = rendered(helm, *on)
+    monitor = objects["PodMonitor", "finetune-operator"]
+    pod = objects["Deployment", "finetune-operator"]["spec"]["template"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+
+
 def test_two_operators_never_run_at_the_same_time(helm: Helm) -> None:
     deployment = rendered(helm)["Deployment", "finetune-operator"]["spec"]
     assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
