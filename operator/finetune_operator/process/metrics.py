@@ -26,7 +26,7 @@ from finetune_operator.process.queue import WorkQueue
 from finetune_operator.store.store import Store
 
 PREFIX = "finetune_operator"
-disable_created_metrics()  # a second series for each counter and histogram, which nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter and histogram, which nobody reads
 
 RECONCILE_SECONDS = Histogram(
     f"{PREFIX}_reconcile_duration_seconds",
