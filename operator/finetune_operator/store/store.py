@@ -1,5 +1,6 @@
 """The newest known version of each watched object. Safe to use from several threads."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -12,6 +13,8 @@ from finetune_operator.observed.world import Key
 from finetune_operator.store.kept import KeptJob, KeptName, KeptPod, KeptProfile, KeptRun
 from finetune_operator.store.outputs import Outputs
 from finetune_operator.store.table import Table
+
+logger = logging.getLogger(__name__)
 
 JOB, RUN, POD, PROFILE, ACCOUNT, BINDING = KINDS = (
     names.JOB_KIND,
@@ -50,9 +53,9 @@ class Store:
         `own`: it is the answer to a write of this operator. It counts at once and causes no further decision; a watch
         is expected to show it."""
         uid, version = raw["metadata"]["uid"], int(raw["metadata"]["resourceVersion"])
-        kept = _PARSE[kind](raw)
+        kept = _parsed(kind, raw)
         with self._lock:
-            keys = self._put(kind, kept) if kept is not None else self._remove(kind, uid)
+            keys = self._put(kind, kept) if kept is not None else self._ignore(kind, uid, version)
             if own and keys is not None:
                 self._unseen[uid] = (version, time.monotonic())
             elif not own and uid in self._unseen and self._unseen[uid][0] <= version:
@@ -168,8 +171,14 @@ class Store:
         if job is not None and job.may_write:
             self._outputs.add(job.uid, job.output)
 
+    def _ignore(self, kind: str, uid: str, version: int) -> Iterable[Key]:
+        return self._without(kind, self._table(kind).ignore(uid, version))
+
     def _remove(self, kind: str, uid: str) -> Iterable[Key]:
-        gone: Any = self._table(kind).remove(uid)
+        return self._without(kind, self._table(kind).remove(uid))
+
+    def _without(self, kind: str, gone: Any) -> Iterable[Key]:
+        """Return the keys of the jobs that an object concerned that is not kept any more."""
         if gone is None:
             return ()
         if kind == JOB:
@@ -200,6 +209,19 @@ class Store:
     def _tell(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self._changed(key)
+
+
+def _parsed(kind: str, raw: Object) -> object | None:
+    """Return the kept part of an object; None if nothing of it is kept.
+
+    Tenants can create objects with the operator's labels, so an object that cannot be read must not stop anything."""
+    try:
+        return _PARSE[kind](raw)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        metadata = raw["metadata"]
+        name = f"{metadata.get('namespace', '')}/{metadata['name']}".lstrip("/")
+        logger.warning("%s %s is ignored, because it cannot be read: %r", kind, name, error)
+        return None
 
 
 _PARSE: dict[str, Callable[[Object], object | None]] = {

@@ -30,6 +30,8 @@ class Table(Generic[K]):
         self._items: dict[str, K] = {}
         self._groups: dict[Hashable, dict[str, None]] = {}
         self._deleted: OrderedDict[str, None] = OrderedDict()
+        self._ignored: dict[str, int] = {}
+        """Versions by uid of objects that exist and are not kept."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -45,14 +47,17 @@ class Table(Generic[K]):
         return [self._items[uid] for uid in self._groups.get(group, ())]
 
     def has(self, uid: str) -> bool:
-        """Whether the object is known, also as deleted."""
-        return uid in self._items or uid in self._deleted
+        """Whether the object is known, also as deleted or as ignored."""
+        return uid in self._items or uid in self._deleted or uid in self._ignored
 
     def put(self, item: K) -> bool:
         """Keep `item`. Return False, and keep nothing, if the known version is as new or the object was deleted."""
         before = self._items.get(item.uid)
         if item.uid in self._deleted or (before is not None and before.version >= item.version):
             return False
+        if self._ignored.get(item.uid, 0) > item.version:
+            return False
+        self._ignored.pop(item.uid, None)
         if before is not None and self._group(before) != self._group(item):
             self._leave_group(before)
         self._items[item.uid] = item
@@ -64,6 +69,18 @@ class Table(Generic[K]):
         self._deleted[uid] = None
         if len(self._deleted) > REMEMBERED_DELETIONS:
             self._deleted.popitem(last=False)
+        self._ignored.pop(uid, None)
+        return self._drop(uid)
+
+    def ignore(self, uid: str, version: int) -> K | None:
+        """Keep this version of the object no longer. Return its last version, if it was kept and older."""
+        before = self._items.get(uid)
+        if uid in self._deleted or (before is not None and before.version >= version):
+            return None
+        self._ignored[uid] = max(version, self._ignored.get(uid, 0))
+        return self._drop(uid)
+
+    def _drop(self, uid: str) -> K | None:
         item = self._items.pop(uid, None)
         if item is not None:
             self._leave_group(item)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api import names
 from finetune_operator.observed.world import Key
 from finetune_operator.store.store import ACCOUNT, BINDING, JOB, KINDS, POD, PROFILE, RUN, Store
 from tests.unit.finetune_operator.store.objects import job, named, pod, profile, run, validated
@@ -169,6 +170,37 @@ def test_only_jobs_that_may_still_write_are_writers(store: Store) -> None:
     store.put(JOB, job("begun", 2, name="begun", status=ended))
     store.remove(JOB, "validated")
     assert store.writers("s3://r/run") == []
+
+
+BROKEN = {
+    JOB: {**job("b"), "spec": {"output": "s3://r/run"}},
+    RUN: run("b", labels={names.LABEL_STEP: "train", names.LABEL_ATTEMPT: "first"}),
+    POD: {**pod("b"), "status": {"conditions": [{}]}},
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_an_object_that_cannot_be_read_is_ignored_and_stops_nothing(
+    kind: str, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put(kind, BROKEN[kind])
+    assert (store.uids(kind), store.has(kind, "b")) == ({}, True), "nobody waits for it"
+    assert "is ignored, because it cannot be read" in caplog.text
+    store.put(kind, MAKERS[kind]("b", 2))
+    assert store.uids(kind) == {"b": 2}, "it was mended"
+
+
+def test_an_object_that_is_kept_no_longer_is_forgotten_and_reported(store: Store, told: list[Key]) -> None:
+    store.put(JOB, job())
+    store.put(RUN, run(version=3))
+    told.clear()
+    store.put(RUN, run(version=2, ownerReferences=[]))
+    assert len(store.runs("j")) == 1, "old news"
+    store.put(RUN, run(version=4, ownerReferences=[]))
+    assert store.runs("j") == []
+    assert told == [KEY]
+    store.put(RUN, run(version=3))
+    assert store.runs("j") == [], "old news"
 
 
 EVENTS = st.lists(
