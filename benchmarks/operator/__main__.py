@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -34,6 +35,8 @@ Start = Callable[[Plane], AsyncIterator[Figure]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 1 if a figure is worse than the recorded one, or a case failed."""
     options = options_of(arguments)
+    # Ctrl-C ends every process of a case. SIGTERM, for example of `timeout`, must do so as well.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     recorded = json.loads(options.gate.read_text()) if options.gate else {"cases": {}}
     record = Record(options.json)
     folder = options.folder.absolute()

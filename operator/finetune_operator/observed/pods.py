@@ -3,6 +3,7 @@
 The trainer's container is found by its name, because webhooks can add other containers."""
 
 import json
+import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,9 @@ from finetune_api.bundle import TerminationMessage
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON."""
+
+_READ = {"PodScheduled", "PodReadyToStartContainers", "DisruptionTarget"}
+"""Conditions that decisions read. Others are not kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +107,13 @@ class Pod:
         return cls(
             name=metadata["name"],
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
-            phase=status.get("phase", "Pending"),
+            phase=sys.intern(status.get("phase", "Pending")),
             uid=metadata.get("uid", ""),
             due=_time(metadata.get("deletionTimestamp")),
             reason=status.get("reason", ""),
             message=status.get("message", ""),
             node_name=pod.get("spec", {}).get("nodeName"),
-            conditions={c["type"]: _condition(c) for c in status.get("conditions", [])},
+            conditions={c["type"]: _condition(c) for c in status.get("conditions", []) if c["type"] in _READ},
             started=_time(running.get("startedAt") or ended.get("startedAt")),
             finished=_time(ended.get("finishedAt")),
             waiting_reason=waiting.get("reason", ""),
@@ -165,7 +169,9 @@ def _companions(pod: Object) -> tuple[Companion, ...]:
 
 def _condition(condition: Object) -> PodCondition:
     since = _time(condition.get("lastTransitionTime"))
-    return PodCondition(condition["status"], condition.get("reason", ""), condition.get("message", ""), since)
+    return PodCondition(
+        sys.intern(condition["status"]), condition.get("reason", ""), condition.get("message", ""), since
+    )
 
 
 def _termination(text: str) -> TerminationMessage | None:

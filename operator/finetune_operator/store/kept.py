@@ -4,6 +4,7 @@ A memory of 10,000 jobs with their Jobs and Pods must be small, so specs and sta
 read only when their job is decided."""
 
 import json
+import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -57,20 +58,20 @@ class KeptJob:
         metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
         ended = status.get("state") in ENDED
         return cls(
-            key=(metadata["namespace"], metadata["name"]),
+            key=(sys.intern(metadata["namespace"]), metadata["name"]),
             uid=metadata["uid"],
             version=int(metadata["resourceVersion"]),
             generation=metadata["generation"],
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             deleting="deletionTimestamp" in metadata,
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
-            profile=spec.get("profileName", ""),
+            profile=sys.intern(spec.get("profileName", "")),
             output=normal(spec.get("output", {}).get("uri", "")),
             is_validated=any(
                 condition["type"] == ConditionType.VALIDATED and condition["status"] == "True"
                 for condition in status.get("conditions", [])
             ),
-            state=status.get("state", ""),
+            state=sys.intern(status.get("state", "")),
             spec="" if ended else _text(spec),
             status="" if ended else _text({name: part for name, part in status.items() if name not in _NEVER_READ}),
         )
@@ -103,7 +104,7 @@ class KeptRun:
             uid=metadata["uid"],
             version=int(metadata["resourceVersion"]),
             owner=owner,
-            step=labels[names.LABEL_STEP],
+            step=sys.intern(labels[names.LABEL_STEP]),
             attempt=int(labels.get(names.LABEL_ATTEMPT, 0)),
             deleting="deletionTimestamp" in metadata,
             run=Run.parse(raw),
