@@ -14,6 +14,8 @@ from examples.demo.target import JOB, NAMESPACE, Target
 TICK_SECONDS = 0.25
 STALLED_AFTER_SECONDS = 600.0
 """Longest time without a change of the job. The slowest step on two cores takes a minute."""
+SILENT_AFTER_SECONDS = 20.0
+"""After this time without a change the watch is started again, because a watch can miss the end of the job in silence."""
 DELETED = f"FineTuneJob {JOB} was deleted while the demo was waiting for it. Run `make demo` again."
 
 
@@ -21,13 +23,12 @@ def changes(target: Target) -> Generator[dict[str, Any]]:
     """Yields the resource at each change, and also four times a second, so that clocks on the screen advance.
 
     Raises ClusterError if the job is deleted, does not change for ten minutes, or the API server is unreachable."""
-    latest: dict[str, Any] | None = None
+    seen, changed = "", time.monotonic()
     while True:
         # This request detects a deleted job or an unreachable API server. A watch would only end without an error.
         found = target.tenant("get", "finetunejob", JOB, "--output=json", "--ignore-not-found")
         if not found:
-            raise ClusterError(DELETED if latest else f"There is no FineTuneJob {JOB}.")
-        latest = json.loads(found)
+            raise ClusterError(DELETED if seen else f"There is no FineTuneJob {JOB}.")
         queue: Queue[dict[str, Any] | None] = Queue()
         command = ["--namespace", NAMESPACE, "get", "finetunejob", JOB, "--watch", "--output-watch-events"]
         process = subprocess.Popen(
@@ -39,28 +40,33 @@ def changes(target: Target) -> Generator[dict[str, Any]]:
         assert process.stdout is not None
         Thread(target=_read, args=(process.stdout, queue), daemon=True).start()
         try:
-            yield from _until_closed(queue, latest)
+            for resource in _until_silent(queue, json.loads(found)):
+                version = resource["metadata"]["resourceVersion"]
+                if version != seen:
+                    seen, changed = version, time.monotonic()
+                if time.monotonic() - changed > STALLED_AFTER_SECONDS:
+                    minutes = f"{STALLED_AFTER_SECONDS / 60:.0f}"
+                    raise ClusterError(f"The job's status has not changed for {minutes} minutes.")
+                yield resource
         finally:
             process.terminate()
             process.wait()
 
 
-def _until_closed(queue: Queue[dict[str, Any] | None], latest: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    changed = time.monotonic()
-    while True:
+def _until_silent(queue: Queue[dict[str, Any] | None], latest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the resource until the watch is closed, or has reported nothing for a while."""
+    heard = time.monotonic()
+    while time.monotonic() - heard < SILENT_AFTER_SECONDS:
         try:
             event = queue.get(timeout=TICK_SECONDS)
         except Empty:
-            if time.monotonic() - changed > STALLED_AFTER_SECONDS:
-                minutes = f"{STALLED_AFTER_SECONDS / 60:.0f}"
-                raise ClusterError(f"The job's status has not changed for {minutes} minutes.") from None
             yield latest
             continue
         if event is None:
             return
         if event["type"] == "DELETED":
             raise ClusterError(DELETED)
-        changed, latest = time.monotonic(), event["object"]
+        heard, latest = time.monotonic(), event["object"]
         yield latest
 
 

@@ -65,7 +65,7 @@ def run(
         token = kube.create(system, {"spec": {"audiences": []}})["status"]["token"]
         deployment = kube.get(f"/apis/apps/v1/namespaces/{shard.system}/deployments/{shard.account}")
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        arguments = [argument for argument in container["args"] if "health-probe" not in argument]
+        arguments = [argument for argument in container["args"] if "bind-address" not in argument]
         proxy = ApiProxy(kube.server, kube.authority)
         operator = OperatorProcess(tmp_path_factory.mktemp(shard.release), proxy.address, token, arguments)
         running = Running(shard, proxy, operator, Kube(control_plane.kubeconfig, token))

@@ -1,5 +1,7 @@
 """The demo watches a job on a real API server, and reports why a watch ends."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from devcluster import Cluster, ClusterError
 from devcluster.build import built
 from devcluster.storage import S3Keys
+from examples.demo import watch
 from examples.demo.target import JOB, NAMESPACE, Target
 from examples.demo.watch import changes
 from finetune_api import names
@@ -60,6 +63,26 @@ def test_a_deleted_job_ends_the_watch_with_a_message(target: Target, kube: Kube)
     kube.delete(PATH)
     with pytest.raises(ClusterError, match="FineTuneJob tickets was deleted"):
         list(resources)
+
+
+def test_a_watch_that_misses_the_end_of_the_job_in_silence_is_started_again(
+    target: Target, kube: Kube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = [sys.executable, "-c", "import time; time.sleep(600)"]
+    popen = subprocess.Popen
+    monkeypatch.setattr(watch.subprocess, "Popen", lambda command, **options: popen(silent, **options))
+    monkeypatch.setattr(watch, "SILENT_AFTER_SECONDS", 1.0)
+    resources = changes(target)
+    next(resources)
+    kube.delete(PATH)
+    with pytest.raises(ClusterError, match="FineTuneJob tickets was deleted"):
+        list(resources)
+
+
+def test_a_job_that_stands_still_ends_the_watch(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "STALLED_AFTER_SECONDS", 1.0)
+    with pytest.raises(ClusterError, match="has not changed for"):
+        list(changes(target))
 
 
 def test_a_missing_job_is_an_error_at_once(target: Target, kube: Kube) -> None:
