@@ -15,7 +15,7 @@ TICK_SECONDS = 0.25
 STALLED_AFTER_SECONDS = 600.0
 """Longest time without a change of the job. The slowest step on two cores takes a minute."""
 SILENT_AFTER_SECONDS = 20.0
-"""After this time without a change the watch is started again, because a watch can miss the end of the job in silence."""
+"""After this time without a change the watch is started again, because a watch can miss the job's end in silence."""
 DELETED = f"FineTuneJob {JOB} was deleted while the demo was waiting for it. Run `make demo` again."
 
 
