@@ -179,7 +179,7 @@ def test_at_the_time_limit_the_running_case_is_ended(tmp_path: Path, monkeypatch
     path, began = tmp_path / "gpu.json", time.monotonic()
     monkeypatch.setattr(sys, "executable", stand_in(tmp_path, "record.begin('first', 1000); time.sleep(300)"))
     assert gpu.main(["--json", str(path), "--seconds", str(gpu.MARGIN + 3)]) == 1
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 200  # the case alone sleeps for 300
     found = json.loads(path.read_text())["cases"]
     assert found["first"]["error"] == "the time limit was reached"
     assert found["second"]["left_out"] == "the time limit was reached"

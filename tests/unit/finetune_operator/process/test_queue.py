@@ -40,7 +40,7 @@ def test_a_key_added_while_it_is_worked_on_comes_again_afterwards_and_not_before
         queue.add(A)
         assert await nothing_comes(queue)
         queue.done(A)
-        assert await asyncio.wait_for(queue.get(), 1) == A
+        assert await asyncio.wait_for(queue.get(), 30) == A
 
     asyncio.run(story())
 
@@ -72,7 +72,7 @@ def test_the_sooner_of_two_timers_counts() -> None:
         queue.add_after(A, timedelta(milliseconds=1))
         queue.add_after(A, timedelta(hours=1))
         queue.add_after(B, timedelta(hours=1))
-        assert await asyncio.wait_for(queue.get(), 1) == A
+        assert await asyncio.wait_for(queue.get(), 30) == A
         queue.done(A)
         assert await nothing_comes(queue)
 
@@ -93,7 +93,7 @@ def test_no_key_is_lost_and_none_is_held_twice(steps: list[tuple[str, tuple[str,
                 held.discard(key)
                 queue.done(key) if action == "d" else queue.failed(key)
             while wanted - held:
-                taken = await asyncio.wait_for(queue.get(), 1)
+                taken = await asyncio.wait_for(queue.get(), 30)
                 assert taken in wanted
                 assert taken not in held
                 wanted.discard(taken)

@@ -1,4 +1,6 @@
-"""The process works or ends, whatever a part of it does. Each story runs in a process of its own, with short times."""
+"""The process works or ends, whatever a part of it does. Each story runs in a process of its own.
+
+Only the times that a story waits for are short. All others are so long that no busy machine makes them pass."""
 
 import signal
 import subprocess
@@ -12,13 +14,21 @@ import pytest
 
 from finetune_operator.process import probes
 
-DEADLINE = 0.6
-PREAMBLE = f"""
+TIMES = {
+    "DEADLINE_SECONDS": 60.0,
+    "LAST_RESORT_SECONDS": 60.0,
+    "CHECK_SECONDS": 0.02,
+    "UNANSWERED_CHECKS": 3000,
+    "FAULTY_CHECKS": 3,
+    "DEAD_SECONDS": 60.0,
+}
+"""Supervision's constants in a story that names no others."""
+DEADLINE = {"DEADLINE_SECONDS": 0.3}
+BLOCKS, HANGS_ITSELF = {**DEADLINE, "UNANSWERED_CHECKS": 20}, {"DEAD_SECONDS": 1.0}
+PREAMBLE = """
 import asyncio, ctypes, logging, os, signal, sys, threading, time
 from finetune_operator.process import probes
 from finetune_operator.process import supervise
-supervise.DEADLINE_SECONDS, supervise.LAST_RESORT_SECONDS, supervise.CHECK_SECONDS = {DEADLINE}, 0.4, 0.02
-supervise.UNANSWERED_CHECKS, supervise.FAULTY_CHECKS, supervise.DEAD_SECONDS = 20, 3, 1.0
 logging.basicConfig(level="INFO")
 
 class Part:
@@ -41,9 +51,12 @@ async def for_ever():
 END = "\nsupervise.exit_process(supervise.Supervisor([Part(), Tested()]).run())\n"
 
 
-def start(story: str, end: str = END) -> subprocess.Popen[str]:
-    """A process that supervises a sound part beside the class `Tested` of the story. It runs when this returns."""
-    code = PREAMBLE + textwrap.dedent(story) + end
+def start(story: str, times: dict[str, float] | None = None, end: str = END) -> subprocess.Popen[str]:
+    """A process that supervises a sound part beside the class `Tested` of the story. It runs when this returns.
+
+    `times`: constants of supervision that differ from TIMES."""
+    constants = "".join(f"supervise.{name} = {value}\n" for name, value in {**TIMES, **(times or {})}.items())
+    code = PREAMBLE + constants + textwrap.dedent(story) + end
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     first = process.stdout.readline()
@@ -85,43 +98,54 @@ def test_parts_that_end_on_a_signal_end_the_process_with_0(number: signal.Signal
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_part_that_does_not_end_on_a_signal_is_left_behind_with_its_stacks_logged(number: signal.Signals) -> None:
-    process = start(HANGS)
+    process = start(HANGS, DEADLINE)
     began = time.monotonic()
     code, output = end_of(process, number)
     assert code == 128 + number, output
-    assert time.monotonic() - began >= DEADLINE
+    assert time.monotonic() - began >= DEADLINE["DEADLINE_SECONDS"]
     assert "the tested part did not end within" in output
     assert "Current thread" in output  # the threads
     assert "in for_ever" in output  # and what the task waits for
 
 
-FAILURES = {
-    "raises": "raise ValueError('a torn line')",
-    "exits": "sys.exit(0)",
-    "returns": "return",
-    "is cancelled": "asyncio.current_task().cancel(); await asyncio.sleep(3600)",
-    "fails and hangs": "ending('a reason'); await for_ever()",
-    "fails and leaves a task that hangs": "self.task = asyncio.create_task(for_ever()); await asyncio.sleep(0.1)",
-    "fails while a thread hangs": "asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600); return",
-    "blocks its loop": "time.sleep(3600)",
-    "keeps its loop busy": "\n            while True: pass",
-    "waits for a lock": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
-    "holds the interpreter": "ctypes.PyDLL(None).sleep(3600)",
-    "holds the log": "logging.root.handlers[0].acquire(); time.sleep(3600)",
+FAILURES: dict[str, tuple[str, dict[str, float]]] = {
+    "raises": ("raise ValueError('a torn line')", {}),
+    "exits": ("sys.exit(0)", {}),
+    "returns": ("return", {}),
+    "is cancelled": ("asyncio.current_task().cancel(); await asyncio.sleep(3600)", {}),
+    "fails and hangs": ("ending('a reason'); await for_ever()", DEADLINE),
+    "fails and leaves a task that hangs": (
+        "self.task = asyncio.create_task(for_ever()); await asyncio.sleep(0.1)",
+        DEADLINE,
+    ),
+    "fails while a thread hangs": (
+        "asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600); return",
+        DEADLINE,
+    ),
+    "blocks its loop": ("time.sleep(3600)", BLOCKS),
+    "keeps its loop busy": ("\n            while True: pass", BLOCKS),
+    "waits for a lock": ("lock = threading.Lock(); lock.acquire(); lock.acquire()", BLOCKS),
+    "holds the interpreter": ("ctypes.PyDLL(None).sleep(3600)", HANGS_ITSELF),
+    "holds the log": (
+        "logging.root.handlers[0].acquire(); time.sleep(3600)",
+        {**BLOCKS, **HANGS_ITSELF, "LAST_RESORT_SECONDS": 0.4},
+    ),
 }
+"""What a part does, and the constants of supervision for it."""
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_part_that_fails_ends_the_process_with_1(failure: str) -> None:
+    act, times = FAILURES[failure]
     story = f"""
     class Tested(Part):
         name = "the tested part"
         async def run(self, ending):
             say_it_runs()
             await asyncio.sleep(0.1)
-            {FAILURES[failure]}
+            {act}
     """
-    code, output = end_of(start(story))
+    code, output = end_of(start(story, times))
     assert code == 1, output
 
 
@@ -149,13 +173,13 @@ def test_a_loop_that_is_only_slow_is_not_taken_for_blocked() -> None:
     class Tested(Part):
         async def run(self, ending):
             say_it_runs()
-            for _ in range(8):
+            for _ in range(4):
                 time.sleep(supervise.UNANSWERED_CHECKS * supervise.CHECK_SECONDS / 3)
                 await asyncio.sleep(0.01)
             os.kill(os.getpid(), signal.SIGTERM)
             await self.stopped.wait()
     """
-    code, output = end_of(start(story))
+    code, output = end_of(start(story, {"UNANSWERED_CHECKS": 100}))
     assert code == 0, output
 
 
@@ -198,7 +222,7 @@ BLOCKED = "the event loop of the part is blocked"
 )
 def test_the_probes_say_what_does_not_work(story: str, live: tuple[int, str], ready: tuple[int, str]) -> None:
     silent = "async def run(self, ending): await self.stopped.wait()"
-    process = start(f"class Tested(Part):\n    {silent}\n    {story}\n", SERVE)
+    process = start(f"class Tested(Part):\n    {silent}\n    {story}\n", BLOCKS, SERVE)
     assert process.stdout is not None
     port = int(process.stdout.readline())
     try:
@@ -225,7 +249,7 @@ def test_a_signal_that_comes_while_a_part_starts_keeps_it_from_beginning() -> No
     def run_late(runner):
         if isinstance(runner._part, Tested):
             say_it_runs()
-            time.sleep(supervise.DEADLINE_SECONDS / 2)
+            time.sleep(0.3)
         run(runner)
     supervise._Runner._run = run_late
     """
