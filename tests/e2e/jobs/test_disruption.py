@@ -97,21 +97,34 @@ def test_an_operator_that_is_killed_continues_after_its_restart(
     assert job.children() == before
 
 
-@pytest.mark.parametrize("state", ["Validating", "Queued", "Running", "Complete"])
-def test_a_deleted_job_leaves_only_its_published_results(tenant: Tenant, start: Callable[..., Job], state: str) -> None:
-    ahead = start("ahead-of-it") if state == "Queued" else None
-    if ahead:
-        in_state(ahead, "Running")
-    job = start(f"deleted-{state.lower()}", **({"training": {"maxSteps": 2}} if state == "Complete" else {}))
-    in_state(job, state)
-    published = tenant.objects("results", f"{job.name}/")
-
+def delete(tenant: Tenant, job: Job) -> None:
+    """Deletes the job and waits until everything that was made for it is gone."""
     tenant.kube.delete(job.path)
-
     wait_for(f"the children of {job.name} to be gone", job.children, lambda left: not left, GRACE_SECONDS + 30)
-    if state == "Complete":
-        assert f"{job.name}/manifest.json" in published
-        assert tenant.objects("results", f"{job.name}/") == published
-    if ahead:
-        tenant.kube.delete(ahead.path)
-        wait_for("the job ahead to be gone", ahead.children, lambda left: not left, GRACE_SECONDS + 30)
+
+
+def test_a_job_that_is_deleted_while_it_is_validated_leaves_nothing(tenant: Tenant, start: Callable[..., Job]) -> None:
+    job = start("deleted-validating")
+    in_state(job, "Validating")
+    delete(tenant, job)
+
+
+def test_jobs_that_are_deleted_while_they_wait_or_run_leave_nothing(tenant: Tenant, start: Callable[..., Job]) -> None:
+    def state(job: Job) -> str:
+        return str(job.status().get("state"))
+
+    jobs = [start("deleted-1"), start("deleted-2")]
+    wait_for("one to run", lambda: sorted(map(state, jobs)), lambda found: found == ["Queued", "Running"], 120)
+    waiting, running = sorted(jobs, key=state)
+    delete(tenant, waiting)
+    assert state(running) == "Running"
+    delete(tenant, running)
+
+
+def test_a_complete_job_that_is_deleted_leaves_what_it_published(tenant: Tenant, start: Callable[..., Job]) -> None:
+    job = start("deleted-complete", training={"maxSteps": 2})
+    in_state(job, "Complete")
+    published = tenant.objects("results", f"{job.name}/")
+    delete(tenant, job)
+    assert f"{job.name}/manifest.json" in published
+    assert tenant.objects("results", f"{job.name}/") == published

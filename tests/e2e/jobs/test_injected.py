@@ -64,13 +64,20 @@ def _tried(cluster: Cluster, tenant: Tenant, prefix: str) -> str:
     return cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(body))
 
 
+ENOUGH, TOO_LITTLE = {"cpu": "500m", "memory": "2Gi"}, {"cpu": "500m", "memory": "150Mi"}
+MESHED = [
+    ("meshed-good", ENOUGH, "Complete", "Succeeded"),
+    ("meshed-bad", TOO_LITTLE, "Failed", "HostOutOfMemory"),
+]
+
+
 @pytest.fixture(scope="module")
 def mesh(tenant: Tenant, installed: Cluster) -> Iterator[None]:
     """Puts a sidecar before the trainer in every pod of a job whose name begins with "meshed"."""
     yield from mutated(installed, tenant, "meshed", SIDECAR, "mesh-proxy")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def no_sandbox(tenant: Tenant, installed: Cluster) -> Iterator[None]:
     """Gives the pods of a job whose name begins with "boxed" a runtime that no node has."""
     runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nowhere"}}
@@ -84,31 +91,32 @@ def containers(job: Job) -> set[tuple[str, ...]]:
     return {tuple(c["name"] for c in pod["spec"]["containers"]) for pod in job.pods()}
 
 
-@pytest.mark.usefixtures("mesh")
-@pytest.mark.parametrize(
-    ("name", "compute", "state", "reason"),
-    [
-        ("meshed-good", {"cpu": "500m", "memory": "2Gi"}, "Complete", "Succeeded"),
-        ("meshed-bad", {"cpu": "500m", "memory": "150Mi"}, "Failed", "HostOutOfMemory"),
-    ],
-)
-def test_the_trainers_container_decides_the_result_and_no_pod_remains(
-    tenant: Tenant, name: str, compute: Object, state: str, reason: str
-) -> None:
-    train = tenant.put_rows("meshed.jsonl", sums(30))
-    sources = {"train": [{"uri": train, "columns": SUMS_COLUMNS}]}
-    job = tenant.create(name, train, dataset=sources, compute=compute)
-    wait_for("a pod with a sidecar", lambda: containers(job), lambda found: ("mesh-proxy", names.CONTAINER) in found)
+@pytest.fixture(scope="module")
+def jobs(tenant: Tenant, mesh: None, no_sandbox: None) -> dict[str, Job]:
+    """All of them at once, because each waits for a grace of the operator to pass."""
+    rows = tenant.put_rows("injected.jsonl", sums(30))
+    dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
+    compute = {"boxed": ENOUGH, **{name: wish for name, wish, _, _ in MESHED}}
+    made = {name: tenant.create(name, rows, dataset=dataset, compute=wish) for name, wish in compute.items()}
+    both = ("mesh-proxy", names.CONTAINER)
+    for name, *_ in MESHED:
+        wait_for("a pod with a sidecar", lambda name=name: containers(made[name]), lambda found: both in found)
+    return made
 
+
+@pytest.mark.parametrize(("name", "state", "reason"), [(name, *end) for name, _, *end in MESHED])
+def test_the_trainers_container_decides_the_result_and_no_pod_remains(
+    tenant: Tenant, jobs: dict[str, Job], name: str, state: str, reason: str
+) -> None:
+    job = jobs[name]
     status = tenant.end_of(job)
 
     assert (status["state"], status["attempts"][0]["reason"]) == (state, reason), message(status)
     wait_for("every pod to go", job.pods, lambda pods: not pods)
 
 
-@pytest.mark.usefixtures("no_sandbox")
-def test_a_failed_sandbox_is_reported_with_the_kubelets_message(tenant: Tenant) -> None:
-    job = tenant.create("boxed", tenant.put_rows("boxed.jsonl", sums(30)))
+def test_a_failed_sandbox_is_reported_with_the_kubelets_message(tenant: Tenant, jobs: dict[str, Job]) -> None:
+    job = jobs["boxed"]
 
     told = wait_for(
         "the kubelet's word",

@@ -15,7 +15,7 @@ ROOM = 1.3
 
 
 @pytest.mark.parametrize(
-    ("count", "seconds"), [pytest.param(4, 300, id="4"), pytest.param(50, 3600, id="50", marks=pytest.mark.soak)]
+    ("count", "seconds"), [pytest.param(3, 300, id="3"), pytest.param(50, 3600, id="50", marks=pytest.mark.soak)]
 )
 @pytest.mark.timeout(3700)
 def test_jobs_created_at_once_run_one_after_another(
