@@ -72,7 +72,7 @@ unit: venv ## no cluster; about a minute
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
 	@echo "integration: a real API server and controller-manager; whole trainings of tiny models"
 	@$(PYTHON) -m devcluster build  # here rather than in a fixture, where nobody would see it working
-	@$(PYTEST) tests/integration
+	@$(PYTEST) --numprocesses 2 --dist loadgroup tests/integration
 
 .PHONY: e2e
 e2e: venv ## the whole local cluster: real pods, S3 and models; needs root

@@ -32,6 +32,16 @@ PROFILE: Object = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of the API server run in one process, which starts it. The others run beside them (`make integration`).
+
+    First, because pytest-xdist reads the groups in its own hook."""
+    for item in items:
+        if "control_plane" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("control plane"))
+
+
 @pytest.fixture(scope="session")
 def installed(control_plane: Cluster) -> Cluster:
     """What the chart installs but the Deployment (there is no node to run it) and the default profile."""

@@ -105,7 +105,7 @@ def jobs(tenant: Tenant, mesh: None, no_sandbox: None) -> dict[str, Job]:
 
 
 @pytest.mark.parametrize(("name", "state", "reason"), [(name, *end) for name, _, *end in MESHED])
-def test_the_trainers_container_decides_and_no_pod_stays(
+def test_the_trainers_container_decides_the_result_and_no_pod_remains(
     tenant: Tenant, jobs: dict[str, Job], name: str, state: str, reason: str
 ) -> None:
     job = jobs[name]
@@ -115,7 +115,7 @@ def test_the_trainers_container_decides_and_no_pod_stays(
     wait_for("every pod to go", job.pods, lambda pods: not pods)
 
 
-def test_a_sandbox_that_cannot_be_made_is_told_in_the_kubelets_words(tenant: Tenant, jobs: dict[str, Job]) -> None:
+def test_a_failed_sandbox_is_reported_with_the_kubelets_message(tenant: Tenant, jobs: dict[str, Job]) -> None:
     job = jobs["boxed"]
 
     told = wait_for(
