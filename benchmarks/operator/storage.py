@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,26 +19,48 @@ from finetune_api.status.job import attempt_manager
 RESOURCES = (names.JOBS, "jobs", "pods", "configmaps")
 """The resources of a job's objects."""
 POLL_SECONDS = 75
-"""The API server updates both metrics at least once in this time (--etcd-count-metric-poll-period is one minute)."""
+"""The API server updates its metrics at least once in this time (--etcd-count-metric-poll-period is one minute)."""
 REPORTS = 10
 OBJECTS, FILE = "apiserver_resource_size_estimate_bytes", "apiserver_storage_size_bytes"
+MEMORY = "process_resident_memory_bytes"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes, from the metrics of the API server."""
+
+    objects: dict[str, float]
+    """All objects in etcd, by resource."""
+    file: float
+    """etcd's file, with old versions and free pages."""
+    memory: float
+    """Resident memory of the API server."""
+
+    @classmethod
+    def of(cls, metrics: Iterable[Metric]) -> "Sizes":
+        """Returns the sizes. A metric that is missing counts as 0."""
+        samples = {metric.name: metric.samples for metric in metrics if metric.name in (OBJECTS, FILE, MEMORY)}
+        objects = {sample.labels["resource"]: sample.value for sample in samples.get(OBJECTS, [])}
+        file, memory = (sum(sample.value for sample in samples.get(name, [])) for name in (FILE, MEMORY))
+        return cls(objects, file, memory)
 
 
 async def stored(plane: Plane, jobs: int) -> AsyncIterator[Figure]:
-    """Case: the size of `jobs` live jobs in etcd."""
+    """Case: the size of `jobs` live jobs in etcd and in the API server."""
     template = await original(plane, Reached.TRAINING)
-    before, file_before = await _sizes(plane.admin)
+    empty = await _sizes(plane.admin)
     async with node.ready(plane.admin):
         made = await populate(plane, template, jobs)
-    after, file_after = await _sizes(plane.admin)
-    by_resource = {name: (after.get(name, 0) - before.get(name, 0)) / jobs for name in RESOURCES}
-    yield Figure("size in etcd", sum(by_resource.values()), "bytes/job", more=by_resource)
+        full = await _sizes(plane.admin)
+        await _report(plane.admin, made)
+        reported = await _sizes(plane.admin)
+    by_resource = {name: (full.objects.get(name, 0) - empty.objects.get(name, 0)) / jobs for name in RESOURCES}
+    yield Figure("size in etcd", sum(by_resource.values()), "bytes/job")
     for name, size in by_resource.items():
         yield Figure(f"  {name}", size, "bytes/job")
-    yield Figure("growth of etcd's file, with old versions", (file_after - file_before) / jobs, "bytes/job")
-    await _report(plane.admin, made)
-    _, file_reported = await _sizes(plane.admin)
-    yield Figure("growth of etcd's file by reports", (file_reported - file_after) / jobs / REPORTS, "bytes/report")
+    yield Figure("growth of etcd's file, with old versions", (full.file - empty.file) / jobs, "bytes/job")
+    yield Figure("growth of etcd's file by reports", (reported.file - full.file) / jobs / REPORTS, "bytes/report")
+    yield Figure("growth of the API server's memory", (full.memory - empty.memory) / jobs, "bytes/job")
 
 
 async def _report(admin: Client, trainers: list[Object]) -> None:
@@ -51,13 +74,6 @@ async def _report(admin: Client, trainers: list[Object]) -> None:
     await for_each("reports", "reports", range(REPORTS * len(trainers)), report)
 
 
-async def _sizes(admin: Client) -> tuple[dict[str, float], float]:
+async def _sizes(admin: Client) -> Sizes:
     await asyncio.sleep(POLL_SECONDS)
-    return sizes(text_string_to_metric_families(await admin.text("/metrics")))
-
-
-def sizes(metrics: Iterable[Metric]) -> tuple[dict[str, float], float]:
-    """Returns the bytes of all objects by resource, and the bytes of etcd's file, from metrics of the API server."""
-    samples = {metric.name: metric.samples for metric in metrics if metric.name in (OBJECTS, FILE)}
-    objects = {sample.labels["resource"]: sample.value for sample in samples.get(OBJECTS, [])}
-    return objects, sum(sample.value for sample in samples.get(FILE, []))
+    return Sizes.of(text_string_to_metric_families(await admin.text("/metrics")))

@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.operator.storage import sizes
+from benchmarks.operator.storage import Sizes
 
 METRICS = """\
 # TYPE apiserver_resource_size_estimate_bytes gauge
@@ -10,14 +10,16 @@ apiserver_resource_size_estimate_bytes{group="finetune.dev",resource="finetunejo
 apiserver_resource_size_estimate_bytes{group="",resource="pods"} 700
 # TYPE apiserver_storage_size_bytes gauge
 apiserver_storage_size_bytes{storage_cluster_id="etcd-0"} 90000
+# TYPE process_resident_memory_bytes gauge
+process_resident_memory_bytes 123
 # TYPE apiserver_other gauge
 apiserver_other{resource="pods"} 1
 """
 
 
 def test_objects_are_counted_by_resource_and_the_file_apart() -> None:
-    assert sizes(text_string_to_metric_families(METRICS)) == ({"finetunejobs": 5000, "pods": 700}, 90000)
+    assert Sizes.of(text_string_to_metric_families(METRICS)) == Sizes({"finetunejobs": 5000, "pods": 700}, 90000, 123)
 
 
 def test_an_api_server_without_these_metrics_has_no_sizes() -> None:
-    assert sizes(text_string_to_metric_families("")) == ({}, 0)
+    assert Sizes.of(text_string_to_metric_families("")) == Sizes({}, 0, 0)
