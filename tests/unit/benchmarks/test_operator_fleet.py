@@ -1,5 +1,7 @@
 """The simulation of many jobs on several clusters."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from benchmarks.operator.fleet import (
     Need,
     burst_table,
     child_jobs,
+    ends_table,
     etcd_bytes,
     live_table,
     most,
@@ -102,3 +105,11 @@ def test_the_tables_have_a_line_for_each_number_of_clusters_and_no_ragged_line()
         lines = list(table)
         assert len({line.count("|") for line in lines}) == 1
         assert [line.split("|")[1].strip() for line in lines[2:]] == ["1", "4"]
+
+
+def test_the_docs_have_the_tables_of_the_simulation() -> None:
+    """If this fails, copy the tables of `python -m benchmarks.operator.fleet` to docs/scale.md, and read its text."""
+    page = Path(__file__).parents[3].joinpath("docs", "scale.md").read_text()
+    clusters = [1, 2, 5, 10, 20]
+    for table in (burst_table(100_000, clusters), live_table(100_000, clusters), ends_table()):
+        assert "\n".join(table) in page
