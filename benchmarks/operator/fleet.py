@@ -37,9 +37,9 @@ class Measured:
     """Share of a core for 1,000 trainers that report: --only residents --jobs 1000."""
     report_seconds: float = 10
     """Pause between two reports of a trainer: INTERVAL_SECONDS in finetune_trainer.pod.progress."""
-    job_bytes: float = 28_000
+    job_bytes: float = 28_800
     """A live job with its ConfigMap, two Jobs and two Pods in etcd: --only stored --jobs 300."""
-    report_bytes: float = 11_000
+    report_bytes: float = 6_400
     """Growth of etcd's file by one report, until the old version is removed: --only stored --jobs 300."""
 
 
