@@ -19,6 +19,7 @@ from benchmarks.operator.latency import alone, neighbour
 from benchmarks.operator.life import life
 from benchmarks.operator.plane import FOLDER, Plane, plane
 from benchmarks.operator.residents import ended, residents
+from benchmarks.operator.storage import stored
 from benchmarks.operator.throughput import throughput
 
 ONCE: dict[str, Callable[[Plane], AsyncIterator[Figure]]] = {"life": life, "alone": alone}
@@ -27,6 +28,7 @@ BY_JOBS: dict[str, Callable[[Plane, int], AsyncIterator[Figure]]] = {
     "throughput": throughput,
     "residents": residents,
     "ended": ended,
+    "stored": stored,
     "neighbour": lambda plane, jobs: neighbour(plane, jobs // 2),
 }
 Start = Callable[[Plane], AsyncIterator[Figure]]

@@ -58,6 +58,13 @@ class Client:
         """Returns an object, or a list of objects."""
         return await self._request("GET", path, None, query)
 
+    async def text(self, path: str) -> str:
+        """Returns an answer that is not JSON."""
+        async with self._session.get(path, headers={"Accept": "text/plain"}) as answer:
+            if not answer.ok:
+                raise RefusedError(answer.status, f"GET {path}")
+            return await answer.text()
+
     async def create(self, path: str, body: Object) -> Object:
         """Returns the object that was created."""
         return await self._request("POST", path, body)

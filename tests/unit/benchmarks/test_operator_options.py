@@ -7,7 +7,7 @@ from benchmarks.operator.__main__ import cases, options_of
 
 def test_cases_without_residents_run_once_and_the_others_for_each_number_of_jobs() -> None:
     names = [name for name, _ in cases(options_of(["--jobs", "100", "1000"]))]
-    by_jobs = ("throughput", "residents", "ended", "neighbour")
+    by_jobs = ("throughput", "residents", "ended", "stored", "neighbour")
     assert names == ["life", "alone", *(f"{case} {jobs}" for jobs in (100, 1000) for case in by_jobs)]
 
 

@@ -1,7 +1,9 @@
 """What the metrics count, and that their names follow the rules of Prometheus."""
 
 import asyncio
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
@@ -80,3 +82,14 @@ def test_every_metric_is_explained_and_has_a_unit_and_few_labels() -> None:
         assert labels <= {"verb", "code", "kind", "cause", "state", "reason", "namespace", "le"}, family.name
         if "duration" in family.name or "wait" in family.name:
             assert family.name.endswith("_seconds")
+
+
+def test_the_docs_list_every_metric_and_no_other() -> None:
+    registry = CollectorRegistry()
+    metrics.observe(Store(lambda key: None), WorkQueue(), registry)
+    families = [*REGISTRY.collect(), *registry.collect()]
+    ours = [family for family in families if family.name.startswith(metrics.PREFIX)]
+    names = {family.name.removeprefix(f"{metrics.PREFIX}_") + "_total" * (family.type == "counter") for family in ours}
+    page = Path(__file__).parents[4].joinpath("docs", "scale.md").read_text()
+    table = page.split("### Metrics")[1].split("###")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == names
