@@ -93,3 +93,6 @@ def test_the_docs_list_every_metric_and_no_other() -> None:
     page = Path(__file__).parents[4].joinpath("docs", "scale.md").read_text()
     table = page.split("### Metrics")[1].split("###")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == names
+    alerts = set(re.findall(rf"{metrics.PREFIX}_(\w+)", page))
+    assert alerts
+    assert alerts <= names
