@@ -21,8 +21,9 @@ from finetune_operator.store.store import Store
 
 LONGEST_WORK = timedelta(minutes=10)
 """Longest time for one round of one job: a dozen requests, each of at most two minutes with retries."""
-LONGEST_WAIT = timedelta(minutes=30)
-"""Longest time that a key may wait for a worker."""
+LONGEST_STANDSTILL = timedelta(minutes=15)
+"""Longest time without a worker that takes a key, though keys wait. With a low limit of requests the queue is long, but
+it moves."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,9 @@ class Workers:
         key, since = self.queue.longest_work()
         if key and since > LONGEST_WORK:
             return f"a worker has been working on {'/'.join(key)} for {since}, longer than {LONGEST_WORK}"
-        waited = self.queue.longest_wait()
-        if self._keeper.waits_for is None and waited > LONGEST_WAIT:
-            return f"a job has waited for a worker for {waited}, longer than {LONGEST_WAIT}"
+        still = self.queue.longest_standstill()
+        if self._keeper.waits_for is None and still > LONGEST_STANDSTILL:
+            return f"no worker has taken a job from the queue for {still}, longer than {LONGEST_STANDSTILL}"
         return None
 
     def waits_for(self) -> str | None:

@@ -46,12 +46,16 @@ class WorkQueue:
         self._working: dict[Key, float] = {}  # since when, in seconds of time.monotonic
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
+        self._moved = time.monotonic()
+        """When a worker last took a key, or the queue was last empty."""
 
     def add(self, key: Key) -> None:
         """Add `key`, for the next free worker."""
         self._forget_timer(key)
         if key in self._waiting:
             return
+        if not self._waiting:
+            self._moved = time.monotonic()
         self._waiting[key] = time.monotonic()
         if key not in self._working:
             self._ready.put(key)
@@ -70,6 +74,7 @@ class WorkQueue:
         """Return the next key. The caller must then call `done` or `failed`."""
         key = await self._ready.get()
         del self._waiting[key]
+        self._moved = time.monotonic()
         self._working[key] = time.monotonic()
         return key
 
@@ -96,6 +101,10 @@ class WorkQueue:
         """Return for how long the key that was added first has waited for a worker."""
         since = next(iter(list(self._waiting.values())), None)  # also from another thread
         return timedelta(seconds=time.monotonic() - since) if since is not None else timedelta()
+
+    def longest_standstill(self) -> timedelta:
+        """Return for how long no worker has taken a key though keys wait. A long queue that moves does not count."""
+        return timedelta(seconds=time.monotonic() - self._moved) if self._waiting else timedelta()
 
     def longest_work(self) -> tuple[Key | None, timedelta]:
         """Return the key with the longest current work and its duration; None if no worker is busy."""

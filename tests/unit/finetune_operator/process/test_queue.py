@@ -175,3 +175,20 @@ def test_a_pause_is_at_least_what_the_api_server_asks_for() -> None:
         return queue.failed(await queue.get(), timedelta(seconds=7))
 
     assert asyncio.run(run()) == timedelta(seconds=7)
+
+
+def test_a_queue_stands_still_only_while_keys_wait_and_nobody_takes_one() -> None:
+    async def run() -> list[bool]:
+        queue, still = WorkQueue(), timedelta(seconds=0.02)
+        found = [queue.longest_standstill() >= still]
+        await asyncio.sleep(0.03)
+        queue.add(("a", "1"))
+        queue.add(("a", "2"))
+        found.append(queue.longest_standstill() >= still)
+        await asyncio.sleep(0.03)
+        found.append(queue.longest_standstill() >= still)
+        await queue.get()
+        found.append(queue.longest_standstill() >= still)
+        return found
+
+    assert asyncio.run(run()) == [False, False, True, False]
