@@ -70,7 +70,11 @@ def test_a_watch_that_misses_the_end_of_the_job_in_silence_is_started_again(
 ) -> None:
     silent = [sys.executable, "-c", "import time; time.sleep(600)"]
     popen = subprocess.Popen
-    monkeypatch.setattr(watch.subprocess, "Popen", lambda command, **options: popen(silent, **options))
+    monkeypatch.setattr(
+        watch.subprocess,
+        "Popen",
+        lambda command, **options: popen(silent if "--watch" in command else command, **options),
+    )
     monkeypatch.setattr(watch, "SILENT_AFTER_SECONDS", 1.0)
     resources = changes(target)
     next(resources)
