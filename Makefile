@@ -58,7 +58,9 @@ verify: venv ## style, types, import boundaries, generated files
 	@.venv/bin/lint-imports --no-logo --config pyproject.toml
 	@$(PYTHON) crds/generate.py --check
 
-PYTEST := .venv/bin/pytest -m 'not images and not soak'
+ORDINARY := not images and not soak
+PYTEST := .venv/bin/pytest -m '$(ORDINARY)'
+IN_PARALLEL := --numprocesses logical --dist worksteal
 
 .PHONY: test
 test: verify unit integration e2e ## everything: style and types, then the three levels of tests (under 30 minutes)
@@ -66,13 +68,14 @@ test: verify unit integration e2e ## everything: style and types, then the three
 .PHONY: unit
 unit: venv ## no cluster; about a minute
 	@echo "unit: no cluster"
-	@$(PYTEST) --numprocesses logical --dist worksteal tests/unit
+	@$(PYTEST) $(IN_PARALLEL) tests/unit
 
 .PHONY: integration
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
 	@echo "integration: a real API server and controller-manager; whole trainings of tiny models"
 	@$(PYTHON) -m devcluster build  # here rather than in a fixture, where nobody would see it working
-	@$(PYTEST) --numprocesses 2 --dist loadgroup tests/integration
+	@$(PYTEST) -m '$(ORDINARY) and not control_plane' $(IN_PARALLEL) tests/integration
+	@$(PYTEST) -m '$(ORDINARY) and control_plane' tests/integration  # they share one API server
 
 .PHONY: e2e
 e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
@@ -99,7 +102,7 @@ $(FLOOR)/.installed: pyproject.toml locks/floor.txt | $(filter build/%,$(UV))
 .PHONY: test-floor
 test-floor: $(FLOOR)/.installed ## the trainer's tests and proofs on the lowest versions it supports; seven minutes
 	@echo "floor: the trainer's unit tests, the proofs of loss and packing, the GPU's benchmark at toy size"
-	@$(FLOOR_PYTEST) --numprocesses logical --dist worksteal tests/unit/finetune_trainer
+	@$(FLOOR_PYTEST) $(IN_PARALLEL) tests/unit/finetune_trainer
 	@$(FLOOR_PYTEST) tests/integration/finetune_trainer/proofs
 	@$(FLOOR)/bin/python -m benchmarks.gpu --device cpu --model toy
 

@@ -34,12 +34,10 @@ PROFILE: Object = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of the API server run in one process, which starts it. The others run beside them (`make integration`).
-
-    First, because pytest-xdist reads the groups in its own hook."""
+    """Marks the tests that need the API server. First, because pytest selects by marker in its own hook."""
     for item in items:
         if "control_plane" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("control plane"))
+            item.add_marker(pytest.mark.control_plane)
 
 
 @pytest.fixture(scope="session")
