@@ -1,3 +1,4 @@
-"""The API server: `observe` reads the world of one job, and `apply` carries out a plan. No other package calls it.
+"""The API server: `observe` assembles the world of one job, `apply` carries out a plan, and `repair` compares the store
+with the cluster. No other package calls the API server, except kopf's watches.
 
-May import: decisions, observed."""
+May import: decisions, store, observed."""
