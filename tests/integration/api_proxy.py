@@ -78,6 +78,8 @@ class ApiProxy:
         """How many watches of a path a fault has befallen since `break_watches`."""
         self.connections: dict[socket, str] = {}
         """Those that are open, with the path of the request that is answered there."""
+        self.busy = 0
+        """How many of the next requests are answered with 429, as by API Priority and Fairness. Watches are not."""
         self._traps: list[_Trap] = []
         self._listen(0)
         self.address = f"http://127.0.0.1:{self._server.server_port}"
@@ -87,7 +89,7 @@ class ApiProxy:
 
     def mend(self) -> None:
         """Takes back every fault and trap, so that a test that failed under one is the only one to fail."""
-        self.is_cut, self.faults = False, {}
+        self.is_cut, self.faults, self.busy = False, {}, 0
         self._traps.clear()
         if not self._server.is_listening:
             self._listen(self._server.server_port)
@@ -189,6 +191,10 @@ class _Handler(BaseHTTPRequestHandler):
         if proxy.is_cut or proxy.springs(call):
             proxy.refused += proxy.is_cut
             self.close_connection = True
+            return
+        if proxy.busy and "watch=true" not in self.path:
+            proxy.busy -= 1
+            self._answer(429, json.dumps(refusal(429)).encode())
             return
         fault = proxy.fault_of(self.path)
         if fault is not None and fault not in WITHIN_THE_STREAM:

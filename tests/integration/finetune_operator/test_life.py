@@ -18,6 +18,7 @@ from tests.integration.kube import BATCH_JOBS, PROFILES, Kube, Object, RefusedEr
 from tests.integration.sample_status import VERDICT
 from tests.integration.waiting import wait_for
 
+ERRORS, RESTARTS = "finetune_operator_reconcile_errors_total", "finetune_operator_watch_restarts_total"
 QUEUE = {"kueue.x-k8s.io/queue-name": "gpus"}
 
 
@@ -327,3 +328,17 @@ def test_an_api_server_that_goes_away_for_a_while_costs_nothing(
     wait_for("the operator to be refused", lambda: proxy.refused)
     proxy.is_cut = False
     kubelet.play(namespace, job.is_complete, timeout=90)
+
+
+def test_an_api_server_that_asks_to_wait_slows_the_operator_down_and_breaks_nothing(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
+) -> None:
+    errors, restarts = operator.metric(ERRORS), operator.metric(RESTARTS)
+    proxy.busy = 5
+    job = Job.create(kube, namespace, manifest())
+    kubelet.play(namespace, job.is_complete, timeout=90)
+    assert proxy.busy == 0
+    assert operator.metric(ERRORS) - errors >= 1
+    assert operator.metric(RESTARTS) == restarts
+    assert job.status()["counts"] == {"attempts": 1}
+    assert [event["reason"] for event in job.events()] == ["Succeeded"]

@@ -44,6 +44,12 @@ def csv_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
             return
         except csv.Error as error:
             if reader.line_num + header.lines > begin:  # the lines between may be rows
+                if re.search(rf'{re.escape(header.delimiter)} +"', source.taken[0]):
+                    raise refusal(
+                        f"{uri} line {begin}: a space is between the separator and an opening quote, so the end of the "
+                        "row cannot be found.",
+                        "Remove the space, or write a space after each separator of the first line too.",
+                    ) from error
                 raise refusal(
                     f"{uri} line {begin}: the row that starts here has a quoted field without a correct closing quote "
                     "(RFC 4180), so the rows after it cannot be read.",
