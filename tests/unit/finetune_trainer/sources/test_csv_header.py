@@ -96,12 +96,18 @@ def test_quotes_are_never_part_of_a_value_where_spaces_follow_the_delimiter(
 ) -> None:
     lines = [f'"{first}"{delimiter} "{second}"' for first, second in [("prompt", "completion"), *cells]]
     assert [tuple(row.values()) for row in rows("\n".join(lines))] == cells
-    try:
-        late = rows("\n".join([f"prompt{delimiter}completion", *lines[1:]]))
-    except TrainerFailure as failure:  # a separator inside the quotes can hide the end of the row
-        assert "a space is between the separator and an opening quote" in failure.message
+    late = rows_or_refusal("\n".join([f"prompt{delimiter}completion", *lines[1:]]))
+    if isinstance(late, str):  # a separator inside the quotes can hide the end of the row
+        assert "a space is between the separator and an opening quote" in late
     else:
         assert all(isinstance(row, InvalidRow) for row in late)
+
+
+def rows_or_refusal(text: str) -> list[Any] | str:
+    try:
+        return rows(text)
+    except TrainerFailure as failure:
+        return failure.message
 
 
 def test_a_row_whose_end_is_hidden_by_a_space_before_a_quote_names_the_space() -> None:
