@@ -129,4 +129,5 @@ class Workers:
         metrics.count_end(world, plan, now)
         for event in plan.events:
             logger.info("%s/%s: %s: %s", *key, event.reason, event.message)
-        return plan.requeue_after
+        # What was created can be another object than the one that was asked for: a webhook may have suspended it.
+        return timedelta(0) if plan.create else plan.requeue_after

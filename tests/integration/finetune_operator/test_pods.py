@@ -12,7 +12,7 @@ from tests.integration.conftest import PROFILE, make_namespace
 from tests.integration.finetune_operator.kubelet import Kubelet, PlayedPod
 from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
-from tests.integration.kube import BATCH_JOBS, PROFILES, Kube, Object
+from tests.integration.kube import BATCH_JOBS, PODS, PROFILES, Kube, Object
 from tests.integration.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("operator")
@@ -97,6 +97,8 @@ def test_two_pods_of_one_job_never_train_at_a_time(kube: Kube, namespace: str, k
     job.wait_for_reason("Training")
     suspend(job, ATTEMPT)
     job.wait_for_reason("Suspended")
+    pod = f"{PODS.format(namespace)}/{first.name}"
+    wait_for("its pod to be deleted", lambda: "deletionTimestamp" in kube.get(pod)["metadata"])
     suspend(job, ATTEMPT, False)
     path = f"{BATCH_JOBS.format(namespace)}/{job.child(ATTEMPT)}"
     wait_for("the Job to go on", lambda: kube.get(path)["status"].get("startTime"))
