@@ -188,4 +188,5 @@ KNOWN = {
 def test_every_setting_that_peft_has_is_known_here() -> None:
     """A setting of a newer PEFT fails this test: refuse adapters with this setting in UNNAMED, or add the setting above
     with the reason why it may be set."""
-    assert {field.name for field in fields(LoraConfig)} == {*UNNAMED, *" ".join(KNOWN).split()}
+    # Older versions of PEFT have fewer settings.
+    assert {field.name for field in fields(LoraConfig)} <= {*UNNAMED, *" ".join(KNOWN).split()}
