@@ -54,13 +54,14 @@ class Keeper:
     async def _shown(self, found: Survey) -> int:
         """Wait until the watches have shown all objects of a survey, or show no more of them. Return what is left."""
         loop = asyncio.get_running_loop()
-        left, since = len(found.found), loop.time()
-        while left and loop.time() - since < STALLED.total_seconds():
-            now = sum(1 for _ in missing(self._store, found))
-            left, since = (now, loop.time()) if now < left else (left, since)
-            self.waits_for = f"The operator has read {len(found.found) - left} of {len(found.found)} objects."
+        total, since = len(found.found), loop.time()
+        while found.found and loop.time() - since < STALLED.total_seconds():
+            left = {ref.uid: ref for ref in missing(self._store, found)}  # what was shown once is not looked at again
+            since = loop.time() if len(left) < len(found.found) else since
+            found = found._replace(found=left)
+            self.waits_for = f"The operator has read {total - len(left)} of {total} objects."
             await asyncio.sleep(PROGRESS.total_seconds() if left else 0)
-        return left
+        return len(found.found)
 
     async def keep(self) -> None:
         """Repair the store every few minutes, and soon after a watch has listed its objects anew."""

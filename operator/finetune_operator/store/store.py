@@ -119,23 +119,23 @@ class Store:
     def version(self, kind: str, uid: str) -> int | None:
         """Return the known version of the object; None if it is not known."""
         with self._lock:
-            kept = self._table(kind).get(uid)
+            kept = self._tables[kind].get(uid)
             return kept.version if kept else None
 
     def has(self, kind: str, uid: str) -> bool:
-        """Whether the object is known, also as deleted."""
+        """Whether the object is known, also as deleted or as ignored."""
         with self._lock:
-            return self._table(kind).has(uid)
+            return self._tables[kind].has(uid)
 
     def uids(self, kind: str) -> dict[str, int]:
         """Return the versions of all known objects of a kind, by uid."""
         with self._lock:
-            return {kept.uid: kept.version for kept in self._table(kind)}
+            return {kept.uid: kept.version for kept in self._tables[kind]}
 
     def sizes(self) -> dict[str, int]:
         """Return the number of known objects of each kind."""
         with self._lock:
-            return {kind: len(self._table(kind)) for kind in KINDS}
+            return {kind: len(self._tables[kind]) for kind in KINDS}
 
     def states(self) -> Counter[str]:
         """Return the number of FineTuneJobs in each state; "" for those that have none yet."""
@@ -157,7 +157,7 @@ class Store:
 
     def _put(self, kind: str, kept: Any) -> Iterable[Key] | None:
         """Keep the object. Return the keys for which the decision may differ; None if nothing new was kept."""
-        table = self._table(kind)
+        table = self._tables[kind]
         before = table.get(kept.uid)
         if not table.put(kept):
             return None
@@ -172,10 +172,10 @@ class Store:
             self._outputs.add(job.uid, job.output)
 
     def _ignore(self, kind: str, uid: str, version: int) -> Iterable[Key]:
-        return self._without(kind, self._table(kind).ignore(uid, version))
+        return self._without(kind, self._tables[kind].ignore(uid, version))
 
     def _remove(self, kind: str, uid: str) -> Iterable[Key]:
-        return self._without(kind, self._table(kind).remove(uid))
+        return self._without(kind, self._tables[kind].remove(uid))
 
     def _without(self, kind: str, gone: Any) -> Iterable[Key]:
         """Return the keys of the jobs that an object concerned that is not kept any more."""
@@ -202,9 +202,6 @@ class Store:
     def _owner(self, uid: str) -> list[Key]:
         job = self._jobs.get(uid)
         return [job.key] if job and not job.has_ended else []
-
-    def _table(self, kind: str) -> Table[Any]:
-        return self._tables[kind]
 
     def _tell(self, keys: Iterable[Key]) -> None:
         for key in keys:
