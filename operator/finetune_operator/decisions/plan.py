@@ -14,6 +14,8 @@ class Event:
     """Normal or Warning."""
     reason: str
     message: str
+    occurrence: str = ""
+    """Distinguishes Events of the same reason. One that was written already is not written again."""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class Workers:
         except RefusedError as refusal:
             apply(self._api, self._store, world, refused(world, str(refusal), now), now)
             raise
-        metrics.count_end(world, plan, now)
+        metrics.count_written(world, plan)
         for event in plan.events:
             logger.info("%s/%s: %s: %s", *key, event.reason, event.message)
         # What was created can be another object than the one that was asked for: a webhook may have suspended it.

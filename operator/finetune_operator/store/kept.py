@@ -13,10 +13,10 @@ from finetune_api import names
 from finetune_api.conflicts import normal
 from finetune_api.status.job import ConditionType, State
 from finetune_operator.observed.pods import Object, Pod
-from finetune_operator.observed.world import Key, Run
+from finetune_operator.observed.world import Key, Progress, Run
 
 _NEVER_READ = {"preflight", "resolved", "training"}
-"""Parts of the status that no decision reads. `training` is the progress, which changes every few seconds."""
+"""Parts of the status that start no decision. `training` is the progress, which changes every few seconds."""
 
 ENDED = (State.COMPLETE, State.FAILED)
 """States in which nothing is decided any more."""
@@ -42,7 +42,13 @@ class KeptJob:
     spec: str
     """JSON; "" for a job that has ended, for which nothing is decided."""
     status: str
-    """JSON without the parts that no decision reads; "" for a job that has ended."""
+    """JSON without the parts that start no decision; "" for a job that has ended."""
+    has_attempts: bool = False
+    """Whether the job has requested a GPU."""
+    authors: tuple[tuple[str, int], ...] = ()
+    """Type of each condition that an attempt wrote, and the number of the attempt."""
+    progress: Progress = field(default=Progress(), compare=False)
+    """Does not count as a change, so that progress starts no decision."""
 
     @property
     def has_ended(self) -> bool:
@@ -74,6 +80,9 @@ class KeptJob:
             state=sys.intern(status.get("state", "")),
             spec="" if ended else _text(spec),
             status="" if ended else _text({name: part for name, part in status.items() if name not in _NEVER_READ}),
+            has_attempts=status.get("counts", {}).get("attempts", 0) > 0,
+            authors=() if ended else _authors(metadata.get("managedFields", [])),
+            progress=Progress() if ended else Progress.parse(status.get("training", {})),
         )
 
 
@@ -119,14 +128,27 @@ class KeptPod:
     version: int = field(compare=False)
     job: str
     """uid of the Job."""
+    owner: tuple[str, str]
+    """Namespace of the pod, and uid of the FineTuneJob from its label. Tenants can set labels, in their namespace."""
+    attempt: int
+    """0 for a pod of the preflight."""
     pod: Pod
 
     @classmethod
     def parse(cls, raw: Object) -> "KeptPod | None":
         """Return None for a pod that belongs to no Job."""
         metadata = raw["metadata"]
-        job = _controller(metadata)
-        return cls(metadata["uid"], int(metadata["resourceVersion"]), job, Pod.parse(raw)) if job else None
+        job, labels = _controller(metadata), metadata.get("labels", {})
+        if job is None:
+            return None
+        return cls(
+            uid=metadata["uid"],
+            version=int(metadata["resourceVersion"]),
+            job=job,
+            owner=(sys.intern(metadata["namespace"]), labels.get(names.LABEL_JOB_UID, "")),
+            attempt=int(labels.get(names.LABEL_ATTEMPT, 0)),
+            pod=Pod.parse(raw),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +187,18 @@ class KeptName:
 def _controller(metadata: Object) -> str | None:
     """Return the uid of the controlling owner."""
     return next((owner["uid"] for owner in metadata.get("ownerReferences", []) if owner.get("controller")), None)
+
+
+def _authors(managed: list[Object]) -> tuple[tuple[str, int], ...]:
+    """Return which attempt wrote which condition, from the field managers. The clock of a pod can be wrong."""
+    found: dict[str, int] = {}
+    for entry in managed:
+        prefix, _, number = entry.get("manager", "").partition("-")
+        if prefix == "attempt" and number.isdecimal():
+            conditions = entry.get("fieldsV1", {}).get("f:status", {}).get("f:conditions", {})
+            types = [json.loads(key[2:])["type"] for key in conditions if key.startswith("k:")]
+            found |= {type: max(int(number), found.get(type, 0)) for type in types}
+    return tuple(sorted(found.items()))
 
 
 def _text(part: Any) -> str:
