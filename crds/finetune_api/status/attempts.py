@@ -19,6 +19,8 @@ class Counts(StatusModel):
 
     attempts: int = 0
     """Number of training attempts that were started."""
+    preflights: int | None = None
+    """Number of preflights that were started, if there were several."""
     retries: int | None = None
     """Number of attempts, and of repeated preflights, that were started because the one before failed. At most
     spec.runPolicy.maxRetries."""
@@ -52,7 +54,8 @@ class Attempt(StatusModel):
     start_time: Time | None = None
     """When the first pod of the attempt was scheduled."""
     completion_time: Time | None = None
-    """When the last pod of the attempt ended; for a lost pod, when the operator noticed the loss."""
+    """When the last pod of the attempt ended; for a lost pod, when the operator noticed the loss. If no pod ran, when the
+    attempt was given up."""
     reason: Reason | None = None
     """Why the attempt ended: Succeeded, a failure reason, or what stopped it (Suspended, BudgetExceeded)."""
     message: Message | None = None

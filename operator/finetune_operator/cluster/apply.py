@@ -36,6 +36,8 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
         _confirm(api, store, world)
     for body in plan.create:
         _create(api, store, world, body)
+    for name in plan.delete_config_maps:
+        api.delete("ConfigMap", name, world.namespace)
     for name in plan.delete_jobs:
         api.delete("Job", name, world.namespace)
         store.forget_run(world.uid, name)

@@ -21,13 +21,15 @@ from finetune_operator.store.store import Store
 
 
 def observe(api: Api, store: Store, accounts: Accounts, key: Key) -> World | None:
-    """Return the world of this job; None if the job does not exist or has ended."""
+    """Return the world of this job; None if the job does not exist, or nothing is decided for it any more."""
     job = store.job(key)
-    if job is None or job.has_ended:
+    if job is None or job.is_settled:
         return None
     world = _bare(job)
     if world.deleting:
         return world
+    if world.is_over:
+        return _with_children(store, world)
     _find_unseen_attempt(api, store, world)
     world = _with_runs(api, store, world)
     return world if world.spec is None else _with_surroundings(store, accounts, world, world.spec)
@@ -58,6 +60,12 @@ def _with_runs(api: Api, store: Store, world: World) -> World:
         attempts={kept.attempt: run for kept, run in explained if kept.step == "train"},
         remains=store.remains(world.uid),
     )
+
+
+def _with_children(store: Store, world: World) -> World:
+    """Return the world of a job that has ended, with the Jobs that exist."""
+    found = {kept.run.name: kept.run for kept, _ in store.runs(world.uid)}
+    return replace(world, children=tuple(found))
 
 
 def _with_surroundings(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> World:
@@ -96,6 +104,8 @@ def _bare(job: KeptJob) -> World:
         spec_error=error,
         authors=dict(job.authors),
         progress=job.progress,
+        ended_at=job.ended_at,
+        ttl=job.ttl,
     )
 
 

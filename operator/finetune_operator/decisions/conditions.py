@@ -55,6 +55,21 @@ def operator_status(world: World, outlook: Outlook, history: History, now: datet
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+def seen_again(world: World) -> Object:
+    """Return the operator's part of the status of an ended job as it is, for the present generation of the spec."""
+    raw = world.raw_status
+    ready = next((c for c in raw["conditions"] if c["type"] == ConditionType.READY), {})
+    # The preflight's condition is the operator's if it has the operator's message.
+    own = [
+        {**condition, "observedGeneration": world.generation}
+        for condition in raw["conditions"]
+        if condition["type"] in _OWN
+        or (condition["type"] == ConditionType.VALIDATED and condition["message"] == ready.get("message"))
+    ]
+    kept_fields = {name: raw[name] for name in _OWN_FIELDS if name in raw}
+    return {**kept_fields, "observedGeneration": world.generation, "conditions": own}
+
+
 def is_written(world: World, wanted: Object) -> bool:
     """Whether the status already contains all of this, so that no write is needed."""
     present = world.raw_status

@@ -10,6 +10,7 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType, State
 from finetune_operator.decisions import admission, children, limits, outlooks, preflights, records, retries, usage
+from finetune_operator.decisions.aftermath import after_the_end
 from finetune_operator.decisions.conditions import Outlook, is_written, operator_status
 from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.decisions.records import History
@@ -27,8 +28,10 @@ _UNREADABLE = RunPolicy(max_retries=100, max_interruptions=10_000)
 
 def reconcile(world: World, now: datetime) -> Plan:
     """Return the plan for the job: a checklist in which the first item that is not done decides."""
-    if world.deleting or world.is_over:
+    if world.deleting:
         return Plan()  # the garbage collector removes the children of a deleted job
+    if world.is_over:
+        return after_the_end(world, now)
 
     history = records.history(world, now)
     last = history.last
@@ -125,7 +128,7 @@ def _validate(
             outlook = outlooks.retrying(history.preflights[-1], "Preflight", verdict.at, now)
             return _proceed(world, outlook, history, now, requeue_after=pause)
         found = RunStanding(Standing.ABSENT)
-        history = replace(history, repeats_preflight=records.is_charged(history.preflights[-1].reason))
+        history = replace(history, preflight=preflights.next_number(world))
     create = _groundwork(world, spec)
     if found.standing is Standing.ABSENT or _lacks_bundle(world, world.preflight):
         create.append(children.bundle_config_map(world, spec, profile))
@@ -232,11 +235,13 @@ def _complete(world: World, history: History, now: datetime) -> Plan:
 
 def _end(world: World, history: History, outlook: Outlook, now: datetime) -> Plan:
     closed = history.closed(now)
+    ttl = world.spec.policy.ttl_seconds_after_finished if world.spec else None
     return Plan(
         delete_jobs=_live(world.preflight, *world.attempts.values()),
         events=_events(world, outlook, history),
         status=operator_status(world, outlook, closed, now),
         is_final=True,
+        requeue_after=None if ttl is None else timedelta(seconds=ttl),
     )
 
 

@@ -33,8 +33,8 @@ class History:
     """Preflights that ended without a result, by number, the last ones."""
     standing: RunStanding = RunStanding(Standing.ABSENT)  # noqa: RUF009 - immutable
     """State of the last attempt."""
-    repeats_preflight: bool = False
-    """Whether a failed preflight is tried again now, and counts as a retry."""
+    preflight: int = 1
+    """Number of the last preflight that was started."""
 
     @property
     def last(self) -> Attempt | None:
@@ -68,8 +68,9 @@ class History:
                 if record.reason not in (None, SUCCEEDED) and written.get(record.number) is None:
                     reasons[str(record.reason)] = reasons.get(str(record.reason), 0) + 1
                     interruptions += retry_of(record) is Retry.INTERRUPTION
-        retries += self._new_retries() + self.repeats_preflight
+        retries += self._new_retries() + self._new_repeats()
         return Counts(
+            preflights=self.preflight if self.preflight > 1 else None,
             attempts=max((a.number for a in self.attempts), default=before.attempts),
             retries=retries or None,
             interruptions=interruptions or None,
@@ -81,6 +82,12 @@ class History:
         written = {attempt.number for attempt in self.before.attempts or []}
         pairs = zip(self.attempts, self.attempts[1:], strict=False)
         return sum(is_charged(first.reason) for first, second in pairs if second.number not in written)
+
+    def _new_repeats(self) -> int:
+        """Return how many preflights are new that follow a failed one."""
+        before = (self.before.counts.preflights if self.before.counts else None) or 1
+        new = range(before, self.preflight)
+        return sum(is_charged(record.reason) for record in self.preflights if record.number in new)
 
     def ended(self, reason: str, message: str) -> "History":
         """Return the history in which the operator has stopped the last attempt."""
@@ -119,7 +126,9 @@ def history(world: World, now: datetime) -> History:
         known = written.get(number) or new(world, number)
         standing = _standing(world, known, now)
         records.append(_updated(world, known, standing, records, now))
-    return History(world.status, tuple(records), tuple(world.status.preflights or ()), standing)
+    known = (world.status.counts.preflights if world.status.counts else None) or 1
+    started = max(known, world.preflight_number if world.preflight else 1)
+    return History(world.status, tuple(records), tuple(world.status.preflights or ()), standing, started)
 
 
 def new(world: World, number: int, avoided: list[str] | None = None) -> Attempt:
@@ -193,6 +202,7 @@ def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[
         update={
             "reason": SUCCEEDED if standing.standing is Standing.SUCCEEDED else standing.failure,
             "message": standing.message if standing.standing is Standing.FAILED else None,
+            "completion_time": record.completion_time if record.start_time else now,
             "exit_code": run.pod.exit_code if run.pod else None,
             "stage": stage_of(world, known) if record.start_time else None,
             "resumed_from_step": progress.resumed_from_step if progress else None,

@@ -1,7 +1,7 @@
 """The observed state of one FineTuneJob, as plain data: the input of `reconcile`."""
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -142,6 +142,12 @@ class World:
     progress: Progress = Progress()
     authors: dict[str, int] = field(default_factory=dict)
     """Number of the attempt that wrote each of its conditions, by type, as the API server recorded it."""
+    ended_at: datetime | None = None
+    """When the job ended, if it has ended."""
+    ttl: timedelta | None = None
+    """How long the children are kept after the end; None if they are kept."""
+    children: tuple[str, ...] = ()
+    """Names of the child Jobs of a job that has ended."""
     rivals: tuple[Rival, ...] = ()
     """Searched only until the job requests a GPU."""
 
@@ -157,7 +163,7 @@ class World:
     @property
     def is_over(self) -> bool:
         """Whether the job has ended, so that nothing more is decided for it."""
-        return self.status.is_over
+        return self.ended_at is not None or self.status.is_over
 
 
 Spec = TypeVar("Spec", FineTuneJobSpec, FineTuneProfileSpec)

@@ -76,7 +76,7 @@ class Workers:
     async def _keep(self, tasks: asyncio.TaskGroup, ending: Callable[[str], None]) -> None:
         await self._keeper.fill()
         self._loop = asyncio.get_running_loop()
-        for key in self._store.unfinished():
+        for key in self._store.unsettled():
             self.queue.add(key)
         for i in range(self._count):
             task = tasks.create_task(self._work(), name=f"worker {i}")

@@ -6,7 +6,7 @@ read only when their job is decided."""
 import json
 import sys
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api import names
@@ -42,7 +42,13 @@ class KeptJob:
     spec: str
     """JSON; "" for a job that has ended, for which nothing is decided."""
     status: str
-    """JSON without the parts that start no decision; "" for a job that has ended."""
+    """JSON without the parts that start no decision; "" for a job that has ended and is not stale."""
+    ended_at: datetime | None = None
+    """When the job ended."""
+    ttl: timedelta | None = None
+    """How long the children are kept after the end; None if they are kept as long as the job."""
+    is_stale: bool = False
+    """Whether the job has ended, and its spec was changed afterwards. kstatus tools wait until the operator has seen it."""
     has_attempts: bool = False
     """Whether the job has requested a GPU."""
     authors: tuple[tuple[str, int], ...] = ()
@@ -55,6 +61,11 @@ class KeptJob:
         return self.state in ENDED
 
     @property
+    def is_settled(self) -> bool:
+        """Whether nothing is decided for the job any more."""
+        return self.has_ended and self.ttl is None and not self.is_stale
+
+    @property
     def may_write(self) -> bool:
         """Whether the job can still write to its output: it has passed its preflight and has not ended."""
         return self.is_validated and not self.has_ended and not self.deleting
@@ -63,6 +74,8 @@ class KeptJob:
     def parse(cls, raw: Object) -> "KeptJob":
         metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
         ended = status.get("state") in ENDED
+        stale = ended and status.get("observedGeneration", metadata["generation"]) != metadata["generation"]
+        ttl = spec.get("runPolicy", {}).get("ttlSecondsAfterFinished")
         return cls(
             key=(sys.intern(metadata["namespace"]), metadata["name"]),
             uid=metadata["uid"],
@@ -79,7 +92,10 @@ class KeptJob:
             ),
             state=sys.intern(status.get("state", "")),
             spec="" if ended else _text(spec),
-            status="" if ended else _text({name: part for name, part in status.items() if name not in _NEVER_READ}),
+            status="" if ended and not stale else _text({name: part for name, part in status.items() if name not in _NEVER_READ}),
+            ended_at=_ended_at(status) if ended else None,
+            ttl=timedelta(seconds=ttl) if ended and ttl is not None else None,
+            is_stale=stale,
             has_attempts=status.get("counts", {}).get("attempts", 0) > 0,
             authors=() if ended else _authors(metadata.get("managedFields", [])),
             progress=Progress() if ended else Progress.parse(status.get("training", {})),
@@ -187,6 +203,12 @@ class KeptName:
 def _controller(metadata: Object) -> str | None:
     """Return the uid of the controlling owner."""
     return next((owner["uid"] for owner in metadata.get("ownerReferences", []) if owner.get("controller")), None)
+
+
+def _ended_at(status: Object) -> datetime | None:
+    """Return since when the job is Complete or Failed."""
+    ends = [c for c in status.get("conditions", []) if c["type"] in ENDED and c["status"] == "True"]
+    return datetime.fromisoformat(ends[0]["lastTransitionTime"]) if ends else None
 
 
 def _authors(managed: list[Object]) -> tuple[tuple[str, int], ...]:

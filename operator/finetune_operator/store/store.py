@@ -122,10 +122,10 @@ class Store:
             jobs = [job for uid in self._outputs.overlapping(output) if (job := self._jobs.get(uid))]
             return [(job, job.has_attempts or self._trains(job.uid)) for job in jobs]
 
-    def unfinished(self) -> list[Key]:
-        """Return the keys of the FineTuneJobs that have not ended."""
+    def unsettled(self) -> list[Key]:
+        """Return the keys of the FineTuneJobs for which something is still decided."""
         with self._lock:
-            return [job.key for job in self._jobs if not job.has_ended]
+            return [job.key for job in self._jobs if not job.is_settled]
 
     def version(self, kind: str, uid: str) -> int | None:
         """Return the known version of the object; None if it is not known."""
@@ -207,7 +207,7 @@ class Store:
     def _concerned(self, kind: str, kept: Any) -> list[Key]:
         """Return the keys of the unfinished FineTuneJobs whose decision depends on this object."""
         if kind == JOB:
-            return [] if kept.has_ended else [kept.key]
+            return [] if kept.is_settled else [kept.key]
         if kind == RUN:
             return self._owner(kept.owner)
         if kind == POD:
