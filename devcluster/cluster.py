@@ -27,7 +27,7 @@ class Cluster:
     `node=False`: only etcd, API server and controller-manager, on loopback and free ports; needs no root, and any
     number may run side by side. With a node there is one cluster a machine: its addresses are fixed.
     `gpus`: how many the node advertises. `host_mounts=False`: for real images, which bring their own files.
-    `api_server_flags`: more flags of kube-apiserver.
+    `api_server_flags`, `controller_flags`: more flags of kube-apiserver and of kube-controller-manager.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Cluster:
         gpus: int = 1,
         host_mounts: bool = True,
         api_server_flags: tuple[str, ...] = (),
+        controller_flags: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder.absolute()
         self._state = self.folder / "state"
@@ -44,7 +45,9 @@ class Cluster:
         self._with_node = node
         self._gpus = gpus
         self._host_mounts = host_mounts
-        self._api_server_flags = api_server_flags
+        self._flags = {"api_server_flags": api_server_flags, "controller_flags": controller_flags}
+        self.etcd_endpoint = ""
+        """The URL of etcd, for this machine, if this object has started it without a node."""
 
     @property
     def kubeconfig(self) -> Path:
@@ -123,9 +126,8 @@ class Cluster:
 
     def _up_without_node(self, parts: Path) -> None:
         port, client, peer = free_ports(3)
-        plane = ControlPlane(
-            self._state, parts / "kube", "127.0.0.1", port, (client, peer), api_server_flags=self._api_server_flags
-        )
+        self.etcd_endpoint = f"http://127.0.0.1:{client}"
+        plane = ControlPlane(self._state, parts / "kube", "127.0.0.1", port, (client, peer), **self._flags)
         with step("starting etcd, API server and controller-manager"):
             plane.write_files()
             plane.launch(self._processes)
@@ -150,9 +152,7 @@ class Cluster:
 
     def _node(self, parts: Path) -> Node:
         prefix = tuple(Namespaces(self._processes).enter())
-        plane = ControlPlane(
-            self._state, parts / "kube", NODE_ADDRESS, 6443, (2379, 2380), prefix, self._api_server_flags
-        )
+        plane = ControlPlane(self._state, parts / "kube", NODE_ADDRESS, 6443, (2379, 2380), prefix, **self._flags)
         return Node(plane, self._gpus, self._host_mounts)
 
     def _start_storage(self, plane: ControlPlane) -> None:

@@ -17,7 +17,8 @@ CONTEXT = "finetune-dev"
 class ControlPlane:
     """The control plane's addresses and files. `prefix`: the words before every command, which enter the node.
 
-    `api_server_flags`: more flags of kube-apiserver, for example of its audit log."""
+    `api_server_flags`, `controller_flags`: more flags of kube-apiserver, for example of its audit log, and of
+    kube-controller-manager."""
 
     folder: Path
     kube: Path
@@ -26,6 +27,7 @@ class ControlPlane:
     etcd_ports: tuple[int, int]
     prefix: tuple[str, ...] = ()
     api_server_flags: tuple[str, ...] = ()
+    controller_flags: tuple[str, ...] = ()
 
     @property
     def kubeconfig(self) -> Path:
@@ -125,6 +127,7 @@ class ControlPlane:
             "--use-service-account-credentials",
             "--leader-elect=false",
             "--secure-port=0",
+            *self.controller_flags,
         ]
 
 
