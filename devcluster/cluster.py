@@ -8,9 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from devcluster import namespaces, storage
-from devcluster.build import built
+from devcluster import kueue, namespaces, storage
+from devcluster.build import built, built_kueue
 from devcluster.control_plane import ControlPlane, free_ports
+from devcluster.kueue import Kueue
 from devcluster.namespaces import NODE_ADDRESS, Namespaces
 from devcluster.node import Node
 from devcluster.prerequisites import require_linux, require_node_tools
@@ -115,6 +116,22 @@ class Cluster:
         """Returns the output of `helm ARGUMENTS`. Raises ClusterError with helm's message."""
         command = [str(built() / "kube"), "helm", "--kubeconfig", str(self.kubeconfig), *arguments]
         return _output(subprocess.run(command, capture_output=True, text=True))
+
+    def start_kueue(self) -> None:
+        """Starts Kueue in the running cluster, if it does not run. The first time, this builds it (about 3 minutes)."""
+        if not self._with_node:
+            raise ClusterError("Kueue needs a cluster with a node: its webhooks are reached through a Service.")
+        parts = built_kueue()
+        if kueue.NAME not in self._processes.running():
+            with step("starting Kueue"):
+                self._kueue(parts).start()
+
+    def stop_kueue(self) -> None:
+        """Stops Kueue and deletes its webhooks and all its objects. Raises ClusterError if kubectl cannot."""
+        self._kueue(built_kueue()).stop()
+
+    def _kueue(self, parts: Path) -> Kueue:
+        return Kueue(self._node(built()).plane, self._processes, self.kubectl, parts)
 
     def load_image(self, archive: Path) -> None:
         """Loads the images of an OCI or Docker archive into the node."""

@@ -67,18 +67,19 @@ class Processes:
         """Records `pid` as the process of `name`."""
         self._write({**self._read(), name: (pid, _start_time(pid) or 0)})
 
+    def stop(self, name: str) -> None:
+        """Stops one component, waits for its end and removes it from the record."""
+        record = self._read()
+        if name in record:
+            _stop(*record.pop(name))
+            self._write(record)
+
     def stop_all(self, first: str = "") -> None:
         """Stops all components and waits for their end: first `first`, then the others in reverse order."""
         record = self._read()
         order = [name for name in reversed(record) if name != first]
         for name in [first, *order] if first in record else order:
-            pid, started = record[name]
-            if not _is_alive(pid, started):
-                continue
-            _signal(pid, signal.SIGTERM)
-            if not _gone_within(pid, started, PATIENCE_SECONDS):
-                _signal(pid, signal.SIGKILL)
-                _gone_within(pid, started, PATIENCE_SECONDS)
+            _stop(*record[name])
         self._record.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, tuple[int, int]]:
@@ -91,6 +92,15 @@ class Processes:
         draft = self._record.with_suffix(".new")
         draft.write_text(json.dumps(record, indent=1))
         draft.replace(self._record)
+
+
+def _stop(pid: int, started: int) -> None:
+    if not _is_alive(pid, started):
+        return
+    _signal(pid, signal.SIGTERM)
+    if not _gone_within(pid, started, PATIENCE_SECONDS):
+        _signal(pid, signal.SIGKILL)
+        _gone_within(pid, started, PATIENCE_SECONDS)
 
 
 def _signal(pid: int, number: int) -> None:

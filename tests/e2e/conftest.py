@@ -24,7 +24,8 @@ BUCKETS = ("models", "data", "results", "readonly-results", "denied-data", "unkn
 @pytest.fixture(scope="session")
 def installed(cluster: Cluster) -> Cluster:
     """The operator, running as the Deployment the chart makes."""
-    values = {"image": _image(images.OPERATOR_IMAGE), "trainerImage": _image(images.TRAINER_IMAGE)}
+    images_of_chart = {"image": _image(images.OPERATOR_IMAGE), "trainerImage": _image(images.TRAINER_IMAGE)}
+    values = {**images_of_chart, "kueue": {"enabled": True}}
     release = ["finetune-operator", str(CHART), "--namespace", SYSTEM, "--create-namespace"]
     path = cluster.folder / "state" / "values.json"
     path.write_text(json.dumps(values))

@@ -95,6 +95,12 @@ class Api(Protocol):
     def events(self, namespace: str, fields: str) -> list[Object]:
         """Return the Events of a namespace that match a field selector."""
 
+    def preferred_version(self, group: str) -> str | None:
+        """Return the version of an API group that the API server prefers; None if it does not serve the group."""
+
+    def listed(self, path: str, labels: str) -> list[Object]:
+        """Return the objects below a path that match a label selector. For kinds whose version is found out."""
+
     def metadata(self, kind: str, namespace: str | None, labels: str = "", fields: str = "") -> Iterator[Chunk]:
         """Yield the metadata of the objects of a namespace, or of all, that match the selectors, in chunks."""
 
@@ -144,6 +150,17 @@ class KubernetesApi:
 
     def events(self, namespace: str, fields: str) -> list[Object]:
         return cast(list[Object], self._request("list", _path("Event", namespace), field_selector=fields)["items"])
+
+    def preferred_version(self, group: str) -> str | None:
+        try:
+            return str(self._request("get", f"/apis/{group}")["preferredVersion"]["version"])
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def listed(self, path: str, labels: str) -> list[Object]:
+        return cast(list[Object], self._request("list", path, label_selector=labels)["items"])
 
     def metadata(self, kind: str, namespace: str | None, labels: str = "", fields: str = "") -> Iterator[Chunk]:
         start: str | None = None

@@ -34,6 +34,7 @@ class KeptJob:
     created: datetime
     deleting: bool
     queue: str | None
+    priority_class: str | None
     profile: str
     output: str
     """output.uri in its normal form."""
@@ -66,6 +67,7 @@ class KeptJob:
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             deleting="deletionTimestamp" in metadata,
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
+            priority_class=metadata.get("labels", {}).get(names.LABEL_PRIORITY_CLASS),
             profile=sys.intern(spec.get("profileName", "")),
             output=normal(spec.get("output", {}).get("uri", "")),
             is_validated=any(
