@@ -134,9 +134,14 @@ class Cluster:
         return [self._node(plane, Site(index), first) for index in range(self._wanted_nodes)]
 
     @property
+    def pause(self) -> Path:
+        """The program that keeps namespaces open, also those of pods."""
+        return built() / "pause"
+
+    @property
     def outages(self) -> Outages:
         """What can break in this cluster, and what mends it."""
-        return Outages(self._processes, self._plane(), {node.site.name: node for node in self.nodes}, built() / "pause")
+        return Outages(self._processes, self._plane(), {node.site.name: node for node in self.nodes}, self.pause)
 
     def _kubectl(self, *arguments: str, input: str | None = None) -> "subprocess.CompletedProcess[str]":
         command = [str(built() / "kube"), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]

@@ -79,7 +79,7 @@ class ApiProxy:
         self.busy = 0
         """How many of the next requests are answered with 429, as by API Priority and Fairness. Watches are not."""
         self.troubles: Sequence[Trouble] = ()
-        """What befalls shares of the requests that come. Of several that match, the first one."""
+        """What befalls shares of the requests that come. At most one befalls a request."""
         self.troubled: Counter[Harm] = Counter()
         """How many requests each harm has befallen."""
         self._random = Random(seed)
@@ -113,11 +113,11 @@ class ApiProxy:
 
     def trouble_of(self, method: str, path: str) -> Trouble | None:
         """What befalls this request."""
-        trouble = next((t for t in self.troubles if t.matches(method, path)), None)
-        if trouble is None or self._random.random() >= trouble.share:
-            return None
-        self.troubled[trouble.harm] += 1
-        return trouble
+        for trouble in self.troubles:
+            if trouble.matches(method, path) and self._random.random() < trouble.share:
+                self.troubled[trouble.harm] += 1
+                return trouble
+        return None
 
     def refusal(self, code: int) -> bytes:
         """The body with which the server refuses."""

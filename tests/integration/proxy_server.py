@@ -1,4 +1,4 @@
-"""The connections of a proxy: one thread for each, which passes requests on and lets faults and troubles befall them."""
+"""The connections of a proxy: one thread for each, which passes requests on and lets faults befall them."""
 
 import http.client
 import json
