@@ -87,7 +87,7 @@ async def plane(folder: Path = FOLDER) -> AsyncIterator[Plane]:
 
     Logs of the operator and of the components stay in `folder`."""
     flags = audit.flags(folder, f"system:serviceaccount:{SYSTEM}:{ACCOUNT}")
-    cluster = Cluster(folder / "control-plane", node=False, api_server_flags=flags, controller_flags=CONTROLLER_FLAGS)
+    cluster = Cluster(folder / "control-plane", nodes=0, api_server_flags=flags, controller_flags=CONTROLLER_FLAGS)
     await asyncio.to_thread(cluster.down)  # a benchmark that was killed leaves its control plane
     try:
         await asyncio.to_thread(cluster.up)
