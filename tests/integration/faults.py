@@ -1,7 +1,32 @@
-"""What can befall a watch on its way between the operator and the API server. The proxy plays it."""
+"""What can befall a request on its way to the API server or to S3: a watch, or a share of all requests. The proxies
+play it."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+
+class Harm(StrEnum):
+    """What can befall a request that is no watch."""
+
+    REFUSED = "refused with a code"
+    CUT = "cut before its answer"
+    CUT_WITHIN_REQUEST = "cut within its body"
+    CUT_WITHIN_ANSWER = "cut within its answer"
+    SLOW = "slow"
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What befalls a `share` of the requests that match. `code`: of a refusal. `seconds`: by which each is slower.
+    `matches`: gets method and path, with its query."""
+
+    harm: Harm
+    share: float = 1.0
+    code: int = 503
+    seconds: float = 0.0
+    matches: Callable[[str, str], bool] = lambda method, path: "watch=true" not in path
 
 
 class Fault(StrEnum):

@@ -3,7 +3,6 @@
 Read live, because no watch shows them: the Events of a child that does not start, the Workload of a child that its
 queue suspends, and a tenant's own ServiceAccount."""
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -18,7 +17,7 @@ from finetune_operator.cluster.rivals import rivals_of
 from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.observed.starting import is_stuck
 from finetune_operator.observed.world import Key, Run, World, parse_spec
-from finetune_operator.store.kept import KeptJob
+from finetune_operator.store.kept import KeptJob, unpacked
 from finetune_operator.store.store import Store
 
 
@@ -56,8 +55,8 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Wor
 
 def _bare(job: KeptJob) -> World:
     """Return the world with only the fields that come from the FineTuneJob itself."""
-    spec, error = parse_spec(FineTuneJobSpec, json.loads(job.spec)) if job.spec else (None, None)
-    status = json.loads(job.status) if job.status else {}
+    spec, error = parse_spec(FineTuneJobSpec, unpacked(job.spec)) if job.spec else (None, None)
+    status = unpacked(job.status)
     return World(
         namespace=job.key[0],
         name=job.key[1],

@@ -6,6 +6,7 @@ whether a pod that is being deleted counts: a Job that was suspended gets anothe
 from datetime import datetime, timedelta
 
 from finetune_api.reasons import FailureReason
+from finetune_operator.observed import remedies
 from finetune_operator.observed.endings import lost, why_failed
 from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.standing import End, RunStanding, Standing
@@ -48,9 +49,14 @@ def _without_pod(run: Run, now: datetime) -> RunStanding:
     waited = now - (run.begun or run.created)
     message = "" if waited < LOOK_AGAIN else f"Job {run.name} has no pod yet."
     if run.refusal:
-        message = f"The API server refuses the pod of Job {run.name}: {run.refusal}".rstrip(".") + "."
+        message = " ".join((_refused(run), remedies.of_refusal(run.refusal))).rstrip()
     interval = min(max(LOOK_AGAIN, waited / 5), LOOK_AGAIN_AT_LAST)
     return RunStanding(Standing.WAITING, message, requeue_after=interval)
+
+
+def _refused(run: Run) -> str:
+    said = run.refusal.rstrip(".")
+    return f"The API server refuses the pod of Job {run.name}: {said}."
 
 
 def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> RunStanding | None:

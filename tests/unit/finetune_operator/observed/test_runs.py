@@ -26,7 +26,9 @@ def test_a_pod_that_is_refused_is_waited_for_with_the_clusters_own_words() -> No
 
     assert (at_first.standing, at_first.message) == (Standing.WAITING, "")
     assert (silent.standing, silent.message) == (Standing.WAITING, f"Job {attempt().name} has no pod yet.")
-    assert refused.message == f"The API server refuses the pod of Job {attempt().name}: exceeded quota: gpus."
+    assert refused.message == f"The API server refuses the pod of Job {attempt().name}: exceeded quota: gpus. " + (
+        "Wait until other pods of the namespace end, or raise ResourceQuota gpus."
+    )
     assert refused.requeue_after == LOOK_AGAIN  # an Event wakes nobody
 
 
