@@ -8,8 +8,10 @@ from pathlib import Path
 
 PORT = 8333
 REGION = "us-east-1"
-IDENTITIES = {"admin": ["Admin", "Read", "Write", "List", "Tagging"], "reader": ["Read", "List"]}
-"""admin has all permissions. reader cannot write, to test a job without write permission."""
+_EVERYTHING = ["Admin", "Read", "Write", "List", "Tagging"]
+IDENTITIES = {"admin": _EVERYTHING, "successor": _EVERYTHING, "reader": ["Read", "List"]}
+"""admin has all permissions. So has successor, to test keys that are rotated. reader cannot write, to test a job without
+write permission."""
 
 
 @dataclass(frozen=True)
