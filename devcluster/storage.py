@@ -10,8 +10,8 @@ PORT = 8333
 REGION = "us-east-1"
 _EVERYTHING = ["Admin", "Read", "Write", "List", "Tagging"]
 IDENTITIES = {"admin": _EVERYTHING, "successor": _EVERYTHING, "reader": ["Read", "List"]}
-"""admin has all permissions. So has successor, to test keys that are rotated. reader cannot write, to test a job without
-write permission."""
+"""admin and its successor have all permissions: keys are rotated in tests. reader cannot write, to test a job that may
+not."""
 
 
 @dataclass(frozen=True)
