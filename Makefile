@@ -80,7 +80,7 @@ integration: venv ## a real API server and controller-manager, no node; whole tr
 .PHONY: e2e
 e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
 	@echo "e2e: the whole local cluster"
-	@$(PYTHON) -m devcluster build
+	@$(PYTHON) -m devcluster build --kueue
 	@$(PYTEST) tests/e2e
 	@$(PYTEST) tests/chaos  # a cluster of its own, with two nodes and proxies
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from devcluster import namespaces, storage
-from devcluster.build import built
+from devcluster import kueue, namespaces, storage
+from devcluster.build import built, built_kueue
 from devcluster.control_plane import ControlPlane, free_ports
+from devcluster.kueue import Kueue
 from devcluster.namespaces import FIRST, MOST_NODES, NODE_ADDRESS, Namespaces, Site
 from devcluster.node import LEASE_SECONDS, Node
 from devcluster.outages import Outages
@@ -29,7 +30,7 @@ class Cluster:
     ports; this needs no root, and any number may run side by side. With nodes there is one cluster a machine: its
     addresses are fixed. The first node runs the control plane and S3.
     `gpus`: how many each node advertises. `host_mounts=False`: for real images, which bring their own files.
-    `api_server_flags`: more flags of kube-apiserver.
+    `api_server_flags`, `controller_flags`: more flags of kube-apiserver and of kube-controller-manager.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Cluster:
         gpus: int = 1,
         host_mounts: bool = True,
         api_server_flags: tuple[str, ...] = (),
+        controller_flags: tuple[str, ...] = (),
     ) -> None:
         if not 0 <= nodes <= MOST_NODES:
             raise ClusterError(f"A local cluster has at most {MOST_NODES} nodes, but {nodes} are wanted.")
@@ -48,7 +50,9 @@ class Cluster:
         self._wanted_nodes = nodes
         self._gpus = gpus
         self._host_mounts = host_mounts
-        self._api_server_flags = api_server_flags
+        self._api_server_flags, self._controller_flags = api_server_flags, controller_flags
+        self.etcd_endpoint = ""
+        """The URL of etcd, for this machine, if this object has started it without a node."""
 
     @property
     def kubeconfig(self) -> Path:
@@ -122,6 +126,22 @@ class Cluster:
         command = [str(built() / "kube"), "helm", "--kubeconfig", str(self.kubeconfig), *arguments]
         return _output(subprocess.run(command, capture_output=True, text=True))
 
+    def start_kueue(self) -> None:
+        """Starts Kueue in the running cluster, if it does not run. The first time, this builds it (about 3 minutes)."""
+        if not self._wanted_nodes:
+            raise ClusterError("Kueue needs a cluster with a node: its webhooks are reached through a Service.")
+        parts = built_kueue()
+        if kueue.NAME not in self._processes.running():
+            with step("starting Kueue"):
+                self._kueue(parts).start()
+
+    def stop_kueue(self) -> None:
+        """Stops Kueue and deletes its webhooks and all its objects. Raises ClusterError if kubectl cannot."""
+        self._kueue(built_kueue()).stop()
+
+    def _kueue(self, parts: Path) -> Kueue:
+        return Kueue(self._plane(), self._processes, self.kubectl, parts)
+
     def load_image(self, archive: Path) -> None:
         """Loads the images of an OCI or Docker archive into every node."""
         for node in self.nodes:
@@ -149,8 +169,15 @@ class Cluster:
 
     def _up_without_node(self, parts: Path) -> None:
         port, client, peer = free_ports(3)
+        self.etcd_endpoint = f"http://127.0.0.1:{client}"
         plane = ControlPlane(
-            self._state, parts / "kube", "127.0.0.1", port, (client, peer), api_server_flags=self._api_server_flags
+            folder=self._state,
+            kube=parts / "kube",
+            address="127.0.0.1",
+            port=port,
+            etcd_ports=(client, peer),
+            api_server_flags=self._api_server_flags,
+            controller_flags=self._controller_flags,
         )
         with step("starting etcd, API server and controller-manager"):
             plane.write_files()
@@ -196,6 +223,7 @@ class Cluster:
             etcd_ports=(2379, 2380),
             prefix=tuple(Namespaces(self._processes).enter()),
             api_server_flags=self._api_server_flags,
+            controller_flags=self._controller_flags,
             more_addresses=others,
             lost_after_seconds=LEASE_SECONDS if self._wanted_nodes > 1 else None,
         )

@@ -17,8 +17,9 @@ CONTEXT = "finetune-dev"
 class ControlPlane:
     """The control plane's addresses and files. `prefix`: the words before every command, which enter the node.
 
-    `api_server_flags`: more flags of kube-apiserver, for example of its audit log. `more_addresses`: of further nodes,
-    for the kubelets' certificate. `lost_after_seconds`: after how much silence a node is lost; None: the usual."""
+    `api_server_flags`, `controller_flags`: more flags of kube-apiserver, for example of its audit log, and of
+    kube-controller-manager. `more_addresses`: of further nodes, for the kubelets' certificate. `lost_after_seconds`:
+    after how much silence a node is lost; None: the usual."""
 
     folder: Path
     kube: Path
@@ -27,6 +28,7 @@ class ControlPlane:
     etcd_ports: tuple[int, int]
     prefix: tuple[str, ...] = ()
     api_server_flags: tuple[str, ...] = ()
+    controller_flags: tuple[str, ...] = ()
     more_addresses: tuple[str, ...] = ()
     lost_after_seconds: int | None = None
 
@@ -138,6 +140,7 @@ class ControlPlane:
             "--leader-elect=false",
             "--secure-port=0",
             *self._patience_with_nodes(),
+            *self.controller_flags,
         ]
 
     def _patience_with_nodes(self) -> list[str]:

@@ -134,7 +134,7 @@ def _validating(preflight: RunStanding) -> Outlook:
             State.VALIDATING, "Validating", "The preflight checks the data, the model and the output.", Stage.PREFLIGHT
         )
     if preflight.standing is Standing.SUSPENDED:
-        return Outlook(State.QUEUED, "Suspended", preflight.message, Stage.PREFLIGHT)
+        return Outlook(State.QUEUED, preflight.reason, preflight.message, Stage.PREFLIGHT)
     return Outlook(
         State.PENDING, "PreflightPending", preflight.message or "The preflight pod is starting.", Stage.PREFLIGHT
     )
@@ -142,7 +142,7 @@ def _validating(preflight: RunStanding) -> Outlook:
 
 def _training(world: World, attempt: RunStanding, run: Run | None = None) -> Outlook:
     if attempt.standing is Standing.SUSPENDED:
-        return Outlook(State.QUEUED, "Suspended", attempt.message)
+        return Outlook(State.QUEUED, attempt.reason, attempt.message)
     if attempt.standing is not Standing.RUNNING:
         return Outlook(State.QUEUED, "WaitingForGPU", attempt.message or "The training pod is starting.")
     started = run.pod.started if run and run.pod else None

@@ -11,6 +11,7 @@ from finetune_operator.observed.endings import lost, why_failed
 from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.standing import End, RunStanding, Standing
 from finetune_operator.observed.starting import waiting
+from finetune_operator.observed.workloads import next_look
 from finetune_operator.observed.world import Run
 
 LOOK_AGAIN, LOOK_AGAIN_AT_LAST = timedelta(seconds=10), timedelta(minutes=5)
@@ -37,7 +38,7 @@ def assess(run: Run | None, now: datetime, said: End | None = None) -> RunStandi
     if run.failed:
         return RunStanding(Standing.FAILED, *_vanished(run, said))
     if run.suspended:
-        return RunStanding(Standing.SUSPENDED, _suspended(run))
+        return _held(run, now)
     if run.pod is None:
         return _without_pod(run, now)
     return _under_way(run.pod, now, said)
@@ -84,6 +85,16 @@ def _vanished(run: Run, said: End | None) -> End:
     if run.failure:
         return f"Job {run.name} failed: {run.failure}".rstrip(".") + ".", FailureReason.EVICTED
     return f"The pod of Job {run.name} was deleted before its work was done.", FailureReason.EVICTED
+
+
+def _held(run: Run, now: datetime) -> RunStanding:
+    """Return the state of a suspended run. What Kueue says about it comes first."""
+    if run.hold is None:
+        return RunStanding(Standing.SUSPENDED, _suspended(run), reason="Suspended")
+    again = next_look(run.suspended_since or run.created, now)
+    return RunStanding(
+        Standing.SUSPENDED, run.hold.message or _suspended(run), requeue_after=again, reason=run.hold.reason
+    )
 
 
 def _suspended(run: Run) -> str:
