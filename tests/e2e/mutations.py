@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from devcluster import Cluster, images
+from devcluster import Cluster, ClusterError, images
 from finetune_api import names
 from tests.e2e.tenant import Tenant
 from tests.integration.kube import Object
@@ -32,11 +32,14 @@ def mutated(installed: Cluster, tenant: Tenant, prefix: str, patch: str, shows: 
 
 
 def _tried(cluster: Cluster, tenant: Tenant, prefix: str) -> str:
-    """What would become of a pod of such a job."""
+    """What would become of a pod of such a job: the pod, or why it is refused."""
     safe: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
     container = {"name": names.CONTAINER, "image": images.TRAINER_IMAGE, "securityContext": safe}
     metadata = {"name": prefix, "namespace": tenant.namespace, "labels": {names.LABEL_JOB_NAME: prefix}}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
     body = {**pod, "spec": {"containers": [container], "securityContext": security}}
-    return cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(body))
+    try:
+        return cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(body))
+    except ClusterError as refusal:
+        return str(refusal)
