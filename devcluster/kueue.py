@@ -58,7 +58,7 @@ class Kueue:
     def stop(self) -> None:
         """Ends Kueue and deletes its webhooks and definitions, and so all its objects. Delete the queues before."""
         webhooks = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations", "customresourcedefinitions")
-        self._processes.stop([NAME])
+        self._processes.stop(NAME)
         self._kubectl("delete", ",".join(webhooks), "--selector", "app.kubernetes.io/name=kueue", "--wait=false")
         self._kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
