@@ -52,8 +52,8 @@ class FailureReason(StrEnum):
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"
     KILLED = "Killed"
-    STATUS_NOT_WRITABLE = "StatusNotWritable"
     TRAINING_STALLED = "TrainingStalled"
+    STATUS_NOT_WRITABLE = "StatusNotWritable"
     TRAINER_CRASHED = "TrainerCrashed"
 
 
@@ -182,17 +182,18 @@ FAILURES: dict[FailureReason, Failure] = {
         "raise spec.compute.memory in a new job.",
         Retry.BACKOFF,
     ),
+    FailureReason.TRAINING_STALLED: Failure(
+        14,  # the number of SIGALRM, because the trainer's timer cannot end the process with another code
+        Actor.PLATFORM,
+        "Read the stacks of all threads in the pod's log, and check the node's GPU, driver and network. If the work "
+        "was only slow, raise spec.runPolicy.stallTimeoutSeconds.",
+        Retry.BACKOFF,
+    ),
     FailureReason.STATUS_NOT_WRITABLE: Failure(
         0,
         Actor.PLATFORM,
         "Bind the ClusterRole finetune-trainer to the pod's ServiceAccount, and make sure that nothing else writes the "
         "status of this job.",
-        Retry.BACKOFF,
-    ),
-    FailureReason.TRAINING_STALLED: Failure(
-        37,
-        Actor.PLATFORM,
-        "Read the end of the pod's log, which shows what each thread waited for. Check the GPU and the storage.",
         Retry.BACKOFF,
     ),
     FailureReason.TRAINER_CRASHED: Failure(

@@ -54,8 +54,8 @@ class Attempt(StatusModel):
     start_time: Time | None = None
     """When the first pod of the attempt was scheduled."""
     completion_time: Time | None = None
-    """When the last pod of the attempt ended; for a lost pod, when the operator noticed the loss. If no pod ran, when the
-    attempt was given up."""
+    """When the last pod of the attempt ended; for a lost pod, when the operator noticed the loss. If no pod ran, when
+    the attempt was given up."""
     reason: Reason | None = None
     """Why the attempt ended: Succeeded, a failure reason, or what stopped it (Suspended, BudgetExceeded)."""
     message: Message | None = None

@@ -81,8 +81,8 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
     pod["containers"][0]["resources"] = {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": memory}}
     labels = {names.LABEL_STEP: "preflight"}
     queue = profile.pods.preflight.queue_name
-    queued = {names.LABEL_QUEUE: queue} if queue else {}
-    return _job(world, names.preflight_name(world.name, world.uid, number), {**labels, **queued}, labels, pod)
+    name = names.preflight_name(world.name, world.uid, number)
+    return _job(world, name, {**labels, **_queued(world, queue)}, labels, pod)
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: Try) -> Object:
@@ -104,8 +104,8 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     if attempt.avoided:
         pod["affinity"] = _away_from(attempt.avoided)
     labels = {names.LABEL_STEP: "train", names.LABEL_ATTEMPT: str(attempt.number)}
-    queue = {names.LABEL_QUEUE: world.queue} if world.queue else {}
-    return _job(world, names.attempt_name(world.name, world.uid, attempt.number), {**labels, **queue}, labels, pod)
+    name = names.attempt_name(world.name, world.uid, attempt.number)
+    return _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
 
 
 def _away_from(nodes: tuple[str, ...]) -> Object:
@@ -113,6 +113,14 @@ def _away_from(nodes: tuple[str, ...]) -> Object:
     others = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]  # one name in each
     terms = [{"matchFields": others}]
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+def _queued(world: World, queue: str | None) -> dict[str, str]:
+    """Return Kueue's labels of a Job: its queue, and the job's priority in it. Without a queue there are none."""
+    if not queue:
+        return {}
+    priority = {names.LABEL_PRIORITY_CLASS: world.priority_class} if world.priority_class else {}
+    return {names.LABEL_QUEUE: queue, **priority}
 
 
 def _metadata(world: World, name: str, labels: dict[str, str]) -> Object:

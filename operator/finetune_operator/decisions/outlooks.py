@@ -19,7 +19,7 @@ def validating(preflight: RunStanding) -> Outlook:
             State.VALIDATING, "Validating", "The preflight checks the data, the model and the output.", Stage.PREFLIGHT
         )
     if preflight.standing is Standing.SUSPENDED:
-        return Outlook(State.QUEUED, "Suspended", preflight.message, Stage.PREFLIGHT)
+        return Outlook(State.QUEUED, preflight.reason, preflight.message, Stage.PREFLIGHT)
     return Outlook(
         State.PENDING, "PreflightPending", preflight.message or "The preflight pod is starting.", Stage.PREFLIGHT
     )
@@ -28,7 +28,7 @@ def validating(preflight: RunStanding) -> Outlook:
 def training(record: Attempt, attempt: RunStanding, stage: str) -> Outlook:
     """The attempt starts, waits or runs. `stage`: how far it has come."""
     if attempt.standing is Standing.SUSPENDED:
-        return Outlook(State.QUEUED, "Suspended", attempt.message)
+        return Outlook(State.QUEUED, attempt.reason, attempt.message)
     if attempt.standing is not Standing.RUNNING:
         message = attempt.message or "The training pod is starting."
         if record.avoided_nodes:

@@ -17,9 +17,13 @@ from finetune_operator.decisions.records import History
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.runs import LOST_GRACE
 from finetune_operator.observed.standing import RunStanding, Standing
+from finetune_operator.observed.workloads import NORMAL_HOLDS
 from finetune_operator.observed.world import Run, World
 
-_STAGES = {"PreflightPending", "Validating", "WaitingForGPU", "Training", "Evaluating", "Publishing", "Stopping"}
+_STAGES = {
+    *("PreflightPending", "Validating", "WaitingForGPU", "Training", "Evaluating", "Publishing", "Stopping"),
+    *NORMAL_HOLDS,
+}
 """Reasons of the condition Ready that every job passes through."""
 NOW_AGAIN = timedelta(0)
 _UNREADABLE = RunPolicy(max_retries=100, max_interruptions=10_000)

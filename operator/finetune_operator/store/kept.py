@@ -1,10 +1,11 @@
 """The part of each watched object that decisions read. Everything else, first of all managedFields, is dropped.
 
-A memory of 10,000 jobs with their Jobs and Pods must be small, so specs and statuses are kept as compact JSON text and
+A memory of 10,000 jobs with their Jobs and Pods must be small, so specs and statuses are kept as compressed JSON and
 read only when their job is decided."""
 
 import json
 import sys
+import zlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -33,22 +34,23 @@ class KeptJob:
     created: datetime
     deleting: bool
     queue: str | None
+    priority_class: str | None
     profile: str
     output: str
     """output.uri in its normal form."""
     is_validated: bool
     state: str
     """State of the status; "" until the operator has written one."""
-    spec: str
-    """JSON; "" for a job that has ended, for which nothing is decided."""
-    status: str
-    """JSON without the parts that start no decision; "" for a job that has ended and is not stale."""
+    spec: bytes
+    """For `unpacked`; empty for a job that has ended, for which nothing is decided."""
+    status: bytes
+    """For `unpacked`, without the parts that start no decision; empty for a job that has ended and is not stale."""
     ended_at: datetime | None = None
     """When the job ended."""
     ttl: timedelta | None = None
     """How long the children are kept after the end; None if they are kept as long as the job."""
     is_stale: bool = False
-    """Whether the job has ended, and its spec was changed afterwards. kstatus tools wait until the operator has seen it."""
+    """Whether the job has ended, and its spec was changed afterwards. kstatus tools wait until this was seen."""
     has_attempts: bool = False
     """Whether the job has requested a GPU."""
     authors: tuple[tuple[str, int], ...] = ()
@@ -84,6 +86,7 @@ class KeptJob:
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             deleting="deletionTimestamp" in metadata,
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
+            priority_class=metadata.get("labels", {}).get(names.LABEL_PRIORITY_CLASS),
             profile=sys.intern(spec.get("profileName", "")),
             output=normal(spec.get("output", {}).get("uri", "")),
             is_validated=any(
@@ -91,8 +94,10 @@ class KeptJob:
                 for condition in status.get("conditions", [])
             ),
             state=sys.intern(status.get("state", "")),
-            spec="" if ended else _text(spec),
-            status="" if ended and not stale else _text({name: part for name, part in status.items() if name not in _NEVER_READ}),
+            spec=b"" if ended else _packed(spec),
+            status=b""
+            if ended and not stale
+            else _packed({name: part for name, part in status.items() if name not in _NEVER_READ}),
             ended_at=_ended_at(status) if ended else None,
             ttl=timedelta(seconds=ttl) if ended and ttl is not None else None,
             is_stale=stale,
@@ -200,6 +205,12 @@ class KeptName:
         return cls(metadata["namespace"], metadata["uid"], int(metadata["resourceVersion"]))
 
 
+def unpacked(part: bytes) -> Object:
+    """Return a spec or a status of a KeptJob; an empty object if it was not kept."""
+    found: Object = json.loads(zlib.decompress(part)) if part else {}
+    return found
+
+
 def _controller(metadata: Object) -> str | None:
     """Return the uid of the controlling owner."""
     return next((owner["uid"] for owner in metadata.get("ownerReferences", []) if owner.get("controller")), None)
@@ -223,5 +234,10 @@ def _authors(managed: list[Object]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(found.items()))
 
 
+def _packed(part: Object) -> bytes:
+    """Return the part as compressed JSON. Equal parts have equal bytes. The fastest level costs 10 microseconds."""
+    return zlib.compress(_text(part).encode(), 1)
+
+
 def _text(part: Any) -> str:
-    return json.dumps(part, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(part, separators=(",", ":"))

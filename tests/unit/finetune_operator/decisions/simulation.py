@@ -1,4 +1,4 @@
-"""A cluster without a clock of its own: one job, its child Jobs and pods, and an operator that decides after each change.
+"""A cluster without a clock: one job, its child Jobs and pods, and an operator that decides after each change.
 
 It does what the API server, the Job controller and the kubelet do with these objects, and no more."""
 
