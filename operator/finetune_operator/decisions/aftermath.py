@@ -1,4 +1,4 @@
-"""What is left to do for a job that has ended: to delete its children in time, and to note that its spec has changed."""
+"""What is left to do for a job that has ended: delete its children in time, and note that its spec has changed."""
 
 from datetime import datetime
 
