@@ -9,7 +9,17 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.decisions import admission, children, limits, outlooks, preflights, records, retries, usage
+from finetune_operator.decisions import (
+    admission,
+    children,
+    limits,
+    outlooks,
+    placement,
+    preflights,
+    records,
+    retries,
+    usage,
+)
 from finetune_operator.decisions.aftermath import after_the_end
 from finetune_operator.decisions.conditions import Outlook, is_written, operator_status
 from finetune_operator.decisions.plan import Event, Plan
@@ -82,12 +92,14 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     The attempt reads only its bundle, so a changed or deleted profile does not stop it."""
     record, attempt = history.attempts[-1], history.standing
     run = records.run_of(world, record)
+    if finding := placement.without_a_node(record, run, now):
+        return _fail(world, history.ended(FailureReason.GPU_FAULT, finding), FailureReason.GPU_FAULT, finding, now)
     create = _groundwork(world, world.spec) if world.spec is not None else []
     if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:
         create.append(children.bundle_config_map(world, world.spec, world.profile))
     outlook = outlooks.training(record, attempt, records.stage_of(world, record))
-    looks = [look for look in (attempt.requeue_after, limits.next_look(world, history, now)) if look is not None]
-    return _proceed(world, outlook, history, now, create, min(looks, default=None))
+    wanted = (attempt.requeue_after, limits.next_look(world, history, now), placement.look_again(record, run, now))
+    return _proceed(world, outlook, history, now, create, min((w for w in wanted if w is not None), default=None))
 
 
 def _stop(world: World, history: History, now: datetime) -> Plan:
