@@ -83,8 +83,9 @@ def _run(options: argparse.Namespace) -> str:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Reads the bundle from a file. Ignores fields of a later operator. Raises TrainerFailure SpecInvalid with up to five
-    wrong fields."""
+    """Reads the bundle from a file. Ignores fields of a later operator.
+
+    Raises TrainerFailure SpecInvalid with up to five wrong fields."""
     try:
         return Bundle.model_validate_json(path.read_bytes(), extra="ignore")
     except FileNotFoundError as error:

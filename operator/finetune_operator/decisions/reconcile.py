@@ -18,6 +18,7 @@ from finetune_operator.decisions import (
     preflights,
     records,
     retries,
+    silence,
     usage,
 )
 from finetune_operator.decisions.aftermath import after_the_end
@@ -94,12 +95,20 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     run = records.run_of(world, record)
     if finding := placement.without_a_node(record, run, now):
         return _fail(world, history.ended(FailureReason.GPU_FAULT, finding), FailureReason.GPU_FAULT, finding, now)
+    if finding := silence.silent(world, record.number, run, attempt, now):
+        stalled = history.ended(FailureReason.TRAINING_STALLED, finding)
+        return _proceed(world, outlooks.stopping(finding), stalled, now, requeue_after=NOW_AGAIN)
     create = _groundwork(world, world.spec) if world.spec is not None else []
     if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:
         create.append(children.bundle_config_map(world, world.spec, world.profile))
     outlook = outlooks.training(record, attempt, records.stage_of(world, record))
-    wanted = (attempt.requeue_after, limits.next_look(world, history, now), placement.look_again(record, run, now))
-    return _proceed(world, outlook, history, now, create, min((w for w in wanted if w is not None), default=None))
+    looks = (
+        attempt.requeue_after,
+        limits.next_look(world, history, now),
+        placement.look_again(record, run, now),
+        silence.silent_in(world, record.number, run, attempt, now),
+    )
+    return _proceed(world, outlook, history, now, create, min((look for look in looks if look), default=None))
 
 
 def _stop(world: World, history: History, now: datetime) -> Plan:

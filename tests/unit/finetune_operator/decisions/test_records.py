@@ -204,3 +204,18 @@ def test_a_limit_of_money_waits_for_a_price() -> None:
         [],
     )
     assert kinds(reconcile(validated(spec=spec, profile=priced("1")), NOW)) == ["Job"]
+
+
+@pytest.mark.parametrize(("hours", "wrote", "reasons"), [(5, None, None), (6, None, 1), (11, 5, 1), (11, 6, None)])
+def test_a_pod_that_gives_no_sign_of_life_for_hours_is_replaced(
+    hours: int, wrote: int | None, reasons: int | None
+) -> None:
+    seen = NOW + wrote * HOUR if wrote is not None else None
+    world = validated(attempts={1: attempt(pod(started=NOW))}, progress=Progress(1 if wrote else 0, observed=seen))
+
+    plan = reconcile(world, NOW + hours * HOUR)
+
+    assert attempts(plan)[0].get("reason") == ("TrainingStalled" if reasons else None)
+    assert plan.delete_jobs == (["tickets-12345678-a1"] if reasons else [])
+    assert plan.status is not None
+    assert plan.status["counts"].get("reasons", {}).get("TrainingStalled") == reasons
