@@ -219,3 +219,18 @@ def test_a_pod_that_gives_no_sign_of_life_for_hours_is_replaced(
     assert plan.delete_jobs == (["tickets-12345678-a1"] if reasons else [])
     assert plan.status is not None
     assert plan.status["counts"].get("reasons", {}).get("TrainingStalled") == reasons
+
+
+def test_a_stopped_attempt_tells_its_last_steps_when_its_pod_ends() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+    world = validated(spec=spec, attempts={1: attempt(pod())}, progress=Progress(1, 40, None, 30))
+    world = with_status(world, reconcile(world, NOW))
+    (before,) = attempts(Plan(status=world.raw_status))
+    last = TerminationMessage(reason=FailureReason.PREEMPTED, message="M.", step=42, checkpoint_step=42)
+    ended = pod("Failed", exit_code=33, finished=NOW, termination=last, due=NOW)
+
+    plan = reconcile(replace(world, attempts={}, remains={1: (ended,)}), NOW)
+
+    (after,) = attempts(plan)
+    assert (before["reason"], before["lastStep"], before["checkpointStep"]) == ("Suspended", 40, 30)
+    assert (after["reason"], after["lastStep"], after["checkpointStep"], after["exitCode"]) == ("Suspended", 42, 42, 33)
