@@ -9,14 +9,26 @@ import pytest
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.run_policy import Budget, RunPolicy
-from finetune_api.status.job import ConditionType
+from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.pods import Pod, PodCondition
 from finetune_operator.observed.runs import LOST_GRACE
 from finetune_operator.observed.world import Progress, Run, World
 from tests.unit.finetune_operator.plans import kinds, reason, state
-from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, attempt, pod, run, saying, validated, with_status
+from tests.unit.finetune_operator.worlds import (
+    NOW,
+    PROFILE,
+    SPEC,
+    attempt,
+    fresh,
+    pod,
+    preflight,
+    run,
+    saying,
+    validated,
+    with_status,
+)
 
 HOUR = timedelta(hours=1)
 GPU = PROFILE.gpu_types[0]
@@ -234,3 +246,47 @@ def test_a_stopped_attempt_tells_its_last_steps_when_its_pod_ends() -> None:
     (after,) = attempts(plan)
     assert (before["reason"], before["lastStep"], before["checkpointStep"]) == ("Suspended", 40, 30)
     assert (after["reason"], after["lastStep"], after["checkpointStep"], after["exitCode"]) == ("Suspended", 42, 42, 33)
+
+
+def test_jobs_of_attempts_that_are_no_longer_on_record_go_and_count_no_more() -> None:
+    done = pod("Failed", exit_code=33, finished=NOW)
+    old = {n: {"number": n, "name": f"a{n}", "reason": "Preempted", "progressed": True} for n in range(1, 12)}
+    runs = {n: run(f"tickets-12345678-a{n}", done, failed=True) for n in range(1, 12)}
+    raw = {"counts": {"attempts": 11, "interruptions": 11, "reasons": {"Preempted": 11}}}
+    raw["attempts"] = [{**old[n], "completionTime": NOW.isoformat()} for n in range(2, 12)]
+    world = validated(raw_status=raw, status=FineTuneJobStatus.model_validate(raw), attempts=runs)
+
+    plan = reconcile(world, NOW)
+
+    assert [body["metadata"]["name"] for body in plan.create] == ["tickets-12345678-a12"]
+    assert plan.delete_jobs == ["tickets-12345678-a1", "tickets-12345678-a2"]
+    assert plan.status is not None
+    assert plan.status["counts"] == {"attempts": 12, "interruptions": 11, "reasons": {"Preempted": 11}}
+
+
+def test_a_job_that_ends_while_a_pod_still_stops_pays_for_it_until_then() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(max_interruptions=0)})
+    running = with_status(validated(spec=spec), reconcile(validated(attempts={1: attempt(pod(started=NOW))}), NOW))
+    leaving = pod("Running", started=NOW, due=NOW + timedelta(seconds=120))
+
+    plan = reconcile(replace(running, remains={1: (leaving,)}), NOW + timedelta(seconds=30))
+
+    assert (state(plan), attempts(plan)[0]["gpuSeconds"]) == ("Failed", 30)
+
+
+def test_suspending_a_job_ends_its_preflight() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+
+    plan = reconcile(fresh(spec=spec, preflight=preflight(pod())), NOW)
+
+    assert (state(plan), plan.delete_jobs, plan.create) == ("Suspended", ["tickets-12345678-preflight"], [])
+
+
+def test_a_pause_is_counted_from_the_end_also_of_an_attempt_whose_pod_never_ran() -> None:
+    deleted = with_status(validated(), reconcile(validated(), NOW))
+    first = with_status(deleted, reconcile(deleted, NOW))
+    again = with_status(first, reconcile(first, NOW))
+    second_end = with_status(again, reconcile(again, NOW))
+
+    assert kinds(reconcile(second_end, NOW + timedelta(seconds=19))) == []
+    assert kinds(reconcile(second_end, NOW + timedelta(seconds=20))) == ["Job"]
