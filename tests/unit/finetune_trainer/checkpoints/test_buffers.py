@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from finetune_trainer.checkpoints.buffers import Buffers, bytes_of, free_memory
+from finetune_trainer.checkpoints.buffers import Buffers, bytes_of, free_memory, given_back
 
 GB = 2**30
 
@@ -37,6 +37,11 @@ def test_memory_is_allocated_once() -> None:
 
 def test_the_size_is_that_of_the_tensors() -> None:
     assert bytes_of({"a": torch.ones(3, dtype=torch.bfloat16), "b": torch.tensor(1.0)}) == 10
+
+
+def test_memory_that_the_process_gave_back_is_needed_again(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t    5000 kB\nVmRSS:\t    2000 kB\n")
+    assert given_back(tmp_path / "status") == 3000 * 1024
 
 
 def test_free_memory_is_bounded_by_the_node_and_by_the_pod(tmp_path: Path) -> None:
