@@ -36,6 +36,7 @@ class FailureReason(StrEnum):
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"
     KILLED = "Killed"
+    TRAINING_STALLED = "TrainingStalled"
     STATUS_NOT_WRITABLE = "StatusNotWritable"
     TRAINER_CRASHED = "TrainerCrashed"
 
@@ -132,6 +133,12 @@ FAILURES: dict[FailureReason, Failure] = {
         Actor.PLATFORM,
         "Find the process that killed the trainer in the node's kernel log and events. If the node ran out of memory, "
         "raise spec.compute.memory. Then create the job again.",
+    ),
+    FailureReason.TRAINING_STALLED: Failure(
+        14,  # the number of SIGALRM, because the trainer's timer cannot end the process with another code
+        Actor.PLATFORM,
+        "Read the stacks of all threads in the pod's log, and check the node's GPU, driver and network. If the work "
+        "was only slow, raise spec.runPolicy.stallTimeoutSeconds. Then create the job again.",
     ),
     FailureReason.STATUS_NOT_WRITABLE: Failure(
         0,

@@ -34,9 +34,11 @@ from finetune_trainer.model.loading import (
     load_model,
     load_tokenizer,
     mixed_precision,
+    whole_model,
 )
 from finetune_trainer.model.trainable import as_published, make_trainable
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
@@ -92,11 +94,13 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: i
         epoch = steps_per_epoch(len(prepared.train), spec.training.global_batch_size)
         progress = TrainingProgress(writer, attempt, device_name, resolved.total_steps, epoch)
 
+        phase("downloading the base model")
         tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
         copy_files(storage, spec.model.uri, prepared.model_files, scratch / "model")
         tokenizer = load_tokenizer(scratch / "model")
         model, assessor, baselines = measure_base(bundle, prepared, tokenizer, accelerator, scratch / "model", writer)
 
+        phase("training")
         tell(writer, TRAINED, "Training", announcement(prepared))
         previous = fetch_adapter(storage, spec.method.lora.from_, scratch / "previous")
         validation = Validation(prepared.validation, spec.training, resolved, accelerator, scratch)
@@ -108,12 +112,16 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: i
 
         model = as_published(accelerator.unwrap_model(model))
         output, serving = scratch / "output", serving_of(prepared, tokenizer)
-        adapter = stage_weights(model, tokenizer, bundle, serving, output)
+        phase("saving the tuned weights")
+        with whole_model(scratch / "model"):
+            adapter = stage_weights(model, tokenizer, bundle, serving, output)
         with weights_kept(storage, bundle, output):
+            phase("measuring the tuned model")
             print(f"Answering {len(assessor.held_out):,} held-out rows with the tuned model.", flush=True)
             assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, started, bundle))
             tell_assessment(assessment.evaluation, writer)
             if spec.output.merge:
+                phase("merging")
                 # Only one model fits into memory at a time, so the tuned model is deleted before merging.
                 del model
                 accelerator.free_memory()
@@ -121,6 +129,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: i
                 merged = merge(folders, assessment.tuned, assessor.held_out, prepared, tokenizer, accelerator)
                 assessment = assessment.with_merged(merged)
                 tell_assessment(assessment.evaluation, writer)
+            phase("publishing the results")
             license, curve = base_license(scratch / "model"), validation.curve
             results = Results(
                 bundle=bundle,
@@ -162,6 +171,7 @@ def measure_base(
         assessor = Assessor(bundle, prepared, evaluator)
 
         def say(what: str) -> None:
+            phase(f"measuring {what}")
             rows = f"{len(assessor.held_out):,} held-out rows"
             tell(writer, TRAINED, "EvaluatingBase", f"Answering {rows} with {what}.")
 
@@ -193,6 +203,7 @@ def load_base(
 ) -> tuple[PreTrainedModel, GenerationConfig]:
     """Loads the base model in `folder` for `method`, with its generation settings. Prints why rows of this model cannot
     share a forward pass, if so. Raises TrainerFailure as `load_model` and `sharing` do."""
+    phase("loading the base model")
     model = load_model(folder, method, device, bundle.spec.method.quantization)
     if slower := describe(sharing(model)):
         print(slower, flush=True)
