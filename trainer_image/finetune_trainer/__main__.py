@@ -17,7 +17,12 @@ from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import open_storage
-from finetune_trainer.pod.termination import handle_sigterm, write_failure, write_termination_message
+from finetune_trainer.pod.termination import (
+    handle_sigterm,
+    stop_requested,
+    write_failure,
+    write_termination_message,
+)
 from finetune_trainer.pod.watchdog import watched
 
 
@@ -27,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     handle_sigterm()
     try:
-        message = _run(options.step, options.bundle, options.attempt)
+        message = _run(options)
     except Superseded as end:
         write_termination_message(TerminationMessage(reason="Superseded", message=f"Stopped: {end}."))
         print(f"Stopped: {end}.", file=sys.stderr)
@@ -44,12 +49,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("step", choices=["preflight", "train"])
     parser.add_argument("bundle", type=Path, help="JSON file with the job's spec, see finetune_api.bundle")
     parser.add_argument("--attempt", type=int, default=1, help="number of the training attempt, from 1")
+    parser.add_argument(
+        "--halvings",
+        type=int,
+        default=0,
+        help="how often the micro-batches are halved: once for each earlier attempt that ran out of GPU memory",
+    )
     return parser.parse_args(arguments)
 
 
-def _run(step: str, path: Path, attempt: int) -> str:
+def _run(options: argparse.Namespace) -> str:
     """Runs the step. Returns the sentence for the termination message."""
-    bundle = read_bundle(path)
+    bundle, step, attempt = read_bundle(options.bundle), options.step, options.attempt
     storage = open_storage(bundle)
     if step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None:
         _hide_torch()
@@ -64,7 +75,7 @@ def _run(step: str, path: Path, attempt: int) -> str:
 
     writer = StatusWriter(bundle.job, attempt_manager(attempt))
     with watched(stall_timeout(bundle), lambda failure: tell_failure(failure, writer)):
-        return train(bundle, storage, writer, attempt)
+        return train(bundle, storage, writer, attempt, options.halvings)
 
 
 def stall_timeout(bundle: Bundle) -> float | None:
@@ -122,4 +133,10 @@ def _fail(error: BaseException) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if stop_requested():
+        # An upload that does not answer must not use up the grace period.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -6,10 +6,11 @@ manifest. A folder that is truncated, incomplete, changed or from another run is
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +18,9 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
 
 MANIFEST = "manifest.json"
+READ_BYTES = 8 * 1024 * 1024
+Content = bytes | Path | Callable[[], BinaryIO]
+"""The content of a file: bytes, a local file, or a function that opens a seekable stream of always the same bytes."""
 VERSION = 1
 """Layout of the manifest. A reader uses only folders of its own layout."""
 
@@ -51,11 +55,14 @@ class Manifest(BaseModel):
     """Facts on which the content depends, for example the digest of the data. The writer chooses them."""
 
     def difference(self, facts: Mapping[str, Any]) -> str | None:
-        """Returns a clause that names the first of `facts` that is another in `about`, or None if all are equal."""
-        for name, ours in json.loads(json.dumps(facts)).items():
-            theirs = self.about.get(name)
-            if theirs != ours:
-                return f"it was written for {name} {_shown(theirs)}, and this run has {_shown(ours)}"
+        """Returns a clause that names the first fact that is not the same in `about` and in `facts`, or None."""
+        ours = json.loads(json.dumps(facts))
+        for name in [*ours, *self.about]:
+            if self.about.get(name) != ours.get(name):
+                return (
+                    f"it was written for {name} {_shown(self.about.get(name))}, and this run has "
+                    f"{_shown(ours.get(name))}"
+                )
         return None
 
 
@@ -68,18 +75,21 @@ class Unusable:
 
 
 def write_folder(
-    storage: JobStorage, uri: str, files: Mapping[str, bytes | Path], about: Mapping[str, Any] | None = None
+    storage: JobStorage,
+    uri: str,
+    files: Mapping[str, Content],
+    about: Mapping[str, Any] | None = None,
+    advance: Callable[[int], None] = lambda size: None,
 ) -> Manifest:
     """Writes `files`, by their path in the folder, and then the manifest. Returns the manifest.
 
-    No folder must exist at `uri`. Raises TrainerFailure as JobStorage does; the folder is then not usable."""
+    `advance`: gets the number of bytes sent, in the calling thread; an exception that it raises ends the writing. No
+    folder must exist at `uri`. Raises TrainerFailure as JobStorage does; the folder is then not usable."""
     entries = {}
     for name, content in files.items():
-        entries[name] = _entry(content)
-        if isinstance(content, bytes):
-            storage.write_bytes(join(uri, name), content)
-        else:
-            storage.upload_file(content, join(uri, name))
+        entries[name] = _entry(content, lambda: advance(0))
+        storage.send(_opener(content), join(uri, name), advance)
+    advance(0)
     manifest = Manifest(files=entries, about=dict(about or {}))
     storage.write_bytes(join(uri, MANIFEST), manifest.model_dump_json(indent=2).encode())
     return manifest
@@ -88,7 +98,7 @@ def write_folder(
 def read_manifest(storage: JobStorage, uri: str, facts: Mapping[str, Any] | None = None) -> Manifest | Unusable:
     """Returns the manifest of the folder `uri` if all its files have the right size. The files' content is not read.
 
-    `facts`: what must be the same in the manifest's `about`. Raises TrainerFailure if the storage does not answer."""
+    `facts`: what the manifest's `about` must equal, if given. Raises TrainerFailure if the storage does not answer."""
     sizes = storage.list_folder(uri)
     if MANIFEST not in sizes:
         return _unusable(uri, f"it has no {MANIFEST}, because its writer was stopped or the file was deleted")
@@ -103,7 +113,7 @@ def read_manifest(storage: JobStorage, uri: str, facts: Mapping[str, Any] | None
             return _unusable(uri, f"its file {name} is missing")
         if sizes[name] != entry.size:
             return _unusable(uri, f"its file {name} has {sizes[name]:,} bytes instead of {entry.size:,}")
-    if difference := manifest.difference(facts or {}):
+    if facts is not None and (difference := manifest.difference(facts)):
         return _unusable(uri, difference)
     return manifest
 
@@ -113,7 +123,7 @@ def read_folder(
 ) -> Manifest | Unusable:
     """Downloads the folder `uri` to the local folder `into`, and verifies size and sha256 of each file.
 
-    `facts`: what must be the same in the manifest's `about`. If the folder is not usable, `into` may have some of its
+    `facts`: what the manifest's `about` must equal, if given. If the folder is not usable, `into` may have some of its
     files. Raises TrainerFailure if the storage does not answer or denies access."""
     manifest = read_manifest(storage, uri, facts)
     if isinstance(manifest, Unusable):
@@ -140,11 +150,21 @@ def _gone_or_raise(storage: JobStorage, uri: str, *names: str) -> Unusable:
     return _unusable(uri, f"its file {gone} was deleted while it was read")
 
 
-def _entry(content: bytes | Path) -> FileEntry:
+def _opener(content: Content) -> Callable[[], BinaryIO]:
     if isinstance(content, bytes):
-        return FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-    with content.open("rb") as file:
-        return FileEntry(size=content.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        return lambda: BytesIO(content)
+    return (lambda: content.open("rb")) if isinstance(content, Path) else content
+
+
+def _entry(content: Content, between: Callable[[], None] = lambda: None) -> FileEntry:
+    """Returns size and sha256. Calls `between` between the parts that it reads."""
+    digest, size = hashlib.sha256(), 0
+    with _opener(content)() as stream:
+        while data := stream.read(READ_BYTES):
+            digest.update(data)
+            size += len(data)
+            between()
+    return FileEntry(size=size, sha256=digest.hexdigest())
 
 
 def _unusable(uri: str, why: str) -> Unusable:

@@ -1,0 +1,111 @@
+"""A process that starts trainers, and jobs that were prepared once."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.resume.histories import History, Kill, live, prepare
+from benchmarks.resume.serve import Server
+from finetune_api.bundle import Bundle
+from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer, sum_rows, write_rows
+
+Job = tuple[Bundle, Path]
+Live = Callable[..., History]
+
+SPECS: dict[str, dict[str, Any]] = {
+    "lora": {
+        "method": {"type": "LoRA", "lora": {"r": 4, "dropout": 0.2}},
+        "training": {"epochs": 3, "learningRate": 0.02, "evaluateEvery": 2, "publish": "Best", "checkpoint": {"every": 2}},
+    },
+    "dora": {
+        "method": {"type": "LoRA", "lora": {"r": 4, "dropout": 0.1, "useDora": True, "bias": "LoraOnly"}},
+        "training": {"epochs": 2, "learningRate": 0.01, "weightDecay": 0.1, "checkpoint": {"every": 3, "keep": 1}},
+    },
+    "full": {
+        "method": {"type": "Full"},
+        "training": {"epochs": 2, "learningRate": 0.005, "publish": "Best", "evaluateEvery": 2, "checkpoint": {"every": 2}},
+    },
+    "8-bit": {
+        "method": {"type": "LoRA", "lora": {"r": 64, "modulesToSave": ["lm_head"]}},
+        "training": {"epochs": 2, "optimizer": "PagedAdamW8bit", "learningRate": 0.01, "checkpoint": {"every": 2}},
+    },
+    "qlora": {
+        "method": {"type": "QLoRA", "lora": {"r": 4, "dropout": 0.1}},
+        "training": {"epochs": 2, "learningRate": 0.01, "publish": "Last", "checkpoint": {"every": 2}},
+    },
+    "early": {
+        "method": {"type": "LoRA", "lora": {"r": 4}},
+        "training": {
+            "epochs": 6,
+            "learningRate": 0.5,  # so high that the loss soon rises
+            "evaluateEvery": 2,
+            "earlyStopping": {"patience": 2},
+            "checkpoint": {"every": 1},
+        },
+    },
+}
+
+
+@pytest.fixture(scope="package")
+def server() -> Iterator[Server]:
+    """Starts trainers."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Job]:
+    """The bundle of a job, and a folder with its prepared data."""
+    folder = tmp_path_factory.mktemp("jobs")
+    save_tokenizer(folder / "model")
+    save_model(folder / "model", attention_bias=True)
+    rows = write_rows(folder / "rows.jsonl", sum_rows(60))
+    made: dict[str, Job] = {}
+
+    def job(name: str) -> Job:
+        if name not in made:
+            bundle = bundle_of(folder / "model", rows, SPECS[name])
+            made[name] = bundle, prepare(bundle, folder / name)
+        return made[name]
+
+    return job
+
+
+def bundle_of(model: Path, rows: Path, parts: dict[str, Any]) -> Bundle:
+    """The bundle of a job with a short evaluation."""
+    spec = {
+        "model": {"uri": str(model)},
+        "dataset": {"train": [{"uri": str(rows)}], "split": {"validation": 0.2, "test": 0.1}},
+        "output": {"uri": "/set-for-each-history"},
+        "evaluation": {"maxRows": 4, "baselines": ["Base"], "generation": {"maxNewTokens": 2}},
+    }
+    return Bundle.model_validate({"spec": spec | parts, "allowCPU": True})
+
+
+@pytest.fixture(scope="package")
+def uninterrupted(server: Server, jobs: Callable[[str], Job], tmp_path_factory: pytest.TempPathFactory) -> Live:
+    """The history of a job that nobody interrupted, by the job's name."""
+    made: dict[str, History] = {}
+
+    def run(name: str) -> History:
+        if name not in made:
+            bundle, prepared = jobs(name)
+            folder = tmp_path_factory.mktemp("whole") / name
+            made[name] = live(server, bundle, prepared, folder, iter(()))
+            assert len(made[name].attempts) == 1
+        return made[name]
+
+    return run
+
+
+@pytest.fixture
+def interrupted(server: Server, jobs: Callable[[str], Job], tmp_path: Path) -> Live:
+    """The history of a job whose attempts are killed like this; the one after them ends by itself."""
+
+    def run(name: str, *kills: Kill) -> History:
+        bundle, prepared = jobs(name)
+        return live(server, bundle, prepared, tmp_path / "job", iter(kills))
+
+    return run
