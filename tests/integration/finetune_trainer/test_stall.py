@@ -64,7 +64,11 @@ loop.accumulate_gradients = lambda *given, **more: (HANG if given[5] == 3 else t
     ("patch", "phase", "step"),
     [
         (STEP_4_HANGS.replace("HANG", "hang"), "training, after step 3 of 6", 3),
-        ("train.load_model = hang", "loading the base model", None),
+        (
+            "from finetune_trainer.evaluation import base_measurement; base_measurement.load_model = hang",
+            "loading the base model",
+            None,
+        ),
         (
             "from finetune_trainer.evaluation import scoring; scoring.write_answers = hang",
             "measuring the base model",

@@ -1,22 +1,22 @@
 """Results of whole phases that a later attempt of the same job takes over: measurements and tuned weights.
 
-Each result is a verified folder `kept/NAME-POD` below the job's work prefix. A result that is damaged, incomplete or from
-another run is not used, and the log says why."""
+Each result is a verified folder `kept/NAME-POD` below the job's work prefix. A result that is damaged, incomplete or
+from another run is not used, and the log says why."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetune_api.bundle import Bundle
-from finetune_trainer.checkpoints.folder import Unusable, read_folder, read_manifest, write_folder
-from finetune_trainer.handover.prepared import Prepared, work_prefix
-from finetune_trainer.handover.trainer_version import trainer_version
+from finetune_trainer.checkpoints.folder import Content, Unusable, read_folder, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
 
-ATTEMPT = "attempt"
+WRITER = "writer.json"
+"""The file that says which attempt wrote the result."""
 
 
 @dataclass(frozen=True)
@@ -25,58 +25,43 @@ class Kept:
 
     folder: Path
     """The local folder with its files."""
-    about: Mapping[str, Any]
-    """What its writer said about it."""
-
-    @property
-    def attempt(self) -> int:
-        """The number of the attempt that wrote it."""
-        return int(self.about[ATTEMPT])
+    attempt: int
+    """The number of the attempt that wrote it."""
 
 
 class KeptResults:
-    """The kept results of one job."""
+    """The kept results of one job, as one attempt uses them."""
 
-    def __init__(
-        self, storage: JobStorage, bundle: Bundle, attempt: int, facts: Mapping[str, Any], scratch: Path
-    ) -> None:
-        """`facts`: what determines the results, see `facts_of`. `scratch`: the folder for downloads."""
-        self._storage, self._attempt, self._facts, self._scratch = storage, attempt, facts, scratch
-        self._place = join(work_prefix(bundle), "kept")
+    def __init__(self, storage: JobStorage, uri: str, attempt: int, facts: Mapping[str, Any], scratch: Path) -> None:
+        """`uri`: the folder of all results. `facts`: what determines them. `scratch`: a folder for downloads."""
+        self._storage, self._uri, self._attempt, self._facts, self._scratch = storage, uri, attempt, facts, scratch
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        """The folders that were there when this attempt first looked."""
+        return sorted({path.partition("/")[0] for path in self._storage.list_folder(self._uri)})
 
     def find(self, name: str) -> Kept | None:
-        """Returns a usable result, or None. Prints why a result is not used.
+        """Returns a usable result of this name, or None. Prints why a result is not used.
 
         Raises TrainerFailure if the storage does not answer or denies access."""
-        found = {path.split("/")[0] for path in self._storage.list_folder(self._place)}
-        for folder in sorted(folder for folder in found if folder.rpartition("-")[0] or folder):
-            if not folder.startswith(f"{name}-"):
-                continue
-            uri, into = join(self._place, folder), self._scratch / folder
-            manifest = read_manifest(self._storage, uri, self._facts)
-            if not isinstance(manifest, Unusable):
-                manifest = read_folder(self._storage, uri, into, self._facts)
-            if not isinstance(manifest, Unusable):
-                return Kept(into, manifest.about)
-            print(manifest.why, flush=True)
+        for folder in (folder for folder in self._folders if folder.startswith(f"{name}-")):
+            into = self._scratch / folder
+            found = read_folder(self._storage, join(self._uri, folder), into, self._facts)
+            if not isinstance(found, Unusable):
+                return Kept(into, int(json.loads((into / WRITER).read_bytes())["attempt"]))
+            print(found.why, flush=True)
         return None
 
-    def keep(self, name: str, files: Mapping[str, bytes | Path], **about: Any) -> None:
-        """Writes a result for later attempts. If the storage refuses it, the log says so and the job goes on."""
-        uri = join(self._place, f"{name}-{os.environ.get('POD_UID', 'local')}")
+    def keep(self, name: str, files: Mapping[str, Content]) -> bool:
+        """Writes a result for later attempts. `name` contains no hyphen. Returns whether it was written: if the storage
+        fails, the log says so and the job goes on."""
+        uri = join(self._uri, f"{name}-{os.environ.get('POD_UID') or 'local'}")
+        writer = json.dumps({"attempt": self._attempt}).encode()
         try:
-            self._storage.delete_prefix(uri)  # outside Kubernetes every attempt has the same name
-            write_folder(self._storage, uri, files, {**self._facts, **about, ATTEMPT: self._attempt})
+            self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name
+            write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts)
         except TrainerFailure as failure:
-            print(f"A later attempt cannot take over the {name}, and makes them again: {failure.message}", flush=True)
-
-
-def facts_of(bundle: Bundle, prepared: Prepared, device: str) -> dict[str, Any]:
-    """Returns what determines the results of a job's phases. `device`: the type of the device, cpu or cuda."""
-    return {
-        "spec": bundle.spec_digest,
-        "data": prepared.preflight.digest,
-        "model files": dict(prepared.model_files),
-        "trainer": trainer_version(),
-        "device": device,
-    }
+            print(f"A later attempt will have to repeat what {uri} contains: {failure.message}", flush=True)
+            return False
+        return True
