@@ -1,7 +1,8 @@
 """The state of a training besides its weights and its optimizer, and how a checkpoint stores it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -100,12 +101,7 @@ def steps_of(records: Tensor) -> list[Step]:
     return [Step(*(kind(value) for kind, value in zip(types, row, strict=True))) for row in rows]
 
 
+@lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Returns the versions of the libraries on which the exact values of a step depend."""
     return {name: version(name) for name in LIBRARIES}
-
-
-def described(plan: StepLayout) -> str:
-    """Returns the plan in words for the log."""
-    how = "with" if plan.gradient_checkpointing else "without"
-    return f"micro-batches of {asdict(plan)['micro_batch_tokens']:,} tokens {how} gradient checkpointing"

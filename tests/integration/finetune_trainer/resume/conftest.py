@@ -17,7 +17,13 @@ Live = Callable[..., History]
 SPECS: dict[str, dict[str, Any]] = {
     "lora": {
         "method": {"type": "LoRA", "lora": {"r": 4, "dropout": 0.2}},
-        "training": {"epochs": 3, "learningRate": 0.02, "evaluateEvery": 2, "publish": "Best", "checkpoint": {"every": 2}},
+        "training": {
+            "epochs": 3,
+            "learningRate": 0.1,
+            "evaluateEvery": 2,
+            "publish": "Best",
+            "checkpoint": {"every": 2},
+        },
     },
     "dora": {
         "method": {"type": "LoRA", "lora": {"r": 4, "dropout": 0.1, "useDora": True, "bias": "LoraOnly"}},
@@ -25,7 +31,13 @@ SPECS: dict[str, dict[str, Any]] = {
     },
     "full": {
         "method": {"type": "Full"},
-        "training": {"epochs": 2, "learningRate": 0.005, "publish": "Best", "evaluateEvery": 2, "checkpoint": {"every": 2}},
+        "training": {
+            "epochs": 2,
+            "learningRate": 0.01,
+            "publish": "Best",
+            "evaluateEvery": 2,
+            "checkpoint": {"every": 2},
+        },
     },
     "8-bit": {
         "method": {"type": "LoRA", "lora": {"r": 64, "modulesToSave": ["lm_head"]}},
@@ -39,13 +51,16 @@ SPECS: dict[str, dict[str, Any]] = {
         "method": {"type": "LoRA", "lora": {"r": 4}},
         "training": {
             "epochs": 6,
-            "learningRate": 0.5,  # so high that the loss soon rises
+            "learningRate": 0.5,
             "evaluateEvery": 2,
             "earlyStopping": {"patience": 2},
             "checkpoint": {"every": 1},
         },
     },
 }
+
+"""The jobs. The validation rows are of another kind than the training rows, so that the loss on them rises again: with
+"lora", "8-bit", "full" and "early" the best step is not the last one."""
 
 
 @pytest.fixture(scope="package")
@@ -61,23 +76,29 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Job]:
     folder = tmp_path_factory.mktemp("jobs")
     save_tokenizer(folder / "model")
     save_model(folder / "model", attention_bias=True)
-    rows = write_rows(folder / "rows.jsonl", sum_rows(60))
+    write_rows(folder / "train.jsonl", sum_rows(60))
+    other = [{"prompt": f"Say {i}", "completion": f"It was what the {i} fox jumped over."} for i in range(12)]
+    write_rows(folder / "validation.jsonl", other)
     made: dict[str, Job] = {}
 
     def job(name: str) -> Job:
         if name not in made:
-            bundle = bundle_of(folder / "model", rows, SPECS[name])
+            bundle = bundle_of(folder, SPECS[name])
             made[name] = bundle, prepare(bundle, folder / name)
         return made[name]
 
     return job
 
 
-def bundle_of(model: Path, rows: Path, parts: dict[str, Any]) -> Bundle:
-    """The bundle of a job with a short evaluation."""
+def bundle_of(folder: Path, parts: dict[str, Any]) -> Bundle:
+    """The bundle of a job over the files in `folder`, with a short evaluation."""
     spec = {
-        "model": {"uri": str(model)},
-        "dataset": {"train": [{"uri": str(rows)}], "split": {"validation": 0.2, "test": 0.1}},
+        "model": {"uri": str(folder / "model")},
+        "dataset": {
+            "train": [{"uri": str(folder / "train.jsonl")}],
+            "validation": [{"uri": str(folder / "validation.jsonl")}],
+            "split": {"test": 0.1},
+        },
         "output": {"uri": "/set-for-each-history"},
         "evaluation": {"maxRows": 4, "baselines": ["Base"], "generation": {"maxNewTokens": 2}},
     }

@@ -19,10 +19,30 @@ def test_after_kills_weights_steps_and_curve_are_those_of_the_uninterrupted_run(
     name: str, uninterrupted: Live, interrupted: Live
 ) -> None:
     whole = uninterrupted(name)
-    history = interrupted(name, after(3, KILL), after(4, TERM), after(6, KILL, 0.01), after(7, TERM, 0.02))
-    assert len(history.attempts) >= 3
+    kills = after(3, KILL), after(5, TERM), after(7, KILL, 0.01), after(9, TERM, 0.02), after(11, KILL)
+    history = interrupted(name, *kills)
+    assert len(history.attempts) >= 4
     assert history.results == whole.results
     assert history.results["weights"]
+
+
+@pytest.mark.parametrize("name", ["lora", "full", "8-bit", "early"])
+def test_the_best_weights_of_an_earlier_attempt_are_published(
+    name: str, uninterrupted: Live, interrupted: Live
+) -> None:
+    whole = uninterrupted(name)
+    best = min(whole.results["curve"], key=lambda point: point["loss"])["step"]
+    history = interrupted(name, after(best + 1, TERM))
+    assert history.attempts[1].first_step > best
+    assert history.results == whole.results
+
+
+def test_early_stopping_counts_what_earlier_attempts_measured(uninterrupted: Live, interrupted: Live) -> None:
+    whole = uninterrupted("early")
+    last = len(whole.results["steps"])
+    assert last < 30, "it stopped early"
+    history = interrupted("early", after(last - 1, TERM))
+    assert len(history.results["steps"]) == last
 
 
 def test_sigterm_loses_no_step(interrupted: Live) -> None:
