@@ -46,6 +46,12 @@ class JobStorage:
         with self._typed(uri) as files:
             return files.size(uri)
 
+    def identity(self, uri: str) -> str:
+        """Returns a text that changes when the content of the file changes. Raises TrainerFailure if the file does not
+        exist or must not be read."""
+        with self._typed(uri) as files:
+            return files.identity(uri)
+
     def read_bytes(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
         """Returns the bytes of the file from `start`, at most `length` of them."""
         with self._typed(uri) as files:
