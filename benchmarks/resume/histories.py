@@ -39,6 +39,8 @@ class Ended:
     log: str
     seconds: float
     kill: Kill | None
+    stopping: float | None
+    """Seconds from the kill to the end; None if it ended before."""
     message: dict[str, Any]
     """The termination message; empty if the process left none."""
 
@@ -110,8 +112,7 @@ def live(server: Server, bundle: Bundle, prepared: Path, folder: Path, kills: It
     """Runs attempts of the job in the new folder `folder`, each with the next of `kills`, until one succeeds.
 
     `prepared`: a folder that `prepare` has made. Without a kill an attempt ends by itself."""
-    shutil.copytree(prepared, folder)
-    _write_bundle(bundle, folder)
+    start(bundle, prepared, folder)
     history = History(folder)
     for number in range(1, MOST_ATTEMPTS + 1):
         history.attempts.append(attempt(server, folder, number, next(kills, None)))
@@ -121,6 +122,18 @@ def live(server: Server, bundle: Bundle, prepared: Path, folder: Path, kills: It
         assert ended.kill, ended.log
         assert ended.code in (PREEMPTED, -signal.SIGKILL), f"exit code {ended.code}\n{ended.log}"
     raise AssertionError(f"the job did not end in {MOST_ATTEMPTS} attempts\n{history.attempts[-1].log}")
+
+
+def start(bundle: Bundle, prepared: Path, folder: Path) -> Path:
+    """Makes the folder of a job of which no attempt has started yet. Returns it."""
+    shutil.copytree(prepared, folder)
+    _write_bundle(bundle, folder)
+    return folder
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Returns the folders of the checkpoints of the job in `folder`, oldest first."""
+    return sorted((folder / "out").glob(".work/*/checkpoints/step-*"))
 
 
 def attempt(
@@ -140,7 +153,7 @@ def attempt(
         **({"signal": kill.signal, "line": kill.line, "delay": kill.delay} if kill else {}),
     )
     message = json.loads(log.read_text()) if log.exists() else {}
-    return Ended(ended["code"], ended["log"], ended["seconds"], kill, message)
+    return Ended(ended["code"], ended["log"], ended["seconds"], kill, ended["stopping"], message)
 
 
 def _write_bundle(bundle: Bundle, folder: Path) -> None:

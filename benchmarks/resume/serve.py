@@ -1,8 +1,8 @@
 """A process that has loaded all libraries, and starts each run of the trainer as a process of its own by forking.
 
-A run then takes a second instead of ten. Each line of the input is a request as JSON; each line of the output is how the
-run ended. The run itself is `finetune_trainer.__main__.main`, as in a pod, with two additions: every step is a line in
-the log, and the steps and the validation curve are written to a file when the results are published.
+A run then takes a second instead of ten. Each line of the input is a request as JSON; each line of the output is how
+the run ended. The run itself is `finetune_trainer.__main__.main`, as in a pod, with two additions: every step is a line
+in the log, and the steps and the validation curve are written to a file when the results are published.
 """
 
 import json
@@ -68,8 +68,8 @@ def _watch() -> None:
     from finetune_trainer import train
     from finetune_trainer.training import training_progress
 
-    training_progress.INTERVAL_SECONDS = 0.0
-    publish = train.upload_results
+    training_progress.INTERVAL_SECONDS = 0.0  # type: ignore[attr-defined]
+    publish = train.upload_results  # type: ignore[attr-defined]
 
     def recorded(storage: Any, results: Any, staging: Path) -> list[Path]:
         if path := os.environ.get("RECORDS"):
@@ -80,13 +80,14 @@ def _watch() -> None:
             Path(path).write_text(json.dumps(records))
         return publish(storage, results, staging)
 
-    train.upload_results = recorded
+    train.upload_results = recorded  # type: ignore[attr-defined]
 
 
 def _run(
     arguments: list[str], environment: dict[str, str], signal: int | None = None, line: str = "", delay: float = 0.0
 ) -> dict[str, Any]:
-    """Runs the trainer with these arguments. Returns exit code (negative: the signal that ended it), log and seconds.
+    """Runs the trainer with these arguments. Returns exit code (negative: the signal that ended it), log, seconds, and
+    the seconds from the signal to the end.
 
     `signal`: sent `delay` seconds after the first line of the log that begins with `line`."""
     reading, writing = os.pipe()
@@ -95,17 +96,19 @@ def _run(
     if child == 0:
         _become(arguments, environment, writing)
     os.close(writing)
-    log, sent = [], signal is None
+    log, sent, killed = [], signal is None, 0.0
     with os.fdopen(reading, errors="replace") as lines:
         for text in lines:
             log.append(text)
             if not sent and text.startswith(line):
                 time.sleep(delay)
                 os.kill(child, signal or 0)
-                sent = True
+                sent, killed = True, time.monotonic()
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    return {"code": code, "log": "".join(log), "seconds": time.monotonic() - started}
+    ended = time.monotonic()
+    stopping = ended - killed if killed else None
+    return {"code": code, "log": "".join(log), "seconds": ended - started, "stopping": stopping}
 
 
 def _become(arguments: list[str], environment: dict[str, str], log: int) -> None:

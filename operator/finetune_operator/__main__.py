@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from finetune_operator.cluster.api import KubernetesApi
 from finetune_operator.cluster.limits import Bucket
+from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.process import metrics, probes
 from finetune_operator.process.keeper import Keeper
 from finetune_operator.process.loop import Workers
@@ -40,7 +41,7 @@ def _operator(arguments: argparse.Namespace) -> Supervisor:
     store = Store(lambda key: workers.add(key))
     watches = Watches(store, arguments.namespaces, lambda: keeper.listed())
     keeper = Keeper(api, store, arguments.namespaces, watches.restart)
-    workers = Workers(api, store, keeper, arguments.workers)
+    workers = Workers(api, store, keeper, arguments.workers, Workloads(api) if arguments.kueue else None)
     metrics.observe(store, workers.queue)
     if arguments.metrics_bind_address:
         metrics.serve(arguments.metrics_bind_address)
@@ -70,6 +71,9 @@ def _arguments(command_line: Sequence[str] | None = None) -> argparse.Namespace:
         "--api-qps", type=float, default=0, help="requests per second to the API server; 0 means no limit"
     )
     parser.add_argument("--api-burst", type=int, default=100, help="requests at once, if --api-qps sets a limit")
+    parser.add_argument(
+        "--kueue", action="store_true", help="read Kueue's Workloads, to say in the status what a queued job waits for"
+    )
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     return parser.parse_args(command_line)
 

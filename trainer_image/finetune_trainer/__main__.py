@@ -1,8 +1,14 @@
 """`python -m finetune_trainer {preflight,train} BUNDLE`: runs a step of a job and reports how it ended."""
 
+import os
+import signal
+
+if __name__ == "__main__":
+    # Until the libraries are loaded there is nothing to save. The first process of a container would ignore the signal.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(33))  # the code of Preempted
+
 import argparse
 import logging
-import os
 import sys
 import traceback
 import warnings
@@ -14,10 +20,11 @@ from pydantic import ValidationError
 from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
-from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.pod.termination import (
+    failure_after_stop,
     handle_sigterm,
     stop_requested,
     write_failure,
@@ -124,7 +131,7 @@ def _quieten_libraries() -> None:
 
 
 def _fail(error: BaseException) -> int:
-    failure = failure_of(error)
+    failure = failure_after_stop(error)
     if failure is not error:
         traceback.print_exception(error)
     write_failure(failure)

@@ -35,7 +35,7 @@ from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import JobStorage, join
-from finetune_trainer.pod.termination import stop_deferred, write_failure
+from finetune_trainer.pod.termination import failure_after_stop, stop_deferred, write_failure
 from finetune_trainer.results.merge import MergeFolders, merge
 from finetune_trainer.results.model_card import base_license
 from finetune_trainer.results.publish import (
@@ -72,7 +72,7 @@ def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: in
     except Superseded:
         raise
     except BaseException as error:
-        tell_failure(failure_of(error), writer)
+        tell_failure(failure_after_stop(error), writer)
         raise
 
 

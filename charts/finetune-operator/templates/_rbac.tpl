@@ -42,6 +42,12 @@ tenants' pods. */}}
 - apiGroups: [""]
   resources: [events]
   verbs: [create, list]
+{{- if .Values.kueue.enabled }}
+# Reads what a Job that Kueue suspends waits for.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
+{{- end }}
 # Checks whether a tenant's own ServiceAccount may write the status, before a pod starts.
 - apiGroups: [authorization.k8s.io]
   resources: [localsubjectaccessreviews]

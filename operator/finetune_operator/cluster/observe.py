@@ -1,8 +1,8 @@
 """Assembles all input of one decision about a FineTuneJob from the store.
 
-Read live, because no watch shows them: the Events of a child that does not start, and a tenant's own ServiceAccount."""
+Read live, because no watch shows them: the Events of a child that does not start, the Workload of a child that its
+queue suspends, and a tenant's own ServiceAccount."""
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,14 +14,17 @@ from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.events import pod_event, refusal
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.cluster.rivals import rivals_of
+from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.observed.starting import is_stuck
 from finetune_operator.observed.world import Key, Run, World, parse_spec
-from finetune_operator.store.kept import KeptJob
+from finetune_operator.store.kept import KeptJob, unpacked
 from finetune_operator.store.store import Store
 
 
-def observe(api: Api, store: Store, accounts: Accounts, key: Key) -> World | None:
-    """Return the world of this job; None if the job does not exist or has ended."""
+def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Workloads | None = None) -> World | None:
+    """Return the world of this job; None if the job does not exist or has ended.
+
+    `workloads`: Kueue's, if the operator may read them."""
     job = store.job(key)
     if job is None or job.has_ended:
         return None
@@ -29,7 +32,9 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key) -> World | Non
     if world.deleting or world.spec is None:
         return world
     runs = store.runs(job.uid)
-    explained = [(kept, _explained(api, world.namespace, kept.uid, kept.run.with_pods(pods))) for kept, pods in runs]
+    explained = [
+        (kept, _explained(api, workloads, world.namespace, kept.uid, kept.run.with_pods(pods))) for kept, pods in runs
+    ]
     attempts = {kept.attempt: run for kept, run in explained if kept.step == "train"}
     profile, profile_error = profile_of(store, world.spec.profile_name)
     account = _account(store, accounts, world.namespace, world.spec) if not attempts else GOOD
@@ -50,8 +55,8 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key) -> World | Non
 
 def _bare(job: KeptJob) -> World:
     """Return the world with only the fields that come from the FineTuneJob itself."""
-    spec, error = parse_spec(FineTuneJobSpec, json.loads(job.spec)) if job.spec else (None, None)
-    status = json.loads(job.status) if job.status else {}
+    spec, error = parse_spec(FineTuneJobSpec, unpacked(job.spec)) if job.spec else (None, None)
+    status = unpacked(job.status)
     return World(
         namespace=job.key[0],
         name=job.key[1],
@@ -61,6 +66,7 @@ def _bare(job: KeptJob) -> World:
         created=job.created,
         deleting=job.deleting,
         queue=job.queue,
+        priority_class=job.priority_class,
         raw_status=status,
         status=FineTuneJobStatus.model_validate(status),
         spec=spec,
@@ -76,11 +82,22 @@ def _account(store: Store, accounts: Accounts, namespace: str, spec: FineTuneJob
     return accounts.standing(namespace, name)
 
 
-def _explained(api: Api, namespace: str, uid: str, run: Run) -> Run:
-    """Return the run, with its Events if it is stuck. A normal run needs no such request."""
+def _explained(api: Api, workloads: Workloads | None, namespace: str, uid: str, run: Run) -> Run:
+    """Return the run, with its Events if it is stuck, or Kueue's word if it waits in a queue.
+
+    A normal run needs no such request."""
     now = datetime.now(UTC)
-    if run.pod is None and run.is_live and not run.suspended:
+    if run.suspended:
+        return _queued(workloads, namespace, uid, run)
+    if run.pod is None and run.is_live:
         return replace(run, refusal=refusal(api, namespace, uid, run, now))
     if run.pod is not None and is_stuck(run.pod, now):
         return replace(run, pod=replace(run.pod, event=pod_event(api, namespace, run.pod.uid)))
     return run
+
+
+def _queued(workloads: Workloads | None, namespace: str, uid: str, run: Run) -> Run:
+    """Return a suspended run with what Kueue says about it, if the run has a queue and the operator may ask."""
+    if workloads is None or run.queue is None or not run.is_live:
+        return run
+    return replace(run, hold=workloads.hold(namespace, uid, run.queue))

@@ -67,8 +67,7 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
     pod["containers"][0]["resources"] = {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": memory}}
     labels = {names.LABEL_STEP: "preflight"}
     queue = profile.pods.preflight.queue_name
-    queued = {names.LABEL_QUEUE: queue} if queue else {}
-    return _job(world, names.preflight_name(world.name, world.uid), {**labels, **queued}, labels, pod)
+    return _job(world, names.preflight_name(world.name, world.uid), {**labels, **_queued(world, queue)}, labels, pod)
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: int) -> Object:
@@ -85,8 +84,16 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     if gpu.tolerations:
         pod["tolerations"] = [t.model_dump(by_alias=True, exclude_none=True) for t in gpu.tolerations]
     labels = {names.LABEL_STEP: "train", names.LABEL_ATTEMPT: str(attempt)}
-    queue = {names.LABEL_QUEUE: world.queue} if world.queue else {}
-    return _job(world, names.attempt_name(world.name, world.uid, attempt), {**labels, **queue}, labels, pod)
+    name = names.attempt_name(world.name, world.uid, attempt)
+    return _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
+
+
+def _queued(world: World, queue: str | None) -> dict[str, str]:
+    """Return Kueue's labels of a Job: its queue, and the job's priority in it. Without a queue there are none."""
+    if not queue:
+        return {}
+    priority = {names.LABEL_PRIORITY_CLASS: world.priority_class} if world.priority_class else {}
+    return {names.LABEL_QUEUE: queue, **priority}
 
 
 def _metadata(world: World, name: str, labels: dict[str, str]) -> Object:

@@ -14,11 +14,12 @@ from finetune_operator.observed import own_words
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import End, RunStanding, Standing
+from finetune_operator.observed.workloads import NORMAL_HOLDS
 from finetune_operator.observed.world import Run, World
 
 ATTEMPT = 1
 """Number of the only attempt. A failed attempt ends the job."""
-_STAGES = {"PreflightPending", "Validating", "WaitingForGPU", "Training", "Evaluating", "Publishing"}
+_STAGES = {"PreflightPending", "Validating", "WaitingForGPU", "Training", "Evaluating", "Publishing", *NORMAL_HOLDS}
 """Reasons of the condition Ready that every job passes through."""
 
 
@@ -134,7 +135,7 @@ def _validating(preflight: RunStanding) -> Outlook:
             State.VALIDATING, "Validating", "The preflight checks the data, the model and the output.", Stage.PREFLIGHT
         )
     if preflight.standing is Standing.SUSPENDED:
-        return Outlook(State.QUEUED, "Suspended", preflight.message, Stage.PREFLIGHT)
+        return Outlook(State.QUEUED, preflight.reason, preflight.message, Stage.PREFLIGHT)
     return Outlook(
         State.PENDING, "PreflightPending", preflight.message or "The preflight pod is starting.", Stage.PREFLIGHT
     )
@@ -142,7 +143,7 @@ def _validating(preflight: RunStanding) -> Outlook:
 
 def _training(world: World, attempt: RunStanding, run: Run | None = None) -> Outlook:
     if attempt.standing is Standing.SUSPENDED:
-        return Outlook(State.QUEUED, "Suspended", attempt.message)
+        return Outlook(State.QUEUED, attempt.reason, attempt.message)
     if attempt.standing is not Standing.RUNNING:
         return Outlook(State.QUEUED, "WaitingForGPU", attempt.message or "The training pod is starting.")
     started = run.pod.started if run and run.pod else None

@@ -11,6 +11,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.observed.pods import Object, Pod
+from finetune_operator.observed.workloads import Hold
 
 Key = tuple[str, str]
 """Namespace and name of a FineTuneJob."""
@@ -31,6 +32,10 @@ class Run:
     """Field manager that suspended the Job; "" if a webhook suspended it when it was created."""
     queue: str | None = None
     """Queue of the Job, from its label."""
+    suspended_since: datetime | None = None
+    """When the Job was suspended, as the Job controller reports it."""
+    hold: Hold | None = None
+    """Why Kueue holds the Job back; None unless the Job is suspended and has a queue, and the operator may ask."""
     begun: datetime | None = None
     """When the Job was started or last resumed."""
     pod: Pod | None = None
@@ -56,6 +61,7 @@ class Run:
             failed="Failed" in true,
             failure=_own_failure(true.get("Failed", {})),
             suspended=bool(job.get("spec", {}).get("suspend")),
+            suspended_since=_optional_time(true.get("Suspended", {}).get("lastTransitionTime")),
             suspended_by=_suspended_by(metadata.get("managedFields", [])),
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
             begun=_optional_time(status.get("startTime")),
@@ -96,6 +102,8 @@ class World:
     deleting: bool
     queue: str | None
     """Queue of the attempts, from the label of the job."""
+    priority_class: str | None
+    """Kueue's WorkloadPriorityClass of the job's Jobs, from the label of the job."""
     raw_status: Object
     status: FineTuneJobStatus
     spec: FineTuneJobSpec | None

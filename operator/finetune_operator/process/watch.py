@@ -181,6 +181,7 @@ class _Run:
             settings=_settings(self._namespaces),
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
+            memo=_NoMemo(),
             standalone=True,
             stop_flag=self._stopped,
         )
@@ -271,6 +272,13 @@ def _settings(namespaces: tuple[str, ...]) -> kopf.OperatorSettings:
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     logging.getLogger("kopf._core.reactor.running").addFilter(_is_no_word_on_signals)
     return settings
+
+
+class _NoMemo:
+    """Stands for what handlers would remember about an object. kopf keeps a copy for each object."""
+
+    def __copy__(self) -> "_NoMemo":
+        return self
 
 
 class _NoDiffs(kopf.DiffBaseStorage):

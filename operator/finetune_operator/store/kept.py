@@ -1,10 +1,11 @@
 """The part of each watched object that decisions read. Everything else, first of all managedFields, is dropped.
 
-A memory of 10,000 jobs with their Jobs and Pods must be small, so specs and statuses are kept as compact JSON text and
+A memory of 10,000 jobs with their Jobs and Pods must be small, so specs and statuses are kept as compressed JSON and
 read only when their job is decided."""
 
 import json
 import sys
+import zlib
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -33,16 +34,17 @@ class KeptJob:
     created: datetime
     deleting: bool
     queue: str | None
+    priority_class: str | None
     profile: str
     output: str
     """output.uri in its normal form."""
     is_validated: bool
     state: str
     """State of the status; "" until the operator has written one."""
-    spec: str
-    """JSON; "" for a job that has ended, for which nothing is decided."""
-    status: str
-    """JSON without the parts that no decision reads; "" for a job that has ended."""
+    spec: bytes
+    """For `unpacked`; empty for a job that has ended, for which nothing is decided."""
+    status: bytes
+    """For `unpacked`, without the parts that no decision reads; empty for a job that has ended."""
 
     @property
     def has_ended(self) -> bool:
@@ -65,6 +67,7 @@ class KeptJob:
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             deleting="deletionTimestamp" in metadata,
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
+            priority_class=metadata.get("labels", {}).get(names.LABEL_PRIORITY_CLASS),
             profile=sys.intern(spec.get("profileName", "")),
             output=normal(spec.get("output", {}).get("uri", "")),
             is_validated=any(
@@ -72,8 +75,8 @@ class KeptJob:
                 for condition in status.get("conditions", [])
             ),
             state=sys.intern(status.get("state", "")),
-            spec="" if ended else _text(spec),
-            status="" if ended else _text({name: part for name, part in status.items() if name not in _NEVER_READ}),
+            spec=b"" if ended else _packed(spec),
+            status=b"" if ended else _packed({name: part for name, part in status.items() if name not in _NEVER_READ}),
         )
 
 
@@ -162,10 +165,21 @@ class KeptName:
         return cls(metadata["namespace"], metadata["uid"], int(metadata["resourceVersion"]))
 
 
+def unpacked(part: bytes) -> Object:
+    """Return a spec or a status of a KeptJob; an empty object if it was not kept."""
+    found: Object = json.loads(zlib.decompress(part)) if part else {}
+    return found
+
+
 def _controller(metadata: Object) -> str | None:
     """Return the uid of the controlling owner."""
     return next((owner["uid"] for owner in metadata.get("ownerReferences", []) if owner.get("controller")), None)
 
 
+def _packed(part: Object) -> bytes:
+    """Return the part as compressed JSON. Equal parts have equal bytes. The fastest level costs 10 microseconds."""
+    return zlib.compress(_text(part).encode(), 1)
+
+
 def _text(part: Any) -> str:
-    return json.dumps(part, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(part, separators=(",", ":"))

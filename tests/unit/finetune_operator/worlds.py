@@ -47,6 +47,7 @@ def fresh(**changes: Any) -> World:
         created=NOW - timedelta(seconds=2),
         deleting=False,
         queue=None,
+        priority_class=None,
         raw_status={"observedGeneration": -1},
         status=FineTuneJobStatus(observed_generation=-1),
         spec=SPEC,

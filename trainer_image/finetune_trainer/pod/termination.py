@@ -9,7 +9,8 @@ from time import monotonic
 from types import FrameType
 
 from finetune_api.bundle import TerminationMessage
-from finetune_trainer.pod.failure import StopRequested, TrainerFailure
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
 
 MESSAGE_BYTES = 4096
 """Most bytes of a termination message that the kubelet reads."""
@@ -18,6 +19,8 @@ DEFAULT_LOG = Path("/dev/termination-log")
 
 GRACE_SECONDS = 120.0
 """Grace period of the operator's pods, for a pod whose environment does not name it."""
+AGAIN_SECONDS = 5.0
+"""Time after which StopRequested is raised again if the pod has not reported its end."""
 RESERVED_SECONDS = 15.0
 """Part of the grace period that is kept for the status, the termination message and the end of the process."""
 RESERVED_SHARE = 0.25
@@ -42,8 +45,16 @@ class _Done:
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
     if not _Stop.requested:
         _Stop.requested, _Stop.since = True, monotonic()
-    if not _Stop.deferred:
-        raise StopRequested
+    _stop(number, frame)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raises StopRequested. Raises it again every few seconds, in case a library swallows it, until the termination
+    message is written."""
+    if _Stop.deferred:
+        return
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+    raise StopRequested
 
 
 def handle_sigterm() -> None:
@@ -51,6 +62,7 @@ def handle_sigterm() -> None:
     start."""
     _Done.step = _Done.checkpoint_step = None
     signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGALRM, _stop)
 
 
 @contextmanager
@@ -77,6 +89,14 @@ def check_stop() -> None:
         raise StopRequested
 
 
+def failure_after_stop(error: BaseException) -> TrainerFailure:
+    """Returns the failure for any exception, like `failure_of`. After SIGTERM an unexpected exception comes from a
+    library that StopRequested has interrupted."""
+    failure = failure_of(error)
+    crashed = failure.reason is FailureReason.TRAINER_CRASHED
+    return failure_of(StopRequested()) if _Stop.requested and crashed else failure
+
+
 def seconds_left() -> float:
     """Returns how long the pod may still work after SIGTERM, before it has to report how it ended.
 
@@ -101,6 +121,7 @@ def write_termination_message(message: TerminationMessage) -> None:
 def write_failure(failure: TrainerFailure) -> None:
     """Leaves the termination message of a failure. Call this before anything that waits for another process: a pod that
     gets SIGTERM is killed after its grace period."""
+    signal.setitimer(signal.ITIMER_REAL, 0)  # StopRequested need not be raised again
     text = failure.for_the_operator
     step = _Done.step if failure.step is None else failure.step
     message = TerminationMessage(reason=failure.reason, message=text, step=step, checkpoint_step=_Done.checkpoint_step)

@@ -1,12 +1,13 @@
 """A process that starts trainers, and jobs that were prepared once."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.resume.histories import History, Kill, live, prepare
+from benchmarks.resume.histories import History, Kill, live, prepare, start
 from benchmarks.resume.serve import Server
 from finetune_api.bundle import Bundle
 from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer, sum_rows, write_rows
@@ -127,6 +128,12 @@ def interrupted(server: Server, jobs: Callable[[str], Job], tmp_path: Path) -> L
 
     def run(name: str, *kills: Kill) -> History:
         bundle, prepared = jobs(name)
-        return live(server, bundle, prepared, tmp_path / "job", iter(kills))
+        return live(server, bundle, prepared, Path(tempfile.mkdtemp(dir=tmp_path)) / name, iter(kills))
 
     return run
+
+
+@pytest.fixture
+def started(jobs: Callable[[str], Job], tmp_path: Path) -> Callable[[str], Path]:
+    """The folder of a new job of this name, of which no attempt has started yet."""
+    return lambda name: start(*jobs(name), Path(tempfile.mkdtemp(dir=tmp_path)) / name)

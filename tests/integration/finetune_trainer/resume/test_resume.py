@@ -1,13 +1,18 @@
 """A training that was killed and resumed is the same training."""
 
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from benchmarks.resume.histories import PREEMPTED, Kill
+from benchmarks.resume.histories import PREEMPTED, Kill, attempt, checkpoints
+from benchmarks.resume.serve import Server
 from tests.integration.finetune_trainer.resume.conftest import SPECS, Live
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
+MOMENTS = 12
+"""Number of moments, evenly spread over a run, at which SIGTERM is sent."""
 
 
 def after(step: int, kind: signal.Signals, delay: float = 0.0) -> Kill:
@@ -43,6 +48,28 @@ def test_early_stopping_counts_what_earlier_attempts_measured(uninterrupted: Liv
     assert last < 30, "it stopped early"
     history = interrupted("early", after(last - 1, TERM))
     assert len(history.results["steps"]) == last
+
+
+def test_sigterm_at_any_moment_ends_as_preempted_within_seconds_and_loses_no_step(
+    server: Server, uninterrupted: Live, started: Callable[[str], Path]
+) -> None:
+    seconds = uninterrupted("early").attempts[0].seconds
+    for part in range(MOMENTS):
+        folder = started("early")
+        first = attempt(server, folder, 1, Kill(TERM, delay=seconds * (part + 0.5) / MOMENTS))
+        if first.stopping is None:
+            continue  # it ended before
+        assert first.code == PREEMPTED, first.log
+        assert first.stopping < 5, first.log
+        assert first.message["reason"] == "Preempted"
+        uploaded = first.message.get("checkpointStep")
+        if "Answering 4 held-out rows with the tuned model." not in first.log:
+            assert first.message.get("step") == uploaded, first.log
+        if not (folder / "out" / "manifest.json").exists():
+            assert all((found / "manifest.json").exists() for found in checkpoints(folder))
+            second = attempt(server, folder, 2)
+            assert second.code == 0, second.log
+            assert second.first_step == (uploaded or 0)
 
 
 def test_sigterm_loses_no_step(interrupted: Live) -> None:

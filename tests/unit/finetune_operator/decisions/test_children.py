@@ -1,15 +1,17 @@
 """The objects a job has: restricted pods, one owner, secrets as files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from finetune_api.bundle import Bundle
-from finetune_api.names import LABEL_QUEUE
+from finetune_api.names import LABEL_PRIORITY_CLASS, LABEL_QUEUE
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.decisions import children
 from finetune_operator.observed.pods import Object
+from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.worlds import PROFILE, SPEC, UID, fresh
 
 DOCKERFILE = Path(__file__).parents[4] / "Dockerfile.trainer"
@@ -118,6 +120,20 @@ def test_the_preflight_stands_in_the_profiles_queue_and_the_attempt_does_not() -
 
     assert [job["metadata"]["labels"].get(LABEL_QUEUE) for job in jobs] == ["cpu", None]
     assert LABEL_QUEUE not in JOBS["preflight"]["metadata"]["labels"]
+
+
+def test_the_priority_class_stands_beside_the_queue_and_not_without_it() -> None:
+    def priorities(world: World, profile: FineTuneProfileSpec) -> list[str | None]:
+        jobs = children.preflight_job(world, SPEC, profile), children.attempt_job(world, SPEC, profile, 1)
+        return [job["metadata"]["labels"].get(LABEL_PRIORITY_CLASS) for job in jobs]
+
+    queued = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(), "pods": {"preflight": {"queueName": "cpu"}}})
+    urgent = fresh(priority_class="urgent")
+
+    assert priorities(urgent, PROFILE) == [None, None]
+    assert priorities(replace(urgent, queue="gpus"), PROFILE) == [None, "urgent"]
+    assert priorities(replace(urgent, queue="gpus"), queued) == ["urgent", "urgent"]
+    assert priorities(fresh(queue="gpus"), queued) == [None, None]
 
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
