@@ -36,8 +36,8 @@ class FailureReason(StrEnum):
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"
     KILLED = "Killed"
-    TRAINING_STALLED = "TrainingStalled"
     STATUS_NOT_WRITABLE = "StatusNotWritable"
+    TRAINING_STALLED = "TrainingStalled"
     TRAINER_CRASHED = "TrainerCrashed"
 
 
@@ -134,17 +134,17 @@ FAILURES: dict[FailureReason, Failure] = {
         "Find the process that killed the trainer in the node's kernel log and events. If the node ran out of memory, "
         "raise spec.compute.memory. Then create the job again.",
     ),
-    FailureReason.TRAINING_STALLED: Failure(
-        14,  # the number of SIGALRM, because the trainer's timer cannot end the process with another code
-        Actor.PLATFORM,
-        "Read the stacks of all threads in the pod's log, and check the node's GPU, driver and network. If the work "
-        "was only slow, raise spec.runPolicy.stallTimeoutSeconds. Then create the job again.",
-    ),
     FailureReason.STATUS_NOT_WRITABLE: Failure(
         0,
         Actor.PLATFORM,
         "Bind the ClusterRole finetune-trainer to the pod's ServiceAccount, make sure that nothing else writes the "
         "status of this job, and create the job again.",
+    ),
+    FailureReason.TRAINING_STALLED: Failure(
+        14,  # the number of SIGALRM, because the trainer's timer cannot end the process with another code
+        Actor.PLATFORM,
+        "Read the stacks of all threads in the pod's log, and check the node's GPU, driver and network. If the work "
+        "was only slow, raise spec.runPolicy.stallTimeoutSeconds. Then create the job again.",
     ),
     FailureReason.TRAINER_CRASHED: Failure(
         34,

@@ -68,9 +68,9 @@ def test_a_cache_in_a_bucket_of_no_storage_is_named_and_the_job_waits_for_the_pr
 
     assert (state(plan), plan.create) == ("Pending", [])
     assert message(plan) == (
-        "spec.preparedCache.uri of FineTuneProfile default: bucket cache is in no storage of FineTuneProfile default. The "
-        "buckets of the profile are data, models. Correct spec.preparedCache.uri of the profile, or add its bucket to "
-        "spec.storages. The job then starts."
+        "spec.preparedCache.uri of FineTuneProfile default: bucket cache is in no storage of FineTuneProfile default. "
+        "The buckets of the profile are data, models. Correct spec.preparedCache.uri of the profile, or add its bucket "
+        "to spec.storages. The job then starts."
     )
 
 
