@@ -29,7 +29,7 @@ from finetune_trainer.handover.prepared import Prepared, read_prepared, work_pre
 from finetune_trainer.model.batches import steps_per_epoch
 from finetune_trainer.model.loading import choose_device, load_model, load_tokenizer, mixed_precision, whole_model
 from finetune_trainer.model.trainable import as_published, make_trainable
-from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder

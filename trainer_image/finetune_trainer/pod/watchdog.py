@@ -18,6 +18,7 @@ from typing import NoReturn
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer.pod import heartbeat
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.termination import stop_requested
 
 LOOK_SECONDS = 1.0
 MARGIN_SECONDS = 60.0
@@ -47,7 +48,7 @@ def _watch(wanted: float | None, report: Callable[[TrainerFailure], None], over:
     """Counts the looks without progress, not the time: a process that was frozen with its pod has not stalled."""
     seen, waited = heartbeat.beats(), 0.0
     while not over.wait(LOOK_SECONDS):
-        if (now := heartbeat.beats()) != seen:
+        if (now := heartbeat.beats()) != seen or stop_requested():  # after SIGTERM the kubelet ends the process
             seen, waited = now, 0.0
         waited += LOOK_SECONDS
         allowed = heartbeat.patience(wanted)

@@ -16,6 +16,8 @@ from finetune_trainer.checkpoints.tensor_file import open_tensors
 from finetune_trainer.checkpoints.training_state import live_state
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import failure_of
+from finetune_trainer.pod.heartbeat import quiet_work
+from finetune_trainer.pod.storage import PATIENCE_SECONDS
 from finetune_trainer.pod.termination import seconds_left, stop_requested
 from finetune_trainer.training.run_state import STEPS, RunState, records, words_of
 
@@ -77,8 +79,9 @@ class Checkpoints:
         self._start(trainee, self._buffers.copy(tensors) if room else tensors, numbers)
         if not room:
             # The weights must not change before they are uploaded. After SIGTERM no step follows.
-            while not self._background.wait(PAUSE_SECONDS) and not stop_requested():
-                pass
+            with quiet_work(PATIENCE_SECONDS):
+                while not self._background.wait(PAUSE_SECONDS) and not stop_requested():
+                    pass
         self._last, self._last_time, waited = step, self._clock(), self._clock() - started
         self._blocked += waited
         if waited > LONG_WAIT_SECONDS:
