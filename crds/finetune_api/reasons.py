@@ -37,6 +37,7 @@ class FailureReason(StrEnum):
     NODE_LOST = "NodeLost"
     KILLED = "Killed"
     STATUS_NOT_WRITABLE = "StatusNotWritable"
+    TRAINING_STALLED = "TrainingStalled"
     TRAINER_CRASHED = "TrainerCrashed"
 
 
@@ -138,6 +139,12 @@ FAILURES: dict[FailureReason, Failure] = {
         Actor.PLATFORM,
         "Bind the ClusterRole finetune-trainer to the pod's ServiceAccount, make sure that nothing else writes the "
         "status of this job, and create the job again.",
+    ),
+    FailureReason.TRAINING_STALLED: Failure(
+        14,  # the number of SIGALRM, because the trainer's timer cannot end the process with another code
+        Actor.PLATFORM,
+        "Read the stacks of all threads in the pod's log, and check the node's GPU, driver and network. If the work "
+        "was only slow, raise spec.runPolicy.stallTimeoutSeconds. Then create the job again.",
     ),
     FailureReason.TRAINER_CRASHED: Failure(
         34,
