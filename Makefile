@@ -70,6 +70,10 @@ unit: venv ## no cluster; about a minute
 	@echo "unit: no cluster"
 	@$(PYTEST) $(IN_PARALLEL) tests/unit
 
+.PHONY: histories
+histories: venv ## 20,000 random histories of a job, about 20 minutes; HISTORIES=1000
+	@HISTORIES=$(or $(HISTORIES),20000) $(PYTEST) tests/unit/finetune_operator/decisions/test_histories.py
+
 .PHONY: integration
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
 	@echo "integration: a real API server and controller-manager; whole trainings of tiny models"

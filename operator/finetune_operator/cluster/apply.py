@@ -36,6 +36,8 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
         _confirm(api, store, world)
     for body in plan.create:
         _create(api, store, world, body)
+    for name in plan.delete_config_maps:
+        api.delete("ConfigMap", name, world.namespace)
     for name in plan.delete_jobs:
         api.delete("Job", name, world.namespace)
         store.forget_run(world.uid, name)
@@ -106,8 +108,8 @@ def _check_owner(world: World, body: Object, present: Object) -> None:
 
 
 def _event(world: World, event: Event, now: datetime) -> Object:
-    """Return the Event as JSON. Its name depends on the reason only, so a restart does not create a second Event."""
-    said = hashlib.sha256(f"{world.uid}{event.reason}".encode()).hexdigest()[:16]
+    """Return the Event as JSON. Its name does not depend on the time, so a restart does not create a second Event."""
+    said = hashlib.sha256(f"{world.uid}{event.reason}{event.occurrence}".encode()).hexdigest()[:16]
     moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",
