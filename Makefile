@@ -82,10 +82,16 @@ e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
 	@echo "e2e: the whole local cluster"
 	@$(PYTHON) -m devcluster build --kueue
 	@$(PYTEST) tests/e2e
+	@$(PYTEST) tests/chaos  # a cluster of its own, with two nodes and proxies
 
 .PHONY: test-soak
 test-soak: venv ## fifty jobs on one GPU in the whole local cluster; watches broken on a busy machine
 	@.venv/bin/pytest -m soak tests/integration tests/e2e
+
+.PHONY: chaos
+chaos: venv ## every fault 20 times under running jobs (many hours; goes on where it stopped); TRIES=1 FAULTS="node-lost s3-503"
+	@$(PYTHON) -m devcluster build
+	@$(PYTHON) -m tests.chaos $(if $(TRIES),--tries $(TRIES)) $(if $(FAULTS),--fault $(FAULTS))
 
 FLOOR := build/floor/venv
 FLOOR_PYTEST := $(FLOOR)/bin/python -m pytest

@@ -139,8 +139,8 @@ class ControlPlane:
             "--use-service-account-credentials",
             "--leader-elect=false",
             "--secure-port=0",
-            *self.controller_flags,
             *self._patience_with_nodes(),
+            *self.controller_flags,
         ]
 
     def _patience_with_nodes(self) -> list[str]:

@@ -62,7 +62,7 @@ class Kueue:
 
         Raises ClusterError if a queue or a Workload is left: only Kueue can remove its finalizer."""
         webhooks = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations", "customresourcedefinitions")
-        self._processes.stop([NAME])
+        self._processes.stop(NAME)
         waiting = f"--timeout={START_SECONDS:.0f}s"
         self._kubectl("delete", ",".join(webhooks), "--selector", "app.kubernetes.io/name=kueue", waiting)
         self._kubectl("delete", "namespace", NAMESPACE, waiting)

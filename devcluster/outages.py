@@ -21,7 +21,7 @@ class Outages:
     def restart_api_server(self) -> None:
         """Kills the API server, starts it again, and waits until it is ready."""
         self._processes.send("kube-apiserver", signal.SIGKILL)
-        self._processes.stop(["kube-apiserver"])
+        self._processes.stop("kube-apiserver")
         self._plane.start_api_server(self._processes)
         self._processes.wait_for("the API server", self._plane.is_ready, ["etcd", "kube-apiserver"])
 

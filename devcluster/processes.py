@@ -71,25 +71,19 @@ class Processes:
     def stop_all(self, first: Sequence[str] = ()) -> None:
         """Stops all components and waits for their end: first those in `first`, then the others in reverse order."""
         record = self._read()
-        self.stop([*first, *(name for name in reversed(record) if name not in first)])
+        self.stop(*first, *(name for name in reversed(record) if name not in first))
         self._record.unlink(missing_ok=True)
 
     def delete_logs(self) -> None:
         """Deletes the logs of an earlier cluster."""
         shutil.rmtree(self.logs, ignore_errors=True)
 
-    def stop(self, names: Sequence[str]) -> None:
-        """Stops these components, one after another, and removes them from the record."""
+    def stop(self, *names: str) -> None:
+        """Stops these components, one after another, waits for their ends and removes them from the record."""
         record = self._read()
         for name in names:
-            pid, started = record.pop(name, (0, 0))
-            if not pid or not _is_alive(pid, started):
-                continue
-            _signal(_inner(pid), signal.SIGCONT)  # A paused process would not end.
-            _signal(_inner(pid), signal.SIGTERM)
-            if not _gone_within(pid, started, PATIENCE_SECONDS):
-                _signal(_inner(pid), signal.SIGKILL)
-                _gone_within(pid, started, PATIENCE_SECONDS)
+            if name in record:
+                _stop(*record.pop(name))
         self._write(record)
 
     def send(self, name: str, number: signal.Signals) -> None:
@@ -121,6 +115,16 @@ def _inner(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return pid
     return int(children[0]) if children else pid
+
+
+def _stop(pid: int, started: int) -> None:
+    if not _is_alive(pid, started):
+        return
+    _signal(_inner(pid), signal.SIGCONT)  # A paused process would not end.
+    _signal(_inner(pid), signal.SIGTERM)
+    if not _gone_within(pid, started, PATIENCE_SECONDS):
+        _signal(_inner(pid), signal.SIGKILL)
+        _gone_within(pid, started, PATIENCE_SECONDS)
 
 
 def _signal(pid: int, number: int) -> None:

@@ -4,6 +4,7 @@ Runs every fault many times on the whole local cluster, and writes docs/reliabil
 continued: its tries are in the record."""
 
 import argparse
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 1 if a try of this run did not end right."""
     options = _options(arguments)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)  # either takes the cluster down, also from `timeout`
     record = Record.open(options.record)
     tasks = record.to_do(_chosen(options.fault), options.tries)
     wrong = 0

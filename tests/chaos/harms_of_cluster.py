@@ -2,19 +2,26 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 
+from devcluster.storage import S3Keys, secret_manifest
+from tests.chaos.pods import pod_at_work, secrets_of
 from tests.chaos.scene import Scene
 from tests.e2e.setting import SYSTEM
 from tests.integration.api_proxy import ApiProxy
 from tests.integration.faults import Harm, Trouble
 from tests.integration.jobs import Job
+from tests.integration.waiting import wait_for
 
 OUTAGE_SECONDS = 60.0
 """How long S3 is away, or in trouble."""
 PAUSE_SECONDS = 30.0
 """How long etcd stands still."""
 WATCH_SECONDS = 5.0
+MOUNT_SECONDS = 150.0
+"""How long the kubelet may take to bring a changed Secret into a pod."""
 OPERATOR = ("-n", SYSTEM, "deployment/finetune-operator")
 
 
@@ -37,8 +44,32 @@ def s3_troubled(*troubles: Trouble) -> Callable[[Scene, Job], None]:
 
 def deny_last_upload(scene: Scene, job: Job) -> None:
     """S3 refuses the manifest, which is uploaded last, until the job has ended."""
-    last = Trouble(Harm.REFUSED, code=403, matches=lambda method, path: method == "PUT" and _is_manifest(path))
+    last = Trouble(Harm.REFUSED, code=403, matches=lambda asked: asked.method == "PUT" and _is_manifest(asked.path))
     scene.s3.troubles = (last,)
+
+
+def rotate_keys(scene: Scene, job: Job) -> None:
+    """Puts other keys into the Secret. The old ones are refused once the pod that runs has the new ones."""
+    old, new = scene.cluster.s3_keys("admin"), scene.cluster.s3_keys("successor")
+    put = partial(_put_keys, scene, job.namespace)
+    put(new)
+    scene.later(lambda: put(old))
+    if pod := pod_at_work(job):
+        keys = [place / "AWS_ACCESS_KEY_ID" for place in secrets_of(scene, pod)]
+        # The kubelet brings a changed Secret to a pod within a minute or two. The pod may end meanwhile.
+        with suppress(AssertionError):
+            wait_for("the pod to have the new keys", lambda: _have(keys, new.access_key), timeout=MOUNT_SECONDS)
+    refused = Trouble(Harm.REFUSED, code=403, matches=lambda asked: old.access_key in asked.authorization)
+    scene.s3.troubles = (refused,)
+
+
+def _put_keys(scene: Scene, namespace: str, keys: S3Keys) -> None:
+    scene.cluster.kubectl("apply", "-f", "-", input=secret_manifest(keys, "s3", namespace))
+
+
+def _have(files: Sequence[Path], key: str) -> bool:
+    """Whether every file has the key. Files of a pod that has ended are gone, and nobody waits for them."""
+    return all(not file.exists() or file.read_text() == key for file in files)
 
 
 def api_troubled(*codes: int) -> Callable[[Scene, Job], None]:
@@ -50,7 +81,7 @@ def api_troubled(*codes: int) -> Callable[[Scene, Job], None]:
             Harm.REFUSED,
             share=0.1,
             code=code,
-            matches=lambda method, path: "watch=true" not in path and (code != 409 or method != "GET"),
+            matches=lambda asked: not asked.is_watch and (code != 409 or asked.method != "GET"),
         )
 
     def harm(scene: Scene, job: Job) -> None:

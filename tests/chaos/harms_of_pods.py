@@ -8,9 +8,10 @@ from pathlib import Path
 
 from finetune_api import names
 from tests.chaos import stand_in
+from tests.chaos.pods import pod_at_work, process_of, running, volume_of
 from tests.chaos.scene import SECOND_NODE, Scene
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job
-from tests.integration.kube import BATCH_JOBS, PODS, PROFILES, Object
+from tests.integration.kube import BATCH_JOBS, PODS, PROFILES
 from tests.integration.waiting import wait_for
 
 TAKEN_OVER_SECONDS = 360.0
@@ -20,51 +21,15 @@ _OVER_THE_LIMIT = 2 * 2**30 + 64 * _MIB
 """More bytes than the pod's volume `tmp` may hold."""
 
 
-def pod_at_work(job: Job) -> Object | None:
-    """Returns the pod of the job that runs now and is not being deleted."""
-    pods = [pod for pod in job.pods() if pod["status"].get("phase") == "Running"]
-    return next((pod for pod in pods if "deletionTimestamp" not in pod["metadata"]), None)
-
-
-def process_of(pod: Object) -> int | None:
-    """Returns the machine's id of the trainer's process; None if it does not run."""
-    statuses = pod["status"].get("containerStatuses", [])
-    container = next((c.get("containerID", "") for c in statuses if c["name"] == names.CONTAINER), "")
-    identity = container.rpartition("/")[2]
-    if not identity:
-        return None
-    for cgroups in Path("/proc").glob("[0-9]*/cgroup"):
-        try:
-            if identity in cgroups.read_text():
-                return int(cgroups.parent.name)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # It has ended meanwhile.
-    return None
-
-
-def log_of(scene: Scene, pod: Object) -> str:
-    """Returns the trainer's log so far, as the node keeps it."""
-    metadata = pod["metadata"]
-    folder = f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
-    place = _folder(scene, pod) / "pod-logs" / folder / names.CONTAINER / "0.log"
-    return place.read_text(errors="replace") if place.exists() else ""
-
-
-def volume_of(scene: Scene, pod: Object, volume: str) -> Path:
-    """Returns the folder of an emptyDir of the pod on the node's disk."""
-    place = f"kubelet/pods/{pod['metadata']['uid']}/volumes/kubernetes.io~empty-dir/{volume}"
-    return _folder(scene, pod) / place
-
-
 def kill(scene: Scene, job: Job, number: signal.Signals) -> None:
     """Sends a signal to the trainer's process."""
-    _, pid = _running(job)
+    _, pid = running(job)
     os.kill(pid, number)
 
 
 def out_of_memory(scene: Scene, job: Job) -> None:
     """Lowers the limit of the container's cgroup until the kernel kills the trainer."""
-    pod, pid = _running(job)
+    pod, pid = running(job)
     limit = _memory_limit(pid)
 
     def killed() -> bool:
@@ -82,14 +47,14 @@ def out_of_memory(scene: Scene, job: Job) -> None:
 
 def fill_the_disk(scene: Scene, job: Job) -> None:
     """Writes more into the pod's volume /tmp than its size limit."""
-    pod, _ = _running(job)
+    pod, _ = running(job)
     with (volume_of(scene, pod, "tmp") / "filling").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, _OVER_THE_LIMIT)
 
 
 def order(scene: Scene, job: Job, word: str) -> None:
     """Lets the stand-in in the trainer's image do what the word says at its next step."""
-    pod, _ = _running(job)
+    pod, _ = running(job)
     place = volume_of(scene, pod, "tmp")
     draft = place / f"{stand_in.FILE}.new"
     draft.write_text(word)
@@ -98,7 +63,7 @@ def order(scene: Scene, job: Job, word: str) -> None:
 
 def delete_pod(scene: Scene, job: Job) -> None:
     """Deletes the pod, as `kubectl delete pod` does."""
-    pod, _ = _running(job)
+    pod, _ = running(job)
     job.kube.delete(f"{PODS.format(job.namespace)}/{pod['metadata']['name']}")
 
 
@@ -147,7 +112,7 @@ def part_the_node(scene: Scene, job: Job) -> None:
 
 
 def _off_and_on(scene: Scene, job: Job, off: Callable[[str], None], on: Callable[[str], None]) -> None:
-    pod, _ = _running(job)
+    pod, _ = running(job)
     node = pod["spec"]["nodeName"]
     assert node == SECOND_NODE, f"{pod['metadata']['name']} runs on {node}, where the control plane is"
     off(node)
@@ -166,23 +131,6 @@ def _ready(scene: Scene, node: str) -> str:
 def _is_taken_over(job: Job, node: str) -> bool:
     pod = pod_at_work(job)
     return (pod is not None and pod["spec"]["nodeName"] != node) or job.status().get("state") in ("Complete", "Failed")
-
-
-def _running(job: Job) -> tuple[Object, int]:
-    """Returns the pod at work and its process. Raises AssertionError if none starts."""
-
-    def found() -> tuple[Object, int] | None:
-        pod = pod_at_work(job)
-        pid = process_of(pod) if pod else None
-        return (pod, pid) if pod and pid else None
-
-    result = wait_for(f"a trainer of {job.name} to run", found, timeout=30)
-    assert result is not None
-    return result
-
-
-def _folder(scene: Scene, pod: Object) -> Path:
-    return scene.nodes[pod["spec"]["nodeName"]].folder
 
 
 def _memory_limit(pid: int) -> Path:

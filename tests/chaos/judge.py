@@ -48,7 +48,8 @@ def outcome(
     """Returns what the try shows. `injected`: seconds at which the fault was injected. `status`: at the end."""
     state = str(status.get("state", ""))
     ready = next((c for c in status.get("conditions", []) if c["type"] == "Ready"), {"reason": "", "message": ""})
-    reasons = [str(a["reason"]) for a in status.get("attempts", []) if a.get("reason") not in (None, "Succeeded")]
+    tried = [*status.get("preflights", []), *status.get("attempts", [])]
+    reasons = [str(run["reason"]) for run in tried if run.get("reason") not in (None, "Succeeded")]
     repeated = steps_repeated(samples)
     return Outcome(
         fault=fault.name,

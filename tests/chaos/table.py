@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from finetune_api.reasons import FailureReason
+from tests.chaos import harms_of_checkpoints as checkpoints
 from tests.chaos import harms_of_cluster as cluster
 from tests.chaos import harms_of_pods as pods
 from tests.chaos.phases import Phase
@@ -17,7 +18,7 @@ from tests.integration.jobs import Job
 ALL = tuple(Phase)
 IN_THE_ATTEMPT = tuple(phase for phase in Phase if phase is not Phase.PREFLIGHT)
 STEPPING = (Phase.TRAIN,)
-WITH_CHECKPOINTS = (Phase.TRAIN, Phase.TUNED)
+WITH_CHECKPOINTS = (Phase.TRAIN,)
 R = FailureReason
 
 
@@ -116,8 +117,8 @@ FAULTS: tuple[Fault, ...] = (
         "s3-cut",
         "S3's connections are cut at random for 60 s: a quarter of the answers, and an eighth of the requests.",
         cluster.s3_troubled(
-            Trouble(Harm.CUT_WITHIN_ANSWER, share=0.25, matches=lambda method, path: method == "GET"),
-            Trouble(Harm.CUT_WITHIN_REQUEST, share=0.125, matches=lambda method, path: method == "PUT"),
+            Trouble(Harm.CUT_WITHIN_ANSWER, share=0.25, matches=lambda asked: asked.method == "GET"),
+            Trouble(Harm.CUT_WITHIN_REQUEST, share=0.125, matches=lambda asked: asked.method == "PUT"),
         ),
         ALL,
         S3_REASONS,
@@ -135,6 +136,27 @@ FAULTS: tuple[Fault, ...] = (
         (Phase.TRAIN, Phase.TUNED),
         _reasons(R.STORAGE_ACCESS_DENIED, R.OUTPUT_NOT_WRITABLE),
         completes=False,
+    ),
+    Fault(
+        "keys-rotated",
+        "The keys of S3 are rotated: the old ones are refused.",
+        cluster.rotate_keys,
+        STEPPING,
+        spec={"training": {"maxSteps": 3000, "epochs": 1000}},  # the kubelet takes a minute or two
+    ),
+    Fault(
+        "checkpoint-truncated",
+        "The newest checkpoint is cut in half, and the trainer is killed.",
+        checkpoints.truncate_newest,
+        WITH_CHECKPOINTS,
+        _reasons(R.KILLED),
+    ),
+    Fault(
+        "checkpoint-file-missing",
+        "A file of the newest checkpoint is deleted, and the trainer is killed.",
+        checkpoints.delete_of_newest,
+        WITH_CHECKPOINTS,
+        _reasons(R.KILLED),
     ),
     Fault("operator-killed", "The operator's pod is killed.", cluster.kill_operator, ALL),
     Fault("two-operators", "Two operators run at once.", cluster.two_operators, ALL),

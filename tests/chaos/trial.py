@@ -8,9 +8,9 @@ from threading import Event, Thread
 
 import requests
 
-from tests.chaos.harms_of_pods import log_of, pod_at_work
 from tests.chaos.judge import Outcome, Sample, outcome
 from tests.chaos.phases import Phase, phase_of
+from tests.chaos.pods import log_of, pod_at_work
 from tests.chaos.scene import Scene
 from tests.chaos.table import Fault
 from tests.integration.jobs import Job

@@ -25,8 +25,7 @@ def install_operator(cluster: Cluster) -> None:
     """Installs the operator as the Deployment that the chart makes, and waits until it is ready."""
     first_node = {"kubernetes.io/hostname": FIRST.name}  # where a test takes another node away, the operator stays
     operator, trainer = _image(images.OPERATOR_IMAGE), _image(images.TRAINER_IMAGE)
-    images_of_chart = {"image": operator, "trainerImage": trainer}
-    values = {**images_of_chart, "nodeSelector": first_node, "kueue": {"enabled": True}}
+    values = {"image": operator, "trainerImage": trainer, "nodeSelector": first_node, "kueue": {"enabled": True}}
     release = ["finetune-operator", str(CHART), "--namespace", SYSTEM, "--create-namespace"]
     path = cluster.folder / "state" / "values.json"
     path.write_text(json.dumps(values))

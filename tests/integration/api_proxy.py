@@ -19,7 +19,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 from tests.integration.calls import Call
-from tests.integration.faults import Fault, Harm, Trouble, refusal
+from tests.integration.faults import Asked, Fault, Harm, Trouble, refusal
 from tests.integration.proxy_server import ProxyServer
 
 Identity = tuple[Path, Path]
@@ -111,10 +111,10 @@ class ApiProxy:
             if "watch=true" in path:
                 _cut(connection)
 
-    def trouble_of(self, method: str, path: str) -> Trouble | None:
+    def trouble_of(self, asked: Asked) -> Trouble | None:
         """What befalls this request."""
         for trouble in self.troubles:
-            if trouble.matches(method, path) and self._random.random() < trouble.share:
+            if trouble.matches(asked) and self._random.random() < trouble.share:
                 self.troubled[trouble.harm] += 1
                 return trouble
         return None
@@ -180,5 +180,5 @@ class S3Proxy(ApiProxy):
 
     def refusal(self, code: int) -> bytes:
         """The body with which S3 refuses."""
-        word = {503: "SlowDown", 429: "TooManyRequests", 403: "AccessDenied"}.get(code, "InternalError")
+        word = {503: "SlowDown", 429: "TooManyRequests", 403: "InvalidAccessKeyId"}.get(code, "InternalError")
         return f"<Error><Code>{word}</Code><Message>the proxy says {code}</Message></Error>".encode()

@@ -18,15 +18,27 @@ class Harm(StrEnum):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a request asks, before it is passed on. `path`: with its query."""
+
+    method: str
+    path: str
+    authorization: str = ""
+
+    @property
+    def is_watch(self) -> bool:
+        return "watch=true" in self.path
+
+
+@dataclass(frozen=True)
 class Trouble:
-    """What befalls a `share` of the requests that match. `code`: of a refusal. `seconds`: by which each is slower.
-    `matches`: gets method and path, with its query."""
+    """What befalls a `share` of the requests that match. `code`: of a refusal. `seconds`: by which each is slower."""
 
     harm: Harm
     share: float = 1.0
     code: int = 503
     seconds: float = 0.0
-    matches: Callable[[str, str], bool] = lambda method, path: "watch=true" not in path
+    matches: Callable[[Asked], bool] = lambda asked: not asked.is_watch
 
 
 class Fault(StrEnum):

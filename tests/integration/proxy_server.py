@@ -9,7 +9,7 @@ from socket import socket
 from typing import TYPE_CHECKING, Any
 
 from tests.integration.calls import Call
-from tests.integration.faults import EVENTS, REFUSALS, STALLS, WITHIN_THE_STREAM, Fault, Harm, Trouble, refusal
+from tests.integration.faults import EVENTS, REFUSALS, STALLS, WITHIN_THE_STREAM, Asked, Fault, Harm, Trouble, refusal
 
 if TYPE_CHECKING:
     from tests.integration.api_proxy import ApiProxy
@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         proxy = self.server.proxy
         length = int(self.headers.get("Content-Length") or 0)
-        trouble = proxy.trouble_of(self.command, self.path)
+        trouble = proxy.trouble_of(Asked(self.command, self.path, self.headers.get("Authorization", "")))
         within = trouble is not None and trouble.harm is Harm.CUT_WITHIN_REQUEST
         data = self.rfile.read(length // 2 if within else length)
         proxy.connections[self.connection] = self.path

@@ -64,7 +64,7 @@ def test_requests_and_answers_pass_unchanged_and_the_host_stays_as_it_was_signed
     assert Store.seen == [("GET", host, 0), ("HEAD", host, 0), ("PUT", host, len(CONTENT))]
 
 
-@pytest.mark.parametrize(("code", "word"), [(503, "SlowDown"), (429, "TooManyRequests"), (403, "AccessDenied")])
+@pytest.mark.parametrize(("code", "word"), [(503, "SlowDown"), (429, "TooManyRequests"), (403, "InvalidAccessKeyId")])
 def test_a_refusal_reads_as_one_of_s3_and_never_arrives(proxy: S3Proxy, code: int, word: str) -> None:
     proxy.troubles = [Trouble(Harm.REFUSED, code=code)]
 
@@ -103,12 +103,23 @@ def test_a_slow_answer_comes(proxy: S3Proxy) -> None:
 
 
 def test_a_share_of_the_requests_that_match_is_troubled(proxy: S3Proxy) -> None:
-    proxy.troubles = [Trouble(Harm.REFUSED, share=0.5, matches=lambda method, path: "/rows" in path)]
+    proxy.troubles = [Trouble(Harm.REFUSED, share=0.5, matches=lambda asked: "/rows" in asked.path)]
 
     codes = [requests.head(f"{proxy.address}/rows").status_code for _ in range(40)]
 
     assert 8 <= codes.count(503) <= 32
     assert {requests.head(f"{proxy.address}/model").status_code for _ in range(10)} == {200}
+
+
+def test_requests_of_one_key_are_refused(proxy: S3Proxy) -> None:
+    proxy.troubles = [Trouble(Harm.REFUSED, code=403, matches=lambda asked: "=OLD/" in asked.authorization)]
+
+    codes = [
+        requests.head(proxy.address, headers={"Authorization": f"AWS4-HMAC-SHA256 Credential={key}/2026"}).status_code
+        for key in ("OLD", "NEW")
+    ]
+
+    assert codes == [403, 200]
 
 
 def test_of_several_troubles_each_has_its_share(proxy: S3Proxy) -> None:

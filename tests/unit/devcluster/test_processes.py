@@ -75,7 +75,7 @@ def test_a_paused_process_is_stopped_and_forgotten_and_the_others_go_on(processe
     other = processes.start("other", FOREVER)
     processes.send("paused", signal.SIGSTOP)
 
-    processes.stop(["paused", "unknown"])
+    processes.stop("paused", "unknown")
 
     assert processes.running() == {"other": other}
     assert processes.recorded() == ["other"]
