@@ -81,13 +81,18 @@ def _write_status(api: Api, store: Store, world: World, status: Object) -> None:
     store.put(names.JOB_KIND, written, own=True)
 
 
+def _is_refusal(error: ApiError) -> bool:
+    """Whether a quota, a policy or an admission webhook refuses the object, also a webhook that does not answer."""
+    return error.status in (400, 403, 422) or (error.status == 500 and "failed calling webhook" in error.message)
+
+
 def _create(api: Api, store: Store, world: World, body: Object) -> None:
     try:
         made = api.create(body)
     except NamespaceGoneError:
         raise  # also a 403, but the tenant deletes the namespace and needs no message
     except ApiError as error:
-        if error.status in (403, 422):
+        if _is_refusal(error):
             child = f"{body['kind']} {body['metadata']['name']}"
             raise RefusedError(f"The API server refused {child}: {error.message}.") from error
         raise
