@@ -46,6 +46,9 @@ class TerminationMessage(ApiModel):
     reason: FailureReason | Literal["Succeeded", "Superseded"]
     message: str
     step: int | None = None
+    """Last optimizer step that was done completely."""
+    checkpoint_step: int | None = None
+    """Optimizer step of the last checkpoint that was uploaded."""
 
 
 def storage_of(bucket: str, storages: list[Storage]) -> Storage | None:

@@ -8,6 +8,7 @@ Packages import downward only, and import-linter holds that; each one's `__init_
     results         what is left at output.uri
     evaluation      scores, comparison, gates, verdict
     training        the optimizer's steps
+    checkpoints     what a later attempt takes over from an earlier one
     preflight, model    the data without a GPU; the model with one. Neither imports the other
     statistics      intervals, comparison, evidence
     handover        what preflight leaves for the attempts, and how rows are drawn from it

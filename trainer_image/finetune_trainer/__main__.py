@@ -1,8 +1,14 @@
 """`python -m finetune_trainer {preflight,train} BUNDLE`: runs a step of a job and reports how it ended."""
 
+import os
+import signal
+
+if __name__ == "__main__":
+    # Until the libraries are loaded there is nothing to save. The first process of a container would ignore the signal.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(33))  # the code of Preempted
+
 import argparse
 import logging
-import os
 import sys
 import traceback
 import warnings
@@ -14,10 +20,16 @@ from pydantic import ValidationError
 from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
-from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import open_storage
-from finetune_trainer.pod.termination import handle_sigterm, write_failure, write_termination_message
+from finetune_trainer.pod.termination import (
+    failure_after_stop,
+    handle_sigterm,
+    stop_requested,
+    write_failure,
+    write_termination_message,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     handle_sigterm()
     try:
-        message = _run(options.step, options.bundle, options.attempt)
+        message = _run(options)
     except Superseded as end:
         write_termination_message(TerminationMessage(reason="Superseded", message=f"Stopped: {end}."))
         print(f"Stopped: {end}.", file=sys.stderr)
@@ -43,12 +55,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("step", choices=["preflight", "train"])
     parser.add_argument("bundle", type=Path, help="JSON file with the job's spec, see finetune_api.bundle")
     parser.add_argument("--attempt", type=int, default=1, help="number of the training attempt, from 1")
+    parser.add_argument(
+        "--halvings",
+        type=int,
+        default=0,
+        help="how often the micro-batches are halved: once for each earlier attempt that ran out of GPU memory",
+    )
     return parser.parse_args(arguments)
 
 
-def _run(step: str, path: Path, attempt: int) -> str:
+def _run(options: argparse.Namespace) -> str:
     """Runs the step. Returns the sentence for the termination message."""
-    bundle = read_bundle(path)
+    bundle, step, attempt = read_bundle(options.bundle), options.step, options.attempt
     storage = open_storage(bundle)
     if step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None:
         _hide_torch()
@@ -61,7 +79,7 @@ def _run(step: str, path: Path, attempt: int) -> str:
         return preflight(bundle, storage, StatusWriter(bundle.job, PREFLIGHT_MANAGER))
     from finetune_trainer.train import train
 
-    return train(bundle, storage, StatusWriter(bundle.job, attempt_manager(attempt)), attempt)
+    return train(bundle, storage, StatusWriter(bundle.job, attempt_manager(attempt)), attempt, options.halvings)
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -104,7 +122,7 @@ def _quieten_libraries() -> None:
 
 
 def _fail(error: BaseException) -> int:
-    failure = failure_of(error)
+    failure = failure_after_stop(error)
     if failure is not error:
         traceback.print_exception(error)
     write_failure(failure)
@@ -113,4 +131,10 @@ def _fail(error: BaseException) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if stop_requested():
+        # An upload that does not answer must not use up the grace period.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

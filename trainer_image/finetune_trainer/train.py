@@ -24,7 +24,6 @@ from finetune_trainer.evaluation.quantized import shortage
 from finetune_trainer.evaluation.recipe import Assessor, Baselines
 from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.evaluation.verdict import Cost
-from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Prepared, read_prepared, work_prefix
 from finetune_trainer.model.batches import steps_per_epoch
 from finetune_trainer.model.isolation import describe, sharing
@@ -41,7 +40,7 @@ from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import JobStorage
-from finetune_trainer.pod.termination import stop_deferred, stop_requested, write_failure
+from finetune_trainer.pod.termination import failure_after_stop, stop_deferred, write_failure
 from finetune_trainer.results.merge import MergeFolders, merge
 from finetune_trainer.results.model_card import base_license
 from finetune_trainer.results.publish import (
@@ -56,33 +55,33 @@ from finetune_trainer.results.publish import (
 from finetune_trainer.results.results import Results
 from finetune_trainer.results.serving import serving_of
 from finetune_trainer.sizing.run_time import cost as price_of
-from finetune_trainer.tokens.row_store import mixtures
-from finetune_trainer.training.loop import Step, training_steps
-from finetune_trainer.training.memory_probe import find_plan
+from finetune_trainer.training.loop import Step
+from finetune_trainer.training.run import Attempt, TrainingRun
 from finetune_trainer.training.training_progress import TrainingProgress, duration
 from finetune_trainer.training.validation import Validation
 
 TRAINED, EVALUATED = ConditionType.TRAINED, ConditionType.EVALUATED
 
 
-def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: int) -> str:
+def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: int, halvings: int = 0) -> str:
     """Trains, compares base and tuned model, publishes, and reports each step in the job's status. Returns the verdict.
 
-    Raises TrainerFailure after writing it to the status, and Superseded if another attempt has replaced this one."""
+    `halvings`: number of earlier attempts that ran out of GPU memory. Raises TrainerFailure after writing it to the
+    status, and Superseded if another attempt has replaced this one."""
     try:
         if manifest := published(storage, bundle):
             return tell_published(manifest, bundle, storage, writer)
-        return recipe(bundle, storage, writer, attempt)
+        return recipe(bundle, storage, writer, Attempt(attempt, halvings, perf_counter()))
     except Superseded:
         raise
     except BaseException as error:
-        tell_failure(failure_of(error), writer)
+        tell_failure(failure_after_stop(error), writer)
         raise
 
 
-def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: int) -> str:
+def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: Attempt) -> str:
     """Runs all steps in order. Requires that this job has not published results yet."""
-    spec, started = bundle.spec, perf_counter()
+    spec = bundle.spec
     with scratch_folder("train-") as scratch:
         prepared = read_prepared(storage, bundle, scratch)
         resolved = prepared.resolved
@@ -90,7 +89,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: i
         precision = mixed_precision(resolved.method, spec.method.quantization)
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
         epoch = steps_per_epoch(len(prepared.train), spec.training.global_batch_size)
-        progress = TrainingProgress(writer, attempt, device_name, resolved.total_steps, epoch)
+        progress = TrainingProgress(writer, attempt.number, device_name, resolved.total_steps, epoch)
 
         tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
         copy_files(storage, spec.model.uri, prepared.model_files, scratch / "model")
@@ -102,7 +101,11 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: i
         validation = Validation(prepared.validation, spec.training, resolved, accelerator, scratch)
         model = make_trainable(model, spec.method, resolved.method, spec.training.seed, previous)
         model = accelerator.prepare_model(model)
-        steps = take_steps(model, bundle, prepared, accelerator, progress, validation) if resolved.total_steps else []
+        steps: list[Step] = []
+        if resolved.total_steps:
+            course = TrainingRun(bundle, prepared, storage, accelerator, attempt, progress, validation, scratch)
+            run = course.take(model, lambda message: tell(writer, TRAINED, "Training", message))
+            steps, attempt = run.steps, attempt.after(run.held_before)
         training = progress.training
         tell(writer, TRAINED, "TrainingSucceeded", summary(steps, validation, resolved), held=True, training=training)
 
@@ -111,7 +114,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: i
         adapter = stage_weights(model, tokenizer, bundle, serving, output)
         with weights_kept(storage, bundle, output):
             print(f"Answering {len(assessor.held_out):,} held-out rows with the tuned model.", flush=True)
-            assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, started, bundle))
+            assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, attempt.started, bundle))
             tell_assessment(assessment.evaluation, writer)
             if spec.output.merge:
                 # Only one model fits into memory at a time, so the tuned model is deleted before merging.
@@ -215,40 +218,6 @@ def fetch_adapter(storage: JobStorage, uri: str | None, folder: Path) -> Path | 
     return folder
 
 
-def take_steps(
-    model: PreTrainedModel,
-    bundle: Bundle,
-    prepared: Prepared,
-    accelerator: Accelerator,
-    progress: TrainingProgress,
-    validation: Validation,
-) -> list[Step]:
-    """Trains until the last step or until early stopping. At the end the model has the weights to publish.
-
-    Raises TrainerFailure GPUOutOfMemory, LossDiverged, and Preempted after the step in which SIGTERM arrived. Raises
-    Superseded if another attempt has replaced this one."""
-    steps: list[Step] = []
-    rows, training, resolved = prepared.train, bundle.spec.training, prepared.resolved
-    mixture = Mixture.of(mixtures(rows), [source.weight for source in bundle.spec.dataset.train])
-    plan = find_plan(model, rows, training, resolved, accelerator)
-    progress.planned(plan)
-    resolved = resolved.model_copy(update={"micro_batch_tokens": plan.micro_batch_tokens})
-    with stop_deferred():
-        for step in training_steps(model, rows, training, resolved, accelerator, mixture):
-            steps.append(step)
-            if validation.due(step.number):
-                progress.validated(validation.measure(model, step.number))
-            progress.advance(step)
-            if stop_requested():
-                done = f"step {step.number:,} of {progress.total_steps:,}"
-                finding = f"The pod received SIGTERM and stopped after {done}."
-                raise TrainerFailure(FailureReason.PREEMPTED, finding, step=step.number)
-            if validation.over:
-                break
-        validation.finish(model)
-    return steps
-
-
 def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -> str:
     """Returns one to three sentences on the training: steps, duration, loss, and the best validation loss."""
     if not steps:
@@ -268,7 +237,7 @@ def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -
 
 def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle: Bundle) -> Cost | None:
     """Returns the cost of the training until now, or None if nothing was trained. `started`: the perf_counter value at
-    the start of the attempt."""
+    the start of the attempt, or earlier by the time that earlier attempts took."""
     if not steps:
         return None
     seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)

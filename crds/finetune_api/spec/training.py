@@ -54,6 +54,16 @@ class EarlyStopping(ApiModel):
     """Smallest decrease of the loss below the best loss so far that counts as an improvement, in nats per token."""
 
 
+class Checkpoint(ApiModel):
+    """When a checkpoint is written, and how many are kept."""
+
+    every: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Number of optimizer steps between two checkpoints. Default: a fifth of the steps or 60 seconds, whichever comes
+    first, but never so often that checkpoints cost more than 1% of the time."""
+    keep: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Number of checkpoints to keep while the job runs. Older ones are deleted. Default: 2."""
+
+
 class Training(ApiModel):
     """Training settings, for example epochs and learning rate. The preflight chooses the values that are not set, and
     status.resolved reports them."""
@@ -105,5 +115,8 @@ class Training(ApiModel):
     publish: Publish | None = None
     """Which weights are published. Best: the weights with the lowest loss on the validation rows. Last: the weights of
     the last step. Default: Best, or Last if there are no validation rows."""
+    checkpoint: Checkpoint | None = None
+    """Checkpoints, with which a later attempt resumes the training where an earlier one was stopped. They are stored
+    below output.uri and deleted when the job completes."""
     seed: Seed = 0
     """Seed of all random choices: the order of rows, the initial weights of the adapter, and dropout."""

@@ -117,6 +117,10 @@ class Training(StatusModel):
     """Number of optimizer steps that are done."""
     total_steps: int
     """Number of optimizer steps in total."""
+    resumed_from_step: int | None = None
+    """Step of the checkpoint with which this attempt began; absent if it began at the first step."""
+    checkpoint_step: int | None = None
+    """Step of the last checkpoint that was uploaded. A later attempt resumes there."""
     epoch: float | None = None
     """Number of passes over the training rows that are done."""
     loss: float | None = None

@@ -14,11 +14,12 @@ from finetune_operator.observed import own_words
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import End, RunStanding, Standing
+from finetune_operator.observed.workloads import NORMAL_HOLDS
 from finetune_operator.observed.world import Run, World
 
 ATTEMPT = 1
 """Number of the only attempt. A failed attempt ends the job."""
-_STAGES = {"PreflightPending", "Validating", "WaitingForGPU", "Training", "Evaluating", "Publishing"}
+_STAGES = {"PreflightPending", "Validating", "WaitingForGPU", "Training", "Evaluating", "Publishing", *NORMAL_HOLDS}
 """Reasons of the condition Ready that every job passes through."""
 
 

@@ -27,6 +27,8 @@ class Hold:
     message: str
 
 
+NORMAL_HOLDS = {"WaitingForQuota", "WaitingForAdmissionCheck", "Admitted"}
+"""Reasons that every job in a queue can pass through without anybody who acts."""
 UNKNOWN = Hold("Suspended", "")
 """For a Workload that cannot be read: the Job itself says only that it is suspended."""
 

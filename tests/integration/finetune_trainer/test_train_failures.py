@@ -24,6 +24,7 @@ from finetune_trainer.pod.storage import JobStorage, open_storage
 from finetune_trainer.pod.termination import _Stop, handle_sigterm
 from finetune_trainer.results import publish as publishing
 from finetune_trainer.train import train
+from finetune_trainer.training import run as steps_of_a_run
 from finetune_trainer.training.loop import Step, training_steps
 from tests.integration.finetune_trainer.trainings import prepare, run
 from tests.unit.finetune_trainer.conftest import MakeBundle
@@ -189,7 +190,7 @@ def test_sigterm_ends_the_training_after_the_current_step_as_preempted(
     monkeypatch.setenv("TERMINATION_LOG", str(termination))
     monkeypatch.setattr(_Stop, "requested", False)
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(module, "training_steps", _sigterm_during(training_steps, step=3))
+    monkeypatch.setattr(steps_of_a_run, "training_steps", _sigterm_during(training_steps, step=3))
     try:
         exit_code = main(["train", str(path)])
     finally:
@@ -197,14 +198,15 @@ def test_sigterm_ends_the_training_after_the_current_step_as_preempted(
     assert exit_code == FAILURES[FailureReason.PREEMPTED].exit_code
     assert json.loads(termination.read_text()) == {
         "reason": "Preempted",
-        "message": "The pod received SIGTERM and stopped after step 3 of 6.",
+        "message": "The pod received SIGTERM and stopped after step 3 of 6. Its checkpoint is stored.",
         "step": 3,
+        "checkpointStep": 3,
     }
 
 
 def _sigterm_during(take: Callable[..., Iterator[Step]], step: int) -> Callable[..., Iterator[Step]]:
-    def steps(*arguments: Any) -> Iterator[Step]:
-        for done in take(*arguments):
+    def steps(*arguments: Any, **options: Any) -> Iterator[Step]:
+        for done in take(*arguments, **options):
             if done.number == step:
                 signal.raise_signal(signal.SIGTERM)
             yield done

@@ -1,5 +1,6 @@
 """The command as the cluster runs it: a process, its exit code and its termination message."""
 
+import argparse
 import json
 import os
 import signal
@@ -84,6 +85,17 @@ def test_a_pod_that_receives_sigterm_never_exits_with_0(make_bundle: MakeBundle,
     assert said(log).reason == FailureReason.PREEMPTED
 
 
+def test_sigterm_while_the_libraries_are_loaded_ends_with_the_exit_code_of_preempted(tmp_path: Path) -> None:
+    (tmp_path / "pydantic.py").write_text(
+        "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune_trainer", "train", "bundle.json"], env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.returncode == FAILURES[FailureReason.PREEMPTED].exit_code
+
+
 def test_a_pod_that_receives_sigterm_writes_its_message_first_and_does_not_wait_for_the_api_server(
     make_bundle: MakeBundle, tmp_path: Path, log: Path
 ) -> None:
@@ -122,7 +134,7 @@ def test_a_pod_that_receives_sigterm_writes_its_message_first_and_does_not_wait_
 def test_every_outcome_of_a_step_has_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Path, error: BaseException, code: int, reason: str
 ) -> None:
-    def run(step: str, path: Path, attempt: int) -> str:
+    def run(options: argparse.Namespace) -> str:
         raise error
 
     monkeypatch.setattr(command, "_run", run)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.training import LossOn
@@ -62,7 +63,7 @@ class Prepared:
 
 def work_prefix(bundle: Bundle) -> str:
     """Returns the URI of the job's work folder next to the output. The folder is removed when the job succeeds."""
-    return join(bundle.spec.output.uri, ".work", bundle.job.uid if bundle.job else "local")
+    return join(bundle.spec.output.uri, names.WORK_FOLDER, bundle.job.uid if bundle.job else "local")
 
 
 def place(store: RowStore, name: str, placed: NDArray[Any]) -> Rows:

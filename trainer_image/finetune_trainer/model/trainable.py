@@ -132,3 +132,8 @@ def _switch(model: PreTrainedModel, how: str) -> Callable[..., None]:
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Returns the parameters that the optimizer changes."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def trained_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the trainable parameters by name. A parameter that two modules share occurs once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

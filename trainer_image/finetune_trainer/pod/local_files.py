@@ -9,6 +9,8 @@ from typing import BinaryIO
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.files import Place
 
+COPY_BYTES = 8 * 1024 * 1024
+
 
 class LocalFiles:
     """The local file system."""
@@ -58,6 +60,18 @@ class LocalFiles:
         Path(uri).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, uri)
         advance(path.stat().st_size)
+
+    def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None]) -> None:
+        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        whole = Path(uri).with_name(f".{Path(uri).name}.{os.getpid()}")
+        try:
+            with open() as stream, whole.open("wb") as file:
+                while data := stream.read(COPY_BYTES):
+                    file.write(data)
+                    advance(len(data))
+            whole.replace(uri)
+        finally:
+            whole.unlink(missing_ok=True)
 
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:

@@ -2,13 +2,14 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
 import botocore.session
 from boto3.exceptions import RetriesExceededError
+from boto3.s3.transfer import TransferConfig
 from botocore.client import Config
 from botocore.credentials import CredentialResolver
 from botocore.exceptions import (
@@ -33,6 +34,7 @@ from finetune_trainer.pod.mounted_keys import (
     MountedKeysProvider,
     read_keys,
 )
+from finetune_trainer.pod.temporary import TemporaryTag
 from finetune_trainer.pod.termination import stop_requested
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 READ_BYTES = 8 * 1024 * 1024
 READ_ATTEMPTS = 5
+ONE_THREAD = TransferConfig(use_threads=False)
 MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
 BAD_KEYS = REFUSED_KEYS | {"RequestTimeTooSkewed"}
 EXISTS = {"412", "PreconditionFailed"}
@@ -50,8 +53,9 @@ NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError, RetriesExcee
 class S3Files:
     """One S3 service of the profile."""
 
-    def __init__(self, storage: profile.Storage, secrets_dir: Path, job: JobIdentity | None) -> None:
-        self._storage, self._job = storage, job
+    def __init__(self, storage: profile.Storage, secrets_dir: Path, job: JobIdentity | None, tag: TemporaryTag) -> None:
+        """`tag`: marks the job's temporary objects."""
+        self._storage, self._job, self._tag = storage, job, tag
         self._client = self._connect(secrets_dir)
 
     def size(self, uri: str) -> int | None:
@@ -90,8 +94,12 @@ class S3Files:
     def write(self, uri: str, data: bytes, if_absent: bool) -> bool:
         bucket, key = split(uri)
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
+
+        def put(tag: Mapping[str, Any]) -> None:
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, **condition, **tag)
+
         try:
-            self._client.put_object(Bucket=bucket, Key=key, Body=data, **condition)
+            self._tag.write(uri, put)
         except ClientError as error:
             if if_absent and _code(error) in EXISTS:
                 return False
@@ -99,9 +107,25 @@ class S3Files:
         return True
 
     def upload(self, path: Path, uri: str, advance: Callable[[int], None]) -> None:
+        self._put(lambda: path.open("rb"), uri, advance)
+
+    def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None]) -> None:
+        self._put(open, uri, advance, ONE_THREAD)
+
+    def _put(
+        self,
+        open: Callable[[], BinaryIO],
+        uri: str,
+        advance: Callable[[int], None],
+        config: TransferConfig | None = None,
+    ) -> None:
         bucket, key = split(uri)
-        with path.open("rb") as file:
-            self._client.upload_fileobj(file, bucket, key, Callback=advance)
+
+        def put(tag: Mapping[str, Any]) -> None:
+            with open() as stream:  # opened for each try, because the library closes it
+                self._client.upload_fileobj(stream, bucket, key, dict(tag), advance, config)
+
+        self._tag.write(uri, put)
 
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:

@@ -89,6 +89,12 @@ class JobStorage:
         with self._typed(uri) as files:
             files.upload(path, uri, progress.advance)
 
+    def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None] = lambda size: None) -> None:
+        """Uploads the seekable stream that `open` returns, of any size, in the calling thread. `advance` gets the
+        number of bytes sent; an exception that it raises ends the upload."""
+        with self._typed(uri) as files:
+            files.send(open, uri, advance)
+
     def delete_prefix(self, uri: str) -> None:
         """Deletes the folder and its content. A missing folder is not an error."""
         folder = join(uri, "")
@@ -115,6 +121,7 @@ class JobStorage:
         if not uri.startswith("s3://"):
             return self._local
         from finetune_trainer.pod.s3 import S3Files  # 0.7 s that local runs do without
+        from finetune_trainer.pod.temporary import TemporaryTag
 
         bucket = bucket_of(uri) or ""
         storage = storage_of(bucket, self._bundle.storages)
@@ -123,7 +130,8 @@ class JobStorage:
             raise TrainerFailure(FailureReason.SPEC_INVALID, f"{uri}: {finding}", remedy)
         position = self._bundle.storages.index(storage)
         if position not in self._s3:
-            self._s3[position] = S3Files(storage, self._secrets_dir, self._bundle.job)
+            tag = TemporaryTag(join(self._bundle.spec.output.uri, names.WORK_FOLDER, ""))
+            self._s3[position] = S3Files(storage, self._secrets_dir, self._bundle.job, tag)
         return self._s3[position]
 
 

@@ -5,38 +5,70 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from types import FrameType
 
 from finetune_api.bundle import TerminationMessage
-from finetune_trainer.pod.failure import StopRequested, TrainerFailure
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
 
 MESSAGE_BYTES = 4096
 """Most bytes of a termination message that the kubelet reads."""
 DEFAULT_LOG = Path("/dev/termination-log")
 
 
+GRACE_SECONDS = 120.0
+"""Grace period of the operator's pods, for a pod whose environment does not name it."""
+AGAIN_SECONDS = 5.0
+"""Time after which StopRequested is raised again if the pod has not reported its end."""
+RESERVED_SECONDS = 15.0
+"""Part of the grace period that is kept for the status, the termination message and the end of the process."""
+RESERVED_SHARE = 0.25
+"""Most of a short grace period that is kept for them."""
+
+
 class _Stop:
-    """Whether SIGTERM was received, and whether it is deferred until the end of the current step."""
+    """Whether SIGTERM was received and when, and whether it is deferred until the program can stop cleanly."""
 
     requested = False
     deferred = False
+    since = 0.0
+
+
+class _Done:
+    """How far the training is, for the termination message."""
+
+    step: int | None = None
+    checkpoint_step: int | None = None
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    _Stop.requested = True
-    if not _Stop.deferred:
-        raise StopRequested
+    if not _Stop.requested:
+        _Stop.requested, _Stop.since = True, monotonic()
+    _stop(number, frame)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raises StopRequested. Raises it again every few seconds, in case a library swallows it, until the termination
+    message is written."""
+    if _Stop.deferred:
+        return
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+    raise StopRequested
 
 
 def handle_sigterm() -> None:
-    """Makes SIGTERM raise StopRequested in the main thread, except inside `stop_deferred`."""
+    """Makes SIGTERM raise StopRequested in the main thread, except inside `stop_deferred`. Call it once, at the
+    start."""
+    _Done.step = _Done.checkpoint_step = None
     signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGALRM, _stop)
 
 
 @contextmanager
 def stop_deferred() -> Iterator[None]:
-    """Defers SIGTERM: inside, it only makes `stop_requested` true, so that a step can finish. Raises StopRequested at
-    the end if SIGTERM was received."""
+    """Defers SIGTERM: inside, StopRequested is raised only by `check_stop`. Raises StopRequested at the end if SIGTERM
+    was received."""
     _Stop.deferred = True
     try:
         yield
@@ -47,8 +79,36 @@ def stop_deferred() -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Returns whether SIGTERM was received. The training loop checks this between steps."""
+    """Returns whether SIGTERM was received."""
     return _Stop.requested
+
+
+def check_stop() -> None:
+    """Raises StopRequested if SIGTERM was received. Long work inside `stop_deferred` calls this between its parts."""
+    if _Stop.requested:
+        raise StopRequested
+
+
+def failure_after_stop(error: BaseException) -> TrainerFailure:
+    """Returns the failure for any exception, like `failure_of`. After SIGTERM an unexpected exception comes from a
+    library that StopRequested has interrupted."""
+    failure = failure_of(error)
+    crashed = failure.reason is FailureReason.TRAINER_CRASHED
+    return failure_of(StopRequested()) if _Stop.requested and crashed else failure
+
+
+def seconds_left() -> float:
+    """Returns how long the pod may still work after SIGTERM, before it has to report how it ended.
+
+    The environment variable GRACE_SECONDS has the pod's terminationGracePeriodSeconds."""
+    grace = float(os.environ.get("GRACE_SECONDS") or GRACE_SECONDS)
+    passed = monotonic() - _Stop.since if _Stop.requested else 0.0
+    return max(0.0, grace - min(RESERVED_SECONDS, RESERVED_SHARE * grace) - passed)
+
+
+def steps_done(step: int, checkpoint_step: int | None) -> None:
+    """Notes the last whole step, and the step of the last uploaded checkpoint, for the termination message."""
+    _Done.step, _Done.checkpoint_step = step, checkpoint_step
 
 
 def write_termination_message(message: TerminationMessage) -> None:
@@ -61,8 +121,11 @@ def write_termination_message(message: TerminationMessage) -> None:
 def write_failure(failure: TrainerFailure) -> None:
     """Leaves the termination message of a failure. Call this before anything that waits for another process: a pod that
     gets SIGTERM is killed after its grace period."""
+    signal.setitimer(signal.ITIMER_REAL, 0)  # StopRequested need not be raised again
     text = failure.for_the_operator
-    write_termination_message(TerminationMessage(reason=failure.reason, message=text, step=failure.step))
+    step = _Done.step if failure.step is None else failure.step
+    message = TerminationMessage(reason=failure.reason, message=text, step=step, checkpoint_step=_Done.checkpoint_step)
+    write_termination_message(message)
 
 
 def termination_json(message: TerminationMessage) -> str:

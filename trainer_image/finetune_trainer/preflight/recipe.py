@@ -30,12 +30,12 @@ from finetune_trainer.handover.prepared import (
 )
 from finetune_trainer.metrics.answer_kind import recognise
 from finetune_trainer.metrics.metric_choice import choose_metrics
-from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import JobStorage, join
-from finetune_trainer.pod.termination import write_failure
+from finetune_trainer.pod.termination import failure_after_stop, write_failure
 from finetune_trainer.preflight.advice import advise
 from finetune_trainer.preflight.end_of_turn import untrained_end
 from finetune_trainer.preflight.facts import facts_of
@@ -61,7 +61,7 @@ def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
             prepared = prepare(bundle, storage, findings, scratch)
             write_prepared(storage, bundle, prepared, scratch / "prepared")
     except BaseException as error:
-        _tell_failure(failure_of(error), findings, status)
+        _tell_failure(failure_after_stop(error), findings, status)
         raise
     watched = f"{len(prepared.validation):,} validation rows, " if prepared.validation else ""
     steps = prepared.resolved.total_steps

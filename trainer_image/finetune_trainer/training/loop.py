@@ -27,6 +27,7 @@ from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.speedups import DEFAULT, Speedups, use_speedups
 from finetune_trainer.model.trainable import trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.termination import check_stop
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.schedule import learning_rate
 
@@ -64,15 +65,18 @@ def training_steps(
     *,
     speedups: Speedups = DEFAULT,
     optimizer: Optimizer | None = None,
+    done: Sequence[Step] = (),
 ) -> Iterator[Step]:
-    """Trains `model` and yields each completed step. `optimizer`: replaces the optimizer that `training` names.
+    """Trains `model` and yields each completed step. `optimizer`: replaces the optimizer that `training` names. `done`:
+    the steps that `model` and `optimizer` have behind them.
 
-    Raises TrainerFailure LossDiverged before a loss that is not a finite number changes the weights."""
+    Raises TrainerFailure LossDiverged before a loss that is not a finite number changes the weights. After SIGTERM it
+    raises StopRequested before the next micro-batch; the weights are then those of the last step."""
     parameters = trainable_parameters(model)
     optimizer = optimizer or make_optimizer(model, training)
     mixture = mixture or Mixture((len(examples),))
-    divergence = Divergence(model.config.get_text_config().vocab_size)
-    for step in range(resolved.total_steps):
+    divergence = Divergence(model.config.get_text_config().vocab_size, [step.loss for step in done])
+    for step in range(len(done), resolved.total_steps):
         started = perf_counter()
         rows = [examples[i] for i in rows_of_step(mixture, training.global_batch_size, training.seed, step)]
         rate = learning_rate(
@@ -110,6 +114,7 @@ def accumulate_gradients(
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     with use_speedups(model, speedups):
         for batch in batches:
+            check_stop()
             with document_masks(batch, seed, step):
                 with accelerator.autocast():
                     loss = token_losses(model, batch).sum() / labels
@@ -136,22 +141,28 @@ class Divergence:
     steps, and above ln(vocabulary), the loss of random guessing. A run that learns anything is below the second
     bound."""
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, losses: Sequence[float] = ()) -> None:
+        """`losses`: those of the steps that an earlier attempt has taken."""
         self._blind = log(vocabulary)
         self._first: list[float] = []
         self._hopeless: deque[bool] = deque(maxlen=PATIENCE)
+        for loss in losses:
+            self._note(loss)
 
     def check(self, step: int, loss: float, gradient_norm: float, rows: Sequence[Example]) -> None:
         """Raises TrainerFailure LossDiverged, with the step and its rows, if the run has diverged."""
         if not isfinite(loss) or not isfinite(gradient_norm):
             what = "loss" if not isfinite(loss) else "gradient"
             raise _diverged(f"The {what} of step {step} is not a finite number", step, rows)
-        if len(self._first) < 3:
-            self._first.append(loss)
-        self._hopeless.append(loss > max(2 * fmean(self._first), self._blind))
+        self._note(loss)
         if len(self._hopeless) == PATIENCE and all(self._hopeless):
             finding = f"The loss is {loss:.1f} at step {step}: worse than random guessing for {PATIENCE} steps in a row"
             raise _diverged(finding, step, rows)
+
+    def _note(self, loss: float) -> None:
+        if len(self._first) < 3:
+            self._first.append(loss)
+        self._hopeless.append(loss > max(2 * fmean(self._first), self._blind))
 
 
 def _diverged(finding: str, step: int, rows: Sequence[Example]) -> TrainerFailure:

@@ -88,6 +88,14 @@ def find_plan(
     raise TrainerFailure(FailureReason.GPU_OUT_OF_MEMORY, finding)
 
 
+def smaller(plan: StepLayout, longest: int, checkpointing: GradientCheckpointing) -> StepLayout:
+    """Returns the plan to try after `plan` ran out of memory in a step: half the tokens, but at least `longest`, the
+    length of the longest row. With that already, it is gradient checkpointing, unless the job disables it."""
+    if plan.micro_batch_tokens > longest:
+        return replace(plan, micro_batch_tokens=max(longest, plan.micro_batch_tokens // 2))
+    return replace(plan, gradient_checkpointing=checkpointing is not GradientCheckpointing.DISABLED)
+
+
 def on_cpu(accelerator: Accelerator) -> bool:
     """Whether training runs on a CPU, where running out of memory ends the pod instead of raising an error."""
     return bool(accelerator.device.type == "cpu")

@@ -12,6 +12,7 @@ from finetune_trainer.pod.progress import INTERVAL_SECONDS
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
+from finetune_trainer.training.run_state import RunState
 from finetune_trainer.training.validation import ValidationLoss
 
 
@@ -35,12 +36,24 @@ class TrainingProgress:
         self._curve: list[ValidationLoss] = []
         self._tokens, self._seconds, self._told = 0, 0.0, 0.0
         self._seconds_validating, self._memory = 0.0, 0
+        self._resumed_from: int | None = None
+        self.checkpoint_step: int | None = None
+        """Step of the last uploaded checkpoint."""
+
+    def resumed(self, run: RunState) -> None:
+        """Goes on from the steps and measurements of an earlier attempt."""
+        self._resumed_from = self.checkpoint_step = run.resumed_from
+        for step in run.steps:
+            self._count(step)
+        self._curve = list(run.curve)
+        self._seconds_validating = sum(point.seconds for point in run.curve)
 
     @property
     def training(self) -> Training:
         """Returns status.training after the steps so far."""
         now, step = datetime.now(UTC), self._last
         about: dict[str, Any] = {"attempt": self._attempt, "device": self._device, "total_steps": self.total_steps}
+        about |= {"resumed_from_step": self._resumed_from, "checkpoint_step": self.checkpoint_step}
         if self._plan:
             about |= asdict(self._plan)
         if self._curve:
@@ -74,9 +87,7 @@ class TrainingProgress:
 
     def advance(self, step: Step) -> None:
         """Counts a step and reports it when a report is due. Raises Superseded as StatusWriter.progress does."""
-        self._last = step
-        self._memory = max(self._memory, step.memory)
-        self._tokens, self._seconds = self._tokens + step.tokens, self._seconds + step.seconds
+        self._count(step)
         ends = step.number in (1, self.total_steps)
         if not ends and self._clock() - self._told < INTERVAL_SECONDS:
             return
@@ -88,7 +99,16 @@ class TrainingProgress:
         )
         if step.number < self.total_steps:
             # The last step is written together with the condition Trained.
-            self._writer.progress(training=self.training)
+            self.report()
+
+    def report(self) -> None:
+        """Writes the status now. Raises Superseded as StatusWriter.progress does."""
+        self._writer.progress(training=self.training)
+
+    def _count(self, step: Step) -> None:
+        self._last = step
+        self._memory = max(self._memory, step.memory)
+        self._tokens, self._seconds = self._tokens + step.tokens, self._seconds + step.seconds
 
     def _seconds_left(self, step: Step) -> float:
         return (self._seconds + self._seconds_validating) / step.number * (self.total_steps - step.number)

@@ -10,15 +10,17 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.training import Publish, Training
 from finetune_api.status.preflight import Resolved
+from finetune_trainer.checkpoints.store import BestWeights
 from finetune_trainer.handover.mixing import draw_rows
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.row_losses import row_losses
+from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import TrainerFailure
 
 MOST_ROWS = 500
@@ -68,8 +70,20 @@ class Validation:
         self.curve.append(point)
         # The model has the weights of the last step anyway.
         if self._resolved.publish is Publish.BEST and self.best is point and step < self._resolved.total_steps:
-            self._kept.keep(model)
+            self._kept.keep(model, step)
         return point
+
+    @property
+    def kept(self) -> BestWeights | None:
+        """The kept weights of the best step, or None if none are kept."""
+        return self._kept.weights
+
+    def resume(self, curve: list[ValidationLoss], kept: BestWeights | None) -> None:
+        """Goes on from an earlier attempt's curve and its kept weights, a file that this object takes over. `curve` is
+        continued in place."""
+        self.curve = curve
+        if kept is not None:
+            self._kept.adopt(kept.path, kept.step)
 
     @property
     def best(self) -> ValidationLoss | None:
@@ -104,15 +118,22 @@ class KeptWeights:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.weights: BestWeights | None = None
+        """The copy; None before the first one."""
 
-    def keep(self, model: nn.Module) -> None:
-        """Saves the trained weights and replaces the earlier copy. The number format is the published one: fp32 for an
-        adapter, bf16 for a whole model."""
+    def adopt(self, path: Path, step: int) -> None:
+        """Takes over the copy that an earlier attempt made after step `step`."""
+        path.replace(self._path)
+        self.weights = BestWeights(step, self._path)
+
+    def keep(self, model: nn.Module, step: int) -> None:
+        """Saves the trained weights after step `step` and replaces the earlier copy. The number format is the published
+        one: fp32 for an adapter, bf16 for a whole model."""
         dtype = torch.float32 if isinstance(model, PeftModel) else torch.bfloat16
         weights = {name: weight.detach().to("cpu", dtype) for name, weight in trained_weights(model).items()}
         partial = self._path.with_suffix(".partial")
         save_file(weights, partial)
-        partial.replace(self._path)
+        self.adopt(partial, step)
 
     def restore(self, model: nn.Module) -> None:
         """Copies the kept weights back into the model."""
@@ -120,8 +141,3 @@ class KeptWeights:
         with torch.no_grad():
             for name, weight in trained_weights(model).items():
                 weight.copy_(kept[name])
-
-
-def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Returns the trainable parameters by name. A parameter that two modules share occurs once."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

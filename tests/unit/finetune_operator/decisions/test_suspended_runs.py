@@ -33,7 +33,7 @@ def test_a_job_that_kueue_holds_back_is_queued_with_kueues_words_and_looked_at_a
     assert (state(plan), reason(plan)) == ("Queued", "WaitingForQuota")
     assert message(plan) == "Waiting for quota in queue gpus: no room."
     assert plan.requeue_after is not None
-    assert not plan.delete_jobs
+    assert (plan.delete_jobs, plan.events) == ([], [])
 
 
 def test_a_resumed_attempt_has_done_nothing_of_what_the_first_pod_had() -> None:

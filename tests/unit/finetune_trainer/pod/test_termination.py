@@ -1,5 +1,6 @@
 """How a pod ends."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod import termination
-from finetune_trainer.pod.failure import StopRequested
+from finetune_trainer.pod.failure import StopRequested, TrainerFailure
 
 
 @given(st.text(max_size=3000) | st.text('\x00"\\ä€', max_size=3000))
@@ -44,6 +45,7 @@ def handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     termination.handle_sigterm()
     yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGTERM, before)
 
 
@@ -52,6 +54,53 @@ def test_sigterm_stops_at_once() -> None:
     with pytest.raises(StopRequested):
         os.kill(os.getpid(), signal.SIGTERM)
     assert termination.stop_requested()
+
+
+@pytest.mark.usefixtures("handled")
+def test_sigterm_stops_again_what_a_library_has_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(termination, "AGAIN_SECONDS", 0.05)
+    with contextlib.suppress(BaseException):  # as a library with a bare except
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(StopRequested):
+        signal.pause()
+    termination.write_failure(termination.failure_after_stop(StopRequested()))
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0), "it does not stop the report of its end"
+
+
+@pytest.mark.usefixtures("handled")
+def test_a_crash_after_sigterm_is_that_of_a_library_that_was_interrupted() -> None:
+    assert termination.failure_after_stop(ValueError("x")).reason is FailureReason.TRAINER_CRASHED
+    with pytest.raises(StopRequested):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert termination.failure_after_stop(ValueError("x")).reason is FailureReason.PREEMPTED
+    own = TrainerFailure(FailureReason.LOSS_DIVERGED, "NaN.")
+    assert termination.failure_after_stop(own) is own
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.parametrize(("grace", "left"), [("120", 105), ("10", 7.5), ("", 105)])
+def test_part_of_the_grace_period_is_kept_for_the_report(
+    monkeypatch: pytest.MonkeyPatch, grace: str, left: float
+) -> None:
+    monkeypatch.setenv("GRACE_SECONDS", grace)
+    assert termination.seconds_left() == left
+    with pytest.raises(StopRequested):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert left - 1 < termination.seconds_left() <= left
+    monkeypatch.setattr(termination._Stop, "since", termination._Stop.since - 200)
+    assert termination.seconds_left() == 0
+
+
+@pytest.mark.usefixtures("handled")
+def test_the_message_of_a_failure_says_how_far_the_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "log"))
+    failure = TrainerFailure(FailureReason.GPU_FAULT, "The GPU fell off the bus.")
+    termination.write_failure(failure)
+    assert "tep" not in (tmp_path / "log").read_text()
+    termination.steps_done(7, 5)
+    termination.write_failure(failure)
+    message = TerminationMessage.model_validate_json((tmp_path / "log").read_text())
+    assert (message.step, message.checkpoint_step) == (7, 5)
 
 
 @pytest.mark.usefixtures("handled")

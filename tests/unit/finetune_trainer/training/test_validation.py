@@ -92,7 +92,7 @@ def test_the_weights_that_are_published(
 def test_weights_are_saved_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
     kept = KeptWeights(tmp_path / "best.safetensors")
-    kept.keep(model)
+    kept.keep(model, 1)
     before = [parameter.detach().clone() for parameter in trainable_parameters(model)]
 
     def full(tensors: object, path: Path) -> None:
@@ -103,7 +103,7 @@ def test_weights_are_saved_completely_or_not_at_all(tmp_path: Path, monkeypatch:
     for parameter in trainable_parameters(model):
         parameter.data += 1
     with pytest.raises(OSError, match="No space"):
-        kept.keep(model)
+        kept.keep(model, 1)
     kept.restore(model)
     assert all(torch.equal(a, b) for a, b in zip(before, trainable_parameters(model), strict=True))
 

@@ -1,0 +1,61 @@
+"""One piece of work at a time in a thread beside the training, with its processor time."""
+
+from collections.abc import Callable
+from threading import Event, Thread
+from time import monotonic, thread_time
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error
+    """The work is no longer needed."""
+
+
+class Background:
+    """Runs one piece of work at a time. The thread does not keep the process alive."""
+
+    def __init__(self) -> None:
+        self._thread: Thread | None = None
+        self._cancelled = Event()
+        self.cpu_seconds = 0.0
+        """Processor time of the work that has ended."""
+        self.last_seconds: float | None = None
+        """Duration of the last piece of work that ended by itself."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether work is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, work: Callable[[Callable[[int], None]], None]) -> None:
+        """Starts `work`. Its argument is a function that it calls again and again: it raises Cancelled after `cancel`.
+
+        `work` handles its own errors. No other work may be under way."""
+        assert not self.busy, "work is under way"
+
+        def run() -> None:
+            started, cpu = monotonic(), thread_time()
+            try:
+                work(self._check)
+                self.last_seconds = monotonic() - started
+            except Cancelled:
+                pass
+            finally:
+                self.cpu_seconds += thread_time() - cpu
+
+        self._thread = Thread(target=run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits for the end of the work, at most so long. Returns whether no work is under way."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return not self.busy
+
+    def cancel(self, seconds: float) -> bool:
+        """Ends the work, and waits for its end at most so long. No work can be started afterwards. Returns whether no
+        work is under way."""
+        self._cancelled.set()
+        return self.wait(seconds)
+
+    def _check(self, size: int) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled

@@ -1,0 +1,48 @@
+"""Marks the objects of a job that are not results, so that a lifecycle rule of the bucket can delete leftovers.
+
+A prefix of a lifecycle rule takes no wildcards, and the work folder of each job lies next to its own output. So the
+objects carry a tag."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+from urllib.parse import urlencode
+
+from botocore.exceptions import ClientError
+
+from finetune_api import names
+
+TAGGED = {"Tagging": urlencode({names.TEMPORARY_TAG: "true"})}
+"""Argument of a request that writes an object."""
+REFUSALS = {"AccessDenied", "InvalidArgument", "InvalidRequest", "InvalidTag", "MethodNotAllowed", "NotImplemented"}
+"""Codes with which services answer a request whose tag they do not support or do not allow."""
+
+Written = TypeVar("Written")
+
+
+class TemporaryTag:
+    """Adds the tag to what is written below one prefix, until the storage refuses it."""
+
+    def __init__(self, prefix: str) -> None:
+        """`prefix`: a URI that ends with a slash."""
+        self._prefix, self._refused = prefix, False
+
+    def write(self, uri: str, send: Callable[[Mapping[str, str]], Written]) -> Written:
+        """Calls `send` with the arguments that an object at `uri` needs, and returns its result.
+
+        If the storage refuses the tag, calls `send` again without it, and from then on never adds it again."""
+        if self._refused or not uri.startswith(self._prefix):
+            return send({})
+        try:
+            return send(TAGGED)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code")
+            if code not in REFUSALS:
+                raise
+            written = send({})
+        self._refused = True
+        print(
+            f"The storage refuses the tag {names.TEMPORARY_TAG} ({code}). Temporary files below {self._prefix} have no "
+            "tag, so a lifecycle rule cannot delete them.",
+            flush=True,
+        )
+        return written

@@ -1,0 +1,168 @@
+"""Writes the checkpoints of a training while it goes on, and the last one after SIGTERM."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter, sleep
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from finetune_api.quantity import gibibytes
+from finetune_trainer.checkpoints.background import Background, Cancelled
+from finetune_trainer.checkpoints.buffers import Buffers, bytes_of, has_room
+from finetune_trainer.checkpoints.pace import Pace, first_cost
+from finetune_trainer.checkpoints.store import BestWeights, CheckpointStore
+from finetune_trainer.checkpoints.tensor_file import open_tensors
+from finetune_trainer.checkpoints.training_state import live_state
+from finetune_trainer.model.trainable import trained_weights
+from finetune_trainer.pod.failure import failure_of
+from finetune_trainer.pod.termination import seconds_left, stop_requested
+from finetune_trainer.training.run_state import STEPS, RunState, records, words_of
+
+LONG_WAIT_SECONDS = 0.1
+"""A longer wait of the training for a checkpoint is told in the log."""
+LAST_UPLOAD_SECONDS = 10.0
+"""How long the end of the training waits for an upload that is under way. Then the upload is given up."""
+GIVEN_UP_SECONDS = 30.0
+"""How long an upload that was given up may take to notice it."""
+PAUSE_SECONDS = 1.0
+"""Pause between two tries to upload the last checkpoint after SIGTERM."""
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What the steps of a run change."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    run: RunState
+    kept_weights: Callable[[], BestWeights | None]
+    """Returns the weights of the best step, if they are kept."""
+
+
+class Checkpoints:
+    """The checkpoints of one attempt. A checkpoint that cannot be written never fails the job."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        pace: Pace,
+        attempt: int,
+        started: float,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        """`started`: value of perf_counter at the start of the attempt."""
+        self._store, self._pace, self._attempt, self._clock, self._began = store, pace, attempt, clock, started
+        self._buffers, self._background = Buffers(), Background()
+        self.uploaded: int | None = None
+        """Step of the last uploaded checkpoint, also of an earlier attempt."""
+        self._last, self._count, self._blocked, self._expected = 0, 0, 0.0, 0.0
+        self._training_began = self._last_time = clock()
+
+    def begin(self, trainee: Trainee) -> None:
+        """Starts the clock of the training. The first step of this attempt is still to come."""
+        run = trainee.run
+        self.uploaded, self._last = run.resumed_from, len(run.steps)
+        self._training_began = self._last_time = self._clock()
+        # AdamW has two moments for each parameter.
+        self._expected = first_cost(3 * bytes_of(trained_weights(trainee.model)))
+
+    def after_step(self, trainee: Trainee) -> None:
+        """Starts a checkpoint of the last step if one is due and none is being uploaded."""
+        started, step = self._clock(), len(trainee.run.steps)
+        if self._background.busy or not self._due(step):
+            return
+        tensors, numbers = live_state(trainee.model, trainee.optimizer)
+        room = self._buffers.allocated or has_room(bytes_of(tensors))
+        self._start(trainee, self._buffers.copy(tensors) if room else tensors, numbers)
+        if not room:
+            # The weights must not change before they are uploaded. After SIGTERM no step follows.
+            while not self._background.wait(PAUSE_SECONDS) and not stop_requested():
+                pass
+        self._last, self._last_time, waited = step, self._clock(), self._clock() - started
+        self._blocked += waited
+        if waited > LONG_WAIT_SECONDS:
+            why = "" if room else ", because there is no memory for a copy of them"
+            size = gibibytes(bytes_of(tensors))
+            print(f"Training waited {waited:.2f} s for the checkpoint of step {step:,} ({size}){why}.", flush=True)
+
+    def after_sigterm(self, trainee: Trainee) -> int | None:
+        """Uploads the last step within the grace period. Returns the step of the last uploaded checkpoint, or None.
+
+        An upload that is under way may end first, because it is a checkpoint too. No copy is needed any more."""
+        step = len(trainee.run.steps)
+        self._background.wait(seconds_left())
+        needed = self._background.last_seconds or 0.0
+        while step > (self.uploaded or 0) and not self._background.busy and needed < seconds_left():
+            self._start(trainee, *live_state(trainee.model, trainee.optimizer))
+            self._background.wait(seconds_left())
+            if step > (self.uploaded or 0):
+                sleep(min(PAUSE_SECONDS, seconds_left()))
+        self._background.cancel(0)
+        return self.uploaded
+
+    def give_up(self) -> None:
+        """Ends the upload that is under way as soon as possible."""
+        self._background.cancel(0)
+
+    def close(self) -> None:
+        """Ends the upload that is under way, gives the memory back, and prints what the checkpoints cost."""
+        self._background.wait(LAST_UPLOAD_SECONDS)
+        if self._background.cancel(GIVEN_UP_SECONDS):
+            self._buffers.release()
+        if self._count:
+            print(f"Checkpoints: {self.cost}.", flush=True)
+
+    @property
+    def cost(self) -> str:
+        """What the checkpoints of this attempt cost, in words."""
+        passed, cpu = self._clock() - self._training_began, self._background.cpu_seconds
+        return (
+            f"{self._count:,} uploaded. Training waited {self._blocked:.2f} s for them, and their upload took "
+            f"{cpu:.2f} s of processor time: {(self._blocked + cpu) / max(passed, 1e-9):.2%} of {passed:.1f} s"
+        )
+
+    def _due(self, step: int) -> bool:
+        now, spent = self._clock(), self._blocked + self._background.cpu_seconds
+        return self._pace.due(
+            step,
+            last=self._last,
+            passed=now - self._training_began,
+            waited=now - self._last_time,
+            spent=spent,
+            next_cost=spent / self._count if self._count else self._expected,
+        )
+
+    def _start(self, trainee: Trainee, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
+        """Starts the upload of the last step. `tensors` must not change before its end."""
+        run, best = trainee.run, self._held(trainee.kept_weights())
+        step, steps = len(run.steps), tuple(run.steps)
+        held = run.held_before + self._clock() - self._began
+        words = words_of(run, self._attempt, held, self._store.best_name(best), numbers).model_dump_json().encode()
+
+        def upload(advance: Callable[[int], None]) -> None:
+            try:
+                content = {**tensors, STEPS: records(steps)}
+                self._store.write(step, lambda: open_tensors(content), words, best, advance)
+                self.uploaded, self._count = step, self._count + 1
+            except Cancelled:
+                raise
+            except Exception as error:
+                print(f"{UNWRITTEN.format(step=step)} {failure_of(error).message}", flush=True)
+            finally:
+                if best is not None:
+                    best.path.unlink(missing_ok=True)
+
+        self._background.start(upload)
+
+    def _held(self, best: BestWeights | None) -> BestWeights | None:
+        """Returns the weights of the best step under a second name, because a better step replaces the file."""
+        if best is None:
+            return None
+        second = best.path.with_name(f"uploading-{best.step}.safetensors")
+        second.unlink(missing_ok=True)
+        second.hardlink_to(best.path)
+        return BestWeights(best.step, second)
+
+
+UNWRITTEN = "The checkpoint of step {step:,} was not written. Training goes on, and the next checkpoint is tried again."

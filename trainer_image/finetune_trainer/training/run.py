@@ -1,0 +1,203 @@
+"""Takes the optimizer steps of a job: from the newest checkpoint, or from the first step, to the last one."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedModel
+
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason
+from finetune_trainer.checkpoints.identity import facts
+from finetune_trainer.checkpoints.pace import Pace
+from finetune_trainer.checkpoints.store import CheckpointStore
+from finetune_trainer.checkpoints.training_state import misfit, restore
+from finetune_trainer.handover.mixing import Mixture
+from finetune_trainer.handover.prepared import Prepared, work_prefix
+from finetune_trainer.model.trainable import use_gradient_checkpointing
+from finetune_trainer.pod.failure import StopRequested, Superseded, TrainerFailure
+from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred
+from finetune_trainer.tokens.row_store import lengths, mixtures
+from finetune_trainer.training.checkpointing import Checkpoints, Trainee
+from finetune_trainer.training.loop import training_steps
+from finetune_trainer.training.memory_probe import find_plan, smaller
+from finetune_trainer.training.optimizer import make_optimizer
+from finetune_trainer.training.run_state import RunState, Words, resumed
+from finetune_trainer.training.training_progress import TrainingProgress
+from finetune_trainer.training.validation import Validation
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in the job's work prefix."""
+KEEP = 2
+"""Checkpoints that are kept by default: the newest one could be damaged."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Which attempt this is, and what the operator told it."""
+
+    number: int
+    """Counted from 1."""
+    halvings: int = 0
+    """How many earlier attempts ran out of GPU memory."""
+    started: float = 0.0
+    """Value of perf_counter at its start."""
+
+    def after(self, seconds: float) -> "Attempt":
+        """Returns the attempt as if it had started this much earlier."""
+        return replace(self, started=self.started - seconds)
+
+
+class TrainingRun:
+    """The steps of one attempt."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        prepared: Prepared,
+        storage: JobStorage,
+        accelerator: Accelerator,
+        attempt: Attempt,
+        progress: TrainingProgress,
+        validation: Validation,
+        scratch: Path,
+    ) -> None:
+        self._bundle, self._prepared, self._accelerator, self._attempt = bundle, prepared, accelerator, attempt
+        self._progress, self._validation, self._scratch = progress, validation, scratch
+        checkpoint = bundle.spec.training.checkpoint
+        self._store = CheckpointStore(
+            storage,
+            join(work_prefix(bundle), CHECKPOINTS),
+            os.environ.get("POD_UID") or "local",
+            facts(bundle, prepared),
+            (checkpoint and checkpoint.keep) or KEEP,
+        )
+        pace = Pace(prepared.resolved.total_steps, checkpoint.every if checkpoint else None)
+        self._checkpoints = Checkpoints(self._store, pace, attempt.number, attempt.started)
+
+    def take(self, model: PreTrainedModel, say: Callable[[str], None]) -> RunState:
+        """Trains `model` until the last step or until early stopping. At the end it has the weights to publish.
+
+        `say`: gets a message if the training is resumed or if a checkpoint is not used. Raises TrainerFailure
+        GPUOutOfMemory, LossDiverged, and after SIGTERM Preempted, with a checkpoint of the last whole step. Raises
+        Superseded if another attempt has replaced this one."""
+        trainee = self._start(model, say)
+        self._progress.resumed(trainee.run)
+        self._progress.planned(trainee.run.plan)
+        self._checkpoints.begin(trainee)
+        try:
+            with stop_deferred():
+                try:
+                    self._take_all(model, trainee)
+                    check_stop()
+                except StopRequested:
+                    raise self._preempted(trainee) from None
+        except Superseded:
+            self._checkpoints.give_up()
+            raise
+        finally:
+            self._checkpoints.close()
+        self._validation.finish(model)
+        return trainee.run
+
+    def _start(self, model: PreTrainedModel, say: Callable[[str], None]) -> Trainee:
+        """Returns the model and its optimizer as in the newest checkpoint, or as they are before the first step."""
+        whole, prepared = self._accelerator.unwrap_model(model), self._prepared
+        training = self._bundle.spec.training
+        found, skipped = self._store.newest(
+            self._scratch / CHECKPOINTS,
+            best_named=lambda words: Words.model_validate_json(words).best,
+            misfit=lambda state: misfit(whole, state),
+        )
+        optimizer = make_optimizer(model, training)
+        if found:
+            words = Words.model_validate_json(found.words)
+            restore(whole, optimizer, found.state, words.numbers)
+            run = resumed(words, found.state)
+            say(" ".join([*skipped, resumption(words)]))
+            self._validation.resume(run.curve, found.best)
+            shutil.rmtree(self._scratch / CHECKPOINTS)
+        else:
+            run = RunState(find_plan(model, prepared.train, training, prepared.resolved, self._accelerator))
+            if skipped:
+                say(" ".join([*skipped, "Training begins with the first step."]))
+            self._validation.resume(run.curve, None)
+        self._use_plan(run, whole)
+        return Trainee(whole, optimizer, run, lambda: self._validation.kept)
+
+    def _use_plan(self, run: RunState, whole: nn.Module) -> None:
+        """Makes the micro-batches smaller for each earlier attempt that ran out of memory, and applies the plan."""
+        training, longest = self._bundle.spec.training, int(lengths(self._prepared.train).max())
+        while run.halvings < self._attempt.halvings:
+            run.plan = smaller(run.plan, longest, training.gradient_checkpointing)
+            run.halvings += 1
+        use_gradient_checkpointing(whole, run.plan.gradient_checkpointing)
+
+    def _take_all(self, model: PreTrainedModel, trainee: Trainee) -> None:
+        """Takes the steps that are left. After SIGTERM it raises StopRequested, with the weights of the last step."""
+        run, rows, validation = trainee.run, self._prepared.train, self._validation
+        resolved = self._prepared.resolved.model_copy(update={"micro_batch_tokens": run.plan.micro_batch_tokens})
+        mixture = Mixture.of(mixtures(rows), [source.weight for source in self._bundle.spec.dataset.train])
+        self._validate(model, len(run.steps))  # an earlier attempt may have been stopped before it
+        if validation.over:
+            return
+        for step in training_steps(
+            model,
+            rows,
+            self._bundle.spec.training,
+            resolved,
+            self._accelerator,
+            mixture,
+            optimizer=trainee.optimizer,
+            done=tuple(run.steps),
+        ):
+            run.steps.append(step)
+            self._note(run)
+            self._validate(model, step.number)
+            self._checkpoints.after_step(trainee)
+            self._note(run)
+            self._progress.advance(step)
+            if validation.over:
+                return
+
+    def _validate(self, model: PreTrainedModel, step: int) -> None:
+        measured = self._validation.curve[-1].step if self._validation.curve else 0
+        if step > measured and self._validation.due(step):
+            self._progress.validated(self._validation.measure(model, step))
+
+    def _note(self, run: RunState) -> None:
+        """Tells the status and the termination message how far the training is."""
+        self._progress.checkpoint_step = self._checkpoints.uploaded
+        steps_done(len(run.steps), self._checkpoints.uploaded)
+
+    def _preempted(self, trainee: Trainee) -> TrainerFailure:
+        """Uploads the last whole step, and returns the failure of a pod that received SIGTERM."""
+        self._checkpoints.after_sigterm(trainee)
+        self._note(trainee.run)
+        self._progress.report()
+        step = len(trainee.run.steps)
+        return TrainerFailure(
+            FailureReason.PREEMPTED,
+            f"The pod received SIGTERM and stopped after step {step:,} of {self._progress.total_steps:,}. "
+            f"{stored(step, self._checkpoints.uploaded)}",
+            step=step,
+        )
+
+
+def resumption(words: Words) -> str:
+    """Returns the message that an attempt goes on from a checkpoint."""
+    other = words.other_versions
+    text = f"Resumed at step {words.step:,} from the checkpoint of attempt {words.attempt}."
+    return f"{text} It was written with other versions: {other}. Later steps can differ by rounding." if other else text
+
+
+def stored(step: int, uploaded: int | None) -> str:
+    """Returns which step is stored in the newest checkpoint, as a sentence. `step`: the last whole step."""
+    if uploaded is None:
+        return "There is no checkpoint."
+    return "Its checkpoint is stored." if uploaded == step else f"The newest checkpoint is of step {uploaded:,}."
