@@ -43,6 +43,8 @@ This page is written by `make chaos`. Do not edit it.
 
 def page(record: Record) -> str:
     """Returns the page. Faults without a try are not in it."""
+    if not record.outcomes:
+        return f"{_HEAD}\nNo figures have been recorded yet.\n"
     return "\n".join([_HEAD, *_table(record), *_phases(record), *_wrong(record.outcomes)]) + "\n"
 
 

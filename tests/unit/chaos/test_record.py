@@ -63,3 +63,7 @@ def test_the_page_has_a_row_for_each_fault_with_a_try_and_names_every_wrong_one(
 
 def test_the_page_says_so_where_nothing_went_wrong(tmp_path: Path) -> None:
     assert page(Record(tmp_path / "r.json", {}, [RIGHT])).endswith("None.\n")
+
+
+def test_the_page_says_so_while_there_are_no_figures(tmp_path: Path) -> None:
+    assert page(Record(tmp_path / "r.json")).endswith("No figures have been recorded yet.\n")
