@@ -1,7 +1,6 @@
 """Carries out a plan. Every write can be repeated: names are deterministic, and a status is applied as a whole."""
 
 import hashlib
-import json
 from datetime import datetime
 
 from finetune_api import names
@@ -10,6 +9,7 @@ from finetune_operator.cluster.api import Api, ApiError, NamespaceGoneError
 from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
+from finetune_operator.store.kept import unpacked
 from finetune_operator.store.store import KINDS, Store
 
 
@@ -51,7 +51,7 @@ def _confirm(api: Api, store: Store, world: World) -> None:
     now = store.job(world.key)
     if now is None or (now.uid, now.deleting) != (world.uid, world.deleting):
         raise OutdatedError
-    if now.has_ended or json.loads(now.status) != world.raw_status:
+    if now.has_ended or unpacked(now.status) != world.raw_status:
         raise OutdatedError
 
 
