@@ -124,6 +124,10 @@ bench-gpu: $(if $(filter .venv/%,$(PYTHON)),venv) ## the trainer on an NVIDIA GP
 bench-trainer: venv ## the training loop beside TRL (ten minutes); DATA=FILE names rows of your own
 	@$(PYTHON) -m benchmarks.trainer $(if $(DATA),--data $(DATA))
 
+.PHONY: bench-resume
+bench-resume: venv ## 300 random kills of resumed trainings, compared with uninterrupted ones (ten minutes); KILLS=30
+	@$(PYTHON) -m benchmarks.resume $(if $(KILLS),--kills $(KILLS))
+
 .PHONY: bench-operator
 bench-operator: venv ## the operator with 100 and 1,000 jobs on a real API server (20 minutes); JOBS="100 10000" CASE=life JSON=FILE
 	@$(PYTHON) -m devcluster build

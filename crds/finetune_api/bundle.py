@@ -10,7 +10,7 @@ from finetune_api.model import ApiModel
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import RowFiles
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import GpuType, Storage
+from finetune_api.spec.profile import GpuType, PreparedCache, Storage
 
 
 class JobIdentity(ApiModel):
@@ -33,6 +33,7 @@ class Bundle(ApiModel):
     allow_cpu: bool = Field(default=False, alias="allowCPU")
     storages: list[Storage] = Field(default=[])
     gpu_types: list[GpuType] = Field(default=[])
+    prepared_cache: PreparedCache | None = None
 
     @property
     def spec_digest(self) -> str:

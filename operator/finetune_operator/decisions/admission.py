@@ -115,4 +115,11 @@ def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obst
         if bucket and storage_of(bucket, profile.storages) is None:
             finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
             return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
+    cache = bucket_of(profile.prepared_cache.uri) if profile.prepared_cache else None
+    if cache and storage_of(cache, profile.storages) is None:
+        finding, _ = unknown_bucket(cache, spec.profile_name, profile.storages)
+        remedy = (
+            "Correct spec.preparedCache.uri of the profile, or add its bucket to spec.storages. The job then starts."
+        )
+        return Obstacle(f"spec.preparedCache.uri of FineTuneProfile {spec.profile_name}: {finding}", False, remedy)
     return None

@@ -63,6 +63,7 @@ def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProf
         allow_cpu=profile.trainer.allow_cpu,
         storages=profile.storages,
         gpu_types=profile.gpu_types,
+        prepared_cache=profile.prepared_cache,
     )
     return {
         "apiVersion": "v1",
@@ -241,7 +242,8 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
 
 def _secrets(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[str]:
     """Return the names of the Secrets of the storages that this job uses, each once."""
-    buckets = [bucket for uri in uris_of(spec).values() if (bucket := bucket_of(uri))]
+    cache = [profile.prepared_cache.uri] if profile.prepared_cache else []
+    buckets = [bucket for uri in (*uris_of(spec).values(), *cache) if (bucket := bucket_of(uri))]
     storages = [storage_of(bucket, profile.storages) for bucket in buckets]
     found = [s.credentials_secret_name for s in storages if s and s.credentials_secret_name]
     return list(dict.fromkeys(found))

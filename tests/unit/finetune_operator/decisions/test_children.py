@@ -133,6 +133,24 @@ def test_the_bundle_is_immutable_and_reads_back_as_it_was() -> None:
     assert bundle.job.uid == UID
 
 
+def test_pods_get_the_cache_of_prepared_rows_and_the_keys_for_its_bucket() -> None:
+    storages = [
+        *PROFILE.storages[:1],
+        {"buckets": ["cache"], "credentialsSecretName": "cache-keys"},
+        PROFILE.storages[1],
+    ]
+    profile = FineTuneProfileSpec.model_validate(
+        {**PROFILE.model_dump(), "storages": storages, "preparedCache": {"uri": "s3://cache/prepared"}}
+    )
+
+    bundle = json.loads(children.bundle_config_map(WORLD, SPEC, profile)["data"]["bundle.json"])
+    pods = [children.preflight_job(WORLD, SPEC, profile), children.attempt_job(WORLD, SPEC, profile, 1)]
+
+    assert bundle["preparedCache"] == {"uri": "s3://cache/prepared"}
+    assert all('"secretName": "cache-keys"' in json.dumps(pod) for pod in pods)
+    assert "cache-keys" not in json.dumps(JOBS["preflight"])
+
+
 def test_the_preflight_stands_in_the_profiles_queue_and_the_attempt_does_not() -> None:
     queued = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(), "pods": {"preflight": {"queueName": "cpu"}}})
 
