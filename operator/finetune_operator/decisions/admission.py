@@ -67,7 +67,7 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
             remedy="Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile.",
         )
     if unknown := _unknown_bucket(world.spec, world.profile):
-        return replace(unknown, final=not begun)
+        return replace(unknown, final=unknown.final and not begun)
     if not begun and (conflict := next(conflicts(world.spec), None)):
         return Obstacle(f"{conflict.field}: {conflict.finding}", final=True, remedy=conflict.remedy)
     account = world.spec.compute.service_account_name

@@ -7,14 +7,16 @@ from finetune_operator.observed.world import Run
 
 NODE_LIMIT = timedelta(minutes=10)
 """How long an autoscaler may take to add a node."""
-_TAKEN = "Insufficient"
-"""The scheduler's word for nodes that would do, and whose GPUs are in use. Such a node will be free some day."""
+_TEMPORARY = ("No preemption victims", "taint", "were unschedulable")
+"""The scheduler's words for nodes that will do some day: their GPUs are in use, or somebody works on the node."""
 
 
 def without_a_node(record: Attempt, run: Run, now: datetime) -> str | None:
     """Return a finding if no other node can run the attempt; None if it can, or may still get one."""
     scheduled = run.pod.conditions.get("PodScheduled") if run.pod else None
-    if not record.avoided_nodes or scheduled is None or scheduled.status != "False" or _TAKEN in scheduled.message:
+    if not record.avoided_nodes or scheduled is None or scheduled.status != "False":
+        return None
+    if any(words in scheduled.message for words in _TEMPORARY):
         return None
     if now < (scheduled.since or run.created) + NODE_LIMIT:
         return None

@@ -191,7 +191,13 @@ def test_a_failure_of_its_own_ends_a_job_also_while_it_is_suspended() -> None:
     [
         ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", 9, False),
         ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", 10, True),
-        ("0/2 nodes are available: 1 node(s) didn't match, 1 Insufficient nvidia.com/gpu.", 600, False),
+        ("0/2 nodes are available: 1 node(s) didn't match, 1 Insufficient nvidia.com/gpu.", 10, True),
+        (
+            "0/2 nodes: 1 node(s) didn't match, 1 Insufficient gpu. preemption: 1 No preemption victims found",
+            600,
+            False,
+        ),
+        ("0/2 nodes are available: 1 node(s) didn't match, 1 node(s) were unschedulable.", 600, False),
     ],
 )
 def test_a_job_whose_only_node_has_a_broken_gpu_does_not_wait_for_ever(said: str, minutes: int, ends: bool) -> None:

@@ -22,7 +22,8 @@ NODES = {
     f"{NONE}: 1 Insufficient ephemeral-storage. {NEVER}": "free or add disk space",
     f"{NONE}: 1 Too many pods. {IN_USE}": "let the nodes run more pods",
     f"{NONE}: 1 node(s) had untolerated taint(s). {NEVER}": "remove the taint, or make the node ready that has it",
-    f"{NONE}: 1 node(s) had untolerated taint {{gpu: true}}. {NEVER}": "its toleration can be added to gpuTypes in the FineTuneProfile",
+    f"{NONE}: 1 node(s) had untolerated taint {{gpu: true}}. {NEVER}": "its toleration can be added to gpuTypes in the "
+    "FineTuneProfile",
     f"{NONE}: 1 node(s) didn't match Pod's node affinity/selector. {NEVER}": "correct nodeSelector of gpuTypes",
     f"{NONE}: 1 node(s) were unschedulable. {NEVER}": "uncordon a node",
     f"{NONE}: 1 node(s) had volume node affinity conflict. {NEVER}": "correct the volume",
