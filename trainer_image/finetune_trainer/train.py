@@ -104,7 +104,9 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
         steps: list[Step] = []
         if resolved.total_steps:
             course = TrainingRun(bundle, prepared, storage, accelerator, attempt, progress, validation, scratch)
-            run = course.take(model, lambda message: tell(writer, TRAINED, "Training", message))
+            run = course.take(
+                model, lambda message: tell(writer, TRAINED, "Training", message, training=progress.training)
+            )
             steps, attempt = run.steps, attempt.after(run.held_before)
         training = progress.training
         tell(writer, TRAINED, "TrainingSucceeded", summary(steps, validation, resolved), held=True, training=training)
