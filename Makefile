@@ -70,6 +70,10 @@ unit: venv ## no cluster; about a minute
 	@echo "unit: no cluster"
 	@$(PYTEST) $(IN_PARALLEL) tests/unit
 
+.PHONY: histories
+histories: venv ## 20,000 random histories of a job, about 20 minutes; HISTORIES=1000
+	@HISTORIES=$(or $(HISTORIES),20000) $(PYTEST) tests/unit/finetune_operator/decisions/test_histories.py
+
 .PHONY: integration
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
 	@echo "integration: a real API server and controller-manager; whole trainings of tiny models"
@@ -80,12 +84,18 @@ integration: venv ## a real API server and controller-manager, no node; whole tr
 .PHONY: e2e
 e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
 	@echo "e2e: the whole local cluster"
-	@$(PYTHON) -m devcluster build
+	@$(PYTHON) -m devcluster build --kueue
 	@$(PYTEST) tests/e2e
+	@$(PYTEST) tests/chaos  # a cluster of its own, with two nodes and proxies
 
 .PHONY: test-soak
 test-soak: venv ## fifty jobs on one GPU in the whole local cluster; watches broken on a busy machine
 	@.venv/bin/pytest -m soak tests/integration tests/e2e
+
+.PHONY: chaos
+chaos: venv ## every fault 20 times under running jobs (many hours; goes on where it stopped); TRIES=1 FAULTS="node-lost s3-503"
+	@$(PYTHON) -m devcluster build
+	@$(PYTHON) -m tests.chaos $(if $(TRIES),--tries $(TRIES)) $(if $(FAULTS),--fault $(FAULTS))
 
 FLOOR := build/floor/venv
 FLOOR_PYTEST := $(FLOOR)/bin/python -m pytest

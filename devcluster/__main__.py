@@ -1,36 +1,43 @@
-"""The command `python -m devcluster build|up|down|status|kubectl|helm`."""
+"""The command `python -m devcluster build|up|down|kueue|status|kubectl|helm`."""
 
 import argparse
 import os
 import sys
 
-from devcluster.build import KUBERNETES_VERSION, built
+from devcluster.build import KUBERNETES_VERSION, built, built_kueue
 from devcluster.cluster import Cluster
 from devcluster.progress import ClusterError, console, step
 
 
 def main() -> int:
     """Runs the command and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m devcluster", description="A real local Kubernetes with one node.")
+    parser = argparse.ArgumentParser(prog="python -m devcluster", description="A real local Kubernetes.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("build", help="build the components, once for each version; up also does this")
-    commands.add_parser("up", help="start the cluster, if it is not running")
+    build = commands.add_parser("build", help="build the components, once for each version; up also does this")
+    build.add_argument("--kueue", action="store_true", help="build Kueue as well, which is optional")
+    up = commands.add_parser("up", help="start the cluster, if it is not running")
+    up.add_argument("--nodes", type=int, default=1, help="number of nodes, 1 to 4 (default: 1)")
     commands.add_parser("down", help="stop the cluster and delete everything except its logs")
+    commands.add_parser("kueue", help="start Kueue in the running cluster; it stops with the cluster")
     commands.add_parser("status", help="list the running components")
     for tool in ("kubectl", "helm"):
         commands.add_parser(tool, help=f"run {tool} for the cluster", add_help=False)
     arguments, rest = parser.parse_known_args()
-    cluster = Cluster()
     try:
+        cluster = Cluster(nodes=getattr(arguments, "nodes", 1))
         match arguments.command:
             case "build":
                 built()
+                if arguments.kueue:
+                    built_kueue()
             case "up":
                 cluster.up()
                 console.print(f"  ready: export KUBECONFIG={cluster.kubeconfig}")
             case "down":
                 with step("stopping the local cluster"):
                     cluster.down()
+            case "kueue":
+                cluster.start_kueue()
             case "status":
                 return _status(cluster)
             case tool:

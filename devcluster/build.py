@@ -1,18 +1,27 @@
-"""Builds one program with all Kubernetes components, once for each version, into a cache outside the clone."""
+"""Builds one program with all Kubernetes components, and Kueue, once per version, into a cache outside the clone."""
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import yaml
 
 from devcluster.progress import ClusterError, step
 
 KUBERNETES_VERSION = "1.36.3"
+KUEUE_VERSION = "0.17.0"
+"""The version in kueue/go.mod."""
 SOURCE = Path(__file__).parent / "kube"
+KUEUE_SOURCE = Path(__file__).parent / "kueue"
+KUEUE_MODULE = "sigs.k8s.io/kueue"
 GO_LOCK = Path(__file__).parents[1] / "locks" / "go.txt"
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 
@@ -25,21 +34,32 @@ def cache_folder() -> Path:
 
 def built() -> Path:
     """Returns the folder with `kube` and `pause`. Builds them first if this version was not built before."""
-    target = cache_folder() / f"kube-{KUBERNETES_VERSION}-{_digest()[:12]}"
+    return _cached("kube", KUBERNETES_VERSION, SOURCE, _build)
+
+
+def built_kueue() -> Path:
+    """Returns the folder with `kueue` and `manifests.json`. Builds them first if this version was not built before."""
+    kube = built() / "kube"  # before the lock is taken, which it needs itself
+    return _cached("kueue", KUEUE_VERSION, KUEUE_SOURCE, lambda target: _build_kueue(target, kube))
+
+
+def _cached(name: str, version: str, source: Path, build: Callable[[Path], None]) -> Path:
+    """Returns the folder of this version of `source`. Calls `build` with it first if it does not exist."""
+    target = cache_folder() / f"{name}-{version}-{_digest(source, version)[:12]}"
     if target.exists():
         return target
     cache_folder().mkdir(parents=True, exist_ok=True)
     with (cache_folder() / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # Another process may be building the same version. Wait for it.
         if not target.exists():
-            _build(target)
+            build(target)
     return target
 
 
-def _digest() -> str:
-    files = sorted(path for path in SOURCE.rglob("*") if path.is_file())
-    parts = [f"{path.relative_to(SOURCE)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
-    return hashlib.sha256("\n".join([KUBERNETES_VERSION, *parts]).encode()).hexdigest()
+def _digest(source: Path, version: str) -> str:
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    parts = [f"{path.relative_to(source)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
+    return hashlib.sha256("\n".join([version, *parts]).encode()).hexdigest()
 
 
 def _build(target: Path) -> None:
@@ -49,23 +69,48 @@ def _build(target: Path) -> None:
         f"-s -w -X {_VERSION_PACKAGE}.gitVersion=v{KUBERNETES_VERSION} "
         f"-X {_VERSION_PACKAGE}.gitMajor={major} -X {_VERSION_PACKAGE}.gitMinor={minor}"
     )
+    title = f"building Kubernetes {KUBERNETES_VERSION} (only once, about 7 minutes on 2 cores)"
+    with step(title), _draft_of(target) as draft:
+        _go_build(go, SOURCE, flags, draft / "kube", ".")
+        _go_build(go, SOURCE, "-s -w", draft / "pause", "./pause")
+
+
+def _build_kueue(target: Path, kube: Path) -> None:
+    """Builds Kueue's own program, and renders the manifests of its release from the same module."""
+    go = _go()
+    flags = f"-s -w -X {KUEUE_MODULE}/pkg/version.GitVersion=v{KUEUE_VERSION}"
+    title = f"building Kueue {KUEUE_VERSION} (only once, about 3 minutes on 2 cores)"
+    with step(title), _draft_of(target) as draft:
+        _go_build(go, KUEUE_SOURCE, flags, draft / "kueue", f"{KUEUE_MODULE}/cmd/kueue")
+        module = _run([go, "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", KUEUE_MODULE], KUEUE_SOURCE).strip()
+        release = _run([str(kube), "kubectl", "kustomize", f"{module}/config/default"], KUEUE_SOURCE)
+        (draft / "manifests.json").write_text(json.dumps(list(yaml.safe_load_all(release))))
+
+
+@contextmanager
+def _draft_of(target: Path) -> Iterator[Path]:
+    """Yields a new folder. Afterwards it becomes `target`, or is deleted if the build has failed."""
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix="building-"))
     try:
-        with step(f"building Kubernetes {KUBERNETES_VERSION} (only once, about 7 minutes on 2 cores)"):
-            _run_go(go, ["build", "-mod=readonly", "-trimpath", "-ldflags", flags, "-o", f"{draft}/kube", "."])
-            _run_go(go, ["build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o", f"{draft}/pause", "./pause"])
+        yield draft
         draft.chmod(0o755)
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _run_go(go: str, arguments: list[str]) -> None:
+def _go_build(go: str, source: Path, flags: str, program: Path, package: str) -> None:
+    _run([go, "build", "-mod=readonly", "-trimpath", "-ldflags", flags, "-o", str(program), package], source)
+
+
+def _run(command: list[str], source: Path) -> str:
+    """Returns the command's output. Raises ClusterError with its errors."""
     # Otherwise Go could download a toolchain from another server than the module proxy.
     environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""}
-    result = subprocess.run([go, *arguments], cwd=SOURCE, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
     if result.returncode:
-        raise ClusterError(f"Building Kubernetes failed: {result.stderr.strip()[-2000:]}")
+        raise ClusterError(f"Building devcluster/{source.name} failed: {result.stderr.strip()[-2000:]}")
+    return result.stdout
 
 
 def _go() -> str:

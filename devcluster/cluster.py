@@ -8,11 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from devcluster import namespaces, storage
-from devcluster.build import built
+from devcluster import kueue, namespaces, storage
+from devcluster.build import built, built_kueue
 from devcluster.control_plane import ControlPlane, free_ports
-from devcluster.namespaces import NODE_ADDRESS, Namespaces
-from devcluster.node import Node
+from devcluster.kueue import Kueue
+from devcluster.namespaces import FIRST, MOST_NODES, NODE_ADDRESS, Namespaces, Site
+from devcluster.node import LEASE_SECONDS, Node
+from devcluster.outages import Outages
 from devcluster.prerequisites import require_linux, require_node_tools
 from devcluster.processes import Processes
 from devcluster.progress import ClusterError, step
@@ -24,27 +26,33 @@ DEFAULT_FOLDER = Path(__file__).parents[1] / "build" / "devcluster"
 class Cluster:
     """A Kubernetes cluster whose files lie in `folder`; `folder`/logs outlives it.
 
-    `node=False`: only etcd, API server and controller-manager, on loopback and free ports; needs no root, and any
-    number may run side by side. With a node there is one cluster a machine: its addresses are fixed.
-    `gpus`: how many the node advertises. `host_mounts=False`: for real images, which bring their own files.
-    `api_server_flags`: more flags of kube-apiserver.
+    `nodes`: from 0 to 4. Without a node there are only etcd, API server and controller-manager, on loopback and free
+    ports; this needs no root, and any number may run side by side. With nodes there is one cluster a machine: its
+    addresses are fixed. The first node runs the control plane and S3.
+    `gpus`: how many each node advertises. `host_mounts=False`: for real images, which bring their own files.
+    `api_server_flags`, `controller_flags`: more flags of kube-apiserver and of kube-controller-manager.
     """
 
     def __init__(
         self,
         folder: Path = DEFAULT_FOLDER,
-        node: bool = True,
+        nodes: int = 1,
         gpus: int = 1,
         host_mounts: bool = True,
         api_server_flags: tuple[str, ...] = (),
+        controller_flags: tuple[str, ...] = (),
     ) -> None:
+        if not 0 <= nodes <= MOST_NODES:
+            raise ClusterError(f"A local cluster has at most {MOST_NODES} nodes, but {nodes} are wanted.")
         self.folder = folder.absolute()
         self._state = self.folder / "state"
         self._processes = Processes(self.folder)
-        self._with_node = node
+        self._wanted_nodes = nodes
         self._gpus = gpus
         self._host_mounts = host_mounts
-        self._api_server_flags = api_server_flags
+        self._api_server_flags, self._controller_flags = api_server_flags, controller_flags
+        self.etcd_endpoint = ""
+        """The URL of etcd, for this machine, if this object has started it without a node."""
 
     @property
     def kubeconfig(self) -> Path:
@@ -80,16 +88,21 @@ class Cluster:
     def up(self) -> None:
         """Starts the cluster if it is not running. Raises ClusterError with a message and the end of the log."""
         if self.is_up:
+            if (running := len(self._sites())) != self._wanted_nodes:
+                raise ClusterError(
+                    f"The local cluster runs with {running} nodes, not {self._wanted_nodes}. Stop it first."
+                )
             return
         require_linux()
-        if self._with_node:
+        if self._wanted_nodes:
             require_node_tools()
         parts = built()
         self.down()  # removes leftovers of an interrupted `up` or a crash
+        self._processes.delete_logs()
         self._state.mkdir(parents=True)
         try:
-            if self._with_node:
-                self._up_with_node(parts)
+            if self._wanted_nodes:
+                self._up_with_nodes(parts)
             else:
                 self._up_without_node(parts)
         except BaseException:
@@ -98,9 +111,9 @@ class Cluster:
 
     def down(self) -> None:
         """Stops the cluster if it is running, and deletes everything except the logs."""
-        had_node = namespaces.HOLDER in self._processes.recorded()
-        self._processes.stop_all(first=namespaces.HOLDER)
-        if had_node:
+        sites = self._sites()
+        self._processes.stop_all(first=[site.holder for site in reversed(sites)])
+        if sites:
             namespaces.clean_up()
         shutil.rmtree(self._state, ignore_errors=True)
 
@@ -113,9 +126,42 @@ class Cluster:
         command = [str(built() / "kube"), "helm", "--kubeconfig", str(self.kubeconfig), *arguments]
         return _output(subprocess.run(command, capture_output=True, text=True))
 
+    def start_kueue(self) -> None:
+        """Starts Kueue in the running cluster, if it does not run. The first time, this builds it (about 3 minutes)."""
+        if not self._wanted_nodes:
+            raise ClusterError("Kueue needs a cluster with a node: its webhooks are reached through a Service.")
+        parts = built_kueue()
+        if kueue.NAME not in self._processes.running():
+            with step("starting Kueue"):
+                self._kueue(parts).start()
+
+    def stop_kueue(self) -> None:
+        """Stops Kueue and deletes its webhooks and all its objects. Raises ClusterError if a queue is left."""
+        self._kueue(built_kueue()).stop()
+
+    def _kueue(self, parts: Path) -> Kueue:
+        return Kueue(self._plane(), self._processes, self.kubectl, parts)
+
     def load_image(self, archive: Path) -> None:
-        """Loads the images of an OCI or Docker archive into the node."""
-        self._node(built()).load_image(archive)
+        """Loads the images of an OCI or Docker archive into every node."""
+        for node in self.nodes:
+            node.load_image(archive)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes, the first one first, also those that are powered off."""
+        plane, first = self._plane(), Namespaces(self._processes)
+        return [self._node(plane, Site(index), first) for index in range(self._wanted_nodes)]
+
+    @property
+    def pause(self) -> Path:
+        """The program that keeps namespaces open, also those of pods."""
+        return built() / "pause"
+
+    @property
+    def outages(self) -> Outages:
+        """What can break in this cluster, and what mends it."""
+        return Outages(self._processes, self._plane(), {node.site.name: node for node in self.nodes}, self.pause)
 
     def _kubectl(self, *arguments: str, input: str | None = None) -> "subprocess.CompletedProcess[str]":
         command = [str(built() / "kube"), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
@@ -123,8 +169,15 @@ class Cluster:
 
     def _up_without_node(self, parts: Path) -> None:
         port, client, peer = free_ports(3)
+        self.etcd_endpoint = f"http://127.0.0.1:{client}"
         plane = ControlPlane(
-            self._state, parts / "kube", "127.0.0.1", port, (client, peer), api_server_flags=self._api_server_flags
+            folder=self._state,
+            kube=parts / "kube",
+            address="127.0.0.1",
+            port=port,
+            etcd_ports=(client, peer),
+            api_server_flags=self._api_server_flags,
+            controller_flags=self._controller_flags,
         )
         with step("starting etcd, API server and controller-manager"):
             plane.write_files()
@@ -132,28 +185,52 @@ class Cluster:
             plane.finish(self._processes)
             self._wait_for_default_account()
 
-    def _up_with_node(self, parts: Path) -> None:
-        with step("opening the node's network"):
-            Namespaces(self._processes).open(parts / "pause")
-        node = self._node(parts)
-        plane = node.plane
+    def _up_with_nodes(self, parts: Path) -> None:
+        with step("opening the nodes' networks"):
+            first = Namespaces(self._processes)
+            first.open(parts / "pause")
+            plane = self._plane()
+            nodes = [self._node(plane, Site(index), first) for index in range(self._wanted_nodes)]
+            for node in nodes[1:]:
+                node.namespaces.open(parts / "pause")
         with step("starting S3, containerd and the control plane"):
             plane.write_files()
             plane.launch(self._processes)
             self._start_storage(plane)
-            node.start_containerd(self._processes, parts / "pause")
+            for node in nodes:
+                node.start_containerd(self._processes, parts / "pause")
             plane.finish(self._processes)
-        with step("starting kubelet, scheduler and proxy"):
-            node.start(self._processes)
+        with step("starting scheduler, kubelet and proxy"):
+            plane.start_scheduler(self._processes)
+            for node in nodes:
+                node.start(self._processes)
             self._wait_for_default_account()
             self._processes.wait_for("S3", self._s3_answers, ["seaweedfs"])
 
-    def _node(self, parts: Path) -> Node:
-        prefix = tuple(Namespaces(self._processes).enter())
-        plane = ControlPlane(
-            self._state, parts / "kube", NODE_ADDRESS, 6443, (2379, 2380), prefix, self._api_server_flags
+    def _sites(self) -> list[Site]:
+        """Returns the nodes that were started and not stopped."""
+        recorded = self._processes.recorded()
+        return [site for site in map(Site, range(MOST_NODES)) if site.holder in recorded]
+
+    def _plane(self) -> ControlPlane:
+        """Returns the control plane of a cluster with nodes, which runs on the first one."""
+        others = tuple(Site(index).address for index in range(1, MOST_NODES))
+        return ControlPlane(
+            folder=self._state,
+            kube=built() / "kube",
+            address=NODE_ADDRESS,
+            port=6443,
+            etcd_ports=(2379, 2380),
+            prefix=tuple(Namespaces(self._processes).enter()),
+            api_server_flags=self._api_server_flags,
+            controller_flags=self._controller_flags,
+            more_addresses=others,
+            lost_after_seconds=LEASE_SECONDS if self._wanted_nodes > 1 else None,
         )
-        return Node(plane, self._gpus, self._host_mounts)
+
+    def _node(self, plane: ControlPlane, site: Site, first: Namespaces) -> Node:
+        own = first if site == FIRST else Namespaces(self._processes, site, first)
+        return Node(plane, own, self._gpus, self._host_mounts, is_alone=self._wanted_nodes == 1)
 
     def _start_storage(self, plane: ControlPlane) -> None:
         storage.write_config(self._state / "s3.json")

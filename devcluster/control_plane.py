@@ -1,4 +1,4 @@
-"""etcd, API server and controller-manager: their files, flags and order."""
+"""etcd, API server, controller-manager and scheduler: their files, flags and order."""
 
 import json
 import secrets
@@ -17,7 +17,9 @@ CONTEXT = "finetune-dev"
 class ControlPlane:
     """The control plane's addresses and files. `prefix`: the words before every command, which enter the node.
 
-    `api_server_flags`: more flags of kube-apiserver, for example of its audit log."""
+    `api_server_flags`, `controller_flags`: more flags of kube-apiserver, for example of its audit log, and of
+    kube-controller-manager. `more_addresses`: of further nodes, for the kubelets' certificate. `lost_after_seconds`:
+    after how much silence a node is lost; None: the usual."""
 
     folder: Path
     kube: Path
@@ -26,6 +28,9 @@ class ControlPlane:
     etcd_ports: tuple[int, int]
     prefix: tuple[str, ...] = ()
     api_server_flags: tuple[str, ...] = ()
+    controller_flags: tuple[str, ...] = ()
+    more_addresses: tuple[str, ...] = ()
+    lost_after_seconds: int | None = None
 
     @property
     def kubeconfig(self) -> Path:
@@ -39,7 +44,7 @@ class ControlPlane:
     def write_files(self) -> None:
         """Writes the certificates, the administrator's token and the kubeconfig."""
         self.certificates.mkdir(parents=True, exist_ok=True)
-        addresses = sorted({self.address, "127.0.0.1", SERVICE_ADDRESS})
+        addresses = sorted({self.address, "127.0.0.1", SERVICE_ADDRESS, *self.more_addresses})
         subprocess.run([str(self.kube), "certificates", str(self.certificates), *addresses], check=True)
         token = secrets.token_hex(16)
         (self.folder / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
@@ -62,7 +67,16 @@ class ControlPlane:
     def launch(self, processes: Processes) -> None:
         """Starts etcd and the API server without waiting. `finish` waits for them."""
         self._start(processes, "etcd", self._etcd())
+        self.start_api_server(processes)
+
+    def start_api_server(self, processes: Processes) -> None:
+        """Starts the API server without waiting."""
         self._start(processes, "kube-apiserver", self._apiserver())
+
+    def start_scheduler(self, processes: Processes) -> None:
+        """Starts the scheduler, which only a cluster with nodes needs."""
+        options = [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0"]
+        self._start(processes, "kube-scheduler", options)
 
     def finish(self, processes: Processes) -> None:
         """Waits until the API server is ready, and starts the controller-manager."""
@@ -125,7 +139,14 @@ class ControlPlane:
             "--use-service-account-credentials",
             "--leader-elect=false",
             "--secure-port=0",
+            *self._patience_with_nodes(),
+            *self.controller_flags,
         ]
+
+    def _patience_with_nodes(self) -> list[str]:
+        if self.lost_after_seconds is None:
+            return []
+        return [f"--node-monitor-grace-period={self.lost_after_seconds}s", "--node-monitor-period=2s"]
 
 
 def free_ports(count: int) -> list[int]:

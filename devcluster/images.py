@@ -61,23 +61,32 @@ def environment() -> dict[str, str]:
 
 
 def write_archive(path: Path, pause: Path) -> None:
-    """Returns one archive with all images, for `ctr images import`."""
-    layer = _layer(pause)
-    variables = [f"{name}={value}" for name, value in environment().items()]
+    """Writes one archive with all images, for `ctr images import`. `pause`: the program of the pause containers."""
     images = {
         PAUSE_IMAGE: {"Entrypoint": ["/pause"]},
-        OPERATOR_IMAGE: {"Entrypoint": [python(), "-m", "finetune_operator"], "Env": variables, "User": _USER},
-        TRAINER_IMAGE: {"Entrypoint": [python(), "-m", "finetune_trainer"], "Env": variables, "User": _USER},
+        OPERATOR_IMAGE: config([python(), "-m", "finetune_operator"]),
+        TRAINER_IMAGE: config([python(), "-m", "finetune_trainer"]),
     }
+    write_images(path, base_layer(pause), images)
+
+
+def config(entrypoint: list[str]) -> dict[str, Any]:
+    """Returns the configuration of an image that runs `entrypoint` with Python's environment."""
+    variables = [f"{name}={value}" for name, value in environment().items()]
+    return {"Entrypoint": entrypoint, "Env": variables, "User": _USER}
+
+
+def write_images(path: Path, layer: bytes, images: dict[str, dict[str, Any]]) -> None:
+    """Writes an archive of images with one common layer. `images`: configuration of each by its reference."""
     layer_name = hashlib.sha256(layer).hexdigest()
     members = {f"{layer_name}/layer.tar": layer}
     manifest = []
-    for reference, config in images.items():
+    for reference, content in images.items():
         text = json.dumps(
             {
                 "architecture": "amd64" if os.uname().machine == "x86_64" else "arm64",
                 "os": "linux",
-                "config": config,
+                "config": content,
                 "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer_name}"]},
             }
         ).encode()
@@ -90,7 +99,8 @@ def write_archive(path: Path, pause: Path) -> None:
             _add(archive, name, data=data)
 
 
-def _layer(pause: Path) -> bytes:
+def base_layer(pause: Path, more: dict[str, bytes] | None = None) -> bytes:
+    """Returns the layer of folders and links, as a tar archive. `more`: content of further files by path."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name in ("usr", "etc", "var", "var/tmp", "proc", "sys", "dev", "run", "opt"):
@@ -103,6 +113,8 @@ def _layer(pause: Path) -> bytes:
         )
         _add(archive, "etc/group", data=b"root:x:0:\nnonroot:x:65532:\n", mode=0o644)
         _add(archive, "pause", data=pause.read_bytes())
+        for name, data in (more or {}).items():
+            _add(archive, name, data=data)
     return buffer.getvalue()
 
 

@@ -2,10 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,9 +25,9 @@ class Processes:
         self._record = folder / "processes.json"
 
     def start(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> int:
-        """Starts `command` in a separate session, with its output in logs/NAME.log. Returns its process id."""
+        """Starts `command` in a separate session. Appends its output to logs/NAME.log. Returns its process id."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        with (self.logs / f"{name}.log").open("w") as log:
+        with (self.logs / f"{name}.log").open("a") as log:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -67,19 +68,30 @@ class Processes:
         """Records `pid` as the process of `name`."""
         self._write({**self._read(), name: (pid, _start_time(pid) or 0)})
 
-    def stop_all(self, first: str = "") -> None:
-        """Stops all components and waits for their end: first `first`, then the others in reverse order."""
+    def stop_all(self, first: Sequence[str] = ()) -> None:
+        """Stops all components and waits for their end: first those in `first`, then the others in reverse order."""
         record = self._read()
-        order = [name for name in reversed(record) if name != first]
-        for name in [first, *order] if first in record else order:
-            pid, started = record[name]
-            if not _is_alive(pid, started):
-                continue
-            _signal(pid, signal.SIGTERM)
-            if not _gone_within(pid, started, PATIENCE_SECONDS):
-                _signal(pid, signal.SIGKILL)
-                _gone_within(pid, started, PATIENCE_SECONDS)
+        self.stop(*first, *(name for name in reversed(record) if name not in first))
         self._record.unlink(missing_ok=True)
+
+    def delete_logs(self) -> None:
+        """Deletes the logs of an earlier cluster."""
+        shutil.rmtree(self.logs, ignore_errors=True)
+
+    def stop(self, *names: str) -> None:
+        """Stops these components, one after another, waits for their ends and removes them from the record."""
+        record = self._read()
+        for name in names:
+            if name in record:
+                _stop(*record.pop(name))
+        self._write(record)
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Sends a signal to a component. Raises ClusterError if it is not running."""
+        pid = self.running().get(name)
+        if pid is None:
+            raise ClusterError(f"{name} is not running, so it gets no {number.name}. {self.tail(name)}")
+        _signal(_inner(pid), number)
 
     def _read(self) -> dict[str, tuple[int, int]]:
         try:
@@ -88,9 +100,31 @@ class Processes:
             return {}
 
     def _write(self, record: dict[str, tuple[int, int]]) -> None:
+        self._record.parent.mkdir(parents=True, exist_ok=True)
         draft = self._record.with_suffix(".new")
         draft.write_text(json.dumps(record, indent=1))
         draft.replace(self._record)
+
+
+def _inner(pid: int) -> int:
+    """Returns the process that nsenter waits for, or `pid` itself. nsenter does not pass signals on."""
+    try:
+        if Path(f"/proc/{pid}/comm").read_text().strip() != "nsenter":
+            return pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return pid
+    return int(children[0]) if children else pid
+
+
+def _stop(pid: int, started: int) -> None:
+    if not _is_alive(pid, started):
+        return
+    _signal(_inner(pid), signal.SIGCONT)  # A paused process would not end.
+    _signal(_inner(pid), signal.SIGTERM)
+    if not _gone_within(pid, started, PATIENCE_SECONDS):
+        _signal(_inner(pid), signal.SIGKILL)
+        _gone_within(pid, started, PATIENCE_SECONDS)
 
 
 def _signal(pid: int, number: int) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 PORT = 8333
 REGION = "us-east-1"
-IDENTITIES = {"admin": ["Admin", "Read", "Write", "List", "Tagging"], "reader": ["Read", "List"]}
-"""admin has all permissions. reader cannot write, to test a job without write permission."""
+_EVERYTHING = ["Admin", "Read", "Write", "List", "Tagging"]
+IDENTITIES = {"admin": _EVERYTHING, "successor": _EVERYTHING, "reader": ["Read", "List"]}
+"""admin and its successor have all permissions: keys are rotated in tests. reader cannot write, to test a job that may
+not."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ BUILD = Path(__file__).parents[1] / "build"
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[Cluster]:
     """A real API server and controller-manager on loopback; nothing runs pods."""
-    with Cluster(BUILD / "test-control-plane", node=False) as cluster:
+    with Cluster(BUILD / "test-control-plane", nodes=0) as cluster:
         yield cluster
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from benchmarks.operator import audit
 from benchmarks.operator.client import JOBS, Client, Object, RefusedError
+from benchmarks.operator.etcd import Etcd
 from benchmarks.operator.process import OperatorProcess
 from devcluster import Cluster
 from finetune_api import names
@@ -22,6 +23,8 @@ FOLDER = ROOT / "build" / "bench-operator"
 SYSTEM, RELEASE = "finetune-system", "bench"
 ACCOUNT = f"{RELEASE}-finetune-operator"
 TOKEN_SECONDS = 4 * 3600
+CONTROLLER_FLAGS = ("--terminated-pod-gc-threshold=0",)
+"""Ended pods stay. By default those beyond 12,500 are deleted, 20 per second, and 10,000 ended jobs have 20,000."""
 PROFILE: Object = {
     "apiVersion": names.API_VERSION,
     "kind": names.PROFILE_KIND,
@@ -44,6 +47,7 @@ class Plane:
     or while nobody counts."""
     operator: OperatorProcess
     requests: audit.AuditLog
+    etcd: Etcd
 
     async def namespace(self, prefix: str = "tenant") -> str:
         """Creates a tenant's namespace that enforces the restricted Pod Security Standard. Returns its name."""
@@ -83,7 +87,7 @@ async def plane(folder: Path = FOLDER) -> AsyncIterator[Plane]:
 
     Logs of the operator and of the components stay in `folder`."""
     flags = audit.flags(folder, f"system:serviceaccount:{SYSTEM}:{ACCOUNT}")
-    cluster = Cluster(folder / "control-plane", node=False, api_server_flags=flags)
+    cluster = Cluster(folder / "control-plane", nodes=0, api_server_flags=flags, controller_flags=CONTROLLER_FLAGS)
     await asyncio.to_thread(cluster.down)  # a benchmark that was killed leaves its control plane
     try:
         await asyncio.to_thread(cluster.up)
@@ -95,9 +99,9 @@ async def plane(folder: Path = FOLDER) -> AsyncIterator[Plane]:
             token = await _operator_token(admin)
             await _create_profile(admin)
             operator = OperatorProcess(folder, server, authority, token)
-            async with Client(server, authority, token) as as_operator:
+            async with Client(server, authority, token) as as_operator, Etcd(cluster.etcd_endpoint) as etcd:
                 try:
-                    yield Plane(admin, as_operator, operator, audit.AuditLog(audit.log(folder)))
+                    yield Plane(admin, as_operator, operator, audit.AuditLog(audit.log(folder)), etcd)
                 finally:
                     operator.stop()
     finally:

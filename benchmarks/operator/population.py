@@ -1,7 +1,8 @@
 """Fills the control plane with jobs that the operator has already seen."""
 
 from benchmarks.operator import copies, node
-from benchmarks.operator.client import Object, for_each
+from benchmarks.operator.client import Object
+from benchmarks.operator.clones import clone
 from benchmarks.operator.copies import Original
 from benchmarks.operator.node import Reached
 from benchmarks.operator.plane import Plane
@@ -26,15 +27,13 @@ async def original(plane: Plane, until: Reached) -> Original:
 
 
 async def populate(plane: Plane, template: Original, jobs: int) -> list[Object]:
-    """Creates copies with their children, `A_TENANT` in each namespace. Returns their FineTuneJobs."""
+    """Makes copies with their children, `A_TENANT` in each namespace. Returns their FineTuneJobs.
+
+    Of each object only the metadata with namespace, name and uid is reliable."""
     namespaces = [await plane.namespace() for _ in range(0, jobs, A_TENANT)]
     for namespace in namespaces:
         await copies.prepare(plane.admin, template, namespace)
-    made: list[Object] = []
-
-    async def copy(number: int) -> None:
-        namespace = namespaces[number // A_TENANT]
-        made.append(await copies.copy_whole(plane.admin, template, namespace, f"resident-{number:05}"))
-
-    await for_each("populating", "jobs", range(jobs), copy)
-    return made
+    first, *others = [(namespaces[number // A_TENANT], f"resident-{number:05}") for number in range(jobs)]
+    copy = await copies.copy_whole(plane.admin, template, *first)
+    seed = await copies.read(plane.admin, *first)
+    return [copy, *await clone(plane.etcd, plane.admin, seed, others)]

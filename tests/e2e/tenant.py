@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_api import names
 from tests.integration.jobs import Job
-from tests.integration.kube import Kube, Object
+from tests.integration.kube import PROFILES, Kube, Object
 from tests.integration.waiting import wait_for
 
 PROFILE = "tests"
@@ -31,12 +31,12 @@ class Tenant:
         self.s3.put_object(Bucket="data", Key=key, Body=text.encode())
         return f"s3://data/{key}"
 
-    def create(self, name: str, train: str, **spec: Any) -> Job:
+    def create(self, name: str, train: str, labels: dict[str, str] | None = None, **spec: Any) -> Job:
         """A FineTuneJob over `train` of three short steps; `spec`'s fields stand beside or instead of its own."""
         body = {
             "apiVersion": names.API_VERSION,
             "kind": names.JOB_KIND,
-            "metadata": {"name": name},
+            "metadata": {"name": name, "labels": labels or {}},
             "spec": {
                 "profileName": PROFILE,
                 "model": {"uri": self.model},
@@ -49,6 +49,14 @@ class Tenant:
             },
         }
         return Job.create(self.kube, self.namespace, body)
+
+    def profile_with_preflight_queue(self, queue: str) -> str:
+        """Makes a copy of the profile in which the preflights have a queue. Returns its name."""
+        spec = self.kube.get(f"{PROFILES}/{PROFILE}")["spec"]
+        name = f"preflights-in-{queue}"
+        body = {"apiVersion": names.API_VERSION, "kind": names.PROFILE_KIND, "metadata": {"name": name}}
+        self.kube.apply(f"{PROFILES}/{name}", {**body, "spec": {**spec, "pods": {"preflight": {"queueName": queue}}}})
+        return name
 
     def end_of(self, job: Job) -> Object:
         """The status, once it is Complete or Failed."""

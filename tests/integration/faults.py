@@ -1,7 +1,44 @@
-"""What can befall a watch on its way between the operator and the API server. The proxy plays it."""
+"""What can befall a request on its way to the API server or to S3: a watch, or a share of all requests. The proxies
+play it."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+
+class Harm(StrEnum):
+    """What can befall a request that is no watch."""
+
+    REFUSED = "refused with a code"
+    CUT = "cut before its answer"
+    CUT_WITHIN_REQUEST = "cut within its body"
+    CUT_WITHIN_ANSWER = "cut within its answer"
+    SLOW = "slow"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks, before it is passed on. `path`: with its query."""
+
+    method: str
+    path: str
+    authorization: str = ""
+
+    @property
+    def is_watch(self) -> bool:
+        return "watch=true" in self.path
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What befalls a `share` of the requests that match. `code`: of a refusal. `seconds`: by which each is slower."""
+
+    harm: Harm
+    share: float = 1.0
+    code: int = 503
+    seconds: float = 0.0
+    matches: Callable[[Asked], bool] = lambda asked: not asked.is_watch
 
 
 class Fault(StrEnum):

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, Protocol, cast
 
 from kubernetes import client, config
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import DynamicApiError
+from pydantic import Field, TypeAdapter
 
 from finetune_api import names
 from finetune_operator.cluster.limits import Bucket
@@ -45,11 +47,43 @@ class NamespaceGoneError(ApiError):
     """No object can be created in this namespace: the namespace is being deleted or does not exist."""
 
 
-class Chunk(NamedTuple):
-    """A part of a list of metadata: the `metadata` of each object, and the version of the list."""
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The metadata by which an object of a list is compared with another version of it."""
 
-    metadata: list[Object]
+    uid: str
+    name: str
+    resource_version: Annotated[int, Field(alias="resourceVersion")]
+    namespace: str | None = None
+
+
+class Chunk(NamedTuple):
+    """A part of a list of metadata, and the version of the list."""
+
+    metadata: list[Metadata]
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class _ListMetadata:
+    resource_version: Annotated[int, Field(alias="resourceVersion")]
+    start: Annotated[str, Field(alias="continue")] = ""
+    """Where the next chunk starts; "" if this is the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    metadata: _ListMetadata
+    items: list[_Item] | None = None
+
+
+_LIST = TypeAdapter(_List)
+"""Reads the few fields that count. Most of the text is managedFields, of which Python would make many objects."""
 
 
 class Api(Protocol):
@@ -60,6 +94,12 @@ class Api(Protocol):
 
     def events(self, namespace: str, fields: str) -> list[Object]:
         """Return the Events of a namespace that match a field selector."""
+
+    def preferred_version(self, group: str) -> str | None:
+        """Return the version of an API group that the API server prefers; None if it does not serve the group."""
+
+    def listed(self, path: str, labels: str) -> list[Object]:
+        """Return the objects below a path that match a label selector. For kinds whose version is found out."""
 
     def metadata(self, kind: str, namespace: str | None, labels: str = "", fields: str = "") -> Iterator[Chunk]:
         """Yield the metadata of the objects of a namespace, or of all, that match the selectors, in chunks."""
@@ -111,10 +151,21 @@ class KubernetesApi:
     def events(self, namespace: str, fields: str) -> list[Object]:
         return cast(list[Object], self._request("list", _path("Event", namespace), field_selector=fields)["items"])
 
+    def preferred_version(self, group: str) -> str | None:
+        try:
+            return str(self._request("get", f"/apis/{group}")["preferredVersion"]["version"])
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def listed(self, path: str, labels: str) -> list[Object]:
+        return cast(list[Object], self._request("list", path, label_selector=labels)["items"])
+
     def metadata(self, kind: str, namespace: str | None, labels: str = "", fields: str = "") -> Iterator[Chunk]:
         start: str | None = None
         while start != "":
-            chunk = self._request(
+            text = self._text(
                 "list",
                 _path(kind, namespace),
                 label_selector=labels or None,
@@ -123,8 +174,9 @@ class KubernetesApi:
                 _continue=start,
                 header_params={"Accept": _METADATA_ONLY},
             )
-            yield Chunk([item["metadata"] for item in chunk["items"] or []], int(chunk["metadata"]["resourceVersion"]))
-            start = chunk["metadata"].get("continue", "")
+            chunk = _LIST.validate_json(text)
+            yield Chunk([item.metadata for item in chunk.items or []], chunk.metadata.resource_version)
+            start = chunk.metadata.start
 
     def create(self, body: Object) -> Object | None:
         try:
@@ -170,6 +222,10 @@ class KubernetesApi:
         return bool(self._request("create", path, review)["status"]["allowed"])
 
     def _request(self, verb: str, path: str, body: Object | None = None, **query: Any) -> Object:
+        return cast(Object, json.loads(self._text(verb, path, body, **query)))
+
+    def _text(self, verb: str, path: str, body: Object | None = None, **query: Any) -> bytes:
+        """Send a request. Return the JSON of the answer."""
         if self._bucket is not None:
             self._bucket.take()
         code = 0
@@ -177,13 +233,13 @@ class KubernetesApi:
             answer = self._client.request(
                 _METHODS[verb], path, body, serialize=False, _request_timeout=TIMEOUT_SECONDS, **query
             )
-            code, text = answer.status, answer.data
+            code, text = answer.status, cast(bytes, answer.data)
         except DynamicApiError as error:
             code = error.status
             raise _error(error) from error
         finally:
             self._observe(verb, code)
-        return cast(Object, json.loads(text))
+        return text
 
 
 _METHODS = {"get": "get", "list": "get", "create": "post", "delete": "delete", "apply": "patch"}

@@ -1,8 +1,8 @@
 """Assembles all input of one decision about a FineTuneJob from the store.
 
-Read live, because no watch shows them: the Events of a child that does not start, and a tenant's own ServiceAccount."""
+Read live, because no watch shows them: the Events of a child that does not start, the Workload of a child that its
+queue suspends, and a tenant's own ServiceAccount."""
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,27 +14,71 @@ from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.events import pod_event, refusal
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.cluster.rivals import rivals_of
+from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.observed.starting import is_stuck
 from finetune_operator.observed.world import Key, Run, World, parse_spec
-from finetune_operator.store.kept import KeptJob
+from finetune_operator.store.kept import KeptJob, unpacked
 from finetune_operator.store.store import Store
 
 
-def observe(api: Api, store: Store, accounts: Accounts, key: Key) -> World | None:
-    """Return the world of this job; None if the job does not exist or has ended."""
+def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Workloads | None = None) -> World | None:
+    """Return the world of this job; None if the job does not exist, or nothing is decided for it any more.
+
+    `workloads`: Kueue's, if the operator may read them."""
     job = store.job(key)
-    if job is None or job.has_ended:
+    if job is None or job.is_settled:
         return None
     world = _bare(job)
-    if world.deleting or world.spec is None:
+    if world.deleting:
         return world
-    runs = store.runs(job.uid)
-    explained = [(kept, _explained(api, world.namespace, kept.uid, kept.run.with_pods(pods))) for kept, pods in runs]
-    attempts = {kept.attempt: run for kept, run in explained if kept.step == "train"}
-    profile, profile_error = profile_of(store, world.spec.profile_name)
-    account = _account(store, accounts, world.namespace, world.spec) if not attempts else GOOD
+    if world.is_over:
+        return _with_children(store, world)
+    _find_unseen_attempt(api, store, world)
+    world = _with_runs(api, store, workloads, world)
+    return world if world.spec is None else _with_surroundings(store, accounts, world, world.spec)
+
+
+def _find_unseen_attempt(api: Api, store: Store, world: World) -> None:
+    """Read the Job of the running attempt live, if the store does not know it. It was deleted, or a watch is late.
+
+    A late watch must not lead to a second attempt beside the first."""
+    last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
+    if last is None or last.reason is not None or any(kept.run.name == last.name for kept, _ in store.runs(world.uid)):
+        return
+    raw = api.get("Job", last.name, world.namespace)
+    if raw is not None:
+        store.put("Job", raw, own=True)
+
+
+def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World) -> World:
+    """Return the world with the child Jobs and their pods."""
+    runs = store.runs(world.uid)
+    explained = [
+        (kept, _explained(api, workloads, world.namespace, kept.uid, kept.run.with_pods(pods))) for kept, pods in runs
+    ]
+    found = {names.preflight_number(run.name): run for kept, run in explained if kept.step == "preflight"}
+    number = max(found, default=1)
+    return replace(
+        world,
+        preflight=found.get(number),
+        preflight_number=number,
+        attempts={kept.attempt: run for kept, run in explained if kept.step == "train"},
+        remains=store.remains(world.uid),
+    )
+
+
+def _with_children(store: Store, world: World) -> World:
+    """Return the world of a job that has ended, with the Jobs that exist."""
+    found = {kept.run.name: kept.run for kept, _ in store.runs(world.uid)}
+    return replace(world, children=tuple(found))
+
+
+def _with_surroundings(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> World:
+    """Return the world with the profile, the ServiceAccount and the other jobs."""
+    profile, profile_error = profile_of(store, spec.profile_name)
+    account = _account(store, accounts, world, spec)
     # Searched only before the job requests a GPU.
-    next_is_gpu = world.status.is_true(ConditionType.VALIDATED) and not attempts
+    next_is_gpu = world.status.is_true(ConditionType.VALIDATED) and not world.has_requested_gpu
     return replace(
         world,
         profile=profile,
@@ -42,16 +86,14 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key) -> World | Non
         service_account_exists=account.exists,
         service_account_may_report=account.may_report,
         role_binding_exists=store.has_binding(world.namespace),
-        preflight=next((run for kept, run in explained if kept.step == "preflight"), None),
-        attempts=attempts,
-        rivals=rivals_of(store, world.uid, world.spec, profile) if next_is_gpu and profile else (),
+        rivals=rivals_of(store, world.uid, spec, profile) if next_is_gpu and profile else (),
     )
 
 
 def _bare(job: KeptJob) -> World:
     """Return the world with only the fields that come from the FineTuneJob itself."""
-    spec, error = parse_spec(FineTuneJobSpec, json.loads(job.spec)) if job.spec else (None, None)
-    status = json.loads(job.status) if job.status else {}
+    spec, error = parse_spec(FineTuneJobSpec, unpacked(job.spec)) if job.spec else (None, None)
+    status = unpacked(job.status)
     return World(
         namespace=job.key[0],
         name=job.key[1],
@@ -61,26 +103,45 @@ def _bare(job: KeptJob) -> World:
         created=job.created,
         deleting=job.deleting,
         queue=job.queue,
+        priority_class=job.priority_class,
         raw_status=status,
         status=FineTuneJobStatus.model_validate(status),
         spec=spec,
         spec_error=error,
+        authors=dict(job.authors),
+        progress=job.progress,
+        ended_at=job.ended_at,
+        ttl=job.ttl,
     )
 
 
-def _account(store: Store, accounts: Accounts, namespace: str, spec: FineTuneJobSpec) -> Standing:
-    """Return the state of the job's ServiceAccount. The operator binds its own one, so only a tenant's is checked."""
+def _account(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> Standing:
+    """Return the state of the job's ServiceAccount.
+
+    The operator binds its own one, so only a tenant's is checked, and only before a pod is created."""
     name = spec.compute.service_account_name
     if name is None or name == names.TRAINER_SERVICE_ACCOUNT:
-        return Standing(store.has_account(namespace), may_report=True)
-    return accounts.standing(namespace, name)
+        return Standing(store.has_account(world.namespace), may_report=True)
+    is_training = any(run.is_live for run in world.attempts.values())
+    return GOOD if is_training else accounts.standing(world.namespace, name)
 
 
-def _explained(api: Api, namespace: str, uid: str, run: Run) -> Run:
-    """Return the run, with its Events if it is stuck. A normal run needs no such request."""
+def _explained(api: Api, workloads: Workloads | None, namespace: str, uid: str, run: Run) -> Run:
+    """Return the run, with its Events if it is stuck, or Kueue's word if it waits in a queue.
+
+    A normal run needs no such request."""
     now = datetime.now(UTC)
-    if run.pod is None and run.is_live and not run.suspended:
+    if run.suspended:
+        return _queued(workloads, namespace, uid, run)
+    if run.pod is None and run.is_live:
         return replace(run, refusal=refusal(api, namespace, uid, run, now))
     if run.pod is not None and is_stuck(run.pod, now):
         return replace(run, pod=replace(run.pod, event=pod_event(api, namespace, run.pod.uid)))
     return run
+
+
+def _queued(workloads: Workloads | None, namespace: str, uid: str, run: Run) -> Run:
+    """Return a suspended run with what Kueue says about it, if the run has a queue and the operator may ask."""
+    if workloads is None or run.queue is None or not run.is_live:
+        return run
+    return replace(run, hold=workloads.hold(namespace, uid, run.queue))

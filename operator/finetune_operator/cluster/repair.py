@@ -41,8 +41,7 @@ def survey(api: Api, namespaces: tuple[str, ...]) -> Survey:
             for chunk in _chunks(api, kind, scope):
                 versions[kind] = min(chunk.version, versions.get(kind, chunk.version))
                 for item in chunk.metadata:
-                    version = int(item["resourceVersion"])
-                    found[item["uid"]] = Ref(kind, item.get("namespace"), item["name"], item["uid"], version)
+                    found[item.uid] = Ref(kind, item.namespace, item.name, item.uid, item.resource_version)
     return Survey(found, versions)
 
 

@@ -1,14 +1,12 @@
 """Finds the other jobs of the cluster that write to the same output as a job."""
 
-import json
-
 from finetune_api.bundle import bucket_of, storage_of
 from finetune_api.conflicts import normal
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.observed.world import Rival, parse_spec
-from finetune_operator.store.kept import KeptJob
+from finetune_operator.store.kept import KeptJob, unpacked
 from finetune_operator.store.store import Store
 
 
@@ -30,7 +28,7 @@ def rivals_of(store: Store, uid: str, spec: FineTuneJobSpec, profile: FineTunePr
 
 def _spec_of(job: KeptJob) -> FineTuneJobSpec | None:
     """Return the spec of another job, if this version can read it."""
-    return parse_spec(FineTuneJobSpec, json.loads(job.spec))[0]
+    return parse_spec(FineTuneJobSpec, unpacked(job.spec))[0]
 
 
 def _endpoint_of(store: Store, spec: FineTuneJobSpec) -> str | None:

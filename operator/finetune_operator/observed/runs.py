@@ -6,10 +6,12 @@ whether a pod that is being deleted counts: a Job that was suspended gets anothe
 from datetime import datetime, timedelta
 
 from finetune_api.reasons import FailureReason
+from finetune_operator.observed import remedies
 from finetune_operator.observed.endings import lost, why_failed
 from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.standing import End, RunStanding, Standing
 from finetune_operator.observed.starting import waiting
+from finetune_operator.observed.workloads import next_look
 from finetune_operator.observed.world import Run
 
 LOOK_AGAIN, LOOK_AGAIN_AT_LAST = timedelta(seconds=10), timedelta(minutes=5)
@@ -36,7 +38,7 @@ def assess(run: Run | None, now: datetime, said: End | None = None) -> RunStandi
     if run.failed:
         return RunStanding(Standing.FAILED, *_vanished(run, said))
     if run.suspended:
-        return RunStanding(Standing.SUSPENDED, _suspended(run))
+        return _held(run, now)
     if run.pod is None:
         return _without_pod(run, now)
     return _under_way(run.pod, now, said)
@@ -47,9 +49,14 @@ def _without_pod(run: Run, now: datetime) -> RunStanding:
     waited = now - (run.begun or run.created)
     message = "" if waited < LOOK_AGAIN else f"Job {run.name} has no pod yet."
     if run.refusal:
-        message = f"The API server refuses the pod of Job {run.name}: {run.refusal}".rstrip(".") + "."
+        message = " ".join((_refused(run), remedies.of_refusal(run.refusal))).rstrip()
     interval = min(max(LOOK_AGAIN, waited / 5), LOOK_AGAIN_AT_LAST)
     return RunStanding(Standing.WAITING, message, requeue_after=interval)
+
+
+def _refused(run: Run) -> str:
+    said = run.refusal.rstrip(".")
+    return f"The API server refuses the pod of Job {run.name}: {said}."
 
 
 def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> RunStanding | None:
@@ -78,6 +85,16 @@ def _vanished(run: Run, said: End | None) -> End:
     if run.failure:
         return f"Job {run.name} failed: {run.failure}".rstrip(".") + ".", FailureReason.EVICTED
     return f"The pod of Job {run.name} was deleted before its work was done.", FailureReason.EVICTED
+
+
+def _held(run: Run, now: datetime) -> RunStanding:
+    """Return the state of a suspended run. What Kueue says about it comes first."""
+    if run.hold is None:
+        return RunStanding(Standing.SUSPENDED, _suspended(run), reason="Suspended")
+    again = next_look(run.suspended_since or run.created, now)
+    return RunStanding(
+        Standing.SUSPENDED, run.hold.message or _suspended(run), requeue_after=again, reason=run.hold.reason
+    )
 
 
 def _suspended(run: Run) -> str:

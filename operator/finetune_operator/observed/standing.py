@@ -29,3 +29,5 @@ class RunStanding:
     message: str = ""
     failure: FailureReason | None = None
     requeue_after: timedelta | None = None
+    reason: str = ""
+    """Of a suspended run: reason of the condition Ready."""

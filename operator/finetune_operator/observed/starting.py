@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_api.names import CONTAINER
-from finetune_api.reasons import FailureReason
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_operator.observed import remedies
 from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.standing import RunStanding, Standing
 
@@ -59,13 +60,15 @@ def waiting(pod: Pod, now: datetime) -> RunStanding:
         return _failing(pod, f"{whose}{said}", trouble.grace, trouble.failure, now)
     scheduled = pod.conditions.get("PodScheduled")
     if scheduled is not None and scheduled.status == "False":
-        return RunStanding(Standing.WAITING, f"The pod waits for a node: {scheduled.message}")
+        said = _ended(scheduled.message)
+        return RunStanding(Standing.WAITING, f"The pod waits for a node: {said} {remedies.of_no_node(said)}")
     if not is_stuck(pod, now):
         soon = pod.placed + STUCK_AFTER - now if pod.placed else None
         return RunStanding(Standing.WAITING, requeue_after=soon)  # normal, so it needs no message
     if before := _running_before_the_trainer(pod):
         message = (
-            f"Pod {pod.name} waits for container {before}, which was added to the pod and runs before the trainer."
+            f"Pod {pod.name} waits for container {before}, which was added to the pod and runs before the trainer. Its "
+            f"log: kubectl logs {pod.name} --container {before}."
         )
         return RunStanding(Standing.WAITING, message, requeue_after=LOOK_AGAIN_STUCK)
     if pod.event is not None and pod.event.is_warning and not _has_network_and_volumes(pod):
@@ -89,7 +92,10 @@ def _failing(pod: Pod, said: str, grace: timedelta, failure: FailureReason, now:
     message = f"Pod {pod.name} cannot start: {_ended(said)}"
     left = (pod.placed or pod.created) + grace - now
     if left > timedelta(0):
-        return RunStanding(Standing.WAITING, message, requeue_after=left)
+        # Another image needs another pod. Every other cause can be corrected under this one.
+        pull = failure is FailureReason.IMAGE_PULL_FAILED
+        remedy = FAILURES[failure].remedy if pull else remedies.of_start(said)
+        return RunStanding(Standing.WAITING, " ".join((message, remedy)), requeue_after=left)
     return RunStanding(Standing.FAILED, message, failure)
 
 

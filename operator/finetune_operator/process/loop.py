@@ -11,6 +11,7 @@ from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api, ApiError, NamespaceGoneError
 from finetune_operator.cluster.apply import OutdatedError, RefusedError, apply
 from finetune_operator.cluster.observe import observe
+from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.decisions.reconcile import reconcile, refused
 from finetune_operator.observed.world import Key
 from finetune_operator.process import metrics
@@ -33,9 +34,10 @@ class Workers:
 
     name = "the worker pool"
 
-    def __init__(self, api: Api, store: Store, keeper: Keeper, count: int) -> None:
+    def __init__(self, api: Api, store: Store, keeper: Keeper, count: int, workloads: Workloads | None = None) -> None:
+        """`workloads`: Kueue's, if the operator may read them."""
         self._api, self._store, self._keeper, self._count = api, store, keeper, count
-        self._accounts = Accounts(api)
+        self._accounts, self._workloads = Accounts(api), workloads
         self.queue = WorkQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
@@ -76,7 +78,7 @@ class Workers:
     async def _keep(self, tasks: asyncio.TaskGroup, ending: Callable[[str], None]) -> None:
         await self._keeper.fill()
         self._loop = asyncio.get_running_loop()
-        for key in self._store.unfinished():
+        for key in self._store.unsettled():
             self.queue.add(key)
         for i in range(self._count):
             task = tasks.create_task(self._work(), name=f"worker {i}")
@@ -116,7 +118,7 @@ class Workers:
 
     def _once(self, key: Key) -> timedelta | None:
         """Observe, reconcile and apply one job. Return the delay until the next round, or None."""
-        world = observe(self._api, self._store, self._accounts, key)
+        world = observe(self._api, self._store, self._accounts, key, self._workloads)
         if world is None:
             return None
         now = datetime.now(UTC).replace(microsecond=0)
@@ -126,7 +128,7 @@ class Workers:
         except RefusedError as refusal:
             apply(self._api, self._store, world, refused(world, str(refusal), now), now)
             raise
-        metrics.count_end(world, plan, now)
+        metrics.count_written(world, plan)
         for event in plan.events:
             logger.info("%s/%s: %s: %s", *key, event.reason, event.message)
         # What was created can be another object than the one that was asked for: a webhook may have suspended it.

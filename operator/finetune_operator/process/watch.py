@@ -181,6 +181,7 @@ class _Run:
             settings=_settings(self._namespaces),
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
+            memo=_NoMemo(),
             standalone=True,
             stop_flag=self._stopped,
         )
@@ -256,7 +257,8 @@ def _settings(namespaces: tuple[str, ...]) -> kopf.OperatorSettings:
         # and the other namespaces would stand still.
         settings.networking.error_backoffs = _Pauses()
     settings.queueing.exit_timeout = 0.1  # nothing is lost: the next run lists everything anew
-    settings.queueing.idle_timeout = 0.1  # each object has a task of kopf, and 30,000 of them would live for 5 s
+    # Each object of a list has a task of kopf, which holds the object's JSON for this time after its event.
+    settings.queueing.idle_timeout = 0.01
     settings.watching.chunk_size = CHUNK
     settings.persistence.diffbase_storage = _NoDiffs()
     for kind, (group, version, plural) in WATCHED.items():
@@ -271,6 +273,13 @@ def _settings(namespaces: tuple[str, ...]) -> kopf.OperatorSettings:
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     logging.getLogger("kopf._core.reactor.running").addFilter(_is_no_word_on_signals)
     return settings
+
+
+class _NoMemo:
+    """Stands for what handlers would remember about an object. kopf keeps a copy for each object."""
+
+    def __copy__(self) -> "_NoMemo":
+        return self
 
 
 class _NoDiffs(kopf.DiffBaseStorage):

@@ -28,7 +28,8 @@ class Table(Generic[K]):
     def __init__(self, group: Callable[[K], Hashable]) -> None:
         self._group = group
         self._items: dict[str, K] = {}
-        self._groups: dict[Hashable, dict[str, None]] = {}
+        self._groups: dict[Hashable, tuple[str, ...]] = {}
+        """uids by group. Most groups have one or two members, for which a dictionary needs four times the memory."""
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._ignored: dict[str, int] = {}
         """Versions by uid of objects that exist and are not kept."""
@@ -61,7 +62,9 @@ class Table(Generic[K]):
         if before is not None and self._group(before) != self._group(item):
             self._leave_group(before)
         self._items[item.uid] = item
-        self._groups.setdefault(self._group(item), {})[item.uid] = None
+        members = self._groups.get(self._group(item), ())
+        if item.uid not in members:
+            self._groups[self._group(item)] = (*members, item.uid)
         return True
 
     def remove(self, uid: str) -> K | None:
@@ -87,7 +90,9 @@ class Table(Generic[K]):
         return item
 
     def _leave_group(self, item: K) -> None:
-        members = self._groups[self._group(item)]
-        members.pop(item.uid, None)
-        if not members:
-            del self._groups[self._group(item)]
+        group = self._group(item)
+        members = tuple(uid for uid in self._groups[group] if uid != item.uid)
+        if members:
+            self._groups[group] = members
+        else:
+            del self._groups[group]

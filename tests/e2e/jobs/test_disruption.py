@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from devcluster import Cluster
-from tests.e2e.conftest import SYSTEM
+from tests.e2e.setting import SYSTEM
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import ATTEMPT, Job
 from tests.integration.kube import BATCH_JOBS, PODS

@@ -9,9 +9,9 @@ import pytest
 from devcluster import Cluster, images
 from finetune_api import names
 from finetune_operator.observed import starting
+from tests.e2e.mutations import mutated
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import Job
-from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
 SCRIPT = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); signal.pause(); signal.pause()"
@@ -30,38 +30,6 @@ SIDECAR = f"""
   }}
 }}]
 """
-
-
-def mutated(installed: Cluster, tenant: Tenant, prefix: str, patch: str, shows: str) -> Iterator[None]:
-    """A policy that patches every pod of the jobs whose names begin with `prefix`; it counts once `shows` is in one."""
-    pods = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
-    ours = f"object.metadata.?labels[?'{names.LABEL_JOB_NAME}'].orValue('').startsWith('{prefix}')"
-    spec = {
-        "matchConstraints": {"resourceRules": [pods]},
-        "matchConditions": [{"name": "ours", "expression": ours}],
-        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}],
-        "failurePolicy": "Fail",
-        "reinvocationPolicy": "Never",
-    }
-    version = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": prefix}}
-    policy = {**version, "kind": "MutatingAdmissionPolicy", "spec": spec}
-    binding = {**version, "kind": "MutatingAdmissionPolicyBinding", "spec": {"policyName": prefix}}
-    both = {"apiVersion": "v1", "kind": "List", "items": [policy, binding]}
-    installed.kubectl("apply", "-f", "-", input=json.dumps(both))
-    wait_for("the policy to count", lambda: shows in _tried(installed, tenant, prefix))
-    yield
-    installed.kubectl("delete", "mutatingadmissionpolicies,mutatingadmissionpolicybindings", prefix)
-
-
-def _tried(cluster: Cluster, tenant: Tenant, prefix: str) -> str:
-    """What would become of a pod of such a job."""
-    safe: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
-    container = {"name": names.CONTAINER, "image": images.TRAINER_IMAGE, "securityContext": safe}
-    metadata = {"name": prefix, "namespace": tenant.namespace, "labels": {names.LABEL_JOB_NAME: prefix}}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
-    body = {**pod, "spec": {"containers": [container], "securityContext": security}}
-    return cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(body))
 
 
 ENOUGH, TOO_LITTLE = {"cpu": "500m", "memory": "2Gi"}, {"cpu": "500m", "memory": "150Mi"}

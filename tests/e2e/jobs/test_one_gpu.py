@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from devcluster import Cluster
-from tests.e2e.conftest import SYSTEM
+from tests.e2e.setting import SYSTEM
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, sums
 from tests.integration.kube import JOBS, Object
 from tests.integration.waiting import wait_for

@@ -20,7 +20,7 @@ Helm = Callable[..., str]
 @pytest.fixture(scope="package")
 def control_plane() -> Iterator[Cluster]:
     """One of its own: what is installed, upgraded and broken here is cluster-wide."""
-    with Cluster(ROOT / "build" / "test-charts", node=False) as cluster:
+    with Cluster(ROOT / "build" / "test-charts", nodes=0) as cluster:
         yield cluster
 
 

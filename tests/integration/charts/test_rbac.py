@@ -8,7 +8,7 @@ import pytest
 from kubernetes import client
 
 from finetune_api import names
-from tests.integration.charts.conftest import Shard, ShardOf, api_with, token_of
+from tests.integration.charts.conftest import CHART, Helm, Shard, ShardOf, api_with, token_of
 from tests.integration.waiting import wait_for
 
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
@@ -26,7 +26,7 @@ OPERATOR = (
     | rights("get list watch create delete", "jobs.batch")
     | rights("get list watch", "pods")
     | rights("get list watch create", "serviceaccounts", "rolebindings.rbac.authorization.k8s.io")
-    | rights("get create", "configmaps")
+    | rights("get create delete", "configmaps")
     | rights("create list", "events")
     | rights("create", "localsubjectaccessreviews.authorization.k8s.io")
 )
@@ -135,6 +135,26 @@ def test_an_operator_of_some_namespaces_binds_the_trainers_role_only_there(
     for elsewhere in (None, tenant, shard.system):
         assert not allows(bind, elsewhere, names.TRAINER_SERVICE_ACCOUNT)
         assert not allows(finalizers, elsewhere)
+
+
+def test_an_operator_may_list_kueues_workloads_where_its_release_has_kueue_enabled_and_do_nothing_else_with_them(
+    shard_of: ShardOf, helm: Helm, tenant: str, authorizer: Authorizer
+) -> None:
+    shard = shard_of("queued", "one")
+    (namespace,) = shard.namespaces
+
+    def allowed(namespace: str) -> set[Right]:
+        every = rights(" ".join(VERBS), "workloads.kueue.x-k8s.io", "workloads/status.kueue.x-k8s.io")
+        return {right for right in every if authorizer.account_allows(shard.account, shard.system, right, namespace)}
+
+    assert allowed(namespace) == set()
+    helm(
+        *("upgrade", shard.release, str(CHART), "--namespace", shard.system, "--reuse-values"),
+        *("--set", "kueue.enabled=true"),
+    )
+    listing = rights("list", "workloads.kueue.x-k8s.io")
+    wait_for("the right to list Workloads", lambda: allowed(namespace), lambda found: found == listing)
+    assert allowed(tenant) == set()
 
 
 def test_the_right_to_bind_in_a_role_is_enough_in_its_namespace_if_the_trainers_may_do_more_than_the_operator(

@@ -7,21 +7,21 @@ import pytest
 from devcluster import build
 
 
-def test_a_changed_source_is_another_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "SOURCE", tmp_path)
+def test_a_changed_source_is_another_build(tmp_path: Path) -> None:
     (tmp_path / "main.go").write_text("package main")
-    before = build._digest()
+    before = build._digest(tmp_path, "1.0.0")
 
     (tmp_path / "main.go").write_text("package main // changed")
 
-    assert build._digest() != before
+    assert build._digest(tmp_path, "1.0.0") != before
+    assert build._digest(tmp_path, "1.0.1") != build._digest(tmp_path, "1.0.0")
 
 
 def test_a_failed_build_leaves_nothing_that_looks_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path))
     monkeypatch.setattr(build, "_go", lambda: "/bin/false")
 
-    with pytest.raises(build.ClusterError, match="Building Kubernetes failed"):
+    with pytest.raises(build.ClusterError, match="Building devcluster/kube failed"):
         build.built()
 
     assert [path.name for path in tmp_path.iterdir()] == ["build.lock"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -67,3 +68,27 @@ def test_waiting_ends_with_the_log_of_what_was_waited_for(processes: Processes) 
             processes.wait_for("the node", lambda: False, ["slow"], timeout=0.3)
     finally:
         processes.stop_all()
+
+
+def test_a_paused_process_is_stopped_and_forgotten_and_the_others_go_on(processes: Processes) -> None:
+    processes.start("paused", FOREVER)
+    other = processes.start("other", FOREVER)
+    processes.send("paused", signal.SIGSTOP)
+
+    processes.stop("paused", "unknown")
+
+    assert processes.running() == {"other": other}
+    assert processes.recorded() == ["other"]
+    with pytest.raises(ClusterError, match="paused is not running, so it gets no SIGCONT"):
+        processes.send("paused", signal.SIGCONT)
+    processes.stop_all()
+
+
+def test_a_component_that_is_started_again_keeps_its_log(processes: Processes) -> None:
+    for word in ("first", "second"):
+        processes.start("etcd", [sys.executable, "-c", f"print('{word}')"])
+        processes.wait_for("its end", lambda: "etcd" not in processes.running(), [])
+
+    assert (processes.logs / "etcd.log").read_text().split() == ["first", "second"]
+    processes.delete_logs()
+    assert not processes.logs.exists()

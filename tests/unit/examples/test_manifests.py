@@ -17,7 +17,11 @@ from finetune_trainer.sizing.memory import GENERATION_FACTOR, Load, Setup, first
 from finetune_trainer.sizing.model_shape import ModelShape, model_shape
 
 FOLDER = Path(__file__).parents[3] / "examples"
-MANIFESTS = {str(path.relative_to(FOLDER)): path for path in sorted(FOLDER.rglob("*.yaml"))}
+OF_KUEUE = FOLDER / "kueue"
+"""Has no FineTuneJob. tests/e2e/queues applies it."""
+MANIFESTS = {
+    str(path.relative_to(FOLDER)): path for path in sorted(FOLDER.rglob("*.yaml")) if OF_KUEUE not in path.parents
+}
 CLAIM = re.compile(r"^# Sized for (\S+) with rows of up to (\d+) tokens on (\d+Mi) \((.+)\)\.$", re.MULTILINE)
 CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-3.1-8B-Instruct": {

@@ -47,6 +47,7 @@ def fresh(**changes: Any) -> World:
         created=NOW - timedelta(seconds=2),
         deleting=False,
         queue=None,
+        priority_class=None,
         raw_status={"observedGeneration": -1},
         status=FineTuneJobStatus(observed_generation=-1),
         spec=SPEC,
@@ -62,7 +63,8 @@ def pod(phase: str = "Running", **fields: Any) -> Pod:
 
 
 def run(name: str, pod: Pod | None = None, **fields: Any) -> Run:
-    return Run(**{"name": name, "created": NOW, "begun": NOW, "pod": pod, **fields})
+    pods = (pod,) if pod is not None else ()
+    return Run(**{"name": name, "created": NOW, "begun": NOW, "pod": pod, "pods": pods, **fields})
 
 
 def preflight(pod: Pod | None = None, **fields: Any) -> Run:

@@ -16,6 +16,8 @@ from finetune_trainer.checkpoints.tensor_file import open_tensors
 from finetune_trainer.checkpoints.training_state import live_state
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import failure_of
+from finetune_trainer.pod.heartbeat import quiet_work
+from finetune_trainer.pod.storage import PATIENCE_SECONDS
 from finetune_trainer.pod.termination import seconds_left, stop_requested
 from finetune_trainer.training.run_state import STEPS, RunState, records, words_of
 
@@ -91,8 +93,9 @@ class Checkpoints:
             return ""
         self._start(trainee, tensors, numbers)
         # The weights must not change before they are uploaded. After SIGTERM no step follows.
-        while not self._background.wait(PAUSE_SECONDS) and not stop_requested():
-            pass
+        with quiet_work(PATIENCE_SECONDS):
+            while not self._background.wait(PAUSE_SECONDS) and not stop_requested():
+                pass
         return f", because there is no memory for a copy of {gibibytes(size)}"
 
     def after_sigterm(self, trainee: Trainee) -> int | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.cluster.api import ApiError, Chunk
+from finetune_operator.cluster.api import ApiError, Chunk, Metadata
 from finetune_operator.cluster.repair import Ref, deleted, fetch, missing, survey
 from finetune_operator.observed.pods import Object
 from finetune_operator.store.store import CLUSTER_SCOPED, JOB, KINDS, PROFILE, RUN, Store
@@ -24,7 +24,9 @@ class Lists:
         if namespace is not None and namespace == self.forbidden:
             raise ApiError(403, "forbidden")
         for item in self.objects.get(kind, []):
-            yield Chunk([item["metadata"]], 50)
+            metadata = item["metadata"]
+            version = int(metadata["resourceVersion"])
+            yield Chunk([Metadata(metadata["uid"], metadata["name"], version, metadata.get("namespace"))], 50)
         yield Chunk([], 50)
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:

@@ -2,8 +2,11 @@
 
 from datetime import timedelta
 
+import pytest
+
 from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.workloads import Hold
 from tests.unit.finetune_operator.plans import message, reason, state
 from tests.unit.finetune_operator.worlds import HELD, NOW, attempt, fresh, pod, preflight, saying, validated
 
@@ -18,6 +21,19 @@ def test_a_suspended_attempt_is_queued_and_neither_ended_nor_counted_again() -> 
     assert plan.status is not None
     assert plan.status["counts"] == {"attempts": 1}
     assert "reason" not in plan.status["attempts"][0]
+
+
+@pytest.mark.parametrize("step", ["preflight", "attempt"])
+def test_a_job_that_kueue_holds_back_is_queued_with_kueues_words_and_looked_at_again(step: str) -> None:
+    held = {**HELD, "hold": Hold("WaitingForQuota", "Waiting for quota in queue gpus: no room.")}
+    world = fresh(preflight=preflight(**held)) if step == "preflight" else validated(attempts={1: attempt(**held)})
+
+    plan = reconcile(world, NOW)
+
+    assert (state(plan), reason(plan)) == ("Queued", "WaitingForQuota")
+    assert message(plan) == "Waiting for quota in queue gpus: no room."
+    assert plan.requeue_after is not None
+    assert (plan.delete_jobs, plan.events) == ([], [])
 
 
 def test_a_resumed_attempt_has_done_nothing_of_what_the_first_pod_had() -> None:
@@ -54,4 +70,7 @@ def test_what_the_pod_before_the_suspension_said_is_not_the_resumed_ones_word() 
         validated(attempts={1: resumed}), ConditionType.TRAINED, "False", "Preempted", "It was told to stop."
     )
 
-    assert reason(reconcile(world, NOW + timedelta(minutes=2))) == "Evicted"
+    plan = reconcile(world, NOW + timedelta(minutes=2))
+
+    assert plan.status is not None
+    assert plan.status["attempts"][0]["reason"] == "Evicted"

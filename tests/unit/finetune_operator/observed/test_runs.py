@@ -11,6 +11,7 @@ from finetune_api.reasons import FailureReason
 from finetune_operator.observed.pods import Companion, Pod
 from finetune_operator.observed.runs import LOOK_AGAIN, LOOK_AGAIN_AT_LAST, LOST_GRACE, SIDECAR_GRACE, assess
 from finetune_operator.observed.standing import Standing
+from finetune_operator.observed.workloads import UNKNOWN, Hold
 from finetune_operator.observed.world import Run
 from tests.unit.finetune_operator.worlds import NOW, attempt, pod
 
@@ -25,7 +26,9 @@ def test_a_pod_that_is_refused_is_waited_for_with_the_clusters_own_words() -> No
 
     assert (at_first.standing, at_first.message) == (Standing.WAITING, "")
     assert (silent.standing, silent.message) == (Standing.WAITING, f"Job {attempt().name} has no pod yet.")
-    assert refused.message == f"The API server refuses the pod of Job {attempt().name}: exceeded quota: gpus."
+    assert refused.message == f"The API server refuses the pod of Job {attempt().name}: exceeded quota: gpus. " + (
+        "Wait until other pods of the namespace end, or raise ResourceQuota gpus."
+    )
     assert refused.requeue_after == LOOK_AGAIN  # an Event wakes nobody
 
 
@@ -99,6 +102,33 @@ def test_a_job_in_a_queue_says_which_it_waits_for() -> None:
     message = assess(attempt(suspended=True, queue="gpus"), NOW).message
 
     assert message == "Job tickets-12345678-a1 is suspended and waits for admission by its queue gpus."
+
+
+def test_what_kueue_says_counts_and_is_asked_again_the_later_the_longer_it_waits() -> None:
+    held = attempt(
+        suspended=True,
+        queue="gpus",
+        suspended_since=NOW - timedelta(minutes=2),
+        hold=Hold("WaitingForQuota", "Waiting for quota in queue gpus: no room."),
+    )
+
+    found = assess(held, NOW)
+
+    assert (found.standing, found.reason) == (Standing.SUSPENDED, "WaitingForQuota")
+    assert found.message == "Waiting for quota in queue gpus: no room."
+    assert found.requeue_after == timedelta(minutes=2)
+
+
+def test_a_job_whose_workload_cannot_be_read_says_what_the_job_itself_shows() -> None:
+    found = assess(attempt(suspended=True, queue="gpus", hold=UNKNOWN), NOW)
+
+    assert found.reason == "Suspended"
+    assert found.message == "Job tickets-12345678-a1 is suspended and waits for admission by its queue gpus."
+    assert found.requeue_after is not None
+
+
+def test_without_kueues_word_nothing_is_looked_at_again() -> None:
+    assert assess(attempt(suspended=True, queue="gpus"), NOW).requeue_after is None
 
 
 def test_a_job_that_a_queue_controller_holds_without_a_queue_is_told_where_to_name_one() -> None:

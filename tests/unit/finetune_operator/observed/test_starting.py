@@ -52,7 +52,8 @@ def test_a_container_that_cannot_be_made_is_explained_and_then_ends_the_job(reas
 
     early, late = waiting(stuck, NOW + SECOND), waiting(stuck, NOW + grace)
 
-    assert early.message == late.message == f'Pod p cannot start: {reason}: configmap "ca" not found.'
+    assert late.message == f'Pod p cannot start: {reason}: configmap "ca" not found.'
+    assert early.message == f"{late.message} Create ConfigMap ca. The pod then starts by itself."
     assert (early.standing, late.standing) == (Standing.WAITING, Standing.FAILED)
     assert late.failure is FailureReason.POD_START_FAILED
 

@@ -87,6 +87,7 @@ def sigterm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]
         os.kill(os.getpid(), signal.SIGTERM)
 
     yield send
+    termination._Stop.unreported.clear()
     signal.signal(signal.SIGTERM, before)
 
 

@@ -1,0 +1,113 @@
+"""Says what to do about a pod that has to wait, from the words of the cluster.
+
+Three parts of the cluster keep a pod from starting: the scheduler finds no node, the API server refuses the pod, or the
+kubelet cannot start its containers. Their words name the cause. What helps follows here."""
+
+import re
+
+_NODE_REASON = re.compile(r"(?:^|, )\d+ (?P<reason>.+?)(?=, \d+ |\. |\.?$)")
+"""One entry of the scheduler's list: `0/3 nodes are available: 2 Insufficient cpu, 1 Too many pods.`"""
+_NOT_HELPFUL = "Preemption is not helpful for scheduling"
+"""What the scheduler says of nodes on which no pod has to end for this one: they could not run it even if empty."""
+_TOO_FEW_NODES: tuple[tuple[str, str], ...] = (
+    (r"Insufficient cpu", "free or add CPU; for the training pod, spec.compute.cpu can be lowered"),
+    (r"Insufficient memory", "free or add memory; for the training pod, spec.compute.memory can be lowered"),
+    (r"Insufficient ephemeral-storage", "free or add disk space on a node"),
+    (r"Too many pods", "wait until other pods end, or let the nodes run more pods"),
+    (
+        r"taint",
+        "remove the taint, or make the node ready that has it; for the training pod, its toleration can be added to "
+        "gpuTypes in the FineTuneProfile",
+    ),
+    (r"node affinity/selector", "correct nodeSelector of gpuTypes in the FineTuneProfile, or label a node accordingly"),
+    (r"were unschedulable", "uncordon a node"),
+    (r"volume|storage|disk", "correct the volume that was added to the pod"),
+)
+"""What helps against a reason that nodes are refused for, in the scheduler's order of plugins."""
+_REFUSALS: tuple[tuple[str, str], ...] = (
+    (
+        r"failed quota: (?P<quota>[^:]+): must specify (?P<limits>.+?) for",
+        "Add a LimitRange with a default for {limits}, because ResourceQuota {quota} demands it.",
+    ),
+    (
+        r"exceeded quota: (?P<quota>[^,]+)",
+        "Wait until other pods of the namespace end, or raise ResourceQuota {quota}.",
+    ),
+    (
+        r"(?:maximum|minimum) \S+ usage per (?:Container|Pod)|max limit to request ratio",
+        "Change the LimitRange of the namespace, or spec.compute in a new job, so that the pod is within it.",
+    ),
+    (
+        r"violates PodSecurity",
+        "The trainer's pod meets the restricted standard, so correct the webhook or policy that changed it.",
+    ),
+    (
+        r"serviceaccount \"(?P<account>[^\"]+)\" not found",
+        "Create ServiceAccount {account}, or correct spec.compute.serviceAccountName in a new job.",
+    ),
+    (r"failed calling webhook \"(?P<webhook>[^\"]+)\"", "Repair the service behind webhook {webhook}."),
+    (
+        r"(?:webhook \"|ValidatingAdmissionPolicy ')(?P<rule>[^\"']+)[\"'].* denied",
+        "Ask the owner of {rule} what pods of this namespace must have.",
+    ),
+    (
+        r"RuntimeClass \"[^\"]+\" not found|no PriorityClass with name \S+ was found",
+        "Create it, or correct the webhook or policy that added its name to the pod.",
+    ),
+)
+"""What helps against a refusal of the API server, with the names from its words."""
+_MISSING = re.compile(r"(?P<kind>secret|configmap|persistentvolumeclaim) \"(?P<name>[^\"]+)\" not found")
+_KINDS = {"secret": "Secret", "configmap": "ConfigMap", "persistentvolumeclaim": "PersistentVolumeClaim"}
+CORRECT_IT = "Correct that cause. The pod then starts by itself."
+
+
+def of_no_node(said: str) -> str:
+    """Return what helps against this message of the scheduler."""
+    if missing := _missing(said):
+        return missing
+    if "no nodes available" in said:
+        return "Add a node to the cluster."
+    if "scheduling gate" in said:
+        return "The owner of a scheduling gate of this pod must remove it: see spec.schedulingGates of the pod."
+    named, _, of_preemption = said.partition("preemption:")
+    helpless = _NOT_HELPFUL in of_preemption and "No preemption victims" not in of_preemption
+    wishes = [_of_node_reason(reason, helpless) for reason in _node_reasons(named)]
+    remedies = "; or ".join(dict.fromkeys(wish for wish in wishes if wish))
+    return f"What helps: {remedies}." if remedies else "Correct what the scheduler names, or add a node."
+
+
+def of_refusal(said: str) -> str:
+    """Return what helps against this refusal of the API server; "" if only its own words can say."""
+    for pattern, remedy in _REFUSALS:
+        if match := re.search(pattern, said, re.DOTALL):
+            return remedy.format(**match.groupdict())
+    return ""
+
+
+def of_start(said: str) -> str:
+    """Return what helps against this message of the kubelet about a pod that does not start yet."""
+    return _missing(said) or CORRECT_IT
+
+
+def _node_reasons(said: str) -> list[str]:
+    """Return the reasons in the scheduler's list, without the numbers of nodes."""
+    return [match["reason"] for match in _NODE_REASON.finditer(said.partition("available: ")[2].rstrip())]
+
+
+def _of_node_reason(reason: str, helpless: bool) -> str:
+    device = re.fullmatch(r"Insufficient (?P<resource>\S+/\S+)", reason)
+    resource = device["resource"] if device else ""
+    if resource and helpless:
+        return f"add a node with {resource}, or correct resourceName of gpuTypes in the FineTuneProfile"
+    if resource:
+        return f"wait until another pod frees its {resource}, or add a node with one"
+    return next((remedy for pattern, remedy in _TOO_FEW_NODES if re.search(pattern, reason)), "")
+
+
+def _missing(said: str) -> str:
+    """Return that a missing object must be created, if the message names one."""
+    match = _MISSING.search(said)
+    if match is None:
+        return ""
+    kind, name = _KINDS[match["kind"]], match["name"]
+    return f"Create {kind} {name}. The pod then starts by itself."

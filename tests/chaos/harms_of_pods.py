@@ -1,0 +1,142 @@
+"""Faults of one pod: its process, its memory, its disk, and the objects that it hangs on."""
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from finetune_api import names
+from tests.chaos import stand_in
+from tests.chaos.pods import pod_at_work, process_of, running, volume_of
+from tests.chaos.scene import SECOND_NODE, Scene
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job
+from tests.integration.kube import BATCH_JOBS, PODS, PROFILES
+from tests.integration.waiting import wait_for
+
+TAKEN_OVER_SECONDS = 360.0
+"""How long it may take until another node works for a job whose node is lost."""
+_MIB = 2**20
+_OVER_THE_LIMIT = 2 * 2**30 + 64 * _MIB
+"""More bytes than the pod's volume `tmp` may hold."""
+
+
+def kill(scene: Scene, job: Job, number: signal.Signals) -> None:
+    """Sends a signal to the trainer's process."""
+    _, pid = running(job)
+    os.kill(pid, number)
+
+
+def out_of_memory(scene: Scene, job: Job) -> None:
+    """Lowers the limit of the container's cgroup until the kernel kills the trainer."""
+    pod, pid = running(job)
+    limit = _memory_limit(pid)
+
+    def killed() -> bool:
+        usage = limit.parent / ("memory.current" if limit.name == "memory.max" else "memory.usage_in_bytes")
+        try:
+            limit.write_text(str(max(int(usage.read_text()) - _MIB, 4 * _MIB)))
+        except FileNotFoundError:
+            return True
+        except OSError:  # Version 1 refuses a limit that it cannot reach by freeing caches.
+            limit.write_text(str(int(usage.read_text()) + _MIB // 4))
+        return process_of(pod) is None
+
+    wait_for("the kernel to kill the trainer", killed, timeout=60)
+
+
+def fill_the_disk(scene: Scene, job: Job) -> None:
+    """Writes more into the pod's volume /tmp than its size limit."""
+    pod, _ = running(job)
+    with (volume_of(scene, pod, "tmp") / "filling").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, _OVER_THE_LIMIT)
+
+
+def order(scene: Scene, job: Job, word: str) -> None:
+    """Lets the stand-in in the trainer's image do what the word says at its next step."""
+    pod, _ = running(job)
+    place = volume_of(scene, pod, "tmp")
+    draft = place / f"{stand_in.FILE}.new"
+    draft.write_text(word)
+    draft.rename(place / stand_in.FILE)
+
+
+def delete_pod(scene: Scene, job: Job) -> None:
+    """Deletes the pod, as `kubectl delete pod` does."""
+    pod, _ = running(job)
+    job.kube.delete(f"{PODS.format(job.namespace)}/{pod['metadata']['name']}")
+
+
+def delete_child_job(scene: Scene, job: Job) -> None:
+    """Deletes the batch Job of the phase."""
+    child = ATTEMPT if ATTEMPT in job.batch_jobs() else PREFLIGHT
+    job.kube.delete(f"{BATCH_JOBS.format(job.namespace)}/{job.child(child)}")
+
+
+def delete_groundwork(scene: Scene, job: Job) -> None:
+    """Deletes the bundle's ConfigMap, and the namespace's ServiceAccount and RoleBinding."""
+    account = names.TRAINER_SERVICE_ACCOUNT
+    core, rights = f"/api/v1/namespaces/{job.namespace}", "/apis/rbac.authorization.k8s.io/v1/namespaces"
+    for config_map in job.config_maps():
+        job.kube.delete(f"{core}/configmaps/{config_map['metadata']['name']}")
+    job.kube.delete(f"{core}/serviceaccounts/{account}")
+    job.kube.delete(f"{rights}/{job.namespace}/rolebindings/{account}")
+
+
+def make_again(scene: Scene, job: Job) -> Job:
+    """Deletes the FineTuneJob and makes it again under its name while its pod still runs. Returns the new one."""
+    body = job.read()
+    job.kube.delete(job.path)
+    wait_for("the name to be free", lambda: job.kube.find(job.path) is None)
+    fresh = {key: body[key] for key in ("apiVersion", "kind", "spec")}
+    return Job.create(job.kube, job.namespace, {**fresh, "metadata": {"name": job.name}})
+
+
+def change_profile(scene: Scene, job: Job) -> None:
+    """Changes the profile's image and storage to ones that no pod could use, and back once the job has ended."""
+    name = job.read()["spec"]["profileName"]
+    path = f"{PROFILES}/{name}"
+    before = job.kube.get(path)["spec"]
+    job.kube.merge(path, {"spec": {"trainer": {"image": "localhost/nothing:here"}}})
+    scene.later(lambda: job.kube.merge(path, {"spec": {"trainer": before["trainer"]}}))
+
+
+def lose_the_node(scene: Scene, job: Job) -> None:
+    """Powers off the node of the pod, and on again while another node does its work."""
+    _off_and_on(scene, job, scene.outages.power_off, scene.outages.power_on)
+
+
+def part_the_node(scene: Scene, job: Job) -> None:
+    """Takes the node of the pod off the network while the pod goes on, and back while another node does its work."""
+    _off_and_on(scene, job, scene.outages.disconnect, scene.outages.connect)
+
+
+def _off_and_on(scene: Scene, job: Job, off: Callable[[str], None], on: Callable[[str], None]) -> None:
+    pod, _ = running(job)
+    node = pod["spec"]["nodeName"]
+    assert node == SECOND_NODE, f"{pod['metadata']['name']} runs on {node}, where the control plane is"
+    off(node)
+    wait_for("the node to be lost", lambda: _ready(scene, node), lambda ready: ready != "True", 90)
+    scene.later(lambda: on(node))
+    # The node comes back while its work is done elsewhere. A node that is parted still has the old pod then.
+    with suppress(AssertionError):
+        wait_for("another pod to take over", lambda: _is_taken_over(job, node), timeout=TAKEN_OVER_SECONDS)
+    scene.mend()
+
+
+def _ready(scene: Scene, node: str) -> str:
+    return scene.cluster.kubectl("get", "node", node, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}")
+
+
+def _is_taken_over(job: Job, node: str) -> bool:
+    pod = pod_at_work(job)
+    return (pod is not None and pod["spec"]["nodeName"] != node) or job.status().get("state") in ("Complete", "Failed")
+
+
+def _memory_limit(pid: int) -> Path:
+    """Returns the file of the memory limit of the process's cgroup, of version 1 or 2."""
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    for _, controllers, path in lines:
+        if "memory" in controllers.split(","):
+            return Path(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes")
+    return Path(f"/sys/fs/cgroup{next(path for number, _, path in lines if number == '0')}/memory.max")

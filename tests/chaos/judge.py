@@ -1,0 +1,118 @@
+"""What a try shows: how the job ended, whether the reason is the right one, and what had to be done again. Pure."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tests.chaos.phases import Phase
+from tests.chaos.table import Fault
+from tests.integration.kube import Object
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A look at the job. `seconds`: since the try began. `attempt`: of the training; 0 before there is one."""
+
+    seconds: float
+    phase: Phase | None
+    attempt: int = 0
+    step: int = 0
+    resumed_from: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one try shows. `seconds_to_recover`: from the fault until the job was further than before; None: never."""
+
+    fault: str
+    phase: str
+    seed: int
+    state: str
+    reasons: list[str]
+    said: str
+    ended_right: bool
+    right_reason: bool
+    little_lost: bool
+    steps_repeated: int
+    seconds_repeated: float
+    seconds_to_recover: float | None
+    seconds: float
+
+    @property
+    def is_right(self) -> bool:
+        return self.ended_right and self.right_reason and self.little_lost
+
+
+def outcome(
+    fault: Fault, phase: Phase, seed: int, samples: Sequence[Sample], injected: float, status: Object
+) -> Outcome:
+    """Returns what the try shows. `injected`: seconds at which the fault was injected. `status`: at the end."""
+    state = str(status.get("state", ""))
+    ready = next((c for c in status.get("conditions", []) if c["type"] == "Ready"), {"reason": "", "message": ""})
+    tried = [*status.get("preflights", []), *status.get("attempts", [])]
+    reasons = [str(run["reason"]) for run in tried if run.get("reason") not in (None, "Succeeded")]
+    repeated = steps_repeated(samples)
+    seconds_repeated = repeated * seconds_per_step(samples)
+    return Outcome(
+        fault=fault.name,
+        phase=phase,
+        seed=seed,
+        state=state,
+        reasons=reasons,
+        said=ready["message"],
+        ended_right=state == ("Complete" if fault.completes else "Failed"),
+        right_reason=_right(fault, reasons, state, ready["reason"]),
+        little_lost=seconds_repeated <= fault.most_seconds_lost,
+        steps_repeated=repeated,
+        seconds_repeated=seconds_repeated,
+        seconds_to_recover=seconds_to_recover(samples, injected),
+        seconds=samples[-1].seconds if samples else 0.0,
+    )
+
+
+def _right(fault: Fault, reasons: Sequence[str], state: str, ready: str) -> bool:
+    """Whether only reasons are given that the fault may have. A job that must fail says one of them itself."""
+    return set(reasons) <= set(fault.reasons) and (state != "Failed" or ready in fault.reasons)
+
+
+def steps_repeated(samples: Sequence[Sample]) -> int:
+    """Returns how many optimizer steps were done again, by pods that began behind the step that another had reached."""
+    repeated, reached = 0, 0
+    for run in _runs(samples):
+        began, top = max(sample.resumed_from for sample in run), max(sample.step for sample in run)
+        repeated += max(0, min(reached, top) - began)
+        reached = max(reached, top)
+    return repeated
+
+
+def _runs(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """Yields the samples of each pod: a new attempt or a lower step shows another one."""
+    run: list[Sample] = []
+    for sample in samples:
+        if run and (sample.attempt != run[-1].attempt or sample.step < run[-1].step):
+            yield run
+            run = []
+        run.append(sample)
+    if run:
+        yield run
+
+
+def seconds_per_step(samples: Sequence[Sample]) -> float:
+    """Returns the mean time of a step, over the samples in which the steps advanced."""
+    pairs = [(a, b) for a, b in itertools.pairwise(samples) if b.attempt == a.attempt and b.step > a.step]
+    steps = sum(b.step - a.step for a, b in pairs)
+    return sum(b.seconds - a.seconds for a, b in pairs) / steps if steps else 0.0
+
+
+def seconds_to_recover(samples: Sequence[Sample], injected: float) -> float | None:
+    """Returns how long after the fault the job was in a later phase than before, or at a later step of this phase."""
+    before = [s for s in samples if s.seconds <= injected and s.phase is not None]
+    reached = max((_place(s) for s in before), default=(0, 0))
+    later = [s.seconds for s in samples if s.seconds > injected and s.phase is not None and _place(s) > reached]
+    return later[0] - injected if later else None
+
+
+def _place(sample: Sample) -> tuple[int, int]:
+    """How far the job is: the phase, and within the training the step."""
+    assert sample.phase is not None
+    return sample.phase.rank, sample.step if sample.phase is Phase.TRAIN else 0

@@ -1,0 +1,106 @@
+"""docs/reliability.md, from the record of the tries."""
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from scipy.stats import beta
+
+from tests.chaos.judge import Outcome
+from tests.chaos.record import Record
+from tests.chaos.table import FAULTS, Fault
+
+CONFIDENCE = 0.95
+_HEAD = """# Reliability
+
+`make chaos` breaks something under a running job, on the [local cluster](devcluster.md) with two nodes. A job is
+created, the fault is injected at a random moment of one phase, and the job is watched to its end. The phases are
+preflight, load, base evaluation, train, save, tuned evaluation and publish. The tries of a fault go through its phases
+in turn.
+
+```sh
+make chaos                                  # every fault 20 times; continues where an earlier run stopped
+make chaos TRIES=1 FAULTS="node-lost s3-503"
+```
+
+Faults of S3 and of the API server happen in a proxy between the pods and the server (`tests/integration/api_proxy.py`).
+Faults of a GPU are raised by a stand-in in the trainer's image, because the local cluster has no GPU
+(`tests/chaos/stand_in.py`). `tests/chaos/table.py` lists every fault, and what must happen.
+
+This page is written by `make chaos`. Do not edit it.
+
+## What the columns mean
+
+| column | meaning |
+| --- | --- |
+| ended right | the job ended in the state that the fault calls for: Complete, or Failed where no retry can help |
+| right reason | no attempt gave another reason than the fault's own |
+| little lost | no more work was repeated than the fault allows: none after SIGTERM, otherwise 60 s |
+| at least | lower bound of the share of right tries, with 95% confidence (Clopper-Pearson, one-sided) |
+| steps again, seconds again | work that was repeated, the largest of the tries |
+| recovery | seconds from the fault until the job was further than before: median and largest |
+"""
+
+
+def page(record: Record) -> str:
+    """Returns the page. Faults without a try are not in it."""
+    if not record.outcomes:
+        return f"{_HEAD}\nNo figures have been recorded yet.\n"
+    return "\n".join([_HEAD, *_table(record), *_phases(record), *_wrong(record.outcomes)]) + "\n"
+
+
+def lower_bound(right: int, tries: int) -> float:
+    """Returns the one-sided Clopper-Pearson bound of a share."""
+    return float(beta.ppf(1 - CONFIDENCE, right, tries - right + 1)) if right else 0.0
+
+
+def _table(record: Record) -> Iterator[str]:
+    yield "## Faults"
+    yield ""
+    columns = ["fault", "must end", "tries", "ended right", "right reason", "little lost", "at least", "steps again"]
+    columns += ["seconds again", "recovery (s)"]
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{' --- |' * len(columns)}"
+    for fault in FAULTS:
+        if tries := [entry for entry in record.outcomes if entry.fault == fault.name]:
+            yield _row(fault, tries)
+
+
+def _row(fault: Fault, tries: Sequence[Outcome]) -> str:
+    right = sum(entry.is_right for entry in tries)
+    recovered = [entry.seconds_to_recover for entry in tries if entry.seconds_to_recover is not None]
+    cells = [
+        f"`{fault.name}`: {fault.told}",
+        "Complete" if fault.completes else f"Failed: {', '.join(sorted(fault.reasons))}",
+        len(tries),
+        sum(entry.ended_right for entry in tries),
+        sum(entry.right_reason for entry in tries),
+        sum(entry.little_lost for entry in tries),
+        f"{lower_bound(right, len(tries)):.0%}",
+        max(entry.steps_repeated for entry in tries),
+        f"{max(entry.seconds_repeated for entry in tries):.1f}",
+        f"{median(recovered):.0f}, {max(recovered):.0f}" if recovered else "none",
+    ]
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _phases(record: Record) -> Iterator[str]:
+    yield ""
+    yield "Without a fault, the job spends these seconds in each phase: " + (
+        ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in record.phase_seconds.items()) + "."
+    )
+
+
+def _wrong(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    wrong = [entry for entry in outcomes if not entry.is_right]
+    yield ""
+    yield "## Tries that did not end right"
+    yield ""
+    if not wrong:
+        yield "None."
+        return
+    yield "| fault | phase | try | state | reasons | message |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for entry in wrong:
+        said = entry.said.replace("|", "\\|")[:200]
+        reasons = ", ".join(entry.reasons)
+        yield f"| `{entry.fault}` | {entry.phase} | {entry.seed} | {entry.state or 'none'} | {reasons} | {said} |"

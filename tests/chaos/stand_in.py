@@ -1,0 +1,84 @@
+"""Images of the trainer for faults that need hardware or luck: a failing GPU, a wrong loss, a hang, a wrong clock.
+Each is the trainer with one thing replaced, and nothing else of the image differs.
+
+IMAGE: a fault comes when a test writes its word into the pod's file /tmp/chaos. LATE_IMAGE: the clock is an hour off.
+"""
+
+from pathlib import Path
+
+from devcluster import images
+
+IMAGE, LATE_IMAGE = "localhost/finetune-trainer:chaos", "localhost/finetune-trainer:late"
+LATE_SECONDS = 3600
+FILE = "chaos"
+"""Name of the file in the pod's volume `tmp`."""
+WORDS = ("gpu-out-of-memory", "gpu-fault", "hang", "loss-not-a-number")
+_PLACE = "opt/chaos_trainer.py"
+PROGRAM = '''
+"""Stand-in for hardware: the trainer, whose optimizer step looks for a fault first, or whose clock is wrong."""
+
+import datetime
+import os
+import sys
+import time
+from pathlib import Path
+
+ORDER = Path("/tmp/chaos")
+
+
+def fault(result):
+    """Lets the ordered fault happen at this step; returns what the step gives otherwise."""
+    word = ORDER.read_text() if ORDER.exists() else ""
+    if word == "gpu-out-of-memory":
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB (a stand-in raised this).")
+    if word == "gpu-fault":
+        import torch
+
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered (a stand-in raised this).")
+    if word == "hang":
+        time.sleep(10**6)
+    return result * float("nan") if word == "loss-not-a-number" else result
+
+
+def set_clock(ahead):
+    """Lets Python's clocks be `ahead` by so many seconds. Whoever asks the kernel itself sees the right time."""
+    real, right = time.time, datetime.datetime
+
+    class Late(right):
+        @classmethod
+        def now(cls, tz=None):
+            return cls.fromtimestamp(time.time(), tz)
+
+        @classmethod
+        def utcnow(cls):
+            return cls.now(datetime.timezone.utc).replace(tzinfo=None)
+
+    time.time, datetime.datetime = lambda: real() + ahead, Late
+
+
+def main():
+    if ahead := os.environ.get("CHAOS_CLOCK"):
+        set_clock(float(ahead))
+    from finetune_trainer.__main__ import main as trainer
+
+    if "train" in sys.argv[1:]:
+        from finetune_trainer.training import loop
+
+        real = loop.accumulate_gradients
+        loop.accumulate_gradients = lambda *given, **more: fault(real(*given, **more))
+    return trainer()
+
+
+sys.exit(main())
+'''
+
+
+def write_archive(folder: Path, pause: Path) -> Path:
+    """Writes the archive of the images into `folder`. Returns its path."""
+    layer = images.base_layer(pause, {_PLACE: PROGRAM.encode()})
+    config = images.config([images.python(), f"/{_PLACE}"])
+    late = {**config, "Env": [*config["Env"], f"CHAOS_CLOCK={LATE_SECONDS}"]}
+    images.write_images(folder / "chaos.tar", layer, {IMAGE: config, LATE_IMAGE: late})
+    return folder / "chaos.tar"

@@ -1,0 +1,229 @@
+"""Every fault: how it is injected, in which phases, and what must happen then."""
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from finetune_api.reasons import FailureReason
+from tests.chaos import harms_of_checkpoints as checkpoints
+from tests.chaos import harms_of_cluster as cluster
+from tests.chaos import harms_of_pods as pods
+from tests.chaos.phases import Phase
+from tests.chaos.scene import LATE_PROFILE, Scene
+from tests.integration.faults import Harm, Trouble
+from tests.integration.jobs import Job
+
+ALL = tuple(Phase)
+IN_THE_ATTEMPT = tuple(phase for phase in Phase if phase is not Phase.PREFLIGHT)
+STEPPING = (Phase.TRAIN,)
+WITH_CHECKPOINTS = (Phase.TRAIN,)
+R = FailureReason
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault. `inject` may return another job, which then takes the place of the first one.
+
+    `reasons`: what an attempt that the fault ended may give as its reason. Empty: it ends no attempt.
+    `completes`: whether the job must end Complete, otherwise Failed with one of `reasons`.
+    `most_seconds_lost`: of work that may be repeated. `on_second_node`: whether the pod must run there.
+    `spec`: fields of the job."""
+
+    name: str
+    told: str
+    inject: Callable[[Scene, Job], Job | None]
+    phases: Sequence[Phase]
+    reasons: frozenset[FailureReason] = frozenset()
+    completes: bool = True
+    most_seconds_lost: float = 60.0
+    on_second_node: bool = False
+    spec: dict[str, Any] = field(default_factory=dict)
+
+
+def _reasons(*reasons: FailureReason) -> frozenset[FailureReason]:
+    return frozenset(reasons)
+
+
+def _word(word: str) -> Callable[[Scene, Job], None]:
+    return partial(pods.order, word=word)
+
+
+S3_REASONS = _reasons(R.STORAGE_UNAVAILABLE)
+"""An attempt may outlive trouble of S3, or be tried again because of it."""
+FAULTS: tuple[Fault, ...] = (
+    Fault(
+        "trainer-sigkill",
+        "The trainer's process is killed (SIGKILL).",
+        partial(pods.kill, number=signal.SIGKILL),
+        ALL,
+        _reasons(R.KILLED),
+    ),
+    Fault(
+        "trainer-sigterm",
+        "The trainer's process is asked to stop (SIGTERM).",
+        partial(pods.kill, number=signal.SIGTERM),
+        ALL,
+        _reasons(R.PREEMPTED),
+        most_seconds_lost=0.0,
+    ),
+    Fault(
+        "out-of-memory",
+        "The kernel kills the trainer at the memory limit of its cgroup.",
+        pods.out_of_memory,
+        ALL,
+        _reasons(R.HOST_OUT_OF_MEMORY),
+    ),
+    Fault(
+        "disk-full",
+        "The pod's emptyDir exceeds its size limit.",
+        pods.fill_the_disk,
+        (Phase.TRAIN,),
+        _reasons(R.DISK_FULL),
+    ),
+    Fault(
+        "loss-not-a-number",
+        "The loss of a step is not a number (stand-in).",
+        _word("loss-not-a-number"),
+        STEPPING,
+        _reasons(R.LOSS_DIVERGED),
+        completes=False,
+    ),
+    Fault(
+        "gpu-out-of-memory",
+        "The GPU runs out of memory (stand-in).",
+        _word("gpu-out-of-memory"),
+        STEPPING,
+        _reasons(R.GPU_OUT_OF_MEMORY),
+    ),
+    Fault("gpu-fault", "The GPU fails (stand-in).", _word("gpu-fault"), STEPPING, _reasons(R.GPU_FAULT)),
+    Fault("s3-away", "S3 refuses connections for 60 s.", cluster.s3_away, ALL, S3_REASONS),
+    Fault(
+        "s3-503",
+        "S3 answers every request with 503 for 60 s.",
+        cluster.s3_troubled(Trouble(Harm.REFUSED, code=503)),
+        ALL,
+        S3_REASONS,
+    ),
+    Fault(
+        "s3-429",
+        "S3 answers every request with 429 for 60 s.",
+        cluster.s3_troubled(Trouble(Harm.REFUSED, code=429)),
+        ALL,
+        S3_REASONS,
+    ),
+    Fault(
+        "s3-cut",
+        "S3's connections are cut at random for 60 s: a quarter of the answers, and an eighth of the requests.",
+        cluster.s3_troubled(
+            Trouble(Harm.CUT_WITHIN_ANSWER, share=0.25, matches=lambda asked: asked.method == "GET"),
+            Trouble(Harm.CUT_WITHIN_REQUEST, share=0.125, matches=lambda asked: asked.method == "PUT"),
+        ),
+        ALL,
+        S3_REASONS,
+    ),
+    Fault(
+        "s3-slow",
+        "S3 takes 3 s more for every request, for 60 s.",
+        cluster.s3_troubled(Trouble(Harm.SLOW, seconds=3)),
+        ALL,
+    ),
+    Fault(
+        "s3-denies-last-upload",
+        "S3 refuses the upload of manifest.json with 403.",
+        cluster.deny_last_upload,
+        (Phase.TRAIN, Phase.TUNED),
+        _reasons(R.STORAGE_ACCESS_DENIED, R.OUTPUT_NOT_WRITABLE),
+        completes=False,
+    ),
+    Fault(
+        "keys-rotated",
+        "The keys of S3 are rotated: the old ones are refused.",
+        cluster.rotate_keys,
+        STEPPING,
+        spec={"training": {"maxSteps": 3000, "epochs": 1000}},  # the kubelet takes a minute or two
+    ),
+    Fault(
+        "checkpoint-truncated",
+        "The newest checkpoint is cut in half, and the trainer is killed.",
+        checkpoints.truncate_newest,
+        WITH_CHECKPOINTS,
+        _reasons(R.KILLED),
+    ),
+    Fault(
+        "checkpoint-file-missing",
+        "A file of the newest checkpoint is deleted, and the trainer is killed.",
+        checkpoints.delete_of_newest,
+        WITH_CHECKPOINTS,
+        _reasons(R.KILLED),
+    ),
+    Fault("operator-killed", "The operator is killed (SIGKILL).", cluster.kill_operator, ALL),
+    Fault("two-operators", "Two operators run at once.", cluster.two_operators, ALL),
+    Fault("api-restarted", "The API server is killed and started again.", cluster.restart_api_server, ALL),
+    Fault("etcd-paused", "etcd stands still for 30 s.", cluster.pause_etcd, ALL),
+    Fault(
+        "api-refuses",
+        "The API server refuses three tenths of the requests with 409, 429 and 500, for 60 s.",
+        cluster.api_troubled(409, 429, 500),
+        ALL,
+    ),
+    Fault("watches-cut", "Every watch is cut every 5 s, for 60 s.", cluster.cut_watches, ALL),
+    Fault("pod-deleted", "The pod is deleted.", pods.delete_pod, ALL, _reasons(R.PREEMPTED, R.EVICTED)),
+    Fault(
+        "child-job-deleted", "The batch Job is deleted.", pods.delete_child_job, ALL, _reasons(R.PREEMPTED, R.EVICTED)
+    ),
+    Fault(
+        "groundwork-deleted",
+        "The ConfigMap, the ServiceAccount and the RoleBinding are deleted.",
+        pods.delete_groundwork,
+        ALL,
+        _reasons(R.STATUS_NOT_WRITABLE),
+    ),
+    Fault(
+        "made-again",
+        "The FineTuneJob is deleted and made again under its name.",
+        pods.make_again,
+        ALL,
+    ),
+    Fault(
+        "clock-an-hour-off",
+        "The clock of the pods is an hour ahead (stand-in).",
+        lambda scene, job: None,
+        (Phase.PREFLIGHT,),  # it is wrong from the start, in every phase
+        spec={"profileName": LATE_PROFILE},
+    ),
+    Fault(
+        "profile-changed",
+        "The profile's image is changed to one that does not exist.",
+        pods.change_profile,
+        IN_THE_ATTEMPT,
+    ),
+    Fault(
+        "node-lost",
+        "The node of the pod loses its power, and comes back later.",
+        pods.lose_the_node,
+        IN_THE_ATTEMPT,
+        _reasons(R.NODE_LOST),
+        on_second_node=True,
+    ),
+    Fault(
+        "node-parted",
+        "The node of the pod is off the network while its pod goes on, and comes back later.",
+        pods.part_the_node,
+        IN_THE_ATTEMPT,
+        _reasons(R.NODE_LOST),
+        on_second_node=True,
+    ),
+)
+SHORT = (
+    "trainer-sigkill",
+    "trainer-sigterm",
+    "out-of-memory",
+    "pod-deleted",
+    "child-job-deleted",
+    "operator-killed",
+    "api-restarted",
+    "s3-503",
+)
+"""Faults of the short form, once each in `make test`."""

@@ -1,0 +1,88 @@
+"""Kueue is asked about a job only while Kueue may hold it back."""
+
+from typing import Any, cast
+
+import pytest
+
+from finetune_api import names
+from finetune_operator.cluster.accounts import Accounts
+from finetune_operator.cluster.api import Api
+from finetune_operator.cluster.observe import observe
+from finetune_operator.cluster.workloads import Workloads
+from finetune_operator.observed.pods import Object
+from finetune_operator.observed.workloads import Hold
+from finetune_operator.observed.world import World
+from finetune_operator.store.store import JOB, RUN, Store
+from tests.unit.finetune_operator.store import objects
+from tests.unit.finetune_operator.worlds import SPEC
+
+HOLD = Hold("WaitingForQuota", "Waiting for quota in queue gpus: no room.")
+COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}]}
+LABELS = {names.LABEL_QUEUE: "gpus", names.LABEL_PRIORITY_CLASS: "urgent"}
+
+
+class NoApi:
+    """Fails every request, so that a test sees one that should not be."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the API server was asked: {name}")
+
+
+class Kueue:
+    """Counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+
+    def hold(self, namespace: str, uid: str, queue: str) -> Hold:
+        self.asked.append((namespace, uid, queue))
+        return HOLD
+
+
+def world_of(kueue: Kueue | None, queue: str | None = "gpus", suspended: bool = True, status: Any = None) -> World:
+    job, run = objects.job(), objects.run()
+    job["spec"] = SPEC.model_dump(mode="json", by_alias=True, exclude_none=True)
+    job["metadata"]["labels"] = LABELS
+    run["spec"], run["status"] = {"suspend": suspended}, status or {}
+    run["metadata"]["labels"] |= {names.LABEL_QUEUE: queue} if queue else {}
+    store = Store(lambda key: None)
+    store.put(JOB, job)
+    store.put(RUN, run)
+    if not suspended:  # then the run's pod exists
+        pod: Object = objects.pod()
+        store.put("Pod", pod)
+    api = cast(Api, NoApi())
+    found = observe(api, store, Accounts(api), ("team", "tickets"), cast("Workloads | None", kueue))
+    assert found is not None
+    return found
+
+
+def test_a_suspended_job_in_a_queue_is_explained_by_kueue() -> None:
+    kueue = Kueue()
+
+    world = world_of(kueue)
+
+    assert kueue.asked == [("team", "r", "gpus")]
+    assert world.attempts[1].hold == HOLD
+
+
+@pytest.mark.parametrize(
+    "parts", [{"queue": None}, {"suspended": False}, {"status": COMPLETE}], ids=["no queue", "running", "ended"]
+)
+def test_kueue_is_not_asked_about_a_job_that_it_does_not_hold_back(parts: dict[str, Any]) -> None:
+    kueue = Kueue()
+
+    world = world_of(kueue, **parts)
+
+    assert kueue.asked == []
+    assert world.attempts[1].hold is None
+
+
+def test_without_kueue_a_suspended_job_causes_no_request() -> None:
+    assert world_of(None).attempts[1].hold is None
+
+
+def test_the_labels_of_the_job_are_known_to_its_decisions() -> None:
+    world = world_of(None)
+
+    assert (world.queue, world.priority_class) == ("gpus", "urgent")
