@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from types import FrameType
 from typing import ClassVar
 
+from finetune_api import names
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
@@ -108,8 +109,8 @@ def failure_after_stop(error: BaseException) -> TrainerFailure:
 def seconds_left() -> float:
     """Returns how long the pod may still work after SIGTERM, before it has to report how it ended.
 
-    The environment variable GRACE_SECONDS has the pod's terminationGracePeriodSeconds."""
-    grace = float(os.environ.get("GRACE_SECONDS") or GRACE_SECONDS)
+    The environment variable names.GRACE_VARIABLE has the pod's terminationGracePeriodSeconds."""
+    grace = float(os.environ.get(names.GRACE_VARIABLE) or GRACE_SECONDS)
     passed = monotonic() - _Stop.since if _Stop.requested else 0.0
     return max(0.0, grace - min(RESERVED_SECONDS, RESERVED_SHARE * grace) - passed)
 

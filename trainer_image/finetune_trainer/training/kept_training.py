@@ -45,7 +45,10 @@ def keep_training(kept: KeptResults, run: RunState, held_seconds: float, weights
     `held_seconds`: how long this attempt and earlier ones had taken when the weights were trained."""
     files = {f"weights/{path.relative_to(weights)}": path for path in weights.rglob("*") if path.is_file()}
     records = TypeAdapter(RunState).dump_json(replace(run, held_before=held_seconds))
-    return kept.keep(NAME, {RECORDS: records, **files})
+    written = kept.keep(NAME, {RECORDS: records, **files})
+    if written:
+        steps_done(len(run.steps), len(run.steps))
+    return written
 
 
 def kept_training(kept: KeptResults) -> KeptTraining | None:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 
+from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.identity import facts
@@ -73,7 +74,7 @@ class TrainingRun:
         self._store = CheckpointStore(
             storage,
             join(work_prefix(bundle), CHECKPOINTS),
-            os.environ.get("POD_UID") or "local",
+            os.environ.get(names.POD_UID_VARIABLE) or "local",
             facts(bundle, prepared),
             (checkpoint and checkpoint.keep) or KEEP,
         )
