@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +137,11 @@ class Namespaces:
     def disconnect(self) -> None:
         """Takes the link out of service. What runs on the node goes on, and nobody else reaches it."""
         self._far_ip("link", "set", self.site.link, "down")
+
+    def remove_link(self) -> None:
+        """Removes the other end of the link after the namespaces have ended. The kernel would do this later."""
+        with suppress(ClusterError):
+            self._far_ip("link", "delete", self.site.link)
 
     def enter(self) -> list[str]:
         """Returns the words before a command that run the command on the node."""

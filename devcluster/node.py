@@ -90,6 +90,7 @@ class Node:
     def power_off(self, processes: Processes) -> None:
         """Ends everything on the node at once, as a loss of power does. The control plane is not told."""
         processes.stop(*self.components)
+        self.namespaces.remove_link()
         clean_up_cgroups(self.site)
 
     def power_on(self, processes: Processes, pause: Path) -> None:

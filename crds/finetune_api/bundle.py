@@ -37,8 +37,13 @@ class Bundle(ApiModel):
 
     @property
     def spec_digest(self) -> str:
-        """Return the sha256 of the spec with its defaults, as hex."""
-        return hashlib.sha256(self.spec.model_dump_json(by_alias=True, exclude_none=True).encode()).hexdigest()
+        """Return the sha256 of the fields of the spec that determine the results, as hex.
+
+        Fields with their default value do not count, so a new field changes no digest. Nor do suspend and runPolicy."""
+        text = self.spec.model_dump_json(
+            by_alias=True, exclude_none=True, exclude_defaults=True, exclude={"suspend", "run_policy"}
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class TerminationMessage(ApiModel):

@@ -1,5 +1,7 @@
 """Faults of what all jobs share: S3, the API server, etcd and the operator."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -7,12 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from devcluster.storage import S3Keys, secret_manifest
-from tests.chaos.pods import pod_at_work, secrets_of
+from tests.chaos.pods import pod_at_work, process_of, secrets_of
 from tests.chaos.scene import Scene
 from tests.e2e.setting import SYSTEM
 from tests.integration.api_proxy import ApiProxy
 from tests.integration.faults import Harm, Trouble
 from tests.integration.jobs import Job
+from tests.integration.kube import PODS
 from tests.integration.waiting import wait_for
 
 OUTAGE_SECONDS = 60.0
@@ -110,7 +113,10 @@ def pause_etcd(scene: Scene, job: Job) -> None:
 
 
 def kill_operator(scene: Scene, job: Job) -> None:
-    """Kills the operator's pod without grace. Its Deployment makes another one."""
+    """Kills the operator's process, and removes its pod: the kubelet would restart it later and later."""
+    for pod in scene.tenant.kube.list(PODS.format(SYSTEM)):
+        if pid := process_of(pod, "operator"):
+            os.kill(pid, signal.SIGKILL)
     scene.cluster.kubectl("delete", "pod", "-n", SYSTEM, "--all", "--force", "--grace-period=0")
 
 

@@ -1,7 +1,7 @@
 """What a try shows: how the job ended, whether the reason is the right one, and what had to be done again. Pure."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.chaos.phases import Phase
@@ -32,6 +32,7 @@ class Outcome:
     said: str
     ended_right: bool
     right_reason: bool
+    little_lost: bool
     steps_repeated: int
     seconds_repeated: float
     seconds_to_recover: float | None
@@ -39,7 +40,7 @@ class Outcome:
 
     @property
     def is_right(self) -> bool:
-        return self.ended_right and self.right_reason
+        return self.ended_right and self.right_reason and self.little_lost
 
 
 def outcome(
@@ -51,6 +52,7 @@ def outcome(
     tried = [*status.get("preflights", []), *status.get("attempts", [])]
     reasons = [str(run["reason"]) for run in tried if run.get("reason") not in (None, "Succeeded")]
     repeated = steps_repeated(samples)
+    seconds_repeated = repeated * seconds_per_step(samples)
     return Outcome(
         fault=fault.name,
         phase=phase,
@@ -60,8 +62,9 @@ def outcome(
         said=ready["message"],
         ended_right=state == ("Complete" if fault.completes else "Failed"),
         right_reason=_right(fault, reasons, state, ready["reason"]),
+        little_lost=seconds_repeated <= fault.most_seconds_lost,
         steps_repeated=repeated,
-        seconds_repeated=repeated * seconds_per_step(samples),
+        seconds_repeated=seconds_repeated,
         seconds_to_recover=seconds_to_recover(samples, injected),
         seconds=samples[-1].seconds if samples else 0.0,
     )
@@ -73,17 +76,25 @@ def _right(fault: Fault, reasons: Sequence[str], state: str, ready: str) -> bool
 
 
 def steps_repeated(samples: Sequence[Sample]) -> int:
-    """Returns how many optimizer steps were done again: by each new attempt or pod, from where the one before had been
-    to where it began."""
+    """Returns how many optimizer steps were done again, by pods that began behind the step that another had reached."""
     repeated, reached = 0, 0
-    for before, after in itertools.pairwise(samples):
-        reached = max(reached, before.step)
-        if (after.attempt, after.step) != (before.attempt, before.step) and (
-            after.attempt > before.attempt or after.step < before.step
-        ):
-            repeated += max(0, reached - after.resumed_from)
-            reached = after.resumed_from
+    for run in _runs(samples):
+        began, top = max(sample.resumed_from for sample in run), max(sample.step for sample in run)
+        repeated += max(0, min(reached, top) - began)
+        reached = max(reached, top)
     return repeated
+
+
+def _runs(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """Yields the samples of each pod: a new attempt or a lower step shows another one."""
+    run: list[Sample] = []
+    for sample in samples:
+        if run and (sample.attempt != run[-1].attempt or sample.step < run[-1].step):
+            yield run
+            run = []
+        run.append(sample)
+    if run:
+        yield run
 
 
 def seconds_per_step(samples: Sequence[Sample]) -> float:

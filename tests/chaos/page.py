@@ -33,7 +33,8 @@ This page is written by `make chaos`. Do not edit it.
 | column | meaning |
 | --- | --- |
 | ended right | the job ended in the state that the fault calls for: Complete, or Failed where no retry can help |
-| right reason | of the tries: no attempt gave another reason than the fault's own |
+| right reason | no attempt gave another reason than the fault's own |
+| little lost | no more work was repeated than the fault allows: none after SIGTERM, otherwise 60 s |
 | at least | lower bound of the share of right tries, with 95% confidence (Clopper-Pearson, one-sided) |
 | steps again, seconds again | work that was repeated, the largest of the tries |
 | recovery | seconds from the fault until the job was further than before: median and largest |
@@ -42,6 +43,8 @@ This page is written by `make chaos`. Do not edit it.
 
 def page(record: Record) -> str:
     """Returns the page. Faults without a try are not in it."""
+    if not record.outcomes:
+        return f"{_HEAD}\nNo figures have been recorded yet.\n"
     return "\n".join([_HEAD, *_table(record), *_phases(record), *_wrong(record.outcomes)]) + "\n"
 
 
@@ -53,7 +56,7 @@ def lower_bound(right: int, tries: int) -> float:
 def _table(record: Record) -> Iterator[str]:
     yield "## Faults"
     yield ""
-    columns = ["fault", "must end", "tries", "ended right", "right reason", "at least", "steps again"]
+    columns = ["fault", "must end", "tries", "ended right", "right reason", "little lost", "at least", "steps again"]
     columns += ["seconds again", "recovery (s)"]
     yield f"| {' | '.join(columns)} |"
     yield f"|{' --- |' * len(columns)}"
@@ -71,6 +74,7 @@ def _row(fault: Fault, tries: Sequence[Outcome]) -> str:
         len(tries),
         sum(entry.ended_right for entry in tries),
         sum(entry.right_reason for entry in tries),
+        sum(entry.little_lost for entry in tries),
         f"{lower_bound(right, len(tries)):.0%}",
         max(entry.steps_repeated for entry in tries),
         f"{max(entry.seconds_repeated for entry in tries):.1f}",

@@ -15,11 +15,11 @@ def pod_at_work(job: Job) -> Object | None:
     return next((pod for pod in pods if "deletionTimestamp" not in pod["metadata"]), None)
 
 
-def process_of(pod: Object) -> int | None:
-    """Returns the machine's id of the trainer's process; None if it does not run."""
+def process_of(pod: Object, container: str = names.CONTAINER) -> int | None:
+    """Returns the machine's id of the container's process; None if it does not run."""
     statuses = pod["status"].get("containerStatuses", [])
-    container = next((c.get("containerID", "") for c in statuses if c["name"] == names.CONTAINER), "")
-    identity = container.rpartition("/")[2]
+    reference = next((c.get("containerID", "") for c in statuses if c["name"] == container), "")
+    identity = reference.rpartition("/")[2]
     if not identity:
         return None
     for cgroups in Path("/proc").glob("[0-9]*/cgroup"):

@@ -13,14 +13,16 @@ from devcluster.namespaces import FIRST
 from devcluster.node import Node
 from devcluster.outages import Outages
 from tests.chaos import stand_in
-from tests.e2e.setting import install_operator, make_tenant, put_tiny_model, s3_client
+from tests.e2e.setting import install_operator, make_tenant, profile, put_tiny_model, s3_client
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, sums
 from tests.integration.api_proxy import ApiProxy, S3Proxy
 from tests.integration.jobs import Job
-from tests.integration.kube import Kube, Object
+from tests.integration.kube import PROFILES, Kube, Object
 
 API_PORT, S3_PORT = 6444, 8334
 SECOND_NODE = "node-2"
+LATE_PROFILE = "late"
+"""The FineTuneProfile whose pods have a wrong clock."""
 
 
 @dataclass
@@ -62,11 +64,13 @@ class Scene:
         self.s3 = S3Proxy(self.cluster.s3_endpoint, None, listen, S3_PORT, None, self.seed)
         self._lead_pods_to(first.site.address, API_PORT)
         with tempfile.TemporaryDirectory() as folder:
-            self.cluster.load_image(stand_in.write_image(Path(folder), self.cluster.pause))
+            self.cluster.load_image(stand_in.write_archive(Path(folder), self.cluster.pause))
             client: Any = s3_client(self.cluster)
             model = put_tiny_model(client, _empty(Path(folder)))
         install_operator(self.cluster)
         self.tenant: Tenant = make_tenant(self.cluster, client, model, self.s3.address, stand_in.IMAGE)
+        late = profile(self.s3.address, stand_in.LATE_IMAGE)
+        kube.apply(f"{PROFILES}/{LATE_PROFILE}", {**late, "metadata": {"name": LATE_PROFILE}})
 
     def _lead_pods_to(self, address: str, port: int) -> None:
         """Makes the Service `kubernetes`, which pods call, end at the proxy."""

@@ -1,20 +1,24 @@
-"""An image of the trainer for faults that need hardware or luck: a GPU that fails, a loss that is no number, a hang. It
-is the trainer with one function replaced, and nothing else of the image differs.
+"""Images of the trainer for faults that need hardware or luck: a failing GPU, a wrong loss, a hang, a wrong clock.
+Each is the trainer with one thing replaced, and nothing else of the image differs.
 
-The fault comes when a test writes its word into the pod's file /tmp/chaos."""
+IMAGE: a fault comes when a test writes its word into the pod's file /tmp/chaos. LATE_IMAGE: the clock is an hour off.
+"""
 
 from pathlib import Path
 
 from devcluster import images
 
-IMAGE = "localhost/finetune-trainer:chaos"
+IMAGE, LATE_IMAGE = "localhost/finetune-trainer:chaos", "localhost/finetune-trainer:late"
+LATE_SECONDS = 3600
 FILE = "chaos"
 """Name of the file in the pod's volume `tmp`."""
 WORDS = ("gpu-out-of-memory", "gpu-fault", "hang", "loss-not-a-number")
 _PLACE = "opt/chaos_trainer.py"
 PROGRAM = '''
-"""Stand-in for hardware: the trainer, whose optimizer step looks for a fault first."""
+"""Stand-in for hardware: the trainer, whose optimizer step looks for a fault first, or whose clock is wrong."""
 
+import datetime
+import os
 import sys
 import time
 from pathlib import Path
@@ -38,7 +42,25 @@ def fault(result):
     return result * float("nan") if word == "loss-not-a-number" else result
 
 
+def set_clock(ahead):
+    """Lets Python's clocks be `ahead` by so many seconds. Whoever asks the kernel itself sees the right time."""
+    real, right = time.time, datetime.datetime
+
+    class Late(right):
+        @classmethod
+        def now(cls, tz=None):
+            return cls.fromtimestamp(time.time(), tz)
+
+        @classmethod
+        def utcnow(cls):
+            return cls.now(datetime.timezone.utc).replace(tzinfo=None)
+
+    time.time, datetime.datetime = lambda: real() + ahead, Late
+
+
 def main():
+    if ahead := os.environ.get("CHAOS_CLOCK"):
+        set_clock(float(ahead))
     from finetune_trainer.__main__ import main as trainer
 
     if "train" in sys.argv[1:]:
@@ -53,9 +75,10 @@ sys.exit(main())
 '''
 
 
-def write_image(folder: Path, pause: Path) -> Path:
-    """Writes the archive of the image into `folder`. Returns its path."""
+def write_archive(folder: Path, pause: Path) -> Path:
+    """Writes the archive of the images into `folder`. Returns its path."""
     layer = images.base_layer(pause, {_PLACE: PROGRAM.encode()})
     config = images.config([images.python(), f"/{_PLACE}"])
-    images.write_images(folder / "chaos.tar", layer, {IMAGE: config})
+    late = {**config, "Env": [*config["Env"], f"CHAOS_CLOCK={LATE_SECONDS}"]}
+    images.write_images(folder / "chaos.tar", layer, {IMAGE: config, LATE_IMAGE: late})
     return folder / "chaos.tar"

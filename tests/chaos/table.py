@@ -11,7 +11,7 @@ from tests.chaos import harms_of_checkpoints as checkpoints
 from tests.chaos import harms_of_cluster as cluster
 from tests.chaos import harms_of_pods as pods
 from tests.chaos.phases import Phase
-from tests.chaos.scene import Scene
+from tests.chaos.scene import LATE_PROFILE, Scene
 from tests.integration.faults import Harm, Trouble
 from tests.integration.jobs import Job
 
@@ -158,7 +158,7 @@ FAULTS: tuple[Fault, ...] = (
         WITH_CHECKPOINTS,
         _reasons(R.KILLED),
     ),
-    Fault("operator-killed", "The operator's pod is killed.", cluster.kill_operator, ALL),
+    Fault("operator-killed", "The operator is killed (SIGKILL).", cluster.kill_operator, ALL),
     Fault("two-operators", "Two operators run at once.", cluster.two_operators, ALL),
     Fault("api-restarted", "The API server is killed and started again.", cluster.restart_api_server, ALL),
     Fault("etcd-paused", "etcd stands still for 30 s.", cluster.pause_etcd, ALL),
@@ -185,6 +185,13 @@ FAULTS: tuple[Fault, ...] = (
         "The FineTuneJob is deleted and made again under its name.",
         pods.make_again,
         ALL,
+    ),
+    Fault(
+        "clock-an-hour-off",
+        "The clock of the pods is an hour ahead (stand-in).",
+        lambda scene, job: None,
+        (Phase.PREFLIGHT,),  # it is wrong from the start, in every phase
+        spec={"profileName": LATE_PROFILE},
     ),
     Fault(
         "profile-changed",

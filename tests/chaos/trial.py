@@ -8,17 +8,19 @@ from threading import Event, Thread
 
 import requests
 
+from finetune_api import names
 from tests.chaos.judge import Outcome, Sample, outcome
 from tests.chaos.phases import Phase, phase_of
 from tests.chaos.pods import log_of, pod_at_work
 from tests.chaos.scene import Scene
 from tests.chaos.table import Fault
 from tests.integration.jobs import Job
-from tests.integration.kube import Object, RefusedError
+from tests.integration.kube import PODS, Object, RefusedError
 from tests.integration.waiting import wait_for
 
 END_SECONDS = 600.0
 """How long a job may take to end after a fault."""
+GONE_SECONDS = 150.0
 PHASE_SECONDS = 180.0
 """How long a job may take to come into a phase."""
 _PAUSE_SECONDS = 0.1
@@ -51,6 +53,11 @@ class Watcher:
     @property
     def is_over(self) -> bool:
         return self.status.get("state") in ("Complete", "Failed")
+
+    def follow(self, job: Job) -> None:
+        """Looks at another job from now on, and forgets the first one."""
+        self.job = job
+        self.samples, self.status = [], {}
 
     def stop(self) -> None:
         self._stopped.set()
@@ -99,13 +106,13 @@ def attempt(scene: Scene, fault: Fault, phase: Phase, seed: int, phase_seconds: 
         scene.use_first_node(True)
         injected = watcher.seconds
         if other := fault.inject(scene, job):
-            watcher.job = other
+            watcher.follow(other)
         _await_end(watcher)
     finally:
         watcher.stop()
         scene.mend()
         scene.use_first_node(True)
-        job.kube.delete(job.path)
+        _remove(job)
     return outcome(fault, phase, seed, watcher.samples, injected, watcher.status)
 
 
@@ -122,3 +129,15 @@ def _await_end(watcher: Watcher) -> None:
     """Waits until the job has ended. A job that never ends is a result: its state is neither Complete nor Failed."""
     with suppress(AssertionError):
         wait_for(f"{watcher.job.name} to end", lambda: watcher.is_over, timeout=END_SECONDS)
+
+
+def _remove(job: Job) -> None:
+    """Deletes the job and waits until its pods are gone, so that they do not hold a GPU of the next try."""
+    job.kube.delete(job.path)
+    with suppress(AssertionError):
+        wait_for(
+            "its pods to go",
+            lambda: job.kube.list(PODS.format(job.namespace), labelSelector=f"{names.LABEL_JOB_NAME}={job.name}"),
+            lambda pods: not pods,
+            GONE_SECONDS,
+        )

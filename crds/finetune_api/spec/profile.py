@@ -214,6 +214,9 @@ class Pods(ApiModel):
 
     preflight: PreflightPods = PreflightPods()
     """Settings of the preflight pods, which request no GPU."""
+    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+    """Seconds between the request to stop a training pod and its end. The pod stores a checkpoint in this time.
+    Default: 120."""
 
 
 class PreparedCache(ApiModel):

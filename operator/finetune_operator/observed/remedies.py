@@ -14,7 +14,11 @@ _TOO_FEW_NODES: tuple[tuple[str, str], ...] = (
     (r"Insufficient memory", "free or add memory; for the training pod, spec.compute.memory can be lowered"),
     (r"Insufficient ephemeral-storage", "free or add disk space on a node"),
     (r"Too many pods", "wait until other pods end, or let the nodes run more pods"),
-    (r"taint", "add its toleration to gpuTypes in the FineTuneProfile, or make a node ready that is not"),
+    (
+        r"taint",
+        "remove the taint, or make the node ready that has it; for the training pod, its toleration can be added to "
+        "gpuTypes in the FineTuneProfile",
+    ),
     (r"node affinity/selector", "correct nodeSelector of gpuTypes in the FineTuneProfile, or label a node accordingly"),
     (r"were unschedulable", "uncordon a node"),
     (r"volume|storage|disk", "correct the volume that was added to the pod"),

@@ -24,6 +24,15 @@ def test_all_steps_are_repeated_if_nothing_was_resumed() -> None:
     assert steps_repeated(steps((0, 1, 50, 0), (9, 2, 0, 0), (10, 2, 60, 0))) == 50
 
 
+def test_an_attempt_that_says_where_it_began_only_later_repeats_nothing_before_that() -> None:
+    assert steps_repeated(steps((0, 1, 50, 0), (9, 2, 0, 0), (10, 2, 40, 40), (11, 2, 60, 40))) == 10
+
+
+def test_an_attempt_that_made_no_step_repeated_none() -> None:
+    assert steps_repeated(steps((0, 1, 50, 0), (9, 2, 0, 0), (20, 3, 50, 50), (21, 3, 60, 50))) == 0
+    assert steps_repeated(steps((0, 1, 50, 0), (9, 2, 20, 0), (20, 3, 50, 50))) == 20
+
+
 def test_a_second_pod_of_the_same_attempt_counts_as_well() -> None:
     assert steps_repeated(steps((0, 1, 50, 0), (9, 1, 0, 0), (10, 1, 60, 0))) == 50
 
@@ -67,6 +76,18 @@ def test_a_fault_that_no_retry_can_mend_is_right_if_the_job_fails_for_its_reason
     assert judged("loss-not-a-number", ended("Failed", "LossDiverged", "LossDiverged")).is_right
     assert not judged("loss-not-a-number", ended("Complete", "Succeeded")).ended_right
     assert not judged("loss-not-a-number", ended("Failed", "TrainerCrashed", "LossDiverged")).right_reason
+
+
+def test_more_lost_work_than_the_fault_allows_is_wrong() -> None:
+    looks = steps((0, 1, 0, 0), (10, 1, 100, 0), (20, 2, 0, 0), (40, 2, 200, 0))
+    lost = outcome(BY_NAME["trainer-sigterm"], TRAIN, 0, looks, 10.0, ended("Complete", "Succeeded", "Preempted"))
+    assert (lost.steps_repeated, lost.little_lost, lost.is_right) == (100, False, False)
+    assert outcome(BY_NAME["trainer-sigkill"], TRAIN, 0, looks, 10.0, ended("Complete", "Succeeded", "Killed")).is_right
+
+
+def test_a_preflight_that_was_tried_again_has_a_reason_too() -> None:
+    status = {**ended("Complete", "Succeeded"), "preflights": [{"number": 1, "reason": "TrainerCrashed"}]}
+    assert not judged("trainer-sigkill", status).right_reason
 
 
 def test_a_job_that_never_ends_is_wrong() -> None:

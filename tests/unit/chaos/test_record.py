@@ -11,7 +11,7 @@ from tests.chaos.record import Record
 from tests.chaos.table import FAULTS
 
 FAULT, OTHER = FAULTS[0], FAULTS[1]
-RIGHT = Outcome(FAULT.name, "load", 0, "Complete", ["Killed"], "Better.", True, True, 12, 3.5, 20.0, 60.0)
+RIGHT = Outcome(FAULT.name, "load", 0, "Complete", ["Killed"], "Better.", True, True, True, 12, 3.5, 20.0, 60.0)
 
 
 def test_every_fault_gets_its_first_try_before_any_gets_its_second(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_page_has_a_row_for_each_fault_with_a_try_and_names_every_wrong_one(
 
     text = page(record)
 
-    assert f"| `{FAULT.name}`: {FAULT.told} | Complete | 2 | 1 | 2 | 3% | 12 | 3.5 | 20, 20 |" in text
+    assert f"| `{FAULT.name}`: {FAULT.told} | Complete | 2 | 1 | 2 | 2 | 3% | 12 | 3.5 | 20, 20 |" in text
     assert OTHER.name not in text
     assert "| `trainer-sigkill` | load | 1 | Failed | Killed | a\\|b |" in text
     assert "load 1.2" in text
@@ -63,3 +63,7 @@ def test_the_page_has_a_row_for_each_fault_with_a_try_and_names_every_wrong_one(
 
 def test_the_page_says_so_where_nothing_went_wrong(tmp_path: Path) -> None:
     assert page(Record(tmp_path / "r.json", {}, [RIGHT])).endswith("None.\n")
+
+
+def test_the_page_says_so_while_there_are_no_figures(tmp_path: Path) -> None:
+    assert page(Record(tmp_path / "r.json")).endswith("No figures have been recorded yet.\n")

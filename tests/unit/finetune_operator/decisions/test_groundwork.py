@@ -6,7 +6,7 @@ from finetune_api.spec.profile import PreparedCache
 from finetune_operator.decisions import admission
 from finetune_operator.decisions.reconcile import reconcile
 from tests.unit.finetune_operator.plans import conditions, kinds, message, state
-from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, fresh, pod, preflight, validated
+from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, attempt, fresh, pod, preflight, validated
 
 
 def test_a_new_job_gets_its_groundwork_and_a_preflight_that_asks_for_no_gpu() -> None:
@@ -91,13 +91,13 @@ def test_a_service_account_that_may_not_report_gets_the_command_that_binds_it() 
     assert state(reconcile(world, world.created + admission.GRACE)) == "Failed"
 
 
-def test_a_spec_this_version_cannot_read_fails_at_once() -> None:
-    plan = reconcile(fresh(spec=None, spec_error="spec.training.epochs: no."), NOW)
+def test_a_spec_this_version_cannot_read_waits_for_one_that_can() -> None:
+    unreadable = {"spec": None, "spec_error": "spec.training.epochs: no."}
+    plan = reconcile(fresh(**unreadable), NOW)
+    running = reconcile(validated(attempts={1: attempt(pod())}, **unreadable), NOW)
 
-    assert (state(plan), message(plan)) == (
-        "Failed",
-        "spec.training.epochs: no. Correct the field and create the job again.",
-    )
+    assert (state(plan), plan.create, state(running)) == ("Pending", [], "Running")
+    assert message(plan).startswith("This version of the operator cannot read the job: spec.training.epochs: no. ")
 
 
 def test_an_output_among_the_rows_fails_at_once_but_no_job_that_has_begun() -> None:

@@ -1,0 +1,55 @@
+"""A plan that cannot be taken back is carried out only if the job is still as it was observed."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from finetune_operator.cluster.apply import OutdatedError, apply
+from finetune_operator.decisions.plan import Plan
+from finetune_operator.observed.pods import Object
+from finetune_operator.store.kept import unpacked
+from finetune_operator.store.store import JOB, Store
+from tests.unit.finetune_operator.store.objects import job, validated
+from tests.unit.finetune_operator.worlds import fresh
+
+FINAL = Plan(is_final=True)
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+class Live:
+    """An API server with one job, or with none."""
+
+    def __init__(self, present: Object | None) -> None:
+        self.present = present
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        return self.present
+
+
+def carry_out(observed: Object, live: Object | None) -> None:
+    """Observes a job, and carries out a final plan while the API server has another one."""
+    store = Store(lambda key: None)
+    store.put(JOB, observed)
+    kept = store.job(("team", "tickets"))
+    assert kept is not None
+    seen = fresh(uid=kept.uid, raw_status=unpacked(kept.status))
+    apply(Live(live), store, seen, FINAL, NOW)  # type: ignore[arg-type]
+
+
+def test_a_final_plan_is_carried_out_while_the_job_is_as_it_was_observed() -> None:
+    carry_out(job(version=2, status=validated()), job(version=3, status=validated()))
+
+
+@pytest.mark.parametrize(
+    "live",
+    [
+        None,
+        job(version=3, status=validated(state="Failed")),
+        job(uid="another", version=3, status=validated()),
+        job(version=3, status={"conditions": [{"type": "Complete", "status": "True"}]}),
+    ],
+    ids=["deleted", "changed", "made again", "ended"],
+)
+def test_a_final_plan_is_given_up_if_the_job_has_changed(live: Object | None) -> None:
+    with pytest.raises(OutdatedError):
+        carry_out(job(version=2, status=validated()), live)
