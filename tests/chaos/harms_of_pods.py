@@ -33,12 +33,15 @@ def out_of_memory(scene: Scene, job: Job) -> None:
     limit = _memory_limit(pid)
     usage = limit.parent / ("memory.current" if limit.name == "memory.max" else "memory.usage_in_bytes")
 
+    def leave(room: int) -> None:
+        with suppress(OSError):  # Version 1 refuses a limit that it cannot reach by freeing caches.
+            limit.write_text(str(int(usage.read_text()) + room))
+
     def killed() -> bool:
-        # Version 2 kills at a limit below the usage. Version 1 refuses it, and kills at the next allocation above it.
-        for room in (-_MIB, _MIB // 4):
-            with suppress(OSError):
-                limit.write_text(str(int(usage.read_text()) + room))
+        leave(-_MIB)
         return process_of(pod) is None
+
+    leave(_MIB // 4)  # Version 1 kills at the next allocation above it, version 2 at a limit below the usage.
 
     wait_for("the kernel to kill the trainer", killed, timeout=60)
 
