@@ -70,6 +70,10 @@ unit: venv ## no cluster; about a minute
 	@echo "unit: no cluster"
 	@$(PYTEST) $(IN_PARALLEL) tests/unit
 
+.PHONY: histories
+histories: venv ## 20,000 random histories of a job, about 20 minutes; HISTORIES=1000
+	@HISTORIES=$(or $(HISTORIES),20000) $(PYTEST) tests/unit/finetune_operator/decisions/test_histories.py
+
 .PHONY: integration
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
 	@echo "integration: a real API server and controller-manager; whole trainings of tiny models"
@@ -119,6 +123,10 @@ bench-gpu: $(if $(filter .venv/%,$(PYTHON)),venv) ## the trainer on an NVIDIA GP
 .PHONY: bench-trainer
 bench-trainer: venv ## the training loop beside TRL (ten minutes); DATA=FILE names rows of your own
 	@$(PYTHON) -m benchmarks.trainer $(if $(DATA),--data $(DATA))
+
+.PHONY: bench-resume
+bench-resume: venv ## 300 random kills of resumed trainings, compared with uninterrupted ones (ten minutes); KILLS=30
+	@$(PYTHON) -m benchmarks.resume $(if $(KILLS),--kills $(KILLS))
 
 .PHONY: bench-operator
 bench-operator: venv ## the operator with 100 and 1,000 jobs on a real API server (20 minutes); JOBS="100 10000" CASE=life JSON=FILE

@@ -136,7 +136,7 @@ class Cluster:
                 self._kueue(parts).start()
 
     def stop_kueue(self) -> None:
-        """Stops Kueue and deletes its webhooks and all its objects. Raises ClusterError if kubectl cannot."""
+        """Stops Kueue and deletes its webhooks and all its objects. Raises ClusterError if a queue is left."""
         self._kueue(built_kueue()).stop()
 
     def _kueue(self, parts: Path) -> Kueue:

@@ -5,6 +5,7 @@ need a second serving certificate. Kueue itself makes the certificate of its web
 
 import base64
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Kueue:
         # The definitions are too long for the annotation of a client-side apply.
         self._kubectl("apply", "--server-side", "-f", "-", input=_list(manifests))
         keys = self._folder / "keys"
+        shutil.rmtree(keys, ignore_errors=True)  # the certificate of an earlier start
         keys.mkdir(parents=True)
         config = self._folder / "config.yaml"
         config.write_text(json.dumps({**_CONFIGURATION, "webhook": {"port": _PORT, "certDir": str(keys)}}))
@@ -56,11 +58,14 @@ class Kueue:
         self._processes.wait_for("Kueue", self._answers, [NAME], START_SECONDS)
 
     def stop(self) -> None:
-        """Ends Kueue and deletes its webhooks and definitions, and so all its objects. Delete the queues before."""
+        """Ends Kueue and deletes its webhooks and definitions, and so all its objects.
+
+        Raises ClusterError if a queue or a Workload is left: only Kueue can remove its finalizer."""
         webhooks = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations", "customresourcedefinitions")
         self._processes.stop(NAME)
-        self._kubectl("delete", ",".join(webhooks), "--selector", "app.kubernetes.io/name=kueue", "--wait=false")
-        self._kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+        waiting = f"--timeout={START_SECONDS:.0f}s"
+        self._kubectl("delete", ",".join(webhooks), "--selector", "app.kubernetes.io/name=kueue", waiting)
+        self._kubectl("delete", "namespace", NAMESPACE, waiting)
 
     def _mount_certificate(self, keys: Path) -> bool:
         """Writes the certificate that Kueue has put into its Secret to its folder, as the kubelet does for a pod."""

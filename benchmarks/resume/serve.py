@@ -7,10 +7,14 @@ in the log, and the steps and the validation curve are written to a file when th
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict
+from functools import reduce
+from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +120,28 @@ def _become(arguments: list[str], environment: dict[str, str], log: int) -> None
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ.update(environment)
+        if place := os.environ.get("DIES_AT"):
+            _die_at(place)
         print("Started.", flush=True)
         code = trainer(arguments)
         sys.stdout.flush()
     finally:
         os._exit(code)
+
+
+def _die_at(place: str) -> None:
+    """Makes this process kill itself when a function is called. `place`: MODULE:FUNCTION:N, for its Nth call."""
+    module, path, number = place.split(":")
+    *parents, name = path.split(".")
+    owner = reduce(getattr, parents, import_module(module))
+    original, calls = getattr(owner, name), count(1)
+
+    def function(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **named)
+
+    setattr(owner, name, function)
 
 
 if __name__ == "__main__":

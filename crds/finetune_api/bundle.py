@@ -10,7 +10,7 @@ from finetune_api.model import ApiModel
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import RowFiles
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import GpuType, Storage
+from finetune_api.spec.profile import GpuType, PreparedCache, Storage
 
 
 class JobIdentity(ApiModel):
@@ -33,11 +33,17 @@ class Bundle(ApiModel):
     allow_cpu: bool = Field(default=False, alias="allowCPU")
     storages: list[Storage] = Field(default=[])
     gpu_types: list[GpuType] = Field(default=[])
+    prepared_cache: PreparedCache | None = None
 
     @property
     def spec_digest(self) -> str:
-        """Return the sha256 of the spec with its defaults, as hex."""
-        return hashlib.sha256(self.spec.model_dump_json(by_alias=True, exclude_none=True).encode()).hexdigest()
+        """Return the sha256 of the fields of the spec that determine the results, as hex.
+
+        Fields with their default value do not count, so a new field changes no digest. Nor do suspend and runPolicy."""
+        text = self.spec.model_dump_json(
+            by_alias=True, exclude_none=True, exclude_defaults=True, exclude={"suspend", "run_policy"}
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class TerminationMessage(ApiModel):

@@ -27,6 +27,8 @@ TRAINER_SERVICE_ACCOUNT = "finetune-trainer"
 """Name of the ServiceAccount, RoleBinding and ClusterRole of the trainer pods."""
 
 CONTAINER = "trainer"
+POD_UID_VARIABLE, GRACE_VARIABLE = "POD_UID", "GRACE_SECONDS"
+"""Environment variables of a trainer pod: its own uid, and the seconds between SIGTERM and SIGKILL."""
 BUNDLE_KEY = "bundle.json"
 BUNDLE_FOLDER = "/etc/finetune/bundle"
 STORAGE_FOLDER = "/etc/finetune/storage"
@@ -40,9 +42,15 @@ def child_prefix(name: str, uid: str) -> str:
     return f"{name}-{uid[:8]}"
 
 
-def preflight_name(name: str, uid: str) -> str:
-    """Return the name of the preflight Job."""
-    return f"{child_prefix(name, uid)}-preflight"
+def preflight_name(name: str, uid: str, number: int = 1) -> str:
+    """Return the name of the Job of preflight number `number`, counted from 1. The first one has no number in it."""
+    return f"{child_prefix(name, uid)}-preflight{f'-{number}' if number > 1 else ''}"
+
+
+def preflight_number(job: str) -> int:
+    """Return the number of the preflight with the Job `job`."""
+    number = job.rpartition("-preflight-")[2]
+    return int(number) if number.isdecimal() and number != job else 1
 
 
 def attempt_name(name: str, uid: str, attempt: int) -> str:

@@ -1,4 +1,4 @@
-"""All failure reasons of a job in one table: reason, exit code of the trainer, who has to act, and the remedy."""
+"""All failure reasons of a job in one table: exit code of the trainer, who has to act, the remedy, and the retry."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +9,21 @@ class Actor(StrEnum):
 
     TENANT = "Tenant"
     PLATFORM = "Platform"
+
+
+class Retry(StrEnum):
+    """Whether the operator tries again after a failure, and how."""
+
+    NEVER = "Never"
+    """A retry fails in the same way. Somebody has to change something first."""
+    ONCE = "Once"
+    """One retry, counted in spec.runPolicy.maxRetries. A second failure for the same reason ends the job."""
+    BACKOFF = "Backoff"
+    """Retries with growing pauses, counted in spec.runPolicy.maxRetries."""
+    OTHER_NODE = "OtherNode"
+    """Retries on another node, counted in spec.runPolicy.maxRetries."""
+    INTERRUPTION = "Interruption"
+    """The cluster or a person stopped the pod. Counted apart, in spec.runPolicy.maxInterruptions."""
 
 
 class FailureReason(StrEnum):
@@ -28,6 +43,7 @@ class FailureReason(StrEnum):
     POD_START_FAILED = "PodStartFailed"
     LOSS_DIVERGED = "LossDiverged"
     EVALUATION_GATE_FAILED = "EvaluationGateFailed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
     GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
     GPU_FAULT = "GPUFault"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
@@ -36,13 +52,15 @@ class FailureReason(StrEnum):
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"
     KILLED = "Killed"
+    TRAINING_STALLED = "TrainingStalled"
     STATUS_NOT_WRITABLE = "StatusNotWritable"
+    TRAINING_STALLED = "TrainingStalled"
     TRAINER_CRASHED = "TrainerCrashed"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Exit code, actor and remedy of one failure reason."""
+    """Exit code, actor, remedy and retry of one failure reason."""
 
     exit_code: int
     """Exit code of the trainer for this reason; 0 if only the cluster can detect the failure. The codes differ from
@@ -50,7 +68,12 @@ class Failure:
     actor: Actor
     """Who has to act."""
     remedy: str
-    """What to do about the failure. The text follows the finding, unless the finding has its own remedy."""
+    """What to do about the failure. The text follows the finding, unless the finding has its own remedy. For a failure
+    that is retried, it is shown when the retries are used up."""
+    retry: Retry = Retry.NEVER
+    """Whether the operator tries again."""
+    change: str = ""
+    """What a retry changes; "" if it only tries again."""
 
 
 FAILURES: dict[FailureReason, Failure] = {
@@ -74,7 +97,10 @@ FAILURES: dict[FailureReason, Failure] = {
         "permission.",
     ),
     FailureReason.STORAGE_UNAVAILABLE: Failure(
-        26, Actor.PLATFORM, "Check the endpoint of the storage in the FineTuneProfile, then create the job again."
+        26,
+        Actor.PLATFORM,
+        "Check that the storage works, and its endpoint in the FineTuneProfile.",
+        Retry.BACKOFF,
     ),
     FailureReason.OUTPUT_NOT_WRITABLE: Failure(
         27, Actor.TENANT, "Set spec.output.uri to a prefix that the storage's keys can write to."
@@ -106,45 +132,95 @@ FAILURES: dict[FailureReason, Failure] = {
         "missed. Improve the rows or the training settings, or change the gate, in a new job with another "
         "spec.output.uri.",
     ),
+    FailureReason.DEADLINE_EXCEEDED: Failure(
+        0,
+        Actor.TENANT,
+        "Raise spec.runPolicy.activeDeadlineSeconds, or train for fewer steps, in a new job.",
+    ),
     FailureReason.GPU_OUT_OF_MEMORY: Failure(
         30,
         Actor.TENANT,
         "Lower spec.training.maxSequenceLength, set spec.method.type to QLoRA, or use a FineTuneProfile with a larger "
         "GPU.",
+        Retry.ONCE,
+        "The micro-batch is halved. The optimizer steps stay the same.",
     ),
     FailureReason.GPU_FAULT: Failure(
         31,
         Actor.PLATFORM,
         "Check the GPU and the driver of the node. To try a job without a GPU, set spec.trainer.allowCPU to true in "
         "the FineTuneProfile.",
+        Retry.OTHER_NODE,
+        "The pod runs on another node.",
     ),
-    FailureReason.HOST_OUT_OF_MEMORY: Failure(0, Actor.TENANT, "Raise spec.compute.memory and create the job again."),
+    FailureReason.HOST_OUT_OF_MEMORY: Failure(0, Actor.TENANT, "Raise spec.compute.memory in a new job.", Retry.ONCE),
     FailureReason.DISK_FULL: Failure(
-        32, Actor.PLATFORM, "Free disk space on the node, or use a smaller model or data set."
+        32, Actor.PLATFORM, "Free disk space on the node, or use a smaller model or data set.", Retry.ONCE
     ),
-    FailureReason.PREEMPTED: Failure(33, Actor.PLATFORM, "Create the job again when the cluster has free capacity."),
-    FailureReason.EVICTED: Failure(0, Actor.PLATFORM, "Create the job again when a node has free capacity."),
+    FailureReason.PREEMPTED: Failure(
+        33,
+        Actor.PLATFORM,
+        "Find out what stops the pods: a pod of higher priority, or the end of a spot node. Create the job again when "
+        "the cluster has free capacity.",
+        Retry.INTERRUPTION,
+    ),
+    FailureReason.EVICTED: Failure(
+        0,
+        Actor.PLATFORM,
+        "Find out who evicts or deletes the pods. Create the job again when a node has free capacity.",
+        Retry.INTERRUPTION,
+    ),
     FailureReason.NODE_LOST: Failure(
-        0, Actor.PLATFORM, "Check the node if this happens repeatedly, and create the job again."
+        0,
+        Actor.PLATFORM,
+        "Check the nodes that this message or status.attempts names. Create the job again when they work.",
+        Retry.INTERRUPTION,
     ),
     FailureReason.KILLED: Failure(
         0,
         Actor.PLATFORM,
         "Find the process that killed the trainer in the node's kernel log and events. If the node ran out of memory, "
-        "raise spec.compute.memory. Then create the job again.",
+        "raise spec.compute.memory in a new job.",
+        Retry.BACKOFF,
+    ),
+    FailureReason.TRAINING_STALLED: Failure(
+        14,  # the number of SIGALRM, because the trainer's timer cannot end the process with another code
+        Actor.PLATFORM,
+        "Read the stacks of all threads in the pod's log, and check the node's GPU, driver and network. If the work "
+        "was only slow, raise spec.runPolicy.stallTimeoutSeconds.",
+        Retry.BACKOFF,
     ),
     FailureReason.STATUS_NOT_WRITABLE: Failure(
         0,
         Actor.PLATFORM,
-        "Bind the ClusterRole finetune-trainer to the pod's ServiceAccount, make sure that nothing else writes the "
-        "status of this job, and create the job again.",
+        "Bind the ClusterRole finetune-trainer to the pod's ServiceAccount, and make sure that nothing else writes the "
+        "status of this job.",
+        Retry.BACKOFF,
+    ),
+    FailureReason.TRAINING_STALLED: Failure(
+        14,  # the number of SIGALRM, because the trainer's timer cannot end the process with another code
+        Actor.PLATFORM,
+        "Read the stacks of all threads in the pod's log, and check the node's GPU, driver and network. If the work "
+        "was only slow, raise spec.runPolicy.stallTimeoutSeconds. Then create the job again.",
     ),
     FailureReason.TRAINER_CRASHED: Failure(
         34,
         Actor.PLATFORM,
         "Read the end of the pod's log. The error is in the trainer or in a library that the trainer uses.",
+        Retry.BACKOFF,
     ),
 }
+
+RETRIED_PREFLIGHTS = {
+    FailureReason.STORAGE_UNAVAILABLE,
+    FailureReason.DISK_FULL,
+    FailureReason.PREEMPTED,
+    FailureReason.EVICTED,
+    FailureReason.NODE_LOST,
+    FailureReason.KILLED,
+}
+"""Failures of a preflight that are retried: those of the storage and of the node. A preflight that crashes or needs too
+much memory does the same again, and nobody waits for its checkpoint."""
 
 SUPERSEDED_EXIT_CODE = 40
 """Exit code of a pod that stopped because another attempt now writes the job's status. The job has not failed."""

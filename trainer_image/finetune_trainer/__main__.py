@@ -30,6 +30,7 @@ from finetune_trainer.pod.termination import (
     write_failure,
     write_termination_message,
 )
+from finetune_trainer.pod.watchdog import watched
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,9 +78,17 @@ def _run(options: argparse.Namespace) -> str:
         from finetune_trainer.preflight.recipe import preflight
 
         return preflight(bundle, storage, StatusWriter(bundle.job, PREFLIGHT_MANAGER))
-    from finetune_trainer.train import train
+    from finetune_trainer.train import tell_failure, train
 
-    return train(bundle, storage, StatusWriter(bundle.job, attempt_manager(attempt)), attempt, options.halvings)
+    writer = StatusWriter(bundle.job, attempt_manager(attempt))
+    with watched(stall_timeout(bundle), lambda failure: tell_failure(failure, writer)):
+        return train(bundle, storage, writer, attempt, options.halvings)
+
+
+def stall_timeout(bundle: Bundle) -> float | None:
+    """Returns spec.runPolicy.stallTimeoutSeconds, or None if the job does not set it."""
+    policy = getattr(bundle.spec, "run_policy", None)
+    return getattr(policy, "stall_timeout_seconds", None)
 
 
 def read_bundle(path: Path) -> Bundle:

@@ -1,14 +1,14 @@
 """The training pod: from the prepared data and the base model to published weights and a verdict. See `recipe`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from time import perf_counter
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
@@ -19,33 +19,29 @@ from finetune_api.status.job import ConditionType, Training
 from finetune_api.status.preflight import Resolved
 from finetune_trainer.base.model_files import ADAPTER as ADAPTER_FILES
 from finetune_trainer.base.model_files import copy_files
+from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.checkpoints.result_facts import result_facts
+from finetune_trainer.evaluation.base_measurement import measure_base
 from finetune_trainer.evaluation.gates import require_passed, shortfall
-from finetune_trainer.evaluation.quantized import shortage
-from finetune_trainer.evaluation.recipe import Assessor, Baselines
-from finetune_trainer.evaluation.scoring import Evaluator
+from finetune_trainer.evaluation.kept_measurements import KeptMeasurements
 from finetune_trainer.evaluation.verdict import Cost
 from finetune_trainer.handover.prepared import Prepared, read_prepared, work_prefix
 from finetune_trainer.model.batches import steps_per_epoch
-from finetune_trainer.model.isolation import describe, sharing
-from finetune_trainer.model.loading import (
-    choose_device,
-    greedy_generation,
-    load_model,
-    load_tokenizer,
-    mixed_precision,
-)
+from finetune_trainer.model.loading import choose_device, load_model, load_tokenizer, mixed_precision, whole_model
 from finetune_trainer.model.trainable import as_published, make_trainable
-from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.pod.failure import Superseded, TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.pod.termination import failure_after_stop, stop_deferred, write_failure
 from finetune_trainer.results.merge import MergeFolders, merge
 from finetune_trainer.results.model_card import base_license
 from finetune_trainer.results.publish import (
     ADAPTER,
     MERGED,
+    MODEL,
     publish,
     published_artifacts,
     stage_weights,
@@ -55,6 +51,7 @@ from finetune_trainer.results.publish import (
 from finetune_trainer.results.results import Results
 from finetune_trainer.results.serving import serving_of
 from finetune_trainer.sizing.run_time import cost as price_of
+from finetune_trainer.training.kept_training import KeptTraining, keep_training, kept_training
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.run import Attempt, TrainingRun
 from finetune_trainer.training.training_progress import TrainingProgress, duration
@@ -91,32 +88,54 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
         epoch = steps_per_epoch(len(prepared.train), spec.training.global_batch_size)
         progress = TrainingProgress(writer, attempt.number, device_name, resolved.total_steps, epoch)
 
+        phase("downloading the base model")
         tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
         copy_files(storage, spec.model.uri, prepared.model_files, scratch / "model")
         tokenizer = load_tokenizer(scratch / "model")
-        model, assessor, baselines = measure_base(bundle, prepared, tokenizer, accelerator, scratch / "model", writer)
+        facts, place = result_facts(bundle, prepared, device.type), join(work_prefix(bundle), "kept")
+        kept = KeptResults(storage, place, attempt.number, facts, scratch / "kept")
+        model, assessor, baselines = measure_base(
+            bundle,
+            prepared,
+            tokenizer,
+            accelerator,
+            scratch / "model",
+            kept,
+            lambda message: tell(writer, TRAINED, "EvaluatingBase", message),
+        )
 
-        tell(writer, TRAINED, "Training", announcement(prepared))
-        previous = fetch_adapter(storage, spec.method.lora.from_, scratch / "previous")
+        phase("training")
         validation = Validation(prepared.validation, spec.training, resolved, accelerator, scratch)
-        model = make_trainable(model, spec.method, resolved.method, spec.training.seed, previous)
-        model = accelerator.prepare_model(model)
-        steps: list[Step] = []
-        if resolved.total_steps:
+        trained = kept_training(kept) if resolved.total_steps else None
+        tell(writer, TRAINED, "Training", str(trained) if trained else announcement(prepared))
+        model = trainable_model(model, bundle, prepared, storage, accelerator, trained, scratch)
+        run = trained.run if trained else None
+        if trained:
+            trained.tell(progress, validation)
+        elif resolved.total_steps:
             course = TrainingRun(bundle, prepared, storage, accelerator, attempt, progress, validation, scratch)
             run = course.take(model, lambda message: tell(writer, TRAINED, "Training", message))
-            steps, attempt = run.steps, attempt.after(run.held_before)
+        steps, attempt = (run.steps, attempt.after(run.held_before)) if run else ([], attempt)
         training = progress.training
         tell(writer, TRAINED, "TrainingSucceeded", summary(steps, validation, resolved), held=True, training=training)
 
         model = as_published(accelerator.unwrap_model(model))
         output, serving = scratch / "output", serving_of(prepared, tokenizer)
-        adapter = stage_weights(model, tokenizer, bundle, serving, output)
+        phase("saving the tuned weights")
+        with whole_model(scratch / "model"):
+            adapter = stage_weights(model, tokenizer, bundle, serving, output)
+        if trained:
+            # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
+            copytree(trained.weights, output / (ADAPTER if adapter else MODEL), dirs_exist_ok=True)
+        elif run:
+            keep_training(kept, run, perf_counter() - attempt.started, output / (ADAPTER if adapter else MODEL))
         with weights_kept(storage, bundle, output):
-            print(f"Answering {len(assessor.held_out):,} held-out rows with the tuned model.", flush=True)
-            assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, attempt.started, bundle))
+            phase("measuring the tuned model")
+            started, remember = attempt.started, KeptMeasurements(kept, "tuned")
+            assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, started, bundle), remember)
             tell_assessment(assessment.evaluation, writer)
             if spec.output.merge:
+                phase("merging")
                 # Only one model fits into memory at a time, so the tuned model is deleted before merging.
                 del model
                 accelerator.free_memory()
@@ -124,6 +143,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
                 merged = merge(folders, assessment.tuned, assessor.held_out, prepared, tokenizer, accelerator)
                 assessment = assessment.with_merged(merged)
                 tell_assessment(assessment.evaluation, writer)
+            phase("publishing the results")
             license, curve = base_license(scratch / "model"), validation.curve
             results = Results(
                 bundle=bundle,
@@ -145,61 +165,22 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
     return assessment.evaluation.verdict or ""
 
 
-def measure_base(
+def trainable_model(
+    model: PreTrainedModel,
     bundle: Bundle,
     prepared: Prepared,
-    tokenizer: PreTrainedTokenizerBase,
+    storage: JobStorage,
     accelerator: Accelerator,
-    folder: Path,
-    writer: StatusWriter,
-) -> tuple[PreTrainedModel, Assessor, Baselines]:
-    """Measures the base model in `folder` as it would be served. Returns the base model as the method trains it.
-
-    Under QLoRA these are two models: it measures the base model in bf16, if that fits into memory, and returns the base
-    model in 4 bits. Only one of them is in memory at a time."""
-    resolved, device, needed = prepared.resolved, accelerator.device, prepared.resolved.base_memory
-
-    def measure(method: MethodType, why: str = "") -> tuple[PreTrainedModel, Assessor, Baselines]:
-        model, generation = load_base(bundle, prepared, method, device, folder)
-        evaluator = Evaluator(tokenizer, resolved.micro_batch_tokens, generation, accelerator)
-        assessor = Assessor(bundle, prepared, evaluator)
-
-        def say(what: str) -> None:
-            rows = f"{len(assessor.held_out):,} held-out rows"
-            tell(writer, TRAINED, "EvaluatingBase", f"Answering {rows} with {what}.")
-
-        say(f"the base model{why}")
-        return model, assessor, assessor.baselines(model, say)
-
-    if needed is None:
-        return measure(resolved.method)
-    short = shortage(needed, device, bundle.spec.compute.memory)
-    if short is None:
-        try:
-            assessor, baselines = measure(MethodType.LORA)[1:]
-        except RuntimeError as error:
-            if failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
-                raise
-            # Running out of memory while measuring the base must not fail the job.
-            short = "the base model in bfloat16 ran out of GPU memory"
-        accelerator.free_memory()
-    if short:
-        model, assessor, baselines = measure(resolved.method, f" in 4 bits, because {short}")
-        return model, assessor, replace(baselines, shortage=short)
-    print("Loading the base model in 4 bits.", flush=True)
-    model, _ = load_base(bundle, prepared, resolved.method, device, folder)
-    return model, assessor, assessor.beside_quantized(baselines, model)
-
-
-def load_base(
-    bundle: Bundle, prepared: Prepared, method: MethodType, device: torch.device, folder: Path
-) -> tuple[PreTrainedModel, GenerationConfig]:
-    """Loads the base model in `folder` for `method`, with its generation settings. Prints why rows of this model cannot
-    share a forward pass, if so. Raises TrainerFailure as `load_model` and `sharing` do."""
-    model = load_model(folder, method, device, bundle.spec.method.quantization)
-    if slower := describe(sharing(model)):
-        print(slower, flush=True)
-    return model, greedy_generation(model, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
+    trained: KeptTraining | None,
+    scratch: Path,
+) -> PreTrainedModel:
+    """Returns the base model with the parameters to train, or with those of `trained`, a finished training."""
+    spec, method = bundle.spec, prepared.resolved.method
+    if trained and method is MethodType.FULL:
+        model.to("meta")  # frees its memory, because there is none for two whole models
+        return accelerator.prepare_model(load_model(trained.weights, method, accelerator.device))
+    start = trained.weights if trained else fetch_adapter(storage, spec.method.lora.from_, scratch / "previous")
+    return accelerator.prepare_model(make_trainable(model, spec.method, method, spec.training.seed, start))
 
 
 def announcement(prepared: Prepared) -> str:

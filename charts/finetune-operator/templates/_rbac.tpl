@@ -19,10 +19,10 @@ tenants' pods. */}}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
-# The bundle: one immutable ConfigMap per FineTuneJob.
+# The bundle: one immutable ConfigMap per FineTuneJob. It is deleted with the Jobs if the job has a time to live.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, create]
+  verbs: [get, create, delete]
 # The identity of the trainers: one ServiceAccount per namespace, bound to one role only. The operator watches both, so
 # that it creates them again after somebody has deleted them.
 - apiGroups: [""]

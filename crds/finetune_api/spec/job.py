@@ -8,6 +8,7 @@ from finetune_api.model import ApiModel, DnsLabel, SchemaKeys, dns_label, rules
 from finetune_api.spec.dataset import Dataset
 from finetune_api.spec.evaluation import Evaluation
 from finetune_api.spec.method import Method
+from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.spec.training import Training
 from finetune_api.uris import PrefixUri
 
@@ -81,15 +82,24 @@ def _in_output(uri: str) -> str:
     return f"({uri} + '/').startsWith(self.output.uri.endsWith('/') ? self.output.uri : self.output.uri + '/')"
 
 
+_UNCHANGED = " && ".join(
+    f"self.{field} == oldSelf.{field}"
+    for field in ("profileName", "model", "method", "dataset", "training", "evaluation", "output", "compute")
+)
+"""CEL rule: no other field than suspend and runPolicy has changed. All fields that it compares have defaults or are
+required, so they are always present. A test compares the list with the fields of the model."""
+
+
 class FineTuneJobSpec(ApiModel):
-    """The base model, the rows, the training settings and the output of one job. The spec is immutable: create a new
-    FineTuneJob for a changed experiment."""
+    """The base model, the rows, the training settings and the output of one job. Only suspend and runPolicy can be
+    changed: create a new FineTuneJob for a changed experiment."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "self == oldSelf",
-                "spec cannot be changed: create a FineTuneJob with another name, or delete this one first",
+                _UNCHANGED,
+                "only spec.suspend and spec.runPolicy can be changed: create a FineTuneJob with another name, or "
+                "delete this one first",
             ),
             (
                 f"!{_in_output('self.model.uri')}",
@@ -143,3 +153,13 @@ class FineTuneJobSpec(ApiModel):
     """Where the results are written."""
     compute: Compute = Compute()
     """Resources that the training pod requests."""
+    suspend: bool | None = None
+    """Whether the job is suspended. A running attempt stores a checkpoint and stops; false or unset resumes the job
+    from this checkpoint. Can be changed at any time. Default: unset, and the job runs."""
+    run_policy: RunPolicy | None = None
+    """How often and for how long the job may be tried, and what it may cost. Can be changed while the job runs."""
+
+    @property
+    def policy(self) -> RunPolicy:
+        """Return the run policy, also if none is set."""
+        return self.run_policy or RunPolicy()

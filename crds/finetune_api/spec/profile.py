@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, SchemaKeys, list_map, rules
+from finetune_api.uris import PrefixUri
 
 Label = Annotated[str, Field(max_length=253)]
 NodeLabels = Annotated[
@@ -213,6 +214,18 @@ class Pods(ApiModel):
 
     preflight: PreflightPods = PreflightPods()
     """Settings of the preflight pods, which request no GPU."""
+    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+    """Seconds between the request to stop a training pod and its end. The pod stores a checkpoint in this time.
+    Default: 120."""
+
+
+class PreparedCache(ApiModel):
+    """Where prepared rows are kept for later jobs."""
+
+    uri: PrefixUri
+    """Folder for the rows, as s3://BUCKET/PREFIX, in a bucket of spec.storages. Each namespace has its own folder below
+    it, and a job reads only that of its namespace. Limit the keys of each namespace to its folder. Nothing deletes the
+    rows: set a lifecycle rule for the prefix, as in docs/install.md."""
 
 
 class FineTuneProfileSpec(ApiModel):
@@ -228,3 +241,7 @@ class FineTuneProfileSpec(ApiModel):
     """S3 services and their buckets."""
     pods: Pods = Pods()
     """Settings of the pods that the operator creates."""
+    prepared_cache: PreparedCache | None = None
+    """Where prepared rows are kept for later jobs. If a job has the same files, base model and dataset settings as an
+    earlier job of its namespace, its preflight does not read and tokenize the rows again. Default: unset, and each job
+    prepares its own rows."""

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.model import SchemaKeys, StatusModel, list_map
+from finetune_api.status.attempts import RECORDED, Attempt, Counts, Money
 from finetune_api.status.evaluation import Evaluation
 from finetune_api.status.fields import Message, Reason, Text, Time
 from finetune_api.status.preflight import Preflight, Resolved
@@ -35,6 +36,7 @@ class State(StrEnum):
     VALIDATING = "Validating"
     QUEUED = "Queued"
     RUNNING = "Running"
+    SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
 
@@ -56,6 +58,7 @@ class ConditionType(StrEnum):
     STALLED = "Stalled"
     COMPLETE = "Complete"
     FAILED = "Failed"
+    SUSPENDED = "Suspended"
     VALIDATED = "Validated"
     TRAINED = "Trained"
     EVALUATED = "Evaluated"
@@ -65,7 +68,8 @@ class Condition(StatusModel):
     """A condition of the job, as in meta/v1 Condition."""
 
     type: Annotated[str, Field(max_length=64)]
-    """Type of the condition: Ready, Reconciling, Stalled, Complete, Failed, Validated, Trained or Evaluated."""
+    """Type of the condition: Ready, Reconciling, Stalled, Complete, Failed, Suspended, Validated, Trained or
+    Evaluated."""
     status: Annotated[Literal["True", "False", "Unknown"], SchemaKeys({"type": "string"})]
     """Whether the condition is true."""
     reason: Reason
@@ -76,34 +80,6 @@ class Condition(StatusModel):
     """metadata.generation to which the condition applies."""
     last_transition_time: Time
     """When the status of the condition last changed."""
-
-
-class Counts(StatusModel):
-    """How often training was tried."""
-
-    attempts: int = 0
-    """Number of training attempts that were started."""
-
-
-class Attempt(StatusModel):
-    """One training attempt, with one Job and one Pod."""
-
-    number: int
-    """Number of the attempt, counted from 1."""
-    name: Text
-    """Name of the Job of the attempt."""
-    start_time: Time | None = None
-    """When the pod of the attempt started."""
-    completion_time: Time | None = None
-    """When the pod of the attempt ended."""
-    reason: Reason | None = None
-    """Why the attempt ended: Succeeded, or a failure reason."""
-    message: Message | None = None
-    """Why the attempt ended, in one sentence."""
-    exit_code: int | None = None
-    """Exit code of the trainer."""
-    node_name: Text | None = None
-    """Node on which the pod ran."""
 
 
 class Training(StatusModel):
@@ -178,12 +154,21 @@ class FineTuneJobStatus(StatusModel):
     stage: Stage | None = None
     """Current part of the work."""
     conditions: Annotated[list[Condition], Field(max_length=32), list_map("type")] | None = None
-    """Ready, Reconciling and Stalled follow the rules of kstatus. Complete or Failed is added at the end. Validated,
-    Trained and Evaluated are added during the work."""
+    """Ready, Reconciling and Stalled follow the rules of kstatus. Complete or Failed is added at the end. Suspended is
+    added when the job is suspended. Validated, Trained and Evaluated are added during the work."""
     counts: Counts | None = None
     """How often training was tried."""
-    attempts: Annotated[list[Attempt], Field(max_length=10), list_map("number")] | None = None
+    attempts: Annotated[list[Attempt], Field(max_length=RECORDED), list_map("number")] | None = None
     """The last ten attempts."""
+    preflights: Annotated[list[Attempt], Field(max_length=RECORDED), list_map("number")] | None = None
+    """The last ten preflights that ended without a result and were repeated, or could not be repeated."""
+    start_time: Time | None = None
+    """When the first training pod was scheduled. spec.runPolicy.activeDeadlineSeconds counts from then."""
+    gpu_seconds: int | None = None
+    """Seconds for which the ended pods of all attempts held a GPU."""
+    cost: Money | None = None
+    """Cost of gpuSeconds as a decimal string, at the price of the FineTuneProfile when each attempt was started; absent
+    without a price."""
     preflight: Preflight | None = None
     """Results of the preflight."""
     resolved: Resolved | None = None

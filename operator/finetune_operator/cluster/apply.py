@@ -36,6 +36,8 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
         _confirm(api, store, world)
     for body in plan.create:
         _create(api, store, world, body)
+    for name in plan.delete_config_maps:
+        api.delete("ConfigMap", name, world.namespace)
     for name in plan.delete_jobs:
         api.delete("Job", name, world.namespace)
         store.forget_run(world.uid, name)
@@ -79,13 +81,18 @@ def _write_status(api: Api, store: Store, world: World, status: Object) -> None:
     store.put(names.JOB_KIND, written, own=True)
 
 
+def _is_refusal(error: ApiError) -> bool:
+    """Whether a quota, a policy or an admission webhook refuses the object, also a webhook that does not answer."""
+    return error.status in (400, 403, 422) or (error.status == 500 and "failed calling webhook" in error.message)
+
+
 def _create(api: Api, store: Store, world: World, body: Object) -> None:
     try:
         made = api.create(body)
     except NamespaceGoneError:
         raise  # also a 403, but the tenant deletes the namespace and needs no message
     except ApiError as error:
-        if error.status in (403, 422):
+        if _is_refusal(error):
             child = f"{body['kind']} {body['metadata']['name']}"
             raise RefusedError(f"The API server refused {child}: {error.message}.") from error
         raise
@@ -106,8 +113,8 @@ def _check_owner(world: World, body: Object, present: Object) -> None:
 
 
 def _event(world: World, event: Event, now: datetime) -> Object:
-    """Return the Event as JSON. Its name depends on the reason only, so a restart does not create a second Event."""
-    said = hashlib.sha256(f"{world.uid}{event.reason}".encode()).hexdigest()[:16]
+    """Return the Event as JSON. Its name does not depend on the time, so a restart does not create a second Event."""
+    said = hashlib.sha256(f"{world.uid}{event.reason}{event.occurrence}".encode()).hexdigest()[:16]
     moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",

@@ -22,24 +22,63 @@ from finetune_operator.store.store import Store
 
 
 def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Workloads | None = None) -> World | None:
-    """Return the world of this job; None if the job does not exist or has ended.
+    """Return the world of this job; None if the job does not exist, or nothing is decided for it any more.
 
     `workloads`: Kueue's, if the operator may read them."""
     job = store.job(key)
-    if job is None or job.has_ended:
+    if job is None or job.is_settled:
         return None
     world = _bare(job)
-    if world.deleting or world.spec is None:
+    if world.deleting:
         return world
-    runs = store.runs(job.uid)
+    if world.is_over:
+        return _with_children(store, world)
+    _find_unseen_attempt(api, store, world)
+    world = _with_runs(api, store, workloads, world)
+    return world if world.spec is None else _with_surroundings(store, accounts, world, world.spec)
+
+
+def _find_unseen_attempt(api: Api, store: Store, world: World) -> None:
+    """Read the Job of the running attempt live, if the store does not know it. It was deleted, or a watch is late.
+
+    A late watch must not lead to a second attempt beside the first."""
+    last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
+    if last is None or last.reason is not None or any(kept.run.name == last.name for kept, _ in store.runs(world.uid)):
+        return
+    raw = api.get("Job", last.name, world.namespace)
+    if raw is not None:
+        store.put("Job", raw, own=True)
+
+
+def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World) -> World:
+    """Return the world with the child Jobs and their pods."""
+    runs = store.runs(world.uid)
     explained = [
         (kept, _explained(api, workloads, world.namespace, kept.uid, kept.run.with_pods(pods))) for kept, pods in runs
     ]
-    attempts = {kept.attempt: run for kept, run in explained if kept.step == "train"}
-    profile, profile_error = profile_of(store, world.spec.profile_name)
-    account = _account(store, accounts, world.namespace, world.spec) if not attempts else GOOD
+    found = {names.preflight_number(run.name): run for kept, run in explained if kept.step == "preflight"}
+    number = max(found, default=1)
+    return replace(
+        world,
+        preflight=found.get(number),
+        preflight_number=number,
+        attempts={kept.attempt: run for kept, run in explained if kept.step == "train"},
+        remains=store.remains(world.uid),
+    )
+
+
+def _with_children(store: Store, world: World) -> World:
+    """Return the world of a job that has ended, with the Jobs that exist."""
+    found = {kept.run.name: kept.run for kept, _ in store.runs(world.uid)}
+    return replace(world, children=tuple(found))
+
+
+def _with_surroundings(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> World:
+    """Return the world with the profile, the ServiceAccount and the other jobs."""
+    profile, profile_error = profile_of(store, spec.profile_name)
+    account = _account(store, accounts, world, spec)
     # Searched only before the job requests a GPU.
-    next_is_gpu = world.status.is_true(ConditionType.VALIDATED) and not attempts
+    next_is_gpu = world.status.is_true(ConditionType.VALIDATED) and not world.has_requested_gpu
     return replace(
         world,
         profile=profile,
@@ -47,9 +86,7 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Wor
         service_account_exists=account.exists,
         service_account_may_report=account.may_report,
         role_binding_exists=store.has_binding(world.namespace),
-        preflight=next((run for kept, run in explained if kept.step == "preflight"), None),
-        attempts=attempts,
-        rivals=rivals_of(store, world.uid, world.spec, profile) if next_is_gpu and profile else (),
+        rivals=rivals_of(store, world.uid, spec, profile) if next_is_gpu and profile else (),
     )
 
 
@@ -71,15 +108,22 @@ def _bare(job: KeptJob) -> World:
         status=FineTuneJobStatus.model_validate(status),
         spec=spec,
         spec_error=error,
+        authors=dict(job.authors),
+        progress=job.progress,
+        ended_at=job.ended_at,
+        ttl=job.ttl,
     )
 
 
-def _account(store: Store, accounts: Accounts, namespace: str, spec: FineTuneJobSpec) -> Standing:
-    """Return the state of the job's ServiceAccount. The operator binds its own one, so only a tenant's is checked."""
+def _account(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> Standing:
+    """Return the state of the job's ServiceAccount.
+
+    The operator binds its own one, so only a tenant's is checked, and only before a pod is created."""
     name = spec.compute.service_account_name
     if name is None or name == names.TRAINER_SERVICE_ACCOUNT:
-        return Standing(store.has_account(namespace), may_report=True)
-    return accounts.standing(namespace, name)
+        return Standing(store.has_account(world.namespace), may_report=True)
+    is_training = any(run.is_live for run in world.attempts.values())
+    return GOOD if is_training else accounts.standing(world.namespace, name)
 
 
 def _explained(api: Api, workloads: Workloads | None, namespace: str, uid: str, run: Run) -> Run:

@@ -4,7 +4,7 @@ Before the first pod: the spec is readable, the profile exists and lists the buc
 that it reads, and the ServiceAccount exists and may write the status. Before the job requests a GPU: no other job
 writes to the same output."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_api.bundle import bucket_of, storage_of, unknown_bucket, uris_of
@@ -39,9 +39,15 @@ class Obstacle:
 def obstacle(world: World, now: datetime) -> Obstacle | None:
     """Return the first check that fails; None if the job can start."""
     if world.spec is None:
-        return Obstacle(world.spec_error or "The operator cannot read spec.", final=True)
+        # The API server has accepted it, so another version of the operator can read it.
+        found = world.spec_error or "The operator cannot read spec."
+        return Obstacle(
+            f"This version of the operator cannot read the job: {found}",
+            final=False,
+            remedy="Update the operator, or create the job with fields that this version knows.",
+        )
     # A job that has begun found all objects once. Missing objects are expected to come back, so the job waits.
-    begun = world.preflight is not None or world.status.is_true(ConditionType.VALIDATED)
+    begun = world.preflight is not None or world.has_requested_gpu or world.status.is_true(ConditionType.VALIDATED)
     late = now - world.created >= GRACE and not begun
     if world.profile_error:
         unread = f"This version of the operator cannot read FineTuneProfile {world.spec.profile_name}"
@@ -53,7 +59,7 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
             "List the profiles with kubectl get finetuneprofiles, and set spec.profileName to one of them.",
         )
     if unknown := _unknown_bucket(world.spec, world.profile):
-        return unknown
+        return replace(unknown, final=not begun)
     if not begun and (conflict := next(conflicts(world.spec), None)):
         return Obstacle(f"{conflict.field}: {conflict.finding}", final=True, remedy=conflict.remedy)
     account = world.spec.compute.service_account_name
@@ -101,4 +107,11 @@ def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obst
         if bucket and storage_of(bucket, profile.storages) is None:
             finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
             return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
+    cache = bucket_of(profile.prepared_cache.uri) if profile.prepared_cache else None
+    if cache and storage_of(cache, profile.storages) is None:
+        finding, _ = unknown_bucket(cache, spec.profile_name, profile.storages)
+        remedy = (
+            "Correct spec.preparedCache.uri of the profile, or add its bucket to spec.storages. The job then starts."
+        )
+        return Obstacle(f"spec.preparedCache.uri of FineTuneProfile {spec.profile_name}: {finding}", False, remedy)
     return None

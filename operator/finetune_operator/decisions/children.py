@@ -1,5 +1,7 @@
 """The child objects of a FineTuneJob: ServiceAccount and RoleBinding of the namespace, bundle, and Jobs."""
 
+from dataclasses import dataclass
+
 from kubernetes.utils.quantity import parse_quantity
 
 from finetune_api import names
@@ -15,8 +17,21 @@ PREFLIGHT_REQUESTS = {"cpu": "500m", "memory": "1Gi"}
 PREFLIGHT_MEMORY = "4Gi"
 """Memory limit of the preflight, unless compute.memory is more. Rows are streamed, so most jobs need less."""
 PREFLIGHT_GRACE_SECONDS = 10
-TRAIN_GRACE_SECONDS = 60
-"""Time between SIGTERM and SIGKILL, long enough to finish an optimizer step."""
+TRAIN_GRACE_SECONDS = 120
+"""Time between SIGTERM and SIGKILL, unless the profile sets another: long enough to store a checkpoint."""
+UNREACHABLE_SECONDS = 30
+"""How long a pod may stay on a node that does not answer. Kubernetes waits five minutes, and each costs a GPU."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """What differs between the attempts of a job."""
+
+    number: int
+    halvings: int = 0
+    """How often an earlier attempt ran out of GPU memory, so that the trainer halves its micro-batch."""
+    avoided: tuple[str, ...] = ()
+    """Nodes on which the attempt must not run."""
 
 
 def service_account(world: World) -> Object:
@@ -48,6 +63,7 @@ def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProf
         allow_cpu=profile.trainer.allow_cpu,
         storages=profile.storages,
         gpu_types=profile.gpu_types,
+        prepared_cache=profile.prepared_cache,
     )
     return {
         "apiVersion": "v1",
@@ -58,7 +74,7 @@ def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProf
     }
 
 
-def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
+def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, number: int = 1) -> Object:
     """Return the Job of the preflight. It requests no GPU and has no node selector of a GPU."""
     pod = _pod_spec(world, spec, profile, ["preflight"])
     pod["terminationGracePeriodSeconds"] = PREFLIGHT_GRACE_SECONDS
@@ -66,14 +82,18 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
     pod["containers"][0]["resources"] = {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": memory}}
     labels = {names.LABEL_STEP: "preflight"}
     queue = profile.pods.preflight.queue_name
-    return _job(world, names.preflight_name(world.name, world.uid), {**labels, **_queued(world, queue)}, labels, pod)
+    name = names.preflight_name(world.name, world.uid, number)
+    return _job(world, name, {**labels, **_queued(world, queue)}, labels, pod)
 
 
-def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: int) -> Object:
+def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: Try) -> Object:
     """Return the Job of a training attempt. It requests one GPU of the profile's type."""
     gpu = profile.gpu_types[0]
-    pod = _pod_spec(world, spec, profile, ["train", "--attempt", str(attempt)])
-    pod["terminationGracePeriodSeconds"] = TRAIN_GRACE_SECONDS
+    halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
+    pod = _pod_spec(world, spec, profile, ["train", "--attempt", str(attempt.number), *halvings])
+    grace = profile.pods.termination_grace_period_seconds or TRAIN_GRACE_SECONDS
+    pod["terminationGracePeriodSeconds"] = grace
+    pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace)})
     pod["containers"][0]["resources"] = {
         "requests": {"cpu": spec.compute.cpu, "memory": spec.compute.memory, gpu.resource_name: "1"},
         "limits": {"memory": spec.compute.memory, gpu.resource_name: "1"},
@@ -81,10 +101,19 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     if gpu.node_selector:
         pod["nodeSelector"] = gpu.node_selector
     if gpu.tolerations:
-        pod["tolerations"] = [t.model_dump(by_alias=True, exclude_none=True) for t in gpu.tolerations]
-    labels = {names.LABEL_STEP: "train", names.LABEL_ATTEMPT: str(attempt)}
-    name = names.attempt_name(world.name, world.uid, attempt)
+        pod["tolerations"] += [t.model_dump(by_alias=True, exclude_none=True) for t in gpu.tolerations]
+    if attempt.avoided:
+        pod["affinity"] = _away_from(attempt.avoided)
+    labels = {names.LABEL_STEP: "train", names.LABEL_ATTEMPT: str(attempt.number)}
+    name = names.attempt_name(world.name, world.uid, attempt.number)
     return _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
+
+
+def _away_from(nodes: tuple[str, ...]) -> Object:
+    """Return an affinity against these nodes, by their names: the label kubernetes.io/hostname can differ."""
+    others = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]  # one name in each
+    terms = [{"matchFields": others}]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
 def _queued(world: World, queue: str | None) -> dict[str, str]:
@@ -171,6 +200,7 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
         "args": [*arguments, f"{names.BUNDLE_FOLDER}/{names.BUNDLE_KEY}"],
         "env": [
             {"name": "HOME", "value": "/tmp"},
+            {"name": names.POD_UID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             # Models come from the job's storage. A library must not contact a model hub.
             {"name": "HF_HUB_OFFLINE", "value": "1"},
             # A storage without a Secret uses the pod's own identity, never the role of the node.
@@ -188,6 +218,14 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
     }
     return {
         "restartPolicy": "Never",
+        "tolerations": [
+            {
+                "key": "node.kubernetes.io/unreachable",
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": UNREACHABLE_SECONDS,
+            }
+        ],
         "serviceAccountName": spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT,
         "enableServiceLinks": False,
         "securityContext": {
@@ -204,7 +242,8 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
 
 def _secrets(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[str]:
     """Return the names of the Secrets of the storages that this job uses, each once."""
-    buckets = [bucket for uri in uris_of(spec).values() if (bucket := bucket_of(uri))]
+    cache = [profile.prepared_cache.uri] if profile.prepared_cache else []
+    buckets = [bucket for uri in (*uris_of(spec).values(), *cache) if (bucket := bucket_of(uri))]
     storages = [storage_of(bucket, profile.storages) for bucket in buckets]
     found = [s.credentials_secret_name for s in storages if s and s.credentials_secret_name]
     return list(dict.fromkeys(found))

@@ -5,7 +5,9 @@ from datetime import datetime
 from typing import Literal
 
 from finetune_api.reasons import FailureReason
-from finetune_api.status.job import Attempt, Condition, ConditionType, Counts, FineTuneJobStatus, Stage, State
+from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus, Stage, State
+from finetune_operator.decisions import limits, usage
+from finetune_operator.decisions.records import History, kept
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -16,8 +18,12 @@ _OWN = {
     ConditionType.STALLED,
     ConditionType.COMPLETE,
     ConditionType.FAILED,
+    ConditionType.SUSPENDED,
 }
-_OWN_FIELDS = ("observedGeneration", "state", "stage", "counts", "attempts")
+_OWN_FIELDS = (
+    *("observedGeneration", "state", "stage", "counts", "attempts", "preflights"),
+    *("startTime", "gpuSeconds", "cost"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,17 +37,37 @@ class Outlook:
     failure: FailureReason | None = None
 
 
-def operator_status(world: World, outlook: Outlook, attempts: list[Attempt], now: datetime) -> Object:
+def operator_status(world: World, outlook: Outlook, history: History, now: datetime) -> Object:
     """Return the operator's whole part of the status, for server-side apply."""
+    gpu_seconds, cost = usage.totals(world.status, history.attempts)
     status = FineTuneJobStatus(
         observed_generation=world.generation,
         state=outlook.state,
         stage=outlook.stage,
         conditions=_conditions(world, outlook, now),
-        counts=Counts(attempts=max((a.number for a in attempts), default=0)),
-        attempts=attempts[-10:] or None,
+        counts=history.counts,
+        attempts=kept(history.attempts),
+        preflights=kept(history.preflights),
+        start_time=limits.recorded_start(world, history),
+        gpu_seconds=gpu_seconds,
+        cost=cost,
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def seen_again(world: World) -> Object:
+    """Return the operator's part of the status of an ended job as it is, for the present generation of the spec."""
+    raw = world.raw_status
+    ready = next((c for c in raw["conditions"] if c["type"] == ConditionType.READY), {})
+    # The preflight's condition is the operator's if it has the operator's message.
+    own = [
+        {**condition, "observedGeneration": world.generation}
+        for condition in raw["conditions"]
+        if condition["type"] in _OWN
+        or (condition["type"] == ConditionType.VALIDATED and condition["message"] == ready.get("message"))
+    ]
+    kept_fields = {name: raw[name] for name in _OWN_FIELDS if name in raw}
+    return {**kept_fields, "observedGeneration": world.generation, "conditions": own}
 
 
 def is_written(world: World, wanted: Object) -> bool:
@@ -53,7 +79,9 @@ def is_written(world: World, wanted: Object) -> bool:
 
 
 def _conditions(world: World, outlook: Outlook, now: datetime) -> list[Condition]:
-    """Return Ready, Reconciling and Stalled for kstatus, and at the end Complete or Failed for kubectl wait."""
+    """Return Ready, Reconciling and Stalled for kstatus, and at the end Complete or Failed for kubectl wait.
+
+    A suspended job is Reconciling, because it has not ended."""
     complete, failed = outlook.state is State.COMPLETE, outlook.state is State.FAILED
     wanted: dict[ConditionType, bool] = {
         ConditionType.READY: complete,
@@ -67,6 +95,9 @@ def _conditions(world: World, outlook: Outlook, now: datetime) -> list[Condition
         # Written instead of the preflight pod, if the pod ended without writing it.
         if world.status.condition(ConditionType.VALIDATED) is None:
             wanted[ConditionType.VALIDATED] = False
+    suspended = outlook.state is State.SUSPENDED
+    if suspended or world.status.condition(ConditionType.SUSPENDED) is not None:
+        wanted[ConditionType.SUSPENDED] = suspended
     return [_condition(world, outlook, type, holds, now) for type, holds in wanted.items()]
 
 

@@ -14,6 +14,8 @@ class Event:
     """Normal or Warning."""
     reason: str
     message: str
+    occurrence: str = ""
+    """Distinguishes Events of the same reason. One that was written already is not written again."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Plan:
     """Actions in this order: create, delete, events, status. All actions can be repeated without harm."""
 
     create: list[Object] = field(default_factory=list)
+    delete_config_maps: list[str] = field(default_factory=list)
+    """Names of bundles."""
     delete_jobs: list[str] = field(default_factory=list)
     """Names of child Jobs."""
     events: list[Event] = field(default_factory=list)

@@ -1,8 +1,9 @@
 """Reads what a pod itself wrote in the job's status.
 
-The status outlives the pod. So what an earlier pod of the same Job wrote must be distinguished by its time."""
+The status outlives the pod. So what an earlier attempt wrote must be distinguished by the field manager, and what an
+earlier pod of the same attempt wrote by its time."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from finetune_api.reasons import FailureReason, finding_of
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus
@@ -12,6 +13,15 @@ PREFLIGHT = (ConditionType.VALIDATED,)
 """Conditions that the preflight's pod writes."""
 ATTEMPT = (ConditionType.EVALUATED, ConditionType.TRAINED)
 """Conditions that an attempt's pod writes, the last one first."""
+
+
+EVER = datetime.min.replace(tzinfo=UTC)
+"""Before every condition."""
+
+
+def of_attempt(authors: dict[str, int], attempt: int) -> tuple[ConditionType, ...]:
+    """Return the conditions that no other attempt wrote. `authors`: of World."""
+    return tuple(type for type in ATTEMPT if authors.get(type, attempt) == attempt)
 
 
 def failure_said(status: FineTuneJobStatus, types: tuple[ConditionType, ...], since: datetime | None) -> End | None:

@@ -146,6 +146,11 @@ class Pod:
         return self.exit_code == 0 if self.exit_code is not None else self.phase == "Succeeded"
 
     @property
+    def held_since(self) -> datetime | None:
+        """Return since when the pod has held its GPU; None if it has no node."""
+        return self.placed or self.started
+
+    @property
     def lingering(self) -> str:
         """Names of the containers that keep the pod running though the trainer's has ended; "" where none does."""
         if self.is_over or self.exit_code is None:
@@ -177,7 +182,7 @@ def _condition(condition: Object) -> PodCondition:
 def _termination(text: str) -> TerminationMessage | None:
     """Return the trainer's termination message; None if it wrote none (then the text is the end of the log)."""
     try:
-        return TerminationMessage.model_validate(json.loads(text))
+        return TerminationMessage.model_validate(json.loads(text), extra="ignore")
     except ValueError:
         return None
 

@@ -12,8 +12,9 @@ _NO_WORKLOAD = (
     "kueue.x-k8s.io/priority-class, if the FineTuneJob has it, names one of `kubectl get workloadpriorityclasses`."
 )
 _NO_QUEUE = (
-    "Create the queue, or create the FineTuneJob again with a queue of `kubectl get localqueues`. If the queue is "
-    "listed there, ask the platform team to activate it."
+    "Create the queue in this namespace, or use one of `kubectl get localqueues`: for training in the label "
+    "kueue.x-k8s.io/queue-name of a new FineTuneJob, for the preflight in spec.pods.preflight.queueName of the "
+    "FineTuneProfile. If the queue is listed there, ask the platform team to activate it."
 )
 _LONGEST_WORD = 1000
 """Largest number of characters shown of a message of Kueue."""

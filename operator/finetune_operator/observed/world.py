@@ -1,7 +1,7 @@
 """The observed state of one FineTuneJob, as plain data: the input of `reconcile`."""
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -39,6 +39,9 @@ class Run:
     begun: datetime | None = None
     """When the Job was started or last resumed."""
     pod: Pod | None = None
+    """The pod that counts."""
+    pods: tuple[Pod, ...] = ()
+    """All pods that exist."""
     refusal: str = ""
     """Why the API server refuses the pod, as the Job controller reports it, for example a quota or a policy."""
 
@@ -71,7 +74,8 @@ class Run:
         """Return the run with the pod that counts.
 
         A resumed Job has several pods. The newest pod that is not being deleted counts, else the newest of all."""
-        return replace(self, pod=max(pods, key=lambda pod: (not pod.is_leaving, pod.created), default=None))
+        counts = max(pods, key=lambda pod: (not pod.is_leaving, pod.created), default=None)
+        return replace(self, pod=counts, pods=tuple(pods))
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,27 @@ class Rival:
     """Whether the job has requested a GPU."""
     overlapping: str | None = None
     """Output URI of the other job if it is inside this job's or around it; None if the two are the same place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the training has come, as an attempt's pod wrote it. Its changes cause no decision."""
+
+    attempt: int = 0
+    """Attempt that wrote it; 0 if none has."""
+    step: int | None = None
+    resumed_from_step: int | None = None
+    checkpoint_step: int | None = None
+
+    @classmethod
+    def parse(cls, training: Object) -> "Progress":
+        """From status.training. A pod can write anything there that the schema permits."""
+        return cls(
+            attempt=training.get("attempt", 0),
+            step=training.get("step"),
+            resumed_from_step=training.get("resumedFromStep"),
+            checkpoint_step=training.get("checkpointStep"),
+        )
 
 
 @dataclass(frozen=True)
@@ -117,7 +142,20 @@ class World:
     """False if the tenant's own ServiceAccount has no permission to write the status of the job."""
     role_binding_exists: bool = False
     preflight: Run | None = None
+    preflight_number: int = 1
+    """Number of the preflight that exists."""
     attempts: dict[int, Run] = field(default_factory=dict)
+    remains: dict[int, tuple[Pod, ...]] = field(default_factory=dict)
+    """Pods of attempts whose Job was deleted, by the number of the attempt."""
+    progress: Progress = Progress()
+    authors: dict[str, int] = field(default_factory=dict)
+    """Number of the attempt that wrote each of its conditions, by type, as the API server recorded it."""
+    ended_at: datetime | None = None
+    """When the job ended, if it has ended."""
+    ttl: timedelta | None = None
+    """How long the children are kept after the end; None if they are kept."""
+    children: tuple[str, ...] = ()
+    """Names of the child Jobs of a job that has ended."""
     rivals: tuple[Rival, ...] = ()
     """Searched only until the job requests a GPU."""
 
@@ -126,18 +164,25 @@ class World:
         return self.namespace, self.name
 
     @property
+    def has_requested_gpu(self) -> bool:
+        """Whether an attempt exists or existed."""
+        return bool(self.attempts) or bool(self.status.counts and self.status.counts.attempts)
+
+    @property
     def is_over(self) -> bool:
         """Whether the job has ended, so that nothing more is decided for it."""
-        return self.status.is_over
+        return self.ended_at is not None or self.status.is_over
 
 
 Spec = TypeVar("Spec", FineTuneJobSpec, FineTuneProfileSpec)
 
 
 def parse_spec(kind: type[Spec], raw: Object) -> tuple[Spec | None, str | None]:
-    """Return (spec, error). The error is a sentence that names the first field that this version cannot read."""
+    """Return (spec, error). The error is a sentence that names the first field that this version cannot read.
+
+    Fields of a later version are ignored: an older operator may run beside a newer CRD."""
     try:
-        return kind.model_validate(raw), None
+        return kind.model_validate(raw, extra="ignore"), None
     except ValidationError as error:
         first = error.errors()[0]
         return None, f"spec.{'.'.join(map(str, first['loc']))}: {first['msg']}."

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -48,6 +49,8 @@ class Keeper:
         while left != 0:
             found = await self._survey()
             left = await self._shown(found)
+        gc.collect()
+        gc.freeze()  # otherwise each full search for garbage stops all threads for as long as it goes over the store
         logger.info("The operator has read the cluster: %s.", self._sizes())
         self.waits_for = None
 

@@ -78,7 +78,7 @@ class Workers:
     async def _keep(self, tasks: asyncio.TaskGroup, ending: Callable[[str], None]) -> None:
         await self._keeper.fill()
         self._loop = asyncio.get_running_loop()
-        for key in self._store.unfinished():
+        for key in self._store.unsettled():
             self.queue.add(key)
         for i in range(self._count):
             task = tasks.create_task(self._work(), name=f"worker {i}")
@@ -128,7 +128,7 @@ class Workers:
         except RefusedError as refusal:
             apply(self._api, self._store, world, refused(world, str(refusal), now), now)
             raise
-        metrics.count_end(world, plan, now)
+        metrics.count_written(world, plan)
         for event in plan.events:
             logger.info("%s/%s: %s: %s", *key, event.reason, event.message)
         # What was created can be another object than the one that was asked for: a webhook may have suspended it.

@@ -3,7 +3,7 @@
 Labels have few values: verbs, codes, kinds, states and failure reasons. Only the cost has a label for the namespace."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from decimal import Decimal
 from urllib.parse import urlsplit
 
 from prometheus_client import (
@@ -20,7 +20,6 @@ from prometheus_client.registry import Collector
 
 from finetune_api.status.job import ConditionType, State
 from finetune_operator.decisions.plan import Plan
-from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 from finetune_operator.process.queue import WorkQueue
 from finetune_operator.store.store import Store
@@ -63,31 +62,18 @@ def count_request(verb: str, code: int) -> None:
     API_REQUESTS.labels(verb, code).inc()
 
 
-def count_end(world: World, plan: Plan, now: datetime) -> None:
-    """Count what a job has used that `plan` has ended."""
-    status = plan.status or {}
-    if status.get("state") == State.FAILED:
+def count_written(world: World, plan: Plan) -> None:
+    """Count what a written status reports for the first time: the failure of a job, and the use of its pods."""
+    status = plan.status
+    if status is None:
+        return
+    if status["state"] == State.FAILED:
         ready = next(c for c in status["conditions"] if c["type"] == ConditionType.READY)
         FAILED.labels(ready["reason"]).inc()
-    if status.get("state") in (State.COMPLETE, State.FAILED):
-        seconds = gpu_seconds(status.get("attempts", []), now)
-        GPU_SECONDS.labels(world.namespace).inc(seconds)
-        price = world.profile.gpu_types[0].price_per_hour if world.profile else None
-        if price:
-            GPU_COST.labels(world.namespace).inc(float(price) * seconds / 3600)
-
-
-def gpu_seconds(attempts: list[Object], now: datetime) -> float:
-    """Return how long the pods of these attempts, from a status, have run; until `now` if the end is not known."""
-    spans = [
-        (
-            datetime.fromisoformat(a["startTime"]),
-            datetime.fromisoformat(a["completionTime"]) if "completionTime" in a else now,
-        )
-        for a in attempts
-        if "startTime" in a
-    ]
-    return sum((end - start).total_seconds() for start, end in spans)
+    before = world.raw_status
+    GPU_SECONDS.labels(world.namespace).inc(max(0, status.get("gpuSeconds", 0) - before.get("gpuSeconds", 0)))
+    cost = Decimal(status.get("cost", "0")) - Decimal(before.get("cost", "0"))
+    GPU_COST.labels(world.namespace).inc(max(0.0, float(cost)))
 
 
 def observe(store: Store, queue: WorkQueue, registry: CollectorRegistry = REGISTRY) -> None:

@@ -7,17 +7,17 @@ import json
 import sys
 import zlib
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api import names
 from finetune_api.conflicts import normal
 from finetune_api.status.job import ConditionType, State
 from finetune_operator.observed.pods import Object, Pod
-from finetune_operator.observed.world import Key, Run
+from finetune_operator.observed.world import Key, Progress, Run
 
 _NEVER_READ = {"preflight", "resolved", "training"}
-"""Parts of the status that no decision reads. `training` is the progress, which changes every few seconds."""
+"""Parts of the status that start no decision. `training` is the progress, which changes every few seconds."""
 
 ENDED = (State.COMPLETE, State.FAILED)
 """States in which nothing is decided any more."""
@@ -44,11 +44,28 @@ class KeptJob:
     spec: bytes
     """For `unpacked`; empty for a job that has ended, for which nothing is decided."""
     status: bytes
-    """For `unpacked`, without the parts that no decision reads; empty for a job that has ended."""
+    """For `unpacked`, without the parts that start no decision; empty for a job that has ended and is not stale."""
+    ended_at: datetime | None = None
+    """When the job ended."""
+    ttl: timedelta | None = None
+    """How long the children are kept after the end; None if they are kept as long as the job."""
+    is_stale: bool = False
+    """Whether the job has ended, and its spec was changed afterwards. kstatus tools wait until this was seen."""
+    has_attempts: bool = False
+    """Whether the job has requested a GPU."""
+    authors: tuple[tuple[str, int], ...] = ()
+    """Type of each condition that an attempt wrote, and the number of the attempt."""
+    progress: Progress = field(default=Progress(), compare=False)
+    """Does not count as a change, so that progress starts no decision."""
 
     @property
     def has_ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is decided for the job any more."""
+        return self.has_ended and self.ttl is None and not self.is_stale
 
     @property
     def may_write(self) -> bool:
@@ -59,6 +76,8 @@ class KeptJob:
     def parse(cls, raw: Object) -> "KeptJob":
         metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
         ended = status.get("state") in ENDED
+        stale = ended and status.get("observedGeneration", metadata["generation"]) != metadata["generation"]
+        ttl = spec.get("runPolicy", {}).get("ttlSecondsAfterFinished")
         return cls(
             key=(sys.intern(metadata["namespace"]), metadata["name"]),
             uid=metadata["uid"],
@@ -76,7 +95,15 @@ class KeptJob:
             ),
             state=sys.intern(status.get("state", "")),
             spec=b"" if ended else _packed(spec),
-            status=b"" if ended else _packed({name: part for name, part in status.items() if name not in _NEVER_READ}),
+            status=b""
+            if ended and not stale
+            else _packed({name: part for name, part in status.items() if name not in _NEVER_READ}),
+            ended_at=_ended_at(status) if ended else None,
+            ttl=timedelta(seconds=ttl) if ended and ttl is not None else None,
+            is_stale=stale,
+            has_attempts=status.get("counts", {}).get("attempts", 0) > 0,
+            authors=() if ended else _authors(metadata.get("managedFields", [])),
+            progress=Progress() if ended else Progress.parse(status.get("training", {})),
         )
 
 
@@ -122,14 +149,27 @@ class KeptPod:
     version: int = field(compare=False)
     job: str
     """uid of the Job."""
+    owner: tuple[str, str]
+    """Namespace of the pod, and uid of the FineTuneJob from its label. Tenants can set labels, in their namespace."""
+    attempt: int
+    """0 for a pod of the preflight."""
     pod: Pod
 
     @classmethod
     def parse(cls, raw: Object) -> "KeptPod | None":
         """Return None for a pod that belongs to no Job."""
         metadata = raw["metadata"]
-        job = _controller(metadata)
-        return cls(metadata["uid"], int(metadata["resourceVersion"]), job, Pod.parse(raw)) if job else None
+        job, labels = _controller(metadata), metadata.get("labels", {})
+        if job is None:
+            return None
+        return cls(
+            uid=metadata["uid"],
+            version=int(metadata["resourceVersion"]),
+            job=job,
+            owner=(sys.intern(metadata["namespace"]), labels.get(names.LABEL_JOB_UID, "")),
+            attempt=int(labels.get(names.LABEL_ATTEMPT, 0)),
+            pod=Pod.parse(raw),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +214,24 @@ def unpacked(part: bytes) -> Object:
 def _controller(metadata: Object) -> str | None:
     """Return the uid of the controlling owner."""
     return next((owner["uid"] for owner in metadata.get("ownerReferences", []) if owner.get("controller")), None)
+
+
+def _ended_at(status: Object) -> datetime | None:
+    """Return since when the job is Complete or Failed."""
+    ends = [c for c in status.get("conditions", []) if c["type"] in ENDED and c["status"] == "True"]
+    return datetime.fromisoformat(ends[0]["lastTransitionTime"]) if ends else None
+
+
+def _authors(managed: list[Object]) -> tuple[tuple[str, int], ...]:
+    """Return which attempt wrote which condition, from the field managers. The clock of a pod can be wrong."""
+    found: dict[str, int] = {}
+    for entry in managed:
+        prefix, _, number = entry.get("manager", "").partition("-")
+        if prefix == "attempt" and number.isdecimal():
+            conditions = entry.get("fieldsV1", {}).get("f:status", {}).get("f:conditions", {})
+            types = [json.loads(key[2:])["type"] for key in conditions if key.startswith("k:")]
+            found |= {type: max(int(number), found.get(type, 0)) for type in types}
+    return tuple(sorted(found.items()))
 
 
 def _packed(part: Object) -> bytes:

@@ -35,7 +35,7 @@ class Store:
         self._lock = RLock()
         self._jobs: Table[KeptJob] = Table(lambda job: job.key)
         self._runs: Table[KeptRun] = Table(lambda run: run.owner)
-        self._pods: Table[KeptPod] = Table(lambda pod: pod.job)
+        self._pods: Table[KeptPod] = Table(lambda pod: pod.owner)
         self._profiles: Table[KeptProfile] = Table(lambda profile: profile.name)
         self._accounts: Table[KeptName] = Table(lambda account: account.namespace)
         self._bindings: Table[KeptName] = Table(lambda binding: binding.namespace)
@@ -89,7 +89,18 @@ class Store:
         """Return the child Jobs of the FineTuneJob `uid` that are not being deleted, each with its pods."""
         with self._lock:
             runs = [run for run in self._runs.of(uid) if not run.deleting]
-            return [(run, [kept.pod for kept in self._pods.of(run.uid)]) for run in runs]
+            pods = self._pods_of(uid)
+            return [(run, [kept.pod for kept in pods if kept.job == run.uid]) for run in runs]
+
+    def remains(self, uid: str) -> dict[int, tuple[Pod, ...]]:
+        """Return the pods of the FineTuneJob `uid` whose Job is gone or is being deleted, by attempt."""
+        with self._lock:
+            jobs = {run.uid for run in self._runs.of(uid) if not run.deleting}
+            left: dict[int, tuple[Pod, ...]] = {}
+            for kept in self._pods_of(uid):
+                if kept.job not in jobs and kept.attempt:
+                    left[kept.attempt] = (*left.get(kept.attempt, ()), kept.pod)
+            return left
 
     def profile(self, name: str) -> KeptProfile | None:
         with self._lock:
@@ -109,12 +120,12 @@ class Store:
         """Return the jobs that can write to `output`, inside of it or around it, and whether each has an attempt."""
         with self._lock:
             jobs = [job for uid in self._outputs.overlapping(output) if (job := self._jobs.get(uid))]
-            return [(job, any(run.step == "train" for run in self._runs.of(job.uid))) for job in jobs]
+            return [(job, job.has_attempts or self._trains(job.uid)) for job in jobs]
 
-    def unfinished(self) -> list[Key]:
-        """Return the keys of the FineTuneJobs that have not ended."""
+    def unsettled(self) -> list[Key]:
+        """Return the keys of the FineTuneJobs for which something is still decided."""
         with self._lock:
-            return [job.key for job in self._jobs if not job.has_ended]
+            return [job.key for job in self._jobs if not job.is_settled]
 
     def version(self, kind: str, uid: str) -> int | None:
         """Return the known version of the object; None if it is not known."""
@@ -155,6 +166,13 @@ class Store:
 
     # Inside, with the lock held
 
+    def _pods_of(self, uid: str) -> list[KeptPod]:
+        job = self._jobs.get(uid)
+        return self._pods.of((job.key[0], uid)) if job else []
+
+    def _trains(self, uid: str) -> bool:
+        return any(run.step == "train" for run in self._runs.of(uid))
+
     def _put(self, kind: str, kept: Any) -> Iterable[Key] | None:
         """Keep the object. Return the keys for which the decision may differ; None if nothing new was kept."""
         table = self._tables[kind]
@@ -189,19 +207,18 @@ class Store:
     def _concerned(self, kind: str, kept: Any) -> list[Key]:
         """Return the keys of the unfinished FineTuneJobs whose decision depends on this object."""
         if kind == JOB:
-            return [] if kept.has_ended else [kept.key]
+            return [] if kept.is_settled else [kept.key]
         if kind == RUN:
             return self._owner(kept.owner)
         if kind == POD:
-            run = self._runs.get(kept.job)
-            return self._owner(run.owner) if run else []
+            return self._owner(kept.owner[1], kept.owner[0])
         if kind == PROFILE:
             return [job.key for job in self._jobs if job.profile == kept.name and not job.has_ended]
         return [job.key for job in self._jobs if job.key[0] == kept.namespace and not job.has_ended]
 
-    def _owner(self, uid: str) -> list[Key]:
+    def _owner(self, uid: str, namespace: str | None = None) -> list[Key]:
         job = self._jobs.get(uid)
-        return [job.key] if job and not job.has_ended else []
+        return [job.key] if job and not job.has_ended and namespace in (None, job.key[0]) else []
 
     def _tell(self, keys: Iterable[Key]) -> None:
         for key in keys:

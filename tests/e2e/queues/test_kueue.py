@@ -13,6 +13,8 @@ from tests.integration.waiting import wait_for
 
 IN_QUEUE = {names.LABEL_QUEUE: QUEUE, names.LABEL_PRIORITY_CLASS: NORMAL}
 KUEUES_LABELS = (names.LABEL_QUEUE, names.LABEL_PRIORITY_CLASS)
+STEPS = 120
+"""Enough that the job still trains when it is evicted."""
 START_SECONDS = 120.0
 """Longest a preflight and the start of the training may take on two busy cores."""
 
@@ -43,6 +45,11 @@ def managers_of_suspend(child: Object) -> set[str]:
 
 def trainers(job: Job) -> list[Object]:
     return [pod for pod in job.pods() if pod["metadata"]["labels"].get(names.LABEL_STEP) == "train"]
+
+
+def step(job: Job) -> int:
+    """The last step that the job has reported."""
+    return int(job.status().get("training", {}).get("step", 0))
 
 
 def waiting_for_quota(job: Job, text: str, timeout: float = START_SECONDS) -> Object:
@@ -79,12 +86,12 @@ def test_a_job_without_quota_is_queued_with_kueues_own_words_until_there_is_some
     assert [event["reason"] for event in job.events()] == ["Succeeded"]
 
 
-def test_a_job_that_is_evicted_waits_and_ends_well_once_the_same_job_runs_again(
+def test_a_job_that_is_evicted_waits_and_goes_on_at_its_checkpoint_once_the_same_job_runs_again(
     tenant: Tenant, queue: Queue, train: str
 ) -> None:
     queue.has_room_for(gpus=1)
-    job = create(tenant, train, "evicted", IN_QUEUE, maxSteps=120, epochs=100)
-    wait_for("it to take steps", job.status, lambda s: s.get("training", {}).get("step", 0) > 0, START_SECONDS)
+    job = create(tenant, train, "evicted", IN_QUEUE, maxSteps=STEPS, epochs=100)
+    taken = wait_for("it to take steps", lambda: step(job), lambda taken: taken > 0, START_SECONDS)
     before, (first,) = child(job, ATTEMPT), trainers(job)
 
     other = queue.take("urgent", URGENT)
@@ -101,6 +108,7 @@ def test_a_job_that_is_evicted_waits_and_ends_well_once_the_same_job_runs_again(
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert second["metadata"]["uid"] != first["metadata"]["uid"]
     assert second["metadata"]["labels"] == first["metadata"]["labels"]
+    assert taken <= status["training"]["resumedFromStep"] < STEPS
 
 
 def test_a_queue_that_does_not_exist_is_named_with_what_to_do(tenant: Tenant, queue: Queue, train: str) -> None:

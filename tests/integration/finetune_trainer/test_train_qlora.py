@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from finetune_api.bundle import Bundle
 from finetune_api.spec.method import MethodType
 from finetune_trainer import train as module
+from finetune_trainer.evaluation import base_measurement
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loading import load_model
@@ -35,7 +36,7 @@ def test_qlora_measures_the_base_model_in_bfloat16_with_one_model_in_memory_at_a
         loaded.append(ref(model))
         return model
 
-    monkeypatch.setattr(module, "load_model", load)
+    monkeypatch.setattr(base_measurement, "load_model", load)
     monkeypatch.setattr(module, "make_trainable", lambda model, *rest: require_plain(make_trainable(model, *rest)))
     found = {}
     for method in (MethodType.LORA, MethodType.QLORA):
@@ -104,7 +105,7 @@ def test_running_out_of_memory_while_measuring_the_base_in_bf16_does_not_fail_th
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return load_model(folder, method, *rest)
 
-    monkeypatch.setattr(module, "load_model", load)
+    monkeypatch.setattr(base_measurement, "load_model", load)
     bundle = make_bundle(method={"type": "QLoRA"})
     prepare(bundle)
     _, writer = run(bundle)

@@ -49,7 +49,7 @@ def test_any_other_exit_code_is_a_crash(code: int) -> None:
 
 def test_a_message_is_the_finding_and_then_the_remedy_of_the_reason() -> None:
     said = sentence(FailureReason.HOST_OUT_OF_MEMORY, "The container was killed. ")
-    assert said == "The container was killed. Raise spec.compute.memory and create the job again."
+    assert said == "The container was killed. Raise spec.compute.memory in a new job."
 
 
 def test_a_finding_with_its_own_remedy_gets_no_second_one() -> None:

@@ -120,3 +120,13 @@ def test_unknown_keys_are_errors_in_what_users_write_and_left_alone_in_what_is_r
 def test_an_optional_number_keeps_its_exclusive_bound() -> None:
     split = structural(FineTuneJobSpec)["properties"]["dataset"]["properties"]["split"]["properties"]["test"]
     assert (split["minimum"], split["exclusiveMinimum"], split["maximum"]) == (0, True, 0.5)
+
+
+def test_every_field_of_a_job_but_suspend_and_the_run_policy_is_compared_when_it_is_changed() -> None:
+    rule = job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"][
+        "x-kubernetes-validations"
+    ][0]["rule"]
+    compared = {part.split(" == ")[0].removeprefix("self.") for part in rule.split(" && ")}
+    fields = {str(field.alias): field for field in FineTuneJobSpec.model_fields.values()}
+    assert compared == set(fields) - {"suspend", "runPolicy"}
+    assert all(fields[name].is_required() or fields[name].default is not None for name in compared)

@@ -63,7 +63,8 @@ def pod(phase: str = "Running", **fields: Any) -> Pod:
 
 
 def run(name: str, pod: Pod | None = None, **fields: Any) -> Run:
-    return Run(**{"name": name, "created": NOW, "begun": NOW, "pod": pod, **fields})
+    pods = (pod,) if pod is not None else ()
+    return Run(**{"name": name, "created": NOW, "begun": NOW, "pod": pod, "pods": pods, **fields})
 
 
 def preflight(pod: Pod | None = None, **fields: Any) -> Run:

@@ -116,14 +116,17 @@ def near_copies(count: int) -> list[dict[str, str]]:
     ]
 
 
+OUTSIDE = ("job", "storages", "gpuTypes", "allowCPU", "preparedCache")
+
+
 @pytest.fixture
 def make_bundle(tmp_path: Path, tiny_model_dir: Path) -> MakeBundle:
     """Builds a Bundle over local paths. Keyword arguments replace or add parts of the spec (training={...}); `rows`:
-    what the training file holds; `job`, `storages`, `gpuTypes`, `allowCPU`: parts of the bundle itself."""
+    what the training file holds; the names of OUTSIDE: parts of the bundle itself."""
 
     def make(rows: Sequence[Any] | None = None, **parts: Any) -> Bundle:
         train = write_rows(tmp_path / "data" / "train.jsonl", sum_rows(60) if rows is None else rows)
-        outside = {key: parts.pop(key) for key in ("job", "storages", "gpuTypes", "allowCPU") if key in parts}
+        outside = {key: parts.pop(key) for key in OUTSIDE if key in parts}
         spec = {
             "model": {"uri": str(tiny_model_dir)},
             "dataset": {"train": [{"uri": str(train)}]},

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from threading import Event, Thread
 from time import monotonic, thread_time
 
+from finetune_trainer.pod.heartbeat import beat
+
 
 class Cancelled(Exception):  # noqa: N818 - not an error
     """The work is no longer needed."""
@@ -57,5 +59,6 @@ class Background:
         return self.wait(seconds)
 
     def _check(self, size: int) -> None:
+        beat()  # the training may be waiting for this work
         if self._cancelled.is_set():
             raise Cancelled

@@ -9,6 +9,7 @@ from torch import Tensor
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
+STATUS = Path("/proc/self/status")
 MARGIN = 0.1
 """Share of the free memory that a copy leaves free."""
 MOST_PINNED = 4 * 2**30
@@ -36,8 +37,8 @@ class Buffers:
         arena = torch.zeros(sum(_padded(tensor) for tensor in tensors.values()), dtype=torch.uint8).fill_(0)
         if on_gpu and arena.numel() <= MOST_PINNED:
             # Not torch's own pinned memory: its sizes are powers of two.
-            _cuda().cudaHostRegister(arena.data_ptr(), arena.numel(), 0)
-            self._pinned = arena
+            refused = int(_cuda().cudaHostRegister(arena.data_ptr(), arena.numel(), 0))
+            self._pinned = None if refused else arena
         start = 0
         for name, tensor in tensors.items():
             part = arena[start : start + tensor.numel() * tensor.element_size()]
@@ -69,8 +70,16 @@ def bytes_of(tensors: Mapping[str, Tensor]) -> int:
 
 
 def has_room(size: int) -> bool:
-    """Returns whether `size` bytes fit into the memory that the pod may still use."""
-    return size <= (1 - MARGIN) * free_memory()
+    """Returns whether `size` bytes fit into the memory that the pod may still use.
+
+    What the process used at its peak counts as used, because the next step may need as much again."""
+    return size <= (1 - MARGIN) * (free_memory() - given_back())
+
+
+def given_back(status: Path = STATUS) -> int:
+    """Returns by how many bytes the memory of this process was larger than now, at its peak."""
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return (int(fields["VmHWM"].split()[0]) - int(fields["VmRSS"].split()[0])) * 1024
 
 
 def free_memory(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:

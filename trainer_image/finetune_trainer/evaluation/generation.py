@@ -10,13 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base.base_model import CONTEXT
 from finetune_trainer.model.attention import NAME
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.pod.failure import failure_of
+from finetune_trainer.pod.heartbeat import beat
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.rows.row_format import THOUGHT_END, final_answer
 from finetune_trainer.statistics.measurements import Answer
@@ -94,9 +102,20 @@ def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: Gene
         "attention_mask": torch.from_numpy(attention_mask).to(model.device),
     }
     cache = read_beginning(model, tensors["input_ids"][:1, :shared], len(prompts)) if shared else None
-    written: Tensor = model.generate(**tensors, past_key_values=cache, generation_config=within)
+    written: Tensor = model.generate(
+        **tensors, past_key_values=cache, generation_config=within, logits_processor=LogitsProcessorList([EachToken()])
+    )
     tokens: list[list[int]] = written[:, longest:].tolist()
     return tokens
+
+
+class EachToken(LogitsProcessor):  # type: ignore[misc]
+    """Beats at each token and changes nothing. The answers of one batch can take minutes."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Returns `scores`."""
+        beat()
+        return scores
 
 
 def context(model: PreTrainedModel) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from transformers import PreTrainedModel
 
@@ -11,7 +12,7 @@ from finetune_api.status.evaluation import Evaluation, Merged, Quantized
 from finetune_trainer.evaluation.gates import gate_results, regression_result
 from finetune_trainer.evaluation.generation import context
 from finetune_trainer.evaluation.quantized import base_name, compare_quantized, only_quantized
-from finetune_trainer.evaluation.scoring import Evaluator
+from finetune_trainer.evaluation.scoring import Evaluator, Remember, measure_now
 from finetune_trainer.evaluation.status import evaluation_status
 from finetune_trainer.evaluation.verdict import Cost, unended, verdict
 from finetune_trainer.handover.few_shot import few_shot_draws, why_none
@@ -42,6 +43,12 @@ class Baselines:
     """Under QLoRA the base model in 4 bits, without answers, if `base` is the base model in bf16."""
     shortage: str | None = None
     """Under QLoRA the reason why `base` is the base model in 4 bits."""
+
+    @property
+    def seconds(self) -> float:
+        """Duration of all measurements."""
+        every = [self.base, self.few_shot, self.quantized, *self.regression.values()]
+        return sum(each.seconds for each in every if each)
 
     @property
     def told(self) -> Quantized | None:
@@ -84,10 +91,23 @@ class Assessor:
         """Whether any metric needs the models' answers."""
         return not set(self._metrics) <= set(LIKELIHOODS)
 
-    def baselines(self, model: PreTrainedModel, say: Callable[[str], None]) -> Baselines:
-        """Measures the base model. Calls `say` with the name of each few-shot draw before it starts."""
-        base = self._evaluator.measure("the base model", model, self.held_out, self._asks)
-        return Baselines(base, self._few_shot(model, say), self._measure_regression("the base model", model))
+    def baselines(
+        self,
+        model: PreTrainedModel,
+        say: Callable[[str], None],
+        remember: Remember = measure_now,
+        called: str = "the base model",
+    ) -> Baselines:
+        """Measures the base model. Calls `say` with `called`, and with the name of each few-shot draw, before it
+        starts."""
+
+        def measure() -> Measured:
+            say(called)
+            return self._evaluator.measure("the base model", model, self.held_out, self._asks)
+
+        base = remember("rows", "the base model", measure)
+        few_shot = self._few_shot(model, say, remember)
+        return Baselines(base, few_shot, self._measure_regression("the base model", model, remember))
 
     def beside_quantized(self, baselines: Baselines, model: PreTrainedModel) -> Baselines:
         """Returns `baselines` with the loss of `model`, the base model in 4 bits.
@@ -97,11 +117,22 @@ class Assessor:
         found = self._evaluator.measure("the base model in 4 bits", model, self.held_out, answers=False)
         return replace(baselines, quantized=found)
 
-    def assess(self, model: PreTrainedModel, baselines: Baselines, cost: Callable[[], Cost | None]) -> Assessment:
+    def assess(
+        self,
+        model: PreTrainedModel,
+        baselines: Baselines,
+        cost: Callable[[], Cost | None],
+        remember: Remember = measure_now,
+    ) -> Assessment:
         """Measures the tuned model and compares it with the baselines. `cost`: called after the measurement; returns
         the cost until then, or None if nothing was trained."""
-        tuned = self._evaluator.measure("the tuned model", model, self.held_out, self._asks)
-        regression = self._measure_regression("the tuned model", model)
+
+        def measure() -> Measured:
+            print(f"Answering {len(self.held_out):,} held-out rows with the tuned model.", flush=True)
+            return self._evaluator.measure("the tuned model", model, self.held_out, self._asks)
+
+        tuned = remember("rows", "the tuned model", measure)
+        regression = self._measure_regression("the tuned model", model, remember)
         spec, wish = self._spec, self._spec.evaluation
         measured = Measurements(baselines.base, tuned, baselines.few_shot, baselines.quantized)
         comparison = compare(
@@ -136,7 +167,7 @@ class Assessor:
         advice = {advice.reason for advice in self._prepared.preflight.advice or []}
         return unended(tuned.answers, self._prepared.resolved.max_new_tokens, END_UNTRAINED in advice)
 
-    def _few_shot(self, model: PreTrainedModel, say: Callable[[str], None]) -> FewShot | None:
+    def _few_shot(self, model: PreTrainedModel, say: Callable[[str], None], remember: Remember) -> FewShot | None:
         if Baseline.FEW_SHOT not in self._spec.evaluation.baselines or not self._asks:
             return None
         tokenizer, longest = self._evaluator.tokenizer, self._prepared.resolved.max_new_tokens
@@ -146,17 +177,17 @@ class Assessor:
         if not draws:
             print(why_none(self._prepared.train, self.held_out, room, seed), flush=True)
             return None
-        return self._evaluator.prompted(model, self.held_out, draws, say)
+        return self._evaluator.prompted(model, self.held_out, draws, say, remember)
 
-    def _measure_regression(self, what: str, model: PreTrainedModel) -> dict[str, Measured]:
+    def _measure_regression(self, what: str, model: PreTrainedModel, remember: Remember) -> dict[str, Measured]:
         found = {}
-        for wish in self._spec.evaluation.regression or []:
+        for number, wish in enumerate(self._spec.evaluation.regression or [], start=1):
             rows = self._regression[wish.name]
             # Answers of a regression set may be longer than answers of the task.
             longest = self._spec.evaluation.generation.max_new_tokens or room_for(
                 [len(row.input_ids) - row.prompt_length for row in rows]
             )
-            found[wish.name] = self._evaluator.up_to(longest).measure(
-                f"{what} on regression set {wish.name}", model, rows, wish.metric not in LIKELIHOODS
-            )
+            on = f"{what} on regression set {wish.name}"
+            measure = partial(self._evaluator.up_to(longest).measure, on, model, rows, wish.metric not in LIKELIHOODS)
+            found[wish.name] = remember(f"regression{number}", on, measure)
         return found

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -18,6 +19,15 @@ from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sizing.memory import GENERATION_FACTOR
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
+
+Remember = Callable[[str, str, Callable[[], Measured]], Measured]
+"""Gives a measurement, from an earlier attempt or by calling the last argument. The first argument names it among the
+measurements of its model, without hyphen. The second one is the model's name in messages."""
+
+
+def measure_now(part: str, what: str, measure: Callable[[], Measured]) -> Measured:
+    """A Remember that remembers nothing."""
+    return measure()
 
 
 @dataclass(frozen=True)
@@ -64,13 +74,25 @@ class Evaluator:
         return [answers.get(row, Answer("", truncated=False, matches=False)) for row in range(len(rows))]
 
     def prompted(
-        self, model: PreTrainedModel, rows: Sequence[Example], draws: Sequence[Draw], say: Callable[[str], None]
+        self,
+        model: PreTrainedModel,
+        rows: Sequence[Example],
+        draws: Sequence[Draw],
+        say: Callable[[str], None],
+        remember: Remember = measure_now,
     ) -> FewShot:
         """Measures the base model with the prompts of each few-shot draw. Calls `say` with the name of each draw before
         it starts."""
-        started, written = perf_counter(), []
+
+        def measure(what: str, draw: Draw) -> Measured:
+            started = perf_counter()
+            say(what)
+            answers = self.answers(what, model, rows, draw.prompts)
+            return Measured(np.zeros(0), np.zeros(0, dtype=np.int64), answers, perf_counter() - started)
+
+        found = []
         for number, draw in enumerate(draws, start=1):
             what = f"the base model prompted with {draw.examples} examples, draw {number} of {len(draws)}"
-            say(what)
-            written.append(self.answers(what, model, rows, draw.prompts))
-        return FewShot(written, tuple(draw.examples for draw in draws), perf_counter() - started)
+            found.append(remember(f"draw{number}", what, partial(measure, what, draw)))
+        shots = tuple(draw.examples for draw in draws)
+        return FewShot([each.answers for each in found], shots, sum(each.seconds for each in found))

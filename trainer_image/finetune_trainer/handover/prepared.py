@@ -22,6 +22,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.training import LossOn
 from finetune_api.status.preflight import Preflight, Resolved
 from finetune_trainer.base.model_files import Files
+from finetune_trainer.handover.prepared_cache import CachedRows, fetch
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
@@ -57,6 +58,8 @@ class Prepared:
     """Examples of changes by cleaning, for the report."""
     regression: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     """The rows of each regression set, by the name of the set."""
+    cached: CachedRows | None = None
+    """The entry of the cache with the rows of the store, if they are there."""
     model_files: Files = field(default_factory=dict)
     """The files of the base model that preflight inspected and that training reads."""
 
@@ -74,16 +77,19 @@ def place(store: RowStore, name: str, placed: NDArray[Any]) -> Rows:
 
 
 def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, folder: Path) -> None:
-    """Uploads the store in `folder` with its splits. The manifest is uploaded last, so a reader never finds incomplete
-    data."""
-    to = join(work_prefix(bundle), "prepared")
+    """Uploads the store in `folder` with its splits, except files that are in the cache. The manifest is uploaded last,
+    so a reader never finds incomplete data."""
+    to, cached = join(work_prefix(bundle), "prepared"), prepared.cached
     files: dict[str, str] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
+        if cached and name in cached.files:
+            continue
         files[name] = _sha256(path)
         storage.upload_file(path, join(to, name))
     manifest = {
         "files": files,
+        "cached": {"uri": cached.uri, "files": dict(cached.files)} if cached else None,
         "resolved": prepared.resolved.model_dump(mode="json", by_alias=True),
         "preflight": prepared.preflight.model_dump(mode="json", by_alias=True, exclude_none=True),
         "answers": asdict(prepared.answers),
@@ -115,10 +121,14 @@ def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepare
                 f"{join(source, name)} was changed or deleted after preflight wrote it.",
                 KEEP_FILES,
             )
+    cached = CachedRows(**manifest["cached"]) if manifest["cached"] else None
+    if cached:
+        _fetch_cached(storage, cached, folder)
     store = RowStore(folder)
     rows: dict[Side, Rows] = {side: Rows(store, np.load(folder / f"{side}.npy")) for side in SIDES}
     return Prepared(
         **learned(rows, bundle.spec.training.loss_on),
+        cached=cached,
         regression=_regression(folder / REGRESSION),
         resolved=Resolved.model_validate(manifest["resolved"]),
         preflight=Preflight.model_validate(manifest["preflight"]),
@@ -128,6 +138,16 @@ def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepare
         model_files=manifest["modelFiles"],
         cleaning=[Change(**change) for change in manifest["cleaning"]],
     )
+
+
+def _fetch_cached(storage: JobStorage, cached: CachedRows, folder: Path) -> None:
+    """Downloads rows from the cache. Raises TrainerFailure StorageUnavailable if they were deleted or changed."""
+    if why := fetch(storage, cached, folder):
+        raise TrainerFailure(
+            FailureReason.STORAGE_UNAVAILABLE,
+            f"The prepared rows of this job in {cached.uri} were deleted or changed: {why}.",
+            "Do not delete files below spec.preparedCache.uri of the FineTuneProfile that are only a few days old.",
+        )
 
 
 def _regression(folder: Path) -> dict[str, Rows]:

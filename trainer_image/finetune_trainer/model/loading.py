@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from finetune_api.spec.method import ComputeDtype, MethodType, Quantization
 from finetune_trainer.base.base_model import MAMBAS, known
 from finetune_trainer.model.attention import use_document_attention
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
 
 
 def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
@@ -38,6 +40,17 @@ def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
             cause = str(error).splitlines()[0].rstrip(".")
             raise TrainerFailure(FailureReason.GPU_FAULT, f"The pod found no working GPU: {cause}.") from error
         return torch.device("cpu"), "cpu"
+
+
+SLOW_DISK = 10_000_000
+"""Bytes per second at which a model is read or written in the slowest case that is not a stall."""
+
+
+def whole_model(folder: Path) -> AbstractContextManager[None]:
+    """Allows the work inside the time to read or write the whole model in `folder` once. Such a call of a library shows
+    no progress."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return quiet_work(LEAST_SECONDS + size / SLOW_DISK)
 
 
 def load_model(
@@ -56,19 +69,20 @@ def load_model(
             # Against overflow in fp16, RWKV halves its weights whenever it leaves training mode. They would be saved
             # so.
             config.rescale_every = 0
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=_compute_dtype(four_bit),
-            device_map={"": device},
-            quantization_config=_four_bit(four_bit, config.model_type in MAMBAS) if four_bit else None,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            # `_require_whole` reports weights that do not fit.
-            ignore_mismatched_sizes=True,
-        )
+        with whole_model(folder):
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=_compute_dtype(four_bit),
+                device_map={"": device},
+                quantization_config=_four_bit(four_bit, config.model_type in MAMBAS) if four_bit else None,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                # `_require_whole` reports weights that do not fit.
+                ignore_mismatched_sizes=True,
+            )
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         cause = next(iter(str(error).splitlines()), type(error).__name__)[:300].rstrip(".")
         raise TrainerFailure(

@@ -10,6 +10,7 @@ from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import micro_batches
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.loss import token_losses
+from finetune_trainer.pod.heartbeat import beat
 from finetune_trainer.pod.termination import check_stop
 
 
@@ -25,4 +26,5 @@ def row_losses(
         rows, documents = list(batch.places), batch.label_documents.cpu().numpy()
         losses[rows] = np.bincount(documents, token_losses(model, batch).double().cpu().numpy(), len(rows))
         labels[rows] = np.bincount(documents, minlength=len(rows))
+        beat()
     return losses, labels

@@ -30,6 +30,9 @@ class Files(Protocol):
     def size(self, uri: str) -> int | None:
         """Returns the size of the file in bytes, or None if the file does not exist."""
 
+    def identity(self, uri: str) -> str:
+        """Returns a text that changes when the content of the file changes. Needs the permission to read the file."""
+
     def read(self, uri: str, start: int, length: int | None) -> bytes:
         """Returns `length` bytes of the file from `start`, or all bytes from `start` if `length` is None."""
 

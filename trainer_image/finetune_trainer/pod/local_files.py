@@ -1,5 +1,6 @@
 """Local paths instead of S3, for debugging outside Kubernetes. `files.Files` documents the methods."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,10 @@ class LocalFiles:
     def size(self, uri: str) -> int | None:
         path = Path(uri)
         return path.stat().st_size if path.is_file() else None
+
+    def identity(self, uri: str) -> str:
+        with Path(uri).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def read(self, uri: str, start: int, length: int | None) -> bytes:
         with Path(uri).open("rb") as file:

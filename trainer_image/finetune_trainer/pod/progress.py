@@ -2,6 +2,8 @@
 
 import time
 
+from finetune_trainer.pod.heartbeat import beat
+
 INTERVAL_SECONDS = 10.0
 
 
@@ -19,6 +21,7 @@ class Progress:
         """Adds `amount` to the work that is done. May be called from any thread; a printed count can then be slightly
         too low."""
         self._done += amount
+        beat()
         now = time.monotonic()
         if now - self._printed >= INTERVAL_SECONDS:
             self._printed = now

@@ -67,6 +67,13 @@ class S3Files:
                 raise
             return None
 
+    def identity(self, uri: str) -> str:
+        bucket, key = split(uri)
+        head = _head(self._client, bucket, key)
+        # The HEAD of an encrypted object needs no permission to use its key, so one byte is read as well.
+        _Reader(self._client, uri).range(0, min(1, head["ContentLength"]))
+        return f"{head['ETag']} {head['ContentLength']} {head.get('VersionId', '')}".rstrip()
+
     def read(self, uri: str, start: int, length: int | None) -> bytes:
         reader = _Reader(self._client, uri)
         return reader.range(start, reader.size if length is None else min(start + length, reader.size))

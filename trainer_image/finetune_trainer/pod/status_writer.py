@@ -21,6 +21,7 @@ from finetune_api import names
 from finetune_api.bundle import JobIdentity
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus
 from finetune_trainer.pod.failure import Superseded
+from finetune_trainer.pod.heartbeat import beat
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PROGRESS_TIMEOUT_SECONDS = 3.0
@@ -73,6 +74,7 @@ class StatusWriter:
         self._intent = self._intent.model_copy(update=parts)
         give_up, pause = time.monotonic() + RESULT_PATIENCE_SECONDS, 1.0
         while error := self._apply(RESULT_TIMEOUT_SECONDS):
+            beat()
             if time.monotonic() + pause > give_up:
                 if self._refused_since is not None:
                     raise Superseded(_not_let(error))

@@ -14,10 +14,14 @@ from finetune_api.bundle import Bundle, bucket_of, storage_of, unknown_bucket
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.files import DATASET, MODEL, OUTPUT, Files, Place
+from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.local_files import LocalFiles
 from finetune_trainer.pod.progress import Progress
 
 _MEGABYTE = 1_000_000
+PATIENCE_SECONDS = 900.0
+"""The time without progress after which the storage counts as stalled. A request fails earlier, after its own retries
+and its wait for renewed keys, and with a better reason."""
 
 
 class JobStorage:
@@ -41,6 +45,12 @@ class JobStorage:
         """Returns the size of the file in bytes, or None if the file does not exist."""
         with self._typed(uri) as files:
             return files.size(uri)
+
+    def identity(self, uri: str) -> str:
+        """Returns a text that changes when the content of the file changes. Raises TrainerFailure if the file does not
+        exist or must not be read."""
+        with self._typed(uri) as files:
+            return files.identity(uri)
 
     def read_bytes(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
         """Returns the bytes of the file from `start`, at most `length` of them."""
@@ -106,7 +116,8 @@ class JobStorage:
         """Provides the storage of `uri`, and converts its errors to TrainerFailure."""
         files = self._files(uri)
         try:
-            yield files
+            with quiet_work(PATIENCE_SECONDS):
+                yield files
         except Exception as error:
             failure = files.failure(error, uri, self._place(uri))
             if failure is None:

@@ -39,11 +39,12 @@ from finetune_trainer.pod.termination import failure_after_stop, write_failure
 from finetune_trainer.preflight.advice import advise
 from finetune_trainer.preflight.end_of_turn import untrained_end
 from finetune_trainer.preflight.facts import facts_of
-from finetune_trainer.preflight.gather import Gathered, gather
+from finetune_trainer.preflight.gather import Gathered
 from finetune_trainer.preflight.leaked_rows import leaked_rows
 from finetune_trainer.preflight.prediction import data_size, require_fit, sized
 from finetune_trainer.preflight.regression_rows import gather_regression
 from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT, lora_or_qlora, resolve, sequence_limit
+from finetune_trainer.preflight.reuse import gather_or_reuse
 from finetune_trainer.preflight.split import hold_out, rows_to_test, rows_to_validate
 from finetune_trainer.sources.findings import Findings, place_of
 from finetune_trainer.tokens.render import prompt_format
@@ -69,6 +70,8 @@ def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
         f"{len(prepared.train):,} training rows in {steps:,} optimizer step{'s' * (steps != 1)}, "
         f"{watched}{len(prepared.test):,} test rows."
     )
+    if prepared.cached and prepared.cached.reused:
+        message += f" The rows are those that job {prepared.cached.job} prepared from the same files."
     status.condition(ConditionType.VALIDATED, True, "DataValid", message)
     status.result(preflight=prepared.preflight, resolved=prepared.resolved)
     return message
@@ -99,7 +102,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
         require_fitting_adapter(storage, spec.method, model)
     format = prompt_format(model.tokenizer, spec.training.loss_on)
     most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
-    gathered = gather(spec.dataset, storage, model, format, most, findings, scratch / "prepared")
+    gathered, cached = gather_or_reuse(bundle, storage, model, format, most, findings, scratch)
     limit = sequence_limit(spec.training, int(gathered.store.column("tokens").max()), model.context)
     for side, rows in gathered.sides.items():
         field, policy = f"spec.dataset.{side}", spec.dataset.overlength
@@ -139,6 +142,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
         model_files=model.files,
         chat_template=format.source,
         regression=regression,
+        cached=cached,
     )
 
 

@@ -18,7 +18,7 @@ from finetune_api.spec.method import MethodType
 from finetune_api.status.evaluation import Merged
 from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.handover.prepared import Example, Prepared
-from finetune_trainer.model.loading import greedy_generation, load_model
+from finetune_trainer.model.loading import greedy_generation, load_model, whole_model
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.statistics.measurements import Answer, Measured
 
@@ -59,7 +59,8 @@ def merge(
     Then reads the merged model back and compares it with `tuned` on `examples`. Only one model is in memory at a time.
     Raises TrainerFailure LossDiverged if the merged weights or their loss are not finite."""
     print("Merging the adapter into the base model's weights.", flush=True)
-    write_merged(folders, tokenizer, prepared, accelerator.device)
+    with whole_model(folders.base):
+        write_merged(folders, tokenizer, prepared, accelerator.device)
     merged = measure_merged(folders.merged, tokenizer, examples, prepared, accelerator, len(tuned.answers))
     return compare_merged(tuned, merged, four_bit=prepared.resolved.method is MethodType.QLORA)
 

@@ -1,7 +1,9 @@
 """Counts the values that were converted or not used, so that advice can report each kind once."""
 
 from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any, Self
 
 
 class Reading(StrEnum):
@@ -42,6 +44,20 @@ class Readings:
             if key in self._rows or sum(reading is key[0] for reading, _ in self._rows) < NAMES:
                 self._rows[key] += 1
                 self._times[key] += times
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the counts as JSON."""
+        counts = [[reading, name, rows, self._times[reading, name]] for (reading, name), rows in self._rows.items()]
+        return {"rows": self.rows, "unused": self.unused, "counts": counts}
+
+    @classmethod
+    def of_json(cls, saved: Mapping[str, Any]) -> Self:
+        """Returns the counts from the result of `as_json`."""
+        found = cls()
+        found.rows, found.unused = saved["rows"], list(saved["unused"])
+        for reading, name, rows, times in saved["counts"]:
+            found._rows[Reading(reading), name], found._times[Reading(reading), name] = rows, times
+        return found
 
     def rows_with(self, reading: Reading) -> dict[str, int]:
         """Returns the number of rows with this kind, by the name of the column or key, the most frequent first."""

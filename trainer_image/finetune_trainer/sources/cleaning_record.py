@@ -1,7 +1,9 @@
 """The results of cleaning: counts for the status and examples for the report."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 from finetune_api.status import preflight as preflight_status
 
@@ -36,3 +38,14 @@ class Cleaned:
         """Returns the counts in the form of the status."""
         steps = [preflight_status.CleaningStep(name=name, rows=rows) for name, rows in self.steps.items()]
         return preflight_status.Cleaned(rows=self.rows, emptied=self.emptied, steps=steps)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns everything as JSON."""
+        examples = [asdict(change) for change in self.examples]
+        return {"rows": self.rows, "steps": dict(self.steps), "emptied": self.emptied, "examples": examples}
+
+    @classmethod
+    def of_json(cls, saved: Mapping[str, Any]) -> Self:
+        """Returns the results from the result of `as_json`."""
+        examples = [Change(**change) for change in saved["examples"]]
+        return cls(saved["rows"], Counter(saved["steps"]), saved["emptied"], examples)

@@ -1,6 +1,8 @@
 """Collects the errors and warnings of the data check: counts for the status, and the message of the failure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from finetune_api.reasons import FailureReason
 from finetune_api.status.preflight import FINDING_PLACES, FINDINGS, Advice, Estimate, Finding, Severity
@@ -8,6 +10,8 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sources.cleaning_record import Cleaned
 from finetune_trainer.sources.data_files import kind_of_file
 
+COUNTS = ("rows", "invalid", "duplicates", "overlength", "taken_apart", "near_duplicates")
+"""Attributes of Findings that count rows."""
 SHOWN = 5
 """Most kinds of errors that a message names, each with its first row. Other errors are counted."""
 URI_CHARACTERS = 300
@@ -88,6 +92,24 @@ class Findings:
             Finding(severity=severity, message=kind[:256], rows=kind_found.rows, places=kind_found.places)
             for (severity, kind), kind_found in found[:FINDINGS]
         ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns as JSON what was found until the rows are stored: counts, problems, and the results of cleaning."""
+        kinds = [
+            [severity, kind, found.said, found.rows, found.places] for (severity, kind), found in self._kinds.items()
+        ]
+        counts = {name: getattr(self, name) for name in COUNTS}
+        return {"counts": counts, "kinds": kinds, "cleaned": self.cleaned.as_json() if self.cleaned else None}
+
+    def take_over(self, saved: Mapping[str, Any]) -> None:
+        """Replaces what was found by the result of `as_json`."""
+        for name in COUNTS:
+            setattr(self, name, saved["counts"][name])
+        self._kinds = {
+            (Severity(severity), kind): _Kind(said, rows, list(places))
+            for severity, kind, said, rows, places in saved["kinds"]
+        }
+        self.cleaned = Cleaned.of_json(saved["cleaned"]) if saved["cleaned"] else None
 
     def _note(self, severity: Severity, kind: str, place: str, said: str = "") -> None:
         found = self._kinds.setdefault((severity, kind), _Kind(said))

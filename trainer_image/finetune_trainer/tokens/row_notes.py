@@ -1,12 +1,14 @@
 """Notes on the text of each row, in 26 bytes per row: numbers for the advice, and keys of the texts."""
 
+import json
 import re
 import unicodedata
 from array import array
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from hashlib import blake2b
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ its reasoning. Keys are equal if `plain` gives the same text."""
 _POINTS = re.compile(r"[.,;:!?。、]+(?=\s|$)")
 _OF_MODELS = re.compile(r"<[|\uff5c][^|\uff5c<>\n]{1,40}[|\uff5c]>|<(?:start|end)_of_turn>|\[/?INST\]|<<SYS>>")
 """Matches marks that some models read as one token or were trained on."""
+NAMES_FILE = "names.json"
 NAMES = 200
 """Maximum number of different marks that are counted. Any text can be between `<|` and `|>`."""
 LOOKED_AT = 2000
@@ -77,6 +80,24 @@ class RowNotes:
             self._names += [mark] * (mark not in self._names)
         self._marks.append(self._names.index(mark))
         self._documents.append(messages[0].role == DOCUMENT)
+
+    def save(self, folder: Path) -> None:
+        """Writes the notes to the new folder `folder`."""
+        folder.mkdir()
+        for name, values in (("keys", self._keys), ("marks", self._marks), ("documents", self._documents)):
+            np.save(folder / f"{name}.npy", np.frombuffer(values, values.typecode))
+        (folder / NAMES_FILE).write_text(json.dumps(self._names))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Returns the notes that `save` wrote. No notes can be added to them."""
+        notes = cls()
+        for name in ("keys", "marks", "documents"):
+            values: array[int] = getattr(notes, f"_{name}")
+            values.frombytes(np.load(folder / f"{name}.npy").astype(values.typecode).tobytes())
+        names = json.loads((folder / NAMES_FILE).read_text())
+        notes._names = [(Mark(name[0]), name[1]) if name else None for name in names]
+        return notes
 
     def most_frequent_answer(self, rows: NDArray[np.int64]) -> int:
         """Returns the number of `rows` with the most frequent answer."""

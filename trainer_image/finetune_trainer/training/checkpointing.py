@@ -16,6 +16,8 @@ from finetune_trainer.checkpoints.tensor_file import open_tensors
 from finetune_trainer.checkpoints.training_state import live_state
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import failure_of
+from finetune_trainer.pod.heartbeat import quiet_work
+from finetune_trainer.pod.storage import PATIENCE_SECONDS
 from finetune_trainer.pod.termination import seconds_left, stop_requested
 from finetune_trainer.training.run_state import STEPS, RunState, records, words_of
 
@@ -72,19 +74,29 @@ class Checkpoints:
         started, step = self._clock(), len(trainee.run.steps)
         if self._background.busy or not self._due(step):
             return
-        tensors, numbers = live_state(trainee.model, trainee.optimizer)
-        room = self._buffers.allocated or has_room(bytes_of(tensors))
-        self._start(trainee, self._buffers.copy(tensors) if room else tensors, numbers)
-        if not room:
-            # The weights must not change before they are uploaded. After SIGTERM no step follows.
-            while not self._background.wait(PAUSE_SECONDS) and not stop_requested():
-                pass
+        why = ""
+        try:
+            why = self._take(trainee)
+        except Exception as error:
+            print(f"{unwritten(step)} {failure_of(error).message}", flush=True)
         self._last, self._last_time, waited = step, self._clock(), self._clock() - started
         self._blocked += waited
         if waited > LONG_WAIT_SECONDS:
-            why = "" if room else ", because there is no memory for a copy of them"
-            size = gibibytes(bytes_of(tensors))
-            print(f"Training waited {waited:.2f} s for the checkpoint of step {step:,} ({size}){why}.", flush=True)
+            print(f"Training waited {waited:.2f} s for the checkpoint of step {step:,}{why}.", flush=True)
+
+    def _take(self, trainee: Trainee) -> str:
+        """Starts the upload of a copy. Without memory for a copy, it waits for the upload, and returns this reason."""
+        tensors, numbers = live_state(trainee.model, trainee.optimizer)
+        size = bytes_of(tensors)
+        if self._buffers.allocated or has_room(size):
+            self._start(trainee, self._buffers.copy(tensors), numbers)
+            return ""
+        self._start(trainee, tensors, numbers)
+        # The weights must not change before they are uploaded. After SIGTERM no step follows.
+        with quiet_work(PATIENCE_SECONDS):
+            while not self._background.wait(PAUSE_SECONDS) and not stop_requested():
+                pass
+        return f", because there is no memory for a copy of {gibibytes(size)}"
 
     def after_sigterm(self, trainee: Trainee) -> int | None:
         """Uploads the last step within the grace period. Returns the step of the last uploaded checkpoint, or None.
@@ -148,7 +160,7 @@ class Checkpoints:
             except Cancelled:
                 raise
             except Exception as error:
-                print(f"{UNWRITTEN.format(step=step)} {failure_of(error).message}", flush=True)
+                print(f"{unwritten(step)} {failure_of(error).message}", flush=True)
             finally:
                 if best is not None:
                     best.path.unlink(missing_ok=True)
@@ -165,4 +177,6 @@ class Checkpoints:
         return BestWeights(best.step, second)
 
 
-UNWRITTEN = "The checkpoint of step {step:,} was not written. Training goes on, and the next checkpoint is tried again."
+def unwritten(step: int) -> str:
+    """Returns the sentence that precedes the error of a checkpoint that was not written."""
+    return f"The checkpoint of step {step:,} was not written. Training goes on, and the next checkpoint is tried again."

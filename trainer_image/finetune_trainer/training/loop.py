@@ -27,6 +27,7 @@ from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.speedups import DEFAULT, Speedups, use_speedups
 from finetune_trainer.model.trainable import trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import beat, stepped
 from finetune_trainer.pod.termination import check_stop
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.schedule import learning_rate
@@ -93,9 +94,9 @@ def training_steps(
         optimizer.step()
         optimizer.zero_grad()
         tokens = sum(len(row.input_ids) for row in rows)
-        yield Step(
-            step + 1, loss, rate, gradient_norm, tokens, perf_counter() - started, memory_in_use(accelerator.device)
-        )
+        seconds = perf_counter() - started
+        stepped(step + 1, resolved.total_steps, seconds)
+        yield Step(step + 1, loss, rate, gradient_norm, tokens, seconds, memory_in_use(accelerator.device))
 
 
 def accumulate_gradients(
@@ -121,6 +122,7 @@ def accumulate_gradients(
                 # Not accelerator.backward: it would divide by its own number of accumulation steps.
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+            beat()
     return total.item()
 
 

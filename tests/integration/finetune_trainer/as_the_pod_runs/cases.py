@@ -97,6 +97,7 @@ TRAININGS: dict[str, Spec] = {
             "earlyStopping": {"patience": 1, "minDelta": 100},
             "publish": "Best",
             "seed": 5,
+            "checkpoint": {"every": 1, "keep": 1},
         },
         evaluation=SHORT
         | {

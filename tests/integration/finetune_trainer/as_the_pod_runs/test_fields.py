@@ -4,6 +4,7 @@ import re
 
 from finetune_api.spec.dataset import Source
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.run_policy import Budget, RunPolicy
 from tests.integration.finetune_trainer.as_the_pod_runs.api_fields import everything, said
 from tests.integration.finetune_trainer.as_the_pod_runs.cases import CASES
 from tests.integration.finetune_trainer.as_the_pod_runs.inputs import COMPRESSIONS
@@ -11,6 +12,10 @@ from tests.integration.finetune_trainer.as_the_pod_runs.readings import READINGS
 
 NOT_THE_TRAINERS = {
     "FineTuneJobSpec.profile_name": "the operator reads it",
+    "FineTuneJobSpec.suspend": "the operator reads it",
+    "FineTuneJobSpec.run_policy": "the operator reads it",
+    **{f"RunPolicy.{field}": "the operator reads it" for field in RunPolicy.model_fields},
+    **{f"Budget.{field}": "the operator reads it" for field in Budget.model_fields},
     "Compute.cpu": "the operator reads it",
     "Compute.service_account_name": "the operator reads it",
 }

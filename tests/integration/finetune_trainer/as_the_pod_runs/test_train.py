@@ -86,6 +86,17 @@ def test_early_stopping_and_the_settings_for_memory_and_learning_rate_are_used(t
     assert training.learning_rate == pytest.approx(0.01 * 4 / 6), "Linear, after five steps of warming up"
 
 
+def test_checkpoints_are_written_and_deleted_with_the_work_folder(trained: RunCase, pods: Pods) -> None:
+    ended = trained("lora")
+    training = ended.status.training
+    assert training
+    assert training.resumed_from_step is None
+    assert training.checkpoint_step
+    assert training.checkpoint_step >= training.step - 2, "of every step; the last step is followed by the results"
+    assert "Checkpoints: " in ended.log
+    assert not (pods.data / "out" / "lora" / ".work").exists()
+
+
 def test_gates_regression_sets_and_merged_weights_are_measured(trained: RunCase, pods: Pods) -> None:
     _, evaluation, artifacts = result(trained("lora"))
     assert taken(evaluation.tuned) == WIDE | OVERLAPS

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.resume.histories import PREEMPTED, Kill, attempt, checkpoints
+from benchmarks.resume.job import SPECS
 from benchmarks.resume.serve import Server
-from tests.integration.finetune_trainer.resume.conftest import SPECS, Live
+from tests.integration.finetune_trainer.resume.conftest import Live
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 MOMENTS = 12
@@ -31,7 +32,7 @@ def test_after_kills_weights_steps_and_curve_are_those_of_the_uninterrupted_run(
     assert history.results["weights"]
 
 
-@pytest.mark.parametrize("name", ["lora", "full", "8-bit", "early"])
+@pytest.mark.parametrize("name", ["lora", "full", "early"])
 def test_the_best_weights_of_an_earlier_attempt_are_published(
     name: str, uninterrupted: Live, interrupted: Live
 ) -> None:

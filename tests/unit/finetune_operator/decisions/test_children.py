@@ -10,6 +10,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.names import LABEL_PRIORITY_CLASS, LABEL_QUEUE
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.decisions import children
+from finetune_operator.decisions.children import Try
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.worlds import PROFILE, SPEC, UID, fresh
@@ -18,7 +19,7 @@ DOCKERFILE = Path(__file__).parents[4] / "Dockerfile.trainer"
 WORLD = fresh()
 JOBS = {
     "preflight": children.preflight_job(WORLD, SPEC, PROFILE),
-    "attempt": children.attempt_job(WORLD, SPEC, PROFILE, 1),
+    "attempt": children.attempt_job(WORLD, SPEC, PROFILE, Try(1)),
 }
 
 
@@ -53,13 +54,14 @@ def test_secrets_are_files_and_never_environment(job: Object) -> None:
     mounts = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
 
     assert {"/etc/finetune/storage/read", "/etc/finetune/storage/write"} <= mounts
-    assert not any("valueFrom" in variable for variable in pod["containers"][0]["env"])
+    references = [variable.get("valueFrom", {}) for variable in pod["containers"][0]["env"]]
+    assert not any("secretKeyRef" in reference for reference in references)
 
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_home_and_caches_are_in_writable_volumes_and_set_by_the_pod_alone(job: Object) -> None:
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    variables = {variable["name"]: variable.get("value", "") for variable in container["env"]}
     writable = [m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")]
     image = DOCKERFILE.read_text()
 
@@ -71,9 +73,45 @@ def test_home_and_caches_are_in_writable_volumes_and_set_by_the_pod_alone(job: O
 def test_the_gpus_selector_and_tolerations_are_the_attempts_alone() -> None:
     preflight, attempt = (JOBS[name]["spec"]["template"]["spec"] for name in ("preflight", "attempt"))
 
-    assert (attempt["nodeSelector"], attempt["tolerations"]) == ({"gpu": "h100"}, [{"key": "gpu", "operator": "Equal"}])
+    assert attempt["nodeSelector"] == {"gpu": "h100"}
+    assert {"key": "gpu", "operator": "Equal"} in attempt["tolerations"]
     assert "nodeSelector" not in preflight
-    assert "tolerations" not in preflight
+    assert [toleration["key"] for toleration in preflight["tolerations"]] == ["node.kubernetes.io/unreachable"]
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_a_pod_leaves_a_node_that_does_not_answer_after_half_a_minute(job: Object) -> None:
+    (lost,) = [
+        t for t in job["spec"]["template"]["spec"]["tolerations"] if t["key"] == "node.kubernetes.io/unreachable"
+    ]
+
+    assert (lost["operator"], lost["effect"], lost["tolerationSeconds"]) == ("Exists", "NoExecute", 30)
+
+
+def test_an_attempt_learns_its_number_its_halvings_its_uid_and_its_grace() -> None:
+    pods = {"terminationGracePeriodSeconds": 300}
+    patient = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(by_alias=True), "pods": pods})
+
+    pod = children.attempt_job(WORLD, SPEC, patient, Try(3, halvings=1))["spec"]["template"]["spec"]
+
+    (container,) = pod["containers"]
+    variables = {variable["name"]: variable for variable in container["env"]}
+    assert container["args"][:5] == ["train", "--attempt", "3", "--halvings", "1"]
+    assert "--halvings" not in JOBS["attempt"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert variables["POD_UID"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.uid"
+    assert (pod["terminationGracePeriodSeconds"], variables["GRACE_SECONDS"]["value"]) == (300, "300")
+    assert JOBS["attempt"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 120
+
+
+def test_an_attempt_keeps_away_from_the_nodes_whose_gpu_failed() -> None:
+    pod = children.attempt_job(WORLD, SPEC, PROFILE, Try(2, avoided=("n1", "n2")))["spec"]["template"]["spec"]
+
+    (term,) = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert [(e["key"], e["operator"], e["values"]) for e in term["matchFields"]] == [
+        ("metadata.name", "NotIn", ["n1"]),
+        ("metadata.name", "NotIn", ["n2"]),
+    ]
+    assert "affinity" not in JOBS["attempt"]["spec"]["template"]["spec"]
 
 
 @pytest.mark.parametrize(("memory", "limit"), [("512Mi", "4Gi"), ("8Gi", "8Gi"), ("9663676416", "9663676416")])
@@ -95,10 +133,28 @@ def test_the_bundle_is_immutable_and_reads_back_as_it_was() -> None:
     assert bundle.job.uid == UID
 
 
+def test_pods_get_the_cache_of_prepared_rows_and_the_keys_for_its_bucket() -> None:
+    storages = [
+        *PROFILE.storages[:1],
+        {"buckets": ["cache"], "credentialsSecretName": "cache-keys"},
+        PROFILE.storages[1],
+    ]
+    profile = FineTuneProfileSpec.model_validate(
+        {**PROFILE.model_dump(), "storages": storages, "preparedCache": {"uri": "s3://cache/prepared"}}
+    )
+
+    bundle = json.loads(children.bundle_config_map(WORLD, SPEC, profile)["data"]["bundle.json"])
+    pods = [children.preflight_job(WORLD, SPEC, profile), children.attempt_job(WORLD, SPEC, profile, 1)]
+
+    assert bundle["preparedCache"] == {"uri": "s3://cache/prepared"}
+    assert all('"secretName": "cache-keys"' in json.dumps(pod) for pod in pods)
+    assert "cache-keys" not in json.dumps(JOBS["preflight"])
+
+
 def test_the_preflight_stands_in_the_profiles_queue_and_the_attempt_does_not() -> None:
     queued = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(), "pods": {"preflight": {"queueName": "cpu"}}})
 
-    jobs = children.preflight_job(WORLD, SPEC, queued), children.attempt_job(WORLD, SPEC, queued, 1)
+    jobs = children.preflight_job(WORLD, SPEC, queued), children.attempt_job(WORLD, SPEC, queued, Try(1))
 
     assert [job["metadata"]["labels"].get(LABEL_QUEUE) for job in jobs] == ["cpu", None]
     assert LABEL_QUEUE not in JOBS["preflight"]["metadata"]["labels"]
@@ -106,7 +162,7 @@ def test_the_preflight_stands_in_the_profiles_queue_and_the_attempt_does_not() -
 
 def test_the_priority_class_stands_beside_the_queue_and_not_without_it() -> None:
     def priorities(world: World, profile: FineTuneProfileSpec) -> list[str | None]:
-        jobs = children.preflight_job(world, SPEC, profile), children.attempt_job(world, SPEC, profile, 1)
+        jobs = children.preflight_job(world, SPEC, profile), children.attempt_job(world, SPEC, profile, Try(1))
         return [job["metadata"]["labels"].get(LABEL_PRIORITY_CLASS) for job in jobs]
 
     queued = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(), "pods": {"preflight": {"queueName": "cpu"}}})

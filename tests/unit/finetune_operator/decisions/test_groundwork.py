@@ -2,10 +2,11 @@
 
 from datetime import timedelta
 
+from finetune_api.spec.profile import PreparedCache
 from finetune_operator.decisions import admission
 from finetune_operator.decisions.reconcile import reconcile
 from tests.unit.finetune_operator.plans import conditions, kinds, message, state
-from tests.unit.finetune_operator.worlds import NOW, SPEC, fresh, pod, preflight, validated
+from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, attempt, fresh, pod, preflight, validated
 
 
 def test_a_new_job_gets_its_groundwork_and_a_preflight_that_asks_for_no_gpu() -> None:
@@ -57,6 +58,22 @@ def test_a_profile_this_version_cannot_read_is_named_and_waited_for() -> None:
     assert "spec.trainer.fleet: Extra inputs are not permitted." in message(plan)
 
 
+def test_a_cache_in_a_bucket_of_no_storage_is_named_and_the_job_waits_for_the_profile() -> None:
+    storages = [PROFILE.storages[0]]
+    cache = PreparedCache(uri="s3://cache/prepared")
+    spec = SPEC.model_copy(update={"output": SPEC.output.model_copy(update={"uri": "s3://models/run"})})
+    world = fresh(spec=spec, profile=PROFILE.model_copy(update={"storages": storages, "prepared_cache": cache}))
+
+    plan = reconcile(world, world.created + 2 * admission.GRACE)
+
+    assert (state(plan), plan.create) == ("Pending", [])
+    assert message(plan) == (
+        "spec.preparedCache.uri of FineTuneProfile default: bucket cache is in no storage of FineTuneProfile default. "
+        "The buckets of the profile are data, models. Correct spec.preparedCache.uri of the profile, or add its bucket "
+        "to spec.storages. The job then starts."
+    )
+
+
 def test_a_missing_service_account_is_named() -> None:
     spec = SPEC.model_copy(update={"compute": SPEC.compute.model_copy(update={"service_account_name": "irsa"})})
 
@@ -74,13 +91,13 @@ def test_a_service_account_that_may_not_report_gets_the_command_that_binds_it() 
     assert state(reconcile(world, world.created + admission.GRACE)) == "Failed"
 
 
-def test_a_spec_this_version_cannot_read_fails_at_once() -> None:
-    plan = reconcile(fresh(spec=None, spec_error="spec.training.epochs: no."), NOW)
+def test_a_spec_this_version_cannot_read_waits_for_one_that_can() -> None:
+    unreadable = {"spec": None, "spec_error": "spec.training.epochs: no."}
+    plan = reconcile(fresh(**unreadable), NOW)
+    running = reconcile(validated(attempts={1: attempt(pod())}, **unreadable), NOW)
 
-    assert (state(plan), message(plan)) == (
-        "Failed",
-        "spec.training.epochs: no. Correct the field and create the job again.",
-    )
+    assert (state(plan), plan.create, state(running)) == ("Pending", [], "Running")
+    assert message(plan).startswith("This version of the operator cannot read the job: spec.training.epochs: no. ")
 
 
 def test_an_output_among_the_rows_fails_at_once_but_no_job_that_has_begun() -> None:

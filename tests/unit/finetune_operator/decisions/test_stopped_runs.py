@@ -92,17 +92,16 @@ def test_an_attempt_whose_pod_is_gone_ends_with_what_it_said_in_the_status() -> 
     assert message(plan) == f"{NAN} {FAILURES[FailureReason.LOSS_DIVERGED].remedy}"
 
 
-@pytest.mark.parametrize(("said", "end"), [("LossDiverged", "Failed"), ("Preempted", "Queued")])
-def test_an_attempt_whose_job_is_gone_ends_with_its_word_unless_it_was_only_told_to_stop(said: str, end: str) -> None:
+@pytest.mark.parametrize(("said", "end"), [("LossDiverged", "Failed"), ("Preempted", "Pending")])
+def test_an_attempt_whose_job_is_gone_ends_with_its_word(said: str, end: str) -> None:
     began = with_status(validated(), reconcile(validated(attempts={1: attempt(pod())}), NOW))
     world = saying(began, ConditionType.TRAINED, "False", said, NAN)
 
     plan = reconcile(world, NOW)
 
-    assert (state(plan), kinds(plan)) == (end, ["Job"] if end == "Queued" else [])
-    if end == "Failed":
-        assert plan.status is not None
-        assert plan.status["attempts"][0]["reason"] == said
+    assert (state(plan), kinds(plan)) == (end, [])
+    assert plan.status is not None
+    assert plan.status["attempts"][0]["reason"] == said
 
 
 @pytest.mark.parametrize(("said", "end"), [("DatasetInvalid", "Failed"), ("Preempted", "Pending")])

@@ -70,4 +70,7 @@ def test_what_the_pod_before_the_suspension_said_is_not_the_resumed_ones_word() 
         validated(attempts={1: resumed}), ConditionType.TRAINED, "False", "Preempted", "It was told to stop."
     )
 
-    assert reason(reconcile(world, NOW + timedelta(minutes=2))) == "Evicted"
+    plan = reconcile(world, NOW + timedelta(minutes=2))
+
+    assert plan.status is not None
+    assert plan.status["attempts"][0]["reason"] == "Evicted"

@@ -43,6 +43,7 @@ def disrupted(reason: str, seconds: int | None = None) -> dict[str, Any]:
         ({"termination_reason": "OOMKilled", "exit_code": 137}, FailureReason.HOST_OUT_OF_MEMORY),
         ({"termination": SAID, "exit_code": 29}, FailureReason.LOSS_DIVERGED),
         ({"exit_code": 31}, FailureReason.GPU_FAULT),
+        ({"exit_code": 14}, FailureReason.TRAINING_STALLED),
         ({"exit_code": 1}, FailureReason.TRAINER_CRASHED),
         ({"exit_code": 40}, FailureReason.STATUS_NOT_WRITABLE),
         ({"exit_code": 127}, FailureReason.POD_START_FAILED),

@@ -11,46 +11,54 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.world import World
 from finetune_operator.process import metrics
 from finetune_operator.process.queue import WorkQueue
 from finetune_operator.store.store import JOB, Store
+from tests.unit.finetune_operator.plans import state
 from tests.unit.finetune_operator.store import objects
-from tests.unit.finetune_operator.worlds import NOW, PROFILE, attempt, pod, validated
+from tests.unit.finetune_operator.worlds import NOW, PROFILE, attempt, pod, validated, with_status
 
 
 def value(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(f"{metrics.PREFIX}_{name}", labels) or 0.0
 
 
-def ended(exit_code: int) -> Plan:
+def ended(exit_code: int) -> tuple[World, Plan]:
     hour = timedelta(hours=1)
     ran = pod("Failed" if exit_code else "Succeeded", exit_code=exit_code, started=NOW - hour, finished=NOW)
-    world = validated(attempts={1: attempt(ran, failed=bool(exit_code), succeeded=not exit_code)})
-    plan = reconcile(world, NOW)
     gpu = PROFILE.gpu_types[0].model_copy(update={"price_per_hour": "2.50"})
     priced = PROFILE.model_copy(update={"gpu_types": [gpu]})
-    metrics.count_end(validated(profile=priced), plan, NOW)
-    return plan
+    run = attempt(ran, failed=bool(exit_code), succeeded=not exit_code)
+    world = validated(attempts={1: run}, profile=priced)
+    return world, reconcile(world, NOW)
 
 
-@pytest.mark.parametrize("exit_code", [0, 1])
+@pytest.mark.parametrize("exit_code", [0, 29])
 def test_the_end_of_a_job_counts_its_gpu_time_its_cost_and_its_reason(exit_code: int) -> None:
     names = [("gpu_seconds_total", {"namespace": "team"}), ("gpu_cost_total", {"namespace": "team"})]
-    names.append(("jobs_failed_total", {"reason": "TrainerCrashed"}))
+    names.append(("jobs_failed_total", {"reason": "LossDiverged"}))
     before = [value(name, **labels) for name, labels in names]
-    ended(exit_code)
+    metrics.count_written(*ended(exit_code))
     after = [value(name, **labels) for name, labels in names]
-    assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx([3600.0, 2.5, float(exit_code)])
+    assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx([3600.0, 2.5, float(exit_code > 0)])
 
 
-def test_an_attempt_without_an_end_counts_until_now_and_one_without_a_start_does_not() -> None:
-    attempts = [{"startTime": (NOW - timedelta(seconds=90)).isoformat()}, {"number": 2}]
-    assert metrics.gpu_seconds(attempts, NOW) == 90
+def test_what_an_interrupted_attempt_has_used_counts_once_and_at_its_end() -> None:
+    world, plan = ended(33)
+    before = value("gpu_seconds_total", namespace="team")
+    metrics.count_written(world, plan)
+    assert state(plan) == "Pending"
+    assert value("gpu_seconds_total", namespace="team") - before == 3600.0
+
+    after = with_status(world, plan)
+    metrics.count_written(after, reconcile(after, NOW))
+    assert value("gpu_seconds_total", namespace="team") - before == 3600.0
 
 
 def test_a_plan_that_ends_nothing_counts_nothing() -> None:
     before = value("gpu_seconds_total", namespace="team")
-    metrics.count_end(validated(), reconcile(validated(), NOW), NOW)
+    metrics.count_written(validated(), reconcile(validated(), NOW))
     assert value("gpu_seconds_total", namespace="team") == before
 
 

@@ -30,9 +30,10 @@ def run(uid: str = "r", version: int = 1, owner: str = "j", step: str = "train",
     return {"metadata": {**metadata, **parts}, "spec": {}, "status": {}}
 
 
-def pod(uid: str = "p", version: int = 1, owner: str = "r", phase: str = "Running") -> Object:
+def pod(uid: str = "p", version: int = 1, owner: str = "r", phase: str = "Running", **parts: Any) -> Object:
     """A Pod of a child Job."""
     metadata = {**_metadata(uid, version, "pod"), "ownerReferences": [{"uid": owner, "controller": True}]}
+    metadata |= {"labels": {names.LABEL_JOB_UID: "j", names.LABEL_ATTEMPT: "1"}, **parts}
     return {"metadata": metadata, "spec": {}, "status": {"phase": phase}}
 
 

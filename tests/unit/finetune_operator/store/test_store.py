@@ -95,7 +95,7 @@ def test_children_of_a_job_that_has_ended_report_nothing(store: Store, told: lis
     store.put(RUN, run())
     store.put(POD, pod())
     assert told == []
-    assert store.unfinished() == []
+    assert store.unsettled() == []
 
 
 def test_a_copy_of_a_child_without_its_owner_is_not_kept(store: Store) -> None:

@@ -1,9 +1,15 @@
 """What is said of faulty rows: bounded, by kind, with places; and how many of them a job stands."""
 
+import json
+from collections import Counter
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune_api.status.preflight import Severity
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.sources.cleaning_record import Change, Cleaned
 from finetune_trainer.sources.findings import Findings, InvalidRow, place_of
 
 
@@ -55,3 +61,22 @@ def test_messages_stay_short_for_any_file_names() -> None:
         found.invalid_row(f"s3://b/{'x' * 2000}/{n}.jsonl:{n}", InvalidRow("k" * 300, "d" * 600))
     assert all(len(place) <= 512 for finding in found.listed() for place in finding.places)
     assert place_of(f"s3://b/{'x' * 2000}/last.jsonl:3").endswith("xxx/last.jsonl line 3")
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.text(min_size=1, max_size=5), st.text(max_size=5)), max_size=9), st.booleans()
+)
+def test_findings_are_the_same_after_they_were_written_as_json(rows: list[tuple[bool, str, str]], clean: bool) -> None:
+    found = Findings()
+    found.rows, found.duplicates, found.taken_apart, found.near_duplicates = 20, 3, 2, None if clean else 4
+    for line, (wrong, kind, detail) in enumerate(rows, start=1):
+        if wrong:
+            found.invalid_row(f"s3://b/a.jsonl:{line}", InvalidRow(kind, detail))
+        else:
+            found.suspicious_row(f"s3://b/a.jsonl:{line}", kind, detail)
+    if clean:
+        found.cleaned = Cleaned(2, Counter({"unicode": 2, "mask[Email]": 0}), 1, [Change("unicode", "f:1", "a", "b")])
+    again = Findings()
+    again.take_over(json.loads(json.dumps(found.as_json())))
+    assert vars(again) == vars(found)
+    assert again.listed() == found.listed()

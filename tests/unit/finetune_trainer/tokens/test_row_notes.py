@@ -1,7 +1,12 @@
 """The notes on rows."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune_trainer.rows.row_format import DOCUMENT, Message
 from finetune_trainer.tokens.row_notes import Mark, RowNotes, format_mark
@@ -78,3 +83,20 @@ def test_marks_of_prompt_formats_are_known(text: str) -> None:
 )
 def test_plain_text_has_none(text: str) -> None:
     assert format_mark(text) is None
+
+
+TEXTS = st.sampled_from(["[INST] q", "### Response: a", "<s>", "yes", "No.", "<|user|>", "x \ud800 <|\ud800|>"])
+
+
+@given(rows=st.lists(st.tuples(st.sampled_from(["user", DOCUMENT]), TEXTS, TEXTS), max_size=8))
+def test_notes_are_the_same_after_they_were_written_to_files(rows: list[tuple[str, str, str]]) -> None:
+    notes = RowNotes(lambda text: "<s>" if "<s>" in text else None)
+    for role, prompt, answer in rows:
+        notes.add((Message(role, prompt),) if role == DOCUMENT else says(prompt, answer))
+    with TemporaryDirectory() as folder:
+        notes.save(Path(folder) / "notes")
+        again = RowNotes.load(Path(folder) / "notes")
+    every = np.arange(len(rows))
+    assert again.keys(every).tolist() == notes.keys(every).tolist()
+    assert again.documents(every) == notes.documents(every)
+    assert [again.marked(every, kind) for kind in Mark] == [notes.marked(every, kind) for kind in Mark]

@@ -16,7 +16,15 @@ from finetune_trainer.model.trainable import attach_lora, trainable_parameters, 
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.training import memory_probe
 from finetune_trainer.training.loop import accumulate_gradients
-from finetune_trainer.training.memory_probe import StepLayout, find_plan, fits, plans, synthetic_rows, worst_micro_batch
+from finetune_trainer.training.memory_probe import (
+    StepLayout,
+    find_plan,
+    fits,
+    plans,
+    smaller,
+    synthetic_rows,
+    worst_micro_batch,
+)
 from tests.unit.finetune_trainer import small_runs
 from tests.unit.finetune_trainer.model.test_isolation import mamba2
 from tests.unit.finetune_trainer.small_runs import examples, fresh_accelerator, tiny_llama
@@ -157,3 +165,13 @@ def test_rows_that_go_alone_are_tried_alone(monkeypatch: pytest.MonkeyPatch) -> 
 def test_on_a_cpu_they_are_planned_so() -> None:
     plan = find_plan(mamba2(), ROWS, Training(), resolved(2048), fresh_accelerator())
     assert plan == StepLayout(40, False, packed=False)
+
+
+def test_after_running_out_of_memory_a_micro_batch_is_halved_and_then_activations_are_recomputed() -> None:
+    plan, seen = StepLayout(1024, False, packed=False), []
+    for _ in range(4):
+        plan = smaller(plan, 300, AUTO)
+        seen.append((plan.micro_batch_tokens, plan.gradient_checkpointing))
+    assert seen == [(512, False), (300, False), (300, True), (300, True)]
+    assert not plan.packed
+    assert smaller(StepLayout(300, False), 300, DISABLED) == StepLayout(300, False)

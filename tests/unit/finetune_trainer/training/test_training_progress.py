@@ -7,6 +7,7 @@ import pytest
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
+from finetune_trainer.training.run_state import RunState
 from finetune_trainer.training.training_progress import TrainingProgress, duration
 from finetune_trainer.training.validation import ValidationLoss
 
@@ -79,3 +80,18 @@ def test_the_status_says_how_much_of_a_gpu_is_used_at_most(device: str, shown: s
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_resumed_training_counts_steps_tokens_and_time_of_earlier_attempts() -> None:
+    done = [Step(number, 2.0, 1e-3, 0.5, tokens=100, seconds=2.0) for number in (1, 2)]
+    run = RunState(StepLayout(64, False), steps=done, curve=[ValidationLoss(2, 1.5, seconds=1.0)], resumed_from=2)
+    progress = TrainingProgress(Writes(), 2, "cpu", total_steps=4, steps_per_epoch=2)
+    assert progress.training.resumed_from_step is None
+    progress.resumed(run)
+    status = progress.training
+    assert (status.resumed_from_step, status.checkpoint_step, status.step, status.loss) == (2, 2, 2, 2.0)
+    assert (status.validation_loss, status.best_step) == (1.5, 2)
+    progress.checkpoint_step = 3
+    progress.advance(Step(3, 1.0, 1e-3, 0.5, tokens=400, seconds=2.0))
+    assert progress.training.tokens_per_second == 100.0
+    assert progress.training.checkpoint_step == 3

@@ -1,0 +1,65 @@
+"""How often and for how long a job may be tried, and what it may cost."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from finetune_api.model import ApiModel, rules
+from finetune_api.spec.profile import Price
+
+MAX_RETRIES, MAX_INTERRUPTIONS = 3, 100
+"""Used where the spec sets none. The schema has no defaults, so that specs and their digests stay as they were written
+when a default changes."""
+Seconds = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class Budget(ApiModel):
+    """What all attempts of the job together may use."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("has(self.gpuHours) || has(self.cost)", "must set gpuHours, cost or both, for example gpuHours: 8")
+        )
+    )
+
+    gpu_hours: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Largest number of hours for which the pods of the job may hold a GPU. Default: unset, and there is no limit."""
+    cost: Price | None = None
+    """Largest cost of these hours at pricePerHour of the FineTuneProfile, as a decimal string, for example '40.00'.
+    Default: unset, and there is no limit."""
+
+
+class RunPolicy(ApiModel):
+    """How often and for how long the job may be tried, and what it may cost. These fields can be changed while the job
+    runs."""
+
+    max_retries: Annotated[int, Field(ge=0, le=100)] | None = None
+    """How often the job is tried again after a failure that a retry can help with, for example a storage that did not
+    answer. Also the number of interruptions in a row without progress that the job accepts. Default: 3."""
+    max_interruptions: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """How many interruptions the job accepts: preempted, evicted, deleted or lost pods. They are not counted as
+    retries. Default: 100."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """Seconds from the first scheduled training pod until the job fails with reason DeadlineExceeded. A running attempt
+    stores a checkpoint first. Waiting times count, and a suspended job fails only when it is resumed. Default: unset,
+    and there is no deadline."""
+    stall_timeout_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """Seconds without a completed optimizer step after which an attempt ends with reason TrainingStalled and is tried
+    again. A change has no effect once the preflight has started. Default: 10 times the slowest step so far, and at
+    least 300."""
+    ttl_seconds_after_finished: Seconds | None = None
+    """Seconds from the end of the job until its Jobs, pods and ConfigMap are deleted. The FineTuneJob is never deleted.
+    Default: unset, and they are kept until the FineTuneJob is deleted."""
+    budget: Budget | None = None
+    """What all attempts together may use. A job that reaches it stores a checkpoint and is suspended with reason
+    BudgetExceeded. It continues when the budget is raised. Default: unset, and there is no limit."""
+
+    @property
+    def retries(self) -> int:
+        """Return max_retries or its default."""
+        return MAX_RETRIES if self.max_retries is None else self.max_retries
+
+    @property
+    def interruptions(self) -> int:
+        """Return max_interruptions or its default."""
+        return MAX_INTERRUPTIONS if self.max_interruptions is None else self.max_interruptions

@@ -1,0 +1,91 @@
+"""The part of a job's status about its attempts: what each one used, how it ended, and how many there were."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.model import SchemaKeys, StatusModel, list_map
+from finetune_api.status.fields import ATOMIC, Message, Reason, Text, Time
+
+RECORDED = 10
+"""Number of the last attempts that the status keeps, and of the last pods that an attempt keeps."""
+
+Money = Annotated[str, Field(max_length=32)]
+"""An amount of money as a decimal string, in the currency of pricePerHour."""
+
+
+class Counts(StatusModel):
+    """How often training was tried."""
+
+    attempts: int = 0
+    """Number of training attempts that were started."""
+    preflights: int | None = None
+    """Number of preflights that were started, if there were several."""
+    retries: int | None = None
+    """Number of attempts, and of repeated preflights, that were started because the one before failed. At most
+    spec.runPolicy.maxRetries."""
+    interruptions: int | None = None
+    """Number of attempts, and of preflights, that were interrupted: preempted, evicted, deleted or lost with their
+    node."""
+    reasons: Annotated[dict[str, int], Field(max_length=64)] | None = None
+    """Number of attempts and preflights that ended without success, by reason."""
+
+
+class AttemptPod(StatusModel):
+    """One pod of an attempt."""
+
+    name: Text
+    """Name of the pod."""
+    node_name: Text | None = None
+    """Node on which the pod ran."""
+    start_time: Time
+    """When the pod was scheduled. It holds its GPU since then."""
+    completion_time: Time | None = None
+    """When the trainer in the pod ended; for a lost pod, when the operator noticed the loss."""
+
+
+class Attempt(StatusModel):
+    """One training attempt: one Job with one pod. A queue that stops and resumes the Job causes further pods."""
+
+    number: int
+    """Number of the attempt, counted from 1."""
+    name: Text
+    """Name of the Job of the attempt."""
+    start_time: Time | None = None
+    """When the first pod of the attempt was scheduled."""
+    completion_time: Time | None = None
+    """When the last pod of the attempt ended; for a lost pod, when the operator noticed the loss. If no pod ran, when
+    the attempt was given up."""
+    reason: Reason | None = None
+    """Why the attempt ended: Succeeded, a failure reason, or what stopped it (Suspended, BudgetExceeded)."""
+    message: Message | None = None
+    """Why the attempt ended, in one sentence."""
+    exit_code: int | None = None
+    """Exit code of the trainer."""
+    pod_name: Text | None = None
+    """Name of the last pod."""
+    node_name: Text | None = None
+    """Node on which the last pod ran."""
+    pods: Annotated[list[AttemptPod], Field(max_length=RECORDED), list_map("name")] | None = None
+    """The last ten pods, if the attempt had several."""
+    stage: Reason | None = None
+    """Part of the work in which the attempt ended: Training, Evaluating or Publishing."""
+    resumed_from_step: int | None = None
+    """Optimizer step of the checkpoint from which the attempt continued; absent if it began at the first step."""
+    last_step: int | None = None
+    """Last optimizer step that the attempt completed."""
+    checkpoint_step: int | None = None
+    """Optimizer step of the last checkpoint that the attempt stored."""
+    progressed: bool | None = None
+    """Whether the attempt got further than all attempts before it: a later checkpoint, or a later stage. Absent if its
+    trainer never ran."""
+    avoided_nodes: (
+        Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=32), SchemaKeys(ATOMIC)] | None
+    ) = None
+    """Nodes on which the attempt could not run, because a GPU had failed there."""
+    gpu_seconds: int | None = None
+    """Seconds for which the ended pods of the attempt held a GPU."""
+    price_per_hour: Money | None = None
+    """Price of the GPU when the attempt was started, from the FineTuneProfile."""
+    cost: Money | None = None
+    """Cost of gpuSeconds at that price, as a decimal string."""

@@ -1,0 +1,61 @@
+"""What a job that has not ended shows: state, stage and a sentence."""
+
+from datetime import datetime
+
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.status.attempts import Attempt
+from finetune_api.status.job import Stage, State
+from finetune_operator.decisions.conditions import Outlook
+from finetune_operator.decisions.limits import Stop
+from finetune_operator.observed.standing import RunStanding, Standing
+
+RETRYING = "Retrying"
+
+
+def validating(preflight: RunStanding) -> Outlook:
+    """The preflight starts, waits or runs."""
+    if preflight.standing is Standing.RUNNING:
+        return Outlook(
+            State.VALIDATING, "Validating", "The preflight checks the data, the model and the output.", Stage.PREFLIGHT
+        )
+    if preflight.standing is Standing.SUSPENDED:
+        return Outlook(State.QUEUED, preflight.reason, preflight.message, Stage.PREFLIGHT)
+    return Outlook(
+        State.PENDING, "PreflightPending", preflight.message or "The preflight pod is starting.", Stage.PREFLIGHT
+    )
+
+
+def training(record: Attempt, attempt: RunStanding, stage: str) -> Outlook:
+    """The attempt starts, waits or runs. `stage`: how far it has come."""
+    if attempt.standing is Standing.SUSPENDED:
+        return Outlook(State.QUEUED, attempt.reason, attempt.message)
+    if attempt.standing is not Standing.RUNNING:
+        message = attempt.message or "The training pod is starting."
+        if record.avoided_nodes:
+            message += f" It does not use {', '.join(record.avoided_nodes)}, because a GPU failed there."
+        return Outlook(State.QUEUED, "WaitingForGPU", message)
+    messages = {
+        Stage.PUBLISHING: "The adapter and the report are being written to spec.output.uri.",
+        Stage.EVALUATING: "The tuned model is compared with the base model on the test rows.",
+        Stage.TRAINING: f"Training attempt {record.number} is running.",
+    }
+    return Outlook(State.RUNNING, stage, messages[Stage(stage)], Stage(stage))
+
+
+def suspended(stop: Stop) -> Outlook:
+    """The job must not run until somebody changes its spec."""
+    return Outlook(State.SUSPENDED, stop.reason, stop.message)
+
+
+def stopping(message: str) -> Outlook:
+    """A pod was asked to stop, and the next step waits for its end."""
+    return Outlook(State.PENDING, "Stopping", message)
+
+
+def retrying(last: Attempt, what: str, at: datetime, now: datetime) -> Outlook:
+    """The next attempt waits. `what`: "Attempt" or "Preflight"."""
+    ended = f"{what} {last.number} ended with {last.reason}: {last.message or ''}".rstrip()
+    following = f"{what} {last.number + 1} starts"
+    when = f" at {at:%H:%M:%S} UTC" if at > now else ""
+    change = FAILURES[FailureReason(last.reason)].change if last.reason in set(FailureReason) else ""
+    return Outlook(State.PENDING, RETRYING, f"{ended} {following}{when}. {change}".rstrip())

@@ -1,0 +1,77 @@
+"""The preflight of a job, and the records of those that ended without a result."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from finetune_api import names
+from finetune_api.reasons import FailureReason
+from finetune_api.status.attempts import Attempt
+from finetune_api.status.job import ConditionType
+from finetune_operator.decisions.records import History
+from finetune_operator.observed import own_words
+from finetune_operator.observed.runs import assess
+from finetune_operator.observed.standing import RunStanding, Standing
+from finetune_operator.observed.world import World
+
+
+def assess_one(world: World, now: datetime) -> RunStanding:
+    """Return the state of the preflight. If its pod or Job was stopped or removed, its condition counts."""
+    begun = world.preflight.begun if world.preflight else world.created
+    said = own_words.failure_said(world.status, own_words.PREFLIGHT, begun)
+    found = assess(world.preflight, now, said)
+    if world.status.is_true(ConditionType.VALIDATED) and found.standing is not Standing.RUNNING:
+        return RunStanding(Standing.SUCCEEDED)
+    if found.standing is Standing.ABSENT and (last := _last(world)) is not None:
+        return RunStanding(Standing.FAILED, last.message or "", _reason(last))
+    if found.standing is Standing.ABSENT and said is not None and said[1] is not FailureReason.PREEMPTED:
+        return RunStanding(Standing.FAILED, *said)
+    return found
+
+
+def is_done(world: World, now: datetime) -> bool:
+    """Whether the preflight has succeeded."""
+    return assess_one(world, now).standing is Standing.SUCCEEDED
+
+
+def with_failure(world: World, history: History, found: RunStanding, now: datetime) -> History:
+    """Return the history with the record of the preflight that has failed."""
+    last, number = _last(world), current_number(world)
+    if last is not None and last.number == number:
+        return history
+    run, pod = world.preflight, world.preflight.pod if world.preflight else None
+    record = Attempt(
+        number=number,
+        name=run.name if run else names.preflight_name(world.name, world.uid, number),
+        completion_time=(pod.finished if pod else None) or now,
+        reason=found.failure or FailureReason.TRAINER_CRASHED,
+        message=found.message,
+        exit_code=pod.exit_code if pod else None,
+        node_name=pod.node_name if pod else None,
+    )
+    return replace(history, preflights=(*history.preflights, record))
+
+
+def is_recorded(world: World, history: History) -> bool:
+    """Whether the status already has the record of the last failed preflight."""
+    last = _last(world)
+    return last is not None and last.number == history.preflights[-1].number
+
+
+def current_number(world: World) -> int:
+    """Return the number of the preflight that exists, or existed last."""
+    last = _last(world)
+    return world.preflight_number if world.preflight else last.number if last else 1
+
+
+def next_number(world: World) -> int:
+    """Return the number of the preflight to create: that of one which was deleted before it ended, or the next one."""
+    last = _last(world)
+    return last.number + 1 if last else 1
+
+
+def _last(world: World) -> Attempt | None:
+    return world.status.preflights[-1] if world.status.preflights else None
+
+
+def _reason(record: Attempt) -> FailureReason:
+    return FailureReason(record.reason) if record.reason in set(FailureReason) else FailureReason.TRAINER_CRASHED

@@ -1,0 +1,230 @@
+"""The attempts of a job: what the status has recorded, brought up to date with the Jobs and pods that exist.
+
+A record outlives its Job and pods. Once it has a reason, the reason stays."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+
+from finetune_api import names
+from finetune_api.reasons import FAILURES, FailureReason, Retry
+from finetune_api.status.attempts import RECORDED, Attempt, Counts
+from finetune_api.status.job import ConditionType, FineTuneJobStatus
+from finetune_operator.decisions import usage
+from finetune_operator.observed import own_words
+from finetune_operator.observed.runs import assess
+from finetune_operator.observed.standing import End, RunStanding, Standing
+from finetune_operator.observed.world import Run, World
+
+SUCCEEDED = "Succeeded"
+STAGES = ("Training", "Evaluating", "Publishing")
+"""Parts of an attempt's work, in their order."""
+
+
+@dataclass(frozen=True)
+class History:
+    """All attempts and failed preflights of a job."""
+
+    before: FineTuneJobStatus
+    """The status as it is written."""
+    attempts: tuple[Attempt, ...]
+    """Known attempts by number, the last ones."""
+    preflights: tuple[Attempt, ...] = ()
+    """Preflights that ended without a result, by number, the last ones."""
+    standing: RunStanding = RunStanding(Standing.ABSENT)  # noqa: RUF009 - immutable
+    """State of the last attempt."""
+    preflight: int = 1
+    """Number of the last preflight that was started."""
+
+    @property
+    def last(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the status already tells how the last attempt ended."""
+        written = {attempt.number: attempt for attempt in self.before.attempts or []}
+        return self.last is not None and self.last.number in written and written[self.last.number].reason is not None
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the last attempt runs, or was stopped and the status does not yet say why."""
+        if self.last is None or self.is_recorded:
+            return False
+        return self.last.reason is None or retry_of(self.last) is Retry.INTERRUPTION
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Return how often training was tried: the written counts, and what is new in the records."""
+        before = self.before.counts or Counts()
+        retries, interruptions = before.retries or 0, before.interruptions or 0
+        reasons = dict(before.reasons or {})
+        for known, records in (
+            (self.before.attempts, self.attempts),
+            (self.before.preflights, self.preflights),
+        ):
+            written = {record.number: record.reason for record in known or []}
+            for record in records:
+                if record.reason not in (None, SUCCEEDED) and written.get(record.number) is None:
+                    reasons[str(record.reason)] = reasons.get(str(record.reason), 0) + 1
+                    interruptions += retry_of(record) is Retry.INTERRUPTION
+        retries += self._new_retries() + self._new_repeats()
+        return Counts(
+            preflights=self.preflight if self.preflight > 1 else None,
+            attempts=max((a.number for a in self.attempts), default=before.attempts),
+            retries=retries or None,
+            interruptions=interruptions or None,
+            reasons=reasons or None,
+        )
+
+    def _new_retries(self) -> int:
+        """Return how many attempts are new that follow a failed one."""
+        written = {attempt.number for attempt in self.before.attempts or []}
+        pairs = zip(self.attempts, self.attempts[1:], strict=False)
+        return sum(is_charged(first.reason) for first, second in pairs if second.number not in written)
+
+    def _new_repeats(self) -> int:
+        """Return how many preflights are new that follow a failed one."""
+        before = (self.before.counts.preflights if self.before.counts else None) or 1
+        new = range(before, self.preflight)
+        return sum(is_charged(record.reason) for record in self.preflights if record.number in new)
+
+    def ended(self, reason: str, message: str) -> "History":
+        """Return the history in which the operator has stopped the last attempt."""
+        assert self.last is not None
+        stopped = self.last.model_copy(update={"reason": reason, "message": message})
+        return replace(self, attempts=(*self.attempts[:-1], stopped))
+
+    def closed(self, now: datetime) -> "History":
+        """Return the history of a job that ends now."""
+        return replace(self, attempts=tuple(usage.closed(attempt, now) for attempt in self.attempts))
+
+    def begun(self, attempt: Attempt) -> "History":
+        """Return the history in which another attempt was started."""
+        return replace(self, attempts=(*self.attempts, attempt), standing=RunStanding(Standing.ABSENT))
+
+
+def retry_of(record: Attempt) -> Retry | None:
+    """Return how the end of this attempt is retried; None if it did not fail, or was stopped by the operator."""
+    return FAILURES[FailureReason(record.reason)].retry if record.reason in set(FailureReason) else None
+
+
+def is_charged(reason: str | None) -> bool:
+    """Whether a new attempt after one that ended for this reason counts as a retry."""
+    retry = FAILURES[FailureReason(reason)].retry if reason in set(FailureReason) else None
+    return retry in (Retry.ONCE, Retry.BACKOFF, Retry.OTHER_NODE)
+
+
+def history(world: World, now: datetime) -> History:
+    """Return the attempts of the job as they are now."""
+    written = {attempt.number: attempt for attempt in world.status.attempts or []}
+    first = min(written, default=1)  # Jobs of attempts that are no longer recorded may still exist
+    numbers = sorted({*written, *(number for number in world.attempts if number >= first)})
+    records: list[Attempt] = []
+    standing = RunStanding(Standing.ABSENT)
+    for number in numbers:
+        known = written.get(number) or new(world, number)
+        standing = _standing(world, known, now)
+        records.append(_updated(world, known, standing, records, now))
+    known = (world.status.counts.preflights if world.status.counts else None) or 1
+    started = max(known, world.preflight_number if world.preflight else 1)
+    return History(world.status, tuple(records), tuple(world.status.preflights or ()), standing, started)
+
+
+def new(world: World, number: int, avoided: list[str] | None = None) -> Attempt:
+    """Return the record of an attempt that starts now, at the price that the GPU has now."""
+    price = world.profile.gpu_types[0].price_per_hour if world.profile else None
+    return Attempt(
+        number=number,
+        name=names.attempt_name(world.name, world.uid, number),
+        price_per_hour=price,
+        avoided_nodes=avoided or None,
+    )
+
+
+def run_of(world: World, record: Attempt) -> Run:
+    """Return the Job of this attempt with its pod. A Job that was deleted is like one that has failed."""
+    run = world.attempts.get(record.number)
+    if run is not None:
+        return run
+    begun = record.start_time or world.created
+    return Run(name=record.name, created=begun, begun=begun, failed=True).with_pods(
+        list(world.remains.get(record.number, ()))
+    )
+
+
+def said_of(world: World, record: Attempt) -> End | None:
+    """Return the failure that the attempt's own pod wrote in the status."""
+    run, types = run_of(world, record), own_words.of_attempt(world.authors, record.number)
+    return own_words.failure_said(world.status, types, _listening_since(world, record, run))
+
+
+def stage_of(world: World, record: Attempt) -> str:
+    """Return how far this attempt has come, by the conditions that it wrote."""
+    run, types = run_of(world, record), own_words.of_attempt(world.authors, record.number)
+    since = _listening_since(world, record, run, run.pod.started if run.pod else None)
+    for stage, type in (("Publishing", ConditionType.EVALUATED), ("Evaluating", ConditionType.TRAINED)):
+        if type in types and own_words.holds_since(world.status, type, since):
+            return stage
+    return "Training"
+
+
+def _listening_since(world: World, record: Attempt, run: Run, begun: datetime | None = None) -> datetime | None:
+    """Return since when conditions are the words of this attempt's present pod.
+
+    The clock of a pod may be wrong. Its time is needed only if the attempt had several pods, or if the API server has
+    not recorded which attempt wrote a condition."""
+    is_known = bool(world.authors)
+    return own_words.EVER if is_known and len(usage.pods_of(record, run)) < 2 else begun or run.begun or run.created
+
+
+def _standing(world: World, known: Attempt, now: datetime) -> RunStanding:
+    if known.reason is not None:
+        failure = FailureReason(known.reason) if known.reason in set(FailureReason) else None
+        ended = Standing.SUCCEEDED if known.reason == SUCCEEDED else Standing.FAILED
+        return RunStanding(ended, known.message or "", failure)
+    found = assess(run_of(world, known), now, said_of(world, known))
+    if known.number not in world.attempts and found.standing is Standing.FAILED and not found.message:
+        return replace(found, message=f"Job {known.name} was deleted before its work was done.")
+    return found
+
+
+def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[Attempt], now: datetime) -> Attempt:
+    """Return the record with the pods that exist now, and with the end of the attempt if it has ended."""
+    run = run_of(world, known)
+    has_failed = known.reason is None and standing.standing is Standing.FAILED
+    record = usage.with_pods(known, run, has_failed, now)
+    if known.reason is not None or standing.standing not in (Standing.FAILED, Standing.SUCCEEDED):
+        return record
+    progress = world.progress if world.progress.attempt == known.number else None
+    told = run.pod.termination if run.pod else None
+    ended = record.model_copy(
+        update={
+            "reason": SUCCEEDED if standing.standing is Standing.SUCCEEDED else standing.failure,
+            "message": standing.message if standing.standing is Standing.FAILED else None,
+            "completion_time": record.completion_time if record.start_time else now,
+            "exit_code": run.pod.exit_code if run.pod else None,
+            "stage": stage_of(world, known) if record.start_time else None,
+            "resumed_from_step": progress.resumed_from_step if progress else None,
+            "last_step": (told.step if told else None) or (progress.step if progress else None),
+            "checkpoint_step": (told.checkpoint_step if told else None)
+            or (progress.checkpoint_step if progress else None),
+        }
+    )
+    ran = (run.pod is not None and run.pod.started is not None) or known.start_time is not None
+    return ended.model_copy(update={"progressed": _reach(ended) > _best(earlier) if ran else None})
+
+
+def _reach(record: Attempt) -> tuple[int, int]:
+    """Return how far an attempt came, as stage and checkpoint."""
+    stage = STAGES.index(record.stage) if record.stage in STAGES else 0
+    return stage, max(record.checkpoint_step or 0, record.resumed_from_step or 0)
+
+
+def _best(records: list[Attempt]) -> tuple[int, int]:
+    return max((_reach(record) for record in records), default=(0, 0))
+
+
+def kept(records: tuple[Attempt, ...]) -> list[Attempt] | None:
+    """Return the records that the status keeps."""
+    return list(records[-RECORDED:]) or None

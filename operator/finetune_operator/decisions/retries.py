@@ -1,0 +1,133 @@
+"""Whether and when a job is tried again after an attempt or a preflight has ended. Pure, and from the records alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from finetune_api.reasons import FAILURES, RETRIED_PREFLIGHTS, FailureReason, Retry
+from finetune_api.spec.run_policy import RunPolicy
+from finetune_api.status.attempts import Attempt, Counts
+from finetune_operator.decisions.records import is_charged
+
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=10)
+"""Pauses before a retry: they double from the first to the longest."""
+MOST_AVOIDED = 32
+"""Number of nodes that an attempt avoids at most."""
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The job fails: no further attempt is made."""
+
+    reason: FailureReason
+    finding: str
+    """What was found, and what was tried. The remedy of the reason follows."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """The next attempt may start at `at`."""
+
+    at: datetime
+    avoided: list[str]
+    """Nodes on which it must not run."""
+
+
+def after_attempt(records: Sequence[Attempt], counts: Counts, policy: RunPolicy, now: datetime) -> GiveUp | Again:
+    """Decide what follows the last attempt, which has ended without success.
+
+    `counts`: with the end of the last attempt. A reason that is no failure is a stop that the tenant asked for."""
+    last = records[-1]
+    avoided = list(last.avoided_nodes or [])
+    if last.reason not in set(FailureReason):
+        return Again(last.completion_time or now, avoided)
+    reason = FailureReason(last.reason)
+    if spent := _spent(reason, records, counts, policy):
+        return GiveUp(reason, _told(last, counts, spent))
+    if FAILURES[reason].retry is Retry.OTHER_NODE and last.node_name and last.node_name not in avoided:
+        avoided = [*avoided, last.node_name][-MOST_AVOIDED:]
+    return Again((last.completion_time or now) + _pause(reason, records, counts), avoided)
+
+
+def after_preflight(records: Sequence[Attempt], counts: Counts, policy: RunPolicy, now: datetime) -> GiveUp | Again:
+    """Decide what follows the last preflight, which has ended without a result."""
+    last = records[-1]
+    reason = FailureReason(last.reason or FailureReason.TRAINER_CRASHED)
+    if reason not in RETRIED_PREFLIGHTS:
+        return GiveUp(reason, last.message or "")
+    if spent := _spent(reason, records, counts, policy):
+        return GiveUp(reason, _told(last, counts, spent, "Preflight"))
+    return Again((last.completion_time or now) + _pause(reason, records, counts), [])
+
+
+def halvings(counts: Counts) -> int:
+    """Return how often the micro-batch of the next attempt is halved."""
+    return (counts.reasons or {}).get(FailureReason.GPU_OUT_OF_MEMORY, 0)
+
+
+def backoff(number: int) -> timedelta:
+    """Return the pause before retry number `number`, counted from 1: 10 s, 20 s, 40 s, and so on to 10 min."""
+    doublings = min(max(number - 1, 0), 16)
+    return min(FIRST_PAUSE * (1 << doublings), LONGEST_PAUSE)
+
+
+def _spent(reason: FailureReason, records: Sequence[Attempt], counts: Counts, policy: RunPolicy) -> str:
+    """Return which limit is used up, as a part of a sentence; "never" if no retry helps; "" if there may be another."""
+    retry = FAILURES[reason].retry
+    if retry is Retry.NEVER:
+        return "never"
+    if retry is Retry.INTERRUPTION:
+        if (counts.interruptions or 0) > policy.interruptions:
+            return f"spec.runPolicy.maxInterruptions allows {policy.interruptions} interruptions"
+        if len(in_vain(records)) > policy.retries and records[-1].progressed is not None:
+            return f"spec.runPolicy.maxRetries allows {policy.retries} interruptions in a row without progress"
+        return ""
+    if retry is Retry.ONCE and (counts.reasons or {}).get(reason, 0) > 1:
+        return "one retry had not helped"
+    if _charged(counts) > policy.retries:
+        return f"spec.runPolicy.maxRetries allows {policy.retries} retries"
+    return ""
+
+
+def in_vain(records: Sequence[Attempt]) -> list[Attempt]:
+    """Return the last interrupted attempts in a row that ran and did not get further."""
+    return [record for record in _without_progress(records) if record.progressed is False]
+
+
+def _without_progress(records: Sequence[Attempt]) -> list[Attempt]:
+    """Return the last interrupted attempts in a row that did not get further. Those that never ran are among them."""
+    found: list[Attempt] = []
+    for record in reversed(records):
+        if record.reason not in set(FailureReason):
+            continue  # the tenant stopped it
+        if record.progressed or FAILURES[FailureReason(record.reason)].retry is not Retry.INTERRUPTION:
+            break
+        found.append(record)
+    return found
+
+
+def _pause(reason: FailureReason, records: Sequence[Attempt], counts: Counts) -> timedelta:
+    """Return the pause before the next attempt. What a retry changes can help at once; other causes need time."""
+    retry = FAILURES[reason].retry
+    if retry is Retry.INTERRUPTION:
+        number = len(_without_progress(records))
+        return backoff(number) if number > 1 else timedelta(0)
+    return backoff(_charged(counts)) if retry is Retry.BACKOFF else timedelta(0)
+
+
+def _charged(counts: Counts) -> int:
+    """Return how many ends count against maxRetries."""
+    return sum(number for reason, number in (counts.reasons or {}).items() if is_charged(reason))
+
+
+def _told(last: Attempt, counts: Counts, spent: str, what: str = "Attempt") -> str:
+    """Return the finding of the last attempt, and what was tried before."""
+    message = last.message or ""
+    if spent == "never":
+        return message
+    if last.number == 1:
+        return f"{message} It was not retried, because {spent}."
+    if counts.interruptions is None:
+        return f"{what} {last.number} of {last.number} failed: {message}"
+    retried = f"{counts.retries or 0} retries and {counts.interruptions} interruptions"
+    return f"{what} {last.number} failed, after {retried}, and {spent}: {message}"

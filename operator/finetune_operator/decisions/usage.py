@@ -1,0 +1,158 @@
+"""For how long the pods of an attempt held a GPU, and what that costs.
+
+Only times of the cluster count, never what a pod reports."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import NamedTuple
+
+from finetune_api.status.attempts import RECORDED, Attempt, AttemptPod
+from finetune_api.status.job import FineTuneJobStatus
+from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.runs import LOST_GRACE
+from finetune_operator.observed.world import Run
+
+CENT = Decimal("0.0001")
+"""Money is rounded to this."""
+
+
+class Running(NamedTuple):
+    """What the pods have used that still run."""
+
+    seconds: int
+    cost: Decimal
+    pods: int
+    price: Decimal
+    """Of one hour of all these pods."""
+
+
+def pods_of(record: Attempt, run: Run, has_failed: bool = False) -> dict[str, AttemptPod | None]:
+    """Return the pods that an attempt has had, by name: as they are recorded; None for one that is new.
+
+    `has_failed`: the attempt has failed, so a pod counts that has a node and will not start any more."""
+    known: dict[str, AttemptPod | None] = {pod.name: pod for pod in record.pods or ()}
+    if record.pods is None and record.start_time is not None:
+        name = record.pod_name or (run.pod.name if run.pod else record.name)
+        known[name] = AttemptPod(
+            name=name,
+            node_name=record.node_name,
+            start_time=record.start_time,
+            completion_time=record.completion_time,
+        )
+    return known | {pod.name: known.get(pod.name) for pod in run.pods if _counts(pod, has_failed)}
+
+
+def with_pods(record: Attempt, run: Run, has_failed: bool, now: datetime) -> Attempt:
+    """Return the record with its pods as they are now. `has_failed`: as for `pods_of`."""
+    present, known = {pod.name: pod for pod in run.pods}, pods_of(record, run, has_failed)
+    pods = [pod for name, old in known.items() if (pod := _recorded(old, present.get(name), now)) is not None]
+    return _with(record, pods, known) if pods else record
+
+
+def closed(record: Attempt, now: datetime) -> Attempt:
+    """Return the record of an attempt of a job that ends now: nobody will look at its pods again."""
+    if not is_held(record):
+        return record
+    known = pods_of(record, Run(record.name, created=now))
+    pods = [_recorded(old, None, now) for old in known.values()]
+    return _with(record, [pod for pod in pods if pod is not None], known)
+
+
+def _with(record: Attempt, pods: list[AttemptPod], known: dict[str, AttemptPod | None]) -> Attempt:
+    """Return the record with these pods. `known`: the same pods as they were."""
+    ended = [pod for pod in pods if pod.completion_time and not _was_closed(known[pod.name])]
+    seconds = (record.gpu_seconds or 0) + sum(_seconds(pod) for pod in ended)
+    last, ends = pods[-1], [pod.completion_time for pod in pods if pod.completion_time]
+    return record.model_copy(
+        update={
+            "start_time": record.start_time or min(pod.start_time for pod in pods),
+            "completion_time": max(ends) if len(ends) == len(pods) else None,
+            "pod_name": last.name,
+            "node_name": last.node_name,
+            "pods": pods[-RECORDED:] if len(pods) > 1 else None,
+            "gpu_seconds": seconds if ended else record.gpu_seconds,
+            "cost": _text(_cost(record.price_per_hour, seconds)) if record.price_per_hour and ended else record.cost,
+        }
+    )
+
+
+def is_held(record: Attempt) -> bool:
+    """Whether a pod of the attempt still holds its GPU, as far as it is recorded."""
+    return record.start_time is not None and record.completion_time is None
+
+
+def totals(before: FineTuneJobStatus, attempts: Iterable[Attempt]) -> tuple[int | None, str | None]:
+    """Return the GPU seconds and the cost of all attempts: the written totals, and what is new in the records.
+
+    Records of old attempts are no longer in the status, but the totals contain them."""
+    written = {attempt.number: attempt for attempt in before.attempts or []}
+    seconds, cost = before.gpu_seconds, _money(before.cost)
+    for attempt in attempts:
+        old = written.get(attempt.number)
+        if attempt.gpu_seconds is not None:
+            seconds = (seconds or 0) + attempt.gpu_seconds - ((old.gpu_seconds if old else None) or 0)
+        if attempt.cost is not None:
+            cost = (cost or Decimal(0)) + Decimal(attempt.cost) - (_money(old.cost if old else None) or Decimal(0))
+    return seconds, None if cost is None else _text(cost)
+
+
+def running(attempts: Iterable[tuple[Attempt, Run]], now: datetime) -> Running:
+    """Return what pods that have not ended have used until now."""
+    seconds, cost, pods, price = 0, Decimal(0), 0, Decimal(0)
+    for attempt, run in attempts:
+        for pod in run.pods:
+            if pod.held_since is not None and not has_ended(pod, now):
+                spent = max(0, int((now - pod.held_since).total_seconds()))
+                hourly = _money(attempt.price_per_hour) or Decimal(0)
+                seconds, cost = seconds + spent, cost + hourly * spent / 3600
+                pods, price = pods + 1, price + hourly
+    return Running(seconds, cost, pods, price)
+
+
+def _counts(pod: Pod, has_failed: bool = False) -> bool:
+    """Whether the pod is recorded: it has a node, and has started or will not start any more.
+
+    A pod that only starts is not, because the status would be written once more in each life."""
+    is_settled = pod.started is not None or pod.trainer_ended or pod.is_leaving or has_failed
+    return pod.held_since is not None and is_settled
+
+
+def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime) -> AttemptPod | None:
+    """Return the record of one pod. The end of a pod that is gone or lost is the time at which this is noticed."""
+    if old is not None and old.completion_time is not None:
+        return old
+    if pod is None:
+        return old.model_copy(update={"completion_time": now}) if old else None
+    if pod.held_since is None:
+        return None
+    end = (pod.finished if pod.trainer_ended else None) or now if has_ended(pod, now) else None
+    start = old.start_time if old else pod.held_since
+    return AttemptPod(
+        name=pod.name, node_name=pod.node_name, start_time=start, completion_time=max(start, end) if end else None
+    )
+
+
+def has_ended(pod: Pod, now: datetime) -> bool:
+    """Whether the trainer has ended, or the pod is lost: it should have been gone for a while."""
+    return pod.trainer_ended or (pod.due is not None and now >= pod.due + LOST_GRACE)
+
+
+def _was_closed(pod: AttemptPod | None) -> bool:
+    return pod is not None and pod.completion_time is not None
+
+
+def _seconds(pod: AttemptPod) -> int:
+    return int((pod.completion_time - pod.start_time).total_seconds()) if pod.completion_time else 0
+
+
+def _cost(price: str | None, seconds: int) -> Decimal:
+    return Decimal(price or 0) * seconds / 3600
+
+
+def _money(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
+
+
+def _text(amount: Decimal) -> str:
+    return str(amount.quantize(CENT, ROUND_HALF_UP))

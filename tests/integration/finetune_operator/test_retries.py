@@ -1,0 +1,162 @@
+"""A failed attempt is tried again according to its reason, and every attempt is on record."""
+
+import pytest
+
+from finetune_api.reasons import FailureReason
+from tests.integration.finetune_operator.kubelet import NODE, Kubelet, PlayedPod
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
+from tests.integration.kube import BATCH_JOBS, Kube, Object
+from tests.integration.waiting import wait_for
+
+pytestmark = pytest.mark.usefixtures("operator")
+SECOND = "a2"
+
+
+def training(kube: Kube, namespace: str, kubelet: Kubelet, **spec: object) -> tuple[Job, PlayedPod]:
+    """A job whose first attempt runs."""
+    job = Job.create(kube, namespace, manifest(**spec))
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
+    pod = kubelet.pod_of(namespace, job.child(ATTEMPT))
+    pod.runs()
+    job.wait_for_reason("Training")
+    return job, pod
+
+
+def arguments(job: Job, child: str) -> list[str]:
+    container = job.batch_jobs()[child]["spec"]["template"]["spec"]["containers"][0]
+    return list(container["args"])
+
+
+def records(job: Job) -> list[Object]:
+    return list(job.status()["attempts"])
+
+
+def test_a_storage_that_does_not_answer_is_tried_again_after_a_pause(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job, first = training(kube, namespace, kubelet)
+    first.says_it_failed(FailureReason.STORAGE_UNAVAILABLE, "S3 answered 503.")
+    first.fails(FailureReason.STORAGE_UNAVAILABLE, "S3 answered 503.")
+
+    waiting = job.wait_for_reason("Retrying")
+    assert waiting["state"] == "Pending"
+    assert job.ready()["message"].startswith(
+        "Attempt 1 ended with StorageUnavailable: S3 answered 503. Attempt 2 starts at "
+    )
+    second = kubelet.pod_of(namespace, job.child(SECOND))
+    second.runs()
+    shown = job.wait_for_reason("Training")
+    assert (shown["stage"], job.ready()["message"]) == ("Training", "Training attempt 2 is running.")
+    assert {"Job", "Pod"} <= {child.split("/")[0] for child in job.children() if first.name in child or "-a1" in child}
+    kubelet.play(namespace, job.is_complete, job.selector)
+
+    status = job.status()
+    assert status["counts"] == {"attempts": 2, "retries": 1, "reasons": {"StorageUnavailable": 1}}
+    assert [(a["number"], a["reason"], a["nodeName"]) for a in status["attempts"]] == [
+        (1, "StorageUnavailable", NODE),
+        (2, "Succeeded", NODE),
+    ]
+    assert status["gpuSeconds"] == sum(a["gpuSeconds"] for a in status["attempts"])
+    assert [e["reason"] for e in job.events()] == ["Retrying", "Succeeded"]
+
+
+def test_a_deleted_pod_is_an_interruption_and_the_next_attempt_starts_at_once(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job, first = training(kube, namespace, kubelet, runPolicy={"maxRetries": 1})
+    first.is_gone()
+
+    kubelet.pod_of(namespace, job.child(SECOND))
+    kubelet.play(namespace, job.is_complete, job.selector)
+
+    assert job.status()["counts"] == {"attempts": 2, "interruptions": 1, "reasons": {"Evicted": 1}}
+    assert records(job)[0]["message"].endswith("was deleted before its work was done.")
+
+
+def test_a_deleted_job_is_an_interruption_and_its_pod_is_waited_for(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job, first = training(kube, namespace, kubelet)
+    kube.delete(f"{BATCH_JOBS.format(namespace)}/{job.child(ATTEMPT)}")
+    wait_for("the end to be on record", lambda: records(job)[0].get("reason") == "Evicted")
+    wait_for("the pod to be asked to stop", lambda: any("deletionTimestamp" in p["metadata"] for p in job.pods()))
+    assert SECOND not in job.batch_jobs()
+
+    first.is_gone()
+    kubelet.pod_of(namespace, job.child(SECOND))
+    kubelet.play(namespace, job.is_complete, job.selector)
+    assert "completionTime" in records(job)[0]
+
+
+def test_a_broken_gpu_is_avoided(kube: Kube, namespace: str, kubelet: Kubelet) -> None:
+    job, first = training(kube, namespace, kubelet)
+    first.fails(FailureReason.GPU_FAULT, "No usable GPU was found.")
+
+    second = kubelet.pod_of(namespace, job.child(SECOND))
+    (term,) = second.pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    assert term["matchFields"] == [{"key": "metadata.name", "operator": "NotIn", "values": [NODE]}]
+    wait_for("the node to be named", lambda: f"It does not use {NODE}" in job.ready()["message"])
+    assert records(job)[1]["avoidedNodes"] == [NODE]
+
+
+def test_out_of_gpu_memory_is_tried_once_more_with_half_the_micro_batch(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job, first = training(kube, namespace, kubelet)
+    first.fails(FailureReason.GPU_OUT_OF_MEMORY, "Step 3 needs more memory.")
+
+    second = kubelet.pod_of(namespace, job.child(SECOND))
+    assert arguments(job, SECOND)[:5] == ["train", "--attempt", "2", "--halvings", "1"]
+    second.runs()
+    job.wait_for_reason("Training")
+    second.fails(FailureReason.GPU_OUT_OF_MEMORY, "Step 3 needs more memory.")
+    job.assert_failed(FailureReason.GPU_OUT_OF_MEMORY, "Attempt 2 of 2 failed: Step 3 needs more memory. Lower")
+
+
+def test_a_preflight_is_tried_again_when_the_storage_did_not_answer(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job = Job.create(kube, namespace, manifest())
+    first = kubelet.pod_of(namespace, job.child(PREFLIGHT))
+    first.runs()
+    first.says_the_data_is_bad(FailureReason.STORAGE_UNAVAILABLE, "S3 answered 503.")
+    first.fails(FailureReason.STORAGE_UNAVAILABLE, "S3 answered 503.")
+    job.wait_for_reason("Retrying")
+
+    kubelet.pod_of(namespace, job.child(f"{PREFLIGHT}-2")).validates()
+    kubelet.play(namespace, job.is_complete, job.selector)
+
+    status = job.status()
+    assert [(p["number"], p["reason"]) for p in status["preflights"]] == [(1, "StorageUnavailable")]
+    assert status["counts"] == {
+        "attempts": 1,
+        "preflights": 2,
+        "retries": 1,
+        "reasons": {"StorageUnavailable": 1},
+    }
+
+
+def test_a_job_ends_when_its_retries_are_used_up_and_says_what_was_tried(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job, first = training(kube, namespace, kubelet, runPolicy={"maxRetries": 1})
+    first.crashes(1)
+    second = kubelet.pod_of(namespace, job.child(SECOND))
+    second.runs()
+    job.wait_for_reason("Training")
+    second.crashes(1)
+
+    job.assert_failed(
+        FailureReason.TRAINER_CRASHED, "Attempt 2 of 2 failed: The trainer ended with exit code 1 without"
+    )
+
+
+def test_the_role_binding_is_made_again_while_an_attempt_runs(kube: Kube, namespace: str, kubelet: Kubelet) -> None:
+    job, _ = training(kube, namespace, kubelet)
+    path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings/finetune-trainer"
+    before = kube.get(path)["metadata"]["uid"]
+    kube.delete(path)
+    wait_for("another", lambda: (kube.find(path) or {"metadata": {"uid": before}})["metadata"]["uid"] != before)
+    kubelet.play(namespace, job.is_complete, job.selector)

@@ -1,0 +1,143 @@
+"""What the tenant asks for while a job runs: to suspend it, a deadline, a budget, a time to live of its children."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+import pytest
+
+from finetune_api.reasons import FailureReason
+from tests.integration.conftest import PROFILE
+from tests.integration.finetune_operator.kubelet import Kubelet, PlayedPod
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, kstatus, manifest
+from tests.integration.kube import PROFILES, Kube, RefusedError
+from tests.integration.waiting import wait_for
+
+pytestmark = pytest.mark.usefixtures("operator")
+SECOND = "a2"
+
+
+def change(job: Job, **spec: object) -> None:
+    job.kube.merge(job.path, {"spec": spec})
+
+
+def training(kube: Kube, namespace: str, kubelet: Kubelet, **spec: object) -> tuple[Job, PlayedPod]:
+    """A job whose first attempt runs."""
+    job = Job.create(kube, namespace, manifest(**spec))
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
+    pod = kubelet.pod_of(namespace, job.child(ATTEMPT))
+    pod.runs()
+    job.wait_for_reason("Training")
+    return job, pod
+
+
+def stops(job: Job, pod: PlayedPod) -> None:
+    """The pod is asked to stop, and does so after a checkpoint."""
+    wait_for("its Job to go", lambda: ATTEMPT not in job.batch_jobs())
+    wait_for("it to be asked to stop", lambda: any("deletionTimestamp" in p["metadata"] for p in job.pods()))
+    pod.says_it_failed(FailureReason.PREEMPTED, "The pod was told to stop (SIGTERM).")
+    pod.is_gone()
+
+
+def test_a_suspended_job_stops_and_is_resumed_without_being_charged(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job, first = training(kube, namespace, kubelet)
+    change(job, suspend=True)
+    assert job.wait_for_reason("Suspended")["state"] == "Suspended"
+    stops(job, first)
+    wait_for("the end to be on record", lambda: "completionTime" in job.status()["attempts"][0])
+    assert (job.conditions()["Suspended"], kstatus(job.read())) == ("True", "InProgress")
+    assert SECOND not in job.batch_jobs()
+
+    change(job, suspend=None)
+    kubelet.pod_of(namespace, job.child(SECOND))
+    kubelet.play(namespace, job.is_complete, job.selector)
+    status = job.status()
+    assert status["counts"] == {"attempts": 2, "reasons": {"Suspended": 1}}
+    assert [a["reason"] for a in status["attempts"]] == ["Suspended", "Succeeded"]
+    assert job.conditions()["Suspended"] == "False"
+
+
+def test_a_job_that_is_created_suspended_makes_no_pod_until_it_is_resumed(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job = Job.create(kube, namespace, manifest(suspend=True))
+    job.wait_for_reason("Suspended")
+    assert job.children() == {}
+
+    change(job, suspend=False)
+    kubelet.play(namespace, job.is_complete, job.selector)
+    assert job.status()["counts"] == {"attempts": 1}
+
+
+def test_a_deadline_lets_the_attempt_store_a_checkpoint_and_ends_the_job(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job, pod = training(kube, namespace, kubelet)
+    change(job, runPolicy={"activeDeadlineSeconds": 1})
+    stops(job, pod)
+
+    job.assert_failed(FailureReason.DEADLINE_EXCEEDED, "The job had not ended 1 s after its first training pod")
+    assert job.status()["attempts"][0]["reason"] == FailureReason.DEADLINE_EXCEEDED
+
+
+@pytest.fixture
+def priced(kube: Kube, namespace: str) -> Iterator[str]:
+    """A profile whose GPU costs a unit a second."""
+    profile = deepcopy(PROFILE)
+    profile["metadata"]["name"] = namespace
+    profile["spec"]["gpuTypes"][0]["pricePerHour"] = "3600"
+    kube.create(PROFILES, profile)
+    yield namespace
+    kube.delete(f"{PROFILES}/{namespace}")
+
+
+def test_a_job_that_has_used_its_budget_is_suspended_and_resumed_by_raising_it(
+    kube: Kube, namespace: str, kubelet: Kubelet, priced: str
+) -> None:
+    job, first = training(kube, namespace, kubelet, profileName=priced, runPolicy={"budget": {"cost": "2"}})
+
+    assert job.wait_for_reason("BudgetExceeded")["state"] == "Suspended"
+    assert job.ready()["message"].startswith("The job has used its budget of 2 (spec.runPolicy.budget.cost). Raise")
+    stops(job, first)
+    wait_for("the end to be on record", lambda: "completionTime" in job.status()["attempts"][0])
+    assert float(job.status()["cost"]) == job.status()["gpuSeconds"] >= 2
+
+    change(job, runPolicy={"budget": {"cost": "100000"}})
+    kubelet.pod_of(namespace, job.child(SECOND))
+    kubelet.play(namespace, job.is_complete, job.selector)
+    assert [a["reason"] for a in job.status()["attempts"]] == ["BudgetExceeded", "Succeeded"]
+
+
+def test_the_children_of_an_ended_job_go_after_their_time_to_live_and_the_job_stays(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job = Job.create(kube, namespace, manifest(runPolicy={"ttlSecondsAfterFinished": 2}))
+    kubelet.play(namespace, job.is_complete, job.selector)
+
+    wait_for("the Jobs and the bundle to go", lambda: not job.batch_jobs() and not job.config_maps())
+    assert job.status()["state"] == "Complete"
+
+
+def test_only_suspend_and_the_run_policy_can_be_changed(kube: Kube, namespace: str, kubelet: Kubelet) -> None:
+    job = Job.create(kube, namespace, manifest())
+    for spec in ({"suspend": True}, {"suspend": None}, {"runPolicy": {"maxRetries": 5}}, {"runPolicy": None}):
+        change(job, **spec)
+    for spec in ({"training": {"epochs": 2}}, {"output": {"uri": "s3://acme-models/else"}}, {"profileName": "other"}):
+        with pytest.raises(RefusedError, match=r"only spec.suspend and spec.runPolicy can be changed"):
+            change(job, **spec)
+
+
+def test_a_spec_that_is_changed_after_the_end_counts_as_seen(kube: Kube, namespace: str, kubelet: Kubelet) -> None:
+    job = Job.create(kube, namespace, manifest())
+    kubelet.play(namespace, job.is_complete, job.selector)
+    before = job.status()
+    change(job, suspend=True)
+
+    wait_for("kstatus to be current", lambda: kstatus(job.read()) == "Current")
+    after = job.status()
+    assert after.pop("observedGeneration") == before.pop("observedGeneration") + 1
+    assert {c["type"]: c["message"] for c in after["conditions"]} == {
+        c["type"]: c["message"] for c in before["conditions"]
+    }
+    assert after["attempts"] == before["attempts"]

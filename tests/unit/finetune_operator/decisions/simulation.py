@@ -1,0 +1,262 @@
+"""A cluster without a clock: one job, its child Jobs and pods, and an operator that decides after each change.
+
+It does what the API server, the Job controller and the kubelet do with these objects, and no more."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_api import names
+from finetune_api.reasons import SUPERSEDED_EXIT_CODE
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.status.job import FineTuneJobStatus
+from finetune_operator.decisions.plan import Plan
+from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.pods import Object, Pod, PodCondition
+from finetune_operator.observed.runs import LOST_GRACE
+from finetune_operator.observed.world import Progress, Run, World
+from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh
+
+GRACE = timedelta(seconds=120)
+ARTIFACTS = {"adapter": "s3://r/a", "report": "s3://r/r", "manifest": "s3://r/m", "digest": "0"}
+ROUNDS = 40
+"""Number of decisions after which the operator must have come to rest."""
+
+
+@dataclass
+class Job:
+    """A child Job."""
+
+    name: str
+    step: str
+    number: int
+    created: datetime
+    pods: list[Pod] = field(default_factory=list)
+    suspended: bool = False
+    failed: bool = False
+    succeeded: bool = False
+    begun: datetime | None = None
+
+
+@dataclass
+class Cluster:
+    """One FineTuneJob and everything that belongs to it."""
+
+    now: datetime = NOW
+    spec: FineTuneJobSpec = SPEC
+    deleting: bool = False
+    operator_is_up: bool = True
+    refusals: list[int] = field(default_factory=list)
+    """For each of the next plans: how many of its actions succeed before the API server is away."""
+    status: Object = field(default_factory=lambda: {"observedGeneration": -1})
+    said: dict[str, Object] = field(default_factory=dict)
+    """Conditions that pods wrote, by type."""
+    authors: dict[str, int] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    parts: Object = field(default_factory=dict)
+    """Other parts of the status that pods wrote."""
+    jobs: dict[str, Job] = field(default_factory=dict)
+    remains: dict[int, list[Pod]] = field(default_factory=dict)
+    requested_gpu_while_invalid: bool = False
+    created: list[tuple[str, int]] = field(default_factory=list)
+    """Step and number of each Job that was created."""
+    statuses: list[Object] = field(default_factory=list)
+    """Everything that the operator wrote."""
+    _pods: int = 0
+
+    # What the operator sees and does
+
+    def world(self) -> World:
+        conditions = [*self.status.get("conditions", []), *self.said.values()]
+        raw = {**self.status, **self.parts, "conditions": conditions}
+        preflights = {job.number: self._run(job) for job in self.jobs.values() if job.step == "preflight"}
+        number = max(preflights, default=1)
+        return fresh(
+            created=NOW,
+            spec=self.spec,
+            profile=PROFILE,
+            deleting=self.deleting,
+            raw_status=raw,
+            status=FineTuneJobStatus.model_validate(raw),
+            service_account_exists=True,
+            role_binding_exists=True,
+            preflight=preflights.get(number),
+            preflight_number=number,
+            attempts={job.number: self._run(job) for job in self.jobs.values() if job.step == "train"},
+            remains={number: tuple(pods) for number, pods in self.remains.items() if pods},
+            authors=dict(self.authors),
+            progress=self.progress,
+        )
+
+    def _run(self, job: Job) -> Run:
+        run = Run(
+            name=job.name,
+            created=job.created,
+            succeeded=job.succeeded,
+            failed=job.failed,
+            suspended=job.suspended,
+            queue="gpus",
+            begun=job.begun,
+        )
+        return run.with_pods(job.pods)
+
+    def settle(self) -> timedelta | None:
+        """Let the operator decide until nothing is left to do at this time. Return when it wants to look again."""
+        for _ in range(ROUNDS):
+            self._control_jobs()
+            if not self.operator_is_up:
+                return None
+            plan = reconcile(self.world(), self.now)
+            whole = self._apply(plan)
+            if whole and not plan.create and not plan.delete_jobs and plan.requeue_after != timedelta(0):
+                return plan.requeue_after
+        raise AssertionError(f"the operator does not come to rest: {plan}")
+
+    def _apply(self, plan: Plan) -> bool:
+        """Carry the plan out, or only its first actions. Return whether it was carried out as a whole."""
+        actions: list[Any] = [*plan.create, *plan.delete_jobs, *([plan.status] if plan.status is not None else [])]
+        allowed = self.refusals.pop(0) if self.refusals else len(actions)
+        for action in actions[:allowed]:
+            if isinstance(action, str):
+                self.delete_job(action)
+            elif "kind" in action:
+                self._create(action)
+            else:
+                self.status = action
+                self.statuses.append(action)
+        return allowed >= len(actions)
+
+    def _create(self, body: Object) -> None:
+        name = body["metadata"]["name"]
+        if body["kind"] != "Job" or name in self.jobs:
+            return
+        labels = body["metadata"]["labels"]
+        step = labels[names.LABEL_STEP]
+        number = int(labels.get(names.LABEL_ATTEMPT, 0)) or names.preflight_number(name)
+        is_valid = self.said.get("Validated", {}).get("status") == "True"
+        finished = any(job.succeeded for job in self.jobs.values() if job.step == "preflight")
+        self.requested_gpu_while_invalid |= step == "train" and not (is_valid or finished)
+        self.jobs[name] = Job(name, step, number, self.now, begun=self.now)
+        self.created.append((step, number))
+
+    # What the controllers of Kubernetes do
+
+    def _control_jobs(self) -> None:
+        """Create the pod of each Job that wants one, and end Jobs whose pods have ended."""
+        for job in self.jobs.values():
+            if job.failed or job.succeeded:
+                continue
+            counted = [
+                pod
+                for pod in job.pods
+                if not (job.suspended or (pod.is_leaving and job.begun and pod.created < job.begun))
+            ]
+            job.succeeded = any(pod.phase == "Succeeded" for pod in counted)
+            job.failed = any(pod.phase == "Failed" for pod in counted) and not job.succeeded
+            if job.suspended or job.failed or job.succeeded:
+                continue
+            if all(pod.is_over for pod in job.pods):
+                job.pods.append(self._new_pod(job))
+
+    def _new_pod(self, job: Job) -> Pod:
+        self._pods += 1
+        return Pod(name=f"{job.name}-{self._pods}", created=self.now, phase="Pending", uid=str(self._pods))
+
+    # What happens to Jobs and pods
+
+    def job_of(self, pod: Pod) -> Job | None:
+        return next((job for job in self.jobs.values() if pod in job.pods), None)
+
+    def number_of(self, pod: Pod) -> int:
+        """Return the number of the attempt that the pod belongs to; 0 for the preflight."""
+        job = self.job_of(pod)
+        if job is not None:
+            return job.number if job.step == "train" else 0
+        return next(number for number, pods in self.remains.items() if pod in pods)
+
+    def pods(self) -> list[Pod]:
+        """Return all pods whose trainer has not ended."""
+        of_jobs = [pod for job in self.jobs.values() for pod in job.pods]
+        left = [pod for pods in self.remains.values() for pod in pods]
+        return [pod for pod in (*of_jobs, *left) if not pod.is_over]
+
+    def change(self, pod: Pod, **fields: Any) -> Pod:
+        changed = replace(pod, **fields)
+        for pods in (*(job.pods for job in self.jobs.values()), *self.remains.values()):
+            if pod in pods:
+                pods[pods.index(pod)] = changed
+        return changed
+
+    def start(self, pod: Pod, node: str) -> Pod:
+        placed = {"PodScheduled": PodCondition("True", "", "", self.now)}
+        return self.change(pod, phase="Running", node_name=node, conditions=placed, started=self.now)
+
+    def end(self, pod: Pod, exit_code: int, **fields: Any) -> None:
+        phase = "Failed" if exit_code else "Succeeded"
+        ended = self.change(pod, phase=phase, exit_code=exit_code, finished=self.now if pod.started else None, **fields)
+        if ended.is_leaving:
+            self.vanish(ended)
+
+    def ask_to_stop(self, pod: Pod) -> None:
+        if not pod.is_leaving:
+            self.change(pod, due=self.now + GRACE)
+
+    def vanish(self, pod: Pod) -> None:
+        job = self.job_of(pod)
+        for pods in (*(job.pods for job in self.jobs.values()), *self.remains.values()):
+            if pod in pods:
+                pods.remove(pod)
+        if job is not None and not job.suspended and not job.succeeded and pod.phase != "Succeeded":
+            job.failed = True  # backoffLimit 0
+
+    def delete_job(self, name: str) -> None:
+        job = self.jobs.pop(name, None)
+        if job is None:
+            return
+        if job.step == "train":
+            self.remains.setdefault(job.number, []).extend(job.pods)
+            for pod in job.pods:
+                if not pod.is_over and pod.started:
+                    self.ask_to_stop(pod)
+                else:
+                    self.vanish(pod)
+
+    def suspend(self, job: Job) -> None:
+        job.suspended = True
+        for pod in list(job.pods):
+            if pod.started and not pod.is_over:
+                self.ask_to_stop(pod)
+            else:
+                self.vanish(pod)
+
+    def resume(self, job: Job) -> None:
+        job.suspended, job.begun = False, self.now
+
+    # What pods write
+
+    def says(self, pod: Pod, type: str, truth: str, reason: str, skew: timedelta) -> None:
+        """A pod writes a condition, with the time of its own clock."""
+        number = self.number_of(pod)
+        if self.is_over or (number and number < max(self.authors.values(), default=0)):
+            return  # the writer stops: the job has ended, or a later attempt has forced its own words
+        self.said[type] = {
+            "type": type,
+            "status": truth,
+            "reason": reason,
+            "message": "It says so.",
+            "lastTransitionTime": (self.now + skew).isoformat(),
+        }
+        if number:
+            self.authors[type] = number
+
+    @property
+    def is_over(self) -> bool:
+        return self.status.get("state") in ("Complete", "Failed")
+
+    def is_lost(self, pod: Pod) -> bool:
+        """Whether the pod is on a node that never answers again."""
+        return pod.due is not None and self.now >= pod.due + LOST_GRACE
+
+
+EXIT_CODES = [1, 20, 21, 26, 28, 29, 30, 31, 32, 33, 34, 35, 37, SUPERSEDED_EXIT_CODE, 135, 137, 139, 143]
+assert UID

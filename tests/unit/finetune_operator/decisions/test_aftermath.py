@@ -1,0 +1,54 @@
+"""What the operator still does for a job that has ended."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from finetune_api.spec.run_policy import RunPolicy
+from finetune_api.status.job import FineTuneJobStatus
+from finetune_operator.decisions.plan import Plan
+from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.world import World
+from tests.unit.finetune_operator.worlds import NOW, SPEC, attempt, fresh, pod, preflight, validated, with_status
+
+CHILDREN = ("tickets-12345678-preflight", "tickets-12345678-a1")
+
+
+def ended(**changes: object) -> World:
+    """A job that failed, as the store keeps it."""
+    world = fresh(preflight=preflight(pod("Failed", exit_code=21)))
+    return replace(with_status(world, reconcile(world, NOW)), spec=None, ended_at=NOW, children=CHILDREN, **changes)
+
+
+def test_children_stay_while_there_is_no_time_to_live() -> None:
+    assert reconcile(ended(), NOW + timedelta(days=400)) == Plan()
+
+
+def test_children_go_when_their_time_to_live_is_over_and_the_job_stays() -> None:
+    world = ended(ttl=timedelta(hours=1))
+
+    early, late = (reconcile(world, NOW + timedelta(minutes=minutes)) for minutes in (59, 60))
+
+    assert (early.delete_jobs, early.requeue_after) == ([], timedelta(minutes=1))
+    assert (late.delete_jobs, late.delete_config_maps, late.status) == (list(CHILDREN), ["tickets-12345678"], None)
+    assert reconcile(replace(world, children=()), NOW + timedelta(hours=2)) == Plan()
+
+
+def test_the_end_of_a_job_sets_the_timer_of_its_children() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(ttl_seconds_after_finished=60)})
+    done = {1: attempt(pod("Succeeded", exit_code=0), succeeded=True)}
+
+    assert reconcile(validated(spec=spec, attempts=done), NOW).requeue_after == timedelta(minutes=1)
+    assert reconcile(validated(attempts=done), NOW).requeue_after is None
+
+
+def test_a_spec_that_is_changed_after_the_end_is_seen_and_changes_nothing_else() -> None:
+    world = ended()
+
+    plan = reconcile(replace(world, generation=2), NOW + timedelta(days=1))
+
+    assert plan.status is not None
+    before = {**world.raw_status, "observedGeneration": 2}
+    before["conditions"] = [{**c, "observedGeneration": 2} for c in before["conditions"]]
+    assert plan.status == before
+    assert (plan.create, plan.delete_jobs) == ([], [])
+    FineTuneJobStatus.model_validate(plan.status)

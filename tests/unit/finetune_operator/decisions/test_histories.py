@@ -1,0 +1,237 @@
+"""What holds in every history of a job, whatever happens to its pods, its Jobs, its spec and the operator.
+
+`make histories` runs 20,000 of them; the unit tests run a few hundred."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from finetune_api.reasons import AGAIN, FAILURES, FailureReason, Retry
+from finetune_api.spec.run_policy import Budget, RunPolicy
+from finetune_operator.decisions.plan import Plan
+from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.pods import Object, Pod, PodCondition
+from finetune_operator.observed.world import Progress
+from tests.unit.finetune_operator.decisions.simulation import ARTIFACTS, EXIT_CODES, Cluster, Job
+
+HISTORIES = int(os.environ.get("HISTORIES", "200"))
+INTERRUPTIONS = {str(reason) for reason in FailureReason if FAILURES[reason].retry is Retry.INTERRUPTION}
+CHARGED = {str(r) for r in FailureReason if FAILURES[r].retry in (Retry.ONCE, Retry.BACKOFF, Retry.OTHER_NODE)}
+SKEWS = st.sampled_from([timedelta(0), timedelta(hours=1), timedelta(hours=-1)])
+POLICIES = st.builds(
+    RunPolicy,
+    max_retries=st.sampled_from([None, 0, 1, 20]),
+    max_interruptions=st.sampled_from([None, 0, 2]),
+    active_deadline_seconds=st.sampled_from([None, None, 60, 3600]),
+    budget=st.sampled_from([None, None, Budget(gpu_hours=0.01), Budget(gpu_hours=1)]),
+)
+
+
+class Histories(RuleBasedStateMachine):
+    """One history: things happen, and after each the operator decides until nothing is left to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cluster = Cluster()
+        self.written = 0
+        self.reasons: dict[tuple[str, int], str] = {}
+        """Reason of each recorded end, by the list and the number."""
+        self.end: Object | None = None
+        self.cluster.settle()
+
+    # What happens
+
+    @rule(data=st.data(), node=st.sampled_from(["n1", "n2"]))
+    def a_pod_starts(self, data: st.DataObject, node: str) -> None:
+        if pod := self._draw(data, [p for p in self.cluster.pods() if p.phase == "Pending"]):
+            self.cluster.start(pod, node)
+
+    @rule(data=st.data())
+    def a_preflight_ends_well(self, data: st.DataObject) -> None:
+        if pod := self._draw(data, [p for p in self._running() if not self.cluster.number_of(p)]):
+            self.cluster.says(pod, "Validated", "True", "Valid", timedelta(0))
+            self.cluster.end(pod, 0)
+
+    @rule(data=st.data(), steps=st.integers(0, 5), skew=SKEWS)
+    def an_attempt_gets_on(self, data: st.DataObject, steps: int, skew: timedelta) -> None:
+        if pod := self._draw(data, self._attempts()):
+            number = self.cluster.number_of(pod)
+            before = self.cluster.progress
+            step = (before.checkpoint_step or 0) + steps
+            self.cluster.progress = Progress(number, step, before.checkpoint_step, step)
+            if steps > 3:
+                self.cluster.says(pod, "Trained", "True", "Trained", skew)
+
+    @rule(data=st.data(), skew=SKEWS, exits=st.booleans())
+    def an_attempt_publishes(self, data: st.DataObject, skew: timedelta, exits: bool) -> None:
+        if pod := self._draw(data, self._attempts()):
+            self.cluster.says(pod, "Trained", "True", "Trained", skew)
+            self.cluster.says(pod, "Evaluated", "True", "Evaluated", skew)
+            if not self.cluster.is_over:
+                self.cluster.parts["artifacts"] = ARTIFACTS
+            if exits:
+                self.cluster.end(pod, 0)
+
+    @rule(data=st.data(), code=st.sampled_from(EXIT_CODES), speaks=st.booleans(), skew=SKEWS)
+    def a_pod_fails(self, data: st.DataObject, code: int, speaks: bool, skew: timedelta) -> None:
+        if pod := self._draw(data, self._running()):
+            said = next((r for r, failure in FAILURES.items() if failure.exit_code == code), None)
+            type = "Trained" if self.cluster.number_of(pod) else "Validated"
+            if said is not None and speaks:
+                self.cluster.says(pod, type, "False", said, skew)
+            self.cluster.end(pod, code, termination_reason="OOMKilled" if code == 137 and speaks else "Error")
+
+    @rule(data=st.data(), why=st.sampled_from(["PreemptionByScheduler", "TerminationByKubelet", "DeletionByPodGC"]))
+    def a_pod_is_disrupted(self, data: st.DataObject, why: str) -> None:
+        if pod := self._draw(data, self._running()):
+            disruption = PodCondition("True", why, "", self.cluster.now)
+            self.cluster.end(pod, 143, conditions={**pod.conditions, "DisruptionTarget": disruption})
+
+    @rule(data=st.data(), gone=st.booleans())
+    def a_pod_is_deleted(self, data: st.DataObject, gone: bool) -> None:
+        """Its node stops it, or never answers again."""
+        if pod := self._draw(data, self.cluster.pods()):
+            self.cluster.vanish(pod) if gone or not pod.started else self.cluster.ask_to_stop(pod)
+
+    @rule(data=st.data(), clean=st.booleans())
+    def a_stopping_pod_ends(self, data: st.DataObject, clean: bool) -> None:
+        if pod := self._draw(data, [p for p in self.cluster.pods() if p.is_leaving]):
+            self.cluster.end(pod, 33 if clean else 137)
+
+    @rule(data=st.data())
+    def a_job_is_deleted(self, data: st.DataObject) -> None:
+        if job := self._draw(data, list(self.cluster.jobs.values())):
+            self.cluster.delete_job(job.name)
+
+    @rule(data=st.data())
+    def a_queue_holds_a_job_back_or_lets_it_go(self, data: st.DataObject) -> None:
+        live = [j for j in self.cluster.jobs.values() if j.step == "train" and not (j.failed or j.succeeded)]
+        if job := self._draw(data, live):
+            self.cluster.resume(job) if job.suspended else self.cluster.suspend(job)
+
+    @rule(seconds=st.sampled_from([1, 10, 60, 200, 700, 4000]))
+    def time_passes(self, seconds: int) -> None:
+        self.cluster.now += timedelta(seconds=seconds)
+
+    @rule(suspend=st.booleans())
+    def the_job_is_suspended_or_resumed(self, suspend: bool) -> None:
+        self._change_spec(suspend=suspend)
+
+    @rule(policy=POLICIES)
+    def the_run_policy_is_changed(self, policy: RunPolicy) -> None:
+        self._change_spec(run_policy=policy)
+
+    @rule(actions=st.lists(st.integers(0, 3), min_size=1, max_size=3))
+    def writes_of_the_operator_fail(self, actions: list[int]) -> None:
+        self.cluster.refusals = actions
+
+    @rule(up=st.booleans())
+    def the_operator_goes_or_comes(self, up: bool) -> None:
+        self.cluster.operator_is_up = up
+
+    @precondition(lambda self: self.cluster.now.minute % 7 == 0)
+    @rule()
+    def the_job_is_deleted_by_its_tenant(self) -> None:
+        self.cluster.deleting = True
+
+    # What holds
+
+    @invariant()
+    def everything_holds(self) -> None:
+        self.cluster.settle()
+        assert not self.cluster.requested_gpu_while_invalid
+        assert len([pod for pod in self._attempts() if not self.cluster.is_lost(pod)]) <= 1, "two trainers"
+        numbers = [number for step, number in self.cluster.created if step == "train"]
+        assert numbers == sorted(set(numbers)), "an attempt was made twice"
+        for status in self.cluster.statuses[self.written :]:
+            self._follows(status)
+        self.written = len(self.cluster.statuses)
+
+    def teardown(self) -> None:
+        """From now on nothing happens any more but what a healthy cluster does: the job must come to its end."""
+        if self.cluster.deleting:
+            assert reconcile(self.cluster.world(), self.cluster.now) == Plan()
+            return
+        self.cluster.operator_is_up = True
+        self._change_spec(suspend=None, run_policy=None)
+        for _ in range(60):
+            pause = self.cluster.settle()
+            if self.cluster.is_over:
+                break
+            self._go_on()
+            self.cluster.now += pause or timedelta(seconds=1)
+        self.everything_holds()
+        assert self.end is not None, f"the history does not end: {self.cluster.status}"
+
+    # Inside
+
+    def _go_on(self) -> None:
+        for job in self.cluster.jobs.values():
+            if job.suspended:
+                self.cluster.resume(job)
+        for pod in self.cluster.pods():
+            if pod.is_leaving:
+                self.cluster.end(pod, 33)
+            elif pod.phase == "Pending":
+                self.cluster.start(pod, "n3")
+            elif self.cluster.number_of(pod):
+                self.cluster.parts["artifacts"] = ARTIFACTS
+                self.cluster.end(pod, 0)
+            else:
+                self.cluster.says(pod, "Validated", "True", "Valid", timedelta(0))
+                self.cluster.end(pod, 0)
+
+    def _follows(self, status: Object) -> None:
+        """Check one written status against those before it."""
+        assert self.end is None, f"{self.end['state']} was followed by {status['state']}"
+        counts = status["counts"]
+        for list_name in ("attempts", "preflights"):
+            for record in status.get(list_name, []):
+                if "reason" in record:
+                    known = self.reasons.setdefault((list_name, record["number"]), record["reason"])
+                    assert known == record["reason"], "the reason of an end has changed"
+        assert counts["attempts"] >= max((n for kind, n in self.reasons if kind == "attempts"), default=0)
+        ends = list(self.reasons.values())
+        assert counts.get("interruptions", 0) == sum(reason in INTERRUPTIONS for reason in ends)
+        assert sum(counts.get("reasons", {}).values()) == sum(reason != "Succeeded" for reason in ends)
+        last = {"attempts": counts["attempts"], "preflights": counts.get("preflights", 1)}
+        followed = [reason in CHARGED for (kind, n), reason in self.reasons.items() if n < last[kind]]
+        assert counts.get("retries", 0) == sum(followed), "not what was retried"
+        if status["state"] in ("Complete", "Failed"):
+            self.end = status
+            self._ends_well(status)
+
+    def _ends_well(self, status: Object) -> None:
+        ready = next(c for c in status["conditions"] if c["type"] == "Ready")
+        assert ready["message"]
+        if status["state"] == "Failed":
+            assert FAILURES[FailureReason(ready["reason"])].remedy in ready["message"] or AGAIN in ready["message"]
+        assert all("completionTime" in a for a in status.get("attempts", []) if "startTime" in a)
+        spent = sum(a.get("gpuSeconds", 0) for a in status.get("attempts", []))
+        assert status.get("gpuSeconds", 0) >= spent
+
+    def _change_spec(self, **fields: Any) -> None:
+        self.cluster.spec = self.cluster.spec.model_copy(update=fields)
+
+    def _running(self) -> list[Pod]:
+        return [pod for pod in self.cluster.pods() if pod.phase == "Running"]
+
+    def _attempts(self) -> list[Pod]:
+        return [pod for pod in self._running() if self.cluster.number_of(pod)]
+
+    def _draw(self, data: st.DataObject, options: list[Any]) -> Any:
+        return data.draw(st.sampled_from(options)) if options else None
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(
+    max_examples=HISTORIES,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+)
+assert Job

@@ -1,0 +1,174 @@
+"""The records of attempts: what each one used, how far it came, and that its words are its own."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from finetune_api.bundle import TerminationMessage
+from finetune_api.reasons import FailureReason
+from finetune_api.spec.run_policy import Budget, RunPolicy
+from finetune_api.status.job import ConditionType
+from finetune_operator.decisions.plan import Plan
+from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.pods import Pod, PodCondition
+from finetune_operator.observed.runs import LOST_GRACE
+from finetune_operator.observed.world import Progress, Run, World
+from tests.unit.finetune_operator.plans import kinds, reason, state
+from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, attempt, pod, run, saying, validated, with_status
+
+HOUR = timedelta(hours=1)
+GPU = PROFILE.gpu_types[0]
+
+
+def priced(price: str) -> Any:
+    return PROFILE.model_copy(update={"gpu_types": [GPU.model_copy(update={"price_per_hour": price})]})
+
+
+def second(pod: Pod | None = None, **fields: Any) -> Run:
+    return run("tickets-12345678-a2", pod, **fields)
+
+
+def attempts(plan: Plan) -> list[dict[str, Any]]:
+    assert plan.status is not None
+    return list(plan.status["attempts"])
+
+
+def interrupted(**fields: Any) -> World:
+    """The first attempt ran for an hour and was preempted, which is on record. The GPU cost 2.50 when it began."""
+    begun = validated(profile=priced("2.50"))
+    begun = with_status(begun, reconcile(begun, NOW - HOUR))
+    ended = pod("Failed", exit_code=33, started=NOW - HOUR, finished=NOW, **fields)
+    world = replace(begun, attempts={1: attempt(ended, failed=True)}, profile=priced("9"))
+    return with_status(world, reconcile(world, NOW))
+
+
+def test_an_attempt_costs_what_its_gpu_cost_when_it_began() -> None:
+    (record,) = attempts(Plan(status=interrupted().raw_status))
+
+    assert (record["gpuSeconds"], record["pricePerHour"], record["cost"]) == (3600, "2.50", "2.5000")
+
+
+def test_the_totals_are_those_of_all_attempts() -> None:
+    world = interrupted()
+    world = with_status(world, reconcile(world, NOW))
+    done = second(pod("Succeeded", name="p2", exit_code=0, started=NOW, finished=NOW + HOUR), succeeded=True)
+
+    plan = reconcile(replace(world, attempts={**world.attempts, 2: done}), NOW + HOUR)
+
+    assert plan.status is not None
+    assert (plan.status["gpuSeconds"], plan.status["cost"]) == (7200, "11.5000")
+
+
+def test_a_pod_that_is_never_seen_again_is_paid_until_its_loss_is_noticed() -> None:
+    running = with_status(validated(), reconcile(validated(attempts={1: attempt(pod(started=NOW))}), NOW))
+
+    plan = reconcile(running, NOW + timedelta(seconds=90))
+
+    (record,) = attempts(plan)
+    assert (record["reason"], record["gpuSeconds"]) == ("Evicted", 90)
+
+
+def test_each_pod_of_an_attempt_that_a_queue_resumed_is_on_record_and_paid() -> None:
+    first = pod("Failed", name="p1", exit_code=33, started=NOW, finished=NOW + timedelta(minutes=1))
+    again = pod("Running", name="p2", created=NOW + timedelta(minutes=5), started=NOW + timedelta(minutes=5))
+    resumed = attempt(begun=NOW + timedelta(minutes=5)).with_pods([replace(first, due=NOW), again])
+
+    (record,) = attempts(reconcile(validated(attempts={1: resumed}), NOW + timedelta(minutes=6)))
+
+    assert [(p["name"], "completionTime" in p) for p in record["pods"]] == [("p1", True), ("p2", False)]
+    assert (record["gpuSeconds"], "completionTime" in record) == (60, False)
+
+
+def test_a_pod_on_a_lost_node_is_waited_for_only_for_its_grace() -> None:
+    due = NOW + timedelta(seconds=120)
+    lost = pod("Running", due=due, conditions={"DisruptionTarget": PodCondition("True", "DeletionByTaintManager", "")})
+    world = validated(attempts={1: attempt(lost)})
+
+    assert kinds(reconcile(world, due)) == []
+    at = due + LOST_GRACE
+    ended = reconcile(world, at)
+    assert (attempts(ended)[0]["reason"], ended.delete_jobs) == ("NodeLost", ["tickets-12345678-a1"])
+    gone = with_status(replace(world, attempts={}, remains={1: (lost,)}), ended)
+    (job,) = reconcile(gone, at).create
+    assert job["metadata"]["name"] == "tickets-12345678-a2"
+
+
+def test_the_next_attempt_waits_for_the_pod_of_a_deleted_job() -> None:
+    leaving = pod("Running", due=NOW + timedelta(seconds=120))
+    running = with_status(validated(), reconcile(validated(attempts={1: attempt(pod())}), NOW))
+    world = replace(running, remains={1: (leaving,)})
+    world = with_status(world, reconcile(world, NOW))
+
+    plan = reconcile(world, NOW + timedelta(seconds=1))
+
+    assert (kinds(plan), reason(with_reason(plan, world))) == ([], "Retrying")
+    ended = replace(leaving, phase="Failed", exit_code=33, finished=NOW + timedelta(seconds=9))
+    assert kinds(reconcile(replace(world, remains={1: (ended,)}), NOW + timedelta(seconds=10))) == ["Job"]
+
+
+def with_reason(plan: Plan, world: World) -> Plan:
+    return plan if plan.status is not None else Plan(status=world.raw_status)
+
+
+@pytest.mark.parametrize("skew", [timedelta(0), HOUR, -HOUR])
+def test_what_the_second_attempt_shows_is_its_own(skew: timedelta) -> None:
+    world = saying(interrupted(), ConditionType.TRAINED, since=NOW + skew)
+    world = with_status(world, reconcile(world, NOW))
+    both = {**world.attempts, 2: second(pod(name="p2"))}
+
+    first_spoke = reconcile(replace(world, attempts=both, authors={"Trained": 1}), NOW)
+    second_spoke = reconcile(replace(world, attempts=both, authors={"Trained": 2}), NOW)
+
+    assert first_spoke.status is not None
+    assert second_spoke.status is not None
+    assert (first_spoke.status["stage"], second_spoke.status["stage"]) == ("Training", "Evaluating")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "progressed"), [(None, None, False), (None, 7, True), (7, 7, False), (7, 8, True)]
+)
+def test_an_attempt_progressed_if_its_checkpoint_is_later_than_all_before(
+    before: int | None, after: int | None, progressed: bool
+) -> None:
+    world = interrupted(
+        termination=TerminationMessage(reason=FailureReason.PREEMPTED, message="M.", checkpoint_step=before)
+    )
+    world = with_status(world, reconcile(world, NOW))
+    stopped = pod("Failed", name="p2", exit_code=33, finished=NOW)
+    both = {**world.attempts, 2: second(stopped, failed=True)}
+
+    plan = reconcile(replace(world, attempts=both, progress=Progress(2, after, before, after)), NOW)
+
+    record = attempts(plan)[1]
+    assert record["progressed"] is progressed
+    assert (record.get("resumedFromStep"), record.get("checkpointStep")) == (before, after)
+
+
+def test_a_running_attempt_is_looked_at_when_its_budget_ends() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(budget=Budget(gpu_hours=0.5))})
+    world = validated(spec=spec, attempts={1: attempt(pod(started=NOW))})
+
+    assert reconcile(world, NOW).requeue_after == timedelta(seconds=1801)
+    assert state(reconcile(world, NOW + timedelta(seconds=1801))) == "Suspended"
+
+
+def test_a_stop_by_the_operator_overrules_what_the_stopped_pod_said() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+    stopped = pod("Failed", exit_code=33, finished=NOW)
+
+    plan = reconcile(validated(spec=spec, attempts={1: attempt(stopped, failed=True)}), NOW)
+
+    assert plan.status is not None
+    assert (attempts(plan)[0]["reason"], plan.status["counts"]) == (
+        "Suspended",
+        {"attempts": 1, "reasons": {"Suspended": 1}},
+    )
+
+
+def test_a_failure_of_its_own_ends_a_job_also_while_it_is_suspended() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+    failed = pod("Failed", exit_code=29, finished=NOW)
+
+    assert reason(reconcile(validated(spec=spec, attempts={1: attempt(failed, failed=True)}), NOW)) == "LossDiverged"

@@ -1,0 +1,159 @@
+"""The policy of retries: what follows which end, when, and where."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from finetune_api.reasons import FAILURES, RETRIED_PREFLIGHTS, FailureReason, Retry
+from finetune_api.spec.run_policy import RunPolicy
+from finetune_api.status.attempts import Attempt, Counts
+from finetune_operator.decisions import retries
+from finetune_operator.decisions.retries import Again, GiveUp
+from tests.unit.finetune_operator.worlds import NOW
+
+POLICY = RunPolicy()
+CHARGED = [r for r in FailureReason if FAILURES[r].retry in (Retry.BACKOFF, Retry.OTHER_NODE, Retry.ONCE)]
+INTERRUPTIONS = [r for r in FailureReason if FAILURES[r].retry is Retry.INTERRUPTION]
+
+
+def attempts(*reasons: str, **last: Any) -> list[Attempt]:
+    """Attempts that ended one after another for these reasons. `last`: fields of the last one."""
+    made = [
+        Attempt(number=n, name=f"a{n}", reason=r, message="M.", completion_time=NOW) for n, r in enumerate(reasons, 1)
+    ]
+    return [*made[:-1], made[-1].model_copy(update=last)]
+
+
+def counts(*reasons: str) -> Counts:
+    interruptions = sum(reason in INTERRUPTIONS for reason in reasons)
+    return Counts(
+        attempts=len(reasons),
+        retries=sum(reason in CHARGED for reason in reasons[:-1]),
+        interruptions=interruptions or None,
+        reasons={reason: reasons.count(reason) for reason in reasons},
+    )
+
+
+def decide(*reasons: str, policy: RunPolicy = POLICY, **last: Any) -> GiveUp | Again:
+    return retries.after_attempt(attempts(*reasons, **last), counts(*reasons), policy, NOW)
+
+
+@pytest.mark.parametrize("reason", [r for r in FailureReason if FAILURES[r].retry is Retry.NEVER])
+def test_what_a_retry_cannot_mend_ends_the_job_with_its_own_message(reason: FailureReason) -> None:
+    assert decide(reason) == GiveUp(reason, "M.")
+
+
+@pytest.mark.parametrize("reason", [r for r in FailureReason if FAILURES[r].retry is Retry.BACKOFF])
+def test_faults_that_pass_are_tried_again_with_growing_pauses_and_then_end_the_job(reason: FailureReason) -> None:
+    pauses = []
+    for tried in range(1, 4):
+        verdict = decide(*[reason] * tried)
+        assert isinstance(verdict, Again)
+        pauses.append((verdict.at - NOW).total_seconds())
+
+    assert pauses == [10, 20, 40]
+    assert decide(*[reason] * 4) == GiveUp(reason, "Attempt 4 of 4 failed: M.")
+
+
+def test_pauses_end_at_ten_minutes() -> None:
+    assert [retries.backoff(n).total_seconds() for n in (0, 1, 2, 6, 7, 8, 1000)] == [10, 10, 20, 320, 600, 600, 600]
+
+
+@pytest.mark.parametrize("reason", [r for r in FailureReason if FAILURES[r].retry is Retry.ONCE])
+def test_what_may_help_once_is_tried_once_and_at_once(reason: FailureReason) -> None:
+    assert decide(reason) == Again(NOW, [])
+    assert decide(reason, reason) == GiveUp(reason, "Attempt 2 of 2 failed: M.")
+    assert isinstance(decide(reason, FailureReason.STORAGE_UNAVAILABLE), Again)
+
+
+def test_running_out_of_gpu_memory_halves_the_micro_batch_of_every_later_attempt() -> None:
+    assert retries.halvings(counts("Killed")) == 0
+    assert retries.halvings(counts("GPUOutOfMemory", "Preempted", "Killed")) == 1
+
+
+def test_nodes_with_a_broken_gpu_are_avoided_from_then_on() -> None:
+    first = decide("GPUFault", node_name="n1")
+    second = decide("GPUFault", "GPUFault", node_name="n2", avoided_nodes=["n1"])
+    later = decide("GPUFault", "Evicted", node_name="n3", avoided_nodes=["n1"])
+
+    assert first == Again(NOW, ["n1"])
+    assert second == Again(NOW, ["n1", "n2"])
+    assert isinstance(later, Again)
+    assert later.avoided == ["n1"]
+
+
+@pytest.mark.parametrize("reason", INTERRUPTIONS)
+def test_an_interruption_that_got_further_is_never_charged(reason: FailureReason) -> None:
+    assert decide(*["Killed"] * 3, *[reason] * 7, progressed=True) == Again(NOW, [])
+
+
+def test_interruptions_end_the_job_when_there_are_more_than_the_policy_accepts() -> None:
+    policy = RunPolicy(max_interruptions=2)
+
+    assert isinstance(decide(*["Evicted"] * 2, policy=policy, progressed=True), Again)
+    verdict = decide(*["Evicted"] * 3, policy=policy, progressed=True)
+
+    assert isinstance(verdict, GiveUp)
+    assert verdict.finding == (
+        "Attempt 3 failed, after 0 retries and 3 interruptions, and spec.runPolicy.maxInterruptions allows 2 "
+        "interruptions: M."
+    )
+
+
+def in_vain(number: int, *before: Attempt) -> GiveUp | Again:
+    records = [
+        *before,
+        *(
+            a.model_copy(update={"progressed": False})
+            for a in attempts(*["Preempted"] * (number + len(before)))[len(before) :]
+        ),
+    ]
+    return retries.after_attempt(records, counts(*[str(r.reason) for r in records]), POLICY, NOW)
+
+
+def test_interruptions_in_a_row_that_got_no_further_count_like_retries() -> None:
+    pauses = []
+    for number in range(1, 4):
+        verdict = in_vain(number)
+        assert isinstance(verdict, Again)
+        pauses.append((verdict.at - NOW).total_seconds())
+
+    assert pauses == [0, 20, 40]
+    assert isinstance(in_vain(4), GiveUp)
+
+
+def test_progress_lets_the_count_of_vain_interruptions_begin_anew() -> None:
+    (before,) = attempts("Preempted", progressed=True)
+
+    assert isinstance(in_vain(3, before), Again)
+
+
+def test_pods_that_never_ran_are_waited_for_longer_and_longer_but_not_given_up() -> None:
+    verdict = decide(*["Evicted"] * 8)
+
+    assert verdict == Again(NOW + timedelta(minutes=10), [])
+
+
+def test_what_the_tenant_stopped_is_resumed_at_once_and_charged_to_nobody() -> None:
+    assert decide("Killed", "Killed", "Killed", "Suspended", avoided_nodes=["n1"]) == Again(NOW, ["n1"])
+
+
+def test_without_retries_a_first_failure_says_why_it_was_the_last() -> None:
+    verdict = decide("StorageUnavailable", policy=RunPolicy(max_retries=0))
+
+    assert verdict == GiveUp(
+        FailureReason.STORAGE_UNAVAILABLE, "M. It was not retried, because spec.runPolicy.maxRetries allows 0 retries."
+    )
+
+
+@pytest.mark.parametrize("reason", FailureReason)
+def test_a_preflight_is_tried_again_for_faults_of_storage_and_node_only(reason: FailureReason) -> None:
+    verdict = retries.after_preflight(attempts(reason), counts(reason), POLICY, NOW)
+
+    assert isinstance(verdict, Again) is (reason in RETRIED_PREFLIGHTS)
+
+
+@pytest.mark.parametrize("reason", CHARGED)
+def test_the_remedy_of_what_was_tried_again_does_not_ask_to_try_again(reason: FailureReason) -> None:
+    assert "create the job again" not in FAILURES[reason].remedy

@@ -1,0 +1,42 @@
+"""Work in a thread beside the training."""
+
+import time
+from collections.abc import Callable
+from threading import Event
+
+from finetune_trainer.checkpoints.background import Background
+
+
+def test_work_runs_beside_and_its_processor_time_is_counted() -> None:
+    background, begun, go = Background(), Event(), Event()
+
+    def work(check: Callable[[int], None]) -> None:
+        begun.set()
+        go.wait(10)
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            check(1)
+
+    background.start(work)
+    assert begun.wait(10)
+    assert background.busy
+    assert not background.wait(0)
+    go.set()
+    assert background.wait(10)
+    assert 0.05 <= background.cpu_seconds < 1
+    assert background.last_seconds is not None
+
+
+def test_cancelled_work_ends_at_its_next_check() -> None:
+    background, begun = Background(), Event()
+
+    def work(check: Callable[[int], None]) -> None:
+        while True:
+            begun.set()
+            check(0)
+            time.sleep(0.001)
+
+    background.start(work)
+    assert begun.wait(10)
+    assert background.cancel(10)
+    assert background.last_seconds is None

@@ -1,0 +1,185 @@
+"""The checkpoints of a job, on a real S3 server and on the local file system."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from finetune_trainer.checkpoints.store import BEST, STATE, WORDS, BestWeights, CheckpointStore, Found
+from finetune_trainer.pod.storage import JobStorage, join
+from tests.unit.finetune_trainer.pod.test_storage import Place, local_place, place, s3_place
+
+__all__ = ["local_place", "place", "s3_place"]
+
+FACTS = {"the digest of the data": "d"}
+Open = Callable[..., CheckpointStore]
+
+
+@pytest.fixture
+def root(place: Place) -> str:
+    return place.uri("out", ".work", "u", "checkpoints")
+
+
+@pytest.fixture
+def opened(place: Place, root: str) -> Open:
+    """Opens the job's checkpoints as the pod of an attempt does."""
+
+    def open(pod: str = "p1", keep: int = 2, facts: dict[str, str] = FACTS) -> CheckpointStore:
+        return CheckpointStore(place.storage, root, pod, facts, keep)
+
+    return open
+
+
+def write(store: CheckpointStore, step: int, best: BestWeights | None = None) -> None:
+    words = (store.best_name(best) or "").encode()
+    store.write(step, lambda: io.BytesIO(b"state of %d" % step), words, best, lambda size: None)
+
+
+def newest(store: CheckpointStore, into: Path, misfit: str | None = None) -> tuple[Found | None, list[str]]:
+    return store.newest(into, lambda words: words.decode() or None, lambda path: misfit)
+
+
+def folders(place: Place, root: str) -> list[str]:
+    return sorted({path.split("/")[0] for path in place.storage.list_folder(root)})
+
+
+def weights(folder: Path, step: int) -> BestWeights:
+    path = folder / "kept"
+    path.write_bytes(b"best of %d" % step)
+    return BestWeights(step, path)
+
+
+def test_a_job_without_checkpoints_has_none(opened: Open, tmp_path: Path) -> None:
+    assert newest(opened(), tmp_path / "into") == (None, [])
+
+
+def test_the_newest_is_found_whichever_pod_wrote_it(opened: Open, tmp_path: Path) -> None:
+    write(opened("p9"), 9)
+    write(opened("p2"), 12)
+    write(opened("p1"), 11)
+    found, skipped = newest(opened("p3"), tmp_path / "into")
+    assert found
+    assert (found.name, found.state.read_bytes(), skipped) == ("step-00000012-p2", b"state of 12", [])
+
+
+def test_older_ones_are_deleted_after_a_newer_one_is_complete(place: Place, root: str, opened: Open) -> None:
+    store = opened(keep=2)
+    for step in (5, 10, 15):
+        write(store, step)
+    assert folders(place, root) == ["step-00000010-p1", "step-00000015-p1"]
+
+
+def test_a_checkpoint_of_a_higher_step_by_another_pod_is_left_alone(place: Place, root: str, opened: Open) -> None:
+    write(opened("other"), 20)
+    store = opened("p1", keep=1)
+    write(store, 5)
+    write(store, 10)
+    assert folders(place, root) == ["step-00000010-p1", "step-00000020-other"]
+
+
+def test_the_one_with_which_an_attempt_began_is_kept_beside_its_first_own(
+    place: Place, root: str, opened: Open, tmp_path: Path
+) -> None:
+    write(opened("p1"), 5)
+    write(opened("p1"), 6)
+    store = opened("p2", keep=2)
+    newest(store, tmp_path / "into")
+    write(store, 9)
+    assert folders(place, root) == ["step-00000006-p1", "step-00000009-p2"]
+
+
+def test_best_weights_are_uploaded_once_and_deleted_with_the_last_checkpoint_that_needs_them(
+    place: Place, root: str, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    send = JobStorage.send
+
+    def noted(storage: JobStorage, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None]) -> None:
+        sent.append(uri)
+        send(storage, open, uri, advance)
+
+    monkeypatch.setattr(JobStorage, "send", noted)
+    store = opened(keep=2)
+    best = weights(tmp_path, 4)
+    write(store, 5, best)
+    write(store, 10, best)
+    assert [uri for uri in sent if uri.endswith(BEST)] == [join(root, "best-00000004-p1", BEST)]
+    write(store, 15, weights(tmp_path, 12))
+    assert "best-00000004-p1" in folders(place, root), "the checkpoint of step 10 needs it"
+    write(store, 20, weights(tmp_path, 12))
+    assert folders(place, root) == ["best-00000012-p1", "step-00000015-p1", "step-00000020-p1"]
+
+
+def test_an_attempt_finds_the_best_weights_and_does_not_upload_them_again(
+    place: Place, root: str, opened: Open, tmp_path: Path
+) -> None:
+    write(opened("p1"), 5, weights(tmp_path, 4))
+    store = opened("p2", keep=1)
+    found, _ = newest(store, tmp_path / "into")
+    assert found
+    assert found.best
+    assert (found.best.step, found.best.path.read_bytes()) == (4, b"best of 4")
+    write(store, 6, found.best)
+    assert folders(place, root) == ["best-00000004-p1", "step-00000006-p2"]
+
+
+Harm = Callable[[JobStorage, str], object]
+HARMS: dict[str, tuple[Harm, str]] = {
+    "truncated": (
+        lambda storage, root: storage.write_bytes(join(root, "step-00000010-p1", STATE), b"state"),
+        "step-00000010-p1 is not used: its file state.safetensors has 5 bytes instead of 11",
+    ),
+    "without its words": (
+        lambda storage, root: storage.delete_prefix(join(root, "step-00000010-p1")) or _words_only(storage, root),
+        "step-00000010-p1 is not used: it has no manifest.json",
+    ),
+    "foreign": (
+        lambda storage, root: storage.write_bytes(join(root, "step-00000010-p1", STATE), b"state of 99"),
+        "the content of its file state.safetensors is not what was written",
+    ),
+    "without its best weights": (
+        lambda storage, root: storage.delete_prefix(join(root, "best-00000008-p1")),
+        "step-00000010-p1 is not used, because",
+    ),
+}
+
+
+def _words_only(storage: JobStorage, root: str) -> None:
+    storage.write_bytes(join(root, "step-00000010-p1", WORDS), b"best-00000008-p1")
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_harmed_checkpoint_is_skipped_for_the_one_before_it_and_a_sentence_says_why(
+    place: Place, root: str, opened: Open, tmp_path: Path, harm: str
+) -> None:
+    store = opened()
+    write(store, 5, weights(tmp_path, 4))
+    write(store, 10, weights(tmp_path, 8))
+    act, sentence = HARMS[harm]
+    act(place.storage, root)
+    found, skipped = newest(opened("p2"), tmp_path / "into")
+    assert found
+    assert (found.name, found.best and found.best.step) == ("step-00000005-p1", 4)
+    assert len(skipped) == 1
+    assert sentence in skipped[0]
+
+
+def test_a_checkpoint_of_other_data_or_another_model_is_not_used(opened: Open, tmp_path: Path) -> None:
+    write(opened(), 5)
+    found, skipped = newest(opened("p2", facts={"the digest of the data": "e"}), tmp_path / "into")
+    assert found is None
+    assert 'it was written for the digest of the data "d", and this run has "e"' in skipped[0]
+    assert newest(opened("p2"), tmp_path / "into", misfit="it has other parameters")[1][0].endswith(
+        "step-00000005-p1 is not used: it has other parameters."
+    )
+
+
+def test_files_beside_the_checkpoints_are_ignored(place: Place, root: str, opened: Open, tmp_path: Path) -> None:
+    for name in ("step-x", "step-5", "notes", "step-00000007"):
+        place.storage.write_bytes(join(root, name, "manifest.json"), b"{}")
+    write(opened(), 5)
+    found, skipped = newest(opened("p2"), tmp_path / "into")
+    assert found
+    assert (found.name, skipped) == ("step-00000005-p1", [])

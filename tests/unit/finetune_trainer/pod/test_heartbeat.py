@@ -1,0 +1,80 @@
+"""How long the work may show no progress, and how a stall is described."""
+
+import threading
+
+import pytest
+
+from finetune_trainer.pod import heartbeat
+from finetune_trainer.pod.heartbeat import LEAST_SECONDS, beat, beats, patience, phase, position, quiet_work, stepped
+from finetune_trainer.pod.progress import Progress
+from finetune_trainer.pod.watchdog import stall
+
+
+@pytest.fixture(autouse=True)
+def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of a process that has done nothing."""
+    monkeypatch.setattr(heartbeat, "_Heart", type("_Heart", (), dict(vars(heartbeat._Heart))))
+    heartbeat._Heart.phase, heartbeat._Heart.step, heartbeat._Heart.slowest = "starting", None, 0.0
+
+
+def test_before_the_first_step_the_default_is_five_minutes() -> None:
+    assert patience(None) == LEAST_SECONDS == 300
+
+
+@pytest.mark.parametrize(("slowest", "seconds"), [(2.0, 300), (30.0, 300), (31.0, 310), (600.0, 6000)])
+def test_the_default_is_ten_times_the_slowest_step_and_at_least_five_minutes(slowest: float, seconds: float) -> None:
+    for each in (0.5, slowest, 1.0):
+        stepped(1, 3, each)
+    assert patience(None) == seconds
+
+
+def test_a_timeout_of_the_job_replaces_the_default() -> None:
+    stepped(1, 3, 100.0)
+    assert patience(60) == 60
+
+
+def test_quiet_work_raises_the_limit_while_it_lasts_and_never_lowers_it() -> None:
+    with quiet_work(900):
+        assert patience(60) == patience(None) == 900
+        with quiet_work(10):
+            assert patience(None) == 900
+        assert patience(None) == 900
+    assert (patience(None), patience(60)) == (300, 60)
+
+
+def test_quiet_work_of_another_thread_does_not_raise_the_limit_of_the_main_thread() -> None:
+    inside, over = threading.Event(), threading.Event()
+
+    def upload() -> None:
+        with quiet_work(900):
+            inside.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=upload)
+    thread.start()
+    assert inside.wait(60)
+    try:
+        assert patience(None) == 300
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_every_sign_of_progress_is_a_beat() -> None:
+    progress = Progress("Downloading", "MB")
+    for sign in (beat, lambda: phase("training"), lambda: stepped(1, 2, 0.1), lambda: progress.advance(5)):
+        before = beats()
+        sign()
+        assert beats() > before
+
+
+def test_a_stall_names_the_phase_and_the_last_step() -> None:
+    phase("measuring the base model")
+    assert stall(300).finding == "The trainer made no progress for 300 s while measuring the base model."
+    assert stall(300).step is None
+    phase("training")
+    stepped(1200, 4000, 0.5)
+    assert stall(310).finding == "The trainer made no progress for 310 s while training, after step 1,200 of 4,000."
+    assert stall(310).step == 1200
+    phase("merging")
+    assert position() == "merging, after step 1,200 of 4,000"

@@ -1,0 +1,200 @@
+"""When checkpoints are written beside a training, what the training waits for, and what happens after SIGTERM."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+
+import pytest
+import torch
+from torch import nn
+
+from finetune_api.spec.training import Training
+from finetune_trainer.checkpoints.pace import Pace
+from finetune_trainer.checkpoints.store import CheckpointStore
+from finetune_trainer.pod import termination
+from finetune_trainer.pod.storage import JobStorage, open_storage
+from finetune_trainer.training import checkpointing as module
+from finetune_trainer.training.checkpointing import Checkpoints, Trainee
+from finetune_trainer.training.loop import Step
+from finetune_trainer.training.memory_probe import StepLayout
+from finetune_trainer.training.optimizer import make_optimizer
+from finetune_trainer.training.run_state import RunState
+from tests.unit.finetune_trainer.pod.test_storage import bundle
+
+Send = Callable[..., None]
+
+
+class Course:
+    """A tiny training, and the checkpoints of it in a folder."""
+
+    def __init__(self, folder: Path, every: int = 1) -> None:
+        self.folder = folder
+        model = nn.Linear(3, 3)
+        store = CheckpointStore(open_storage(bundle(str(folder))), str(folder / "checkpoints"), "p", {}, keep=9)
+        self.trainee = Trainee(model, make_optimizer(model, Training()), RunState(StepLayout(1, False)), lambda: None)
+        self.checkpoints = Checkpoints(store, Pace(100, every), attempt=1, started=0.0)
+        self.checkpoints.begin(self.trainee)
+
+    def step(self) -> None:
+        """Takes one step, which sets every weight to its number."""
+        number = len(self.trainee.run.steps) + 1
+        with torch.no_grad():
+            self.trainee.model.get_parameter("weight").fill_(number)
+        self.trainee.run.steps.append(Step(number, 1.0, 0.1, 0.1, 1, 0.1))
+
+    @property
+    def stored(self) -> dict[int, float]:
+        """The weight in each complete checkpoint, by step."""
+        from safetensors.torch import load_file
+
+        return {
+            int(path.parent.name[5:13]): float(load_file(path.parent / "state.safetensors")["model/weight"][0, 0])
+            for path in (self.folder / "checkpoints").glob("step-*/manifest.json")
+        }
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Course:
+    return Course(tmp_path)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Event:
+    """Uploads wait until it is set."""
+    gate, send = Event(), JobStorage.send
+
+    def held(self: JobStorage, open: object, uri: str, advance: Callable[[int], None]) -> None:
+        while not gate.wait(0.005):
+            advance(0)
+        send(self, open, uri, advance)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JobStorage, "send", held)
+    return gate
+
+
+@pytest.fixture
+def sigterm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
+    """Sends SIGTERM with a grace period of so many seconds."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(termination._Stop, "requested", False)
+    termination.handle_sigterm()
+
+    def send(grace: float) -> None:
+        monkeypatch.setenv("GRACE_SECONDS", str(grace))
+        monkeypatch.setattr(termination._Stop, "deferred", True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    yield send
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_checkpoint_has_the_weights_of_its_step_while_training_goes_on(course: Course, gate: Event) -> None:
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    course.step()
+    course.checkpoints.after_step(course.trainee)  # the upload of step 1 is under way
+    course.step()
+    gate.set()
+    course.checkpoints.close()
+    assert course.stored == {1: 1.0}
+    assert course.checkpoints.uploaded == 1
+
+
+def test_without_memory_for_a_copy_training_waits_for_the_upload_and_the_log_says_so(
+    course: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "has_room", lambda size: False)
+    monkeypatch.setattr(module, "LONG_WAIT_SECONDS", 0)
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    course.step()
+    course.checkpoints.close()
+    assert course.stored == {1: 1.0}
+    said = capsys.readouterr().out
+    assert "s for the checkpoint of step 1, because there is no memory for a copy of 0.0Gi." in said
+
+
+@pytest.mark.parametrize("place", ["send", "copy"])
+def test_a_failed_checkpoint_is_told_and_the_next_one_is_written(
+    course: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/scratch")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*((JobStorage, "send", fail) if place == "send" else (module.Buffers, "copy", fail)))
+        course.step()
+        course.checkpoints.after_step(course.trainee)
+        assert course.checkpoints._background.wait(10)
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    course.checkpoints.close()
+    assert course.stored == {2: 2.0}
+    said = capsys.readouterr().out
+    assert "The checkpoint of step 1 was not written. Training goes on" in said
+    assert "No disk space is left for /scratch." in said
+
+
+def test_after_sigterm_the_last_step_is_uploaded_after_the_one_under_way(
+    course: Course, gate: Event, sigterm: Callable[[float], None]
+) -> None:
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    course.step()
+    sigterm(60)
+    gate.set()
+    assert course.checkpoints.after_sigterm(course.trainee) == 2
+    assert course.stored == {1: 1.0, 2: 2.0}
+
+
+def test_after_sigterm_an_upload_that_fails_is_tried_again(
+    course: Course, monkeypatch: pytest.MonkeyPatch, sigterm: Callable[[float], None]
+) -> None:
+    tries, send = [], JobStorage.send
+
+    def shaky(self: JobStorage, *arguments: object) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ConnectionError("the storage does not answer")
+        send(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JobStorage, "send", shaky)
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
+    course.step()
+    sigterm(60)
+    assert course.checkpoints.after_sigterm(course.trainee) == 1
+    assert course.stored == {1: 1.0}
+
+
+def test_an_upload_that_does_not_end_in_the_grace_period_is_given_up(
+    course: Course, gate: Event, sigterm: Callable[[float], None]
+) -> None:
+    course.step()
+    sigterm(0.5)
+    assert course.checkpoints.after_sigterm(course.trainee) is None
+    assert termination.seconds_left() == 0
+    course.checkpoints.close()
+    assert not course.checkpoints._background.busy
+    assert course.stored == {}
+
+
+def test_an_upload_that_takes_longer_than_the_grace_period_is_not_begun(
+    course: Course, sigterm: Callable[[float], None]
+) -> None:
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    assert course.checkpoints._background.wait(10)
+    course.checkpoints._background.last_seconds = 100.0
+    course.step()
+    sigterm(60)
+    assert course.checkpoints.after_sigterm(course.trainee) == 1
+    assert termination.seconds_left() > 40
+
+
+def test_the_end_tells_what_checkpoints_cost(course: Course, capsys: pytest.CaptureFixture[str]) -> None:
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    course.checkpoints.close()
+    assert "Checkpoints: 1 uploaded. Training waited 0.0" in capsys.readouterr().out

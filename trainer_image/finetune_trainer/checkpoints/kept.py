@@ -1,0 +1,67 @@
+"""Results of whole phases that a later attempt of the same job takes over: measurements and tuned weights.
+
+Each result is a verified folder `kept/NAME-POD` below the job's work prefix. A result that is damaged, incomplete or
+from another run is not used, and the log says why."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer.checkpoints.folder import Content, Unusable, read_folder, write_folder
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.storage import JobStorage, join
+
+WRITER = "writer.json"
+"""The file that says which attempt wrote the result."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A result of an earlier attempt, downloaded."""
+
+    folder: Path
+    """The local folder with its files."""
+    attempt: int
+    """The number of the attempt that wrote it."""
+
+
+class KeptResults:
+    """The kept results of one job, as one attempt uses them."""
+
+    def __init__(self, storage: JobStorage, uri: str, attempt: int, facts: Mapping[str, Any], scratch: Path) -> None:
+        """`uri`: the folder of all results. `facts`: what determines them. `scratch`: a folder for downloads."""
+        self._storage, self._uri, self._attempt, self._facts, self._scratch = storage, uri, attempt, facts, scratch
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        """The folders that were there when this attempt first looked."""
+        return sorted({path.partition("/")[0] for path in self._storage.list_folder(self._uri)})
+
+    def find(self, name: str) -> Kept | None:
+        """Returns a usable result of this name, or None. Prints why a result is not used.
+
+        Raises TrainerFailure if the storage does not answer or denies access."""
+        for folder in (folder for folder in self._folders if folder.startswith(f"{name}-")):
+            into = self._scratch / folder
+            found = read_folder(self._storage, join(self._uri, folder), into, self._facts)
+            if not isinstance(found, Unusable):
+                return Kept(into, int(json.loads((into / WRITER).read_bytes())["attempt"]))
+            print(found.why, flush=True)
+        return None
+
+    def keep(self, name: str, files: Mapping[str, Content]) -> bool:
+        """Writes a result for later attempts. `name` contains no hyphen. Returns whether it was written: if the storage
+        fails, the log says so and the job goes on."""
+        uri = join(self._uri, f"{name}-{os.environ.get('POD_UID') or 'local'}")
+        writer = json.dumps({"attempt": self._attempt}).encode()
+        try:
+            self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name
+            write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts)
+        except TrainerFailure as failure:
+            print(f"A later attempt will have to repeat what {uri} contains: {failure.message}", flush=True)
+            return False
+        return True

@@ -1,0 +1,114 @@
+"""Loads the base model and measures it before the training, unless an earlier attempt did."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import MethodType
+from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.evaluation.kept_measurements import KeptMeasurements, keep_baselines, kept_baselines
+from finetune_trainer.evaluation.quantized import shortage
+from finetune_trainer.evaluation.recipe import Assessor, Baselines
+from finetune_trainer.evaluation.scoring import Evaluator
+from finetune_trainer.handover.prepared import Prepared
+from finetune_trainer.model.isolation import describe, sharing
+from finetune_trainer.model.loading import greedy_generation, load_model
+from finetune_trainer.pod.failure import failure_of
+from finetune_trainer.pod.heartbeat import phase
+
+
+def measure_base(
+    bundle: Bundle,
+    prepared: Prepared,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+    folder: Path,
+    kept: KeptResults,
+    say: Callable[[str], None],
+) -> tuple[PreTrainedModel, Assessor, Baselines]:
+    """Measures the base model in `folder` as it would be served, or takes over what an earlier attempt measured.
+    Returns the base model as the method trains it.
+
+    `say`: reports what is done. Under QLoRA these are two models: it measures the base model in bf16, if that fits into
+    memory, and returns the base model in 4 bits. Only one of them is in memory at a time."""
+    measuring = BaseMeasuring(bundle, prepared, tokenizer, accelerator, folder, kept, say)
+    if (earlier := kept_baselines(kept)) is not None:
+        return *measuring.load(prepared.resolved.method), earlier
+    model, assessor, baselines = measuring.measure()
+    keep_baselines(kept, baselines)
+    return model, assessor, baselines
+
+
+class BaseMeasuring:
+    """The measuring of one base model. The arguments are those of `measure_base`."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        prepared: Prepared,
+        tokenizer: PreTrainedTokenizerBase,
+        accelerator: Accelerator,
+        folder: Path,
+        kept: KeptResults,
+        say: Callable[[str], None],
+    ) -> None:
+        self._bundle, self._prepared, self._tokenizer, self._accelerator = bundle, prepared, tokenizer, accelerator
+        self._folder, self._kept, self._say = folder, kept, say
+
+    def measure(self) -> tuple[PreTrainedModel, Assessor, Baselines]:
+        """Returns the same as `measure_base`."""
+        resolved, needed = self._prepared.resolved, self._prepared.resolved.base_memory
+        if needed is None:
+            return self._measure(resolved.method)
+        short = shortage(needed, self._accelerator.device, self._bundle.spec.compute.memory)
+        if short is None:
+            try:
+                baselines = self._measure(MethodType.LORA)[2]
+            except RuntimeError as error:
+                if failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
+                    raise
+                # Running out of memory while measuring the base must not fail the job.
+                short = "the base model in bfloat16 ran out of GPU memory"
+            self._accelerator.free_memory()
+        if short:
+            model, assessor, baselines = self._measure(resolved.method, f" in 4 bits, because {short}")
+            return model, assessor, replace(baselines, shortage=short)
+        print("Loading the base model in 4 bits.", flush=True)
+        model, assessor = self.load(resolved.method)
+        phase("measuring the base model in 4 bits")
+        return model, assessor, assessor.beside_quantized(baselines, model)
+
+    def load(self, method: MethodType) -> tuple[PreTrainedModel, Assessor]:
+        """Loads the base model for `method`. Returns it with the object that measures it."""
+        model, generation = load_base(self._bundle, self._prepared, method, self._accelerator.device, self._folder)
+        tokens = self._prepared.resolved.micro_batch_tokens
+        evaluator = Evaluator(self._tokenizer, tokens, generation, self._accelerator)
+        return model, Assessor(self._bundle, self._prepared, evaluator)
+
+    def _measure(self, method: MethodType, why: str = "") -> tuple[PreTrainedModel, Assessor, Baselines]:
+        model, assessor = self.load(method)
+
+        def say(what: str) -> None:
+            phase(f"measuring {what}")
+            self._say(f"Answering {len(assessor.held_out):,} held-out rows with {what}.")
+
+        remember = KeptMeasurements(self._kept, f"base.{method.lower()}")
+        return model, assessor, assessor.baselines(model, say, remember, f"the base model{why}")
+
+
+def load_base(
+    bundle: Bundle, prepared: Prepared, method: MethodType, device: torch.device, folder: Path
+) -> tuple[PreTrainedModel, GenerationConfig]:
+    """Loads the base model in `folder` for `method`, with its generation settings. Prints why rows of this model cannot
+    share a forward pass, if so. Raises TrainerFailure as `load_model` and `sharing` do."""
+    phase("loading the base model")
+    model = load_model(folder, method, device, bundle.spec.method.quantization)
+    if slower := describe(sharing(model)):
+        print(slower, flush=True)
+    return model, greedy_generation(model, prepared.stop_token_ids, prepared.resolved.max_new_tokens)

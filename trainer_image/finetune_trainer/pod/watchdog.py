@@ -1,0 +1,94 @@
+"""Ends the process if its main thread makes no progress, with the stacks of all threads in the log.
+
+A thread looks at the `heartbeat`. It cannot run while a library holds Python's global lock (the GIL). For this case
+there is a timer of the system, whose signal is handled without the lock. The handler prints the stacks and ends the
+process with the same exit code, but it cannot write a message. It allows the time that the thread allowed when it last
+looked."""
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_trainer.pod import heartbeat
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.termination import stop_requested
+
+LOOK_SECONDS = 1.0
+MARGIN_SECONDS = 60.0
+"""How much later than the thread the timer ends the process. The thread needs some of it to write the status."""
+EXIT_CODE = FAILURES[FailureReason.TRAINING_STALLED].exit_code
+
+
+@contextmanager
+def watched(wanted: float | None, report: Callable[[TrainerFailure], None]) -> Iterator[None]:
+    """Ends the process with TrainingStalled if the main thread shows no progress inside the context.
+
+    `wanted`: spec.runPolicy.stallTimeoutSeconds, or None for the default of `heartbeat.patience`. `report`: writes the
+    failure to the termination message and the status. Call this in the main thread."""
+    over = threading.Event()
+    thread = threading.Thread(target=_watch, args=(wanted, report, over), name="watchdog", daemon=True)
+    heartbeat.beat()
+    with _timer():
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def _watch(wanted: float | None, report: Callable[[TrainerFailure], None], over: threading.Event) -> None:
+    """Counts the looks without progress, not the time: a process that was frozen with its pod has not stalled."""
+    seen, waited = heartbeat.beats(), 0.0
+    while not over.wait(LOOK_SECONDS):
+        if (now := heartbeat.beats()) != seen or stop_requested():  # after SIGTERM the kubelet ends the process
+            seen, waited = now, 0.0
+        waited += LOOK_SECONDS
+        allowed = heartbeat.patience(wanted)
+        _arm(allowed - waited + MARGIN_SECONDS)
+        if waited >= allowed:
+            _end(stall(waited), report)
+
+
+def stall(seconds: float) -> TrainerFailure:
+    """Returns the failure of a process whose main thread showed no progress for `seconds`."""
+    finding = f"The trainer made no progress for {seconds:,.0f} s while {heartbeat.position()}."
+    return TrainerFailure(FailureReason.TRAINING_STALLED, finding, step=heartbeat.last_step())
+
+
+def _end(failure: TrainerFailure, report: Callable[[TrainerFailure], None]) -> NoReturn:
+    """Prints every thread's stack, reports the failure and ends the process, without waiting for any other thread."""
+    _arm(MARGIN_SECONDS)
+    print(f"{failure.message} The stacks of all threads follow.", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+    try:
+        report(failure)
+    finally:
+        os._exit(EXIT_CODE)
+
+
+@contextmanager
+def _timer() -> Iterator[None]:
+    """Inside, SIGALRM prints the stacks of all threads and ends the process with the number of the signal, which is the
+    exit code of TrainingStalled. No part of this needs the GIL: the handlers are functions of C."""
+    libc = ctypes.CDLL(None)
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    before = libc.signal(signal.SIGALRM, ctypes.cast(libc._exit, ctypes.c_void_p))
+    faulthandler.register(signal.SIGALRM, file=sys.stderr, all_threads=True, chain=True)
+    try:
+        yield
+    finally:
+        _arm(0)
+        faulthandler.unregister(signal.SIGALRM)
+        libc.signal(signal.SIGALRM, before)
+
+
+def _arm(seconds: float) -> None:
+    signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -1,0 +1,57 @@
+"""The tuned weights and the records of a finished training. A later attempt takes them over instead of training."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.pod.termination import steps_done
+from finetune_trainer.training.run_state import RunState
+from finetune_trainer.training.training_progress import TrainingProgress, duration
+from finetune_trainer.training.validation import Validation
+
+NAME, RECORDS = "trained", "training.json"
+
+
+@dataclass(frozen=True)
+class KeptTraining:
+    """A finished training of an earlier attempt."""
+
+    run: RunState
+    weights: Path
+    """The folder with the tuned weights, as they are published: an adapter or a whole model."""
+    attempt: int
+
+    def __str__(self) -> str:
+        """A sentence that says what is reused."""
+        steps, seconds = len(self.run.steps), sum(step.seconds for step in self.run.steps)
+        return (
+            f"The tuned weights are those of attempt {self.attempt}: {steps:,} step{'s' * (steps != 1)} in "
+            f"{duration(seconds)}."
+        )
+
+    def tell(self, progress: TrainingProgress, validation: Validation) -> None:
+        """Gives the status and the validation the records of the training."""
+        progress.resumed(self.run)
+        progress.planned(self.run.plan)
+        validation.resume(self.run.curve, None)
+        steps_done(len(self.run.steps), len(self.run.steps))
+
+
+def keep_training(kept: KeptResults, run: RunState, held_seconds: float, weights: Path) -> bool:
+    """Keeps the training and the files of its weights in the folder `weights`. Returns whether they were written.
+
+    `held_seconds`: how long this attempt and earlier ones had taken when the weights were trained."""
+    files = {f"weights/{path.relative_to(weights)}": path for path in weights.rglob("*") if path.is_file()}
+    records = TypeAdapter(RunState).dump_json(replace(run, held_before=held_seconds))
+    return kept.keep(NAME, {RECORDS: records, **files})
+
+
+def kept_training(kept: KeptResults) -> KeptTraining | None:
+    """Returns the training that an earlier attempt finished, or None. Its run begins where that attempt ended."""
+    if (found := kept.find(NAME)) is None:
+        return None
+    run = TypeAdapter(RunState).validate_json((found.folder / RECORDS).read_bytes())
+    run.resumed_from, run.resumed_attempt = len(run.steps), found.attempt
+    return KeptTraining(run, found.folder / "weights", found.attempt)
