@@ -54,7 +54,6 @@ class FailureReason(StrEnum):
     KILLED = "Killed"
     TRAINING_STALLED = "TrainingStalled"
     STATUS_NOT_WRITABLE = "StatusNotWritable"
-    TRAINING_STALLED = "TrainingStalled"
     TRAINER_CRASHED = "TrainerCrashed"
 
 
@@ -196,12 +195,6 @@ FAILURES: dict[FailureReason, Failure] = {
         "Bind the ClusterRole finetune-trainer to the pod's ServiceAccount, and make sure that nothing else writes the "
         "status of this job.",
         Retry.BACKOFF,
-    ),
-    FailureReason.TRAINING_STALLED: Failure(
-        14,  # the number of SIGALRM, because the trainer's timer cannot end the process with another code
-        Actor.PLATFORM,
-        "Read the stacks of all threads in the pod's log, and check the node's GPU, driver and network. If the work "
-        "was only slow, raise spec.runPolicy.stallTimeoutSeconds. Then create the job again.",
     ),
     FailureReason.TRAINER_CRASHED: Failure(
         34,
