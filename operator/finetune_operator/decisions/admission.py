@@ -123,5 +123,6 @@ def _misplaced_cache(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obs
     return Obstacle(
         f"spec.preparedCache.uri of FineTuneProfile {spec.profile_name}: {finding}",
         final=False,
-        remedy="Correct spec.preparedCache.uri of the profile, or add its bucket to spec.storages. The job then starts.",
+        remedy="Correct spec.preparedCache.uri of the profile, or add its bucket to spec.storages. "
+        "The job then starts.",
     )
