@@ -86,9 +86,11 @@ def _run(options: argparse.Namespace) -> str:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Reads the bundle from a file. Raises TrainerFailure SpecInvalid with up to five wrong fields."""
+    """Reads the bundle from a file. Ignores fields of a later operator.
+
+    Raises TrainerFailure SpecInvalid with up to five wrong fields."""
     try:
-        return Bundle.model_validate_json(path.read_bytes())
+        return Bundle.model_validate_json(path.read_bytes(), extra="ignore")
     except FileNotFoundError as error:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"The bundle {path} does not exist.") from error
     except ValidationError as error:

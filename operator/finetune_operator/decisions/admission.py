@@ -58,6 +58,14 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
             late,
             "List the profiles with kubectl get finetuneprofiles, and set spec.profileName to one of them.",
         )
+    budget = world.spec.policy.budget
+    if budget is not None and budget.cost is not None and world.profile.gpu_types[0].price_per_hour is None:
+        return Obstacle(
+            f"spec.runPolicy.budget.cost: FineTuneProfile {world.spec.profile_name} has no pricePerHour, so the cost "
+            "of the job is not known.",
+            final=False,
+            remedy="Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile.",
+        )
     if unknown := _unknown_bucket(world.spec, world.profile):
         return replace(unknown, final=not begun)
     if not begun and (misplaced := _misplaced_cache(world.spec, world.profile)):
