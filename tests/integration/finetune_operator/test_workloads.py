@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import requests
 from kubernetes.config import kube_config
 
 from devcluster import Cluster
@@ -71,7 +72,7 @@ def job_with_workload(kube: Kube, namespace: str) -> str:
 def is_served(kube: Kube, path: str) -> bool:
     try:
         kube.list(path)
-    except RefusedError:
+    except (RefusedError, requests.JSONDecodeError):  # the API server answers in plain text if nobody serves the path
         return False
     return True
 
