@@ -31,16 +31,17 @@ def out_of_memory(scene: Scene, job: Job) -> None:
     """Lowers the limit of the container's cgroup until the kernel kills the trainer."""
     pod, pid = running(job)
     limit = _memory_limit(pid)
+    usage = limit.parent / ("memory.current" if limit.name == "memory.max" else "memory.usage_in_bytes")
+
+    def leave(room: int) -> None:
+        with suppress(OSError):  # Version 1 refuses a limit that it cannot reach by freeing caches.
+            limit.write_text(str(int(usage.read_text()) + room))
 
     def killed() -> bool:
-        usage = limit.parent / ("memory.current" if limit.name == "memory.max" else "memory.usage_in_bytes")
-        try:
-            limit.write_text(str(max(int(usage.read_text()) - _MIB, 4 * _MIB)))
-        except FileNotFoundError:
-            return True
-        except OSError:  # Version 1 refuses a limit that it cannot reach by freeing caches.
-            limit.write_text(str(int(usage.read_text()) + _MIB // 4))
+        leave(-_MIB)
         return process_of(pod) is None
+
+    leave(_MIB // 4)  # Version 1 kills at the next allocation above it, version 2 at a limit below the usage.
 
     wait_for("the kernel to kill the trainer", killed, timeout=60)
 
@@ -93,7 +94,7 @@ def make_again(scene: Scene, job: Job) -> Job:
 
 
 def change_profile(scene: Scene, job: Job) -> None:
-    """Changes the profile's image and storage to ones that no pod could use, and back once the job has ended."""
+    """Changes the profile's image to one that no pod could use, and back once the job has ended."""
     name = job.read()["spec"]["profileName"]
     path = f"{PROFILES}/{name}"
     before = job.kube.get(path)["spec"]
@@ -115,9 +116,9 @@ def _off_and_on(scene: Scene, job: Job, off: Callable[[str], None], on: Callable
     pod, _ = running(job)
     node = pod["spec"]["nodeName"]
     assert node == SECOND_NODE, f"{pod['metadata']['name']} runs on {node}, where the control plane is"
+    scene.later(lambda: on(node))
     off(node)
     wait_for("the node to be lost", lambda: _ready(scene, node), lambda ready: ready != "True", 90)
-    scene.later(lambda: on(node))
     # The node comes back while its work is done elsewhere. A node that is parted still has the old pod then.
     with suppress(AssertionError):
         wait_for("another pod to take over", lambda: _is_taken_over(job, node), timeout=TAKEN_OVER_SECONDS)

@@ -97,6 +97,14 @@ FAULTS: tuple[Fault, ...] = (
         STEPPING,
         _reasons(R.GPU_OUT_OF_MEMORY),
     ),
+    Fault(
+        "hang",
+        "A step hangs (stand-in).",
+        _word("hang"),
+        STEPPING,
+        _reasons(R.TRAINING_STALLED),
+        spec={"runPolicy": {"stallTimeoutSeconds": 20}},
+    ),
     Fault("gpu-fault", "The GPU fails (stand-in).", _word("gpu-fault"), STEPPING, _reasons(R.GPU_FAULT)),
     Fault("s3-away", "S3 refuses connections for 60 s.", cluster.s3_away, ALL, S3_REASONS),
     Fault(

@@ -81,20 +81,16 @@ def _run(options: argparse.Namespace) -> str:
     from finetune_trainer.train import tell_failure, train
 
     writer = StatusWriter(bundle.job, attempt_manager(attempt))
-    with watched(stall_timeout(bundle), lambda failure: tell_failure(failure, writer)):
+    with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_failure(failure, writer)):
         return train(bundle, storage, writer, attempt, options.halvings)
 
 
-def stall_timeout(bundle: Bundle) -> float | None:
-    """Returns spec.runPolicy.stallTimeoutSeconds, or None if the job does not set it."""
-    policy = getattr(bundle.spec, "run_policy", None)
-    return getattr(policy, "stall_timeout_seconds", None)
-
-
 def read_bundle(path: Path) -> Bundle:
-    """Reads the bundle from a file. Raises TrainerFailure SpecInvalid with up to five wrong fields."""
+    """Reads the bundle from a file. Ignores fields of a later operator.
+
+    Raises TrainerFailure SpecInvalid with up to five wrong fields."""
     try:
-        return Bundle.model_validate_json(path.read_bytes())
+        return Bundle.model_validate_json(path.read_bytes(), extra="ignore")
     except FileNotFoundError as error:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"The bundle {path} does not exist.") from error
     except ValidationError as error:

@@ -106,7 +106,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
             lambda message: tell(writer, TRAINED, "EvaluatingBase", message),
         )
 
-        phase("training")
+        phase("preparing the training")
         validation = Validation(prepared.validation, spec.training, resolved, accelerator, scratch)
         trained = kept_training(kept) if resolved.total_steps else None
         tell(writer, TRAINED, "Training", str(trained) if trained else announcement(prepared))
@@ -136,7 +136,6 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
             elif run:
                 keep_training(kept, run, perf_counter() - attempt.started, output / (ADAPTER if adapter else MODEL))
         with weights_kept(storage, bundle, output):
-            phase("measuring the tuned model")
             started, remember = attempt.started, KeptMeasurements(kept, "tuned")
             assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, started, bundle), remember)
             tell_assessment(assessment.evaluation, writer)

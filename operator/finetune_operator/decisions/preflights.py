@@ -11,14 +11,14 @@ from finetune_operator.decisions.records import History
 from finetune_operator.observed import own_words
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import RunStanding, Standing
-from finetune_operator.observed.world import World
+from finetune_operator.observed.world import Run, World
 
 
 def assess_one(world: World, now: datetime) -> RunStanding:
     """Return the state of the preflight. If its pod or Job was stopped or removed, its condition counts."""
-    begun = world.preflight.begun if world.preflight else world.created
-    said = own_words.failure_said(world.status, own_words.PREFLIGHT, begun)
-    found = assess(world.preflight, now, said)
+    run = _run(world)
+    said = own_words.failure_said(world.status, own_words.PREFLIGHT, run.begun if run else world.created)
+    found = assess(run, now, said)
     if world.status.is_true(ConditionType.VALIDATED) and found.standing is not Standing.RUNNING:
         return RunStanding(Standing.SUCCEEDED)
     if found.standing is Standing.ABSENT and (last := _last(world)) is not None:
@@ -35,10 +35,11 @@ def is_done(world: World, now: datetime) -> bool:
 
 def with_failure(world: World, history: History, found: RunStanding, now: datetime) -> History:
     """Return the history with the record of the preflight that has failed."""
-    last, number = _last(world), current_number(world)
+    last, run = _last(world), _run(world)
+    number = world.preflight_number if run else last.number if last else 1
     if last is not None and last.number == number:
         return history
-    run, pod = world.preflight, world.preflight.pod if world.preflight else None
+    pod = run.pod if run else None
     record = Attempt(
         number=number,
         name=run.name if run else names.preflight_name(world.name, world.uid, number),
@@ -57,16 +58,16 @@ def is_recorded(world: World, history: History) -> bool:
     return last is not None and last.number == history.preflights[-1].number
 
 
-def current_number(world: World) -> int:
-    """Return the number of the preflight that exists, or existed last."""
-    last = _last(world)
-    return world.preflight_number if world.preflight else last.number if last else 1
-
-
 def next_number(world: World) -> int:
     """Return the number of the preflight to create: that of one which was deleted before it ended, or the next one."""
     last = _last(world)
     return last.number + 1 if last else 1
+
+
+def _run(world: World) -> Run | None:
+    """Return the last preflight. If its Job was deleted, that of an earlier one may still exist, and does not count."""
+    last = _last(world)
+    return None if last is not None and world.preflight_number < last.number else world.preflight
 
 
 def _last(world: World) -> Attempt | None:

@@ -9,7 +9,18 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.decisions import admission, children, limits, outlooks, preflights, records, retries, usage
+from finetune_operator.decisions import (
+    admission,
+    children,
+    limits,
+    outlooks,
+    placement,
+    preflights,
+    records,
+    retries,
+    silence,
+    usage,
+)
 from finetune_operator.decisions.aftermath import after_the_end
 from finetune_operator.decisions.conditions import Outlook, is_written, operator_status
 from finetune_operator.decisions.plan import Event, Plan
@@ -47,7 +58,7 @@ def reconcile(world: World, now: datetime) -> Plan:
 
     stop = limits.stop(world, history, now)
     if stop is not None and history.is_interrupted:
-        return _stop(world, history.ended(stop.reason, stop.message), now)
+        return _stop(world, records.stopped(world, history, stop.reason, stop.message), now)
     if last is not None and last.reason is None:
         return _follow(world, history, now)
     if last is not None and (end := _end_of_retries(world, history, now)) is not None:
@@ -82,12 +93,25 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     The attempt reads only its bundle, so a changed or deleted profile does not stop it."""
     record, attempt = history.attempts[-1], history.standing
     run = records.run_of(world, record)
+    if finding := placement.without_a_node(record, run, now):
+        stuck = records.stopped(world, history, FailureReason.GPU_FAULT, finding)
+        return _fail(world, stuck, FailureReason.GPU_FAULT, finding, now)
+    if finding := silence.silent(world, record.number, run, attempt, now):
+        stalled = records.stopped(world, history, FailureReason.TRAINING_STALLED, finding)
+        return _proceed(world, outlooks.stopping(finding), stalled, now, requeue_after=NOW_AGAIN)
     create = _groundwork(world, world.spec) if world.spec is not None else []
     if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:
         create.append(children.bundle_config_map(world, world.spec, world.profile))
     outlook = outlooks.training(record, attempt, records.stage_of(world, record))
-    looks = [look for look in (attempt.requeue_after, limits.next_look(world, history, now)) if look is not None]
-    return _proceed(world, outlook, history, now, create, min(looks, default=None))
+    looks = (
+        attempt.requeue_after,
+        limits.next_look(world, history, now),
+        placement.look_again(record, run, now),
+        silence.silent_in(world, record.number, run, attempt, now),
+    )
+    return _proceed(
+        world, outlook, history, now, create, min((look for look in looks if look is not None), default=None)
+    )
 
 
 def _stop(world: World, history: History, now: datetime) -> Plan:

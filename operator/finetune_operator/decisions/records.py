@@ -14,7 +14,7 @@ from finetune_operator.decisions import usage
 from finetune_operator.observed import own_words
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import End, RunStanding, Standing
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import Progress, Run, World
 
 SUCCEEDED = "Succeeded"
 STAGES = ("Training", "Evaluating", "Publishing")
@@ -89,12 +89,6 @@ class History:
         new = range(before, self.preflight)
         return sum(is_charged(record.reason) for record in self.preflights if record.number in new)
 
-    def ended(self, reason: str, message: str) -> "History":
-        """Return the history in which the operator has stopped the last attempt."""
-        assert self.last is not None
-        stopped = self.last.model_copy(update={"reason": reason, "message": message})
-        return replace(self, attempts=(*self.attempts[:-1], stopped))
-
     def closed(self, now: datetime) -> "History":
         """Return the history of a job that ends now."""
         return replace(self, attempts=tuple(usage.closed(attempt, now) for attempt in self.attempts))
@@ -126,8 +120,8 @@ def history(world: World, now: datetime) -> History:
         known = written.get(number) or new(world, number)
         standing = _standing(world, known, now)
         records.append(_updated(world, known, standing, records, now))
-    known = (world.status.counts.preflights if world.status.counts else None) or 1
-    started = max(known, world.preflight_number if world.preflight else 1)
+    recorded = (world.status.counts.preflights if world.status.counts else None) or 1
+    started = max(recorded, world.preflight_number if world.preflight else 1)
     return History(world.status, tuple(records), tuple(world.status.preflights or ()), standing, started)
 
 
@@ -189,30 +183,48 @@ def _standing(world: World, known: Attempt, now: datetime) -> RunStanding:
     return found
 
 
+def stopped(world: World, history: History, reason: str, message: str) -> History:
+    """Return the history in which the operator has stopped the last attempt."""
+    last = history.attempts[-1]
+    ended = last.model_copy(update={**_told(world, last), "reason": reason, "message": message})
+    return replace(history, attempts=(*history.attempts[:-1], ended))
+
+
 def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[Attempt], now: datetime) -> Attempt:
     """Return the record with the pods that exist now, and with the end of the attempt if it has ended."""
     run = run_of(world, known)
     has_failed = known.reason is None and standing.standing is Standing.FAILED
     record = usage.with_pods(known, run, has_failed, now)
-    if known.reason is not None or standing.standing not in (Standing.FAILED, Standing.SUCCEEDED):
+    if known.reason is not None:
+        # A pod that was stopped tells its last steps when it ends.
+        return record.model_copy(update=_told(world, known)) if usage.is_held(known) else record
+    if standing.standing not in (Standing.FAILED, Standing.SUCCEEDED):
         return record
-    progress = world.progress if world.progress.attempt == known.number else None
-    told = run.pod.termination if run.pod else None
     ended = record.model_copy(
         update={
+            **_told(world, record),
             "reason": SUCCEEDED if standing.standing is Standing.SUCCEEDED else standing.failure,
             "message": standing.message if standing.standing is Standing.FAILED else None,
             "completion_time": record.completion_time if record.start_time else now,
-            "exit_code": run.pod.exit_code if run.pod else None,
-            "stage": stage_of(world, known) if record.start_time else None,
-            "resumed_from_step": progress.resumed_from_step if progress else None,
-            "last_step": (told.step if told else None) or (progress.step if progress else None),
-            "checkpoint_step": (told.checkpoint_step if told else None)
-            or (progress.checkpoint_step if progress else None),
         }
     )
     ran = (run.pod is not None and run.pod.started is not None) or known.start_time is not None
     return ended.model_copy(update={"progressed": _reach(ended) > _best(earlier) if ran else None})
+
+
+def _told(world: World, record: Attempt) -> dict[str, str | int]:
+    """Return how far the attempt came, by its termination message and by what it wrote in the status."""
+    pod = run_of(world, record).pod
+    progress = world.progress if world.progress.attempt == record.number else Progress()
+    told = pod.termination if pod else None
+    found: dict[str, str | int | None] = {
+        "exit_code": pod.exit_code if pod else None,
+        "stage": stage_of(world, record) if record.start_time else None,
+        "resumed_from_step": progress.resumed_from_step,
+        "last_step": (told.step if told else None) or progress.step,
+        "checkpoint_step": (told.checkpoint_step if told else None) or progress.checkpoint_step,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _reach(record: Attempt) -> tuple[int, int]:

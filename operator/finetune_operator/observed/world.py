@@ -101,6 +101,8 @@ class Progress:
     step: int | None = None
     resumed_from_step: int | None = None
     checkpoint_step: int | None = None
+    observed: datetime | None = None
+    """When it was written, by the clock of the pod."""
 
     @classmethod
     def parse(cls, training: Object) -> "Progress":
@@ -110,6 +112,7 @@ class Progress:
             step=training.get("step"),
             resumed_from_step=training.get("resumedFromStep"),
             checkpoint_step=training.get("checkpointStep"),
+            observed=_optional_time(training.get("observedTime")),
         )
 
 

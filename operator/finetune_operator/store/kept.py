@@ -19,6 +19,8 @@ from finetune_operator.observed.world import Key, Progress, Run
 _NEVER_READ = {"preflight", "resolved", "training"}
 """Parts of the status that start no decision. `training` is the progress, which changes every few seconds."""
 
+_NO_PROGRESS = Progress()
+
 ENDED = (State.COMPLETE, State.FAILED)
 """States in which nothing is decided any more."""
 
@@ -55,7 +57,7 @@ class KeptJob:
     """Whether the job has requested a GPU."""
     authors: tuple[tuple[str, int], ...] = ()
     """Type of each condition that an attempt wrote, and the number of the attempt."""
-    progress: Progress = field(default=Progress(), compare=False)
+    progress: Progress = field(default=_NO_PROGRESS, compare=False)
     """Does not count as a change, so that progress starts no decision."""
 
     @property
@@ -103,7 +105,7 @@ class KeptJob:
             is_stale=stale,
             has_attempts=status.get("counts", {}).get("attempts", 0) > 0,
             authors=() if ended else _authors(metadata.get("managedFields", [])),
-            progress=Progress() if ended else Progress.parse(status.get("training", {})),
+            progress=Progress.parse(status["training"]) if "training" in status and not ended else _NO_PROGRESS,
         )
 
 

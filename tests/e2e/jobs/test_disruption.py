@@ -11,7 +11,7 @@ from tests.integration.jobs import ATTEMPT, Job
 from tests.integration.kube import BATCH_JOBS, PODS
 from tests.integration.waiting import wait_for
 
-GRACE_SECONDS = 60.0
+GRACE_SECONDS = 120.0
 """terminationGracePeriodSeconds of a training pod."""
 
 
@@ -40,19 +40,23 @@ def test_more_memory_than_its_limit_is_said_so(tenant: Tenant, start: Callable[.
 
     status = tenant.end_of(job)
 
-    assert status["attempts"][0]["reason"] == "HostOutOfMemory", message(status)
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["HostOutOfMemory"] * 2, message(status)
     assert "compute.memory" in message(status)
 
 
-def test_a_pod_that_is_deleted_ends_the_job_with_a_reason(tenant: Tenant, start: Callable[..., Job]) -> None:
-    job = start("pod-deleted")
+def test_a_pod_that_is_deleted_is_followed_by_another_that_ends_the_job_well(
+    tenant: Tenant, start: Callable[..., Job]
+) -> None:
+    job = start("pod-deleted", training={"maxSteps": 120, "epochs": 100})
     learning(job)
 
     (pod,) = [p for p in job.pods() if "-a1-" in p["metadata"]["name"]]
     tenant.kube.delete(f"{PODS.format(job.namespace)}/{pod['metadata']['name']}")
 
     status = tenant.end_of(job)
-    assert status["attempts"][0]["reason"] in ("Preempted", "Evicted"), message(status)
+    first, second = (attempt["reason"] for attempt in status["attempts"])
+    assert (first in ("Preempted", "Evicted"), second) == (True, "Succeeded"), message(status)
+    assert (status["counts"]["interruptions"], status["counts"].get("retries")) == (1, None)
 
 
 def test_a_job_that_is_suspended_while_it_trains_waits_and_ends_well_once_resumed(

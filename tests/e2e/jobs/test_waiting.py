@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from devcluster import Cluster
+from devcluster.namespaces import FIRST
 from devcluster.storage import secret_manifest
 from finetune_operator.observed import starting
 from tests.e2e.mutations import mutated
@@ -136,3 +137,22 @@ def test_a_job_that_waits_says_why_in_the_clusters_words_and_what_helps(jobs: di
     )
 
     assert WORDS[name] in told
+
+
+@pytest.fixture
+def tainted(installed: Cluster) -> Iterator[None]:
+    """A taint on the only node, which pods that run already do not mind."""
+    taint = "gpu.example/only=true:NoSchedule"
+    installed.kubectl("taint", "node", FIRST.name, taint)
+    yield
+    installed.kubectl("taint", "node", FIRST.name, f"{taint}-")
+
+
+def test_a_taint_that_a_pod_does_not_tolerate_is_told_with_what_helps(tenant: Tenant, tainted: None) -> None:
+    rows = tenant.put_rows("tainted.jsonl", sums(30))
+    job = tenant.create("waits-taint", rows, dataset={"train": [{"uri": rows, "columns": SUMS_COLUMNS}]})
+
+    told = wait_for("the taint to be told", lambda: str(job.ready().get("message")), lambda m: "untolerated taint" in m)
+
+    assert "What helps: remove the taint" in told
+    tenant.kube.delete(job.path)

@@ -124,3 +124,17 @@ def test_every_uri_is_known_by_its_field() -> None:
         "spec.dataset.test[0].uri": "s3://b-b/2.json",
         "spec.output.uri": "s3://acme-models/tickets",
     }
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"suspend": True},
+        {"runPolicy": {"maxRetries": 7}},
+        {"training": {"epochs": 1, "seed": 0}},
+        {"profileName": "default"},
+    ],
+)
+def test_the_digest_leaves_out_defaults_and_what_may_be_changed(said: dict[str, Any]) -> None:
+    plain, other = (Bundle(spec=FineTuneJobSpec.model_validate({**MINIMAL, **more})) for more in ({}, said))
+    assert other.spec_digest == plain.spec_digest

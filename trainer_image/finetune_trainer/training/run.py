@@ -21,6 +21,7 @@ from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Prepared, work_prefix
 from finetune_trainer.model.trainable import use_gradient_checkpointing
 from finetune_trainer.pod.failure import StopRequested, Superseded, TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred
 from finetune_trainer.tokens.row_store import lengths, mixtures
@@ -108,6 +109,7 @@ class TrainingRun:
                     self._checkpoints.finish()  # the upload is of an earlier step, with which the next attempt begins
                     raise
         finally:
+            phase("finishing the training")
             self._checkpoints.close()
         self._validation.finish(model)
         return trainee.run

@@ -140,11 +140,15 @@ def test_pods_get_the_cache_of_prepared_rows_and_the_keys_for_its_bucket() -> No
         PROFILE.storages[1],
     ]
     profile = FineTuneProfileSpec.model_validate(
-        {**PROFILE.model_dump(), "storages": storages, "preparedCache": {"uri": "s3://cache/prepared"}}
+        {
+            **PROFILE.model_dump(by_alias=True, exclude_none=True),
+            "storages": storages,
+            "preparedCache": {"uri": "s3://cache/prepared"},
+        }
     )
 
     bundle = json.loads(children.bundle_config_map(WORLD, SPEC, profile)["data"]["bundle.json"])
-    pods = [children.preflight_job(WORLD, SPEC, profile), children.attempt_job(WORLD, SPEC, profile, 1)]
+    pods = [children.preflight_job(WORLD, SPEC, profile), children.attempt_job(WORLD, SPEC, profile, Try(1))]
 
     assert bundle["preparedCache"] == {"uri": "s3://cache/prepared"}
     assert all('"secretName": "cache-keys"' in json.dumps(pod) for pod in pods)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from finetune_api.reasons import AGAIN, FAILURES, FailureReason, Retry
 from finetune_api.spec.run_policy import Budget, RunPolicy
@@ -43,19 +43,32 @@ class Histories(RuleBasedStateMachine):
         self.end: Object | None = None
         self.cluster.settle()
 
+    @initialize(is_valid=st.sampled_from([True, True, False]), trains=st.booleans())
+    def it_begins(self, is_valid: bool, trains: bool) -> None:
+        """Most histories begin where a GPU is requested, because most happens from there on."""
+        if is_valid:
+            self._go_on()
+            self._go_on()
+            self.cluster.settle()
+            if trains:
+                self.cluster.start(self.cluster.pods()[0], "n1")
+
     # What happens
 
+    @precondition(lambda self: any(pod.phase == "Pending" for pod in self.cluster.pods()))
     @rule(data=st.data(), node=st.sampled_from(["n1", "n2"]))
     def a_pod_starts(self, data: st.DataObject, node: str) -> None:
         if pod := self._draw(data, [p for p in self.cluster.pods() if p.phase == "Pending"]):
             self.cluster.start(pod, node)
 
+    @precondition(lambda self: len(self._running()) > len(self._attempts()))
     @rule(data=st.data())
     def a_preflight_ends_well(self, data: st.DataObject) -> None:
         if pod := self._draw(data, [p for p in self._running() if not self.cluster.number_of(p)]):
             self.cluster.says(pod, "Validated", "True", "Valid", timedelta(0))
             self.cluster.end(pod, 0)
 
+    @precondition(lambda self: self._attempts())
     @rule(data=st.data(), steps=st.integers(0, 5), skew=SKEWS)
     def an_attempt_gets_on(self, data: st.DataObject, steps: int, skew: timedelta) -> None:
         if pod := self._draw(data, self._attempts()):
@@ -66,6 +79,7 @@ class Histories(RuleBasedStateMachine):
             if steps > 3:
                 self.cluster.says(pod, "Trained", "True", "Trained", skew)
 
+    @precondition(lambda self: self._attempts())
     @rule(data=st.data(), skew=SKEWS, exits=st.booleans())
     def an_attempt_publishes(self, data: st.DataObject, skew: timedelta, exits: bool) -> None:
         if pod := self._draw(data, self._attempts()):
@@ -76,6 +90,7 @@ class Histories(RuleBasedStateMachine):
             if exits:
                 self.cluster.end(pod, 0)
 
+    @precondition(lambda self: self._running())
     @rule(data=st.data(), code=st.sampled_from(EXIT_CODES), speaks=st.booleans(), skew=SKEWS)
     def a_pod_fails(self, data: st.DataObject, code: int, speaks: bool, skew: timedelta) -> None:
         if pod := self._draw(data, self._running()):
@@ -85,23 +100,27 @@ class Histories(RuleBasedStateMachine):
                 self.cluster.says(pod, type, "False", said, skew)
             self.cluster.end(pod, code, termination_reason="OOMKilled" if code == 137 and speaks else "Error")
 
+    @precondition(lambda self: self._running())
     @rule(data=st.data(), why=st.sampled_from(["PreemptionByScheduler", "TerminationByKubelet", "DeletionByPodGC"]))
     def a_pod_is_disrupted(self, data: st.DataObject, why: str) -> None:
         if pod := self._draw(data, self._running()):
             disruption = PodCondition("True", why, "", self.cluster.now)
             self.cluster.end(pod, 143, conditions={**pod.conditions, "DisruptionTarget": disruption})
 
+    @precondition(lambda self: self.cluster.pods())
     @rule(data=st.data(), gone=st.booleans())
     def a_pod_is_deleted(self, data: st.DataObject, gone: bool) -> None:
         """Its node stops it, or never answers again."""
         if pod := self._draw(data, self.cluster.pods()):
             self.cluster.vanish(pod) if gone or not pod.started else self.cluster.ask_to_stop(pod)
 
+    @precondition(lambda self: any(pod.is_leaving for pod in self.cluster.pods()))
     @rule(data=st.data(), clean=st.booleans())
     def a_stopping_pod_ends(self, data: st.DataObject, clean: bool) -> None:
         if pod := self._draw(data, [p for p in self.cluster.pods() if p.is_leaving]):
             self.cluster.end(pod, 33 if clean else 137)
 
+    @precondition(lambda self: self.cluster.jobs)
     @rule(data=st.data())
     def a_job_is_deleted(self, data: st.DataObject) -> None:
         if job := self._draw(data, list(self.cluster.jobs.values())):
@@ -145,6 +164,8 @@ class Histories(RuleBasedStateMachine):
         self.cluster.settle()
         assert not self.cluster.requested_gpu_while_invalid
         assert len([pod for pod in self._attempts() if not self.cluster.is_lost(pod)]) <= 1, "two trainers"
+        if self.cluster.operator_is_up and self.cluster.status.get("state") in ("Suspended", "Complete", "Failed"):
+            assert [job.name for job in self.cluster.jobs.values() if self._is_live(job)] == [], "a Job holds a pod"
         numbers = [number for step, number in self.cluster.created if step == "train"]
         assert numbers == sorted(set(numbers)), "an attempt was made twice"
         for status in self.cluster.statuses[self.written :]:
@@ -214,6 +235,10 @@ class Histories(RuleBasedStateMachine):
         spent = sum(a.get("gpuSeconds", 0) for a in status.get("attempts", []))
         assert status.get("gpuSeconds", 0) >= spent
 
+    @staticmethod
+    def _is_live(job: Job) -> bool:
+        return not (job.failed or job.succeeded) and any(not pod.is_over for pod in job.pods)
+
     def _change_spec(self, **fields: Any) -> None:
         self.cluster.spec = self.cluster.spec.model_copy(update=fields)
 
@@ -230,8 +255,7 @@ class Histories(RuleBasedStateMachine):
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
     max_examples=HISTORIES,
-    stateful_step_count=40,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
-assert Job

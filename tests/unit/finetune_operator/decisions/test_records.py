@@ -9,14 +9,26 @@ import pytest
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.run_policy import Budget, RunPolicy
-from finetune_api.status.job import ConditionType
+from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.pods import Pod, PodCondition
 from finetune_operator.observed.runs import LOST_GRACE
 from finetune_operator.observed.world import Progress, Run, World
 from tests.unit.finetune_operator.plans import kinds, reason, state
-from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, attempt, pod, run, saying, validated, with_status
+from tests.unit.finetune_operator.worlds import (
+    NOW,
+    PROFILE,
+    SPEC,
+    attempt,
+    fresh,
+    pod,
+    preflight,
+    run,
+    saying,
+    validated,
+    with_status,
+)
 
 HOUR = timedelta(hours=1)
 GPU = PROFILE.gpu_types[0]
@@ -172,3 +184,115 @@ def test_a_failure_of_its_own_ends_a_job_also_while_it_is_suspended() -> None:
     failed = pod("Failed", exit_code=29, finished=NOW)
 
     assert reason(reconcile(validated(spec=spec, attempts={1: attempt(failed, failed=True)}), NOW)) == "LossDiverged"
+
+
+@pytest.mark.parametrize(
+    ("said", "minutes", "ends"),
+    [
+        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", 9, False),
+        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", 10, True),
+        ("0/2 nodes are available: 1 node(s) didn't match, 1 Insufficient nvidia.com/gpu.", 10, True),
+        (
+            "0/2 nodes: 1 node(s) didn't match, 1 Insufficient gpu. preemption: 1 No preemption victims found",
+            600,
+            False,
+        ),
+        ("0/2 nodes are available: 1 node(s) didn't match, 1 node(s) were unschedulable.", 600, False),
+    ],
+)
+def test_a_job_whose_only_node_has_a_broken_gpu_does_not_wait_for_ever(said: str, minutes: int, ends: bool) -> None:
+    broken = pod("Failed", exit_code=31, finished=NOW)
+    world = validated(attempts={1: attempt(broken, failed=True)})
+    world = with_status(world, reconcile(world, NOW))
+    world = with_status(world, reconcile(world, NOW))
+    waits = pod("Pending", name="p2", conditions={"PodScheduled": PodCondition("False", "Unschedulable", said, NOW)})
+    both = {**world.attempts, 2: second(waits)}
+
+    plan = reconcile(replace(world, attempts=both), NOW + timedelta(minutes=minutes))
+
+    assert (state(plan), reason(plan)) == (("Failed", "GPUFault") if ends else ("Queued", "WaitingForGPU"))
+    assert plan.delete_jobs == (["tickets-12345678-a2"] if ends else [])
+
+
+def test_a_limit_of_money_waits_for_a_price() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(budget=Budget(cost="5"))})
+
+    assert (reason(reconcile(validated(spec=spec), NOW)), kinds(reconcile(validated(spec=spec), NOW))) == (
+        "WaitingForDependency",
+        [],
+    )
+    assert kinds(reconcile(validated(spec=spec, profile=priced("1")), NOW)) == ["Job"]
+
+
+@pytest.mark.parametrize(("hours", "wrote", "reasons"), [(5, None, None), (6, None, 1), (11, 5, 1), (11, 6, None)])
+def test_a_pod_that_gives_no_sign_of_life_for_hours_is_replaced(
+    hours: int, wrote: int | None, reasons: int | None
+) -> None:
+    seen = NOW + wrote * HOUR if wrote is not None else None
+    world = validated(attempts={1: attempt(pod(started=NOW))}, progress=Progress(1 if wrote else 0, observed=seen))
+
+    plan = reconcile(world, NOW + hours * HOUR)
+
+    assert attempts(plan)[0].get("reason") == ("TrainingStalled" if reasons else None)
+    assert plan.delete_jobs == (["tickets-12345678-a1"] if reasons else [])
+    assert plan.status is not None
+    assert plan.status["counts"].get("reasons", {}).get("TrainingStalled") == reasons
+
+
+def test_a_stopped_attempt_tells_its_last_steps_when_its_pod_ends() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+    world = validated(spec=spec, attempts={1: attempt(pod())}, progress=Progress(1, 40, None, 30))
+    world = with_status(world, reconcile(world, NOW))
+    (before,) = attempts(Plan(status=world.raw_status))
+    last = TerminationMessage(reason=FailureReason.PREEMPTED, message="M.", step=42, checkpoint_step=42)
+    ended = pod("Failed", exit_code=33, finished=NOW, termination=last, due=NOW)
+
+    plan = reconcile(replace(world, attempts={}, remains={1: (ended,)}), NOW)
+
+    (after,) = attempts(plan)
+    assert (before["reason"], before["lastStep"], before["checkpointStep"]) == ("Suspended", 40, 30)
+    assert (after["reason"], after["lastStep"], after["checkpointStep"], after["exitCode"]) == ("Suspended", 42, 42, 33)
+
+
+def test_jobs_of_attempts_that_are_no_longer_on_record_go_and_count_no_more() -> None:
+    done = pod("Failed", exit_code=33, finished=NOW)
+    old = {n: {"number": n, "name": f"a{n}", "reason": "Preempted", "progressed": True} for n in range(1, 12)}
+    runs = {n: run(f"tickets-12345678-a{n}", done, failed=True) for n in range(1, 12)}
+    raw = {"counts": {"attempts": 11, "interruptions": 11, "reasons": {"Preempted": 11}}}
+    raw["attempts"] = [{**old[n], "completionTime": NOW.isoformat()} for n in range(2, 12)]
+    world = validated(raw_status=raw, status=FineTuneJobStatus.model_validate(raw), attempts=runs)
+
+    plan = reconcile(world, NOW)
+
+    assert [body["metadata"]["name"] for body in plan.create] == ["tickets-12345678-a12"]
+    assert plan.delete_jobs == ["tickets-12345678-a1", "tickets-12345678-a2"]
+    assert plan.status is not None
+    assert plan.status["counts"] == {"attempts": 12, "interruptions": 11, "reasons": {"Preempted": 11}}
+
+
+def test_a_job_that_ends_while_a_pod_still_stops_pays_for_it_until_then() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(max_interruptions=0)})
+    running = with_status(validated(spec=spec), reconcile(validated(attempts={1: attempt(pod(started=NOW))}), NOW))
+    leaving = pod("Running", started=NOW, due=NOW + timedelta(seconds=120))
+
+    plan = reconcile(replace(running, remains={1: (leaving,)}), NOW + timedelta(seconds=30))
+
+    assert (state(plan), attempts(plan)[0]["gpuSeconds"]) == ("Failed", 30)
+
+
+def test_suspending_a_job_ends_its_preflight() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+
+    plan = reconcile(fresh(spec=spec, preflight=preflight(pod())), NOW)
+
+    assert (state(plan), plan.delete_jobs, plan.create) == ("Suspended", ["tickets-12345678-preflight"], [])
+
+
+def test_a_pause_is_counted_from_the_end_also_of_an_attempt_whose_pod_never_ran() -> None:
+    deleted = with_status(validated(), reconcile(validated(), NOW))
+    first = with_status(deleted, reconcile(deleted, NOW))
+    again = with_status(first, reconcile(first, NOW))
+    second_end = with_status(again, reconcile(again, NOW))
+
+    assert kinds(reconcile(second_end, NOW + timedelta(seconds=19))) == []
+    assert kinds(reconcile(second_end, NOW + timedelta(seconds=20))) == ["Job"]

@@ -22,7 +22,7 @@ NODES = {
     f"{NONE}: 1 Insufficient ephemeral-storage. {NEVER}": "free or add disk space",
     f"{NONE}: 1 Too many pods. {IN_USE}": "let the nodes run more pods",
     f"{NONE}: 1 node(s) had untolerated taint(s). {NEVER}": "remove the taint, or make the node ready that has it",
-    f"{NONE}: 1 node(s) had untolerated taint {{gpu: true}}. {NEVER}": "its toleration can be added to gpuTypes in the FineTuneProfile",
+    f"{NONE}: 1 node(s) had untolerated taint {{gpu: true}}. {NEVER}": "its toleration can be added to gpuTypes",
     f"{NONE}: 1 node(s) didn't match Pod's node affinity/selector. {NEVER}": "correct nodeSelector of gpuTypes",
     f"{NONE}: 1 node(s) were unschedulable. {NEVER}": "uncordon a node",
     f"{NONE}: 1 node(s) had volume node affinity conflict. {NEVER}": "correct the volume",
@@ -47,7 +47,7 @@ def test_of_several_reasons_each_gets_its_remedy_once() -> None:
     told = of_no_node(said)
 
     assert told.startswith(
-        "What helps: wait until another pod frees its nvidia.com/gpu, or add a node with one; or add"
+        "What helps: wait until another pod frees its nvidia.com/gpu, or add a node with one; or remove"
     )
     assert told.count("toleration") == 1
 

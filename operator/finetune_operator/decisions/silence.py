@@ -1,0 +1,32 @@
+"""A pod that runs and writes nothing: its node, its network or its process has stopped without anybody noticing.
+
+The trainer ends itself when it makes no progress (spec.runPolicy.stallTimeoutSeconds). This limit is for a trainer that
+cannot even do that."""
+
+from datetime import datetime, timedelta
+
+from finetune_operator.observed.standing import RunStanding, Standing
+from finetune_operator.observed.world import Run, World
+
+SILENCE = timedelta(hours=6)
+"""Longest time without a sign of life. Loading, a measurement or an upload may take hours, and write nothing."""
+
+
+def silent(world: World, number: int, run: Run, standing: RunStanding, now: datetime) -> str | None:
+    """Return a finding if the pod of attempt `number` has given no sign of life for too long; else None."""
+    left = silent_in(world, number, run, standing, now)
+    if left is None or left > timedelta(0):
+        return None
+    hours = SILENCE.total_seconds() / 3600
+    return f"The training pod has run for {hours:.0f} hours without writing its progress in the status."
+
+
+def silent_in(world: World, number: int, run: Run, standing: RunStanding, now: datetime) -> timedelta | None:
+    """Return after which time the silence of a running pod is too long; None if the pod does not run."""
+    if standing.standing is not Standing.RUNNING or run.pod is None or run.pod.started is None:
+        return None
+    signs = [run.pod.started]
+    if world.progress.attempt == number and world.progress.observed is not None:
+        signs.append(min(world.progress.observed, now))  # the clock of the pod may be ahead
+    signs += [c.last_transition_time for c in world.status.conditions or [] if world.authors.get(c.type) == number]
+    return min(max(signs), now) + SILENCE - now

@@ -1,0 +1,33 @@
+"""Reading the spec of an object that another version of the project may have written."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_operator.observed.world import parse_spec
+from tests.unit.finetune_operator.worlds import PROFILE, SPEC
+
+JOB, FLEET = SPEC.model_dump(by_alias=True, exclude_none=True), PROFILE.model_dump(by_alias=True, exclude_none=True)
+
+
+@pytest.mark.parametrize(
+    "later", [{"tracking": {"uri": "x"}}, {"training": {"warp": 9}}, {"runPolicy": {"maxWaits": 1}}]
+)
+def test_fields_of_a_later_version_of_a_job_are_ignored(later: dict[str, Any]) -> None:
+    spec, error = parse_spec(FineTuneJobSpec, {**JOB, **later})
+
+    assert (error, spec is not None and spec.model == SPEC.model) == (None, True)
+
+
+def test_fields_of_a_later_version_of_a_profile_are_ignored() -> None:
+    assert parse_spec(FineTuneProfileSpec, {**FLEET, "limits": {"gpus": 8}}) == (PROFILE, None)
+
+
+def test_a_value_of_a_later_version_is_named() -> None:
+    spec, error = parse_spec(FineTuneJobSpec, {**JOB, "training": {"scheduler": "Sawtooth"}})
+
+    assert spec is None
+    assert error is not None
+    assert error.startswith("spec.training.scheduler: ")
