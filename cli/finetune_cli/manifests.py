@@ -76,8 +76,8 @@ def _of_object(path: Path, node: yaml.Node, body: dict[str, Any], model: type[Ap
             yield f"{path}:{_line(node, _place(field))}: {field}: {what}"
     if isinstance(spec, FineTuneProfileSpec) and spec.prepared_cache:
         field = "spec.preparedCache.uri"
-        if what := misspelled(spec.prepared_cache.uri, FOLDER):
-            yield f"{path}:{_line(node, _place(field))}: {field}: {what}"
+        if wrong := misspelled(spec.prepared_cache.uri, FOLDER):
+            yield f"{path}:{_line(node, _place(field))}: {field}: {wrong}"
 
 
 def _of_uris(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
