@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
+from kubernetes.config import kube_config
 
+from devcluster import Cluster
 from finetune_operator.cluster.api import KubernetesApi
 from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.observed.workloads import UNKNOWN
@@ -40,8 +42,9 @@ def served(kube: Kube) -> Iterator[Kube]:
 
 
 @pytest.fixture
-def workloads(kube: Kube, monkeypatch: pytest.MonkeyPatch) -> Workloads:
-    monkeypatch.setenv("KUBECONFIG", str(kube.authority.parents[1] / "kubeconfig"))
+def workloads(installed: Cluster, monkeypatch: pytest.MonkeyPatch) -> Workloads:
+    # The client reads $KUBECONFIG when it is imported.
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(installed.kubeconfig))
     return Workloads(KubernetesApi(1))
 
 
