@@ -37,9 +37,11 @@ def reference_text(crds: list[dict[str, Any]]) -> str:
             if part in root["properties"]:
                 lines += ["| field | type | default | |", "| --- | --- | --- | --- |"]
                 lines += [*_rows(part, root["properties"][part], required=part == "spec"), ""]
-    lines += ["## Failure reasons", "", "| reason | exit code | who acts | what to do |", "| --- | --- | --- | --- |"]
+    lines += ["## Failure reasons", "", "[recovery.md](recovery.md) describes the retries.", ""]
+    lines += ["| reason | exit code | retry | who acts | what to do |", "| --- | --- | --- | --- | --- |"]
     for reason, failure in FAILURES.items():
-        lines.append(f"| `{reason}` | {failure.exit_code or ''} | {failure.actor} | {failure.remedy} |")
+        retry = f"{failure.retry}. {failure.change}".removesuffix(". ")
+        lines.append(f"| `{reason}` | {failure.exit_code or ''} | {retry} | {failure.actor} | {failure.remedy} |")
     return "\n".join(lines) + "\n"
 
 

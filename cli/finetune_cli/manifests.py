@@ -74,6 +74,10 @@ def _of_object(path: Path, node: yaml.Node, body: dict[str, Any], model: type[Ap
     if isinstance(spec, FineTuneJobSpec):
         for field, what in (*_of_uris(spec), *_of_near_copies(spec)):
             yield f"{path}:{_line(node, _place(field))}: {field}: {what}"
+    if isinstance(spec, FineTuneProfileSpec) and spec.prepared_cache:
+        field = "spec.preparedCache.uri"
+        if wrong := misspelled(spec.prepared_cache.uri, FOLDER):
+            yield f"{path}:{_line(node, _place(field))}: {field}: {wrong}"
 
 
 def _of_uris(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:

@@ -159,20 +159,21 @@ FAILURES: dict[FailureReason, Failure] = {
     FailureReason.PREEMPTED: Failure(
         33,
         Actor.PLATFORM,
-        "Find out what stops the pods: a pod of higher priority, or the end of a spot node. Create the job again when "
-        "the cluster has free capacity.",
+        "Find out what stops the pods, for example pods of higher priority or the end of spot nodes. If that is normal "
+        "here, set a higher spec.runPolicy.maxInterruptions in a new job.",
         Retry.INTERRUPTION,
     ),
     FailureReason.EVICTED: Failure(
         0,
         Actor.PLATFORM,
-        "Find out who evicts or deletes the pods. Create the job again when a node has free capacity.",
+        "Find out what evicts or deletes the pods, for example a node that is drained or full. If that is normal here, "
+        "set a higher spec.runPolicy.maxInterruptions in a new job.",
         Retry.INTERRUPTION,
     ),
     FailureReason.NODE_LOST: Failure(
         0,
         Actor.PLATFORM,
-        "Check the nodes that this message or status.attempts names. Create the job again when they work.",
+        "Check the nodes that status.attempts names, and their network.",
         Retry.INTERRUPTION,
     ),
     FailureReason.KILLED: Failure(

@@ -1,6 +1,7 @@
 """The training pod: from the prepared data and the base model to published weights and a verdict. See `recipe`."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from shutil import copytree
 from time import perf_counter
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from finetune_api.bundle import Bundle
@@ -104,7 +106,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
             lambda message: tell(writer, TRAINED, "EvaluatingBase", message),
         )
 
-        phase("training")
+        phase("preparing the training")
         validation = Validation(prepared.validation, spec.training, resolved, accelerator, scratch)
         trained = kept_training(kept) if resolved.total_steps else None
         tell(writer, TRAINED, "Training", str(trained) if trained else announcement(prepared))
@@ -114,23 +116,26 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
             trained.tell(progress, validation)
         elif resolved.total_steps:
             course = TrainingRun(bundle, prepared, storage, accelerator, attempt, progress, validation, scratch)
-            run = course.take(model, lambda message: tell(writer, TRAINED, "Training", message))
+            run = course.take(
+                model, lambda message: tell(writer, TRAINED, "Training", message, training=progress.training)
+            )
         steps, attempt = (run.steps, attempt.after(run.held_before)) if run else ([], attempt)
         training = progress.training
-        tell(writer, TRAINED, "TrainingSucceeded", summary(steps, validation, resolved), held=True, training=training)
-
         model = as_published(accelerator.unwrap_model(model))
-        output, serving = scratch / "output", serving_of(prepared, tokenizer)
-        phase("saving the tuned weights")
-        with whole_model(scratch / "model"):
-            adapter = stage_weights(model, tokenizer, bundle, serving, output)
-        if trained:
-            # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
-            copytree(trained.weights, output / (ADAPTER if adapter else MODEL), dirs_exist_ok=True)
-        elif run:
-            keep_training(kept, run, perf_counter() - attempt.started, output / (ADAPTER if adapter else MODEL))
+        # An adapter is small enough to keep it first after SIGTERM, so that no step of it is lost.
+        with stop_deferred() if isinstance(model, PeftModel) else nullcontext():
+            said = summary(steps, validation, resolved)
+            tell(writer, TRAINED, "TrainingSucceeded", said, held=True, training=training)
+            output, serving = scratch / "output", serving_of(prepared, tokenizer)
+            phase("saving the tuned weights")
+            with whole_model(scratch / "model"):
+                adapter = stage_weights(model, tokenizer, bundle, serving, output)
+            if trained:
+                # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
+                copytree(trained.weights, output / (ADAPTER if adapter else MODEL), dirs_exist_ok=True)
+            elif run:
+                keep_training(kept, run, perf_counter() - attempt.started, output / (ADAPTER if adapter else MODEL))
         with weights_kept(storage, bundle, output):
-            phase("measuring the tuned model")
             started, remember = attempt.started, KeptMeasurements(kept, "tuned")
             assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, started, bundle), remember)
             tell_assessment(assessment.evaluation, writer)

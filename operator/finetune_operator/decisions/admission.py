@@ -67,7 +67,9 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
             remedy="Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile.",
         )
     if unknown := _unknown_bucket(world.spec, world.profile):
-        return replace(unknown, final=unknown.final and not begun)
+        return replace(unknown, final=not begun)
+    if not begun and (misplaced := _misplaced_cache(world.spec, world.profile)):
+        return misplaced
     if not begun and (conflict := next(conflicts(world.spec), None)):
         return Obstacle(f"{conflict.field}: {conflict.finding}", final=True, remedy=conflict.remedy)
     account = world.spec.compute.service_account_name
@@ -115,11 +117,20 @@ def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obst
         if bucket and storage_of(bucket, profile.storages) is None:
             finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
             return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
-    cache = bucket_of(profile.prepared_cache.uri) if profile.prepared_cache else None
-    if cache and storage_of(cache, profile.storages) is None:
-        finding, _ = unknown_bucket(cache, spec.profile_name, profile.storages)
-        remedy = (
-            "Correct spec.preparedCache.uri of the profile, or add its bucket to spec.storages. The job then starts."
-        )
-        return Obstacle(f"spec.preparedCache.uri of FineTuneProfile {spec.profile_name}: {finding}", False, remedy)
     return None
+
+
+def _misplaced_cache(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obstacle | None:
+    """Return the obstacle that the bucket of the profile's cache is in no storage of the profile; None if it is.
+
+    The tenant cannot correct the profile, so the job waits."""
+    bucket = bucket_of(profile.prepared_cache.uri) if profile.prepared_cache else None
+    if bucket is None or storage_of(bucket, profile.storages):
+        return None
+    finding, _ = unknown_bucket(bucket, spec.profile_name, profile.storages)
+    return Obstacle(
+        f"spec.preparedCache.uri of FineTuneProfile {spec.profile_name}: {finding}",
+        final=False,
+        remedy="Correct spec.preparedCache.uri of the profile, or add its bucket to spec.storages. "
+        "The job then starts.",
+    )

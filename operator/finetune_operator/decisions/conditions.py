@@ -58,7 +58,7 @@ def operator_status(world: World, outlook: Outlook, history: History, now: datet
 def seen_again(world: World) -> Object:
     """Return the operator's part of the status of an ended job as it is, for the present generation of the spec."""
     raw = world.raw_status
-    ready = next((c for c in raw["conditions"] if c["type"] == ConditionType.READY), {})
+    ready: Object = next((c for c in raw["conditions"] if c["type"] == ConditionType.READY), {})
     # The preflight's condition is the operator's if it has the operator's message.
     own = [
         {**condition, "observedGeneration": world.generation}

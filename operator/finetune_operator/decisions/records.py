@@ -120,8 +120,8 @@ def history(world: World, now: datetime) -> History:
         known = written.get(number) or new(world, number)
         standing = _standing(world, known, now)
         records.append(_updated(world, known, standing, records, now))
-    known = (world.status.counts.preflights if world.status.counts else None) or 1
-    started = max(known, world.preflight_number if world.preflight else 1)
+    recorded = (world.status.counts.preflights if world.status.counts else None) or 1
+    started = max(recorded, world.preflight_number if world.preflight else 1)
     return History(world.status, tuple(records), tuple(world.status.preflights or ()), standing, started)
 
 

@@ -44,9 +44,7 @@ DRIFT = Counter(
 EVENTS = Counter(f"{PREFIX}_watch_events_total", "Events that the watches received.", ["kind"])
 RESTARTS = Counter(f"{PREFIX}_watch_restarts_total", "Restarts of the watches after a failure.")
 FAILED = Counter(f"{PREFIX}_jobs_failed_total", "FineTuneJobs that have failed.", ["reason"])
-GPU_SECONDS = Counter(
-    f"{PREFIX}_gpu_seconds_total", "Seconds for which pods of ended attempts have held a GPU.", ["namespace"]
-)
+GPU_SECONDS = Counter(f"{PREFIX}_gpu_seconds_total", "Seconds for which ended pods have held a GPU.", ["namespace"])
 GPU_COST = Counter(
     f"{PREFIX}_gpu_cost_total",
     "Cost of these seconds, in the currency of pricePerHour of the FineTuneProfile.",

@@ -37,6 +37,12 @@ class Queue:
         next(resource for resource in resources if resource["name"] == GPU)["nominalQuota"] = str(gpus)
         self.kube.merge(path, {"spec": spec})
 
+    def open_for_preflights(self, name: str) -> None:
+        """Creates another LocalQueue of the same ClusterQueue."""
+        metadata = {"name": name, "namespace": self.namespace}
+        body = {"apiVersion": API, "kind": "LocalQueue", "metadata": metadata, "spec": {"clusterQueue": QUEUE}}
+        self.kube.create(f"/apis/{API}/namespaces/{self.namespace}/localqueues", body)
+
     def workload_of(self, job_uid: str) -> Object:
         """Kueue's Workload of a Job."""
         path = f"/apis/{API}/namespaces/{self.namespace}/workloads"

@@ -8,7 +8,7 @@ from finetune_api import names
 from tests.e2e.queues.conftest import NORMAL, QUEUE, URGENT, Queue
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job
-from tests.integration.kube import BATCH_JOBS, Object
+from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
 IN_QUEUE = {names.LABEL_QUEUE: QUEUE, names.LABEL_PRIORITY_CLASS: NORMAL}
@@ -121,14 +121,20 @@ def test_a_queue_that_does_not_exist_is_named_with_what_to_do(tenant: Tenant, qu
     tenant.kube.delete(job.path)
 
 
-def test_a_preflight_waits_in_the_queue_that_its_profile_names(tenant: Tenant, queue: Queue, train: str) -> None:
-    with_profile = {"profileName": tenant.profile_with_preflight_queue("nowhere")}
+def test_a_preflight_waits_in_the_queue_that_its_profile_names_until_somebody_creates_it(
+    tenant: Tenant, queue: Queue, train: str
+) -> None:
+    queue.has_room_for(gpus=1)
     sources = {"train": [{"uri": train, "columns": SUMS_COLUMNS}]}
-    job = tenant.create("queued-preflight", train, labels=IN_QUEUE, dataset=sources, **with_profile)
+    profile = tenant.profile_with_preflight_queue("later")
+    job = tenant.create("queued-preflight", train, labels=IN_QUEUE, dataset=sources, profileName=profile)
 
-    status = waiting_for_quota(job, "LocalQueue nowhere doesn't exist")
-
+    status = waiting_for_quota(job, "LocalQueue later doesn't exist")
     assert (status["state"], status["stage"]) == ("Queued", "Preflight")
-    assert kueues_labels(child(job, PREFLIGHT)) == {**IN_QUEUE, names.LABEL_QUEUE: "nowhere"}
-    tenant.kube.delete(job.path)
-    assert tenant.kube.find(f"{BATCH_JOBS.format(job.namespace)}/{job.child(ATTEMPT)}") is None
+    assert kueues_labels(child(job, PREFLIGHT)) == {**IN_QUEUE, names.LABEL_QUEUE: "later"}
+    assert ATTEMPT not in job.batch_jobs()
+
+    queue.open_for_preflights("later")
+
+    status = tenant.end_of(job)
+    assert status["state"] == "Complete", message(status)

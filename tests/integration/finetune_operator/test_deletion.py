@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from finetune_api.reasons import FailureReason
 from tests.integration.api_proxy import ApiProxy
 from tests.integration.conftest import make_namespace
 from tests.integration.finetune_operator.kubelet import Kubelet
@@ -16,7 +17,7 @@ from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import Kube
 from tests.integration.waiting import wait_for
 
-GRACE_AND_THIRTY_SECONDS = 60 + 30
+GRACE_AND_THIRTY_SECONDS = 120 + 30
 
 
 def preflight_runs(job: Job, kubelet: Kubelet) -> None:
@@ -42,8 +43,8 @@ def complete(job: Job, kubelet: Kubelet) -> None:
 
 def failed(job: Job, kubelet: Kubelet) -> None:
     training(job, kubelet)
-    kubelet.pod_of(job.namespace, job.child(ATTEMPT)).crashes(1)
-    job.wait_for_reason("TrainerCrashed")
+    kubelet.pod_of(job.namespace, job.child(ATTEMPT)).fails(FailureReason.LOSS_DIVERGED, "Loss is NaN.")
+    job.wait_for_reason(FailureReason.LOSS_DIVERGED)
 
 
 PHASES: dict[str, Callable[[Job, Kubelet], object]] = {

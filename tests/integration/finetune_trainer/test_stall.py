@@ -71,7 +71,7 @@ loop.accumulate_gradients = lambda *given, **more: (HANG if given[5] == 3 else t
         ),
         (
             "from finetune_trainer.evaluation import scoring; scoring.write_answers = hang",
-            "measuring the base model",
+            "generating answers with the base model",
             None,
         ),
         ("train.Validation.measure = hang", "training, after step 2 of 6", 2),
@@ -94,6 +94,27 @@ def test_work_that_hangs_ends_the_trainer_with_its_phase_and_every_stack(
     assert "Current thread" in done.stderr, "the watchdog's own stack"
     assert "in hang\n" in done.stderr, "the stack that shows where it hangs"
     assert '"reason": "TrainingStalled"' in done.stdout, "the status"
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        STEP_4_HANGS.replace("HANG", "hang"),
+        """
+from finetune_trainer.evaluation import generation
+generate, calls = generation.EachToken.__call__, iter(range(99))
+generation.EachToken.__call__ = lambda *given: hang() if next(calls) == 5 else generate(*given)
+""",
+    ],
+    ids=["step", "token"],
+)
+def test_a_timeout_of_the_job_ends_steady_work_sooner_than_the_default(
+    make_bundle: MakeBundle, tmp_path: Path, patch: str
+) -> None:
+    bundle = make_bundle(runPolicy={"stallTimeoutSeconds": 2})
+    done, log = run(bundle, tmp_path, f"heartbeat.LEAST_SECONDS = 300.0\n{patch}")
+    assert done.returncode == CODE, done.stderr
+    assert TerminationMessage.model_validate_json(log).message.startswith("The trainer made no progress for 2 s while ")
 
 
 def test_a_library_that_holds_the_gil_ends_the_trainer_with_the_same_exit_code(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from threading import Event, Thread
-from time import monotonic, thread_time
+from time import thread_time
 
 from finetune_trainer.pod.heartbeat import beat
 
@@ -19,8 +19,6 @@ class Background:
         self._cancelled = Event()
         self.cpu_seconds = 0.0
         """Processor time of the work that has ended."""
-        self.last_seconds: float | None = None
-        """Duration of the last piece of work that ended by itself."""
 
     @property
     def busy(self) -> bool:
@@ -34,14 +32,12 @@ class Background:
         assert not self.busy, "work is under way"
 
         def run() -> None:
-            started, cpu = monotonic(), thread_time()
             try:
                 work(self._check)
-                self.last_seconds = monotonic() - started
             except Cancelled:
                 pass
             finally:
-                self.cpu_seconds += thread_time() - cpu
+                self.cpu_seconds += thread_time()
 
         self._thread = Thread(target=run, name="checkpoint", daemon=True)
         self._thread.start()

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from finetune_api import names
 from finetune_trainer.checkpoints.folder import Content, Unusable, read_folder, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
@@ -56,7 +57,7 @@ class KeptResults:
     def keep(self, name: str, files: Mapping[str, Content]) -> bool:
         """Writes a result for later attempts. `name` contains no hyphen. Returns whether it was written: if the storage
         fails, the log says so and the job goes on."""
-        uri = join(self._uri, f"{name}-{os.environ.get('POD_UID') or 'local'}")
+        uri = join(self._uri, f"{name}-{os.environ.get(names.POD_UID_VARIABLE) or 'local'}")
         writer = json.dumps({"attempt": self._attempt}).encode()
         try:
             self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name

@@ -81,7 +81,6 @@ class BaseMeasuring:
             return model, assessor, replace(baselines, shortage=short)
         print("Loading the base model in 4 bits.", flush=True)
         model, assessor = self.load(resolved.method)
-        phase("measuring the base model in 4 bits")
         return model, assessor, assessor.beside_quantized(baselines, model)
 
     def load(self, method: MethodType) -> tuple[PreTrainedModel, Assessor]:
@@ -95,7 +94,6 @@ class BaseMeasuring:
         model, assessor = self.load(method)
 
         def say(what: str) -> None:
-            phase(f"measuring {what}")
             self._say(f"Answering {len(assessor.held_out):,} held-out rows with {what}.")
 
         remember = KeptMeasurements(self._kept, f"base.{method.lower()}")

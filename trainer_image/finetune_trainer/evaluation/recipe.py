@@ -19,6 +19,7 @@ from finetune_trainer.handover.few_shot import few_shot_draws, why_none
 from finetune_trainer.handover.mixing import draw_rows
 from finetune_trainer.handover.prepared import Example, Prepared
 from finetune_trainer.metrics.values import LIKELIHOODS
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.preflight.advice import END_UNTRAINED
 from finetune_trainer.preflight.resolve import room_for
 from finetune_trainer.statistics.comparison import Comparison, compare
@@ -133,6 +134,7 @@ class Assessor:
 
         tuned = remember("rows", "the tuned model", measure)
         regression = self._measure_regression("the tuned model", model, remember)
+        phase("comparing the models")
         spec, wish = self._spec, self._spec.evaluation
         measured = Measurements(baselines.base, tuned, baselines.few_shot, baselines.quantized)
         comparison = compare(
@@ -173,6 +175,7 @@ class Assessor:
         tokenizer, longest = self._evaluator.tokenizer, self._prepared.resolved.max_new_tokens
         room = int(min(context(model) - longest, ROOM))
         seed = self._spec.dataset.split.seed
+        phase("choosing few-shot examples")
         draws = few_shot_draws(self._prepared.train, self.held_out, prompt_format(tokenizer), tokenizer, room, seed)
         if not draws:
             print(why_none(self._prepared.train, self.held_out, room, seed), flush=True)

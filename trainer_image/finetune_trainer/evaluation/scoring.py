@@ -17,6 +17,7 @@ from finetune_trainer.handover.few_shot import Draw
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.sizing.memory import GENERATION_FACTOR
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
 
@@ -50,6 +51,7 @@ class Evaluator:
 
         Raises TrainerFailure LossDiverged if the loss is not a finite number."""
         started = perf_counter()
+        phase(f"measuring {what}", steady=True)
         model.eval()
         with torch.no_grad(), self.accelerator.autocast():
             losses, labels = row_losses(model, rows, self.micro_batch_tokens)
@@ -67,6 +69,7 @@ class Evaluator:
         asked = [number for number, row in enumerate(rows) if row.prompt]
         ready = [rows[i].input_ids[: rows[i].prompt_length] if prompts is None else prompts[i] for i in asked]
         expected, tokens = [rows[i].final_answer for i in asked], GENERATION_FACTOR * self.micro_batch_tokens
+        phase(f"generating answers with {what}", steady=True)
         model.eval()
         with torch.no_grad(), self.accelerator.autocast():
             written = write_answers(what, model, self.tokenizer, ready, expected, tokens, self.generation)

@@ -14,6 +14,9 @@ class _Heart:
     steps = 0
     slowest = 0.0
     quiet = 0.0
+    steady = False
+    began = 0
+    """Value of `beats` at the start of the phase."""
 
 
 def beat() -> None:
@@ -22,10 +25,12 @@ def beat() -> None:
     _Heart.beats += 1
 
 
-def phase(doing: str) -> None:
-    """Says what the main thread does from now on, as it follows "while" in a sentence: "training"."""
-    _Heart.phase = doing
+def phase(doing: str, steady: bool = False) -> None:
+    """Says what the main thread does from now on, as it follows "while" in a sentence: "training".
+
+    `steady`: it shows progress again and again. Its first beat may take long, because kernels are compiled."""
     beat()
+    _Heart.phase, _Heart.steady, _Heart.began = doing, steady, _Heart.beats
 
 
 def stepped(step: int, steps: int, seconds: float) -> None:
@@ -58,9 +63,11 @@ def beats() -> int:
 def patience(wanted: float | None) -> float:
     """Returns how many seconds the current work may show no progress. `wanted`: spec.runPolicy.stallTimeoutSeconds.
 
-    The default is ten times the slowest step so far, and at least five minutes."""
+    The default is ten times the slowest step so far, and at least five minutes. Work that is not steady has at least
+    five minutes."""
     usual = max(LEAST_SECONDS, SLOWER * _Heart.slowest) if wanted is None else wanted
-    return max(usual, _Heart.quiet)
+    steady = _Heart.steady and _Heart.beats > _Heart.began
+    return max(usual, _Heart.quiet, 0.0 if steady else LEAST_SECONDS)
 
 
 def last_step() -> int | None:

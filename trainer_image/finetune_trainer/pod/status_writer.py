@@ -21,7 +21,7 @@ from finetune_api import names
 from finetune_api.bundle import JobIdentity
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus
 from finetune_trainer.pod.failure import Superseded
-from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.pod.heartbeat import LEAST_SECONDS, beat, quiet_work
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PROGRESS_TIMEOUT_SECONDS = 3.0
@@ -164,7 +164,7 @@ class StatusWriter:
             method="PATCH",
             headers={"Content-Type": "application/apply-patch+yaml", "Accept": "application/json"} | self._authority(),
         )
-        with self._opener().open(request, timeout=timeout) as answer:
+        with quiet_work(LEAST_SECONDS), self._opener().open(request, timeout=timeout) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 

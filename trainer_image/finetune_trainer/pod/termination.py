@@ -1,13 +1,17 @@
 """Handles SIGTERM, and writes the termination message of the pod."""
 
+import _thread
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from types import FrameType
+from typing import ClassVar
 
+from finetune_api import names
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
@@ -33,6 +37,8 @@ class _Stop:
     requested = False
     deferred = False
     since = 0.0
+    unreported: ClassVar[list[int]] = []
+    """The signal, until the termination message is written."""
 
 
 class _Done:
@@ -44,17 +50,20 @@ class _Done:
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
     if not _Stop.requested:
-        _Stop.requested, _Stop.since = True, monotonic()
-    _stop(number, frame)
+        _Stop.requested, _Stop.since, _Stop.unreported = True, monotonic(), [number]
+        # Not a threading.Thread: its lock may be held by the code that the signal has interrupted.
+        _thread.start_new_thread(_repeat, (_Stop.unreported,))
+    if not _Stop.deferred:
+        raise StopRequested
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Raises StopRequested. Raises it again every few seconds, in case a library swallows it, until the termination
-    message is written."""
-    if _Stop.deferred:
-        return
-    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
-    raise StopRequested
+def _repeat(unreported: list[int]) -> None:
+    """Sends the signal to the main thread again every few seconds, in case a library swallows StopRequested."""
+    while True:
+        sleep(AGAIN_SECONDS)
+        if not unreported:
+            return
+        signal.pthread_kill(threading.main_thread().ident or 0, unreported[0])
 
 
 def handle_sigterm() -> None:
@@ -62,7 +71,7 @@ def handle_sigterm() -> None:
     start."""
     _Done.step = _Done.checkpoint_step = None
     signal.signal(signal.SIGTERM, _on_sigterm)
-    signal.signal(signal.SIGALRM, _stop)
+    _Stop.unreported.clear()
 
 
 @contextmanager
@@ -100,8 +109,8 @@ def failure_after_stop(error: BaseException) -> TrainerFailure:
 def seconds_left() -> float:
     """Returns how long the pod may still work after SIGTERM, before it has to report how it ended.
 
-    The environment variable GRACE_SECONDS has the pod's terminationGracePeriodSeconds."""
-    grace = float(os.environ.get("GRACE_SECONDS") or GRACE_SECONDS)
+    The environment variable names.GRACE_VARIABLE has the pod's terminationGracePeriodSeconds."""
+    grace = float(os.environ.get(names.GRACE_VARIABLE) or GRACE_SECONDS)
     passed = monotonic() - _Stop.since if _Stop.requested else 0.0
     return max(0.0, grace - min(RESERVED_SECONDS, RESERVED_SHARE * grace) - passed)
 
@@ -121,7 +130,7 @@ def write_termination_message(message: TerminationMessage) -> None:
 def write_failure(failure: TrainerFailure) -> None:
     """Leaves the termination message of a failure. Call this before anything that waits for another process: a pod that
     gets SIGTERM is killed after its grace period."""
-    signal.setitimer(signal.ITIMER_REAL, 0)  # StopRequested need not be raised again
+    _Stop.unreported.clear()
     text = failure.for_the_operator
     step = _Done.step if failure.step is None else failure.step
     message = TerminationMessage(reason=failure.reason, message=text, step=step, checkpoint_step=_Done.checkpoint_step)

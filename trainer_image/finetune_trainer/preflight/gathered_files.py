@@ -30,13 +30,17 @@ def save_gathered(gathered: Gathered, findings: Findings, folder: Path) -> None:
 
 
 def load_gathered(store: RowStore, findings: Findings, folder: Path) -> Gathered:
-    """Returns what `save_gathered` wrote, with the rows in `store`. Fills `findings`."""
+    """Returns what `save_gathered` wrote, with the rows in `store`, and fills `findings`.
+
+    Raises OSError, ValueError, KeyError or TypeError if a file or a part of one is missing; `findings` is then
+    unchanged."""
     words = json.loads((folder / WORDS).read_text())
-    findings.take_over(words["findings"])
-    return Gathered(
+    gathered = Gathered(
         store=store,
         sides={side: np.load(folder / f"{side}.npy") for side in SIDES},
         alike=Alike(*(np.load(folder / f"{name}.npy") for name in ALIKE)),
         notes=RowNotes.load(folder / NOTES),
         readings=Readings.of_json(words["readings"]),
     )
+    findings.take_over(words["findings"])
+    return gathered

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,15 @@ def _reuse(storage: JobStorage, uri: str, findings: Findings, scratch: Path) -> 
     except TrainerFailure as failure:
         why = failure.message
     if why is None:
-        shutil.move(arrived / ROWS, scratch / "prepared")
-        gathered = load_gathered(RowStore(scratch / "prepared"), findings, arrived / GATHERED)
-        print(
-            f"The rows are those that job {found.job} prepared from the same files. They are not read again.",
-            flush=True,
-        )
-        return gathered, found.below(ROWS)
+        try:
+            gathered = load_gathered(RowStore(arrived / ROWS), findings, arrived / GATHERED)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = f"they are incomplete ({type(error).__name__})"
+        else:
+            shutil.move(arrived / ROWS, scratch / "prepared")
+            gathered = replace(gathered, store=RowStore(scratch / "prepared"))
+            print(f"The rows are those that job {found.job} prepared from the same files. They are not read again.")
+            return gathered, found.below(ROWS)
     shutil.rmtree(arrived)
     print(f"The prepared rows in {uri} are not used: {why.rstrip('.')}.", flush=True)
     return None

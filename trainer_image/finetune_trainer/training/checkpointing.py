@@ -24,7 +24,7 @@ from finetune_trainer.training.run_state import STEPS, RunState, records, words_
 LONG_WAIT_SECONDS = 0.1
 """A longer wait of the training for a checkpoint is told in the log."""
 LAST_UPLOAD_SECONDS = 10.0
-"""How long the end of the training waits for an upload that is under way. Then the upload is given up."""
+"""How long the end of the training waits for an upload that is under way."""
 GIVEN_UP_SECONDS = 30.0
 """How long an upload that was given up may take to notice it."""
 PAUSE_SECONDS = 1.0
@@ -58,7 +58,7 @@ class Checkpoints:
         self._buffers, self._background = Buffers(), Background()
         self.uploaded: int | None = None
         """Step of the last uploaded checkpoint, also of an earlier attempt."""
-        self._last, self._count, self._blocked, self._expected = 0, 0, 0.0, 0.0
+        self._last, self._count, self._blocked, self._expected, self._upload_seconds = 0, 0, 0.0, 0.0, 0.0
         self._training_began = self._last_time = clock()
 
     def begin(self, trainee: Trainee) -> None:
@@ -104,22 +104,25 @@ class Checkpoints:
         An upload that is under way may end first, because it is a checkpoint too. No copy is needed any more."""
         step = len(trainee.run.steps)
         self._background.wait(seconds_left())
-        needed = self._background.last_seconds or 0.0
-        while step > (self.uploaded or 0) and not self._background.busy and needed < seconds_left():
-            self._start(trainee, *live_state(trainee.model, trainee.optimizer))
+        while step > (self.uploaded or 0) and not self._background.busy and self._upload_seconds < seconds_left():
+            try:
+                self._start(trainee, *live_state(trainee.model, trainee.optimizer))
+            except Exception as error:
+                print(f"{unwritten(step)} {failure_of(error).message}", flush=True)
             self._background.wait(seconds_left())
             if step > (self.uploaded or 0):
                 sleep(min(PAUSE_SECONDS, seconds_left()))
         self._background.cancel(0)
         return self.uploaded
 
-    def give_up(self) -> None:
-        """Ends the upload that is under way as soon as possible."""
-        self._background.cancel(0)
+    def finish(self) -> None:
+        """Waits for the upload that is under way, but not long, and not after SIGTERM."""
+        deadline = self._clock() + LAST_UPLOAD_SECONDS
+        while not self._background.wait(0.1) and self._clock() < deadline and not stop_requested():
+            pass
 
     def close(self) -> None:
-        """Ends the upload that is under way, gives the memory back, and prints what the checkpoints cost."""
-        self._background.wait(LAST_UPLOAD_SECONDS)
+        """Gives up an upload that is under way, gives the memory back, and prints what the checkpoints cost."""
         if self._background.cancel(GIVEN_UP_SECONDS):
             self._buffers.release()
         if self._count:
@@ -154,9 +157,9 @@ class Checkpoints:
 
         def upload(advance: Callable[[int], None]) -> None:
             try:
-                content = {**tensors, STEPS: records(steps)}
+                started, content = self._clock(), {**tensors, STEPS: records(steps)}
                 self._store.write(step, lambda: open_tensors(content), words, best, advance)
-                self.uploaded, self._count = step, self._count + 1
+                self.uploaded, self._count, self._upload_seconds = step, self._count + 1, self._clock() - started
             except Cancelled:
                 raise
             except Exception as error:

@@ -45,7 +45,10 @@ def keep_training(kept: KeptResults, run: RunState, held_seconds: float, weights
     `held_seconds`: how long this attempt and earlier ones had taken when the weights were trained."""
     files = {f"weights/{path.relative_to(weights)}": path for path in weights.rglob("*") if path.is_file()}
     records = TypeAdapter(RunState).dump_json(replace(run, held_before=held_seconds))
-    return kept.keep(NAME, {RECORDS: records, **files})
+    written = kept.keep(NAME, {RECORDS: records, **files})
+    if written:
+        steps_done(len(run.steps), len(run.steps))
+    return written
 
 
 def kept_training(kept: KeptResults) -> KeptTraining | None:
@@ -53,5 +56,5 @@ def kept_training(kept: KeptResults) -> KeptTraining | None:
     if (found := kept.find(NAME)) is None:
         return None
     run = TypeAdapter(RunState).validate_json((found.folder / RECORDS).read_bytes())
-    run.resumed_from, run.resumed_attempt = len(run.steps), found.attempt
+    run.resumed_from = len(run.steps)
     return KeptTraining(run, found.folder / "weights", found.attempt)

@@ -27,7 +27,7 @@ from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.speedups import DEFAULT, Speedups, use_speedups
 from finetune_trainer.model.trainable import trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import beat, stepped
+from finetune_trainer.pod.heartbeat import beat, phase, stepped
 from finetune_trainer.pod.termination import check_stop
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.schedule import learning_rate
@@ -77,6 +77,7 @@ def training_steps(
     optimizer = optimizer or make_optimizer(model, training)
     mixture = mixture or Mixture((len(examples),))
     divergence = Divergence(model.config.get_text_config().vocab_size, [step.loss for step in done])
+    phase("training", steady=True)
     for step in range(len(done), resolved.total_steps):
         started = perf_counter()
         rows = [examples[i] for i in rows_of_step(mixture, training.global_batch_size, training.seed, step)]

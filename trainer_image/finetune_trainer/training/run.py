@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 
+from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.identity import facts
@@ -20,6 +21,7 @@ from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Prepared, work_prefix
 from finetune_trainer.model.trainable import use_gradient_checkpointing
 from finetune_trainer.pod.failure import StopRequested, Superseded, TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred
 from finetune_trainer.tokens.row_store import lengths, mixtures
@@ -73,7 +75,7 @@ class TrainingRun:
         self._store = CheckpointStore(
             storage,
             join(work_prefix(bundle), CHECKPOINTS),
-            os.environ.get("POD_UID") or "local",
+            os.environ.get(names.POD_UID_VARIABLE) or "local",
             facts(bundle, prepared),
             (checkpoint and checkpoint.keep) or KEEP,
         )
@@ -86,27 +88,36 @@ class TrainingRun:
         `say`: gets a message if the training is resumed or if a checkpoint is not used. Raises TrainerFailure
         GPUOutOfMemory, LossDiverged, and after SIGTERM Preempted, with a checkpoint of the last whole step. Raises
         Superseded if another attempt has replaced this one."""
-        trainee = self._start(model, say)
+        trainee, message = self._start(model)
         self._progress.resumed(trainee.run)
         self._progress.planned(trainee.run.plan)
         self._checkpoints.begin(trainee)
+        self._note(trainee.run)
+        if message:
+            say(message)
         try:
             with stop_deferred():
                 try:
                     self._take_all(model, trainee)
+                    self._checkpoints.finish()
                     check_stop()
                 except StopRequested:
                     raise self._preempted(trainee) from None
-        except Superseded:
-            self._checkpoints.give_up()
-            raise
+                except Superseded:
+                    raise
+                except Exception:
+                    self._checkpoints.finish()  # the upload is of an earlier step, with which the next attempt begins
+                    raise
         finally:
+            phase("finishing the training")
             self._checkpoints.close()
         self._validation.finish(model)
         return trainee.run
 
-    def _start(self, model: PreTrainedModel, say: Callable[[str], None]) -> Trainee:
-        """Returns the model and its optimizer as in the newest checkpoint, or as they are before the first step."""
+    def _start(self, model: PreTrainedModel) -> tuple[Trainee, str]:
+        """Returns the model and its optimizer as in the newest checkpoint, or as they are before the first step.
+
+        Also returns the message on the checkpoints, or "" if there are none."""
         whole, prepared = self._accelerator.unwrap_model(model), self._prepared
         training = self._bundle.spec.training
         found, skipped = self._store.newest(
@@ -119,16 +130,15 @@ class TrainingRun:
             words = Words.model_validate_json(found.words)
             restore(whole, optimizer, found.state, words.numbers)
             run = resumed(words, found.state)
-            say(" ".join([*skipped, resumption(words)]))
+            sentences = [*skipped, resumption(words)]
             self._validation.resume(run.curve, found.best)
             shutil.rmtree(self._scratch / CHECKPOINTS)
         else:
             run = RunState(find_plan(model, prepared.train, training, prepared.resolved, self._accelerator))
-            if skipped:
-                say(" ".join([*skipped, "Training begins with the first step."]))
+            sentences = [*skipped, "Training begins with the first step."] if skipped else []
             self._validation.resume(run.curve, None)
         self._use_plan(run, whole)
-        return Trainee(whole, optimizer, run, lambda: self._validation.kept)
+        return Trainee(whole, optimizer, run, lambda: self._validation.kept), " ".join(sentences)
 
     def _use_plan(self, run: RunState, whole: nn.Module) -> None:
         """Makes the micro-batches smaller for each earlier attempt that ran out of memory, and applies the plan."""

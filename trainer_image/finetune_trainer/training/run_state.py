@@ -1,9 +1,10 @@
 """The state of a training besides its weights and its optimizer, and how a checkpoint stores it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -35,8 +36,6 @@ class RunState:
     """Seconds that earlier attempts took until their checkpoint."""
     resumed_from: int | None = None
     """Step of the checkpoint with which this attempt began. None: it began at step 0."""
-    resumed_attempt: int | None = None
-    """Number of the attempt that wrote that checkpoint."""
 
 
 class Words(BaseModel):
@@ -85,12 +84,13 @@ def resumed(words: Words, state: Path) -> RunState:
     """Returns the state of the run with which an attempt goes on. `state`: the file state.safetensors."""
     with safe_open(state, "pt") as file:
         steps = steps_of(file.get_tensor(STEPS))
-    return RunState(words.plan, words.halvings, steps, list(words.curve), words.held_seconds, words.step, words.attempt)
+    return RunState(words.plan, words.halvings, steps, list(words.curve), words.held_seconds, words.step)
 
 
 def records(steps: Sequence[Step]) -> Tensor:
     """Returns the records of the steps as a tensor, shape [steps, fields of Step]. fp64 holds them exactly."""
-    return torch.tensor([astuple(step) for step in steps], dtype=torch.float64).reshape(-1, len(fields(Step)))
+    row = attrgetter(*(field.name for field in fields(Step)))
+    return torch.tensor([row(step) for step in steps], dtype=torch.float64).reshape(-1, len(fields(Step)))
 
 
 def steps_of(records: Tensor) -> list[Step]:

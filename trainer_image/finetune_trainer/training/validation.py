@@ -22,6 +22,7 @@ from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
 
 MOST_ROWS = 500
 """Most rows of one measurement. They are enough to distinguish one point of the curve from the next."""
@@ -70,7 +71,8 @@ class Validation:
         self.curve.append(point)
         # The model has the weights of the last step anyway.
         if self._resolved.publish is Publish.BEST and self.best is point and step < self._resolved.total_steps:
-            self._kept.keep(model, step)
+            with quiet_work(LEAST_SECONDS):
+                self._kept.keep(model, step)
         return point
 
     @property

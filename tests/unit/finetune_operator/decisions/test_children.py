@@ -140,7 +140,11 @@ def test_pods_get_the_cache_of_prepared_rows_and_the_keys_for_its_bucket() -> No
         PROFILE.storages[1],
     ]
     profile = FineTuneProfileSpec.model_validate(
-        {**PROFILE.model_dump(exclude_none=True), "storages": storages, "preparedCache": {"uri": "s3://cache/prepared"}}
+        {
+            **PROFILE.model_dump(by_alias=True, exclude_none=True),
+            "storages": storages,
+            "preparedCache": {"uri": "s3://cache/prepared"},
+        }
     )
 
     bundle = json.loads(children.bundle_config_map(WORLD, SPEC, profile)["data"]["bundle.json"])

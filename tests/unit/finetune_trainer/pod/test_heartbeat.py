@@ -15,6 +15,7 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of a process that has done nothing."""
     monkeypatch.setattr(heartbeat, "_Heart", type("_Heart", (), dict(vars(heartbeat._Heart))))
     heartbeat._Heart.phase, heartbeat._Heart.step, heartbeat._Heart.slowest = "starting", None, 0.0
+    heartbeat._Heart.steady = False
 
 
 def test_before_the_first_step_the_default_is_five_minutes() -> None:
@@ -28,12 +29,20 @@ def test_the_default_is_ten_times_the_slowest_step_and_at_least_five_minutes(slo
     assert patience(None) == seconds
 
 
-def test_a_timeout_of_the_job_replaces_the_default() -> None:
-    stepped(1, 3, 100.0)
+def test_a_timeout_of_the_job_holds_for_steady_work_after_its_first_sign() -> None:
+    phase("training", steady=True)
+    assert patience(60) == 300, "the first micro-batch may compile kernels"
+    beat()
     assert patience(60) == 60
+    assert patience(900) == 900
+    phase("comparing the models")
+    beat()
+    assert (patience(60), patience(900)) == (300, 900)
 
 
 def test_quiet_work_raises_the_limit_while_it_lasts_and_never_lowers_it() -> None:
+    phase("training", steady=True)
+    beat()
     with quiet_work(900):
         assert patience(60) == patience(None) == 900
         with quiet_work(10):

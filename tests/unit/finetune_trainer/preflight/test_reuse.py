@@ -197,7 +197,26 @@ def lead_outside(entry: Path) -> None:
     (entry / "manifest.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("damage", [cut, change, remove, garble, lead_outside])
+def forget(name: str) -> Callable[[Path], None]:
+    def damage(entry: Path) -> None:
+        manifest = json.loads((entry / "manifest.json").read_text())
+        del manifest["files"][name]
+        (entry / "manifest.json").write_text(json.dumps(manifest))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut,
+        change,
+        remove,
+        garble,
+        lead_outside,
+        *map(forget, ("rows/texts", "gathered/train.npy", "gathered/words.json")),
+    ],
+)
 def test_damaged_rows_are_not_used_and_are_written_again(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
 ) -> None:

@@ -87,6 +87,7 @@ def sigterm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]
         os.kill(os.getpid(), signal.SIGTERM)
 
     yield send
+    termination._Stop.unreported.clear()
     signal.signal(signal.SIGTERM, before)
 
 
@@ -97,7 +98,7 @@ def test_a_checkpoint_has_the_weights_of_its_step_while_training_goes_on(course:
     course.checkpoints.after_step(course.trainee)  # the upload of step 1 is under way
     course.step()
     gate.set()
-    course.checkpoints.close()
+    course.checkpoints.finish()
     assert course.stored == {1: 1.0}
     assert course.checkpoints.uploaded == 1
 
@@ -130,7 +131,7 @@ def test_a_failed_checkpoint_is_told_and_the_next_one_is_written(
         assert course.checkpoints._background.wait(10)
     course.step()
     course.checkpoints.after_step(course.trainee)
-    course.checkpoints.close()
+    course.checkpoints.finish()
     assert course.stored == {2: 2.0}
     said = capsys.readouterr().out
     assert "The checkpoint of step 1 was not written. Training goes on" in said
@@ -186,7 +187,7 @@ def test_an_upload_that_takes_longer_than_the_grace_period_is_not_begun(
     course.step()
     course.checkpoints.after_step(course.trainee)
     assert course.checkpoints._background.wait(10)
-    course.checkpoints._background.last_seconds = 100.0
+    course.checkpoints._upload_seconds = 100.0
     course.step()
     sigterm(60)
     assert course.checkpoints.after_sigterm(course.trainee) == 1
@@ -196,5 +197,19 @@ def test_an_upload_that_takes_longer_than_the_grace_period_is_not_begun(
 def test_the_end_tells_what_checkpoints_cost(course: Course, capsys: pytest.CaptureFixture[str]) -> None:
     course.step()
     course.checkpoints.after_step(course.trainee)
+    course.checkpoints.finish()
     course.checkpoints.close()
     assert "Checkpoints: 1 uploaded. Training waited 0.0" in capsys.readouterr().out
+
+
+def test_the_end_of_the_training_does_not_wait_for_an_upload_after_sigterm(
+    course: Course, gate: Event, sigterm: Callable[[float], None]
+) -> None:
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    sigterm(60)
+    course.checkpoints.finish()
+    assert course.checkpoints._background.busy
+    gate.set()
+    course.step()
+    assert course.checkpoints.after_sigterm(course.trainee) == 2

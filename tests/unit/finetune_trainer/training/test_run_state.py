@@ -36,7 +36,7 @@ def test_a_run_is_stored_and_resumed_exactly(tmp_path: Path) -> None:
     assert read == words
     assert (read.step, read.attempt, read.best, read.numbers) == (2, 4, "best-00000002-p", {"optimizer/a/step": 2})
     assert resumed(read, tmp_path / "state") == RunState(
-        StepLayout(512, True, False), 1, done, curve, held_before=12.5, resumed_from=2, resumed_attempt=4
+        StepLayout(512, True, False), 1, done, curve, held_before=12.5, resumed_from=2
     )
 
 

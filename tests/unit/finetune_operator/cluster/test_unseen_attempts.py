@@ -1,0 +1,66 @@
+"""A Job that the status names and no watch has shown is read live: a late watch must not start a second attempt."""
+
+from typing import Any, cast
+
+import pytest
+
+from finetune_operator.cluster.accounts import Accounts
+from finetune_operator.cluster.api import Api
+from finetune_operator.cluster.observe import observe
+from finetune_operator.observed.pods import Object
+from finetune_operator.observed.world import World
+from finetune_operator.store.store import JOB, RUN, Store
+from tests.unit.finetune_operator.store import objects
+from tests.unit.finetune_operator.worlds import SPEC
+
+RECORD = {"number": 1, "name": "tickets-train"}
+
+
+class Live:
+    """An API server with one Job, or with none. Counts what it is asked."""
+
+    def __init__(self, present: Object | None) -> None:
+        self.present = present
+        self.asked: list[tuple[str, str]] = []
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        self.asked.append((kind, name))
+        return self.present
+
+
+def seen(api: Live, record: dict[str, Any], *shown: Object) -> World:
+    job = objects.job(status={"attempts": [record], "counts": {"attempts": 1}})
+    job["spec"] = SPEC.model_dump(mode="json", by_alias=True, exclude_none=True)
+    store = Store(lambda key: None)
+    store.put(JOB, job)
+    for run in shown:
+        store.put(RUN, run)
+    found = observe(cast(Api, api), store, Accounts(cast(Api, api)), ("team", "tickets"))
+    assert found is not None
+    return found
+
+
+def test_a_job_that_no_watch_has_shown_is_found_live() -> None:
+    held = objects.run()
+    held["spec"] = {"suspend": True}
+    api = Live(held)
+
+    world = seen(api, RECORD)
+
+    assert api.asked == [("Job", "tickets-train")]
+    assert list(world.attempts) == [1]
+
+
+@pytest.mark.parametrize(
+    "present", [None, objects.run(deletionTimestamp="2026-01-02T03:04:05Z"), objects.run(owner="another")]
+)
+def test_a_job_that_was_deleted_is_gone(present: Object | None) -> None:
+    assert seen(Live(present), RECORD).attempts == {}
+
+
+def test_nothing_is_asked_about_a_job_that_is_shown_or_whose_end_is_on_record() -> None:
+    held = objects.run()
+    held["spec"] = {"suspend": True}
+    for api, record, shown in ((Live(None), RECORD, [held]), (Live(None), {**RECORD, "reason": "Evicted"}, [])):
+        seen(api, record, *shown)
+        assert api.asked == []

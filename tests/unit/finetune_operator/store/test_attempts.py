@@ -1,0 +1,110 @@
+"""What the store keeps for the decisions about attempts: pods without a Job, progress, authors, times to live."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from finetune_operator.observed.world import Key
+from finetune_operator.store.store import JOB, POD, RUN, Store
+from tests.unit.finetune_operator.store.objects import job, pod, run, validated
+
+KEY = ("team", "tickets")
+PROGRESS = {"attempt": 2, "step": 7, "resumedFromStep": 4, "checkpointStep": 6, "observedTime": "2026-01-02T03:04:05Z"}
+END = {"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-02T03:04:05Z"}
+
+
+@pytest.fixture
+def told() -> list[Key]:
+    """The keys that the store has reported."""
+    return []
+
+
+@pytest.fixture
+def store(told: list[Key]) -> Store:
+    return Store(told.append)
+
+
+def test_the_pod_of_a_deleted_job_remains_known_until_it_is_gone(store: Store, told: list[Key]) -> None:
+    store.put(JOB, job())
+    store.put(RUN, run())
+    store.put(POD, pod())
+    assert store.remains("j") == {}
+
+    store.remove(RUN, "r")
+    assert [p.name for p in store.remains("j")[1]] == ["pod"]
+    told.clear()
+    store.remove(POD, "p")
+    assert (store.remains("j"), told) == ({}, [KEY])
+
+
+def test_a_job_that_is_being_deleted_is_gone_and_its_pods_remain(store: Store) -> None:
+    store.put(JOB, job())
+    store.put(RUN, run(deletionTimestamp="2026-01-02T03:04:05Z"))
+    store.put(POD, pod())
+
+    assert (store.runs("j"), list(store.remains("j"))) == ([], [1])
+
+
+def test_a_pod_in_another_namespace_with_the_labels_of_a_job_does_not_count(store: Store, told: list[Key]) -> None:
+    store.put(JOB, job())
+    told.clear()
+    store.put(POD, pod(namespace="elsewhere"))
+
+    assert (store.remains("j"), told) == ({}, [])
+
+
+def test_progress_is_known_and_starts_no_decision(store: Store, told: list[Key]) -> None:
+    store.put(JOB, job(version=1))
+    told.clear()
+    store.put(JOB, job(version=2, status={"training": PROGRESS}))
+
+    found = store.job(KEY)
+    assert found is not None
+    assert (found.progress.attempt, found.progress.step, found.progress.checkpoint_step) == (2, 7, 6)
+    assert told == []
+
+
+def test_the_attempt_that_wrote_a_condition_is_known_from_its_field_manager(store: Store) -> None:
+    fields = {"f:status": {"f:conditions": {'k:{"type":"Trained"}': {}}, "f:training": {}}}
+    raw = job()
+    raw["metadata"]["managedFields"] = [
+        {"manager": "attempt-1", "fieldsV1": fields},
+        {"manager": "attempt-12", "fieldsV1": fields},
+        {"manager": "preflight", "fieldsV1": {"f:status": {"f:conditions": {'k:{"type":"Validated"}': {}}}}},
+    ]
+    store.put(JOB, raw)
+
+    found = store.job(KEY)
+    assert found is not None
+    assert dict(found.authors) == {"Trained": 12}
+
+
+def test_a_job_that_has_requested_a_gpu_has_begun_also_when_its_jobs_are_gone(store: Store) -> None:
+    store.put(JOB, job(status=validated(counts={"attempts": 1})))
+
+    assert [begun for _, begun in store.writers("s3://r/run")] == [True]
+
+
+def test_an_ended_job_with_a_time_to_live_is_still_looked_at(store: Store, told: list[Key]) -> None:
+    ended = {"state": "Failed", "conditions": [END]}
+    mortal, plain = job("m", name="mortal", status=ended), job("p", name="plain", status=ended)
+    mortal["spec"]["runPolicy"] = {"ttlSecondsAfterFinished": 60}
+    store.put(JOB, mortal)
+    store.put(JOB, plain)
+
+    assert (store.unsettled(), told) == ([("team", "mortal")], [("team", "mortal")])
+    found = store.job(("team", "mortal"))
+    assert found is not None
+    assert (found.ttl, found.ended_at) == (timedelta(minutes=1), datetime.fromisoformat(END["lastTransitionTime"]))
+
+
+def test_an_ended_job_whose_spec_was_changed_is_looked_at_until_that_is_noted(store: Store) -> None:
+    changed = job(status={"state": "Failed", "conditions": [END], "observedGeneration": 1})
+    changed["metadata"]["generation"] = 2
+    store.put(JOB, changed)
+    assert store.unsettled() == [KEY]
+
+    noted = job(version=2, status={"state": "Failed", "conditions": [END], "observedGeneration": 2})
+    noted["metadata"]["generation"] = 2
+    store.put(JOB, noted)
+    assert store.unsettled() == []
