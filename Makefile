@@ -72,7 +72,7 @@ unit: venv ## no cluster; about a minute
 
 .PHONY: histories
 histories: venv ## 20,000 random histories of a job, about 20 minutes; HISTORIES=1000
-	@HISTORIES=$(or $(HISTORIES),20000) $(PYTEST) tests/unit/finetune_operator/decisions/test_histories.py
+	@HISTORIES=$(or $(HISTORIES),20000) $(PYTEST) --timeout 3600 tests/unit/finetune_operator/decisions/test_histories.py
 
 .PHONY: integration
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models

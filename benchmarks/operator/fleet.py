@@ -30,7 +30,7 @@ class Measured:
     bare_jobs_per_second: float = 124
     """Rate of the bare client with the same writes, mean of before and after: --only throughput --jobs 1000."""
     bare_writes_per_job: int = 3
-    restarts: tuple[tuple[int, float, float], ...] = ((0, 1.6, 70), (1000, 6.0, 161))
+    restarts: tuple[tuple[int, float, float], ...] = ((0, 1.6, 70), (1000, 7.4, 110), (10_000, 49, 222))
     """Live jobs, seconds until steady, and peak memory in MiB: --only residents --jobs N. More lines make the
     extrapolation better. The first line is the operator without jobs."""
     reporting_share: float = 0.126

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,14 @@ class History:
 
     @property
     def repeated(self) -> list[tuple[Ended, int]]:
-        """Each killed attempt whose successor took steps, and the number of its steps that were taken again."""
-        pairs, known = [], 0
-        for ended, following in zip(self.attempts, self.attempts[1:], strict=False):
-            known = max(known, ended.last_step)
-            if following.resumed:
-                pairs.append((ended, max(0, known - following.first_step)))
-                known = following.first_step
+        """Each attempt that was killed after a step, and the number of its steps that a later attempt took again."""
+        pairs, done, last = [], 0, None
+        for ended, following in pairwise(self.attempts):
+            if ended.last_step > done:
+                done, last = ended.last_step, ended
+            if last and following.resumed:
+                pairs.append((last, max(0, done - following.first_step)))
+                done, last = following.first_step, None
         return pairs
 
     @property

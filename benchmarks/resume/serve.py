@@ -102,8 +102,10 @@ def _run(
             log.append(text)
             if not sent and text.startswith(line):
                 time.sleep(delay)
-                os.kill(child, signal or 0)
-                sent, killed = True, time.monotonic()
+                sent = True
+                if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:  # it has not ended yet
+                    os.kill(child, signal or 0)
+                    killed = time.monotonic()
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     ended = time.monotonic()

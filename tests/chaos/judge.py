@@ -22,7 +22,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one try shows. `seconds_to_recover`: from the fault until the job was further than before; None: never."""
+    """What one try shows. `phase`: in which the fault came, which may be a later one than was wanted.
+    `seconds_to_recover`: from the fault until the job was further than before; None: never."""
 
     fault: str
     phase: str
@@ -46,7 +47,9 @@ class Outcome:
 def outcome(
     fault: Fault, phase: Phase, seed: int, samples: Sequence[Sample], injected: float, status: Object
 ) -> Outcome:
-    """Returns what the try shows. `injected`: seconds at which the fault was injected. `status`: at the end."""
+    """Returns what the try shows. `phase`: in which the fault was wanted. `injected`: seconds until it came.
+
+    `status`: at the end."""
     state = str(status.get("state", ""))
     ready = next((c for c in status.get("conditions", []) if c["type"] == "Ready"), {"reason": "", "message": ""})
     tried = [*status.get("preflights", []), *status.get("attempts", [])]
@@ -55,7 +58,7 @@ def outcome(
     seconds_repeated = repeated * seconds_per_step(samples)
     return Outcome(
         fault=fault.name,
-        phase=phase,
+        phase=next((s.phase for s in reversed(samples) if s.seconds <= injected and s.phase), phase),
         seed=seed,
         state=state,
         reasons=reasons,

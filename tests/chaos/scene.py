@@ -108,7 +108,7 @@ class Scene:
         train = self.tenant.put_rows("chaos.jsonl", sums(80))
         parts: Object = {
             "dataset": {"train": [{"uri": train, "columns": SUMS_COLUMNS}]},
-            "training": {"maxSteps": 250, "epochs": 100},
+            "training": {"maxSteps": 100, "epochs": 100},
             "evaluation": {"maxRows": 8},
             **spec,
         }

@@ -24,3 +24,4 @@ def test_a_job_survives_a_fault_and_says_why(scene: Scene, phase_seconds: dict[s
 
     assert found.ended_right, found
     assert found.right_reason, found
+    assert found.little_lost, found

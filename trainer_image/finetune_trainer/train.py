@@ -134,7 +134,11 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
                 # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
                 copytree(trained.weights, output / (ADAPTER if adapter else MODEL), dirs_exist_ok=True)
             elif run:
-                keep_training(kept, run, perf_counter() - attempt.started, output / (ADAPTER if adapter else MODEL))
+                weights = output / (ADAPTER if adapter else MODEL)
+                if keep_training(kept, run, perf_counter() - attempt.started, weights):
+                    # They are as good as a checkpoint of the last step: a later attempt takes no step again.
+                    progress.stored(len(run.steps))
+                    training = progress.training
         with weights_kept(storage, bundle, output):
             started, remember = attempt.started, KeptMeasurements(kept, "tuned")
             assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, started, bundle), remember)

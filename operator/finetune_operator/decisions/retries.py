@@ -11,6 +11,8 @@ from finetune_operator.decisions.records import is_charged
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=10)
 """Pauses before a retry: they double from the first to the longest."""
+MOST_PREFLIGHTS = 999
+"""The name of a Job with a longer number would not fit into a label."""
 MOST_AVOIDED = 32
 """Number of nodes that an attempt avoids at most."""
 
@@ -55,6 +57,8 @@ def after_preflight(records: Sequence[Attempt], counts: Counts, policy: RunPolic
     reason = FailureReason(last.reason or FailureReason.TRAINER_CRASHED)
     if reason not in RETRIED_PREFLIGHTS:
         return GiveUp(reason, last.message or "")
+    if last.number >= MOST_PREFLIGHTS:
+        return GiveUp(reason, _told(last, counts, f"there are at most {MOST_PREFLIGHTS} preflights", "Preflight"))
     if spent := _spent(reason, records, counts, policy):
         return GiveUp(reason, _told(last, counts, spent, "Preflight"))
     return Again((last.completion_time or now) + _pause(reason, records, counts), [])

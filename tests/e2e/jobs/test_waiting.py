@@ -18,7 +18,14 @@ from tests.integration.kube import PROFILES, Object
 from tests.integration.waiting import wait_for
 
 NOWHERE = "localhost/nothing:here"
-VOLUME = """[JSONPatch{{op: "add", path: "/spec/volumes/-", value: Object.spec.volumes{{name: "added", {0}}}}}]"""
+VOLUME = """[
+  JSONPatch{{op: "add", path: "/spec/volumes/-", value: Object.spec.volumes{{name: "added", {0}}}}},
+  JSONPatch{{
+    op: "add", path: "/spec/containers/0/volumeMounts/-",
+    value: Object.spec.containers.volumeMounts{{name: "added", mountPath: "/added"}}
+  }}
+]"""
+"""The kubelet waits only for volumes that a container mounts."""
 SECRET = VOLUME.format('secret: Object.spec.volumes.secret{secretName: "nowhere"}')
 CLAIM = VOLUME.format('persistentVolumeClaim: Object.spec.volumes.persistentVolumeClaim{claimName: "nowhere"}')
 HOST = '[JSONPatch{op: "add", path: "/spec/hostPID", value: true}]'
@@ -41,7 +48,7 @@ HELPS = {
     "quota": "raise ResourceQuota quota.",
     "demand": "Add a LimitRange with a default for limits.cpu, because ResourceQuota demand demands it.",
     "range": "Change the LimitRange of the namespace",
-    "account": "Create ServiceAccount nobody",
+    "account": "Create the ServiceAccount, or correct the name.",
     "secret": "Create Secret nowhere. The pod then starts by itself.",
     "claim": "Create PersistentVolumeClaim nowhere. The pod then starts by itself.",
     "host": "correct the webhook or policy that changed it",
@@ -55,7 +62,7 @@ WORDS = {
     "quota": "exceeded quota: quota",
     "demand": "must specify limits.cpu",
     "range": "maximum memory usage per Container is 512Mi",
-    "account": 'serviceaccount "nobody" not found',
+    "account": 'ServiceAccount "nobody" does not exist',
     "secret": 'secret "nowhere" not found',
     "claim": 'persistentvolumeclaim "nowhere" not found',
     "host": "violates PodSecurity",

@@ -95,13 +95,13 @@ def priced(kube: Kube, namespace: str) -> Iterator[str]:
 def test_a_job_that_has_used_its_budget_is_suspended_and_resumed_by_raising_it(
     kube: Kube, namespace: str, kubelet: Kubelet, priced: str
 ) -> None:
-    job, first = training(kube, namespace, kubelet, profileName=priced, runPolicy={"budget": {"cost": "2"}})
+    job, first = training(kube, namespace, kubelet, profileName=priced, runPolicy={"budget": {"cost": "5"}})
 
     assert job.wait_for_reason("BudgetExceeded")["state"] == "Suspended"
-    assert job.ready()["message"].startswith("The job has used its budget of 2 (spec.runPolicy.budget.cost). Raise")
+    assert job.ready()["message"].startswith("The job has used its budget of 5 (spec.runPolicy.budget.cost). Raise")
     stops(job, first)
     wait_for("the end to be on record", lambda: "completionTime" in job.status()["attempts"][0])
-    assert float(job.status()["cost"]) == job.status()["gpuSeconds"] >= 2
+    assert float(job.status()["cost"]) == job.status()["gpuSeconds"] >= 5
 
     change(job, runPolicy={"budget": {"cost": "100000"}})
     kubelet.pod_of(namespace, job.child(SECOND))

@@ -90,6 +90,14 @@ def test_a_preflight_that_was_tried_again_has_a_reason_too() -> None:
     assert not judged("trainer-sigkill", status).right_reason
 
 
+def test_the_phase_told_is_the_one_in_which_the_fault_came() -> None:
+    looks = [Sample(0, Phase.PREFLIGHT), Sample(3, None), Sample(4, Phase.LOAD), Sample(9, TRAIN)]
+    told = [
+        outcome(BY_NAME["trainer-sigkill"], Phase.PREFLIGHT, 0, looks, injected, {}).phase for injected in (2, 3.5, 5)
+    ]
+    assert told == [Phase.PREFLIGHT, Phase.PREFLIGHT, Phase.LOAD]
+
+
 def test_a_job_that_never_ends_is_wrong() -> None:
     assert not judged("operator-killed", {"state": "Running"}).ended_right
 

@@ -16,8 +16,13 @@ LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 @given(JOB_NAMES, UIDS, st.integers(1, 999))
 def test_children_have_names_that_are_labels(name: str, uid: str, attempt: int) -> None:
-    assert LABEL.fullmatch(names.preflight_name(name, uid))
+    assert LABEL.fullmatch(names.preflight_name(name, uid, attempt))
     assert LABEL.fullmatch(names.attempt_name(name, uid, attempt))
+
+
+@given(JOB_NAMES | st.just("a-preflight-7"), UIDS, st.integers(1, 999))
+def test_the_number_of_a_preflight_is_read_from_the_name_of_its_job(name: str, uid: str, number: int) -> None:
+    assert names.preflight_number(names.preflight_name(name, uid, number)) == number
 
 
 @given(JOB_NAMES, UIDS, UIDS)

@@ -10,6 +10,7 @@ from finetune_api.quantity import gibibytes
 from finetune_api.status.job import Training
 from finetune_trainer.pod.progress import INTERVAL_SECONDS
 from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.termination import steps_done
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
 from finetune_trainer.training.run_state import RunState
@@ -99,6 +100,14 @@ class TrainingProgress:
         )
         if step.number < self.total_steps:
             # The last step is written together with the condition Trained.
+            self.report()
+
+    def stored(self, step: int) -> None:
+        """Reports that no later attempt takes the steps up to `step` again. Raises Superseded as StatusWriter.progress
+        does."""
+        steps_done(step, step)
+        if step != self.checkpoint_step:
+            self.checkpoint_step = step
             self.report()
 
     def report(self) -> None:

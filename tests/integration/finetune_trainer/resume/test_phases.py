@@ -91,6 +91,12 @@ def results(folder: Path) -> dict[str, Any]:
     }
 
 
+def stored(ended: Ended) -> int:
+    """The last checkpoint that an attempt told in the status."""
+    told = re.findall(r'"checkpointStep": (\d+)', ended.log)
+    return int(told[-1])
+
+
 def count(attempts: list[Ended], line: str) -> int:
     """In how many attempts the log has a line that begins so."""
     return sum(any(text.startswith(line) for text in ended.log.splitlines()) for ended in attempts)
@@ -117,6 +123,8 @@ def test_a_job_that_is_killed_in_every_phase_ends_with_the_results_of_the_uninte
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     assert not (tmp_path / "killed" / "out" / ".work").exists(), "nothing temporary is left"
     last = attempts[-1].log
+    steps = json.loads((tmp_path / "killed" / "out" / "manifest.json").read_text())["training"]["step"]
+    assert [stored(ended) for ended in attempts[5:7]] == [steps, steps], "a kept training counts as a checkpoint"
     assert "The results of the base model are those of attempt 3, measured in " in last
     assert re.search(r"The tuned weights are those of attempt 6: \d+ steps in ", last)
     assert "The results of the tuned model are those of attempt 7, measured in " in last

@@ -157,3 +157,13 @@ def test_a_preflight_is_tried_again_for_faults_of_storage_and_node_only(reason: 
 @pytest.mark.parametrize("reason", CHARGED + INTERRUPTIONS)
 def test_the_remedy_of_what_was_tried_again_does_not_ask_to_try_again(reason: FailureReason) -> None:
     assert "create the job again" not in FAILURES[reason].remedy.lower()
+
+
+def test_preflights_end_before_the_name_of_their_job_is_too_long() -> None:
+    (last,) = attempts("NodeLost", number=999)
+    policy = RunPolicy(max_interruptions=10_000)
+
+    assert isinstance(retries.after_preflight([last], counts("NodeLost"), policy, NOW), GiveUp)
+    assert isinstance(
+        retries.after_preflight([last.model_copy(update={"number": 998})], counts("NodeLost"), policy, NOW), Again
+    )
