@@ -91,6 +91,8 @@ class Processes:
         pid = self.running().get(name)
         if pid is None:
             raise ClusterError(f"{name} is not running, so it gets no {number.name}. {self.tail(name)}")
+        if number is signal.SIGCONT:
+            _signal(pid, number)  # nsenter pauses together with the process that it waits for
         _signal(_inner(pid), number)
 
     def _read(self) -> dict[str, tuple[int, int]]:
@@ -120,7 +122,8 @@ def _inner(pid: int) -> int:
 def _stop(pid: int, started: int) -> None:
     if not _is_alive(pid, started):
         return
-    _signal(_inner(pid), signal.SIGCONT)  # A paused process would not end.
+    for paused in (pid, _inner(pid)):  # A paused process would not end.
+        _signal(paused, signal.SIGCONT)
     _signal(_inner(pid), signal.SIGTERM)
     if not _gone_within(pid, started, PATIENCE_SECONDS):
         _signal(_inner(pid), signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,9 @@ def test_nothing_is_answered_while_etcd_stands_still(scene: Scene) -> None:
         scene.outages.resume("etcd")
 
     assert wait_for("the node", lambda: ready(scene)) == "True"
+    outer = scene.cluster.components()["etcd"]
+    state = Path(f"/proc/{outer}/stat").read_text().rpartition(")")[2].split()[0]
+    assert state != "T", "nsenter is still paused, and could not be stopped"
 
 
 def test_pods_reach_the_api_server_and_s3_through_the_proxies(scene: Scene) -> None:
