@@ -7,7 +7,7 @@ from finetune_api import names
 from finetune_api.reasons import FailureReason
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
-from finetune_operator.decisions.records import History
+from finetune_operator.decisions.attempts.records import History
 from finetune_operator.observed import own_words
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import RunStanding, Standing

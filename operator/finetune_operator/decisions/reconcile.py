@@ -9,22 +9,12 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.decisions import (
-    admission,
-    children,
-    limits,
-    outlooks,
-    placement,
-    preflights,
-    records,
-    retries,
-    silence,
-    usage,
-)
+from finetune_operator.decisions import admission, children, outlooks, preflights
 from finetune_operator.decisions.aftermath import after_the_end
+from finetune_operator.decisions.attempts import limits, placement, records, retries, silence, usage
+from finetune_operator.decisions.attempts.records import History
 from finetune_operator.decisions.conditions import Outlook, is_written, operator_status
 from finetune_operator.decisions.plan import Event, Plan
-from finetune_operator.decisions.records import History
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.runs import LOST_GRACE
 from finetune_operator.observed.standing import RunStanding, Standing

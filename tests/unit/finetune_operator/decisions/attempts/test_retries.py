@@ -8,8 +8,8 @@ import pytest
 from finetune_api.reasons import FAILURES, RETRIED_PREFLIGHTS, FailureReason, Retry
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import Attempt, Counts
-from finetune_operator.decisions import retries
-from finetune_operator.decisions.retries import Again, GiveUp
+from finetune_operator.decisions.attempts import retries
+from finetune_operator.decisions.attempts.retries import Again, GiveUp
 from tests.unit.finetune_operator.worlds import NOW
 
 POLICY = RunPolicy()

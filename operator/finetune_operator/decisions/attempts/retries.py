@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from finetune_api.reasons import FAILURES, RETRIED_PREFLIGHTS, FailureReason, Retry
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import Attempt, Counts
-from finetune_operator.decisions.records import is_charged
+from finetune_operator.decisions.attempts.records import is_charged
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=10)
 """Pauses before a retry: they double from the first to the longest."""

@@ -6,8 +6,8 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from finetune_api.reasons import FailureReason
-from finetune_operator.decisions import usage
-from finetune_operator.decisions.records import History, run_of
+from finetune_operator.decisions.attempts import usage
+from finetune_operator.decisions.attempts.records import History, run_of
 from finetune_operator.observed.world import World
 
 LONGEST_LOOK = 7 * 24 * 3600

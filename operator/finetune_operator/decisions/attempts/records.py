@@ -10,7 +10,7 @@ from finetune_api import names
 from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_api.status.attempts import RECORDED, Attempt, Counts
 from finetune_api.status.job import ConditionType, FineTuneJobStatus
-from finetune_operator.decisions import usage
+from finetune_operator.decisions.attempts import usage
 from finetune_operator.observed import own_words
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import End, RunStanding, Standing
