@@ -214,6 +214,26 @@ def test_a_job_whose_only_node_has_a_broken_gpu_does_not_wait_for_ever(said: str
     assert plan.delete_jobs == (["tickets-12345678-a2"] if ends else [])
 
 
+def test_the_nodes_that_an_attempt_avoids_are_known_also_if_the_operator_stopped_before_it_recorded_the_attempt() -> (
+    None
+):
+    broken = pod("Failed", exit_code=31, finished=NOW)
+    world = validated(attempts={1: attempt(broken, failed=True)})
+    world = with_status(world, reconcile(world, NOW))
+    assert kinds(reconcile(world, NOW)) == ["Job"]  # created, and never written in the status
+    also_broken = pod("Failed", name="p2", node_name="n2", exit_code=31, finished=NOW)
+    world = replace(world, attempts={**world.attempts, 2: second(also_broken, failed=True)})
+
+    recorded = with_status(world, reconcile(world, NOW))
+    (third,) = reconcile(recorded, NOW).create
+
+    assert attempts(Plan(status=recorded.raw_status))[1]["avoidedNodes"] == ["n1"]
+    (term,) = third["spec"]["template"]["spec"]["affinity"]["nodeAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]["nodeSelectorTerms"]
+    assert [field["values"] for field in term["matchFields"]] == [["n1"], ["n2"]]
+
+
 def test_a_limit_of_money_waits_for_a_price() -> None:
     spec = SPEC.model_copy(update={"run_policy": RunPolicy(budget=Budget(cost="5"))})
 
