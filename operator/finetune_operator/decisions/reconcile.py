@@ -48,7 +48,7 @@ def reconcile(world: World, now: datetime) -> Plan:
 
     stop = limits.stop(world, history, now)
     if stop is not None and history.is_interrupted:
-        return _stop(world, records.stopped(world, history, stop.reason, stop.message), now)
+        return _stop(world, records.stopped(world, history, stop.reason, stop.message, now), now)
     if last is not None and last.reason is None:
         return _follow(world, history, now)
     if last is not None and (end := _end_of_retries(world, history, now)) is not None:
@@ -84,10 +84,10 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     record, attempt = history.attempts[-1], history.standing
     run = records.run_of(world, record)
     if finding := placement.without_a_node(record, run, now):
-        stuck = records.stopped(world, history, FailureReason.GPU_FAULT, finding)
+        stuck = records.stopped(world, history, FailureReason.GPU_FAULT, finding, now)
         return _fail(world, stuck, FailureReason.GPU_FAULT, finding, now)
     if finding := silence.silent(world, record.number, run, attempt, now):
-        stalled = records.stopped(world, history, FailureReason.TRAINING_STALLED, finding)
+        stalled = records.stopped(world, history, FailureReason.TRAINING_STALLED, finding, now)
         return _proceed(world, outlooks.stopping(finding), stalled, now, requeue_after=NOW_AGAIN)
     create = _groundwork(world, world.spec) if world.spec is not None else []
     if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:

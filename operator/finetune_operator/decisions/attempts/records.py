@@ -194,9 +194,11 @@ def _standing(world: World, known: Attempt, now: datetime) -> RunStanding:
     return found
 
 
-def stopped(world: World, history: History, reason: str, message: str) -> History:
-    """Return the history in which the operator has stopped the last attempt."""
-    last = history.attempts[-1]
+def stopped(world: World, history: History, reason: str, message: str, now: datetime) -> History:
+    """Return the history in which the operator has stopped the last attempt.
+
+    A pod that has a node is recorded also if it has not started: it may be gone before anybody looks again."""
+    last = usage.with_pods(history.attempts[-1], run_of(world, history.attempts[-1]), True, now)
     ended = last.model_copy(update={**_told(world, last), "reason": reason, "message": message})
     return replace(history, attempts=(*history.attempts[:-1], ended))
 

@@ -234,6 +234,22 @@ def test_the_nodes_that_an_attempt_avoids_are_known_also_if_the_operator_stopped
     assert [field["values"] for field in term["matchFields"]] == [["n1"], ["n2"]]
 
 
+def test_a_pod_that_is_stopped_before_it_started_is_paid_and_uses_up_the_budget() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(budget=Budget(gpu_hours=0.0001))})
+    placed = {"PodScheduled": PodCondition("True", "", "", NOW - timedelta(seconds=9))}
+    pulls = pod("Pending", conditions=placed, waiting_reason="ContainerCreating")
+    world = validated(spec=spec, attempts={1: attempt(pulls)})
+    stopped = reconcile(world, NOW)
+    assert stopped.delete_jobs == ["tickets-12345678-a1"]
+
+    gone = replace(with_status(world, stopped), attempts={})
+    plan = reconcile(gone, NOW)
+
+    assert (state(plan), attempts(plan)[0]["gpuSeconds"], kinds(plan)) == ("Suspended", 9, [])
+    gone = with_status(gone, plan)
+    assert reconcile(gone, NOW + HOUR) == Plan()
+
+
 def test_a_limit_of_money_waits_for_a_price() -> None:
     spec = SPEC.model_copy(update={"run_policy": RunPolicy(budget=Budget(cost="5"))})
 
