@@ -56,6 +56,9 @@ def retrying(last: Attempt, what: str, at: datetime, now: datetime) -> Outlook:
     """The next attempt waits. `what`: "Attempt" or "Preflight"."""
     ended = f"{what} {last.number} ended with {last.reason}: {last.message or ''}".rstrip()
     following = f"{what} {last.number + 1} starts"
-    when = f" at {at:%H:%M:%S} UTC" if at > now else ""
+    if last.pod_name and last.completion_time is None:
+        when = f" when pod {last.pod_name} has ended"  # a pause is counted from then
+    else:
+        when = f" at {at:%H:%M:%S} UTC" if at > now else ""
     change = FAILURES[FailureReason(last.reason)].change if last.reason in set(FailureReason) else ""
     return Outlook(State.PENDING, RETRYING, f"{ended} {following}{when}. {change}".rstrip())

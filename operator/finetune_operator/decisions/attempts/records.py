@@ -199,7 +199,8 @@ def stopped(world: World, history: History, reason: str, message: str, now: date
 
     A pod that has a node is recorded also if it has not started: it may be gone before anybody looks again."""
     last = usage.with_pods(history.attempts[-1], run_of(world, history.attempts[-1]), True, now)
-    ended = last.model_copy(update={**_told(world, last), "reason": reason, "message": message})
+    end = last.completion_time if last.start_time else now
+    ended = last.model_copy(update={**_told(world, last), "reason": reason, "message": message, "completion_time": end})
     return replace(history, attempts=(*history.attempts[:-1], ended))
 
 

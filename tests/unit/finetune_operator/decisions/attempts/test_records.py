@@ -15,7 +15,7 @@ from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.pods import Pod, PodCondition
 from finetune_operator.observed.runs import LOST_GRACE
 from finetune_operator.observed.world import Progress, Run, World
-from tests.unit.finetune_operator.plans import kinds, reason, state
+from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import (
     NOW,
     PROFILE,
@@ -120,6 +120,24 @@ def test_the_next_attempt_waits_for_the_pod_of_a_deleted_job() -> None:
     assert kinds(reconcile(replace(world, remains={1: (ended,)}), NOW + timedelta(seconds=10))) == ["Job"]
 
 
+def test_a_job_that_waits_for_a_stopping_pod_is_not_written_at_each_look() -> None:
+    world = interrupted()
+    world = with_status(world, reconcile(world, NOW))
+    leaving = pod("Running", name="p2", due=NOW + timedelta(seconds=120))
+    deleted = replace(world, attempts={1: world.attempts[1]}, remains={2: (leaving,)})
+    first = reconcile(deleted, NOW)
+    assert message(first).endswith("Attempt 3 starts when pod p2 has ended.")
+    deleted = with_status(deleted, first)
+    assert [record.get("reason") for record in attempts(Plan(status=deleted.raw_status))] == ["Preempted", "Evicted"]
+
+    plan = reconcile(deleted, NOW + timedelta(seconds=5))
+
+    assert (plan.status, plan.create) == (None, [])
+    over = replace(leaving, phase="Failed", exit_code=33, finished=NOW + timedelta(seconds=9))
+    plan = reconcile(replace(deleted, remains={2: (over,)}), NOW + timedelta(seconds=9))
+    assert "at 03:04:34 UTC" in message(plan)
+
+
 def with_reason(plan: Plan, world: World) -> Plan:
     return plan if plan.status is not None else Plan(status=world.raw_status)
 
@@ -177,6 +195,14 @@ def test_a_stop_by_the_operator_overrules_what_the_stopped_pod_said() -> None:
         "Suspended",
         {"attempts": 1, "reasons": {"Suspended": 1}},
     )
+
+
+def test_an_attempt_that_is_stopped_before_it_has_a_pod_has_an_end() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+
+    (record,) = attempts(reconcile(validated(spec=spec, attempts={1: attempt()}), NOW))
+
+    assert (record["reason"], record["completionTime"]) == ("Suspended", "2026-01-02T03:04:05Z")
 
 
 def test_a_failure_of_its_own_ends_a_job_also_while_it_is_suspended() -> None:
