@@ -51,7 +51,9 @@ def _confirm(api: Api, store: Store, world: World) -> None:
     """Raise OutdatedError if the API server has a job that can lead to another decision."""
     refresh(api, store, world)
     now = store.job(world.key)
-    if now is None or (now.uid, now.deleting) != (world.uid, world.deleting):
+    # The generation changes with the spec: somebody may have suspended the job, or raised its deadline.
+    seen = (world.uid, world.deleting, world.generation)
+    if now is None or (now.uid, now.deleting, now.generation) != seen:
         raise OutdatedError
     if now.has_ended or unpacked(now.status) != world.raw_status:
         raise OutdatedError

@@ -47,8 +47,9 @@ def test_a_final_plan_is_carried_out_while_the_job_is_as_it_was_observed() -> No
         job(version=3, status=validated(state="Failed")),
         job(uid="another", version=3, status=validated()),
         job(version=3, status={"conditions": [{"type": "Complete", "status": "True"}]}),
+        job(version=3, status=validated(), generation=2),
     ],
-    ids=["deleted", "changed", "made again", "ended"],
+    ids=["deleted", "changed", "made again", "ended", "another spec"],
 )
 def test_a_final_plan_is_given_up_if_the_job_has_changed(live: Object | None) -> None:
     with pytest.raises(OutdatedError):

@@ -9,9 +9,14 @@ CREATED = "2026-01-02T03:04:05Z"
 
 
 def job(uid: str = "j", version: int = 1, name: str = "tickets", **parts: Any) -> Object:
-    """A FineTuneJob. `status`: its status; `output`: its output.uri."""
+    """A FineTuneJob. `status`: its status; `output`: its output.uri; `generation`: of its spec."""
+    generation = parts.get("generation", 1)
     return {
-        "metadata": {**_metadata(uid, version, name), "generation": 1, "managedFields": [{"manager": "kubectl"}]},
+        "metadata": {
+            **_metadata(uid, version, name),
+            "generation": generation,
+            "managedFields": [{"manager": "kubectl"}],
+        },
         "spec": {"profileName": parts.get("profile", "default"), "output": {"uri": parts.get("output", "s3://r/run")}},
         "status": parts.get("status", {}),
     }
