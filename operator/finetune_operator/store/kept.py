@@ -21,6 +21,9 @@ _NEVER_READ = {"preflight", "resolved", "training"}
 
 _NO_PROGRESS = Progress()
 
+_LABEL_CONTROLLER = "batch.kubernetes.io/controller-uid"
+"""Label that Kubernetes sets on the pods of a Job: uid of the Job."""
+
 ENDED = (State.COMPLETE, State.FAILED)
 """States in which nothing is decided any more."""
 
@@ -159,9 +162,11 @@ class KeptPod:
 
     @classmethod
     def parse(cls, raw: Object) -> "KeptPod | None":
-        """Return None for a pod that belongs to no Job."""
+        """Return None for a pod that no Job has created."""
         metadata = raw["metadata"]
-        job, labels = _controller(metadata), metadata.get("labels", {})
+        labels = metadata.get("labels", {})
+        # A Job that is deleted with --cascade=orphan leaves a pod that trains on without an owner.
+        job = _controller(metadata) or labels.get(_LABEL_CONTROLLER)
         if job is None:
             return None
         return cls(
