@@ -17,7 +17,7 @@ from finetune_operator.cluster.rivals import rivals_of
 from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.observed.starting import is_stuck
 from finetune_operator.observed.world import Key, Run, World, parse_spec
-from finetune_operator.store.kept import KeptJob, unpacked
+from finetune_operator.store.kept import KeptJob, KeptRun, unpacked
 from finetune_operator.store.store import Store
 
 
@@ -52,7 +52,8 @@ def _find_unseen_attempt(api: Api, store: Store, world: World) -> None:
 
 def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World) -> World:
     """Return the world with the child Jobs and their pods."""
-    runs = store.runs(world.uid)
+    # A person may copy a Job under another name, with its labels and its owner.
+    runs = [(kept, pods) for kept, pods in store.runs(world.uid) if kept.run.name == _own_name(world, kept)]
     explained = [
         (kept, _explained(api, workloads, world.namespace, kept.uid, kept.run.with_pods(pods))) for kept, pods in runs
     ]
@@ -65,6 +66,13 @@ def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World
         attempts={kept.attempt: run for kept, run in explained if kept.step == "train"},
         remains=store.remains(world.uid),
     )
+
+
+def _own_name(world: World, kept: KeptRun) -> str:
+    """Return the name of the operator's own Job for this step."""
+    if kept.step == "train":
+        return names.attempt_name(world.name, world.uid, kept.attempt)
+    return names.preflight_name(world.name, world.uid, names.preflight_number(kept.run.name))
 
 
 def _with_children(store: Store, world: World) -> World:

@@ -13,7 +13,7 @@ from finetune_operator.store.store import JOB, RUN, Store
 from tests.unit.finetune_operator.store import objects
 from tests.unit.finetune_operator.worlds import SPEC
 
-RECORD = {"number": 1, "name": "tickets-train"}
+RECORD = {"number": 1, "name": "tickets-j-a1"}
 
 
 class Live:
@@ -47,7 +47,7 @@ def test_a_job_that_no_watch_has_shown_is_found_live() -> None:
 
     world = seen(api, RECORD)
 
-    assert api.asked == [("Job", "tickets-train")]
+    assert api.asked == [("Job", "tickets-j-a1")]
     assert list(world.attempts) == [1]
 
 
@@ -64,3 +64,21 @@ def test_nothing_is_asked_about_a_job_that_is_shown_or_whose_end_is_on_record() 
     for api, record, shown in ((Live(None), RECORD, [held]), (Live(None), {**RECORD, "reason": "Evicted"}, [])):
         seen(api, record, *shown)
         assert api.asked == []
+
+
+def test_a_copy_of_an_attempts_job_is_not_taken_for_the_attempt() -> None:
+    """kubectl get job -o yaml shows the owner and the labels too, so a copy under another name has them."""
+    held, copy = objects.run(), objects.run("copy")
+    held["spec"] = {"suspend": True}
+    copy["metadata"]["name"], copy["status"] = "debug", {"conditions": [{"type": "Failed", "status": "True"}]}
+
+    world = seen(Live(None), RECORD, held, copy)
+
+    assert world.attempts[1].name == RECORD["name"]
+
+
+def test_a_copy_of_a_preflights_job_is_not_taken_for_the_preflight() -> None:
+    copy = objects.run("copy", step="preflight")
+    copy["metadata"]["name"] = "debug"
+
+    assert seen(Live(None), {**RECORD, "reason": "Evicted"}, copy).preflight is None

@@ -28,8 +28,9 @@ def validated(**status: Any) -> Object:
 
 
 def run(uid: str = "r", version: int = 1, owner: str = "j", step: str = "train", **parts: Any) -> Object:
-    """A child Job."""
-    metadata = _metadata(uid, version, f"tickets-{step}")
+    """A child Job: the first preflight or attempt."""
+    first = names.attempt_name("tickets", owner, 1) if step == "train" else names.preflight_name("tickets", owner)
+    metadata = _metadata(uid, version, first)
     metadata["labels"] = {names.LABEL_STEP: step, names.LABEL_ATTEMPT: "1"}
     metadata["ownerReferences"] = [{"uid": owner, "controller": True}]
     return {"metadata": {**metadata, **parts}, "spec": {}, "status": {}}
