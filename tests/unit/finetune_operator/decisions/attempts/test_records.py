@@ -62,6 +62,20 @@ def test_an_attempt_costs_what_its_gpu_cost_when_it_began() -> None:
     assert (record["gpuSeconds"], record["pricePerHour"], record["cost"]) == (3600, "2.50", "2.5000")
 
 
+def test_a_node_whose_clock_is_ahead_delays_no_attempt_and_makes_none_dearer() -> None:
+    begun = validated()
+    begun = with_status(begun, reconcile(begun, NOW - HOUR))
+    placed = {"PodScheduled": PodCondition("True", "", "", NOW - HOUR)}
+    ended = pod("Failed", exit_code=33, started=NOW, finished=NOW + HOUR, conditions=placed)
+    world = replace(begun, attempts={1: attempt(ended, failed=True)})
+
+    plan = reconcile(world, NOW)
+
+    (record,) = attempts(plan)
+    assert (record["completionTime"], record["gpuSeconds"]) == ("2026-01-02T03:04:05Z", 3600)
+    assert kinds(reconcile(with_status(world, plan), NOW)) == ["Job"]
+
+
 def test_the_totals_are_those_of_all_attempts() -> None:
     world = interrupted()
     world = with_status(world, reconcile(world, NOW))
