@@ -21,9 +21,6 @@ _NEVER_READ = {"preflight", "resolved", "training"}
 
 _NO_PROGRESS = Progress()
 
-_LABEL_CONTROLLER = "batch.kubernetes.io/controller-uid"
-"""Label that Kubernetes sets on the pods of a Job: uid of the Job."""
-
 ENDED = (State.COMPLETE, State.FAILED)
 """States in which nothing is decided any more."""
 
@@ -166,7 +163,7 @@ class KeptPod:
         metadata = raw["metadata"]
         labels = metadata.get("labels", {})
         # A Job that is deleted with --cascade=orphan leaves a pod that trains on without an owner.
-        job = _controller(metadata) or labels.get(_LABEL_CONTROLLER)
+        job = _controller(metadata) or labels.get(names.LABEL_CONTROLLER)
         if job is None:
             return None
         return cls(

@@ -4,12 +4,12 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from finetune_api import names
 from finetune_operator.observed.world import Key
 from finetune_operator.store.store import JOB, POD, RUN, Store
 from tests.unit.finetune_operator.store.objects import job, pod, run, validated
 
 KEY = ("team", "tickets")
-CONTROLLER = "batch.kubernetes.io/controller-uid"
 PROGRESS = {"attempt": 2, "step": 7, "resumedFromStep": 4, "checkpointStep": 6, "observedTime": "2026-01-02T03:04:05Z"}
 END = {"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-02T03:04:05Z"}
 
@@ -53,7 +53,9 @@ def test_a_pod_that_outlives_its_job_without_an_owner_still_counts(store: Store,
     store.put(POD, pod())
     store.remove(RUN, "r")
     told.clear()
-    store.put(POD, pod(version=2, ownerReferences=[], labels={**pod()["metadata"]["labels"], CONTROLLER: "r"}))
+    store.put(
+        POD, pod(version=2, ownerReferences=[], labels={**pod()["metadata"]["labels"], names.LABEL_CONTROLLER: "r"})
+    )
 
     assert [p.name for p in store.remains("j")[1]] == ["pod"]
 
