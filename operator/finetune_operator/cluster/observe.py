@@ -42,20 +42,23 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Wor
 def _find_unseen_attempt(api: Api, store: Store, world: World) -> None:
     """Read the Job of the running attempt live, if the store does not know it. It was deleted, or a watch is late.
 
-    A late watch must not lead to a second attempt beside the first."""
+    A late watch must not lead to a second attempt beside the first. So the pods that a deleted Job has left are read
+    too."""
     last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
     if last is None or last.reason is not None or any(kept.run.name == last.name for kept, _ in store.runs(world.uid)):
         return
     raw = api.get("Job", last.name, world.namespace)
     if raw is not None:
         store.put("Job", raw, own=True)
+    else:
+        _read_pods(api, store, world, f"{names.LABEL_JOB_UID}={world.uid}")
 
 
 def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World) -> World:
     """Return the world with the child Jobs and their pods."""
     for kept, pods in _own_runs(store, world):
         if _lacks_its_end(world, kept, pods):
-            _read_pods(api, store, world, kept)
+            _read_pods(api, store, world, f"{names.LABEL_CONTROLLER}={kept.uid}")
     runs = _own_runs(store, world)
     explained = [
         (kept, _explained(api, workloads, world.namespace, kept.uid, kept.run.with_pods(pods))) for kept, pods in runs
@@ -87,9 +90,9 @@ def _lacks_its_end(world: World, kept: KeptRun, pods: list[Pod]) -> bool:
     return not is_done and all(record.name != kept.run.name or record.reason is None for record in records)
 
 
-def _read_pods(api: Api, store: Store, world: World, kept: KeptRun) -> None:
-    """Read the pods of a Job live into the store."""
-    for raw in api.listed(f"/api/v1/namespaces/{world.namespace}/pods", f"{names.LABEL_CONTROLLER}={kept.uid}"):
+def _read_pods(api: Api, store: Store, world: World, labels: str) -> None:
+    """Read the pods that match a label selector live into the store."""
+    for raw in api.listed(f"/api/v1/namespaces/{world.namespace}/pods", labels):
         store.put("Pod", raw, own=True)
 
 

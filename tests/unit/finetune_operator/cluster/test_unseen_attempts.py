@@ -17,15 +17,20 @@ RECORD = {"number": 1, "name": "tickets-j-a1"}
 
 
 class Live:
-    """An API server with one Job, or with none. Counts what it is asked."""
+    """An API server with one Job, or with none, and with some pods. Counts what it is asked."""
 
-    def __init__(self, present: Object | None) -> None:
+    def __init__(self, present: Object | None, *pods: Object) -> None:
         self.present = present
+        self.pods = list(pods)
         self.asked: list[tuple[str, str]] = []
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         self.asked.append((kind, name))
         return self.present
+
+    def listed(self, path: str, labels: str) -> list[Object]:
+        self.asked.append(("Pod", labels))
+        return self.pods
 
 
 def seen(api: Live, record: dict[str, Any], *shown: Object) -> World:
@@ -56,6 +61,16 @@ def test_a_job_that_no_watch_has_shown_is_found_live() -> None:
 )
 def test_a_job_that_was_deleted_is_gone(present: Object | None) -> None:
     assert seen(Live(present), RECORD).attempts == {}
+
+
+def test_the_pod_that_a_deleted_job_has_left_is_found_live() -> None:
+    leaving = objects.pod(owner="gone", deletionTimestamp="2026-01-02T03:04:05Z")
+    api = Live(None, leaving)
+
+    world = seen(api, RECORD)
+
+    assert api.asked == [("Job", "tickets-j-a1"), ("Pod", "finetune.dev/job-uid=j")]
+    assert [pod.name for pod in world.remains[1]] == ["pod"]
 
 
 def test_nothing_is_asked_about_a_job_that_is_shown_or_whose_end_is_on_record() -> None:
