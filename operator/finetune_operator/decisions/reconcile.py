@@ -170,7 +170,9 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
         if (left := _until_gone(world, history, now)) is not None:
             return _proceed(world, outlook, history, now, requeue_after=left)
         if now < verdict.at:
-            return _proceed(world, outlook, history, now, requeue_after=verdict.at - now)
+            limit = limits.next_look(world, history, now)
+            pause = min(verdict.at - now, limit) if limit else verdict.at - now
+            return _proceed(world, outlook, history, now, requeue_after=pause)
         avoided = verdict.avoided
     number = last.number + 1 if last else 1
     halvings = retries.halvings(history.counts)

@@ -211,6 +211,16 @@ def test_a_stop_by_the_operator_overrules_what_the_stopped_pod_said() -> None:
     )
 
 
+def test_a_deadline_ends_a_job_also_during_the_pause_before_a_retry() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(active_deadline_seconds=64)})
+    failed = pod("Failed", exit_code=26, started=NOW - timedelta(seconds=60), finished=NOW)
+    world = validated(spec=spec, attempts={1: attempt(failed, failed=True)})
+    world = with_status(world, reconcile(world, NOW))
+
+    assert reconcile(world, NOW).requeue_after == timedelta(seconds=4)
+    assert reason(reconcile(world, NOW + timedelta(seconds=4))) == "DeadlineExceeded"
+
+
 def test_an_attempt_that_is_stopped_before_it_has_a_pod_has_an_end() -> None:
     spec = SPEC.model_copy(update={"suspend": True})
 
