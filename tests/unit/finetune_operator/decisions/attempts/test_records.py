@@ -152,6 +152,18 @@ def test_a_job_that_waits_for_a_stopping_pod_is_not_written_at_each_look() -> No
     assert "at 03:04:34 UTC" in message(plan)
 
 
+def test_a_pod_that_has_lost_its_job_and_waits_for_a_node_is_named() -> None:
+    left = pod("Pending", name="p1", conditions={"PodScheduled": PodCondition("False", "Unschedulable", "")})
+    world = with_status(validated(), reconcile(validated(attempts={1: attempt(left)}), NOW))
+    world = replace(world, remains={1: (left,)})
+    world = with_status(world, reconcile(world, NOW))
+
+    plan = reconcile(world, NOW + HOUR)
+
+    assert (plan.status, plan.create) == (None, [])
+    assert message(Plan(status=world.raw_status)).endswith("Attempt 2 starts when pod p1 has ended.")
+
+
 def with_reason(plan: Plan, world: World) -> Plan:
     return plan if plan.status is not None else Plan(status=world.raw_status)
 
