@@ -165,8 +165,8 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
         verdict = retries.after_attempt(history.attempts, history.counts, spec.policy, now)
         assert isinstance(verdict, retries.Again)  # `_end_of_retries` has looked
         outlook = outlooks.retrying(last, "Attempt", verdict.at, now, _held(world, history, now))
-        if not history.is_recorded:
-            return _proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)
+        if not history.is_recorded or _live(*world.attempts.values()):
+            return _proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)  # deletes them first
         if (left := _until_gone(world, history, now)) is not None:
             return _proceed(world, outlook, history, now, requeue_after=left)
         if now < verdict.at:

@@ -16,6 +16,7 @@ from finetune_operator.observed.world import Progress, World
 from tests.unit.finetune_operator.decisions.attempts.recorded import HOUR, attempts, interrupted, priced, second
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import (
+    HELD,
     NOW,
     SPEC,
     attempt,
@@ -52,6 +53,17 @@ def test_the_next_attempt_waits_for_the_pod_of_a_deleted_job() -> None:
     assert (kinds(plan), reason(with_reason(plan, world))) == ([], "Retrying")
     ended = replace(leaving, phase="Failed", exit_code=33, finished=NOW + timedelta(seconds=9))
     assert kinds(reconcile(replace(world, remains={1: (ended,)}), NOW + timedelta(seconds=10))) == ["Job"]
+
+
+def test_the_next_attempt_begins_after_the_job_of_the_stopped_one_is_deleted() -> None:
+    """The operator may stop after it has recorded the end, and before it has deleted the Job."""
+    suspended = validated(spec=SPEC.model_copy(update={"suspend": True}), attempts={1: attempt(**HELD)})
+    resumed = replace(with_status(suspended, reconcile(suspended, NOW)), spec=SPEC)
+
+    plan = reconcile(resumed, NOW)
+
+    assert (plan.create, plan.delete_jobs, plan.requeue_after) == ([], ["tickets-12345678-a1"], timedelta(0))
+    assert kinds(reconcile(replace(resumed, attempts={}), NOW)) == ["Job"]
 
 
 def test_a_job_that_waits_for_a_stopping_pod_is_not_written_at_each_look() -> None:
