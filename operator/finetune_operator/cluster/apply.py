@@ -29,8 +29,8 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
     """Carry out `plan`, and put what the API server answers into the store.
 
     Events are written before the status, so that no Event is lost if the process stops in between. The Jobs of a job
-    that ends are deleted before the status is written, because nothing is decided afterwards. Otherwise Jobs are deleted
-    last: the reason for which an attempt was stopped must be on record before its pod goes.
+    that ends are deleted before the status is written, because nothing is decided afterwards. Otherwise Jobs are
+    deleted last: the reason for which an attempt was stopped must be on record before its pod goes.
 
     Raises OutdatedError if the job has changed since it was observed, RefusedError if the API server refuses a child,
     and NamespaceGoneError if the namespace is being deleted."""

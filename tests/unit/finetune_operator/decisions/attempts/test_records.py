@@ -45,6 +45,16 @@ def test_a_node_whose_clock_is_ahead_delays_no_attempt_and_makes_none_dearer() -
     assert kinds(reconcile(with_status(world, plan), NOW)) == ["Job"]
 
 
+@pytest.mark.parametrize("edited", ["free", "", "NaN", "Infinity"])
+def test_an_amount_that_a_person_has_edited_stops_no_job(edited: str) -> None:
+    world = interrupted()
+    (record,) = world.raw_status["attempts"]
+    raw = {**world.raw_status, "cost": edited, "attempts": [{**record, "cost": edited, "pricePerHour": edited}]}
+    world = replace(world, raw_status=raw, status=FineTuneJobStatus.model_validate(raw))
+
+    assert kinds(reconcile(world, NOW)) == ["Job"]
+
+
 def test_the_totals_are_those_of_all_attempts() -> None:
     world = interrupted()
     world = with_status(world, reconcile(world, NOW))
