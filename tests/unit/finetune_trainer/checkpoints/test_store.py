@@ -38,7 +38,7 @@ def write(store: CheckpointStore, step: int, best: BestWeights | None = None) ->
 
 
 def newest(store: CheckpointStore, into: Path, misfit: str | None = None) -> tuple[Found | None, list[str]]:
-    return store.newest(into, lambda words: words.decode() or None, lambda path: misfit)
+    return store.newest(into, lambda words: words.decode() or None, lambda path, words: misfit)
 
 
 def folders(place: Place, root: str) -> list[str]:
