@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune_trainer.checkpoints.folder import Manifest, Unusable, read_folder, write_folder
+from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
 
 STATE, WORDS, BEST = "state.safetensors", "state.json", "best.safetensors"
@@ -65,7 +66,8 @@ class CheckpointStore:
         best: BestWeights | None,
         advance: Callable[[int], None],
     ) -> None:
-        """Uploads the checkpoint of step `step`, and then deletes older ones.
+        """Uploads the checkpoint of step `step`, and then deletes older ones. If the storage refuses to delete them,
+        the log says so, and the checkpoint counts.
 
         `state`: opens state.safetensors. `words`: content of state.json. `advance`: see `write_folder`. Raises
         TrainerFailure as JobStorage does."""
@@ -76,7 +78,10 @@ class CheckpointStore:
         name = f"step-{step:08}-{self._pod}"
         write_folder(self._storage, join(self._uri, name), {STATE: state, WORDS: words}, self._facts, advance)
         self._good.append((name, best_name))
-        self._delete_older(step)
+        try:
+            self._delete_older(step)
+        except TrainerFailure as failure:
+            print(f"Checkpoints before step {step:,} could not be deleted: {failure.message}", flush=True)
 
     def newest(
         self, into: Path, best_named: Callable[[bytes], str | None], misfit: Callable[[Path, bytes], str | None]
