@@ -95,7 +95,7 @@ def _add_trained_biases_apart(model: nn.Module) -> None:
 
 
 def _with_bias_apart(layer: Any, x: Tensor) -> Tensor:
-    bias = layer.bias
+    bias: Tensor = layer.bias
     try:
         layer.bias = None
         y: Tensor = type(layer).forward(layer, x)
