@@ -22,11 +22,18 @@ from finetune_api.status.preflight import Preflight, Resolved
 
 OPERATOR_MANAGER = "finetune-operator"
 PREFLIGHT_MANAGER = "preflight"
+_ATTEMPT = "attempt-"
 
 
 def attempt_manager(attempt: int) -> str:
     """Return the field manager of attempt number `attempt`, counted from 1."""
-    return f"attempt-{attempt}"
+    return f"{_ATTEMPT}{attempt}"
+
+
+def attempt_of(manager: str) -> int | None:
+    """Return the number of the attempt that writes under this field manager; None for another field manager."""
+    number = manager.removeprefix(_ATTEMPT)
+    return int(number) if manager.startswith(_ATTEMPT) and number.isdecimal() else None
 
 
 class State(StrEnum):

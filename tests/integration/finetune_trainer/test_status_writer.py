@@ -70,6 +70,29 @@ def test_a_replaced_attempt_stops_with_the_cause_and_changes_nothing(job: Job, m
     assert (job.status()["training"]["attempt"], job.status()["training"]["step"]) == (2, 24)
 
 
+def test_a_later_attempt_writes_all_its_fields_and_shows_none_of_the_earlier_one(
+    job: Job, make_writer: MakeWriter
+) -> None:
+    first, second = make_writer(job, attempt_manager(1)), make_writer(job, attempt_manager(2))
+    first.condition(ConditionType.TRAINED, False, "Training", "Step 24.")
+    first.condition(ConditionType.EVALUATED, False, "Evaluating", "Almost.")
+    first.result(training=sample_status.TRAINING, evaluation=sample_status.EVALUATION)
+    begun = sample_status.TRAINING.model_copy(
+        update={"attempt": 2, "step": 0, "loss": None, "epoch": None, "learning_rate": None}
+    )
+
+    second.progress(training=begun)
+    shown = job.status()
+    assert "loss" not in shown["training"]
+    assert "evaluation" not in shown
+    assert job.conditions() == {}
+
+    second.progress(training=begun.model_copy(update={"step": 1, "loss": 7.5, "epoch": 0.1, "learning_rate": 0.5}))
+    assert job.status()["training"]["loss"] == 7.5
+    with pytest.raises(Superseded, match="attempt-2"):
+        first.progress(training=sample_status.TRAINING.model_copy(update={"step": 23}))
+
+
 def test_a_pod_whose_job_was_deleted_or_created_again_stops_with_the_cause(
     job: Job, kube: Kube, namespace: str, make_writer: MakeWriter
 ) -> None:

@@ -1,13 +1,17 @@
 """Writes the pod's part of the job's status with server-side apply.
 
 Each apply contains everything written so far, because the API server removes fields that an apply leaves out. The first
-apply uses force, and later ones do not, so that a pod that was replaced gets a conflict. A pod stops with Superseded if
-its job has ended or if it is no longer allowed to write.
+apply uses force, and later ones do not, so that a pod that was replaced gets a conflict. The later attempt wins: a
+conflict with fields that only earlier attempts own is forced, and any other conflict ends the pod. The fields of
+earlier attempts are removed, so that the status never mixes two attempts. A pod also stops with Superseded if its job
+has ended or if it is no longer allowed to write.
 """
 
+import contextlib
 import http.client
 import json
 import os
+import re
 import ssl
 import time
 import urllib.error
@@ -19,7 +23,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.bundle import JobIdentity
-from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus
+from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus, attempt_of
 from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.pod.heartbeat import LEAST_SECONDS, beat, quiet_work
 
@@ -32,6 +36,9 @@ REFUSAL_PATIENCE_SECONDS = 300.0
 """How long the API server may refuse this pod (401, 403, or 404 without the job's name) before the pod stops. New
 permissions and the resources of a restarted server need some time to become available. The token of a deleted pod is
 refused permanently."""
+
+CONFLICT_BYTES = 1 << 20
+"""Most bytes that are read of an answer about a conflict. It names each field."""
 
 
 class StatusWriter:
@@ -106,7 +113,7 @@ class StatusWriter:
             print(f"{self._manager}: {json.dumps(status)}", flush=True)
             return None
         try:
-            answer = self._patch(self._job, status, timeout)
+            answer = self._write(self._job, status, timeout)
         except urllib.error.HTTPError as error:
             return self._refused(self._job, error)
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
@@ -120,7 +127,38 @@ class StatusWriter:
         self._owns, self._refused_since = True, None
         _require_under_way(answer)
         self._remember(answer)
+        self._remove_earlier(self._job, answer, timeout)
         return None
+
+    def _write(self, job: JobIdentity, status: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Applies the status. Fields that only earlier attempts own are taken over. Returns the job. Raises Superseded
+        if another writer owns fields."""
+        try:
+            return self._patch(job, status, timeout, self._manager, force=not self._owns)
+        except urllib.error.HTTPError as error:
+            # A conflict without owners is one of two writes at the same moment, and can be tried again.
+            owners = _owners_of(error) if error.code == 409 else set()
+            if not owners:
+                raise
+            if not self._outranks(owners):
+                others = ", ".join(sorted(owners - {""})) or "unknown"
+                raise Superseded(f"another pod writes this job's status (field manager {others})") from error
+        return self._patch(job, status, timeout, self._manager, force=True)
+
+    def _outranks(self, managers: set[str]) -> bool:
+        """Whether all these field managers are those of earlier attempts."""
+        own = attempt_of(self._manager)
+        numbers = {attempt_of(manager) for manager in managers}
+        return bool(numbers) and own is not None and all(number is not None and number < own for number in numbers)
+
+    def _remove_earlier(self, job: JobIdentity, answer: dict[str, Any], timeout: float) -> None:
+        """Removes the fields of earlier attempts that this attempt does not write. If this fails, the next apply tries
+        again."""
+        entries = answer["metadata"].get("managedFields", [])
+        managers = {entry.get("manager", "") for entry in entries if entry.get("subresource") == "status"}
+        for manager in sorted(manager for manager in managers if self._outranks({manager})):
+            with contextlib.suppress(OSError, http.client.HTTPException, json.JSONDecodeError):
+                self._patch(job, {}, timeout, manager, force=True)
 
     def _remember(self, answer: dict[str, Any]) -> None:
         """Stores the job's conditions, so that a condition of an earlier attempt keeps its transition time."""
@@ -132,10 +170,6 @@ class StatusWriter:
         the status itself is not valid."""
         text = error.read(2000).decode(errors="replace")
         code, answer = error.code, _status_of(text)
-        if code == 409:
-            raise Superseded(
-                "another pod writes this job's status, or the job was deleted and created again"
-            ) from error
         if code == 404 and answer.get("details", {}).get("name") == job.name:
             raise Superseded("the job was deleted") from error
         if code in (400, 422):
@@ -149,8 +183,9 @@ class StatusWriter:
             raise Superseded(_not_let(said)) from error
         return said
 
-    def _patch(self, job: JobIdentity, status: dict[str, Any], timeout: float) -> dict[str, Any]:
-        force = "false" if self._owns else "true"
+    def _patch(
+        self, job: JobIdentity, status: dict[str, Any], timeout: float, manager: str, force: bool
+    ) -> dict[str, Any]:
         body = {
             "apiVersion": names.API_VERSION,
             "kind": names.JOB_KIND,
@@ -159,7 +194,7 @@ class StatusWriter:
         }
         request = urllib.request.Request(
             f"{self._server}/apis/{names.API_VERSION}/namespaces/{job.namespace}/{names.JOBS}/{job.name}/status"
-            f"?fieldManager={self._manager}&force={force}",
+            f"?fieldManager={manager}&force={str(force).lower()}",
             data=json.dumps(body).encode(),
             method="PATCH",
             headers={"Content-Type": "application/apply-patch+yaml", "Accept": "application/json"} | self._authority(),
@@ -187,6 +222,13 @@ def _require_under_way(job: dict[str, Any]) -> None:
     status = FineTuneJobStatus.model_validate(job.get("status") or {})
     if status.is_over:
         raise Superseded(f"the job has already ended as {status.state}")
+
+
+def _owners_of(error: urllib.error.HTTPError) -> set[str]:
+    """Returns the field managers that own the fields of a conflict; "" for an owner that the answer does not name."""
+    causes = _status_of(error.read(CONFLICT_BYTES).decode(errors="replace")).get("details", {}).get("causes", [])
+    found = [re.match(r'conflict with "([^"]*)"', str(cause.get("message", ""))) for cause in causes]
+    return {match.group(1) if match else "" for match in found}
 
 
 def _status_of(text: str) -> dict[str, Any]:

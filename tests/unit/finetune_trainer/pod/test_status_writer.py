@@ -37,6 +37,8 @@ class Server(ThreadingHTTPServer):
         self.status: dict[str, Any] = {}
         self.names = JOB.name
         """What its refusals are about."""
+        self.owners: list[str] = []
+        """Field managers that its refusals name."""
         self.requests: list[dict[str, Any]] = []
         self.hang = threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
@@ -64,7 +66,8 @@ class Handler(BaseHTTPRequestHandler):
         job = {"metadata": {"uid": self.server.uid}, "status": body["status"]}
         job["metadata"] |= self.server.metadata
         job["status"] = {**job["status"], **self.server.status}
-        refusal = {"message": f"code {code}", "details": {"name": self.server.names}}
+        causes = [{"message": f'conflict with "{owner}" using finetune.dev/v1alpha1'} for owner in self.server.owners]
+        refusal = {"message": f"code {code}", "details": {"name": self.server.names, "causes": causes}}
         answer = json.dumps(job if code == 200 else refusal).encode()
         self.send_response(code or 200)
         self.send_header("Content-Length", str(len(answer)))
@@ -164,13 +167,39 @@ def test_a_condition_an_earlier_attempt_wrote_keeps_its_time(server: Server, wri
     assert server.statuses()[-1]["conditions"][0]["lastTransitionTime"] == "2020-01-01T00:00:00Z"
 
 
-@pytest.mark.parametrize("code", [409, 404])
-def test_a_conflict_and_a_deleted_job_end_the_pod(server: Server, writer: StatusWriter, code: int) -> None:
-    server.codes = [code, code]
+def test_a_deleted_job_ends_the_pod(server: Server, writer: StatusWriter) -> None:
+    server.codes = [404, 404]
     with pytest.raises(Superseded):
         writer.progress(training=training(1))
     with pytest.raises(Superseded):
         writer.result(training=training(1))
+
+
+@pytest.mark.parametrize("owners", [["attempt-3"], ["attempt-2"], ["attempt-1", "attempt-3"], ["kubectl-edit"]])
+def test_a_conflict_with_a_later_attempt_or_another_writer_ends_the_pod(
+    server: Server, account: Path, owners: list[str]
+) -> None:
+    second = StatusWriter(JOB, "attempt-2", account, server.address, clock=lambda: NOW)
+    server.codes, server.owners = [409], owners
+    with pytest.raises(Superseded, match=owners[-1]):
+        second.progress(training=training(1))
+
+
+def test_fields_of_earlier_attempts_are_taken_over(server: Server, account: Path) -> None:
+    tenth = StatusWriter(JOB, "attempt-10", account, server.address, clock=lambda: NOW)
+    tenth.progress(training=training(1))
+    server.codes, server.owners = [409], ["attempt-9", "attempt-1"]
+    tenth.progress(training=training(2))
+    assert [request["query"]["force"] for request in server.requests] == [["true"], ["false"], ["true"]]
+    assert server.statuses()[-1] == server.statuses()[-2]
+
+
+def test_what_only_earlier_attempts_wrote_is_removed(server: Server, account: Path) -> None:
+    owners = ["attempt-1", "attempt-2", "attempt-3", "preflight", "finetune-operator"]
+    server.metadata = {"managedFields": [{"manager": owner, "subresource": "status"} for owner in owners]}
+    StatusWriter(JOB, "attempt-2", account, server.address, clock=lambda: NOW).progress(training=training(1))
+    (_, removed) = server.requests
+    assert (removed["query"]["fieldManager"], removed["body"]["status"]) == (["attempt-1"], {})
 
 
 def test_a_job_created_anew_under_the_same_name_ends_the_pod(server: Server, writer: StatusWriter) -> None:
@@ -234,7 +263,7 @@ def test_refusals_with_another_answer_between_them_do_not_add_up(
     assert len(server.requests) == 20
 
 
-@pytest.mark.parametrize("code", [401, 403, 429, 500, 503])
+@pytest.mark.parametrize("code", [401, 403, 409, 429, 500, 503])
 def test_progress_outlives_an_api_server_that_refuses(server: Server, writer: StatusWriter, code: int) -> None:
     server.codes = [code]
     writer.progress(training=training(1))
