@@ -17,7 +17,8 @@ ONLY_SPEED = {"microBatchTokens", "gradientCheckpointing", "checkpoint"}
 def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
     """Returns the facts by name, the fields of the spec under their paths.
 
-    A field that has its default is left out, so that a later version with more fields can use the checkpoint."""
+    Of several differences the first one is told, so the fields of the spec come before what follows from them. A field
+    that has its default is left out, so that a later version with more fields can use the checkpoint."""
     spec, resolved = bundle.spec, prepared.resolved
     settled = resolved.model_dump(
         mode="json",
@@ -27,8 +28,6 @@ def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
     )
     weights = [source.weight for source in spec.dataset.train]
     return {
-        "the digest of the data": prepared.preflight.digest,
-        "the digest of the base model": _digest(prepared.model_files),
         **dict(_fields("spec.method", _set(spec.method))),
         **{
             path: value
@@ -36,6 +35,8 @@ def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
             if path.split(".")[2] not in ONLY_SPEED
         },
         **({"spec.dataset.train[*].weight": weights} if any(weights) else {}),
+        "the digest of the data": prepared.preflight.digest,
+        "the digest of the base model": _digest(prepared.model_files),
         **{f"status.resolved.{name}": value for name, value in settled.items()},
     }
 
