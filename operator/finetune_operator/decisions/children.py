@@ -253,10 +253,11 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
 def _secrets(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[str]:
     """Return the names of the Secrets of the storages that this job uses, each once."""
     cache = [profile.prepared_cache.uri] if profile.prepared_cache else []
-    earlier = [world.earlier_job.output] if world.earlier_job else []
+    resume = _resume_point(world)
+    earlier = [resume.output] if resume else []
     buckets = [bucket for uri in (*uris_of(spec).values(), *cache, *earlier) if (bucket := bucket_of(uri))]
     storages = [storage_of(bucket, profile.storages) for bucket in buckets]
-    if spec.resume_from and not earlier:
+    if spec.resume_from and resume is None:
         storages += profile.storages  # the earlier job was deleted after this one began: its bucket is not known
     found = [s.credentials_secret_name for s in storages if s and s.credentials_secret_name]
     return list(dict.fromkeys(found))

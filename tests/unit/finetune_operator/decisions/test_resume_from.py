@@ -59,7 +59,8 @@ def test_the_pods_get_the_keys_for_the_earlier_jobs_bucket() -> None:
     assert secrets(reconcile(fresh(profile=profile), NOW)) == ["read", "write"]
     assert secrets(reconcile(resuming(FAILED, profile=profile), NOW)) == ["read", "write", "old-keys"]
     begun = replace(validated(profile=profile), spec=resuming(None).spec)
-    assert "old-keys" in secrets(reconcile(begun, NOW)), "the earlier job was deleted, and its bucket is not known"
+    for gone in (None, replace(FAILED, output="s3://data/new", state="Pending")):
+        assert "old-keys" in secrets(reconcile(replace(begun, earlier_job=gone), NOW)), "its bucket is not known"
 
 
 @pytest.mark.parametrize(
