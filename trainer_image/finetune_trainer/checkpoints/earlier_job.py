@@ -13,6 +13,11 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
 
 FIELD = "spec.resumeFrom.name"
+FIELDS_OF = {
+    "the digest of the data": " The rows of spec.dataset or their tokens are not the same.",
+    "the digest of the base model": " The files of spec.model.uri are not the same.",
+}
+"""The fields from which a fact follows that is no field itself."""
 REMEDY = (
     "Set spec.model, spec.dataset, spec.method and spec.training as in that job. Or remove spec.resumeFrom, and the "
     "job starts with the first step."
@@ -55,8 +60,11 @@ def no_checkpoint(bundle: Bundle, said: Sequence[str]) -> TrainerFailure:
             f"{FIELD}: FineTuneJob {_name(bundle)} has no checkpoints{where}. It stored none, or they were deleted.",
             "Remove spec.resumeFrom, and the job starts with the first step.",
         )
+    fields = next((sentence for fact, sentence in FIELDS_OF.items() if fact in said[0]), "")
     return TrainerFailure(
-        FailureReason.SPEC_INVALID, f"{FIELD}: no checkpoint of FineTuneJob {_name(bundle)} fits. {said[0]}", REMEDY
+        FailureReason.SPEC_INVALID,
+        f"{FIELD}: no checkpoint of FineTuneJob {_name(bundle)} fits. {said[0]}{fields}",
+        REMEDY,
     )
 
 

@@ -1,6 +1,8 @@
 """Preflight refuses a job if no checkpoint of the job in spec.resumeFrom fits it."""
 
 import io
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ def test_fields_that_change_no_step_may_differ(first: Bundle, parts: dict[str, A
         ({"training": {"seed": 5}}, "spec.training.seed null, and this run has 5"),
         ({"training": {"lossOn": "All"}}, 'spec.training.lossOn null, and this run has "All"'),
         ({"method": {"lora": {"r": 2}}}, "spec.method.lora.r null, and this run has 2"),
-        ({"dataset": {"split": {"seed": 9}}}, "the digest of the data"),
+        ({"dataset": {"split": {"seed": 9}}}, "The rows of spec.dataset or their tokens are not the same."),
     ],
 )
 def test_a_field_that_changes_the_steps_is_named_and_the_job_refused(
@@ -122,3 +124,16 @@ def test_a_job_that_the_operator_did_not_find_is_never_replaced_by_a_training_fr
 
     assert found.reason is FailureReason.SPEC_INVALID
     assert "FineTuneJob tickets was deleted, so the place of its checkpoints is not known" in found.message
+
+
+def test_another_base_model_is_refused_and_its_field_named(first: Bundle) -> None:
+    model = Path(first.spec.model.uri)
+    other = model.with_name("other")
+    shutil.copytree(model, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+
+    found = failure(resuming(first, model={"uri": str(other)}))
+
+    assert found.reason is FailureReason.SPEC_INVALID
+    assert "The files of spec.model.uri are not the same." in found.message
