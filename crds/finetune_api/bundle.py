@@ -22,6 +22,14 @@ class JobIdentity(ApiModel):
     generation: int = 1
 
 
+class ResumePoint(ApiModel):
+    """The earlier job of spec.resumeFrom, as the operator found it."""
+
+    uid: str
+    output: str
+    """Its spec.output.uri, below which its checkpoints are."""
+
+
 class Bundle(ApiModel):
     """All information that a trainer pod has about its job.
 
@@ -34,6 +42,8 @@ class Bundle(ApiModel):
     storages: list[Storage] = Field(default=[])
     gpu_types: list[GpuType] = Field(default=[])
     prepared_cache: PreparedCache | None = None
+    resume: ResumePoint | None = None
+    """Not set if spec.resumeFrom is not set, or if the operator no longer found the job that it names."""
 
     @property
     def spec_digest(self) -> str:

@@ -76,18 +76,35 @@ class Compute(ApiModel):
     binds."""
 
 
+class ResumeFrom(ApiModel):
+    """An earlier job of the same namespace, from whose newest checkpoint this job starts."""
+
+    name: Annotated[DnsLabel, dns_label("the name of a FineTuneJob in the same namespace")]
+    """Name of the earlier job. It must have failed, and its checkpoints must still exist. A completed job has none: use
+    its adapter in method.lora.from."""
+
+
 def _in_output(uri: str) -> str:
     """Return a CEL expression: whether `uri` is inside output.uri. `finetune_api.conflicts` checks wildcards and other
     spellings of the same place."""
     return f"({uri} + '/').startsWith(self.output.uri.endsWith('/') ? self.output.uri : self.output.uri + '/')"
 
 
-_UNCHANGED = " && ".join(
-    f"self.{field} == oldSelf.{field}"
-    for field in ("profileName", "model", "method", "dataset", "training", "evaluation", "output", "compute")
+_SAME_START = (
+    "has(self.resumeFrom) == has(oldSelf.resumeFrom) && "
+    "(!has(self.resumeFrom) || self.resumeFrom == oldSelf.resumeFrom)"
 )
-"""CEL rule: no other field than suspend and runPolicy has changed. All fields that it compares have defaults or are
-required, so they are always present. A test compares the list with the fields of the model."""
+_UNCHANGED = " && ".join(
+    [
+        *(
+            f"self.{field} == oldSelf.{field}"
+            for field in ("profileName", "model", "method", "dataset", "training", "evaluation", "output", "compute")
+        ),
+        _SAME_START,
+    ]
+)
+"""CEL rule: no other field than suspend and runPolicy has changed. All fields that it compares directly have defaults
+or are required, so they are always present. A test compares the list with the fields of the model."""
 
 
 class FineTuneJobSpec(ApiModel):
@@ -100,6 +117,10 @@ class FineTuneJobSpec(ApiModel):
                 _UNCHANGED,
                 "only spec.suspend and spec.runPolicy can be changed: create a FineTuneJob with another name, or "
                 "delete this one first",
+            ),
+            (
+                "!has(self.resumeFrom) || self.method.type != 'None'",
+                "spec.method.type None trains nothing, so it cannot start from a checkpoint: remove spec.resumeFrom",
             ),
             (
                 f"!{_in_output('self.model.uri')}",
@@ -156,6 +177,10 @@ class FineTuneJobSpec(ApiModel):
     suspend: bool | None = None
     """Whether the job is suspended. A running attempt stores a checkpoint and stops; false or unset resumes the job
     from this checkpoint. Can be changed at any time. Default: unset, and the job runs."""
+    resume_from: ResumeFrom | None = None
+    """An earlier job that failed. This job starts from its newest checkpoint instead of the first step. All fields that
+    change the optimizer steps must be the same in both jobs: preflight refuses the job otherwise, and names the field.
+    Default: unset, and the job starts with the first step."""
     run_policy: RunPolicy | None = None
     """How often and for how long the job may be tried, and what it may cost. Can be changed while the job runs."""
 

@@ -17,7 +17,7 @@ from finetune_operator.cluster.rivals import rivals_of
 from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.starting import is_stuck
-from finetune_operator.observed.world import Key, Run, World, parse_spec
+from finetune_operator.observed.world import EarlierJob, Key, Run, World, parse_spec
 from finetune_operator.store.kept import KeptJob, KeptRun, unpacked
 from finetune_operator.store.store import Store
 
@@ -119,6 +119,7 @@ def _with_surroundings(store: Store, accounts: Accounts, world: World, spec: Fin
         world,
         profile=profile,
         profile_error=profile_error,
+        earlier_job=_earlier_job(store, world.namespace, spec),
         service_account_exists=account.exists,
         service_account_may_report=account.may_report,
         role_binding_exists=store.has_binding(world.namespace),
@@ -149,6 +150,12 @@ def _bare(job: KeptJob) -> World:
         ended_at=job.ended_at,
         ttl=job.ttl,
     )
+
+
+def _earlier_job(store: Store, namespace: str, spec: FineTuneJobSpec) -> EarlierJob | None:
+    """Return the job of the same namespace that spec.resumeFrom names."""
+    job = store.job((namespace, spec.resume_from.name)) if spec.resume_from else None
+    return EarlierJob(job.uid, job.written_output, job.state) if job else None
 
 
 def _account(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> Standing:

@@ -1,8 +1,8 @@
 """Checks before the operator creates pods.
 
 Before the first pod: the spec is readable, the profile exists and lists the buckets, the job does not write to a folder
-that it reads, and the ServiceAccount exists and may write the status. Before the job requests a GPU: no other job
-writes to the same output."""
+that it reads, the job of spec.resumeFrom has failed, and the ServiceAccount exists and may write the status. Before the
+job requests a GPU: no other job writes to the same output."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from finetune_api.conflicts import conflicts, normal
 from finetune_api.names import TRAINER_SERVICE_ACCOUNT
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_api.status.job import ConditionType
+from finetune_api.status.job import ConditionType, State
 from finetune_operator.observed.world import World
 
 GRACE = timedelta(seconds=30)
@@ -72,6 +72,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         return misplaced
     if not begun and (conflict := next(conflicts(world.spec), None)):
         return Obstacle(f"{conflict.field}: {conflict.finding}", final=True, remedy=conflict.remedy)
+    if not begun and (missing := _no_checkpoints(world, world.spec, world.profile, late)):
+        return missing
     account = world.spec.compute.service_account_name
     if account not in (None, TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
         return Obstacle(
@@ -88,6 +90,46 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
             f"Run this command: kubectl create rolebinding {account}-reports --namespace {world.namespace} "
             f"--clusterrole {TRAINER_SERVICE_ACCOUNT} --serviceaccount {world.namespace}:{account}",
         )
+    return None
+
+
+def _no_checkpoints(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, late: bool) -> Obstacle | None:
+    """Return why the job of spec.resumeFrom has no checkpoint that this job can read; None if it can have one."""
+    if spec.resume_from is None:
+        return None
+    field, name, earlier = "spec.resumeFrom.name", spec.resume_from.name, world.earlier_job
+    if name == world.name:
+        return Obstacle(
+            f"{field}: a job cannot resume from itself.",
+            final=True,
+            remedy="A job whose attempt fails continues from its own checkpoints without this field. Remove the field, "
+            "or name another job.",
+        )
+    if earlier is None:
+        return Obstacle(
+            f'{field}: FineTuneJob "{name}" does not exist in namespace {world.namespace}.',
+            late,
+            "Only a job of the same namespace can be named. List the jobs with "
+            f"kubectl get finetunejobs --namespace {world.namespace}, and name one that failed.",
+        )
+    if earlier.state == State.COMPLETE:
+        return Obstacle(
+            f'{field}: FineTuneJob "{name}" is complete, so its checkpoints are deleted.',
+            final=True,
+            remedy="Remove spec.resumeFrom. To continue from its adapter, set spec.method.lora.from to the folder "
+            f"adapter in {earlier.output}.",
+        )
+    if earlier.state != State.FAILED:
+        return Obstacle(
+            f'{field}: FineTuneJob "{name}" has not ended. It is {earlier.state or State.PENDING}.',
+            late,
+            "Create this job when that job has failed. A suspended job continues from its own checkpoint when its "
+            "spec.suspend is set to false.",
+        )
+    bucket = bucket_of(earlier.output)
+    if bucket and storage_of(bucket, profile.storages) is None:
+        finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
+        return Obstacle(f"{field}: the output of FineTuneJob {name}: {finding}", final=True, remedy=remedy)
     return None
 
 

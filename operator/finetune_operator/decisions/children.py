@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from kubernetes.utils.quantity import parse_quantity
 
 from finetune_api import names
-from finetune_api.bundle import Bundle, JobIdentity, bucket_of, storage_of, uris_of
+from finetune_api.bundle import Bundle, JobIdentity, ResumePoint, bucket_of, storage_of, uris_of
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_api.status.job import State
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -64,6 +65,7 @@ def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProf
         storages=profile.storages,
         gpu_types=profile.gpu_types,
         prepared_cache=profile.prepared_cache,
+        resume=_resume_point(world),
     )
     return {
         "apiVersion": "v1",
@@ -72,6 +74,14 @@ def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProf
         "immutable": True,
         "data": {names.BUNDLE_KEY: bundle.model_dump_json(by_alias=True, exclude_none=True, indent=1)},
     }
+
+
+def _resume_point(world: World) -> ResumePoint | None:
+    """Return where the checkpoints of the earlier job are, if it has ended and can have some."""
+    earlier = world.earlier_job
+    if earlier is None or earlier.state != State.FAILED:
+        return None
+    return ResumePoint(uid=earlier.uid, output=earlier.output)
 
 
 def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, number: int = 1) -> Object:
@@ -174,7 +184,7 @@ def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, 
 
 def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, arguments: list[str]) -> Object:
     """Return a pod that meets the `restricted` Pod Security Standard. All writable volumes have a size limit."""
-    secrets = _secrets(spec, profile)
+    secrets = _secrets(world, spec, profile)
     volumes = [
         {"name": "bundle", "configMap": {"name": names.child_prefix(world.name, world.uid)}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
@@ -240,10 +250,14 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
     }
 
 
-def _secrets(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[str]:
+def _secrets(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[str]:
     """Return the names of the Secrets of the storages that this job uses, each once."""
     cache = [profile.prepared_cache.uri] if profile.prepared_cache else []
-    buckets = [bucket for uri in (*uris_of(spec).values(), *cache) if (bucket := bucket_of(uri))]
+    resume = _resume_point(world)
+    earlier = [resume.output] if resume else []
+    buckets = [bucket for uri in (*uris_of(spec).values(), *cache, *earlier) if (bucket := bucket_of(uri))]
     storages = [storage_of(bucket, profile.storages) for bucket in buckets]
+    if spec.resume_from and resume is None:
+        storages += profile.storages  # the earlier job was deleted after this one began: its bucket is not known
     found = [s.credentials_secret_name for s in storages if s and s.credentials_secret_name]
     return list(dict.fromkeys(found))

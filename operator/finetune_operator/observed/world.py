@@ -92,6 +92,17 @@ class Rival:
     """Output URI of the other job if it is inside this job's or around it; None if the two are the same place."""
 
 
+@dataclass(frozen=True)
+class EarlierJob:
+    """The job that spec.resumeFrom names."""
+
+    uid: str
+    output: str
+    """Its spec.output.uri."""
+    state: str
+    """State of its status; "" until the operator has written one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far the training has come, as an attempt's pod wrote it. Its changes cause no decision."""
@@ -144,6 +155,8 @@ class World:
     service_account_may_report: bool = True
     """False if the tenant's own ServiceAccount has no permission to write the status of the job."""
     role_binding_exists: bool = False
+    earlier_job: EarlierJob | None = None
+    """The job that spec.resumeFrom names; None if there is none of this name."""
     preflight: Run | None = None
     preflight_number: int = 1
     """Number of the preflight that exists."""

@@ -40,6 +40,8 @@ class KeptJob:
     profile: str
     output: str
     """output.uri in its normal form."""
+    written_output: str
+    """output.uri as the tenant wrote it. Two spellings of a place can be two places in S3."""
     is_validated: bool
     state: str
     """State of the status; "" until the operator has written one."""
@@ -80,6 +82,8 @@ class KeptJob:
         ended = status.get("state") in ENDED
         stale = ended and status.get("observedGeneration", metadata["generation"]) != metadata["generation"]
         ttl = spec.get("runPolicy", {}).get("ttlSecondsAfterFinished")
+        uri = spec.get("output", {}).get("uri", "")
+        output = normal(uri)
         return cls(
             key=(sys.intern(metadata["namespace"]), metadata["name"]),
             uid=metadata["uid"],
@@ -90,7 +94,8 @@ class KeptJob:
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
             priority_class=metadata.get("labels", {}).get(names.LABEL_PRIORITY_CLASS),
             profile=sys.intern(spec.get("profileName", "")),
-            output=normal(spec.get("output", {}).get("uri", "")),
+            output=output,
+            written_output=output if uri == output else uri,  # one string in memory where both are the same
             is_validated=any(
                 condition["type"] == ConditionType.VALIDATED and condition["status"] == "True"
                 for condition in status.get("conditions", [])

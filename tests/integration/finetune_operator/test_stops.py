@@ -123,7 +123,12 @@ def test_only_suspend_and_the_run_policy_can_be_changed(kube: Kube, namespace: s
     job = Job.create(kube, namespace, manifest())
     for spec in ({"suspend": True}, {"suspend": None}, {"runPolicy": {"maxRetries": 5}}, {"runPolicy": None}):
         change(job, **spec)
-    for spec in ({"training": {"epochs": 2}}, {"output": {"uri": "s3://acme-models/else"}}, {"profileName": "other"}):
+    for spec in (
+        {"training": {"epochs": 2}},
+        {"output": {"uri": "s3://acme-models/else"}},
+        {"profileName": "other"},
+        {"resumeFrom": {"name": "other"}},
+    ):
         with pytest.raises(RefusedError, match=r"only spec.suspend and spec.runPolicy can be changed"):
             change(job, **spec)
 

@@ -123,10 +123,13 @@ def test_an_optional_number_keeps_its_exclusive_bound() -> None:
 
 
 def test_every_field_of_a_job_but_suspend_and_the_run_policy_is_compared_when_it_is_changed() -> None:
-    rule = job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"][
-        "x-kubernetes-validations"
-    ][0]["rule"]
+    rules = root("job")["properties"]["spec"]["x-kubernetes-validations"]
+    rule, _, optional = rules[0]["rule"].partition(" && has(")
     compared = {part.split(" == ")[0].removeprefix("self.") for part in rule.split(" && ")}
     fields = {str(field.alias): field for field in FineTuneJobSpec.model_fields.values()}
-    assert compared == set(fields) - {"suspend", "runPolicy"}
+    assert compared == set(fields) - {"suspend", "runPolicy", "resumeFrom"}
     assert all(fields[name].is_required() or fields[name].default is not None for name in compared)
+    assert optional == (
+        "self.resumeFrom) == has(oldSelf.resumeFrom) && "
+        "(!has(self.resumeFrom) || self.resumeFrom == oldSelf.resumeFrom)"
+    )

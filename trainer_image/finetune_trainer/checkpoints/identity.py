@@ -17,8 +17,9 @@ ONLY_SPEED = {"microBatchTokens", "gradientCheckpointing", "checkpoint"}
 def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
     """Returns the facts by name, the fields of the spec under their paths.
 
-    Fields that have their default are among them, and DEFAULTED names them. So a later version with more fields can use
-    the checkpoint, and one with another default cannot."""
+    Of several differences the first one is told, so the fields of the spec come before what follows from them. Fields
+    that have their default are among them, and DEFAULTED names them. So a later version with more fields can use the
+    checkpoint, and one with another default cannot."""
     spec, resolved = bundle.spec, prepared.resolved
     settled = resolved.model_dump(
         mode="json",
@@ -30,10 +31,10 @@ def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
     set_by_hand = _deciding(spec, exclude_defaults=True)
     every = _deciding(spec) | set_by_hand
     return {
-        "the digest of the data": prepared.preflight.digest,
-        "the digest of the base model": _digest(prepared.model_files),
         **every,
         **({"spec.dataset.train[*].weight": weights} if any(weights) else {}),
+        "the digest of the data": prepared.preflight.digest,
+        "the digest of the base model": _digest(prepared.model_files),
         **{f"status.resolved.{name}": value for name, value in settled.items()},
         DEFAULTED: sorted(every.keys() - set_by_hand.keys()),
     }

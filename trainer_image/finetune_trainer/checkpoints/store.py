@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from finetune_trainer.checkpoints.folder import Manifest, Unusable, read_folder, write_folder
+from finetune_trainer.checkpoints.folder import Manifest, Unusable, read_folder, read_manifest, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
 
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in the work prefix of a job."""
+KEEP = 2
+"""Checkpoints that are kept by default: the newest one could be damaged."""
 STATE, WORDS, BEST = "state.safetensors", "state.json", "best.safetensors"
 _STEP = re.compile(r"step-(\d{8,})-.+")
 _BEST = re.compile(r"best-(\d{8,})-.+")
@@ -47,7 +51,7 @@ class Found:
 class CheckpointStore:
     """The folder `uri` with the checkpoints of one job, as one pod uses it."""
 
-    def __init__(self, storage: JobStorage, uri: str, pod: str, facts: Mapping[str, Any], keep: int) -> None:
+    def __init__(self, storage: JobStorage, uri: str, pod: str, facts: Mapping[str, Any], keep: int = KEEP) -> None:
         """`pod`: uid of this pod. `facts`: what decides the steps. `keep`: number of checkpoints to keep."""
         self._storage, self._uri, self._pod, self._facts, self._keep = storage, uri, pod, facts, keep
         self._good: list[tuple[str, str | None]] = []
@@ -93,7 +97,7 @@ class CheckpointStore:
         the file. `misfit`: gets the path of state.safetensors and the content of state.json; returns why this run
         cannot go on from them, or None. Raises TrainerFailure if the storage does not answer."""
         skipped: list[str] = []
-        for name in sorted(self._names(_STEP), key=_order, reverse=True):
+        for name in self._newest_first():
             found = self._read(name, into, best_named, misfit)
             if isinstance(found, Found):
                 self._good = [(found.name, found.best_name)]
@@ -103,6 +107,27 @@ class CheckpointStore:
             skipped.append(found)
             shutil.rmtree(into, ignore_errors=True)
         return None, skipped
+
+    def why_unusable(self) -> list[str]:
+        """Returns why no checkpoint is usable, a sentence for each, newest first. Only sizes and manifests are read.
+
+        Returns an empty list if one is usable, or if there are none: `is_empty` tells them apart. Raises TrainerFailure
+        if the storage does not answer."""
+        said: list[str] = []
+        for name in self._newest_first():
+            read = read_manifest(self._storage, join(self._uri, name), self._facts)
+            if not isinstance(read, Unusable):
+                return []
+            said.append(read.why)
+        return said
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no checkpoints, not even damaged ones."""
+        return not self._names(_STEP)
+
+    def _newest_first(self) -> list[str]:
+        return sorted(self._names(_STEP), key=_order, reverse=True)
 
     def _read(
         self,

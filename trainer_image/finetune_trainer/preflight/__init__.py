@@ -1,3 +1,4 @@
 """The preflight, which needs no GPU: `recipe` gathers and splits the rows, resolves defaults, predicts and advises.
 
-May import: everything below it. Never torch, model or training."""
+May import: everything below it, and of checkpoints what says whether an earlier job's checkpoint fits. Never torch,
+model or training."""

@@ -18,6 +18,7 @@ from finetune_api.status.preflight import Preflight, SourceRows, Splits
 from finetune_api.uris import FILES, FOLDER, misspelled
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
 from finetune_trainer.base.previous_adapter import require_fitting_adapter
+from finetune_trainer.checkpoints.earlier_job import require_checkpoint
 from finetune_trainer.handover.prepared import (
     SIDES,
     Prepared,
@@ -60,6 +61,7 @@ def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
     try:
         with scratch_folder("preflight-") as scratch:
             prepared = prepare(bundle, storage, findings, scratch)
+            require_checkpoint(bundle, storage, prepared)
             write_prepared(storage, bundle, prepared, scratch / "prepared")
     except BaseException as error:
         _tell_failure(failure_after_stop(error), findings, status)

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from torch import nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
+from finetune_trainer.checkpoints.earlier_job import earlier_store, no_checkpoint
 from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.checkpoints.pace import Pace
-from finetune_trainer.checkpoints.store import CheckpointStore
+from finetune_trainer.checkpoints.store import CHECKPOINTS, KEEP, CheckpointStore, Found
 from finetune_trainer.checkpoints.training_state import misfit, restore
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Prepared, work_prefix
@@ -32,11 +34,6 @@ from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.run_state import RunState, Words, other_records, resumed
 from finetune_trainer.training.training_progress import TrainingProgress
 from finetune_trainer.training.validation import Validation
-
-CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints in the job's work prefix."""
-KEEP = 2
-"""Checkpoints that are kept by default: the newest one could be damaged."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class TrainingRun:
     ) -> None:
         self._bundle, self._prepared, self._accelerator, self._attempt = bundle, prepared, accelerator, attempt
         self._progress, self._validation, self._scratch = progress, validation, scratch
-        checkpoint = bundle.spec.training.checkpoint
+        checkpoint, self._storage = bundle.spec.training.checkpoint, storage
         self._store = CheckpointStore(
             storage,
             join(work_prefix(bundle), CHECKPOINTS),
@@ -121,21 +118,17 @@ class TrainingRun:
         whole, prepared = self._accelerator.unwrap_model(model), self._prepared
         training = self._bundle.spec.training
         optimizer = make_optimizer(model, training)
-
-        def unfit(state: Path, content: bytes) -> str | None:
-            words = Words.model_validate_json(content)
-            return other_records(words, state) or misfit(whole, optimizer, state, words.numbers)
-
-        found, skipped = self._store.newest(
-            self._scratch / CHECKPOINTS,
-            best_named=lambda words: Words.model_validate_json(words).best,
-            misfit=unfit,
-        )
+        found, skipped = self._newest(self._store, whole, optimizer)
+        earlier = self._bundle.spec.resume_from if found is None else None
+        if earlier:
+            found, skipped = self._newest_of_earlier_job(whole, optimizer, skipped)
         if found:
             words = Words.model_validate_json(found.words)
             restore(whole, optimizer, found.state, words.numbers)
             run = resumed(words, found.state)
-            sentences = [*skipped, resumption(words)]
+            sentences = [*skipped, resumption(words, earlier.name if earlier else None)]
+            if earlier:
+                run.halvings = 0  # the attempts of this job have not run out of memory yet
             self._validation.resume(run.curve, found.best)
             shutil.rmtree(self._scratch / CHECKPOINTS)
         else:
@@ -145,6 +138,32 @@ class TrainingRun:
             self._validation.resume(run.curve, None)
         self._use_plan(run, whole)
         return Trainee(whole, optimizer, run, lambda: self._validation.kept), " ".join(sentences)
+
+    def _newest(self, store: CheckpointStore, whole: nn.Module, optimizer: Optimizer) -> tuple[Found | None, list[str]]:
+        """Returns the newest usable checkpoint, or None, and a sentence for each that was skipped. The optimizer may
+        have another state afterwards."""
+
+        def unfit(state: Path, content: bytes) -> str | None:
+            words = Words.model_validate_json(content)
+            return other_records(words, state) or misfit(whole, optimizer, state, words.numbers)
+
+        return store.newest(
+            self._scratch / CHECKPOINTS,
+            best_named=lambda words: Words.model_validate_json(words).best,
+            misfit=unfit,
+        )
+
+    def _newest_of_earlier_job(
+        self, whole: nn.Module, optimizer: Optimizer, skipped: list[str]
+    ) -> tuple[Found, list[str]]:
+        """Returns the newest usable checkpoint of the job of spec.resumeFrom, and `skipped` with more sentences.
+
+        Raises TrainerFailure SpecInvalid if there is none: a training from the first step was not asked for."""
+        store = earlier_store(self._bundle, self._storage, facts(self._bundle, self._prepared))
+        found, more = self._newest(store, whole, optimizer)
+        if found is None:
+            raise no_checkpoint(self._bundle, more)
+        return found, [*skipped, *more]
 
     def _use_plan(self, run: RunState, whole: nn.Module) -> None:
         """Makes the micro-batches smaller for each earlier attempt that ran out of memory, and applies the plan."""
@@ -205,10 +224,10 @@ class TrainingRun:
         )
 
 
-def resumption(words: Words) -> str:
-    """Returns the message that an attempt goes on from a checkpoint."""
-    other = words.other_versions
-    text = f"Resumed at step {words.step:,} from the checkpoint of attempt {words.attempt}."
+def resumption(words: Words, job: str | None) -> str:
+    """Returns the message that an attempt goes on from a checkpoint. `job`: the earlier job that wrote it, if any."""
+    other, of_job = words.other_versions, f" of job {job}" if job else ""
+    text = f"Resumed at step {words.step:,} from the checkpoint of attempt {words.attempt}{of_job}."
     return f"{text} It was written with other versions: {other}. Later steps can differ by rounding." if other else text
 
 

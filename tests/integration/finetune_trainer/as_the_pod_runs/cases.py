@@ -162,6 +162,14 @@ TRAININGS: dict[str, Spec] = {
         training={"learningRate": 0.01},
         evaluation=SHORT | {"metrics": ["ExactMatch", "MacroF1", "MacroPrecision", "MacroRecall"]},
     ),
+    "resumed": _job(
+        "resumed",
+        "sums.jsonl",
+        method={"type": "LoRA"},
+        training={"epochs": 4, "globalBatchSize": 4},
+        evaluation=SHORT | {"baselines": ["Base"]},
+        resumeFrom={"name": "stopped"},
+    ),
     "none": _job(
         "none",
         "sums.jsonl",
@@ -172,5 +180,9 @@ TRAININGS: dict[str, Spec] = {
     "auto": _job("auto", "sums.jsonl", training={"maxSteps": 1}, evaluation={"maxRows": 6, "baselines": ["Base"]}),
 }
 """Jobs that are run from preflight to published results, in this order: later ones read what earlier ones published."""
+
+STOPPED = {**TRAININGS["resumed"], "output": {"uri": f"{DATA}/out/stopped"}}
+"""The job that `resumed` resumes from: the same one without resumeFrom. It is stopped after its first step."""
+del STOPPED["resumeFrom"]
 
 CASES = PREFLIGHTS | TRAININGS

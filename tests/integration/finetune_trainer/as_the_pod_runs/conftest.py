@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.finetune_trainer.as_the_pod_runs.cases import CASES, TRAININGS
+from tests.integration.finetune_trainer.as_the_pod_runs.cases import CASES, STOPPED, TRAININGS
 from tests.integration.finetune_trainer.as_the_pod_runs.inputs import write_all
 from tests.integration.finetune_trainer.as_the_pod_runs.pod import Ended, Pods
 
@@ -34,13 +34,16 @@ def checked(pods: Pods) -> RunCase:
 
 @pytest.fixture(scope="package")
 def trained(pods: Pods, checked: RunCase) -> RunCase:
-    """How the attempt at a case ended, after its preflight and after the job whose adapter it begins with."""
+    """How the attempt at a case ended, after its preflight and the job with whose adapter or checkpoint it begins."""
     ends: dict[str, Ended] = {}
 
     def run(name: str) -> Ended:
         if name not in ends:
             if "from" in TRAININGS[name].get("method", {}).get("lora", {}):
                 run("lora")
+            if "resumeFrom" in TRAININGS[name]:
+                pods.preflight(STOPPED)
+                pods.train(STOPPED, stop_at="Training: step 1 ")
             assert checked(name).code == 0, checked(name).log
             ends[name] = pods.train(TRAININGS[name])
         return ends[name]

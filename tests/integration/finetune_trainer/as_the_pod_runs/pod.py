@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from devcluster import images
@@ -18,7 +19,8 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.decisions import children
-from finetune_operator.observed.world import Object
+from finetune_operator.observed.pods import Object
+from finetune_operator.observed.world import EarlierJob, World
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.pod.storage import open_storage
 from tests.unit.finetune_operator.worlds import fresh
@@ -72,37 +74,38 @@ class Pods:
     def preflight(self, spec: dict[str, Any]) -> Ended:
         """Checks the job of this spec, whose URIs are paths below DATA."""
         wish = FineTuneJobSpec.model_validate(spec)
-        return self._run(children.preflight_job(fresh(spec=wish), wish, PROFILE), wish)
+        return self._run(children.preflight_job(_world(wish), wish, PROFILE), wish)
 
-    def train(self, spec: dict[str, Any]) -> Ended:
-        """The first attempt at a job whose preflight has succeeded."""
+    def train(self, spec: dict[str, Any], stop_at: str = "") -> Ended:
+        """The first attempt at a job whose preflight has succeeded. It gets SIGTERM after the first line of its log
+        that begins with `stop_at`, if that is given."""
         wish = FineTuneJobSpec.model_validate(spec)
-        return self._run(children.attempt_job(fresh(spec=wish), wish, PROFILE, children.Try(1)), wish)
+        return self._run(children.attempt_job(_world(wish), wish, PROFILE, children.Try(1)), wish, stop_at)
 
     def prepared(self, spec: dict[str, Any]) -> Prepared:
         """What the preflight left for the attempts."""
         bundle = Bundle.model_validate_json(json.dumps({"spec": spec}).replace(f'"{DATA}/', f'"{self.data}/'))
         return read(bundle, open_storage(bundle))
 
-    def _run(self, job: Object, spec: FineTuneJobSpec) -> Ended:
-        bundle = json.loads(children.bundle_config_map(fresh(), spec, PROFILE)["data"][names.BUNDLE_KEY])
+    def _run(self, job: Object, spec: FineTuneJobSpec, stop_at: str = "") -> Ended:
+        bundle = json.loads(children.bundle_config_map(_world(spec), spec, PROFILE)["data"][names.BUNDLE_KEY])
         del bundle["job"]  # so that the status goes to the log: there is no API server
         pod = job["spec"]["template"]["spec"]
         script, user = self._script(pod, json.dumps(bundle)), pod["securityContext"]["runAsUser"]
         for path in (self._folder / "termination-log", self.data, *self.data.rglob("*")):
             os.chown(path, user, user)
-        done = subprocess.run(
+        process = subprocess.Popen(
             ["unshare", "--mount", "--net", "sh", "-c", script],
             env=images.environment() | {item["name"]: _value(item) for item in pod["containers"][0]["env"]},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=SECONDS,
         )
+        log = _log(process, stop_at)
         said = (self._folder / "termination-log").read_text()
-        assert said, done.stdout
-        return Ended(done.returncode, TerminationMessage.model_validate_json(said), done.stdout)
+        assert said, log
+        return Ended(process.returncode, TerminationMessage.model_validate_json(said), log)
 
     def _script(self, pod: Object, bundle: str) -> str:
         """Mounts the container's file system, in a namespace of its own that ends with the process, and becomes it."""
@@ -130,6 +133,28 @@ class Pods:
         command = shlex.join([images.python(), "-m", "finetune_trainer", *container["args"]])
         lines.append(f"exec {shutil.which('chroot')} --userspec={user}:{user} {root} {command}")
         return "\n".join(lines)
+
+
+def _world(spec: FineTuneJobSpec) -> World:
+    """A job. The one that it resumes from, if any, has failed, and its results would be in the folder of its name."""
+    name = spec.resume_from.name if spec.resume_from else None
+    return fresh(spec=spec, earlier_job=EarlierJob("local", f"{DATA}/out/{name}", "Failed") if name else None)
+
+
+def _log(process: subprocess.Popen[str], stop_at: str) -> str:
+    """The whole log of a process, which gets SIGTERM after the first line that begins with `stop_at`, if given."""
+    log, timeout = "", Timer(SECONDS, process.kill)
+    timeout.start()
+    try:
+        for line in process.stdout or ():
+            if stop_at and line.startswith(stop_at):
+                process.terminate()
+                stop_at = ""
+            log += line
+        process.wait()
+    finally:
+        timeout.cancel()
+    return log
 
 
 def _bind(source: str, to: str, read_only: bool = False) -> list[str]:

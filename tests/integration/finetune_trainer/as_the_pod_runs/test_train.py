@@ -168,6 +168,14 @@ def test_training_continues_from_an_adapter(trained: RunCase, pods: Pods) -> Non
     assert any((before[name] != after[name]).any() for name in before)
 
 
+def test_training_resumes_from_the_checkpoint_of_a_stopped_job(trained: RunCase, pods: Pods) -> None:
+    training, _, _ = result(trained("resumed"))
+    assert training.resumed_from_step
+    assert 1 <= training.resumed_from_step < training.step == training.total_steps
+    assert "of job stopped." in trained("resumed").log
+    assert list((pods.data / "out/stopped/.work/local/checkpoints").glob("step-*")), "they are the stopped job's"
+
+
 def test_method_none_evaluates_an_adapter_unchanged(trained: RunCase, pods: Pods) -> None:
     training, evaluation, _ = result(trained("none"))
     assert (training.step, training.total_steps) == (0, 0)

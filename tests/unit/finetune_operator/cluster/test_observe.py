@@ -1,4 +1,4 @@
-"""Kueue is asked about a job only while Kueue may hold it back."""
+"""What is known of a job when it is decided. Kueue is asked about a job only while Kueue may hold it back."""
 
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from finetune_operator.cluster.observe import observe
 from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.workloads import Hold
-from finetune_operator.observed.world import World
+from finetune_operator.observed.world import EarlierJob, World
 from finetune_operator.store.store import JOB, RUN, Store
 from tests.unit.finetune_operator.store import objects
 from tests.unit.finetune_operator.worlds import SPEC
@@ -86,3 +86,31 @@ def test_the_labels_of_the_job_are_known_to_its_decisions() -> None:
     world = world_of(None)
 
     assert (world.queue, world.priority_class) == ("gpus", "urgent")
+
+
+def observed(*others: Object) -> World:
+    job = objects.job()
+    spec = SPEC.model_dump(mode="json", by_alias=True, exclude_none=True)
+    job["spec"] = spec | {"resumeFrom": {"name": "first"}}
+    store = Store(lambda key: None)
+    for raw in (job, *others):
+        store.put(JOB, raw)
+    api = cast(Api, NoApi())
+    found = observe(api, store, Accounts(api), ("team", "tickets"))
+    assert found is not None
+    return found
+
+
+def test_the_job_to_resume_from_is_known_with_its_output_as_it_was_written() -> None:
+    ended = {"state": "Failed", "conditions": []}
+    other = objects.job("o", name="other", status=ended)
+    first = objects.job("f", name="first", output="s3://r/a//b/", status=ended)
+
+    assert observed(other, first).earlier_job == EarlierJob("f", "s3://r/a//b/", "Failed")
+
+
+def test_a_job_of_the_same_name_in_another_namespace_is_not_the_one_to_resume_from() -> None:
+    foreign = objects.job("f", name="first", status={"state": "Failed", "conditions": []})
+    foreign["metadata"]["namespace"] = "another"
+
+    assert observed(foreign).earlier_job is None

@@ -1,0 +1,139 @@
+"""Preflight refuses a job if no checkpoint of the job in spec.resumeFrom fits it."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason
+from finetune_trainer.checkpoints.identity import facts
+from finetune_trainer.checkpoints.store import CHECKPOINTS, CheckpointStore
+from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.pod.storage import join, open_storage
+from tests.unit.finetune_trainer.conftest import MakeBundle, write_rows
+from tests.unit.finetune_trainer.preflight_runs import failure, run
+
+LATER = "later"
+
+
+@pytest.fixture
+def first(make_bundle: MakeBundle) -> Bundle:
+    """A job with checkpoints of the steps 3 and 6."""
+    bundle = make_bundle()
+    prepared, storage = run(bundle), open_storage(bundle)
+    store = CheckpointStore(storage, checkpoints(bundle), "p1", facts(bundle, prepared))
+    for step in (3, 6):
+        store.write(step, lambda: io.BytesIO(b"state"), b"words", None, lambda size: None)
+    return bundle
+
+
+def checkpoints(bundle: Bundle) -> str:
+    return join(work_prefix(bundle), CHECKPOINTS)
+
+
+def resuming(first: Bundle, **parts: Any) -> Bundle:
+    """A job that resumes from `first`, with other parts of the spec."""
+    said = first.model_dump(mode="json", by_alias=True, exclude_none=True)
+    output = said["spec"]["output"]["uri"]
+    said["resume"] = {"uid": "local", "output": output}
+    said["spec"] |= {"resumeFrom": {"name": "tickets"}, "output": {"uri": f"{output}-{LATER}"}}
+    for name, part in parts.items():
+        said["spec"][name] = said["spec"].get(name, {}) | part
+    return Bundle.model_validate(said)
+
+
+def test_a_job_with_the_same_steps_is_accepted(first: Bundle) -> None:
+    run(resuming(first))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"training": {"microBatchTokens": 64, "gradientCheckpointing": "Enabled", "checkpoint": {"every": 3}}},
+        {"evaluation": {"maxRows": 3}},
+        {"compute": {"memory": "12Gi"}},
+        {"training": {"seed": 0}},
+    ],
+)
+def test_fields_that_change_no_step_may_differ(first: Bundle, parts: dict[str, Any]) -> None:
+    run(resuming(first, **parts))
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"training": {"globalBatchSize": 4}}, "spec.training.globalBatchSize null, and this run has 4"),
+        ({"training": {"epochs": 7}}, "spec.training.epochs null, and this run has 7"),
+        ({"training": {"seed": 5}}, "spec.training.seed null, and this run has 5"),
+        ({"training": {"lossOn": "All"}}, 'spec.training.lossOn null, and this run has "All"'),
+        ({"method": {"lora": {"r": 2}}}, "spec.method.lora.r null, and this run has 2"),
+        ({"dataset": {"split": {"seed": 9}}}, "The rows of spec.dataset or their tokens are not the same."),
+    ],
+)
+def test_a_field_that_changes_the_steps_is_named_and_the_job_refused(
+    first: Bundle, parts: dict[str, Any], said: str
+) -> None:
+    found = failure(resuming(first, **parts))
+
+    assert found.reason is FailureReason.SPEC_INVALID
+    assert found.message.startswith("spec.resumeFrom.name: no checkpoint of FineTuneJob tickets fits. ")
+    assert "step-00000006-p1 is not used: it was written for " in found.message
+    assert said in found.message
+    assert "Set spec.model, spec.dataset, spec.method and spec.training as in that job." in found.message
+
+
+def test_other_rows_are_refused(first: Bundle, tmp_path: Path) -> None:
+    write_rows(tmp_path / "other.jsonl", [{"prompt": f"{i}?", "completion": f"{i}!"} for i in range(40)])
+
+    found = failure(resuming(first, dataset={"train": [{"uri": str(tmp_path / "other.jsonl")}]}))
+
+    assert found.reason is FailureReason.SPEC_INVALID
+    assert "it was written for the digest of the data" in found.message
+
+
+def test_a_damaged_newest_checkpoint_is_no_obstacle_while_the_one_before_it_is_whole(first: Bundle) -> None:
+    folder = Path(checkpoints(first))
+    (folder / "step-00000006-p1" / "manifest.json").unlink()
+    run(resuming(first))
+
+    (folder / "step-00000003-p1" / "state.safetensors").write_bytes(b"")
+    assert "step-00000006-p1 is not used: it has no manifest.json" in failure(resuming(first)).message
+
+
+def test_a_job_without_checkpoints_cannot_be_resumed_from(first: Bundle) -> None:
+    storage = open_storage(first)
+    storage.delete_prefix(checkpoints(first))
+
+    found = failure(resuming(first))
+
+    assert found.reason is FailureReason.SPEC_INVALID
+    assert found.message.startswith(
+        f"spec.resumeFrom.name: FineTuneJob tickets has no checkpoints below {first.spec.output.uri}. "
+        "It stored none, or they were deleted. Remove spec.resumeFrom"
+    )
+
+
+def test_a_job_that_the_operator_did_not_find_is_never_replaced_by_a_training_from_the_first_step(
+    first: Bundle,
+) -> None:
+    found = failure(resuming(first).model_copy(update={"resume": None}))
+
+    assert found.reason is FailureReason.SPEC_INVALID
+    assert "FineTuneJob tickets was deleted, so the place of its checkpoints is not known" in found.message
+
+
+def test_another_base_model_is_refused_and_its_field_named(first: Bundle) -> None:
+    model = Path(first.spec.model.uri)
+    other = model.with_name("other")
+    shutil.copytree(model, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+
+    found = failure(resuming(first, model={"uri": str(other)}))
+
+    assert found.reason is FailureReason.SPEC_INVALID
+    assert "The files of spec.model.uri are not the same." in found.message
