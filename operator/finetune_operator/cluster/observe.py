@@ -11,6 +11,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.cluster.accounts import GOOD, Accounts, Standing
 from finetune_operator.cluster.api import Api
+from finetune_operator.cluster.ended import observe_ended
 from finetune_operator.cluster.events import pod_event, refusal
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.cluster.rivals import rivals_of
@@ -32,7 +33,7 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Wor
     if world.deleting:
         return world
     if world.is_over:
-        return _with_children(store, world)
+        return observe_ended(api, store, job, world)
     _find_unseen_attempt(api, store, world)
     world = _with_runs(api, store, workloads, world)
     return world if world.spec is None else _with_surroundings(store, accounts, world, world.spec)
@@ -65,12 +66,6 @@ def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World
         attempts={kept.attempt: run for kept, run in explained if kept.step == "train"},
         remains=store.remains(world.uid),
     )
-
-
-def _with_children(store: Store, world: World) -> World:
-    """Return the world of a job that has ended, with the Jobs that exist."""
-    found = {kept.run.name: kept.run for kept, _ in store.runs(world.uid)}
-    return replace(world, children=tuple(found))
 
 
 def _with_surroundings(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> World:
@@ -112,6 +107,7 @@ def _bare(job: KeptJob) -> World:
         progress=job.progress,
         ended_at=job.ended_at,
         ttl=job.ttl,
+        keep=job.keep,
     )
 
 

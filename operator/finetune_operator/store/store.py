@@ -42,6 +42,8 @@ class Store:
         tables = (self._jobs, self._runs, self._pods, self._profiles, self._accounts, self._bindings)
         self._tables: dict[str, Table[Any]] = dict(zip(KINDS, tables, strict=True))
         self._outputs = Outputs()
+        self._cleanups: set[str] = set()
+        """uids of the cleanups that can start or hold a pod. Those that were deleted meanwhile may be among them."""
         self._unseen: dict[str, tuple[int, float]] = {}
         """Own writes that no watch has shown yet: version and time.monotonic() by uid."""
 
@@ -122,6 +124,14 @@ class Store:
             jobs = [job for uid in self._outputs.overlapping(output) if (job := self._jobs.get(uid))]
             return [(job, job.has_attempts or self._trains(job.uid)) for job in jobs]
 
+    def cleanups(self) -> Counter[str]:
+        """Return the number of cleanups that can start or hold a pod, by namespace."""
+        with self._lock:
+            runs = [run for uid in self._cleanups if (run := self._runs.get(uid)) is not None]
+            self._cleanups = {run.uid for run in runs}
+            owners = [self._jobs.get(run.owner) for run in runs]
+            return Counter(job.key[0] for job in owners if job is not None)
+
     def unsettled(self) -> list[Key]:
         """Return the keys of the FineTuneJobs for which something is still decided."""
         with self._lock:
@@ -181,6 +191,8 @@ class Store:
             return None
         if kind == JOB:
             self._index_output(before, kept)
+        if kind == RUN:
+            (self._cleanups.add if kept.is_cleaning else self._cleanups.discard)(kept.uid)
         return self._concerned(kind, kept) if before != kept and kind not in (ACCOUNT, BINDING) else ()
 
     def _index_output(self, before: KeptJob | None, job: KeptJob | None) -> None:
@@ -205,9 +217,13 @@ class Store:
         return self._concerned(kind, gone)
 
     def _concerned(self, kind: str, kept: Any) -> list[Key]:
-        """Return the keys of the unfinished FineTuneJobs whose decision depends on this object."""
+        """Return the keys of the FineTuneJobs whose decision depends on this object: unfinished ones, and the one that
+        a cleanup works for."""
         if kind == JOB:
             return [] if kept.is_settled else [kept.key]
+        if kind == RUN and kept.step == names.CLEANUP:
+            owner = self._jobs.get(kept.owner)
+            return [owner.key] if owner and not owner.is_settled else []
         if kind == RUN:
             return self._owner(kept.owner)
         if kind == POD:
