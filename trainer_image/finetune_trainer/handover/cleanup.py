@@ -14,4 +14,5 @@ def cleanup(bundle: Bundle, storage: JobStorage) -> str:
     folder = work_prefix(bundle)
     sizes = storage.list_folder(folder)
     storage.delete_prefix(folder)
-    return f"{len(sizes):,} objects ({sum(sizes.values()) / _MEGABYTE:,.1f} MB) below {folder} were deleted."
+    megabytes = sum(sizes.values()) / _MEGABYTE
+    return f"Deleted {len(sizes):,} object{'s' * (len(sizes) != 1)} ({megabytes:,.1f} MB) below {folder}."

@@ -32,7 +32,7 @@ from tests.unit.finetune_operator.worlds import (
 WEEK = timedelta(days=7)
 CLEANUP = "tickets-12345678-cleanup"
 CHILDREN = ("tickets-12345678-preflight", "tickets-12345678-a1")
-DONE = TerminationMessage(reason="Succeeded", message="3 objects (0.3 MB) below s3://results/run/.work/u were deleted.")
+DONE = TerminationMessage(reason="Succeeded", message="Deleted 3 objects (0.3 MB) below s3://results/run/.work/u.")
 DENIED = TerminationMessage(reason=FailureReason.STORAGE_ACCESS_DENIED, message="Access to s3://results is denied.")
 
 
@@ -180,6 +180,27 @@ def test_the_bundle_and_the_cleanup_outlive_the_time_to_live_until_the_checkpoin
     assert early.requeue_after == WEEK - hour
     assert (running.delete_jobs, running.delete_config_maps) == (list(CHILDREN), [])
     assert (done.delete_jobs, done.delete_config_maps) == ([CLEANUP], ["tickets-12345678"])
+
+
+def test_a_changed_spec_is_noted_beside_the_cleanup_and_beside_its_end() -> None:
+    created = due(generation=2)
+    ended = due(generation=2, cleanup=run(CLEANUP, pod("Succeeded", exit_code=0, termination=DONE), succeeded=True))
+
+    assert kinds(created)[-1] == "Job"
+    for plan, conditions in ((created, 5), (ended, 6)):
+        assert plan.status is not None
+        assert plan.status["observedGeneration"] == 2
+        assert len(plan.status["conditions"]) == conditions
+
+
+def test_a_spec_that_is_changed_after_the_cleanup_leaves_its_end_on_record() -> None:
+    world = failed(cleanup=run(CLEANUP, pod("Succeeded", exit_code=0, termination=DONE), succeeded=True))
+    known = replace(with_status(world, reconcile(world, NOW + WEEK)), keep=None, cleanup=None)
+
+    plan = reconcile(replace(known, generation=2), NOW + WEEK)
+
+    assert plan.status is not None
+    assert [c["status"] for c in plan.status["conditions"] if c["type"] == "CheckpointsDeleted"] == ["True"]
 
 
 def test_a_job_that_is_being_deleted_gets_no_cleanup() -> None:

@@ -47,8 +47,8 @@ def test_everything_in_the_work_folder_goes_and_nothing_else(s3: S3) -> None:
     said = cleanup(job, storage)
 
     assert keys(client, bucket) == {f"out/{path}" for path in OTHERS}
-    assert said == f"3 objects (0.3 MB) below s3://{bucket}/out/.work/{UID} were deleted."
-    assert cleanup(job, storage).startswith("0 objects (0.0 MB)"), "a repeated cleanup finds nothing"
+    assert said == f"Deleted 3 objects (0.3 MB) below s3://{bucket}/out/.work/{UID}."
+    assert cleanup(job, storage).startswith("Deleted 0 objects (0.0 MB)"), "a repeated cleanup finds nothing"
 
 
 def test_more_objects_than_a_page_of_a_list_has_are_deleted(s3: S3) -> None:
@@ -56,7 +56,7 @@ def test_more_objects_than_a_page_of_a_list_has_are_deleted(s3: S3) -> None:
     for number in range(1001):
         client.put_object(Bucket=bucket, Key=f"out/.work/{UID}/kept/{number}", Body=b"1")
 
-    assert cleanup(job, open_storage(job, s3.secrets_dir)).startswith("1,001 objects")
+    assert cleanup(job, open_storage(job, s3.secrets_dir)).startswith("Deleted 1,001 objects")
     assert keys(client, bucket) == set()
 
 
@@ -88,6 +88,6 @@ def test_the_command_deletes_the_folder_and_says_so_in_its_termination_message(
 
     said = TerminationMessage.model_validate_json((tmp_path / "log").read_text())
     assert said.reason == "Succeeded"
-    assert said.message == f"1 objects (0.0 MB) below {tmp_path}/out/.work/{UID} were deleted."
+    assert said.message == f"Deleted 1 object (0.0 MB) below {tmp_path}/out/.work/{UID}."
     assert capsys.readouterr().out == f"{said.message}\n"
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [tmp_path / "out" / OTHERS[2]]
