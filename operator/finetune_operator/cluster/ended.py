@@ -16,8 +16,8 @@ from finetune_operator.store.kept import KeptJob
 from finetune_operator.store.store import JOB, Store
 
 MOST_CLEANUPS, MOST_IN_NAMESPACE = 10, 2
-"""How many cleanups run at the same time. Workers do not wait for each other, so there can be a few more. The second
-limit leaves room for other tenants while the pods of one tenant do not start."""
+"""How many cleanups run at the same time. The second limit leaves room for other tenants while the pods of one tenant
+do not start."""
 
 
 def observe_ended(api: Api, store: Store, job: KeptJob, bare: World) -> World | None:
@@ -28,28 +28,14 @@ def observe_ended(api: Api, store: Store, job: KeptJob, bare: World) -> World | 
     cleanup = next((run.run.with_pods(pods) for run, pods in runs if run.step == names.CLEANUP), None)
     others = [pod for run, pods in runs if run.step != names.CLEANUP for pod in pods]
     left = [pod for pods in store.remains(job.uid).values() for pod in pods]
-    world = replace(
-        bare,
-        children=tuple(run.run.name for run, _ in runs),
-        cleanup=cleanup,
-        trainers=(*others, *left),
-        cleanup_has_turn=_has_turn(store, job.key[0]),
-    )
-    return _with_live_job(api, store, job, world) if _is_needed(store, job, world) else world
-
-
-def _has_turn(store: Store, namespace: str) -> bool:
-    running = store.cleanups()
-    return running.total() < MOST_CLEANUPS and running[namespace] < MOST_IN_NAMESPACE
-
-
-def _is_needed(store: Store, job: KeptJob, world: World) -> bool:
-    """Whether the decision reads the spec and the status."""
+    world = replace(bare, children=tuple(run.run.name for run, _ in runs), cleanup=cleanup, trainers=(*others, *left))
     if job.keep is None or job.ended_at is None or datetime.now(UTC) < job.ended_at + job.keep:
-        return False
-    if world.cleanup is not None:
-        return world.cleanup.succeeded or world.cleanup.failed
-    return world.cleanup_has_turn and store.profile(job.profile) is not None
+        return world
+    if cleanup is not None:
+        return _with_live_job(api, store, job, world) if cleanup.succeeded or cleanup.failed else world
+    if store.profile(job.profile) is None or not store.take_turn(job, MOST_CLEANUPS, MOST_IN_NAMESPACE):
+        return world
+    return _with_live_job(api, store, job, replace(world, cleanup_has_turn=True))
 
 
 def _with_live_job(api: Api, store: Store, job: KeptJob, world: World) -> World | None:

@@ -166,7 +166,8 @@ class World:
     trainers: tuple[Pod, ...] = ()
     """The pods of a job that has ended, without those of the cleanup."""
     cleanup_has_turn: bool = False
-    """Whether the cleanup may be created. Only a few cleanups of all jobs run at the same time."""
+    """Whether the cleanup may be created: only a few cleanups of all jobs run at the same time. It never is without a
+    profile."""
     rivals: tuple[Rival, ...] = ()
     """Searched only until the job requests a GPU."""
 

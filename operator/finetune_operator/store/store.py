@@ -25,6 +25,8 @@ JOB, RUN, POD, PROFILE, ACCOUNT, BINDING = KINDS = (
     "RoleBinding",
 )
 CLUSTER_SCOPED = (PROFILE,)
+TURN_SECONDS = 60.0
+"""How long a job may take from its turn to the creation of its cleanup."""
 
 
 class Store:
@@ -44,6 +46,8 @@ class Store:
         self._outputs = Outputs()
         self._cleanups: set[str] = set()
         """uids of the cleanups that can start or hold a pod. Those that were deleted meanwhile may be among them."""
+        self._turns: dict[str, float] = {}
+        """time.monotonic() by the uid of each job whose cleanup may be created, and was not yet."""
         self._unseen: dict[str, tuple[int, float]] = {}
         """Own writes that no watch has shown yet: version and time.monotonic() by uid."""
 
@@ -124,13 +128,21 @@ class Store:
             jobs = [job for uid in self._outputs.overlapping(output) if (job := self._jobs.get(uid))]
             return [(job, job.has_attempts or self._trains(job.uid)) for job in jobs]
 
-    def cleanups(self) -> Counter[str]:
-        """Return the number of cleanups that can start or hold a pod, by namespace."""
+    def take_turn(self, job: KeptJob, most: int, most_in_namespace: int) -> bool:
+        """Return whether a cleanup of this job may be created now. There are at most `most` that can start or hold a
+        pod, and `most_in_namespace` in each namespace. A turn that is not used is taken back after TURN_SECONDS."""
         with self._lock:
             runs = [run for uid in self._cleanups if (run := self._runs.get(uid)) is not None]
             self._cleanups = {run.uid for run in runs}
-            owners = [self._jobs.get(run.owner) for run in runs]
-            return Counter(job.key[0] for job in owners if job is not None)
+            since = time.monotonic() - TURN_SECONDS
+            self._turns = {uid: taken for uid, taken in self._turns.items() if taken > since}
+            busy = {*self._turns, *(run.owner for run in runs)} - {job.uid}
+            owners = [owner for uid in busy if (owner := self._jobs.get(uid)) is not None]
+            beside = sum(owner.key[0] == job.key[0] for owner in owners)
+            if len(owners) >= most or beside >= most_in_namespace:
+                return False
+            self._turns[job.uid] = time.monotonic()
+            return True
 
     def unsettled(self) -> list[Key]:
         """Return the keys of the FineTuneJobs for which something is still decided."""
@@ -191,7 +203,8 @@ class Store:
             return None
         if kind == JOB:
             self._index_output(before, kept)
-        if kind == RUN:
+        if kind == RUN and kept.step == names.CLEANUP:
+            self._turns.pop(kept.owner, None)
             (self._cleanups.add if kept.is_cleaning else self._cleanups.discard)(kept.uid)
         return self._concerned(kind, kept) if before != kept and kind not in (ACCOUNT, BINDING) else ()
 

@@ -1,5 +1,6 @@
 """A job that has ended costs no request until its checkpoints are due, and only a few cleanups run together."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from finetune_operator.cluster.ended import MOST_CLEANUPS, MOST_IN_NAMESPACE
 from finetune_operator.cluster.observe import observe
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import Key, World
-from finetune_operator.store.store import JOB, POD, PROFILE, RUN, Store
+from finetune_operator.store.store import JOB, POD, PROFILE, RUN, TURN_SECONDS, Store
 from tests.unit.finetune_operator.store import objects
 from tests.unit.finetune_operator.worlds import PROFILE as PROFILE_SPEC
 from tests.unit.finetune_operator.worlds import SPEC
@@ -189,3 +190,30 @@ def test_a_cleanup_that_holds_no_pod_gives_its_turn_to_another(end: Any) -> None
     assert not has_turn(store)
     end(store, "0-0")
     assert has_turn(store)
+
+
+def test_workers_that_look_together_do_not_create_more_and_an_unused_turn_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs = [failed(uid=f"j{number}", name=f"job-{number}") for number in range(3)]
+    store = store_with(*jobs)
+
+    def turn(number: int) -> bool:
+        world = observed(store, Live(jobs[number]), ("team", f"job-{number}"))
+        assert world is not None
+        return world.cleanup_has_turn
+
+    assert [turn(number) for number in range(3)] == [True, True, False]
+    assert turn(0), "a job that looks again keeps its turn"
+
+    store.put(RUN, cleanup("c0", "j0"), own=True)
+    assert not turn(2)
+    store.put(RUN, cleanup("c0", "j0", 2, status=OVER))
+    assert turn(2)
+    store.put(JOB, failed(uid="j3", name="job-3"))
+    jobs.append(failed(uid="j3", name="job-3"))
+    assert not turn(3)
+
+    later = time.monotonic() + TURN_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert turn(3)
