@@ -22,13 +22,16 @@ def time_to_keep(spec: Object, status: Object) -> timedelta | None:
 
 
 def _has_written(status: Object, conditions: dict[str, Object]) -> bool:
-    """Whether a pod of the job may have written to the storage.
+    """Whether a pod of the job may have written to the storage, and a cleanup could delete it.
 
-    A preflight writes when it has found the input to be good. One that found the input to be bad has written nothing.
-    One that crashed may have been writing."""
-    if status.get("counts", {}).get("attempts") or status.get("preflights"):
+    A preflight writes when it has found the input to be good. One that found bad input or no access has left nothing
+    that a cleanup could delete. One that crashed may have been writing. Every preflight that failed is on record."""
+    if status.get("counts", {}).get("attempts") or conditions.get(ConditionType.VALIDATED, {}).get("status") == "True":
         return True
-    if conditions.get(ConditionType.VALIDATED, {}).get("status") == "True":
-        return True
-    reason = conditions[ConditionType.FAILED].get("reason")
+    reasons = [preflight.get("reason") for preflight in status.get("preflights", [])]
+    return any(map(_may_interrupt, (*reasons, conditions[ConditionType.FAILED].get("reason"))))
+
+
+def _may_interrupt(reason: str | None) -> bool:
+    """Whether a preflight that failed for this reason can have been writing."""
     return reason not in set(FailureReason) or FAILURES[FailureReason(reason)].retry is not Retry.NEVER

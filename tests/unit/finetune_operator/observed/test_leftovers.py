@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.run_policy import RunPolicy
+from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.leftovers import time_to_keep
+from tests.unit.finetune_operator.worlds import NOW, SPEC, fresh, pod, preflight
 
 WEEK = timedelta(days=7)
 
@@ -50,7 +53,9 @@ def test_a_cleanup_whose_end_is_on_record_is_never_repeated(deleted: str) -> Non
 )
 def test_a_preflight_that_found_bad_input_has_written_nothing(reason: str) -> None:
     assert time_to_keep({}, status(reason, validated="False")) is None
-    assert time_to_keep({}, status(reason, "False", preflights=[{"number": 1}])) == WEEK, "an earlier one may have"
+    found, crashed = {"number": 2, "reason": reason}, {"number": 1, "reason": "TrainerCrashed"}
+    assert time_to_keep({}, status(reason, "False", preflights=[found])) is None
+    assert time_to_keep({}, status(reason, "False", preflights=[crashed, found])) == WEEK, "the first one may have"
     assert time_to_keep({}, status(reason, "False", counts={"attempts": 1})) == WEEK
 
 
@@ -63,3 +68,13 @@ def test_a_preflight_that_crashed_may_have_been_writing(reason: str) -> None:
 
 def test_a_status_with_a_state_alone_has_nothing_to_delete() -> None:
     assert time_to_keep({}, {"state": "Failed"}) is None
+
+
+@pytest.mark.parametrize(("exit_code", "kept"), [(21, None), (26, WEEK)], ids=["bad data", "no storage"])
+def test_it_is_known_from_the_status_that_the_operator_writes(exit_code: int, kept: timedelta | None) -> None:
+    policy = RunPolicy(max_retries=0)
+    spec = SPEC.model_copy(update={"run_policy": policy})
+    plan = reconcile(fresh(spec=spec, preflight=preflight(pod("Failed", exit_code=exit_code))), NOW)
+
+    assert plan.status is not None
+    assert (plan.status["state"], time_to_keep({}, plan.status)) == ("Failed", kept)
