@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from finetune_api import names
 from finetune_api.reasons import FailureReason
 from tests.integration.finetune_operator.kubelet import Kubelet
@@ -10,6 +12,7 @@ from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, kstatus, manifest
 from tests.integration.kube import BATCH_JOBS, PODS, Kube, Object
 from tests.integration.waiting import wait_for
 
+pytestmark = pytest.mark.usefixtures("operator")
 TOLD = "CheckpointsDeleted"
 
 
