@@ -25,7 +25,7 @@ from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.checkpoints.result_facts import result_facts
 from finetune_trainer.evaluation.base_measurement import measure_base
 from finetune_trainer.evaluation.gates import require_passed, shortfall
-from finetune_trainer.evaluation.kept_measurements import KeptMeasurements
+from finetune_trainer.evaluation.kept_measurements import of_tuned
 from finetune_trainer.evaluation.verdict import Cost
 from finetune_trainer.handover.prepared import Prepared, read_prepared, work_prefix
 from finetune_trainer.model.batches import steps_per_epoch
@@ -130,17 +130,16 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
             phase("saving the tuned weights")
             with whole_model(scratch / "model"):
                 adapter = stage_weights(model, tokenizer, bundle, serving, output)
+            weights = output / (ADAPTER if adapter else MODEL)
             if trained:
                 # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
-                copytree(trained.weights, output / (ADAPTER if adapter else MODEL), dirs_exist_ok=True)
-            elif run:
-                weights = output / (ADAPTER if adapter else MODEL)
-                if keep_training(kept, run, perf_counter() - attempt.started, weights):
-                    # They are as good as a checkpoint of the last step: a later attempt takes no step again.
-                    progress.stored(len(run.steps))
-                    training = progress.training
+                copytree(trained.weights, weights, dirs_exist_ok=True)
+            elif run and keep_training(kept, run, perf_counter() - attempt.started, weights):
+                # They are as good as a checkpoint of the last step: a later attempt takes no step again.
+                progress.stored(len(run.steps))
+                training = progress.training
         with weights_kept(storage, bundle, output):
-            started, remember = attempt.started, KeptMeasurements(kept, "tuned")
+            started, remember = attempt.started, of_tuned(kept, weights)
             assessment = assessor.assess(model, baselines, lambda: cost_of(steps, device, started, bundle), remember)
             tell_assessment(assessment.evaluation, writer)
             if spec.output.merge:

@@ -28,7 +28,9 @@ class OutdatedError(Exception):
 def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> None:
     """Carry out `plan`, and put what the API server answers into the store.
 
-    Events are written before the status, so that no Event is lost if the process stops in between.
+    Events are written before the status, so that no Event is lost if the process stops in between. The Jobs of a job
+    that ends are deleted before the status is written, because nothing is decided afterwards. Otherwise Jobs are
+    deleted last: the reason for which an attempt was stopped must be on record before its pod goes.
 
     Raises OutdatedError if the job has changed since it was observed, RefusedError if the API server refuses a child,
     and NamespaceGoneError if the namespace is being deleted."""
@@ -36,22 +38,31 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
         _confirm(api, store, world)
     for body in plan.create:
         _create(api, store, world, body)
+    if plan.is_final:
+        _delete(api, store, world, plan)
+    for event in plan.events:
+        api.create(_event(world, event, now))
+    if plan.status is not None:
+        _write_status(api, store, world, plan.status)
+    if not plan.is_final:
+        _delete(api, store, world, plan)
+
+
+def _delete(api: Api, store: Store, world: World, plan: Plan) -> None:
     for name in plan.delete_config_maps:
         api.delete("ConfigMap", name, world.namespace)
     for name in plan.delete_jobs:
         api.delete("Job", name, world.namespace)
         store.forget_run(world.uid, name)
-    for event in plan.events:
-        api.create(_event(world, event, now))
-    if plan.status is not None:
-        _write_status(api, store, world, plan.status)
 
 
 def _confirm(api: Api, store: Store, world: World) -> None:
     """Raise OutdatedError if the API server has a job that can lead to another decision."""
     refresh(api, store, world)
     now = store.job(world.key)
-    if now is None or (now.uid, now.deleting) != (world.uid, world.deleting):
+    # The generation changes with the spec: somebody may have suspended the job, or raised its deadline.
+    seen = (world.uid, world.deleting, world.generation)
+    if now is None or (now.uid, now.deleting, now.generation) != seen:
         raise OutdatedError
     if now.has_ended or unpacked(now.status) != world.raw_status:
         raise OutdatedError

@@ -25,7 +25,8 @@ def observe_ended(api: Api, store: Store, job: KeptJob, bare: World) -> World | 
 
     `bare`: with the fields that come from the store's `job`."""
     runs = store.runs(job.uid)
-    cleanup = next((run.run.with_pods(pods) for run, pods in runs if run.step == names.CLEANUP), None)
+    own = names.cleanup_name(bare.name, bare.uid)  # a person may copy it under another name
+    cleanup = next((run.run.with_pods(pods) for run, pods in runs if run.run.name == own), None)
     others = [pod for run, pods in runs if run.step != names.CLEANUP for pod in pods]
     left = [pod for pods in store.remains(job.uid).values() for pod in pods]
     world = replace(bare, children=tuple(run.run.name for run, _ in runs), cleanup=cleanup, trainers=(*others, *left))

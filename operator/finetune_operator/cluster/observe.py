@@ -1,7 +1,7 @@
 """Assembles all input of one decision about a FineTuneJob from the store.
 
 Read live, because no watch shows them: the Events of a child that does not start, the Workload of a child that its
-queue suspends, and a tenant's own ServiceAccount."""
+queue suspends, the pods of a child that has failed for no visible reason, and a tenant's own ServiceAccount."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,9 +16,10 @@ from finetune_operator.cluster.events import pod_event, refusal
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.cluster.rivals import rivals_of
 from finetune_operator.cluster.workloads import Workloads
+from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.starting import is_stuck
 from finetune_operator.observed.world import Key, Run, World, parse_spec
-from finetune_operator.store.kept import KeptJob, unpacked
+from finetune_operator.store.kept import KeptJob, KeptRun, unpacked
 from finetune_operator.store.store import Store
 
 
@@ -42,18 +43,24 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Wor
 def _find_unseen_attempt(api: Api, store: Store, world: World) -> None:
     """Read the Job of the running attempt live, if the store does not know it. It was deleted, or a watch is late.
 
-    A late watch must not lead to a second attempt beside the first."""
+    A late watch must not lead to a second attempt beside the first. So the pods that a deleted Job has left are read
+    too."""
     last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
     if last is None or last.reason is not None or any(kept.run.name == last.name for kept, _ in store.runs(world.uid)):
         return
     raw = api.get("Job", last.name, world.namespace)
     if raw is not None:
         store.put("Job", raw, own=True)
+    else:
+        _read_pods(api, store, world, f"{names.LABEL_JOB_UID}={world.uid}")
 
 
 def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World) -> World:
     """Return the world with the child Jobs and their pods."""
-    runs = store.runs(world.uid)
+    for kept, pods in _own_runs(store, world):
+        if _lacks_its_end(world, kept, pods):
+            _read_pods(api, store, world, f"{names.LABEL_CONTROLLER}={kept.uid}")
+    runs = _own_runs(store, world)
     explained = [
         (kept, _explained(api, workloads, world.namespace, kept.uid, kept.run.with_pods(pods))) for kept, pods in runs
     ]
@@ -66,6 +73,35 @@ def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World
         attempts={kept.attempt: run for kept, run in explained if kept.step == "train"},
         remains=store.remains(world.uid),
     )
+
+
+def _own_runs(store: Store, world: World) -> list[tuple[KeptRun, list[Pod]]]:
+    """Return the operator's own Jobs. A person may copy one under another name, with its labels and its owner."""
+    return [(kept, pods) for kept, pods in store.runs(world.uid) if kept.run.name == _own_name(world, kept)]
+
+
+def _lacks_its_end(world: World, kept: KeptRun, pods: list[Pod]) -> bool:
+    """Whether the Job has failed, and no pod shows why, though the status does not say it yet.
+
+    The pod was deleted, or the watch of pods is later than that of Jobs."""
+    if not kept.run.failed or kept.run.failure or any(pod.trainer_ended for pod in pods):
+        return False
+    records = (*(world.status.attempts or ()), *(world.status.preflights or ()))
+    is_done = kept.step == "preflight" and world.status.is_true(ConditionType.VALIDATED)
+    return not is_done and all(record.name != kept.run.name or record.reason is None for record in records)
+
+
+def _read_pods(api: Api, store: Store, world: World, labels: str) -> None:
+    """Read the pods that match a label selector live into the store."""
+    for raw in api.listed(f"/api/v1/namespaces/{world.namespace}/pods", labels):
+        store.put("Pod", raw, own=True)
+
+
+def _own_name(world: World, kept: KeptRun) -> str:
+    """Return the name of the operator's own Job for this step."""
+    if kept.step == "train":
+        return names.attempt_name(world.name, world.uid, kept.attempt)
+    return names.preflight_name(world.name, world.uid, names.preflight_number(kept.run.name))
 
 
 def _with_surroundings(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> World:

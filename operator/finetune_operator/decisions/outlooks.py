@@ -1,5 +1,6 @@
 """What a job that has not ended shows: state, stage and a sentence."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from finetune_api.reasons import FAILURES, FailureReason
@@ -7,6 +8,7 @@ from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import Stage, State
 from finetune_operator.decisions.attempts.limits import Stop
 from finetune_operator.decisions.conditions import Outlook
+from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.standing import RunStanding, Standing
 
 RETRYING = "Retrying"
@@ -52,10 +54,14 @@ def stopping(message: str) -> Outlook:
     return Outlook(State.PENDING, "Stopping", message)
 
 
-def retrying(last: Attempt, what: str, at: datetime, now: datetime) -> Outlook:
-    """The next attempt waits. `what`: "Attempt" or "Preflight"."""
+def retrying(last: Attempt, what: str, at: datetime, now: datetime, held: Sequence[Pod] = ()) -> Outlook:
+    """The next attempt waits. `what`: "Attempt" or "Preflight".
+
+    `held`: pods of earlier attempts that have not ended. A pause is counted from their end."""
     ended = f"{what} {last.number} ended with {last.reason}: {last.message or ''}".rstrip()
     following = f"{what} {last.number + 1} starts"
     when = f" at {at:%H:%M:%S} UTC" if at > now else ""
+    if held:
+        when = f" when pod {held[-1].name} has ended"
     change = FAILURES[FailureReason(last.reason)].change if last.reason in set(FailureReason) else ""
     return Outlook(State.PENDING, RETRYING, f"{ended} {following}{when}. {change}".rstrip())

@@ -20,7 +20,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Plan:
-    """Actions in this order: create, delete, events, status. All actions can be repeated without harm."""
+    """Actions in this order: create, events, status, delete; a final plan deletes before the events.
+
+    All actions can be repeated without harm."""
 
     create: list[Object] = field(default_factory=list)
     delete_config_maps: list[str] = field(default_factory=list)

@@ -15,7 +15,7 @@ from finetune_operator.decisions.attempts import limits, placement, records, ret
 from finetune_operator.decisions.attempts.records import History
 from finetune_operator.decisions.conditions import Outlook, is_written, operator_status
 from finetune_operator.decisions.plan import Event, Plan
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.runs import LOST_GRACE
 from finetune_operator.observed.standing import RunStanding, Standing
 from finetune_operator.observed.workloads import NORMAL_HOLDS
@@ -48,7 +48,7 @@ def reconcile(world: World, now: datetime) -> Plan:
 
     stop = limits.stop(world, history, now)
     if stop is not None and history.is_interrupted:
-        return _stop(world, records.stopped(world, history, stop.reason, stop.message), now)
+        return _stop(world, records.stopped(world, history, stop.reason, stop.message, now), now)
     if last is not None and last.reason is None:
         return _follow(world, history, now)
     if last is not None and (end := _end_of_retries(world, history, now)) is not None:
@@ -87,10 +87,10 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     record, attempt = history.attempts[-1], history.standing
     run = records.run_of(world, record)
     if finding := placement.without_a_node(record, run, now):
-        stuck = records.stopped(world, history, FailureReason.GPU_FAULT, finding)
+        stuck = records.stopped(world, history, FailureReason.GPU_FAULT, finding, now)
         return _fail(world, stuck, FailureReason.GPU_FAULT, finding, now)
     if finding := silence.silent(world, record.number, run, attempt, now):
-        stalled = records.stopped(world, history, FailureReason.TRAINING_STALLED, finding)
+        stalled = records.stopped(world, history, FailureReason.TRAINING_STALLED, finding, now)
         return _proceed(world, outlooks.stopping(finding), stalled, now, requeue_after=NOW_AGAIN)
     create = children.groundwork(world, world.spec) if world.spec is not None else []
     if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:
@@ -167,13 +167,15 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
     else:
         verdict = retries.after_attempt(history.attempts, history.counts, spec.policy, now)
         assert isinstance(verdict, retries.Again)  # `_end_of_retries` has looked
-        outlook = outlooks.retrying(last, "Attempt", verdict.at, now)
-        if not history.is_recorded:
-            return _proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)
+        outlook = outlooks.retrying(last, "Attempt", verdict.at, now, _held(world, history, now))
+        if not history.is_recorded or _live(*world.attempts.values()):
+            return _proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)  # deletes them first
         if (left := _until_gone(world, history, now)) is not None:
             return _proceed(world, outlook, history, now, requeue_after=left)
         if now < verdict.at:
-            return _proceed(world, outlook, history, now, requeue_after=verdict.at - now)
+            limit = limits.next_look(world, history, now)
+            pause = min(verdict.at - now, limit) if limit else verdict.at - now
+            return _proceed(world, outlook, history, now, requeue_after=pause)
         avoided = verdict.avoided
     number = last.number + 1 if last else 1
     halvings = retries.halvings(history.counts)
@@ -185,15 +187,18 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
 
 
 def _until_gone(world: World, history: History, now: datetime) -> timedelta | None:
-    """Return when to look again for pods of earlier attempts that have not ended; None if there are none.
-
-    There is never more than one trainer. A pod on a lost node can exist for ever, so it counts only for a while."""
-    runs = [*world.attempts.values(), *(records.run_of(world, attempt) for attempt in history.attempts)]
-    held = [pod for run in runs for pod in run.pods if not usage.has_ended(pod, now)]
-    if not held:
-        return None
+    """Return when to look again for pods of earlier attempts that have not ended; None if there are none."""
+    held = _held(world, history, now)
     looks = [pod.due + LOST_GRACE - now for pod in held if pod.due is not None]
-    return min(looks, default=admission.LOOK_AGAIN)
+    return min(looks, default=admission.LOOK_AGAIN) if held else None
+
+
+def _held(world: World, history: History, now: datetime) -> list[Pod]:
+    """Return the pods of earlier attempts that have not ended. There is never more than one trainer.
+
+    A pod on a lost node can exist for ever, so it counts only for a while."""
+    runs = [*world.attempts.values(), *(records.run_of(world, attempt) for attempt in history.attempts)]
+    return [pod for run in runs for pod in run.pods if not usage.has_ended(pod, now)]
 
 
 def _lacks_bundle(world: World, run: Run | None) -> bool:

@@ -169,9 +169,11 @@ class KeptPod:
 
     @classmethod
     def parse(cls, raw: Object) -> "KeptPod | None":
-        """Return None for a pod that belongs to no Job."""
+        """Return None for a pod that no Job has created."""
         metadata = raw["metadata"]
-        job, labels = _controller(metadata), metadata.get("labels", {})
+        labels = metadata.get("labels", {})
+        # A Job that is deleted with --cascade=orphan leaves a pod that trains on without an owner.
+        job = _controller(metadata) or labels.get(names.LABEL_CONTROLLER)
         if job is None:
             return None
         return cls(

@@ -24,6 +24,9 @@ Content = bytes | Path | Callable[[], BinaryIO]
 VERSION = 1
 """Layout of the manifest. A reader uses only folders of its own layout."""
 
+DEFAULTED = "fields with their default"
+"""The fact that lists the names of those facts that are fields with their default value."""
+
 
 def _inside(name: str) -> str:
     """Returns `name`. Raises ValueError if it is not a plain path below the folder: it becomes a local path."""
@@ -55,13 +58,17 @@ class Manifest(BaseModel):
     """Facts on which the content depends, for example the digest of the data. The writer chooses them."""
 
     def difference(self, facts: Mapping[str, Any]) -> str | None:
-        """Returns a clause that names the first fact that is not the same in `about` and in `facts`, or None."""
-        ours = json.loads(json.dumps(facts))
-        for name in [*ours, *self.about]:
-            if self.about.get(name) != ours.get(name):
+        """Returns a clause that names the first fact that is not the same in `about` and in `facts`, or None.
+
+        A fact that only one of them has may be one that the other's version did not know. It then counts as the same if
+        it has its default: if DEFAULTED names it."""
+        ours, theirs = json.loads(json.dumps(facts)), self.about
+        new = set(ours.get(DEFAULTED, ())) - theirs.keys()
+        unknown = set(theirs.get(DEFAULTED, ())) - ours.keys()
+        for name in [*ours, *theirs]:
+            if name not in {DEFAULTED, *new, *unknown} and theirs.get(name) != ours.get(name):
                 return (
-                    f"it was written for {name} {_shown(self.about.get(name))}, and this run has "
-                    f"{_shown(ours.get(name))}"
+                    f"it was written for {name} {_shown(theirs.get(name))}, and this run has {_shown(ours.get(name))}"
                 )
         return None
 

@@ -5,9 +5,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel
-
 from finetune_api.bundle import Bundle
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_trainer.checkpoints.folder import DEFAULTED
 from finetune_trainer.handover.prepared import Prepared
 
 ONLY_SPEED = {"microBatchTokens", "gradientCheckpointing", "checkpoint"}
@@ -17,7 +17,8 @@ ONLY_SPEED = {"microBatchTokens", "gradientCheckpointing", "checkpoint"}
 def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
     """Returns the facts by name, the fields of the spec under their paths.
 
-    A field that has its default is left out, so that a later version with more fields can use the checkpoint."""
+    Fields that have their default are among them, and DEFAULTED names them. So a later version with more fields can use
+    the checkpoint, and one with another default cannot."""
     spec, resolved = bundle.spec, prepared.resolved
     settled = resolved.model_dump(
         mode="json",
@@ -26,27 +27,36 @@ def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
         exclude_none=True,
     )
     weights = [source.weight for source in spec.dataset.train]
+    set_by_hand = _deciding(spec, exclude_defaults=True)
+    every = _deciding(spec) | set_by_hand
     return {
         "the digest of the data": prepared.preflight.digest,
         "the digest of the base model": _digest(prepared.model_files),
-        **dict(_fields("spec.method", _set(spec.method))),
-        **{
-            path: value
-            for path, value in _fields("spec.training", _set(spec.training))
-            if path.split(".")[2] not in ONLY_SPEED
-        },
+        **every,
         **({"spec.dataset.train[*].weight": weights} if any(weights) else {}),
         **{f"status.resolved.{name}": value for name, value in settled.items()},
+        DEFAULTED: sorted(every.keys() - set_by_hand.keys()),
     }
 
 
-def _set(part: BaseModel) -> dict[str, Any]:
-    return part.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+def _deciding(spec: FineTuneJobSpec, exclude_defaults: bool = False) -> dict[str, Any]:
+    """Returns the fields of the method and the training that change the result of a step, by their path."""
+    method, training = (
+        part.model_dump(mode="json", by_alias=True, exclude_defaults=exclude_defaults)
+        for part in (spec.method, spec.training)
+    )
+    slow = {name: value for name, value in training.items() if name not in ONLY_SPEED}
+    return {
+        path: value
+        for part, fields in (("method", method), ("training", slow))
+        for name, item in fields.items()
+        for path, value in _fields(f"spec.{part}.{name}", item)
+    }
 
 
 def _fields(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yields each field below `path` that is not an object, with its whole path."""
-    if not isinstance(value, dict):
+    """Yields each field below `path` that is not an object, or an empty one, with its whole path."""
+    if not isinstance(value, dict) or not value:
         yield path, value
         return
     for name, item in value.items():

@@ -37,6 +37,10 @@ class KeptResults:
         """`uri`: the folder of all results. `facts`: what determines them. `scratch`: a folder for downloads."""
         self._storage, self._uri, self._attempt, self._facts, self._scratch = storage, uri, attempt, facts, scratch
 
+    def on(self, **facts: Any) -> "KeptResults":
+        """Returns the same results, for which `facts` must be equal too."""
+        return KeptResults(self._storage, self._uri, self._attempt, {**self._facts, **facts}, self._scratch)
+
     @cached_property
     def _folders(self) -> list[str]:
         """The folders that were there when this attempt first looked."""

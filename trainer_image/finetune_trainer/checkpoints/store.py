@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune_trainer.checkpoints.folder import Manifest, Unusable, read_folder, write_folder
+from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
 
 STATE, WORDS, BEST = "state.safetensors", "state.json", "best.safetensors"
@@ -65,7 +66,8 @@ class CheckpointStore:
         best: BestWeights | None,
         advance: Callable[[int], None],
     ) -> None:
-        """Uploads the checkpoint of step `step`, and then deletes older ones.
+        """Uploads the checkpoint of step `step`, and then deletes older ones. If the storage refuses to delete them,
+        the log says so, and the checkpoint counts.
 
         `state`: opens state.safetensors. `words`: content of state.json. `advance`: see `write_folder`. Raises
         TrainerFailure as JobStorage does."""
@@ -76,17 +78,20 @@ class CheckpointStore:
         name = f"step-{step:08}-{self._pod}"
         write_folder(self._storage, join(self._uri, name), {STATE: state, WORDS: words}, self._facts, advance)
         self._good.append((name, best_name))
-        self._delete_older(step)
+        try:
+            self._delete_older(step)
+        except TrainerFailure as failure:
+            print(f"Checkpoints before step {step:,} could not be deleted: {failure.message}", flush=True)
 
     def newest(
-        self, into: Path, best_named: Callable[[bytes], str | None], misfit: Callable[[Path], str | None]
+        self, into: Path, best_named: Callable[[bytes], str | None], misfit: Callable[[Path, bytes], str | None]
     ) -> tuple[Found | None, list[str]]:
         """Downloads the usable checkpoint with the highest step to `into`. Returns it, or None, and a sentence for each
         checkpoint with a higher step that is not usable.
 
         `best_named`: reads from state.json the name of the best weights' folder; raises ValueError if it cannot read
-        the file. `misfit`: why the weights are not those of the model, or None. Raises TrainerFailure if the storage
-        does not answer."""
+        the file. `misfit`: gets the path of state.safetensors and the content of state.json; returns why this run
+        cannot go on from them, or None. Raises TrainerFailure if the storage does not answer."""
         skipped: list[str] = []
         for name in sorted(self._names(_STEP), key=_order, reverse=True):
             found = self._read(name, into, best_named, misfit)
@@ -104,12 +109,12 @@ class CheckpointStore:
         name: str,
         into: Path,
         best_named: Callable[[bytes], str | None],
-        misfit: Callable[[Path], str | None],
+        misfit: Callable[[Path, bytes], str | None],
     ) -> Found | str:
         read = read_folder(self._storage, join(self._uri, name), into / name, self._facts)
         if isinstance(read, Unusable):
             return read.why
-        if why := _incomplete(read, STATE, WORDS) or misfit(into / name / STATE):
+        if why := _incomplete(read, STATE, WORDS):
             return f"{join(self._uri, name)} is not used: {why}."
         words = (into / name / WORDS).read_bytes()
         try:
@@ -117,6 +122,8 @@ class CheckpointStore:
             best_step = _order(best_name)[0] if best_name else 0
         except (ValueError, IndexError):
             return f"{join(self._uri, name)} is not used: its {WORDS} is from another version of the trainer."
+        if why := misfit(into / name / STATE, words):
+            return f"{join(self._uri, name)} is not used: {why}."
         if best_name is None:
             return Found(name, into / name / STATE, words, None, None)
         best = read_folder(self._storage, join(self._uri, best_name), into / best_name, self._facts)

@@ -6,18 +6,22 @@ optimizer's groups."""
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from finetune_trainer.checkpoints.tensor_file import DTYPES
 from finetune_trainer.model.trainable import trained_weights
 
 MODEL, OPTIMIZER = "model/", "optimizer/"
 
 Numbers = dict[str, int | float]
 """State of an optimizer that is not a tensor, by its key: PagedAdamW8bit counts its steps in an int."""
+Layout = tuple[tuple[int, ...], str]
+"""Shape and number format of a tensor."""
 
 
 def live_state(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor], Numbers]:
@@ -36,18 +40,66 @@ def live_state(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor
     return tensors, numbers
 
 
-def misfit(model: nn.Module, path: Path) -> str | None:
-    """Returns a clause that says why the file's weights are not those of the model, or None if they are."""
-    weights = {f"{MODEL}{name}": weight for name, weight in trained_weights(model).items()}
+def misfit(model: nn.Module, optimizer: Optimizer, path: Path, numbers: Mapping[str, int | float]) -> str | None:
+    """Returns a clause that says why the state is not one of this model and of its new optimizer, or None if it is.
+
+    Another version of a library may store the state of its optimizer under other names or in other shapes."""
     with safe_open(path, "pt") as file:
-        found = {name for name in file.keys() if name.startswith(MODEL)}  # noqa: SIM118 - not a dict
-        if differing := found ^ weights.keys():
-            return f"it has other trained parameters than the model, for example {min(differing).removeprefix(MODEL)}"
-        for name, weight in weights.items():
-            shape = tuple(file.get_slice(name).get_shape())
-            if shape != tuple(weight.shape):
-                return f"its parameter {name.removeprefix(MODEL)} has shape {shape} instead of {tuple(weight.shape)}"
+        shapes = {name: _layout(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 - not a dict
+    return _other_weights(trained_weights(model), shapes) or _other_moments(model, optimizer, shapes, numbers)
+
+
+def _layout(part: Any) -> Layout:
+    """Returns the shape and the number format of a tensor in a file."""
+    return tuple(part.get_shape()), str(part.get_dtype())
+
+
+def _other_weights(weights: Mapping[str, nn.Parameter], found: Mapping[str, Layout]) -> str | None:
+    named = {f"{MODEL}{name}": weight for name, weight in weights.items()}
+    if differing := {name for name in found if name.startswith(MODEL)} ^ named.keys():
+        return f"it has other trained parameters than the model, for example {min(differing).removeprefix(MODEL)}"
+    for name, weight in named.items():
+        if (shape := found[name][0]) != tuple(weight.shape):
+            return f"its parameter {name.removeprefix(MODEL)} has shape {shape} instead of {tuple(weight.shape)}"
     return None
+
+
+def _other_moments(
+    model: nn.Module, optimizer: Optimizer, found: Mapping[str, Layout], numbers: Mapping[str, int | float]
+) -> str | None:
+    keys, counts = _by_parameter(found), _by_parameter(numbers)
+    for group, place, name, weight in _places(optimizer, trained_weights(model)):
+        if not keys[name] and not counts[name]:
+            continue
+        theirs: dict[str, Layout | None] = {word: found[key] for word, key in keys[name].items()}
+        theirs |= dict.fromkeys(counts[name])
+        ours = {
+            word: (tuple(value.shape), DTYPES[value.dtype]) if isinstance(value, Tensor) else None
+            for word, value in _new_state(optimizer, weight, (group, place)).items()
+        }
+        if ours != theirs:
+            other = min(word for word in ours | theirs if ours.get(word, ()) != theirs.get(word, ()))
+            return f"the optimizer's state of its parameter {name} is from another version: {other} is different"
+    return None
+
+
+def _new_state(optimizer: Optimizer, weight: Tensor, at: tuple[int, int]) -> Mapping[str, Any]:
+    """Returns the state that the optimizer gives the parameter before its first step. Tensors may be empty."""
+    if allocate := getattr(optimizer, "init_state", None):
+        if not optimizer.state.get(weight):
+            allocate(optimizer.param_groups[at[0]], weight, *at)
+        state: Mapping[str, Any] = optimizer.state[weight]
+        return state
+    probe = nn.Parameter(torch.zeros(1, dtype=weight.dtype))
+    probe.grad = torch.zeros_like(probe)
+    one = type(optimizer)([probe])  # type: ignore[call-arg] # Optimizer itself is abstract
+    one.step()
+    return {
+        key: torch.empty_like(weight, dtype=value.dtype, device="meta")
+        if isinstance(value, Tensor) and value.shape == probe.shape
+        else value
+        for key, value in one.state[probe].items()
+    }
 
 
 @torch.no_grad()
@@ -91,8 +143,8 @@ def _fill(
     at: tuple[int, int],
 ) -> None:
     """Sets the state of one parameter. bitsandbytes allocates its own: it may be in memory that the GPU pages."""
-    if allocate := getattr(optimizer, "init_state", None):
-        allocate(optimizer.param_groups[at[0]], weight, *at)
+    if hasattr(optimizer, "init_state"):
+        _new_state(optimizer, weight, at)
         for key, saved in state.items():
             optimizer.state[weight][key].copy_(saved)
         optimizer.state[weight].update(counted)

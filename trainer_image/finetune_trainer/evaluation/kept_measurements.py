@@ -1,14 +1,17 @@
 """Measurements of a model that a later attempt takes over, each as soon as it is complete."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.evaluation.recipe import Baselines
+from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
 from finetune_trainer.training.training_progress import duration
 
@@ -52,6 +55,19 @@ class KeptMeasurements:
         found = measure()
         self._kept.keep(name, {FILE: _json(_stored(found))})
         return found
+
+
+def of_tuned(kept: KeptResults, weights: Path) -> KeptMeasurements:
+    """Returns the measurements of the tuned model with the weights in the folder `weights`.
+
+    An attempt that has to train again can end with weights that differ by rounding, for example on another GPU. It does
+    not take over the measurements of the earlier ones."""
+    digest = hashlib.sha256()
+    with quiet_work(LEAST_SECONDS):
+        for path in sorted(weights.glob("*.safetensors")):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return KeptMeasurements(kept.on(**{"the digest of the tuned weights": digest.hexdigest()}), "tuned")
 
 
 def kept_baselines(kept: KeptResults) -> Baselines | None:

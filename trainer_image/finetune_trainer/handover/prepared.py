@@ -8,6 +8,7 @@ written last.
 
 import hashlib
 import json
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -104,7 +105,8 @@ def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, fold
 def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepared:
     """Downloads the prepared data to `scratch`/prepared. This folder must exist as long as the rows are used.
 
-    Raises TrainerFailure StorageUnavailable when the prepared data was deleted or changed."""
+    Raises TrainerFailure StorageUnavailable when the prepared data was deleted or changed, or if another version of the
+    trainer wrote it in a form that this one cannot read."""
     source, folder = join(work_prefix(bundle), "prepared"), scratch / "prepared"
     if not storage.exists(join(source, "manifest.json")):
         raise TrainerFailure(
@@ -112,7 +114,21 @@ def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepare
             f"The prepared data at {source} was deleted after preflight wrote it.",
             KEEP_FILES,
         )
-    manifest = json.loads(storage.read_bytes(join(source, "manifest.json")))
+    data = storage.read_bytes(join(source, "manifest.json"))
+    try:
+        return _prepared(storage, bundle, json.loads(data), source, folder)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        traceback.print_exception(error)
+        raise TrainerFailure(
+            FailureReason.STORAGE_UNAVAILABLE,
+            f"The prepared data at {source} is damaged or from another version of the trainer.",
+            "Delete the FineTuneJob and create it again, so that its preflight prepares the data anew.",
+        ) from error
+
+
+def _prepared(storage: JobStorage, bundle: Bundle, manifest: Mapping[str, Any], source: str, folder: Path) -> Prepared:
+    """Downloads the files that `manifest` names from `source` to `folder`. Raises TrainerFailure as `read_prepared`
+    does, and an error of Python if the manifest or a file has another form."""
     storage.download_folder(source, folder, lambda path: path in manifest["files"])
     for name, digest in manifest["files"].items():
         if not (folder / name).exists() or _sha256(folder / name) != digest:

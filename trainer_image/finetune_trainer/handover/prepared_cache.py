@@ -7,19 +7,21 @@ Jobs that write the same folder at once do not disturb each other: a file never 
 complete set of files."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
 
 from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
 
 MANIFEST = "manifest.json"
+RENEWED_AFTER = timedelta(days=1)
+"""Age at which rows are written again when a job takes them over. A lifecycle rule then counts from that day."""
 LOCAL = "local"
 """Namespace and name of a job outside Kubernetes."""
 
@@ -38,6 +40,7 @@ Files = dict[Annotated[str, AfterValidator(_inside)], Annotated[str, Field(patte
 class _Manifest(BaseModel):
     files: Files
     job: str
+    written: AwareDatetime | None = None
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,20 @@ class CachedRows:
     """The name of the job that wrote them."""
     reused: bool = False
     """Whether this job took them over."""
+    written: datetime | None = None
+    """When they were written."""
+
+    @property
+    def young(self) -> bool:
+        """Whether no lifecycle rule can delete them soon: a rule counts whole days."""
+        return self.written is not None and datetime.now(UTC) - self.written < RENEWED_AFTER
 
     def below(self, folder: str) -> "CachedRows":
         """Returns the files of one subfolder, by their paths in it."""
         within = {
             name.removeprefix(f"{folder}/"): sha for name, sha in self.files.items() if name.startswith(f"{folder}/")
         }
-        return CachedRows(self.uri, within, self.job, self.reused)
+        return CachedRows(self.uri, within, self.job, self.reused, self.written)
 
 
 def place_in_cache(bundle: Bundle, digest: str) -> str | None:
@@ -79,7 +89,7 @@ def look_up(storage: JobStorage, uri: str) -> CachedRows | str | None:
         return f"The prepared rows in {uri} are not used: the {MANIFEST} is damaged."
     except TrainerFailure as failure:
         return f"The cache of prepared rows cannot be read: {failure.message}"
-    return CachedRows(uri, manifest.files, manifest.job, reused=True)
+    return CachedRows(uri, manifest.files, manifest.job, reused=True, written=manifest.written)
 
 
 def fetch(storage: JobStorage, cached: CachedRows, folder: Path) -> str | None:
@@ -107,9 +117,9 @@ def store(storage: JobStorage, uri: str, job: str, files: Mapping[str, Path]) ->
     digests = {name: _sha256(path) for name, path in files.items()}
     for sha256, path in {digests[name]: path for name, path in files.items()}.items():
         storage.upload_file(path, join(uri, sha256))
-    manifest = _Manifest(files=digests, job=job)
-    storage.write_bytes(join(uri, MANIFEST), json.dumps(manifest.model_dump(), indent=2).encode())
-    return CachedRows(uri, digests, job)
+    manifest = _Manifest(files=digests, job=job, written=datetime.now(UTC))
+    storage.write_bytes(join(uri, MANIFEST), manifest.model_dump_json(indent=2).encode())
+    return CachedRows(uri, digests, job, written=manifest.written)
 
 
 def _sha256(path: Path) -> str:

@@ -1,10 +1,13 @@
-"""The version of everything that turns rows into tokens and results: this program and the libraries below it."""
+"""The version of everything that turns rows into tokens and results: this program, the API with the defaults of the
+spec, and the libraries below them."""
 
 import hashlib
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import finetune_api
 
 LIBRARIES = (
     "accelerate",
@@ -21,19 +24,20 @@ LIBRARIES = (
     "torch",
     "transformers",
 )
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGES = (Path(__file__).parents[1], Path(finetune_api.__file__).parent)
 
 
 @cache
 def trainer_version() -> str:
-    """Returns the sha256, as hexadecimal digits, of the program's source and of the versions of Python and of the
-    libraries. A release number would not tell two builds apart."""
+    """Returns the sha256, as hexadecimal digits, of the source of the program and of the API, and of the versions of
+    Python and of the libraries. A release number would not tell two builds apart."""
     digest = hashlib.sha256(platform.python_version().encode())
     for library in LIBRARIES:
         digest.update(f"{library} {_version(library)}\n".encode())
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        digest.update(f"{path.relative_to(_PACKAGE)}\n".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for package in _PACKAGES:
+        for path in sorted(package.rglob("*.py")):
+            digest.update(f"{path.relative_to(package.parent)}\n".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -1,12 +1,14 @@
 """Selects the trained parameters: a new adapter, a continued adapter, or all weights of the model."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune_api.reasons import FailureReason
@@ -79,12 +81,35 @@ def _with_adapter(build: Callable[[], PeftModel], field: str, seed: int) -> Peft
             setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010 - PEFT's, unknown to nn.Module
     drop_by_document(tuned)
     _hold_in_fp32(tuned)
+    _add_trained_biases_apart(tuned)
     return tuned
+
+
+def _add_trained_biases_apart(model: nn.Module) -> None:
+    """Keeps the trained biases of 4-bit layers in fp32. bitsandbytes would round such a bias for good to the number
+    format of the computation, and small updates would be lost."""
+    for module in model.modules():
+        bias = dict(module.named_parameters(recurse=False)).get("bias")
+        if bias is not None and bias.requires_grad and hasattr(module.weight, "quant_state"):
+            module.forward = partial(_with_bias_apart, module)
+
+
+def _with_bias_apart(layer: Any, x: Tensor) -> Tensor:
+    bias: Tensor = layer.bias
+    try:
+        layer.bias = None
+        y: Tensor = type(layer).forward(layer, x)
+    finally:
+        layer.bias = bias
+    return y + bias.to(y.dtype)
 
 
 def _hold_in_fp32(model: nn.Module) -> None:
     for parameter in trainable_parameters(model):
         parameter.data = parameter.data.float()
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm) and module.bias is not None and module.bias.requires_grad:
+            module.float()  # on a CPU its weight must have the number format of its bias
 
 
 def as_published(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:

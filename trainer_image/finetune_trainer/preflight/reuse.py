@@ -98,6 +98,7 @@ def _reuse(storage: JobStorage, uri: str, findings: Findings, scratch: Path) -> 
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"they are incomplete ({type(error).__name__})"
         else:
+            _renew(storage, found, arrived)
             shutil.move(arrived / ROWS, scratch / "prepared")
             gathered = replace(gathered, store=RowStore(scratch / "prepared"))
             print(f"The rows are those that job {found.job} prepared from the same files. They are not read again.")
@@ -105,6 +106,20 @@ def _reuse(storage: JobStorage, uri: str, findings: Findings, scratch: Path) -> 
     shutil.rmtree(arrived)
     print(f"The prepared rows in {uri} are not used: {why.rstrip('.')}.", flush=True)
     return None
+
+
+def _renew(storage: JobStorage, found: CachedRows, arrived: Path) -> None:
+    """Writes older rows again, so that no lifecycle rule deletes them while this job runs. `arrived`: their files."""
+    if found.young:
+        return
+    try:
+        store(storage, found.uri, found.job, {name: arrived / name for name in found.files})
+    except TrainerFailure as failure:
+        print(
+            f"The rows in {found.uri} were not written again, so a lifecycle rule may delete them during the job: "
+            f"{failure.message}",
+            flush=True,
+        )
 
 
 def _keep(

@@ -27,6 +27,8 @@ LAST_UPLOAD_SECONDS = 10.0
 """How long the end of the training waits for an upload that is under way."""
 GIVEN_UP_SECONDS = 30.0
 """How long an upload that was given up may take to notice it."""
+STOPPED_SECONDS = 1.0
+"""The same after SIGTERM, when nothing needs its memory any more."""
 PAUSE_SECONDS = 1.0
 """Pause between two tries to upload the last checkpoint after SIGTERM."""
 
@@ -122,8 +124,10 @@ class Checkpoints:
             pass
 
     def close(self) -> None:
-        """Gives up an upload that is under way, gives the memory back, and prints what the checkpoints cost."""
-        if self._background.cancel(GIVEN_UP_SECONDS):
+        """Gives up an upload that is under way, gives the memory back, and prints what the checkpoints cost.
+
+        After SIGTERM it hardly waits: the end of the pod has to be reported within the grace period."""
+        if self._background.cancel(STOPPED_SECONDS if stop_requested() else GIVEN_UP_SECONDS):
             self._buffers.release()
         if self._count:
             print(f"Checkpoints: {self.cost}.", flush=True)

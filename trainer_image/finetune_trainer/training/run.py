@@ -29,7 +29,7 @@ from finetune_trainer.training.checkpointing import Checkpoints, Trainee
 from finetune_trainer.training.loop import training_steps
 from finetune_trainer.training.memory_probe import find_plan, smaller
 from finetune_trainer.training.optimizer import make_optimizer
-from finetune_trainer.training.run_state import RunState, Words, resumed
+from finetune_trainer.training.run_state import RunState, Words, other_records, resumed
 from finetune_trainer.training.training_progress import TrainingProgress
 from finetune_trainer.training.validation import Validation
 
@@ -120,12 +120,17 @@ class TrainingRun:
         Also returns the message on the checkpoints, or "" if there are none."""
         whole, prepared = self._accelerator.unwrap_model(model), self._prepared
         training = self._bundle.spec.training
+        optimizer = make_optimizer(model, training)
+
+        def unfit(state: Path, content: bytes) -> str | None:
+            words = Words.model_validate_json(content)
+            return other_records(words, state) or misfit(whole, optimizer, state, words.numbers)
+
         found, skipped = self._store.newest(
             self._scratch / CHECKPOINTS,
             best_named=lambda words: Words.model_validate_json(words).best,
-            misfit=lambda state: misfit(whole, state),
+            misfit=unfit,
         )
-        optimizer = make_optimizer(model, training)
         if found:
             words = Words.model_validate_json(found.words)
             restore(whole, optimizer, found.state, words.numbers)
@@ -134,6 +139,7 @@ class TrainingRun:
             self._validation.resume(run.curve, found.best)
             shutil.rmtree(self._scratch / CHECKPOINTS)
         else:
+            optimizer = make_optimizer(model, training)  # `misfit` may have given the other one a state
             run = RunState(find_plan(model, prepared.train, training, prepared.resolved, self._accelerator))
             sentences = [*skipped, "Training begins with the first step."] if skipped else []
             self._validation.resume(run.curve, None)

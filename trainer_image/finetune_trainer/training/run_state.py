@@ -87,6 +87,14 @@ def resumed(words: Words, state: Path) -> RunState:
     return RunState(words.plan, words.halvings, steps, list(words.curve), words.held_seconds, words.step)
 
 
+def other_records(words: Words, state: Path) -> str | None:
+    """Returns a clause that says why the file has no records of these steps that this version can read, or None."""
+    with safe_open(state, "pt") as file:
+        shape = file.get_slice(STEPS).get_shape() if STEPS in file.keys() else None  # noqa: SIM118 - not a dict
+    fits = shape == [words.step, len(fields(Step))]
+    return None if fits else "its records of the steps are from another version of the trainer"
+
+
 def records(steps: Sequence[Step]) -> Tensor:
     """Returns the records of the steps as a tensor, shape [steps, fields of Step]. fp64 holds them exactly."""
     row = attrgetter(*(field.name for field in fields(Step)))

@@ -19,6 +19,8 @@ from finetune_operator.observed.world import Progress, Run, World
 SUCCEEDED = "Succeeded"
 STAGES = ("Training", "Evaluating", "Publishing")
 """Parts of an attempt's work, in their order."""
+MOST_AVOIDED = 32
+"""Number of nodes that an attempt avoids at most."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ def history(world: World, now: datetime) -> History:
     records: list[Attempt] = []
     standing = RunStanding(Standing.ABSENT)
     for number in numbers:
-        known = written.get(number) or new(world, number)
+        # A Job that exists and is not recorded was created just before the operator stopped.
+        known = written.get(number) or new(world, number, avoided_after(records[-1]) if records else None)
         standing = _standing(world, known, now)
         records.append(_updated(world, known, standing, records, now))
     recorded = (world.status.counts.preflights if world.status.counts else None) or 1
@@ -134,6 +137,14 @@ def new(world: World, number: int, avoided: list[str] | None = None) -> Attempt:
         price_per_hour=price,
         avoided_nodes=avoided or None,
     )
+
+
+def avoided_after(record: Attempt) -> list[str]:
+    """Return the nodes on which the attempt after this one, which has ended, must not run."""
+    avoided = list(record.avoided_nodes or [])
+    if retry_of(record) is Retry.OTHER_NODE and record.node_name and record.node_name not in avoided:
+        avoided = [*avoided, record.node_name][-MOST_AVOIDED:]
+    return avoided
 
 
 def run_of(world: World, record: Attempt) -> Run:
@@ -183,10 +194,13 @@ def _standing(world: World, known: Attempt, now: datetime) -> RunStanding:
     return found
 
 
-def stopped(world: World, history: History, reason: str, message: str) -> History:
-    """Return the history in which the operator has stopped the last attempt."""
-    last = history.attempts[-1]
-    ended = last.model_copy(update={**_told(world, last), "reason": reason, "message": message})
+def stopped(world: World, history: History, reason: str, message: str, now: datetime) -> History:
+    """Return the history in which the operator has stopped the last attempt.
+
+    A pod that has a node is recorded also if it has not started: it may be gone before anybody looks again."""
+    last = usage.with_pods(history.attempts[-1], run_of(world, history.attempts[-1]), True, now)
+    end = last.completion_time if last.start_time else now
+    ended = last.model_copy(update={**_told(world, last), "reason": reason, "message": message, "completion_time": end})
     return replace(history, attempts=(*history.attempts[:-1], ended))
 
 

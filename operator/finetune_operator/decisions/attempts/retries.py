@@ -7,14 +7,12 @@ from datetime import datetime, timedelta
 from finetune_api.reasons import FAILURES, RETRIED_PREFLIGHTS, FailureReason, Retry
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import Attempt, Counts
-from finetune_operator.decisions.attempts.records import is_charged
+from finetune_operator.decisions.attempts.records import avoided_after, is_charged
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=10)
 """Pauses before a retry: they double from the first to the longest."""
 MOST_PREFLIGHTS = 999
 """The name of a Job with a longer number would not fit into a label."""
-MOST_AVOIDED = 32
-"""Number of nodes that an attempt avoids at most."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,12 @@ def after_attempt(records: Sequence[Attempt], counts: Counts, policy: RunPolicy,
 
     `counts`: with the end of the last attempt. A reason that is no failure is a stop that the tenant asked for."""
     last = records[-1]
-    avoided = list(last.avoided_nodes or [])
+    avoided = avoided_after(last)
     if last.reason not in set(FailureReason):
         return Again(last.completion_time or now, avoided)
     reason = FailureReason(last.reason)
     if spent := _spent(reason, records, counts, policy):
         return GiveUp(reason, _told(last, counts, spent))
-    if FAILURES[reason].retry is Retry.OTHER_NODE and last.node_name and last.node_name not in avoided:
-        avoided = [*avoided, last.node_name][-MOST_AVOIDED:]
     return Again((last.completion_time or now) + _pause(reason, records, counts), avoided)
 
 

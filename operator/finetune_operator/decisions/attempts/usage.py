@@ -4,7 +4,7 @@ Only times of the cluster count, never what a pod reports."""
 
 from collections.abc import Iterable
 from datetime import datetime
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import NamedTuple
 
 from finetune_api.status.attempts import RECORDED, Attempt, AttemptPod
@@ -92,8 +92,8 @@ def totals(before: FineTuneJobStatus, attempts: Iterable[Attempt]) -> tuple[int 
         old = written.get(attempt.number)
         if attempt.gpu_seconds is not None:
             seconds = (seconds or 0) + attempt.gpu_seconds - ((old.gpu_seconds if old else None) or 0)
-        if attempt.cost is not None:
-            cost = (cost or Decimal(0)) + Decimal(attempt.cost) - (_money(old.cost if old else None) or Decimal(0))
+        if (spent := _money(attempt.cost)) is not None:
+            cost = (cost or Decimal(0)) + spent - (_money(old.cost if old else None) or Decimal(0))
     return seconds, None if cost is None else _text(cost)
 
 
@@ -126,7 +126,8 @@ def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime) -> Attempt
         return old.model_copy(update={"completion_time": now}) if old else None
     if pod.held_since is None:
         return None
-    end = (pod.finished if pod.trainer_ended else None) or now if has_ended(pod, now) else None
+    finished = pod.finished if pod.trainer_ended and pod.finished else now
+    end = min(finished, now) if has_ended(pod, now) else None  # the clock of the node may be ahead
     start = old.start_time if old else pod.held_since
     return AttemptPod(
         name=pod.name, node_name=pod.node_name, start_time=start, completion_time=max(start, end) if end else None
@@ -147,11 +148,16 @@ def _seconds(pod: AttemptPod) -> int:
 
 
 def _cost(price: str | None, seconds: int) -> Decimal:
-    return Decimal(price or 0) * seconds / 3600
+    return (_money(price) or Decimal(0)) * seconds / 3600
 
 
 def _money(text: str | None) -> Decimal | None:
-    return None if text is None else Decimal(text)
+    """Return the amount; None for none, and for what is no amount: a person may have edited the status."""
+    try:
+        amount = Decimal(text or "NaN")
+    except InvalidOperation:
+        return None
+    return amount if amount.is_finite() else None
 
 
 def _text(amount: Decimal) -> str:

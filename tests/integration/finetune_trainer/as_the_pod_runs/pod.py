@@ -36,6 +36,8 @@ PROFILE = FineTuneProfileSpec.model_validate(
     }
 )
 SECONDS = 300
+POD_UID = "5c0f7a52-2f0e-4b7e-9d8e-0a4f6c3b1d20"
+"""What the kubelet would give for the pod's own uid."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Pods:
     def train(self, spec: dict[str, Any]) -> Ended:
         """The first attempt at a job whose preflight has succeeded."""
         wish = FineTuneJobSpec.model_validate(spec)
-        return self._run(children.attempt_job(fresh(spec=wish), wish, PROFILE, attempt=1), wish)
+        return self._run(children.attempt_job(fresh(spec=wish), wish, PROFILE, children.Try(1)), wish)
 
     def prepared(self, spec: dict[str, Any]) -> Prepared:
         """What the preflight left for the attempts."""
@@ -91,7 +93,7 @@ class Pods:
             os.chown(path, user, user)
         done = subprocess.run(
             ["unshare", "--mount", "--net", "sh", "-c", script],
-            env=images.environment() | {item["name"]: item["value"] for item in pod["containers"][0]["env"]},
+            env=images.environment() | {item["name"]: _value(item) for item in pod["containers"][0]["env"]},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -134,3 +136,10 @@ def _bind(source: str, to: str, read_only: bool = False) -> list[str]:
     """Shell lines that show `source`, a folder or a file, as `to`."""
     made = f"mkdir -p {to}" if Path(source).is_dir() else f"mkdir -p {Path(to).parent}; : > {to}"
     return [made, f"mount --rbind {source} {to}", *([f"mount -o remount,bind,ro {to}"] if read_only else [])]
+
+
+def _value(item: Object) -> str:
+    """Returns the value of an environment variable, which may be a field of the pod."""
+    if "value" in item:
+        return str(item["value"])
+    return {"metadata.uid": POD_UID}[item["valueFrom"]["fieldRef"]["fieldPath"]]

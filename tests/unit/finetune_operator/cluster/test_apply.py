@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from finetune_operator.cluster.api import ApiError
 from finetune_operator.cluster.apply import OutdatedError, apply
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.observed.pods import Object
@@ -47,9 +48,41 @@ def test_a_final_plan_is_carried_out_while_the_job_is_as_it_was_observed() -> No
         job(version=3, status=validated(state="Failed")),
         job(uid="another", version=3, status=validated()),
         job(version=3, status={"conditions": [{"type": "Complete", "status": "True"}]}),
+        job(version=3, status=validated(), generation=2),
     ],
-    ids=["deleted", "changed", "made again", "ended"],
+    ids=["deleted", "changed", "made again", "ended", "another spec"],
 )
 def test_a_final_plan_is_given_up_if_the_job_has_changed(live: Object | None) -> None:
     with pytest.raises(OutdatedError):
         carry_out(job(version=2, status=validated()), live)
+
+
+class Refusing(Live):
+    """An API server on which the job has changed, so that no status is written. Notes what it deletes."""
+
+    def __init__(self, present: Object) -> None:
+        super().__init__(present)
+        self.deleted: list[str] = []
+
+    def delete(self, kind: str, name: str, namespace: str) -> None:
+        self.deleted.append(name)
+
+    def apply_status(self, body: Object, manager: str) -> Object:
+        raise ApiError(409, "the object has been modified")
+
+
+@pytest.mark.parametrize(("is_final", "deleted"), [(False, []), (True, ["a1"])])
+def test_an_attempt_is_deleted_after_its_end_is_on_record_unless_the_job_ends(
+    is_final: bool, deleted: list[str]
+) -> None:
+    observed = job(version=2, status=validated())
+    store = Store(lambda key: None)
+    store.put(JOB, observed)
+    api = Refusing(job(version=2, status=validated()))
+
+    plan = Plan(delete_jobs=["a1"], status={"conditions": []}, is_final=is_final)
+
+    with pytest.raises(OutdatedError):
+        apply(api, store, fresh(uid="j", raw_status=validated()), plan, NOW)  # type: ignore[arg-type]
+
+    assert api.deleted == deleted

@@ -46,6 +46,7 @@ def failed(ended: datetime = NOW - WEEK - timedelta(hours=1), **parts: Any) -> O
 def cleanup(uid: str = "c", owner: str = "j", version: int = 1, **parts: Any) -> Object:
     run = objects.run(uid, version, owner, names.CLEANUP)
     del run["metadata"]["labels"][names.LABEL_ATTEMPT]
+    run["metadata"]["name"] = names.cleanup_name("tickets", owner)
     return run | parts
 
 
@@ -217,3 +218,15 @@ def test_workers_that_look_together_do_not_create_more_and_an_unused_turn_is_giv
     later = time.monotonic() + TURN_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
     assert turn(3)
+
+
+def test_a_copy_of_a_cleanup_under_another_name_does_not_count() -> None:
+    store = store_with(failed())
+    copy = cleanup(status=OVER)
+    copy["metadata"]["name"] = "copy"
+    store.put(RUN, copy)
+
+    world = observed(store, Live(failed()))
+
+    assert world is not None
+    assert (world.cleanup, world.cleanup_has_turn) == (None, True)

@@ -13,19 +13,24 @@ from finetune_operator.store.store import JOB, RUN, Store
 from tests.unit.finetune_operator.store import objects
 from tests.unit.finetune_operator.worlds import SPEC
 
-RECORD = {"number": 1, "name": "tickets-train"}
+RECORD = {"number": 1, "name": "tickets-j-a1"}
 
 
 class Live:
-    """An API server with one Job, or with none. Counts what it is asked."""
+    """An API server with one Job, or with none, and with some pods. Counts what it is asked."""
 
-    def __init__(self, present: Object | None) -> None:
+    def __init__(self, present: Object | None, *pods: Object) -> None:
         self.present = present
+        self.pods = list(pods)
         self.asked: list[tuple[str, str]] = []
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         self.asked.append((kind, name))
         return self.present
+
+    def listed(self, path: str, labels: str) -> list[Object]:
+        self.asked.append(("Pod", labels))
+        return self.pods
 
 
 def seen(api: Live, record: dict[str, Any], *shown: Object) -> World:
@@ -47,7 +52,7 @@ def test_a_job_that_no_watch_has_shown_is_found_live() -> None:
 
     world = seen(api, RECORD)
 
-    assert api.asked == [("Job", "tickets-train")]
+    assert api.asked == [("Job", "tickets-j-a1")]
     assert list(world.attempts) == [1]
 
 
@@ -58,9 +63,37 @@ def test_a_job_that_was_deleted_is_gone(present: Object | None) -> None:
     assert seen(Live(present), RECORD).attempts == {}
 
 
+def test_the_pod_that_a_deleted_job_has_left_is_found_live() -> None:
+    leaving = objects.pod(owner="gone", deletionTimestamp="2026-01-02T03:04:05Z")
+    api = Live(None, leaving)
+
+    world = seen(api, RECORD)
+
+    assert api.asked == [("Job", "tickets-j-a1"), ("Pod", "finetune.dev/job-uid=j")]
+    assert [pod.name for pod in world.remains[1]] == ["pod"]
+
+
 def test_nothing_is_asked_about_a_job_that_is_shown_or_whose_end_is_on_record() -> None:
     held = objects.run()
     held["spec"] = {"suspend": True}
     for api, record, shown in ((Live(None), RECORD, [held]), (Live(None), {**RECORD, "reason": "Evicted"}, [])):
         seen(api, record, *shown)
         assert api.asked == []
+
+
+def test_a_copy_of_an_attempts_job_is_not_taken_for_the_attempt() -> None:
+    """kubectl get job -o yaml shows the owner and the labels too, so a copy under another name has them."""
+    held, copy = objects.run(), objects.run("copy")
+    held["spec"] = {"suspend": True}
+    copy["metadata"]["name"], copy["status"] = "debug", {"conditions": [{"type": "Failed", "status": "True"}]}
+
+    world = seen(Live(None), RECORD, held, copy)
+
+    assert world.attempts[1].name == RECORD["name"]
+
+
+def test_a_copy_of_a_preflights_job_is_not_taken_for_the_preflight() -> None:
+    copy = objects.run("copy", step="preflight")
+    copy["metadata"]["name"] = "debug"
+
+    assert seen(Live(None), {**RECORD, "reason": "Evicted"}, copy).preflight is None

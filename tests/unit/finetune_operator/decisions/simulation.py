@@ -114,7 +114,9 @@ class Cluster:
 
     def _apply(self, plan: Plan) -> bool:
         """Carry the plan out, or only its first actions. Return whether it was carried out as a whole."""
-        actions: list[Any] = [*plan.create, *plan.delete_jobs, *([plan.status] if plan.status is not None else [])]
+        status = [plan.status] if plan.status is not None else []
+        last = [*plan.delete_jobs, *status] if plan.is_final else [*status, *plan.delete_jobs]
+        actions: list[Any] = [*plan.create, *last]
         allowed = self.refusals.pop(0) if self.refusals else len(actions)
         for action in actions[:allowed]:
             if isinstance(action, str):

@@ -50,6 +50,16 @@ def test_a_failed_preflight_ends_the_job_and_asks_for_nothing() -> None:
     assert (plan.create, state(plan), conditions(plan)["Stalled"]) == ([], "Failed", "True")
 
 
+def test_a_node_whose_clock_is_ahead_does_not_delay_the_next_preflight() -> None:
+    failed = pod("Failed", exit_code=26, finished=NOW + timedelta(hours=1))
+    world = fresh(preflight=preflight(failed, failed=True))
+
+    world = with_status(world, reconcile(world, NOW))
+
+    assert kinds(reconcile(world, NOW + timedelta(seconds=9))) == []
+    assert "Job" in kinds(reconcile(world, NOW + timedelta(seconds=10)))
+
+
 def test_the_preflights_own_word_on_validated_is_left_alone() -> None:
     world = saying(fresh(preflight=preflight(pod("Failed", exit_code=21))), ConditionType.VALIDATED, "False")
 

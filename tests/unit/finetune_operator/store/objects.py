@@ -9,9 +9,14 @@ CREATED = "2026-01-02T03:04:05Z"
 
 
 def job(uid: str = "j", version: int = 1, name: str = "tickets", **parts: Any) -> Object:
-    """A FineTuneJob. `status`: its status; `output`: its output.uri."""
+    """A FineTuneJob. `status`: its status; `output`: its output.uri; `generation`: of its spec."""
+    generation = parts.get("generation", 1)
     return {
-        "metadata": {**_metadata(uid, version, name), "generation": 1, "managedFields": [{"manager": "kubectl"}]},
+        "metadata": {
+            **_metadata(uid, version, name),
+            "generation": generation,
+            "managedFields": [{"manager": "kubectl"}],
+        },
         "spec": {"profileName": parts.get("profile", "default"), "output": {"uri": parts.get("output", "s3://r/run")}},
         "status": parts.get("status", {}),
     }
@@ -23,8 +28,9 @@ def validated(**status: Any) -> Object:
 
 
 def run(uid: str = "r", version: int = 1, owner: str = "j", step: str = "train", **parts: Any) -> Object:
-    """A child Job."""
-    metadata = _metadata(uid, version, f"tickets-{step}")
+    """A child Job: the first preflight or attempt."""
+    first = names.attempt_name("tickets", owner, 1) if step == "train" else names.preflight_name("tickets", owner)
+    metadata = _metadata(uid, version, first)
     metadata["labels"] = {names.LABEL_STEP: step, names.LABEL_ATTEMPT: "1"}
     metadata["ownerReferences"] = [{"uid": owner, "controller": True}]
     return {"metadata": {**metadata, **parts}, "spec": {}, "status": {}}

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from finetune_api import names
 from finetune_operator.observed.world import Key
 from finetune_operator.store.store import JOB, POD, RUN, Store
 from tests.unit.finetune_operator.store.objects import job, pod, run, validated
@@ -43,6 +44,27 @@ def test_a_job_that_is_being_deleted_is_gone_and_its_pods_remain(store: Store) -
     store.put(POD, pod())
 
     assert (store.runs("j"), list(store.remains("j"))) == ([], [1])
+
+
+def test_a_pod_that_outlives_its_job_without_an_owner_still_counts(store: Store, told: list[Key]) -> None:
+    """kubectl delete job --cascade=orphan leaves the pod running, and removes its owner."""
+    store.put(JOB, job())
+    store.put(RUN, run())
+    store.put(POD, pod())
+    store.remove(RUN, "r")
+    told.clear()
+    store.put(
+        POD, pod(version=2, ownerReferences=[], labels={**pod()["metadata"]["labels"], names.LABEL_CONTROLLER: "r"})
+    )
+
+    assert [p.name for p in store.remains("j")[1]] == ["pod"]
+
+
+def test_a_copy_of_a_pod_does_not_count(store: Store) -> None:
+    store.put(JOB, job())
+    store.put(POD, pod(ownerReferences=[]))
+
+    assert store.remains("j") == {}
 
 
 def test_a_pod_in_another_namespace_with_the_labels_of_a_job_does_not_count(store: Store, told: list[Key]) -> None:

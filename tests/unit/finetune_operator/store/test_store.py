@@ -125,7 +125,7 @@ def test_an_own_write_counts_at_once_is_not_reported_and_is_expected_from_a_watc
 
 def test_a_run_that_the_operator_deleted_is_gone_before_a_watch_shows_it(store: Store) -> None:
     store.put(RUN, run(), own=True)
-    store.forget_run("j", "tickets-train")
+    store.forget_run("j", "tickets-j-a1")
     store.put(RUN, run(version=2))
     assert store.runs("j") == []
     assert store.longest_unseen() == 0

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_api.bundle import Bundle
+from finetune_trainer.checkpoints.folder import DEFAULTED, Manifest
 from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.handover.prepared import Prepared
 from tests.unit.finetune_trainer.conftest import MakeBundle
@@ -14,6 +15,11 @@ from tests.unit.finetune_trainer.preflight_runs import run
 @pytest.fixture
 def prepared(make_bundle: MakeBundle) -> Prepared:
     return run(make_bundle())
+
+
+def difference(written: dict[str, Any], ours: dict[str, Any]) -> str | None:
+    """Why a checkpoint that was written for these facts is not used for ours."""
+    return Manifest.model_validate_json(Manifest(files={}, about=written).model_dump_json()).difference(ours)
 
 
 def with_parts(bundle: Bundle, **parts: dict[str, Any]) -> Bundle:
@@ -29,6 +35,7 @@ def with_parts(bundle: Bundle, **parts: dict[str, Any]) -> Bundle:
         ({"training": {"globalBatchSize": 4}}, "spec.training.globalBatchSize"),
         ({"training": {"seed": 4}}, "spec.training.seed"),
         ({"training": {"earlyStopping": {"patience": 9}}}, "spec.training.earlyStopping.patience"),
+        ({"training": {"earlyStopping": {}}}, "spec.training.earlyStopping"),
         ({"training": {"optimizer": "PagedAdamW8bit"}}, "spec.training.optimizer"),
         ({"method": {"lora": {"dropout": 0.5}}}, "spec.method.lora.dropout"),
         ({"method": {"lora": {"targetModules": ["q_proj"]}}}, "spec.method.lora.targetModules"),
@@ -39,7 +46,8 @@ def test_a_field_that_changes_the_steps_is_named(
 ) -> None:
     bundle = make_bundle()
     ours, theirs = facts(bundle, prepared), facts(with_parts(bundle, **parts), prepared)
-    assert {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)} == {named}
+    for said in (difference(ours, theirs), difference(theirs, ours)):
+        assert f"it was written for {named} " in str(said)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +65,34 @@ def test_a_field_that_changes_no_step_is_left_out(
     make_bundle: MakeBundle, prepared: Prepared, parts: dict[str, Any]
 ) -> None:
     bundle = make_bundle()
-    assert facts(bundle, prepared) == facts(with_parts(bundle, **parts), prepared)
+    assert difference(facts(bundle, prepared), facts(with_parts(bundle, **parts), prepared)) is None
+
+
+def test_a_field_that_a_version_does_not_know_counts_as_its_default(
+    make_bundle: MakeBundle, prepared: Prepared
+) -> None:
+    known = facts(make_bundle(), prepared)
+    defaulted = known | {"spec.training.new": 3, DEFAULTED: [*known[DEFAULTED], "spec.training.new"]}
+    set_by_hand = known | {"spec.training.new": 4}
+    assert difference(known, defaulted) is None
+    assert difference(defaulted, known) is None, "also after a return to the earlier version"
+    assert "spec.training.new null, and this run has 4" in str(difference(known, set_by_hand))
+    assert "spec.training.new 4, and this run has null" in str(difference(set_by_hand, known))
+
+
+def test_another_default_of_a_later_version_is_another_run(make_bundle: MakeBundle, prepared: Prepared) -> None:
+    before = facts(make_bundle(), prepared)
+    assert "spec.training.maxGradNorm" in before[DEFAULTED]
+    after = facts(with_parts(make_bundle(), training={"maxGradNorm": 0.5}), prepared)
+    after[DEFAULTED] = before[DEFAULTED]
+    assert "spec.training.maxGradNorm 1.0, and this run has 0.5" in str(difference(before, after))
+
+
+def test_the_facts_of_a_version_that_left_out_defaults_can_be_read(make_bundle: MakeBundle, prepared: Prepared) -> None:
+    ours = facts(with_parts(make_bundle(), training={"seed": 4}), prepared)
+    theirs = {name: value for name, value in ours.items() if name not in {*ours[DEFAULTED], DEFAULTED}}
+    assert theirs["spec.training.seed"] == 4
+    assert difference(theirs, ours) is None
 
 
 def test_data_model_and_resolved_settings_are_part_of_it(make_bundle: MakeBundle, prepared: Prepared) -> None:

@@ -7,7 +7,9 @@ from typing import BinaryIO
 
 import pytest
 
+from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.store import BEST, STATE, WORDS, BestWeights, CheckpointStore, Found
+from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
 from tests.unit.finetune_trainer.pod.test_storage import Place, local_place, place, s3_place
 
@@ -38,7 +40,7 @@ def write(store: CheckpointStore, step: int, best: BestWeights | None = None) ->
 
 
 def newest(store: CheckpointStore, into: Path, misfit: str | None = None) -> tuple[Found | None, list[str]]:
-    return store.newest(into, lambda words: words.decode() or None, lambda path: misfit)
+    return store.newest(into, lambda words: words.decode() or None, lambda path, words: misfit)
 
 
 def folders(place: Place, root: str) -> list[str]:
@@ -69,6 +71,30 @@ def test_older_ones_are_deleted_after_a_newer_one_is_complete(place: Place, root
     for step in (5, 10, 15):
         write(store, step)
     assert folders(place, root) == ["step-00000010-p1", "step-00000015-p1"]
+
+
+def test_a_checkpoint_counts_although_older_ones_cannot_be_deleted(
+    place: Place,
+    root: str,
+    opened: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refused(self: JobStorage, uri: str) -> None:
+        raise TrainerFailure(FailureReason.OUTPUT_NOT_WRITABLE, f"The S3 service does not allow to delete {uri}.")
+
+    store = opened(keep=1)
+    write(store, 5)
+    with monkeypatch.context() as patched:
+        patched.setattr(JobStorage, "delete_prefix", refused)
+        write(store, 10)
+    assert "Checkpoints before step 10 could not be deleted: The S3 service" in capsys.readouterr().out
+    found, _ = newest(opened("p2"), tmp_path / "into")
+    assert found
+    assert found.name == "step-00000010-p1"
+    write(store, 15)
+    assert folders(place, root) == ["step-00000015-p1"], "the next one deletes what was left"
 
 
 def test_a_checkpoint_of_a_higher_step_by_another_pod_is_left_alone(place: Place, root: str, opened: Open) -> None:

@@ -51,7 +51,7 @@ def test_later_steps_are_the_same_bit_for_bit(tmp_path: Path, kind: Kind) -> Non
     tensors, numbers = live_state(model, optimizer)
     (tmp_path / "state").write_bytes(open_tensors(tensors).read())
     other, its_optimizer = made(1, kind)
-    assert misfit(other, tmp_path / "state") is None
+    assert misfit(other, its_optimizer, tmp_path / "state", numbers) is None
     restore(other, its_optimizer, tmp_path / "state", numbers)
     assert other.idle not in its_optimizer.state, "it has no state, as in the original"
     for each, its in ((model, optimizer), (other, its_optimizer)):
@@ -75,10 +75,52 @@ def test_a_state_before_the_first_step_can_be_restored(tmp_path: Path) -> None:
 
 def test_weights_of_another_model_are_told(tmp_path: Path) -> None:
     model, optimizer = made(0, Kind.ADAMW)
-    tensors, _ = live_state(model, optimizer)
+    tensors, numbers = live_state(model, optimizer)
     path = tmp_path / "state"
     path.write_bytes(open_tensors({**tensors, "model/inner.weight": torch.ones(2, 2)}).read())
-    assert misfit(model, path) == "its parameter inner.weight has shape (2, 2) instead of (80, 80)"
+    assert misfit(model, optimizer, path, numbers) == "its parameter inner.weight has shape (2, 2) instead of (80, 80)"
     del tensors["model/inner.weight"]
     path.write_bytes(open_tensors(tensors).read())
-    assert misfit(model, path) == "it has other trained parameters than the model, for example inner.weight"
+    assert (
+        misfit(model, optimizer, path, numbers)
+        == "it has other trained parameters than the model, for example inner.weight"
+    )
+
+
+CHANGES = {
+    "a tensor of another name": lambda tensors: {
+        name.replace("/state1", "/m").replace("/exp_avg", "/m"): t for name, t in tensors.items()
+    },
+    "a tensor of another shape": lambda tensors: {
+        name: t[:1] if name.endswith(("/absmax1", "weight/exp_avg")) else t for name, t in tensors.items()
+    },
+    "a tensor in another number format": lambda tensors: {
+        name: t.double() if name.endswith(("/state2", "/exp_avg_sq")) else t for name, t in tensors.items()
+    },
+    "a tensor that is not there": lambda tensors: {
+        name: t for name, t in tensors.items() if not name.endswith(("/qmap2", "/exp_avg_sq"))
+    },
+    "one tensor more": lambda tensors: {**tensors, "optimizer/inner.weight/third": torch.ones(1)},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", Kind)
+def test_a_state_of_another_version_of_the_optimizer_is_told(tmp_path: Path, kind: Kind, change: str) -> None:
+    model, optimizer = made(0, kind)
+    take(model, optimizer, range(2))
+    tensors, numbers = live_state(model, optimizer)
+    (tmp_path / "state").write_bytes(open_tensors(CHANGES[change](tensors)).read())
+    other, its_optimizer = made(1, kind)
+    before = other.inner.weight.clone()
+    why = misfit(other, its_optimizer, tmp_path / "state", numbers)
+    assert why
+    assert why.startswith("the optimizer's state of its parameter inner")
+    assert torch.equal(other.inner.weight, before)
+
+
+def test_a_count_of_steps_that_is_not_there_is_told(tmp_path: Path) -> None:
+    model, optimizer = made(0, Kind.PAGED_ADAMW_8BIT)
+    take(model, optimizer, range(2))
+    (tmp_path / "state").write_bytes(open_tensors(live_state(model, optimizer)[0]).read())
+    assert "step is different" in str(misfit(*made(1, Kind.PAGED_ADAMW_8BIT), tmp_path / "state", {}))

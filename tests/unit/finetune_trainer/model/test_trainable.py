@@ -1,5 +1,6 @@
 """The trained parameters of each method."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,47 @@ def test_biases_are_trained_as_asked(tmp_path: Path, bias: str, count: int) -> N
     biases = [n for n, p in model.named_parameters() if p.requires_grad and "layers.0" in n and n.endswith("bias")]
     assert len(biases) == count
     assert all(p.dtype == torch.float32 for p in trainable_parameters(model))
+
+
+@pytest.mark.parametrize("method", [MethodType.LORA, MethodType.QLORA])
+@pytest.mark.parametrize(("bias", "dora"), [("LoraOnly", False), ("All", False), ("LoraOnly", True)])
+def test_a_trained_bias_stays_in_fp32_while_the_model_computes(
+    tmp_path: Path, method: MethodType, bias: str, dora: bool
+) -> None:
+    base = load_model(save_family(phi, tmp_path), method, CPU)
+    wish = Method.model_validate({"lora": {"bias": bias, "useDora": dora}})
+    model = make_trainable(base, wish, method, seed=0)
+    biases = {n: p for n, p in model.named_parameters() if p.requires_grad and n.endswith("bias")}
+    assert biases
+    for parameter in biases.values():
+        parameter.data += 1 / 3
+    before = {name: parameter.detach().clone() for name, parameter in biases.items()}
+    for train in (True, False):
+        model.train(train)
+        with fresh_accelerator("bf16").autocast():
+            token_losses(model, BATCH).mean().backward()  # type: ignore[no-untyped-call]
+    for name, parameter in model.named_parameters():
+        if name in biases:
+            assert parameter is biases[name], "the optimizer has this one"
+            assert parameter.grad is not None
+            assert (parameter.dtype, parameter.grad.dtype) == (torch.float32, torch.float32)
+            assert torch.equal(parameter, before[name])
+
+
+def test_a_bias_of_a_4_bit_layer_is_added_to_its_output(tmp_path: Path) -> None:
+    base = load_model(save_family(phi, tmp_path), MethodType.QLORA, CPU)
+    frozen = deepcopy(base)
+    model = make_trainable(base, Method.model_validate({"lora": {"bias": "All"}}), MethodType.QLORA, seed=0)
+    assert_same(model, frozen)
+    for name, bias in frozen.named_parameters():
+        if name.endswith("bias"):
+            bias.data += 0.5
+    with pytest.raises(AssertionError):
+        assert_same(model, frozen)
+    for name, bias in model.named_parameters():
+        if name.endswith("bias"):
+            bias.data += 0.5
+    assert_same(model, frozen)
 
 
 @pytest.mark.parametrize("method", [MethodType.LORA, MethodType.QLORA])

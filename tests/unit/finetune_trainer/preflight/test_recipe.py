@@ -1,5 +1,6 @@
 """Preflight from the bundle to the prepared data, and the status that it writes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,29 @@ def test_a_model_without_chat_template_is_given_the_plain_format(
     prepared = run(make_bundle(model={"uri": str(model)}))
     assert prepared.resolved.prompt_format == "Plain"
     assert "eos_token" in prepared.chat_template
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: text[:-20],
+        lambda text: "[]",
+        lambda text: text.replace('"stopTokenIds"', '"stopTokens"'),
+        lambda text: text.replace('"kind"', '"sort"'),
+        lambda text: text.replace('"totalSteps"', '"steps"'),
+    ],
+    ids=["truncated", "not an object", "a key of another name", "a field of another name", "another status"],
+)
+def test_prepared_data_of_another_version_is_told(make_bundle: MakeBundle, harm: Callable[[str], str]) -> None:
+    bundle = make_bundle()
+    run(bundle)
+    manifest = Path(work_prefix(bundle)) / "prepared" / "manifest.json"
+    changed = harm(manifest.read_text())
+    assert changed != manifest.read_text()
+    manifest.write_text(changed)
+    with pytest.raises(TrainerFailure, match="is damaged or from another version of the trainer") as caught:
+        read(bundle, open_storage(bundle))
+    assert caught.value.reason is FailureReason.STORAGE_UNAVAILABLE
 
 
 def test_prepared_data_that_was_changed_or_removed_is_not_trained_on(make_bundle: MakeBundle) -> None:

@@ -1,9 +1,11 @@
 """A second job over the same files takes over the prepared rows, and only then."""
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -153,6 +155,46 @@ def test_what_determines_the_rows_or_another_namespace_prevents_the_reuse(
     assert TAKEN_OVER not in capsys.readouterr().out
     assert content(read(bundle, open_storage(bundle))) == expected
     assert len(entries(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(("hours", "renewed"), [(1, False), (25, True), (None, True)])
+def test_older_rows_are_written_again_so_that_no_lifecycle_rule_deletes_them_during_the_job(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], hours: int | None, renewed: bool
+) -> None:
+    first = run(make())
+    (entry,) = entries(tmp_path)
+    manifest = json.loads((entry / "manifest.json").read_text())
+    assert manifest["written"]
+    manifest["written"] = (datetime.now(UTC) - timedelta(hours=hours)).isoformat() if hours else None
+    (entry / "manifest.json").write_text(json.dumps(manifest))
+    before = {path.name: path.read_bytes() for path in entry.iterdir() if path.name != "manifest.json"}
+    for path in entry.iterdir():
+        os.utime(path, (0, 0))
+    capsys.readouterr()
+    assert content(run(make())) == content(first)
+    assert TAKEN_OVER in capsys.readouterr().out
+    assert {path.stat().st_mtime > 0 for path in entry.iterdir()} == {renewed}
+    assert {path.name: path.read_bytes() for path in entry.iterdir() if path.name != "manifest.json"} == before
+    assert entries(tmp_path) == [entry]
+
+
+def test_rows_that_cannot_be_written_again_are_still_used(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(make())
+    (entry,) = entries(tmp_path)
+    manifest = json.loads((entry / "manifest.json").read_text())
+    (entry / "manifest.json").write_text(json.dumps(manifest | {"written": "2020-01-01T00:00:00Z"}))
+
+    def refused(*_: object) -> NoReturn:
+        raise TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, "The S3 service does not allow to write.")
+
+    monkeypatch.setattr(reuse, "store", refused)
+    capsys.readouterr()
+    run(make())
+    said = capsys.readouterr().out
+    assert TAKEN_OVER in said
+    assert "so a lifecycle rule may delete them during the job: The S3 service does not allow to write." in said
 
 
 def test_another_tokenizer_chat_template_or_program_prevents_the_reuse(

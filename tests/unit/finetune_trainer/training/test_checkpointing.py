@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from time import perf_counter
 
 import pytest
 import torch
@@ -179,6 +180,21 @@ def test_an_upload_that_does_not_end_in_the_grace_period_is_given_up(
     course.checkpoints.close()
     assert not course.checkpoints._background.busy
     assert course.stored == {}
+
+
+def test_an_upload_that_hangs_keeps_no_time_from_the_report_of_the_end(
+    course: Course, monkeypatch: pytest.MonkeyPatch, sigterm: Callable[[float], None]
+) -> None:
+    hung = Event()
+    monkeypatch.setattr(JobStorage, "send", lambda *_: hung.wait(60))
+    course.step()
+    sigterm(0.5)
+    assert course.checkpoints.after_sigterm(course.trainee) is None
+    started = perf_counter()
+    course.checkpoints.close()
+    assert perf_counter() - started < 5, "15 s are kept for the report"
+    assert course.checkpoints._background.busy
+    hung.set()
 
 
 def test_an_upload_that_takes_longer_than_the_grace_period_is_not_begun(

@@ -5,12 +5,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from finetune_trainer.checkpoints.tensor_file import open_tensors
 from finetune_trainer.training import run_state as module
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
-from finetune_trainer.training.run_state import STEPS, RunState, Words, records, resumed, steps_of, words_of
+from finetune_trainer.training.run_state import (
+    STEPS,
+    RunState,
+    Words,
+    other_records,
+    records,
+    resumed,
+    steps_of,
+    words_of,
+)
 from finetune_trainer.training.validation import ValidationLoss
 
 floats = st.floats(allow_nan=False, allow_infinity=False)
@@ -38,6 +48,25 @@ def test_a_run_is_stored_and_resumed_exactly(tmp_path: Path) -> None:
     assert resumed(read, tmp_path / "state") == RunState(
         StepLayout(512, True, False), 1, done, curve, held_before=12.5, resumed_from=2
     )
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {STEPS: records([Step(1, 0.5, 1e-3, 0.5, 90, 0.6, 6)])[:, :-1]},
+        {STEPS: records([])},
+        {"steps of old": records([Step(1, 0.5, 1e-3, 0.5, 90, 0.6, 6)])},
+    ],
+    ids=["a field less", "a step less", "another name"],
+)
+def test_records_of_another_version_are_told(tmp_path: Path, written: dict[str, Tensor]) -> None:
+    done = [Step(1, 0.5, 1e-3, 0.5, 90, 0.6, 6)]
+    words = words_of(RunState(StepLayout(512, True), steps=done), 1, 0.0, None, {})
+    path = tmp_path / "state"
+    path.write_bytes(open_tensors({STEPS: records(done)}).read())
+    assert other_records(words, path) is None
+    path.write_bytes(open_tensors(written).read())
+    assert other_records(words, path) == "its records of the steps are from another version of the trainer"
 
 
 def test_other_versions_of_the_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,278 @@
+"""Attempts that the operator stops, and pods that it waits for before the next attempt."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from finetune_api.bundle import TerminationMessage
+from finetune_api.reasons import FailureReason
+from finetune_api.spec.run_policy import Budget, RunPolicy
+from finetune_operator.decisions.plan import Plan
+from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.pods import PodCondition
+from finetune_operator.observed.runs import LOST_GRACE
+from finetune_operator.observed.world import Progress, World
+from tests.unit.finetune_operator.decisions.attempts.recorded import HOUR, attempts, interrupted, priced, second
+from tests.unit.finetune_operator.plans import kinds, message, reason, state
+from tests.unit.finetune_operator.worlds import (
+    HELD,
+    NOW,
+    SPEC,
+    attempt,
+    fresh,
+    pod,
+    preflight,
+    validated,
+    with_status,
+)
+
+
+def test_a_pod_on_a_lost_node_is_waited_for_only_for_its_grace() -> None:
+    due = NOW + timedelta(seconds=120)
+    lost = pod("Running", due=due, conditions={"DisruptionTarget": PodCondition("True", "DeletionByTaintManager", "")})
+    world = validated(attempts={1: attempt(lost)})
+
+    assert kinds(reconcile(world, due)) == []
+    at = due + LOST_GRACE
+    ended = reconcile(world, at)
+    assert (attempts(ended)[0]["reason"], ended.delete_jobs) == ("NodeLost", ["tickets-12345678-a1"])
+    gone = with_status(replace(world, attempts={}, remains={1: (lost,)}), ended)
+    (job,) = reconcile(gone, at).create
+    assert job["metadata"]["name"] == "tickets-12345678-a2"
+
+
+def test_the_next_attempt_waits_for_the_pod_of_a_deleted_job() -> None:
+    leaving = pod("Running", due=NOW + timedelta(seconds=120))
+    running = with_status(validated(), reconcile(validated(attempts={1: attempt(pod())}), NOW))
+    world = replace(running, remains={1: (leaving,)})
+    world = with_status(world, reconcile(world, NOW))
+
+    plan = reconcile(world, NOW + timedelta(seconds=1))
+
+    assert (kinds(plan), reason(with_reason(plan, world))) == ([], "Retrying")
+    ended = replace(leaving, phase="Failed", exit_code=33, finished=NOW + timedelta(seconds=9))
+    assert kinds(reconcile(replace(world, remains={1: (ended,)}), NOW + timedelta(seconds=10))) == ["Job"]
+
+
+def test_the_next_attempt_begins_after_the_job_of_the_stopped_one_is_deleted() -> None:
+    """The operator may stop after it has recorded the end, and before it has deleted the Job."""
+    suspended = validated(spec=SPEC.model_copy(update={"suspend": True}), attempts={1: attempt(**HELD)})
+    resumed = replace(with_status(suspended, reconcile(suspended, NOW)), spec=SPEC)
+
+    plan = reconcile(resumed, NOW)
+
+    assert (plan.create, plan.delete_jobs, plan.requeue_after) == ([], ["tickets-12345678-a1"], timedelta(0))
+    assert kinds(reconcile(replace(resumed, attempts={}), NOW)) == ["Job"]
+
+
+def test_a_job_that_waits_for_a_stopping_pod_is_not_written_at_each_look() -> None:
+    world = interrupted()
+    world = with_status(world, reconcile(world, NOW))
+    leaving = pod("Running", name="p2", due=NOW + timedelta(seconds=120))
+    deleted = replace(world, attempts={1: world.attempts[1]}, remains={2: (leaving,)})
+    first = reconcile(deleted, NOW)
+    assert message(first).endswith("Attempt 3 starts when pod p2 has ended.")
+    deleted = with_status(deleted, first)
+    assert [record.get("reason") for record in attempts(Plan(status=deleted.raw_status))] == ["Preempted", "Evicted"]
+
+    plan = reconcile(deleted, NOW + timedelta(seconds=5))
+
+    assert (plan.status, plan.create) == (None, [])
+    over = replace(leaving, phase="Failed", exit_code=33, finished=NOW + timedelta(seconds=9))
+    plan = reconcile(replace(deleted, remains={2: (over,)}), NOW + timedelta(seconds=9))
+    assert "at 03:04:34 UTC" in message(plan)
+
+
+def test_a_pod_that_has_lost_its_job_and_waits_for_a_node_is_named() -> None:
+    left = pod("Pending", name="p1", conditions={"PodScheduled": PodCondition("False", "Unschedulable", "")})
+    world = with_status(validated(), reconcile(validated(attempts={1: attempt(left)}), NOW))
+    world = replace(world, remains={1: (left,)})
+    world = with_status(world, reconcile(world, NOW))
+
+    plan = reconcile(world, NOW + HOUR)
+
+    assert (plan.status, plan.create) == (None, [])
+    assert message(Plan(status=world.raw_status)).endswith("Attempt 2 starts when pod p1 has ended.")
+
+
+def with_reason(plan: Plan, world: World) -> Plan:
+    return plan if plan.status is not None else Plan(status=world.raw_status)
+
+
+def test_a_running_attempt_is_looked_at_when_its_budget_ends() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(budget=Budget(gpu_hours=0.5))})
+    world = validated(spec=spec, attempts={1: attempt(pod(started=NOW))})
+
+    assert reconcile(world, NOW).requeue_after == timedelta(seconds=1801)
+    assert state(reconcile(world, NOW + timedelta(seconds=1801))) == "Suspended"
+
+
+def test_a_stop_by_the_operator_overrules_what_the_stopped_pod_said() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+    stopped = pod("Failed", exit_code=33, finished=NOW)
+
+    plan = reconcile(validated(spec=spec, attempts={1: attempt(stopped, failed=True)}), NOW)
+
+    assert plan.status is not None
+    assert (attempts(plan)[0]["reason"], plan.status["counts"]) == (
+        "Suspended",
+        {"attempts": 1, "reasons": {"Suspended": 1}},
+    )
+
+
+def test_a_deadline_ends_a_job_also_during_the_pause_before_a_retry() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(active_deadline_seconds=64)})
+    failed = pod("Failed", exit_code=26, started=NOW - timedelta(seconds=60), finished=NOW)
+    world = validated(spec=spec, attempts={1: attempt(failed, failed=True)})
+    world = with_status(world, reconcile(world, NOW))
+
+    assert reconcile(world, NOW).requeue_after == timedelta(seconds=4)
+    assert reason(reconcile(world, NOW + timedelta(seconds=4))) == "DeadlineExceeded"
+
+
+def test_an_attempt_that_is_stopped_before_it_has_a_pod_has_an_end() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+
+    (record,) = attempts(reconcile(validated(spec=spec, attempts={1: attempt()}), NOW))
+
+    assert (record["reason"], record["completionTime"]) == ("Suspended", "2026-01-02T03:04:05Z")
+
+
+def test_a_failure_of_its_own_ends_a_job_also_while_it_is_suspended() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+    failed = pod("Failed", exit_code=29, finished=NOW)
+
+    assert reason(reconcile(validated(spec=spec, attempts={1: attempt(failed, failed=True)}), NOW)) == "LossDiverged"
+
+
+@pytest.mark.parametrize(
+    ("said", "minutes", "ends"),
+    [
+        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", 9, False),
+        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", 10, True),
+        ("0/2 nodes are available: 1 node(s) didn't match, 1 Insufficient nvidia.com/gpu.", 10, True),
+        (
+            "0/2 nodes: 1 node(s) didn't match, 1 Insufficient gpu. preemption: 1 No preemption victims found",
+            600,
+            False,
+        ),
+        ("0/2 nodes are available: 1 node(s) didn't match, 1 node(s) were unschedulable.", 600, False),
+    ],
+)
+def test_a_job_whose_only_node_has_a_broken_gpu_does_not_wait_for_ever(said: str, minutes: int, ends: bool) -> None:
+    broken = pod("Failed", exit_code=31, finished=NOW)
+    world = validated(attempts={1: attempt(broken, failed=True)})
+    world = with_status(world, reconcile(world, NOW))
+    world = with_status(world, reconcile(world, NOW))
+    waits = pod("Pending", name="p2", conditions={"PodScheduled": PodCondition("False", "Unschedulable", said, NOW)})
+    both = {**world.attempts, 2: second(waits)}
+
+    plan = reconcile(replace(world, attempts=both), NOW + timedelta(minutes=minutes))
+
+    assert (state(plan), reason(plan)) == (("Failed", "GPUFault") if ends else ("Queued", "WaitingForGPU"))
+    assert plan.delete_jobs == (["tickets-12345678-a2"] if ends else [])
+
+
+def test_the_nodes_that_an_attempt_avoids_are_known_also_if_the_operator_stopped_before_it_recorded_the_attempt() -> (
+    None
+):
+    broken = pod("Failed", exit_code=31, finished=NOW)
+    world = validated(attempts={1: attempt(broken, failed=True)})
+    world = with_status(world, reconcile(world, NOW))
+    assert kinds(reconcile(world, NOW)) == ["Job"]  # created, and never written in the status
+    also_broken = pod("Failed", name="p2", node_name="n2", exit_code=31, finished=NOW)
+    world = replace(world, attempts={**world.attempts, 2: second(also_broken, failed=True)})
+
+    recorded = with_status(world, reconcile(world, NOW))
+    (third,) = reconcile(recorded, NOW).create
+
+    assert attempts(Plan(status=recorded.raw_status))[1]["avoidedNodes"] == ["n1"]
+    (term,) = third["spec"]["template"]["spec"]["affinity"]["nodeAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]["nodeSelectorTerms"]
+    assert [field["values"] for field in term["matchFields"]] == [["n1"], ["n2"]]
+
+
+def test_a_pod_that_is_stopped_before_it_started_is_paid_and_uses_up_the_budget() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(budget=Budget(gpu_hours=0.0001))})
+    placed = {"PodScheduled": PodCondition("True", "", "", NOW - timedelta(seconds=9))}
+    pulls = pod("Pending", conditions=placed, waiting_reason="ContainerCreating")
+    world = validated(spec=spec, attempts={1: attempt(pulls)})
+    stopped = reconcile(world, NOW)
+    assert stopped.delete_jobs == ["tickets-12345678-a1"]
+
+    gone = replace(with_status(world, stopped), attempts={})
+    plan = reconcile(gone, NOW)
+
+    assert (state(plan), attempts(plan)[0]["gpuSeconds"], kinds(plan)) == ("Suspended", 9, [])
+    gone = with_status(gone, plan)
+    assert reconcile(gone, NOW + HOUR) == Plan()
+
+
+def test_a_limit_of_money_waits_for_a_price() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(budget=Budget(cost="5"))})
+
+    assert (reason(reconcile(validated(spec=spec), NOW)), kinds(reconcile(validated(spec=spec), NOW))) == (
+        "WaitingForDependency",
+        [],
+    )
+    assert kinds(reconcile(validated(spec=spec, profile=priced("1")), NOW)) == ["Job"]
+
+
+@pytest.mark.parametrize(("hours", "wrote", "reasons"), [(5, None, None), (6, None, 1), (11, 5, 1), (11, 6, None)])
+def test_a_pod_that_gives_no_sign_of_life_for_hours_is_replaced(
+    hours: int, wrote: int | None, reasons: int | None
+) -> None:
+    seen = NOW + wrote * HOUR if wrote is not None else None
+    world = validated(attempts={1: attempt(pod(started=NOW))}, progress=Progress(1 if wrote else 0, observed=seen))
+
+    plan = reconcile(world, NOW + hours * HOUR)
+
+    assert attempts(plan)[0].get("reason") == ("TrainingStalled" if reasons else None)
+    assert plan.delete_jobs == (["tickets-12345678-a1"] if reasons else [])
+    assert plan.status is not None
+    assert plan.status["counts"].get("reasons", {}).get("TrainingStalled") == reasons
+
+
+def test_a_stopped_attempt_tells_its_last_steps_when_its_pod_ends() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+    world = validated(spec=spec, attempts={1: attempt(pod())}, progress=Progress(1, 40, None, 30))
+    world = with_status(world, reconcile(world, NOW))
+    (before,) = attempts(Plan(status=world.raw_status))
+    last = TerminationMessage(reason=FailureReason.PREEMPTED, message="M.", step=42, checkpoint_step=42)
+    ended = pod("Failed", exit_code=33, finished=NOW, termination=last, due=NOW)
+
+    plan = reconcile(replace(world, attempts={}, remains={1: (ended,)}), NOW)
+
+    (after,) = attempts(plan)
+    assert (before["reason"], before["lastStep"], before["checkpointStep"]) == ("Suspended", 40, 30)
+    assert (after["reason"], after["lastStep"], after["checkpointStep"], after["exitCode"]) == ("Suspended", 42, 42, 33)
+
+
+def test_a_job_that_ends_while_a_pod_still_stops_pays_for_it_until_then() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(max_interruptions=0)})
+    running = with_status(validated(spec=spec), reconcile(validated(attempts={1: attempt(pod(started=NOW))}), NOW))
+    leaving = pod("Running", started=NOW, due=NOW + timedelta(seconds=120))
+
+    plan = reconcile(replace(running, remains={1: (leaving,)}), NOW + timedelta(seconds=30))
+
+    assert (state(plan), attempts(plan)[0]["gpuSeconds"]) == ("Failed", 30)
+
+
+def test_suspending_a_job_ends_its_preflight() -> None:
+    spec = SPEC.model_copy(update={"suspend": True})
+
+    plan = reconcile(fresh(spec=spec, preflight=preflight(pod())), NOW)
+
+    assert (state(plan), plan.delete_jobs, plan.create) == ("Suspended", ["tickets-12345678-preflight"], [])
+
+
+def test_a_pause_is_counted_from_the_end_also_of_an_attempt_whose_pod_never_ran() -> None:
+    deleted = with_status(validated(), reconcile(validated(), NOW))
+    first = with_status(deleted, reconcile(deleted, NOW))
+    again = with_status(first, reconcile(first, NOW))
+    second_end = with_status(again, reconcile(again, NOW))
+
+    assert kinds(reconcile(second_end, NOW + timedelta(seconds=19))) == []
+    assert kinds(reconcile(second_end, NOW + timedelta(seconds=20))) == ["Job"]
