@@ -11,7 +11,9 @@ LABEL_JOB_UID = f"{GROUP}/job-uid"
 LABEL_JOB_NAME = f"{GROUP}/job-name"
 """Label of every child: name of the FineTuneJob, for label selectors of users."""
 LABEL_STEP = f"{GROUP}/step"
-"""Label of Jobs and Pods: preflight or train."""
+"""Label of Jobs and Pods: preflight, train or cleanup."""
+CLEANUP = "cleanup"
+"""Value of LABEL_STEP of the Job that deletes the work folder of a failed job, and the trainer's argument."""
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 """Label of the Jobs and Pods of attempts: number of the attempt."""
 LABEL_CONTROLLER = "batch.kubernetes.io/controller-uid"
@@ -58,3 +60,8 @@ def preflight_number(job: str) -> int:
 def attempt_name(name: str, uid: str, attempt: int) -> str:
     """Return the name of the Job of attempt number `attempt`, counted from 1."""
     return f"{child_prefix(name, uid)}-a{attempt}"
+
+
+def cleanup_name(name: str, uid: str) -> str:
+    """Return the name of the Job that deletes the work folder of a failed job."""
+    return f"{child_prefix(name, uid)}-{CLEANUP}"

@@ -1,4 +1,4 @@
-"""`python -m finetune_trainer {preflight,train} BUNDLE`: runs a step of a job and reports how it ended."""
+"""`python -m finetune_trainer {preflight,train,cleanup} BUNDLE`: runs a step of a job and reports how it ended."""
 
 import os
 import signal
@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.bundle import Bundle, TerminationMessage
+from finetune_api.names import CLEANUP
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m finetune_trainer", description=__doc__)
-    parser.add_argument("step", choices=["preflight", "train"])
+    parser.add_argument("step", choices=["preflight", "train", CLEANUP])
     parser.add_argument("bundle", type=Path, help="JSON file with the job's spec, see finetune_api.bundle")
     parser.add_argument("--attempt", type=int, default=1, help="number of the training attempt, from 1")
     parser.add_argument(
@@ -69,11 +70,15 @@ def _run(options: argparse.Namespace) -> str:
     """Runs the step. Returns the sentence for the termination message."""
     bundle, step, attempt = read_bundle(options.bundle), options.step, options.attempt
     storage = open_storage(bundle)
-    if step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None:
+    if step == CLEANUP or (step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None):
         _hide_torch()
     else:
         wait_asleep()
         _quieten_libraries()
+    if step == CLEANUP:
+        from finetune_trainer.handover.cleanup import cleanup
+
+        return cleanup(bundle, storage)
     if step == "preflight":
         from finetune_trainer.preflight.recipe import preflight
 

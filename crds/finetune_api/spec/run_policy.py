@@ -10,6 +10,8 @@ from finetune_api.spec.profile import Price
 MAX_RETRIES, MAX_INTERRUPTIONS = 3, 100
 """Used where the spec sets none. The schema has no defaults, so that specs and their digests stay as they were written
 when a default changes."""
+KEEP_CHECKPOINTS_SECONDS = 7 * 24 * 3600
+"""Likewise: a week."""
 Seconds = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -51,6 +53,10 @@ class RunPolicy(ApiModel):
     ttl_seconds_after_finished: Seconds | None = None
     """Seconds from the end of the job until its Jobs, pods and ConfigMap are deleted. The FineTuneJob is never deleted.
     Default: unset, and they are kept until the FineTuneJob is deleted."""
+    keep_checkpoints_seconds: Seconds | None = None
+    """Seconds from the failure of the job until its checkpoints and its other temporary objects below
+    spec.output.uri/.work are deleted. A Job without a GPU deletes them. A change counts as long as they exist. The
+    temporary objects of a completed job are deleted at once. Default: 604800, which is a week."""
     budget: Budget | None = None
     """What all attempts together may use. A job that reaches it stores a checkpoint and is suspended with reason
     BudgetExceeded. It continues when the budget is raised. Default: unset, and there is no limit."""
@@ -64,3 +70,8 @@ class RunPolicy(ApiModel):
     def interruptions(self) -> int:
         """Return max_interruptions or its default."""
         return MAX_INTERRUPTIONS if self.max_interruptions is None else self.max_interruptions
+
+    @property
+    def keep_checkpoints(self) -> int:
+        """Return keep_checkpoints_seconds or its default."""
+        return KEEP_CHECKPOINTS_SECONDS if self.keep_checkpoints_seconds is None else self.keep_checkpoints_seconds

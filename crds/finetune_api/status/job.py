@@ -69,14 +69,15 @@ class ConditionType(StrEnum):
     VALIDATED = "Validated"
     TRAINED = "Trained"
     EVALUATED = "Evaluated"
+    CHECKPOINTS_DELETED = "CheckpointsDeleted"
 
 
 class Condition(StatusModel):
     """A condition of the job, as in meta/v1 Condition."""
 
     type: Annotated[str, Field(max_length=64)]
-    """Type of the condition: Ready, Reconciling, Stalled, Complete, Failed, Suspended, Validated, Trained or
-    Evaluated."""
+    """Type of the condition: Ready, Reconciling, Stalled, Complete, Failed, Suspended, Validated, Trained,
+    Evaluated or CheckpointsDeleted."""
     status: Annotated[Literal["True", "False", "Unknown"], SchemaKeys({"type": "string"})]
     """Whether the condition is true."""
     reason: Reason
@@ -162,7 +163,8 @@ class FineTuneJobStatus(StatusModel):
     """Current part of the work."""
     conditions: Annotated[list[Condition], Field(max_length=32), list_map("type")] | None = None
     """Ready, Reconciling and Stalled follow the rules of kstatus. Complete or Failed is added at the end. Suspended is
-    added when the job is suspended. Validated, Trained and Evaluated are added during the work."""
+    added when the job is suspended. Validated, Trained and Evaluated are added during the work. CheckpointsDeleted is
+    added to a failed job, and tells whether its checkpoints and other temporary objects were deleted."""
     counts: Counts | None = None
     """How often training was tried."""
     attempts: Annotated[list[Attempt], Field(max_length=RECORDED), list_map("number")] | None = None

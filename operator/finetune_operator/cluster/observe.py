@@ -11,6 +11,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.cluster.accounts import GOOD, Accounts, Standing
 from finetune_operator.cluster.api import Api
+from finetune_operator.cluster.ended import observe_ended
 from finetune_operator.cluster.events import pod_event, refusal
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.cluster.rivals import rivals_of
@@ -33,7 +34,7 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Wor
     if world.deleting:
         return world
     if world.is_over:
-        return _with_children(store, world)
+        return observe_ended(api, store, job, world)
     _find_unseen_attempt(api, store, world)
     world = _with_runs(api, store, workloads, world)
     return world if world.spec is None else _with_surroundings(store, accounts, world, world.spec)
@@ -103,12 +104,6 @@ def _own_name(world: World, kept: KeptRun) -> str:
     return names.preflight_name(world.name, world.uid, names.preflight_number(kept.run.name))
 
 
-def _with_children(store: Store, world: World) -> World:
-    """Return the world of a job that has ended, with the Jobs that exist."""
-    found = {kept.run.name: kept.run for kept, _ in store.runs(world.uid)}
-    return replace(world, children=tuple(found))
-
-
 def _with_surroundings(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> World:
     """Return the world with the profile, the ServiceAccount and the other jobs."""
     profile, profile_error = profile_of(store, spec.profile_name)
@@ -149,6 +144,7 @@ def _bare(job: KeptJob) -> World:
         progress=job.progress,
         ended_at=job.ended_at,
         ttl=job.ttl,
+        keep=job.keep,
     )
 
 

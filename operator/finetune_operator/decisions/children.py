@@ -20,6 +20,14 @@ PREFLIGHT_MEMORY = "4Gi"
 PREFLIGHT_GRACE_SECONDS = 10
 TRAIN_GRACE_SECONDS = 120
 """Time between SIGTERM and SIGKILL, unless the profile sets another: long enough to store a checkpoint."""
+CLEANUP_REQUESTS, CLEANUP_MEMORY = {"cpu": "100m", "memory": "256Mi"}, "1Gi"
+"""Requests and memory limit of the pod that deletes checkpoints."""
+CLEANUP_RETRIES = 6
+"""How often Kubernetes repeats a cleanup: after 10 s, 20 s, 40 s, and so on, in all about 10 minutes."""
+CLEANUP_SECONDS = 3600
+"""How long a cleanup may take. It counts among the few that run at the same time, also if its pod cannot start."""
+CLEANUP_KEPT_SECONDS = 24 * 3600
+"""How long a cleanup stays for its log after its end."""
 UNREACHABLE_SECONDS = 30
 """How long a pod may stay on a node that does not answer. Kubernetes waits five minutes, and each costs a GPU."""
 
@@ -54,6 +62,14 @@ def role_binding(world: World) -> Object:
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": account},
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": world.namespace}],
     }
+
+
+def groundwork(world: World, spec: FineTuneJobSpec) -> list[Object]:
+    """Return the missing objects of the namespace that every pod of the job needs."""
+    if spec.compute.service_account_name not in (None, names.TRAINER_SERVICE_ACCOUNT):
+        return []
+    account = [] if world.service_account_exists else [service_account(world)]
+    return account if world.role_binding_exists else [*account, role_binding(world)]
 
 
 def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
@@ -117,6 +133,24 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     labels = {names.LABEL_STEP: "train", names.LABEL_ATTEMPT: str(attempt.number)}
     name = names.attempt_name(world.name, world.uid, attempt.number)
     return _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
+
+
+def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
+    """Return the Job that deletes the work folder of a failed job. It requests no GPU, and uses the preflight's queue.
+
+    Kubernetes repeats it, not the operator: all its failures have one end, and no attempt depends on it."""
+    pod = _pod_spec(world, spec, profile, [names.CLEANUP])
+    pod["terminationGracePeriodSeconds"] = PREFLIGHT_GRACE_SECONDS
+    pod["containers"][0]["resources"] = {"requests": CLEANUP_REQUESTS, "limits": {"memory": CLEANUP_MEMORY}}
+    labels = {names.LABEL_STEP: names.CLEANUP}
+    queued = _queued(world, profile.pods.preflight.queue_name)
+    job = _job(world, names.cleanup_name(world.name, world.uid), {**labels, **queued}, labels, pod)
+    job["spec"] |= {
+        "backoffLimit": CLEANUP_RETRIES,
+        "activeDeadlineSeconds": CLEANUP_SECONDS,
+        "ttlSecondsAfterFinished": CLEANUP_KEPT_SECONDS,
+    }
+    return job
 
 
 def _away_from(nodes: tuple[str, ...]) -> Object:

@@ -19,6 +19,7 @@ _OWN = {
     ConditionType.COMPLETE,
     ConditionType.FAILED,
     ConditionType.SUSPENDED,
+    ConditionType.CHECKPOINTS_DELETED,
 }
 _OWN_FIELDS = (
     *("observedGeneration", "state", "stage", "counts", "attempts", "preflights"),

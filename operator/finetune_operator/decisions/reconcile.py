@@ -71,8 +71,11 @@ def reconcile(world: World, now: datetime) -> Plan:
 
 def refused(world: World, message: str, now: datetime) -> Plan:
     """Return the plan that replaces one with an object that the API server refused. Its status tells the tenant why.
+    The status of a job that has ended stays, and an Event tells it.
 
     The refused plan is tried again with growing pauses."""
+    if world.is_over:
+        return Plan(events=[Event("Warning", "CleanupRefused", message)])
     history = records.history(world, now)
     return _proceed(world, Outlook(State.PENDING, "CreationRefused", message), history, now)
 
@@ -89,7 +92,7 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     if finding := silence.silent(world, record.number, run, attempt, now):
         stalled = records.stopped(world, history, FailureReason.TRAINING_STALLED, finding, now)
         return _proceed(world, outlooks.stopping(finding), stalled, now, requeue_after=NOW_AGAIN)
-    create = _groundwork(world, world.spec) if world.spec is not None else []
+    create = children.groundwork(world, world.spec) if world.spec is not None else []
     if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:
         create.append(children.bundle_config_map(world, world.spec, world.profile))
     outlook = outlooks.training(record, attempt, records.stage_of(world, record))
@@ -147,7 +150,7 @@ def _validate(
             return _proceed(world, outlook, history, now, requeue_after=pause)
         found = RunStanding(Standing.ABSENT)
         history = replace(history, preflight=preflights.next_number(world))
-    create = _groundwork(world, spec)
+    create = children.groundwork(world, spec)
     if found.standing is Standing.ABSENT or _lacks_bundle(world, world.preflight):
         create.append(children.bundle_config_map(world, spec, profile))
     if found.standing is Standing.ABSENT:
@@ -179,7 +182,7 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
     job = children.attempt_job(world, spec, profile, children.Try(number, halvings, tuple(avoided)))
     begun = history.begun(records.new(world, number, avoided))
     outlook = outlooks.training(begun.attempts[-1], RunStanding(Standing.ABSENT), "Training")
-    plan = _proceed(world, outlook, begun, now, [*_groundwork(world, spec), job])
+    plan = _proceed(world, outlook, begun, now, [*children.groundwork(world, spec), job])
     return replace(plan, is_final=True)
 
 
@@ -203,14 +206,6 @@ def _lacks_bundle(world: World, run: Run | None) -> bool:
     event = run.pod.event if run and run.pod else None
     name = names.child_prefix(world.name, world.uid)
     return event is not None and f'configmap "{name}" not found' in event.message
-
-
-def _groundwork(world: World, spec: FineTuneJobSpec) -> list[Object]:
-    """Return the missing objects of the namespace that every pod of the job needs."""
-    if spec.compute.service_account_name not in (None, names.TRAINER_SERVICE_ACCOUNT):
-        return []
-    account = [] if world.service_account_exists else [children.service_account(world)]
-    return account if world.role_binding_exists else [*account, children.role_binding(world)]
 
 
 def _proceed(
@@ -258,13 +253,15 @@ def _complete(world: World, history: History, now: datetime) -> Plan:
 
 def _end(world: World, history: History, outlook: Outlook, now: datetime) -> Plan:
     closed = history.closed(now)
-    ttl = world.spec.policy.ttl_seconds_after_finished if world.spec else None
+    policy = world.spec.policy if world.spec else _UNREADABLE
+    keep = policy.keep_checkpoints if outlook.failure else None
+    timers = [seconds for seconds in (policy.ttl_seconds_after_finished, keep) if seconds is not None]
     return Plan(
         delete_jobs=_live(world.preflight, *world.attempts.values()),
         events=_events(world, outlook, history),
         status=operator_status(world, outlook, closed, now),
         is_final=True,
-        requeue_after=None if ttl is None else timedelta(seconds=ttl),
+        requeue_after=timedelta(seconds=min(timers)) if timers else None,
     )
 
 

@@ -172,6 +172,15 @@ class World:
     """How long the children are kept after the end; None if they are kept."""
     children: tuple[str, ...] = ()
     """Names of the child Jobs of a job that has ended."""
+    keep: timedelta | None = None
+    """How long the checkpoints are kept after the end; None if there are none to delete."""
+    cleanup: Run | None = None
+    """The Job that deletes the checkpoints of a job that has ended."""
+    trainers: tuple[Pod, ...] = ()
+    """The pods of a job that has ended, without those of the cleanup."""
+    cleanup_has_turn: bool = False
+    """Whether the cleanup may be created: only a few cleanups of all jobs run at the same time. It never is without a
+    profile."""
     rivals: tuple[Rival, ...] = ()
     """Searched only until the job requests a GPU."""
 

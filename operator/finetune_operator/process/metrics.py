@@ -65,10 +65,10 @@ def count_written(world: World, plan: Plan) -> None:
     status = plan.status
     if status is None:
         return
-    if status["state"] == State.FAILED:
+    before = world.raw_status
+    if status["state"] == State.FAILED and before.get("state") != State.FAILED:
         ready = next(c for c in status["conditions"] if c["type"] == ConditionType.READY)
         FAILED.labels(ready["reason"]).inc()
-    before = world.raw_status
     GPU_SECONDS.labels(world.namespace).inc(max(0, status.get("gpuSeconds", 0) - before.get("gpuSeconds", 0)))
     cost = Decimal(status.get("cost", "0")) - Decimal(before.get("cost", "0"))
     GPU_COST.labels(world.namespace).inc(max(0.0, float(cost)))

@@ -13,6 +13,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.conflicts import normal
 from finetune_api.status.job import ConditionType, State
+from finetune_operator.observed.leftovers import time_to_keep
 from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.world import Key, Progress, Run
 
@@ -53,6 +54,8 @@ class KeptJob:
     """When the job ended."""
     ttl: timedelta | None = None
     """How long the children are kept after the end; None if they are kept as long as the job."""
+    keep: timedelta | None = None
+    """How long the checkpoints are kept after the end; None if there are none to delete."""
     is_stale: bool = False
     """Whether the job has ended, and its spec was changed afterwards. kstatus tools wait until this was seen."""
     has_attempts: bool = False
@@ -69,7 +72,7 @@ class KeptJob:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is decided for the job any more."""
-        return self.has_ended and self.ttl is None and not self.is_stale
+        return self.has_ended and self.ttl is None and self.keep is None and not self.is_stale
 
     @property
     def may_write(self) -> bool:
@@ -107,6 +110,7 @@ class KeptJob:
             else _packed({name: part for name, part in status.items() if name not in _NEVER_READ}),
             ended_at=_ended_at(status) if ended else None,
             ttl=timedelta(seconds=ttl) if ended and ttl is not None else None,
+            keep=time_to_keep(spec, status),
             is_stale=stale,
             has_attempts=status.get("counts", {}).get("attempts", 0) > 0,
             authors=() if ended else _authors(metadata.get("managedFields", [])),
@@ -123,9 +127,9 @@ class KeptRun:
     owner: str
     """uid of the FineTuneJob."""
     step: str
-    """preflight or train."""
+    """preflight, train or cleanup."""
     attempt: int
-    """0 for the preflight."""
+    """0 for the preflight and the cleanup."""
     deleting: bool
     run: Run
     """Without its pod."""
@@ -146,6 +150,12 @@ class KeptRun:
             deleting="deletionTimestamp" in metadata,
             run=Run.parse(raw),
         )
+
+    @property
+    def is_cleaning(self) -> bool:
+        """Whether this is a cleanup that can start or hold a pod."""
+        over = self.run.succeeded or self.run.failed or self.run.suspended or self.deleting
+        return self.step == names.CLEANUP and not over
 
 
 @dataclass(frozen=True, slots=True)

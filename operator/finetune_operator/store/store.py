@@ -25,6 +25,8 @@ JOB, RUN, POD, PROFILE, ACCOUNT, BINDING = KINDS = (
     "RoleBinding",
 )
 CLUSTER_SCOPED = (PROFILE,)
+TURN_SECONDS = 60.0
+"""How long a job may take from its turn to the creation of its cleanup."""
 
 
 class Store:
@@ -42,6 +44,10 @@ class Store:
         tables = (self._jobs, self._runs, self._pods, self._profiles, self._accounts, self._bindings)
         self._tables: dict[str, Table[Any]] = dict(zip(KINDS, tables, strict=True))
         self._outputs = Outputs()
+        self._cleanups: set[str] = set()
+        """uids of the cleanups that can start or hold a pod. Those that were deleted meanwhile may be among them."""
+        self._turns: dict[str, float] = {}
+        """time.monotonic() by the uid of each job whose cleanup may be created, and was not yet."""
         self._unseen: dict[str, tuple[int, float]] = {}
         """Own writes that no watch has shown yet: version and time.monotonic() by uid."""
 
@@ -122,6 +128,22 @@ class Store:
             jobs = [job for uid in self._outputs.overlapping(output) if (job := self._jobs.get(uid))]
             return [(job, job.has_attempts or self._trains(job.uid)) for job in jobs]
 
+    def take_turn(self, job: KeptJob, most: int, most_in_namespace: int) -> bool:
+        """Return whether a cleanup of this job may be created now. There are at most `most` that can start or hold a
+        pod, and `most_in_namespace` in each namespace. A turn that is not used is taken back after TURN_SECONDS."""
+        with self._lock:
+            runs = [run for uid in self._cleanups if (run := self._runs.get(uid)) is not None]
+            self._cleanups = {run.uid for run in runs}
+            since = time.monotonic() - TURN_SECONDS
+            self._turns = {uid: taken for uid, taken in self._turns.items() if taken > since}
+            busy = {*self._turns, *(run.owner for run in runs)} - {job.uid}
+            owners = [owner for uid in busy if (owner := self._jobs.get(uid)) is not None]
+            beside = sum(owner.key[0] == job.key[0] for owner in owners)
+            if len(owners) >= most or beside >= most_in_namespace:
+                return False
+            self._turns[job.uid] = time.monotonic()
+            return True
+
     def unsettled(self) -> list[Key]:
         """Return the keys of the FineTuneJobs for which something is still decided."""
         with self._lock:
@@ -181,6 +203,9 @@ class Store:
             return None
         if kind == JOB:
             self._index_output(before, kept)
+        if kind == RUN and kept.step == names.CLEANUP:
+            self._turns.pop(kept.owner, None)
+            (self._cleanups.add if kept.is_cleaning else self._cleanups.discard)(kept.uid)
         return self._concerned(kind, kept) if before != kept and kind not in (ACCOUNT, BINDING) else ()
 
     def _index_output(self, before: KeptJob | None, job: KeptJob | None) -> None:
@@ -205,9 +230,13 @@ class Store:
         return self._concerned(kind, gone)
 
     def _concerned(self, kind: str, kept: Any) -> list[Key]:
-        """Return the keys of the unfinished FineTuneJobs whose decision depends on this object."""
+        """Return the keys of the FineTuneJobs whose decision depends on this object: unfinished ones, and the one that
+        a cleanup works for."""
         if kind == JOB:
             return [] if kept.is_settled else [kept.key]
+        if kind == RUN and kept.step == names.CLEANUP:
+            owner = self._jobs.get(kept.owner)
+            return [owner.key] if owner and not owner.is_settled else []
         if kind == RUN:
             return self._owner(kept.owner)
         if kind == POD:

@@ -161,6 +161,15 @@ def test_the_preflight_writes_its_findings_next_to_the_operators_fields(job: Obj
     assert status["state"] == "Running"
 
 
+@pytest.mark.parametrize(
+    "status", [{"training": TRAINING}, {"preflight": PREFLIGHT}, {"conditions": [condition("Trained")]}]
+)
+def test_a_cleanup_may_write_nothing(status: Object, job: Object, pod_named: Callable[..., Writer]) -> None:
+    cleanup = pod_named(pod_name(job, names.CLEANUP))
+    with pytest.raises(client.ApiException, match=REFUSED_BY_POLICY):
+        cleanup.apply(job, status, "cleanup")
+
+
 def test_an_attempt_may_write_its_progress_repeatedly(job: Object, attempt: Writer) -> None:
     attempt.apply(job, {"training": TRAINING}, "attempt-1")
     for step in (4, 5):

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def test_the_end_of_a_job_counts_its_gpu_time_its_cost_and_its_reason(exit_code:
     metrics.count_written(*ended(exit_code))
     after = [value(name, **labels) for name, labels in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx([3600.0, 2.5, float(exit_code > 0)])
+
+
+def test_a_failed_job_counts_once_also_if_its_status_is_written_again() -> None:
+    world, plan = ended(29)
+    metrics.count_written(world, plan)
+    before = value("jobs_failed_total", reason="LossDiverged")
+    again = replace(with_status(world, plan), generation=2)
+    metrics.count_written(again, reconcile(again, NOW))
+    assert value("jobs_failed_total", reason="LossDiverged") == before
 
 
 def test_what_an_interrupted_attempt_has_used_counts_once_and_at_its_end() -> None:

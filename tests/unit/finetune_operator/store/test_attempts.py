@@ -11,7 +11,7 @@ from tests.unit.finetune_operator.store.objects import job, pod, run, validated
 
 KEY = ("team", "tickets")
 PROGRESS = {"attempt": 2, "step": 7, "resumedFromStep": 4, "checkpointStep": 6, "observedTime": "2026-01-02T03:04:05Z"}
-END = {"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-02T03:04:05Z"}
+END = {"type": "Failed", "status": "True", "reason": "SpecInvalid", "lastTransitionTime": "2026-01-02T03:04:05Z"}
 
 
 @pytest.fixture

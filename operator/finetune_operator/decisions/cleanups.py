@@ -1,0 +1,73 @@
+"""When the checkpoints of a failed job are deleted, and how it is told. The state of the job never changes."""
+
+from datetime import datetime, timedelta
+
+from finetune_api import names
+from finetune_api.status.job import Condition, ConditionType
+from finetune_operator.decisions import children
+from finetune_operator.decisions.attempts.usage import has_ended
+from finetune_operator.decisions.conditions import seen_again
+from finetune_operator.decisions.plan import Event, Plan
+from finetune_operator.observed.runs import assess
+from finetune_operator.observed.world import Run, World
+
+LOOK_AGAIN = timedelta(minutes=1)
+"""Interval of checks for pods that still stop, and for a turn."""
+LOOK_AGAIN_AT_LAST = timedelta(hours=1)
+"""Interval of checks for what somebody has to change first: a profile that does not exist or cannot be read."""
+REMEDY = "Delete this folder yourself, or let the lifecycle rule of the bucket do it: see docs/install.md."
+
+
+def next_step(world: World, now: datetime) -> Plan:
+    """Return the plan for the checkpoints that a job which has ended may have left; an empty one if there are none."""
+    if world.ended_at is None or world.keep is None:
+        return Plan()
+    left = world.ended_at + world.keep - now
+    if left > timedelta(0):
+        return Plan(requeue_after=left)
+    if world.cleanup is not None:
+        return _follow(world, world.cleanup, now)
+    if any(not has_ended(pod, now) for pod in world.trainers):
+        return Plan(requeue_after=LOOK_AGAIN)  # a pod that stops stores a checkpoint
+    if not world.cleanup_has_turn:
+        return Plan(requeue_after=_turn(world.uid))
+    if world.spec is None or world.profile is None:
+        return Plan(requeue_after=LOOK_AGAIN_AT_LAST)
+    bundle = children.bundle_config_map(world, world.spec, world.profile)  # in case that somebody deleted it
+    job = children.cleanup_job(world, world.spec, world.profile)
+    return Plan(create=[*children.groundwork(world, world.spec), bundle, job])
+
+
+def _follow(world: World, run: Run, now: datetime) -> Plan:
+    """Return the plan for a cleanup that exists. Its end starts the next decision."""
+    if not (run.succeeded or run.failed):
+        return Plan(requeue_after=LOOK_AGAIN_AT_LAST)
+    if "conditions" not in world.raw_status:
+        return Plan(requeue_after=LOOK_AGAIN)  # the job has ended between the look at the store and this decision
+    if run.succeeded:
+        said = run.pod.termination.message if run.pod and run.pod.termination else "The temporary objects were deleted."
+        return _told(world, True, "Deleted", said, now)
+    folder = f"{names.WORK_FOLDER}/{world.uid}/ below spec.output.uri"
+    message = f"The temporary objects in {folder} were not deleted. {assess(run, now).message} {REMEDY}"
+    return _told(world, False, "CleanupFailed", message, now)
+
+
+def _told(world: World, deleted: bool, reason: str, message: str, now: datetime) -> Plan:
+    """Return the plan that records how the cleanup ended, so that it is never repeated."""
+    condition = Condition(
+        type=ConditionType.CHECKPOINTS_DELETED,
+        status="True" if deleted else "False",
+        reason=reason,
+        message=message,
+        observed_generation=world.generation,
+        last_transition_time=now,
+    )
+    status = seen_again(world)
+    status["conditions"] = [*status["conditions"], condition.model_dump(mode="json", by_alias=True, exclude_none=True)]
+    events = [] if deleted else [Event("Warning", reason, message)]
+    return Plan(events=events, status=status, requeue_after=timedelta(0))
+
+
+def _turn(uid: str) -> timedelta:
+    """Return when a job asks again for its turn: after 30 s to 90 s, so that thousands do not ask together."""
+    return timedelta(seconds=30 + int(uid[:8], 16) % 61)

@@ -1,0 +1,232 @@
+"""A job that has ended costs no request until its checkpoints are due, and only a few cleanups run together."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from finetune_api import names
+from finetune_operator.cluster.accounts import Accounts
+from finetune_operator.cluster.api import Api
+from finetune_operator.cluster.ended import MOST_CLEANUPS, MOST_IN_NAMESPACE
+from finetune_operator.cluster.observe import observe
+from finetune_operator.observed.pods import Object
+from finetune_operator.observed.world import Key, World
+from finetune_operator.store.store import JOB, POD, PROFILE, RUN, TURN_SECONDS, Store
+from tests.unit.finetune_operator.store import objects
+from tests.unit.finetune_operator.worlds import PROFILE as PROFILE_SPEC
+from tests.unit.finetune_operator.worlds import SPEC
+
+WEEK = timedelta(days=7)
+NOW = datetime.now(UTC)
+OVER = {"conditions": [{"type": "Complete", "status": "True"}]}
+
+
+class Live:
+    """An API server that has one job, and counts how often it is asked."""
+
+    def __init__(self, present: Object | None) -> None:
+        self.present, self.asked = present, 0
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        self.asked += 1
+        return self.present
+
+
+def failed(ended: datetime = NOW - WEEK - timedelta(hours=1), **parts: Any) -> Object:
+    job = objects.job(**parts)
+    job["spec"] = SPEC.model_dump(mode="json", by_alias=True, exclude_none=True)
+    moment = ended.isoformat()
+    end = {"type": "Failed", "status": "True", "reason": "LossDiverged", "lastTransitionTime": moment}
+    job["status"] = {"state": "Failed", "conditions": [end], "counts": {"attempts": 1}, "observedGeneration": 1}
+    return job
+
+
+def cleanup(uid: str = "c", owner: str = "j", version: int = 1, **parts: Any) -> Object:
+    run = objects.run(uid, version, owner, names.CLEANUP)
+    del run["metadata"]["labels"][names.LABEL_ATTEMPT]
+    run["metadata"]["name"] = names.cleanup_name("tickets", owner)
+    return run | parts
+
+
+def store_with(*jobs: Object, profile: bool = True, told: list[Key] | None = None) -> Store:
+    store = Store(lambda key: told.append(key) if told is not None else None)
+    for job in jobs:
+        store.put(JOB, job)
+    if profile:
+        spec = PROFILE_SPEC.model_dump(mode="json", by_alias=True, exclude_none=True)
+        store.put(PROFILE, objects.profile(**spec))
+    return store
+
+
+def observed(store: Store, live: Live, key: Key = ("team", "tickets")) -> World | None:
+    api = cast(Api, live)
+    return observe(api, store, Accounts(api), key)
+
+
+def test_a_job_whose_checkpoints_are_not_due_costs_no_request() -> None:
+    job = failed(NOW - timedelta(days=6))
+    live = Live(job)
+
+    world = observed(store_with(job), live)
+
+    assert world is not None
+    assert (world.keep, world.spec, live.asked) == (WEEK, None, 0)
+
+
+def test_spec_status_and_profile_are_read_when_the_checkpoints_are_due() -> None:
+    job = failed()
+    live = Live(failed(version=5))
+
+    world = observed(store_with(job), live)
+
+    assert world is not None
+    assert (world.spec, world.profile, world.raw_status) == (SPEC, PROFILE_SPEC, job["status"])
+    assert (world.resource_version, world.cleanup_has_turn, live.asked) == ("5", True, 1)
+
+
+@pytest.mark.parametrize("live", [None, failed(uid="another")], ids=["deleted", "made again"])
+def test_a_job_that_was_deleted_meanwhile_is_left_alone(live: Object | None) -> None:
+    assert observed(store_with(failed()), Live(live)) is None
+
+
+def test_a_job_without_a_profile_costs_no_request() -> None:
+    live = Live(failed())
+    world = observed(store_with(failed(), profile=False), live)
+    assert world is not None
+    assert (world.profile, live.asked) == (None, 0)
+
+
+def test_a_running_cleanup_costs_no_request_and_its_end_costs_one() -> None:
+    store, live = store_with(failed()), Live(failed())
+    store.put(RUN, cleanup())
+    store.put(POD, objects.pod(owner="c"))
+    running = observed(store, live)
+    asked = live.asked
+    store.put(RUN, cleanup(version=2, status=OVER))
+    over = observed(store, live)
+
+    assert running is not None
+    assert running.cleanup is not None
+    assert (running.cleanup.pod is not None, running.trainers, asked) == (True, (), 0)
+    assert over is not None
+    assert (over.cleanup and over.cleanup.succeeded, over.raw_status["state"], live.asked) == (True, "Failed", 1)
+
+
+def test_the_pods_of_the_other_jobs_of_an_ended_job_are_known_also_without_their_job() -> None:
+    store = store_with(failed(NOW))
+    store.put(RUN, objects.run())
+    store.put(POD, objects.pod("p1"))
+    store.put(POD, objects.pod("p2", owner="gone"))
+
+    world = observed(store, Live(None))
+
+    assert world is not None
+    assert len(world.trainers) == 2
+
+
+def test_a_change_of_a_cleanup_is_reported_until_its_end_is_on_record() -> None:
+    told: list[Key] = []
+    store = store_with(failed(), told=told)
+    told.clear()
+    store.put(RUN, objects.run())
+    store.put(POD, objects.pod())
+    assert told == []
+    store.put(RUN, cleanup())
+    assert told == [("team", "tickets")]
+
+    known = failed(version=2)
+    deleted = {"type": "CheckpointsDeleted", "status": "True", "reason": "Deleted"}
+    known["status"]["conditions"].append(deleted)
+    store.put(JOB, known)
+    told.clear()
+    store.put(RUN, cleanup(version=2, status=OVER))
+    assert (told, store.unsettled(), observed(store, Live(None))) == ([], [], None)
+
+
+def many(namespaces: int, in_each: int) -> Store:
+    """Failed jobs, each with a cleanup that runs, and one more job in namespace `team`, which has none."""
+    store = store_with(failed())
+    for space in range(namespaces):
+        for number in range(in_each):
+            uid = f"{space}-{number}"
+            job, run = failed(uid=uid, name=f"job-{number}"), cleanup(f"c{uid}", uid)
+            job["metadata"]["namespace"] = run["metadata"]["namespace"] = f"team{space or ''}"
+            store.put(JOB, job)
+            store.put(RUN, run)
+    return store
+
+
+def has_turn(store: Store) -> bool:
+    live = Live(failed())
+    world = observed(store, live)
+    assert world is not None
+    assert live.asked == world.cleanup_has_turn, "without a turn nothing is read"
+    return world.cleanup_has_turn
+
+
+def test_a_few_cleanups_run_at_the_same_time() -> None:
+    assert has_turn(many(namespaces=MOST_CLEANUPS - 1, in_each=1))
+    assert not has_turn(many(namespaces=MOST_CLEANUPS, in_each=1))
+
+
+def test_one_tenant_has_fewer_of_them() -> None:
+    assert has_turn(many(namespaces=1, in_each=MOST_IN_NAMESPACE - 1))
+    assert not has_turn(many(namespaces=1, in_each=MOST_IN_NAMESPACE))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda store, uid: store.put(RUN, cleanup(f"c{uid}", uid, 2, status=OVER)),
+        lambda store, uid: store.put(RUN, cleanup(f"c{uid}", uid, 2, spec={"suspend": True})),
+        lambda store, uid: store.remove(RUN, f"c{uid}"),
+        lambda store, uid: store.remove(JOB, uid),
+    ],
+    ids=["ended", "suspended by its queue", "deleted", "its FineTuneJob deleted"],
+)
+def test_a_cleanup_that_holds_no_pod_gives_its_turn_to_another(end: Any) -> None:
+    store = many(namespaces=1, in_each=MOST_IN_NAMESPACE)
+    assert not has_turn(store)
+    end(store, "0-0")
+    assert has_turn(store)
+
+
+def test_workers_that_look_together_do_not_create_more_and_an_unused_turn_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs = [failed(uid=f"j{number}", name=f"job-{number}") for number in range(3)]
+    store = store_with(*jobs)
+
+    def turn(number: int) -> bool:
+        world = observed(store, Live(jobs[number]), ("team", f"job-{number}"))
+        assert world is not None
+        return world.cleanup_has_turn
+
+    assert [turn(number) for number in range(3)] == [True, True, False]
+    assert turn(0), "a job that looks again keeps its turn"
+
+    store.put(RUN, cleanup("c0", "j0"), own=True)
+    assert not turn(2)
+    store.put(RUN, cleanup("c0", "j0", 2, status=OVER))
+    assert turn(2)
+    store.put(JOB, failed(uid="j3", name="job-3"))
+    jobs.append(failed(uid="j3", name="job-3"))
+    assert not turn(3)
+
+    later = time.monotonic() + TURN_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert turn(3)
+
+
+def test_a_copy_of_a_cleanup_under_another_name_does_not_count() -> None:
+    store = store_with(failed())
+    copy = cleanup(status=OVER)
+    copy["metadata"]["name"] = "copy"
+    store.put(RUN, copy)
+
+    world = observed(store, Live(failed()))
+
+    assert world is not None
+    assert (world.cleanup, world.cleanup_has_turn) == (None, True)
