@@ -12,9 +12,9 @@ from finetune_operator.observed.runs import assess
 from finetune_operator.observed.world import Run, World
 
 LOOK_AGAIN = timedelta(minutes=1)
-"""Interval of checks for pods that still stop, and for a turn."""
+"""Interval of checks for pods that still stop."""
 LOOK_AGAIN_AT_LAST = timedelta(hours=1)
-"""Interval of checks for what somebody has to change first: a profile that does not exist or cannot be read."""
+"""Interval of checks for what starts no decision by itself: a spec or a profile that this version cannot read."""
 REMEDY = "Delete this folder yourself, or let the lifecycle rule of the bucket do it: see docs/install.md."
 
 
