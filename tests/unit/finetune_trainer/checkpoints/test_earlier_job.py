@@ -66,11 +66,11 @@ def test_fields_that_change_no_step_may_differ(first: Bundle, parts: dict[str, A
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"training": {"globalBatchSize": 4}}, "spec.training.globalBatchSize null, and this run has 4"),
-        ({"training": {"epochs": 7}}, "spec.training.epochs null, and this run has 7"),
-        ({"training": {"seed": 5}}, "spec.training.seed null, and this run has 5"),
-        ({"training": {"lossOn": "All"}}, 'spec.training.lossOn null, and this run has "All"'),
-        ({"method": {"lora": {"r": 2}}}, "spec.method.lora.r null, and this run has 2"),
+        ({"training": {"globalBatchSize": 4}}, "spec.training.globalBatchSize 8, and this run has 4"),
+        ({"training": {"epochs": 7}}, "spec.training.epochs 1, and this run has 7"),
+        ({"training": {"seed": 5}}, "spec.training.seed 0, and this run has 5"),
+        ({"training": {"lossOn": "All"}}, 'spec.training.lossOn "Completion", and this run has "All"'),
+        ({"method": {"lora": {"r": 2}}}, "spec.method.lora.r 16, and this run has 2"),
         ({"dataset": {"split": {"seed": 9}}}, "The rows of spec.dataset or their tokens are not the same."),
     ],
 )
