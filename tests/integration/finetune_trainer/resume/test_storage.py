@@ -68,7 +68,7 @@ def test_a_checkpoint_of_another_global_batch_size_is_refused_and_the_field_is_n
     bundle["spec"]["training"]["globalBatchSize"] = 4
     (folder / "bundle.json").write_text(json.dumps(bundle))
     second = attempt(server, folder, 2, Kill(TERM, "Training: step 1 "))
-    assert "it was written for spec.training.globalBatchSize null, and this run has 4" in second.log
+    assert "it was written for spec.training.globalBatchSize 8, and this run has 4" in second.log
 
 
 def test_checkpoints_that_cannot_be_written_never_fail_the_job(
