@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from finetune_trainer.pod.positioned import Positioned
+
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -30,9 +32,8 @@ def open_tensors(tensors: Mapping[str, Tensor]) -> BinaryIO:
     return io.BufferedReader(_TensorFile(tensors), BUFFER_BYTES)
 
 
-class _TensorFile(io.RawIOBase):
+class _TensorFile(Positioned):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
         self._tensors = list(tensors.values())
         sizes = [tensor.numel() * tensor.element_size() for tensor in self._tensors]
         ends = list(accumulate(sizes, initial=0))
@@ -48,26 +49,12 @@ class _TensorFile(io.RawIOBase):
         text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
         self._header = len(text).to_bytes(8, "little") + text
         self._starts = [0, *(len(self._header) + end for end in ends[:-1])]
-        self._size, self._position = len(self._header) + ends[-1], 0
+        super().__init__(len(self._header) + ends[-1])
         self._part: tuple[int, memoryview] | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
 
     def readinto(self, buffer: Any) -> int:
         view, filled = memoryview(buffer).cast("B"), 0
-        while filled < len(view) and self._position < self._size:
+        while filled < len(view) and self._position < self.size:
             part = bisect_right(self._starts, self._position) - 1
             data = self._bytes(part)[self._position - self._starts[part] :][: len(view) - filled]
             view[filled : filled + len(data)] = data

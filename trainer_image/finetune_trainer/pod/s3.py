@@ -1,7 +1,6 @@
 """Amazon S3 and compatible services. `files.Files` documents the methods."""
 
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -34,6 +33,7 @@ from finetune_trainer.pod.mounted_keys import (
     MountedKeysProvider,
     read_keys,
 )
+from finetune_trainer.pod.positioned import Positioned
 from finetune_trainer.pod.temporary import TemporaryTag
 from finetune_trainer.pod.termination import stop_requested
 
@@ -211,30 +211,16 @@ class S3Files:
         )
 
 
-class _Reader(io.RawIOBase):
+class _Reader(Positioned):
     """A stream that reads a file by ranges. A broken connection then costs one range and not the whole file. The ETag
     ensures that all ranges are of the same version."""
 
     def __init__(self, client: "S3Client", uri: str) -> None:
-        super().__init__()
         self._client = client
         self._bucket, self._key = split(uri)
         head = _head(client, self._bucket, self._key)
-        self.size, self._etag, self._position = head["ContentLength"], head["ETag"], 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
+        super().__init__(head["ContentLength"])
+        self._etag = head["ETag"]
 
     def readinto(self, buffer: Any) -> int:
         data = self.range(self._position, min(self._position + len(buffer), self.size))
