@@ -8,17 +8,15 @@ A bad one says in its first line what becomes of it, and what the message has to
 
 from pathlib import Path
 
+from tests.example_manifests import FOLDER, JOBS
+
 _ROOT = Path(__file__).parents[3]
 _FOLDER = _ROOT / "tests" / "manifests"
 BAD = {path.stem: path.read_text() for path in sorted((_FOLDER / "bad").glob("*.yaml"))}
 REFUSED = {name: text for name, text in BAD.items() if text.startswith("# refused: ")}
 FAILED = {name: text for name, text in BAD.items() if text.startswith("# failed ")}
 GOOD = {path.stem: path.read_text() for path in sorted((_FOLDER / "good").glob("*.yaml"))}
-GOOD |= {
-    str(path.relative_to(_ROOT)): path.read_text()
-    for path in sorted((_ROOT / "examples").rglob("*.yaml"))
-    if path.parent.name != "kueue"
-}
+GOOD |= {f"{FOLDER.name}/{name}": path.read_text() for name, path in JOBS.items()}
 
 
 def outcome(text: str) -> tuple[str, list[str]]:

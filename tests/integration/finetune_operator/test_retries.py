@@ -3,23 +3,13 @@
 import pytest
 
 from finetune_api.reasons import FailureReason
-from tests.integration.finetune_operator.kubelet import NODE, Kubelet, PlayedPod
+from tests.integration.finetune_operator.kubelet import NODE, Kubelet
+from tests.integration.finetune_operator.running import SECOND, training
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import BATCH_JOBS, Kube, Object
 from tests.integration.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("operator")
-SECOND = "a2"
-
-
-def training(kube: Kube, namespace: str, kubelet: Kubelet, **spec: object) -> tuple[Job, PlayedPod]:
-    """A job whose first attempt runs."""
-    job = Job.create(kube, namespace, manifest(**spec))
-    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
-    pod = kubelet.pod_of(namespace, job.child(ATTEMPT))
-    pod.runs()
-    job.wait_for_reason("Training")
-    return job, pod
 
 
 def arguments(job: Job, child: str) -> list[str]:

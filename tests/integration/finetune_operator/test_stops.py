@@ -8,26 +8,16 @@ import pytest
 from finetune_api.reasons import FailureReason
 from tests.integration.conftest import PROFILE
 from tests.integration.finetune_operator.kubelet import Kubelet, PlayedPod
-from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, kstatus, manifest
+from tests.integration.finetune_operator.running import SECOND, training
+from tests.integration.jobs import ATTEMPT, Job, kstatus, manifest
 from tests.integration.kube import PROFILES, Kube, RefusedError
 from tests.integration.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("operator")
-SECOND = "a2"
 
 
 def change(job: Job, **spec: object) -> None:
     job.kube.merge(job.path, {"spec": spec})
-
-
-def training(kube: Kube, namespace: str, kubelet: Kubelet, **spec: object) -> tuple[Job, PlayedPod]:
-    """A job whose first attempt runs."""
-    job = Job.create(kube, namespace, manifest(**spec))
-    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
-    pod = kubelet.pod_of(namespace, job.child(ATTEMPT))
-    pod.runs()
-    job.wait_for_reason("Training")
-    return job, pod
 
 
 def stops(job: Job, pod: PlayedPod) -> None:

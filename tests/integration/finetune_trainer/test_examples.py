@@ -19,9 +19,10 @@ from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.train import train
+from tests.example_manifests import FOLDER as EXAMPLES
+from tests.example_manifests import JOBS
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
-MANIFESTS = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.yaml") if path.parent.name != "kueue")
+MANIFESTS = sorted(JOBS)
 LABELS = ("refund", "delivery", "account", "other")
 
 

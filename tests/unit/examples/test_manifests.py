@@ -15,13 +15,9 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_cli.manifests import problems
 from finetune_trainer.sizing.memory import GENERATION_FACTOR, Load, Setup, first_fit
 from finetune_trainer.sizing.model_shape import ModelShape, model_shape
+from tests.example_manifests import FOLDER
+from tests.example_manifests import JOBS as MANIFESTS
 
-FOLDER = Path(__file__).parents[3] / "examples"
-OF_KUEUE = FOLDER / "kueue"
-"""Has no FineTuneJob. tests/e2e/queues applies it."""
-MANIFESTS = {
-    str(path.relative_to(FOLDER)): path for path in sorted(FOLDER.rglob("*.yaml")) if OF_KUEUE not in path.parents
-}
 CLAIM = re.compile(r"^# Sized for (\S+) with rows of up to (\d+) tokens on (\d+Mi) \((.+)\)\.$", re.MULTILINE)
 CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-3.1-8B-Instruct": {

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from finetune_cli.main import main
+from tests.example_manifests import JOBS
 
 ROOT = Path(__file__).parents[3]
 FINE = [
     *sorted(ROOT.glob("tests/manifests/good/*.yaml")),
-    *(path for path in sorted(ROOT.glob("examples/**/*.yaml")) if path.parent.name != "kueue"),
+    *JOBS.values(),
 ]
 ABOUT_URIS = ("must be s3://", "white space", "control character", "named . or ..", "spec.output.uri must not")
 ABOUT_PLACES = ("reads files from", "or a folder above it", "is already used by")

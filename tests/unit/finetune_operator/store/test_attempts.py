@@ -2,8 +2,6 @@
 
 from datetime import datetime, timedelta
 
-import pytest
-
 from finetune_api import names
 from finetune_operator.observed.world import Key
 from finetune_operator.store.store import JOB, POD, RUN, Store
@@ -12,17 +10,6 @@ from tests.unit.finetune_operator.store.objects import job, pod, run, validated
 KEY = ("team", "tickets")
 PROGRESS = {"attempt": 2, "step": 7, "resumedFromStep": 4, "checkpointStep": 6, "observedTime": "2026-01-02T03:04:05Z"}
 END = {"type": "Failed", "status": "True", "reason": "SpecInvalid", "lastTransitionTime": "2026-01-02T03:04:05Z"}
-
-
-@pytest.fixture
-def told() -> list[Key]:
-    """The keys that the store has reported."""
-    return []
-
-
-@pytest.fixture
-def store(told: list[Key]) -> Store:
-    return Store(told.append)
 
 
 def test_the_pod_of_a_deleted_job_remains_known_until_it_is_gone(store: Store, told: list[Key]) -> None:

@@ -23,17 +23,6 @@ MAKERS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.fixture
-def told() -> list[Key]:
-    """The keys that the store has reported."""
-    return []
-
-
-@pytest.fixture
-def store(told: list[Key]) -> Store:
-    return Store(told.append)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_older_version_never_replaces_a_newer_one(kind: str, store: Store) -> None:
     for version in (5, 9, 7):
