@@ -179,12 +179,12 @@ def test_progress_that_a_trainer_writes_causes_no_request(
     job.wait_for_reason("Training")
     settle(kube, namespace, "before")
     calls, decisions = len(proxy.calls), operator.metric(DECISIONS)
-    for step in range(5):
+    for step in range(30):
         attempt.writer.result(training=sample_status.TRAINING.model_copy(update={"step": step}))
     settle(kube, namespace, "after")
     assert [call for call in proxy.calls[calls:] if job.name in call.path or job.uid in str(call.body)] == []
-    # The job of `settle` is decided when it is created, when it is written, and when it is deleted.
-    assert operator.metric(DECISIONS) - decisions <= 3
+    # Both jobs of `settle` are decided when they are created, written and deleted, the first one perhaps late.
+    assert operator.metric(DECISIONS) - decisions <= 6
 
 
 def test_a_look_that_finds_nothing_new_writes_nothing(
