@@ -185,10 +185,12 @@ def alternative(shape: ModelShape, least: Setup, longest: Load, available: float
     options = [] if least.checkpointing else [("spec.training.gradientCheckpointing Auto", wanted, 1.0)]
     if least.method == "Full" and least.optimizer == "AdamW":
         options.append(("spec.training.optimizer PagedAdamW8bit", replace(wanted, optimizer="PagedAdamW8bit"), 1.0))
-    options += [(f"spec.method.type {method}", replace(wanted, method=method), 1.0) for method in LIGHTER[least.method]]
+    lighter = [method for method in LIGHTER[least.method] if not shape.routed or method != "QLoRA"]
+    options += [(f"spec.method.type {method}", replace(wanted, method=method), 1.0) for method in lighter]
+    lightest: TrainedMethod = "LoRA" if shape.routed else "QLoRA"  # QLoRA cannot quantize experts
     for share in SHORTER:
-        text = f"spec.method.type QLoRA and spec.training.maxSequenceLength {int(longest.tokens * share):,}"
-        options.append((text, replace(wanted, method="QLoRA"), share))
+        text = f"spec.method.type {lightest} and spec.training.maxSequenceLength {int(longest.tokens * share):,}"
+        options.append((text, replace(wanted, method=lightest), share))
     for text, setup, share in options:
         tokens = int(longest.tokens * share)
         load = Load(tokens, min(tokens, longest.labels), int(longest.answering * share))

@@ -17,6 +17,7 @@ from finetune_api.status.job import ConditionType
 from finetune_api.status.preflight import Preflight, SourceRows, Splits
 from finetune_api.uris import FILES, FOLDER, misspelled
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
+from finetune_trainer.base.experts import require_expert_settings
 from finetune_trainer.base.previous_adapter import require_fitting_adapter
 from finetune_trainer.checkpoints.earlier_job import require_checkpoint
 from finetune_trainer.handover.prepared import (
@@ -99,6 +100,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     check_places(spec)
     check_output(bundle, storage)
     model = inspect_model(storage, spec.model.uri, scratch / "model")
+    require_expert_settings(spec.method, model.sizes)
     if spec.method.type is not MethodType.FULL:
         require_modules(spec.method.lora, model)
         require_fitting_adapter(storage, spec.method, model)
