@@ -1,7 +1,7 @@
 """Mixture-of-experts layers in config.json and in the headers of the weights, and the settings that fit them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from finetune_api.reasons import FailureReason
@@ -82,6 +82,23 @@ def adaptable(sizes: Sizes) -> set[str]:
         if is_expert(name, size)
         or (len(size) == 2 and name.rsplit(".", 2)[0] not in blocks and not name.startswith(inside))
     }
+
+
+def is_stack(name: str) -> bool:
+    """Returns whether a name in PEFT's target_parameters is that of stacked experts."""
+    return name.split(".")[-1] in (GATE_UP, DOWN)
+
+
+def stack_of(layer: str, layers: Set[str], parameters: Sequence[str]) -> str:
+    """Returns the stack of experts of which PEFT saved an adapter under the name `layer`; `layer` itself if it is no
+    experts. PEFT saves that of gate_up_proj under LAYER.experts.base_layer if down_proj has one too, and otherwise
+    under LAYER.experts. `layers`: all names in the adapter; `parameters`: its target_parameters."""
+    if not layer.endswith((".experts", ".experts.base_layer")):
+        return layer
+    block = layer.removesuffix(".base_layer")
+    both = f"{block}.base_layer" in layers
+    only = DOWN if any(name.endswith(DOWN) for name in parameters) else GATE_UP
+    return f"{block}.{(DOWN if layer == block else GATE_UP) if both else only}"
 
 
 def require_expert_settings(method: Method, sizes: Sizes) -> None:

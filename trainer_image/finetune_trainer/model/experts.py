@@ -72,16 +72,16 @@ def use_expert_adapters(model: nn.Module) -> None:
             setattr(module, "forward", partial(_forward, module))  # noqa: B010 - of this instance
 
 
-def _forward(outer: Any, hidden_states: Tensor, *routing: Tensor) -> Tensor:
+def _forward(outer: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """Runs experts with adapters. `outer`: the outermost of the wrappers that PEFT nests, one for each parameter."""
     if outer.disable_adapters or outer.merged:
-        plain: Tensor = type(outer).forward(outer, hidden_states, *routing)
+        plain: Tensor = type(outer).forward(outer, hidden_states, top_k_index, top_k_weights)
         return plain
     factors, layer = {}, outer
     while isinstance(layer, ParamWrapper):
         factors[layer.parameter_name] = _factors(layer)
         layer = layer.base_layer
-    return pass_experts(layer, hidden_states, *routing, factors=factors)
+    return pass_experts(layer, hidden_states, top_k_index, top_k_weights, factors)
 
 
 def pass_experts(

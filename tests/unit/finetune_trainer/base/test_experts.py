@@ -14,7 +14,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.base.experts import EXPERTS as SETTINGS
-from finetune_trainer.base.experts import adaptable, experts_problem, has_experts, require_expert_settings, stacked
+from finetune_trainer.base.experts import (
+    adaptable,
+    experts_problem,
+    has_experts,
+    require_expert_settings,
+    stack_of,
+    stacked,
+)
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sizing.model_shape import Sizes, model_shape
@@ -175,3 +182,18 @@ def test_memory_counts_all_experts_and_time_those_that_a_token_passes() -> None:
     assert shape.linear_parameters == 32 * 32 + 4 * (32 * 32 + 32 * 16)
     assert shape.passed_parameters == 32 * 32 + 2 * (32 * 32 + 32 * 16)
     assert [m.count for m in shape.targeted(["gate_up_proj"])] == [4]
+
+
+@pytest.mark.parametrize(
+    ("layers", "parameters", "found"),
+    [
+        ({"mlp.experts", "mlp.experts.base_layer"}, ["gate_up_proj", "down_proj"], {"gate_up_proj", "down_proj"}),
+        ({"mlp.experts"}, ["mlp.experts.gate_up_proj"], {"gate_up_proj"}),
+        ({"mlp.experts"}, ["down_proj"], {"down_proj"}),
+    ],
+)
+def test_peft_names_the_adapters_of_experts_by_their_nesting(
+    layers: set[str], parameters: list[str], found: set[str]
+) -> None:
+    assert {stack_of(layer, layers, parameters) for layer in layers} == {f"mlp.experts.{stack}" for stack in found}
+    assert stack_of("self_attn.q_proj", layers, parameters) == "self_attn.q_proj"
