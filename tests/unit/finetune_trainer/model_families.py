@@ -31,6 +31,8 @@ from transformers import (
     MixtralForCausalLM,
     MptConfig,
     MptForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PhiConfig,
@@ -124,6 +126,11 @@ def mixtral() -> PreTrainedModel:
     return MixtralForCausalLM(MixtralConfig(**SIZES, **experts))
 
 
+def olmoe() -> PreTrainedModel:
+    """As Qwen3-MoE, with norms over all heads together and other weights of the experts."""
+    return OlmoeForCausalLM(OlmoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, eos_token_id=3))
+
+
 def gpt_oss() -> PreTrainedModel:
     """Experts the other way round, with biases and a capped gate; attention sinks; every second layer with a window."""
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
@@ -180,7 +187,7 @@ def rwkv() -> PreTrainedModel:
 
 Family = Callable[[], PreTrainedModel]
 FAMILIES: list[Family] = [llama, llama_tied, mistral, gemma, gemma2, qwen2, qwen3, phi, phi3, cohere, gpt2]
-EXPERTS: list[Family] = [qwen3_moe, mixtral, gpt_oss]
+EXPERTS: list[Family] = [qwen3_moe, olmoe, mixtral, gpt_oss]
 """Those with experts."""
 ALONE: list[Family] = [falcon, bloom, mpt, qwen3_5, falcon_h1, recurrent_gemma, mamba, rwkv]
 """Those whose rows would change each other in one sequence."""

@@ -13,7 +13,7 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_expe
 """Names of the setting for the number of experts in the causal language models of Transformers."""
 EXPERTS_SWITCHES = ("is_moe", "enable_moe_block")
 """Settings of Doge and Gemma 4 that disable the experts."""
-TUNED = ("gpt_oss", "mixtral", "qwen3_moe")
+TUNED = ("gpt_oss", "mixtral", "olmoe", "qwen3_moe")
 """Values of model_type with experts that can be tuned. The tests of the model families prove each of them."""
 DENSE_TOO = ("mlp_only_layers", "decoder_sparse_step")
 """Settings of Qwen with which some layers have no experts. PEFT applies the names of the other layers' experts to

@@ -117,7 +117,7 @@ def test_a_dense_model_keeps_its_names_and_shapes() -> None:
     [
         ({"model_type": "qwen3_moe"}, None),
         ({"model_type": "qwen3_moe", "mlp_only_layers": [], "decoder_sparse_step": 1}, None),
-        ({"model_type": "deepseek_v3"}, "only in gpt_oss, mixtral, qwen3_moe"),
+        ({"model_type": "deepseek_v3"}, "only in gpt_oss, mixtral, olmoe, qwen3_moe"),
         ({"model_type": "qwen3_moe", "mlp_only_layers": [0]}, "only in some of its layers (mlp_only_layers)"),
         ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, "only in some of its layers (decoder_sparse_step)"),
     ],

@@ -38,6 +38,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma": WIDE,
     "gemma2": WIDE | {"query_pre_attn_scalar": 16},
     "qwen3_moe": WIDE | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96},
+    "olmoe": {k: v for k, v in WIDE.items() if k != "head_dim"} | {"num_experts": 4, "num_experts_per_tok": 2},
     "mixtral": WIDE | {"num_local_experts": 4, "num_experts_per_tok": 2},
     "gpt_oss": WIDE
     | {"num_local_experts": 4, "num_experts_per_tok": 2}
