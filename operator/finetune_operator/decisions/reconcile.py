@@ -9,7 +9,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.decisions import admission, children, outlooks, preflights
+from finetune_operator.decisions import admission, bundles, children, outlooks, preflights
 from finetune_operator.decisions.aftermath import after_the_end
 from finetune_operator.decisions.attempts import limits, placement, records, retries, silence, usage
 from finetune_operator.decisions.attempts.records import History
@@ -94,7 +94,7 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
         return _proceed(world, outlooks.stopping(finding), stalled, now, requeue_after=NOW_AGAIN)
     create = children.groundwork(world, world.spec) if world.spec is not None else []
     if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:
-        create.append(children.bundle_config_map(world, world.spec, world.profile))
+        create += bundles.missing(world, world.spec, world.profile)
     outlook = outlooks.training(record, attempt, records.stage_of(world, record))
     looks = (
         attempt.requeue_after,
@@ -152,7 +152,7 @@ def _validate(
         history = replace(history, preflight=preflights.next_number(world))
     create = children.groundwork(world, spec)
     if found.standing is Standing.ABSENT or _lacks_bundle(world, world.preflight):
-        create.append(children.bundle_config_map(world, spec, profile))
+        create += bundles.missing(world, spec, profile)
     if found.standing is Standing.ABSENT:
         create.append(children.preflight_job(world, spec, profile, preflights.next_number(world)))
     return _proceed(world, outlooks.validating(found), history, now, create, found.requeue_after)
@@ -182,7 +182,8 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
     job = children.attempt_job(world, spec, profile, children.Try(number, halvings, tuple(avoided)))
     begun = history.begun(records.new(world, number, avoided))
     outlook = outlooks.training(begun.attempts[-1], RunStanding(Standing.ABSENT), "Training")
-    plan = _proceed(world, outlook, begun, now, [*children.groundwork(world, spec), job])
+    create = [*children.groundwork(world, spec), *bundles.missing(world, spec, profile), job]
+    plan = _proceed(world, outlook, begun, now, create)
     return replace(plan, is_final=True)
 
 
@@ -202,10 +203,8 @@ def _held(world: World, history: History, now: datetime) -> list[Pod]:
 
 
 def _lacks_bundle(world: World, run: Run | None) -> bool:
-    """Whether the pod cannot start because somebody deleted the bundle, as the kubelet reports it."""
-    event = run.pod.event if run and run.pod else None
-    name = names.child_prefix(world.name, world.uid)
-    return event is not None and f'configmap "{name}" not found' in event.message
+    """Whether the pod cannot start because somebody deleted the bundle."""
+    return run is not None and run.lacks(names.child_prefix(world.name, world.uid))
 
 
 def _proceed(

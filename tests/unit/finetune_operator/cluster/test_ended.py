@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from finetune_api import names
+from finetune_api.bundle import Bundle
 from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.ended import MOST_CLEANUPS, MOST_IN_NAMESPACE
@@ -24,12 +25,14 @@ OVER = {"conditions": [{"type": "Complete", "status": "True"}]}
 
 
 class Live:
-    """An API server that has one job, and counts how often it is asked."""
+    """An API server that has one job, and counts how often it is asked for it."""
 
-    def __init__(self, present: Object | None) -> None:
-        self.present, self.asked = present, 0
+    def __init__(self, present: Object | None, bundle: Object | None = None) -> None:
+        self.present, self.bundle, self.asked = present, bundle, 0
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        if kind == "ConfigMap":
+            return self.bundle
         self.asked += 1
         return self.present
 
@@ -84,6 +87,16 @@ def test_spec_status_and_profile_are_read_when_the_checkpoints_are_due() -> None
     assert world is not None
     assert (world.spec, world.profile, world.raw_status) == (SPEC, PROFILE_SPEC, job["status"])
     assert (world.resource_version, world.cleanup_has_turn, live.asked) == ("5", True, 1)
+
+
+def test_a_cleanup_is_created_with_the_bundle_of_its_job() -> None:
+    live = Live(failed(), objects.bundle(Bundle(spec=SPEC, storages=PROFILE_SPEC.storages[:1])))
+
+    world = observed(store_with(failed()), live)
+
+    assert world is not None
+    assert world.bundle is not None
+    assert world.bundle.storages == PROFILE_SPEC.storages[:1]
 
 
 @pytest.mark.parametrize("live", [None, failed(uid="another")], ids=["deleted", "made again"])

@@ -58,9 +58,9 @@ def test_the_pods_get_the_keys_for_the_earlier_jobs_bucket() -> None:
 
     assert secrets(reconcile(fresh(profile=profile), NOW)) == ["read", "write"]
     assert secrets(reconcile(resuming(FAILED, profile=profile), NOW)) == ["read", "write", "old-keys"]
-    begun = replace(validated(profile=profile), spec=resuming(None).spec)
+    begun = validated(profile=profile, spec=resuming(None).spec, earlier_job=FAILED)
     for gone in (None, replace(FAILED, output="s3://data/new", state="Pending")):
-        assert "old-keys" in secrets(reconcile(replace(begun, earlier_job=gone), NOW)), "its bucket is not known"
+        assert "old-keys" in secrets(reconcile(replace(begun, earlier_job=gone), NOW)), "the bundle names its bucket"
 
 
 @pytest.mark.parametrize(
