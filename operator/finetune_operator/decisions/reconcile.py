@@ -95,7 +95,8 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     create = children.groundwork(world, world.spec) if world.spec is not None else []
     if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:
         create += bundles.missing(world, world.spec, world.profile)
-    outlook = outlooks.training(record, attempt, records.stage_of(world, record))
+    stage = records.stage_of(world, record)
+    outlook = outlooks.training(record, attempt, stage, placement.waits_until(record, run))
     looks = (
         attempt.requeue_after,
         limits.next_look(world, history, now),
