@@ -166,7 +166,7 @@ def _bare(job: KeptJob) -> World:
 def _earlier_job(store: Store, namespace: str, spec: FineTuneJobSpec) -> EarlierJob | None:
     """Return the job of the same namespace that spec.resumeFrom names."""
     job = store.job((namespace, spec.resume_from.name)) if spec.resume_from else None
-    return EarlierJob(job.uid, job.written_output, job.state) if job else None
+    return EarlierJob(job.uid, job.written_output, job.state, store.is_cleaned(job.uid)) if job else None
 
 
 def _account(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> Standing:

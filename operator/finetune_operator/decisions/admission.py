@@ -128,6 +128,13 @@ def _no_checkpoints(world: World, spec: FineTuneJobSpec, profile: FineTuneProfil
             "Create this job when that job has failed. A suspended job continues from its own checkpoint when its "
             "spec.suspend is set to false.",
         )
+    if earlier.is_cleaned:
+        return Obstacle(
+            f'{field}: the checkpoints of FineTuneJob "{name}" are being deleted, because the time of its '
+            "spec.runPolicy.keepCheckpointsSeconds is over.",
+            final=False,
+            remedy="Create this job again without spec.resumeFrom.",
+        )
     bucket = bucket_of(earlier.output)
     if bucket and storage_of(bucket, profile.storages) is None:
         finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)

@@ -107,6 +107,8 @@ class EarlierJob:
     """Its spec.output.uri."""
     state: str
     """State of its status; "" until the operator has written one."""
+    is_cleaned: bool = False
+    """Whether its checkpoints are being deleted, or may be at any moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +192,8 @@ class World:
     trainers: tuple[Pod, ...] = ()
     """The pods of a job that has ended, without those of the cleanup."""
     cleanup_has_turn: bool = False
-    """Whether the cleanup may be created: only a few cleanups of all jobs run at the same time. It never is without a
-    profile."""
+    """Whether the cleanup may be created: only a few cleanups of all jobs run at the same time, and none while another
+    job starts from the checkpoints. It never is without a profile."""
     rivals: tuple[Rival, ...] = ()
     """Searched only until the job requests a GPU."""
 

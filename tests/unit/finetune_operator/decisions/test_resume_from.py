@@ -98,6 +98,18 @@ def test_a_completed_job_has_no_checkpoints_and_its_adapter_is_named() -> None:
     )
 
 
+def test_checkpoints_that_are_being_deleted_are_waited_for_and_told() -> None:
+    world = resuming(replace(FAILED, is_cleaned=True))
+
+    plan = reconcile(world, world.created + 10 * admission.GRACE)
+
+    assert (plan.create, state(plan), reason(plan)) == ([], "Pending", "WaitingForDependency")
+    assert message(plan) == (
+        'spec.resumeFrom.name: the checkpoints of FineTuneJob "first" are being deleted, because the time of its '
+        "spec.runPolicy.keepCheckpointsSeconds is over. Create this job again without spec.resumeFrom."
+    )
+
+
 def test_a_job_cannot_resume_from_itself() -> None:
     plan = reconcile(resuming(replace(FAILED, state="Pending"), name="tickets"), NOW)
 
