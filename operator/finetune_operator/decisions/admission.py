@@ -48,7 +48,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         )
     # A job that has begun found all objects once. Missing objects are expected to come back, so the job waits.
     begun = world.preflight is not None or world.has_requested_gpu or world.status.is_true(ConditionType.VALIDATED)
-    late = now - world.created >= GRACE and not begun
+    # A suspended job may be created before the objects that it names.
+    late = now - world.created >= GRACE and not begun and not world.spec.suspend
     if world.profile_error:
         unread = f"This version of the operator cannot read FineTuneProfile {world.spec.profile_name}"
         return Obstacle(f"{unread}: {world.profile_error}", final=False)
