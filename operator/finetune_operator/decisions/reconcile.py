@@ -165,7 +165,9 @@ def _validate(
         create += bundles.missing(world, spec, profile)
     if found.standing is Standing.ABSENT:
         create.append(children.preflight_job(world, spec, profile, preflights.next_number(world)))
-    return plans.proceed(world, outlooks.validating(found), history, now, create, found.requeue_after)
+    plan = plans.proceed(world, outlooks.validating(found), history, now, create, found.requeue_after)
+    # A missing preflight may be the first sign that the whole FineTuneJob was deleted.
+    return replace(plan, is_final=found.standing is Standing.ABSENT and world.status.state is not None)
 
 
 def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, history: History, now: datetime) -> Plan:
