@@ -15,8 +15,8 @@ from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.decisions import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.lost import lost_at
 from finetune_operator.observed.pods import Object, Pod, PodCondition
-from finetune_operator.observed.runs import LOST_GRACE
 from finetune_operator.observed.world import EarlierJob, Progress, Run, World
 from finetune_operator.store.kept import KeptJob
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh
@@ -237,7 +237,7 @@ class Cluster:
 
     def ask_to_stop(self, pod: Pod) -> None:
         if not pod.is_leaving:
-            self.change(pod, due=self.now + GRACE)
+            self.change(pod, due=self.now + GRACE, grace=GRACE)
 
     def vanish(self, pod: Pod) -> None:
         job = self.job_of(pod)
@@ -294,7 +294,8 @@ class Cluster:
 
     def is_lost(self, pod: Pod) -> bool:
         """Whether the pod is on a node that never answers again."""
-        return pod.due is not None and self.now >= pod.due + LOST_GRACE
+        at = lost_at(pod)
+        return at is not None and self.now >= at
 
 
 def ended(cluster: Cluster, world: World) -> World:

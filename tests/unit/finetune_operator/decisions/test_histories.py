@@ -18,7 +18,7 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import Budget, RunPolicy
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import Object, Pod, PodCondition
+from finetune_operator.observed.pods import NodeState, Object, Pod, PodCondition
 from finetune_operator.observed.world import EarlierJob, Progress
 from tests.unit.finetune_operator.decisions.simulation import (
     ARTIFACTS,
@@ -131,6 +131,12 @@ class Histories(RuleBasedStateMachine):
         """Its node stops it, or never answers again."""
         if pod := self._draw(data, self.cluster.pods()):
             self.cluster.vanish(pod) if gone or not pod.started else self.cluster.ask_to_stop(pod)
+
+    @precondition(lambda self: any(pod.is_leaving for pod in self.cluster.pods()))
+    @rule(data=st.data(), state=st.sampled_from(NodeState))
+    def the_node_of_a_stopping_pod_is_read(self, data: st.DataObject, state: NodeState) -> None:
+        if pod := self._draw(data, [p for p in self.cluster.pods() if p.is_leaving and not self.cluster.is_lost(p)]):
+            self.cluster.change(pod, node_state=state)
 
     @precondition(lambda self: any(pod.is_leaving for pod in self.cluster.pods()))
     @rule(data=st.data(), clean=st.booleans())
