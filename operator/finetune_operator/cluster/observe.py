@@ -1,7 +1,8 @@
 """Assembles all input of one decision about a FineTuneJob from the store.
 
 Read live, because no watch shows them: the Events of a child that does not start, the Workload of a child that its
-queue suspends, the pods of a child that has failed for no visible reason, and a tenant's own ServiceAccount."""
+queue suspends, the pods of a child that has failed for no visible reason, the node of a pod that is being deleted, the
+bundle before a pod is created, and a tenant's own ServiceAccount."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.bundles import bundle_of
 from finetune_operator.cluster.ended import observe_ended
 from finetune_operator.cluster.events import pod_event, refusal
+from finetune_operator.cluster.nodes import Nodes
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.cluster.rivals import rivals_of
 from finetune_operator.cluster.workloads import Workloads
@@ -61,9 +63,10 @@ def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World
     for kept, pods in _own_runs(store, world):
         if _lacks_its_end(world, kept, pods):
             _read_pods(api, store, world, f"{names.LABEL_CONTROLLER}={kept.uid}")
-    runs = _own_runs(store, world)
+    nodes, runs = Nodes(api), _own_runs(store, world)
     explained = [
-        (kept, _explained(api, workloads, world.namespace, kept.uid, kept.run.with_pods(pods))) for kept, pods in runs
+        (kept, _explained(api, workloads, world.namespace, kept.uid, kept.run.with_pods(nodes.of(pods))))
+        for kept, pods in runs
     ]
     found = {names.preflight_number(run.name): run for kept, run in explained if kept.step == "preflight"}
     number = max(found, default=1)
@@ -72,7 +75,7 @@ def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World
         preflight=found.get(number),
         preflight_number=number,
         attempts={kept.attempt: run for kept, run in explained if kept.step == "train"},
-        remains=store.remains(world.uid),
+        remains={number: tuple(nodes.of(pods)) for number, pods in store.remains(world.uid).items()},
     )
 
 

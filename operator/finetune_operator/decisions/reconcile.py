@@ -16,8 +16,8 @@ from finetune_operator.decisions.attempts import limits, placement, records, ret
 from finetune_operator.decisions.attempts.records import History
 from finetune_operator.decisions.conditions import Outlook
 from finetune_operator.decisions.plan import Event, Plan
+from finetune_operator.observed.lost import next_look
 from finetune_operator.observed.pods import Pod
-from finetune_operator.observed.runs import LOST_GRACE
 from finetune_operator.observed.standing import RunStanding, Standing
 from finetune_operator.observed.world import Run, World
 
@@ -202,7 +202,7 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
 def _until_gone(world: World, history: History, now: datetime) -> timedelta | None:
     """Return when to look again for pods of earlier attempts that have not ended; None if there are none."""
     held = _held(world, history, now)
-    looks = [pod.due + LOST_GRACE - now for pod in held if pod.due is not None]
+    looks = [look for pod in held if (look := next_look(pod, now)) is not None]
     return min(looks, default=admission.LOOK_AGAIN) if held else None
 
 
