@@ -95,7 +95,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
         copy_files(storage, spec.model.uri, prepared.model_files, scratch / "model")
         tokenizer = load_tokenizer(scratch / "model")
         facts, place = result_facts(bundle, prepared, device.type), join(work_prefix(bundle), "kept")
-        kept = KeptResults(storage, place, attempt.number, facts, scratch / "kept")
+        kept = KeptResults(storage, place, attempt.number, facts, scratch / "kept", progress.kept)
         model, assessor, baselines = measure_base(
             bundle,
             prepared,
