@@ -23,6 +23,7 @@ from finetune_trainer.base.model_files import (
 from finetune_trainer.base.weights import Tensor, Tensors, read_header, read_rows, spread
 from finetune_trainer.base.weights_fit import Vocabulary, is_tied, misfit, vocabulary_of
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sizing.model_shape import HEADS, ModelShape, Sizes, model_shape
 
@@ -91,6 +92,7 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
     """Downloads the settings and the tokenizer to `scratch`, reads the headers of the weights, and returns the model.
 
     Raises TrainerFailure ModelNotFound if a file is missing, and ModelUnsupported if the model cannot be tuned."""
+    phase("inspecting the base model")
     files = fetch_settings(storage, uri, scratch)
     config = read_object(scratch / CONFIG, uri)
     require_supported(config, uri)

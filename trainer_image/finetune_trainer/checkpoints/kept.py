@@ -15,6 +15,7 @@ from typing import Any
 from finetune_api import names
 from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.progress import MEGABYTE, Progress
 from finetune_trainer.pod.storage import JobStorage, join
 
 WRITER = "writer.json"
@@ -85,7 +86,9 @@ class KeptResults:
         writer = json.dumps({"attempt": self._attempt}).encode()
         try:
             self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name
-            write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts)
+            # The files of a whole model take many minutes.
+            progress = Progress(f"Storing {uri}", "MB", divisor=MEGABYTE)
+            write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts, progress.advance)
             earlier = {path.partition("/")[0] for path in self._files if path.endswith(f"/{MANIFEST}")}
         except TrainerFailure as failure:
             print(f"A later attempt will have to repeat what {uri} contains: {failure.message}", flush=True)

@@ -13,7 +13,7 @@ from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.evaluation.recipe import Baselines
 from finetune_trainer.evaluation.scoring import Measure
-from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
+from finetune_trainer.pod.local_files import sha256_of
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
 from finetune_trainer.training.training_progress import duration
 
@@ -65,10 +65,8 @@ def of_tuned(kept: KeptResults, weights: Path) -> KeptMeasurements:
     An attempt that has to train again can end with weights that differ by rounding, for example on another GPU. It does
     not take over the measurements of the earlier ones."""
     digest = hashlib.sha256()
-    with quiet_work(LEAST_SECONDS):
-        for path in sorted(weights.glob("*.safetensors")):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path in sorted(weights.glob("*.safetensors")):
+        digest.update(bytes.fromhex(sha256_of(path)))
     return KeptMeasurements(kept.on(**{"the digest of the tuned weights": digest.hexdigest()}), "tuned")
 
 

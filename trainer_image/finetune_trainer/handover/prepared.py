@@ -26,6 +26,8 @@ from finetune_trainer.base.model_files import Files
 from finetune_trainer.handover.prepared_cache import CachedRows, fetch
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.local_files import sha256_of
 from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sources.cleaning_record import Change
 from finetune_trainer.tokens.row_store import Example as Example  # re-exported for the modules that use rows
@@ -80,13 +82,14 @@ def place(store: RowStore, name: str, placed: NDArray[Any]) -> Rows:
 def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, folder: Path) -> None:
     """Uploads the store in `folder` with its splits, except files that are in the cache. The manifest is uploaded last,
     so a reader never finds incomplete data."""
+    phase("uploading the prepared rows")
     to, cached = join(work_prefix(bundle), "prepared"), prepared.cached
     files: dict[str, str] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
         if cached and name in cached.files:
             continue
-        files[name] = _sha256(path)
+        files[name] = sha256_of(path)
         storage.upload_file(path, join(to, name))
     manifest = {
         "files": files,
@@ -131,7 +134,7 @@ def _prepared(storage: JobStorage, bundle: Bundle, manifest: Mapping[str, Any], 
     does, and an error of Python if the manifest or a file has another form."""
     storage.download_folder(source, folder, lambda path: path in manifest["files"])
     for name, digest in manifest["files"].items():
-        if not (folder / name).exists() or _sha256(folder / name) != digest:
+        if not (folder / name).exists() or sha256_of(folder / name) != digest:
             raise TrainerFailure(
                 FailureReason.STORAGE_UNAVAILABLE,
                 f"{join(source, name)} was changed or deleted after preflight wrote it.",
@@ -191,8 +194,3 @@ def data_digest(sides: dict[Side, Rows], *inputs: bytes | str | int) -> str:
         digest.update(f"{side} {len(rows)}".encode())
         digest.update(rows.column("digest").data)
     return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

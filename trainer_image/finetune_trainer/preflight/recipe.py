@@ -32,6 +32,7 @@ from finetune_trainer.handover.prepared import (
 from finetune_trainer.metrics.answer_kind import recognise
 from finetune_trainer.metrics.metric_choice import choose_metrics
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
@@ -66,6 +67,7 @@ def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
     except BaseException as error:
         _tell_failure(failure_after_stop(error), findings, status)
         raise
+    phase("writing the status")
     watched = f"{len(prepared.validation):,} validation rows, " if prepared.validation else ""
     steps = prepared.resolved.total_steps
     message = (
@@ -90,6 +92,14 @@ def _tell_failure(failure: TrainerFailure, findings: Findings, status: StatusWri
     except (ConnectionError, RuntimeError, Superseded) as unwritten:
         # The termination message still says what was wrong; this must not take its place.
         print(f"The status could not be written: {unwritten}", flush=True)
+
+
+def tell_stall(failure: TrainerFailure, status: StatusWriter) -> None:
+    """Reports that the preflight made no progress. Tries the status once, because the termination message has the same
+    content."""
+    write_failure(failure)
+    status.condition(ConditionType.VALIDATED, False, failure.reason, failure.for_the_status)
+    status.progress()
 
 
 def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Path) -> Prepared:
@@ -165,6 +175,7 @@ def check_output(bundle: Bundle, storage: JobStorage) -> None:
     """Raises TrainerFailure OutputOccupied when the folder contains the results of another job. Raises
     OutputNotWritable when a probe file cannot be written and removed, or when the storage does not support conditional
     writes, which publishing needs."""
+    phase("checking spec.output.uri")
     published(storage, bundle)
     folder = join(work_prefix(bundle), "probe")
     probe = join(folder, "written-and-removed")
@@ -224,6 +235,7 @@ def _within(
 def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
     """Returns the rows of each side in the order of the sources, with their clusters. Validation and test rows that no
     source provides are drawn from the training rows."""
+    phase("splitting the rows")
     store, sides = gathered.store, dict(gathered.sides)
     groups = gathered.alike.groups
     clusters = np.unique(groups, return_inverse=True)[1].astype(np.int32)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.pod.heartbeat import beats
 from tests.unit.finetune_trainer.pod.test_storage import Place, local_place, place, s3_place
 
 __all__ = ["local_place", "place", "s3_place"]
@@ -64,3 +65,14 @@ def test_a_result_that_the_storage_refuses_does_not_count(
     assert not kept.keep("base", {"f": b"1"})
     assert counts == []
     assert "A later attempt will have to repeat what " in capsys.readouterr().out
+
+
+def test_storing_a_large_result_shows_progress(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = opened(place, "a", tmp_path, counts, monkeypatch)
+    weights = tmp_path / "weights"
+    weights.write_bytes(bytes(40_000_000))
+    before = beats()
+    assert kept.keep("trained", {"weights": weights, "again": weights})
+    assert beats() - before >= 10, "both files are read twice in parts"
