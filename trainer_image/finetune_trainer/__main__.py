@@ -85,7 +85,8 @@ def _run(options: argparse.Namespace) -> str:
         status = StatusWriter(bundle.job, PREFLIGHT_MANAGER)
         with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_stall(failure, status)):
             return preflight(bundle, storage, status)
-    from finetune_trainer.train import tell_failure, train
+    from finetune_trainer.train.recipe import train
+    from finetune_trainer.train.telling import tell_failure
 
     writer = StatusWriter(bundle.job, attempt_manager(attempt))
     with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_failure(failure, writer)):
