@@ -22,7 +22,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.training import LossOn
 from finetune_api.status.preflight import Preflight, Resolved
-from finetune_trainer.base.model_files import Files
+from finetune_trainer.base.model_files import ADAPTER_WEIGHTS, Files, Pins
 from finetune_trainer.handover.prepared_cache import CachedRows, fetch
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
@@ -36,6 +36,8 @@ from finetune_trainer.tokens.row_store import Rows, RowStore
 Side = Literal["train", "validation", "test"]
 REGRESSION = "regression"
 """Folder of the store for the regression sets."""
+ADAPTER = "adapter"
+"""Folder of the copy of the adapter to continue from."""
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 
 KEEP_FILES = "Leave the files below spec.output.uri unchanged until the job has ended."
@@ -65,6 +67,17 @@ class Prepared:
     """The entry of the cache with the rows of the store, if they are there."""
     model_files: Files = field(default_factory=dict)
     """The files of the base model that preflight inspected and that training reads."""
+    model_pins: Pins = field(default_factory=dict)
+    """The identities of these files when preflight inspected them."""
+    adapter: Path | None = None
+    """The local folder with the copy of the adapter to continue from; None without such an adapter."""
+
+    @property
+    def model_digest(self) -> str:
+        """The sha256 of what identifies the base model and the adapter to continue from."""
+        weights = sha256_of(self.adapter / ADAPTER_WEIGHTS) if self.adapter else None
+        parts = [dict(self.model_files), dict(self.model_pins), weights]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def work_prefix(bundle: Bundle) -> str:
@@ -100,6 +113,7 @@ def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, fold
         "stopTokenIds": prepared.stop_token_ids,
         "chatTemplate": prepared.chat_template,
         "modelFiles": dict(prepared.model_files),
+        "modelPins": dict(prepared.model_pins),
         "cleaning": [asdict(change) for change in prepared.cleaning],
     }
     storage.write_bytes(join(to, "manifest.json"), json.dumps(manifest, indent=2).encode())
@@ -155,6 +169,8 @@ def _prepared(storage: JobStorage, bundle: Bundle, manifest: Mapping[str, Any], 
         stop_token_ids=tuple(manifest["stopTokenIds"]),
         chat_template=manifest["chatTemplate"],
         model_files=manifest["modelFiles"],
+        model_pins=manifest["modelPins"],
+        adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
         cleaning=[Change(**change) for change in manifest["cleaning"]],
     )
 

@@ -17,9 +17,10 @@ from finetune_api.status.job import ConditionType
 from finetune_api.status.preflight import Preflight, SourceRows, Splits
 from finetune_api.uris import FILES, FOLDER, misspelled
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
-from finetune_trainer.base.previous_adapter import require_fitting_adapter
+from finetune_trainer.base.previous_adapter import fetch_fitting_adapter
 from finetune_trainer.checkpoints.earlier_job import require_checkpoint
 from finetune_trainer.handover.prepared import (
+    ADAPTER,
     SIDES,
     Prepared,
     Side,
@@ -111,7 +112,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     model = inspect_model(storage, spec.model.uri, scratch / "model")
     if spec.method.type is not MethodType.FULL:
         require_modules(spec.method.lora, model)
-        require_fitting_adapter(storage, spec.method, model)
+        fetch_fitting_adapter(storage, spec.method, model, scratch / ADAPTER)
     format = prompt_format(model.tokenizer, spec.training.loss_on)
     most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
     gathered, cached = gather_or_reuse(bundle, storage, model, format, most, findings, scratch)
@@ -152,10 +153,20 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
         cleaning=findings.cleaned.examples if findings.cleaned else (),
         stop_token_ids=stops,
         model_files=model.files,
+        model_pins=model.pins,
+        adapter=_hand_over_adapter(scratch),
         chat_template=format.source,
         regression=regression,
         cached=cached,
     )
+
+
+def _hand_over_adapter(scratch: Path) -> Path | None:
+    """Moves the downloaded adapter to the prepared data, which exists now. Returns its folder, or None if there is
+    none."""
+    if not (scratch / ADAPTER).is_dir():
+        return None
+    return (scratch / ADAPTER).rename(scratch / "prepared" / ADAPTER)
 
 
 def check_places(spec: FineTuneJobSpec) -> None:
