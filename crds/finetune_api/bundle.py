@@ -65,6 +65,8 @@ class TerminationMessage(ApiModel):
     """Last optimizer step that was done completely."""
     checkpoint_step: int | None = None
     """Optimizer step of the last checkpoint that was uploaded."""
+    kept_results: int | None = None
+    """Number of complete results of this job in its storage that a later attempt takes over, see status.training."""
 
 
 def storage_of(bucket: str, storages: list[Storage]) -> Storage | None:

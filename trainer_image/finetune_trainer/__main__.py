@@ -80,9 +80,11 @@ def _run(options: argparse.Namespace) -> str:
 
         return cleanup(bundle, storage)
     if step == "preflight":
-        from finetune_trainer.preflight.recipe import preflight
+        from finetune_trainer.preflight.recipe import preflight, tell_stall
 
-        return preflight(bundle, storage, StatusWriter(bundle.job, PREFLIGHT_MANAGER))
+        status = StatusWriter(bundle.job, PREFLIGHT_MANAGER)
+        with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_stall(failure, status)):
+            return preflight(bundle, storage, status)
     from finetune_trainer.train.recipe import train
     from finetune_trainer.train.telling import tell_failure
 

@@ -120,6 +120,7 @@ class Progress:
     step: int | None = None
     resumed_from_step: int | None = None
     checkpoint_step: int | None = None
+    kept_results: int | None = None
     observed: datetime | None = None
     """When it was written, by the clock of the pod."""
 
@@ -131,6 +132,7 @@ class Progress:
             step=training.get("step"),
             resumed_from_step=training.get("resumedFromStep"),
             checkpoint_step=training.get("checkpointStep"),
+            kept_results=training.get("keptResults"),
             observed=_optional_time(training.get("observedTime")),
         )
 
