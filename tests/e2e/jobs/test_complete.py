@@ -29,7 +29,7 @@ def test_rows_with_mapped_columns_become_a_published_adapter(
         "Trained": "True",
         "Evaluated": "True",
     }, message(status)
-    assert installed.kubectl("wait", "-n", tenant.namespace, "ftj/sums", "--for=condition=Complete", "--timeout=1s")
+    assert installed.kubectl("wait", "-n", tenant.namespace, "ftj/sums", "--for=condition=Complete", "--timeout=60s")
     assert (status["preflight"]["rows"], status["preflight"]["duplicates"]) == (105, 5)
     assert status["preflight"]["splits"] == {"train": 80, "validation": 0, "test": 20}
     assert (status["training"]["step"], status["training"]["device"]) == (3, "cpu")
