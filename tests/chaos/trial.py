@@ -3,9 +3,10 @@ A fault that all jobs share is injected once under several jobs, each of which i
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from statistics import mean
 
 from tests.chaos.figures.judge import Outcome, outcome, seconds_in
 from tests.chaos.phases import Phase
@@ -14,13 +15,20 @@ from tests.chaos.table import Task
 from tests.chaos.watcher import Watcher, await_end, await_phase, remove
 from tests.integration.jobs import Job
 from tests.integration.kube import Object
+from tests.integration.waiting import wait_for
+
+MOST_TURNS = 3
+LATE_SECONDS = 20.0
+"""How long the status of a job may take to say that it has ended, once its pod has."""
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a job without a fault shows. `seconds`: in each phase. `weights`: digest of its adapter."""
+    """What a job without a fault shows. `seconds`: in each phase. `begins`: when it came into each, in seconds since its
+    creation. `weights`: digest of its adapter."""
 
     seconds: dict[str, float]
+    begins: dict[str, float]
     weights: str
 
 
@@ -33,30 +41,44 @@ def undisturbed(lanes: Sequence[Lane]) -> Undisturbed:
         assert watcher.status["state"] == "Complete", watcher.status
     digests = {weights_of(watcher.lane, watcher.job) for watcher in watchers}
     assert len(digests) == 1, f"jobs without a fault have other weights each: {digests}"
-    mean = {
-        str(phase): sum(seconds_in(phase, watcher.samples) for watcher in watchers) / len(watchers) for phase in Phase
-    }
     for watcher in watchers:
         remove(watcher.job)
-    return Undisturbed({phase: round(seconds, 2) for phase, seconds in mean.items()}, digests.pop())
+    return Undisturbed(
+        seconds={phase: _mean(seconds_in(phase, watcher.samples) for watcher in watchers) for phase in Phase},
+        begins={phase: _mean(_begin_of(phase, watcher) for watcher in watchers) for phase in Phase},
+        weights=digests.pop(),
+    )
+
+
+def _begin_of(phase: Phase, watcher: Watcher) -> float:
+    return next(s.seconds for s in watcher.samples if s.phase is not None and s.phase.rank >= phase.rank)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return round(mean(values), 2)
 
 
 def alone(lane: Lane, task: Task, basis: Undisturbed) -> Outcome:
-    """Makes one try of a fault that hits one job."""
-    hit = Hit.start(lane, task, basis)
-    try:
-        hit.await_moment()
-        hit.inject()
-        await_end(hit.watcher)
-    finally:
-        hit.watcher.stop()
-        lane.mend()
-        remove(hit.watcher.job)
-    return hit.outcome()
+    """Makes one try of a fault that hits one job. Where a job ends before the fault comes, another one is made.
+
+    Raises AssertionError if none is hit."""
+    for turn in range(MOST_TURNS):
+        hit = Hit.start(lane, task, basis, turn)
+        try:
+            hit.await_moment()
+            if hit.inject():
+                await_end(hit.watcher)
+                return hit.outcome()
+        finally:
+            hit.watcher.stop()
+            lane.mend()
+            remove(hit.watcher.job)
+    raise AssertionError(f"{MOST_TURNS} jobs ended before the fault came")
 
 
 def together(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -> list[tuple[Task, Outcome]]:
-    """Makes several tries of a fault that all jobs share, at most one in each lane, by injecting it once."""
+    """Makes several tries of a fault that all jobs share, at most one in each lane, by injecting it once.
+    A job that ends before the fault comes is no try."""
     scene, fault = lanes[0].scene, tasks[0].fault
     scene.use_first_node(not fault.on_second_node)
     hits: list[Hit] = []
@@ -65,7 +87,7 @@ def together(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -
         hits[0].await_moment()
         scene.use_first_node(True)
         for hit in hits:
-            hit.injected = hit.watcher.seconds
+            hit.injected = None if hit.watcher.is_over else hit.watcher.seconds
         fault.inject(lanes[0], hits[0].watcher.job)
         for hit in hits:
             await_end(hit.watcher)
@@ -74,54 +96,62 @@ def together(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -
         for hit in hits:
             hit.watcher.stop()
             remove(hit.watcher.job)
-    return [(hit.task, hit.outcome()) for hit in hits]
+    return [(hit.task, hit.outcome()) for hit in hits if hit.injected is not None]
 
 
 def _staggered(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -> Iterator["Hit"]:
     """Starts the jobs so that each will be in its phase at about the same moment. The one with the longest way is the
     first."""
     ordered = sorted(tasks, key=lambda task: task.phase.rank, reverse=True)
-    longest, began = _way(ordered[0], basis), time.monotonic()
+    longest, began = basis.begins[ordered[0].phase], time.monotonic()
     for lane, task in zip(lanes, ordered, strict=False):
-        time.sleep(max(0.0, began + longest - _way(task, basis) - time.monotonic()))
+        time.sleep(max(0.0, began + longest - basis.begins[task.phase] - time.monotonic()))
         yield Hit.start(lane, task, basis)
-
-
-def _way(task: Task, basis: Undisturbed) -> float:
-    """Returns how many seconds of work come before the task's phase."""
-    return sum(seconds for phase, seconds in basis.seconds.items() if Phase(phase).rank < task.phase.rank)
 
 
 @dataclass
 class Hit:
-    """A job under a fault. `injected`: when the fault came, in seconds since the watching began."""
+    """A job under a fault. `injected`: when the fault came, in seconds since the watching began; None: not yet, or only
+    after the job's end. `turn`: which job of the try it is, from 0."""
 
     lane: Lane
     task: Task
     basis: Undisturbed
     watcher: Watcher
-    injected: float = 0.0
+    turn: int = 0
+    injected: float | None = None
 
     @classmethod
-    def start(cls, lane: Lane, task: Task, basis: Undisturbed) -> "Hit":
-        job = lane.start(f"{task.fault.name}-{task.seed}", **task.fault.spec)
-        return cls(lane, task, basis, Watcher(lane, job))
+    def start(cls, lane: Lane, task: Task, basis: Undisturbed, turn: int = 0) -> "Hit":
+        again = f"-{turn}" if turn else ""
+        job = lane.start(f"{task.fault.name}-{task.seed}{again}", **task.fault.spec)
+        return cls(lane, task, basis, Watcher(lane, job), turn)
 
     def await_moment(self) -> None:
         """Waits until the job is in the task's phase, and then for a random part of the time that the phase takes."""
         await_phase(self.watcher, self.task.phase)
-        time.sleep(Random(self.task.seed).uniform(0, self.basis.seconds[self.task.phase]))
+        time.sleep(Random(f"{self.task.seed}/{self.turn}").uniform(0, self.basis.seconds[self.task.phase]))
 
-    def inject(self) -> None:
+    def inject(self) -> bool:
+        """Injects the fault. Returns False if the job has ended before."""
+        if self.watcher.is_over:
+            return False
         self.injected = self.watcher.seconds
-        if other := self.task.fault.inject(self.lane, self.watcher.job):
+        try:
+            other = self.task.fault.inject(self.lane, self.watcher.job)
+        except (AssertionError, OSError):  # the pod, its process or its volume is not there
+            wait_for("the job to have ended", lambda: self.watcher.is_over, timeout=LATE_SECONDS)
+            return False
+        if other:
             self.watcher.follow(other)
+        return True
 
     def outcome(self) -> Outcome:
         """What the try shows, once the job has ended."""
         watcher, fault = self.watcher, self.task.fault
         comparable = fault.same_weights and watcher.status.get("state") == "Complete"
         same = weights_of(self.lane, watcher.job) == self.basis.weights if comparable else None
+        assert self.injected is not None
         return outcome(self.task, watcher.samples, self.injected, watcher.status, same)
 
 
