@@ -24,8 +24,8 @@ LATE_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a job without a fault shows. `seconds`: in each phase. `begins`: when it came into each, in seconds since its
-    creation. `weights`: digest of its adapter."""
+    """What a job without a fault shows. `seconds`: in each phase. `begins`: seconds from its creation to each phase.
+    `weights`: digest of its adapter."""
 
     seconds: dict[str, float]
     begins: dict[str, float]
@@ -51,7 +51,8 @@ def undisturbed(lanes: Sequence[Lane]) -> Undisturbed:
 
 
 def _begin_of(phase: Phase, watcher: Watcher) -> float:
-    return next(s.seconds for s in watcher.samples if s.phase is not None and s.phase.rank >= phase.rank)
+    reached = (s.seconds for s in watcher.samples if s.phase is not None and s.phase.rank >= phase.rank)
+    return next(reached, watcher.samples[-1].seconds)
 
 
 def _mean(values: Iterable[float]) -> float:
