@@ -11,6 +11,7 @@ from tests.chaos.phases import Phase
 from tests.chaos.table import FAULTS, Fault
 
 CONFIDENCE = 0.95
+KILLS = {"trainer-sigterm": "SIGTERM", "trainer-sigkill": "SIGKILL"}
 _HEAD = """# Reliability
 
 `make chaos` breaks something under a running job, on the [local cluster](devcluster.md) with two nodes. A job is
@@ -106,24 +107,30 @@ def _phases(record: Record) -> Iterator[str]:
 
 
 def _kills(record: Record) -> Iterator[str]:
-    """Yields what a kill costs while the model trains."""
+    """Yields what a kill costs while the model trains, and whether kills change the weights."""
     yield ""
-    yield "## Kills while the model trains"
+    yield "## Kills of the trainer"
     yield ""
     yield (
-        "Seconds from the signal to a later step than before, median and largest. They include the pause before the "
-        "retry. The last two columns are the largest of the tries."
+        "While the model trains: seconds from the signal to a later step than before, median and largest. They include "
+        "the pause before the retry. The last two columns are the largest of the tries."
     )
     yield ""
     yield "| signal | tries | kill to next step (s) | without loading the model (s) | steps again | seconds again |"
     yield "| --- | --- | --- | --- | --- | --- |"
-    for name, signal in (("trainer-sigterm", "SIGTERM"), ("trainer-sigkill", "SIGKILL")):
+    for name, signal in KILLS.items():
         tries = [entry for entry in record.outcomes if entry.fault == name and entry.phase == Phase.TRAIN]
         times = [(e.seconds_to_recover, e.seconds_loading) for e in tries if e.seconds_to_recover is not None]
         if times:
             to_step, beyond = [all for all, _ in times], [all - loading for all, loading in times]
             steps, seconds = max(e.steps_repeated for e in tries), max(e.seconds_repeated for e in tries)
             yield f"| {signal} | {len(tries)} | {_spread(to_step)} | {_spread(beyond)} | {steps} | {seconds:.1f} |"
+    killed = [entry for entry in record.outcomes if entry.fault in KILLS]
+    yield ""
+    yield (
+        f"In all phases together, {len(killed)} runs were killed. The weights of "
+        f"{sum(entry.same_weights is True for entry in killed)} are, bit for bit, those of a job without a fault."
+    )
 
 
 def _spread(values: Sequence[float]) -> str:
