@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from finetune_api.model import ApiModel, DnsLabel, SchemaKeys, dns_label, rules
 from finetune_api.spec.dataset import Dataset
 from finetune_api.spec.evaluation import Evaluation
+from finetune_api.spec.gpu_type import GpuTypeName
 from finetune_api.spec.method import Method
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.spec.training import Training
@@ -61,7 +62,11 @@ class Output(ApiModel):
 
 
 class Compute(ApiModel):
-    """Resources that the training pod requests, in addition to one GPU of the profile."""
+    """Resources that the training pod requests: one GPU of a type of the profile, CPU and memory."""
+
+    gpu_type: GpuTypeName | None = None
+    """Name of a GPU type in spec.gpuTypes of the FineTuneProfile. Default: unset, and the job uses the cheapest type
+    that fits by the prediction of the preflight; status.gpuType says which one and why."""
 
     cpu: Cpu = "1"
     """CPU request of the training pod, as a Kubernetes quantity."""

@@ -6,6 +6,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from finetune_api import names
 from finetune_api.bundle import Bundle, JobIdentity, ResumePoint, bucket_of, storage_of, uris_of
+from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import State
@@ -37,6 +38,8 @@ class Try:
     """What differs between the attempts of a job."""
 
     number: int
+    gpu: GpuType
+    """The GPU type that the attempt requests."""
     halvings: int = 0
     """How often an earlier attempt ran out of GPU memory, so that the trainer halves its micro-batch."""
     avoided: tuple[str, ...] = ()
@@ -113,10 +116,11 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: Try) -> Object:
-    """Return the Job of a training attempt. It requests one GPU of the profile's type."""
-    gpu = profile.gpu_types[0]
+    """Return the Job of a training attempt. It requests one GPU of the attempt's type."""
+    gpu = attempt.gpu
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
-    pod = _pod_spec(world, spec, profile, ["train", "--attempt", str(attempt.number), *halvings])
+    arguments = ["train", "--attempt", str(attempt.number), "--gpu-type", gpu.name, *halvings]
+    pod = _pod_spec(world, spec, profile, arguments)
     grace = profile.pods.termination_grace_period_seconds or TRAIN_GRACE_SECONDS
     pod["terminationGracePeriodSeconds"] = grace
     pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace)})
@@ -130,7 +134,11 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
         pod["tolerations"] += [t.model_dump(by_alias=True, exclude_none=True) for t in gpu.tolerations]
     if attempt.avoided:
         pod["affinity"] = _away_from(attempt.avoided)
-    labels = {names.LABEL_STEP: "train", names.LABEL_ATTEMPT: str(attempt.number)}
+    labels = {
+        names.LABEL_STEP: "train",
+        names.LABEL_ATTEMPT: str(attempt.number),
+        names.LABEL_GPU_TYPE: gpu.name,
+    }
     name = names.attempt_name(world.name, world.uid, attempt.number)
     return _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
 

@@ -9,7 +9,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.decisions import admission, children, outlooks, preflights
+from finetune_operator.decisions import admission, children, gpu_choice, outlooks, preflights
 from finetune_operator.decisions.aftermath import after_the_end
 from finetune_operator.decisions.attempts import limits, placement, records, retries, silence, usage
 from finetune_operator.decisions.attempts.records import History
@@ -95,7 +95,7 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     create = children.groundwork(world, world.spec) if world.spec is not None else []
     if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:
         create.append(children.bundle_config_map(world, world.spec, world.profile))
-    outlook = outlooks.training(record, attempt, records.stage_of(world, record))
+    outlook = outlooks.training(record, attempt, records.stage_of(world, record), _gpu_type(world))
     looks = (
         attempt.requeue_after,
         limits.next_look(world, history, now),
@@ -179,11 +179,19 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
         avoided = verdict.avoided
     number = last.number + 1 if last else 1
     halvings = retries.halvings(history.counts)
-    job = children.attempt_job(world, spec, profile, children.Try(number, halvings, tuple(avoided)))
+    gpu = gpu_choice.of_job(world)
+    assert gpu is not None  # `admission.obstacle` has looked
+    job = children.attempt_job(world, spec, profile, children.Try(number, gpu, halvings, tuple(avoided)))
     begun = history.begun(records.new(world, number, avoided))
-    outlook = outlooks.training(begun.attempts[-1], RunStanding(Standing.ABSENT), "Training")
+    outlook = outlooks.training(begun.attempts[-1], RunStanding(Standing.ABSENT), "Training", gpu.name)
     plan = _proceed(world, outlook, begun, now, [*children.groundwork(world, spec), job])
     return replace(plan, is_final=True)
+
+
+def _gpu_type(world: World) -> str | None:
+    """Return the name of the job's GPU type."""
+    gpu = gpu_choice.of_job(world)
+    return gpu.name if gpu else None
 
 
 def _until_gone(world: World, history: History, now: datetime) -> timedelta | None:
