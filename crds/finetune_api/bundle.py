@@ -13,6 +13,9 @@ from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import PreparedCache, Storage
 
+PLACE = ("gpu_type", "labels", "annotations", "priority_class_name")
+"""Fields of spec.compute that decide where and how soon a job runs, and not what comes out."""
+
 
 class JobIdentity(ApiModel):
     """The FineTuneJob that a pod works for."""
@@ -58,8 +61,10 @@ class Bundle(ApiModel):
     def spec_digest(self) -> str:
         """Return the sha256 of the fields of the spec that determine the results, as hex.
 
-        Fields with their default value do not count, so a new field changes no digest. Nor do suspend and runPolicy."""
-        text = self.spec.model_dump_json(
+        Fields with their default value do not count, so a new field changes no digest. Nor do suspend and runPolicy,
+        nor what spec.compute says about the place of the pods."""
+        compute = self.spec.compute.model_copy(update=dict.fromkeys(PLACE))
+        text = self.spec.model_copy(update={"compute": compute}).model_dump_json(
             by_alias=True, exclude_none=True, exclude_defaults=True, exclude={"suspend", "run_policy"}
         )
         return hashlib.sha256(text.encode()).hexdigest()

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.model import ApiModel, SchemaKeys, rules
-from finetune_api.spec.scheduling import NodeLabels, Toleration
+from finetune_api.spec.scheduling import NodeLabels, Tolerations
 
 MOST_GPU_TYPES = 16
 """Number of GPU types that a profile can have."""
@@ -91,7 +91,5 @@ class GpuType(ApiModel):
     type only if no other type fits, or if it names the type. Default: unset, which counts as OnDemand."""
     node_selector: NodeLabels | None = None
     """Labels of the nodes that have this GPU."""
-    tolerations: (
-        Annotated[list[Toleration], Field(max_length=32), SchemaKeys({"x-kubernetes-list-type": "atomic"})] | None
-    ) = None
+    tolerations: Tolerations | None = None
     """Tolerations for the taints of those nodes."""

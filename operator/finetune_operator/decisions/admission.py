@@ -21,6 +21,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import ConditionType, State
 from finetune_operator.decisions import gpu_choice
+from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.world import World
 
 GRACE = timedelta(seconds=30)
@@ -68,6 +69,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         )
     if gpus := _no_gpu_type(world, world.spec, world.profile, begun):
         return gpus
+    if refused := not_allowed(world.spec, world.profile):
+        return Obstacle(refused[0], final=not begun, remedy=refused[1])
     if unknown := _unknown_bucket(world.spec, world.profile):
         return replace(unknown, final=not begun)
     if not begun and (misplaced := _misplaced_cache(world.spec, world.profile)):

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-from kubernetes.utils.quantity import parse_quantity
-
 from finetune_api import names
 from finetune_api.bundle import Bundle, JobIdentity, ResumePoint, bucket_of, storage_of, uris_of
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import State
+from finetune_operator.decisions import pod_settings
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -107,12 +106,14 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
     """Return the Job of the preflight. It requests no GPU and has no node selector of a GPU."""
     pod = _pod_spec(world, spec, profile, ["preflight"])
     pod["terminationGracePeriodSeconds"] = PREFLIGHT_GRACE_SECONDS
-    memory = max(PREFLIGHT_MEMORY, spec.compute.memory, key=parse_quantity)
-    pod["containers"][0]["resources"] = {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": memory}}
+    asked, usual = profile.pods.preflight, {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": PREFLIGHT_MEMORY}}
+    pod["containers"][0]["resources"] = pod_settings.resources(asked.resources, usual, spec.compute.memory)
+    pod["tolerations"] += pod_settings.tolerated(asked.tolerations)
     labels = {names.LABEL_STEP: "preflight"}
     queue = profile.pods.preflight.queue_name
     name = names.preflight_name(world.name, world.uid, number)
-    return _job(world, name, {**labels, **_queued(world, queue)}, labels, pod)
+    job = _job(world, name, {**labels, **_queued(world, queue)}, labels, pod)
+    return pod_settings.with_settings(job, spec, profile)
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: Try) -> Object:
@@ -130,8 +131,7 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     }
     if gpu.node_selector:
         pod["nodeSelector"] = gpu.node_selector
-    if gpu.tolerations:
-        pod["tolerations"] += [t.model_dump(by_alias=True, exclude_none=True) for t in gpu.tolerations]
+    pod["tolerations"] += pod_settings.tolerated(gpu.tolerations)
     if attempt.avoided:
         pod["affinity"] = _away_from(attempt.avoided)
     labels = {
@@ -140,7 +140,8 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
         names.LABEL_GPU_TYPE: gpu.name,
     }
     name = names.attempt_name(world.name, world.uid, attempt.number)
-    return _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
+    job = _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
+    return pod_settings.with_settings(job, spec, profile)
 
 
 def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
@@ -150,6 +151,7 @@ def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     pod = _pod_spec(world, spec, profile, [names.CLEANUP])
     pod["terminationGracePeriodSeconds"] = PREFLIGHT_GRACE_SECONDS
     pod["containers"][0]["resources"] = {"requests": CLEANUP_REQUESTS, "limits": {"memory": CLEANUP_MEMORY}}
+    pod["tolerations"] += pod_settings.tolerated(profile.pods.preflight.tolerations)
     labels = {names.LABEL_STEP: names.CLEANUP}
     queued = _queued(world, profile.pods.preflight.queue_name)
     job = _job(world, names.cleanup_name(world.name, world.uid), {**labels, **queued}, labels, pod)
@@ -158,7 +160,7 @@ def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
         "activeDeadlineSeconds": CLEANUP_SECONDS,
         "ttlSecondsAfterFinished": CLEANUP_KEPT_SECONDS,
     }
-    return job
+    return pod_settings.with_settings(job, spec, profile)
 
 
 def _away_from(nodes: tuple[str, ...]) -> Object:

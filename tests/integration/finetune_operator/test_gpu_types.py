@@ -82,8 +82,8 @@ def test_the_cheapest_type_that_fits_is_requested_and_the_status_says_why(
     chosen = job.status()["gpuType"]
     assert (chosen["name"], chosen["reason"]) == ("l4", "Cheapest")
     assert chosen["message"].startswith(
-        "l4 is the cheapest of the GPU types that fit: about 0.33 for the job. The job does not fit slice. Its capacity "
-        "type is Spot"
+        "l4 is the cheapest of the GPU types that fit: about 0.33 for the job. The job does not fit slice. Its "
+        "capacity type is Spot"
     )
     assert job.status()["attempts"][0]["pricePerHour"] == "0.80"
 

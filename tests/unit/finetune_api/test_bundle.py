@@ -151,3 +151,12 @@ def test_the_bundle_of_a_pod_has_only_the_gpu_type_on_which_it_runs(
     spec = FineTuneJobSpec.model_validate({**MINIMAL, "compute": {"gpuType": asked} if asked else {}})
     bundle = Bundle(spec=spec, gpu_types=[GpuType(name="a"), GpuType(name="b")])
     assert [gpu.name for gpu in bundle.on(told).gpu_types] == left
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [{"gpuType": "h100"}, {"labels": {"a": "b"}}, {"annotations": {"a": "b"}}, {"priorityClassName": "urgent"}],
+)
+def test_the_digest_does_not_depend_on_where_and_how_soon_the_job_runs(compute: dict[str, Any]) -> None:
+    spec = FineTuneJobSpec.model_validate({**MINIMAL, "compute": compute})
+    assert Bundle(spec=spec).spec_digest == Bundle(spec=FineTuneJobSpec.model_validate(MINIMAL)).spec_digest
