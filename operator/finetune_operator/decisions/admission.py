@@ -7,6 +7,7 @@ status. Before the job requests a GPU: it fits a GPU type, and no other job writ
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from finetune_api import names
 from finetune_api.bundle import (
     allowed_gpu_types,
     bucket_of,
@@ -16,9 +17,8 @@ from finetune_api.bundle import (
     uris_of,
 )
 from finetune_api.conflicts import conflicts, normal
-from finetune_api.names import TRAINER_SERVICE_ACCOUNT
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_api.spec.profile import FineTuneProfileSpec, Storage
 from finetune_api.status.job import ConditionType, State
 from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.allowed import not_allowed
@@ -57,7 +57,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         )
     # A job that has begun found all objects once. Missing objects are expected to come back, so the job waits.
     begun = world.preflight is not None or world.has_requested_gpu or world.status.is_true(ConditionType.VALIDATED)
-    late = now - world.created >= GRACE and not begun
+    # A suspended job may be created before the objects that it names.
+    late = now - world.created >= GRACE and not begun and not world.spec.suspend
     if world.profile_error:
         unread = f"This version of the operator cannot read FineTuneProfile {world.spec.profile_name}"
         return Obstacle(f"{unread}: {world.profile_error}", final=False)
@@ -71,7 +72,9 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         return gpus
     if refused := not_allowed(world.spec, world.profile):
         return Obstacle(refused[0], final=not begun, remedy=refused[1])
-    if unknown := _unknown_bucket(world.spec, world.profile):
+    if world.bundle_error:
+        return _unreadable_bundle(world, world.bundle_error)
+    if unknown := _unknown_bucket(world.spec, world.bundle.storages if world.bundle else world.profile.storages):
         return replace(unknown, final=not begun)
     if not begun and (misplaced := _misplaced_cache(world.spec, world.profile)):
         return misplaced
@@ -80,7 +83,7 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
     if not begun and (missing := _no_checkpoints(world, world.spec, world.profile, late)):
         return missing
     account = world.spec.compute.service_account_name
-    if account not in (None, TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
+    if account not in (None, names.TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
         return Obstacle(
             f'spec.compute.serviceAccountName: ServiceAccount "{account}" does not exist in namespace '
             f"{world.namespace}.",
@@ -93,7 +96,7 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
             "job.",
             late,
             f"Run this command: kubectl create rolebinding {account}-reports --namespace {world.namespace} "
-            f"--clusterrole {TRAINER_SERVICE_ACCOUNT} --serviceaccount {world.namespace}:{account}",
+            f"--clusterrole {names.TRAINER_SERVICE_ACCOUNT} --serviceaccount {world.namespace}:{account}",
         )
     return None
 
@@ -130,6 +133,13 @@ def _no_checkpoints(world: World, spec: FineTuneJobSpec, profile: FineTuneProfil
             late,
             "Create this job when that job has failed. A suspended job continues from its own checkpoint when its "
             "spec.suspend is set to false.",
+        )
+    if earlier.is_cleaned:
+        return Obstacle(
+            f'{field}: the checkpoints of FineTuneJob "{name}" are being deleted, because the time of its '
+            "spec.runPolicy.keepCheckpointsSeconds is over.",
+            final=False,
+            remedy="Create this job again without spec.resumeFrom.",
         )
     bucket = bucket_of(earlier.output)
     if bucket and storage_of(bucket, profile.storages) is None:
@@ -185,12 +195,23 @@ def owner_of_output(world: World) -> str | None:
     )
 
 
-def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obstacle | None:
-    """Return the first URI whose bucket is in no storage of the profile; None if there is none."""
+def _unreadable_bundle(world: World, error: str) -> Obstacle:
+    """Return the obstacle that the input of the pods cannot be read: they may need Secrets that are not known."""
+    name = names.child_prefix(world.name, world.uid)
+    return Obstacle(
+        f"This version of the operator cannot read ConfigMap {name}, the input of the job's pods: {error}",
+        final=False,
+        remedy=f"Update the operator, or delete the ConfigMap: kubectl delete configmap {name} --namespace "
+        f"{world.namespace}. The operator then creates it again.",
+    )
+
+
+def _unknown_bucket(spec: FineTuneJobSpec, storages: list[Storage]) -> Obstacle | None:
+    """Return the first URI whose bucket is in none of the storages; None if there is none."""
     for field, uri in uris_of(spec).items():
         bucket = bucket_of(uri)
-        if bucket and storage_of(bucket, profile.storages) is None:
-            finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
+        if bucket and storage_of(bucket, storages) is None:
+            finding, remedy = unknown_bucket(bucket, spec.profile_name, storages)
             return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
     return None
 

@@ -64,6 +64,12 @@ def of_job(world: World) -> ChosenGpuType | None:
     return choose(found, world.spec)
 
 
+def name_of(world: World) -> str | None:
+    """Return the name of the job's GPU type; None if it has none."""
+    found = of_job(world)
+    return found.name if found else None
+
+
 def price_of(world: World) -> str | None:
     """Return the price of an hour of the job's GPU type: the profile's of now, or else the one on record."""
     chosen = of_job(world)

@@ -7,6 +7,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from finetune_api import names
+from finetune_api.bundle import Bundle
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import FineTuneJobStatus
@@ -53,6 +54,11 @@ class Run:
         if self.succeeded or self.failed:
             return False
         return self.pod is None or self.pod.is_leaving or not self.pod.is_over
+
+    def lacks(self, config_map: str) -> bool:
+        """Whether the pod cannot start because somebody deleted this ConfigMap, as the kubelet reports it."""
+        event = self.pod.event if self.pod else None
+        return event is not None and f'configmap "{config_map}" not found' in event.message
 
     @classmethod
     def parse(cls, job: Object) -> "Run":
@@ -104,6 +110,8 @@ class EarlierJob:
     """Its spec.output.uri."""
     state: str
     """State of its status; "" until the operator has written one."""
+    is_cleaned: bool = False
+    """Whether its checkpoints are being deleted, or may be at any moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +162,11 @@ class World:
     profile: FineTuneProfileSpec | None = None
     profile_error: str | None = None
     """Why this version cannot read the existing profile; None if it can."""
+    bundle: Bundle | None = None
+    """The input of the job's pods, as its ConfigMap has it. Read only before a pod is created, and if a pod lacks it;
+    None if it does not exist."""
+    bundle_error: str | None = None
+    """Why this version cannot read the existing bundle; None if it can."""
     service_account_exists: bool = False
     service_account_may_report: bool = True
     """False if the tenant's own ServiceAccount has no permission to write the status of the job."""
@@ -182,8 +195,8 @@ class World:
     trainers: tuple[Pod, ...] = ()
     """The pods of a job that has ended, without those of the cleanup."""
     cleanup_has_turn: bool = False
-    """Whether the cleanup may be created: only a few cleanups of all jobs run at the same time. It never is without a
-    profile."""
+    """Whether the cleanup may be created: only a few cleanups of all jobs run at the same time, and none while another
+    job starts from the checkpoints. It never is without a profile."""
     rivals: tuple[Rival, ...] = ()
     """Searched only until the job requests a GPU."""
 
@@ -202,18 +215,19 @@ class World:
         return self.ended_at is not None or self.status.is_over
 
 
-Spec = TypeVar("Spec", FineTuneJobSpec, FineTuneProfileSpec)
+Spec = TypeVar("Spec", FineTuneJobSpec, FineTuneProfileSpec, Bundle)
 
 
-def parse_spec(kind: type[Spec], raw: Object) -> tuple[Spec | None, str | None]:
+def parse_spec(kind: type[Spec], raw: Object, root: str = "spec.") -> tuple[Spec | None, str | None]:
     """Return (spec, error). The error is a sentence that names the first field that this version cannot read.
 
-    Fields of a later version are ignored: an older operator may run beside a newer CRD."""
+    Fields of a later version are ignored: an older operator may run beside a newer CRD. `root`: what the names of the
+    fields begin with."""
     try:
         return kind.model_validate(raw, extra="ignore"), None
     except ValidationError as error:
         first = error.errors()[0]
-        return None, f"spec.{'.'.join(map(str, first['loc']))}: {first['msg']}."
+        return None, f"{root}{'.'.join(map(str, first['loc']))}: {first['msg']}."
 
 
 def _own_failure(condition: Object) -> str:

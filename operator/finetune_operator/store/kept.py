@@ -46,6 +46,8 @@ class KeptJob:
     """output.uri in its normal form."""
     written_output: str
     """output.uri as the tenant wrote it. Two spellings of a place can be two places in S3."""
+    resume_from: str
+    """Name of the earlier job of spec.resumeFrom; "" if there is none."""
     is_validated: bool
     state: str
     """State of the status; "" until the operator has written one."""
@@ -102,6 +104,7 @@ class KeptJob:
             profile=sys.intern(spec.get("profileName", "")),
             output=output,
             written_output=output if uri == output else uri,  # one string in memory where both are the same
+            resume_from=sys.intern(spec.get("resumeFrom", {}).get("name", "")),
             is_validated=any(
                 condition["type"] == ConditionType.VALIDATED and condition["status"] == "True"
                 for condition in status.get("conditions", [])

@@ -164,6 +164,15 @@ def said_of(world: World, record: Attempt) -> End | None:
     return own_words.failure_said(world.status, types, _listening_since(world, record, run))
 
 
+def own_end(world: World, record: Attempt) -> End | None:
+    """Return why an attempt failed that the operator had stopped, if its pod said so while it stopped, and if every
+    later attempt would fail in the same way."""
+    if record.reason is None or record.reason in {*FailureReason, SUCCEEDED}:
+        return None
+    said = said_of(world, record)
+    return said if said is not None and FAILURES[said[1]].retry is Retry.NEVER else None
+
+
 def stage_of(world: World, record: Attempt) -> str:
     """Return how far this attempt has come, by the conditions that it wrote."""
     run, types = run_of(world, record), own_words.of_attempt(world.authors, record.number)

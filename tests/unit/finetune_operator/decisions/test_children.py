@@ -9,7 +9,7 @@ import pytest
 from finetune_api.bundle import Bundle
 from finetune_api.names import LABEL_PRIORITY_CLASS, LABEL_QUEUE
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import children
+from finetune_operator.decisions import bundles, children
 from finetune_operator.decisions.children import Try
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
@@ -125,7 +125,7 @@ def test_raising_compute_memory_raises_the_preflights_limit(memory: str, limit: 
 
 
 def test_the_bundle_is_immutable_and_reads_back_as_it_was() -> None:
-    config_map = children.bundle_config_map(WORLD, SPEC, PROFILE)
+    (config_map,) = bundles.missing(WORLD, SPEC, PROFILE)
 
     bundle = Bundle.model_validate(json.loads(config_map["data"]["bundle.json"]))
     assert config_map["immutable"]
@@ -148,7 +148,7 @@ def test_pods_get_the_cache_of_prepared_rows_and_the_keys_for_its_bucket() -> No
         }
     )
 
-    bundle = json.loads(children.bundle_config_map(WORLD, SPEC, profile)["data"]["bundle.json"])
+    bundle = json.loads(bundles.missing(WORLD, SPEC, profile)[0]["data"]["bundle.json"])
     pods = [children.preflight_job(WORLD, SPEC, profile), children.attempt_job(WORLD, SPEC, profile, Try(1, GPU))]
 
     assert bundle["preparedCache"] == {"uri": "s3://cache/prepared"}
