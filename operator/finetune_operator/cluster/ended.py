@@ -53,7 +53,7 @@ def _with_live_job(api: Api, store: Store, job: KeptJob, world: World) -> World 
         generation=raw["metadata"]["generation"],
         deleting="deletionTimestamp" in raw["metadata"],
         raw_status=raw["status"],
-        status=FineTuneJobStatus.model_validate(raw["status"]),
+        status=FineTuneJobStatus.model_validate(raw["status"], extra="ignore"),
         spec=spec,
         spec_error=error,
         profile=profile,

@@ -155,7 +155,7 @@ def _bare(job: KeptJob) -> World:
         queue=job.queue,
         priority_class=job.priority_class,
         raw_status=status,
-        status=FineTuneJobStatus.model_validate(status),
+        status=FineTuneJobStatus.model_validate(status, extra="ignore"),
         spec=spec,
         spec_error=error,
         authors=dict(job.authors),

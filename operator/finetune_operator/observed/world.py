@@ -33,6 +33,8 @@ class Run:
     """Field manager that suspended the Job; "" if a webhook suspended it when it was created."""
     queue: str | None = None
     """Queue of the Job, from its label."""
+    gpu_type: str | None = None
+    """Name of the GPU type that the Job requests, from its label."""
     suspended_since: datetime | None = None
     """When the Job was suspended, as the Job controller reports it."""
     hold: Hold | None = None
@@ -73,6 +75,7 @@ class Run:
             suspended_since=_optional_time(true.get("Suspended", {}).get("lastTransitionTime")),
             suspended_by=_suspended_by(metadata.get("managedFields", [])),
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
+            gpu_type=metadata.get("labels", {}).get(names.LABEL_GPU_TYPE),
             begun=_optional_time(status.get("startTime")),
         )
 
