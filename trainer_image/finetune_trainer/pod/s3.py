@@ -18,11 +18,13 @@ from botocore.exceptions import (
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
+    SSLError,
 )
 
 from finetune_api.bundle import JobIdentity
 from finetune_api.reasons import FailureReason
 from finetune_api.spec import profile
+from finetune_trainer.pod.authority import TRUST_IT, UNTRUSTED, trusted
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.files import PATIENCE_SECONDS, Place
 from finetune_trainer.pod.heartbeat import quiet_work
@@ -144,6 +146,13 @@ class S3Files:
         """Returns the failure for an error, or None if the error does not come from the S3 service."""
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, f"The pod has no credentials for {uri}.")
+        if isinstance(error, SSLError) and UNTRUSTED in str(error):
+            return TrainerFailure(
+                FailureReason.STORAGE_UNAVAILABLE,
+                f"The certificate of {self._storage.endpoint or 'Amazon S3'} is not trusted "
+                f"({str(error).partition(UNTRUSTED)[2].strip(' ]:')}).",
+                TRUST_IT,
+            )
         if isinstance(error, NO_ANSWER):
             where = self._storage.endpoint or f"Amazon S3 in {self._storage.region}"
             return TrainerFailure(
@@ -190,7 +199,11 @@ class S3Files:
         if keys:
             session.register_component("credential_provider", CredentialResolver([MountedKeysProvider(keys)]))
         client = boto3.session.Session(botocore_session=session).client(
-            "s3", endpoint_url=self._storage.endpoint, region_name=self._storage.region, config=config
+            "s3",
+            endpoint_url=self._storage.endpoint,
+            region_name=self._storage.region,
+            config=config,
+            verify=trusted(self._storage, secrets_dir, self._job),
         )
         if keys:
             client.meta.events.register("needs-retry.s3", keys.retry)  # type: ignore[arg-type] # the answer does count
