@@ -91,8 +91,8 @@ def write_folder(
 ) -> Manifest:
     """Writes `files`, by their path in the folder, and then the manifest. Returns the manifest.
 
-    `advance`: gets the number of bytes sent, in the calling thread; an exception that it raises ends the writing. No
-    folder must exist at `uri`. Raises TrainerFailure as JobStorage does; the folder is then not usable."""
+    `advance`: gets the number of bytes sent, from any thread; an exception that it raises ends the writing. No folder
+    must exist at `uri`. Raises TrainerFailure as JobStorage does; the folder is then not usable."""
     entries = {}
     for name, content in files.items():
         entries[name] = _entry(content, lambda: advance(0))
