@@ -62,6 +62,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0,
         help="how often the micro-batches are halved: once for each earlier attempt that ran out of GPU memory",
     )
+    parser.add_argument("--gpu-type", help="name of the GPU type of this pod in the bundle's gpuTypes")
     return parser.parse_args(arguments)
 
 
@@ -89,7 +90,7 @@ def _run(options: argparse.Namespace) -> str:
 
     writer = StatusWriter(bundle.job, attempt_manager(attempt))
     with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_failure(failure, writer)):
-        return train(bundle, storage, writer, attempt, options.halvings)
+        return train(bundle.on(options.gpu_type), storage, writer, attempt, options.halvings)
 
 
 def read_bundle(path: Path) -> Bundle:

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, rules
-from finetune_api.spec.profile import Price
+from finetune_api.spec.gpu_type import Price
 
 MAX_RETRIES, MAX_INTERRUPTIONS = 3, 100
 """Used where the spec sets none. The schema has no defaults, so that specs and their digests stay as they were written

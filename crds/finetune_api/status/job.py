@@ -16,6 +16,7 @@ from pydantic import Field
 
 from finetune_api.model import SchemaKeys, StatusModel, list_map
 from finetune_api.status.attempts import RECORDED, Attempt, Counts, Money
+from finetune_api.status.chosen_gpu import ChosenGpuType
 from finetune_api.status.evaluation import Evaluation
 from finetune_api.status.fields import Message, Reason, Text, Time
 from finetune_api.status.preflight import Preflight, Resolved
@@ -174,6 +175,9 @@ class FineTuneJobStatus(StatusModel):
     """The last ten attempts."""
     preflights: Annotated[list[Attempt], Field(max_length=RECORDED), list_map("number")] | None = None
     """The last ten preflights that ended without a result and were repeated, or could not be repeated."""
+    gpu_type: ChosenGpuType | None = None
+    """The GPU type that all attempts of the job use, and why. It is written with the first attempt. Later changes of
+    the FineTuneProfile do not change it."""
     start_time: Time | None = None
     """When the first training pod was scheduled. spec.runPolicy.activeDeadlineSeconds counts from then."""
     gpu_seconds: int | None = None

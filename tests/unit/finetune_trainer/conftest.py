@@ -3,19 +3,18 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from devcluster.ports import free_ports
 from finetune_api.bundle import Bundle
 
 TEMPLATE = (
@@ -194,15 +193,6 @@ class S3:
         return name
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports nobody listens on; all are held until the last is found, so that no two are the same."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """SeaweedFS on loopback, stopped at the end."""
@@ -215,7 +205,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         (folder / "secrets" / name / "AWS_ACCESS_KEY_ID").write_text(name)
         (folder / "secrets" / name / "AWS_SECRET_ACCESS_KEY").write_text(f"{name}-key")
     for _ in range(3):  # a port that was free may be taken by the time it is listened on
-        port, *others = _free_ports(8)
+        port, *others = free_ports(8)
         server = _start_weed(folder, port, others)
         s3 = S3(f"http://127.0.0.1:{port}", folder / "secrets", folder / "s3.json", server)
         try:

@@ -42,9 +42,10 @@ from finetune_trainer.pod.termination import failure_after_stop, write_failure
 from finetune_trainer.preflight.advice import advise
 from finetune_trainer.preflight.end_of_turn import untrained_end
 from finetune_trainer.preflight.facts import facts_of
+from finetune_trainer.preflight.fitting import require_fit, require_gpu_type
 from finetune_trainer.preflight.gather import Gathered
 from finetune_trainer.preflight.leaked_rows import leaked_rows
-from finetune_trainer.preflight.prediction import data_size, require_fit, sized
+from finetune_trainer.preflight.prediction import data_size, of_allowed, sized
 from finetune_trainer.preflight.regression_rows import gather_regression
 from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT, lora_or_qlora, resolve, sequence_limit
 from finetune_trainer.preflight.reuse import gather_or_reuse
@@ -108,6 +109,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     first. Stores the rows in `scratch`/prepared, as `write_prepared` expects them."""
     spec = bundle.spec
     check_places(spec)
+    require_gpu_type(spec, bundle.gpu_types)
     check_output(bundle, storage)
     model = inspect_model(storage, spec.model.uri, scratch / "model")
     if spec.method.type is not MethodType.FULL:
@@ -129,7 +131,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     size = data_size(sides, spec.evaluation.max_rows)
     resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
     if spec.method.type is MethodType.AUTO:
-        resolved = lora_or_qlora(resolved, findings.estimates)
+        resolved = lora_or_qlora(resolved, of_allowed(findings.estimates, spec, bundle.gpu_types))
         resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
     if resolved.method is MethodType.QLORA:
         require_quantizable(model)
@@ -143,7 +145,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
         spec, gathered, sides, resolved, findings, leaked=leaked, context=model.context, untrained_end=untrained
     )
     findings.advice, findings.leaked = advise(facts), facts.leaked_rows
-    require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
+    require_fit(findings.estimates, bundle.gpu_types, spec, resolved, model.shape, size)
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
     return Prepared(
         **sides,

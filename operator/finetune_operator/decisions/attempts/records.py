@@ -10,6 +10,7 @@ from finetune_api import names
 from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_api.status.attempts import RECORDED, Attempt, Counts
 from finetune_api.status.job import ConditionType, FineTuneJobStatus
+from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.attempts import usage
 from finetune_operator.observed import own_words
 from finetune_operator.observed.runs import assess
@@ -130,11 +131,10 @@ def history(world: World, now: datetime) -> History:
 
 def new(world: World, number: int, avoided: list[str] | None = None) -> Attempt:
     """Return the record of an attempt that starts now, at the price that the GPU has now."""
-    price = world.profile.gpu_types[0].price_per_hour if world.profile else None
     return Attempt(
         number=number,
         name=names.attempt_name(world.name, world.uid, number),
-        price_per_hour=price,
+        price_per_hour=gpu_choice.price_of(world),
         avoided_nodes=avoided or None,
     )
 
@@ -162,6 +162,15 @@ def said_of(world: World, record: Attempt) -> End | None:
     """Return the failure that the attempt's own pod wrote in the status."""
     run, types = run_of(world, record), own_words.of_attempt(world.authors, record.number)
     return own_words.failure_said(world.status, types, _listening_since(world, record, run))
+
+
+def own_end(world: World, record: Attempt) -> End | None:
+    """Return why an attempt failed that the operator had stopped, if its pod said so while it stopped, and if every
+    later attempt would fail in the same way."""
+    if record.reason is None or record.reason in {*FailureReason, SUCCEEDED}:
+        return None
+    said = said_of(world, record)
+    return said if said is not None and FAILURES[said[1]].retry is Retry.NEVER else None
 
 
 def stage_of(world: World, record: Attempt) -> str:
