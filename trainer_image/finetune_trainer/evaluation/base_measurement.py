@@ -23,19 +23,6 @@ from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.pod.heartbeat import phase
 
 
-def measure_base(base: "BaseMeasuring") -> tuple[PreTrainedModel, Assessor, Baselines]:
-    """Measures the base model as it would be served, or takes over what an earlier attempt measured. Returns the base
-    model as the method trains it.
-
-    Under QLoRA these are two models: it measures the base model in bf16, if that fits into memory, and returns the base
-    model in 4 bits. Only one of them is in memory at a time."""
-    if (earlier := kept_baselines(base.kept)) is not None:
-        return *base.load(base.prepared.resolved.method), earlier
-    model, assessor, baselines = base.measure()
-    keep_baselines(base.kept, baselines)
-    return model, assessor, baselines
-
-
 @dataclass(frozen=True, eq=False)
 class BaseMeasuring:
     """The measuring of the base model of a job."""
@@ -87,6 +74,19 @@ class BaseMeasuring:
 
         remember = KeptMeasurements(self.kept, f"base.{method.lower()}")
         return model, assessor, assessor.baselines(model, say, remember, f"the base model{why}")
+
+
+def measure_base(base: BaseMeasuring) -> tuple[PreTrainedModel, Assessor, Baselines]:
+    """Measures the base model as it would be served, or takes over what an earlier attempt measured. Returns the base
+    model as the method trains it.
+
+    Under QLoRA these are two models: it measures the base model in bf16, if that fits into memory, and returns the base
+    model in 4 bits. Only one of them is in memory at a time."""
+    if (earlier := kept_baselines(base.kept)) is not None:
+        return *base.load(base.prepared.resolved.method), earlier
+    model, assessor, baselines = base.measure()
+    keep_baselines(base.kept, baselines)
+    return model, assessor, baselines
 
 
 def load_base(
