@@ -27,7 +27,6 @@ from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.pod.termination import (
     failure_after_stop,
     handle_sigterm,
-    stop_requested,
     write_failure,
     write_termination_message,
 )
@@ -146,9 +145,7 @@ def _fail(error: BaseException) -> int:
 
 if __name__ == "__main__":
     code = main()
-    if stop_requested():
-        # An upload that does not answer must not use up the grace period.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of an upload that does not answer must not use up the grace period, or hold a GPU.
+    os._exit(code)

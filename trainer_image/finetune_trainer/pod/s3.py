@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 READ_BYTES = 8 * 1024 * 1024
 READ_ATTEMPTS = 5
 ONE_THREAD = TransferConfig(use_threads=False)
+SEVERAL_THREADS = TransferConfig(max_concurrency=8, multipart_chunksize=16 * 1024 * 1024)
+LARGE_BYTES = 1024 * 1024 * 1024
+"""Size from which a stream is sent over several connections. An adapter's checkpoint is smaller: it is sent beside the
+training, from which every thread takes time. The state of a whole model would take many minutes over one connection."""
 MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
 BAD_KEYS = REFUSED_KEYS | {"RequestTimeTooSkewed"}
 EXISTS = {"412", "PreconditionFailed"}
@@ -120,7 +124,9 @@ class S3Files:
         self._put(lambda: path.open("rb"), uri, advance)
 
     def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None]) -> None:
-        self._put(open, uri, advance, ONE_THREAD)
+        with open() as stream:
+            size = stream.seek(0, io.SEEK_END)
+        self._put(open, uri, advance, SEVERAL_THREADS if size >= LARGE_BYTES else ONE_THREAD)
 
     def _put(
         self,
