@@ -103,7 +103,12 @@ def read_bundle(path: Path) -> Bundle:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"The bundle {path} does not exist.") from error
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc'])) or 'bundle'}: {e['msg']}" for e in error.errors()[:5]]
-        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{'; '.join(wrong)}.") from error
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"{'; '.join(wrong)}.",
+            "Correct the field. If the API server accepts it, the trainer is older than the operator: update "
+            "spec.trainer.image of the FineTuneProfile.",
+        ) from error
 
 
 def _hide_torch() -> None:
