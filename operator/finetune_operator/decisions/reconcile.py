@@ -155,7 +155,9 @@ def _validate(
         create.append(children.bundle_config_map(world, spec, profile))
     if found.standing is Standing.ABSENT:
         create.append(children.preflight_job(world, spec, profile, preflights.next_number(world)))
-    return _proceed(world, outlooks.validating(found), history, now, create, found.requeue_after)
+    plan = _proceed(world, outlooks.validating(found), history, now, create, found.requeue_after)
+    # A preflight that existed is also absent if the job is deleted with its children, and the watch of jobs is late.
+    return replace(plan, is_final=found.standing is Standing.ABSENT and world.status.state is not None)
 
 
 def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, history: History, now: datetime) -> Plan:

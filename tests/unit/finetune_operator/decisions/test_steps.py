@@ -42,6 +42,15 @@ def test_a_preflight_job_that_somebody_removed_is_not_run_again_once_it_has_spok
     ]
 
 
+def test_a_preflight_is_created_again_only_for_a_job_that_still_exists() -> None:
+    first = reconcile(fresh(), NOW)
+    gone = with_status(fresh(), first)
+
+    again = reconcile(gone, NOW)
+
+    assert [(kinds(plan)[-1], plan.is_final) for plan in (first, again)] == [("Job", False), ("Job", True)]
+
+
 def test_a_failed_preflight_ends_the_job_and_asks_for_nothing() -> None:
     world = fresh(preflight=preflight(pod("Failed", exit_code=21), failed=True))
 
