@@ -94,7 +94,7 @@ test-soak: venv ## fifty jobs on one GPU in the whole local cluster; watches bro
 .PHONY: chaos
 chaos: venv ## every fault 20 times under running jobs (many hours; goes on where it stopped); TRIES=1 FAULTS="node-lost s3-503"
 	@$(PYTHON) -m devcluster build
-	@$(PYTHON) -m tests.chaos $(if $(TRIES),--tries $(TRIES)) $(if $(FAULTS),--fault $(FAULTS))
+	@$(PYTHON) -m tests.chaos $(if $(TRIES),--tries $(TRIES)) $(if $(FAULTS),--fault $(FAULTS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 FLOOR := build/floor/venv
 FLOOR_PYTEST := $(FLOOR)/bin/python -m pytest

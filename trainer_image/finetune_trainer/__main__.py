@@ -63,6 +63,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0,
         help="how often the micro-batches are halved: once for each earlier attempt that ran out of GPU memory",
     )
+    parser.add_argument("--gpu-type", help="name of the GPU type of this pod in the bundle's gpuTypes")
     return parser.parse_args(arguments)
 
 
@@ -80,14 +81,17 @@ def _run(options: argparse.Namespace) -> str:
 
         return cleanup(bundle, storage)
     if step == "preflight":
-        from finetune_trainer.preflight.recipe import preflight
+        from finetune_trainer.preflight.recipe import preflight, tell_stall
 
-        return preflight(bundle, storage, StatusWriter(bundle.job, PREFLIGHT_MANAGER))
-    from finetune_trainer.train import tell_failure, train
+        status = StatusWriter(bundle.job, PREFLIGHT_MANAGER)
+        with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_stall(failure, status)):
+            return preflight(bundle, storage, status)
+    from finetune_trainer.train.recipe import train
+    from finetune_trainer.train.telling import tell_failure
 
     writer = StatusWriter(bundle.job, attempt_manager(attempt))
     with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_failure(failure, writer)):
-        return train(bundle, storage, writer, attempt, options.halvings)
+        return train(bundle.on(options.gpu_type), storage, writer, attempt, options.halvings)
 
 
 def read_bundle(path: Path) -> Bundle:

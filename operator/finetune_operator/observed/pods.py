@@ -5,7 +5,8 @@ The trainer's container is found by its name, because webhooks can add other con
 import json
 import sys
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any
 
 from finetune_api import names
@@ -70,6 +71,16 @@ class PodEvent:
     message: str
 
 
+class NodeState(Enum):
+    """Whether the node of a pod answers."""
+
+    ANSWERS = "Answers"
+    SILENT = "Silent"
+    """Its kubelet has not reported for a while."""
+    GONE = "Gone"
+    """It was deleted, or an administrator has marked it as out of service. Nothing runs there any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pod:
     """The relevant fields of a trainer pod. Fields of a container are those of the trainer's container."""
@@ -80,6 +91,10 @@ class Pod:
     uid: str = ""
     due: datetime | None = None
     """When a pod that is being deleted must be gone: time of the request plus the grace period."""
+    grace: timedelta = timedelta(0)
+    """Grace period of a pod that is being deleted."""
+    node_state: NodeState = NodeState.ANSWERS
+    """Read only for a pod that is being deleted and has not ended."""
     reason: str = ""
     message: str = ""
     node_name: str | None = None
@@ -110,6 +125,7 @@ class Pod:
             phase=sys.intern(status.get("phase", "Pending")),
             uid=metadata.get("uid", ""),
             due=_time(metadata.get("deletionTimestamp")),
+            grace=timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0),
             reason=status.get("reason", ""),
             message=status.get("message", ""),
             node_name=pod.get("spec", {}).get("nodeName"),

@@ -42,7 +42,7 @@ QUOTAS: dict[str, Object] = {
 """What restricts the namespace of the job of this name."""
 HELPS = {
     "gpu": "add a node with example.com/gpu, or correct resourceName of gpuTypes in the FineTuneProfile",
-    "labels": "correct nodeSelector of gpuTypes in the FineTuneProfile, or label a node accordingly",
+    "labels": "correct nodeSelector in spec.gpuTypes or spec.pods of the FineTuneProfile, or label a node accordingly",
     "cpu": "free or add CPU; for the training pod, spec.compute.cpu can be lowered",
     "image": "Correct spec.trainer.image in the FineTuneProfile",
     "quota": "raise ResourceQuota quota.",

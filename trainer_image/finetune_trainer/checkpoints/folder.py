@@ -15,6 +15,7 @@ from typing import Annotated, Any, BinaryIO
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import beat
 from finetune_trainer.pod.storage import JobStorage, join
 
 MANIFEST = "manifest.json"
@@ -163,7 +164,7 @@ def _opener(content: Content) -> Callable[[], BinaryIO]:
     return (lambda: content.open("rb")) if isinstance(content, Path) else content
 
 
-def _entry(content: Content, between: Callable[[], None] = lambda: None) -> FileEntry:
+def _entry(content: Content, between: Callable[[], None] = beat) -> FileEntry:
     """Returns size and sha256. Calls `between` between the parts that it reads."""
     digest, size = hashlib.sha256(), 0
     with _opener(content)() as stream:

@@ -24,7 +24,8 @@ from finetune_api.bundle import JobIdentity
 from finetune_api.reasons import FailureReason
 from finetune_api.spec import profile
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.files import Place
+from finetune_trainer.pod.files import PATIENCE_SECONDS, Place
+from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.mounted_keys import (
     KEY_ID,
     REFUSED_KEYS,
@@ -218,7 +219,8 @@ class _Reader(Positioned):
     def __init__(self, client: "S3Client", uri: str) -> None:
         self._client = client
         self._bucket, self._key = split(uri)
-        head = _head(client, self._bucket, self._key)
+        with quiet_work(PATIENCE_SECONDS):
+            head = _head(client, self._bucket, self._key)
         super().__init__(head["ContentLength"])
         self._etag = head["ETag"]
 
@@ -237,6 +239,10 @@ class _Reader(Positioned):
         """Returns the bytes from `start` to `end`, without the byte at `end`."""
         if start >= end:
             return b""
+        with quiet_work(PATIENCE_SECONDS):
+            return self._range(start, end)
+
+    def _range(self, start: int, end: int) -> bytes:
         for attempt in range(1, READ_ATTEMPTS + 1):
             answer = self._client.get_object(
                 Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", IfMatch=self._etag

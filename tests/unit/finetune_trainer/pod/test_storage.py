@@ -12,6 +12,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod import s3 as s3_module
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import beats, patience
 from finetune_trainer.pod.storage import JobStorage, join, open_storage
 
 JOB = {"namespace": "team", "name": "tickets", "uid": "0123"}
@@ -270,3 +271,27 @@ def test_outside_kubernetes_a_storage_without_mounted_secret_uses_the_usual_cred
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "owner-key")
     storages = [{"buckets": ["*"], "endpoint": s3.endpoint, "credentialsSecretName": "nobody"}]
     assert open_storage(bundle(s3_place.folder, storages), s3.secrets_dir).write_bytes(s3_place.uri("x"), b"1")
+
+
+def test_each_object_of_a_large_folder_is_a_sign_of_progress(place: Place) -> None:
+    for number in range(5):
+        place.storage.write_bytes(place.uri("many", str(number)), b"x")
+    signs = []
+    for work in (
+        lambda: place.storage.list_folder(place.uri("many")),
+        lambda: place.storage.list(place.uri("many", "*")),
+        lambda: place.storage.delete_prefix(place.uri("many")),
+    ):
+        before = beats()
+        work()
+        signs.append(beats() - before)
+    assert min(signs) > 5
+    assert signs[2] > 10, "listed, and then deleted"
+
+
+def test_only_the_reads_of_an_open_file_may_be_quiet(place: Place) -> None:
+    """Other work inside, such as the tokenizing of rows, must not hang for as long as a storage may."""
+    place.storage.write_bytes(place.uri("rows.jsonl"), b"row")
+    with place.storage.open(place.uri("rows.jsonl")) as stream:
+        assert stream.read() == b"row"
+        assert patience(None) == 300
