@@ -1,6 +1,7 @@
 """Makes what tests of the whole cluster need: the operator from its chart, S3 with a tiny model, a tenant."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def s3_client(cluster: Cluster) -> Any:
         aws_secret_access_key=keys.secret_key,
     )
     for bucket in BUCKETS:
-        client.create_bucket(Bucket=bucket)
+        # The client repeats a request that was carried out and not answered, as happens on a busy machine.
+        with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket=bucket)
     return client
 
 

@@ -20,7 +20,10 @@ PREFLIGHT_MEMORY = "4Gi"
 """Memory limit of the preflight, unless compute.memory is more. Rows are streamed, so most jobs need less."""
 PREFLIGHT_GRACE_SECONDS = 10
 TRAIN_GRACE_SECONDS = 120
-"""Time between SIGTERM and SIGKILL, unless the profile sets another: long enough to store a checkpoint."""
+"""Time from the request to stop to SIGKILL, unless the profile sets another: long enough to store a checkpoint."""
+SIGTERM_DELAY_SECONDS = 2
+"""Time from the request to stop to SIGTERM. Linux drops a signal to the first process of a container that has no
+handler yet, and Python needs a moment to start. A pod that is stopped right after its start would train on."""
 CLEANUP_REQUESTS, CLEANUP_MEMORY = {"cpu": "100m", "memory": "256Mi"}, "1Gi"
 """Requests and memory limit of the pod that deletes checkpoints."""
 CLEANUP_RETRIES = 6
@@ -97,7 +100,9 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     pod = _pod_spec(world, spec, profile, arguments)
     grace = profile.pods.termination_grace_period_seconds or TRAIN_GRACE_SECONDS
     pod["terminationGracePeriodSeconds"] = grace
-    pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace)})
+    if delay := min(SIGTERM_DELAY_SECONDS, grace // 2):
+        pod["containers"][0]["lifecycle"] = {"preStop": {"sleep": {"seconds": delay}}}
+    pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace - delay)})
     pod["containers"][0]["resources"] = {
         "requests": {"cpu": spec.compute.cpu, "memory": spec.compute.memory, gpu.resource_name: "1"},
         "limits": {"memory": spec.compute.memory, gpu.resource_name: "1"},

@@ -71,6 +71,16 @@ def test_a_deadline_lets_the_attempt_store_a_checkpoint_and_ends_the_job(
     assert job.status()["attempts"][0]["reason"] == FailureReason.DEADLINE_EXCEEDED
 
 
+def test_a_deadline_is_noticed_though_nothing_else_happens(kube: Kube, namespace: str, kubelet: Kubelet) -> None:
+    job = Job.create(kube, namespace, manifest(runPolicy={"activeDeadlineSeconds": 3}))
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
+    pod = kubelet.pod_of(namespace, job.child(ATTEMPT))
+    pod.runs()
+    stops(job, pod)
+
+    job.assert_failed(FailureReason.DEADLINE_EXCEEDED, "The job had not ended 3 s after its first training pod")
+
+
 @pytest.fixture
 def priced(kube: Kube, namespace: str) -> Iterator[str]:
     """A profile whose GPU costs a unit a second."""

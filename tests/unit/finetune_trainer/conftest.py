@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,8 +189,10 @@ class S3:
         return True
 
     def bucket(self, name: str) -> str:
-        """Makes a bucket; returns its name."""
-        self.client().create_bucket(Bucket=name)
+        """Makes a bucket, or finds the one that an earlier try has made; returns its name."""
+        client = self.client()
+        with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket=name)
         return name
 
 
@@ -247,7 +250,7 @@ def _comes_up(s3: S3, server: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + 60
     while server.poll() is None and time.monotonic() < deadline:
         try:
-            s3.client().create_bucket(Bucket="ready")
+            s3.bucket("ready")
             s3.client().put_object(Bucket="ready", Key="probe", Body=b"1")
             return True
         except Exception:

@@ -110,7 +110,7 @@ def failure_after_stop(error: BaseException) -> TrainerFailure:
 def seconds_left() -> float:
     """Returns how long the pod may still work after SIGTERM, before it has to report how it ended.
 
-    The environment variable names.GRACE_VARIABLE has the pod's terminationGracePeriodSeconds."""
+    The environment variable names.GRACE_VARIABLE has the seconds from SIGTERM to SIGKILL."""
     grace = float(os.environ.get(names.GRACE_VARIABLE) or GRACE_SECONDS)
     passed = monotonic() - _Stop.since if _Stop.requested else 0.0
     return max(0.0, grace - min(RESERVED_SECONDS, RESERVED_SHARE * grace) - passed)

@@ -100,8 +100,22 @@ def test_an_attempt_learns_its_number_its_halvings_its_uid_and_its_grace() -> No
     assert container["args"][:7] == ["train", "--attempt", "3", "--gpu-type", "h100", "--halvings", "1"]
     assert "--halvings" not in JOBS["attempt"]["spec"]["template"]["spec"]["containers"][0]["args"]
     assert variables["POD_UID"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.uid"
-    assert (pod["terminationGracePeriodSeconds"], variables["GRACE_SECONDS"]["value"]) == (300, "300")
+    assert (pod["terminationGracePeriodSeconds"], variables["GRACE_SECONDS"]["value"]) == (300, "298")
     assert JOBS["attempt"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 120
+
+
+@pytest.mark.parametrize(("grace", "delay"), [(1, 0), (2, 1), (4, 2), (30, 2), (None, 2)])
+def test_a_stopped_attempt_gets_sigterm_when_it_has_surely_started_and_half_its_grace_is_left(
+    grace: int | None, delay: int
+) -> None:
+    pods = {"terminationGracePeriodSeconds": grace} if grace else {}
+    profile = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(by_alias=True), "pods": pods})
+
+    (container,) = children.attempt_job(WORLD, SPEC, profile, Try(1, GPU))["spec"]["template"]["spec"]["containers"]
+
+    hook = container.get("lifecycle", {}).get("preStop", {"sleep": {"seconds": 0}})
+    told = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert (hook, told["GRACE_SECONDS"]) == ({"sleep": {"seconds": delay}}, str((grace or 120) - delay))
 
 
 def test_an_attempt_keeps_away_from_the_nodes_whose_gpu_failed() -> None:
