@@ -2,24 +2,26 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from finetune_api.spec.method import Method, MethodType
 from finetune_api.spec.training import Training
 from finetune_trainer.base.base_model import MAMBAS, NO_ADAPTER, NO_FOUR_BIT
+from finetune_trainer.base.composite import is_tuned
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.model.trainable import as_published, make_trainable, use_gradient_checkpointing
 from finetune_trainer.training.loop import Step, accumulate_gradients, training_steps
-from tests.unit.finetune_trainer.model_families import ALONE, EXPERTS, FAMILIES, Family, save_family
+from tests.unit.finetune_trainer.model_families import ALONE, COMPOSITE, EXPERTS, FAMILIES, Family, save_family
 from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, fresh_accelerator, resolved
 
 CPU = torch.device("cpu")
@@ -28,7 +30,7 @@ PLAIN, FOUR_BIT = "peft.tuners.lora.layer", "peft.tuners.lora.bnb"
 """Where PEFT has its adapters of layers in bf16, and in 4 bits."""
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, *EXPERTS, *ALONE], ids=lambda family: family.__name__)
+@pytest.fixture(scope="module", params=[*FAMILIES, *EXPERTS, *COMPOSITE, *ALONE], ids=lambda family: family.__name__)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model of each family in turn. Read only."""
     family: Family = request.param
@@ -40,6 +42,11 @@ def names(families: Sequence[Family]) -> list[str]:
     return [family.__name__ for family in families]
 
 
+def loader(folder: Path) -> Any:
+    """The class with which others load the family in this folder."""
+    return AutoModelForImageTextToText if folder.name in names(COMPOSITE) else AutoModelForCausalLM
+
+
 def train(model: PreTrainedModel, method: MethodType, steps: int) -> list[Step]:
     settings = resolved(method=method, total_steps=steps, micro_batch_tokens=64)
     return list(training_steps(model, ROWS, Training(global_batch_size=6), settings, fresh_accelerator("bf16")))
@@ -49,7 +56,7 @@ def train(model: PreTrainedModel, method: MethodType, steps: int) -> list[Step]:
 def test_packed_rows_have_the_logits_of_each_row_alone(folder: Path) -> None:
     model = load_model(folder, MethodType.LORA, CPU).to(torch.float64).eval()
     plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **plain)
+    reference = loader(folder).from_pretrained(folder, dtype=torch.bfloat16, **plain)
     reference.to(torch.float64).eval()
     assert bool(sharing(model).packed) == (folder.name not in [*names(ALONE), "gpt_oss"])
     expected = []
@@ -68,7 +75,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(folder: Path) -> None:
         model = load_model(folder, MethodType.FULL, CPU).to(torch.float64).requires_grad_(True).train()
         use_gradient_checkpointing(model, checkpointing)
         accumulate_gradients(model, ROWS, 64, fresh_accelerator())
-        gradients.append([parameter.grad for parameter in model.parameters()])
+        # Weights for images have no gradient.
+        gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
     for kept, again in zip(*gradients, strict=True):
         torch.testing.assert_close(again, kept, rtol=1e-10, atol=1e-12)
 
@@ -98,6 +106,7 @@ def test_every_linear_layer_that_can_has_an_adapter_that_learns(folder: Path) ->
         if isinstance(module, torch.nn.Linear)
         and module is not base.get_output_embeddings()
         and not name.endswith(refused)
+        and (folder.name not in names(COMPOSITE) or is_tuned(name))
     }
     model = make_trainable(base, Method(), MethodType.LORA, seed=0).train()
     accumulate_gradients(model, ROWS, 64, fresh_accelerator("bf16"))
@@ -107,6 +116,8 @@ def test_every_linear_layer_that_can_has_an_adapter_that_learns(folder: Path) ->
         if "lora_B" in name and parameter.grad is not None and parameter.grad.any()
     }
     assert learning >= linear
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert not [name for name in trained if "vision" in name or "projector" in name]
 
 
 @pytest.mark.parametrize("method", [MethodType.LORA, MethodType.QLORA, MethodType.FULL])
@@ -129,7 +140,7 @@ def test_the_model_learns_and_its_saved_weights_give_the_same_logits_elsewhere(
     model = as_published(model).eval()
     model.save_pretrained(tmp_path, **({} if method is MethodType.FULL else {"save_embedding_layers": False}))
     if method is MethodType.FULL:
-        loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+        loaded = loader(folder).from_pretrained(tmp_path, dtype=torch.bfloat16)
     else:
         loaded = PeftModel.from_pretrained(load_model(folder, method, CPU), tmp_path)
     input_ids = torch.arange(4, 24)[None] % VOCABULARY

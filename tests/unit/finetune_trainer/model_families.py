@@ -15,6 +15,8 @@ from transformers import (
     FalconH1ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GemmaConfig,
     GemmaForCausalLM,
     GPT2Config,
@@ -25,6 +27,8 @@ from transformers import (
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
@@ -138,6 +142,27 @@ def gpt_oss() -> PreTrainedModel:
     return GptOssForCausalLM(GptOssConfig(**SIZES, head_dim=8, sliding_window=16, **experts, rope_parameters=rotations))
 
 
+VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+VISION |= {"image_size": 28, "patch_size": 14}
+
+
+def gemma3() -> PreTrainedModel:
+    """Reads images too. Every second layer has a window of 16 tokens; normalised queries and keys; tied."""
+    text = {**SIZES, "head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8}
+    text |= {"layer_types": ["sliding_attention", "full_attention"]}
+    config = Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=1, image_token_index=300)
+    return Gemma3ForConditionalGeneration(config)
+
+
+def mistral3() -> PreTrainedModel:
+    """Reads images too, with an output head of its own."""
+    text = {**SIZES, "model_type": "mistral", "head_dim": 8}
+    vision = {**VISION, "model_type": "pixtral"}
+    return Mistral3ForConditionalGeneration(
+        Mistral3Config(text_config=text, vision_config=vision, image_token_index=300, tie_word_embeddings=False)
+    )
+
+
 def falcon() -> PreTrainedModel:
     """Takes positions for its rotations only: its mask is of the whole sequence. Queries share one key."""
     return FalconForCausalLM(FalconConfig(**WITHOUT_MLP, alibi=False, bos_token_id=1, eos_token_id=3))
@@ -189,6 +214,8 @@ Family = Callable[[], PreTrainedModel]
 FAMILIES: list[Family] = [llama, llama_tied, mistral, gemma, gemma2, qwen2, qwen3, phi, phi3, cohere, gpt2]
 EXPERTS: list[Family] = [qwen3_moe, olmoe, mixtral, gpt_oss]
 """Those with experts."""
+COMPOSITE: list[Family] = [gemma3, mistral3]
+"""Those that read images too."""
 ALONE: list[Family] = [falcon, bloom, mpt, qwen3_5, falcon_h1, recurrent_gemma, mamba, rwkv]
 """Those whose rows would change each other in one sequence."""
 

@@ -1,7 +1,8 @@
 """Inspects the base model without downloading its weights."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, Method, MethodType
-from finetune_trainer.base.experts import adaptable, experts_problem, has_experts, require_expert_settings, stacked
+from finetune_trainer.base.composite import is_composite, language_model
+from finetune_trainer.base.expert_settings import require_expert_settings
+from finetune_trainer.base.experts import adaptable, experts_misfit, stacked
 from finetune_trainer.base.model_files import (
     CARD,
     CONFIG,
@@ -24,6 +27,7 @@ from finetune_trainer.base.model_files import (
     shards_of,
     weight_map,
 )
+from finetune_trainer.base.supported import require_supported
 from finetune_trainer.base.weights import Tensor, Tensors, read_header, read_rows, spread
 from finetune_trainer.base.weights_fit import Vocabulary, is_tied, misfit, vocabulary_of
 from finetune_trainer.pod.failure import TrainerFailure
@@ -46,16 +50,6 @@ MAMBAS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 """Values of model_type for which PEFT refuses them. In Bamba and Zamba2 an adapter on these layers has an effect."""
 NO_FOUR_BIT = ("falcon",)
 """Values of model_type whose linear layers have their own class, which bitsandbytes does not quantize."""
-UNFIT = (
-    "gemma4_assistant",
-    "gemma4_unified_assistant",
-    "musicgen",
-    "musicgen_melody",
-    "prophetnet",
-    "trocr",
-    "whisper",
-)
-"""Values of model_type whose causal model is only the decoder of another model."""
 COMPARED = 16
 """Number of rows of the embedding and the output head that are compared if both must be equal."""
 
@@ -99,11 +93,20 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
     files = fetch_settings(storage, uri, scratch)
     config = read_object(scratch / CONFIG, uri)
     require_supported(config, uri)
-    tensors = read_tensors(storage, uri, files, scratch)
+    whole = read_tensors(storage, uri, files, scratch)
+    tensors = language_model(whole) if is_composite(config) else whole
     sizes = stacked({name: tensor.shape for name, tensor in tensors.items()})
-    _shape(config, sizes, uri)  # names what config.json lacks more plainly than Transformers does
-    tied = is_tied(_require_fit(scratch, tensors, uri))
-    shape = _shape(config, sizes, uri, tied)
+    if not is_composite(config):
+        _shape(config, sizes, uri)  # names what config.json lacks more plainly than Transformers does
+    fitting = _require_fit(scratch, tensors, uri)
+    tied = is_tied(fitting)
+    if is_composite(config):
+        # The part about the language model leaves out what has the default value.
+        config = fitting.get_text_config().to_dict() | {name: config[name] for name in config if name != "text_config"}
+    others = sum(prod(tensor.shape) for tensor in whole.values()) - sum(
+        prod(tensor.shape) for tensor in tensors.values()
+    )
+    shape = replace(_shape(config, sizes, uri, tied), other_parameters=others)
     vocabulary = vocabulary_of(tensors, tied)
     if vocabulary and vocabulary.tied:
         _require_one_head(storage, tensors, vocabulary, uri)
@@ -150,32 +153,6 @@ def read_tensors(storage: JobStorage, uri: str, files: Files, scratch: Path) -> 
 def known(ids: Iterable[int], rows: int) -> tuple[int, ...]:
     """Returns the token ids for which an embedding with `rows` rows has a row."""
     return tuple(id for id in ids if 0 <= id < rows)
-
-
-def require_supported(config: dict[str, Any], uri: str) -> None:
-    """Raises TrainerFailure ModelUnsupported unless `config` (config.json) describes a causal language model that
-    Transformers supports and that can be tuned."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    architectures = config.get("architectures") or []
-    named = ", ".join(map(str, architectures)) or "no architecture"
-    remedy = None
-    if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
-        problem = f"is not a causal language model: config.json names {named}"
-    elif config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        problem = f"is of model_type {config.get('model_type')}, which this version of Transformers does not know"
-    elif has_experts(config) and (untuned := experts_problem(config)):
-        problem = untuned
-    elif config["model_type"] in UNFIT:
-        problem = f"is of model_type {config['model_type']}, which generates text only together with another model"
-    elif config["model_type"] == "xlstm":
-        problem = "is of model_type xlstm, which cannot compute logits for selected positions only"
-    elif config.get("quantization_config"):
-        problem = "is already quantized"
-        remedy = "Set spec.model.uri to the original weights. spec.method.type QLoRA quantizes them."
-    else:
-        return
-    raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri} {problem}.", remedy)
 
 
 def require_modules(lora: Lora, model: BaseModel) -> None:
@@ -231,7 +208,8 @@ def _require_fit(folder: Path, tensors: Tensors, uri: str) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        problem = misfit(config, tensors)
+        sizes = stacked({name: tensor.shape for name, tensor in tensors.items()})
+        problem = misfit(config, tensors) or experts_misfit(config.get_text_config().to_dict(), sizes)
     except Exception as error:  # a damaged file can raise any error
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED, f"{join(uri, CONFIG)} cannot be read: {_detail(error, folder, uri)}"

@@ -1,12 +1,9 @@
-"""Mixture-of-experts layers in config.json and in the headers of the weights, and the settings that fit them."""
+"""Mixture-of-experts layers in config.json, in the headers of the weights, and in the names of PEFT."""
 
 import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from finetune_api.reasons import FailureReason
-from finetune_api.spec.method import Lora, LoraBias, Method, MethodType
-from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sizing.model_shape import Sizes, is_expert
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -45,10 +42,18 @@ def experts_problem(config: Mapping[str, Any]) -> str | None:
             f"is of model_type {kind} and has mixture-of-experts layers, which this operator trains only in "
             f"{', '.join(TUNED)}"
         )
-    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
-        named = next(name for name in DENSE_TOO if config.get(name) not in (None, [], 1))
-        return f"has mixture-of-experts layers only in some of its layers ({named}), for which PEFT has no adapters"
+    mixed = [name for name in DENSE_TOO if config.get(name) not in (None, [], 1)]
+    if mixed:
+        return f"has mixture-of-experts layers only in some of its layers ({mixed[0]}), for which PEFT has no adapters"
     return None
+
+
+def experts_misfit(config: Mapping[str, Any], sizes: Sizes) -> str | None:
+    """Returns the first layer whose number of experts in `sizes` is not that of `config`, as a sentence without its
+    end; None if there is none."""
+    wanted = next((config[key] for key in EXPERTS if config.get(key)), None)
+    wrong = ((name, size[0]) for name, size in sizes.items() if is_expert(name, size) and size[0] != wanted)
+    return next((f"config.json has {wanted} experts, but {name} has {count}" for name, count in wrong), None)
 
 
 def stacked(sizes: Sizes) -> dict[str, tuple[int, ...]]:
@@ -59,7 +64,7 @@ def stacked(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     singles: dict[str, list[Sequence[int]]] = {}
     for name, size in sizes.items():
         renamed = name.replace(".block_sparse_moe.", ".mlp.")  # Mixtral's name in checkpoints
-        if single := _ONE.fullmatch(renamed):
+        if (single := _ONE.fullmatch(renamed)) and len(size) == 2:
             stack = DOWN if single[2] in DOWNS else GATE_UP
             singles.setdefault(f"{single[1]}.experts.{stack}", []).append(size)
         else:
@@ -99,67 +104,3 @@ def stack_of(layer: str, layers: Set[str], parameters: Sequence[str]) -> str:
     both = f"{block}.base_layer" in layers
     only = DOWN if any(name.endswith(DOWN) for name in parameters) else GATE_UP
     return f"{block}.{(DOWN if layer == block else GATE_UP) if both else only}"
-
-
-def require_expert_settings(method: Method, sizes: Sizes) -> None:
-    """Raises TrainerFailure SpecInvalid if the method cannot be used with the experts of a model with weights of these
-    sizes. Any method can be used with a model without experts."""
-    experts = {name for name, size in sizes.items() if is_expert(name, size)}
-    if not experts or method.type is MethodType.FULL:
-        return
-    if method.type is MethodType.QLORA:
-        raise _unfit(
-            "type",
-            "QLoRA cannot quantize the experts of this model, which are nearly all of its weights",
-            "Set spec.method.type to LoRA, and use a FineTuneProfile with a GPU whose memory holds the model in "
-            "bfloat16.",
-        )
-    lora = method.lora
-    if lora.bias is not LoraBias.NONE:
-        raise _unfit(
-            "lora.bias",
-            "the biases of a model with experts cannot be trained, because some of them choose the experts",
-            "Set spec.method.lora.bias to None.",
-        )
-    _require_whole_blocks(lora, experts)
-    if _targets(lora, experts):
-        without = "or list layers without experts in spec.method.lora.targetModules, for example q_proj and v_proj."
-        if lora.dropout:
-            raise _unfit(
-                "lora.dropout",
-                "the adapters of experts have no dropout",
-                f"Set spec.method.lora.dropout to 0, {without}",
-            )
-        if lora.use_dora:
-            raise _unfit(
-                "lora.useDora",
-                "DoRA cannot be used on experts",
-                f"Set spec.method.lora.useDora to false, {without}",
-            )
-
-
-def _require_whole_blocks(lora: Lora, experts: set[str]) -> None:
-    """Raises TrainerFailure SpecInvalid if modulesToSave names a part of a mixture-of-experts layer, or a module that
-    contains one."""
-    for name in lora.modules_to_save or []:
-        for stack in experts:
-            block = stack.rpartition(".experts.")[0]
-            parents = block.split(".")
-            # The layer itself and all around it, for example model.layers.0.mlp, and the parts of the layer.
-            around = {".".join(parents[: end + 1]) for end in range(len(parents))}
-            inside = {f"{block}.{part}" for part in ("experts", "gate", "router")}
-            if any(f".{module}".endswith(f".{name}") for module in around | inside):
-                raise _unfit(
-                    "lora.modulesToSave",
-                    f"{name} is or contains a part of a mixture-of-experts layer, which cannot be trained whole",
-                    f"Remove {name}. targetModules adds adapters to experts, and method.type Full trains them whole.",
-                )
-
-
-def _targets(lora: Lora, experts: set[str]) -> bool:
-    names = lora.target_modules
-    return names == ["all-linear"] or any(f".{stack}".endswith(f".{name}") for stack in experts for name in names)
-
-
-def _unfit(field: str, finding: str, remedy: str) -> TrainerFailure:
-    return TrainerFailure(FailureReason.SPEC_INVALID, f"spec.method.{field}: {finding}.", remedy)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.reasons import FailureReason
+from finetune_trainer.base.composite import PROCESSOR
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.storage import JobStorage, join
 
@@ -34,7 +35,7 @@ TOKENIZER = (
 """All files from which Transformers loads the tokenizer of a causal language model or of a sentence model."""
 CARD = "README.md"
 """The model card, which names the licence."""
-SETTINGS = (CONFIG, GENERATION_CONFIG, *TOKENIZER, CARD)
+SETTINGS = (CONFIG, GENERATION_CONFIG, *TOKENIZER, *PROCESSOR, CARD)
 """All files of a model that are used in addition to its weights."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 """The weights in one file, which Transformers prefers, and the index that names the shards of the weights."""

@@ -180,6 +180,6 @@ def use_document_attention(model: PreTrainedModel) -> None:
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
         # SDPA cannot cap scores. Transformers 5.23 avoids SDPA here; 5.17 runs Gemma 2 on it, silently without the cap.
         model.set_attn_implementation("eager")
-    layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
     if model.config._attn_implementation == "sdpa" and layers <= {"full_attention", "sliding_attention"}:
         model.set_attn_implementation(NAME)

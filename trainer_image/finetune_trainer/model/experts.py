@@ -4,7 +4,7 @@ PEFT adds the adapters' products to the weights of all experts before each forwa
 updates away, and autograd keeps a second copy of all experts. Here the products are computed for the tokens, as in any
 other LoRA layer. Transformers' own layer of matrix products, which this replaces, ignores autocast."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -36,32 +36,6 @@ def is_experts(module: nn.Module) -> bool:
     """Returns whether a module has the stacked weights of experts."""
     stack = dict(module.named_parameters(recurse=False)).get(GATE_UP)
     return stack is not None and stack.ndim == 3
-
-
-def adapter_targets(model: PreTrainedModel, names: Sequence[str]) -> tuple[list[str] | str, list[str] | None]:
-    """Returns the modules and the parameters for PEFT's LoraConfig that `names`, targetModules of the spec, select. For
-    all-linear these are every linear layer but the output head, and all experts. The router gets no adapter."""
-    experts = {name for name, module in model.named_modules() if is_experts(module)}
-    if not experts:
-        return ("all-linear" if list(names) == ["all-linear"] else list(names)), None
-    stacks = [f"{name}.{stack}" for name in sorted(experts) for stack in (GATE_UP, DOWN)]
-    head = model.get_output_embeddings()
-    # PEFT would take all-linear for the names that this model's layers had in Transformers 4, with the router.
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
-    if list(names) == ["all-linear"]:
-        return _ends(linear), _ends(stacks, parts=3)
-    modules = [name for name in names if _chosen(linear, name)]
-    return modules, _ends([stack for name in names for stack in _chosen(stacks, name)], parts=3) or None
-
-
-def _chosen(layers: Sequence[str], name: str) -> list[str]:
-    """Returns the layers whose name ends with `name`."""
-    return [layer for layer in layers if f".{layer}".endswith(f".{name}")]
-
-
-def _ends(names: Sequence[str], parts: int = 1) -> list[str]:
-    """Returns the last `parts` of each name, sorted and without repetition."""
-    return sorted({".".join(name.split(".")[-parts:]) for name in names})
 
 
 def use_expert_adapters(model: nn.Module) -> None:
@@ -97,10 +71,11 @@ def pass_experts(
     expert has a capacity, so no token is dropped."""
     tokens, each = top_k_index.shape
     chosen, order = torch.sort(top_k_index.reshape(-1), stable=True)
-    counts = torch.bincount(chosen, minlength=experts.num_experts)
+    # Counting them would make the processor wait for the GPU.
+    ends = torch.searchsorted(chosen, torch.arange(experts.num_experts, device=chosen.device), right=True)
     x = hidden_states[order // each].to(_dtype(experts, hidden_states))
-    inner = experts._apply_gate(_product(experts, GATE_UP, x, chosen, counts, factors or {}))
-    outputs = _product(experts, DOWN, inner.to(x.dtype), chosen, counts, factors or {})
+    inner = experts._apply_gate(_product(experts, GATE_UP, x, chosen, ends, factors or {}))
+    outputs = _product(experts, DOWN, inner.to(x.dtype), chosen, ends, factors or {})
     weighted = outputs * top_k_weights.reshape(-1)[order, None]
     # Each token's results are summed in the order of its experts, and not as they arrive.
     return weighted[torch.argsort(order)].view(tokens, each, -1).sum(dim=1).to(hidden_states.dtype)
@@ -114,28 +89,28 @@ def _dtype(experts: Any, x: Tensor) -> torch.dtype:
 
 
 def _product(
-    experts: Any, name: str, x: Tensor, chosen: Tensor, counts: Tensor, factors: Mapping[str, Factors]
+    experts: Any, name: str, x: Tensor, chosen: Tensor, ends: Tensor, factors: Mapping[str, Factors]
 ) -> Tensor:
     """Returns the product of each row of `x` with its expert's matrix in parameter `name`, plus bias and update. The
-    rows are sorted by expert: `chosen` has the expert of each row, `counts` the rows of each expert."""
+    rows are sorted by expert: `chosen` has the expert of each row, `ends` the end of each expert's rows."""
     weight = getattr(experts, name).to(x.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        y = _grouped(x, weight if experts.is_transposed else weight.transpose(1, 2), counts)
+        y = _grouped(x, weight if experts.is_transposed else weight.transpose(1, 2), ends)
         if name in factors:
             first, second = (factor.to(x.dtype) for factor in factors[name])
-            y = y + _grouped(_grouped(x, first, counts), second.contiguous(), counts)
+            y = y + _grouped(_grouped(x, first, ends), second.contiguous(), ends)
         if experts.has_bias:
             y = y + getattr(experts, f"{name}_bias").to(x.dtype)[chosen]
     return y
 
 
-def _grouped(x: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
+def _grouped(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     """Returns the product of each row of `x`, shape [rows, inputs], with the matrix of its expert. `weights`: shape
-    [experts, inputs, outputs]; `counts`: rows of each expert, which follow each other."""
+    [experts, inputs, outputs]; `ends`: the end of each expert's rows, shape [experts]."""
     if x.device.type == "cuda" and x.dtype == torch.bfloat16:
-        return F.grouped_mm(x, weights, offs=counts.cumsum(0, dtype=torch.int32))
+        return F.grouped_mm(x, weights, offs=ends.to(torch.int32))
     # PyTorch's product for CPUs has no fp64, and is this loop.
-    rows = torch.split(x, counts.tolist())
+    rows = torch.tensor_split(x, ends[:-1].tolist())
     return torch.cat([row @ weight for row, weight in zip(rows, weights.unbind(), strict=True)])
 
 

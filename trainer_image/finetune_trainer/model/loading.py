@@ -11,6 +11,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     BitsAndBytesConfig,
     GenerationConfig,
@@ -22,6 +23,7 @@ from transformers import (
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import ComputeDtype, MethodType, Quantization
 from finetune_trainer.base.base_model import MAMBAS, known
+from finetune_trainer.base.composite import is_composite
 from finetune_trainer.model.attention import use_document_attention
 from finetune_trainer.model.experts import use_experts
 from finetune_trainer.pod.failure import TrainerFailure
@@ -70,8 +72,9 @@ def load_model(
             # Against overflow in fp16, RWKV halves its weights whenever it leaves training mode. They would be saved
             # so.
             config.rescale_every = 0
+        loader = AutoModelForImageTextToText if is_composite(config.to_dict()) else AutoModelForCausalLM
         with whole_model(folder):
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = loader.from_pretrained(
                 folder,
                 config=config,
                 dtype=_compute_dtype(four_bit),

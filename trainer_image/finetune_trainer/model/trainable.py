@@ -17,19 +17,21 @@ from finetune_trainer.base.base_model import MAMBAS, NO_ADAPTER
 from finetune_trainer.base.model_files import ADAPTER_WEIGHTS
 from finetune_trainer.base.previous_adapter import PEFT_BIAS
 from finetune_trainer.model.document_dropout import drop_by_document
-from finetune_trainer.model.experts import adapter_targets, use_expert_adapters
+from finetune_trainer.model.experts import use_expert_adapters
+from finetune_trainer.model.targets import adapter_targets, freeze_images, train_whole
 from finetune_trainer.pod.failure import TrainerFailure
 
 
 def make_trainable(
     model: PreTrainedModel, method: Method, type: MethodType, seed: int, adapter: Path | None = None
 ) -> PreTrainedModel | PeftModel:
-    """Makes a frozen model trainable: every weight for Full, otherwise an adapter. `adapter`: folder of the adapter to
-    continue; None for a new one. The trained parameters are in fp32.
+    """Makes a frozen model trainable: every weight for Full, or those of its language model if it also reads images;
+    otherwise an adapter. `adapter`: folder of the adapter to continue; None for a new one. The trained parameters are
+    in fp32.
 
     Raises TrainerFailure SpecInvalid if the adapter does not fit the model."""
     if type is MethodType.FULL:
-        model.requires_grad_(True)
+        train_whole(model)
         _hold_in_fp32(model)
         return model
     return continue_lora(model, method.lora, seed, adapter) if adapter else attach_lora(model, method, seed)
@@ -84,6 +86,7 @@ def _with_adapter(build: Callable[[], PeftModel], field: str, seed: int) -> Peft
             setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010 - PEFT's, unknown to nn.Module
     drop_by_document(tuned)
     use_expert_adapters(tuned)
+    freeze_images(tuned)
     _hold_in_fp32(tuned)
     _add_trained_biases_apart(tuned)
     return tuned

@@ -17,7 +17,7 @@ from finetune_api.status.job import ConditionType
 from finetune_api.status.preflight import Preflight, SourceRows, Splits
 from finetune_api.uris import FILES, FOLDER, misspelled
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
-from finetune_trainer.base.experts import require_expert_settings
+from finetune_trainer.base.expert_settings import require_expert_settings
 from finetune_trainer.base.previous_adapter import fetch_fitting_adapter
 from finetune_trainer.checkpoints.earlier_job import require_checkpoint
 from finetune_trainer.handover.prepared import (

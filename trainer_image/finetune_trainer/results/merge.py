@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import MethodType
 from finetune_api.status.evaluation import Merged
+from finetune_trainer.base.composite import copy_processor
 from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.handover.prepared import Example, Prepared
 from finetune_trainer.model.loading import greedy_generation, load_model, whole_model
@@ -84,6 +85,7 @@ def write_merged(
     merged.generation_config = greedy_generation(merged, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
     merged.save_pretrained(folders.merged, max_shard_size=SHARD_SIZE)
     tokenizer.save_pretrained(folders.merged)
+    copy_processor(folders.base, folders.merged)
 
 
 def untie(model: PeftModel) -> None:

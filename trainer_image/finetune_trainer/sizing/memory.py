@@ -161,7 +161,9 @@ def base_memory(shape: ModelShape, tokens: int, device: Device = CUDA) -> int:
         _logits(shape, setup, Load(tokens, tokens), device),
         _answering(shape, setup, GENERATION_FACTOR * tokens),
     )
-    return round(BF16 * shape.parameters + HEADROOM * (device.runtime + (1 + device.slack) * working))
+    return round(
+        BF16 * (shape.parameters + shape.other_parameters) + HEADROOM * (device.runtime + (1 + device.slack) * working)
+    )
 
 
 def adapter_parameters(shape: ModelShape, setup: Setup) -> int:
@@ -178,12 +180,13 @@ def passed_adapter_parameters(shape: ModelShape, setup: Setup) -> int:
 
 
 def _weights(shape: ModelShape, setup: Setup) -> float:
-    """Returns the bytes of the frozen base model. Under QLoRA, the matrices of the blocks are in 4 bits. Under Full, no
-    weight is frozen."""
+    """Returns the bytes of the frozen base model. Under QLoRA, the matrices of the blocks are in 4 bits. Under Full,
+    only weights outside of the language model are frozen."""
+    others = setup.number * shape.other_parameters
     if setup.method == "Full":
-        return 0.0
+        return others
     matrices = shape.linear_parameters * (FOUR_BIT[setup.double_quant] if setup.method == "QLoRA" else BF16)
-    return matrices + setup.number * (shape.parameters - shape.linear_parameters)
+    return others + matrices + setup.number * (shape.parameters - shape.linear_parameters)
 
 
 def _trainable(shape: ModelShape, setup: Setup) -> float:

@@ -77,6 +77,8 @@ class ModelShape:
     """Whether the output head adds a bias (Phi)."""
     bare_logits: bool = True
     """Whether the result of the output head is the logits. Otherwise it is scaled or capped."""
+    other_parameters: int = 0
+    """Frozen parameters outside of the language model, such as those for images."""
     routed: int = 0
     """Experts of a layer that a token passes. 0 in a model without experts."""
     softcapped_heads: int = 0

@@ -109,7 +109,12 @@ def total_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> f
     """Returns the seconds from the start of the pod to the results: loading, answering the test rows, all steps."""
     together = max(1, work.answering // (work.prompt_tokens + work.answer_tokens))
     answering = -(-work.answers // together) * work.answer_tokens * shape.layers * LAYER_DECODE
-    return START + work.loads * 2 * shape.parameters / LOADING + answering + training_seconds(shape, setup, work, peak)
+    return (
+        START
+        + work.loads * 2 * (shape.parameters + shape.other_parameters) / LOADING
+        + answering
+        + training_seconds(shape, setup, work, peak)
+    )
 
 
 def cost(seconds: float, price_per_hour: str) -> str:

@@ -16,6 +16,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.spec.method import MethodType
 from finetune_api.spec.training import Publish
 from finetune_api.status.preflight import Resolved
+from finetune_trainer.base.composite import copy_processor
 from finetune_trainer.evaluation.verdict import Cost
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.loading import load_model, whole_model
@@ -93,6 +94,8 @@ def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
         with whole_model(work.model_folder):
             adapter = stage_weights(model, work.tokenizer, work.bundle, work.serving, work.output)
         weights = Weights(adapter, work.output / (ADAPTER if adapter else MODEL))
+        if adapter is None:
+            copy_processor(work.model_folder, weights.folder)
         _keep(work, tuning, weights.folder)
     return weights
 

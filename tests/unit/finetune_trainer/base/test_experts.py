@@ -7,26 +7,27 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from finetune_api.reasons import FailureReason
-from finetune_api.spec.method import Method, MethodType
+from finetune_api.spec.method import MethodType
 from finetune_trainer.base.experts import EXPERTS as SETTINGS
 from finetune_trainer.base.experts import (
     adaptable,
+    experts_misfit,
     experts_problem,
     has_experts,
-    require_expert_settings,
     stack_of,
     stacked,
 )
 from finetune_trainer.model.loading import load_model
-from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sizing.model_shape import Sizes, model_shape
 from tests.unit.finetune_trainer.model_families import EXPERTS, Family, save_family
 
+NAME = r"layers\.0\.(mlp|block_sparse_moe)\.(experts\.[0-3]\.|experts\.|)(gate_proj|w1|w2|up_proj|gate)(\.weight)?"
 STACKS: Sizes = {
     "model.embed_tokens.weight": (320, 32),
     "model.layers.0.self_attn.q_proj.weight": (32, 32),
@@ -127,6 +128,20 @@ def test_only_experts_that_the_tests_prove_are_tuned(config: dict[str, Any], sai
     assert problem is None if said is None else said in (problem or "")
 
 
+def test_a_number_of_experts_that_is_not_that_of_config_is_told() -> None:
+    assert experts_misfit({"num_local_experts": 4}, STACKS) is None
+    assert experts_misfit({}, {"model.layers.0.mlp.gate_proj.weight": (8, 8)}) is None
+    said = "config.json has 8 experts, but model.layers.0.mlp.experts.gate_up_proj has 4"
+    assert experts_misfit({"num_experts": 8}, STACKS) == said
+
+
+@given(st.dictionaries(st.from_regex(NAME, fullmatch=True), st.lists(st.integers(0, 4), max_size=4)))
+def test_headers_of_any_shape_are_read(sizes: dict[str, list[int]]) -> None:
+    found = stacked(sizes)
+    assert adaptable(found) <= {name.removesuffix(".weight") for name in found}
+    experts_misfit({"num_experts": 4}, found)
+
+
 def test_routers_and_biases_of_experts_get_no_adapter() -> None:
     assert adaptable(STACKS) == {
         "model.embed_tokens",
@@ -134,44 +149,6 @@ def test_routers_and_biases_of_experts_get_no_adapter() -> None:
         "model.layers.0.mlp.experts.gate_up_proj",
         "model.layers.0.mlp.experts.down_proj",
     }
-
-
-@pytest.mark.parametrize(
-    ("method", "said"),
-    [
-        ({"type": "QLoRA"}, "spec.method.type: QLoRA cannot quantize the experts"),
-        ({"lora": {"dropout": 0.1}}, "spec.method.lora.dropout: the adapters of experts have no dropout"),
-        ({"lora": {"useDora": True}}, "spec.method.lora.useDora: DoRA cannot be used on experts"),
-        ({"lora": {"useDora": True, "targetModules": ["down_proj"]}}, "spec.method.lora.useDora"),
-        ({"lora": {"bias": "All"}}, "spec.method.lora.bias: the biases of a model with experts"),
-        ({"lora": {"modulesToSave": ["mlp"]}}, "spec.method.lora.modulesToSave: mlp is or contains"),
-        ({"lora": {"modulesToSave": ["gate"]}}, "spec.method.lora.modulesToSave: gate is or contains"),
-        ({"lora": {"modulesToSave": ["experts"]}}, "spec.method.lora.modulesToSave: experts is or contains"),
-        ({"lora": {"modulesToSave": ["layers"]}}, "spec.method.lora.modulesToSave: layers is or contains"),
-    ],
-)
-def test_settings_that_experts_do_not_have_are_refused(method: dict[str, Any], said: str) -> None:
-    wish = Method.model_validate(method)
-    with pytest.raises(TrainerFailure) as caught:
-        require_expert_settings(wish, STACKS)
-    assert caught.value.reason is FailureReason.SPEC_INVALID
-    assert said in caught.value.message
-    require_expert_settings(wish, {"model.layers.0.mlp.gate.weight": (64, 32)})
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        {},
-        {"type": "Full"},
-        {"type": "Full", "lora": {"dropout": 0.1}},
-        {"lora": {"useRslora": True, "targetModules": ["gate_up_proj"]}},
-        {"lora": {"useDora": True, "dropout": 0.1, "targetModules": ["q_proj"]}},
-        {"lora": {"modulesToSave": ["embed_tokens", "lm_head"]}},
-    ],
-)
-def test_other_settings_are_not_refused(method: dict[str, Any]) -> None:
-    require_expert_settings(Method.model_validate(method), STACKS)
 
 
 def test_memory_counts_all_experts_and_time_those_that_a_token_passes() -> None:

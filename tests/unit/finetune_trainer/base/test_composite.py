@@ -1,0 +1,88 @@
+"""Models that read images too: what of them is tuned, and what preflight says of the others."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_api.reasons import FailureReason
+from finetune_api.spec.method import Lora, MethodType
+from finetune_trainer.base.base_model import inspect_model, require_modules
+from finetune_trainer.base.composite import is_tuned, language_model
+from finetune_trainer.base.supported import require_supported
+from finetune_trainer.model.loading import load_model
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.storage import open_storage
+from tests.unit.finetune_trainer.conftest import MakeBundle, save_tokenizer
+from tests.unit.finetune_trainer.model_families import COMPOSITE, Family, save_family
+
+
+@pytest.mark.parametrize("family", COMPOSITE, ids=lambda family: family.__name__)
+def test_preflight_sizes_the_language_model_and_counts_the_rest_as_frozen(
+    make_bundle: MakeBundle, family: Family, tmp_path: Path
+) -> None:
+    folder = save_family(family, tmp_path / "model")
+    save_tokenizer(folder)
+    bundle = make_bundle(model={"uri": str(folder)})
+    found = inspect_model(open_storage(bundle), str(folder), tmp_path / "scratch")
+    model = load_model(folder, MethodType.LORA, torch.device("cpu"))
+    weights = dict(model.named_parameters())
+    assert found.sizes == {name: tuple(weight.shape) for name, weight in weights.items() if is_tuned(name)}
+    others = sum(weight.numel() for name, weight in weights.items() if not is_tuned(name))
+    assert found.shape.other_parameters == others > 0
+    assert found.shape.parameters == sum(weight.numel() for weight in weights.values()) - others
+    assert (found.shape.hidden, found.shape.layers, found.context) == (32, 2, 512)
+    require_modules(Lora(target_modules=["q_proj"]), found)
+    with pytest.raises(TrainerFailure, match="the model has no layer patch_embedding, patch_conv"):
+        require_modules(Lora(target_modules=["patch_embedding", "patch_conv"]), found)
+
+
+def test_both_layouts_of_checkpoints_have_the_names_in_memory() -> None:
+    older = [
+        "language_model.model.layers.0.mlp.up_proj.weight",
+        "language_model.lm_head.weight",
+        "vision_tower.a.weight",
+    ]
+    newer = ["model.language_model.layers.0.mlp.up_proj.weight", "lm_head.weight", "model.vision_tower.a.weight"]
+    for names in (older, newer):
+        assert list(language_model(dict.fromkeys(names, ()))) == newer[:2]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]}, None),
+        ({"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}, None),
+        (
+            {"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]},
+            "Of the models that also read images, only gemma3 and mistral3 are tuned, on text",
+        ),
+        ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "is not a causal language model"),
+        ({"model_type": "gemma3", "architectures": ["Gemma3Model"]}, "config.json names Gemma3Model"),
+        (
+            {
+                "model_type": "mistral3",
+                "architectures": ["Mistral3ForConditionalGeneration"],
+                "text_config": {"n_routed_experts": 8},
+            },
+            "is of model_type mistral3 and has mixture-of-experts layers",
+        ),
+        (
+            {
+                "model_type": "gemma3",
+                "architectures": ["Gemma3ForConditionalGeneration"],
+                "quantization_config": {"quant_method": "gptq"},
+            },
+            "is already quantized",
+        ),
+    ],
+)
+def test_a_model_with_images_is_tuned_only_where_tests_prove_it(config: dict[str, Any], said: str | None) -> None:
+    if said is None:
+        require_supported(config, "s3://models/m")
+        return
+    with pytest.raises(TrainerFailure) as caught:
+        require_supported(config, "s3://models/m")
+    assert caught.value.reason is FailureReason.MODEL_UNSUPPORTED
+    assert said in caught.value.message

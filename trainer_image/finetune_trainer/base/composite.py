@@ -1,0 +1,46 @@
+"""Models that read images as well as text. Only their language model is tuned, on text."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+TEXT_TUNED = ("gemma3", "mistral3")
+"""Values of model_type of the models with images whose language model can be tuned. The tests of the model families
+prove each of them."""
+PROCESSOR = ("processor_config.json", "preprocessor_config.json")
+"""Files with which servers prepare images for such a model."""
+LANGUAGE_MODEL = "model.language_model."
+"""The beginning of the names of the language model's modules, without the output head."""
+IN_CHECKPOINTS = {"language_model.model.": LANGUAGE_MODEL, "language_model.lm_head.": "lm_head."}
+"""Beginnings of names in checkpoints, and what they are called in memory."""
+Found = TypeVar("Found")
+
+
+def is_composite(config: Mapping[str, Any]) -> bool:
+    """Returns whether this config.json describes a model with images whose language model can be tuned."""
+    named = config.get("architectures") or []
+    whole = any(str(name).endswith("ForConditionalGeneration") for name in named)
+    return whole and config.get("model_type") in TEXT_TUNED
+
+
+def language_model(weights: Mapping[str, Found]) -> dict[str, Found]:
+    """Returns the weights of the language model and its output head, by the names that they have in memory."""
+    renamed = {
+        next((name.replace(old, new, 1) for old, new in IN_CHECKPOINTS.items() if name.startswith(old)), name): found
+        for name, found in weights.items()
+    }
+    return {name: found for name, found in renamed.items() if is_tuned(name)}
+
+
+def is_tuned(name: str) -> bool:
+    """Returns whether a name in memory belongs to the language model or to its output head."""
+    return name.startswith((LANGUAGE_MODEL, "lm_head"))
+
+
+def copy_processor(base: Path, to: Path) -> None:
+    """Copies the files about images from the folder of the base model, if there are any, to the folder of a whole tuned
+    model."""
+    for name in PROCESSOR:
+        if (base / name).exists():
+            shutil.copyfile(base / name, to / name)

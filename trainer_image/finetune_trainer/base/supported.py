@@ -1,0 +1,52 @@
+"""Decides from config.json whether a model can be tuned."""
+
+from typing import Any
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.base.composite import TEXT_TUNED, is_composite
+from finetune_trainer.base.experts import experts_problem, has_experts
+from finetune_trainer.pod.failure import TrainerFailure
+
+UNFIT = (
+    "gemma4_assistant",
+    "gemma4_unified_assistant",
+    "musicgen",
+    "musicgen_melody",
+    "prophetnet",
+    "trocr",
+    "whisper",
+)
+"""Values of model_type whose causal model is only the decoder of another model."""
+
+
+def require_supported(config: dict[str, Any], uri: str) -> None:
+    """Raises TrainerFailure ModelUnsupported unless `config` (config.json) describes a causal language model that
+    Transformers supports and that can be tuned, or a model with such a language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    architectures = config.get("architectures") or []
+    named = ", ".join(map(str, architectures)) or "no architecture"
+    remedy = None
+    causal = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    composite = is_composite(config)
+    if not causal and not composite and any(str(name).endswith("ForConditionalGeneration") for name in architectures):
+        problem = (
+            f"is not a causal language model: config.json names {named}. Of the models that also read images, only "
+            f"{' and '.join(TEXT_TUNED)} are tuned, on text"
+        )
+    elif not causal and not composite:
+        problem = f"is not a causal language model: config.json names {named}"
+    elif not composite and config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        problem = f"is of model_type {config.get('model_type')}, which this version of Transformers does not know"
+    elif has_experts(config) and (untuned := experts_problem(config)):
+        problem = untuned
+    elif config["model_type"] in UNFIT:
+        problem = f"is of model_type {config['model_type']}, which generates text only together with another model"
+    elif config["model_type"] == "xlstm":
+        problem = "is of model_type xlstm, which cannot compute logits for selected positions only"
+    elif config.get("quantization_config"):
+        problem = "is already quantized"
+        remedy = "Set spec.model.uri to the original weights. spec.method.type QLoRA quantizes them."
+    else:
+        return
+    raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri} {problem}.", remedy)
