@@ -1,18 +1,27 @@
 """Checks before the operator creates pods.
 
-Before the first pod: the spec is readable, the profile exists and lists the buckets, the job does not write to a folder
-that it reads, the job of spec.resumeFrom has failed, and the ServiceAccount exists and may write the status. Before the
-job requests a GPU: no other job writes to the same output."""
+Before the first pod: the spec is readable, the profile exists and lists the buckets and the GPU type, the job does not
+write to a folder that it reads, the job of spec.resumeFrom has failed, and the ServiceAccount exists and may write the
+status. Before the job requests a GPU: it fits a GPU type, and no other job writes to the same output."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_api import names
-from finetune_api.bundle import bucket_of, storage_of, unknown_bucket, uris_of
+from finetune_api.bundle import (
+    allowed_gpu_types,
+    bucket_of,
+    storage_of,
+    unknown_bucket,
+    unknown_gpu_type,
+    uris_of,
+)
 from finetune_api.conflicts import conflicts, normal
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec, Storage
 from finetune_api.status.job import ConditionType, State
+from finetune_operator.decisions import gpu_choice
+from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.world import World
 
 GRACE = timedelta(seconds=30)
@@ -59,14 +68,10 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
             late,
             "List the profiles with kubectl get finetuneprofiles, and set spec.profileName to one of them.",
         )
-    budget = world.spec.policy.budget
-    if budget is not None and budget.cost is not None and world.profile.gpu_types[0].price_per_hour is None:
-        return Obstacle(
-            f"spec.runPolicy.budget.cost: FineTuneProfile {world.spec.profile_name} has no pricePerHour, so the cost "
-            "of the job is not known.",
-            final=False,
-            remedy="Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile.",
-        )
+    if gpus := _no_gpu_type(world, world.spec, world.profile, begun):
+        return gpus
+    if refused := not_allowed(world.spec, world.profile):
+        return Obstacle(refused[0], final=not begun, remedy=refused[1])
     if world.bundle_error:
         return _unreadable_bundle(world, world.bundle_error)
     if unknown := _unknown_bucket(world.spec, world.bundle.storages if world.bundle else world.profile.storages):
@@ -140,6 +145,34 @@ def _no_checkpoints(world: World, spec: FineTuneJobSpec, profile: FineTuneProfil
     if bucket and storage_of(bucket, profile.storages) is None:
         finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
         return Obstacle(f"{field}: the output of FineTuneJob {name}: {finding}", final=True, remedy=remedy)
+    return None
+
+
+def _no_gpu_type(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, begun: bool) -> Obstacle | None:
+    """Return why the job can use no GPU type of the profile; None if it can, or has one already."""
+    asked, recorded = spec.compute.gpu_type, world.status.gpu_type
+    if recorded is None and asked is not None and not allowed_gpu_types(spec, profile.gpu_types):
+        finding, remedy = unknown_gpu_type(asked, spec.profile_name, profile.gpu_types)
+        return Obstacle(finding, final=not begun, remedy=remedy)
+    budget = spec.policy.budget
+    price = gpu_choice.price_of(world) if recorded else gpu_choice.candidates(world, spec, profile)
+    if budget is not None and budget.cost is not None and not price:
+        named = recorded.name if recorded else asked
+        where = f"GPU type {named} of FineTuneProfile" if named else "FineTuneProfile"
+        return Obstacle(
+            f"spec.runPolicy.budget.cost: {where} {spec.profile_name} has no pricePerHour, so the cost of the job is "
+            "not known.",
+            final=False,
+            remedy="Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile.",
+        )
+    if gpu_choice.of_job(world) is None:
+        names = ", ".join(gpu.name for gpu in allowed_gpu_types(spec, profile.gpu_types))
+        return Obstacle(
+            "By the prediction of the preflight, the job does not fit the GPU types that FineTuneProfile "
+            f"{spec.profile_name} has now: {names}.",
+            final=False,
+            remedy="Add a GPU type with more memory to spec.gpuTypes of the profile, or create the job again.",
+        )
     return None
 
 

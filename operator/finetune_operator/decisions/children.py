@@ -1,16 +1,15 @@
 """The child objects of a FineTuneJob: ServiceAccount and RoleBinding of the namespace, and the Jobs with their pods.
 
-The bundle decides what a pod reads and which Secrets it mounts. The FineTuneProfile as it is now decides the image, the
-GPU, the queue and the grace period of each new pod."""
+The bundle decides what a pod reads and which Secrets it mounts. The GPU type is that of the first attempt. The
+FineTuneProfile as it is now decides the image, the queue, the grace period and all other settings of each new pod."""
 
 from dataclasses import dataclass
 
-from kubernetes.utils.quantity import parse_quantity
-
 from finetune_api import names
+from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import bundles
+from finetune_operator.decisions import authorities, bundles, pod_settings
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -21,7 +20,10 @@ PREFLIGHT_MEMORY = "4Gi"
 """Memory limit of the preflight, unless compute.memory is more. Rows are streamed, so most jobs need less."""
 PREFLIGHT_GRACE_SECONDS = 10
 TRAIN_GRACE_SECONDS = 120
-"""Time between SIGTERM and SIGKILL, unless the profile sets another: long enough to store a checkpoint."""
+"""Time from the request to stop to SIGKILL, unless the profile sets another: long enough to store a checkpoint."""
+SIGTERM_DELAY_SECONDS = 2
+"""Time from the request to stop to SIGTERM. Linux drops a signal to the first process of a container that has no
+handler yet, and Python needs a moment to start. A pod that is stopped right after its start would train on."""
 CLEANUP_REQUESTS, CLEANUP_MEMORY = {"cpu": "100m", "memory": "256Mi"}, "1Gi"
 """Requests and memory limit of the pod that deletes checkpoints."""
 CLEANUP_RETRIES = 6
@@ -39,6 +41,8 @@ class Try:
     """What differs between the attempts of a job."""
 
     number: int
+    gpu: GpuType
+    """The GPU type that the attempt requests."""
     halvings: int = 0
     """How often an earlier attempt ran out of GPU memory, so that the trainer halves its micro-batch."""
     avoided: tuple[str, ...] = ()
@@ -78,35 +82,44 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
     """Return the Job of the preflight. It requests no GPU and has no node selector of a GPU."""
     pod = _pod_spec(world, spec, profile, ["preflight"])
     pod["terminationGracePeriodSeconds"] = PREFLIGHT_GRACE_SECONDS
-    memory = max(PREFLIGHT_MEMORY, spec.compute.memory, key=parse_quantity)
-    pod["containers"][0]["resources"] = {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": memory}}
+    asked, usual = profile.pods.preflight, {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": PREFLIGHT_MEMORY}}
+    pod["containers"][0]["resources"] = pod_settings.resources(asked.resources, usual, spec.compute.memory)
+    pod["tolerations"] += pod_settings.tolerated(asked.tolerations)
     labels = {names.LABEL_STEP: "preflight"}
     queue = profile.pods.preflight.queue_name
     name = names.preflight_name(world.name, world.uid, number)
-    return _job(world, name, {**labels, **_queued(world, queue)}, labels, pod)
+    job = _job(world, name, {**labels, **_queued(world, queue)}, labels, pod)
+    return pod_settings.with_settings(job, spec, profile)
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: Try) -> Object:
-    """Return the Job of a training attempt. It requests one GPU of the profile's type."""
-    gpu = profile.gpu_types[0]
+    """Return the Job of a training attempt. It requests one GPU of the attempt's type."""
+    gpu = attempt.gpu
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
-    pod = _pod_spec(world, spec, profile, ["train", "--attempt", str(attempt.number), *halvings])
+    arguments = ["train", "--attempt", str(attempt.number), "--gpu-type", gpu.name, *halvings]
+    pod = _pod_spec(world, spec, profile, arguments)
     grace = profile.pods.termination_grace_period_seconds or TRAIN_GRACE_SECONDS
     pod["terminationGracePeriodSeconds"] = grace
-    pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace)})
+    if delay := min(SIGTERM_DELAY_SECONDS, grace // 2):
+        pod["containers"][0]["lifecycle"] = {"preStop": {"sleep": {"seconds": delay}}}
+    pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace - delay)})
     pod["containers"][0]["resources"] = {
         "requests": {"cpu": spec.compute.cpu, "memory": spec.compute.memory, gpu.resource_name: "1"},
         "limits": {"memory": spec.compute.memory, gpu.resource_name: "1"},
     }
     if gpu.node_selector:
         pod["nodeSelector"] = gpu.node_selector
-    if gpu.tolerations:
-        pod["tolerations"] += [t.model_dump(by_alias=True, exclude_none=True) for t in gpu.tolerations]
+    pod["tolerations"] += pod_settings.tolerated(gpu.tolerations)
     if attempt.avoided:
         pod["affinity"] = _away_from(attempt.avoided)
-    labels = {names.LABEL_STEP: "train", names.LABEL_ATTEMPT: str(attempt.number)}
+    labels = {
+        names.LABEL_STEP: "train",
+        names.LABEL_ATTEMPT: str(attempt.number),
+        names.LABEL_GPU_TYPE: gpu.name,
+    }
     name = names.attempt_name(world.name, world.uid, attempt.number)
-    return _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
+    job = _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
+    return pod_settings.with_settings(job, spec, profile)
 
 
 def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
@@ -116,6 +129,7 @@ def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     pod = _pod_spec(world, spec, profile, [names.CLEANUP])
     pod["terminationGracePeriodSeconds"] = PREFLIGHT_GRACE_SECONDS
     pod["containers"][0]["resources"] = {"requests": CLEANUP_REQUESTS, "limits": {"memory": CLEANUP_MEMORY}}
+    pod["tolerations"] += pod_settings.tolerated(profile.pods.preflight.tolerations)
     labels = {names.LABEL_STEP: names.CLEANUP}
     queued = _queued(world, profile.pods.preflight.queue_name)
     job = _job(world, names.cleanup_name(world.name, world.uid), {**labels, **queued}, labels, pod)
@@ -124,7 +138,7 @@ def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
         "activeDeadlineSeconds": CLEANUP_SECONDS,
         "ttlSecondsAfterFinished": CLEANUP_KEPT_SECONDS,
     }
-    return job
+    return pod_settings.with_settings(job, spec, profile)
 
 
 def _away_from(nodes: tuple[str, ...]) -> Object:
@@ -166,9 +180,10 @@ def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, 
 
 def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, arguments: list[str]) -> Object:
     """Return a pod that meets the `restricted` Pod Security Standard, with one container."""
-    secrets = bundles.secrets(bundles.bundle_of(world, spec, profile))
+    bundle = bundles.bundle_of(world, spec, profile)
+    secrets = bundles.secrets(bundle)
     unreachable = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
-    return {
+    pod = {
         "restartPolicy": "Never",
         "tolerations": [{**unreachable, "tolerationSeconds": UNREACHABLE_SECONDS}],
         "serviceAccountName": spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT,
@@ -183,6 +198,7 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
         "containers": [_trainer(profile, arguments, secrets)],
         "volumes": _volumes(world, secrets),
     }
+    return authorities.with_authorities(pod, bundle)
 
 
 def _volumes(world: World, secrets: list[str]) -> list[Object]:

@@ -9,7 +9,7 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import State
-from finetune_operator.decisions import admission, bundles, children, outlooks, plans, preflights
+from finetune_operator.decisions import admission, bundles, children, gpu_choice, outlooks, plans, preflights
 from finetune_operator.decisions.aftermath import after_the_end
 from finetune_operator.decisions.attempts import limits, placement, records, retries, silence, usage
 from finetune_operator.decisions.attempts.records import History
@@ -89,8 +89,8 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     create = children.groundwork(world, world.spec) if world.spec is not None else []
     if bundles.is_lacking(world, run) and world.spec is not None and world.profile is not None:
         create += bundles.missing(world, world.spec, world.profile)
-    stage = records.stage_of(world, record)
-    outlook = outlooks.training(record, attempt, stage, placement.waits_until(record, run))
+    stage, waits_until = records.stage_of(world, record), placement.waits_until(record, run)
+    outlook = outlooks.training(record, attempt, stage, gpu_choice.name_of(world), waits_until)
     looks = (
         attempt.requeue_after,
         limits.next_look(world, history, now),
@@ -167,7 +167,9 @@ def _validate(
         create += bundles.missing(world, spec, profile)
     if found.standing is Standing.ABSENT:
         create.append(children.preflight_job(world, spec, profile, preflights.next_number(world)))
-    return plans.proceed(world, outlooks.validating(found), history, now, create, found.requeue_after)
+    plan = plans.proceed(world, outlooks.validating(found), history, now, create, found.requeue_after)
+    # A missing preflight may be the first sign that the whole FineTuneJob was deleted.
+    return replace(plan, is_final=found.standing is Standing.ABSENT and world.status.state is not None)
 
 
 def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, history: History, now: datetime) -> Plan:
@@ -191,9 +193,11 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
         avoided = verdict.avoided
     number = last.number + 1 if last else 1
     halvings = retries.halvings(history.counts)
-    job = children.attempt_job(world, spec, profile, children.Try(number, halvings, tuple(avoided)))
+    gpu = gpu_choice.of_job(world)
+    assert gpu is not None  # `admission.obstacle` has looked
+    job = children.attempt_job(world, spec, profile, children.Try(number, gpu, halvings, tuple(avoided)))
     begun = history.begun(records.new(world, number, avoided))
-    outlook = outlooks.training(begun.attempts[-1], RunStanding(Standing.ABSENT), "Training")
+    outlook = outlooks.training(begun.attempts[-1], RunStanding(Standing.ABSENT), "Training", gpu.name)
     create = [*children.groundwork(world, spec), *bundles.missing(world, spec, profile), job]
     plan = plans.proceed(world, outlook, begun, now, create)
     return replace(plan, is_final=True)

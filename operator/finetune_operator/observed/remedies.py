@@ -20,10 +20,13 @@ _TOO_FEW_NODES: tuple[tuple[str, str], ...] = (
     (r"Too many pods", "wait until other pods end, or let the nodes run more pods"),
     (
         r"taint",
-        "remove the taint, or make the node ready that has it; for the training pod, its toleration can be added to "
-        "gpuTypes in the FineTuneProfile",
+        "remove the taint, make the node ready that has it, or add its toleration to spec.gpuTypes or spec.pods of the "
+        "FineTuneProfile",
     ),
-    (r"node affinity/selector", "correct nodeSelector of gpuTypes in the FineTuneProfile, or label a node accordingly"),
+    (
+        r"node affinity/selector",
+        "correct nodeSelector in spec.gpuTypes or spec.pods of the FineTuneProfile, or label a node accordingly",
+    ),
     (r"were unschedulable", "uncordon a node"),
     (r"volume|storage|disk", "correct the volume that was added to the pod"),
 )
@@ -56,7 +59,8 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"RuntimeClass \"[^\"]+\" not found|no PriorityClass with name \S+ was found",
-        "Create it, or correct the webhook or policy that added its name to the pod.",
+        "Create it, or correct its name: in spec.pods of the FineTuneProfile, in spec.compute of the job, or in the "
+        "webhook or policy that added it to the pod.",
     ),
 )
 """What helps against a refusal of the API server, with the names from its words."""

@@ -34,6 +34,8 @@ class Run:
     """Field manager that suspended the Job; "" if a webhook suspended it when it was created."""
     queue: str | None = None
     """Queue of the Job, from its label."""
+    gpu_type: str | None = None
+    """Name of the GPU type that the Job requests, from its label."""
     suspended_since: datetime | None = None
     """When the Job was suspended, as the Job controller reports it."""
     hold: Hold | None = None
@@ -76,6 +78,7 @@ class Run:
             suspended_since=_optional_time(true.get("Suspended", {}).get("lastTransitionTime")),
             suspended_by=_suspended_by(metadata.get("managedFields", [])),
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
+            gpu_type=metadata.get("labels", {}).get(names.LABEL_GPU_TYPE),
             begun=_optional_time(status.get("startTime")),
             secrets=_secrets(job),
         )
@@ -124,6 +127,7 @@ class Progress:
     step: int | None = None
     resumed_from_step: int | None = None
     checkpoint_step: int | None = None
+    kept_results: int | None = None
     observed: datetime | None = None
     """When it was written, by the clock of the pod."""
 
@@ -135,6 +139,7 @@ class Progress:
             step=training.get("step"),
             resumed_from_step=training.get("resumedFromStep"),
             checkpoint_step=training.get("checkpointStep"),
+            kept_results=training.get("keptResults"),
             observed=_optional_time(training.get("observedTime")),
         )
 

@@ -20,6 +20,9 @@ from finetune_operator.observed.world import Key, Progress, Run
 _NEVER_READ = {"preflight", "resolved", "training"}
 """Parts of the status that start no decision. `training` is the progress, which changes every few seconds."""
 
+_READ_OF_ESTIMATES = ("gpuType", "memory", "fits", "seconds")
+"""What the choice of a GPU type reads of the predictions of the preflight."""
+
 _NO_PROGRESS = Progress()
 
 ENDED = (State.COMPLETE, State.FAILED)
@@ -108,9 +111,7 @@ class KeptJob:
             ),
             state=sys.intern(status.get("state", "")),
             spec=b"" if ended else _packed(spec),
-            status=b""
-            if ended and not stale
-            else _packed({name: part for name, part in status.items() if name not in _NEVER_READ}),
+            status=b"" if ended and not stale else _packed(_read_of(status)),
             ended_at=_ended_at(status) if ended else None,
             ttl=timedelta(seconds=ttl) if ended and ttl is not None else None,
             keep=time_to_keep(spec, status),
@@ -254,6 +255,16 @@ def _authors(managed: list[Object]) -> tuple[tuple[str, int], ...]:
             types = [json.loads(key[2:])["type"] for key in conditions if key.startswith("k:")]
             found |= {type: max(int(number), found.get(type, 0)) for type in types}
     return tuple(sorted(found.items()))
+
+
+def _read_of(status: Object) -> Object:
+    """Return the parts of a status that decisions read. The predictions are read until a GPU type is chosen."""
+    read = {name: part for name, part in status.items() if name not in _NEVER_READ}
+    estimates = status.get("preflight", {}).get("estimate", [])
+    if "gpuType" in status or not estimates:
+        return read
+    slim = [{name: each[name] for name in _READ_OF_ESTIMATES if name in each} for each in estimates]
+    return {**read, "preflight": {"estimate": slim}}
 
 
 def _text_of(value: object) -> str:

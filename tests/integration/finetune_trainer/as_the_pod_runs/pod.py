@@ -80,7 +80,9 @@ class Pods:
         """The first attempt at a job whose preflight has succeeded. It gets SIGTERM after the first line of its log
         that begins with `stop_at`, if that is given."""
         wish = FineTuneJobSpec.model_validate(spec)
-        return self._run(children.attempt_job(_world(wish), wish, PROFILE, children.Try(1)), wish, stop_at)
+        return self._run(
+            children.attempt_job(_world(wish), wish, PROFILE, children.Try(1, PROFILE.gpu_types[0])), wish, stop_at
+        )
 
     def prepared(self, spec: dict[str, Any]) -> Prepared:
         """What the preflight left for the attempts."""

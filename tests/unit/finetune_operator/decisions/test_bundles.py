@@ -121,7 +121,7 @@ def test_a_cleanup_with_an_unreadable_bundle_waits() -> None:
     assert plan == Plan(requeue_after=timedelta(hours=1))
 
 
-def test_the_image_the_gpu_and_the_grace_period_are_those_of_the_present_profile() -> None:
+def test_the_image_and_the_grace_period_are_those_of_the_present_profile_and_the_gpu_type_stays() -> None:
     now = changed(
         trainer={"image": "trainer:2"},
         gpuTypes=[{"name": "a100", "resourceName": "example.com/a100"}],
@@ -131,7 +131,7 @@ def test_the_image_the_gpu_and_the_grace_period_are_those_of_the_present_profile
     spec = _pod(planned(replace(second_attempt(), profile=now)))
 
     assert spec["containers"][0]["image"] == "trainer:2"
-    assert spec["containers"][0]["resources"]["limits"]["example.com/a100"] == "1"
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert spec["terminationGracePeriodSeconds"] == 30
 
 

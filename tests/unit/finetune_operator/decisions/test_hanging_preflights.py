@@ -38,6 +38,7 @@ def test_a_preflight_that_writes_nothing_for_hours_is_ended_on_record_and_repeat
     assert kinds(reconcile(gone, LATER + timedelta(seconds=9))) == []
     again = reconcile(gone, LATER + timedelta(seconds=10))
     assert again.create[-1]["metadata"]["name"] == SECOND
+    assert again.is_final, "the whole FineTuneJob may be gone, so it is read before a Job is created"
     assert again.status is not None
     assert again.status["counts"]["retries"] == 1
 

@@ -147,8 +147,14 @@ def test_without_retries_a_first_failure_says_why_it_was_the_last() -> None:
     )
 
 
+def test_a_preflight_whose_service_account_was_deleted_while_it_ran_is_tried_again() -> None:
+    reason = FailureReason.STATUS_NOT_WRITABLE
+
+    assert isinstance(retries.after_preflight(attempts(reason), counts(reason), POLICY, NOW), Again)
+
+
 @pytest.mark.parametrize("reason", FailureReason)
-def test_a_preflight_is_tried_again_for_faults_of_storage_and_node_only(reason: FailureReason) -> None:
+def test_a_preflight_is_tried_again_for_faults_of_its_surroundings_only(reason: FailureReason) -> None:
     verdict = retries.after_preflight(attempts(reason), counts(reason), POLICY, NOW)
 
     assert isinstance(verdict, Again) is (reason in RETRIED_PREFLIGHTS)
