@@ -62,7 +62,8 @@ def main() -> None:
         if options.kills:
             print(table(kill(options.kills, Path(folder) / "kills")), flush=True)
         if options.goodput:
-            print(goodput(Path(folder) / "goodput"))
+            for line in goodput(Path(folder) / "goodput"):
+                print(line, flush=True)
 
 
 def kill(kills: int, folder: Path) -> dict[str, Outcome]:

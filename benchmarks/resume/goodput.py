@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,25 +32,23 @@ class Life:
     step_seconds: float
     """Time of the steps whose result is kept."""
     cost: str
-    """What the checkpoints of the last attempt cost."""
+    """What the checkpoints cost in the last attempt that trained to the end, in the words of its log."""
 
 
-def goodput(folder: Path) -> str:
-    """Returns the results as Markdown."""
+def goodput(folder: Path) -> Iterator[str]:
+    """Yields the lines of the results as Markdown, each as soon as it is known."""
     write_inputs(folder, ROWS, **MODEL)
     speed = seconds_per_step(folder)
-    lines = ["| interruption | attempts | pods ran | goodput | from scratch |", "| --- | --: | --: | --: | --- |"]
-    costs = [""]
+    yield "| interruption | attempts | pods ran | goodput | from scratch | checkpoints of the last training |"
+    yield "| --- | --: | --: | --: | --- | --- |"
     for kind, every, wanted in CASES:
         parts = {"training": {"epochs": 100, "maxSteps": round(wanted / speed), "learningRate": 0.001}}
         life = live(bundle_of(folder, parts), folder / kind.name, kind, every)
         scratch = "never ends" if life.step_seconds > every else "ends"
-        lines.append(
+        yield (
             f"| {kind.name} every {every:.0f} s | {life.attempts} | {life.pod_seconds:.0f} s "
-            f"| {life.step_seconds / life.pod_seconds:.1%} | {scratch} |"
+            f"| {life.step_seconds / life.pod_seconds:.1%} | {scratch} | {life.cost} |"
         )
-        costs.append(f"{kind.name}, last attempt: {life.cost}")
-    return "\n".join(lines + costs)
 
 
 def seconds_per_step(folder: Path) -> float:
@@ -61,7 +60,7 @@ def seconds_per_step(folder: Path) -> float:
 def live(bundle: Bundle, folder: Path, kind: signal.Signals | None, every: float) -> Life:
     """Runs attempts of the job, each a new process that gets the signal after `every` seconds, until one succeeds."""
     start(bundle, prepare(bundle, folder / "prepared"), folder / "job")
-    attempts, pod_seconds, log = 0, 0.0, ""
+    attempts, pod_seconds, cost = 0, 0.0, ""
     while True:
         attempts += 1
         started = time.monotonic()
@@ -79,8 +78,8 @@ def live(bundle: Bundle, folder: Path, kind: signal.Signals | None, every: float
             process.send_signal(kind or 0)
             log = process.communicate()[0]
         pod_seconds += time.monotonic() - started
+        cost = next((line for line in log.splitlines() if line.startswith("Checkpoints: ")), cost)
         if process.returncode == 0:
             manifest = json.loads((folder / "job" / "out" / "manifest.json").read_text())
-            cost = next(line for line in log.splitlines() if line.startswith("Checkpoints: "))
             return Life(attempts, pod_seconds, manifest["training"]["seconds"], cost)
         assert process.returncode in (PREEMPTED, -signal.SIGKILL), log

@@ -39,6 +39,8 @@ BUNDLE_KEY = "bundle.json"
 BUNDLE_FOLDER = "/etc/finetune/bundle"
 STORAGE_FOLDER = "/etc/finetune/storage"
 """STORAGE_FOLDER/SECRET_NAME/{AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY}: credentials as files."""
+AUTHORITY_FOLDER = "/etc/finetune/authorities"
+"""AUTHORITY_FOLDER/CONFIG_MAP_NAME/KEY: certificates of private authorities, next to STORAGE_FOLDER."""
 SCRATCH_FOLDER = "/scratch"
 """Size-limited writable folder of a trainer pod, for the model and for results before upload."""
 

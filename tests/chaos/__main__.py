@@ -23,7 +23,7 @@ from tests.chaos.scene import Scene
 from tests.chaos.table import FAULTS, Fault, Task
 
 ROOT = Path(__file__).parents[2]
-RECORD = Path(__file__).parent / "record.json"
+RECORD, PAGE = Path(__file__).parent / "record.json", ROOT / "docs" / "reliability.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,8 +77,10 @@ def _sentence(found: Outcome) -> str:
 
 def _commit() -> str:
     """Returns the short commit of the code; with a mark if the code is not as it was committed."""
-    command = ["git", "describe", "--always", "--exclude=*", "--dirty"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    written = [f":(exclude){path.relative_to(ROOT)}" for path in (RECORD, PAGE)]
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *written], cwd=ROOT).returncode
+    return commit.stdout.strip() + ("-dirty" if changed else "")
 
 
 def _chosen(names: Sequence[str] | None) -> list[Fault]:
@@ -93,7 +95,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fault", nargs="+", choices=[fault.name for fault in FAULTS], help="only these faults")
     parser.add_argument("--record", type=Path, default=RECORD, help="file with the tries")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no try begins later")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "reliability.md", help="page with the figures")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page with the figures")
     return parser.parse_args(arguments)
 
 

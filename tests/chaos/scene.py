@@ -43,8 +43,8 @@ class Lane:
         parts: Object = {
             "profileName": self.tenant.namespace,
             "dataset": {"train": [{"uri": train, "columns": SUMS_COLUMNS}]},
-            "training": {"maxSteps": 100, "epochs": 100},
-            "evaluation": {"maxRows": 8},
+            "training": {"maxSteps": 60, "epochs": 100, "globalBatchSize": 4},
+            "evaluation": {"maxRows": 4, "baselines": ["Base"]},
             **spec,
         }
         return self.tenant.create(name, train, **parts)
@@ -104,7 +104,7 @@ class Scene:
             model = put_tiny_model(client, _empty(Path(folder)))
         install_operator(self.cluster)
         self.lanes = [self._lane(number, client, model) for number in range(LANES)]
-        self.lanes[0].tenant.put_rows(ROWS, sums(400))
+        self.lanes[0].tenant.put_rows(ROWS, sums(80))
         late = profile(self.cluster.s3_endpoint, stand_in.LATE_IMAGE)
         kube.apply(f"{PROFILES}/{LATE_PROFILE}", {**late, "metadata": {"name": LATE_PROFILE}})
 

@@ -173,7 +173,7 @@ FAULTS: tuple[Fault, ...] = (
         storage.rotate_keys,
         STEPPING,
         same_weights=False,  # it trains for longer: the kubelet takes a minute or two
-        spec={"training": {"maxSteps": 5000, "epochs": 100, "globalBatchSize": 4}},
+        spec={"training": {"maxSteps": 4000, "epochs": 100, "globalBatchSize": 1}},
     ),
     Fault(
         "checkpoint-truncated",

@@ -27,7 +27,6 @@ from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.pod.termination import (
     failure_after_stop,
     handle_sigterm,
-    stop_requested,
     write_failure,
     write_termination_message,
 )
@@ -104,7 +103,12 @@ def read_bundle(path: Path) -> Bundle:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"The bundle {path} does not exist.") from error
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc'])) or 'bundle'}: {e['msg']}" for e in error.errors()[:5]]
-        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{'; '.join(wrong)}.") from error
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"{'; '.join(wrong)}.",
+            "Correct the field. If the API server accepts it, the trainer is older than the operator: update "
+            "spec.trainer.image of the FineTuneProfile.",
+        ) from error
 
 
 def _hide_torch() -> None:
@@ -146,9 +150,7 @@ def _fail(error: BaseException) -> int:
 
 if __name__ == "__main__":
     code = main()
-    if stop_requested():
-        # An upload that does not answer must not use up the grace period.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of an upload that does not answer must not use up the grace period, or hold a GPU.
+    os._exit(code)

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, SchemaKeys, list_map, rules
 from finetune_api.spec.gpu_type import MOST_GPU_TYPES, GpuType
@@ -42,8 +42,41 @@ class TrainerImage(ApiModel):
     fails with reason GPUFault."""
 
 
+class CaBundle(ApiModel):
+    """The certificates of a private authority, in PEM format."""
+
+    config_map_name: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        SchemaKeys(
+            rules(
+                (
+                    "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+                    "must be the name of a ConfigMap, for example storage-ca",
+                )
+            )
+        ),
+    ]
+    """Name of a ConfigMap in the tenant's namespace."""
+    key: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        SchemaKeys(rules(("self.matches('^[-._a-zA-Z0-9]+$')", "must be a key of the ConfigMap, for example ca.crt"))),
+    ] = "ca.crt"
+    """Key of the ConfigMap."""
+
+
 class Storage(ApiModel):
     """One S3 service. It is found by the name of the bucket, so manifests contain only URIs."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.caBundle) || (has(self.endpoint) && self.endpoint.startsWith('https://'))",
+                "caBundle is for an endpoint that begins with https://: set endpoint, or remove caBundle",
+            )
+        )
+    )
 
     buckets: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=63)]],
@@ -62,6 +95,9 @@ class Storage(ApiModel):
         | None
     ) = None
     """Address of the service. Default: the address of Amazon S3 for the region."""
+    ca_bundle: CaBundle | None = None
+    """The authority that signed the certificate of the service, if it is a private one. New pods use a changed
+    ConfigMap. Default: unset, and the pods trust the authorities of their image."""
     region: Annotated[str, Field(min_length=1, max_length=63)] = "us-east-1"
     """Region of the buckets."""
     credentials_secret_name: (

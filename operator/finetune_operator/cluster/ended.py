@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from finetune_api import names
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.status.job import FineTuneJobStatus
+from finetune_api.status.reading import read_status
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.bundles import bundle_of
 from finetune_operator.cluster.profiles import profile_of
@@ -53,7 +53,7 @@ def _with_live_job(api: Api, store: Store, job: KeptJob, world: World) -> World 
         generation=raw["metadata"]["generation"],
         deleting="deletionTimestamp" in raw["metadata"],
         raw_status=raw["status"],
-        status=FineTuneJobStatus.model_validate(raw["status"], extra="ignore"),
+        status=read_status(raw["status"]),
         spec=spec,
         spec_error=error,
         profile=profile,

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 from finetune_api import names
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.status.job import ConditionType, FineTuneJobStatus
+from finetune_api.status.job import ConditionType
+from finetune_api.status.reading import read_status
 from finetune_operator.cluster.accounts import GOOD, Accounts, Standing
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.bundles import bundle_of
@@ -155,7 +156,7 @@ def _bare(job: KeptJob) -> World:
         queue=job.queue,
         priority_class=job.priority_class,
         raw_status=status,
-        status=FineTuneJobStatus.model_validate(status, extra="ignore"),
+        status=read_status(status),
         spec=spec,
         spec_error=error,
         authors=dict(job.authors),

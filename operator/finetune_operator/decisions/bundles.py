@@ -6,7 +6,7 @@ began, also after the profile was changed."""
 from finetune_api import names
 from finetune_api.bundle import Bundle, JobIdentity, ResumePoint, bucket_of, storage_of, uris_of
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_api.spec.profile import FineTuneProfileSpec, Storage
 from finetune_api.status.job import State
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
@@ -44,13 +44,18 @@ def config_map(world: World, bundle: Bundle) -> Object:
     }
 
 
-def secrets(bundle: Bundle) -> list[str]:
-    """Return the names of the Secrets of the storages that the job uses, each once."""
+def storages(bundle: Bundle) -> list[Storage]:
+    """Return the storages that the job uses. A storage can be there several times."""
     cache = [bundle.prepared_cache.uri] if bundle.prepared_cache else []
     earlier = [bundle.resume.output] if bundle.resume else []
     uris = (*uris_of(bundle.spec).values(), *cache, *earlier)
-    storages = [storage_of(bucket, bundle.storages) for uri in uris if (bucket := bucket_of(uri))]
-    found = [s.credentials_secret_name for s in storages if s and s.credentials_secret_name]
+    found = [storage_of(bucket, bundle.storages) for uri in uris if (bucket := bucket_of(uri))]
+    return [storage for storage in found if storage is not None]
+
+
+def secrets(bundle: Bundle) -> list[str]:
+    """Return the names of the Secrets of the storages that the job uses, each once."""
+    found = [storage.credentials_secret_name for storage in storages(bundle) if storage.credentials_secret_name]
     return list(dict.fromkeys(found))
 
 

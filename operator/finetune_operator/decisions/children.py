@@ -9,7 +9,7 @@ from finetune_api import names
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import bundles, pod_settings
+from finetune_operator.decisions import authorities, bundles, pod_settings
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -180,9 +180,10 @@ def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, 
 
 def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, arguments: list[str]) -> Object:
     """Return a pod that meets the `restricted` Pod Security Standard, with one container."""
-    secrets = bundles.secrets(bundles.bundle_of(world, spec, profile))
+    bundle = bundles.bundle_of(world, spec, profile)
+    secrets = bundles.secrets(bundle)
     unreachable = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
-    return {
+    pod = {
         "restartPolicy": "Never",
         "tolerations": [{**unreachable, "tolerationSeconds": UNREACHABLE_SECONDS}],
         "serviceAccountName": spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT,
@@ -197,6 +198,7 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
         "containers": [_trainer(profile, arguments, secrets)],
         "volumes": _volumes(world, secrets),
     }
+    return authorities.with_authorities(pod, bundle)
 
 
 def _volumes(world: World, secrets: list[str]) -> list[Object]:

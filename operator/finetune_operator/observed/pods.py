@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.bundle import TerminationMessage
+from finetune_api.reasons import FailureReason, reason_of_exit_code
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON."""
@@ -137,7 +138,7 @@ class Pod:
             exit_code=ended.get("exitCode"),
             termination_reason=ended.get("reason", ""),
             termination_text=ended.get("message", ""),
-            termination=_termination(ended.get("message", "")),
+            termination=_termination(ended.get("message", ""), ended.get("exitCode")),
             companions=_companions(pod),
         )
 
@@ -195,10 +196,17 @@ def _condition(condition: Object) -> PodCondition:
     )
 
 
-def _termination(text: str) -> TerminationMessage | None:
-    """Return the trainer's termination message; None if it wrote none (then the text is the end of the log)."""
+def _termination(text: str, exit_code: int | None) -> TerminationMessage | None:
+    """Return the trainer's termination message; None if it wrote none (then the text is the end of the log).
+
+    A reason of a later version of the trainer becomes that of its exit code, and stays in the message."""
     try:
-        return TerminationMessage.model_validate(json.loads(text), extra="ignore")
+        said = json.loads(text)
+        if isinstance(said, dict) and exit_code and isinstance(said.get("reason"), str):
+            word = said["reason"]
+            if word not in {*FailureReason, "Succeeded", "Superseded"}:
+                said |= {"reason": reason_of_exit_code(exit_code), "message": f"{word}: {said.get('message', '')}"}
+        return TerminationMessage.model_validate(said, extra="ignore")
     except ValueError:
         return None
 

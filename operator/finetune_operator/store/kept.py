@@ -13,7 +13,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.conflicts import normal
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.observed.leftovers import time_to_keep
+from finetune_operator.observed.leftovers import part, time_to_keep
 from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.world import Key, Progress, Run
 
@@ -89,8 +89,8 @@ class KeptJob:
         metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
         ended = status.get("state") in ENDED
         stale = ended and status.get("observedGeneration", metadata["generation"]) != metadata["generation"]
-        ttl = spec.get("runPolicy", {}).get("ttlSecondsAfterFinished")
-        uri = spec.get("output", {}).get("uri", "")
+        ttl = part(spec, "runPolicy").get("ttlSecondsAfterFinished")
+        uri = _text_of(part(spec, "output").get("uri"))
         output = normal(uri)
         return cls(
             key=(sys.intern(metadata["namespace"]), metadata["name"]),
@@ -101,10 +101,10 @@ class KeptJob:
             deleting="deletionTimestamp" in metadata,
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
             priority_class=metadata.get("labels", {}).get(names.LABEL_PRIORITY_CLASS),
-            profile=sys.intern(spec.get("profileName", "")),
+            profile=sys.intern(_text_of(spec.get("profileName"))),
             output=output,
             written_output=output if uri == output else uri,  # one string in memory where both are the same
-            resume_from=sys.intern(spec.get("resumeFrom", {}).get("name", "")),
+            resume_from=sys.intern(_text_of(part(spec, "resumeFrom").get("name"))),
             is_validated=any(
                 condition["type"] == ConditionType.VALIDATED and condition["status"] == "True"
                 for condition in status.get("conditions", [])
@@ -265,6 +265,11 @@ def _read_of(status: Object) -> Object:
         return read
     slim = [{name: each[name] for name in _READ_OF_ESTIMATES if name in each} for each in estimates]
     return {**read, "preflight": {"estimate": slim}}
+
+
+def _text_of(value: object) -> str:
+    """Return the value if it is a text; else "". A spec that cannot be read is said later, when its job is decided."""
+    return value if isinstance(value, str) else ""
 
 
 def _packed(part: Object) -> bytes:

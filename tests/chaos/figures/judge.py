@@ -111,10 +111,17 @@ def _runs(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 
 def seconds_per_step(samples: Sequence[Sample]) -> float:
-    """Returns the mean time of a step, over the samples in which the steps advanced."""
-    pairs = [(a, b) for a, b in itertools.pairwise(samples) if b.attempt == a.attempt and b.step > a.step]
-    steps = sum(b.step - a.step for a, b in pairs)
-    return sum(b.seconds - a.seconds for a, b in pairs) / steps if steps else 0.0
+    """Returns the mean time of a step: in each pod, from the begin of its training to the first look at its last step.
+
+    A pod reports its step every ten seconds only."""
+    seconds, steps = 0.0, 0
+    for run in _runs(samples):
+        began, top = max(sample.resumed_from for sample in run), max(sample.step for sample in run)
+        since = next((sample.seconds for sample in run if sample.phase is Phase.TRAIN), None)
+        if since is not None and top > began:
+            seconds += next(sample.seconds for sample in run if sample.step == top) - since
+            steps += top - began
+    return seconds / steps if steps else 0.0
 
 
 def seconds_to_recover(samples: Sequence[Sample], injected: float) -> float | None:

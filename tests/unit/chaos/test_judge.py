@@ -42,8 +42,14 @@ def test_nothing_is_repeated_where_the_attempt_went_on_or_resumed_at_its_last_st
     assert steps_repeated(steps((0, 1, 50, 0), (9, 2, 50, 50), (10, 2, 60, 50))) == 0
 
 
-def test_a_step_takes_as_long_as_on_average_while_the_steps_advanced() -> None:
-    assert seconds_per_step(steps((0, 1, 0, 0), (1, 1, 10, 0), (31, 1, 10, 0), (32, 1, 20, 0))) == pytest.approx(0.1)
+def test_a_step_takes_as_long_as_on_average_until_the_last_report_of_each_pod() -> None:
+    looks = steps((5, 1, 0, 0), (6, 1, 1, 0), (15, 1, 1, 0), (16, 1, 11, 0), (40, 1, 11, 0))
+    looks += steps((60, 2, 0, 0), (61, 2, 12, 11), (71, 2, 22, 11), (99, 2, 22, 11))
+    assert seconds_per_step(looks) == pytest.approx(1.0)
+
+
+def test_a_pod_that_took_no_step_shows_no_duration() -> None:
+    assert seconds_per_step(steps((0, 1, 0, 0), (5, 1, 0, 0), (90, 2, 10, 10))) == 0.0
 
 
 def test_a_job_has_recovered_once_it_is_further_than_before() -> None:

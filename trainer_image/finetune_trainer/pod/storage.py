@@ -97,8 +97,8 @@ class JobStorage:
             files.upload(path, uri, progress.advance)
 
     def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None] = lambda size: None) -> None:
-        """Uploads the seekable stream that `open` returns, of any size, in the calling thread. `advance` gets the
-        number of bytes sent; an exception that it raises ends the upload."""
+        """Uploads the seekable stream that `open` returns, of any size. `advance` gets the number of bytes sent, from
+        any thread if the stream is large; an exception that it raises ends the upload."""
         with self._typed(uri) as files:
             files.send(open, uri, advance)
 

@@ -4,7 +4,7 @@ from functools import partial
 from time import perf_counter
 
 from finetune_api.bundle import Bundle
-from finetune_trainer.evaluation.base_measurement import measure_base
+from finetune_trainer.evaluation.base_measurement import BaseMeasuring, measure_base
 from finetune_trainer.evaluation.gates import require_passed
 from finetune_trainer.evaluation.kept_measurements import of_tuned
 from finetune_trainer.evaluation.recipe import Assessment, Assessor
@@ -47,15 +47,16 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
     with scratch_folder("train-") as scratch:
         prepared = read_prepared(storage, bundle, scratch)
         work = begin(bundle, prepared, storage, writer, attempt, scratch)
-        model, assessor, baselines = measure_base(
-            bundle,
-            prepared,
-            work.tokenizer,
-            work.accelerator,
-            work.model_folder,
-            work.kept,
-            lambda message: tell(writer, TRAINED, "EvaluatingBase", message),
+        base = BaseMeasuring(
+            bundle=bundle,
+            prepared=prepared,
+            tokenizer=work.tokenizer,
+            accelerator=work.accelerator,
+            folder=work.model_folder,
+            kept=work.kept,
+            say=lambda message: tell(writer, TRAINED, "EvaluatingBase", message),
         )
+        model, assessor, baselines = measure_base(base)
         model, tuning = tune(work, model)
         weights = stage(work, model, tuning)
         with weights_kept(storage, bundle, work.output):

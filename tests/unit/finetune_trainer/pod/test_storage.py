@@ -1,6 +1,9 @@
 """Files by URI, on a real S3 server with signatures enforced and on the local file system."""
 
+import io
+import random
 import socket
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -295,3 +298,41 @@ def test_only_the_reads_of_an_open_file_may_be_quiet(place: Place) -> None:
     with place.storage.open(place.uri("rows.jsonl")) as stream:
         assert stream.read() == b"row"
         assert patience(None) == 300
+
+
+class GivenUp(Exception):  # noqa: N818 - not an error
+    """The upload is no longer needed."""
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_stream_of_any_size_arrives_unchanged(s3_place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    data, sent, threads = random.Random(0).randbytes(50_000_000), [], set()
+    monkeypatch.setattr(s3_module, "LARGE_BYTES", len(data) + (not large))
+
+    def advance(size: int) -> None:
+        sent.append(size)
+        threads.add(threading.get_ident())
+
+    s3_place.storage.send(lambda: io.BytesIO(data), s3_place.uri("out", "weights"), advance)
+    assert s3_place.storage.read_bytes(s3_place.uri("out", "weights")) == data
+    assert sum(sent) == len(data)
+    assert (len(threads) > 1) is large, "several connections, or only the calling thread"
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_an_upload_that_is_given_up_leaves_nothing(
+    s3: Any, s3_place: Place, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    monkeypatch.setattr(s3_module, "LARGE_BYTES", 0 if large else 1 << 40)
+    sent = [0]
+
+    def advance(size: int) -> None:
+        sent[0] += size
+        if sent[0] > 10_000_000:
+            raise GivenUp
+
+    with pytest.raises(GivenUp):
+        s3_place.storage.send(lambda: io.BytesIO(bytes(50_000_000)), s3_place.uri("out", "weights"), advance)
+    assert not s3_place.storage.exists(s3_place.uri("out", "weights"))
+    bucket = s3_place.folder.removeprefix("s3://")
+    assert not s3.client().list_multipart_uploads(Bucket=bucket).get("Uploads")

@@ -165,6 +165,13 @@ def test_the_remedy_of_what_was_tried_again_does_not_ask_to_try_again(reason: Fa
     assert "create the job again" not in FAILURES[reason].remedy.lower()
 
 
+def test_a_reason_of_a_later_version_is_tried_again_because_nothing_is_known_against_it() -> None:
+    unknown = attempts("AbductedByAliens")
+
+    assert retries.after_preflight(unknown, counts("AbductedByAliens"), POLICY, NOW) == Again(NOW, [])
+    assert retries.after_attempt(unknown, counts("AbductedByAliens"), POLICY, NOW) == Again(NOW, [])
+
+
 def test_preflights_end_before_the_name_of_their_job_is_too_long() -> None:
     (last,) = attempts("NodeLost", number=999)
     policy = RunPolicy(max_interruptions=10_000)
