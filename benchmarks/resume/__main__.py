@@ -3,8 +3,8 @@
     python -m benchmarks.resume [--kills 300] [--minutes 20] [--goodput]        # make bench-resume
 
 `--kills`: random kills over short runs of six jobs. Each run's weights, losses and token counts are compared with those
-of the uninterrupted run. `--minutes`: no run begins later, and the table has fewer kills. `--goodput`: one long job with
-SIGTERM every two minutes, and one with SIGKILL after ten (20 minutes)."""
+of the uninterrupted run. `--minutes`: no run begins later, and the table has fewer kills. `--goodput`: one long job
+with SIGTERM every two minutes, and one with SIGKILL after ten (20 minutes)."""
 
 import argparse
 import math
