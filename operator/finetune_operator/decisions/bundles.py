@@ -54,14 +54,15 @@ def misfit(world: World, run: Run) -> str | None:
     bundle needs; else None."""
     if not is_lacking(world, run) or world.spec is None or world.profile is None or world.bundle_error is not None:
         return None
-    wanted = secrets(bundle_of(world, world.spec, world.profile))
-    absent = [secret for secret in wanted if secret not in run.secrets]
+    bundle = bundle_of(world, world.spec, world.profile)
+    authorities = [storage.ca_bundle.config_map_name for storage in storages(bundle) if storage.ca_bundle]
+    absent = [name for name in dict.fromkeys((*secrets(bundle), *authorities)) if name not in run.mounted]
     if not absent:
         return None
     config_map = names.child_prefix(world.name, world.uid)
     return (
         f"ConfigMap {config_map} was deleted before the pod of Job {run.name} started, and the FineTuneProfile has "
-        f"changed. The pod does not mount Secret {', '.join(absent)}, so it is replaced."
+        f"changed. The pod does not mount {', '.join(absent)}, which the storages need now, so it is replaced."
     )
 
 

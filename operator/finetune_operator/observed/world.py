@@ -46,8 +46,8 @@ class Run:
     """The pod that counts."""
     pods: tuple[Pod, ...] = ()
     """All pods that exist."""
-    secrets: tuple[str, ...] = ()
-    """Names of the Secrets that its pods mount."""
+    mounted: tuple[str, ...] = ()
+    """Names of the Secrets and ConfigMaps that its pods mount."""
     refusal: str = ""
     """Why the API server refuses the pod, as the Job controller reports it, for example a quota or a policy."""
 
@@ -80,7 +80,7 @@ class Run:
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
             gpu_type=metadata.get("labels", {}).get(names.LABEL_GPU_TYPE),
             begun=_optional_time(status.get("startTime")),
-            secrets=_secrets(job),
+            mounted=_mounted(job),
         )
 
     def with_pods(self, pods: list[Pod]) -> "Run":
@@ -236,9 +236,10 @@ def parse_spec(kind: type[Spec], raw: Object, root: str = "spec.") -> tuple[Spec
         return None, f"{root}{'.'.join(map(str, first['loc']))}: {first['msg']}."
 
 
-def _secrets(job: Object) -> tuple[str, ...]:
+def _mounted(job: Object) -> tuple[str, ...]:
     volumes = job.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", [])
-    return tuple(sys.intern(volume["secret"]["secretName"]) for volume in volumes if "secret" in volume)
+    found = [v.get("secret", {}).get("secretName") or v.get("configMap", {}).get("name") for v in volumes]
+    return tuple(sys.intern(name) for name in found if name)
 
 
 def _own_failure(condition: Object) -> str:

@@ -148,11 +148,11 @@ MOUNTS = ("read", "write")
 
 
 def waiting_attempt(**changes: Any) -> World:
-    return validated(bundle=None, attempts={1: attempt(WAITS, secrets=MOUNTS)}, **changes)
+    return validated(bundle=None, attempts={1: attempt(WAITS, mounted=MOUNTS)}, **changes)
 
 
 def waiting_preflight(**changes: Any) -> World:
-    return fresh(preflight=preflight(WAITS, secrets=MOUNTS), **changes)
+    return fresh(preflight=preflight(WAITS, mounted=MOUNTS), **changes)
 
 
 @pytest.mark.parametrize("waiting", [waiting_attempt, waiting_preflight], ids=["attempt", "preflight"])
@@ -175,11 +175,20 @@ def test_a_pod_that_lacks_its_bundle_and_the_secrets_of_the_next_one_is_replaced
     assert record["message"].startswith(
         "ConfigMap tickets-12345678 was deleted before the pod of Job tickets-12345678-"
     )
-    assert record["message"].endswith("The pod does not mount Secret rotated, so it is replaced.")
+    assert record["message"].endswith("The pod does not mount rotated, which the storages need now, so it is replaced.")
 
 
-def test_the_secrets_that_a_job_mounts_are_read_from_it() -> None:
+def test_a_pod_without_the_certificate_authority_of_the_next_bundle_is_replaced_too() -> None:
+    private = [{**storage, "caBundle": {"configMapName": "our-ca"}} for storage in SAID["storages"]]
+
+    plan = reconcile(waiting_attempt(profile=changed(storages=private)), NOW + timedelta(minutes=2))
+
+    assert len(plan.delete_jobs) == 1
+    assert "The pod does not mount our-ca, which" in message(plan)
+
+
+def test_what_a_job_mounts_is_read_from_it() -> None:
     (job,) = (body for body in planned(second_attempt()).create if body["kind"] == "Job")
     job["metadata"]["creationTimestamp"] = NOW.isoformat()
 
-    assert Run.parse(job).secrets == MOUNTS
+    assert Run.parse(job).mounted == ("tickets-12345678", *MOUNTS)
