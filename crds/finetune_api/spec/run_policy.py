@@ -55,8 +55,9 @@ class RunPolicy(ApiModel):
     Default: unset, and they are kept until the FineTuneJob is deleted."""
     keep_checkpoints_seconds: Seconds | None = None
     """Seconds from the failure of the job until its checkpoints and its other temporary objects below
-    spec.output.uri/.work are deleted. A Job without a GPU deletes them. A change counts as long as they exist. The
-    temporary objects of a completed job are deleted at once. Default: 604800, which is a week."""
+    spec.output.uri/.work are deleted. A Job without a GPU deletes them. They stay longer while another job starts
+    from them (resumeFrom). A change counts until their deletion begins. The temporary objects of a completed job are
+    deleted at once. Default: 604800, which is a week."""
     budget: Budget | None = None
     """What all attempts together may use. A job that reaches it stores a checkpoint and is suspended with reason
     BudgetExceeded. It continues when the budget is raised. Default: unset, and there is no limit."""
