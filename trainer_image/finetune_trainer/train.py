@@ -92,7 +92,8 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
 
         phase("downloading the base model")
         tell(writer, TRAINED, "LoadingModel", f"Loading the base model {spec.model.uri}.", training=progress.training)
-        copy_files(storage, spec.model.uri, prepared.model_files, scratch / "model")
+        storage.pin(prepared.commits)
+        progress.model_seconds = fetch_model(storage, spec.model.uri, prepared, scratch / "model")
         tokenizer = load_tokenizer(scratch / "model")
         facts, place = result_facts(bundle, prepared, device.type), join(work_prefix(bundle), "kept")
         kept = KeptResults(storage, place, attempt.number, facts, scratch / "kept")
@@ -197,6 +198,15 @@ def announcement(prepared: Prepared) -> str:
     return (
         rows if prepared.resolved.total_steps else "Using the adapter unchanged: spec.method.type None trains nothing."
     )
+
+
+def fetch_model(storage: JobStorage, uri: str, prepared: Prepared, folder: Path) -> float:
+    """Downloads the base model into `folder`. Returns the seconds that this took."""
+    started = perf_counter()
+    copy_files(storage, uri, prepared.model_files, folder)
+    seconds = perf_counter() - started
+    print(f"The base model was downloaded in {duration(seconds)}.", flush=True)
+    return round(seconds, 1)
 
 
 def fetch_adapter(storage: JobStorage, uri: str | None, folder: Path) -> Path | None:

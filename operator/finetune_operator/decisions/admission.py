@@ -7,6 +7,7 @@ job requests a GPU: no other job writes to the same output."""
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from finetune_api import hub
 from finetune_api.bundle import bucket_of, storage_of, unknown_bucket, uris_of
 from finetune_api.conflicts import conflicts, normal
 from finetune_api.names import TRAINER_SERVICE_ACCOUNT
@@ -68,6 +69,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         )
     if unknown := _unknown_bucket(world.spec, world.profile):
         return replace(unknown, final=not begun)
+    if refused := _refused_by_hub(world.spec, world.profile):
+        return replace(refused, final=not begun)
     if not begun and (misplaced := _misplaced_cache(world.spec, world.profile)):
         return misplaced
     if not begun and (conflict := next(conflicts(world.spec), None)):
@@ -158,6 +161,15 @@ def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obst
         bucket = bucket_of(uri)
         if bucket and storage_of(bucket, profile.storages) is None:
             finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
+            return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
+    return None
+
+
+def _refused_by_hub(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obstacle | None:
+    """Return the first hf:// URI that the hub of the profile does not allow; None if there is none."""
+    for field, uri in uris_of(spec).items():
+        if refused := hub.refusal(uri, spec.profile_name, profile.hub):
+            finding, remedy = refused
             return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
     return None
 

@@ -9,6 +9,7 @@ from finetune_api.bundle import Bundle, JobIdentity, ResumePoint, bucket_of, sto
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import State
+from finetune_operator.decisions import hub_pods
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -79,6 +80,7 @@ def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProf
         spec=spec,
         allow_cpu=profile.trainer.allow_cpu,
         storages=profile.storages,
+        hub=profile.hub,
         gpu_types=profile.gpu_types,
         prepared_cache=profile.prepared_cache,
         resume=_resume_point(world),
@@ -226,6 +228,7 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
         # Optional, so that the trainer reports a missing Secret. Otherwise the pod would never start.
         *({"name": f"storage-{i}", "secret": {"secretName": s, "optional": True}} for i, s in enumerate(secrets)),
+        *hub_pods.volumes(spec, profile),
     ]
     mounts = [
         {"name": "bundle", "mountPath": names.BUNDLE_FOLDER, "readOnly": True},
@@ -236,6 +239,7 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
             {"name": f"storage-{i}", "mountPath": f"{names.STORAGE_FOLDER}/{s}", "readOnly": True}
             for i, s in enumerate(secrets)
         ),
+        *hub_pods.mounts(spec, profile),
     ]
     container = {
         "name": names.CONTAINER,
@@ -245,8 +249,7 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
         "env": [
             {"name": "HOME", "value": "/tmp"},
             {"name": names.POD_UID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
-            # Models come from the job's storage. A library must not contact a model hub.
-            {"name": "HF_HUB_OFFLINE", "value": "1"},
+            *hub_pods.environment(spec, profile),
             # A storage without a Secret uses the pod's own identity, never the role of the node.
             {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},
             {"name": "TRITON_CACHE_DIR", "value": f"{names.SCRATCH_FOLDER}/triton"},

@@ -27,12 +27,14 @@ def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
         include={"method", "learning_rate", "warmup_steps", "total_steps", "evaluate_every", "publish"},
         exclude_none=True,
     )
+    commit = prepared.commit_of(spec.model.uri)
     weights = [source.weight for source in spec.dataset.train]
     set_by_hand = _deciding(spec, exclude_defaults=True)
     every = _deciding(spec) | set_by_hand
     return {
         **every,
         **({"spec.dataset.train[*].weight": weights} if any(weights) else {}),
+        **({"the commit of the base model": commit} if commit else {}),
         "the digest of the data": prepared.preflight.digest,
         "the digest of the base model": _digest(prepared.model_files),
         **{f"status.resolved.{name}": value for name, value in settled.items()},
