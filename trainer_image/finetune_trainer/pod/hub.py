@@ -8,12 +8,12 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, get_token, hf_hub_url
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented
 
@@ -21,7 +21,7 @@ from finetune_api import hub, names
 from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.files import Place
-from finetune_trainer.pod.hub_failures import DamagedFile, NoHub, NoSuchFile, failure_of_hub
+from finetune_trainer.pod.hub_failures import DamagedFile, NoHub, NoSuchFile, Request, failure_of_hub
 from finetune_trainer.pod.hub_requests import READ_SECONDS, Location, patiently, read_range
 from finetune_trainer.pod.positioned import Ranges
 
@@ -100,7 +100,7 @@ class HubFiles:
 
             def fetch(start: int) -> int:
                 def put(position: int, data: bytes) -> None:
-                    advance(len(data))
+                    advance(len(data))  # ends this part if another file has failed
                     os.pwrite(target, data, position)
 
                 end = min(start + PART_BYTES, file.size)
@@ -118,12 +118,15 @@ class HubFiles:
             finally:
                 for part in parts:
                     part.cancel()
+                wait(parts)  # none may write once the file is closed, because its number is then that of another file
         if not file.is_file(digest):
             raise DamagedFile
 
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
         """Returns the failure for an error, or None if the error does not come from the hub."""
-        return failure_of_hub(error, uri, place, self._bundle, self._token() is not None)
+        own_login = self._bundle.job is None and get_token()
+        pinned = self._commits.get(_split(uri)[0].uri)
+        return failure_of_hub(error, Request(uri, place, self._bundle, bool(self._token() or own_login), pinned))
 
     def write(self, uri: str, data: bytes, if_absent: bool) -> bool:
         _never_written(uri)
@@ -193,7 +196,8 @@ class HubFiles:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NoHub from error
-        if not COMMIT.fullmatch(str(found.sha)):
+        pinned = self._commits.get(repository.uri, found.sha)
+        if not COMMIT.fullmatch(str(found.sha)) or found.sha != pinned:
             raise NoHub
         return found.sha, files
 
@@ -203,11 +207,12 @@ class HubFiles:
         return (model.revision if own and own[0] == repository else None) or "main"
 
     def _token(self) -> str | None:
-        """Returns the mounted token, as the Secret has it now."""
+        """Returns the mounted token, as the Secret has it now; None if it cannot be sent in a header."""
         try:
-            return self._token_file.read_text().strip() or None
+            text = self._token_file.read_bytes().decode("ascii").strip()
         except (OSError, UnicodeDecodeError):
             return None
+        return text if re.fullmatch(r"[!-~]+", text) else None
 
     def _sent_token(self) -> str | bool | None:
         """Returns the token in the form of huggingface_hub. In a pod no other token than the mounted one is used. A

@@ -22,11 +22,9 @@ class DamagedFile(Exception):  # noqa: N818 - a finding
     """The bytes that arrived do not have the digest that the hub gives."""
 
 
-def failure_of_hub(error: Exception, uri: str, place: Place, bundle: Bundle, token: bool) -> TrainerFailure | None:
-    """Returns the failure for an error while `uri` was read, or None if the error does not come from the hub.
-
-    `token`: whether the requests had a token."""
-    about = _Request(uri, place, bundle, token)
+def failure_of_hub(error: Exception, about: "Request") -> TrainerFailure | None:
+    """Returns the failure for an error of a request, or None if the error does not come from the hub."""
+    uri = about.uri
     if isinstance(error, NoSuchFile):
         return about.missing(f"There is no {uri} at {about.revision}.", about.correct("path"))
     if isinstance(error, HFValidationError):
@@ -46,10 +44,11 @@ def failure_of_hub(error: Exception, uri: str, place: Place, bundle: Bundle, tok
     return None
 
 
-class _Request:
+class Request:
     """What was requested, in the words of the messages."""
 
-    def __init__(self, uri: str, place: Place, bundle: Bundle, token: bool) -> None:
+    def __init__(self, uri: str, place: Place, bundle: Bundle, token: bool, commit: str | None) -> None:
+        """`token`: whether the request had a token. `commit`: that of the repository, if it is known."""
         found = hub.split(uri)
         assert found
         assert bundle.hub
@@ -57,7 +56,7 @@ class _Request:
         self.is_model = found[0].kind == "model"
         self.repository, self.name = found[0].uri, found[0].name
         self.revision = f"revision {bundle.spec.model.revision or 'main'}" if self.is_model else "revision main"
-        self._place = place
+        self._place, self.commit = place, commit
 
     def missing(self, finding: str, remedy: str | None) -> TrainerFailure:
         return TrainerFailure(self._place.missing, finding, remedy)
@@ -94,7 +93,8 @@ class _Request:
             return "The job has no token."
         where = f" in namespace {self.bundle.job.namespace}" if self.bundle.job else ""
         key = reference.key if reference else names.HUB_TOKEN_KEY
-        return f"The job has no token, because Secret {secret}{where} with the key {key} is missing or empty."
+        why = f"Secret {secret}{where} with the key {key} is missing, empty or not plain text"
+        return f"The job has no token, because {why}."
 
     @property
     def set_token(self) -> str:
@@ -106,10 +106,15 @@ class _Request:
         )
 
 
-def _refusal(error: HfHubHTTPError, about: _Request) -> TrainerFailure:
+def _refusal(error: HfHubHTTPError, about: Request) -> TrainerFailure:
     status, code = error.response.status_code, error.response.headers.get("X-Error-Code")
     if code == "GatedRepo":
         return _gated(about)
+    if code == "RevisionNotFound" and about.commit:
+        return about.missing(
+            f"{about.repository} has no commit {about.commit} any more, which preflight read.",
+            "Use a repository whose history is not rewritten while the job runs.",
+        )
     if code == "RevisionNotFound":
         return about.missing(
             f"{about.repository} has no {about.revision}.",
@@ -132,7 +137,7 @@ def _refusal(error: HfHubHTTPError, about: _Request) -> TrainerFailure:
     return about.unavailable(f"The hub at {about.endpoint} failed to read {about.uri} (status {status}{asked}).")
 
 
-def _gated(about: _Request) -> TrainerFailure:
+def _gated(about: Request) -> TrainerFailure:
     page = f"{about.endpoint}/{'' if about.is_model else 'datasets/'}{about.name}"
     if about.has_token:
         return about.denied(
@@ -145,7 +150,7 @@ def _gated(about: _Request) -> TrainerFailure:
     )
 
 
-def _unknown(about: _Request) -> TrainerFailure:
+def _unknown(about: Request) -> TrainerFailure:
     """A hub does not say whether a repository is missing or private."""
     if about.has_token:
         return about.missing(
@@ -158,7 +163,7 @@ def _unknown(about: _Request) -> TrainerFailure:
     )
 
 
-def _unauthorized(about: _Request) -> TrainerFailure:
+def _unauthorized(about: Request) -> TrainerFailure:
     if not about.has_token:
         return _unknown(about)
     return about.denied(

@@ -66,14 +66,22 @@ def patiently(request: Callable[[], Answer]) -> Answer:
             return request()
         except HTTPError as error:
             attempt += 1
-            pause_or_raise(error, attempt)
+            pause_or_raise(error, attempt, check_stop)
 
 
 def read_range(location: Location, start: int, end: int, put: Callable[[int, bytes], None]) -> None:
     """Calls `put` with the position and the content of each part of a file from `start` to `end`, in order. Resumes
-    after a cut. Raises the error of the last request, NoRanges, or StopRequested."""
+    after a cut. Raises the error of the last request, NoRanges, StopRequested, or what `put` raises.
+
+    While there is no content, `put` is called with none, so that it can end the work."""
     position, attempt = start, 0
+
+    def still_needed() -> None:
+        check_stop()
+        put(position, b"")
+
     while position < end:
+        still_needed()
         try:
             for data in _stream(location, position, end):
                 check_stop()
@@ -84,7 +92,7 @@ def read_range(location: Location, start: int, end: int, put: Callable[[int, byt
             if location.forget() and refused:
                 continue
             attempt += 1
-            pause_or_raise(error, attempt)
+            pause_or_raise(error, attempt, still_needed)
 
 
 def _stream(location: Location, start: int, end: int) -> Any:
@@ -99,8 +107,10 @@ def _stream(location: Location, start: int, end: int) -> Any:
         yield from answer.iter_raw()  # as the bytes arrive, so that a cut loses none
 
 
-def pause_or_raise(error: HTTPError, attempt: int) -> None:
-    """Waits before request number `attempt` is repeated. Raises `error` if it must not be repeated."""
+def pause_or_raise(error: HTTPError, attempt: int, still_needed: Callable[[], None]) -> None:
+    """Waits before request number `attempt` is repeated. Raises `error` if it must not be repeated.
+
+    `still_needed`: is called again and again, and raises an exception that ends the wait."""
     seconds = FIRST_PAUSE_SECONDS * 2 ** (attempt - 1)
     if isinstance(error, HfHubHTTPError):
         if error.response.status_code not in _TRANSIENT:
@@ -111,7 +121,7 @@ def pause_or_raise(error: HTTPError, attempt: int) -> None:
     print(f"The hub did not answer ({type(error).__name__}). The next request is in {seconds:.0f} s.", flush=True)
     ready = time.monotonic() + seconds
     while time.monotonic() < ready:
-        check_stop()
+        still_needed()
         time.sleep(min(0.5, max(0.0, ready - time.monotonic())))
 
 

@@ -171,6 +171,14 @@ def test_a_pinned_commit_is_read_although_the_branch_has_moved(server: HubServer
     assert storage.read_bytes(f"{MODEL}/config.json") == FILES["config.json"]
 
 
+def test_a_commit_that_the_hub_no_longer_has_is_told(server: HubServer, tokens: Path) -> None:
+    storage = storage_of(server, tokens)
+    storage.pin({MODEL: "0" * 40})
+    failed = failure(storage)
+    assert failed.reason is FailureReason.MODEL_NOT_FOUND
+    assert "has no commit 0000000" in failed.message
+
+
 @pytest.mark.parametrize("by", ["branch", "tag/1.0", "commit"])
 def test_the_revision_is_a_branch_a_tag_or_a_commit(server: HubServer, tokens: Path, by: str) -> None:
     commit = server.commit("acme/base", {"config.json": b"other"}, ref=by)
@@ -238,6 +246,15 @@ def test_a_refusal_of_the_hub_says_what_to_do(
     assert failed.reason == reason
     assert said in failed.message
     assert failed.remedy
+
+
+@pytest.mark.parametrize("token", ["", "two\nlines", "ünï", "with space"])
+def test_a_token_that_cannot_be_sent_is_told_as_missing(server: HubServer, tokens: Path, token: str) -> None:
+    server.repositories["acme/base"].gated = True
+    logged_in(tokens, token)
+    failed = failure(storage_of(server, tokens, REFERENCE))
+    assert failed.reason is FailureReason.MODEL_ACCESS_DENIED
+    assert "is missing, empty or not plain text" in failed.message
 
 
 def test_a_gated_data_set_names_the_page_with_its_conditions(server: HubServer, tokens: Path) -> None:
