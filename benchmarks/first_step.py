@@ -1,9 +1,8 @@
 """Measures the time from a training pod's start to its first step, by part, on prepared data.
 
-    python -m benchmarks.first_step [--rows 200] [--model-from disk|s3|hub]
+    python -m benchmarks.first_step [--rows 200]
 
-SmolLM2-135M-Instruct, LoRA, eight rows a step. The model is on local disk, in S3 or on a hub, each of them on this machine.
-Everything else is on local disk. The parts are the trainer's own functions in
+SmolLM2-135M-Instruct, LoRA, eight rows a step, everything on local disk. The parts are the trainer's own functions in
 the order of `finetune_trainer.train.recipe`, in a fresh process; the base's evaluation, which lies between the proof
 and the adapter and grows with the held-out rows, is left out.
 """
@@ -18,9 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from benchmarks.model_servers import SOURCES, environment, model_on
 from benchmarks.trainer import seeded_pairs
 from examples.model.convert import model_folder
 
@@ -34,29 +31,26 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--model-from", choices=SOURCES, default="disk")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as servers:
-        with model_on(options.model_from, model_folder(), Path(servers)) as (uri, parts):
-            bundle = write_bundle(Path(folder), options.rows, uri, parts)
-            keys = os.environ | environment(Path(servers))
-            subprocess.run([sys.executable, "-m", "finetune_trainer", "preflight", str(bundle)], check=True, env=keys)
-            command = [sys.executable, "-m", "benchmarks.first_step", CHILD, str(bundle)]
-            subprocess.run(command, check=True, env=keys | {STARTED: str(time.time())})
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = write_bundle(Path(folder), options.rows)
+        subprocess.run([sys.executable, "-m", "finetune_trainer", "preflight", str(bundle)], check=True)
+        command = [sys.executable, "-m", "benchmarks.first_step", CHILD, str(bundle)]
+        subprocess.run(command, check=True, env=os.environ | {STARTED: str(time.time())})
 
 
-def write_bundle(folder: Path, rows: int, model: str, parts: dict[str, Any]) -> Path:
-    """A bundle with rows on local paths. `model`: the URI of the model. `parts`: of the bundle, to read the model."""
+def write_bundle(folder: Path, rows: int) -> Path:
+    """A bundle over local paths, and its rows."""
     data = folder / "rows.jsonl"
     lines = [json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in seeded_pairs(rows)]
     data.write_text("\n".join(lines), encoding="utf-8")
     spec = {
-        "model": {"uri": model},
+        "model": {"uri": str(model_folder())},
         "dataset": {"train": [{"uri": str(data)}]},
         "output": {"uri": str(folder / "output")},
     }
     bundle = folder / "bundle.json"
-    bundle.write_text(json.dumps({"spec": spec, "allowCPU": True} | parts))
+    bundle.write_text(json.dumps({"spec": spec, "allowCPU": True}))
     return bundle
 
 
@@ -93,7 +87,6 @@ def measure(path: Path) -> None:
         device, _ = choose_device(bundle.allow_cpu)
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
     with part("the model's files"):
-        storage.pin(prepared.commits)
         copy_files(storage, bundle.spec.model.uri, prepared.model_files, scratch / "model")
     with part("the model"):
         load_tokenizer(scratch / "model")

@@ -16,7 +16,7 @@ from devcluster import storage
 
 ADDRESS, BUCKET, NAME = "127.0.0.1", "models", "base"
 PATIENCE_SECONDS = 60.0
-SOURCES = ("disk", "s3", "hub")
+SOURCES = ("s3", "hub")
 
 
 @contextmanager
@@ -24,9 +24,7 @@ def model_on(source: str, model: Path, scratch: Path) -> Iterator[tuple[str, dic
     """Provides the URI of a copy of the folder `model`, and the parts of a bundle with which it is read.
 
     `source`: one of SOURCES. `scratch`: an empty folder."""
-    if source == "disk":
-        yield str(model), {}
-    elif source == "s3":
+    if source == "s3":
         with _s3(model, scratch) as endpoint:
             yield f"s3://{BUCKET}/{NAME}", {"storages": [{"buckets": [BUCKET], "endpoint": endpoint}]}
     else:
@@ -86,6 +84,8 @@ def _make_bucket(client: Any) -> None:
         try:
             client.create_bucket(Bucket=BUCKET)
             return
+        except client.exceptions.BucketAlreadyOwnedByYou:
+            return  # by a try whose answer was lost
         except (BotoCoreError, ClientError):
             if time.monotonic() > deadline:
                 raise
