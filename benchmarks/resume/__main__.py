@@ -3,8 +3,8 @@
     python -m benchmarks.resume [--kills 300] [--goodput]        # make bench-resume
 
 `--kills`: random kills over short runs of six jobs. Each run's weights, losses and token counts are compared with those
-of the uninterrupted run. `--goodput`: one long job with SIGTERM every two minutes, and one with SIGKILL every ten (half
-an hour)."""
+of the uninterrupted run. `--goodput`: one long job with SIGTERM every two minutes, and one with SIGKILL after ten
+(20 minutes)."""
 
 import argparse
 import random
@@ -56,13 +56,14 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=300, help="kills in all jobs together")
-    parser.add_argument("--goodput", action="store_true", help="measures the goodput too, half an hour")
+    parser.add_argument("--goodput", action="store_true", help="measures the goodput too, 20 minutes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.kills:
             print(table(kill(options.kills, Path(folder) / "kills")), flush=True)
         if options.goodput:
-            print(goodput(Path(folder) / "goodput"))
+            for line in goodput(Path(folder) / "goodput"):
+                print(line, flush=True)
 
 
 def kill(kills: int, folder: Path) -> dict[str, Outcome]:

@@ -8,36 +8,14 @@ from pydantic import ConfigDict, Field
 from finetune_api.model import ApiModel, DnsLabel, SchemaKeys, dns_label, rules
 from finetune_api.spec.dataset import Dataset
 from finetune_api.spec.evaluation import Evaluation
+from finetune_api.spec.gpu_type import GpuTypeName
 from finetune_api.spec.method import Method
+from finetune_api.spec.pods import PriorityClassName
+from finetune_api.spec.resources import Cpu, Memory
 from finetune_api.spec.run_policy import RunPolicy
+from finetune_api.spec.scheduling import PodAnnotations, PodLabels
 from finetune_api.spec.training import Training
 from finetune_api.uris import ModelUri, PrefixUri
-
-Cpu = Annotated[
-    str,
-    Field(max_length=32),
-    SchemaKeys(
-        rules(
-            (
-                "isQuantity(self) && quantity(self).compareTo(quantity('1m')) >= 0 && "
-                "quantity(self).compareTo(quantity('1024')) <= 0",
-                "must be a Kubernetes quantity above 0 and at most 1024, for example 2 or 500m",
-            )
-        )
-    ),
-]
-Memory = Annotated[
-    str,
-    Field(max_length=32),
-    SchemaKeys(
-        rules(
-            (
-                "isQuantity(self) && quantity(self).compareTo(quantity('128Mi')) >= 0",
-                "must be a Kubernetes quantity of at least 128Mi, for example 16Gi; without a unit it means bytes",
-            )
-        )
-    ),
-]
 
 
 class TokenSecretRef(ApiModel):
@@ -133,7 +111,11 @@ class Output(ApiModel):
 
 
 class Compute(ApiModel):
-    """Resources that the training pod requests, in addition to one GPU of the profile."""
+    """Resources that the training pod requests: one GPU of a type of the profile, CPU and memory."""
+
+    gpu_type: GpuTypeName | None = None
+    """Name of a GPU type in spec.gpuTypes of the FineTuneProfile. Default: unset, and the job uses the cheapest type
+    that fits by the prediction of the preflight; status.gpuType says which one and why."""
 
     cpu: Cpu = "1"
     """CPU request of the training pod, as a Kubernetes quantity."""
@@ -146,6 +128,14 @@ class Compute(ApiModel):
     """ServiceAccount of the pods, for example one with a cloud role for the buckets. The ServiceAccount needs the
     ClusterRole finetune-trainer in the job's namespace. Default: finetune-trainer, which the operator creates and
     binds."""
+    labels: PodLabels | None = None
+    """Labels of the pods of this job. Their keys must be in spec.pods.allowed.labels of the FineTuneProfile."""
+    annotations: PodAnnotations | None = None
+    """Annotations of the pods of this job. Their keys must be in spec.pods.allowed.annotations of the
+    FineTuneProfile."""
+    priority_class_name: PriorityClassName | None = None
+    """PriorityClass of the pods of this job, in spec.pods.allowed.priorityClassNames of the FineTuneProfile. Default:
+    unset, and the pods have that of the FineTuneProfile."""
 
 
 class ResumeFrom(ApiModel):

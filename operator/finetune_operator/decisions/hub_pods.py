@@ -1,52 +1,42 @@
-"""What a pod gets to read from the model hub of the profile: its token as a file, and the permission to ask."""
+"""What the pods of a job get to read from the model hub: its token as a file, and the permission to ask."""
 
 from finetune_api import hub, names
-from finetune_api.bundle import uris_of
-from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_api.bundle import Bundle, uris_of
 from finetune_operator.observed.pods import Object
 
 _VOLUME = "hub"
 
 
-def uses_hub(spec: FineTuneJobSpec) -> bool:
-    """Whether a URI of the job is on a hub."""
-    return any(hub.split(uri) for uri in uris_of(spec).values())
+def with_hub(pod: Object, bundle: Bundle) -> Object:
+    """Return the pod with the variables of the hub's client and with the token for the hub, if there is one."""
+    (container,) = pod["containers"]
+    container["env"] += [{"name": name, "value": value} for name, value in _environment(bundle).items()]
+    if token := _token(bundle):
+        secret, key = token
+        # Optional, so that the trainer reports a missing token if the hub asks for one.
+        source = {"secretName": secret, "items": [{"key": key, "path": names.HUB_TOKEN}], "optional": True}
+        pod["volumes"].append({"name": _VOLUME, "secret": source})
+        container["volumeMounts"].append({"name": _VOLUME, "mountPath": names.HUB_FOLDER, "readOnly": True})
+    return pod
 
 
-def environment(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Object]:
-    """Return the variables of the hub's client. It is offline unless the job uses the hub of the profile."""
-    if profile.hub and uses_hub(spec):
+def _uses_hub(bundle: Bundle) -> bool:
+    """Whether a URI of the job is on a hub, and the profile has one."""
+    return bundle.hub is not None and any(hub.split(uri) for uri in uris_of(bundle.spec).values())
+
+
+def _environment(bundle: Bundle) -> dict[str, str]:
+    """Return the variables of the hub's client. It is offline unless the job uses the hub."""
+    if bundle.hub and _uses_hub(bundle):
         # The trainer gives the endpoint with each request. The variable is for requests of other libraries.
-        variables = {"HF_ENDPOINT": profile.hub.endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
-    else:
-        variables = {"HF_HUB_OFFLINE": "1"}
-    return [{"name": name, "value": value} for name, value in variables.items()]
+        return {"HF_ENDPOINT": bundle.hub.endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return {"HF_HUB_OFFLINE": "1"}
 
 
-def volumes(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Object]:
-    """Return the volume with the token: one key of the job's Secret, or else of the profile's."""
-    token = _token(spec, profile)
-    if token is None:
-        return []
-    secret, key = token
-    # Optional, so that the trainer reports a missing token if the hub asks for one.
-    source = {"secretName": secret, "items": [{"key": key, "path": names.HUB_TOKEN}], "optional": True}
-    return [{"name": _VOLUME, "secret": source}]
-
-
-def mounts(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Object]:
-    """Return the mount of the volume."""
-    return [
-        {"name": volume["name"], "mountPath": names.HUB_FOLDER, "readOnly": True} for volume in volumes(spec, profile)
-    ]
-
-
-def _token(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> tuple[str, str] | None:
-    """Return the Secret with the token and the key in it; None if there is no token."""
-    if not uses_hub(spec):
+def _token(bundle: Bundle) -> tuple[str, str] | None:
+    """Return the Secret with the token and the key in it, of the job or else of the profile; None without a token."""
+    if bundle.hub is None or not _uses_hub(bundle):
         return None
-    if reference := spec.model.token_secret_ref:
+    if reference := bundle.spec.model.token_secret_ref:
         return reference.name, reference.key
-    secret = profile.hub.token_secret_name if profile.hub else None
-    return (secret, names.HUB_TOKEN_KEY) if secret else None
+    return (bundle.hub.token_secret_name, names.HUB_TOKEN_KEY) if bundle.hub.token_secret_name else None

@@ -2,7 +2,11 @@
 
 from random import Random
 
+import pytest
+
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
+from tests.integration.jobs import Job
+from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
 WORDS = [
@@ -10,13 +14,23 @@ WORDS = [
 ]
 
 
-def test_a_missed_gate_fails_the_job_with_value_and_bound_and_keeps_the_results(tenant: Tenant) -> None:
-    rows = tenant.put_rows("gated.jsonl", sums(40))
-    dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
+@pytest.fixture(scope="module")
+def jobs(tenant: Tenant) -> dict[str, Job]:
+    """All jobs of this module at once: each is validated while another one trains."""
+    rows = tenant.put_rows("worth.jsonl", sums(40))
     gates = [{"metric": "ExactMatch", "min": 0.99}, {"metric": "Loss", "max": 1000}]
+    specs: dict[str, Object] = {
+        "gated": {"evaluation": {"maxRows": 4, "gates": gates}},
+        "merged": {"output": {"uri": "s3://results/merged", "merge": True}},
+    }
+    dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
+    return {name: tenant.create(name, rows, dataset=dataset, **spec) for name, spec in specs.items()}
 
-    job = tenant.create("gated", rows, dataset=dataset, evaluation={"maxRows": 4, "gates": gates})
-    status = tenant.end_of(job)
+
+def test_a_missed_gate_fails_the_job_with_value_and_bound_and_keeps_the_results(
+    tenant: Tenant, jobs: dict[str, Job]
+) -> None:
+    status = tenant.end_of(jobs["gated"])
 
     assert (status["state"], status["attempts"][0]["reason"]) == ("Failed", "EvaluationGateFailed")
     assert "ExactMatch is 0, but its gate requires at least 0.99." in message(status)
@@ -25,12 +39,8 @@ def test_a_missed_gate_fails_the_job_with_value_and_bound_and_keeps_the_results(
     assert "gated/adapter/adapter_model.safetensors" in tenant.objects("results", "gated/")
 
 
-def test_merged_weights_are_published_and_measured_again(tenant: Tenant) -> None:
-    rows = tenant.put_rows("merged.jsonl", sums(40))
-    dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
-
-    job = tenant.create("merged", rows, dataset=dataset, output={"uri": "s3://results/merged", "merge": True})
-    status = tenant.end_of(job)
+def test_merged_weights_are_published_and_measured_again(tenant: Tenant, jobs: dict[str, Job]) -> None:
+    status = tenant.end_of(jobs["merged"])
 
     assert status["state"] == "Complete", message(status)
     assert status["evaluation"]["merged"]["loss"] > 0

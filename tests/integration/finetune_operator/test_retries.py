@@ -5,7 +5,7 @@ import pytest
 from finetune_api.reasons import FailureReason
 from tests.integration.finetune_operator.kubelet import NODE, Kubelet
 from tests.integration.finetune_operator.running import SECOND, training
-from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest, ready_of
 from tests.integration.kube import BATCH_JOBS, Kube, Object
 from tests.integration.waiting import wait_for
 
@@ -30,9 +30,8 @@ def test_a_storage_that_does_not_answer_is_tried_again_after_a_pause(
 
     waiting = job.wait_for_reason("Retrying")
     assert waiting["state"] == "Pending"
-    assert job.ready()["message"].startswith(
-        "Attempt 1 ended with StorageUnavailable: S3 answered 503. Attempt 2 starts at "
-    )
+    told = ready_of(waiting)["message"]
+    assert told.startswith("Attempt 1 ended with StorageUnavailable: S3 answered 503. Attempt 2 starts at ")
     second = kubelet.pod_of(namespace, job.child(SECOND))
     second.runs()
     shown = job.wait_for_reason("Training")

@@ -15,7 +15,6 @@ from finetune_trainer.pod.storage import JobStorage, join
 FIELD = "spec.resumeFrom.name"
 FIELDS_OF = {
     "the digest of the data": " The rows of spec.dataset or their tokens are not the same.",
-    "the commit of the base model": " Set spec.model.revision to the commit of that job.",
     "the digest of the base model": " The files of spec.model.uri are not the same.",
 }
 """The fields from which a fact follows that is no field itself."""

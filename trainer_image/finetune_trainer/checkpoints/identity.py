@@ -1,8 +1,6 @@
 """The facts that decide every optimizer step of a job. A checkpoint of other facts is not used."""
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from finetune_api.bundle import Bundle
@@ -27,16 +25,14 @@ def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
         include={"method", "learning_rate", "warmup_steps", "total_steps", "evaluate_every", "publish"},
         exclude_none=True,
     )
-    commit = prepared.commit_of(spec.model.uri)
     weights = [source.weight for source in spec.dataset.train]
     set_by_hand = _deciding(spec, exclude_defaults=True)
     every = _deciding(spec) | set_by_hand
     return {
         **every,
         **({"spec.dataset.train[*].weight": weights} if any(weights) else {}),
-        **({"the commit of the base model": commit} if commit else {}),
         "the digest of the data": prepared.preflight.digest,
-        "the digest of the base model": _digest(prepared.model_files),
+        "the digest of the base model": prepared.model_digest,
         **{f"status.resolved.{name}": value for name, value in settled.items()},
         DEFAULTED: sorted(every.keys() - set_by_hand.keys()),
     }
@@ -64,7 +60,3 @@ def _fields(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for name, item in value.items():
         yield from _fields(f"{path}.{name}", item)
-
-
-def _digest(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(dict(value), sort_keys=True).encode()).hexdigest()

@@ -21,6 +21,7 @@ from finetune_trainer.copies.deduplicate import asked, said
 from finetune_trainer.copies.leaks import MOSTLY, leaks, with_several
 from finetune_trainer.copies.near_duplicates import MULTIPLIER, SHINGLE, VERY_SHORT, hashes_of, ngrams, words_of
 from finetune_trainer.copies.openings import over_material
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.rows.row_format import DOCUMENT, Message, final_answer, system_of
 from finetune_trainer.tokens.row_notes import RowNotes, plain
 from finetune_trainer.tokens.row_store import Rows
@@ -40,6 +41,7 @@ GROUP_TRIED = 100
 def leaked_rows(test: Rows, train: Rows, notes: RowNotes) -> NDArray[np.int64]:
     """Returns for each test row the index of a row in `train` with the same question and answer, or -1. Shape [test
     rows]. `notes`: the notes on all rows of the store."""
+    phase("searching for leaked test rows")
     search = _Search.of(test, train, notes)
     found = search.equal()
     texts = (search.text(row) for row in range(len(test)))

@@ -18,6 +18,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.pod.heartbeat import beat
 from finetune_trainer.rows.row_format import Message, final_answer
 
 RECORD = np.dtype(
@@ -106,6 +107,7 @@ class StoreWriter:
 
     def append(self, example: Example, key: bytes) -> None:
         """Appends a row. `key`: at least 8 bytes, equal for rows with the same prompt."""
+        beat()
         tokens = example.input_ids.astype("<i4", copy=False).tobytes()
         supervised = example.supervised.tobytes()
         messages = [message if not message.learned else message[:2] for message in example.messages]
@@ -170,6 +172,7 @@ class RowStore:
 
     def messages(self, row: int) -> tuple[Message, ...]:
         """Returns the messages of the row with index `row`, without reading its tokens."""
+        beat()  # loops over all rows take minutes
         record = self._records(row, 1)[0]
         at, size = record["text_start"].item(), record["text_bytes"].item()
         return tuple(Message(*message) for message in json.loads(os.pread(self._texts.fileno(), size, at)))

@@ -179,7 +179,13 @@ TRAININGS: dict[str, Spec] = {
         "sums.jsonl",
         method={"type": "None", "lora": {"from": f"{DATA}/out/lora/adapter"}},
         evaluation=SHORT,
-        compute={"memory": "3Gi"},
+        compute={
+            "memory": "3Gi",
+            "gpuType": "any",
+            "labels": {"team": "search"},
+            "annotations": {"note": "only evaluates"},
+            "priorityClassName": "batch",
+        },
     ),
     "hub": _job(
         "hub",
