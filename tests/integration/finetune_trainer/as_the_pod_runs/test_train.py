@@ -212,10 +212,14 @@ def test_every_part_of_a_job_reads_the_commit_that_the_preflight_found(pods: Pod
         f"hf://datasets/{HUB_ROWS}": rows.refs["main"],
     }
     hub.commit(HUB_MODEL, {"config.json": b"{}"}, ref=HUB_REVISION)
+    before = len(hub.asked)
     try:
         training, _, _ = result(pods.train(spec))
     finally:
         model.refs[HUB_REVISION] = pinned
+    asked = {asked.path for asked in hub.asked[before:] if asked.server == "hub"}
+    assert asked
+    assert not [path for path in asked if HUB_MODEL not in path or pinned not in path], "no library asks for more"
     assert training.model_seconds is not None
     assert published(pods, "pinned")["baseModel"]["commit"] == pinned
     for name in ("report.html", "adapter/README.md"):

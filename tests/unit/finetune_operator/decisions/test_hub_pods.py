@@ -32,7 +32,10 @@ def profile(**hub: Any) -> FineTuneProfileSpec:
 
 def pods(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Object]:
     world = fresh(spec=spec, profile=profile)
-    jobs = children.preflight_job(world, spec, profile), children.attempt_job(world, spec, profile, Try(1, profile.gpu_types[0]))
+    jobs = (
+        children.preflight_job(world, spec, profile),
+        children.attempt_job(world, spec, profile, Try(1, profile.gpu_types[0])),
+    )
     return [job["spec"]["template"]["spec"] for job in jobs]
 
 
