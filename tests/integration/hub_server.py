@@ -95,6 +95,8 @@ class Faults:
     """Requests to the storage that are refused as if their signature had expired."""
     whole: bool = False
     """Whether ranges are ignored."""
+    silent: bool = False
+    """Whether the answers to ranges have no content."""
     page: str | None = None
     """A page that is the answer to every request to the hub, as a login page of a network."""
 
@@ -252,6 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted and not self.server_of.faults.whole:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             start, end, status = int(first), min(int(last) + 1 if last else len(data), len(data)), 206
+            end = start if self.server_of.faults.silent else end
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
         self.send_response(status)
         for name, value in {"Content-Length": str(end - start), "Accept-Ranges": "bytes", **headers}.items():

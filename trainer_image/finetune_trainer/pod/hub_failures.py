@@ -39,6 +39,11 @@ def failure_of_hub(error: Exception, about: "Request") -> TrainerFailure | None:
         return about.unavailable(f"HF_HUB_OFFLINE is set in this process, so {uri} cannot be read.")
     if isinstance(error, HfHubHTTPError):
         return _refusal(error, about)
+    if isinstance(error, HTTPError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return about.unavailable(
+            f"The certificate of the hub at {about.endpoint}, or of its storage, is signed by an authority that the "
+            "trainer's image does not trust."
+        )
     if isinstance(error, HTTPError):
         return about.unavailable(f"The hub at {about.endpoint} did not answer for {uri} ({type(error).__name__}).")
     return None

@@ -30,7 +30,7 @@ Answer = TypeVar("Answer")
 
 
 class NoRanges(Exception):  # noqa: N818 - `hub_failures` says what it means
-    """The hub sent a whole file although a range was requested."""
+    """The hub sent a whole file or nothing although a range was requested."""
 
 
 class Location:
@@ -82,11 +82,14 @@ def read_range(location: Location, start: int, end: int, put: Callable[[int, byt
 
     while position < end:
         still_needed()
+        before = position
         try:
             for data in _stream(location, position, end):
                 check_stop()
                 put(position, data)
                 position, attempt = position + len(data), 0
+            if position == before:
+                raise NoRanges
         except HTTPError as error:
             refused = isinstance(error, HfHubHTTPError) and error.response.status_code in _EXPIRED
             if location.forget() and refused:

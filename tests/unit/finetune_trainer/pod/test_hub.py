@@ -299,8 +299,9 @@ def test_an_answer_that_is_not_that_of_a_hub_is_told(server: HubServer, storage:
     assert "is not that of a hub" in failed.message
 
 
-def test_a_hub_without_ranges_is_told(server: HubServer, storage: JobStorage) -> None:
-    server.faults.whole = True
+@pytest.mark.parametrize("fault", ["whole", "silent"])
+def test_a_hub_without_ranges_is_told(server: HubServer, storage: JobStorage, fault: str) -> None:
+    setattr(server.faults, fault, True)
     assert "does not support range requests" in failure(storage).message
 
 
