@@ -121,7 +121,7 @@ class HubServer:
             server.shutdown()
             server.server_close()
 
-    def commit(self, name: str, files: Mapping[str, bytes] | Path, ref: str = "main", **about: bool) -> str:
+    def commit(self, name: str, files: Mapping[str, bytes] | Path, ref: str = "main", **about: Any) -> str:
         """Adds a commit with exactly these files to a repository, and moves the branch or tag to it. Returns it."""
         found = _read(files) if isinstance(files, Path) else files
         whole = {
