@@ -6,6 +6,7 @@ Run it with `python -m tests.integration.hub_server FOLDER`: every FOLDER/ORG/NA
 import hashlib
 import hmac
 import json
+import socket
 import sys
 import time
 from collections import Counter
@@ -22,6 +23,12 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 LFS_BYTES = 2000
 """Files of this size and larger are in LFS, as are all .safetensors files."""
 VALID_SECONDS = 3600
+Listen = Callable[[int], socket.socket]
+
+
+def on_loopback(port: int) -> socket.socket:
+    """A socket for processes of this machine."""
+    return socket.create_server(("127.0.0.1", port), backlog=128)
 
 
 @dataclass(frozen=True)
@@ -102,9 +109,10 @@ class Faults:
 
 
 class HubServer:
-    """The hub and its storage, each on its own port of `host`."""
+    """The hub and its storage, each on its own port."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, listen: Listen) -> None:
+        """`listen`: returns a socket that listens at a port, 0 for any. Its address is that of the servers."""
         self.repositories: dict[str, Repository] = {}
         self.tokens: dict[str, set[str]] = {}
         """The repositories (ORG/NAME or datasets/ORG/NAME) that the account of each token may read."""
@@ -113,8 +121,9 @@ class HubServer:
         self._lock, self._key = Lock(), b"the key of the signatures"
         self._objects: dict[str, bytes] = {}
         self._flipped: dict[str, bytes] = {}
-        self._servers = [_serve(host, _handler(self, "hub")), _serve(host, _handler(self, "storage"))]
-        self.endpoint, self.storage = (f"http://{host}:{server.server_address[1]}" for server in self._servers)
+        self._servers = [_serve(listen(0), _handler(self, part)) for part in ("hub", "storage")]
+        addresses = (server.socket.getsockname() for server in self._servers)
+        self.endpoint, self.storage = (f"http://{host}:{port}" for host, port in addresses)
 
     def close(self) -> None:
         for server in self._servers:
@@ -181,9 +190,9 @@ class HubServer:
 
 
 @contextmanager
-def running_hub(host: str = "127.0.0.1") -> Iterator[HubServer]:
+def running_hub(listen: Listen = on_loopback) -> Iterator[HubServer]:
     """A hub that runs inside the context."""
-    server = HubServer(host)
+    server = HubServer(listen)
     try:
         yield server
     finally:
@@ -194,8 +203,10 @@ def _read(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def _serve(host: str, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
-    server = ThreadingHTTPServer((host, 0), handler)
+def _serve(listener: socket.socket, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    server = ThreadingHTTPServer(listener.getsockname(), handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
     server.daemon_threads = True
     Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     return server
@@ -376,7 +387,7 @@ class _Hub(_Handler):
 
 
 if __name__ == "__main__":
-    hub = HubServer()
+    hub = HubServer(on_loopback)
     for config in Path(sys.argv[1]).glob("*/*/config.json"):
         hub.commit("/".join(config.parts[-3:-1]), config.parent)
     print(hub.endpoint, flush=True)

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
+from devcluster import Cluster
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, gpus_asked_for, message, sums
 from tests.integration.hub_server import HubServer, running_hub
 from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer
@@ -16,13 +16,12 @@ TRAIN = [{"uri": f"hf://{ROWS}/data/*.jsonl", "columns": SUMS_COLUMNS}]
 
 
 @pytest.fixture(scope="module")
-def hub(tenant: Tenant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """A hub at the address at which pods also reach S3. The account of TOKEN has access to its gated model."""
+def hub(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub at the address of the first node, for pods. The account of TOKEN has access to its gated model."""
     folder: Path = tmp_path_factory.mktemp("gated")
     save_tokenizer(folder)
     save_model(folder)
-    address = urlsplit(tenant.s3.meta.endpoint_url).hostname or ""
-    with running_hub(address) as server:
+    with running_hub(cluster.nodes[0].namespaces.listen) as server:
         server.tokens = {TOKEN: {MODEL}, "hf_of_somebody": set()}
         server.commit(MODEL, folder, gated=True)
         rows = "".join(f"{json.dumps(row)}\n" for row in sums(30))
