@@ -100,7 +100,8 @@ def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
 def _keep(work: Work, tuning: Tuning, weights: Path) -> None:
     if tuning.trained:
         # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
-        copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
+        with whole_model(tuning.trained.weights):
+            copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
     elif tuning.run and keep_training(work.kept, tuning.run, perf_counter() - tuning.started, weights):
         # They are as good as a checkpoint of the last step: a later attempt takes no step again.
         work.progress.stored(len(tuning.steps))
