@@ -33,6 +33,7 @@ class FailureReason(StrEnum):
     DATASET_INVALID = "DatasetInvalid"
     DATASET_NOT_FOUND = "DatasetNotFound"
     MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_ACCESS_DENIED = "ModelAccessDenied"
     MODEL_UNSUPPORTED = "ModelUnsupported"
     STORAGE_ACCESS_DENIED = "StorageAccessDenied"
     STORAGE_UNAVAILABLE = "StorageUnavailable"
@@ -83,6 +84,11 @@ FAILURES: dict[FailureReason, Failure] = {
     ),
     FailureReason.MODEL_NOT_FOUND: Failure(
         23, Actor.TENANT, "Correct spec.model.uri, or upload the model to that folder; then create the job again."
+    ),
+    FailureReason.MODEL_ACCESS_DENIED: Failure(
+        37,
+        Actor.TENANT,
+        "Set spec.model.tokenSecretRef to a Secret with the token of an account that may read the model on the hub.",
     ),
     FailureReason.MODEL_UNSUPPORTED: Failure(
         24,

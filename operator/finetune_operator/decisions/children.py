@@ -9,7 +9,7 @@ from finetune_api import names
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import authorities, bundles, pod_settings
+from finetune_operator.decisions import authorities, bundles, hub_pods, pod_settings
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -198,7 +198,7 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
         "containers": [_trainer(profile, arguments, secrets)],
         "volumes": _volumes(world, secrets),
     }
-    return authorities.with_authorities(pod, bundle)
+    return hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
 
 
 def _volumes(world: World, secrets: list[str]) -> list[Object]:
@@ -237,8 +237,6 @@ def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[s
         "env": [
             {"name": "HOME", "value": "/tmp"},
             {"name": names.POD_UID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
-            # Models come from the job's storage. A library must not contact a model hub.
-            {"name": "HF_HUB_OFFLINE", "value": "1"},
             # A storage without a Secret uses the pod's own identity, never the role of the node.
             {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},
             {"name": "TRITON_CACHE_DIR", "value": f"{names.SCRATCH_FOLDER}/triton"},

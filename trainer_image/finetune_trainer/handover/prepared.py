@@ -79,6 +79,15 @@ class Prepared:
         parts = [dict(self.model_files), dict(self.model_pins), weights]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def commits(self) -> dict[str, str]:
+        """The commit of each repository of a hub that preflight has read, by its URI."""
+        return {revision.uri: revision.commit for revision in self.resolved.revisions or []}
+
+    def commit_of(self, uri: str) -> str | None:
+        """Returns the commit of the repository with this URI; None if it is not on a hub."""
+        return self.commits.get(uri.rstrip("/"))
+
 
 def work_prefix(bundle: Bundle) -> str:
     """Returns the URI of the job's work folder next to the output. The folder is removed when the job succeeds."""
