@@ -23,6 +23,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import ComputeDtype, MethodType, Quantization
 from finetune_trainer.base.base_model import MAMBAS, known
 from finetune_trainer.model.attention import use_document_attention
+from finetune_trainer.model.experts import use_experts
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
 
@@ -93,18 +94,19 @@ def load_model(
     if four_bit:
         _keep_four_bit_trainable(model)
     use_document_attention(model)
+    use_experts(model)
     return model
 
 
 def switch_dropout_off(config: PreTrainedConfig) -> None:
-    """Sets every dropout in the config, or in a part of it, to 0.
+    """Sets every dropout in the config, or in a part of it, to 0, and the random noise before Mixtral's router.
 
     GPT-2 and Phi-2 have a dropout of 0.1, and most later models have none. Its random numbers would depend on how rows
     are packed."""
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             switch_dropout_off(value)
-        elif "drop" in name and isinstance(value, (int, float)):
+        elif ("drop" in name or name == "router_jitter_noise") and isinstance(value, (int, float)):
             setattr(config, name, type(value)(0))
 
 

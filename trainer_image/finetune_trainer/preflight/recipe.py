@@ -16,6 +16,7 @@ from finetune_api.spec.method import MethodType
 from finetune_api.status.job import ConditionType
 from finetune_api.status.preflight import Preflight, Revision, SourceRows, Splits
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
+from finetune_trainer.base.experts import require_expert_settings
 from finetune_trainer.base.previous_adapter import fetch_fitting_adapter
 from finetune_trainer.checkpoints.earlier_job import require_checkpoint
 from finetune_trainer.handover.prepared import (
@@ -111,6 +112,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     require_gpu_type(spec, bundle.gpu_types)
     check_output(bundle, storage)
     model = inspect_model(storage, spec.model.uri, scratch / "model")
+    require_expert_settings(spec.method, model.sizes)
     if spec.method.type is not MethodType.FULL:
         require_modules(spec.method.lora, model)
         fetch_fitting_adapter(storage, spec.method, model, scratch / ADAPTER)

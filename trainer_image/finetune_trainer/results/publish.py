@@ -69,6 +69,7 @@ def stage_adapter(model: PeftModel, bundle: Bundle, folder: Path) -> LoraConfig:
     # PEFT and servers look for the base model under this name. A model on a hub has its repository's name.
     config.base_model_name_or_path = bundle.spec.model.uri.removeprefix("hf://").rstrip("/")
     config.target_modules = target_modules(model)
+    config.target_parameters = sorted(config.target_parameters or []) or None
     # By default PEFT asks a hub whether the vocabulary was extended.
     model.save_pretrained(folder, save_embedding_layers=False)
     return config

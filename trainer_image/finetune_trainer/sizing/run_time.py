@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
-from finetune_trainer.sizing.memory import Setup, adapter_parameters
+from finetune_trainer.sizing.memory import Setup, passed_adapter_parameters
 from finetune_trainer.sizing.model_shape import ModelShape
 
 PEAK = {
@@ -91,11 +91,11 @@ def training_flops(shape: ModelShape, setup: Setup, work: Work) -> float:
     Forward: 2 for each weight and token, the two products of attention over the earlier tokens (Kaplan et al. 2020,
     section 2.1), and the output head for tokens that are trained on. Backward: the same again for the gradients of the
     activations, and once more for the gradients of the weights, which only Full needs. This is 6ND for Full and 4ND
-    otherwise. Gradient checkpointing adds one forward pass."""
-    blocks = work.tokens * 2 * (shape.linear_parameters + shape.layers * shape.query * work.context)
+    otherwise. Gradient checkpointing adds one forward pass. Of the experts, only those count that a token passes."""
+    blocks = work.tokens * 2 * (shape.passed_parameters + shape.layers * shape.query * work.context)
     head = work.labels * 2 * shape.hidden * shape.vocabulary
     passes = (3 if setup.method == "Full" else 2) + setup.checkpointing
-    adapters = 0 if setup.method == "Full" else 6 * adapter_parameters(shape, setup) * work.tokens
+    adapters = 0 if setup.method == "Full" else 6 * passed_adapter_parameters(shape, setup) * work.tokens
     return passes * blocks + (3 if setup.method == "Full" else 2) * head + adapters
 
 
