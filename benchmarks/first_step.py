@@ -70,7 +70,7 @@ def measure(path: Path) -> None:
         wait_asleep()
         from accelerate import Accelerator
 
-        import finetune_trainer.train  # noqa: F401, everything a training pod imports
+        import finetune_trainer.train.recipe  # noqa: F401, everything a training pod imports
         from finetune_trainer.base.model_files import copy_files
         from finetune_trainer.handover.prepared import read_prepared
         from finetune_trainer.model.isolation import sharing

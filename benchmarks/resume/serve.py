@@ -53,7 +53,7 @@ class Server:
 def main() -> None:
     """Answers requests until the input ends."""
     import finetune_trainer.preflight.recipe
-    import finetune_trainer.train  # noqa: F401 - loaded once for all runs
+    import finetune_trainer.train.recipe  # noqa: F401 - loaded once for all runs
 
     _watch()
     answers = os.fdopen(os.dup(1), "w")
@@ -65,11 +65,11 @@ def main() -> None:
 
 def _watch() -> None:
     """Makes every step a line in the log, and keeps the records of a finished training."""
-    from finetune_trainer import train
+    from finetune_trainer.train import recipe
     from finetune_trainer.training import training_progress
 
     training_progress.INTERVAL_SECONDS = 0.0  # type: ignore[attr-defined]
-    publish = train.upload_results  # type: ignore[attr-defined]
+    publish = recipe.upload_results  # type: ignore[attr-defined]
 
     def recorded(storage: Any, results: Any, staging: Path) -> list[Path]:
         if path := os.environ.get("RECORDS"):
@@ -80,7 +80,7 @@ def _watch() -> None:
             Path(path).write_text(json.dumps(records))
         return publish(storage, results, staging)
 
-    train.upload_results = recorded  # type: ignore[attr-defined]
+    recipe.upload_results = recorded  # type: ignore[attr-defined]
 
 
 def _run(

@@ -1,10 +1,10 @@
 """What runs in a job's pods: `python -m finetune_trainer {preflight,train} BUNDLE`.
 
-Two recipes, each read from top to bottom: `preflight.recipe` (on a CPU, without torch) and `train` (on a GPU).
+Two recipes, each read from top to bottom: `preflight.recipe` (on a CPU, without torch) and `train.recipe` (on a GPU).
 Packages import downward only, and import-linter holds that; each one's `__init__` says what belongs there:
 
     __main__        the command: how each end becomes an exit code and a termination message
-    train           load, measure the base, train, measure again, publish
+    train           `train.recipe`: load, measure the base, train, measure again, publish
     results         what is left at output.uri
     evaluation      scores, comparison, gates, verdict
     training        the optimizer's steps

@@ -83,7 +83,8 @@ def _run(options: argparse.Namespace) -> str:
         from finetune_trainer.preflight.recipe import preflight
 
         return preflight(bundle, storage, StatusWriter(bundle.job, PREFLIGHT_MANAGER))
-    from finetune_trainer.train import tell_failure, train
+    from finetune_trainer.train.recipe import train
+    from finetune_trainer.train.telling import tell_failure
 
     writer = StatusWriter(bundle.job, attempt_manager(attempt))
     with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_failure(failure, writer)):

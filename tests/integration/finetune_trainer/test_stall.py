@@ -17,7 +17,7 @@ from tests.unit.finetune_trainer.preflight_runs import with_dataset
 CODE = FAILURES[FailureReason.TRAINING_STALLED].exit_code
 BEGINNING = """
 import ctypes, sys, time
-from finetune_trainer import train
+from finetune_trainer.train import recipe, tuning
 from finetune_trainer.pod import heartbeat, watchdog
 
 # A stall shows in seconds instead of minutes.
@@ -74,8 +74,8 @@ loop.accumulate_gradients = lambda *given, **more: (HANG if given[5] == 3 else t
             "generating answers with the base model",
             None,
         ),
-        ("train.Validation.measure = hang", "training, after step 2 of 6", 2),
-        ("train.upload_results = hang", "publishing the results, after step 6 of 6", 6),
+        ("tuning.Validation.measure = hang", "training, after step 2 of 6", 2),
+        ("recipe.upload_results = hang", "publishing the results, after step 6 of 6", 6),
     ],
     ids=["step", "load", "generation", "validation", "publish"],
 )

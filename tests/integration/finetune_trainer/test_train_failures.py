@@ -15,7 +15,6 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FAILURES, FailureReason, sentence
 from finetune_api.spec.method import MethodType
 from finetune_api.status.job import ConditionType
-from finetune_trainer import train as module
 from finetune_trainer.__main__ import main
 from finetune_trainer.evaluation.recipe import Assessor
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
@@ -23,7 +22,8 @@ from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import JobStorage, open_storage
 from finetune_trainer.pod.termination import _Stop, handle_sigterm
 from finetune_trainer.results import publish as publishing
-from finetune_trainer.train import train
+from finetune_trainer.train import recipe as module
+from finetune_trainer.train.recipe import train
 from finetune_trainer.training import run as steps_of_a_run
 from finetune_trainer.training.loop import Step, training_steps
 from tests.integration.finetune_trainer.trainings import prepare, run

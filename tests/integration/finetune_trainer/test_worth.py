@@ -10,7 +10,7 @@ from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.statistics.evidence import Outcome
-from finetune_trainer.train import train
+from finetune_trainer.train.recipe import train
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.preflight_runs import with_dataset
 

@@ -1,0 +1,98 @@
+"""The recipe of the training pod. `train` guards it: a failure is reported, published results are not made again."""
+
+from functools import partial
+from time import perf_counter
+
+from finetune_api.bundle import Bundle
+from finetune_trainer.evaluation.base_measurement import measure_base
+from finetune_trainer.evaluation.gates import require_passed
+from finetune_trainer.evaluation.kept_measurements import of_tuned
+from finetune_trainer.evaluation.recipe import Assessment, Assessor
+from finetune_trainer.handover.prepared import read_prepared
+from finetune_trainer.pod.failure import Superseded
+from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.ownership import published
+from finetune_trainer.pod.scratch import scratch_folder
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.pod.termination import failure_after_stop, stop_deferred
+from finetune_trainer.results.merge import MergeFolders, merge
+from finetune_trainer.results.model_card import base_license
+from finetune_trainer.results.publish import ADAPTER, MERGED, publish, upload_results, weights_kept
+from finetune_trainer.results.results import Results
+from finetune_trainer.train.telling import TRAINED, tell, tell_assessment, tell_failure, tell_published
+from finetune_trainer.train.tuning import cost_of, stage, tune
+from finetune_trainer.train.work import Work, begin
+from finetune_trainer.training.run import Attempt
+
+
+def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: int, halvings: int = 0) -> str:
+    """Trains, compares base and tuned model, publishes, and reports each step in the job's status. Returns the verdict.
+
+    `halvings`: number of earlier attempts that ran out of GPU memory. Raises TrainerFailure after writing it to the
+    status, and Superseded if another attempt has replaced this one."""
+    try:
+        if manifest := published(storage, bundle):
+            return tell_published(manifest, bundle, storage, writer)
+        return recipe(bundle, storage, writer, Attempt(attempt, halvings, perf_counter()))
+    except Superseded:
+        raise
+    except BaseException as error:
+        tell_failure(failure_after_stop(error), writer)
+        raise
+
+
+def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: Attempt) -> str:
+    """Runs all steps in order. Requires that this job has not published results yet."""
+    with scratch_folder("train-") as scratch:
+        prepared = read_prepared(storage, bundle, scratch)
+        work = begin(bundle, prepared, storage, writer, attempt, scratch)
+        model, assessor, baselines = measure_base(
+            bundle,
+            prepared,
+            work.tokenizer,
+            work.accelerator,
+            work.model_folder,
+            work.kept,
+            lambda message: tell(writer, TRAINED, "EvaluatingBase", message),
+        )
+        model, tuning = tune(work, model)
+        weights = stage(work, model, tuning)
+        with weights_kept(storage, bundle, work.output):
+            spent = partial(cost_of, tuning.steps, work.device, tuning.started, bundle)
+            assessment = assessor.assess(model, baselines, spent, of_tuned(work.kept, weights.folder))
+            tell_assessment(assessment.evaluation, writer)
+            if bundle.spec.output.merge:
+                # Only one model fits into memory at a time, so the tuned model is deleted before merging.
+                del model
+                assessment = assess_merged(work, assessor, assessment)
+            phase("publishing the results")
+            results = Results(
+                bundle=bundle,
+                prepared=prepared,
+                training=work.progress.training,
+                steps=tuning.steps,
+                held_out=assessor.held_out,
+                assessment=assessment,
+                serving=work.serving,
+                adapter=weights.adapter,
+                base_license=base_license(work.model_folder),
+                validation=tuning.validation.curve,
+            )
+            files = upload_results(storage, results, work.output)
+        with stop_deferred():
+            # Once the manifest is published the job is done. A SIGTERM must not keep this out of the status.
+            writer.result(artifacts=publish(storage, results, work.output, files))
+        require_passed(assessment.evaluation)
+    return assessment.evaluation.verdict or ""
+
+
+def assess_merged(work: Work, assessor: Assessor, assessment: Assessment) -> Assessment:
+    """Merges the adapter into the base model and measures the merged model. Returns the assessment with it."""
+    phase("merging")
+    work.accelerator.free_memory()
+    folders = MergeFolders(work.model_folder, work.output / ADAPTER, work.output / MERGED)
+    merged = merge(folders, assessment.tuned, assessor.held_out, work.prepared, work.tokenizer, work.accelerator)
+    assessment = assessment.with_merged(merged)
+    tell_assessment(assessment.evaluation, work.writer)
+    return assessment

@@ -1,0 +1,66 @@
+"""What the training pod writes to its log and to the status."""
+
+from typing import Any
+
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason
+from finetune_api.status.evaluation import Evaluation
+from finetune_api.status.job import ConditionType, Training
+from finetune_trainer.evaluation.gates import require_passed, shortfall
+from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.pod.termination import write_failure
+from finetune_trainer.results.publish import published_artifacts
+
+TRAINED, EVALUATED = ConditionType.TRAINED, ConditionType.EVALUATED
+
+
+def tell_assessment(evaluation: Evaluation, writer: StatusWriter) -> None:
+    """Reports the result of the evaluation in the condition Evaluated, before the results are published."""
+    held, reason, message = outcome(evaluation)
+    tell(writer, EVALUATED, reason, message, held=held, evaluation=evaluation)
+
+
+def outcome(evaluation: Evaluation) -> tuple[bool, str, str]:
+    """Returns status (true or false), reason and message of the condition Evaluated."""
+    if evaluation.passed is False:
+        return False, FailureReason.EVALUATION_GATE_FAILED, shortfall(evaluation)
+    merged = evaluation.merged.message if evaluation.merged and evaluation.merged.changed else ""
+    return True, "EvaluationSucceeded", f"{evaluation.verdict or ''} {merged}".strip()
+
+
+def tell(
+    writer: StatusWriter, type: ConditionType, reason: str, message: str, held: bool = False, **parts: Any
+) -> None:
+    """Reports `message` in the log and in a condition. `parts`: fields of the status to write with it. Raises
+    Superseded as StatusWriter.progress does."""
+    print(message, flush=True)
+    writer.condition(type, held, reason, message)
+    writer.progress(**parts)
+
+
+def tell_failure(failure: TrainerFailure, writer: StatusWriter) -> None:
+    """Reports the failure in the status. A SIGTERM after the results are published is no failure.
+
+    It tries to write the status only once, because the termination message has the same content, and a pod that holds
+    a GPU must not wait for the API server."""
+    write_failure(failure)
+    if writer.intent.artifacts and failure.reason is FailureReason.PREEMPTED:
+        return
+    stage = EVALUATED if writer.intent.is_true(TRAINED) else TRAINED
+    writer.condition(stage, False, failure.reason, failure.for_the_status)
+    writer.progress()
+
+
+def tell_published(manifest: dict[str, Any], bundle: Bundle, storage: JobStorage, writer: StatusWriter) -> str:
+    """Reports the results that this job published before its pod was restarted. Returns the verdict."""
+    evaluation = Evaluation.model_validate(manifest["evaluation"])
+    writer.condition(TRAINED, True, "TrainingSucceeded", "The job was trained and published before.")
+    writer.condition(EVALUATED, *outcome(evaluation))
+    training = Training.model_validate(manifest["training"])
+    writer.result(training=training, evaluation=evaluation, artifacts=published_artifacts(storage, bundle))
+    storage.delete_prefix(work_prefix(bundle))
+    require_passed(evaluation)
+    return evaluation.verdict or ""

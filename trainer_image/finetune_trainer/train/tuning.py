@@ -1,0 +1,172 @@
+"""The base model becomes the tuned model, and its weights are staged for publishing."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copytree
+from time import perf_counter
+
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel
+
+from finetune_api.bundle import Bundle
+from finetune_api.spec.method import MethodType
+from finetune_api.spec.training import Publish
+from finetune_api.status.preflight import Resolved
+from finetune_trainer.base.model_files import ADAPTER as ADAPTER_FILES
+from finetune_trainer.evaluation.verdict import Cost
+from finetune_trainer.handover.prepared import Prepared
+from finetune_trainer.model.loading import load_model, whole_model
+from finetune_trainer.model.trainable import as_published, make_trainable
+from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.pod.termination import stop_deferred
+from finetune_trainer.results.publish import ADAPTER, MODEL, stage_weights
+from finetune_trainer.sizing.run_time import cost as price_of
+from finetune_trainer.train.telling import TRAINED, tell
+from finetune_trainer.train.work import Work
+from finetune_trainer.training.kept_training import KeptTraining, keep_training, kept_training
+from finetune_trainer.training.loop import Step
+from finetune_trainer.training.run import TrainingRun
+from finetune_trainer.training.run_state import RunState
+from finetune_trainer.training.training_progress import duration
+from finetune_trainer.training.validation import Validation
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """A finished training, without its model."""
+
+    run: RunState | None
+    """None if nothing was trained."""
+    trained: KeptTraining | None
+    """The training of an earlier attempt, if this attempt takes it over."""
+    validation: Validation
+    started: float
+    """The perf_counter value at the start of the attempt, or earlier by the time that earlier attempts took."""
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """All optimizer steps, also those of earlier attempts."""
+        return self.run.steps if self.run else []
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tuned weights as they are published."""
+
+    adapter: LoraConfig | None
+    """The adapter's settings. None if the whole model was tuned."""
+    folder: Path
+
+
+def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
+    """Trains the base model, or loads the weights that an earlier attempt trained. Returns the tuned model as it is
+    published. Raises what `TrainingRun.take` does."""
+    phase("preparing the training")
+    bundle, prepared, accelerator = work.bundle, work.prepared, work.accelerator
+    resolved = prepared.resolved
+    validation = Validation(prepared.validation, bundle.spec.training, resolved, accelerator, work.scratch)
+    trained = kept_training(work.kept) if resolved.total_steps else None
+    tell(work.writer, TRAINED, "Training", str(trained) if trained else announcement(prepared))
+    model = trainable_model(model, bundle, prepared, work.storage, accelerator, trained, work.scratch)
+    run = trained.run if trained else None
+    if trained:
+        trained.tell(work.progress, validation)
+    elif resolved.total_steps:
+        course = TrainingRun(
+            bundle, prepared, work.storage, accelerator, work.attempt, work.progress, validation, work.scratch
+        )
+        run = course.take(model, lambda message: work.tell("Training", message))
+    started = work.attempt.after(run.held_before).started if run else work.attempt.started
+    return as_published(accelerator.unwrap_model(model)), Tuning(run, trained, validation, started)
+
+
+def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
+    """Writes the tuned weights to the output folder, and keeps them for a later attempt. Reports the training."""
+    # An adapter is small enough to keep it first after SIGTERM, so that no step of it is lost.
+    with stop_deferred() if isinstance(model, PeftModel) else nullcontext():
+        said = summary(tuning.steps, tuning.validation, work.prepared.resolved)
+        tell(work.writer, TRAINED, "TrainingSucceeded", said, held=True, training=work.progress.training)
+        phase("saving the tuned weights")
+        with whole_model(work.model_folder):
+            adapter = stage_weights(model, work.tokenizer, work.bundle, work.serving, work.output)
+        weights = Weights(adapter, work.output / (ADAPTER if adapter else MODEL))
+        _keep(work, tuning, weights.folder)
+    return weights
+
+
+def _keep(work: Work, tuning: Tuning, weights: Path) -> None:
+    if tuning.trained:
+        # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
+        copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
+    elif tuning.run and keep_training(work.kept, tuning.run, perf_counter() - tuning.started, weights):
+        # They are as good as a checkpoint of the last step: a later attempt takes no step again.
+        work.progress.stored(len(tuning.steps))
+
+
+def trainable_model(
+    model: PreTrainedModel,
+    bundle: Bundle,
+    prepared: Prepared,
+    storage: JobStorage,
+    accelerator: Accelerator,
+    trained: KeptTraining | None,
+    scratch: Path,
+) -> PreTrainedModel:
+    """Returns the base model with the parameters to train, or with those of `trained`, a finished training."""
+    spec, method = bundle.spec, prepared.resolved.method
+    if trained and method is MethodType.FULL:
+        model.to("meta")  # frees its memory, because there is none for two whole models
+        return accelerator.prepare_model(load_model(trained.weights, method, accelerator.device))
+    start = trained.weights if trained else fetch_adapter(storage, spec.method.lora.from_, scratch / "previous")
+    return accelerator.prepare_model(make_trainable(model, spec.method, method, spec.training.seed, start))
+
+
+def announcement(prepared: Prepared) -> str:
+    """Returns the message of the condition Trained when the training starts."""
+    rows = f"Training on {len(prepared.train):,} rows."
+    return (
+        rows if prepared.resolved.total_steps else "Using the adapter unchanged: spec.method.type None trains nothing."
+    )
+
+
+def fetch_adapter(storage: JobStorage, uri: str | None, folder: Path) -> Path | None:
+    """Downloads the adapter to continue from into `folder`. Returns the folder, or None without such an adapter."""
+    if uri is None:
+        return None
+    storage.download_folder(uri, folder, lambda path: path in ADAPTER_FILES)
+    return folder
+
+
+def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -> str:
+    """Returns one to three sentences on the training: steps, duration, loss, and the best validation loss."""
+    if not steps:
+        return "Nothing was trained."
+    seconds = sum(step.seconds for step in steps)
+    early = f" of {resolved.total_steps:,}" if len(steps) < resolved.total_steps else ""
+    first, last = steps[0].loss, steps[-1].loss
+    moved = f"The loss changed from {first:.3g} to {last:.3g}." if len(steps) > 1 else f"The loss was {first:.3g}."
+    text = f"{len(steps):,}{early} step{'s' if len(steps) > 1 or early else ''} in {duration(seconds)}. {moved}"
+    best = validation.best
+    if best is None:
+        return text
+    kept = ", and the weights of this step are published" if resolved.publish is Publish.BEST else ""
+    stopped = " Training stopped early, because the validation loss no longer improved." if validation.over else ""
+    return f"{text}{stopped} The validation loss was lowest after step {best.step:,} ({best.loss:.3g}){kept}."
+
+
+def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle: Bundle) -> Cost | None:
+    """Returns the cost of the training until now, or None if nothing was trained. `started`: the perf_counter value at
+    the start of the attempt, or earlier by the time that earlier attempts took."""
+    if not steps:
+        return None
+    seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)
+    if device.type != "cuda":
+        return Cost(seconds, tokens)
+    held = perf_counter() - started
+    price = next((gpu.price_per_hour for gpu in bundle.gpu_types), None)
+    return Cost(seconds, tokens, held / 3600, price_of(held, price) if price else None)
