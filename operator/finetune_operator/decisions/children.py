@@ -113,16 +113,18 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: Try) -> Object:
-    """Return the Job of a training attempt. It requests one GPU of the profile's type."""
+    """Return the Job of a training attempt. It requests GPUs of the profile's type, and CPU and memory for each."""
     gpu = profile.gpu_types[0]
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
     pod = _pod_spec(world, spec, profile, ["train", "--attempt", str(attempt.number), *halvings])
     grace = profile.pods.termination_grace_period_seconds or TRAIN_GRACE_SECONDS
     pod["terminationGracePeriodSeconds"] = grace
     pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace)})
+    gpus = spec.compute.gpus_per_node
+    limits = {"memory": _times(gpus, spec.compute.memory), gpu.resource_name: str(gpus)}
     pod["containers"][0]["resources"] = {
-        "requests": {"cpu": spec.compute.cpu, "memory": spec.compute.memory, gpu.resource_name: "1"},
-        "limits": {"memory": spec.compute.memory, gpu.resource_name: "1"},
+        "requests": {"cpu": _times(gpus, spec.compute.cpu), **limits},
+        "limits": limits,
     }
     if gpu.node_selector:
         pod["nodeSelector"] = gpu.node_selector
@@ -133,6 +135,11 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     labels = {names.LABEL_STEP: "train", names.LABEL_ATTEMPT: str(attempt.number)}
     name = names.attempt_name(world.name, world.uid, attempt.number)
     return _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
+
+
+def _times(count: int, quantity: str) -> str:
+    """Return a quantity `count` times."""
+    return quantity if count == 1 else f"{(count * parse_quantity(quantity)).normalize():f}"
 
 
 def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:

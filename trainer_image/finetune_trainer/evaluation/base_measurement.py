@@ -21,6 +21,7 @@ from finetune_trainer.model.isolation import describe, sharing
 from finetune_trainer.model.loading import greedy_generation, load_model
 from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.ranks.group import agreed, gather
 
 
 def measure_base(
@@ -66,7 +67,7 @@ class BaseMeasuring:
         resolved, needed = self._prepared.resolved, self._prepared.resolved.base_memory
         if needed is None:
             return self._measure(resolved.method)
-        short = shortage(needed, self._accelerator.device, self._bundle.spec.compute.memory)
+        short = self._shortage(needed)
         if short is None:
             try:
                 baselines = self._measure(MethodType.LORA)[2]
@@ -83,9 +84,15 @@ class BaseMeasuring:
         model, assessor = self.load(resolved.method)
         return model, assessor, assessor.beside_quantized(baselines, model)
 
+    def _shortage(self, needed: str) -> str | None:
+        """Returns why the base model in bf16 does not fit on one of the ranks, or None if it fits on all."""
+        memory = self._bundle.spec.compute.memory
+        return next(filter(None, gather(shortage(needed, self._accelerator.device, memory))), None)
+
     def load(self, method: MethodType) -> tuple[PreTrainedModel, Assessor]:
         """Loads the base model for `method`. Returns it with the object that measures it."""
-        model, generation = load_base(self._bundle, self._prepared, method, self._accelerator.device, self._folder)
+        device = self._accelerator.device
+        model, generation = agreed(lambda: load_base(self._bundle, self._prepared, method, device, self._folder))
         tokens = self._prepared.resolved.micro_batch_tokens
         evaluator = Evaluator(self._tokenizer, tokens, generation, self._accelerator)
         return model, Assessor(self._bundle, self._prepared, evaluator)

@@ -12,6 +12,8 @@ from pydantic import TypeAdapter
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.evaluation.recipe import Baselines
 from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
+from finetune_trainer.pod.rank import is_first
+from finetune_trainer.ranks.group import on_first
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
 from finetune_trainer.training.training_progress import duration
 
@@ -48,12 +50,13 @@ class KeptMeasurements:
     def __call__(self, part: str, what: str, measure: Callable[[], Measured]) -> Measured:
         """Returns the measurement of an earlier attempt, or measures and keeps the result: a `scoring.Remember`."""
         name = f"{self._model}.{part}"
-        if (kept := self._kept.find(name)) is not None:
+        if (kept := on_first(lambda: self._kept.find(name))) is not None:
             found = _measured(TypeAdapter(_Stored).validate_json((kept.folder / FILE).read_bytes()))
             print(taken_over(what, kept.attempt, found.seconds), flush=True)
             return found
         found = measure()
-        self._kept.keep(name, {FILE: _json(_stored(found))})
+        if is_first():
+            self._kept.keep(name, {FILE: _json(_stored(found))})
         return found
 
 
@@ -63,6 +66,8 @@ def of_tuned(kept: KeptResults, weights: Path) -> KeptMeasurements:
     An attempt that has to train again can end with weights that differ by rounding, for example on another GPU. It does
     not take over the measurements of the earlier ones."""
     digest = hashlib.sha256()
+    if not is_first():
+        return KeptMeasurements(kept, "tuned")  # rank 0 writes the weights, and looks for their measurements
     with quiet_work(LEAST_SECONDS):
         for path in sorted(weights.glob("*.safetensors")):
             with path.open("rb") as file:
@@ -72,7 +77,7 @@ def of_tuned(kept: KeptResults, weights: Path) -> KeptMeasurements:
 
 def kept_baselines(kept: KeptResults) -> Baselines | None:
     """Returns all measurements of the base model if an earlier attempt completed them. Prints that they are reused."""
-    if (found := kept.find(BASELINES)) is None:
+    if (found := on_first(lambda: kept.find(BASELINES))) is None:
         return None
     stored = TypeAdapter(_StoredBaselines).validate_json((found.folder / FILE).read_bytes())
     regression = {name: _measured(each) for name, each in stored.regression.items()}
@@ -83,7 +88,9 @@ def kept_baselines(kept: KeptResults) -> Baselines | None:
 
 
 def keep_baselines(kept: KeptResults, baselines: Baselines) -> None:
-    """Keeps all measurements of the base model."""
+    """Keeps all measurements of the base model. Rank 0 does it for all ranks."""
+    if not is_first():
+        return
     stored = _StoredBaselines(
         _stored(baselines.base),
         baselines.few_shot,

@@ -44,18 +44,6 @@ def pack(lengths: Sequence[int], limit: int, longest: float) -> list[list[int]]:
     return bins
 
 
-def shares(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Divides items among ranks so that each rank has about as many tokens: the longest item that is left goes to the
-    rank with the fewest tokens (Graham 1969). Returns the indices of the items of each rank, in order."""
-    found: list[list[int]] = [[] for _ in range(ranks)]
-    tokens = [0] * ranks
-    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
-        rank = tokens.index(min(tokens))
-        found[rank].append(item)
-        tokens[rank] += lengths[item]
-    return [sorted(items) for items in found]
-
-
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
     """The documents of one forward pass, end to end in one sequence."""

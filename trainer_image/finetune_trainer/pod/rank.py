@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RANK, RANKS, MEETING = "FINETUNE_RANK", "FINETUNE_RANKS", "FINETUNE_MEETING"
-"""Environment variables of a rank: its number, the number of ranks, and the folder in which they meet."""
+LAUNCHER = "FINETUNE_LAUNCHER"
+"""Environment variables of a rank: its number, the number of ranks, the folder in which they meet, and the process that
+started them."""
 
 
 @dataclass(frozen=True)
@@ -20,18 +22,30 @@ class Place:
     ranks: int = 1
     meeting: Path = Path()
     """A folder that all ranks share. Without other ranks it has no meaning."""
+    launcher: int = 0
+    """Identifier of the process that started the ranks and looks after them; 0 if nobody does."""
+
+    def __str__(self) -> str:
+        """The rank as sentences name it, such as "rank 0 of 2"."""
+        return f"rank {self.rank} of {self.ranks}"
 
     @property
     def environment(self) -> dict[str, str]:
         """The environment variables that tell a process this place."""
-        return {RANK: str(self.rank), RANKS: str(self.ranks), MEETING: str(self.meeting)}
+        return {
+            RANK: str(self.rank),
+            RANKS: str(self.ranks),
+            MEETING: str(self.meeting),
+            LAUNCHER: str(self.launcher),
+        }
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
     """Returns the place of this process. A process without the environment of a rank is the only one."""
     if RANK not in environment:
         return Place()
-    return Place(int(environment[RANK]), int(environment[RANKS]), Path(environment[MEETING]))
+    rank, ranks, launcher = (int(environment[name]) for name in (RANK, RANKS, LAUNCHER))
+    return Place(rank, ranks, Path(environment[MEETING]), launcher)
 
 
 def is_first() -> bool:

@@ -29,7 +29,7 @@ from finetune_trainer.sizing.memory import (
     predict,
 )
 from finetune_trainer.sizing.model_shape import ModelShape
-from finetune_trainer.sizing.run_time import Work, cost, peak_flops, total_seconds
+from finetune_trainer.sizing.run_time import Work, cost, divided, peak_flops, total_seconds
 from finetune_trainer.tokens.row_store import Example, lengths, prompt_lengths, supervised_counts
 
 LIGHTER: dict[TrainedMethod, tuple[TrainedMethod, ...]] = {"Full": ("LoRA", "QLoRA"), "LoRA": ("QLoRA",), "QLoRA": ()}
@@ -164,14 +164,16 @@ def estimates(
         peak = peak_flops([gpu.name, gpu.resource_name, *(gpu.node_selector or {}).values()])
         # Under QLoRA, the base model in bf16 is evaluated first if it fits. The base model in 4 bits is loaded later.
         models = 2 if needed and bytes_of(needed) <= available else 1
-        seconds = peak and total_seconds(shape, plan.setup, work_of(spec, resolved, data, plan.load, models), peak)
+        gpus_of_pod = spec.compute.gpus_per_node
+        work = divided(work_of(spec, resolved, data, plan.load, models), gpus_of_pod)
+        seconds = peak and total_seconds(shape, plan.setup, work, peak)
         found.append(
             Estimate(
                 gpu_type=gpu.name,
                 memory=gibibytes(plan.memory.total),
                 fits=True if gpu.memory else None,
                 seconds=round(seconds) if seconds else None,
-                cost=cost(seconds, gpu.price_per_hour) if seconds and gpu.price_per_hour else None,
+                cost=cost(seconds * gpus_of_pod, gpu.price_per_hour) if seconds and gpu.price_per_hour else None,
             )
         )
     return found

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -15,18 +16,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from finetune_api.reasons import FailureReason
-from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
+from finetune_trainer.pod.failure import StopRequested, failure_of
 from finetune_trainer.pod.heartbeat import beat
-from finetune_trainer.pod.rank import Place, by_rank, place
+from finetune_trainer.pod.rank import Place, place
 from finetune_trainer.pod.termination import stop_requested
+from finetune_trainer.ranks.peers import peer_lost
 
 T = TypeVar("T")
 FOREVER = timedelta(days=30)
 """Time limit of torch.distributed. A rank may wait for hours, for example while rank 0 downloads the model. The
-watchdog
-of each process and the launcher end a training in which one rank does not go on."""
+watchdog of each process and the launcher end a training in which one rank does not go on."""
 AGREEMENT_SECONDS = 10.0
 """How long a rank that received SIGTERM waits for the others, before it stops alone."""
+ARRIVAL_SECONDS = 0.05
+"""Seconds between two looks whether the other ranks have arrived."""
 LETTER_BYTES = 1024
 """Size of a message. What does not fit into it is sent in a second one."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 5e-5, 2e-3
@@ -37,9 +40,14 @@ def join(here: Place) -> None:
     """Meets the other ranks. Returns when all are there."""
     if here.ranks == 1:
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # init_process_group would wait too, but without handling signals.
+    arrivals = [here.meeting / f"arrived-{rank}" for rank in range(here.ranks)]
+    arrivals[here.rank].touch()
+    while not all(arrival.exists() for arrival in arrivals):
+        sleep(ARRIVAL_SECONDS)
+        beat()
     store = f"file://{here.meeting.absolute()}/store"
-    dist.init_process_group(backend, init_method=store, rank=here.rank, world_size=here.ranks, timeout=FOREVER)
+    dist.init_process_group("gloo", init_method=store, rank=here.rank, world_size=here.ranks, timeout=FOREVER)
 
 
 def leave() -> None:
@@ -144,15 +152,20 @@ def finish(start: Callable[[], Any]) -> None:
                     raise StopRequested
         work.wait()
     except RuntimeError as error:
-        raise peer_lost() from error
-
-
-def peer_lost() -> TrainerFailure:
-    """Returns the failure of a rank that has lost another one."""
-    return TrainerFailure(FailureReason.PEER_LOST, by_rank("The connection to another process of the training broke."))
+        raise peer_lost(error) from error
 
 
 def sum_over_ranks(tensor: Tensor) -> None:
     """Replaces the values of `tensor` on every rank by their sum over all ranks."""
     if place().ranks > 1:
-        finish(lambda: dist.all_reduce(tensor, dist.ReduceOp.SUM, async_op=True))
+        group = _between_gpus() if tensor.is_cuda else None
+        finish(lambda: dist.all_reduce(tensor, dist.ReduceOp.SUM, group, async_op=True))
+
+
+@lru_cache(maxsize=1)
+def _between_gpus() -> dist.ProcessGroup:
+    """Returns the connections between the GPUs. They are made when they are needed: a rank that finds no GPU has to
+    tell the others first."""
+    group = dist.new_group(backend="nccl", timeout=FOREVER)
+    assert isinstance(group, dist.ProcessGroup)  # every rank is a member
+    return group

@@ -22,8 +22,10 @@ from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.loading import load_model, whole_model
 from finetune_trainer.model.trainable import as_published, make_trainable
 from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.rank import is_first
 from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.pod.termination import stop_deferred
+from finetune_trainer.ranks.group import on_first
 from finetune_trainer.results.publish import ADAPTER, MODEL, stage_weights
 from finetune_trainer.sizing.run_time import cost as price_of
 from finetune_trainer.train.telling import TRAINED, tell
@@ -86,7 +88,10 @@ def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
 
 
 def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
-    """Writes the tuned weights to the output folder, and keeps them for a later attempt. Reports the training."""
+    """Writes the tuned weights to the output folder, and keeps them for a later attempt. Reports the training. Rank 0
+    does it for all ranks."""
+    if not is_first():
+        return Weights(None, work.output)
     # An adapter is small enough to keep it first after SIGTERM, so that no step of it is lost.
     with stop_deferred() if isinstance(model, PeftModel) else nullcontext():
         said = summary(tuning.steps, tuning.validation, work.prepared.resolved)
@@ -122,7 +127,8 @@ def trainable_model(
     if trained and method is MethodType.FULL:
         model.to("meta")  # frees its memory, because there is none for two whole models
         return accelerator.prepare_model(load_model(trained.weights, method, accelerator.device))
-    start = trained.weights if trained else fetch_adapter(storage, spec.method.lora.from_, scratch / "previous")
+    previous, folder = spec.method.lora.from_, scratch / "previous"
+    start = trained.weights if trained else on_first(lambda: fetch_adapter(storage, previous, folder))
     return accelerator.prepare_model(make_trainable(model, spec.method, method, spec.training.seed, start))
 
 
@@ -167,6 +173,6 @@ def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle:
     seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)
     if device.type != "cuda":
         return Cost(seconds, tokens)
-    held = perf_counter() - started
+    held = (perf_counter() - started) * bundle.spec.compute.gpus_per_node
     price = next((gpu.price_per_hour for gpu in bundle.gpu_types), None)
     return Cost(seconds, tokens, held / 3600, price_of(held, price) if price else None)

@@ -17,6 +17,7 @@ from finetune_trainer.model.loading import choose_device, load_tokenizer, mixed_
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.ranks.group import on_first
 from finetune_trainer.results.serving import Serving, serving_of
 from finetune_trainer.train.telling import TRAINED, tell
 from finetune_trainer.training.run import Attempt
@@ -40,7 +41,7 @@ class Work:
     model_folder: Path
     """The files of the base model."""
     scratch: Path
-    """A folder that is deleted at the end."""
+    """A folder that is deleted at the end. All ranks share it."""
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +79,7 @@ def begin(
     loading = f"Loading the base model {spec.model.uri}."
     tell(writer, TRAINED, "LoadingModel", loading, training=progress.training)
     model = scratch / "model"
-    copy_files(storage, spec.model.uri, prepared.model_files, model)
+    on_first(lambda: copy_files(storage, spec.model.uri, prepared.model_files, model))
     facts, place = result_facts(bundle, prepared, device.type), join(work_prefix(bundle), "kept")
     kept = KeptResults(storage, place, attempt.number, facts, scratch / "kept")
     tokenizer = load_tokenizer(model)

@@ -20,7 +20,7 @@ from finetune_api.spec.training import Training
 from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Example
-from finetune_trainer.model.batches import label_count, micro_batches, rows_of_step, shares
+from finetune_trainer.model.batches import label_count, micro_batches, rows_of_step
 from finetune_trainer.model.document_dropout import document_masks
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.loss import token_losses
@@ -30,6 +30,7 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import beat, phase, stepped
 from finetune_trainer.pod.rank import place
 from finetune_trainer.pod.termination import check_stop
+from finetune_trainer.ranks.division import shares
 from finetune_trainer.ranks.gradients import sum_gradients, without_gradient
 from finetune_trainer.ranks.group import gather, together
 from finetune_trainer.training.optimizer import make_optimizer

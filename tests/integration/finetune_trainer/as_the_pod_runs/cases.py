@@ -118,6 +118,7 @@ TRAININGS: dict[str, Spec] = {
             ],
         },
         output={"merge": True},
+        compute={"gpusPerNode": 2},
     ),
     "qlora": _job(
         "qlora",
