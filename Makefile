@@ -78,8 +78,7 @@ histories: venv ## 20,000 random histories of a job, about 20 minutes; HISTORIES
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
 	@echo "integration: a real API server and controller-manager; whole trainings of tiny models"
 	@$(PYTHON) -m devcluster build  # here rather than in a fixture, where nobody would see it working
-	@$(PYTEST) -m '$(ORDINARY) and not control_plane' $(IN_PARALLEL) tests/integration
-	@$(PYTEST) -m '$(ORDINARY) and control_plane' tests/integration  # they share one API server
+	@$(PYTEST) --numprocesses logical --dist loadgroup tests/integration  # the tests of the API server are one group
 
 .PHONY: e2e
 e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
@@ -95,7 +94,7 @@ test-soak: venv ## fifty jobs on one GPU in the whole local cluster; watches bro
 .PHONY: chaos
 chaos: venv ## every fault 20 times under running jobs (many hours; goes on where it stopped); TRIES=1 FAULTS="node-lost s3-503"
 	@$(PYTHON) -m devcluster build
-	@$(PYTHON) -m tests.chaos $(if $(TRIES),--tries $(TRIES)) $(if $(FAULTS),--fault $(FAULTS))
+	@$(PYTHON) -m tests.chaos $(if $(TRIES),--tries $(TRIES)) $(if $(FAULTS),--fault $(FAULTS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 FLOOR := build/floor/venv
 FLOOR_PYTEST := $(FLOOR)/bin/python -m pytest

@@ -10,11 +10,12 @@ from typing import Self
 
 from devcluster import kueue, namespaces, storage
 from devcluster.build import built, built_kueue
-from devcluster.control_plane import ControlPlane, free_ports
+from devcluster.control_plane import ControlPlane
 from devcluster.kueue import Kueue
 from devcluster.namespaces import FIRST, MOST_NODES, NODE_ADDRESS, Namespaces, Site
 from devcluster.node import LEASE_SECONDS, Node
 from devcluster.outages import Outages
+from devcluster.ports import free_ports
 from devcluster.prerequisites import require_linux, require_node_tools
 from devcluster.processes import Processes
 from devcluster.progress import ClusterError, step

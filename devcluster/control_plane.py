@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,15 +146,3 @@ class ControlPlane:
         if self.lost_after_seconds is None:
             return []
         return [f"--node-monitor-grace-period={self.lost_after_seconds}s", "--node-monitor-period=2s"]
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns `count` unused ports on loopback."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()

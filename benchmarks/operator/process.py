@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from devcluster.control_plane import free_ports
+from devcluster.ports import free_ports
 
 STOP_TIMEOUT_SECONDS = 20
 _TICKS = os.sysconf("SC_CLK_TCK")

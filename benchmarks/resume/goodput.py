@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from finetune_api.bundle import Bundle
 
 MODEL = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8}
 """So large that a step takes about a tenth of a second."""
-CASES = ((signal.SIGTERM, 120.0, 300.0), (signal.SIGKILL, 600.0, 1300.0))
+ROWS = 2_000
+"""So many that 100 epochs, the most a job may have, are enough."""
+CASES = ((signal.SIGTERM, 120.0, 300.0), (signal.SIGKILL, 600.0, 700.0))
 """Signal, seconds of an attempt until it is sent, and seconds of steps in the whole run."""
 
 
@@ -27,26 +30,25 @@ class Life:
     pod_seconds: float
     """Time of all processes together, from their start to their end."""
     step_seconds: float
-    """Time of the steps and validations whose result is kept."""
+    """Time of the steps whose result is kept."""
     cost: str
-    """What the checkpoints of the last attempt cost."""
+    """What the checkpoints cost in the last attempt that trained to the end, in the words of its log."""
 
 
-def goodput(folder: Path) -> str:
-    """Returns the results as Markdown."""
-    write_inputs(folder, **MODEL)
+def goodput(folder: Path) -> Iterator[str]:
+    """Yields the lines of the results as Markdown, each as soon as it is known."""
+    write_inputs(folder, ROWS, **MODEL)
     speed = seconds_per_step(folder)
-    lines = ["| interruption | attempts | pods ran | goodput | from scratch |", "| --- | --: | --: | --: | --- |"]
+    yield "| interruption | attempts | pods ran | goodput | from scratch | checkpoints of the last training |"
+    yield "| --- | --: | --: | --: | --- | --- |"
     for kind, every, wanted in CASES:
         parts = {"training": {"epochs": 100, "maxSteps": round(wanted / speed), "learningRate": 0.001}}
         life = live(bundle_of(folder, parts), folder / kind.name, kind, every)
         scratch = "never ends" if life.step_seconds > every else "ends"
-        lines.append(
+        yield (
             f"| {kind.name} every {every:.0f} s | {life.attempts} | {life.pod_seconds:.0f} s "
-            f"| {life.step_seconds / life.pod_seconds:.1%} | {scratch} |"
+            f"| {life.step_seconds / life.pod_seconds:.1%} | {scratch} | {life.cost} |"
         )
-        lines.append(f"\n{kind.name}: {life.cost}\n")
-    return "\n".join(lines)
 
 
 def seconds_per_step(folder: Path) -> float:
@@ -58,7 +60,7 @@ def seconds_per_step(folder: Path) -> float:
 def live(bundle: Bundle, folder: Path, kind: signal.Signals | None, every: float) -> Life:
     """Runs attempts of the job, each a new process that gets the signal after `every` seconds, until one succeeds."""
     start(bundle, prepare(bundle, folder / "prepared"), folder / "job")
-    attempts, pod_seconds, log = 0, 0.0, ""
+    attempts, pod_seconds, cost = 0, 0.0, ""
     while True:
         attempts += 1
         started = time.monotonic()
@@ -76,8 +78,8 @@ def live(bundle: Bundle, folder: Path, kind: signal.Signals | None, every: float
             process.send_signal(kind or 0)
             log = process.communicate()[0]
         pod_seconds += time.monotonic() - started
+        cost = next((line for line in log.splitlines() if line.startswith("Checkpoints: ")), cost)
         if process.returncode == 0:
             manifest = json.loads((folder / "job" / "out" / "manifest.json").read_text())
-            cost = next(line for line in log.splitlines() if line.startswith("Checkpoints: "))
             return Life(attempts, pod_seconds, manifest["training"]["seconds"], cost)
         assert process.returncode in (PREEMPTED, -signal.SIGKILL), log

@@ -43,13 +43,13 @@ SPECS: dict[str, dict[str, Any]] = {
 jobs the best step is not the last one."""
 
 
-def write_inputs(folder: Path, **config: Any) -> None:
-    """Writes the model and the rows of the jobs. `config`: settings of the model."""
+def write_inputs(folder: Path, rows: int = 60, **config: Any) -> None:
+    """Writes the model and so many training rows. `config`: settings of the model."""
     save_model(folder / "model", **config)
-    train = [{"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}."} for i in range(60)]
+    train = [{"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}."} for i in range(rows)]
     other = [{"prompt": f"Say {i}", "completion": f"It was what the {i} fox jumped over."} for i in range(12)]
-    for name, rows in {"train": train, "validation": other}.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, written in {"train": train, "validation": other}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
 
 
 def bundle_of(folder: Path, parts: dict[str, Any]) -> Bundle:

@@ -124,6 +124,8 @@ def _become(arguments: list[str], environment: dict[str, str], log: int) -> None
         os.environ.update(environment)
         if place := os.environ.get("DIES_AT"):
             _die_at(place)
+        if os.environ.get("KEEPS_EACH_BATCH"):
+            _keep_each_batch()
         print("Started.", flush=True)
         code = trainer(arguments)
         sys.stdout.flush()
@@ -144,6 +146,13 @@ def _die_at(place: str) -> None:
         return original(*arguments, **named)
 
     setattr(owner, name, function)
+
+
+def _keep_each_batch() -> None:
+    """Makes this process keep the answers of each batch at once, not every minute."""
+    from finetune_trainer.evaluation import kept_answers
+
+    kept_answers.PIECE_SECONDS, kept_answers.SHARE = 0.0, float("inf")
 
 
 if __name__ == "__main__":

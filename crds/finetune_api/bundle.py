@@ -9,8 +9,12 @@ from pydantic import Field
 from finetune_api.model import ApiModel
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import RowFiles
+from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import GpuType, PreparedCache, Storage
+from finetune_api.spec.profile import PreparedCache, Storage
+
+PLACE = ("gpu_type", "labels", "annotations", "priority_class_name")
+"""Fields of spec.compute that decide where and how soon a job runs, and not what comes out."""
 
 
 class JobIdentity(ApiModel):
@@ -45,12 +49,22 @@ class Bundle(ApiModel):
     resume: ResumePoint | None = None
     """Not set if spec.resumeFrom is not set, or if the operator no longer found the job that it names."""
 
+    def on(self, gpu_type: str | None) -> "Bundle":
+        """Return the bundle of a pod that runs on this GPU type: it has no other types. None: of a pod outside
+        Kubernetes, which may run on all types that the spec allows.
+
+        The profile may have got the type after the bundle was written. The bundle then has no type, and no price."""
+        types = [gpu for gpu in allowed_gpu_types(self.spec, self.gpu_types) if gpu_type in (None, gpu.name)]
+        return self.model_copy(update={"gpu_types": types})
+
     @property
     def spec_digest(self) -> str:
         """Return the sha256 of the fields of the spec that determine the results, as hex.
 
-        Fields with their default value do not count, so a new field changes no digest. Nor do suspend and runPolicy."""
-        text = self.spec.model_dump_json(
+        Fields with their default value do not count, so a new field changes no digest. Nor do suspend and runPolicy,
+        nor what spec.compute says about the place of the pods."""
+        compute = self.spec.compute.model_copy(update=dict.fromkeys(PLACE))
+        text = self.spec.model_copy(update={"compute": compute}).model_dump_json(
             by_alias=True, exclude_none=True, exclude_defaults=True, exclude={"suspend", "run_policy"}
         )
         return hashlib.sha256(text.encode()).hexdigest()
@@ -65,6 +79,8 @@ class TerminationMessage(ApiModel):
     """Last optimizer step that was done completely."""
     checkpoint_step: int | None = None
     """Optimizer step of the last checkpoint that was uploaded."""
+    kept_results: int | None = None
+    """Number of complete results of this job in its storage that a later attempt takes over, see status.training."""
 
 
 def storage_of(bucket: str, storages: list[Storage]) -> Storage | None:
@@ -78,6 +94,21 @@ def unknown_bucket(bucket: str, profile: str, storages: list[Storage]) -> tuple[
     return (
         f"bucket {bucket} is in no storage of FineTuneProfile {profile}. The buckets of the profile are {known}.",
         f"Use one of these buckets, or add {bucket} to the buckets of a storage under spec.storages of the profile.",
+    )
+
+
+def allowed_gpu_types(spec: FineTuneJobSpec, gpu_types: list[GpuType]) -> list[GpuType]:
+    """Return the GPU types that the job may use: the one that it names, or all. For an unknown name there are none."""
+    asked = spec.compute.gpu_type
+    return [gpu for gpu in gpu_types if asked in (None, gpu.name)]
+
+
+def unknown_gpu_type(name: str, profile: str, gpu_types: list[GpuType]) -> tuple[str, str]:
+    """Return the finding that a profile has no GPU type of this name, and the remedy."""
+    known = ", ".join(gpu.name for gpu in gpu_types) or "none"
+    return (
+        f'spec.compute.gpuType: FineTuneProfile {profile} has no GPU type "{name}". Its GPU types are {known}.',
+        "Use one of these names, or remove spec.compute.gpuType: the job then uses the cheapest type that fits.",
     )
 
 

@@ -219,9 +219,12 @@ RETRIED_PREFLIGHTS = {
     FailureReason.EVICTED,
     FailureReason.NODE_LOST,
     FailureReason.KILLED,
+    FailureReason.TRAINING_STALLED,
+    FailureReason.STATUS_NOT_WRITABLE,
 }
-"""Failures of a preflight that are retried: those of the storage and of the node. A preflight that crashes or needs too
-much memory does the same again, and nobody waits for its checkpoint."""
+"""Failures of a preflight that are retried: those of the storage and of the node, a preflight that hangs, and a pod
+whose ServiceAccount was deleted while it ran. A preflight that crashes or needs too much memory does the same again,
+and nobody waits for its checkpoint."""
 
 SUPERSEDED_EXIT_CODE = 40
 """Exit code of a pod that stopped because another attempt now writes the job's status. The job has not failed."""

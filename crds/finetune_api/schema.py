@@ -59,6 +59,13 @@ _JOB_COLUMNS: list[Schema] = [
     },
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     {
+        "name": "GPU",
+        "type": "string",
+        "jsonPath": ".status.gpuType.name",
+        "description": "GPU type of the attempts.",
+        "priority": 1,
+    },
+    {
         "name": "Message",
         "type": "string",
         "jsonPath": _CONDITION_MESSAGE,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,9 @@ class Store:
             try:
                 self._client.head_bucket(Bucket=bucket)
             except ClientError:
-                self._client.create_bucket(Bucket=bucket)
+                # The client repeats a request that was carried out and not answered.
+                with suppress(self._client.exceptions.BucketAlreadyOwnedByYou):
+                    self._client.create_bucket(Bucket=bucket)
 
     def write(self, uri: str, data: bytes) -> None:
         """Writes one object."""

@@ -1,23 +1,29 @@
-"""python -m tests.chaos [--tries 20] [--fault NAME ...] [--record FILE] [--page FILE]
+"""python -m tests.chaos [--tries 20] [--fault NAME ...] [--minutes N] [--record FILE] [--page FILE]
 
 Runs every fault many times on the whole local cluster, and writes docs/reliability.md. A run that was stopped is
 continued: its tries are in the record."""
 
 import argparse
 import signal
+import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 from devcluster.progress import console
 from tests.chaos import trial
-from tests.chaos.page import page
-from tests.chaos.record import Record, Task
+from tests.chaos.figures.judge import Outcome
+from tests.chaos.figures.page import page
+from tests.chaos.figures.record import Record
+from tests.chaos.run import Run
 from tests.chaos.scene import Scene
-from tests.chaos.table import FAULTS, Fault
+from tests.chaos.table import FAULTS, Fault, Task
 
 ROOT = Path(__file__).parents[2]
+RECORD, PAGE = Path(__file__).parent / "record.json", ROOT / "docs" / "reliability.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,42 +31,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)  # either takes the cluster down, also from `timeout`
-    record = Record.open(options.record)
-    tasks = record.to_do(_chosen(options.fault), options.tries)
-    wrong = 0
-    if tasks:
+    deadline = time.monotonic() + 60 * options.minutes
+    record = Record.open(options.record, _commit())
+    tally = Tally(record, options.page, record.to_do(_chosen(options.fault), options.tries))
+    if tally.left:
         with Scene(ROOT / "build" / "chaos") as scene:
-            if not record.phase_seconds:
-                record.phase_seconds = trial.measure_phases(scene)
-                record.save()
-            for index, task in enumerate(tasks):
-                wrong += not _run(scene, record, task, tasks[index:])
-                options.page.write_text(page(record))
+            basis = trial.undisturbed(scene.lanes)
+            record.phase_seconds = basis.seconds
+            record.save()
+            Run(scene, basis, tally.tell, deadline).make(list(tally.left))
     options.page.write_text(page(record))
-    console.print(f"  {len(tasks)} tries, {wrong} did not end right; the figures are in {options.page}")
-    return 1 if wrong else 0
+    console.print(f"  {tally.made} tries, {tally.wrong} did not end right; the figures are in {options.page}")
+    return 1 if tally.wrong else 0
 
 
-def _run(scene: Scene, record: Record, task: Task, left: Sequence[Task]) -> bool:
-    """Runs one try and records it. Returns whether it ended right. A try that could not be made is only told."""
-    fault, phase = task.fault, task.phase
-    title = f"{fault.name} in {phase}, try {task.seed}"
-    console.print(f"  {title} ... {len(left)} left{_eta(record.seconds_left(left))}")
-    try:
-        found = trial.attempt(scene, fault, phase, task.seed, record.phase_seconds[phase])
-    except Exception:
-        console.print(f"  {title}: could not be made")
-        traceback.print_exc()
-        return False
-    record.add(found)
-    mark = "right" if found.is_right else "WRONG"
+class Tally:
+    """Records each try, and says what it shows. `left`: the tries still to make."""
+
+    def __init__(self, record: Record, page: Path, left: Sequence[Task]) -> None:
+        self.left, self.made, self.wrong = list(left), 0, 0
+        self._record, self._page, self._lock = record, page, Lock()
+
+    def tell(self, task: Task, found: Outcome | Exception) -> None:
+        """Takes what a try shows. A try that could not be made is only told."""
+        title = f"{task.fault.name} in {task.phase}, try {task.seed}"
+        with self._lock:
+            self.left.remove(task)
+            if isinstance(found, Exception):
+                self.wrong += 1
+                console.print(f"  {title}: could not be made")
+                traceback.print_exception(found)
+                return
+            self.made += 1
+            self.wrong += not found.is_right
+            self._record.add(found)
+            self._page.write_text(page(self._record))
+            console.print(f"  {title}: {_sentence(found)} {len(self.left)} left")
+
+
+def _sentence(found: Outcome) -> str:
     recovery = "never" if found.seconds_to_recover is None else f"{found.seconds_to_recover:.0f} s"
-    console.print(f"  {title}: {mark}, {found.state} {found.reasons}, recovered {recovery}. {found.said[:160]}")
-    return found.is_right
+    parts = f"{found.state} {found.reasons}, in {found.phase}, recovered {recovery} of {found.seconds:.0f} s"
+    return f"right, {parts}." if found.is_right else f"WRONG, {parts}. {found}"
 
 
-def _eta(seconds: float | None) -> str:
-    return "" if seconds is None else f", about {seconds / 60:.0f} minutes"
+def _commit() -> str:
+    """Returns the short commit of the code; with a mark if the code is not as it was committed."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    written = [f":(exclude){path.relative_to(ROOT)}" for path in (RECORD, PAGE)]
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *written], cwd=ROOT).returncode
+    return commit.stdout.strip() + ("-dirty" if changed else "")
 
 
 def _chosen(names: Sequence[str] | None) -> list[Fault]:
@@ -73,8 +93,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--tries", type=int, default=20, help="tries of each fault (default: 20)")
     parser.add_argument("--fault", nargs="+", choices=[fault.name for fault in FAULTS], help="only these faults")
-    parser.add_argument("--record", type=Path, default=ROOT / "build" / "chaos.json", help="file with the tries")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "reliability.md", help="page with the figures")
+    parser.add_argument("--record", type=Path, default=RECORD, help="file with the tries")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no try begins later")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page with the figures")
     return parser.parse_args(arguments)
 
 

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 from finetune_api.reasons import FailureReason
-from tests.chaos import harms_of_checkpoints as checkpoints
-from tests.chaos import harms_of_cluster as cluster
-from tests.chaos import harms_of_pods as pods
+from tests.chaos.harms import of_checkpoints as checkpoints
+from tests.chaos.harms import of_cluster as cluster
+from tests.chaos.harms import of_pods as pods
+from tests.chaos.harms import of_storage as storage
 from tests.chaos.phases import Phase
-from tests.chaos.scene import LATE_PROFILE, Scene
+from tests.chaos.scene import LATE_PROFILE, Lane
 from tests.integration.faults import Harm, Trouble
 from tests.integration.jobs import Job
 
@@ -28,25 +29,37 @@ class Fault:
 
     `reasons`: what an attempt that the fault ended may give as its reason. Empty: it ends no attempt.
     `completes`: whether the job must end Complete, otherwise Failed with one of `reasons`.
-    `most_seconds_lost`: of work that may be repeated. `on_second_node`: whether the pod must run there.
-    `spec`: fields of the job."""
+    `most_seconds_lost`: of work that may be repeated. `same_weights`: whether the weights must be those of a job
+    without a fault, bit for bit. `shared`: whether it hits all jobs at once. `on_second_node`: whether the pods run
+    there. `spec`: fields of the job."""
 
     name: str
     told: str
-    inject: Callable[[Scene, Job], Job | None]
+    inject: Callable[[Lane, Job], Job | None]
     phases: Sequence[Phase]
     reasons: frozenset[FailureReason] = frozenset()
     completes: bool = True
     most_seconds_lost: float = 60.0
+    same_weights: bool = True
+    shared: bool = False
     on_second_node: bool = False
     spec: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A try to make: number `seed` of its fault, counted from 0, in this phase."""
+
+    fault: Fault
+    phase: Phase
+    seed: int
 
 
 def _reasons(*reasons: FailureReason) -> frozenset[FailureReason]:
     return frozenset(reasons)
 
 
-def _word(word: str) -> Callable[[Scene, Job], None]:
+def _word(word: str) -> Callable[[Lane, Job], None]:
     return partial(pods.order, word=word)
 
 
@@ -72,8 +85,16 @@ FAULTS: tuple[Fault, ...] = (
         "out-of-memory",
         "The kernel kills the trainer at the memory limit of its cgroup.",
         pods.out_of_memory,
-        ALL,
+        IN_THE_ATTEMPT,
         _reasons(R.HOST_OUT_OF_MEMORY),
+    ),
+    Fault(
+        "preflight-out-of-memory",
+        "The kernel kills the preflight at the memory limit of its cgroup.",
+        pods.out_of_memory,
+        (Phase.PREFLIGHT,),
+        _reasons(R.HOST_OUT_OF_MEMORY),
+        completes=False,  # it does the same again, and nobody waits for its checkpoint
     ),
     Fault(
         "disk-full",
@@ -96,6 +117,7 @@ FAULTS: tuple[Fault, ...] = (
         _word("gpu-out-of-memory"),
         STEPPING,
         _reasons(R.GPU_OUT_OF_MEMORY),
+        same_weights=False,  # the sums of half a micro-batch are rounded otherwise
     ),
     Fault(
         "hang",
@@ -106,25 +128,25 @@ FAULTS: tuple[Fault, ...] = (
         spec={"runPolicy": {"stallTimeoutSeconds": 20}},
     ),
     Fault("gpu-fault", "The GPU fails (stand-in).", _word("gpu-fault"), STEPPING, _reasons(R.GPU_FAULT)),
-    Fault("s3-away", "S3 refuses connections for 60 s.", cluster.s3_away, ALL, S3_REASONS),
+    Fault("s3-away", "S3 refuses connections for 60 s.", storage.s3_away, ALL, S3_REASONS),
     Fault(
         "s3-503",
         "S3 answers every request with 503 for 60 s.",
-        cluster.s3_troubled(Trouble(Harm.REFUSED, code=503)),
+        storage.s3_troubled(Trouble(Harm.REFUSED, code=503)),
         ALL,
         S3_REASONS,
     ),
     Fault(
         "s3-429",
         "S3 answers every request with 429 for 60 s.",
-        cluster.s3_troubled(Trouble(Harm.REFUSED, code=429)),
+        storage.s3_troubled(Trouble(Harm.REFUSED, code=429)),
         ALL,
         S3_REASONS,
     ),
     Fault(
         "s3-cut",
         "S3's connections are cut at random for 60 s: a quarter of the answers, and an eighth of the requests.",
-        cluster.s3_troubled(
+        storage.s3_troubled(
             Trouble(Harm.CUT_WITHIN_ANSWER, share=0.25, matches=lambda asked: asked.method == "GET"),
             Trouble(Harm.CUT_WITHIN_REQUEST, share=0.125, matches=lambda asked: asked.method == "PUT"),
         ),
@@ -134,13 +156,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "s3-slow",
         "S3 takes 3 s more for every request, for 60 s.",
-        cluster.s3_troubled(Trouble(Harm.SLOW, seconds=3)),
+        storage.s3_troubled(Trouble(Harm.SLOW, seconds=3)),
         ALL,
     ),
     Fault(
         "s3-denies-last-upload",
         "S3 refuses the upload of manifest.json with 403.",
-        cluster.deny_last_upload,
+        storage.deny_last_upload,
         (Phase.TRAIN, Phase.TUNED),
         _reasons(R.STORAGE_ACCESS_DENIED, R.OUTPUT_NOT_WRITABLE),
         completes=False,
@@ -148,9 +170,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "keys-rotated",
         "The keys of S3 are rotated: the old ones are refused.",
-        cluster.rotate_keys,
+        storage.rotate_keys,
         STEPPING,
-        spec={"training": {"maxSteps": 3000, "epochs": 1000}},  # the kubelet takes a minute or two
+        same_weights=False,  # it trains for longer: the kubelet takes a minute or two
+        spec={"training": {"maxSteps": 4000, "epochs": 100, "globalBatchSize": 1}},
     ),
     Fault(
         "checkpoint-truncated",
@@ -166,17 +189,24 @@ FAULTS: tuple[Fault, ...] = (
         WITH_CHECKPOINTS,
         _reasons(R.KILLED),
     ),
-    Fault("operator-killed", "The operator is killed (SIGKILL).", cluster.kill_operator, ALL),
-    Fault("two-operators", "Two operators run at once.", cluster.two_operators, ALL),
-    Fault("api-restarted", "The API server is killed and started again.", cluster.restart_api_server, ALL),
-    Fault("etcd-paused", "etcd stands still for 30 s.", cluster.pause_etcd, ALL),
+    Fault(
+        "operator-killed",
+        "The operator is killed (SIGKILL) five times, at random moments.",
+        cluster.kill_operator,
+        ALL,
+        shared=True,
+    ),
+    Fault("two-operators", "Two operators run at once.", cluster.two_operators, ALL, shared=True),
+    Fault("api-restarted", "The API server is killed and started again.", cluster.restart_api_server, ALL, shared=True),
+    Fault("etcd-paused", "etcd stands still for 30 s.", cluster.pause_etcd, ALL, shared=True),
     Fault(
         "api-refuses",
         "The API server refuses three tenths of the requests with 409, 429 and 500, for 60 s.",
         cluster.api_troubled(409, 429, 500),
         ALL,
+        shared=True,
     ),
-    Fault("watches-cut", "Every watch is cut every 5 s, for 60 s.", cluster.cut_watches, ALL),
+    Fault("watches-cut", "Every watch is cut every 5 s, for 60 s.", cluster.cut_watches, ALL, shared=True),
     Fault("pod-deleted", "The pod is deleted.", pods.delete_pod, ALL, _reasons(R.PREEMPTED, R.EVICTED)),
     Fault(
         "child-job-deleted", "The batch Job is deleted.", pods.delete_child_job, ALL, _reasons(R.PREEMPTED, R.EVICTED)
@@ -197,7 +227,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "clock-an-hour-off",
         "The clock of the pods is an hour ahead (stand-in).",
-        lambda scene, job: None,
+        lambda lane, job: None,
         (Phase.PREFLIGHT,),  # it is wrong from the start, in every phase
         spec={"profileName": LATE_PROFILE},
     ),
@@ -213,6 +243,7 @@ FAULTS: tuple[Fault, ...] = (
         pods.lose_the_node,
         IN_THE_ATTEMPT,
         _reasons(R.NODE_LOST),
+        shared=True,
         on_second_node=True,
     ),
     Fault(
@@ -221,6 +252,7 @@ FAULTS: tuple[Fault, ...] = (
         pods.part_the_node,
         IN_THE_ATTEMPT,
         _reasons(R.NODE_LOST),
+        shared=True,
         on_second_node=True,
     ),
 )

@@ -8,7 +8,7 @@ import pytest
 
 from devcluster import ClusterError, images
 from devcluster.node import LEASE_SECONDS
-from tests.chaos.scene import SECOND_NODE, Scene
+from tests.chaos.scene import LANES, SECOND_NODE, Scene
 from tests.integration.waiting import wait_for
 
 READY = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
@@ -55,7 +55,7 @@ def test_a_node_without_power_loses_its_pod_and_comes_back_with_room_for_another
 
     wait_for("the pod's end to be known", lambda: phase(scene, pod), lambda found: found == "Failed")
     gpus = scene.cluster.kubectl("get", "node", SECOND_NODE, "-o", "jsonpath={.status.allocatable.nvidia\\.com/gpu}")
-    assert gpus == "1"
+    assert gpus == str(LANES)
 
 
 def test_another_api_server_answers_after_a_restart(scene: Scene) -> None:
@@ -83,11 +83,11 @@ def test_nothing_is_answered_while_etcd_stands_still(scene: Scene) -> None:
 
 def test_pods_reach_the_api_server_and_s3_through_the_proxies(scene: Scene) -> None:
     scene.api.calls.clear()
-    scene.s3.calls.clear()
-    job = scene.start("through-proxies", training={"maxSteps": 1})
+    scene.lanes[0].s3.calls.clear()
+    job = scene.lanes[0].start("through-proxies", training={"maxSteps": 1})
 
-    status = scene.tenant.end_of(job)
+    status = scene.lanes[0].tenant.end_of(job)
 
     assert status["state"] == "Complete"
     assert any(call.writes_status for call in scene.api.calls)
-    assert any(call.method == "PUT" and "through-proxies" in call.path for call in scene.s3.calls)
+    assert any(call.method == "PUT" and "through-proxies" in call.path for call in scene.lanes[0].s3.calls)

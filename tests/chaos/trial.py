@@ -1,143 +1,163 @@
-"""One try: a job is created, a fault is injected at a random moment of a phase, and the job is watched to its end."""
+"""One try: a job is created, a fault is injected at a random moment of a phase, and the job is watched to its end.
+A fault that all jobs share is injected once under several jobs, each of which is a try."""
 
+import json
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from random import Random
-from threading import Event, Thread
+from statistics import mean
 
-import requests
-
-from finetune_api import names
-from tests.chaos.judge import Outcome, Sample, outcome
-from tests.chaos.phases import Phase, phase_of
-from tests.chaos.pods import log_of, pod_at_work
-from tests.chaos.scene import Scene
-from tests.chaos.table import Fault
+from tests.chaos.figures.judge import Outcome, outcome, seconds_in
+from tests.chaos.phases import Phase
+from tests.chaos.scene import Lane
+from tests.chaos.table import Task
+from tests.chaos.watcher import Watcher, await_end, await_phase, remove
 from tests.integration.jobs import Job
-from tests.integration.kube import PODS, Object, RefusedError
+from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
-END_SECONDS = 600.0
-"""How long a job may take to end after a fault."""
-GONE_SECONDS = 150.0
-PHASE_SECONDS = 180.0
-"""How long a job may take to come into a phase."""
-_PAUSE_SECONDS = 0.1
+MOST_TURNS = 3
+LATE_SECONDS = 20.0
+"""How long the status of a job may take to say that it has ended, once its pod has."""
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a job without a fault shows. `seconds`: in each phase. `begins`: seconds from its creation to each phase.
+    `weights`: digest of its adapter."""
+
+    seconds: dict[str, float]
+    begins: dict[str, float]
+    weights: str
+
+
+def undisturbed(lanes: Sequence[Lane]) -> Undisturbed:
+    """Runs a job without a fault in each lane, all at once as the tries run, and returns what they show."""
+    watchers = [Watcher(lane, lane.start(f"undisturbed-{lane.tenant.namespace}")) for lane in lanes]
+    for watcher in watchers:
+        await_end(watcher)
+        watcher.stop()
+        assert watcher.status["state"] == "Complete", watcher.status
+    digests = {weights_of(watcher.lane, watcher.job) for watcher in watchers}
+    assert len(digests) == 1, f"jobs without a fault have other weights each: {digests}"
+    for watcher in watchers:
+        remove(watcher.job)
+    return Undisturbed(
+        seconds={phase: _mean(seconds_in(phase, watcher.samples) for watcher in watchers) for phase in Phase},
+        begins={phase: _mean(_begin_of(phase, watcher) for watcher in watchers) for phase in Phase},
+        weights=digests.pop(),
+    )
+
+
+def _begin_of(phase: Phase, watcher: Watcher) -> float:
+    reached = (s.seconds for s in watcher.samples if s.phase is not None and s.phase.rank >= phase.rank)
+    return next(reached, watcher.samples[-1].seconds)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return round(mean(values), 2)
+
+
+def alone(lane: Lane, task: Task, basis: Undisturbed) -> Outcome:
+    """Makes one try of a fault that hits one job. Where a job ends before the fault comes, another one is made.
+
+    Raises AssertionError if none is hit."""
+    for turn in range(MOST_TURNS):
+        hit = Hit.start(lane, task, basis, turn)
+        try:
+            hit.await_moment()
+            if hit.inject():
+                await_end(hit.watcher)
+                return hit.outcome()
+        finally:
+            hit.watcher.stop()
+            lane.mend()
+            remove(hit.watcher.job)
+    raise AssertionError(f"{MOST_TURNS} jobs ended before the fault came")
+
+
+def together(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -> list[tuple[Task, Outcome]]:
+    """Makes several tries of a fault that all jobs share, at most one in each lane, by injecting it once.
+    A job that ends before the fault comes is no try."""
+    scene, fault = lanes[0].scene, tasks[0].fault
+    scene.use_first_node(not fault.on_second_node)
+    hits: list[Hit] = []
+    try:
+        hits += _staggered(lanes, tasks, basis)
+        hits[0].await_moment()
+        scene.use_first_node(True)
+        for hit in hits:
+            hit.injected = None if hit.watcher.is_over else hit.watcher.seconds
+        fault.inject(lanes[0], hits[0].watcher.job)
+        for hit in hits:
+            await_end(hit.watcher)
+    finally:
+        scene.mend()
+        for hit in hits:
+            hit.watcher.stop()
+            remove(hit.watcher.job)
+    return [(hit.task, hit.outcome()) for hit in hits if hit.injected is not None]
+
+
+def _staggered(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -> Iterator["Hit"]:
+    """Starts the jobs so that each will be in its phase at about the same moment. The one with the longest way is the
+    first."""
+    ordered = sorted(tasks, key=lambda task: task.phase.rank, reverse=True)
+    longest, began = basis.begins[ordered[0].phase], time.monotonic()
+    for lane, task in zip(lanes, ordered, strict=False):
+        time.sleep(max(0.0, began + longest - basis.begins[task.phase] - time.monotonic()))
+        yield Hit.start(lane, task, basis)
 
 
 @dataclass
-class Watcher:
-    """Looks at a job ten times a second from its creation to `stop`."""
+class Hit:
+    """A job under a fault. `injected`: when the fault came, in seconds since the watching began; None: not yet, or only
+    after the job's end. `turn`: which job of the try it is, from 0."""
 
-    scene: Scene
-    job: Job
-    samples: list[Sample] = field(default_factory=list)
-    status: Object = field(default_factory=dict)
-    _stopped: Event = field(default_factory=Event)
+    lane: Lane
+    task: Task
+    basis: Undisturbed
+    watcher: Watcher
+    turn: int = 0
+    injected: float | None = None
 
-    def __post_init__(self) -> None:
-        self._began = time.monotonic()
-        self._thread = Thread(target=self._watch, daemon=True)
-        self._thread.start()
+    @classmethod
+    def start(cls, lane: Lane, task: Task, basis: Undisturbed, turn: int = 0) -> "Hit":
+        again = f"-{turn}" if turn else ""
+        job = lane.start(f"{task.fault.name}-{task.seed}{again}", **task.fault.spec)
+        return cls(lane, task, basis, Watcher(lane, job), turn)
 
-    @property
-    def seconds(self) -> float:
-        """Since the watching began."""
-        return time.monotonic() - self._began
+    def await_moment(self) -> None:
+        """Waits until the job is in the task's phase, and then for a random part of the time that the phase takes."""
+        await_phase(self.watcher, self.task.phase)
+        time.sleep(Random(f"{self.task.seed}/{self.turn}").uniform(0, self.basis.seconds[self.task.phase]))
 
-    @property
-    def phase(self) -> Phase | None:
-        return self.samples[-1].phase if self.samples else None
+    def inject(self) -> bool:
+        """Injects the fault. Returns False if the job has ended before."""
+        if self.watcher.is_over:
+            return False
+        self.injected = self.watcher.seconds
+        try:
+            other = self.task.fault.inject(self.lane, self.watcher.job)
+        except (AssertionError, OSError):  # the pod, its process or its volume is not there
+            wait_for("the job to have ended", lambda: self.watcher.is_over, timeout=LATE_SECONDS)
+            return False
+        if other:
+            self.watcher.follow(other)
+        return True
 
-    @property
-    def is_over(self) -> bool:
-        return self.status.get("state") in ("Complete", "Failed")
-
-    def follow(self, job: Job) -> None:
-        """Looks at another job from now on, and forgets the first one."""
-        self.job = job
-        self.samples, self.status = [], {}
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(_PAUSE_SECONDS):
-            # The API server may be the one that is broken, and the job may be made again.
-            with suppress(requests.RequestException, RefusedError, ValueError):
-                self._look()
-
-    def _look(self) -> None:
-        status = self.job.status()
-        pod = pod_at_work(self.job) if status.get("state") == "Running" else None
-        phase = phase_of(status, log_of(self.scene, pod) if pod else "")
-        training = status.get("training", {})
-        step, attempt = training.get("step", 0), training.get("attempt", 0)
-        self.samples.append(Sample(self.seconds, phase, attempt, step, training.get("resumedFromStep", 0)))
-        self.status = status
+    def outcome(self) -> Outcome:
+        """What the try shows, once the job has ended."""
+        watcher, fault = self.watcher, self.task.fault
+        comparable = fault.same_weights and watcher.status.get("state") == "Complete"
+        same = weights_of(self.lane, watcher.job) == self.basis.weights if comparable else None
+        assert self.injected is not None
+        return outcome(self.task, watcher.samples, self.injected, watcher.status, same)
 
 
-def measure_phases(scene: Scene) -> dict[str, float]:
-    """Returns how many seconds a job without a fault spends in each phase."""
-    watcher = Watcher(scene, scene.start("undisturbed"))
-    try:
-        wait_for("a job without a fault to end", lambda: watcher.is_over, timeout=END_SECONDS)
-    finally:
-        watcher.stop()
-    assert watcher.status["state"] == "Complete", watcher.status
-    seconds = dict.fromkeys(Phase, 0.0)
-    for before, after in zip(watcher.samples, watcher.samples[1:], strict=False):
-        if before.phase is not None:
-            seconds[before.phase] += after.seconds - before.seconds
-    return {str(phase): round(spent, 2) for phase, spent in seconds.items()}
-
-
-def attempt(scene: Scene, fault: Fault, phase: Phase, seed: int, phase_seconds: float) -> Outcome:
-    """Runs one try and returns what it shows. `phase_seconds`: how long the phase lasts without a fault."""
-    rng = Random(seed)
-    scene.use_first_node(not fault.on_second_node)
-    job = scene.start(f"{fault.name}-{seed}", **fault.spec)
-    watcher = Watcher(scene, job)
-    try:
-        _await_phase(watcher, phase)
-        time.sleep(rng.uniform(0, phase_seconds))
-        scene.use_first_node(True)
-        injected = watcher.seconds
-        if other := fault.inject(scene, job):
-            watcher.follow(other)
-        _await_end(watcher)
-    finally:
-        watcher.stop()
-        scene.mend()
-        scene.use_first_node(True)
-        _remove(job)
-    return outcome(fault, phase, seed, watcher.samples, injected, watcher.status)
-
-
-def _await_phase(watcher: Watcher, phase: Phase) -> None:
-    """Waits until the job is in this phase, or has passed it between two looks."""
-
-    def reached() -> bool:
-        return watcher.is_over or (watcher.phase is not None and watcher.phase.rank >= phase.rank)
-
-    wait_for(f"{watcher.job.name} to be in the phase {phase}", reached, timeout=PHASE_SECONDS)
-
-
-def _await_end(watcher: Watcher) -> None:
-    """Waits until the job has ended. A job that never ends is a result: its state is neither Complete nor Failed."""
-    with suppress(AssertionError):
-        wait_for(f"{watcher.job.name} to end", lambda: watcher.is_over, timeout=END_SECONDS)
-
-
-def _remove(job: Job) -> None:
-    """Deletes the job and waits until its pods are gone, so that they do not hold a GPU of the next try."""
-    job.kube.delete(job.path)
-    with suppress(AssertionError):
-        wait_for(
-            "its pods to go",
-            lambda: job.kube.list(PODS.format(job.namespace), labelSelector=f"{names.LABEL_JOB_NAME}={job.name}"),
-            lambda pods: not pods,
-            GONE_SECONDS,
-        )
+def weights_of(lane: Lane, job: Job) -> str:
+    """Returns the digest of the weights that the job has published."""
+    manifest = lane.tenant.s3.get_object(Bucket="results", Key=f"{job.name}/manifest.json")["Body"].read()
+    files: list[Object] = json.loads(manifest)["files"]
+    return str(next(file["sha256"] for file in files if file["path"].endswith("adapter_model.safetensors")))

@@ -1,6 +1,7 @@
 """Makes what tests of the whole cluster need: the operator from its chart, S3 with a tiny model, a tenant."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def s3_client(cluster: Cluster) -> Any:
         aws_secret_access_key=keys.secret_key,
     )
     for bucket in BUCKETS:
-        client.create_bucket(Bucket=bucket)
+        # The client repeats a request that was carried out and not answered, as happens on a busy machine.
+        with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket=bucket)
     return client
 
 
@@ -59,14 +62,15 @@ def put_tiny_model(s3: Any, folder: Path) -> str:
 
 
 def make_tenant(
-    cluster: Cluster, s3: Any, model: str, endpoint: str, trainer_image: str = images.TRAINER_IMAGE
+    cluster: Cluster, s3: Any, model: str, endpoint: str, trainer_image: str = images.TRAINER_IMAGE, team: str = TEAM
 ) -> Tenant:
     """Makes a profile with S3 at `endpoint`, and a team's namespace that enforces the restricted Pod Security Standard,
-    with the team's Secrets."""
+    with the team's Secrets. A team other than TEAM has a profile of its own, of the team's name."""
     kube = Kube(cluster.kubeconfig)
-    kube.apply(f"{PROFILES}/{PROFILE}", profile(endpoint, trainer_image))
+    own = PROFILE if team == TEAM else team
+    kube.apply(f"{PROFILES}/{own}", {**profile(endpoint, trainer_image), "metadata": {"name": own}})
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM, "labels": labels}}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": team, "labels": labels}}
     cluster.kubectl("apply", "-f", "-", input=json.dumps(namespace))
     keys = {
         "s3": cluster.s3_keys("admin"),
@@ -74,8 +78,8 @@ def make_tenant(
         "s3-wrong": S3Keys("NOBODY", "nothing"),
     }
     for name, pair in keys.items():
-        cluster.kubectl("apply", "-f", "-", input=secret_manifest(pair, name, TEAM))
-    return Tenant(kube, TEAM, s3, model)
+        cluster.kubectl("apply", "-f", "-", input=secret_manifest(pair, name, team))
+    return Tenant(kube, team, s3, model)
 
 
 def profile(endpoint: str, trainer_image: str = images.TRAINER_IMAGE, **gpu_type: Any) -> Object:

@@ -18,6 +18,7 @@ from socket import SHUT_RDWR, create_server, socket
 from threading import Thread
 from urllib.parse import urlsplit
 
+from devcluster.ports import free_ports
 from tests.integration.calls import Call
 from tests.integration.faults import Asked, Fault, Harm, Trouble, refusal
 from tests.integration.proxy_server import ProxyServer
@@ -38,8 +39,8 @@ class _Trap:
 
 
 def on_loopback(port: int) -> socket:
-    """Returns a socket that listens on this machine only; port 0 takes a free one."""
-    return create_server(("127.0.0.1", port), backlog=128)
+    """Returns a socket that listens on this machine only; port 0 takes one that stays free when it does not listen."""
+    return create_server(("127.0.0.1", port or free_ports(1)[0]), backlog=128)
 
 
 class ApiProxy:

@@ -67,15 +67,16 @@ class Job:
 
     def ready(self) -> Object:
         """The condition Ready; empty while there is none."""
-        return next((c for c in self.status().get("conditions", []) if c["type"] == "Ready"), {})
+        return ready_of(self.status())
 
     def is_complete(self) -> bool:
         return bool(self.ready().get("status") == "True")
 
     def wait_for_reason(self, reason: str, timeout: float = TIMEOUT_SECONDS) -> Object:
         """The status, once Ready carries this reason."""
-        wait_for(f"{self.name} to be {reason}", self.ready, lambda c: c.get("reason") == reason, timeout)
-        return self.status()
+        return wait_for(
+            f"{self.name} to be {reason}", self.status, lambda s: ready_of(s).get("reason") == reason, timeout
+        )
 
     def assert_failed(self, reason: FailureReason, text: str, timeout: float = TIMEOUT_SECONDS) -> None:
         """The end as tenant and pipeline see it: one reason everywhere, the remedy, one Warning, no GPU held."""
@@ -121,6 +122,11 @@ class Job:
             "ConfigMap": self.config_maps(),
         }
         return {f"{kind}/{o['metadata']['name']}": o["metadata"]["uid"] for kind, items in found.items() for o in items}
+
+
+def ready_of(status: Object) -> Object:
+    """The condition Ready of a status; empty while there is none."""
+    return next((dict(c) for c in status.get("conditions", []) if c["type"] == "Ready"), {})
 
 
 def kstatus(body: Object) -> str:

@@ -28,7 +28,6 @@ from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.pod.termination import (
     failure_after_stop,
     handle_sigterm,
-    stop_requested,
     write_failure,
     write_termination_message,
 )
@@ -72,6 +71,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0,
         help="how often the micro-batches are halved: once for each earlier attempt that ran out of GPU memory",
     )
+    parser.add_argument("--gpu-type", help="name of the GPU type of this pod in the bundle's gpuTypes")
     return parser.parse_args(arguments)
 
 
@@ -89,9 +89,11 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
 
         return cleanup(bundle, storage)
     if step == "preflight":
-        from finetune_trainer.preflight.recipe import preflight
+        from finetune_trainer.preflight.recipe import preflight, tell_stall
 
-        return preflight(bundle, storage, StatusWriter(bundle.job, PREFLIGHT_MANAGER))
+        status = StatusWriter(bundle.job, PREFLIGHT_MANAGER)
+        with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_stall(failure, status)):
+            return preflight(bundle, storage, status)
     from finetune_trainer.ranks.group import join
     from finetune_trainer.train.recipe import train
     from finetune_trainer.train.telling import tell_failure
@@ -100,7 +102,7 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
     writer = StatusWriter(bundle.job if is_first() else None, attempt_manager(attempt))
     with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_failure(failure, writer)):
         join(place())
-        return train(bundle, storage, writer, attempt, options.halvings)
+        return train(bundle.on(options.gpu_type), storage, writer, attempt, options.halvings)
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -113,7 +115,12 @@ def read_bundle(path: Path) -> Bundle:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"The bundle {path} does not exist.") from error
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc'])) or 'bundle'}: {e['msg']}" for e in error.errors()[:5]]
-        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{'; '.join(wrong)}.") from error
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"{'; '.join(wrong)}.",
+            "Correct the field. If the API server accepts it, the trainer is older than the operator: update "
+            "spec.trainer.image of the FineTuneProfile.",
+        ) from error
 
 
 def _hide_torch() -> None:
@@ -158,9 +165,7 @@ def _fail(error: BaseException) -> int:
 
 if __name__ == "__main__":
     code = main()
-    if stop_requested() or place().ranks > 1:
-        # An upload that does not answer must not use up the grace period, and a rank must not wait for another one.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of an upload that does not answer must not use up the grace period, or hold a GPU.
+    os._exit(code)

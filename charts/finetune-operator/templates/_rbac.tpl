@@ -54,9 +54,13 @@ tenants' pods. */}}
   verbs: [create]
 {{- end -}}
 
-{{/* Permissions of every operator in the cluster, because FineTuneProfiles have no namespace. */}}
+{{/* Permissions of every operator in the cluster, because FineTuneProfiles and nodes have no namespace. */}}
 {{- define "finetune-operator.profileRules" -}}
 - apiGroups: [finetune.dev]
   resources: [finetuneprofiles]
   verbs: [get, list, watch]
+# Reads the node of a pod that is being deleted: one that is gone never reports the pod's end.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [get]
 {{- end -}}

@@ -4,39 +4,17 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, DnsLabel, SchemaKeys, dns_label, rules
+from finetune_api.model import ApiModel, DnsLabel, dns_label, rules
 from finetune_api.spec.dataset import Dataset
 from finetune_api.spec.evaluation import Evaluation
+from finetune_api.spec.gpu_type import GpuTypeName
 from finetune_api.spec.method import Method
+from finetune_api.spec.pods import PriorityClassName
+from finetune_api.spec.resources import Cpu, Memory
 from finetune_api.spec.run_policy import RunPolicy
+from finetune_api.spec.scheduling import PodAnnotations, PodLabels
 from finetune_api.spec.training import Training
 from finetune_api.uris import PrefixUri
-
-Cpu = Annotated[
-    str,
-    Field(max_length=32),
-    SchemaKeys(
-        rules(
-            (
-                "isQuantity(self) && quantity(self).compareTo(quantity('1m')) >= 0 && "
-                "quantity(self).compareTo(quantity('1024')) <= 0",
-                "must be a Kubernetes quantity above 0 and at most 1024, for example 2 or 500m",
-            )
-        )
-    ),
-]
-Memory = Annotated[
-    str,
-    Field(max_length=32),
-    SchemaKeys(
-        rules(
-            (
-                "isQuantity(self) && quantity(self).compareTo(quantity('128Mi')) >= 0",
-                "must be a Kubernetes quantity of at least 128Mi, for example 16Gi; without a unit it means bytes",
-            )
-        )
-    ),
-]
 
 
 class Model(ApiModel):
@@ -65,8 +43,11 @@ MOST_GPUS = 16
 
 
 class Compute(ApiModel):
-    """Resources that the training pod requests: GPUs of the profile's type, CPU and memory."""
+    """Resources that the training pod requests: GPUs of a type of the profile, CPU and memory."""
 
+    gpu_type: GpuTypeName | None = None
+    """Name of a GPU type in spec.gpuTypes of the FineTuneProfile. Default: unset, and the job uses the cheapest type
+    that fits by the prediction of the preflight; status.gpuType says which one and why."""
     gpus_per_node: Annotated[int, Field(ge=1, le=MOST_GPUS)] = 1
     """Number of GPUs of the training pod. Each GPU has a process of its own that holds the whole model and trains on a
     share of the rows of each step. The optimizer steps do not depend on the number."""
@@ -81,6 +62,14 @@ class Compute(ApiModel):
     """ServiceAccount of the pods, for example one with a cloud role for the buckets. The ServiceAccount needs the
     ClusterRole finetune-trainer in the job's namespace. Default: finetune-trainer, which the operator creates and
     binds."""
+    labels: PodLabels | None = None
+    """Labels of the pods of this job. Their keys must be in spec.pods.allowed.labels of the FineTuneProfile."""
+    annotations: PodAnnotations | None = None
+    """Annotations of the pods of this job. Their keys must be in spec.pods.allowed.annotations of the
+    FineTuneProfile."""
+    priority_class_name: PriorityClassName | None = None
+    """PriorityClass of the pods of this job, in spec.pods.allowed.priorityClassNames of the FineTuneProfile. Default:
+    unset, and the pods have that of the FineTuneProfile."""
 
 
 class ResumeFrom(ApiModel):

@@ -6,24 +6,9 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, SchemaKeys, list_map, rules
+from finetune_api.spec.gpu_type import MOST_GPU_TYPES, GpuType
+from finetune_api.spec.pods import Pods
 from finetune_api.uris import PrefixUri
-
-Label = Annotated[str, Field(max_length=253)]
-NodeLabels = Annotated[
-    dict[str, Annotated[str, Field(max_length=63)]],
-    Field(max_length=32),
-    SchemaKeys(
-        rules(
-            (
-                "self.all(name, name.size() <= 317 && "
-                "name.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') && "
-                "self[name].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$'))",
-                "must be node labels, for example nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3; list them with "
-                "kubectl get nodes --show-labels",
-            )
-        )
-    ),
-]
 
 
 class PullPolicy(StrEnum):
@@ -57,94 +42,41 @@ class TrainerImage(ApiModel):
     fails with reason GPUFault."""
 
 
-class Toleration(ApiModel):
-    """A toleration of the training pods, as in a Pod."""
+class CaBundle(ApiModel):
+    """The certificates of a private authority, in PEM format."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "self.operator != 'Exists' || !has(self.value) || self.value == ''",
-                "operator Exists does not accept a value: remove value, or set operator to Equal",
-            ),
-            (
-                "self.operator != 'Equal' || (has(self.key) && self.key != '')",
-                "operator Equal needs a key: set key to the key of the taint, or set operator to Exists",
-            ),
-        )
-    )
-
-    key: Label | None = None
-    """Key of the taint. An empty key with operator Exists tolerates every taint."""
-    operator: Annotated[str, SchemaKeys({"enum": ["Exists", "Equal"]})] = "Equal"
-    """Exists or Equal."""
-    value: Label | None = None
-    """Value of the taint, for operator Equal."""
-    effect: Annotated[str, SchemaKeys({"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]})] | None = None
-    """Effect of the taint. If unset, every effect is tolerated."""
-
-
-GpuMemory = Annotated[
-    str,
-    Field(max_length=32),
-    SchemaKeys(
-        rules(
-            (
-                "self.matches('^[0-9]+([.][0-9]+)?([kMGT]|[KMGT]i)?$') && "
-                "quantity(self).compareTo(quantity('1Gi')) >= 0",
-                "must be an amount of at least 1Gi, as nvidia-smi shows it, for example 81559Mi",
-            )
-        )
-    ),
-]
-Price = Annotated[
-    str,
-    Field(max_length=16),
-    SchemaKeys(
-        rules(
-            (
-                "self.matches('^[0-9]+([.][0-9]+)?$')",
-                "must be a decimal number in quotes, without a currency, for example '2.50'",
-            )
-        )
-    ),
-]
-
-
-class GpuType(ApiModel):
-    """One type of GPU in the cluster."""
-
-    name: Annotated[str, Field(min_length=1, max_length=63)]
-    """Name of the GPU type, for example h100-80gb. If this name or nodeSelector contains the product name of the GPU,
-    preflight can predict the duration of a job."""
-    resource_name: Annotated[
+    config_map_name: Annotated[
         str,
         Field(min_length=1, max_length=253),
         SchemaKeys(
             rules(
                 (
-                    "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')",
-                    "must be an extended resource, for example nvidia.com/gpu",
+                    "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+                    "must be the name of a ConfigMap, for example storage-ca",
                 )
             )
         ),
-    ] = "nvidia.com/gpu"
-    """Extended resource that the device plugin of the GPU advertises."""
-    memory: GpuMemory | None = None
-    """Memory of one GPU, as nvidia-smi shows it, for example 81559Mi. If set, preflight fails a job that does not fit
-    into this memory, with reason DoesNotFit. Default: unset, and preflight does not check."""
-    price_per_hour: Price | None = None
-    """Price of one GPU for one hour, as a decimal string in any currency, for example '2.50'. If set, preflight
-    predicts the cost of a job. Default: unset."""
-    node_selector: NodeLabels | None = None
-    """Labels of the nodes that have this GPU."""
-    tolerations: (
-        Annotated[list[Toleration], Field(max_length=32), SchemaKeys({"x-kubernetes-list-type": "atomic"})] | None
-    ) = None
-    """Tolerations for the taints of those nodes."""
+    ]
+    """Name of a ConfigMap in the tenant's namespace."""
+    key: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        SchemaKeys(rules(("self.matches('^[-._a-zA-Z0-9]+$')", "must be a key of the ConfigMap, for example ca.crt"))),
+    ] = "ca.crt"
+    """Key of the ConfigMap."""
 
 
 class Storage(ApiModel):
     """One S3 service. It is found by the name of the bucket, so manifests contain only URIs."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.caBundle) || (has(self.endpoint) && self.endpoint.startsWith('https://'))",
+                "caBundle is for an endpoint that begins with https://: set endpoint, or remove caBundle",
+            )
+        )
+    )
 
     buckets: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=63)]],
@@ -163,6 +95,9 @@ class Storage(ApiModel):
         | None
     ) = None
     """Address of the service. Default: the address of Amazon S3 for the region."""
+    ca_bundle: CaBundle | None = None
+    """The authority that signed the certificate of the service, if it is a private one. New pods use a changed
+    ConfigMap. Default: unset, and the pods trust the authorities of their image."""
     region: Annotated[str, Field(min_length=1, max_length=63)] = "us-east-1"
     """Region of the buckets."""
     credentials_secret_name: (
@@ -185,40 +120,6 @@ class Storage(ApiModel):
     and the pod uses its cloud identity."""
 
 
-QueueName = Annotated[
-    str,
-    Field(min_length=1, max_length=63),
-    SchemaKeys(
-        rules(
-            (
-                "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
-                "must be the name of a LocalQueue, for example cpu; list them with kubectl get localqueues",
-            )
-        )
-    ),
-]
-
-
-class PreflightPods(ApiModel):
-    """Settings of the preflight pods, which request no GPU."""
-
-    queue_name: QueueName | None = None
-    """Name of the Kueue LocalQueue of the preflight Jobs. The LocalQueue must exist in each tenant's namespace. Set it
-    if Kueue manages Jobs without a queue name (manageJobsWithoutQueueName), because preflight Jobs never start
-    otherwise. Default: unset. The queue of the training Job is the label kueue.x-k8s.io/queue-name of the
-    FineTuneJob."""
-
-
-class Pods(ApiModel):
-    """Settings of the pods that the operator creates."""
-
-    preflight: PreflightPods = PreflightPods()
-    """Settings of the preflight pods, which request no GPU."""
-    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
-    """Seconds between the request to stop a training pod and its end. The pod stores a checkpoint in this time.
-    Default: 120."""
-
-
 class PreparedCache(ApiModel):
     """Where prepared rows are kept for later jobs."""
 
@@ -233,8 +134,9 @@ class FineTuneProfileSpec(ApiModel):
 
     trainer: TrainerImage
     """The container image that runs preflight and training."""
-    gpu_types: Annotated[list[GpuType], Field(min_length=1, max_length=1), list_map("name")]
-    """The GPU type that training pods request."""
+    gpu_types: Annotated[list[GpuType], Field(min_length=1, max_length=MOST_GPU_TYPES), list_map("name")]
+    """GPU types that training pods can request. A job uses the type in its spec.compute.gpuType; by default the
+    cheapest type that fits by the prediction of the preflight. All attempts of a job use the same type."""
     storages: Annotated[
         list[Storage], Field(min_length=1, max_length=32), SchemaKeys({"x-kubernetes-list-type": "atomic"})
     ]

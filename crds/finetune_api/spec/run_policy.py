@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, rules
-from finetune_api.spec.profile import Price
+from finetune_api.spec.gpu_type import Price
 
 MAX_RETRIES, MAX_INTERRUPTIONS = 3, 100
 """Used where the spec sets none. The schema has no defaults, so that specs and their digests stay as they were written
@@ -47,10 +47,10 @@ class RunPolicy(ApiModel):
     stores a checkpoint first. Waiting times count, and a suspended job fails only when it is resumed. Default: unset,
     and there is no deadline."""
     stall_timeout_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
-    """Seconds without progress after which an attempt ends with reason TrainingStalled and is tried again. Progress is
-    a micro-batch of the training, or one more token of the answers. Other work, such as loading the model, may show no
-    progress for at least 300 seconds. A change has no effect once the preflight has started. Default: 10 times the
-    slowest step so far, and at least 300."""
+    """Seconds without progress after which an attempt, or the preflight, ends with reason TrainingStalled and is tried
+    again. Progress is a micro-batch of the training, one more token of the answers, or one more row in the preflight.
+    Other work, such as loading the model, may show no progress for at least 300 seconds. A change has no effect once
+    the preflight has started. Default: 10 times the slowest step so far, and at least 300."""
     ttl_seconds_after_finished: Seconds | None = None
     """Seconds from the end of the job until its Jobs, pods and ConfigMap are deleted. The FineTuneJob is never deleted.
     Default: unset, and they are kept until the FineTuneJob is deleted."""

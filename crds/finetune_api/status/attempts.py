@@ -76,9 +76,12 @@ class Attempt(StatusModel):
     """Last optimizer step that the attempt completed."""
     checkpoint_step: int | None = None
     """Optimizer step of the last checkpoint that the attempt stored."""
+    kept_results: int | None = None
+    """Number of results that a later attempt takes over, as in status.training, after the last one that the attempt
+    stored."""
     progressed: bool | None = None
-    """Whether the attempt got further than all attempts before it: a later checkpoint, or a later stage. Absent if its
-    trainer never ran."""
+    """Whether the attempt got further than all attempts before it: a later stage, a later checkpoint, or more
+    kept results. Absent if its trainer never ran."""
     avoided_nodes: (
         Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=32), SchemaKeys(ATOMIC)] | None
     ) = None

@@ -17,7 +17,13 @@ Time = Annotated[
 ]
 Text = Annotated[str, Field(max_length=1024)]
 MESSAGE_LENGTH = 4096
-Message = Annotated[str, BeforeValidator(lambda text: text[:MESSAGE_LENGTH]), Field(max_length=MESSAGE_LENGTH)]
+
+
+def _cut(text: object) -> object:
+    return text[:MESSAGE_LENGTH] if isinstance(text, str) else text
+
+
+Message = Annotated[str, BeforeValidator(_cut), Field(max_length=MESSAGE_LENGTH)]
 """A message, cut at MESSAGE_LENGTH. Messages of a kubelet or a scheduler have no limit, and the job must still end."""
 Reason = Annotated[str, Field(max_length=64)]
 """CamelCase word for programs. It is not an enum, so a new reason needs no new schema."""

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from finetune_api.model import SchemaKeys, StatusModel, list_map
 from finetune_api.status.attempts import RECORDED, Attempt, Counts, Money
+from finetune_api.status.chosen_gpu import ChosenGpuType
 from finetune_api.status.evaluation import Evaluation
 from finetune_api.status.fields import Message, Reason, Text, Time
 from finetune_api.status.preflight import Preflight, Resolved
@@ -105,6 +106,9 @@ class Training(StatusModel):
     """Step of the checkpoint with which this attempt began; absent if it began at the first step."""
     checkpoint_step: int | None = None
     """Step of the last checkpoint that was uploaded. A later attempt resumes there."""
+    kept_results: int | None = None
+    """Number of results in the job's storage that a later attempt takes over: measurements, parts of the models'
+    answers, and the tuned weights. The results of earlier attempts count too."""
     epoch: float | None = None
     """Number of passes over the training rows that are done."""
     loss: float | None = None
@@ -171,6 +175,9 @@ class FineTuneJobStatus(StatusModel):
     """The last ten attempts."""
     preflights: Annotated[list[Attempt], Field(max_length=RECORDED), list_map("number")] | None = None
     """The last ten preflights that ended without a result and were repeated, or could not be repeated."""
+    gpu_type: ChosenGpuType | None = None
+    """The GPU type that all attempts of the job use, and why. It is written with the first attempt. Later changes of
+    the FineTuneProfile do not change it."""
     start_time: Time | None = None
     """When the first training pod was scheduled. spec.runPolicy.activeDeadlineSeconds counts from then."""
     gpu_seconds: int | None = None

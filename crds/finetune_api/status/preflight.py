@@ -7,6 +7,7 @@ from pydantic import Field
 
 from finetune_api.model import SchemaKeys, StatusModel, list_map
 from finetune_api.spec.evaluation import MetricName
+from finetune_api.spec.gpu_type import MOST_GPU_TYPES
 from finetune_api.spec.method import MethodType
 from finetune_api.spec.training import Publish
 from finetune_api.status.fields import Message, Reason, Text, Time
@@ -151,7 +152,7 @@ class Preflight(StatusModel):
     digest: Text | None = None
     """sha256 of the rows, the tokenizer, the chat template, the length limits and the split. Equal digests mean equal
     training data."""
-    estimate: Annotated[list[Estimate], Field(max_length=16), list_map("gpuType")] | None = None
+    estimate: Annotated[list[Estimate], Field(max_length=MOST_GPU_TYPES), list_map("gpuType")] | None = None
     """Predicted memory, time and cost, for each GPU type of the profile."""
     observed_time: Time | None = None
     """When this part of the status was written."""

@@ -21,6 +21,15 @@ class RefusedError(Exception):
     """The API server refused a child, for example because of a quota, a policy or an invalid value."""
 
 
+class OtherBundleError(Exception):
+    """The job has a bundle already, with another content than the one to be created. It was made before the profile
+    was changed. `config_map`: it. The pods must mount what it says."""
+
+    def __init__(self, config_map: Object) -> None:
+        super().__init__(f"ConfigMap {config_map['metadata']['name']} has another content")
+        self.config_map = config_map
+
+
 class OutdatedError(Exception):
     """The job has changed since it was observed. The store has the new version now."""
 
@@ -33,7 +42,8 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
     deleted last: the reason for which an attempt was stopped must be on record before its pod goes.
 
     Raises OutdatedError if the job has changed since it was observed, RefusedError if the API server refuses a child,
-    and NamespaceGoneError if the namespace is being deleted."""
+    OtherBundleError if the job has a bundle that was not observed, and NamespaceGoneError if the namespace is being
+    deleted."""
     if plan.is_final:
         _confirm(api, store, world)
     for body in plan.create:
@@ -112,6 +122,8 @@ def _create(api: Api, store: Store, world: World, body: Object) -> None:
         raise ApiError(409, f"{body['kind']} {body['metadata']['name']} existed and was deleted meanwhile")
     if made is None:
         _check_owner(world, body, present)
+        if "data" in body and body["data"] != present.get("data"):
+            raise OtherBundleError(present)
     if body["kind"] in KINDS:
         store.put(body["kind"], present, own=True)
 

@@ -1,18 +1,22 @@
 """Assembles all input of one decision about a FineTuneJob from the store.
 
 Read live, because no watch shows them: the Events of a child that does not start, the Workload of a child that its
-queue suspends, the pods of a child that has failed for no visible reason, and a tenant's own ServiceAccount."""
+queue suspends, the pods of a child that has failed for no visible reason, the node of a pod that is being deleted, the
+bundle before a pod is created, and a tenant's own ServiceAccount."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from finetune_api import names
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.status.job import ConditionType, FineTuneJobStatus
+from finetune_api.status.job import ConditionType
+from finetune_api.status.reading import read_status
 from finetune_operator.cluster.accounts import GOOD, Accounts, Standing
 from finetune_operator.cluster.api import Api
+from finetune_operator.cluster.bundles import bundle_of
 from finetune_operator.cluster.ended import observe_ended
 from finetune_operator.cluster.events import pod_event, refusal
+from finetune_operator.cluster.nodes import Nodes
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.cluster.rivals import rivals_of
 from finetune_operator.cluster.workloads import Workloads
@@ -37,7 +41,7 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Wor
         return observe_ended(api, store, job, world)
     _find_unseen_attempt(api, store, world)
     world = _with_runs(api, store, workloads, world)
-    return world if world.spec is None else _with_surroundings(store, accounts, world, world.spec)
+    return world if world.spec is None else _with_surroundings(api, store, accounts, world, world.spec)
 
 
 def _find_unseen_attempt(api: Api, store: Store, world: World) -> None:
@@ -60,9 +64,10 @@ def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World
     for kept, pods in _own_runs(store, world):
         if _lacks_its_end(world, kept, pods):
             _read_pods(api, store, world, f"{names.LABEL_CONTROLLER}={kept.uid}")
-    runs = _own_runs(store, world)
+    nodes, runs = Nodes(api), _own_runs(store, world)
     explained = [
-        (kept, _explained(api, workloads, world.namespace, kept.uid, kept.run.with_pods(pods))) for kept, pods in runs
+        (kept, _explained(api, workloads, world.namespace, kept.uid, kept.run.with_pods(nodes.of(pods))))
+        for kept, pods in runs
     ]
     found = {names.preflight_number(run.name): run for kept, run in explained if kept.step == "preflight"}
     number = max(found, default=1)
@@ -71,7 +76,7 @@ def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World
         preflight=found.get(number),
         preflight_number=number,
         attempts={kept.attempt: run for kept, run in explained if kept.step == "train"},
-        remains=store.remains(world.uid),
+        remains={number: tuple(nodes.of(pods)) for number, pods in store.remains(world.uid).items()},
     )
 
 
@@ -104,9 +109,11 @@ def _own_name(world: World, kept: KeptRun) -> str:
     return names.preflight_name(world.name, world.uid, names.preflight_number(kept.run.name))
 
 
-def _with_surroundings(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> World:
-    """Return the world with the profile, the ServiceAccount and the other jobs."""
+def _with_surroundings(api: Api, store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> World:
+    """Return the world with the profile, the bundle, the ServiceAccount and the other jobs."""
     profile, profile_error = profile_of(store, spec.profile_name)
+    # The bundle costs a request, so it is read only where a pod may be created next.
+    bundle, bundle_error = bundle_of(api, world) if profile and _may_need_a_pod(world, spec) else (None, None)
     account = _account(store, accounts, world, spec)
     # Searched only before the job requests a GPU.
     next_is_gpu = world.status.is_true(ConditionType.VALIDATED) and not world.has_requested_gpu
@@ -114,12 +121,24 @@ def _with_surroundings(store: Store, accounts: Accounts, world: World, spec: Fin
         world,
         profile=profile,
         profile_error=profile_error,
+        bundle=bundle,
+        bundle_error=bundle_error,
         earlier_job=_earlier_job(store, world.namespace, spec),
         service_account_exists=account.exists,
         service_account_may_report=account.may_report,
         role_binding_exists=store.has_binding(world.namespace),
         rivals=rivals_of(store, world.uid, spec, profile) if next_is_gpu and profile else (),
     )
+
+
+def _may_need_a_pod(world: World, spec: FineTuneJobSpec) -> bool:
+    """Whether a pod may be created next, or a pod that exists cannot start without the bundle.
+
+    A job without a status has made no pod, and most of them have no bundle. If it has one, `apply` finds it."""
+    runs = [run for run in (world.preflight, *world.attempts.values()) if run is not None]
+    if any(run.lacks(names.child_prefix(world.name, world.uid)) for run in runs):
+        return True
+    return world.status.state is not None and not spec.suspend and not any(run.is_live for run in runs)
 
 
 def _bare(job: KeptJob) -> World:
@@ -137,7 +156,7 @@ def _bare(job: KeptJob) -> World:
         queue=job.queue,
         priority_class=job.priority_class,
         raw_status=status,
-        status=FineTuneJobStatus.model_validate(status),
+        status=read_status(status),
         spec=spec,
         spec_error=error,
         authors=dict(job.authors),
@@ -151,7 +170,7 @@ def _bare(job: KeptJob) -> World:
 def _earlier_job(store: Store, namespace: str, spec: FineTuneJobSpec) -> EarlierJob | None:
     """Return the job of the same namespace that spec.resumeFrom names."""
     job = store.job((namespace, spec.resume_from.name)) if spec.resume_from else None
-    return EarlierJob(job.uid, job.written_output, job.state) if job else None
+    return EarlierJob(job.uid, job.written_output, job.state, store.is_cleaned(job.uid)) if job else None
 
 
 def _account(store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> Standing:

@@ -5,40 +5,37 @@ from finetune_api.conflicts import normal
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.cluster.profiles import profile_of
-from finetune_operator.observed.world import Rival, parse_spec
-from finetune_operator.store.kept import KeptJob, unpacked
+from finetune_operator.observed.world import Rival
+from finetune_operator.store.kept import KeptJob
 from finetune_operator.store.store import Store
 
 
 def rivals_of(store: Store, uid: str, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> tuple[Rival, ...]:
-    """Return the other jobs of the same S3 service whose output.uri equals or overlaps that of the job `uid`."""
-    output, endpoint = normal(spec.output.uri), _endpoint(spec, profile)
+    """Return the other jobs of the same S3 service whose output.uri equals or overlaps that of the job `uid`.
+
+    A job counts also if this version cannot read its spec."""
+    output, endpoint = normal(spec.output.uri), _endpoint(spec.output.uri, profile)
     return tuple(
         Rival(
             name="/".join(job.key),
             uid=job.uid,
             created=job.created,
             begun=begun,
-            overlapping=theirs.output.uri if job.output != output else None,
+            overlapping=job.written_output if job.output != output else None,
         )
         for job, begun in store.writers(output)
-        if job.uid != uid and (theirs := _spec_of(job)) and _endpoint_of(store, theirs) == endpoint
+        if job.uid != uid and _endpoint_of(store, job) == endpoint
     )
 
 
-def _spec_of(job: KeptJob) -> FineTuneJobSpec | None:
-    """Return the spec of another job, if this version can read it."""
-    return parse_spec(FineTuneJobSpec, unpacked(job.spec))[0]
-
-
-def _endpoint_of(store: Store, spec: FineTuneJobSpec) -> str | None:
+def _endpoint_of(store: Store, job: KeptJob) -> str | None:
     """Return the endpoint of another job's output; also None if its profile cannot be read."""
-    profile = profile_of(store, spec.profile_name)[0]
-    return _endpoint(spec, profile) if profile else None
+    profile = profile_of(store, job.profile)[0]
+    return _endpoint(job.written_output, profile) if profile else None
 
 
-def _endpoint(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> str | None:
+def _endpoint(output: str, profile: FineTuneProfileSpec) -> str | None:
     """Return the endpoint of a job's output; None means AWS. Different services can have buckets of the same name."""
-    bucket = bucket_of(spec.output.uri)
+    bucket = bucket_of(output)
     storage = storage_of(bucket, profile.storages) if bucket else None
     return storage.endpoint if storage else None

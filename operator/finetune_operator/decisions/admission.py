@@ -1,18 +1,27 @@
 """Checks before the operator creates pods.
 
-Before the first pod: the spec is readable, the profile exists and lists the buckets, the job does not write to a folder
-that it reads, the job of spec.resumeFrom has failed, and the ServiceAccount exists and may write the status. Before the
-job requests a GPU: no other job writes to the same output."""
+Before the first pod: the spec is readable, the profile exists and lists the buckets and the GPU type, the job does not
+write to a folder that it reads, the job of spec.resumeFrom has failed, and the ServiceAccount exists and may write the
+status. Before the job requests a GPU: it fits a GPU type, and no other job writes to the same output."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from finetune_api.bundle import bucket_of, storage_of, unknown_bucket, uris_of
+from finetune_api import names
+from finetune_api.bundle import (
+    allowed_gpu_types,
+    bucket_of,
+    storage_of,
+    unknown_bucket,
+    unknown_gpu_type,
+    uris_of,
+)
 from finetune_api.conflicts import conflicts, normal
-from finetune_api.names import TRAINER_SERVICE_ACCOUNT
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_api.spec.profile import FineTuneProfileSpec, Storage
 from finetune_api.status.job import ConditionType, State
+from finetune_operator.decisions import gpu_choice
+from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.world import World
 
 GRACE = timedelta(seconds=30)
@@ -48,7 +57,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         )
     # A job that has begun found all objects once. Missing objects are expected to come back, so the job waits.
     begun = world.preflight is not None or world.has_requested_gpu or world.status.is_true(ConditionType.VALIDATED)
-    late = now - world.created >= GRACE and not begun
+    # A suspended job may be created before the objects that it names.
+    late = now - world.created >= GRACE and not begun and not world.spec.suspend
     if world.profile_error:
         unread = f"This version of the operator cannot read FineTuneProfile {world.spec.profile_name}"
         return Obstacle(f"{unread}: {world.profile_error}", final=False)
@@ -58,15 +68,13 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
             late,
             "List the profiles with kubectl get finetuneprofiles, and set spec.profileName to one of them.",
         )
-    budget = world.spec.policy.budget
-    if budget is not None and budget.cost is not None and world.profile.gpu_types[0].price_per_hour is None:
-        return Obstacle(
-            f"spec.runPolicy.budget.cost: FineTuneProfile {world.spec.profile_name} has no pricePerHour, so the cost "
-            "of the job is not known.",
-            final=False,
-            remedy="Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile.",
-        )
-    if unknown := _unknown_bucket(world.spec, world.profile):
+    if gpus := _no_gpu_type(world, world.spec, world.profile, begun):
+        return gpus
+    if refused := not_allowed(world.spec, world.profile):
+        return Obstacle(refused[0], final=not begun, remedy=refused[1])
+    if world.bundle_error:
+        return _unreadable_bundle(world, world.bundle_error)
+    if unknown := _unknown_bucket(world.spec, world.bundle.storages if world.bundle else world.profile.storages):
         return replace(unknown, final=not begun)
     if not begun and (misplaced := _misplaced_cache(world.spec, world.profile)):
         return misplaced
@@ -75,7 +83,7 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
     if not begun and (missing := _no_checkpoints(world, world.spec, world.profile, late)):
         return missing
     account = world.spec.compute.service_account_name
-    if account not in (None, TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
+    if account not in (None, names.TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
         return Obstacle(
             f'spec.compute.serviceAccountName: ServiceAccount "{account}" does not exist in namespace '
             f"{world.namespace}.",
@@ -88,7 +96,7 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
             "job.",
             late,
             f"Run this command: kubectl create rolebinding {account}-reports --namespace {world.namespace} "
-            f"--clusterrole {TRAINER_SERVICE_ACCOUNT} --serviceaccount {world.namespace}:{account}",
+            f"--clusterrole {names.TRAINER_SERVICE_ACCOUNT} --serviceaccount {world.namespace}:{account}",
         )
     return None
 
@@ -126,10 +134,45 @@ def _no_checkpoints(world: World, spec: FineTuneJobSpec, profile: FineTuneProfil
             "Create this job when that job has failed. A suspended job continues from its own checkpoint when its "
             "spec.suspend is set to false.",
         )
+    if earlier.is_cleaned:
+        return Obstacle(
+            f'{field}: the checkpoints of FineTuneJob "{name}" are being deleted, because the time of its '
+            "spec.runPolicy.keepCheckpointsSeconds is over.",
+            final=False,
+            remedy="Create this job again without spec.resumeFrom.",
+        )
     bucket = bucket_of(earlier.output)
     if bucket and storage_of(bucket, profile.storages) is None:
         finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
         return Obstacle(f"{field}: the output of FineTuneJob {name}: {finding}", final=True, remedy=remedy)
+    return None
+
+
+def _no_gpu_type(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, begun: bool) -> Obstacle | None:
+    """Return why the job can use no GPU type of the profile; None if it can, or has one already."""
+    asked, recorded = spec.compute.gpu_type, world.status.gpu_type
+    if recorded is None and asked is not None and not allowed_gpu_types(spec, profile.gpu_types):
+        finding, remedy = unknown_gpu_type(asked, spec.profile_name, profile.gpu_types)
+        return Obstacle(finding, final=not begun, remedy=remedy)
+    budget = spec.policy.budget
+    price = gpu_choice.price_of(world) if recorded else gpu_choice.candidates(world, spec, profile)
+    if budget is not None and budget.cost is not None and not price:
+        named = recorded.name if recorded else asked
+        where = f"GPU type {named} of FineTuneProfile" if named else "FineTuneProfile"
+        return Obstacle(
+            f"spec.runPolicy.budget.cost: {where} {spec.profile_name} has no pricePerHour, so the cost of the job is "
+            "not known.",
+            final=False,
+            remedy="Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile.",
+        )
+    if gpu_choice.of_job(world) is None:
+        names = ", ".join(gpu.name for gpu in allowed_gpu_types(spec, profile.gpu_types))
+        return Obstacle(
+            "By the prediction of the preflight, the job does not fit the GPU types that FineTuneProfile "
+            f"{spec.profile_name} has now: {names}.",
+            final=False,
+            remedy="Add a GPU type with more memory to spec.gpuTypes of the profile, or create the job again.",
+        )
     return None
 
 
@@ -152,12 +195,23 @@ def owner_of_output(world: World) -> str | None:
     )
 
 
-def _unknown_bucket(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obstacle | None:
-    """Return the first URI whose bucket is in no storage of the profile; None if there is none."""
+def _unreadable_bundle(world: World, error: str) -> Obstacle:
+    """Return the obstacle that the input of the pods cannot be read: they may need Secrets that are not known."""
+    name = names.child_prefix(world.name, world.uid)
+    return Obstacle(
+        f"This version of the operator cannot read ConfigMap {name}, the input of the job's pods: {error}",
+        final=False,
+        remedy=f"Update the operator, or delete the ConfigMap: kubectl delete configmap {name} --namespace "
+        f"{world.namespace}. The operator then creates it again.",
+    )
+
+
+def _unknown_bucket(spec: FineTuneJobSpec, storages: list[Storage]) -> Obstacle | None:
+    """Return the first URI whose bucket is in none of the storages; None if there is none."""
     for field, uri in uris_of(spec).items():
         bucket = bucket_of(uri)
-        if bucket and storage_of(bucket, profile.storages) is None:
-            finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
+        if bucket and storage_of(bucket, storages) is None:
+            finding, remedy = unknown_bucket(bucket, spec.profile_name, storages)
             return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
     return None
 

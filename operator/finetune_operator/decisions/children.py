@@ -1,14 +1,17 @@
-"""The child objects of a FineTuneJob: ServiceAccount and RoleBinding of the namespace, bundle, and Jobs."""
+"""The child objects of a FineTuneJob: ServiceAccount and RoleBinding of the namespace, and the Jobs with their pods.
+
+The bundle decides what a pod reads and which Secrets it mounts. The GPU type is that of the first attempt. The
+FineTuneProfile as it is now decides the image, the queue, the grace period and all other settings of each new pod."""
 
 from dataclasses import dataclass
 
 from kubernetes.utils.quantity import parse_quantity
 
 from finetune_api import names
-from finetune_api.bundle import Bundle, JobIdentity, ResumePoint, bucket_of, storage_of, uris_of
+from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_api.status.job import State
+from finetune_operator.decisions import authorities, bundles, pod_settings
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -19,7 +22,10 @@ PREFLIGHT_MEMORY = "4Gi"
 """Memory limit of the preflight, unless compute.memory is more. Rows are streamed, so most jobs need less."""
 PREFLIGHT_GRACE_SECONDS = 10
 TRAIN_GRACE_SECONDS = 120
-"""Time between SIGTERM and SIGKILL, unless the profile sets another: long enough to store a checkpoint."""
+"""Time from the request to stop to SIGKILL, unless the profile sets another: long enough to store a checkpoint."""
+SIGTERM_DELAY_SECONDS = 2
+"""Time from the request to stop to SIGTERM. Linux drops a signal to the first process of a container that has no
+handler yet, and Python needs a moment to start. A pod that is stopped right after its start would train on."""
 CLEANUP_REQUESTS, CLEANUP_MEMORY = {"cpu": "100m", "memory": "256Mi"}, "1Gi"
 """Requests and memory limit of the pod that deletes checkpoints."""
 CLEANUP_RETRIES = 6
@@ -37,6 +43,8 @@ class Try:
     """What differs between the attempts of a job."""
 
     number: int
+    gpu: GpuType
+    """The GPU type that the attempt requests."""
     halvings: int = 0
     """How often an earlier attempt ran out of GPU memory, so that the trainer halves its micro-batch."""
     avoided: tuple[str, ...] = ()
@@ -72,54 +80,31 @@ def groundwork(world: World, spec: FineTuneJobSpec) -> list[Object]:
     return account if world.role_binding_exists else [*account, role_binding(world)]
 
 
-def bundle_config_map(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
-    """Return the input of the pods: the spec and the profile's part at the start of the job."""
-    bundle = Bundle(
-        job=JobIdentity(namespace=world.namespace, name=world.name, uid=world.uid, generation=world.generation),
-        spec=spec,
-        allow_cpu=profile.trainer.allow_cpu,
-        storages=profile.storages,
-        gpu_types=profile.gpu_types,
-        prepared_cache=profile.prepared_cache,
-        resume=_resume_point(world),
-    )
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": _metadata(world, names.child_prefix(world.name, world.uid), {}),
-        "immutable": True,
-        "data": {names.BUNDLE_KEY: bundle.model_dump_json(by_alias=True, exclude_none=True, indent=1)},
-    }
-
-
-def _resume_point(world: World) -> ResumePoint | None:
-    """Return where the checkpoints of the earlier job are, if it has ended and can have some."""
-    earlier = world.earlier_job
-    if earlier is None or earlier.state != State.FAILED:
-        return None
-    return ResumePoint(uid=earlier.uid, output=earlier.output)
-
-
 def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, number: int = 1) -> Object:
     """Return the Job of the preflight. It requests no GPU and has no node selector of a GPU."""
     pod = _pod_spec(world, spec, profile, ["preflight"])
     pod["terminationGracePeriodSeconds"] = PREFLIGHT_GRACE_SECONDS
-    memory = max(PREFLIGHT_MEMORY, spec.compute.memory, key=parse_quantity)
-    pod["containers"][0]["resources"] = {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": memory}}
+    asked, usual = profile.pods.preflight, {"requests": PREFLIGHT_REQUESTS, "limits": {"memory": PREFLIGHT_MEMORY}}
+    pod["containers"][0]["resources"] = pod_settings.resources(asked.resources, usual, spec.compute.memory)
+    pod["tolerations"] += pod_settings.tolerated(asked.tolerations)
     labels = {names.LABEL_STEP: "preflight"}
     queue = profile.pods.preflight.queue_name
     name = names.preflight_name(world.name, world.uid, number)
-    return _job(world, name, {**labels, **_queued(world, queue)}, labels, pod)
+    job = _job(world, name, {**labels, **_queued(world, queue)}, labels, pod)
+    return pod_settings.with_settings(job, spec, profile)
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: Try) -> Object:
-    """Return the Job of a training attempt. It requests GPUs of the profile's type, and CPU and memory for each."""
-    gpu = profile.gpu_types[0]
+    """Return the Job of a training attempt. It requests GPUs of the attempt's type, and CPU and memory for each."""
+    gpu = attempt.gpu
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
-    pod = _pod_spec(world, spec, profile, ["train", "--attempt", str(attempt.number), *halvings])
+    arguments = ["train", "--attempt", str(attempt.number), "--gpu-type", gpu.name, *halvings]
+    pod = _pod_spec(world, spec, profile, arguments)
     grace = profile.pods.termination_grace_period_seconds or TRAIN_GRACE_SECONDS
     pod["terminationGracePeriodSeconds"] = grace
-    pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace)})
+    if delay := min(SIGTERM_DELAY_SECONDS, grace // 2):
+        pod["containers"][0]["lifecycle"] = {"preStop": {"sleep": {"seconds": delay}}}
+    pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace - delay)})
     gpus = spec.compute.gpus_per_node
     limits = {"memory": _times(gpus, spec.compute.memory), gpu.resource_name: str(gpus)}
     pod["containers"][0]["resources"] = {
@@ -128,13 +113,17 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     }
     if gpu.node_selector:
         pod["nodeSelector"] = gpu.node_selector
-    if gpu.tolerations:
-        pod["tolerations"] += [t.model_dump(by_alias=True, exclude_none=True) for t in gpu.tolerations]
+    pod["tolerations"] += pod_settings.tolerated(gpu.tolerations)
     if attempt.avoided:
         pod["affinity"] = _away_from(attempt.avoided)
-    labels = {names.LABEL_STEP: "train", names.LABEL_ATTEMPT: str(attempt.number)}
+    labels = {
+        names.LABEL_STEP: "train",
+        names.LABEL_ATTEMPT: str(attempt.number),
+        names.LABEL_GPU_TYPE: gpu.name,
+    }
     name = names.attempt_name(world.name, world.uid, attempt.number)
-    return _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
+    job = _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
+    return pod_settings.with_settings(job, spec, profile)
 
 
 def _times(count: int, quantity: str) -> str:
@@ -149,6 +138,7 @@ def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     pod = _pod_spec(world, spec, profile, [names.CLEANUP])
     pod["terminationGracePeriodSeconds"] = PREFLIGHT_GRACE_SECONDS
     pod["containers"][0]["resources"] = {"requests": CLEANUP_REQUESTS, "limits": {"memory": CLEANUP_MEMORY}}
+    pod["tolerations"] += pod_settings.tolerated(profile.pods.preflight.tolerations)
     labels = {names.LABEL_STEP: names.CLEANUP}
     queued = _queued(world, profile.pods.preflight.queue_name)
     job = _job(world, names.cleanup_name(world.name, world.uid), {**labels, **queued}, labels, pod)
@@ -157,7 +147,7 @@ def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
         "activeDeadlineSeconds": CLEANUP_SECONDS,
         "ttlSecondsAfterFinished": CLEANUP_KEPT_SECONDS,
     }
-    return job
+    return pod_settings.with_settings(job, spec, profile)
 
 
 def _away_from(nodes: tuple[str, ...]) -> Object:
@@ -175,37 +165,11 @@ def _queued(world: World, queue: str | None) -> dict[str, str]:
     return {names.LABEL_QUEUE: queue, **priority}
 
 
-def _metadata(world: World, name: str, labels: dict[str, str]) -> Object:
-    return {
-        "name": name,
-        "namespace": world.namespace,
-        "labels": {**_labels(world), **labels},
-        "ownerReferences": [
-            {
-                "apiVersion": names.API_VERSION,
-                "kind": names.JOB_KIND,
-                "name": world.name,
-                "uid": world.uid,
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ],
-    }
-
-
-def _labels(world: World) -> dict[str, str]:
-    return {
-        "app.kubernetes.io/managed-by": "finetune-operator",
-        names.LABEL_JOB_UID: world.uid,
-        names.LABEL_JOB_NAME: world.name,
-    }
-
-
 def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, str], pod: Object) -> Object:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(world, name, labels),
+        "metadata": bundles.owned(world, name, labels),
         # The operator retries. A Job that restarts pods would hide why the first pod failed.
         "spec": {
             "backoffLimit": 0,
@@ -213,7 +177,7 @@ def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, 
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": {
-                    "labels": {**_labels(world), **pod_labels},
+                    "labels": {**bundles.labels(world), **pod_labels},
                     # Webhooks may add a container before the trainer. kubectl logs still shows the trainer's log.
                     "annotations": {"kubectl.kubernetes.io/default-container": names.CONTAINER},
                 },
@@ -224,9 +188,31 @@ def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, 
 
 
 def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, arguments: list[str]) -> Object:
-    """Return a pod that meets the `restricted` Pod Security Standard. All writable volumes have a size limit."""
-    secrets = _secrets(world, spec, profile)
-    volumes = [
+    """Return a pod that meets the `restricted` Pod Security Standard, with one container."""
+    bundle = bundles.bundle_of(world, spec, profile)
+    secrets = bundles.secrets(bundle)
+    unreachable = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
+    pod = {
+        "restartPolicy": "Never",
+        "tolerations": [{**unreachable, "tolerationSeconds": UNREACHABLE_SECONDS}],
+        "serviceAccountName": spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_trainer(profile, arguments, secrets)],
+        "volumes": _volumes(world, secrets),
+    }
+    return authorities.with_authorities(pod, bundle)
+
+
+def _volumes(world: World, secrets: list[str]) -> list[Object]:
+    """Return the volumes of a pod. All writable volumes have a size limit."""
+    return [
         {"name": "bundle", "configMap": {"name": names.child_prefix(world.name, world.uid)}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
         {"name": "scratch", "emptyDir": {"sizeLimit": "200Gi"}},
@@ -234,17 +220,25 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
         # Optional, so that the trainer reports a missing Secret. Otherwise the pod would never start.
         *({"name": f"storage-{i}", "secret": {"secretName": s, "optional": True}} for i, s in enumerate(secrets)),
     ]
-    mounts = [
-        {"name": "bundle", "mountPath": names.BUNDLE_FOLDER, "readOnly": True},
+
+
+def _mounts(secrets: list[str]) -> list[Object]:
+    """Return where the volumes are mounted. Each Secret has its own folder, in which the trainer finds it by name."""
+    folders = [(f"storage-{i}", f"{names.STORAGE_FOLDER}/{secret}") for i, secret in enumerate(secrets)]
+    return [
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "scratch", "mountPath": names.SCRATCH_FOLDER},
         {"name": "shm", "mountPath": "/dev/shm"},
         *(
-            {"name": f"storage-{i}", "mountPath": f"{names.STORAGE_FOLDER}/{s}", "readOnly": True}
-            for i, s in enumerate(secrets)
+            {"name": name, "mountPath": folder, "readOnly": True}
+            for name, folder in (("bundle", names.BUNDLE_FOLDER), *folders)
         ),
     ]
-    container = {
+
+
+def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[str]) -> Object:
+    """Return the container of a pod. The bundle is the last argument."""
+    return {
         "name": names.CONTAINER,
         "image": profile.trainer.image,
         "imagePullPolicy": profile.trainer.image_pull_policy,
@@ -260,45 +254,10 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
             {"name": "TORCHINDUCTOR_CACHE_DIR", "value": f"{names.SCRATCH_FOLDER}/inductor"},
         ],
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": mounts,
+        "volumeMounts": _mounts(secrets),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
     }
-    return {
-        "restartPolicy": "Never",
-        "tolerations": [
-            {
-                "key": "node.kubernetes.io/unreachable",
-                "operator": "Exists",
-                "effect": "NoExecute",
-                "tolerationSeconds": UNREACHABLE_SECONDS,
-            }
-        ],
-        "serviceAccountName": spec.compute.service_account_name or names.TRAINER_SERVICE_ACCOUNT,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container],
-        "volumes": volumes,
-    }
-
-
-def _secrets(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[str]:
-    """Return the names of the Secrets of the storages that this job uses, each once."""
-    cache = [profile.prepared_cache.uri] if profile.prepared_cache else []
-    resume = _resume_point(world)
-    earlier = [resume.output] if resume else []
-    buckets = [bucket for uri in (*uris_of(spec).values(), *cache, *earlier) if (bucket := bucket_of(uri))]
-    storages = [storage_of(bucket, profile.storages) for bucket in buckets]
-    if spec.resume_from and resume is None:
-        storages += profile.storages  # the earlier job was deleted after this one began: its bucket is not known
-    found = [s.credentials_secret_name for s in storages if s and s.credentials_secret_name]
-    return list(dict.fromkeys(found))

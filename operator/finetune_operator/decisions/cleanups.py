@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from finetune_api import names
 from finetune_api.status.job import Condition, ConditionType
-from finetune_operator.decisions import children
+from finetune_operator.decisions import bundles, children
 from finetune_operator.decisions.attempts.usage import has_ended
 from finetune_operator.decisions.conditions import seen_again
 from finetune_operator.decisions.plan import Event, Plan
@@ -31,11 +31,11 @@ def next_step(world: World, now: datetime) -> Plan:
         return Plan(requeue_after=LOOK_AGAIN)  # a pod that stops stores a checkpoint
     if not world.cleanup_has_turn:
         return Plan(requeue_after=_turn(world.uid))
-    if world.spec is None or world.profile is None:
+    if world.spec is None or world.profile is None or world.bundle_error:
         return Plan(requeue_after=LOOK_AGAIN_AT_LAST)
-    bundle = children.bundle_config_map(world, world.spec, world.profile)  # in case that somebody deleted it
+    bundle = bundles.missing(world, world.spec, world.profile)  # in case that somebody deleted it
     job = children.cleanup_job(world, world.spec, world.profile)
-    return Plan(create=[*children.groundwork(world, world.spec), bundle, job])
+    return Plan(create=[*children.groundwork(world, world.spec), *bundle, job])
 
 
 def _follow(world: World, run: Run, now: datetime) -> Plan:

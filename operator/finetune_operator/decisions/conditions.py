@@ -6,6 +6,7 @@ from typing import Literal
 
 from finetune_api.reasons import FailureReason
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus, Stage, State
+from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.attempts import limits, usage
 from finetune_operator.decisions.attempts.records import History, kept
 from finetune_operator.observed.pods import Object
@@ -23,7 +24,7 @@ _OWN = {
 }
 _OWN_FIELDS = (
     *("observedGeneration", "state", "stage", "counts", "attempts", "preflights"),
-    *("startTime", "gpuSeconds", "cost"),
+    *("gpuType", "startTime", "gpuSeconds", "cost"),
 )
 
 
@@ -49,6 +50,7 @@ def operator_status(world: World, outlook: Outlook, history: History, now: datet
         counts=history.counts,
         attempts=kept(history.attempts),
         preflights=kept(history.preflights),
+        gpu_type=gpu_choice.of_job(world) if history.attempts else world.status.gpu_type,
         start_time=limits.recorded_start(world, history),
         gpu_seconds=gpu_seconds,
         cost=cost,

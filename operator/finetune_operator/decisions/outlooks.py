@@ -27,14 +27,20 @@ def validating(preflight: RunStanding) -> Outlook:
     )
 
 
-def training(record: Attempt, attempt: RunStanding, stage: str) -> Outlook:
-    """The attempt starts, waits or runs. `stage`: how far it has come."""
+def training(
+    record: Attempt, attempt: RunStanding, stage: str, gpu_type: str | None = None, waits_until: datetime | None = None
+) -> Outlook:
+    """The attempt starts, waits or runs. `stage`: how far it has come. `gpu_type`: name of the type of its GPU.
+    `waits_until`: when it gives up waiting for a node."""
+    wanted = f" The job requests GPU type {gpu_type}." if gpu_type else ""
     if attempt.standing is Standing.SUSPENDED:
-        return Outlook(State.QUEUED, attempt.reason, attempt.message)
+        return Outlook(State.QUEUED, attempt.reason, f"{attempt.message}{wanted}")
     if attempt.standing is not Standing.RUNNING:
-        message = attempt.message or "The training pod is starting."
+        message = f"{attempt.message or 'The training pod is starting.'}{wanted}"
         if record.avoided_nodes:
             message += f" It does not use {', '.join(record.avoided_nodes)}, because a GPU failed there."
+        if waits_until is not None:
+            message += f" The job fails at {waits_until:%Y-%m-%d %H:%M} UTC if no other node can run the pod by then."
         return Outlook(State.QUEUED, "WaitingForGPU", message)
     messages = {
         Stage.PUBLISHING: "The adapter and the report are being written to spec.output.uri.",

@@ -33,6 +33,6 @@ class Plan:
     status: Object | None = None
     """The operator's whole part of the status; None if it is already written."""
     is_final: bool = False
-    """Whether the plan ends the job or requests a GPU. It must not be based on an outdated job."""
+    """Whether the plan ends the job, requests a GPU, or replaces a child. It must not be based on an outdated job."""
     requeue_after: timedelta | None = None
     """Delay until the next check, if no event happens before."""

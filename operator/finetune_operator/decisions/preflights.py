@@ -7,6 +7,8 @@ from finetune_api import names
 from finetune_api.reasons import FailureReason
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
+from finetune_operator.decisions import bundles
+from finetune_operator.decisions.attempts import silence
 from finetune_operator.decisions.attempts.records import History
 from finetune_operator.observed import own_words
 from finetune_operator.observed.runs import assess
@@ -18,7 +20,9 @@ def assess_one(world: World, now: datetime) -> RunStanding:
     """Return the state of the preflight. If its pod or Job was stopped or removed, its condition counts."""
     run = _run(world)
     said = own_words.failure_said(world.status, own_words.PREFLIGHT, run.begun if run else world.created)
-    found = assess(run, now, said)
+    found = _heard(world, run, assess(run, now, said), now)
+    if run is not None and (finding := bundles.misfit(world, run)) is not None:
+        found = RunStanding(Standing.FAILED, finding, FailureReason.EVICTED)
     if world.status.is_true(ConditionType.VALIDATED) and found.standing is not Standing.RUNNING:
         return RunStanding(Standing.SUCCEEDED)
     if found.standing is Standing.ABSENT and (last := _last(world)) is not None:
@@ -26,6 +30,17 @@ def assess_one(world: World, now: datetime) -> RunStanding:
     if found.standing is Standing.ABSENT and said is not None and said[1] is not FailureReason.PREEMPTED:
         return RunStanding(Standing.FAILED, *said)
     return found
+
+
+def _heard(world: World, run: Run | None, found: RunStanding, now: datetime) -> RunStanding:
+    """Return the state of a preflight, which has failed if its pod runs and has written nothing for too long."""
+    left = silence.silent_in(world, 0, run, found, now) if run is not None else None
+    if run is None or left is None:
+        return found
+    if (finding := silence.silent(world, 0, run, found, now)) is not None:
+        return RunStanding(Standing.FAILED, finding, FailureReason.TRAINING_STALLED)
+    looks = (found.requeue_after, left)
+    return replace(found, requeue_after=min(look for look in looks if look is not None))
 
 
 def is_done(world: World, now: datetime) -> bool:

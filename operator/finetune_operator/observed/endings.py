@@ -7,7 +7,7 @@ import signal
 
 from finetune_api.reasons import SUPERSEDED_EXIT_CODE, FailureReason, reason_of_exit_code
 from finetune_api.signals import ended_by, without_cause
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.pods import NodeState, Pod
 from finetune_operator.observed.standing import End
 
 _DISRUPTIONS = {
@@ -51,6 +51,8 @@ def lost(pod: Pod, said: End | None = None) -> End:
     if said is not None:
         return said
     disruption = pod.conditions.get("DisruptionTarget")
+    if pod.node_state is NodeState.GONE:
+        return f"Node {pod.node_name}, which ran the pod, was deleted or is out of service.", FailureReason.NODE_LOST
     reason, message = _DISRUPTIONS.get(disruption.reason if disruption else "", (FailureReason.NODE_LOST, ""))
     return message or f"Node {pod.node_name} stopped responding while it ran the pod.", reason
 

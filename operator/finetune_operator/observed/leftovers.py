@@ -18,7 +18,13 @@ def time_to_keep(spec: Object, status: Object) -> timedelta | None:
         return None
     if ConditionType.CHECKPOINTS_DELETED in conditions or not _has_written(status, conditions):
         return None
-    return timedelta(seconds=spec.get("runPolicy", {}).get("keepCheckpointsSeconds", KEEP_CHECKPOINTS_SECONDS))
+    return timedelta(seconds=part(spec, "runPolicy").get("keepCheckpointsSeconds", KEEP_CHECKPOINTS_SECONDS))
+
+
+def part(whole: Object, name: str) -> Object:
+    """Return this object in another one; an empty one if there is none, or something else in its place."""
+    found = whole.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _has_written(status: Object, conditions: dict[str, Object]) -> bool:

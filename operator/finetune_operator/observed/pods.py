@@ -5,11 +5,13 @@ The trainer's container is found by its name, because webhooks can add other con
 import json
 import sys
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any
 
 from finetune_api import names
 from finetune_api.bundle import TerminationMessage
+from finetune_api.reasons import FailureReason, reason_of_exit_code
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON."""
@@ -70,6 +72,16 @@ class PodEvent:
     message: str
 
 
+class NodeState(Enum):
+    """Whether the node of a pod answers."""
+
+    ANSWERS = "Answers"
+    SILENT = "Silent"
+    """Its kubelet has not reported for a while."""
+    GONE = "Gone"
+    """It was deleted, or an administrator has marked it as out of service. Nothing runs there any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pod:
     """The relevant fields of a trainer pod. Fields of a container are those of the trainer's container."""
@@ -80,6 +92,10 @@ class Pod:
     uid: str = ""
     due: datetime | None = None
     """When a pod that is being deleted must be gone: time of the request plus the grace period."""
+    grace: timedelta = timedelta(0)
+    """Grace period of a pod that is being deleted."""
+    node_state: NodeState = NodeState.ANSWERS
+    """Read only for a pod that is being deleted and has not ended."""
     reason: str = ""
     message: str = ""
     node_name: str | None = None
@@ -110,6 +126,7 @@ class Pod:
             phase=sys.intern(status.get("phase", "Pending")),
             uid=metadata.get("uid", ""),
             due=_time(metadata.get("deletionTimestamp")),
+            grace=timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0),
             reason=status.get("reason", ""),
             message=status.get("message", ""),
             node_name=pod.get("spec", {}).get("nodeName"),
@@ -121,7 +138,7 @@ class Pod:
             exit_code=ended.get("exitCode"),
             termination_reason=ended.get("reason", ""),
             termination_text=ended.get("message", ""),
-            termination=_termination(ended.get("message", "")),
+            termination=_termination(ended.get("message", ""), ended.get("exitCode")),
             companions=_companions(pod),
         )
 
@@ -179,10 +196,17 @@ def _condition(condition: Object) -> PodCondition:
     )
 
 
-def _termination(text: str) -> TerminationMessage | None:
-    """Return the trainer's termination message; None if it wrote none (then the text is the end of the log)."""
+def _termination(text: str, exit_code: int | None) -> TerminationMessage | None:
+    """Return the trainer's termination message; None if it wrote none (then the text is the end of the log).
+
+    A reason of a later version of the trainer becomes that of its exit code, and stays in the message."""
     try:
-        return TerminationMessage.model_validate(json.loads(text), extra="ignore")
+        said = json.loads(text)
+        if isinstance(said, dict) and exit_code and isinstance(said.get("reason"), str):
+            word = said["reason"]
+            if word not in {*FailureReason, "Succeeded", "Superseded"}:
+                said |= {"reason": reason_of_exit_code(exit_code), "message": f"{word}: {said.get('message', '')}"}
+        return TerminationMessage.model_validate(said, extra="ignore")
     except ValueError:
         return None
 

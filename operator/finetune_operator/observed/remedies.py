@@ -9,6 +9,10 @@ _NODE_REASON = re.compile(r"(?:^|, )\d+ (?P<reason>.+?)(?=, \d+ |\. |\.?$)")
 """One entry of the scheduler's list: `0/3 nodes are available: 2 Insufficient cpu, 1 Too many pods.`"""
 _NOT_HELPFUL = "Preemption is not helpful for scheduling"
 """What the scheduler says of nodes on which no pod has to end for this one: they could not run it even if empty."""
+_NO_VICTIMS = "No preemption victims"
+"""What the scheduler says of nodes that other pods use, whose priority is not lower."""
+_NOT_ELIGIBLE = "not eligible due to preemptionPolicy=Never"
+"""What it says if the pod may not end others, so that it does not look which nodes are large enough."""
 _TOO_FEW_NODES: tuple[tuple[str, str], ...] = (
     (r"Insufficient cpu", "free or add CPU; for the training pod, spec.compute.cpu can be lowered"),
     (r"Insufficient memory", "free or add memory; for the training pod, spec.compute.memory can be lowered"),
@@ -16,10 +20,13 @@ _TOO_FEW_NODES: tuple[tuple[str, str], ...] = (
     (r"Too many pods", "wait until other pods end, or let the nodes run more pods"),
     (
         r"taint",
-        "remove the taint, or make the node ready that has it; for the training pod, its toleration can be added to "
-        "gpuTypes in the FineTuneProfile",
+        "remove the taint, make the node ready that has it, or add its toleration to spec.gpuTypes or spec.pods of the "
+        "FineTuneProfile",
     ),
-    (r"node affinity/selector", "correct nodeSelector of gpuTypes in the FineTuneProfile, or label a node accordingly"),
+    (
+        r"node affinity/selector",
+        "correct nodeSelector in spec.gpuTypes or spec.pods of the FineTuneProfile, or label a node accordingly",
+    ),
     (r"were unschedulable", "uncordon a node"),
     (r"volume|storage|disk", "correct the volume that was added to the pod"),
 )
@@ -52,7 +59,8 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"RuntimeClass \"[^\"]+\" not found|no PriorityClass with name \S+ was found",
-        "Create it, or correct the webhook or policy that added its name to the pod.",
+        "Create it, or correct its name: in spec.pods of the FineTuneProfile, in spec.compute of the job, or in the "
+        "webhook or policy that added it to the pod.",
     ),
 )
 """What helps against a refusal of the API server, with the names from its words."""
@@ -70,10 +78,17 @@ def of_no_node(said: str) -> str:
     if "scheduling gate" in said:
         return "The owner of a scheduling gate of this pod must remove it: see spec.schedulingGates of the pod."
     named, _, of_preemption = said.partition("preemption:")
-    helpless = _NOT_HELPFUL in of_preemption and "No preemption victims" not in of_preemption
+    helpless = _NOT_HELPFUL in of_preemption and _NO_VICTIMS not in of_preemption
     wishes = [_of_node_reason(reason, helpless) for reason in _node_reasons(named)]
     remedies = "; or ".join(dict.fromkeys(wish for wish in wishes if wish))
     return f"What helps: {remedies}." if remedies else "Correct what the scheduler names, or add a node."
+
+
+def is_in_use(said: str) -> bool:
+    """Whether the scheduler's message is about a node that can run the pod when other pods have ended."""
+    named, _, of_preemption = said.partition("preemption:")
+    full = any(reason.startswith(("Insufficient ", "Too many pods")) for reason in _node_reasons(named))
+    return _NO_VICTIMS in of_preemption or (full and _NOT_ELIGIBLE in of_preemption)
 
 
 def of_refusal(said: str) -> str:

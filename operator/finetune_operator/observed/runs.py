@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from finetune_api.reasons import FailureReason
 from finetune_operator.observed import remedies
 from finetune_operator.observed.endings import lost, why_failed
+from finetune_operator.observed.lost import lost_at
+from finetune_operator.observed.lost import next_look as next_look_at_pod
 from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.standing import End, RunStanding, Standing
 from finetune_operator.observed.starting import waiting
@@ -17,9 +19,6 @@ from finetune_operator.observed.world import Run
 LOOK_AGAIN, LOOK_AGAIN_AT_LAST = timedelta(seconds=10), timedelta(minutes=5)
 """First and last interval of checks for a refused pod. A refusal creates only an Event, and the operator does not watch
 Events. The interval grows, because a quota can refuse the pods of a thousand jobs for days."""
-
-LOST_GRACE = timedelta(seconds=60)
-"""How long a deleted pod may exceed its grace period. On a lost node a pod would stay Running forever."""
 
 SIDECAR_GRACE = timedelta(seconds=30)
 """How long other containers may run after the trainer has ended, so that a log shipper can send the last lines."""
@@ -68,7 +67,8 @@ def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> RunStanding |
         return RunStanding(Standing.SUCCEEDED)
     # A suspended Job deletes its pod, which then fails. The pod may show this before the Job does.
     thrown_away = pod.due is not None and not run.failed
-    if thrown_away and (run.suspended or (pod.due is not None and now < pod.due + LOST_GRACE)):
+    at = lost_at(pod)
+    if thrown_away and (run.suspended or (at is not None and now < at)):
         return None
     if run.failure and not pod.termination:
         return RunStanding(Standing.FAILED, *_vanished(run, said))
@@ -114,10 +114,11 @@ def _suspended(run: Run) -> str:
 
 def _under_way(pod: Pod, now: datetime, said: End | None) -> RunStanding:
     """Return the state of a run whose trainer has not ended, or whose pod is being deleted."""
-    if pod.due is not None and now >= pod.due + LOST_GRACE:
+    at = lost_at(pod)
+    if at is not None and now >= at:
         return RunStanding(Standing.FAILED, *lost(pod, said))
     if pod.due is not None and pod.trainer_ended:
         return RunStanding(Standing.WAITING, f"Pod {pod.name} is being removed.", requeue_after=LOOK_AGAIN)
     if pod.started is not None:
-        return RunStanding(Standing.RUNNING, requeue_after=pod.due + LOST_GRACE - now if pod.due else None)
+        return RunStanding(Standing.RUNNING, requeue_after=next_look_at_pod(pod, now))
     return waiting(pod, now)

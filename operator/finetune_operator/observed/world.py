@@ -1,5 +1,6 @@
 """The observed state of one FineTuneJob, as plain data: the input of `reconcile`."""
 
+import sys
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -7,6 +8,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from finetune_api import names
+from finetune_api.bundle import Bundle
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import FineTuneJobStatus
@@ -32,6 +34,8 @@ class Run:
     """Field manager that suspended the Job; "" if a webhook suspended it when it was created."""
     queue: str | None = None
     """Queue of the Job, from its label."""
+    gpu_type: str | None = None
+    """Name of the GPU type that the Job requests, from its label."""
     suspended_since: datetime | None = None
     """When the Job was suspended, as the Job controller reports it."""
     hold: Hold | None = None
@@ -42,6 +46,8 @@ class Run:
     """The pod that counts."""
     pods: tuple[Pod, ...] = ()
     """All pods that exist."""
+    secrets: tuple[str, ...] = ()
+    """Names of the Secrets that its pods mount."""
     refusal: str = ""
     """Why the API server refuses the pod, as the Job controller reports it, for example a quota or a policy."""
 
@@ -51,6 +57,11 @@ class Run:
         if self.succeeded or self.failed:
             return False
         return self.pod is None or self.pod.is_leaving or not self.pod.is_over
+
+    def lacks(self, config_map: str) -> bool:
+        """Whether the pod cannot start because somebody deleted this ConfigMap, as the kubelet reports it."""
+        event = self.pod.event if self.pod else None
+        return event is not None and f'configmap "{config_map}" not found' in event.message
 
     @classmethod
     def parse(cls, job: Object) -> "Run":
@@ -67,7 +78,9 @@ class Run:
             suspended_since=_optional_time(true.get("Suspended", {}).get("lastTransitionTime")),
             suspended_by=_suspended_by(metadata.get("managedFields", [])),
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
+            gpu_type=metadata.get("labels", {}).get(names.LABEL_GPU_TYPE),
             begun=_optional_time(status.get("startTime")),
+            secrets=_secrets(job),
         )
 
     def with_pods(self, pods: list[Pod]) -> "Run":
@@ -101,6 +114,8 @@ class EarlierJob:
     """Its spec.output.uri."""
     state: str
     """State of its status; "" until the operator has written one."""
+    is_cleaned: bool = False
+    """Whether its checkpoints are being deleted, or may be at any moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +127,7 @@ class Progress:
     step: int | None = None
     resumed_from_step: int | None = None
     checkpoint_step: int | None = None
+    kept_results: int | None = None
     observed: datetime | None = None
     """When it was written, by the clock of the pod."""
 
@@ -123,6 +139,7 @@ class Progress:
             step=training.get("step"),
             resumed_from_step=training.get("resumedFromStep"),
             checkpoint_step=training.get("checkpointStep"),
+            kept_results=training.get("keptResults"),
             observed=_optional_time(training.get("observedTime")),
         )
 
@@ -151,6 +168,11 @@ class World:
     profile: FineTuneProfileSpec | None = None
     profile_error: str | None = None
     """Why this version cannot read the existing profile; None if it can."""
+    bundle: Bundle | None = None
+    """The input of the job's pods, as its ConfigMap has it. Read only before a pod is created, and if a pod lacks it;
+    None if it does not exist."""
+    bundle_error: str | None = None
+    """Why this version cannot read the existing bundle; None if it can."""
     service_account_exists: bool = False
     service_account_may_report: bool = True
     """False if the tenant's own ServiceAccount has no permission to write the status of the job."""
@@ -179,8 +201,8 @@ class World:
     trainers: tuple[Pod, ...] = ()
     """The pods of a job that has ended, without those of the cleanup."""
     cleanup_has_turn: bool = False
-    """Whether the cleanup may be created: only a few cleanups of all jobs run at the same time. It never is without a
-    profile."""
+    """Whether the cleanup may be created: only a few cleanups of all jobs run at the same time, and none while another
+    job starts from the checkpoints. It never is without a profile."""
     rivals: tuple[Rival, ...] = ()
     """Searched only until the job requests a GPU."""
 
@@ -199,18 +221,24 @@ class World:
         return self.ended_at is not None or self.status.is_over
 
 
-Spec = TypeVar("Spec", FineTuneJobSpec, FineTuneProfileSpec)
+Spec = TypeVar("Spec", FineTuneJobSpec, FineTuneProfileSpec, Bundle)
 
 
-def parse_spec(kind: type[Spec], raw: Object) -> tuple[Spec | None, str | None]:
+def parse_spec(kind: type[Spec], raw: Object, root: str = "spec.") -> tuple[Spec | None, str | None]:
     """Return (spec, error). The error is a sentence that names the first field that this version cannot read.
 
-    Fields of a later version are ignored: an older operator may run beside a newer CRD."""
+    Fields of a later version are ignored: an older operator may run beside a newer CRD. `root`: what the names of the
+    fields begin with."""
     try:
         return kind.model_validate(raw, extra="ignore"), None
     except ValidationError as error:
         first = error.errors()[0]
-        return None, f"spec.{'.'.join(map(str, first['loc']))}: {first['msg']}."
+        return None, f"{root}{'.'.join(map(str, first['loc']))}: {first['msg']}."
+
+
+def _secrets(job: Object) -> tuple[str, ...]:
+    volumes = job.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", [])
+    return tuple(sys.intern(volume["secret"]["secretName"]) for volume in volumes if "secret" in volume)
 
 
 def _own_failure(condition: Object) -> str:

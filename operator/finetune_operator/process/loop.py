@@ -5,15 +5,18 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api, ApiError, NamespaceGoneError
-from finetune_operator.cluster.apply import OutdatedError, RefusedError, apply
+from finetune_operator.cluster.apply import OtherBundleError, OutdatedError, RefusedError, apply
+from finetune_operator.cluster.bundles import bundle_in
 from finetune_operator.cluster.observe import observe
 from finetune_operator.cluster.workloads import Workloads
+from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile, refused
-from finetune_operator.observed.world import Key
+from finetune_operator.observed.world import Key, World
 from finetune_operator.process import metrics
 from finetune_operator.process.keeper import Keeper
 from finetune_operator.process.queue import WorkQueue
@@ -122,9 +125,8 @@ class Workers:
         if world is None:
             return None
         now = datetime.now(UTC).replace(microsecond=0)
-        plan = reconcile(world, now)
         try:
-            apply(self._api, self._store, world, plan, now)
+            plan = self._carry_out(world, now)
         except RefusedError as refusal:
             apply(self._api, self._store, world, refused(world, str(refusal), now), now)
             raise
@@ -133,3 +135,15 @@ class Workers:
             logger.info("%s/%s: %s: %s", *key, event.reason, event.message)
         # What was created can be another object than the one that was asked for: a webhook may have suspended it.
         return timedelta(0) if plan.create else plan.requeue_after
+
+    def _carry_out(self, world: World, now: datetime) -> Plan:
+        """Decide, and carry the plan out. Return it. A bundle that the plan did not know makes another plan."""
+        plan = reconcile(world, now)
+        try:
+            apply(self._api, self._store, world, plan, now)
+        except OtherBundleError as found:
+            bundle, error = bundle_in(found.config_map)
+            known = replace(world, bundle=bundle, bundle_error=error)
+            plan = reconcile(known, now)
+            apply(self._api, self._store, known, plan, now)
+        return plan

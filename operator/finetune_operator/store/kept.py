@@ -13,12 +13,15 @@ from typing import Any
 from finetune_api import names
 from finetune_api.conflicts import normal
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.observed.leftovers import time_to_keep
+from finetune_operator.observed.leftovers import part, time_to_keep
 from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.world import Key, Progress, Run
 
 _NEVER_READ = {"preflight", "resolved", "training"}
 """Parts of the status that start no decision. `training` is the progress, which changes every few seconds."""
+
+_READ_OF_ESTIMATES = ("gpuType", "memory", "fits", "seconds")
+"""What the choice of a GPU type reads of the predictions of the preflight."""
 
 _NO_PROGRESS = Progress()
 
@@ -43,6 +46,8 @@ class KeptJob:
     """output.uri in its normal form."""
     written_output: str
     """output.uri as the tenant wrote it. Two spellings of a place can be two places in S3."""
+    resume_from: str
+    """Name of the earlier job of spec.resumeFrom; "" if there is none."""
     is_validated: bool
     state: str
     """State of the status; "" until the operator has written one."""
@@ -84,8 +89,8 @@ class KeptJob:
         metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
         ended = status.get("state") in ENDED
         stale = ended and status.get("observedGeneration", metadata["generation"]) != metadata["generation"]
-        ttl = spec.get("runPolicy", {}).get("ttlSecondsAfterFinished")
-        uri = spec.get("output", {}).get("uri", "")
+        ttl = part(spec, "runPolicy").get("ttlSecondsAfterFinished")
+        uri = _text_of(part(spec, "output").get("uri"))
         output = normal(uri)
         return cls(
             key=(sys.intern(metadata["namespace"]), metadata["name"]),
@@ -96,18 +101,17 @@ class KeptJob:
             deleting="deletionTimestamp" in metadata,
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
             priority_class=metadata.get("labels", {}).get(names.LABEL_PRIORITY_CLASS),
-            profile=sys.intern(spec.get("profileName", "")),
+            profile=sys.intern(_text_of(spec.get("profileName"))),
             output=output,
             written_output=output if uri == output else uri,  # one string in memory where both are the same
+            resume_from=sys.intern(_text_of(part(spec, "resumeFrom").get("name"))),
             is_validated=any(
                 condition["type"] == ConditionType.VALIDATED and condition["status"] == "True"
                 for condition in status.get("conditions", [])
             ),
             state=sys.intern(status.get("state", "")),
             spec=b"" if ended else _packed(spec),
-            status=b""
-            if ended and not stale
-            else _packed({name: part for name, part in status.items() if name not in _NEVER_READ}),
+            status=b"" if ended and not stale else _packed(_read_of(status)),
             ended_at=_ended_at(status) if ended else None,
             ttl=timedelta(seconds=ttl) if ended and ttl is not None else None,
             keep=time_to_keep(spec, status),
@@ -251,6 +255,21 @@ def _authors(managed: list[Object]) -> tuple[tuple[str, int], ...]:
             types = [json.loads(key[2:])["type"] for key in conditions if key.startswith("k:")]
             found |= {type: max(int(number), found.get(type, 0)) for type in types}
     return tuple(sorted(found.items()))
+
+
+def _read_of(status: Object) -> Object:
+    """Return the parts of a status that decisions read. The predictions are read until a GPU type is chosen."""
+    read = {name: part for name, part in status.items() if name not in _NEVER_READ}
+    estimates = status.get("preflight", {}).get("estimate", [])
+    if "gpuType" in status or not estimates:
+        return read
+    slim = [{name: each[name] for name in _READ_OF_ESTIMATES if name in each} for each in estimates]
+    return {**read, "preflight": {"estimate": slim}}
+
+
+def _text_of(value: object) -> str:
+    """Return the value if it is a text; else "". A spec that cannot be read is said later, when its job is decided."""
+    return value if isinstance(value, str) else ""
 
 
 def _packed(part: Object) -> bytes:

@@ -12,6 +12,7 @@ from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.world import Key
 from finetune_operator.store.kept import KeptJob, KeptName, KeptPod, KeptProfile, KeptRun
 from finetune_operator.store.outputs import Outputs
+from finetune_operator.store.resumption import Resumers, has_own_checkpoint
 from finetune_operator.store.table import Table
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Store:
         self._bindings: Table[KeptName] = Table(lambda binding: binding.namespace)
         tables = (self._jobs, self._runs, self._pods, self._profiles, self._accounts, self._bindings)
         self._tables: dict[str, Table[Any]] = dict(zip(KINDS, tables, strict=True))
-        self._outputs = Outputs()
+        self._outputs, self._resumers = Outputs(), Resumers()
         self._cleanups: set[str] = set()
         """uids of the cleanups that can start or hold a pod. Those that were deleted meanwhile may be among them."""
         self._turns: dict[str, float] = {}
@@ -130,8 +131,13 @@ class Store:
 
     def take_turn(self, job: KeptJob, most: int, most_in_namespace: int) -> bool:
         """Return whether a cleanup of this job may be created now. There are at most `most` that can start or hold a
-        pod, and `most_in_namespace` in each namespace. A turn that is not used is taken back after TURN_SECONDS."""
+        pod, and `most_in_namespace` in each namespace. A turn that is not used is taken back after TURN_SECONDS.
+
+        A job has no turn while another job that resumes from it has no checkpoint of its own."""
         with self._lock:
+            resumers = [resumer for uid in self._resumers.of(job.key) if (resumer := self._jobs.get(uid))]
+            if not all(has_own_checkpoint(resumer) for resumer in resumers):
+                return False
             runs = [run for uid in self._cleanups if (run := self._runs.get(uid)) is not None]
             self._cleanups = {run.uid for run in runs}
             since = time.monotonic() - TURN_SECONDS
@@ -143,6 +149,13 @@ class Store:
                 return False
             self._turns[job.uid] = time.monotonic()
             return True
+
+    def is_cleaned(self, uid: str) -> bool:
+        """Whether the checkpoints of the FineTuneJob `uid` are being deleted, or may be at any moment."""
+        with self._lock:
+            cleanups = [run for run in self._runs.of(uid) if run.step == names.CLEANUP]
+            has_turn = self._turns.get(uid, float("-inf")) > time.monotonic() - TURN_SECONDS
+            return has_turn or any(not (run.run.succeeded or run.run.failed) for run in cleanups)
 
     def unsettled(self) -> list[Key]:
         """Return the keys of the FineTuneJobs for which something is still decided."""
@@ -202,13 +215,14 @@ class Store:
         if not table.put(kept):
             return None
         if kind == JOB:
-            self._index_output(before, kept)
+            self._index(before, kept)
         if kind == RUN and kept.step == names.CLEANUP:
             self._turns.pop(kept.owner, None)
             (self._cleanups.add if kept.is_cleaning else self._cleanups.discard)(kept.uid)
         return self._concerned(kind, kept) if before != kept and kind not in (ACCOUNT, BINDING) else ()
 
-    def _index_output(self, before: KeptJob | None, job: KeptJob | None) -> None:
+    def _index(self, before: KeptJob | None, job: KeptJob | None) -> None:
+        self._resumers.replace(before, job)
         if before is not None and before.may_write:
             self._outputs.remove(before.uid, before.output)
         if job is not None and job.may_write:
@@ -225,7 +239,7 @@ class Store:
         if gone is None:
             return ()
         if kind == JOB:
-            self._index_output(gone, None)
+            self._index(gone, None)
             return ()
         return self._concerned(kind, gone)
 

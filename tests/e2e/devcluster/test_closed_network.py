@@ -9,7 +9,7 @@ import os, socket, ssl, sys, urllib.error, urllib.request
 import torch, finetune_trainer, finetune_api
 def status(url):
     try:
-        return urllib.request.urlopen(url, timeout=5, context=ssl._create_unverified_context()).status
+        return urllib.request.urlopen(url, timeout=30, context=ssl._create_unverified_context()).status
     except urllib.error.HTTPError as error:
         return error.code
 assert os.getuid() == 65532
@@ -52,9 +52,9 @@ def test_a_pod_reaches_the_api_server_and_s3_and_nothing_else(cluster: Cluster) 
         },
     }
     cluster.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": [namespace]}))
-    cluster.kubectl("wait", "--for=create", "-n", "probe", "serviceaccount/default", "--timeout=30s")
+    cluster.kubectl("wait", "--for=create", "-n", "probe", "serviceaccount/default", "--timeout=120s")
     cluster.kubectl("apply", "-f", "-", input=json.dumps(pod))
     finished = "--for=jsonpath={.status.containerStatuses[0].state.terminated}"
-    cluster.kubectl("wait", finished, "-n", "probe", "pod/probe", "--timeout=90s")
+    cluster.kubectl("wait", finished, "-n", "probe", "pod/probe", "--timeout=240s")
 
     assert cluster.kubectl("logs", "-n", "probe", "probe") == "closed\n"

@@ -13,6 +13,8 @@ from tests.integration.waiting import wait_for
 
 GRACE_SECONDS = 120.0
 """terminationGracePeriodSeconds of a training pod."""
+STEPS = 250
+"""Enough that a job still trains when its pod stops."""
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_more_memory_than_its_limit_is_said_so(tenant: Tenant, start: Callable[.
 def test_a_pod_that_is_deleted_is_followed_by_another_that_ends_the_job_well(
     tenant: Tenant, start: Callable[..., Job]
 ) -> None:
-    job = start("pod-deleted", training={"maxSteps": 120, "epochs": 100})
+    job = start("pod-deleted", training={"maxSteps": STEPS, "epochs": 100})
     learning(job)
 
     (pod,) = [p for p in job.pods() if "-a1-" in p["metadata"]["name"]]
@@ -69,7 +71,7 @@ def test_a_job_that_is_suspended_while_it_trains_waits_and_ends_well_once_resume
     def trainers() -> set[str]:
         return {pod["metadata"]["name"] for pod in job.pods() if "-a1-" in pod["metadata"]["name"]}
 
-    job = start("suspended", training={"maxSteps": 120, "epochs": 100})
+    job = start("suspended", training={"maxSteps": STEPS, "epochs": 100})
     learning(job)
     first = trainers()
     suspend(True)

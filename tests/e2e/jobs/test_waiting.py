@@ -42,7 +42,7 @@ QUOTAS: dict[str, Object] = {
 """What restricts the namespace of the job of this name."""
 HELPS = {
     "gpu": "add a node with example.com/gpu, or correct resourceName of gpuTypes in the FineTuneProfile",
-    "labels": "correct nodeSelector of gpuTypes in the FineTuneProfile, or label a node accordingly",
+    "labels": "correct nodeSelector in spec.gpuTypes or spec.pods of the FineTuneProfile, or label a node accordingly",
     "cpu": "free or add CPU; for the training pod, spec.compute.cpu can be lowered",
     "image": "Correct spec.trainer.image in the FineTuneProfile",
     "quota": "raise ResourceQuota quota.",
@@ -86,12 +86,22 @@ def policies(tenant: Tenant, installed: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def jobs(tenant: Tenant, installed: Cluster, policies: None) -> Iterator[dict[str, Job]]:
+def no_sandbox(tenant: Tenant, installed: Cluster) -> Iterator[None]:
+    """Gives the pods of a job whose name begins with "waits-sandbox" a runtime that no node has."""
+    runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nowhere"}}
+    installed.kubectl("apply", "-f", "-", input=json.dumps({**runtime, "handler": "nowhere"}))
+    patch = '[JSONPatch{op: "add", path: "/spec/runtimeClassName", value: "nowhere"}]'
+    yield from mutated(installed, tenant, "waits-sandbox", patch, "nowhere")
+    installed.kubectl("delete", "runtimeclass", "nowhere")
+
+
+@pytest.fixture(scope="module")
+def jobs(tenant: Tenant, installed: Cluster, policies: None, no_sandbox: None) -> Iterator[dict[str, Job]]:
     """All of them at once, because some wait for a grace of the operator to pass."""
     rows = tenant.put_rows("waiting.jsonl", sums(30))
     dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
     compute = {"cpu": "500m", "memory": "2Gi"}
-    specs: dict[str, Object] = {name: {} for name in HELPS}
+    specs: dict[str, Object] = {name: {} for name in (*HELPS, "sandbox")}
     specs["cpu"] = {"compute": {**compute, "cpu": "1000"}}
     specs["account"] = {"compute": {**compute, "serviceAccountName": "nobody"}}
     for name, gpu_type in PROFILE_OF.items():
@@ -144,6 +154,17 @@ def test_a_job_that_waits_says_why_in_the_clusters_words_and_what_helps(jobs: di
     )
 
     assert WORDS[name] in told
+
+
+def test_a_failed_sandbox_is_reported_with_the_kubelets_message(jobs: dict[str, Job]) -> None:
+    told = wait_for(
+        "the kubelet's word",
+        lambda: str(jobs["sandbox"].ready().get("message")),
+        lambda said: "cannot start: FailedCreatePodSandBox: " in said,
+        starting.STUCK_AFTER.total_seconds() + 120,
+    )
+
+    assert 'no runtime for "nowhere" is configured' in told
 
 
 @pytest.fixture

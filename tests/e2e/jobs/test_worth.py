@@ -1,8 +1,13 @@
 """Gates, regression sets and merged weights decide how a job ends, in real pods."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
 
-from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
+from devcluster import Cluster
+from tests.e2e.tenant import END_SECONDS, SUMS_COLUMNS, Tenant, message, sums
+from tests.integration.jobs import Job
+from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
 WORDS = [
@@ -10,13 +15,22 @@ WORDS = [
 ]
 
 
-def test_a_missed_gate_fails_the_job_with_value_and_bound_and_keeps_the_results(tenant: Tenant) -> None:
-    rows = tenant.put_rows("gated.jsonl", sums(40))
-    dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
+@contextmanager
+def started(tenant: Tenant, cluster: Cluster) -> Iterator[dict[str, Job]]:
+    rows = tenant.put_rows("worth.jsonl", sums(40))
     gates = [{"metric": "ExactMatch", "min": 0.99}, {"metric": "Loss", "max": 1000}]
+    specs: dict[str, Object] = {
+        "gated": {"evaluation": {"maxRows": 4, "gates": gates}},
+        "merged": {"output": {"uri": "s3://results/merged", "merge": True}},
+    }
+    dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
+    yield {name: tenant.create(name, rows, dataset=dataset, **spec) for name, spec in specs.items()}
 
-    job = tenant.create("gated", rows, dataset=dataset, evaluation={"maxRows": 4, "gates": gates})
-    status = tenant.end_of(job)
+
+def test_a_missed_gate_fails_the_job_with_value_and_bound_and_keeps_the_results(
+    tenant: Tenant, jobs: dict[str, Job]
+) -> None:
+    status = tenant.end_of(jobs["gated"])
 
     assert (status["state"], status["attempts"][0]["reason"]) == ("Failed", "EvaluationGateFailed")
     assert "ExactMatch is 0, but its gate requires at least 0.99." in message(status)
@@ -25,12 +39,8 @@ def test_a_missed_gate_fails_the_job_with_value_and_bound_and_keeps_the_results(
     assert "gated/adapter/adapter_model.safetensors" in tenant.objects("results", "gated/")
 
 
-def test_merged_weights_are_published_and_measured_again(tenant: Tenant) -> None:
-    rows = tenant.put_rows("merged.jsonl", sums(40))
-    dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
-
-    job = tenant.create("merged", rows, dataset=dataset, output={"uri": "s3://results/merged", "merge": True})
-    status = tenant.end_of(job)
+def test_merged_weights_are_published_and_measured_again(tenant: Tenant, jobs: dict[str, Job]) -> None:
+    status = tenant.end_of(jobs["merged"])
 
     assert status["state"] == "Complete", message(status)
     assert status["evaluation"]["merged"]["loss"] > 0
@@ -44,9 +54,10 @@ def test_advice_reports_a_leaked_test_row_and_a_repeated_answer_before_the_job_r
     sources = {"train": [{"uri": train}], "test": [{"uri": tenant.put_rows("leak/test.jsonl", planted)}]}
 
     job = tenant.create("leak", train, dataset=sources)
-    status = wait_for("the preflight", job.status, lambda s: "preflight" in s)
+    status = wait_for("the preflight", job.status, lambda s: "preflight" in s, END_SECONDS)
 
     advice = {item["reason"]: item["message"] for item in status["preflight"]["advice"]}
     assert {"TestRowsLeak", "OneAnswerRepeated"} <= set(advice), advice
     assert advice["TestRowsLeak"].startswith("1 of 11")
     assert "attempts" not in status
+    tenant.kube.delete(job.path)

@@ -13,7 +13,7 @@ from tests.integration.waiting import wait_for
 
 IN_QUEUE = {names.LABEL_QUEUE: QUEUE, names.LABEL_PRIORITY_CLASS: NORMAL}
 KUEUES_LABELS = (names.LABEL_QUEUE, names.LABEL_PRIORITY_CLASS)
-STEPS = 120
+STEPS = 250
 """Enough that the job still trains when it is evicted."""
 START_SECONDS = 120.0
 """Longest a preflight and the start of the training may take on two busy cores."""

@@ -129,7 +129,9 @@ def test_a_release_without_namespaces_serves_the_whole_cluster(helm: Helm) -> No
     assert [argument for argument in arguments if "namespaces" in argument] == []
 
 
-def test_a_release_with_namespaces_has_one_role_in_each_and_may_elsewhere_only_read_profiles(helm: Helm) -> None:
+def test_a_release_with_namespaces_has_one_role_in_each_and_may_elsewhere_only_read_profiles_and_nodes(
+    helm: Helm,
+) -> None:
     objects = objects_of(helm, "--namespace", "system", "--set", "watchNamespaces={tickets,search}")
     roles = {o["metadata"]["namespace"]: o["rules"] for o in objects if o["kind"] == "Role"}
     bindings = {o["metadata"]["namespace"]: o for o in objects if o["kind"] == "RoleBinding"}
@@ -137,7 +139,8 @@ def test_a_release_with_namespaces_has_one_role_in_each_and_may_elsewhere_only_r
     assert set(roles) == set(bindings) == {"tickets", "search"}
     own = rendered(helm, *FURTHER)["ClusterRole", "finetune-operator"]["rules"]
     assert own == [
-        {"apiGroups": ["finetune.dev"], "resources": ["finetuneprofiles"], "verbs": ["get", "list", "watch"]}
+        {"apiGroups": ["finetune.dev"], "resources": ["finetuneprofiles"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
     ]
     for namespace, rules in roles.items():
         assert [rule for rule in whole_cluster if rule not in rules] == [

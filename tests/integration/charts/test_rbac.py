@@ -32,6 +32,8 @@ OPERATOR = (
 )
 """What the operator may do in each namespace that it serves."""
 PROFILES = rights("get list watch", "finetuneprofiles.finetune.dev")
+CLUSTER = PROFILES | rights("get", "nodes")
+"""What every operator may do outside the namespaces that it serves."""
 DEFINITIONS = rights("get list watch", "customresourcedefinitions.apiextensions.k8s.io")
 TRAINER = rights("get patch", "finetunejobs/status.finetune.dev")
 VIEWER = rights("get list watch", "finetunejobs.finetune.dev") | rights("get", "finetunejobs/status.finetune.dev")
@@ -88,7 +90,7 @@ def test_the_operator_may_do_what_it_needs_in_every_namespace_and_nothing_else(
     installed: str, authorizer: Authorizer, everything: set[Right]
 ) -> None:
     allowed = {right for right in everything if authorizer.account_allows("finetune-operator", installed, right, None)}
-    assert allowed == OPERATOR | PROFILES | DEFINITIONS
+    assert allowed == OPERATOR | CLUSTER | DEFINITIONS
     assert ("get", "secrets") in everything, "the question was asked"
 
 
@@ -114,9 +116,9 @@ def test_an_operator_of_some_namespaces_may_do_this_only_there_and_outside_only_
         }
 
     for namespace in shard.namespaces:
-        assert allowed(namespace) == OPERATOR | PROFILES
+        assert allowed(namespace) == OPERATOR | CLUSTER
     for elsewhere in (None, tenant, shard.system):
-        assert allowed(elsewhere) == PROFILES
+        assert allowed(elsewhere) == CLUSTER
 
 
 def test_an_operator_of_some_namespaces_binds_the_trainers_role_only_there(

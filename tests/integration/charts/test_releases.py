@@ -12,7 +12,7 @@ from tests.integration.api_proxy import ApiProxy, Call
 from tests.integration.charts.conftest import CHART, Helm, Shard, ShardOf
 from tests.integration.conftest import make_namespace
 from tests.integration.faults import Fault
-from tests.integration.finetune_operator.kubelet import Kubelet
+from tests.integration.finetune_operator.kubelet import Kubelet, living_node
 from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import Job, manifest
 from tests.integration.kube import JOBS, Kube, RefusedError
@@ -43,14 +43,9 @@ def kube(control_plane: Cluster, installed: str) -> Kube:
 
 
 @pytest.fixture(scope="module")
-def _kubelet(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> Kubelet:
-    return Kubelet(kube, tmp_path_factory.mktemp("pods"))
-
-
-@pytest.fixture
-def kubelet(_kubelet: Kubelet) -> Kubelet:
-    _kubelet.heartbeat()
-    return _kubelet
+def kubelet(control_plane: Cluster, kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
+    with living_node(control_plane.kubeconfig):
+        yield Kubelet(kube, tmp_path_factory.mktemp("pods"))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +66,7 @@ def run(
         running = Running(shard, proxy, operator, Kube(control_plane.kubeconfig, token))
         started.append(running)
         operator.start()
-        wait_for("the operator to watch", lambda: operator.probe("/readyz"), lambda answer: answer == READY)
+        operator.wait_until_ready()
         return running
 
     yield start

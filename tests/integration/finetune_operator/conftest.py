@@ -13,7 +13,7 @@ from devcluster import Cluster
 from finetune_trainer.pod import status_writer
 from tests.integration.api_proxy import ApiProxy
 from tests.integration.conftest import ROOT, SYSTEM, make_namespace
-from tests.integration.finetune_operator.kubelet import Kubelet
+from tests.integration.finetune_operator.kubelet import Kubelet, living_node
 from tests.integration.finetune_operator.manifests import FAILED
 from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
@@ -41,39 +41,33 @@ def _operator(installed: Cluster, kube: Kube, proxy: ApiProxy) -> Iterator[Opera
 
 @pytest.fixture
 def operator(_operator: OperatorProcess, proxy: ApiProxy) -> OperatorProcess:
-    """A running operator, the same one for all tests that leave it alive."""
+    """An operator that watches, the same one for all tests that leave it alive."""
     proxy.mend()
     _operator.start()
+    _operator.wait_until_ready()
     return _operator
 
 
 @pytest.fixture(scope="session")
-def _kubelet(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
+def kubelet(installed: Cluster, kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
     with pytest.MonkeyPatch.context() as patch:
         # A pod insists for minutes while the API server is away; here it never is.
         patch.setattr(status_writer, "RESULT_PATIENCE_SECONDS", 5.0)
-        yield Kubelet(kube, tmp_path_factory.mktemp("pods"))
-
-
-@pytest.fixture
-def kubelet(_kubelet: Kubelet) -> Kubelet:
-    """A node that is well."""
-    _kubelet.heartbeat()
-    return _kubelet
+        with living_node(installed.kubeconfig):
+            yield Kubelet(kube, tmp_path_factory.mktemp("pods"))
 
 
 @pytest.fixture(scope="session")
-def doomed(kube: Kube, _operator: OperatorProcess, _kubelet: Kubelet) -> dict[str, Job]:
+def doomed(kube: Kube, _operator: OperatorProcess, kubelet: Kubelet) -> dict[str, Job]:
     """Jobs that end Failed once a grace is over, by name: they wait it out while other tests run. `image-STEP`: the
     image of that step cannot be pulled."""
     _operator.start()
-    _kubelet.heartbeat()
     namespace = make_namespace(kube)
     jobs = {name: Job.create(kube, namespace, yaml.safe_load(text)) for name, text in FAILED.items()}
     images = {f"image-{step}": step for step in (PREFLIGHT, ATTEMPT)}
     jobs |= {name: Job.create(kube, namespace, manifest(name)) for name in images}
-    _kubelet.pod_of(namespace, jobs[f"image-{ATTEMPT}"].child(PREFLIGHT)).validates()
+    kubelet.pod_of(namespace, jobs[f"image-{ATTEMPT}"].child(PREFLIGHT)).validates()
     for name, step in images.items():
-        pod = _kubelet.pod_of(namespace, jobs[name].child(step))
+        pod = kubelet.pod_of(namespace, jobs[name].child(step))
         pod.cannot_start("ImagePullBackOff", 'Back-off pulling image "registry.example/trainer"')
     return jobs

@@ -6,9 +6,11 @@ pod a token of its own, and with that token the pod says what the trainer would 
 so that roles and admission policy are the real ones. No container runs: what a real trainer does is for tests/e2e.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from finetune_api import names
@@ -22,10 +24,37 @@ from tests.integration.kube import PODS, Kube, Object
 from tests.integration.waiting import TIMEOUT_SECONDS, wait_for
 
 NODE = "stand-in"
+HEARTBEAT_SECONDS = 10.0
+
+
+@contextmanager
+def living_node(kubeconfig: Path) -> Iterator[None]:
+    """The Node says every ten seconds that it is well. After 50 s of silence the controller-manager would call it
+    unreachable, and then delete the pods bound to it."""
+    kube, stopped = Kube(kubeconfig), Event()  # a connection of its own, because it is for one thread
+    _heartbeat(kube)
+
+    def beat() -> None:
+        while not stopped.wait(HEARTBEAT_SECONDS):
+            _heartbeat(kube)
+
+    thread = Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _heartbeat(kube: Kube) -> None:
+    kube.apply(f"/api/v1/nodes/{NODE}", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now()}
+    kube.merge(f"/api/v1/nodes/{NODE}/status", {"status": {"conditions": [ready]}})
 
 
 class Kubelet:
-    """One node. `folder` holds the pods' tokens."""
+    """One node, within `living_node`. `folder` holds the pods' tokens."""
 
     def __init__(self, kube: Kube, folder: Path) -> None:
         self.kube = kube
@@ -33,12 +62,6 @@ class Kubelet:
         self.most_gpu_pods = 0
         """Most GPU pods that ran at a time."""
         self._pods: dict[str, PlayedPod] = {}
-
-    def heartbeat(self) -> None:
-        """The Node says that it is well. Without one the controller-manager would delete the pods bound to it."""
-        self.kube.apply(f"/api/v1/nodes/{NODE}", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
-        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now()}
-        self.kube.merge(f"/api/v1/nodes/{NODE}/status", {"status": {"conditions": [ready]}})
 
     def pod_of(self, namespace: str, job: str) -> "PlayedPod":
         """The pod of this batch Job, once the Job controller has made it."""
@@ -181,6 +204,12 @@ class PlayedPod:
         """What an attempt writes in the status before it ends."""
         self.writer.condition(ConditionType.TRAINED, False, reason, f"{message} {FAILURES[reason].remedy}")
         self.writer.result()
+
+    def says_it_kept(self, results: int) -> None:
+        """What an attempt writes in the status when it has stored a result for later attempts."""
+        number = int(self.pod["metadata"]["labels"][names.LABEL_ATTEMPT])
+        update = {"attempt": number, "step": 0, "kept_results": results}
+        self.writer.result(training=sample_status.TRAINING.model_copy(update=update))
 
     def says_it_trained(self) -> None:
         self.writer.condition(ConditionType.TRAINED, True, "Trained", "24 of 24 steps are done.")

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,11 @@ from pathlib import Path
 
 import requests
 
-STOP_TIMEOUT_SECONDS = 20
+from devcluster.ports import free_ports
+from tests.integration.waiting import wait_for
+
+PATIENCE_SECONDS = 60
+"""How long a busy machine may take to answer, or to end the process."""
 
 
 class OperatorProcess:
@@ -21,7 +24,7 @@ class OperatorProcess:
         self.log = folder / "operator.log"
         self.exit_code: int | None = None
         """Of the process that ran last, once it has ended."""
-        self._port, self._metrics_port = _free_port(), _free_port()
+        self._port, self._metrics_port = free_ports(2)
         self._arguments = [*self._addresses(), *arguments]
         self._kubeconfig = folder / "operator-kubeconfig"
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,14 +72,18 @@ class OperatorProcess:
     def probe(self, path: str) -> tuple[int, str]:
         """What the kubelet is answered: the HTTP code, 0 while nobody listens, and the text."""
         try:
-            answer = requests.get(f"http://127.0.0.1:{self._port}{path}", timeout=10)
+            answer = requests.get(f"http://127.0.0.1:{self._port}{path}", timeout=PATIENCE_SECONDS)
         except requests.ConnectionError as error:
             return 0, str(error)
         return answer.status_code, answer.text
 
+    def wait_until_ready(self) -> None:
+        """Until it watches, as its readiness probe says."""
+        wait_for("the operator to watch", lambda: self.probe("/readyz"), lambda answer: answer == (200, "ok"))
+
     def metric(self, name: str) -> float:
         """The value of a metric without labels, or the sum over its labels; 0 while there is none."""
-        text = requests.get(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=10).text
+        text = requests.get(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=PATIENCE_SECONDS).text
         lines = [line.rsplit(" ", 1) for line in text.splitlines()]
         return sum(float(value) for key, value in lines if key == name or key.startswith(f"{name}{{"))
 
@@ -97,11 +104,5 @@ class OperatorProcess:
             return None
         if self.is_running:
             self._process.send_signal(number)
-        self.exit_code = self._process.wait(STOP_TIMEOUT_SECONDS)
+        self.exit_code = self._process.wait(PATIENCE_SECONDS)
         return self.exit_code
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from finetune_api import names
 from finetune_api.reasons import FailureReason
 from tests.integration.api_proxy import ApiProxy
 from tests.integration.conftest import make_namespace
+from tests.integration.faults import Fault
 from tests.integration.finetune_operator.kubelet import Kubelet
 from tests.integration.finetune_operator.looking import nudge
 from tests.integration.finetune_operator.operator_process import OperatorProcess
@@ -86,6 +88,25 @@ def test_nothing_is_left_of_a_deleted_job(
     Job.create(kube, namespace, manifest("next", profileName="none")).wait_for_reason("WaitingForDependency")
     wait_for("what was under way to be gone too", left, lambda found: not found)
     assert [call for call in proxy.calls[deleted:] if call.makes("jobs") and job.uid in str(call.body)] == []
+
+
+def test_the_preflight_of_a_deleted_job_is_not_created_again_if_the_watch_of_jobs_is_late(
+    kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
+) -> None:
+    job = Job.create(kube, namespace, manifest())
+    preflight_runs(job, kubelet)
+    path = f"/apis/{names.API_VERSION}/{names.JOBS}"
+    proxy.break_watches({path: Fault.STALLED})
+    wait_for("the watch to stall", lambda: proxy.broken[path])
+    looks = proxy.reads(job.path)
+    kube.delete(job.path)
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).is_gone()
+
+    wait_for("the operator to look for the job", lambda: proxy.reads(job.path), lambda count: count > looks)
+    wait_for("the children to be gone", job.children, lambda found: not found)
+    operator.kill()  # its watch would stand still for a minute after the test
+    made = [call for call in proxy.calls if call.makes("jobs") and job.uid in str(call.body)]
+    assert [call.status for call in made] == [201], "only the first one"
 
 
 def test_a_job_recreated_under_its_name_starts_anew(

@@ -143,7 +143,7 @@ def test_a_preflight_that_ends_badly_never_asks_for_a_gpu(end: str, kube: Kube, 
 def test_kubectl_wait_sees_a_failure(kube: Kube, tenant: str, kubelet: Kubelet, installed: Cluster) -> None:
     job = Job.create(kube, tenant, manifest("failing"))
     kubelet.pod_of(tenant, job.child(PREFLIGHT)).crashes(1)
-    installed.kubectl("wait", "-n", tenant, "ftj/failing", "--for=condition=Failed", "--timeout=30s")
+    installed.kubectl("wait", "-n", tenant, "ftj/failing", "--for=condition=Failed", "--timeout=120s")
 
 
 def test_an_image_may_fail_to_be_pulled_for_a_while(kube: Kube, tenant: str, kubelet: Kubelet) -> None:

@@ -21,20 +21,19 @@ SANDBOX = 'Failed to create pod sandbox: plugin type="bridge" failed: no IP addr
 
 
 @pytest.fixture(scope="module")
-def slow(kube: Kube, _operator: OperatorProcess, _kubelet: Kubelet) -> Iterator[dict[str, Job]]:
+def slow(kube: Kube, _operator: OperatorProcess, kubelet: Kubelet) -> Iterator[dict[str, Job]]:
     """Jobs that are told only after a grace, by what is wrong: they wait it out while other tests run."""
     _operator.start()
-    _kubelet.heartbeat()
     namespace = make_namespace(kube)
     jobs = {name: Job.create(kube, namespace, manifest(name)) for name in ("sandbox", "sidecar", "failed-beside-one")}
-    stuck = _kubelet.pod_of(namespace, jobs["sandbox"].child(PREFLIGHT))
+    stuck = kubelet.pod_of(namespace, jobs["sandbox"].child(PREFLIGHT))
     stuck.cannot_start("ContainerCreating", "")
     says(kube, stuck, "FailedCreatePodSandBox", SANDBOX)
-    done = _kubelet.pod_of(namespace, jobs["sidecar"].child(PREFLIGHT))
+    done = kubelet.pod_of(namespace, jobs["sidecar"].child(PREFLIGHT))
     done.sidecar = "istio-proxy"
     done.validates()
-    _kubelet.pod_of(namespace, jobs["failed-beside-one"].child(PREFLIGHT)).validates()
-    failed = _kubelet.pod_of(namespace, jobs["failed-beside-one"].child(ATTEMPT))
+    kubelet.pod_of(namespace, jobs["failed-beside-one"].child(PREFLIGHT)).validates()
+    failed = kubelet.pod_of(namespace, jobs["failed-beside-one"].child(ATTEMPT))
     failed.sidecar = "istio-proxy"
     failed.runs()
     failed.fails(FailureReason.LOSS_DIVERGED, NAN)
@@ -182,7 +181,7 @@ def test_a_trainer_that_failed_beside_a_sidecar_ends_the_job_and_its_pod(
     assert "because container istio-proxy did not stop" in job.ready()["message"]
 
 
-def test_a_failed_sandbox_is_reported_with_the_kubelets_message(slow: dict[str, Job]) -> None:
+def test_a_failed_sandbox_is_reported_with_thekubelets_message(slow: dict[str, Job]) -> None:
     job = slow["sandbox"]
     wait_for(
         "the kubelet's word",

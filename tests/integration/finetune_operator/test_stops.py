@@ -9,7 +9,7 @@ from finetune_api.reasons import FailureReason
 from tests.integration.conftest import PROFILE
 from tests.integration.finetune_operator.kubelet import Kubelet, PlayedPod
 from tests.integration.finetune_operator.running import SECOND, training
-from tests.integration.jobs import ATTEMPT, Job, kstatus, manifest
+from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, kstatus, manifest
 from tests.integration.kube import PROFILES, Kube, RefusedError
 from tests.integration.waiting import wait_for
 
@@ -71,6 +71,16 @@ def test_a_deadline_lets_the_attempt_store_a_checkpoint_and_ends_the_job(
     assert job.status()["attempts"][0]["reason"] == FailureReason.DEADLINE_EXCEEDED
 
 
+def test_a_deadline_is_noticed_though_nothing_else_happens(kube: Kube, namespace: str, kubelet: Kubelet) -> None:
+    job = Job.create(kube, namespace, manifest(runPolicy={"activeDeadlineSeconds": 3}))
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
+    pod = kubelet.pod_of(namespace, job.child(ATTEMPT))
+    pod.runs()
+    stops(job, pod)
+
+    job.assert_failed(FailureReason.DEADLINE_EXCEEDED, "The job had not ended 3 s after its first training pod")
+
+
 @pytest.fixture
 def priced(kube: Kube, namespace: str) -> Iterator[str]:
     """A profile whose GPU costs a unit a second."""
@@ -85,7 +95,10 @@ def priced(kube: Kube, namespace: str) -> Iterator[str]:
 def test_a_job_that_has_used_its_budget_is_suspended_and_resumed_by_raising_it(
     kube: Kube, namespace: str, kubelet: Kubelet, priced: str
 ) -> None:
-    job, first = training(kube, namespace, kubelet, profileName=priced, runPolicy={"budget": {"cost": "5"}})
+    job = Job.create(kube, namespace, manifest(profileName=priced, runPolicy={"budget": {"cost": "5"}}))
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
+    first = kubelet.pod_of(namespace, job.child(ATTEMPT))
+    first.runs()  # on a busy machine nobody may see that it trains: it soon reaches its budget
 
     assert job.wait_for_reason("BudgetExceeded")["state"] == "Suspended"
     assert job.ready()["message"].startswith("The job has used its budget of 5 (spec.runPolicy.budget.cost). Raise")

@@ -96,18 +96,14 @@ def start_anew(job: Job, operator: OperatorProcess, restarts: float) -> None:
     wait_for("the watches to start anew", count, lambda count: count > restarts)
 
 
-def wait_until_ready(operator: OperatorProcess) -> None:
-    wait_for("the operator to watch", lambda: operator.probe("/readyz"), lambda answer: answer == (200, "ok"))
-
-
 @pytest.fixture
 def waiting(kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet) -> Job:
     """A job with an object for every watch."""
-    wait_until_ready(operator)
+    operator.wait_until_ready()
     if operator.metric(RESTARTS):  # the pause before a restart grows with each restart
         operator.stop()
         operator.start()
-        wait_until_ready(operator)
+        operator.wait_until_ready()
     job = Job.create(kube, namespace, manifest("before"))
     kubelet.pod_of(namespace, job.child(PREFLIGHT))
     return job
@@ -160,7 +156,7 @@ def test_watches_that_failed_are_started_again_in_the_same_process(
     proxy.break_watches({WATCHES["FineTuneJobs"]: fault})
     start_anew(waiting, operator, restarts)
     proxy.mend()
-    wait_until_ready(operator)
+    operator.wait_until_ready()
     works(waiting, operator, kubelet)
 
 
@@ -235,7 +231,7 @@ def test_the_probes_tell_an_operator_that_does_not_watch_yet_from_one_that_works
     status, text = operator.probe("/readyz")
     assert status == 503, text
     proxy.mend()
-    wait_until_ready(operator)
+    operator.wait_until_ready()
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.chaos.judge import Outcome, Sample, outcome, seconds_per_step, seconds_to_recover, steps_repeated
+from tests.chaos.figures.judge import Outcome, Sample, outcome, seconds_per_step, seconds_to_recover, steps_repeated
 from tests.chaos.phases import Phase, phase_of
-from tests.chaos.table import FAULTS, SHORT
+from tests.chaos.table import FAULTS, SHORT, Task
 from tests.integration.kube import Object
 
 TRAIN = Phase.TRAIN
@@ -42,8 +42,14 @@ def test_nothing_is_repeated_where_the_attempt_went_on_or_resumed_at_its_last_st
     assert steps_repeated(steps((0, 1, 50, 0), (9, 2, 50, 50), (10, 2, 60, 50))) == 0
 
 
-def test_a_step_takes_as_long_as_on_average_while_the_steps_advanced() -> None:
-    assert seconds_per_step(steps((0, 1, 0, 0), (1, 1, 10, 0), (31, 1, 10, 0), (32, 1, 20, 0))) == pytest.approx(0.1)
+def test_a_step_takes_as_long_as_on_average_until_the_last_report_of_each_pod() -> None:
+    looks = steps((5, 1, 0, 0), (6, 1, 1, 0), (15, 1, 1, 0), (16, 1, 11, 0), (40, 1, 11, 0))
+    looks += steps((60, 2, 0, 0), (61, 2, 12, 11), (71, 2, 22, 11), (99, 2, 22, 11))
+    assert seconds_per_step(looks) == pytest.approx(1.0)
+
+
+def test_a_pod_that_took_no_step_shows_no_duration() -> None:
+    assert seconds_per_step(steps((0, 1, 0, 0), (5, 1, 0, 0), (90, 2, 10, 10))) == 0.0
 
 
 def test_a_job_has_recovered_once_it_is_further_than_before() -> None:
@@ -63,7 +69,7 @@ def ended(state: str, ready: str, *reasons: str) -> Object:
 
 
 def judged(name: str, status: Object) -> Outcome:
-    return outcome(BY_NAME[name], TRAIN, 0, steps((0, 1, 0, 0)), 0.0, status)
+    return outcome(Task(BY_NAME[name], TRAIN, 0), steps((0, 1, 0, 0)), 0.0, status)
 
 
 def test_a_fault_that_needs_a_retry_is_right_if_the_job_completes_and_the_attempt_says_so() -> None:
@@ -80,9 +86,10 @@ def test_a_fault_that_no_retry_can_mend_is_right_if_the_job_fails_for_its_reason
 
 def test_more_lost_work_than_the_fault_allows_is_wrong() -> None:
     looks = steps((0, 1, 0, 0), (10, 1, 100, 0), (20, 2, 0, 0), (40, 2, 200, 0))
-    lost = outcome(BY_NAME["trainer-sigterm"], TRAIN, 0, looks, 10.0, ended("Complete", "Succeeded", "Preempted"))
+    stopped, killed = (Task(BY_NAME[name], TRAIN, 0) for name in ("trainer-sigterm", "trainer-sigkill"))
+    lost = outcome(stopped, looks, 10.0, ended("Complete", "Succeeded", "Preempted"))
     assert (lost.steps_repeated, lost.little_lost, lost.is_right) == (100, False, False)
-    assert outcome(BY_NAME["trainer-sigkill"], TRAIN, 0, looks, 10.0, ended("Complete", "Succeeded", "Killed")).is_right
+    assert outcome(killed, looks, 10.0, ended("Complete", "Succeeded", "Killed")).is_right
 
 
 def test_a_preflight_that_was_tried_again_has_a_reason_too() -> None:
@@ -93,9 +100,32 @@ def test_a_preflight_that_was_tried_again_has_a_reason_too() -> None:
 def test_the_phase_told_is_the_one_in_which_the_fault_came() -> None:
     looks = [Sample(0, Phase.PREFLIGHT), Sample(3, None), Sample(4, Phase.LOAD), Sample(9, TRAIN)]
     told = [
-        outcome(BY_NAME["trainer-sigkill"], Phase.PREFLIGHT, 0, looks, injected, {}).phase for injected in (2, 3.5, 5)
+        outcome(Task(BY_NAME["trainer-sigkill"], Phase.PREFLIGHT, 0), looks, injected, {}).phase
+        for injected in (2, 3.5, 5)
     ]
     assert told == [Phase.PREFLIGHT, Phase.PREFLIGHT, Phase.LOAD]
+
+
+def test_other_weights_than_without_a_fault_are_wrong_and_none_are_not_compared() -> None:
+    task, looks = Task(BY_NAME["trainer-sigkill"], TRAIN, 0), steps((0, 1, 0, 0))
+    status = ended("Complete", "Succeeded", "Killed")
+    assert [outcome(task, looks, 0.0, status, same).is_right for same in (True, False, None)] == [True, False, True]
+
+
+def test_the_loading_of_the_model_is_a_part_of_the_recovery() -> None:
+    looks = [Sample(0, Phase.LOAD), Sample(2, TRAIN, 1, 5), Sample(4, Phase.LOAD, 2), Sample(9, TRAIN, 2, 5, 5)]
+    looks += [Sample(10, TRAIN, 2, 6, 5), Sample(11, Phase.LOAD, 3), Sample(15, TRAIN, 3, 6, 6)]
+
+    found = outcome(Task(BY_NAME["trainer-sigkill"], TRAIN, 0), looks, 3.0, {})
+
+    assert (found.seconds_to_recover, found.seconds_loading) == (7.0, 5.0)
+
+
+def test_only_a_wrong_try_keeps_what_the_job_said() -> None:
+    status = ended("Complete", "Succeeded", "Killed")
+    status["conditions"][0]["message"] = "Something."
+    right = judged("trainer-sigkill", status)
+    assert (right.said, judged("loss-not-a-number", status).said) == ("", "Something.")
 
 
 def test_a_job_that_never_ends_is_wrong() -> None:

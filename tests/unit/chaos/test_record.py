@@ -1,17 +1,37 @@
 """A run that was stopped is continued, and the page shows what is in the record."""
 
+import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.judge import Outcome
-from tests.chaos.page import lower_bound, page
-from tests.chaos.record import Record
+from tests.chaos.figures.judge import Outcome
+from tests.chaos.figures.page import lower_bound, page
+from tests.chaos.figures.record import Record
 from tests.chaos.table import FAULTS
 
 FAULT, OTHER = FAULTS[0], FAULTS[1]
-RIGHT = Outcome(FAULT.name, "load", 0, "Complete", ["Killed"], "Better.", True, True, True, 12, 3.5, 20.0, 60.0)
+RIGHT = Outcome(
+    FAULT.name,
+    "train",
+    0,
+    "Complete",
+    ["Killed"],
+    "",
+    True,
+    True,
+    True,
+    True,
+    12,
+    3.5,
+    20.0,
+    6.0,
+    60.0,
+    "2026-01-02",
+    "abc",
+)
 
 
 def test_every_fault_gets_its_first_try_before_any_gets_its_second(tmp_path: Path) -> None:
@@ -27,20 +47,26 @@ def test_every_fault_gets_its_first_try_before_any_gets_its_second(tmp_path: Pat
 
 
 def test_tries_in_the_file_are_not_made_again(tmp_path: Path) -> None:
-    record = Record(tmp_path / "r.json", {"load": 1.0})
+    record = Record(tmp_path / "r.json", "abc", {"load": 1.0})
     record.add(RIGHT)
 
     again = Record.open(tmp_path / "r.json")
 
-    assert (again.outcomes, again.phase_seconds) == ([RIGHT], {"load": 1.0})
+    assert [replace(entry, date=RIGHT.date) for entry in again.outcomes] == [RIGHT]
+    assert again.phase_seconds == {"load": 1.0}
     assert [task.seed for task in again.to_do([FAULT], 3)] == [1, 2]
 
 
-def test_the_time_left_is_that_of_the_tries_so_far(tmp_path: Path) -> None:
-    record = Record(tmp_path / "r.json")
-    assert record.seconds_left(record.to_do([FAULT], 3)) is None
-    record.add(RIGHT)
-    assert record.seconds_left(record.to_do([FAULT], 3)) == 120.0
+def test_a_try_is_a_line_in_the_order_of_the_table_with_its_date_and_commit(tmp_path: Path) -> None:
+    record = Record(tmp_path / "r.json", "abc")
+    for entry in (replace(RIGHT, seed=10), replace(RIGHT, fault=OTHER.name), replace(RIGHT, seed=2)):
+        record.add(entry)
+
+    lines = (tmp_path / "r.json").read_text().splitlines()[2:-1]
+
+    tries = [json.loads(line.rstrip(",")) for line in lines]
+    assert [(entry["fault"], entry["seed"]) for entry in tries] == [(FAULT.name, 2), (FAULT.name, 10), (OTHER.name, 0)]
+    assert {(entry["date"], entry["commit"]) for entry in tries} == {(datetime.now(UTC).date().isoformat(), "abc")}
 
 
 def test_twenty_right_tries_show_at_least_86_percent() -> None:
@@ -50,19 +76,31 @@ def test_twenty_right_tries_show_at_least_86_percent() -> None:
 
 
 def test_the_page_has_a_row_for_each_fault_with_a_try_and_names_every_wrong_one(tmp_path: Path) -> None:
-    record = Record(tmp_path / "r.json", {"load": 1.25}, [RIGHT, replace(RIGHT, seed=1, state="Failed", said="a|b")])
+    record = Record(
+        tmp_path / "r.json", "", {"load": 1.25}, [RIGHT, replace(RIGHT, seed=1, state="Failed", said="a|b")]
+    )
     record.outcomes[1] = replace(record.outcomes[1], ended_right=False)
 
     text = page(record)
 
-    assert f"| `{FAULT.name}`: {FAULT.told} | Complete | 2 | 1 | 2 | 2 | 3% | 12 | 3.5 | 20, 20 |" in text
+    assert f"| `{FAULT.name}`: {FAULT.told} | Complete | 2 | 1 | 2 | 2 | 2 of 2 | 3% | 12 | 3.5 | 20, 20 |" in text
     assert OTHER.name not in text
-    assert "| `trainer-sigkill` | load | 1 | Failed | Killed | a\\|b |" in text
+    assert "| `trainer-sigkill` | train | 1 | abc | Failed | Killed | yes | a\\|b |" in text
     assert "load 1.2" in text
+    assert "1 of 2 tries are right" in text
+
+
+def test_the_page_tells_what_a_kill_costs_while_the_model_trains(tmp_path: Path) -> None:
+    elsewhere = replace(RIGHT, seed=2, phase="load", seconds_to_recover=500.0)
+    slower = replace(RIGHT, seed=1, seconds_to_recover=30.0, seconds_loading=20.0)
+
+    text = page(Record(tmp_path / "r.json", "", {}, [RIGHT, slower, elsewhere]))
+
+    assert "| SIGKILL | 2 | 25, 30 | 12, 14 | 12 | 3.5 |" in text
 
 
 def test_the_page_says_so_where_nothing_went_wrong(tmp_path: Path) -> None:
-    assert page(Record(tmp_path / "r.json", {}, [RIGHT])).endswith("None.\n")
+    assert page(Record(tmp_path / "r.json", "", {}, [RIGHT])).endswith("None.\n")
 
 
 def test_the_page_says_so_while_there_are_no_figures(tmp_path: Path) -> None:

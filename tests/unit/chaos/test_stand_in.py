@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import stand_in
+from tests.chaos.harms import stand_in
 
 SHOW = "import time, datetime; print(time.time(), datetime.datetime.now(datetime.timezone.utc).timestamp())"
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from finetune_api.bundle import Bundle, bucket_of, storage_of, uris_of
+from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import Storage
 
@@ -138,3 +139,24 @@ def test_every_uri_is_known_by_its_field() -> None:
 def test_the_digest_leaves_out_defaults_and_what_may_be_changed(said: dict[str, Any]) -> None:
     plain, other = (Bundle(spec=FineTuneJobSpec.model_validate({**MINIMAL, **more})) for more in ({}, said))
     assert other.spec_digest == plain.spec_digest
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "left"),
+    [(None, None, ["a", "b"]), ("b", None, ["b"]), (None, "b", ["b"]), (None, "of-a-changed-profile", [])],
+)
+def test_the_bundle_of_a_pod_has_only_the_gpu_type_on_which_it_runs(
+    asked: str | None, told: str | None, left: list[str]
+) -> None:
+    spec = FineTuneJobSpec.model_validate({**MINIMAL, "compute": {"gpuType": asked} if asked else {}})
+    bundle = Bundle(spec=spec, gpu_types=[GpuType(name="a"), GpuType(name="b")])
+    assert [gpu.name for gpu in bundle.on(told).gpu_types] == left
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [{"gpuType": "h100"}, {"labels": {"a": "b"}}, {"annotations": {"a": "b"}}, {"priorityClassName": "urgent"}],
+)
+def test_the_digest_does_not_depend_on_where_and_how_soon_the_job_runs(compute: dict[str, Any]) -> None:
+    spec = FineTuneJobSpec.model_validate({**MINIMAL, "compute": compute})
+    assert Bundle(spec=spec).spec_digest == Bundle(spec=FineTuneJobSpec.model_validate(MINIMAL)).spec_digest

@@ -8,6 +8,7 @@ from finetune_api import names
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus
+from finetune_operator.decisions import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.world import Run, World
@@ -76,13 +77,16 @@ def attempt(pod: Pod | None = None, **fields: Any) -> Run:
 
 
 def validated(**changes: Any) -> World:
-    """Its preflight has succeeded."""
-    return fresh(
+    """Its preflight has succeeded, so its bundle exists."""
+    world = fresh(
         service_account_exists=True,
         role_binding_exists=True,
         preflight=preflight(pod("Succeeded"), succeeded=True),
         **changes,
     )
+    if world.spec is None or world.profile is None or "bundle" in changes:
+        return world
+    return replace(world, bundle=bundles.bundle_of(world, world.spec, world.profile))
 
 
 def with_status(world: World, plan: Plan) -> World:

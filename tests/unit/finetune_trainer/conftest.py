@@ -3,19 +3,19 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from devcluster.ports import free_ports
 from finetune_api.bundle import Bundle
 
 TEMPLATE = (
@@ -189,18 +189,11 @@ class S3:
         return True
 
     def bucket(self, name: str) -> str:
-        """Makes a bucket; returns its name."""
-        self.client().create_bucket(Bucket=name)
+        """Makes a bucket, or finds the one that an earlier try has made; returns its name."""
+        client = self.client()
+        with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket=name)
         return name
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports nobody listens on; all are held until the last is found, so that no two are the same."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 @pytest.fixture(scope="session")
@@ -215,7 +208,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         (folder / "secrets" / name / "AWS_ACCESS_KEY_ID").write_text(name)
         (folder / "secrets" / name / "AWS_SECRET_ACCESS_KEY").write_text(f"{name}-key")
     for _ in range(3):  # a port that was free may be taken by the time it is listened on
-        port, *others = _free_ports(8)
+        port, *others = free_ports(8)
         server = _start_weed(folder, port, others)
         s3 = S3(f"http://127.0.0.1:{port}", folder / "secrets", folder / "s3.json", server)
         try:
@@ -257,7 +250,7 @@ def _comes_up(s3: S3, server: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + 60
     while server.poll() is None and time.monotonic() < deadline:
         try:
-            s3.client().create_bucket(Bucket="ready")
+            s3.bucket("ready")
             s3.client().put_object(Bucket="ready", Key="probe", Body=b"1")
             return True
         except Exception:

@@ -10,12 +10,15 @@ import numpy as np
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora
 from finetune_trainer.base.model_files import (
+    CARD,
     CONFIG,
     GENERATION_CONFIG,
     INDEX,
     TOKENIZER_CONFIG,
     Files,
+    Pins,
     fetch_settings,
+    pin,
     read_object,
     shards_of,
     weight_map,
@@ -23,6 +26,7 @@ from finetune_trainer.base.model_files import (
 from finetune_trainer.base.weights import Tensor, Tensors, read_header, read_rows, spread
 from finetune_trainer.base.weights_fit import Vocabulary, is_tied, misfit, vocabulary_of
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sizing.model_shape import HEADS, ModelShape, Sizes, model_shape
 
@@ -78,6 +82,8 @@ class BaseModel:
     """The content of tokenizer.json, or of tokenizer.model if there is no tokenizer.json."""
     files: Files
     """All files of the folder that are used."""
+    pins: Pins
+    """The identities of these files, before any of them was read."""
     vocabulary: Vocabulary | None
     """The embedding and the output head; None if their names are not known."""
 
@@ -91,6 +97,8 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
     """Downloads the settings and the tokenizer to `scratch`, reads the headers of the weights, and returns the model.
 
     Raises TrainerFailure ModelNotFound if a file is missing, and ModelUnsupported if the model cannot be tuned."""
+    phase("inspecting the base model")
+    pins = pin(storage, uri)
     files = fetch_settings(storage, uri, scratch)
     config = read_object(scratch / CONFIG, uri)
     require_supported(config, uri)
@@ -113,6 +121,7 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
         model_type=config["model_type"],
         fingerprint=b"".join(path.read_bytes() for path in own[:1]),
         files=files,
+        pins={path: pins.get(path, "") for path in files if path != CARD},
         vocabulary=vocabulary,
     )
 

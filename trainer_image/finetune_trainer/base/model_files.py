@@ -44,6 +44,7 @@ ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 REDIRECTIONS = {CONFIG: "configuration_files", TOKENIZER_CONFIG: "fast_tokenizer_files"}
 """Keys of a file with which Transformers reads another file instead, depending on its version."""
 SAVE_AGAIN = "Load the model with Transformers, save it with save_pretrained, and upload the result."
+UNCHANGED = "Create the job again, and leave the model's files unchanged until it has ended."
 INDEX_AGAIN = "Upload the index and the shards of the same model."
 """Remedies that several findings share."""
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
@@ -53,6 +54,8 @@ LEFTOVERS = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")
 
 Files = Mapping[str, int]
 """Size of each file in bytes, by its path in the folder."""
+Pins = Mapping[str, str]
+"""Identity of each file (JobStorage.identity), by its path in the folder. Two files of one size can differ."""
 
 
 def fetch_settings(storage: JobStorage, uri: str, to: Path, more: Callable[[str], bool] = lambda path: False) -> Files:
@@ -80,9 +83,22 @@ def fetch_settings(storage: JobStorage, uri: str, to: Path, more: Callable[[str]
     return {path: files[path] for path in (*sorted(settings), *weights)}
 
 
-def copy_files(storage: JobStorage, uri: str, files: Files, to: Path) -> None:
+def pin(storage: JobStorage, uri: str) -> Pins:
+    """Returns the identity of each file of the folder that can be part of a model. Call it before the files are read:
+    a file that is replaced afterwards then has another identity than its pin."""
+    files = (path for path in storage.list_folder(uri) if path in (*SETTINGS, INDEX) or is_weights(path))
+    # The licence in the model card changes no result, and model cards are edited.
+    return {path: storage.identity(join(uri, path)) for path in files if path != CARD}
+
+
+def is_weights(path: str) -> bool:
+    """Returns whether a file of the folder itself, not of a subfolder, contains weights."""
+    return "/" not in path and path.endswith(".safetensors")
+
+
+def copy_files(storage: JobStorage, uri: str, files: Files, to: Path, pins: Pins | None = None) -> None:
     """Downloads exactly `files` of the folder at `uri` to the folder `to`. Raises TrainerFailure ModelNotFound if one
-    no longer exists or has another size."""
+    no longer exists, has another size, or is no longer the file of `pins`."""
     storage.download_folder(uri, to, lambda path: path in files)
     for path, size in files.items():
         found = (to / path).stat().st_size if (to / path).exists() else None
@@ -91,7 +107,13 @@ def copy_files(storage: JobStorage, uri: str, files: Files, to: Path) -> None:
             raise TrainerFailure(
                 FailureReason.MODEL_NOT_FOUND,
                 f"{join(uri, path)} had {size:,} bytes when preflight read it, and {now}.",
-                "Leave the model's files unchanged until the job has ended.",
+                UNCHANGED,
+            )
+    # After the download, so that no file is replaced between the comparison and the download.
+    for path, pinned in (pins or {}).items():
+        if storage.identity(join(uri, path)) != pinned:
+            raise TrainerFailure(
+                FailureReason.MODEL_NOT_FOUND, f"{join(uri, path)} was replaced after preflight had read it.", UNCHANGED
             )
 
 

@@ -1,9 +1,10 @@
 """Checks that the adapter that a job continues from (`method.lora.from`) matches the spec and the base model.
 
-Reads only the settings of the adapter and the header of its weights."""
+Preflight downloads the adapter once. All attempts use this copy, so the adapter at `method.lora.from` may change."""
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from finetune_api.reasons import FailureReason
@@ -43,9 +44,11 @@ ANOTHER = "Set spec.method.lora.from to the folder of a LoRA adapter that PEFT s
 ENDINGS = (".lora_A.weight", ".lora_B.weight")
 
 
-def require_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel) -> None:
-    """Raises TrainerFailure ModelNotFound if there is no adapter at `method.lora.from`. Raises SpecInvalid if the
-    adapter does not match the base model, or, if it is trained further, the settings in `method.lora`."""
+def fetch_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel, folder: Path) -> None:
+    """Downloads the adapter at `method.lora.from`, if there is one, to `folder`, and checks what it has downloaded.
+
+    Raises TrainerFailure ModelNotFound if there is no adapter. Raises SpecInvalid if the adapter does not match the
+    base model, or, if it is trained further, the settings in `method.lora`."""
     lora = method.lora
     uri = lora.from_
     if uri is None:
@@ -60,12 +63,14 @@ def require_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel
             if whole
             else "Correct spec.method.lora.from, or upload the adapter to that folder.",
         )
-    settings = settings_of(storage.read_bytes(join(uri, ADAPTER_CONFIG)), uri)
+    storage.download_folder(uri, folder, lambda path: path in ADAPTER)
+    settings = settings_of((folder / ADAPTER_CONFIG).read_bytes(), uri)
     if method.type is MethodType.NONE:
         lora = Lora()  # the adapter's own settings are used
     else:
         require_settings(settings, lora, uri)
-    tensors = read_header(storage, join(uri, ADAPTER_WEIGHTS), files[ADAPTER_WEIGHTS])
+    copy = folder / ADAPTER_WEIGHTS
+    tensors = read_header(storage, join(uri, ADAPTER_WEIGHTS), copy.stat().st_size, copy)
     require_layers({name: tensor.shape for name, tensor in tensors.items()}, base.sizes, lora, uri)
 
 

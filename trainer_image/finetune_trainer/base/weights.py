@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +42,12 @@ Tensors = Mapping[str, Tensor]
 """Tensors by their names."""
 
 
-def read_header(storage: JobStorage, uri: str, size: int) -> dict[str, Tensor]:
-    """Returns every tensor of a file of `size` bytes.
+def read_header(storage: JobStorage, uri: str, size: int, copy: Path | None = None) -> dict[str, Tensor]:
+    """Returns every tensor of a file of `size` bytes. `copy`: the file on the disk, if it was downloaded.
 
     Raises TrainerFailure ModelUnsupported if it is not a .safetensors file, and ModelNotFound if it is incomplete."""
-    start = storage.read_bytes(uri, 0, 8)
+    source = str(copy) if copy else uri
+    start = storage.read_bytes(source, 0, 8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
     if length > HEADER_LIMIT:
         raise TrainerFailure(
@@ -54,7 +56,7 @@ def read_header(storage: JobStorage, uri: str, size: int) -> dict[str, Tensor]:
             "Upload the file itself. If it is a Git LFS pointer, run git lfs pull first.",
         )
     try:
-        header = json.loads(storage.read_bytes(uri, 8, length))
+        header = json.loads(storage.read_bytes(source, 8, length))
         entries = {name: value for name, value in header.items() if name != "__metadata__"}
         end = 8 + length + max(entry["data_offsets"][1] for entry in entries.values())
         found = {

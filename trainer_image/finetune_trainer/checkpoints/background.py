@@ -1,7 +1,7 @@
 """One piece of work at a time in a thread beside the training, with its processor time."""
 
 from collections.abc import Callable
-from threading import Event, Thread
+from threading import Event, Thread, current_thread
 from time import thread_time
 
 from finetune_trainer.pod.heartbeat import beat
@@ -17,8 +17,10 @@ class Background:
     def __init__(self) -> None:
         self._thread: Thread | None = None
         self._cancelled = Event()
+        self._cpu: dict[Thread, float] = {}
+        """Processor time of the threads that do the present work, as each of them told last."""
         self.cpu_seconds = 0.0
-        """Processor time of the work that has ended."""
+        """Processor time of the work that has ended, in all its threads."""
 
     @property
     def busy(self) -> bool:
@@ -26,7 +28,8 @@ class Background:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, work: Callable[[Callable[[int], None]], None]) -> None:
-        """Starts `work`. Its argument is a function that it calls again and again: it raises Cancelled after `cancel`.
+        """Starts `work`. Its argument is a function that it calls again and again, from each of its threads: it raises
+        Cancelled after `cancel`. Threads that the work starts must not outlive it.
 
         `work` handles its own errors. No other work may be under way."""
         assert not self.busy, "work is under way"
@@ -37,7 +40,9 @@ class Background:
             except Cancelled:
                 pass
             finally:
-                self.cpu_seconds += thread_time()
+                self._cpu[current_thread()] = thread_time()
+                self.cpu_seconds += sum(self._cpu.values())
+                self._cpu = {}
 
         self._thread = Thread(target=run, name="checkpoint", daemon=True)
         self._thread.start()
@@ -56,5 +61,6 @@ class Background:
 
     def _check(self, size: int) -> None:
         beat()  # the training may be waiting for this work
+        self._cpu[current_thread()] = thread_time()
         if self._cancelled.is_set():
             raise Cancelled

@@ -15,6 +15,7 @@ from typing import Annotated, Any, BinaryIO
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import beat
 from finetune_trainer.pod.storage import JobStorage, join
 
 MANIFEST = "manifest.json"
@@ -24,6 +25,8 @@ Content = bytes | Path | Callable[[], BinaryIO]
 VERSION = 1
 """Layout of the manifest. A reader uses only folders of its own layout."""
 
+SPEC = "spec."
+"""Beginning of the names of facts that are fields of the spec. Such a field without a value is not set."""
 DEFAULTED = "fields with their default"
 """The fact that lists the names of those facts that are fields with their default value."""
 
@@ -67,9 +70,8 @@ class Manifest(BaseModel):
         unknown = set(theirs.get(DEFAULTED, ())) - ours.keys()
         for name in [*ours, *theirs]:
             if name not in {DEFAULTED, *new, *unknown} and theirs.get(name) != ours.get(name):
-                return (
-                    f"it was written for {name} {_shown(theirs.get(name))}, and this run has {_shown(ours.get(name))}"
-                )
+                written, present = _named(name, theirs.get(name)), _own(name, ours.get(name))
+                return f"it was written for {written}, and this run has {present}"
         return None
 
 
@@ -90,8 +92,8 @@ def write_folder(
 ) -> Manifest:
     """Writes `files`, by their path in the folder, and then the manifest. Returns the manifest.
 
-    `advance`: gets the number of bytes sent, in the calling thread; an exception that it raises ends the writing. No
-    folder must exist at `uri`. Raises TrainerFailure as JobStorage does; the folder is then not usable."""
+    `advance`: gets the number of bytes sent, from any thread; an exception that it raises ends the writing. No folder
+    must exist at `uri`. Raises TrainerFailure as JobStorage does; the folder is then not usable."""
     entries = {}
     for name, content in files.items():
         entries[name] = _entry(content, lambda: advance(0))
@@ -163,7 +165,7 @@ def _opener(content: Content) -> Callable[[], BinaryIO]:
     return (lambda: content.open("rb")) if isinstance(content, Path) else content
 
 
-def _entry(content: Content, between: Callable[[], None] = lambda: None) -> FileEntry:
+def _entry(content: Content, between: Callable[[], None] = beat) -> FileEntry:
     """Returns size and sha256. Calls `between` between the parts that it reads."""
     digest, size = hashlib.sha256(), 0
     with _opener(content)() as stream:
@@ -176,6 +178,20 @@ def _entry(content: Content, between: Callable[[], None] = lambda: None) -> File
 
 def _unusable(uri: str, why: str) -> Unusable:
     return Unusable(f"{uri} is not used: {why}.")
+
+
+def _named(name: str, value: Any) -> str:
+    """Returns a fact of a folder in words, with its name."""
+    if value is None:
+        return f"the default of {name}" if name.startswith(SPEC) else f"no {name.removeprefix('the ')}"
+    return f"{name} {_shown(value)}"
+
+
+def _own(name: str, value: Any) -> str:
+    """Returns the same fact of this run in words, after its name was said."""
+    if value is None:
+        return "its default" if name.startswith(SPEC) else "none"
+    return _shown(value)
 
 
 def _shown(value: Any) -> str:

@@ -1,8 +1,6 @@
 """The facts that decide every optimizer step of a job. A checkpoint of other facts is not used."""
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from finetune_api.bundle import Bundle
@@ -34,7 +32,7 @@ def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
         **every,
         **({"spec.dataset.train[*].weight": weights} if any(weights) else {}),
         "the digest of the data": prepared.preflight.digest,
-        "the digest of the base model": _digest(prepared.model_files),
+        "the digest of the base model": prepared.model_digest,
         **{f"status.resolved.{name}": value for name, value in settled.items()},
         DEFAULTED: sorted(every.keys() - set_by_hand.keys()),
     }
@@ -62,7 +60,3 @@ def _fields(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for name, item in value.items():
         yield from _fields(f"{path}.{name}", item)
-
-
-def _digest(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(dict(value), sort_keys=True).encode()).hexdigest()

@@ -5,15 +5,17 @@ from another run is not used, and the log says why."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from finetune_api import names
-from finetune_trainer.checkpoints.folder import Content, Unusable, read_folder, write_folder
+from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.progress import MEGABYTE, Progress
 from finetune_trainer.pod.storage import JobStorage, join
 
 WRITER = "writer.json"
@@ -33,18 +35,37 @@ class Kept:
 class KeptResults:
     """The kept results of one job, as one attempt uses them."""
 
-    def __init__(self, storage: JobStorage, uri: str, attempt: int, facts: Mapping[str, Any], scratch: Path) -> None:
-        """`uri`: the folder of all results. `facts`: what determines them. `scratch`: a folder for downloads."""
+    def __init__(
+        self,
+        storage: JobStorage,
+        uri: str,
+        attempt: int,
+        facts: Mapping[str, Any],
+        scratch: Path,
+        counted: Callable[[int], None] = lambda results: None,
+    ) -> None:
+        """`uri`: the folder of all results. `facts`: what determines them. `scratch`: a folder for downloads.
+
+        `counted`: called after each result that this attempt writes, with the number of complete results in the folder.
+        Results of earlier attempts count too, so that the number grows only if this attempt adds something."""
         self._storage, self._uri, self._attempt, self._facts, self._scratch = storage, uri, attempt, facts, scratch
+        self._counted, self._written = counted, set[str]()
 
     def on(self, **facts: Any) -> "KeptResults":
         """Returns the same results, for which `facts` must be equal too."""
-        return KeptResults(self._storage, self._uri, self._attempt, {**self._facts, **facts}, self._scratch)
+        narrower = copy(self)
+        narrower._facts = {**self._facts, **facts}
+        return narrower
 
     @cached_property
+    def _files(self) -> list[str]:
+        """The files that were there when this attempt first looked."""
+        return list(self._storage.list_folder(self._uri))
+
+    @property
     def _folders(self) -> list[str]:
-        """The folders that were there when this attempt first looked."""
-        return sorted({path.partition("/")[0] for path in self._storage.list_folder(self._uri)})
+        """The folders of these files."""
+        return sorted({path.partition("/")[0] for path in self._files})
 
     def find(self, name: str) -> Kept | None:
         """Returns a usable result of this name, or None. Prints why a result is not used.
@@ -65,8 +86,13 @@ class KeptResults:
         writer = json.dumps({"attempt": self._attempt}).encode()
         try:
             self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name
-            write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts)
+            # The files of a whole model take many minutes.
+            progress = Progress(f"Storing {uri}", "MB", divisor=MEGABYTE)
+            write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts, progress.advance)
+            earlier = {path.partition("/")[0] for path in self._files if path.endswith(f"/{MANIFEST}")}
         except TrainerFailure as failure:
             print(f"A later attempt will have to repeat what {uri} contains: {failure.message}", flush=True)
             return False
+        self._written.add(uri.removeprefix(join(self._uri, "")))
+        self._counted(len(earlier | self._written))
         return True

@@ -1,7 +1,5 @@
 """The facts that determine the results of a job's phases. A kept result of other facts is not used."""
 
-import hashlib
-import json
 from typing import Any
 
 from finetune_api.bundle import Bundle
@@ -11,11 +9,10 @@ from finetune_trainer.handover.trainer_version import trainer_version
 
 def result_facts(bundle: Bundle, prepared: Prepared, device: str) -> dict[str, Any]:
     """Returns the facts by name. `device`: the type of the device, cpu or cuda."""
-    files = json.dumps(dict(prepared.model_files), sort_keys=True).encode()
     return {
         "the digest of the spec": bundle.spec_digest,
         "the digest of the data": prepared.preflight.digest,
-        "the digest of the base model": hashlib.sha256(files).hexdigest(),
+        "the digest of the base model": prepared.model_digest,
         "the version of the trainer": trainer_version(),
         "the device": device,
     }

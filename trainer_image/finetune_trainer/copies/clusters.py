@@ -11,6 +11,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.pod.heartbeat import attended
 from finetune_trainer.pod.progress import Progress
 
 BANDS = 16
@@ -62,7 +63,7 @@ class Clusters:
 
     def join_equal(self, keys: NDArray[np.uint64]) -> None:
         """Joins rows with equal keys, shape [rows], without the limit."""
-        for run in _runs(keys):
+        for run in attended(_runs(keys)):
             for row in run[1:]:
                 self.join(run[0], row, capped=False)
 
@@ -71,7 +72,7 @@ class Clusters:
         band has the shape [rows]."""
         progress = Progress("Comparing rows", "bands")
         for keys in bands:
-            for first, second in _candidates(keys):
+            for first, second in attended(_candidates(keys)):
                 low, high = self.root(first), self.root(second)
                 # Rows in the same cluster, or in two full ones (which are already recorded), need no comparison.
                 if low == high or {low, high} <= self._full:

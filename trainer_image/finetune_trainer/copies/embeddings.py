@@ -16,6 +16,7 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.base.model_files import copy_files, fetch_settings
 from finetune_trainer.copies.clusters import Clusters
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.pod.storage import JobStorage
 
@@ -51,6 +52,7 @@ class SentenceModel:
 
     def __init__(self, storage: JobStorage, uri: str, scratch: Path) -> None:
         """Raises TrainerFailure ModelNotFound or ModelUnsupported if there is no usable sentence model at `uri`."""
+        phase("loading the sentence model")
         try:
             files = fetch_settings(storage, uri, scratch, is_pooling_file)
         except TrainerFailure as failure:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rensa import RMinHash
 
 from finetune_trainer.copies.clusters import BANDS, Clusters, width_of_bands
+from finetune_trainer.pod.heartbeat import attended
 
 SHINGLE = 5
 """Number of consecutive words, or characters, of a shingle."""
@@ -144,7 +145,7 @@ class NearDuplicates:
         width = min(WIDEST_BAND, width_of_bands(threshold))
         self._bands_path.touch()
         bands = _OnDisk(self._bands_path)
-        for start, end in sets.blocks():
+        for start, end in attended(sets.blocks()):
             parted = (apart[start:end] * np.uint64(MULTIPLIER) >> np.uint64(32)).astype(np.uint32)
             for band, keys in enumerate(_band_keys(*sets.block(start, end), width)):
                 bands.write(band * len(sets) + start, keys ^ parted)

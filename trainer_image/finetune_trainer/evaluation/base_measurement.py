@@ -1,7 +1,7 @@
 """Loads the base model and measures it before the training, unless an earlier attempt did."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,47 +24,23 @@ from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.ranks.group import agreed, gather
 
 
-def measure_base(
-    bundle: Bundle,
-    prepared: Prepared,
-    tokenizer: PreTrainedTokenizerBase,
-    accelerator: Accelerator,
-    folder: Path,
-    kept: KeptResults,
-    say: Callable[[str], None],
-) -> tuple[PreTrainedModel, Assessor, Baselines]:
-    """Measures the base model in `folder` as it would be served, or takes over what an earlier attempt measured.
-    Returns the base model as the method trains it.
-
-    `say`: reports what is done. Under QLoRA these are two models: it measures the base model in bf16, if that fits into
-    memory, and returns the base model in 4 bits. Only one of them is in memory at a time."""
-    measuring = BaseMeasuring(bundle, prepared, tokenizer, accelerator, folder, kept, say)
-    if (earlier := kept_baselines(kept)) is not None:
-        return *measuring.load(prepared.resolved.method), earlier
-    model, assessor, baselines = measuring.measure()
-    keep_baselines(kept, baselines)
-    return model, assessor, baselines
-
-
+@dataclass(frozen=True, eq=False)
 class BaseMeasuring:
-    """The measuring of one base model. The arguments are those of `measure_base`."""
+    """The measuring of the base model of a job."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        prepared: Prepared,
-        tokenizer: PreTrainedTokenizerBase,
-        accelerator: Accelerator,
-        folder: Path,
-        kept: KeptResults,
-        say: Callable[[str], None],
-    ) -> None:
-        self._bundle, self._prepared, self._tokenizer, self._accelerator = bundle, prepared, tokenizer, accelerator
-        self._folder, self._kept, self._say = folder, kept, say
+    bundle: Bundle
+    prepared: Prepared
+    tokenizer: PreTrainedTokenizerBase
+    accelerator: Accelerator
+    folder: Path
+    """The files of the base model."""
+    kept: KeptResults
+    say: Callable[[str], None]
+    """Reports what is done."""
 
     def measure(self) -> tuple[PreTrainedModel, Assessor, Baselines]:
         """Returns the same as `measure_base`."""
-        resolved, needed = self._prepared.resolved, self._prepared.resolved.base_memory
+        resolved, needed = self.prepared.resolved, self.prepared.resolved.base_memory
         if needed is None:
             return self._measure(resolved.method)
         short = self._shortage(needed)
@@ -76,7 +52,7 @@ class BaseMeasuring:
                     raise
                 # Running out of memory while measuring the base must not fail the job.
                 short = "the base model in bfloat16 ran out of GPU memory"
-            self._accelerator.free_memory()
+            self.accelerator.free_memory()
         if short:
             model, assessor, baselines = self._measure(resolved.method, f" in 4 bits, because {short}")
             return model, assessor, replace(baselines, shortage=short)
@@ -86,25 +62,38 @@ class BaseMeasuring:
 
     def _shortage(self, needed: str) -> str | None:
         """Returns why the base model in bf16 does not fit on one of the ranks, or None if it fits on all."""
-        memory = self._bundle.spec.compute.memory
-        return next(filter(None, gather(shortage(needed, self._accelerator.device, memory))), None)
+        memory = self.bundle.spec.compute.memory
+        return next(filter(None, gather(shortage(needed, self.accelerator.device, memory))), None)
 
     def load(self, method: MethodType) -> tuple[PreTrainedModel, Assessor]:
         """Loads the base model for `method`. Returns it with the object that measures it."""
-        device = self._accelerator.device
-        model, generation = agreed(lambda: load_base(self._bundle, self._prepared, method, device, self._folder))
-        tokens = self._prepared.resolved.micro_batch_tokens
-        evaluator = Evaluator(self._tokenizer, tokens, generation, self._accelerator)
-        return model, Assessor(self._bundle, self._prepared, evaluator)
+        device = self.accelerator.device
+        model, generation = agreed(lambda: load_base(self.bundle, self.prepared, method, device, self.folder))
+        tokens = self.prepared.resolved.micro_batch_tokens
+        evaluator = Evaluator(self.tokenizer, tokens, generation, self.accelerator)
+        return model, Assessor(self.bundle, self.prepared, evaluator)
 
     def _measure(self, method: MethodType, why: str = "") -> tuple[PreTrainedModel, Assessor, Baselines]:
         model, assessor = self.load(method)
 
         def say(what: str) -> None:
-            self._say(f"Answering {len(assessor.held_out):,} held-out rows with {what}.")
+            self.say(f"Answering {len(assessor.held_out):,} held-out rows with {what}.")
 
-        remember = KeptMeasurements(self._kept, f"base.{method.lower()}")
+        remember = KeptMeasurements(self.kept, f"base.{method.lower()}")
         return model, assessor, assessor.baselines(model, say, remember, f"the base model{why}")
+
+
+def measure_base(base: BaseMeasuring) -> tuple[PreTrainedModel, Assessor, Baselines]:
+    """Measures the base model as it would be served, or takes over what an earlier attempt measured. Returns the base
+    model as the method trains it.
+
+    Under QLoRA these are two models: it measures the base model in bf16, if that fits into memory, and returns the base
+    model in 4 bits. Only one of them is in memory at a time."""
+    if (earlier := kept_baselines(base.kept)) is not None:
+        return *base.load(base.prepared.resolved.method), earlier
+    model, assessor, baselines = base.measure()
+    keep_baselines(base.kept, baselines)
+    return model, assessor, baselines
 
 
 def load_base(

@@ -21,6 +21,7 @@ from transformers import (
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base.base_model import CONTEXT
+from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.model.attention import NAME
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.pod.failure import failure_of
@@ -43,16 +44,19 @@ def write_answers(
     expected: Sequence[str],
     tokens: int,
     generation: GenerationConfig,
+    kept: KeptAnswers | None = None,
 ) -> list[Answer]:
     """Returns the model's answer to each prompt, in the order of the prompts. `what`: the model's name in messages.
+    `kept`: keeps the answers for later attempts while they are written, and has those of earlier ones.
 
     A batch has about `tokens` tokens, and fewer after the GPU has run out of memory. Rows of similar length form a
     batch, so that there is little padding. The longest rows come first, so that too little memory shows at once."""
-    answers: dict[int, Answer] = {}
-    progress = Progress(f"Generating answers with {what}", "rows", len(prompts))
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    answers, tokens = kept.earlier(what, tokens) if kept else ([], tokens)
+    progress = Progress(f"Generating answers with {what}", "rows", len(prompts) - len(answers))
     longest = sharing(model).padded
-    waiting = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-    while waiting:
+    while len(answers) < len(order):
+        waiting = order[len(answers) :]
         each = len(prompts[waiting[0]]) + generation.max_new_tokens
         rows = waiting[: max(1, tokens // each) if each <= longest else 1]
         written = generate_within_memory(model, [prompts[row] for row in rows], generation)
@@ -62,10 +66,12 @@ def write_answers(
             tokens = len(rows) // 2 * each
             continue
         for row, answer in zip(rows, written, strict=True):
-            answers[row] = read_answer(tokenizer, answer, generation.eos_token_id, expected[row])
+            answers.append(read_answer(tokenizer, answer, generation.eos_token_id, expected[row]))
         progress.advance(len(rows))
-        waiting = waiting[len(rows) :]
-    return [answers[row] for row in range(len(prompts))]
+        if kept:
+            kept.written(answers, tokens)
+    of_row = dict(zip(order, answers, strict=True))
+    return [of_row[row] for row in range(len(prompts))]
 
 
 def generate_within_memory(

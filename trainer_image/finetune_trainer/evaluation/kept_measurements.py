@@ -1,8 +1,8 @@
-"""Measurements of a model that a later attempt takes over, each as soon as it is complete."""
+"""Measurements of a model that a later attempt takes over: complete ones, and the answers of one that is not."""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,9 +10,11 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.evaluation.recipe import Baselines
-from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
-from finetune_trainer.pod.rank import is_first
+from finetune_trainer.evaluation.scoring import Measure
+from finetune_trainer.pod.local_files import sha256_of
+from finetune_trainer.pod.rank import is_first, place
 from finetune_trainer.ranks.group import on_first
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
 from finetune_trainer.training.training_progress import duration
@@ -47,14 +49,14 @@ class KeptMeasurements:
         """`model`: a word for the model in the names of the folders."""
         self._kept, self._model = kept, model
 
-    def __call__(self, part: str, what: str, measure: Callable[[], Measured]) -> Measured:
+    def __call__(self, part: str, what: str, measure: Measure) -> Measured:
         """Returns the measurement of an earlier attempt, or measures and keeps the result: a `scoring.Remember`."""
         name = f"{self._model}.{part}"
         if (kept := on_first(lambda: self._kept.find(name))) is not None:
             found = _measured(TypeAdapter(_Stored).validate_json((kept.folder / FILE).read_bytes()))
             print(taken_over(what, kept.attempt, found.seconds), flush=True)
             return found
-        found = measure()
+        found = measure(KeptAnswers(self._kept, f"{name}{_share()}"))
         if is_first():
             self._kept.keep(name, {FILE: _json(_stored(found))})
         return found
@@ -66,13 +68,20 @@ def of_tuned(kept: KeptResults, weights: Path) -> KeptMeasurements:
     An attempt that has to train again can end with weights that differ by rounding, for example on another GPU. It does
     not take over the measurements of the earlier ones."""
     digest = hashlib.sha256()
-    if not is_first():
-        return KeptMeasurements(kept, "tuned")  # rank 0 writes the weights, and looks for their measurements
-    with quiet_work(LEAST_SECONDS):
-        for path in sorted(weights.glob("*.safetensors")):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest.update(b"".join(bytes.fromhex(sha256) for sha256 in on_first(lambda: _digests(weights))))
     return KeptMeasurements(kept.on(**{"the digest of the tuned weights": digest.hexdigest()}), "tuned")
+
+
+def _digests(weights: Path) -> list[str]:
+    """Returns the sha256 of each file with weights. Rank 0 has written them."""
+    return [sha256_of(path) for path in sorted(weights.glob("*.safetensors"))]
+
+
+def _share() -> str:
+    """Returns a suffix for the answers of this rank to its share of the rows. Another number of ranks has other
+    shares."""
+    here = place()
+    return "" if here.ranks == 1 else f".rank{here.rank}of{here.ranks}"
 
 
 def kept_baselines(kept: KeptResults) -> Baselines | None:

@@ -11,6 +11,7 @@ from finetune_api.spec.evaluation import Baseline
 from finetune_api.status.evaluation import Evaluation, Merged, Quantized
 from finetune_trainer.evaluation.gates import gate_results, regression_result
 from finetune_trainer.evaluation.generation import context
+from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.evaluation.quantized import base_name, compare_quantized, only_quantized
 from finetune_trainer.evaluation.scoring import Evaluator, Remember, measure_now
 from finetune_trainer.evaluation.status import evaluation_status
@@ -102,9 +103,9 @@ class Assessor:
         """Measures the base model. Calls `say` with `called`, and with the name of each few-shot draw, before it
         starts."""
 
-        def measure() -> Measured:
+        def measure(kept: KeptAnswers | None) -> Measured:
             say(called)
-            return self._evaluator.measure("the base model", model, self.held_out, self._asks)
+            return self._evaluator.measure("the base model", model, self.held_out, self._asks, kept)
 
         base = remember("rows", "the base model", measure)
         few_shot = self._few_shot(model, say, remember)
@@ -128,9 +129,9 @@ class Assessor:
         """Measures the tuned model and compares it with the baselines. `cost`: called after the measurement; returns
         the cost until then, or None if nothing was trained."""
 
-        def measure() -> Measured:
+        def measure(kept: KeptAnswers | None) -> Measured:
             print(f"Answering {len(self.held_out):,} held-out rows with the tuned model.", flush=True)
-            return self._evaluator.measure("the tuned model", model, self.held_out, self._asks)
+            return self._evaluator.measure("the tuned model", model, self.held_out, self._asks, kept)
 
         tuned = remember("rows", "the tuned model", measure)
         regression = self._measure_regression("the tuned model", model, remember)

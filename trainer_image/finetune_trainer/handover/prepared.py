@@ -22,10 +22,12 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.training import LossOn
 from finetune_api.status.preflight import Preflight, Resolved
-from finetune_trainer.base.model_files import Files
+from finetune_trainer.base.model_files import ADAPTER_WEIGHTS, Files, Pins
 from finetune_trainer.handover.prepared_cache import CachedRows, fetch
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.local_files import sha256_of
 from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sources.cleaning_record import Change
 from finetune_trainer.tokens.row_store import Example as Example  # re-exported for the modules that use rows
@@ -34,6 +36,8 @@ from finetune_trainer.tokens.row_store import Rows, RowStore
 Side = Literal["train", "validation", "test"]
 REGRESSION = "regression"
 """Folder of the store for the regression sets."""
+ADAPTER = "adapter"
+"""Folder of the copy of the adapter to continue from."""
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 
 KEEP_FILES = "Leave the files below spec.output.uri unchanged until the job has ended."
@@ -63,6 +67,17 @@ class Prepared:
     """The entry of the cache with the rows of the store, if they are there."""
     model_files: Files = field(default_factory=dict)
     """The files of the base model that preflight inspected and that training reads."""
+    model_pins: Pins = field(default_factory=dict)
+    """The identities of these files when preflight inspected them."""
+    adapter: Path | None = None
+    """The local folder with the copy of the adapter to continue from; None without such an adapter."""
+
+    @property
+    def model_digest(self) -> str:
+        """The sha256 of what identifies the base model and the adapter to continue from."""
+        weights = sha256_of(self.adapter / ADAPTER_WEIGHTS) if self.adapter else None
+        parts = [dict(self.model_files), dict(self.model_pins), weights]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def work_prefix(bundle: Bundle) -> str:
@@ -80,13 +95,14 @@ def place(store: RowStore, name: str, placed: NDArray[Any]) -> Rows:
 def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, folder: Path) -> None:
     """Uploads the store in `folder` with its splits, except files that are in the cache. The manifest is uploaded last,
     so a reader never finds incomplete data."""
+    phase("uploading the prepared rows")
     to, cached = join(work_prefix(bundle), "prepared"), prepared.cached
     files: dict[str, str] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
         if cached and name in cached.files:
             continue
-        files[name] = _sha256(path)
+        files[name] = sha256_of(path)
         storage.upload_file(path, join(to, name))
     manifest = {
         "files": files,
@@ -97,6 +113,7 @@ def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, fold
         "stopTokenIds": prepared.stop_token_ids,
         "chatTemplate": prepared.chat_template,
         "modelFiles": dict(prepared.model_files),
+        "modelPins": dict(prepared.model_pins),
         "cleaning": [asdict(change) for change in prepared.cleaning],
     }
     storage.write_bytes(join(to, "manifest.json"), json.dumps(manifest, indent=2).encode())
@@ -135,7 +152,7 @@ def _download(storage: JobStorage, manifest: Mapping[str, Any], source: str, fol
     does, and an error of Python if the manifest has another form."""
     storage.download_folder(source, folder, lambda path: path in manifest["files"])
     for name, digest in manifest["files"].items():
-        if not (folder / name).exists() or _sha256(folder / name) != digest:
+        if not (folder / name).exists() or sha256_of(folder / name) != digest:
             raise TrainerFailure(
                 FailureReason.STORAGE_UNAVAILABLE,
                 f"{join(source, name)} was changed or deleted after preflight wrote it.",
@@ -163,6 +180,8 @@ def _prepared(bundle: Bundle, manifest: Mapping[str, Any], folder: Path) -> Prep
         stop_token_ids=tuple(manifest["stopTokenIds"]),
         chat_template=manifest["chatTemplate"],
         model_files=manifest["modelFiles"],
+        model_pins=manifest["modelPins"],
+        adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
         cleaning=[Change(**change) for change in manifest["cleaning"]],
     )
 
@@ -202,8 +221,3 @@ def data_digest(sides: dict[Side, Rows], *inputs: bytes | str | int) -> str:
         digest.update(f"{side} {len(rows)}".encode())
         digest.update(rows.column("digest").data)
     return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

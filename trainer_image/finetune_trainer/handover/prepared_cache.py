@@ -6,7 +6,6 @@
 Jobs that write the same folder at once do not disturb each other: a file never changes, and each manifest names a
 complete set of files."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, Validation
 
 from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.local_files import sha256_of
 from finetune_trainer.pod.storage import JobStorage, join
 
 MANIFEST = "manifest.json"
@@ -100,7 +100,7 @@ def fetch(storage: JobStorage, cached: CachedRows, folder: Path) -> str | None:
     for name, sha256 in cached.files.items():
         if not (arrived / sha256).exists():
             return f"the file of {name} is missing"
-        if _sha256(arrived / sha256) != sha256:
+        if sha256_of(arrived / sha256) != sha256:
             return f"the content of {name} is not what was written"
     for name, sha256 in cached.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -114,14 +114,9 @@ def fetch(storage: JobStorage, cached: CachedRows, folder: Path) -> str | None:
 
 def store(storage: JobStorage, uri: str, job: str, files: Mapping[str, Path]) -> CachedRows:
     """Writes `files`, by their paths, to the folder `uri`. Raises TrainerFailure as JobStorage does."""
-    digests = {name: _sha256(path) for name, path in files.items()}
+    digests = {name: sha256_of(path) for name, path in files.items()}
     for sha256, path in {digests[name]: path for name, path in files.items()}.items():
         storage.upload_file(path, join(uri, sha256))
     manifest = _Manifest(files=digests, job=job, written=datetime.now(UTC))
     storage.write_bytes(join(uri, MANIFEST), manifest.model_dump_json(indent=2).encode())
     return CachedRows(uri, digests, job, written=manifest.written)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

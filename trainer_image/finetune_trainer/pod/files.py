@@ -8,6 +8,10 @@ from typing import BinaryIO, Protocol
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 
+PATIENCE_SECONDS = 900.0
+"""The time without progress after which the storage counts as stalled. A request fails earlier, after its own retries
+and its wait for renewed keys, and with a better reason."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -53,8 +57,9 @@ class Files(Protocol):
         """Uploads a local file of any size. Calls `advance` from any thread with the number of bytes sent."""
 
     def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None]) -> None:
-        """Uploads the seekable stream that `open` returns, of any size, in the calling thread. Calls `advance` with the
-        number of bytes sent. If `advance` raises an exception, the upload ends with it and leaves no file."""
+        """Uploads the seekable stream that `open` returns, of any size. Calls `advance` with the number of bytes sent,
+        from any thread if the stream is large. If `advance` raises an exception, the upload ends with it and leaves no
+        file."""
 
     def delete(self, uris: Iterable[str]) -> None:
         """Deletes the files. A missing file is not an error."""

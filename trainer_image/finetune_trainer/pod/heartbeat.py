@@ -1,18 +1,24 @@
 """The signs of life of the main thread: what it is doing, and how often it has made progress. `watchdog` reads them."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 class _Heart:
-    """What the process has shown so far. Every field is written by the main thread, `beats` by any thread."""
+    """What the process has shown so far. The main thread writes every field except `beats`, which any thread writes,
+    and `longest_wait`."""
 
     beats = 0
     phase = "starting"
     step: int | None = None
     steps = 0
     slowest = 0.0
+    longest_wait = 0.0
+    """The longest time without a beat in steady work. Written by the watchdog."""
     quiet = 0.0
     steady = False
     began = 0
@@ -23,6 +29,13 @@ def beat() -> None:
     """Says that the work goes on: a micro-batch, a token of each answer, some bytes of a file. May be called from any
     thread."""
     _Heart.beats += 1
+
+
+def attended(items: Iterable[Item]) -> Iterator[Item]:
+    """Yields the items, and beats at each."""
+    for item in items:
+        beat()
+        yield item
 
 
 def phase(doing: str, steady: bool = False) -> None:
@@ -55,6 +68,16 @@ def quiet_work(seconds: float) -> Iterator[None]:
         beat()
 
 
+def waited(seconds: float) -> None:
+    """Says that steady work went on after `seconds` without a beat."""
+    _Heart.longest_wait = max(_Heart.longest_wait, seconds)
+
+
+def is_steady() -> bool:
+    """Returns whether the current work shows progress again and again, and has begun to."""
+    return _Heart.steady and _Heart.beats > _Heart.began and not _Heart.quiet
+
+
 def beats() -> int:
     """Returns the number of beats so far."""
     return _Heart.beats
@@ -63,9 +86,10 @@ def beats() -> int:
 def patience(wanted: float | None) -> float:
     """Returns how many seconds the current work may show no progress. `wanted`: spec.runPolicy.stallTimeoutSeconds.
 
-    The default is ten times the slowest step so far, and at least five minutes. Work that is not steady has at least
-    five minutes."""
-    usual = max(LEAST_SECONDS, SLOWER * _Heart.slowest) if wanted is None else wanted
+    The default is ten times the slowest step so far, or the longest wait of steady work so far, and at least five
+    minutes. Work that is not steady has at least five minutes."""
+    slowest = max(_Heart.slowest, _Heart.longest_wait)
+    usual = max(LEAST_SECONDS, SLOWER * slowest) if wanted is None else wanted
     steady = _Heart.steady and _Heart.beats > _Heart.began
     return max(usual, _Heart.quiet, 0.0 if steady else LEAST_SECONDS)
 
@@ -84,4 +108,4 @@ def position() -> str:
 LEAST_SECONDS = 300.0
 """The least default of the time without progress."""
 SLOWER = 10
-"""How many times the slowest step the default of the time without progress is."""
+"""How many times the slowest step, or the longest wait, the default of the time without progress is."""

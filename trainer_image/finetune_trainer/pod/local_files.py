@@ -9,8 +9,20 @@ from typing import BinaryIO
 
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.files import Place
+from finetune_trainer.pod.heartbeat import beat
 
 COPY_BYTES = 8 * 1024 * 1024
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the sha256 of a file as hexadecimal digits. Shows progress while it reads, because a file of weights on a
+    slow disk takes minutes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(COPY_BYTES):
+            digest.update(data)
+            beat()
+    return digest.hexdigest()
 
 
 class LocalFiles:
@@ -21,8 +33,7 @@ class LocalFiles:
         return path.stat().st_size if path.is_file() else None
 
     def identity(self, uri: str) -> str:
-        with Path(uri).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(Path(uri))
 
     def read(self, uri: str, start: int, length: int | None) -> bytes:
         with Path(uri).open("rb") as file:

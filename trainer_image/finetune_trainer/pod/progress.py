@@ -5,6 +5,8 @@ import time
 from finetune_trainer.pod.heartbeat import beat
 
 INTERVAL_SECONDS = 10.0
+MEGABYTE = 1_000_000
+"""A divisor for counts of bytes."""
 
 
 class Progress:

@@ -18,13 +18,16 @@ from botocore.exceptions import (
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
+    SSLError,
 )
 
 from finetune_api.bundle import JobIdentity
 from finetune_api.reasons import FailureReason
 from finetune_api.spec import profile
+from finetune_trainer.pod.authority import TRUST_IT, UNTRUSTED, trusted
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.files import Place
+from finetune_trainer.pod.files import PATIENCE_SECONDS, Place
+from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.mounted_keys import (
     KEY_ID,
     REFUSED_KEYS,
@@ -44,6 +47,10 @@ if TYPE_CHECKING:
 READ_BYTES = 8 * 1024 * 1024
 READ_ATTEMPTS = 5
 ONE_THREAD = TransferConfig(use_threads=False)
+SEVERAL_THREADS = TransferConfig(max_concurrency=8, multipart_chunksize=16 * 1024 * 1024)
+LARGE_BYTES = 1024 * 1024 * 1024
+"""Size from which a stream is sent over several connections. An adapter's checkpoint is smaller: it is sent beside the
+training, from which every thread takes time. The state of a whole model would take many minutes over one connection."""
 MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
 BAD_KEYS = REFUSED_KEYS | {"RequestTimeTooSkewed"}
 EXISTS = {"412", "PreconditionFailed"}
@@ -117,7 +124,9 @@ class S3Files:
         self._put(lambda: path.open("rb"), uri, advance)
 
     def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None]) -> None:
-        self._put(open, uri, advance, ONE_THREAD)
+        with open() as stream:
+            size = stream.seek(0, io.SEEK_END)
+        self._put(open, uri, advance, SEVERAL_THREADS if size >= LARGE_BYTES else ONE_THREAD)
 
     def _put(
         self,
@@ -143,6 +152,13 @@ class S3Files:
         """Returns the failure for an error, or None if the error does not come from the S3 service."""
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, f"The pod has no credentials for {uri}.")
+        if isinstance(error, SSLError) and UNTRUSTED in str(error):
+            return TrainerFailure(
+                FailureReason.STORAGE_UNAVAILABLE,
+                f"The certificate of {self._storage.endpoint or 'Amazon S3'} is not trusted "
+                f"({str(error).partition(UNTRUSTED)[2].strip(' ]:')}).",
+                TRUST_IT,
+            )
         if isinstance(error, NO_ANSWER):
             where = self._storage.endpoint or f"Amazon S3 in {self._storage.region}"
             return TrainerFailure(
@@ -189,7 +205,11 @@ class S3Files:
         if keys:
             session.register_component("credential_provider", CredentialResolver([MountedKeysProvider(keys)]))
         client = boto3.session.Session(botocore_session=session).client(
-            "s3", endpoint_url=self._storage.endpoint, region_name=self._storage.region, config=config
+            "s3",
+            endpoint_url=self._storage.endpoint,
+            region_name=self._storage.region,
+            config=config,
+            verify=trusted(self._storage, secrets_dir, self._job),
         )
         if keys:
             client.meta.events.register("needs-retry.s3", keys.retry)  # type: ignore[arg-type] # the answer does count
@@ -218,7 +238,8 @@ class _Reader(Positioned):
     def __init__(self, client: "S3Client", uri: str) -> None:
         self._client = client
         self._bucket, self._key = split(uri)
-        head = _head(client, self._bucket, self._key)
+        with quiet_work(PATIENCE_SECONDS):
+            head = _head(client, self._bucket, self._key)
         super().__init__(head["ContentLength"])
         self._etag = head["ETag"]
 
@@ -237,6 +258,10 @@ class _Reader(Positioned):
         """Returns the bytes from `start` to `end`, without the byte at `end`."""
         if start >= end:
             return b""
+        with quiet_work(PATIENCE_SECONDS):
+            return self._range(start, end)
+
+    def _range(self, start: int, end: int) -> bytes:
         for attempt in range(1, READ_ATTEMPTS + 1):
             answer = self._client.get_object(
                 Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", IfMatch=self._etag

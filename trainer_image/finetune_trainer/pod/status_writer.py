@@ -24,6 +24,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.bundle import JobIdentity
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus, attempt_of
+from finetune_api.status.reading import read_status
 from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.pod.heartbeat import LEAST_SECONDS, beat, quiet_work
 
@@ -162,7 +163,7 @@ class StatusWriter:
 
     def _remember(self, answer: dict[str, Any]) -> None:
         """Stores the job's conditions, so that a condition of an earlier attempt keeps its transition time."""
-        found = FineTuneJobStatus.model_validate(answer.get("status") or {})
+        found = read_status(answer.get("status") or {})
         self._seen = {condition.type: condition for condition in found.conditions or []}
 
     def _refused(self, job: JobIdentity, error: urllib.error.HTTPError) -> str:
@@ -219,7 +220,7 @@ def _require_under_way(job: dict[str, Any]) -> None:
     """Raises Superseded if the job has ended or is being deleted. The pod must then stop, because it may have a GPU."""
     if "deletionTimestamp" in job["metadata"]:
         raise Superseded("the job is being deleted")
-    status = FineTuneJobStatus.model_validate(job.get("status") or {})
+    status = read_status(job.get("status") or {})
     if status.is_over:
         raise Superseded(f"the job has already ended as {status.state}")
 

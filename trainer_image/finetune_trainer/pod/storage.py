@@ -13,15 +13,10 @@ from finetune_api import globs, names
 from finetune_api.bundle import Bundle, bucket_of, storage_of, unknown_bucket
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.files import DATASET, MODEL, OUTPUT, Files, Place
-from finetune_trainer.pod.heartbeat import quiet_work
+from finetune_trainer.pod.files import DATASET, MODEL, OUTPUT, PATIENCE_SECONDS, Files, Place
+from finetune_trainer.pod.heartbeat import attended, quiet_work
 from finetune_trainer.pod.local_files import LocalFiles
-from finetune_trainer.pod.progress import Progress
-
-_MEGABYTE = 1_000_000
-PATIENCE_SECONDS = 900.0
-"""The time without progress after which the storage counts as stalled. A request fails earlier, after its own retries
-and its wait for renewed keys, and with a better reason."""
+from finetune_trainer.pod.progress import MEGABYTE, Progress
 
 
 class JobStorage:
@@ -59,8 +54,10 @@ class JobStorage:
 
     @contextmanager
     def open(self, uri: str) -> Iterator[BinaryIO]:
-        """Opens the file as a stream of bytes, for files of any size."""
-        with self._typed(uri) as files, files.open(uri) as stream:
+        """Opens the file as a stream of bytes, for files of any size.
+
+        The work inside the context may not be quiet for longer than usual: only a read waits for the storage."""
+        with self._typed(uri, quiet=0.0) as files, files.open(uri) as stream:
             yield stream
 
     def list(self, uri: str) -> list[str]:
@@ -70,18 +67,18 @@ class JobStorage:
             return [uri]
         prefix, pattern = globs.beginning(uri), globs.expression(uri)
         with self._typed(uri) as files:
-            return [found for found, _ in files.list(prefix) if pattern.fullmatch(found)]
+            return [found for found, _ in attended(files.list(prefix)) if pattern.fullmatch(found)]
 
     def list_folder(self, uri: str) -> dict[str, int]:
         """Returns the size in bytes of every file in the folder and its subfolders, by relative path."""
         folder = join(uri, "")
         with self._typed(uri) as files:
-            return {found.removeprefix(folder): size for found, size in files.list(folder) if found != folder}
+            return {found.removeprefix(folder): size for found, size in attended(files.list(folder)) if found != folder}
 
     def download_folder(self, uri: str, to: Path, wanted: Callable[[str], bool] = lambda path: True) -> None:
         """Downloads the files of the folder whose relative path is `wanted` to `to`. Prints the progress."""
         sizes = {path: size for path, size in self.list_folder(uri).items() if wanted(path)}
-        progress = Progress(f"Downloading {uri}", "MB", sum(sizes.values()), divisor=_MEGABYTE)
+        progress = Progress(f"Downloading {uri}", "MB", sum(sizes.values()), divisor=MEGABYTE)
         for path in sizes:
             (to / path).parent.mkdir(parents=True, exist_ok=True)
             with self._typed(join(uri, path)) as files:
@@ -95,13 +92,13 @@ class JobStorage:
 
     def upload_file(self, path: Path, uri: str) -> None:
         """Uploads a local file of any size. Prints the progress."""
-        progress = Progress(f"Uploading {uri}", "MB", path.stat().st_size, divisor=_MEGABYTE)
+        progress = Progress(f"Uploading {uri}", "MB", path.stat().st_size, divisor=MEGABYTE)
         with self._typed(uri) as files:
             files.upload(path, uri, progress.advance)
 
     def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None] = lambda size: None) -> None:
-        """Uploads the seekable stream that `open` returns, of any size, in the calling thread. `advance` gets the
-        number of bytes sent; an exception that it raises ends the upload."""
+        """Uploads the seekable stream that `open` returns, of any size. `advance` gets the number of bytes sent, from
+        any thread if the stream is large; an exception that it raises ends the upload."""
         with self._typed(uri) as files:
             files.send(open, uri, advance)
 
@@ -109,14 +106,15 @@ class JobStorage:
         """Deletes the folder and its content. A missing folder is not an error."""
         folder = join(uri, "")
         with self._typed(uri) as files:
-            files.delete([found for found, _ in files.list(folder)])
+            files.delete(attended([found for found, _ in attended(files.list(folder))]))
 
     @contextmanager
-    def _typed(self, uri: str) -> Iterator[Files]:
-        """Provides the storage of `uri`, and converts its errors to TrainerFailure."""
+    def _typed(self, uri: str, quiet: float = PATIENCE_SECONDS) -> Iterator[Files]:
+        """Provides the storage of `uri`, and converts its errors to TrainerFailure. `quiet`: how many seconds the work
+        inside may show no progress."""
         files = self._files(uri)
         try:
-            with quiet_work(PATIENCE_SECONDS):
+            with quiet_work(quiet):
                 yield files
         except Exception as error:
             failure = files.failure(error, uri, self._place(uri))

@@ -47,10 +47,11 @@ class _Stop:
 
 
 class _Done:
-    """How far the training is, for the termination message."""
+    """How far the attempt is, for the termination message."""
 
     step: int | None = None
     checkpoint_step: int | None = None
+    kept_results: int | None = None
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
@@ -81,7 +82,7 @@ def _repeat(unreported: list[int]) -> None:
 def handle_sigterm() -> None:
     """Makes SIGTERM raise StopRequested in the main thread, except inside `stop_deferred`. Call it once, at the
     start."""
-    _Done.step = _Done.checkpoint_step = None
+    _Done.step = _Done.checkpoint_step = _Done.kept_results = None
     signal.signal(signal.SIGTERM, _on_sigterm)
     _Stop.unreported.clear()
     _Stop.reported = False
@@ -127,7 +128,7 @@ def failure_after_stop(error: BaseException) -> TrainerFailure:
 def seconds_left() -> float:
     """Returns how long the pod may still work after SIGTERM, before it has to report how it ended.
 
-    The environment variable names.GRACE_VARIABLE has the pod's terminationGracePeriodSeconds."""
+    The environment variable names.GRACE_VARIABLE has the seconds from SIGTERM to SIGKILL."""
     passed = monotonic() - _Stop.since if _Stop.requested else 0.0
     return max(0.0, working_seconds() - passed)
 
@@ -141,6 +142,11 @@ def working_seconds(reserved: float = 1.0) -> float:
 def steps_done(step: int, checkpoint_step: int | None) -> None:
     """Notes the last whole step, and the step of the last uploaded checkpoint, for the termination message."""
     _Done.step, _Done.checkpoint_step = step, checkpoint_step
+
+
+def results_kept(results: int) -> None:
+    """Notes how many results a later attempt can take over, for the termination message."""
+    _Done.kept_results = results
 
 
 def write_termination_message(message: TerminationMessage) -> None:
@@ -157,7 +163,13 @@ def write_failure(failure: TrainerFailure) -> None:
     _Stop.reported = True
     text = failure.for_the_operator
     step = _Done.step if failure.step is None else failure.step
-    message = TerminationMessage(reason=failure.reason, message=text, step=step, checkpoint_step=_Done.checkpoint_step)
+    message = TerminationMessage(
+        reason=failure.reason,
+        message=text,
+        step=step,
+        checkpoint_step=_Done.checkpoint_step,
+        kept_results=_Done.kept_results,
+    )
     write_termination_message(message)
 
 

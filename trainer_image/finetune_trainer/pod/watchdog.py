@@ -47,11 +47,13 @@ def watched(wanted: float | None, report: Callable[[TrainerFailure], None]) -> I
 
 def _watch(wanted: float | None, report: Callable[[TrainerFailure], None], over: threading.Event) -> None:
     """Counts the looks without progress, not the time: a process that was frozen with its pod has not stalled."""
-    seen, waited = heartbeat.beats(), 0.0
+    seen, waited, steady = heartbeat.beats(), 0.0, False
     while not over.wait(LOOK_SECONDS):
         if (now := heartbeat.beats()) != seen or stop_requested():  # after SIGTERM the kubelet ends the process
+            if steady:
+                heartbeat.waited(waited)
             seen, waited = now, 0.0
-        waited += LOOK_SECONDS
+        waited, steady = waited + LOOK_SECONDS, heartbeat.is_steady()
         allowed = heartbeat.patience(wanted)
         _arm(allowed - waited + MARGIN_SECONDS)
         if waited >= allowed:

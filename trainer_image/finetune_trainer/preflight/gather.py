@@ -20,6 +20,7 @@ from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.copies.deduplicate import Alike, NearCopies, SeenKeys, drop_copies, prompt_key
 from finetune_trainer.handover.prepared import Side
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.rows.cleaning import Cleaner
 from finetune_trainer.rows.reading import read_rows
@@ -71,6 +72,7 @@ def gather(
     findings.cleaned = cleaner.cleaned
     sides: dict[Side, NDArray[np.int64]] = {}
     lost: dict[Side, Counter[str]] = {}
+    phase("reading the rows", steady=True)
     with StoreWriter(folder) as writer:
         for split in READING_ORDER:
             first, before = len(writer), _counted(findings, cleaner)
@@ -85,6 +87,7 @@ def gather(
             lost[split] = _counted(findings, cleaner) - before
     findings.raise_if_invalid(dataset.max_invalid_fraction)
     _require_all_learned(format, readings)
+    phase("searching for near-duplicates")
     store = RowStore(folder)
     alike = copies.find(store.column("key"), store.messages)
     findings.near_duplicates = int(alike.repeats.sum())

@@ -8,20 +8,21 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.bundle import allowed_gpu_types
 from finetune_api.quantity import bytes_of, gibibytes
-from finetune_api.reasons import FailureReason
 from finetune_api.spec.evaluation import Baseline
+from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import ComputeDtype, LoraBias, MethodType, Quantization
-from finetune_api.spec.profile import GpuType
 from finetune_api.spec.training import GradientCheckpointing
 from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.handover.few_shot import DRAWS
 from finetune_trainer.handover.prepared import Side
-from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.preflight.changes import alternative
 from finetune_trainer.sizing.memory import (
     GENERATION_FACTOR,
     Load,
+    MemoryPlan,
     Setup,
     TrainedMethod,
     base_memory,
@@ -32,13 +33,6 @@ from finetune_trainer.sizing.model_shape import ModelShape
 from finetune_trainer.sizing.run_time import Work, cost, divided, peak_flops, total_seconds
 from finetune_trainer.tokens.row_store import Example, lengths, prompt_lengths, supervised_counts
 
-LIGHTER: dict[TrainedMethod, tuple[TrainedMethod, ...]] = {"Full": ("LoRA", "QLoRA"), "LoRA": ("QLoRA",), "QLoRA": ()}
-"""For each method, the methods that need less memory. The method that needs the most memory is first."""
-NO_METHOD = "No method would fit."
-SMALLER = "Choose a smaller model, or use a FineTuneProfile with a larger GPU."
-"""The finding and the remedy for a job that fits a GPU with no settings."""
-SHORTER = (0.75, 0.5, 0.25)
-"""Shares of the longest row that are tried when no other setting makes the job fit."""
 Lengths = NDArray[np.int64]
 
 
@@ -121,20 +115,26 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
 
 
 def sized(
-    gpus: Sequence[GpuType], spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape, data: DataSize
+    gpus: list[GpuType], spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape, data: DataSize
 ) -> tuple[Resolved, list[Estimate]]:
-    """Returns `resolved` with the settings that depend on memory, and the estimates.
+    """Returns `resolved` with the settings that depend on memory, and an estimate for each of `gpus`.
 
     The evaluation uses micro-batches of `micro_batch_tokens`. This is the largest value with which the job is predicted
-    to fit every GPU type that it fits at all. The value is unchanged if no GPU type fits, or if the profile does not
-    set their memory."""
+    to fit every GPU type that it may use and that it fits at all. The value is unchanged if no GPU type fits, or if the
+    profile does not set their memory."""
     setups, ladder = setups_of(spec, resolved), loads(data, spec.training.global_batch_size, resolved)
-    held = [bytes_of(gpu.memory) for gpu in gpus if gpu.memory]
+    held = [bytes_of(gpu.memory) for gpu in allowed_gpu_types(spec, gpus) if gpu.memory]
     plans = [plan for memory in held if (plan := first_fit(shape, setups, ladder, memory))]
     together = [plan.load.answering // GENERATION_FACTOR for plan in plans]
     resolved = resolved.model_copy(update={"micro_batch_tokens": min([resolved.micro_batch_tokens, *together])})
     resolved = resolved.model_copy(update={"base_memory": unquantized_memory(resolved, shape)})
     return resolved, estimates(gpus, spec, resolved, shape, data)
+
+
+def of_allowed(found: Sequence[Estimate], spec: FineTuneJobSpec, gpus: list[GpuType]) -> list[Estimate]:
+    """Returns the estimates of those of `gpus`, the GPU types of the profile, that the job may use."""
+    names = {gpu.name for gpu in allowed_gpu_types(spec, gpus)}
+    return [estimate for estimate in found if estimate.gpu_type in names]
 
 
 def estimates(
@@ -144,7 +144,7 @@ def estimates(
     setups = setups_of(spec, resolved)
     ladder = loads(data, spec.training.global_batch_size, resolved)
     needed = unquantized_memory(resolved, shape)
-    merging = base_memory(shape, resolved.micro_batch_tokens) if spec.output.merge else 0
+    merging = merging_memory(spec, resolved, shape)
     found = []
     for gpu in gpus:
         available = bytes_of(gpu.memory) if gpu.memory else inf
@@ -161,61 +161,39 @@ def estimates(
             )
             found.append(Estimate(gpu_type=gpu.name, memory=needed, fits=False, alternative=instead))
             continue
-        peak = peak_flops([gpu.name, gpu.resource_name, *(gpu.node_selector or {}).values()])
-        # Under QLoRA, the base model in bf16 is evaluated first if it fits. The base model in 4 bits is loaded later.
-        models = 2 if needed and bytes_of(needed) <= available else 1
-        gpus_of_pod = spec.compute.gpus_per_node
-        work = divided(work_of(spec, resolved, data, plan.load, models), gpus_of_pod)
-        seconds = peak and total_seconds(shape, plan.setup, work, peak)
+        seconds = seconds_on(gpu, spec, resolved, shape, data, plan)
         found.append(
             Estimate(
                 gpu_type=gpu.name,
                 memory=gibibytes(plan.memory.total),
                 fits=True if gpu.memory else None,
                 seconds=round(seconds) if seconds else None,
-                cost=cost(seconds * gpus_of_pod, gpu.price_per_hour) if seconds and gpu.price_per_hour else None,
+                cost=cost(seconds * spec.compute.gpus_per_node, gpu.price_per_hour)
+                if seconds and gpu.price_per_hour
+                else None,
             )
         )
     return found
 
 
-def alternative(shape: ModelShape, least: Setup, longest: Load, available: float, merging: float) -> str:
-    """Returns a sentence with the first change of settings that makes the job fit. `least`: the setup that needs the
-    least memory and does not fit. `longest`: the load of the longest row alone. `available`: the memory of the GPU in
-    bytes. `merging`: the bytes that merging needs after QLoRA, or 0 without merging."""
-    wanted = replace(least, checkpointing=True)
-    options = [] if least.checkpointing else [("spec.training.gradientCheckpointing Auto", wanted, 1.0)]
-    if least.method == "Full" and least.optimizer == "AdamW":
-        options.append(("spec.training.optimizer PagedAdamW8bit", replace(wanted, optimizer="PagedAdamW8bit"), 1.0))
-    options += [(f"spec.method.type {method}", replace(wanted, method=method), 1.0) for method in LIGHTER[least.method]]
-    for share in SHORTER:
-        text = f"spec.method.type QLoRA and spec.training.maxSequenceLength {int(longest.tokens * share):,}"
-        options.append((text, replace(wanted, method="QLoRA"), share))
-    for text, setup, share in options:
-        tokens = int(longest.tokens * share)
-        load = Load(tokens, min(tokens, longest.labels), int(longest.answering * share))
-        if plan := first_fit(shape, [setup], [load], available):
-            alone = setup.method == "QLoRA" and merging > available
-            what = f"{text}{' and without spec.output.merge' * alone}"
-            return f"With {what}, the job would need {gibibytes(plan.memory.total)}."
-    return f"{NO_METHOD} {SMALLER}"
+def seconds_on(
+    gpu: GpuType, spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape, data: DataSize, plan: MemoryPlan
+) -> float | None:
+    """Returns the seconds from the start of the pod to the results, or None for an unknown GPU."""
+    peak = peak_flops([gpu.name, gpu.resource_name, *(gpu.node_selector or {}).values()])
+    if peak is None:
+        return None
+    available = bytes_of(gpu.memory) if gpu.memory else inf
+    # Under QLoRA, the base model in bf16 is evaluated first if it fits. The base model in 4 bits is loaded later.
+    unquantized = base_memory(shape, resolved.micro_batch_tokens)
+    models = 2 if plan.setup.method == "QLoRA" and unquantized <= available else 1
+    work = divided(work_of(spec, resolved, data, plan.load, models), spec.compute.gpus_per_node)
+    return total_seconds(shape, plan.setup, work, peak)
 
 
-def require_fit(
-    found: Sequence[Estimate], gpus: Sequence[GpuType], resolved: Resolved, shape: ModelShape, data: DataSize
-) -> None:
-    """Raises TrainerFailure DoesNotFit when the job fits no GPU type."""
-    if not found or any(estimate.fits is not False for estimate in found):
-        return
-    best, gpu = max(zip(found, gpus, strict=True), key=lambda pair: bytes_of(pair[1].memory or "0"))
-    fits_otherwise = not (best.alternative or "").startswith(NO_METHOD)
-    raise TrainerFailure(
-        FailureReason.DOES_NOT_FIT,
-        f"The job needs about {best.memory} of GPU memory, but {gpu.name} has {gpu.memory}. The method is "
-        f"{resolved.method}, the model has {shape.parameters / 1e9:.2g} billion parameters, and the longest row has "
-        f"{data.longest:,} tokens. {best.alternative if fits_otherwise else NO_METHOD}",
-        None if fits_otherwise else SMALLER,
-    )
+def merging_memory(spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape) -> int:
+    """Returns the bytes that merging needs after QLoRA, or 0 without merging."""
+    return base_memory(shape, resolved.micro_batch_tokens) if spec.output.merge else 0
 
 
 def unquantized_memory(resolved: Resolved, shape: ModelShape) -> str | None:

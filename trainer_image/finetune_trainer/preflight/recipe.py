@@ -17,9 +17,10 @@ from finetune_api.status.job import ConditionType
 from finetune_api.status.preflight import Preflight, SourceRows, Splits
 from finetune_api.uris import FILES, FOLDER, misspelled
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
-from finetune_trainer.base.previous_adapter import require_fitting_adapter
+from finetune_trainer.base.previous_adapter import fetch_fitting_adapter
 from finetune_trainer.checkpoints.earlier_job import require_checkpoint
 from finetune_trainer.handover.prepared import (
+    ADAPTER,
     SIDES,
     Prepared,
     Side,
@@ -32,6 +33,7 @@ from finetune_trainer.handover.prepared import (
 from finetune_trainer.metrics.answer_kind import recognise
 from finetune_trainer.metrics.metric_choice import choose_metrics
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
@@ -40,9 +42,10 @@ from finetune_trainer.pod.termination import failure_after_stop, write_failure
 from finetune_trainer.preflight.advice import advise
 from finetune_trainer.preflight.end_of_turn import untrained_end
 from finetune_trainer.preflight.facts import facts_of
+from finetune_trainer.preflight.fitting import require_fit, require_gpu_type
 from finetune_trainer.preflight.gather import Gathered
 from finetune_trainer.preflight.leaked_rows import leaked_rows
-from finetune_trainer.preflight.prediction import data_size, require_fit, sized
+from finetune_trainer.preflight.prediction import data_size, of_allowed, sized
 from finetune_trainer.preflight.regression_rows import gather_regression
 from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT, lora_or_qlora, resolve, sequence_limit
 from finetune_trainer.preflight.reuse import gather_or_reuse
@@ -66,6 +69,7 @@ def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
     except BaseException as error:
         _tell_failure(failure_after_stop(error), findings, status)
         raise
+    phase("writing the status")
     watched = f"{len(prepared.validation):,} validation rows, " if prepared.validation else ""
     steps = prepared.resolved.total_steps
     message = (
@@ -92,16 +96,25 @@ def _tell_failure(failure: TrainerFailure, findings: Findings, status: StatusWri
         print(f"The status could not be written: {unwritten}", flush=True)
 
 
+def tell_stall(failure: TrainerFailure, status: StatusWriter) -> None:
+    """Reports that the preflight made no progress. Tries the status once, because the termination message has the same
+    content."""
+    write_failure(failure)
+    status.condition(ConditionType.VALIDATED, False, failure.reason, failure.for_the_status)
+    status.progress()
+
+
 def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Path) -> Prepared:
     """Checks the output, the model and the rows, splits the rows and resolves the defaults. The quickest checks run
     first. Stores the rows in `scratch`/prepared, as `write_prepared` expects them."""
     spec = bundle.spec
     check_places(spec)
+    require_gpu_type(spec, bundle.gpu_types)
     check_output(bundle, storage)
     model = inspect_model(storage, spec.model.uri, scratch / "model")
     if spec.method.type is not MethodType.FULL:
         require_modules(spec.method.lora, model)
-        require_fitting_adapter(storage, spec.method, model)
+        fetch_fitting_adapter(storage, spec.method, model, scratch / ADAPTER)
     format = prompt_format(model.tokenizer, spec.training.loss_on)
     most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
     gathered, cached = gather_or_reuse(bundle, storage, model, format, most, findings, scratch)
@@ -118,7 +131,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     size = data_size(sides, spec.evaluation.max_rows)
     resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
     if spec.method.type is MethodType.AUTO:
-        resolved = lora_or_qlora(resolved, findings.estimates)
+        resolved = lora_or_qlora(resolved, of_allowed(findings.estimates, spec, bundle.gpu_types))
         resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
     if resolved.method is MethodType.QLORA:
         require_quantizable(model)
@@ -132,7 +145,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
         spec, gathered, sides, resolved, findings, leaked=leaked, context=model.context, untrained_end=untrained
     )
     findings.advice, findings.leaked = advise(facts), facts.leaked_rows
-    require_fit(findings.estimates, bundle.gpu_types, resolved, model.shape, size)
+    require_fit(findings.estimates, bundle.gpu_types, spec, resolved, model.shape, size)
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
     return Prepared(
         **sides,
@@ -142,10 +155,20 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
         cleaning=findings.cleaned.examples if findings.cleaned else (),
         stop_token_ids=stops,
         model_files=model.files,
+        model_pins=model.pins,
+        adapter=_hand_over_adapter(scratch),
         chat_template=format.source,
         regression=regression,
         cached=cached,
     )
+
+
+def _hand_over_adapter(scratch: Path) -> Path | None:
+    """Moves the downloaded adapter to the prepared data, which exists now. Returns its folder, or None if there is
+    none."""
+    if not (scratch / ADAPTER).is_dir():
+        return None
+    return (scratch / ADAPTER).rename(scratch / "prepared" / ADAPTER)
 
 
 def check_places(spec: FineTuneJobSpec) -> None:
@@ -165,6 +188,7 @@ def check_output(bundle: Bundle, storage: JobStorage) -> None:
     """Raises TrainerFailure OutputOccupied when the folder contains the results of another job. Raises
     OutputNotWritable when a probe file cannot be written and removed, or when the storage does not support conditional
     writes, which publishing needs."""
+    phase("checking spec.output.uri")
     published(storage, bundle)
     folder = join(work_prefix(bundle), "probe")
     probe = join(folder, "written-and-removed")
@@ -224,6 +248,7 @@ def _within(
 def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
     """Returns the rows of each side in the order of the sources, with their clusters. Validation and test rows that no
     source provides are drawn from the training rows."""
+    phase("splitting the rows")
     store, sides = gathered.store, dict(gathered.sides)
     groups = gathered.alike.groups
     clusters = np.unique(groups, return_inverse=True)[1].astype(np.int32)

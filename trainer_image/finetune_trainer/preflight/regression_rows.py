@@ -18,6 +18,7 @@ from finetune_trainer.copies.openings import Openings
 from finetune_trainer.handover.prepared import REGRESSION, place
 from finetune_trainer.metrics.metric_choice import require_metric
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT
 from finetune_trainer.rows.cleaning import Cleaner
@@ -48,10 +49,12 @@ def gather_regression(
     findings, readings = Findings(), Readings()
     rows = Cleaner(spec.dataset.clean).clean(read_rows(storage, sets, "spec.evaluation.regression", findings, readings))
     openings = Openings()
+    phase("reading the regression rows", steady=True)
     with StoreWriter(folder / REGRESSION) as writer:
         for row, example in require_rows(tokenize(rows, format, model.tokenizer, findings), model):
             writer.append(example, prompt_key(row))
             openings.add(row.messages)
+    phase("choosing the regression rows")
     findings.raise_if_invalid()
     for column in readings.unused:
         print(f"Not used: {column}.", flush=True)

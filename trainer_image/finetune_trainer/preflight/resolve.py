@@ -111,13 +111,14 @@ def total_steps(rows: int, training: Training) -> int:
 
 
 def lora_or_qlora(resolved: Resolved, lora: Sequence[Estimate]) -> Resolved:
-    """Returns `resolved` with the method that Auto chooses. `lora`: the predicted memory of LoRA on each GPU type. Auto
-    chooses LoRA if LoRA fits a GPU type, or if the profile does not set their memory. Otherwise Auto chooses QLoRA,
-    whose 4-bit weights cost time and some quality."""
+    """Returns `resolved` with the method that Auto chooses. `lora`: the predicted memory of LoRA on each GPU type that
+    the job may use. Auto chooses LoRA if LoRA fits a GPU type, or if the profile does not set their memory. Otherwise
+    Auto chooses QLoRA, whose 4-bit weights cost time and some quality."""
     known = [estimate for estimate in lora if estimate.fits is not None]
     fitting = next((estimate for estimate in known if estimate.fits), None)
     if fitting is None and known:
-        why = f"LoRA with bfloat16 weights would need about {known[0].memory}, more than {known[0].gpu_type} has"
+        names = " or ".join(estimate.gpu_type for estimate in known)
+        why = f"LoRA with bfloat16 weights would need about {known[0].memory}, more than {names} has"
         chosen = {"method": MethodType.QLORA, "method_reason": f"Auto chose QLoRA because {why}."}
         return resolved.model_copy(update=chosen)
     why = (

@@ -15,6 +15,8 @@ from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.handover.prepared_cache import CachedRows, fetch, look_up, place_in_cache, store
 from finetune_trainer.handover.trainer_version import trainer_version
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.local_files import sha256_of
 from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.preflight.gather import Gathered, gather
 from finetune_trainer.preflight.gathered_files import load_gathered, save_gathered
@@ -41,6 +43,7 @@ def gather_or_reuse(
 
     The arguments are those of `gather`. `scratch`/model has the settings of the base model. Raises TrainerFailure as
     `gather` does, and if a file of the data set cannot be read."""
+    phase("looking for prepared rows in the cache")
     folder = scratch / "prepared"
     if bundle.prepared_cache is None:
         return gather(bundle.spec.dataset, storage, model, format, longest, findings, folder), None
@@ -64,7 +67,7 @@ def rows_facts(bundle: Bundle, storage: JobStorage, model: BaseModel, longest: i
         "dataset": dataset.model_dump(mode="json", by_alias=True, exclude=LATER),
         "lossOn": bundle.spec.training.loss_on,
         "longest": longest,
-        "model": {path.name: _sha256(path) for path in sorted(settings.iterdir()) if path.is_file()},
+        "model": {path.name: sha256_of(path) for path in sorted(settings.iterdir()) if path.is_file()},
         "vocabulary": model.rows,
         "trainer": trainer_version(),
     }
@@ -143,8 +146,3 @@ def _keep(
 
 def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -37,7 +37,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 5e-5, 2e-3
 
 
 def join(here: Place) -> None:
-    """Meets the other ranks. Returns when all are there."""
+    """Meets the other ranks. Returns when all are there. Raises what `finish` raises if one of them is gone again."""
     if here.ranks == 1:
         return
     # init_process_group would wait too, but without handling signals.
@@ -47,7 +47,10 @@ def join(here: Place) -> None:
         sleep(ARRIVAL_SECONDS)
         beat()
     store = f"file://{here.meeting.absolute()}/store"
-    dist.init_process_group("gloo", init_method=store, rank=here.rank, world_size=here.ranks, timeout=FOREVER)
+    try:
+        dist.init_process_group("gloo", init_method=store, rank=here.rank, world_size=here.ranks, timeout=FOREVER)
+    except RuntimeError as error:
+        raise peer_lost(error) from error
 
 
 def leave() -> None:

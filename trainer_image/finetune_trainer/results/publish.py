@@ -21,6 +21,7 @@ from finetune_api.status.job import Artifacts
 from finetune_trainer.evaluation.table import evaluation_table
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.pod.local_files import sha256_of
 from finetune_trainer.pod.ownership import MANIFEST, published
 from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.results.merge import SHARD_SIZE
@@ -211,6 +212,4 @@ def _json(part: BaseModel) -> dict[str, Any]:
 
 
 def _described(path: Path, folder: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": str(path.relative_to(folder)), "size": path.stat().st_size, "sha256": digest}
+    return {"path": str(path.relative_to(folder)), "size": path.stat().st_size, "sha256": sha256_of(path)}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isfinite, isnan
 from typing import Any, BinaryIO
 
+from finetune_trainer.pod.heartbeat import attended
 from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.sources.data_files import kind_of_file, open_data
 from finetune_trainer.sources.findings import Findings, InvalidRow
@@ -37,7 +38,7 @@ def read_records(storage: JobStorage, uri: str, findings: Findings) -> Iterator[
 
     Raises TrainerFailure DatasetInvalid if the whole file cannot be read."""
     with open_data(storage, uri) as stream:
-        for number, value in _values(stream, uri):
+        for number, value in attended(_values(stream, uri)):
             findings.rows += 1
             place = f"{uri}:{number}"
             if isinstance(value, dict):

@@ -18,6 +18,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.pod.heartbeat import beat
 from finetune_trainer.rows.row_format import Message, final_answer
 
 RECORD = np.dtype(
@@ -106,6 +107,7 @@ class StoreWriter:
 
     def append(self, example: Example, key: bytes) -> None:
         """Appends a row. `key`: at least 8 bytes, equal for rows with the same prompt."""
+        beat()
         tokens = example.input_ids.astype("<i4", copy=False).tobytes()
         supervised = example.supervised.tobytes()
         messages = [message if not message.learned else message[:2] for message in example.messages]

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 
 from finetune_api.bundle import Bundle
-from finetune_trainer.evaluation.base_measurement import measure_base
+from finetune_trainer.evaluation.base_measurement import BaseMeasuring, measure_base
 from finetune_trainer.evaluation.gates import require_passed
 from finetune_trainer.evaluation.kept_measurements import of_tuned
 from finetune_trainer.evaluation.recipe import Assessment, Assessor
@@ -53,15 +53,16 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
         scratch = on_first(lambda: own_scratch)
         prepared = prepared_rows(bundle, storage, scratch)
         work = begin(bundle, prepared, storage, writer, attempt, scratch)
-        model, assessor, baselines = measure_base(
-            bundle,
-            prepared,
-            work.tokenizer,
-            work.accelerator,
-            work.model_folder,
-            work.kept,
-            lambda message: tell(writer, TRAINED, "EvaluatingBase", message),
+        base = BaseMeasuring(
+            bundle=bundle,
+            prepared=prepared,
+            tokenizer=work.tokenizer,
+            accelerator=work.accelerator,
+            folder=work.model_folder,
+            kept=work.kept,
+            say=lambda message: tell(writer, TRAINED, "EvaluatingBase", message),
         )
+        model, assessor, baselines = measure_base(base)
         model, tuning = tune(work, model)
         weights = stage(work, model, tuning)
         with weights_kept(storage, bundle, work.output) if is_first() else nullcontext():

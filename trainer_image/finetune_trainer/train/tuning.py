@@ -16,16 +16,13 @@ from finetune_api.bundle import Bundle
 from finetune_api.spec.method import MethodType
 from finetune_api.spec.training import Publish
 from finetune_api.status.preflight import Resolved
-from finetune_trainer.base.model_files import ADAPTER as ADAPTER_FILES
 from finetune_trainer.evaluation.verdict import Cost
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.loading import load_model, whole_model
 from finetune_trainer.model.trainable import as_published, make_trainable
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first
-from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.pod.termination import stop_deferred
-from finetune_trainer.ranks.group import on_first
 from finetune_trainer.results.publish import ADAPTER, MODEL, stage_weights
 from finetune_trainer.sizing.run_time import cost as price_of
 from finetune_trainer.train.telling import TRAINED, tell
@@ -74,7 +71,7 @@ def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
     validation = Validation(prepared.validation, bundle.spec.training, resolved, accelerator, work.scratch)
     trained = kept_training(work.kept) if resolved.total_steps else None
     tell(work.writer, TRAINED, "Training", str(trained) if trained else announcement(prepared))
-    model = trainable_model(model, bundle, prepared, work.storage, accelerator, trained, work.scratch)
+    model = trainable_model(model, bundle, prepared, accelerator, trained)
     run = trained.run if trained else None
     if trained:
         trained.tell(work.progress, validation)
@@ -107,7 +104,8 @@ def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
 def _keep(work: Work, tuning: Tuning, weights: Path) -> None:
     if tuning.trained:
         # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
-        copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
+        with whole_model(tuning.trained.weights):
+            copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
     elif tuning.run and keep_training(work.kept, tuning.run, perf_counter() - tuning.started, weights):
         # They are as good as a checkpoint of the last step: a later attempt takes no step again.
         work.progress.stored(len(tuning.steps))
@@ -117,18 +115,15 @@ def trainable_model(
     model: PreTrainedModel,
     bundle: Bundle,
     prepared: Prepared,
-    storage: JobStorage,
     accelerator: Accelerator,
     trained: KeptTraining | None,
-    scratch: Path,
 ) -> PreTrainedModel:
     """Returns the base model with the parameters to train, or with those of `trained`, a finished training."""
     spec, method = bundle.spec, prepared.resolved.method
     if trained and method is MethodType.FULL:
         model.to("meta")  # frees its memory, because there is none for two whole models
         return accelerator.prepare_model(load_model(trained.weights, method, accelerator.device))
-    previous, folder = spec.method.lora.from_, scratch / "previous"
-    start = trained.weights if trained else on_first(lambda: fetch_adapter(storage, previous, folder))
+    start = trained.weights if trained else prepared.adapter
     return accelerator.prepare_model(make_trainable(model, spec.method, method, spec.training.seed, start))
 
 
@@ -138,14 +133,6 @@ def announcement(prepared: Prepared) -> str:
     return (
         rows if prepared.resolved.total_steps else "Using the adapter unchanged: spec.method.type None trains nothing."
     )
-
-
-def fetch_adapter(storage: JobStorage, uri: str | None, folder: Path) -> Path | None:
-    """Downloads the adapter to continue from into `folder`. Returns the folder, or None without such an adapter."""
-    if uri is None:
-        return None
-    storage.download_folder(uri, folder, lambda path: path in ADAPTER_FILES)
-    return folder
 
 
 def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -> str:

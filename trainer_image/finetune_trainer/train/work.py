@@ -79,8 +79,8 @@ def begin(
     loading = f"Loading the base model {spec.model.uri}."
     tell(writer, TRAINED, "LoadingModel", loading, training=progress.training)
     model = scratch / "model"
-    on_first(lambda: copy_files(storage, spec.model.uri, prepared.model_files, model))
+    on_first(lambda: copy_files(storage, spec.model.uri, prepared.model_files, model, prepared.model_pins))
     facts, place = result_facts(bundle, prepared, device.type), join(work_prefix(bundle), "kept")
-    kept = KeptResults(storage, place, attempt.number, facts, scratch / "kept")
+    kept = KeptResults(storage, place, attempt.number, facts, scratch / "kept", progress.kept)
     tokenizer = load_tokenizer(model)
     return Work(bundle, prepared, storage, writer, attempt, accelerator, progress, tokenizer, kept, model, scratch)

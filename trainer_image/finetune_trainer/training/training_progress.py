@@ -10,7 +10,7 @@ from finetune_api.quantity import gibibytes
 from finetune_api.status.job import Training
 from finetune_trainer.pod.progress import INTERVAL_SECONDS
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.termination import steps_done
+from finetune_trainer.pod.termination import results_kept, steps_done
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
 from finetune_trainer.training.run_state import RunState
@@ -40,6 +40,7 @@ class TrainingProgress:
         self._resumed_from: int | None = None
         self.checkpoint_step: int | None = None
         """Step of the last uploaded checkpoint."""
+        self._kept_results: int | None = None
 
     def resumed(self, run: RunState) -> None:
         """Goes on from the steps and measurements of an earlier attempt."""
@@ -55,6 +56,7 @@ class TrainingProgress:
         now, step = datetime.now(UTC), self._last
         about: dict[str, Any] = {"attempt": self._attempt, "device": self._device, "total_steps": self.total_steps}
         about |= {"resumed_from_step": self._resumed_from, "checkpoint_step": self.checkpoint_step}
+        about |= {"kept_results": self._kept_results}
         if self._plan:
             about |= asdict(self._plan)
         if self._curve:
@@ -109,6 +111,13 @@ class TrainingProgress:
         if step != self.checkpoint_step:
             self.checkpoint_step = step
             self.report()
+
+    def kept(self, results: int) -> None:
+        """Reports that the storage has so many results that a later attempt takes over. Raises Superseded as
+        StatusWriter.progress does."""
+        results_kept(results)
+        self._kept_results = results
+        self.report()
 
     def report(self) -> None:
         """Writes the status now. Raises Superseded as StatusWriter.progress does."""

@@ -10,6 +10,7 @@ from finetune_api import names
 from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_api.status.attempts import RECORDED, Attempt, Counts
 from finetune_api.status.job import ConditionType, FineTuneJobStatus
+from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.attempts import usage
 from finetune_operator.observed import own_words
 from finetune_operator.observed.runs import assess
@@ -131,12 +132,11 @@ def history(world: World, now: datetime) -> History:
 def new(world: World, number: int, avoided: list[str] | None = None) -> Attempt:
     """Return the record of an attempt that starts now, at the price that the GPU has now."""
     gpus = world.spec.compute.gpus_per_node if world.spec else 1
-    price = world.profile.gpu_types[0].price_per_hour if world.profile else None
     return Attempt(
         number=number,
         name=names.attempt_name(world.name, world.uid, number),
         gpus=gpus if gpus > 1 else None,
-        price_per_hour=price,
+        price_per_hour=gpu_choice.price_of(world),
         avoided_nodes=avoided or None,
     )
 
@@ -164,6 +164,15 @@ def said_of(world: World, record: Attempt) -> End | None:
     """Return the failure that the attempt's own pod wrote in the status."""
     run, types = run_of(world, record), own_words.of_attempt(world.authors, record.number)
     return own_words.failure_said(world.status, types, _listening_since(world, record, run))
+
+
+def own_end(world: World, record: Attempt) -> End | None:
+    """Return why an attempt failed that the operator had stopped, if its pod said so while it stopped, and if every
+    later attempt would fail in the same way."""
+    if record.reason is None or record.reason in {*FailureReason, SUCCEEDED}:
+        return None
+    said = said_of(world, record)
+    return said if said is not None and FAILURES[said[1]].retry is Retry.NEVER else None
 
 
 def stage_of(world: World, record: Attempt) -> str:
@@ -225,7 +234,7 @@ def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[
         }
     )
     ran = (run.pod is not None and run.pod.started is not None) or known.start_time is not None
-    return ended.model_copy(update={"progressed": _reach(ended) > _best(earlier) if ran else None})
+    return ended.model_copy(update={"progressed": _progressed(ended, earlier) if ran else None})
 
 
 def _told(world: World, record: Attempt) -> dict[str, str | int]:
@@ -239,18 +248,23 @@ def _told(world: World, record: Attempt) -> dict[str, str | int]:
         "resumed_from_step": progress.resumed_from_step,
         "last_step": (told.step if told else None) or progress.step,
         "checkpoint_step": (told.checkpoint_step if told else None) or progress.checkpoint_step,
+        "kept_results": (told.kept_results if told else None) or progress.kept_results,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _progressed(record: Attempt, earlier: list[Attempt]) -> bool:
+    """Return whether an attempt got further than all earlier ones, or stored a result that they had not stored.
+
+    A result counts also where the attempt had to repeat a stage, for example because the storage had lost another."""
+    further = _reach(record) > max((_reach(each) for each in earlier), default=(0, 0))
+    return further or (record.kept_results or 0) > max((each.kept_results or 0 for each in earlier), default=0)
 
 
 def _reach(record: Attempt) -> tuple[int, int]:
     """Return how far an attempt came, as stage and checkpoint."""
     stage = STAGES.index(record.stage) if record.stage in STAGES else 0
     return stage, max(record.checkpoint_step or 0, record.resumed_from_step or 0)
-
-
-def _best(records: list[Attempt]) -> tuple[int, int]:
-    return max((_reach(record) for record in records), default=(0, 0))
 
 
 def kept(records: tuple[Attempt, ...]) -> list[Attempt] | None:

@@ -50,7 +50,9 @@ def after_attempt(records: Sequence[Attempt], counts: Counts, policy: RunPolicy,
 def after_preflight(records: Sequence[Attempt], counts: Counts, policy: RunPolicy, now: datetime) -> GiveUp | Again:
     """Decide what follows the last preflight, which has ended without a result."""
     last = records[-1]
-    reason = FailureReason(last.reason or FailureReason.TRAINER_CRASHED)
+    if last.reason not in set(FailureReason):
+        return Again(last.completion_time or now, [])  # another version recorded it, and its next end will be known
+    reason = FailureReason(last.reason)
     if reason not in RETRIED_PREFLIGHTS:
         return GiveUp(reason, last.message or "")
     if last.number >= MOST_PREFLIGHTS:

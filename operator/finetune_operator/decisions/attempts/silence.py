@@ -1,7 +1,7 @@
 """A pod that runs and writes nothing: its node, its network or its process has stopped without anybody noticing.
 
 The trainer ends itself when it makes no progress (spec.runPolicy.stallTimeoutSeconds). This limit is for a trainer that
-cannot even do that."""
+cannot even do that, in an attempt or in a preflight."""
 
 from datetime import datetime, timedelta
 
@@ -13,12 +13,16 @@ SILENCE = timedelta(hours=6)
 
 
 def silent(world: World, number: int, run: Run, standing: RunStanding, now: datetime) -> str | None:
-    """Return a finding if the pod of attempt `number` has given no sign of life for too long; else None."""
+    """Return a finding if the pod of attempt `number` has given no sign of life for too long; else None.
+
+    `number`: 0 for a preflight, which writes its result at its end. Its own watchdog ends one that hangs sooner."""
     left = silent_in(world, number, run, standing, now)
     if left is None or left > timedelta(0):
         return None
     hours = SILENCE.total_seconds() / 3600
-    return f"The training pod has run for {hours:.0f} hours without writing its progress in the status."
+    what = "The training pod" if number else "The preflight pod"
+    missing = "progress" if number else "result"
+    return f"{what} has run for {hours:.0f} hours without writing its {missing} in the status."
 
 
 def silent_in(world: World, number: int, run: Run, standing: RunStanding, now: datetime) -> timedelta | None:
@@ -26,7 +30,8 @@ def silent_in(world: World, number: int, run: Run, standing: RunStanding, now: d
     if standing.standing is not Standing.RUNNING or run.pod is None or run.pod.started is None:
         return None
     signs = [run.pod.started]
-    if world.progress.attempt == number and world.progress.observed is not None:
+    if number and world.progress.attempt == number and world.progress.observed is not None:
         signs.append(min(world.progress.observed, now))  # the clock of the pod may be ahead
-    signs += [c.last_transition_time for c in world.status.conditions or [] if world.authors.get(c.type) == number]
+    if number:
+        signs += [c.last_transition_time for c in world.status.conditions or [] if world.authors.get(c.type) == number]
     return min(max(signs), now) + SILENCE - now

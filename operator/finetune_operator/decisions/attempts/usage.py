@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from finetune_api.status.attempts import RECORDED, Attempt, AttemptPod
 from finetune_api.status.job import FineTuneJobStatus
+from finetune_operator.observed.lost import lost_at
 from finetune_operator.observed.pods import Pod
-from finetune_operator.observed.runs import LOST_GRACE
 from finetune_operator.observed.world import Run
 
 CENT = Decimal("0.0001")
@@ -139,7 +139,8 @@ def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime) -> Attempt
 
 def has_ended(pod: Pod, now: datetime) -> bool:
     """Whether the trainer has ended, or the pod is lost: it should have been gone for a while."""
-    return pod.trainer_ended or (pod.due is not None and now >= pod.due + LOST_GRACE)
+    at = lost_at(pod)
+    return pod.trainer_ended or (at is not None and now >= at)
 
 
 def _was_closed(pod: AttemptPod | None) -> bool:

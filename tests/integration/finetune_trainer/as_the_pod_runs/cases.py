@@ -176,7 +176,13 @@ TRAININGS: dict[str, Spec] = {
         "sums.jsonl",
         method={"type": "None", "lora": {"from": f"{DATA}/out/lora/adapter"}},
         evaluation=SHORT,
-        compute={"memory": "3Gi"},
+        compute={
+            "memory": "3Gi",
+            "gpuType": "any",
+            "labels": {"team": "search"},
+            "annotations": {"note": "only evaluates"},
+            "priorityClassName": "batch",
+        },
     ),
     "auto": _job("auto", "sums.jsonl", training={"maxSteps": 1}, evaluation={"maxRows": 6, "baselines": ["Base"]}),
 }

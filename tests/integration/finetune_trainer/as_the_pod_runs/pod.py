@@ -18,7 +18,7 @@ from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import FineTuneJobStatus
-from finetune_operator.decisions import children
+from finetune_operator.decisions import bundles, children
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import EarlierJob, World
 from finetune_trainer.handover.prepared import Prepared
@@ -80,7 +80,9 @@ class Pods:
         """The first attempt at a job whose preflight has succeeded. It gets SIGTERM after the first line of its log
         that begins with `stop_at`, if that is given."""
         wish = FineTuneJobSpec.model_validate(spec)
-        return self._run(children.attempt_job(_world(wish), wish, PROFILE, children.Try(1)), wish, stop_at)
+        return self._run(
+            children.attempt_job(_world(wish), wish, PROFILE, children.Try(1, PROFILE.gpu_types[0])), wish, stop_at
+        )
 
     def prepared(self, spec: dict[str, Any]) -> Prepared:
         """What the preflight left for the attempts."""
@@ -88,7 +90,7 @@ class Pods:
         return read(bundle, open_storage(bundle))
 
     def _run(self, job: Object, spec: FineTuneJobSpec, stop_at: str = "") -> Ended:
-        bundle = json.loads(children.bundle_config_map(_world(spec), spec, PROFILE)["data"][names.BUNDLE_KEY])
+        bundle = json.loads(bundles.missing(_world(spec), spec, PROFILE)[0]["data"][names.BUNDLE_KEY])
         del bundle["job"]  # so that the status goes to the log: there is no API server
         pod = job["spec"]["template"]["spec"]
         script, user = self._script(pod, json.dumps(bundle)), pod["securityContext"]["runAsUser"]

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,15 @@ TUNED_ROWS = BASE_ROWS
 """The first answers of an attempt that has the base model's."""
 TUNED_REGRESSION = SECOND_DRAW
 MERGE = f"{TRAINER}.train.recipe:merge:1"
+BATCH = f"{TRAINER}.evaluation.generation:generate_within_memory:{{}}"
 UPLOAD = f"{TRAINER}.pod.storage:JobStorage.upload_file:3"
 SPECS: dict[str, dict[str, Any]] = {
     "lora": {"method": {"lora": {"r": 4, "dropout": 0.2}}, "output": {"uri": "/later", "merge": True}},
     "full": {"method": {"type": "Full"}},
+    "small batches": {
+        "training": {"maxSteps": 2, "microBatchTokens": 32, "publish": "Last"},
+        "evaluation": {"generation": {"maxNewTokens": 4}},
+    },
     "qlora": {"method": {"type": "QLoRA", "lora": {"r": 4, "useDora": True, "bias": "LoraOnly"}}},
 }
 
@@ -60,7 +66,7 @@ def prepared(name: str, inputs: Path, folder: Path) -> Path:
     return prepare(Bundle.model_validate({"spec": spec | SPECS[name], "allowCPU": True}), folder)
 
 
-def run(server: Server, prepared: Path, folder: Path, *deaths: str) -> list[Ended]:
+def run(server: Server, prepared: Path, folder: Path, *deaths: str, **environment: str) -> list[Ended]:
     """The attempts of a job. Each of `deaths` ends one, and the one after them ends by itself."""
     shutil.copytree(prepared, folder)
     bundle = json.loads((folder / "bundle.json").read_text())
@@ -68,7 +74,7 @@ def run(server: Server, prepared: Path, folder: Path, *deaths: str) -> list[Ende
     (folder / "bundle.json").write_text(json.dumps(bundle))
     attempts = []
     for number, death in enumerate([*deaths, ""], start=1):
-        attempts.append(attempt(server, folder, number, DIES_AT=death))
+        attempts.append(attempt(server, folder, number, DIES_AT=death, **environment))
         assert attempts[-1].code == (-signal.SIGKILL if death else 0), attempts[-1].log
     return attempts
 
@@ -97,12 +103,17 @@ def stored(ended: Ended) -> int:
     return int(told[-1])
 
 
+def kept_results(ended: Ended) -> int:
+    """The last number of kept results that an attempt told in the status."""
+    return int(re.findall(r'"keptResults": (\d+)', ended.log)[-1])
+
+
 def count(attempts: list[Ended], line: str) -> int:
     """In how many attempts the log has a line that begins so."""
     return sum(any(text.startswith(line) for text in ended.log.splitlines()) for ended in attempts)
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", ["lora", "full", "qlora"])
 def test_a_job_that_is_killed_in_every_phase_ends_with_the_results_of_the_uninterrupted_one(
     name: str, server: Server, inputs: Path, tmp_path: Path
 ) -> None:
@@ -130,6 +141,20 @@ def test_a_job_that_is_killed_in_every_phase_ends_with_the_results_of_the_uninte
     assert "The results of the tuned model are those of attempt 7, measured in " in last
     assert count(attempts, "Answering 12 held-out rows with the base model.") == 2
     assert count(attempts, "Answering 12 held-out rows with the tuned model.") == 2
+
+
+def test_a_job_that_is_killed_again_and_again_while_it_answers_ends_with_the_results_of_the_uninterrupted_one(
+    server: Server, inputs: Path, tmp_path: Path
+) -> None:
+    job = prepared("small batches", inputs, tmp_path / "prepared")
+    run(server, job, tmp_path / "whole")
+    deaths = [BATCH.format(3)] * 4
+    attempts = run(server, job, tmp_path / "killed", *deaths, KEEPS_EACH_BATCH="yes")
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+    told = [kept_results(ended) for ended in attempts]
+    assert all(later > earlier for earlier, later in pairwise(told)), "each attempt made progress"
+    assert told[1] == told[0] + 2, "the third batch of each attempt was not written"
+    assert count(attempts, "The first ") >= 2
 
 
 def test_a_kept_result_that_is_damaged_is_not_used_and_the_log_says_why(

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from finetune_api import names
+from finetune_api.bundle import Bundle
 from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.ended import MOST_CLEANUPS, MOST_IN_NAMESPACE
@@ -24,12 +25,14 @@ OVER = {"conditions": [{"type": "Complete", "status": "True"}]}
 
 
 class Live:
-    """An API server that has one job, and counts how often it is asked."""
+    """An API server that has one job, and counts how often it is asked for it."""
 
-    def __init__(self, present: Object | None) -> None:
-        self.present, self.asked = present, 0
+    def __init__(self, present: Object | None, bundle: Object | None = None) -> None:
+        self.present, self.bundle, self.asked = present, bundle, 0
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        if kind == "ConfigMap":
+            return self.bundle
         self.asked += 1
         return self.present
 
@@ -84,6 +87,16 @@ def test_spec_status_and_profile_are_read_when_the_checkpoints_are_due() -> None
     assert world is not None
     assert (world.spec, world.profile, world.raw_status) == (SPEC, PROFILE_SPEC, job["status"])
     assert (world.resource_version, world.cleanup_has_turn, live.asked) == ("5", True, 1)
+
+
+def test_a_cleanup_is_created_with_the_bundle_of_its_job() -> None:
+    live = Live(failed(), objects.bundle(Bundle(spec=SPEC, storages=PROFILE_SPEC.storages[:1])))
+
+    world = observed(store_with(failed()), live)
+
+    assert world is not None
+    assert world.bundle is not None
+    assert world.bundle.storages == PROFILE_SPEC.storages[:1]
 
 
 @pytest.mark.parametrize("live", [None, failed(uid="another")], ids=["deleted", "made again"])
@@ -230,3 +243,105 @@ def test_a_copy_of_a_cleanup_under_another_name_does_not_count() -> None:
 
     assert world is not None
     assert (world.cleanup, world.cleanup_has_turn) == (None, True)
+
+
+def resuming(version: int = 1, uid: str = "n", name: str = "again", **status: Any) -> Object:
+    """A job of the same namespace that starts from the checkpoints of the failed one."""
+    job = objects.job(uid, version, name, status=status)
+    job["spec"] = SPEC.model_dump(mode="json", by_alias=True, exclude_none=True) | {"resumeFrom": {"name": "tickets"}}
+    return job
+
+
+def at(attempt: int, begun: int | None, stored: int | None = None) -> Object:
+    """The progress of an attempt that began at a checkpoint and has stored another one."""
+    told = {"attempt": attempt, "resumedFromStep": begun, "checkpointStep": stored}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+NEEDING = {
+    "just created": {},
+    "suspended": {"state": "Suspended"},
+    "its preflight runs": {"state": "Validating"},
+    "its attempt has not begun": {"state": "Queued", "counts": {"attempts": 1}},
+    "it has only the step of the earlier job": {"state": "Running", "training": at(1, 40, 40)},
+    "its first attempt was lost before a checkpoint": {
+        "state": "Running",
+        "attempts": [{"number": 1, "name": "a1", "resumedFromStep": 40, "checkpointStep": 40}],
+        "training": at(2, 40),
+    },
+}
+INDEPENDENT = {
+    "it has a later checkpoint": {"state": "Running", "training": at(1, 40, 41)},
+    "its first attempt had one": {
+        "state": "Pending",
+        "attempts": [{"number": 1, "name": "a1", "resumedFromStep": 40, "checkpointStep": 41}],
+    },
+    "its second attempt began with one": {
+        "state": "Running",
+        "attempts": [{"number": 1, "name": "a1", "resumedFromStep": 40}],
+        "training": at(2, 60),
+    },
+    "it has failed": {"state": "Failed", "conditions": []},
+    "it is complete": {"state": "Complete", "conditions": []},
+}
+
+
+@pytest.mark.parametrize("status", NEEDING.values(), ids=NEEDING)
+def test_the_cleanup_waits_while_a_job_that_resumes_has_no_checkpoint_of_its_own(status: Object) -> None:
+    assert not has_turn(store_with(failed(), resuming(**status)))
+
+
+@pytest.mark.parametrize("status", INDEPENDENT.values(), ids=INDEPENDENT)
+def test_the_cleanup_begins_when_that_job_has_its_own_checkpoint_or_has_ended(status: Object) -> None:
+    store = store_with(failed(), resuming())
+    assert not has_turn(store)
+
+    store.put(JOB, resuming(version=2, **status))
+
+    assert has_turn(store)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda store: store.remove(JOB, "n"),
+        lambda store: store.put(JOB, _marked(resuming(version=2))),
+    ],
+    ids=["deleted", "being deleted"],
+)
+def test_a_job_that_is_deleted_needs_no_checkpoints(end: Any) -> None:
+    store = store_with(failed(), resuming())
+    end(store)
+    assert has_turn(store)
+
+
+def _marked(job: Object) -> Object:
+    job["metadata"]["deletionTimestamp"] = objects.CREATED
+    return job
+
+
+def test_every_job_that_resumes_counts_and_only_those_of_the_namespace() -> None:
+    foreign = resuming(uid="f")
+    foreign["metadata"]["namespace"] = "another"
+    ready = resuming(uid="r", name="ready", state="Running", training=at(1, 40, 41))
+
+    assert has_turn(store_with(failed(), foreign, ready))
+    assert not has_turn(store_with(failed(), foreign, ready, resuming()))
+
+
+def test_a_job_that_resumes_waits_while_the_checkpoints_are_being_deleted() -> None:
+    def is_cleaned(store: Store) -> bool:
+        world = observed(store, Live(None), ("team", "again"))
+        assert world is not None
+        assert world.earlier_job is not None
+        return world.earlier_job.is_cleaned
+
+    store = store_with(failed())
+    assert has_turn(store)
+    store.put(JOB, resuming())
+    assert is_cleaned(store), "the cleanup may be created at any moment"
+    store.put(RUN, cleanup(), own=True)
+    assert is_cleaned(store)
+    store.put(RUN, cleanup(version=2, status=OVER))
+    assert not is_cleaned(store), "then the preflight finds no checkpoint, and says so"
+    assert not is_cleaned(store_with(failed(), resuming()))

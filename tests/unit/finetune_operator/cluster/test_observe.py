@@ -9,12 +9,14 @@ from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.observe import observe
 from finetune_operator.cluster.workloads import Workloads
+from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.workloads import Hold
 from finetune_operator.observed.world import EarlierJob, World
 from finetune_operator.store.store import JOB, RUN, Store
+from tests.unit.finetune_operator.plans import message, reason, state
 from tests.unit.finetune_operator.store import objects
-from tests.unit.finetune_operator.worlds import SPEC
+from tests.unit.finetune_operator.worlds import NOW, SPEC
 
 HOLD = Hold("WaitingForQuota", "Waiting for quota in queue gpus: no room.")
 COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}]}
@@ -114,3 +116,45 @@ def test_a_job_of_the_same_name_in_another_namespace_is_not_the_one_to_resume_fr
     foreign["metadata"]["namespace"] = "another"
 
     assert observed(foreign).earlier_job is None
+
+
+LATER = [
+    {"state": "Rewinding"},
+    {"stage": "Tasting"},
+    {"conditions": [{"type": "Validated", "status": "Perhaps", "reason": "R", "lastTransitionTime": objects.CREATED}]},
+    {"attempts": [{"number": 1, "name": "a1", "reason": "AbductedByAliens", "exitCode": "green"}]},
+    {"evaluation": {"rows": 1, "decision": {"metric": "Humour"}, "observedTime": objects.CREATED}},
+]
+
+
+@pytest.mark.parametrize("status", LATER)
+def test_a_status_of_a_later_version_is_decided_and_keeps_what_can_be_read(status: Object) -> None:
+    job = objects.job(status={"counts": {"attempts": 1}, **status})
+    job["spec"] = SPEC.model_dump(mode="json", by_alias=True, exclude_none=True)
+    store = Store(lambda key: None)
+    for kind, raw in ((JOB, job), (RUN, objects.run()), ("Pod", objects.pod())):
+        store.put(kind, raw)
+    api = cast(Api, NoApi())
+
+    world = observe(api, store, Accounts(api), ("team", "tickets"))
+
+    assert world is not None
+    assert world.status.counts is not None
+    assert world.status.counts.attempts == 1
+    reconcile(world, NOW)
+
+
+@pytest.mark.parametrize("broken", [{"runPolicy": "x"}, {"output": 7}, {"resumeFrom": []}, {"profileName": {}}])
+def test_a_spec_that_cannot_be_read_waits_and_is_said(broken: Object) -> None:
+    job = objects.job()
+    job["spec"] = SPEC.model_dump(mode="json", by_alias=True, exclude_none=True) | broken
+    store = Store(lambda key: None)
+    store.put(JOB, job)
+    api = cast(Api, NoApi())
+
+    world = observe(api, store, Accounts(api), ("team", "tickets"))
+
+    assert world is not None
+    plan = reconcile(world, NOW)
+    assert (state(plan), reason(plan)) == ("Pending", "WaitingForDependency")
+    assert f"This version of the operator cannot read the job: spec.{next(iter(broken))}" in message(plan)

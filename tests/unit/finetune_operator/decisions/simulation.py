@@ -7,16 +7,24 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api import names
+from finetune_api.bundle import Bundle
 from finetune_api.reasons import SUPERSEDED_EXIT_CODE
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import FineTuneJobStatus
+from finetune_operator.decisions import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.lost import lost_at
 from finetune_operator.observed.pods import Object, Pod, PodCondition
-from finetune_operator.observed.runs import LOST_GRACE
-from finetune_operator.observed.world import Progress, Run, World
+from finetune_operator.observed.world import EarlierJob, Progress, Run, World
+from finetune_operator.store.kept import KeptJob
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh
 
+OTHER_SECRETS = PROFILE.model_copy(
+    update={"storages": [s.model_copy(update={"credentials_secret_name": "rotated"}) for s in PROFILE.storages]}
+)
+EARLIER = EarlierJob("earlier-uid", "s3://results/earlier", "Failed")
 GRACE = timedelta(seconds=120)
 ARTIFACTS = {"adapter": "s3://r/a", "report": "s3://r/r", "manifest": "s3://r/m", "digest": "0"}
 ROUNDS = 40
@@ -36,6 +44,12 @@ class Job:
     failed: bool = False
     succeeded: bool = False
     begun: datetime | None = None
+    retries: int = 0
+    """How often Kubernetes repeats a pod that failed."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.failed or self.succeeded
 
 
 @dataclass
@@ -44,6 +58,12 @@ class Cluster:
 
     now: datetime = NOW
     spec: FineTuneJobSpec = SPEC
+    generation: int = 1
+    profile: FineTuneProfileSpec = PROFILE
+    bundle: Bundle | None = None
+    earlier_job: EarlierJob | None = None
+    cleanup_has_turn: bool = True
+    """False: other cleanups run, or another job starts from the checkpoints of this one."""
     deleting: bool = False
     operator_is_up: bool = True
     refusals: list[int] = field(default_factory=list)
@@ -58,6 +78,8 @@ class Cluster:
     jobs: dict[str, Job] = field(default_factory=dict)
     remains: dict[int, list[Pod]] = field(default_factory=dict)
     requested_gpu_while_invalid: bool = False
+    mounted_other_secrets: bool = False
+    """Whether a pod was to mount other Secrets than those that its bundle needs."""
     created: list[tuple[str, int]] = field(default_factory=list)
     """Step and number of each Job that was created."""
     statuses: list[Object] = field(default_factory=list)
@@ -69,12 +91,15 @@ class Cluster:
     def world(self) -> World:
         conditions = [*self.status.get("conditions", []), *self.said.values()]
         raw = {**self.status, **self.parts, "conditions": conditions}
-        preflights = {job.number: self._run(job) for job in self.jobs.values() if job.step == "preflight"}
+        preflights = {job.number: self.run_of(job) for job in self.jobs.values() if job.step == "preflight"}
         number = max(preflights, default=1)
-        return fresh(
+        world = fresh(
             created=NOW,
             spec=self.spec,
-            profile=PROFILE,
+            generation=self.generation,
+            profile=self.profile,
+            bundle=self.bundle,
+            earlier_job=self.earlier_job,
             deleting=self.deleting,
             raw_status=raw,
             status=FineTuneJobStatus.model_validate(raw),
@@ -82,13 +107,14 @@ class Cluster:
             role_binding_exists=True,
             preflight=preflights.get(number),
             preflight_number=number,
-            attempts={job.number: self._run(job) for job in self.jobs.values() if job.step == "train"},
+            attempts={job.number: self.run_of(job) for job in self.jobs.values() if job.step == "train"},
             remains={number: tuple(pods) for number, pods in self.remains.items() if pods},
             authors=dict(self.authors),
             progress=self.progress,
         )
+        return ended(self, world) if self.is_over else world
 
-    def _run(self, job: Job) -> Run:
+    def run_of(self, job: Job) -> Run:
         run = Run(
             name=job.name,
             created=job.created,
@@ -115,11 +141,14 @@ class Cluster:
     def _apply(self, plan: Plan) -> bool:
         """Carry the plan out, or only its first actions. Return whether it was carried out as a whole."""
         status = [plan.status] if plan.status is not None else []
-        last = [*plan.delete_jobs, *status] if plan.is_final else [*status, *plan.delete_jobs]
+        deleted = [*plan.delete_config_maps, *plan.delete_jobs]
+        last = [*deleted, *status] if plan.is_final else [*status, *deleted]
         actions: list[Any] = [*plan.create, *last]
         allowed = self.refusals.pop(0) if self.refusals else len(actions)
         for action in actions[:allowed]:
-            if isinstance(action, str):
+            if action == names.child_prefix("tickets", UID):
+                self.bundle = None
+            elif isinstance(action, str):
                 self.delete_job(action)
             elif "kind" in action:
                 self._create(action)
@@ -130,15 +159,21 @@ class Cluster:
 
     def _create(self, body: Object) -> None:
         name = body["metadata"]["name"]
+        if body["kind"] == "ConfigMap":
+            self.bundle = self.bundle or Bundle.model_validate_json(body["data"][names.BUNDLE_KEY])
         if body["kind"] != "Job" or name in self.jobs:
             return
         labels = body["metadata"]["labels"]
         step = labels[names.LABEL_STEP]
-        number = int(labels.get(names.LABEL_ATTEMPT, 0)) or names.preflight_number(name)
+        number = int(labels.get(names.LABEL_ATTEMPT, 0)) or (names.preflight_number(name) if step == "preflight" else 0)
+        volumes = body["spec"]["template"]["spec"]["volumes"]
+        mounted = [volume["secret"]["secretName"] for volume in volumes if "secret" in volume]
+        self.mounted_other_secrets |= self.bundle is None or mounted != bundles.secrets(self.bundle)
         is_valid = self.said.get("Validated", {}).get("status") == "True"
         finished = any(job.succeeded for job in self.jobs.values() if job.step == "preflight")
         self.requested_gpu_while_invalid |= step == "train" and not (is_valid or finished)
-        self.jobs[name] = Job(name, step, number, self.now, begun=self.now)
+        retries = body["spec"]["backoffLimit"]
+        self.jobs[name] = Job(name, step, number, self.now, begun=self.now, retries=retries)
         self.created.append((step, number))
 
     # What the controllers of Kubernetes do
@@ -154,7 +189,8 @@ class Cluster:
                 if not (job.suspended or (pod.is_leaving and job.begun and pod.created < job.begun))
             ]
             job.succeeded = any(pod.phase == "Succeeded" for pod in counted)
-            job.failed = any(pod.phase == "Failed" for pod in counted) and not job.succeeded
+            failures = sum(pod.phase == "Failed" for pod in counted)
+            job.failed = failures > job.retries and not job.succeeded
             if job.suspended or job.failed or job.succeeded:
                 continue
             if all(pod.is_over for pod in job.pods):
@@ -201,7 +237,7 @@ class Cluster:
 
     def ask_to_stop(self, pod: Pod) -> None:
         if not pod.is_leaving:
-            self.change(pod, due=self.now + GRACE)
+            self.change(pod, due=self.now + GRACE, grace=GRACE)
 
     def vanish(self, pod: Pod) -> None:
         job = self.job_of(pod)
@@ -209,7 +245,7 @@ class Cluster:
             if pod in pods:
                 pods.remove(pod)
         if job is not None and not job.suspended and not job.succeeded and pod.phase != "Succeeded":
-            job.failed = True  # backoffLimit 0
+            job.failed = job.retries == 0
 
     def delete_job(self, name: str) -> None:
         job = self.jobs.pop(name, None)
@@ -253,11 +289,51 @@ class Cluster:
 
     @property
     def is_over(self) -> bool:
+        """Whether the FineTuneJob has ended."""
         return self.status.get("state") in ("Complete", "Failed")
 
     def is_lost(self, pod: Pod) -> bool:
         """Whether the pod is on a node that never answers again."""
-        return pod.due is not None and self.now >= pod.due + LOST_GRACE
+        at = lost_at(pod)
+        return at is not None and self.now >= at
+
+
+def ended(cluster: Cluster, world: World) -> World:
+    """Return the world of a job that has ended, as `cluster.ended` reads it: the spec only if it is needed."""
+    kept = KeptJob.parse(
+        {
+            "metadata": {
+                "namespace": world.namespace,
+                "name": world.name,
+                "uid": world.uid,
+                "resourceVersion": "1",
+                "generation": world.generation,
+                "creationTimestamp": world.created.isoformat(),
+            },
+            "spec": cluster.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "status": world.raw_status,
+        }
+    )
+    cleanup = next((job for job in cluster.jobs.values() if job.step == names.CLEANUP), None)
+    due = kept.keep is not None and kept.ended_at is not None and cluster.now >= kept.ended_at + kept.keep
+    has_turn = due and cleanup is None and cluster.cleanup_has_turn
+    is_read = has_turn or (due and cleanup is not None and cleanup.is_over)
+    others = [pod for job in cluster.jobs.values() if job is not cleanup for pod in job.pods]
+    return replace(
+        world,
+        spec=world.spec if is_read else None,
+        profile=world.profile if is_read else None,
+        preflight=None,
+        attempts={},
+        remains={},
+        ended_at=kept.ended_at,
+        ttl=kept.ttl,
+        keep=kept.keep,
+        children=tuple(cluster.jobs),
+        cleanup=cluster.run_of(cleanup) if cleanup else None,
+        trainers=(*others, *(pod for pods in cluster.remains.values() for pod in pods)),
+        cleanup_has_turn=has_turn,
+    )
 
 
 EXIT_CODES = [1, 20, 21, 26, 28, 29, 30, 31, 32, 33, 34, 35, 37, SUPERSEDED_EXIT_CODE, 135, 137, 139, 143]

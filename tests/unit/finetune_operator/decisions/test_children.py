@@ -9,7 +9,7 @@ import pytest
 from finetune_api.bundle import Bundle
 from finetune_api.names import LABEL_PRIORITY_CLASS, LABEL_QUEUE
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import children
+from finetune_operator.decisions import bundles, children
 from finetune_operator.decisions.children import Try
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
@@ -17,9 +17,10 @@ from tests.unit.finetune_operator.worlds import PROFILE, SPEC, UID, fresh
 
 DOCKERFILE = Path(__file__).parents[4] / "Dockerfile.trainer"
 WORLD = fresh()
+GPU = PROFILE.gpu_types[0]
 JOBS = {
     "preflight": children.preflight_job(WORLD, SPEC, PROFILE),
-    "attempt": children.attempt_job(WORLD, SPEC, PROFILE, Try(1)),
+    "attempt": children.attempt_job(WORLD, SPEC, PROFILE, Try(1, GPU)),
 }
 
 
@@ -92,19 +93,33 @@ def test_an_attempt_learns_its_number_its_halvings_its_uid_and_its_grace() -> No
     pods = {"terminationGracePeriodSeconds": 300}
     patient = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(by_alias=True), "pods": pods})
 
-    pod = children.attempt_job(WORLD, SPEC, patient, Try(3, halvings=1))["spec"]["template"]["spec"]
+    pod = children.attempt_job(WORLD, SPEC, patient, Try(3, GPU, halvings=1))["spec"]["template"]["spec"]
 
     (container,) = pod["containers"]
     variables = {variable["name"]: variable for variable in container["env"]}
-    assert container["args"][:5] == ["train", "--attempt", "3", "--halvings", "1"]
+    assert container["args"][:7] == ["train", "--attempt", "3", "--gpu-type", "h100", "--halvings", "1"]
     assert "--halvings" not in JOBS["attempt"]["spec"]["template"]["spec"]["containers"][0]["args"]
     assert variables["POD_UID"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.uid"
-    assert (pod["terminationGracePeriodSeconds"], variables["GRACE_SECONDS"]["value"]) == (300, "300")
+    assert (pod["terminationGracePeriodSeconds"], variables["GRACE_SECONDS"]["value"]) == (300, "298")
     assert JOBS["attempt"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 120
 
 
+@pytest.mark.parametrize(("grace", "delay"), [(1, 0), (2, 1), (4, 2), (30, 2), (None, 2)])
+def test_a_stopped_attempt_gets_sigterm_when_it_has_surely_started_and_half_its_grace_is_left(
+    grace: int | None, delay: int
+) -> None:
+    pods = {"terminationGracePeriodSeconds": grace} if grace else {}
+    profile = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(by_alias=True), "pods": pods})
+
+    (container,) = children.attempt_job(WORLD, SPEC, profile, Try(1, GPU))["spec"]["template"]["spec"]["containers"]
+
+    hook = container.get("lifecycle", {}).get("preStop", {"sleep": {"seconds": 0}})
+    told = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert (hook, told["GRACE_SECONDS"]) == ({"sleep": {"seconds": delay}}, str((grace or 120) - delay))
+
+
 def test_an_attempt_keeps_away_from_the_nodes_whose_gpu_failed() -> None:
-    pod = children.attempt_job(WORLD, SPEC, PROFILE, Try(2, avoided=("n1", "n2")))["spec"]["template"]["spec"]
+    pod = children.attempt_job(WORLD, SPEC, PROFILE, Try(2, GPU, avoided=("n1", "n2")))["spec"]["template"]["spec"]
 
     (term,) = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert [(e["key"], e["operator"], e["values"]) for e in term["matchFields"]] == [
@@ -124,7 +139,7 @@ def test_raising_compute_memory_raises_the_preflights_limit(memory: str, limit: 
 
 
 def test_the_bundle_is_immutable_and_reads_back_as_it_was() -> None:
-    config_map = children.bundle_config_map(WORLD, SPEC, PROFILE)
+    (config_map,) = bundles.missing(WORLD, SPEC, PROFILE)
 
     bundle = Bundle.model_validate(json.loads(config_map["data"]["bundle.json"]))
     assert config_map["immutable"]
@@ -147,8 +162,8 @@ def test_pods_get_the_cache_of_prepared_rows_and_the_keys_for_its_bucket() -> No
         }
     )
 
-    bundle = json.loads(children.bundle_config_map(WORLD, SPEC, profile)["data"]["bundle.json"])
-    pods = [children.preflight_job(WORLD, SPEC, profile), children.attempt_job(WORLD, SPEC, profile, Try(1))]
+    bundle = json.loads(bundles.missing(WORLD, SPEC, profile)[0]["data"]["bundle.json"])
+    pods = [children.preflight_job(WORLD, SPEC, profile), children.attempt_job(WORLD, SPEC, profile, Try(1, GPU))]
 
     assert bundle["preparedCache"] == {"uri": "s3://cache/prepared"}
     assert all('"secretName": "cache-keys"' in json.dumps(pod) for pod in pods)
@@ -158,7 +173,7 @@ def test_pods_get_the_cache_of_prepared_rows_and_the_keys_for_its_bucket() -> No
 def test_the_preflight_stands_in_the_profiles_queue_and_the_attempt_does_not() -> None:
     queued = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(), "pods": {"preflight": {"queueName": "cpu"}}})
 
-    jobs = children.preflight_job(WORLD, SPEC, queued), children.attempt_job(WORLD, SPEC, queued, Try(1))
+    jobs = children.preflight_job(WORLD, SPEC, queued), children.attempt_job(WORLD, SPEC, queued, Try(1, GPU))
 
     assert [job["metadata"]["labels"].get(LABEL_QUEUE) for job in jobs] == ["cpu", None]
     assert LABEL_QUEUE not in JOBS["preflight"]["metadata"]["labels"]
@@ -166,7 +181,7 @@ def test_the_preflight_stands_in_the_profiles_queue_and_the_attempt_does_not() -
 
 def test_the_priority_class_stands_beside_the_queue_and_not_without_it() -> None:
     def priorities(world: World, profile: FineTuneProfileSpec) -> list[str | None]:
-        jobs = children.preflight_job(world, SPEC, profile), children.attempt_job(world, SPEC, profile, Try(1))
+        jobs = children.preflight_job(world, SPEC, profile), children.attempt_job(world, SPEC, profile, Try(1, GPU))
         return [job["metadata"]["labels"].get(LABEL_PRIORITY_CLASS) for job in jobs]
 
     queued = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(), "pods": {"preflight": {"queueName": "cpu"}}})
@@ -188,7 +203,7 @@ def test_kubectl_logs_shows_the_trainers_log_beside_any_sidecar(job: Object) -> 
 @pytest.mark.parametrize(("gpus", "cpu", "memory"), [(1, "500m", "1.5Gi"), (4, "2", "6442450944")])
 def test_an_attempt_requests_cpu_and_memory_for_each_of_its_gpus(gpus: int, cpu: str, memory: str) -> None:
     compute = SPEC.compute.model_copy(update={"gpus_per_node": gpus, "cpu": "500m", "memory": "1.5Gi"})
-    job = children.attempt_job(WORLD, SPEC.model_copy(update={"compute": compute}), PROFILE, Try(1))
+    job = children.attempt_job(WORLD, SPEC.model_copy(update={"compute": compute}), PROFILE, Try(1, GPU))
     limits = {"memory": memory, PROFILE.gpu_types[0].resource_name: str(gpus)}
     resources = job["spec"]["template"]["spec"]["containers"][0]["resources"]
     assert resources == {"requests": {"cpu": cpu, **limits}, "limits": limits}

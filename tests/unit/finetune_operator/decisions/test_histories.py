@@ -3,6 +3,7 @@
 `make histories` runs 20,000 of them; the unit tests run a few hundred."""
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,13 +11,24 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from finetune_api import names
 from finetune_api.reasons import AGAIN, FAILURES, FailureReason, Retry
+from finetune_api.spec.job import ResumeFrom
+from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import Budget, RunPolicy
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import Object, Pod, PodCondition
-from finetune_operator.observed.world import Progress
-from tests.unit.finetune_operator.decisions.simulation import ARTIFACTS, EXIT_CODES, Cluster, Job
+from finetune_operator.observed.pods import NodeState, Object, Pod, PodCondition
+from finetune_operator.observed.world import EarlierJob, Progress
+from tests.unit.finetune_operator.decisions.simulation import (
+    ARTIFACTS,
+    EARLIER,
+    EXIT_CODES,
+    OTHER_SECRETS,
+    Cluster,
+    Job,
+)
+from tests.unit.finetune_operator.worlds import PROFILE
 
 HISTORIES = int(os.environ.get("HISTORIES", "200"))
 INTERRUPTIONS = {str(reason) for reason in FailureReason if FAILURES[reason].retry is Retry.INTERRUPTION}
@@ -28,7 +40,10 @@ POLICIES = st.builds(
     max_interruptions=st.sampled_from([None, 0, 2]),
     active_deadline_seconds=st.sampled_from([None, None, 60, 3600]),
     budget=st.sampled_from([None, None, Budget(gpu_hours=0.01), Budget(gpu_hours=1)]),
+    keep_checkpoints_seconds=st.sampled_from([None, 0, 60, 3600]),
+    ttl_seconds_after_finished=st.sampled_from([None, None, 0, 700]),
 )
+WEEK = timedelta(days=7)
 
 
 class Histories(RuleBasedStateMachine):
@@ -41,11 +56,14 @@ class Histories(RuleBasedStateMachine):
         self.reasons: dict[tuple[str, int], str] = {}
         """Reason of each recorded end, by the list and the number."""
         self.end: Object | None = None
-        self.cluster.settle()
 
-    @initialize(is_valid=st.sampled_from([True, True, False]), trains=st.booleans())
-    def it_begins(self, is_valid: bool, trains: bool) -> None:
+    @initialize(is_valid=st.sampled_from([True, True, False]), trains=st.booleans(), resumes=st.booleans())
+    def it_begins(self, is_valid: bool, trains: bool, resumes: bool) -> None:
         """Most histories begin where a GPU is requested, because most happens from there on."""
+        if resumes:
+            self.cluster.spec = self.cluster.spec.model_copy(update={"resume_from": ResumeFrom(name="first")})
+            self.cluster.earlier_job = EARLIER
+        self.cluster.settle()
         if is_valid:
             self._go_on()
             self._go_on()
@@ -61,10 +79,10 @@ class Histories(RuleBasedStateMachine):
         if pod := self._draw(data, [p for p in self.cluster.pods() if p.phase == "Pending"]):
             self.cluster.start(pod, node)
 
-    @precondition(lambda self: len(self._running()) > len(self._attempts()))
+    @precondition(lambda self: self._of("preflight"))
     @rule(data=st.data())
     def a_preflight_ends_well(self, data: st.DataObject) -> None:
-        if pod := self._draw(data, [p for p in self._running() if not self.cluster.number_of(p)]):
+        if pod := self._draw(data, self._of("preflight")):
             self.cluster.says(pod, "Validated", "True", "Valid", timedelta(0))
             self.cluster.end(pod, 0)
 
@@ -115,6 +133,12 @@ class Histories(RuleBasedStateMachine):
             self.cluster.vanish(pod) if gone or not pod.started else self.cluster.ask_to_stop(pod)
 
     @precondition(lambda self: any(pod.is_leaving for pod in self.cluster.pods()))
+    @rule(data=st.data(), state=st.sampled_from(NodeState))
+    def the_node_of_a_stopping_pod_is_read(self, data: st.DataObject, state: NodeState) -> None:
+        if pod := self._draw(data, [p for p in self.cluster.pods() if p.is_leaving and not self.cluster.is_lost(p)]):
+            self.cluster.change(pod, node_state=state)
+
+    @precondition(lambda self: any(pod.is_leaving for pod in self.cluster.pods()))
     @rule(data=st.data(), clean=st.booleans())
     def a_stopping_pod_ends(self, data: st.DataObject, clean: bool) -> None:
         if pod := self._draw(data, [p for p in self.cluster.pods() if p.is_leaving]):
@@ -132,7 +156,34 @@ class Histories(RuleBasedStateMachine):
         if job := self._draw(data, live):
             self.cluster.resume(job) if job.suspended else self.cluster.suspend(job)
 
-    @rule(seconds=st.sampled_from([1, 10, 60, 200, 700, 4000]))
+    @precondition(lambda self: self._of(names.CLEANUP))
+    @rule(data=st.data(), well=st.booleans())
+    def a_cleanup_ends(self, data: st.DataObject, well: bool) -> None:
+        if pod := self._draw(data, self._of(names.CLEANUP)):
+            self.cluster.end(pod, 0 if well else 26)
+
+    @rule(may=st.booleans())
+    def another_job_needs_the_checkpoints_or_no_longer(self, may: bool) -> None:
+        self.cluster.cleanup_has_turn = may
+
+    @precondition(lambda self: self.cluster.spec.resume_from)
+    @rule(
+        earlier=st.sampled_from(
+            [None, EARLIER, replace(EARLIER, state="Complete"), replace(EARLIER, is_cleaned=True)],
+        )
+    )
+    def the_earlier_job_changes(self, earlier: EarlierJob | None) -> None:
+        self.cluster.earlier_job = earlier
+
+    @rule(profile=st.sampled_from([PROFILE, OTHER_SECRETS]))
+    def the_profile_is_changed(self, profile: FineTuneProfileSpec) -> None:
+        self.cluster.profile = profile
+
+    @rule()
+    def the_bundle_is_deleted(self) -> None:
+        self.cluster.bundle = None
+
+    @rule(seconds=st.sampled_from([1, 10, 60, 200, 700, 4000, 25_000]))
     def time_passes(self, seconds: int) -> None:
         self.cluster.now += timedelta(seconds=seconds)
 
@@ -163,14 +214,17 @@ class Histories(RuleBasedStateMachine):
     def everything_holds(self) -> None:
         self.cluster.settle()
         assert not self.cluster.requested_gpu_while_invalid
+        assert not self.cluster.mounted_other_secrets
         assert len([pod for pod in self._attempts() if not self.cluster.is_lost(pod)]) <= 1, "two trainers"
         if self.cluster.operator_is_up and self.cluster.status.get("state") in ("Suspended", "Complete", "Failed"):
-            assert [job.name for job in self.cluster.jobs.values() if self._is_live(job)] == [], "a Job holds a pod"
+            live = [job.name for job in self.cluster.jobs.values() if self._is_live(job) and job.step != names.CLEANUP]
+            assert live == [], "a Job holds a pod"
         numbers = [number for step, number in self.cluster.created if step == "train"]
         assert numbers == sorted(set(numbers)), "an attempt was made twice"
         for status in self.cluster.statuses[self.written :]:
             self._follows(status)
         self.written = len(self.cluster.statuses)
+        self._cleanups_are_in_order()
 
     def teardown(self) -> None:
         """From now on nothing happens any more but what a healthy cluster does: the job must come to its end."""
@@ -178,6 +232,9 @@ class Histories(RuleBasedStateMachine):
             assert reconcile(self.cluster.world(), self.cluster.now) == Plan()
             return
         self.cluster.operator_is_up = True
+        self.cluster.cleanup_has_turn = True
+        if self.cluster.earlier_job is not None:
+            self.cluster.earlier_job = replace(self.cluster.earlier_job, is_cleaned=False)
         self._change_spec(suspend=None, run_policy=None)
         for _ in range(60):
             pause = self.cluster.settle()
@@ -187,6 +244,7 @@ class Histories(RuleBasedStateMachine):
             self.cluster.now += pause or timedelta(seconds=1)
         self.everything_holds()
         assert self.end is not None, f"the history does not end: {self.cluster.status}"
+        self._is_cleaned_up()
 
     # Inside
 
@@ -202,13 +260,17 @@ class Histories(RuleBasedStateMachine):
             elif self.cluster.number_of(pod):
                 self.cluster.parts["artifacts"] = ARTIFACTS
                 self.cluster.end(pod, 0)
+            elif pod in self._of(names.CLEANUP):
+                self.cluster.end(pod, 0)
             else:
                 self.cluster.says(pod, "Validated", "True", "Valid", timedelta(0))
                 self.cluster.end(pod, 0)
 
     def _follows(self, status: Object) -> None:
         """Check one written status against those before it."""
-        assert self.end is None, f"{self.end['state']} was followed by {status['state']}"
+        if self.end is not None:
+            self._keeps_its_end(self.end, status)
+            return
         counts = status["counts"]
         for list_name in ("attempts", "preflights"):
             for record in status.get(list_name, []):
@@ -236,14 +298,61 @@ class Histories(RuleBasedStateMachine):
         assert status.get("gpuSeconds", 0) >= spent
 
     @staticmethod
+    def _keeps_its_end(end: Object, status: Object) -> None:
+        """Check what is written after the end: that a changed spec was seen, and that the checkpoints are deleted."""
+
+        def told(status: Object) -> dict[str, Any]:
+            conditions = {c["type"]: {**c, "observedGeneration": 0} for c in status["conditions"]}
+            conditions.pop("CheckpointsDeleted", None)
+            return {**status, "observedGeneration": 0, "conditions": conditions}
+
+        assert told(status) == told(end), f"{end['state']} was followed by {status}"
+
+    def _cleanups_are_in_order(self) -> None:
+        """Check that the checkpoints of a failed job alone are deleted, in time, once, and without a trainer."""
+        cleanups = [job for job in self.cluster.jobs.values() if job.step == names.CLEANUP]
+        told = self._deleted()
+        assert len(cleanups) <= 1
+        if not cleanups and not told:
+            return
+        assert self.end is not None
+        assert self.end["state"] == "Failed", "the checkpoints of a job that may go on were deleted"
+        assert "artifacts" not in self.cluster.parts
+        if cleanups and self.cluster.operator_is_up and not self.cluster.refusals:
+            (job,) = cleanups
+            assert bool(told) == job.is_over, "the end of a cleanup is put on record"
+
+    def _is_cleaned_up(self) -> None:
+        """Check that a failed job has its checkpoints deleted after a week at the latest, and is then settled."""
+        self.cluster.now += WEEK
+        for _ in range(20):
+            pause = self.cluster.settle()
+            self._go_on()
+            self.cluster.now += pause or timedelta(0)
+        self.everything_holds()
+        world = self.cluster.world()
+        assert (world.keep, self.cluster.settle()) == (None, None), "something is left to do for ever"
+        may_have_written = world.raw_status["counts"]["attempts"] and "artifacts" not in self.cluster.parts
+        assert bool(self._deleted()) or self.cluster.status["state"] == "Complete" or not may_have_written
+
+    def _deleted(self) -> list[Object]:
+        return [c for c in self.cluster.status.get("conditions", []) if c["type"] == "CheckpointsDeleted"]
+
+    @staticmethod
     def _is_live(job: Job) -> bool:
-        return not (job.failed or job.succeeded) and any(not pod.is_over for pod in job.pods)
+        return not job.is_over and any(not pod.is_over for pod in job.pods)
 
     def _change_spec(self, **fields: Any) -> None:
+        self.cluster.generation += 1
         self.cluster.spec = self.cluster.spec.model_copy(update=fields)
 
     def _running(self) -> list[Pod]:
         return [pod for pod in self.cluster.pods() if pod.phase == "Running"]
+
+    def _of(self, step: str) -> list[Pod]:
+        """Return the running pods of the Jobs of this step."""
+        jobs = [job for job in self.cluster.jobs.values() if job.step == step]
+        return [pod for pod in self._running() if any(pod in job.pods for job in jobs)]
 
     def _attempts(self) -> list[Pod]:
         return [pod for pod in self._running() if self.cluster.number_of(pod)]

@@ -58,9 +58,9 @@ def test_the_pods_get_the_keys_for_the_earlier_jobs_bucket() -> None:
 
     assert secrets(reconcile(fresh(profile=profile), NOW)) == ["read", "write"]
     assert secrets(reconcile(resuming(FAILED, profile=profile), NOW)) == ["read", "write", "old-keys"]
-    begun = replace(validated(profile=profile), spec=resuming(None).spec)
+    begun = validated(profile=profile, spec=resuming(None).spec, earlier_job=FAILED)
     for gone in (None, replace(FAILED, output="s3://data/new", state="Pending")):
-        assert "old-keys" in secrets(reconcile(replace(begun, earlier_job=gone), NOW)), "its bucket is not known"
+        assert "old-keys" in secrets(reconcile(replace(begun, earlier_job=gone), NOW)), "the bundle names its bucket"
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,18 @@ def test_a_completed_job_has_no_checkpoints_and_its_adapter_is_named() -> None:
     assert message(plan).startswith(
         'spec.resumeFrom.name: FineTuneJob "first" is complete, so its checkpoints are deleted. Remove '
         "spec.resumeFrom. To continue from its adapter, set spec.method.lora.from to the folder adapter in s3://elsewhere/first//run/."
+    )
+
+
+def test_checkpoints_that_are_being_deleted_are_waited_for_and_told() -> None:
+    world = resuming(replace(FAILED, is_cleaned=True))
+
+    plan = reconcile(world, world.created + 10 * admission.GRACE)
+
+    assert (plan.create, state(plan), reason(plan)) == ([], "Pending", "WaitingForDependency")
+    assert message(plan) == (
+        'spec.resumeFrom.name: the checkpoints of FineTuneJob "first" are being deleted, because the time of its '
+        "spec.runPolicy.keepCheckpointsSeconds is over. Create this job again without spec.resumeFrom."
     )
 
 

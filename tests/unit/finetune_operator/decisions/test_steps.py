@@ -42,6 +42,14 @@ def test_a_preflight_job_that_somebody_removed_is_not_run_again_once_it_has_spok
     ]
 
 
+def test_a_preflight_that_vanished_is_made_again_only_after_the_job_was_read() -> None:
+    first = reconcile(fresh(), NOW)
+    again = reconcile(with_status(fresh(), first), NOW)
+
+    assert first.create[-1]["metadata"]["name"] == again.create[-1]["metadata"]["name"]
+    assert (first.is_final, again.is_final) == (False, True)
+
+
 def test_a_failed_preflight_ends_the_job_and_asks_for_nothing() -> None:
     world = fresh(preflight=preflight(pod("Failed", exit_code=21), failed=True))
 

@@ -17,7 +17,7 @@ def test_a_suspended_attempt_is_queued_and_neither_ended_nor_counted_again() -> 
     plan = reconcile(validated(attempts={1: attempt(thrown_away, **HELD)}), NOW)
 
     assert (state(plan), reason(plan), plan.create, plan.delete_jobs) == ("Queued", "Suspended", [], [])
-    assert message(plan).endswith("and waits for admission by its queue gpus.")
+    assert message(plan).endswith("and waits for admission by its queue gpus. The job requests GPU type h100.")
     assert plan.status is not None
     assert plan.status["counts"] == {"attempts": 1}
     assert "reason" not in plan.status["attempts"][0]
@@ -31,7 +31,8 @@ def test_a_job_that_kueue_holds_back_is_queued_with_kueues_words_and_looked_at_a
     plan = reconcile(world, NOW)
 
     assert (state(plan), reason(plan)) == ("Queued", "WaitingForQuota")
-    assert message(plan) == "Waiting for quota in queue gpus: no room."
+    wanted = " The job requests GPU type h100." if step == "attempt" else ""
+    assert message(plan) == f"Waiting for quota in queue gpus: no room.{wanted}"
     assert plan.requeue_after is not None
     assert (plan.delete_jobs, plan.events) == ([], [])
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.reasons import FailureReason
 from finetune_operator.observed.pods import Pod
 
 STARTED, ENDED = "2026-01-02T03:04:05Z", "2026-01-02T03:05:05Z"
@@ -67,3 +68,27 @@ def test_a_pod_that_was_just_made_has_neither_started_nor_ended() -> None:
     found = Pod.parse({"metadata": {"name": "p", "creationTimestamp": STARTED}})
 
     assert (found.phase, found.started, found.trainer_ended, found.placed) == ("Pending", None, False, None)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "reason"),
+    [(25, FailureReason.STORAGE_ACCESS_DENIED), (77, FailureReason.TRAINER_CRASHED)],
+)
+def test_a_reason_of_a_later_trainer_becomes_that_of_its_exit_code_and_is_told(
+    exit_code: int, reason: FailureReason
+) -> None:
+    said = '{"reason": "QuotaUsedUp", "message": "The bucket is full.", "step": 7, "later": {}}'
+    ended = {"exitCode": exit_code, "reason": "Error", "message": said}
+
+    told = pod("Failed", container("trainer", terminated=ended)).termination
+
+    assert told is not None
+    assert (told.reason, told.message, told.step) == (reason, "QuotaUsedUp: The bucket is full.", 7)
+
+
+@pytest.mark.parametrize("said", ["", "killed", "[]", "7", '"text"', "{}", '{"reason": 7}', '{"reason": "New"}'])
+def test_what_is_no_message_of_the_trainer_is_none(said: str) -> None:
+    """`{"reason": "New"}` without an exit code is none either."""
+    ended = {"exitCode": 0, "message": said}
+
+    assert pod("Failed", container("trainer", terminated=ended)).termination is None

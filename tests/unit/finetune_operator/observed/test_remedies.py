@@ -21,9 +21,9 @@ NODES = {
     f"{NONE}: 1 Insufficient memory. {NEVER}": "spec.compute.memory can be lowered",
     f"{NONE}: 1 Insufficient ephemeral-storage. {NEVER}": "free or add disk space",
     f"{NONE}: 1 Too many pods. {IN_USE}": "let the nodes run more pods",
-    f"{NONE}: 1 node(s) had untolerated taint(s). {NEVER}": "remove the taint, or make the node ready that has it",
-    f"{NONE}: 1 node(s) had untolerated taint {{gpu: true}}. {NEVER}": "its toleration can be added to gpuTypes",
-    f"{NONE}: 1 node(s) didn't match Pod's node affinity/selector. {NEVER}": "correct nodeSelector of gpuTypes",
+    f"{NONE}: 1 node(s) had untolerated taint(s). {NEVER}": "remove the taint, make the node ready that has it, or add",
+    f"{NONE}: 1 node(s) had untolerated taint {{gpu: true}}. {NEVER}": "or add its toleration to spec.gpuTypes",
+    f"{NONE}: 1 node(s) didn't match Pod's node affinity/selector. {NEVER}": "correct nodeSelector in spec.gpuTypes",
     f"{NONE}: 1 node(s) were unschedulable. {NEVER}": "uncordon a node",
     f"{NONE}: 1 node(s) had volume node affinity conflict. {NEVER}": "correct the volume",
     f'{NONE}: persistentvolumeclaim "cache" not found. {NEVER}': "Create PersistentVolumeClaim cache.",
@@ -75,8 +75,8 @@ REFUSALS = {
     f"{PODS_ARE}: ValidatingAdmissionPolicy 'labels' with binding 'all' denied request: no team label": (
         "Ask the owner of labels"
     ),
-    f'{PODS_ARE}: pod rejected: RuntimeClass "kata" not found': "Create it, or correct the webhook",
-    f"{PODS_ARE}: no PriorityClass with name urgent was found": "Create it, or correct the webhook",
+    f'{PODS_ARE}: pod rejected: RuntimeClass "kata" not found': "Create it, or correct its name: in spec.pods of the",
+    f"{PODS_ARE}: no PriorityClass with name urgent was found": "Create it, or correct its name: in spec.pods of the",
 }
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
+from finetune_operator.observed.lost import LOST_GRACE
 from finetune_operator.observed.pods import Companion, Pod
-from finetune_operator.observed.runs import LOOK_AGAIN, LOOK_AGAIN_AT_LAST, LOST_GRACE, SIDECAR_GRACE, assess
+from finetune_operator.observed.runs import LOOK_AGAIN, LOOK_AGAIN_AT_LAST, SIDECAR_GRACE, assess
 from finetune_operator.observed.standing import Standing
 from finetune_operator.observed.workloads import UNKNOWN, Hold
 from finetune_operator.observed.world import Run
@@ -47,7 +48,7 @@ def test_a_deleted_pod_that_outstays_its_grace_period_is_a_lost_node() -> None:
 
     early, late = assess(gone, NOW), assess(gone, NOW + LOST_GRACE)
 
-    assert (early.standing, early.requeue_after) == (Standing.RUNNING, LOST_GRACE)
+    assert (early.standing, early.requeue_after) == (Standing.RUNNING, timedelta(seconds=20))
     assert (late.standing, late.failure) == (Standing.FAILED, FailureReason.NODE_LOST)
     assert late.message == "Node n1 stopped responding while it ran the pod."
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from finetune_api import names
+from finetune_api.bundle import Bundle
 from finetune_operator.observed.pods import Object
 
 CREATED = "2026-01-02T03:04:05Z"
@@ -46,6 +47,12 @@ def pod(uid: str = "p", version: int = 1, owner: str = "r", phase: str = "Runnin
 def named(uid: str = "n", version: int = 1, name: str = names.TRAINER_SERVICE_ACCOUNT, **parts: Any) -> Object:
     """A ServiceAccount or RoleBinding."""
     return {"metadata": {**_metadata(uid, version, name), **parts}}
+
+
+def bundle(content: Bundle, owner: str = "j") -> Object:
+    """The ConfigMap of a job's bundle."""
+    metadata = {**_metadata("b", 1, names.child_prefix("tickets", owner)), "ownerReferences": [{"uid": owner}]}
+    return {"metadata": metadata, "data": {names.BUNDLE_KEY: content.model_dump_json(by_alias=True, exclude_none=True)}}
 
 
 def profile(uid: str = "f", version: int = 1, name: str = "default", **spec: Any) -> Object:

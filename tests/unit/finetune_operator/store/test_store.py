@@ -162,7 +162,7 @@ def test_only_jobs_that_may_still_write_are_writers(store: Store) -> None:
 
 
 BROKEN = {
-    JOB: {**job("b"), "spec": {"output": "s3://r/run"}},
+    JOB: {**job("b"), "status": {"conditions": [{}]}},
     RUN: run("b", labels={names.LABEL_STEP: "train", names.LABEL_ATTEMPT: "first"}),
     POD: {**pod("b"), "status": {"conditions": [{}]}},
 }

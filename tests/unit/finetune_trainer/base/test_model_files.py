@@ -109,10 +109,34 @@ def test_a_model_that_was_changed_after_preflight_is_not_trained(
     found = inspect(make_bundle, model)
     change(model / "config.json")
     with pytest.raises(
-        TrainerFailure, match=f"config.json had .* {said}.* Leave the model's files unchanged"
+        TrainerFailure, match=f"config.json had .* {said}.* Create the job again, and leave the model's files unchanged"
     ) as caught:
         copy_files(open_storage(make_bundle(model={"uri": str(model)})), str(model), found.files, tmp_path / "train")
     assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_file_that_was_replaced_by_another_one_of_the_same_size_is_not_trained(
+    make_bundle: MakeBundle, model: Path, tmp_path: Path, name: str
+) -> None:
+    found = inspect(make_bundle, model)
+    storage = open_storage(make_bundle(model={"uri": str(model)}))
+    copy_files(storage, str(model), found.files, tmp_path / "before", found.pins)
+    (model / name).write_bytes(b"{}".ljust((model / name).stat().st_size))
+    with pytest.raises(TrainerFailure, match=rf"{name} was replaced after preflight had read it. Create the") as caught:
+        copy_files(storage, str(model), found.files, tmp_path / "train", found.pins)
+    assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
+
+
+def test_a_model_card_and_files_that_are_not_used_may_change(
+    make_bundle: MakeBundle, model: Path, tmp_path: Path
+) -> None:
+    write(model, {"README.md": {}, "other/model.safetensors": {}})
+    found = inspect(make_bundle, model)
+    assert set(found.pins) == set(found.files) - {"README.md"}
+    (model / "README.md").write_text("[]")
+    storage = open_storage(make_bundle(model={"uri": str(model)}))
+    copy_files(storage, str(model), found.files, tmp_path / "train", found.pins)
 
 
 def test_of_a_sentence_model_no_adapter_is_read(make_bundle: MakeBundle, model: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from threading import Event
+from threading import Event, Thread
 
 from finetune_trainer.checkpoints.background import Background
 
@@ -24,6 +24,28 @@ def test_work_runs_beside_and_its_processor_time_is_counted() -> None:
     go.set()
     assert background.wait(10)
     assert 0.05 <= background.cpu_seconds < 1
+
+
+def test_the_processor_time_of_the_works_own_threads_counts() -> None:
+    """An upload over several connections has a thread for each."""
+    background = Background()
+
+    def part(check: Callable[[int], None]) -> None:
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            check(1)
+
+    def work(check: Callable[[int], None]) -> None:
+        threads = [Thread(target=part, args=(check,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    for twice in (1, 2):
+        background.start(work)
+        assert background.wait(30)
+        assert 0.15 * twice <= background.cpu_seconds < 2
 
 
 def test_cancelled_work_ends_at_its_next_check() -> None:

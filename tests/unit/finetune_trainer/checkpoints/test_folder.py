@@ -99,9 +99,9 @@ def test_a_folder_of_another_run_is_not_used_and_the_differing_fact_is_named(pla
     assert "it was written for spec.training.seed 3, and this run has 4" in why(
         place, uri, tmp_path / "into", facts=FACTS | {"spec.training.seed": 4}
     )
-    assert "for more null, and this run has 1" in why(place, uri, tmp_path / "into", facts=FACTS | {"more": 1})
+    assert "for no more, and this run has 1" in why(place, uri, tmp_path / "into", facts=FACTS | {"more": 1})
     fewer = {"spec.training.seed": 3}
-    assert 'for data "d1", and this run has null' in why(place, uri, tmp_path / "into", facts=fewer)
+    assert 'for data "d1", and this run has none' in why(place, uri, tmp_path / "into", facts=fewer)
     assert isinstance(read_manifest(place.storage, uri, FACTS | {"data": "d2"}), Unusable)
 
 

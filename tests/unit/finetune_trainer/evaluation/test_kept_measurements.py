@@ -20,7 +20,7 @@ def tuned(folder: Path, weights: bytes, pod: str, loss: float) -> Measured:
     (scratch / "adapter" / "README.md").write_text(pod)
     storage = open_storage(bundle(str(folder / "out")))
     kept = KeptResults(storage, str(folder / "out" / "kept"), 1, {"the device": "cuda"}, scratch / "kept")
-    return of_tuned(kept, scratch / "adapter")("rows", "the tuned model", lambda: measured([loss], [True]))
+    return of_tuned(kept, scratch / "adapter")("rows", "the tuned model", lambda answers: measured([loss], [True]))
 
 
 def test_the_measurement_of_the_same_weights_is_taken_over_and_that_of_others_is_not(

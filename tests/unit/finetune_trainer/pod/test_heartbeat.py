@@ -1,11 +1,26 @@
 """How long the work may show no progress, and how a stall is described."""
 
 import threading
+from collections.abc import Callable
+from functools import partial
+from unittest import mock
 
 import pytest
 
-from finetune_trainer.pod import heartbeat
-from finetune_trainer.pod.heartbeat import LEAST_SECONDS, beat, beats, patience, phase, position, quiet_work, stepped
+from finetune_trainer.pod import heartbeat, watchdog
+from finetune_trainer.pod.heartbeat import (
+    LEAST_SECONDS,
+    attended,
+    beat,
+    beats,
+    is_steady,
+    patience,
+    phase,
+    position,
+    quiet_work,
+    stepped,
+    waited,
+)
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.pod.watchdog import stall
 
@@ -15,7 +30,7 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of a process that has done nothing."""
     monkeypatch.setattr(heartbeat, "_Heart", type("_Heart", (), dict(vars(heartbeat._Heart))))
     heartbeat._Heart.phase, heartbeat._Heart.step, heartbeat._Heart.slowest = "starting", None, 0.0
-    heartbeat._Heart.steady = False
+    heartbeat._Heart.steady, heartbeat._Heart.longest_wait = False, 0.0
 
 
 def test_before_the_first_step_the_default_is_five_minutes() -> None:
@@ -38,6 +53,56 @@ def test_a_timeout_of_the_job_holds_for_steady_work_after_its_first_sign() -> No
     phase("comparing the models")
     beat()
     assert (patience(60), patience(900)) == (300, 900)
+
+
+def test_ten_times_the_longest_wait_of_steady_work_is_allowed_if_the_job_says_nothing_else() -> None:
+    waited(40)
+    waited(2)
+    assert patience(None) == 400
+    phase("reading the rows", steady=True)
+    beat()
+    assert patience(60) == 60
+
+
+def test_only_steady_work_that_has_begun_and_waits_for_nothing_is_measured() -> None:
+    phase("reading the rows", steady=True)
+    assert not is_steady(), "its first sign of progress may take long"
+    beat()
+    assert is_steady()
+    with quiet_work(900):
+        assert not is_steady(), "a storage that does not answer is no measure of the work"
+    phase("splitting the rows")
+    beat()
+    assert not is_steady()
+
+
+class Looks(threading.Event):
+    """The looks of a watchdog. Before each of them the main thread does one piece of `work`."""
+
+    def __init__(self, *work: Callable[[], None]) -> None:
+        super().__init__()
+        self._work = iter(work)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        piece = next(self._work, None)
+        if piece:
+            piece()
+        return piece is None
+
+
+@pytest.mark.parametrize(("steady", "seconds"), [(True, 500), (False, 300)])
+def test_the_watchdog_measures_the_longest_wait_of_steady_work(
+    monkeypatch: pytest.MonkeyPatch, steady: bool, seconds: float
+) -> None:
+    monkeypatch.setattr(watchdog, "_arm", lambda seconds: None)
+
+    def nothing() -> None:
+        pass
+
+    begin = partial(phase, "reading the rows", steady=steady)
+    looks = Looks(begin, beat, *[nothing] * 49, beat, *[nothing] * 20, beat, beat)
+    watchdog._watch(None, mock.Mock(), looks)
+    assert patience(None) == seconds
 
 
 def test_quiet_work_raises_the_limit_while_it_lasts_and_never_lowers_it() -> None:
@@ -71,7 +136,15 @@ def test_quiet_work_of_another_thread_does_not_raise_the_limit_of_the_main_threa
 
 def test_every_sign_of_progress_is_a_beat() -> None:
     progress = Progress("Downloading", "MB")
-    for sign in (beat, lambda: phase("training"), lambda: stepped(1, 2, 0.1), lambda: progress.advance(5)):
+    each = attended(range(9))
+    signs = (
+        beat,
+        lambda: phase("training"),
+        lambda: stepped(1, 2, 0.1),
+        lambda: progress.advance(5),
+        lambda: next(each),
+    )
+    for sign in signs:
         before = beats()
         sign()
         assert beats() > before

@@ -1,6 +1,9 @@
 """Files by URI, on a real S3 server with signatures enforced and on the local file system."""
 
+import io
+import random
 import socket
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod import s3 as s3_module
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import beats, patience
 from finetune_trainer.pod.storage import JobStorage, join, open_storage
 
 JOB = {"namespace": "team", "name": "tickets", "uid": "0123"}
@@ -270,3 +274,65 @@ def test_outside_kubernetes_a_storage_without_mounted_secret_uses_the_usual_cred
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "owner-key")
     storages = [{"buckets": ["*"], "endpoint": s3.endpoint, "credentialsSecretName": "nobody"}]
     assert open_storage(bundle(s3_place.folder, storages), s3.secrets_dir).write_bytes(s3_place.uri("x"), b"1")
+
+
+def test_each_object_of_a_large_folder_is_a_sign_of_progress(place: Place) -> None:
+    for number in range(5):
+        place.storage.write_bytes(place.uri("many", str(number)), b"x")
+    signs = []
+    for work in (
+        lambda: place.storage.list_folder(place.uri("many")),
+        lambda: place.storage.list(place.uri("many", "*")),
+        lambda: place.storage.delete_prefix(place.uri("many")),
+    ):
+        before = beats()
+        work()
+        signs.append(beats() - before)
+    assert min(signs) > 5
+    assert signs[2] > 10, "listed, and then deleted"
+
+
+def test_only_the_reads_of_an_open_file_may_be_quiet(place: Place) -> None:
+    """Other work inside, such as the tokenizing of rows, must not hang for as long as a storage may."""
+    place.storage.write_bytes(place.uri("rows.jsonl"), b"row")
+    with place.storage.open(place.uri("rows.jsonl")) as stream:
+        assert stream.read() == b"row"
+        assert patience(None) == 300
+
+
+class GivenUp(Exception):  # noqa: N818 - not an error
+    """The upload is no longer needed."""
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_stream_of_any_size_arrives_unchanged(s3_place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    data, sent, threads = random.Random(0).randbytes(50_000_000), [], set()
+    monkeypatch.setattr(s3_module, "LARGE_BYTES", len(data) + (not large))
+
+    def advance(size: int) -> None:
+        sent.append(size)
+        threads.add(threading.get_ident())
+
+    s3_place.storage.send(lambda: io.BytesIO(data), s3_place.uri("out", "weights"), advance)
+    assert s3_place.storage.read_bytes(s3_place.uri("out", "weights")) == data
+    assert sum(sent) == len(data)
+    assert (len(threads) > 1) is large, "several connections, or only the calling thread"
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_an_upload_that_is_given_up_leaves_nothing(
+    s3: Any, s3_place: Place, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    monkeypatch.setattr(s3_module, "LARGE_BYTES", 0 if large else 1 << 40)
+    sent = [0]
+
+    def advance(size: int) -> None:
+        sent[0] += size
+        if sent[0] > 10_000_000:
+            raise GivenUp
+
+    with pytest.raises(GivenUp):
+        s3_place.storage.send(lambda: io.BytesIO(bytes(50_000_000)), s3_place.uri("out", "weights"), advance)
+    assert not s3_place.storage.exists(s3_place.uri("out", "weights"))
+    bucket = s3_place.folder.removeprefix("s3://")
+    assert not s3.client().list_multipart_uploads(Bucket=bucket).get("Uploads")

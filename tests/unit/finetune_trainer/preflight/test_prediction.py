@@ -7,18 +7,18 @@ import pytest
 
 from finetune_api.quantity import gibibytes
 from finetune_api.reasons import FailureReason, sentence
+from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodType
-from finetune_api.spec.profile import GpuType
 from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.handover.prepared import Example, Side
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.preflight.fitting import require_fit
 from finetune_trainer.preflight.prediction import (
     DataSize,
     data_size,
     estimates,
     loads,
-    require_fit,
     setups_of,
     sized,
     unquantized_memory,
@@ -151,7 +151,7 @@ def test_the_setup_uses_the_settings_that_decide_memory() -> None:
         (LORA, "16Gi", {}, "With spec.method.type QLoRA, the job would need 1"),
         (FULL, "120Gi", {}, "With spec.training.optimizer PagedAdamW8bit, the job would need 9"),
         (FULL, "40Gi", {}, "With spec.method.type LoRA, the job would need 2"),
-        (QLORA, "9Gi", {}, "With spec.method.type QLoRA and spec.training.maxSequenceLength 1,000, the job would need"),
+        (QLORA, "9Gi", {}, "With spec.training.maxSequenceLength 1,000, the job would need 8"),
         (LORA, "4Gi", {}, "No method would fit. Choose a smaller model, or use a FineTuneProfile with a larger GPU."),
     ],
 )
@@ -163,7 +163,7 @@ def test_a_job_that_does_not_fit_gets_a_change_that_fits(
     assert found.fits is False
     assert (found.alternative or "").startswith(instead), found.alternative
     with pytest.raises(TrainerFailure) as caught:
-        require_fit([found], [gpu], resolved(method), SHAPE, DATA)
+        require_fit([found], [gpu], spec(training=training), resolved(method), SHAPE, DATA)
     said = sentence(caught.value.reason, caught.value.for_the_operator)
     assert caught.value.reason is FailureReason.DOES_NOT_FIT
     assert said.startswith(
@@ -208,5 +208,5 @@ def test_one_kind_of_gpu_that_fits_is_enough() -> None:
     kinds = [GpuType(name="small", memory="4Gi"), GpuType(name="large", memory="80Gi")]
     found = estimates(kinds, spec(), resolved(), SHAPE, DATA)
     assert [each.fits for each in found] == [False, True]
-    require_fit(found, kinds, resolved(), SHAPE, DATA)
-    require_fit([], [], resolved(), SHAPE, DATA)
+    require_fit(found, kinds, spec(), resolved(), SHAPE, DATA)
+    require_fit([], [], spec(), resolved(), SHAPE, DATA)

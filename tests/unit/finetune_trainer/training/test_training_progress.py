@@ -1,9 +1,14 @@
 """Progress of the training, in the log and in the status."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_api.bundle import TerminationMessage
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod import termination
+from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
@@ -13,14 +18,16 @@ from finetune_trainer.training.validation import ValidationLoss
 
 
 class Writes(StatusWriter):
-    """Records the step of each write."""
+    """Records the step and the kept results of each write."""
 
     def __init__(self) -> None:
         super().__init__(None, "attempt-1")
         self.steps: list[int] = []
+        self.results: list[int | None] = []
 
     def progress(self, **parts: Any) -> None:
         self.steps.append(parts["training"].step)
+        self.results.append(parts["training"].kept_results)
 
 
 def test_it_tells_of_the_first_step_and_then_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +87,20 @@ def test_the_status_says_how_much_of_a_gpu_is_used_at_most(device: str, shown: s
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_each_kept_result_is_reported_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "log"))
+    monkeypatch.setattr(termination._Done, "kept_results", None)
+    written = Writes()
+    progress = TrainingProgress(written, 1, "cpu", total_steps=4, steps_per_epoch=2)
+    assert progress.training.kept_results is None
+    progress.kept(2)
+    assert written.results == [2]
+    termination.write_failure(TrainerFailure(FailureReason.PREEMPTED, "The pod received SIGTERM."))
+    assert TerminationMessage.model_validate_json((tmp_path / "log").read_text()).kept_results == 2
+    progress.advance(Step(1, 2.5, 1e-3, 0.5, 100, 2.0))
+    assert progress.training.kept_results == 2, "the next report has it too"
 
 
 def test_a_resumed_training_counts_steps_tokens_and_time_of_earlier_attempts() -> None:

@@ -120,6 +120,50 @@ def test_an_attempt_progressed_if_its_checkpoint_is_later_than_all_before(
     assert (record.get("resumedFromStep"), record.get("checkpointStep")) == (before, after)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "checkpoint", "progressed"),
+    [(None, None, None, False), (None, 1, None, True), (3, 3, None, False), (3, 4, None, True), (3, 4, 7, True)],
+)
+@pytest.mark.parametrize("says", ["the status", "the termination message"])
+def test_an_attempt_progressed_if_it_stored_a_result_that_no_earlier_one_had_stored(
+    before: int | None, after: int | None, checkpoint: int | None, progressed: bool, says: str
+) -> None:
+    """With a checkpoint: the second attempt measures the base model again, because the storage has lost the results."""
+    said = TerminationMessage(
+        reason=FailureReason.PREEMPTED, message="M.", kept_results=before, checkpoint_step=checkpoint
+    )
+    world = interrupted(termination=said)
+    world = with_status(world, reconcile(world, NOW))
+    in_message = TerminationMessage(reason=FailureReason.PREEMPTED, message="M.", kept_results=after)
+    stopped = pod(
+        "Failed",
+        name="p2",
+        exit_code=33,
+        finished=NOW,
+        termination=in_message if says == "the termination message" else None,
+    )
+    both = {**world.attempts, 2: second(stopped, failed=True)}
+    progress = Progress(2, kept_results=after) if says == "the status" else Progress()
+
+    record = attempts(reconcile(replace(world, attempts=both, progress=progress), NOW))[1]
+
+    assert (record["progressed"], record.get("keptResults")) == (progressed, after)
+
+
+def test_interruptions_in_a_long_evaluation_do_not_end_the_job_while_each_attempt_stores_a_result() -> None:
+    """Each of more attempts than maxRetries is interrupted before the first step, and has answered more rows."""
+    world = interrupted(termination=TerminationMessage(reason=FailureReason.PREEMPTED, message="M.", kept_results=1))
+    for number in range(2, 9):
+        plan = reconcile(world, NOW)
+        assert kinds(plan) == ["Job"], plan.status
+        world = with_status(world, plan)
+        stopped = pod("Failed", name=f"p{number}", exit_code=33, finished=NOW)
+        ended = run(f"tickets-12345678-a{number}", stopped, failed=True)
+        progress = Progress(number, kept_results=number)
+        world = replace(world, attempts={**world.attempts, number: ended}, progress=progress)
+        world = with_status(world, reconcile(world, NOW))
+
+
 def test_jobs_of_attempts_that_are_no_longer_on_record_go_and_count_no_more() -> None:
     done = pod("Failed", exit_code=33, finished=NOW)
     old = {n: {"number": n, "name": f"a{n}", "reason": "Preempted", "progressed": True} for n in range(1, 12)}

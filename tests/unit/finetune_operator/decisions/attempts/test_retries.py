@@ -147,8 +147,14 @@ def test_without_retries_a_first_failure_says_why_it_was_the_last() -> None:
     )
 
 
+def test_a_preflight_whose_service_account_was_deleted_while_it_ran_is_tried_again() -> None:
+    reason = FailureReason.STATUS_NOT_WRITABLE
+
+    assert isinstance(retries.after_preflight(attempts(reason), counts(reason), POLICY, NOW), Again)
+
+
 @pytest.mark.parametrize("reason", FailureReason)
-def test_a_preflight_is_tried_again_for_faults_of_storage_and_node_only(reason: FailureReason) -> None:
+def test_a_preflight_is_tried_again_for_faults_of_its_surroundings_only(reason: FailureReason) -> None:
     verdict = retries.after_preflight(attempts(reason), counts(reason), POLICY, NOW)
 
     assert isinstance(verdict, Again) is (reason in RETRIED_PREFLIGHTS)
@@ -157,6 +163,13 @@ def test_a_preflight_is_tried_again_for_faults_of_storage_and_node_only(reason: 
 @pytest.mark.parametrize("reason", CHARGED + INTERRUPTIONS)
 def test_the_remedy_of_what_was_tried_again_does_not_ask_to_try_again(reason: FailureReason) -> None:
     assert "create the job again" not in FAILURES[reason].remedy.lower()
+
+
+def test_a_reason_of_a_later_version_is_tried_again_because_nothing_is_known_against_it() -> None:
+    unknown = attempts("AbductedByAliens")
+
+    assert retries.after_preflight(unknown, counts("AbductedByAliens"), POLICY, NOW) == Again(NOW, [])
+    assert retries.after_attempt(unknown, counts("AbductedByAliens"), POLICY, NOW) == Again(NOW, [])
 
 
 def test_preflights_end_before_the_name_of_their_job_is_too_long() -> None:

@@ -10,8 +10,8 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.run_policy import Budget, RunPolicy
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.lost import LOST_GRACE
 from finetune_operator.observed.pods import PodCondition
-from finetune_operator.observed.runs import LOST_GRACE
 from finetune_operator.observed.world import Progress, World
 from tests.unit.finetune_operator.decisions.attempts.recorded import HOUR, attempts, interrupted, priced, second
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
@@ -159,34 +159,6 @@ def test_a_failure_of_its_own_ends_a_job_also_while_it_is_suspended() -> None:
     failed = pod("Failed", exit_code=29, finished=NOW)
 
     assert reason(reconcile(validated(spec=spec, attempts={1: attempt(failed, failed=True)}), NOW)) == "LossDiverged"
-
-
-@pytest.mark.parametrize(
-    ("said", "minutes", "ends"),
-    [
-        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", 9, False),
-        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", 10, True),
-        ("0/2 nodes are available: 1 node(s) didn't match, 1 Insufficient nvidia.com/gpu.", 10, True),
-        (
-            "0/2 nodes: 1 node(s) didn't match, 1 Insufficient gpu. preemption: 1 No preemption victims found",
-            600,
-            False,
-        ),
-        ("0/2 nodes are available: 1 node(s) didn't match, 1 node(s) were unschedulable.", 600, False),
-    ],
-)
-def test_a_job_whose_only_node_has_a_broken_gpu_does_not_wait_for_ever(said: str, minutes: int, ends: bool) -> None:
-    broken = pod("Failed", exit_code=31, finished=NOW)
-    world = validated(attempts={1: attempt(broken, failed=True)})
-    world = with_status(world, reconcile(world, NOW))
-    world = with_status(world, reconcile(world, NOW))
-    waits = pod("Pending", name="p2", conditions={"PodScheduled": PodCondition("False", "Unschedulable", said, NOW)})
-    both = {**world.attempts, 2: second(waits)}
-
-    plan = reconcile(replace(world, attempts=both), NOW + timedelta(minutes=minutes))
-
-    assert (state(plan), reason(plan)) == (("Failed", "GPUFault") if ends else ("Queued", "WaitingForGPU"))
-    assert plan.delete_jobs == (["tickets-12345678-a2"] if ends else [])
 
 
 def test_the_nodes_that_an_attempt_avoids_are_known_also_if_the_operator_stopped_before_it_recorded_the_attempt() -> (

@@ -1,11 +1,12 @@
 """What a try shows: how the job ended, whether the reason is the right one, and what had to be done again. Pure."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.chaos.phases import Phase
-from tests.chaos.table import Fault
+from tests.chaos.table import Fault, Task
 from tests.integration.kube import Object
 
 
@@ -23,7 +24,10 @@ class Sample:
 @dataclass(frozen=True)
 class Outcome:
     """What one try shows. `phase`: in which the fault came, which may be a later one than was wanted.
-    `seconds_to_recover`: from the fault until the job was further than before; None: never."""
+
+    `said`: the message on Ready, where the try is not right. `same_weights`: as a job without a fault; None: not
+    comparable. `seconds_to_recover`: from the fault until the job was further than before; None: never.
+    `seconds_loading`: of these, how long the model was loaded. `date`, `commit`: when it was made, and of what."""
 
     fault: str
     phase: str
@@ -34,43 +38,49 @@ class Outcome:
     ended_right: bool
     right_reason: bool
     little_lost: bool
+    same_weights: bool | None
     steps_repeated: int
     seconds_repeated: float
     seconds_to_recover: float | None
+    seconds_loading: float
     seconds: float
+    date: str = ""
+    commit: str = ""
 
     @property
     def is_right(self) -> bool:
-        return self.ended_right and self.right_reason and self.little_lost
+        return self.ended_right and self.right_reason and self.little_lost and self.same_weights is not False
 
 
 def outcome(
-    fault: Fault, phase: Phase, seed: int, samples: Sequence[Sample], injected: float, status: Object
+    task: Task, samples: Sequence[Sample], injected: float, status: Object, same_weights: bool | None = None
 ) -> Outcome:
-    """Returns what the try shows. `phase`: in which the fault was wanted. `injected`: seconds until it came.
-
-    `status`: at the end."""
-    state = str(status.get("state", ""))
+    """Returns what the try shows. `injected`: seconds until the fault came. `status`: at the end."""
+    fault, state = task.fault, str(status.get("state", ""))
     ready = next((c for c in status.get("conditions", []) if c["type"] == "Ready"), {"reason": "", "message": ""})
     tried = [*status.get("preflights", []), *status.get("attempts", [])]
     reasons = [str(run["reason"]) for run in tried if run.get("reason") not in (None, "Succeeded")]
     repeated = steps_repeated(samples)
     seconds_repeated = repeated * seconds_per_step(samples)
-    return Outcome(
+    recovery = seconds_to_recover(samples, injected)
+    found = Outcome(
         fault=fault.name,
-        phase=next((s.phase for s in reversed(samples) if s.seconds <= injected and s.phase), phase),
-        seed=seed,
+        phase=next((s.phase for s in reversed(samples) if s.seconds <= injected and s.phase), task.phase),
+        seed=task.seed,
         state=state,
         reasons=reasons,
-        said=ready["message"],
+        said="",
         ended_right=state == ("Complete" if fault.completes else "Failed"),
         right_reason=_right(fault, reasons, state, ready["reason"]),
         little_lost=seconds_repeated <= fault.most_seconds_lost,
+        same_weights=same_weights,
         steps_repeated=repeated,
-        seconds_repeated=seconds_repeated,
-        seconds_to_recover=seconds_to_recover(samples, injected),
-        seconds=samples[-1].seconds if samples else 0.0,
+        seconds_repeated=round(seconds_repeated, 1),
+        seconds_to_recover=None if recovery is None else round(recovery, 1),
+        seconds_loading=round(seconds_in(Phase.LOAD, samples, injected, injected + (recovery or 0.0)), 1),
+        seconds=round(samples[-1].seconds, 1) if samples else 0.0,
     )
+    return found if found.is_right else replace(found, said=ready["message"])
 
 
 def _right(fault: Fault, reasons: Sequence[str], state: str, ready: str) -> bool:
@@ -101,10 +111,17 @@ def _runs(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 
 def seconds_per_step(samples: Sequence[Sample]) -> float:
-    """Returns the mean time of a step, over the samples in which the steps advanced."""
-    pairs = [(a, b) for a, b in itertools.pairwise(samples) if b.attempt == a.attempt and b.step > a.step]
-    steps = sum(b.step - a.step for a, b in pairs)
-    return sum(b.seconds - a.seconds for a, b in pairs) / steps if steps else 0.0
+    """Returns the mean time of a step: in each pod, from the begin of its training to the first look at its last step.
+
+    A pod reports its step every ten seconds only."""
+    seconds, steps = 0.0, 0
+    for run in _runs(samples):
+        began, top = max(sample.resumed_from for sample in run), max(sample.step for sample in run)
+        since = next((sample.seconds for sample in run if sample.phase is Phase.TRAIN), None)
+        if since is not None and top > began:
+            seconds += next(sample.seconds for sample in run if sample.step == top) - since
+            steps += top - began
+    return seconds / steps if steps else 0.0
 
 
 def seconds_to_recover(samples: Sequence[Sample], injected: float) -> float | None:
@@ -113,6 +130,12 @@ def seconds_to_recover(samples: Sequence[Sample], injected: float) -> float | No
     reached = max((_place(s) for s in before), default=(0, 0))
     later = [s.seconds for s in samples if s.seconds > injected and s.phase is not None and _place(s) > reached]
     return later[0] - injected if later else None
+
+
+def seconds_in(phase: Phase, samples: Sequence[Sample], since: float = 0.0, until: float = math.inf) -> float:
+    """Returns how long the job was in this phase between two moments."""
+    pairs = itertools.pairwise(s for s in samples if since <= s.seconds <= until)
+    return sum(after.seconds - before.seconds for before, after in pairs if before.phase is phase)
 
 
 def _place(sample: Sample) -> tuple[int, int]:

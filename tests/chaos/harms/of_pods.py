@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from finetune_api import names
-from tests.chaos import stand_in
+from tests.chaos.harms import stand_in
 from tests.chaos.pods import pod_at_work, process_of, running, volume_of
-from tests.chaos.scene import SECOND_NODE, Scene
+from tests.chaos.scene import SECOND_NODE, Lane
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job
 from tests.integration.kube import BATCH_JOBS, PODS, PROFILES
 from tests.integration.waiting import wait_for
@@ -21,13 +21,13 @@ _OVER_THE_LIMIT = 2 * 2**30 + 64 * _MIB
 """More bytes than the pod's volume `tmp` may hold."""
 
 
-def kill(scene: Scene, job: Job, number: signal.Signals) -> None:
+def kill(lane: Lane, job: Job, number: signal.Signals) -> None:
     """Sends a signal to the trainer's process."""
     _, pid = running(job)
     os.kill(pid, number)
 
 
-def out_of_memory(scene: Scene, job: Job) -> None:
+def out_of_memory(lane: Lane, job: Job) -> None:
     """Lowers the limit of the container's cgroup until the kernel kills the trainer."""
     pod, pid = running(job)
     limit = _memory_limit(pid)
@@ -46,35 +46,35 @@ def out_of_memory(scene: Scene, job: Job) -> None:
     wait_for("the kernel to kill the trainer", killed, timeout=60)
 
 
-def fill_the_disk(scene: Scene, job: Job) -> None:
+def fill_the_disk(lane: Lane, job: Job) -> None:
     """Writes more into the pod's volume /tmp than its size limit."""
     pod, _ = running(job)
-    with (volume_of(scene, pod, "tmp") / "filling").open("wb") as file:
+    with (volume_of(lane.scene, pod, "tmp") / "filling").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, _OVER_THE_LIMIT)
 
 
-def order(scene: Scene, job: Job, word: str) -> None:
+def order(lane: Lane, job: Job, word: str) -> None:
     """Lets the stand-in in the trainer's image do what the word says at its next step."""
     pod, _ = running(job)
-    place = volume_of(scene, pod, "tmp")
+    place = volume_of(lane.scene, pod, "tmp")
     draft = place / f"{stand_in.FILE}.new"
     draft.write_text(word)
     draft.rename(place / stand_in.FILE)
 
 
-def delete_pod(scene: Scene, job: Job) -> None:
+def delete_pod(lane: Lane, job: Job) -> None:
     """Deletes the pod, as `kubectl delete pod` does."""
     pod, _ = running(job)
     job.kube.delete(f"{PODS.format(job.namespace)}/{pod['metadata']['name']}")
 
 
-def delete_child_job(scene: Scene, job: Job) -> None:
+def delete_child_job(lane: Lane, job: Job) -> None:
     """Deletes the batch Job of the phase."""
     child = ATTEMPT if ATTEMPT in job.batch_jobs() else PREFLIGHT
     job.kube.delete(f"{BATCH_JOBS.format(job.namespace)}/{job.child(child)}")
 
 
-def delete_groundwork(scene: Scene, job: Job) -> None:
+def delete_groundwork(lane: Lane, job: Job) -> None:
     """Deletes the bundle's ConfigMap, and the namespace's ServiceAccount and RoleBinding."""
     account = names.TRAINER_SERVICE_ACCOUNT
     core, rights = f"/api/v1/namespaces/{job.namespace}", "/apis/rbac.authorization.k8s.io/v1/namespaces"
@@ -84,7 +84,7 @@ def delete_groundwork(scene: Scene, job: Job) -> None:
     job.kube.delete(f"{rights}/{job.namespace}/rolebindings/{account}")
 
 
-def make_again(scene: Scene, job: Job) -> Job:
+def make_again(lane: Lane, job: Job) -> Job:
     """Deletes the FineTuneJob and makes it again under its name while its pod still runs. Returns the new one."""
     body = job.read()
     job.kube.delete(job.path)
@@ -93,40 +93,41 @@ def make_again(scene: Scene, job: Job) -> Job:
     return Job.create(job.kube, job.namespace, {**fresh, "metadata": {"name": job.name}})
 
 
-def change_profile(scene: Scene, job: Job) -> None:
+def change_profile(lane: Lane, job: Job) -> None:
     """Changes the profile's image to one that no pod could use, and back once the job has ended."""
     name = job.read()["spec"]["profileName"]
     path = f"{PROFILES}/{name}"
     before = job.kube.get(path)["spec"]
     job.kube.merge(path, {"spec": {"trainer": {"image": "localhost/nothing:here"}}})
-    scene.later(lambda: job.kube.merge(path, {"spec": {"trainer": before["trainer"]}}))
+    lane.later(lambda: job.kube.merge(path, {"spec": {"trainer": before["trainer"]}}))
 
 
-def lose_the_node(scene: Scene, job: Job) -> None:
+def lose_the_node(lane: Lane, job: Job) -> None:
     """Powers off the node of the pod, and on again while another node does its work."""
-    _off_and_on(scene, job, scene.outages.power_off, scene.outages.power_on)
+    _off_and_on(lane, job, lane.scene.outages.power_off, lane.scene.outages.power_on)
 
 
-def part_the_node(scene: Scene, job: Job) -> None:
+def part_the_node(lane: Lane, job: Job) -> None:
     """Takes the node of the pod off the network while the pod goes on, and back while another node does its work."""
-    _off_and_on(scene, job, scene.outages.disconnect, scene.outages.connect)
+    _off_and_on(lane, job, lane.scene.outages.disconnect, lane.scene.outages.connect)
 
 
-def _off_and_on(scene: Scene, job: Job, off: Callable[[str], None], on: Callable[[str], None]) -> None:
+def _off_and_on(lane: Lane, job: Job, off: Callable[[str], None], on: Callable[[str], None]) -> None:
     pod, _ = running(job)
     node = pod["spec"]["nodeName"]
     assert node == SECOND_NODE, f"{pod['metadata']['name']} runs on {node}, where the control plane is"
-    scene.later(lambda: on(node))
+    lane.later(lambda: on(node))
     off(node)
-    wait_for("the node to be lost", lambda: _ready(scene, node), lambda ready: ready != "True", 90)
+    wait_for("the node to be lost", lambda: _ready(lane, node), lambda ready: ready != "True", 90)
     # The node comes back while its work is done elsewhere. A node that is parted still has the old pod then.
     with suppress(AssertionError):
         wait_for("another pod to take over", lambda: _is_taken_over(job, node), timeout=TAKEN_OVER_SECONDS)
-    scene.mend()
+    lane.mend()
 
 
-def _ready(scene: Scene, node: str) -> str:
-    return scene.cluster.kubectl("get", "node", node, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}")
+def _ready(lane: Lane, node: str) -> str:
+    path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
+    return lane.scene.cluster.kubectl("get", "node", node, "-o", path)
 
 
 def _is_taken_over(job: Job, node: str) -> bool:

@@ -5,28 +5,35 @@ from statistics import median
 
 from scipy.stats import beta
 
-from tests.chaos.judge import Outcome
-from tests.chaos.record import Record
+from tests.chaos.figures.judge import Outcome
+from tests.chaos.figures.record import Record
+from tests.chaos.phases import Phase
 from tests.chaos.table import FAULTS, Fault
 
 CONFIDENCE = 0.95
+KILLS = {"trainer-sigterm": "SIGTERM", "trainer-sigkill": "SIGKILL"}
 _HEAD = """# Reliability
 
 `make chaos` breaks something under a running job, on the [local cluster](devcluster.md) with two nodes. A job is
 created, the fault is injected at a random moment of one phase, and the job is watched to its end. The phases are
 preflight, load, base evaluation, train, save, tuned evaluation and publish. The tries of a fault go through its phases
-in turn.
+in turn. Several jobs run at the same time, each in its own namespace and with its own way to S3. A fault that all jobs
+share, such as a restart of the API server, is injected once under several jobs in several phases. Each of these jobs is
+a try. The tries of one such outage are not independent of each other.
 
 ```sh
 make chaos                                  # every fault 20 times; continues where an earlier run stopped
 make chaos TRIES=1 FAULTS="node-lost s3-503"
+make chaos MINUTES=15                       # begins no try after a quarter of an hour
 ```
 
 Faults of S3 and of the API server happen in a proxy between the pods and the server (`tests/integration/api_proxy.py`).
 Faults of a GPU are raised by a stand-in in the trainer's image, because the local cluster has no GPU
 (`tests/chaos/stand_in.py`). `tests/chaos/table.py` lists every fault, and what must happen.
 
-This page is written by `make chaos`. Do not edit it.
+This page is written by `make chaos`, from `tests/chaos/record.json`. Do not edit it. The record has each try with its
+date and commit. Measurements of resumed trainings without a cluster are in
+[benchmarks.md](benchmarks.md#resuming-after-kills).
 
 ## What the columns mean
 
@@ -35,6 +42,7 @@ This page is written by `make chaos`. Do not edit it.
 | ended right | the job ended in the state that the fault calls for: Complete, or Failed where no retry can help |
 | right reason | no attempt gave another reason than the fault's own |
 | little lost | no more work was repeated than the fault allows: none after SIGTERM, otherwise 60 s |
+| same weights | of the tries that published weights: those with the weights of a job without a fault, bit for bit |
 | at least | lower bound of the share of right tries, with 95% confidence (Clopper-Pearson, one-sided) |
 | steps again, seconds again | work that was repeated, the largest of the tries |
 | recovery | seconds from the fault until the job was further than before: median and largest |
@@ -45,7 +53,7 @@ def page(record: Record) -> str:
     """Returns the page. Faults without a try are not in it."""
     if not record.outcomes:
         return f"{_HEAD}\nNo figures have been recorded yet.\n"
-    return "\n".join([_HEAD, *_table(record), *_phases(record), *_wrong(record.outcomes)]) + "\n"
+    return "\n".join([_HEAD, *_table(record), *_phases(record), *_kills(record), *_wrong(record.outcomes)]) + "\n"
 
 
 def lower_bound(right: int, tries: int) -> float:
@@ -56,17 +64,24 @@ def lower_bound(right: int, tries: int) -> float:
 def _table(record: Record) -> Iterator[str]:
     yield "## Faults"
     yield ""
-    columns = ["fault", "must end", "tries", "ended right", "right reason", "little lost", "at least", "steps again"]
-    columns += ["seconds again", "recovery (s)"]
+    columns = ["fault", "must end", "tries", "ended right", "right reason", "little lost", "same weights"]
+    columns += ["at least", "steps again", "seconds again", "recovery (s)"]
     yield f"| {' | '.join(columns)} |"
     yield f"|{' --- |' * len(columns)}"
     for fault in FAULTS:
         if tries := [entry for entry in record.outcomes if entry.fault == fault.name]:
             yield _row(fault, tries)
+    right, tried = sum(entry.is_right for entry in record.outcomes), len(record.outcomes)
+    yield ""
+    yield (
+        f"{right} of {tried} tries are right in every column. With 95% confidence, at least "
+        f"{lower_bound(right, tried):.1%} of such tries are."
+    )
 
 
 def _row(fault: Fault, tries: Sequence[Outcome]) -> str:
     right = sum(entry.is_right for entry in tries)
+    weights = [entry.same_weights for entry in tries if entry.same_weights is not None]
     recovered = [entry.seconds_to_recover for entry in tries if entry.seconds_to_recover is not None]
     cells = [
         f"`{fault.name}`: {fault.told}",
@@ -75,10 +90,11 @@ def _row(fault: Fault, tries: Sequence[Outcome]) -> str:
         sum(entry.ended_right for entry in tries),
         sum(entry.right_reason for entry in tries),
         sum(entry.little_lost for entry in tries),
+        f"{sum(weights)} of {len(weights)}" if weights else "",
         f"{lower_bound(right, len(tries)):.0%}",
         max(entry.steps_repeated for entry in tries),
         f"{max(entry.seconds_repeated for entry in tries):.1f}",
-        f"{median(recovered):.0f}, {max(recovered):.0f}" if recovered else "none",
+        _spread(recovered) if recovered else "none",
     ]
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 
@@ -90,6 +106,37 @@ def _phases(record: Record) -> Iterator[str]:
     )
 
 
+def _kills(record: Record) -> Iterator[str]:
+    """Yields what a kill costs while the model trains, and whether kills change the weights."""
+    yield ""
+    yield "## Kills of the trainer"
+    yield ""
+    yield (
+        "While the model trains: seconds from the signal to a later step than before, median and largest. They include "
+        "the pause before the retry. The last two columns are the largest of the tries."
+    )
+    yield ""
+    yield "| signal | tries | kill to next step (s) | without loading the model (s) | steps again | seconds again |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for name, signal in KILLS.items():
+        tries = [entry for entry in record.outcomes if entry.fault == name and entry.phase == Phase.TRAIN]
+        times = [(e.seconds_to_recover, e.seconds_loading) for e in tries if e.seconds_to_recover is not None]
+        if times:
+            to_step, beyond = [all for all, _ in times], [all - loading for all, loading in times]
+            steps, seconds = max(e.steps_repeated for e in tries), max(e.seconds_repeated for e in tries)
+            yield f"| {signal} | {len(tries)} | {_spread(to_step)} | {_spread(beyond)} | {steps} | {seconds:.1f} |"
+    killed = [entry for entry in record.outcomes if entry.fault in KILLS]
+    yield ""
+    yield (
+        f"In all phases together, {len(killed)} runs were killed. The weights of "
+        f"{sum(entry.same_weights is True for entry in killed)} are, bit for bit, those of a job without a fault."
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{median(values):.0f}, {max(values):.0f}"
+
+
 def _wrong(outcomes: Sequence[Outcome]) -> Iterator[str]:
     wrong = [entry for entry in outcomes if not entry.is_right]
     yield ""
@@ -98,9 +145,11 @@ def _wrong(outcomes: Sequence[Outcome]) -> Iterator[str]:
     if not wrong:
         yield "None."
         return
-    yield "| fault | phase | try | state | reasons | message |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| fault | phase | try | of commit | state | reasons | same weights | message |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for entry in wrong:
         said = entry.said.replace("|", "\\|")[:200]
         reasons = ", ".join(entry.reasons)
-        yield f"| `{entry.fault}` | {entry.phase} | {entry.seed} | {entry.state or 'none'} | {reasons} | {said} |"
+        same = {None: "", True: "yes", False: "no"}[entry.same_weights]
+        which = f"`{entry.fault}` | {entry.phase} | {entry.seed} | {entry.commit}"
+        yield f"| {which} | {entry.state or 'none'} | {reasons} | {same} | {said} |"

@@ -4,8 +4,8 @@ import signal
 from collections.abc import Sequence
 from functools import partial
 
-from tests.chaos.harms_of_pods import kill
-from tests.chaos.scene import Scene
+from tests.chaos.harms.of_pods import kill
+from tests.chaos.scene import Lane
 from tests.integration.jobs import Job
 from tests.integration.waiting import wait_for
 
@@ -15,29 +15,29 @@ FIRST_SECONDS = 60.0
 STATE = "state.safetensors"
 
 
-def truncate_newest(scene: Scene, job: Job) -> None:
+def truncate_newest(lane: Lane, job: Job) -> None:
     """Cuts the state of the newest checkpoint in half."""
-    key = _newest(scene, job)
-    whole = scene.tenant.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-    scene.tenant.s3.put_object(Bucket=BUCKET, Key=key, Body=whole[: len(whole) // 2])
-    kill(scene, job, signal.SIGKILL)
+    key = _newest(lane, job)
+    whole = lane.tenant.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    lane.tenant.s3.put_object(Bucket=BUCKET, Key=key, Body=whole[: len(whole) // 2])
+    kill(lane, job, signal.SIGKILL)
 
 
-def delete_of_newest(scene: Scene, job: Job) -> None:
+def delete_of_newest(lane: Lane, job: Job) -> None:
     """Deletes the state of the newest checkpoint."""
-    scene.tenant.s3.delete_object(Bucket=BUCKET, Key=_newest(scene, job))
-    kill(scene, job, signal.SIGKILL)
+    lane.tenant.s3.delete_object(Bucket=BUCKET, Key=_newest(lane, job))
+    kill(lane, job, signal.SIGKILL)
 
 
-def _newest(scene: Scene, job: Job) -> str:
+def _newest(lane: Lane, job: Job) -> str:
     """Returns the key of the state of the newest checkpoint. Waits for the first one."""
-    found = wait_for("a checkpoint", partial(_states, scene, job), timeout=FIRST_SECONDS)
+    found = wait_for("a checkpoint", partial(_states, lane, job), timeout=FIRST_SECONDS)
     return max(found)
 
 
-def _states(scene: Scene, job: Job) -> Sequence[str]:
+def _states(lane: Lane, job: Job) -> Sequence[str]:
     """Returns the keys of the states of complete checkpoints. Their order is that of their steps."""
     prefix = f"{job.name}/.work/{job.uid}/checkpoints/"
-    keys = scene.tenant.objects(BUCKET, prefix)
+    keys = lane.tenant.objects(BUCKET, prefix)
     complete = {key.removesuffix("manifest.json") for key in keys if key.endswith("/manifest.json")}
     return [f"{folder}{STATE}" for folder in complete]

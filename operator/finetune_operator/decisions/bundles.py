@@ -1,0 +1,108 @@
+"""The bundle of a job: the input of its pods, and the Secrets that the pods mount to read it.
+
+The bundle is an immutable ConfigMap. So all pods of a job have the storages that the FineTuneProfile had when the job
+began, also after the profile was changed."""
+
+from finetune_api import names
+from finetune_api.bundle import Bundle, JobIdentity, ResumePoint, bucket_of, storage_of, uris_of
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import FineTuneProfileSpec, Storage
+from finetune_api.status.job import State
+from finetune_operator.observed.pods import Object
+from finetune_operator.observed.world import Run, World
+
+
+def bundle_of(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Bundle:
+    """Return the bundle that exists; if there is none, a new one with the profile's part as it is now."""
+    if world.bundle is not None:
+        return world.bundle
+    return Bundle(
+        job=JobIdentity(namespace=world.namespace, name=world.name, uid=world.uid, generation=world.generation),
+        spec=spec,
+        allow_cpu=profile.trainer.allow_cpu,
+        storages=profile.storages,
+        gpu_types=profile.gpu_types,
+        prepared_cache=profile.prepared_cache,
+        resume=_resume_point(world),
+    )
+
+
+def missing(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Object]:
+    """Return the ConfigMap of the bundle, if it does not exist."""
+    exists = world.bundle is not None or world.bundle_error is not None
+    return [] if exists else [config_map(world, bundle_of(world, spec, profile))]
+
+
+def config_map(world: World, bundle: Bundle) -> Object:
+    """Return the ConfigMap that contains the bundle."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": owned(world, names.child_prefix(world.name, world.uid), {}),
+        "immutable": True,
+        "data": {names.BUNDLE_KEY: bundle.model_dump_json(by_alias=True, exclude_none=True, indent=1)},
+    }
+
+
+def is_lacking(world: World, run: Run) -> bool:
+    """Whether the pod cannot start because somebody deleted the bundle."""
+    return run.lacks(names.child_prefix(world.name, world.uid))
+
+
+def misfit(world: World, run: Run) -> str | None:
+    """Return the finding that a pod must be replaced, because it lacks its bundle and does not mount what the next
+    bundle needs; else None."""
+    if not is_lacking(world, run) or world.spec is None or world.profile is None or world.bundle_error is not None:
+        return None
+    wanted = secrets(bundle_of(world, world.spec, world.profile))
+    absent = [secret for secret in wanted if secret not in run.secrets]
+    if not absent:
+        return None
+    config_map = names.child_prefix(world.name, world.uid)
+    return (
+        f"ConfigMap {config_map} was deleted before the pod of Job {run.name} started, and the FineTuneProfile has "
+        f"changed. The pod does not mount Secret {', '.join(absent)}, so it is replaced."
+    )
+
+
+def storages(bundle: Bundle) -> list[Storage]:
+    """Return the storages that the job uses. A storage can be there several times."""
+    cache = [bundle.prepared_cache.uri] if bundle.prepared_cache else []
+    earlier = [bundle.resume.output] if bundle.resume else []
+    uris = (*uris_of(bundle.spec).values(), *cache, *earlier)
+    found = [storage_of(bucket, bundle.storages) for uri in uris if (bucket := bucket_of(uri))]
+    return [storage for storage in found if storage is not None]
+
+
+def secrets(bundle: Bundle) -> list[str]:
+    """Return the names of the Secrets of the storages that the job uses, each once."""
+    found = [storage.credentials_secret_name for storage in storages(bundle) if storage.credentials_secret_name]
+    return list(dict.fromkeys(found))
+
+
+def owned(world: World, name: str, more: dict[str, str]) -> Object:
+    """Return the metadata of an object that is deleted with the job. `more`: labels beside those of all its objects."""
+    owner = {"apiVersion": names.API_VERSION, "kind": names.JOB_KIND, "name": world.name, "uid": world.uid}
+    return {
+        "name": name,
+        "namespace": world.namespace,
+        "labels": {**labels(world), **more},
+        "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
+    }
+
+
+def labels(world: World) -> dict[str, str]:
+    """Return the labels of all objects of the job."""
+    return {
+        "app.kubernetes.io/managed-by": "finetune-operator",
+        names.LABEL_JOB_UID: world.uid,
+        names.LABEL_JOB_NAME: world.name,
+    }
+
+
+def _resume_point(world: World) -> ResumePoint | None:
+    """Return where the checkpoints of the earlier job are, if it has ended and can have some."""
+    earlier = world.earlier_job
+    if earlier is None or earlier.state != State.FAILED:
+        return None
+    return ResumePoint(uid=earlier.uid, output=earlier.output)

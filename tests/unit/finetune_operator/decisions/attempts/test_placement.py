@@ -1,0 +1,102 @@
+"""An attempt that avoids nodes with a broken GPU waits for another node, and never for ever."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from finetune_operator.decisions.attempts.placement import CLOSED_LIMIT, IN_USE_LIMIT, NO_NODE_LIMIT
+from finetune_operator.decisions.plan import Plan
+from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.pods import PodCondition
+from finetune_operator.observed.world import World
+from tests.unit.finetune_operator.decisions.attempts.recorded import second
+from tests.unit.finetune_operator.plans import message, reason, state
+from tests.unit.finetune_operator.worlds import NOW, attempt, pod, validated, with_status
+
+SECOND = timedelta(seconds=1)
+AVOIDED = "1 node(s) didn't match Pod's node affinity/selector"
+IN_USE = (
+    "preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful"
+)
+NEVER = "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+MAY_NOT = "preemption: not eligible due to preemptionPolicy=Never."
+TAINT = "1 node(s) had untolerated taint(s) {team: other}"
+WAITS = {
+    f"0/1 nodes are available: {AVOIDED}. {NEVER}": NO_NODE_LIMIT,
+    f"0/2 nodes are available: 1 Insufficient nvidia.com/gpu, {AVOIDED}. {NEVER}": NO_NODE_LIMIT,
+    f"0/2 nodes are available: 1 Insufficient memory, {AVOIDED}. {NEVER}": NO_NODE_LIMIT,
+    f"0/2 nodes are available: 1 node(s) had volume node affinity conflict, {AVOIDED}. {NEVER}": NO_NODE_LIMIT,
+    f"0/2 nodes are available: {AVOIDED}, 1 Insufficient nvidia.com/gpu.": NO_NODE_LIMIT,
+    f"0/2 nodes are available: {AVOIDED}, {TAINT}. {NEVER}": CLOSED_LIMIT,
+    f"0/2 nodes are available: {AVOIDED}, {TAINT}. {MAY_NOT}": CLOSED_LIMIT,
+    f"0/2 nodes are available: {AVOIDED}, 1 node(s) had untolerated taint {{a: b}}. {NEVER}": CLOSED_LIMIT,
+    f"0/2 nodes are available: {AVOIDED}, 1 node(s) were unschedulable. {NEVER}": CLOSED_LIMIT,
+    f"0/3 nodes are available: 1 Insufficient cpu, {AVOIDED}, {TAINT}. {NEVER}": CLOSED_LIMIT,
+    f"0/2 nodes are available: 1 Insufficient nvidia.com/gpu, {AVOIDED}. {IN_USE}": IN_USE_LIMIT,
+    f"0/2 nodes are available: 1 Insufficient cpu, {AVOIDED}. {IN_USE}": IN_USE_LIMIT,
+    f"0/2 nodes are available: 1 Too many pods, {AVOIDED}. {IN_USE}": IN_USE_LIMIT,
+    f"0/2 nodes are available: 1 Insufficient nvidia.com/gpu, {AVOIDED}. {MAY_NOT}": IN_USE_LIMIT,
+    f"0/3 nodes are available: 1 Insufficient nvidia.com/gpu, {AVOIDED}, {TAINT}. {IN_USE}": IN_USE_LIMIT,
+}
+
+
+def waiting(said: str, reason: str = "Unschedulable", exit_code: int = 31) -> World:
+    """The GPU of the first attempt failed on n1. The pod of the second has no node, and the scheduler says why."""
+    broken = pod("Failed", exit_code=exit_code, finished=NOW)
+    world = validated(attempts={1: attempt(broken, failed=True)})
+    world = with_status(world, reconcile(world, NOW))
+    world = with_status(world, reconcile(world, NOW))
+    waits = pod("Pending", name="p2", conditions={"PodScheduled": PodCondition("False", reason, said, NOW)})
+    return replace(world, attempts={**world.attempts, 2: second(waits)})
+
+
+def after(world: World, time: timedelta) -> Plan:
+    return reconcile(world, NOW + time)
+
+
+@pytest.mark.parametrize(("said", "limit"), WAITS.items())
+def test_the_wait_ends_by_what_the_scheduler_says_of_the_other_nodes(said: str, limit: timedelta) -> None:
+    world = waiting(said)
+
+    before, ended = after(world, limit - SECOND), after(world, limit)
+
+    assert (state(before), reason(before), before.requeue_after) == ("Queued", "WaitingForGPU", SECOND)
+    assert (state(ended), reason(ended), ended.delete_jobs) == ("Failed", "GPUFault", ["tickets-12345678-a2"])
+
+
+def test_the_waiting_job_says_what_helps_and_when_the_wait_ends() -> None:
+    told = message(after(waiting(f"0/2 nodes are available: {AVOIDED}, {TAINT}. {NEVER}"), SECOND))
+
+    assert "remove the taint" in told
+    assert told.endswith(
+        "It does not use n1, because a GPU failed there. The job fails at 2026-01-02 04:04 UTC if no other node can "
+        "run the pod by then."
+    )
+
+
+def test_the_failed_job_says_for_how_long_it_waited_and_what_the_scheduler_found() -> None:
+    said = f"0/2 nodes are available: {AVOIDED}, {TAINT}. {NEVER}"
+
+    told = message(after(waiting(said), CLOSED_LIMIT))
+
+    assert told.startswith(
+        f"A GPU failed on n1, and no other node has taken the pod for 1 h: {said} What helps: correct nodeSelector"
+    )
+    assert "Check the GPU and the driver of the node." in told
+    assert "for 10 min: " in message(after(waiting(f"0/1 nodes are available: {AVOIDED}."), NO_NODE_LIMIT))
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        waiting(f"0/2 nodes are available: {AVOIDED}, {TAINT}. {NEVER}", exit_code=26),
+        waiting("Scheduling is blocked due to non-empty scheduling gates", reason="SchedulingGated"),
+        waiting("the scheduler failed", reason="SchedulerError"),
+    ],
+    ids=["no node is avoided", "a scheduling gate", "an error of the scheduler"],
+)
+def test_other_waits_for_a_node_have_no_limit(world: World) -> None:
+    plan = after(world, 10 * IN_USE_LIMIT)
+
+    assert (state(plan), plan.delete_jobs) == ("Queued", [])

@@ -1,0 +1,78 @@
+"""The number of kept results, by which the operator sees that an attempt made progress."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.pod.heartbeat import beats
+from tests.unit.finetune_trainer.pod.test_storage import Place, local_place, place, s3_place
+
+__all__ = ["local_place", "place", "s3_place"]
+
+
+@pytest.fixture
+def counts() -> list[int]:
+    return []
+
+
+def opened(place: Place, pod: str, scratch: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch) -> KeptResults:
+    """The results as the pod of one attempt uses them."""
+    monkeypatch.setenv("POD_UID", pod)
+    return KeptResults(place.storage, place.uri("out", "kept"), 1, {"data": "d"}, scratch / pod, counts.append)
+
+
+def test_the_count_grows_with_each_result_that_no_attempt_had_stored(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = opened(place, "a", tmp_path, counts, monkeypatch)
+    assert first.find("base") is None
+    assert first.keep("base", {"f": b"1"})
+    assert first.on(weights="w").keep("tuned", {"f": b"2"})
+    second = opened(place, "b", tmp_path, counts, monkeypatch)
+    assert second.find("base") is not None
+    assert counts == [1, 2], "a result that is only taken over is no progress"
+    assert second.keep("more", {"f": b"3"})
+    assert counts == [1, 2, 3]
+
+
+def test_a_result_whose_writer_was_killed_does_not_count(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.storage.write_bytes(place.uri("out", "kept", "base-a", "measurements.json"), b"1")
+    assert opened(place, "b", tmp_path, counts, monkeypatch).keep("base", {"f": b"1"})
+    assert counts == [1]
+
+
+def test_a_result_that_was_damaged_and_is_written_again_counts_again(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the attempts after it would seem to stand still until they have stored one more."""
+    assert opened(place, "a", tmp_path, counts, monkeypatch).keep("base", {"f": b"1"})
+    place.storage.write_bytes(place.uri("out", "kept", "base-a", "f"), b"22")
+    again = opened(place, "b", tmp_path, counts, monkeypatch)
+    assert again.find("base") is None
+    assert again.keep("base", {"f": b"1"})
+    assert opened(place, "c", tmp_path, counts, monkeypatch).keep("more", {"f": b"1"})
+    assert counts == [1, 2, 3]
+
+
+def test_a_result_that_the_storage_refuses_does_not_count(
+    s3_place: Place, tmp_path: Path, counts: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader = s3_place.open("reader")
+    kept = KeptResults(reader, s3_place.uri("out", "kept"), 1, {"data": "d"}, tmp_path, counts.append)
+    assert not kept.keep("base", {"f": b"1"})
+    assert counts == []
+    assert "A later attempt will have to repeat what " in capsys.readouterr().out
+
+
+def test_storing_a_large_result_shows_progress(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = opened(place, "a", tmp_path, counts, monkeypatch)
+    weights = tmp_path / "weights"
+    weights.write_bytes(bytes(40_000_000))
+    before = beats()
+    assert kept.keep("trained", {"weights": weights, "again": weights})
+    assert beats() - before >= 10, "both files are read twice in parts"

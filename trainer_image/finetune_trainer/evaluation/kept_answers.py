@@ -1,0 +1,77 @@
+"""The answers of a measurement that is not complete. A later attempt takes them over and writes only the rest.
+
+They are kept in pieces. The result `NAME.answers120` has the answers from the 121st on, in the order in which they are
+written. A piece ends where a batch ends. A later attempt then forms the same batches, so that its answers are equal bit
+for bit to those of an attempt that was not interrupted."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from time import monotonic
+
+from pydantic import TypeAdapter
+
+from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.statistics.measurements import Answer
+
+FILE = "answers.json"
+PIECE_SECONDS = 60.0
+"""An interruption costs about so much time of answering, and the batch that is being written."""
+LONGEST_PAUSE_SECONDS = 600.0
+"""Longest time until the next piece, where the storage is slow."""
+SHARE = 0.01
+"""Share of the time that the pieces may take."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    answers: list[Answer]
+    tokens: int
+    """Size of the batch that follows, in tokens."""
+    seconds: float
+    """Time that the attempt needed for these answers."""
+
+
+class KeptAnswers:
+    """The answers of one model to one set of rows, while they are written."""
+
+    def __init__(self, kept: KeptResults, name: str, clock: Callable[[], float] = monotonic) -> None:
+        """`name`: the measurement, without hyphen."""
+        self._kept, self._name, self._clock = kept, name, clock
+        self._stored, self._pause = 0, PIECE_SECONDS
+        self._began = self._tried = clock()
+        self.earlier_seconds = 0.0
+        """Time that earlier attempts needed for the answers that were taken over."""
+
+    def earlier(self, what: str, tokens: int) -> tuple[list[Answer], int]:
+        """Returns the answers of earlier attempts, the first ones in the order of writing, and the size of the next
+        batch. Prints that they are reused. `what`: the model's name in messages. `tokens`: size of the first batch.
+
+        Raises TrainerFailure if the storage does not answer or denies access."""
+        answers: list[Answer] = []
+        while (found := self._kept.find(self._piece_name(len(answers)))) is not None:
+            piece = TypeAdapter(_Piece).validate_json((found.folder / FILE).read_bytes())
+            answers, tokens = [*answers, *piece.answers], piece.tokens
+            self.earlier_seconds += piece.seconds
+        if answers:
+            print(f"The first {len(answers):,} answers of {what} are those of earlier attempts.", flush=True)
+        self._stored = len(answers)
+        self._began = self._tried = self._clock()
+        return answers, tokens
+
+    def written(self, answers: Sequence[Answer], tokens: int) -> None:
+        """Keeps the answers that are not kept yet, if it is time. `answers`: all so far, in the order of writing, at
+        the end of a batch. `tokens`: size of the next batch.
+
+        Answers that the storage refuses are part of the next piece. Raises Superseded as StatusWriter.progress does."""
+        begun = self._clock()
+        if begun - self._tried < self._pause:
+            return
+        piece = _Piece(list(answers[self._stored :]), tokens, begun - self._began)
+        if self._kept.keep(self._piece_name(self._stored), {FILE: json.dumps(asdict(piece)).encode()}):
+            self._stored, self._began = len(answers), begun
+        self._tried = self._clock()
+        self._pause = min(max(PIECE_SECONDS, (self._tried - begun) / SHARE), LONGEST_PAUSE_SECONDS)
+
+    def _piece_name(self, start: int) -> str:
+        return f"{self._name}.answers{start}"

@@ -1,0 +1,64 @@
+"""Changes of a job's settings with which it fits into the memory of a GPU."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from finetune_api.quantity import gibibytes
+from finetune_trainer.sizing.memory import Load, MemoryPlan, Setup, TrainedMethod, first_fit
+from finetune_trainer.sizing.model_shape import ModelShape
+
+LIGHTER: dict[TrainedMethod, tuple[TrainedMethod, ...]] = {"Full": ("LoRA", "QLoRA"), "LoRA": ("QLoRA",), "QLoRA": ()}
+"""For each method, the methods that need less memory. The method that needs the most memory is first."""
+SHORTER = (0.75, 0.5, 0.25)
+"""Shares of the longest row that are tried as the limit of a row's length."""
+NO_METHOD = "No method would fit."
+SMALLER = "Choose a smaller model, or use a FineTuneProfile with a larger GPU."
+"""The finding and the remedy for a job that fits a GPU with no settings."""
+NO_MERGE = "without spec.output.merge"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of settings that makes the job fit."""
+
+    text: str
+    """Its fields and values, for example spec.method.type QLoRA."""
+    plan: MemoryPlan
+    """With the longest row that is allowed."""
+
+
+def changes(shape: ModelShape, least: Setup, longest: Load, available: float, merging: float) -> Iterator[Change]:
+    """Yields the changes that make the job fit, the best first. `least`: the setup that needs the least memory and does
+    not fit. `longest`: the load of the longest row alone. `available`: the memory of the GPU in bytes. `merging`: the
+    bytes that merging needs after QLoRA, or 0 without merging."""
+    wanted = replace(least, checkpointing=True)
+    options = [] if least.checkpointing else [("spec.training.gradientCheckpointing Auto", wanted)]
+    if least.method == "Full" and least.optimizer == "AdamW":
+        options.append(("spec.training.optimizer PagedAdamW8bit", replace(wanted, optimizer="PagedAdamW8bit")))
+    options += [(f"spec.method.type {method}", replace(wanted, method=method)) for method in LIGHTER[least.method]]
+    found = {text: plan for text, setup in options if (plan := first_fit(shape, [setup], [longest], available))}
+    shorter = [("", wanted)] if least.method == "QLoRA" or "spec.method.type QLoRA" in found else []
+    shorter = shorter or [("", wanted), ("spec.method.type QLoRA and ", replace(wanted, method="QLoRA"))]
+    for text, setup in shorter:
+        if plan := _shortened(shape, setup, longest, available):
+            found[f"{text}spec.training.maxSequenceLength {plan.load.tokens:,}"] = plan
+    for text, plan in found.items():
+        alone = plan.setup.method == "QLoRA" and merging > available
+        yield Change(f"{text} and {NO_MERGE}" if alone else text, plan)
+
+
+def _shortened(shape: ModelShape, setup: Setup, longest: Load, available: float) -> MemoryPlan | None:
+    """Returns the plan for the largest share of SHORTER that fits."""
+    tried = []
+    for share in SHORTER:
+        tokens = int(longest.tokens * share)
+        tried.append(Load(tokens, min(tokens, longest.labels), int(longest.answering * share)))
+    return first_fit(shape, [setup], tried, available)
+
+
+def alternative(shape: ModelShape, least: Setup, longest: Load, available: float, merging: float) -> str:
+    """Returns a sentence with the best change that makes the job fit. The arguments are those of `changes`."""
+    best = next(changes(shape, least, longest, available, merging), None)
+    if best is None:
+        return f"{NO_METHOD} {SMALLER}"
+    return f"With {best.text}, the job would need {gibibytes(best.plan.memory.total)}."
