@@ -54,6 +54,7 @@ class FailureReason(StrEnum):
     NODE_LOST = "NodeLost"
     KILLED = "Killed"
     TRAINING_STALLED = "TrainingStalled"
+    PEER_LOST = "PeerLost"
     STATUS_NOT_WRITABLE = "StatusNotWritable"
     TRAINER_CRASHED = "TrainerCrashed"
 
@@ -194,6 +195,12 @@ FAILURES: dict[FailureReason, Failure] = {
         Actor.PLATFORM,
         "Read the stacks of all threads in the pod's log, and check the node's GPU, driver and network. If the work "
         "was only slow, raise spec.runPolicy.stallTimeoutSeconds.",
+        Retry.BACKOFF,
+    ),
+    FailureReason.PEER_LOST: Failure(
+        37,
+        Actor.PLATFORM,
+        "Read the end of the pod's log, and check the node's network and the connections between its GPUs.",
         Retry.BACKOFF,
     ),
     FailureReason.STATUS_NOT_WRITABLE: Failure(

@@ -110,18 +110,24 @@ class Output(ApiModel):
     changed."""
 
 
+MOST_GPUS = 16
+"""Most GPUs of one node. The largest nodes of clouds have 16."""
+
+
 class Compute(ApiModel):
-    """Resources that the training pod requests: one GPU of a type of the profile, CPU and memory."""
+    """Resources that the training pod requests: GPUs of a type of the profile, CPU and memory."""
 
     gpu_type: GpuTypeName | None = None
     """Name of a GPU type in spec.gpuTypes of the FineTuneProfile. Default: unset, and the job uses the cheapest type
     that fits by the prediction of the preflight; status.gpuType says which one and why."""
-
+    gpus_per_node: Annotated[int, Field(ge=1, le=MOST_GPUS)] = 1
+    """Number of GPUs of the training pod. Each GPU has a process of its own that holds the whole model and trains on a
+    share of the rows of each step. The optimizer steps do not depend on the number."""
     cpu: Cpu = "1"
-    """CPU request of the training pod, as a Kubernetes quantity."""
+    """CPU request of the training pod for each of its GPUs, as a Kubernetes quantity."""
     memory: Memory = "8Gi"
-    """Memory request and limit of the training pod. If it is more than 4Gi, it is also the memory limit of the
-    preflight pod."""
+    """Memory request and limit of the training pod for each of its GPUs. If it is more than 4Gi, it is also the memory
+    limit of the preflight pod."""
     service_account_name: (
         Annotated[DnsLabel, dns_label("the name of a ServiceAccount in the job's namespace")] | None
     ) = None

@@ -25,7 +25,8 @@ class Budget(ApiModel):
     )
 
     gpu_hours: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
-    """Largest number of hours for which the pods of the job may hold a GPU. Default: unset, and there is no limit."""
+    """Largest number of hours for which the pods of the job may hold a GPU, added up over their GPUs. Default: unset,
+    and there is no limit."""
     cost: Price | None = None
     """Largest cost of these hours at pricePerHour of the FineTuneProfile, as a decimal string, for example '40.00'.
     Default: unset, and there is no limit."""

@@ -183,7 +183,7 @@ class FineTuneJobStatus(StatusModel):
     start_time: Time | None = None
     """When the first training pod was scheduled. spec.runPolicy.activeDeadlineSeconds counts from then."""
     gpu_seconds: int | None = None
-    """Seconds for which the ended pods of all attempts held a GPU."""
+    """Seconds for which the ended pods of all attempts held a GPU, added up over their GPUs."""
     cost: Money | None = None
     """Cost of gpuSeconds as a decimal string, at the price of the FineTuneProfile when each attempt was started; absent
     without a price."""

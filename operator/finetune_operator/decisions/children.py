@@ -5,6 +5,8 @@ FineTuneProfile as it is now decides the image, the queue, the grace period and 
 
 from dataclasses import dataclass
 
+from kubernetes.utils.quantity import parse_quantity
+
 from finetune_api import names
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
@@ -93,7 +95,7 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: Try) -> Object:
-    """Return the Job of a training attempt. It requests one GPU of the attempt's type."""
+    """Return the Job of a training attempt. It requests GPUs of the attempt's type, and CPU and memory for each."""
     gpu = attempt.gpu
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
     arguments = ["train", "--attempt", str(attempt.number), "--gpu-type", gpu.name, *halvings]
@@ -103,9 +105,11 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     if delay := min(SIGTERM_DELAY_SECONDS, grace // 2):
         pod["containers"][0]["lifecycle"] = {"preStop": {"sleep": {"seconds": delay}}}
     pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace - delay)})
+    gpus = spec.compute.gpus_per_node
+    limits = {"memory": _times(gpus, spec.compute.memory), gpu.resource_name: str(gpus)}
     pod["containers"][0]["resources"] = {
-        "requests": {"cpu": spec.compute.cpu, "memory": spec.compute.memory, gpu.resource_name: "1"},
-        "limits": {"memory": spec.compute.memory, gpu.resource_name: "1"},
+        "requests": {"cpu": _times(gpus, spec.compute.cpu), **limits},
+        "limits": limits,
     }
     if gpu.node_selector:
         pod["nodeSelector"] = gpu.node_selector
@@ -120,6 +124,11 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     name = names.attempt_name(world.name, world.uid, attempt.number)
     job = _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
     return pod_settings.with_settings(job, spec, profile)
+
+
+def _times(count: int, quantity: str) -> str:
+    """Return a quantity `count` times."""
+    return quantity if count == 1 else f"{(count * parse_quantity(quantity)).normalize():f}"
 
 
 def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:

@@ -26,11 +26,22 @@ from finetune_trainer.model.attention import use_document_attention
 from finetune_trainer.model.experts import use_experts
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
+from finetune_trainer.pod.rank import by_rank
+from finetune_trainer.ranks.group import gather
 
 
 def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
     """Returns the GPU and its name, or the CPU if it is allowed and there is no GPU. Raises TrainerFailure GPUFault if
-    no GPU works and the CPU is not allowed."""
+    no GPU works and the CPU is not allowed, or if only some of the ranks have a GPU."""
+    device, name = _device(allow_cpu)
+    kinds = gather(device.type)
+    if len(set(kinds)) > 1:
+        without = f"Rank {kinds.index('cpu')} of {len(kinds)}: The process found no working GPU, and other ranks did."
+        raise TrainerFailure(FailureReason.GPU_FAULT, without)
+    return device, name
+
+
+def _device(allow_cpu: bool) -> tuple[torch.device, str]:
     try:
         device = torch.device("cuda", 0)
         # A broken driver or a stuck GPU shows only when the device computes.
@@ -39,7 +50,8 @@ def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
     except (RuntimeError, AssertionError) as error:
         if not allow_cpu:
             cause = str(error).splitlines()[0].rstrip(".")
-            raise TrainerFailure(FailureReason.GPU_FAULT, f"The pod found no working GPU: {cause}.") from error
+            finding = by_rank(f"The pod found no working GPU: {cause}.")
+            raise TrainerFailure(FailureReason.GPU_FAULT, finding) from error
         return torch.device("cpu"), "cpu"
 
 

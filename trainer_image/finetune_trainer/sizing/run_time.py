@@ -1,7 +1,7 @@
 """Predicts the time and the cost of a run from its operations. docs/sizing.md describes how exact the prediction is."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 
 from finetune_trainer.sizing.memory import Setup, passed_adapter_parameters
@@ -47,7 +47,7 @@ LOADING = 500e6
 
 @dataclass(frozen=True)
 class Work:
-    """The amount of computation of a run."""
+    """The amount of computation of a run on one GPU."""
 
     tokens: int
     """Tokens of all steps."""
@@ -67,6 +67,18 @@ class Work:
     """Tokens of prompts and answers in one generation batch."""
     loads: int
     """How often the base model is loaded."""
+
+
+def divided(work: Work, gpus: int) -> Work:
+    """Returns the work of each of `gpus` GPUs, which share the rows. Each one loads the whole model. The time to add up
+    the gradients does not count: on one node it is small."""
+    return replace(
+        work,
+        tokens=-(-work.tokens // gpus),
+        labels=-(-work.labels // gpus),
+        micro_batches=-(-work.micro_batches // gpus),
+        answers=-(-work.answers // gpus),
+    )
 
 
 def peak_flops(names: Iterable[str]) -> float | None:

@@ -122,6 +122,7 @@ TRAININGS: dict[str, Spec] = {
             ],
         },
         output={"merge": True},
+        compute={"gpusPerNode": 2},
     ),
     "qlora": _job(
         "qlora",

@@ -123,7 +123,8 @@ class Pods:
         root.mkdir(exist_ok=True)
         for name, content in (("bundle.json", bundle), ("termination-log", ""), ("token", self._token)):
             (self._folder / name).write_text(content)
-        lines = ["set -eu", f"mount -t tmpfs none {root}"]
+        # Like every pod, it has a loopback interface and, in this case, no other one.
+        lines = ["set -eu", "ip link set lo up", f"mount -t tmpfs none {root}"]
         lines += [f"ln -s usr/{name} {root}/{name}" for name in ("bin", "lib", "lib64", "sbin")]
         for mount in images.mounts():
             lines += _bind(mount["source"], f"{root}{mount['destination']}", read_only=True)
