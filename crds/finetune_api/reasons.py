@@ -198,7 +198,7 @@ FAILURES: dict[FailureReason, Failure] = {
         Retry.BACKOFF,
     ),
     FailureReason.PEER_LOST: Failure(
-        37,
+        38,
         Actor.PLATFORM,
         "Read the end of the pod's log, and check the node's network and the connections between its GPUs.",
         Retry.BACKOFF,

@@ -120,7 +120,7 @@ def test_keys_rotated_between_two_requests_are_used_by_the_second(rotated: Rotat
 
 def test_keys_rotated_in_the_middle_of_an_upload_of_many_parts_do_not_end_it(rotated: Rotated, tmp_path: Path) -> None:
     source = write_parts(tmp_path / "weights", 14)
-    rotated.storage()._files(rotated.uri).upload(source, rotated.uri, once_after(3 * PART, rotated.rotate))
+    rotated.storage()._stores.of(rotated.uri).upload(source, rotated.uri, once_after(3 * PART, rotated.rotate))
     assert rotated.version == 2
     copy = tmp_path / "copy"
     rotated.s3.client().download_file(rotated.bucket, "out/file", str(copy))
@@ -131,7 +131,7 @@ def test_keys_rotated_in_the_middle_of_a_download_of_many_parts_do_not_end_it(ro
     source = write_parts(tmp_path / "weights", 14)
     rotated.s3.client().upload_file(str(source), rotated.bucket, "out/file")
     copy = tmp_path / "copy"
-    rotated.storage()._files(rotated.uri).download(rotated.uri, copy, once_after(3 * PART, rotated.rotate))
+    rotated.storage()._stores.of(rotated.uri).download(rotated.uri, copy, once_after(3 * PART, rotated.rotate))
     assert rotated.version == 2
     assert copy.read_bytes() == source.read_bytes()
 

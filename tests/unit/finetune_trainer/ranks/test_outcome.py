@@ -30,7 +30,7 @@ def end(rank: int, reason: FailureReason | None) -> Ended:
         ([end(1, DIVERGED), end(0, DIVERGED)], 29, "of rank 0"),
         ([end(1, PREEMPTED), end(0, PREEMPTED)], 33, "of rank 0"),
         ([end(0, CRASHED), end(1, KILLED)], 34, "of rank 0"),
-        ([end(1, LOST), end(0, LOST)], 37, "of rank 0"),
+        ([end(1, LOST), end(0, LOST)], 38, "of rank 0"),
         ([end(1, None), end(0, CRASHED)], 34, "of rank 0"),
         ([end(1, None), end(0, None)], 0, "of rank 0"),
         ([end(0, None), end(1, CRASHED)], 0, "of rank 0"),
