@@ -61,7 +61,7 @@ def copy(path: Path) -> None:
     """Copies the model's files to a new folder and prints the seconds, with those to load the client library."""
     from finetune_trainer.__main__ import read_bundle
     from finetune_trainer.base.model_files import SETTINGS, WEIGHTS
-    from finetune_trainer.pod.storage import open_storage
+    from finetune_trainer.storage.job_storage import open_storage
 
     bundle = read_bundle(path)
     with tempfile.TemporaryDirectory() as folder:

@@ -19,5 +19,6 @@ Packages import downward only, and import-linter holds that; each one's `__init_
     base            the model's folder
     rows            records read as rows, checked and cleaned
     sources         data files, read record by record
-    pod, sizing, randomness     storage, status, log; arithmetic of memory and time; what is drawn at random
+    storage         the job's files by URI: S3 and local paths
+    pod, sizing, randomness     the life of the process; arithmetic of memory and time; what is drawn at random
 """

@@ -24,7 +24,6 @@ from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import PeerFailed, Superseded, TrainerFailure
 from finetune_trainer.pod.rank import is_first, place
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.pod.termination import (
     failure_after_stop,
     handle_sigterm,
@@ -34,6 +33,7 @@ from finetune_trainer.pod.termination import (
 from finetune_trainer.pod.watchdog import watched
 from finetune_trainer.ranks.launcher import command_of, launch
 from finetune_trainer.ranks.peers import handle_failed_peer
+from finetune_trainer.storage.job_storage import open_storage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

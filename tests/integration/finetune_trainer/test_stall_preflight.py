@@ -68,7 +68,7 @@ def require_stalled(done: subprocess.CompletedProcess[str], said: TerminationMes
             "searching for leaked test rows",
         ),
         (
-            "from finetune_trainer.pod.storage import JobStorage; JobStorage.upload_file = hang",
+            "from finetune_trainer.storage.job_storage import JobStorage; JobStorage.upload_file = hang",
             "uploading the prepared rows",
         ),
     ],

@@ -19,9 +19,9 @@ from finetune_trainer.__main__ import main
 from finetune_trainer.evaluation.recipe import Assessor
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import JobStorage, open_storage
 from finetune_trainer.pod.termination import _Stop, handle_sigterm
 from finetune_trainer.results import publish as publishing
+from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from finetune_trainer.train import recipe as module
 from finetune_trainer.train.recipe import train
 from finetune_trainer.training import run as steps_of_a_run

@@ -28,8 +28,8 @@ from finetune_trainer.base.weights import Tensor, Tensors, read_header, read_row
 from finetune_trainer.base.weights_fit import Vocabulary, is_tied, misfit, vocabulary_of
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sizing.model_shape import HEADS, ModelShape, Sizes, model_shape
+from finetune_trainer.storage.job_storage import JobStorage, join
 
 CONTEXT = (
     "max_position_embeddings",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.storage.job_storage import JobStorage
 
 HEADER_LIMIT = 100_000_000
 """Longest header the format allows, in bytes."""

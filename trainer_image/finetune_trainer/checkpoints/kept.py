@@ -16,7 +16,7 @@ from finetune_api import names
 from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.progress import MEGABYTE, Progress
-from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.storage.job_storage import JobStorage, join
 
 WRITER = "writer.json"
 """The file that says which attempt wrote the result."""

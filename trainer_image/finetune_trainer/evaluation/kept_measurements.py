@@ -13,10 +13,10 @@ from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.evaluation.recipe import Baselines
 from finetune_trainer.evaluation.scoring import Measure
-from finetune_trainer.pod.local_files import sha256_of
 from finetune_trainer.pod.rank import is_first, place
 from finetune_trainer.ranks.group import on_first
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
+from finetune_trainer.storage.local_files import sha256_of
 from finetune_trainer.training.training_progress import duration
 
 FILE = "measurements.json"

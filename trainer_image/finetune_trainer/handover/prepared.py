@@ -27,9 +27,9 @@ from finetune_trainer.handover.prepared_cache import CachedRows, fetch
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.local_files import sha256_of
-from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sources.cleaning_record import Change
+from finetune_trainer.storage.job_storage import JobStorage, join
+from finetune_trainer.storage.local_files import sha256_of
 from finetune_trainer.tokens.row_store import Example as Example  # re-exported for the modules that use rows
 from finetune_trainer.tokens.row_store import Rows, RowStore
 

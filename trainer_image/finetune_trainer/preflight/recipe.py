@@ -34,10 +34,8 @@ from finetune_trainer.metrics.answer_kind import recognise
 from finetune_trainer.metrics.metric_choice import choose_metrics
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.pod.termination import failure_after_stop, write_failure
 from finetune_trainer.preflight.advice import advise
 from finetune_trainer.preflight.end_of_turn import untrained_end
@@ -51,6 +49,8 @@ from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT, lora_or_qlora
 from finetune_trainer.preflight.reuse import gather_or_reuse
 from finetune_trainer.preflight.split import hold_out, rows_to_test, rows_to_validate
 from finetune_trainer.sources.findings import Findings, place_of
+from finetune_trainer.storage.job_storage import JobStorage, join
+from finetune_trainer.storage.ownership import published
 from finetune_trainer.tokens.render import prompt_format
 from finetune_trainer.tokens.row_store import PLACED, Rows, RowStore, lengths, supervised_counts
 

@@ -21,15 +21,15 @@ from finetune_api.status.job import Artifacts
 from finetune_trainer.evaluation.table import evaluation_table
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
-from finetune_trainer.pod.local_files import sha256_of
-from finetune_trainer.pod.ownership import MANIFEST, published
-from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.results.merge import SHARD_SIZE
 from finetune_trainer.results.model_card import model_card
 from finetune_trainer.results.report import report_page
 from finetune_trainer.results.results import Results, versions
 from finetune_trainer.results.serving import Serving
 from finetune_trainer.statistics.measurements import Answer
+from finetune_trainer.storage.job_storage import JobStorage, join
+from finetune_trainer.storage.local_files import sha256_of
+from finetune_trainer.storage.ownership import MANIFEST, published
 
 ADAPTER, MODEL, MERGED, REPORT, SAMPLES, PROMPT_FORMAT = (
     "adapter",

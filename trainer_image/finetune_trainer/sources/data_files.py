@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.storage.job_storage import JobStorage
 
 READ_BYTES = 1 << 20
 LINE_BYTES = 16 * 1024 * 1024

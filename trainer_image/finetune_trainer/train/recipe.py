@@ -13,17 +13,17 @@ from finetune_trainer.evaluation.recipe import Assessment, Assessor
 from finetune_trainer.handover.prepared import Prepared, read_prepared
 from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.rank import is_first
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.pod.termination import failure_after_stop, stop_deferred
 from finetune_trainer.ranks.group import on_first
 from finetune_trainer.results.merge import MergeFolders, merge
 from finetune_trainer.results.model_card import base_license
 from finetune_trainer.results.publish import ADAPTER, MERGED, publish, upload_results, weights_kept
 from finetune_trainer.results.results import Results
+from finetune_trainer.storage.job_storage import JobStorage
+from finetune_trainer.storage.ownership import published
 from finetune_trainer.train.telling import TRAINED, tell, tell_assessment, tell_failure, tell_published
 from finetune_trainer.train.tuning import cost_of, stage, tune
 from finetune_trainer.train.work import Work, begin

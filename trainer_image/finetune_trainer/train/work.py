@@ -17,9 +17,9 @@ from finetune_trainer.model.batches import steps_per_epoch
 from finetune_trainer.model.loading import choose_device, load_tokenizer, mixed_precision
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.ranks.group import on_first
 from finetune_trainer.results.serving import Serving, serving_of
+from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.train.telling import TRAINED, tell
 from finetune_trainer.training.run import Attempt
 from finetune_trainer.training.training_progress import TrainingProgress, duration

@@ -16,9 +16,9 @@ from finetune_trainer.checkpoints.tensor_file import open_tensors
 from finetune_trainer.checkpoints.training_state import live_state
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import failure_of
-from finetune_trainer.pod.files import PATIENCE_SECONDS
 from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.termination import seconds_left, stop_requested
+from finetune_trainer.storage.files import PATIENCE_SECONDS
 from finetune_trainer.training.run_state import STEPS, RunState, records, words_of
 
 LONG_WAIT_SECONDS = 0.1

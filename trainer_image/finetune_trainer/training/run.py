@@ -25,9 +25,9 @@ from finetune_trainer.model.trainable import use_gradient_checkpointing
 from finetune_trainer.pod.failure import StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first
-from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred
 from finetune_trainer.ranks.group import agreed, on_first
+from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.tokens.row_store import lengths, mixtures
 from finetune_trainer.training.checkpointing import Checkpoints, NoCheckpoints, Trainee
 from finetune_trainer.training.loop import training_steps

@@ -23,7 +23,7 @@ from finetune_operator.decisions import bundles, children
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import EarlierJob, World
 from finetune_trainer.handover.prepared import Prepared
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_operator.worlds import fresh
 from tests.unit.finetune_trainer.preflight_runs import read
 

@@ -20,13 +20,13 @@ BASE_ROWS = f"{TRAINER}.evaluation.scoring:write_answers:1"
 SECOND_DRAW = f"{TRAINER}.evaluation.scoring:write_answers:2"
 BEFORE_TRAINING = f"{TRAINER}.train.tuning:trainable_model:1"
 AFTER_TRAINING = f"{TRAINER}.train.tuning:stage_weights:1"
-KEEPING_WEIGHTS = f"{TRAINER}.pod.storage:JobStorage.send:3"
+KEEPING_WEIGHTS = f"{TRAINER}.storage.job_storage:JobStorage.send:3"
 TUNED_ROWS = BASE_ROWS
 """The first answers of an attempt that has the base model's."""
 TUNED_REGRESSION = SECOND_DRAW
 MERGE = f"{TRAINER}.train.recipe:merge:1"
 BATCH = f"{TRAINER}.evaluation.generation:generate_within_memory:{{}}"
-UPLOAD = f"{TRAINER}.pod.storage:JobStorage.upload_file:3"
+UPLOAD = f"{TRAINER}.storage.job_storage:JobStorage.upload_file:3"
 SPECS: dict[str, dict[str, Any]] = {
     "lora": {"method": {"lora": {"r": 4, "dropout": 0.2}}, "output": {"uri": "/later", "merge": True}},
     "full": {"method": {"type": "Full"}},

@@ -17,7 +17,7 @@ from finetune_trainer.base.base_model import BaseModel, inspect_model
 from finetune_trainer.base.model_files import copy_files, weight_map
 from finetune_trainer.copies.embeddings import SentenceModel
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle
 
 INDEX = "model.safetensors.index.json"

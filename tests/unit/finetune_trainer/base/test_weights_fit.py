@@ -16,7 +16,7 @@ from finetune_trainer.base.base_model import inspect_model
 from finetune_trainer.base.weights import read_header
 from finetune_trainer.base.weights_fit import is_tied, misfit, vocabulary_of
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer
 from tests.unit.finetune_trainer.model_families import ALONE, FAMILIES, Family, save_family
 

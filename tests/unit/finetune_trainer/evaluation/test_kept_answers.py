@@ -17,11 +17,11 @@ from finetune_trainer.evaluation import kept_answers
 from finetune_trainer.evaluation.generation import write_answers
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.model.loading import greedy_generation
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.statistics.measurements import Answer
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.evaluation.test_generation import END, prompts
-from tests.unit.finetune_trainer.pod.test_storage import bundle
 from tests.unit.finetune_trainer.small_runs import tiny_llama
+from tests.unit.finetune_trainer.storage.test_job_storage import bundle
 
 LENGTHS = [9, 30, 14, 7, 22, 5, 18, 11, 26, 13, 16]
 generate = module.generate

@@ -12,8 +12,8 @@ from finetune_api.uris import FILES, FOLDER, MODEL
 from finetune_trainer.handover.prepared import Prepared, work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import preflight
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer, sum_rows, write_rows
 from tests.unit.finetune_trainer.preflight_runs import failure, read, run, with_dataset, written
 

@@ -17,10 +17,10 @@ from finetune_api.status.job import Artifacts
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.model.trainable import attach_lora
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.ownership import published
-from finetune_trainer.pod.storage import JobStorage, open_storage
-from finetune_trainer.pod.stores import Stores
 from finetune_trainer.results.publish import publish, stage_weights, target_modules, upload_results
+from finetune_trainer.storage.job_storage import JobStorage, open_storage
+from finetune_trainer.storage.ownership import published
+from finetune_trainer.storage.stores import Stores
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.small_runs import results, tiny_llama
 

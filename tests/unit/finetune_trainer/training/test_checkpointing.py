@@ -15,14 +15,14 @@ from finetune_api.spec.training import Training
 from finetune_trainer.checkpoints.pace import Pace
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.pod import termination
-from finetune_trainer.pod.storage import JobStorage, open_storage
+from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from finetune_trainer.training import checkpointing as module
 from finetune_trainer.training.checkpointing import Checkpoints, Trainee
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.run_state import RunState
-from tests.unit.finetune_trainer.pod.test_storage import bundle
+from tests.unit.finetune_trainer.storage.test_job_storage import bundle
 
 Send = Callable[..., None]
 

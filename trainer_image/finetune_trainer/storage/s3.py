@@ -25,11 +25,13 @@ from finetune_api.bundle import JobIdentity
 from finetune_api.reasons import FailureReason
 from finetune_api.spec import profile
 from finetune_trainer.pod.at_once import AT_ONCE
-from finetune_trainer.pod.authority import TRUST_IT, UNTRUSTED, trusted
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.files import PATIENCE_SECONDS, Place
 from finetune_trainer.pod.heartbeat import quiet_work
-from finetune_trainer.pod.mounted_keys import (
+from finetune_trainer.pod.positioned import Ranges
+from finetune_trainer.pod.termination import stop_requested
+from finetune_trainer.storage.authority import TRUST_IT, UNTRUSTED, trusted
+from finetune_trainer.storage.files import PATIENCE_SECONDS, Place
+from finetune_trainer.storage.mounted_keys import (
     KEY_ID,
     REFUSED_KEYS,
     SECRET,
@@ -37,9 +39,7 @@ from finetune_trainer.pod.mounted_keys import (
     MountedKeysProvider,
     read_keys,
 )
-from finetune_trainer.pod.positioned import Ranges
-from finetune_trainer.pod.temporary import TemporaryTag
-from finetune_trainer.pod.termination import stop_requested
+from finetune_trainer.storage.temporary import TemporaryTag
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -7,8 +7,8 @@ from finetune_api import hub, names
 from finetune_api.bundle import Bundle, bucket_of, storage_of, unknown_bucket
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.files import Files
-from finetune_trainer.pod.local_files import LocalFiles
+from finetune_trainer.storage.files import Files
+from finetune_trainer.storage.local_files import LocalFiles
 
 
 class Stores:
@@ -37,8 +37,8 @@ class Stores:
         self._commits.update(commits)
 
     def _s3(self, uri: str) -> Files:
-        from finetune_trainer.pod.s3 import S3Files
-        from finetune_trainer.pod.temporary import TemporaryTag
+        from finetune_trainer.storage.s3 import S3Files
+        from finetune_trainer.storage.temporary import TemporaryTag
 
         bucket, bundle = bucket_of(uri) or "", self._bundle
         storage = storage_of(bucket, bundle.storages)
@@ -53,7 +53,7 @@ class Stores:
         return self._connected[key]
 
     def _hub(self, uri: str) -> Files:
-        from finetune_trainer.pod.hub import HubFiles
+        from finetune_trainer.storage.hub import HubFiles
 
         if refused := hub.refusal(uri, self._bundle.spec.profile_name, self._bundle.hub):
             raise TrainerFailure(FailureReason.SPEC_INVALID, *refused)

@@ -11,9 +11,9 @@ import pytest
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage, open_storage
+from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from tests.integration.api_proxy import S3Proxy, on_loopback
-from tests.unit.finetune_trainer.pod.test_storage import JOB, bundle
+from tests.unit.finetune_trainer.storage.test_job_storage import JOB, bundle
 
 CONFIG_MAP = {"configMapName": "storage-ca"}
 

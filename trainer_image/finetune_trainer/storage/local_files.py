@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.files import Place
 from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.storage.files import Place
 
 COPY_BYTES = 8 * 1024 * 1024
 

@@ -12,9 +12,9 @@ import pytest
 
 from finetune_api import names
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage, join, open_storage
+from finetune_trainer.storage.job_storage import JobStorage, join, open_storage
 from tests.unit.finetune_trainer.conftest import S3
-from tests.unit.finetune_trainer.pod.test_storage import JOB, bundle
+from tests.unit.finetune_trainer.storage.test_job_storage import JOB, bundle
 
 
 def storage_at(bucket: str, endpoint: str, secrets: Path) -> JobStorage:

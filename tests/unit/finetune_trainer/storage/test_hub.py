@@ -11,9 +11,9 @@ from huggingface_hub import snapshot_download
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
-from finetune_trainer.pod import hub, hub_requests
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage, open_storage
+from finetune_trainer.storage import hub, hub_requests
+from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from tests.integration.hub_server import HubServer, running_hub
 
 MODEL = "hf://acme/base"

@@ -13,10 +13,10 @@ import pytest
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
-from finetune_trainer.pod import s3 as s3_module
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import beats, patience
-from finetune_trainer.pod.storage import JobStorage, join, open_storage
+from finetune_trainer.storage import s3 as s3_module
+from finetune_trainer.storage.job_storage import JobStorage, join, open_storage
 
 JOB = {"namespace": "team", "name": "tickets", "uid": "0123"}
 
