@@ -78,7 +78,8 @@ histories: venv ## 20,000 random histories of a job, about 20 minutes; HISTORIES
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
 	@echo "integration: a real API server and controller-manager; whole trainings of tiny models"
 	@$(PYTHON) -m devcluster build  # here rather than in a fixture, where nobody would see it working
-	@$(PYTEST) --numprocesses logical --dist loadgroup tests/integration  # the tests of the API server are one group
+	@$(PYTEST) -m '$(ORDINARY) and not control_plane' $(IN_PARALLEL) tests/integration
+	@$(PYTEST) -m '$(ORDINARY) and control_plane' tests/integration  # they share one API server
 
 .PHONY: e2e
 e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
