@@ -93,7 +93,7 @@ test-soak: venv ## fifty jobs on one GPU in the whole local cluster; watches bro
 	@.venv/bin/pytest -m soak tests/integration tests/e2e
 
 .PHONY: chaos
-chaos: venv ## every fault 20 times under running jobs (many hours; goes on where it stopped); TRIES=1 FAULTS="node-lost s3-503"
+chaos: venv ## every fault 20 times under running jobs (many hours; goes on where it stopped); TRIES=1 MINUTES=15 FAULTS="node-lost s3-503"
 	@$(PYTHON) -m devcluster build
 	@$(PYTHON) -m tests.chaos $(if $(TRIES),--tries $(TRIES)) $(if $(FAULTS),--fault $(FAULTS)) $(if $(MINUTES),--minutes $(MINUTES))
 

@@ -79,7 +79,9 @@ def alone(lane: Lane, task: Task, basis: Undisturbed) -> Outcome:
 
 def together(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -> list[tuple[Task, Outcome]]:
     """Makes several tries of a fault that all jobs share, at most one in each lane, by injecting it once.
-    A job that ends before the fault comes is no try."""
+    A job that ends before the fault comes is no try.
+
+    Raises AssertionError if none is hit."""
     scene, fault = lanes[0].scene, tasks[0].fault
     scene.use_first_node(not fault.on_second_node)
     hits: list[Hit] = []
@@ -97,6 +99,7 @@ def together(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -
         for hit in hits:
             hit.watcher.stop()
             remove(hit.watcher.job)
+    assert any(hit.injected is not None for hit in hits), "every job ended before the fault came"
     return [(hit.task, hit.outcome()) for hit in hits if hit.injected is not None]
 
 
