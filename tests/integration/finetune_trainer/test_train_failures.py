@@ -202,6 +202,7 @@ def test_sigterm_ends_the_training_after_the_current_step_as_preempted(
         "message": "The pod received SIGTERM and stopped after step 3 of 6. Its checkpoint is stored.",
         "step": 3,
         "checkpointStep": 3,
+        "keptResults": 5,
     }
 
 
