@@ -100,13 +100,16 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     """Return the Job of a training attempt. It requests GPUs of the attempt's type, and CPU and memory for each."""
     gpu = attempt.gpu
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
-    arguments = ["train", "--attempt", str(attempt.number), "--gpu-type", gpu.name, *halvings]
+    arguments = ["train", "--attempt", str(attempt.number), *halvings]
     pod = _pod_spec(world, spec, profile, arguments)
     grace = profile.pods.termination_grace_period_seconds or TRAIN_GRACE_SECONDS
     pod["terminationGracePeriodSeconds"] = grace
     if delay := min(SIGTERM_DELAY_SECONDS, grace // 2):
         pod["containers"][0]["lifecycle"] = {"preStop": {"sleep": {"seconds": delay}}}
-    pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace - delay)})
+    pod["containers"][0]["env"] += [
+        {"name": names.GRACE_VARIABLE, "value": str(grace - delay)},
+        {"name": names.GPU_TYPE_VARIABLE, "value": gpu.name},
+    ]
     gpus = spec.compute.gpus_per_node
     limits = {"memory": _times(gpus, spec.compute.memory), gpu.resource_name: str(gpus)}
     pod["containers"][0]["resources"] = {

@@ -89,7 +89,7 @@ def test_a_pod_leaves_a_node_that_does_not_answer_after_half_a_minute(job: Objec
     assert (lost["operator"], lost["effect"], lost["tolerationSeconds"]) == ("Exists", "NoExecute", 30)
 
 
-def test_an_attempt_learns_its_number_its_halvings_its_uid_and_its_grace() -> None:
+def test_an_attempt_learns_its_number_its_halvings_its_gpu_type_its_uid_and_its_grace() -> None:
     pods = {"terminationGracePeriodSeconds": 300}
     patient = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(by_alias=True), "pods": pods})
 
@@ -97,7 +97,8 @@ def test_an_attempt_learns_its_number_its_halvings_its_uid_and_its_grace() -> No
 
     (container,) = pod["containers"]
     variables = {variable["name"]: variable for variable in container["env"]}
-    assert container["args"][:7] == ["train", "--attempt", "3", "--gpu-type", "h100", "--halvings", "1"]
+    assert container["args"][:5] == ["train", "--attempt", "3", "--halvings", "1"]
+    assert variables["FINETUNE_GPU_TYPE"]["value"] == "h100", "a trainer image of before refuses an unknown argument"
     assert "--halvings" not in JOBS["attempt"]["spec"]["template"]["spec"]["containers"][0]["args"]
     assert variables["POD_UID"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.uid"
     assert (pod["terminationGracePeriodSeconds"], variables["GRACE_SECONDS"]["value"]) == (300, "298")
