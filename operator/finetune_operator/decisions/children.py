@@ -1,7 +1,8 @@
 """The child objects of a FineTuneJob: ServiceAccount and RoleBinding of the namespace, and the Jobs with their pods.
 
-The bundle decides what a pod reads and which Secrets it mounts. The GPU type is that of the first attempt. The
-FineTuneProfile as it is now decides the image, the queue, the grace period and all other settings of each new pod."""
+The bundle decides what a pod reads and which Secrets it mounts. All attempts use the GPU type of the same name. The
+FineTuneProfile as it is now decides what this type selects and tolerates, the image, the queue, the grace period and
+all other settings of each new pod."""
 
 import re
 from dataclasses import dataclass
