@@ -50,7 +50,7 @@ GpuTypeName = Annotated[
         )
     ),
 ]
-"""Also the value of a label of the pods."""
+"""Also the value of a label of the pods. A stored profile may have another name, from before this rule."""
 
 
 class CapacityType(StrEnum):

@@ -1,8 +1,10 @@
 """The child objects of a FineTuneJob: ServiceAccount and RoleBinding of the namespace, and the Jobs with their pods.
 
-The bundle decides what a pod reads and which Secrets it mounts. The GPU type is that of the first attempt. The
-FineTuneProfile as it is now decides the image, the queue, the grace period and all other settings of each new pod."""
+The bundle decides what a pod reads and which Secrets it mounts. All attempts use the GPU type of the same name. The
+FineTuneProfile as it is now decides what this type selects and tolerates, the image, the queue, the grace period and
+all other settings of each new pod."""
 
+import re
 from dataclasses import dataclass
 
 from kubernetes.utils.quantity import parse_quantity
@@ -34,6 +36,7 @@ CLEANUP_SECONDS = 3600
 """How long a cleanup may take. It counts among the few that run at the same time, also if its pod cannot start."""
 CLEANUP_KEPT_SECONDS = 24 * 3600
 """How long a cleanup stays for its log after its end."""
+_LABEL_VALUE = re.compile("[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 UNREACHABLE_SECONDS = 30
 """How long a pod may stay on a node that does not answer. Kubernetes waits five minutes, and each costs a GPU."""
 
@@ -98,13 +101,16 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     """Return the Job of a training attempt. It requests GPUs of the attempt's type, and CPU and memory for each."""
     gpu = attempt.gpu
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
-    arguments = ["train", "--attempt", str(attempt.number), "--gpu-type", gpu.name, *halvings]
+    arguments = ["train", "--attempt", str(attempt.number), *halvings]
     pod = _pod_spec(world, spec, profile, arguments)
     grace = profile.pods.termination_grace_period_seconds or TRAIN_GRACE_SECONDS
     pod["terminationGracePeriodSeconds"] = grace
     if delay := min(SIGTERM_DELAY_SECONDS, grace // 2):
         pod["containers"][0]["lifecycle"] = {"preStop": {"sleep": {"seconds": delay}}}
-    pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace - delay)})
+    pod["containers"][0]["env"] += [
+        {"name": names.GRACE_VARIABLE, "value": str(grace - delay)},
+        {"name": names.GPU_TYPE_VARIABLE, "value": gpu.name},
+    ]
     gpus = spec.compute.gpus_per_node
     limits = {"memory": _times(gpus, spec.compute.memory), gpu.resource_name: str(gpus)}
     pod["containers"][0]["resources"] = {
@@ -119,11 +125,16 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     labels = {
         names.LABEL_STEP: "train",
         names.LABEL_ATTEMPT: str(attempt.number),
-        names.LABEL_GPU_TYPE: gpu.name,
+        **_label_of(gpu),
     }
     name = names.attempt_name(world.name, world.uid, attempt.number)
     job = _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
     return pod_settings.with_settings(job, spec, profile)
+
+
+def _label_of(gpu: GpuType) -> dict[str, str]:
+    """Return the label with the GPU type; none if a profile from before the rule for names has another name."""
+    return {names.LABEL_GPU_TYPE: gpu.name} if _LABEL_VALUE.fullmatch(gpu.name) else {}
 
 
 def _times(count: int, quantity: str) -> str:

@@ -193,7 +193,7 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
         avoided = verdict.avoided
     number = last.number + 1 if last else 1
     halvings = retries.halvings(history.counts)
-    gpu = gpu_choice.of_job(world)
+    gpu = gpu_choice.of_next_attempt(world)
     assert gpu is not None  # `admission.obstacle` has looked
     job = children.attempt_job(world, spec, profile, children.Try(number, gpu, halvings, tuple(avoided)))
     begun = history.begun(records.new(world, number, avoided))
