@@ -122,7 +122,8 @@ class Compute(ApiModel):
     that fits by the prediction of the preflight; status.gpuType says which one and why."""
     gpus_per_node: Annotated[int, Field(ge=1, le=MOST_GPUS)] = 1
     """Number of GPUs of the training pod. Each GPU has a process of its own that holds the whole model and trains on a
-    share of the rows of each step. The optimizer steps do not depend on the number."""
+    share of the rows of each step. The optimizer steps do not depend on the number. A job with several GPUs does not
+    use GPU types that are MIG instances or shared GPUs."""
     cpu: Cpu = "1"
     """CPU request of the training pod for each of its GPUs, as a Kubernetes quantity."""
     memory: Memory = "8Gi"

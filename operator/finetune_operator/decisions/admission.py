@@ -11,9 +11,9 @@ from finetune_api import hub, names
 from finetune_api.bundle import (
     allowed_gpu_types,
     bucket_of,
+    no_gpu_type,
     storage_of,
     unknown_bucket,
-    unknown_gpu_type,
     uris_of,
 )
 from finetune_api.conflicts import conflicts, normal
@@ -153,8 +153,8 @@ def _no_checkpoints(world: World, spec: FineTuneJobSpec, profile: FineTuneProfil
 def _no_gpu_type(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, begun: bool) -> Obstacle | None:
     """Return why the job can use no GPU type of the profile; None if it can, or has one already."""
     asked, recorded = spec.compute.gpu_type, world.status.gpu_type
-    if recorded is None and asked is not None and not allowed_gpu_types(spec, profile.gpu_types):
-        finding, remedy = unknown_gpu_type(asked, spec.profile_name, profile.gpu_types)
+    if recorded is None and (none := no_gpu_type(spec, profile.gpu_types)):
+        finding, remedy = none
         return Obstacle(finding, final=not begun, remedy=remedy)
     budget = spec.policy.budget
     price = gpu_choice.price_of(world) if recorded else gpu_choice.candidates(world, spec, profile)

@@ -28,6 +28,8 @@ TRAIN_GRACE_SECONDS = 120
 SIGTERM_DELAY_SECONDS = 2
 """Time from the request to stop to SIGTERM. Linux drops a signal to the first process of a container that has no
 handler yet, and Python needs a moment to start. A pod that is stopped right after its start would train on."""
+SHARED_MEMORY = "1Gi"
+"""Size of /dev/shm for each GPU. The processes of several GPUs exchange data there."""
 CLEANUP_REQUESTS, CLEANUP_MEMORY = {"cpu": "100m", "memory": "256Mi"}, "1Gi"
 """Requests and memory limit of the pod that deletes checkpoints."""
 CLEANUP_RETRIES = 6
@@ -102,7 +104,8 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     gpu = attempt.gpu
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
     arguments = ["train", "--attempt", str(attempt.number), *halvings]
-    pod = _pod_spec(world, spec, profile, arguments)
+    gpus = spec.compute.gpus_per_node
+    pod = _pod_spec(world, spec, profile, arguments, _times(gpus, SHARED_MEMORY))
     grace = profile.pods.termination_grace_period_seconds or TRAIN_GRACE_SECONDS
     pod["terminationGracePeriodSeconds"] = grace
     if delay := min(SIGTERM_DELAY_SECONDS, grace // 2):
@@ -111,7 +114,6 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
         {"name": names.GRACE_VARIABLE, "value": str(grace - delay)},
         {"name": names.GPU_TYPE_VARIABLE, "value": gpu.name},
     ]
-    gpus = spec.compute.gpus_per_node
     limits = {"memory": _times(gpus, spec.compute.memory), gpu.resource_name: str(gpus)}
     pod["containers"][0]["resources"] = {
         "requests": {"cpu": _times(gpus, spec.compute.cpu), **limits},
@@ -198,8 +200,10 @@ def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, 
     }
 
 
-def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, arguments: list[str]) -> Object:
-    """Return a pod that meets the `restricted` Pod Security Standard, with one container."""
+def _pod_spec(
+    world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, arguments: list[str], shared: str = SHARED_MEMORY
+) -> Object:
+    """Return a pod that meets the `restricted` Pod Security Standard, with one container and `shared` in /dev/shm."""
     bundle = bundles.bundle_of(world, spec, profile)
     secrets = bundles.secrets(bundle)
     unreachable = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
@@ -216,18 +220,18 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_trainer(profile, arguments, secrets)],
-        "volumes": _volumes(world, secrets),
+        "volumes": _volumes(world, secrets, shared),
     }
     return hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
 
 
-def _volumes(world: World, secrets: list[str]) -> list[Object]:
+def _volumes(world: World, secrets: list[str], shared: str) -> list[Object]:
     """Return the volumes of a pod. All writable volumes have a size limit."""
     return [
         {"name": "bundle", "configMap": {"name": names.child_prefix(world.name, world.uid)}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
         {"name": "scratch", "emptyDir": {"sizeLimit": "200Gi"}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}},
         # Optional, so that the trainer reports a missing Secret. Otherwise the pod would never start.
         *({"name": f"storage-{i}", "secret": {"secretName": s, "optional": True}} for i, s in enumerate(secrets)),
     ]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kubernetes.utils.quantity import parse_quantity
 
 from finetune_api.bundle import Bundle
 from finetune_api.names import LABEL_GPU_TYPE, LABEL_PRIORITY_CLASS, LABEL_QUEUE
@@ -137,6 +138,22 @@ def test_raising_compute_memory_raises_the_preflights_limit(memory: str, limit: 
     resources = children.preflight_job(WORLD, spec, PROFILE)["spec"]["template"]["spec"]["containers"][0]["resources"]
 
     assert resources == {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": limit}}
+
+
+@pytest.mark.parametrize(("gpus", "gibibytes"), [(1, 1), (2, 2), (16, 16)])
+def test_shared_memory_grows_with_the_gpus_of_an_attempt(gpus: int, gibibytes: int) -> None:
+    spec = SPEC.model_copy(update={"compute": SPEC.compute.model_copy(update={"gpus_per_node": gpus})})
+
+    attempt, preflight = children.attempt_job(WORLD, spec, PROFILE, Try(1, GPU)), JOBS["preflight"]
+
+    assert (shared_memory(attempt), shared_memory(preflight)) == (gibibytes * 2**30, 2**30)
+
+
+def shared_memory(job: Object) -> int:
+    """The size of /dev/shm in bytes."""
+    (volume,) = [each for each in job["spec"]["template"]["spec"]["volumes"] if each["name"] == "shm"]
+    assert volume["emptyDir"]["medium"] == "Memory"
+    return int(parse_quantity(volume["emptyDir"]["sizeLimit"]))
 
 
 def test_the_bundle_is_immutable_and_reads_back_as_it_was() -> None:

@@ -123,6 +123,23 @@ def test_an_unknown_name_ends_the_job_before_its_first_pod_and_names_the_types_t
     )
 
 
+def test_a_job_with_several_gpus_uses_no_mig_instances_or_shared_gpus() -> None:
+    part = L4 | {"resourceName": "nvidia.com/gpu.shared"}
+    assert chosen(part, H100)[0] == "l4"
+    assert chosen(part, H100, compute={"gpusPerNode": 2})[0] == "h100"
+
+
+@pytest.mark.parametrize("named", [{}, {"gpuType": "l4"}])
+def test_several_mig_instances_end_the_job_before_its_first_pod(named: dict[str, Any]) -> None:
+    part = L4 | {"resourceName": "nvidia.com/mig-1g.10gb"}
+    refused = replace(world(part, compute={"gpusPerNode": 2, **named}), preflight=None)
+    plan = reconcile(refused, NOW)
+    assert (state(plan), reason(plan), plan.create) == ("Failed", "SpecInvalid", [])
+    assert message(plan).startswith(
+        "spec.compute.gpusPerNode is 2, but in FineTuneProfile default the job may use only"
+    )
+
+
 def test_a_job_waits_if_its_type_left_the_profile_after_the_preflight_began() -> None:
     plan = reconcile(world(H100, compute={"gpuType": "l4"}), NOW)
     assert (state(plan), reason(plan), plan.create) == ("Pending", "WaitingForDependency", [])
