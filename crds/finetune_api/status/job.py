@@ -180,6 +180,9 @@ class FineTuneJobStatus(StatusModel):
     gpu_type: ChosenGpuType | None = None
     """The GPU type that all attempts of the job use, and why. It is written with the first attempt. Later changes of
     the FineTuneProfile do not change it."""
+    bundle_digest: Text | None = None
+    """sha256 of the input of the pods as the operator wrote it to the ConfigMap of the job. A ConfigMap with another
+    content is replaced before a pod is created."""
     start_time: Time | None = None
     """When the first training pod was scheduled. spec.runPolicy.activeDeadlineSeconds counts from then."""
     gpu_seconds: int | None = None
