@@ -180,6 +180,9 @@ class FineTuneJobStatus(StatusModel):
     gpu_type: ChosenGpuType | None = None
     """The GPU type that all attempts of the job use, and why, as it was in the FineTuneProfile when the first attempt
     was started. A later attempt uses the type of this name as the FineTuneProfile has it then."""
+    bundle_digest: Text | None = None
+    """sha256 of the input of the pods as the operator wrote it to the ConfigMap of the job. A ConfigMap with another
+    content is replaced before a pod is created."""
     start_time: Time | None = None
     """When the first training pod was scheduled. spec.runPolicy.activeDeadlineSeconds counts from then."""
     gpu_seconds: int | None = None

@@ -72,6 +72,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         return gpus
     if refused := not_allowed(world.spec, world.profile):
         return Obstacle(refused[0], final=not begun, remedy=refused[1])
+    if world.bundle_is_foreign:
+        return _foreign_bundle(world, world.bundle_error or "")
     if world.bundle_error:
         return _unreadable_bundle(world, world.bundle_error)
     if unknown := _unknown_bucket(world.spec, world.bundle.storages if world.bundle else world.profile.storages):
@@ -205,6 +207,15 @@ def _unreadable_bundle(world: World, error: str) -> Obstacle:
         final=False,
         remedy=f"Update the operator, or delete the ConfigMap: kubectl delete configmap {name} --namespace "
         f"{world.namespace}. The operator then creates it again.",
+    )
+
+
+def _foreign_bundle(world: World, error: str) -> Obstacle:
+    """Return the obstacle that the input of the pods is not the operator's. It could name any Secret."""
+    return Obstacle(
+        f"ConfigMap {names.child_prefix(world.name, world.uid)}, the input of the job's pods, is not used: {error}",
+        final=False,
+        remedy="The operator deletes the ConfigMap and creates it again. Do not create or replace it.",
     )
 
 
