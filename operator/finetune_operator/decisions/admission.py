@@ -20,7 +20,7 @@ from finetune_api.conflicts import conflicts, normal
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec, Hub, Storage
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.decisions import gpu_choice
+from finetune_operator.decisions import bundles, gpu_choice
 from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.world import World
 
@@ -76,10 +76,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         return _foreign_bundle(world, world.bundle_error or "")
     if world.bundle_error:
         return _unreadable_bundle(world, world.bundle_error)
-    if unknown := _unknown_bucket(world.spec, world.bundle.storages if world.bundle else world.profile.storages):
-        return replace(unknown, final=not begun)
-    if elsewhere := _refused_by_hub(world.spec, world.bundle.hub if world.bundle else world.profile.hub):
-        return replace(elsewhere, final=not begun)
+    if not _keeps_its_bundle(world) and (outside := _outside(world, world.spec, world.profile)):
+        return replace(outside, final=not begun)
     if not begun and (misplaced := _misplaced_cache(world.spec, world.profile)):
         return misplaced
     if not begun and (conflict := next(conflicts(world.spec), None)):
@@ -217,6 +215,20 @@ def _foreign_bundle(world: World, error: str) -> Obstacle:
         final=False,
         remedy="The operator deletes the ConfigMap and creates it again. Do not create or replace it.",
     )
+
+
+def _keeps_its_bundle(world: World) -> bool:
+    """Whether a pod runs or starts with the bundle of the job. It is then not read, so it is not known here."""
+    runs = (world.preflight, *world.attempts.values())
+    live = [run for run in runs if run is not None and run.is_live]
+    return world.bundle is None and any(not bundles.is_lacking(world, run) for run in live)
+
+
+def _outside(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obstacle | None:
+    """Return the first URI that the storages or the hub of the job do not contain; None if there is none. The job has
+    those of its bundle, or else those of the profile."""
+    part = world.bundle or profile
+    return _unknown_bucket(spec, part.storages) or _refused_by_hub(spec, part.hub)
 
 
 def _unknown_bucket(spec: FineTuneJobSpec, storages: list[Storage]) -> Obstacle | None:

@@ -13,6 +13,7 @@ from finetune_api.bundle import Bundle, JobIdentity, ResumePoint, bucket_of, sto
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec, Storage
 from finetune_api.status.job import State
+from finetune_operator.decisions import hub_pods
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import Run, World
@@ -106,13 +107,16 @@ def misfit(world: World, run: Run) -> str | None:
         return None
     bundle = bundle_of(world, world.spec, world.profile)
     authorities = [storage.ca_bundle.config_map_name for storage in storages(bundle) if storage.ca_bundle]
-    absent = [name for name in dict.fromkeys((*secrets(bundle), *authorities)) if name not in run.mounted]
+    token = hub_pods.token_of(bundle)
+    wanted = dict.fromkeys((*secrets(bundle), *authorities, *([token[0]] if token else [])))
+    absent = [name for name in wanted if name not in run.mounted]
     if not absent:
         return None
     config_map = names.child_prefix(world.name, world.uid)
     return (
         f"ConfigMap {config_map} was deleted before the pod of Job {run.name} started, and the FineTuneProfile has "
-        f"changed. The pod does not mount {', '.join(absent)}, which the storages need now, so it is replaced."
+        f"changed. The pod does not mount {', '.join(absent)}, which the storages or the hub need now, so it is "
+        "replaced."
     )
 
 

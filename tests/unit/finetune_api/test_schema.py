@@ -128,6 +128,21 @@ def test_an_optional_number_keeps_its_exclusive_bound() -> None:
     assert (split["minimum"], split["exclusiveMinimum"], split["maximum"]) == (0, True, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("revision", "is_refused"),
+    [
+        *((revision, True) for revision in ("refs/pr/12", "pr/12", "refs/convert/parquet", "refs/heads/main")),
+        *((revision, False) for revision in ("main", "v1.0", "pr", "my/refs/pr/12", "refs-2", "a" * 40)),
+    ],
+)
+def test_a_revision_is_no_reference_that_anybody_may_make(revision: str, is_refused: bool) -> None:
+    (field,) = (n for path, n in nodes(root("job")) if path.endswith("spec.model.revision"))
+    (rule,) = (r["rule"] for r in field["x-kubernetes-validations"] if "pull request" in r["message"])
+    pattern = re.fullmatch(r"!self\.matches\('(.*)'\)", rule)
+    assert pattern is not None
+    assert (re.search(pattern[1], revision) is not None) == is_refused
+
+
 def test_every_field_of_a_job_but_suspend_and_the_run_policy_is_compared_when_it_is_changed() -> None:
     rules = root("job")["properties"]["spec"]["x-kubernetes-validations"]
     rule, _, optional = rules[0]["rule"].partition(" && has(")
