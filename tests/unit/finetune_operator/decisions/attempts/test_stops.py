@@ -270,6 +270,14 @@ def test_a_pod_that_gives_no_sign_of_life_for_hours_is_replaced(
     assert plan.status["counts"].get("reasons", {}).get("TrainingStalled") == reasons
 
 
+def test_an_attempt_whose_steps_may_take_hours_is_silent_for_longer() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(stall_timeout_seconds=4 * 3600)})
+    world = validated(spec=spec, attempts={1: attempt(pod(started=NOW))})
+
+    assert reconcile(world, NOW + 11 * HOUR).delete_jobs == []
+    assert "has run for 12 hours without writing its progress" in message(reconcile(world, NOW + 12 * HOUR))
+
+
 def test_a_stopped_attempt_tells_its_last_steps_when_its_pod_ends() -> None:
     spec = SPEC.model_copy(update={"suspend": True})
     world = validated(spec=spec, attempts={1: attempt(pod())}, progress=Progress(1, 40, None, 30))
