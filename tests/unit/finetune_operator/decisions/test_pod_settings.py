@@ -64,11 +64,20 @@ def test_without_settings_a_pod_names_nothing_that_a_cluster_may_not_have() -> N
 
 @pytest.mark.parametrize("step", ["preflight", "train", "cleanup"])
 def test_a_job_adds_to_its_pods_and_its_priority_counts(step: str) -> None:
-    spec = job(labels={"team": "a", "both": "job"}, annotations={"note": "x"}, priorityClassName="urgent")
-    template = made(profile(labels={"both": "profile"}, priorityClassName="batch"), spec)[step]
-    assert template["metadata"]["labels"].items() >= {"team": "a", "both": "job"}.items()
+    spec = job(labels={"team": "a"}, annotations={"note": "x"}, priorityClassName="urgent")
+    allowed = {"labels": ["team"], "annotations": ["note"], "priorityClassNames": ["urgent"]}
+    template = made(profile(labels={"own": "profile"}, priorityClassName="batch", allowed=allowed), spec)[step]
+    assert template["metadata"]["labels"].items() >= {"team": "a", "own": "profile"}.items()
     assert template["metadata"]["annotations"]["note"] == "x"
     assert template["spec"]["priorityClassName"] == "urgent"
+
+
+@pytest.mark.parametrize(
+    "compute", [{"labels": {"team": "a"}}, {"annotations": {"note": "x"}}, {"priorityClassName": "urgent"}]
+)
+def test_a_cleanup_leaves_out_what_the_profile_no_longer_allows_to_the_job(compute: Any) -> None:
+    settings = profile(labels={"own": "profile"}, priorityClassName="batch")
+    assert made(settings, job(**compute))["cleanup"] == made(settings)["cleanup"]
 
 
 @pytest.mark.parametrize("step", ["preflight", "train", "cleanup"])
