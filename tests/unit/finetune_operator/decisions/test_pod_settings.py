@@ -182,3 +182,25 @@ def test_by_default_a_job_may_set_nothing(compute: Any) -> None:
 def test_a_job_that_has_begun_waits_if_the_profile_no_longer_allows_it() -> None:
     plan = reconcile(fresh(spec=job(labels={"a": "b"}), preflight=preflight()), NOW)
     assert (state(plan), reason(plan), plan.create) == ("Pending", "WaitingForDependency", [])
+
+
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+def test_a_job_replaces_no_label_or_annotation_of_the_profile(field: str) -> None:
+    settings = profile(**{field: {"acme.com/tier": "low"}}, allowed={field: ["*"]})
+
+    plan = reconcile(fresh(profile=settings, spec=job(**{field: {"acme.com/tier": "high"}})), NOW)
+
+    assert (state(plan), reason(plan), plan.create) == ("Failed", "SpecInvalid", [])
+    assert message(plan).startswith(
+        f'spec.compute.{field}: FineTuneProfile default sets "acme.com/tier" for all pods, to another value. Remove it, '
+    )
+    same = reconcile(fresh(profile=settings, spec=job(**{field: {"acme.com/tier": "low", "acme.com/more": "1"}})), NOW)
+    assert state(same) == "Pending"
+
+
+@pytest.mark.parametrize("step", ["preflight", "train", "cleanup"])
+def test_the_values_of_the_profile_count_also_where_a_job_is_not_checked(step: str) -> None:
+    both = {"labels": {"acme.com/tier": "low"}, "annotations": {"acme.com/note": "low"}}
+    other = {"labels": {"acme.com/tier": "high"}, "annotations": {"acme.com/note": "high"}}
+    metadata = made(profile(**both, allowed={"labels": ["*"], "annotations": ["*"]}), job(**other))[step]["metadata"]
+    assert metadata["labels"]["acme.com/tier"] == metadata["annotations"]["acme.com/note"] == "low"
