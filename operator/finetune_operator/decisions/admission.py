@@ -159,14 +159,8 @@ def _no_gpu_type(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSp
     budget = spec.policy.budget
     price = gpu_choice.price_of(world) if recorded else gpu_choice.candidates(world, spec, profile)
     if budget is not None and budget.cost is not None and not price:
-        named = recorded.name if recorded else asked
-        where = f"GPU type {named} of FineTuneProfile" if named else "FineTuneProfile"
-        return Obstacle(
-            f"spec.runPolicy.budget.cost: {where} {spec.profile_name} has no pricePerHour, so the cost of the job is "
-            "not known.",
-            final=False,
-            remedy="Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile.",
-        )
+        finding, remedy = gpu_choice.no_price(spec, recorded.name if recorded else asked)
+        return Obstacle(finding, final=False, remedy=remedy)
     if gpu_choice.of_job(world) is None:
         names = ", ".join(gpu.name for gpu in allowed_gpu_types(spec, profile.gpu_types))
         return Obstacle(

@@ -14,6 +14,7 @@ from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.decisions import authorities, bundles, hub_pods, pod_settings
+from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -160,7 +161,16 @@ def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
         "activeDeadlineSeconds": CLEANUP_SECONDS,
         "ttlSecondsAfterFinished": CLEANUP_KEPT_SECONDS,
     }
-    return pod_settings.with_settings(job, spec, profile)
+    return pod_settings.with_settings(job, _allowed(spec, profile), profile)
+
+
+def _allowed(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> FineTuneJobSpec:
+    """Return the spec without what it sets for pods, if the profile does not allow it now. A cleanup cannot wait for
+    that, as a job can."""
+    if not_allowed(spec, profile) is None:
+        return spec
+    own = dict.fromkeys(("labels", "annotations", "priority_class_name"))
+    return spec.model_copy(update={"compute": spec.compute.model_copy(update=own)})
 
 
 def _away_from(nodes: tuple[str, ...]) -> Object:

@@ -76,6 +76,16 @@ def price_of(world: World) -> str | None:
     return found.price_per_hour if found else None
 
 
+def no_price(spec: FineTuneJobSpec, name: str | None) -> tuple[str, str]:
+    """Return the finding that the cost of the job is not known, and the remedy. `name`: of its GPU type."""
+    where = f"GPU type {name} of FineTuneProfile" if name else "FineTuneProfile"
+    return (
+        f"spec.runPolicy.budget.cost: {where} {spec.profile_name} has no pricePerHour, so the cost of the job is not "
+        "known.",
+        "Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile.",
+    )
+
+
 def of_next_attempt(world: World) -> GpuType | None:
     """Return the job's GPU type as it is in the profile now, so that corrections count; as it is on record if the
     profile no longer has it. None if the job has none."""
