@@ -128,6 +128,28 @@ def test_sigterm_of_the_pod_stores_a_checkpoint(job: Any, tmp_path: Path) -> Non
     assert "Its checkpoint is stored." in message.message
 
 
+LEAVES_IN_AN_UPDATE = """
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+updates = []
+def leave(*_):
+    updates.append(1)
+    if len(updates) == 4 and rank == 1:
+        os.kill(place().launcher, 15)
+        os._exit(33)
+register_optimizer_step_pre_hook(leave)
+"""
+"""Rank 1 asks for the end of the pod and is gone, while the others change the weights in step 4."""
+
+
+def test_after_sigterm_a_checkpoint_has_the_weights_of_its_step_also_without_the_other_rank(
+    job: Any, tmp_path: Path
+) -> None:
+    pod = start(job(), tmp_path / "pod", LEAVES_IN_AN_UPDATE, ranks=2)
+    code, message = pod.end()
+    assert code == FAILURES[FailureReason.PREEMPTED].exit_code, pod.errors
+    assert (message.step, message.checkpoint_step) == (4, 4), "rank 0 has changed the weights for the fourth time"
+
+
 def test_a_slow_rank_is_waited_for(job: Any, tmp_path: Path) -> None:
     bundle = job(runPolicy={"stallTimeoutSeconds": 60})
     slow = """
