@@ -137,18 +137,19 @@ def _results(outcomes: list[_Outcome]) -> list[Any]:
     return [outcome.value for outcome in outcomes]
 
 
-def finish(start: Callable[[], Any]) -> None:
-    """Starts an operation of torch.distributed and waits until all ranks have taken part in it.
+def finish(start: Callable[[], Any], waiting: Callable[[], None] = beat) -> None:
+    """Starts an operation of torch.distributed and waits until all ranks have taken part in it. `waiting`: is called
+    again and again meanwhile.
 
-    Waiting for another rank is no stall: the watchdog of that rank watches over its work. Raises StopRequested if the
-    others do not take part soon after SIGTERM, and TrainerFailure PeerLost if one of them is gone."""
+    Waiting for a rank that works is no stall: the watchdog of that rank watches over its work. Raises StopRequested if
+    the others do not take part soon after SIGTERM, and TrainerFailure PeerLost if one of them is gone."""
     pause, stopped = SHORTEST_PAUSE, None
     try:
         work = start()
         while not work.is_completed():
             sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-            beat()
+            waiting()
             if stop_requested():
                 stopped = stopped or monotonic()
                 if monotonic() - stopped > AGREEMENT_SECONDS:
@@ -159,10 +160,14 @@ def finish(start: Callable[[], Any]) -> None:
 
 
 def sum_over_ranks(tensor: Tensor) -> None:
-    """Replaces the values of `tensor` on every rank by their sum over all ranks."""
+    """Replaces the values of `tensor` on every rank by their sum over all ranks. All ranks have to begin it at about
+    the same time. Raises what `finish` raises.
+
+    No rank works on something else meanwhile. So it beats once, and the watchdogs notice a sum that does not end."""
     if place().ranks > 1:
+        beat()
         group = _between_gpus() if tensor.is_cuda else None
-        finish(lambda: dist.all_reduce(tensor, dist.ReduceOp.SUM, group, async_op=True))
+        finish(lambda: dist.all_reduce(tensor, dist.ReduceOp.SUM, group, async_op=True), waiting=lambda: None)
 
 
 @lru_cache(maxsize=1)
