@@ -30,6 +30,8 @@ AGREEMENT_SECONDS = 10.0
 """How long a rank that received SIGTERM waits for the others, before it stops alone."""
 ARRIVAL_SECONDS = 0.05
 """Seconds between two looks whether the other ranks have arrived."""
+OF_THE_GPU = {FailureReason.GPU_OUT_OF_MEMORY, FailureReason.GPU_FAULT}
+"""Reasons of an error in a message that are no loss of a connection."""
 LETTER_BYTES = 1024
 """Size of a message. What does not fit into it is sent in a second one."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 5e-5, 2e-3
@@ -142,7 +144,8 @@ def finish(start: Callable[[], Any], waiting: Callable[[], None] = beat) -> None
     again and again meanwhile.
 
     Waiting for a rank that works is no stall: the watchdog of that rank watches over its work. Raises StopRequested if
-    the others do not take part soon after SIGTERM, and TrainerFailure PeerLost if one of them is gone."""
+    the others do not take part soon after SIGTERM, and TrainerFailure PeerLost if one of them is gone. An error of this
+    rank's GPU is raised as it is."""
     pause, stopped = SHORTEST_PAUSE, None
     try:
         work = start()
@@ -156,6 +159,8 @@ def finish(start: Callable[[], Any], waiting: Callable[[], None] = beat) -> None
                     raise StopRequested
         work.wait()
     except RuntimeError as error:
+        if failure_of(error).reason in OF_THE_GPU:
+            raise
         raise peer_lost(error) from error
 
 
@@ -173,7 +178,7 @@ def sum_over_ranks(tensor: Tensor) -> None:
 @lru_cache(maxsize=1)
 def _between_gpus() -> dist.ProcessGroup:
     """Returns the connections between the GPUs. They are made when they are needed: a rank that finds no GPU has to
-    tell the others first."""
+    tell the others first. They need memory of the GPU."""
     group = dist.new_group(backend="nccl", timeout=FOREVER)
     assert isinstance(group, dist.ProcessGroup)  # every rank is a member
     return group
