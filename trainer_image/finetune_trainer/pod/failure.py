@@ -7,6 +7,8 @@ from pathlib import Path
 from finetune_api.reasons import FailureReason, sentence, with_remedy
 from finetune_trainer.pod.rank import by_rank
 
+NCCL_GPU_ERROR = "Cuda failure"
+"""Begins the line of an error of NCCL that names an error of the GPU."""
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -73,17 +75,26 @@ def failure_of(error: BaseException) -> TrainerFailure:
             FailureReason.DISK_FULL, f"No disk space is left for {error.filename or 'the scratch folder'}."
         )
     if isinstance(error, RuntimeError) and (reason := _gpu_reason(error)):
-        return TrainerFailure(reason, by_rank(_first_line(error)))
+        return TrainerFailure(reason, by_rank(_gpu_line(error)))
     return TrainerFailure(FailureReason.TRAINER_CRASHED, by_rank(_crash(error)))
 
 
 def _gpu_reason(error: RuntimeError) -> FailureReason | None:
     """Returns the reason if a torch error is about the GPU's memory or the device, otherwise None. Compares the name of
-    the class, because preflight must not import torch. cuBLAS reports out of memory as a plain RuntimeError."""
-    name = type(error).__name__
-    if name == "OutOfMemoryError" or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
+    the class, because preflight must not import torch. cuBLAS reports out of memory as a plain RuntimeError. NCCL
+    reports an error of the GPU as a DistBackendError, like one of the network."""
+    name, text = type(error).__name__, str(error)
+    if name == "OutOfMemoryError" or "CUBLAS_STATUS_ALLOC_FAILED" in text:
         return FailureReason.GPU_OUT_OF_MEMORY
+    if name == "DistBackendError" and NCCL_GPU_ERROR in text:
+        return FailureReason.GPU_OUT_OF_MEMORY if "out of memory" in text else FailureReason.GPU_FAULT
     return FailureReason.GPU_FAULT if name == "AcceleratorError" else None
+
+
+def _gpu_line(error: RuntimeError) -> str:
+    """Returns the line in which NCCL names the error of the GPU, or else the first line."""
+    named = (line for line in str(error).splitlines() if line.startswith(NCCL_GPU_ERROR))
+    return next(named, _first_line(error))[:500]
 
 
 def _crash(error: BaseException) -> str:

@@ -17,6 +17,17 @@ BUCKET = 2**23
 """Most numbers that are sent at a time, 32 MiB in fp32. A longer gradient is sent alone and needs no copy."""
 
 
+def connect(device: torch.device) -> None:
+    """Makes the connections over which the ranks send their gradients, if they are not made yet. Raises what
+    `sum_over_ranks` raises.
+
+    NCCL takes memory of the GPU for them, so the memory probe has to come after. NCCL sends short and long messages in
+    different ways, and prepares each at its first use."""
+    if place().ranks > 1:
+        for numbers in (1, BUCKET):
+            sum_over_ranks(torch.zeros(numbers, device=device))
+
+
 def without_gradient(parameters: Sequence[nn.Parameter]) -> frozenset[int]:
     """Returns the indices of the parameters that have no gradient on this rank."""
     return frozenset(index for index, parameter in enumerate(parameters) if parameter.grad is None)

@@ -30,6 +30,8 @@ AGREEMENT_SECONDS = 10.0
 """How long a rank that received SIGTERM waits for the others, before it stops alone."""
 ARRIVAL_SECONDS = 0.05
 """Seconds between two looks whether the other ranks have arrived."""
+OF_THE_GPU = {FailureReason.GPU_OUT_OF_MEMORY, FailureReason.GPU_FAULT}
+"""Reasons of an error in a message that are no loss of a connection."""
 LETTER_BYTES = 1024
 """Size of a message. What does not fit into it is sent in a second one."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 5e-5, 2e-3
@@ -137,38 +139,46 @@ def _results(outcomes: list[_Outcome]) -> list[Any]:
     return [outcome.value for outcome in outcomes]
 
 
-def finish(start: Callable[[], Any]) -> None:
-    """Starts an operation of torch.distributed and waits until all ranks have taken part in it.
+def finish(start: Callable[[], Any], waiting: Callable[[], None] = beat) -> None:
+    """Starts an operation of torch.distributed and waits until all ranks have taken part in it. `waiting`: is called
+    again and again meanwhile.
 
-    Waiting for another rank is no stall: the watchdog of that rank watches over its work. Raises StopRequested if the
-    others do not take part soon after SIGTERM, and TrainerFailure PeerLost if one of them is gone."""
+    Waiting for a rank that works is no stall: the watchdog of that rank watches over its work. Raises StopRequested if
+    the others do not take part soon after SIGTERM, and TrainerFailure PeerLost if one of them is gone. An error of this
+    rank's GPU is raised as it is."""
     pause, stopped = SHORTEST_PAUSE, None
     try:
         work = start()
         while not work.is_completed():
             sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-            beat()
+            waiting()
             if stop_requested():
                 stopped = stopped or monotonic()
                 if monotonic() - stopped > AGREEMENT_SECONDS:
                     raise StopRequested
         work.wait()
     except RuntimeError as error:
+        if failure_of(error).reason in OF_THE_GPU:
+            raise
         raise peer_lost(error) from error
 
 
 def sum_over_ranks(tensor: Tensor) -> None:
-    """Replaces the values of `tensor` on every rank by their sum over all ranks."""
+    """Replaces the values of `tensor` on every rank by their sum over all ranks. All ranks have to begin it at about
+    the same time. Raises what `finish` raises.
+
+    No rank works on something else meanwhile. So it beats once, and the watchdogs notice a sum that does not end."""
     if place().ranks > 1:
+        beat()
         group = _between_gpus() if tensor.is_cuda else None
-        finish(lambda: dist.all_reduce(tensor, dist.ReduceOp.SUM, group, async_op=True))
+        finish(lambda: dist.all_reduce(tensor, dist.ReduceOp.SUM, group, async_op=True), waiting=lambda: None)
 
 
 @lru_cache(maxsize=1)
 def _between_gpus() -> dist.ProcessGroup:
     """Returns the connections between the GPUs. They are made when they are needed: a rank that finds no GPU has to
-    tell the others first."""
+    tell the others first. They need memory of the GPU."""
     group = dist.new_group(backend="nccl", timeout=FOREVER)
     assert isinstance(group, dist.ProcessGroup)  # every rank is a member
     return group

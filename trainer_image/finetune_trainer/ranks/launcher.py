@@ -18,12 +18,15 @@ from finetune_api.bundle import TerminationMessage
 from finetune_trainer.pod.rank import Place
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.termination import LOG_VARIABLE, working_seconds, write_termination_message
-from finetune_trainer.ranks.outcome import Ended, ended, exit_code, is_alarm, killed, outcome
+from finetune_trainer.ranks.outcome import Ended, ended, exit_code, is_alarm, is_loss, killed, outcome
 from finetune_trainer.ranks.peers import CAUSE
 
 LAST_SECONDS = 15.0
 """How long the other ranks may still take after the end of the training is decided. Rank 0 waits ten seconds for the
 upload of a checkpoint that is under way."""
+FINDING_SECONDS = 30.0
+"""How long the other ranks may take if they have to find out themselves that the training is over: ten seconds in which
+they wait for the word of the launcher, and LAST_SECONDS. NCCL does not notice that a process is gone."""
 LOOK_SECONDS = 1.0
 WAITED = {signal.SIGTERM, signal.SIGCHLD}
 PR_SET_PDEATHSIG = 1
@@ -93,6 +96,8 @@ class Supervision:
             self._tell(end.message)
         if end.rank == 0 or is_alarm(end, self._stopping):
             self._end_within(LAST_SECONDS)
+        elif is_loss(end, self._stopping):
+            self._end_within(FINDING_SECONDS)
 
     def _tell(self, cause: TerminationMessage) -> None:
         """Tells the other ranks why the training ends. The first cause is the one that counts."""

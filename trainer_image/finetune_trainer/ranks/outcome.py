@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from finetune_api.bundle import TerminationMessage
-from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, Retry, reason_of_exit_code
+from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, reason_of_exit_code
 from finetune_api.signals import ended_by, without_cause
 from finetune_trainer.pod.rank import Place
 
-COMMON = {reason for reason, failure in FAILURES.items() if failure.retry is Retry.NEVER} | {
-    FailureReason.GPU_OUT_OF_MEMORY
-}
-"""Reasons that all ranks find in the same step. Rank 0 reports such a failure itself, and may first save the
-weights."""
+COMMON = {FailureReason.LOSS_DIVERGED, FailureReason.GPU_OUT_OF_MEMORY}
+"""Reasons that all ranks find in the same step of the training, because they tell each other. Rank 0 reports such a
+failure itself, and first lets the upload of a checkpoint end."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,11 @@ def is_alarm(end: Ended, stopping: bool) -> bool:
     if end.code == 0 or end.reason == FailureReason.PEER_LOST or (stopping and end.reason == FailureReason.PREEMPTED):
         return False
     return end.rank == 0 or end.reason not in COMMON
+
+
+def is_loss(end: Ended, stopping: bool) -> bool:
+    """Returns whether the others cannot go on without this rank, but still have to find that out themselves."""
+    return end.code != 0 and not stopping and not is_alarm(end, stopping)
 
 
 def outcome(ends: Sequence[Ended]) -> Ended:

@@ -32,7 +32,7 @@ from finetune_trainer.pod.rank import place
 from finetune_trainer.pod.termination import check_stop
 from finetune_trainer.ranks.division import shares
 from finetune_trainer.ranks.gradients import sum_gradients, without_gradient
-from finetune_trainer.ranks.group import gather, together
+from finetune_trainer.ranks.group import together
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.schedule import learning_rate
 
@@ -57,7 +57,8 @@ class Step:
     """Tokens of all rows of the step, prompts and answers."""
     seconds: float
     memory: int = 0
-    """On a GPU, its peak memory during the step; on a CPU, the memory of the process at the end. In bytes."""
+    """The most of all ranks, in bytes. On a GPU, the peak since the gradients of the step before. On a CPU, the memory
+    of the process."""
 
 
 def training_steps(
@@ -91,15 +92,17 @@ def training_steps(
         for group in optimizer.param_groups:
             group["lr"] = rate
         model.train()
-        loss = gradients_of_step(model, rows, resolved.micro_batch_tokens, accelerator, training.seed, step, speedups)
+        loss, memory = gradients_of_step(
+            model, rows, resolved.micro_batch_tokens, accelerator, training.seed, step, speedups
+        )
         gradient_norm = float(accelerator.clip_grad_norm_(parameters, training.max_grad_norm or inf))
         divergence.check(step + 1, loss, gradient_norm, rows)
         optimizer.step()
+        # From here to the yield no rank waits for another one. An exception would leave weights that belong to no step.
         optimizer.zero_grad()
         tokens = sum(len(row.input_ids) for row in rows)
         seconds = perf_counter() - started
         stepped(step + 1, resolved.total_steps, seconds)
-        memory = max(gather(memory_in_use(accelerator.device)))
         yield Step(step + 1, loss, rate, gradient_norm, tokens, seconds, memory)
 
 
@@ -111,23 +114,23 @@ def gradients_of_step(
     seed: int,
     step: int,
     speedups: Speedups,
-) -> float:
+) -> tuple[float, int]:
     """Gives the parameters the gradient of the step, the same on every rank. Each rank takes its share of the rows. The
-    arguments and the result are those of `accumulate_gradients`.
+    arguments are those of `accumulate_gradients`. Returns its result and the largest `memory_in_use` of all ranks.
 
     Raises StopRequested on every rank if one of them has received SIGTERM. The gradients then mean nothing."""
     parameters = trainable_parameters(model)
     share = shares([len(row.input_ids) for row in rows], place().ranks)[place().rank]
 
-    def take() -> tuple[float, frozenset[int]]:
+    def take() -> tuple[float, frozenset[int], int]:
         part = accumulate_gradients(
             model, rows, micro_batch_tokens, accelerator, seed, step, speedups, share if place().ranks > 1 else None
         )
-        return part, without_gradient(parameters)
+        return part, without_gradient(parameters), memory_in_use(accelerator.device)
 
     parts = together(take)
-    sum_gradients(parameters, frozenset.intersection(*(unused for _, unused in parts)))
-    return sum(part for part, _ in parts)
+    sum_gradients(parameters, frozenset.intersection(*(unused for _, unused, _ in parts)))
+    return sum(part for part, _, _ in parts), max(memory for _, _, memory in parts)
 
 
 def accumulate_gradients(

@@ -26,6 +26,7 @@ from finetune_trainer.pod.failure import StopRequested, Superseded, TrainerFailu
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first
 from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred
+from finetune_trainer.ranks.gradients import connect
 from finetune_trainer.ranks.group import agreed, on_first
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.tokens.row_store import lengths, mixtures
@@ -120,6 +121,7 @@ class TrainingRun:
 
         Also returns the message on the checkpoints, or "" if there are none."""
         whole, prepared = self._accelerator.unwrap_model(model), self._prepared
+        connect(self._accelerator.device)
         training = self._bundle.spec.training
         optimizer = make_optimizer(model, training)
         found, skipped, is_earlier = on_first(lambda: self._find(whole, optimizer))

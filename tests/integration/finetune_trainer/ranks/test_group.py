@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.model.loading import greedy_generation, load_model, load_tokenizer
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
+from finetune_trainer.pod.heartbeat import beats
 from finetune_trainer.pod.rank import place
 from finetune_trainer.ranks import gradients
-from finetune_trainer.ranks.group import agreed, gather, on_first, together
+from finetune_trainer.ranks.group import agreed, gather, on_first, sum_over_ranks, together
 from finetune_trainer.statistics.measurements import Measured
 from finetune_trainer.training import memory_probe
 from finetune_trainer.training.memory_probe import StepLayout
@@ -90,6 +92,25 @@ def summed(bucket: int) -> list[list[float] | None]:
 def test_gradients_are_summed_and_an_unused_parameter_stays_without_one(bucket: int) -> None:
     expected = [[10.0, 12.0, 14.0], [0.0, 1.0], [10.0, 12.0, 14.0, 16.0, 18.0], None]
     assert on_ranks(2, summed, bucket) == [expected] * 2
+
+
+def beats_while_rank_1_is_late() -> tuple[int, int]:
+    """How often a rank beats while it waits for a value of rank 1, and for its part of a sum."""
+    found = []
+    for wait in (lambda: gather(0), lambda: sum_over_ranks(torch.zeros(1))):
+        gather(0)
+        before = beats()
+        if place().rank == 1:
+            sleep(0.5)
+        wait()
+        found.append(beats() - before)
+    return found[0], found[1]
+
+
+def test_a_wait_for_a_rank_that_works_shows_progress_and_a_wait_in_a_sum_does_not() -> None:
+    of_a_value, of_a_sum = on_ranks(2, beats_while_rank_1_is_late)[0]
+    assert of_a_value > 20
+    assert of_a_sum == 1
 
 
 def measured(folder: Path) -> Measured:

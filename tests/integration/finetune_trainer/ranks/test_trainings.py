@@ -118,6 +118,45 @@ def test_one_rank_fails_and_all_end_with_its_cause(
         assert condition["message"].startswith(said)
 
 
+HANGS = """
+from finetune_trainer.pod import heartbeat
+from finetune_trainer.ranks import group
+class Never:
+    def is_completed(self):
+        return False
+group.dist.all_reduce = lambda *given, **more: Never()
+heartbeat.patience = lambda wanted: 3.0
+"""
+"""A sum of the gradients that does not end on any rank, as it happens with NCCL."""
+
+
+def test_a_sum_of_the_gradients_that_never_ends_is_a_stall(job: Any, tmp_path: Path) -> None:
+    at_step_4 = AT_STEP_4.format(rank="rank", what=f"exec({HANGS!r}, globals())")
+    code, message = start(job(), tmp_path / "pod", at_step_4, ranks=2).end()
+    assert code == FAILURES[FailureReason.TRAINING_STALLED].exit_code
+    assert "The trainer made no progress for 3 s while training, after step 3 of 12." in message.message
+
+
+READS_ALONE = """
+from finetune_trainer.evaluation.kept_answers import KeptAnswers
+from finetune_trainer.pod.failure import TrainerFailure
+def denied(*given):
+    raise TrainerFailure("StorageAccessDenied", "Access was denied.")
+def slow(*given):
+    time.sleep(1000)
+KeptAnswers.earlier = denied if rank == 1 else slow
+"""
+"""Rank 1 alone may not read from the storage, while rank 0 works for long."""
+
+
+def test_a_rank_that_alone_cannot_read_from_the_storage_ends_the_others(job: Any, tmp_path: Path) -> None:
+    pod = start(job(), tmp_path / "pod", READS_ALONE, ranks=2)
+    code, message = pod.end()
+    assert code == FAILURES[FailureReason.STORAGE_ACCESS_DENIED].exit_code, pod.errors
+    assert message.message == "Access was denied."
+    assert applied(pod.log)[-1]["conditions"][-1]["reason"] == FailureReason.STORAGE_ACCESS_DENIED
+
+
 def test_sigterm_of_the_pod_stores_a_checkpoint(job: Any, tmp_path: Path) -> None:
     pod = start(job(), tmp_path / "pod", AT_STEP_4.format(rank=1, what="print(1, flush=True); time.sleep(2)"), ranks=2)
     pod.wait_for("Training: step 1 of 12")
@@ -126,6 +165,28 @@ def test_sigterm_of_the_pod_stores_a_checkpoint(job: Any, tmp_path: Path) -> Non
     assert code == FAILURES[FailureReason.PREEMPTED].exit_code, pod.errors
     assert message.step == message.checkpoint_step
     assert "Its checkpoint is stored." in message.message
+
+
+LEAVES_IN_AN_UPDATE = """
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+updates = []
+def leave(*_):
+    updates.append(1)
+    if len(updates) == 4 and rank == 1:
+        os.kill(place().launcher, 15)
+        os._exit(33)
+register_optimizer_step_pre_hook(leave)
+"""
+"""Rank 1 asks for the end of the pod and is gone, while the others change the weights in step 4."""
+
+
+def test_after_sigterm_a_checkpoint_has_the_weights_of_its_step_also_without_the_other_rank(
+    job: Any, tmp_path: Path
+) -> None:
+    pod = start(job(), tmp_path / "pod", LEAVES_IN_AN_UPDATE, ranks=2)
+    code, message = pod.end()
+    assert code == FAILURES[FailureReason.PREEMPTED].exit_code, pod.errors
+    assert (message.step, message.checkpoint_step) == (4, 4), "rank 0 has changed the weights for the fourth time"
 
 
 def test_a_slow_rank_is_waited_for(job: Any, tmp_path: Path) -> None:

@@ -23,6 +23,25 @@ def test_a_gpu_out_of_memory_and_a_full_disk_have_their_own_reasons() -> None:
     assert "/scratch/x" in full.message
 
 
+@pytest.mark.parametrize(
+    ("last", "reason", "said"),
+    [
+        ("Cuda failure 2 'out of memory'", FailureReason.GPU_OUT_OF_MEMORY, "Cuda failure 2 'out of memory'"),
+        ("Cuda failure 700 'an illegal memory access'", FailureReason.GPU_FAULT, "Cuda failure 700 'an illegal"),
+        ("socketProgress: Connection closed by remote peer", FailureReason.TRAINER_CRASHED, "DistBackendError"),
+    ],
+)
+def test_an_error_of_nccl_is_told_by_its_cause(last: str, reason: FailureReason, said: str) -> None:
+    from torch.distributed import DistBackendError
+
+    text = (
+        f"NCCL error in: NCCLUtils.hpp:275, unhandled cuda error, NCCL version 2.20.5\nncclX: Y.\nLast error:\n{last}"
+    )
+    failure = failure_of(DistBackendError(text))
+    assert failure.reason is reason
+    assert failure.message.startswith(said)
+
+
 def test_a_stop_is_a_preemption() -> None:
     assert failure_of(StopRequested()).reason is FailureReason.PREEMPTED
 

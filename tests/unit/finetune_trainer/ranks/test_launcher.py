@@ -17,7 +17,7 @@ from finetune_trainer.ranks.launcher import environment
 LAUNCH = """
 import sys
 from finetune_trainer.ranks import launcher
-launcher.LAST_SECONDS = 2.0
+launcher.LAST_SECONDS = launcher.FINDING_SECONDS = 2.0
 sys.exit(launcher.launch(2, [sys.executable, "-c", sys.argv[1]]))
 """
 PROGRAM = """
@@ -94,6 +94,19 @@ time.sleep(1000)
 """
     code, message, _ = end_of(launch(tmp_path, lines), tmp_path)
     assert (code, message.reason, message.message) == (31, FailureReason.GPU_FAULT, "rank 1")
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "said"),
+    [("PeerLost", 38, ""), ("GPUOutOfMemory", 30, "rank 1"), ("LossDiverged", 29, "rank 1")],
+)
+def test_a_rank_that_does_not_notice_the_loss_of_another_one_is_killed(
+    reason: str, code: int, said: str, tmp_path: Path
+) -> None:
+    lines = f"if here.rank == 1: end({reason!r}, {code})\ntime.sleep(1000)"
+    found, message, _ = end_of(launch(tmp_path, lines), tmp_path)
+    assert (found, message.reason) == (code, reason)
+    assert message.message.startswith(said)
 
 
 def test_sigterm_reaches_every_rank_once_also_from_a_rank(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason
 from finetune_trainer.pod.rank import Place
-from finetune_trainer.ranks.outcome import Ended, ended, exit_code, is_alarm, killed, outcome
+from finetune_trainer.ranks.outcome import Ended, ended, exit_code, is_alarm, is_loss, killed, outcome
 
 KILLED, LOST, PREEMPTED = FailureReason.KILLED, FailureReason.PEER_LOST, FailureReason.PREEMPTED
 CRASHED, DIVERGED = FailureReason.TRAINER_CRASHED, FailureReason.LOSS_DIVERGED
@@ -63,6 +63,9 @@ def test_the_cause_outranks_a_lost_connection_and_rank_0_knows_most(ends: list[E
         (end(0, DIVERGED), False, True),
         (end(1, DIVERGED), False, False),
         (end(1, FailureReason.GPU_OUT_OF_MEMORY), False, False),
+        (end(1, FailureReason.STORAGE_ACCESS_DENIED), False, True),
+        (end(1, FailureReason.MODEL_NOT_FOUND), False, True),
+        (end(1, FailureReason.STORAGE_UNAVAILABLE), False, True),
         (end(1, LOST), False, False),
         (end(1, PREEMPTED), True, False),
         (end(1, PREEMPTED), False, True),
@@ -72,6 +75,23 @@ def test_the_cause_outranks_a_lost_connection_and_rank_0_knows_most(ends: list[E
 )
 def test_the_others_end_at_once_unless_they_find_the_same_themselves(one: Ended, stopping: bool, alarm: bool) -> None:
     assert is_alarm(one, stopping) is alarm
+
+
+@pytest.mark.parametrize(
+    ("one", "stopping", "loss"),
+    [
+        (end(1, LOST), False, True),
+        (end(1, DIVERGED), False, True),
+        (end(1, None), False, False),
+        (end(1, CRASHED), False, False),
+        (end(1, LOST), True, False),
+        (end(1, PREEMPTED), True, False),
+    ],
+)
+def test_the_others_have_time_to_find_the_end_themselves_unless_they_are_told_or_stopped(
+    one: Ended, stopping: bool, loss: bool
+) -> None:
+    assert is_loss(one, stopping) is loss
 
 
 @pytest.mark.parametrize(
