@@ -101,18 +101,36 @@ def unknown_bucket(bucket: str, profile: str, storages: list[Storage]) -> tuple[
     )
 
 
+def usable_gpu_types(spec: FineTuneJobSpec, gpu_types: list[GpuType]) -> list[GpuType]:
+    """Return the GPU types that the job could name: those that are whole GPUs, or all for a job on one GPU."""
+    return [gpu for gpu in gpu_types if spec.compute.gpus_per_node == 1 or not gpu.is_part]
+
+
 def allowed_gpu_types(spec: FineTuneJobSpec, gpu_types: list[GpuType]) -> list[GpuType]:
-    """Return the GPU types that the job may use: the one that it names, or all. For an unknown name there are none."""
-    asked = spec.compute.gpu_type
-    return [gpu for gpu in gpu_types if asked in (None, gpu.name)]
+    """Return the usable GPU types that the job may use: the one that it names, or all. For an unknown name there are
+    none."""
+    return [gpu for gpu in usable_gpu_types(spec, gpu_types) if spec.compute.gpu_type in (None, gpu.name)]
 
 
-def unknown_gpu_type(name: str, profile: str, gpu_types: list[GpuType]) -> tuple[str, str]:
-    """Return the finding that a profile has no GPU type of this name, and the remedy."""
-    known = ", ".join(gpu.name for gpu in gpu_types) or "none"
+def no_gpu_type(spec: FineTuneJobSpec, gpu_types: list[GpuType]) -> tuple[str, str] | None:
+    """Return the finding that the job may use none of the GPU types of its profile, and the remedy.
+
+    None if it may use one, or if there are no GPU types and it names none."""
+    asked, profile = spec.compute.gpu_type, spec.profile_name
+    named = [gpu for gpu in gpu_types if asked in (None, gpu.name)]
+    if allowed_gpu_types(spec, gpu_types) or (asked is None and not named):
+        return None
+    if not named:
+        known = ", ".join(gpu.name for gpu in gpu_types) or "none"
+        return (
+            f'spec.compute.gpuType: FineTuneProfile {profile} has no GPU type "{asked}". Its GPU types are {known}.',
+            "Use one of these names, or remove spec.compute.gpuType: the job then uses the cheapest type that fits.",
+        )
+    parts = ", ".join(f"{gpu.name} ({gpu.resource_name})" for gpu in named)
     return (
-        f'spec.compute.gpuType: FineTuneProfile {profile} has no GPU type "{name}". Its GPU types are {known}.',
-        "Use one of these names, or remove spec.compute.gpuType: the job then uses the cheapest type that fits.",
+        f"spec.compute.gpusPerNode is {spec.compute.gpus_per_node}, but in FineTuneProfile {profile} the job may use "
+        f"only MIG instances or shared GPUs: {parts}. Several processes cannot train together on them.",
+        "Set spec.compute.gpusPerNode to 1, or use a GPU type that is a whole GPU.",
     )
 
 

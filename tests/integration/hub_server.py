@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Barrier, Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -100,6 +100,8 @@ class Faults:
     """Files of the storage whose connection is cut after half of the bytes."""
     expired: int = 0
     """Requests to the storage that are refused as if their signature had expired."""
+    together: Barrier | None = None
+    """What the refused requests wait for before they are answered, so that all are answered at the same time."""
     whole: bool = False
     """Whether ranges are ignored."""
     silent: bool = False
@@ -283,6 +285,8 @@ class _Storage(_Handler):
     def answer(self) -> None:
         data = self.server_of.object(self.path)
         if data is None or self.server_of.used_up("expired"):
+            if together := self.server_of.faults.together:
+                together.wait(timeout=30)
             self.reply(403, b"<Error><Code>AccessDenied</Code></Error>")
             return
         self.content(data, cut=self.server_of.used_up("cuts"))

@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.bundle import Bundle, TerminationMessage
-from finetune_api.names import CLEANUP
+from finetune_api.names import CLEANUP, GPU_TYPE_VARIABLE
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import PeerFailed, Superseded, TrainerFailure
@@ -71,7 +71,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0,
         help="how often the micro-batches are halved: once for each earlier attempt that ran out of GPU memory",
     )
-    parser.add_argument("--gpu-type", help="name of the GPU type of this pod in the bundle's gpuTypes")
     return parser.parse_args(arguments)
 
 
@@ -102,7 +101,7 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
     writer = StatusWriter(bundle.job if is_first() else None, attempt_manager(attempt))
     with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_failure(failure, writer)):
         join(place())
-        return train(bundle.on(options.gpu_type), storage, writer, attempt, options.halvings)
+        return train(bundle.on(os.environ.get(GPU_TYPE_VARIABLE)), storage, writer, attempt, options.halvings)
 
 
 def read_bundle(path: Path) -> Bundle:

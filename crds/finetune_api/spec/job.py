@@ -75,14 +75,20 @@ class Model(ApiModel):
                     (
                         "self.matches('^[A-Za-z0-9][A-Za-z0-9._/+-]*$') && !self.contains('..')",
                         "must be a branch, a tag or a commit of the repository, for example main or v1.0",
-                    )
+                    ),
+                    (
+                        "!self.matches('^(refs|pr)/')",
+                        "must not be a pull request or another reference below refs/, which anybody may open: use a "
+                        "branch, a tag or a commit that the owner of the repository has made",
+                    ),
                 )
             ),
         ]
         | None
     ) = None
     """Branch, tag or commit of a model on a hub. Preflight resolves it to a commit and writes the commit to
-    status.resolved.revisions. Every attempt uses this commit, also if the branch moves. Default: main."""
+    status.resolved.revisions. Every attempt uses this commit, also if the branch moves. A pull request, refs/pr/N, is
+    refused. Default: main."""
     token_secret_ref: TokenSecretRef | None = None
     """Token for a gated or private model on a hub: a key of a Secret in the job's namespace. The token is also used for
     the job's hf:// data sets. Default: spec.hub.tokenSecretName of the profile."""
@@ -122,7 +128,8 @@ class Compute(ApiModel):
     that fits by the prediction of the preflight; status.gpuType says which one and why."""
     gpus_per_node: Annotated[int, Field(ge=1, le=MOST_GPUS)] = 1
     """Number of GPUs of the training pod. Each GPU has a process of its own that holds the whole model and trains on a
-    share of the rows of each step. The optimizer steps do not depend on the number."""
+    share of the rows of each step. The optimizer steps do not depend on the number. A job with several GPUs does not
+    use GPU types that are MIG instances or shared GPUs."""
     cpu: Cpu = "1"
     """CPU request of the training pod for each of its GPUs, as a Kubernetes quantity."""
     memory: Memory = "8Gi"

@@ -29,7 +29,7 @@ class Budget(ApiModel):
     and there is no limit."""
     cost: Price | None = None
     """Largest cost of these hours at pricePerHour of the FineTuneProfile, as a decimal string, for example '40.00'.
-    Default: unset, and there is no limit."""
+    Without a price, the job stops and waits for one. Default: unset, and there is no limit."""
 
 
 class RunPolicy(ApiModel):

@@ -57,7 +57,8 @@ class Attempt(StatusModel):
     """When the last pod of the attempt ended; for a lost pod, when the operator noticed the loss. If no pod ran, when
     the attempt was given up."""
     reason: Reason | None = None
-    """Why the attempt ended: Succeeded, a failure reason, or what stopped it (Suspended, BudgetExceeded)."""
+    """Why the attempt ended: Succeeded, a failure reason, or what stopped it (Suspended, BudgetExceeded,
+    CostUnknown)."""
     message: Message | None = None
     """Why the attempt ended, in one sentence."""
     exit_code: int | None = None
@@ -91,6 +92,7 @@ class Attempt(StatusModel):
     gpu_seconds: int | None = None
     """Seconds for which the ended pods of the attempt held a GPU, added up over their GPUs."""
     price_per_hour: Money | None = None
-    """Price of one GPU when the attempt was started, from the FineTuneProfile."""
+    """Price of one GPU when the attempt was started, from the FineTuneProfile. If there was none and the job has a
+    limit on its cost, the first price after that."""
     cost: Money | None = None
     """Cost of gpuSeconds at that price, as a decimal string."""

@@ -10,7 +10,7 @@ from finetune_api import names
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status.reading import read_status
 from finetune_operator.cluster.api import Api
-from finetune_operator.cluster.bundles import bundle_of
+from finetune_operator.cluster.bundles import with_bundle
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.observed.world import World, parse_spec
 from finetune_operator.store.kept import KeptJob
@@ -48,8 +48,7 @@ def _with_live_job(api: Api, store: Store, job: KeptJob, world: World) -> World 
         return None
     spec, error = parse_spec(FineTuneJobSpec, raw["spec"])
     profile, profile_error = profile_of(store, job.profile)
-    bundle, bundle_error = bundle_of(api, world) if world.cleanup is None else (None, None)
-    return replace(
+    found = replace(
         world,
         resource_version=raw["metadata"]["resourceVersion"],
         generation=raw["metadata"]["generation"],
@@ -60,8 +59,7 @@ def _with_live_job(api: Api, store: Store, job: KeptJob, world: World) -> World 
         spec_error=error,
         profile=profile,
         profile_error=profile_error,
-        bundle=bundle,
-        bundle_error=bundle_error,
         service_account_exists=store.has_account(world.namespace),
         role_binding_exists=store.has_binding(world.namespace),
     )
+    return with_bundle(api, found) if world.cleanup is None else found

@@ -11,7 +11,7 @@ def with_hub(pod: Object, bundle: Bundle) -> Object:
     """Return the pod with the variables of the hub's client and with the token for the hub, if there is one."""
     (container,) = pod["containers"]
     container["env"] += [{"name": name, "value": value} for name, value in _environment(bundle).items()]
-    if token := _token(bundle):
+    if token := token_of(bundle):
         secret, key = token
         # Optional, so that the trainer reports a missing token if the hub asks for one.
         source = {"secretName": secret, "items": [{"key": key, "path": names.HUB_TOKEN}], "optional": True}
@@ -33,7 +33,7 @@ def _environment(bundle: Bundle) -> dict[str, str]:
     return {"HF_HUB_OFFLINE": "1"}
 
 
-def _token(bundle: Bundle) -> tuple[str, str] | None:
+def token_of(bundle: Bundle) -> tuple[str, str] | None:
     """Return the Secret with the token and the key in it, of the job or else of the profile; None without a token."""
     if bundle.hub is None or not _uses_hub(bundle):
         return None

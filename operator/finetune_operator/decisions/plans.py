@@ -32,7 +32,7 @@ def proceed(
     requeue_after: timedelta | None = None,
 ) -> Plan:
     """Return the plan for a job that has not ended. Jobs that must not start a pod again are deleted."""
-    status = operator_status(world, outlook, history, now)
+    status = operator_status(world, outlook, history, now, create or ())
     ended = [world.attempts[a.number] for a in history.attempts if a.reason and a.number in world.attempts]
     # A sidecar can keep the pod running, and a queue can resume the Job: the preflight would run again.
     is_over = preflights.is_done(world, now) or world.preflight_number in {p.number for p in history.preflights}

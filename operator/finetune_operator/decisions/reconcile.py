@@ -24,6 +24,11 @@ NOW_AGAIN = timedelta(0)
 
 
 def reconcile(world: World, now: datetime) -> Plan:
+    """Return the plan for the job."""
+    return bundles.without_foreign(world, _next_step(world, now))
+
+
+def _next_step(world: World, now: datetime) -> Plan:
     """Return the plan for the job: a checklist in which the first item that is not done decides."""
     if world.deleting:
         return Plan()  # the garbage collector removes the children of a deleted job
@@ -163,7 +168,8 @@ def _validate(
         found = RunStanding(Standing.ABSENT)
         history = replace(history, preflight=preflights.next_number(world))
     create = children.groundwork(world, spec)
-    if found.standing is Standing.ABSENT or (world.preflight and bundles.is_lacking(world, world.preflight)):
+    lacking = world.preflight is not None and bundles.is_lacking(world, world.preflight)
+    if found.standing is Standing.ABSENT or lacking or not world.has_pod_on_record:
         create += bundles.missing(world, spec, profile)
     if found.standing is Standing.ABSENT:
         create.append(children.preflight_job(world, spec, profile, preflights.next_number(world)))
@@ -193,7 +199,7 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
         avoided = verdict.avoided
     number = last.number + 1 if last else 1
     halvings = retries.halvings(history.counts)
-    gpu = gpu_choice.of_job(world)
+    gpu = gpu_choice.of_next_attempt(world)
     assert gpu is not None  # `admission.obstacle` has looked
     job = children.attempt_job(world, spec, profile, children.Try(number, gpu, halvings, tuple(avoided)))
     begun = history.begun(records.new(world, number, avoided))

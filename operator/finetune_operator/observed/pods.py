@@ -18,6 +18,8 @@ Object = dict[str, Any]
 
 _READ = {"PodScheduled", "PodReadyToStartContainers", "DisruptionTarget"}
 """Conditions that decisions read. Others are not kept in memory."""
+MOST_GRACE_SECONDS = 7 * 86_400
+"""A longer grace period counts as a week. Tenants can write any number of seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class Pod:
             phase=sys.intern(status.get("phase", "Pending")),
             uid=metadata.get("uid", ""),
             due=_time(metadata.get("deletionTimestamp")),
-            grace=timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0),
+            grace=timedelta(seconds=min(metadata.get("deletionGracePeriodSeconds") or 0, MOST_GRACE_SECONDS)),
             reason=status.get("reason", ""),
             message=status.get("message", ""),
             node_name=pod.get("spec", {}).get("nodeName"),
@@ -207,7 +209,7 @@ def _termination(text: str, exit_code: int | None) -> TerminationMessage | None:
             if word not in {*FailureReason, "Succeeded", "Superseded"}:
                 said |= {"reason": reason_of_exit_code(exit_code), "message": f"{word}: {said.get('message', '')}"}
         return TerminationMessage.model_validate(said, extra="ignore")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

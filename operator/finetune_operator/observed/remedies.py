@@ -66,6 +66,12 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
 """What helps against a refusal of the API server, with the names from its words."""
 _MISSING = re.compile(r"(?P<kind>secret|configmap|persistentvolumeclaim) \"(?P<name>[^\"]+)\" not found")
 _KINDS = {"secret": "Secret", "configmap": "ConfigMap", "persistentvolumeclaim": "PersistentVolumeClaim"}
+TAKE_OVER = (
+    "A correction of the FineTuneProfile counts for the next pod: set spec.suspend of the FineTuneJob to true, and to "
+    "false when its state is Suspended."
+)
+"""The pod of a Job never changes. Unlike a deleted Job, a suspended one counts neither as a retry nor as an
+interruption."""
 CORRECT_IT = "Correct that cause. The pod then starts by itself."
 
 
@@ -97,6 +103,11 @@ def of_refusal(said: str) -> str:
         if match := re.search(pattern, said, re.DOTALL):
             return remedy.format(**match.groupdict())
     return ""
+
+
+def while_waiting(remedy: str) -> str:
+    """Return the remedy of a pod that waits, and how the job takes over a correction of the profile."""
+    return f"{remedy} {TAKE_OVER}" if "FineTuneProfile" in remedy else remedy
 
 
 def of_start(said: str) -> str:

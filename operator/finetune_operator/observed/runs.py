@@ -48,7 +48,7 @@ def _without_pod(run: Run, now: datetime) -> RunStanding:
     waited = now - (run.begun or run.created)
     message = "" if waited < LOOK_AGAIN else f"Job {run.name} has no pod yet."
     if run.refusal:
-        message = " ".join((_refused(run), remedies.of_refusal(run.refusal))).rstrip()
+        message = " ".join((_refused(run), remedies.while_waiting(remedies.of_refusal(run.refusal)))).rstrip()
     interval = min(max(LOOK_AGAIN, waited / 5), LOOK_AGAIN_AT_LAST)
     return RunStanding(Standing.WAITING, message, requeue_after=interval)
 

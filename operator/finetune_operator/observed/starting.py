@@ -61,7 +61,8 @@ def waiting(pod: Pod, now: datetime) -> RunStanding:
     scheduled = pod.conditions.get("PodScheduled")
     if scheduled is not None and scheduled.status == "False":
         said = _ended(scheduled.message)
-        return RunStanding(Standing.WAITING, f"The pod waits for a node: {said} {remedies.of_no_node(said)}")
+        remedy = remedies.while_waiting(remedies.of_no_node(said))
+        return RunStanding(Standing.WAITING, f"The pod waits for a node: {said} {remedy}")
     if not is_stuck(pod, now):
         soon = pod.placed + STUCK_AFTER - now if pod.placed else None
         return RunStanding(Standing.WAITING, requeue_after=soon)  # normal, so it needs no message

@@ -11,7 +11,7 @@ from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_api.status.job import FineTuneJobStatus
+from finetune_api.status.job import ConditionType, FineTuneJobStatus, State
 from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.workloads import Hold
 
@@ -172,7 +172,11 @@ class World:
     """The input of the job's pods, as its ConfigMap has it. Read only before a pod is created, and if a pod lacks it;
     None if it does not exist."""
     bundle_error: str | None = None
-    """Why this version cannot read the existing bundle; None if it can."""
+    """Why the existing bundle is not used; None if it is. This version cannot read it, or it is foreign."""
+    bundle_is_foreign: bool = False
+    """Whether the existing bundle is not the one that the operator wrote."""
+    bundle_digest: str | None = None
+    """sha256 of the text of `bundle`, as hex."""
     service_account_exists: bool = False
     service_account_may_report: bool = True
     """False if the tenant's own ServiceAccount has no permission to write the status of the job."""
@@ -214,6 +218,14 @@ class World:
     def has_requested_gpu(self) -> bool:
         """Whether an attempt exists or existed."""
         return bool(self.attempts) or bool(self.status.counts and self.status.counts.attempts)
+
+    @property
+    def has_pod_on_record(self) -> bool:
+        """Whether the status says that a pod was created. It is written after the first pod."""
+        status = self.status
+        working = status.stage is not None or status.state in (State.VALIDATING, State.QUEUED, State.RUNNING)
+        ended = status.attempts or status.preflights or (status.counts and status.counts.attempts)
+        return working or bool(ended) or status.is_true(ConditionType.VALIDATED)
 
     @property
     def is_over(self) -> bool:

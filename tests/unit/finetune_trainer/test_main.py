@@ -14,6 +14,7 @@ import pytest
 
 from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason
+from finetune_api.spec.gpu_type import GpuType
 from finetune_trainer import __main__ as command
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from tests.unit.finetune_trainer.conftest import MakeBundle
@@ -167,3 +168,26 @@ def test_a_bundle_that_is_not_valid_names_the_field(tmp_path: Path, log: Path, c
         path.write_text(content)
     assert command.main(["preflight", str(path)]) == FAILURES[FailureReason.SPEC_INVALID].exit_code
     assert words in said(log).message
+
+
+@pytest.mark.parametrize(("variable", "types"), [(None, ["a", "b"]), ("b", ["b"])])
+def test_a_training_learns_its_gpu_type_from_its_environment(
+    make_bundle: MakeBundle,
+    tmp_path: Path,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str | None,
+    types: Any,
+) -> None:
+    seen: list[str] = []
+
+    def train(bundle: Bundle, *_: Any) -> str:
+        seen.extend(gpu.name for gpu in bundle.gpu_types)
+        return "Done."
+
+    monkeypatch.setattr("finetune_trainer.train.recipe.train", train)
+    if variable:
+        monkeypatch.setenv("FINETUNE_GPU_TYPE", variable)
+    bundle = make_bundle().model_copy(update={"gpu_types": [GpuType(name="a"), GpuType(name="b")]})
+    assert command.main(["train", str(save(bundle, tmp_path / "bundle.json"))]) == 0
+    assert seen == types

@@ -43,9 +43,8 @@ ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 """All files of an adapter that are used."""
 REDIRECTIONS = {CONFIG: "configuration_files", TOKENIZER_CONFIG: "fast_tokenizer_files"}
 """Keys of a file with which Transformers reads another file instead, depending on its version."""
-SAVE_AGAIN = "Load the model with Transformers, save it with save_pretrained, and upload the result."
+SAVE_AGAIN = "Load the model with Transformers, save it with save_pretrained, and use the saved model."
 UNCHANGED = "Create the job again, and leave the model's files unchanged until it has ended."
-INDEX_AGAIN = "Upload the index and the shards of the same model."
 """Remedies that several findings share."""
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
@@ -130,7 +129,7 @@ def weight_map(path: Path, uri: str) -> dict[str, str]:
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
             f"{join(uri, path.name)} has no weight_map that names the shards.",
-            INDEX_AGAIN,
+            "Use a copy of the model in which the index and the shards belong together.",
         )
     for shard in found.values():
         if not isinstance(shard, str) or not re.fullmatch(r"[^/\\]+\.safetensors", shard):
@@ -138,7 +137,8 @@ def weight_map(path: Path, uri: str) -> dict[str, str]:
                 FailureReason.MODEL_UNSUPPORTED,
                 f"{join(uri, path.name)} names {json.dumps(shard)[:200]}, which is not a .safetensors file in the same "
                 "folder.",
-                "Upload the shards to the folder of their index, and write their names without a folder.",
+                "Use a copy of the model in which the index and its shards are in one folder, and the index names no "
+                "folder.",
             )
     return found
 
@@ -152,7 +152,9 @@ def read_object(path: Path, uri: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED, f"{join(uri, path.name)} is not a JSON object.", "Upload that file again."
+            FailureReason.MODEL_UNSUPPORTED,
+            f"{join(uri, path.name)} is not a JSON object.",
+            "Replace that file, or use an intact copy.",
         )
     return found
 
@@ -179,7 +181,7 @@ def _weights(files: Files, copied: Path, uri: str) -> list[str]:
         raise TrainerFailure(
             FailureReason.MODEL_NOT_FOUND,
             f"{join(uri, missing[0])} is missing. {INDEX} names {len(missing)} files that do not exist.",
-            "Upload all shards of the model.",
+            "Add the missing files, or use a complete copy of the model.",
         )
     return [INDEX, *shards]
 
@@ -219,9 +221,15 @@ def _only(files: Files, uri: str) -> tuple[str, str | None]:
             "Transformers."
         )
     if ADAPTER_WEIGHTS in others:
-        return ", only the weights of an adapter", "Upload the base model's weights too."
+        return (
+            ", only the weights of an adapter",
+            "Add the base model's weights, or use another copy of the base model.",
+        )
     if others:
-        return f", only {others[0]}", f"If that file is the whole model, rename it to {WEIGHTS}."
+        return (
+            f", only {others[0]}",
+            f"If that file is the whole model, rename it to {WEIGHTS}, in this folder or in a copy.",
+        )
     below = [path for path in sorted(files) if path.endswith((f"/{WEIGHTS}", f"/{INDEX}"))]
     if below:
         return f", but there are weights in {join(uri, below[0].rpartition('/')[0])}", "Use that folder."
@@ -237,6 +245,6 @@ def _without_index(parts: list[str]) -> tuple[str, str]:
     few = f", only {len(parts)} of {int(total)}" if len(parts) < int(total) else ""
     more = f" and {len(parts) - 1} more" * (len(parts) > 1)
     return f", only shards ({parts[0]}{more}{few}) without their index {INDEX}", (
-        "Upload the index from the source of the model, or create it: a JSON object whose weight_map gives for each "
-        "tensor the name of its shard. docs/training.md has the code."
+        "Add the index to this folder or to a copy. Take it from the source of the model, or create it: a JSON object "
+        "whose weight_map gives for each tensor the name of its shard. docs/training.md has the code."
     )

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from finetune_trainer.checkpoints.tensor_file import DTYPES
 from finetune_trainer.model.trainable import trained_weights
+from finetune_trainer.pod.heartbeat import attended
 
 MODEL, OPTIMIZER = "model/", "optimizer/"
 
@@ -104,10 +105,12 @@ def _new_state(optimizer: Optimizer, weight: Tensor, at: tuple[int, int]) -> Map
 
 @torch.no_grad()
 def restore(model: nn.Module, optimizer: Optimizer, path: Path, numbers: Mapping[str, int | float]) -> None:
-    """Gives the model and its new optimizer the state that `live_state` describes, from a file without a `misfit`."""
+    """Gives the model and its new optimizer the state that `live_state` describes, from a file without a `misfit`.
+
+    Beats at every tensor: the state of a whole model is read for many minutes."""
     weights = trained_weights(model)
     with safe_open(path, "pt") as file:
-        for name, weight in weights.items():
+        for name, weight in attended(weights.items()):
             weight.copy_(file.get_tensor(f"{MODEL}{name}"))
         keys, counts = _by_parameter(file.keys()), _by_parameter(numbers)
         for group, place, name, weight in _places(optimizer, weights):
@@ -145,7 +148,7 @@ def _fill(
     """Sets the state of one parameter. bitsandbytes allocates its own: it may be in memory that the GPU pages."""
     if hasattr(optimizer, "init_state"):
         _new_state(optimizer, weight, at)
-        for key, saved in state.items():
+        for key, saved in attended(state.items()):
             optimizer.state[weight][key].copy_(saved)
         optimizer.state[weight].update(counted)
         return
@@ -153,5 +156,5 @@ def _fill(
         key: torch.empty_like(weight, dtype=saved.dtype).copy_(saved)
         if saved.shape == weight.shape
         else saved.to(weight.device, copy=True)
-        for key, saved in state.items()
+        for key, saved in attended(state.items())
     } | dict(counted)

@@ -162,7 +162,7 @@ def _require_whole(model: PreTrainedModel, report: dict[str, set[str]]) -> None:
             FailureReason.MODEL_UNSUPPORTED,
             f"The weights do not fit config.json: {len(absent)} are missing or have another shape. The first one is "
             f"{absent[0]}.",
-            "Upload the config.json and the weights of the same unquantized model.",
+            "Use the config.json and the weights of the same unquantized model.",
         )
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         raise TrainerFailure(

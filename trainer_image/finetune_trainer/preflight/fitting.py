@@ -6,7 +6,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 
-from finetune_api.bundle import allowed_gpu_types, unknown_gpu_type
+from finetune_api.bundle import allowed_gpu_types, no_gpu_type, usable_gpu_types
 from finetune_api.quantity import bytes_of, gibibytes
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.gpu_type import GpuType
@@ -46,12 +46,11 @@ class Way:
 
 
 def require_gpu_type(spec: FineTuneJobSpec, gpus: list[GpuType]) -> None:
-    """Raises TrainerFailure SpecInvalid when the profile has no GPU type of the name in spec.compute.gpuType.
+    """Raises TrainerFailure SpecInvalid when the job may use none of the GPU types of the profile.
 
     The operator checks this before the first pod. A bundle that was written by hand may still contain it."""
-    asked = spec.compute.gpu_type
-    if asked is not None and not allowed_gpu_types(spec, gpus):
-        raise TrainerFailure(FailureReason.SPEC_INVALID, *unknown_gpu_type(asked, spec.profile_name, gpus))
+    if found := no_gpu_type(spec, gpus):
+        raise TrainerFailure(FailureReason.SPEC_INVALID, *found)
 
 
 def require_fit(
@@ -69,7 +68,11 @@ def require_fit(
     if not allowed or any(estimates[gpu.name].fits is not False for gpu in allowed):
         return
     largest = max(allowed, key=lambda gpu: bytes_of(gpu.memory or "0"))
-    ways = [way for gpu in gpus for way in _ways(gpu, gpu in allowed, estimates[gpu.name], spec, resolved, shape, data)]
+    ways = [
+        way
+        for gpu in usable_gpu_types(spec, gpus)
+        for way in _ways(gpu, gpu in allowed, estimates[gpu.name], spec, resolved, shape, data)
+    ]
     raise TrainerFailure(
         FailureReason.DOES_NOT_FIT,
         f"The job needs about {estimates[largest.name].memory} of GPU memory, but {largest.name} has {largest.memory}. "

@@ -46,7 +46,7 @@ def open_data(storage: JobStorage, uri: str) -> Iterator[BinaryIO]:
             raise TrainerFailure(
                 FailureReason.DATASET_INVALID,
                 f"{uri} cannot be decompressed: it is not a {format} file, or it is incomplete.",
-                "Upload it again.",
+                "Replace that file, or use an intact copy.",
             ) from error
 
 

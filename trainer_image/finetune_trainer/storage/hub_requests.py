@@ -16,7 +16,8 @@ from huggingface_hub.utils import get_session, hf_raise_for_status  # type: igno
 from finetune_trainer.pod.termination import check_stop
 
 ATTEMPTS = 5
-"""Number of requests without any progress after which a request has failed."""
+"""Number of requests without any progress after which a request has failed. Also how often a signed address that the
+storage refuses is replaced without any progress."""
 FIRST_PAUSE_SECONDS = 1.0
 """The pause after the first request without an answer. Each further pause is twice as long."""
 READ_SECONDS = 30.0
@@ -50,10 +51,10 @@ class Location:
         if urlsplit(url).netloc != urlsplit(self.url).netloc:
             self._signed = url
 
-    def forget(self) -> bool:
-        """Makes the next request go to the hub again. Returns whether the last one went to a signed address."""
-        signed, self._signed = self._signed, None
-        return signed is not None
+    def forget(self, url: str) -> None:
+        """Makes the next request go to the hub again, unless another thread has replaced the signed address `url`."""
+        if self._signed == url:
+            self._signed = None
 
 
 def patiently(request: Callable[[], Answer]) -> Answer:
@@ -74,7 +75,7 @@ def read_range(location: Location, start: int, end: int, put: Callable[[int, byt
     after a cut. Raises the error of the last request, NoRanges, StopRequested, or what `put` raises.
 
     While there is no content, `put` is called with none, so that it can end the work."""
-    position, attempt = start, 0
+    position, attempt, renewals = start, 0, 0
 
     def still_needed() -> None:
         check_stop()
@@ -83,24 +84,27 @@ def read_range(location: Location, start: int, end: int, put: Callable[[int, byt
     while position < end:
         still_needed()
         before = position
+        url, headers = location.request()
         try:
-            for data in _stream(location, position, end):
+            for data in _stream(location, url, headers, position, end):
                 check_stop()
                 put(position, data)
-                position, attempt = position + len(data), 0
+                position, attempt, renewals = position + len(data), 0, 0
             if position == before:
                 raise NoRanges
         except HTTPError as error:
+            location.forget(url)
             refused = isinstance(error, HfHubHTTPError) and error.response.status_code in _EXPIRED
-            if location.forget() and refused:
+            # Other threads may have replaced the location's address: what counts is the address of this request.
+            if refused and url != location.url and renewals < ATTEMPTS:
+                renewals += 1
                 continue
             attempt += 1
             pause_or_raise(error, attempt, still_needed)
 
 
-def _stream(location: Location, start: int, end: int) -> Any:
-    """Yields the bytes of a file from `start`, without the byte at `end`."""
-    url, headers = location.request()
+def _stream(location: Location, url: str, headers: dict[str, str], start: int, end: int) -> Any:
+    """Yields the bytes of a file from `start`, without the byte at `end`. `url`, `headers`: from `location.request`."""
     ranged = headers | {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
     with get_session().stream("GET", url, headers=ranged, follow_redirects=True, timeout=READ_SECONDS) as answer:
         hf_raise_for_status(answer)

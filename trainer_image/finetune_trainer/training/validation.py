@@ -9,7 +9,8 @@ from time import perf_counter
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -22,7 +23,7 @@ from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
+from finetune_trainer.pod.heartbeat import LEAST_SECONDS, attended, quiet_work
 from finetune_trainer.pod.rank import is_first
 
 MOST_ROWS = 500
@@ -144,8 +145,7 @@ class KeptWeights:
         self.adopt(partial, step)
 
     def restore(self, model: nn.Module) -> None:
-        """Copies the kept weights back into the model."""
-        kept = load_file(self._path)
-        with torch.no_grad():
-            for name, weight in trained_weights(model).items():
-                weight.copy_(kept[name])
+        """Copies the kept weights back into the model, and beats at each."""
+        with torch.no_grad(), safe_open(self._path, "pt") as kept:
+            for name, weight in attended(trained_weights(model).items()):
+                weight.copy_(kept.get_tensor(name))

@@ -6,13 +6,15 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.attempts import usage
 from finetune_operator.decisions.attempts.records import History, run_of
 from finetune_operator.observed.world import World
 
 LONGEST_LOOK = 7 * 24 * 3600
 """Seconds after which a budget is looked at again at the latest."""
-SUSPENDED, BUDGET_EXCEEDED = "Suspended", "BudgetExceeded"
+SUSPENDED, BUDGET_EXCEEDED, COST_UNKNOWN = "Suspended", "BudgetExceeded", "CostUnknown"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def stop(world: World, history: History, now: datetime) -> Stop | None:
             f"The job had not ended {seconds} s after its first training pod was scheduled "
             "(spec.runPolicy.activeDeadlineSeconds).",
         )
-    return _over_budget(world, history, now)
+    return _without_a_price(world, world.spec, history) or _over_budget(world, history, now)
 
 
 def next_look(world: World, history: History, now: datetime) -> timedelta | None:
@@ -72,6 +74,15 @@ def _deadline(world: World, history: History) -> datetime | None:
     seconds = world.spec.policy.active_deadline_seconds if world.spec else None
     first = _started(world, history)
     return first + timedelta(seconds=seconds) if seconds is not None and first is not None else None
+
+
+def _without_a_price(world: World, spec: FineTuneJobSpec, history: History) -> Stop | None:
+    """Return that the running attempt must stop because the job has a limit on its cost and no price is known."""
+    last = history.last
+    has_limit = spec.policy.budget is not None and spec.policy.budget.cost is not None
+    if not has_limit or last is None or last.reason is not None or last.price_per_hour is not None:
+        return None
+    return Stop(COST_UNKNOWN, " ".join(gpu_choice.no_price(spec, gpu_choice.name_of(world))))
 
 
 def _over_budget(world: World, history: History, now: datetime) -> Stop | None:

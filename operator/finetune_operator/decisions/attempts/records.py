@@ -119,14 +119,22 @@ def history(world: World, now: datetime) -> History:
     numbers = sorted({*written, *(number for number in world.attempts if number >= first)})
     records: list[Attempt] = []
     standing = RunStanding(Standing.ABSENT)
+    price = gpu_choice.price_of(world) if _has_cost_limit(world) else None
     for number in numbers:
         # A Job that exists and is not recorded was created just before the operator stopped.
         known = written.get(number) or new(world, number, avoided_after(records[-1]) if records else None)
+        known = usage.priced(known, price)
         standing = _standing(world, known, now)
         records.append(_updated(world, known, standing, records, now))
     recorded = (world.status.counts.preflights if world.status.counts else None) or 1
     started = max(recorded, world.preflight_number if world.preflight else 1)
     return History(world.status, tuple(records), tuple(world.status.preflights or ()), standing, started)
+
+
+def _has_cost_limit(world: World) -> bool:
+    """Whether the job has a limit on its cost, so that attempts from before that limit need a price too."""
+    budget = world.spec.policy.budget if world.spec else None
+    return budget is not None and budget.cost is not None
 
 
 def new(world: World, number: int, avoided: list[str] | None = None) -> Attempt:

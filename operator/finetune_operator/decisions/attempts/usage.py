@@ -52,6 +52,14 @@ def with_pods(record: Attempt, run: Run, has_failed: bool, now: datetime) -> Att
     return _with(record, pods, known) if pods else record
 
 
+def priced(record: Attempt, price: str | None) -> Attempt:
+    """Return the record of an attempt that began without a price, at this price."""
+    if price is None or record.price_per_hour is not None:
+        return record
+    cost = _text(_cost(price, record.gpu_seconds)) if record.gpu_seconds else None
+    return record.model_copy(update={"price_per_hour": price, "cost": cost})
+
+
 def closed(record: Attempt, now: datetime) -> Attempt:
     """Return the record of an attempt of a job that ends now: nobody will look at its pods again."""
     if not is_held(record):

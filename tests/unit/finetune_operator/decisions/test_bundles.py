@@ -10,6 +10,7 @@ from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_api.status.job import ConditionType
 from finetune_operator.decisions import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
@@ -175,7 +176,9 @@ def test_a_pod_that_lacks_its_bundle_and_the_secrets_of_the_next_one_is_replaced
     assert record["message"].startswith(
         "ConfigMap tickets-12345678 was deleted before the pod of Job tickets-12345678-"
     )
-    assert record["message"].endswith("The pod does not mount rotated, which the storages need now, so it is replaced.")
+    assert record["message"].endswith(
+        "The pod does not mount rotated, which the storages or the hub need now, so it is replaced."
+    )
 
 
 def test_a_pod_without_the_certificate_authority_of_the_next_bundle_is_replaced_too() -> None:
@@ -185,6 +188,40 @@ def test_a_pod_without_the_certificate_authority_of_the_next_bundle_is_replaced_
 
     assert len(plan.delete_jobs) == 1
     assert "The pod does not mount our-ca, which" in message(plan)
+
+
+ON_THE_HUB = SPEC.model_copy(update={"model": SPEC.model.model_copy(update={"uri": "hf://acme/model"})})
+
+
+@pytest.mark.parametrize(("token", "replaced"), [("new-token", 1), ("old-token", 0), (None, 0)])
+def test_a_pod_without_the_hub_token_of_the_next_bundle_is_replaced_too(token: str | None, replaced: int) -> None:
+    hub = {"endpoint": "https://hub.example"} | ({"tokenSecretName": token} if token else {})
+    waiting = attempt(WAITS, mounted=(*MOUNTS, "old-token"))
+    world = validated(bundle=None, spec=ON_THE_HUB, profile=changed(hub=hub), attempts={1: waiting})
+
+    plan = reconcile(world, NOW + timedelta(minutes=2))
+
+    assert len(plan.delete_jobs) == replaced
+    assert ("The pod does not mount new-token, which" in message(plan)) == bool(replaced)
+
+
+@pytest.mark.parametrize("change", ["storages", "hub"])
+@pytest.mark.parametrize("live", [preflight(pod()), preflight(pod("Pending"))], ids=["running", "starting"])
+def test_a_live_preflight_keeps_its_storages_and_its_hub_after_the_profile_lost_them(live: Run, change: str) -> None:
+    profile = OTHER_BUCKETS if change == "storages" else PROFILE
+    world = fresh(preflight=live, spec=SPEC if change == "storages" else ON_THE_HUB, profile=PROFILE)
+    world = with_status(world, reconcile(fresh(), NOW))
+
+    ready = with_status(world, reconcile(replace(world, profile=profile), NOW)).status.condition(ConditionType.READY)
+
+    assert ready is not None
+    assert ready.reason in ("Validating", "PreflightPending")
+
+
+def test_a_live_preflight_that_lacks_its_bundle_waits_for_a_profile_with_its_storages() -> None:
+    plan = reconcile(waiting_preflight(profile=OTHER_BUCKETS), NOW)
+
+    assert reason(plan) == "WaitingForDependency"
 
 
 def test_what_a_job_mounts_is_read_from_it() -> None:

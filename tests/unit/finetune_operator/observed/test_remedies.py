@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.observed.remedies import CORRECT_IT, of_no_node, of_refusal, of_start
+from finetune_operator.observed.remedies import CORRECT_IT, TAKE_OVER, of_no_node, of_refusal, of_start, while_waiting
 
 NONE = "0/1 nodes are available"
 IN_USE = "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
@@ -105,3 +105,19 @@ def test_a_pod_that_cannot_start_is_told_what_is_missing(said: str, told: str) -
 def test_any_words_get_whole_sentences(said: str) -> None:
     for told in (of_no_node(f"{NONE}: {said}"), of_start(said), of_refusal(said)):
         assert told == "" or re.search(r"[.]$", told)
+
+
+@pytest.mark.parametrize(
+    ("remedy", "is_told"),
+    [
+        (of_no_node(f"{NONE}: 1 node(s) had untolerated taint {{gpu: true}}. {NEVER}"), True),
+        (of_no_node(f"{NONE}: {GPU} {NEVER}"), True),
+        (of_refusal("no PriorityClass with name batch was found"), True),
+        (of_no_node(f"{NONE}: 1 Too many pods. {IN_USE}"), False),
+        (of_no_node(f"{NONE}: {GPU} {IN_USE}"), False),
+    ],
+)
+def test_a_waiting_pod_whose_profile_may_be_wrong_is_told_how_the_job_takes_over_a_correction(
+    remedy: str, is_told: bool
+) -> None:
+    assert while_waiting(remedy) == (f"{remedy} {TAKE_OVER}" if is_told else remedy)

@@ -102,3 +102,29 @@ def test_a_name_that_the_bundle_does_not_have_is_refused_with_the_names_it_has()
     with pytest.raises(TrainerFailure, match=r'has no GPU type "l4"\. Its GPU types are h100') as caught:
         require_gpu_type(spec(compute={"gpuType": "l4"}), [H100])
     assert caught.value.reason is FailureReason.SPEC_INVALID
+
+
+MIG = GpuType(name="slice", resource_name="nvidia.com/mig-3g.40gb", memory="40Gi", price_per_hour="1.00")
+SHARED = GpuType(name="part", resource_name="nvidia.com/gpu.shared", memory="81559Mi")
+SHARED_MIG = GpuType(name="both", resource_name="nvidia.com/mig-1g.10gb.shared", memory="10Gi")
+NAMED_LIKE_MIG = GpuType(name="mig-like", resource_name="mig-lab.example/gpu", memory="81559Mi")
+
+
+@pytest.mark.parametrize("part", [MIG, SHARED, SHARED_MIG])
+def test_several_gpus_of_a_type_that_is_a_part_of_a_gpu_are_refused(part: GpuType) -> None:
+    require_gpu_type(spec(compute={"gpuType": part.name, "gpusPerNode": 1}), [part, H100])
+    for compute, gpus in (({"gpuType": part.name}, [part, H100]), ({}, [part])):
+        with pytest.raises(TrainerFailure, match=r"^spec\.compute\.gpusPerNode is 2, but ") as caught:
+            require_gpu_type(spec(compute={"gpusPerNode": 2, **compute}), gpus)
+        assert caught.value.reason is FailureReason.SPEC_INVALID
+        assert f": {part.name} ({part.resource_name}). " in caught.value.message
+        assert "Set spec.compute.gpusPerNode to 1" in caught.value.message
+
+
+def test_several_gpus_use_the_types_that_are_whole_gpus() -> None:
+    require_gpu_type(spec(compute={"gpusPerNode": 2}), [MIG, H100])
+    require_gpu_type(spec(compute={"gpusPerNode": 2}), [NAMED_LIKE_MIG])
+    found, _ = said([MIG, SHARED, T4, L4], compute={"gpusPerNode": 2, "gpuType": "t4"})
+    assert "spec.compute.gpuType l4" in found
+    assert "slice" not in found
+    assert "spec.compute.gpuType part" not in found

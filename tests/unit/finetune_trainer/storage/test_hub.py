@@ -3,16 +3,19 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage import hub, hub_requests
+from finetune_trainer.storage.hub_requests import Location, read_range
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from tests.integration.hub_server import HubServer, running_hub
 
@@ -142,6 +145,35 @@ def test_an_expired_signature_is_renewed_at_the_hub(server: HubServer, storage: 
     storage.read_bytes(uri, 0, 8)
     server.faults.expired = 1
     assert storage.read_bytes(uri, 8, 8) == FILES["model.safetensors"][8:16]
+
+
+def test_parts_whose_signature_expires_at_the_same_time_are_all_renewed(
+    server: HubServer, storage: JobStorage, tmp_path: Path
+) -> None:
+    storage.read_bytes(f"{MODEL}/model.safetensors", 0, 8)
+    parts = 5
+    server.faults.expired, server.faults.together = parts, Barrier(parts)
+    storage.download_folder(MODEL, tmp_path / "copy", lambda path: path == "model.safetensors")
+    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+
+
+def test_a_storage_that_refuses_every_signature_denies_access(server: HubServer, storage: JobStorage) -> None:
+    storage.read_bytes(f"{MODEL}/model.safetensors", 0, 8)
+    server.faults.expired = 1000
+    assert failure(storage).reason is FailureReason.MODEL_ACCESS_DENIED
+
+
+def test_a_signature_that_other_threads_renew_in_vain_is_given_up(server: HubServer) -> None:
+    location = Location(f"{server.endpoint}/acme/base/resolve/main/model.safetensors", dict)
+    server.faults.expired = 1000
+
+    def put(position: int, data: bytes) -> None:
+        """Stands for another thread that got a new address from the hub before each request."""
+        location.arrived(f"{server.signed('0')}&of={len(server.asked)}")
+
+    with pytest.raises(HfHubHTTPError, match="403"):
+        read_range(location, 0, 8, put)
+    assert [asked.server for asked in server.asked] == ["storage"] * (1 + hub_requests.ATTEMPTS)
 
 
 @pytest.mark.parametrize("path", ["model.safetensors", "config.json"])
