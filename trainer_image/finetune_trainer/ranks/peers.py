@@ -21,14 +21,27 @@ WORD_SECONDS = 10.0
 LOOK_SECONDS = 0.05
 
 
+class _Heard:
+    """Whether this rank has learnt that another one has failed."""
+
+    failed = False
+
+
 def handle_failed_peer() -> None:
-    """Makes SIGUSR1 raise PeerFailed in the main thread. Call it once, at the start of a rank."""
+    """Makes SIGUSR1 raise PeerFailed in the main thread, once: a rank that is ending must not be interrupted again.
+    Call it once, at the start of a rank."""
+    _Heard.failed = False
     signal.signal(signal.SIGUSR1, _on_failed_peer)
 
 
 def _on_failed_peer(number: int, frame: FrameType | None) -> None:
-    if not is_reported():
-        raise PeerFailed(told(place().meeting))
+    if not _Heard.failed and not is_reported():
+        raise _failed(place().meeting)
+
+
+def _failed(meeting: Path) -> PeerFailed:
+    _Heard.failed = True
+    return PeerFailed(told(meeting))
 
 
 def told(meeting: Path) -> TrainerFailure:
@@ -49,7 +62,7 @@ def peer_lost(error: RuntimeError) -> BaseException:
         if stop_requested():
             return StopRequested()
         if (meeting / CAUSE).exists():
-            return PeerFailed(told(meeting))
+            return _failed(meeting)
         sleep(LOOK_SECONDS)
     cause = next(iter(str(error).splitlines()), type(error).__name__)[:300].rstrip(".")
     finding = f"The connection to another process of the training broke: {cause}."

@@ -24,11 +24,12 @@ from finetune_trainer.training.run_state import STEPS, RunState, records, words_
 LONG_WAIT_SECONDS = 0.1
 """A longer wait of the training for a checkpoint is told in the log."""
 LAST_UPLOAD_SECONDS = 10.0
-"""How long the end of the training waits for an upload that is under way."""
+"""How long the end of the training waits for an upload that is under way. If another rank has failed, the launcher
+kills this one after `launcher.LAST_SECONDS`, which has to suffice for this and for the report."""
 GIVEN_UP_SECONDS = 30.0
 """How long an upload that was given up may take to notice it."""
 STOPPED_SECONDS = 1.0
-"""The same after SIGTERM, when nothing needs its memory any more."""
+"""The same after SIGTERM or a failure, when nothing needs its memory any more."""
 PAUSE_SECONDS = 1.0
 """Pause between two tries to upload the last checkpoint after SIGTERM."""
 
@@ -123,11 +124,12 @@ class Checkpoints:
         while not self._background.wait(0.1) and self._clock() < deadline and not stop_requested():
             pass
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Gives up an upload that is under way, gives the memory back, and prints what the checkpoints cost.
 
-        After SIGTERM it hardly waits: the end of the pod has to be reported within the grace period."""
-        if self._background.cancel(STOPPED_SECONDS if stop_requested() else GIVEN_UP_SECONDS):
+        After SIGTERM, or if the training has `failed`, it hardly waits: the end has to be reported before the kubelet
+        or the launcher of the ranks kills the process."""
+        if self._background.cancel(STOPPED_SECONDS if failed or stop_requested() else GIVEN_UP_SECONDS):
             self._buffers.release()
         if self._count:
             print(f"Checkpoints: {self.cost}.", flush=True)
@@ -204,7 +206,7 @@ class NoCheckpoints(Checkpoints):
     def finish(self) -> None:
         """Does nothing."""
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Does nothing."""
 
 

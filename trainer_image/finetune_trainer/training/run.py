@@ -22,7 +22,7 @@ from finetune_trainer.checkpoints.training_state import misfit, restore
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Prepared, work_prefix
 from finetune_trainer.model.trainable import use_gradient_checkpointing
-from finetune_trainer.pod.failure import StopRequested, Superseded, TrainerFailure
+from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first
 from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred
@@ -97,6 +97,7 @@ class TrainingRun:
         self._note(trainee.run)
         if message:
             say(message)
+        failed = True
         try:
             with stop_deferred():
                 try:
@@ -107,12 +108,14 @@ class TrainingRun:
                     raise self._preempted(trainee) from None
                 except Superseded:
                     raise
-                except Exception:
+                except (Exception, PeerFailed):
                     self._checkpoints.finish()  # the upload is of an earlier step, with which the next attempt begins
+                    self._note(trainee.run)
                     raise
+            failed = False
         finally:
             phase("finishing the training")
-            self._checkpoints.close()
+            self._checkpoints.close(failed)
         self._validation.finish(model)
         return trainee.run
 

@@ -157,6 +157,32 @@ def test_a_rank_that_alone_cannot_read_from_the_storage_ends_the_others(job: Any
     assert applied(pod.log)[-1]["conditions"][-1]["reason"] == FailureReason.STORAGE_ACCESS_DENIED
 
 
+SLOW_UPLOAD = """
+from finetune_trainer.checkpoints.store import CheckpointStore
+write = CheckpointStore.write
+begun = place().meeting / "upload"
+def slow(self, step, open, words, best, advance):
+    if step == 3:
+        begun.touch()
+        for _ in range(30):
+            time.sleep(0.1)
+            advance(0)
+    return write(self, step, open, words, best, advance)
+CheckpointStore.write = slow
+"""
+"""The upload of the checkpoint of step 3 takes three seconds more."""
+FAILS_DURING_THE_UPLOAD = "while not begun.exists(): time.sleep(0.01)\n        1 / 0"
+
+
+def test_a_rank_that_fails_does_not_stop_an_upload_that_is_under_way(job: Any, tmp_path: Path) -> None:
+    bundle = job(training=TRAINING | {"checkpoint": {"every": 3}})
+    step = AT_STEP_4.format(rank=1, what=FAILS_DURING_THE_UPLOAD)
+    code, message = start(bundle, tmp_path / "pod", SLOW_UPLOAD + step, ranks=2).end()
+    assert code == FAILURES[FailureReason.TRAINER_CRASHED].exit_code
+    assert message.message.startswith("Rank 1 of 2: ZeroDivisionError")
+    assert message.checkpoint_step == 3
+
+
 def test_sigterm_of_the_pod_stores_a_checkpoint(job: Any, tmp_path: Path) -> None:
     pod = start(job(), tmp_path / "pod", AT_STEP_4.format(rank=1, what="print(1, flush=True); time.sleep(2)"), ranks=2)
     pod.wait_for("Training: step 1 of 12")

@@ -85,6 +85,20 @@ except BaseException as error:
     assert time.monotonic() - began < 30
 
 
+def test_a_rank_that_is_told_twice_is_interrupted_once(tmp_path: Path) -> None:
+    lines = """
+if here.rank == 1:
+    end("GPUFault", 31)
+try:
+    time.sleep(1000)
+except BaseException as error:
+    os.kill(os.getpid(), signal.SIGUSR1)
+    end("GPUFault", 31)
+"""
+    code, message, _ = end_of(launch(tmp_path, lines), tmp_path)
+    assert (code, message.reason, message.message) == (31, FailureReason.GPU_FAULT, "rank 0")
+
+
 def test_a_rank_that_does_not_end_is_killed(tmp_path: Path) -> None:
     lines = """
 if here.rank == 1:
