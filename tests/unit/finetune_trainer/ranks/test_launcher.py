@@ -71,8 +71,11 @@ def test_rank_0_alone_prints_and_its_end_is_that_of_the_pod(tmp_path: Path) -> N
 def test_a_rank_that_fails_ends_the_other_one_with_its_cause(tmp_path: Path) -> None:
     lines = """
 if here.rank == 1:
+    while not (here.meeting / "waits").exists():
+        time.sleep(0.01)
     end("GPUFault", 31)
 try:
+    (here.meeting / "waits").touch()
     time.sleep(1000)
 except BaseException as error:
     assert type(error).__name__ == "PeerFailed"
@@ -88,8 +91,11 @@ except BaseException as error:
 def test_a_rank_that_is_told_twice_is_interrupted_once(tmp_path: Path) -> None:
     lines = """
 if here.rank == 1:
+    while not (here.meeting / "waits").exists():
+        time.sleep(0.01)
     end("GPUFault", 31)
 try:
+    (here.meeting / "waits").touch()
     time.sleep(1000)
 except BaseException as error:
     os.kill(os.getpid(), signal.SIGUSR1)
