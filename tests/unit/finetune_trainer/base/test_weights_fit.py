@@ -67,8 +67,8 @@ def store(name: str, dtype: torch.dtype) -> Change:
         (drop("layers.0."), "there are no weights of layer 0"),
         (
             lambda config, _: config.update(tie_word_embeddings=True),
-            "tie_word_embeddings true, but lm_head.weight differs from model.embed_tokens.weight. Set "
-            "tie_word_embeddings to false",
+            "tie_word_embeddings true, but lm_head.weight differs from model.embed_tokens.weight. If the model has a "
+            "separate output head, use a copy with tie_word_embeddings false",
         ),
         (drop("lm_head"), "there is no output head (lm_head.weight)"),
         (
