@@ -63,7 +63,7 @@ PYTEST := .venv/bin/pytest -m '$(ORDINARY)'
 IN_PARALLEL := --numprocesses logical --dist worksteal
 
 .PHONY: test
-test: verify unit integration e2e ## everything: style and types, then the three levels of tests (about 40 minutes on two cores)
+test: verify unit integration e2e ## everything: style and types, then the three levels of tests (about 50 minutes on two cores)
 
 .PHONY: unit
 unit: venv ## no cluster; about a minute
