@@ -1,6 +1,7 @@
 """The input of a trainer pod: one JSON file in an immutable ConfigMap, which the operator writes."""
 
 import hashlib
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -11,7 +12,8 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import RowFiles
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import PreparedCache, Storage
+from finetune_api.spec.profile import Hub, PreparedCache, Storage
+from finetune_api.uris import FILES, FOLDER, MODEL, misspelled
 
 PLACE = ("gpu_type", "labels", "annotations", "priority_class_name")
 """Fields of spec.compute that decide where and how soon a job runs, and not what comes out."""
@@ -44,6 +46,7 @@ class Bundle(ApiModel):
     spec: FineTuneJobSpec
     allow_cpu: bool = Field(default=False, alias="allowCPU")
     storages: list[Storage] = Field(default=[])
+    hub: Hub | None = None
     gpu_types: list[GpuType] = Field(default=[])
     prepared_cache: PreparedCache | None = None
     resume: ResumePoint | None = None
@@ -62,9 +65,10 @@ class Bundle(ApiModel):
         """Return the sha256 of the fields of the spec that determine the results, as hex.
 
         Fields with their default value do not count, so a new field changes no digest. Nor do suspend and runPolicy,
-        nor what spec.compute says about the place of the pods."""
+        nor what spec.compute says about the place of the pods, nor the token for a hub."""
         compute = self.spec.compute.model_copy(update=dict.fromkeys(PLACE))
-        text = self.spec.model_copy(update={"compute": compute}).model_dump_json(
+        model = self.spec.model.model_copy(update={"token_secret_ref": None})
+        text = self.spec.model_copy(update={"compute": compute, "model": model}).model_dump_json(
             by_alias=True, exclude_none=True, exclude_defaults=True, exclude={"suspend", "run_policy"}
         )
         return hashlib.sha256(text.encode()).hexdigest()
@@ -121,6 +125,15 @@ def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
     """Return every URI in the spec by its field: models, sources and output."""
     sources = {f"{field}.uri": files.uri for field, files in sources_of(spec).items()}
     return {**models_of(spec), **sources, "spec.output.uri": spec.output.uri}
+
+
+def misspelled_of(spec: FineTuneJobSpec) -> Iterator[tuple[str, str, str]]:
+    """Yield the field, the URI and the end of a sentence for each URI that the API server would refuse."""
+    files = {f"{field}.uri" for field in sources_of(spec)}
+    for field, uri in uris_of(spec).items():
+        shape = FILES if field in files else MODEL if field == "spec.model.uri" else FOLDER
+        if wrong := misspelled(uri, shape):
+            yield field, uri, wrong
 
 
 def models_of(spec: FineTuneJobSpec) -> dict[str, str]:

@@ -143,6 +143,8 @@ class Hit:
         except (AssertionError, OSError):  # the pod, its process or its volume is not there
             wait_for("the job to have ended", lambda: self.watcher.is_over, timeout=LATE_SECONDS)
             return False
+        if not self.task.fault.lasts:
+            self.injected = self.watcher.seconds
         if other:
             self.watcher.follow(other)
         return True

@@ -21,7 +21,8 @@ from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.names import CLEANUP
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
-from finetune_trainer.pod.failure import Superseded, TrainerFailure
+from finetune_trainer.pod.failure import PeerFailed, Superseded, TrainerFailure
+from finetune_trainer.pod.rank import is_first, place
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.pod.termination import (
@@ -31,6 +32,8 @@ from finetune_trainer.pod.termination import (
     write_termination_message,
 )
 from finetune_trainer.pod.watchdog import watched
+from finetune_trainer.ranks.launcher import command_of, launch
+from finetune_trainer.ranks.peers import handle_failed_peer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SUPERSEDED_EXIT_CODE if the pod was replaced."""
     options = _options(arguments)
     handle_sigterm()
+    if place().ranks > 1:
+        handle_failed_peer()
     try:
-        message = _run(options)
+        bundle = read_bundle(options.bundle)
+        gpus = bundle.spec.compute.gpus_per_node
+        if options.step == "train" and place().ranks == 1 and gpus > 1:
+            return launch(gpus, command_of(sys.argv[1:] if arguments is None else arguments))
+        message = _run(options, bundle)
     except Superseded as end:
         write_termination_message(TerminationMessage(reason="Superseded", message=f"Stopped: {end}."))
         print(f"Stopped: {end}.", file=sys.stderr)
@@ -66,9 +75,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _run(options: argparse.Namespace) -> str:
+def _run(options: argparse.Namespace, bundle: Bundle) -> str:
     """Runs the step. Returns the sentence for the termination message."""
-    bundle, step, attempt = read_bundle(options.bundle), options.step, options.attempt
+    step, attempt = options.step, options.attempt
     storage = open_storage(bundle)
     if step == CLEANUP or (step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None):
         _hide_torch()
@@ -85,11 +94,14 @@ def _run(options: argparse.Namespace) -> str:
         status = StatusWriter(bundle.job, PREFLIGHT_MANAGER)
         with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_stall(failure, status)):
             return preflight(bundle, storage, status)
+    from finetune_trainer.ranks.group import join
     from finetune_trainer.train.recipe import train
     from finetune_trainer.train.telling import tell_failure
 
-    writer = StatusWriter(bundle.job, attempt_manager(attempt))
+    # Rank 0 alone writes the status. The other ranks print theirs, and nobody reads it.
+    writer = StatusWriter(bundle.job if is_first() else None, attempt_manager(attempt))
     with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_failure(failure, writer)):
+        join(place())
         return train(bundle.on(options.gpu_type), storage, writer, attempt, options.halvings)
 
 
@@ -141,11 +153,14 @@ def _quieten_libraries() -> None:
 
 def _fail(error: BaseException) -> int:
     failure = failure_after_stop(error)
-    if failure is not error:
+    has_printed = isinstance(error, PeerFailed)  # the rank that failed
+    if failure is not error and not has_printed:
         traceback.print_exception(error)
     write_failure(failure)
-    print(f"{failure.reason}: {sentence(failure.reason, failure.for_the_operator)}", file=sys.stderr)
-    return FAILURES[failure.reason].exit_code
+    if not has_printed:
+        print(f"{failure.reason}: {sentence(failure.reason, failure.for_the_operator)}", file=sys.stderr)
+    # Another rank can have failed for a reason without an exit code, because a signal ended it.
+    return FAILURES[failure.reason].exit_code or FAILURES[FailureReason.PEER_LOST].exit_code
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ class Lora(ApiModel):
     """Settings of LoRA, with the names of PEFT's LoraConfig."""
 
     r: Annotated[int, Field(ge=1, le=512)] = 16
-    """Rank of the update matrices. A higher rank can learn more and uses more memory."""
+    """Rank of the update matrices. A higher rank can learn more and uses more memory. Each expert of a
+    mixture-of-experts model has update matrices of this rank."""
     alpha: Annotated[int, Field(ge=1, le=4096)] = 32
     """Scale of the update: the update is multiplied by alpha / r. A usual value is twice the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -67,7 +68,8 @@ class Lora(ApiModel):
         ),
     ] = Field(default=["all-linear"])
     """Modules that get an adapter, by the end of their name (q_proj, v_proj). all-linear means every linear layer
-    except the output head."""
+    except the output head, and all experts of a mixture-of-experts model (gate_up_proj, down_proj), but not its
+    router."""
     bias: LoraBias = LoraBias.NONE
     """Biases of the base model that are trained too: None, All, or LoraOnly for the biases of modules with an adapter.
     Some inference servers cannot load trained biases."""

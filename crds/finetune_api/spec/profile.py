@@ -120,6 +120,65 @@ class Storage(ApiModel):
     and the pod uses its cloud identity."""
 
 
+class Hub(ApiModel):
+    """A model hub with the protocol of the Hugging Face Hub."""
+
+    endpoint: Annotated[
+        str,
+        Field(max_length=512),
+        SchemaKeys(
+            rules(
+                (
+                    "self.matches('^https?://[^/?#@ ]+(/[^/?#@ ]+)*$')",
+                    "must be http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH], without a slash at its end",
+                )
+            )
+        ),
+    ] = "https://huggingface.co"
+    """Address of the hub: the public hub or a mirror of it."""
+    token_secret_name: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=253),
+            SchemaKeys(
+                rules(
+                    (
+                        "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+                        "must be the name of a Secret, for example hub-token",
+                    )
+                )
+            ),
+        ]
+        | None
+    ) = None
+    """Name of a Secret in the tenant's namespace. Its key HF_TOKEN has the token for jobs that set no
+    model.tokenSecretRef. Without this Secret such jobs use no token, which is enough for public repositories. Default:
+    unset, and such jobs use no token."""
+    allowed: (
+        Annotated[
+            list[
+                Annotated[
+                    str,
+                    Field(min_length=1, max_length=256),
+                    SchemaKeys(
+                        rules(
+                            (
+                                "self.matches('^(datasets/)?[A-Za-z0-9._*?-]+/[A-Za-z0-9._*?-]+$')",
+                                "must be a pattern for ORG/NAME or datasets/ORG/NAME, for example meta-llama/*",
+                            )
+                        )
+                    ),
+                ]
+            ],
+            Field(min_length=1, max_length=64),
+            SchemaKeys({"x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
+    """Repositories that jobs may read: ORG/NAME for models and datasets/ORG/NAME for data sets; * and ? are wildcards.
+    Upper and lower case count. Default: unset, and jobs may read all repositories."""
+
+
 class PreparedCache(ApiModel):
     """Where prepared rows are kept for later jobs."""
 
@@ -141,6 +200,8 @@ class FineTuneProfileSpec(ApiModel):
         list[Storage], Field(min_length=1, max_length=32), SchemaKeys({"x-kubernetes-list-type": "atomic"})
     ]
     """S3 services and their buckets."""
+    hub: Hub | None = None
+    """The model hub of hf:// URIs. Default: unset, and jobs with such URIs fail before their first pod."""
     pods: Pods = Pods()
     """Settings of the pods that the operator creates."""
     prepared_cache: PreparedCache | None = None

@@ -86,9 +86,11 @@ class Attempt(StatusModel):
         Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=32), SchemaKeys(ATOMIC)] | None
     ) = None
     """Nodes on which the attempt could not run, because a GPU had failed there."""
+    gpus: int | None = None
+    """Number of GPUs of each pod; absent if it is one."""
     gpu_seconds: int | None = None
-    """Seconds for which the ended pods of the attempt held a GPU."""
+    """Seconds for which the ended pods of the attempt held a GPU, added up over their GPUs."""
     price_per_hour: Money | None = None
-    """Price of the GPU when the attempt was started, from the FineTuneProfile."""
+    """Price of one GPU when the attempt was started, from the FineTuneProfile."""
     cost: Money | None = None
     """Cost of gpuSeconds at that price, as a decimal string."""

@@ -98,6 +98,8 @@ class Training(StatusModel):
     """Number of the attempt that writes this progress."""
     device: Text | None = None
     """Device of the training: the name of the GPU, or cpu."""
+    model_seconds: float | None = None
+    """Seconds from the start of the base model's download to its end. The attempt's GPU waits for this time."""
     step: int
     """Number of optimizer steps that are done."""
     total_steps: int
@@ -181,7 +183,7 @@ class FineTuneJobStatus(StatusModel):
     start_time: Time | None = None
     """When the first training pod was scheduled. spec.runPolicy.activeDeadlineSeconds counts from then."""
     gpu_seconds: int | None = None
-    """Seconds for which the ended pods of all attempts held a GPU."""
+    """Seconds for which the ended pods of all attempts held a GPU, added up over their GPUs."""
     cost: Money | None = None
     """Cost of gpuSeconds as a decimal string, at the price of the FineTuneProfile when each attempt was started; absent
     without a price."""

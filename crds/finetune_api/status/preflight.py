@@ -158,6 +158,18 @@ class Preflight(StatusModel):
     """When this part of the status was written."""
 
 
+class Revision(StatusModel):
+    """The commit of a repository on a hub that the job reads."""
+
+    uri: Text
+    """The repository, as hf://ORG/NAME or hf://datasets/ORG/NAME."""
+    commit: Annotated[str, Field(max_length=64)]
+    """The commit, to which the preflight resolved the branch or tag."""
+
+
+REVISIONS = 256
+
+
 class Resolved(StatusModel):
     """The settings that the job uses where the spec sets none."""
 
@@ -196,3 +208,5 @@ class Resolved(StatusModel):
     base_memory: Text | None = None
     """Under QLoRA, the memory that is needed to measure the base model in bfloat16, for example 21.4Gi: GPU memory, or
     compute.memory on a CPU. With less memory the base model is measured in 4 bits."""
+    revisions: Annotated[list[Revision], Field(max_length=REVISIONS), list_map("uri")] | None = None
+    """Commits of the repositories behind the job's hf:// URIs. Every attempt reads these commits."""

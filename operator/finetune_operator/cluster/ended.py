@@ -31,10 +31,12 @@ def observe_ended(api: Api, store: Store, job: KeptJob, bare: World) -> World | 
     others = [pod for run, pods in runs if run.step != names.CLEANUP for pod in pods]
     left = [pod for pods in store.remains(job.uid).values() for pod in pods]
     world = replace(bare, children=tuple(run.run.name for run, _ in runs), cleanup=cleanup, trainers=(*others, *left))
-    if job.keep is None or job.ended_at is None or datetime.now(UTC) < job.ended_at + job.keep:
+    if job.keep is None or job.ended_at is None:
         return world
-    if cleanup is not None:
+    if cleanup is not None:  # its end counts also if somebody has raised keepCheckpointsSeconds meanwhile
         return _with_live_job(api, store, job, world) if cleanup.succeeded or cleanup.failed else world
+    if datetime.now(UTC) < job.ended_at + job.keep:
+        return world
     if store.profile(job.profile) is None or not store.take_turn(job, MOST_CLEANUPS, MOST_IN_NAMESPACE):
         return world
     return _with_live_job(api, store, job, replace(world, cleanup_has_turn=True))

@@ -7,7 +7,7 @@ status. Before the job requests a GPU: it fits a GPU type, and no other job writ
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from finetune_api import names
+from finetune_api import hub, names
 from finetune_api.bundle import (
     allowed_gpu_types,
     bucket_of,
@@ -18,7 +18,7 @@ from finetune_api.bundle import (
 )
 from finetune_api.conflicts import conflicts, normal
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import FineTuneProfileSpec, Storage
+from finetune_api.spec.profile import FineTuneProfileSpec, Hub, Storage
 from finetune_api.status.job import ConditionType, State
 from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.allowed import not_allowed
@@ -76,6 +76,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         return _unreadable_bundle(world, world.bundle_error)
     if unknown := _unknown_bucket(world.spec, world.bundle.storages if world.bundle else world.profile.storages):
         return replace(unknown, final=not begun)
+    if elsewhere := _refused_by_hub(world.spec, world.bundle.hub if world.bundle else world.profile.hub):
+        return replace(elsewhere, final=not begun)
     if not begun and (misplaced := _misplaced_cache(world.spec, world.profile)):
         return misplaced
     if not begun and (conflict := next(conflicts(world.spec), None)):
@@ -212,6 +214,15 @@ def _unknown_bucket(spec: FineTuneJobSpec, storages: list[Storage]) -> Obstacle 
         bucket = bucket_of(uri)
         if bucket and storage_of(bucket, storages) is None:
             finding, remedy = unknown_bucket(bucket, spec.profile_name, storages)
+            return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
+    return None
+
+
+def _refused_by_hub(spec: FineTuneJobSpec, hub_of_job: Hub | None) -> Obstacle | None:
+    """Return the first hf:// URI that the hub of the job does not allow; None if there is none."""
+    for field, uri in uris_of(spec).items():
+        if refused := hub.refusal(uri, spec.profile_name, hub_of_job):
+            finding, remedy = refused
             return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
     return None
 

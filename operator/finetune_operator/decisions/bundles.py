@@ -9,7 +9,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec, Storage
 from finetune_api.status.job import State
 from finetune_operator.observed.pods import Object
-from finetune_operator.observed.world import World
+from finetune_operator.observed.world import Run, World
 
 
 def bundle_of(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Bundle:
@@ -21,6 +21,7 @@ def bundle_of(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec)
         spec=spec,
         allow_cpu=profile.trainer.allow_cpu,
         storages=profile.storages,
+        hub=profile.hub,
         gpu_types=profile.gpu_types,
         prepared_cache=profile.prepared_cache,
         resume=_resume_point(world),
@@ -42,6 +43,28 @@ def config_map(world: World, bundle: Bundle) -> Object:
         "immutable": True,
         "data": {names.BUNDLE_KEY: bundle.model_dump_json(by_alias=True, exclude_none=True, indent=1)},
     }
+
+
+def is_lacking(world: World, run: Run) -> bool:
+    """Whether the pod cannot start because somebody deleted the bundle."""
+    return run.lacks(names.child_prefix(world.name, world.uid))
+
+
+def misfit(world: World, run: Run) -> str | None:
+    """Return the finding that a pod must be replaced, because it lacks its bundle and does not mount what the next
+    bundle needs; else None."""
+    if not is_lacking(world, run) or world.spec is None or world.profile is None or world.bundle_error is not None:
+        return None
+    bundle = bundle_of(world, world.spec, world.profile)
+    authorities = [storage.ca_bundle.config_map_name for storage in storages(bundle) if storage.ca_bundle]
+    absent = [name for name in dict.fromkeys((*secrets(bundle), *authorities)) if name not in run.mounted]
+    if not absent:
+        return None
+    config_map = names.child_prefix(world.name, world.uid)
+    return (
+        f"ConfigMap {config_map} was deleted before the pod of Job {run.name} started, and the FineTuneProfile has "
+        f"changed. The pod does not mount {', '.join(absent)}, which the storages need now, so it is replaced."
+    )
 
 
 def storages(bundle: Bundle) -> list[Storage]:

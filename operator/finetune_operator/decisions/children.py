@@ -5,11 +5,13 @@ FineTuneProfile as it is now decides the image, the queue, the grace period and 
 
 from dataclasses import dataclass
 
+from kubernetes.utils.quantity import parse_quantity
+
 from finetune_api import names
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import authorities, bundles, pod_settings
+from finetune_operator.decisions import authorities, bundles, hub_pods, pod_settings
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -93,7 +95,7 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: Try) -> Object:
-    """Return the Job of a training attempt. It requests one GPU of the attempt's type."""
+    """Return the Job of a training attempt. It requests GPUs of the attempt's type, and CPU and memory for each."""
     gpu = attempt.gpu
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
     arguments = ["train", "--attempt", str(attempt.number), "--gpu-type", gpu.name, *halvings]
@@ -103,9 +105,11 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     if delay := min(SIGTERM_DELAY_SECONDS, grace // 2):
         pod["containers"][0]["lifecycle"] = {"preStop": {"sleep": {"seconds": delay}}}
     pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace - delay)})
+    gpus = spec.compute.gpus_per_node
+    limits = {"memory": _times(gpus, spec.compute.memory), gpu.resource_name: str(gpus)}
     pod["containers"][0]["resources"] = {
-        "requests": {"cpu": spec.compute.cpu, "memory": spec.compute.memory, gpu.resource_name: "1"},
-        "limits": {"memory": spec.compute.memory, gpu.resource_name: "1"},
+        "requests": {"cpu": _times(gpus, spec.compute.cpu), **limits},
+        "limits": limits,
     }
     if gpu.node_selector:
         pod["nodeSelector"] = gpu.node_selector
@@ -120,6 +124,11 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     name = names.attempt_name(world.name, world.uid, attempt.number)
     job = _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
     return pod_settings.with_settings(job, spec, profile)
+
+
+def _times(count: int, quantity: str) -> str:
+    """Return a quantity `count` times."""
+    return quantity if count == 1 else f"{(count * parse_quantity(quantity)).normalize():f}"
 
 
 def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
@@ -198,7 +207,7 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
         "containers": [_trainer(profile, arguments, secrets)],
         "volumes": _volumes(world, secrets),
     }
-    return authorities.with_authorities(pod, bundle)
+    return hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
 
 
 def _volumes(world: World, secrets: list[str]) -> list[Object]:
@@ -237,8 +246,6 @@ def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[s
         "env": [
             {"name": "HOME", "value": "/tmp"},
             {"name": names.POD_UID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
-            # Models come from the job's storage. A library must not contact a model hub.
-            {"name": "HF_HUB_OFFLINE", "value": "1"},
             # A storage without a Secret uses the pod's own identity, never the role of the node.
             {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},
             {"name": "TRITON_CACHE_DIR", "value": f"{names.SCRATCH_FOLDER}/triton"},

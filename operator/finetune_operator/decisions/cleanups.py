@@ -22,11 +22,11 @@ def next_step(world: World, now: datetime) -> Plan:
     """Return the plan for the checkpoints that a job which has ended may have left; an empty one if there are none."""
     if world.ended_at is None or world.keep is None:
         return Plan()
+    if world.cleanup is not None:
+        return _follow(world, world.cleanup, now)
     left = world.ended_at + world.keep - now
     if left > timedelta(0):
         return Plan(requeue_after=left)
-    if world.cleanup is not None:
-        return _follow(world, world.cleanup, now)
     if any(not has_ended(pod, now) for pod in world.trainers):
         return Plan(requeue_after=LOOK_AGAIN)  # a pod that stops stores a checkpoint
     if not world.cleanup_has_turn:

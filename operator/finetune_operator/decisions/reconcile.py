@@ -3,7 +3,6 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from finetune_api import names
 from finetune_api.reasons import FailureReason, with_remedy
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
@@ -19,7 +18,7 @@ from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.observed.lost import next_look
 from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.standing import RunStanding, Standing
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import World
 
 NOW_AGAIN = timedelta(0)
 
@@ -84,8 +83,11 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     if finding := silence.silent(world, record.number, run, attempt, now):
         stalled = records.stopped(world, history, FailureReason.TRAINING_STALLED, finding, now)
         return plans.proceed(world, outlooks.stopping(finding), stalled, now, requeue_after=NOW_AGAIN)
+    if finding := bundles.misfit(world, run):
+        evicted = records.stopped(world, history, FailureReason.EVICTED, finding, now)
+        return plans.proceed(world, outlooks.stopping(finding), evicted, now, requeue_after=NOW_AGAIN)
     create = children.groundwork(world, world.spec) if world.spec is not None else []
-    if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:
+    if bundles.is_lacking(world, run) and world.spec is not None and world.profile is not None:
         create += bundles.missing(world, world.spec, world.profile)
     stage, waits_until = records.stage_of(world, record), placement.waits_until(record, run)
     outlook = outlooks.training(record, attempt, stage, gpu_choice.name_of(world), waits_until)
@@ -161,7 +163,7 @@ def _validate(
         found = RunStanding(Standing.ABSENT)
         history = replace(history, preflight=preflights.next_number(world))
     create = children.groundwork(world, spec)
-    if found.standing is Standing.ABSENT or _lacks_bundle(world, world.preflight):
+    if found.standing is Standing.ABSENT or (world.preflight and bundles.is_lacking(world, world.preflight)):
         create += bundles.missing(world, spec, profile)
     if found.standing is Standing.ABSENT:
         create.append(children.preflight_job(world, spec, profile, preflights.next_number(world)))
@@ -214,8 +216,3 @@ def _held(world: World, history: History, now: datetime) -> list[Pod]:
     A pod on a lost node can exist for ever, so it counts only for a while."""
     runs = [*world.attempts.values(), *(records.run_of(world, attempt) for attempt in history.attempts)]
     return [pod for run in runs for pod in run.pods if not usage.has_ended(pod, now)]
-
-
-def _lacks_bundle(world: World, run: Run | None) -> bool:
-    """Whether the pod cannot start because somebody deleted the bundle."""
-    return run is not None and run.lacks(names.child_prefix(world.name, world.uid))

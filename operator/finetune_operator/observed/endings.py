@@ -6,6 +6,7 @@ that the trainer wrote in the status; the exit code."""
 import signal
 
 from finetune_api.reasons import SUPERSEDED_EXIT_CODE, FailureReason, reason_of_exit_code
+from finetune_api.signals import ended_by, without_cause
 from finetune_operator.observed.pods import NodeState, Pod
 from finetune_operator.observed.standing import End
 
@@ -28,42 +29,6 @@ _UNKNOWN_END = {"ContainerStatusUnknown", "Unknown"}
 """Termination reasons of the kubelet and containerd for a container whose end they did not observe."""
 _NEVER_RAN = {"StartError", "ContainerCannotRun"}
 """Termination reasons for a container whose command could not be run. The message contains the runtime's error."""
-
-_SIGNALS = {
-    signal.SIGKILL: (
-        FailureReason.KILLED,
-        "but the container had not exceeded its memory limit: the node ran out of memory, or something else killed the "
-        "process",
-    ),
-    signal.SIGTERM: (
-        FailureReason.PREEMPTED,
-        "which means that the trainer was asked to stop and ended before it could report the cause",
-    ),
-    signal.SIGINT: (
-        FailureReason.PREEMPTED,
-        "which means that the trainer was asked to stop and ended before it could report the cause",
-    ),
-    signal.SIGHUP: (
-        FailureReason.PREEMPTED,
-        "which means that the trainer was asked to stop and ended before it could report the cause",
-    ),
-    signal.SIGBUS: (
-        FailureReason.DISK_FULL,
-        "which happens when a memory-mapped file cannot be read or written: /dev/shm, the scratch volume or the node's "
-        "disk was full",
-    ),
-    signal.SIGABRT: (FailureReason.TRAINER_CRASHED, "which happens when a library aborts because of an error"),
-    signal.SIGSEGV: (FailureReason.TRAINER_CRASHED, "which happens when a library or a driver accesses invalid memory"),
-    signal.SIGILL: (
-        FailureReason.TRAINER_CRASHED,
-        "which happens when a library was built for a newer CPU than that of the node",
-    ),
-    signal.SIGSYS: (
-        FailureReason.TRAINER_CRASHED,
-        "which happens when the pod's seccomp profile forbids a system call",
-    ),
-}
-"""Failure reason and explanation of each signal that ends a trainer. The explanation follows the name of the signal."""
 
 
 def why_failed(pod: Pod, said: End | None = None) -> End:
@@ -145,19 +110,8 @@ def _by_exit_code(pod: Pod, code: int) -> End:
             FailureReason.STATUS_NOT_WRITABLE,
         )
     if code > 128:
-        return _by_signal(code)
-    return f"The trainer ended with exit code {code}{_named(pod.termination_reason)} without reporting a cause.", (
-        reason_of_exit_code(code)
-    )
-
-
-def _by_signal(code: int) -> End:
-    try:
-        number = signal.Signals(code - 128)
-    except ValueError:
-        return f"The trainer ended with exit code {code} without reporting a cause.", FailureReason.TRAINER_CRASHED
-    reason, words = _SIGNALS.get(number, (FailureReason.TRAINER_CRASHED, "without reporting a cause"))
-    return f"Signal {number.name} ended the trainer (exit code {code}), {words}.", reason
+        return ended_by(code)
+    return without_cause(code, named=_named(pod.termination_reason)), reason_of_exit_code(code)
 
 
 def _named(termination_reason: str) -> str:

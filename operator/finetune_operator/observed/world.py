@@ -1,5 +1,6 @@
 """The observed state of one FineTuneJob, as plain data: the input of `reconcile`."""
 
+import sys
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -45,6 +46,8 @@ class Run:
     """The pod that counts."""
     pods: tuple[Pod, ...] = ()
     """All pods that exist."""
+    mounted: tuple[str, ...] = ()
+    """Names of the Secrets and ConfigMaps that its pods mount."""
     refusal: str = ""
     """Why the API server refuses the pod, as the Job controller reports it, for example a quota or a policy."""
 
@@ -77,6 +80,7 @@ class Run:
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
             gpu_type=metadata.get("labels", {}).get(names.LABEL_GPU_TYPE),
             begun=_optional_time(status.get("startTime")),
+            mounted=_mounted(job),
         )
 
     def with_pods(self, pods: list[Pod]) -> "Run":
@@ -230,6 +234,12 @@ def parse_spec(kind: type[Spec], raw: Object, root: str = "spec.") -> tuple[Spec
     except ValidationError as error:
         first = error.errors()[0]
         return None, f"{root}{'.'.join(map(str, first['loc']))}: {first['msg']}."
+
+
+def _mounted(job: Object) -> tuple[str, ...]:
+    volumes = job.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", [])
+    found = [v.get("secret", {}).get("secretName") or v.get("configMap", {}).get("name") for v in volumes]
+    return tuple(sys.intern(name) for name in found if name)
 
 
 def _own_failure(condition: Object) -> str:

@@ -205,6 +205,12 @@ class PlayedPod:
         self.writer.condition(ConditionType.TRAINED, False, reason, f"{message} {FAILURES[reason].remedy}")
         self.writer.result()
 
+    def says_it_kept(self, results: int) -> None:
+        """What an attempt writes in the status when it has stored a result for later attempts."""
+        number = int(self.pod["metadata"]["labels"][names.LABEL_ATTEMPT])
+        update = {"attempt": number, "step": 0, "kept_results": results}
+        self.writer.result(training=sample_status.TRAINING.model_copy(update=update))
+
     def says_it_trained(self) -> None:
         self.writer.condition(ConditionType.TRAINED, True, "Trained", "24 of 24 steps are done.")
         self.writer.result(training=sample_status.TRAINING)

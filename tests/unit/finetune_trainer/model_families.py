@@ -19,14 +19,20 @@ from transformers import (
     GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     MptConfig,
     MptForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PhiConfig,
@@ -38,6 +44,8 @@ from transformers import (
     Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     RecurrentGemmaConfig,
     RecurrentGemmaForCausalLM,
     RwkvConfig,
@@ -106,6 +114,30 @@ def gpt2() -> PreTrainedModel:
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512))
 
 
+def qwen3_moe() -> PreTrainedModel:
+    """Four experts in each layer, of which a token passes two."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, head_dim=8, **experts, mlp_only_layers=[]))
+
+
+def mixtral() -> PreTrainedModel:
+    """Experts under other names in its files, and random noise before its router."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "router_jitter_noise": 0.1}
+    return MixtralForCausalLM(MixtralConfig(**SIZES, **experts))
+
+
+def olmoe() -> PreTrainedModel:
+    """As Qwen3-MoE, with norms over all heads together and other weights of the experts."""
+    return OlmoeForCausalLM(OlmoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, eos_token_id=3))
+
+
+def gpt_oss() -> PreTrainedModel:
+    """Experts the other way round, with biases and a capped gate; attention sinks; every second layer with a window."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    rotations = {"rope_type": "default", "rope_theta": 10000.0}
+    return GptOssForCausalLM(GptOssConfig(**SIZES, head_dim=8, sliding_window=16, **experts, rope_parameters=rotations))
+
+
 def falcon() -> PreTrainedModel:
     """Takes positions for its rotations only: its mask is of the whole sequence. Queries share one key."""
     return FalconForCausalLM(FalconConfig(**WITHOUT_MLP, alibi=False, bos_token_id=1, eos_token_id=3))
@@ -155,6 +187,8 @@ def rwkv() -> PreTrainedModel:
 
 Family = Callable[[], PreTrainedModel]
 FAMILIES: list[Family] = [llama, llama_tied, mistral, gemma, gemma2, qwen2, qwen3, phi, phi3, cohere, gpt2]
+EXPERTS: list[Family] = [qwen3_moe, olmoe, mixtral, gpt_oss]
+"""Those with experts."""
 ALONE: list[Family] = [falcon, bloom, mpt, qwen3_5, falcon_h1, recurrent_gemma, mamba, rwkv]
 """Those whose rows would change each other in one sequence."""
 

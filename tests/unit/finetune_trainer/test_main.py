@@ -132,13 +132,21 @@ def test_a_pod_that_receives_sigterm_writes_its_message_first_and_does_not_wait_
     ],
 )
 def test_every_outcome_of_a_step_has_its_exit_code(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Path, error: BaseException, code: int, reason: str
+    monkeypatch: pytest.MonkeyPatch,
+    make_bundle: MakeBundle,
+    tmp_path: Path,
+    log: Path,
+    error: BaseException,
+    code: int,
+    reason: str,
 ) -> None:
-    def run(options: argparse.Namespace) -> str:
+    def run(options: argparse.Namespace, bundle: Bundle) -> str:
         raise error
 
     monkeypatch.setattr(command, "_run", run)
-    assert command.main(["train", str(tmp_path), "--attempt", "2"]) == code
+    path = tmp_path / "bundle.json"
+    path.write_text(make_bundle().model_dump_json(by_alias=True, exclude_none=True))
+    assert command.main(["train", str(path), "--attempt", "2"]) == code
     assert said(log).reason == reason
     assert said(log).step == getattr(error, "step", None)
     assert "a row" not in log.read_text()

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from finetune_api.reasons import FailureReason
-from finetune_api.spec.method import Lora
+from finetune_api.spec.method import Lora, Method, MethodType
+from finetune_trainer.base.experts import adaptable, experts_problem, has_experts, require_expert_settings, stacked
 from finetune_trainer.base.model_files import (
     CARD,
     CONFIG,
@@ -30,10 +31,6 @@ from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sizing.model_shape import HEADS, ModelShape, Sizes, model_shape
 
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""Names of the setting for the number of experts in the causal language models of Transformers."""
-EXPERTS_SWITCHES = ("is_moe", "enable_moe_block")
-"""Settings of Doge and Gemma 4 that disable the experts."""
 CONTEXT = (
     "max_position_embeddings",
     "n_positions",
@@ -103,7 +100,7 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
     config = read_object(scratch / CONFIG, uri)
     require_supported(config, uri)
     tensors = read_tensors(storage, uri, files, scratch)
-    sizes = {name: tensor.shape for name, tensor in tensors.items()}
+    sizes = stacked({name: tensor.shape for name, tensor in tensors.items()})
     _shape(config, sizes, uri)  # names what config.json lacks more plainly than Transformers does
     tied = is_tied(_require_fit(scratch, tensors, uri))
     shape = _shape(config, sizes, uri, tied)
@@ -156,8 +153,8 @@ def known(ids: Iterable[int], rows: int) -> tuple[int, ...]:
 
 
 def require_supported(config: dict[str, Any], uri: str) -> None:
-    """Raises TrainerFailure ModelUnsupported unless `config` (config.json) describes a dense causal language model that
-    Transformers supports."""
+    """Raises TrainerFailure ModelUnsupported unless `config` (config.json) describes a causal language model that
+    Transformers supports and that can be tuned."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     architectures = config.get("architectures") or []
@@ -167,8 +164,8 @@ def require_supported(config: dict[str, Any], uri: str) -> None:
         problem = f"is not a causal language model: config.json names {named}"
     elif config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         problem = f"is of model_type {config.get('model_type')}, which this version of Transformers does not know"
-    elif has_experts(config):
-        problem = "has mixture-of-experts layers, which this operator cannot train"
+    elif has_experts(config) and (untuned := experts_problem(config)):
+        problem = untuned
     elif config["model_type"] in UNFIT:
         problem = f"is of model_type {config['model_type']}, which generates text only together with another model"
     elif config["model_type"] == "xlstm":
@@ -181,22 +178,11 @@ def require_supported(config: dict[str, Any], uri: str) -> None:
     raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri} {problem}.", remedy)
 
 
-def has_experts(settings: dict[str, Any]) -> bool:
-    """Returns whether `settings` have more than one expert. They are config.json or a part of it, as text_config."""
-    if any(settings.get(switch) is False for switch in EXPERTS_SWITCHES):
-        return False
-    named = [settings.get(key) for key in EXPERTS]
-    # Ernie has one count for each modality.
-    counts = [count for value in named for count in (value if isinstance(value, list) else [value])]
-    parts = [value for value in settings.values() if isinstance(value, dict)]
-    return any(isinstance(count, int) and count > 1 for count in counts) or any(map(has_experts, parts))
-
-
 def require_modules(lora: Lora, model: BaseModel) -> None:
     """Raises TrainerFailure SpecInvalid for a name in targetModules or modulesToSave with which no layer's name ends,
     and for a name in targetModules on which an adapter has no effect. PEFT reports this only if no name matches, and
     only after a GPU was allocated."""
-    matrices = {name.removesuffix(".weight") for name, size in model.sizes.items() if len(size) == 2}
+    matrices = adaptable(model.sizes)
     targets = [] if lora.target_modules == ["all-linear"] else lora.target_modules
     _require(targets, matrices, "targetModules")
     if (refused := sorted({*targets} & {*NO_ADAPTER})) and model.model_type in MAMBAS:
@@ -210,7 +196,8 @@ def require_modules(lora: Lora, model: BaseModel) -> None:
 
 
 def require_quantizable(model: BaseModel) -> None:
-    """Raises TrainerFailure SpecInvalid if QLoRA would not quantize any layer of the model."""
+    """Raises TrainerFailure SpecInvalid if QLoRA would not quantize the layers of the model."""
+    require_expert_settings(Method(type=MethodType.QLORA), model.sizes)
     if model.model_type in NO_FOUR_BIT:
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,

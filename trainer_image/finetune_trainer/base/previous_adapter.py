@@ -10,6 +10,7 @@ from typing import Any
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, LoraBias, Method, MethodType
 from finetune_trainer.base.base_model import BaseModel
+from finetune_trainer.base.experts import is_stack, stack_of
 from finetune_trainer.base.model_files import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.base.weights import read_header
 from finetune_trainer.pod.failure import TrainerFailure
@@ -27,7 +28,6 @@ UNNAMED = (
     "alpha_pattern",
     "lora_bias",
     "layer_replication",
-    "target_parameters",
     "trainable_token_indices",
     "alora_invocation_tokens",
     "use_qalora",
@@ -71,7 +71,8 @@ def fetch_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel, 
         require_settings(settings, lora, uri)
     copy = folder / ADAPTER_WEIGHTS
     tensors = read_header(storage, join(uri, ADAPTER_WEIGHTS), copy.stat().st_size, copy)
-    require_layers({name: tensor.shape for name, tensor in tensors.items()}, base.sizes, lora, uri)
+    experts = settings.get("target_parameters") or []
+    require_layers({name: tensor.shape for name, tensor in tensors.items()}, base.sizes, lora, uri, experts)
 
 
 def settings_of(config: bytes, uri: str) -> dict[str, Any]:
@@ -102,7 +103,10 @@ def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
             raise _misfit(
                 f"the adapter in {uri} has {field} {_yaml(got)}", f"Set spec.method.lora.{field} to {_yaml(got)}."
             )
-    if named := [field for field in UNNAMED if found.get(field)]:
+    named = [field for field in UNNAMED if found.get(field)]
+    if not all(is_stack(name) for name in found.get("target_parameters") or []):
+        named.append("target_parameters")
+    if named:
         raise _misfit(
             f"the adapter in {uri} has {named[0]}, which spec.method.lora does not support",
             f"Continue from an adapter without {named[0]}.",
@@ -116,22 +120,26 @@ def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
         )
 
 
-def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str) -> None:
+def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str, experts: Sequence[str] = ()) -> None:
     """Raises TrainerFailure SpecInvalid unless each matrix of the adapter has the shape of its layer in the base model,
     and the layers are those of `lora.targetModules`. `adapter`: shapes by PEFT's names; `base`: shapes by the model's
-    names."""
+    names; `experts`: the adapter's target_parameters."""
     layers = {name.removeprefix(PREFIX).removesuffix(end) for name in adapter for end in ENDINGS if name.endswith(end)}
     if not layers:
         raise _misfit(f"{join(uri, ADAPTER_WEIGHTS)} contains no matrix of a LoRA adapter", ANOTHER)
     for layer in sorted(layers):
         down, up = (adapter.get(f"{PREFIX}{layer}{end}", ()) for end in ENDINGS)
-        shape = _shape_of(layer, base)
-        if shape is None or len(down) != 2 or len(up) != 2 or sorted((up[0], down[1])) != sorted(shape):
+        shape = _shape_of(stack_of(layer, layers, experts), base)
+        # The adapters of all experts of a layer are one matrix.
+        together = shape[0] if shape is not None and len(shape) == 3 else 1
+        fits = shape is not None and len(down) == len(up) == 2 and down[0] % together == 0
+        if shape is None or not fits or sorted((up[0], down[1])) != sorted(shape[-2:]):
             problem = "does not have" if shape is None else f"has with the shape {' x '.join(map(str, shape))}"
             raise _misfit(
                 f"the adapter in {uri} has a matrix for {layer}, which the base model {problem}",
                 "Set spec.model.uri to the model that the adapter was trained on.",
             )
+    layers = {stack_of(layer, layers, experts) for layer in layers}
     wanted = lora.target_modules
     chosen = {name for name in wanted if any(f".{layer}".endswith(f".{name}") for layer in layers)}
     others = [layer for layer in layers if not any(f".{layer}".endswith(f".{name}") for name in wanted)]
@@ -147,8 +155,9 @@ def _shape_of(layer: str, base: Sizes) -> Sequence[int] | None:
     """Returns the shape of a layer's weight, or None if the model has no such layer. Older checkpoints omit the first
     parts of the name (transformer.)."""
     parts = layer.split(".")
-    names = (".".join([*parts[i:], "weight"]) for i in range(len(parts)))
-    return next((base[name] for name in names if name in base), None)
+    names = (".".join(parts[i:]) for i in range(len(parts)))
+    # The stacked weights of experts are no layers, so their names do not end with weight.
+    return next((base[full] for name in names for full in (f"{name}.weight", name) if full in base), None)
 
 
 def _yaml(value: Any) -> str:

@@ -21,6 +21,7 @@ from finetune_trainer.model.isolation import describe, sharing
 from finetune_trainer.model.loading import greedy_generation, load_model
 from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.ranks.group import agreed, gather
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class BaseMeasuring:
         resolved, needed = self.prepared.resolved, self.prepared.resolved.base_memory
         if needed is None:
             return self._measure(resolved.method)
-        short = shortage(needed, self.accelerator.device, self.bundle.spec.compute.memory)
+        short = self._shortage(needed)
         if short is None:
             try:
                 baselines = self._measure(MethodType.LORA)[2]
@@ -59,9 +60,15 @@ class BaseMeasuring:
         model, assessor = self.load(resolved.method)
         return model, assessor, assessor.beside_quantized(baselines, model)
 
+    def _shortage(self, needed: str) -> str | None:
+        """Returns why the base model in bf16 does not fit on one of the ranks, or None if it fits on all."""
+        memory = self.bundle.spec.compute.memory
+        return next(filter(None, gather(shortage(needed, self.accelerator.device, memory))), None)
+
     def load(self, method: MethodType) -> tuple[PreTrainedModel, Assessor]:
         """Loads the base model for `method`. Returns it with the object that measures it."""
-        model, generation = load_base(self.bundle, self.prepared, method, self.accelerator.device, self.folder)
+        device = self.accelerator.device
+        model, generation = agreed(lambda: load_base(self.bundle, self.prepared, method, device, self.folder))
         tokens = self.prepared.resolved.micro_batch_tokens
         evaluator = Evaluator(self.tokenizer, tokens, generation, self.accelerator)
         return model, Assessor(self.bundle, self.prepared, evaluator)

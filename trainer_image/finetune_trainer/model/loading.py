@@ -23,13 +23,25 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import ComputeDtype, MethodType, Quantization
 from finetune_trainer.base.base_model import MAMBAS, known
 from finetune_trainer.model.attention import use_document_attention
+from finetune_trainer.model.experts import use_experts
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
+from finetune_trainer.pod.rank import by_rank
+from finetune_trainer.ranks.group import gather
 
 
 def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
     """Returns the GPU and its name, or the CPU if it is allowed and there is no GPU. Raises TrainerFailure GPUFault if
-    no GPU works and the CPU is not allowed."""
+    no GPU works and the CPU is not allowed, or if only some of the ranks have a GPU."""
+    device, name = _device(allow_cpu)
+    kinds = gather(device.type)
+    if len(set(kinds)) > 1:
+        without = f"Rank {kinds.index('cpu')} of {len(kinds)}: The process found no working GPU, and other ranks did."
+        raise TrainerFailure(FailureReason.GPU_FAULT, without)
+    return device, name
+
+
+def _device(allow_cpu: bool) -> tuple[torch.device, str]:
     try:
         device = torch.device("cuda", 0)
         # A broken driver or a stuck GPU shows only when the device computes.
@@ -38,7 +50,8 @@ def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
     except (RuntimeError, AssertionError) as error:
         if not allow_cpu:
             cause = str(error).splitlines()[0].rstrip(".")
-            raise TrainerFailure(FailureReason.GPU_FAULT, f"The pod found no working GPU: {cause}.") from error
+            finding = by_rank(f"The pod found no working GPU: {cause}.")
+            raise TrainerFailure(FailureReason.GPU_FAULT, finding) from error
         return torch.device("cpu"), "cpu"
 
 
@@ -93,18 +106,19 @@ def load_model(
     if four_bit:
         _keep_four_bit_trainable(model)
     use_document_attention(model)
+    use_experts(model)
     return model
 
 
 def switch_dropout_off(config: PreTrainedConfig) -> None:
-    """Sets every dropout in the config, or in a part of it, to 0.
+    """Sets every dropout in the config, or in a part of it, to 0, and the random noise before Mixtral's router.
 
     GPT-2 and Phi-2 have a dropout of 0.1, and most later models have none. Its random numbers would depend on how rows
     are packed."""
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             switch_dropout_off(value)
-        elif "drop" in name and isinstance(value, (int, float)):
+        elif ("drop" in name or name == "router_jitter_noise") and isinstance(value, (int, float)):
             setattr(config, name, type(value)(0))
 
 

@@ -17,6 +17,7 @@ from finetune_trainer.base.base_model import MAMBAS, NO_ADAPTER
 from finetune_trainer.base.model_files import ADAPTER_WEIGHTS
 from finetune_trainer.base.previous_adapter import PEFT_BIAS
 from finetune_trainer.model.document_dropout import drop_by_document
+from finetune_trainer.model.experts import adapter_targets, use_expert_adapters
 from finetune_trainer.pod.failure import TrainerFailure
 
 
@@ -38,12 +39,14 @@ def attach_lora(model: PreTrainedModel, method: Method, seed: int) -> PeftModel:
     """Returns the model with a new adapter in fp32. Raises TrainerFailure SpecInvalid if the model has no module named
     in targetModules or modulesToSave."""
     lora = method.lora
+    modules, parameters = adapter_targets(model, lora.target_modules)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules="all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules,
+        target_modules=modules,
+        target_parameters=parameters,
         exclude_modules=list(NO_ADAPTER) if model.config.get_text_config().model_type in MAMBAS else None,
         bias=PEFT_BIAS[lora.bias],
         use_rslora=lora.use_rslora,
@@ -80,6 +83,7 @@ def _with_adapter(build: Callable[[], PeftModel], field: str, seed: int) -> Peft
             # Autocast casts the small weights down. PEFT would cast the large activations up.
             setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010 - PEFT's, unknown to nn.Module
     drop_by_document(tuned)
+    use_expert_adapters(tuned)
     _hold_in_fp32(tuned)
     _add_trained_biases_apart(tuned)
     return tuned

@@ -5,6 +5,7 @@ import traceback
 from pathlib import Path
 
 from finetune_api.reasons import FailureReason, sentence, with_remedy
+from finetune_trainer.pod.rank import by_rank
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -48,10 +49,23 @@ class StopRequested(BaseException):
     """SIGTERM: the pod must stop. Not a subclass of Exception, so that no handler for Exception catches it."""
 
 
+class PeerFailed(BaseException):
+    """Another rank of the training has failed, so this one must end too. Not a subclass of Exception, so that no
+    handler for Exception catches it.
+
+    `cause`: the failure of the other rank, which all ranks report."""
+
+    def __init__(self, cause: TrainerFailure) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+
+
 def failure_of(error: BaseException) -> TrainerFailure:
     """Returns the failure for any exception. The reason of an unexpected exception is TrainerCrashed."""
     if isinstance(error, TrainerFailure):
         return error
+    if isinstance(error, PeerFailed):
+        return error.cause
     if isinstance(error, StopRequested):
         return TrainerFailure(FailureReason.PREEMPTED, "The pod received SIGTERM before its work was done.")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -59,8 +73,8 @@ def failure_of(error: BaseException) -> TrainerFailure:
             FailureReason.DISK_FULL, f"No disk space is left for {error.filename or 'the scratch folder'}."
         )
     if isinstance(error, RuntimeError) and (reason := _gpu_reason(error)):
-        return TrainerFailure(reason, _first_line(error))
-    return TrainerFailure(FailureReason.TRAINER_CRASHED, _crash(error))
+        return TrainerFailure(reason, by_rank(_first_line(error)))
+    return TrainerFailure(FailureReason.TRAINER_CRASHED, by_rank(_crash(error)))
 
 
 def _gpu_reason(error: RuntimeError) -> FailureReason | None:

@@ -24,6 +24,7 @@ from botocore.exceptions import (
 from finetune_api.bundle import JobIdentity
 from finetune_api.reasons import FailureReason
 from finetune_api.spec import profile
+from finetune_trainer.pod.at_once import AT_ONCE
 from finetune_trainer.pod.authority import TRUST_IT, UNTRUSTED, trusted
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.files import PATIENCE_SECONDS, Place
@@ -36,7 +37,7 @@ from finetune_trainer.pod.mounted_keys import (
     MountedKeysProvider,
     read_keys,
 )
-from finetune_trainer.pod.positioned import Positioned
+from finetune_trainer.pod.positioned import Ranges
 from finetune_trainer.pod.temporary import TemporaryTag
 from finetune_trainer.pod.termination import stop_requested
 
@@ -194,6 +195,7 @@ class S3Files:
     def _connect(self, secrets_dir: Path) -> "S3Client":
         config = Config(
             connect_timeout=5,
+            max_pool_connections=AT_ONCE * TransferConfig().max_request_concurrency,
             read_timeout=60,
             retries={"mode": "standard", "total_max_attempts": 5},
             # Many compatible services support neither buckets as host names nor checksums in trailers.
@@ -231,9 +233,8 @@ class S3Files:
         )
 
 
-class _Reader(Positioned):
-    """A stream that reads a file by ranges. A broken connection then costs one range and not the whole file. The ETag
-    ensures that all ranges are of the same version."""
+class _Reader(Ranges):
+    """A stream that reads a file by ranges. The ETag ensures that all ranges are of the same version."""
 
     def __init__(self, client: "S3Client", uri: str) -> None:
         self._client = client
@@ -242,17 +243,6 @@ class _Reader(Positioned):
             head = _head(client, self._bucket, self._key)
         super().__init__(head["ContentLength"])
         self._etag = head["ETag"]
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.range(self._position, min(self._position + len(buffer), self.size))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def readall(self) -> bytes:
-        data = self.range(self._position, self.size)
-        self._position = self.size
-        return data
 
     def range(self, start: int, end: int) -> bytes:
         """Returns the bytes from `start` to `end`, without the byte at `end`."""

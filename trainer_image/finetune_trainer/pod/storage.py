@@ -1,36 +1,41 @@
-"""Reads and writes files by URI. s3://BUCKET/KEY uses the profile's storage for that bucket, others are local paths.
+"""Reads and writes files by URI, in the storage that `stores` chooses by the scheme.
 
 Errors are raised as TrainerFailure. The reason depends on the URI: a missing file is ModelNotFound under `model.uri`,
 OutputNotWritable under `output.uri`, and DatasetNotFound elsewhere.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from finetune_api import globs, names
-from finetune_api.bundle import Bundle, bucket_of, storage_of, unknown_bucket
-from finetune_api.reasons import FailureReason
-from finetune_trainer.pod.failure import TrainerFailure
+from finetune_api.bundle import Bundle
+from finetune_trainer.pod.at_once import each_at_once
 from finetune_trainer.pod.files import DATASET, MODEL, OUTPUT, PATIENCE_SECONDS, Files, Place
 from finetune_trainer.pod.heartbeat import attended, quiet_work
-from finetune_trainer.pod.local_files import LocalFiles
 from finetune_trainer.pod.progress import MEGABYTE, Progress
+from finetune_trainer.pod.stores import Stores
 
 
 class JobStorage:
     """All storage of a job. `open_storage` creates it."""
 
-    def __init__(self, bundle: Bundle, secrets_dir: Path) -> None:
-        self._bundle, self._secrets_dir = bundle, secrets_dir
+    def __init__(self, bundle: Bundle, stores: Stores) -> None:
+        self._stores = stores
         self._places = {bundle.spec.model.uri: MODEL, bundle.spec.output.uri: OUTPUT}
         if embedding := bundle.spec.dataset.deduplicate.embedding_model:
             self._places[embedding.uri] = MODEL
         if adapter := bundle.spec.method.lora.from_:
             self._places[adapter] = MODEL
-        self._local = LocalFiles()
-        self._s3: dict[int, Files] = {}
+
+    def commits(self) -> dict[str, str]:
+        """Returns the commit of each repository of a hub that was read, by its URI."""
+        return self._stores.commits()
+
+    def pin(self, commits: Mapping[str, str]) -> None:
+        """Makes later reads use these commits of the repositories with these URIs."""
+        self._stores.pin(commits)
 
     def exists(self, uri: str) -> bool:
         """Returns whether a file with exactly this URI exists."""
@@ -76,13 +81,23 @@ class JobStorage:
             return {found.removeprefix(folder): size for found, size in attended(files.list(folder)) if found != folder}
 
     def download_folder(self, uri: str, to: Path, wanted: Callable[[str], bool] = lambda path: True) -> None:
-        """Downloads the files of the folder whose relative path is `wanted` to `to`. Prints the progress."""
+        """Downloads the files of the folder whose relative path is `wanted` to `to`, several at once. Prints the
+        progress."""
         sizes = {path: size for path, size in self.list_folder(uri).items() if wanted(path)}
         progress = Progress(f"Downloading {uri}", "MB", sum(sizes.values()), divisor=MEGABYTE)
         for path in sizes:
             (to / path).parent.mkdir(parents=True, exist_ok=True)
+
+        def download(path: str, needed: Callable[[], None]) -> None:
+            def advance(size: int) -> None:
+                needed()
+                progress.advance(size)
+
             with self._typed(join(uri, path)) as files:
-                files.download(join(uri, path), to / path, progress.advance)
+                files.download(join(uri, path), to / path, advance)
+
+        with quiet_work(PATIENCE_SECONDS):
+            each_at_once(download, sizes)
 
     def write_bytes(self, uri: str, data: bytes, if_absent: bool = False) -> bool:
         """Writes the file. With `if_absent`, only if the file does not exist, atomically. Returns whether it was
@@ -112,7 +127,7 @@ class JobStorage:
     def _typed(self, uri: str, quiet: float = PATIENCE_SECONDS) -> Iterator[Files]:
         """Provides the storage of `uri`, and converts its errors to TrainerFailure. `quiet`: how many seconds the work
         inside may show no progress."""
-        files = self._files(uri)
+        files = self._stores.of(uri)
         try:
             with quiet_work(quiet):
                 yield files
@@ -126,28 +141,13 @@ class JobStorage:
         within = [base for base in self._places if f"{uri}/".startswith(join(base, ""))]
         return self._places[max(within, key=len)] if within else DATASET
 
-    def _files(self, uri: str) -> Files:
-        if not uri.startswith("s3://"):
-            return self._local
-        from finetune_trainer.pod.s3 import S3Files  # 0.7 s that local runs do without
-        from finetune_trainer.pod.temporary import TemporaryTag
 
-        bucket = bucket_of(uri) or ""
-        storage = storage_of(bucket, self._bundle.storages)
-        if storage is None:
-            finding, remedy = unknown_bucket(bucket, self._bundle.spec.profile_name, self._bundle.storages)
-            raise TrainerFailure(FailureReason.SPEC_INVALID, f"{uri}: {finding}", remedy)
-        position = self._bundle.storages.index(storage)
-        if position not in self._s3:
-            tag = TemporaryTag(join(self._bundle.spec.output.uri, names.WORK_FOLDER, ""))
-            self._s3[position] = S3Files(storage, self._secrets_dir, self._bundle.job, tag)
-        return self._s3[position]
-
-
-def open_storage(bundle: Bundle, secrets_dir: str | Path = names.STORAGE_FOLDER) -> JobStorage:
-    """Returns the storage for the URIs of a job. Credentials are in `secrets_dir`/SECRET_NAME/AWS_ACCESS_KEY_ID and so
-    on."""
-    return JobStorage(bundle, Path(secrets_dir))
+def open_storage(
+    bundle: Bundle, secrets_dir: str | Path = names.STORAGE_FOLDER, hub_dir: str | Path = names.HUB_FOLDER
+) -> JobStorage:
+    """Returns the storage for the URIs of a job. Credentials of S3 are in `secrets_dir`/SECRET_NAME/AWS_ACCESS_KEY_ID
+    and so on. The token for the hub is in `hub_dir`/token."""
+    return JobStorage(bundle, Stores(bundle, Path(secrets_dir), Path(hub_dir)))
 
 
 def join(uri: str, *parts: str) -> str:

@@ -18,6 +18,7 @@ from typing import NoReturn
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer.pod import heartbeat
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.rank import by_rank
 from finetune_trainer.pod.termination import stop_requested
 
 LOOK_SECONDS = 1.0
@@ -62,7 +63,7 @@ def _watch(wanted: float | None, report: Callable[[TrainerFailure], None], over:
 def stall(seconds: float) -> TrainerFailure:
     """Returns the failure of a process whose main thread showed no progress for `seconds`."""
     finding = f"The trainer made no progress for {seconds:,.0f} s while {heartbeat.position()}."
-    return TrainerFailure(FailureReason.TRAINING_STALLED, finding, step=heartbeat.last_step())
+    return TrainerFailure(FailureReason.TRAINING_STALLED, by_rank(finding), step=heartbeat.last_step())
 
 
 def _end(failure: TrainerFailure, report: Callable[[TrainerFailure], None]) -> NoReturn:

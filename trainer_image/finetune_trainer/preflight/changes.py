@@ -35,10 +35,13 @@ def changes(shape: ModelShape, least: Setup, longest: Load, available: float, me
     options = [] if least.checkpointing else [("spec.training.gradientCheckpointing Auto", wanted)]
     if least.method == "Full" and least.optimizer == "AdamW":
         options.append(("spec.training.optimizer PagedAdamW8bit", replace(wanted, optimizer="PagedAdamW8bit")))
-    options += [(f"spec.method.type {method}", replace(wanted, method=method)) for method in LIGHTER[least.method]]
+    # QLoRA cannot quantize experts.
+    lighter = [method for method in LIGHTER[least.method] if method != "QLoRA" or not shape.routed]
+    options += [(f"spec.method.type {method}", replace(wanted, method=method)) for method in lighter]
     found = {text: plan for text, setup in options if (plan := first_fit(shape, [setup], [longest], available))}
-    shorter = [("", wanted)] if least.method == "QLoRA" or "spec.method.type QLoRA" in found else []
-    shorter = shorter or [("", wanted), ("spec.method.type QLoRA and ", replace(wanted, method="QLoRA"))]
+    shorter = [("", wanted)]
+    if lighter and f"spec.method.type {lighter[-1]}" not in found:
+        shorter.append((f"spec.method.type {lighter[-1]} and ", replace(wanted, method=lighter[-1])))
     for text, setup in shorter:
         if plan := _shortened(shape, setup, longest, available):
             found[f"{text}spec.training.maxSequenceLength {plan.load.tokens:,}"] = plan

@@ -93,7 +93,7 @@ def _ways(
     named = "" if is_allowed else f"spec.compute.gpuType {gpu.name}"
     if estimate.fits is not False:
         if estimate.fits and named:
-            yield Way(named, gpu, estimate.memory, _exact(estimate.seconds, gpu))
+            yield Way(named, gpu, estimate.memory, _exact(estimate.seconds, gpu, spec))
         return
     ladder, setups = loads(data, spec.training.global_batch_size, resolved), setups_of(spec, resolved)
     available, merging = bytes_of(gpu.memory or "0"), merging_memory(spec, resolved, shape)
@@ -101,7 +101,7 @@ def _ways(
 
     def way(text: str, plan: MemoryPlan, size: DataSize) -> Way:
         seconds = seconds_on(gpu, spec, resolved, shape, size, plan)
-        return Way(f"{joined}{text}", gpu, gibibytes(plan.memory.total), _exact(seconds, gpu))
+        return Way(f"{joined}{text}", gpu, gibibytes(plan.memory.total), _exact(seconds, gpu, spec))
 
     if plan := first_fit(shape, setups, ladder, available):
         yield way(NO_MERGE, plan, data)  # only merging does not fit
@@ -138,8 +138,10 @@ def _cheapest_first(ways: list[Way]) -> tuple[list[Way], bool]:
     return [way for _, _, way in sorted(zip(key, range(len(ways)), ways, strict=True))], True
 
 
-def _exact(seconds: float | None, gpu: GpuType) -> Decimal | None:
-    return Decimal(seconds) * Decimal(gpu.price_per_hour) / 3600 if seconds and gpu.price_per_hour else None
+def _exact(seconds: float | None, gpu: GpuType, spec: FineTuneJobSpec) -> Decimal | None:
+    if not seconds or not gpu.price_per_hour:
+        return None
+    return spec.compute.gpus_per_node * Decimal(seconds) * Decimal(gpu.price_per_hour) / 3600
 
 
 def _rounded(cost: Decimal | None) -> str:

@@ -30,7 +30,7 @@ from finetune_trainer.sizing.memory import (
     predict,
 )
 from finetune_trainer.sizing.model_shape import ModelShape
-from finetune_trainer.sizing.run_time import Work, cost, peak_flops, total_seconds
+from finetune_trainer.sizing.run_time import Work, cost, divided, peak_flops, total_seconds
 from finetune_trainer.tokens.row_store import Example, lengths, prompt_lengths, supervised_counts
 
 Lengths = NDArray[np.int64]
@@ -168,7 +168,9 @@ def estimates(
                 memory=gibibytes(plan.memory.total),
                 fits=True if gpu.memory else None,
                 seconds=round(seconds) if seconds else None,
-                cost=cost(seconds, gpu.price_per_hour) if seconds and gpu.price_per_hour else None,
+                cost=cost(seconds * spec.compute.gpus_per_node, gpu.price_per_hour)
+                if seconds and gpu.price_per_hour
+                else None,
             )
         )
     return found
@@ -185,7 +187,8 @@ def seconds_on(
     # Under QLoRA, the base model in bf16 is evaluated first if it fits. The base model in 4 bits is loaded later.
     unquantized = base_memory(shape, resolved.micro_batch_tokens)
     models = 2 if plan.setup.method == "QLoRA" and unquantized <= available else 1
-    return total_seconds(shape, plan.setup, work_of(spec, resolved, data, plan.load, models), peak)
+    work = divided(work_of(spec, resolved, data, plan.load, models), spec.compute.gpus_per_node)
+    return total_seconds(shape, plan.setup, work, peak)
 
 
 def merging_memory(spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape) -> int:

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.bundle import Bundle, sources_of, uris_of
+from finetune_api.bundle import Bundle, misspelled_of
 from finetune_api.conflicts import conflicts
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import Dataset, Overlength, Split
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodType
 from finetune_api.status.job import ConditionType
-from finetune_api.status.preflight import Preflight, SourceRows, Splits
-from finetune_api.uris import FILES, FOLDER, misspelled
+from finetune_api.status.preflight import Preflight, Revision, SourceRows, Splits
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
+from finetune_trainer.base.experts import require_expert_settings
 from finetune_trainer.base.previous_adapter import fetch_fitting_adapter
 from finetune_trainer.checkpoints.earlier_job import require_checkpoint
 from finetune_trainer.handover.prepared import (
@@ -112,6 +112,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     require_gpu_type(spec, bundle.gpu_types)
     check_output(bundle, storage)
     model = inspect_model(storage, spec.model.uri, scratch / "model")
+    require_expert_settings(spec.method, model.sizes)
     if spec.method.type is not MethodType.FULL:
         require_modules(spec.method.lora, model)
         fetch_fitting_adapter(storage, spec.method, model, scratch / ADAPTER)
@@ -149,7 +150,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
     return Prepared(
         **sides,
-        resolved=resolved,
+        resolved=resolved.model_copy(update={"revisions": _revisions(storage)}),
         answers=answers,
         preflight=_found(findings, sides, digest, _sources(gathered, spec.dataset)),
         cleaning=findings.cleaned.examples if findings.cleaned else (),
@@ -163,6 +164,11 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     )
 
 
+def _revisions(storage: JobStorage) -> list[Revision] | None:
+    """Returns the commits of the repositories of a hub that preflight has read; None if there are none."""
+    return [Revision(uri=uri, commit=commit) for uri, commit in sorted(storage.commits().items())] or None
+
+
 def _hand_over_adapter(scratch: Path) -> Path | None:
     """Moves the downloaded adapter to the prepared data, which exists now. Returns its folder, or None if there is
     none."""
@@ -174,12 +180,12 @@ def _hand_over_adapter(scratch: Path) -> Path | None:
 def check_places(spec: FineTuneJobSpec) -> None:
     """Raises TrainerFailure SpecInvalid when the job would overwrite its own inputs, or read its results as rows.
 
-    Does so too when the API server would refuse an s3:// URI, which a bundle written by hand may contain."""
-    files = {f"{field}.uri" for field in sources_of(spec)}
-    for field, uri in uris_of(spec).items():
-        wrong = misspelled(uri, FILES if field in files else FOLDER) if uri.startswith("s3:") else None
-        if wrong:
+    Does so too when the API server would refuse an s3:// or hf:// URI, which a bundle written by hand may contain."""
+    for field, uri, wrong in misspelled_of(spec):
+        if uri.startswith(("s3:", "hf:")):
             raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field}: {uri} {wrong}.")
+    if contradiction := spec.model.contradiction:
+        raise TrainerFailure(FailureReason.SPEC_INVALID, f"spec.model: {contradiction}.")
     if conflict := next(conflicts(spec, str(Path.cwd())), None):
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.finding}", conflict.remedy)
 

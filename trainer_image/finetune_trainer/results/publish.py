@@ -67,8 +67,9 @@ def stage_adapter(model: PeftModel, bundle: Bundle, folder: Path) -> LoraConfig:
     """Writes the adapter to `folder`. Returns its settings."""
     config = model.peft_config["default"]
     # PEFT and servers look for the base model under this name. A model on a hub has its repository's name.
-    config.base_model_name_or_path = bundle.spec.model.uri.removeprefix("hf://")
+    config.base_model_name_or_path = bundle.spec.model.uri.removeprefix("hf://").rstrip("/")
     config.target_modules = target_modules(model)
+    config.target_parameters = sorted(config.target_parameters or []) or None
     # By default PEFT asks a hub whether the vocabulary was extended.
     model.save_pretrained(folder, save_embedding_layers=False)
     return config
@@ -177,12 +178,14 @@ def _answer(answer: Answer) -> dict[str, Any]:
 def manifest(results: Results, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
     """Returns the content of manifest.json: the results, and the inputs and software that produced them."""
     bundle, prepared = results.bundle, results.prepared
+    uri, commit = bundle.spec.model.uri, prepared.commit_of(bundle.spec.model.uri)
+    pinned = {"commit": commit} if commit else {}
     return {
         "job": _json(bundle.job) if bundle.job else None,
         "creationTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "spec": _json(bundle.spec),
         "specDigest": bundle.spec_digest,
-        "baseModel": {"uri": bundle.spec.model.uri, "parameters": prepared.resolved.parameters},
+        "baseModel": {"uri": uri, **pinned, "parameters": prepared.resolved.parameters},
         "dataset": _json(prepared.preflight),
         "resolved": _json(prepared.resolved),
         "seed": bundle.spec.training.seed,

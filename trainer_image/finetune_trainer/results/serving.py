@@ -153,6 +153,7 @@ def vllm_obstacles(config: LoraConfig) -> list[str]:
         "fully trained modules (spec.method.lora.modulesToSave)": bool(config.modules_to_save),
         f"a rank above {VLLM_RANKS[-1]}": config.r > VLLM_RANKS[-1],
         "different ranks or scales per layer": bool(config.rank_pattern or config.alpha_pattern),
+        "PEFT's adapters of experts": bool(config.target_parameters),
         "biases in its LoRA layers": config.lora_bias,
         f"init_lora_weights {config.init_lora_weights}, which changes the base model": (
             config.init_lora_weights not in PLAIN_INITS

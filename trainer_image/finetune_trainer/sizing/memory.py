@@ -166,9 +166,15 @@ def base_memory(shape: ModelShape, tokens: int, device: Device = CUDA) -> int:
 
 def adapter_parameters(shape: ModelShape, setup: Setup) -> int:
     """Returns the parameters of a LoRA adapter: rank x (inputs + outputs) of each matrix (Hu et al. 2021, section
-    4.1)."""
+    4.1). Each expert has matrices of its own."""
     adapted = shape.targeted(setup.target_modules)
     return sum(setup.rank * (m.rows + m.columns) * m.count for m in adapted)
+
+
+def passed_adapter_parameters(shape: ModelShape, setup: Setup) -> int:
+    """Returns the parameters of a LoRA adapter that a token passes."""
+    adapted = shape.targeted(setup.target_modules)
+    return sum(setup.rank * (m.rows + m.columns) * m.passed for m in adapted)
 
 
 def _weights(shape: ModelShape, setup: Setup) -> float:
@@ -226,11 +232,13 @@ def layer_activations(shape: ModelShape, setup: Setup, tokens: int, device: Devi
     normed = FP32 * (1 + full) if shape.rms else setup.residual
     # The normed stream is the input of the projections. From an fp32 stream, autocast makes a copy for each of them.
     inputs = setup.number * (5 if full else 2)
-    # Gated: gate, activated gate, up and their product. Otherwise: the tensors of the activation, and its result.
-    mlp = setup.number * (4 if shape.gated else UNFUSED_ACTIVATIONS.get(shape.activation, 1) + 1)
+    # Gated: usually gate, activated gate, up and their product. Otherwise: the activation's tensors, and its result.
+    mlp = setup.number * (shape.gate_tensors if shape.gated else UNFUSED_ACTIVATIONS.get(shape.activation, 1) + 1)
     stream = (shape.norms * normed + inputs) * shape.hidden
-    each = attention + stream + mlp * shape.intermediate + _adapters_per_token(shape, setup)
-    return tokens * (each + tokens * SCORE * shape.softcapped_heads)
+    # For each expert of a token: the copy that it receives, and its result.
+    routed = 2 * setup.number * shape.routed * shape.hidden
+    each = attention + stream + mlp * shape.intermediate + routed + _adapters_per_token(shape, setup)
+    return tokens * (each + tokens * (SCORE * shape.softcapped_heads + setup.number * shape.sink_heads))
 
 
 def _adapters_per_token(shape: ModelShape, setup: Setup) -> float:
@@ -240,9 +248,9 @@ def _adapters_per_token(shape: ModelShape, setup: Setup) -> float:
     if setup.method == "Full":
         return 0.0
     adapted = shape.targeted(setup.target_modules)
-    dropped = (setup.number + 1) * sum(m.columns * m.count for m in adapted) if setup.dropout else 0
-    scaled = 2 * setup.number * sum(m.rows * m.count for m in adapted) if setup.dora else 0
-    return (setup.number * setup.rank * sum(m.count for m in adapted) + dropped + scaled) / shape.layers
+    dropped = (setup.number + 1) * sum(m.columns * m.passed for m in adapted) if setup.dropout else 0
+    scaled = 2 * setup.number * sum(m.rows * m.passed for m in adapted) if setup.dora else 0
+    return (setup.number * setup.rank * sum(m.passed for m in adapted) + dropped + scaled) / shape.layers
 
 
 def _logits(shape: ModelShape, setup: Setup, load: Load, device: Device) -> float:
@@ -259,7 +267,7 @@ def _logits(shape: ModelShape, setup: Setup, load: Load, device: Device) -> floa
 def _backward_per_token(shape: ModelShape, setup: Setup, device: Device) -> float:
     """Returns the bytes for each token of the gradients in the backward pass of one layer: of the branches and the
     product of the MLP, or of query, key, value and result, and of the residual stream."""
-    mlp = setup.number * 3 * shape.intermediate
+    mlp = setup.number * (3 * shape.intermediate + 2 * shape.routed * shape.hidden)
     attention = max(device.attention, setup.number) * 2 * (shape.query + shape.key_value)
     return max(mlp, attention) + (setup.residual + FP32) * shape.hidden
 

@@ -14,6 +14,8 @@ HEADS = ("lm_head.weight", "embed_out.weight")
 """Names of the matrix of the output head."""
 SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings that scale or cap the result of the output head before it becomes the logits."""
+CLAMPED_GATE = 7
+"""Tensors that GPT-OSS's gate keeps: gate, clamped gate, its sigmoid, their product, up, up plus one, the result."""
 
 
 @dataclass(frozen=True)
@@ -25,26 +27,34 @@ class Matrix:
     rows: int
     columns: int
     count: int
+    used: int | None = None
+    """Occurrences that a token passes. None: all of them. A token passes only some of the experts."""
 
     @property
     def parameters(self) -> int:
         """Weights of all occurrences."""
         return self.rows * self.columns * self.count
 
+    @property
+    def passed(self) -> int:
+        """Occurrences that a token passes."""
+        return self.count if self.used is None else self.used
+
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The numbers that decide the memory and the computation of a dense causal language model."""
+    """The numbers that decide the memory and the computation of a causal language model."""
 
     parameters: int
-    """All parameters. A tied output head counts once."""
+    """All parameters, with all experts. A tied output head counts once."""
     matrices: tuple[Matrix, ...]
-    """The linear layers of the blocks. QLoRA stores them in 4 bits, and adapters are added to them."""
+    """The linear layers and the experts of the blocks. QLoRA stores linear layers in 4 bits. Adapters are added to all
+    of them."""
     layers: int
     hidden: int
     """Width of the residual stream."""
     intermediate: int
-    """Width inside the MLP."""
+    """Width inside the MLP. With experts: of all experts together that a token passes."""
     query: int
     """Number of attention heads x size of a head."""
     key_value: int
@@ -52,6 +62,8 @@ class ModelShape:
     vocabulary: int
     gated: bool = True
     """Whether the MLP multiplies two branches (SwiGLU, GeGLU)."""
+    gate_tensors: int = 4
+    """Tensors of the width of the MLP that a gated MLP keeps for the backward pass."""
     activation: str = "silu"
     norms: int = 2
     """Number of norms of the residual stream in each layer."""
@@ -65,14 +77,24 @@ class ModelShape:
     """Whether the output head adds a bias (Phi)."""
     bare_logits: bool = True
     """Whether the result of the output head is the logits. Otherwise it is scaled or capped."""
+    routed: int = 0
+    """Experts of a layer that a token passes. 0 in a model without experts."""
     softcapped_heads: int = 0
     """Attention heads whose scores are capped. No fused kernel supports this, so they keep a score for every pair of
     tokens."""
+    sink_heads: int = 0
+    """Attention heads with an attention sink (GPT-OSS). Transformers has no fused kernel for them, so they keep a
+    probability for every pair of tokens."""
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of the matrices in the blocks."""
+        """Weights of the matrices in the blocks, with all experts."""
         return sum(matrix.parameters for matrix in self.matrices)
+
+    @property
+    def passed_parameters(self) -> int:
+        """Weights of the matrices in the blocks that a token passes."""
+        return sum(matrix.rows * matrix.columns * matrix.passed for matrix in self.matrices)
 
     def targeted(self, target_modules: Sequence[str]) -> list[Matrix]:
         """Returns the matrices that get an adapter: those whose name ends with a target, or all for `all-linear`."""
@@ -97,26 +119,37 @@ def model_shape(config: Mapping[str, Any], sizes: Sizes, tied: bool | None = Non
     norms = [name for name, size in in_blocks.items() if name.endswith(".weight") and list(size) == [hidden]]
     tied = _is_tied(config) if tied is None else tied
     counted = {name: size for name, size in sizes.items() if not tied or name not in HEADS}
-    matrices = _matrices(in_blocks)
+    experts = [size for name, size in in_blocks.items() if is_expert(name, size)]
+    routed = _setting(config, "num_experts_per_tok", "experts_per_token") if experts else 0
+    matrices = _matrices(in_blocks, routed)
     return ModelShape(
         parameters=sum(map(prod, counted.values())),
         matrices=matrices,
         layers=layers,
         hidden=hidden,
-        intermediate=_setting(config, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", default=4 * hidden),
+        intermediate=routed * _inner(experts, hidden)
+        or _setting(config, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", default=4 * hidden),
         query=heads * head,
         key_value=groups * head,
         vocabulary=_setting(config, "vocab_size"),
         gated=any("gate" in matrix.name for matrix in matrices),
+        gate_tensors=CLAMPED_GATE if config.get("swiglu_limit") else 4,
         activation=_activation(config),
         norms=round(len(norms) / layers),
         rms=not any(f"{name.removesuffix('weight')}bias" in sizes for name in norms),
         normed_heads=any(name.endswith(("q_norm.weight", "query_layernorm.weight")) for name in in_blocks),
         tied=tied,
         head_bias=any(name.replace("weight", "bias") in sizes for name in HEADS),
+        routed=routed,
         bare_logits=not any(config.get(name) not in (None, 0, 1) for name in SCALED),
         softcapped_heads=heads if config.get("attn_logit_softcapping") else 0,
+        sink_heads=heads if any(name.endswith(".sinks") for name in in_blocks) else 0,
     )
+
+
+def is_expert(name: str, size: Sequence[int]) -> bool:
+    """Returns whether a weight is a stack of experts, shape [experts, rows, columns]."""
+    return ".experts." in name and len(size) == 3
 
 
 def _is_tied(config: Mapping[str, Any]) -> bool:
@@ -141,10 +174,22 @@ def _activation(config: Mapping[str, Any]) -> str:
     return str(next((config[name] for name in names if config.get(name)), "silu"))
 
 
-def _matrices(in_blocks: Sizes) -> tuple[Matrix, ...]:
-    kinds = Counter(
-        (".".join(part for part in name.removesuffix(".weight").split(".") if not part.isdigit()), size[0], size[1])
-        for name, size in in_blocks.items()
-        if len(size) == 2 and name.endswith(".weight")
-    )
-    return tuple(Matrix(name, rows, columns, count) for (name, rows, columns), count in kinds.items())
+def _matrices(in_blocks: Sizes, routed: int) -> tuple[Matrix, ...]:
+    """Returns the matrices of the blocks. `routed`: experts of a layer that a token passes. The routers of experts are
+    left out, because they stay frozen and are small."""
+    routing = {name.rpartition(".experts.")[0] for name, size in in_blocks.items() if is_expert(name, size)}
+    count, passed = Counter[tuple[str, int, int]](), Counter[tuple[str, int, int]]()
+    for name, size in in_blocks.items():
+        kind = ".".join(part for part in name.removesuffix(".weight").split(".") if not part.isdigit())
+        if is_expert(name, size):
+            count[kind, size[1], size[2]] += size[0]
+            passed[kind, size[1], size[2]] += routed
+        elif len(size) == 2 and name.endswith(".weight") and name.rsplit(".", 2)[0] not in routing:
+            count[kind, size[0], size[1]] += 1
+    return tuple(Matrix(*kind, count=number, used=passed.get(kind)) for kind, number in count.items())
+
+
+def _inner(experts: Sequence[Sequence[int]], hidden: int) -> int:
+    """Returns the width inside one expert, or 0 without experts. The smallest stack is the one that leads back to the
+    residual stream of width `hidden`."""
+    return min((rows * columns // hidden for _, rows, columns in experts), default=0)

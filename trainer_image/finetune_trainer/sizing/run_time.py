@@ -1,10 +1,10 @@
 """Predicts the time and the cost of a run from its operations. docs/sizing.md describes how exact the prediction is."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 
-from finetune_trainer.sizing.memory import Setup, adapter_parameters
+from finetune_trainer.sizing.memory import Setup, passed_adapter_parameters
 from finetune_trainer.sizing.model_shape import ModelShape
 
 PEAK = {
@@ -47,7 +47,7 @@ LOADING = 500e6
 
 @dataclass(frozen=True)
 class Work:
-    """The amount of computation of a run."""
+    """The amount of computation of a run on one GPU."""
 
     tokens: int
     """Tokens of all steps."""
@@ -67,6 +67,18 @@ class Work:
     """Tokens of prompts and answers in one generation batch."""
     loads: int
     """How often the base model is loaded."""
+
+
+def divided(work: Work, gpus: int) -> Work:
+    """Returns the work of each of `gpus` GPUs, which share the rows. Each one loads the whole model. The time to add up
+    the gradients does not count: on one node it is small."""
+    return replace(
+        work,
+        tokens=-(-work.tokens // gpus),
+        labels=-(-work.labels // gpus),
+        micro_batches=-(-work.micro_batches // gpus),
+        answers=-(-work.answers // gpus),
+    )
 
 
 def peak_flops(names: Iterable[str]) -> float | None:
@@ -91,11 +103,11 @@ def training_flops(shape: ModelShape, setup: Setup, work: Work) -> float:
     Forward: 2 for each weight and token, the two products of attention over the earlier tokens (Kaplan et al. 2020,
     section 2.1), and the output head for tokens that are trained on. Backward: the same again for the gradients of the
     activations, and once more for the gradients of the weights, which only Full needs. This is 6ND for Full and 4ND
-    otherwise. Gradient checkpointing adds one forward pass."""
-    blocks = work.tokens * 2 * (shape.linear_parameters + shape.layers * shape.query * work.context)
+    otherwise. Gradient checkpointing adds one forward pass. Of the experts, only those count that a token passes."""
+    blocks = work.tokens * 2 * (shape.passed_parameters + shape.layers * shape.query * work.context)
     head = work.labels * 2 * shape.hidden * shape.vocabulary
     passes = (3 if setup.method == "Full" else 2) + setup.checkpointing
-    adapters = 0 if setup.method == "Full" else 6 * adapter_parameters(shape, setup) * work.tokens
+    adapters = 0 if setup.method == "Full" else 6 * passed_adapter_parameters(shape, setup) * work.tokens
     return passes * blocks + (3 if setup.method == "Full" else 2) * head + adapters
 
 

@@ -21,6 +21,7 @@ from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.loading import load_model, whole_model
 from finetune_trainer.model.trainable import as_published, make_trainable
 from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.rank import is_first
 from finetune_trainer.pod.termination import stop_deferred
 from finetune_trainer.results.publish import ADAPTER, MODEL, stage_weights
 from finetune_trainer.sizing.run_time import cost as price_of
@@ -84,7 +85,10 @@ def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
 
 
 def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
-    """Writes the tuned weights to the output folder, and keeps them for a later attempt. Reports the training."""
+    """Writes the tuned weights to the output folder, and keeps them for a later attempt. Reports the training. Rank 0
+    does it for all ranks."""
+    if not is_first():
+        return Weights(None, work.output)
     # An adapter is small enough to keep it first after SIGTERM, so that no step of it is lost.
     with stop_deferred() if isinstance(model, PeftModel) else nullcontext():
         said = summary(tuning.steps, tuning.validation, work.prepared.resolved)
@@ -100,7 +104,8 @@ def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
 def _keep(work: Work, tuning: Tuning, weights: Path) -> None:
     if tuning.trained:
         # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
-        copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
+        with whole_model(tuning.trained.weights):
+            copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
     elif tuning.run and keep_training(work.kept, tuning.run, perf_counter() - tuning.started, weights):
         # They are as good as a checkpoint of the last step: a later attempt takes no step again.
         work.progress.stored(len(tuning.steps))
@@ -155,6 +160,6 @@ def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle:
     seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)
     if device.type != "cuda":
         return Cost(seconds, tokens)
-    held = perf_counter() - started
+    held = (perf_counter() - started) * bundle.spec.compute.gpus_per_node
     price = next((gpu.price_per_hour for gpu in bundle.gpu_types), None)
     return Cost(seconds, tokens, held / 3600, price_of(held, price) if price else None)

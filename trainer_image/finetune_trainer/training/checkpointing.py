@@ -184,6 +184,30 @@ class Checkpoints:
         return BestWeights(best.step, second)
 
 
+class NoCheckpoints(Checkpoints):
+    """The checkpoints as a rank sees them that writes none: rank 0 writes those of all ranks, which have the same
+    weights."""
+
+    def __init__(self) -> None:
+        self.uploaded = None
+
+    def begin(self, trainee: Trainee) -> None:
+        """Does nothing."""
+
+    def after_step(self, trainee: Trainee) -> None:
+        """Does nothing."""
+
+    def after_sigterm(self, trainee: Trainee) -> int | None:
+        """Does nothing. Returns None."""
+        return None
+
+    def finish(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def unwritten(step: int) -> str:
     """Returns the sentence that precedes the error of a checkpoint that was not written."""
     return f"The checkpoint of step {step:,} was not written. Training goes on, and the next checkpoint is tried again."

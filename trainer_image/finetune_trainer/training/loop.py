@@ -20,7 +20,7 @@ from finetune_api.spec.training import Training
 from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Example
-from finetune_trainer.model.batches import micro_batches, rows_of_step
+from finetune_trainer.model.batches import label_count, micro_batches, rows_of_step
 from finetune_trainer.model.document_dropout import document_masks
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.loss import token_losses
@@ -28,7 +28,11 @@ from finetune_trainer.model.speedups import DEFAULT, Speedups, use_speedups
 from finetune_trainer.model.trainable import trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import beat, phase, stepped
+from finetune_trainer.pod.rank import place
 from finetune_trainer.pod.termination import check_stop
+from finetune_trainer.ranks.division import shares
+from finetune_trainer.ranks.gradients import sum_gradients, without_gradient
+from finetune_trainer.ranks.group import gather, together
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.schedule import learning_rate
 
@@ -87,9 +91,7 @@ def training_steps(
         for group in optimizer.param_groups:
             group["lr"] = rate
         model.train()
-        loss = accumulate_gradients(
-            model, rows, resolved.micro_batch_tokens, accelerator, training.seed, step, speedups
-        )
+        loss = gradients_of_step(model, rows, resolved.micro_batch_tokens, accelerator, training.seed, step, speedups)
         gradient_norm = float(accelerator.clip_grad_norm_(parameters, training.max_grad_norm or inf))
         divergence.check(step + 1, loss, gradient_norm, rows)
         optimizer.step()
@@ -97,7 +99,35 @@ def training_steps(
         tokens = sum(len(row.input_ids) for row in rows)
         seconds = perf_counter() - started
         stepped(step + 1, resolved.total_steps, seconds)
-        yield Step(step + 1, loss, rate, gradient_norm, tokens, seconds, memory_in_use(accelerator.device))
+        memory = max(gather(memory_in_use(accelerator.device)))
+        yield Step(step + 1, loss, rate, gradient_norm, tokens, seconds, memory)
+
+
+def gradients_of_step(
+    model: nn.Module,
+    rows: Sequence[Example],
+    micro_batch_tokens: int,
+    accelerator: Accelerator,
+    seed: int,
+    step: int,
+    speedups: Speedups,
+) -> float:
+    """Gives the parameters the gradient of the step, the same on every rank. Each rank takes its share of the rows. The
+    arguments and the result are those of `accumulate_gradients`.
+
+    Raises StopRequested on every rank if one of them has received SIGTERM. The gradients then mean nothing."""
+    parameters = trainable_parameters(model)
+    share = shares([len(row.input_ids) for row in rows], place().ranks)[place().rank]
+
+    def take() -> tuple[float, frozenset[int]]:
+        part = accumulate_gradients(
+            model, rows, micro_batch_tokens, accelerator, seed, step, speedups, share if place().ranks > 1 else None
+        )
+        return part, without_gradient(parameters)
+
+    parts = together(take)
+    sum_gradients(parameters, frozenset.intersection(*(unused for _, unused in parts)))
+    return sum(part for part, _ in parts)
 
 
 def accumulate_gradients(
@@ -108,11 +138,15 @@ def accumulate_gradients(
     seed: int = 0,
     step: int = 0,
     speedups: Speedups = DEFAULT,
+    share: Sequence[int] | None = None,
 ) -> float:
     """Adds the gradient of the mean cross-entropy over all learned tokens of the rows. The gradient does not depend on
-    how the rows are spread over micro-batches. `seed`, `step`: determine the dropout. Returns the mean, in nats."""
-    batches = micro_batches(rows, micro_batch_tokens, sharing(model).packed, accelerator.device)
-    labels = sum(len(batch.labels) for batch in batches)
+    how the rows are spread over micro-batches. `seed`, `step`: determine the dropout. Returns the mean, in nats.
+
+    `share`: indices of the rows to compute; None for all. The gradients and the results of shares that contain each row
+    once add up to those of all rows."""
+    batches = micro_batches(rows, micro_batch_tokens, sharing(model).packed, accelerator.device, share)
+    labels = label_count(rows)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     with use_speedups(model, speedups):
         for batch in batches:

@@ -19,6 +19,7 @@ from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.trainable import trainable_parameters, use_gradient_checkpointing
 from finetune_trainer.pod.failure import TrainerFailure, failure_of
 from finetune_trainer.preflight.prediction import halved
+from finetune_trainer.ranks.group import gather
 from finetune_trainer.tokens.row_store import lengths, supervised_counts
 from finetune_trainer.training.loop import accumulate_gradients
 from finetune_trainer.training.optimizer import state_bytes
@@ -61,8 +62,8 @@ def find_plan(
     model: PreTrainedModel, rows: Sequence[Example], training: Training, resolved: Resolved, accelerator: Accelerator
 ) -> StepLayout:
     """Returns the first of `plans` that fits into the GPU's memory, and applies its gradient checkpointing to the
-    model. Weights and gradients stay unchanged. On a CPU it returns the plan of preflight without a trial, because
-    there running out of memory ends the pod.
+    model. It fits if it does on every rank. Weights and gradients stay unchanged. On a CPU it returns the plan of
+    preflight without a trial, because there running out of memory ends the pod.
 
     Raises TrainerFailure GPUOutOfMemory if no plan fits."""
     longest, packed = int(lengths(rows).max()), sharing(model).packed
@@ -79,7 +80,7 @@ def find_plan(
     for plan in plans(longest, most, training.gradient_checkpointing):
         use_gradient_checkpointing(model, plan.gradient_checkpointing)
         shape = worst_micro_batch(lengths(rows), supervised_counts(rows), plan.micro_batch_tokens)
-        if fits(model, shape, plan, reserved, accelerator):
+        if all(gather(fits(model, shape, plan, reserved, accelerator))):
             return replace(plan, packed=packed > 0)
         how = " with gradient checkpointing" if plan.gradient_checkpointing else ""
         tried = f"A micro-batch of {plan.micro_batch_tokens:,} tokens{how}"

@@ -104,7 +104,7 @@ def _budgets(world: World, history: History, now: datetime) -> list[_Limit]:
     found = []
     if (hours := budget.gpu_hours) is not None:
         used, most = Decimal((seconds or 0) + more.seconds), Decimal(str(hours)) * 3600
-        found.append(_Limit(used, most, Decimal(more.pods), f"{hours:g} GPU hours (spec.runPolicy.budget.gpuHours)"))
+        found.append(_Limit(used, most, Decimal(more.gpus), f"{hours:g} GPU hours (spec.runPolicy.budget.gpuHours)"))
     if budget.cost is not None:
         used, most = Decimal(cost or 0) + more.cost, Decimal(budget.cost)
         found.append(_Limit(used, most, more.price / 3600, f"{budget.cost} (spec.runPolicy.budget.cost)"))

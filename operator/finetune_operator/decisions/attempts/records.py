@@ -131,9 +131,11 @@ def history(world: World, now: datetime) -> History:
 
 def new(world: World, number: int, avoided: list[str] | None = None) -> Attempt:
     """Return the record of an attempt that starts now, at the price that the GPU has now."""
+    gpus = world.spec.compute.gpus_per_node if world.spec else 1
     return Attempt(
         number=number,
         name=names.attempt_name(world.name, world.uid, number),
+        gpus=gpus if gpus > 1 else None,
         price_per_hour=gpu_choice.price_of(world),
         avoided_nodes=avoided or None,
     )

@@ -1,4 +1,4 @@
-"""For how long the pods of an attempt held a GPU, and what that costs.
+"""For how long the pods of an attempt held their GPUs, and what that costs. Each GPU counts for itself.
 
 Only times of the cluster count, never what a pod reports."""
 
@@ -21,8 +21,10 @@ class Running(NamedTuple):
     """What the pods have used that still run."""
 
     seconds: int
+    """GPU seconds."""
     cost: Decimal
-    pods: int
+    gpus: int
+    """Number of the GPUs of all these pods."""
     price: Decimal
     """Of one hour of all these pods."""
 
@@ -62,7 +64,7 @@ def closed(record: Attempt, now: datetime) -> Attempt:
 def _with(record: Attempt, pods: list[AttemptPod], known: dict[str, AttemptPod | None]) -> Attempt:
     """Return the record with these pods. `known`: the same pods as they were."""
     ended = [pod for pod in pods if pod.completion_time and not _was_closed(known[pod.name])]
-    seconds = (record.gpu_seconds or 0) + sum(_seconds(pod) for pod in ended)
+    seconds = (record.gpu_seconds or 0) + (record.gpus or 1) * sum(_seconds(pod) for pod in ended)
     last, ends = pods[-1], [pod.completion_time for pod in pods if pod.completion_time]
     return record.model_copy(
         update={
@@ -99,15 +101,16 @@ def totals(before: FineTuneJobStatus, attempts: Iterable[Attempt]) -> tuple[int 
 
 def running(attempts: Iterable[tuple[Attempt, Run]], now: datetime) -> Running:
     """Return what pods that have not ended have used until now."""
-    seconds, cost, pods, price = 0, Decimal(0), 0, Decimal(0)
+    seconds, cost, gpus, price = 0, Decimal(0), 0, Decimal(0)
     for attempt, run in attempts:
         for pod in run.pods:
             if pod.held_since is not None and not has_ended(pod, now):
-                spent = max(0, int((now - pod.held_since).total_seconds()))
+                held = attempt.gpus or 1
+                spent = held * max(0, int((now - pod.held_since).total_seconds()))
                 hourly = _money(attempt.price_per_hour) or Decimal(0)
                 seconds, cost = seconds + spent, cost + hourly * spent / 3600
-                pods, price = pods + 1, price + hourly
-    return Running(seconds, cost, pods, price)
+                gpus, price = gpus + held, price + held * hourly
+    return Running(seconds, cost, gpus, price)
 
 
 def _counts(pod: Pod, has_failed: bool = False) -> bool:

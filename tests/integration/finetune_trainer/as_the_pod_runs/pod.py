@@ -1,6 +1,7 @@
 """A step of a job as its pod runs it, without a cluster: the Job's manifest is the operator's own, and the process gets
 what the kubelet would give it. The root file system is read-only, the user is not root, the environment is the image's
-and the container's and nothing else, and there is no network. The folder data stands for the job's storage."""
+and the container's and nothing else, and there is no network, unless the job uses the hub. The folder data stands for
+the job's storage."""
 
 import json
 import os
@@ -30,13 +31,11 @@ DATA = "/data"
 """Where a pod finds what a job would have in S3."""
 LOG = "/dev/termination-log"
 DEVICES = ("null", "zero", "full", "random", "urandom")
-PROFILE = FineTuneProfileSpec.model_validate(
-    {
-        "trainer": {"image": images.TRAINER_IMAGE, "allowCPU": True},
-        "gpuTypes": [{"name": "any"}],
-        "storages": [{"buckets": ["*"]}],
-    }
-)
+PROFILE: dict[str, Any] = {
+    "trainer": {"image": images.TRAINER_IMAGE, "allowCPU": True},
+    "gpuTypes": [{"name": "any"}],
+    "storages": [{"buckets": ["*"]}],
+}
 SECONDS = 300
 POD_UID = "5c0f7a52-2f0e-4b7e-9d8e-0a4f6c3b1d20"
 """What the kubelet would give for the pod's own uid."""
@@ -66,7 +65,10 @@ class Ended:
 class Pods:
     """Runs pods over one folder, which they see as DATA."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hub: dict[str, Any] | None = None, token: str = "") -> None:
+        """`hub`: spec.hub of the profile. `token`: the value in the Secret of the token."""
+        self._profile = FineTuneProfileSpec.model_validate(PROFILE | ({"hub": hub} if hub else {}))
+        self._token = token
         self.data = folder / "data"
         self._folder = folder
         self.data.mkdir()
@@ -74,14 +76,16 @@ class Pods:
     def preflight(self, spec: dict[str, Any]) -> Ended:
         """Checks the job of this spec, whose URIs are paths below DATA."""
         wish = FineTuneJobSpec.model_validate(spec)
-        return self._run(children.preflight_job(_world(wish), wish, PROFILE), wish)
+        return self._run(children.preflight_job(_world(wish), wish, self._profile), wish)
 
     def train(self, spec: dict[str, Any], stop_at: str = "") -> Ended:
         """The first attempt at a job whose preflight has succeeded. It gets SIGTERM after the first line of its log
         that begins with `stop_at`, if that is given."""
         wish = FineTuneJobSpec.model_validate(spec)
         return self._run(
-            children.attempt_job(_world(wish), wish, PROFILE, children.Try(1, PROFILE.gpu_types[0])), wish, stop_at
+            children.attempt_job(_world(wish), wish, self._profile, children.Try(1, self._profile.gpu_types[0])),
+            wish,
+            stop_at,
         )
 
     def prepared(self, spec: dict[str, Any]) -> Prepared:
@@ -90,15 +94,18 @@ class Pods:
         return read(bundle, open_storage(bundle))
 
     def _run(self, job: Object, spec: FineTuneJobSpec, stop_at: str = "") -> Ended:
-        bundle = json.loads(bundles.missing(_world(spec), spec, PROFILE)[0]["data"][names.BUNDLE_KEY])
+        bundle = json.loads(bundles.missing(_world(spec), spec, self._profile)[0]["data"][names.BUNDLE_KEY])
         del bundle["job"]  # so that the status goes to the log: there is no API server
         pod = job["spec"]["template"]["spec"]
         script, user = self._script(pod, json.dumps(bundle)), pod["securityContext"]["runAsUser"]
         for path in (self._folder / "termination-log", self.data, *self.data.rglob("*")):
             os.chown(path, user, user)
+        variables = {item["name"]: _value(item) for item in pod["containers"][0]["env"]}
+        # Without HF_HUB_OFFLINE the hub of the tests is asked, which is on this machine.
+        network = ["--net"] if "HF_HUB_OFFLINE" in variables else []
         process = subprocess.Popen(
-            ["unshare", "--mount", "--net", "sh", "-c", script],
-            env=images.environment() | {item["name"]: _value(item) for item in pod["containers"][0]["env"]},
+            ["unshare", "--mount", *network, "sh", "-c", script],
+            env=images.environment() | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -114,9 +121,10 @@ class Pods:
         (container,), user = pod["containers"], pod["securityContext"]["runAsUser"]
         root = self._folder / "root"
         root.mkdir(exist_ok=True)
-        for name, content in (("bundle.json", bundle), ("termination-log", "")):
+        for name, content in (("bundle.json", bundle), ("termination-log", ""), ("token", self._token)):
             (self._folder / name).write_text(content)
-        lines = ["set -eu", f"mount -t tmpfs none {root}"]
+        # Like every pod, it has a loopback interface and, in this case, no other one.
+        lines = ["set -eu", "ip link set lo up", f"mount -t tmpfs none {root}"]
         lines += [f"ln -s usr/{name} {root}/{name}" for name in ("bin", "lib", "lib64", "sbin")]
         for mount in images.mounts():
             lines += _bind(mount["source"], f"{root}{mount['destination']}", read_only=True)
@@ -129,6 +137,8 @@ class Pods:
             place = f"{root}{volume['mountPath']}"
             if volume["name"] == "bundle":
                 lines += _bind(str(self._folder / "bundle.json"), f"{place}/{names.BUNDLE_KEY}", read_only=True)
+            elif volume["mountPath"] == names.HUB_FOLDER:
+                lines += _bind(str(self._folder / "token"), f"{place}/{names.HUB_TOKEN}", read_only=True)
             else:
                 lines += [f"mkdir -p {place}", f"mount -t tmpfs -o mode=1777 none {place}"]
         lines.append(f"mount -o remount,ro {root}")

@@ -333,7 +333,7 @@ def ended(cluster: Cluster, world: World) -> World:
     cleanup = next((job for job in cluster.jobs.values() if job.step == names.CLEANUP), None)
     due = kept.keep is not None and kept.ended_at is not None and cluster.now >= kept.ended_at + kept.keep
     has_turn = due and cleanup is None and cluster.cleanup_has_turn
-    is_read = has_turn or (due and cleanup is not None and cleanup.is_over)
+    is_read = has_turn or (cleanup is not None and cleanup.is_over)
     others = [pod for job in cluster.jobs.values() if job is not cleanup for pod in job.pods]
     return replace(
         world,

@@ -13,8 +13,8 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.decisions import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import Object
-from finetune_operator.observed.world import World
+from finetune_operator.observed.pods import Object, PodCondition, PodEvent
+from finetune_operator.observed.world import Run, World
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import (
     NOW,
@@ -139,3 +139,56 @@ def test_the_first_attempt_still_fails_for_a_bucket_that_the_profile_never_had()
     plan = planned(fresh(profile=OTHER_BUCKETS))
 
     assert reason(plan) == FailureReason.SPEC_INVALID
+
+
+DELETED = PodEvent(is_warning=True, reason="FailedMount", message='configmap "tickets-12345678" not found')
+PLACED = {"PodScheduled": PodCondition("True", "", "", NOW)}
+WAITS = pod("Pending", conditions=PLACED, event=DELETED)
+MOUNTS = ("read", "write")
+
+
+def waiting_attempt(**changes: Any) -> World:
+    return validated(bundle=None, attempts={1: attempt(WAITS, mounted=MOUNTS)}, **changes)
+
+
+def waiting_preflight(**changes: Any) -> World:
+    return fresh(preflight=preflight(WAITS, mounted=MOUNTS), **changes)
+
+
+@pytest.mark.parametrize("waiting", [waiting_attempt, waiting_preflight], ids=["attempt", "preflight"])
+def test_a_pod_that_lacks_its_deleted_bundle_gets_it_again_and_starts(waiting: Any) -> None:
+    plan = reconcile(waiting(), NOW + timedelta(minutes=2))
+
+    assert ("ConfigMap" in kinds(plan), plan.delete_jobs) == (True, [])
+
+
+@pytest.mark.parametrize("waiting", [waiting_attempt, waiting_preflight], ids=["attempt", "preflight"])
+def test_a_pod_that_lacks_its_bundle_and_the_secrets_of_the_next_one_is_replaced_as_an_interruption(
+    waiting: Any,
+) -> None:
+    plan = reconcile(waiting(profile=OTHER_SECRETS), NOW + timedelta(minutes=2))
+
+    assert ("ConfigMap" in kinds(plan), len(plan.delete_jobs)) == (False, 1)
+    assert plan.status is not None
+    assert plan.status["counts"]["reasons"] == {"Evicted": 1}
+    record = (plan.status.get("attempts") or plan.status["preflights"])[0]
+    assert record["message"].startswith(
+        "ConfigMap tickets-12345678 was deleted before the pod of Job tickets-12345678-"
+    )
+    assert record["message"].endswith("The pod does not mount rotated, which the storages need now, so it is replaced.")
+
+
+def test_a_pod_without_the_certificate_authority_of_the_next_bundle_is_replaced_too() -> None:
+    private = [{**storage, "caBundle": {"configMapName": "our-ca"}} for storage in SAID["storages"]]
+
+    plan = reconcile(waiting_attempt(profile=changed(storages=private)), NOW + timedelta(minutes=2))
+
+    assert len(plan.delete_jobs) == 1
+    assert "The pod does not mount our-ca, which" in message(plan)
+
+
+def test_what_a_job_mounts_is_read_from_it() -> None:
+    (job,) = (body for body in planned(second_attempt()).create if body["kind"] == "Job")
+    job["metadata"]["creationTimestamp"] = NOW.isoformat()
+
+    assert Run.parse(job).mounted == ("tickets-12345678", *MOUNTS)

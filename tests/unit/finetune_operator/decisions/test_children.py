@@ -198,3 +198,12 @@ def test_kubectl_logs_shows_the_trainers_log_beside_any_sidecar(job: Object) -> 
     annotations = job["spec"]["template"]["metadata"]["annotations"]
 
     assert annotations == {"kubectl.kubernetes.io/default-container": "trainer"}
+
+
+@pytest.mark.parametrize(("gpus", "cpu", "memory"), [(1, "500m", "1.5Gi"), (4, "2", "6442450944")])
+def test_an_attempt_requests_cpu_and_memory_for_each_of_its_gpus(gpus: int, cpu: str, memory: str) -> None:
+    compute = SPEC.compute.model_copy(update={"gpus_per_node": gpus, "cpu": "500m", "memory": "1.5Gi"})
+    job = children.attempt_job(WORLD, SPEC.model_copy(update={"compute": compute}), PROFILE, Try(1, GPU))
+    limits = {"memory": memory, PROFILE.gpu_types[0].resource_name: str(gpus)}
+    resources = job["spec"]["template"]["spec"]["containers"][0]["resources"]
+    assert resources == {"requests": {"cpu": cpu, **limits}, "limits": limits}

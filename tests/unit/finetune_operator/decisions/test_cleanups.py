@@ -138,6 +138,15 @@ def test_the_end_of_the_cleanup_is_on_record_and_the_state_of_the_job_stays() ->
     FineTuneJobStatus.model_validate(plan.status)
 
 
+def test_the_end_of_the_cleanup_is_on_record_also_if_the_time_to_keep_was_raised_while_it_ran() -> None:
+    ended = run(CLEANUP, pod("Succeeded", exit_code=0, termination=DONE), succeeded=True)
+
+    plan = reconcile(failed(cleanup=ended, keep=2 * WEEK), NOW + WEEK)
+
+    assert plan.status is not None
+    assert plan.status["conditions"][-1]["type"] == "CheckpointsDeleted"
+
+
 def test_a_cleanup_that_failed_for_good_is_told_in_a_warning_with_its_cause_and_remedy() -> None:
     ended = run(CLEANUP, pod("Failed", exit_code=25, termination=DENIED), failed=True)
 

@@ -1,7 +1,6 @@
 """What the base model's folder must hold."""
 
 import json
-import re
 import shutil
 import struct
 from dataclasses import replace
@@ -9,17 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import StrictDataclassError
 from safetensors.numpy import load_file, save_file
-from transformers import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora
 from finetune_trainer.base.base_model import (
-    EXPERTS,
     BaseModel,
-    has_experts,
     inspect_model,
     require_modules,
     require_quantizable,
@@ -91,7 +85,7 @@ def test_a_config_that_does_not_say_how_large_the_model_is_is_refused(
         ({"architectures": ["BertForMaskedLM"]}, "is not a causal language model: config.json names BertForMaskedLM"),
         ({"architectures": None}, "is not a causal language model: config.json names no architecture"),
         ({"model_type": "novel"}, "is of model_type novel, which this version of Transformers does not know"),
-        ({"num_experts": 8}, "has mixture-of-experts layers"),
+        ({"num_experts": 8}, "is of model_type llama and has mixture-of-experts layers, which this operator trains"),
         ({"model_type": "whisper"}, "generates text only together with another model"),
         ({"model_type": "xlstm"}, "cannot compute logits for selected positions only"),
         ({"quantization_config": {"quant_method": "gptq"}}, "is already quantized"),
@@ -104,63 +98,6 @@ def test_a_model_we_cannot_tune_is_refused(
     reason, message = refused(make_bundle, model, tmp_path / "scratch")
     assert reason is FailureReason.MODEL_UNSUPPORTED
     assert said in message
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"num_local_experts": 8},  # Mixtral
-        {"num_experts": 60},  # Qwen2 MoE
-        {"n_routed_experts": 256},  # DeepSeek
-        {"moe_num_experts": 64},  # Ernie 4.5
-        {"moe_num_experts": [64, 32]},  # Ernie 4.5 VL: for text and for images
-        {"ffn_config": {"moe_num_experts": 16}},  # DBRX
-        {"text_config": {"num_experts": 256}},  # Qwen3.5 MoE
-        {"thinker_config": {"text_config": {"num_experts": 128}}},  # Qwen3 Omni
-        {"is_moe": True, "num_experts": 16384},  # Doge
-        {"text_config": {"enable_moe_block": True, "num_experts": 128}},  # Gemma 4
-    ],
-)
-def test_experts_are_found_whatever_they_are_called_and_wherever_they_are_said(config: dict[str, Any]) -> None:
-    assert has_experts(config)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        *({key: count} for key in EXPERTS for count in (None, 0, 1, True, [1, 1])),
-        {"num_experts_per_tok": 2, "moe_intermediate_size": 512},
-        {"text_config": {"num_local_experts": 0}},
-        {"is_moe": False, "num_experts": 16384},
-        {"text_config": {"enable_moe_block": False, "num_experts": 128}},
-    ],
-)
-def test_a_dense_model_may_have_the_settings_of_its_kin_with_experts(config: dict[str, Any]) -> None:
-    assert not has_experts(config)
-
-
-def test_no_causal_model_of_transformers_has_its_experts_under_a_name_we_do_not_know() -> None:
-    unknown, without_defaults = set(), set()
-    for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        try:
-            settings = CONFIG_MAPPING[kind]().to_dict()
-        except StrictDataclassError:
-            without_defaults.add(kind)
-            continue
-        if names_experts(settings) and not has_experts(settings):
-            unknown.add(kind)
-    assert unknown == {"doge"}, "whose experts are switched off"
-    assert without_defaults <= {"gemma4_assistant", "musicgen", "musicgen_melody"}, "made of other models"
-
-
-def names_experts(settings: dict[Any, Any]) -> bool:
-    """Whether anything that says experts, and not how many of them a token has or shares, is more than one."""
-    return any(
-        names_experts(value)
-        if isinstance(value, dict)
-        else re.search("(?<!shared_)experts(?!_per_tok)", str(key)) and isinstance(value, int) and value > 1
-        for key, value in settings.items()
-    )
 
 
 def test_an_adapter_that_nothing_would_read_is_refused(make_bundle: MakeBundle, model: Path, tmp_path: Path) -> None:

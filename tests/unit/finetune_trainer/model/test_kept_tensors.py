@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from finetune_api.spec.method import Method
 from finetune_trainer.model.attention import use_document_attention
 from finetune_trainer.model.batches import micro_batch
+from finetune_trainer.model.experts import use_experts
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.trainable import attach_lora
 from finetune_trainer.sizing import memory
@@ -36,6 +37,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": WIDE,
     "gemma": WIDE,
     "gemma2": WIDE | {"query_pre_attn_scalar": 16},
+    "qwen3_moe": WIDE | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96},
+    "olmoe": {k: v for k, v in WIDE.items() if k != "head_dim"} | {"num_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": WIDE | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": WIDE
+    | {"num_local_experts": 4, "num_experts_per_tok": 2}
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
     "phi": {key: value for key, value in WIDE.items() if key != "head_dim"},
     "gpt2": {"vocab_size": VOCABULARY, "n_embd": 64, "n_inner": 160, "n_head": 4, "attn_pdrop": 0, "resid_pdrop": 0},
 }
@@ -46,6 +53,7 @@ def build(family: str, layers: int, dtype: torch.dtype) -> PreTrainedModel:
     config = AutoConfig.for_model(family, num_hidden_layers=layers, **FAMILIES[family])
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     use_document_attention(model)
+    use_experts(model)
     return model
 
 
@@ -98,7 +106,7 @@ def test_a_layer_keeps_as_many_bytes_as_sizing_predicts_for_qlora_in_fp32(family
     assert predicted == pytest.approx(measured, rel=0.08)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "qwen3_moe"])
 def test_a_layer_keeps_as_many_bytes_as_sizing_predicts_for_full(family: str) -> None:
     full = memory.Setup("Full")
     shape = shape_of(build(family, LAYERS[0], torch.float32))

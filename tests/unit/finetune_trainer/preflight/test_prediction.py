@@ -1,5 +1,6 @@
 """The predictions of preflight for each GPU type, and the message for a job that does not fit."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from finetune_api.spec.method import MethodType
 from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.handover.prepared import Example, Side
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.preflight.changes import alternative
 from finetune_trainer.preflight.fitting import require_fit
 from finetune_trainer.preflight.prediction import (
     DataSize,
@@ -210,3 +212,12 @@ def test_one_kind_of_gpu_that_fits_is_enough() -> None:
     assert [each.fits for each in found] == [False, True]
     require_fit(found, kinds, spec(), resolved(), SHAPE, DATA)
     require_fit([], [], spec(), resolved(), SHAPE, DATA)
+
+
+def test_qlora_is_not_the_remedy_for_a_model_with_experts() -> None:
+    least, longest = Setup("LoRA", checkpointing=True), Load(2000, 500)
+    needed = predict(SHAPE, replace(least, method="QLoRA"), longest).total
+    assert "spec.method.type QLoRA" in alternative(SHAPE, least, longest, needed, 0)
+    assert alternative(replace(SHAPE, routed=2), least, longest, needed, 0).startswith("No method would fit.")
+    full = alternative(replace(SHAPE, routed=2), replace(least, method="Full"), longest, 40 * GIB, 0)
+    assert full.startswith("With spec.method.type LoRA, ")

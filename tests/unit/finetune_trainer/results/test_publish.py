@@ -19,6 +19,7 @@ from finetune_trainer.model.trainable import attach_lora
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.storage import JobStorage, open_storage
+from finetune_trainer.pod.stores import Stores
 from finetune_trainer.results.publish import publish, stage_weights, target_modules, upload_results
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.small_runs import results, tiny_llama
@@ -31,7 +32,7 @@ class Recorder(JobStorage):
     """Local storage that records the order of writes. `before_manifest` runs just before the manifest is written."""
 
     def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle, Path("none"))
+        super().__init__(bundle, Stores(bundle, Path("none"), Path("none")))
         self.written: list[str] = []
         self.before_manifest: Callable[[], object] = lambda: None
 

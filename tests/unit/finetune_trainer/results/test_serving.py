@@ -109,5 +109,10 @@ def test_features_that_vllm_rejects_are_obstacles() -> None:
 
 def test_features_that_vllm_ignores_are_obstacles() -> None:
     assert vllm_obstacles(LoraConfig(init_lora_weights="gaussian")) == []
-    for refused in ({"rank_pattern": {"v_proj": 64}}, {"lora_bias": True}, {"init_lora_weights": "pissa"}):
+    for refused in (
+        {"rank_pattern": {"v_proj": 64}},
+        {"target_parameters": ["mlp.experts.down_proj"]},
+        {"lora_bias": True},
+        {"init_lora_weights": "pissa"},
+    ):
         assert len(vllm_obstacles(LoraConfig(**refused))) == 1

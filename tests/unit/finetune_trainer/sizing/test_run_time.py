@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 
 from finetune_trainer.sizing.memory import Setup
-from finetune_trainer.sizing.run_time import Work, cost, peak_flops, total_seconds, training_flops, training_seconds
+from finetune_trainer.sizing.run_time import (
+    Work,
+    cost,
+    divided,
+    peak_flops,
+    total_seconds,
+    training_flops,
+    training_seconds,
+)
 from tests.unit.finetune_trainer.sizing.test_memory import SHAPE
 
 H100 = 989e12
@@ -79,3 +87,10 @@ def test_the_whole_job_loads_and_answers_too() -> None:
 def test_cost_is_a_decimal_string() -> None:
     assert cost(1800, "2.50") == "1.25"
     assert cost(1, "2.50") == "0.00"
+
+
+def test_gpus_share_the_rows_and_each_loads_the_model() -> None:
+    work = divided(WORK, 3)
+    assert (work.tokens, work.micro_batches, work.answers, work.loads) == (333_334, 167, 67, 1)
+    assert divided(WORK, 1) == WORK
+    assert total_seconds(SHAPE, Setup("LoRA"), work, H100) < total_seconds(SHAPE, Setup("LoRA"), WORK, H100)

@@ -108,6 +108,21 @@ def test_a_running_attempt_is_looked_at_when_its_budget_ends() -> None:
     assert state(reconcile(world, NOW + timedelta(seconds=1801))) == "Suspended"
 
 
+def test_every_gpu_of_a_pod_counts_for_the_budget_and_the_cost() -> None:
+    compute = SPEC.compute.model_copy(update={"gpus_per_node": 4})
+    budget = RunPolicy(budget=Budget(gpu_hours=4, cost="100"))
+    spec = SPEC.model_copy(update={"compute": compute, "run_policy": budget})
+    begun = validated(spec=spec, profile=priced("3"))
+    running = replace(with_status(begun, reconcile(begun, NOW)), attempts={1: attempt(pod(started=NOW))})
+    assert reconcile(running, NOW).requeue_after == timedelta(seconds=3601)
+    assert state(reconcile(running, NOW + timedelta(seconds=3601))) == "Suspended"
+
+    ended = pod("Failed", exit_code=29, started=NOW, finished=NOW + timedelta(minutes=30))
+    plan = reconcile(replace(running, attempts={1: attempt(ended, failed=True)}), NOW + timedelta(minutes=30))
+    assert plan.status is not None
+    assert (plan.status["gpuSeconds"], plan.status["cost"], attempts(plan)[0]["gpus"]) == (7200, "6.0000", 4)
+
+
 def test_a_stop_by_the_operator_overrules_what_the_stopped_pod_said() -> None:
     spec = SPEC.model_copy(update={"suspend": True})
     stopped = pod("Failed", exit_code=33, finished=NOW)

@@ -1,0 +1,88 @@
+"""Decides from the ends of the ranks how their training ended. Pure functions."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from finetune_api.bundle import TerminationMessage
+from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, Retry, reason_of_exit_code
+from finetune_api.signals import ended_by, without_cause
+from finetune_trainer.pod.rank import Place
+
+COMMON = {reason for reason, failure in FAILURES.items() if failure.retry is Retry.NEVER} | {
+    FailureReason.GPU_OUT_OF_MEMORY
+}
+"""Reasons that all ranks find in the same step. Rank 0 reports such a failure itself, and may first save the
+weights."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of one rank."""
+
+    rank: int
+    code: int
+    """Its exit code, as a shell shows it: above 128 it contains a signal."""
+    message: TerminationMessage
+    """What it reported, or what its exit code shows."""
+
+    @property
+    def reason(self) -> str:
+        """The reason that it reported."""
+        return str(self.message.reason)
+
+
+def ended(place: Place, returncode: int, reported: str) -> Ended:
+    """Returns the end of the rank at `place`. `returncode`: as of Popen, negative for a signal. `reported`: its
+    termination message as JSON; "" for a process that could not write one."""
+    code = returncode if returncode >= 0 else 128 - returncode
+    if reported:
+        return Ended(place.rank, code, TerminationMessage.model_validate_json(reported))
+    if code == 0:
+        return Ended(place.rank, code, TerminationMessage(reason="Succeeded", message=""))
+    if code > 128:
+        finding, reason = ended_by(code, str(place))
+    else:
+        finding, reason = without_cause(code, str(place)), reason_of_exit_code(code)
+    return Ended(place.rank, code, TerminationMessage(reason=reason, message=finding))
+
+
+def killed(place: Place, stopping: bool) -> Ended:
+    """Returns the end of a rank that the launcher killed, because it did not end by itself. `stopping`: whether the pod
+    received SIGTERM."""
+    if stopping:
+        reason, finding = (
+            FailureReason.PREEMPTED,
+            "The pod received SIGTERM, and not all its processes stopped in time.",
+        )
+    else:
+        reason, finding = FailureReason.PEER_LOST, f"{str(place).capitalize()} did not end after the others."
+    return Ended(place.rank, 128 + signal.SIGKILL, TerminationMessage(reason=reason, message=finding))
+
+
+def is_alarm(end: Ended, stopping: bool) -> bool:
+    """Returns whether the other ranks have to end at once because of this end. `stopping`: whether they were all asked
+    to stop, so that they end by themselves."""
+    if end.code == 0 or end.reason == FailureReason.PEER_LOST or (stopping and end.reason == FailureReason.PREEMPTED):
+        return False
+    return end.rank == 0 or end.reason not in COMMON
+
+
+def outcome(ends: Sequence[Ended]) -> Ended:
+    """Returns the end that the pod reports. `ends`: those of all ranks, in the order in which they ended.
+
+    It is that of the rank that failed first. A rank that only lost another one comes last. The message is that of rank
+    0 if it reports the same reason, because only rank 0 knows of the checkpoints."""
+    first = next(end for end in ends if end.rank == 0)
+    failed = [end for end in ends if end.code]
+    if first.code == 0 or not failed:
+        return first
+    causes = [end for end in failed if end.reason != FailureReason.PEER_LOST] or failed
+    return replace(causes[0], message=first.message) if first.reason == causes[0].reason else causes[0]
+
+
+def exit_code(end: Ended) -> int:
+    """Returns the exit code of the pod: that of the reason, or that of the rank if its reason has none."""
+    if end.code == 0 or end.code == SUPERSEDED_EXIT_CODE or not isinstance(end.message.reason, FailureReason):
+        return end.code
+    return FAILURES[end.message.reason].exit_code or end.code
