@@ -5,7 +5,17 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, DnsLabel, SchemaKeys, dns_label, rules
+from finetune_api.model import (
+    ApiModel,
+    DataKey,
+    DnsLabel,
+    ObjectName,
+    SchemaKeys,
+    data_key,
+    dns_label,
+    object_name,
+    rules,
+)
 from finetune_api.spec.dataset import Dataset
 from finetune_api.spec.evaluation import Evaluation
 from finetune_api.spec.gpu_type import GpuTypeName
@@ -22,22 +32,13 @@ class TokenSecretRef(ApiModel):
     """One key of a Secret in the job's namespace."""
 
     name: Annotated[
-        str,
-        Field(min_length=1, max_length=253),
-        SchemaKeys(
-            rules(
-                (
-                    "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
-                    "must be the name of a Secret, for example hub-token",
-                )
-            )
-        ),
+        ObjectName,
+        object_name("the name of a Secret, for example hub-token"),
     ]
     """Name of the Secret."""
     key: Annotated[
-        str,
-        Field(min_length=1, max_length=253),
-        SchemaKeys(rules(("self.matches('^[-._a-zA-Z0-9]+$')", "must be a key of the Secret, for example HF_TOKEN"))),
+        DataKey,
+        data_key("a key of the Secret, for example HF_TOKEN"),
     ]
     """Key in the Secret whose value is the token."""
 

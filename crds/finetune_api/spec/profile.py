@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, SchemaKeys, list_map, rules
+from finetune_api.model import ApiModel, DataKey, ObjectName, SchemaKeys, data_key, list_map, object_name, rules
 from finetune_api.spec.gpu_type import MOST_GPU_TYPES, GpuType
 from finetune_api.spec.pods import Pods
 from finetune_api.uris import PrefixUri
@@ -46,22 +46,13 @@ class CaBundle(ApiModel):
     """The certificates of a private authority, in PEM format."""
 
     config_map_name: Annotated[
-        str,
-        Field(min_length=1, max_length=253),
-        SchemaKeys(
-            rules(
-                (
-                    "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
-                    "must be the name of a ConfigMap, for example storage-ca",
-                )
-            )
-        ),
+        ObjectName,
+        object_name("the name of a ConfigMap, for example storage-ca"),
     ]
     """Name of a ConfigMap in the tenant's namespace."""
     key: Annotated[
-        str,
-        Field(min_length=1, max_length=253),
-        SchemaKeys(rules(("self.matches('^[-._a-zA-Z0-9]+$')", "must be a key of the ConfigMap, for example ca.crt"))),
+        DataKey,
+        data_key("a key of the ConfigMap, for example ca.crt"),
     ] = "ca.crt"
     """Key of the ConfigMap."""
 
@@ -102,16 +93,8 @@ class Storage(ApiModel):
     """Region of the buckets."""
     credentials_secret_name: (
         Annotated[
-            str,
-            Field(min_length=1, max_length=253),
-            SchemaKeys(
-                rules(
-                    (
-                        "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
-                        "must be the name of a Secret, for example s3-keys",
-                    )
-                )
-            ),
+            ObjectName,
+            object_name("the name of a Secret, for example s3-keys"),
         ]
         | None
     ) = None
@@ -138,16 +121,8 @@ class Hub(ApiModel):
     """Address of the hub: the public hub or a mirror of it."""
     token_secret_name: (
         Annotated[
-            str,
-            Field(min_length=1, max_length=253),
-            SchemaKeys(
-                rules(
-                    (
-                        "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
-                        "must be the name of a Secret, for example hub-token",
-                    )
-                )
-            ),
+            ObjectName,
+            object_name("the name of a Secret, for example hub-token"),
         ]
         | None
     ) = None
