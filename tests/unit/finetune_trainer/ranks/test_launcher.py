@@ -62,6 +62,19 @@ def end_of(process: "subprocess.Popen[str]", folder: Path) -> tuple[int, Termina
     return process.returncode, TerminationMessage.model_validate_json((folder / "log").read_bytes()), out
 
 
+FAILS_WHILE_RANK_0_WAITS = """
+if here.rank == 1:
+    while not (here.meeting / "waits").exists():
+        time.sleep(0.01)
+    end("GPUFault", 31)
+try:
+    (here.meeting / "waits").touch()
+    time.sleep(1000)
+except BaseException as error:
+"""
+"""Rank 1 fails once rank 0 waits. What rank 0 then does follows."""
+
+
 def test_rank_0_alone_prints_and_its_end_is_that_of_the_pod(tmp_path: Path) -> None:
     code, message, out = end_of(launch(tmp_path, "end('Succeeded', 0)"), tmp_path)
     assert (code, message.reason, message.message) == (0, "Succeeded", "rank 0")
@@ -69,39 +82,21 @@ def test_rank_0_alone_prints_and_its_end_is_that_of_the_pod(tmp_path: Path) -> N
 
 
 def test_a_rank_that_fails_ends_the_other_one_with_its_cause(tmp_path: Path) -> None:
-    lines = """
-if here.rank == 1:
-    while not (here.meeting / "waits").exists():
-        time.sleep(0.01)
-    end("GPUFault", 31)
-try:
-    (here.meeting / "waits").touch()
-    time.sleep(1000)
-except BaseException as error:
-    assert type(error).__name__ == "PeerFailed"
+    lines = """    assert type(error).__name__ == "PeerFailed"
     write_termination_message(TerminationMessage(reason=error.cause.reason, message=f"told: {error.cause.message}"))
     os._exit(31)
 """
     began = time.monotonic()
-    code, message, _ = end_of(launch(tmp_path, lines), tmp_path)
+    code, message, _ = end_of(launch(tmp_path, FAILS_WHILE_RANK_0_WAITS + lines), tmp_path)
     assert (code, message.reason, message.message) == (31, FailureReason.GPU_FAULT, "told: rank 1")
     assert time.monotonic() - began < 30
 
 
 def test_a_rank_that_is_told_twice_is_interrupted_once(tmp_path: Path) -> None:
-    lines = """
-if here.rank == 1:
-    while not (here.meeting / "waits").exists():
-        time.sleep(0.01)
-    end("GPUFault", 31)
-try:
-    (here.meeting / "waits").touch()
-    time.sleep(1000)
-except BaseException as error:
-    os.kill(os.getpid(), signal.SIGUSR1)
+    lines = """    os.kill(os.getpid(), signal.SIGUSR1)
     end("GPUFault", 31)
 """
-    code, message, _ = end_of(launch(tmp_path, lines), tmp_path)
+    code, message, _ = end_of(launch(tmp_path, FAILS_WHILE_RANK_0_WAITS + lines), tmp_path)
     assert (code, message.reason, message.message) == (31, FailureReason.GPU_FAULT, "rank 0")
 
 
