@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune_trainer.pod.rank import place
 from finetune_trainer.ranks.group import sum_over_ranks
+from finetune_trainer.ranks.shards import is_shard, own_shard
 
 BUCKET = 2**23
 """Most numbers that are sent at a time, 32 MiB in fp32. A longer gradient is sent alone and needs no copy."""
@@ -37,12 +38,13 @@ def sum_gradients(parameters: Sequence[nn.Parameter], unused: frozenset[int]) ->
     """Replaces every gradient by its sum over all ranks, which is then the same on every rank, bit by bit.
 
     `unused`: indices of the parameters that have a gradient on no rank. As with one process they stay without one, so
-    that the optimizer leaves them alone. A rank whose rows gave a parameter no gradient adds zeros."""
+    that the optimizer leaves them alone. A rank whose rows gave a parameter no gradient adds zeros. The backward
+    pass has added up the gradients of sharded parameters."""
     if place().ranks == 1:
         return
     gradients = []
     for index, parameter in enumerate(parameters):
-        if index in unused:
+        if index in unused or is_shard(parameter):
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -73,3 +75,20 @@ def _sum(bucket: list[Tensor]) -> None:
     for gradient in bucket:
         gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
         start += gradient.numel()
+
+
+def clip_shards(parameters: Sequence[nn.Parameter], most: float) -> float:
+    """Scales the gradients down so that their norm over all parameters and ranks is at most `most`. Returns the norm
+    before. It does what torch.nn.utils.clip_grad_norm_ does, but each rank may have only its parts of the gradients.
+    All ranks have to call it."""
+    gradients = [(parameter, own_shard(parameter.grad)) for parameter in parameters if parameter.grad is not None]
+    squares = torch.zeros(2, dtype=torch.float64, device=gradients[0][1].device)
+    for parameter, gradient in gradients:
+        squares[int(is_shard(parameter))] += gradient.float().norm().double() ** 2
+    of_parts = squares[1:].clone()
+    sum_over_ranks(of_parts)
+    norm = float((squares[0] + of_parts[0]).sqrt())
+    factor = min(1.0, most / (norm + 1e-6))
+    for _, gradient in gradients:
+        gradient.mul_(factor)
+    return norm

@@ -22,6 +22,9 @@ UNFUSED_ACTIVATIONS = {"gelu_new": 4, "gelu_fast": 4, "quick_gelu": 2}
 operations. All other activation functions keep one tensor: their input."""
 SCORE = 8
 """Bytes kept for each attention score if scores are capped: before the cap, after the cap, and after the softmax."""
+GATHERED = 3
+"""Layers whose whole weights a GPU has at a time if the weights are sharded: the one that computes, the next one, and
+the buffer from which the next one is copied."""
 HEADROOM = 1.25
 """Safety factor on all memory except the weights, for steps that must not fail a job."""
 GENERATION_FACTOR = 8
@@ -61,6 +64,8 @@ class Setup:
     """Whether QLoRA also quantizes the scales of its weights."""
     float32: bool = False
     """Whether QLoRA computes in fp32."""
+    shards: int = 1
+    """Number of GPUs over which the weights are sharded. With 1, each GPU has whole weights."""
 
     @property
     def number(self) -> int:
@@ -102,7 +107,7 @@ class Memory:
     """Predicted memory of a run at its peak, by purpose, in bytes."""
 
     weights: int
-    """The frozen weights of the base model."""
+    """The frozen weights of the base model. With shards also the whole weights of the layers that compute."""
     trainable: int
     """The trained parameters with their gradients and the optimizer state."""
     activations: int
@@ -125,6 +130,12 @@ class MemoryPlan:
     setup: Setup
     load: Load
     memory: Memory
+
+
+def can_shard(setup: Setup) -> bool:
+    """Returns whether FSDP2 can shard the weights. It leaves 4-bit weights whole, and the 8-bit optimizer of
+    bitsandbytes fails on shards. Under LoRA only frozen weights are sharded, so every optimizer works."""
+    return setup.method == "LoRA" or (setup.method == "Full" and setup.optimizer == "AdamW")
 
 
 def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) -> Memory:
@@ -179,16 +190,33 @@ def passed_adapter_parameters(shape: ModelShape, setup: Setup) -> int:
 
 def _weights(shape: ModelShape, setup: Setup) -> float:
     """Returns the bytes of the frozen base model. Under QLoRA, the matrices of the blocks are in 4 bits. Under Full, no
-    weight is frozen."""
+    weight is frozen. Of sharded weights, a GPU has its shard and the gathered layers."""
+    gathered = _gathered(shape, setup) if setup.shards > 1 else 0.0
     if setup.method == "Full":
-        return 0.0
+        return gathered
     matrices = shape.linear_parameters * (FOUR_BIT[setup.double_quant] if setup.method == "QLoRA" else BF16)
-    return matrices + setup.number * (shape.parameters - shape.linear_parameters)
+    return matrices / setup.shards + setup.number * (shape.parameters - shape.linear_parameters) + gathered
+
+
+def _gathered(shape: ModelShape, setup: Setup) -> float:
+    """Returns the bytes of the whole weights and gradients that a GPU has at a time if the weights are sharded.
+
+    These are the weights of GATHERED layers in bf16. Under Full these are also the bf16 gradients of a layer and their
+    fp32 copy that is sent. The embedding and the head are gathered in fp32 through a buffer, and autocast makes a bf16
+    copy. Their gradients and the copy that is sent are in fp32."""
+    layer = shape.linear_parameters / shape.layers
+    if setup.method != "Full":
+        return GATHERED * BF16 * layer
+    outside = shape.parameters - shape.linear_parameters
+    return (GATHERED * BF16 + BF16 + FP32) * layer + (2 * FP32 + BF16 + 2 * FP32) * outside
 
 
 def _trainable(shape: ModelShape, setup: Setup) -> float:
     """Returns the bytes of fp32 parameters, fp32 gradients, the moments of the optimizer, and the bf16 copies that
-    autocast keeps for the backward pass. There are no copies if the computation is in fp32."""
+    autocast keeps for the backward pass. There are no copies if the computation is in fp32. An adapter is never
+    sharded; sharded weights have no copies, because they are gathered in bf16."""
+    if setup.method == "Full" and setup.shards > 1:
+        return shape.parameters * (FP32 + FP32 + ADAM[setup.optimizer]) / setup.shards
     trained = shape.parameters if setup.method == "Full" else adapter_parameters(shape, setup) + _saved(shape, setup)
     embedding = shape.hidden * shape.vocabulary * _trains_embedding(shape, setup)
     wider = embedding * (ADAM["AdamW"] - ADAM[setup.optimizer])
