@@ -92,7 +92,7 @@ e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
 	@$(PYTEST) tests/chaos  # a cluster of its own, with two nodes and proxies
 
 .PHONY: test-soak
-test-soak: venv ## fifty jobs on one GPU in the whole local cluster; watches broken on a busy machine
+test-soak: venv ## the demo in full and fifty jobs on one GPU in the whole local cluster; watches broken on a busy machine
 	@.venv/bin/pytest -m soak tests/integration tests/e2e
 
 .PHONY: chaos
