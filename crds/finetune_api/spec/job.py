@@ -64,9 +64,10 @@ class Model(ApiModel):
     )
 
     uri: ModelUri
-    """The base model: a folder as s3://BUCKET/PREFIX, or a repository of the hub of the profile as hf://ORG/NAME. It
-    contains config.json, the tokenizer and the weights as .safetensors, as save_pretrained of Transformers writes
-    them. Code and pickles in it are never read."""
+    """The base model: a folder as s3://BUCKET/PREFIX, a repository of the hub of the profile as hf://ORG/NAME, or a
+    folder in a PersistentVolumeClaim of the job's namespace as pvc://CLAIM/PATH. It contains config.json, the tokenizer
+    and the weights as .safetensors, as save_pretrained of Transformers writes them. Code and pickles in it are never
+    read."""
     revision: (
         Annotated[
             str,

@@ -154,6 +154,30 @@ class Hub(ApiModel):
     Upper and lower case count. Default: unset, and jobs may read all repositories."""
 
 
+class Claims(ApiModel):
+    """PersistentVolumeClaims that jobs may use."""
+
+    allowed: Annotated[
+        list[
+            Annotated[
+                str,
+                Field(min_length=1, max_length=253),
+                SchemaKeys(
+                    rules(
+                        (
+                            "self.matches('^[a-z0-9.*?-]+$')",
+                            "must be a pattern for the name of a PersistentVolumeClaim, for example models-*",
+                        )
+                    )
+                ),
+            ]
+        ],
+        Field(min_length=1, max_length=64),
+        SchemaKeys({"x-kubernetes-list-type": "set"}),
+    ]
+    """Names of claims that jobs may use in their own namespace; * and ? are wildcards."""
+
+
 class PreparedCache(ApiModel):
     """Where prepared rows are kept for later jobs."""
 
@@ -177,6 +201,8 @@ class FineTuneProfileSpec(ApiModel):
     """S3 services and their buckets."""
     hub: Hub | None = None
     """The model hub of hf:// URIs. Default: unset, and jobs with such URIs fail before their first pod."""
+    claims: Claims | None = None
+    """PersistentVolumeClaims of pvc:// URIs. Default: unset, and jobs with such URIs fail before their first pod."""
     pods: Pods = Pods()
     """Settings of the pods that the operator creates."""
     prepared_cache: PreparedCache | None = None

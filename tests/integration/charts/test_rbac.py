@@ -28,6 +28,7 @@ OPERATOR = (
     | rights("get list watch create", "serviceaccounts", "rolebindings.rbac.authorization.k8s.io")
     | rights("get create delete", "configmaps")
     | rights("create list", "events")
+    | rights("get", "persistentvolumeclaims")
     | rights("create", "localsubjectaccessreviews.authorization.k8s.io")
 )
 """What the operator may do in each namespace that it serves."""
