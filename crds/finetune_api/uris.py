@@ -25,10 +25,15 @@ class Shape(NamedTuple):
     """The message for a URI that does not match."""
 
 
-_S3_FOLDER = f"s3://{BUCKET}/[^*?]*[^*?/]/?"
-FOLDER = Shape(f"^{_S3_FOLDER}$", "must be s3://BUCKET/PREFIX, for example s3://acme-models/tickets")
+_PATH = "/[^*?]*[^*?/]"
+_S3_FOLDER = f"s3://{BUCKET}{_PATH}/?"
+BUCKET_FOLDER = Shape(f"^{_S3_FOLDER}$", "must be s3://BUCKET/PREFIX, for example s3://acme-models/tickets")
+FOLDER = Shape(
+    f"^({_S3_FOLDER}|pvc://{CLAIM}{_PATH}/?)$",
+    "must be s3://BUCKET/PREFIX or pvc://CLAIM/PATH, for example s3://acme-models/tickets",
+)
 MODEL = Shape(
-    f"^({_S3_FOLDER}|hf://{REPOSITORY}/?|pvc://{CLAIM}(/[^*?]*[^*?/])?/?)$",
+    f"^({_S3_FOLDER}|hf://{REPOSITORY}/?|pvc://{CLAIM}({_PATH})?/?)$",
     "must be s3://BUCKET/PREFIX, hf://ORG/NAME or pvc://CLAIM/PATH, for example s3://acme-models/tickets or "
     "hf://HuggingFaceTB/SmolLM2-135M; a branch, tag or commit belongs in the field revision",
 )
@@ -55,6 +60,7 @@ def _rules(shape: Shape) -> SchemaKeys:
 
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 PrefixUri = Annotated[Uri, _rules(FOLDER)]
+BucketPrefixUri = Annotated[Uri, _rules(BUCKET_FOLDER)]
 ModelUri = Annotated[Uri, _rules(MODEL)]
 FileUri = Annotated[Uri, _rules(FILES)]
 

@@ -67,4 +67,8 @@ tenants' pods. */}}
 - apiGroups: [""]
   resources: [nodes]
   verbs: [get]
+# Reads whether a lost node still holds the volume of an output that one node at a time can mount.
+- apiGroups: [storage.k8s.io]
+  resources: [volumeattachments]
+  verbs: [list]
 {{- end -}}

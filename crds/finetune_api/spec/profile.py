@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from finetune_api.model import ApiModel, DataKey, ObjectName, SchemaKeys, data_key, list_map, object_name, rules
 from finetune_api.spec.gpu_type import MOST_GPU_TYPES, GpuType
 from finetune_api.spec.pods import Pods
-from finetune_api.uris import PrefixUri
+from finetune_api.uris import BucketPrefixUri
 
 
 class PullPolicy(StrEnum):
@@ -181,7 +181,7 @@ class Claims(ApiModel):
 class PreparedCache(ApiModel):
     """Where prepared rows are kept for later jobs."""
 
-    uri: PrefixUri
+    uri: BucketPrefixUri
     """Folder for the rows, as s3://BUCKET/PREFIX, in a bucket of spec.storages. Each namespace has its own folder below
     it, and a job reads only that of its namespace. Limit the keys of each namespace to its folder. Nothing deletes the
     rows: set a lifecycle rule for the prefix, as in docs/install.md."""

@@ -120,13 +120,13 @@ def _with_surroundings(api: Api, store: Store, accounts: Accounts, world: World,
         world,
         profile=profile,
         profile_error=profile_error,
-        claims=claims_of(api, world, spec),
         earlier_job=_earlier_job(store, world.namespace, spec),
         service_account_exists=account.exists,
         service_account_may_report=account.may_report,
         role_binding_exists=store.has_binding(world.namespace),
-        rivals=rivals_of(store, world.uid, spec, profile) if next_is_gpu and profile else (),
+        rivals=rivals_of(store, world.key, world.uid, spec, profile) if next_is_gpu and profile else (),
     )
+    known = replace(known, claims=claims_of(api, known, spec))
     # The bundle costs a request, so it is read only where a pod may be created next.
     return with_bundle(api, known) if profile and _may_need_a_pod(world, spec) else known
 

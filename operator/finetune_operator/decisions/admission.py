@@ -80,8 +80,10 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         return _unreadable_bundle(world, world.bundle_error)
     if not _keeps_its_bundle(world) and (outside := _outside(world, world.spec, world.profile)):
         return replace(outside, final=not begun)
-    if problem := claims_of_job.problem(world.spec, world.namespace, world.claims):
-        return Obstacle(problem.finding, final=problem.is_missing and late, remedy=problem.remedy)
+    earlier = world.earlier_job.output if world.earlier_job else None
+    if problem := claims_of_job.problem(world.spec, world.namespace, world.claims, earlier):
+        final = (problem.is_final and not begun) or (problem.is_missing and late)
+        return Obstacle(problem.finding, final=final, remedy=problem.remedy)
     if not begun and (misplaced := _misplaced_cache(world.spec, world.profile)):
         return misplaced
     if not begun and (conflict := next(conflicts(world.spec), None)):
@@ -151,6 +153,8 @@ def _no_checkpoints(world: World, spec: FineTuneJobSpec, profile: FineTuneProfil
     if bucket and storage_of(bucket, profile.storages) is None:
         finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
         return Obstacle(f"{field}: the output of FineTuneJob {name}: {finding}", final=True, remedy=remedy)
+    if refused := claims.refusal(earlier.output, spec.profile_name, profile.claims):
+        return Obstacle(f"{field}: the output of FineTuneJob {name}: {refused[0]}", final=True, remedy=refused[1])
     return None
 
 

@@ -9,7 +9,7 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import State
-from finetune_operator.decisions import admission, bundles, children, gpu_choice, outlooks, plans, preflights
+from finetune_operator.decisions import admission, bundles, children, claims, gpu_choice, outlooks, plans, preflights
 from finetune_operator.decisions.aftermath import after_the_end
 from finetune_operator.decisions.attempts import limits, placement, records, retries, silence, usage
 from finetune_operator.decisions.attempts.records import History
@@ -192,6 +192,9 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
             return plans.proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)  # deletes them first
         if (left := _until_gone(world, history, now)) is not None:
             return plans.proceed(world, outlook, history, now, requeue_after=left)
+        if (held := claims.still_attached(world)) is not None:
+            outlook = replace(outlook, message=f"{outlook.message} {held}")
+            return plans.proceed(world, outlook, history, now, requeue_after=admission.LOOK_AGAIN)
         if now < verdict.at:
             limit = limits.next_look(world, history, now)
             pause = min(verdict.at - now, limit) if limit else verdict.at - now

@@ -19,6 +19,9 @@ class Claim:
     """Those of the volume if the claim is bound, else those that the claim requests."""
     volume: str = ""
     """Name of the PersistentVolume; "" until the claim is bound."""
+    attached_to: tuple[str, ...] = ()
+    """Names of the nodes to which the volume is attached. Read only if one node at a time can mount it, and an
+    attempt has lost its node."""
     is_leaving: bool = False
     """Whether the claim is being deleted. New pods cannot use it."""
 

@@ -33,7 +33,7 @@ OPERATOR = (
 )
 """What the operator may do in each namespace that it serves."""
 PROFILES = rights("get list watch", "finetuneprofiles.finetune.dev")
-CLUSTER = PROFILES | rights("get", "nodes")
+CLUSTER = PROFILES | rights("get", "nodes") | rights("list", "volumeattachments.storage.k8s.io")
 """What every operator may do outside the namespaces that it serves."""
 DEFINITIONS = rights("get list watch", "customresourcedefinitions.apiextensions.k8s.io")
 TRAINER = rights("get patch", "finetunejobs/status.finetune.dev")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from finetune_api import claims
 from finetune_api.spec.profile import Claims
-from finetune_api.uris import FILES, FOLDER, MODEL, misspelled
+from finetune_api.uris import BUCKET_FOLDER, FILES, FOLDER, MODEL, misspelled
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True)
 PATHS = st.lists(st.from_regex(r"[a-z*?][a-z0-9*?. +%]{0,10}[a-z]", fullmatch=True), min_size=1, max_size=4)
@@ -41,7 +41,10 @@ def test_a_model_is_a_folder_or_a_whole_volume(uri: str) -> None:
         ("pvc://data/rows.xlsx", FILES),
         ("pvc://data/../rows.jsonl", FILES),
         ("pvc://*/rows.jsonl", FILES),
-        ("pvc://results/run", FOLDER),
+        ("pvc://results", FOLDER),
+        ("pvc://results/", FOLDER),
+        ("pvc://results/*", FOLDER),
+        ("pvc://cache/prepared", BUCKET_FOLDER),
     ],
 )
 def test_other_spellings_are_refused(uri: str, shape: object) -> None:

@@ -7,10 +7,10 @@ from finetune_api import claims
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.claim_paths import NoFileError, NotMountedError, OutsideError
+from finetune_trainer.storage.claim_writes import FullError
 from finetune_trainer.storage.files import Place
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _BROKEN = {
     errno.EIO,
     errno.ESTALE,
@@ -38,6 +38,12 @@ def failure_of_claim(error: Exception, uri: str, place: Place, in_a_pod: bool) -
             f"{uri} is, or contains, a symbolic link that leads out of the volume of {claim}.",
             "Replace the link by the file, or by a relative link to a place in the same volume.",
         )
+    if isinstance(error, FullError):
+        return TrainerFailure(
+            FailureReason.DISK_FULL,
+            f"The volume of {claim} has no space left for {uri}.",
+            "Free space in the volume, or enlarge the claim.",
+        )
     if isinstance(error, NoFileError):
         return TrainerFailure(place.missing, f"{uri} is not a regular file.")
     return _of_the_system(error, uri, place, claim) if isinstance(error, OSError) else None
@@ -46,7 +52,13 @@ def failure_of_claim(error: Exception, uri: str, place: Place, in_a_pod: bool) -
 def _of_the_system(error: OSError, uri: str, place: Place, claim: str) -> TrainerFailure | None:
     if error.errno in _NO_FILE:
         return TrainerFailure(place.missing, f"There is no file {uri}.")
-    if error.errno in _DENIED:
+    if error.errno == errno.EROFS:
+        return TrainerFailure(
+            place.denied,
+            f"The volume of {claim} is read-only, so {uri} cannot be written.",
+            "Use a claim with a volume that can be written, with access mode ReadWriteMany.",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
         return TrainerFailure(
             place.denied,
             f"The volume of {claim} does not allow user {os.getuid()} of the pod to use {uri} ({error.strerror}).",

@@ -4,12 +4,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
 
+from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.claim_failures import failure_of_claim
-from finetune_trainer.storage.claim_paths import volume_of
+from finetune_trainer.storage.claim_paths import Volume, volume_of
+from finetune_trainer.storage.claim_writes import put, remove
 from finetune_trainer.storage.files import Place
 
 COPY_BYTES = 8 * 1024 * 1024
@@ -23,6 +25,8 @@ class ClaimFiles:
     def __init__(self, bundle: Bundle, mounts: Path) -> None:
         """`mounts`: the folder with the volumes, by the name of the claim."""
         self._in_a_pod, self._mounts = bundle.job is not None, mounts
+        self._output = bundle.spec.output.uri.rstrip("/")
+        self._work = f"{self._output}/{names.WORK_FOLDER}/{bundle.job.uid if bundle.job else 'local'}"
 
     def size(self, uri: str) -> int | None:
         volume, path = volume_of(uri, self._mounts)
@@ -67,23 +71,32 @@ class ClaimFiles:
         return failure_of_claim(error, uri, place, self._in_a_pod)
 
     def write(self, uri: str, data: bytes, if_absent: bool) -> bool:
-        _never_written(uri)
+        return put(*self._own(uri), lambda file: file.write(data), if_absent)
 
     def upload(self, path: Path, uri: str, advance: Callable[[int], None]) -> None:
-        _never_written(uri)
+        self.send(lambda: path.open("rb"), uri, advance)
 
     def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None]) -> None:
-        _never_written(uri)
+        def fill(file: BinaryIO) -> None:
+            with open() as stream:
+                while data := stream.read(COPY_BYTES):
+                    file.write(data)
+                    advance(len(data))
+
+        put(*self._own(uri), fill)
 
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:
-            _never_written(uri)
+            volume, path, _ = self._own(uri)
+            remove(volume.entry(path), volume.place(volume_of(self._output, self._mounts)[1]))
+
+    def _own(self, uri: str) -> tuple[Volume, str, str]:
+        """Returns the volume of the output, the path of a URI in it, and the path of the job's work folder."""
+        volume, path = volume_of(uri, self._mounts)
+        output, work = volume_of(self._work, self._mounts)
+        assert volume == output, f"{uri} is only read"
+        return volume, path, work
 
     def _open(self, uri: str) -> BinaryIO:
         volume, path = volume_of(uri, self._mounts)
         return os.fdopen(volume.open(path), "rb")
-
-
-def _never_written(uri: str) -> NoReturn:
-    """The API server and `check_places` refuse a job that would write to a claim."""
-    raise AssertionError(f"{uri} is only read")

@@ -44,6 +44,11 @@ class Volume:
             raise OutsideError
         return place
 
+    def entry(self, path: str) -> Path:
+        """Returns the place of a file that is written or deleted. If it is a link, it is the link itself."""
+        folder, _, name = path.rpartition("/")
+        return self.place(folder) / name
+
     def open(self, path: str) -> int:
         """Returns a descriptor of a file, for reading. Raises OutsideError, NoFileError or OSError.
 

@@ -8,7 +8,7 @@ from finetune_operator.cluster.claims import claims_of
 from finetune_operator.observed.claims import Claim
 from finetune_operator.observed.pods import Object
 from tests.unit.finetune_operator.decisions.test_claims import job
-from tests.unit.finetune_operator.worlds import SPEC, fresh, pod, preflight, saying
+from tests.unit.finetune_operator.worlds import NOW, SPEC, fresh, pod, preflight, saying
 
 RAW = {
     "metadata": {"name": "models"},
@@ -22,6 +22,15 @@ class Cluster:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str | None]] = []
+        self.listings: list[str] = []
+
+    def listed(self, path: str, labels: str) -> list[Object]:
+        self.listings.append(path)
+        return [
+            {"spec": {"nodeName": "n1", "source": {"persistentVolumeName": "pv-1"}}},
+            {"spec": {"nodeName": "n2", "source": {"persistentVolumeName": "pv-2"}}},
+            {"spec": {"nodeName": "n3", "source": {"inlineVolumeSpec": {}}}},
+        ]
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         self.asked.append((kind, name, namespace))
@@ -60,3 +69,17 @@ def test_a_claim_without_a_status_is_pending_with_the_modes_that_it_requests() -
     assert Claim.parse({"metadata": {}, "spec": {"accessModes": ["ReadWriteMany"]}}) == Claim(
         "Pending", ("ReadWriteMany",)
     )
+
+
+def test_attachments_are_listed_only_after_a_lost_node_and_for_a_volume_of_one_node() -> None:
+    spec = job(output={"uri": "pvc://models/run"})
+    ended = {"number": 1, "name": "a", "nodeName": "n1", "startTime": NOW.isoformat(), "message": "M."}
+    for reason, found in (("NodeLost", ("n1",)), ("Evicted", ()), (None, ())):
+        world = saying(
+            fresh(spec=spec), ConditionType.VALIDATED, attempts=[ended | ({"reason": reason} if reason else {})]
+        )
+        known, api = read(world, spec)
+        claim = known["models"]
+        assert claim
+        assert claim.attached_to == found
+        assert bool(api.listings) is bool(found)
