@@ -38,6 +38,9 @@ POD_UID_VARIABLE, GRACE_VARIABLE = "POD_UID", "GRACE_SECONDS"
 GPU_TYPE_VARIABLE = "FINETUNE_GPU_TYPE"
 """Environment variable of a training pod: name of its GPU type in the bundle. An older trainer image ignores it, and
 would refuse an argument that it does not know."""
+BUNDLE_DIGEST_VARIABLE = "FINETUNE_BUNDLE_DIGEST"
+"""Environment variable of a trainer pod: sha256 of its bundle as the operator wrote it, as hex. The pod refuses another
+one, which somebody has put in its place."""
 BUNDLE_KEY = "bundle.json"
 BUNDLE_FOLDER = "/etc/finetune/bundle"
 STORAGE_FOLDER = "/etc/finetune/storage"
@@ -48,6 +51,8 @@ HUB_TOKEN_KEY = "HF_TOKEN"
 """Key of the token in the Secret of spec.hub.tokenSecretName of a FineTuneProfile."""
 AUTHORITY_FOLDER = "/etc/finetune/authorities"
 """AUTHORITY_FOLDER/CONFIG_MAP_NAME/KEY: certificates of private authorities, next to STORAGE_FOLDER."""
+CLAIM_FOLDER = "/volumes"
+"""CLAIM_FOLDER/CLAIM: the volume of a PersistentVolumeClaim that the job uses."""
 SCRATCH_FOLDER = "/scratch"
 """Size-limited writable folder of a trainer pod, for the model and for results before upload."""
 
