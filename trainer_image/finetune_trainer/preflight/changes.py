@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from finetune_api.quantity import gibibytes
-from finetune_trainer.sizing.memory import Load, MemoryPlan, Setup, TrainedMethod, can_shard, first_fit
+from finetune_trainer.sizing.memory import Load, MemoryPlan, Setup, TrainedMethod, first_fit
 from finetune_trainer.sizing.model_shape import ModelShape
 
 LIGHTER: dict[TrainedMethod, tuple[TrainedMethod, ...]] = {"Full": ("LoRA", "QLoRA"), "LoRA": ("QLoRA",), "QLoRA": ()}
@@ -60,7 +60,7 @@ def _more_gpus(
     shape: ModelShape, least: Setup, longest: Load, available: float, merging: float, numbers: Sequence[int]
 ) -> Iterator[Change]:
     """Yields the smallest of `numbers` with which the job fits with sharded weights."""
-    for number in numbers if can_shard(least) else ():
+    for number in numbers if least.can_shard else ():
         if plan := first_fit(shape, [replace(least, shards=number)], [longest], available):
             text = _without_merging(f"spec.compute.gpusPerNode {number}", plan, available, merging)
             yield Change(text, plan, number)
@@ -69,7 +69,7 @@ def _more_gpus(
 
 def _of_method(setup: Setup, method: TrainedMethod) -> Setup:
     changed = replace(setup, method=method)
-    return changed if can_shard(changed) else replace(changed, shards=1)
+    return changed if changed.can_shard else replace(changed, shards=1)
 
 
 def _without_merging(text: str, plan: MemoryPlan, available: float, merging: float) -> str:

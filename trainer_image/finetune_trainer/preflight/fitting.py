@@ -16,7 +16,7 @@ from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.preflight.changes import NO_MERGE, NO_METHOD, SMALLER, changes
 from finetune_trainer.preflight.prediction import DataSize, loads, merging_memory, more_gpus, seconds_on, setups_of
-from finetune_trainer.sizing.memory import MemoryPlan, can_shard, first_fit
+from finetune_trainer.sizing.memory import MemoryPlan, first_fit
 from finetune_trainer.sizing.model_shape import ModelShape
 
 SHOWN = 3
@@ -87,7 +87,7 @@ def require_fit(
 
 def _whole(spec: FineTuneJobSpec, resolved: Resolved) -> str:
     """Returns why the weights of a job on several GPUs cannot be sharded, as a sentence and a space, or ""."""
-    if spec.compute.gpus_per_node == 1 or can_shard(setups_of(spec, resolved)[0]):
+    if spec.compute.gpus_per_node == 1 or setups_of(spec, resolved)[0].can_shard:
         return ""
     four_bit = resolved.method is MethodType.QLORA
     what = "4-bit weights" if four_bit else f"the state of spec.training.optimizer {spec.training.optimizer}"

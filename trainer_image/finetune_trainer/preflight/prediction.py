@@ -26,7 +26,6 @@ from finetune_trainer.sizing.memory import (
     Setup,
     TrainedMethod,
     base_memory,
-    can_shard,
     first_fit,
     predict,
 )
@@ -117,7 +116,7 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
     )
     whole = [replace(setup, checkpointing=on) for on in CHECKPOINTING[spec.training.gradient_checkpointing]]
     ranks = spec.compute.gpus_per_node
-    return [*whole, replace(whole[-1], shards=ranks)] if ranks > 1 and can_shard(setup) else whole
+    return [*whole, replace(whole[-1], shards=ranks)] if ranks > 1 and setup.can_shard else whole
 
 
 def more_gpus(spec: FineTuneJobSpec, gpu: GpuType) -> list[int]:

@@ -79,16 +79,15 @@ def _sum(bucket: list[Tensor]) -> None:
 
 def clip_shards(parameters: Sequence[nn.Parameter], most: float) -> float:
     """Scales the gradients down so that their norm over all parameters and ranks is at most `most`. Returns the norm
-    before. It does what torch.nn.utils.clip_grad_norm_ does, but each rank may have only its parts of the gradients.
-    All ranks have to call it."""
-    gradients = [(parameter, own_shard(parameter.grad)) for parameter in parameters if parameter.grad is not None]
-    squares = torch.zeros(2, dtype=torch.float64, device=gradients[0][1].device)
-    for parameter, gradient in gradients:
-        squares[int(is_shard(parameter))] += gradient.float().norm().double() ** 2
-    of_parts = squares[1:].clone()
-    sum_over_ranks(of_parts)
-    norm = float((squares[0] + of_parts[0]).sqrt())
+    before. It does what torch.nn.utils.clip_grad_norm_ does, for parameters that are all sharded. All ranks have to
+    call it."""
+    gradients = [own_shard(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    squares = torch.zeros(1, dtype=torch.float64, device=gradients[0].device)
+    for gradient in gradients:
+        squares += gradient.float().norm().double() ** 2
+    sum_over_ranks(squares)
+    norm = float(squares.sqrt())
     factor = min(1.0, most / (norm + 1e-6))
-    for _, gradient in gradients:
+    for gradient in gradients:
         gradient.mul_(factor)
     return norm

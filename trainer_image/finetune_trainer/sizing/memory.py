@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetune_trainer.sizing.model_shape import ModelShape
+from finetune_trainer.sizing.shards import can_shard, gathered_bytes
 
 BF16, FP32 = 2, 4
 FOUR_BIT = {True: 0.5 + 1 / 64 + FP32 / (64 * 256), False: 0.5 + FP32 / 64}
@@ -22,9 +23,6 @@ UNFUSED_ACTIVATIONS = {"gelu_new": 4, "gelu_fast": 4, "quick_gelu": 2}
 operations. All other activation functions keep one tensor: their input."""
 SCORE = 8
 """Bytes kept for each attention score if scores are capped: before the cap, after the cap, and after the softmax."""
-GATHERED = 3
-"""Layers whose whole weights a GPU has at a time if the weights are sharded: the one that computes, the next one, and
-the buffer from which the next one is copied."""
 HEADROOM = 1.25
 """Safety factor on all memory except the weights, for steps that must not fail a job."""
 GENERATION_FACTOR = 8
@@ -66,6 +64,11 @@ class Setup:
     """Whether QLoRA computes in fp32."""
     shards: int = 1
     """Number of GPUs over which the weights are sharded. With 1, each GPU has whole weights."""
+
+    @property
+    def can_shard(self) -> bool:
+        """Whether the weights can be sharded over several GPUs."""
+        return can_shard(self.method, self.optimizer)
 
     @property
     def number(self) -> int:
@@ -132,12 +135,6 @@ class MemoryPlan:
     memory: Memory
 
 
-def can_shard(setup: Setup) -> bool:
-    """Returns whether FSDP2 can shard the weights. It leaves 4-bit weights whole, and the 8-bit optimizer of
-    bitsandbytes fails on shards. Under LoRA only frozen weights are sharded, so every optimizer works."""
-    return setup.method == "LoRA" or (setup.method == "Full" and setup.optimizer == "AdamW")
-
-
 def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) -> Memory:
     """Returns the memory at the peak of training on `load` and of answering test rows."""
     weights, trainable = _weights(shape, setup), _trainable(shape, setup)
@@ -191,24 +188,11 @@ def passed_adapter_parameters(shape: ModelShape, setup: Setup) -> int:
 def _weights(shape: ModelShape, setup: Setup) -> float:
     """Returns the bytes of the frozen base model. Under QLoRA, the matrices of the blocks are in 4 bits. Under Full, no
     weight is frozen. Of sharded weights, a GPU has its shard and the gathered layers."""
-    gathered = _gathered(shape, setup) if setup.shards > 1 else 0.0
+    gathered = gathered_bytes(shape, setup.method == "Full") if setup.shards > 1 else 0.0
     if setup.method == "Full":
         return gathered
     matrices = shape.linear_parameters * (FOUR_BIT[setup.double_quant] if setup.method == "QLoRA" else BF16)
     return matrices / setup.shards + setup.number * (shape.parameters - shape.linear_parameters) + gathered
-
-
-def _gathered(shape: ModelShape, setup: Setup) -> float:
-    """Returns the bytes of the whole weights and gradients that a GPU has at a time if the weights are sharded.
-
-    These are the weights of GATHERED layers in bf16. Under Full these are also the bf16 gradients of a layer and their
-    fp32 copy that is sent. The embedding and the head are gathered in fp32 through a buffer, and autocast makes a bf16
-    copy. Their gradients and the copy that is sent are in fp32."""
-    layer = shape.linear_parameters / shape.layers
-    if setup.method != "Full":
-        return GATHERED * BF16 * layer
-    outside = shape.parameters - shape.linear_parameters
-    return (GATHERED * BF16 + BF16 + FP32) * layer + (2 * FP32 + BF16 + 2 * FP32) * outside
 
 
 def _trainable(shape: ModelShape, setup: Setup) -> float:

@@ -1,5 +1,6 @@
 """Sharded weights change nothing: not the loss, the gradient and the weights of a training, nor the answers."""
 
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,20 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.model import sharding
+from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loading import greedy_generation, load_model, load_tokenizer
+from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.sharding import collected, decoder_layers, shard
 from finetune_trainer.model.trainable import make_trainable
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.ranks.gradients import clip_shards
 from finetune_trainer.ranks.shards import own_shard, release
 from finetune_trainer.statistics.measurements import Measured
+from tests.integration.finetune_trainer.proofs.runs import in_fp32
 from tests.integration.finetune_trainer.ranks.courses import LENGTHS, Course, course, resumed_course, trainable
 from tests.integration.finetune_trainer.ranks.processes import on_ranks
 from tests.integration.finetune_trainer.ranks.test_same_steps import alone, distance
+from tests.unit.finetune_trainer.model_families import ALONE, EXPERTS, FAMILIES, save_family
 from tests.unit.finetune_trainer.small_runs import examples, fresh_accelerator
 
 CPU = torch.device("cpu")
@@ -57,6 +63,31 @@ def test_a_rank_without_rows_takes_part_in_the_step(method: str, tiny_model_dir:
     for part in on_ranks(3, course, *one_row_a_step, True):
         assert part.norms == pytest.approx(whole.norms, rel=1e-5)
         assert distance(part, whole) < 1e-5
+
+
+def norms(folders: list[Path]) -> list[tuple[float, float]]:
+    """The norm of the gradient of each model with whole and with sharded weights. Both ranks compute the same row."""
+    found = []
+    for folder in folders:
+        pair = []
+        for sharded in (False, True):
+            model = in_fp32(load_model(folder, MethodType.FULL, CPU)).requires_grad_(True)
+            if sharded:
+                shard(model, CPU, bf16=False)
+            loss = token_losses(model, micro_batch(examples([24]), CPU)).sum()
+            (loss / 2 if sharded else loss).backward()
+            weights = [weight for weight in model.parameters() if weight.grad is not None]
+            whole = float(torch.stack([own_shard(weight.grad).norm() for weight in weights]).norm())
+            pair.append(clip_shards(weights, inf) if sharded else whole)
+        found.append((pair[0], pair[1]))
+    return found
+
+
+def test_every_family_has_the_gradient_of_whole_weights(tmp_path: Path) -> None:
+    families = [*FAMILIES, *EXPERTS, *ALONE]
+    folders = [save_family(family, tmp_path / family.__name__) for family in families]
+    for family, (whole, sharded) in zip(families, on_ranks(2, norms, folders)[0], strict=True):
+        assert sharded == pytest.approx(whole, rel=1e-5), family.__name__
 
 
 def averaged(folder: Path) -> Course:

@@ -11,7 +11,6 @@ from finetune_trainer.sizing.memory import (
     _logits,
     adapter_parameters,
     base_memory,
-    can_shard,
     first_fit,
     predict,
 )
@@ -268,4 +267,4 @@ def test_shards_divide_16_bytes_a_parameter_under_full() -> None:
     ],
 )
 def test_four_bit_weights_and_8_bit_moments_of_shards_cannot_be_sharded(setup: Setup, possible: bool) -> None:
-    assert can_shard(setup) is possible
+    assert setup.can_shard is possible
