@@ -51,6 +51,8 @@ HUB_TOKEN_KEY = "HF_TOKEN"
 """Key of the token in the Secret of spec.hub.tokenSecretName of a FineTuneProfile."""
 AUTHORITY_FOLDER = "/etc/finetune/authorities"
 """AUTHORITY_FOLDER/CONFIG_MAP_NAME/KEY: certificates of private authorities, next to STORAGE_FOLDER."""
+CLAIM_FOLDER = "/volumes"
+"""CLAIM_FOLDER/CLAIM: the volume of a PersistentVolumeClaim that the job uses."""
 SCRATCH_FOLDER = "/scratch"
 """Size-limited writable folder of a trainer pod, for the model and for results before upload."""
 

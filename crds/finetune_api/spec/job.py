@@ -64,9 +64,10 @@ class Model(ApiModel):
     )
 
     uri: ModelUri
-    """The base model: a folder as s3://BUCKET/PREFIX, or a repository of the hub of the profile as hf://ORG/NAME. It
-    contains config.json, the tokenizer and the weights as .safetensors, as save_pretrained of Transformers writes
-    them. Code and pickles in it are never read."""
+    """The base model: a folder as s3://BUCKET/PREFIX, a repository of the hub of the profile as hf://ORG/NAME, or a
+    folder in a PersistentVolumeClaim of the job's namespace as pvc://CLAIM/PATH. It contains config.json, the tokenizer
+    and the weights as .safetensors, as save_pretrained of Transformers writes them. Code and pickles in it are never
+    read."""
     revision: (
         Annotated[
             str,
@@ -108,8 +109,9 @@ class Output(ApiModel):
     """Where the results are written."""
 
     uri: PrefixUri
-    """Folder for the results, as s3://BUCKET/PREFIX. The folder belongs to this job alone. If it already contains
-    results of another job, or if an unfinished job writes to it, this job fails before it requests a GPU."""
+    """Folder for the results, as s3://BUCKET/PREFIX, or as pvc://CLAIM/PATH in a PersistentVolumeClaim of the job's
+    namespace. The folder belongs to this job alone. If it already contains results of another job, or if an unfinished
+    job writes to it, this job fails before it requests a GPU."""
     merge: bool = False
     """Also publish the base model with the adapter merged into its weights. The merged model is written to the folder
     merged, as bfloat16 .safetensors with the tokenizer. Any server can load it, and it is as large as the base

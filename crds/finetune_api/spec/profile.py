@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from finetune_api.model import ApiModel, DataKey, ObjectName, SchemaKeys, data_key, list_map, object_name, rules
 from finetune_api.spec.gpu_type import MOST_GPU_TYPES, GpuType
 from finetune_api.spec.pods import Pods
-from finetune_api.uris import PrefixUri
+from finetune_api.uris import BucketPrefixUri
 
 
 class PullPolicy(StrEnum):
@@ -154,10 +154,34 @@ class Hub(ApiModel):
     Upper and lower case count. Default: unset, and jobs may read all repositories."""
 
 
+class Claims(ApiModel):
+    """PersistentVolumeClaims that jobs may use."""
+
+    allowed: Annotated[
+        list[
+            Annotated[
+                str,
+                Field(min_length=1, max_length=253),
+                SchemaKeys(
+                    rules(
+                        (
+                            "self.matches('^[a-z0-9.*?-]+$')",
+                            "must be a pattern for the name of a PersistentVolumeClaim, for example models-*",
+                        )
+                    )
+                ),
+            ]
+        ],
+        Field(min_length=1, max_length=64),
+        SchemaKeys({"x-kubernetes-list-type": "set"}),
+    ]
+    """Names of claims that jobs may use in their own namespace; * and ? are wildcards."""
+
+
 class PreparedCache(ApiModel):
     """Where prepared rows are kept for later jobs."""
 
-    uri: PrefixUri
+    uri: BucketPrefixUri
     """Folder for the rows, as s3://BUCKET/PREFIX, in a bucket of spec.storages. Each namespace has its own folder below
     it, and a job reads only that of its namespace. Limit the keys of each namespace to its folder. Nothing deletes the
     rows: set a lifecycle rule for the prefix, as in docs/install.md."""
@@ -177,6 +201,8 @@ class FineTuneProfileSpec(ApiModel):
     """S3 services and their buckets."""
     hub: Hub | None = None
     """The model hub of hf:// URIs. Default: unset, and jobs with such URIs fail before their first pod."""
+    claims: Claims | None = None
+    """PersistentVolumeClaims of pvc:// URIs. Default: unset, and jobs with such URIs fail before their first pod."""
     pods: Pods = Pods()
     """Settings of the pods that the operator creates."""
     prepared_cache: PreparedCache | None = None

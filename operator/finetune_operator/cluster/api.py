@@ -24,6 +24,7 @@ _PATHS = {
     "ConfigMap": ("/api/v1", "configmaps"),
     "ServiceAccount": ("/api/v1", "serviceaccounts"),
     "Event": ("/api/v1", "events"),
+    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
     names.JOB_KIND: (f"/apis/{names.API_VERSION}", names.JOBS),
     names.PROFILE_KIND: (f"/apis/{names.API_VERSION}", names.PROFILES),

@@ -32,6 +32,7 @@ def bundle_of(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec)
         allow_cpu=profile.trainer.allow_cpu,
         storages=profile.storages,
         hub=profile.hub,
+        claims=profile.claims,
         gpu_types=profile.gpu_types,
         prepared_cache=profile.prepared_cache,
         resume=_resume_point(world),

@@ -13,7 +13,7 @@ from finetune_api import names
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import authorities, bundles, hub_pods, pod_settings
+from finetune_operator.decisions import authorities, bundles, claims, hub_pods, pod_settings
 from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
@@ -234,7 +234,8 @@ def _pod_spec(
         ],
         "volumes": _volumes(world, secrets, shared),
     }
-    return hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
+    pod = hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
+    return claims.with_claims(pod, bundle, step=arguments[0])
 
 
 def _volumes(world: World, secrets: list[str], shared: str) -> list[Object]:

@@ -13,6 +13,7 @@ from finetune_operator.decisions import (
     admission,
     bundles,
     children,
+    claims,
     gpu_choice,
     out_of_memory,
     outlooks,
@@ -203,6 +204,9 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
             return plans.proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)  # deletes them first
         if (left := _until_gone(world, history, now)) is not None:
             return plans.proceed(world, outlook, history, now, requeue_after=left)
+        if (held := claims.still_attached(world)) is not None:
+            outlook = replace(outlook, message=f"{outlook.message} {held}")
+            return plans.proceed(world, outlook, history, now, requeue_after=admission.LOOK_AGAIN)
         if now < verdict.at:
             limit = limits.next_look(world, history, now)
             pause = min(verdict.at - now, limit) if limit else verdict.at - now

@@ -12,6 +12,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import ConditionType, FineTuneJobStatus, State
+from finetune_operator.observed.claims import Claim
 from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.workloads import Hold
 
@@ -184,6 +185,9 @@ class World:
     service_account_may_report: bool = True
     """False if the tenant's own ServiceAccount has no permission to write the status of the job."""
     role_binding_exists: bool = False
+    claims: dict[str, Claim | None] = field(default_factory=dict)
+    """The PersistentVolumeClaims that the job names, by name; None for one that does not exist. Read only before a pod
+    is created."""
     earlier_job: EarlierJob | None = None
     """The job that spec.resumeFrom names; None if there is none of this name."""
     preflight: Run | None = None

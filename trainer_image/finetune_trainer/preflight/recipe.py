@@ -180,9 +180,10 @@ def _hand_over_adapter(scratch: Path) -> Path | None:
 def check_places(spec: FineTuneJobSpec) -> None:
     """Raises TrainerFailure SpecInvalid when the job would overwrite its own inputs, or read its results as rows.
 
-    Does so too when the API server would refuse an s3:// or hf:// URI, which a bundle written by hand may contain."""
+    Does so too when the API server would refuse an s3://, hf:// or pvc:// URI, which a bundle written by hand may
+    contain."""
     for field, uri, wrong in misspelled_of(spec):
-        if uri.startswith(("s3:", "hf:")):
+        if uri.startswith(("s3:", "hf:", "pvc:")):
             raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field}: {uri} {wrong}.")
     if contradiction := spec.model.contradiction:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"spec.model: {contradiction}.")
