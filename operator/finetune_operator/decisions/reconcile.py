@@ -9,7 +9,17 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import State
-from finetune_operator.decisions import admission, bundles, children, claims, gpu_choice, outlooks, plans, preflights
+from finetune_operator.decisions import (
+    admission,
+    bundles,
+    children,
+    claims,
+    gpu_choice,
+    model_cache,
+    outlooks,
+    plans,
+    preflights,
+)
 from finetune_operator.decisions.aftermath import after_the_end
 from finetune_operator.decisions.attempts import limits, placement, records, retries, silence, usage
 from finetune_operator.decisions.attempts.records import History
@@ -209,7 +219,8 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
     outlook = outlooks.training(begun.attempts[-1], RunStanding(Standing.ABSENT), "Training", gpu.name)
     create = [*children.groundwork(world, spec), *bundles.missing(world, spec, profile), job]
     plan = plans.proceed(world, outlook, begun, now, create)
-    return replace(plan, is_final=True)
+    events = [*plan.events, *model_cache.events(world, spec, profile, number)]
+    return replace(plan, events=events, is_final=True)
 
 
 def _until_gone(world: World, history: History, now: datetime) -> timedelta | None:
