@@ -127,6 +127,10 @@ bench-gpu: $(if $(filter .venv/%,$(PYTHON)),venv) ## the trainer on an NVIDIA GP
 bench-trainer: venv ## the training loop beside TRL (ten minutes); DATA=FILE names rows of your own
 	@$(PYTHON) -m benchmarks.trainer $(if $(DATA),--data $(DATA))
 
+.PHONY: bench-ranks
+bench-ranks: venv ## two processes of a training beside one, on a CPU (three minutes)
+	@$(PYTHON) -m benchmarks.ranks
+
 .PHONY: bench-resume
 bench-resume: venv ## 300 random kills of resumed trainings, compared with uninterrupted ones (ten minutes); KILLS=30
 	@$(PYTHON) -m benchmarks.resume $(if $(KILLS),--kills $(KILLS))

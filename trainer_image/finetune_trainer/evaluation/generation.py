@@ -28,6 +28,7 @@ from finetune_trainer.pod.failure import StopRequested, failure_of
 from finetune_trainer.pod.heartbeat import beat
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.pod.termination import stop_deferred
+from finetune_trainer.ranks.shards import is_sharded
 from finetune_trainer.rows.row_format import THOUGHT_END, final_answer
 from finetune_trainer.statistics.measurements import Answer
 
@@ -87,11 +88,12 @@ def write_answers(
 def generate_within_memory(
     model: PreTrainedModel, prompts: Sequence[Prompt], generation: GenerationConfig
 ) -> list[list[int]] | None:
-    """Returns the result of `generate`, or None if several prompts at a time run out of GPU memory."""
+    """Returns the result of `generate`, or None if several prompts at a time run out of GPU memory. A model whose
+    weights are sharded over the ranks is not tried again: the other ranks wait in the middle of a forward pass."""
     try:
         return generate(model, prompts, generation)
     except RuntimeError as error:
-        if len(prompts) == 1 or failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
+        if is_sharded(model) or len(prompts) == 1 or failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
             raise
     # The frames of the exception hold the tensors, so memory can be freed only after the except block.
     torch.cuda.empty_cache()
@@ -119,7 +121,11 @@ def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: Gene
     }
     cache = read_beginning(model, tensors["input_ids"][:1, :shared], len(prompts)) if shared else None
     written: Tensor = model.generate(
-        **tensors, past_key_values=cache, generation_config=within, logits_processor=LogitsProcessorList([EachToken()])
+        **tensors,
+        past_key_values=cache,
+        generation_config=within,
+        logits_processor=LogitsProcessorList([EachToken()]),
+        synced_gpus=False,  # the ranks call a sharded model together by themselves (in_step)
     )
     tokens: list[list[int]] = written[:, longest:].tolist()
     return tokens

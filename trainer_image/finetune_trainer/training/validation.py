@@ -26,6 +26,7 @@ from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import attended, disk_work
 from finetune_trainer.pod.rank import is_first
+from finetune_trainer.ranks.shards import fill, send, whole
 
 MOST_ROWS = 500
 """Most rows of one measurement. They are enough to distinguish one point of the curve from the next."""
@@ -138,10 +139,12 @@ class KeptWeights:
         """Saves the trained weights after step `step` and replaces the earlier copy. The number format is the published
         one: fp32 for an adapter, bf16 for a whole model."""
         partial = self._path.with_suffix(".partial")
-        if is_first():
+        if not is_first():
+            send(weight.detach() for weight in trained_weights(model).values())
+        else:
             dtype = torch.float32 if isinstance(model, PeftModel) else torch.bfloat16
             trained = attended(trained_weights(model).items())
-            weights = {name: weight.detach().to("cpu", dtype) for name, weight in trained}
+            weights = {name: whole(weight.detach()).to("cpu", dtype) for name, weight in trained}
             with disk_work(bytes_of(weights)):
                 save_file(weights, partial)
         self.adopt(partial, step)
@@ -150,4 +153,4 @@ class KeptWeights:
         """Copies the kept weights back into the model, and beats at each."""
         with torch.no_grad(), safe_open(self._path, "pt") as kept:
             for name, weight in attended(trained_weights(model).items()):
-                weight.copy_(kept.get_tensor(name))
+                fill(weight, kept.get_tensor(name))
