@@ -15,6 +15,7 @@ from finetune_operator.decisions import (
     children,
     claims,
     gpu_choice,
+    model_cache,
     out_of_memory,
     outlooks,
     plans,
@@ -221,7 +222,8 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
     outlook = outlooks.training(begun.attempts[-1], RunStanding(Standing.ABSENT), "Training", gpu.name)
     create = [*children.groundwork(world, spec), *bundles.missing(world, spec, profile), job]
     plan = plans.proceed(world, outlook, begun, now, create)
-    return replace(plan, is_final=True)
+    events = [*plan.events, *model_cache.events(world, spec, profile, number)]
+    return replace(plan, events=events, is_final=True)
 
 
 def _until_gone(world: World, history: History, now: datetime) -> timedelta | None:
