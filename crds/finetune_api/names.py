@@ -40,6 +40,9 @@ POD_UID_VARIABLE, GRACE_VARIABLE = "POD_UID", "GRACE_SECONDS"
 GPU_TYPE_VARIABLE = "FINETUNE_GPU_TYPE"
 """Environment variable of a training pod: name of its GPU type in the bundle. An older trainer image ignores it, and
 would refuse an argument that it does not know."""
+BUNDLE_DIGEST_VARIABLE = "FINETUNE_BUNDLE_DIGEST"
+"""Environment variable of a trainer pod: sha256 of its bundle as the operator wrote it, as hex. The pod refuses another
+one, which somebody has put in its place."""
 BUNDLE_KEY = "bundle.json"
 BUNDLE_FOLDER = "/etc/finetune/bundle"
 STORAGE_FOLDER = "/etc/finetune/storage"

@@ -8,17 +8,18 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: os._exit(33))  # the code of Preempted
 
 import argparse
+import hashlib
 import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from finetune_api.bundle import Bundle, TerminationMessage
-from finetune_api.names import CACHE_FOLDER, CLEANUP, FETCH, GPU_TYPE_VARIABLE
+from finetune_api.names import BUNDLE_DIGEST_VARIABLE, CACHE_FOLDER, CLEANUP, FETCH, GPU_TYPE_VARIABLE
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import PeerFailed, Superseded, TrainerFailure
@@ -111,12 +112,14 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
         return train(bundle.on(os.environ.get(GPU_TYPE_VARIABLE)), storage, writer, attempt, options.halvings)
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: Path, environment: Mapping[str, str] = os.environ) -> Bundle:
     """Reads the bundle from a file. Ignores fields of a later operator.
 
-    Raises TrainerFailure SpecInvalid with up to five wrong fields."""
+    Raises TrainerFailure SpecInvalid with up to five wrong fields, or if the operator wrote another bundle."""
     try:
-        return Bundle.model_validate_json(path.read_bytes(), extra="ignore")
+        content = path.read_bytes()
+        _require_own(content, environment.get(BUNDLE_DIGEST_VARIABLE))
+        return Bundle.model_validate_json(content, extra="ignore")
     except FileNotFoundError as error:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"The bundle {path} does not exist.") from error
     except ValidationError as error:
@@ -127,6 +130,20 @@ def read_bundle(path: Path) -> Bundle:
             "Correct the field. If the API server accepts it, the trainer is older than the operator: update "
             "spec.trainer.image of the FineTuneProfile.",
         ) from error
+
+
+def _require_own(content: bytes, digest: str | None) -> None:
+    """Raises TrainerFailure SpecInvalid if the bundle has another digest than the operator gave to the pod.
+
+    The bundle says where the hub is, so another one could send the hub's token to anybody. An operator of an earlier
+    version gives no digest."""
+    if digest and hashlib.sha256(content).hexdigest() != digest:
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            "The ConfigMap with the input of the job's pods was replaced before the pod started. The operator did not "
+            "write its content, so the pod did not use it.",
+            "Do not create or replace this ConfigMap.",
+        )
 
 
 def _hide_torch() -> None:

@@ -130,9 +130,10 @@ class Compute(ApiModel):
     """Name of a GPU type in spec.gpuTypes of the FineTuneProfile. Default: unset, and the job uses the cheapest type
     that fits by the prediction of the preflight; status.gpuType says which one and why."""
     gpus_per_node: Annotated[int, Field(ge=1, le=MOST_GPUS)] = 1
-    """Number of GPUs of the training pod. Each GPU has a process of its own that holds the whole model and trains on a
-    share of the rows of each step. The optimizer steps do not depend on the number. A job with several GPUs does not
-    use GPU types that are MIG instances or shared GPUs."""
+    """Number of GPUs of the training pod. Each GPU has a process of its own that trains on a share of the rows of each
+    step. It holds the whole model, or a shard of its weights if the model does not fit one GPU (LoRA and Full). The
+    optimizer steps do not depend on the number. A job with several GPUs does not use GPU types that are MIG instances
+    or shared GPUs."""
     cpu: Cpu = "1"
     """CPU request of the training pod for each of its GPUs, as a Kubernetes quantity."""
     memory: Memory = "8Gi"

@@ -140,6 +140,8 @@ def _may_need_a_pod(world: World, spec: FineTuneJobSpec) -> bool:
         return True
     if runs and not world.has_pod_on_record:
         return True  # the write of the status has failed, so the digest of the bundle is not on record either
+    if any(run.pod and run.pod.trainer_succeeded for run in world.attempts.values()):
+        return False  # the job is about to end. If it does not, `apply` finds the bundle.
     return world.status.state is not None and not spec.suspend and not any(run.is_live for run in runs)
 
 

@@ -230,7 +230,9 @@ def _pod_spec(
             "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_trainer(profile, arguments, secrets)],
+        "containers": [
+            _trainer(profile, arguments, secrets, bundles.digest_of_next_pod(world, spec, profile)),
+        ],
         "volumes": _volumes(world, secrets, shared),
     }
     pod = hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
@@ -263,8 +265,8 @@ def _mounts(secrets: list[str]) -> list[Object]:
     ]
 
 
-def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[str]) -> Object:
-    """Return the container of a pod. The bundle is the last argument."""
+def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[str], digest: str) -> Object:
+    """Return the container of a pod. The bundle is the last argument. `digest`: that of the bundle."""
     return {
         "name": names.CONTAINER,
         "image": profile.trainer.image,
@@ -272,6 +274,7 @@ def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[s
         "args": [*arguments, f"{names.BUNDLE_FOLDER}/{names.BUNDLE_KEY}"],
         "env": [
             {"name": "HOME", "value": "/tmp"},
+            {"name": names.BUNDLE_DIGEST_VARIABLE, "value": digest},
             {"name": names.POD_UID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             # A storage without a Secret uses the pod's own identity, never the role of the node.
             {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},

@@ -16,6 +16,7 @@ from finetune_operator.decisions import (
     claims,
     gpu_choice,
     model_cache,
+    out_of_memory,
     outlooks,
     plans,
     preflights,
@@ -159,7 +160,9 @@ def _end_of_attempts(world: World, history: History, last: Attempt, policy: RunP
         return None
     if verdict.reason is FailureReason.DEADLINE_EXCEEDED and (left := _until_gone(world, history, now)) is not None:
         return plans.proceed(world, outlooks.stopping(verdict.finding), history, now, requeue_after=left)
-    return plans.fail(world, history, verdict.reason, verdict.finding, now)
+    too_small = verdict.reason is FailureReason.GPU_OUT_OF_MEMORY
+    found = out_of_memory.finding(world, verdict.finding) if too_small else verdict.finding
+    return plans.fail(world, history, verdict.reason, found, now)
 
 
 def _validate(

@@ -49,6 +49,8 @@ class Run:
     """All pods that exist."""
     mounted: tuple[str, ...] = ()
     """Names of the Secrets and ConfigMaps that its pods mount."""
+    bundle_digest: str = ""
+    """Digest of the bundle that its pods accept; "" for a Job of an earlier version, whose pods accept any."""
     refusal: str = ""
     """Why the API server refuses the pod, as the Job controller reports it, for example a quota or a policy."""
 
@@ -82,6 +84,7 @@ class Run:
             gpu_type=metadata.get("labels", {}).get(names.LABEL_GPU_TYPE),
             begun=_optional_time(status.get("startTime")),
             mounted=_mounted(job),
+            bundle_digest=_bundle_digest(job),
         )
 
     def with_pods(self, pods: list[Pod]) -> "Run":
@@ -256,6 +259,13 @@ def _mounted(job: Object) -> tuple[str, ...]:
     volumes = job.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", [])
     found = [v.get("secret", {}).get("secretName") or v.get("configMap", {}).get("name") for v in volumes]
     return tuple(sys.intern(name) for name in found if name)
+
+
+def _bundle_digest(job: Object) -> str:
+    containers = job.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+    variables = [variable for container in containers for variable in container.get("env", [])]
+    found = (v.get("value", "") for v in variables if v["name"] == names.BUNDLE_DIGEST_VARIABLE)
+    return sys.intern(next(found, ""))
 
 
 def _own_failure(condition: Object) -> str:

@@ -79,6 +79,11 @@ class Prepared:
         parts = [dict(self.model_files), dict(self.model_pins), weights]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    def sharded_on(self, bundle: Bundle) -> bool:
+        """Whether the weights are sharded over the GPUs. `bundle`: has only the GPU type on which the pod runs."""
+        names = {gpu.name for gpu in bundle.gpu_types}
+        return any(each.sharded for each in self.preflight.estimate or [] if each.gpu_type in names)
+
     @property
     def commits(self) -> dict[str, str]:
         """The commit of each repository of a hub that preflight has read, by its URI."""

@@ -6,7 +6,7 @@ import os
 from finetune_api import claims
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.storage.claim_paths import NoFileError, NotMountedError, OutsideError
+from finetune_trainer.storage.claim_paths import NoFileError, NotMountedError, NotUnicodeError, OutsideError
 from finetune_trainer.storage.claim_writes import FullError
 from finetune_trainer.storage.files import Place
 
@@ -44,6 +44,9 @@ def failure_of_claim(error: Exception, uri: str, place: Place, in_a_pod: bool) -
             f"The volume of {claim} has no space left for {uri}.",
             "Free space in the volume, or enlarge the claim.",
         )
+    if isinstance(error, NotUnicodeError):
+        shown = uri.encode(errors="backslashreplace").decode()
+        return TrainerFailure(place.missing, f"The name of {shown} is not UTF-8.", "Rename the file.")
     if isinstance(error, NoFileError):
         return TrainerFailure(place.missing, f"{uri} is not a regular file.")
     return _of_the_system(error, uri, place, claim) if isinstance(error, OSError) else None

@@ -32,7 +32,7 @@ class Recorder(JobStorage):
     """Local storage that records the order of writes. `before_manifest` runs just before the manifest is written."""
 
     def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle, Stores(bundle, Path("none"), Path("none")))
+        super().__init__(bundle, Stores(bundle, Path("none"), Path("none"), Path("none")))
         self.written: list[str] = []
         self.before_manifest: Callable[[], object] = lambda: None
 
