@@ -217,3 +217,25 @@ def test_a_link_at_the_place_of_a_file_is_replaced_and_its_target_stays(volume: 
     (volume / "team" / "tickets" / "b").symlink_to(volume / "precious")
     storage.delete_prefix(OUTPUT)
     assert files(volume) == {"precious", "team", "team/tickets"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV])
+def test_a_file_system_that_cannot_rename_is_found_before_the_training(
+    volume: Path, storage: JobStorage, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As some file systems over an object storage. They have no hard links either."""
+    monkeypatch.setattr(os, "link", no_link(number))
+    monkeypatch.setattr(os, "replace", no_link(number))
+    with pytest.raises(TrainerFailure, match="cannot rename files") as caught:
+        check_output(bundle(), storage)
+    assert caught.value.reason is FailureReason.OUTPUT_NOT_WRITABLE
+
+
+def test_a_client_that_the_file_system_has_evicted_is_a_failure_of_the_storage(
+    storage: JobStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CephFS does after its client did not answer."""
+    monkeypatch.setattr(os, "fsync", no_link(errno.ESHUTDOWN))
+    with pytest.raises(TrainerFailure, match="Check the storage behind") as caught:
+        storage.write_bytes(join(OUTPUT, "a"), b"1")
+    assert caught.value.reason is FailureReason.STORAGE_UNAVAILABLE
