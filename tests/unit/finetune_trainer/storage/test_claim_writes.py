@@ -239,3 +239,18 @@ def test_a_client_that_the_file_system_has_evicted_is_a_failure_of_the_storage(
     with pytest.raises(TrainerFailure, match="Check the storage behind") as caught:
         storage.write_bytes(join(OUTPUT, "a"), b"1")
     assert caught.value.reason is FailureReason.STORAGE_UNAVAILABLE
+
+
+def test_a_cleanup_deletes_a_link_and_nothing_that_it_leads_to(volume: Path, storage: JobStorage) -> None:
+    """Whoever can write to the folder of the job must not be able to delete other folders through it."""
+    storage.write_bytes(join(OUTPUT, "adapter", "w"), b"1")
+    storage.write_bytes(join(work_prefix(bundle()), "checkpoints", "a", "state"), b"1")
+    (volume / "precious").mkdir()
+    (volume / "precious" / "file").write_text("kept")
+    work = volume / "team/tickets/.work/0123"
+    (work / "elsewhere").symlink_to(volume / "precious")
+    (work / "checkpoints" / "results").symlink_to("../../../adapter")
+    cleanup(bundle(), storage)
+    assert files(volume) == {
+        *("precious", "precious/file", "team", "team/tickets", "team/tickets/adapter", "team/tickets/adapter/w")
+    }
