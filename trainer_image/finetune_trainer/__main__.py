@@ -1,4 +1,4 @@
-"""`python -m finetune_trainer {preflight,train,cleanup} BUNDLE`: runs a step of a job and reports how it ended."""
+"""`python -m finetune_trainer {preflight,fetch,train,cleanup} BUNDLE`: runs a step of a job, reports how it ended."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.bundle import Bundle, TerminationMessage
-from finetune_api.names import BUNDLE_DIGEST_VARIABLE, CLEANUP, GPU_TYPE_VARIABLE
+from finetune_api.names import BUNDLE_DIGEST_VARIABLE, CACHE_FOLDER, CLEANUP, FETCH, GPU_TYPE_VARIABLE
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import PeerFailed, Superseded, TrainerFailure
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m finetune_trainer", description=__doc__)
-    parser.add_argument("step", choices=["preflight", "train", CLEANUP])
+    parser.add_argument("step", choices=["preflight", FETCH, "train", CLEANUP])
     parser.add_argument("bundle", type=Path, help="JSON file with the job's spec, see finetune_api.bundle")
     parser.add_argument("--attempt", type=int, default=1, help="number of the training attempt, from 1")
     parser.add_argument(
@@ -72,6 +72,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0,
         help="how often the micro-batches are halved: once for each earlier attempt that ran out of GPU memory",
     )
+    parser.add_argument("--cache-bytes", type=int, help="how many bytes the cache of models may have, for fetch")
     return parser.parse_args(arguments)
 
 
@@ -79,7 +80,7 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
     """Runs the step. Returns the sentence for the termination message."""
     step, attempt = options.step, options.attempt
     storage = open_storage(bundle)
-    if step == CLEANUP or (step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None):
+    if step in (CLEANUP, FETCH) or (step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None):
         _hide_torch()
     else:
         wait_asleep()
@@ -88,6 +89,12 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
         from finetune_trainer.handover.cleanup import cleanup
 
         return cleanup(bundle, storage)
+    if step == FETCH:
+        from finetune_trainer.base.model_cache import ModelCache
+        from finetune_trainer.handover.fetch import fetch
+
+        with watched(bundle.spec.policy.stall_timeout_seconds, write_failure):
+            return fetch(bundle, storage, ModelCache(Path(CACHE_FOLDER), options.cache_bytes))
     if step == "preflight":
         from finetune_trainer.preflight.recipe import preflight, tell_stall
 

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from finetune_api.model import ApiModel, DataKey, ObjectName, SchemaKeys, data_key, list_map, object_name, rules
 from finetune_api.spec.gpu_type import MOST_GPU_TYPES, GpuType
 from finetune_api.spec.pods import Pods
+from finetune_api.spec.resources import Memory
 from finetune_api.uris import BucketPrefixUri
 
 
@@ -187,6 +188,21 @@ class PreparedCache(ApiModel):
     rows: set a lifecycle rule for the prefix, as in docs/install.md."""
 
 
+class ModelCache(ApiModel):
+    """Where base models are kept for later attempts and jobs."""
+
+    claim_name: Annotated[
+        ObjectName,
+        object_name("the name of a PersistentVolumeClaim, for example model-cache"),
+    ]
+    """Name of a PersistentVolumeClaim with access mode ReadWriteMany in the tenant's namespace. Each namespace has
+    its own: models are not shared between namespaces. A job in a namespace without this claim downloads its model
+    itself."""
+    max_size: Memory | None = None
+    """Most bytes of all models in the cache, as a Kubernetes quantity. The models that were not used for the longest
+    time leave it. Default: unset, and models leave it when the volume is full."""
+
+
 class FineTuneProfileSpec(ApiModel):
     """GPUs, storage and trainer image for FineTuneJobs."""
 
@@ -209,3 +225,7 @@ class FineTuneProfileSpec(ApiModel):
     """Where prepared rows are kept for later jobs. If a job has the same files, base model and dataset settings as an
     earlier job of its namespace, its preflight does not read and tokenize the rows again. Default: unset, and each job
     prepares its own rows."""
+    model_cache: ModelCache | None = None
+    """Where base models are kept for later attempts and jobs. A container that runs before the trainer copies the
+    model from there, if the job may read its source, or else downloads the model and stores it there. Default:
+    unset, and each attempt downloads its model."""

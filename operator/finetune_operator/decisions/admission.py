@@ -80,6 +80,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         return _unreadable_bundle(world, world.bundle_error)
     if not _keeps_its_bundle(world) and (outside := _outside(world, world.spec, world.profile)):
         return replace(outside, final=not begun)
+    if not begun and (misused := claims_of_job.misused_cache(world.spec, world.profile)):
+        return Obstacle(misused.finding, final=True, remedy=misused.remedy)
     earlier = world.earlier_job.output if world.earlier_job else None
     if problem := claims_of_job.problem(world.spec, world.namespace, world.claims, earlier):
         final = (problem.is_final and not begun) or (problem.is_missing and late)

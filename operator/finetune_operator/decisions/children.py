@@ -13,7 +13,7 @@ from finetune_api import names
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import authorities, bundles, claims, hub_pods, pod_settings
+from finetune_operator.decisions import authorities, bundles, claims, hub_pods, model_cache, pod_settings
 from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
@@ -125,6 +125,7 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     pod["tolerations"] += pod_settings.tolerated(gpu.tolerations)
     if attempt.avoided:
         pod["affinity"] = _away_from(attempt.avoided)
+    pod = model_cache.with_cache(pod, world, spec, profile)
     labels = {
         names.LABEL_STEP: "train",
         names.LABEL_ATTEMPT: str(attempt.number),

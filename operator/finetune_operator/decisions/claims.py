@@ -7,6 +7,7 @@ from finetune_api import claims, names
 from finetune_api.bundle import Bundle, uris_of
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.observed.claims import WRITABLE, Claim
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
@@ -60,6 +61,20 @@ def problem(
         if name in known and (found := _problem(name, namespace, known[name])):
             return found._replace(finding=f"{field}: {found.finding}")
     return _only_read(spec, known)
+
+
+def misused_cache(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Problem | None:
+    """Return that a URI is in the claim of the profile's cache of models; None if none is.
+
+    A job could change the models of other jobs there."""
+    cache = profile.model_cache.claim_name if profile.model_cache else None
+    field = needed(spec, "preflight").get(cache) if cache else None
+    if field is None:
+        return None
+    return Problem(
+        f"{field}: PersistentVolumeClaim {cache} is the cache of models of FineTuneProfile {spec.profile_name}.",
+        "Use another claim.",
+    )
 
 
 def _only_read(spec: FineTuneJobSpec, known: Mapping[str, Claim | None]) -> Problem | None:

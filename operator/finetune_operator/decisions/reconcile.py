@@ -15,6 +15,7 @@ from finetune_operator.decisions import (
     children,
     claims,
     gpu_choice,
+    model_cache,
     out_of_memory,
     outlooks,
     plans,
@@ -51,7 +52,9 @@ def _next_step(world: World, now: datetime) -> Plan:
     if world.status.artifacts is not None and not is_running:
         return plans.published(world, history, now)  # also if the attempt was stopped after it had published
     if last is not None and last.reason == records.SUCCEEDED:
-        return plans.complete(world, history, now)
+        if world.raw_status.get("artifacts"):  # those of a later version cannot always be read
+            return plans.complete(world, history, now)
+        return plans.without_results(world, history, last.name, now)
 
     stop = limits.stop(world, history, now)
     if stop is not None and history.is_interrupted:
@@ -221,7 +224,8 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
     outlook = outlooks.training(begun.attempts[-1], RunStanding(Standing.ABSENT), "Training", gpu.name)
     create = [*children.groundwork(world, spec), *bundles.missing(world, spec, profile), job]
     plan = plans.proceed(world, outlook, begun, now, create)
-    return replace(plan, is_final=True)
+    events = [*plan.events, *model_cache.events(world, spec, profile, number)]
+    return replace(plan, events=events, is_final=True)
 
 
 def _until_gone(world: World, history: History, now: datetime) -> timedelta | None:

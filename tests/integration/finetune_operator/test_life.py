@@ -197,10 +197,10 @@ def test_a_look_that_finds_nothing_new_writes_nothing(
     job = Job.create(kube, namespace, manifest())
     kubelet.pod_of(namespace, job.child(PREFLIGHT)).runs()
     job.wait_for_reason("Validating")
-    nudge(job, operator)
+    nudge(job)
     before = len(proxy.writes(namespace))
-    nudge(job, operator)
-    nudge(job, operator)
+    nudge(job)
+    nudge(job)
     assert proxy.writes(namespace)[before:] == []
 
 

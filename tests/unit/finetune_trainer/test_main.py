@@ -215,3 +215,16 @@ def test_a_training_learns_its_gpu_type_from_its_environment(
     bundle = make_bundle().model_copy(update={"gpu_types": [GpuType(name="a"), GpuType(name="b")]})
     assert command.main(["train", str(save(bundle, tmp_path / "bundle.json"))]) == 0
     assert seen == types
+
+
+def test_a_fetch_that_fails_ends_well_because_the_trainer_downloads_the_model_itself(
+    make_bundle: MakeBundle, tmp_path: Path, log: Path
+) -> None:
+    path = save(make_bundle(), tmp_path / "bundle.json")  # no preflight has prepared anything
+    script = (
+        "import sys; from finetune_trainer.__main__ import main; code = main(['fetch', sys.argv[1]]); "
+        "assert not sys.modules.get('torch'), 'torch was imported'; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "the trainer downloads it itself" in said(log).message

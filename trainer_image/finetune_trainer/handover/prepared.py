@@ -161,6 +161,16 @@ def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path, downloaded
         ) from error
 
 
+def read_model_files(storage: JobStorage, bundle: Bundle) -> tuple[Files, Pins, dict[str, str]]:
+    """Returns the files of the base model that training reads, their identities, and the commits of repositories.
+
+    Raises TrainerFailure as `read_prepared` does, and an error of Python if the manifest has another form."""
+    data = storage.read_bytes(join(work_prefix(bundle), "prepared", "manifest.json"))
+    manifest = json.loads(data)
+    revisions = Resolved.model_validate(manifest["resolved"]).revisions or []
+    return manifest["modelFiles"], manifest["modelPins"], {revision.uri: revision.commit for revision in revisions}
+
+
 def _download(storage: JobStorage, manifest: Mapping[str, Any], source: str, folder: Path) -> None:
     """Downloads the files that `manifest` names from `source` to `folder`. Raises TrainerFailure as `read_prepared`
     does, and an error of Python if the manifest has another form."""

@@ -3,7 +3,9 @@
 What is in a volume was written by other pods. A link to a file of this pod, for example to a mounted Secret, must not
 be read as a row."""
 
+import errno
 import os
+import re
 import stat
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -25,6 +27,10 @@ class OutsideError(Exception):
 
 class NoFileError(Exception):
     """The place is a folder, a pipe or a device."""
+
+
+class NotUnicodeError(Exception):
+    """The name of the file is not text in UTF-8, so no report or status can contain it."""
 
 
 @dataclass(frozen=True)
@@ -68,25 +74,23 @@ class Volume:
         """Yields the path in the volume and the size in bytes of every file in the folder and its subfolders.
 
         Links to folders of the volume are followed. A link to a file outside the volume is yielded with the size 0, so
-        that reading it fails: leaving it out would lose rows silently. Raises OutsideError for a link to a folder
-        outside the volume."""
+        that reading it fails: leaving it out would lose rows silently. What another pod removes meanwhile is left out.
+        Raises OutsideError for a link to a folder outside the volume."""
         place = self.place(folder)
         if place.is_dir():
             yield from self._files(place, folder.rstrip("/"), frozenset({place}))
 
     def _files(self, place: Path, path: str, around: Set[Path]) -> Iterator[tuple[str, int]]:
         """`around`: the folders that contain this one. A link to one of them would never end."""
-        with os.scandir(place) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-        for entry in entries:
+        for entry in _entries(place):
             own = f"{path}/{entry.name}" if path else entry.name
-            if entry.is_dir():
+            if _is_folder(entry):
                 if own != _LOST_AND_FOUND and (inner := self.place(own)) not in around:
                     yield from self._files(inner, own, {*around, inner})
             elif entry.is_symlink():
                 yield own, self._size_behind(own)
-            elif entry.is_file():
-                yield own, entry.stat().st_size
+            elif entry.is_file() and (size := _size(entry)) is not None:
+                yield own, size
 
     def _size_behind(self, link: str) -> int:
         try:
@@ -95,12 +99,40 @@ class Volume:
             return 0
 
 
+def _entries(place: Path) -> list["os.DirEntry[str]"]:
+    """Returns what is in a folder, sorted by name; nothing if another pod has removed the folder meanwhile."""
+    try:
+        with os.scandir(place) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link that leads to itself
+
+
+def _size(file: "os.DirEntry[str]") -> int | None:
+    """Returns the size in bytes; None if another pod has removed the file meanwhile."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
 def volume_of(uri: str, mounts: Path) -> tuple[Volume, str]:
     """Returns the volume of a pvc:// URI and the path in it. `mounts`: the folder with the volumes, by the name of the
-    claim. Raises NotMountedError if the volume is not there."""
+    claim. Raises NotMountedError if the volume is not there, and NotUnicodeError."""
     found = claims.split(uri)
     assert found, uri
-    claim, path = found
+    if re.search("[\ud800-\udfff]", uri):  # how Python stands for bytes that are not UTF-8
+        raise NotUnicodeError
+    claim, path = found[0], re.sub("/+", "/", found[1].lstrip("/"))
     root = Path(os.path.realpath(mounts / claim))
     if not root.is_dir():
         raise NotMountedError

@@ -93,6 +93,21 @@ def find_plan(
     raise TrainerFailure(FailureReason.GPU_OUT_OF_MEMORY, finding)
 
 
+def after_earlier_job(earlier: StepLayout, own: StepLayout, training: Training) -> StepLayout:
+    """Returns the plan of a job that goes on from the checkpoint of an earlier job. `own`: what fits into the memory of
+    this job's GPU, and follows from its `training`.
+
+    What `training` sets counts. Otherwise it is the plan that needs less memory: the GPU can be smaller than that of
+    the earlier job, and the earlier job may have run out of memory in a step."""
+    tokens = min(earlier.micro_batch_tokens, own.micro_batch_tokens)
+    checkpointing = earlier.gradient_checkpointing or own.gradient_checkpointing
+    return StepLayout(
+        own.micro_batch_tokens if training.micro_batch_tokens is not None else tokens,
+        checkpointing if training.gradient_checkpointing is GradientCheckpointing.AUTO else own.gradient_checkpointing,
+        own.packed,
+    )
+
+
 def _checkpointed(model: PreTrainedModel) -> set[GradientCheckpointing]:
     """Returns with which settings a plan without a trial uses gradient checkpointing. A model is sharded because memory
     is short, and preflight has counted with gradient checkpointing then."""

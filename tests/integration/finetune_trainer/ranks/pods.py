@@ -15,7 +15,9 @@ SECONDS = 180.0
 """How long a whole training of a tiny model may take on a busy machine."""
 LAUNCH = """
 import sys
+from finetune_trainer.ranks import vigil
 from finetune_trainer.ranks.launcher import launch
+vigil.MARGIN_SECONDS = 1.0
 ranks, *command = sys.argv[1:]
 sys.exit(launch(int(ranks), command))
 """

@@ -1,5 +1,6 @@
 """Claims are read only before a pod is created, and only those that this pod needs."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 from finetune_api.status.job import ConditionType
@@ -8,7 +9,8 @@ from finetune_operator.cluster.claims import claims_of
 from finetune_operator.observed.claims import Claim
 from finetune_operator.observed.pods import Object
 from tests.unit.finetune_operator.decisions.test_claims import job
-from tests.unit.finetune_operator.worlds import NOW, SPEC, fresh, pod, preflight, saying
+from tests.unit.finetune_operator.decisions.test_model_cache import profile
+from tests.unit.finetune_operator.worlds import NOW, SPEC, attempt, fresh, pod, preflight, saying
 
 RAW = {
     "metadata": {"name": "models"},
@@ -83,3 +85,13 @@ def test_attachments_are_listed_only_after_a_lost_node_and_for_a_volume_of_one_n
         assert claim
         assert claim.attached_to == found
         assert bool(api.listings) is bool(found)
+
+
+def test_the_claim_of_the_cache_is_read_before_an_attempt_also_beside_a_sidecar_of_the_preflight() -> None:
+    settings, spec = profile(claimName="models"), SPEC
+    succeeded = preflight(pod("Running", exit_code=0))
+    for world in (saying(fresh(), ConditionType.VALIDATED), fresh(preflight=succeeded)):
+        assert list(read(replace(world, profile=settings), spec)[0]) == ["models"]
+    assert read(fresh(profile=settings), spec)[0] == {}
+    running = saying(fresh(profile=settings), ConditionType.VALIDATED)
+    assert read(replace(running, attempts={1: attempt(pod("Running"))}), spec)[0] == {}

@@ -1,8 +1,10 @@
 """Files in the volume of a PersistentVolumeClaim: what is read, and that nothing outside the volume is."""
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +250,47 @@ def test_a_bundle_without_claims_can_still_be_read() -> None:
         "output": {"uri": "s3://r/o"},
     }
     assert Bundle.model_validate_json(json.dumps({"spec": spec})).claims is None
+
+
+def test_what_another_pod_removes_during_a_listing_is_left_out(mounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other jobs write and delete temporary files in the same volume."""
+    scanned = os.scandir
+
+    def scan(place: Path) -> Any:
+        found = list(scanned(place))
+        if isinstance(place, Path) and place.name == "work":
+            shutil.rmtree(place)
+        return contextlib.nullcontext(found)
+
+    (mounts / "data" / "work" / "checkpoints").mkdir(parents=True)
+    (mounts / "data" / "work" / "partial-1").write_text("half")
+    monkeypatch.setattr(os, "scandir", scan)
+    assert storage(mounts).list("pvc://data/*.jsonl") == ["pvc://data/other.jsonl"]
+
+
+def test_a_link_to_itself_does_not_hide_the_other_files(mounts: Path) -> None:
+    (mounts / "data" / "rows" / "loop").symlink_to("loop")
+    (mounts / "data" / "rows" / "loop.jsonl").symlink_to("loop.jsonl")
+    files = storage(mounts)
+    assert files.list("pvc://data/rows/*.jsonl") == ["pvc://data/rows/a.jsonl", "pvc://data/rows/loop.jsonl"]
+    with pytest.raises(TrainerFailure, match=r"There is no file pvc://data/rows/loop\.jsonl"):
+        files.read_bytes("pvc://data/rows/loop.jsonl")
+
+
+def test_a_name_that_is_not_unicode_is_refused_before_it_is_used(mounts: Path) -> None:
+    """No report could contain it, so the job would fail after its training."""
+    (mounts / "data" / "rows" / os.fsdecode(b"K\xf6ln.jsonl")).touch()
+    files = storage(mounts)
+    (uri,) = files.list("pvc://data/rows/K*.jsonl")
+    for call in (files.read_bytes, files.identity, files.size, lambda uri: files.open(uri).__enter__()):
+        with pytest.raises(TrainerFailure, match=r"K\\udcf6ln\.jsonl is not UTF-8\. Rename the file") as caught:
+            call(uri)
+        assert caught.value.reason is FailureReason.DATASET_NOT_FOUND
+        caught.value.message.encode()
+
+
+def test_doubled_slashes_are_one_slash_as_in_every_file_system(mounts: Path) -> None:
+    files = storage(mounts)
+    for folder in ("pvc://data//rows", "pvc://data/rows/", "pvc://data//rows//"):
+        assert files.list(f"{folder}/*.jsonl") == [f"{folder}/a.jsonl"]
+        assert files.read_bytes(f"{folder}/a.jsonl") == b"data/rows/a.jsonl"
