@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="llama-300m", choices=list(SETTINGS), help="shape of the model")
     parser.add_argument("--method", default="LoRA", choices=["LoRA", "QLoRA", "Full"])
-    parser.add_argument("--tokens", type=int, default=128, help="tokens of each row")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of each row")
     parser.add_argument("--steps", type=int, default=3, help="steps of a turn that count")
     parser.add_argument("--turns", type=int, default=3, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)

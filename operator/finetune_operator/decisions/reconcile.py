@@ -52,7 +52,9 @@ def _next_step(world: World, now: datetime) -> Plan:
     if world.status.artifacts is not None and not is_running:
         return plans.published(world, history, now)  # also if the attempt was stopped after it had published
     if last is not None and last.reason == records.SUCCEEDED:
-        return plans.complete(world, history, now)
+        if world.raw_status.get("artifacts"):  # those of a later version cannot always be read
+            return plans.complete(world, history, now)
+        return plans.without_results(world, history, last.name, now)
 
     stop = limits.stop(world, history, now)
     if stop is not None and history.is_interrupted:

@@ -193,14 +193,15 @@ def check_places(spec: FineTuneJobSpec) -> None:
 
 def check_output(bundle: Bundle, storage: JobStorage) -> None:
     """Raises TrainerFailure OutputOccupied when the folder contains the results of another job. Raises
-    OutputNotWritable when a probe file cannot be written and removed, or when the storage does not support conditional
-    writes, which publishing needs."""
+    OutputNotWritable when a probe file cannot be written, replaced and removed, or when the storage does not support
+    conditional writes, which publishing needs."""
     phase("checking spec.output.uri")
     published(storage, bundle)
     folder = join(work_prefix(bundle), "probe")
     probe = join(folder, "written-and-removed")
     storage.delete_prefix(folder)  # an interrupted preflight may have left its probe
     first, second = (storage.write_bytes(probe, b"", if_absent=True) for _ in range(2))
+    storage.write_bytes(probe, b"")  # uploads replace files, and not every file system can
     storage.delete_prefix(folder)
     if not first or second:
         raise TrainerFailure(

@@ -8,7 +8,7 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.claim_paths import NoFileError, NotMountedError, NotUnicodeError, OutsideError
 from finetune_trainer.storage.claim_writes import FullError
-from finetune_trainer.storage.files import Place
+from finetune_trainer.storage.files import OUTPUT, Place
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _BROKEN = {
@@ -20,9 +20,12 @@ _BROKEN = {
     errno.EREMOTEIO,
     errno.ENODEV,
     errno.ENXIO,
+    errno.ESHUTDOWN,
     errno.EUCLEAN,
 }
 """What file systems of networks, and damaged ones, answer."""
+_UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV}
+"""What some file systems over an object storage answer when a file is renamed."""
 
 
 def failure_of_claim(error: Exception, uri: str, place: Place, in_a_pod: bool) -> TrainerFailure | None:
@@ -60,6 +63,13 @@ def _of_the_system(error: OSError, uri: str, place: Place, claim: str) -> Traine
             place.denied,
             f"The volume of {claim} is read-only, so {uri} cannot be written.",
             "Use a claim with a volume that can be written, with access mode ReadWriteMany.",
+        )
+    if error.errno in _UNSUPPORTED and place is OUTPUT:
+        return TrainerFailure(
+            place.denied,
+            f"The file system of the volume of {claim} cannot rename files, so {uri} cannot be written "
+            f"({error.strerror}).",
+            "Use a claim with a file system that can rename and replace files, or an s3:// URI.",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return TrainerFailure(

@@ -88,7 +88,8 @@ class ClaimFiles:
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:
             volume, path, _ = self._own(uri)
-            remove(volume.entry(path), volume.place(volume_of(self._output, self._mounts)[1]))
+            output = volume_of(self._output, self._mounts)[1]
+            remove(volume.place(output), path.removeprefix(f"{output}/"))
 
     def _own(self, uri: str) -> tuple[Volume, str, str]:
         """Returns the volume of the output, the path of a URI in it, and the path of the job's work folder."""

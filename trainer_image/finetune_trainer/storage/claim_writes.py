@@ -40,11 +40,15 @@ def put(volume: Volume, path: str, work: str, fill: Callable[[BinaryIO], object]
     raise AssertionError("unreachable")
 
 
-def remove(place: Path, root: Path) -> None:
-    """Deletes a file, if it exists, and the folders below `root` that are empty then."""
-    place.unlink(missing_ok=True)
-    for folder in place.parents:
-        if folder == root or not folder.is_relative_to(root) or not _removed(folder):
+def remove(root: Path, path: str) -> None:
+    """Deletes the file at `path` below the folder `root`, if it exists, and the folders below `root` that are empty
+    then. Of a path through a link only the link is deleted: what it leads to is not the job's."""
+    place = root / path
+    inside = [folder for folder in place.parents if folder != root and folder.is_relative_to(root)]
+    deleted = next((folder for folder in reversed(inside) if folder.is_symlink()), place)
+    deleted.unlink(missing_ok=True)
+    for folder in deleted.parents:
+        if folder not in inside or not _removed(folder):
             break
 
 

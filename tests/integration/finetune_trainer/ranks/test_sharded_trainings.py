@@ -62,11 +62,12 @@ def finished(pod: Pod) -> None:
 def test_sharded_weights_are_trained_measured_and_published_as_whole_ones(
     method: str, job: Any, tmp_path: Path
 ) -> None:
-    one, two = job(method), job(method)
+    one, two = job(method), job(method, compute={"gpusPerNode": 2})
     alone, pod = start(one, tmp_path / "one"), start(two, tmp_path / "two", SHARDED, ranks=2)
     finished(alone)
     finished(pod)
     (expected, weights, sizes), (found, others, other_sizes) = published(one), published(two)
+    assert "The weights are sharded over 2 GPUs, because the model does not fit one of them." in pod.log
     assert other_sizes == sizes
     assert (others - weights).norm() / weights.norm() < 5e-3
     assert found["training"]["loss"] == pytest.approx(expected["training"]["loss"], rel=5e-3)

@@ -217,3 +217,40 @@ def test_a_link_at_the_place_of_a_file_is_replaced_and_its_target_stays(volume: 
     (volume / "team" / "tickets" / "b").symlink_to(volume / "precious")
     storage.delete_prefix(OUTPUT)
     assert files(volume) == {"precious", "team", "team/tickets"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV])
+def test_a_file_system_that_cannot_rename_is_found_before_the_training(
+    volume: Path, storage: JobStorage, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As some file systems over an object storage. They have no hard links either."""
+    monkeypatch.setattr(os, "link", no_link(number))
+    monkeypatch.setattr(os, "replace", no_link(number))
+    with pytest.raises(TrainerFailure, match="cannot rename files") as caught:
+        check_output(bundle(), storage)
+    assert caught.value.reason is FailureReason.OUTPUT_NOT_WRITABLE
+
+
+def test_a_client_that_the_file_system_has_evicted_is_a_failure_of_the_storage(
+    storage: JobStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CephFS does after its client did not answer."""
+    monkeypatch.setattr(os, "fsync", no_link(errno.ESHUTDOWN))
+    with pytest.raises(TrainerFailure, match="Check the storage behind") as caught:
+        storage.write_bytes(join(OUTPUT, "a"), b"1")
+    assert caught.value.reason is FailureReason.STORAGE_UNAVAILABLE
+
+
+def test_a_cleanup_deletes_a_link_and_nothing_that_it_leads_to(volume: Path, storage: JobStorage) -> None:
+    """Whoever can write to the folder of the job must not be able to delete other folders through it."""
+    storage.write_bytes(join(OUTPUT, "adapter", "w"), b"1")
+    storage.write_bytes(join(work_prefix(bundle()), "checkpoints", "a", "state"), b"1")
+    (volume / "precious").mkdir()
+    (volume / "precious" / "file").write_text("kept")
+    work = volume / "team/tickets/.work/0123"
+    (work / "elsewhere").symlink_to(volume / "precious")
+    (work / "checkpoints" / "results").symlink_to("../../../adapter")
+    cleanup(bundle(), storage)
+    assert files(volume) == {
+        *("precious", "precious/file", "team", "team/tickets", "team/tickets/adapter", "team/tickets/adapter/w")
+    }
