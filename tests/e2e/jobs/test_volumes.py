@@ -42,6 +42,7 @@ def volumes(tenant: Tenant, cluster: Cluster) -> Iterator[Volumes]:
     (folder / "models" / "v1").mkdir()
     save_tokenizer(folder / "models" / "v1")
     save_model(folder / "models" / "v1")
+    (folder / "models" / "v1" / "model.safetensors").chmod(0o644)  # save_pretrained lets only its user read it
     (folder / "models" / "current").symlink_to("v1")
     write_rows(folder / "rows" / "deep" / "sums.jsonl", sums(30))
     found = {"claims": {"allowed": ["models", "rows", "results"]}, "modelCache": {"claimName": "cache"}}
