@@ -63,7 +63,7 @@ PYTEST := .venv/bin/pytest -m '$(ORDINARY)'
 IN_PARALLEL := --numprocesses logical --dist worksteal
 
 .PHONY: test
-test: verify unit integration e2e ## everything: style and types, then the three levels of tests (about 50 minutes on two cores)
+test: verify unit integration e2e ## everything: style and types, then the three levels of tests (about 40 minutes on two cores)
 
 .PHONY: unit
 unit: venv ## no cluster; about a minute
@@ -78,11 +78,11 @@ histories: venv ## 20,000 random histories of a job, about 20 minutes; HISTORIES
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
 	@echo "integration: a real API server and controller-manager; beside them, whole trainings of tiny models"
 	@$(PYTHON) -m devcluster build  # here rather than in a fixture, where nobody would see it working
-	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=line trainings api-server  # the second mostly waits
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going trainings api-server  # the second mostly waits
 trainings: venv
-	@$(PYTEST) -m '$(ORDINARY) and not control_plane' $(IN_PARALLEL) tests/integration
-api-server: venv
-	@$(PYTEST) -m '$(ORDINARY) and control_plane' tests/integration  # they share one API server
+	@$(PYTEST) -m '$(ORDINARY) and not control_plane' $(IN_PARALLEL) tests/integration 2>&1 | sed --unbuffered 's/^/trainings:  /'
+api-server: venv  # they share one API server
+	@$(PYTEST) -m '$(ORDINARY) and control_plane' tests/integration 2>&1 | sed --unbuffered 's/^/api server: /'
 
 .PHONY: e2e
 e2e: venv ## the whole local cluster: real pods, S3 and models; needs root

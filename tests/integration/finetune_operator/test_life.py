@@ -182,13 +182,13 @@ def test_progress_that_a_trainer_writes_causes_no_request(
     job.wait_for_reason("Training")
     settle(kube, namespace, "before")
     calls, decisions = len(proxy.calls), operator.metric(DECISIONS)
-    for step in range(30):
+    for step in range(100):
         attempt.writer.result(training=sample_status.TRAINING.model_copy(update={"step": step}))
     settle(kube, namespace, "after")
     here = [call for call in proxy.calls[calls:] if namespace in call.path]  # other tests' jobs have the same name
     assert [call for call in here if job.name in call.path or job.uid in str(call.body)] == []
-    # Both jobs of `settle` are decided when they are created, written and deleted, the first one perhaps late.
-    assert operator.metric(DECISIONS) - decisions <= 6
+    # Both jobs of `settle` are decided when they are created, written and deleted. Other tests' jobs are decided too.
+    assert operator.metric(DECISIONS) - decisions < 25
 
 
 def test_a_look_that_finds_nothing_new_writes_nothing(
