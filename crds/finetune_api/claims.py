@@ -27,7 +27,7 @@ def refusal(uri: str, profile: str, claims: Claims | None) -> tuple[str, str] | 
             "Copy the files to S3 and use their s3:// URI, or set spec.claims of the profile.",
         )
     claim, _ = found
-    if any(globs.expression(pattern).fullmatch(claim) for pattern in claims.allowed):
+    if globs.any_matches(claims.allowed, claim):
         return None
     return (
         f"PersistentVolumeClaim {claim} is not among the claims that FineTuneProfile {profile} allows. It allows "

@@ -39,7 +39,7 @@ def split(uri: str) -> tuple[Repository, str] | None:
 
 def is_allowed(repository: Repository, hub: Hub) -> bool:
     """Whether jobs of the profile with this hub may read the repository."""
-    return hub.allowed is None or any(globs.expression(p).fullmatch(repository.path) for p in hub.allowed)
+    return hub.allowed is None or globs.any_matches(hub.allowed, repository.path)
 
 
 def refusal(uri: str, profile: str, hub: Hub | None) -> tuple[str, str] | None:

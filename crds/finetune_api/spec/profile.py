@@ -1,7 +1,7 @@
 """The spec of a FineTuneProfile, which the platform team writes once for the whole cluster."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -10,6 +10,33 @@ from finetune_api.spec.gpu_type import MOST_GPU_TYPES, GpuType
 from finetune_api.spec.pods import Pods
 from finetune_api.spec.resources import Memory
 from finetune_api.uris import BucketPrefixUri
+
+Pattern = TypeVar("Pattern", bound=str)
+Patterns = Annotated[list[Pattern], Field(min_length=1, max_length=64), SchemaKeys({"x-kubernetes-list-type": "set"})]
+RepositoryPattern = Annotated[
+    str,
+    Field(min_length=1, max_length=256),
+    SchemaKeys(
+        rules(
+            (
+                "self.matches('^(datasets/)?[A-Za-z0-9._*?-]+/[A-Za-z0-9._*?-]+$')",
+                "must be a pattern for ORG/NAME or datasets/ORG/NAME, for example meta-llama/*",
+            )
+        )
+    ),
+]
+ClaimPattern = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    SchemaKeys(
+        rules(
+            (
+                "self.matches('^[a-z0-9.*?-]+$')",
+                "must be a pattern for the name of a PersistentVolumeClaim, for example models-*",
+            )
+        )
+    ),
+]
 
 
 class PullPolicy(StrEnum):
@@ -70,11 +97,7 @@ class Storage(ApiModel):
         )
     )
 
-    buckets: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=63)]],
-        Field(min_length=1, max_length=64),
-        SchemaKeys({"x-kubernetes-list-type": "set"}),
-    ]
+    buckets: Patterns[Annotated[str, Field(min_length=1, max_length=63)]]
     """Names of the buckets of this service; * and ? are wildcards. The first storage that matches a bucket is used."""
     endpoint: (
         Annotated[
@@ -130,27 +153,7 @@ class Hub(ApiModel):
     """Name of a Secret in the tenant's namespace. Its key HF_TOKEN has the token for jobs that set no
     model.tokenSecretRef. Without this Secret such jobs use no token, which is enough for public repositories. Default:
     unset, and such jobs use no token."""
-    allowed: (
-        Annotated[
-            list[
-                Annotated[
-                    str,
-                    Field(min_length=1, max_length=256),
-                    SchemaKeys(
-                        rules(
-                            (
-                                "self.matches('^(datasets/)?[A-Za-z0-9._*?-]+/[A-Za-z0-9._*?-]+$')",
-                                "must be a pattern for ORG/NAME or datasets/ORG/NAME, for example meta-llama/*",
-                            )
-                        )
-                    ),
-                ]
-            ],
-            Field(min_length=1, max_length=64),
-            SchemaKeys({"x-kubernetes-list-type": "set"}),
-        ]
-        | None
-    ) = None
+    allowed: Patterns[RepositoryPattern] | None = None
     """Repositories that jobs may read: ORG/NAME for models and datasets/ORG/NAME for data sets; * and ? are wildcards.
     Upper and lower case count. Default: unset, and jobs may read all repositories."""
 
@@ -158,24 +161,7 @@ class Hub(ApiModel):
 class Claims(ApiModel):
     """PersistentVolumeClaims that jobs may use."""
 
-    allowed: Annotated[
-        list[
-            Annotated[
-                str,
-                Field(min_length=1, max_length=253),
-                SchemaKeys(
-                    rules(
-                        (
-                            "self.matches('^[a-z0-9.*?-]+$')",
-                            "must be a pattern for the name of a PersistentVolumeClaim, for example models-*",
-                        )
-                    )
-                ),
-            ]
-        ],
-        Field(min_length=1, max_length=64),
-        SchemaKeys({"x-kubernetes-list-type": "set"}),
-    ]
+    allowed: Patterns[ClaimPattern]
     """Names of claims that jobs may use in their own namespace; * and ? are wildcards."""
 
 

@@ -92,7 +92,12 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         return Obstacle(f"{conflict.field}: {conflict.finding}", final=True, remedy=conflict.remedy)
     if not begun and (missing := _no_checkpoints(world, world.spec, world.profile, late)):
         return missing
-    account = world.spec.compute.service_account_name
+    return _unfit_account(world, world.spec, late)
+
+
+def _unfit_account(world: World, spec: FineTuneJobSpec, late: bool) -> Obstacle | None:
+    """Return why the pods cannot run under the ServiceAccount that the job names; None if they can."""
+    account = spec.compute.service_account_name
     if account not in (None, names.TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
         return Obstacle(
             f'spec.compute.serviceAccountName: ServiceAccount "{account}" does not exist in namespace '
