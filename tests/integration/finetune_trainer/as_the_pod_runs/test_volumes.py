@@ -23,6 +23,11 @@ SETTINGS = {"claims": {"allowed": ["models", "rows", "results"]}, "modelCache": 
 SHORT = {"training": {"maxSteps": 1}, "evaluation": {"maxRows": 4, "baselines": ["Base"]}}
 
 
+def job(model: str, rows: str, output: str) -> dict[str, Any]:
+    """The spec of a job with these URIs."""
+    return {"model": {"uri": model}, "dataset": {"train": [{"uri": rows}]}, "output": {"uri": output}}
+
+
 class PodsWithVolumes(Pods):
     """Pods that mount a folder of `volumes` for each claim. The containers of a pod share its scratch folder."""
 
@@ -38,14 +43,14 @@ class PodsWithVolumes(Pods):
         """The first attempt at a job: the log of the container that fetches its model, and how the trainer ended."""
         wish = FineTuneJobSpec.model_validate(spec)
         world = replace(_world(wish), claims={CACHE: Claim("Bound", ("ReadWriteMany",), "pv")})
-        job = children.attempt_job(world, wish, self._profile, children.Try(1, self._profile.gpu_types[0]))
+        attempt = children.attempt_job(world, wish, self._profile, children.Try(1, self._profile.gpu_types[0]))
         shutil.rmtree(self._scratch, ignore_errors=True)
-        (fetcher,) = job["spec"]["template"]["spec"].pop("initContainers")
-        fetching = deepcopy(job)
+        (fetcher,) = attempt["spec"]["template"]["spec"].pop("initContainers")
+        fetching = deepcopy(attempt)
         fetching["spec"]["template"]["spec"]["containers"] = [fetcher]
         fetched = self._run(fetching, wish)
         assert fetched.code == 0, fetched.log
-        return fetched.log, self._run(job, wish)
+        return fetched.log, self._run(attempt, wish)
 
     def _script(self, pod: Object, *arguments: Any) -> str:
         """Binds folders where the other pods have empty ones."""
@@ -83,11 +88,7 @@ def pods(tmp_path_factory: pytest.TempPathFactory) -> PodsWithVolumes:
 
 
 def test_a_job_reads_its_volumes_and_publishes_into_one(pods: PodsWithVolumes) -> None:
-    spec = {
-        "model": {"uri": "pvc://models/base"},
-        "dataset": {"train": [{"uri": "pvc://rows/*.jsonl"}]},
-        "output": {"uri": "pvc://results/team/run"},
-    } | SHORT
+    spec = job("pvc://models/base", "pvc://rows/*.jsonl", "pvc://results/team/run") | SHORT
     checked = pods.preflight(spec)
     assert checked.code == 0, checked.log
     trained = pods.train(spec)
@@ -99,11 +100,7 @@ def test_a_job_reads_its_volumes_and_publishes_into_one(pods: PodsWithVolumes) -
 
 def test_a_folder_in_which_the_user_may_not_write_is_told_by_the_preflight(pods: PodsWithVolumes) -> None:
     (pods.volumes / "results" / "closed").mkdir(mode=0o755)
-    spec = {
-        "model": {"uri": "pvc://models/base"},
-        "dataset": {"train": [{"uri": "pvc://rows/*.jsonl"}]},
-        "output": {"uri": "pvc://results/closed/run"},
-    }
+    spec = job("pvc://models/base", "pvc://rows/*.jsonl", "pvc://results/closed/run")
     ended = pods.preflight(spec)
     assert ended.message.reason is FailureReason.OUTPUT_NOT_WRITABLE, ended.log
     assert "does not allow user 65532 of the pod to use pvc://results/closed/run" in ended.message.message
@@ -114,11 +111,7 @@ def test_rows_that_the_user_may_not_read_are_told_by_the_preflight(pods: PodsWit
     secret.mkdir()
     shutil.copy(pods.data / "sums.jsonl", secret)
     (secret / "sums.jsonl").chmod(0o600)
-    spec = {
-        "model": {"uri": "pvc://models/base"},
-        "dataset": {"train": [{"uri": "pvc://rows/secret/*.jsonl"}]},
-        "output": {"uri": "pvc://results/secret"},
-    }
+    spec = job("pvc://models/base", "pvc://rows/secret/*.jsonl", "pvc://results/secret")
     ended = pods.preflight(spec)
     shutil.rmtree(secret)
     assert ended.message.reason is FailureReason.STORAGE_ACCESS_DENIED, ended.log
@@ -127,11 +120,7 @@ def test_rows_that_the_user_may_not_read_are_told_by_the_preflight(pods: PodsWit
 
 def test_the_second_attempt_takes_its_model_from_the_cache(pods: PodsWithVolumes) -> None:
     for name, told in (("first", "because the cache did not have it"), ("second", "came from the cache")):
-        spec = {
-            "model": {"uri": f"{DATA}/base"},
-            "dataset": {"train": [{"uri": f"{DATA}/sums.jsonl"}]},
-            "output": {"uri": f"{DATA}/out/{name}"},
-        } | SHORT
+        spec = job(f"{DATA}/base", f"{DATA}/sums.jsonl", f"{DATA}/out/{name}") | SHORT
         assert pods.preflight(spec).code == 0
         log, trained = pods.fetch_and_train(spec)
         assert trained.code == 0, trained.log
@@ -147,11 +136,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_download(pods: PodsWithVo
     shutil.rmtree(pods.volumes / CACHE / "entries", ignore_errors=True)
     shutil.rmtree(pods.volumes / CACHE / "partial", ignore_errors=True)
     (pods.volumes / CACHE).chmod(0o755)
-    spec = {
-        "model": {"uri": f"{DATA}/base"},
-        "dataset": {"train": [{"uri": f"{DATA}/sums.jsonl"}]},
-        "output": {"uri": f"{DATA}/out/unwritable"},
-    } | SHORT
+    spec = job(f"{DATA}/base", f"{DATA}/sums.jsonl", f"{DATA}/out/unwritable") | SHORT
     assert pods.preflight(spec).code == 0
     log, trained = pods.fetch_and_train(spec)
     assert trained.code == 0, trained.log
