@@ -38,6 +38,11 @@ POD_UID_VARIABLE, GRACE_VARIABLE = "POD_UID", "GRACE_SECONDS"
 GPU_TYPE_VARIABLE = "FINETUNE_GPU_TYPE"
 """Environment variable of a training pod: name of its GPU type in the bundle. An older trainer image ignores it, and
 would refuse an argument that it does not know."""
+INDEX_VARIABLE, NODE_NAME_VARIABLE = "JOB_COMPLETION_INDEX", "NODE_NAME"
+"""Environment variables of a training pod on one of several nodes: the number of the pod, from 0, which Kubernetes sets
+for an Indexed Job, and the name of its node."""
+NODE_PORT = 29400
+"""Port at which the first of several training pods listens for the others. The next port is for torch.distributed."""
 BUNDLE_KEY = "bundle.json"
 BUNDLE_FOLDER = "/etc/finetune/bundle"
 STORAGE_FOLDER = "/etc/finetune/storage"

@@ -71,17 +71,31 @@ def is_loss(end: Ended, stopping: bool) -> bool:
     return end.code != 0 and not stopping and not is_alarm(end, stopping)
 
 
-def outcome(ends: Sequence[Ended]) -> Ended:
-    """Returns the end that the pod reports. `ends`: those of all ranks, in the order in which they ended.
+def lost_node(node: int, nodes: int, why: str) -> TerminationMessage:
+    """Returns the message that a node was lost. `node`: its number, from 0. `why`: what shows it."""
+    finding = f"Node {node} of {nodes} (counted from 0) was lost: {why}."
+    return TerminationMessage(reason=FailureReason.PEER_LOST, message=finding)
+
+
+def outcome(ends: Sequence[Ended], published: bool = False, cause: TerminationMessage | None = None) -> Ended:
+    """Returns the end that the pod reports. `ends`: those of its ranks, in the order in which they ended. `published`:
+    whether rank 0, on another node, has ended well. `cause`: why the training ends, if another node has told it.
 
     It is that of the rank that failed first. A rank that only lost another one comes last. The message is that of rank
     0 if it reports the same reason, because only rank 0 knows of the checkpoints."""
-    first = next(end for end in ends if end.rank == 0)
+    first = next((end for end in ends if end.rank == 0), None)
     failed = [end for end in ends if end.code]
-    if first.code == 0 or not failed:
+    if first is not None and (first.code == 0 or not failed):
         return first
-    causes = [end for end in failed if end.reason != FailureReason.PEER_LOST] or failed
-    return replace(causes[0], message=first.message) if first.reason == causes[0].reason else causes[0]
+    if published or not failed:
+        return Ended(ends[0].rank, 0, TerminationMessage(reason="Succeeded", message=""))
+    causes = [end for end in failed if end.reason != FailureReason.PEER_LOST]
+    told = (causes or failed)[0]
+    if first and first.reason == told.reason:
+        told = replace(told, message=first.message)
+    if cause is None or causes:
+        return told
+    return replace(told, message=told.message.model_copy(update={"reason": cause.reason, "message": cause.message}))
 
 
 def exit_code(end: Ended) -> int:

@@ -20,7 +20,7 @@ from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.handover.prepared import Example, Prepared
 from finetune_trainer.model.loading import greedy_generation, load_model, whole_model
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.ranks.group import on_first
+from finetune_trainer.ranks.group import on_each_node
 from finetune_trainer.statistics.measurements import Answer, Measured
 
 SHARD_SIZE = "5GB"
@@ -61,7 +61,7 @@ def merge(
     Raises TrainerFailure LossDiverged if the merged weights or their loss are not finite."""
     print("Merging the adapter into the base model's weights.", flush=True)
     with whole_model(folders.base):
-        on_first(lambda: write_merged(folders, tokenizer, prepared, accelerator.device))
+        on_each_node(lambda: write_merged(folders, tokenizer, prepared, accelerator.device))
     merged = measure_merged(folders.merged, tokenizer, examples, prepared, accelerator, len(tuned.answers))
     return compare_merged(tuned, merged, four_bit=prepared.resolved.method is MethodType.QLORA)
 

@@ -21,7 +21,7 @@ from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.loading import load_model, whole_model
 from finetune_trainer.model.trainable import as_published, make_trainable
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.rank import is_first
+from finetune_trainer.pod.rank import is_first, is_first_of_node
 from finetune_trainer.pod.termination import stop_deferred
 from finetune_trainer.results.publish import ADAPTER, MODEL, stage_weights
 from finetune_trainer.sizing.run_time import cost as price_of
@@ -86,8 +86,8 @@ def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
 
 def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
     """Writes the tuned weights to the output folder, and keeps them for a later attempt. Reports the training. Rank 0
-    does it for all ranks."""
-    if not is_first():
+    does it for all ranks. The first rank of each other node writes the weights too, because merging reads them."""
+    if not is_first_of_node():
         return Weights(None, work.output)
     # An adapter is small enough to keep it first after SIGTERM, so that no step of it is lost.
     with stop_deferred() if isinstance(model, PeftModel) else nullcontext():
@@ -102,11 +102,12 @@ def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
 
 
 def _keep(work: Work, tuning: Tuning, weights: Path) -> None:
+    """Keeps the weights in the folder `weights`, or replaces them by those that are kept already."""
     if tuning.trained:
         # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
         with whole_model(tuning.trained.weights):
             copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
-    elif tuning.run and keep_training(work.kept, tuning.run, perf_counter() - tuning.started, weights):
+    elif is_first() and tuning.run and keep_training(work.kept, tuning.run, perf_counter() - tuning.started, weights):
         # They are as good as a checkpoint of the last step: a later attempt takes no step again.
         work.progress.stored(len(tuning.steps))
 
