@@ -18,6 +18,8 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 """Label of the Jobs and Pods of attempts: number of the attempt."""
 LABEL_GPU_TYPE = f"{GROUP}/gpu-type"
 """Label of the Jobs and Pods of attempts: name of their GPU type in the profile."""
+LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Label that Kubernetes sets on the pods of an Indexed Job: index of the pod."""
 LABEL_CONTROLLER = "batch.kubernetes.io/controller-uid"
 """Label that Kubernetes sets on the pods of a Job: uid of the Job."""
 TEMPORARY_TAG = f"{GROUP}/temporary"
@@ -76,6 +78,12 @@ def preflight_number(job: str) -> int:
 def attempt_name(name: str, uid: str, attempt: int) -> str:
     """Return the name of the Job of attempt number `attempt`, counted from 1."""
     return f"{child_prefix(name, uid)}-a{attempt}"
+
+
+def nodes_name(name: str, uid: str) -> str:
+    """Return the name of the Service through which the training pods of a job on several nodes find each other, and of
+    their NetworkPolicy. The name of a Service begins with a letter; that of a job may begin with a digit."""
+    return f"nodes-{child_prefix(name, uid)}"
 
 
 def cleanup_name(name: str, uid: str) -> str:

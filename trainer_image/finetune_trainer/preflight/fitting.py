@@ -144,7 +144,7 @@ def _cheapest_first(ways: list[Way]) -> tuple[list[Way], bool]:
 def _exact(seconds: float | None, gpu: GpuType, spec: FineTuneJobSpec) -> Decimal | None:
     if not seconds or not gpu.price_per_hour:
         return None
-    return spec.compute.gpus_per_node * Decimal(seconds) * Decimal(gpu.price_per_hour) / 3600
+    return spec.compute.gpus * Decimal(seconds) * Decimal(gpu.price_per_hour) / 3600
 
 
 def _rounded(cost: Decimal | None) -> str:

@@ -168,9 +168,7 @@ def estimates(
                 memory=gibibytes(plan.memory.total),
                 fits=True if gpu.memory else None,
                 seconds=round(seconds) if seconds else None,
-                cost=cost(seconds * spec.compute.gpus_per_node, gpu.price_per_hour)
-                if seconds and gpu.price_per_hour
-                else None,
+                cost=cost(seconds * spec.compute.gpus, gpu.price_per_hour) if seconds and gpu.price_per_hour else None,
             )
         )
     return found
@@ -187,7 +185,7 @@ def seconds_on(
     # Under QLoRA, the base model in bf16 is evaluated first if it fits. The base model in 4 bits is loaded later.
     unquantized = base_memory(shape, resolved.micro_batch_tokens)
     models = 2 if plan.setup.method == "QLoRA" and unquantized <= available else 1
-    work = divided(work_of(spec, resolved, data, plan.load, models), spec.compute.gpus_per_node)
+    work = divided(work_of(spec, resolved, data, plan.load, models), spec.compute.gpus)
     return total_seconds(shape, plan.setup, work, peak)
 
 

@@ -161,6 +161,6 @@ def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle:
     seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)
     if device.type != "cuda":
         return Cost(seconds, tokens)
-    held = (perf_counter() - started) * bundle.spec.compute.gpus_per_node
+    held = (perf_counter() - started) * bundle.spec.compute.gpus
     price = next((gpu.price_per_hour for gpu in bundle.gpu_types), None)
     return Cost(seconds, tokens, held / 3600, price_of(held, price) if price else None)
