@@ -155,7 +155,7 @@ class Supervision:
 
     def _lose(self, word: Word) -> None:
         """Ends the training if another node is lost. After SIGTERM the ranks have been told to end already."""
-        cause = lost_node(word.node, self._here.nodes, word.why)
+        cause = lost_node(word, self._here.nodes)
         self._links.tell(Kind.CAUSE, cause)
         if not self._stopping:
             self._fail(cause)

@@ -57,12 +57,15 @@ class Word:
     """Number of its node."""
     kind: Kind
     cause: TerminationMessage | None = None
-    """With CAUSE: why the training ends. With LOST: None, and `why` says more."""
+    """With CAUSE: why the training ends."""
     why: str = ""
+    """With LOST: what shows it."""
+    name: str = ""
+    """With HELLO, BEGIN and LOST: name of the node in Kubernetes, if it is known."""
 
     def line(self) -> bytes:
         """Returns the word as one line of JSON."""
-        said = {"node": self.node, "kind": self.kind, "why": self.why}
+        said = {"node": self.node, "kind": self.kind, "why": self.why, "name": self.name}
         cause = self.cause.model_dump(mode="json", by_alias=True, exclude_none=True) if self.cause else None
         return json.dumps({**said, "cause": cause}).encode() + b"\n"
 
@@ -73,19 +76,24 @@ class Word:
             said = json.loads(line)
             cause = said["cause"]
             message = None if cause is None else TerminationMessage.model_validate(cause, extra="ignore")
-            return cls(int(said["node"]), Kind(said["kind"]), message, str(said["why"]))
+            return cls(int(said["node"]), Kind(said["kind"]), message, str(said["why"]), str(said["name"]))
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{error!r}") from error
+
+
+def node_named(node: int, nodes: int, name: str) -> str:
+    """Returns a node as the begin of a sentence. `node`: its number, from 0. `name`: its name, if it is known."""
+    return f"Node {name} (number {node} from 0)" if name else f"Node {node} of {nodes} (counted from 0)"
 
 
 class Link:
     """A connection to the launcher of one node."""
 
-    def __init__(self, node: int, connection: socket.socket, rest: bytes = b"") -> None:
-        """`node`: number of the node at the other end. `rest`: bytes that were read already."""
+    def __init__(self, node: int, connection: socket.socket, rest: bytes = b"", name: str = "") -> None:
+        """`node`, `name`: number and name of the node at the other end. `rest`: bytes that were read already."""
         connection.settimeout(SEND_SECONDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.node, self._connection, self._rest = node, connection, rest
+        self.node, self.name, self._connection, self._rest = node, name, connection, rest
         self._heard, self.broken, self.is_over = monotonic(), "", False
         """`broken`: why nothing can be sent or read any more. `is_over`: whether the node has said farewell."""
 
@@ -114,6 +122,7 @@ class Link:
                 found.append(Word.parse(line))
             except ValueError:
                 self.broken = self.broken or "what came is no word of a launcher"
+        self.name = next((word.name for word in found if word.name and word.node == self.node), self.name)
         self.is_over = self.is_over or any(word.kind is Kind.ENDED and word.node == self.node for word in found)
         return found
 
@@ -164,7 +173,7 @@ class Links:
                 self._send(word, but=link)
             found += words
             if link.broken and not link.is_over:
-                found.append(Word(link.node, Kind.LOST, why=link.broken))
+                found.append(Word(link.node, Kind.LOST, why=link.broken, name=link.name))
         for link in [link for link in self._links if link.broken]:
             link.close()
             self._links.remove(link)

@@ -14,7 +14,7 @@ from time import monotonic, sleep
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
-from finetune_trainer.ranks.links import MOST_BYTES, Kind, Link, Links, Word
+from finetune_trainer.ranks.links import MOST_BYTES, Kind, Link, Links, Word, node_named
 
 MEETING_SECONDS = 900.0
 """How long the first pods wait for the last one. Its node may have to download the image first."""
@@ -82,7 +82,7 @@ def _wait_for_others(here: Node, links: list[Link], is_stopped: Callable[[], boo
             if absent and monotonic() > deadline:
                 one = ", ".join(map(str, absent))
                 raise _absent(f"Node {one} of {here.nodes} (counted from 0) has not connected to node 0")
-    _send(links, Word(here.number, Kind.BEGIN))
+    _send(links, Word(here.number, Kind.BEGIN, name=here.name))
 
 
 def _connect_to_first(here: Node, links: list[Link], is_stopped: Callable[[], bool]) -> None:
@@ -98,7 +98,7 @@ def _connect_to_first(here: Node, links: list[Link], is_stopped: Callable[[], bo
                 what = f"Node {here.number} of {here.nodes} (counted from 0) could not connect to node 0"
                 raise _absent(f"{what} at {here.host}:{here.port} ({said})") from error
             sleep(LOOK_SECONDS)
-    _send(links, Word(here.number, Kind.HELLO))
+    _send(links, Word(here.number, Kind.HELLO, name=here.name))
     while Kind.BEGIN not in _check(here, links, is_stopped):
         _send(links, Word(here.number, Kind.ALIVE))
         sleep(LOOK_SECONDS)
@@ -118,8 +118,10 @@ def _check(here: Node, links: list[Link], is_stopped: Callable[[], bool]) -> set
         if Kind.STOP in heard:
             raise StopRequested
         if link.broken and Kind.BEGIN not in heard:
-            finding = f"Node {link.node} of {here.nodes} (counted from 0) was lost before the training began: "
-            raise TrainerFailure(FailureReason.PEER_LOST, f"{finding}{link.broken}.")
+            finding = (
+                f"{node_named(link.node, here.nodes, link.name)} was lost before the training began: {link.broken}."
+            )
+            raise TrainerFailure(FailureReason.PEER_LOST, finding)
     return heard
 
 
@@ -148,7 +150,7 @@ def _accepted(listener: socket.socket, awaited: set[int]) -> Link | None:
         line, rest = _first_line(connection)
         word = Word.parse(line)
         if word.kind is Kind.HELLO and word.node in awaited:
-            return Link(word.node, connection, rest)
+            return Link(word.node, connection, rest, word.name)
     except (OSError, ValueError):
         pass  # somebody else, such as a scanner of ports
     connection.close()

@@ -8,6 +8,7 @@ from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, reason_of_exit_code
 from finetune_api.signals import ended_by, without_cause
 from finetune_trainer.pod.rank import Place
+from finetune_trainer.ranks.links import Word, node_named
 
 COMMON = {FailureReason.LOSS_DIVERGED, FailureReason.GPU_OUT_OF_MEMORY}
 """Reasons that all ranks find in the same step of the training, because they tell each other. Rank 0 reports such a
@@ -71,9 +72,9 @@ def is_loss(end: Ended, stopping: bool) -> bool:
     return end.code != 0 and not stopping and not is_alarm(end, stopping)
 
 
-def lost_node(node: int, nodes: int, why: str) -> TerminationMessage:
-    """Returns the message that a node was lost. `node`: its number, from 0. `why`: what shows it."""
-    finding = f"Node {node} of {nodes} (counted from 0) was lost: {why}."
+def lost_node(word: Word, nodes: int) -> TerminationMessage:
+    """Returns the message that a node was lost. `word`: what shows it. `nodes`: number of nodes."""
+    finding = f"{node_named(word.node, nodes, word.name)} was lost: {word.why}."
     return TerminationMessage(reason=FailureReason.PEER_LOST, message=finding)
 
 

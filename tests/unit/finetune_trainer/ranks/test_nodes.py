@@ -168,7 +168,7 @@ def test_a_pod_that_is_killed_or_not_heard_any_more_ends_the_other_one(
     gone = pods.processes.pop(harmed)
     (code, reason, message), *_ = pods.ends()
     assert (code, reason) == (38, FailureReason.PEER_LOST)
-    assert message.startswith(f"Node {harmed} of 2 (counted from 0) was lost: ")
+    assert message.startswith(f"Node machine-{harmed} (number {harmed} from 0) was lost: ")
     assert time.monotonic() - began < 20
     gone.kill()
     gone.wait()
@@ -212,7 +212,7 @@ def pair() -> Iterator[tuple[Link, socket.socket]]:
     one, other = socket.socketpair()
     with one, other:
         link = Link.__new__(Link)
-        link.node, link._connection, link._rest = 1, one, b""
+        link.node, link.name, link._connection, link._rest = 1, "gpu-7", one, b""
         link._heard, link.broken, link.is_over = time.monotonic(), "", False
         yield link, other
 
@@ -246,17 +246,15 @@ def test_words_after_the_awaited_one_stay_for_later() -> None:
         b"GET / HTTP/1.1\r\n",
         b"[]\n",
         b'{"node": "x"}\n',
-        b'{"node": 1, "kind": "Other", "cause": null, "why": ""}\n',
-        json.dumps({"node": 1, "kind": "Cause", "cause": {"reason": 1}, "why": ""}).encode() + b"\n",
+        b'{"node": 1, "kind": "Other", "cause": null, "why": "", "name": ""}\n',
+        json.dumps({"node": 1, "kind": "Cause", "cause": {"reason": 1}, "why": "", "name": ""}).encode() + b"\n",
     ],
 )
 def test_a_connection_with_other_words_is_lost(content: bytes) -> None:
     with pair() as (link, other):
         other.sendall(content)
         links = Links(0, [link])
-        assert [(word.kind, word.why) for word in links.heard()] == [
-            (Kind.LOST, "what came is no word of a launcher"),
-        ]
+        assert links.heard() == [Word(1, Kind.LOST, why="what came is no word of a launcher", name="gpu-7")]
         assert links.heard() == [], "it is told once"
 
 
