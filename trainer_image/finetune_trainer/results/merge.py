@@ -83,6 +83,8 @@ def write_merged(
         raise TrainerFailure(FailureReason.LOSS_DIVERGED, finding) from error
     # Servers read end tokens and sampling settings from this file. save_pretrained rejects some models' own file.
     merged.generation_config = greedy_generation(merged, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
+    # By default only rank 0 would write, but the ranks of each node read the files of their own node.
+    merged.should_save_on_this_rank = lambda is_main_process: is_main_process
     merged.save_pretrained(folders.merged, max_shard_size=SHARD_SIZE)
     tokenizer.save_pretrained(folders.merged)
 

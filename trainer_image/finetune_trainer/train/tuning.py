@@ -86,8 +86,8 @@ def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
 
 def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
     """Writes the tuned weights to the output folder, and keeps them for a later attempt. Reports the training. Rank 0
-    does it for all ranks. The first rank of each other node writes the weights too, because merging reads them."""
-    if not is_first_of_node():
+    does it for all ranks. The first rank of each other node writes the weights too if they will be merged there."""
+    if not (is_first() or (work.bundle.spec.output.merge and is_first_of_node())):
         return Weights(None, work.output)
     # An adapter is small enough to keep it first after SIGTERM, so that no step of it is lost.
     with stop_deferred() if isinstance(model, PeftModel) else nullcontext():

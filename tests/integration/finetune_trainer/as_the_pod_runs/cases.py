@@ -157,7 +157,7 @@ TRAININGS: dict[str, Spec] = {
         "nodes",
         "sums.jsonl",
         method={"lora": {"r": 4}},
-        training={"maxSteps": 4, "evaluateEvery": 2},
+        training={"maxSteps": 4},
         evaluation=SHORT | {"baselines": ["Base"]},
         output={"merge": True},
         compute={"nodes": 2},
