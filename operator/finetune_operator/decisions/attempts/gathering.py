@@ -52,6 +52,6 @@ def _said(run: Run) -> tuple[str, str]:
     """Return what keeps the last pods from starting, as the end of a sentence, and what helps."""
     if run.refusal:
         return f": {run.refusal.rstrip('. ')}.", remedies.of_refusal(run.refusal)
-    waiting = [pod.conditions["PodScheduled"] for pod in run.on_nodes if pod.held_since is None and pod.conditions]
-    words = next((condition.message.rstrip(". ") for condition in waiting if condition.message), "")
+    waiting = [pod.conditions.get("PodScheduled") for pod in run.on_nodes if pod.held_since is None]
+    words = next((condition.message.rstrip(". ") for condition in waiting if condition and condition.message), "")
     return (f": {words}.", remedies.of_no_node(words)) if words else (".", "")

@@ -196,10 +196,14 @@ def stage_of(world: World, record: Attempt) -> str:
 def _listening_since(world: World, record: Attempt, run: Run, begun: datetime | None = None) -> datetime | None:
     """Return since when conditions are the words of this attempt's present pod.
 
-    The clock of a pod may be wrong. Its time is needed only if the attempt had several pods, or if the API server has
-    not recorded which attempt wrote a condition."""
+    The clock of a pod may be wrong. Its time is needed only if the attempt had several pods on a node, or if the API
+    server has not recorded which attempt wrote a condition."""
     is_known = bool(world.authors)
-    return own_words.EVER if is_known and len(usage.pods_of(record, run)) < 2 else begun or run.begun or run.created
+    return (
+        own_words.EVER
+        if is_known and len(usage.pods_of(record, run)) <= run.nodes
+        else begun or run.begun or run.created
+    )
 
 
 def _standing(world: World, known: Attempt, now: datetime) -> RunStanding:

@@ -10,6 +10,7 @@ import pytest
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_api.status.attempts import Attempt
+from finetune_api.status.job import ConditionType
 from finetune_operator.decisions import children, gangs
 from finetune_operator.decisions.attempts.gathering import LIMIT
 from finetune_operator.decisions.attempts.records import avoided_after
@@ -19,7 +20,7 @@ from finetune_operator.observed.pods import Object, Pod, PodCondition
 from finetune_operator.observed.world import Run, World
 from tests.unit.finetune_operator.decisions.attempts.recorded import GPU, HOUR, attempts, priced
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
-from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh, pod, validated, with_status
+from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh, pod, saying, validated, with_status
 
 TWO = SPEC.model_copy(update={"compute": SPEC.compute.model_copy(update={"nodes": 2, "gpus_per_node": 4})})
 NAME, JOB = "nodes-tickets-12345678", "tickets-12345678-a1"
@@ -180,3 +181,11 @@ def test_a_budget_counts_the_gpus_of_all_pods() -> None:
 def test_a_job_that_is_suspended_ends_all_pods() -> None:
     world = replace(two(on(0), on(1)), spec=TWO.model_copy(update={"suspend": True}))
     assert reconcile(world, NOW).delete_jobs == [JOB]
+
+
+def test_a_clock_that_is_wrong_hides_no_word_of_the_first_pod() -> None:
+    """Each pod is the only one of its node, so every condition of the attempt is its word."""
+    early = NOW - HOUR
+    world = saying(two(on(0), on(1)), ConditionType.TRAINED, since=early)
+    world = replace(world, authors={ConditionType.TRAINED: 1})
+    assert reason(reconcile(world, NOW)) == "Evaluating"
