@@ -46,7 +46,7 @@ def launch(ranks: int, command: Sequence[str], here: Node = ONE_NODE) -> int:
     Raises StopRequested and TrainerFailure as `links_of` does."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
     with scratch_folder("ranks-") as meeting, links_of(here, _is_stopped) as links:
-        interface = (interface_of(links.address) if here.nodes > 1 else None) or "lo"
+        interface = interface_of(links.address) if here.nodes > 1 else "lo"
         processes = {place: _start(place, command, before, interface) for place in places_of(here, ranks, meeting)}
         end = Supervision(processes, links).run()
     write_termination_message(end.message)
@@ -155,9 +155,9 @@ class Supervision:
 
     def _lose(self, word: Word) -> None:
         """Ends the training if another node is lost. After SIGTERM the ranks have been told to end already."""
-        cause = lost_node(word, self._here.nodes)
-        self._links.tell(Kind.CAUSE, cause)
         if not self._stopping:
+            cause = lost_node(word, self._here.nodes)
+            self._links.tell(Kind.CAUSE, cause)
             self._fail(cause)
 
     def _fail(self, cause: TerminationMessage) -> None:
@@ -200,7 +200,7 @@ class Supervision:
 
 
 def _start(
-    place: Place, command: Sequence[str], mask: set[int | signal.Signals], interface: str
+    place: Place, command: Sequence[str], mask: set[int | signal.Signals], interface: str | None
 ) -> "subprocess.Popen[bytes]":
     """Starts a rank with the signals of `mask` blocked. Rank 0 alone prints to the pod's log; all may write errors."""
     libc = ctypes.CDLL(None)
@@ -218,10 +218,11 @@ def _start(
 
 
 def environment(
-    place: Place, given: "os._Environ[str] | dict[str, str]", cpus: int, interface: str = "lo"
+    place: Place, given: "os._Environ[str] | dict[str, str]", cpus: int, interface: str | None = "lo"
 ) -> dict[str, str]:
     """Returns the environment variables of a rank in addition to those of the pod, which are `given`. `cpus`: number of
-    processors of the node. `interface`: network interface over which the ranks reach each other.
+    processors of the node. `interface`: network interface over which the ranks reach each other; None: gloo and
+    NCCL choose one.
 
     Each rank sees only its own GPU. With one node all connections stay inside the pod. The ranks share the processors:
     with one thread for each processor in each rank, they would wait for each other."""
@@ -232,8 +233,7 @@ def environment(
         **place.environment,
         LOG_VARIABLE: str(_log(place)),
         "CUDA_VISIBLE_DEVICES": own,
-        "GLOO_SOCKET_IFNAME": interface,
-        "NCCL_SOCKET_IFNAME": interface,
+        **({"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}),
         "OMP_NUM_THREADS": given.get("OMP_NUM_THREADS") or str(max(1, cpus // place.ranks_of_node)),
     }
 
