@@ -175,3 +175,22 @@ def test_after_a_queue_resumed_the_job_the_new_pod_of_each_node_counts() -> None
     assert [pod.name for pod in run.on_nodes] == ["new0", "new1"]
     assert end_of(run).standing is Standing.RUNNING
     assert end_of(gang(*old, new[0])).standing is not Standing.FAILED
+
+
+@pytest.mark.parametrize(
+    ("reason", "failure"), [("FailedIndexes", ""), ("DeadlineExceeded", "DeadlineExceeded: Said.")]
+)
+def test_a_job_that_has_failed_because_of_its_pods_leaves_the_cause_to_them(reason: str, failure: str) -> None:
+    condition = {"type": "Failed", "status": "True", "reason": reason, "message": "Said."}
+    metadata = {"name": "tickets-a1", "creationTimestamp": NOW.isoformat()}
+    job = {"metadata": metadata, "spec": {"completions": 2}, "status": {"conditions": [condition]}}
+    run = Run.parse(job)
+    assert (run.nodes, run.failed, run.failure) == (2, True, failure)
+
+
+def test_the_index_of_a_pod_is_its_label() -> None:
+    metadata = {"name": "p", "creationTimestamp": NOW.isoformat()}
+    alone = {"metadata": metadata, "status": {"phase": "Running"}}
+    labels = {"batch.kubernetes.io/job-completion-index": "3"}
+    assert Pod.parse(alone).index == 0
+    assert Pod.parse({**alone, "metadata": {**metadata, "labels": labels}}).index == 3
