@@ -74,11 +74,14 @@ unit: venv ## no cluster; about a minute
 histories: venv ## 20,000 random histories of a job, about 20 minutes; HISTORIES=1000
 	@HISTORIES=$(or $(HISTORIES),20000) $(PYTEST) --timeout 3600 tests/unit/finetune_operator/decisions/test_histories.py
 
-.PHONY: integration
+.PHONY: integration trainings api-server
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
-	@echo "integration: a real API server and controller-manager; whole trainings of tiny models"
+	@echo "integration: a real API server and controller-manager; beside them, whole trainings of tiny models"
 	@$(PYTHON) -m devcluster build  # here rather than in a fixture, where nobody would see it working
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=line trainings api-server  # the second mostly waits
+trainings: venv
 	@$(PYTEST) -m '$(ORDINARY) and not control_plane' $(IN_PARALLEL) tests/integration
+api-server: venv
 	@$(PYTEST) -m '$(ORDINARY) and control_plane' tests/integration  # they share one API server
 
 .PHONY: e2e
@@ -89,7 +92,7 @@ e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
 	@$(PYTEST) tests/chaos  # a cluster of its own, with two nodes and proxies
 
 .PHONY: test-soak
-test-soak: venv ## fifty jobs on one GPU in the whole local cluster; watches broken on a busy machine
+test-soak: venv ## the demo in full and fifty jobs on one GPU in the whole local cluster; watches broken on a busy machine
 	@.venv/bin/pytest -m soak tests/integration tests/e2e
 
 .PHONY: chaos
@@ -123,6 +126,10 @@ bench-gpu: $(if $(filter .venv/%,$(PYTHON)),venv) ## the trainer on an NVIDIA GP
 .PHONY: bench-trainer
 bench-trainer: venv ## the training loop beside TRL (ten minutes); DATA=FILE names rows of your own
 	@$(PYTHON) -m benchmarks.trainer $(if $(DATA),--data $(DATA))
+
+.PHONY: bench-ranks
+bench-ranks: venv ## two processes of a training beside one, on a CPU (three minutes)
+	@$(PYTHON) -m benchmarks.ranks
 
 .PHONY: bench-resume
 bench-resume: venv ## 300 random kills of resumed trainings, compared with uninterrupted ones (ten minutes); KILLS=30

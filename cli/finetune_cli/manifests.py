@@ -14,7 +14,7 @@ from finetune_api.conflicts import conflicts
 from finetune_api.model import ApiModel
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_api.uris import FOLDER, misspelled
+from finetune_api.uris import BUCKET_FOLDER, misspelled
 
 KINDS: dict[str, type[ApiModel]] = {names.JOB_KIND: FineTuneJobSpec, names.PROFILE_KIND: FineTuneProfileSpec}
 
@@ -76,7 +76,7 @@ def _of_object(path: Path, node: yaml.Node, body: dict[str, Any], model: type[Ap
             yield f"{path}:{_line(node, _place(field))}: {field}: {what}"
     if isinstance(spec, FineTuneProfileSpec) and spec.prepared_cache:
         field = "spec.preparedCache.uri"
-        if wrong := misspelled(spec.prepared_cache.uri, FOLDER):
+        if wrong := misspelled(spec.prepared_cache.uri, BUCKET_FOLDER):
             yield f"{path}:{_line(node, _place(field))}: {field}: {wrong}"
 
 

@@ -12,7 +12,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import RowFiles
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import Hub, PreparedCache, Storage
+from finetune_api.spec.profile import Claims, Hub, PreparedCache, Storage
 from finetune_api.uris import FILES, FOLDER, MODEL, misspelled
 
 PLACE = ("gpu_type", "labels", "annotations", "priority_class_name")
@@ -47,6 +47,7 @@ class Bundle(ApiModel):
     allow_cpu: bool = Field(default=False, alias="allowCPU")
     storages: list[Storage] = Field(default=[])
     hub: Hub | None = None
+    claims: Claims | None = None
     gpu_types: list[GpuType] = Field(default=[])
     prepared_cache: PreparedCache | None = None
     resume: ResumePoint | None = None

@@ -1,4 +1,4 @@
-"""`python -m finetune_trainer {preflight,train,cleanup} BUNDLE`: runs a step of a job and reports how it ended."""
+"""`python -m finetune_trainer {preflight,fetch,train,cleanup} BUNDLE`: runs a step of a job, reports how it ended."""
 
 import os
 import signal
@@ -8,17 +8,26 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: os._exit(33))  # the code of Preempted
 
 import argparse
+import hashlib
 import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from finetune_api.bundle import Bundle, TerminationMessage
-from finetune_api.names import CLEANUP, GPU_TYPE_VARIABLE, INDEX_VARIABLE, NODE_NAME_VARIABLE
+from finetune_api.names import (
+    BUNDLE_DIGEST_VARIABLE,
+    CACHE_FOLDER,
+    CLEANUP,
+    FETCH,
+    GPU_TYPE_VARIABLE,
+    INDEX_VARIABLE,
+    NODE_NAME_VARIABLE,
+)
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import PeerFailed, Superseded, TrainerFailure
@@ -63,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m finetune_trainer", description=__doc__)
-    parser.add_argument("step", choices=["preflight", "train", CLEANUP])
+    parser.add_argument("step", choices=["preflight", FETCH, "train", CLEANUP])
     parser.add_argument("bundle", type=Path, help="JSON file with the job's spec, see finetune_api.bundle")
     parser.add_argument("--attempt", type=int, default=1, help="number of the training attempt, from 1")
     parser.add_argument(
@@ -74,6 +83,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--nodes", type=int, default=1, help="number of nodes of the training, with one pod on each")
     parser.add_argument("--first-node", metavar="HOST:PORT", help="where the pods of several nodes meet: the first pod")
+    parser.add_argument("--cache-bytes", type=int, help="how many bytes the cache of models may have, for fetch")
     return parser.parse_args(arguments)
 
 
@@ -90,7 +100,7 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
     """Runs the step. Returns the sentence for the termination message."""
     step, attempt = options.step, options.attempt
     storage = open_storage(bundle)
-    if step == CLEANUP or (step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None):
+    if step in (CLEANUP, FETCH) or (step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None):
         _hide_torch()
     else:
         wait_asleep()
@@ -99,6 +109,12 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
         from finetune_trainer.handover.cleanup import cleanup
 
         return cleanup(bundle, storage)
+    if step == FETCH:
+        from finetune_trainer.base.model_cache import ModelCache
+        from finetune_trainer.handover.fetch import fetch
+
+        with watched(bundle.spec.policy.stall_timeout_seconds, write_failure):
+            return fetch(bundle, storage, ModelCache(Path(CACHE_FOLDER), options.cache_bytes))
     if step == "preflight":
         from finetune_trainer.preflight.recipe import preflight, tell_stall
 
@@ -116,12 +132,14 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
         return train(bundle.on(os.environ.get(GPU_TYPE_VARIABLE)), storage, writer, attempt, options.halvings)
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: Path, environment: Mapping[str, str] = os.environ) -> Bundle:
     """Reads the bundle from a file. Ignores fields of a later operator.
 
-    Raises TrainerFailure SpecInvalid with up to five wrong fields."""
+    Raises TrainerFailure SpecInvalid with up to five wrong fields, or if the operator wrote another bundle."""
     try:
-        return Bundle.model_validate_json(path.read_bytes(), extra="ignore")
+        content = path.read_bytes()
+        _require_own(content, environment.get(BUNDLE_DIGEST_VARIABLE))
+        return Bundle.model_validate_json(content, extra="ignore")
     except FileNotFoundError as error:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"The bundle {path} does not exist.") from error
     except ValidationError as error:
@@ -132,6 +150,20 @@ def read_bundle(path: Path) -> Bundle:
             "Correct the field. If the API server accepts it, the trainer is older than the operator: update "
             "spec.trainer.image of the FineTuneProfile.",
         ) from error
+
+
+def _require_own(content: bytes, digest: str | None) -> None:
+    """Raises TrainerFailure SpecInvalid if the bundle has another digest than the operator gave to the pod.
+
+    The bundle says where the hub is, so another one could send the hub's token to anybody. An operator of an earlier
+    version gives no digest."""
+    if digest and hashlib.sha256(content).hexdigest() != digest:
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            "The ConfigMap with the input of the job's pods was replaced before the pod started. The operator did not "
+            "write its content, so the pod did not use it.",
+            "Do not create or replace this ConfigMap.",
+        )
 
 
 def _hide_torch() -> None:

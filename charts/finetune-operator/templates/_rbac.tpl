@@ -46,6 +46,10 @@ tenants' pods. */}}
   resources: [clusterroles]
   resourceNames: [finetune-trainer]
   verbs: [bind]
+# Reads the claims of pvc:// URIs, so that a job with a missing claim says so before a pod starts.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
 # Creates Events about FineTuneJobs. Lists the Events of Jobs and pods that do not start, because they name the cause.
 - apiGroups: [""]
   resources: [events]
@@ -71,4 +75,8 @@ tenants' pods. */}}
 - apiGroups: [""]
   resources: [nodes]
   verbs: [get]
+# Reads whether a lost node still holds the volume of an output that one node at a time can mount.
+- apiGroups: [storage.k8s.io]
+  resources: [volumeattachments]
+  verbs: [list]
 {{- end -}}

@@ -64,9 +64,10 @@ class Model(ApiModel):
     )
 
     uri: ModelUri
-    """The base model: a folder as s3://BUCKET/PREFIX, or a repository of the hub of the profile as hf://ORG/NAME. It
-    contains config.json, the tokenizer and the weights as .safetensors, as save_pretrained of Transformers writes
-    them. Code and pickles in it are never read."""
+    """The base model: a folder as s3://BUCKET/PREFIX, a repository of the hub of the profile as hf://ORG/NAME, or a
+    folder in a PersistentVolumeClaim of the job's namespace as pvc://CLAIM/PATH. It contains config.json, the tokenizer
+    and the weights as .safetensors, as save_pretrained of Transformers writes them. Code and pickles in it are never
+    read."""
     revision: (
         Annotated[
             str,
@@ -108,8 +109,9 @@ class Output(ApiModel):
     """Where the results are written."""
 
     uri: PrefixUri
-    """Folder for the results, as s3://BUCKET/PREFIX. The folder belongs to this job alone. If it already contains
-    results of another job, or if an unfinished job writes to it, this job fails before it requests a GPU."""
+    """Folder for the results, as s3://BUCKET/PREFIX, or as pvc://CLAIM/PATH in a PersistentVolumeClaim of the job's
+    namespace. The folder belongs to this job alone. If it already contains results of another job, or if an unfinished
+    job writes to it, this job fails before it requests a GPU."""
     merge: bool = False
     """Also publish the base model with the adapter merged into its weights. The merged model is written to the folder
     merged, as bfloat16 .safetensors with the tokenizer. Any server can load it, and it is as large as the base
@@ -130,9 +132,10 @@ class Compute(ApiModel):
     """Name of a GPU type in spec.gpuTypes of the FineTuneProfile. Default: unset, and the job uses the cheapest type
     that fits by the prediction of the preflight; status.gpuType says which one and why."""
     gpus_per_node: Annotated[int, Field(ge=1, le=MOST_GPUS)] = 1
-    """Number of GPUs of each training pod. Each GPU has a process of its own that holds the whole model and trains on a
-    share of the rows of each step. The optimizer steps do not depend on the number. A job with several GPUs does not
-    use GPU types that are MIG instances or shared GPUs."""
+    """Number of GPUs of each training pod. Each GPU has a process of its own that trains on a share of the rows of each
+    step. It holds the whole model, or a shard of its weights if the model does not fit one GPU (LoRA and Full). The
+    optimizer steps do not depend on the number. A job with several GPUs does not use GPU types that are MIG instances
+    or shared GPUs."""
     nodes: Annotated[int, Field(ge=1, le=MOST_NODES)] = 1
     """Number of nodes that train together. Each has one training pod with gpusPerNode GPUs, and all pods start, fail
     and stop together. The optimizer steps do not depend on the number. The pods find each other by the cluster's

@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field
 from finetune_api.model import ApiModel, DataKey, ObjectName, SchemaKeys, data_key, list_map, object_name, rules
 from finetune_api.spec.gpu_type import MOST_GPU_TYPES, GpuType
 from finetune_api.spec.pods import Pods
-from finetune_api.uris import PrefixUri
+from finetune_api.spec.resources import Memory
+from finetune_api.uris import BucketPrefixUri
 
 
 class PullPolicy(StrEnum):
@@ -154,13 +155,52 @@ class Hub(ApiModel):
     Upper and lower case count. Default: unset, and jobs may read all repositories."""
 
 
+class Claims(ApiModel):
+    """PersistentVolumeClaims that jobs may use."""
+
+    allowed: Annotated[
+        list[
+            Annotated[
+                str,
+                Field(min_length=1, max_length=253),
+                SchemaKeys(
+                    rules(
+                        (
+                            "self.matches('^[a-z0-9.*?-]+$')",
+                            "must be a pattern for the name of a PersistentVolumeClaim, for example models-*",
+                        )
+                    )
+                ),
+            ]
+        ],
+        Field(min_length=1, max_length=64),
+        SchemaKeys({"x-kubernetes-list-type": "set"}),
+    ]
+    """Names of claims that jobs may use in their own namespace; * and ? are wildcards."""
+
+
 class PreparedCache(ApiModel):
     """Where prepared rows are kept for later jobs."""
 
-    uri: PrefixUri
+    uri: BucketPrefixUri
     """Folder for the rows, as s3://BUCKET/PREFIX, in a bucket of spec.storages. Each namespace has its own folder below
     it, and a job reads only that of its namespace. Limit the keys of each namespace to its folder. Nothing deletes the
     rows: set a lifecycle rule for the prefix, as in docs/install.md."""
+
+
+class ModelCache(ApiModel):
+    """Where base models are kept for later attempts and jobs."""
+
+    claim_name: Annotated[
+        ObjectName,
+        object_name("the name of a PersistentVolumeClaim, for example model-cache"),
+    ]
+    """Name of a PersistentVolumeClaim with access mode ReadWriteMany in the tenant's namespace. Each namespace has
+    its own: models are not shared between namespaces. A job in a namespace without this claim downloads its model
+    itself."""
+    max_size: Memory | None = None
+    """Most bytes of all models in the cache, as a Kubernetes quantity. The models that were not used for the longest
+    time leave it. Default: unset, and models leave it when the volume is full."""
 
 
 class FineTuneProfileSpec(ApiModel):
@@ -177,9 +217,15 @@ class FineTuneProfileSpec(ApiModel):
     """S3 services and their buckets."""
     hub: Hub | None = None
     """The model hub of hf:// URIs. Default: unset, and jobs with such URIs fail before their first pod."""
+    claims: Claims | None = None
+    """PersistentVolumeClaims of pvc:// URIs. Default: unset, and jobs with such URIs fail before their first pod."""
     pods: Pods = Pods()
     """Settings of the pods that the operator creates."""
     prepared_cache: PreparedCache | None = None
     """Where prepared rows are kept for later jobs. If a job has the same files, base model and dataset settings as an
     earlier job of its namespace, its preflight does not read and tokenize the rows again. Default: unset, and each job
     prepares its own rows."""
+    model_cache: ModelCache | None = None
+    """Where base models are kept for later attempts and jobs. A container that runs before the trainer copies the
+    model from there, if the job may read its source, or else downloads the model and stores it there. Default:
+    unset, and each attempt downloads its model."""

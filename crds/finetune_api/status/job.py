@@ -99,7 +99,8 @@ class Training(StatusModel):
     device: Text | None = None
     """Device of the training: the name of the GPU, or cpu."""
     model_seconds: float | None = None
-    """Seconds from the start of the base model's download to its end. The attempt's GPU waits for this time."""
+    """Seconds that it took to fetch the base model from its source or from the cache. The attempt's GPU waits for this
+    time."""
     step: int
     """Number of optimizer steps that are done."""
     total_steps: int

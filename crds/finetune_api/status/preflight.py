@@ -33,6 +33,9 @@ class Estimate(StatusModel):
     """Peak GPU memory, for example 21.4Gi."""
     fits: bool | None = None
     """Whether the job fits into the memory of this GPU type; absent if the profile does not set the memory."""
+    sharded: bool | None = None
+    """True if the weights are sharded over the GPUs of the job (FSDP2), because a GPU of this type is too small for the
+    whole model. Otherwise absent: each GPU has the whole model."""
     alternative: Message | None = None
     """Settings that would fit, if the job does not fit."""
     seconds: int | None = None

@@ -26,6 +26,7 @@ _PATHS = {
     "Service": ("/api/v1", "services"),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
     "Event": ("/api/v1", "events"),
+    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
     names.JOB_KIND: (f"/apis/{names.API_VERSION}", names.JOBS),
     names.PROFILE_KIND: (f"/apis/{names.API_VERSION}", names.PROFILES),

@@ -2,7 +2,7 @@
 
 Read live, because no watch shows them: the Events of a child that does not start, the Workload of a child that its
 queue suspends, the pods of a child that has failed for no visible reason, the node of a pod that is being deleted, the
-bundle before a pod is created, and a tenant's own ServiceAccount."""
+bundle and the PersistentVolumeClaims before a pod is created, and a tenant's own ServiceAccount."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from finetune_api.status.reading import read_status
 from finetune_operator.cluster.accounts import GOOD, Accounts, Standing
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.bundles import with_bundle
+from finetune_operator.cluster.claims import claims_of
 from finetune_operator.cluster.ended import observe_ended
 from finetune_operator.cluster.events import pod_event, refusal
 from finetune_operator.cluster.nodes import Nodes
@@ -123,8 +124,9 @@ def _with_surroundings(api: Api, store: Store, accounts: Accounts, world: World,
         service_account_exists=account.exists,
         service_account_may_report=account.may_report,
         role_binding_exists=store.has_binding(world.namespace),
-        rivals=rivals_of(store, world.uid, spec, profile) if next_is_gpu and profile else (),
+        rivals=rivals_of(store, world.key, world.uid, spec, profile) if next_is_gpu and profile else (),
     )
+    known = replace(known, claims=claims_of(api, known, spec))
     # The bundle costs a request, so it is read only where a pod may be created next.
     return with_bundle(api, known) if profile and _may_need_a_pod(world, spec) else known
 
@@ -138,6 +140,8 @@ def _may_need_a_pod(world: World, spec: FineTuneJobSpec) -> bool:
         return True
     if runs and not world.has_pod_on_record:
         return True  # the write of the status has failed, so the digest of the bundle is not on record either
+    if any(run.pod and run.pod.trainer_succeeded for run in world.attempts.values()):
+        return False  # the job is about to end. If it does not, `apply` finds the bundle.
     return world.status.state is not None and not spec.suspend and not any(run.is_live for run in runs)
 
 

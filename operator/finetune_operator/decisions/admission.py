@@ -1,13 +1,14 @@
 """Checks before the operator creates pods.
 
-Before the first pod: the spec is readable, the profile exists and lists the buckets and the GPU type, the job does not
-write to a folder that it reads, the job of spec.resumeFrom has failed, and the ServiceAccount exists and may write the
-status. Before the job requests a GPU: it fits a GPU type, and no other job writes to the same output."""
+Before the first pod: the spec is readable, the profile exists and lists the buckets, the claims and the GPU type, the
+PersistentVolumeClaims exist, the job does not write to a folder that it reads, the job of spec.resumeFrom has failed,
+and the ServiceAccount exists and may write the status. Before the job requests a GPU: it fits a GPU type, and no other
+job writes to the same output."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from finetune_api import hub, names
+from finetune_api import claims, hub, names
 from finetune_api.bundle import (
     allowed_gpu_types,
     bucket_of,
@@ -18,9 +19,10 @@ from finetune_api.bundle import (
 )
 from finetune_api.conflicts import conflicts, normal
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import FineTuneProfileSpec, Hub, Storage
+from finetune_api.spec.profile import Claims, FineTuneProfileSpec, Hub, Storage
 from finetune_api.status.job import ConditionType, State
 from finetune_operator.decisions import bundles, gpu_choice
+from finetune_operator.decisions import claims as claims_of_job
 from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.world import World
 
@@ -78,6 +80,12 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         return _unreadable_bundle(world, world.bundle_error)
     if not _keeps_its_bundle(world) and (outside := _outside(world, world.spec, world.profile)):
         return replace(outside, final=not begun)
+    if not begun and (misused := claims_of_job.misused_cache(world.spec, world.profile)):
+        return Obstacle(misused.finding, final=True, remedy=misused.remedy)
+    earlier = world.earlier_job.output if world.earlier_job else None
+    if problem := claims_of_job.problem(world.spec, world.namespace, world.claims, earlier):
+        final = (problem.is_final and not begun) or (problem.is_missing and late)
+        return Obstacle(problem.finding, final=final, remedy=problem.remedy)
     if not begun and (misplaced := _misplaced_cache(world.spec, world.profile)):
         return misplaced
     if not begun and (conflict := next(conflicts(world.spec), None)):
@@ -147,6 +155,8 @@ def _no_checkpoints(world: World, spec: FineTuneJobSpec, profile: FineTuneProfil
     if bucket and storage_of(bucket, profile.storages) is None:
         finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
         return Obstacle(f"{field}: the output of FineTuneJob {name}: {finding}", final=True, remedy=remedy)
+    if refused := claims.refusal(earlier.output, spec.profile_name, profile.claims):
+        return Obstacle(f"{field}: the output of FineTuneJob {name}: {refused[0]}", final=True, remedy=refused[1])
     return None
 
 
@@ -219,10 +229,10 @@ def _keeps_its_bundle(world: World) -> bool:
 
 
 def _outside(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obstacle | None:
-    """Return the first URI that the storages or the hub of the job do not contain; None if there is none. The job has
-    those of its bundle, or else those of the profile."""
+    """Return the first URI that the storages, the hub or the claims of the job do not contain; None if there is none.
+    The job has those of its bundle, or else those of the profile."""
     part = world.bundle or profile
-    return _unknown_bucket(spec, part.storages) or _refused_by_hub(spec, part.hub)
+    return _unknown_bucket(spec, part.storages) or _refused(spec, part.hub, part.claims)
 
 
 def _unknown_bucket(spec: FineTuneJobSpec, storages: list[Storage]) -> Obstacle | None:
@@ -235,10 +245,11 @@ def _unknown_bucket(spec: FineTuneJobSpec, storages: list[Storage]) -> Obstacle 
     return None
 
 
-def _refused_by_hub(spec: FineTuneJobSpec, hub_of_job: Hub | None) -> Obstacle | None:
-    """Return the first hf:// URI that the hub of the job does not allow; None if there is none."""
+def _refused(spec: FineTuneJobSpec, hub_of_job: Hub | None, allowed: Claims | None) -> Obstacle | None:
+    """Return the first hf:// or pvc:// URI that is not allowed; None if there is none."""
+    profile = spec.profile_name
     for field, uri in uris_of(spec).items():
-        if refused := hub.refusal(uri, spec.profile_name, hub_of_job):
+        if refused := hub.refusal(uri, profile, hub_of_job) or claims.refusal(uri, profile, allowed):
             finding, remedy = refused
             return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
     return None

@@ -32,6 +32,7 @@ def bundle_of(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec)
         allow_cpu=profile.trainer.allow_cpu,
         storages=profile.storages,
         hub=profile.hub,
+        claims=profile.claims,
         gpu_types=profile.gpu_types,
         prepared_cache=profile.prepared_cache,
         resume=_resume_point(world),
@@ -51,8 +52,13 @@ def config_map(world: World, bundle: Bundle) -> Object:
         "kind": "ConfigMap",
         "metadata": owned(world, names.child_prefix(world.name, world.uid), {}),
         "immutable": True,
-        "data": {names.BUNDLE_KEY: bundle.model_dump_json(by_alias=True, exclude_none=True, indent=1)},
+        "data": {names.BUNDLE_KEY: _text(bundle)},
     }
+
+
+def digest_of_next_pod(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> str:
+    """Return the digest of the bundle that a pod created now gets."""
+    return world.bundle_digest or digest(_text(bundle_of(world, spec, profile)))
 
 
 def digest(text: str) -> str:
@@ -87,6 +93,10 @@ def without_foreign(world: World, plan: Plan) -> Plan:
     return replace(plan, delete_config_maps=[name], requeue_after=LOOK_AGAIN)
 
 
+def _text(bundle: Bundle) -> str:
+    return bundle.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+
+
 def _lasting(bundle: Bundle) -> Bundle:
     """Return the bundle without what a tenant may change while the job exists: suspend, runPolicy, and with them the
     generation."""
@@ -101,8 +111,8 @@ def is_lacking(world: World, run: Run) -> bool:
 
 
 def misfit(world: World, run: Run) -> str | None:
-    """Return the finding that a pod must be replaced, because it lacks its bundle and does not mount what the next
-    bundle needs; else None."""
+    """Return the finding that a pod must be replaced, because it lacks its bundle, and does not mount what the next
+    bundle needs or does not accept its content; else None."""
     if not is_lacking(world, run) or world.spec is None or world.profile is None or world.bundle_error is not None:
         return None
     bundle = bundle_of(world, world.spec, world.profile)
@@ -110,14 +120,19 @@ def misfit(world: World, run: Run) -> str | None:
     token = hub_pods.token_of(bundle)
     wanted = dict.fromkeys((*secrets(bundle), *authorities, *([token[0]] if token else [])))
     absent = [name for name in wanted if name not in run.mounted]
-    if not absent:
-        return None
     config_map = names.child_prefix(world.name, world.uid)
-    return (
-        f"ConfigMap {config_map} was deleted before the pod of Job {run.name} started, and the FineTuneProfile has "
-        f"changed. The pod does not mount {', '.join(absent)}, which the storages or the hub need now, so it is "
-        "replaced."
-    )
+    if absent:
+        return (
+            f"ConfigMap {config_map} was deleted before the pod of Job {run.name} started, and the FineTuneProfile has "
+            f"changed. The pod does not mount {', '.join(absent)}, which the storages or the hub need now, so it is "
+            "replaced."
+        )
+    if run.bundle_digest and run.bundle_digest != digest_of_next_pod(world, world.spec, world.profile):
+        return (
+            f"ConfigMap {config_map} was deleted before the pod of Job {run.name} started, and the FineTuneProfile or "
+            "spec.runPolicy has changed. The pod does not accept the new content, so it is replaced."
+        )
+    return None
 
 
 def storages(bundle: Bundle) -> list[Storage]:

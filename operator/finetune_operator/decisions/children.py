@@ -13,7 +13,7 @@ from finetune_api import names
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import authorities, bundles, gangs, hub_pods, pod_settings
+from finetune_operator.decisions import authorities, bundles, claims, gangs, hub_pods, model_cache, pod_settings
 from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
@@ -126,6 +126,7 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     pod["tolerations"] += pod_settings.tolerated(gpu.tolerations)
     if attempt.avoided:
         pod["affinity"] = _away_from(attempt.avoided)
+    pod = model_cache.with_cache(pod, world, spec, profile)
     labels = {
         names.LABEL_STEP: "train",
         names.LABEL_ATTEMPT: str(attempt.number),
@@ -230,10 +231,13 @@ def _pod_spec(
             "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_trainer(profile, arguments, secrets)],
+        "containers": [
+            _trainer(profile, arguments, secrets, bundles.digest_of_next_pod(world, spec, profile)),
+        ],
         "volumes": _volumes(world, secrets, shared),
     }
-    return hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
+    pod = hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
+    return claims.with_claims(pod, bundle, step=arguments[0])
 
 
 def _volumes(world: World, secrets: list[str], shared: str) -> list[Object]:
@@ -262,8 +266,8 @@ def _mounts(secrets: list[str]) -> list[Object]:
     ]
 
 
-def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[str]) -> Object:
-    """Return the container of a pod. The bundle is the last argument."""
+def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[str], digest: str) -> Object:
+    """Return the container of a pod. The bundle is the last argument. `digest`: that of the bundle."""
     return {
         "name": names.CONTAINER,
         "image": profile.trainer.image,
@@ -271,6 +275,7 @@ def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[s
         "args": [*arguments, f"{names.BUNDLE_FOLDER}/{names.BUNDLE_KEY}"],
         "env": [
             {"name": "HOME", "value": "/tmp"},
+            {"name": names.BUNDLE_DIGEST_VARIABLE, "value": digest},
             {"name": names.POD_UID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             # A storage without a Secret uses the pod's own identity, never the role of the node.
             {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from finetune_api import names
 from finetune_api.status.job import Condition, ConditionType
-from finetune_operator.decisions import bundles, children
+from finetune_operator.decisions import bundles, children, claims
 from finetune_operator.decisions.attempts.usage import has_ended
 from finetune_operator.decisions.conditions import seen_again
 from finetune_operator.decisions.plan import Event, Plan
@@ -16,6 +16,7 @@ LOOK_AGAIN = timedelta(minutes=1)
 LOOK_AGAIN_AT_LAST = timedelta(hours=1)
 """Interval of checks for what starts no decision by itself: a spec or a profile that this version cannot read."""
 REMEDY = "Delete this folder yourself, or let the lifecycle rule of the bucket do it: see docs/install.md."
+REMEDY_IN_A_CLAIM = "Delete this folder yourself: nothing else deletes files of a volume."
 
 
 def next_step(world: World, now: datetime) -> Plan:
@@ -48,7 +49,8 @@ def _follow(world: World, run: Run, now: datetime) -> Plan:
         said = run.pod.termination.message if run.pod and run.pod.termination else "The temporary objects were deleted."
         return _told(world, True, "Deleted", said, now)
     folder = f"{names.WORK_FOLDER}/{world.uid}/ below spec.output.uri"
-    message = f"The temporary objects in {folder} were not deleted. {assess(run, now).message} {REMEDY}"
+    remedy = REMEDY_IN_A_CLAIM if world.spec and claims.output_of(world.spec) else REMEDY
+    message = f"The temporary objects in {folder} were not deleted. {assess(run, now).message} {remedy}"
     return _told(world, False, "CleanupFailed", message, now)
 
 

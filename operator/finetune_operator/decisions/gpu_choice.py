@@ -96,15 +96,18 @@ def of_next_attempt(world: World) -> GpuType | None:
 
 
 def candidates(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Candidate]:
-    """Return the GPU types that the job may use, in the order of the profile.
-
-    A job with a limit on its cost may use only types with a price."""
+    """Return the GPU types that the job may use, in the order of the profile."""
     predicted = world.status.preflight.estimate if world.status.preflight else None
     estimates = {estimate.gpu_type: estimate for estimate in predicted or []}
+    allowed = payable(spec, allowed_gpu_types(spec, profile.gpu_types))
+    return [Candidate(gpu, estimates.get(gpu.name)) for gpu in allowed]
+
+
+def payable(spec: FineTuneJobSpec, types: Sequence[GpuType]) -> list[GpuType]:
+    """Return those of the types that the budget of the job allows: with a limit on its cost, those with a price."""
     budget = spec.policy.budget
     has_limit = budget is not None and budget.cost is not None
-    allowed = allowed_gpu_types(spec, profile.gpu_types)
-    return [Candidate(gpu, estimates.get(gpu.name)) for gpu in allowed if gpu.price_per_hour or not has_limit]
+    return [gpu for gpu in types if gpu.price_per_hour or not has_limit]
 
 
 def choose(found: Sequence[Candidate], spec: FineTuneJobSpec) -> ChosenGpuType | None:

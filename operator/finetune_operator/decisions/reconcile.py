@@ -9,7 +9,19 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import State
-from finetune_operator.decisions import admission, bundles, children, gangs, gpu_choice, outlooks, plans, preflights
+from finetune_operator.decisions import (
+    admission,
+    bundles,
+    children,
+    claims,
+    gangs,
+    gpu_choice,
+    model_cache,
+    out_of_memory,
+    outlooks,
+    plans,
+    preflights,
+)
 from finetune_operator.decisions.aftermath import after_the_end
 from finetune_operator.decisions.attempts import gathering, limits, placement, records, retries, silence, usage
 from finetune_operator.decisions.attempts.records import History
@@ -41,7 +53,9 @@ def _next_step(world: World, now: datetime) -> Plan:
     if world.status.artifacts is not None and not is_running:
         return plans.published(world, history, now)  # also if the attempt was stopped after it had published
     if last is not None and last.reason == records.SUCCEEDED:
-        return plans.complete(world, history, now)
+        if world.raw_status.get("artifacts"):  # those of a later version cannot always be read
+            return plans.complete(world, history, now)
+        return plans.without_results(world, history, last.name, now)
 
     stop = limits.stop(world, history, now)
     if stop is not None and history.is_interrupted:
@@ -154,7 +168,9 @@ def _end_of_attempts(world: World, history: History, last: Attempt, policy: RunP
         return None
     if verdict.reason is FailureReason.DEADLINE_EXCEEDED and (left := _until_gone(world, history, now)) is not None:
         return plans.proceed(world, outlooks.stopping(verdict.finding), history, now, requeue_after=left)
-    return plans.fail(world, history, verdict.reason, verdict.finding, now)
+    too_small = verdict.reason is FailureReason.GPU_OUT_OF_MEMORY
+    found = out_of_memory.finding(world, verdict.finding) if too_small else verdict.finding
+    return plans.fail(world, history, verdict.reason, found, now)
 
 
 def _validate(
@@ -197,6 +213,9 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
             return plans.proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)  # deletes them first
         if (left := _until_gone(world, history, now)) is not None:
             return plans.proceed(world, outlook, history, now, requeue_after=left)
+        if (held := claims.still_attached(world)) is not None:
+            outlook = replace(outlook, message=f"{outlook.message} {held}")
+            return plans.proceed(world, outlook, history, now, requeue_after=admission.LOOK_AGAIN)
         if now < verdict.at:
             limit = limits.next_look(world, history, now)
             pause = min(verdict.at - now, limit) if limit else verdict.at - now
@@ -216,7 +235,8 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
         job,
     ]
     plan = plans.proceed(world, outlook, begun, now, create)
-    return replace(plan, is_final=True)
+    events = [*plan.events, *model_cache.events(world, spec, profile, number)]
+    return replace(plan, events=events, is_final=True)
 
 
 def _until_gone(world: World, history: History, now: datetime) -> timedelta | None:

@@ -5,9 +5,10 @@ that the trainer wrote in the status; the exit code."""
 
 import signal
 
+from finetune_api import names
 from finetune_api.reasons import SUPERSEDED_EXIT_CODE, FailureReason, reason_of_exit_code
 from finetune_api.signals import ended_by, without_cause
-from finetune_operator.observed.pods import NodeState, Pod
+from finetune_operator.observed.pods import Companion, NodeState, Pod
 from finetune_operator.observed.standing import End
 
 _DISRUPTIONS = {
@@ -78,6 +79,8 @@ def _by_the_cluster(pod: Pod) -> End | None:
 def _without_a_container(pod: Pod) -> End:
     """Return why a pod failed in which the trainer's container never ran."""
     failed = next((c for c in pod.companions if c.comes_first and c.exit_code), None)
+    if failed is not None and failed.name == names.FETCHER:
+        return _while_fetching(pod, failed)
     if failed is not None:
         return (
             f"Container {failed.name} failed with exit code {failed.exit_code}. It was added to pod {pod.name} and "
@@ -89,6 +92,16 @@ def _without_a_container(pod: Pod) -> End:
     if pod.reason.startswith("OutOf") or pod.reason in ("UnexpectedAdmissionError", "NodeAffinity"):
         return f"Node {pod.node_name} refused the pod: {said}.", FailureReason.EVICTED
     return f"Pod {pod.name} failed: {said}.", FailureReason.NODE_LOST
+
+
+def _while_fetching(pod: Pod, fetcher: Companion) -> End:
+    """Return why the container failed that fetches the base model. It runs the trainer's program and has its exit
+    codes."""
+    if fetcher.ended_as == "OOMKilled":
+        message, reason = "The container exceeded its memory limit and was killed.", FailureReason.HOST_OUT_OF_MEMORY
+    else:
+        message, reason = _by_exit_code(pod, fetcher.exit_code or 0)
+    return f"While the base model was fetched: {message}", reason
 
 
 def _by_exit_code(pod: Pod, code: int) -> End:

@@ -35,7 +35,7 @@ class PodCondition:
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """A container of the pod other than the trainer. The operator creates none; an admission webhook added it."""
+    """A container of the pod other than the trainer. The operator creates only the one that fetches the model."""
 
     name: str
     comes_first: bool = False
@@ -47,6 +47,8 @@ class Companion:
     is_running: bool = False
     is_ready: bool = False
     exit_code: int | None = None
+    ended_as: str = ""
+    """Reason of its end, for example OOMKilled."""
 
     @classmethod
     def parse(cls, status: Object, comes_first: bool, is_sidecar: bool) -> "Companion":
@@ -62,6 +64,7 @@ class Companion:
             is_running="running" in state,
             is_ready=bool(status.get("started")),
             exit_code=state.get("terminated", {}).get("exitCode"),
+            ended_as=state.get("terminated", {}).get("reason", ""),
         )
 
 

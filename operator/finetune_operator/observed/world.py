@@ -13,6 +13,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import ConditionType, FineTuneJobStatus, State
 from finetune_operator.observed import gangs
+from finetune_operator.observed.claims import Claim
 from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.workloads import Hold
 
@@ -51,6 +52,8 @@ class Run:
     """All pods that exist."""
     mounted: tuple[str, ...] = ()
     """Names of the Secrets and ConfigMaps that its pods mount."""
+    bundle_digest: str = ""
+    """Digest of the bundle that its pods accept; "" for a Job of an earlier version, whose pods accept any."""
     refusal: str = ""
     """Why the API server refuses the pod, as the Job controller reports it, for example a quota or a policy."""
 
@@ -97,6 +100,7 @@ class Run:
             nodes=job.get("spec", {}).get("completions") or 1,
             begun=_optional_time(status.get("startTime")),
             mounted=_mounted(job),
+            bundle_digest=_bundle_digest(job),
         )
 
     def with_pods(self, pods: list[Pod]) -> "Run":
@@ -195,6 +199,9 @@ class World:
     service_account_may_report: bool = True
     """False if the tenant's own ServiceAccount has no permission to write the status of the job."""
     role_binding_exists: bool = False
+    claims: dict[str, Claim | None] = field(default_factory=dict)
+    """The PersistentVolumeClaims that the job names, by name; None for one that does not exist. Read only before a pod
+    is created."""
     earlier_job: EarlierJob | None = None
     """The job that spec.resumeFrom names; None if there is none of this name."""
     preflight: Run | None = None
@@ -268,6 +275,13 @@ def _mounted(job: Object) -> tuple[str, ...]:
     volumes = job.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", [])
     found = [v.get("secret", {}).get("secretName") or v.get("configMap", {}).get("name") for v in volumes]
     return tuple(sys.intern(name) for name in found if name)
+
+
+def _bundle_digest(job: Object) -> str:
+    containers = job.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+    variables = [variable for container in containers for variable in container.get("env", [])]
+    found = (v.get("value", "") for v in variables if v["name"] == names.BUNDLE_DIGEST_VARIABLE)
+    return sys.intern(next(found, ""))
 
 
 def _own_failure(condition: Object) -> str:

@@ -165,9 +165,9 @@ def test_a_whole_life_costs_fourteen_requests_at_most(finished: Job, proxy: ApiP
     # conflict, it is read twice: before the attempt is created, and before the job ends.
     reads = [call for call in calls if call.method == "GET" and call.path.endswith("/finetunejobs/finished")]
     outdated = max(0, len(reads) - 2 - len(conflicts))
-    assert outdated <= 2, [(call.method, call.path, call.status) for call in calls]
+    told = "\n".join(f"{call.method} {call.path} {call.status} {call.body}"[:600] for call in calls)
+    assert outdated <= 2, told
     assert sum(call.makes("jobs") for call in calls) == 2
-    told = [(call.method, call.path, call.status, call.body) for call in calls]
     assert sum(call.writes_status for call in calls) - len(conflicts) <= 7, told
     assert len(calls) - 2 * len(conflicts) - outdated <= 14, told
 
@@ -197,10 +197,10 @@ def test_a_look_that_finds_nothing_new_writes_nothing(
     job = Job.create(kube, namespace, manifest())
     kubelet.pod_of(namespace, job.child(PREFLIGHT)).runs()
     job.wait_for_reason("Validating")
-    nudge(job, operator)
+    nudge(job)
     before = len(proxy.writes(namespace))
-    nudge(job, operator)
-    nudge(job, operator)
+    nudge(job)
+    nudge(job)
     assert proxy.writes(namespace)[before:] == []
 
 

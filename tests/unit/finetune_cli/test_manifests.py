@@ -70,7 +70,7 @@ def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
         (("s3://models/base", "hf://base"), "job.yaml:5: spec.model.uri: must be s3://BUCKET/PREFIX"),
         (
             ("rows.jsonl", "rows.txt"),
-            "job.yaml:8: spec.dataset.train[0].uri: must be s3://BUCKET/KEY or hf://datasets/ORG/NAME/PATH, ending in",
+            "job.yaml:8: spec.dataset.train[0].uri: must be s3://BUCKET/KEY, hf://datasets/ORG/NAME/PATH or pvc://CLAIM",
         ),
         (
             ("s3://results/tickets", "s3://data"),

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.at_once import each_at_once
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import quiet_work
+from finetune_trainer.storage.files import PATIENCE_SECONDS
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
@@ -109,11 +112,25 @@ def copy_files(storage: JobStorage, uri: str, files: Files, to: Path, pins: Pins
                 UNCHANGED,
             )
     # After the download, so that no file is replaced between the comparison and the download.
-    for path, pinned in (pins or {}).items():
-        if storage.identity(join(uri, path)) != pinned:
+    require_unchanged(storage, uri, pins or {})
+
+
+def require_unchanged(storage: JobStorage, uri: str, pins: Pins) -> None:
+    """Raises TrainerFailure ModelNotFound if a file of the folder at `uri` is not the one of `pins`. Raises the failure
+    of the storage if the job may not read it."""
+
+    def compare(path: str, needed: Callable[[], None] = lambda: None) -> None:
+        needed()
+        if storage.identity(join(uri, path)) != pins[path]:
             raise TrainerFailure(
                 FailureReason.MODEL_NOT_FOUND, f"{join(uri, path)} was replaced after preflight had read it.", UNCHANGED
             )
+
+    first, *others = pins or ("",)
+    if first:
+        compare(first)  # alone, because it connects to the storage
+        with quiet_work(PATIENCE_SECONDS):
+            each_at_once(compare, others)
 
 
 def shards_of(files: Files) -> list[str]:

@@ -19,6 +19,7 @@ from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.isolation import describe, sharing
 from finetune_trainer.model.loading import greedy_generation, load_model
+from finetune_trainer.model.sharding import load_sharded
 from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.ranks.group import agreed, gather
@@ -100,9 +101,12 @@ def load_base(
     bundle: Bundle, prepared: Prepared, method: MethodType, device: torch.device, folder: Path
 ) -> tuple[PreTrainedModel, GenerationConfig]:
     """Loads the base model in `folder` for `method`, with its generation settings. Prints why rows of this model cannot
-    share a forward pass, if so. Raises TrainerFailure as `load_model` and `sharing` do."""
+    share a forward pass, if so. Raises TrainerFailure as `load_model`, `load_sharded` and `sharing` do."""
     phase("loading the base model")
-    model = load_model(folder, method, device, bundle.spec.method.quantization)
+    if prepared.sharded_on(bundle):
+        model = load_sharded(folder, method, device)
+    else:
+        model = load_model(folder, method, device, bundle.spec.method.quantization)
     if slower := describe(sharing(model)):
         print(slower, flush=True)
     return model, greedy_generation(model, prepared.stop_token_ids, prepared.resolved.max_new_tokens)

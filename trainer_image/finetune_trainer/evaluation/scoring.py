@@ -17,6 +17,7 @@ from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.handover.few_shot import Draw
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.row_losses import row_losses
+from finetune_trainer.model.sharding import in_step
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import place
@@ -95,7 +96,8 @@ class Evaluator:
 
         def write(share: Sequence[int]) -> list[Answer]:
             asking, wanted = [ready[i] for i in share], [expected[i] for i in share]
-            return write_answers(who, model, self.tokenizer, asking, wanted, tokens, self.generation, kept)
+            with in_step(model):
+                return write_answers(who, model, self.tokenizer, asking, wanted, tokens, self.generation, kept)
 
         with torch.no_grad(), self.accelerator.autocast():
             written = divided([len(prompt) for prompt in ready], write)

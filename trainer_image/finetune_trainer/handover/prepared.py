@@ -79,6 +79,11 @@ class Prepared:
         parts = [dict(self.model_files), dict(self.model_pins), weights]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    def sharded_on(self, bundle: Bundle) -> bool:
+        """Whether the weights are sharded over the GPUs. `bundle`: has only the GPU type on which the pod runs."""
+        names = {gpu.name for gpu in bundle.gpu_types}
+        return any(each.sharded for each in self.preflight.estimate or [] if each.gpu_type in names)
+
     @property
     def commits(self) -> dict[str, str]:
         """The commit of each repository of a hub that preflight has read, by its URI."""
@@ -154,6 +159,16 @@ def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path, downloaded
             f"The prepared data at {source} is damaged or from another version of the trainer.",
             "Delete the FineTuneJob and create it again, so that its preflight prepares the data anew.",
         ) from error
+
+
+def read_model_files(storage: JobStorage, bundle: Bundle) -> tuple[Files, Pins, dict[str, str]]:
+    """Returns the files of the base model that training reads, their identities, and the commits of repositories.
+
+    Raises TrainerFailure as `read_prepared` does, and an error of Python if the manifest has another form."""
+    data = storage.read_bytes(join(work_prefix(bundle), "prepared", "manifest.json"))
+    manifest = json.loads(data)
+    revisions = Resolved.model_validate(manifest["resolved"]).revisions or []
+    return manifest["modelFiles"], manifest["modelPins"], {revision.uri: revision.commit for revision in revisions}
 
 
 def _download(storage: JobStorage, manifest: Mapping[str, Any], source: str, folder: Path) -> None:

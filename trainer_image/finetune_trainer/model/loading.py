@@ -25,7 +25,7 @@ from finetune_trainer.base.base_model import MAMBAS, known
 from finetune_trainer.model.attention import use_document_attention
 from finetune_trainer.model.experts import use_experts
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
+from finetune_trainer.pod.heartbeat import disk_work
 from finetune_trainer.pod.rank import by_rank
 from finetune_trainer.ranks.group import gather
 
@@ -55,15 +55,9 @@ def _device(allow_cpu: bool) -> tuple[torch.device, str]:
         return torch.device("cpu"), "cpu"
 
 
-SLOW_DISK = 10_000_000
-"""Bytes per second at which a model is read or written in the slowest case that is not a stall."""
-
-
 def whole_model(folder: Path) -> AbstractContextManager[None]:
-    """Allows the work inside the time to read or write the whole model in `folder` once. Such a call of a library shows
-    no progress."""
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return quiet_work(LEAST_SECONDS + size / SLOW_DISK)
+    """Allows the work inside the time to read or write the whole model in `folder` once."""
+    return disk_work(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
 
 
 def load_model(

@@ -11,6 +11,7 @@ from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import micro_batches
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.loss import token_losses
+from finetune_trainer.model.sharding import in_step
 from finetune_trainer.pod.heartbeat import beat
 from finetune_trainer.pod.termination import check_stop
 from finetune_trainer.ranks.division import divided
@@ -34,10 +35,12 @@ def _losses_and_labels(
 ) -> list[tuple[float, int]]:
     """Returns the loss and the labels of each row in `share`, indices of `examples`."""
     losses, labels = np.zeros(len(examples)), np.zeros(len(examples), dtype=np.int64)
-    for batch in micro_batches(examples, micro_batch_tokens, sharing(model).packed, model.device, share):
-        check_stop()
-        documents, rows = batch.label_documents.cpu().numpy(), list(batch.places)
-        losses[rows] = np.bincount(documents, token_losses(model, batch).double().cpu().numpy(), len(rows))
-        labels[rows] = np.bincount(documents, minlength=len(rows))
-        beat()
+    batches = micro_batches(examples, micro_batch_tokens, sharing(model).packed, model.device, share)
+    with in_step(model):
+        for batch in batches:
+            check_stop()
+            documents, rows = batch.label_documents.cpu().numpy(), list(batch.places)
+            losses[rows] = np.bincount(documents, token_losses(model, batch).double().cpu().numpy(), len(rows))
+            labels[rows] = np.bincount(documents, minlength=len(rows))
+            beat()
     return list(zip(losses[share].tolist(), labels[share].tolist(), strict=True))

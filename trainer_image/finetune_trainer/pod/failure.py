@@ -1,6 +1,7 @@
 """The exceptions with which a pod fails, and the conversion of any exception to one of them."""
 
 import errno
+import re
 import traceback
 from pathlib import Path
 
@@ -9,6 +10,16 @@ from finetune_trainer.pod.rank import by_rank
 
 NCCL_GPU_ERROR = "Cuda failure"
 """Begins the line of an error of NCCL that names an error of the GPU."""
+GPU_OUT_OF_MEMORY = re.compile(
+    r"""^(CUDA|HIP)\ .*out\ of\ memory  # the runtime, the driver, torch's own allocator
+    |^Triton\ Error\ .*out\ of\ memory
+    |^Cuda\ failure\ .*out\ of\ memory  # NCCL
+    |CU[A-Z]+(_STATUS)?_ALLOC_FAILED  # cuBLAS, cuDNN, cuSOLVER, cuSPARSE, cuFFT
+    |NVML_SUCCESS\ ==  # torch asks NVML for the memory in use only when an allocation has failed
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
+"""Matches a line of an error that a GPU's memory was too small. Only some of these errors have a class of their own."""
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -80,15 +91,14 @@ def failure_of(error: BaseException) -> TrainerFailure:
 
 
 def _gpu_reason(error: RuntimeError) -> FailureReason | None:
-    """Returns the reason if a torch error is about the GPU's memory or the device, otherwise None. Compares the name of
-    the class, because preflight must not import torch. cuBLAS reports out of memory as a plain RuntimeError. NCCL
-    reports an error of the GPU as a DistBackendError, like one of the network."""
+    """Returns the reason if an error is about the GPU's memory or the device, otherwise None. Compares the name of the
+    class, because preflight must not import torch. Libraries of the GPU report their errors as a plain RuntimeError.
+    NCCL reports an error of the GPU as a DistBackendError, like one of the network."""
     name, text = type(error).__name__, str(error)
-    if name == "OutOfMemoryError" or "CUBLAS_STATUS_ALLOC_FAILED" in text:
+    if name == "OutOfMemoryError" or GPU_OUT_OF_MEMORY.search(text):
         return FailureReason.GPU_OUT_OF_MEMORY
-    if name == "DistBackendError" and NCCL_GPU_ERROR in text:
-        return FailureReason.GPU_OUT_OF_MEMORY if "out of memory" in text else FailureReason.GPU_FAULT
-    return FailureReason.GPU_FAULT if name == "AcceleratorError" else None
+    of_the_gpu = name == "AcceleratorError" or (name == "DistBackendError" and NCCL_GPU_ERROR in text)
+    return FailureReason.GPU_FAULT if of_the_gpu else None
 
 
 def _gpu_line(error: RuntimeError) -> str:

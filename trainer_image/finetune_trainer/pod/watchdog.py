@@ -18,7 +18,8 @@ from typing import NoReturn
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer.pod import heartbeat
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.rank import by_rank
+from finetune_trainer.pod.pulse import Pulse
+from finetune_trainer.pod.rank import by_rank, place
 from finetune_trainer.pod.termination import stop_requested
 
 LOOK_SECONDS = 1.0
@@ -48,6 +49,7 @@ def watched(wanted: float | None, report: Callable[[TrainerFailure], None]) -> I
 def _watch(wanted: float | None, report: Callable[[TrainerFailure], None], over: threading.Event) -> None:
     """Counts the looks without progress, not the time: a process that was frozen with its pod has not stalled."""
     seen, waited, steady = heartbeat.beats(), 0.0, False
+    pulse = Pulse(place())
     while not over.wait(LOOK_SECONDS):
         if (now := heartbeat.beats()) != seen or stop_requested():  # after SIGTERM the kubelet ends the process
             if steady:
@@ -56,6 +58,7 @@ def _watch(wanted: float | None, report: Callable[[TrainerFailure], None], over:
         waited, steady = waited + LOOK_SECONDS, heartbeat.is_steady()
         allowed = heartbeat.patience(wanted)
         _arm(allowed - waited + MARGIN_SECONDS)
+        pulse.sign(allowed - waited + MARGIN_SECONDS)
         if waited >= allowed:
             _end(stall(waited), report)
 

@@ -180,9 +180,10 @@ def _hand_over_adapter(scratch: Path) -> Path | None:
 def check_places(spec: FineTuneJobSpec) -> None:
     """Raises TrainerFailure SpecInvalid when the job would overwrite its own inputs, or read its results as rows.
 
-    Does so too when the API server would refuse an s3:// or hf:// URI, which a bundle written by hand may contain."""
+    Does so too when the API server would refuse an s3://, hf:// or pvc:// URI, which a bundle written by hand may
+    contain."""
     for field, uri, wrong in misspelled_of(spec):
-        if uri.startswith(("s3:", "hf:")):
+        if uri.startswith(("s3:", "hf:", "pvc:")):
             raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field}: {uri} {wrong}.")
     if contradiction := spec.model.contradiction:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"spec.model: {contradiction}.")
@@ -192,14 +193,15 @@ def check_places(spec: FineTuneJobSpec) -> None:
 
 def check_output(bundle: Bundle, storage: JobStorage) -> None:
     """Raises TrainerFailure OutputOccupied when the folder contains the results of another job. Raises
-    OutputNotWritable when a probe file cannot be written and removed, or when the storage does not support conditional
-    writes, which publishing needs."""
+    OutputNotWritable when a probe file cannot be written, replaced and removed, or when the storage does not support
+    conditional writes, which publishing needs."""
     phase("checking spec.output.uri")
     published(storage, bundle)
     folder = join(work_prefix(bundle), "probe")
     probe = join(folder, "written-and-removed")
     storage.delete_prefix(folder)  # an interrupted preflight may have left its probe
     first, second = (storage.write_bytes(probe, b"", if_absent=True) for _ in range(2))
+    storage.write_bytes(probe, b"")  # uploads replace files, and not every file system can
     storage.delete_prefix(folder)
     if not first or second:
         raise TrainerFailure(

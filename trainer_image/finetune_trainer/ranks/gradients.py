@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune_trainer.pod.rank import place
 from finetune_trainer.ranks.group import sum_over_ranks
+from finetune_trainer.ranks.shards import is_shard, own_shard
 
 BUCKET = 2**23
 """Most numbers that are sent at a time, 32 MiB in fp32. A longer gradient is sent alone and needs no copy."""
@@ -37,12 +38,13 @@ def sum_gradients(parameters: Sequence[nn.Parameter], unused: frozenset[int]) ->
     """Replaces every gradient by its sum over all ranks, which is then the same on every rank, bit by bit.
 
     `unused`: indices of the parameters that have a gradient on no rank. As with one process they stay without one, so
-    that the optimizer leaves them alone. A rank whose rows gave a parameter no gradient adds zeros."""
+    that the optimizer leaves them alone. A rank whose rows gave a parameter no gradient adds zeros. The backward
+    pass has added up the gradients of sharded parameters."""
     if place().ranks == 1:
         return
     gradients = []
     for index, parameter in enumerate(parameters):
-        if index in unused:
+        if index in unused or is_shard(parameter):
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -73,3 +75,19 @@ def _sum(bucket: list[Tensor]) -> None:
     for gradient in bucket:
         gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
         start += gradient.numel()
+
+
+def clip_shards(parameters: Sequence[nn.Parameter], most: float) -> float:
+    """Scales the gradients down so that their norm over all parameters and ranks is at most `most`. Returns the norm
+    before. It does what torch.nn.utils.clip_grad_norm_ does, for parameters that are all sharded. All ranks have to
+    call it."""
+    gradients = [own_shard(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    squares = torch.zeros(1, dtype=torch.float64, device=gradients[0].device)
+    for gradient in gradients:
+        squares += gradient.float().norm().double() ** 2
+    sum_over_ranks(squares)
+    norm = float(squares.sqrt())
+    factor = min(1.0, most / (norm + 1e-6))
+    for gradient in gradients:
+        gradient.mul_(factor)
+    return norm

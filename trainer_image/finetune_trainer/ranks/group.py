@@ -195,14 +195,19 @@ def sum_over_ranks(tensor: Tensor) -> None:
     No rank works on something else meanwhile. So it beats once, and the watchdogs notice a sum that does not end."""
     if place().ranks > 1:
         beat()
-        group = _between_gpus() if tensor.is_cuda else None
+        group = between_gpus() if tensor.is_cuda else None
         finish(lambda: dist.all_reduce(tensor, dist.ReduceOp.SUM, group, async_op=True), waiting=lambda: None)
 
 
 @lru_cache(maxsize=1)
-def _between_gpus() -> dist.ProcessGroup:
+def between_gpus() -> dist.ProcessGroup:
     """Returns the connections between the GPUs. They are made when they are needed: a rank that finds no GPU has to
     tell the others first. They need memory of the GPU."""
-    group = dist.new_group(backend="nccl", timeout=FOREVER)
+    return new_connections("nccl")
+
+
+def new_connections(backend: str) -> dist.ProcessGroup:
+    """Makes connections between all ranks over `backend`, which is gloo or nccl. All ranks have to call it."""
+    group = dist.new_group(backend=backend, timeout=FOREVER)
     assert isinstance(group, dist.ProcessGroup)  # every rank is a member
     return group

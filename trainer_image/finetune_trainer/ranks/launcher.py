@@ -1,10 +1,10 @@
 """Starts the ranks of a pod, one process for each GPU, and looks after them until the last one has ended.
 
 It passes SIGTERM on to all ranks. When one of them fails, it tells the others the cause, and ends those that do not end
-by themselves. With several nodes each pod has a launcher, and they do so for the ranks of all pods. It does what
-torchrun does, and two things more: the exit code and the termination message of the pod are those of the rank that
-failed first, and a rank may take the whole grace period to store a checkpoint. It does not import torch, which would
-take 600 MB."""
+by themselves. A rank that gives no sign of life has failed too. With several nodes each pod has a launcher, and they do
+so for the ranks of all pods. It does what torchrun does, and three things more: it names the rank that the others wait
+for, the exit code and the termination message of the pod are those of the rank that failed first, and a rank may take
+the whole grace period to store a checkpoint. It does not import torch, which would take 600 MB."""
 
 import ctypes
 import os
@@ -16,14 +16,26 @@ from pathlib import Path
 from time import monotonic
 
 from finetune_api.bundle import TerminationMessage
+from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.rank import Place
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.termination import LOG_VARIABLE, working_seconds, write_termination_message
 from finetune_trainer.ranks.arrivals import ALL_ARRIVED, arrivals_of_node
 from finetune_trainer.ranks.links import Kind, Links, Word
 from finetune_trainer.ranks.nodes import Node, interface_of, links_of
-from finetune_trainer.ranks.outcome import Ended, ended, exit_code, is_alarm, is_loss, killed, lost_node, outcome
+from finetune_trainer.ranks.outcome import (
+    Ended,
+    ended,
+    exit_code,
+    is_alarm,
+    is_loss,
+    killed,
+    lost_node,
+    outcome,
+    silent,
+)
 from finetune_trainer.ranks.peers import CAUSE
+from finetune_trainer.ranks.vigil import Vigil, why_silent
 
 LAST_SECONDS = 15.0
 """How long the other ranks may still take after the end of the training is decided. Rank 0 waits ten seconds for the
@@ -33,6 +45,8 @@ FINDING_SECONDS = 30.0
 they wait for the word of the launcher, and LAST_SECONDS. NCCL does not notice that a process is gone."""
 LOOK_SECONDS = 1.0
 ONE_NODE = Node()
+MOST_BETWEEN_LOOKS = 2.0
+"""A longer time between two looks was one in which the launcher did not run."""
 WAITED = {signal.SIGTERM, signal.SIGCHLD}
 PR_SET_PDEATHSIG = 1
 RESERVED = 1 / 3
@@ -76,6 +90,7 @@ class Supervision:
         self._here = next(iter(processes))
         """The place of the first rank of this pod."""
         self._ends: list[Ended] = []
+        self._vigil, self._looked = Vigil(processes), monotonic()
         self._stopping = self._killing = self._published = False
         self._cause: TerminationMessage | None = None
         """Why the training ends, as another node has told it first."""
@@ -94,12 +109,33 @@ class Supervision:
                 self._hear(word)
             self._look_for_arrivals()
             for end in self._ended():
+                if end.reason == FailureReason.TRAINING_STALLED:
+                    self._end_silent(suspected=True)  # before it in the order of the ends, as the cause
                 self._ends.append(end)
                 self._follow(end)
+            self._look()
             if self._deadline is not None and monotonic() > self._deadline:
                 self._killing = True
                 self._signal(signal.SIGKILL)
         return outcome(self._ends, self._published, self._cause)
+
+    def _look(self) -> None:
+        """Ends ranks that give no sign of life. A launcher that was frozen with its pod does not count that time."""
+        now = monotonic()
+        self._vigil.look(min(now - self._looked, MOST_BETWEEN_LOOKS))
+        self._looked = now
+        if self._deadline is None:
+            self._end_silent()
+
+    def _end_silent(self, suspected: bool = False) -> None:
+        """Kills the ranks that give no sign of life, and does not wait for their ends: a driver may hold them."""
+        for place, process in list(self._processes.items()):
+            if (seconds := self._vigil.silence(place, suspected)) is not None:
+                end = silent(place, seconds, why_silent(process.pid))
+                print(f"{end.reason}: {end.message.message}", file=sys.stderr, flush=True)
+                self._processes.pop(place).kill()
+                self._ends.append(end)
+                self._follow(end)
 
     def _stop(self, sender: int) -> None:
         """Passes SIGTERM on, once: a rank that receives it twice would stop reporting its end. `sender`: the process

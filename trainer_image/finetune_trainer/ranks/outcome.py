@@ -24,6 +24,8 @@ class Ended:
     """Its exit code, as a shell shows it: above 128 it contains a signal."""
     message: TerminationMessage
     """What it reported, or what its exit code shows."""
+    is_silent: bool = False
+    """Whether the launcher ended it, because it gave no sign of life."""
 
     @property
     def reason(self) -> str:
@@ -59,6 +61,13 @@ def killed(place: Place, stopping: bool) -> Ended:
     return Ended(place.rank, 128 + signal.SIGKILL, TerminationMessage(reason=reason, message=finding))
 
 
+def silent(place: Place, seconds: float, why: str) -> Ended:
+    """Returns the end of a rank that gave no sign of life for `seconds`. `why`: what the system says of its process."""
+    reason = FailureReason.TRAINING_STALLED
+    finding = f"{str(place).capitalize()} gave no sign of life for {seconds:,.0f} s. {why}".rstrip()
+    return Ended(place.rank, FAILURES[reason].exit_code, TerminationMessage(reason=reason, message=finding), True)
+
+
 def is_alarm(end: Ended, stopping: bool) -> bool:
     """Returns whether the other ranks have to end at once because of this end. `stopping`: whether they were all asked
     to stop, so that they end by themselves."""
@@ -83,7 +92,8 @@ def outcome(ends: Sequence[Ended], published: bool = False, cause: TerminationMe
     whether rank 0, on another node, has ended well. `cause`: why the training ends, if another node has told it.
 
     It is that of the rank that failed first. A rank that only lost another one comes last. The message is that of rank
-    0 if it reports the same reason, because only rank 0 knows of the checkpoints."""
+    0 if it reports the same reason, because only rank 0 knows of the checkpoints. But a rank that stalled while it
+    waited for a silent one names the wrong rank."""
     first = next((end for end in ends if end.rank == 0), None)
     failed = [end for end in ends if end.code]
     if first is not None and (first.code == 0 or not failed):
@@ -93,7 +103,8 @@ def outcome(ends: Sequence[Ended], published: bool = False, cause: TerminationMe
     causes = [end for end in failed if end.reason != FailureReason.PEER_LOST]
     told = (causes or failed)[0]
     if first and first.reason == told.reason:
-        told = replace(told, message=first.message)
+        said = (told if told.is_silent else first).message.message
+        told = replace(told, message=first.message.model_copy(update={"message": said}))
     if cause is None or causes:
         return told
     return replace(told, message=told.message.model_copy(update={"reason": cause.reason, "message": cause.message}))

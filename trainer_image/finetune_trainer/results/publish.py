@@ -21,6 +21,7 @@ from finetune_api.status.job import Artifacts
 from finetune_trainer.evaluation.table import evaluation_table
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
+from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.results.merge import SHARD_SIZE
 from finetune_trainer.results.model_card import model_card
 from finetune_trainer.results.report import report_page
@@ -57,6 +58,8 @@ def stage_weights(
         # Servers read the end tokens from this file. save_pretrained rejects some models' own file.
         ends = list(serving.stop_tokens)
         model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
+        # By default only rank 0 would write, but the ranks of each node may read the files of their own node.
+        model.should_save_on_this_rank = lambda is_main_process: is_main_process
         model.save_pretrained(staging / MODEL, max_shard_size=SHARD_SIZE)
     tokenizer.chat_template = serving.chat_template
     tokenizer.save_pretrained(staging / (ADAPTER if adapter else MODEL))
@@ -80,12 +83,15 @@ def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator
     """Keeps the tuned weights in the folder `staging` when the code inside the context fails.
 
     Uploads the weights to output.uri without a manifest. Raises a TrainerFailure whose message names their location.
-    Without this, a failed evaluation would lose hours of GPU time. After SIGTERM there is no time for the upload."""
+    Without this, a failed evaluation would lose hours of GPU time. After SIGTERM there is no time for the upload, also
+    if a library has turned the stop into an error of its own."""
     try:
         yield
     except Superseded:
         raise
     except Exception as error:
+        if stop_requested():
+            raise
         failure = failure_of(error)
         if failure is not error:
             traceback.print_exception(error)

@@ -158,7 +158,7 @@ def _download(training: Training) -> list[Fact]:
     """Returns how long the attempt waited for the base model, if it is known."""
     if training.model_seconds is None:
         return []
-    return [Fact("Download of the base model", f"{duration(training.model_seconds)}, while the device waited")]
+    return [Fact("Fetching the base model", f"{duration(training.model_seconds)}, while the device waited")]
 
 
 def _sources(title: str, sources: Sequence[RowFiles] | None, names: Sequence[str]) -> list[Fact]:

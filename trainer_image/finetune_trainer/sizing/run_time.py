@@ -41,6 +41,8 @@ LAYER_DECODE = 1e-3
 generate writes 30 to 40 tokens per second with the 32 layers of a 7B model."""
 START = 60.0
 """Seconds to start the pod, to import the libraries and to start the first kernels."""
+INTERCONNECT = 50e9
+"""Bytes per second at which a GPU gathers sharded weights. This is an assumption: PCIe is slower, NVLink is faster."""
 LOADING = 500e6
 """Bytes of weights that are downloaded and loaded per second."""
 
@@ -112,15 +114,23 @@ def training_flops(shape: ModelShape, setup: Setup, work: Work) -> float:
 
 
 def training_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> float:
-    """Returns the seconds of all steps on a GPU with a peak of `peak` FLOP/s."""
+    """Returns the seconds of all steps on a GPU with a peak of `peak` FLOP/s. Sharded weights are gathered twice for
+    each micro-batch, and meanwhile the GPU computes. Full also sends the gradients in fp32."""
     arithmetic = training_flops(shape, setup, work) / (peak * UTILISATION[setup.method])
-    return max(arithmetic, work.micro_batches * shape.layers * LAYER_LAUNCH)
+    sent = 2 * gathering_seconds(shape, setup) * (2 if setup.method == "Full" else 1)
+    return max(arithmetic, work.micro_batches * max(shape.layers * LAYER_LAUNCH, sent))
+
+
+def gathering_seconds(shape: ModelShape, setup: Setup) -> float:
+    """Returns the seconds in which a GPU gets the weights of the other GPUs once, or 0 if it has whole weights."""
+    return (setup.shards - 1) / setup.shards * 2 * shape.parameters / INTERCONNECT
 
 
 def total_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> float:
     """Returns the seconds from the start of the pod to the results: loading, answering the test rows, all steps."""
     together = max(1, work.answering // (work.prompt_tokens + work.answer_tokens))
-    answering = -(-work.answers // together) * work.answer_tokens * shape.layers * LAYER_DECODE
+    token = max(shape.layers * LAYER_DECODE, gathering_seconds(shape, setup))
+    answering = -(-work.answers // together) * work.answer_tokens * token
     return START + work.loads * 2 * shape.parameters / LOADING + answering + training_seconds(shape, setup, work, peak)
 
 

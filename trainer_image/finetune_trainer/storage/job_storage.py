@@ -143,11 +143,14 @@ class JobStorage:
 
 
 def open_storage(
-    bundle: Bundle, secrets_dir: str | Path = names.STORAGE_FOLDER, hub_dir: str | Path = names.HUB_FOLDER
+    bundle: Bundle,
+    secrets_dir: str | Path = names.STORAGE_FOLDER,
+    hub_dir: str | Path = names.HUB_FOLDER,
+    claims_dir: str | Path = names.CLAIM_FOLDER,
 ) -> JobStorage:
     """Returns the storage for the URIs of a job. Credentials of S3 are in `secrets_dir`/SECRET_NAME/AWS_ACCESS_KEY_ID
-    and so on. The token for the hub is in `hub_dir`/token."""
-    return JobStorage(bundle, Stores(bundle, Path(secrets_dir), Path(hub_dir)))
+    and so on. The token for the hub is in `hub_dir`/token. The volume of a claim is in `claims_dir`/CLAIM."""
+    return JobStorage(bundle, Stores(bundle, Path(secrets_dir), Path(hub_dir), Path(claims_dir)))
 
 
 def join(uri: str, *parts: str) -> str:

@@ -1,9 +1,10 @@
-"""Chooses the storage of a URI by its scheme: s3:// a service of the profile, hf:// its hub, others local paths."""
+"""Chooses the storage of a URI by its scheme: s3:// a service of the profile, hf:// its hub, pvc:// a mounted volume,
+others local paths."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune_api import hub, names
+from finetune_api import claims, hub, names
 from finetune_api.bundle import Bundle, bucket_of, storage_of, unknown_bucket
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
@@ -15,9 +16,10 @@ class Stores:
     """The storages of a job. Each is connected when its first URI is used, because a client library takes a second to
     load."""
 
-    def __init__(self, bundle: Bundle, secrets_dir: Path, hub_dir: Path) -> None:
-        """`secrets_dir`: has the folders with the keys of S3. `hub_dir`: has the token for the hub."""
-        self._bundle, self._secrets_dir, self._hub_dir = bundle, secrets_dir, hub_dir
+    def __init__(self, bundle: Bundle, secrets_dir: Path, hub_dir: Path, claims_dir: Path) -> None:
+        """`secrets_dir`: has the folders with the keys of S3. `hub_dir`: has the token for the hub. `claims_dir`: has
+        the volumes of claims."""
+        self._bundle, self._secrets_dir, self._hub_dir, self._claims_dir = bundle, secrets_dir, hub_dir, claims_dir
         self._local = LocalFiles()
         self._connected: dict[str, Files] = {}
         self._commits: dict[str, str] = {}
@@ -26,6 +28,8 @@ class Stores:
         """Returns the storage of a URI. Raises TrainerFailure SpecInvalid if the profile has none for it."""
         if uri.startswith("s3://"):
             return self._s3(uri)
+        if uri.startswith(claims.SCHEME):
+            return self._claim(uri)
         return self._hub(uri) if uri.startswith(hub.SCHEME) else self._local
 
     def commits(self) -> dict[str, str]:
@@ -60,3 +64,10 @@ class Stores:
         if hub.SCHEME not in self._connected:
             self._connected[hub.SCHEME] = HubFiles(self._bundle, self._hub_dir, self._commits)
         return self._connected[hub.SCHEME]
+
+    def _claim(self, uri: str) -> Files:
+        from finetune_trainer.storage.claim_files import ClaimFiles
+
+        if refused := claims.refusal(uri, self._bundle.spec.profile_name, self._bundle.claims):
+            raise TrainerFailure(FailureReason.SPEC_INVALID, *refused)
+        return ClaimFiles(self._bundle, self._claims_dir)

@@ -25,7 +25,7 @@ from finetune_trainer.results.results import Results
 from finetune_trainer.storage.job_storage import JobStorage
 from finetune_trainer.storage.ownership import published
 from finetune_trainer.train.telling import TRAINED, tell, tell_assessment, tell_failure, tell_published
-from finetune_trainer.train.tuning import cost_of, stage, tune
+from finetune_trainer.train.tuning import as_measured, cost_of, stage, tune
 from finetune_trainer.train.work import Work, begin
 from finetune_trainer.training.run import Attempt
 
@@ -65,6 +65,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
         model, assessor, baselines = measure_base(base)
         model, tuning = tune(work, model)
         weights = stage(work, model, tuning)
+        model = as_measured(work, model)
         with weights_kept(storage, bundle, work.output) if is_first() else nullcontext():
             spent = partial(cost_of, tuning.steps, work.device, tuning.started, bundle)
             assessment = assessor.assess(model, baselines, spent, of_tuned(work.kept, weights.folder))

@@ -12,6 +12,7 @@ from finetune_api.bundle import Bundle
 from finetune_trainer.base.model_files import copy_files
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.checkpoints.result_facts import result_facts
+from finetune_trainer.handover.fetch import said, take
 from finetune_trainer.handover.prepared import Prepared, work_prefix
 from finetune_trainer.model.batches import steps_per_epoch
 from finetune_trainer.model.loading import choose_device, load_tokenizer, mixed_precision
@@ -89,8 +90,11 @@ def begin(
 
 
 def fetch_model(storage: JobStorage, uri: str, prepared: Prepared, folder: Path) -> float:
-    """Downloads the base model into `folder`. Returns the seconds that this took. Raises TrainerFailure as `copy_files`
-    does."""
+    """Puts the base model into `folder`: the one that was fetched before, or else a download. Returns the seconds that
+    this took. Raises TrainerFailure as `copy_files` does."""
+    if fetched := take(uri, prepared, folder):
+        print(said(fetched), flush=True)
+        return round(fetched.seconds, 1)
     started = perf_counter()
     copy_files(storage, uri, prepared.model_files, folder, prepared.model_pins)
     seconds = perf_counter() - started

@@ -20,7 +20,7 @@ from finetune_api.spec.training import Training
 from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Example
-from finetune_trainer.model.batches import label_count, micro_batches, rows_of_step
+from finetune_trainer.model.batches import label_count, micro_batch, micro_batches, rows_of_step
 from finetune_trainer.model.document_dropout import document_masks
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.loss import token_losses
@@ -29,10 +29,10 @@ from finetune_trainer.model.trainable import trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import beat, phase, stepped
 from finetune_trainer.pod.rank import place
-from finetune_trainer.pod.termination import check_stop
 from finetune_trainer.ranks.division import shares
-from finetune_trainer.ranks.gradients import sum_gradients, without_gradient
+from finetune_trainer.ranks.gradients import clip_shards, sum_gradients, without_gradient
 from finetune_trainer.ranks.group import together
+from finetune_trainer.ranks.shards import is_shard, lockstep, with_peers
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.schedule import learning_rate
 
@@ -95,7 +95,7 @@ def training_steps(
         loss, memory = gradients_of_step(
             model, rows, resolved.micro_batch_tokens, accelerator, training.seed, step, speedups
         )
-        gradient_norm = float(accelerator.clip_grad_norm_(parameters, training.max_grad_norm or inf))
+        gradient_norm = _clip(parameters, training.max_grad_norm or inf, accelerator)
         divergence.check(step + 1, loss, gradient_norm, rows)
         optimizer.step()
         # From here to the yield no rank waits for another one. An exception would leave weights that belong to no step.
@@ -104,6 +104,13 @@ def training_steps(
         seconds = perf_counter() - started
         stepped(step + 1, resolved.total_steps, seconds)
         yield Step(step + 1, loss, rate, gradient_norm, tokens, seconds, memory)
+
+
+def _clip(parameters: Sequence[nn.Parameter], most: float, accelerator: Accelerator) -> float:
+    """Scales the gradients down so that their norm is at most `most`. Returns the norm before."""
+    if any(map(is_shard, parameters)):
+        return clip_shards(parameters, most)
+    return float(accelerator.clip_grad_norm_(parameters, most))
 
 
 def gradients_of_step(
@@ -123,9 +130,9 @@ def gradients_of_step(
     share = shares([len(row.input_ids) for row in rows], place().ranks)[place().rank]
 
     def take() -> tuple[float, frozenset[int], int]:
-        part = accumulate_gradients(
-            model, rows, micro_batch_tokens, accelerator, seed, step, speedups, share if place().ranks > 1 else None
-        )
+        mine = share if place().ranks > 1 else None
+        with with_peers(model):
+            part = accumulate_gradients(model, rows, micro_batch_tokens, accelerator, seed, step, speedups, mine)
         return part, without_gradient(parameters), memory_in_use(accelerator.device)
 
     parts = together(take)
@@ -152,11 +159,10 @@ def accumulate_gradients(
     labels = label_count(rows)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     with use_speedups(model, speedups):
-        for batch in batches:
-            check_stop()
+        for batch, counts in lockstep(model, batches, lambda: micro_batch(rows[:1], accelerator.device)):
             with document_masks(batch, seed, step):
                 with accelerator.autocast():
-                    loss = token_losses(model, batch).sum() / labels
+                    loss = token_losses(model, batch).sum() / labels * counts
                 # Not accelerator.backward: it would divide by its own number of accumulation steps.
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()

@@ -32,7 +32,7 @@ from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.tokens.row_store import lengths, mixtures
 from finetune_trainer.training.checkpointing import Checkpoints, NoCheckpoints, Trainee
 from finetune_trainer.training.loop import training_steps
-from finetune_trainer.training.memory_probe import find_plan, smaller
+from finetune_trainer.training.memory_probe import after_earlier_job, find_plan, smaller
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.run_state import RunState, Words, other_records, resumed
 from finetune_trainer.training.training_progress import TrainingProgress
@@ -130,18 +130,21 @@ class TrainingRun:
         looked = found_on_each_node(lambda: self._find(whole, optimizer), _checkpoint_of)
         assert looked is not None
         found, skipped, is_earlier = looked
+        if found is None or is_earlier:
+            optimizer = make_optimizer(model, training)  # `misfit` may have given the other one a state
+            own = find_plan(model, prepared.train, training, prepared.resolved, self._accelerator)
         if found:
             words = Words.model_validate_json(found.words)
             earlier = self._bundle.spec.resume_from if is_earlier else None
             sentences = [*skipped, resumption(words, earlier.name if earlier else None)]
             run = agreed(lambda: _restored(found, words, whole, optimizer))
             if earlier:
+                run.plan = after_earlier_job(run.plan, own, training)
                 run.halvings = 0  # the attempts of this job have not run out of memory yet
             self._validation.resume(run.curve, found.best)
             on_each_node(lambda: shutil.rmtree(self._scratch / CHECKPOINTS))
         else:
-            optimizer = make_optimizer(model, training)  # `misfit` may have given the other one a state
-            run = RunState(find_plan(model, prepared.train, training, prepared.resolved, self._accelerator))
+            run = RunState(own)
             sentences = [*skipped, "Training begins with the first step."] if skipped else []
             self._validation.resume(run.curve, None)
         self._use_plan(run, whole)

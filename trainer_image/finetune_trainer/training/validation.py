@@ -17,14 +17,16 @@ from transformers import PreTrainedModel
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.training import Publish, Training
 from finetune_api.status.preflight import Resolved
+from finetune_trainer.checkpoints.buffers import bytes_of
 from finetune_trainer.checkpoints.store import BestWeights
 from finetune_trainer.handover.mixing import draw_rows
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import LEAST_SECONDS, attended, quiet_work
+from finetune_trainer.pod.heartbeat import attended, disk_work
 from finetune_trainer.pod.rank import is_first_of_node
+from finetune_trainer.ranks.shards import fill, send, whole
 
 MOST_ROWS = 500
 """Most rows of one measurement. They are enough to distinguish one point of the curve from the next."""
@@ -73,8 +75,7 @@ class Validation:
         self.curve.append(point)
         # The model has the weights of the last step anyway.
         if self._resolved.publish is Publish.BEST and self.best is point and step < self._resolved.total_steps:
-            with quiet_work(LEAST_SECONDS):
-                self._kept.keep(model, step)
+            self._kept.keep(model, step)
         return point
 
     @property
@@ -138,14 +139,18 @@ class KeptWeights:
         """Saves the trained weights after step `step` and replaces the earlier copy. The number format is the published
         one: fp32 for an adapter, bf16 for a whole model."""
         partial = self._path.with_suffix(".partial")
-        if is_first_of_node():
+        if not is_first_of_node():
+            send(weight.detach() for weight in trained_weights(model).values())
+        else:
             dtype = torch.float32 if isinstance(model, PeftModel) else torch.bfloat16
-            weights = {name: weight.detach().to("cpu", dtype) for name, weight in trained_weights(model).items()}
-            save_file(weights, partial)
+            trained = attended(trained_weights(model).items())
+            weights = {name: whole(weight.detach()).to("cpu", dtype) for name, weight in trained}
+            with disk_work(bytes_of(weights)):
+                save_file(weights, partial)
         self.adopt(partial, step)
 
     def restore(self, model: nn.Module) -> None:
         """Copies the kept weights back into the model, and beats at each."""
         with torch.no_grad(), safe_open(self._path, "pt") as kept:
             for name, weight in attended(trained_weights(model).items()):
-                weight.copy_(kept.get_tensor(name))
+                fill(weight, kept.get_tensor(name))

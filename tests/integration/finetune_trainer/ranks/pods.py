@@ -16,8 +16,10 @@ SECONDS = 180.0
 """How long a whole training of a tiny model may take on a busy machine."""
 LAUNCH = """
 import sys
+from finetune_trainer.ranks import vigil
 from finetune_trainer.ranks.launcher import launch
 from finetune_trainer.ranks.nodes import Node
+vigil.MARGIN_SECONDS = 1.0
 ranks, number, nodes, port, *command = sys.argv[1:]
 sys.exit(launch(int(ranks), command, Node(int(number), int(nodes), "127.0.0.1", int(port), f"machine-{number}")))
 """

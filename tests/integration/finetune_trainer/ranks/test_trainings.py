@@ -118,6 +118,28 @@ def test_one_rank_fails_and_all_end_with_its_cause(
         assert condition["message"].startswith(said)
 
 
+STOPPED = """
+from finetune_trainer.pod import heartbeat, watchdog
+heartbeat.LEAST_SECONDS, watchdog.MARGIN_SECONDS = 3.0, 1.0
+time.sleep(1.5)
+os.kill(os.getpid(), 19)
+"""
+"""The process is stopped after a sign of life that announces the next one within seconds."""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_stopped_while_the_other_one_waits_is_named(rank: int, job: Any, tmp_path: Path) -> None:
+    pod = start(job(), tmp_path / "pod", AT_STEP_4.format(rank=rank, what=f"exec({STOPPED!r}, globals())"), ranks=2)
+    code, message = pod.end()
+    said = f"Rank {rank} of 2 gave no sign of life for "
+    assert (code, message.reason) == (FAILURES[FailureReason.TRAINING_STALLED].exit_code, "TrainingStalled"), pod.errors
+    assert message.message.startswith(said)
+    assert message.message.endswith("Its process was stopped by a signal.")
+    if rank:
+        assert message.step == 3, "rank 0 tells how far the training is"
+        assert applied(pod.log)[-1]["conditions"][-1]["message"].startswith(said)
+
+
 HANGS = """
 from finetune_trainer.pod import heartbeat
 from finetune_trainer.ranks import group

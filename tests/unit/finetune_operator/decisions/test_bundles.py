@@ -1,5 +1,6 @@
 """What the pods of a job mount is what their bundle says, also after the profile was changed."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -9,8 +10,11 @@ import pytest
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
+from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType
+from finetune_operator.cluster.bundles import having
 from finetune_operator.decisions import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
@@ -75,6 +79,13 @@ def secrets(plan: Plan) -> list[str]:
     return [volume["secret"]["secretName"] for volume in _pod(plan)["volumes"] if "secret" in volume]
 
 
+def accepted(plan: Plan) -> str:
+    """The digest of the bundle that the pod of the plan accepts, as the operator reads it from the Job."""
+    (job,) = (body for body in plan.create if body["kind"] == "Job")
+    metadata = {**job["metadata"], "creationTimestamp": NOW.isoformat()}
+    return Run.parse({**job, "metadata": metadata}).bundle_digest
+
+
 def _pod(plan: Plan) -> Object:
     (job,) = (body for body in plan.create if body["kind"] == "Job")
     spec: Object = job["spec"]["template"]["spec"]
@@ -102,6 +113,19 @@ def test_a_deleted_bundle_is_made_again_together_with_the_secrets_it_needs(world
     made = Bundle.model_validate_json(config_map["data"][names.BUNDLE_KEY])
     assert secrets(plan) == bundles.secrets(made) == ["rotated"]
     assert kinds(plan).index("ConfigMap") < kinds(plan).index("Job")
+
+
+@pytest.mark.parametrize("profile", [PROFILE, OTHER_SECRETS], ids=["same profile", "changed profile"])
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_a_pod_accepts_only_the_content_of_its_bundle(world: World, profile: FineTuneProfileSpec) -> None:
+    made = planned(replace(world, bundle=None, profile=profile))
+    (config_map,) = (body for body in made.create if body["kind"] == "ConfigMap")
+    assert accepted(made) == bundles.digest(config_map["data"][names.BUNDLE_KEY])
+
+    # As an operator of another version wrote it: the same bundle as another text.
+    text = json.dumps(json.loads(config_map["data"][names.BUNDLE_KEY]), indent=4)
+    found = having(replace(world, profile=profile), {**config_map, "data": {names.BUNDLE_KEY: text}})
+    assert accepted(planned(found)) == bundles.digest(text)
 
 
 @pytest.mark.parametrize("world", [second_attempt(), second_preflight()], ids=["attempt", "preflight"])
@@ -179,6 +203,29 @@ def test_a_pod_that_lacks_its_bundle_and_the_secrets_of_the_next_one_is_replaced
     assert record["message"].endswith(
         "The pod does not mount rotated, which the storages or the hub need now, so it is replaced."
     )
+
+
+def waiting_with(world: World, digest: str) -> World:
+    """The world whose pods accept the bundle with this digest."""
+    preflight = world.preflight and replace(world.preflight, bundle_digest=digest)
+    attempts = {number: replace(run, bundle_digest=digest) for number, run in world.attempts.items()}
+    return replace(world, preflight=preflight, attempts=attempts)
+
+
+RAISED = SPEC.model_copy(update={"run_policy": RunPolicy(max_retries=9)})
+
+
+@pytest.mark.parametrize(("spec", "replaced"), [(SPEC, 0), (RAISED, 1)], ids=["the same content", "another run policy"])
+@pytest.mark.parametrize("waiting", [waiting_attempt, waiting_preflight], ids=["attempt", "preflight"])
+def test_a_pod_that_does_not_accept_the_next_bundle_is_replaced_too(
+    waiting: Any, spec: FineTuneJobSpec, replaced: int
+) -> None:
+    digest = bundles.digest_of_next_pod(replace(waiting(), bundle=None), SPEC, PROFILE)
+
+    plan = reconcile(waiting_with(waiting(spec=spec), digest), NOW + timedelta(minutes=2))
+
+    assert ("ConfigMap" in kinds(plan), len(plan.delete_jobs)) == (not replaced, replaced)
+    assert ("The pod does not accept the new content, so it is replaced." in message(plan)) == bool(replaced)
 
 
 def test_a_pod_without_the_certificate_authority_of_the_next_bundle_is_replaced_too() -> None:

@@ -24,8 +24,8 @@ from tests.unit.finetune_operator.worlds import (
     fresh,
     pod,
     preflight,
+    published,
     run,
-    validated,
     with_status,
 )
 
@@ -63,7 +63,7 @@ def test_a_failed_job_is_looked_at_again_when_its_checkpoints_or_its_children_ar
     spec = SPEC.model_copy(update={"run_policy": hour})
     assert reconcile(fresh(preflight=bad, spec=spec), NOW).requeue_after == timedelta(hours=1)
     done = {1: attempt(pod("Succeeded", exit_code=0), succeeded=True)}
-    assert reconcile(validated(attempts=done), NOW).requeue_after is None
+    assert reconcile(published(attempts=done), NOW).requeue_after is None
 
 
 def test_the_cleanup_is_a_small_restricted_job_with_the_tenants_identity_keys_and_bundle() -> None:

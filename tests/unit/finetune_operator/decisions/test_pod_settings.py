@@ -7,14 +7,14 @@ import pytest
 from finetune_api import names
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import children
+from finetune_operator.decisions import bundles, children
 from finetune_operator.decisions.children import Try
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.pods import Object
 from tests.unit.finetune_operator.plans import message, reason, state
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh, preflight
 
-WORLD = fresh()
+WORLD = fresh(bundle=bundles.bundle_of(fresh(), SPEC, PROFILE), bundle_digest="0" * 64)
 
 
 def profile(**pods: Any) -> FineTuneProfileSpec:

@@ -12,6 +12,7 @@ NONE = "0/1 nodes are available"
 IN_USE = "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
 NEVER = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
 GPU = "1 Insufficient nvidia.com/gpu."
+IN_ONE_POD = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
 NODES = {
     f"{NONE}: {GPU} {IN_USE}": "wait until another pod frees its nvidia.com/gpu, or add a node with one",
     f"{NONE}: {GPU} no new claims to deallocate, {IN_USE}": "wait until another pod frees its nvidia.com/gpu",
@@ -25,7 +26,11 @@ NODES = {
     f"{NONE}: 1 node(s) had untolerated taint {{gpu: true}}. {NEVER}": "or add its toleration to spec.gpuTypes",
     f"{NONE}: 1 node(s) didn't match Pod's node affinity/selector. {NEVER}": "correct nodeSelector in spec.gpuTypes",
     f"{NONE}: 1 node(s) were unschedulable. {NEVER}": "uncordon a node",
-    f"{NONE}: 1 node(s) had volume node affinity conflict. {NEVER}": "correct the volume",
+    f"{NONE}: 1 node(s) had volume node affinity conflict. {NEVER}": "let the pod run on the nodes of the volume",
+    f"{NONE}: 1 node(s) didn't find available persistent volumes to bind. {NEVER}": "correct the claim that has no",
+    f"{NONE}: 1 node(s) exceed max volume count. {NEVER}": "correct the volume",
+    f"{NONE}: 1 {IN_ONE_POD}. {NEVER}": "wait until the pod ends that uses the same PersistentVolumeClaim",
+    f"{NONE}: pod has unbound immediate PersistentVolumeClaims. {NEVER}": "The pod starts when the claim is bound.",
     f'{NONE}: persistentvolumeclaim "cache" not found. {NEVER}': "Create PersistentVolumeClaim cache.",
     f"{NONE}: 1 node(s) didn't satisfy something new. {NEVER}": "Correct what the scheduler names",
     "no nodes available to schedule pods": "Add a node to the cluster.",

@@ -65,6 +65,7 @@ def test_without_a_price_the_ways_that_change_least_come_first() -> None:
     found, _ = said([GpuType(name="l4", memory="18Gi")])
     assert re.match(
         r"With spec.method.type QLoRA, the job would need [0-9.]+Gi. These settings would fit too: "
+        r"spec.compute.gpusPerNode 2 \([0-9.]+Gi on l4\); "
         r"spec.training.maxSequenceLength [0-9,]+ \([0-9.]+Gi on l4\)\.$",
         found,
     ), found
@@ -128,3 +129,41 @@ def test_several_gpus_use_the_types_that_are_whole_gpus() -> None:
     assert "spec.compute.gpuType l4" in found
     assert "slice" not in found
     assert "spec.compute.gpuType part" not in found
+
+
+def test_more_gpus_are_offered_with_the_cost_of_all_of_them() -> None:
+    small = GpuType(name="a10g", memory="16Gi", price_per_hour="1.00")
+    found, _ = said([small])
+    cost = re.search(r"spec\.compute\.gpusPerNode 2 \(([0-9.]+)Gi on a10g, cost about ([0-9.]+[0-9])\)", found)
+    assert cost, found
+    both = spec(compute={"gpusPerNode": 2})
+    (estimate,) = estimates([small], both, resolved(LORA), SHAPE, DATA)
+    assert estimate.sharded
+    assert estimate.cost
+    assert float(cost[2]) == pytest.approx(float(estimate.cost), rel=0.2)
+
+
+def test_parts_of_a_gpu_are_not_offered_in_larger_numbers() -> None:
+    found, _ = said([GpuType(name="slice", resource_name="nvidia.com/mig-1g.16gb", memory="16Gi")])
+    assert "gpusPerNode" not in found
+
+
+@pytest.mark.parametrize(
+    ("method", "parts", "what"),
+    [
+        (QLORA, {}, "4-bit weights"),
+        (FULL, {"training": {"optimizer": "PagedAdamW8bit"}}, "the state of spec.training.optimizer PagedAdamW8bit"),
+    ],
+)
+def test_a_job_on_several_gpus_is_told_why_its_weights_cannot_be_sharded(
+    method: Any, parts: dict[str, Any], what: str
+) -> None:
+    found, _ = said([GpuType(name="a", memory="6Gi")], method, compute={"gpusPerNode": 4}, **parts)
+    assert found.startswith(f"Each of the 4 GPUs needs this memory, because {what} cannot be sharded. ")
+
+
+def test_sharded_weights_fit_more_gpus_and_a_job_that_has_enough_goes_on() -> None:
+    small = GpuType(name="a10g", memory="16Gi")
+    check([small], spec(compute={"gpusPerNode": 4}))
+    found, _ = said([small], FULL, compute={"gpusPerNode": 4})
+    assert "spec.method.type LoRA, the job would need" in found

@@ -17,7 +17,9 @@ from finetune_trainer.ranks.launcher import environment
 LAUNCH = """
 import sys
 from finetune_trainer.ranks import launcher
+from finetune_trainer.ranks import vigil
 launcher.LAST_SECONDS = launcher.FINDING_SECONDS = 2.0
+launcher.LOOK_SECONDS, vigil.MARGIN_SECONDS, vigil.SUSPICIOUS_SECONDS = 0.1, 1.0, 0.5
 sys.exit(launcher.launch(2, [sys.executable, "-c", sys.argv[1]]))
 """
 PROGRAM = """
@@ -109,6 +111,73 @@ time.sleep(1000)
 """
     code, message, _ = end_of(launch(tmp_path, lines), tmp_path)
     assert (code, message.reason, message.message) == (31, FailureReason.GPU_FAULT, "rank 1")
+
+
+SIGNS = """
+import threading
+from finetune_trainer.pod.failure import PeerFailed
+from finetune_trainer.pod.pulse import Pulse
+
+def sign(allowed):
+    pulse = Pulse(here)
+    while True:
+        pulse.sign(allowed)
+        time.sleep(0.05)
+"""
+"""What the watchdog of a rank does. The argument is the time that it allows."""
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_rank_that_is_stopped_ends_the_training_and_is_named(stopped: int, tmp_path: Path) -> None:
+    lines = f"""{SIGNS}
+threading.Thread(target=sign, args=(1,), daemon=True).start()
+try:
+    time.sleep(0.5)
+    if here.rank == {stopped}:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(1000)
+except PeerFailed as error:
+    end(error.cause.reason, 14) if here.rank else None
+    told = TerminationMessage(reason=error.cause.reason, message=error.cause.message, checkpoint_step=7)
+    write_termination_message(told)
+    os._exit(14)
+"""
+    code, message, _ = end_of(launch(tmp_path, lines), tmp_path)
+    assert (code, message.reason) == (14, FailureReason.TRAINING_STALLED)
+    assert message.message.startswith(f"Rank {stopped} of 2 gave no sign of life for ")
+    assert message.message.endswith(" s. Its process was stopped by a signal.")
+    assert message.checkpoint_step == (7 if stopped else None), "rank 0 knows of the checkpoints"
+
+
+def test_a_rank_that_stalls_because_it_waits_for_a_stopped_one_is_not_the_cause(tmp_path: Path) -> None:
+    lines = f"""{SIGNS}
+threading.Thread(target=sign, args=(1000,), daemon=True).start()
+time.sleep(0.5)
+if here.rank == 1:
+    os.kill(os.getpid(), signal.SIGSTOP)
+time.sleep(2)
+write_termination_message(TerminationMessage(reason="TrainingStalled", message="rank 0 waited", checkpoint_step=7))
+os._exit(14)
+"""
+    code, message, _ = end_of(launch(tmp_path, lines), tmp_path)
+    assert (code, message.reason, message.checkpoint_step) == (14, FailureReason.TRAINING_STALLED, 7)
+    assert message.message.startswith("Rank 1 of 2 gave no sign of life for ")
+
+
+def test_a_rank_that_stalls_beside_ranks_that_give_signs_of_life_is_the_cause(tmp_path: Path) -> None:
+    lines = f"""{SIGNS}
+threading.Thread(target=sign, args=(1000,), daemon=True).start()
+if here.rank == 1:
+    time.sleep(1)
+    end("TrainingStalled", 14)
+try:
+    time.sleep(1000)
+except PeerFailed as error:
+    write_termination_message(TerminationMessage(reason=error.cause.reason, message=f"told: {{error.cause.message}}"))
+    os._exit(14)
+"""
+    code, message, _ = end_of(launch(tmp_path, lines), tmp_path)
+    assert (code, message.reason, message.message) == (14, FailureReason.TRAINING_STALLED, "told: rank 1")
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,14 @@ def test_gpus_share_the_rows_and_each_loads_the_model() -> None:
     assert (work.tokens, work.micro_batches, work.answers, work.loads) == (333_334, 167, 67, 1)
     assert divided(WORK, 1) == WORK
     assert total_seconds(SHAPE, Setup("LoRA"), work, H100) < total_seconds(SHAPE, Setup("LoRA"), WORK, H100)
+
+
+def test_sharded_weights_are_gathered_for_each_micro_batch_and_each_token_of_an_answer() -> None:
+    one = replace(WORK, tokens=100, micro_batches=100, answers=1)
+    whole, sharded = Setup(), Setup(shards=4)
+    once = 0.75 * 2 * SHAPE.parameters / 50e9
+    assert training_seconds(SHAPE, whole, one, 989e12) == pytest.approx(100 * 32 * 2e-3)
+    assert training_seconds(SHAPE, sharded, one, 989e12) == pytest.approx(100 * 2 * once)
+    assert training_seconds(SHAPE, replace(sharded, method="Full"), one, 989e12) == pytest.approx(100 * 4 * once)
+    more = total_seconds(SHAPE, sharded, one, 989e12) - total_seconds(SHAPE, whole, one, 989e12)
+    assert more == pytest.approx(one.answer_tokens * (once - 32e-3) + 100 * (2 * once - 32 * 2e-3))

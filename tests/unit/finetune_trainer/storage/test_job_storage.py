@@ -1,4 +1,4 @@
-"""Files by URI, on a real S3 server with signatures enforced and on the local file system."""
+"""Files by URI, on a real S3 server with signatures enforced, in a volume, and on the local file system."""
 
 import io
 import random
@@ -36,6 +36,7 @@ def bundle(folder: str, storages: list[dict[str, Any]] | None = None, job: dict[
     return Bundle.model_validate(
         {
             "job": job,
+            "claims": {"allowed": ["*"]},
             "spec": {
                 "model": {"uri": join(folder, "model")},
                 "dataset": {"train": [{"uri": join(folder, "data", "*.jsonl")}]},
@@ -62,7 +63,14 @@ def local_place(tmp_path: Path) -> Place:
     return Place(str(tmp_path), lambda: open_storage(bundle(str(tmp_path))))
 
 
-@pytest.fixture(params=["s3_place", "local_place"])
+@pytest.fixture
+def claim_place(tmp_path: Path) -> Place:
+    (tmp_path / "volumes" / "team-data").mkdir(parents=True)
+    folder = "pvc://team-data/all"
+    return Place(folder, lambda: open_storage(bundle(folder, job=JOB), claims_dir=tmp_path / "volumes"))
+
+
+@pytest.fixture(params=["s3_place", "local_place", "claim_place"])
 def place(request: pytest.FixtureRequest) -> Place:
     found: Place = request.getfixturevalue(request.param)
     return found
