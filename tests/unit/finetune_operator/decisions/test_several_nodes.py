@@ -11,11 +11,12 @@ from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
-from finetune_operator.decisions import children, gangs
+from finetune_operator.decisions import children, claims, gangs
 from finetune_operator.decisions.attempts.gathering import LIMIT
 from finetune_operator.decisions.attempts.records import avoided_after
 from finetune_operator.decisions.children import Try
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.claims import Claim
 from finetune_operator.observed.pods import Object, Pod, PodCondition
 from finetune_operator.observed.world import Run, World
 from tests.unit.finetune_operator.decisions.attempts.recorded import GPU, HOUR, attempts, priced
@@ -189,3 +190,34 @@ def test_a_clock_that_is_wrong_hides_no_word_of_the_first_pod() -> None:
     world = saying(two(on(0), on(1)), ConditionType.TRAINED, since=early)
     world = replace(world, authors={ConditionType.TRAINED: 1})
     assert reason(reconcile(world, NOW)) == "Evaluating"
+
+
+@pytest.mark.parametrize(
+    ("modes", "output", "refused"),
+    [
+        (("ReadWriteOnce",), True, True),
+        (("ReadWriteOncePod",), True, True),
+        (("ReadWriteOnce",), False, True),
+        (("ReadOnlyMany",), False, False),
+        (("ReadWriteMany",), True, False),
+        (("ReadWriteOnce", "ReadWriteMany"), True, False),
+        ((), True, False),
+    ],
+)
+def test_a_claim_that_one_node_at_a_time_can_mount_is_refused_before_a_gpu(
+    modes: tuple[str, ...], output: bool, refused: bool
+) -> None:
+    field, uri = ("output", "pvc://work/results") if output else ("model", "pvc://work/model")
+    written = TWO.model_dump(by_alias=True, exclude_none=True)
+    spec = TWO.model_validate({**written, field: {"uri": uri}})
+    known: dict[str, Claim | None] = {"work": Claim("Bound", modes)}
+    found = claims.problem(spec, "team", known)
+    assert (found is not None) is refused
+    if found:
+        assert found.is_final
+        assert found.finding == (
+            f"spec.{field}.uri: PersistentVolumeClaim work has access mode {modes[0]}, so only one node at a time can "
+            "mount it, but spec.compute.nodes is 2."
+        )
+    alone = spec.model_copy(update={"compute": SPEC.compute})
+    assert claims.problem(alone, "team", known) is None
