@@ -1,6 +1,7 @@
 """Models, rows, results and the cache of models in volumes, which real pods of a restricted namespace mount."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Volumes:
 def volumes(tenant: Tenant, cluster: Cluster) -> Iterator[Volumes]:
     """A volume on the node for each claim, with a tiny model and rows. The claim of the cache is made by a test."""
     folder = cluster.folder / "volumes-of-tests"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was ended
     for name in MODES:
         (folder / name).mkdir(parents=True)
         (folder / name).chmod(0o777)  # of hostPath, the kubelet changes no owner
@@ -42,6 +44,7 @@ def volumes(tenant: Tenant, cluster: Cluster) -> Iterator[Volumes]:
     (folder / "models" / "v1").mkdir()
     save_tokenizer(folder / "models" / "v1")
     save_model(folder / "models" / "v1")
+    (folder / "models" / "v1" / "model.safetensors").chmod(0o644)  # save_pretrained lets only its user read it
     (folder / "models" / "current").symlink_to("v1")
     write_rows(folder / "rows" / "deep" / "sums.jsonl", sums(30))
     found = {"claims": {"allowed": ["models", "rows", "results"]}, "modelCache": {"claimName": "cache"}}
@@ -49,6 +52,7 @@ def volumes(tenant: Tenant, cluster: Cluster) -> Iterator[Volumes]:
     for name in MODES:
         tenant.kube.delete(f"/api/v1/namespaces/{tenant.namespace}/persistentvolumeclaims/{name}")
         tenant.kube.delete(f"/api/v1/persistentvolumes/{tenant.namespace}-{name}")
+    shutil.rmtree(folder)
 
 
 def bind(tenant: Tenant, name: str, folder: Path) -> None:

@@ -105,6 +105,7 @@ class Pods:
         for path in (*ends, self.data, *self.data.rglob("*")):
             os.chown(path, user, user)
         variables = {item["name"]: _value(item) for item in pod["containers"][0]["env"]}
+        del variables[names.BUNDLE_DIGEST_VARIABLE]  # that of the bundle with its job
         # Without HF_HUB_OFFLINE the hub of the tests is asked, which is on this machine.
         network = ["--net"] if "HF_HUB_OFFLINE" in variables else []
         process = subprocess.Popen(
