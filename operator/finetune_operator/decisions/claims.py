@@ -1,6 +1,7 @@
 """The PersistentVolumeClaims of a job: which of them its pods mount, and why a claim cannot be used."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import NamedTuple
 
 from finetune_api import claims, names
@@ -14,6 +15,10 @@ from finetune_operator.observed.world import World
 
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
 """The taint with which an administrator says that nothing runs on a node any more. Its volumes are then detached."""
+
+LOOK_AGAIN = timedelta(seconds=30)
+"""Interval of checks for a volume that is still attached. Each check reads all VolumeAttachments of the cluster, and
+Kubernetes detaches the volume of a lost node only after 6 minutes."""
 
 
 class Problem(NamedTuple):

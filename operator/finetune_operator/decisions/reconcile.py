@@ -209,7 +209,7 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
             return plans.proceed(world, outlook, history, now, requeue_after=left)
         if (held := claims.still_attached(world)) is not None:
             outlook = replace(outlook, message=f"{outlook.message} {held}")
-            return plans.proceed(world, outlook, history, now, requeue_after=admission.LOOK_AGAIN)
+            return plans.proceed(world, outlook, history, now, requeue_after=claims.LOOK_AGAIN)
         if now < verdict.at:
             limit = limits.next_look(world, history, now)
             pause = min(verdict.at - now, limit) if limit else verdict.at - now

@@ -88,8 +88,10 @@ class ClaimFiles:
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:
             volume, path, _ = self._own(uri)
-            output = volume_of(self._output, self._mounts)[1]
-            remove(volume.place(output), path.removeprefix(f"{output}/"))
+            base = f"{volume_of(self._output, self._mounts)[1]}/"
+            if not path.startswith(base):
+                base = path[: path.rfind("/") + 1]
+            remove(volume.place(base), path.removeprefix(base))
 
     def _own(self, uri: str) -> tuple[Volume, str, str]:
         """Returns the volume of the output, the path of a URI in it, and the path of the job's work folder."""

@@ -147,6 +147,7 @@ def test_the_next_attempt_waits_until_the_volume_is_detached_from_a_lost_node() 
     assert "until the volume of PersistentVolumeClaim results is detached from node n1" in message(plan)
     assert "kubectl taint nodes n1 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute" in message(plan)
     assert plan.requeue_after
+    assert plan.requeue_after >= timedelta(seconds=30), "each look reads all attachments of the cluster"
 
 
 @pytest.mark.parametrize(

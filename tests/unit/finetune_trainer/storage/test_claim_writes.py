@@ -17,6 +17,7 @@ from finetune_trainer.handover.cleanup import cleanup
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.preflight.recipe import check_output
+from finetune_trainer.storage.claim_files import ClaimFiles
 from finetune_trainer.storage.job_storage import JobStorage, join, open_storage
 
 OUTPUT = "pvc://results/team/tickets"
@@ -254,3 +255,13 @@ def test_a_cleanup_deletes_a_link_and_nothing_that_it_leads_to(volume: Path, sto
     assert files(volume) == {
         *("precious", "precious/file", "team", "team/tickets", "team/tickets/adapter", "team/tickets/adapter/w")
     }
+
+
+def test_a_file_beside_the_output_is_deleted_too(volume: Path, storage: JobStorage) -> None:
+    for path in ("other", "team/other/deep"):
+        storage.write_bytes(f"pvc://results/{path}/file", b"1")
+    (volume / "file").write_text("1")
+    for folder in ("other", "team"):
+        storage.delete_prefix(f"pvc://results/{folder}")
+    ClaimFiles(bundle(), volume.parent).delete(["pvc://results/file"])
+    assert not [path for path in volume.rglob("*") if path.is_file()]
