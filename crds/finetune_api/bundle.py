@@ -104,7 +104,7 @@ def unknown_bucket(bucket: str, profile: str, storages: list[Storage]) -> tuple[
 
 def usable_gpu_types(spec: FineTuneJobSpec, gpu_types: list[GpuType]) -> list[GpuType]:
     """Return the GPU types that the job could name: those that are whole GPUs, or all for a job on one GPU."""
-    return [gpu for gpu in gpu_types if spec.compute.gpus_per_node == 1 or not gpu.is_part]
+    return [gpu for gpu in gpu_types if spec.compute.gpus == 1 or not gpu.is_part]
 
 
 def allowed_gpu_types(spec: FineTuneJobSpec, gpu_types: list[GpuType]) -> list[GpuType]:
@@ -128,10 +128,12 @@ def no_gpu_type(spec: FineTuneJobSpec, gpu_types: list[GpuType]) -> tuple[str, s
             "Use one of these names, or remove spec.compute.gpuType: the job then uses the cheapest type that fits.",
         )
     parts = ", ".join(f"{gpu.name} ({gpu.resource_name})" for gpu in named)
+    compute = spec.compute
+    field, number = ("gpusPerNode", compute.gpus_per_node) if compute.gpus_per_node > 1 else ("nodes", compute.nodes)
     return (
-        f"spec.compute.gpusPerNode is {spec.compute.gpus_per_node}, but in FineTuneProfile {profile} the job may use "
+        f"spec.compute.{field} is {number}, but in FineTuneProfile {profile} the job may use "
         f"only MIG instances or shared GPUs: {parts}. Several processes cannot train together on them.",
-        "Set spec.compute.gpusPerNode to 1, or use a GPU type that is a whole GPU.",
+        f"Set spec.compute.{field} to 1, or use a GPU type that is a whole GPU.",
     )
 
 

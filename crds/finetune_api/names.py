@@ -18,6 +18,8 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 """Label of the Jobs and Pods of attempts: number of the attempt."""
 LABEL_GPU_TYPE = f"{GROUP}/gpu-type"
 """Label of the Jobs and Pods of attempts: name of their GPU type in the profile."""
+LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Label that Kubernetes sets on the pods of an Indexed Job: index of the pod."""
 LABEL_CONTROLLER = "batch.kubernetes.io/controller-uid"
 """Label that Kubernetes sets on the pods of a Job: uid of the Job."""
 TEMPORARY_TAG = f"{GROUP}/temporary"
@@ -40,6 +42,11 @@ POD_UID_VARIABLE, GRACE_VARIABLE = "POD_UID", "GRACE_SECONDS"
 GPU_TYPE_VARIABLE = "FINETUNE_GPU_TYPE"
 """Environment variable of a training pod: name of its GPU type in the bundle. An older trainer image ignores it, and
 would refuse an argument that it does not know."""
+INDEX_VARIABLE, NODE_NAME_VARIABLE = "JOB_COMPLETION_INDEX", "NODE_NAME"
+"""Environment variables of a training pod on one of several nodes: the number of the pod, from 0, which Kubernetes sets
+for an Indexed Job, and the name of its node."""
+NODE_PORT = 29400
+"""Port at which the first of several training pods listens for the others. The next port is for torch.distributed."""
 BUNDLE_DIGEST_VARIABLE = "FINETUNE_BUNDLE_DIGEST"
 """Environment variable of a trainer pod: sha256 of its bundle as the operator wrote it, as hex. The pod refuses another
 one, which somebody has put in its place."""
@@ -80,6 +87,12 @@ def preflight_number(job: str) -> int:
 def attempt_name(name: str, uid: str, attempt: int) -> str:
     """Return the name of the Job of attempt number `attempt`, counted from 1."""
     return f"{child_prefix(name, uid)}-a{attempt}"
+
+
+def nodes_name(name: str, uid: str) -> str:
+    """Return the name of the Service through which the training pods of a job on several nodes find each other, and of
+    their NetworkPolicy. The name of a Service begins with a letter; that of a job may begin with a digit."""
+    return f"nodes-{child_prefix(name, uid)}"
 
 
 def cleanup_name(name: str, uid: str) -> str:

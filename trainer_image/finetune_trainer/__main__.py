@@ -19,7 +19,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.bundle import Bundle, TerminationMessage
-from finetune_api.names import BUNDLE_DIGEST_VARIABLE, CACHE_FOLDER, CLEANUP, FETCH, GPU_TYPE_VARIABLE
+from finetune_api.names import (
+    BUNDLE_DIGEST_VARIABLE,
+    CACHE_FOLDER,
+    CLEANUP,
+    FETCH,
+    GPU_TYPE_VARIABLE,
+    INDEX_VARIABLE,
+    NODE_NAME_VARIABLE,
+)
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import PeerFailed, Superseded, TrainerFailure
@@ -33,6 +41,7 @@ from finetune_trainer.pod.termination import (
 )
 from finetune_trainer.pod.watchdog import watched
 from finetune_trainer.ranks.launcher import command_of, launch
+from finetune_trainer.ranks.nodes import Node
 from finetune_trainer.ranks.peers import handle_failed_peer
 from finetune_trainer.storage.job_storage import open_storage
 
@@ -46,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         handle_failed_peer()
     try:
         bundle = read_bundle(options.bundle)
-        gpus = bundle.spec.compute.gpus_per_node
-        if options.step == "train" and place().ranks == 1 and gpus > 1:
-            return launch(gpus, command_of(sys.argv[1:] if arguments is None else arguments))
+        here, gpus = _node(options), bundle.spec.compute.gpus_per_node
+        if options.step == "train" and place().ranks == 1 and gpus * here.nodes > 1:
+            return launch(gpus, command_of(sys.argv[1:] if arguments is None else arguments), here)
         message = _run(options, bundle)
     except Superseded as end:
         write_termination_message(TerminationMessage(reason="Superseded", message=f"Stopped: {end}."))
@@ -72,8 +81,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0,
         help="how often the micro-batches are halved: once for each earlier attempt that ran out of GPU memory",
     )
+    parser.add_argument("--nodes", type=int, default=1, help="number of nodes of the training, with one pod on each")
+    parser.add_argument("--first-node", metavar="HOST:PORT", help="where the pods of several nodes meet: the first pod")
     parser.add_argument("--cache-bytes", type=int, help="how many bytes the cache of models may have, for fetch")
     return parser.parse_args(arguments)
+
+
+def _node(options: argparse.Namespace) -> Node:
+    """Returns the node of this pod. The pod's index is in the environment, see names.INDEX_VARIABLE."""
+    if options.nodes == 1:
+        return Node()
+    host, _, port = options.first_node.rpartition(":")
+    name = os.environ.get(NODE_NAME_VARIABLE, "")
+    return Node(int(os.environ[INDEX_VARIABLE]), options.nodes, host.strip("[]"), int(port), name)
 
 
 def _run(options: argparse.Namespace, bundle: Bundle) -> str:

@@ -23,6 +23,14 @@ tenants' pods. */}}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, delete]
+# The training pods of a job on several nodes find each other through a headless Service, and its NetworkPolicy lets only
+# them reach each other. They are deleted with the Jobs if the job has a time to live.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, create, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create, delete]
 # The identity of the trainers: one ServiceAccount per namespace, bound to one role only. The operator watches both, so
 # that it creates them again after somebody has deleted them.
 - apiGroups: [""]

@@ -121,6 +121,8 @@ class Output(ApiModel):
 
 MOST_GPUS = 16
 """Most GPUs of one node. The largest nodes of clouds have 16."""
+MOST_NODES = 16
+"""Most nodes of a job. The status of the job names the pod on each of them."""
 
 
 class Compute(ApiModel):
@@ -130,14 +132,18 @@ class Compute(ApiModel):
     """Name of a GPU type in spec.gpuTypes of the FineTuneProfile. Default: unset, and the job uses the cheapest type
     that fits by the prediction of the preflight; status.gpuType says which one and why."""
     gpus_per_node: Annotated[int, Field(ge=1, le=MOST_GPUS)] = 1
-    """Number of GPUs of the training pod. Each GPU has a process of its own that trains on a share of the rows of each
+    """Number of GPUs of each training pod. Each GPU has a process of its own that trains on a share of the rows of each
     step. It holds the whole model, or a shard of its weights if the model does not fit one GPU (LoRA and Full). The
     optimizer steps do not depend on the number. A job with several GPUs does not use GPU types that are MIG instances
     or shared GPUs."""
+    nodes: Annotated[int, Field(ge=1, le=MOST_NODES)] = 1
+    """Number of nodes that train together. Each has one training pod with gpusPerNode GPUs, and all pods start, fail
+    and stop together. The optimizer steps do not depend on the number. The pods find each other by the cluster's
+    DNS."""
     cpu: Cpu = "1"
-    """CPU request of the training pod for each of its GPUs, as a Kubernetes quantity."""
+    """CPU request of a training pod for each of its GPUs, as a Kubernetes quantity."""
     memory: Memory = "8Gi"
-    """Memory request and limit of the training pod for each of its GPUs. If it is more than 4Gi, it is also the memory
+    """Memory request and limit of a training pod for each of its GPUs. If it is more than 4Gi, it is also the memory
     limit of the preflight pod."""
     service_account_name: (
         Annotated[DnsLabel, dns_label("the name of a ServiceAccount in the job's namespace")] | None
@@ -153,6 +159,11 @@ class Compute(ApiModel):
     priority_class_name: PriorityClassName | None = None
     """PriorityClass of the pods of this job, in spec.pods.allowed.priorityClassNames of the FineTuneProfile. Default:
     unset, and the pods have that of the FineTuneProfile."""
+
+    @property
+    def gpus(self) -> int:
+        """Return the number of GPUs of all training pods."""
+        return self.nodes * self.gpus_per_node
 
 
 class ResumeFrom(ApiModel):

@@ -23,6 +23,8 @@ _PATHS = {
     "Node": ("/api/v1", "nodes"),
     "ConfigMap": ("/api/v1", "configmaps"),
     "ServiceAccount": ("/api/v1", "serviceaccounts"),
+    "Service": ("/api/v1", "services"),
+    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
     "Event": ("/api/v1", "events"),
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),

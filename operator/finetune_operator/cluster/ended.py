@@ -30,7 +30,13 @@ def observe_ended(api: Api, store: Store, job: KeptJob, bare: World) -> World | 
     cleanup = next((run.run.with_pods(pods) for run, pods in runs if run.run.name == own), None)
     others = [pod for run, pods in runs if run.step != names.CLEANUP for pod in pods]
     left = [pod for pods in store.remains(job.uid).values() for pod in pods]
-    world = replace(bare, children=tuple(run.run.name for run, _ in runs), cleanup=cleanup, trainers=(*others, *left))
+    world = replace(
+        bare,
+        children=tuple(run.run.name for run, _ in runs),
+        had_several_nodes=any(run.run.nodes > 1 for run, _ in runs),
+        cleanup=cleanup,
+        trainers=(*others, *left),
+    )
     if job.keep is None or job.ended_at is None:
         return world
     if cleanup is not None:  # its end counts also if somebody has raised keepCheckpointsSeconds meanwhile

@@ -195,7 +195,7 @@ def _explained(api: Api, workloads: Workloads | None, namespace: str, uid: str, 
     now = datetime.now(UTC)
     if run.suspended:
         return _queued(workloads, namespace, uid, run)
-    if run.pod is None and run.is_live:
+    if run.lacks_pods and run.is_live:
         return replace(run, refusal=refusal(api, namespace, uid, run, now))
     if run.pod is not None and is_stuck(run.pod, now):
         return replace(run, pod=replace(run.pod, event=pod_event(api, namespace, run.pod.uid)))

@@ -13,7 +13,7 @@ from finetune_api import names
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import authorities, bundles, claims, hub_pods, model_cache, pod_settings
+from finetune_operator.decisions import authorities, bundles, claims, gangs, hub_pods, model_cache, pod_settings
 from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
@@ -101,7 +101,8 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: Try) -> Object:
-    """Return the Job of a training attempt. It requests GPUs of the attempt's type, and CPU and memory for each."""
+    """Return the Job of a training attempt. Each of its pods requests GPUs of the attempt's type, and CPU and memory
+    for each GPU."""
     gpu = attempt.gpu
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
     arguments = ["train", "--attempt", str(attempt.number), *halvings]
@@ -133,7 +134,7 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     }
     name = names.attempt_name(world.name, world.uid, attempt.number)
     job = _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
-    return pod_settings.with_settings(job, spec, profile)
+    return pod_settings.with_settings(gangs.with_nodes(job, world, spec), spec, profile)
 
 
 def _label_of(gpu: GpuType) -> dict[str, str]:

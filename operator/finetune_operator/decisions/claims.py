@@ -9,7 +9,7 @@ from finetune_api.bundle import Bundle, uris_of
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.observed.claims import WRITABLE, Claim
+from finetune_operator.observed.claims import SHARED, WRITABLE, Claim
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -65,7 +65,7 @@ def problem(
     for name, field in needed(spec, "preflight", earlier).items():
         if name in known and (found := _problem(name, namespace, known[name])):
             return found._replace(finding=f"{field}: {found.finding}")
-    return _only_read(spec, known)
+    return _only_read(spec, known) or _of_one_node(spec, known, earlier)
 
 
 def misused_cache(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Problem | None:
@@ -94,6 +94,22 @@ def _only_read(spec: FineTuneJobSpec, known: Mapping[str, Claim | None]) -> Prob
         "Use a claim with access mode ReadWriteMany.",
         is_final=True,
     )
+
+
+def _of_one_node(spec: FineTuneJobSpec, known: Mapping[str, Claim | None], earlier: str | None) -> Problem | None:
+    """Return the problem that a job on several nodes needs a claim that only one node at a time can mount."""
+    nodes, written = spec.compute.nodes, output_of(spec)
+    for name, field in needed(spec, "train", earlier).items() if nodes > 1 else ():
+        claim, wanted = known.get(name), {SHARED} if name == written else {SHARED, "ReadOnlyMany"}
+        if claim is not None and claim.access_modes and not wanted & set(claim.access_modes):
+            modes = ", ".join(claim.access_modes)
+            return Problem(
+                f"{field}: PersistentVolumeClaim {name} has access mode {modes}, so only one node at a time can mount "
+                f"it, but spec.compute.nodes is {nodes}.",
+                f"Use a claim with access mode {SHARED}, or set spec.compute.nodes to 1.",
+                is_final=True,
+            )
+    return None
 
 
 def _problem(name: str, namespace: str, claim: Claim | None) -> Problem | None:

@@ -14,6 +14,7 @@ from finetune_operator.decisions import (
     bundles,
     children,
     claims,
+    gangs,
     gpu_choice,
     model_cache,
     out_of_memory,
@@ -22,7 +23,7 @@ from finetune_operator.decisions import (
     preflights,
 )
 from finetune_operator.decisions.aftermath import after_the_end
-from finetune_operator.decisions.attempts import limits, placement, records, retries, silence, usage
+from finetune_operator.decisions.attempts import gathering, limits, placement, records, retries, silence, usage
 from finetune_operator.decisions.attempts.records import History
 from finetune_operator.decisions.conditions import Outlook
 from finetune_operator.decisions.plan import Event, Plan
@@ -98,6 +99,9 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     if finding := placement.without_a_node(record, run, now):
         stuck = records.stopped(world, history, FailureReason.GPU_FAULT, finding, now)
         return plans.fail(world, stuck, FailureReason.GPU_FAULT, finding, now)
+    if finding := gathering.incomplete(run, attempt.standing, now):
+        dissolved = records.stopped(world, history, FailureReason.EVICTED, finding, now)
+        return plans.proceed(world, outlooks.stopping(finding), dissolved, now, requeue_after=NOW_AGAIN)
     if finding := silence.silent(world, record.number, run, attempt, now):
         stalled = records.stopped(world, history, FailureReason.TRAINING_STALLED, finding, now)
         return plans.proceed(world, outlooks.stopping(finding), stalled, now, requeue_after=NOW_AGAIN)
@@ -109,10 +113,12 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
         create += bundles.missing(world, world.spec, world.profile)
     stage, waits_until = records.stage_of(world, record), placement.waits_until(record, run)
     outlook = outlooks.training(record, attempt, stage, gpu_choice.name_of(world), waits_until)
+    outlook = replace(outlook, message=outlook.message + gathering.told(run, attempt.standing))
     looks = (
         attempt.requeue_after,
         limits.next_look(world, history, now),
         placement.look_again(record, run, now),
+        gathering.look_again(run, now),
         silence.silent_in(world, record.number, run, attempt, now),
     )
     return plans.proceed(
@@ -222,7 +228,12 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
     job = children.attempt_job(world, spec, profile, children.Try(number, gpu, halvings, tuple(avoided)))
     begun = history.begun(records.new(world, number, avoided))
     outlook = outlooks.training(begun.attempts[-1], RunStanding(Standing.ABSENT), "Training", gpu.name)
-    create = [*children.groundwork(world, spec), *bundles.missing(world, spec, profile), job]
+    create = [
+        *children.groundwork(world, spec),
+        *bundles.missing(world, spec, profile),
+        *gangs.network(world, spec),
+        job,
+    ]
     plan = plans.proceed(world, outlook, begun, now, create)
     events = [*plan.events, *model_cache.events(world, spec, profile, number)]
     return replace(plan, events=events, is_final=True)

@@ -95,6 +95,8 @@ class Pod:
     created: datetime
     phase: str
     uid: str = ""
+    index: int = 0
+    """Its number among the pods of its Job; 0 on one node."""
     due: datetime | None = None
     """When a pod that is being deleted must be gone: time of the request plus the grace period."""
     grace: timedelta = timedelta(0)
@@ -130,6 +132,7 @@ class Pod:
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             phase=sys.intern(status.get("phase", "Pending")),
             uid=metadata.get("uid", ""),
+            index=int(metadata.get("labels", {}).get(names.LABEL_INDEX, 0)),
             due=_time(metadata.get("deletionTimestamp")),
             grace=timedelta(seconds=min(metadata.get("deletionGracePeriodSeconds") or 0, MOST_GRACE_SECONDS)),
             reason=status.get("reason", ""),

@@ -12,6 +12,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import ConditionType, FineTuneJobStatus, State
+from finetune_operator.observed import gangs
 from finetune_operator.observed.claims import Claim
 from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.workloads import Hold
@@ -37,6 +38,8 @@ class Run:
     """Queue of the Job, from its label."""
     gpu_type: str | None = None
     """Name of the GPU type that the Job requests, from its label."""
+    nodes: int = 1
+    """Number of nodes, each with one pod."""
     suspended_since: datetime | None = None
     """When the Job was suspended, as the Job controller reports it."""
     hold: Hold | None = None
@@ -44,7 +47,7 @@ class Run:
     begun: datetime | None = None
     """When the Job was started or last resumed."""
     pod: Pod | None = None
-    """The pod that counts."""
+    """The pod that counts; on several nodes, the one that decides the state of the run."""
     pods: tuple[Pod, ...] = ()
     """All pods that exist."""
     mounted: tuple[str, ...] = ()
@@ -55,11 +58,23 @@ class Run:
     """Why the API server refuses the pod, as the Job controller reports it, for example a quota or a policy."""
 
     @property
+    def on_nodes(self) -> list[Pod]:
+        """Return the pod that counts on each node, in the order of their index, without those that do not exist."""
+        if self.nodes == 1:
+            return [] if self.pod is None else [self.pod]
+        return gangs.of_nodes(self.pods)
+
+    @property
+    def lacks_pods(self) -> bool:
+        """Whether not every node has a pod."""
+        return self.pod is None or len(self.on_nodes) < self.nodes
+
+    @property
     def is_live(self) -> bool:
         """Whether the Job can still start or hold a pod."""
         if self.succeeded or self.failed:
             return False
-        return self.pod is None or self.pod.is_leaving or not self.pod.is_over
+        return self.lacks_pods or any(pod.is_leaving or not pod.is_over for pod in self.on_nodes)
 
     def lacks(self, config_map: str) -> bool:
         """Whether the pod cannot start because somebody deleted this ConfigMap, as the kubelet reports it."""
@@ -82,16 +97,15 @@ class Run:
             suspended_by=_suspended_by(metadata.get("managedFields", [])),
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
             gpu_type=metadata.get("labels", {}).get(names.LABEL_GPU_TYPE),
+            nodes=job.get("spec", {}).get("completions") or 1,
             begun=_optional_time(status.get("startTime")),
             mounted=_mounted(job),
             bundle_digest=_bundle_digest(job),
         )
 
     def with_pods(self, pods: list[Pod]) -> "Run":
-        """Return the run with the pod that counts.
-
-        A resumed Job has several pods. The newest pod that is not being deleted counts, else the newest of all."""
-        counts = max(pods, key=lambda pod: (not pod.is_leaving, pod.created), default=None)
+        """Return the run with the pod that counts. A resumed Job has several pods, for each of its nodes."""
+        counts = gangs.deciding(pods) if self.nodes > 1 else gangs.newest(pods)
         return replace(self, pod=counts, pods=tuple(pods))
 
 
@@ -205,6 +219,8 @@ class World:
     """How long the children are kept after the end; None if they are kept."""
     children: tuple[str, ...] = ()
     """Names of the child Jobs of a job that has ended."""
+    had_several_nodes: bool = False
+    """Whether a job that has ended has trained on several nodes."""
     keep: timedelta | None = None
     """How long the checkpoints are kept after the end; None if there are none to delete."""
     cleanup: Run | None = None
@@ -269,8 +285,8 @@ def _bundle_digest(job: Object) -> str:
 
 
 def _own_failure(condition: Object) -> str:
-    """Return reason and message of a Job's condition Failed; "" if the condition only reports a failed pod."""
-    if condition.get("reason", "BackoffLimitExceeded") == "BackoffLimitExceeded":
+    """Return reason and message of a Job's condition Failed; "" if the condition only reports failed pods."""
+    if condition.get("reason", "BackoffLimitExceeded") in ("BackoffLimitExceeded", "FailedIndexes"):
         return ""
     return f"{condition['reason']}: {condition.get('message', '')}"
 

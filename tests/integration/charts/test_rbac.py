@@ -26,7 +26,7 @@ OPERATOR = (
     | rights("get list watch create delete", "jobs.batch")
     | rights("get list watch", "pods")
     | rights("get list watch create", "serviceaccounts", "rolebindings.rbac.authorization.k8s.io")
-    | rights("get create delete", "configmaps")
+    | rights("get create delete", "configmaps", "services", "networkpolicies.networking.k8s.io")
     | rights("create list", "events")
     | rights("get", "persistentvolumeclaims")
     | rights("create", "localsubjectaccessreviews.authorization.k8s.io")

@@ -66,6 +66,9 @@ class ModelCache:
         except DamagedError:
             self._remove(key)
             raise
+        except FileNotFoundError as error:  # also if the entry has just left the cache
+            self._remove(key)
+            raise DamagedError(f"{Path(error.filename).name} is missing") from error
         return True
 
     def store(self, key: str, files: Files, source: Path) -> bool:
@@ -86,8 +89,11 @@ class ModelCache:
 
             each_at_once(copy, files)
             _written(part / CACHED, json.dumps({"files": digests}).encode())
-            if not (self._entries / key).exists():  # another pod may have stored it meanwhile
+            try:
                 part.rename(self._entries / key)
+            except OSError:
+                if not (self._entries / key / CACHED).exists():  # else another pod has stored it meanwhile
+                    raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return True

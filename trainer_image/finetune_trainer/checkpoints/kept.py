@@ -33,6 +33,10 @@ class Kept:
     attempt: int
     """The number of the attempt that wrote it."""
 
+    def __str__(self) -> str:
+        """The name of the result, and of its writer."""
+        return self.folder.name
+
 
 class KeptResults:
     """The kept results of one job, as one attempt uses them."""

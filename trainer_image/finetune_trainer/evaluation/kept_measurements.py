@@ -14,7 +14,7 @@ from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.evaluation.recipe import Baselines
 from finetune_trainer.evaluation.scoring import Measure
 from finetune_trainer.pod.rank import is_first, place
-from finetune_trainer.ranks.group import on_first
+from finetune_trainer.ranks.group import found_on_each_node, on_first
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
 from finetune_trainer.storage.local_files import sha256_of
 from finetune_trainer.training.training_progress import duration
@@ -52,7 +52,7 @@ class KeptMeasurements:
     def __call__(self, part: str, what: str, measure: Measure) -> Measured:
         """Returns the measurement of an earlier attempt, or measures and keeps the result: a `scoring.Remember`."""
         name = f"{self._model}.{part}"
-        if (kept := on_first(lambda: self._kept.find(name))) is not None:
+        if (kept := found_on_each_node(lambda: self._kept.find(name), str)) is not None:
             found = _measured(TypeAdapter(_Stored).validate_json((kept.folder / FILE).read_bytes()))
             print(taken_over(what, kept.attempt, found.seconds), flush=True)
             return found
@@ -86,7 +86,7 @@ def _share() -> str:
 
 def kept_baselines(kept: KeptResults) -> Baselines | None:
     """Returns all measurements of the base model if an earlier attempt completed them. Prints that they are reused."""
-    if (found := on_first(lambda: kept.find(BASELINES))) is None:
+    if (found := found_on_each_node(lambda: kept.find(BASELINES), str)) is None:
         return None
     stored = TypeAdapter(_StoredBaselines).validate_json((found.folder / FILE).read_bytes())
     regression = {name: _measured(each) for name, each in stored.regression.items()}

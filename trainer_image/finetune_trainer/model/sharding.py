@@ -24,7 +24,7 @@ from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.loss import frozen_head
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import attended
-from finetune_trainer.pod.rank import is_first
+from finetune_trainer.pod.rank import is_first_of_node
 from finetune_trainer.ranks.group import gather
 from finetune_trainer.ranks.shards import connected, is_shard, is_sharded, mesh, send, whole
 
@@ -68,10 +68,10 @@ def load_sharded(folder: Path, method: MethodType, device: torch.device) -> PreT
 
 
 def collected(model: nn.Module, folder: Path) -> PreTrainedModel | None:
-    """Returns a whole model on the CPU with the weights of `model`, in bf16, on rank 0, and None on the others. All
-    ranks have to call it. `folder`: the files of its base model."""
+    """Returns a whole model on the CPU with the weights of `model`, in bf16, on the first rank of
+    each node, and None on the others. All ranks have to call it. `folder`: the files of its base model."""
     weights = dict(model.named_parameters())
-    if not is_first():
+    if not is_first_of_node():
         send(weight.detach() for weight in weights.values())
         return None
     copy = load_model(folder, MethodType.FULL, CPU)

@@ -87,11 +87,11 @@ def require_fit(
 
 def _whole(spec: FineTuneJobSpec, resolved: Resolved) -> str:
     """Returns why the weights of a job on several GPUs cannot be sharded, as a sentence and a space, or ""."""
-    if spec.compute.gpus_per_node == 1 or setups_of(spec, resolved)[0].can_shard:
+    if spec.compute.gpus == 1 or setups_of(spec, resolved)[0].can_shard:
         return ""
     four_bit = resolved.method is MethodType.QLORA
     what = "4-bit weights" if four_bit else f"the state of spec.training.optimizer {spec.training.optimizer}"
-    return f"Each of the {spec.compute.gpus_per_node} GPUs needs this memory, because {what} cannot be sharded. "
+    return f"Each of the {spec.compute.gpus} GPUs needs this memory, because {what} cannot be sharded. "
 
 
 def _ways(
@@ -108,16 +108,17 @@ def _ways(
     named = "" if is_allowed else f"spec.compute.gpuType {gpu.name}"
     if estimate.fits is not False:
         if estimate.fits and named:
-            cost = _exact(estimate.seconds, gpu, spec.compute.gpus_per_node)
-            yield Way(named, gpu, estimate.memory, cost, spec.compute.gpus_per_node)
+            cost = _exact(estimate.seconds, gpu, spec.compute.gpus)
+            yield Way(named, gpu, estimate.memory, cost, spec.compute.gpus)
         return
     ladder, setups = loads(data, spec.training.global_batch_size, resolved), setups_of(spec, resolved)
     available, merging = bytes_of(gpu.memory or "0"), merging_memory(spec, resolved, shape)
     joined = f"{named} and " if named else ""
 
     def way(text: str, plan: MemoryPlan, size: DataSize, number: int | None = None) -> Way:
-        gpus = number or spec.compute.gpus_per_node
-        changed = spec.model_copy(update={"compute": spec.compute.model_copy(update={"gpus_per_node": gpus})})
+        more = {"gpus_per_node": number} if number else {}
+        changed = spec.model_copy(update={"compute": spec.compute.model_copy(update=more)})
+        gpus = changed.compute.gpus
         seconds = seconds_on(gpu, changed, resolved, shape, size, plan)
         return Way(f"{joined}{text}", gpu, gibibytes(plan.memory.total), _exact(seconds, gpu, gpus), gpus)
 

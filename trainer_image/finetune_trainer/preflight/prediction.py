@@ -115,13 +115,14 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
         float32=quantization.compute_dtype is ComputeDtype.FLOAT32,
     )
     whole = [replace(setup, checkpointing=on) for on in CHECKPOINTING[spec.training.gradient_checkpointing]]
-    ranks = spec.compute.gpus_per_node
+    ranks = spec.compute.gpus
     return [*whole, replace(whole[-1], shards=ranks)] if ranks > 1 and setup.can_shard else whole
 
 
 def more_gpus(spec: FineTuneJobSpec, gpu: GpuType) -> list[int]:
-    """Returns the larger numbers of GPUs of this type that a message may propose for the job, in ascending order."""
-    return [number for number in NUMBERS if number > spec.compute.gpus_per_node and not gpu.is_part]
+    """Returns the larger numbers of GPUs of one node that a message may propose for the job, in ascending order."""
+    most = spec.compute.gpus_per_node
+    return [number for number in NUMBERS if number > most and spec.compute.nodes == 1 and not gpu.is_part]
 
 
 def sized(
@@ -182,9 +183,7 @@ def estimates(
                 fits=True if gpu.memory else None,
                 sharded=True if sharded else None,
                 seconds=round(seconds) if seconds else None,
-                cost=cost(seconds * spec.compute.gpus_per_node, gpu.price_per_hour)
-                if seconds and gpu.price_per_hour
-                else None,
+                cost=cost(seconds * spec.compute.gpus, gpu.price_per_hour) if seconds and gpu.price_per_hour else None,
             )
         )
     return found
@@ -204,7 +203,7 @@ def seconds_on(
     if plan.setup.shards > 1:
         # It is loaded again for the training. All tuned weights are read back for the evaluation.
         models = 3 if plan.setup.method == "Full" else 2
-    work = divided(work_of(spec, resolved, data, plan.load, models), spec.compute.gpus_per_node)
+    work = divided(work_of(spec, resolved, data, plan.load, models), spec.compute.gpus)
     return total_seconds(shape, plan.setup, work, peak)
 
 

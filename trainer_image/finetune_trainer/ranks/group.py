@@ -16,10 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from finetune_api.reasons import FailureReason
-from finetune_trainer.pod.failure import StopRequested, failure_of
+from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
 from finetune_trainer.pod.heartbeat import beat
 from finetune_trainer.pod.rank import Place, place
 from finetune_trainer.pod.termination import stop_requested
+from finetune_trainer.ranks.arrivals import arrival, awaited_arrivals
 from finetune_trainer.ranks.peers import peer_lost
 
 T = TypeVar("T")
@@ -43,12 +44,12 @@ def join(here: Place) -> None:
     if here.ranks == 1:
         return
     # init_process_group would wait too, but without handling signals.
-    arrivals = [here.meeting / f"arrived-{rank}" for rank in range(here.ranks)]
-    arrivals[here.rank].touch()
-    while not all(arrival.exists() for arrival in arrivals):
+    (here.meeting / arrival(here.rank)).touch()
+    awaited = [here.meeting / name for name in awaited_arrivals(here)]
+    while not all(path.exists() for path in awaited):
         sleep(ARRIVAL_SECONDS)
         beat()
-    store = f"file://{here.meeting.absolute()}/store"
+    store = f"tcp://{here.store}" if here.store else f"file://{here.meeting.absolute()}/store"
     try:
         dist.init_process_group("gloo", init_method=store, rank=here.rank, world_size=here.ranks, timeout=FOREVER)
     except RuntimeError as error:
@@ -117,6 +118,29 @@ def agreed(work: Callable[[], T]) -> T:
 def on_first(work: Callable[[], T]) -> T:
     """Calls `work` on rank 0, and returns its result on every rank. An exception ends rank 0, and so the training."""
     return gather(work() if place().rank == 0 else None)[0]  # type: ignore[return-value] # the result of rank 0
+
+
+def on_each_node(work: Callable[[], T]) -> T:
+    """Calls `work` on the first rank of each node, for files that the ranks of a pod share. Returns its result on every
+    rank of that node, when all nodes have one. An exception ends its process, and so the training."""
+    here = place()
+    results = gather(work() if here.rank_of_node == 0 else None)
+    return results[here.rank - here.rank_of_node]  # type: ignore[return-value] # the result of the first one
+
+
+def found_on_each_node(find: Callable[[], T | None], name_of: Callable[[T], str]) -> T | None:
+    """Returns what `find` has downloaded on each node, or None, as `on_each_node` does. `name_of`: what tells one
+    finding from another.
+
+    Raises TrainerFailure StorageUnavailable if not all nodes have found the same: their ranks would do different
+    work."""
+    found = on_each_node(find)
+    names = set(gather(name_of(found) if found else None)) if place().nodes > 1 else set()
+    if len(names) > 1:
+        seen = ", ".join(sorted(name or "nothing" for name in names))
+        finding = f"The nodes of the training have read different files from the storage: {seen}."
+        raise TrainerFailure(FailureReason.STORAGE_UNAVAILABLE, finding)
+    return found
 
 
 def _outcome(work: Callable[[], Any]) -> _Outcome:

@@ -8,6 +8,7 @@ from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, reason_of_exit_code
 from finetune_api.signals import ended_by, without_cause
 from finetune_trainer.pod.rank import Place
+from finetune_trainer.ranks.links import Word, node_named
 
 COMMON = {FailureReason.LOSS_DIVERGED, FailureReason.GPU_OUT_OF_MEMORY}
 """Reasons that all ranks find in the same step of the training, because they tell each other. Rank 0 reports such a
@@ -80,21 +81,33 @@ def is_loss(end: Ended, stopping: bool) -> bool:
     return end.code != 0 and not stopping and not is_alarm(end, stopping)
 
 
-def outcome(ends: Sequence[Ended]) -> Ended:
-    """Returns the end that the pod reports. `ends`: those of all ranks, in the order in which they ended.
+def lost_node(word: Word, nodes: int) -> TerminationMessage:
+    """Returns the message that a node was lost. `word`: what shows it. `nodes`: number of nodes."""
+    finding = f"{node_named(word.node, nodes, word.name)} was lost: {word.why}."
+    return TerminationMessage(reason=FailureReason.PEER_LOST, message=finding)
+
+
+def outcome(ends: Sequence[Ended], published: bool = False, cause: TerminationMessage | None = None) -> Ended:
+    """Returns the end that the pod reports. `ends`: those of its ranks, in the order in which they ended. `published`:
+    whether rank 0, on another node, has ended well. `cause`: why the training ends, if another node has told it.
 
     It is that of the rank that failed first. A rank that only lost another one comes last. The message is that of rank
     0 if it reports the same reason, because only rank 0 knows of the checkpoints. But a rank that stalled while it
     waited for a silent one names the wrong rank."""
-    first = next(end for end in ends if end.rank == 0)
+    first = next((end for end in ends if end.rank == 0), None)
     failed = [end for end in ends if end.code]
-    if first.code == 0 or not failed:
+    if first is not None and (first.code == 0 or not failed):
         return first
-    causes = [end for end in failed if end.reason != FailureReason.PEER_LOST] or failed
-    if first.reason != causes[0].reason:
-        return causes[0]
-    said = (causes[0] if causes[0].is_silent else first).message.message
-    return replace(causes[0], message=first.message.model_copy(update={"message": said}))
+    if published or not failed:
+        return Ended(ends[0].rank, 0, TerminationMessage(reason="Succeeded", message=""))
+    causes = [end for end in failed if end.reason != FailureReason.PEER_LOST]
+    told = (causes or failed)[0]
+    if first and first.reason == told.reason:
+        said = (told if told.is_silent else first).message.message
+        told = replace(told, message=first.message.model_copy(update={"message": said}))
+    if cause is None or causes:
+        return told
+    return replace(told, message=told.message.model_copy(update={"reason": cause.reason, "message": cause.message}))
 
 
 def exit_code(end: Ended) -> int:

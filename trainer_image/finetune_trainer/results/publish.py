@@ -58,6 +58,8 @@ def stage_weights(
         # Servers read the end tokens from this file. save_pretrained rejects some models' own file.
         ends = list(serving.stop_tokens)
         model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
+        # By default only rank 0 would write, but the ranks of each node may read the files of their own node.
+        model.should_save_on_this_rank = lambda is_main_process: is_main_process
         model.save_pretrained(staging / MODEL, max_shard_size=SHARD_SIZE)
     tokenizer.chat_template = serving.chat_template
     tokenizer.save_pretrained(staging / (ADAPTER if adapter else MODEL))

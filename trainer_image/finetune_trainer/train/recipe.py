@@ -13,11 +13,11 @@ from finetune_trainer.evaluation.recipe import Assessment, Assessor
 from finetune_trainer.handover.prepared import Prepared, read_prepared
 from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.rank import is_first
+from finetune_trainer.pod.rank import is_first, is_first_of_node
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.termination import failure_after_stop, stop_deferred
-from finetune_trainer.ranks.group import on_first
+from finetune_trainer.ranks.group import on_each_node, on_first
 from finetune_trainer.results.merge import MergeFolders, merge
 from finetune_trainer.results.model_card import base_license
 from finetune_trainer.results.publish import ADAPTER, MERGED, publish, upload_results, weights_kept
@@ -50,7 +50,7 @@ def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: in
 def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: Attempt) -> str:
     """Runs all steps in order. Requires that this job has not published results yet."""
     with scratch_folder("train-") as own_scratch:
-        scratch = on_first(lambda: own_scratch)
+        scratch = on_each_node(lambda: own_scratch)
         prepared = prepared_rows(bundle, storage, scratch)
         work = begin(bundle, prepared, storage, writer, attempt, scratch)
         base = BaseMeasuring(
@@ -98,8 +98,9 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
 
 
 def prepared_rows(bundle: Bundle, storage: JobStorage, scratch: Path) -> Prepared:
-    """Returns the prepared rows. Rank 0 downloads them, and then every rank opens the same files."""
-    first = read_prepared(storage, bundle, scratch) if is_first() else None
+    """Returns the prepared rows. The first rank of each node downloads them, and then the other ranks of that node open
+    the same files."""
+    first = read_prepared(storage, bundle, scratch) if is_first_of_node() else None
     on_first(lambda: None)
     return first or read_prepared(storage, bundle, scratch, downloaded=True)
 

@@ -21,7 +21,7 @@ from finetune_trainer.model.loading import load_model, whole_model
 from finetune_trainer.model.sharding import CPU, collected, load_sharded, shard
 from finetune_trainer.model.trainable import as_published, hold_in_fp32, make_trainable
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.rank import is_first
+from finetune_trainer.pod.rank import is_first, is_first_of_node
 from finetune_trainer.pod.termination import stop_deferred
 from finetune_trainer.ranks.group import on_first
 from finetune_trainer.ranks.shards import is_sharded, release
@@ -88,10 +88,11 @@ def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
 
 def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
     """Writes the tuned weights to the output folder, and keeps them for a later attempt. Reports the training. Rank 0
-    does it for all ranks."""
-    if is_sharded(model) and not isinstance(model, PeftModel):
+    does it for all ranks. The first rank of each other node writes the weights too if they are read there again."""
+    is_whole = is_sharded(model) and not isinstance(model, PeftModel)
+    if is_whole:
         model = collected(model, work.model_folder) or model
-    if not is_first():
+    if not (is_first() or (is_first_of_node() and (is_whole or work.bundle.spec.output.merge))):
         return Weights(None, work.output)
     # An adapter is small enough to keep it first after SIGTERM, so that no step of it is lost.
     with stop_deferred() if isinstance(model, PeftModel) else nullcontext():
@@ -116,11 +117,12 @@ def as_measured(work: Work, model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _keep(work: Work, tuning: Tuning, weights: Path) -> None:
+    """Keeps the weights in the folder `weights`, or replaces them by those that are kept already."""
     if tuning.trained:
         # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
         with whole_model(tuning.trained.weights):
             copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
-    elif tuning.run and keep_training(work.kept, tuning.run, perf_counter() - tuning.started, weights):
+    elif is_first() and tuning.run and keep_training(work.kept, tuning.run, perf_counter() - tuning.started, weights):
         # They are as good as a checkpoint of the last step: a later attempt takes no step again.
         work.progress.stored(len(tuning.steps))
 
@@ -161,7 +163,7 @@ def announcement(bundle: Bundle, prepared: Prepared) -> str:
     rows = f"Training on {len(prepared.train):,} rows."
     if not prepared.sharded_on(bundle):
         return rows
-    gpus = bundle.spec.compute.gpus_per_node
+    gpus = bundle.spec.compute.gpus
     return f"{rows} The weights are sharded over {gpus} GPUs, because the model does not fit one of them."
 
 
@@ -190,6 +192,6 @@ def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle:
     seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)
     if device.type != "cuda":
         return Cost(seconds, tokens)
-    held = (perf_counter() - started) * bundle.spec.compute.gpus_per_node
+    held = (perf_counter() - started) * bundle.spec.compute.gpus
     price = next((gpu.price_per_hour for gpu in bundle.gpu_types), None)
     return Cost(seconds, tokens, held / 3600, price_of(held, price) if price else None)

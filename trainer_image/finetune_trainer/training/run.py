@@ -27,7 +27,7 @@ from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first
 from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred
 from finetune_trainer.ranks.gradients import connect
-from finetune_trainer.ranks.group import agreed, on_first
+from finetune_trainer.ranks.group import agreed, found_on_each_node, on_each_node
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.tokens.row_store import lengths, mixtures
 from finetune_trainer.training.checkpointing import Checkpoints, NoCheckpoints, Trainee
@@ -127,7 +127,9 @@ class TrainingRun:
         connect(self._accelerator.device)
         training = self._bundle.spec.training
         optimizer = make_optimizer(model, training)
-        found, skipped, is_earlier = on_first(lambda: self._find(whole, optimizer))
+        looked = found_on_each_node(lambda: self._find(whole, optimizer), _checkpoint_of)
+        assert looked is not None
+        found, skipped, is_earlier = looked
         if found is None or is_earlier:
             optimizer = make_optimizer(model, training)  # `misfit` may have given the other one a state
             own = find_plan(model, prepared.train, training, prepared.resolved, self._accelerator)
@@ -140,7 +142,7 @@ class TrainingRun:
                 run.plan = after_earlier_job(run.plan, own, training)
                 run.halvings = 0  # the attempts of this job have not run out of memory yet
             self._validation.resume(run.curve, found.best)
-            on_first(lambda: shutil.rmtree(self._scratch / CHECKPOINTS))
+            on_each_node(lambda: shutil.rmtree(self._scratch / CHECKPOINTS))
         else:
             run = RunState(own)
             sentences = [*skipped, "Training begins with the first step."] if skipped else []
@@ -239,6 +241,11 @@ class TrainingRun:
             f"{stored(step, self._checkpoints.uploaded)}",
             step=step,
         )
+
+
+def _checkpoint_of(looked: tuple[Found | None, list[str], bool]) -> str:
+    """Returns the name of the checkpoint that was found, for a comparison between nodes."""
+    return looked[0].name if looked[0] else ""
 
 
 def _restored(found: Found, words: Words, whole: nn.Module, optimizer: Optimizer) -> RunState:

@@ -25,7 +25,7 @@ from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import attended, disk_work
-from finetune_trainer.pod.rank import is_first
+from finetune_trainer.pod.rank import is_first_of_node
 from finetune_trainer.ranks.shards import fill, send, whole
 
 MOST_ROWS = 500
@@ -121,8 +121,8 @@ def without_gain(losses: Sequence[float], min_delta: float) -> int:
 class KeptWeights:
     """A copy of the trained weights in a file: the pod's memory cannot hold the weights of a whole model twice.
 
-    Rank 0 writes the file, and every rank reads it. Between the two there is always an optimizer step or a measurement,
-    in which the ranks wait for each other."""
+    The first rank of each node writes the file, and every rank of the node reads it. Between the two there is always an
+    optimizer step or a measurement, in which the ranks wait for each other."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -131,7 +131,7 @@ class KeptWeights:
 
     def adopt(self, path: Path, step: int) -> None:
         """Takes over the copy that an earlier attempt made after step `step`."""
-        if is_first():
+        if is_first_of_node():
             path.replace(self._path)
         self.weights = BestWeights(step, self._path)
 
@@ -139,7 +139,7 @@ class KeptWeights:
         """Saves the trained weights after step `step` and replaces the earlier copy. The number format is the published
         one: fp32 for an adapter, bf16 for a whole model."""
         partial = self._path.with_suffix(".partial")
-        if not is_first():
+        if not is_first_of_node():
             send(weight.detach() for weight in trained_weights(model).values())
         else:
             dtype = torch.float32 if isinstance(model, PeftModel) else torch.bfloat16

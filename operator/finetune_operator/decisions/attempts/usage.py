@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import NamedTuple
 
-from finetune_api.status.attempts import RECORDED, Attempt, AttemptPod
+from finetune_api.status.attempts import RECORDED_PODS, Attempt, AttemptPod
 from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.observed.lost import lost_at
 from finetune_operator.observed.pods import Pod
@@ -49,7 +49,8 @@ def with_pods(record: Attempt, run: Run, has_failed: bool, now: datetime) -> Att
     """Return the record with its pods as they are now. `has_failed`: as for `pods_of`."""
     present, known = {pod.name: pod for pod in run.pods}, pods_of(record, run, has_failed)
     pods = [pod for name, old in known.items() if (pod := _recorded(old, present.get(name), now)) is not None]
-    return _with(record, pods, known) if pods else record
+    shown = run.pod.name if run.pod and run.nodes > 1 and record.reason is None else record.pod_name
+    return _with(record, pods, known, shown if run.nodes > 1 else None) if pods else record
 
 
 def priced(record: Attempt, price: str | None) -> Attempt:
@@ -66,21 +67,25 @@ def closed(record: Attempt, now: datetime) -> Attempt:
         return record
     known = pods_of(record, Run(record.name, created=now))
     pods = [_recorded(old, None, now) for old in known.values()]
-    return _with(record, [pod for pod in pods if pod is not None], known)
+    return _with(record, [pod for pod in pods if pod is not None], known, record.pod_name)
 
 
-def _with(record: Attempt, pods: list[AttemptPod], known: dict[str, AttemptPod | None]) -> Attempt:
-    """Return the record with these pods. `known`: the same pods as they were."""
+def _with(
+    record: Attempt, pods: list[AttemptPod], known: dict[str, AttemptPod | None], shown: str | None = None
+) -> Attempt:
+    """Return the record with these pods. `known`: the same pods as they were. `shown`: name of the pod that the record
+    names first; by default the last one."""
     ended = [pod for pod in pods if pod.completion_time and not _was_closed(known[pod.name])]
     seconds = (record.gpu_seconds or 0) + (record.gpus or 1) * sum(_seconds(pod) for pod in ended)
-    last, ends = pods[-1], [pod.completion_time for pod in pods if pod.completion_time]
+    last = next((pod for pod in pods if pod.name == shown), pods[-1])
+    ends = [pod.completion_time for pod in pods if pod.completion_time]
     return record.model_copy(
         update={
             "start_time": record.start_time or min(pod.start_time for pod in pods),
             "completion_time": max(ends) if len(ends) == len(pods) else None,
             "pod_name": last.name,
             "node_name": last.node_name,
-            "pods": pods[-RECORDED:] if len(pods) > 1 else None,
+            "pods": pods[-RECORDED_PODS:] if len(pods) > 1 else None,
             "gpu_seconds": seconds if ended else record.gpu_seconds,
             "cost": _text(_cost(record.price_per_hour, seconds)) if record.price_per_hour and ended else record.cost,
         }

@@ -153,6 +153,15 @@ TRAININGS: dict[str, Spec] = {
         training={"maxSteps": 1},
         evaluation=SHORT | {"baselines": ["Base"]},
     ),
+    "nodes": _job(
+        "nodes",
+        "sums.jsonl",
+        method={"lora": {"r": 4}},
+        training={"maxSteps": 4},
+        evaluation=SHORT | {"baselines": ["Base"]},
+        output={"merge": True},
+        compute={"nodes": 2},
+    ),
     "full": _job(
         "full",
         [_source("texts.jsonl", format="Text")],

@@ -48,6 +48,8 @@ class Ended:
     code: int
     message: TerminationMessage
     log: str
+    peers: tuple[TerminationMessage, ...] = ()
+    """How the pods on the other nodes have ended."""
 
     @property
     def statuses(self) -> list[FineTuneJobStatus]:
@@ -97,15 +99,17 @@ class Pods:
         bundle = json.loads(bundles.missing(_world(spec), spec, self._profile)[0]["data"][names.BUNDLE_KEY])
         del bundle["job"]  # so that the status goes to the log: there is no API server
         pod = job["spec"]["template"]["spec"]
-        script, user = self._script(pod, json.dumps(bundle)), pod["securityContext"]["runAsUser"]
-        for path in (self._folder / "termination-log", self.data, *self.data.rglob("*")):
+        indices, user = range(job["spec"].get("completions", 1)), pod["securityContext"]["runAsUser"]
+        scripts = [self._script(pod, json.dumps(bundle), index) for index in indices]
+        ends = [self._folder / f"termination-log-{index}" for index in indices]
+        for path in (*ends, self.data, *self.data.rglob("*")):
             os.chown(path, user, user)
         variables = {item["name"]: _value(item) for item in pod["containers"][0]["env"]}
         del variables[names.BUNDLE_DIGEST_VARIABLE]  # that of the bundle with its job
         # Without HF_HUB_OFFLINE the hub of the tests is asked, which is on this machine.
         network = ["--net"] if "HF_HUB_OFFLINE" in variables else []
         process = subprocess.Popen(
-            ["unshare", "--mount", *network, "sh", "-c", script],
+            ["unshare", "--mount", *network, "sh", "-c", scripts[0] if len(scripts) == 1 else self._all(scripts)],
             env=images.environment() | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -113,16 +117,24 @@ class Pods:
             text=True,
         )
         log = _log(process, stop_at)
-        said = (self._folder / "termination-log").read_text()
-        assert said, log
-        return Ended(process.returncode, TerminationMessage.model_validate_json(said), log)
+        assert all(end.read_text() for end in ends), log
+        said = [TerminationMessage.model_validate_json(end.read_bytes()) for end in ends]
+        return Ended(process.returncode, said[0], log, tuple(said[1:]))
 
-    def _script(self, pod: Object, bundle: str) -> str:
+    def _all(self, scripts: list[str]) -> str:
+        """Runs the pods of all nodes, in one network. Their logs are one log."""
+        lines = ["ip link set lo up"]
+        for index, script in reversed(list(enumerate(scripts))):
+            run = f"{names.INDEX_VARIABLE}={index} unshare --mount sh -c {shlex.quote(script)}"
+            lines.append(f"{run} &" if index else run)
+        return "\n".join([*lines, "code=$?", "wait", "exit $code"])
+
+    def _script(self, pod: Object, bundle: str, index: int) -> str:
         """Mounts the container's file system, in a namespace of its own that ends with the process, and becomes it."""
         (container,), user = pod["containers"], pod["securityContext"]["runAsUser"]
         root = self._folder / "root"
         root.mkdir(exist_ok=True)
-        for name, content in (("bundle.json", bundle), ("termination-log", ""), ("token", self._token)):
+        for name, content in (("bundle.json", bundle), (f"termination-log-{index}", ""), ("token", self._token)):
             (self._folder / name).write_text(content)
         # Like every pod, it has a loopback interface and, in this case, no other one.
         lines = ["set -eu", "ip link set lo up", f"mount -t tmpfs none {root}"]
@@ -133,7 +145,10 @@ class Pods:
         lines += _bind(str(self.data), f"{root}{DATA}")
         for device in DEVICES:
             lines += _bind(f"/dev/{device}", f"{root}/dev/{device}")
-        lines += _bind(str(self._folder / "termination-log"), f"{root}{LOG}")
+        lines += _bind(str(self._folder / f"termination-log-{index}"), f"{root}{LOG}")
+        if "subdomain" in pod:  # what the DNS of the cluster knows
+            first = container["args"][container["args"].index("--first-node") + 1].partition(":")[0]
+            lines += [f"mkdir -p {root}/etc", f"echo 127.0.0.1 {first} >{root}/etc/hosts"]
         for volume in container["volumeMounts"]:
             place = f"{root}{volume['mountPath']}"
             if volume["name"] == "bundle":
@@ -180,4 +195,4 @@ def _value(item: Object) -> str:
     """Returns the value of an environment variable, which may be a field of the pod."""
     if "value" in item:
         return str(item["value"])
-    return {"metadata.uid": POD_UID}[item["valueFrom"]["fieldRef"]["fieldPath"]]
+    return {"metadata.uid": POD_UID, "spec.nodeName": "node"}[item["valueFrom"]["fieldRef"]["fieldPath"]]

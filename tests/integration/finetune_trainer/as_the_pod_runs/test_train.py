@@ -117,6 +117,17 @@ def test_gates_regression_sets_and_merged_weights_are_measured(trained: RunCase,
     assert not [name for name in load_file(pods.data / "out/lora/merged/model.safetensors") if "lora" in name]
 
 
+def test_two_nodes_train_together_and_read_their_own_files(trained: RunCase, pods: Pods) -> None:
+    ended = trained("nodes")
+    training, evaluation, _ = result(ended)
+    assert [peer.reason for peer in ended.peers] == ["Succeeded"]
+    assert training.step == 4
+    assert evaluation.merged, "each node merges for its own ranks"
+    assert ended.log.count("The base model was downloaded in") == 1, "rank 0 alone prints"
+    assert "This is node 1 of 2." in ended.log
+    assert "adapter/adapter_model.safetensors" in {file["path"] for file in published(pods, "nodes")["files"]}
+
+
 def test_qlora_misses_its_gate_and_keeps_its_results(trained: RunCase, checked: RunCase, pods: Pods) -> None:
     _, evaluation, _ = result(trained("qlora"), FAILURES[FailureReason.EVALUATION_GATE_FAILED].exit_code)
     assert resolved_method(checked, "qlora") is MethodType.QLORA

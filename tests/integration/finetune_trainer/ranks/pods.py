@@ -1,6 +1,7 @@
 """A training with several processes, run as in its pod: by the launcher, as a process of its own."""
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -17,9 +18,10 @@ LAUNCH = """
 import sys
 from finetune_trainer.ranks import vigil
 from finetune_trainer.ranks.launcher import launch
+from finetune_trainer.ranks.nodes import Node
 vigil.MARGIN_SECONDS = 1.0
-ranks, *command = sys.argv[1:]
-sys.exit(launch(int(ranks), command))
+ranks, number, nodes, port, *command = sys.argv[1:]
+sys.exit(launch(int(ranks), command, Node(int(number), int(nodes), "127.0.0.1", int(port), f"machine-{number}")))
 """
 BEGINNING = """
 import os, sys, time
@@ -77,9 +79,30 @@ class Pod:
 Start = Callable[..., Pod]
 
 
-def start(bundle: Bundle, folder: Path, patch: str = "", ranks: int = 0, attempt: int = 1) -> Pod:
+def start_on_nodes(
+    bundle: Bundle, folder: Path, patch: str, nodes: int = 2, ranks: int = 1, attempt: int = 1
+) -> list[Pod]:
+    """Starts an attempt on several nodes, all on this machine, with `ranks` processes on each. Their pods share no
+    folder but the storage. The other parameters are those of `start`."""
+    folder.mkdir()
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    return [
+        start(bundle, folder / str(number), patch, ranks, attempt, (number, nodes, port)) for number in range(nodes)
+    ]
+
+
+def start(
+    bundle: Bundle,
+    folder: Path,
+    patch: str = "",
+    ranks: int = 0,
+    attempt: int = 1,
+    node: tuple[int, int, int] = (0, 1, 0),
+) -> Pod:
     """Starts an attempt with the processes that the bundle asks for. `patch`: lines of Python that every rank runs
-    first, with `ranks` processes."""
+    first, with `ranks` processes. `node`: number of the node, number of nodes, and the port at which they meet."""
     folder.mkdir()
     path = folder / "bundle.json"
     path.write_text(bundle.model_dump_json(by_alias=True, exclude_none=True))
@@ -87,7 +110,7 @@ def start(bundle: Bundle, folder: Path, patch: str = "", ranks: int = 0, attempt
     command = [sys.executable, "-m", "finetune_trainer", "train", *arguments]
     if patch:
         patched = [sys.executable, "-c", BEGINNING + textwrap.dedent(patch) + END, *arguments]
-        command = [sys.executable, "-c", LAUNCH, str(ranks), *patched]
+        command = [sys.executable, "-c", LAUNCH, str(ranks), *map(str, node), *patched]
     with (folder / "log").open("w") as log, (folder / "errors").open("w") as errors:
         environment = os.environ | {"TERMINATION_LOG": str(folder / "termination"), "OMP_NUM_THREADS": "1"}
         return Pod(subprocess.Popen(command, env=environment, stdout=log, stderr=errors, text=True), folder)

@@ -16,7 +16,15 @@ from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_
 from finetune_trainer.pod.heartbeat import beats
 from finetune_trainer.pod.rank import place
 from finetune_trainer.ranks import gradients
-from finetune_trainer.ranks.group import agreed, gather, on_first, sum_over_ranks, together
+from finetune_trainer.ranks.group import (
+    agreed,
+    found_on_each_node,
+    gather,
+    on_each_node,
+    on_first,
+    sum_over_ranks,
+    together,
+)
 from finetune_trainer.statistics.measurements import Measured
 from finetune_trainer.training import memory_probe
 from finetune_trainer.training.memory_probe import StepLayout
@@ -33,6 +41,31 @@ def exchanged() -> tuple[list[int], list[bytes], str]:
 def test_every_rank_gets_the_values_of_all_in_order() -> None:
     values = [bytes([rank]) * (1 + 5000 * rank) for rank in range(3)]
     assert on_ranks(3, exchanged) == [([0, 1, 2], values, "from rank 0")] * 3
+
+
+def by_node() -> tuple[str, str | None]:
+    """What the first rank of each node finds for the ranks of its node."""
+    here = place()
+    on_node = on_each_node(lambda: f"of rank {here.rank}")
+    return on_node, found_on_each_node(lambda: f"of node {here.node}", lambda found: "the same")
+
+
+def test_the_first_rank_of_each_node_works_for_the_ranks_of_its_node() -> None:
+    first, second = ("of rank 0", "of node 0"), ("of rank 2", "of node 1")
+    assert on_ranks(4, by_node, nodes=2) == [first, first, second, second]
+    assert on_ranks(2, by_node) == [first, first]
+
+
+def found_by_node_1_alone() -> str:
+    """What each rank raises if the nodes do not find the same in the storage."""
+    with pytest.raises(TrainerFailure) as caught:
+        found_on_each_node(lambda: "step-8" if place().node == 1 else None, str)
+    return f"{caught.value.reason}: {caught.value.message}"
+
+
+def test_nodes_that_find_different_checkpoints_do_not_go_on() -> None:
+    said = "StorageUnavailable: The nodes of the training have read different files from the storage: nothing, step-8."
+    assert on_ranks(2, found_by_node_1_alone, nodes=2) == [said] * 2
 
 
 def ended_by_rank_1(error: type[BaseException]) -> list[str]:

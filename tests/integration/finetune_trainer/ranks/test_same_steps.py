@@ -39,6 +39,16 @@ def test_losses_gradient_norms_and_weights_are_those_of_one_process(
         assert distance(part, whole) < 1e-5
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_on_two_nodes_they_are_those_of_one_process(ranks: int, tiny_model_dir: Path) -> None:
+    whole = alone(tiny_model_dir, "LoRA")
+    for part in on_ranks(ranks, course, tiny_model_dir, "LoRA", nodes=2):
+        assert part.losses == pytest.approx(whole.losses, rel=1e-5)
+        assert part.norms == pytest.approx(whole.norms, rel=1e-5)
+        assert part.tokens == whole.tokens
+        assert distance(part, whole) < 1e-5
+
+
 @pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
 def test_in_bf16_the_gradient_norms_differ_by_less_than_5_in_1000(method: str, tiny_model_dir: Path) -> None:
     whole = alone(tiny_model_dir, method, bf16=True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FAILURES, FailureReason
-from tests.integration.finetune_trainer.ranks.pods import Pod, start
+from tests.integration.finetune_trainer.ranks.pods import Pod, start, start_on_nodes
 from tests.integration.finetune_trainer.ranks.test_trainings import AT_STEP_4
 from tests.integration.finetune_trainer.trainings import prepare
 from tests.unit.finetune_trainer.conftest import MakeBundle
@@ -58,14 +58,16 @@ def finished(pod: Pod) -> None:
     assert pod.end()[0] == 0, pod.errors
 
 
-@pytest.mark.parametrize("method", ["LoRA", "Full"])
+@pytest.mark.parametrize(("method", "nodes"), [("LoRA", 1), ("Full", 1), ("Full", 2)])
 def test_sharded_weights_are_trained_measured_and_published_as_whole_ones(
-    method: str, job: Any, tmp_path: Path
+    method: str, nodes: int, job: Any, tmp_path: Path
 ) -> None:
-    one, two = job(method), job(method, compute={"gpusPerNode": 2})
-    alone, pod = start(one, tmp_path / "one"), start(two, tmp_path / "two", SHARDED, ranks=2)
-    finished(alone)
-    finished(pod)
+    one, two = job(method), job(method, compute={"gpusPerNode": 2 // nodes, "nodes": nodes})
+    alone = start(one, tmp_path / "one")
+    pods = start_on_nodes(two, tmp_path / "two", SHARDED, nodes=nodes, ranks=2 // nodes)
+    for each in (alone, *pods):
+        finished(each)
+    pod = pods[0]
     (expected, weights, sizes), (found, others, other_sizes) = published(one), published(two)
     assert "The weights are sharded over 2 GPUs, because the model does not fit one of them." in pod.log
     assert other_sizes == sizes

@@ -54,8 +54,10 @@ def test_a_stored_model_is_copied_file_by_file_and_leaves_no_trace_of_the_copyin
         lambda entry: (entry / "cached.json").write_text("{"),
         lambda entry: (entry / "cached.json").write_text(json.dumps({"files": {"config.json": "0"}})),
         lambda entry: (entry / "cached.json").write_text("[]"),
+        lambda entry: (entry / "cached.json").unlink(),
+        lambda entry: (entry / "model.safetensors").unlink(),
     ],
-    ids=["a file", "the list is cut", "the list lacks a file", "the list is another"],
+    ids=["a file", "the list is cut", "the list lacks a file", "the list is another", "no list", "a file is missing"],
 )
 def test_a_damaged_model_is_refused_and_leaves_the_cache(tmp_path: Path, source: Path, damage: Any) -> None:
     own = cache(tmp_path)
@@ -66,14 +68,6 @@ def test_a_damaged_model_is_refused_and_leaves_the_cache(tmp_path: Path, source:
     assert keys(tmp_path) == set()
     assert own.store("a", FILES, source)
     assert own.copy("a", FILES, tmp_path / "to2")
-
-
-def test_a_file_that_is_missing_in_the_cache_is_an_error_of_the_volume(tmp_path: Path, source: Path) -> None:
-    own = cache(tmp_path)
-    own.store("a", FILES, source)
-    (tmp_path / "cache/entries/a/config.json").unlink()
-    with pytest.raises(FileNotFoundError):
-        own.copy("a", FILES, tmp_path / "to")
 
 
 def test_the_least_recently_used_model_leaves_when_the_cache_is_full(tmp_path: Path, source: Path) -> None:
@@ -156,6 +150,22 @@ def test_what_killed_pods_left_is_removed_and_what_others_write_now_stays(tmp_pa
         os.utime(path, (1, 1))
     own.store("b", FILES, source)
     assert {path.name for path in partial.iterdir()} == {"new"}
+
+
+def test_a_model_that_another_pod_stored_meanwhile_stays(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, written = cache(tmp_path), model_cache._written
+
+    def late(path: Path, data: bytes) -> None:
+        monkeypatch.setattr(model_cache, "_written", written)
+        cache(tmp_path).store("a", FILES, source)
+        written(path, data)
+
+    monkeypatch.setattr(model_cache, "_written", late)
+    assert own.store("a", FILES, source)
+    assert own.copy("a", FILES, tmp_path / "to")
+    assert list((tmp_path / "cache/partial").iterdir()) == []
 
 
 def test_a_full_volume_leaves_no_half_model(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
