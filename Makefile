@@ -74,11 +74,15 @@ unit: venv ## no cluster; about a minute
 histories: venv ## 20,000 random histories of a job, about 20 minutes; HISTORIES=1000
 	@HISTORIES=$(or $(HISTORIES),20000) $(PYTEST) --timeout 3600 tests/unit/finetune_operator/decisions/test_histories.py
 
-.PHONY: integration
+.PHONY: integration trainings api-server
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
-	@echo "integration: a real API server and controller-manager; whole trainings of tiny models"
+	@echo "integration: a real API server and controller-manager; beside them, whole trainings of tiny models"
 	@$(PYTHON) -m devcluster build  # here rather than in a fixture, where nobody would see it working
-	@$(PYTEST) --numprocesses logical --dist loadgroup tests/integration  # the tests of the API server are one group
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going trainings api-server  # the second mostly waits
+trainings: venv
+	@$(PYTEST) -m '$(ORDINARY) and not control_plane' $(IN_PARALLEL) tests/integration 2>&1 | sed --unbuffered 's/^/trainings:  /'
+api-server: venv  # they share one API server
+	@$(PYTEST) -m '$(ORDINARY) and control_plane' tests/integration 2>&1 | sed --unbuffered 's/^/api server: /'
 
 .PHONY: e2e
 e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
@@ -88,11 +92,11 @@ e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
 	@$(PYTEST) tests/chaos  # a cluster of its own, with two nodes and proxies
 
 .PHONY: test-soak
-test-soak: venv ## fifty jobs on one GPU in the whole local cluster; watches broken on a busy machine
+test-soak: venv ## the demo in full and fifty jobs on one GPU in the whole local cluster; watches broken on a busy machine
 	@.venv/bin/pytest -m soak tests/integration tests/e2e
 
 .PHONY: chaos
-chaos: venv ## every fault 20 times under running jobs (many hours; goes on where it stopped); TRIES=1 FAULTS="node-lost s3-503"
+chaos: venv ## every fault 20 times under running jobs (many hours; goes on where it stopped); TRIES=1 MINUTES=15 FAULTS="node-lost s3-503"
 	@$(PYTHON) -m devcluster build
 	@$(PYTHON) -m tests.chaos $(if $(TRIES),--tries $(TRIES)) $(if $(FAULTS),--fault $(FAULTS)) $(if $(MINUTES),--minutes $(MINUTES))
 
@@ -122,6 +126,10 @@ bench-gpu: $(if $(filter .venv/%,$(PYTHON)),venv) ## the trainer on an NVIDIA GP
 .PHONY: bench-trainer
 bench-trainer: venv ## the training loop beside TRL (ten minutes); DATA=FILE names rows of your own
 	@$(PYTHON) -m benchmarks.trainer $(if $(DATA),--data $(DATA))
+
+.PHONY: bench-ranks
+bench-ranks: venv ## two processes of a training beside one, on a CPU (three minutes)
+	@$(PYTHON) -m benchmarks.ranks
 
 .PHONY: bench-resume
 bench-resume: venv ## 300 random kills of resumed trainings, compared with uninterrupted ones (ten minutes); KILLS=30

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.preflight import bundle_of, sentences
 from finetune_trainer.copies.deduplicate import SIMILAR_MEANING
 from finetune_trainer.copies.embeddings import BATCH, SentenceModel
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 
 QUESTIONS = [
     ("How do I reset my password?", "How can I reset my password?", "How do I change my user name?"),

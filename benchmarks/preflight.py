@@ -90,13 +90,13 @@ def stages(data: Path, model: Path, scratch: Path) -> None:
     from finetune_trainer.base.base_model import inspect_model
     from finetune_trainer.copies.deduplicate import NearCopies, SeenKeys, drop_copies, prompt_key, question, said
     from finetune_trainer.copies.leaks import leaks
-    from finetune_trainer.pod.storage import open_storage
     from finetune_trainer.rows.cleaning import Cleaner
     from finetune_trainer.rows.reading import read_rows
     from finetune_trainer.rows.readings import Readings
     from finetune_trainer.rows.suspicions import Suspicions
     from finetune_trainer.sources.findings import Findings
     from finetune_trainer.sources.json_rows import json_lines
+    from finetune_trainer.storage.job_storage import open_storage
     from finetune_trainer.tokens.render import prompt_format
     from finetune_trainer.tokens.row_store import RowStore, StoreWriter
     from finetune_trainer.tokens.tokenization import tokenize

@@ -22,7 +22,7 @@ PARTS = {
     "trainer_image/finetune_trainer/results": "The report and the model card",
     "trainer_image/finetune_trainer": "The trainer: elsewhere",
     "crds/finetune_api/conflicts": "Locations that conflict: all parts",
-    "crds/finetune_api/bundle": "Buckets without a storage: the operator and the trainer",
+    "crds/finetune_api/bundle": "Settings that the FineTuneProfile does not offer: the operator and the trainer",
     "cli/finetune_cli": "The command line",
 }
 """Folders and modules that are read, each before its parent folder, and the heading of their messages."""
@@ -95,5 +95,7 @@ def _bullet(message: Message) -> Iterator[str]:
 
 def _messages(root: Path) -> list[Message]:
     folders = dict.fromkeys(part.split("/")[0] for part in PARTS)
-    found = {message for folder in folders for message in messages_of(root / folder)}
-    return sorted(found, key=lambda message: (message.module, message.text, message.remedy))
+    return sorted(
+        set(messages_of(root / folder for folder in folders)),
+        key=lambda message: (message.module, message.text, message.remedy),
+    )

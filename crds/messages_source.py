@@ -5,11 +5,12 @@ sentence. A part of a sentence is listed only below the messages that contain it
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune_api.reasons import FailureReason
+from messages_constants import constants_of
 
 WORDS = 3
 """A text with fewer words is a name, a key or a part of a sentence."""
@@ -50,20 +51,25 @@ class _Found:
     """Identities of the string nodes."""
 
 
-def messages_of(folder: Path) -> Iterator[Message]:
-    """Yield the messages of all modules in a folder, the root of its packages."""
+def messages_of(folders: Iterable[Path]) -> Iterator[Message]:
+    """Yield the messages of all modules in the folders. Each is the root of its packages."""
+    constants: dict[str, str] = {}
     modules = [
-        _Module(ast.parse(path.read_text()), ".".join(path.relative_to(folder).with_suffix("").parts))
+        _Module(ast.parse(path.read_text()), ".".join(path.relative_to(folder).with_suffix("").parts), constants)
+        for folder in folders
         for path in sorted(folder.rglob("*.py"))
     ]
+    for module in modules:
+        constants |= constants_of(module.tree, module.name)
     wrappers = {f"{module.name}.{name}": made for module in modules for name, made in module.wrappers.items()}
     for module in modules:
         yield from module.messages(wrappers)
 
 
 class _Module:
-    def __init__(self, tree: ast.Module, name: str) -> None:
-        self._tree, self.name = tree, name
+    def __init__(self, tree: ast.Module, name: str, constants: Mapping[str, str]) -> None:
+        """`constants`: the texts that all modules define, by their full names. They need not be known yet."""
+        self.tree, self.name, self._constants = tree, name, constants
         for parent in ast.walk(tree):
             for child in ast.iter_child_nodes(parent):
                 child.parent = parent  # type: ignore[attr-defined]
@@ -77,11 +83,21 @@ class _Module:
             for alias in node.names
         }
 
+    def _defined(self, node: ast.expr, here: bool = False) -> str | None:
+        """Return the text of a name that another module defines, or None: of NAME or of module.NAME. `here`: or that
+        this module defines."""
+        match node:
+            case ast.Name(id=name):
+                return self._constants.get(self._imported.get(name, f"{self.name}.{name}" if here else ""))
+            case ast.Attribute(value=ast.Name(id=module), attr=name):
+                return self._constants.get(f"{self._imported.get(module)}.{name}")
+        return None
+
     def messages(self, wrappers: Mapping[str, tuple[Function, ast.Call]]) -> Iterator[Message]:
         """Yield the messages of failures, and then all other sentences. `wrappers`: those of all modules, by their full
         names."""
         read = {id(node) for _, call in self.wrappers.values() for node in ast.walk(call)}
-        for call in (node for node in ast.walk(self._tree) if isinstance(node, ast.Call) and id(node) not in read):
+        for call in (node for node in ast.walk(self.tree) if isinstance(node, ast.Call) and id(node) not in read):
             full = self._imported.get(_called(call), f"{self.name}.{_called(call)}")
             function, made = wrappers.get(full, (None, call))
             positions = FINDINGS.get(_called(made)) or CLAUSES.get(_called(made), ())
@@ -99,7 +115,7 @@ class _Module:
 
     def _sentences(self, read: set[int]) -> Iterator[Message]:
         texts = []
-        for node in ast.walk(self._tree):
+        for node in ast.walk(self.tree):
             if _stands_alone(node):
                 found = _Found()
                 text = self._template(node, {}, found, DEPTH)
@@ -144,6 +160,10 @@ class _Module:
         inner: list[tuple[ast.expr | None, int | None]] = []
         if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
             return [self._template(node, values, found, depth)]
+        if text := self._defined(node, here=depth < 2):
+            return [text]
+        if isinstance(node, ast.Call) and _called(node) == "join" and isinstance(node.func, ast.Name):
+            return ["/".join(self._only_text(part, values, found, depth) for part in node.args)]  # of a URI
         if depth == 0:
             return [f"{{{_name(node)}}}"]
         if isinstance(node, ast.IfExp):

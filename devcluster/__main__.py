@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from devcluster.build import KUBERNETES_VERSION, built, built_kueue
+from devcluster.build import KUBERNETES_VERSION, built, built_coredns, built_kueue
 from devcluster.cluster import Cluster
 from devcluster.progress import ClusterError, console, step
 
@@ -28,6 +28,7 @@ def main() -> int:
         match arguments.command:
             case "build":
                 built()
+                built_coredns()
                 if arguments.kueue:
                     built_kueue()
             case "up":

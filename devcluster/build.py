@@ -1,4 +1,5 @@
-"""Builds one program with all Kubernetes components, and Kueue, once per version, into a cache outside the clone."""
+"""Builds one program with all Kubernetes components, CoreDNS, and Kueue, once per version, into a cache outside the
+clone."""
 
 import fcntl
 import hashlib
@@ -21,6 +22,9 @@ KUEUE_VERSION = "0.17.0"
 """The version in kueue/go.mod."""
 SOURCE = Path(__file__).parent / "kube"
 KUEUE_SOURCE = Path(__file__).parent / "kueue"
+COREDNS_VERSION = "1.15.0"
+"""The version in coredns/go.mod."""
+COREDNS_SOURCE = Path(__file__).parent / "coredns"
 KUEUE_MODULE = "sigs.k8s.io/kueue"
 GO_LOCK = Path(__file__).parents[1] / "locks" / "go.txt"
 _VERSION_PACKAGE = "k8s.io/component-base/version"
@@ -35,6 +39,11 @@ def cache_folder() -> Path:
 def built() -> Path:
     """Returns the folder with `kube` and `pause`. Builds them first if this version was not built before."""
     return _cached("kube", KUBERNETES_VERSION, SOURCE, _build)
+
+
+def built_coredns() -> Path:
+    """Returns the program CoreDNS. Builds it first if this version was not built before."""
+    return _cached("coredns", COREDNS_VERSION, COREDNS_SOURCE, _build_coredns) / "coredns"
 
 
 def built_kueue() -> Path:
@@ -73,6 +82,13 @@ def _build(target: Path) -> None:
     with step(title), _draft_of(target) as draft:
         _go_build(go, SOURCE, flags, draft / "kube", ".")
         _go_build(go, SOURCE, "-s -w", draft / "pause", "./pause")
+
+
+def _build_coredns(target: Path) -> None:
+    title = f"building CoreDNS {COREDNS_VERSION} (only once, about 2 minutes on 2 cores)"
+    with step(title), _draft_of(target) as draft:
+        flags = f"-s -w -X github.com/coredns/coredns/coremain.GitCommit=v{COREDNS_VERSION}"
+        _go_build(_go(), COREDNS_SOURCE, flags, draft / "coredns", ".")
 
 
 def _build_kueue(target: Path, kube: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from devcluster import kueue, namespaces, storage
-from devcluster.build import built, built_kueue
+from devcluster import dns, kueue, namespaces, storage
+from devcluster.build import built, built_coredns, built_kueue
 from devcluster.control_plane import ControlPlane
 from devcluster.kueue import Kueue
 from devcluster.namespaces import FIRST, MOST_NODES, NODE_ADDRESS, Namespaces, Site
@@ -98,6 +98,8 @@ class Cluster:
         if self._wanted_nodes:
             require_node_tools()
         parts = built()
+        if self._wanted_nodes:
+            built_coredns()
         self.down()  # removes leftovers of an interrupted `up` or a crash
         self._processes.delete_logs()
         self._state.mkdir(parents=True)
@@ -203,10 +205,12 @@ class Cluster:
             plane.finish(self._processes)
         with step("starting scheduler, kubelet and proxy"):
             plane.start_scheduler(self._processes)
+            dns.start(plane, self._processes, built_coredns())
             for node in nodes:
                 node.start(self._processes)
             self._wait_for_default_account()
             self._processes.wait_for("S3", self._s3_answers, ["seaweedfs"])
+            self._processes.wait_for("the DNS", dns.answers, [dns.NAME])
 
     def _sites(self) -> list[Site]:
         """Returns the nodes that were started and not stopped."""

@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import images
+from devcluster import dns, images
 from devcluster.control_plane import ControlPlane
 from devcluster.namespaces import (
     FIRST,
@@ -163,6 +163,8 @@ class Node:
             "authorization": {"mode": "Webhook"},
             "tlsCertFile": f"{keys}/kubelet.crt",
             "tlsPrivateKeyFile": f"{keys}/kubelet.key",
+            "clusterDNS": [NODE_ADDRESS],
+            "clusterDomain": dns.DOMAIN,
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": self.site.cgroup,
             **({} if self.is_alone else {"nodeLeaseDurationSeconds": LEASE_SECONDS}),

@@ -1,15 +1,17 @@
 """Measures what interruptions cost, and whether they change the results.
 
-    python -m benchmarks.resume [--kills 300] [--goodput]        # make bench-resume
+    python -m benchmarks.resume [--kills 300] [--minutes 20] [--goodput]        # make bench-resume
 
 `--kills`: random kills over short runs of six jobs. Each run's weights, losses and token counts are compared with those
-of the uninterrupted run. `--goodput`: one long job with SIGTERM every two minutes, and one with SIGKILL after ten
-(20 minutes)."""
+of the uninterrupted run. `--minutes`: no run begins later, and the table has fewer kills. `--goodput`: one long job
+with SIGTERM every two minutes, and one with SIGKILL after ten (20 minutes)."""
 
 import argparse
+import math
 import random
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,18 +58,20 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=300, help="kills in all jobs together")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no run begins later")
     parser.add_argument("--goodput", action="store_true", help="measures the goodput too, 20 minutes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.kills:
-            print(table(kill(options.kills, Path(folder) / "kills")), flush=True)
+            print(table(kill(options.kills, Path(folder) / "kills", 60 * options.minutes)), flush=True)
         if options.goodput:
             for line in goodput(Path(folder) / "goodput"):
                 print(line, flush=True)
 
 
-def kill(kills: int, folder: Path) -> dict[str, Outcome]:
-    """Kills runs of each job until all jobs together have so many kills."""
+def kill(kills: int, folder: Path, seconds: float) -> dict[str, Outcome]:
+    """Kills runs of each job until all jobs together have so many kills, or so many seconds have passed."""
+    deadline = time.monotonic() + seconds
     write_inputs(folder)
     outcomes = {name: Outcome() for name in SPECS}
     progress = Progress("Killing", "kills", kills)
@@ -78,7 +82,7 @@ def kill(kills: int, folder: Path) -> dict[str, Outcome]:
             prepared = prepare(bundle, folder / name)
             jobs[name] = bundle, prepared, live(server, bundle, prepared, folder / f"{name}-whole", iter(()))
         number = 0
-        while sum(sum(outcome.kills.values()) for outcome in outcomes.values()) < kills:
+        while sum(sum(outcome.kills.values()) for outcome in outcomes.values()) < kills and time.monotonic() < deadline:
             name = list(SPECS)[number % len(SPECS)]
             bundle, prepared, whole = jobs[name]
             drawn = random_kills(random.Random(f"{SEED}/{number}"), whole.attempts[0].seconds)

@@ -134,7 +134,8 @@ def _become(arguments: list[str], environment: dict[str, str], log: int) -> None
 
 
 def _die_at(place: str) -> None:
-    """Makes this process kill itself when a function is called. `place`: MODULE:FUNCTION:N, for its Nth call."""
+    """Makes this process kill itself when a function is called. `place`: MODULE:FUNCTION:N, for its Nth call. DIES_BY
+    names another signal than SIGKILL."""
     module, path, number = place.split(":")
     *parents, name = path.split(".")
     owner = reduce(getattr, parents, import_module(module))
@@ -142,7 +143,7 @@ def _die_at(place: str) -> None:
 
     def function(*arguments: Any, **named: Any) -> Any:
         if next(calls) == int(number):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[os.environ.get("DIES_BY", "SIGKILL")])
         return original(*arguments, **named)
 
     setattr(owner, name, function)

@@ -9,12 +9,12 @@ import yaml
 from pydantic import ValidationError
 
 from finetune_api import names
-from finetune_api.bundle import sources_of, uris_of
+from finetune_api.bundle import misspelled_of
 from finetune_api.conflicts import conflicts
 from finetune_api.model import ApiModel
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_api.uris import FILES, FOLDER, misspelled
+from finetune_api.uris import BUCKET_FOLDER, misspelled
 
 KINDS: dict[str, type[ApiModel]] = {names.JOB_KIND: FineTuneJobSpec, names.PROFILE_KIND: FineTuneProfileSpec}
 
@@ -76,16 +76,16 @@ def _of_object(path: Path, node: yaml.Node, body: dict[str, Any], model: type[Ap
             yield f"{path}:{_line(node, _place(field))}: {field}: {what}"
     if isinstance(spec, FineTuneProfileSpec) and spec.prepared_cache:
         field = "spec.preparedCache.uri"
-        if wrong := misspelled(spec.prepared_cache.uri, FOLDER):
+        if wrong := misspelled(spec.prepared_cache.uri, BUCKET_FOLDER):
             yield f"{path}:{_line(node, _place(field))}: {field}: {wrong}"
 
 
 def _of_uris(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
     """Yield each field with a URI that the API server or the operator would refuse, and the cause."""
-    files = {f"{field}.uri" for field in sources_of(spec)}
-    for field, uri in uris_of(spec).items():
-        if what := misspelled(uri, FILES if field in files else FOLDER):
-            yield field, what
+    for field, _, what in misspelled_of(spec):
+        yield field, what
+    if contradiction := spec.model.contradiction:
+        yield "spec.model", contradiction
     for conflict in conflicts(spec):
         yield conflict.field, f"{conflict.finding} {conflict.remedy}"
 

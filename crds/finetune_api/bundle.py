@@ -1,6 +1,7 @@
 """The input of a trainer pod: one JSON file in an immutable ConfigMap, which the operator writes."""
 
 import hashlib
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -11,7 +12,8 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import RowFiles
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import PreparedCache, Storage
+from finetune_api.spec.profile import Claims, Hub, PreparedCache, Storage
+from finetune_api.uris import FILES, FOLDER, MODEL, misspelled
 
 PLACE = ("gpu_type", "labels", "annotations", "priority_class_name")
 """Fields of spec.compute that decide where and how soon a job runs, and not what comes out."""
@@ -44,6 +46,8 @@ class Bundle(ApiModel):
     spec: FineTuneJobSpec
     allow_cpu: bool = Field(default=False, alias="allowCPU")
     storages: list[Storage] = Field(default=[])
+    hub: Hub | None = None
+    claims: Claims | None = None
     gpu_types: list[GpuType] = Field(default=[])
     prepared_cache: PreparedCache | None = None
     resume: ResumePoint | None = None
@@ -62,9 +66,10 @@ class Bundle(ApiModel):
         """Return the sha256 of the fields of the spec that determine the results, as hex.
 
         Fields with their default value do not count, so a new field changes no digest. Nor do suspend and runPolicy,
-        nor what spec.compute says about the place of the pods."""
+        nor what spec.compute says about the place of the pods, nor the token for a hub."""
         compute = self.spec.compute.model_copy(update=dict.fromkeys(PLACE))
-        text = self.spec.model_copy(update={"compute": compute}).model_dump_json(
+        model = self.spec.model.model_copy(update={"token_secret_ref": None})
+        text = self.spec.model_copy(update={"compute": compute, "model": model}).model_dump_json(
             by_alias=True, exclude_none=True, exclude_defaults=True, exclude={"suspend", "run_policy"}
         )
         return hashlib.sha256(text.encode()).hexdigest()
@@ -97,18 +102,38 @@ def unknown_bucket(bucket: str, profile: str, storages: list[Storage]) -> tuple[
     )
 
 
+def usable_gpu_types(spec: FineTuneJobSpec, gpu_types: list[GpuType]) -> list[GpuType]:
+    """Return the GPU types that the job could name: those that are whole GPUs, or all for a job on one GPU."""
+    return [gpu for gpu in gpu_types if spec.compute.gpus == 1 or not gpu.is_part]
+
+
 def allowed_gpu_types(spec: FineTuneJobSpec, gpu_types: list[GpuType]) -> list[GpuType]:
-    """Return the GPU types that the job may use: the one that it names, or all. For an unknown name there are none."""
-    asked = spec.compute.gpu_type
-    return [gpu for gpu in gpu_types if asked in (None, gpu.name)]
+    """Return the usable GPU types that the job may use: the one that it names, or all. For an unknown name there are
+    none."""
+    return [gpu for gpu in usable_gpu_types(spec, gpu_types) if spec.compute.gpu_type in (None, gpu.name)]
 
 
-def unknown_gpu_type(name: str, profile: str, gpu_types: list[GpuType]) -> tuple[str, str]:
-    """Return the finding that a profile has no GPU type of this name, and the remedy."""
-    known = ", ".join(gpu.name for gpu in gpu_types) or "none"
+def no_gpu_type(spec: FineTuneJobSpec, gpu_types: list[GpuType]) -> tuple[str, str] | None:
+    """Return the finding that the job may use none of the GPU types of its profile, and the remedy.
+
+    None if it may use one, or if there are no GPU types and it names none."""
+    asked, profile = spec.compute.gpu_type, spec.profile_name
+    named = [gpu for gpu in gpu_types if asked in (None, gpu.name)]
+    if allowed_gpu_types(spec, gpu_types) or (asked is None and not named):
+        return None
+    if not named:
+        known = ", ".join(gpu.name for gpu in gpu_types) or "none"
+        return (
+            f'spec.compute.gpuType: FineTuneProfile {profile} has no GPU type "{asked}". Its GPU types are {known}.',
+            "Use one of these names, or remove spec.compute.gpuType: the job then uses the cheapest type that fits.",
+        )
+    parts = ", ".join(f"{gpu.name} ({gpu.resource_name})" for gpu in named)
+    compute = spec.compute
+    field, number = ("gpusPerNode", compute.gpus_per_node) if compute.gpus_per_node > 1 else ("nodes", compute.nodes)
     return (
-        f'spec.compute.gpuType: FineTuneProfile {profile} has no GPU type "{name}". Its GPU types are {known}.',
-        "Use one of these names, or remove spec.compute.gpuType: the job then uses the cheapest type that fits.",
+        f"spec.compute.{field} is {number}, but in FineTuneProfile {profile} the job may use "
+        f"only MIG instances or shared GPUs: {parts}. Several processes cannot train together on them.",
+        f"Set spec.compute.{field} to 1, or use a GPU type that is a whole GPU.",
     )
 
 
@@ -121,6 +146,15 @@ def uris_of(spec: FineTuneJobSpec) -> dict[str, str]:
     """Return every URI in the spec by its field: models, sources and output."""
     sources = {f"{field}.uri": files.uri for field, files in sources_of(spec).items()}
     return {**models_of(spec), **sources, "spec.output.uri": spec.output.uri}
+
+
+def misspelled_of(spec: FineTuneJobSpec) -> Iterator[tuple[str, str, str]]:
+    """Yield the field, the URI and the end of a sentence for each URI that the API server would refuse."""
+    files = {f"{field}.uri" for field in sources_of(spec)}
+    for field, uri in uris_of(spec).items():
+        shape = FILES if field in files else MODEL if field == "spec.model.uri" else FOLDER
+        if wrong := misspelled(uri, shape):
+            yield field, uri, wrong
 
 
 def models_of(spec: FineTuneJobSpec) -> dict[str, str]:

@@ -31,9 +31,10 @@ def normal(uri: str, folder: str = "/") -> str:
     """Return the URI without a final slash, doubled slashes and folders named . or ..
 
     Two URIs that some service or file system treats as the same location become the same string."""
-    if uri.startswith("s3://"):
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        return f"s3://{bucket}/{posixpath.normpath('/' + key).lstrip('/')}".rstrip("/")
+    scheme, remote, rest = uri.partition("://")
+    if remote:
+        root, _, key = rest.partition("/")
+        return f"{scheme}://{root}/{posixpath.normpath('/' + key).lstrip('/')}".rstrip("/")
     path = posixpath.normpath(posixpath.join(folder, uri))
     return "/" + path.strip("/") if path.strip("/") else ""
 

@@ -24,6 +24,11 @@ def expression(glob: str) -> re.Pattern[str]:
     return re.compile("".join(WILDCARDS.get(part, re.escape(part)) for part in _TOKENS.split(glob)))
 
 
+def any_matches(globs: Iterable[str], text: str) -> bool:
+    """Whether one of the globs matches the whole text."""
+    return any(expression(glob).fullmatch(text) for glob in globs)
+
+
 def meets(glob: str, folder: str) -> bool:
     """Whether a match of the glob can be the folder, be inside the folder, or contain the folder.
 

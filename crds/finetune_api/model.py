@@ -52,3 +52,19 @@ DnsLabel = Annotated[str, Field(min_length=1, max_length=63)]
 def dns_label(wanted: str) -> SchemaKeys:
     """Return the rule of a DnsLabel. The message for a violation is "must be" and `wanted`."""
     return SchemaKeys(rules(("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')", f"must be {wanted}")))
+
+
+ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
+"""The name of a Kubernetes object. `object_name` adds the rule for the API server."""
+DataKey = Annotated[str, Field(min_length=1, max_length=253)]
+"""A key of a Secret or ConfigMap. `data_key` adds the rule for the API server."""
+
+
+def object_name(wanted: str) -> SchemaKeys:
+    """Return the rule of an ObjectName. The message for a violation is "must be" and `wanted`."""
+    return SchemaKeys(rules(("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')", f"must be {wanted}")))
+
+
+def data_key(wanted: str) -> SchemaKeys:
+    """Return the rule of a DataKey. The message for a violation is "must be" and `wanted`."""
+    return SchemaKeys(rules(("self.matches('^[-._a-zA-Z0-9]+$')", f"must be {wanted}")))

@@ -33,6 +33,7 @@ class FailureReason(StrEnum):
     DATASET_INVALID = "DatasetInvalid"
     DATASET_NOT_FOUND = "DatasetNotFound"
     MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_ACCESS_DENIED = "ModelAccessDenied"
     MODEL_UNSUPPORTED = "ModelUnsupported"
     STORAGE_ACCESS_DENIED = "StorageAccessDenied"
     STORAGE_UNAVAILABLE = "StorageUnavailable"
@@ -53,6 +54,7 @@ class FailureReason(StrEnum):
     NODE_LOST = "NodeLost"
     KILLED = "Killed"
     TRAINING_STALLED = "TrainingStalled"
+    PEER_LOST = "PeerLost"
     STATUS_NOT_WRITABLE = "StatusNotWritable"
     TRAINER_CRASHED = "TrainerCrashed"
 
@@ -83,6 +85,11 @@ FAILURES: dict[FailureReason, Failure] = {
     ),
     FailureReason.MODEL_NOT_FOUND: Failure(
         23, Actor.TENANT, "Correct spec.model.uri, or upload the model to that folder; then create the job again."
+    ),
+    FailureReason.MODEL_ACCESS_DENIED: Failure(
+        37,
+        Actor.TENANT,
+        "Set spec.model.tokenSecretRef to a Secret with the token of an account that may read the model on the hub.",
     ),
     FailureReason.MODEL_UNSUPPORTED: Failure(
         24,
@@ -188,6 +195,12 @@ FAILURES: dict[FailureReason, Failure] = {
         Actor.PLATFORM,
         "Read the stacks of all threads in the pod's log, and check the node's GPU, driver and network. If the work "
         "was only slow, raise spec.runPolicy.stallTimeoutSeconds.",
+        Retry.BACKOFF,
+    ),
+    FailureReason.PEER_LOST: Failure(
+        38,
+        Actor.PLATFORM,
+        "Read the end of the pod's log, and check the node's network and the connections between its GPUs.",
         Retry.BACKOFF,
     ),
     FailureReason.STATUS_NOT_WRITABLE: Failure(

@@ -96,7 +96,7 @@ def job_crd() -> Schema:
         "required": ["spec"],
         "properties": {
             "spec": structural(FineTuneJobSpec),
-            "status": {**structural(FineTuneJobStatus), "default": {"observedGeneration": -1}},
+            "status": {**_without_rules(structural(FineTuneJobStatus)), "default": {"observedGeneration": -1}},
         },
         **_NAME_RULES,
     }
@@ -159,6 +159,18 @@ def structural(model: type[ApiModel] | type[StatusModel]) -> Schema:
     document = model.model_json_schema(by_alias=True)
     definitions = document.pop("$defs", {})
     return _structural(document, definitions)
+
+
+def _without_rules(node: Schema) -> Schema:
+    """Return the schema without CEL rules.
+
+    A status repeats what a spec contained, perhaps from before a rule existed. The job must still end."""
+    inside = {
+        key: _without_rules(node[key]) for key in ("items", "additionalProperties") if isinstance(node.get(key), dict)
+    }
+    if "properties" in node:
+        inside["properties"] = {name: _without_rules(child) for name, child in node["properties"].items()}
+    return {key: value for key, value in {**node, **inside}.items() if key != "x-kubernetes-validations"}
 
 
 def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:

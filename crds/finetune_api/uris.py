@@ -10,6 +10,10 @@ from finetune_api.model import SchemaKeys, rules
 
 BUCKET = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 """Name of a bucket according to the S3 naming rules: 3 to 63 lower-case letters, digits, dots and hyphens."""
+REPOSITORY = "[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+"""ORG/NAME of a model or data set on a hub."""
+CLAIM = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+"""Name of a PersistentVolumeClaim."""
 
 
 class Shape(NamedTuple):
@@ -21,17 +25,30 @@ class Shape(NamedTuple):
     """The message for a URI that does not match."""
 
 
-FOLDER = Shape(f"^s3://{BUCKET}/[^*?]*[^*?/]/?$", "must be s3://BUCKET/PREFIX, for example s3://acme-models/tickets")
+_PATH = "/[^*?]*[^*?/]"
+_S3_FOLDER = f"s3://{BUCKET}{_PATH}/?"
+BUCKET_FOLDER = Shape(f"^{_S3_FOLDER}$", "must be s3://BUCKET/PREFIX, for example s3://acme-models/tickets")
+FOLDER = Shape(
+    f"^({_S3_FOLDER}|pvc://{CLAIM}{_PATH}/?)$",
+    "must be s3://BUCKET/PREFIX or pvc://CLAIM/PATH, for example s3://acme-models/tickets",
+)
+MODEL = Shape(
+    f"^({_S3_FOLDER}|hf://{REPOSITORY}/?|pvc://{CLAIM}({_PATH})?/?)$",
+    "must be s3://BUCKET/PREFIX, hf://ORG/NAME or pvc://CLAIM/PATH, for example s3://acme-models/tickets or "
+    "hf://HuggingFaceTB/SmolLM2-135M; a branch, tag or commit belongs in the field revision",
+)
 FILES = Shape(
-    f"^s3://{BUCKET}/.+[.]((jsonl|ndjson|json|csv|tsv)([.](gz|zst))?|parquet)$",
-    "must be s3://BUCKET/KEY ending in .jsonl, .ndjson, .json, .csv or .tsv, optionally followed by .gz or .zst, or "
-    "in .parquet; the key may contain the wildcards *, ? and **, for example s3://acme-data/tickets/*.jsonl",
+    f"^(s3://{BUCKET}|hf://datasets/{REPOSITORY}|pvc://{CLAIM})/.+[.]"
+    "((jsonl|ndjson|json|csv|tsv)([.](gz|zst))?|parquet)$",
+    "must be s3://BUCKET/KEY, hf://datasets/ORG/NAME/PATH or pvc://CLAIM/PATH, ending in .jsonl, .ndjson, .json, .csv "
+    "or .tsv, optionally followed by .gz or .zst, or in .parquet; KEY and PATH may contain the wildcards *, ? and **, "
+    "for example s3://acme-data/tickets/*.jsonl",
 )
 _EDGES = "must not have white space or invisible characters at its ends or at the start of its key: remove them"
 _CONTROLS = "must not contain a line break or another control character: remove it"
-_DOTS = "must not contain a folder named . or .., which S3 services treat differently: write the real folder"
+_DOTS = "must not contain a folder named . or .., which storages treat differently: write the real folder"
 _TIDY = (
-    (r"!self.matches(r'^[\pZ\pC]|^s3://[^/]*/[\pZ\pC]|[\pZ\pC]/?$')", _EDGES),
+    (r"!self.matches(r'^[\pZ\pC]|^[a-z0-9]+://[^/]*/[\pZ\pC]|[\pZ\pC]/?$')", _EDGES),
     (r"!self.matches(r'[\p{Cc}\p{Zl}\p{Zp}]')", _CONTROLS),
     (r"!self.matches(r'/[.][.]?(/|$)')", _DOTS),
 )
@@ -43,6 +60,8 @@ def _rules(shape: Shape) -> SchemaKeys:
 
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 PrefixUri = Annotated[Uri, _rules(FOLDER)]
+BucketPrefixUri = Annotated[Uri, _rules(BUCKET_FOLDER)]
+ModelUri = Annotated[Uri, _rules(MODEL)]
 FileUri = Annotated[Uri, _rules(FILES)]
 
 
@@ -53,8 +72,8 @@ def misspelled(uri: str, shape: Shape) -> str | None:
     not support Unicode categories."""
     if not re.fullmatch(shape.pattern, uri):
         return shape.wanted
-    key = uri.removeprefix("s3://").partition("/")[2]
-    if any(_category(letter)[0] in "ZC" for letter in (key[0], key.removesuffix("/")[-1:], key[-1])):
+    key = uri.partition("://")[2].partition("/")[2]
+    if any(_category(letter)[0] in "ZC" for letter in (*key[:1], *key.removesuffix("/")[-1:], *key[-1:])):
         return _EDGES
     if any(_category(letter) in ("Cc", "Zl", "Zp") for letter in key):
         return _CONTROLS

@@ -31,7 +31,7 @@ class Fault:
     `completes`: whether the job must end Complete, otherwise Failed with one of `reasons`.
     `most_seconds_lost`: of work that may be repeated. `same_weights`: whether the weights must be those of a job
     without a fault, bit for bit. `shared`: whether it hits all jobs at once. `on_second_node`: whether the pods run
-    there. `spec`: fields of the job."""
+    there. `lasts`: whether it acts from the begin of `inject` on; otherwise from its end. `spec`: fields of the job."""
 
     name: str
     told: str
@@ -43,6 +43,7 @@ class Fault:
     same_weights: bool = True
     shared: bool = False
     on_second_node: bool = False
+    lasts: bool = False
     spec: dict[str, Any] = field(default_factory=dict)
 
 
@@ -128,13 +129,14 @@ FAULTS: tuple[Fault, ...] = (
         spec={"runPolicy": {"stallTimeoutSeconds": 20}},
     ),
     Fault("gpu-fault", "The GPU fails (stand-in).", _word("gpu-fault"), STEPPING, _reasons(R.GPU_FAULT)),
-    Fault("s3-away", "S3 refuses connections for 60 s.", storage.s3_away, ALL, S3_REASONS),
+    Fault("s3-away", "S3 refuses connections for 60 s.", storage.s3_away, ALL, S3_REASONS, lasts=True),
     Fault(
         "s3-503",
         "S3 answers every request with 503 for 60 s.",
         storage.s3_troubled(Trouble(Harm.REFUSED, code=503)),
         ALL,
         S3_REASONS,
+        lasts=True,
     ),
     Fault(
         "s3-429",
@@ -142,6 +144,7 @@ FAULTS: tuple[Fault, ...] = (
         storage.s3_troubled(Trouble(Harm.REFUSED, code=429)),
         ALL,
         S3_REASONS,
+        lasts=True,
     ),
     Fault(
         "s3-cut",
@@ -152,12 +155,14 @@ FAULTS: tuple[Fault, ...] = (
         ),
         ALL,
         S3_REASONS,
+        lasts=True,
     ),
     Fault(
         "s3-slow",
         "S3 takes 3 s more for every request, for 60 s.",
         storage.s3_troubled(Trouble(Harm.SLOW, seconds=3)),
         ALL,
+        lasts=True,
     ),
     Fault(
         "s3-denies-last-upload",
@@ -174,6 +179,7 @@ FAULTS: tuple[Fault, ...] = (
         STEPPING,
         same_weights=False,  # it trains for longer: the kubelet takes a minute or two
         spec={"training": {"maxSteps": 4000, "epochs": 100, "globalBatchSize": 1}},
+        lasts=True,
     ),
     Fault(
         "checkpoint-truncated",

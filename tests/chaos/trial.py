@@ -79,16 +79,29 @@ def alone(lane: Lane, task: Task, basis: Undisturbed) -> Outcome:
 
 def together(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -> list[tuple[Task, Outcome]]:
     """Makes several tries of a fault that all jobs share, at most one in each lane, by injecting it once.
-    A job that ends before the fault comes is no try."""
+    A job that ends before the fault comes is no try. Where all of them do, others are made.
+
+    Raises AssertionError if none is hit."""
+    for turn in range(MOST_TURNS):
+        if found := _one_outage(lanes, tasks, basis, turn):
+            return found
+    raise AssertionError(f"{MOST_TURNS} times, every job ended before the fault came")
+
+
+def _one_outage(
+    lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed, turn: int
+) -> list[tuple[Task, Outcome]]:
     scene, fault = lanes[0].scene, tasks[0].fault
     scene.use_first_node(not fault.on_second_node)
     hits: list[Hit] = []
     try:
-        hits += _staggered(lanes, tasks, basis)
+        hits += _staggered(lanes, tasks, basis, turn)
         hits[0].await_moment()
         scene.use_first_node(True)
         for hit in hits:
             hit.injected = None if hit.watcher.is_over else hit.watcher.seconds
+        if all(hit.injected is None for hit in hits):
+            return []
         fault.inject(lanes[0], hits[0].watcher.job)
         for hit in hits:
             await_end(hit.watcher)
@@ -100,14 +113,14 @@ def together(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -
     return [(hit.task, hit.outcome()) for hit in hits if hit.injected is not None]
 
 
-def _staggered(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -> Iterator["Hit"]:
+def _staggered(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed, turn: int) -> Iterator["Hit"]:
     """Starts the jobs so that each will be in its phase at about the same moment. The one with the longest way is the
     first."""
     ordered = sorted(tasks, key=lambda task: task.phase.rank, reverse=True)
     longest, began = basis.begins[ordered[0].phase], time.monotonic()
     for lane, task in zip(lanes, ordered, strict=False):
         time.sleep(max(0.0, began + longest - basis.begins[task.phase] - time.monotonic()))
-        yield Hit.start(lane, task, basis)
+        yield Hit.start(lane, task, basis, turn)
 
 
 @dataclass
@@ -143,6 +156,8 @@ class Hit:
         except (AssertionError, OSError):  # the pod, its process or its volume is not there
             wait_for("the job to have ended", lambda: self.watcher.is_over, timeout=LATE_SECONDS)
             return False
+        if not self.task.fault.lasts:
+            self.injected = self.watcher.seconds
         if other:
             self.watcher.follow(other)
         return True

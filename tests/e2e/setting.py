@@ -23,14 +23,15 @@ BUCKETS = ("models", "data", "results", "readonly-results", "denied-data", "unkn
 
 
 def install_operator(cluster: Cluster) -> None:
-    """Installs the operator as the Deployment that the chart makes, and waits until it is ready."""
+    """Installs the operator as the Deployment that the chart makes, or gives it these values again after another test
+    has installed over it. Waits until it is ready."""
     first_node = {"kubernetes.io/hostname": FIRST.name}  # where a test takes another node away, the operator stays
     operator, trainer = _image(images.OPERATOR_IMAGE), _image(images.TRAINER_IMAGE)
     values = {"image": operator, "trainerImage": trainer, "nodeSelector": first_node, "kueue": {"enabled": True}}
     release = ["finetune-operator", str(CHART), "--namespace", SYSTEM, "--create-namespace"]
     path = cluster.folder / "state" / "values.json"
     path.write_text(json.dumps(values))
-    cluster.helm("install", *release, "--values", str(path), "--wait", "--timeout", "2m")
+    cluster.helm("upgrade", "--install", *release, "--values", str(path), "--wait", "--timeout", "2m")
 
 
 def s3_client(cluster: Cluster) -> Any:

@@ -12,8 +12,8 @@ from tests.integration.waiting import wait_for
 
 PROFILE = "tests"
 """The FineTuneProfile of these tests; `default` is the demo's."""
-END_SECONDS = 240.0
-"""Longest a tiny job may take on two busy cores."""
+END_SECONDS = 480.0
+"""Longest a tiny job may take on two busy cores, behind a dozen others."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,19 @@ class Tenant:
 
     def profile_with_preflight_queue(self, queue: str) -> str:
         """Makes a copy of the profile in which the preflights have a queue. Returns its name."""
+        return self.profile_with(f"preflights-in-{queue}", pods={"preflight": {"queueName": queue}})
+
+    def profile_with(self, name: str, **parts: Any) -> str:
+        """Makes a copy of the profile with these fields of its spec. Returns its name."""
         spec = self.kube.get(f"{PROFILES}/{PROFILE}")["spec"]
-        name = f"preflights-in-{queue}"
         body = {"apiVersion": names.API_VERSION, "kind": names.PROFILE_KIND, "metadata": {"name": name}}
-        self.kube.apply(f"{PROFILES}/{name}", {**body, "spec": {**spec, "pods": {"preflight": {"queueName": queue}}}})
+        self.kube.apply(f"{PROFILES}/{name}", {**body, "spec": {**spec, **parts}})
         return name
+
+    def make_secret(self, name: str, **values: str) -> None:
+        """Makes a Secret in the namespace, or changes it."""
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
+        self.kube.apply(f"/api/v1/namespaces/{self.namespace}/secrets/{name}", body)
 
     def end_of(self, job: Job) -> Object:
         """The status, once it is Complete or Failed."""

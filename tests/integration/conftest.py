@@ -34,11 +34,10 @@ PROFILE: Object = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets one process run all tests that share the API server. They wait more than they compute, so that other
-    processes run the trainings meanwhile. First, because the hook of pytest-xdist reads the mark."""
+    """Marks the tests that need the API server. First, because pytest selects by marker in its own hook."""
     for item in items:
         if "control_plane" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("control_plane"))
+            item.add_marker(pytest.mark.control_plane)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ Packages import downward only, and import-linter holds that; each one's `__init_
     training        the optimizer's steps
     checkpoints     what a later attempt takes over from an earlier one
     preflight, model    the data without a GPU; the model with one. Neither imports the other
+    ranks           the processes of a training on several GPUs, and what they tell each other
     statistics      intervals, comparison, evidence
     handover        what preflight leaves for the attempts, and how rows are drawn from it
     metrics         what answers are judged by
@@ -18,5 +19,6 @@ Packages import downward only, and import-linter holds that; each one's `__init_
     base            the model's folder
     rows            records read as rows, checked and cleaned
     sources         data files, read record by record
-    pod, sizing, randomness     storage, status, log; arithmetic of memory and time; what is drawn at random
+    storage         the job's files by URI: S3 and local paths
+    pod, sizing, randomness     the life of the process; arithmetic of memory and time; what is drawn at random
 """

@@ -1,4 +1,4 @@
-"""`python -m finetune_trainer {preflight,train,cleanup} BUNDLE`: runs a step of a job and reports how it ended."""
+"""`python -m finetune_trainer {preflight,fetch,train,cleanup} BUNDLE`: runs a step of a job, reports how it ended."""
 
 import os
 import signal
@@ -8,22 +8,31 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: os._exit(33))  # the code of Preempted
 
 import argparse
+import hashlib
 import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from finetune_api.bundle import Bundle, TerminationMessage
-from finetune_api.names import CLEANUP
+from finetune_api.names import (
+    BUNDLE_DIGEST_VARIABLE,
+    CACHE_FOLDER,
+    CLEANUP,
+    FETCH,
+    GPU_TYPE_VARIABLE,
+    INDEX_VARIABLE,
+    NODE_NAME_VARIABLE,
+)
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
-from finetune_trainer.pod.failure import Superseded, TrainerFailure
+from finetune_trainer.pod.failure import PeerFailed, Superseded, TrainerFailure
+from finetune_trainer.pod.rank import is_first, place
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.pod.termination import (
     failure_after_stop,
     handle_sigterm,
@@ -31,6 +40,10 @@ from finetune_trainer.pod.termination import (
     write_termination_message,
 )
 from finetune_trainer.pod.watchdog import watched
+from finetune_trainer.ranks.launcher import command_of, launch
+from finetune_trainer.ranks.nodes import Node
+from finetune_trainer.ranks.peers import handle_failed_peer
+from finetune_trainer.storage.job_storage import open_storage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SUPERSEDED_EXIT_CODE if the pod was replaced."""
     options = _options(arguments)
     handle_sigterm()
+    if place().ranks > 1:
+        handle_failed_peer()
     try:
-        message = _run(options)
+        bundle = read_bundle(options.bundle)
+        here, gpus = _node(options), bundle.spec.compute.gpus_per_node
+        if options.step == "train" and place().ranks == 1 and gpus * here.nodes > 1:
+            return launch(gpus, command_of(sys.argv[1:] if arguments is None else arguments), here)
+        message = _run(options, bundle)
     except Superseded as end:
         write_termination_message(TerminationMessage(reason="Superseded", message=f"Stopped: {end}."))
         print(f"Stopped: {end}.", file=sys.stderr)
@@ -53,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m finetune_trainer", description=__doc__)
-    parser.add_argument("step", choices=["preflight", "train", CLEANUP])
+    parser.add_argument("step", choices=["preflight", FETCH, "train", CLEANUP])
     parser.add_argument("bundle", type=Path, help="JSON file with the job's spec, see finetune_api.bundle")
     parser.add_argument("--attempt", type=int, default=1, help="number of the training attempt, from 1")
     parser.add_argument(
@@ -62,15 +81,26 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0,
         help="how often the micro-batches are halved: once for each earlier attempt that ran out of GPU memory",
     )
-    parser.add_argument("--gpu-type", help="name of the GPU type of this pod in the bundle's gpuTypes")
+    parser.add_argument("--nodes", type=int, default=1, help="number of nodes of the training, with one pod on each")
+    parser.add_argument("--first-node", metavar="HOST:PORT", help="where the pods of several nodes meet: the first pod")
+    parser.add_argument("--cache-bytes", type=int, help="how many bytes the cache of models may have, for fetch")
     return parser.parse_args(arguments)
 
 
-def _run(options: argparse.Namespace) -> str:
+def _node(options: argparse.Namespace) -> Node:
+    """Returns the node of this pod. The pod's index is in the environment, see names.INDEX_VARIABLE."""
+    if options.nodes == 1:
+        return Node()
+    host, _, port = options.first_node.rpartition(":")
+    name = os.environ.get(NODE_NAME_VARIABLE, "")
+    return Node(int(os.environ[INDEX_VARIABLE]), options.nodes, host.strip("[]"), int(port), name)
+
+
+def _run(options: argparse.Namespace, bundle: Bundle) -> str:
     """Runs the step. Returns the sentence for the termination message."""
-    bundle, step, attempt = read_bundle(options.bundle), options.step, options.attempt
+    step, attempt = options.step, options.attempt
     storage = open_storage(bundle)
-    if step == CLEANUP or (step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None):
+    if step in (CLEANUP, FETCH) or (step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None):
         _hide_torch()
     else:
         wait_asleep()
@@ -79,26 +109,37 @@ def _run(options: argparse.Namespace) -> str:
         from finetune_trainer.handover.cleanup import cleanup
 
         return cleanup(bundle, storage)
+    if step == FETCH:
+        from finetune_trainer.base.model_cache import ModelCache
+        from finetune_trainer.handover.fetch import fetch
+
+        with watched(bundle.spec.policy.stall_timeout_seconds, write_failure):
+            return fetch(bundle, storage, ModelCache(Path(CACHE_FOLDER), options.cache_bytes))
     if step == "preflight":
         from finetune_trainer.preflight.recipe import preflight, tell_stall
 
         status = StatusWriter(bundle.job, PREFLIGHT_MANAGER)
         with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_stall(failure, status)):
             return preflight(bundle, storage, status)
+    from finetune_trainer.ranks.group import join
     from finetune_trainer.train.recipe import train
     from finetune_trainer.train.telling import tell_failure
 
-    writer = StatusWriter(bundle.job, attempt_manager(attempt))
+    # Rank 0 alone writes the status. The other ranks print theirs, and nobody reads it.
+    writer = StatusWriter(bundle.job if is_first() else None, attempt_manager(attempt))
     with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_failure(failure, writer)):
-        return train(bundle.on(options.gpu_type), storage, writer, attempt, options.halvings)
+        join(place())
+        return train(bundle.on(os.environ.get(GPU_TYPE_VARIABLE)), storage, writer, attempt, options.halvings)
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: Path, environment: Mapping[str, str] = os.environ) -> Bundle:
     """Reads the bundle from a file. Ignores fields of a later operator.
 
-    Raises TrainerFailure SpecInvalid with up to five wrong fields."""
+    Raises TrainerFailure SpecInvalid with up to five wrong fields, or if the operator wrote another bundle."""
     try:
-        return Bundle.model_validate_json(path.read_bytes(), extra="ignore")
+        content = path.read_bytes()
+        _require_own(content, environment.get(BUNDLE_DIGEST_VARIABLE))
+        return Bundle.model_validate_json(content, extra="ignore")
     except FileNotFoundError as error:
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"The bundle {path} does not exist.") from error
     except ValidationError as error:
@@ -109,6 +150,20 @@ def read_bundle(path: Path) -> Bundle:
             "Correct the field. If the API server accepts it, the trainer is older than the operator: update "
             "spec.trainer.image of the FineTuneProfile.",
         ) from error
+
+
+def _require_own(content: bytes, digest: str | None) -> None:
+    """Raises TrainerFailure SpecInvalid if the bundle has another digest than the operator gave to the pod.
+
+    The bundle says where the hub is, so another one could send the hub's token to anybody. An operator of an earlier
+    version gives no digest."""
+    if digest and hashlib.sha256(content).hexdigest() != digest:
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            "The ConfigMap with the input of the job's pods was replaced before the pod started. The operator did not "
+            "write its content, so the pod did not use it.",
+            "Do not create or replace this ConfigMap.",
+        )
 
 
 def _hide_torch() -> None:
@@ -141,11 +196,14 @@ def _quieten_libraries() -> None:
 
 def _fail(error: BaseException) -> int:
     failure = failure_after_stop(error)
-    if failure is not error:
+    has_printed = isinstance(error, PeerFailed)  # the rank that failed
+    if failure is not error and not has_printed:
         traceback.print_exception(error)
     write_failure(failure)
-    print(f"{failure.reason}: {sentence(failure.reason, failure.for_the_operator)}", file=sys.stderr)
-    return FAILURES[failure.reason].exit_code
+    if not has_printed:
+        print(f"{failure.reason}: {sentence(failure.reason, failure.for_the_operator)}", file=sys.stderr)
+    # Another rank can have failed for a reason without an exit code, because a signal ended it.
+    return FAILURES[failure.reason].exit_code or FAILURES[FailureReason.PEER_LOST].exit_code
 
 
 if __name__ == "__main__":

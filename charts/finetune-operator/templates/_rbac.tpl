@@ -23,6 +23,14 @@ tenants' pods. */}}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, delete]
+# The training pods of a job on several nodes find each other through a headless Service, and its NetworkPolicy lets only
+# them reach each other. They are deleted with the Jobs if the job has a time to live.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, create, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create, delete]
 # The identity of the trainers: one ServiceAccount per namespace, bound to one role only. The operator watches both, so
 # that it creates them again after somebody has deleted them.
 - apiGroups: [""]
@@ -38,6 +46,10 @@ tenants' pods. */}}
   resources: [clusterroles]
   resourceNames: [finetune-trainer]
   verbs: [bind]
+# Reads the claims of pvc:// URIs, so that a job with a missing claim says so before a pod starts.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
 # Creates Events about FineTuneJobs. Lists the Events of Jobs and pods that do not start, because they name the cause.
 - apiGroups: [""]
   resources: [events]
@@ -63,4 +75,8 @@ tenants' pods. */}}
 - apiGroups: [""]
   resources: [nodes]
   verbs: [get]
+# Reads whether a lost node still holds the volume of an output that one node at a time can mount.
+- apiGroups: [storage.k8s.io]
+  resources: [volumeattachments]
+  verbs: [list]
 {{- end -}}

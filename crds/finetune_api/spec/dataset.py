@@ -91,12 +91,14 @@ class RowFiles(ApiModel):
     )
 
     uri: FileUri
-    """The files, as s3://BUCKET/KEY. Accepted: .jsonl and .ndjson with one JSON object per line; .json with one array
-    of objects, which may be below a key; .csv and .tsv in UTF-8, with column names in the first line, separated by
-    comma, semicolon, tab or |; .parquet. All except .parquet may be compressed as .gz or .zst. The key may contain
-    wildcards: * matches any characters and ? matches one character, both within one folder; ** matches any folders
-    (data/**/*.jsonl also matches data/a.jsonl). Files are read in the order of their names, row by row. Their size
-    is not limited."""
+    """The files, as s3://BUCKET/KEY, as hf://datasets/ORG/NAME/PATH on the hub of the profile, or as pvc://CLAIM/PATH
+    in a PersistentVolumeClaim of the job's namespace. On a hub, the commit of the branch main is read that
+    status.resolved.revisions names. Accepted: .jsonl and .ndjson with one JSON object per line; .json with one array of
+    objects, which may be below a key; .csv and .tsv in UTF-8, with column names in the first line, separated by comma,
+    semicolon, tab or |; .parquet. All except .parquet may be compressed as .gz or .zst. The key may contain wildcards:
+    * matches any characters and ? matches one character, both within one folder; ** matches any folders
+    (data/**/*.jsonl also matches data/a.jsonl). Files are read in the order of their names, row by row. Their size is
+    not limited."""
     format: RowFormat = RowFormat.AUTO
     """Format of the rows. PromptCompletion: a prompt and its completion. Instruction: an instruction, an optional
     input, and the output. Messages: a list of {role, content}; the model learns every assistant turn. Text: one

@@ -50,7 +50,7 @@ GpuTypeName = Annotated[
         )
     ),
 ]
-"""Also the value of a label of the pods."""
+"""Also the value of a label of the pods. A stored profile may have another name, from before this rule."""
 
 
 class CapacityType(StrEnum):
@@ -78,7 +78,8 @@ class GpuType(ApiModel):
             )
         ),
     ] = "nvidia.com/gpu"
-    """Extended resource that the device plugin of the GPU advertises."""
+    """Extended resource that the device plugin of the GPU advertises. A job with several GPUs cannot use MIG instances
+    (the name contains mig-) and shared GPUs (the name ends in .shared)."""
     memory: GpuMemory | None = None
     """Memory of one GPU, as nvidia-smi shows it, for example 81559Mi. If set, preflight fails a job that does not fit
     into this memory, with reason DoesNotFit. Default: unset, and preflight does not check."""
@@ -93,3 +94,11 @@ class GpuType(ApiModel):
     """Labels of the nodes that have this GPU."""
     tolerations: Tolerations | None = None
     """Tolerations for the taints of those nodes."""
+
+    @property
+    def is_part(self) -> bool:
+        """Return whether a unit of the resource is a part of a GPU, by the names of NVIDIA's device plugin.
+
+        A process sees only one MIG instance. Units of a shared GPU can be the same GPU, which NCCL refuses."""
+        name = self.resource_name.rpartition("/")[2]
+        return "mig-" in name or name.endswith(".shared")

@@ -90,10 +90,10 @@ class Lora(ApiModel):
     """Modules whose full weights are trained and saved with the adapter, by the end of their name, for example
     embed_tokens and lm_head. Default: none."""
     from_: Annotated[PrefixUri | None, Field(alias="from")] = None
-    """Folder of an adapter to continue from, as s3://BUCKET/PREFIX. The folder contains adapter_config.json and
-    adapter_model.safetensors; for example, output.uri of an earlier job followed by /adapter. It must be a LoRA
-    adapter of this base model with the same r, alpha, useRslora and useDora. The modules of that adapter are kept if
-    targetModules is all-linear. Default: training starts with a new adapter."""
+    """Folder of an adapter to continue from, as s3://BUCKET/PREFIX or pvc://CLAIM/PATH. The folder contains
+    adapter_config.json and adapter_model.safetensors; for example, output.uri of an earlier job followed by
+    /adapter. It must be a LoRA adapter of this base model with the same r, alpha, useRslora and useDora. The modules
+    of that adapter are kept if targetModules is all-linear. Default: training starts with a new adapter."""
 
 
 class Quantization(ApiModel):

@@ -4,45 +4,22 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.model import ApiModel, SchemaKeys, list_map, rules
+from finetune_api.model import ApiModel, ObjectName, SchemaKeys, list_map, object_name
 from finetune_api.spec.resources import PodResources
 from finetune_api.spec.scheduling import NodeLabels, PodAnnotations, PodLabels, Tolerations
 
 QueueName = Annotated[
     str,
     Field(min_length=1, max_length=63),
-    SchemaKeys(
-        rules(
-            (
-                "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
-                "must be the name of a LocalQueue, for example cpu; list them with kubectl get localqueues",
-            )
-        )
-    ),
+    object_name("the name of a LocalQueue, for example cpu; list them with kubectl get localqueues"),
 ]
 PriorityClassName = Annotated[
-    str,
-    Field(min_length=1, max_length=253),
-    SchemaKeys(
-        rules(
-            (
-                "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
-                "must be the name of a PriorityClass; list them with kubectl get priorityclasses",
-            )
-        )
-    ),
+    ObjectName,
+    object_name("the name of a PriorityClass; list them with kubectl get priorityclasses"),
 ]
 RuntimeClassName = Annotated[
-    str,
-    Field(min_length=1, max_length=253),
-    SchemaKeys(
-        rules(
-            (
-                "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
-                "must be the name of a RuntimeClass; list them with kubectl get runtimeclasses",
-            )
-        )
-    ),
+    ObjectName,
+    object_name("the name of a RuntimeClass; list them with kubectl get runtimeclasses"),
 ]
 Patterns = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=317)]],
@@ -55,16 +32,8 @@ class PullSecret(ApiModel):
     """A Secret in the job's namespace for pulling the trainer's image."""
 
     name: Annotated[
-        str,
-        Field(min_length=1, max_length=253),
-        SchemaKeys(
-            rules(
-                (
-                    "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
-                    "must be the name of a Secret of type kubernetes.io/dockerconfigjson, for example registry",
-                )
-            )
-        ),
+        ObjectName,
+        object_name("the name of a Secret of type kubernetes.io/dockerconfigjson, for example registry"),
     ]
     """Name of the Secret."""
 

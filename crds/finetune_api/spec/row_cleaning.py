@@ -113,9 +113,9 @@ class EmbeddingModel(ApiModel):
     """A sentence embedding model."""
 
     uri: PrefixUri
-    """Folder of the sentence embedding model, as s3://BUCKET/PREFIX. It contains config.json, the tokenizer and the
-    weights as .safetensors of an encoder such as all-MiniLM-L6-v2. The embedding of a text is the mean over its
-    tokens, or its first token if 1_Pooling/config.json says so."""
+    """Folder of the sentence embedding model, as s3://BUCKET/PREFIX or pvc://CLAIM/PATH. It contains config.json,
+    the tokenizer and the weights as .safetensors of an encoder such as all-MiniLM-L6-v2. The embedding of a text is
+    the mean over its tokens, or its first token if 1_Pooling/config.json says so."""
 
 
 KEEP_LOOKS_FOR_NOTHING = (

@@ -25,10 +25,11 @@ class Budget(ApiModel):
     )
 
     gpu_hours: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
-    """Largest number of hours for which the pods of the job may hold a GPU. Default: unset, and there is no limit."""
+    """Largest number of hours for which the pods of the job may hold a GPU, added up over their GPUs. Default: unset,
+    and there is no limit."""
     cost: Price | None = None
     """Largest cost of these hours at pricePerHour of the FineTuneProfile, as a decimal string, for example '40.00'.
-    Default: unset, and there is no limit."""
+    Without a price, the job stops and waits for one. Default: unset, and there is no limit."""
 
 
 class RunPolicy(ApiModel):
@@ -55,8 +56,9 @@ class RunPolicy(ApiModel):
     Default: unset, and they are kept until the FineTuneJob is deleted."""
     keep_checkpoints_seconds: Seconds | None = None
     """Seconds from the failure of the job until its checkpoints and its other temporary objects below
-    spec.output.uri/.work are deleted. A Job without a GPU deletes them. A change counts as long as they exist. The
-    temporary objects of a completed job are deleted at once. Default: 604800, which is a week."""
+    spec.output.uri/.work are deleted. A Job without a GPU deletes them. They stay longer while another job starts
+    from them (resumeFrom). A change counts until their deletion begins. The temporary objects of a completed job are
+    deleted at once. Default: 604800, which is a week."""
     budget: Budget | None = None
     """What all attempts together may use. A job that reaches it stores a checkpoint and is suspended with reason
     BudgetExceeded. It continues when the budget is raised. Default: unset, and there is no limit."""

@@ -8,7 +8,9 @@ from finetune_api.model import SchemaKeys, StatusModel, list_map
 from finetune_api.status.fields import ATOMIC, Message, Reason, Text, Time
 
 RECORDED = 10
-"""Number of the last attempts that the status keeps, and of the last pods that an attempt keeps."""
+"""Number of the last attempts that the status keeps."""
+RECORDED_PODS = 32
+"""Number of the last pods that an attempt keeps: at least twice as many as run at the same time."""
 
 Money = Annotated[str, Field(max_length=32)]
 """An amount of money as a decimal string, in the currency of pricePerHour."""
@@ -45,7 +47,8 @@ class AttemptPod(StatusModel):
 
 
 class Attempt(StatusModel):
-    """One training attempt: one Job with one pod. A queue that stops and resumes the Job causes further pods."""
+    """One training attempt: one Job with one pod on each node. A queue that stops and resumes the Job causes further
+    pods."""
 
     number: int
     """Number of the attempt, counted from 1."""
@@ -57,17 +60,19 @@ class Attempt(StatusModel):
     """When the last pod of the attempt ended; for a lost pod, when the operator noticed the loss. If no pod ran, when
     the attempt was given up."""
     reason: Reason | None = None
-    """Why the attempt ended: Succeeded, a failure reason, or what stopped it (Suspended, BudgetExceeded)."""
+    """Why the attempt ended: Succeeded, a failure reason, or what stopped it (Suspended, BudgetExceeded,
+    CostUnknown)."""
     message: Message | None = None
     """Why the attempt ended, in one sentence."""
     exit_code: int | None = None
     """Exit code of the trainer."""
     pod_name: Text | None = None
-    """Name of the last pod."""
+    """Name of the last pod; on several nodes, of the pod that decides the state of the attempt, for example of the one
+    that failed first."""
     node_name: Text | None = None
-    """Node on which the last pod ran."""
-    pods: Annotated[list[AttemptPod], Field(max_length=RECORDED), list_map("name")] | None = None
-    """The last ten pods, if the attempt had several."""
+    """Node on which this pod ran."""
+    pods: Annotated[list[AttemptPod], Field(max_length=RECORDED_PODS), list_map("name")] | None = None
+    """The last 32 pods, if the attempt had several."""
     stage: Reason | None = None
     """Part of the work in which the attempt ended: Training, Evaluating or Publishing."""
     resumed_from_step: int | None = None
@@ -86,9 +91,12 @@ class Attempt(StatusModel):
         Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=32), SchemaKeys(ATOMIC)] | None
     ) = None
     """Nodes on which the attempt could not run, because a GPU had failed there."""
+    gpus: int | None = None
+    """Number of GPUs of each pod; absent if it is one."""
     gpu_seconds: int | None = None
-    """Seconds for which the ended pods of the attempt held a GPU."""
+    """Seconds for which the ended pods of the attempt held a GPU, added up over their GPUs."""
     price_per_hour: Money | None = None
-    """Price of the GPU when the attempt was started, from the FineTuneProfile."""
+    """Price of one GPU when the attempt was started, from the FineTuneProfile. If there was none and the job has a
+    limit on its cost, the first price after that."""
     cost: Money | None = None
     """Cost of gpuSeconds at that price, as a decimal string."""

@@ -98,6 +98,9 @@ class Training(StatusModel):
     """Number of the attempt that writes this progress."""
     device: Text | None = None
     """Device of the training: the name of the GPU, or cpu."""
+    model_seconds: float | None = None
+    """Seconds that it took to fetch the base model from its source or from the cache. The attempt's GPU waits for this
+    time."""
     step: int
     """Number of optimizer steps that are done."""
     total_steps: int
@@ -176,12 +179,15 @@ class FineTuneJobStatus(StatusModel):
     preflights: Annotated[list[Attempt], Field(max_length=RECORDED), list_map("number")] | None = None
     """The last ten preflights that ended without a result and were repeated, or could not be repeated."""
     gpu_type: ChosenGpuType | None = None
-    """The GPU type that all attempts of the job use, and why. It is written with the first attempt. Later changes of
-    the FineTuneProfile do not change it."""
+    """The GPU type that all attempts of the job use, and why, as it was in the FineTuneProfile when the first attempt
+    was started. A later attempt uses the type of this name as the FineTuneProfile has it then."""
+    bundle_digest: Text | None = None
+    """sha256 of the input of the pods as the operator wrote it to the ConfigMap of the job. A ConfigMap with another
+    content is replaced before a pod is created."""
     start_time: Time | None = None
     """When the first training pod was scheduled. spec.runPolicy.activeDeadlineSeconds counts from then."""
     gpu_seconds: int | None = None
-    """Seconds for which the ended pods of all attempts held a GPU."""
+    """Seconds for which the ended pods of all attempts held a GPU, added up over their GPUs."""
     cost: Money | None = None
     """Cost of gpuSeconds as a decimal string, at the price of the FineTuneProfile when each attempt was started; absent
     without a price."""

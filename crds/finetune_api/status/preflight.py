@@ -33,6 +33,9 @@ class Estimate(StatusModel):
     """Peak GPU memory, for example 21.4Gi."""
     fits: bool | None = None
     """Whether the job fits into the memory of this GPU type; absent if the profile does not set the memory."""
+    sharded: bool | None = None
+    """True if the weights are sharded over the GPUs of the job (FSDP2), because a GPU of this type is too small for the
+    whole model. Otherwise absent: each GPU has the whole model."""
     alternative: Message | None = None
     """Settings that would fit, if the job does not fit."""
     seconds: int | None = None
@@ -158,6 +161,18 @@ class Preflight(StatusModel):
     """When this part of the status was written."""
 
 
+class Revision(StatusModel):
+    """The commit of a repository on a hub that the job reads."""
+
+    uri: Text
+    """The repository, as hf://ORG/NAME or hf://datasets/ORG/NAME."""
+    commit: Annotated[str, Field(max_length=64)]
+    """The commit, to which the preflight resolved the branch or tag."""
+
+
+REVISIONS = 256
+
+
 class Resolved(StatusModel):
     """The settings that the job uses where the spec sets none."""
 
@@ -196,3 +211,5 @@ class Resolved(StatusModel):
     base_memory: Text | None = None
     """Under QLoRA, the memory that is needed to measure the base model in bfloat16, for example 21.4Gi: GPU memory, or
     compute.memory on a CPU. With less memory the base model is measured in 4 bits."""
+    revisions: Annotated[list[Revision], Field(max_length=REVISIONS), list_map("uri")] | None = None
+    """Commits of the repositories behind the job's hf:// URIs. Every attempt reads these commits."""

@@ -61,6 +61,9 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
 def _delete(api: Api, store: Store, world: World, plan: Plan) -> None:
     for name in plan.delete_config_maps:
         api.delete("ConfigMap", name, world.namespace)
+    for name in plan.delete_networks:
+        api.delete("Service", name, world.namespace)
+        api.delete("NetworkPolicy", name, world.namespace)
     for name in plan.delete_jobs:
         api.delete("Job", name, world.namespace)
         store.forget_run(world.uid, name)

@@ -10,7 +10,7 @@ from finetune_api import names
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status.reading import read_status
 from finetune_operator.cluster.api import Api
-from finetune_operator.cluster.bundles import bundle_of
+from finetune_operator.cluster.bundles import with_bundle
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.observed.world import World, parse_spec
 from finetune_operator.store.kept import KeptJob
@@ -30,11 +30,19 @@ def observe_ended(api: Api, store: Store, job: KeptJob, bare: World) -> World | 
     cleanup = next((run.run.with_pods(pods) for run, pods in runs if run.run.name == own), None)
     others = [pod for run, pods in runs if run.step != names.CLEANUP for pod in pods]
     left = [pod for pods in store.remains(job.uid).values() for pod in pods]
-    world = replace(bare, children=tuple(run.run.name for run, _ in runs), cleanup=cleanup, trainers=(*others, *left))
-    if job.keep is None or job.ended_at is None or datetime.now(UTC) < job.ended_at + job.keep:
+    world = replace(
+        bare,
+        children=tuple(run.run.name for run, _ in runs),
+        had_several_nodes=any(run.run.nodes > 1 for run, _ in runs),
+        cleanup=cleanup,
+        trainers=(*others, *left),
+    )
+    if job.keep is None or job.ended_at is None:
         return world
-    if cleanup is not None:
+    if cleanup is not None:  # its end counts also if somebody has raised keepCheckpointsSeconds meanwhile
         return _with_live_job(api, store, job, world) if cleanup.succeeded or cleanup.failed else world
+    if datetime.now(UTC) < job.ended_at + job.keep:
+        return world
     if store.profile(job.profile) is None or not store.take_turn(job, MOST_CLEANUPS, MOST_IN_NAMESPACE):
         return world
     return _with_live_job(api, store, job, replace(world, cleanup_has_turn=True))
@@ -46,8 +54,7 @@ def _with_live_job(api: Api, store: Store, job: KeptJob, world: World) -> World 
         return None
     spec, error = parse_spec(FineTuneJobSpec, raw["spec"])
     profile, profile_error = profile_of(store, job.profile)
-    bundle, bundle_error = bundle_of(api, world) if world.cleanup is None else (None, None)
-    return replace(
+    found = replace(
         world,
         resource_version=raw["metadata"]["resourceVersion"],
         generation=raw["metadata"]["generation"],
@@ -58,8 +65,7 @@ def _with_live_job(api: Api, store: Store, job: KeptJob, world: World) -> World 
         spec_error=error,
         profile=profile,
         profile_error=profile_error,
-        bundle=bundle,
-        bundle_error=bundle_error,
         service_account_exists=store.has_account(world.namespace),
         role_binding_exists=store.has_binding(world.namespace),
     )
+    return with_bundle(api, found) if world.cleanup is None else found

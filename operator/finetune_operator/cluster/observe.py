@@ -2,7 +2,7 @@
 
 Read live, because no watch shows them: the Events of a child that does not start, the Workload of a child that its
 queue suspends, the pods of a child that has failed for no visible reason, the node of a pod that is being deleted, the
-bundle before a pod is created, and a tenant's own ServiceAccount."""
+bundle and the PersistentVolumeClaims before a pod is created, and a tenant's own ServiceAccount."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +13,8 @@ from finetune_api.status.job import ConditionType
 from finetune_api.status.reading import read_status
 from finetune_operator.cluster.accounts import GOOD, Accounts, Standing
 from finetune_operator.cluster.api import Api
-from finetune_operator.cluster.bundles import bundle_of
+from finetune_operator.cluster.bundles import with_bundle
+from finetune_operator.cluster.claims import claims_of
 from finetune_operator.cluster.ended import observe_ended
 from finetune_operator.cluster.events import pod_event, refusal
 from finetune_operator.cluster.nodes import Nodes
@@ -112,23 +113,22 @@ def _own_name(world: World, kept: KeptRun) -> str:
 def _with_surroundings(api: Api, store: Store, accounts: Accounts, world: World, spec: FineTuneJobSpec) -> World:
     """Return the world with the profile, the bundle, the ServiceAccount and the other jobs."""
     profile, profile_error = profile_of(store, spec.profile_name)
-    # The bundle costs a request, so it is read only where a pod may be created next.
-    bundle, bundle_error = bundle_of(api, world) if profile and _may_need_a_pod(world, spec) else (None, None)
     account = _account(store, accounts, world, spec)
     # Searched only before the job requests a GPU.
     next_is_gpu = world.status.is_true(ConditionType.VALIDATED) and not world.has_requested_gpu
-    return replace(
+    known = replace(
         world,
         profile=profile,
         profile_error=profile_error,
-        bundle=bundle,
-        bundle_error=bundle_error,
         earlier_job=_earlier_job(store, world.namespace, spec),
         service_account_exists=account.exists,
         service_account_may_report=account.may_report,
         role_binding_exists=store.has_binding(world.namespace),
-        rivals=rivals_of(store, world.uid, spec, profile) if next_is_gpu and profile else (),
+        rivals=rivals_of(store, world.key, world.uid, spec, profile) if next_is_gpu and profile else (),
     )
+    known = replace(known, claims=claims_of(api, known, spec))
+    # The bundle costs a request, so it is read only where a pod may be created next.
+    return with_bundle(api, known) if profile and _may_need_a_pod(world, spec) else known
 
 
 def _may_need_a_pod(world: World, spec: FineTuneJobSpec) -> bool:
@@ -138,6 +138,10 @@ def _may_need_a_pod(world: World, spec: FineTuneJobSpec) -> bool:
     runs = [run for run in (world.preflight, *world.attempts.values()) if run is not None]
     if any(run.lacks(names.child_prefix(world.name, world.uid)) for run in runs):
         return True
+    if runs and not world.has_pod_on_record:
+        return True  # the write of the status has failed, so the digest of the bundle is not on record either
+    if any(run.pod and run.pod.trainer_succeeded for run in world.attempts.values()):
+        return False  # the job is about to end. If it does not, `apply` finds the bundle.
     return world.status.state is not None and not spec.suspend and not any(run.is_live for run in runs)
 
 
@@ -191,7 +195,7 @@ def _explained(api: Api, workloads: Workloads | None, namespace: str, uid: str, 
     now = datetime.now(UTC)
     if run.suspended:
         return _queued(workloads, namespace, uid, run)
-    if run.pod is None and run.is_live:
+    if run.lacks_pods and run.is_live:
         return replace(run, refusal=refusal(api, namespace, uid, run, now))
     if run.pod is not None and is_stuck(run.pod, now):
         return replace(run, pod=replace(run.pod, event=pod_event(api, namespace, run.pod.uid)))

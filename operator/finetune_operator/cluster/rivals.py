@@ -1,20 +1,25 @@
 """Finds the other jobs of the cluster that write to the same output as a job."""
 
+from finetune_api import claims
 from finetune_api.bundle import bucket_of, storage_of
 from finetune_api.conflicts import normal
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.cluster.profiles import profile_of
-from finetune_operator.observed.world import Rival
+from finetune_operator.observed.world import Key, Rival
 from finetune_operator.store.kept import KeptJob
 from finetune_operator.store.store import Store
 
 
-def rivals_of(store: Store, uid: str, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> tuple[Rival, ...]:
-    """Return the other jobs of the same S3 service whose output.uri equals or overlaps that of the job `uid`.
+def rivals_of(
+    store: Store, key: Key, uid: str, spec: FineTuneJobSpec, profile: FineTuneProfileSpec
+) -> tuple[Rival, ...]:
+    """Return the other jobs of the same S3 service, or of the same namespace if the output is in a claim, whose
+    output.uri equals or overlaps that of the job `uid`.
 
     A job counts also if this version cannot read its spec."""
     output, endpoint = normal(spec.output.uri), _endpoint(spec.output.uri, profile)
+    in_a_claim = claims.split(spec.output.uri) is not None
     return tuple(
         Rival(
             name="/".join(job.key),
@@ -24,7 +29,7 @@ def rivals_of(store: Store, uid: str, spec: FineTuneJobSpec, profile: FineTunePr
             overlapping=job.written_output if job.output != output else None,
         )
         for job, begun in store.writers(output)
-        if job.uid != uid and _endpoint_of(store, job) == endpoint
+        if job.uid != uid and (job.key[0] == key[0] if in_a_claim else _endpoint_of(store, job) == endpoint)
     )
 
 

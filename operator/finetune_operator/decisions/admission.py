@@ -1,26 +1,28 @@
 """Checks before the operator creates pods.
 
-Before the first pod: the spec is readable, the profile exists and lists the buckets and the GPU type, the job does not
-write to a folder that it reads, the job of spec.resumeFrom has failed, and the ServiceAccount exists and may write the
-status. Before the job requests a GPU: it fits a GPU type, and no other job writes to the same output."""
+Before the first pod: the spec is readable, the profile exists and lists the buckets, the claims and the GPU type, the
+PersistentVolumeClaims exist, the job does not write to a folder that it reads, the job of spec.resumeFrom has failed,
+and the ServiceAccount exists and may write the status. Before the job requests a GPU: it fits a GPU type, and no other
+job writes to the same output."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from finetune_api import names
+from finetune_api import claims, hub, names
 from finetune_api.bundle import (
     allowed_gpu_types,
     bucket_of,
+    no_gpu_type,
     storage_of,
     unknown_bucket,
-    unknown_gpu_type,
     uris_of,
 )
 from finetune_api.conflicts import conflicts, normal
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.profile import FineTuneProfileSpec, Storage
+from finetune_api.spec.profile import Claims, FineTuneProfileSpec, Hub, Storage
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.decisions import gpu_choice
+from finetune_operator.decisions import bundles, gpu_choice
+from finetune_operator.decisions import claims as claims_of_job
 from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.world import World
 
@@ -72,17 +74,30 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         return gpus
     if refused := not_allowed(world.spec, world.profile):
         return Obstacle(refused[0], final=not begun, remedy=refused[1])
+    if world.bundle_is_foreign:
+        return _foreign_bundle(world, world.bundle_error or "")
     if world.bundle_error:
         return _unreadable_bundle(world, world.bundle_error)
-    if unknown := _unknown_bucket(world.spec, world.bundle.storages if world.bundle else world.profile.storages):
-        return replace(unknown, final=not begun)
+    if not _keeps_its_bundle(world) and (outside := _outside(world, world.spec, world.profile)):
+        return replace(outside, final=not begun)
+    if not begun and (misused := claims_of_job.misused_cache(world.spec, world.profile)):
+        return Obstacle(misused.finding, final=True, remedy=misused.remedy)
+    earlier = world.earlier_job.output if world.earlier_job else None
+    if problem := claims_of_job.problem(world.spec, world.namespace, world.claims, earlier):
+        final = (problem.is_final and not begun) or (problem.is_missing and late)
+        return Obstacle(problem.finding, final=final, remedy=problem.remedy)
     if not begun and (misplaced := _misplaced_cache(world.spec, world.profile)):
         return misplaced
     if not begun and (conflict := next(conflicts(world.spec), None)):
         return Obstacle(f"{conflict.field}: {conflict.finding}", final=True, remedy=conflict.remedy)
     if not begun and (missing := _no_checkpoints(world, world.spec, world.profile, late)):
         return missing
-    account = world.spec.compute.service_account_name
+    return _unfit_account(world, world.spec, late)
+
+
+def _unfit_account(world: World, spec: FineTuneJobSpec, late: bool) -> Obstacle | None:
+    """Return why the pods cannot run under the ServiceAccount that the job names; None if they can."""
+    account = spec.compute.service_account_name
     if account not in (None, names.TRAINER_SERVICE_ACCOUNT) and not world.service_account_exists:
         return Obstacle(
             f'spec.compute.serviceAccountName: ServiceAccount "{account}" does not exist in namespace '
@@ -145,26 +160,22 @@ def _no_checkpoints(world: World, spec: FineTuneJobSpec, profile: FineTuneProfil
     if bucket and storage_of(bucket, profile.storages) is None:
         finding, remedy = unknown_bucket(bucket, spec.profile_name, profile.storages)
         return Obstacle(f"{field}: the output of FineTuneJob {name}: {finding}", final=True, remedy=remedy)
+    if refused := claims.refusal(earlier.output, spec.profile_name, profile.claims):
+        return Obstacle(f"{field}: the output of FineTuneJob {name}: {refused[0]}", final=True, remedy=refused[1])
     return None
 
 
 def _no_gpu_type(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, begun: bool) -> Obstacle | None:
     """Return why the job can use no GPU type of the profile; None if it can, or has one already."""
     asked, recorded = spec.compute.gpu_type, world.status.gpu_type
-    if recorded is None and asked is not None and not allowed_gpu_types(spec, profile.gpu_types):
-        finding, remedy = unknown_gpu_type(asked, spec.profile_name, profile.gpu_types)
+    if recorded is None and (none := no_gpu_type(spec, profile.gpu_types)):
+        finding, remedy = none
         return Obstacle(finding, final=not begun, remedy=remedy)
     budget = spec.policy.budget
     price = gpu_choice.price_of(world) if recorded else gpu_choice.candidates(world, spec, profile)
     if budget is not None and budget.cost is not None and not price:
-        named = recorded.name if recorded else asked
-        where = f"GPU type {named} of FineTuneProfile" if named else "FineTuneProfile"
-        return Obstacle(
-            f"spec.runPolicy.budget.cost: {where} {spec.profile_name} has no pricePerHour, so the cost of the job is "
-            "not known.",
-            final=False,
-            remedy="Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile.",
-        )
+        finding, remedy = gpu_choice.no_price(spec, recorded.name if recorded else asked)
+        return Obstacle(finding, final=False, remedy=remedy)
     if gpu_choice.of_job(world) is None:
         names = ", ".join(gpu.name for gpu in allowed_gpu_types(spec, profile.gpu_types))
         return Obstacle(
@@ -206,12 +217,45 @@ def _unreadable_bundle(world: World, error: str) -> Obstacle:
     )
 
 
+def _foreign_bundle(world: World, error: str) -> Obstacle:
+    """Return the obstacle that the input of the pods is not the operator's. It could name any Secret."""
+    return Obstacle(
+        f"ConfigMap {names.child_prefix(world.name, world.uid)}, the input of the job's pods, is not used: {error}",
+        final=False,
+        remedy="The operator deletes the ConfigMap and creates it again. Do not create or replace it.",
+    )
+
+
+def _keeps_its_bundle(world: World) -> bool:
+    """Whether a pod runs or starts with the bundle of the job. It is then not read, so it is not known here."""
+    runs = (world.preflight, *world.attempts.values())
+    live = [run for run in runs if run is not None and run.is_live]
+    return world.bundle is None and any(not bundles.is_lacking(world, run) for run in live)
+
+
+def _outside(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Obstacle | None:
+    """Return the first URI that the storages, the hub or the claims of the job do not contain; None if there is none.
+    The job has those of its bundle, or else those of the profile."""
+    part = world.bundle or profile
+    return _unknown_bucket(spec, part.storages) or _refused(spec, part.hub, part.claims)
+
+
 def _unknown_bucket(spec: FineTuneJobSpec, storages: list[Storage]) -> Obstacle | None:
     """Return the first URI whose bucket is in none of the storages; None if there is none."""
     for field, uri in uris_of(spec).items():
         bucket = bucket_of(uri)
         if bucket and storage_of(bucket, storages) is None:
             finding, remedy = unknown_bucket(bucket, spec.profile_name, storages)
+            return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
+    return None
+
+
+def _refused(spec: FineTuneJobSpec, hub_of_job: Hub | None, allowed: Claims | None) -> Obstacle | None:
+    """Return the first hf:// or pvc:// URI that is not allowed; None if there is none."""
+    profile = spec.profile_name
+    for field, uri in uris_of(spec).items():
+        if refused := hub.refusal(uri, profile, hub_of_job) or claims.refusal(uri, profile, allowed):
+            finding, remedy = refused
             return Obstacle(f"{field}: {finding}", final=True, remedy=remedy)
     return None
 

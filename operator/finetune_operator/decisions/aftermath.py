@@ -31,4 +31,5 @@ def _without_expired(world: World, plan: Plan, now: datetime) -> Plan:
         looks = (left, plan.requeue_after)
         return replace(plan, requeue_after=min(look for look in looks if look is not None))
     bundles = [] if needed else [names.child_prefix(world.name, world.uid)]
-    return replace(plan, delete_jobs=expired, delete_config_maps=bundles)
+    networks = [names.nodes_name(world.name, world.uid)] if world.had_several_nodes else []
+    return replace(plan, delete_jobs=expired, delete_config_maps=bundles, delete_networks=networks)

@@ -1,15 +1,20 @@
 """The child objects of a FineTuneJob: ServiceAccount and RoleBinding of the namespace, and the Jobs with their pods.
 
-The bundle decides what a pod reads and which Secrets it mounts. The GPU type is that of the first attempt. The
-FineTuneProfile as it is now decides the image, the queue, the grace period and all other settings of each new pod."""
+The bundle decides what a pod reads and which Secrets it mounts. All attempts use the GPU type of the same name. The
+FineTuneProfile as it is now decides what this type selects and tolerates, the image, the queue, the grace period and
+all other settings of each new pod."""
 
+import re
 from dataclasses import dataclass
+
+from kubernetes.utils.quantity import parse_quantity
 
 from finetune_api import names
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import authorities, bundles, pod_settings
+from finetune_operator.decisions import authorities, bundles, claims, gangs, hub_pods, model_cache, pod_settings
+from finetune_operator.decisions.allowed import not_allowed
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 
@@ -24,6 +29,8 @@ TRAIN_GRACE_SECONDS = 120
 SIGTERM_DELAY_SECONDS = 2
 """Time from the request to stop to SIGTERM. Linux drops a signal to the first process of a container that has no
 handler yet, and Python needs a moment to start. A pod that is stopped right after its start would train on."""
+SHARED_MEMORY = "1Gi"
+"""Size of /dev/shm for each GPU. The processes of several GPUs exchange data there."""
 CLEANUP_REQUESTS, CLEANUP_MEMORY = {"cpu": "100m", "memory": "256Mi"}, "1Gi"
 """Requests and memory limit of the pod that deletes checkpoints."""
 CLEANUP_RETRIES = 6
@@ -32,6 +39,7 @@ CLEANUP_SECONDS = 3600
 """How long a cleanup may take. It counts among the few that run at the same time, also if its pod cannot start."""
 CLEANUP_KEPT_SECONDS = 24 * 3600
 """How long a cleanup stays for its log after its end."""
+_LABEL_VALUE = re.compile("[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 UNREACHABLE_SECONDS = 30
 """How long a pod may stay on a node that does not answer. Kubernetes waits five minutes, and each costs a GPU."""
 
@@ -93,33 +101,50 @@ def preflight_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileS
 
 
 def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, attempt: Try) -> Object:
-    """Return the Job of a training attempt. It requests one GPU of the attempt's type."""
+    """Return the Job of a training attempt. Each of its pods requests GPUs of the attempt's type, and CPU and memory
+    for each GPU."""
     gpu = attempt.gpu
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
-    arguments = ["train", "--attempt", str(attempt.number), "--gpu-type", gpu.name, *halvings]
-    pod = _pod_spec(world, spec, profile, arguments)
+    arguments = ["train", "--attempt", str(attempt.number), *halvings]
+    gpus = spec.compute.gpus_per_node
+    pod = _pod_spec(world, spec, profile, arguments, _times(gpus, SHARED_MEMORY))
     grace = profile.pods.termination_grace_period_seconds or TRAIN_GRACE_SECONDS
     pod["terminationGracePeriodSeconds"] = grace
     if delay := min(SIGTERM_DELAY_SECONDS, grace // 2):
         pod["containers"][0]["lifecycle"] = {"preStop": {"sleep": {"seconds": delay}}}
-    pod["containers"][0]["env"].append({"name": names.GRACE_VARIABLE, "value": str(grace - delay)})
+    pod["containers"][0]["env"] += [
+        {"name": names.GRACE_VARIABLE, "value": str(grace - delay)},
+        {"name": names.GPU_TYPE_VARIABLE, "value": gpu.name},
+    ]
+    limits = {"memory": _times(gpus, spec.compute.memory), gpu.resource_name: str(gpus)}
     pod["containers"][0]["resources"] = {
-        "requests": {"cpu": spec.compute.cpu, "memory": spec.compute.memory, gpu.resource_name: "1"},
-        "limits": {"memory": spec.compute.memory, gpu.resource_name: "1"},
+        "requests": {"cpu": _times(gpus, spec.compute.cpu), **limits},
+        "limits": limits,
     }
     if gpu.node_selector:
         pod["nodeSelector"] = gpu.node_selector
     pod["tolerations"] += pod_settings.tolerated(gpu.tolerations)
     if attempt.avoided:
         pod["affinity"] = _away_from(attempt.avoided)
+    pod = model_cache.with_cache(pod, world, spec, profile)
     labels = {
         names.LABEL_STEP: "train",
         names.LABEL_ATTEMPT: str(attempt.number),
-        names.LABEL_GPU_TYPE: gpu.name,
+        **_label_of(gpu),
     }
     name = names.attempt_name(world.name, world.uid, attempt.number)
     job = _job(world, name, {**labels, **_queued(world, world.queue)}, labels, pod)
-    return pod_settings.with_settings(job, spec, profile)
+    return pod_settings.with_settings(gangs.with_nodes(job, world, spec), spec, profile)
+
+
+def _label_of(gpu: GpuType) -> dict[str, str]:
+    """Return the label with the GPU type; none if a profile from before the rule for names has another name."""
+    return {names.LABEL_GPU_TYPE: gpu.name} if _LABEL_VALUE.fullmatch(gpu.name) else {}
+
+
+def _times(count: int, quantity: str) -> str:
+    """Return a quantity `count` times."""
+    return quantity if count == 1 else f"{(count * parse_quantity(quantity)).normalize():f}"
 
 
 def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
@@ -138,7 +163,16 @@ def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
         "activeDeadlineSeconds": CLEANUP_SECONDS,
         "ttlSecondsAfterFinished": CLEANUP_KEPT_SECONDS,
     }
-    return pod_settings.with_settings(job, spec, profile)
+    return pod_settings.with_settings(job, _allowed(spec, profile), profile)
+
+
+def _allowed(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> FineTuneJobSpec:
+    """Return the spec without what it sets for pods, if the profile does not allow it now. A cleanup cannot wait for
+    that, as a job can."""
+    if not_allowed(spec, profile) is None:
+        return spec
+    own = dict.fromkeys(("labels", "annotations", "priority_class_name"))
+    return spec.model_copy(update={"compute": spec.compute.model_copy(update=own)})
 
 
 def _away_from(nodes: tuple[str, ...]) -> Object:
@@ -178,8 +212,10 @@ def _job(world: World, name: str, labels: dict[str, str], pod_labels: dict[str, 
     }
 
 
-def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, arguments: list[str]) -> Object:
-    """Return a pod that meets the `restricted` Pod Security Standard, with one container."""
+def _pod_spec(
+    world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, arguments: list[str], shared: str = SHARED_MEMORY
+) -> Object:
+    """Return a pod that meets the `restricted` Pod Security Standard, with one container and `shared` in /dev/shm."""
     bundle = bundles.bundle_of(world, spec, profile)
     secrets = bundles.secrets(bundle)
     unreachable = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
@@ -195,19 +231,22 @@ def _pod_spec(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec,
             "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_trainer(profile, arguments, secrets)],
-        "volumes": _volumes(world, secrets),
+        "containers": [
+            _trainer(profile, arguments, secrets, bundles.digest_of_next_pod(world, spec, profile)),
+        ],
+        "volumes": _volumes(world, secrets, shared),
     }
-    return authorities.with_authorities(pod, bundle)
+    pod = hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
+    return claims.with_claims(pod, bundle, step=arguments[0])
 
 
-def _volumes(world: World, secrets: list[str]) -> list[Object]:
+def _volumes(world: World, secrets: list[str], shared: str) -> list[Object]:
     """Return the volumes of a pod. All writable volumes have a size limit."""
     return [
         {"name": "bundle", "configMap": {"name": names.child_prefix(world.name, world.uid)}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
         {"name": "scratch", "emptyDir": {"sizeLimit": "200Gi"}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}},
         # Optional, so that the trainer reports a missing Secret. Otherwise the pod would never start.
         *({"name": f"storage-{i}", "secret": {"secretName": s, "optional": True}} for i, s in enumerate(secrets)),
     ]
@@ -227,8 +266,8 @@ def _mounts(secrets: list[str]) -> list[Object]:
     ]
 
 
-def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[str]) -> Object:
-    """Return the container of a pod. The bundle is the last argument."""
+def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[str], digest: str) -> Object:
+    """Return the container of a pod. The bundle is the last argument. `digest`: that of the bundle."""
     return {
         "name": names.CONTAINER,
         "image": profile.trainer.image,
@@ -236,9 +275,8 @@ def _trainer(profile: FineTuneProfileSpec, arguments: list[str], secrets: list[s
         "args": [*arguments, f"{names.BUNDLE_FOLDER}/{names.BUNDLE_KEY}"],
         "env": [
             {"name": "HOME", "value": "/tmp"},
+            {"name": names.BUNDLE_DIGEST_VARIABLE, "value": digest},
             {"name": names.POD_UID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
-            # Models come from the job's storage. A library must not contact a model hub.
-            {"name": "HF_HUB_OFFLINE", "value": "1"},
             # A storage without a Secret uses the pod's own identity, never the role of the node.
             {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},
             {"name": "TRITON_CACHE_DIR", "value": f"{names.SCRATCH_FOLDER}/triton"},

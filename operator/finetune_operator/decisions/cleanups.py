@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from finetune_api import names
 from finetune_api.status.job import Condition, ConditionType
-from finetune_operator.decisions import bundles, children
+from finetune_operator.decisions import bundles, children, claims
 from finetune_operator.decisions.attempts.usage import has_ended
 from finetune_operator.decisions.conditions import seen_again
 from finetune_operator.decisions.plan import Event, Plan
@@ -16,17 +16,18 @@ LOOK_AGAIN = timedelta(minutes=1)
 LOOK_AGAIN_AT_LAST = timedelta(hours=1)
 """Interval of checks for what starts no decision by itself: a spec or a profile that this version cannot read."""
 REMEDY = "Delete this folder yourself, or let the lifecycle rule of the bucket do it: see docs/install.md."
+REMEDY_IN_A_CLAIM = "Delete this folder yourself: nothing else deletes files of a volume."
 
 
 def next_step(world: World, now: datetime) -> Plan:
     """Return the plan for the checkpoints that a job which has ended may have left; an empty one if there are none."""
     if world.ended_at is None or world.keep is None:
         return Plan()
+    if world.cleanup is not None:
+        return _follow(world, world.cleanup, now)
     left = world.ended_at + world.keep - now
     if left > timedelta(0):
         return Plan(requeue_after=left)
-    if world.cleanup is not None:
-        return _follow(world, world.cleanup, now)
     if any(not has_ended(pod, now) for pod in world.trainers):
         return Plan(requeue_after=LOOK_AGAIN)  # a pod that stops stores a checkpoint
     if not world.cleanup_has_turn:
@@ -48,7 +49,8 @@ def _follow(world: World, run: Run, now: datetime) -> Plan:
         said = run.pod.termination.message if run.pod and run.pod.termination else "The temporary objects were deleted."
         return _told(world, True, "Deleted", said, now)
     folder = f"{names.WORK_FOLDER}/{world.uid}/ below spec.output.uri"
-    message = f"The temporary objects in {folder} were not deleted. {assess(run, now).message} {REMEDY}"
+    remedy = REMEDY_IN_A_CLAIM if world.spec and claims.output_of(world.spec) else REMEDY
+    message = f"The temporary objects in {folder} were not deleted. {assess(run, now).message} {remedy}"
     return _told(world, False, "CleanupFailed", message, now)
 
 

@@ -1,12 +1,13 @@
 """Creates the operator's part of the status: state, stage, conditions and attempts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from finetune_api.reasons import FailureReason
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus, Stage, State
-from finetune_operator.decisions import gpu_choice
+from finetune_operator.decisions import bundles, gpu_choice
 from finetune_operator.decisions.attempts import limits, usage
 from finetune_operator.decisions.attempts.records import History, kept
 from finetune_operator.observed.pods import Object
@@ -24,7 +25,7 @@ _OWN = {
 }
 _OWN_FIELDS = (
     *("observedGeneration", "state", "stage", "counts", "attempts", "preflights"),
-    *("gpuType", "startTime", "gpuSeconds", "cost"),
+    *("gpuType", "bundleDigest", "startTime", "gpuSeconds", "cost"),
 )
 
 
@@ -39,8 +40,10 @@ class Outlook:
     failure: FailureReason | None = None
 
 
-def operator_status(world: World, outlook: Outlook, history: History, now: datetime) -> Object:
-    """Return the operator's whole part of the status, for server-side apply."""
+def operator_status(
+    world: World, outlook: Outlook, history: History, now: datetime, created: Sequence[Object] = ()
+) -> Object:
+    """Return the operator's whole part of the status, for server-side apply. `created`: objects of the same plan."""
     gpu_seconds, cost = usage.totals(world.status, history.attempts)
     status = FineTuneJobStatus(
         observed_generation=world.generation,
@@ -51,6 +54,7 @@ def operator_status(world: World, outlook: Outlook, history: History, now: datet
         attempts=kept(history.attempts),
         preflights=kept(history.preflights),
         gpu_type=gpu_choice.of_job(world) if history.attempts else world.status.gpu_type,
+        bundle_digest=bundles.recorded_digest(world, created),
         start_time=limits.recorded_start(world, history),
         gpu_seconds=gpu_seconds,
         cost=cost,

@@ -1,4 +1,4 @@
-"""Which GPU type a job uses, and why. All attempts of a job use the same type.
+"""Which GPU type a job uses, and why. All attempts of a job use the type of the same name.
 
 The operator decides, not the preflight: whoever may create pods in a namespace could write the preflight's part of a
 status. The predictions of the preflight only order the types that the profile and the job allow."""
@@ -72,23 +72,42 @@ def name_of(world: World) -> str | None:
 
 def price_of(world: World) -> str | None:
     """Return the price of an hour of the job's GPU type: the profile's of now, or else the one on record."""
+    found = of_next_attempt(world)
+    return found.price_per_hour if found else None
+
+
+def no_price(spec: FineTuneJobSpec, name: str | None) -> tuple[str, str]:
+    """Return the finding that the cost of the job is not known, and the remedy. `name`: of its GPU type."""
+    where = f"GPU type {name} of FineTuneProfile" if name else "FineTuneProfile"
+    return (
+        f"spec.runPolicy.budget.cost: {where} {spec.profile_name} has no pricePerHour, so the cost of the job is not "
+        "known.",
+        "Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile.",
+    )
+
+
+def of_next_attempt(world: World) -> GpuType | None:
+    """Return the job's GPU type as it is in the profile now, so that corrections count; as it is on record if the
+    profile no longer has it. None if the job has none."""
     chosen = of_job(world)
-    if chosen is None:
-        return None
-    now = [gpu for gpu in world.profile.gpu_types if gpu.name == chosen.name] if world.profile else []
-    return now[0].price_per_hour if now else chosen.price_per_hour
+    if chosen is None or world.profile is None:
+        return chosen
+    return next((gpu for gpu in world.profile.gpu_types if gpu.name == chosen.name), chosen)
 
 
 def candidates(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[Candidate]:
-    """Return the GPU types that the job may use, in the order of the profile.
-
-    A job with a limit on its cost may use only types with a price."""
+    """Return the GPU types that the job may use, in the order of the profile."""
     predicted = world.status.preflight.estimate if world.status.preflight else None
     estimates = {estimate.gpu_type: estimate for estimate in predicted or []}
+    allowed = payable(spec, allowed_gpu_types(spec, profile.gpu_types))
+    return [Candidate(gpu, estimates.get(gpu.name)) for gpu in allowed]
+
+
+def payable(spec: FineTuneJobSpec, types: Sequence[GpuType]) -> list[GpuType]:
+    """Return those of the types that the budget of the job allows: with a limit on its cost, those with a price."""
     budget = spec.policy.budget
     has_limit = budget is not None and budget.cost is not None
-    allowed = allowed_gpu_types(spec, profile.gpu_types)
-    return [Candidate(gpu, estimates.get(gpu.name)) for gpu in allowed if gpu.price_per_hour or not has_limit]
+    return [gpu for gpu in types if gpu.price_per_hour or not has_limit]
 
 
 def choose(found: Sequence[Candidate], spec: FineTuneJobSpec) -> ChosenGpuType | None:

@@ -27,6 +27,8 @@ class Plan:
     create: list[Object] = field(default_factory=list)
     delete_config_maps: list[str] = field(default_factory=list)
     """Names of bundles."""
+    delete_networks: list[str] = field(default_factory=list)
+    """Names of the Services, and of the NetworkPolicies, of trainings on several nodes."""
     delete_jobs: list[str] = field(default_factory=list)
     """Names of child Jobs."""
     events: list[Event] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from finetune_api.reasons import FailureReason, finding_of, sentence
+from finetune_api.reasons import FailureReason, finding_of, sentence, with_remedy
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType, State
 from finetune_operator.decisions import outlooks, preflights
@@ -32,7 +32,7 @@ def proceed(
     requeue_after: timedelta | None = None,
 ) -> Plan:
     """Return the plan for a job that has not ended. Jobs that must not start a pod again are deleted."""
-    status = operator_status(world, outlook, history, now)
+    status = operator_status(world, outlook, history, now, create or ())
     ended = [world.attempts[a.number] for a in history.attempts if a.reason and a.number in world.attempts]
     # A sidecar can keep the pod running, and a queue can resume the Job: the preflight would run again.
     is_over = preflights.is_done(world, now) or world.preflight_number in {p.number for p in history.preflights}
@@ -59,6 +59,17 @@ def published(world: World, history: History, now: datetime) -> Plan:
     reason, evaluated = FailureReason.EVALUATION_GATE_FAILED, world.status.condition(ConditionType.EVALUATED)
     finding = finding_of(reason, evaluated.message) if evaluated else ""
     return fail(world, history, reason, finding, now)  # adds the remedy
+
+
+def without_results(world: World, history: History, job: str, now: datetime) -> Plan:
+    """Return the plan that ends a job whose attempt ended well without results. `job`: name of the attempt's Job.
+
+    The trainer ends with exit code 0 only after it has written status.artifacts."""
+    found = with_remedy(
+        f"Job {job} ended with exit code 0, but published no results.",
+        "Set spec.trainer.image of the FineTuneProfile to the trainer image of this release. Create the job again.",
+    )
+    return fail(world, history, FailureReason.TRAINER_CRASHED, found, now)
 
 
 def complete(world: World, history: History, now: datetime) -> Plan:

@@ -18,10 +18,10 @@ def with_settings(job: Object, spec: FineTuneJobSpec, profile: FineTuneProfileSp
     What the template has already stays: the operator finds its pods by their labels, and a GPU type knows its nodes."""
     template, pods = job["spec"]["template"], profile.pods
     metadata, pod = template["metadata"], template["spec"]
-    metadata["labels"] = {**(pods.labels or {}), **(spec.compute.labels or {}), **metadata["labels"]}
+    metadata["labels"] = {**(spec.compute.labels or {}), **(pods.labels or {}), **metadata["labels"]}
     metadata["annotations"] = {
-        **(pods.annotations or {}),
         **(spec.compute.annotations or {}),
+        **(pods.annotations or {}),
         **metadata["annotations"],
     }
     pod |= _named(spec, pods)

@@ -7,6 +7,7 @@ from finetune_api import names
 from finetune_api.reasons import FailureReason
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
+from finetune_operator.decisions import bundles
 from finetune_operator.decisions.attempts import silence
 from finetune_operator.decisions.attempts.records import History
 from finetune_operator.observed import own_words
@@ -20,6 +21,8 @@ def assess_one(world: World, now: datetime) -> RunStanding:
     run = _run(world)
     said = own_words.failure_said(world.status, own_words.PREFLIGHT, run.begun if run else world.created)
     found = _heard(world, run, assess(run, now, said), now)
+    if run is not None and (finding := bundles.misfit(world, run)) is not None:
+        found = RunStanding(Standing.FAILED, finding, FailureReason.EVICTED)
     if world.status.is_true(ConditionType.VALIDATED) and found.standing is not Standing.RUNNING:
         return RunStanding(Standing.SUCCEEDED)
     if found.standing is Standing.ABSENT and (last := _last(world)) is not None:

@@ -3,28 +3,44 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from finetune_api import names
 from finetune_api.reasons import FailureReason, with_remedy
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import State
-from finetune_operator.decisions import admission, bundles, children, gpu_choice, outlooks, plans, preflights
+from finetune_operator.decisions import (
+    admission,
+    bundles,
+    children,
+    claims,
+    gangs,
+    gpu_choice,
+    model_cache,
+    out_of_memory,
+    outlooks,
+    plans,
+    preflights,
+)
 from finetune_operator.decisions.aftermath import after_the_end
-from finetune_operator.decisions.attempts import limits, placement, records, retries, silence, usage
+from finetune_operator.decisions.attempts import gathering, limits, placement, records, retries, silence, usage
 from finetune_operator.decisions.attempts.records import History
 from finetune_operator.decisions.conditions import Outlook
 from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.observed.lost import next_look
 from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.standing import RunStanding, Standing
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import World
 
 NOW_AGAIN = timedelta(0)
 
 
 def reconcile(world: World, now: datetime) -> Plan:
+    """Return the plan for the job."""
+    return bundles.without_foreign(world, _next_step(world, now))
+
+
+def _next_step(world: World, now: datetime) -> Plan:
     """Return the plan for the job: a checklist in which the first item that is not done decides."""
     if world.deleting:
         return Plan()  # the garbage collector removes the children of a deleted job
@@ -37,7 +53,9 @@ def reconcile(world: World, now: datetime) -> Plan:
     if world.status.artifacts is not None and not is_running:
         return plans.published(world, history, now)  # also if the attempt was stopped after it had published
     if last is not None and last.reason == records.SUCCEEDED:
-        return plans.complete(world, history, now)
+        if world.raw_status.get("artifacts"):  # those of a later version cannot always be read
+            return plans.complete(world, history, now)
+        return plans.without_results(world, history, last.name, now)
 
     stop = limits.stop(world, history, now)
     if stop is not None and history.is_interrupted:
@@ -81,18 +99,26 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     if finding := placement.without_a_node(record, run, now):
         stuck = records.stopped(world, history, FailureReason.GPU_FAULT, finding, now)
         return plans.fail(world, stuck, FailureReason.GPU_FAULT, finding, now)
+    if finding := gathering.incomplete(run, attempt.standing, now):
+        dissolved = records.stopped(world, history, FailureReason.EVICTED, finding, now)
+        return plans.proceed(world, outlooks.stopping(finding), dissolved, now, requeue_after=NOW_AGAIN)
     if finding := silence.silent(world, record.number, run, attempt, now):
         stalled = records.stopped(world, history, FailureReason.TRAINING_STALLED, finding, now)
         return plans.proceed(world, outlooks.stopping(finding), stalled, now, requeue_after=NOW_AGAIN)
+    if finding := bundles.misfit(world, run):
+        evicted = records.stopped(world, history, FailureReason.EVICTED, finding, now)
+        return plans.proceed(world, outlooks.stopping(finding), evicted, now, requeue_after=NOW_AGAIN)
     create = children.groundwork(world, world.spec) if world.spec is not None else []
-    if _lacks_bundle(world, run) and world.spec is not None and world.profile is not None:
+    if bundles.is_lacking(world, run) and world.spec is not None and world.profile is not None:
         create += bundles.missing(world, world.spec, world.profile)
     stage, waits_until = records.stage_of(world, record), placement.waits_until(record, run)
     outlook = outlooks.training(record, attempt, stage, gpu_choice.name_of(world), waits_until)
+    outlook = replace(outlook, message=outlook.message + gathering.told(run, attempt.standing))
     looks = (
         attempt.requeue_after,
         limits.next_look(world, history, now),
         placement.look_again(record, run, now),
+        gathering.look_again(run, now),
         silence.silent_in(world, record.number, run, attempt, now),
     )
     return plans.proceed(
@@ -142,7 +168,9 @@ def _end_of_attempts(world: World, history: History, last: Attempt, policy: RunP
         return None
     if verdict.reason is FailureReason.DEADLINE_EXCEEDED and (left := _until_gone(world, history, now)) is not None:
         return plans.proceed(world, outlooks.stopping(verdict.finding), history, now, requeue_after=left)
-    return plans.fail(world, history, verdict.reason, verdict.finding, now)
+    too_small = verdict.reason is FailureReason.GPU_OUT_OF_MEMORY
+    found = out_of_memory.finding(world, verdict.finding) if too_small else verdict.finding
+    return plans.fail(world, history, verdict.reason, found, now)
 
 
 def _validate(
@@ -161,7 +189,8 @@ def _validate(
         found = RunStanding(Standing.ABSENT)
         history = replace(history, preflight=preflights.next_number(world))
     create = children.groundwork(world, spec)
-    if found.standing is Standing.ABSENT or _lacks_bundle(world, world.preflight):
+    lacking = world.preflight is not None and bundles.is_lacking(world, world.preflight)
+    if found.standing is Standing.ABSENT or lacking or not world.has_pod_on_record:
         create += bundles.missing(world, spec, profile)
     if found.standing is Standing.ABSENT:
         create.append(children.preflight_job(world, spec, profile, preflights.next_number(world)))
@@ -184,6 +213,9 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
             return plans.proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)  # deletes them first
         if (left := _until_gone(world, history, now)) is not None:
             return plans.proceed(world, outlook, history, now, requeue_after=left)
+        if (held := claims.still_attached(world)) is not None:
+            outlook = replace(outlook, message=f"{outlook.message} {held}")
+            return plans.proceed(world, outlook, history, now, requeue_after=claims.LOOK_AGAIN)
         if now < verdict.at:
             limit = limits.next_look(world, history, now)
             pause = min(verdict.at - now, limit) if limit else verdict.at - now
@@ -191,14 +223,20 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
         avoided = verdict.avoided
     number = last.number + 1 if last else 1
     halvings = retries.halvings(history.counts)
-    gpu = gpu_choice.of_job(world)
+    gpu = gpu_choice.of_next_attempt(world)
     assert gpu is not None  # `admission.obstacle` has looked
     job = children.attempt_job(world, spec, profile, children.Try(number, gpu, halvings, tuple(avoided)))
     begun = history.begun(records.new(world, number, avoided))
     outlook = outlooks.training(begun.attempts[-1], RunStanding(Standing.ABSENT), "Training", gpu.name)
-    create = [*children.groundwork(world, spec), *bundles.missing(world, spec, profile), job]
+    create = [
+        *children.groundwork(world, spec),
+        *bundles.missing(world, spec, profile),
+        *gangs.network(world, spec),
+        job,
+    ]
     plan = plans.proceed(world, outlook, begun, now, create)
-    return replace(plan, is_final=True)
+    events = [*plan.events, *model_cache.events(world, spec, profile, number)]
+    return replace(plan, events=events, is_final=True)
 
 
 def _until_gone(world: World, history: History, now: datetime) -> timedelta | None:
@@ -214,8 +252,3 @@ def _held(world: World, history: History, now: datetime) -> list[Pod]:
     A pod on a lost node can exist for ever, so it counts only for a while."""
     runs = [*world.attempts.values(), *(records.run_of(world, attempt) for attempt in history.attempts)]
     return [pod for run in runs for pod in run.pods if not usage.has_ended(pod, now)]
-
-
-def _lacks_bundle(world: World, run: Run | None) -> bool:
-    """Whether the pod cannot start because somebody deleted the bundle."""
-    return run is not None and run.lacks(names.child_prefix(world.name, world.uid))

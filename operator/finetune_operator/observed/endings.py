@@ -5,8 +5,10 @@ that the trainer wrote in the status; the exit code."""
 
 import signal
 
+from finetune_api import names
 from finetune_api.reasons import SUPERSEDED_EXIT_CODE, FailureReason, reason_of_exit_code
-from finetune_operator.observed.pods import NodeState, Pod
+from finetune_api.signals import ended_by, without_cause
+from finetune_operator.observed.pods import Companion, NodeState, Pod
 from finetune_operator.observed.standing import End
 
 _DISRUPTIONS = {
@@ -28,42 +30,6 @@ _UNKNOWN_END = {"ContainerStatusUnknown", "Unknown"}
 """Termination reasons of the kubelet and containerd for a container whose end they did not observe."""
 _NEVER_RAN = {"StartError", "ContainerCannotRun"}
 """Termination reasons for a container whose command could not be run. The message contains the runtime's error."""
-
-_SIGNALS = {
-    signal.SIGKILL: (
-        FailureReason.KILLED,
-        "but the container had not exceeded its memory limit: the node ran out of memory, or something else killed the "
-        "process",
-    ),
-    signal.SIGTERM: (
-        FailureReason.PREEMPTED,
-        "which means that the trainer was asked to stop and ended before it could report the cause",
-    ),
-    signal.SIGINT: (
-        FailureReason.PREEMPTED,
-        "which means that the trainer was asked to stop and ended before it could report the cause",
-    ),
-    signal.SIGHUP: (
-        FailureReason.PREEMPTED,
-        "which means that the trainer was asked to stop and ended before it could report the cause",
-    ),
-    signal.SIGBUS: (
-        FailureReason.DISK_FULL,
-        "which happens when a memory-mapped file cannot be read or written: /dev/shm, the scratch volume or the node's "
-        "disk was full",
-    ),
-    signal.SIGABRT: (FailureReason.TRAINER_CRASHED, "which happens when a library aborts because of an error"),
-    signal.SIGSEGV: (FailureReason.TRAINER_CRASHED, "which happens when a library or a driver accesses invalid memory"),
-    signal.SIGILL: (
-        FailureReason.TRAINER_CRASHED,
-        "which happens when a library was built for a newer CPU than that of the node",
-    ),
-    signal.SIGSYS: (
-        FailureReason.TRAINER_CRASHED,
-        "which happens when the pod's seccomp profile forbids a system call",
-    ),
-}
-"""Failure reason and explanation of each signal that ends a trainer. The explanation follows the name of the signal."""
 
 
 def why_failed(pod: Pod, said: End | None = None) -> End:
@@ -113,6 +79,8 @@ def _by_the_cluster(pod: Pod) -> End | None:
 def _without_a_container(pod: Pod) -> End:
     """Return why a pod failed in which the trainer's container never ran."""
     failed = next((c for c in pod.companions if c.comes_first and c.exit_code), None)
+    if failed is not None and failed.name == names.FETCHER:
+        return _while_fetching(pod, failed)
     if failed is not None:
         return (
             f"Container {failed.name} failed with exit code {failed.exit_code}. It was added to pod {pod.name} and "
@@ -124,6 +92,16 @@ def _without_a_container(pod: Pod) -> End:
     if pod.reason.startswith("OutOf") or pod.reason in ("UnexpectedAdmissionError", "NodeAffinity"):
         return f"Node {pod.node_name} refused the pod: {said}.", FailureReason.EVICTED
     return f"Pod {pod.name} failed: {said}.", FailureReason.NODE_LOST
+
+
+def _while_fetching(pod: Pod, fetcher: Companion) -> End:
+    """Return why the container failed that fetches the base model. It runs the trainer's program and has its exit
+    codes."""
+    if fetcher.ended_as == "OOMKilled":
+        message, reason = "The container exceeded its memory limit and was killed.", FailureReason.HOST_OUT_OF_MEMORY
+    else:
+        message, reason = _by_exit_code(pod, fetcher.exit_code or 0)
+    return f"While the base model was fetched: {message}", reason
 
 
 def _by_exit_code(pod: Pod, code: int) -> End:
@@ -145,19 +123,8 @@ def _by_exit_code(pod: Pod, code: int) -> End:
             FailureReason.STATUS_NOT_WRITABLE,
         )
     if code > 128:
-        return _by_signal(code)
-    return f"The trainer ended with exit code {code}{_named(pod.termination_reason)} without reporting a cause.", (
-        reason_of_exit_code(code)
-    )
-
-
-def _by_signal(code: int) -> End:
-    try:
-        number = signal.Signals(code - 128)
-    except ValueError:
-        return f"The trainer ended with exit code {code} without reporting a cause.", FailureReason.TRAINER_CRASHED
-    reason, words = _SIGNALS.get(number, (FailureReason.TRAINER_CRASHED, "without reporting a cause"))
-    return f"Signal {number.name} ended the trainer (exit code {code}), {words}.", reason
+        return ended_by(code)
+    return without_cause(code, named=_named(pod.termination_reason)), reason_of_exit_code(code)
 
 
 def _named(termination_reason: str) -> str:

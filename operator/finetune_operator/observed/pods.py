@@ -18,6 +18,8 @@ Object = dict[str, Any]
 
 _READ = {"PodScheduled", "PodReadyToStartContainers", "DisruptionTarget"}
 """Conditions that decisions read. Others are not kept in memory."""
+MOST_GRACE_SECONDS = 7 * 86_400
+"""A longer grace period counts as a week. Tenants can write any number of seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class PodCondition:
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """A container of the pod other than the trainer. The operator creates none; an admission webhook added it."""
+    """A container of the pod other than the trainer. The operator creates only the one that fetches the model."""
 
     name: str
     comes_first: bool = False
@@ -45,6 +47,8 @@ class Companion:
     is_running: bool = False
     is_ready: bool = False
     exit_code: int | None = None
+    ended_as: str = ""
+    """Reason of its end, for example OOMKilled."""
 
     @classmethod
     def parse(cls, status: Object, comes_first: bool, is_sidecar: bool) -> "Companion":
@@ -60,6 +64,7 @@ class Companion:
             is_running="running" in state,
             is_ready=bool(status.get("started")),
             exit_code=state.get("terminated", {}).get("exitCode"),
+            ended_as=state.get("terminated", {}).get("reason", ""),
         )
 
 
@@ -90,6 +95,8 @@ class Pod:
     created: datetime
     phase: str
     uid: str = ""
+    index: int = 0
+    """Its number among the pods of its Job; 0 on one node."""
     due: datetime | None = None
     """When a pod that is being deleted must be gone: time of the request plus the grace period."""
     grace: timedelta = timedelta(0)
@@ -125,8 +132,9 @@ class Pod:
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             phase=sys.intern(status.get("phase", "Pending")),
             uid=metadata.get("uid", ""),
+            index=int(metadata.get("labels", {}).get(names.LABEL_INDEX, 0)),
             due=_time(metadata.get("deletionTimestamp")),
-            grace=timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0),
+            grace=timedelta(seconds=min(metadata.get("deletionGracePeriodSeconds") or 0, MOST_GRACE_SECONDS)),
             reason=status.get("reason", ""),
             message=status.get("message", ""),
             node_name=pod.get("spec", {}).get("nodeName"),
@@ -207,7 +215,7 @@ def _termination(text: str, exit_code: int | None) -> TerminationMessage | None:
             if word not in {*FailureReason, "Succeeded", "Superseded"}:
                 said |= {"reason": reason_of_exit_code(exit_code), "message": f"{word}: {said.get('message', '')}"}
         return TerminationMessage.model_validate(said, extra="ignore")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -28,7 +28,17 @@ _TOO_FEW_NODES: tuple[tuple[str, str], ...] = (
         "correct nodeSelector in spec.gpuTypes or spec.pods of the FineTuneProfile, or label a node accordingly",
     ),
     (r"were unschedulable", "uncordon a node"),
-    (r"volume|storage|disk", "correct the volume that was added to the pod"),
+    (
+        r"ReadWriteOncePod",
+        "wait until the pod ends that uses the same PersistentVolumeClaim, or use a claim with access mode "
+        "ReadWriteMany",
+    ),
+    (
+        r"volume node affinity conflict",
+        "let the pod run on the nodes of the volume, or use a claim whose volume every node can mount",
+    ),
+    (r"available persistent volumes to bind|unbound", "correct the claim that has no volume"),
+    (r"volume|storage|disk", "correct the volume that the job names or that was added to the pod"),
 )
 """What helps against a reason that nodes are refused for, in the scheduler's order of plugins."""
 _REFUSALS: tuple[tuple[str, str], ...] = (
@@ -66,6 +76,16 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
 """What helps against a refusal of the API server, with the names from its words."""
 _MISSING = re.compile(r"(?P<kind>secret|configmap|persistentvolumeclaim) \"(?P<name>[^\"]+)\" not found")
 _KINDS = {"secret": "Secret", "configmap": "ConfigMap", "persistentvolumeclaim": "PersistentVolumeClaim"}
+_UNBOUND = (
+    "A PersistentVolumeClaim of the pod has no volume yet: kubectl describe persistentvolumeclaim says why. The pod "
+    "starts when the claim is bound."
+)
+TAKE_OVER = (
+    "A correction of the FineTuneProfile counts for the next pod: set spec.suspend of the FineTuneJob to true, and to "
+    "false when its state is Suspended."
+)
+"""The pod of a Job never changes. Unlike a deleted Job, a suspended one counts neither as a retry nor as an
+interruption."""
 CORRECT_IT = "Correct that cause. The pod then starts by itself."
 
 
@@ -73,6 +93,8 @@ def of_no_node(said: str) -> str:
     """Return what helps against this message of the scheduler."""
     if missing := _missing(said):
         return missing
+    if "unbound immediate PersistentVolumeClaims" in said:
+        return _UNBOUND
     if "no nodes available" in said:
         return "Add a node to the cluster."
     if "scheduling gate" in said:
@@ -97,6 +119,11 @@ def of_refusal(said: str) -> str:
         if match := re.search(pattern, said, re.DOTALL):
             return remedy.format(**match.groupdict())
     return ""
+
+
+def while_waiting(remedy: str) -> str:
+    """Return the remedy of a pod that waits, and how the job takes over a correction of the profile."""
+    return f"{remedy} {TAKE_OVER}" if "FineTuneProfile" in remedy else remedy
 
 
 def of_start(said: str) -> str:

@@ -6,8 +6,8 @@ whether a pod that is being deleted counts: a Job that was suspended gets anothe
 from datetime import datetime, timedelta
 
 from finetune_api.reasons import FailureReason
-from finetune_operator.observed import remedies
-from finetune_operator.observed.endings import lost, why_failed
+from finetune_operator.observed import gang_ends, remedies
+from finetune_operator.observed.endings import lost
 from finetune_operator.observed.lost import lost_at
 from finetune_operator.observed.lost import next_look as next_look_at_pod
 from finetune_operator.observed.pods import Pod
@@ -38,17 +38,18 @@ def assess(run: Run | None, now: datetime, said: End | None = None) -> RunStandi
         return RunStanding(Standing.FAILED, *_vanished(run, said))
     if run.suspended:
         return _held(run, now)
-    if run.pod is None:
+    if run.pod is None or run.lacks_pods:
         return _without_pod(run, now)
     return _under_way(run.pod, now, said)
 
 
 def _without_pod(run: Run, now: datetime) -> RunStanding:
-    """Return the state of a run whose pod does not exist. At first this needs no message, because it is normal."""
+    """Return the state of a run of which a pod does not exist. At first this needs no message, because it is normal."""
     waited = now - (run.begun or run.created)
-    message = "" if waited < LOOK_AGAIN else f"Job {run.name} has no pod yet."
+    has = f"{len(run.on_nodes)} of {run.nodes} pods" if run.nodes > 1 else "no pod yet"
+    message = "" if waited < LOOK_AGAIN else f"Job {run.name} has {has}."
     if run.refusal:
-        message = " ".join((_refused(run), remedies.of_refusal(run.refusal))).rstrip()
+        message = " ".join((_refused(run), remedies.while_waiting(remedies.of_refusal(run.refusal)))).rstrip()
     interval = min(max(LOOK_AGAIN, waited / 5), LOOK_AGAIN_AT_LAST)
     return RunStanding(Standing.WAITING, message, requeue_after=interval)
 
@@ -63,6 +64,8 @@ def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> RunStanding |
     left = pod.finished + SIDECAR_GRACE - now if pod.finished and not pod.is_over else timedelta(0)
     if left > timedelta(0) and not pod.is_leaving:
         return RunStanding(Standing.RUNNING, requeue_after=left)
+    if (left := gang_ends.until_others_end(run, pod, now)) > timedelta(0):
+        return RunStanding(Standing.RUNNING, requeue_after=left)
     if pod.trainer_succeeded:
         return RunStanding(Standing.SUCCEEDED)
     # A suspended Job deletes its pod, which then fails. The pod may show this before the Job does.
@@ -72,7 +75,7 @@ def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> RunStanding |
         return None
     if run.failure and not pod.termination:
         return RunStanding(Standing.FAILED, *_vanished(run, said))
-    message, reason = why_failed(pod, said)
+    message, reason = gang_ends.why_failed(run, pod, said)
     if pod.lingering:
         message += f" The pod and its log were removed, because container {pod.lingering} did not stop."
     return RunStanding(Standing.FAILED, message, reason)

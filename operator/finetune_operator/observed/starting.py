@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from finetune_api.names import CONTAINER
+from finetune_api.names import CONTAINER, FETCHER
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_operator.observed import remedies
 from finetune_operator.observed.pods import Pod
@@ -48,24 +48,29 @@ class _Trouble:
 
     @property
     def failure(self) -> FailureReason:
-        own_image = self.container == CONTAINER and self.reason in _IMAGE_TROUBLE
+        own_image = self.container in (CONTAINER, FETCHER) and self.reason in _IMAGE_TROUBLE
         return FailureReason.IMAGE_PULL_FAILED if own_image else FailureReason.POD_START_FAILED
 
 
 def waiting(pod: Pod, now: datetime) -> RunStanding:
     """Return the state of a pod whose trainer has not started."""
     if (trouble := _trouble(pod)) is not None:
-        whose = "" if trouble.container == CONTAINER else f"container {trouble.container}: "
+        whose = "" if trouble.container in (CONTAINER, FETCHER) else f"container {trouble.container}: "
         said = f"{trouble.reason}: {trouble.message}" if trouble.message else trouble.reason
         return _failing(pod, f"{whose}{said}", trouble.grace, trouble.failure, now)
     scheduled = pod.conditions.get("PodScheduled")
     if scheduled is not None and scheduled.status == "False":
         said = _ended(scheduled.message)
-        return RunStanding(Standing.WAITING, f"The pod waits for a node: {said} {remedies.of_no_node(said)}")
+        remedy = remedies.while_waiting(remedies.of_no_node(said))
+        return RunStanding(Standing.WAITING, f"The pod waits for a node: {said} {remedy}")
     if not is_stuck(pod, now):
         soon = pod.placed + STUCK_AFTER - now if pod.placed else None
         return RunStanding(Standing.WAITING, requeue_after=soon)  # normal, so it needs no message
-    if before := _running_before_the_trainer(pod):
+    before = _running_before_the_trainer(pod)
+    if before == FETCHER:
+        message = f"The base model is being fetched. Its log: kubectl logs {pod.name} --container {FETCHER}."
+        return RunStanding(Standing.WAITING, message, requeue_after=LOOK_AGAIN_STUCK)
+    if before:
         message = (
             f"Pod {pod.name} waits for container {before}, which was added to the pod and runs before the trainer. Its "
             f"log: kubectl logs {pod.name} --container {before}."

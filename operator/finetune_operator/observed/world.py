@@ -1,5 +1,6 @@
 """The observed state of one FineTuneJob, as plain data: the input of `reconcile`."""
 
+import sys
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -10,7 +11,9 @@ from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_api.status.job import FineTuneJobStatus
+from finetune_api.status.job import ConditionType, FineTuneJobStatus, State
+from finetune_operator.observed import gangs
+from finetune_operator.observed.claims import Claim
 from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.workloads import Hold
 
@@ -35,6 +38,8 @@ class Run:
     """Queue of the Job, from its label."""
     gpu_type: str | None = None
     """Name of the GPU type that the Job requests, from its label."""
+    nodes: int = 1
+    """Number of nodes, each with one pod."""
     suspended_since: datetime | None = None
     """When the Job was suspended, as the Job controller reports it."""
     hold: Hold | None = None
@@ -42,18 +47,34 @@ class Run:
     begun: datetime | None = None
     """When the Job was started or last resumed."""
     pod: Pod | None = None
-    """The pod that counts."""
+    """The pod that counts; on several nodes, the one that decides the state of the run."""
     pods: tuple[Pod, ...] = ()
     """All pods that exist."""
+    mounted: tuple[str, ...] = ()
+    """Names of the Secrets and ConfigMaps that its pods mount."""
+    bundle_digest: str = ""
+    """Digest of the bundle that its pods accept; "" for a Job of an earlier version, whose pods accept any."""
     refusal: str = ""
     """Why the API server refuses the pod, as the Job controller reports it, for example a quota or a policy."""
+
+    @property
+    def on_nodes(self) -> list[Pod]:
+        """Return the pod that counts on each node, in the order of their index, without those that do not exist."""
+        if self.nodes == 1:
+            return [] if self.pod is None else [self.pod]
+        return gangs.of_nodes(self.pods)
+
+    @property
+    def lacks_pods(self) -> bool:
+        """Whether not every node has a pod."""
+        return self.pod is None or len(self.on_nodes) < self.nodes
 
     @property
     def is_live(self) -> bool:
         """Whether the Job can still start or hold a pod."""
         if self.succeeded or self.failed:
             return False
-        return self.pod is None or self.pod.is_leaving or not self.pod.is_over
+        return self.lacks_pods or any(pod.is_leaving or not pod.is_over for pod in self.on_nodes)
 
     def lacks(self, config_map: str) -> bool:
         """Whether the pod cannot start because somebody deleted this ConfigMap, as the kubelet reports it."""
@@ -76,14 +97,15 @@ class Run:
             suspended_by=_suspended_by(metadata.get("managedFields", [])),
             queue=metadata.get("labels", {}).get(names.LABEL_QUEUE),
             gpu_type=metadata.get("labels", {}).get(names.LABEL_GPU_TYPE),
+            nodes=job.get("spec", {}).get("completions") or 1,
             begun=_optional_time(status.get("startTime")),
+            mounted=_mounted(job),
+            bundle_digest=_bundle_digest(job),
         )
 
     def with_pods(self, pods: list[Pod]) -> "Run":
-        """Return the run with the pod that counts.
-
-        A resumed Job has several pods. The newest pod that is not being deleted counts, else the newest of all."""
-        counts = max(pods, key=lambda pod: (not pod.is_leaving, pod.created), default=None)
+        """Return the run with the pod that counts. A resumed Job has several pods, for each of its nodes."""
+        counts = gangs.deciding(pods) if self.nodes > 1 else gangs.newest(pods)
         return replace(self, pod=counts, pods=tuple(pods))
 
 
@@ -168,11 +190,18 @@ class World:
     """The input of the job's pods, as its ConfigMap has it. Read only before a pod is created, and if a pod lacks it;
     None if it does not exist."""
     bundle_error: str | None = None
-    """Why this version cannot read the existing bundle; None if it can."""
+    """Why the existing bundle is not used; None if it is. This version cannot read it, or it is foreign."""
+    bundle_is_foreign: bool = False
+    """Whether the existing bundle is not the one that the operator wrote."""
+    bundle_digest: str | None = None
+    """sha256 of the text of `bundle`, as hex."""
     service_account_exists: bool = False
     service_account_may_report: bool = True
     """False if the tenant's own ServiceAccount has no permission to write the status of the job."""
     role_binding_exists: bool = False
+    claims: dict[str, Claim | None] = field(default_factory=dict)
+    """The PersistentVolumeClaims that the job names, by name; None for one that does not exist. Read only before a pod
+    is created."""
     earlier_job: EarlierJob | None = None
     """The job that spec.resumeFrom names; None if there is none of this name."""
     preflight: Run | None = None
@@ -190,6 +219,8 @@ class World:
     """How long the children are kept after the end; None if they are kept."""
     children: tuple[str, ...] = ()
     """Names of the child Jobs of a job that has ended."""
+    had_several_nodes: bool = False
+    """Whether a job that has ended has trained on several nodes."""
     keep: timedelta | None = None
     """How long the checkpoints are kept after the end; None if there are none to delete."""
     cleanup: Run | None = None
@@ -212,6 +243,14 @@ class World:
         return bool(self.attempts) or bool(self.status.counts and self.status.counts.attempts)
 
     @property
+    def has_pod_on_record(self) -> bool:
+        """Whether the status says that a pod was created. It is written after the first pod."""
+        status = self.status
+        working = status.stage is not None or status.state in (State.VALIDATING, State.QUEUED, State.RUNNING)
+        ended = status.attempts or status.preflights or (status.counts and status.counts.attempts)
+        return working or bool(ended) or status.is_true(ConditionType.VALIDATED)
+
+    @property
     def is_over(self) -> bool:
         """Whether the job has ended, so that nothing more is decided for it."""
         return self.ended_at is not None or self.status.is_over
@@ -232,9 +271,22 @@ def parse_spec(kind: type[Spec], raw: Object, root: str = "spec.") -> tuple[Spec
         return None, f"{root}{'.'.join(map(str, first['loc']))}: {first['msg']}."
 
 
+def _mounted(job: Object) -> tuple[str, ...]:
+    volumes = job.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", [])
+    found = [v.get("secret", {}).get("secretName") or v.get("configMap", {}).get("name") for v in volumes]
+    return tuple(sys.intern(name) for name in found if name)
+
+
+def _bundle_digest(job: Object) -> str:
+    containers = job.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+    variables = [variable for container in containers for variable in container.get("env", [])]
+    found = (v.get("value", "") for v in variables if v["name"] == names.BUNDLE_DIGEST_VARIABLE)
+    return sys.intern(next(found, ""))
+
+
 def _own_failure(condition: Object) -> str:
-    """Return reason and message of a Job's condition Failed; "" if the condition only reports a failed pod."""
-    if condition.get("reason", "BackoffLimitExceeded") == "BackoffLimitExceeded":
+    """Return reason and message of a Job's condition Failed; "" if the condition only reports failed pods."""
+    if condition.get("reason", "BackoffLimitExceeded") in ("BackoffLimitExceeded", "FailedIndexes"):
         return ""
     return f"{condition['reason']}: {condition.get('message', '')}"
 

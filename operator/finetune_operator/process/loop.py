@@ -5,13 +5,12 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api, ApiError, NamespaceGoneError
 from finetune_operator.cluster.apply import OtherBundleError, OutdatedError, RefusedError, apply
-from finetune_operator.cluster.bundles import bundle_in
+from finetune_operator.cluster.bundles import having
 from finetune_operator.cluster.observe import observe
 from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.decisions.plan import Plan
@@ -142,8 +141,7 @@ class Workers:
         try:
             apply(self._api, self._store, world, plan, now)
         except OtherBundleError as found:
-            bundle, error = bundle_in(found.config_map)
-            known = replace(world, bundle=bundle, bundle_error=error)
+            known = having(world, found.config_map)
             plan = reconcile(known, now)
             apply(self._api, self._store, known, plan, now)
         return plan

@@ -128,8 +128,8 @@ class KeptRun:
 
     uid: str
     version: int = field(compare=False)
-    owner: str
-    """uid of the FineTuneJob."""
+    owner: tuple[str, str]
+    """Namespace of the Job, and uid of the FineTuneJob. Tenants can name any owner, in their namespace."""
     step: str
     """preflight, train or cleanup."""
     attempt: int
@@ -148,7 +148,7 @@ class KeptRun:
         return cls(
             uid=metadata["uid"],
             version=int(metadata["resourceVersion"]),
-            owner=owner,
+            owner=(sys.intern(metadata["namespace"]), owner),
             step=sys.intern(labels[names.LABEL_STEP]),
             attempt=int(labels.get(names.LABEL_ATTEMPT, 0)),
             deleting="deletionTimestamp" in metadata,

@@ -80,7 +80,7 @@ class Store:
     def forget_run(self, uid: str, name: str) -> None:
         """Forget the child Job `name` of the FineTuneJob `uid`, which this operator has deleted."""
         with self._lock:
-            for run in self._runs.of(uid):
+            for run in self._runs_of(uid):
                 if run.run.name == name:
                     self._runs.remove(run.uid)
                     self._unseen.pop(run.uid, None)
@@ -95,14 +95,14 @@ class Store:
     def runs(self, uid: str) -> list[tuple[KeptRun, list[Pod]]]:
         """Return the child Jobs of the FineTuneJob `uid` that are not being deleted, each with its pods."""
         with self._lock:
-            runs = [run for run in self._runs.of(uid) if not run.deleting]
+            runs = [run for run in self._runs_of(uid) if not run.deleting]
             pods = self._pods_of(uid)
             return [(run, [kept.pod for kept in pods if kept.job == run.uid]) for run in runs]
 
     def remains(self, uid: str) -> dict[int, tuple[Pod, ...]]:
         """Return the pods of the FineTuneJob `uid` whose Job is gone or is being deleted, by attempt."""
         with self._lock:
-            jobs = {run.uid for run in self._runs.of(uid) if not run.deleting}
+            jobs = {run.uid for run in self._runs_of(uid) if not run.deleting}
             left: dict[int, tuple[Pod, ...]] = {}
             for kept in self._pods_of(uid):
                 if kept.job not in jobs and kept.attempt:
@@ -138,14 +138,11 @@ class Store:
             resumers = [resumer for uid in self._resumers.of(job.key) if (resumer := self._jobs.get(uid))]
             if not all(has_own_checkpoint(resumer) for resumer in resumers):
                 return False
-            runs = [run for uid in self._cleanups if (run := self._runs.get(uid)) is not None]
-            self._cleanups = {run.uid for run in runs}
-            since = time.monotonic() - TURN_SECONDS
-            self._turns = {uid: taken for uid, taken in self._turns.items() if taken > since}
-            busy = {*self._turns, *(run.owner for run in runs)} - {job.uid}
-            owners = [owner for uid in busy if (owner := self._jobs.get(uid)) is not None]
-            beside = sum(owner.key[0] == job.key[0] for owner in owners)
-            if len(owners) >= most or beside >= most_in_namespace:
+            busy = self._busy_cleanups() - {job.uid}
+            beside = Counter(owner.key[0] for uid in busy if (owner := self._jobs.get(uid)) is not None)
+            # Tenants can create Jobs that look like cleanups, so a namespace never counts for more than its share.
+            in_all = sum(min(count, most_in_namespace) for count in beside.values())
+            if in_all >= most or beside[job.key[0]] >= most_in_namespace:
                 return False
             self._turns[job.uid] = time.monotonic()
             return True
@@ -153,7 +150,7 @@ class Store:
     def is_cleaned(self, uid: str) -> bool:
         """Whether the checkpoints of the FineTuneJob `uid` are being deleted, or may be at any moment."""
         with self._lock:
-            cleanups = [run for run in self._runs.of(uid) if run.step == names.CLEANUP]
+            cleanups = [run for run in self._runs_of(uid) if run.step == names.CLEANUP]
             has_turn = self._turns.get(uid, float("-inf")) > time.monotonic() - TURN_SECONDS
             return has_turn or any(not (run.run.succeeded or run.run.failed) for run in cleanups)
 
@@ -201,12 +198,24 @@ class Store:
 
     # Inside, with the lock held
 
+    def _runs_of(self, uid: str) -> list[KeptRun]:
+        job = self._jobs.get(uid)
+        return self._runs.of((job.key[0], uid)) if job else []
+
     def _pods_of(self, uid: str) -> list[KeptPod]:
         job = self._jobs.get(uid)
         return self._pods.of((job.key[0], uid)) if job else []
 
+    def _busy_cleanups(self) -> set[str]:
+        """Return the uids of the jobs that have a cleanup or may create one. Forgets turns that were not used."""
+        runs = [run for uid in self._cleanups if (run := self._runs.get(uid)) is not None]
+        self._cleanups = {run.uid for run in runs}
+        since = time.monotonic() - TURN_SECONDS
+        self._turns = {uid: taken for uid, taken in self._turns.items() if taken > since}
+        return {*self._turns, *(owner.uid for run in runs if (owner := self._owner(run)))}
+
     def _trains(self, uid: str) -> bool:
-        return any(run.step == "train" for run in self._runs.of(uid))
+        return any(run.step == "train" for run in self._runs_of(uid))
 
     def _put(self, kind: str, kept: Any) -> Iterable[Key] | None:
         """Keep the object. Return the keys for which the decision may differ; None if nothing new was kept."""
@@ -217,7 +226,8 @@ class Store:
         if kind == JOB:
             self._index(before, kept)
         if kind == RUN and kept.step == names.CLEANUP:
-            self._turns.pop(kept.owner, None)
+            if owner := self._owner(kept):
+                self._turns.pop(owner.uid, None)
             (self._cleanups.add if kept.is_cleaning else self._cleanups.discard)(kept.uid)
         return self._concerned(kind, kept) if before != kept and kind not in (ACCOUNT, BINDING) else ()
 
@@ -249,19 +259,20 @@ class Store:
         if kind == JOB:
             return [] if kept.is_settled else [kept.key]
         if kind == RUN and kept.step == names.CLEANUP:
-            owner = self._jobs.get(kept.owner)
+            owner = self._owner(kept)
             return [owner.key] if owner and not owner.is_settled else []
-        if kind == RUN:
-            return self._owner(kept.owner)
-        if kind == POD:
-            return self._owner(kept.owner[1], kept.owner[0])
+        if kind in (RUN, POD):
+            owner = self._owner(kept)
+            return [owner.key] if owner and not owner.has_ended else []
         if kind == PROFILE:
             return [job.key for job in self._jobs if job.profile == kept.name and not job.has_ended]
         return [job.key for job in self._jobs if job.key[0] == kept.namespace and not job.has_ended]
 
-    def _owner(self, uid: str, namespace: str | None = None) -> list[Key]:
+    def _owner(self, child: KeptRun | KeptPod) -> KeptJob | None:
+        """Return the FineTuneJob that a Job or Pod of its namespace belongs to."""
+        namespace, uid = child.owner
         job = self._jobs.get(uid)
-        return [job.key] if job and not job.has_ended and namespace in (None, job.key[0]) else []
+        return job if job and job.key[0] == namespace else None
 
     def _tell(self, keys: Iterable[Key]) -> None:
         for key in keys:
@@ -274,7 +285,7 @@ def _parsed(kind: str, raw: Object) -> object | None:
     Tenants can create objects with the operator's labels, so an object that cannot be read must not stop anything."""
     try:
         return _PARSE[kind](raw)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:
         metadata = raw["metadata"]
         name = f"{metadata.get('namespace', '')}/{metadata['name']}".lstrip("/")
         logger.warning("%s %s is ignored, because it cannot be read: %r", kind, name, error)

@@ -27,7 +27,8 @@ class Outcome:
 
     `said`: the message on Ready, where the try is not right. `same_weights`: as a job without a fault; None: not
     comparable. `seconds_to_recover`: from the fault until the job was further than before; None: never.
-    `seconds_loading`: of these, how long the model was loaded. `date`, `commit`: when it was made, and of what."""
+    `seconds_loading`: of these, how long the model was loaded. `date`, `commit`: when it was made, and of what.
+    `note`: what somebody found out about it, written into the file by hand."""
 
     fault: str
     phase: str
@@ -46,6 +47,7 @@ class Outcome:
     seconds: float
     date: str = ""
     commit: str = ""
+    note: str = ""
 
     @property
     def is_right(self) -> bool:

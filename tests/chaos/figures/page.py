@@ -32,7 +32,8 @@ Faults of a GPU are raised by a stand-in in the trainer's image, because the loc
 (`tests/chaos/stand_in.py`). `tests/chaos/table.py` lists every fault, and what must happen.
 
 This page is written by `make chaos`, from `tests/chaos/record.json`. Do not edit it. The record has each try with its
-date and commit. Measurements of resumed trainings without a cluster are in
+date and commit. Times depend on the machine: so far the tries ran on two processors that other work kept busy.
+Measurements of resumed trainings without a cluster are in
 [benchmarks.md](benchmarks.md#resuming-after-kills).
 
 ## What the columns mean
@@ -145,11 +146,11 @@ def _wrong(outcomes: Sequence[Outcome]) -> Iterator[str]:
     if not wrong:
         yield "None."
         return
-    yield "| fault | phase | try | of commit | state | reasons | same weights | message |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    yield "| fault | phase | try | of commit | state | reasons | same weights | message | note |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for entry in wrong:
         said = entry.said.replace("|", "\\|")[:200]
         reasons = ", ".join(entry.reasons)
         same = {None: "", True: "yes", False: "no"}[entry.same_weights]
         which = f"`{entry.fault}` | {entry.phase} | {entry.seed} | {entry.commit}"
-        yield f"| {which} | {entry.state or 'none'} | {reasons} | {same} | {said} |"
+        yield f"| {which} | {entry.state or 'none'} | {reasons} | {same} | {said} | {entry.note} |"

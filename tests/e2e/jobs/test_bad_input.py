@@ -1,12 +1,16 @@
 """What a tenant can get wrong outside the manifest: each ends with its own reason before a GPU is asked for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from devcluster import Cluster
 from tests.e2e.tenant import Tenant, gpus_asked_for, message, sums, truth
 from tests.integration.jobs import Job
 
+OCCUPIED = "occupied"
 GOOD = {"prompt": "What?", "completion": "That."}
 HOLED = [{**GOOD, "prompt": f"What is {i}?"} for i in range(40)]
 HOLED[16] = {"prompt": "What is 16?"}
@@ -37,9 +41,8 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def jobs(tenant: Tenant) -> dict[str, Job]:
-    """All of them at once: each waits for room, none for another."""
+@contextmanager
+def started(tenant: Tenant, cluster: Cluster) -> Iterator[dict[str, Job]]:
     tenant.s3.copy_object(Bucket="models", Key="bare/config.json", CopySource="models/tiny/config.json")
     for file in ("tokenizer.json", "tokenizer_config.json"):
         tenant.s3.copy_object(Bucket="models", Key=f"bare/{file}", CopySource=f"models/tiny/{file}")
@@ -49,7 +52,8 @@ def jobs(tenant: Tenant) -> dict[str, Job]:
         rows = spec.pop("rows", None)
         train = spec.pop("train", None) or tenant.put_rows(f"bad/{name}.jsonl", rows)
         made[name] = tenant.create(f"bad-{name}", train, **spec)
-    return made
+    occupied = tenant.put_rows("occupied.jsonl", [{**GOOD, "prompt": f"{i}"} for i in range(20)])
+    yield {**made, OCCUPIED: tenant.create(OCCUPIED, occupied)}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -66,12 +70,10 @@ def test_a_bad_job_fails_with_its_reason_and_never_requests_a_gpu(
     assert gpus_asked_for(jobs[name]) == []
 
 
-def test_an_output_with_results_of_another_job_is_refused(tenant: Tenant) -> None:
-    train = tenant.put_rows("occupied.jsonl", [{**GOOD, "prompt": f"{i}"} for i in range(20)])
-    first = tenant.create("occupied", train)
-    assert tenant.end_of(first)["state"] == "Complete"
+def test_an_output_with_results_of_another_job_is_refused(tenant: Tenant, jobs: dict[str, Job]) -> None:
+    assert tenant.end_of(jobs[OCCUPIED])["state"] == "Complete"
 
-    second = tenant.create("occupying", train, output={"uri": "s3://results/occupied"})
+    second = tenant.create("occupying", "s3://data/occupied.jsonl", output={"uri": "s3://results/occupied"})
     status = tenant.end_of(second)
 
     assert truth(status)["Validated"] == "False"

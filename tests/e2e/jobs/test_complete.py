@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,8 @@ TASKS = [{"instruction": "Double it.", "input": f"{i}", "output": f"{2 * i}"} fo
 OF_QLORA = {"conversations": ("conversations.json", CONVERSATIONS), "tasks": ("tasks.jsonl", TASKS)}
 
 
-@pytest.fixture(scope="module")
-def jobs(tenant: Tenant) -> dict[str, Job]:
-    """All jobs of this module at once: each is validated while another one trains."""
+@contextmanager
+def started(tenant: Tenant, cluster: Cluster) -> Iterator[dict[str, Job]]:
     train = tenant.put_rows("sums/part-1.jsonl", sums(60))
     tenant.put_rows("sums/part-2.jsonl", [*sums(5), *({"q": f"And {i}?", "a": f"{i}."} for i in range(40))])
     own = {part: tenant.put_rows(f"own/{part}.jsonl", sums(rows)) for part, rows in (("train", 40), ("test", 10))}
@@ -36,7 +37,7 @@ def jobs(tenant: Tenant) -> dict[str, Job]:
     }
     made = {name: tenant.create(name, train, dataset=dataset) for name, dataset in datasets.items()}
     qlora = {"type": "QLoRA", "lora": {"r": 4}}
-    return made | {name: tenant.create(name, tenant.put_rows(*rows), method=qlora) for name, rows in OF_QLORA.items()}
+    yield made | {name: tenant.create(name, tenant.put_rows(*rows), method=qlora) for name, rows in OF_QLORA.items()}
 
 
 def test_rows_with_mapped_columns_become_a_published_adapter(

@@ -1,6 +1,7 @@
 """Webhooks add sidecars to pods. A plain sidecar never ends by itself: the trainer's end is the job's all the same."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -29,6 +30,7 @@ SIDECAR = f"""
 """
 
 
+BOTH = ("mesh-proxy", names.CONTAINER)
 ENOUGH, TOO_LITTLE = {"cpu": "500m", "memory": "2Gi"}, {"cpu": "500m", "memory": "150Mi"}
 MESHED = [
     ("meshed-good", ENOUGH, "Complete", "Succeeded"),
@@ -36,26 +38,20 @@ MESHED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def mesh(tenant: Tenant, installed: Cluster) -> Iterator[None]:
-    """Puts a sidecar before the trainer in every pod of a job whose name begins with "meshed"."""
-    yield from mutated(installed, tenant, "meshed", SIDECAR, "mesh-proxy")
-
-
 def containers(job: Job) -> set[tuple[str, ...]]:
     return {tuple(c["name"] for c in pod["spec"]["containers"]) for pod in job.pods()}
 
 
-@pytest.fixture(scope="module")
-def jobs(tenant: Tenant, mesh: None) -> dict[str, Job]:
-    """Both at once, because each waits for a grace of the operator to pass."""
+@contextmanager
+def started(tenant: Tenant, cluster: Cluster) -> Iterator[dict[str, Job]]:
+    """Two jobs whose pods get a sidecar before the trainer."""
     rows = tenant.put_rows("injected.jsonl", sums(30))
     dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
-    made = {name: tenant.create(name, rows, dataset=dataset, compute=wish) for name, wish, _, _ in MESHED}
-    both = ("mesh-proxy", names.CONTAINER)
-    for name, *_ in MESHED:
-        wait_for("a pod with a sidecar", lambda name=name: containers(made[name]), lambda found: both in found)
-    return made
+    with contextmanager(mutated)(cluster, tenant, "meshed", SIDECAR, "mesh-proxy"):
+        made = {name: tenant.create(name, rows, dataset=dataset, compute=wish) for name, wish, _, _ in MESHED}
+        for job in made.values():
+            wait_for("a pod with a sidecar", lambda job=job: containers(job), lambda found: BOTH in found)
+        yield made
 
 
 @pytest.mark.parametrize(("name", "state", "reason"), [(name, *end) for name, _, *end in MESHED])

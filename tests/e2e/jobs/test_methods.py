@@ -3,34 +3,46 @@
 import csv
 import gzip
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from devcluster import Cluster
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
+from tests.integration.jobs import Job
+
+DRIFT = {"train": [{"uri": "s3://data/drift/train.csv.gz", "columns": SUMS_COLUMNS}]}
 
 
-def test_full_fine_tuning_on_texts_publishes_a_whole_model(tenant: Tenant) -> None:
+@contextmanager
+def started(tenant: Tenant, cluster: Cluster) -> Iterator[dict[str, Job]]:
     rows = tenant.put_rows("texts.jsonl", [{"text": f"Note {row['q']} {row['a']}"} for row in sums(40)])
-    dataset = {"train": [{"uri": rows, "format": "Text"}]}
+    texts = {"train": [{"uri": rows, "format": "Text"}]}
+    table = io.StringIO()
+    writer = csv.DictWriter(table, ["q", "a"])
+    writer.writeheader()
+    writer.writerows(sums(60))
+    tenant.s3.put_object(Bucket="data", Key="drift/train.csv.gz", Body=gzip.compress(table.getvalue().encode()))
+    yield {
+        "texts": tenant.create("texts", rows, dataset=texts, method={"type": "Full"}),
+        "drift": tenant.create("drift", "", dataset=DRIFT),
+    }
 
-    status = tenant.end_of(tenant.create("texts", rows, dataset=dataset, method={"type": "Full"}))
+
+def test_full_fine_tuning_on_texts_publishes_a_whole_model(tenant: Tenant, jobs: dict[str, Job]) -> None:
+    status = tenant.end_of(jobs["texts"])
 
     assert status["state"] == "Complete", message(status)
     assert status["resolved"]["method"] == "Full"
     assert "texts/model/model.safetensors" in tenant.objects("results", "texts/")
 
 
-def test_an_existing_adapter_is_evaluated_on_new_rows_without_training(tenant: Tenant) -> None:
-    columns, table = {"columns": SUMS_COLUMNS}, io.StringIO()
-    writer = csv.DictWriter(table, ["q", "a"])
-    writer.writeheader()
-    writer.writerows(sums(60))
-    tenant.s3.put_object(Bucket="data", Key="drift/train.csv.gz", Body=gzip.compress(table.getvalue().encode()))
-    train = {"train": [{"uri": "s3://data/drift/train.csv.gz", **columns}]}
-    first = tenant.end_of(tenant.create("drift", "", dataset=train))
+def test_an_existing_adapter_is_evaluated_on_new_rows_without_training(tenant: Tenant, jobs: dict[str, Job]) -> None:
+    first = tenant.end_of(jobs["drift"])
     assert first["state"] == "Complete", message(first)
 
-    test = {"test": [{"uri": tenant.put_rows("drift/new.jsonl", sums(90)[60:]), **columns}]}
+    test = {"test": [{"uri": tenant.put_rows("drift/new.jsonl", sums(90)[60:]), "columns": SUMS_COLUMNS}]}
     method = {"type": "None", "lora": {"from": first["artifacts"]["adapter"]}}
-    status = tenant.end_of(tenant.create("drift-later", "", dataset={**train, **test}, method=method))
+    status = tenant.end_of(tenant.create("drift-later", "", dataset={**DRIFT, **test}, method=method))
 
     assert status["state"] == "Complete", message(status)
     assert (status["resolved"]["method"], status["resolved"]["totalSteps"]) == ("None", 0)

@@ -1,10 +1,11 @@
 """Gates, regression sets and merged weights decide how a job ends, in real pods."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
 
-import pytest
-
-from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
+from devcluster import Cluster
+from tests.e2e.tenant import END_SECONDS, SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import Job
 from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
@@ -14,9 +15,8 @@ WORDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def jobs(tenant: Tenant) -> dict[str, Job]:
-    """All jobs of this module at once: each is validated while another one trains."""
+@contextmanager
+def started(tenant: Tenant, cluster: Cluster) -> Iterator[dict[str, Job]]:
     rows = tenant.put_rows("worth.jsonl", sums(40))
     gates = [{"metric": "ExactMatch", "min": 0.99}, {"metric": "Loss", "max": 1000}]
     specs: dict[str, Object] = {
@@ -24,7 +24,7 @@ def jobs(tenant: Tenant) -> dict[str, Job]:
         "merged": {"output": {"uri": "s3://results/merged", "merge": True}},
     }
     dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
-    return {name: tenant.create(name, rows, dataset=dataset, **spec) for name, spec in specs.items()}
+    yield {name: tenant.create(name, rows, dataset=dataset, **spec) for name, spec in specs.items()}
 
 
 def test_a_missed_gate_fails_the_job_with_value_and_bound_and_keeps_the_results(
@@ -54,9 +54,10 @@ def test_advice_reports_a_leaked_test_row_and_a_repeated_answer_before_the_job_r
     sources = {"train": [{"uri": train}], "test": [{"uri": tenant.put_rows("leak/test.jsonl", planted)}]}
 
     job = tenant.create("leak", train, dataset=sources)
-    status = wait_for("the preflight", job.status, lambda s: "preflight" in s)
+    status = wait_for("the preflight", job.status, lambda s: "preflight" in s, END_SECONDS)
 
     advice = {item["reason"]: item["message"] for item in status["preflight"]["advice"]}
     assert {"TestRowsLeak", "OneAnswerRepeated"} <= set(advice), advice
     assert advice["TestRowsLeak"].startswith("1 of 11")
     assert "attempts" not in status
+    tenant.kube.delete(job.path)

@@ -10,6 +10,7 @@ import yaml
 
 from devcluster import Cluster
 from finetune_api import names
+from tests.e2e.setting import install_operator
 from tests.e2e.tenant import Tenant
 from tests.integration.jobs import GPU
 from tests.integration.kube import BATCH_JOBS, Kube, Object
@@ -69,6 +70,7 @@ class Queue:
 @pytest.fixture(scope="module")
 def queue(tenant: Tenant, installed: Cluster) -> Iterator[Queue]:
     """Kueue runs only for the tests that use this: without it, its webhooks would refuse every pod."""
+    install_operator(installed)  # the demo's test has installed it without Kueue
     installed.start_kueue()
     queue = Queue(tenant.kube, tenant.namespace)
     for item in _example(tenant.namespace):

@@ -73,7 +73,8 @@ def test_a_job_without_quota_is_queued_with_kueues_own_words_until_there_is_some
 
     said = queue.workload_of(child(job, ATTEMPT)["metadata"]["uid"])["status"]["conditions"]
     (reserved,) = [c["message"] for c in said if c["type"] == "QuotaReserved"]
-    assert (status["state"], message(status)) == ("Queued", f"Waiting for quota in queue {QUEUE}: {reserved}.")
+    waiting = f"Waiting for quota in queue {QUEUE}: {reserved}. The job requests GPU type any."
+    assert (status["state"], message(status)) == ("Queued", waiting)
     assert kueues_labels(child(job, ATTEMPT)) == IN_QUEUE
     assert kueues_labels(child(job, PREFLIGHT)) == {}
     assert child(job, ATTEMPT)["spec"]["suspend"] is True
@@ -84,6 +85,18 @@ def test_a_job_without_quota_is_queued_with_kueues_own_words_until_there_is_some
     assert (status["state"], status["counts"]) == ("Complete", {"attempts": 1}), message(status)
     assert managers_of_suspend(child(job, ATTEMPT)) == {"kueue"}
     assert [event["reason"] for event in job.events()] == ["Succeeded"]
+
+
+def test_the_pods_of_all_nodes_of_a_job_need_quota_together(tenant: Tenant, queue: Queue, train: str) -> None:
+    queue.has_room_for(gpus=1)
+    sources = {"train": [{"uri": train, "columns": SUMS_COLUMNS}]}
+    job = tenant.create("two-nodes", train, labels=IN_QUEUE, dataset=sources, compute={"nodes": 2})
+
+    waiting_for_quota(job, "insufficient quota for nvidia.com/gpu in flavor any")
+
+    (pods,) = queue.workload_of(child(job, ATTEMPT)["metadata"]["uid"])["spec"]["podSets"]
+    assert (pods["count"], trainers(job)) == (2, []), "no pod holds a GPU while it waits for the other one"
+    tenant.kube.delete(job.path)
 
 
 def test_a_job_that_is_evicted_waits_and_goes_on_at_its_checkpoint_once_the_same_job_runs_again(

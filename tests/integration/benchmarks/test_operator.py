@@ -4,6 +4,8 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks.operator import copies
 from benchmarks.operator.__main__ import main
 from benchmarks.operator.client import Object
@@ -14,6 +16,7 @@ from benchmarks.operator.population import original, populate
 from benchmarks.operator.residents import restart
 
 JOBS = 5
+pytestmark = pytest.mark.control_plane
 
 
 def test_throughput_is_measured_beside_a_bare_client_and_gated(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_release_without_namespaces_serves_the_whole_cluster(helm: Helm) -> No
     assert [argument for argument in arguments if "namespaces" in argument] == []
 
 
-def test_a_release_with_namespaces_has_one_role_in_each_and_may_elsewhere_only_read_profiles_and_nodes(
+def test_a_release_with_namespaces_has_one_role_in_each_and_may_elsewhere_only_read_what_has_no_namespace(
     helm: Helm,
 ) -> None:
     objects = objects_of(helm, "--namespace", "system", "--set", "watchNamespaces={tickets,search}")
@@ -141,6 +141,7 @@ def test_a_release_with_namespaces_has_one_role_in_each_and_may_elsewhere_only_r
     assert own == [
         {"apiGroups": ["finetune.dev"], "resources": ["finetuneprofiles"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
+        {"apiGroups": ["storage.k8s.io"], "resources": ["volumeattachments"], "verbs": ["list"]},
     ]
     for namespace, rules in roles.items():
         assert [rule for rule in whole_cluster if rule not in rules] == [

@@ -26,13 +26,14 @@ OPERATOR = (
     | rights("get list watch create delete", "jobs.batch")
     | rights("get list watch", "pods")
     | rights("get list watch create", "serviceaccounts", "rolebindings.rbac.authorization.k8s.io")
-    | rights("get create delete", "configmaps")
+    | rights("get create delete", "configmaps", "services", "networkpolicies.networking.k8s.io")
     | rights("create list", "events")
+    | rights("get", "persistentvolumeclaims")
     | rights("create", "localsubjectaccessreviews.authorization.k8s.io")
 )
 """What the operator may do in each namespace that it serves."""
 PROFILES = rights("get list watch", "finetuneprofiles.finetune.dev")
-CLUSTER = PROFILES | rights("get", "nodes")
+CLUSTER = PROFILES | rights("get", "nodes") | rights("list", "volumeattachments.storage.k8s.io")
 """What every operator may do outside the namespaces that it serves."""
 DEFINITIONS = rights("get list watch", "customresourcedefinitions.apiextensions.k8s.io")
 TRAINER = rights("get patch", "finetunejobs/status.finetune.dev")

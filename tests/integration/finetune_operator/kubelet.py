@@ -17,6 +17,7 @@ from finetune_api import names
 from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status.job import PREFLIGHT_MANAGER, ConditionType, attempt_manager
+from finetune_trainer.__main__ import read_bundle
 from finetune_trainer.pod.status_writer import StatusWriter
 from tests.integration import sample_status
 from tests.integration.jobs import GPU
@@ -205,6 +206,12 @@ class PlayedPod:
         self.writer.condition(ConditionType.TRAINED, False, reason, f"{message} {FAILURES[reason].remedy}")
         self.writer.result()
 
+    def says_it_kept(self, results: int) -> None:
+        """What an attempt writes in the status when it has stored a result for later attempts."""
+        number = int(self.pod["metadata"]["labels"][names.LABEL_ATTEMPT])
+        update = {"attempt": number, "step": 0, "kept_results": results}
+        self.writer.result(training=sample_status.TRAINING.model_copy(update=update))
+
     def says_it_trained(self) -> None:
         self.writer.condition(ConditionType.TRAINED, True, "Trained", "24 of 24 steps are done.")
         self.writer.result(training=sample_status.TRAINING)
@@ -226,10 +233,15 @@ class PlayedPod:
         return self._writer
 
     def _bundle(self) -> Bundle:
-        """What the pod finds mounted."""
+        """What the pod finds mounted, read as the trainer reads it: with the digest of its environment."""
         (name,) = [volume["configMap"]["name"] for volume in self.pod["spec"]["volumes"] if "configMap" in volume]
         config_map = self.kube.get(f"/api/v1/namespaces/{self.pod['metadata']['namespace']}/configmaps/{name}")
-        return Bundle.model_validate_json(config_map["data"][names.BUNDLE_KEY])
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / names.BUNDLE_KEY).write_text(config_map["data"][names.BUNDLE_KEY])
+        (container,) = [each for each in self.pod["spec"]["containers"] if each["name"] == names.CONTAINER]
+        environment = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+        assert environment[names.BUNDLE_DIGEST_VARIABLE]
+        return read_bundle(self._folder / names.BUNDLE_KEY, environment)
 
     def _mount_token(self) -> Path:
         """As the projected volume of a pod: a token that only this pod holds, and the cluster's authority."""

@@ -1,19 +1,26 @@
 """Waits until the operator has looked at a job. It decides from its store, so no request shows that it looks."""
 
-from tests.integration.finetune_operator.operator_process import OperatorProcess
+from uuid import uuid4
+
 from tests.integration.jobs import Job, manifest
 from tests.integration.kube import Kube
-from tests.integration.waiting import wait_for
 
 DECISIONS = "finetune_operator_reconcile_duration_seconds_count"
 QUEUE = "kueue.x-k8s.io/queue-name"
+ELSEWHERE = "default"
+"""A namespace of no test: what is written there belongs to no job that a test looks at."""
 
 
-def nudge(job: Job, operator: OperatorProcess) -> None:
-    """Change a label that decisions read, and wait until the operator has decided once more."""
-    before = operator.metric(DECISIONS)
-    job.kube.merge(job.path, {"metadata": {"labels": {QUEUE: f"queue-{before:.0f}"}}})
-    wait_for("the operator to decide", lambda: operator.metric(DECISIONS), lambda count: count > before)
+def nudge(job: Job) -> str:
+    """Change a label that decisions read, and wait until the operator has decided this job once more. Returns the
+    job's resourceVersion after the change.
+
+    The count of decisions cannot tell: it counts those of all jobs. One watch shows both changes in their order, and
+    the namespaces take turns, so that the job that was changed first is decided first."""
+    name = f"look-{uuid4().hex[:8]}"
+    changed = job.kube.merge(job.path, {"metadata": {"labels": {QUEUE: name}}})
+    settle(job.kube, ELSEWHERE, name)
+    return str(changed["metadata"]["resourceVersion"])
 
 
 def settle(kube: Kube, namespace: str, name: str) -> None:

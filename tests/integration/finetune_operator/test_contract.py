@@ -127,6 +127,6 @@ def test_the_status_is_its_own_subresource(kube: Kube, namespace: str) -> None:
 def test_kubectl_knows_the_short_names_and_the_category(installed: Cluster, kube: Kube, namespace: str) -> None:
     Job.create(kube, namespace, manifest())
     wide = installed.kubectl("get", "ftj", "-n", namespace, "-o", "wide").splitlines()[0].split()
-    assert wide == ["NAME", "STATE", "STAGE", "STEP", "OF", "BASELINE", "TUNED", "AGE", "MESSAGE", "OUTPUT"]
+    assert wide == ["NAME", "STATE", "STAGE", "STEP", "OF", "BASELINE", "TUNED", "AGE", "GPU", "MESSAGE", "OUTPUT"]
     assert installed.kubectl("get", "ftp").splitlines()[0].split() == ["NAME", "IMAGE", "GPU", "AGE"]
     assert "finetunejob.finetune.dev/tickets" in installed.kubectl("get", "finetune", "-n", namespace, "-o", "name")

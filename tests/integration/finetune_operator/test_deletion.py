@@ -140,7 +140,7 @@ def test_a_namespace_that_is_being_deleted_ends_the_work_on_its_jobs(
     wait_for("the job to be deleted", job.read, lambda read: "deletionTimestamp" in read["metadata"])
     said = "nothing is created for this job"
     wait_for("the operator to be told", lambda: operator.log.read_text()[len(log) :], lambda text: said in text)
-    nudge(job, operator)
+    nudge(job)
 
     refused = [call for call in proxy.calls if call.status == 403 and namespace in call.path]
     # Once, and once more for each of the trainer's ServiceAccount and RoleBinding, which the deletion takes along.

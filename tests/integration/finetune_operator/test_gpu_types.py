@@ -12,8 +12,7 @@ from finetune_api.status.preflight import Estimate
 from tests.integration import sample_status
 from tests.integration.conftest import PROFILE
 from tests.integration.finetune_operator.kubelet import Kubelet
-from tests.integration.finetune_operator.looking import DECISIONS
-from tests.integration.finetune_operator.operator_process import OperatorProcess
+from tests.integration.finetune_operator.looking import nudge
 from tests.integration.finetune_operator.running import SECOND
 from tests.integration.jobs import ATTEMPT, GPU, PREFLIGHT, Job, manifest
 from tests.integration.kube import PROFILES, Kube, Object
@@ -67,7 +66,7 @@ def requested(job: Job, child: str) -> Object:
 
 
 def test_the_cheapest_type_that_fits_is_requested_and_the_status_says_why(
-    kube: Kube, namespace: str, kubelet: Kubelet, operator: OperatorProcess, profile: str
+    kube: Kube, namespace: str, kubelet: Kubelet, profile: str
 ) -> None:
     job = validated(kube, namespace, kubelet, profile)
     pod = kubelet.pod_of(namespace, job.child(ATTEMPT))
@@ -88,10 +87,8 @@ def test_the_cheapest_type_that_fits_is_requested_and_the_status_says_why(
     assert job.status()["attempts"][0]["pricePerHour"] == "0.80"
 
     # What the API server stores is what the operator wants, so it does not write again and again.
-    decided = operator.metric(DECISIONS)
-    version = kube.merge(job.path, {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "q"}}})["metadata"]
-    wait_for("the operator to decide", lambda: operator.metric(DECISIONS), lambda count: count > decided)
-    assert job.read()["metadata"]["resourceVersion"] == version["resourceVersion"]
+    version = nudge(job)
+    assert job.read()["metadata"]["resourceVersion"] == version
 
 
 def test_a_retry_uses_the_same_type_after_the_profile_was_changed(

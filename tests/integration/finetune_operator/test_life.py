@@ -161,11 +161,15 @@ def test_the_bundle_holds_the_spec_and_cannot_be_changed(finished: Job, kube: Ku
 def test_a_whole_life_costs_fourteen_requests_at_most(finished: Job, proxy: ApiProxy) -> None:
     calls = [call for call in proxy.calls if finished.namespace in call.path and not call.makes_groundwork]
     conflicts = [call for call in calls if call.writes_status and call.status == 409]
-    # A pod wrote at the same moment: the job is read and decided again. Real pods write minutes apart.
+    # A pod wrote at the same moment: the job is read and decided again. Real pods write minutes apart. Without a
+    # conflict, it is read twice: before the attempt is created, and before the job ends.
+    reads = [call for call in calls if call.method == "GET" and call.path.endswith("/finetunejobs/finished")]
+    outdated = max(0, len(reads) - 2 - len(conflicts))
+    told = "\n".join(f"{call.method} {call.path} {call.status} {call.body}"[:600] for call in calls)
+    assert outdated <= 2, told
     assert sum(call.makes("jobs") for call in calls) == 2
-    told = [(call.method, call.path, call.status, call.body) for call in calls]
     assert sum(call.writes_status for call in calls) - len(conflicts) <= 7, told
-    assert len(calls) - 2 * len(conflicts) <= 14, told
+    assert len(calls) - 2 * len(conflicts) - outdated <= 14, told
 
 
 def test_progress_that_a_trainer_writes_causes_no_request(
@@ -178,13 +182,13 @@ def test_progress_that_a_trainer_writes_causes_no_request(
     job.wait_for_reason("Training")
     settle(kube, namespace, "before")
     calls, decisions = len(proxy.calls), operator.metric(DECISIONS)
-    for step in range(30):
+    for step in range(100):
         attempt.writer.result(training=sample_status.TRAINING.model_copy(update={"step": step}))
     settle(kube, namespace, "after")
     here = [call for call in proxy.calls[calls:] if namespace in call.path]  # other tests' jobs have the same name
     assert [call for call in here if job.name in call.path or job.uid in str(call.body)] == []
-    # Both jobs of `settle` are decided when they are created, written and deleted, the first one perhaps late.
-    assert operator.metric(DECISIONS) - decisions <= 6
+    # Both jobs of `settle` are decided when they are created, written and deleted. Other tests' jobs are decided too.
+    assert operator.metric(DECISIONS) - decisions < 25
 
 
 def test_a_look_that_finds_nothing_new_writes_nothing(
@@ -193,10 +197,10 @@ def test_a_look_that_finds_nothing_new_writes_nothing(
     job = Job.create(kube, namespace, manifest())
     kubelet.pod_of(namespace, job.child(PREFLIGHT)).runs()
     job.wait_for_reason("Validating")
-    nudge(job, operator)
+    nudge(job)
     before = len(proxy.writes(namespace))
-    nudge(job, operator)
-    nudge(job, operator)
+    nudge(job)
+    nudge(job)
     assert proxy.writes(namespace)[before:] == []
 
 

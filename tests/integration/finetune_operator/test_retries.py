@@ -62,6 +62,28 @@ def test_a_deleted_pod_is_an_interruption_and_the_next_attempt_starts_at_once(
     assert records(job)[0]["message"].endswith("was deleted before its work was done.")
 
 
+def test_interruptions_of_a_long_evaluation_end_the_job_only_if_an_attempt_stored_no_further_result(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job, pod = training(kube, namespace, kubelet, runPolicy={"maxRetries": 0})
+    for number in (1, 2, 3):
+        pod.says_it_kept(results=number)
+        pod.is_gone()
+        pod = kubelet.pod_of(namespace, job.child(f"a{number + 1}"))
+        pod.runs()
+        job.wait_for_reason("Training")
+    pod.says_it_kept(results=3)
+    pod.is_gone()
+
+    job.assert_failed(FailureReason.EVICTED, "interruptions in a row without progress")
+    assert [(a["keptResults"], a["progressed"]) for a in records(job)] == [
+        (1, True),
+        (2, True),
+        (3, True),
+        (3, False),
+    ]
+
+
 def test_a_deleted_job_is_an_interruption_and_its_pod_is_waited_for(
     kube: Kube, namespace: str, kubelet: Kubelet
 ) -> None:

@@ -1,55 +1,34 @@
 """A trainer whose work hangs ends itself, with the stacks of its threads. Each test runs the trainer's own process."""
 
-import os
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
 from finetune_api.bundle import Bundle, TerminationMessage
-from finetune_api.reasons import FAILURES, FailureReason, reason_of_exit_code
+from finetune_api.reasons import FailureReason, reason_of_exit_code
+from tests.integration.finetune_trainer import hanging
+from tests.integration.finetune_trainer.hanging import CODE
 from tests.integration.finetune_trainer.trainings import prepare
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.preflight_runs import with_dataset
 
-CODE = FAILURES[FailureReason.TRAINING_STALLED].exit_code
-BEGINNING = """
-import ctypes, sys, time
+OF_THE_TRAINING = """
+import ctypes
 from finetune_trainer.train import recipe, tuning
-from finetune_trainer.pod import heartbeat, watchdog
-
-# A stall shows in seconds instead of minutes.
-heartbeat.LEAST_SECONDS, watchdog.MARGIN_SECONDS = 3.0, 4.0
-
-def hang(*_, **__):
-    time.sleep(1000)
 
 def hang_in_c(*_, **__):
     time.sleep(2)  # the watchdog looks, and sees that no model is loaded any more
     ctypes.PyDLL(None).sleep(1000)  # a function of C that keeps the GIL, unlike time.sleep
 
 """
-END = """
-from finetune_trainer.__main__ import main
-sys.exit(main(["train", sys.argv[1]]))
-"""
 
 
 def run(bundle: Bundle, folder: Path, patch: str) -> tuple[subprocess.CompletedProcess[str], str]:
-    """Trains in a process in which `patch`, lines of Python, lets something hang. Returns its end and the termination
-    message."""
+    """Trains in a process in which `patch` lets something hang. Returns its end and the termination message."""
     prepare(bundle)
-    (folder / "bundle.json").write_text(bundle.model_dump_json(by_alias=True, exclude_none=True))
-    done = subprocess.run(
-        [sys.executable, "-c", BEGINNING + textwrap.dedent(patch) + END, str(folder / "bundle.json")],
-        env=os.environ | {"TERMINATION_LOG": str(folder / "termination-log")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    log = folder / "termination-log"
+    done, log = hanging.run("train", bundle, folder, OF_THE_TRAINING + textwrap.dedent(patch))
     return done, log.read_text() if log.exists() else ""
 
 

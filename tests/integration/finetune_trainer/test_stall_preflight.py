@@ -2,47 +2,22 @@
 
 import os
 import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from finetune_api.bundle import Bundle, TerminationMessage
-from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.reasons import FailureReason
+from tests.integration.finetune_trainer import hanging
+from tests.integration.finetune_trainer.hanging import CODE
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.preflight_runs import with_dataset
 
-CODE = FAILURES[FailureReason.TRAINING_STALLED].exit_code
-BEGINNING = """
-import sys, time
-from finetune_trainer.pod import heartbeat, watchdog
-
-# A stall shows in seconds instead of minutes.
-heartbeat.LEAST_SECONDS, watchdog.MARGIN_SECONDS = 3.0, 4.0
-
-def hang(*_, **__):
-    time.sleep(1000)
-
-"""
-END = """
-from finetune_trainer.__main__ import main
-sys.exit(main(["preflight", sys.argv[1]]))
-"""
-
 
 def run(bundle: Bundle, folder: Path, patch: str = "") -> tuple[subprocess.CompletedProcess[str], TerminationMessage]:
-    """Runs the preflight in a process in which `patch`, lines of Python, lets something hang. Returns its end and the
-    termination message."""
-    (folder / "bundle.json").write_text(bundle.model_dump_json(by_alias=True, exclude_none=True))
-    done = subprocess.run(
-        [sys.executable, "-c", BEGINNING + textwrap.dedent(patch) + END, str(folder / "bundle.json")],
-        env=os.environ | {"TERMINATION_LOG": str(folder / "termination-log")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return done, TerminationMessage.model_validate_json((folder / "termination-log").read_text())
+    """Runs the preflight in which `patch` lets something hang. Returns its end and the termination message."""
+    done, log = hanging.run("preflight", bundle, folder, patch)
+    return done, TerminationMessage.model_validate_json(log.read_text())
 
 
 def require_stalled(done: subprocess.CompletedProcess[str], said: TerminationMessage, phase: str, frame: str) -> None:
@@ -68,7 +43,7 @@ def require_stalled(done: subprocess.CompletedProcess[str], said: TerminationMes
             "searching for leaked test rows",
         ),
         (
-            "from finetune_trainer.pod.storage import JobStorage; JobStorage.upload_file = hang",
+            "from finetune_trainer.storage.job_storage import JobStorage; JobStorage.upload_file = hang",
             "uploading the prepared rows",
         ),
     ],

@@ -16,8 +16,8 @@ from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import preflight
+from finetune_trainer.storage.job_storage import open_storage
 from finetune_trainer.train.recipe import train
 from tests.integration.finetune_trainer.trainings import applied, prepare, run
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer, sum_rows, write_rows

@@ -7,9 +7,9 @@ import torch
 from accelerate.state import AcceleratorState
 
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.statistics.evidence import Outcome
+from finetune_trainer.storage.job_storage import open_storage
 from finetune_trainer.train.recipe import train
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.preflight_runs import with_dataset

@@ -77,7 +77,10 @@ def test_twenty_right_tries_show_at_least_86_percent() -> None:
 
 def test_the_page_has_a_row_for_each_fault_with_a_try_and_names_every_wrong_one(tmp_path: Path) -> None:
     record = Record(
-        tmp_path / "r.json", "", {"load": 1.25}, [RIGHT, replace(RIGHT, seed=1, state="Failed", said="a|b")]
+        tmp_path / "r.json",
+        "",
+        {"load": 1.25},
+        [RIGHT, replace(RIGHT, seed=1, state="Failed", said="a|b", note="Why.")],
     )
     record.outcomes[1] = replace(record.outcomes[1], ended_right=False)
 
@@ -85,7 +88,7 @@ def test_the_page_has_a_row_for_each_fault_with_a_try_and_names_every_wrong_one(
 
     assert f"| `{FAULT.name}`: {FAULT.told} | Complete | 2 | 1 | 2 | 2 | 2 of 2 | 3% | 12 | 3.5 | 20, 20 |" in text
     assert OTHER.name not in text
-    assert "| `trainer-sigkill` | train | 1 | abc | Failed | Killed | yes | a\\|b |" in text
+    assert "| `trainer-sigkill` | train | 1 | abc | Failed | Killed | yes | a\\|b | Why. |" in text
     assert "load 1.2" in text
     assert "1 of 2 tries are right" in text
 

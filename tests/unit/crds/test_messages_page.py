@@ -86,6 +86,21 @@ def test_a_text_that_only_one_function_completes_is_listed_complete(page: Module
     assert "- {uri} is not JSON. \u2192 Mend it. (" in page.messages_text(source(tmp_path, code), [])
 
 
+@pytest.mark.parametrize("reading", ["from finetune_trainer import files", "from finetune_trainer.files import INDEX"])
+def test_the_text_of_another_module_fills_its_placeholder(page: ModuleType, tmp_path: Path, reading: str) -> None:
+    name = "files.INDEX" if reading.endswith("files") else "INDEX"
+    root = source(tmp_path, f'{reading}\nSAID = f"{{uri}} has no {{{name}}} beside it."\n')
+    defining = 'ENDING = "json"\nWEIGHTS, INDEX = "weights", f"index.{ENDING}"\n'
+    (root / "trainer_image" / "finetune_trainer" / "files.py").write_text(defining)
+    assert "- {uri} has no index.json beside it. (`finetune_trainer.told`)" in page.messages_text(root, [])
+
+
+def test_a_file_in_a_folder_is_named_with_both(page: ModuleType, tmp_path: Path) -> None:
+    code = 'CONFIG = "config.json"\nSAID = f"{join(uri, CONFIG)} and {join(uri, path.name)} cannot be read."\n'
+    text = page.messages_text(source(tmp_path, code), [])
+    assert "- {uri}/config.json and {uri}/{name} cannot be read." in text
+
+
 def test_a_part_of_a_sentence_is_not_listed_alone(page: ModuleType, tmp_path: Path) -> None:
     text = page.messages_text(source(tmp_path, 'LABELS = ["Rows that were dropped", ", in 4 bits of course"]\n'), [])
     assert "dropped" not in text

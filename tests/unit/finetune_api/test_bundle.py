@@ -160,3 +160,12 @@ def test_the_bundle_of_a_pod_has_only_the_gpu_type_on_which_it_runs(
 def test_the_digest_does_not_depend_on_where_and_how_soon_the_job_runs(compute: dict[str, Any]) -> None:
     spec = FineTuneJobSpec.model_validate({**MINIMAL, "compute": compute})
     assert Bundle(spec=spec).spec_digest == Bundle(spec=FineTuneJobSpec.model_validate(MINIMAL)).spec_digest
+
+
+def test_the_digest_depends_on_the_revision_of_the_model_and_not_on_the_token() -> None:
+    def digest(**model: Any) -> str:
+        spec = {**MINIMAL, "model": {"uri": "hf://acme/base"} | model}
+        return Bundle(spec=FineTuneJobSpec.model_validate(spec)).spec_digest
+
+    assert digest(tokenSecretRef={"name": "mine", "key": "token"}) == digest()
+    assert digest(revision="v1") != digest()

@@ -137,7 +137,8 @@ def test_any_number_of_such_values_is_read(changes: list[tuple[tuple[str | int, 
     for place, value in changes:
         holder = status
         for key in place[:-1]:
-            is_there = (isinstance(holder, dict) and key in holder) or (isinstance(holder, list) and len(holder) > key)
+            is_item = isinstance(holder, list) and isinstance(key, int) and key < len(holder)
+            is_there = is_item or (isinstance(holder, dict) and key in holder)
             holder = holder[key] if is_there else None
         if isinstance(holder, dict):
             holder[place[-1]] = value

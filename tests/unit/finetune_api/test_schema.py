@@ -37,6 +37,12 @@ def ours(crd: str) -> list[tuple[str, Schema]]:
     return [(path, node) for path, node in nodes(root(crd)) if path.startswith((".spec", ".status"))]
 
 
+def test_no_rule_refuses_a_status_because_a_rule_of_the_spec_is_newer_than_the_spec() -> None:
+    schema = dict(nodes(job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]))
+    ruled = [path for path, node in schema.items() if "x-kubernetes-validations" in node]
+    assert (len(schema) > 100, ruled) == (True, [])
+
+
 @pytest.mark.parametrize("crd", CRDS)
 def test_the_schema_is_structural(crd: str) -> None:
     for path, node in nodes(root(crd)):
@@ -120,6 +126,21 @@ def test_unknown_keys_are_errors_in_what_users_write_and_left_alone_in_what_is_r
 def test_an_optional_number_keeps_its_exclusive_bound() -> None:
     split = structural(FineTuneJobSpec)["properties"]["dataset"]["properties"]["split"]["properties"]["test"]
     assert (split["minimum"], split["exclusiveMinimum"], split["maximum"]) == (0, True, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("revision", "is_refused"),
+    [
+        *((revision, True) for revision in ("refs/pr/12", "pr/12", "refs/convert/parquet", "refs/heads/main")),
+        *((revision, False) for revision in ("main", "v1.0", "pr", "my/refs/pr/12", "refs-2", "a" * 40)),
+    ],
+)
+def test_a_revision_is_no_reference_that_anybody_may_make(revision: str, is_refused: bool) -> None:
+    (field,) = (n for path, n in nodes(root("job")) if path.endswith("spec.model.revision"))
+    (rule,) = (r["rule"] for r in field["x-kubernetes-validations"] if "pull request" in r["message"])
+    pattern = re.fullmatch(r"!self\.matches\('(.*)'\)", rule)
+    assert pattern is not None
+    assert (re.search(pattern[1], revision) is not None) == is_refused
 
 
 def test_every_field_of_a_job_but_suspend_and_the_run_policy_is_compared_when_it_is_changed() -> None:

@@ -12,7 +12,15 @@ FINE = [
     *sorted(ROOT.glob("tests/manifests/good/*.yaml")),
     *JOBS.values(),
 ]
-ABOUT_URIS = ("must be s3://", "white space", "control character", "named . or ..", "spec.output.uri must not")
+ABOUT_URIS = (
+    "must be s3://",
+    "needs a model on a hub",
+    "must name a model on the hub",
+    "white space",
+    "control character",
+    "named . or ..",
+    "spec.output.uri must not",
+)
 ABOUT_PLACES = ("reads files from", "or a folder above it", "is already used by")
 WRONG = [
     path
@@ -59,8 +67,11 @@ def test_a_good_manifest_passes(check) -> None:  # type: ignore[no-untyped-def]
             ("s3://results/tickets", "'s3://results/tickets '"),
             "job.yaml:11: spec.output.uri: must not have white space",
         ),
-        (("s3://models/base", "hf://models/base"), "job.yaml:5: spec.model.uri: must be s3://BUCKET/PREFIX"),
-        (("rows.jsonl", "rows.txt"), "job.yaml:8: spec.dataset.train[0].uri: must be s3://BUCKET/KEY ending in"),
+        (("s3://models/base", "hf://base"), "job.yaml:5: spec.model.uri: must be s3://BUCKET/PREFIX"),
+        (
+            ("rows.jsonl", "rows.txt"),
+            "job.yaml:8: spec.dataset.train[0].uri: must be s3://BUCKET/KEY, hf://datasets/ORG/NAME/PATH or pvc://CLAIM",
+        ),
         (
             ("s3://results/tickets", "s3://data"),
             "job.yaml:11: spec.output.uri: spec.dataset.train[0] (s3://data/rows.jsonl) reads files from ",

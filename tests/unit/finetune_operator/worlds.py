@@ -37,6 +37,10 @@ HELD = {"suspended": True, "queue": "gpus"}
 """Fields of a run whose Job its queue holds back."""
 
 
+ARTIFACTS = {"adapter": "s3://r/a", "report": "s3://r/r", "manifest": "s3://r/m", "digest": "0"}
+"""What the pod of an attempt writes when it has published."""
+
+
 def fresh(**changes: Any) -> World:
     """A job that was just created, whose profile is there."""
     world = World(
@@ -100,6 +104,11 @@ def with_status(world: World, plan: Plan) -> World:
     ]
     raw = {**world.raw_status, **plan.status, "conditions": plan.status["conditions"] + others}
     return replace(world, raw_status=raw, status=FineTuneJobStatus.model_validate(raw))
+
+
+def published(**changes: Any) -> World:
+    """A validated world whose attempt has published its results."""
+    return saying(validated(**changes), ConditionType.EVALUATED, artifacts=ARTIFACTS)
 
 
 def saying(

@@ -10,8 +10,8 @@ from finetune_trainer.handover.prepared import Prepared, read_prepared
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import JobStorage, open_storage
 from finetune_trainer.preflight.recipe import preflight
+from finetune_trainer.storage.job_storage import JobStorage, open_storage
 
 
 def run(bundle: Bundle) -> Prepared:

@@ -1,6 +1,7 @@
 """The command as the cluster runs it: a process, its exit code and its termination message."""
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from finetune_api.bundle import Bundle, TerminationMessage
-from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason
+from finetune_api.reasons import AGAIN, FAILURES, SUPERSEDED_EXIT_CODE, FailureReason
+from finetune_api.spec.gpu_type import GpuType
 from finetune_trainer import __main__ as command
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from tests.unit.finetune_trainer.conftest import MakeBundle
@@ -132,13 +134,21 @@ def test_a_pod_that_receives_sigterm_writes_its_message_first_and_does_not_wait_
     ],
 )
 def test_every_outcome_of_a_step_has_its_exit_code(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Path, error: BaseException, code: int, reason: str
+    monkeypatch: pytest.MonkeyPatch,
+    make_bundle: MakeBundle,
+    tmp_path: Path,
+    log: Path,
+    error: BaseException,
+    code: int,
+    reason: str,
 ) -> None:
-    def run(options: argparse.Namespace) -> str:
+    def run(options: argparse.Namespace, bundle: Bundle) -> str:
         raise error
 
     monkeypatch.setattr(command, "_run", run)
-    assert command.main(["train", str(tmp_path), "--attempt", "2"]) == code
+    path = tmp_path / "bundle.json"
+    path.write_text(make_bundle().model_dump_json(by_alias=True, exclude_none=True))
+    assert command.main(["train", str(path), "--attempt", "2"]) == code
     assert said(log).reason == reason
     assert said(log).step == getattr(error, "step", None)
     assert "a row" not in log.read_text()
@@ -159,3 +169,62 @@ def test_a_bundle_that_is_not_valid_names_the_field(tmp_path: Path, log: Path, c
         path.write_text(content)
     assert command.main(["preflight", str(path)]) == FAILURES[FailureReason.SPEC_INVALID].exit_code
     assert words in said(log).message
+
+
+@pytest.mark.parametrize("step", ["preflight", "train", "cleanup"])
+def test_a_bundle_that_the_operator_did_not_write_is_refused_before_anything_else(
+    monkeypatch: pytest.MonkeyPatch, make_bundle: MakeBundle, tmp_path: Path, log: Path, step: str
+) -> None:
+    ran: list[Bundle] = []
+    monkeypatch.setattr(command, "_run", lambda options, bundle: ran.append(bundle) or "Done.")
+    path = tmp_path / "bundle.json"
+    path.write_text(make_bundle().model_dump_json(by_alias=True, exclude_none=True))
+    written = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setenv("FINETUNE_BUNDLE_DIGEST", written)
+    assert command.main([step, str(path)]) == 0
+    path.write_text(path.read_text() + " ")  # means the same
+    assert command.main([step, str(path)]) == FAILURES[FailureReason.SPEC_INVALID].exit_code
+    assert said(log).message == (
+        "The ConfigMap with the input of the job's pods was replaced before the pod started. The operator did not "
+        f"write its content, so the pod did not use it. Do not create or replace this ConfigMap. {AGAIN}"
+    )
+    monkeypatch.delenv("FINETUNE_BUNDLE_DIGEST")  # an operator of an earlier version
+    assert command.main([step, str(path)]) == 0
+    assert len(ran) == 2
+
+
+@pytest.mark.parametrize(("variable", "types"), [(None, ["a", "b"]), ("b", ["b"])])
+def test_a_training_learns_its_gpu_type_from_its_environment(
+    make_bundle: MakeBundle,
+    tmp_path: Path,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str | None,
+    types: Any,
+) -> None:
+    seen: list[str] = []
+
+    def train(bundle: Bundle, *_: Any) -> str:
+        seen.extend(gpu.name for gpu in bundle.gpu_types)
+        return "Done."
+
+    monkeypatch.setattr("finetune_trainer.train.recipe.train", train)
+    if variable:
+        monkeypatch.setenv("FINETUNE_GPU_TYPE", variable)
+    bundle = make_bundle().model_copy(update={"gpu_types": [GpuType(name="a"), GpuType(name="b")]})
+    assert command.main(["train", str(save(bundle, tmp_path / "bundle.json"))]) == 0
+    assert seen == types
+
+
+def test_a_fetch_that_fails_ends_well_because_the_trainer_downloads_the_model_itself(
+    make_bundle: MakeBundle, tmp_path: Path, log: Path
+) -> None:
+    path = save(make_bundle(), tmp_path / "bundle.json")  # no preflight has prepared anything
+    script = (
+        "import sys; from finetune_trainer.__main__ import main; code = main(['fetch', sys.argv[1]]); "
+        "assert not sys.modules.get('torch'), 'torch was imported'; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "the trainer downloads it itself" in said(log).message

@@ -6,9 +6,9 @@ import pytest
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import prepare
 from finetune_trainer.sources.findings import Findings
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle
 
 

@@ -32,8 +32,8 @@ from finetune_trainer.base.weights import Tensor, Tensors, read_header, read_row
 from finetune_trainer.base.weights_fit import Vocabulary, is_tied, misfit, vocabulary_of
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sizing.model_shape import HEADS, ModelShape, Sizes, model_shape
+from finetune_trainer.storage.job_storage import JobStorage, join
 
 CONTEXT = (
     "max_position_embeddings",
@@ -138,14 +138,14 @@ def read_tensors(storage: JobStorage, uri: str, files: Files, scratch: Path) -> 
                 FailureReason.MODEL_UNSUPPORTED,
                 f"The tensor {twice} is in two of the files that {join(uri, INDEX)} names, {shard} and "
                 f"{tensors[twice].uri.rpartition('/')[2]}.",
-                "Upload the model again, to an empty folder.",
+                "Use a copy of the model without files of another model.",
             )
         tensors |= found
     if INDEX in files and (absent := sorted(set(weight_map(scratch / INDEX, uri)) - set(tensors))):
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
             f"{join(uri, INDEX)} names the tensor {absent[0]}, but none of its files has that tensor.",
-            "Upload the index and the shards of the same model.",
+            "Use a copy of the model in which the index and the shards belong together.",
         )
     return tensors
 
@@ -218,7 +218,7 @@ def _require_fit(folder: Path, tensors: Tensors, uri: str) -> Any:
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
             f"The weights in {uri} do not match its config.json: {problem}.",
-            "Upload the config.json and the weights of the same unquantized model.",
+            "Use the config.json and the weights of the same unquantized model.",
         )
     return config
 
@@ -236,8 +236,8 @@ def _require_one_head(storage: JobStorage, tensors: Tensors, found: Vocabulary, 
             raise TrainerFailure(
                 FailureReason.MODEL_UNSUPPORTED,
                 f"{join(uri, CONFIG)} has tie_word_embeddings true, but {name} differs from {found.embedding_name}.",
-                f"Set tie_word_embeddings to false if the model has a separate output head, or upload the weights "
-                f"without {name}.",
+                "If the model has a separate output head, use a copy with tie_word_embeddings false. If not, use a "
+                f"copy without {name}.",
             )
 
 
@@ -262,7 +262,7 @@ def _tokenizer(folder: Path, uri: str) -> Any:
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
             f"The tokenizer in {uri} has no tokenizer.json.",
-            "Upload that file too.",
+            "Add that file, or use a copy of the model that has it.",
         )
     return tokenizer
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.reasons import FailureReason
-from finetune_trainer.base.composite import PROCESSOR
+from finetune_trainer.base.composite import PROCESSOR, is_composite
+from finetune_trainer.pod.at_once import each_at_once
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.pod.heartbeat import quiet_work
+from finetune_trainer.storage.files import PATIENCE_SECONDS
+from finetune_trainer.storage.job_storage import JobStorage, join
 
 CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
 TOKENIZER = (
@@ -44,9 +47,8 @@ ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 """All files of an adapter that are used."""
 REDIRECTIONS = {CONFIG: "configuration_files", TOKENIZER_CONFIG: "fast_tokenizer_files"}
 """Keys of a file with which Transformers reads another file instead, depending on its version."""
-SAVE_AGAIN = "Load the model with Transformers, save it with save_pretrained, and upload the result."
+SAVE_AGAIN = "Load the model with Transformers, save it with save_pretrained, and use the saved model."
 UNCHANGED = "Create the job again, and leave the model's files unchanged until it has ended."
-INDEX_AGAIN = "Upload the index and the shards of the same model."
 """Remedies that several findings share."""
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
@@ -79,9 +81,10 @@ def fetch_settings(storage: JobStorage, uri: str, to: Path, more: Callable[[str]
                 SAVE_AGAIN,
             )
     weights = _weights(files, to, uri)
-    if INDEX not in weights:
-        (to / INDEX).unlink(missing_ok=True)
-    return {path: files[path] for path in (*sorted(settings), *weights)}
+    unused = () if is_composite(read_object(to / CONFIG, uri)) else PROCESSOR
+    for path in (*unused, *({INDEX} - {*weights})):
+        (to / path).unlink(missing_ok=True)
+    return {path: files[path] for path in (*sorted(settings - {*unused}), *weights)}
 
 
 def pin(storage: JobStorage, uri: str) -> Pins:
@@ -111,11 +114,25 @@ def copy_files(storage: JobStorage, uri: str, files: Files, to: Path, pins: Pins
                 UNCHANGED,
             )
     # After the download, so that no file is replaced between the comparison and the download.
-    for path, pinned in (pins or {}).items():
-        if storage.identity(join(uri, path)) != pinned:
+    require_unchanged(storage, uri, pins or {})
+
+
+def require_unchanged(storage: JobStorage, uri: str, pins: Pins) -> None:
+    """Raises TrainerFailure ModelNotFound if a file of the folder at `uri` is not the one of `pins`. Raises the failure
+    of the storage if the job may not read it."""
+
+    def compare(path: str, needed: Callable[[], None] = lambda: None) -> None:
+        needed()
+        if storage.identity(join(uri, path)) != pins[path]:
             raise TrainerFailure(
                 FailureReason.MODEL_NOT_FOUND, f"{join(uri, path)} was replaced after preflight had read it.", UNCHANGED
             )
+
+    first, *others = pins or ("",)
+    if first:
+        compare(first)  # alone, because it connects to the storage
+        with quiet_work(PATIENCE_SECONDS):
+            each_at_once(compare, others)
 
 
 def shards_of(files: Files) -> list[str]:
@@ -131,7 +148,7 @@ def weight_map(path: Path, uri: str) -> dict[str, str]:
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
             f"{join(uri, path.name)} has no weight_map that names the shards.",
-            INDEX_AGAIN,
+            "Use a copy of the model in which the index and the shards belong together.",
         )
     for shard in found.values():
         if not isinstance(shard, str) or not re.fullmatch(r"[^/\\]+\.safetensors", shard):
@@ -139,7 +156,8 @@ def weight_map(path: Path, uri: str) -> dict[str, str]:
                 FailureReason.MODEL_UNSUPPORTED,
                 f"{join(uri, path.name)} names {json.dumps(shard)[:200]}, which is not a .safetensors file in the same "
                 "folder.",
-                "Upload the shards to the folder of their index, and write their names without a folder.",
+                "Use a copy of the model in which the index and its shards are in one folder, and the index names no "
+                "folder.",
             )
     return found
 
@@ -153,7 +171,9 @@ def read_object(path: Path, uri: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED, f"{join(uri, path.name)} is not a JSON object.", "Upload that file again."
+            FailureReason.MODEL_UNSUPPORTED,
+            f"{join(uri, path.name)} is not a JSON object.",
+            "Replace that file, or use an intact copy.",
         )
     return found
 
@@ -180,7 +200,7 @@ def _weights(files: Files, copied: Path, uri: str) -> list[str]:
         raise TrainerFailure(
             FailureReason.MODEL_NOT_FOUND,
             f"{join(uri, missing[0])} is missing. {INDEX} names {len(missing)} files that do not exist.",
-            "Upload all shards of the model.",
+            "Add the missing files, or use a complete copy of the model.",
         )
     return [INDEX, *shards]
 
@@ -220,9 +240,15 @@ def _only(files: Files, uri: str) -> tuple[str, str | None]:
             "Transformers."
         )
     if ADAPTER_WEIGHTS in others:
-        return ", only the weights of an adapter", "Upload the base model's weights too."
+        return (
+            ", only the weights of an adapter",
+            "Add the base model's weights, or use another copy of the base model.",
+        )
     if others:
-        return f", only {others[0]}", f"If that file is the whole model, rename it to {WEIGHTS}."
+        return (
+            f", only {others[0]}",
+            f"If that file is the whole model, rename it to {WEIGHTS}, in this folder or in a copy.",
+        )
     below = [path for path in sorted(files) if path.endswith((f"/{WEIGHTS}", f"/{INDEX}"))]
     if below:
         return f", but there are weights in {join(uri, below[0].rpartition('/')[0])}", "Use that folder."
@@ -238,6 +264,6 @@ def _without_index(parts: list[str]) -> tuple[str, str]:
     few = f", only {len(parts)} of {int(total)}" if len(parts) < int(total) else ""
     more = f" and {len(parts) - 1} more" * (len(parts) > 1)
     return f", only shards ({parts[0]}{more}{few}) without their index {INDEX}", (
-        "Upload the index from the source of the model, or create it: a JSON object whose weight_map gives for each "
-        "tensor the name of its shard. docs/training.md has the code."
+        "Add the index to this folder or to a copy. Take it from the source of the model, or create it: a JSON object "
+        "whose weight_map gives for each tensor the name of its shard. docs/training.md has the code."
     )

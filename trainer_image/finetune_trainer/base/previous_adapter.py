@@ -14,8 +14,8 @@ from finetune_trainer.base.experts import is_stack, stack_of
 from finetune_trainer.base.model_files import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.base.weights import read_header
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sizing.model_shape import Sizes
+from finetune_trainer.storage.job_storage import JobStorage, join
 
 PREFIX = "base_model.model."
 """The prefix that PEFT adds to the names of the base model's modules."""

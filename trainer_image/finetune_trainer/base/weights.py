@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.storage.job_storage import JobStorage
 
 HEADER_LIMIT = 100_000_000
 """Longest header the format allows, in bytes."""
@@ -53,7 +53,7 @@ def read_header(storage: JobStorage, uri: str, size: int, copy: Path | None = No
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
             f"{uri} is not a safetensors file.",
-            "Upload the file itself. If it is a Git LFS pointer, run git lfs pull first.",
+            "If it is a Git LFS pointer, run git lfs pull, and replace it with the file. Otherwise use an intact copy.",
         )
     try:
         header = json.loads(storage.read_bytes(source, 8, length))
@@ -67,13 +67,15 @@ def read_header(storage: JobStorage, uri: str, size: int, copy: Path | None = No
         }
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise TrainerFailure(
-            FailureReason.MODEL_UNSUPPORTED, f"{uri} has a damaged safetensors header.", "Upload that file again."
+            FailureReason.MODEL_UNSUPPORTED,
+            f"{uri} has a damaged safetensors header.",
+            "Replace that file, or use an intact copy.",
         ) from error
     if size < end:
         raise TrainerFailure(
             FailureReason.MODEL_NOT_FOUND,
             f"{uri} is incomplete: it has {size:,} of {end:,} bytes.",
-            "Upload that file again.",
+            "Replace that file, or use an intact copy.",
         )
     return found
 

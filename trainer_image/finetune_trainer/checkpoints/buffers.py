@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune_trainer.ranks.shards import whole
+
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 STATUS = Path("/proc/self/status")
@@ -47,12 +49,13 @@ class Buffers:
 
     @torch.no_grad()
     def copy(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Copies the tensors and returns the copies, which the next call overwrites."""
+        """Copies the tensors and returns the copies, which the next call overwrites. Sharded tensors are copied whole,
+        so all ranks have to send their shards meanwhile (`finetune_trainer.ranks.shards.send`)."""
         if self._copies.keys() != tensors.keys():
             self.release()
             self.allocate(tensors)
         for name, tensor in tensors.items():
-            self._copies[name].copy_(tensor, non_blocking=True)
+            self._copies[name].copy_(whole(tensor), non_blocking=True)
         if any(tensor.device.type == "cuda" for tensor in tensors.values()):
             torch.cuda.synchronize()
         return self._copies

@@ -10,7 +10,7 @@ from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.checkpoints.store import CHECKPOINTS, CheckpointStore
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.storage.job_storage import JobStorage, join
 
 FIELD = "spec.resumeFrom.name"
 FIELDS_OF = {

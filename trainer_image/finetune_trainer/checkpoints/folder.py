@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import beat
-from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.storage.job_storage import JobStorage, join
 
 MANIFEST = "manifest.json"
 READ_BYTES = 8 * 1024 * 1024

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api import names
+from finetune_trainer.checkpoints.background import Background
 from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.progress import MEGABYTE, Progress
-from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.pod.termination import seconds_left
+from finetune_trainer.storage.job_storage import JobStorage, join
 
 WRITER = "writer.json"
 """The file that says which attempt wrote the result."""
@@ -30,6 +32,10 @@ class Kept:
     """The local folder with its files."""
     attempt: int
     """The number of the attempt that wrote it."""
+
+    def __str__(self) -> str:
+        """The name of the result, and of its writer."""
+        return self.folder.name
 
 
 class KeptResults:
@@ -82,17 +88,42 @@ class KeptResults:
     def keep(self, name: str, files: Mapping[str, Content]) -> bool:
         """Writes a result for later attempts. `name` contains no hyphen. Returns whether it was written: if the storage
         fails, the log says so and the job goes on."""
-        uri = join(self._uri, f"{name}-{os.environ.get(names.POD_UID_VARIABLE) or 'local'}")
-        writer = json.dumps({"attempt": self._attempt}).encode()
+        # The files of a whole model take many minutes.
+        progress = Progress(f"Storing {self._place(name)}", "MB", divisor=MEGABYTE)
+        return self._write(name, files, progress.advance) and self._count(name)
+
+    def keep_last(self, name: str, files: Mapping[str, Content]) -> bool:
+        """Writes a result after SIGTERM, like `keep`, but gives up when the grace period is nearly over. No other
+        result can be written afterwards."""
+        written, background = list[bool](), Background()
+        background.start(lambda advance: written.append(self._write(name, files, advance)))
+        if not background.wait(seconds_left()):
+            background.cancel(0)
+            self._lose(name, "the storage did not answer within the grace period.")
+            return False
+        return written == [True] and self._count(name)
+
+    def _write(self, name: str, files: Mapping[str, Content], advance: Callable[[int], None]) -> bool:
+        """Returns whether the result was written. `advance`: see `write_folder`."""
+        uri, writer = self._place(name), json.dumps({"attempt": self._attempt}).encode()
         try:
             self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name
-            # The files of a whole model take many minutes.
-            progress = Progress(f"Storing {uri}", "MB", divisor=MEGABYTE)
-            write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts, progress.advance)
-            earlier = {path.partition("/")[0] for path in self._files if path.endswith(f"/{MANIFEST}")}
+            write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts, advance)
         except TrainerFailure as failure:
-            print(f"A later attempt will have to repeat what {uri} contains: {failure.message}", flush=True)
+            self._lose(name, failure.message)
             return False
-        self._written.add(uri.removeprefix(join(self._uri, "")))
+        return True
+
+    def _count(self, name: str) -> bool:
+        """Tells how many results are complete, now that this one was written. Returns True."""
+        earlier = {path.partition("/")[0] for path in self._files if path.endswith(f"/{MANIFEST}")}
+        self._written.add(self._place(name).removeprefix(join(self._uri, "")))
         self._counted(len(earlier | self._written))
         return True
+
+    def _place(self, name: str) -> str:
+        return join(self._uri, f"{name}-{os.environ.get(names.POD_UID_VARIABLE) or 'local'}")
+
+    def _lose(self, name: str, why: str) -> None:
+        uri = self._place(name)
+        print(f"A later attempt will have to repeat what {uri} contains: {why}", flush=True)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from finetune_trainer.checkpoints.folder import Manifest, Unusable, read_folder, read_manifest, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.storage.job_storage import JobStorage, join
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in the work prefix of a job."""

@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 
 from finetune_trainer.checkpoints.tensor_file import DTYPES
 from finetune_trainer.model.trainable import trained_weights
+from finetune_trainer.pod.heartbeat import attended
+from finetune_trainer.ranks.shards import fill
 
 MODEL, OPTIMIZER = "model/", "optimizer/"
 
@@ -25,7 +27,8 @@ Layout = tuple[tuple[int, ...], str]
 
 
 def live_state(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor], Numbers]:
-    """Returns the tensors and numbers of the training as they are now, without copying them.
+    """Returns the tensors and numbers of the training as they are now, without copying them. Of sharded weights they
+    are shards.
 
     Keys are "model/PARAMETER" and "optimizer/PARAMETER/STATE". A parameter that no step has changed has no state."""
     weights = trained_weights(model)
@@ -95,7 +98,7 @@ def _new_state(optimizer: Optimizer, weight: Tensor, at: tuple[int, int]) -> Map
     one = type(optimizer)([probe])  # type: ignore[call-arg] # Optimizer itself is abstract
     one.step()
     return {
-        key: torch.empty_like(weight, dtype=value.dtype, device="meta")
+        key: torch.empty(weight.shape, dtype=value.dtype, device="meta")
         if isinstance(value, Tensor) and value.shape == probe.shape
         else value
         for key, value in one.state[probe].items()
@@ -104,11 +107,14 @@ def _new_state(optimizer: Optimizer, weight: Tensor, at: tuple[int, int]) -> Map
 
 @torch.no_grad()
 def restore(model: nn.Module, optimizer: Optimizer, path: Path, numbers: Mapping[str, int | float]) -> None:
-    """Gives the model and its new optimizer the state that `live_state` describes, from a file without a `misfit`."""
+    """Gives the model and its new optimizer the state that `live_state` describes, from a file without a `misfit`. Of
+    sharded weights each rank takes its own shard.
+
+    Beats at every tensor: the state of a whole model is read for many minutes."""
     weights = trained_weights(model)
     with safe_open(path, "pt") as file:
-        for name, weight in weights.items():
-            weight.copy_(file.get_tensor(f"{MODEL}{name}"))
+        for name, weight in attended(weights.items()):
+            fill(weight, file.get_tensor(f"{MODEL}{name}"))
         keys, counts = _by_parameter(file.keys()), _by_parameter(numbers)
         for group, place, name, weight in _places(optimizer, weights):
             state = {word: file.get_tensor(key) for word, key in keys[name].items()}
@@ -145,13 +151,18 @@ def _fill(
     """Sets the state of one parameter. bitsandbytes allocates its own: it may be in memory that the GPU pages."""
     if hasattr(optimizer, "init_state"):
         _new_state(optimizer, weight, at)
-        for key, saved in state.items():
+        for key, saved in attended(state.items()):
             optimizer.state[weight][key].copy_(saved)
         optimizer.state[weight].update(counted)
         return
     optimizer.state[weight] = {
-        key: torch.empty_like(weight, dtype=saved.dtype).copy_(saved)
-        if saved.shape == weight.shape
-        else saved.to(weight.device, copy=True)
-        for key, saved in state.items()
+        key: _like(weight, saved) if saved.shape == weight.shape else saved.to(weight.device, copy=True)
+        for key, saved in attended(state.items())
     } | dict(counted)
+
+
+def _like(weight: Tensor, saved: Tensor) -> Tensor:
+    """Returns the values of `saved`, as many of them on this rank as `weight` has."""
+    state = torch.empty_like(weight, dtype=saved.dtype)
+    fill(state, saved)
+    return state

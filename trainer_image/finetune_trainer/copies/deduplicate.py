@@ -17,9 +17,10 @@ from finetune_trainer.copies.clusters import Clusters
 from finetune_trainer.copies.embeddings import Embeddings, SentenceModel
 from finetune_trainer.copies.near_duplicates import NearDuplicates
 from finetune_trainer.copies.openings import Openings, material
-from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.pod.heartbeat import attended
 from finetune_trainer.rows.row_format import Message, Row
 from finetune_trainer.sources.findings import Findings
+from finetune_trainer.storage.job_storage import JobStorage
 
 
 class SeenKeys:
@@ -190,7 +191,7 @@ class NearCopies:
         crowded = np.zeros(len(questions), dtype=np.bool_)
         if self._materials and len(rows):
             texts, within = self._materials(), Clusters(len(rows))
-            for row in rows.tolist():
+            for row in attended(rows.tolist()):
                 texts.add(material(messages(row)))
             texts.join(within, self._threshold, questions[rows])
             for row, root in zip(rows.tolist(), rows[within.roots()].tolist(), strict=True):

@@ -18,7 +18,7 @@ from finetune_trainer.copies.clusters import Clusters
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.progress import Progress
-from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.storage.job_storage import JobStorage
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,10 @@ from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.isolation import describe, sharing
 from finetune_trainer.model.loading import greedy_generation, load_model
+from finetune_trainer.model.sharding import load_sharded
 from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.ranks.group import agreed, gather
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,7 @@ class BaseMeasuring:
         resolved, needed = self.prepared.resolved, self.prepared.resolved.base_memory
         if needed is None:
             return self._measure(resolved.method)
-        short = shortage(needed, self.accelerator.device, self.bundle.spec.compute.memory)
+        short = self._shortage(needed)
         if short is None:
             try:
                 baselines = self._measure(MethodType.LORA)[2]
@@ -59,9 +61,15 @@ class BaseMeasuring:
         model, assessor = self.load(resolved.method)
         return model, assessor, assessor.beside_quantized(baselines, model)
 
+    def _shortage(self, needed: str) -> str | None:
+        """Returns why the base model in bf16 does not fit on one of the ranks, or None if it fits on all."""
+        memory = self.bundle.spec.compute.memory
+        return next(filter(None, gather(shortage(needed, self.accelerator.device, memory))), None)
+
     def load(self, method: MethodType) -> tuple[PreTrainedModel, Assessor]:
         """Loads the base model for `method`. Returns it with the object that measures it."""
-        model, generation = load_base(self.bundle, self.prepared, method, self.accelerator.device, self.folder)
+        device = self.accelerator.device
+        model, generation = agreed(lambda: load_base(self.bundle, self.prepared, method, device, self.folder))
         tokens = self.prepared.resolved.micro_batch_tokens
         evaluator = Evaluator(self.tokenizer, tokens, generation, self.accelerator)
         return model, Assessor(self.bundle, self.prepared, evaluator)
@@ -93,9 +101,12 @@ def load_base(
     bundle: Bundle, prepared: Prepared, method: MethodType, device: torch.device, folder: Path
 ) -> tuple[PreTrainedModel, GenerationConfig]:
     """Loads the base model in `folder` for `method`, with its generation settings. Prints why rows of this model cannot
-    share a forward pass, if so. Raises TrainerFailure as `load_model` and `sharing` do."""
+    share a forward pass, if so. Raises TrainerFailure as `load_model`, `load_sharded` and `sharing` do."""
     phase("loading the base model")
-    model = load_model(folder, method, device, bundle.spec.method.quantization)
+    if prepared.sharded_on(bundle):
+        model = load_sharded(folder, method, device)
+    else:
+        model = load_model(folder, method, device, bundle.spec.method.quantization)
     if slower := describe(sharing(model)):
         print(slower, flush=True)
     return model, greedy_generation(model, prepared.stop_token_ids, prepared.resolved.max_new_tokens)

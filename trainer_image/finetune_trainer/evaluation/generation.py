@@ -24,9 +24,11 @@ from finetune_trainer.base.base_model import CONTEXT
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.model.attention import NAME
 from finetune_trainer.model.isolation import sharing
-from finetune_trainer.pod.failure import failure_of
+from finetune_trainer.pod.failure import StopRequested, failure_of
 from finetune_trainer.pod.heartbeat import beat
 from finetune_trainer.pod.progress import Progress
+from finetune_trainer.pod.termination import stop_deferred
+from finetune_trainer.ranks.shards import is_sharded
 from finetune_trainer.rows.row_format import THOUGHT_END, final_answer
 from finetune_trainer.statistics.measurements import Answer
 
@@ -55,21 +57,30 @@ def write_answers(
     answers, tokens = kept.earlier(what, tokens) if kept else ([], tokens)
     progress = Progress(f"Generating answers with {what}", "rows", len(prompts) - len(answers))
     longest = sharing(model).padded
-    while len(answers) < len(order):
-        waiting = order[len(answers) :]
-        each = len(prompts[waiting[0]]) + generation.max_new_tokens
-        rows = waiting[: max(1, tokens // each) if each <= longest else 1]
-        written = generate_within_memory(model, [prompts[row] for row in rows], generation)
-        if written is None:
-            fewer = f"Generating {len(rows):,} answers at a time ran out of GPU memory. The next try has half as many."
-            print(fewer, flush=True)
-            tokens = len(rows) // 2 * each
-            continue
-        for row, answer in zip(rows, written, strict=True):
-            answers.append(read_answer(tokenizer, answer, generation.eos_token_id, expected[row]))
-        progress.advance(len(rows))
+    try:
+        while len(answers) < len(order):
+            waiting = order[len(answers) :]
+            each = len(prompts[waiting[0]]) + generation.max_new_tokens
+            rows = waiting[: max(1, tokens // each) if each <= longest else 1]
+            written = generate_within_memory(model, [prompts[row] for row in rows], generation)
+            if written is None:
+                fewer = (
+                    f"Generating {len(rows):,} answers at a time ran out of GPU memory. The next try has half as many."
+                )
+                print(fewer, flush=True)
+                tokens = len(rows) // 2 * each
+                continue
+            stop = generation.eos_token_id
+            batch = [read_answer(tokenizer, answer, stop, expected[i]) for i, answer in zip(rows, written, strict=True)]
+            answers += batch  # at once: SIGTERM must not leave a part of a batch
+            progress.advance(len(rows))
+            if kept:
+                kept.written(answers, tokens)
+    except StopRequested:
         if kept:
-            kept.written(answers, tokens)
+            with stop_deferred():
+                kept.stopped(answers, tokens)
+        raise
     of_row = dict(zip(order, answers, strict=True))
     return [of_row[row] for row in range(len(prompts))]
 
@@ -77,11 +88,12 @@ def write_answers(
 def generate_within_memory(
     model: PreTrainedModel, prompts: Sequence[Prompt], generation: GenerationConfig
 ) -> list[list[int]] | None:
-    """Returns the result of `generate`, or None if several prompts at a time run out of GPU memory."""
+    """Returns the result of `generate`, or None if several prompts at a time run out of GPU memory. A model whose
+    weights are sharded over the ranks is not tried again: the other ranks wait in the middle of a forward pass."""
     try:
         return generate(model, prompts, generation)
     except RuntimeError as error:
-        if len(prompts) == 1 or failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
+        if is_sharded(model) or len(prompts) == 1 or failure_of(error).reason is not FailureReason.GPU_OUT_OF_MEMORY:
             raise
     # The frames of the exception hold the tensors, so memory can be freed only after the except block.
     torch.cuda.empty_cache()
@@ -109,7 +121,11 @@ def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: Gene
     }
     cache = read_beginning(model, tensors["input_ids"][:1, :shared], len(prompts)) if shared else None
     written: Tensor = model.generate(
-        **tensors, past_key_values=cache, generation_config=within, logits_processor=LogitsProcessorList([EachToken()])
+        **tensors,
+        past_key_values=cache,
+        generation_config=within,
+        logits_processor=LogitsProcessorList([EachToken()]),
+        synced_gpus=False,  # the ranks call a sharded model together by themselves (in_step)
     )
     tokens: list[list[int]] = written[:, longest:].tolist()
     return tokens

@@ -11,12 +11,14 @@ from time import monotonic
 
 from pydantic import TypeAdapter
 
+from finetune_trainer.checkpoints.folder import Content
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.statistics.measurements import Answer
 
 FILE = "answers.json"
 PIECE_SECONDS = 60.0
-"""An interruption costs about so much time of answering, and the batch that is being written."""
+"""An end without SIGTERM costs about so much time of answering, and the batch that is being written. SIGTERM costs only
+the batch."""
 LONGEST_PAUSE_SECONDS = 600.0
 """Longest time until the next piece, where the storage is slow."""
 SHARE = 0.01
@@ -67,11 +69,20 @@ class KeptAnswers:
         begun = self._clock()
         if begun - self._tried < self._pause:
             return
-        piece = _Piece(list(answers[self._stored :]), tokens, begun - self._began)
-        if self._kept.keep(self._piece_name(self._stored), {FILE: json.dumps(asdict(piece)).encode()}):
+        if self._kept.keep(self._piece_name(self._stored), self._piece(answers, tokens)):
             self._stored, self._began = len(answers), begun
         self._tried = self._clock()
         self._pause = min(max(PIECE_SECONDS, (self._tried - begun) / SHARE), LONGEST_PAUSE_SECONDS)
+
+    def stopped(self, answers: Sequence[Answer], tokens: int) -> None:
+        """Keeps the answers that are not kept yet after SIGTERM, within the grace period. The arguments are those of
+        `written`. Raises Superseded as StatusWriter.progress does."""
+        if len(answers) > self._stored:
+            self._kept.keep_last(self._piece_name(self._stored), self._piece(answers, tokens))
+
+    def _piece(self, answers: Sequence[Answer], tokens: int) -> dict[str, Content]:
+        piece = _Piece(list(answers[self._stored :]), tokens, self._clock() - self._began)
+        return {FILE: json.dumps(asdict(piece)).encode()}
 
     def _piece_name(self, start: int) -> str:
         return f"{self._name}.answers{start}"

@@ -13,8 +13,10 @@ from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.evaluation.recipe import Baselines
 from finetune_trainer.evaluation.scoring import Measure
-from finetune_trainer.pod.local_files import sha256_of
+from finetune_trainer.pod.rank import is_first, place
+from finetune_trainer.ranks.group import found_on_each_node, on_first
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
+from finetune_trainer.storage.local_files import sha256_of
 from finetune_trainer.training.training_progress import duration
 
 FILE = "measurements.json"
@@ -50,12 +52,13 @@ class KeptMeasurements:
     def __call__(self, part: str, what: str, measure: Measure) -> Measured:
         """Returns the measurement of an earlier attempt, or measures and keeps the result: a `scoring.Remember`."""
         name = f"{self._model}.{part}"
-        if (kept := self._kept.find(name)) is not None:
+        if (kept := found_on_each_node(lambda: self._kept.find(name), str)) is not None:
             found = _measured(TypeAdapter(_Stored).validate_json((kept.folder / FILE).read_bytes()))
             print(taken_over(what, kept.attempt, found.seconds), flush=True)
             return found
-        found = measure(KeptAnswers(self._kept, name))
-        self._kept.keep(name, {FILE: _json(_stored(found))})
+        found = measure(KeptAnswers(self._kept, f"{name}{_share()}"))
+        if is_first():
+            self._kept.keep(name, {FILE: _json(_stored(found))})
         return found
 
 
@@ -65,14 +68,25 @@ def of_tuned(kept: KeptResults, weights: Path) -> KeptMeasurements:
     An attempt that has to train again can end with weights that differ by rounding, for example on another GPU. It does
     not take over the measurements of the earlier ones."""
     digest = hashlib.sha256()
-    for path in sorted(weights.glob("*.safetensors")):
-        digest.update(bytes.fromhex(sha256_of(path)))
+    digest.update(b"".join(bytes.fromhex(sha256) for sha256 in on_first(lambda: _digests(weights))))
     return KeptMeasurements(kept.on(**{"the digest of the tuned weights": digest.hexdigest()}), "tuned")
+
+
+def _digests(weights: Path) -> list[str]:
+    """Returns the sha256 of each file with weights. Rank 0 has written them."""
+    return [sha256_of(path) for path in sorted(weights.glob("*.safetensors"))]
+
+
+def _share() -> str:
+    """Returns a suffix for the answers of this rank to its share of the rows. Another number of ranks has other
+    shares."""
+    here = place()
+    return "" if here.ranks == 1 else f".rank{here.rank}of{here.ranks}"
 
 
 def kept_baselines(kept: KeptResults) -> Baselines | None:
     """Returns all measurements of the base model if an earlier attempt completed them. Prints that they are reused."""
-    if (found := kept.find(BASELINES)) is None:
+    if (found := found_on_each_node(lambda: kept.find(BASELINES), str)) is None:
         return None
     stored = TypeAdapter(_StoredBaselines).validate_json((found.folder / FILE).read_bytes())
     regression = {name: _measured(each) for name, each in stored.regression.items()}
@@ -83,7 +97,9 @@ def kept_baselines(kept: KeptResults) -> Baselines | None:
 
 
 def keep_baselines(kept: KeptResults, baselines: Baselines) -> None:
-    """Keeps all measurements of the base model."""
+    """Keeps all measurements of the base model. Rank 0 does it for all ranks."""
+    if not is_first():
+        return
     stored = _StoredBaselines(
         _stored(baselines.base),
         baselines.few_shot,

@@ -17,8 +17,11 @@ from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.handover.few_shot import Draw
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.row_losses import row_losses
+from finetune_trainer.model.sharding import in_step
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.rank import place
+from finetune_trainer.ranks.division import divided
 from finetune_trainer.sizing.memory import GENERATION_FACTOR
 from finetune_trainer.statistics.measurements import Answer, FewShot, Measured
 
@@ -81,14 +84,23 @@ class Evaluator:
         kept: KeptAnswers | None = None,
     ) -> list[Answer]:
         """Returns the model's answer to each row. `prompts`: one for each row, in place of the rows' own prompts.
-        `kept`: see `write_answers`. A row without a prompt (text to continue) gets an empty answer."""
+        `kept`: see `write_answers`. A row without a prompt (text to continue) gets an empty answer. Each rank answers a
+        share of the rows, and keeps its own answers."""
         asked = [number for number, row in enumerate(rows) if row.prompt]
         ready = [rows[i].input_ids[: rows[i].prompt_length] if prompts is None else prompts[i] for i in asked]
         expected, tokens = [rows[i].final_answer for i in asked], GENERATION_FACTOR * self.micro_batch_tokens
         phase(f"generating answers with {what}", steady=True)
         model.eval()
+        here = place()
+        who = what if here.ranks == 1 else f"{what} on {here}"
+
+        def write(share: Sequence[int]) -> list[Answer]:
+            asking, wanted = [ready[i] for i in share], [expected[i] for i in share]
+            with in_step(model):
+                return write_answers(who, model, self.tokenizer, asking, wanted, tokens, self.generation, kept)
+
         with torch.no_grad(), self.accelerator.autocast():
-            written = write_answers(what, model, self.tokenizer, ready, expected, tokens, self.generation, kept)
+            written = divided([len(prompt) for prompt in ready], write)
         answers = dict(zip(asked, written, strict=True))
         return [answers.get(row, Answer("", truncated=False, matches=False)) for row in range(len(rows))]
 

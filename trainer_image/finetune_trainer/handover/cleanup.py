@@ -2,7 +2,7 @@
 
 from finetune_api.bundle import Bundle
 from finetune_trainer.handover.prepared import work_prefix
-from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.storage.job_storage import JobStorage
 
 _MEGABYTE = 1_000_000
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.handover.prepared import Example
+from finetune_trainer.pod.heartbeat import attended
 from finetune_trainer.randomness import few_of_many
 from finetune_trainer.rows.row_format import Message, system_of, thinks
 from finetune_trainer.tokens.render import PromptFormat
@@ -45,7 +46,7 @@ def few_shot_draws(
         chosen = choose_examples(train, taken, budget, f"few-shot/{seed}/{number}")
         while chosen:
             asked = (format.prompt(with_examples(chosen, row), thinks(row.answer)) for row in held_out)
-            prompts = [encode(text, tokenizer) for text in asked]
+            prompts = [encode(text, tokenizer) for text in attended(asked)]
             if max(map(len, prompts)) <= room:
                 found.append(Draw(len(chosen), prompts))
                 break

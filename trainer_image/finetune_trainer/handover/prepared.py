@@ -27,9 +27,9 @@ from finetune_trainer.handover.prepared_cache import CachedRows, fetch
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.local_files import sha256_of
-from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.sources.cleaning_record import Change
+from finetune_trainer.storage.job_storage import JobStorage, join
+from finetune_trainer.storage.local_files import sha256_of
 from finetune_trainer.tokens.row_store import Example as Example  # re-exported for the modules that use rows
 from finetune_trainer.tokens.row_store import Rows, RowStore
 
@@ -79,6 +79,20 @@ class Prepared:
         parts = [dict(self.model_files), dict(self.model_pins), weights]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    def sharded_on(self, bundle: Bundle) -> bool:
+        """Whether the weights are sharded over the GPUs. `bundle`: has only the GPU type on which the pod runs."""
+        names = {gpu.name for gpu in bundle.gpu_types}
+        return any(each.sharded for each in self.preflight.estimate or [] if each.gpu_type in names)
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """The commit of each repository of a hub that preflight has read, by its URI."""
+        return {revision.uri: revision.commit for revision in self.resolved.revisions or []}
+
+    def commit_of(self, uri: str) -> str | None:
+        """Returns the commit of the repository with this URI; None if it is not on a hub."""
+        return self.commits.get(uri.rstrip("/"))
+
 
 def work_prefix(bundle: Bundle) -> str:
     """Returns the URI of the job's work folder next to the output. The folder is removed when the job succeeds."""
@@ -119,8 +133,9 @@ def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, fold
     storage.write_bytes(join(to, "manifest.json"), json.dumps(manifest, indent=2).encode())
 
 
-def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepared:
+def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path, downloaded: bool = False) -> Prepared:
     """Downloads the prepared data to `scratch`/prepared. This folder must exist as long as the rows are used.
+    `downloaded`: whether another process of this pod has done so already.
 
     Raises TrainerFailure StorageUnavailable when the prepared data was deleted or changed, or if another version of the
     trainer wrote it in a form that this one cannot read."""
@@ -133,7 +148,10 @@ def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepare
         )
     data = storage.read_bytes(join(source, "manifest.json"))
     try:
-        return _prepared(storage, bundle, json.loads(data), source, folder)
+        manifest = json.loads(data)
+        if not downloaded:
+            _download(storage, manifest, source, folder)
+        return _prepared(bundle, manifest, folder)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         traceback.print_exception(error)
         raise TrainerFailure(
@@ -143,9 +161,19 @@ def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path) -> Prepare
         ) from error
 
 
-def _prepared(storage: JobStorage, bundle: Bundle, manifest: Mapping[str, Any], source: str, folder: Path) -> Prepared:
+def read_model_files(storage: JobStorage, bundle: Bundle) -> tuple[Files, Pins, dict[str, str]]:
+    """Returns the files of the base model that training reads, their identities, and the commits of repositories.
+
+    Raises TrainerFailure as `read_prepared` does, and an error of Python if the manifest has another form."""
+    data = storage.read_bytes(join(work_prefix(bundle), "prepared", "manifest.json"))
+    manifest = json.loads(data)
+    revisions = Resolved.model_validate(manifest["resolved"]).revisions or []
+    return manifest["modelFiles"], manifest["modelPins"], {revision.uri: revision.commit for revision in revisions}
+
+
+def _download(storage: JobStorage, manifest: Mapping[str, Any], source: str, folder: Path) -> None:
     """Downloads the files that `manifest` names from `source` to `folder`. Raises TrainerFailure as `read_prepared`
-    does, and an error of Python if the manifest or a file has another form."""
+    does, and an error of Python if the manifest has another form."""
     storage.download_folder(source, folder, lambda path: path in manifest["files"])
     for name, digest in manifest["files"].items():
         if not (folder / name).exists() or sha256_of(folder / name) != digest:
@@ -154,14 +182,21 @@ def _prepared(storage: JobStorage, bundle: Bundle, manifest: Mapping[str, Any], 
                 f"{join(source, name)} was changed or deleted after preflight wrote it.",
                 KEEP_FILES,
             )
-    cached = CachedRows(**manifest["cached"]) if manifest["cached"] else None
-    if cached:
+    if cached := _cached(manifest):
         _fetch_cached(storage, cached, folder)
+
+
+def _cached(manifest: Mapping[str, Any]) -> CachedRows | None:
+    return CachedRows(**manifest["cached"]) if manifest["cached"] else None
+
+
+def _prepared(bundle: Bundle, manifest: Mapping[str, Any], folder: Path) -> Prepared:
+    """Opens the files in `folder`. Raises an error of Python if the manifest or a file has another form."""
     store = RowStore(folder)
     rows: dict[Side, Rows] = {side: Rows(store, np.load(folder / f"{side}.npy")) for side in SIDES}
     return Prepared(
         **learned(rows, bundle.spec.training.loss_on),
-        cached=cached,
+        cached=_cached(manifest),
         regression=_regression(folder / REGRESSION),
         resolved=Resolved.model_validate(manifest["resolved"]),
         preflight=Preflight.model_validate(manifest["preflight"]),

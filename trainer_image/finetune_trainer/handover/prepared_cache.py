@@ -16,8 +16,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, Validation
 
 from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.local_files import sha256_of
-from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.storage.job_storage import JobStorage, join
+from finetune_trainer.storage.local_files import sha256_of
 
 MANIFEST = "manifest.json"
 RENEWED_AFTER = timedelta(days=1)

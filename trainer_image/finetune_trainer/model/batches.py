@@ -85,8 +85,22 @@ def micro_batch(examples: Sequence[Example], device: torch.device, places: Seque
     )
 
 
-def micro_batches(examples: Sequence[Example], limit: int, longest: float, device: torch.device) -> list[MicroBatch]:
+def micro_batches(
+    examples: Sequence[Example],
+    limit: int,
+    longest: float,
+    device: torch.device,
+    share: Sequence[int] | None = None,
+) -> list[MicroBatch]:
     """Packs `examples` into micro-batches of at most `limit` tokens. A row longer than `limit` or `longest` gets its
-    own micro-batch. `longest`: Sharing.packed of the model, in tokens."""
-    bins = pack([len(example.input_ids) for example in examples], limit, longest)
-    return [micro_batch([examples[row] for row in rows], device, rows) for rows in bins]
+    own micro-batch. `longest`: Sharing.packed of the model, in tokens. `share`: indices of the examples to pack; None
+    for all."""
+    taken = range(len(examples)) if share is None else share
+    bins = pack([len(examples[row].input_ids) for row in taken], limit, longest)
+    packed = ([taken[item] for item in items] for items in bins)
+    return [micro_batch([examples[row] for row in rows], device, rows) for rows in packed]
+
+
+def label_count(examples: Sequence[Example]) -> int:
+    """Returns the number of labels of the examples, as `micro_batch` counts them."""
+    return sum(int(example.supervised[1:].sum()) for example in examples)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from finetune_api.reasons import FailureReason
 from finetune_trainer.model.attention import NAME, packed
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.ranks.shards import with_peers
 
 LEAK = 1e-3
 """Largest difference that counts as rounding, as a share of the logits' standard deviation. Isolated documents show no
@@ -50,7 +51,7 @@ def sharing(model: nn.Module) -> Sharing:
         training = base.training
         base.eval()
         # The adapter does not matter here, and an adapter in fp32 on a base model in bf16 would need autocast.
-        with whole.disable_adapter() if isinstance(whole, PeftModel) else nullcontext():
+        with with_peers(base), whole.disable_adapter() if isinstance(whole, PeftModel) else nullcontext():
             _found[base] = _find(base)
         base.train(training)
     return _found[base]
@@ -95,10 +96,15 @@ def require_no_memory(model: PreTrainedModel) -> None:
     if _moved(before, after) >= LEAK:
         raise TrainerFailure(
             FailureReason.MODEL_UNSUPPORTED,
-            f"{type(model).__name__} keeps a state between texts: after another text, the logits of the same text "
+            f"{class_name(model)} keeps a state between texts: after another text, the logits of the same text "
             f"differ by {_moved(before, after):.0%} of their standard deviation. So its rows cannot be trained or "
             "measured independently.",
         )
+
+
+def class_name(model: nn.Module) -> str:
+    """Returns the name of the model's class in Transformers."""
+    return type(model).__name__.removeprefix("FSDP")  # a sharded model has a class of its own
 
 
 @torch.no_grad()

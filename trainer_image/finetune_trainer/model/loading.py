@@ -27,12 +27,23 @@ from finetune_trainer.base.composite import is_composite
 from finetune_trainer.model.attention import use_document_attention
 from finetune_trainer.model.experts import use_experts
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
+from finetune_trainer.pod.heartbeat import disk_work
+from finetune_trainer.pod.rank import by_rank
+from finetune_trainer.ranks.group import gather
 
 
 def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
     """Returns the GPU and its name, or the CPU if it is allowed and there is no GPU. Raises TrainerFailure GPUFault if
-    no GPU works and the CPU is not allowed."""
+    no GPU works and the CPU is not allowed, or if only some of the ranks have a GPU."""
+    device, name = _device(allow_cpu)
+    kinds = gather(device.type)
+    if len(set(kinds)) > 1:
+        without = f"Rank {kinds.index('cpu')} of {len(kinds)}: The process found no working GPU, and other ranks did."
+        raise TrainerFailure(FailureReason.GPU_FAULT, without)
+    return device, name
+
+
+def _device(allow_cpu: bool) -> tuple[torch.device, str]:
     try:
         device = torch.device("cuda", 0)
         # A broken driver or a stuck GPU shows only when the device computes.
@@ -41,19 +52,14 @@ def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
     except (RuntimeError, AssertionError) as error:
         if not allow_cpu:
             cause = str(error).splitlines()[0].rstrip(".")
-            raise TrainerFailure(FailureReason.GPU_FAULT, f"The pod found no working GPU: {cause}.") from error
+            finding = by_rank(f"The pod found no working GPU: {cause}.")
+            raise TrainerFailure(FailureReason.GPU_FAULT, finding) from error
         return torch.device("cpu"), "cpu"
 
 
-SLOW_DISK = 10_000_000
-"""Bytes per second at which a model is read or written in the slowest case that is not a stall."""
-
-
 def whole_model(folder: Path) -> AbstractContextManager[None]:
-    """Allows the work inside the time to read or write the whole model in `folder` once. Such a call of a library shows
-    no progress."""
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return quiet_work(LEAST_SECONDS + size / SLOW_DISK)
+    """Allows the work inside the time to read or write the whole model in `folder` once."""
+    return disk_work(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
 
 
 def load_model(
@@ -153,7 +159,7 @@ def _require_whole(model: PreTrainedModel, report: dict[str, set[str]]) -> None:
             FailureReason.MODEL_UNSUPPORTED,
             f"The weights do not fit config.json: {len(absent)} are missing or have another shape. The first one is "
             f"{absent[0]}.",
-            "Upload the config.json and the weights of the same unquantized model.",
+            "Use the config.json and the weights of the same unquantized model.",
         )
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         raise TrainerFailure(

@@ -1,7 +1,6 @@
 """Chooses the layers that get an adapter, and the weights that method Full trains."""
 
 from collections.abc import Sequence
-from typing import cast
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,12 +15,12 @@ def adapter_targets(model: PreTrainedModel, names: Sequence[str]) -> tuple[list[
     """Returns the modules and the parameters for PEFT's LoraConfig that `names`, targetModules of the spec, select. For
     all-linear these are every linear layer but the output head, and all experts. The router gets no adapter, and nor
     does a layer for images."""
-    composite = is_composite(model.config.to_dict())
+    composite = reads_images(model)
     experts = {name for name, module in model.named_modules() if is_experts(module)}
     if not experts and not composite:
         return ("all-linear" if list(names) == ["all-linear"] else list(names)), None
     if composite:
-        inside = [name for name, _ in model.named_modules() if is_tuned(name)]
+        inside = [name for name, _ in tuned_modules(model)]
         return (_linear(model) if list(names) == ["all-linear"] else _chosen(inside, names)), None
     stacks = [f"{name}.{stack}" for name in sorted(experts) for stack in (GATE_UP, DOWN)]
     if list(names) == ["all-linear"]:
@@ -40,17 +39,29 @@ def train_whole(model: PreTrainedModel) -> None:
 def freeze_images(model: nn.Module) -> None:
     """Freezes the weights outside of the language model of a model with images, also if it has an adapter. PEFT would
     train their biases if it trains biases at all."""
-    if is_composite(cast(PreTrainedModel, model).config.to_dict()):
+    if reads_images(model):
         for name, parameter in model.named_parameters():
             if not is_tuned(name.removeprefix(PREFIX)):
                 parameter.requires_grad_(False)
 
 
+def tuned_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Returns the modules with their names, of a model with images only those of the language model. `model`: without
+    an adapter, or PEFT's base model with its adapter."""
+    inside = is_tuned if reads_images(model) else bool
+    return [(name, module) for name, module in model.named_modules() if inside(name)]
+
+
+def reads_images(model: nn.Module) -> bool:
+    """Returns whether only the language model of `model` is tuned, because it also reads images."""
+    config = getattr(model, "config", None)
+    return config is not None and is_composite(config.to_dict())
+
+
 def _linear(model: PreTrainedModel) -> list[str]:
     """Returns the linear layers except the output head, of a model with images only those of the language model."""
-    composite, head = is_composite(model.config.to_dict()), model.get_output_embeddings()
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
-    return [name for name in linear if not composite or is_tuned(name)]
+    head = model.get_output_embeddings()
+    return [name for name, module in tuned_modules(model) if isinstance(module, nn.Linear) and module is not head]
 
 
 def _chosen(layers: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from finetune_trainer.model.document_dropout import drop_by_document
 from finetune_trainer.model.experts import use_expert_adapters
 from finetune_trainer.model.targets import adapter_targets, freeze_images, train_whole
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.ranks.shards import is_shard, is_sharded
 
 
 def make_trainable(
@@ -32,7 +33,7 @@ def make_trainable(
     Raises TrainerFailure SpecInvalid if the adapter does not fit the model."""
     if type is MethodType.FULL:
         train_whole(model)
-        _hold_in_fp32(model)
+        hold_in_fp32(model)
         return model
     return continue_lora(model, method.lora, seed, adapter) if adapter else attach_lora(model, method, seed)
 
@@ -87,7 +88,7 @@ def _with_adapter(build: Callable[[], PeftModel], field: str, seed: int) -> Peft
     drop_by_document(tuned)
     use_expert_adapters(tuned)
     freeze_images(tuned)
-    _hold_in_fp32(tuned)
+    hold_in_fp32(tuned)
     _add_trained_biases_apart(tuned)
     return tuned
 
@@ -111,18 +112,21 @@ def _with_bias_apart(layer: Any, x: Tensor) -> Tensor:
     return y + bias.to(y.dtype)
 
 
-def _hold_in_fp32(model: nn.Module) -> None:
+def hold_in_fp32(model: nn.Module) -> None:
+    """Converts the trainable parameters to fp32. Leaves out those that are sharded over the ranks."""
     for parameter in trainable_parameters(model):
-        parameter.data = parameter.data.float()
+        if not is_shard(parameter):
+            parameter.data = parameter.data.float()
     for module in model.modules():
-        if isinstance(module, nn.LayerNorm) and module.bias is not None and module.bias.requires_grad:
+        bias = module.bias if isinstance(module, nn.LayerNorm) else None
+        if bias is not None and bias.requires_grad and not is_shard(bias):
             module.float()  # on a CPU its weight must have the number format of its bias
 
 
 def as_published(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
     """Converts the trained parameters to the number format in which they are published and measured: fp32 for an
-    adapter, bf16 for a whole model."""
-    if not isinstance(model, PeftModel):
+    adapter, bf16 for a whole model. A sharded model is published by `collected` instead."""
+    if not isinstance(model, PeftModel) and not is_sharded(model):
         # Only the parameters: rotary frequencies are buffers and must stay in fp32.
         for parameter in trainable_parameters(model):
             parameter.data = parameter.data.to(torch.bfloat16)

@@ -1,3 +1,3 @@
-"""The parts of the trainer that deal with its pod: files and S3, the job's status, the log, and the end of the pod.
+"""The life of the process in its pod: signs of life, the job's status, the log, and how the pod ends.
 
 May import: finetune_api. Contains nothing about rows, models or training."""

@@ -1,11 +1,25 @@
 """The exceptions with which a pod fails, and the conversion of any exception to one of them."""
 
 import errno
+import re
 import traceback
 from pathlib import Path
 
 from finetune_api.reasons import FailureReason, sentence, with_remedy
+from finetune_trainer.pod.rank import by_rank
 
+NCCL_GPU_ERROR = "Cuda failure"
+"""Begins the line of an error of NCCL that names an error of the GPU."""
+GPU_OUT_OF_MEMORY = re.compile(
+    r"""^(CUDA|HIP)\ .*out\ of\ memory  # the runtime, the driver, torch's own allocator
+    |^Triton\ Error\ .*out\ of\ memory
+    |^Cuda\ failure\ .*out\ of\ memory  # NCCL
+    |CU[A-Z]+(_STATUS)?_ALLOC_FAILED  # cuBLAS, cuDNN, cuSOLVER, cuSPARSE, cuFFT
+    |NVML_SUCCESS\ ==  # torch asks NVML for the memory in use only when an allocation has failed
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
+"""Matches a line of an error that a GPU's memory was too small. Only some of these errors have a class of their own."""
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -48,10 +62,23 @@ class StopRequested(BaseException):
     """SIGTERM: the pod must stop. Not a subclass of Exception, so that no handler for Exception catches it."""
 
 
+class PeerFailed(BaseException):
+    """Another rank of the training has failed, so this one must end too. Not a subclass of Exception, so that no
+    handler for Exception catches it.
+
+    `cause`: the failure of the other rank, which all ranks report."""
+
+    def __init__(self, cause: TrainerFailure) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+
+
 def failure_of(error: BaseException) -> TrainerFailure:
     """Returns the failure for any exception. The reason of an unexpected exception is TrainerCrashed."""
     if isinstance(error, TrainerFailure):
         return error
+    if isinstance(error, PeerFailed):
+        return error.cause
     if isinstance(error, StopRequested):
         return TrainerFailure(FailureReason.PREEMPTED, "The pod received SIGTERM before its work was done.")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -59,17 +86,25 @@ def failure_of(error: BaseException) -> TrainerFailure:
             FailureReason.DISK_FULL, f"No disk space is left for {error.filename or 'the scratch folder'}."
         )
     if isinstance(error, RuntimeError) and (reason := _gpu_reason(error)):
-        return TrainerFailure(reason, _first_line(error))
-    return TrainerFailure(FailureReason.TRAINER_CRASHED, _crash(error))
+        return TrainerFailure(reason, by_rank(_gpu_line(error)))
+    return TrainerFailure(FailureReason.TRAINER_CRASHED, by_rank(_crash(error)))
 
 
 def _gpu_reason(error: RuntimeError) -> FailureReason | None:
-    """Returns the reason if a torch error is about the GPU's memory or the device, otherwise None. Compares the name of
-    the class, because preflight must not import torch. cuBLAS reports out of memory as a plain RuntimeError."""
-    name = type(error).__name__
-    if name == "OutOfMemoryError" or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
+    """Returns the reason if an error is about the GPU's memory or the device, otherwise None. Compares the name of the
+    class, because preflight must not import torch. Libraries of the GPU report their errors as a plain RuntimeError.
+    NCCL reports an error of the GPU as a DistBackendError, like one of the network."""
+    name, text = type(error).__name__, str(error)
+    if name == "OutOfMemoryError" or GPU_OUT_OF_MEMORY.search(text):
         return FailureReason.GPU_OUT_OF_MEMORY
-    return FailureReason.GPU_FAULT if name == "AcceleratorError" else None
+    of_the_gpu = name == "AcceleratorError" or (name == "DistBackendError" and NCCL_GPU_ERROR in text)
+    return FailureReason.GPU_FAULT if of_the_gpu else None
+
+
+def _gpu_line(error: RuntimeError) -> str:
+    """Returns the line in which NCCL names the error of the GPU, or else the first line."""
+    named = (line for line in str(error).splitlines() if line.startswith(NCCL_GPU_ERROR))
+    return next(named, _first_line(error))[:500]
 
 
 def _crash(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -68,6 +68,12 @@ def quiet_work(seconds: float) -> Iterator[None]:
         beat()
 
 
+def disk_work(size: int) -> AbstractContextManager[None]:
+    """Allows the work inside the time to read or write `size` bytes of a disk once. A library does so in one call that
+    shows no progress."""
+    return quiet_work(LEAST_SECONDS + size / SLOW_DISK)
+
+
 def waited(seconds: float) -> None:
     """Says that steady work went on after `seconds` without a beat."""
     _Heart.longest_wait = max(_Heart.longest_wait, seconds)
@@ -107,5 +113,7 @@ def position() -> str:
 
 LEAST_SECONDS = 300.0
 """The least default of the time without progress."""
+SLOW_DISK = 10_000_000
+"""Bytes per second at which a disk reads or writes in the slowest case that is not a stall."""
 SLOWER = 10
 """How many times the slowest step, or the longest wait, the default of the time without progress is."""

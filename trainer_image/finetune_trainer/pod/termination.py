@@ -15,10 +15,13 @@ from finetune_api import names
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
+from finetune_trainer.pod.rank import place
 
 MESSAGE_BYTES = 4096
 """Most bytes of a termination message that the kubelet reads."""
 DEFAULT_LOG = Path("/dev/termination-log")
+LOG_VARIABLE = "TERMINATION_LOG"
+"""Environment variable with the path of the termination message, if it is another one."""
 
 
 GRACE_SECONDS = 120.0
@@ -37,6 +40,8 @@ class _Stop:
     requested = False
     deferred = False
     since = 0.0
+    reported = False
+    """Whether the failure of this process has been written."""
     unreported: ClassVar[list[int]] = []
     """The signal, until the termination message is written."""
 
@@ -52,10 +57,17 @@ class _Done:
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
     if not _Stop.requested:
         _Stop.requested, _Stop.since, _Stop.unreported = True, monotonic(), [number]
+        pass_on()
         # Not a threading.Thread: its lock may be held by the code that the signal has interrupted.
         _thread.start_new_thread(_repeat, (_Stop.unreported,))
     if not _Stop.deferred:
         raise StopRequested
+
+
+def pass_on() -> None:
+    """Tells the launcher of the ranks that this one was asked to stop, so that it asks the others too."""
+    if launcher := place().launcher:
+        os.kill(launcher, signal.SIGTERM)
 
 
 def _repeat(unreported: list[int]) -> None:
@@ -73,6 +85,7 @@ def handle_sigterm() -> None:
     _Done.step = _Done.checkpoint_step = _Done.kept_results = None
     signal.signal(signal.SIGTERM, _on_sigterm)
     _Stop.unreported.clear()
+    _Stop.reported = False
 
 
 @contextmanager
@@ -93,6 +106,11 @@ def stop_requested() -> bool:
     return _Stop.requested
 
 
+def is_reported() -> bool:
+    """Returns whether the failure of this process has been written."""
+    return _Stop.reported
+
+
 def check_stop() -> None:
     """Raises StopRequested if SIGTERM was received. Long work inside `stop_deferred` calls this between its parts."""
     if _Stop.requested:
@@ -111,9 +129,14 @@ def seconds_left() -> float:
     """Returns how long the pod may still work after SIGTERM, before it has to report how it ended.
 
     The environment variable names.GRACE_VARIABLE has the seconds from SIGTERM to SIGKILL."""
-    grace = float(os.environ.get(names.GRACE_VARIABLE) or GRACE_SECONDS)
     passed = monotonic() - _Stop.since if _Stop.requested else 0.0
-    return max(0.0, grace - min(RESERVED_SECONDS, RESERVED_SHARE * grace) - passed)
+    return max(0.0, working_seconds() - passed)
+
+
+def working_seconds(reserved: float = 1.0) -> float:
+    """Returns how long the pod may work after SIGTERM. `reserved`: share of the reserved time that is kept."""
+    grace = float(os.environ.get(names.GRACE_VARIABLE) or GRACE_SECONDS)
+    return grace - reserved * min(RESERVED_SECONDS, RESERVED_SHARE * grace)
 
 
 def steps_done(step: int, checkpoint_step: int | None) -> None:
@@ -128,7 +151,7 @@ def results_kept(results: int) -> None:
 
 def write_termination_message(message: TerminationMessage) -> None:
     """Writes `message` to $TERMINATION_LOG, or to the kubelet's default path if that path exists."""
-    path = Path(os.environ.get("TERMINATION_LOG", DEFAULT_LOG))
+    path = Path(os.environ.get(LOG_VARIABLE, DEFAULT_LOG))
     if path != DEFAULT_LOG or path.exists():
         path.write_text(termination_json(message))
 
@@ -137,6 +160,7 @@ def write_failure(failure: TrainerFailure) -> None:
     """Leaves the termination message of a failure. Call this before anything that waits for another process: a pod that
     gets SIGTERM is killed after its grace period."""
     _Stop.unreported.clear()
+    _Stop.reported = True
     text = failure.for_the_operator
     step = _Done.step if failure.step is None else failure.step
     message = TerminationMessage(

@@ -18,6 +18,8 @@ from typing import NoReturn
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer.pod import heartbeat
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.pulse import Pulse
+from finetune_trainer.pod.rank import by_rank, place
 from finetune_trainer.pod.termination import stop_requested
 
 LOOK_SECONDS = 1.0
@@ -47,6 +49,7 @@ def watched(wanted: float | None, report: Callable[[TrainerFailure], None]) -> I
 def _watch(wanted: float | None, report: Callable[[TrainerFailure], None], over: threading.Event) -> None:
     """Counts the looks without progress, not the time: a process that was frozen with its pod has not stalled."""
     seen, waited, steady = heartbeat.beats(), 0.0, False
+    pulse = Pulse(place())
     while not over.wait(LOOK_SECONDS):
         if (now := heartbeat.beats()) != seen or stop_requested():  # after SIGTERM the kubelet ends the process
             if steady:
@@ -55,6 +58,7 @@ def _watch(wanted: float | None, report: Callable[[TrainerFailure], None], over:
         waited, steady = waited + LOOK_SECONDS, heartbeat.is_steady()
         allowed = heartbeat.patience(wanted)
         _arm(allowed - waited + MARGIN_SECONDS)
+        pulse.sign(allowed - waited + MARGIN_SECONDS)
         if waited >= allowed:
             _end(stall(waited), report)
 
@@ -62,7 +66,7 @@ def _watch(wanted: float | None, report: Callable[[TrainerFailure], None], over:
 def stall(seconds: float) -> TrainerFailure:
     """Returns the failure of a process whose main thread showed no progress for `seconds`."""
     finding = f"The trainer made no progress for {seconds:,.0f} s while {heartbeat.position()}."
-    return TrainerFailure(FailureReason.TRAINING_STALLED, finding, step=heartbeat.last_step())
+    return TrainerFailure(FailureReason.TRAINING_STALLED, by_rank(finding), step=heartbeat.last_step())
 
 
 def _end(failure: TrainerFailure, report: Callable[[TrainerFailure], None]) -> NoReturn:

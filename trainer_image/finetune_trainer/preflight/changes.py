@@ -1,6 +1,6 @@
 """Changes of a job's settings with which it fits into the memory of a GPU."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from finetune_api.quantity import gibibytes
@@ -25,29 +25,56 @@ class Change:
     """Its fields and values, for example spec.method.type QLoRA."""
     plan: MemoryPlan
     """With the longest row that is allowed."""
+    gpus: int | None = None
+    """The number of GPUs, if that is changed."""
 
 
-def changes(shape: ModelShape, least: Setup, longest: Load, available: float, merging: float) -> Iterator[Change]:
+def changes(
+    shape: ModelShape, least: Setup, longest: Load, available: float, merging: float, numbers: Sequence[int] = ()
+) -> Iterator[Change]:
     """Yields the changes that make the job fit, the best first. `least`: the setup that needs the least memory and does
     not fit. `longest`: the load of the longest row alone. `available`: the memory of the GPU in bytes. `merging`: the
-    bytes that merging needs after QLoRA, or 0 without merging."""
+    bytes that merging needs after QLoRA or after a training with sharded weights, or 0 without merging. `numbers`: the
+    numbers of GPUs that the job could have instead, in ascending order."""
     wanted = replace(least, checkpointing=True)
     options = [] if least.checkpointing else [("spec.training.gradientCheckpointing Auto", wanted)]
     if least.method == "Full" and least.optimizer == "AdamW":
-        options.append(("spec.training.optimizer PagedAdamW8bit", replace(wanted, optimizer="PagedAdamW8bit")))
+        paged = replace(wanted, optimizer="PagedAdamW8bit", shards=1)
+        options.append(("spec.training.optimizer PagedAdamW8bit", paged))
     # QLoRA cannot quantize experts.
     lighter = [method for method in LIGHTER[least.method] if method != "QLoRA" or not shape.routed]
-    options += [(f"spec.method.type {method}", replace(wanted, method=method)) for method in lighter]
+    options += [(f"spec.method.type {method}", _of_method(wanted, method)) for method in lighter]
     found = {text: plan for text, setup in options if (plan := first_fit(shape, [setup], [longest], available))}
+    yield from (Change(_without_merging(text, plan, available, merging), plan) for text, plan in found.items())
+    yield from _more_gpus(shape, least, longest, available, merging, numbers)
     shorter = [("", wanted)]
     if lighter and f"spec.method.type {lighter[-1]}" not in found:
-        shorter.append((f"spec.method.type {lighter[-1]} and ", replace(wanted, method=lighter[-1])))
+        shorter.append((f"spec.method.type {lighter[-1]} and ", _of_method(wanted, lighter[-1])))
     for text, setup in shorter:
         if plan := _shortened(shape, setup, longest, available):
-            found[f"{text}spec.training.maxSequenceLength {plan.load.tokens:,}"] = plan
-    for text, plan in found.items():
-        alone = plan.setup.method == "QLoRA" and merging > available
-        yield Change(f"{text} and {NO_MERGE}" if alone else text, plan)
+            text = f"{text}spec.training.maxSequenceLength {plan.load.tokens:,}"
+            yield Change(_without_merging(text, plan, available, merging), plan)
+
+
+def _more_gpus(
+    shape: ModelShape, least: Setup, longest: Load, available: float, merging: float, numbers: Sequence[int]
+) -> Iterator[Change]:
+    """Yields the smallest of `numbers` with which the job fits with sharded weights."""
+    for number in numbers if least.can_shard else ():
+        if plan := first_fit(shape, [replace(least, shards=number)], [longest], available):
+            text = _without_merging(f"spec.compute.gpusPerNode {number}", plan, available, merging)
+            yield Change(text, plan, number)
+            return
+
+
+def _of_method(setup: Setup, method: TrainedMethod) -> Setup:
+    changed = replace(setup, method=method)
+    return changed if changed.can_shard else replace(changed, shards=1)
+
+
+def _without_merging(text: str, plan: MemoryPlan, available: float, merging: float) -> str:
+    alone = (plan.setup.method == "QLoRA" or plan.setup.shards > 1) and merging > available
+    return f"{text} and {NO_MERGE}" if alone else text
 
 
 def _shortened(shape: ModelShape, setup: Setup, longest: Load, available: float) -> MemoryPlan | None:
@@ -59,9 +86,11 @@ def _shortened(shape: ModelShape, setup: Setup, longest: Load, available: float)
     return first_fit(shape, [setup], tried, available)
 
 
-def alternative(shape: ModelShape, least: Setup, longest: Load, available: float, merging: float) -> str:
+def alternative(
+    shape: ModelShape, least: Setup, longest: Load, available: float, merging: float, numbers: Sequence[int] = ()
+) -> str:
     """Returns a sentence with the best change that makes the job fit. The arguments are those of `changes`."""
-    best = next(changes(shape, least, longest, available, merging), None)
+    best = next(changes(shape, least, longest, available, merging, numbers), None)
     if best is None:
         return f"{NO_METHOD} {SMALLER}"
     return f"With {best.text}, the job would need {gibibytes(best.plan.memory.total)}."

@@ -14,7 +14,7 @@ from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.base.weights import FLOATS, read_rows, spread
 from finetune_trainer.base.weights_fit import Vocabulary
-from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.storage.job_storage import JobStorage
 from finetune_trainer.tokens.row_store import Example
 
 COMPARED = 128

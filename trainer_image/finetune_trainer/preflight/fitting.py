@@ -6,15 +6,16 @@ from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 
-from finetune_api.bundle import allowed_gpu_types, unknown_gpu_type
+from finetune_api.bundle import allowed_gpu_types, no_gpu_type, usable_gpu_types
 from finetune_api.quantity import bytes_of, gibibytes
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import MethodType
 from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.preflight.changes import NO_MERGE, NO_METHOD, SMALLER, changes
-from finetune_trainer.preflight.prediction import DataSize, loads, merging_memory, seconds_on, setups_of
+from finetune_trainer.preflight.prediction import DataSize, loads, merging_memory, more_gpus, seconds_on, setups_of
 from finetune_trainer.sizing.memory import MemoryPlan, first_fit
 from finetune_trainer.sizing.model_shape import ModelShape
 
@@ -32,11 +33,13 @@ class Way:
     memory: str
     cost: Decimal | None
     """Predicted cost; None without a price or a predicted time."""
+    gpus: int
+    """Number of GPUs."""
 
     @property
     def price(self) -> Decimal | None:
-        """Price of the GPU for one hour."""
-        return Decimal(self.gpu.price_per_hour) if self.gpu.price_per_hour else None
+        """Price of the GPUs for one hour."""
+        return self.gpus * Decimal(self.gpu.price_per_hour) if self.gpu.price_per_hour else None
 
     @property
     def told(self) -> str:
@@ -46,12 +49,11 @@ class Way:
 
 
 def require_gpu_type(spec: FineTuneJobSpec, gpus: list[GpuType]) -> None:
-    """Raises TrainerFailure SpecInvalid when the profile has no GPU type of the name in spec.compute.gpuType.
+    """Raises TrainerFailure SpecInvalid when the job may use none of the GPU types of the profile.
 
     The operator checks this before the first pod. A bundle that was written by hand may still contain it."""
-    asked = spec.compute.gpu_type
-    if asked is not None and not allowed_gpu_types(spec, gpus):
-        raise TrainerFailure(FailureReason.SPEC_INVALID, *unknown_gpu_type(asked, spec.profile_name, gpus))
+    if found := no_gpu_type(spec, gpus):
+        raise TrainerFailure(FailureReason.SPEC_INVALID, *found)
 
 
 def require_fit(
@@ -69,14 +71,27 @@ def require_fit(
     if not allowed or any(estimates[gpu.name].fits is not False for gpu in allowed):
         return
     largest = max(allowed, key=lambda gpu: bytes_of(gpu.memory or "0"))
-    ways = [way for gpu in gpus for way in _ways(gpu, gpu in allowed, estimates[gpu.name], spec, resolved, shape, data)]
+    ways = [
+        way
+        for gpu in usable_gpu_types(spec, gpus)
+        for way in _ways(gpu, gpu in allowed, estimates[gpu.name], spec, resolved, shape, data)
+    ]
     raise TrainerFailure(
         FailureReason.DOES_NOT_FIT,
         f"The job needs about {estimates[largest.name].memory} of GPU memory, but {largest.name} has {largest.memory}. "
         f"The method is {resolved.method}, the model has {shape.parameters / 1e9:.2g} billion parameters, and the "
-        f"longest row has {data.longest:,} tokens. {_told(ways, several=len(gpus) > 1)}",
+        f"longest row has {data.longest:,} tokens. {_whole(spec, resolved)}{_told(ways, several=len(gpus) > 1)}",
         None if ways else SMALLER,
     )
+
+
+def _whole(spec: FineTuneJobSpec, resolved: Resolved) -> str:
+    """Returns why the weights of a job on several GPUs cannot be sharded, as a sentence and a space, or ""."""
+    if spec.compute.gpus == 1 or setups_of(spec, resolved)[0].can_shard:
+        return ""
+    four_bit = resolved.method is MethodType.QLORA
+    what = "4-bit weights" if four_bit else f"the state of spec.training.optimizer {spec.training.optimizer}"
+    return f"Each of the {spec.compute.gpus} GPUs needs this memory, because {what} cannot be sharded. "
 
 
 def _ways(
@@ -93,22 +108,27 @@ def _ways(
     named = "" if is_allowed else f"spec.compute.gpuType {gpu.name}"
     if estimate.fits is not False:
         if estimate.fits and named:
-            yield Way(named, gpu, estimate.memory, _exact(estimate.seconds, gpu))
+            cost = _exact(estimate.seconds, gpu, spec.compute.gpus)
+            yield Way(named, gpu, estimate.memory, cost, spec.compute.gpus)
         return
     ladder, setups = loads(data, spec.training.global_batch_size, resolved), setups_of(spec, resolved)
     available, merging = bytes_of(gpu.memory or "0"), merging_memory(spec, resolved, shape)
     joined = f"{named} and " if named else ""
 
-    def way(text: str, plan: MemoryPlan, size: DataSize) -> Way:
-        seconds = seconds_on(gpu, spec, resolved, shape, size, plan)
-        return Way(f"{joined}{text}", gpu, gibibytes(plan.memory.total), _exact(seconds, gpu))
+    def way(text: str, plan: MemoryPlan, size: DataSize, number: int | None = None) -> Way:
+        more = {"gpus_per_node": number} if number else {}
+        changed = spec.model_copy(update={"compute": spec.compute.model_copy(update=more)})
+        gpus = changed.compute.gpus
+        seconds = seconds_on(gpu, changed, resolved, shape, size, plan)
+        return Way(f"{joined}{text}", gpu, gibibytes(plan.memory.total), _exact(seconds, gpu, gpus), gpus)
 
     if plan := first_fit(shape, setups, ladder, available):
         yield way(NO_MERGE, plan, data)  # only merging does not fit
         return
-    for change in changes(shape, setups[-1], ladder[-1], available, merging):
+    for change in changes(shape, setups[-1], ladder[-1], available, merging, more_gpus(spec, gpu)):
         shorter = np.minimum(data.tokens, change.plan.load.tokens)
-        yield way(change.text, change.plan, replace(data, tokens=shorter, labels=np.minimum(data.labels, shorter)))
+        size = replace(data, tokens=shorter, labels=np.minimum(data.labels, shorter))
+        yield way(change.text, change.plan, size, change.gpus)
 
 
 def _told(ways: list[Way], several: bool) -> str:
@@ -138,8 +158,10 @@ def _cheapest_first(ways: list[Way]) -> tuple[list[Way], bool]:
     return [way for _, _, way in sorted(zip(key, range(len(ways)), ways, strict=True))], True
 
 
-def _exact(seconds: float | None, gpu: GpuType) -> Decimal | None:
-    return Decimal(seconds) * Decimal(gpu.price_per_hour) / 3600 if seconds and gpu.price_per_hour else None
+def _exact(seconds: float | None, gpu: GpuType, gpus: int) -> Decimal | None:
+    if not seconds or not gpu.price_per_hour:
+        return None
+    return gpus * Decimal(seconds) * Decimal(gpu.price_per_hour) / 3600
 
 
 def _rounded(cost: Decimal | None) -> str:

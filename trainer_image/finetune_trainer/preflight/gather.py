@@ -21,13 +21,13 @@ from finetune_trainer.copies.deduplicate import Alike, NearCopies, SeenKeys, dro
 from finetune_trainer.handover.prepared import Side
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.rows.cleaning import Cleaner
 from finetune_trainer.rows.reading import read_rows
 from finetune_trainer.rows.readings import Reading, Readings
 from finetune_trainer.rows.row_format import Message, Row
 from finetune_trainer.rows.suspicions import Suspicions, special_tokens
 from finetune_trainer.sources.findings import Findings
+from finetune_trainer.storage.job_storage import JobStorage
 from finetune_trainer.tokens.render import PromptFormat
 from finetune_trainer.tokens.row_notes import RowNotes
 from finetune_trainer.tokens.row_store import Example, RowStore, StoreWriter

@@ -21,7 +21,7 @@ from finetune_trainer.copies.deduplicate import asked, said
 from finetune_trainer.copies.leaks import MOSTLY, leaks, with_several
 from finetune_trainer.copies.near_duplicates import MULTIPLIER, SHINGLE, VERY_SHORT, hashes_of, ngrams, words_of
 from finetune_trainer.copies.openings import over_material
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.heartbeat import attended, phase
 from finetune_trainer.rows.row_format import DOCUMENT, Message, final_answer, system_of
 from finetune_trainer.tokens.row_notes import RowNotes, plain
 from finetune_trainer.tokens.row_store import Rows
@@ -48,7 +48,7 @@ def leaked_rows(test: Rows, train: Rows, notes: RowNotes) -> NDArray[np.int64]:
     covered = leaks(texts, len(train), lambda row: said(train.messages(row)), search.accepts)
     looked = found[: len(covered)]
     looked[looked < 0] = covered[looked < 0]
-    for row in np.flatnonzero(found < 0).tolist():
+    for row in attended(np.flatnonzero(found < 0).tolist()):
         found[row] = search.in_group(row)
     return found
 
@@ -103,12 +103,12 @@ class _Search:
         alike: dict[tuple[int, ...], list[int]] = {}
         candidates = np.isin(self.learned["asked"], self.keys["asked"])
         candidates &= np.isin(self.learned["answer"], self.keys["answer"])
-        for row in np.flatnonzero(candidates).tolist():
+        for row in attended(np.flatnonzero(candidates).tolist()):
             system, question, answer = self.learned[row].item()
             if whole.setdefault((question, answer, system), row) == row:
                 alike.setdefault((question, answer), []).append(row)
         found = np.full(len(self.keys), -1, dtype=np.int64)
-        for row, (system, question, answer) in enumerate(self.keys.tolist()):
+        for row, (system, question, answer) in enumerate(attended(self.keys.tolist())):
             if self.open_question[row] and self.common_answer[row]:
                 found[row] = whole.get((question, answer, system), -1)
             else:

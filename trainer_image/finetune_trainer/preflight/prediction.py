@@ -30,7 +30,7 @@ from finetune_trainer.sizing.memory import (
     predict,
 )
 from finetune_trainer.sizing.model_shape import ModelShape
-from finetune_trainer.sizing.run_time import Work, cost, peak_flops, total_seconds
+from finetune_trainer.sizing.run_time import Work, cost, divided, peak_flops, total_seconds
 from finetune_trainer.tokens.row_store import Example, lengths, prompt_lengths, supervised_counts
 
 Lengths = NDArray[np.int64]
@@ -86,6 +86,8 @@ def halved(most: int, fewest: int) -> list[int]:
     return sizes
 
 
+NUMBERS = (2, 4, 8)
+"""Numbers of GPUs that nodes usually have."""
 CHECKPOINTING = {
     GradientCheckpointing.AUTO: (False, True),
     GradientCheckpointing.ENABLED: (True,),
@@ -95,7 +97,8 @@ CHECKPOINTING = {
 
 
 def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
-    """Returns the settings that decide the memory: one setup for each choice of the trainer, in order of preference."""
+    """Returns the settings that decide the memory: one setup for each choice of the trainer, in order of preference.
+    The weights are sharded only if nothing else fits."""
     lora, quantization = spec.method.lora, spec.method.quantization or Quantization()
     # A job that only evaluates needs at most the memory of training an adapter.
     method = MethodType.LORA if resolved.method is MethodType.NONE else resolved.method
@@ -111,7 +114,15 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
         double_quant=quantization.double_quant,
         float32=quantization.compute_dtype is ComputeDtype.FLOAT32,
     )
-    return [replace(setup, checkpointing=on) for on in CHECKPOINTING[spec.training.gradient_checkpointing]]
+    whole = [replace(setup, checkpointing=on) for on in CHECKPOINTING[spec.training.gradient_checkpointing]]
+    ranks = spec.compute.gpus
+    return [*whole, replace(whole[-1], shards=ranks)] if ranks > 1 and setup.can_shard else whole
+
+
+def more_gpus(spec: FineTuneJobSpec, gpu: GpuType) -> list[int]:
+    """Returns the larger numbers of GPUs of one node that a message may propose for the job, in ascending order."""
+    most = spec.compute.gpus_per_node
+    return [number for number in NUMBERS if number > most and spec.compute.nodes == 1 and not gpu.is_part]
 
 
 def sized(
@@ -126,6 +137,8 @@ def sized(
     held = [bytes_of(gpu.memory) for gpu in allowed_gpu_types(spec, gpus) if gpu.memory]
     plans = [plan for memory in held if (plan := first_fit(shape, setups, ladder, memory))]
     together = [plan.load.answering // GENERATION_FACTOR for plan in plans]
+    # If the weights are sharded, the trainer does not try other sizes: it takes the predicted one.
+    together += [plan.load.tokens for plan in plans if plan.setup.shards > 1 and plan.load.tokens < ladder[0].tokens]
     resolved = resolved.model_copy(update={"micro_batch_tokens": min([resolved.micro_batch_tokens, *together])})
     resolved = resolved.model_copy(update={"base_memory": unquantized_memory(resolved, shape)})
     return resolved, estimates(gpus, spec, resolved, shape, data)
@@ -151,15 +164,16 @@ def estimates(
         plan = first_fit(shape, setups, ladder, available)
         if plan is None:
             least = gibibytes(predict(shape, setups[-1], ladder[-1]).total)
-            instead = alternative(shape, setups[-1], ladder[-1], available, merging)
+            instead = alternative(shape, setups[-1], ladder[-1], available, merging, more_gpus(spec, gpu))
             found.append(Estimate(gpu_type=gpu.name, memory=least, fits=False, alternative=instead))
             continue
-        if needed and merging > available:
+        sharded = plan.setup.shards > 1
+        if (needed or sharded) and merging > available:
             instead = (
                 "spec.output.merge needs the model in bfloat16. Without spec.output.merge, the job would need "
                 f"{gibibytes(plan.memory.total)}."
             )
-            found.append(Estimate(gpu_type=gpu.name, memory=needed, fits=False, alternative=instead))
+            found.append(Estimate(gpu_type=gpu.name, memory=gibibytes(merging), fits=False, alternative=instead))
             continue
         seconds = seconds_on(gpu, spec, resolved, shape, data, plan)
         found.append(
@@ -167,8 +181,9 @@ def estimates(
                 gpu_type=gpu.name,
                 memory=gibibytes(plan.memory.total),
                 fits=True if gpu.memory else None,
+                sharded=True if sharded else None,
                 seconds=round(seconds) if seconds else None,
-                cost=cost(seconds, gpu.price_per_hour) if seconds and gpu.price_per_hour else None,
+                cost=cost(seconds * spec.compute.gpus, gpu.price_per_hour) if seconds and gpu.price_per_hour else None,
             )
         )
     return found
@@ -185,7 +200,11 @@ def seconds_on(
     # Under QLoRA, the base model in bf16 is evaluated first if it fits. The base model in 4 bits is loaded later.
     unquantized = base_memory(shape, resolved.micro_batch_tokens)
     models = 2 if plan.setup.method == "QLoRA" and unquantized <= available else 1
-    return total_seconds(shape, plan.setup, work_of(spec, resolved, data, plan.load, models), peak)
+    if plan.setup.shards > 1:
+        # It is loaded again for the training. All tuned weights are read back for the evaluation.
+        models = 3 if plan.setup.method == "Full" else 2
+    work = divided(work_of(spec, resolved, data, plan.load, models), spec.compute.gpus)
+    return total_seconds(shape, plan.setup, work, peak)
 
 
 def merging_memory(spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape) -> int:

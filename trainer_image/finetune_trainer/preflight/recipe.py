@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.bundle import Bundle, sources_of, uris_of
+from finetune_api.bundle import Bundle, misspelled_of
 from finetune_api.conflicts import conflicts
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import Dataset, Overlength, Split
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodType
 from finetune_api.status.job import ConditionType
-from finetune_api.status.preflight import Preflight, SourceRows, Splits
-from finetune_api.uris import FILES, FOLDER, misspelled
+from finetune_api.status.preflight import Preflight, Revision, SourceRows, Splits
 from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
 from finetune_trainer.base.expert_settings import require_expert_settings
 from finetune_trainer.base.previous_adapter import fetch_fitting_adapter
@@ -35,10 +34,8 @@ from finetune_trainer.metrics.answer_kind import recognise
 from finetune_trainer.metrics.metric_choice import choose_metrics
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.ownership import published
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import JobStorage, join
 from finetune_trainer.pod.termination import failure_after_stop, write_failure
 from finetune_trainer.preflight.advice import advise
 from finetune_trainer.preflight.end_of_turn import untrained_end
@@ -52,6 +49,8 @@ from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT, lora_or_qlora
 from finetune_trainer.preflight.reuse import gather_or_reuse
 from finetune_trainer.preflight.split import hold_out, rows_to_test, rows_to_validate
 from finetune_trainer.sources.findings import Findings, place_of
+from finetune_trainer.storage.job_storage import JobStorage, join
+from finetune_trainer.storage.ownership import published
 from finetune_trainer.tokens.render import prompt_format
 from finetune_trainer.tokens.row_store import PLACED, Rows, RowStore, lengths, supervised_counts
 
@@ -151,7 +150,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
     return Prepared(
         **sides,
-        resolved=resolved,
+        resolved=resolved.model_copy(update={"revisions": _revisions(storage)}),
         answers=answers,
         preflight=_found(findings, sides, digest, _sources(gathered, spec.dataset)),
         cleaning=findings.cleaned.examples if findings.cleaned else (),
@@ -165,6 +164,11 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     )
 
 
+def _revisions(storage: JobStorage) -> list[Revision] | None:
+    """Returns the commits of the repositories of a hub that preflight has read; None if there are none."""
+    return [Revision(uri=uri, commit=commit) for uri, commit in sorted(storage.commits().items())] or None
+
+
 def _hand_over_adapter(scratch: Path) -> Path | None:
     """Moves the downloaded adapter to the prepared data, which exists now. Returns its folder, or None if there is
     none."""
@@ -176,26 +180,28 @@ def _hand_over_adapter(scratch: Path) -> Path | None:
 def check_places(spec: FineTuneJobSpec) -> None:
     """Raises TrainerFailure SpecInvalid when the job would overwrite its own inputs, or read its results as rows.
 
-    Does so too when the API server would refuse an s3:// URI, which a bundle written by hand may contain."""
-    files = {f"{field}.uri" for field in sources_of(spec)}
-    for field, uri in uris_of(spec).items():
-        wrong = misspelled(uri, FILES if field in files else FOLDER) if uri.startswith("s3:") else None
-        if wrong:
+    Does so too when the API server would refuse an s3://, hf:// or pvc:// URI, which a bundle written by hand may
+    contain."""
+    for field, uri, wrong in misspelled_of(spec):
+        if uri.startswith(("s3:", "hf:", "pvc:")):
             raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field}: {uri} {wrong}.")
+    if contradiction := spec.model.contradiction:
+        raise TrainerFailure(FailureReason.SPEC_INVALID, f"spec.model: {contradiction}.")
     if conflict := next(conflicts(spec, str(Path.cwd())), None):
         raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.finding}", conflict.remedy)
 
 
 def check_output(bundle: Bundle, storage: JobStorage) -> None:
     """Raises TrainerFailure OutputOccupied when the folder contains the results of another job. Raises
-    OutputNotWritable when a probe file cannot be written and removed, or when the storage does not support conditional
-    writes, which publishing needs."""
+    OutputNotWritable when a probe file cannot be written, replaced and removed, or when the storage does not support
+    conditional writes, which publishing needs."""
     phase("checking spec.output.uri")
     published(storage, bundle)
     folder = join(work_prefix(bundle), "probe")
     probe = join(folder, "written-and-removed")
     storage.delete_prefix(folder)  # an interrupted preflight may have left its probe
     first, second = (storage.write_bytes(probe, b"", if_absent=True) for _ in range(2))
+    storage.write_bytes(probe, b"")  # uploads replace files, and not every file system can
     storage.delete_prefix(folder)
     if not first or second:
         raise TrainerFailure(

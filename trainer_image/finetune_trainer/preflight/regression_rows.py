@@ -19,12 +19,12 @@ from finetune_trainer.handover.prepared import REGRESSION, place
 from finetune_trainer.metrics.metric_choice import require_metric
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT
 from finetune_trainer.rows.cleaning import Cleaner
 from finetune_trainer.rows.reading import read_rows
 from finetune_trainer.rows.readings import Readings
 from finetune_trainer.sources.findings import Findings
+from finetune_trainer.storage.job_storage import JobStorage
 from finetune_trainer.tokens.render import PromptFormat
 from finetune_trainer.tokens.row_store import PLACED, Rows, RowStore, StoreWriter
 from finetune_trainer.tokens.token_ids import require_rows

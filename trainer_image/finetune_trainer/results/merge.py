@@ -21,6 +21,7 @@ from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.handover.prepared import Example, Prepared
 from finetune_trainer.model.loading import greedy_generation, load_model, whole_model
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.ranks.group import on_each_node
 from finetune_trainer.statistics.measurements import Answer, Measured
 
 SHARD_SIZE = "5GB"
@@ -61,7 +62,7 @@ def merge(
     Raises TrainerFailure LossDiverged if the merged weights or their loss are not finite."""
     print("Merging the adapter into the base model's weights.", flush=True)
     with whole_model(folders.base):
-        write_merged(folders, tokenizer, prepared, accelerator.device)
+        on_each_node(lambda: write_merged(folders, tokenizer, prepared, accelerator.device))
     merged = measure_merged(folders.merged, tokenizer, examples, prepared, accelerator, len(tuned.answers))
     return compare_merged(tuned, merged, four_bit=prepared.resolved.method is MethodType.QLORA)
 
@@ -83,6 +84,8 @@ def write_merged(
         raise TrainerFailure(FailureReason.LOSS_DIVERGED, finding) from error
     # Servers read end tokens and sampling settings from this file. save_pretrained rejects some models' own file.
     merged.generation_config = greedy_generation(merged, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
+    # By default only rank 0 would write, but the ranks of each node read the files of their own node.
+    merged.should_save_on_this_rank = lambda is_main_process: is_main_process
     merged.save_pretrained(folders.merged, max_shard_size=SHARD_SIZE)
     tokenizer.save_pretrained(folders.merged)
     copy_processor(folders.base, folders.merged)

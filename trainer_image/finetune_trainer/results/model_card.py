@@ -36,6 +36,7 @@ def model_card(results: Results, weights: str) -> str:
         weights=weights,
         method=method_text(bundle.spec.method, prepared.resolved.method),
         spec=bundle.spec,
+        base_commit=prepared.commit_of(bundle.spec.model.uri),
         job=bundle.job,
         spec_digest=bundle.spec_digest,
         serving=results.serving,
@@ -66,7 +67,7 @@ def front_matter(results: Results, weights: str) -> str:
     }
     data = ModelCardData(
         # A hub accepts only the name of one of its own repositories.
-        base_model=uri.removeprefix("hf://") if uri.startswith("hf://") else None,
+        base_model=uri.removeprefix("hf://").rstrip("/") if uri.startswith("hf://") else None,
         base_model_relation={"adapter": "adapter", "model": "finetune", "merged": "merge"}[weights],
         library_name="peft" if weights == "adapter" else "transformers",
         pipeline_tag="text-generation",

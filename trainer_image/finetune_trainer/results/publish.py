@@ -21,15 +21,16 @@ from finetune_api.status.job import Artifacts
 from finetune_trainer.evaluation.table import evaluation_table
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
-from finetune_trainer.pod.local_files import sha256_of
-from finetune_trainer.pod.ownership import MANIFEST, published
-from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.results.merge import SHARD_SIZE
 from finetune_trainer.results.model_card import model_card
 from finetune_trainer.results.report import report_page
 from finetune_trainer.results.results import Results, versions
 from finetune_trainer.results.serving import Serving
 from finetune_trainer.statistics.measurements import Answer
+from finetune_trainer.storage.job_storage import JobStorage, join
+from finetune_trainer.storage.local_files import sha256_of
+from finetune_trainer.storage.ownership import MANIFEST, published
 
 ADAPTER, MODEL, MERGED, REPORT, SAMPLES, PROMPT_FORMAT = (
     "adapter",
@@ -57,6 +58,8 @@ def stage_weights(
         # Servers read the end tokens from this file. save_pretrained rejects some models' own file.
         ends = list(serving.stop_tokens)
         model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
+        # By default only rank 0 would write, but the ranks of each node may read the files of their own node.
+        model.should_save_on_this_rank = lambda is_main_process: is_main_process
         model.save_pretrained(staging / MODEL, max_shard_size=SHARD_SIZE)
     tokenizer.chat_template = serving.chat_template
     tokenizer.save_pretrained(staging / (ADAPTER if adapter else MODEL))
@@ -67,7 +70,7 @@ def stage_adapter(model: PeftModel, bundle: Bundle, folder: Path) -> LoraConfig:
     """Writes the adapter to `folder`. Returns its settings."""
     config = model.peft_config["default"]
     # PEFT and servers look for the base model under this name. A model on a hub has its repository's name.
-    config.base_model_name_or_path = bundle.spec.model.uri.removeprefix("hf://")
+    config.base_model_name_or_path = bundle.spec.model.uri.removeprefix("hf://").rstrip("/")
     config.target_modules = target_modules(model)
     config.target_parameters = sorted(config.target_parameters or []) or None
     # By default PEFT asks a hub whether the vocabulary was extended.
@@ -80,12 +83,15 @@ def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator
     """Keeps the tuned weights in the folder `staging` when the code inside the context fails.
 
     Uploads the weights to output.uri without a manifest. Raises a TrainerFailure whose message names their location.
-    Without this, a failed evaluation would lose hours of GPU time. After SIGTERM there is no time for the upload."""
+    Without this, a failed evaluation would lose hours of GPU time. After SIGTERM there is no time for the upload, also
+    if a library has turned the stop into an error of its own."""
     try:
         yield
     except Superseded:
         raise
     except Exception as error:
+        if stop_requested():
+            raise
         failure = failure_of(error)
         if failure is not error:
             traceback.print_exception(error)
@@ -178,12 +184,14 @@ def _answer(answer: Answer) -> dict[str, Any]:
 def manifest(results: Results, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
     """Returns the content of manifest.json: the results, and the inputs and software that produced them."""
     bundle, prepared = results.bundle, results.prepared
+    uri, commit = bundle.spec.model.uri, prepared.commit_of(bundle.spec.model.uri)
+    pinned = {"commit": commit} if commit else {}
     return {
         "job": _json(bundle.job) if bundle.job else None,
         "creationTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "spec": _json(bundle.spec),
         "specDigest": bundle.spec_digest,
-        "baseModel": {"uri": bundle.spec.model.uri, "parameters": prepared.resolved.parameters},
+        "baseModel": {"uri": uri, **pinned, "parameters": prepared.resolved.parameters},
         "dataset": _json(prepared.preflight),
         "resolved": _json(prepared.resolved),
         "seed": bundle.spec.training.seed,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from finetune_api.bundle import Bundle
 from finetune_trainer.evaluation.gates import shortfall
 from finetune_trainer.evaluation.verdict import METRIC_TITLES
 from finetune_trainer.results.chart import Chart, Series, chart, histogram, smoothed
@@ -59,6 +60,7 @@ def report_page(results: Results) -> str:
         lengths=histogram(tokens),
         shortest=int(tokens.min()),
         longest=int(tokens.max()),
+        used_gpu_type=used_gpu_type(bundle),
         measured_seconds=results.training_seconds + evaluation_seconds(results),
         measured_memory=peak_memory(results),
         serving=results.serving,
@@ -67,6 +69,11 @@ def report_page(results: Results) -> str:
         recipe=recipe(results),
         provenance=provenance(results),
     )
+
+
+def used_gpu_type(bundle: Bundle) -> str | None:
+    """Returns the name of the GPU type of the pod. None if the bundle has several, because no operator chose one."""
+    return bundle.gpu_types[0].name if len(bundle.gpu_types) == 1 else None
 
 
 def curves(steps: Sequence[Step], validation: Sequence[ValidationLoss] = ()) -> list[Chart]:

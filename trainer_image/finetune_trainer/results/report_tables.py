@@ -7,6 +7,7 @@ from finetune_api.quantity import gibibytes
 from finetune_api.spec.dataset import RowFiles
 from finetune_api.spec.method import LoraBias, Method, MethodType, Quantization
 from finetune_api.spec.training import Publish, Scheduler
+from finetune_api.status.job import Training
 from finetune_trainer.results.results import Results, versions
 from finetune_trainer.training.training_progress import duration
 
@@ -141,6 +142,8 @@ def provenance(results: Results) -> list[Fact]:
             f"{bundle.spec.model.uri}, {prepared.resolved.parameters:,} parameters"
             + (f", licence {licence}" if licence else ""),
         ),
+        *(Fact(f"Commit of {uri}", commit) for uri, commit in prepared.commits.items()),
+        *_download(results.training),
         *_sources("Training rows", dataset.train, dataset.source_names("train")),
         *_sources("Validation rows", dataset.validation, dataset.source_names("validation")),
         *_sources("Held-out rows", dataset.test, dataset.source_names("test")),
@@ -149,6 +152,13 @@ def provenance(results: Results) -> list[Fact]:
         Fact("Spec digest", bundle.spec_digest),
         Fact("Software", software),
     ]
+
+
+def _download(training: Training) -> list[Fact]:
+    """Returns how long the attempt waited for the base model, if it is known."""
+    if training.model_seconds is None:
+        return []
+    return [Fact("Fetching the base model", f"{duration(training.model_seconds)}, while the device waited")]
 
 
 def _sources(title: str, sources: Sequence[RowFiles] | None, names: Sequence[str]) -> list[Fact]:

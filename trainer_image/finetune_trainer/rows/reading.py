@@ -6,7 +6,6 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import RowFiles, RowFormat
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.progress import Progress
-from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.rows.readings import Noted, Readings
 from finetune_trainer.rows.row_columns import ColumnMap, detect_format
 from finetune_trainer.rows.row_format import Row
@@ -14,6 +13,7 @@ from finetune_trainer.rows.row_messages import RowReader
 from finetune_trainer.rows.unread_columns import UnreadColumns
 from finetune_trainer.sources.findings import Findings, InvalidRow, place_of
 from finetune_trainer.sources.records import read_records
+from finetune_trainer.storage.job_storage import JobStorage
 
 ROW_CHARACTERS = 4 * 1024 * 1024
 """Most characters of a row. The tokenizer needs about 200 bytes of memory for each character of one call."""

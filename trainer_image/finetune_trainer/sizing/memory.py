@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetune_trainer.sizing.model_shape import ModelShape
+from finetune_trainer.sizing.shards import can_shard, gathered_bytes
 
 BF16, FP32 = 2, 4
 FOUR_BIT = {True: 0.5 + 1 / 64 + FP32 / (64 * 256), False: 0.5 + FP32 / 64}
@@ -61,6 +62,13 @@ class Setup:
     """Whether QLoRA also quantizes the scales of its weights."""
     float32: bool = False
     """Whether QLoRA computes in fp32."""
+    shards: int = 1
+    """Number of GPUs over which the weights are sharded. With 1, each GPU has whole weights."""
+
+    @property
+    def can_shard(self) -> bool:
+        """Whether the weights can be sharded over several GPUs."""
+        return can_shard(self.method, self.optimizer)
 
     @property
     def number(self) -> int:
@@ -102,7 +110,7 @@ class Memory:
     """Predicted memory of a run at its peak, by purpose, in bytes."""
 
     weights: int
-    """The frozen weights of the base model."""
+    """The frozen weights of the base model. With shards also the whole weights of the layers that compute."""
     trainable: int
     """The trained parameters with their gradients and the optimizer state."""
     activations: int
@@ -161,9 +169,7 @@ def base_memory(shape: ModelShape, tokens: int, device: Device = CUDA) -> int:
         _logits(shape, setup, Load(tokens, tokens), device),
         _answering(shape, setup, GENERATION_FACTOR * tokens),
     )
-    return round(
-        BF16 * (shape.parameters + shape.other_parameters) + HEADROOM * (device.runtime + (1 + device.slack) * working)
-    )
+    return round(BF16 * shape.stored_parameters + HEADROOM * (device.runtime + (1 + device.slack) * working))
 
 
 def adapter_parameters(shape: ModelShape, setup: Setup) -> int:
@@ -181,17 +187,22 @@ def passed_adapter_parameters(shape: ModelShape, setup: Setup) -> int:
 
 def _weights(shape: ModelShape, setup: Setup) -> float:
     """Returns the bytes of the frozen base model. Under QLoRA, the matrices of the blocks are in 4 bits. Under Full,
-    only weights outside of the language model are frozen."""
+    only the weights outside of the language model are frozen. These are never sharded. Of sharded weights, a GPU has
+    its shard and the gathered layers."""
     others = setup.number * shape.other_parameters
+    gathered = gathered_bytes(shape, setup.method == "Full") if setup.shards > 1 else 0.0
     if setup.method == "Full":
-        return others
+        return others + gathered
     matrices = shape.linear_parameters * (FOUR_BIT[setup.double_quant] if setup.method == "QLoRA" else BF16)
-    return others + matrices + setup.number * (shape.parameters - shape.linear_parameters)
+    return others + matrices / setup.shards + setup.number * (shape.parameters - shape.linear_parameters) + gathered
 
 
 def _trainable(shape: ModelShape, setup: Setup) -> float:
     """Returns the bytes of fp32 parameters, fp32 gradients, the moments of the optimizer, and the bf16 copies that
-    autocast keeps for the backward pass. There are no copies if the computation is in fp32."""
+    autocast keeps for the backward pass. There are no copies if the computation is in fp32. An adapter is never
+    sharded; sharded weights have no copies, because they are gathered in bf16."""
+    if setup.method == "Full" and setup.shards > 1:
+        return shape.parameters * (FP32 + FP32 + ADAM[setup.optimizer]) / setup.shards
     trained = shape.parameters if setup.method == "Full" else adapter_parameters(shape, setup) + _saved(shape, setup)
     embedding = shape.hidden * shape.vocabulary * _trains_embedding(shape, setup)
     wider = embedding * (ADAM["AdamW"] - ADAM[setup.optimizer])

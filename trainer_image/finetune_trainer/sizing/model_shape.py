@@ -89,6 +89,11 @@ class ModelShape:
     probability for every pair of tokens."""
 
     @property
+    def stored_parameters(self) -> int:
+        """All weights in the model's files."""
+        return self.parameters + self.other_parameters
+
+    @property
     def linear_parameters(self) -> int:
         """Weights of the matrices in the blocks, with all experts."""
         return sum(matrix.parameters for matrix in self.matrices)

@@ -1,7 +1,7 @@
 """Predicts the time and the cost of a run from its operations. docs/sizing.md describes how exact the prediction is."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 
 from finetune_trainer.sizing.memory import Setup, passed_adapter_parameters
@@ -41,13 +41,15 @@ LAYER_DECODE = 1e-3
 generate writes 30 to 40 tokens per second with the 32 layers of a 7B model."""
 START = 60.0
 """Seconds to start the pod, to import the libraries and to start the first kernels."""
+INTERCONNECT = 50e9
+"""Bytes per second at which a GPU gathers sharded weights. This is an assumption: PCIe is slower, NVLink is faster."""
 LOADING = 500e6
 """Bytes of weights that are downloaded and loaded per second."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The amount of computation of a run."""
+    """The amount of computation of a run on one GPU."""
 
     tokens: int
     """Tokens of all steps."""
@@ -67,6 +69,18 @@ class Work:
     """Tokens of prompts and answers in one generation batch."""
     loads: int
     """How often the base model is loaded."""
+
+
+def divided(work: Work, gpus: int) -> Work:
+    """Returns the work of each of `gpus` GPUs, which share the rows. Each one loads the whole model. The time to add up
+    the gradients does not count: on one node it is small."""
+    return replace(
+        work,
+        tokens=-(-work.tokens // gpus),
+        labels=-(-work.labels // gpus),
+        micro_batches=-(-work.micro_batches // gpus),
+        answers=-(-work.answers // gpus),
+    )
 
 
 def peak_flops(names: Iterable[str]) -> float | None:
@@ -100,21 +114,25 @@ def training_flops(shape: ModelShape, setup: Setup, work: Work) -> float:
 
 
 def training_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> float:
-    """Returns the seconds of all steps on a GPU with a peak of `peak` FLOP/s."""
+    """Returns the seconds of all steps on a GPU with a peak of `peak` FLOP/s. Sharded weights are gathered twice for
+    each micro-batch, and meanwhile the GPU computes. Full also sends the gradients in fp32."""
     arithmetic = training_flops(shape, setup, work) / (peak * UTILISATION[setup.method])
-    return max(arithmetic, work.micro_batches * shape.layers * LAYER_LAUNCH)
+    sent = 2 * gathering_seconds(shape, setup) * (2 if setup.method == "Full" else 1)
+    return max(arithmetic, work.micro_batches * max(shape.layers * LAYER_LAUNCH, sent))
+
+
+def gathering_seconds(shape: ModelShape, setup: Setup) -> float:
+    """Returns the seconds in which a GPU gets the weights of the other GPUs once, or 0 if it has whole weights."""
+    return (setup.shards - 1) / setup.shards * 2 * shape.parameters / INTERCONNECT
 
 
 def total_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> float:
     """Returns the seconds from the start of the pod to the results: loading, answering the test rows, all steps."""
     together = max(1, work.answering // (work.prompt_tokens + work.answer_tokens))
-    answering = -(-work.answers // together) * work.answer_tokens * shape.layers * LAYER_DECODE
-    return (
-        START
-        + work.loads * 2 * (shape.parameters + shape.other_parameters) / LOADING
-        + answering
-        + training_seconds(shape, setup, work, peak)
-    )
+    token = max(shape.layers * LAYER_DECODE, gathering_seconds(shape, setup))
+    answering = -(-work.answers // together) * work.answer_tokens * token
+    loading = work.loads * 2 * shape.stored_parameters / LOADING
+    return START + loading + answering + training_seconds(shape, setup, work, peak)
 
 
 def cost(seconds: float, price_per_hour: str) -> str:

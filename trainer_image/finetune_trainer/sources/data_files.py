@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage
+from finetune_trainer.storage.job_storage import JobStorage
 
 READ_BYTES = 1 << 20
 LINE_BYTES = 16 * 1024 * 1024
@@ -46,7 +46,7 @@ def open_data(storage: JobStorage, uri: str) -> Iterator[BinaryIO]:
             raise TrainerFailure(
                 FailureReason.DATASET_INVALID,
                 f"{uri} cannot be decompressed: it is not a {format} file, or it is incomplete.",
-                "Upload it again.",
+                "Replace that file, or use an intact copy.",
             ) from error
 
 

@@ -6,11 +6,11 @@ from math import isfinite, isnan
 from typing import Any, BinaryIO
 
 from finetune_trainer.pod.heartbeat import attended
-from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.sources.data_files import kind_of_file, open_data
 from finetune_trainer.sources.findings import Findings, InvalidRow
 from finetune_trainer.sources.json_rows import array_items, json_lines
 from finetune_trainer.sources.row_keys import is_turn
+from finetune_trainer.storage.job_storage import JobStorage
 
 KINDS = {
     type(None): "null",

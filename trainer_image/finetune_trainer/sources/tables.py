@@ -114,7 +114,9 @@ def parquet_rows(stream: BinaryIO, uri: str) -> Iterator[tuple[int, Any]]:
         if isinstance(error, OSError) and error.errno is not None:  # an error of the file system
             raise
         why = str(error).partition("\n")[0][:200]
-        raise refusal(f"{uri} is not a Parquet file, or it is damaged ({why}).", "Upload it again.") from error
+        raise refusal(
+            f"{uri} is not a Parquet file, or it is damaged ({why}).", "Replace that file, or use an intact copy."
+        ) from error
 
 
 def _refuse_names_twice(type: pyarrow.DataType, uri: str, above: str = "") -> None:

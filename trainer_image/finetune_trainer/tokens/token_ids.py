@@ -28,8 +28,8 @@ def require_rows(examples: Iterable[tuple[Row, Example]], model: BaseModel) -> I
                 f"The tokenizer does not fit the model's weights. {place_of(example.place)} contains "
                 f"{_named(beyond, model.tokenizer)}, but the embedding has only {rows:,} rows, for ids up to "
                 f"{rows - 1:,}.",
-                "Upload the tokenizer that was saved with these weights, or resize the model with "
-                "resize_token_embeddings, train the new rows, and upload both.",
+                "Use the tokenizer that was saved with these weights, or resize the model with "
+                "resize_token_embeddings, train the new rows, and use both.",
             )
         yield row, example
 

@@ -1,6 +1,8 @@
 """The recipe of the training pod. `train` guards it: a failure is reported, published results are not made again."""
 
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 
 from finetune_api.bundle import Bundle
@@ -8,20 +10,22 @@ from finetune_trainer.evaluation.base_measurement import BaseMeasuring, measure_
 from finetune_trainer.evaluation.gates import require_passed
 from finetune_trainer.evaluation.kept_measurements import of_tuned
 from finetune_trainer.evaluation.recipe import Assessment, Assessor
-from finetune_trainer.handover.prepared import read_prepared
+from finetune_trainer.handover.prepared import Prepared, read_prepared
 from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.ownership import published
+from finetune_trainer.pod.rank import is_first, is_first_of_node
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.pod.termination import failure_after_stop, stop_deferred
+from finetune_trainer.ranks.group import on_each_node, on_first
 from finetune_trainer.results.merge import MergeFolders, merge
 from finetune_trainer.results.model_card import base_license
 from finetune_trainer.results.publish import ADAPTER, MERGED, publish, upload_results, weights_kept
 from finetune_trainer.results.results import Results
+from finetune_trainer.storage.job_storage import JobStorage
+from finetune_trainer.storage.ownership import published
 from finetune_trainer.train.telling import TRAINED, tell, tell_assessment, tell_failure, tell_published
-from finetune_trainer.train.tuning import cost_of, stage, tune
+from finetune_trainer.train.tuning import as_measured, cost_of, stage, tune
 from finetune_trainer.train.work import Work, begin
 from finetune_trainer.training.run import Attempt
 
@@ -29,11 +33,12 @@ from finetune_trainer.training.run import Attempt
 def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: int, halvings: int = 0) -> str:
     """Trains, compares base and tuned model, publishes, and reports each step in the job's status. Returns the verdict.
 
-    `halvings`: number of earlier attempts that ran out of GPU memory. Raises TrainerFailure after writing it to the
+    `halvings`: number of earlier attempts that ran out of GPU memory. Every rank of a training on several GPUs calls
+    this; only rank 0 returns the verdict, the others return "". Raises TrainerFailure after writing it to the
     status, and Superseded if another attempt has replaced this one."""
     try:
-        if manifest := published(storage, bundle):
-            return tell_published(manifest, bundle, storage, writer)
+        if manifest := on_first(lambda: published(storage, bundle)):
+            return tell_published(manifest, bundle, storage, writer) if is_first() else ""
         return recipe(bundle, storage, writer, Attempt(attempt, halvings, perf_counter()))
     except Superseded:
         raise
@@ -44,8 +49,9 @@ def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: in
 
 def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: Attempt) -> str:
     """Runs all steps in order. Requires that this job has not published results yet."""
-    with scratch_folder("train-") as scratch:
-        prepared = read_prepared(storage, bundle, scratch)
+    with scratch_folder("train-") as own_scratch:
+        scratch = on_each_node(lambda: own_scratch)
+        prepared = prepared_rows(bundle, storage, scratch)
         work = begin(bundle, prepared, storage, writer, attempt, scratch)
         base = BaseMeasuring(
             bundle=bundle,
@@ -59,7 +65,8 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
         model, assessor, baselines = measure_base(base)
         model, tuning = tune(work, model)
         weights = stage(work, model, tuning)
-        with weights_kept(storage, bundle, work.output):
+        model = as_measured(work, model)
+        with weights_kept(storage, bundle, work.output) if is_first() else nullcontext():
             spent = partial(cost_of, tuning.steps, work.device, tuning.started, bundle)
             assessment = assessor.assess(model, baselines, spent, of_tuned(work.kept, weights.folder))
             tell_assessment(assessment.evaluation, writer)
@@ -67,6 +74,8 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
                 # Only one model fits into memory at a time, so the tuned model is deleted before merging.
                 del model
                 assessment = assess_merged(work, assessor, assessment)
+            if not is_first():
+                return ""  # rank 0 publishes for all ranks
             phase("publishing the results")
             results = Results(
                 bundle=bundle,
@@ -86,6 +95,14 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
             writer.result(artifacts=publish(storage, results, work.output, files))
         require_passed(assessment.evaluation)
     return assessment.evaluation.verdict or ""
+
+
+def prepared_rows(bundle: Bundle, storage: JobStorage, scratch: Path) -> Prepared:
+    """Returns the prepared rows. The first rank of each node downloads them, and then the other ranks of that node open
+    the same files."""
+    first = read_prepared(storage, bundle, scratch) if is_first_of_node() else None
+    on_first(lambda: None)
+    return first or read_prepared(storage, bundle, scratch, downloaded=True)
 
 
 def assess_merged(work: Work, assessor: Assessor, assessment: Assessment) -> Assessment:

@@ -10,9 +10,9 @@ from finetune_trainer.evaluation.gates import require_passed, shortfall
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import JobStorage
 from finetune_trainer.pod.termination import write_failure
 from finetune_trainer.results.publish import published_artifacts
+from finetune_trainer.storage.job_storage import JobStorage
 
 TRAINED, EVALUATED = ConditionType.TRAINED, ConditionType.EVALUATED
 

@@ -8,7 +8,6 @@ from shutil import copytree
 from time import perf_counter
 
 import torch
-from accelerate import Accelerator
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
@@ -20,9 +19,14 @@ from finetune_trainer.base.composite import copy_processor
 from finetune_trainer.evaluation.verdict import Cost
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.loading import load_model, whole_model
-from finetune_trainer.model.trainable import as_published, make_trainable
+from finetune_trainer.model.sharding import CPU, collected, load_sharded, shard
+from finetune_trainer.model.targets import train_whole
+from finetune_trainer.model.trainable import as_published, hold_in_fp32, make_trainable
 from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.rank import is_first, is_first_of_node
 from finetune_trainer.pod.termination import stop_deferred
+from finetune_trainer.ranks.group import on_first
+from finetune_trainer.ranks.shards import is_sharded, release
 from finetune_trainer.results.publish import ADAPTER, MODEL, stage_weights
 from finetune_trainer.sizing.run_time import cost as price_of
 from finetune_trainer.train.telling import TRAINED, tell
@@ -70,8 +74,8 @@ def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
     resolved = prepared.resolved
     validation = Validation(prepared.validation, bundle.spec.training, resolved, accelerator, work.scratch)
     trained = kept_training(work.kept) if resolved.total_steps else None
-    tell(work.writer, TRAINED, "Training", str(trained) if trained else announcement(prepared))
-    model = trainable_model(model, bundle, prepared, accelerator, trained)
+    tell(work.writer, TRAINED, "Training", str(trained) if trained else announcement(bundle, prepared))
+    model = trainable_model(model, work, trained)
     run = trained.run if trained else None
     if trained:
         trained.tell(work.progress, validation)
@@ -85,7 +89,13 @@ def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
 
 
 def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
-    """Writes the tuned weights to the output folder, and keeps them for a later attempt. Reports the training."""
+    """Writes the tuned weights to the output folder, and keeps them for a later attempt. Reports the training. Rank 0
+    does it for all ranks. The first rank of each other node writes the weights too if they are read there again."""
+    is_whole = is_sharded(model) and not isinstance(model, PeftModel)
+    if is_whole:
+        model = collected(model, work.model_folder) or model
+    if not (is_first() or (is_first_of_node() and (is_whole or work.bundle.spec.output.merge))):
+        return Weights(None, work.output)
     # An adapter is small enough to keep it first after SIGTERM, so that no step of it is lost.
     with stop_deferred() if isinstance(model, PeftModel) else nullcontext():
         said = summary(tuning.steps, tuning.validation, work.prepared.resolved)
@@ -100,24 +110,34 @@ def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
     return weights
 
 
+def as_measured(work: Work, model: PreTrainedModel) -> PreTrainedModel:
+    """Returns the tuned model that is measured: `model`, or the staged one if all weights of `model` are sharded. All
+    ranks have to call it after `stage`."""
+    if not is_sharded(model) or isinstance(model, PeftModel):
+        return model
+    on_first(lambda: None)  # it has written the weights
+    release(model)  # the trained weights are in fp32
+    return work.accelerator.prepare_model(load_sharded(work.output / MODEL, MethodType.FULL, work.device))
+
+
 def _keep(work: Work, tuning: Tuning, weights: Path) -> None:
+    """Keeps the weights in the folder `weights`, or replaces them by those that are kept already."""
     if tuning.trained:
         # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
-        copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
-    elif tuning.run and keep_training(work.kept, tuning.run, perf_counter() - tuning.started, weights):
+        with whole_model(tuning.trained.weights):
+            copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
+    elif is_first() and tuning.run and keep_training(work.kept, tuning.run, perf_counter() - tuning.started, weights):
         # They are as good as a checkpoint of the last step: a later attempt takes no step again.
         work.progress.stored(len(tuning.steps))
 
 
-def trainable_model(
-    model: PreTrainedModel,
-    bundle: Bundle,
-    prepared: Prepared,
-    accelerator: Accelerator,
-    trained: KeptTraining | None,
-) -> PreTrainedModel:
+def trainable_model(model: PreTrainedModel, work: Work, trained: KeptTraining | None) -> PreTrainedModel:
     """Returns the base model with the parameters to train, or with those of `trained`, a finished training."""
-    spec, method = bundle.spec, prepared.resolved.method
+    spec, prepared, accelerator = work.bundle.spec, work.prepared, work.accelerator
+    method = prepared.resolved.method
+    if prepared.sharded_on(work.bundle):
+        release(model)  # an adapter is added before the weights are sharded
+        return accelerator.prepare_model(sharded_model(work, trained))
     if trained and method is MethodType.FULL:
         model.to("meta")  # frees its memory, because there is none for two whole models
         return accelerator.prepare_model(load_model(trained.weights, method, accelerator.device))
@@ -125,12 +145,31 @@ def trainable_model(
     return accelerator.prepare_model(make_trainable(model, spec.method, method, spec.training.seed, start))
 
 
-def announcement(prepared: Prepared) -> str:
+def sharded_model(work: Work, trained: KeptTraining | None) -> PreTrainedModel:
+    """Returns the same as `trainable_model`, with shards of the weights on each rank."""
+    spec, method = work.bundle.spec, work.prepared.resolved.method
+    if method is MethodType.FULL:
+        if trained:
+            return load_sharded(trained.weights, method, work.device)
+        model = load_model(work.model_folder, method, CPU)
+        train_whole(model)
+        shard(model, work.device, bf16=True, prepare=hold_in_fp32)
+        return model
+    start = trained.weights if trained else work.prepared.adapter
+    model = make_trainable(load_model(work.model_folder, method, CPU), spec.method, method, spec.training.seed, start)
+    shard(model, work.device, bf16=True)
+    return model
+
+
+def announcement(bundle: Bundle, prepared: Prepared) -> str:
     """Returns the message of the condition Trained when the training starts."""
+    if not prepared.resolved.total_steps:
+        return "Using the adapter unchanged: spec.method.type None trains nothing."
     rows = f"Training on {len(prepared.train):,} rows."
-    return (
-        rows if prepared.resolved.total_steps else "Using the adapter unchanged: spec.method.type None trains nothing."
-    )
+    if not prepared.sharded_on(bundle):
+        return rows
+    gpus = bundle.spec.compute.gpus
+    return f"{rows} The weights are sharded over {gpus} GPUs, because the model does not fit one of them."
 
 
 def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -> str:
@@ -158,6 +197,6 @@ def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle:
     seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)
     if device.type != "cuda":
         return Cost(seconds, tokens)
-    held = perf_counter() - started
+    held = (perf_counter() - started) * bundle.spec.compute.gpus
     price = next((gpu.price_per_hour for gpu in bundle.gpu_types), None)
     return Cost(seconds, tokens, held / 3600, price_of(held, price) if price else None)

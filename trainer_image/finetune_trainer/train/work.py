@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from accelerate import Accelerator
@@ -11,16 +12,18 @@ from finetune_api.bundle import Bundle
 from finetune_trainer.base.model_files import copy_files
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.checkpoints.result_facts import result_facts
+from finetune_trainer.handover.fetch import said, take
 from finetune_trainer.handover.prepared import Prepared, work_prefix
 from finetune_trainer.model.batches import steps_per_epoch
 from finetune_trainer.model.loading import choose_device, load_tokenizer, mixed_precision
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.ranks.group import on_each_node
 from finetune_trainer.results.serving import Serving, serving_of
+from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.train.telling import TRAINED, tell
 from finetune_trainer.training.run import Attempt
-from finetune_trainer.training.training_progress import TrainingProgress
+from finetune_trainer.training.training_progress import TrainingProgress, duration
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,7 @@ class Work:
     model_folder: Path
     """The files of the base model."""
     scratch: Path
-    """A folder that is deleted at the end."""
+    """A folder that is deleted at the end. All ranks of a pod share it."""
 
     @property
     def device(self) -> torch.device:
@@ -78,8 +81,22 @@ def begin(
     loading = f"Loading the base model {spec.model.uri}."
     tell(writer, TRAINED, "LoadingModel", loading, training=progress.training)
     model = scratch / "model"
-    copy_files(storage, spec.model.uri, prepared.model_files, model, prepared.model_pins)
+    storage.pin(prepared.commits)
+    progress.model_seconds = on_each_node(lambda: fetch_model(storage, spec.model.uri, prepared, model))
     facts, place = result_facts(bundle, prepared, device.type), join(work_prefix(bundle), "kept")
     kept = KeptResults(storage, place, attempt.number, facts, scratch / "kept", progress.kept)
     tokenizer = load_tokenizer(model)
     return Work(bundle, prepared, storage, writer, attempt, accelerator, progress, tokenizer, kept, model, scratch)
+
+
+def fetch_model(storage: JobStorage, uri: str, prepared: Prepared, folder: Path) -> float:
+    """Puts the base model into `folder`: the one that was fetched before, or else a download. Returns the seconds that
+    this took. Raises TrainerFailure as `copy_files` does."""
+    if fetched := take(uri, prepared, folder):
+        print(said(fetched), flush=True)
+        return round(fetched.seconds, 1)
+    started = perf_counter()
+    copy_files(storage, uri, prepared.model_files, folder, prepared.model_pins)
+    seconds = perf_counter() - started
+    print(f"The base model was downloaded in {duration(seconds)}.", flush=True)
+    return round(seconds, 1)

@@ -16,19 +16,25 @@ from finetune_trainer.checkpoints.tensor_file import open_tensors
 from finetune_trainer.checkpoints.training_state import live_state
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import failure_of
-from finetune_trainer.pod.files import PATIENCE_SECONDS
 from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.termination import seconds_left, stop_requested
+from finetune_trainer.ranks.group import gather
+from finetune_trainer.ranks.shards import send, trains_shards
+from finetune_trainer.storage.files import PATIENCE_SECONDS
 from finetune_trainer.training.run_state import STEPS, RunState, records, words_of
 
 LONG_WAIT_SECONDS = 0.1
 """A longer wait of the training for a checkpoint is told in the log."""
 LAST_UPLOAD_SECONDS = 10.0
-"""How long the end of the training waits for an upload that is under way."""
+"""How long the end of the training waits for an upload that is under way. If another rank has failed, the launcher
+kills this one after `launcher.LAST_SECONDS`, which has to suffice for this and for the report."""
 GIVEN_UP_SECONDS = 30.0
 """How long an upload that was given up may take to notice it."""
 STOPPED_SECONDS = 1.0
-"""The same after SIGTERM, when nothing needs its memory any more."""
+"""The same after SIGTERM or a failure, when nothing needs its memory any more."""
+LAST_COPY_SECONDS = 5.0
+"""How long rank 0 waits after SIGTERM for an upload that is under way, before it copies sharded weights. The other
+ranks wait ten seconds for its word (`finetune_trainer.ranks.group`)."""
 PAUSE_SECONDS = 1.0
 """Pause between two tries to upload the last checkpoint after SIGTERM."""
 
@@ -74,7 +80,8 @@ class Checkpoints:
     def after_step(self, trainee: Trainee) -> None:
         """Starts a checkpoint of the last step if one is due and none is being uploaded."""
         started, step = self._clock(), len(trainee.run.steps)
-        if self._background.busy or not self._due(step):
+        wanted = not self._background.busy and self._due(step) and self._has_room(trainee)
+        if not agreed_to_copy(trainee, wanted):
             return
         why = ""
         try:
@@ -85,6 +92,19 @@ class Checkpoints:
         self._blocked += waited
         if waited > LONG_WAIT_SECONDS:
             print(f"Training waited {waited:.2f} s for the checkpoint of step {step:,}{why}.", flush=True)
+
+    def _has_room(self, trainee: Trainee) -> bool:
+        """Returns whether there is memory for a copy, or none is needed. Sharded weights need one: without it, the
+        other ranks would have to wait for the upload of each tensor."""
+        if self._buffers.allocated or not trains_shards(trainee.model):
+            return True
+        step, size = len(trainee.run.steps), bytes_of(live_state(trainee.model, trainee.optimizer)[0])
+        if has_room(size):
+            return True
+        self._last, self._last_time = step, self._clock()
+        short = f"The pod has no memory for a copy of {gibibytes(size)}. Raise spec.compute.memory."
+        print(f"{unwritten(step)} {short}", flush=True)
+        return False
 
     def _take(self, trainee: Trainee) -> str:
         """Starts the upload of a copy. Without memory for a copy, it waits for the upload, and returns this reason."""
@@ -103,12 +123,23 @@ class Checkpoints:
     def after_sigterm(self, trainee: Trainee) -> int | None:
         """Uploads the last step within the grace period. Returns the step of the last uploaded checkpoint, or None.
 
-        An upload that is under way may end first, because it is a checkpoint too. No copy is needed any more."""
+        An upload that is under way may end first, because it is a checkpoint too. No copy is needed any more, unless
+        the weights are sharded."""
         step = len(trainee.run.steps)
+        tensors: Mapping[str, Tensor]
+        tensors, numbers = live_state(trainee.model, trainee.optimizer)
+        if trains_shards(trainee.model):
+            self._background.wait(min(LAST_COPY_SECONDS, seconds_left()))
+            wanted = step > (self.uploaded or 0) and not self._background.busy and self._has_room(trainee)
+            if not agreed_to_copy(trainee, wanted, stopping=True):
+                self._background.wait(seconds_left())
+                self._background.cancel(0)
+                return self.uploaded
+            tensors = self._buffers.copy(tensors)
         self._background.wait(seconds_left())
         while step > (self.uploaded or 0) and not self._background.busy and self._upload_seconds < seconds_left():
             try:
-                self._start(trainee, *live_state(trainee.model, trainee.optimizer))
+                self._start(trainee, tensors, numbers)
             except Exception as error:
                 print(f"{unwritten(step)} {failure_of(error).message}", flush=True)
             self._background.wait(seconds_left())
@@ -123,11 +154,12 @@ class Checkpoints:
         while not self._background.wait(0.1) and self._clock() < deadline and not stop_requested():
             pass
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Gives up an upload that is under way, gives the memory back, and prints what the checkpoints cost.
 
-        After SIGTERM it hardly waits: the end of the pod has to be reported within the grace period."""
-        if self._background.cancel(STOPPED_SECONDS if stop_requested() else GIVEN_UP_SECONDS):
+        After SIGTERM, or if the training has `failed`, it hardly waits: the end has to be reported before the kubelet
+        or the launcher of the ranks kills the process."""
+        if self._background.cancel(STOPPED_SECONDS if failed or stop_requested() else GIVEN_UP_SECONDS):
             self._buffers.release()
         if self._count:
             print(f"Checkpoints: {self.cost}.", flush=True)
@@ -182,6 +214,46 @@ class Checkpoints:
         second.unlink(missing_ok=True)
         second.hardlink_to(best.path)
         return BestWeights(best.step, second)
+
+
+class NoCheckpoints(Checkpoints):
+    """The checkpoints as a rank sees them that writes none: rank 0 writes those of all ranks. This one sends it its
+    shards of the weights, if they are sharded."""
+
+    def __init__(self) -> None:
+        self.uploaded = None
+
+    def begin(self, trainee: Trainee) -> None:
+        """Does nothing."""
+
+    def after_step(self, trainee: Trainee) -> None:
+        """Sends the shards of this rank if rank 0 takes a checkpoint."""
+        if trains_shards(trainee.model) and agreed_to_copy(trainee, False):
+            send(live_state(trainee.model, trainee.optimizer)[0].values())
+
+    def after_sigterm(self, trainee: Trainee) -> int | None:
+        """Sends the shards of this rank if rank 0 takes a checkpoint. Returns None."""
+        if trains_shards(trainee.model) and agreed_to_copy(trainee, False, stopping=True):
+            send(live_state(trainee.model, trainee.optimizer)[0].values())
+        return None
+
+    def finish(self) -> None:
+        """Does nothing."""
+
+    def close(self, failed: bool = False) -> None:
+        """Does nothing."""
+
+
+def agreed_to_copy(trainee: Trainee, wanted: bool, stopping: bool = False) -> bool:
+    """Returns whether rank 0 copies the state of the training now. `wanted`: whether it wants to.
+
+    If the trained weights are sharded, every rank calls it after the same steps and gets the answer of rank 0, because
+    all have to send their shards. After SIGTERM (`stopping`) a rank may be elsewhere. Then nothing is copied."""
+    if not trains_shards(trainee.model):
+        return wanted
+    place = (stopping, len(trainee.run.steps))
+    said = gather((place, wanted))
+    return said[0][1] is True and all(isinstance(each, tuple) and each[0] == place for each in said)
 
 
 def unwritten(step: int) -> str:

@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.pod.termination import steps_done
+from finetune_trainer.ranks.group import found_on_each_node
 from finetune_trainer.training.run_state import RunState
 from finetune_trainer.training.training_progress import TrainingProgress, duration
 from finetune_trainer.training.validation import Validation
@@ -53,7 +54,7 @@ def keep_training(kept: KeptResults, run: RunState, held_seconds: float, weights
 
 def kept_training(kept: KeptResults) -> KeptTraining | None:
     """Returns the training that an earlier attempt finished, or None. Its run begins where that attempt ended."""
-    if (found := kept.find(NAME)) is None:
+    if (found := found_on_each_node(lambda: kept.find(NAME), str)) is None:
         return None
     run = TypeAdapter(RunState).validate_json((found.folder / RECORDS).read_bytes())
     run.resumed_from = len(run.steps)

@@ -20,7 +20,7 @@ from finetune_api.spec.training import Training
 from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Example
-from finetune_trainer.model.batches import micro_batches, rows_of_step
+from finetune_trainer.model.batches import label_count, micro_batch, micro_batches, rows_of_step
 from finetune_trainer.model.document_dropout import document_masks
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.loss import token_losses
@@ -28,7 +28,11 @@ from finetune_trainer.model.speedups import DEFAULT, Speedups, use_speedups
 from finetune_trainer.model.trainable import trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import beat, phase, stepped
-from finetune_trainer.pod.termination import check_stop
+from finetune_trainer.pod.rank import place
+from finetune_trainer.ranks.division import shares
+from finetune_trainer.ranks.gradients import clip_shards, sum_gradients, without_gradient
+from finetune_trainer.ranks.group import together
+from finetune_trainer.ranks.shards import is_shard, lockstep, with_peers
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.schedule import learning_rate
 
@@ -53,7 +57,8 @@ class Step:
     """Tokens of all rows of the step, prompts and answers."""
     seconds: float
     memory: int = 0
-    """On a GPU, its peak memory during the step; on a CPU, the memory of the process at the end. In bytes."""
+    """The most of all ranks, in bytes. On a GPU, the peak since the gradients of the step before. On a CPU, the memory
+    of the process."""
 
 
 def training_steps(
@@ -87,17 +92,52 @@ def training_steps(
         for group in optimizer.param_groups:
             group["lr"] = rate
         model.train()
-        loss = accumulate_gradients(
+        loss, memory = gradients_of_step(
             model, rows, resolved.micro_batch_tokens, accelerator, training.seed, step, speedups
         )
-        gradient_norm = float(accelerator.clip_grad_norm_(parameters, training.max_grad_norm or inf))
+        gradient_norm = _clip(parameters, training.max_grad_norm or inf, accelerator)
         divergence.check(step + 1, loss, gradient_norm, rows)
         optimizer.step()
+        # From here to the yield no rank waits for another one. An exception would leave weights that belong to no step.
         optimizer.zero_grad()
         tokens = sum(len(row.input_ids) for row in rows)
         seconds = perf_counter() - started
         stepped(step + 1, resolved.total_steps, seconds)
-        yield Step(step + 1, loss, rate, gradient_norm, tokens, seconds, memory_in_use(accelerator.device))
+        yield Step(step + 1, loss, rate, gradient_norm, tokens, seconds, memory)
+
+
+def _clip(parameters: Sequence[nn.Parameter], most: float, accelerator: Accelerator) -> float:
+    """Scales the gradients down so that their norm is at most `most`. Returns the norm before."""
+    if any(map(is_shard, parameters)):
+        return clip_shards(parameters, most)
+    return float(accelerator.clip_grad_norm_(parameters, most))
+
+
+def gradients_of_step(
+    model: nn.Module,
+    rows: Sequence[Example],
+    micro_batch_tokens: int,
+    accelerator: Accelerator,
+    seed: int,
+    step: int,
+    speedups: Speedups,
+) -> tuple[float, int]:
+    """Gives the parameters the gradient of the step, the same on every rank. Each rank takes its share of the rows. The
+    arguments are those of `accumulate_gradients`. Returns its result and the largest `memory_in_use` of all ranks.
+
+    Raises StopRequested on every rank if one of them has received SIGTERM. The gradients then mean nothing."""
+    parameters = trainable_parameters(model)
+    share = shares([len(row.input_ids) for row in rows], place().ranks)[place().rank]
+
+    def take() -> tuple[float, frozenset[int], int]:
+        mine = share if place().ranks > 1 else None
+        with with_peers(model):
+            part = accumulate_gradients(model, rows, micro_batch_tokens, accelerator, seed, step, speedups, mine)
+        return part, without_gradient(parameters), memory_in_use(accelerator.device)
+
+    parts = together(take)
+    sum_gradients(parameters, frozenset.intersection(*(unused for _, unused, _ in parts)))
+    return sum(part for part, _, _ in parts), max(memory for _, _, memory in parts)
 
 
 def accumulate_gradients(
@@ -108,18 +148,21 @@ def accumulate_gradients(
     seed: int = 0,
     step: int = 0,
     speedups: Speedups = DEFAULT,
+    share: Sequence[int] | None = None,
 ) -> float:
     """Adds the gradient of the mean cross-entropy over all learned tokens of the rows. The gradient does not depend on
-    how the rows are spread over micro-batches. `seed`, `step`: determine the dropout. Returns the mean, in nats."""
-    batches = micro_batches(rows, micro_batch_tokens, sharing(model).packed, accelerator.device)
-    labels = sum(len(batch.labels) for batch in batches)
+    how the rows are spread over micro-batches. `seed`, `step`: determine the dropout. Returns the mean, in nats.
+
+    `share`: indices of the rows to compute; None for all. The gradients and the results of shares that contain each row
+    once add up to those of all rows."""
+    batches = micro_batches(rows, micro_batch_tokens, sharing(model).packed, accelerator.device, share)
+    labels = label_count(rows)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     with use_speedups(model, speedups):
-        for batch in batches:
-            check_stop()
+        for batch, counts in lockstep(model, batches, lambda: micro_batch(rows[:1], accelerator.device)):
             with document_masks(batch, seed, step):
                 with accelerator.autocast():
-                    loss = token_losses(model, batch).sum() / labels
+                    loss = token_losses(model, batch).sum() / labels * counts
                 # Not accelerator.backward: it would divide by its own number of accumulation steps.
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()

@@ -19,6 +19,8 @@ from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.trainable import trainable_parameters, use_gradient_checkpointing
 from finetune_trainer.pod.failure import TrainerFailure, failure_of
 from finetune_trainer.preflight.prediction import halved
+from finetune_trainer.ranks.group import gather
+from finetune_trainer.ranks.shards import is_sharded
 from finetune_trainer.tokens.row_store import lengths, supervised_counts
 from finetune_trainer.training.loop import accumulate_gradients
 from finetune_trainer.training.optimizer import state_bytes
@@ -61,16 +63,19 @@ def find_plan(
     model: PreTrainedModel, rows: Sequence[Example], training: Training, resolved: Resolved, accelerator: Accelerator
 ) -> StepLayout:
     """Returns the first of `plans` that fits into the GPU's memory, and applies its gradient checkpointing to the
-    model. Weights and gradients stay unchanged. On a CPU it returns the plan of preflight without a trial, because
-    there running out of memory ends the pod.
+    model. It fits if it does on every rank. Weights and gradients stay unchanged.
+
+    On a CPU it returns the plan of preflight without a trial, because there running out of memory ends the pod. If the
+    weights are sharded over the ranks it does too, because a rank that runs out of memory leaves the others waiting
+    for its shard.
 
     Raises TrainerFailure GPUOutOfMemory if no plan fits."""
     longest, packed = int(lengths(rows).max()), sharing(model).packed
     # If the longest row is processed alone, a larger micro-batch would contain only this row too.
     alone = longest > packed
-    if on_cpu(accelerator):
+    if on_cpu(accelerator) or is_sharded(model):
         tokens = longest if alone else resolved.micro_batch_tokens
-        plan = StepLayout(tokens, training.gradient_checkpointing is GradientCheckpointing.ENABLED, packed > 0)
+        plan = StepLayout(tokens, training.gradient_checkpointing in _checkpointed(model), packed > 0)
         use_gradient_checkpointing(model, plan.gradient_checkpointing)
         return plan
     step = int(np.sort(lengths(rows))[-training.global_batch_size :].sum())
@@ -79,13 +84,35 @@ def find_plan(
     for plan in plans(longest, most, training.gradient_checkpointing):
         use_gradient_checkpointing(model, plan.gradient_checkpointing)
         shape = worst_micro_batch(lengths(rows), supervised_counts(rows), plan.micro_batch_tokens)
-        if fits(model, shape, plan, reserved, accelerator):
+        if all(gather(fits(model, shape, plan, reserved, accelerator))):
             return replace(plan, packed=packed > 0)
         how = " with gradient checkpointing" if plan.gradient_checkpointing else ""
         tried = f"A micro-batch of {plan.micro_batch_tokens:,} tokens{how}"
         print(f"{tried} does not fit into the GPU's memory.", flush=True)
     finding = f"The longest row has {longest:,} tokens and does not fit into the GPU's memory, even alone."
     raise TrainerFailure(FailureReason.GPU_OUT_OF_MEMORY, finding)
+
+
+def after_earlier_job(earlier: StepLayout, own: StepLayout, training: Training) -> StepLayout:
+    """Returns the plan of a job that goes on from the checkpoint of an earlier job. `own`: what fits into the memory of
+    this job's GPU, and follows from its `training`.
+
+    What `training` sets counts. Otherwise it is the plan that needs less memory: the GPU can be smaller than that of
+    the earlier job, and the earlier job may have run out of memory in a step."""
+    tokens = min(earlier.micro_batch_tokens, own.micro_batch_tokens)
+    checkpointing = earlier.gradient_checkpointing or own.gradient_checkpointing
+    return StepLayout(
+        own.micro_batch_tokens if training.micro_batch_tokens is not None else tokens,
+        checkpointing if training.gradient_checkpointing is GradientCheckpointing.AUTO else own.gradient_checkpointing,
+        own.packed,
+    )
+
+
+def _checkpointed(model: PreTrainedModel) -> set[GradientCheckpointing]:
+    """Returns with which settings a plan without a trial uses gradient checkpointing. A model is sharded because memory
+    is short, and preflight has counted with gradient checkpointing then."""
+    auto = {GradientCheckpointing.AUTO} if is_sharded(model) else set()
+    return {GradientCheckpointing.ENABLED} | auto
 
 
 def smaller(plan: StepLayout, longest: int, checkpointing: GradientCheckpointing) -> StepLayout:

@@ -22,14 +22,17 @@ from finetune_trainer.checkpoints.training_state import misfit, restore
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Prepared, work_prefix
 from finetune_trainer.model.trainable import use_gradient_checkpointing
-from finetune_trainer.pod.failure import StopRequested, Superseded, TrainerFailure
+from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.storage import JobStorage, join
+from finetune_trainer.pod.rank import is_first
 from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred
+from finetune_trainer.ranks.gradients import connect
+from finetune_trainer.ranks.group import agreed, found_on_each_node, on_each_node
+from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.tokens.row_store import lengths, mixtures
-from finetune_trainer.training.checkpointing import Checkpoints, Trainee
+from finetune_trainer.training.checkpointing import Checkpoints, NoCheckpoints, Trainee
 from finetune_trainer.training.loop import training_steps
-from finetune_trainer.training.memory_probe import find_plan, smaller
+from finetune_trainer.training.memory_probe import after_earlier_job, find_plan, smaller
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.run_state import RunState, Words, other_records, resumed
 from finetune_trainer.training.training_progress import TrainingProgress
@@ -77,7 +80,9 @@ class TrainingRun:
             (checkpoint and checkpoint.keep) or KEEP,
         )
         pace = Pace(prepared.resolved.total_steps, checkpoint.every if checkpoint else None)
-        self._checkpoints = Checkpoints(self._store, pace, attempt.number, attempt.started)
+        self._checkpoints = (
+            Checkpoints(self._store, pace, attempt.number, attempt.started) if is_first() else NoCheckpoints()
+        )
 
     def take(self, model: PreTrainedModel, say: Callable[[str], None]) -> RunState:
         """Trains `model` until the last step or until early stopping. At the end it has the weights to publish.
@@ -92,6 +97,7 @@ class TrainingRun:
         self._note(trainee.run)
         if message:
             say(message)
+        failed = True
         try:
             with stop_deferred():
                 try:
@@ -102,12 +108,14 @@ class TrainingRun:
                     raise self._preempted(trainee) from None
                 except Superseded:
                     raise
-                except Exception:
+                except (Exception, PeerFailed):
                     self._checkpoints.finish()  # the upload is of an earlier step, with which the next attempt begins
+                    self._note(trainee.run)
                     raise
+            failed = False
         finally:
             phase("finishing the training")
-            self._checkpoints.close()
+            self._checkpoints.close(failed)
         self._validation.finish(model)
         return trainee.run
 
@@ -116,28 +124,39 @@ class TrainingRun:
 
         Also returns the message on the checkpoints, or "" if there are none."""
         whole, prepared = self._accelerator.unwrap_model(model), self._prepared
+        connect(self._accelerator.device)
         training = self._bundle.spec.training
         optimizer = make_optimizer(model, training)
-        found, skipped = self._newest(self._store, whole, optimizer)
-        earlier = self._bundle.spec.resume_from if found is None else None
-        if earlier:
-            found, skipped = self._newest_of_earlier_job(whole, optimizer, skipped)
+        looked = found_on_each_node(lambda: self._find(whole, optimizer), _checkpoint_of)
+        assert looked is not None
+        found, skipped, is_earlier = looked
+        if found is None or is_earlier:
+            optimizer = make_optimizer(model, training)  # `misfit` may have given the other one a state
+            own = find_plan(model, prepared.train, training, prepared.resolved, self._accelerator)
         if found:
             words = Words.model_validate_json(found.words)
-            restore(whole, optimizer, found.state, words.numbers)
-            run = resumed(words, found.state)
+            earlier = self._bundle.spec.resume_from if is_earlier else None
             sentences = [*skipped, resumption(words, earlier.name if earlier else None)]
+            run = agreed(lambda: _restored(found, words, whole, optimizer))
             if earlier:
+                run.plan = after_earlier_job(run.plan, own, training)
                 run.halvings = 0  # the attempts of this job have not run out of memory yet
             self._validation.resume(run.curve, found.best)
-            shutil.rmtree(self._scratch / CHECKPOINTS)
+            on_each_node(lambda: shutil.rmtree(self._scratch / CHECKPOINTS))
         else:
-            optimizer = make_optimizer(model, training)  # `misfit` may have given the other one a state
-            run = RunState(find_plan(model, prepared.train, training, prepared.resolved, self._accelerator))
+            run = RunState(own)
             sentences = [*skipped, "Training begins with the first step."] if skipped else []
             self._validation.resume(run.curve, None)
         self._use_plan(run, whole)
         return Trainee(whole, optimizer, run, lambda: self._validation.kept), " ".join(sentences)
+
+    def _find(self, whole: nn.Module, optimizer: Optimizer) -> tuple[Found | None, list[str], bool]:
+        """Returns the checkpoint to go on from, or None, a sentence for each that was skipped, and whether it is one of
+        the job of spec.resumeFrom. Raises TrainerFailure SpecInvalid as `_newest_of_earlier_job` does."""
+        found, skipped = self._newest(self._store, whole, optimizer)
+        if found is not None or self._bundle.spec.resume_from is None:
+            return found, skipped, False
+        return *self._newest_of_earlier_job(whole, optimizer, skipped), True
 
     def _newest(self, store: CheckpointStore, whole: nn.Module, optimizer: Optimizer) -> tuple[Found | None, list[str]]:
         """Returns the newest usable checkpoint, or None, and a sentence for each that was skipped. The optimizer may
@@ -222,6 +241,17 @@ class TrainingRun:
             f"{stored(step, self._checkpoints.uploaded)}",
             step=step,
         )
+
+
+def _checkpoint_of(looked: tuple[Found | None, list[str], bool]) -> str:
+    """Returns the name of the checkpoint that was found, for a comparison between nodes."""
+    return looked[0].name if looked[0] else ""
+
+
+def _restored(found: Found, words: Words, whole: nn.Module, optimizer: Optimizer) -> RunState:
+    """Gives the model and the optimizer the state of the checkpoint. Returns the state of its run."""
+    restore(whole, optimizer, found.state, words.numbers)
+    return resumed(words, found.state)
 
 
 def resumption(words: Words, job: str | None) -> str:

@@ -38,6 +38,8 @@ class TrainingProgress:
         self._tokens, self._seconds, self._told = 0, 0.0, 0.0
         self._seconds_validating, self._memory = 0.0, 0
         self._resumed_from: int | None = None
+        self.model_seconds: float | None = None
+        """Seconds that the download of the base model took."""
         self.checkpoint_step: int | None = None
         """Step of the last uploaded checkpoint."""
         self._kept_results: int | None = None
@@ -55,6 +57,7 @@ class TrainingProgress:
         """Returns status.training after the steps so far."""
         now, step = datetime.now(UTC), self._last
         about: dict[str, Any] = {"attempt": self._attempt, "device": self._device, "total_steps": self.total_steps}
+        about |= {"model_seconds": self.model_seconds}
         about |= {"resumed_from_step": self._resumed_from, "checkpoint_step": self.checkpoint_step}
         about |= {"kept_results": self._kept_results}
         if self._plan:

@@ -9,20 +9,24 @@ from time import perf_counter
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.training import Publish, Training
 from finetune_api.status.preflight import Resolved
+from finetune_trainer.checkpoints.buffers import bytes_of
 from finetune_trainer.checkpoints.store import BestWeights
 from finetune_trainer.handover.mixing import draw_rows
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
+from finetune_trainer.pod.heartbeat import attended, disk_work
+from finetune_trainer.pod.rank import is_first_of_node
+from finetune_trainer.ranks.shards import fill, send, whole
 
 MOST_ROWS = 500
 """Most rows of one measurement. They are enough to distinguish one point of the curve from the next."""
@@ -71,8 +75,7 @@ class Validation:
         self.curve.append(point)
         # The model has the weights of the last step anyway.
         if self._resolved.publish is Publish.BEST and self.best is point and step < self._resolved.total_steps:
-            with quiet_work(LEAST_SECONDS):
-                self._kept.keep(model, step)
+            self._kept.keep(model, step)
         return point
 
     @property
@@ -116,7 +119,10 @@ def without_gain(losses: Sequence[float], min_delta: float) -> int:
 
 
 class KeptWeights:
-    """A copy of the trained weights in a file: the pod's memory cannot hold the weights of a whole model twice."""
+    """A copy of the trained weights in a file: the pod's memory cannot hold the weights of a whole model twice.
+
+    The first rank of each node writes the file, and every rank of the node reads it. Between the two there is always an
+    optimizer step or a measurement, in which the ranks wait for each other."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -125,21 +131,26 @@ class KeptWeights:
 
     def adopt(self, path: Path, step: int) -> None:
         """Takes over the copy that an earlier attempt made after step `step`."""
-        path.replace(self._path)
+        if is_first_of_node():
+            path.replace(self._path)
         self.weights = BestWeights(step, self._path)
 
     def keep(self, model: nn.Module, step: int) -> None:
         """Saves the trained weights after step `step` and replaces the earlier copy. The number format is the published
         one: fp32 for an adapter, bf16 for a whole model."""
-        dtype = torch.float32 if isinstance(model, PeftModel) else torch.bfloat16
-        weights = {name: weight.detach().to("cpu", dtype) for name, weight in trained_weights(model).items()}
         partial = self._path.with_suffix(".partial")
-        save_file(weights, partial)
+        if not is_first_of_node():
+            send(weight.detach() for weight in trained_weights(model).values())
+        else:
+            dtype = torch.float32 if isinstance(model, PeftModel) else torch.bfloat16
+            trained = attended(trained_weights(model).items())
+            weights = {name: whole(weight.detach()).to("cpu", dtype) for name, weight in trained}
+            with disk_work(bytes_of(weights)):
+                save_file(weights, partial)
         self.adopt(partial, step)
 
     def restore(self, model: nn.Module) -> None:
-        """Copies the kept weights back into the model."""
-        kept = load_file(self._path)
-        with torch.no_grad():
-            for name, weight in trained_weights(model).items():
-                weight.copy_(kept[name])
+        """Copies the kept weights back into the model, and beats at each."""
+        with torch.no_grad(), safe_open(self._path, "pt") as kept:
+            for name, weight in attended(trained_weights(model).items()):
+                fill(weight, kept.get_tensor(name))

@@ -6,13 +6,15 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.attempts import usage
 from finetune_operator.decisions.attempts.records import History, run_of
 from finetune_operator.observed.world import World
 
 LONGEST_LOOK = 7 * 24 * 3600
 """Seconds after which a budget is looked at again at the latest."""
-SUSPENDED, BUDGET_EXCEEDED = "Suspended", "BudgetExceeded"
+SUSPENDED, BUDGET_EXCEEDED, COST_UNKNOWN = "Suspended", "BudgetExceeded", "CostUnknown"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def stop(world: World, history: History, now: datetime) -> Stop | None:
             f"The job had not ended {seconds} s after its first training pod was scheduled "
             "(spec.runPolicy.activeDeadlineSeconds).",
         )
-    return _over_budget(world, history, now)
+    return _without_a_price(world, world.spec, history) or _over_budget(world, history, now)
 
 
 def next_look(world: World, history: History, now: datetime) -> timedelta | None:
@@ -74,6 +76,15 @@ def _deadline(world: World, history: History) -> datetime | None:
     return first + timedelta(seconds=seconds) if seconds is not None and first is not None else None
 
 
+def _without_a_price(world: World, spec: FineTuneJobSpec, history: History) -> Stop | None:
+    """Return that the running attempt must stop because the job has a limit on its cost and no price is known."""
+    last = history.last
+    has_limit = spec.policy.budget is not None and spec.policy.budget.cost is not None
+    if not has_limit or last is None or last.reason is not None or last.price_per_hour is not None:
+        return None
+    return Stop(COST_UNKNOWN, " ".join(gpu_choice.no_price(spec, gpu_choice.name_of(world))))
+
+
 def _over_budget(world: World, history: History, now: datetime) -> Stop | None:
     for limit in _budgets(world, history, now):
         if limit.used >= limit.most:
@@ -104,7 +115,7 @@ def _budgets(world: World, history: History, now: datetime) -> list[_Limit]:
     found = []
     if (hours := budget.gpu_hours) is not None:
         used, most = Decimal((seconds or 0) + more.seconds), Decimal(str(hours)) * 3600
-        found.append(_Limit(used, most, Decimal(more.pods), f"{hours:g} GPU hours (spec.runPolicy.budget.gpuHours)"))
+        found.append(_Limit(used, most, Decimal(more.gpus), f"{hours:g} GPU hours (spec.runPolicy.budget.gpuHours)"))
     if budget.cost is not None:
         used, most = Decimal(cost or 0) + more.cost, Decimal(budget.cost)
         found.append(_Limit(used, most, more.price / 3600, f"{budget.cost} (spec.runPolicy.budget.cost)"))

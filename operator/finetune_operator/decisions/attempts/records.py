@@ -119,9 +119,11 @@ def history(world: World, now: datetime) -> History:
     numbers = sorted({*written, *(number for number in world.attempts if number >= first)})
     records: list[Attempt] = []
     standing = RunStanding(Standing.ABSENT)
+    price = gpu_choice.price_of(world) if _has_cost_limit(world) else None
     for number in numbers:
         # A Job that exists and is not recorded was created just before the operator stopped.
         known = written.get(number) or new(world, number, avoided_after(records[-1]) if records else None)
+        known = usage.priced(known, price)
         standing = _standing(world, known, now)
         records.append(_updated(world, known, standing, records, now))
     recorded = (world.status.counts.preflights if world.status.counts else None) or 1
@@ -129,11 +131,19 @@ def history(world: World, now: datetime) -> History:
     return History(world.status, tuple(records), tuple(world.status.preflights or ()), standing, started)
 
 
+def _has_cost_limit(world: World) -> bool:
+    """Whether the job has a limit on its cost, so that attempts from before that limit need a price too."""
+    budget = world.spec.policy.budget if world.spec else None
+    return budget is not None and budget.cost is not None
+
+
 def new(world: World, number: int, avoided: list[str] | None = None) -> Attempt:
     """Return the record of an attempt that starts now, at the price that the GPU has now."""
+    gpus = world.spec.compute.gpus_per_node if world.spec else 1
     return Attempt(
         number=number,
         name=names.attempt_name(world.name, world.uid, number),
+        gpus=gpus if gpus > 1 else None,
         price_per_hour=gpu_choice.price_of(world),
         avoided_nodes=avoided or None,
     )
@@ -152,8 +162,8 @@ def run_of(world: World, record: Attempt) -> Run:
     run = world.attempts.get(record.number)
     if run is not None:
         return run
-    begun = record.start_time or world.created
-    return Run(name=record.name, created=begun, begun=begun, failed=True).with_pods(
+    begun, nodes = record.start_time or world.created, world.spec.compute.nodes if world.spec else 1
+    return Run(name=record.name, created=begun, begun=begun, failed=True, nodes=nodes).with_pods(
         list(world.remains.get(record.number, ()))
     )
 
@@ -186,10 +196,14 @@ def stage_of(world: World, record: Attempt) -> str:
 def _listening_since(world: World, record: Attempt, run: Run, begun: datetime | None = None) -> datetime | None:
     """Return since when conditions are the words of this attempt's present pod.
 
-    The clock of a pod may be wrong. Its time is needed only if the attempt had several pods, or if the API server has
-    not recorded which attempt wrote a condition."""
+    The clock of a pod may be wrong. Its time is needed only if the attempt had several pods on a node, or if the API
+    server has not recorded which attempt wrote a condition."""
     is_known = bool(world.authors)
-    return own_words.EVER if is_known and len(usage.pods_of(record, run)) < 2 else begun or run.begun or run.created
+    return (
+        own_words.EVER
+        if is_known and len(usage.pods_of(record, run)) <= run.nodes
+        else begun or run.begun or run.created
+    )
 
 
 def _standing(world: World, known: Attempt, now: datetime) -> RunStanding:
@@ -237,9 +251,11 @@ def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[
 
 def _told(world: World, record: Attempt) -> dict[str, str | int]:
     """Return how far the attempt came, by its termination message and by what it wrote in the status."""
-    pod = run_of(world, record).pod
+    run = run_of(world, record)
     progress = world.progress if world.progress.attempt == record.number else Progress()
-    told = pod.termination if pod else None
+    # Only rank 0, in the first pod, knows of the checkpoints.
+    pod, first = run.pod, next((pod for pod in run.on_nodes if pod.index == 0), run.pod)
+    told = first.termination if first else None
     found: dict[str, str | int | None] = {
         "exit_code": pod.exit_code if pod else None,
         "stage": stage_of(world, record) if record.start_time else None,

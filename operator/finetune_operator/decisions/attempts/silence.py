@@ -10,6 +10,10 @@ from finetune_operator.observed.world import Run, World
 
 SILENCE = timedelta(hours=6)
 """Longest time without a sign of life. Loading, a measurement or an upload may take hours, and write nothing."""
+PREFLIGHT_SILENCE = timedelta(hours=24)
+"""Likewise for a preflight, which writes only its result. With many rows it may work for many hours."""
+STALLS = 3
+"""The limit is at least so many times spec.runPolicy.stallTimeoutSeconds, the time that one row or step may take."""
 
 
 def silent(world: World, number: int, run: Run, standing: RunStanding, now: datetime) -> str | None:
@@ -19,10 +23,16 @@ def silent(world: World, number: int, run: Run, standing: RunStanding, now: date
     left = silent_in(world, number, run, standing, now)
     if left is None or left > timedelta(0):
         return None
-    hours = SILENCE.total_seconds() / 3600
+    hours = longest(world, number) / timedelta(hours=1)
     what = "The training pod" if number else "The preflight pod"
     missing = "progress" if number else "result"
     return f"{what} has run for {hours:.0f} hours without writing its {missing} in the status."
+
+
+def longest(world: World, number: int) -> timedelta:
+    """Return the longest time without a sign of life of attempt `number`; 0 for a preflight."""
+    stall = (world.spec.policy.stall_timeout_seconds if world.spec else None) or 0
+    return max(SILENCE if number else PREFLIGHT_SILENCE, STALLS * timedelta(seconds=stall))
 
 
 def silent_in(world: World, number: int, run: Run, standing: RunStanding, now: datetime) -> timedelta | None:
@@ -34,4 +44,4 @@ def silent_in(world: World, number: int, run: Run, standing: RunStanding, now: d
         signs.append(min(world.progress.observed, now))  # the clock of the pod may be ahead
     if number:
         signs += [c.last_transition_time for c in world.status.conditions or [] if world.authors.get(c.type) == number]
-    return min(max(signs), now) + SILENCE - now
+    return min(max(signs), now) + longest(world, number) - now

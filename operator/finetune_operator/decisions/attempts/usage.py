@@ -1,4 +1,4 @@
-"""For how long the pods of an attempt held a GPU, and what that costs.
+"""For how long the pods of an attempt held their GPUs, and what that costs. Each GPU counts for itself.
 
 Only times of the cluster count, never what a pod reports."""
 
@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import NamedTuple
 
-from finetune_api.status.attempts import RECORDED, Attempt, AttemptPod
+from finetune_api.status.attempts import RECORDED_PODS, Attempt, AttemptPod
 from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.observed.lost import lost_at
 from finetune_operator.observed.pods import Pod
@@ -21,8 +21,10 @@ class Running(NamedTuple):
     """What the pods have used that still run."""
 
     seconds: int
+    """GPU seconds."""
     cost: Decimal
-    pods: int
+    gpus: int
+    """Number of the GPUs of all these pods."""
     price: Decimal
     """Of one hour of all these pods."""
 
@@ -47,7 +49,16 @@ def with_pods(record: Attempt, run: Run, has_failed: bool, now: datetime) -> Att
     """Return the record with its pods as they are now. `has_failed`: as for `pods_of`."""
     present, known = {pod.name: pod for pod in run.pods}, pods_of(record, run, has_failed)
     pods = [pod for name, old in known.items() if (pod := _recorded(old, present.get(name), now)) is not None]
-    return _with(record, pods, known) if pods else record
+    shown = run.pod.name if run.pod and run.nodes > 1 and record.reason is None else record.pod_name
+    return _with(record, pods, known, shown if run.nodes > 1 else None) if pods else record
+
+
+def priced(record: Attempt, price: str | None) -> Attempt:
+    """Return the record of an attempt that began without a price, at this price."""
+    if price is None or record.price_per_hour is not None:
+        return record
+    cost = _text(_cost(price, record.gpu_seconds)) if record.gpu_seconds else None
+    return record.model_copy(update={"price_per_hour": price, "cost": cost})
 
 
 def closed(record: Attempt, now: datetime) -> Attempt:
@@ -56,21 +67,25 @@ def closed(record: Attempt, now: datetime) -> Attempt:
         return record
     known = pods_of(record, Run(record.name, created=now))
     pods = [_recorded(old, None, now) for old in known.values()]
-    return _with(record, [pod for pod in pods if pod is not None], known)
+    return _with(record, [pod for pod in pods if pod is not None], known, record.pod_name)
 
 
-def _with(record: Attempt, pods: list[AttemptPod], known: dict[str, AttemptPod | None]) -> Attempt:
-    """Return the record with these pods. `known`: the same pods as they were."""
+def _with(
+    record: Attempt, pods: list[AttemptPod], known: dict[str, AttemptPod | None], shown: str | None = None
+) -> Attempt:
+    """Return the record with these pods. `known`: the same pods as they were. `shown`: name of the pod that the record
+    names first; by default the last one."""
     ended = [pod for pod in pods if pod.completion_time and not _was_closed(known[pod.name])]
-    seconds = (record.gpu_seconds or 0) + sum(_seconds(pod) for pod in ended)
-    last, ends = pods[-1], [pod.completion_time for pod in pods if pod.completion_time]
+    seconds = (record.gpu_seconds or 0) + (record.gpus or 1) * sum(_seconds(pod) for pod in ended)
+    last = next((pod for pod in pods if pod.name == shown), pods[-1])
+    ends = [pod.completion_time for pod in pods if pod.completion_time]
     return record.model_copy(
         update={
             "start_time": record.start_time or min(pod.start_time for pod in pods),
             "completion_time": max(ends) if len(ends) == len(pods) else None,
             "pod_name": last.name,
             "node_name": last.node_name,
-            "pods": pods[-RECORDED:] if len(pods) > 1 else None,
+            "pods": pods[-RECORDED_PODS:] if len(pods) > 1 else None,
             "gpu_seconds": seconds if ended else record.gpu_seconds,
             "cost": _text(_cost(record.price_per_hour, seconds)) if record.price_per_hour and ended else record.cost,
         }
@@ -99,15 +114,16 @@ def totals(before: FineTuneJobStatus, attempts: Iterable[Attempt]) -> tuple[int 
 
 def running(attempts: Iterable[tuple[Attempt, Run]], now: datetime) -> Running:
     """Return what pods that have not ended have used until now."""
-    seconds, cost, pods, price = 0, Decimal(0), 0, Decimal(0)
+    seconds, cost, gpus, price = 0, Decimal(0), 0, Decimal(0)
     for attempt, run in attempts:
         for pod in run.pods:
             if pod.held_since is not None and not has_ended(pod, now):
-                spent = max(0, int((now - pod.held_since).total_seconds()))
+                held = attempt.gpus or 1
+                spent = held * max(0, int((now - pod.held_since).total_seconds()))
                 hourly = _money(attempt.price_per_hour) or Decimal(0)
                 seconds, cost = seconds + spent, cost + hourly * spent / 3600
-                pods, price = pods + 1, price + hourly
-    return Running(seconds, cost, pods, price)
+                gpus, price = gpus + held, price + held * hourly
+    return Running(seconds, cost, gpus, price)
 
 
 def _counts(pod: Pod, has_failed: bool = False) -> bool:

@@ -8,6 +8,10 @@ from tests.integration.finetune_trainer.as_the_pod_runs.readings import READINGS
 Spec = dict[str, Any]
 
 
+HUB_MODEL, HUB_REVISION, HUB_ROWS = "acme/gated-base", "v1", "acme/sums"
+"""What the hub of the tests has: a gated model with this tag, and a data set."""
+
+
 def _job(name: str, train: Any, **parts: Any) -> Spec:
     """A job over one training file, or over these sources."""
     dataset = {"train": [{"uri": f"{DATA}/{train}"}] if isinstance(train, str) else train}
@@ -118,6 +122,7 @@ TRAININGS: dict[str, Spec] = {
             ],
         },
         output={"merge": True},
+        compute={"gpusPerNode": 2},
     ),
     "qlora": _job(
         "qlora",
@@ -147,6 +152,15 @@ TRAININGS: dict[str, Spec] = {
         method={"type": "QLoRA", "quantization": {"type": "NF4", "computeDtype": "BFloat16"}},
         training={"maxSteps": 1},
         evaluation=SHORT | {"baselines": ["Base"]},
+    ),
+    "nodes": _job(
+        "nodes",
+        "sums.jsonl",
+        method={"lora": {"r": 4}},
+        training={"maxSteps": 4},
+        evaluation=SHORT | {"baselines": ["Base"]},
+        output={"merge": True},
+        compute={"nodes": 2},
     ),
     "full": _job(
         "full",
@@ -182,6 +196,17 @@ TRAININGS: dict[str, Spec] = {
             "annotations": {"note": "only evaluates"},
             "priorityClassName": "batch",
         },
+    ),
+    "hub": _job(
+        "hub",
+        [{"uri": f"hf://datasets/{HUB_ROWS}/data/*.jsonl"}],
+        model={
+            "uri": f"hf://{HUB_MODEL}",
+            "revision": HUB_REVISION,
+            "tokenSecretRef": {"name": "hub-token", "key": "token"},
+        },
+        training={"maxSteps": 2},
+        evaluation={"maxRows": 6, "baselines": ["Base"], "generation": {"maxNewTokens": 4}},
     ),
     "auto": _job("auto", "sums.jsonl", training={"maxSteps": 1}, evaluation={"maxRows": 6, "baselines": ["Base"]}),
 }

@@ -1,6 +1,7 @@
 """A step of a job as its pod runs it, without a cluster: the Job's manifest is the operator's own, and the process gets
 what the kubelet would give it. The root file system is read-only, the user is not root, the environment is the image's
-and the container's and nothing else, and there is no network. The folder data stands for the job's storage."""
+and the container's and nothing else, and there is no network, unless the job uses the hub. The folder data stands for
+the job's storage."""
 
 import json
 import os
@@ -22,7 +23,7 @@ from finetune_operator.decisions import bundles, children
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import EarlierJob, World
 from finetune_trainer.handover.prepared import Prepared
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_operator.worlds import fresh
 from tests.unit.finetune_trainer.preflight_runs import read
 
@@ -30,13 +31,11 @@ DATA = "/data"
 """Where a pod finds what a job would have in S3."""
 LOG = "/dev/termination-log"
 DEVICES = ("null", "zero", "full", "random", "urandom")
-PROFILE = FineTuneProfileSpec.model_validate(
-    {
-        "trainer": {"image": images.TRAINER_IMAGE, "allowCPU": True},
-        "gpuTypes": [{"name": "any"}],
-        "storages": [{"buckets": ["*"]}],
-    }
-)
+PROFILE: dict[str, Any] = {
+    "trainer": {"image": images.TRAINER_IMAGE, "allowCPU": True},
+    "gpuTypes": [{"name": "any"}],
+    "storages": [{"buckets": ["*"]}],
+}
 SECONDS = 300
 POD_UID = "5c0f7a52-2f0e-4b7e-9d8e-0a4f6c3b1d20"
 """What the kubelet would give for the pod's own uid."""
@@ -49,6 +48,8 @@ class Ended:
     code: int
     message: TerminationMessage
     log: str
+    peers: tuple[TerminationMessage, ...] = ()
+    """How the pods on the other nodes have ended."""
 
     @property
     def statuses(self) -> list[FineTuneJobStatus]:
@@ -66,7 +67,10 @@ class Ended:
 class Pods:
     """Runs pods over one folder, which they see as DATA."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hub: dict[str, Any] | None = None, token: str = "") -> None:
+        """`hub`: spec.hub of the profile. `token`: the value in the Secret of the token."""
+        self._profile = FineTuneProfileSpec.model_validate(PROFILE | ({"hub": hub} if hub else {}))
+        self._token = token
         self.data = folder / "data"
         self._folder = folder
         self.data.mkdir()
@@ -74,14 +78,16 @@ class Pods:
     def preflight(self, spec: dict[str, Any]) -> Ended:
         """Checks the job of this spec, whose URIs are paths below DATA."""
         wish = FineTuneJobSpec.model_validate(spec)
-        return self._run(children.preflight_job(_world(wish), wish, PROFILE), wish)
+        return self._run(children.preflight_job(_world(wish), wish, self._profile), wish)
 
     def train(self, spec: dict[str, Any], stop_at: str = "") -> Ended:
         """The first attempt at a job whose preflight has succeeded. It gets SIGTERM after the first line of its log
         that begins with `stop_at`, if that is given."""
         wish = FineTuneJobSpec.model_validate(spec)
         return self._run(
-            children.attempt_job(_world(wish), wish, PROFILE, children.Try(1, PROFILE.gpu_types[0])), wish, stop_at
+            children.attempt_job(_world(wish), wish, self._profile, children.Try(1, self._profile.gpu_types[0])),
+            wish,
+            stop_at,
         )
 
     def prepared(self, spec: dict[str, Any]) -> Prepared:
@@ -90,33 +96,48 @@ class Pods:
         return read(bundle, open_storage(bundle))
 
     def _run(self, job: Object, spec: FineTuneJobSpec, stop_at: str = "") -> Ended:
-        bundle = json.loads(bundles.missing(_world(spec), spec, PROFILE)[0]["data"][names.BUNDLE_KEY])
+        bundle = json.loads(bundles.missing(_world(spec), spec, self._profile)[0]["data"][names.BUNDLE_KEY])
         del bundle["job"]  # so that the status goes to the log: there is no API server
         pod = job["spec"]["template"]["spec"]
-        script, user = self._script(pod, json.dumps(bundle)), pod["securityContext"]["runAsUser"]
-        for path in (self._folder / "termination-log", self.data, *self.data.rglob("*")):
+        indices, user = range(job["spec"].get("completions", 1)), pod["securityContext"]["runAsUser"]
+        scripts = [self._script(pod, json.dumps(bundle), index) for index in indices]
+        ends = [self._folder / f"termination-log-{index}" for index in indices]
+        for path in (*ends, self.data, *self.data.rglob("*")):
             os.chown(path, user, user)
+        variables = {item["name"]: _value(item) for item in pod["containers"][0]["env"]}
+        del variables[names.BUNDLE_DIGEST_VARIABLE]  # that of the bundle with its job
+        # Without HF_HUB_OFFLINE the hub of the tests is asked, which is on this machine.
+        network = ["--net"] if "HF_HUB_OFFLINE" in variables else []
         process = subprocess.Popen(
-            ["unshare", "--mount", "--net", "sh", "-c", script],
-            env=images.environment() | {item["name"]: _value(item) for item in pod["containers"][0]["env"]},
+            ["unshare", "--mount", *network, "sh", "-c", scripts[0] if len(scripts) == 1 else self._all(scripts)],
+            env=images.environment() | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         log = _log(process, stop_at)
-        said = (self._folder / "termination-log").read_text()
-        assert said, log
-        return Ended(process.returncode, TerminationMessage.model_validate_json(said), log)
+        assert all(end.read_text() for end in ends), log
+        said = [TerminationMessage.model_validate_json(end.read_bytes()) for end in ends]
+        return Ended(process.returncode, said[0], log, tuple(said[1:]))
 
-    def _script(self, pod: Object, bundle: str) -> str:
+    def _all(self, scripts: list[str]) -> str:
+        """Runs the pods of all nodes, in one network. Their logs are one log."""
+        lines = ["ip link set lo up"]
+        for index, script in reversed(list(enumerate(scripts))):
+            run = f"{names.INDEX_VARIABLE}={index} unshare --mount sh -c {shlex.quote(script)}"
+            lines.append(f"{run} &" if index else run)
+        return "\n".join([*lines, "code=$?", "wait", "exit $code"])
+
+    def _script(self, pod: Object, bundle: str, index: int) -> str:
         """Mounts the container's file system, in a namespace of its own that ends with the process, and becomes it."""
         (container,), user = pod["containers"], pod["securityContext"]["runAsUser"]
         root = self._folder / "root"
         root.mkdir(exist_ok=True)
-        for name, content in (("bundle.json", bundle), ("termination-log", "")):
+        for name, content in (("bundle.json", bundle), (f"termination-log-{index}", ""), ("token", self._token)):
             (self._folder / name).write_text(content)
-        lines = ["set -eu", f"mount -t tmpfs none {root}"]
+        # Like every pod, it has a loopback interface and, in this case, no other one.
+        lines = ["set -eu", "ip link set lo up", f"mount -t tmpfs none {root}"]
         lines += [f"ln -s usr/{name} {root}/{name}" for name in ("bin", "lib", "lib64", "sbin")]
         for mount in images.mounts():
             lines += _bind(mount["source"], f"{root}{mount['destination']}", read_only=True)
@@ -124,11 +145,16 @@ class Pods:
         lines += _bind(str(self.data), f"{root}{DATA}")
         for device in DEVICES:
             lines += _bind(f"/dev/{device}", f"{root}/dev/{device}")
-        lines += _bind(str(self._folder / "termination-log"), f"{root}{LOG}")
+        lines += _bind(str(self._folder / f"termination-log-{index}"), f"{root}{LOG}")
+        if "subdomain" in pod:  # what the DNS of the cluster knows
+            first = container["args"][container["args"].index("--first-node") + 1].partition(":")[0]
+            lines += [f"mkdir -p {root}/etc", f"echo 127.0.0.1 {first} >{root}/etc/hosts"]
         for volume in container["volumeMounts"]:
             place = f"{root}{volume['mountPath']}"
             if volume["name"] == "bundle":
                 lines += _bind(str(self._folder / "bundle.json"), f"{place}/{names.BUNDLE_KEY}", read_only=True)
+            elif volume["mountPath"] == names.HUB_FOLDER:
+                lines += _bind(str(self._folder / "token"), f"{place}/{names.HUB_TOKEN}", read_only=True)
             else:
                 lines += [f"mkdir -p {place}", f"mount -t tmpfs -o mode=1777 none {place}"]
         lines.append(f"mount -o remount,ro {root}")
@@ -169,4 +195,4 @@ def _value(item: Object) -> str:
     """Returns the value of an environment variable, which may be a field of the pod."""
     if "value" in item:
         return str(item["value"])
-    return {"metadata.uid": POD_UID}[item["valueFrom"]["fieldRef"]["fieldPath"]]
+    return {"metadata.uid": POD_UID, "spec.nodeName": "node"}[item["valueFrom"]["fieldRef"]["fieldPath"]]

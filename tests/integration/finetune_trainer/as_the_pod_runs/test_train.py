@@ -10,9 +10,10 @@ from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.spec.method import MethodType
 from finetune_api.status.evaluation import Evaluation, Metrics
 from finetune_api.status.job import Artifacts, FineTuneJobStatus, Training
-from tests.integration.finetune_trainer.as_the_pod_runs.cases import TRAININGS
+from tests.integration.finetune_trainer.as_the_pod_runs.cases import HUB_MODEL, HUB_REVISION, HUB_ROWS, TRAININGS
 from tests.integration.finetune_trainer.as_the_pod_runs.conftest import RunCase
-from tests.integration.finetune_trainer.as_the_pod_runs.pod import Ended, Pods
+from tests.integration.finetune_trainer.as_the_pod_runs.pod import DATA, Ended, Pods
+from tests.integration.hub_server import HubServer
 
 WIDE = {"loss", "perplexity", "truncated"}
 OVERLAPS = {"token_f1", "exact_match", "rouge1", "rouge2", "rouge_l", "bleu"}
@@ -116,6 +117,17 @@ def test_gates_regression_sets_and_merged_weights_are_measured(trained: RunCase,
     assert not [name for name in load_file(pods.data / "out/lora/merged/model.safetensors") if "lora" in name]
 
 
+def test_two_nodes_train_together_and_read_their_own_files(trained: RunCase, pods: Pods) -> None:
+    ended = trained("nodes")
+    training, evaluation, _ = result(ended)
+    assert [peer.reason for peer in ended.peers] == ["Succeeded"]
+    assert training.step == 4
+    assert evaluation.merged, "each node merges for its own ranks"
+    assert ended.log.count("The base model was downloaded in") == 1, "rank 0 alone prints"
+    assert "This is node 1 of 2." in ended.log
+    assert "adapter/adapter_model.safetensors" in {file["path"] for file in published(pods, "nodes")["files"]}
+
+
 def test_qlora_misses_its_gate_and_keeps_its_results(trained: RunCase, checked: RunCase, pods: Pods) -> None:
     _, evaluation, _ = result(trained("qlora"), FAILURES[FailureReason.EVALUATION_GATE_FAILED].exit_code)
     assert resolved_method(checked, "qlora") is MethodType.QLORA
@@ -193,3 +205,45 @@ def test_method_auto_reports_its_choice_and_the_reason(trained: RunCase, checked
     assert resolved.method is MethodType.LORA
     assert (resolved.method_reason or "").startswith("Auto chose LoRA")
     assert taken(evaluation.tuned) == WIDE | OVERLAPS
+
+
+def test_every_part_of_a_job_reads_the_commit_that_the_preflight_found(pods: Pods, hub: HubServer) -> None:
+    spec = TRAININGS["hub"] | {"output": {"uri": f"{DATA}/out/pinned"}}
+    model, rows = hub.repositories[HUB_MODEL], hub.repositories[f"datasets/{HUB_ROWS}"]
+    pinned, weights = model.refs[HUB_REVISION], model.commits[model.refs[HUB_REVISION]]["model.safetensors"]
+    before = len(hub.asked)
+    checked = pods.preflight(spec)
+    assert checked.code == 0, checked.log
+    read = [asked.range for asked in hub.asked[before:] if asked.path == f"/objects/{weights.sha256}"]
+    assert sum(length_of(range) for range in read) < len(weights.data) / 2, "the header, and not the weights"
+    resolved = checked.status.resolved
+    assert resolved
+    assert {revision.uri: revision.commit for revision in resolved.revisions or []} == {
+        f"hf://{HUB_MODEL}": pinned,
+        f"hf://datasets/{HUB_ROWS}": rows.refs["main"],
+    }
+    hub.commit(HUB_MODEL, {"config.json": b"{}"}, ref=HUB_REVISION)
+    before = len(hub.asked)
+    try:
+        training, _, _ = result(pods.train(spec))
+    finally:
+        model.refs[HUB_REVISION] = pinned
+    asked = {asked.path for asked in hub.asked[before:] if asked.server == "hub"}
+    assert asked
+    assert not [path for path in asked if HUB_MODEL not in path or pinned not in path], "no library asks for more"
+    assert training.model_seconds is not None
+    assert published(pods, "pinned")["baseModel"]["commit"] == pinned
+    for name in ("report.html", "adapter/README.md"):
+        assert pinned in (pods.data / "out/pinned" / name).read_text()
+
+
+def length_of(range: str | None) -> int:
+    """The number of bytes of a Range header."""
+    first, _, last = (range or "").removeprefix("bytes=").partition("-")
+    return int(last) + 1 - int(first)
+
+
+def test_a_pod_without_a_hub_in_its_job_asks_none(trained: RunCase, hub: HubServer) -> None:
+    before = len(hub.asked)
+    result(trained("auto"))
+    assert len(hub.asked) == before

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.resume.histories import Ended, attempt, prepare
+from benchmarks.resume.histories import PREEMPTED, Ended, attempt, prepare
 from benchmarks.resume.serve import Server
 from finetune_api.bundle import Bundle
 from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer, sum_rows, write_rows
@@ -20,13 +20,13 @@ BASE_ROWS = f"{TRAINER}.evaluation.scoring:write_answers:1"
 SECOND_DRAW = f"{TRAINER}.evaluation.scoring:write_answers:2"
 BEFORE_TRAINING = f"{TRAINER}.train.tuning:trainable_model:1"
 AFTER_TRAINING = f"{TRAINER}.train.tuning:stage_weights:1"
-KEEPING_WEIGHTS = f"{TRAINER}.pod.storage:JobStorage.send:3"
+KEEPING_WEIGHTS = f"{TRAINER}.storage.job_storage:JobStorage.send:3"
 TUNED_ROWS = BASE_ROWS
 """The first answers of an attempt that has the base model's."""
 TUNED_REGRESSION = SECOND_DRAW
 MERGE = f"{TRAINER}.train.recipe:merge:1"
 BATCH = f"{TRAINER}.evaluation.generation:generate_within_memory:{{}}"
-UPLOAD = f"{TRAINER}.pod.storage:JobStorage.upload_file:3"
+UPLOAD = f"{TRAINER}.storage.job_storage:JobStorage.upload_file:3"
 SPECS: dict[str, dict[str, Any]] = {
     "lora": {"method": {"lora": {"r": 4, "dropout": 0.2}}, "output": {"uri": "/later", "merge": True}},
     "full": {"method": {"type": "Full"}},
@@ -75,7 +75,8 @@ def run(server: Server, prepared: Path, folder: Path, *deaths: str, **environmen
     attempts = []
     for number, death in enumerate([*deaths, ""], start=1):
         attempts.append(attempt(server, folder, number, DIES_AT=death, **environment))
-        assert attempts[-1].code == (-signal.SIGKILL if death else 0), attempts[-1].log
+        end = PREEMPTED if "DIES_BY" in environment else -signal.SIGKILL
+        assert attempts[-1].code == (end if death else 0), attempts[-1].log
     return attempts
 
 
@@ -154,6 +155,19 @@ def test_a_job_that_is_killed_again_and_again_while_it_answers_ends_with_the_res
     told = [kept_results(ended) for ended in attempts]
     assert all(later > earlier for earlier, later in pairwise(told)), "each attempt made progress"
     assert told[1] == told[0] + 2, "the third batch of each attempt was not written"
+    assert count(attempts, "The first ") >= 2
+
+
+def test_a_job_that_gets_sigterm_again_and_again_while_it_answers_loses_only_the_batch_that_is_being_written(
+    server: Server, inputs: Path, tmp_path: Path
+) -> None:
+    job = prepared("small batches", inputs, tmp_path / "prepared")
+    run(server, job, tmp_path / "whole")
+    attempts = run(server, job, tmp_path / "stopped", *[BATCH.format(3)] * 3, DIES_BY="SIGTERM")
+    assert results(tmp_path / "stopped") == results(tmp_path / "whole")
+    messages = [ended.message["keptResults"] for ended in attempts[:3]]
+    assert messages == [kept_results(ended) for ended in attempts[:3]], "also in the termination message"
+    assert all(later > earlier for earlier, later in pairwise([0, *messages])), "each attempt made progress"
     assert count(attempts, "The first ") >= 2
 
 

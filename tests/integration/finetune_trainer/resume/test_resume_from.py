@@ -21,11 +21,13 @@ Started = Callable[[str], Path]
 
 
 @pytest.fixture
-def resuming(jobs: Callable[[str], Job], tmp_path: Path) -> Callable[[str, Path], Path]:
-    """The folder of a new job of this name that resumes from the job in another folder. Its preflight has succeeded."""
+def resuming(jobs: Callable[[str], Job], tmp_path: Path) -> Callable[..., Path]:
+    """The folder of a new job of this name that resumes from the job in another folder. Its preflight has succeeded. It
+    can have other training settings."""
 
-    def resume(name: str, earlier: Path) -> Path:
+    def resume(name: str, earlier: Path, **training: Any) -> Path:
         said = jobs(name)[0].model_dump(mode="json", by_alias=True, exclude_none=True)
+        said["spec"]["training"] |= training
         said["spec"]["resumeFrom"] = {"name": "earlier"}
         said["resume"] = {"uid": "local", "output": str(earlier / "out")}
         return prepare(Bundle.model_validate(said), tmp_path / "later")
@@ -41,7 +43,7 @@ def words(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["lora", "full", "8-bit"])
 def test_weights_steps_and_curve_are_those_of_the_uninterrupted_run(
-    name: str, server: Server, uninterrupted: Live, started: Started, resuming: Callable[[str, Path], Path]
+    name: str, server: Server, uninterrupted: Live, started: Started, resuming: Callable[..., Path]
 ) -> None:
     earlier = started(name)
     assert attempt(server, earlier, 1, Kill(TERM, "Training: step 7 ")).code == PREEMPTED
@@ -59,7 +61,7 @@ def test_weights_steps_and_curve_are_those_of_the_uninterrupted_run(
 
 
 def test_its_own_checkpoints_win(
-    server: Server, uninterrupted: Live, started: Started, resuming: Callable[[str, Path], Path]
+    server: Server, uninterrupted: Live, started: Started, resuming: Callable[..., Path]
 ) -> None:
     earlier = started("lora")
     assert attempt(server, earlier, 1, Kill(TERM, "Training: step 5 ")).code == PREEMPTED
@@ -77,7 +79,7 @@ def test_its_own_checkpoints_win(
 
 
 def test_checkpoints_that_are_deleted_after_the_preflight_end_the_job_instead_of_training_from_the_first_step(
-    server: Server, started: Started, resuming: Callable[[str, Path], Path]
+    server: Server, started: Started, resuming: Callable[..., Path]
 ) -> None:
     earlier = started("lora")
     assert attempt(server, earlier, 1, Kill(TERM, "Training: step 5 ")).code == PREEMPTED
@@ -91,7 +93,7 @@ def test_checkpoints_that_are_deleted_after_the_preflight_end_the_job_instead_of
 
 
 def test_a_job_that_runs_out_of_memory_halves_the_plan_that_the_earlier_job_had_halved(
-    server: Server, started: Started, resuming: Callable[[str, Path], Path]
+    server: Server, started: Started, resuming: Callable[..., Path]
 ) -> None:
     earlier = started("lora")
     assert attempt(server, earlier, 1, Kill(TERM, "Training: step 3 "), "--halvings", "1").code == PREEMPTED
@@ -102,3 +104,18 @@ def test_a_job_that_runs_out_of_memory_halves_the_plan_that_the_earlier_job_had_
     assert words(later)["step"] > words(earlier)["step"]
     assert (words(earlier)["halvings"], words(later)["halvings"]) == (1, 1)
     assert words(later)["plan"] != words(earlier)["plan"]
+
+
+def test_the_settings_of_the_new_job_decide_its_micro_batches(
+    server: Server, started: Started, resuming: Callable[..., Path]
+) -> None:
+    earlier = started("lora")
+    assert attempt(server, earlier, 1, Kill(TERM, "Training: step 3 ")).code == PREEMPTED
+    later = resuming("lora", earlier, microBatchTokens=128, gradientCheckpointing="Enabled")
+
+    ended = attempt(server, later, 1, Kill(TERM, "Training: step 6 "))
+
+    assert ended.code == PREEMPTED, ended.log
+    plan = words(later)["plan"]
+    assert words(earlier)["plan"]["micro_batch_tokens"] > plan["micro_batch_tokens"] >= 128
+    assert plan["gradient_checkpointing"]

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.resume.histories import PREEMPTED, Kill, attempt, checkpoints
 from benchmarks.resume.serve import Server
 from finetune_api import names
-from finetune_trainer.pod.storage import join
+from finetune_trainer.storage.job_storage import join
 from tests.integration.finetune_trainer.resume.conftest import Live
 from tests.unit.finetune_trainer.conftest import S3, s3
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from finetune_api import names
-from finetune_api.bundle import Bundle
+from finetune_api.bundle import Bundle, JobIdentity
 from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.apply import NameTakenError, OtherBundleError, apply
@@ -20,7 +20,8 @@ from tests.unit.finetune_operator.store import objects
 from tests.unit.finetune_operator.worlds import NOW, SPEC
 from tests.unit.finetune_operator.worlds import PROFILE as PROFILE_SPEC
 
-CONTENT = Bundle(spec=SPEC, storages=PROFILE_SPEC.storages, gpu_types=PROFILE_SPEC.gpu_types)
+IDENTITY = JobIdentity(namespace="team", name="tickets", uid="j")
+CONTENT = Bundle(job=IDENTITY, spec=SPEC, storages=PROFILE_SPEC.storages, gpu_types=PROFILE_SPEC.gpu_types)
 WAITS = {"reason": "FailedMount", "message": 'configmap "tickets-j" not found', "type": "Warning"}
 ENDED = {"conditions": [{"type": "Complete", "status": "True"}]}
 
@@ -86,9 +87,7 @@ def test_it_is_read_again_for_the_next_attempt() -> None:
 
 def test_a_field_of_a_later_version_is_ignored_and_an_unreadable_value_is_told() -> None:
     later, broken, empty = (objects.bundle(CONTENT) for _ in range(3))
-    later["data"][names.BUNDLE_KEY] = later["data"][names.BUNDLE_KEY].replace(
-        '{"spec"', '{"later": {"a": 1}, "spec"', 1
-    )
+    later["data"][names.BUNDLE_KEY] = later["data"][names.BUNDLE_KEY].replace('"spec"', '"later": {"a": 1}, "spec"', 1)
     broken["data"][names.BUNDLE_KEY] = '{"spec": {}}'
     del empty["data"]
 

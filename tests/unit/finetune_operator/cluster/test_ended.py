@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from finetune_api import names
-from finetune_api.bundle import Bundle
+from finetune_api.bundle import Bundle, JobIdentity
 from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.ended import MOST_CLEANUPS, MOST_IN_NAMESPACE
@@ -89,8 +89,11 @@ def test_spec_status_and_profile_are_read_when_the_checkpoints_are_due() -> None
     assert (world.resource_version, world.cleanup_has_turn, live.asked) == ("5", True, 1)
 
 
+IDENTITY = JobIdentity(namespace="team", name="tickets", uid="j")
+
+
 def test_a_cleanup_is_created_with_the_bundle_of_its_job() -> None:
-    live = Live(failed(), objects.bundle(Bundle(spec=SPEC, storages=PROFILE_SPEC.storages[:1])))
+    live = Live(failed(), objects.bundle(Bundle(job=IDENTITY, spec=SPEC, storages=PROFILE_SPEC.storages[:1])))
 
     world = observed(store_with(failed()), live)
 

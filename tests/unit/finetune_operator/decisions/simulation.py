@@ -9,6 +9,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import SUPERSEDED_EXIT_CODE
+from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import FineTuneJobStatus
@@ -27,6 +28,15 @@ OTHER_SECRETS = PROFILE.model_copy(
 EARLIER = EarlierJob("earlier-uid", "s3://results/earlier", "Failed")
 GRACE = timedelta(seconds=120)
 ARTIFACTS = {"adapter": "s3://r/a", "report": "s3://r/r", "manifest": "s3://r/m", "digest": "0"}
+OTHER_GPUS = PROFILE.model_copy(
+    update={
+        "gpu_types": [
+            GpuType(name="l4", price_per_hour="0.80"),
+            PROFILE.gpu_types[0].model_copy(update={"price_per_hour": "2.50", "node_selector": None}),
+        ]
+    }
+)
+"""A profile in which another type is cheaper, and the nodes of the first one have no label."""
 ROUNDS = 40
 """Number of decisions after which the operator must have come to rest."""
 
@@ -43,6 +53,7 @@ class Job:
     suspended: bool = False
     failed: bool = False
     succeeded: bool = False
+    gpu_type: str | None = None
     begun: datetime | None = None
     retries: int = 0
     """How often Kubernetes repeats a pod that failed."""
@@ -80,6 +91,8 @@ class Cluster:
     requested_gpu_while_invalid: bool = False
     mounted_other_secrets: bool = False
     """Whether a pod was to mount other Secrets than those that its bundle needs."""
+    gpu_types: set[str] = field(default_factory=set)
+    """Names of the GPU types that attempts have requested."""
     created: list[tuple[str, int]] = field(default_factory=list)
     """Step and number of each Job that was created."""
     statuses: list[Object] = field(default_factory=list)
@@ -122,6 +135,7 @@ class Cluster:
             failed=job.failed,
             suspended=job.suspended,
             queue="gpus",
+            gpu_type=job.gpu_type,
             begun=job.begun,
         )
         return run.with_pods(job.pods)
@@ -173,7 +187,9 @@ class Cluster:
         finished = any(job.succeeded for job in self.jobs.values() if job.step == "preflight")
         self.requested_gpu_while_invalid |= step == "train" and not (is_valid or finished)
         retries = body["spec"]["backoffLimit"]
-        self.jobs[name] = Job(name, step, number, self.now, begun=self.now, retries=retries)
+        gpu_type = labels.get(names.LABEL_GPU_TYPE)
+        self.jobs[name] = Job(name, step, number, self.now, gpu_type=gpu_type, begun=self.now, retries=retries)
+        self.gpu_types |= {gpu_type} if gpu_type else set()
         self.created.append((step, number))
 
     # What the controllers of Kubernetes do
@@ -317,7 +333,7 @@ def ended(cluster: Cluster, world: World) -> World:
     cleanup = next((job for job in cluster.jobs.values() if job.step == names.CLEANUP), None)
     due = kept.keep is not None and kept.ended_at is not None and cluster.now >= kept.ended_at + kept.keep
     has_turn = due and cleanup is None and cluster.cleanup_has_turn
-    is_read = has_turn or (due and cleanup is not None and cleanup.is_over)
+    is_read = has_turn or (cleanup is not None and cleanup.is_over)
     others = [pod for job in cluster.jobs.values() if job is not cleanup for pod in job.pods]
     return replace(
         world,

@@ -8,7 +8,16 @@ from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.world import World
-from tests.unit.finetune_operator.worlds import NOW, SPEC, attempt, fresh, pod, preflight, validated, with_status
+from tests.unit.finetune_operator.worlds import (
+    NOW,
+    SPEC,
+    attempt,
+    fresh,
+    pod,
+    preflight,
+    published,
+    with_status,
+)
 
 CHILDREN = ("tickets-12345678-preflight", "tickets-12345678-a1")
 
@@ -37,8 +46,8 @@ def test_the_end_of_a_job_sets_the_timer_of_its_children() -> None:
     spec = SPEC.model_copy(update={"run_policy": RunPolicy(ttl_seconds_after_finished=60)})
     done = {1: attempt(pod("Succeeded", exit_code=0), succeeded=True)}
 
-    assert reconcile(validated(spec=spec, attempts=done), NOW).requeue_after == timedelta(minutes=1)
-    assert reconcile(validated(attempts=done), NOW).requeue_after is None
+    assert reconcile(published(spec=spec, attempts=done), NOW).requeue_after == timedelta(minutes=1)
+    assert reconcile(published(attempts=done), NOW).requeue_after is None
 
 
 def test_a_spec_that_is_changed_after_the_end_is_seen_and_changes_nothing_else() -> None:

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kubernetes.utils.quantity import parse_quantity
 
 from finetune_api.bundle import Bundle
-from finetune_api.names import LABEL_PRIORITY_CLASS, LABEL_QUEUE
+from finetune_api.names import LABEL_GPU_TYPE, LABEL_PRIORITY_CLASS, LABEL_QUEUE
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.decisions import bundles, children
 from finetune_operator.decisions.children import Try
@@ -89,7 +90,7 @@ def test_a_pod_leaves_a_node_that_does_not_answer_after_half_a_minute(job: Objec
     assert (lost["operator"], lost["effect"], lost["tolerationSeconds"]) == ("Exists", "NoExecute", 30)
 
 
-def test_an_attempt_learns_its_number_its_halvings_its_uid_and_its_grace() -> None:
+def test_an_attempt_learns_its_number_its_halvings_its_gpu_type_its_uid_and_its_grace() -> None:
     pods = {"terminationGracePeriodSeconds": 300}
     patient = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(by_alias=True), "pods": pods})
 
@@ -97,7 +98,8 @@ def test_an_attempt_learns_its_number_its_halvings_its_uid_and_its_grace() -> No
 
     (container,) = pod["containers"]
     variables = {variable["name"]: variable for variable in container["env"]}
-    assert container["args"][:7] == ["train", "--attempt", "3", "--gpu-type", "h100", "--halvings", "1"]
+    assert container["args"][:5] == ["train", "--attempt", "3", "--halvings", "1"]
+    assert variables["FINETUNE_GPU_TYPE"]["value"] == "h100", "a trainer image of before refuses an unknown argument"
     assert "--halvings" not in JOBS["attempt"]["spec"]["template"]["spec"]["containers"][0]["args"]
     assert variables["POD_UID"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.uid"
     assert (pod["terminationGracePeriodSeconds"], variables["GRACE_SECONDS"]["value"]) == (300, "298")
@@ -136,6 +138,22 @@ def test_raising_compute_memory_raises_the_preflights_limit(memory: str, limit: 
     resources = children.preflight_job(WORLD, spec, PROFILE)["spec"]["template"]["spec"]["containers"][0]["resources"]
 
     assert resources == {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": limit}}
+
+
+@pytest.mark.parametrize(("gpus", "gibibytes"), [(1, 1), (2, 2), (16, 16)])
+def test_shared_memory_grows_with_the_gpus_of_an_attempt(gpus: int, gibibytes: int) -> None:
+    spec = SPEC.model_copy(update={"compute": SPEC.compute.model_copy(update={"gpus_per_node": gpus})})
+
+    attempt, preflight = children.attempt_job(WORLD, spec, PROFILE, Try(1, GPU)), JOBS["preflight"]
+
+    assert (shared_memory(attempt), shared_memory(preflight)) == (gibibytes * 2**30, 2**30)
+
+
+def shared_memory(job: Object) -> int:
+    """The size of /dev/shm in bytes."""
+    (volume,) = [each for each in job["spec"]["template"]["spec"]["volumes"] if each["name"] == "shm"]
+    assert volume["emptyDir"]["medium"] == "Memory"
+    return int(parse_quantity(volume["emptyDir"]["sizeLimit"]))
 
 
 def test_the_bundle_is_immutable_and_reads_back_as_it_was() -> None:
@@ -198,3 +216,20 @@ def test_kubectl_logs_shows_the_trainers_log_beside_any_sidecar(job: Object) -> 
     annotations = job["spec"]["template"]["metadata"]["annotations"]
 
     assert annotations == {"kubectl.kubernetes.io/default-container": "trainer"}
+
+
+@pytest.mark.parametrize(("gpus", "cpu", "memory"), [(1, "500m", "1.5Gi"), (4, "2", "6442450944")])
+def test_an_attempt_requests_cpu_and_memory_for_each_of_its_gpus(gpus: int, cpu: str, memory: str) -> None:
+    compute = SPEC.compute.model_copy(update={"gpus_per_node": gpus, "cpu": "500m", "memory": "1.5Gi"})
+    job = children.attempt_job(WORLD, SPEC.model_copy(update={"compute": compute}), PROFILE, Try(1, GPU))
+    limits = {"memory": memory, PROFILE.gpu_types[0].resource_name: str(gpus)}
+    resources = job["spec"]["template"]["spec"]["containers"][0]["resources"]
+    assert resources == {"requests": {"cpu": cpu, **limits}, "limits": limits}
+
+
+@pytest.mark.parametrize(("name", "labelled"), [("h100-80GB.x_1", True), ("NVIDIA A100 80GB", False), ("h100-", False)])
+def test_a_gpu_type_is_a_label_unless_its_name_is_from_before_the_rule_for_names(name: str, labelled: bool) -> None:
+    gpu = GPU.model_copy(update={"name": name})
+    job = children.attempt_job(WORLD, SPEC, PROFILE, Try(1, gpu))
+    found = [part["metadata"]["labels"].get(LABEL_GPU_TYPE) for part in (job, job["spec"]["template"])]
+    assert found == ([name] * 2 if labelled else [None] * 2)

@@ -24,8 +24,8 @@ from tests.unit.finetune_operator.worlds import (
     fresh,
     pod,
     preflight,
+    published,
     run,
-    validated,
     with_status,
 )
 
@@ -63,7 +63,7 @@ def test_a_failed_job_is_looked_at_again_when_its_checkpoints_or_its_children_ar
     spec = SPEC.model_copy(update={"run_policy": hour})
     assert reconcile(fresh(preflight=bad, spec=spec), NOW).requeue_after == timedelta(hours=1)
     done = {1: attempt(pod("Succeeded", exit_code=0), succeeded=True)}
-    assert reconcile(validated(attempts=done), NOW).requeue_after is None
+    assert reconcile(published(attempts=done), NOW).requeue_after is None
 
 
 def test_the_cleanup_is_a_small_restricted_job_with_the_tenants_identity_keys_and_bundle() -> None:
@@ -136,6 +136,15 @@ def test_the_end_of_the_cleanup_is_on_record_and_the_state_of_the_job_stays() ->
     assert before == world.raw_status["conditions"]
     assert (plan.events, plan.create) == ([], [])
     FineTuneJobStatus.model_validate(plan.status)
+
+
+def test_the_end_of_the_cleanup_is_on_record_also_if_the_time_to_keep_was_raised_while_it_ran() -> None:
+    ended = run(CLEANUP, pod("Succeeded", exit_code=0, termination=DONE), succeeded=True)
+
+    plan = reconcile(failed(cleanup=ended, keep=2 * WEEK), NOW + WEEK)
+
+    assert plan.status is not None
+    assert plan.status["conditions"][-1]["type"] == "CheckpointsDeleted"
 
 
 def test_a_cleanup_that_failed_for_good_is_told_in_a_warning_with_its_cause_and_remedy() -> None:

@@ -123,6 +123,23 @@ def test_an_unknown_name_ends_the_job_before_its_first_pod_and_names_the_types_t
     )
 
 
+def test_a_job_with_several_gpus_uses_no_mig_instances_or_shared_gpus() -> None:
+    part = L4 | {"resourceName": "nvidia.com/gpu.shared"}
+    assert chosen(part, H100)[0] == "l4"
+    assert chosen(part, H100, compute={"gpusPerNode": 2})[0] == "h100"
+
+
+@pytest.mark.parametrize("named", [{}, {"gpuType": "l4"}])
+def test_several_mig_instances_end_the_job_before_its_first_pod(named: dict[str, Any]) -> None:
+    part = L4 | {"resourceName": "nvidia.com/mig-1g.10gb"}
+    refused = replace(world(part, compute={"gpusPerNode": 2, **named}), preflight=None)
+    plan = reconcile(refused, NOW)
+    assert (state(plan), reason(plan), plan.create) == ("Failed", "SpecInvalid", [])
+    assert message(plan).startswith(
+        "spec.compute.gpusPerNode is 2, but in FineTuneProfile default the job may use only"
+    )
+
+
 def test_a_job_waits_if_its_type_left_the_profile_after_the_preflight_began() -> None:
     plan = reconcile(world(H100, compute={"gpuType": "l4"}), NOW)
     assert (state(plan), reason(plan), plan.create) == ("Pending", "WaitingForDependency", [])
@@ -148,7 +165,7 @@ def test_the_attempt_requests_the_chosen_type_and_the_status_says_why() -> None:
     assert "nvidia.com/gpu" not in resources["limits"]
     assert "nodeSelector" not in pod
     assert job["metadata"]["labels"][names.LABEL_GPU_TYPE] == "a100"
-    assert pod["containers"][0]["args"][:5] == ["train", "--attempt", "1", "--gpu-type", "a100"]
+    assert {"name": names.GPU_TYPE_VARIABLE, "value": "a100"} in pod["containers"][0]["env"]
     assert plan.status is not None
     assert plan.status["attempts"][0]["pricePerHour"] == "1.60"
     assert plan.status["gpuType"] == {
@@ -165,20 +182,55 @@ def test_nothing_is_chosen_before_the_first_attempt() -> None:
     assert "gpuType" not in plan.status
 
 
-def test_later_attempts_use_the_same_type_also_if_the_profile_has_changed() -> None:
+def test_later_attempts_use_the_type_as_it_is_in_the_profile_now_or_as_recorded_if_it_is_gone() -> None:
     begun = world(H100, L4)
     begun = with_status(begun, reconcile(begun, NOW - timedelta(hours=1)))
     ended = attempt(pod("Failed", exit_code=33, started=NOW - timedelta(hours=1), finished=NOW), failed=True)
-    changed = {**L4, "nodeSelector": {"other": "nodes"}, "pricePerHour": "0.90"}
+    changed: dict[str, Any] = {
+        **L4,
+        "nodeSelector": {"other": "nodes"},
+        "resourceName": "example.com/l4",
+        "tolerations": [{"key": "l4"}],
+        "pricePerHour": "0.90",
+    }
     for types in ([H100, changed], [H100]):
         later = replace(begun, attempts={1: ended}, profile=world(*types).profile)
         later = with_status(later, reconcile(later, NOW))
         plan = reconcile(replace(later, attempts={}), NOW + timedelta(minutes=1))
-        assert trained(plan)["spec"]["template"]["spec"]["nodeSelector"] == L4["nodeSelector"]
+        made = trained(plan)["spec"]["template"]["spec"]
+        is_there = changed in types
+        assert made["nodeSelector"] == (changed if is_there else L4)["nodeSelector"]
+        assert ("example.com/l4" in made["containers"][0]["resources"]["limits"]) is is_there
+        assert ("l4" in [toleration.get("key") for toleration in made["tolerations"]]) is is_there
         assert plan.status is not None
         assert plan.status["gpuType"]["name"] == "l4"
         # What an hour costs is what the profile says when the attempt starts.
-        assert plan.status["attempts"][1]["pricePerHour"] == ("0.90" if changed in types else "0.80")
+        assert plan.status["attempts"][1]["pricePerHour"] == ("0.90" if is_there else "0.80")
+
+
+def test_an_attempt_that_waits_takes_over_a_correction_when_it_is_suspended_and_resumed_and_this_costs_no_try() -> None:
+    said = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
+    condition = PodCondition("False", "Unschedulable", said, None)
+    strict = {"runPolicy": {"maxInterruptions": 0, "maxRetries": 0}}
+    begun = world(H100, **strict)
+    begun = with_status(begun, reconcile(begun, NOW))
+    waits = replace(
+        begun, attempts={1: attempt(pod("Pending", node_name=None, conditions={"PodScheduled": condition}))}
+    )
+    assert "set spec.suspend of the FineTuneJob to true, and to false when its state is Suspended." in message(
+        reconcile(waits, NOW)
+    )
+
+    asleep = replace(waits, spec=world(H100, suspend=True, **strict).spec)
+    stopped = reconcile(asleep, NOW)
+    assert stopped.delete_jobs == ["tickets-12345678-a1"]
+    gone = replace(with_status(asleep, stopped), attempts={})
+    corrected = world({**H100, "nodeSelector": {"right": "nodes"}}, **strict)
+    plan = reconcile(replace(gone, spec=corrected.spec, profile=corrected.profile), NOW)
+
+    assert trained(plan)["spec"]["template"]["spec"]["nodeSelector"] == {"right": "nodes"}
+    assert plan.status is not None
+    assert plan.status["counts"] == {"attempts": 2, "reasons": {"Suspended": 1}}
 
 
 def test_an_attempt_that_was_created_and_not_recorded_keeps_the_type_that_it_requested() -> None:

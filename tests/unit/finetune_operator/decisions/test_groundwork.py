@@ -6,7 +6,17 @@ from finetune_api.spec.profile import PreparedCache
 from finetune_operator.decisions import admission
 from finetune_operator.decisions.reconcile import reconcile
 from tests.unit.finetune_operator.plans import conditions, kinds, message, state
-from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, attempt, fresh, pod, preflight, validated
+from tests.unit.finetune_operator.worlds import (
+    NOW,
+    PROFILE,
+    SPEC,
+    attempt,
+    fresh,
+    pod,
+    preflight,
+    validated,
+    with_status,
+)
 
 
 def test_a_new_job_gets_its_groundwork_and_a_preflight_that_asks_for_no_gpu() -> None:
@@ -23,7 +33,7 @@ def test_a_new_job_gets_its_groundwork_and_a_preflight_that_asks_for_no_gpu() ->
 def test_what_is_there_already_is_not_made_again() -> None:
     world = fresh(service_account_exists=True, role_binding_exists=True, preflight=preflight())
 
-    assert reconcile(world, NOW).create == []
+    assert reconcile(with_status(world, reconcile(world, NOW)), NOW).create == []
 
 
 def test_a_service_account_of_the_tenants_own_is_neither_made_nor_bound() -> None:

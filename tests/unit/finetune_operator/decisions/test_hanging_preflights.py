@@ -8,13 +8,13 @@ import pytest
 
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType
-from finetune_operator.decisions.attempts.silence import SILENCE
+from finetune_operator.decisions.attempts.silence import PREFLIGHT_SILENCE
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.world import Progress, World
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import NOW, SPEC, fresh, pod, preflight, run, saying, with_status
 
-LATER = NOW + SILENCE
+LATER = NOW + PREFLIGHT_SILENCE
 FIRST, SECOND = "tickets-12345678-preflight", "tickets-12345678-preflight-2"
 
 
@@ -26,12 +26,12 @@ def preflights(world: World) -> list[dict[str, Any]]:
     return list(world.raw_status["preflights"])
 
 
-def test_a_preflight_that_writes_nothing_for_hours_is_ended_on_record_and_repeated() -> None:
+def test_a_preflight_that_writes_nothing_for_a_day_is_ended_on_record_and_repeated() -> None:
     before = reconcile(hanging(), LATER - timedelta(seconds=1))
     ended = reconcile(hanging(), LATER)
     assert (state(before), before.requeue_after, before.delete_jobs) == ("Validating", timedelta(seconds=1), [])
     assert (reason(ended), ended.delete_jobs, kinds(ended)) == ("Retrying", [FIRST], [])
-    assert "The preflight pod has run for 6 hours without writing its result in the status." in message(ended)
+    assert "The preflight pod has run for 24 hours without writing its result in the status." in message(ended)
 
     gone = replace(with_status(hanging(), ended), preflight=None)
     assert preflights(gone)[0]["reason"] == "TrainingStalled"
@@ -88,3 +88,14 @@ def test_a_preflight_that_has_written_its_result_and_does_not_end_has_succeeded(
 @pytest.mark.parametrize("progress", [Progress(), Progress(0, observed=LATER)])
 def test_progress_of_an_attempt_is_no_sign_of_life_of_a_preflight(progress: Progress) -> None:
     assert reason(reconcile(hanging(progress=progress), LATER)) == "Retrying"
+
+
+@pytest.mark.parametrize(("stall", "hours"), [(None, 24), (7 * 3600, 24), (10 * 3600, 30)])
+def test_a_preflight_with_slow_rows_has_three_times_as_long_as_one_row_may_take(stall: int | None, hours: int) -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(stall_timeout_seconds=stall)})
+    end = NOW + timedelta(hours=hours)
+
+    assert reconcile(hanging(spec=spec), end - timedelta(seconds=1)).delete_jobs == []
+    ended = reconcile(hanging(spec=spec), end)
+    assert ended.delete_jobs == [FIRST]
+    assert f"has run for {hours} hours without" in message(ended)

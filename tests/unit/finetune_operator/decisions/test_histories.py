@@ -2,6 +2,7 @@
 
 `make histories` runs 20,000 of them; the unit tests run a few hundred."""
 
+import json
 import os
 from dataclasses import replace
 from datetime import timedelta
@@ -24,6 +25,7 @@ from tests.unit.finetune_operator.decisions.simulation import (
     ARTIFACTS,
     EARLIER,
     EXIT_CODES,
+    OTHER_GPUS,
     OTHER_SECRETS,
     Cluster,
     Job,
@@ -175,7 +177,7 @@ class Histories(RuleBasedStateMachine):
     def the_earlier_job_changes(self, earlier: EarlierJob | None) -> None:
         self.cluster.earlier_job = earlier
 
-    @rule(profile=st.sampled_from([PROFILE, OTHER_SECRETS]))
+    @rule(profile=st.sampled_from([PROFILE, OTHER_SECRETS, OTHER_GPUS]))
     def the_profile_is_changed(self, profile: FineTuneProfileSpec) -> None:
         self.cluster.profile = profile
 
@@ -224,6 +226,9 @@ class Histories(RuleBasedStateMachine):
         for status in self.cluster.statuses[self.written :]:
             self._follows(status)
         self.written = len(self.cluster.statuses)
+        chosen = {json.dumps(status["gpuType"]) for status in self.cluster.statuses if "gpuType" in status}
+        assert len(chosen) <= 1, "the GPU type on record has changed"
+        assert len(self.cluster.gpu_types) <= 1, "attempts have requested several GPU types"
         self._cleanups_are_in_order()
 
     def teardown(self) -> None:

@@ -7,14 +7,14 @@ import pytest
 from finetune_api import names
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import children
+from finetune_operator.decisions import bundles, children
 from finetune_operator.decisions.children import Try
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.pods import Object
 from tests.unit.finetune_operator.plans import message, reason, state
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh, preflight
 
-WORLD = fresh()
+WORLD = fresh(bundle=bundles.bundle_of(fresh(), SPEC, PROFILE), bundle_digest="0" * 64)
 
 
 def profile(**pods: Any) -> FineTuneProfileSpec:
@@ -64,11 +64,20 @@ def test_without_settings_a_pod_names_nothing_that_a_cluster_may_not_have() -> N
 
 @pytest.mark.parametrize("step", ["preflight", "train", "cleanup"])
 def test_a_job_adds_to_its_pods_and_its_priority_counts(step: str) -> None:
-    spec = job(labels={"team": "a", "both": "job"}, annotations={"note": "x"}, priorityClassName="urgent")
-    template = made(profile(labels={"both": "profile"}, priorityClassName="batch"), spec)[step]
-    assert template["metadata"]["labels"].items() >= {"team": "a", "both": "job"}.items()
+    spec = job(labels={"team": "a"}, annotations={"note": "x"}, priorityClassName="urgent")
+    allowed = {"labels": ["team"], "annotations": ["note"], "priorityClassNames": ["urgent"]}
+    template = made(profile(labels={"own": "profile"}, priorityClassName="batch", allowed=allowed), spec)[step]
+    assert template["metadata"]["labels"].items() >= {"team": "a", "own": "profile"}.items()
     assert template["metadata"]["annotations"]["note"] == "x"
     assert template["spec"]["priorityClassName"] == "urgent"
+
+
+@pytest.mark.parametrize(
+    "compute", [{"labels": {"team": "a"}}, {"annotations": {"note": "x"}}, {"priorityClassName": "urgent"}]
+)
+def test_a_cleanup_leaves_out_what_the_profile_no_longer_allows_to_the_job(compute: Any) -> None:
+    settings = profile(labels={"own": "profile"}, priorityClassName="batch")
+    assert made(settings, job(**compute))["cleanup"] == made(settings)["cleanup"]
 
 
 @pytest.mark.parametrize("step", ["preflight", "train", "cleanup"])
@@ -173,3 +182,24 @@ def test_by_default_a_job_may_set_nothing(compute: Any) -> None:
 def test_a_job_that_has_begun_waits_if_the_profile_no_longer_allows_it() -> None:
     plan = reconcile(fresh(spec=job(labels={"a": "b"}), preflight=preflight()), NOW)
     assert (state(plan), reason(plan), plan.create) == ("Pending", "WaitingForDependency", [])
+
+
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+def test_a_job_replaces_no_label_or_annotation_of_the_profile(field: str) -> None:
+    settings = profile(**{field: {"acme.com/tier": "low"}}, allowed={field: ["*"]})
+
+    plan = reconcile(fresh(profile=settings, spec=job(**{field: {"acme.com/tier": "high"}})), NOW)
+
+    assert (state(plan), reason(plan), plan.create) == ("Failed", "SpecInvalid", [])
+    found = f'spec.compute.{field}: FineTuneProfile default sets "acme.com/tier" for all pods, to another value.'
+    assert message(plan).startswith(f"{found} Remove it, or")
+    same = reconcile(fresh(profile=settings, spec=job(**{field: {"acme.com/tier": "low", "acme.com/more": "1"}})), NOW)
+    assert state(same) == "Pending"
+
+
+@pytest.mark.parametrize("step", ["preflight", "train", "cleanup"])
+def test_the_values_of_the_profile_count_also_where_a_job_is_not_checked(step: str) -> None:
+    both = {"labels": {"acme.com/tier": "low"}, "annotations": {"acme.com/note": "low"}}
+    other = {"labels": {"acme.com/tier": "high"}, "annotations": {"acme.com/note": "high"}}
+    metadata = made(profile(**both, allowed={"labels": ["*"], "annotations": ["*"]}), job(**other))[step]["metadata"]
+    assert metadata["labels"]["acme.com/tier"] == metadata["annotations"]["acme.com/note"] == "low"

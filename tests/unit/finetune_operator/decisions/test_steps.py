@@ -13,7 +13,17 @@ from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.pods import PodCondition
 from tests.unit.finetune_operator.plans import conditions, kinds, message, state
-from tests.unit.finetune_operator.worlds import NOW, attempt, fresh, pod, preflight, saying, validated, with_status
+from tests.unit.finetune_operator.worlds import (
+    NOW,
+    attempt,
+    fresh,
+    pod,
+    preflight,
+    published,
+    saying,
+    validated,
+    with_status,
+)
 
 
 def test_a_running_preflight_shows_as_validating() -> None:
@@ -105,9 +115,7 @@ def test_a_job_without_room_is_queued_and_says_what_it_waits_for() -> None:
 
 def test_a_finished_attempt_completes_the_job_with_its_verdict() -> None:
     evaluation = {"rows": 5, "verdict": "It was worth it.", "observedTime": "2026-01-02T03:04:05Z"}
-    world = saying(
-        validated(attempts={1: attempt(pod("Succeeded", exit_code=0), succeeded=True)}), ConditionType.EVALUATED
-    )
+    world = published(attempts={1: attempt(pod("Succeeded", exit_code=0), succeeded=True)})
     world = replace(world, raw_status={**world.raw_status, "evaluation": evaluation})
     world = with_status(world, Plan(status={"conditions": []}))
 
@@ -117,6 +125,28 @@ def test_a_finished_attempt_completes_the_job_with_its_verdict() -> None:
     assert conditions(plan) == {"Ready": "True", "Reconciling": "False", "Stalled": "False", "Complete": "True"}
     assert plan.status is not None
     assert plan.status["attempts"][0]["reason"] == "Succeeded"
+
+
+def test_an_attempt_that_ends_well_without_results_does_not_complete_the_job() -> None:
+    """As of an image that is not the trainer's, or of one that ends well at SIGTERM."""
+    for ended in (
+        attempt(pod("Succeeded", exit_code=0), succeeded=True),
+        attempt(pod("Succeeded")),
+        attempt(succeeded=True),
+    ):
+        plan = reconcile(validated(attempts={1: ended}), NOW)
+
+        assert (state(plan), conditions(plan)["Failed"]) == ("Failed", "True")
+        assert message(plan).startswith("Job tickets-12345678-a1 ended with exit code 0, but published no results.")
+        assert "spec.trainer.image" in message(plan)
+
+
+def test_results_of_a_later_version_that_cannot_be_read_are_results() -> None:
+    done = {1: attempt(pod("Succeeded", exit_code=0), succeeded=True)}
+    world = validated(attempts=done)
+    later = replace(world, raw_status={**world.raw_status, "artifacts": {"folder": "s3://r/run"}})
+
+    assert state(reconcile(later, NOW)) == "Complete"
 
 
 def test_a_failed_attempt_ends_the_job_and_is_recorded() -> None:

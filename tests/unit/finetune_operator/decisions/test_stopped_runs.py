@@ -18,6 +18,7 @@ from tests.unit.finetune_operator.worlds import (
     fresh,
     pod,
     preflight,
+    published,
     saying,
     validated,
     with_status,
@@ -64,7 +65,8 @@ SIDECAR = {"companions": (Companion("istio-proxy", is_running=True),), "finished
 
 @pytest.mark.parametrize(("exit_code", "end"), [(0, "Complete"), (29, "Failed")])
 def test_a_pod_that_a_sidecar_keeps_running_goes_with_its_job(exit_code: int, end: str) -> None:
-    plan = reconcile(validated(attempts={1: attempt(pod(exit_code=exit_code, **SIDECAR))}), NOW)
+    world = published if exit_code == 0 else validated
+    plan = reconcile(world(attempts={1: attempt(pod(exit_code=exit_code, **SIDECAR))}), NOW)
 
     assert (state(plan), plan.delete_jobs) == (end, ["tickets-12345678-a1"])
 

@@ -8,7 +8,7 @@ from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.workloads import Hold
 from tests.unit.finetune_operator.plans import message, reason, state
-from tests.unit.finetune_operator.worlds import HELD, NOW, attempt, fresh, pod, preflight, saying, validated
+from tests.unit.finetune_operator.worlds import HELD, NOW, attempt, fresh, pod, preflight, published, saying, validated
 
 
 def test_a_suspended_attempt_is_queued_and_neither_ended_nor_counted_again() -> None:
@@ -57,10 +57,7 @@ def test_a_suspended_preflight_is_queued_and_says_what_for() -> None:
 
 
 def test_a_suspended_attempt_whose_results_are_published_is_over_and_does_not_come_back() -> None:
-    artifacts = {"adapter": "s3://r/a", "report": "s3://r/r", "manifest": "s3://r/m", "digest": "0"}
-    world = saying(validated(attempts={1: attempt(**HELD)}), ConditionType.EVALUATED, artifacts=artifacts)
-
-    plan = reconcile(world, NOW)
+    plan = reconcile(published(attempts={1: attempt(**HELD)}), NOW)
 
     assert (state(plan), plan.delete_jobs) == ("Complete", ["tickets-12345678-a1"])
 

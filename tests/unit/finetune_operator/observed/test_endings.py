@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.bundle import TerminationMessage
-from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_operator.observed.endings import lost, why_failed
 from finetune_operator.observed.pods import Companion, PodCondition
 from tests.unit.finetune_operator.worlds import NOW, pod
@@ -142,6 +142,29 @@ def test_a_container_added_before_the_trainer_is_named_where_it_fails() -> None:
     assert reason is FailureReason.POD_START_FAILED
     assert message.startswith("Container istio-init failed with exit code")
     assert "kubectl logs p --container istio-init" in message
+
+
+@pytest.mark.parametrize(
+    ("ended", "leaving", "reason"),
+    [
+        ({"exit_code": 33, "ended_as": "Error"}, True, FailureReason.PREEMPTED),
+        ({"exit_code": 137, "ended_as": "OOMKilled"}, False, FailureReason.HOST_OUT_OF_MEMORY),
+        ({"exit_code": 137, "ended_as": "Error"}, True, FailureReason.EVICTED),
+        ({"exit_code": 137, "ended_as": "Error"}, False, FailureReason.KILLED),
+        ({"exit_code": 14, "ended_as": "Error"}, False, FailureReason.TRAINING_STALLED),
+        ({"exit_code": 2, "ended_as": "Error"}, False, FailureReason.TRAINER_CRASHED),
+    ],
+)
+def test_a_pod_that_ends_while_it_fetches_its_model_is_an_attempt_that_is_tried_again(
+    ended: dict[str, Any], leaving: bool, reason: FailureReason
+) -> None:
+    fetcher = Companion("fetch-model", comes_first=True, **ended)
+
+    message, found = why_failed(pod("Failed", started=None, companions=(fetcher,), due=NOW if leaving else None))
+
+    assert found is reason
+    assert FAILURES[found].retry is not Retry.NEVER
+    assert message.startswith("While the base model was fetched: ")
 
 
 def test_a_pod_that_could_no_longer_write_the_status_says_so() -> None:

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.observed.remedies import CORRECT_IT, of_no_node, of_refusal, of_start
+from finetune_operator.observed.remedies import CORRECT_IT, TAKE_OVER, of_no_node, of_refusal, of_start, while_waiting
 
 NONE = "0/1 nodes are available"
 IN_USE = "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
 NEVER = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
 GPU = "1 Insufficient nvidia.com/gpu."
+IN_ONE_POD = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
 NODES = {
     f"{NONE}: {GPU} {IN_USE}": "wait until another pod frees its nvidia.com/gpu, or add a node with one",
     f"{NONE}: {GPU} no new claims to deallocate, {IN_USE}": "wait until another pod frees its nvidia.com/gpu",
@@ -25,7 +26,11 @@ NODES = {
     f"{NONE}: 1 node(s) had untolerated taint {{gpu: true}}. {NEVER}": "or add its toleration to spec.gpuTypes",
     f"{NONE}: 1 node(s) didn't match Pod's node affinity/selector. {NEVER}": "correct nodeSelector in spec.gpuTypes",
     f"{NONE}: 1 node(s) were unschedulable. {NEVER}": "uncordon a node",
-    f"{NONE}: 1 node(s) had volume node affinity conflict. {NEVER}": "correct the volume",
+    f"{NONE}: 1 node(s) had volume node affinity conflict. {NEVER}": "let the pod run on the nodes of the volume",
+    f"{NONE}: 1 node(s) didn't find available persistent volumes to bind. {NEVER}": "correct the claim that has no",
+    f"{NONE}: 1 node(s) exceed max volume count. {NEVER}": "correct the volume",
+    f"{NONE}: 1 {IN_ONE_POD}. {NEVER}": "wait until the pod ends that uses the same PersistentVolumeClaim",
+    f"{NONE}: pod has unbound immediate PersistentVolumeClaims. {NEVER}": "The pod starts when the claim is bound.",
     f'{NONE}: persistentvolumeclaim "cache" not found. {NEVER}': "Create PersistentVolumeClaim cache.",
     f"{NONE}: 1 node(s) didn't satisfy something new. {NEVER}": "Correct what the scheduler names",
     "no nodes available to schedule pods": "Add a node to the cluster.",
@@ -105,3 +110,19 @@ def test_a_pod_that_cannot_start_is_told_what_is_missing(said: str, told: str) -
 def test_any_words_get_whole_sentences(said: str) -> None:
     for told in (of_no_node(f"{NONE}: {said}"), of_start(said), of_refusal(said)):
         assert told == "" or re.search(r"[.]$", told)
+
+
+@pytest.mark.parametrize(
+    ("remedy", "is_told"),
+    [
+        (of_no_node(f"{NONE}: 1 node(s) had untolerated taint {{gpu: true}}. {NEVER}"), True),
+        (of_no_node(f"{NONE}: {GPU} {NEVER}"), True),
+        (of_refusal("no PriorityClass with name batch was found"), True),
+        (of_no_node(f"{NONE}: 1 Too many pods. {IN_USE}"), False),
+        (of_no_node(f"{NONE}: {GPU} {IN_USE}"), False),
+    ],
+)
+def test_a_waiting_pod_whose_profile_may_be_wrong_is_told_how_the_job_takes_over_a_correction(
+    remedy: str, is_told: bool
+) -> None:
+    assert while_waiting(remedy) == (f"{remedy} {TAKE_OVER}" if is_told else remedy)

@@ -122,6 +122,26 @@ def test_a_container_the_trainer_waits_for_is_named(before: Companion) -> None:
     assert (found.standing, before.name in found.message) == (Standing.WAITING, True)
 
 
+def test_a_model_that_is_being_fetched_is_no_container_that_somebody_added() -> None:
+    fetching = Companion("fetch-model", comes_first=True, is_running=True)
+
+    found = waiting(pending(companions=(fetching,)), NOW + STUCK_AFTER)
+
+    assert found.standing is Standing.WAITING
+    assert found.message == "The base model is being fetched. Its log: kubectl logs p --container fetch-model."
+
+
+def test_the_image_of_the_container_that_fetches_the_model_is_the_trainers() -> None:
+    fetching = Companion(
+        "fetch-model", comes_first=True, waiting_reason="ImagePullBackOff", waiting_message="not found"
+    )
+
+    found = waiting(pending(waiting_reason="PodInitializing", companions=(fetching,)), NOW + IMAGE_GRACE)
+
+    assert found.failure is FailureReason.IMAGE_PULL_FAILED
+    assert found.message == "Pod p cannot start: ImagePullBackOff: not found."
+
+
 @pytest.mark.parametrize(
     ("changed", "stuck"),
     [

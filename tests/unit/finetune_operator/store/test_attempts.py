@@ -1,6 +1,9 @@
 """What the store keeps for the decisions about attempts: pods without a Job, progress, authors, times to live."""
 
 from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
 
 from finetune_api import names
 from finetune_operator.observed.world import Key
@@ -117,3 +120,48 @@ def test_an_ended_job_whose_spec_was_changed_is_looked_at_until_that_is_noted(st
     noted["metadata"]["generation"] = 2
     store.put(JOB, noted)
     assert store.unsettled() == []
+
+
+def test_a_batch_job_in_another_namespace_that_names_a_job_as_its_owner_does_not_count(
+    store: Store, told: list[Key]
+) -> None:
+    store.put(JOB, job(status=validated()))
+    told.clear()
+    store.put(RUN, run("forged", namespace="elsewhere"))
+
+    assert (store.runs("j"), told) == ([], [])
+    assert [has_attempts for _, has_attempts in store.writers("s3://r/run")] == [False]
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [{"message": "[" * 4096, "exitCode": 1}, {"message": "\ud800", "exitCode": 1}, {"exitCode": "one"}],
+    ids=["nested without end", "no text", "an exit code that is no number"],
+)
+def test_a_pod_that_a_tenant_made_never_stops_the_store(store: Store, ended: dict[str, Any]) -> None:
+    store.put(JOB, job())
+    made = pod(deletionGracePeriodSeconds=10**14, deletionTimestamp="2026-01-02T03:04:05Z")
+    made["status"]["containerStatuses"] = [{"name": "trainer", "state": {"terminated": ended}}]
+    store.put(POD, made)
+
+    assert store.has(POD, "p")
+
+
+def test_cleanups_of_one_namespace_never_take_the_turns_of_all(store: Store) -> None:
+    """Tenants can create Jobs that look like cleanups, and whose pods never start."""
+    forged = {names.LABEL_STEP: names.CLEANUP}
+    for number in range(10):
+        store.put(JOB, in_namespace("elsewhere", job(f"e{number}", name=f"e{number}")))
+        store.put(RUN, run(f"forged{number}", owner=f"e{number}", namespace="elsewhere", labels=forged))
+        store.put(RUN, run(f"foreign{number}", owner="other", namespace="elsewhere", labels=forged))
+    store.put(JOB, job("other", name="other"))
+    store.put(JOB, job())
+    mine = store.job(KEY)
+    assert mine is not None
+
+    assert store.take_turn(mine, 10, 2)
+    assert store.is_cleaned("j")
+
+
+def in_namespace(namespace: str, body: Any) -> Any:
+    return body | {"metadata": body["metadata"] | {"namespace": namespace}}

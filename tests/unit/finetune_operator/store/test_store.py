@@ -202,6 +202,7 @@ def test_in_whatever_order_events_arrive_the_newest_version_of_what_is_not_delet
     events: list[tuple[str, str, int]],
 ) -> None:
     store, newest, gone = Store(lambda key: None), dict[str, int](), set[str]()
+    store.put(JOB, job())
     for what, uid, version in events:
         if what == "remove":
             store.remove(RUN, uid)

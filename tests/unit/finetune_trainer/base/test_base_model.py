@@ -19,7 +19,7 @@ from finetune_trainer.base.base_model import (
     require_quantizable,
 )
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle
 
 

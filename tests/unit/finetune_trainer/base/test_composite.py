@@ -1,5 +1,6 @@
 """Models that read images too: what of them is tuned, and what preflight says of the others."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ import torch
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, MethodType
 from finetune_trainer.base.base_model import inspect_model, require_modules
-from finetune_trainer.base.composite import is_tuned, language_model
+from finetune_trainer.base.composite import PROCESSOR, is_tuned, language_model
 from finetune_trainer.base.supported import require_supported
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_tokenizer
-from tests.unit.finetune_trainer.model_families import COMPOSITE, Family, save_family
+from tests.unit.finetune_trainer.model_families import COMPOSITE, Family, gemma3, save_family
 
 
 @pytest.mark.parametrize("family", COMPOSITE, ids=lambda family: family.__name__)
@@ -36,6 +37,24 @@ def test_preflight_sizes_the_language_model_and_counts_the_rest_as_frozen(
     require_modules(Lora(target_modules=["q_proj"]), found)
     with pytest.raises(TrainerFailure, match="the model has no layer patch_embedding, patch_conv"):
         require_modules(Lora(target_modules=["patch_embedding", "patch_conv"]), found)
+
+
+def test_files_about_images_are_copied_only_with_a_model_that_reads_images(
+    make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    with_images, of_text = (
+        save_family(gemma3, tmp_path / "images"),
+        Path(shutil.copytree(tiny_model_dir, tmp_path / "text")),
+    )
+    save_tokenizer(with_images)
+    for folder, expected in ((with_images, {*PROCESSOR}), (of_text, set())):
+        for name in PROCESSOR:
+            (folder / name).write_text("{}")
+        scratch = tmp_path / f"copy of {folder.name}"
+        found = inspect_model(open_storage(make_bundle(model={"uri": str(folder)})), str(folder), scratch)
+        assert {*PROCESSOR} & found.files.keys() == expected
+        assert {*PROCESSOR} & found.pins.keys() == expected
+        assert {*PROCESSOR} & {path.name for path in scratch.iterdir()} == expected
 
 
 def test_both_layouts_of_checkpoints_have_the_names_in_memory() -> None:

@@ -17,7 +17,7 @@ from finetune_trainer.base.base_model import BaseModel, inspect_model
 from finetune_trainer.base.model_files import copy_files, weight_map
 from finetune_trainer.copies.embeddings import SentenceModel
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle
 
 INDEX = "model.safetensors.index.json"
@@ -180,7 +180,7 @@ def test_an_index_cannot_name_what_is_not_in_the_folder(make_bundle: MakeBundle,
     write(model, {INDEX: {"weight_map": {"model.norm.weight": shard}}})
     reason, message = refused(make_bundle, model)
     assert reason is FailureReason.MODEL_UNSUPPORTED
-    assert "Upload the shards to the folder of their index" in message
+    assert "the index and its shards are in one folder" in message
 
 
 @given(content=st.recursive(st.none() | st.integers() | st.text(), lambda part: st.dictionaries(st.text(), part)))
@@ -214,7 +214,7 @@ def test_shards_of_two_saves_are_refused(make_bundle: MakeBundle, model: Path) -
         (
             ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"],
             "only shards (model-00001-of-00003.safetensors and 1 more, only 2 of 3) without their index "
-            f"{INDEX}. Upload the index from the source of the model, or create it",
+            f"{INDEX}. Add the index to this folder or to a copy. Take it from the source of the model, or create it",
         ),
         (["model-00001-of-00001.safetensors", "consolidated.safetensors"], "only shards (model-00001-of"),
         (["consolidated.safetensors"], "only consolidated.safetensors, which has the layout of Mistral"),
@@ -222,7 +222,7 @@ def test_shards_of_two_saves_are_refused(make_bundle: MakeBundle, model: Path) -
         (["model.fp16.safetensors"], "only model.fp16.safetensors. If that file is the whole model, rename it"),
         (
             ["adapter_config.json", "adapter_model.safetensors"],
-            "only the weights of an adapter. Upload the base model's",
+            "only the weights of an adapter. Add the base model's",
         ),
         (["checkpoint-9/model.safetensors"], "/model/checkpoint-9. Use that folder."),
         (["optimizer.pt", "training_args.bin", "pytorch_model.bin"], "only pytorch_model.bin. Load the model with Tra"),

@@ -11,9 +11,9 @@ from peft import LoraConfig
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base.previous_adapter import UNNAMED
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import prepare
 from finetune_trainer.sources.findings import Findings
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model
 
 

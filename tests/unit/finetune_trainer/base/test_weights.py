@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from finetune_api.bundle import Bundle
 from finetune_trainer.base.weights import Tensor, is_quantized, read_header, read_rows
-from finetune_trainer.pod.storage import JobStorage, open_storage
+from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

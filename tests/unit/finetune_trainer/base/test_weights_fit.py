@@ -16,7 +16,7 @@ from finetune_trainer.base.base_model import inspect_model
 from finetune_trainer.base.weights import read_header
 from finetune_trainer.base.weights_fit import is_tied, misfit, vocabulary_of
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer
 from tests.unit.finetune_trainer.model_families import ALONE, FAMILIES, Family, save_family
 
@@ -67,8 +67,8 @@ def store(name: str, dtype: torch.dtype) -> Change:
         (drop("layers.0."), "there are no weights of layer 0"),
         (
             lambda config, _: config.update(tie_word_embeddings=True),
-            "tie_word_embeddings true, but lm_head.weight differs from model.embed_tokens.weight. Set "
-            "tie_word_embeddings to false",
+            "tie_word_embeddings true, but lm_head.weight differs from model.embed_tokens.weight. If the model has a "
+            "separate output head, use a copy with tie_word_embeddings false",
         ),
         (drop("lm_head"), "there is no output head (lm_head.weight)"),
         (

@@ -13,7 +13,7 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.checkpoints.store import CHECKPOINTS, CheckpointStore
 from finetune_trainer.handover.prepared import work_prefix
-from finetune_trainer.pod.storage import join, open_storage
+from finetune_trainer.storage.job_storage import join, open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, write_rows
 from tests.unit.finetune_trainer.preflight_runs import failure, run
 

@@ -18,10 +18,17 @@ from finetune_trainer.checkpoints.folder import (
     write_folder,
 )
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage, join, open_storage
-from tests.unit.finetune_trainer.pod.test_storage import Place, bundle, local_place, place, s3_place
+from finetune_trainer.storage.job_storage import JobStorage, join, open_storage
+from tests.unit.finetune_trainer.storage.test_job_storage import (
+    Place,
+    bundle,
+    claim_place,
+    local_place,
+    place,
+    s3_place,
+)
 
-__all__ = ["local_place", "place", "s3_place"]
+__all__ = ["claim_place", "local_place", "place", "s3_place"]
 
 FACTS = {"data": "d1", "spec.training.seed": 3}
 

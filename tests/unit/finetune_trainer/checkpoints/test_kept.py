@@ -6,9 +6,9 @@ import pytest
 
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.pod.heartbeat import beats
-from tests.unit.finetune_trainer.pod.test_storage import Place, local_place, place, s3_place
+from tests.unit.finetune_trainer.storage.test_job_storage import Place, claim_place, local_place, place, s3_place
 
-__all__ = ["local_place", "place", "s3_place"]
+__all__ = ["claim_place", "local_place", "place", "s3_place"]
 
 
 @pytest.fixture

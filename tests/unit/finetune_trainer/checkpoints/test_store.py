@@ -10,10 +10,10 @@ import pytest
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.store import BEST, STATE, WORDS, BestWeights, CheckpointStore, Found
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage, join
-from tests.unit.finetune_trainer.pod.test_storage import Place, local_place, place, s3_place
+from finetune_trainer.storage.job_storage import JobStorage, join
+from tests.unit.finetune_trainer.storage.test_job_storage import Place, claim_place, local_place, place, s3_place
 
-__all__ = ["local_place", "place", "s3_place"]
+__all__ = ["claim_place", "local_place", "place", "s3_place"]
 
 FACTS = {"the digest of the data": "d"}
 Open = Callable[..., CheckpointStore]

@@ -11,6 +11,7 @@ from finetune_api.spec.training import Optimizer as Kind
 from finetune_api.spec.training import Training
 from finetune_trainer.checkpoints.tensor_file import open_tensors
 from finetune_trainer.checkpoints.training_state import live_state, misfit, restore
+from finetune_trainer.pod.heartbeat import beats
 from finetune_trainer.training.optimizer import make_optimizer
 
 
@@ -61,6 +62,18 @@ def test_later_steps_are_the_same_bit_for_bit(tmp_path: Path, kind: Kind) -> Non
     assert ours[0].keys() == theirs[0].keys()
     assert all(torch.equal(ours[0][name], theirs[0][name]) for name in ours[0])
     assert all(ours[0][name].dtype == theirs[0][name].dtype for name in ours[0])
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_tensor_that_is_restored_is_a_sign_of_life(tmp_path: Path, kind: Kind) -> None:
+    model, optimizer = made(0, kind)
+    take(model, optimizer, range(1))
+    tensors, numbers = live_state(model, optimizer)
+    (tmp_path / "state").write_bytes(open_tensors(tensors).read())
+    other, its_optimizer = made(1, kind)
+    before = beats()
+    restore(other, its_optimizer, tmp_path / "state", numbers)
+    assert beats() - before == len(tensors)
 
 
 def test_a_state_before_the_first_step_can_be_restored(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from finetune_api.bundle import Bundle
 from finetune_api.spec.row_cleaning import Deduplicate
 from finetune_trainer.copies.deduplicate import Alike, NearCopies, SeenKeys, drop_copies, prompt_key, row_key
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.rows.row_format import Message, Row
 from finetune_trainer.sources.findings import Findings
+from finetune_trainer.storage.job_storage import open_storage
 
 
 def row(*contents: str, system: str = "") -> Row:

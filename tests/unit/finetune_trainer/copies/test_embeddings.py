@@ -18,7 +18,7 @@ from finetune_trainer.copies import embeddings
 from finetune_trainer.copies.clusters import Clusters
 from finetune_trainer.copies.embeddings import Embeddings, SentenceModel
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model
 
 TEXTS = [f"question number {number} is about {'x' * (number % 7)} and {number * number}" for number in range(150)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 from unittest import mock
 
@@ -11,17 +12,19 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from finetune_trainer.checkpoints import kept as kept_results
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.evaluation import generation as module
 from finetune_trainer.evaluation import kept_answers
 from finetune_trainer.evaluation.generation import write_answers
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.model.loading import greedy_generation
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.pod.failure import StopRequested
 from finetune_trainer.statistics.measurements import Answer
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.evaluation.test_generation import END, prompts
-from tests.unit.finetune_trainer.pod.test_storage import bundle
 from tests.unit.finetune_trainer.small_runs import tiny_llama
+from tests.unit.finetune_trainer.storage.test_job_storage import bundle
 
 LENGTHS = [9, 30, 14, 7, 22, 5, 18, 11, 26, 13, 16]
 generate = module.generate
@@ -50,6 +53,7 @@ def attempt(
         every: float = 0.0,
         facts: str = "these",
         counted: Callable[[int], None] = lambda results: None,
+        ending: type[BaseException] = Interrupted,
     ) -> tuple[list[Answer], list[list[int]]]:
         answered: list[list[int]] = []
 
@@ -57,7 +61,7 @@ def attempt(
             if len(asked) * (max(map(len, asked)) + 8) > holds and len(asked) > 1:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             if len(answered) == batches:
-                raise Interrupted
+                raise ending
             answered.append([len(prompt) for prompt in asked])
             return generate(model, asked, settings)
 
@@ -67,13 +71,13 @@ def attempt(
         monkeypatch.setattr(kept_answers, "SHARE", float("inf"))
         storage = open_storage(bundle(str(tmp_path / "out")))
         place, scratch = str(tmp_path / "out" / "kept"), tmp_path / f"scratch{number}"
-        kept = KeptAnswers(KeptResults(storage, place, number, {"facts": facts}, scratch, counted), "base.rows")
+        log = KeptAnswers(KeptResults(storage, place, number, {"facts": facts}, scratch, counted), "base.rows")
         model, asked = tiny_llama(), prompts(LENGTHS)
         settings = greedy_generation(model, (END,), max_new_tokens=8)
         with mock.patch.object(module, "generate", limited), torch.no_grad():
             try:
-                found = write_answers("it", model, tokenizer, asked, [""] * len(asked), 80, settings, kept)
-            except Interrupted:
+                found = write_answers("it", model, tokenizer, asked, [""] * len(asked), 80, settings, log)
+            except (Interrupted, StopRequested):
                 found = []
         return found, answered
 
@@ -107,6 +111,52 @@ def test_a_later_attempt_goes_on_with_the_batch_size_that_fits_into_the_memory(a
 def test_an_interruption_within_a_minute_keeps_nothing(attempt: Callable[..., Any]) -> None:
     whole, batches = attempt(every=600.0)
     attempt(2, every=60.0)
+    assert attempt() == (whole, batches)
+
+
+def test_sigterm_loses_only_the_batch_that_is_being_written(attempt: Callable[..., Any]) -> None:
+    whole, batches = attempt(every=600.0)
+    assert len(batches) > 3, "a test that can fail"
+    counts: list[int] = []
+    _, first = attempt(2, every=600.0, ending=StopRequested, counted=counts.append)
+    _, second = attempt(1, every=600.0, ending=StopRequested, counted=counts.append)
+    answers, rest = attempt()
+    assert (first + second + rest, answers) == (batches, whole)
+    assert counts == [1, 2], "each of the two attempts is progress"
+
+
+def test_sigterm_between_two_answers_of_a_batch_leaves_whole_batches(
+    attempt: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, batches = attempt(every=600.0)
+    assert len(batches[1]) > 1, "a test that can fail"
+    read, left = module.read_answer, iter(range(len(batches[0]) + 1))
+
+    def stopped(*arguments: Any) -> Answer:
+        if next(left, None) is None:
+            raise StopRequested
+        return read(*arguments)
+
+    with mock.patch.object(module, "read_answer", stopped):
+        attempt(every=600.0)
+    assert attempt() == (whole, batches[1:])
+
+
+def test_sigterm_before_the_first_answer_keeps_nothing(attempt: Callable[..., Any], tmp_path: Path) -> None:
+    attempt(0, every=600.0, ending=StopRequested)
+    assert not (tmp_path / "out" / "kept").exists()
+
+
+def test_sigterm_does_not_wait_for_a_storage_that_does_not_answer(
+    attempt: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, batches = attempt(every=600.0)
+    monkeypatch.setenv("GRACE_SECONDS", "0.2")
+    answers = Event()
+    with mock.patch.object(kept_results, "write_folder", side_effect=lambda *_: answers.wait(60)):
+        attempt(2, every=600.0, ending=StopRequested)
+    answers.set()
+    assert "the storage did not answer within the grace period." in capsys.readouterr().out
     assert attempt() == (whole, batches)
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.evaluation.kept_measurements import of_tuned
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.statistics.measurements import Measured
-from tests.unit.finetune_trainer.pod.test_storage import bundle
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.small_runs import measured
+from tests.unit.finetune_trainer.storage.test_job_storage import bundle
 
 
 def tuned(folder: Path, weights: bytes, pod: str, loss: float) -> Measured:

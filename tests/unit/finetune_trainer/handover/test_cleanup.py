@@ -11,9 +11,9 @@ from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer import __main__ as command
 from finetune_trainer.handover.cleanup import cleanup
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import S3
-from tests.unit.finetune_trainer.pod.test_storage import JOB, bundle
+from tests.unit.finetune_trainer.storage.test_job_storage import JOB, bundle
 
 UID = JOB["uid"]
 OTHERS = [

@@ -15,6 +15,7 @@ from finetune_trainer.handover.few_shot import (
     with_examples,
 )
 from finetune_trainer.handover.prepared import Example
+from finetune_trainer.pod.heartbeat import beats
 from finetune_trainer.rows.row_format import Message
 from finetune_trainer.tokens.render import prompt_format
 from tests.unit.finetune_trainer.small_runs import example, turns
@@ -38,8 +39,10 @@ def test_three_draws_of_five_examples_come_before_every_prompt(tokenizer: PreTra
     for text in texts:
         assert text.endswith("<|start|>user\nWhat is 102?<|end|>\n<|start|>assistant\n")
         assert text.count("<|start|>assistant\nIt is ") == EXAMPLES
+    before = beats()
     again = few_shot_draws(train, held_out, prompt_format(tokenizer), tokenizer, 4000, seed=0)
     assert all(np.array_equal(*pair) for pair in zip(draws[0].prompts, again[0].prompts, strict=True))
+    assert beats() - before >= DRAWS * len(held_out), "thousands of long prompts take minutes"
 
 
 def test_no_example_is_of_a_held_out_rows_cluster_and_no_two_are_of_one() -> None:

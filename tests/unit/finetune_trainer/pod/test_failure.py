@@ -23,6 +23,55 @@ def test_a_gpu_out_of_memory_and_a_full_disk_have_their_own_reasons() -> None:
     assert "/scratch/x" in full.message
 
 
+HINT = "\nCUDA kernel errors might be asynchronously reported at some other API call."
+NCCL = "NCCL error in: NCCLUtils.hpp:275, unhandled cuda error, NCCL version 2.20.5\nncclX: Y.\nLast error:\n"
+NVML = 'NVML_SUCCESS == DriverAPI::get()->nvmlInit_v2_() INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":1131'
+MEMORY, FAULT, CRASH = FailureReason.GPU_OUT_OF_MEMORY, FailureReason.GPU_FAULT, FailureReason.TRAINER_CRASHED
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "reason"),
+    [
+        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB.", MEMORY),
+        ("OutOfMemoryError", "Allocation on device 0 would exceed allowed memory. (out of memory)", MEMORY),
+        ("AcceleratorError", f"CUDA error: out of memory{HINT}", MEMORY),
+        ("AcceleratorError", f"HIP error: out of memory{HINT}", MEMORY),
+        ("RuntimeError", f"CUDA error: out of memory{HINT}", MEMORY),
+        ("RuntimeError", "CUDA driver error: out of memory", MEMORY),
+        ("RuntimeError", "CUDA ran out of memory outside PyTorch's allocator. If this workload", MEMORY),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", MEMORY),
+        ("RuntimeError", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", MEMORY),
+        ("RuntimeError", "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate`", MEMORY),
+        ("RuntimeError", "cuFFT error: CUFFT_ALLOC_FAILED", MEMORY),
+        ("RuntimeError", "Triton Error [CUDA]: out of memory", MEMORY),
+        ("RuntimeError", NVML, MEMORY),
+        ("DistBackendError", f"{NCCL}Cuda failure 2 'out of memory'", MEMORY),
+        ("DistBackendError", f"{NCCL}Cuda failure 700 'an illegal memory access'", FAULT),
+        ("AcceleratorError", f"CUDA error: an illegal memory access was encountered{HINT}", FAULT),
+        ("AcceleratorError", f"CUDA error: uncorrectable ECC error encountered{HINT}", FAULT),
+        ("AcceleratorError", f"CUDA error: too many resources requested for launch{HINT}", FAULT),
+        ("DistBackendError", f"{NCCL}socketProgress: Connection closed by remote peer", CRASH),
+        ("RuntimeError", "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory", CRASH),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasGemmEx`", CRASH),
+        ("RuntimeError", "The log says: out of memory", CRASH),
+    ],
+)
+def test_an_error_of_the_gpu_is_told_by_its_cause(kind: str, text: str, reason: FailureReason) -> None:
+    import torch
+    from torch.distributed import DistBackendError
+
+    classes = [torch.OutOfMemoryError, torch.AcceleratorError, DistBackendError, RuntimeError]
+    error = next(each for each in classes if each.__name__ == kind)(text)
+    assert failure_of(error).reason is reason
+
+
+def test_an_error_of_nccl_names_the_error_of_the_gpu_and_not_the_line_of_nccl() -> None:
+    from torch.distributed import DistBackendError
+
+    failure = failure_of(DistBackendError(f"{NCCL}Cuda failure 2 'out of memory'"))
+    assert failure.message == "Cuda failure 2 'out of memory'"
+
+
 def test_a_stop_is_a_preemption() -> None:
     assert failure_of(StopRequested()).reason is FailureReason.PREEMPTED
 

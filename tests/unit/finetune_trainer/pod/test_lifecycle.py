@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.pod.storage import open_storage
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import S3
-from tests.unit.finetune_trainer.pod.test_storage import JOB, bundle
+from tests.unit.finetune_trainer.storage.test_job_storage import JOB, bundle
 
 GUIDE = Path(__file__).parents[4] / "docs" / "install.md"
 LONG_AGO = "2020-01-01T00:00:00Z"

@@ -65,6 +65,7 @@ def test_without_a_price_the_ways_that_change_least_come_first() -> None:
     found, _ = said([GpuType(name="l4", memory="18Gi")])
     assert re.match(
         r"With spec.method.type QLoRA, the job would need [0-9.]+Gi. These settings would fit too: "
+        r"spec.compute.gpusPerNode 2 \([0-9.]+Gi on l4\); "
         r"spec.training.maxSequenceLength [0-9,]+ \([0-9.]+Gi on l4\)\.$",
         found,
     ), found
@@ -102,3 +103,67 @@ def test_a_name_that_the_bundle_does_not_have_is_refused_with_the_names_it_has()
     with pytest.raises(TrainerFailure, match=r'has no GPU type "l4"\. Its GPU types are h100') as caught:
         require_gpu_type(spec(compute={"gpuType": "l4"}), [H100])
     assert caught.value.reason is FailureReason.SPEC_INVALID
+
+
+MIG = GpuType(name="slice", resource_name="nvidia.com/mig-3g.40gb", memory="40Gi", price_per_hour="1.00")
+SHARED = GpuType(name="part", resource_name="nvidia.com/gpu.shared", memory="81559Mi")
+SHARED_MIG = GpuType(name="both", resource_name="nvidia.com/mig-1g.10gb.shared", memory="10Gi")
+NAMED_LIKE_MIG = GpuType(name="mig-like", resource_name="mig-lab.example/gpu", memory="81559Mi")
+
+
+@pytest.mark.parametrize("part", [MIG, SHARED, SHARED_MIG])
+def test_several_gpus_of_a_type_that_is_a_part_of_a_gpu_are_refused(part: GpuType) -> None:
+    require_gpu_type(spec(compute={"gpuType": part.name, "gpusPerNode": 1}), [part, H100])
+    for compute, gpus in (({"gpuType": part.name}, [part, H100]), ({}, [part])):
+        with pytest.raises(TrainerFailure, match=r"^spec\.compute\.gpusPerNode is 2, but ") as caught:
+            require_gpu_type(spec(compute={"gpusPerNode": 2, **compute}), gpus)
+        assert caught.value.reason is FailureReason.SPEC_INVALID
+        assert f": {part.name} ({part.resource_name}). " in caught.value.message
+        assert "Set spec.compute.gpusPerNode to 1" in caught.value.message
+
+
+def test_several_gpus_use_the_types_that_are_whole_gpus() -> None:
+    require_gpu_type(spec(compute={"gpusPerNode": 2}), [MIG, H100])
+    require_gpu_type(spec(compute={"gpusPerNode": 2}), [NAMED_LIKE_MIG])
+    found, _ = said([MIG, SHARED, T4, L4], compute={"gpusPerNode": 2, "gpuType": "t4"})
+    assert "spec.compute.gpuType l4" in found
+    assert "slice" not in found
+    assert "spec.compute.gpuType part" not in found
+
+
+def test_more_gpus_are_offered_with_the_cost_of_all_of_them() -> None:
+    small = GpuType(name="a10g", memory="16Gi", price_per_hour="1.00")
+    found, _ = said([small])
+    cost = re.search(r"spec\.compute\.gpusPerNode 2 \(([0-9.]+)Gi on a10g, cost about ([0-9.]+[0-9])\)", found)
+    assert cost, found
+    both = spec(compute={"gpusPerNode": 2})
+    (estimate,) = estimates([small], both, resolved(LORA), SHAPE, DATA)
+    assert estimate.sharded
+    assert estimate.cost
+    assert float(cost[2]) == pytest.approx(float(estimate.cost), rel=0.2)
+
+
+def test_parts_of_a_gpu_are_not_offered_in_larger_numbers() -> None:
+    found, _ = said([GpuType(name="slice", resource_name="nvidia.com/mig-1g.16gb", memory="16Gi")])
+    assert "gpusPerNode" not in found
+
+
+@pytest.mark.parametrize(
+    ("method", "parts", "what"),
+    [
+        (QLORA, {}, "4-bit weights"),
+        (FULL, {"training": {"optimizer": "PagedAdamW8bit"}}, "the state of spec.training.optimizer PagedAdamW8bit"),
+    ],
+)
+def test_a_job_on_several_gpus_is_told_why_its_weights_cannot_be_sharded(
+    method: Any, parts: dict[str, Any], what: str
+) -> None:
+    found, _ = said([GpuType(name="a", memory="6Gi")], method, compute={"gpusPerNode": 4}, **parts)
+    assert found.startswith(f"Each of the 4 GPUs needs this memory, because {what} cannot be sharded. ")
+
+
+def test_sharded_weights_fit_more_gpus_and_a_job_that_has_enough_goes_on() -> None:
+    small = GpuType(name="a10g", memory="16Gi")
+    check([small], spec(compute={"gpusPerNode": 4}))
+    found, _ = said([small], FULL, compute={"gpusPerNode": 4})
+    assert "spec.method.type LoRA, the job would need" in found

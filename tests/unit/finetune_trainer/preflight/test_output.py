@@ -9,8 +9,8 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import preflight
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle
 from tests.unit.finetune_trainer.preflight_runs import failure, run
 

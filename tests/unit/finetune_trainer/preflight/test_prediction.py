@@ -221,3 +221,50 @@ def test_qlora_is_not_the_remedy_for_a_model_with_experts() -> None:
     assert alternative(replace(SHAPE, routed=2), least, longest, needed, 0).startswith("No method would fit.")
     full = alternative(replace(SHAPE, routed=2), replace(least, method="Full"), longest, 40 * GIB, 0)
     assert full.startswith("With spec.method.type LoRA, ")
+
+
+GPUS = {"compute": {"gpusPerNode": 4}}
+
+
+@pytest.mark.parametrize(
+    ("method", "memory", "sharded"),
+    [(LORA, "40Gi", None), (LORA, "16Gi", True), (FULL, "200Gi", None), (FULL, "80Gi", True), (QLORA, "16Gi", None)],
+)
+def test_weights_are_sharded_only_if_the_job_does_not_fit_one_gpu(
+    method: MethodType, memory: str, sharded: bool | None
+) -> None:
+    gpu = GpuType(name="a", memory=memory)
+    (found,) = estimates([gpu], spec(**GPUS), resolved(method), SHAPE, DATA)
+    assert (found.fits, found.sharded) == (True, sharded)
+    (alone,) = estimates([gpu], spec(), resolved(method), SHAPE, DATA)
+    assert (alone.fits, alone.sharded) == (not sharded, None)
+
+
+def test_a_training_with_sharded_weights_takes_the_predicted_micro_batch() -> None:
+    gpu, wish = GpuType(name="a", memory="13Gi"), spec(training={"globalBatchSize": 64}, **GPUS)
+    data = DataSize(np.full(1000, 500), np.full(1000, 100), longest=500, answered=100, prompt=400)
+    found, (estimated,) = sized([gpu], wish, resolved(), SHAPE, data)
+    assert estimated.sharded
+    setups = [setup for setup in setups_of(wish, found) if setup.shards > 1]
+    fitting = [load for load in loads(data, 64, found) if predict(SHAPE, setups[0], load).total <= 13 * GIB]
+    assert found.micro_batch_tokens <= fitting[0].tokens
+
+
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [(QLORA, {}), (FULL, {"training": {"optimizer": "PagedAdamW8bit"}})],
+)
+def test_four_bit_weights_and_8_bit_moments_are_never_sharded(method: MethodType, parts: dict[str, Any]) -> None:
+    assert [setup.shards for setup in setups_of(spec(**GPUS, **parts), resolved(method))] == [1, 1]
+
+
+def test_without_gradient_checkpointing_weights_are_sharded_without_it() -> None:
+    wish = spec(training={"gradientCheckpointing": "Disabled"}, **GPUS)
+    assert [(setup.shards, setup.checkpointing) for setup in setups_of(wish, resolved())] == [(1, False), (4, False)]
+
+
+def test_merging_after_a_training_with_sharded_weights_needs_the_whole_model_on_one_gpu() -> None:
+    merging = spec(output={"uri": "o", "merge": True}, **GPUS)
+    (found,) = estimates([GpuType(name="a", memory="16Gi")], merging, resolved(), SHAPE, DATA)
+    assert found.fits is False
+    assert (found.alternative or "").startswith("spec.output.merge needs the model in bfloat16.")

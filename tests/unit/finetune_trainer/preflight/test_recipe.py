@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from finetune_api.reasons import FailureReason
-from finetune_api.uris import FILES, FOLDER
+from finetune_api.uris import FILES, FOLDER, MODEL
 from finetune_trainer.handover.prepared import Prepared, work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight.recipe import preflight
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer, sum_rows, write_rows
 from tests.unit.finetune_trainer.preflight_runs import failure, read, run, with_dataset, written
 
@@ -222,8 +222,8 @@ def test_advice_is_reported_and_does_not_stop_the_job(make_bundle: MakeBundle) -
         ({"dataset": {"train": [{"uri": "s3://data"}]}}, "spec.dataset.train[0].uri", FILES.wanted),
         ({"dataset": {"train": [{"uri": "s3:/data/rows.jsonl"}]}}, "spec.dataset.train[0].uri", FILES.wanted),
         ({"dataset": {"train": [{"uri": "s3://data/../rows.jsonl"}]}}, "spec.dataset.train[0].uri", "named . or .."),
-        ({"model": {"uri": "s3://models"}}, "spec.model.uri", FOLDER.wanted),
-        ({"model": {"uri": "s3://Models/base"}}, "spec.model.uri", FOLDER.wanted),
+        ({"model": {"uri": "s3://models"}}, "spec.model.uri", MODEL.wanted),
+        ({"model": {"uri": "s3://Models/base"}}, "spec.model.uri", MODEL.wanted),
         ({"output": {"uri": "s3://results/*"}}, "spec.output.uri", FOLDER.wanted),
         ({"method": {"lora": {"from": "s3://adapters"}}}, "spec.method.lora.from", FOLDER.wanted),
     ],

@@ -19,10 +19,10 @@ from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.handover.prepared_cache import LOCAL
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.preflight import gather as gathering
 from finetune_trainer.preflight import reuse
 from finetune_trainer.preflight.recipe import preflight
+from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import (
     S3,
     MakeBundle,

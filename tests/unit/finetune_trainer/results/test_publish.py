@@ -16,10 +16,12 @@ from finetune_api.spec.method import Method
 from finetune_api.status.job import Artifacts
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.model.trainable import attach_lora
-from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.ownership import published
-from finetune_trainer.pod.storage import JobStorage, open_storage
-from finetune_trainer.results.publish import publish, stage_weights, target_modules, upload_results
+from finetune_trainer.pod import termination
+from finetune_trainer.pod.failure import TrainerFailure, failure_of
+from finetune_trainer.results.publish import publish, stage_weights, target_modules, upload_results, weights_kept
+from finetune_trainer.storage.job_storage import JobStorage, open_storage
+from finetune_trainer.storage.ownership import published
+from finetune_trainer.storage.stores import Stores
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.small_runs import results, tiny_llama
 
@@ -31,7 +33,7 @@ class Recorder(JobStorage):
     """Local storage that records the order of writes. `before_manifest` runs just before the manifest is written."""
 
     def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle, Path("none"))
+        super().__init__(bundle, Stores(bundle, Path("none"), Path("none"), Path("none")))
         self.written: list[str] = []
         self.before_manifest: Callable[[], object] = lambda: None
 
@@ -232,3 +234,17 @@ def test_a_local_run_recognises_its_own_results_by_the_spec(make_bundle: MakeBun
     changed = make_bundle(training={"epochs": 2})
     with pytest.raises(TrainerFailure, match="already contains"):
         published(open_storage(changed), changed)
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_failure_keeps_the_weights_at_the_output_unless_the_pod_has_to_stop(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopping: bool
+) -> None:
+    bundle = make_bundle(job=OURS)
+    storage = Recorder(bundle)
+    (tmp_path / "staging" / "adapter").mkdir(parents=True)
+    (tmp_path / "staging" / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(termination._Stop, "requested", stopping)
+    with pytest.raises(Exception) as caught, weights_kept(storage, bundle, tmp_path / "staging"):  # noqa: PT011
+        raise RuntimeError("a library has swallowed StopRequested" if stopping else "a crash")
+    assert (len(storage.written), "were saved to" in failure_of(caught.value).message) == (not stopping, not stopping)

@@ -12,6 +12,7 @@ from lxml.html import HtmlElement, fromstring
 
 from finetune_api.quantity import gibibytes
 from finetune_api.spec.evaluation import MetricName
+from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.method import MethodType
 from finetune_api.status.evaluation import GateResult
 from finetune_trainer.evaluation.verdict import METRIC_TITLES, percent, shown
@@ -320,6 +321,20 @@ def test_predicted_and_measured_resources_are_in_one_table() -> None:
         ["t4-8g, predicted does not fit No method would fit.", "11.8Gi", DASH, DASH],
         ["NVIDIA L4, measured", gibibytes(max(step.memory for step in run.steps)), duration(seconds), ""],
     ]
+
+
+def test_the_gpu_type_that_the_operator_chose_is_marked() -> None:
+    run, _ = complete()
+    types = [{"name": each.gpu_type} for each in run.prepared.preflight.estimate or []]
+    bundle = run.bundle.model_copy(update={"gpu_types": [GpuType.model_validate(each) for each in types]})
+
+    def marked(on: str | None) -> list[str]:
+        page = page_of(replace(run, bundle=bundle.on(on)))
+        return [row[0] for row in figures(page, "sizing") if "predicted used" in row[0]]
+
+    assert marked("l4") == ["l4, predicted used"]
+    assert marked("t4-8g") == ["t4-8g, predicted used does not fit No method would fit."]
+    assert marked(None) == [], "a run without an operator"
 
 
 def test_the_page_says_how_to_serve() -> None:

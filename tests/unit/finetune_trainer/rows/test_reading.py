@@ -13,12 +13,12 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import Source
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import open_storage
 from finetune_trainer.rows.reading import read_rows
 from finetune_trainer.rows.readings import Readings
 from finetune_trainer.rows.row_format import DOCUMENT, Message, Row
 from finetune_trainer.rows.turns import AS_TEXT
 from finetune_trainer.sources.findings import Findings
+from finetune_trainer.storage.job_storage import open_storage
 
 BUNDLE = Bundle.model_validate(
     {"spec": {"model": {"uri": "m"}, "dataset": {"train": [{"uri": "x.jsonl"}]}, "output": {"uri": "o"}}}

@@ -8,6 +8,7 @@ from finetune_trainer.sizing.memory import (
     CUDA,
     Load,
     Setup,
+    TrainedMethod,
     _logits,
     adapter_parameters,
     base_memory,
@@ -239,3 +240,42 @@ def test_a_model_of_8b_can_be_measured_in_bf16_on_a_card_of_24_gb_and_not_on_one
     assert 16 * GIB < needed < 23_028 * 1024**2, "an A10G"
     assert base_memory(SHAPE, 4096) > needed, "more answers at a time"
     assert base_memory(replace(SHAPE, parameters=SHAPE.parameters + 10**9), 2048) == needed + 2 * 10**9
+
+
+def test_shards_divide_the_layers_under_lora_and_leave_the_adapter_and_the_embeddings_whole() -> None:
+    whole, sharded = (predict(SHAPE, Setup(checkpointing=True, shards=shards), LOAD) for shards in (1, 4))
+    layers, outside = 2 * SHAPE.linear_parameters, 2 * (SHAPE.parameters - SHAPE.linear_parameters)
+    assert whole.weights == layers + outside
+    assert sharded.weights == pytest.approx(layers / 4 + 3 * layers / 32 + outside, abs=1)
+    assert replace(sharded, weights=whole.weights) == whole
+
+
+def test_shards_divide_16_bytes_a_parameter_under_full() -> None:
+    sharded = predict(SHAPE, Setup("Full", shards=8), LOAD)
+    outside = SHAPE.parameters - SHAPE.linear_parameters
+    assert sharded.trainable == 2 * SHAPE.parameters
+    assert sharded.weights == pytest.approx(12 * SHAPE.linear_parameters / 32 + 18 * outside, abs=1)
+
+
+@pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
+@pytest.mark.parametrize("shards", [1, 4])
+def test_weights_for_images_add_2_bytes_each_on_every_gpu(method: TrainedMethod, shards: int) -> None:
+    setup, both = Setup(method, shards=shards), replace(SHAPE, other_parameters=10**8)
+    expected, found = predict(SHAPE, setup, LOAD), predict(both, setup, LOAD)
+    assert found.weights - expected.weights == 2 * 10**8
+    assert replace(found, weights=expected.weights) == expected
+    assert base_memory(both, 2048) - base_memory(SHAPE, 2048) == 2 * 10**8
+
+
+@pytest.mark.parametrize(
+    ("setup", "possible"),
+    [
+        (Setup(), True),
+        (Setup(optimizer="PagedAdamW8bit"), True),
+        (Setup("Full"), True),
+        (Setup("Full", optimizer="PagedAdamW8bit"), False),
+        (Setup("QLoRA"), False),
+    ],
+)
+def test_four_bit_weights_and_8_bit_moments_of_shards_cannot_be_sharded(setup: Setup, possible: bool) -> None:
+    assert setup.can_shard is possible

@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 
 from finetune_trainer.sizing.memory import Setup
-from finetune_trainer.sizing.run_time import Work, cost, peak_flops, total_seconds, training_flops, training_seconds
+from finetune_trainer.sizing.run_time import (
+    Work,
+    cost,
+    divided,
+    peak_flops,
+    total_seconds,
+    training_flops,
+    training_seconds,
+)
 from tests.unit.finetune_trainer.sizing.test_memory import SHAPE
 
 H100 = 989e12
@@ -79,3 +87,28 @@ def test_the_whole_job_loads_and_answers_too() -> None:
 def test_cost_is_a_decimal_string() -> None:
     assert cost(1800, "2.50") == "1.25"
     assert cost(1, "2.50") == "0.00"
+
+
+def test_gpus_share_the_rows_and_each_loads_the_model() -> None:
+    work = divided(WORK, 3)
+    assert (work.tokens, work.micro_batches, work.answers, work.loads) == (333_334, 167, 67, 1)
+    assert divided(WORK, 1) == WORK
+    assert total_seconds(SHAPE, Setup("LoRA"), work, H100) < total_seconds(SHAPE, Setup("LoRA"), WORK, H100)
+
+
+def test_weights_for_images_are_loaded_but_take_no_part_in_a_step() -> None:
+    both = replace(SHAPE, other_parameters=10**9)
+    more = total_seconds(both, Setup(), WORK, H100) - total_seconds(SHAPE, Setup(), WORK, H100)
+    assert more == pytest.approx(WORK.loads * 2 * 10**9 / 500e6)
+    assert training_seconds(both, Setup(), WORK, H100) == training_seconds(SHAPE, Setup(), WORK, H100)
+
+
+def test_sharded_weights_are_gathered_for_each_micro_batch_and_each_token_of_an_answer() -> None:
+    one = replace(WORK, tokens=100, micro_batches=100, answers=1)
+    whole, sharded = Setup(), Setup(shards=4)
+    once = 0.75 * 2 * SHAPE.parameters / 50e9
+    assert training_seconds(SHAPE, whole, one, 989e12) == pytest.approx(100 * 32 * 2e-3)
+    assert training_seconds(SHAPE, sharded, one, 989e12) == pytest.approx(100 * 2 * once)
+    assert training_seconds(SHAPE, replace(sharded, method="Full"), one, 989e12) == pytest.approx(100 * 4 * once)
+    more = total_seconds(SHAPE, sharded, one, 989e12) - total_seconds(SHAPE, whole, one, 989e12)
+    assert more == pytest.approx(one.answer_tokens * (once - 32e-3) + 100 * (2 * once - 32 * 2e-3))

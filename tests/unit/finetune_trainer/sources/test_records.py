@@ -17,12 +17,12 @@ from pyarrow import parquet
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.storage import JobStorage, open_storage
 from finetune_trainer.sources import json_rows
 from finetune_trainer.sources.findings import Findings, InvalidRow
 from finetune_trainer.sources.json_rows import array_items, json_lines
 from finetune_trainer.sources.records import read_records
 from finetune_trainer.sources.tables import csv_rows
+from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from tests.unit.finetune_trainer.conftest import S3
 
 STORAGE = open_storage(

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_trainer.pod.heartbeat import beats
 from finetune_trainer.rows.row_format import Message
 from finetune_trainer.tokens.row_store import (
     PACK,
@@ -99,3 +100,12 @@ def test_the_digest_of_a_row_tells_its_tokens_and_what_is_learned_apart(tmp_path
 def test_a_record_is_packed_as_numpy_lays_it_out() -> None:
     record = np.frombuffer(PACK(1, 2, 3, 4, 5, 6, 7, 2**32 - 1, 9, 2**64 - 1, b"x" * 16), RECORD)
     assert record.item() == (1, 2, 3, 4, 5, 6, 7, 2**32 - 1, 9, 2**64 - 1, b"x" * 16)
+
+
+def test_reading_a_row_is_no_sign_of_progress(tmp_path: Path) -> None:
+    """A micro-batch is. If its rows counted, the first one would not have the time to compile its kernels."""
+    row = Example(np.arange(3, dtype=np.int32), np.ones(3, dtype=np.bool_), 1, (Message("user", "a"),), "f:1")
+    store = stored(tmp_path / "store", [row])
+    before = beats()
+    assert store.example(0).place == "f:1"
+    assert beats() == before

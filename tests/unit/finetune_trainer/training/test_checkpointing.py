@@ -15,14 +15,15 @@ from finetune_api.spec.training import Training
 from finetune_trainer.checkpoints.pace import Pace
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.pod import termination
-from finetune_trainer.pod.storage import JobStorage, open_storage
+from finetune_trainer.ranks.launcher import LAST_SECONDS
+from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from finetune_trainer.training import checkpointing as module
 from finetune_trainer.training.checkpointing import Checkpoints, Trainee
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.run_state import RunState
-from tests.unit.finetune_trainer.pod.test_storage import bundle
+from tests.unit.finetune_trainer.storage.test_job_storage import bundle
 
 Send = Callable[..., None]
 
@@ -194,6 +195,20 @@ def test_an_upload_that_hangs_keeps_no_time_from_the_report_of_the_end(
     course.checkpoints.close()
     assert perf_counter() - started < 5, "15 s are kept for the report"
     assert course.checkpoints._background.busy
+    hung.set()
+
+
+def test_after_a_failure_the_upload_that_hangs_and_the_report_fit_into_the_time_of_the_launcher(
+    course: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = Event()
+    monkeypatch.setattr(JobStorage, "send", lambda *_: hung.wait(60))
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    started = perf_counter()
+    course.checkpoints.finish()
+    course.checkpoints.close(failed=True)
+    assert perf_counter() - started < LAST_SECONDS - 3, "the rest is for the report"
     hung.set()
 
 

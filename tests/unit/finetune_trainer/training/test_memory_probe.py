@@ -18,6 +18,7 @@ from finetune_trainer.training import memory_probe
 from finetune_trainer.training.loop import accumulate_gradients
 from finetune_trainer.training.memory_probe import (
     StepLayout,
+    after_earlier_job,
     find_plan,
     fits,
     plans,
@@ -61,6 +62,27 @@ def test_the_first_plan_has_a_whole_step_within_the_limits(
     monkeypatch.setattr(memory_probe, "fits", lambda *_: True)
     training = Training(global_batch_size=rows, micro_batch_tokens=wanted)
     assert find_plan(model, data, training, resolved(2048), fresh_accelerator()) == StepLayout(tokens, False)
+
+
+PLAIN, RECOMPUTED = StepLayout(4096, False), StepLayout(4096, True)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "own", "spec", "plan"),
+    [
+        (StepLayout(16384, False), PLAIN, {}, PLAIN),  # a smaller GPU
+        (StepLayout(16384, False), RECOMPUTED, {}, RECOMPUTED),
+        (StepLayout(1024, False), PLAIN, {}, StepLayout(1024, False)),  # the earlier job ran out of memory in a step
+        (StepLayout(1024, True), PLAIN, {}, StepLayout(1024, True)),
+        (StepLayout(1024, True), PLAIN, {"micro_batch_tokens": 8192}, RECOMPUTED),
+        (StepLayout(1024, True), PLAIN, {"gradient_checkpointing": DISABLED}, StepLayout(1024, False)),
+        (StepLayout(8192, False), RECOMPUTED, {"gradient_checkpointing": ENABLED}, RECOMPUTED),
+    ],
+)
+def test_a_job_that_goes_on_from_another_one_has_a_plan_for_its_own_gpu_and_spec(
+    earlier: StepLayout, own: StepLayout, spec: dict[str, Any], plan: StepLayout
+) -> None:
+    assert after_earlier_job(earlier, own, Training(**spec)) == plan
 
 
 @given(st.lists(st.tuples(st.integers(2, 40), st.integers(0, 39)), min_size=1, max_size=30), st.integers(40, 200))

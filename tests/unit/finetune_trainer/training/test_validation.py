@@ -13,7 +13,9 @@ from finetune_api.spec.training import EarlyStopping, Publish, Training
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.trainable import as_published, attach_lora, make_trainable, trainable_parameters
+from finetune_trainer.pod import heartbeat
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import beats
 from finetune_trainer.training import validation as module
 from finetune_trainer.training.validation import KeptWeights, Validation, without_gain
 from tests.unit.finetune_trainer import small_runs
@@ -106,6 +108,29 @@ def test_weights_are_saved_completely_or_not_at_all(tmp_path: Path, monkeypatch:
         kept.keep(model, 1)
     kept.restore(model)
     assert all(torch.equal(a, b) for a, b in zip(before, trainable_parameters(model), strict=True))
+
+
+def test_the_limit_of_a_stall_grows_with_the_weights_while_they_are_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    size = sum(parameter.numel() * 4 for parameter in trainable_parameters(model))
+    monkeypatch.setattr(heartbeat, "SLOW_DISK", size / 1000)
+    limits = []
+    monkeypatch.setattr(module, "save_file", lambda _, path: limits.append(heartbeat.patience(60)) or path.touch())
+    before = beats()
+    KeptWeights(tmp_path / "best.safetensors").keep(model, 1)
+    assert limits == [heartbeat.LEAST_SECONDS + 1000]
+    assert beats() - before >= len(trainable_parameters(model)), "each copy of a weight is a sign of life"
+
+
+def test_every_weight_that_is_restored_is_a_sign_of_life(tmp_path: Path) -> None:
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    kept = KeptWeights(tmp_path / "best.safetensors")
+    kept.keep(model, 1)
+    before = beats()
+    kept.restore(model)
+    assert beats() - before == len(trainable_parameters(model))
 
 
 @pytest.mark.parametrize(

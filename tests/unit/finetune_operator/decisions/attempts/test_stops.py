@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -12,12 +13,13 @@ from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.lost import LOST_GRACE
 from finetune_operator.observed.pods import PodCondition
-from finetune_operator.observed.world import Progress, World
+from finetune_operator.observed.world import Progress, Run, World
 from tests.unit.finetune_operator.decisions.attempts.recorded import HOUR, attempts, interrupted, priced, second
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import (
     HELD,
     NOW,
+    PROFILE,
     SPEC,
     attempt,
     fresh,
@@ -108,6 +110,21 @@ def test_a_running_attempt_is_looked_at_when_its_budget_ends() -> None:
     assert state(reconcile(world, NOW + timedelta(seconds=1801))) == "Suspended"
 
 
+def test_every_gpu_of_a_pod_counts_for_the_budget_and_the_cost() -> None:
+    compute = SPEC.compute.model_copy(update={"gpus_per_node": 4})
+    budget = RunPolicy(budget=Budget(gpu_hours=4, cost="100"))
+    spec = SPEC.model_copy(update={"compute": compute, "run_policy": budget})
+    begun = validated(spec=spec, profile=priced("3"))
+    running = replace(with_status(begun, reconcile(begun, NOW)), attempts={1: attempt(pod(started=NOW))})
+    assert reconcile(running, NOW).requeue_after == timedelta(seconds=3601)
+    assert state(reconcile(running, NOW + timedelta(seconds=3601))) == "Suspended"
+
+    ended = pod("Failed", exit_code=29, started=NOW, finished=NOW + timedelta(minutes=30))
+    plan = reconcile(replace(running, attempts={1: attempt(ended, failed=True)}), NOW + timedelta(minutes=30))
+    assert plan.status is not None
+    assert (plan.status["gpuSeconds"], plan.status["cost"], attempts(plan)[0]["gpus"]) == (7200, "6.0000", 4)
+
+
 def test_a_stop_by_the_operator_overrules_what_the_stopped_pod_said() -> None:
     spec = SPEC.model_copy(update={"suspend": True})
     stopped = pod("Failed", exit_code=33, finished=NOW)
@@ -192,6 +209,52 @@ def test_a_limit_of_money_waits_for_a_price() -> None:
     assert kinds(reconcile(validated(spec=spec, profile=priced("1")), NOW)) == ["Job"]
 
 
+def limited_later(cost: str, profile: Any, *runs: Run) -> World:
+    """A job whose last attempt runs since NOW and began without a price, and that then got a limit on its cost."""
+    begun = with_status(validated(), reconcile(validated(), NOW))
+    for number, each in enumerate(runs, start=1):
+        begun = replace(begun, attempts={**begun.attempts, number: each})
+        begun = with_status(begun, reconcile(begun, NOW))
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(budget=Budget(cost=cost))})
+    return replace(begun, spec=spec, profile=profile)
+
+
+def test_a_limit_of_money_counts_the_running_attempt_from_before_it_at_the_present_price() -> None:
+    world = limited_later("5", priced("10"), attempt(pod(started=NOW)))
+    plan = reconcile(world, NOW)
+    assert (attempts(plan)[0]["pricePerHour"], plan.requeue_after) == ("10", timedelta(seconds=1801))
+
+    over = reconcile(world, NOW + timedelta(seconds=1801))
+    assert (state(over), attempts(over)[0]["reason"]) == ("Suspended", "BudgetExceeded")
+    gone = replace(with_status(world, over), attempts={}, profile=priced("20"))
+    ended = reconcile(gone, NOW + timedelta(seconds=1801))
+    assert attempts(ended)[0]["cost"] == "5.0028"
+
+
+def test_a_limit_of_money_counts_earlier_attempts_from_before_it() -> None:
+    ended = attempt(pod("Failed", exit_code=33, started=NOW - HOUR, finished=NOW), failed=True)
+    world = limited_later("15", priced("10"), ended, second(pod(started=NOW)))
+
+    plan = reconcile(world, NOW)
+
+    assert plan.status is not None
+    assert ([each.get("cost") for each in attempts(plan)], plan.status["cost"]) == (["10.0000", None], "10.0000")
+    assert state(reconcile(world, NOW + timedelta(minutes=31))) == "Suspended"
+
+
+def test_a_limit_of_money_without_any_price_stops_the_attempt_and_waits_for_a_price() -> None:
+    world = limited_later("5", PROFILE, attempt(pod(started=NOW)))
+    plan = reconcile(world, NOW)
+    assert (attempts(plan)[0]["reason"], plan.delete_jobs) == ("CostUnknown", ["tickets-12345678-a1"])
+    said = "spec.runPolicy.budget.cost: GPU type h100 of FineTuneProfile default has no pricePerHour"
+    assert said in message(plan)
+
+    gone = replace(with_status(world, plan), attempts={})
+    waits = reconcile(gone, NOW)
+    assert (reason(waits), kinds(waits)) == ("WaitingForDependency", [])
+    assert kinds(reconcile(replace(gone, profile=priced("1")), NOW)) == ["Job"]
+
+
 @pytest.mark.parametrize(("hours", "wrote", "reasons"), [(5, None, None), (6, None, 1), (11, 5, 1), (11, 6, None)])
 def test_a_pod_that_gives_no_sign_of_life_for_hours_is_replaced(
     hours: int, wrote: int | None, reasons: int | None
@@ -205,6 +268,14 @@ def test_a_pod_that_gives_no_sign_of_life_for_hours_is_replaced(
     assert plan.delete_jobs == (["tickets-12345678-a1"] if reasons else [])
     assert plan.status is not None
     assert plan.status["counts"].get("reasons", {}).get("TrainingStalled") == reasons
+
+
+def test_an_attempt_whose_steps_may_take_hours_is_silent_for_longer() -> None:
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(stall_timeout_seconds=4 * 3600)})
+    world = validated(spec=spec, attempts={1: attempt(pod(started=NOW))})
+
+    assert reconcile(world, NOW + 11 * HOUR).delete_jobs == []
+    assert "has run for 12 hours without writing its progress" in message(reconcile(world, NOW + 12 * HOUR))
 
 
 def test_a_stopped_attempt_tells_its_last_steps_when_its_pod_ends() -> None:

@@ -1,0 +1,50 @@
+"""Reads the PersistentVolumeClaims that a job names, before one of its pods is created. No watch shows them."""
+
+from dataclasses import replace
+
+from finetune_api.reasons import FailureReason
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.status.job import ConditionType
+from finetune_operator.cluster.api import Api
+from finetune_operator.decisions import claims, model_cache
+from finetune_operator.observed.claims import SHARED, Claim
+from finetune_operator.observed.world import Run, World
+
+
+def claims_of(api: Api, world: World, spec: FineTuneJobSpec) -> dict[str, Claim | None]:
+    """Return the claims that the next pod of the job needs, by name; None for one that does not exist.
+
+    Empty while a pod runs or starts."""
+    if spec.suspend or any(run.is_live for run in world.attempts.values()):
+        return {}
+    if world.preflight and world.preflight.is_live and not _has_succeeded(world.preflight):
+        return {}
+    validated = world.status.is_true(ConditionType.VALIDATED) or (world.preflight and _has_succeeded(world.preflight))
+    step = "train" if validated else "preflight"
+    named = claims.needed(spec, step, world.earlier_job.output if world.earlier_job else None)
+    cache = model_cache.wanted(spec, world.profile) if world.profile and step == "train" else None
+    wanted = [*named, *([cache.claim_name] if cache else [])]
+    found = {name: api.get("PersistentVolumeClaim", name, world.namespace) for name in wanted}
+    known = {name: Claim.parse(raw) if raw else None for name, raw in found.items()}
+    written = claims.output_of(spec)
+    if written and (claim := known.get(written)) and _may_hang(world, claim):
+        known[written] = replace(claim, attached_to=_nodes_of(api, claim.volume))
+    return known
+
+
+def _has_succeeded(preflight: Run) -> bool:
+    """Whether the preflight's container has succeeded. Another container can keep its pod running."""
+    return preflight.succeeded or (preflight.pod is not None and preflight.pod.trainer_succeeded)
+
+
+def _may_hang(world: World, claim: Claim) -> bool:
+    """Whether a lost node can keep the volume from the next attempt."""
+    last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
+    return last is not None and last.reason == FailureReason.NODE_LOST and SHARED not in claim.access_modes
+
+
+def _nodes_of(api: Api, volume: str) -> tuple[str, ...]:
+    """Return the names of the nodes to which a PersistentVolume is attached. A volume without a driver that attaches
+    it, for example of NFS, is attached to none."""
+    found = [each["spec"] for each in api.listed("/apis/storage.k8s.io/v1/volumeattachments", "")]
+    return tuple(each["nodeName"] for each in found if each["source"].get("persistentVolumeName") == volume)

@@ -1,0 +1,57 @@
+"""How long an attempt on several nodes waits for its last pods while the first ones hold their GPUs.
+
+A queue such as Kueue starts all pods together. Without one, two jobs could each hold half of the nodes and wait for the
+other half for ever. So the wait has a limit: the attempt then gives its GPUs back, and is tried again later."""
+
+from datetime import datetime, timedelta
+
+from finetune_operator.observed import remedies
+from finetune_operator.observed.standing import Standing
+from finetune_operator.observed.world import Run
+
+LIMIT = timedelta(minutes=10)
+"""An autoscaler may need this long to add a node."""
+
+
+def waits_until(run: Run) -> datetime | None:
+    """Return when the attempt gives its GPUs back; None if none of its pods has a node, or if all have one."""
+    held = [pod.held_since for pod in run.on_nodes if pod.held_since is not None]
+    return min(held) + LIMIT if 0 < len(held) < run.nodes else None
+
+
+def incomplete(run: Run, standing: Standing, now: datetime) -> str | None:
+    """Return a finding if the attempt has waited too long for its last pods; else None."""
+    end = waits_until(run)
+    if standing is not Standing.WAITING or end is None or now < end:
+        return None
+    said = _said(run)
+    finding = f"{_counted(run)}, and the others have had none for {LIMIT / timedelta(minutes=1):.0f} min{said[0]}"
+    return f"{finding} The pods were ended, so that other jobs can use their GPUs. {said[1]}".rstrip()
+
+
+def told(run: Run, standing: Standing) -> str:
+    """Return what to tell about an attempt that waits for its last pods, as the end of a message; "" of another one."""
+    end = waits_until(run)
+    if standing is not Standing.WAITING or end is None:
+        return ""
+    return f" {_counted(run)}. It gives its GPUs back at {end:%H:%M:%S} UTC if the others have none by then."
+
+
+def look_again(run: Run, now: datetime) -> timedelta | None:
+    """Return when `incomplete` may have another answer; None if only an event can change it."""
+    end = waits_until(run)
+    return end - now if end is not None and end > now else None
+
+
+def _counted(run: Run) -> str:
+    held = sum(pod.held_since is not None for pod in run.on_nodes)
+    return f"{held} of the {run.nodes} pods of the attempt {'has' if held == 1 else 'have'} a node"
+
+
+def _said(run: Run) -> tuple[str, str]:
+    """Return what keeps the last pods from starting, as the end of a sentence, and what helps."""
+    if run.refusal:
+        return f": {run.refusal.rstrip('. ')}.", remedies.of_refusal(run.refusal)
+    waiting = [pod.conditions.get("PodScheduled") for pod in run.on_nodes if pod.held_since is None]
+    words = next((condition.message.rstrip(". ") for condition in waiting if condition and condition.message), "")
+    return (f": {words}.", remedies.of_no_node(words)) if words else (".", "")

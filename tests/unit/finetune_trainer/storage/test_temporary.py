@@ -1,0 +1,103 @@
+"""The tag of temporary objects, on a real S3 server and on services that refuse tags."""
+
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from finetune_api import names
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.storage.job_storage import JobStorage, join, open_storage
+from tests.unit.finetune_trainer.conftest import S3
+from tests.unit.finetune_trainer.storage.test_job_storage import JOB, bundle
+
+
+def storage_at(bucket: str, endpoint: str, secrets: Path) -> JobStorage:
+    storages = [{"buckets": [bucket], "endpoint": endpoint, "credentialsSecretName": "owner"}]
+    return open_storage(bundle(f"s3://{bucket}/.work", storages, JOB), secrets)
+
+
+def test_what_is_written_below_the_work_folder_carries_the_tag_and_results_do_not(s3: S3, tmp_path: Path) -> None:
+    bucket = s3.bucket(f"test-{uuid.uuid4().hex[:12]}")
+    storage, client = storage_at(bucket, s3.endpoint, s3.secrets_dir), s3.client()
+    (tmp_path / "large").write_bytes(bytes(20_000_000))
+    output = f"s3://{bucket}/.work/out"  # a folder of the tenant that is called like ours
+    for folder in (join(output, ".work", "u"), output):
+        storage.write_bytes(join(folder, "small"), b"1")
+        storage.upload_file(tmp_path / "large", join(folder, "large"))
+        storage.send(lambda: BytesIO(bytes(20_000_000)), join(folder, "stream"))
+    for name in ("small", "large", "stream"):
+        for key, expected in {
+            f".work/out/.work/u/{name}": [{"Key": names.TEMPORARY_TAG, "Value": "true"}],
+            f".work/out/{name}": [],
+        }.items():
+            assert client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"] == expected, key
+
+
+class Refusing(ThreadingHTTPServer):
+    """An S3 service that answers a request with a tag with `code`, and stores what comes without."""
+
+    def __init__(self, status: int, code: str) -> None:
+        self.status, self.code, self.stored, self.refused = status, code, set[str](), 0
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Refusing
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if "x-amz-tagging" not in self.headers:
+            self.server.stored.add(self.path)
+            self._answer(200, b"")
+            return
+        self.server.refused += 1
+        self._answer(self.server.status, f"<Error><Code>{self.server.code}</Code></Error>".encode())
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def refusing(request: pytest.FixtureRequest) -> Iterator[Refusing]:
+    server = Refusing(*request.param)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "refusing", [(403, "AccessDenied"), (501, "NotImplemented"), (400, "InvalidTag")], indirect=True
+)
+def test_a_service_that_refuses_tags_gets_the_objects_without_and_the_log_says_so_once(
+    refusing: Refusing, s3: S3, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = storage_at("bucket", f"http://127.0.0.1:{refusing.server_address[1]}", s3.secrets_dir)
+    work = "s3://bucket/.work/out/.work/u"
+    storage.write_bytes(join(work, "a"), b"1")
+    storage.send(lambda: BytesIO(b"2"), join(work, "b"))
+    assert refusing.stored == {"/bucket/.work/out/.work/u/a", "/bucket/.work/out/.work/u/b"}
+    assert refusing.refused == 1
+    assert capsys.readouterr().out.count(f"The storage refuses the tag {names.TEMPORARY_TAG} ({refusing.code}).") == 1
+
+
+@pytest.mark.parametrize("refusing", [(403, "InvalidAccessKeyId")], indirect=True)
+def test_another_refusal_is_not_taken_for_one_of_the_tag(refusing: Refusing, s3: S3) -> None:
+    storage = storage_at("bucket", f"http://127.0.0.1:{refusing.server_address[1]}", s3.secrets_dir)
+    with pytest.raises(TrainerFailure, match="InvalidAccessKeyId"):
+        storage.write_bytes("s3://bucket/.work/out/.work/u/a", b"1")
+    assert not refusing.stored

@@ -1,0 +1,105 @@
+"""Volumes of PersistentVolumeClaims that the pod mounts. `files.Files` documents the methods."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from finetune_api import names
+from finetune_api.bundle import Bundle
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.storage.claim_failures import failure_of_claim
+from finetune_trainer.storage.claim_paths import Volume, volume_of
+from finetune_trainer.storage.claim_writes import put, remove
+from finetune_trainer.storage.files import Place
+
+COPY_BYTES = 8 * 1024 * 1024
+SAMPLE_BYTES = 1024 * 1024
+"""Number of bytes at each end of a large file that its identity depends on."""
+
+
+class ClaimFiles:
+    """The volumes of the claims that the job uses."""
+
+    def __init__(self, bundle: Bundle, mounts: Path) -> None:
+        """`mounts`: the folder with the volumes, by the name of the claim."""
+        self._in_a_pod, self._mounts = bundle.job is not None, mounts
+        self._output = bundle.spec.output.uri.rstrip("/")
+        self._work = f"{self._output}/{names.WORK_FOLDER}/{bundle.job.uid if bundle.job else 'local'}"
+
+    def size(self, uri: str) -> int | None:
+        volume, path = volume_of(uri, self._mounts)
+        place = volume.place(path)
+        return place.stat().st_size if place.is_file() else None
+
+    def identity(self, uri: str) -> str:
+        """Returns the sha256 of a small file. For a large one it depends on the size, the time of the last change, and
+        the first and the last bytes: weights of many gigabytes would take minutes to read."""
+        with self._open(uri) as file:
+            about = os.fstat(file.fileno())
+            digest = hashlib.sha256(file.read(SAMPLE_BYTES))
+            if about.st_size <= 2 * SAMPLE_BYTES:
+                digest.update(file.read())
+                return digest.hexdigest()
+            file.seek(-SAMPLE_BYTES, os.SEEK_END)
+            digest.update(file.read())
+            return f"{digest.hexdigest()} {about.st_size} {about.st_mtime_ns}"
+
+    def read(self, uri: str, start: int, length: int | None) -> bytes:
+        with self._open(uri) as file:
+            file.seek(start)
+            return file.read() if length is None else file.read(length)
+
+    def open(self, uri: str) -> BinaryIO:
+        return self._open(uri)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        base = prefix[: prefix.rfind("/") + 1]
+        volume, folder = volume_of(base, self._mounts)
+        found = ((f"{base}{path.removeprefix(folder)}", size) for path, size in volume.files(folder))
+        yield from sorted(pair for pair in found if pair[0].startswith(prefix))
+
+    def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
+        with self._open(uri) as file, to.open("wb") as copy:
+            while data := file.read(COPY_BYTES):
+                copy.write(data)
+                advance(len(data))
+
+    def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
+        """Returns the failure for an error, or None if the error does not come from the volume."""
+        return failure_of_claim(error, uri, place, self._in_a_pod)
+
+    def write(self, uri: str, data: bytes, if_absent: bool) -> bool:
+        return put(*self._own(uri), lambda file: file.write(data), if_absent)
+
+    def upload(self, path: Path, uri: str, advance: Callable[[int], None]) -> None:
+        self.send(lambda: path.open("rb"), uri, advance)
+
+    def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None]) -> None:
+        def fill(file: BinaryIO) -> None:
+            with open() as stream:
+                while data := stream.read(COPY_BYTES):
+                    file.write(data)
+                    advance(len(data))
+
+        put(*self._own(uri), fill)
+
+    def delete(self, uris: Iterable[str]) -> None:
+        for uri in uris:
+            volume, path, _ = self._own(uri)
+            base = f"{volume_of(self._output, self._mounts)[1]}/"
+            if not path.startswith(base):
+                base = path[: path.rfind("/") + 1]
+            remove(volume.place(base), path.removeprefix(base))
+
+    def _own(self, uri: str) -> tuple[Volume, str, str]:
+        """Returns the volume of the output, the path of a URI in it, and the path of the job's work folder."""
+        volume, path = volume_of(uri, self._mounts)
+        output, work = volume_of(self._work, self._mounts)
+        assert volume == output, f"{uri} is only read"
+        return volume, path, work
+
+    def _open(self, uri: str) -> BinaryIO:
+        volume, path = volume_of(uri, self._mounts)
+        return os.fdopen(volume.open(path), "rb")

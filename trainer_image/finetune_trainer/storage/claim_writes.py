@@ -1,0 +1,124 @@
+"""Writes files in the volume of a PersistentVolumeClaim, so that a reader finds a file whole or not at all.
+
+A file is written below the job's work folder and then moved. What a killed pod leaves goes with that folder."""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from finetune_trainer.storage.claim_paths import Volume
+
+TRIES = 3
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+"""What file systems without hard links answer, such as SMB and some that keep their files in an object storage."""
+
+
+class FullError(Exception):
+    """The volume has no space left, or its quota is used up."""
+
+
+def put(volume: Volume, path: str, work: str, fill: Callable[[BinaryIO], object], if_absent: bool = False) -> bool:
+    """Writes the file at `path`. `fill` writes its content, and may be called again. With `if_absent`, only if the file
+    does not exist, atomically. Returns whether it was written. `work`: path of the work folder.
+
+    Raises FullError, OutsideError or OSError."""
+    for last in (False,) * (TRIES - 1) + (True,):
+        try:
+            return _put(volume.entry(path), volume.place(work), fill, if_absent)
+        except FileNotFoundError:  # somebody has removed an empty folder in between
+            if last:
+                raise
+        except OSError as error:
+            if error.errno in _FULL:
+                raise FullError from error
+            raise
+    raise AssertionError("unreachable")
+
+
+def remove(root: Path, path: str) -> None:
+    """Deletes the file at `path` below the folder `root`, if it exists, and the folders below `root` that are empty
+    then. Of a path through a link only the link is deleted: what it leads to is not the job's."""
+    place = root / path
+    inside = [folder for folder in place.parents if folder != root and folder.is_relative_to(root)]
+    deleted = next((folder for folder in reversed(inside) if folder.is_symlink()), place)
+    deleted.unlink(missing_ok=True)
+    for folder in deleted.parents:
+        if folder not in inside or not _removed(folder):
+            break
+
+
+def _put(place: Path, work: Path, fill: Callable[[BinaryIO], object], if_absent: bool) -> bool:
+    part = work / f"partial-{uuid.uuid4().hex}"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if if_absent and not _placed_as_new(part, place):
+            return False
+        if not if_absent:
+            part.replace(place)
+        _sync(place.parent)
+        return True
+    finally:
+        part.unlink(missing_ok=True)
+        _ = _removed(work) and _removed(work.parent)
+
+
+def _placed_as_new(part: Path, place: Path) -> bool:
+    """Gives the file `part` the name `place` too. Returns False if that exists."""
+    try:
+        place.hardlink_to(part)
+    except FileExistsError:
+        # A server of NFS whose answer was lost refuses the repeated request, which it has already served.
+        return part.stat().st_nlink > 1
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _copied_as_new(part, place)
+    return True
+
+
+def _copied_as_new(part: Path, place: Path) -> bool:
+    """Copies `part` to `place`. Returns False if that exists. Files that are written so are small."""
+    try:
+        copy = place.open("xb")
+    except FileExistsError:
+        return False
+    try:
+        with copy, part.open("rb") as file:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+    except BaseException:
+        place.unlink()  # a half manifest would belong to no job for ever
+        raise
+    return True
+
+
+def _removed(folder: Path) -> bool:
+    """Removes a folder if it is empty. Returns whether it did."""
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _sync(folder: Path) -> None:
+    """Makes the names in a folder durable, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)

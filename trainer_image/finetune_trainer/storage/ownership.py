@@ -1,0 +1,42 @@
+"""Decides which job the results at output.uri belong to. Only manifest.json, which is written last, decides this."""
+
+import json
+from typing import Any
+
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.storage.job_storage import JobStorage, join
+
+MANIFEST = "manifest.json"
+
+
+def published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
+    """Returns the manifest that this job has already written, for example before its pod was restarted, or None. A
+    local run compares the digest of the spec. Raises TrainerFailure OutputOccupied if another job wrote it."""
+    output = bundle.spec.output.uri
+    if not storage.exists(join(output, MANIFEST)):
+        return None
+    manifest = _object(storage.read_bytes(join(output, MANIFEST)))
+    owner = manifest.get("job")
+    if bundle.job is None:
+        ours = owner is None and manifest.get("specDigest") == bundle.spec_digest
+    else:
+        ours = isinstance(owner, dict) and owner.get("uid") == bundle.job.uid
+    if not ours:
+        known = owner if isinstance(owner, dict) else {}
+        whose = "/".join(str(known[key]) for key in ("namespace", "name") if key in known) or "another job"
+        raise TrainerFailure(
+            FailureReason.OUTPUT_OCCUPIED, f"spec.output.uri {output} already contains the results of {whose}."
+        )
+    return manifest
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """Returns the JSON object in `data`, or an empty one if `data` is not a JSON object. An empty manifest belongs to
+    no job."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,290 @@
+"""Amazon S3 and compatible services. `files.Files` documents the methods."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import boto3
+import botocore.session
+from boto3.exceptions import RetriesExceededError
+from boto3.s3.transfer import TransferConfig
+from botocore.client import Config
+from botocore.credentials import CredentialResolver
+from botocore.exceptions import (
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSLError,
+)
+
+from finetune_api.bundle import JobIdentity
+from finetune_api.reasons import FailureReason
+from finetune_api.spec import profile
+from finetune_trainer.pod.at_once import AT_ONCE
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import quiet_work
+from finetune_trainer.pod.positioned import Ranges
+from finetune_trainer.pod.termination import stop_requested
+from finetune_trainer.storage.authority import TRUST_IT, UNTRUSTED, trusted
+from finetune_trainer.storage.files import PATIENCE_SECONDS, Place
+from finetune_trainer.storage.mounted_keys import (
+    KEY_ID,
+    REFUSED_KEYS,
+    SECRET,
+    MountedKeys,
+    MountedKeysProvider,
+    read_keys,
+)
+from finetune_trainer.storage.temporary import TemporaryTag
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+
+READ_BYTES = 8 * 1024 * 1024
+READ_ATTEMPTS = 5
+ONE_THREAD = TransferConfig(use_threads=False)
+SEVERAL_THREADS = TransferConfig(max_concurrency=8, multipart_chunksize=16 * 1024 * 1024)
+LARGE_BYTES = 1024 * 1024 * 1024
+"""Size from which a stream is sent over several connections. An adapter's checkpoint is smaller: it is sent beside the
+training, from which every thread takes time. The state of a whole model would take many minutes over one connection."""
+MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
+BAD_KEYS = REFUSED_KEYS | {"RequestTimeTooSkewed"}
+EXISTS = {"412", "PreconditionFailed"}
+NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError, RetriesExceededError)
+
+
+class S3Files:
+    """One S3 service of the profile."""
+
+    def __init__(self, storage: profile.Storage, secrets_dir: Path, job: JobIdentity | None, tag: TemporaryTag) -> None:
+        """`tag`: marks the job's temporary objects."""
+        self._storage, self._job, self._tag = storage, job, tag
+        self._client = self._connect(secrets_dir)
+
+    def size(self, uri: str) -> int | None:
+        bucket, key = split(uri)
+        try:
+            return _head(self._client, bucket, key)["ContentLength"]
+        except ClientError as error:
+            if _code(error) not in MISSING_KEY:
+                raise
+            return None
+
+    def identity(self, uri: str) -> str:
+        bucket, key = split(uri)
+        head = _head(self._client, bucket, key)
+        # The HEAD of an encrypted object needs no permission to use its key, so one byte is read as well.
+        _Reader(self._client, uri).range(0, min(1, head["ContentLength"]))
+        return f"{head['ETag']} {head['ContentLength']} {head.get('VersionId', '')}".rstrip()
+
+    def read(self, uri: str, start: int, length: int | None) -> bytes:
+        reader = _Reader(self._client, uri)
+        return reader.range(start, reader.size if length is None else min(start + length, reader.size))
+
+    def open(self, uri: str) -> BinaryIO:
+        return io.BufferedReader(_Reader(self._client, uri), READ_BYTES)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        bucket, key = split(prefix)
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
+            for item in page.get("Contents", []):
+                yield f"s3://{bucket}/{item['Key']}", item["Size"]
+
+    def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
+        bucket, key = split(uri)
+        try:
+            self._client.download_file(bucket, key, str(to), Callback=advance)
+        except ClientError as error:
+            if _code(error) != "403":
+                raise
+            # The download begins with a HEAD request. Its refusal contains no reason.
+            _head(self._client, bucket, key)
+            self._client.download_file(bucket, key, str(to), Callback=advance)
+
+    def write(self, uri: str, data: bytes, if_absent: bool) -> bool:
+        bucket, key = split(uri)
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
+
+        def put(tag: Mapping[str, Any]) -> None:
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, **condition, **tag)
+
+        try:
+            self._tag.write(uri, put)
+        except ClientError as error:
+            if if_absent and _code(error) in EXISTS:
+                return False
+            raise
+        return True
+
+    def upload(self, path: Path, uri: str, advance: Callable[[int], None]) -> None:
+        self._put(lambda: path.open("rb"), uri, advance)
+
+    def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None]) -> None:
+        with open() as stream:
+            size = stream.seek(0, io.SEEK_END)
+        self._put(open, uri, advance, SEVERAL_THREADS if size >= LARGE_BYTES else ONE_THREAD)
+
+    def _put(
+        self,
+        open: Callable[[], BinaryIO],
+        uri: str,
+        advance: Callable[[int], None],
+        config: TransferConfig | None = None,
+    ) -> None:
+        bucket, key = split(uri)
+
+        def put(tag: Mapping[str, Any]) -> None:
+            with open() as stream:  # opened for each try, because the library closes it
+                self._client.upload_fileobj(stream, bucket, key, dict(tag), advance, config)
+
+        self._tag.write(uri, put)
+
+    def delete(self, uris: Iterable[str]) -> None:
+        for uri in uris:
+            bucket, key = split(uri)
+            self._client.delete_object(Bucket=bucket, Key=key)
+
+    def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
+        """Returns the failure for an error, or None if the error does not come from the S3 service."""
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            return TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, f"The pod has no credentials for {uri}.")
+        if isinstance(error, SSLError) and UNTRUSTED in str(error):
+            return TrainerFailure(
+                FailureReason.STORAGE_UNAVAILABLE,
+                f"The certificate of {self._storage.endpoint or 'Amazon S3'} is not trusted "
+                f"({str(error).partition(UNTRUSTED)[2].strip(' ]:')}).",
+                TRUST_IT,
+            )
+        if isinstance(error, NO_ANSWER):
+            where = self._storage.endpoint or f"Amazon S3 in {self._storage.region}"
+            return TrainerFailure(
+                FailureReason.STORAGE_UNAVAILABLE,
+                f"The S3 service at {where} did not answer for {uri} ({type(error).__name__}).",
+            )
+        return self._refusal(error, uri, place) if isinstance(error, ClientError) else None
+
+    def _refusal(self, error: ClientError, uri: str, place: Place) -> TrainerFailure:
+        code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code == "NoSuchBucket":
+            return TrainerFailure(place.missing, f"The bucket {split(uri)[0]} of {uri} does not exist.")
+        if code in MISSING_KEY:
+            return TrainerFailure(place.missing, f"There is no {uri}.")
+        if code in BAD_KEYS:
+            return TrainerFailure(
+                FailureReason.STORAGE_ACCESS_DENIED,
+                f"The S3 service does not accept {self._identity()} for {uri} ({code}).",
+            )
+        if status == 403:
+            who = self._identity()
+            return TrainerFailure(
+                place.denied, f"The S3 service does not allow {who} to {_verb(error)} {uri} ({code})."
+            )
+        return TrainerFailure(
+            FailureReason.STORAGE_UNAVAILABLE, f"The S3 service failed to {_verb(error)} {uri} ({code})."
+        )
+
+    def _identity(self) -> str:
+        name = self._storage.credentials_secret_name
+        return f"the keys of Secret {name}" if name else "the pod's own cloud identity"
+
+    def _connect(self, secrets_dir: Path) -> "S3Client":
+        config = Config(
+            connect_timeout=5,
+            max_pool_connections=AT_ONCE * TransferConfig().max_request_concurrency,
+            read_timeout=60,
+            retries={"mode": "standard", "total_max_attempts": 5},
+            # Many compatible services support neither buckets as host names nor checksums in trailers.
+            s3={"addressing_style": "path" if self._storage.endpoint else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        session, keys = botocore.session.Session(), self._keys(secrets_dir)
+        if keys:
+            session.register_component("credential_provider", CredentialResolver([MountedKeysProvider(keys)]))
+        client = boto3.session.Session(botocore_session=session).client(
+            "s3",
+            endpoint_url=self._storage.endpoint,
+            region_name=self._storage.region,
+            config=config,
+            verify=trusted(self._storage, secrets_dir, self._job),
+        )
+        if keys:
+            client.meta.events.register("needs-retry.s3", keys.retry)  # type: ignore[arg-type] # the answer does count
+        return client
+
+    def _keys(self, secrets_dir: Path) -> MountedKeys | None:
+        """Returns the Secret's keys. Returns None if the storage names no Secret, or if no Secret is mounted outside
+        Kubernetes: boto3 then uses its usual sources. Raises TrainerFailure StorageAccessDenied if it is incomplete."""
+        name = self._storage.credentials_secret_name
+        if name is None or (self._job is None and not (secrets_dir / name).exists()):
+            return None
+        if keys := read_keys(secrets_dir / name):
+            return MountedKeys(secrets_dir / name, keys, stop_requested)
+        namespace = f" in namespace {self._job.namespace}" if self._job else ""
+        raise TrainerFailure(
+            FailureReason.STORAGE_ACCESS_DENIED,
+            f"Secret {name}{namespace} with the keys {KEY_ID} and {SECRET} is missing or incomplete.",
+            f"Create it for the buckets {', '.join(self._storage.buckets)}.",
+        )
+
+
+class _Reader(Ranges):
+    """A stream that reads a file by ranges. The ETag ensures that all ranges are of the same version."""
+
+    def __init__(self, client: "S3Client", uri: str) -> None:
+        self._client = client
+        self._bucket, self._key = split(uri)
+        with quiet_work(PATIENCE_SECONDS):
+            head = _head(client, self._bucket, self._key)
+        super().__init__(head["ContentLength"])
+        self._etag = head["ETag"]
+
+    def range(self, start: int, end: int) -> bytes:
+        """Returns the bytes from `start` to `end`, without the byte at `end`."""
+        if start >= end:
+            return b""
+        with quiet_work(PATIENCE_SECONDS):
+            return self._range(start, end)
+
+    def _range(self, start: int, end: int) -> bytes:
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            answer = self._client.get_object(
+                Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", IfMatch=self._etag
+            )
+            try:
+                return answer["Body"].read()
+            except NO_ANSWER:
+                # botocore retries a request, but not the reading of its response.
+                if attempt == READ_ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Returns the bucket and the key of s3://BUCKET/KEY."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _head(client: "S3Client", bucket: str, key: str) -> "HeadObjectOutputTypeDef":
+    """Returns the size and the ETag of an object. A refused HEAD request has no body, so a GET request finds the reason
+    of its 403 or 404 (an unknown key, a missing bucket). If the GET succeeds, it had newer keys than the HEAD."""
+    try:
+        return client.head_object(Bucket=bucket, Key=key)
+    except ClientError:
+        client.get_object(Bucket=bucket, Key=key)["Body"].close()
+        return client.head_object(Bucket=bucket, Key=key)
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "unknown error")
+
+
+def _verb(error: ClientError) -> str:
+    writing = error.operation_name.startswith(("Put", "Create", "Upload", "Complete", "Delete"))
+    return "write" if writing else "list" if error.operation_name.startswith("List") else "read"
