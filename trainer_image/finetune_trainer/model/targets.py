@@ -48,8 +48,8 @@ def freeze_images(model: nn.Module) -> None:
 def tuned_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Returns the modules with their names, of a model with images only those of the language model. `model`: without
     an adapter, or PEFT's base model with its adapter."""
-    inside = is_tuned if reads_images(model) else bool
-    return [(name, module) for name, module in model.named_modules() if inside(name)]
+    modules = list(model.named_modules())
+    return [(name, module) for name, module in modules if is_tuned(name)] if reads_images(model) else modules
 
 
 def reads_images(model: nn.Module) -> bool:

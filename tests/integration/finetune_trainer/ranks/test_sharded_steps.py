@@ -94,13 +94,14 @@ def test_every_family_has_the_gradient_of_whole_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", [*EXPERTS, *COMPOSITE], ids=lambda family: family.__name__)
-def test_experts_and_a_language_model_are_trained_with_the_adapter_of_whole_weights(
-    family: Family, tmp_path: Path
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole weights", "sharded weights"])
+def test_the_adapter_of_experts_or_of_a_language_model_is_that_of_one_process(
+    family: Family, sharded: bool, tmp_path: Path
 ) -> None:
     arguments = (save_family(family, tmp_path), "LoRA without dropout", False, LENGTHS, 5)
     whole = on_ranks(1, course, *arguments)[0]
     assert whole.losses[-1] < whole.losses[0]
-    for part in on_ranks(2, course, *arguments, True):
+    for part in on_ranks(2, course, *arguments, sharded):
         assert part.losses == pytest.approx(whole.losses, rel=1e-5)
         assert part.norms == pytest.approx(whole.norms, rel=1e-5)
         assert part.weights.keys() == whole.weights.keys()

@@ -15,7 +15,8 @@ from finetune_api.reasons import FAILURES, FailureReason
 from tests.integration.finetune_trainer.ranks.pods import Pod, start, start_on_nodes
 from tests.integration.finetune_trainer.ranks.test_trainings import AT_STEP_4
 from tests.integration.finetune_trainer.trainings import prepare
-from tests.unit.finetune_trainer.conftest import MakeBundle
+from tests.unit.finetune_trainer.conftest import MakeBundle, save_tokenizer
+from tests.unit.finetune_trainer.model_families import gemma3, save_family
 
 SHARDED = """
 from finetune_trainer.handover.prepared import Prepared
@@ -77,6 +78,22 @@ def test_sharded_weights_are_trained_measured_and_published_as_whole_ones(
     # In bf16 some tuned weights differ by rounding, and with them a token of an answer where two are as likely.
     assert found["evaluation"]["tuned"]["loss"] == pytest.approx(expected["evaluation"]["tuned"]["loss"], rel=5e-3)
     assert found["evaluation"]["tuned"]["tokenF1"] == pytest.approx(expected["evaluation"]["tuned"]["tokenF1"], abs=0.1)
+
+
+def test_a_model_that_reads_images_is_published_whole(job: Any, tmp_path: Path) -> None:
+    folder = save_family(gemma3, tmp_path / "model")
+    save_tokenizer(folder)
+    (folder / "preprocessor_config.json").write_text("{}")
+    one, two = (job("Full", model={"uri": str(folder)}, compute={"gpusPerNode": gpus}) for gpus in (1, 2))
+    alone, pod = start(one, tmp_path / "one"), start(two, tmp_path / "two", SHARDED, ranks=2)
+    for each in (alone, pod):
+        finished(each)
+    (expected, weights, sizes), (found, others, other_sizes) = published(one), published(two)
+    assert "The weights are sharded over 2 GPUs" in pod.log
+    assert other_sizes == sizes
+    assert (others - weights).norm() / weights.norm() < 5e-3
+    assert found["evaluation"]["tuned"]["loss"] == pytest.approx(expected["evaluation"]["tuned"]["loss"], rel=5e-3)
+    assert (Path(two.spec.output.uri) / "model" / "preprocessor_config.json").read_text() == "{}"
 
 
 def test_a_checkpoint_does_not_depend_on_ranks_or_shards(job: Any, tmp_path: Path) -> None:
