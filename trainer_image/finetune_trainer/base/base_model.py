@@ -103,9 +103,7 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
     if is_composite(config):
         # The part about the language model leaves out what has the default value.
         config = fitting.get_text_config().to_dict() | {name: config[name] for name in config if name != "text_config"}
-    others = sum(prod(tensor.shape) for tensor in whole.values()) - sum(
-        prod(tensor.shape) for tensor in tensors.values()
-    )
+    others = _numbers(whole) - _numbers(tensors)
     shape = replace(_shape(config, sizes, uri, tied), other_parameters=others)
     vocabulary = vocabulary_of(tensors, tied)
     if vocabulary and vocabulary.tied:
@@ -192,6 +190,10 @@ def _require(names: Sequence[str], layers: Set[str], field: str) -> None:
             f"spec.method.lora.{field}: the model has no layer {', '.join(unknown)}.",
             f"Use names of its layers: {known}.",
         )
+
+
+def _numbers(tensors: Tensors) -> int:
+    return sum(prod(tensor.shape) for tensor in tensors.values())
 
 
 def _shape(config: dict[str, Any], sizes: Sizes, uri: str, tied: bool | None = None) -> ModelShape:

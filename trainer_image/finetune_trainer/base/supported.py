@@ -4,9 +4,15 @@ from typing import Any
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base.composite import TEXT_TUNED, is_composite
-from finetune_trainer.base.experts import experts_problem, has_experts
+from finetune_trainer.base.experts import TUNED, experts_problem, has_experts
 from finetune_trainer.pod.failure import TrainerFailure
 
+ORIGINAL = "Set spec.model.uri to the original weights. spec.method.type QLoRA quantizes them."
+BF16_EXPERTS = (
+    "Use a copy of the model in bfloat16. To convert GPT-OSS, load it with Transformers and "
+    "quantization_config=Mxfp4Config(dequantize=True), and save it with save_pretrained."
+)
+"""Remedies for weights that are already quantized. QLoRA cannot quantize experts."""
 UNFIT = (
     "gemma4_assistant",
     "gemma4_unified_assistant",
@@ -40,13 +46,14 @@ def require_supported(config: dict[str, Any], uri: str) -> None:
         problem = f"is of model_type {config.get('model_type')}, which this version of Transformers does not know"
     elif has_experts(config) and (untuned := experts_problem(config)):
         problem = untuned
+        remedy = f"Choose a model without experts, or one of {', '.join(TUNED)} with experts in every layer."
     elif config["model_type"] in UNFIT:
         problem = f"is of model_type {config['model_type']}, which generates text only together with another model"
     elif config["model_type"] == "xlstm":
         problem = "is of model_type xlstm, which cannot compute logits for selected positions only"
     elif config.get("quantization_config"):
         problem = "is already quantized"
-        remedy = "Set spec.model.uri to the original weights. spec.method.type QLoRA quantizes them."
+        remedy = BF16_EXPERTS if has_experts(config) else ORIGINAL
     else:
         return
     raise TrainerFailure(FailureReason.MODEL_UNSUPPORTED, f"The model in {uri} {problem}.", remedy)

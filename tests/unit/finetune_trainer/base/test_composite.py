@@ -68,6 +68,27 @@ def test_both_layouts_of_checkpoints_have_the_names_in_memory() -> None:
         assert list(language_model(dict.fromkeys(names, ()))) == newer[:2]
 
 
+MXFP4 = {"model_type": "gpt_oss", "num_local_experts": 32, "quantization_config": {"quant_method": "mxfp4"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "remedy"),
+    [
+        (
+            {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}},
+            "Set spec.model.uri to the original",
+        ),
+        (MXFP4, "Use a copy of the model in bfloat16. To convert GPT-OSS, load it with"),
+        ({"model_type": "qwen2_moe", "num_experts": 60}, "Choose a model without experts, or one of gpt_oss, mixtral,"),
+        ({"model_type": "qwen3_moe", "num_experts": 8, "mlp_only_layers": [1]}, "with experts in every layer."),
+    ],
+)
+def test_the_remedy_names_what_can_be_used_instead(config: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(TrainerFailure) as caught:
+        require_supported(config | {"architectures": ["SomeForCausalLM"]}, "s3://models/m")
+    assert remedy in (caught.value.remedy or "")
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
