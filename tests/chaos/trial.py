@@ -155,7 +155,8 @@ class Hit:
         try:
             other = self.task.fault.inject(self.lane, self.watcher.job)
         except (AssertionError, OSError):  # the pod, its process or its volume is not there
-            wait_for("the job to have ended", lambda: self.watcher.is_over, timeout=LATE_SECONDS)
+            over = "the job to have ended or left the phase"
+            wait_for(over, lambda: self.watcher.is_over or self._is_late(), timeout=LATE_SECONDS)
             return False
         if not self.task.fault.lasts:
             self.injected = self.watcher.seconds

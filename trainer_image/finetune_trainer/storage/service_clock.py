@@ -58,7 +58,7 @@ class _Signer(auth.S3SigV4Auth):
     def _modify_request_before_signing(self, request: AWSRequest) -> None:
         signed_at = now() - request.context.get(_AHEAD, timedelta(0))
         request.context["timestamp"] = signed_at.strftime(auth.SIGV4_TIMESTAMP)
-        super()._modify_request_before_signing(request)
+        super()._modify_request_before_signing(request)  # type: ignore[misc] # the stubs lack it
 
 
 auth.AUTH_TYPE_MAPS["s3v4"] = _Signer  # botocore has no other way to change the time of a signature
