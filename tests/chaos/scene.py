@@ -43,7 +43,7 @@ class Lane:
         parts: Object = {
             "profileName": self.tenant.namespace,
             "dataset": {"train": [{"uri": train, "columns": SUMS_COLUMNS}]},
-            "training": {"maxSteps": 40, "epochs": 100, "globalBatchSize": 4},
+            "training": {"maxSteps": 120, "epochs": 100, "globalBatchSize": 4},
             "evaluation": {"maxRows": 4, "baselines": ["Base"]},
             **spec,
         }
