@@ -85,6 +85,7 @@ api-server: venv  # they share one API server
 	@$(PYTEST) -m '$(ORDINARY) and control_plane' tests/integration 2>&1 | sed --unbuffered 's/^/api server: /'
 
 .PHONY: e2e
+e2e chaos: export OMP_NUM_THREADS := 1  # trainers run side by side: with two threads each, steps took ten times longer
 e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
 	@echo "e2e: the whole local cluster"
 	@$(PYTHON) -m devcluster build --kueue

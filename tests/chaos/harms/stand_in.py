@@ -79,8 +79,6 @@ def write_archive(folder: Path, pause: Path) -> Path:
     """Writes the archive of the images into `folder`. Returns its path."""
     layer = images.base_layer(pause, {_PLACE: PROGRAM.encode()})
     config = images.config([images.python(), f"/{_PLACE}"])
-    # Trainers run side by side, and more threads than processors wait for each other: steps took ten times longer.
-    config["Env"].append("OMP_NUM_THREADS=1")
     late = {**config, "Env": [*config["Env"], f"CHAOS_CLOCK={LATE_SECONDS}"]}
     images.write_images(folder / "chaos.tar", layer, {IMAGE: config, LATE_IMAGE: late})
     return folder / "chaos.tar"
