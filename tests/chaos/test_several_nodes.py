@@ -124,7 +124,7 @@ def test_two_pods_on_two_nodes_publish_one_adapter(scene: Scene, shown: dict[str
 
     assert status["state"] == "Complete", status
     attempts = status["attempts"]
-    assert [{pod["nodeName"] for pod in attempt["pods"]} for attempt in attempts] == [{"node", "node-2"}] * 2
+    assert {pod["nodeName"] for pod in attempts[-1]["pods"]} == {"node", "node-2"}
     assert attempts[-1]["reason"] == "Succeeded"
     assert status["gpuSeconds"] == sum(attempt["gpuSeconds"] for attempt in attempts)
     keys = scene.lanes[0].tenant.objects("results", "deleted-pod/")
