@@ -7,8 +7,9 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status.job import ConditionType
 from finetune_operator.cluster.api import Api
 from finetune_operator.decisions import claims, model_cache
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.claims import SHARED, Claim
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import World
 
 
 def claims_of(api: Api, world: World, spec: FineTuneJobSpec) -> dict[str, Claim | None]:

@@ -8,8 +8,9 @@ from finetune_operator.decisions import bundles, children, claims
 from finetune_operator.decisions.attempts.usage import has_ended
 from finetune_operator.decisions.conditions import seen_again
 from finetune_operator.decisions.plan import Event, Plan
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.runs import assess
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import World
 
 LOOK_AGAIN = timedelta(minutes=1)
 """Interval of checks for pods that still stop."""
