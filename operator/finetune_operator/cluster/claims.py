@@ -26,12 +26,22 @@ def claims_of(api: Api, world: World, spec: FineTuneJobSpec) -> dict[str, Claim 
     named = claims.needed(spec, step, world.earlier_job.output if world.earlier_job else None)
     cache = model_cache.wanted(spec, world.profile) if world.profile and step == "train" else None
     wanted = [*named, *([cache.claim_name] if cache else [])]
-    found = {name: api.get("PersistentVolumeClaim", name, world.namespace) for name in wanted}
-    known = {name: Claim.parse(raw) if raw else None for name, raw in found.items()}
+    known = {name: _read(api, name, world.namespace) for name in wanted}
     written = claims.output_of(spec)
     if written and (claim := known.get(written)) and (node := _lost_node(world, claim)):
         known[written] = replace(claim, attached=_attachment(api, claim.volume, node))
     return known
+
+
+def claim_of_output(api: Api, world: World, spec: FineTuneJobSpec) -> dict[str, Claim | None]:
+    """Return the claim that the cleanup of the job needs, by name; None for one that does not exist."""
+    name = claims.output_of(spec)
+    return {name: _read(api, name, world.namespace)} if name else {}
+
+
+def _read(api: Api, name: str, namespace: str) -> Claim | None:
+    raw = api.get("PersistentVolumeClaim", name, namespace)
+    return Claim.parse(raw) if raw else None
 
 
 def _has_succeeded(preflight: Run) -> bool:

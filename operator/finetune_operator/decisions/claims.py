@@ -76,6 +76,13 @@ def problem(
     return _only_read(spec, known) or _of_one_node(spec, known, earlier)
 
 
+def gone_output(spec: FineTuneJobSpec, namespace: str, known: Mapping[str, Claim | None]) -> str | None:
+    """Return that no pod can use the claim of the output any more; None if one can, or if `known` lacks the claim."""
+    name = output_of(spec)
+    found = _problem(name, namespace, known[name]) if name in known else None
+    return found.finding if found else None
+
+
 def misused_cache(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Problem | None:
     """Return that a URI is in the claim of the profile's cache of models; None if none is.
 
