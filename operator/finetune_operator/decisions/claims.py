@@ -79,7 +79,7 @@ def problem(
 def gone_output(spec: FineTuneJobSpec, namespace: str, known: Mapping[str, Claim | None]) -> str | None:
     """Return that no pod can use the claim of the output any more; None if one can, or if `known` lacks the claim."""
     name = output_of(spec)
-    found = _problem(name, namespace, known[name]) if name in known else None
+    found = _problem(name, namespace, known[name]) if name is not None and name in known else None
     return found.finding if found else None
 
 
@@ -150,10 +150,16 @@ def _problem(name: str, namespace: str, claim: Claim | None) -> Problem | None:
 
 def with_claims(pod: Object, bundle: Bundle, step: str) -> Object:
     """Return the pod of a step with the volumes of the claims that the step uses. Only that of the output can be
-    written to."""
+    written to.
+
+    A trainer that knows no claims refuses the argument. It would take pvc:// for a folder of its pod, and the results
+    would be lost with the pod."""
     (container,) = pod["containers"]
     written = output_of(bundle.spec)
-    for i, name in enumerate(needed(bundle.spec, step, bundle.resume.output if bundle.resume else None)):
+    mounted = needed(bundle.spec, step, bundle.resume.output if bundle.resume else None)
+    if mounted:
+        container["args"][1:1] = ["--claims", names.CLAIM_FOLDER]
+    for i, name in enumerate(mounted):
         mode = {} if name == written else {"readOnly": True}
         pod["volumes"].append({"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": name, **mode}})
         mount = {"name": f"claim-{i}", "mountPath": f"{names.CLAIM_FOLDER}/{name}", **mode}

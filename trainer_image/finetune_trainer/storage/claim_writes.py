@@ -59,11 +59,11 @@ def remove_empty(root: Path, path: str) -> None:
     if any(folder.is_symlink() for folder in (place, *inside)):
         remove(root, path)
         return
-    for folder, inner, files in attended(os.walk(place, topdown=False)):
-        for link in (each for name in (*inner, *files) if (each := Path(folder) / name).is_symlink()):
+    for walked, inner, files in attended(os.walk(place, topdown=False)):
+        for link in (each for name in (*inner, *files) if (each := Path(walked) / name).is_symlink()):
             link.unlink(missing_ok=True)
-        if Path(folder) != root:
-            _removed(Path(folder))
+        if Path(walked) != root:
+            _removed(Path(walked))
     for folder in inside:
         if not _removed(folder) and folder.exists():
             break

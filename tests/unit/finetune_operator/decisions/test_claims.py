@@ -76,6 +76,21 @@ def test_only_the_claim_of_the_output_can_be_written_to_and_only_it_is_cleaned()
     assert found["cleanup"] == results
 
 
+def test_a_trainer_that_knows_no_claims_cannot_take_them_for_folders_of_its_pod() -> None:
+    """It refuses an argument that it does not know, before it does anything."""
+    settings = profile("*")
+    for spec, given in ((job(output={"uri": "pvc://results/run"}), ["--claims", names.CLAIM_FOLDER]), (SPEC, [])):
+        world = fresh(spec=spec, profile=settings)
+        made = [
+            children.preflight_job(world, spec, settings),
+            children.attempt_job(world, spec, settings, Try(1, settings.gpu_types[0])),
+            children.cleanup_job(world, spec, settings),
+        ]
+        for each in made:
+            arguments = each["spec"]["template"]["spec"]["containers"][0]["args"]
+            assert [text for text in arguments if text in ("--claims", names.CLAIM_FOLDER)] == given
+
+
 def test_a_claim_with_the_model_and_the_output_is_mounted_once() -> None:
     found = pods(job(train="s3://data/rows.jsonl", output={"uri": "pvc://models/run"}))
     assert all(mounted == {"/volumes/models": ("models", False)} for mounted in found.values())
