@@ -213,7 +213,7 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
             return plans.proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)  # deletes them first
         if (left := _until_gone(world, history, now)) is not None:
             return plans.proceed(world, outlook, history, now, requeue_after=left)
-        if (held := claims.still_attached(world)) is not None:
+        if (held := claims.still_attached(world, now)) is not None:
             outlook = replace(outlook, message=f"{outlook.message} {held}")
             return plans.proceed(world, outlook, history, now, requeue_after=claims.LOOK_AGAIN)
         if now < verdict.at:

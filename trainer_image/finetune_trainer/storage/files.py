@@ -26,6 +26,11 @@ MODEL = Place(FailureReason.MODEL_NOT_FOUND, FailureReason.STORAGE_ACCESS_DENIED
 OUTPUT = Place(FailureReason.OUTPUT_NOT_WRITABLE, FailureReason.OUTPUT_NOT_WRITABLE)
 
 
+def everywhere(folder: str) -> bool:
+    """Says that the files of every folder are wanted."""
+    return True
+
+
 class Files(Protocol):
     """One kind of storage. All arguments are whole URIs (or paths).
 
@@ -43,8 +48,11 @@ class Files(Protocol):
     def open(self, uri: str) -> BinaryIO:
         """Returns the file as a seekable stream."""
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yields the URI and the size in bytes of every file whose URI begins with `prefix`, sorted by URI."""
+    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
+        """Yields the URI and the size in bytes of every file whose URI begins with `prefix`, sorted by URI.
+
+        `enters`: whether files in the folder with this URI are wanted. A storage whose folders are only parts of names
+        may yield the others too."""
 
     def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
         """Copies the file to a local path. Calls `advance` from any thread with the number of bytes received."""
@@ -63,6 +71,10 @@ class Files(Protocol):
 
     def delete(self, uris: Iterable[str]) -> None:
         """Deletes the files. A missing file is not an error."""
+
+    def prune(self, folder: str) -> None:
+        """Deletes the folder, given with a slash at its end, if no file is left in it, and the empty folders in it. A
+        storage whose folders are only parts of names has nothing to do."""
 
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
         """Returns the failure for an error, or None if the error does not come from the storage."""

@@ -30,7 +30,7 @@ from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.positioned import Ranges
 from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.storage.authority import TRUST_IT, UNTRUSTED, trusted
-from finetune_trainer.storage.files import PATIENCE_SECONDS, Place
+from finetune_trainer.storage.files import PATIENCE_SECONDS, Place, everywhere
 from finetune_trainer.storage.mounted_keys import (
     KEY_ID,
     REFUSED_KEYS,
@@ -90,7 +90,7 @@ class S3Files:
     def open(self, uri: str) -> BinaryIO:
         return io.BufferedReader(_Reader(self._client, uri), READ_BYTES)
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
         bucket, key = split(prefix)
         for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
             for item in page.get("Contents", []):
@@ -149,6 +149,9 @@ class S3Files:
         for uri in uris:
             bucket, key = split(uri)
             self._client.delete_object(Bucket=bucket, Key=key)
+
+    def prune(self, folder: str) -> None:
+        """Folders are only parts of names."""
 
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
         """Returns the failure for an error, or None if the error does not come from the S3 service."""

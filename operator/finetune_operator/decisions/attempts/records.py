@@ -13,9 +13,10 @@ from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.attempts import usage
 from finetune_operator.observed import own_words
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import End, RunStanding, Standing
-from finetune_operator.observed.world import Progress, Run, World
+from finetune_operator.observed.world import Progress, World
 
 SUCCEEDED = "Succeeded"
 STAGES = ("Training", "Evaluating", "Publishing")
