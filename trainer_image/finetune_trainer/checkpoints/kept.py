@@ -17,7 +17,6 @@ from finetune_trainer.checkpoints.background import Background
 from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.progress import MEGABYTE, Progress
-from finetune_trainer.pod.termination import seconds_left
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 WRITER = "writer.json"
@@ -92,14 +91,14 @@ class KeptResults:
         progress = Progress(f"Storing {self._place(name)}", "MB", divisor=MEGABYTE)
         return self._write(name, files, progress.advance) and self._count(name)
 
-    def keep_last(self, name: str, files: Mapping[str, Content]) -> bool:
-        """Writes a result after SIGTERM, like `keep`, but gives up when the grace period is nearly over. No other
-        result can be written afterwards."""
+    def keep_last(self, name: str, files: Mapping[str, Content], seconds: float) -> bool:
+        """Writes a result at the end of the pod, like `keep`, but gives up after `seconds`. No other result can be
+        written afterwards."""
         written, background = list[bool](), Background()
         background.start(lambda advance: written.append(self._write(name, files, advance)))
-        if not background.wait(seconds_left()):
+        if not background.wait(seconds):
             background.cancel(0)
-            self._lose(name, "the storage did not answer within the grace period.")
+            self._lose(name, "the storage did not answer before the pod had to end.")
             return False
         return written == [True] and self._count(name)
 

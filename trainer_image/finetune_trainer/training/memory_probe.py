@@ -68,8 +68,8 @@ def find_plan(
     rows_repeat: bool = False,
 ) -> StepLayout:
     """Returns the first of `plans` that fits into the GPU's memory, and applies its gradient checkpointing to the
-    model. It fits if it does on every rank. Weights and gradients stay unchanged. `rows_repeat`: whether a step may have
-    a row twice.
+    model. It fits if it does on every rank. Weights and gradients stay unchanged. `rows_repeat`: whether a step may
+    have a row twice.
 
     On a CPU it returns the plan of preflight without a trial, because there running out of memory ends the pod. If the
     weights are sharded over the ranks it does too, because a rank that runs out of memory leaves the others waiting
