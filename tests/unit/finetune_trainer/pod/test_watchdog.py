@@ -18,6 +18,7 @@ heartbeat.LEAST_SECONDS, watchdog.MARGIN_SECONDS, watchdog.LOOK_SECONDS = 1.5, 0
 """A stall shows after two seconds, which is long for a busy machine."""
 WORK = """
 with watchdog.watched(None, lambda failure: print(failure, flush=True)):
+    time.sleep(0.5)  # the watchdog looks
     print("begun", flush=True)
     end = time.monotonic() + 4
     while time.monotonic() < end:
