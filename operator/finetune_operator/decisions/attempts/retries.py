@@ -45,8 +45,8 @@ def after_attempt(records: Sequence[Attempt], counts: Counts, policy: RunPolicy,
         return Again(last.completion_time or now, avoided)
     reason = FailureReason(last.reason)
     if spent := _spent(reason, records, counts, policy):
-        told = _told(last, counts, spent)
-        return GiveUp(reason, told if spent == "never" else f"{told} {before_first_step(records)}".rstrip())
+        last = last.model_copy(update={"message": _with_hint(last, records)})
+        return GiveUp(reason, _told(last, counts, spent))
     return Again((last.completion_time or now) + _pause(reason, records, counts), avoided)
 
 
@@ -114,6 +114,10 @@ def before_first_step(records: Sequence[Attempt]) -> str:
         f"{number} attempts in a row were interrupted before their first step. Use a GPU type that is not Spot "
         "(spec.compute.gpuType), or let the model load faster (spec.modelCache of the FineTuneProfile)."
     )
+
+
+def _with_hint(last: Attempt, records: Sequence[Attempt]) -> str:
+    return f"{last.message or ''} {before_first_step(records)}".strip()
 
 
 def _without_progress(records: Sequence[Attempt]) -> list[Attempt]:
