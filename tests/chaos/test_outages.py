@@ -27,7 +27,7 @@ def pod(scene: Scene) -> Iterator[str]:
     spec = {"nodeName": SECOND_NODE, "restartPolicy": "Never", "containers": [container]}
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"}, "spec": spec}
     scene.cluster.kubectl("apply", "-f", "-", input=json.dumps(body))
-    scene.cluster.kubectl("wait", "--for=jsonpath={.status.phase}=Running", "pod/probe", "--timeout=60s")
+    scene.cluster.kubectl("wait", "--for=jsonpath={.status.phase}=Running", "pod/probe", "--timeout=180s")
     yield "probe"
     scene.cluster.kubectl("delete", "pod", "probe", "--force", "--grace-period=0")
 

@@ -13,9 +13,8 @@ from finetune_trainer.pod.heartbeat import attended
 from finetune_trainer.storage.claim_failures import failure_of_claim
 from finetune_trainer.storage.claim_paths import Volume, volume_of
 from finetune_trainer.storage.claim_writes import put, remove, remove_empty
-from finetune_trainer.storage.files import Place, everywhere
+from finetune_trainer.storage.files import COPY_BYTES, Place, everywhere
 
-COPY_BYTES = 8 * 1024 * 1024
 SAMPLE_BYTES = 1024 * 1024
 """Number of bytes at each end of a large file that its identity depends on."""
 

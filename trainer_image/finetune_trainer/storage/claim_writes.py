@@ -74,14 +74,19 @@ def _around(root: Path, path: str) -> list[Path]:
     return [folder for folder in (root / path).parents if folder != root and folder.is_relative_to(root)]
 
 
+def make_durable(file: BinaryIO) -> None:
+    """Returns when the content of an open file outlives a crash of its node. Raises OSError."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def _put(place: Path, work: Path, fill: Callable[[BinaryIO], object], if_absent: bool) -> bool:
     part = work / f"partial-{uuid.uuid4().hex}"
     try:
         work.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
             fill(file)
-            file.flush()
-            os.fsync(file.fileno())
+            make_durable(file)
         place.parent.mkdir(parents=True, exist_ok=True)
         if if_absent and not _placed_as_new(part, place):
             return False
@@ -117,8 +122,7 @@ def _copied_as_new(part: Path, place: Path) -> bool:
     try:
         with copy, part.open("rb") as file:
             shutil.copyfileobj(file, copy)
-            copy.flush()
-            os.fsync(copy.fileno())
+            make_durable(copy)
     except BaseException:
         place.unlink()  # a half manifest would belong to no job for ever
         raise

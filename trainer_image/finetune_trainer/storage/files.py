@@ -8,6 +8,8 @@ from typing import BinaryIO, Protocol
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 
+COPY_BYTES = 8 * 1024 * 1024
+"""Bytes of a file that are in memory at a time while it is copied."""
 PATIENCE_SECONDS = 900.0
 """The time without progress after which the storage counts as stalled. A request fails earlier, after its own retries
 and its wait for renewed keys, and with a better reason."""

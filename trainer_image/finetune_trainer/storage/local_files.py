@@ -10,9 +10,7 @@ from typing import BinaryIO
 
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import attended, beat
-from finetune_trainer.storage.files import Place, everywhere
-
-COPY_BYTES = 8 * 1024 * 1024
+from finetune_trainer.storage.files import COPY_BYTES, Place, everywhere
 
 
 def sha256_of(path: Path) -> str:

@@ -113,6 +113,14 @@ def is_charged(reason: str | None) -> bool:
     return retry in (Retry.ONCE, Retry.BACKOFF, Retry.OTHER_NODE)
 
 
+def is_before_first_step(record: Attempt) -> bool:
+    """Whether an attempt that ran ended before a step or a result of its own, for example while it loaded the model. It
+    could not get further than earlier ones."""
+    took_step = (record.last_step or 0) > (record.resumed_from_step or 0)
+    began = record.progressed is not None and record.stage in (None, STAGES[0])
+    return began and not record.progressed and not took_step and not record.kept_results
+
+
 def history(world: World, now: datetime) -> History:
     """Return the attempts of the job as they are now."""
     written = {attempt.number: attempt for attempt in world.status.attempts or []}
