@@ -63,7 +63,11 @@ PYTEST := .venv/bin/pytest -m '$(ORDINARY)'
 IN_PARALLEL := --numprocesses logical --dist worksteal
 
 .PHONY: test
-test: verify unit integration e2e ## everything: style and types, then the three levels of tests (about 40 minutes on two cores)
+test: verify unit ## everything: style and types, then the three levels of tests (about half an hour on two cores)
+	@echo "integration and e2e: whole trainings of tiny models; then the whole local cluster, and beside it an API server"
+	@$(PYTHON) -m devcluster build --kueue  # here rather than in a fixture, where nobody would see it working
+	@$(MAKE) --no-print-directory trainings  # alone, because they keep all cores busy
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going e2e api-server  # both mostly wait
 
 .PHONY: unit
 unit: venv ## no cluster; about a minute
@@ -77,7 +81,7 @@ histories: venv ## 20,000 random histories of a job, about 20 minutes; HISTORIES
 .PHONY: integration trainings api-server
 integration: venv ## a real API server and controller-manager, no node; whole trainings of tiny models
 	@echo "integration: a real API server and controller-manager; beside them, whole trainings of tiny models"
-	@$(PYTHON) -m devcluster build  # here rather than in a fixture, where nobody would see it working
+	@$(PYTHON) -m devcluster build
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going trainings api-server  # the second mostly waits
 trainings: venv
 	@$(PYTEST) -m '$(ORDINARY) and not control_plane' $(IN_PARALLEL) tests/integration 2>&1 | sed --unbuffered 's/^/trainings:  /'
@@ -85,11 +89,11 @@ api-server: venv  # they share one API server
 	@$(PYTEST) -m '$(ORDINARY) and control_plane' tests/integration 2>&1 | sed --unbuffered 's/^/api server: /'
 
 .PHONY: e2e
+e2e chaos: export OMP_NUM_THREADS := 1  # trainers run side by side: with two threads each, steps took ten times longer
 e2e: venv ## the whole local cluster: real pods, S3 and models; needs root
-	@echo "e2e: the whole local cluster"
 	@$(PYTHON) -m devcluster build --kueue
-	@$(PYTEST) tests/e2e
-	@$(PYTEST) tests/chaos  # a cluster of its own, with two nodes and proxies
+	@$(PYTEST) tests/e2e 2>&1 | sed --unbuffered 's/^/e2e:        /'
+	@$(PYTEST) tests/chaos 2>&1 | sed --unbuffered 's/^/chaos:      /'  # a cluster of its own, with two nodes and proxies
 
 .PHONY: test-soak
 test-soak: venv ## the demo in full and fifty jobs on one GPU in the whole local cluster; watches broken on a busy machine

@@ -57,6 +57,8 @@ def environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "HOME": "/tmp",
         "USER": "nonroot",
+        # Pods share the machine's processors. Trainers with more threads than there are processors wait for each other.
+        **{name: value for name, value in os.environ.items() if name == "OMP_NUM_THREADS"},
     }
 
 

@@ -25,8 +25,8 @@ def control_plane() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A whole cluster with one node, one GPU advertised and S3; its logs stay in build/test-cluster/logs."""
-    with Cluster(BUILD / "test-cluster") as cluster:
+    """A whole cluster with S3 and one node, which advertises two GPUs; its logs stay in build/test-cluster/logs."""
+    with Cluster(BUILD / "test-cluster", gpus=2) as cluster:
         yield cluster
     assert leftovers(cluster) == []
 

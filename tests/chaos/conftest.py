@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.chaos import trial
 from tests.chaos.scene import Scene
+from tests.chaos.trial import Undisturbed
 from tests.conftest import BUILD, leftovers
 
 
@@ -13,3 +15,9 @@ def scene() -> Iterator[Scene]:
     with Scene(BUILD / "test-chaos") as scene:
         yield scene
     assert leftovers(scene.cluster) == []
+
+
+@pytest.fixture(scope="session")
+def basis(scene: Scene) -> Undisturbed:
+    """What a job without a fault shows. One job in the first lane is enough: each fault is tried only once."""
+    return trial.undisturbed(scene.lanes[:1])

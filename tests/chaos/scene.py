@@ -21,7 +21,7 @@ from tests.integration.kube import PROFILES, Kube, Object
 
 API_PORT, S3_PORT = 6444, 8334
 """Ports of the proxies. Those to S3 have one port after the other."""
-LANES = 4
+LANES = 6
 ROWS = "chaos.jsonl"
 SECOND_NODE = "node-2"
 LATE_PROFILE = "late"
@@ -43,7 +43,7 @@ class Lane:
         parts: Object = {
             "profileName": self.tenant.namespace,
             "dataset": {"train": [{"uri": train, "columns": SUMS_COLUMNS}]},
-            "training": {"maxSteps": 40, "epochs": 100, "globalBatchSize": 4},
+            "training": {"maxSteps": 120, "epochs": 100, "globalBatchSize": 4},
             "evaluation": {"maxRows": 4, "baselines": ["Base"]},
             **spec,
         }

@@ -92,7 +92,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "preflight-out-of-memory",
         "The kernel kills the preflight at the memory limit of its cgroup.",
-        pods.out_of_memory,
+        pods.preflight_out_of_memory,
         (Phase.PREFLIGHT,),
         _reasons(R.HOST_OUT_OF_MEMORY),
         completes=False,  # it does the same again, and nobody waits for its checkpoint

@@ -1,11 +1,13 @@
-"""A training on two nodes of the cluster, with a pod on each. Its pods end together, also where one of them, or the
-network between them, fails."""
+"""Trainings on two nodes of the cluster, with a pod on each. The pods of an attempt end together, also where one of
+them, or the network between them, fails."""
 
 import os
 import signal
 import subprocess
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 
@@ -17,28 +19,32 @@ from tests.integration.jobs import Job
 from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
+AT_ONCE = 2
+"""How many jobs run side by side. More would only wait for each other on two cores."""
 END_SECONDS = 60.0
 """Longest from a harm to the end of all pods."""
-LONG = {"maxSteps": 4000, "epochs": 100, "globalBatchSize": 2, "checkpoint": {"every": 5}}
+LONG: Object = {"maxSteps": 4000, "epochs": 100, "globalBatchSize": 2, "checkpoint": {"every": 5}}
+Pods = dict[int, Object]
+"""The training pods of an attempt, by their index."""
 
 
-@pytest.fixture
-def lane(scene: Scene) -> Lane:
-    return scene.lanes[0]
+@dataclass(frozen=True)
+class Harmed:
+    """A job that was harmed once both pods trained. `pods`: of the first attempt. `ended`: the record of this attempt.
+    `status`: of the job at its end; empty if nobody waited for it."""
+
+    pods: Pods
+    ended: Object
+    status: Object
 
 
-def start(lane: Lane, name: str, **spec: Any) -> Job:
-    return lane.start(name, compute={"nodes": 2, "cpu": "250m", "memory": "2Gi"}, **spec)
-
-
-def pods_of(job: Job, attempt: int = 1) -> dict[int, Object]:
-    """The training pods of an attempt, by their index."""
+def pods_of(job: Job, attempt: int = 1) -> Pods:
     labels = [(pod["metadata"]["labels"], pod) for pod in job.pods()]
     found = [(own, pod) for own, pod in labels if own.get(names.LABEL_ATTEMPT) == str(attempt)]
     return {int(own[names.LABEL_INDEX]): pod for own, pod in found}
 
 
-def at_work(job: Job) -> dict[int, Object]:
+def at_work(job: Job) -> Pods:
     """The pods of the first attempt, once it has taken ten steps."""
     wait_for("some steps", job.status, lambda now: now.get("training", {}).get("step", 0) >= 10, timeout=240)
     return pods_of(job)
@@ -61,72 +67,82 @@ def first_end(job: Job) -> Object:
     return wait_for("the reason", record, lambda found: "reason" in found, END_SECONDS)
 
 
-def finish(job: Job) -> None:
-    """Lets the test go on without the job: it was asked to train for long."""
-    job.kube.delete(job.path)
-
-
-def test_two_pods_on_two_nodes_publish_one_adapter(lane: Lane) -> None:
-    job = start(lane, "two-nodes")
-
-    status = lane.tenant.end_of(job)
-
-    assert status["state"] == "Complete", status
-    (attempt,) = status["attempts"]
-    assert {pod["nodeName"] for pod in attempt["pods"]} == {"node", "node-2"}
-    assert attempt["reason"] == "Succeeded"
-    assert status["gpuSeconds"] == attempt["gpuSeconds"]
-    keys = lane.tenant.objects("results", "two-nodes/")
-    assert "two-nodes/manifest.json" in keys
-    assert "two-nodes/adapter/adapter_model.safetensors" in keys
-
-
-def test_a_pod_that_is_killed_ends_the_other_one_and_is_the_cause(lane: Lane) -> None:
-    job = start(lane, "killed-pod", training=LONG)
-    pods = at_work(job)
-    pid = process_of(pods[1])
+def kill(lane: Lane, pod: Object, other: Object) -> None:
+    pid = process_of(pod)
     assert pid
     os.kill(pid, signal.SIGKILL)
 
-    ended = first_end(job)
 
-    name, node = pods[1]["metadata"]["name"], pods[1]["spec"]["nodeName"]
-    assert ended["reason"] == FailureReason.KILLED, ended
-    assert ended["message"].startswith(f"Pod {name} on node {node}: ")
-    assert ended["checkpointStep"]
-    finish(job)
-
-
-def test_a_network_that_is_cut_between_the_pods_ends_both(lane: Lane) -> None:
-    job = start(lane, "cut-network", training=LONG)
-    pods = at_work(job)
-    pid, other = process_of(pods[1]), pods[0]["status"]["podIP"]
-    for rule in (["INPUT", "--source", other], ["OUTPUT", "--destination", other]):
+def cut_off(lane: Lane, pod: Object, other: Object) -> None:
+    pid, address = process_of(pod), other["status"]["podIP"]
+    for rule in (["INPUT", "--source", address], ["OUTPUT", "--destination", address]):
         command = ["nsenter", "--target", str(pid), "--net", "iptables", "--append", *rule, "--jump", "DROP"]
         subprocess.run(command, check=True)
 
-    ended = first_end(job)
+
+def delete(lane: Lane, pod: Object, other: Object) -> None:
+    metadata = pod["metadata"]
+    lane.scene.cluster.kubectl("delete", "pod", "-n", metadata["namespace"], metadata["name"], "--wait=false")
+
+
+def harmed(lane: Lane, name: str, harm: Callable[[Lane, Object, Object], None], steps: int | None = None) -> Harmed:
+    """Starts a job, and harms its second pod. `steps`: of a job that shall reach its end. Deletes the job."""
+    training = LONG | ({"maxSteps": steps} if steps else {})
+    job = lane.start(name, compute={"nodes": 2, "cpu": "250m", "memory": "2Gi"}, training=training)
+    try:
+        pods = at_work(job)
+        harm(lane, pods[1], pods[0])
+        ended = first_end(job)
+        return Harmed(pods, ended, lane.tenant.end_of(job) if steps else {})
+    finally:
+        job.kube.delete(job.path)
+
+
+@pytest.fixture(scope="module")
+def shown(scene: Scene) -> Iterator[dict[str, Future[Harmed]]]:
+    """What the jobs of this module show, by their names. Each has its own lane. The longest is the first."""
+    lanes = scene.lanes
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            "deleted-pod": pool.submit(harmed, lanes[0], "deleted-pod", delete, steps=600),
+            "cut-network": pool.submit(harmed, lanes[1], "cut-network", cut_off),
+            "killed-pod": pool.submit(harmed, lanes[2], "killed-pod", kill),
+        }
+
+
+def test_a_pod_that_is_deleted_stops_both_after_the_same_step(shown: dict[str, Future[Harmed]]) -> None:
+    found = shown["deleted-pod"].result()
+
+    assert found.ended["reason"] in (FailureReason.PREEMPTED, FailureReason.EVICTED), found.ended
+    assert found.ended["checkpointStep"] == found.ended["lastStep"]
+    _, second = found.status["attempts"]
+    assert second["resumedFromStep"] == found.ended["checkpointStep"]
+
+
+def test_two_pods_on_two_nodes_publish_one_adapter(scene: Scene, shown: dict[str, Future[Harmed]]) -> None:
+    status = shown["deleted-pod"].result().status
+
+    assert status["state"] == "Complete", status
+    attempts = status["attempts"]
+    assert {pod["nodeName"] for pod in attempts[-1]["pods"]} == {"node", "node-2"}
+    assert attempts[-1]["reason"] == "Succeeded"
+    assert status["gpuSeconds"] == sum(attempt["gpuSeconds"] for attempt in attempts)
+    keys = scene.lanes[0].tenant.objects("results", "deleted-pod/")
+    assert "deleted-pod/manifest.json" in keys
+    assert "deleted-pod/adapter/adapter_model.safetensors" in keys
+
+
+def test_a_network_that_is_cut_between_the_pods_ends_both(shown: dict[str, Future[Harmed]]) -> None:
+    ended = shown["cut-network"].result().ended
 
     assert ended["reason"] == FailureReason.PEER_LOST, ended
     assert " from 0) was lost: nothing was heard of it for 20 s." in ended["message"]
-    finish(job)
 
 
-def test_a_pod_that_is_deleted_stops_both_after_the_same_step(lane: Lane) -> None:
-    job = start(lane, "deleted-pod", training=LONG)
-    lane.scene.cluster.kubectl(
-        "delete", "pod", "-n", lane.tenant.namespace, at_work(job)[1]["metadata"]["name"], "--wait=false"
-    )
+def test_a_pod_that_is_killed_ends_the_other_one_and_is_the_cause(shown: dict[str, Future[Harmed]]) -> None:
+    found = shown["killed-pod"].result()
 
-    ended = first_end(job)
-
-    assert ended["reason"] in (FailureReason.PREEMPTED, FailureReason.EVICTED), ended
-    assert ended["checkpointStep"] == ended["lastStep"]
-    resumed = wait_for(
-        "the next attempt to go on",
-        lambda: job.status().get("training", {}),
-        lambda found: found.get("attempt") == 2 and found.get("resumedFromStep"),
-        timeout=240,
-    )
-    assert resumed["resumedFromStep"] == ended["checkpointStep"]
-    finish(job)
+    name, node = found.pods[1]["metadata"]["name"], found.pods[1]["spec"]["nodeName"]
+    assert found.ended["reason"] == FailureReason.KILLED, found.ended
+    assert found.ended["message"].startswith(f"Pod {name} on node {node}: ")
+    assert found.ended["checkpointStep"]

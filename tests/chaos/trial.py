@@ -17,7 +17,7 @@ from tests.integration.jobs import Job
 from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
-MOST_TURNS = 3
+MOST_TURNS = 5
 LATE_SECONDS = 20.0
 """How long the status of a job may take to say that it has ended, once its pod has."""
 
@@ -60,7 +60,8 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def alone(lane: Lane, task: Task, basis: Undisturbed) -> Outcome:
-    """Makes one try of a fault that hits one job. Where a job ends before the fault comes, another one is made.
+    """Makes one try of a fault that hits one job. Where a job leaves its phase before the fault comes, another one is
+    made.
 
     Raises AssertionError if none is hit."""
     for turn in range(MOST_TURNS):
@@ -74,7 +75,7 @@ def alone(lane: Lane, task: Task, basis: Undisturbed) -> Outcome:
             hit.watcher.stop()
             lane.mend()
             remove(hit.watcher.job)
-    raise AssertionError(f"{MOST_TURNS} jobs ended before the fault came")
+    raise AssertionError(f"{MOST_TURNS} jobs left the phase before the fault came")
 
 
 def together(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -> list[tuple[Task, Outcome]]:
@@ -147,20 +148,26 @@ class Hit:
         time.sleep(Random(f"{self.task.seed}/{self.turn}").uniform(0, self.basis.seconds[self.task.phase]))
 
     def inject(self) -> bool:
-        """Injects the fault. Returns False if the job has ended before."""
-        if self.watcher.is_over:
+        """Injects the fault. Returns False if the job has ended before, or has left the phases of the fault."""
+        if self.watcher.is_over or self._is_late():
             return False
         self.injected = self.watcher.seconds
         try:
             other = self.task.fault.inject(self.lane, self.watcher.job)
         except (AssertionError, OSError):  # the pod, its process or its volume is not there
-            wait_for("the job to have ended", lambda: self.watcher.is_over, timeout=LATE_SECONDS)
+            over = "the job to have ended or left the phase"
+            wait_for(over, lambda: self.watcher.is_over or self._is_late(), timeout=LATE_SECONDS)
             return False
         if not self.task.fault.lasts:
             self.injected = self.watcher.seconds
         if other:
             self.watcher.follow(other)
         return True
+
+    def _is_late(self) -> bool:
+        """Whether another pod would be hit. Between two phases, this is said only of a fault with a single one."""
+        phase, meant = self.watcher.phase, self.task.fault.phases
+        return len(meant) == 1 if phase is None else phase not in meant
 
     def outcome(self) -> Outcome:
         """What the try shows, once the job has ended."""

@@ -7,7 +7,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 60.0
-_PAUSE_SECONDS = 0.03
+_PAUSE_SECONDS = (0.03, 0.2)
+_SHARE = 20
+"""Long waits look less often, because each look takes processor time from what is waited for. So a wait is at most a
+twentieth, and at most a fifth of a second, longer than it must be."""
 
 
 def wait_for(
@@ -15,8 +18,9 @@ def wait_for(
 ) -> T:
     """The first value `read` gives for which `until` holds. Raises AssertionError with `what` and the last value after
     `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+    began, (shortest, longest) = time.monotonic(), _PAUSE_SECONDS
     while not until(value := read()):
-        assert time.monotonic() < deadline, f"waited {timeout:.0f} s for {what}; last seen: {value!r}"
-        time.sleep(_PAUSE_SECONDS)
+        waited = time.monotonic() - began
+        assert waited < timeout, f"waited {timeout:.0f} s for {what}; last seen: {value!r}"
+        time.sleep(min(longest, max(shortest, waited / _SHARE)))
     return value

@@ -22,6 +22,7 @@ from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.names import (
     BUNDLE_DIGEST_VARIABLE,
     CACHE_FOLDER,
+    CLAIM_FOLDER,
     CLEANUP,
     FETCH,
     GPU_TYPE_VARIABLE,
@@ -83,6 +84,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--nodes", type=int, default=1, help="number of nodes of the training, with one pod on each")
     parser.add_argument("--first-node", metavar="HOST:PORT", help="where the pods of several nodes meet: the first pod")
+    parser.add_argument(
+        "--claims", metavar="FOLDER", default=CLAIM_FOLDER, help="has the volumes of PersistentVolumeClaims, by name"
+    )
     parser.add_argument("--cache-bytes", type=int, help="how many bytes the cache of models may have, for fetch")
     return parser.parse_args(arguments)
 
@@ -99,7 +103,7 @@ def _node(options: argparse.Namespace) -> Node:
 def _run(options: argparse.Namespace, bundle: Bundle) -> str:
     """Runs the step. Returns the sentence for the termination message."""
     step, attempt = options.step, options.attempt
-    storage = open_storage(bundle)
+    storage = open_storage(bundle, claims_dir=options.claims)
     if step in (CLEANUP, FETCH) or (step == "preflight" and bundle.spec.dataset.deduplicate.sentence_model is None):
         _hide_torch()
     else:

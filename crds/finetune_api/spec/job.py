@@ -268,9 +268,9 @@ class FineTuneJobSpec(ApiModel):
     """Whether the job is suspended. A running attempt stores a checkpoint and stops; false or unset resumes the job
     from this checkpoint. Can be changed at any time. Default: unset, and the job runs."""
     resume_from: ResumeFrom | None = None
-    """An earlier job that failed. This job starts from its newest checkpoint instead of the first step. All fields that
-    change the optimizer steps must be the same in both jobs: preflight refuses the job otherwise, and names the field.
-    Default: unset, and the job starts with the first step."""
+    """An earlier job that failed. This job starts from its newest checkpoint instead of the first step, or from its
+    tuned weights if its training had ended. All fields that change the optimizer steps must be the same in both jobs:
+    preflight refuses the job otherwise, and names the field. Default: unset, and the job starts with the first step."""
     run_policy: RunPolicy | None = None
     """How often and for how long the job may be tried, and what it may cost. Can be changed while the job runs."""
 

@@ -6,9 +6,11 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status.job import ConditionType
 from finetune_operator.cluster.api import Api
+from finetune_operator.cluster.nodes import answers_since
 from finetune_operator.decisions import claims, model_cache
-from finetune_operator.observed.claims import SHARED, Claim
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.child_jobs import Run
+from finetune_operator.observed.claims import SHARED, Attachment, Claim
+from finetune_operator.observed.world import World
 
 
 def claims_of(api: Api, world: World, spec: FineTuneJobSpec) -> dict[str, Claim | None]:
@@ -24,12 +26,22 @@ def claims_of(api: Api, world: World, spec: FineTuneJobSpec) -> dict[str, Claim 
     named = claims.needed(spec, step, world.earlier_job.output if world.earlier_job else None)
     cache = model_cache.wanted(spec, world.profile) if world.profile and step == "train" else None
     wanted = [*named, *([cache.claim_name] if cache else [])]
-    found = {name: api.get("PersistentVolumeClaim", name, world.namespace) for name in wanted}
-    known = {name: Claim.parse(raw) if raw else None for name, raw in found.items()}
+    known = {name: _read(api, name, world.namespace) for name in wanted}
     written = claims.output_of(spec)
-    if written and (claim := known.get(written)) and _may_hang(world, claim):
-        known[written] = replace(claim, attached_to=_nodes_of(api, claim.volume))
+    if written and (claim := known.get(written)) and (node := _lost_node(world, claim)):
+        known[written] = replace(claim, attached=_attachment(api, claim.volume, node))
     return known
+
+
+def claim_of_output(api: Api, world: World, spec: FineTuneJobSpec) -> dict[str, Claim | None]:
+    """Return the claim that the cleanup of the job needs, by name; None for one that does not exist."""
+    name = claims.output_of(spec)
+    return {name: _read(api, name, world.namespace)} if name else {}
+
+
+def _read(api: Api, name: str, namespace: str) -> Claim | None:
+    raw = api.get("PersistentVolumeClaim", name, namespace)
+    return Claim.parse(raw) if raw else None
 
 
 def _has_succeeded(preflight: Run) -> bool:
@@ -37,14 +49,17 @@ def _has_succeeded(preflight: Run) -> bool:
     return preflight.succeeded or (preflight.pod is not None and preflight.pod.trainer_succeeded)
 
 
-def _may_hang(world: World, claim: Claim) -> bool:
-    """Whether a lost node can keep the volume from the next attempt."""
+def _lost_node(world: World, claim: Claim) -> str | None:
+    """Return the lost node that can keep the volume from the next attempt; None if there is none."""
     last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
-    return last is not None and last.reason == FailureReason.NODE_LOST and SHARED not in claim.access_modes
+    if last is None or last.reason != FailureReason.NODE_LOST or SHARED in claim.access_modes:
+        return None
+    return last.node_name
 
 
-def _nodes_of(api: Api, volume: str) -> tuple[str, ...]:
-    """Return the names of the nodes to which a PersistentVolume is attached. A volume without a driver that attaches
-    it, for example of NFS, is attached to none."""
+def _attachment(api: Api, volume: str, node: str) -> Attachment | None:
+    """Return the attachment of a PersistentVolume to this node; None if there is none. A volume without a driver that
+    attaches it, for example of NFS, has none."""
     found = [each["spec"] for each in api.listed("/apis/storage.k8s.io/v1/volumeattachments", "")]
-    return tuple(each["nodeName"] for each in found if each["source"].get("persistentVolumeName") == volume)
+    held = any(each["nodeName"] == node and each["source"].get("persistentVolumeName") == volume for each in found)
+    return Attachment(node, answers_since(api, node)) if held else None

@@ -11,7 +11,9 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status.reading import read_status
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.bundles import with_bundle
+from finetune_operator.cluster.claims import claim_of_output
 from finetune_operator.cluster.profiles import profile_of
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.world import World, parse_spec
 from finetune_operator.store.kept import KeptJob
 from finetune_operator.store.store import JOB, Store
@@ -40,7 +42,8 @@ def observe_ended(api: Api, store: Store, job: KeptJob, bare: World) -> World | 
     if job.keep is None or job.ended_at is None:
         return world
     if cleanup is not None:  # its end counts also if somebody has raised keepCheckpointsSeconds meanwhile
-        return _with_live_job(api, store, job, world) if cleanup.succeeded or cleanup.failed else world
+        has_news = cleanup.succeeded or cleanup.failed or _lacks_a_claim(cleanup)
+        return _with_live_job(api, store, job, world) if has_news else world
     if datetime.now(UTC) < job.ended_at + job.keep:
         return world
     if store.profile(job.profile) is None or not store.take_turn(job, MOST_CLEANUPS, MOST_IN_NAMESPACE):
@@ -68,4 +71,13 @@ def _with_live_job(api: Api, store: Store, job: KeptJob, world: World) -> World 
         service_account_exists=store.has_account(world.namespace),
         role_binding_exists=store.has_binding(world.namespace),
     )
+    if world.cleanup is not None and (world.cleanup.succeeded or world.cleanup.failed):
+        return found
+    found = replace(found, claims=claim_of_output(api, found, spec)) if spec else found
     return with_bundle(api, found) if world.cleanup is None else found
+
+
+def _lacks_a_claim(cleanup: Run) -> bool:
+    """Whether the scheduler says that the pod cannot run because of a claim, for example because it was deleted."""
+    scheduled = cleanup.pod.conditions.get("PodScheduled") if cleanup.pod else None
+    return scheduled is not None and scheduled.status == "False" and "persistentvolumeclaim" in scheduled.message

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 
 from finetune_operator.cluster.api import Api, ApiError
 from finetune_operator.observed.pods import NodeState, Object, Pod
@@ -41,17 +42,36 @@ class Nodes:
             return NodeState.ANSWERS
 
 
+def answers_since(api: Api, name: str) -> datetime | None:
+    """Return when the node began to answer; None if it does not answer, or cannot be read."""
+    try:
+        node = api.get("Node", name)
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        logger.warning("Node %s cannot be read, so its volumes are waited for longer: %s", name, error.message)
+        return None
+    if node is None or state_of(node) is not NodeState.ANSWERS:
+        return None
+    return datetime.fromisoformat(_ready(node)["lastTransitionTime"])
+
+
 def state_of(node: Object | None) -> NodeState:
     """Return whether a node answers. `node`: its JSON; None if it does not exist.
 
     The control plane sets the condition Ready to Unknown if the kubelet has not reported for a while."""
     if node is None:
         return NodeState.GONE
-    ready = next((c["status"] for c in node.get("status", {}).get("conditions", []) if c["type"] == "Ready"), "Unknown")
+    ready = _ready(node).get("status", "Unknown")
     is_off = any(taint["key"] == OUT_OF_SERVICE for taint in node.get("spec", {}).get("taints", []))
     if is_off and ready != "True":
         return NodeState.GONE
     return NodeState.SILENT if ready == "Unknown" else NodeState.ANSWERS
+
+
+def _ready(node: Object) -> Object:
+    """Return the condition Ready of a node; an empty one if it has none yet."""
+    return next((each for each in node.get("status", {}).get("conditions", []) if each["type"] == "Ready"), {})
 
 
 def _is_asked_for(pod: Pod) -> bool:

@@ -15,8 +15,9 @@ from finetune_api.spec.profile import FineTuneProfileSpec, Storage
 from finetune_api.status.job import State
 from finetune_operator.decisions import hub_pods
 from finetune_operator.decisions.plan import Plan
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.pods import Object
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import World
 
 LOOK_AGAIN = timedelta(seconds=5)
 """When a job is decided again whose foreign bundle was deleted."""

@@ -1,7 +1,7 @@
 """The PersistentVolumeClaims of a job: which of them its pods mount, and why a claim cannot be used."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from finetune_api import claims, names
@@ -19,6 +19,14 @@ OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
 LOOK_AGAIN = timedelta(seconds=30)
 """Interval of checks for a volume that is still attached. Each check reads all VolumeAttachments of the cluster, and
 Kubernetes detaches the volume of a lost node only after 6 minutes."""
+
+DETACH_LIMIT = timedelta(hours=1)
+"""How long a volume may stay attached to a node that does not answer. Without the taint, Kubernetes never detaches it
+while the lost pod exists. A pod that cannot mount it afterwards fails with the cause, and gives its GPU back."""
+
+RELEASE_LIMIT = timedelta(minutes=2)
+"""How long a volume may stay attached to a node that answers again. The kubelet releases the volume of a pod that is
+gone within seconds. A volume that is attached for longer is used by another pod."""
 
 
 class Problem(NamedTuple):
@@ -66,6 +74,13 @@ def problem(
         if name in known and (found := _problem(name, namespace, known[name])):
             return found._replace(finding=f"{field}: {found.finding}")
     return _only_read(spec, known) or _of_one_node(spec, known, earlier)
+
+
+def gone_output(spec: FineTuneJobSpec, namespace: str, known: Mapping[str, Claim | None]) -> str | None:
+    """Return that no pod can use the claim of the output any more; None if one can, or if `known` lacks the claim."""
+    name = output_of(spec)
+    found = _problem(name, namespace, known[name]) if name is not None and name in known else None
+    return found.finding if found else None
 
 
 def misused_cache(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Problem | None:
@@ -135,10 +150,16 @@ def _problem(name: str, namespace: str, claim: Claim | None) -> Problem | None:
 
 def with_claims(pod: Object, bundle: Bundle, step: str) -> Object:
     """Return the pod of a step with the volumes of the claims that the step uses. Only that of the output can be
-    written to."""
+    written to.
+
+    A trainer that knows no claims refuses the argument. It would take pvc:// for a folder of its pod, and the results
+    would be lost with the pod."""
     (container,) = pod["containers"]
     written = output_of(bundle.spec)
-    for i, name in enumerate(needed(bundle.spec, step, bundle.resume.output if bundle.resume else None)):
+    mounted = needed(bundle.spec, step, bundle.resume.output if bundle.resume else None)
+    if mounted:
+        container["args"][1:1] = ["--claims", names.CLAIM_FOLDER]
+    for i, name in enumerate(mounted):
         mode = {} if name == written else {"readOnly": True}
         pod["volumes"].append({"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": name, **mode}})
         mount = {"name": f"claim-{i}", "mountPath": f"{names.CLAIM_FOLDER}/{name}", **mode}
@@ -149,8 +170,9 @@ def with_claims(pod: Object, bundle: Bundle, step: str) -> Object:
     return pod
 
 
-def still_attached(world: World) -> str | None:
-    """Return that the volume of the output is still attached to the lost node of the last attempt; None if it is not.
+def still_attached(world: World, now: datetime) -> str | None:
+    """Return that the volume of the output is still attached to the lost node of the last attempt; None if it is not,
+    or if it will not be detached for this job.
 
     A volume that one node at a time can mount would keep the next pod from starting while it holds a GPU."""
     name = output_of(world.spec) if world.spec else None
@@ -158,10 +180,19 @@ def still_attached(world: World) -> str | None:
     last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
     if claim is None or last is None or last.reason != FailureReason.NODE_LOST:
         return None
-    if last.node_name not in claim.attached_to:
+    lost, held = last.completion_time or last.start_time, claim.attached
+    if lost is None or held is None or held.node != last.node_name:
         return None
+    end = lost + DETACH_LIMIT if held.answers_since is None else max(lost, held.answers_since) + RELEASE_LIMIT
+    if now >= end:
+        return None
+    waits = (
+        f"It waits until the volume of PersistentVolumeClaim {name} is detached from node {held.node}, at most until "
+        f"{end:%Y-%m-%d %H:%M:%S} UTC, because only one node at a time can mount it."
+    )
+    if held.answers_since is not None:
+        return f"{waits} The node answers again."
     return (
-        f"It waits until the volume of PersistentVolumeClaim {name} is detached from node {last.node_name}, because "
-        f"only one node at a time can mount it. If that node is off, run: kubectl taint nodes {last.node_name} "
-        f"{OUT_OF_SERVICE}. A claim with access mode ReadWriteMany needs no such wait."
+        f"{waits} If the node is off, run: kubectl taint nodes {held.node} {OUT_OF_SERVICE}. A claim with access mode "
+        "ReadWriteMany needs no such wait."
     )

@@ -1,5 +1,6 @@
 """When the checkpoints of a failed job are deleted, and how it is told. The state of the job never changes."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api import names
@@ -8,8 +9,9 @@ from finetune_operator.decisions import bundles, children, claims
 from finetune_operator.decisions.attempts.usage import has_ended
 from finetune_operator.decisions.conditions import seen_again
 from finetune_operator.decisions.plan import Event, Plan
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.runs import assess
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import World
 
 LOOK_AGAIN = timedelta(minutes=1)
 """Interval of checks for pods that still stop."""
@@ -17,6 +19,8 @@ LOOK_AGAIN_AT_LAST = timedelta(hours=1)
 """Interval of checks for what starts no decision by itself: a spec or a profile that this version cannot read."""
 REMEDY = "Delete this folder yourself, or let the lifecycle rule of the bucket do it: see docs/install.md."
 REMEDY_IN_A_CLAIM = "Delete this folder yourself: nothing else deletes files of a volume."
+CLAIM_GONE = "ClaimGone"
+"""Reason of the condition of a job whose temporary objects went with their claim."""
 
 
 def next_step(world: World, now: datetime) -> Plan:
@@ -32,6 +36,8 @@ def next_step(world: World, now: datetime) -> Plan:
         return Plan(requeue_after=LOOK_AGAIN)  # a pod that stops stores a checkpoint
     if not world.cleanup_has_turn:
         return Plan(requeue_after=_turn(world.uid))
+    if gone := _gone(world):
+        return _told(world, True, CLAIM_GONE, gone, now)
     if world.spec is None or world.profile is None or world.bundle_error:
         return Plan(requeue_after=LOOK_AGAIN_AT_LAST)
     bundle = bundles.missing(world, world.spec, world.profile)  # in case that somebody deleted it
@@ -41,10 +47,13 @@ def next_step(world: World, now: datetime) -> Plan:
 
 def _follow(world: World, run: Run, now: datetime) -> Plan:
     """Return the plan for a cleanup that exists. Its end starts the next decision."""
-    if not (run.succeeded or run.failed):
+    gone = _gone(world)
+    if not (run.succeeded or run.failed or gone):
         return Plan(requeue_after=LOOK_AGAIN_AT_LAST)
     if "conditions" not in world.raw_status:
         return Plan(requeue_after=LOOK_AGAIN)  # the job has ended between the look at the store and this decision
+    if gone and not (run.succeeded or run.failed):
+        return replace(_told(world, True, CLAIM_GONE, gone, now), delete_jobs=[run.name])
     if run.succeeded:
         said = run.pod.termination.message if run.pod and run.pod.termination else "The temporary objects were deleted."
         return _told(world, True, "Deleted", said, now)
@@ -52,6 +61,15 @@ def _follow(world: World, run: Run, now: datetime) -> Plan:
     remedy = REMEDY_IN_A_CLAIM if world.spec and claims.output_of(world.spec) else REMEDY
     message = f"The temporary objects in {folder} were not deleted. {assess(run, now).message} {remedy}"
     return _told(world, False, "CleanupFailed", message, now)
+
+
+def _gone(world: World) -> str | None:
+    """Return that the temporary objects went with the claim of the output; None if they did not."""
+    found = claims.gone_output(world.spec, world.namespace, world.claims) if world.spec else None
+    return found and (
+        f"{found} The temporary objects were in its volume, so there is nothing to delete. If the volume was retained, "
+        f"delete {names.WORK_FOLDER}/{world.uid}/ below spec.output.uri there."
+    )
 
 
 def _told(world: World, deleted: bool, reason: str, message: str, now: datetime) -> Plan:

@@ -11,9 +11,10 @@ from finetune_operator.decisions import bundles
 from finetune_operator.decisions.attempts import silence
 from finetune_operator.decisions.attempts.records import History
 from finetune_operator.observed import own_words
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import RunStanding, Standing
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import World
 
 
 def assess_one(world: World, now: datetime) -> RunStanding:

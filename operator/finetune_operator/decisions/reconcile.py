@@ -209,11 +209,13 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
         verdict = retries.after_attempt(history.attempts, history.counts, spec.policy, now)
         assert isinstance(verdict, retries.Again)  # `_end_of_retries` has looked
         outlook = outlooks.retrying(last, "Attempt", verdict.at, now, _held(world, history, now))
+        hint = retries.before_first_step(history.attempts)
+        outlook = replace(outlook, message=f"{outlook.message} {hint}".rstrip())
         if not history.is_recorded or plans.live(*world.attempts.values()):
             return plans.proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)  # deletes them first
         if (left := _until_gone(world, history, now)) is not None:
             return plans.proceed(world, outlook, history, now, requeue_after=left)
-        if (held := claims.still_attached(world)) is not None:
+        if (held := claims.still_attached(world, now)) is not None:
             outlook = replace(outlook, message=f"{outlook.message} {held}")
             return plans.proceed(world, outlook, history, now, requeue_after=claims.LOOK_AGAIN)
         if now < verdict.at:

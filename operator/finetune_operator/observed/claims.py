@@ -1,12 +1,22 @@
 """The relevant fields of a PersistentVolumeClaim."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from finetune_operator.observed.pods import Object
 
 SHARED = "ReadWriteMany"
 WRITABLE = {"ReadWriteOnce", "ReadWriteOncePod", SHARED}
 """Access modes with which a pod can write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A node to which a volume is attached."""
+
+    node: str
+    answers_since: datetime | None = None
+    """When the node began to answer; None if it does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +29,9 @@ class Claim:
     """Those of the volume if the claim is bound, else those that the claim requests."""
     volume: str = ""
     """Name of the PersistentVolume; "" until the claim is bound."""
-    attached_to: tuple[str, ...] = ()
-    """Names of the nodes to which the volume is attached. Read only if one node at a time can mount it, and an
-    attempt has lost its node."""
+    attached: Attachment | None = None
+    """Where the volume is attached, if that is the node that the last attempt has lost. Read only if one node at a time
+    can mount the volume."""
     is_leaving: bool = False
     """Whether the claim is being deleted. New pods cannot use it."""
 

@@ -31,6 +31,9 @@ _UNKNOWN_END = {"ContainerStatusUnknown", "Unknown"}
 _NEVER_RAN = {"StartError", "ContainerCannotRun"}
 """Termination reasons for a container whose command could not be run. The message contains the runtime's error."""
 
+_USAGE_EXIT_CODE, _REFUSED_ARGUMENT = 2, "error: unrecognized arguments: "
+"""How argparse ends a program with arguments that it does not know."""
+
 
 def why_failed(pod: Pod, said: End | None = None) -> End:
     """Return why a pod failed. `said`: the failure that the pod wrote in the status, if any."""
@@ -115,6 +118,12 @@ def _by_exit_code(pod: Pod, code: int) -> End:
         error = f": {pod.termination_text}" if pod.termination_reason in _NEVER_RAN and pod.termination_text else ""
         finding = f"The command of spec.trainer.image could not be run{error}".rstrip(".")
         return f"{finding}.", FailureReason.POD_START_FAILED
+    if code == _USAGE_EXIT_CODE and _REFUSED_ARGUMENT in pod.termination_text:
+        return (
+            "The trainer is older than the operator, and does not know an argument that this job needs. Update "
+            "spec.trainer.image of the FineTuneProfile.",
+            FailureReason.POD_START_FAILED,
+        )
     if pod.is_leaving and code in (128 + signal.SIGKILL, 128 + signal.SIGTERM):
         return f"Pod {pod.name} was deleted before its work was done.", FailureReason.EVICTED
     if code == SUPERSEDED_EXIT_CODE:

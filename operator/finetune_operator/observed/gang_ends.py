@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 
 from finetune_api.reasons import FailureReason
 from finetune_operator.observed import endings, gangs
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.standing import End
-from finetune_operator.observed.world import Run
 
 OTHERS_LIMIT = timedelta(seconds=45)
 """How long the other pods may take to end after the first one. The launchers give their ranks 15 to 30 seconds."""

@@ -13,9 +13,10 @@ from typing import Any
 from finetune_api import names
 from finetune_api.conflicts import normal
 from finetune_api.status.job import ConditionType, State
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.leftovers import part, time_to_keep
 from finetune_operator.observed.pods import Object, Pod
-from finetune_operator.observed.world import Key, Progress, Run
+from finetune_operator.observed.world import Key, Progress
 
 _NEVER_READ = {"preflight", "resolved", "training"}
 """Parts of the status that start no decision. `training` is the progress, which changes every few seconds."""

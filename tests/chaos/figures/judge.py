@@ -28,7 +28,8 @@ class Outcome:
     `said`: the message on Ready, where the try is not right. `same_weights`: as a job without a fault; None: not
     comparable. `seconds_to_recover`: from the fault until the job was further than before; None: never.
     `seconds_loading`: of these, how long the model was loaded. `date`, `commit`: when it was made, and of what.
-    `note`: what somebody found out about it, written into the file by hand."""
+    `note`: what somebody found out about it, written into the file by hand. `mended`: likewise, whether the project was
+    changed because of it. Then it is told, but it counts no longer, and it is made again."""
 
     fault: str
     phase: str
@@ -48,6 +49,7 @@ class Outcome:
     date: str = ""
     commit: str = ""
     note: str = ""
+    mended: bool = False
 
     @property
     def is_right(self) -> bool:

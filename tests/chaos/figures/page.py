@@ -1,5 +1,6 @@
 """docs/reliability.md, from the record of the tries."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from statistics import median
 
@@ -32,8 +33,8 @@ Faults of a GPU are raised by a stand-in in the trainer's image, because the loc
 (`tests/chaos/stand_in.py`). `tests/chaos/table.py` lists every fault, and what must happen.
 
 This page is written by `make chaos`, from `tests/chaos/record.json`. Do not edit it. The record has each try with its
-date and commit. Times depend on the machine: so far the tries ran on two processors that other work kept busy.
-Measurements of resumed trainings without a cluster are in
+date and commit. Times depend on the machine: the tries ran on two processors, up to six of them side by side, and
+other work ran beside some of them. Measurements of resumed trainings without a cluster are in
 [benchmarks.md](benchmarks.md#resuming-after-kills).
 
 ## What the columns mean
@@ -54,7 +55,8 @@ def page(record: Record) -> str:
     """Returns the page. Faults without a try are not in it."""
     if not record.outcomes:
         return f"{_HEAD}\nNo figures have been recorded yet.\n"
-    return "\n".join([_HEAD, *_table(record), *_phases(record), *_kills(record), *_wrong(record.outcomes)]) + "\n"
+    parts = (_table(record.counted), _phases(record), _kills(record.counted), _wrong(record.counted), _found(record))
+    return "\n".join([_HEAD, *itertools.chain(*parts)]) + "\n"
 
 
 def lower_bound(right: int, tries: int) -> float:
@@ -62,7 +64,7 @@ def lower_bound(right: int, tries: int) -> float:
     return float(beta.ppf(1 - CONFIDENCE, right, tries - right + 1)) if right else 0.0
 
 
-def _table(record: Record) -> Iterator[str]:
+def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield "## Faults"
     yield ""
     columns = ["fault", "must end", "tries", "ended right", "right reason", "little lost", "same weights"]
@@ -70,9 +72,9 @@ def _table(record: Record) -> Iterator[str]:
     yield f"| {' | '.join(columns)} |"
     yield f"|{' --- |' * len(columns)}"
     for fault in FAULTS:
-        if tries := [entry for entry in record.outcomes if entry.fault == fault.name]:
+        if tries := [entry for entry in outcomes if entry.fault == fault.name]:
             yield _row(fault, tries)
-    right, tried = sum(entry.is_right for entry in record.outcomes), len(record.outcomes)
+    right, tried = sum(entry.is_right for entry in outcomes), len(outcomes)
     yield ""
     yield (
         f"{right} of {tried} tries are right in every column. With 95% confidence, at least "
@@ -107,7 +109,7 @@ def _phases(record: Record) -> Iterator[str]:
     )
 
 
-def _kills(record: Record) -> Iterator[str]:
+def _kills(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """Yields what a kill costs while the model trains, and whether kills change the weights."""
     yield ""
     yield "## Kills of the trainer"
@@ -120,13 +122,13 @@ def _kills(record: Record) -> Iterator[str]:
     yield "| signal | tries | kill to next step (s) | without loading the model (s) | steps again | seconds again |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for name, signal in KILLS.items():
-        tries = [entry for entry in record.outcomes if entry.fault == name and entry.phase == Phase.TRAIN]
+        tries = [entry for entry in outcomes if entry.fault == name and entry.phase == Phase.TRAIN]
         times = [(e.seconds_to_recover, e.seconds_loading) for e in tries if e.seconds_to_recover is not None]
         if times:
             to_step, beyond = [all for all, _ in times], [all - loading for all, loading in times]
             steps, seconds = max(e.steps_repeated for e in tries), max(e.seconds_repeated for e in tries)
             yield f"| {signal} | {len(tries)} | {_spread(to_step)} | {_spread(beyond)} | {steps} | {seconds:.1f} |"
-    killed = [entry for entry in record.outcomes if entry.fault in KILLS]
+    killed = [entry for entry in outcomes if entry.fault in KILLS]
     yield ""
     yield (
         f"In all phases together, {len(killed)} runs were killed. The weights of "
@@ -143,12 +145,23 @@ def _wrong(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield ""
     yield "## Tries that did not end right"
     yield ""
-    if not wrong:
-        yield "None."
-        return
+    yield from _list(wrong) if wrong else ["None."]
+
+
+def _found(record: Record) -> Iterator[str]:
+    if mended := [entry for entry in record.outcomes if entry.mended]:
+        yield ""
+        yield "## What the tries found"
+        yield ""
+        yield "The project was changed because of these tries. They are not counted above, and were made again."
+        yield ""
+        yield from _list(mended)
+
+
+def _list(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield "| fault | phase | try | of commit | state | reasons | same weights | message | note |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    for entry in wrong:
+    for entry in outcomes:
         said = entry.said.replace("|", "\\|")[:200]
         reasons = ", ".join(entry.reasons)
         same = {None: "", True: "yes", False: "no"}[entry.same_weights]

@@ -30,6 +30,11 @@ class Record:
         content: dict[str, Any] = json.loads(path.read_text())
         return cls(path, commit, content["phaseSeconds"], [Outcome(**entry) for entry in content["tries"]])
 
+    @property
+    def counted(self) -> list[Outcome]:
+        """The tries of the project as it is."""
+        return [entry for entry in self.outcomes if not entry.mended]
+
     def save(self) -> None:
         """Replaces the file. Each try is a line, in the order of the table, so that a difference can be read."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +54,7 @@ class Record:
         """Returns the tries that are missing. Every fault gets its first try before any gets its second.
 
         The tries of a fault go through its phases in turn."""
-        done = {(entry.fault, entry.seed) for entry in self.outcomes}
+        done = {(entry.fault, entry.seed) for entry in self.counted}
         return [
             Task(fault, fault.phases[number % len(fault.phases)], number)
             for number in range(tries)

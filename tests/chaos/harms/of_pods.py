@@ -46,6 +46,13 @@ def out_of_memory(lane: Lane, job: Job) -> None:
     wait_for("the kernel to kill the trainer", killed, timeout=60)
 
 
+def preflight_out_of_memory(lane: Lane, job: Job) -> None:
+    """Does the same to the preflight. Raises AssertionError if the attempt runs already."""
+    pod, _ = running(job)
+    assert pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] == job.child(PREFLIGHT)
+    out_of_memory(lane, job)
+
+
 def fill_the_disk(lane: Lane, job: Job) -> None:
     """Writes more into the pod's volume /tmp than its size limit."""
     pod, _ = running(job)

@@ -1,9 +1,10 @@
-"""Jobs that need nothing of their own in the cluster run beside each other: each is validated while another one trains.
+"""Jobs that need nothing of their own in the cluster run beside each other: some are validated while two train.
 
 A module with such jobs has the context manager `started(tenant, cluster)`, which creates them and gives them by name.
 Its tests get them from the fixture `jobs`. The jobs of all such modules of a run are created when the first of these
 tests begins."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from devcluster import Cluster
+from devcluster.namespaces import FIRST
 from tests.e2e.tenant import Tenant
-from tests.integration.jobs import Job
+from tests.integration.jobs import GPU, Job
 
 HERE = Path(__file__).parent
 STARTED = "started"
@@ -56,3 +58,21 @@ def jobs(request: pytest.FixtureRequest, begun: dict[str, Begun]) -> Iterator[di
     mine = begun[request.module.__name__]
     yield mine.jobs
     mine.ends.close()
+
+
+@pytest.fixture
+def one_gpu(installed: Cluster) -> Iterator[None]:
+    """Takes one of the node's two GPUs away for a test. No job may train when the test begins."""
+    advertise_gpus(installed, 1)
+    yield
+    advertise_gpus(installed, 2)
+
+
+def advertise_gpus(cluster: Cluster, count: int) -> None:
+    """Changes how many GPUs the scheduler sees. The kubelet would copy the capacity only after ten seconds."""
+    name = GPU.replace("/", "~1")
+    patch = [
+        {"op": "add", "path": f"/status/{part}/{name}", "value": str(count)} for part in ("capacity", "allocatable")
+    ]
+    change = ["--subresource=status", "--type=json", f"--patch={json.dumps(patch)}"]
+    cluster.kubectl("patch", "node", FIRST.name, *change)

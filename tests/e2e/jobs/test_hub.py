@@ -9,6 +9,7 @@ import pytest
 from devcluster import Cluster
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, gpus_asked_for, message, sums
 from tests.integration.hub_server import HubServer, running_hub
+from tests.integration.jobs import Job
 from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer
 
 MODEL, ROWS, TOKEN = "acme/gated", "datasets/acme/sums", "hf_of_the_tests"
@@ -40,15 +41,16 @@ def model(secret: str, key: str) -> dict[str, object]:
     return {"uri": f"hf://{MODEL}", "tokenSecretRef": {"name": secret, "key": key}}
 
 
-def test_a_gated_model_of_a_hub_is_tuned_on_rows_of_a_hub(tenant: Tenant, hub: HubServer, profile: str) -> None:
-    job = tenant.create(
-        "from-a-hub",
-        "",
-        profileName=profile,
-        model=model("hub-token", "HF_TOKEN"),
-        dataset={"train": TRAIN},
-    )
-    status = tenant.end_of(job)
+@pytest.fixture(scope="module")
+def jobs(tenant: Tenant, profile: str) -> dict[str, Job]:
+    """A job whose account has access to the model, and one whose account has none."""
+    models = {"from-a-hub": model("hub-token", "HF_TOKEN"), "no-access": model("other-token", "mine")}
+    spec = {"profileName": profile, "dataset": {"train": TRAIN}}
+    return {name: tenant.create(name, "", **spec, model=wish) for name, wish in models.items()}
+
+
+def test_a_gated_model_of_a_hub_is_tuned_on_rows_of_a_hub(tenant: Tenant, hub: HubServer, jobs: dict[str, Job]) -> None:
+    status = tenant.end_of(jobs["from-a-hub"])
     assert status["state"] == "Complete", message(status)
     pinned = {f"hf://{name}": hub.repositories[name].refs["main"] for name in (MODEL, ROWS)}
     assert {each["uri"]: each["commit"] for each in status["resolved"]["revisions"]} == pinned
@@ -59,11 +61,9 @@ def test_a_gated_model_of_a_hub_is_tuned_on_rows_of_a_hub(tenant: Tenant, hub: H
 
 
 def test_an_account_without_access_to_a_gated_model_is_told_before_a_gpu_is_requested(
-    tenant: Tenant, hub: HubServer, profile: str
+    tenant: Tenant, hub: HubServer, jobs: dict[str, Job]
 ) -> None:
-    job = tenant.create(
-        "no-access", "", profileName=profile, model=model("other-token", "mine"), dataset={"train": TRAIN}
-    )
+    job = jobs["no-access"]
     status = tenant.end_of(job)
     assert status["state"] == "Failed"
     assert f"Accept its conditions at {hub.endpoint}/{MODEL} with that account." in message(status)

@@ -19,7 +19,7 @@ ROOM = 1.3
 )
 @pytest.mark.timeout(3700)
 def test_jobs_created_at_once_run_one_after_another(
-    tenant: Tenant, installed: Cluster, count: int, seconds: float
+    tenant: Tenant, installed: Cluster, one_gpu: None, count: int, seconds: float
 ) -> None:
     train = tenant.put_rows("many.jsonl", sums(30))
     sources = {"train": [{"uri": train, "columns": SUMS_COLUMNS}]}

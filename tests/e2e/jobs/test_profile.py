@@ -65,8 +65,16 @@ def types(tenant: Tenant, installed: Cluster) -> str:
     return put(tenant, "types", body)
 
 
-def test_a_job_trains_on_the_cheapest_gpu_type_that_fits(tenant: Tenant, types: str) -> None:
-    job = created(tenant, "chosen", profileName=types)
+@pytest.fixture(scope="module")
+def of_types(tenant: Tenant, types: str) -> dict[str, Job]:
+    """Jobs that let the operator choose a type, and that name one."""
+    wishes = {"chosen": {}, "too-large": {"gpuType": "small"}, "nowhere": {"gpuType": "largest"}}
+    usual = {"cpu": "500m", "memory": "2Gi"}
+    return {name: created(tenant, name, profileName=types, compute=usual | wish) for name, wish in wishes.items()}
+
+
+def test_a_job_trains_on_the_cheapest_gpu_type_that_fits(tenant: Tenant, of_types: dict[str, Job]) -> None:
+    job = of_types["chosen"]
     status = tenant.end_of(job)
     assert status["state"] == "Complete", message(status)
     fits = {estimate["gpuType"]: estimate["fits"] for estimate in status["preflight"]["estimate"]}
@@ -81,8 +89,10 @@ def test_a_job_trains_on_the_cheapest_gpu_type_that_fits(tenant: Tenant, types: 
     assert float(status["cost"]) == pytest.approx(status["gpuSeconds"] / 3600, abs=0.0001)
 
 
-def test_a_job_that_does_not_fit_the_type_it_names_is_told_which_one_fits(tenant: Tenant, types: str) -> None:
-    job = created(tenant, "too-large", profileName=types, compute={"gpuType": "small", "memory": "2Gi"})
+def test_a_job_that_does_not_fit_the_type_it_names_is_told_which_one_fits(
+    tenant: Tenant, of_types: dict[str, Job]
+) -> None:
+    job = of_types["too-large"]
     status = tenant.end_of(job)
     assert (status["state"], ATTEMPT in job.batch_jobs()) == ("Failed", False)
     said = message(status)
@@ -91,8 +101,8 @@ def test_a_job_that_does_not_fit_the_type_it_names_is_told_which_one_fits(tenant
     assert "These settings would fit too, the cheapest first: spec.compute.gpuType largest (" in said
 
 
-def test_a_type_that_no_node_has_is_waited_for_and_named(tenant: Tenant, types: str) -> None:
-    job = created(tenant, "nowhere", profileName=types, compute={"gpuType": "largest", "memory": "2Gi"})
+def test_a_type_that_no_node_has_is_waited_for_and_named(tenant: Tenant, of_types: dict[str, Job]) -> None:
+    job = of_types["nowhere"]
     told = wait_for(
         "the missing GPU to be told", lambda: str(job.ready().get("message")), lambda said: LARGEST in said, 120
     )

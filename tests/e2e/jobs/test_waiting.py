@@ -1,4 +1,4 @@
-"""A job whose pod cannot start says on the real cluster why, and what helps."""
+"""A job whose pod gets no node or no image, or is refused, says on the real cluster why, and what helps."""
 
 import json
 from collections.abc import Iterator
@@ -18,16 +18,6 @@ from tests.integration.kube import PROFILES, Object
 from tests.integration.waiting import wait_for
 
 NOWHERE = "localhost/nothing:here"
-VOLUME = """[
-  JSONPatch{{op: "add", path: "/spec/volumes/-", value: Object.spec.volumes{{name: "added", {0}}}}},
-  JSONPatch{{
-    op: "add", path: "/spec/containers/0/volumeMounts/-",
-    value: Object.spec.containers.volumeMounts{{name: "added", mountPath: "/added"}}
-  }}
-]"""
-"""The kubelet waits only for volumes that a container mounts."""
-SECRET = VOLUME.format('secret: Object.spec.volumes.secret{secretName: "nowhere"}')
-CLAIM = VOLUME.format('persistentVolumeClaim: Object.spec.volumes.persistentVolumeClaim{claimName: "nowhere"}')
 HOST = '[JSONPatch{op: "add", path: "/spec/hostPID", value: true}]'
 PROFILE_OF: dict[str, dict[str, Any]] = {
     "gpu": {"resourceName": "example.com/gpu"},
@@ -49,8 +39,6 @@ HELPS = {
     "demand": "Add a LimitRange with a default for limits.cpu, because ResourceQuota demand demands it.",
     "range": "Change the LimitRange of the namespace",
     "account": "Create the ServiceAccount, or correct the name.",
-    "secret": "Create Secret nowhere. The pod then starts by itself.",
-    "claim": "Create PersistentVolumeClaim nowhere. The pod then starts by itself.",
     "host": "correct the webhook or policy that changed it",
 }
 """The remedy that each job's message must have, by its name."""
@@ -63,45 +51,24 @@ WORDS = {
     "demand": "must specify limits.cpu",
     "range": "maximum memory usage per Container is 512Mi",
     "account": 'ServiceAccount "nobody" does not exist',
-    "secret": 'secret "nowhere" not found',
-    "claim": 'persistentvolumeclaim "nowhere" not found',
     "host": "violates PodSecurity",
 }
 """The cluster's own words in each message."""
 
 
 @pytest.fixture(scope="module")
-def policies(tenant: Tenant, installed: Cluster) -> Iterator[None]:
-    """What webhooks add to the pods of three jobs."""
-    made = [
-        mutated(installed, tenant, "waits-secret", SECRET, "nowhere"),
-        mutated(installed, tenant, "waits-claim", CLAIM, "nowhere"),
-        mutated(installed, tenant, "waits-host", HOST, "violates PodSecurity"),
-    ]
-    for policy in made:
-        next(policy)
-    yield
-    for policy in made:
-        next(policy, None)
+def host_processes(tenant: Tenant, installed: Cluster) -> Iterator[None]:
+    """Lets the pods of the job "waits-host" ask for the host's processes."""
+    yield from mutated(installed, tenant, "waits-host", HOST, "violates PodSecurity")
 
 
 @pytest.fixture(scope="module")
-def no_sandbox(tenant: Tenant, installed: Cluster) -> Iterator[None]:
-    """Gives the pods of a job whose name begins with "waits-sandbox" a runtime that no node has."""
-    runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nowhere"}}
-    installed.kubectl("apply", "-f", "-", input=json.dumps({**runtime, "handler": "nowhere"}))
-    patch = '[JSONPatch{op: "add", path: "/spec/runtimeClassName", value: "nowhere"}]'
-    yield from mutated(installed, tenant, "waits-sandbox", patch, "nowhere")
-    installed.kubectl("delete", "runtimeclass", "nowhere")
-
-
-@pytest.fixture(scope="module")
-def jobs(tenant: Tenant, installed: Cluster, policies: None, no_sandbox: None) -> Iterator[dict[str, Job]]:
-    """All of them at once, because some wait for a grace of the operator to pass."""
+def jobs(tenant: Tenant, installed: Cluster, host_processes: None) -> Iterator[dict[str, Job]]:
+    """All of them at once."""
     rows = tenant.put_rows("waiting.jsonl", sums(30))
     dataset = {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]}
     compute = {"cpu": "500m", "memory": "2Gi"}
-    specs: dict[str, Object] = {name: {} for name in (*HELPS, "sandbox")}
+    specs: dict[str, Object] = {name: {} for name in HELPS}
     specs["cpu"] = {"compute": {**compute, "cpu": "1000"}}
     specs["account"] = {"compute": {**compute, "serviceAccountName": "nobody"}}
     for name, gpu_type in PROFILE_OF.items():
@@ -154,17 +121,6 @@ def test_a_job_that_waits_says_why_in_the_clusters_words_and_what_helps(jobs: di
     )
 
     assert WORDS[name] in told
-
-
-def test_a_failed_sandbox_is_reported_with_the_kubelets_message(jobs: dict[str, Job]) -> None:
-    told = wait_for(
-        "the kubelet's word",
-        lambda: str(jobs["sandbox"].ready().get("message")),
-        lambda said: "cannot start: FailedCreatePodSandBox: " in said,
-        starting.STUCK_AFTER.total_seconds() + 120,
-    )
-
-    assert 'no runtime for "nowhere" is configured' in told
 
 
 @pytest.fixture

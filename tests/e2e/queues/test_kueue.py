@@ -7,7 +7,7 @@ import pytest
 from finetune_api import names
 from tests.e2e.queues.conftest import NORMAL, QUEUE, URGENT, Queue
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
-from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job
+from tests.integration.jobs import ATTEMPT, GPU, PREFLIGHT, Job
 from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
@@ -87,15 +87,29 @@ def test_a_job_without_quota_is_queued_with_kueues_own_words_until_there_is_some
     assert [event["reason"] for event in job.events()] == ["Succeeded"]
 
 
-def test_the_pods_of_all_nodes_of_a_job_need_quota_together(tenant: Tenant, queue: Queue, train: str) -> None:
-    queue.has_room_for(gpus=1)
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_the_gpus_of_all_nodes_of_a_job_need_quota_together(
+    tenant: Tenant, queue: Queue, train: str, gpus: int
+) -> None:
+    queue.has_room_for(gpus=2 * gpus - 1)
     sources = {"train": [{"uri": train, "columns": SUMS_COLUMNS}]}
-    job = tenant.create("two-nodes", train, labels=IN_QUEUE, dataset=sources, compute={"nodes": 2})
+    job = tenant.create("two-nodes", train, labels=IN_QUEUE, dataset=sources, compute={"nodes": 2, "gpusPerNode": gpus})
 
     waiting_for_quota(job, "insufficient quota for nvidia.com/gpu in flavor any")
 
-    (pods,) = queue.workload_of(child(job, ATTEMPT)["metadata"]["uid"])["spec"]["podSets"]
-    assert (pods["count"], trainers(job)) == (2, []), "no pod holds a GPU while it waits for the other one"
+    uid = child(job, ATTEMPT)["metadata"]["uid"]
+    (pods,) = queue.workload_of(uid)["spec"]["podSets"]
+    (container,) = pods["template"]["spec"]["containers"]
+    assert (pods["count"], container["resources"]["limits"][GPU]) == (2, str(gpus))
+    assert trainers(job) == [], "no pod holds a GPU while it waits for the other one"
+
+    queue.has_room_for(gpus=2 * gpus)
+
+    admission = wait_for(
+        "the quota", lambda: queue.workload_of(uid).get("status", {}).get("admission"), timeout=START_SECONDS
+    )
+    (taken,) = admission["podSetAssignments"]
+    assert (taken["count"], taken["resourceUsage"][GPU]) == (2, str(2 * gpus))
     tenant.kube.delete(job.path)
 
 

@@ -20,7 +20,9 @@ from finetune_trainer.train import recipe, tuning
 
 def hang_in_c(*_, **__):
     time.sleep(2)  # the watchdog looks, and sees that no model is loaded any more
-    ctypes.PyDLL(None).sleep(1000)  # a function of C that keeps the GIL, unlike time.sleep
+    libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)  # waits for ever, also after a signal, and keeps the GIL, unlike time.sleep
 
 """
 
@@ -99,7 +101,8 @@ def test_a_timeout_of_the_job_ends_steady_work_sooner_than_the_default(
 def test_a_library_that_holds_the_gil_ends_the_trainer_with_the_same_exit_code(
     make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
-    done, log = run(make_bundle(), tmp_path, STEP_4_HANGS.replace("HANG", "hang_in_c"))
+    short = "watchdog.FUSE_SIGNAL = 1  # one second"
+    done, log = run(make_bundle(), tmp_path, f"{short}\n{STEP_4_HANGS.replace('HANG', 'hang_in_c')}")
     assert done.returncode == CODE, done.stderr
     assert "in hang_in_c\n" in done.stderr
     assert log == "", "no message can be written without the GIL"

@@ -108,3 +108,15 @@ def test_the_page_says_so_where_nothing_went_wrong(tmp_path: Path) -> None:
 
 def test_the_page_says_so_while_there_are_no_figures(tmp_path: Path) -> None:
     assert page(Record(tmp_path / "r.json")).endswith("No figures have been recorded yet.\n")
+
+
+def test_a_try_that_led_to_a_change_is_told_made_again_and_counts_no_longer(tmp_path: Path) -> None:
+    found = replace(RIGHT, ended_right=False, state="Failed", said="why", note="Mended.", mended=True)
+    record = Record(tmp_path / "r.json", "", {"load": 1.0}, [found, replace(RIGHT, seed=1)])
+
+    text = page(record)
+
+    assert [task.seed for task in record.to_do([FAULT], 3)] == [0, 2]
+    assert "1 of 1 tries are right" in text
+    assert f"| `{FAULT.name}` | train | 0 | abc | Failed | Killed | yes | why | Mended. |" in text.partition("found")[2]
+    assert "## What the tries found" not in page(replace(record, outcomes=record.outcomes[1:]))

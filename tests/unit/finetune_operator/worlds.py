@@ -10,8 +10,9 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus
 from finetune_operator.decisions import bundles
 from finetune_operator.decisions.plan import Plan
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.pods import Pod
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import World
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 UID = "12345678-aaaa-bbbb-cccc-1234567890ab"

@@ -19,8 +19,9 @@ from finetune_trainer.base.cache_room import Entry, to_evict
 from finetune_trainer.base.model_files import Files, Pins
 from finetune_trainer.pod.at_once import each_at_once
 from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.storage.claim_writes import make_durable
+from finetune_trainer.storage.files import COPY_BYTES
 
-COPY_BYTES = 8 * 1024 * 1024
 CACHED = "cached.json"
 IN_USE = "in-use-"
 """Beginning of the name of the file with which a pod says that it copies the entry."""
@@ -195,13 +196,11 @@ def _copied(source: Path, to: Path, needed: Callable[[], None], sign: Callable[[
             digest.update(data)
             copy.write(data)
         if durable:
-            copy.flush()
-            os.fsync(copy.fileno())
+            make_durable(copy)
     return digest.hexdigest()
 
 
 def _written(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        make_durable(file)

@@ -55,6 +55,9 @@ OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".o
 LEFTOVERS = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")
 """Beginnings of the names of files that trainers write next to a model. These files do not contain weights."""
 
+_LEVELS = 3
+"""How deep the folder of a model is looked at: snapshots/COMMIT/config.json is proposed where somebody names the
+repository of the hub's cache. A volume can have millions of files below."""
 Files = Mapping[str, int]
 """Size of each file in bytes, by its path in the folder."""
 Pins = Mapping[str, str]
@@ -67,12 +70,12 @@ def fetch_settings(storage: JobStorage, uri: str, to: Path, more: Callable[[str]
 
     Raises TrainerFailure ModelNotFound if a file is missing, and ModelUnsupported if the layout of the weights is not
     supported."""
-    files = storage.list_folder(uri)
+    files = storage.list_folder(uri, _LEVELS)
     if CONFIG not in files:
         found, remedy = _instead(files, uri)
         raise TrainerFailure(FailureReason.MODEL_NOT_FOUND, f"There is no {CONFIG} in {uri}{found}.", remedy)
     settings = {path for path in files if path in SETTINGS or more(path)}
-    storage.download_folder(uri, to, lambda path: path in {*settings, INDEX})
+    storage.download_folder(uri, to, lambda path: path in {*settings, INDEX}, _LEVELS)
     for name, key in REDIRECTIONS.items():
         if (to / name).exists() and read_object(to / name, uri).get(key):
             raise TrainerFailure(
@@ -90,7 +93,7 @@ def fetch_settings(storage: JobStorage, uri: str, to: Path, more: Callable[[str]
 def pin(storage: JobStorage, uri: str) -> Pins:
     """Returns the identity of each file of the folder that can be part of a model. Call it before the files are read:
     a file that is replaced afterwards then has another identity than its pin."""
-    files = (path for path in storage.list_folder(uri) if path in (*SETTINGS, INDEX) or is_weights(path))
+    files = (path for path in storage.list_folder(uri, 1) if path in (*SETTINGS, INDEX) or is_weights(path))
     # The licence in the model card changes no result, and model cards are edited.
     return {path: storage.identity(join(uri, path)) for path in files if path != CARD}
 
@@ -103,7 +106,7 @@ def is_weights(path: str) -> bool:
 def copy_files(storage: JobStorage, uri: str, files: Files, to: Path, pins: Pins | None = None) -> None:
     """Downloads exactly `files` of the folder at `uri` to the folder `to`. Raises TrainerFailure ModelNotFound if one
     no longer exists, has another size, or is no longer the file of `pins`."""
-    storage.download_folder(uri, to, lambda path: path in files)
+    storage.download_folder(uri, to, lambda path: path in files, _LEVELS)
     for path, size in files.items():
         found = (to / path).stat().st_size if (to / path).exists() else None
         if found != size:

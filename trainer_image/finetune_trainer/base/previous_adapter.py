@@ -53,7 +53,7 @@ def fetch_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel, 
     uri = lora.from_
     if uri is None:
         return
-    files = storage.list_folder(uri)
+    files = storage.list_folder(uri, 1)
     if missing := [name for name in ADAPTER if name not in files]:
         whole = "config.json" in files
         raise TrainerFailure(
@@ -63,7 +63,7 @@ def fetch_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel, 
             if whole
             else "Correct spec.method.lora.from, or upload the adapter to that folder.",
         )
-    storage.download_folder(uri, folder, lambda path: path in ADAPTER)
+    storage.download_folder(uri, folder, lambda path: path in ADAPTER, 1)
     settings = settings_of((folder / ADAPTER_CONFIG).read_bytes(), uri)
     if method.type is MethodType.NONE:
         lora = Lora()  # the adapter's own settings are used

@@ -6,6 +6,10 @@ from time import thread_time
 
 from finetune_trainer.pod.heartbeat import beat
 
+LAST_UPLOAD_SECONDS = 10.0
+"""How long the end of an attempt waits for its last upload. If another rank has failed, the launcher kills this one
+after `launcher.LAST_SECONDS`, which has to suffice for this and for the report."""
+
 
 class Cancelled(Exception):  # noqa: N818 - not an error
     """The work is no longer needed."""

@@ -1,12 +1,15 @@
-"""The checkpoints of the job that spec.resumeFrom names. This job starts from the newest one."""
+"""The job that spec.resumeFrom names. This job starts from its tuned weights, or else from its newest checkpoint."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from finetune_api import names
-from finetune_api.bundle import Bundle
+from finetune_api.bundle import Bundle, ResumePoint
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.identity import facts
+from finetune_trainer.checkpoints.kept import KEPT, TRAINED, KeptResults
+from finetune_trainer.checkpoints.result_facts import training_facts
 from finetune_trainer.checkpoints.store import CHECKPOINTS, CheckpointStore
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.pod.failure import TrainerFailure
@@ -25,12 +28,16 @@ REMEDY = (
 
 
 def require_checkpoint(bundle: Bundle, storage: JobStorage, prepared: Prepared) -> None:
-    """Raises TrainerFailure SpecInvalid if spec.resumeFrom is set and no checkpoint of the earlier job fits this job.
+    """Raises TrainerFailure SpecInvalid if spec.resumeFrom is set and the earlier job has neither a checkpoint nor
+    tuned weights that fit this job.
 
     Reads no weights. Raises TrainerFailure as JobStorage does."""
     if bundle.spec.resume_from is None:
         return
     store = earlier_store(bundle, storage, facts(bundle, prepared))
+    results = earlier_results(bundle, storage, prepared, Path())
+    if results is not None and results.has(TRAINED):
+        return
     said = store.why_unusable()
     if said or store.is_empty:
         raise no_checkpoint(bundle, said)
@@ -46,8 +53,15 @@ def earlier_store(bundle: Bundle, storage: JobStorage, deciding: Mapping[str, An
             f"{FIELD}: FineTuneJob {_name(bundle)} was deleted, so the place of its checkpoints is not known.",
             "Create the job again without spec.resumeFrom, or name another job that failed.",
         )
-    uri = join(bundle.resume.output, names.WORK_FOLDER, bundle.resume.uid, CHECKPOINTS)
-    return CheckpointStore(storage, uri, "reader", deciding)
+    return CheckpointStore(storage, join(_work_of(bundle.resume), CHECKPOINTS), "reader", deciding)
+
+
+def earlier_results(bundle: Bundle, storage: JobStorage, prepared: Prepared, scratch: Path) -> KeptResults | None:
+    """Returns the kept results of the earlier job's training, only to be read, or None without an earlier job.
+    `scratch`: a folder for downloads."""
+    if bundle.spec.resume_from is None or bundle.resume is None:
+        return None
+    return KeptResults(storage, join(_work_of(bundle.resume), KEPT), 0, training_facts(bundle, prepared), scratch)
 
 
 def no_checkpoint(bundle: Bundle, said: Sequence[str]) -> TrainerFailure:
@@ -66,6 +80,10 @@ def no_checkpoint(bundle: Bundle, said: Sequence[str]) -> TrainerFailure:
         f"{FIELD}: no checkpoint of FineTuneJob {_name(bundle)} fits. {said[0]}{fields}",
         REMEDY,
     )
+
+
+def _work_of(earlier: ResumePoint) -> str:
+    return join(earlier.output, names.WORK_FOLDER, earlier.uid)
 
 
 def _name(bundle: Bundle) -> str:

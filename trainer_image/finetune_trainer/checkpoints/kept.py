@@ -14,12 +14,15 @@ from typing import Any
 
 from finetune_api import names
 from finetune_trainer.checkpoints.background import Background
-from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, write_folder
+from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, read_manifest, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.progress import MEGABYTE, Progress
-from finetune_trainer.pod.termination import seconds_left
 from finetune_trainer.storage.job_storage import JobStorage, join
 
+KEPT = "kept"
+"""Folder of the results in the work prefix of a job."""
+TRAINED = "trained"
+"""Name of the tuned weights with the records of their training."""
 WRITER = "writer.json"
 """The file that says which attempt wrote the result."""
 
@@ -63,21 +66,34 @@ class KeptResults:
         narrower._facts = {**self._facts, **facts}
         return narrower
 
+    def determined_by(self, facts: Mapping[str, Any]) -> "KeptResults":
+        """Returns the same results, for which `facts` alone must be equal."""
+        other = copy(self)
+        other._facts = facts
+        return other
+
+    def has(self, name: str) -> bool:
+        """Returns whether there is a result of this name, by its manifest and the sizes of its files.
+
+        Raises TrainerFailure if the storage does not answer or denies access."""
+        places = (join(self._uri, folder) for folder in self._folders_of(name))
+        return any(not isinstance(read_manifest(self._storage, place, self._facts), Unusable) for place in places)
+
     @cached_property
     def _files(self) -> list[str]:
         """The files that were there when this attempt first looked."""
         return list(self._storage.list_folder(self._uri))
 
-    @property
-    def _folders(self) -> list[str]:
-        """The folders of these files."""
-        return sorted({path.partition("/")[0] for path in self._files})
+    def _folders_of(self, name: str) -> list[str]:
+        """Returns the folders with results of this name."""
+        folders = {path.partition("/")[0] for path in self._files}
+        return sorted(folder for folder in folders if folder.startswith(f"{name}-"))
 
     def find(self, name: str) -> Kept | None:
         """Returns a usable result of this name, or None. Prints why a result is not used.
 
         Raises TrainerFailure if the storage does not answer or denies access."""
-        for folder in (folder for folder in self._folders if folder.startswith(f"{name}-")):
+        for folder in self._folders_of(name):
             into = self._scratch / folder
             found = read_folder(self._storage, join(self._uri, folder), into, self._facts)
             if not isinstance(found, Unusable):
@@ -92,14 +108,14 @@ class KeptResults:
         progress = Progress(f"Storing {self._place(name)}", "MB", divisor=MEGABYTE)
         return self._write(name, files, progress.advance) and self._count(name)
 
-    def keep_last(self, name: str, files: Mapping[str, Content]) -> bool:
-        """Writes a result after SIGTERM, like `keep`, but gives up when the grace period is nearly over. No other
-        result can be written afterwards."""
+    def keep_last(self, name: str, files: Mapping[str, Content], seconds: float) -> bool:
+        """Writes a result at the end of the pod, like `keep`, but gives up after `seconds`. No other result can be
+        written afterwards."""
         written, background = list[bool](), Background()
         background.start(lambda advance: written.append(self._write(name, files, advance)))
-        if not background.wait(seconds_left()):
+        if not background.wait(seconds):
             background.cancel(0)
-            self._lose(name, "the storage did not answer within the grace period.")
+            self._lose(name, "the storage did not answer before the pod had to end.")
             return False
         return written == [True] and self._count(name)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from finetune_api.bundle import Bundle
+from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.handover.trainer_version import trainer_version
 
@@ -16,3 +17,9 @@ def result_facts(bundle: Bundle, prepared: Prepared, device: str) -> dict[str, A
         "the version of the trainer": trainer_version(),
         "the device": device,
     }
+
+
+def training_facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
+    """Returns the facts that determine the tuned weights, by name. Another job with the
+    same facts has the same weights."""
+    return {**facts(bundle, prepared), "the version of the trainer": trainer_version()}

@@ -24,10 +24,9 @@ from finetune_trainer.base.base_model import CONTEXT
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.model.attention import NAME
 from finetune_trainer.model.isolation import sharing
-from finetune_trainer.pod.failure import StopRequested, failure_of
+from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.pod.heartbeat import beat
 from finetune_trainer.pod.progress import Progress
-from finetune_trainer.pod.termination import stop_deferred
 from finetune_trainer.ranks.shards import is_sharded
 from finetune_trainer.rows.row_format import THOUGHT_END, final_answer
 from finetune_trainer.statistics.measurements import Answer
@@ -57,30 +56,21 @@ def write_answers(
     answers, tokens = kept.earlier(what, tokens) if kept else ([], tokens)
     progress = Progress(f"Generating answers with {what}", "rows", len(prompts) - len(answers))
     longest = sharing(model).padded
-    try:
-        while len(answers) < len(order):
-            waiting = order[len(answers) :]
-            each = len(prompts[waiting[0]]) + generation.max_new_tokens
-            rows = waiting[: max(1, tokens // each) if each <= longest else 1]
-            written = generate_within_memory(model, [prompts[row] for row in rows], generation)
-            if written is None:
-                fewer = (
-                    f"Generating {len(rows):,} answers at a time ran out of GPU memory. The next try has half as many."
-                )
-                print(fewer, flush=True)
-                tokens = len(rows) // 2 * each
-                continue
-            stop = generation.eos_token_id
-            batch = [read_answer(tokenizer, answer, stop, expected[i]) for i, answer in zip(rows, written, strict=True)]
-            answers += batch  # at once: SIGTERM must not leave a part of a batch
-            progress.advance(len(rows))
-            if kept:
-                kept.written(answers, tokens)
-    except StopRequested:
+    while len(answers) < len(order):
+        waiting = order[len(answers) :]
+        each = len(prompts[waiting[0]]) + generation.max_new_tokens
+        rows = waiting[: max(1, tokens // each) if each <= longest else 1]
+        written = generate_within_memory(model, [prompts[row] for row in rows], generation)
+        if written is None:
+            fewer = f"Generating {len(rows):,} answers at a time ran out of GPU memory. The next try has half as many."
+            print(fewer, flush=True)
+            tokens = len(rows) // 2 * each
+            continue
+        stop = generation.eos_token_id
+        answers += [read_answer(tokenizer, answer, stop, expected[i]) for i, answer in zip(rows, written, strict=True)]
+        progress.advance(len(rows))
         if kept:
-            with stop_deferred():
-                kept.stopped(answers, tokens)
-        raise
+            kept.written(answers, tokens)
     of_row = dict(zip(order, answers, strict=True))
     return [of_row[row] for row in range(len(prompts))]
 

@@ -5,20 +5,24 @@ written. A piece ends where a batch ends. A later attempt then forms the same ba
 for bit to those of an attempt that was not interrupted."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import monotonic
 
 from pydantic import TypeAdapter
 
+from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS
 from finetune_trainer.checkpoints.folder import Content
 from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded
+from finetune_trainer.pod.termination import seconds_left, stop_deferred, stop_requested
 from finetune_trainer.statistics.measurements import Answer
 
 FILE = "answers.json"
 PIECE_SECONDS = 60.0
-"""An end without SIGTERM costs about so much time of answering, and the batch that is being written. SIGTERM costs only
-the batch."""
+"""An end without warning, as by SIGKILL, costs about so much time of answering, and the batch that is being written.
+Any other end costs only the batch."""
 LONGEST_PAUSE_SECONDS = 600.0
 """Longest time until the next piece, where the storage is slow."""
 SHARE = 0.01
@@ -41,6 +45,10 @@ class KeptAnswers:
         """`name`: the measurement, without hyphen."""
         self._kept, self._name, self._clock = kept, name, clock
         self._stored, self._pause = 0, PIECE_SECONDS
+        self._answers: list[Answer] = []
+        """All answers so far, in the order of writing, at the end of a batch."""
+        self._tokens = 0
+        """Size of the next batch, in tokens."""
         self._began = self._tried = clock()
         self.earlier_seconds = 0.0
         """Time that earlier attempts needed for the answers that were taken over."""
@@ -66,22 +74,38 @@ class KeptAnswers:
         the end of a batch. `tokens`: size of the next batch.
 
         Answers that the storage refuses are part of the next piece. Raises Superseded as StatusWriter.progress does."""
+        self._answers, self._tokens = list(answers), tokens
         begun = self._clock()
         if begun - self._tried < self._pause:
             return
-        if self._kept.keep(self._piece_name(self._stored), self._piece(answers, tokens)):
+        if self._kept.keep(self._piece_name(self._stored), self._piece()):
             self._stored, self._began = len(answers), begun
         self._tried = self._clock()
         self._pause = min(max(PIECE_SECONDS, (self._tried - begun) / SHARE), LONGEST_PAUSE_SECONDS)
 
-    def stopped(self, answers: Sequence[Answer], tokens: int) -> None:
-        """Keeps the answers that are not kept yet after SIGTERM, within the grace period. The arguments are those of
-        `written`. Raises Superseded as StatusWriter.progress does."""
-        if len(answers) > self._stored:
-            self._kept.keep_last(self._piece_name(self._stored), self._piece(answers, tokens))
+    @contextmanager
+    def kept_at_the_end(self) -> Iterator[None]:
+        """Keeps the answers that are not kept yet if the work inside ends with an exception. That may be SIGTERM, the
+        failure of another rank for whose answers this one waits, or an error of this process.
 
-    def _piece(self, answers: Sequence[Answer], tokens: int) -> dict[str, Content]:
-        piece = _Piece(list(answers[self._stored :]), tokens, self._clock() - self._began)
+        After SIGTERM it takes the rest of the grace period at most, and else as long as the last upload of a
+        checkpoint may take. Raises Superseded as StatusWriter.progress does."""
+        try:
+            yield
+        except Superseded:
+            raise
+        except (Exception, PeerFailed, StopRequested):
+            with stop_deferred():
+                self._keep_last()
+            raise
+
+    def _keep_last(self) -> None:
+        if len(self._answers) > self._stored:
+            seconds = seconds_left() if stop_requested() else min(LAST_UPLOAD_SECONDS, seconds_left())
+            self._kept.keep_last(self._piece_name(self._stored), self._piece(), seconds)
+
+    def _piece(self) -> dict[str, Content]:
+        piece = _Piece(self._answers[self._stored :], self._tokens, self._clock() - self._began)
         return {FILE: json.dumps(asdict(piece)).encode()}
 
     def _piece_name(self, start: int) -> str:

@@ -1,6 +1,7 @@
 """Measures a model on held-out rows: the loss of the expected answers, and the model's own answers."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -99,7 +100,7 @@ class Evaluator:
             with in_step(model):
                 return write_answers(who, model, self.tokenizer, asking, wanted, tokens, self.generation, kept)
 
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad(), self.accelerator.autocast(), kept.kept_at_the_end() if kept else nullcontext():
             written = divided([len(prompt) for prompt in ready], write)
         answers = dict(zip(asked, written, strict=True))
         return [answers.get(row, Answer("", truncated=False, matches=False)) for row in range(len(rows))]

@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 class _Heart:
     """What the process has shown so far. The main thread writes every field except `beats`, which any thread writes,
-    and `longest_wait`."""
+    and those that the watchdog writes."""
 
     beats = 0
     phase = "starting"
@@ -19,6 +19,10 @@ class _Heart:
     slowest = 0.0
     longest_wait = 0.0
     """The longest time without a beat in steady work. Written by the watchdog."""
+    looked = 0.0
+    """For how many seconds the watchdog has looked. Written by the watchdog."""
+    looked_before = 0.0
+    """Value of `looked` after the last step."""
     quiet = 0.0
     steady = False
     began = 0
@@ -47,8 +51,12 @@ def phase(doing: str, steady: bool = False) -> None:
 
 
 def stepped(step: int, steps: int, seconds: float) -> None:
-    """Says that optimizer step `step` of `steps` is done. `seconds`: its duration."""
-    _Heart.step, _Heart.steps, _Heart.slowest = step, steps, max(_Heart.slowest, seconds)
+    """Says that optimizer step `step` of `steps` is done. `seconds`: its duration.
+
+    The watchdog did not look while the process was frozen, so that time does not make the step a slow one."""
+    looked, _Heart.looked_before = _Heart.looked - _Heart.looked_before, _Heart.looked
+    ran = min(seconds, looked + LATE_SECONDS) if _Heart.looked else seconds
+    _Heart.step, _Heart.steps, _Heart.slowest = step, steps, max(_Heart.slowest, ran)
     beat()
 
 
@@ -77,6 +85,11 @@ def disk_work(size: int) -> AbstractContextManager[None]:
 def waited(seconds: float) -> None:
     """Says that steady work went on after `seconds` without a beat."""
     _Heart.longest_wait = max(_Heart.longest_wait, seconds)
+
+
+def looked(seconds: float) -> None:
+    """Says that the watchdog has looked for `seconds` more."""
+    _Heart.looked += seconds
 
 
 def is_steady() -> bool:
@@ -115,5 +128,7 @@ LEAST_SECONDS = 300.0
 """The least default of the time without progress."""
 SLOW_DISK = 10_000_000
 """Bytes per second at which a disk reads or writes in the slowest case that is not a stall."""
+LATE_SECONDS = 2.0
+"""How long the last look of the watchdog may be ago."""
 SLOWER = 10
 """How many times the slowest step, or the longest wait, the default of the time without progress is."""

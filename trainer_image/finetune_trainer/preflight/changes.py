@@ -1,6 +1,6 @@
 """Changes of a job's settings with which it fits into the memory of a GPU."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from finetune_api.quantity import gibibytes
@@ -12,6 +12,7 @@ LIGHTER: dict[TrainedMethod, tuple[TrainedMethod, ...]] = {"Full": ("LoRA", "QLo
 SHORTER = (0.75, 0.5, 0.25)
 """Shares of the longest row that are tried as the limit of a row's length."""
 NO_METHOD = "No method would fit."
+NO_MORE: Mapping[int, int] = {}
 SMALLER = "Choose a smaller model, or use a FineTuneProfile with a larger GPU."
 """The finding and the remedy for a job that fits a GPU with no settings."""
 NO_MERGE = "without spec.output.merge"
@@ -26,16 +27,21 @@ class Change:
     plan: MemoryPlan
     """With the longest row that is allowed."""
     gpus: int | None = None
-    """The number of GPUs, if that is changed."""
+    """The number of GPUs of a node, if that is changed."""
 
 
 def changes(
-    shape: ModelShape, least: Setup, longest: Load, available: float, merging: float, numbers: Sequence[int] = ()
+    shape: ModelShape,
+    least: Setup,
+    longest: Load,
+    available: float,
+    merging: float,
+    numbers: Mapping[int, int] = NO_MORE,
 ) -> Iterator[Change]:
     """Yields the changes that make the job fit, the best first. `least`: the setup that needs the least memory and does
     not fit. `longest`: the load of the longest row alone. `available`: the memory of the GPU in bytes. `merging`: the
     bytes that merging needs after QLoRA or after a training with sharded weights, or 0 without merging. `numbers`: the
-    numbers of GPUs that the job could have instead, in ascending order."""
+    numbers of GPUs that each node could have instead, in ascending order, with the number of the GPUs of all nodes."""
     wanted = replace(least, checkpointing=True)
     options = [] if least.checkpointing else [("spec.training.gradientCheckpointing Auto", wanted)]
     if least.method == "Full" and least.optimizer == "AdamW":
@@ -57,11 +63,11 @@ def changes(
 
 
 def _more_gpus(
-    shape: ModelShape, least: Setup, longest: Load, available: float, merging: float, numbers: Sequence[int]
+    shape: ModelShape, least: Setup, longest: Load, available: float, merging: float, numbers: Mapping[int, int]
 ) -> Iterator[Change]:
     """Yields the smallest of `numbers` with which the job fits with sharded weights."""
-    for number in numbers if least.can_shard else ():
-        if plan := first_fit(shape, [replace(least, shards=number)], [longest], available):
+    for number, in_all in numbers.items() if least.can_shard else ():
+        if plan := first_fit(shape, [replace(least, shards=in_all)], [longest], available):
             text = _without_merging(f"spec.compute.gpusPerNode {number}", plan, available, merging)
             yield Change(text, plan, number)
             return
@@ -87,7 +93,12 @@ def _shortened(shape: ModelShape, setup: Setup, longest: Load, available: float)
 
 
 def alternative(
-    shape: ModelShape, least: Setup, longest: Load, available: float, merging: float, numbers: Sequence[int] = ()
+    shape: ModelShape,
+    least: Setup,
+    longest: Load,
+    available: float,
+    merging: float,
+    numbers: Mapping[int, int] = NO_MORE,
 ) -> str:
     """Returns a sentence with the best change that makes the job fit. The arguments are those of `changes`."""
     best = next(changes(shape, least, longest, available, merging, numbers), None)

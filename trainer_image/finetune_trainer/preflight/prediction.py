@@ -119,10 +119,11 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
     return [*whole, replace(whole[-1], shards=ranks)] if ranks > 1 and setup.can_shard else whole
 
 
-def more_gpus(spec: FineTuneJobSpec, gpu: GpuType) -> list[int]:
-    """Returns the larger numbers of GPUs of one node that a message may propose for the job, in ascending order."""
-    most = spec.compute.gpus_per_node
-    return [number for number in NUMBERS if number > most and spec.compute.nodes == 1 and not gpu.is_part]
+def more_gpus(spec: FineTuneJobSpec, gpu: GpuType) -> dict[int, int]:
+    """Returns the larger numbers of GPUs of a node that a message may propose for the job, in ascending order, each
+    with the number of the GPUs of all nodes."""
+    most, nodes = spec.compute.gpus_per_node, spec.compute.nodes
+    return {number: number * nodes for number in NUMBERS if number > most and not gpu.is_part}
 
 
 def sized(

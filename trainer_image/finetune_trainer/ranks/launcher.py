@@ -13,15 +13,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic
 
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.rank import Place
+from finetune_trainer.pod.running_time import RunningTime
 from finetune_trainer.pod.scratch import scratch_folder
 from finetune_trainer.pod.termination import LOG_VARIABLE, working_seconds, write_termination_message
 from finetune_trainer.ranks.arrivals import ALL_ARRIVED, arrivals_of_node
-from finetune_trainer.ranks.links import Kind, Links, Word
+from finetune_trainer.ranks.links import MOST_BETWEEN_LOOKS, Kind, Links, Word
 from finetune_trainer.ranks.nodes import Node, interface_of, links_of
 from finetune_trainer.ranks.outcome import (
     Ended,
@@ -45,8 +45,6 @@ FINDING_SECONDS = 30.0
 they wait for the word of the launcher, and LAST_SECONDS. NCCL does not notice that a process is gone."""
 LOOK_SECONDS = 1.0
 ONE_NODE = Node()
-MOST_BETWEEN_LOOKS = 2.0
-"""A longer time between two looks was one in which the launcher did not run."""
 WAITED = {signal.SIGTERM, signal.SIGCHLD}
 PR_SET_PDEATHSIG = 1
 RESERVED = 1 / 3
@@ -90,14 +88,16 @@ class Supervision:
         self._here = next(iter(processes))
         """The place of the first rank of this pod."""
         self._ends: list[Ended] = []
-        self._vigil, self._looked = Vigil(processes), monotonic()
+        self._vigil, self._looked = Vigil(processes), 0.0
+        self._clock = RunningTime(MOST_BETWEEN_LOOKS)
+        """Time in which the launcher was frozen with its pod does not count."""
         self._stopping = self._killing = self._published = False
         self._cause: TerminationMessage | None = None
         """Why the training ends, as another node has told it first."""
         self._arrived: set[int] = set()
         """Nodes whose ranks are ready to meet."""
         self._deadline: float | None = None
-        """When the ranks that are left are killed."""
+        """When the ranks that are left are killed, by the clock."""
 
     def run(self) -> Ended:
         """Waits for the end of all ranks. Returns the end of the pod."""
@@ -114,15 +114,15 @@ class Supervision:
                 self._ends.append(end)
                 self._follow(end)
             self._look()
-            if self._deadline is not None and monotonic() > self._deadline:
+            if self._deadline is not None and self._clock() > self._deadline:
                 self._killing = True
                 self._signal(signal.SIGKILL)
         return outcome(self._ends, self._published, self._cause)
 
     def _look(self) -> None:
-        """Ends ranks that give no sign of life. A launcher that was frozen with its pod does not count that time."""
-        now = monotonic()
-        self._vigil.look(min(now - self._looked, MOST_BETWEEN_LOOKS))
+        """Ends ranks that give no sign of life."""
+        now = self._clock()
+        self._vigil.look(now - self._looked)
         self._looked = now
         if self._deadline is None:
             self._end_silent()
@@ -231,7 +231,7 @@ class Supervision:
                 process.send_signal(number)
 
     def _end_within(self, seconds: float) -> None:
-        deadline = monotonic() + seconds
+        deadline = self._clock() + seconds
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
 
 

@@ -13,9 +13,12 @@ from select import select
 from time import monotonic
 
 from finetune_api.bundle import TerminationMessage
+from finetune_trainer.pod.running_time import RunningTime
 
 SILENCE_SECONDS = 20.0
 """A launcher that has been silent for so long is lost. Each one says several times in this time that it is alive."""
+MOST_BETWEEN_LOOKS = 2.0
+"""A longer time between two looks was one in which the launcher did not run. It may have missed words meanwhile."""
 ALIVE_SECONDS = 2.0
 """Interval at which a launcher says that it is alive."""
 SEND_SECONDS = 1.0
@@ -94,7 +97,8 @@ class Link:
         connection.settimeout(SEND_SECONDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.node, self.name, self._connection, self._rest = node, name, connection, rest
-        self._heard, self.broken, self.is_over = monotonic(), "", False
+        self._clock = RunningTime(MOST_BETWEEN_LOOKS)
+        self._heard, self.broken, self.is_over = 0.0, "", False
         """`broken`: why nothing can be sent or read any more. `is_over`: whether the node has said farewell."""
 
     @property
@@ -136,8 +140,8 @@ class Link:
             if not content:
                 self.broken = "the connection was closed"
                 return
-            self._heard, self._rest = monotonic(), self._rest + content
-        if not self.broken and monotonic() - self._heard > SILENCE_SECONDS:
+            self._heard, self._rest = self._clock(), self._rest + content
+        if not self.broken and self._clock() - self._heard > SILENCE_SECONDS:
             self.broken = f"nothing was heard of it for {SILENCE_SECONDS:.0f} s"
 
     def close(self) -> None:

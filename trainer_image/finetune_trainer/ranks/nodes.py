@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
+from finetune_trainer.pod.running_time import RunningTime
 from finetune_trainer.ranks.links import MOST_BYTES, Kind, Link, Links, Word, node_named
 
 MEETING_SECONDS = 900.0
@@ -71,7 +72,7 @@ def links_of(here: Node, is_stopped: Callable[[], bool]) -> Iterator[Links]:
 
 def _wait_for_others(here: Node, links: list[Link], is_stopped: Callable[[], bool]) -> None:
     """Waits on node 0 until all others have connected, and tells them to begin."""
-    deadline = monotonic() + MEETING_SECONDS
+    clock = RunningTime(HELLO_SECONDS + LOOK_SECONDS)
     with _listening(here.port) as listener:
         while len(links) < here.nodes - 1:
             if link := _accepted(listener, {*range(1, here.nodes)} - {link.node for link in links}):
@@ -79,7 +80,7 @@ def _wait_for_others(here: Node, links: list[Link], is_stopped: Callable[[], boo
             absent = sorted({*range(1, here.nodes)} - {link.node for link in links})
             _send(links, Word(here.number, Kind.ALIVE))
             _check(here, links, is_stopped)
-            if absent and monotonic() > deadline:
+            if clock() > MEETING_SECONDS and absent:
                 one = ", ".join(map(str, absent))
                 raise _absent(f"Node {one} of {here.nodes} (counted from 0) has not connected to node 0")
     _send(links, Word(here.number, Kind.BEGIN, name=here.name))
@@ -87,13 +88,13 @@ def _wait_for_others(here: Node, links: list[Link], is_stopped: Callable[[], boo
 
 def _connect_to_first(here: Node, links: list[Link], is_stopped: Callable[[], bool]) -> None:
     """Connects to node 0, and waits until all others have done so too."""
-    deadline = monotonic() + MEETING_SECONDS
+    clock = RunningTime(HELLO_SECONDS + LOOK_SECONDS)
     while not links:
         try:
             links.append(Link(0, socket.create_connection((here.host, here.port), HELLO_SECONDS)))
         except OSError as error:  # its name is not known yet, or it does not listen yet
             _check(here, links, is_stopped)
-            if monotonic() > deadline:
+            if clock() > MEETING_SECONDS:
                 said = error.strerror or error
                 what = f"Node {here.number} of {here.nodes} (counted from 0) could not connect to node 0"
                 raise _absent(f"{what} at {here.host}:{here.port} ({said})") from error

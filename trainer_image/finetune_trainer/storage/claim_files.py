@@ -9,12 +9,12 @@ from typing import BinaryIO
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import attended
 from finetune_trainer.storage.claim_failures import failure_of_claim
 from finetune_trainer.storage.claim_paths import Volume, volume_of
-from finetune_trainer.storage.claim_writes import put, remove
-from finetune_trainer.storage.files import Place
+from finetune_trainer.storage.claim_writes import put, remove, remove_empty
+from finetune_trainer.storage.files import COPY_BYTES, Place, everywhere
 
-COPY_BYTES = 8 * 1024 * 1024
 SAMPLE_BYTES = 1024 * 1024
 """Number of bytes at each end of a large file that its identity depends on."""
 
@@ -54,10 +54,15 @@ class ClaimFiles:
     def open(self, uri: str) -> BinaryIO:
         return self._open(uri)
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
         base = prefix[: prefix.rfind("/") + 1]
         volume, folder = volume_of(base, self._mounts)
-        found = ((f"{base}{path.removeprefix(folder)}", size) for path, size in volume.files(folder))
+
+        def uri_of(path: str) -> str:
+            return f"{base}{path.removeprefix(folder)}"
+
+        files = attended(volume.files(folder, lambda inner: enters(uri_of(inner))))
+        found = ((uri_of(path), size) for path, size in files)
         yield from sorted(pair for pair in found if pair[0].startswith(prefix))
 
     def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
@@ -87,11 +92,19 @@ class ClaimFiles:
 
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:
-            volume, path, _ = self._own(uri)
-            base = f"{volume_of(self._output, self._mounts)[1]}/"
-            if not path.startswith(base):
-                base = path[: path.rfind("/") + 1]
-            remove(volume.place(base), path.removeprefix(base))
+            remove(*self._inside(uri))
+
+    def prune(self, folder: str) -> None:
+        remove_empty(*self._inside(folder))
+
+    def _inside(self, uri: str) -> tuple[Path, str]:
+        """Returns the folder of the output, and the path in it. For a place beside the output, it is the folder that
+        contains the place."""
+        volume, path, _ = self._own(uri)
+        base = f"{volume_of(self._output, self._mounts)[1]}/"
+        if not path.startswith(base):
+            base = path[: path.rfind("/") + 1]
+        return volume.place(base), path.removeprefix(base)
 
     def _own(self, uri: str) -> tuple[Volume, str, str]:
         """Returns the volume of the output, the path of a URI in it, and the path of the job's work folder."""

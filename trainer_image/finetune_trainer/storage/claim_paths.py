@@ -7,11 +7,12 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api import claims
+from finetune_trainer.pod.heartbeat import attended, beat
 
 _LOST_AND_FOUND = "lost+found"
 """A folder of the file systems ext3 and ext4, which only root can read."""
@@ -70,23 +71,27 @@ class Volume:
             raise
         return descriptor
 
-    def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        """Yields the path in the volume and the size in bytes of every file in the folder and its subfolders.
+    def files(self, folder: str, enters: Callable[[str], bool]) -> Iterator[tuple[str, int]]:
+        """Yields the path in the volume and the size in bytes of every file in the folder and in the subfolders that
+        `enters` accepts, given their path. Beats at each folder: a volume can have millions.
 
         Links to folders of the volume are followed. A link to a file outside the volume is yielded with the size 0, so
         that reading it fails: leaving it out would lose rows silently. What another pod removes meanwhile is left out.
         Raises OutsideError for a link to a folder outside the volume."""
         place = self.place(folder)
         if place.is_dir():
-            yield from self._files(place, folder.rstrip("/"), frozenset({place}))
+            yield from self._files(place, folder.rstrip("/"), frozenset({place}), enters)
 
-    def _files(self, place: Path, path: str, around: Set[Path]) -> Iterator[tuple[str, int]]:
+    def _files(
+        self, place: Path, path: str, around: Set[Path], enters: Callable[[str], bool]
+    ) -> Iterator[tuple[str, int]]:
         """`around`: the folders that contain this one. A link to one of them would never end."""
+        beat()
         for entry in _entries(place):
             own = f"{path}/{entry.name}" if path else entry.name
             if _is_folder(entry):
-                if own != _LOST_AND_FOUND and (inner := self.place(own)) not in around:
-                    yield from self._files(inner, own, {*around, inner})
+                if own != _LOST_AND_FOUND and enters(own) and (inner := self.place(own)) not in around:
+                    yield from self._files(inner, own, {*around, inner}, enters)
             elif entry.is_symlink():
                 yield own, self._size_behind(own)
             elif entry.is_file() and (size := _size(entry)) is not None:
@@ -103,7 +108,7 @@ def _entries(place: Path) -> list["os.DirEntry[str]"]:
     """Returns what is in a folder, sorted by name; nothing if another pod has removed the folder meanwhile."""
     try:
         with os.scandir(place) as found:
-            return sorted(found, key=lambda entry: entry.name)
+            return sorted(attended(found), key=lambda entry: entry.name)
     except FileNotFoundError:
         return []
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from finetune_trainer.pod.heartbeat import attended
 from finetune_trainer.storage.claim_paths import Volume
 
 TRIES = 3
@@ -43,13 +44,40 @@ def put(volume: Volume, path: str, work: str, fill: Callable[[BinaryIO], object]
 def remove(root: Path, path: str) -> None:
     """Deletes the file at `path` below the folder `root`, if it exists, and the folders below `root` that are empty
     then. Of a path through a link only the link is deleted: what it leads to is not the job's."""
-    place = root / path
-    inside = [folder for folder in place.parents if folder != root and folder.is_relative_to(root)]
+    place, inside = root / path, _around(root, path)
     deleted = next((folder for folder in reversed(inside) if folder.is_symlink()), place)
     deleted.unlink(missing_ok=True)
     for folder in deleted.parents:
         if folder not in inside or not _removed(folder):
             break
+
+
+def remove_empty(root: Path, path: str) -> None:
+    """Deletes the folder at `path` below the folder `root` if no file is left in it, and the empty folders and the
+    links in it. Of the folders around it, those go that are empty then, without `root`. A link is never followed."""
+    place, inside = root / path, _around(root, path)
+    if any(folder.is_symlink() for folder in (place, *inside)):
+        remove(root, path)
+        return
+    for walked, inner, files in attended(os.walk(place, topdown=False)):
+        for link in (each for name in (*inner, *files) if (each := Path(walked) / name).is_symlink()):
+            link.unlink(missing_ok=True)
+        if Path(walked) != root:
+            _removed(Path(walked))
+    for folder in inside:
+        if not _removed(folder) and folder.exists():
+            break
+
+
+def _around(root: Path, path: str) -> list[Path]:
+    """Returns the folders between `root` and the place at `path` below it, the innermost first."""
+    return [folder for folder in (root / path).parents if folder != root and folder.is_relative_to(root)]
+
+
+def make_durable(file: BinaryIO) -> None:
+    """Returns when the content of an open file outlives a crash of its node. Raises OSError."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _put(place: Path, work: Path, fill: Callable[[BinaryIO], object], if_absent: bool) -> bool:
@@ -58,8 +86,7 @@ def _put(place: Path, work: Path, fill: Callable[[BinaryIO], object], if_absent:
         work.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
             fill(file)
-            file.flush()
-            os.fsync(file.fileno())
+            make_durable(file)
         place.parent.mkdir(parents=True, exist_ok=True)
         if if_absent and not _placed_as_new(part, place):
             return False
@@ -95,8 +122,7 @@ def _copied_as_new(part: Path, place: Path) -> bool:
     try:
         with copy, part.open("rb") as file:
             shutil.copyfileobj(file, copy)
-            copy.flush()
-            os.fsync(copy.fileno())
+            make_durable(copy)
     except BaseException:
         place.unlink()  # a half manifest would belong to no job for ever
         raise

@@ -8,6 +8,8 @@ from typing import BinaryIO, Protocol
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 
+COPY_BYTES = 8 * 1024 * 1024
+"""Bytes of a file that are in memory at a time while it is copied."""
 PATIENCE_SECONDS = 900.0
 """The time without progress after which the storage counts as stalled. A request fails earlier, after its own retries
 and its wait for renewed keys, and with a better reason."""
@@ -24,6 +26,11 @@ class Place:
 DATASET = Place(FailureReason.DATASET_NOT_FOUND, FailureReason.STORAGE_ACCESS_DENIED)
 MODEL = Place(FailureReason.MODEL_NOT_FOUND, FailureReason.STORAGE_ACCESS_DENIED)
 OUTPUT = Place(FailureReason.OUTPUT_NOT_WRITABLE, FailureReason.OUTPUT_NOT_WRITABLE)
+
+
+def everywhere(folder: str) -> bool:
+    """Says that the files of every folder are wanted."""
+    return True
 
 
 class Files(Protocol):
@@ -43,8 +50,11 @@ class Files(Protocol):
     def open(self, uri: str) -> BinaryIO:
         """Returns the file as a seekable stream."""
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yields the URI and the size in bytes of every file whose URI begins with `prefix`, sorted by URI."""
+    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
+        """Yields the URI and the size in bytes of every file whose URI begins with `prefix`, sorted by URI.
+
+        `enters`: whether files in the folder with this URI are wanted. A storage whose folders are only parts of names
+        may yield the others too."""
 
     def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
         """Copies the file to a local path. Calls `advance` from any thread with the number of bytes received."""
@@ -63,6 +73,10 @@ class Files(Protocol):
 
     def delete(self, uris: Iterable[str]) -> None:
         """Deletes the files. A missing file is not an error."""
+
+    def prune(self, folder: str) -> None:
+        """Deletes the folder, given with a slash at its end, if no file is left in it, and the empty folders in it. A
+        storage whose folders are only parts of names has nothing to do."""
 
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
         """Returns the failure for an error, or None if the error does not come from the storage."""

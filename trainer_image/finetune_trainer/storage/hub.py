@@ -21,7 +21,7 @@ from finetune_api import hub, names
 from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.positioned import Ranges
-from finetune_trainer.storage.files import Place
+from finetune_trainer.storage.files import Place, everywhere
 from finetune_trainer.storage.hub_failures import DamagedFile, NoHub, NoSuchFile, Request, failure_of_hub
 from finetune_trainer.storage.hub_requests import READ_SECONDS, Location, patiently, read_range
 
@@ -86,7 +86,7 @@ class HubFiles:
     def open(self, uri: str) -> BinaryIO:
         return io.BufferedReader(_Reader(self._range, uri, self._file(uri).size), READ_BYTES)
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
         repository, _ = _split(prefix)
         found = ((f"{repository.uri}/{path}", file.size) for path, file in self._files(repository).items())
         yield from sorted(pair for pair in found if pair[0].startswith(prefix))
@@ -140,6 +140,9 @@ class HubFiles:
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:
             _never_written(uri)
+
+    def prune(self, folder: str) -> None:
+        """Folders are only parts of names."""
 
     def _range(self, uri: str, start: int, end: int) -> bytes:
         """Returns the bytes of a file from `start` to `end`, without the byte at `end`."""

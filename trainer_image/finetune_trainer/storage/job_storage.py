@@ -72,18 +72,28 @@ class JobStorage:
             return [uri]
         prefix, pattern = globs.beginning(uri), globs.expression(uri)
         with self._typed(uri) as files:
-            return [found for found, _ in attended(files.list(prefix)) if pattern.fullmatch(found)]
+            found = attended(files.list(prefix, lambda folder: globs.meets(uri, folder)))
+            return [uri for uri, _ in found if pattern.fullmatch(uri)]
 
-    def list_folder(self, uri: str) -> dict[str, int]:
-        """Returns the size in bytes of every file in the folder and its subfolders, by relative path."""
+    def list_folder(self, uri: str, levels: int | None = None) -> dict[str, int]:
+        """Returns the size in bytes of every file in the folder and its subfolders, by relative path.
+
+        `levels`: how many levels of folders are looked at, 1 for the folder itself; by default all."""
         folder = join(uri, "")
-        with self._typed(uri) as files:
-            return {found.removeprefix(folder): size for found, size in attended(files.list(folder)) if found != folder}
 
-    def download_folder(self, uri: str, to: Path, wanted: Callable[[str], bool] = lambda path: True) -> None:
+        def is_wanted(inner: str) -> bool:
+            return levels is None or inner.removeprefix(folder).count("/") + 1 < levels
+
+        with self._typed(uri) as files:
+            found = {each.removeprefix(folder): size for each, size in attended(files.list(folder, is_wanted))}
+        return {path: size for path, size in found.items() if path and (levels is None or path.count("/") < levels)}
+
+    def download_folder(
+        self, uri: str, to: Path, wanted: Callable[[str], bool] = lambda path: True, levels: int | None = None
+    ) -> None:
         """Downloads the files of the folder whose relative path is `wanted` to `to`, several at once. Prints the
-        progress."""
-        sizes = {path: size for path, size in self.list_folder(uri).items() if wanted(path)}
+        progress. `levels`: as for `list_folder`."""
+        sizes = {path: size for path, size in self.list_folder(uri, levels).items() if wanted(path)}
         progress = Progress(f"Downloading {uri}", "MB", sum(sizes.values()), divisor=MEGABYTE)
         for path in sizes:
             (to / path).parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +132,7 @@ class JobStorage:
         folder = join(uri, "")
         with self._typed(uri) as files:
             files.delete(attended([found for found, _ in attended(files.list(folder))]))
+            files.prune(folder)
 
     @contextmanager
     def _typed(self, uri: str, quiet: float = PATIENCE_SECONDS) -> Iterator[Files]:

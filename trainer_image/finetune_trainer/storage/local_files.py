@@ -4,14 +4,13 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import beat
-from finetune_trainer.storage.files import Place
-
-COPY_BYTES = 8 * 1024 * 1024
+from finetune_trainer.pod.heartbeat import attended, beat
+from finetune_trainer.storage.files import COPY_BYTES, Place, everywhere
 
 
 def sha256_of(path: Path) -> str:
@@ -43,14 +42,19 @@ class LocalFiles:
     def open(self, uri: str) -> BinaryIO:
         return Path(uri).open("rb")
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
         folder = Path(prefix if prefix.endswith("/") else os.path.dirname(prefix))  # noqa: PTH120 - keeps "./"
         if not folder.exists():
             return
         base = prefix[: prefix.rfind("/") + 1]
-        found = (path for path in folder.rglob("*") if path.is_file())
-        uris = ((base + str(path.relative_to(folder)), path.stat().st_size) for path in found)
-        yield from sorted(pair for pair in uris if pair[0].startswith(prefix))
+        found: list[tuple[str, int]] = []
+        for place, folders, names in os.walk(folder):
+            beat()
+            inner = base if Path(place) == folder else f"{base}{Path(place).relative_to(folder)}/"
+            folders[:] = [name for name in folders if enters(f"{inner}{name}")]
+            files = (Path(place) / name for name in names if f"{inner}{name}".startswith(prefix))
+            found += [(f"{inner}{path.name}", path.stat().st_size) for path in files if path.is_file()]
+        yield from sorted(found)
 
     def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
         shutil.copyfile(uri, to)
@@ -98,6 +102,11 @@ class LocalFiles:
                     folder.rmdir()
                 except OSError:
                     break
+
+    def prune(self, folder: str) -> None:
+        for place, _, _ in attended(os.walk(folder, topdown=False)):
+            with suppress(OSError):  # it is not empty
+                Path(place).rmdir()
 
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
         """Returns the failure for an error, or None if the error does not come from the file system."""

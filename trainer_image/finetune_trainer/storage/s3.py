@@ -30,7 +30,7 @@ from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.positioned import Ranges
 from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.storage.authority import TRUST_IT, UNTRUSTED, trusted
-from finetune_trainer.storage.files import PATIENCE_SECONDS, Place
+from finetune_trainer.storage.files import PATIENCE_SECONDS, Place, everywhere
 from finetune_trainer.storage.mounted_keys import (
     KEY_ID,
     REFUSED_KEYS,
@@ -39,6 +39,7 @@ from finetune_trainer.storage.mounted_keys import (
     MountedKeysProvider,
     read_keys,
 )
+from finetune_trainer.storage.service_clock import ServiceClock
 from finetune_trainer.storage.temporary import TemporaryTag
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ LARGE_BYTES = 1024 * 1024 * 1024
 """Size from which a stream is sent over several connections. An adapter's checkpoint is smaller: it is sent beside the
 training, from which every thread takes time. The state of a whole model would take many minutes over one connection."""
 MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
-BAD_KEYS = REFUSED_KEYS | {"RequestTimeTooSkewed"}
+WRONG_CLOCK = {"RequestTimeTooSkewed"}
 EXISTS = {"412", "PreconditionFailed"}
 NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError, RetriesExceededError)
 
@@ -89,7 +90,7 @@ class S3Files:
     def open(self, uri: str) -> BinaryIO:
         return io.BufferedReader(_Reader(self._client, uri), READ_BYTES)
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
         bucket, key = split(prefix)
         for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
             for item in page.get("Contents", []):
@@ -149,6 +150,9 @@ class S3Files:
             bucket, key = split(uri)
             self._client.delete_object(Bucket=bucket, Key=key)
 
+    def prune(self, folder: str) -> None:
+        """Folders are only parts of names."""
+
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
         """Returns the failure for an error, or None if the error does not come from the S3 service."""
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
@@ -161,10 +165,9 @@ class S3Files:
                 TRUST_IT,
             )
         if isinstance(error, NO_ANSWER):
-            where = self._storage.endpoint or f"Amazon S3 in {self._storage.region}"
             return TrainerFailure(
                 FailureReason.STORAGE_UNAVAILABLE,
-                f"The S3 service at {where} did not answer for {uri} ({type(error).__name__}).",
+                f"The S3 service at {self._where} did not answer for {uri} ({type(error).__name__}).",
             )
         return self._refusal(error, uri, place) if isinstance(error, ClientError) else None
 
@@ -174,7 +177,13 @@ class S3Files:
             return TrainerFailure(place.missing, f"The bucket {split(uri)[0]} of {uri} does not exist.")
         if code in MISSING_KEY:
             return TrainerFailure(place.missing, f"There is no {uri}.")
-        if code in BAD_KEYS:
+        if code in WRONG_CLOCK:
+            return TrainerFailure(
+                FailureReason.STORAGE_UNAVAILABLE,
+                f"The S3 service does not accept the time of the pod's clock for {uri} ({code}).",
+                "Have the clock of the node, or of the S3 service, set (NTP).",
+            )
+        if code in REFUSED_KEYS:
             return TrainerFailure(
                 FailureReason.STORAGE_ACCESS_DENIED,
                 f"The S3 service does not accept {self._identity()} for {uri} ({code}).",
@@ -213,9 +222,16 @@ class S3Files:
             config=config,
             verify=trusted(self._storage, secrets_dir, self._job),
         )
+        clock, events = ServiceClock(self._where), client.meta.events
+        events.register("before-sign.s3", clock.before_sign)
+        events.register("needs-retry.s3", clock.retry)  # type: ignore[arg-type] # the answer does count
         if keys:
-            client.meta.events.register("needs-retry.s3", keys.retry)  # type: ignore[arg-type] # the answer does count
+            events.register("needs-retry.s3", keys.retry)  # type: ignore[arg-type]
         return client
+
+    @property
+    def _where(self) -> str:
+        return self._storage.endpoint or f"Amazon S3 in {self._storage.region}"
 
     def _keys(self, secrets_dir: Path) -> MountedKeys | None:
         """Returns the Secret's keys. Returns None if the storage names no Secret, or if no Secret is mounted outside

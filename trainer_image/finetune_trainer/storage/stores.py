@@ -1,6 +1,7 @@
 """Chooses the storage of a URI by its scheme: s3:// a service of the profile, hf:// its hub, pvc:// a mounted volume,
 others local paths."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,12 +26,23 @@ class Stores:
         self._commits: dict[str, str] = {}
 
     def of(self, uri: str) -> Files:
-        """Returns the storage of a URI. Raises TrainerFailure SpecInvalid if the profile has none for it."""
+        """Returns the storage of a URI. Raises TrainerFailure SpecInvalid if the profile has none for it.
+
+        A URI that only a later trainer knows is no path: what is written there would be lost with the pod."""
         if uri.startswith("s3://"):
             return self._s3(uri)
         if uri.startswith(claims.SCHEME):
             return self._claim(uri)
-        return self._hub(uri) if uri.startswith(hub.SCHEME) else self._local
+        if uri.startswith(hub.SCHEME):
+            return self._hub(uri)
+        if unknown := re.match("[A-Za-z][A-Za-z0-9+.-]*://", uri):
+            raise TrainerFailure(
+                FailureReason.SPEC_INVALID,
+                f"{uri}: this trainer knows no URIs that begin with {unknown[0]}",
+                "Correct the URI. If the API server accepts it, the trainer is older than the operator: update "
+                "spec.trainer.image of the FineTuneProfile.",
+            )
+        return self._local
 
     def commits(self) -> dict[str, str]:
         """Returns the commit of each repository of the hub that was read or pinned, by its URI."""

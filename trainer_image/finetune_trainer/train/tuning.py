@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, ignore_patterns
 from time import perf_counter
 
 import torch
@@ -16,6 +16,8 @@ from finetune_api.spec.method import MethodType
 from finetune_api.spec.training import Publish
 from finetune_api.status.preflight import Resolved
 from finetune_trainer.base.composite import copy_processor
+from finetune_trainer.base.model_files import ADAPTER_CONFIG
+from finetune_trainer.checkpoints.earlier_job import earlier_results
 from finetune_trainer.evaluation.verdict import Cost
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.loading import load_model, whole_model
@@ -73,7 +75,7 @@ def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
     bundle, prepared, accelerator = work.bundle, work.prepared, work.accelerator
     resolved = prepared.resolved
     validation = Validation(prepared.validation, bundle.spec.training, resolved, accelerator, work.scratch)
-    trained = kept_training(work.kept) if resolved.total_steps else None
+    trained = finished_training(work) if resolved.total_steps else None
     tell(work.writer, TRAINED, "Training", str(trained) if trained else announcement(bundle, prepared))
     model = trainable_model(model, work, trained)
     run = trained.run if trained else None
@@ -86,6 +88,13 @@ def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
         run = course.take(model, lambda message: work.tell("Training", message))
     started = work.attempt.after(run.held_before).started if run else work.attempt.started
     return as_published(accelerator.unwrap_model(model)), Tuning(run, trained, validation, started)
+
+
+def finished_training(work: Work) -> KeptTraining | None:
+    """Returns the training that an earlier attempt or the job of spec.resumeFrom has finished, or None."""
+    resume = work.bundle.spec.resume_from
+    earlier = earlier_results(work.bundle, work.storage, work.prepared, work.scratch / "earlier")
+    return kept_training(work.kept_training, earlier, resume.name if resume else "")
 
 
 def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
@@ -125,10 +134,14 @@ def _keep(work: Work, tuning: Tuning, weights: Path) -> None:
     if tuning.trained:
         # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
         with whole_model(tuning.trained.weights):
-            copytree(tuning.trained.weights, weights, dirs_exist_ok=True)
-    elif is_first() and tuning.run and keep_training(work.kept, tuning.run, perf_counter() - tuning.started, weights):
-        # They are as good as a checkpoint of the last step: a later attempt takes no step again.
-        work.progress.stored(len(tuning.steps))
+            # The settings of an adapter name the base model, which can lie elsewhere for another job.
+            ignored = ignore_patterns(ADAPTER_CONFIG) if tuning.trained.job else None
+            copytree(tuning.trained.weights, weights, ignore=ignored, dirs_exist_ok=True)
+    elif is_first() and tuning.run:
+        held_seconds = perf_counter() - tuning.started
+        if keep_training(work.kept_training, tuning.run, held_seconds, weights):
+            # They are as good as a checkpoint of the last step: a later attempt takes no step again.
+            work.progress.stored(len(tuning.steps))
 
 
 def trainable_model(model: PreTrainedModel, work: Work, trained: KeptTraining | None) -> PreTrainedModel:

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
 from finetune_trainer.base.model_files import copy_files
-from finetune_trainer.checkpoints.kept import KeptResults
-from finetune_trainer.checkpoints.result_facts import result_facts
+from finetune_trainer.checkpoints.kept import KEPT, KeptResults
+from finetune_trainer.checkpoints.result_facts import result_facts, training_facts
 from finetune_trainer.handover.fetch import said, take
 from finetune_trainer.handover.prepared import Prepared, work_prefix
 from finetune_trainer.model.batches import steps_per_epoch
@@ -52,6 +52,11 @@ class Work:
         return device
 
     @property
+    def kept_training(self) -> KeptResults:
+        """The results of the training alone."""
+        return self.kept.determined_by(training_facts(self.bundle, self.prepared))
+
+    @property
     def output(self) -> Path:
         """The folder with the files to publish."""
         return self.scratch / "output"
@@ -83,7 +88,7 @@ def begin(
     model = scratch / "model"
     storage.pin(prepared.commits)
     progress.model_seconds = on_each_node(lambda: fetch_model(storage, spec.model.uri, prepared, model))
-    facts, place = result_facts(bundle, prepared, device.type), join(work_prefix(bundle), "kept")
+    facts, place = result_facts(bundle, prepared, device.type), join(work_prefix(bundle), KEPT)
     kept = KeptResults(storage, place, attempt.number, facts, scratch / "kept", progress.kept)
     tokenizer = load_tokenizer(model)
     return Work(bundle, prepared, storage, writer, attempt, accelerator, progress, tokenizer, kept, model, scratch)

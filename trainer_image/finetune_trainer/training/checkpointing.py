@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetune_api.quantity import gibibytes
-from finetune_trainer.checkpoints.background import Background, Cancelled
+from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS, Background, Cancelled
 from finetune_trainer.checkpoints.buffers import Buffers, bytes_of, has_room
 from finetune_trainer.checkpoints.pace import Pace, first_cost
 from finetune_trainer.checkpoints.store import BestWeights, CheckpointStore
@@ -25,9 +25,6 @@ from finetune_trainer.training.run_state import STEPS, RunState, records, words_
 
 LONG_WAIT_SECONDS = 0.1
 """A longer wait of the training for a checkpoint is told in the log."""
-LAST_UPLOAD_SECONDS = 10.0
-"""How long the end of the training waits for an upload that is under way. If another rank has failed, the launcher
-kills this one after `launcher.LAST_SECONDS`, which has to suffice for this and for the report."""
 GIVEN_UP_SECONDS = 30.0
 """How long an upload that was given up may take to notice it."""
 STOPPED_SECONDS = 1.0

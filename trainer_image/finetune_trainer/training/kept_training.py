@@ -5,30 +5,33 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.checkpoints.kept import TRAINED, Kept, KeptResults
 from finetune_trainer.pod.termination import steps_done
 from finetune_trainer.ranks.group import found_on_each_node
 from finetune_trainer.training.run_state import RunState
 from finetune_trainer.training.training_progress import TrainingProgress, duration
 from finetune_trainer.training.validation import Validation
 
-NAME, RECORDS = "trained", "training.json"
+RECORDS = "training.json"
 
 
 @dataclass(frozen=True)
 class KeptTraining:
-    """A finished training of an earlier attempt."""
+    """A finished training of an earlier attempt, or of the job of spec.resumeFrom."""
 
     run: RunState
     weights: Path
     """The folder with the tuned weights, as they are published: an adapter or a whole model."""
     attempt: int
+    job: str = ""
+    """Name of the earlier job; "" if it is this one."""
 
     def __str__(self) -> str:
         """A sentence that says what is reused."""
         steps, seconds = len(self.run.steps), sum(step.seconds for step in self.run.steps)
+        of_job = f" of job {self.job}" if self.job else ""
         return (
-            f"The tuned weights are those of attempt {self.attempt}: {steps:,} step{'s' * (steps != 1)} in "
+            f"The tuned weights are those of attempt {self.attempt}{of_job}: {steps:,} step{'s' * (steps != 1)} in "
             f"{duration(seconds)}."
         )
 
@@ -46,16 +49,25 @@ def keep_training(kept: KeptResults, run: RunState, held_seconds: float, weights
     `held_seconds`: how long this attempt and earlier ones had taken when the weights were trained."""
     files = {f"weights/{path.relative_to(weights)}": path for path in weights.rglob("*") if path.is_file()}
     records = TypeAdapter(RunState).dump_json(replace(run, held_before=held_seconds))
-    written = kept.keep(NAME, {RECORDS: records, **files})
+    written = kept.keep(TRAINED, {RECORDS: records, **files})
     if written:
         steps_done(len(run.steps), len(run.steps))
     return written
 
 
-def kept_training(kept: KeptResults) -> KeptTraining | None:
-    """Returns the training that an earlier attempt finished, or None. Its run begins where that attempt ended."""
-    if (found := found_on_each_node(lambda: kept.find(NAME), str)) is None:
+def kept_training(kept: KeptResults, earlier: KeptResults | None = None, job: str = "") -> KeptTraining | None:
+    """Returns the training that an earlier attempt finished, or the job of spec.resumeFrom, or None. Its run begins
+    where that attempt ended. `earlier`, `job`: the results of that job, and its name."""
+
+    def find() -> tuple[Kept, str] | None:
+        for results, name in ((kept, ""), (earlier, job)):
+            if results is not None and (found := results.find(TRAINED)) is not None:
+                return found, name
         return None
+
+    if (looked := found_on_each_node(find, lambda each: f"{each[0]} {each[1]}")) is None:
+        return None
+    found, name = looked
     run = TypeAdapter(RunState).validate_json((found.folder / RECORDS).read_bytes())
     run.resumed_from = len(run.steps)
-    return KeptTraining(run, found.folder / "weights", found.attempt)
+    return KeptTraining(run, found.folder / "weights", found.attempt, name)

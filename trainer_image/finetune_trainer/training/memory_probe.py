@@ -60,10 +60,16 @@ def plans(longest: int, most: int, checkpointing: GradientCheckpointing) -> list
 
 
 def find_plan(
-    model: PreTrainedModel, rows: Sequence[Example], training: Training, resolved: Resolved, accelerator: Accelerator
+    model: PreTrainedModel,
+    rows: Sequence[Example],
+    training: Training,
+    resolved: Resolved,
+    accelerator: Accelerator,
+    rows_repeat: bool = False,
 ) -> StepLayout:
     """Returns the first of `plans` that fits into the GPU's memory, and applies its gradient checkpointing to the
-    model. It fits if it does on every rank. Weights and gradients stay unchanged.
+    model. It fits if it does on every rank. Weights and gradients stay unchanged. `rows_repeat`: whether a step may
+    have a row twice.
 
     On a CPU it returns the plan of preflight without a trial, because there running out of memory ends the pod. If the
     weights are sharded over the ranks it does too, because a rank that runs out of memory leaves the others waiting
@@ -84,7 +90,9 @@ def find_plan(
     for plan in plans(longest, most, training.gradient_checkpointing):
         use_gradient_checkpointing(model, plan.gradient_checkpointing)
         shape = worst_micro_batch(lengths(rows), supervised_counts(rows), plan.micro_batch_tokens)
-        if all(gather(fits(model, shape, plan, reserved, accelerator))):
+        # A second micro-batch runs while the gradients of the first one are in memory.
+        batches = 1 if plan.micro_batch_tokens >= step and not (alone or rows_repeat) else 2
+        if all(gather(fits(model, shape, plan, reserved, accelerator, batches))):
             return replace(plan, packed=packed > 0)
         how = " with gradient checkpointing" if plan.gradient_checkpointing else ""
         tried = f"A micro-batch of {plan.micro_batch_tokens:,} tokens{how}"
@@ -146,11 +154,16 @@ def worst_micro_batch(lengths: NDArray[np.int64], labels: NDArray[np.int64], tok
 
 
 def fits(
-    model: PreTrainedModel, shape: tuple[list[int], int], plan: StepLayout, reserved: int, accelerator: Accelerator
+    model: PreTrainedModel,
+    shape: tuple[list[int], int],
+    plan: StepLayout,
+    reserved: int,
+    accelerator: Accelerator,
+    batches: int = 2,
 ) -> bool:
-    """Returns whether a step of two such micro-batches fits, next to `reserved` bytes for the optimizer's state. It
-    needs two, because the second one runs while the gradients of the first one are in memory."""
-    rows = synthetic_rows(*shape, model.config.get_text_config().vocab_size) * 2
+    """Returns whether a step of `batches` such micro-batches fits, next to `reserved` bytes for the optimizer's state.
+    More than two need no more memory than two."""
+    rows = synthetic_rows(*shape, model.config.get_text_config().vocab_size) * batches
     parameters = trainable_parameters(model)
     model.train()
     try:

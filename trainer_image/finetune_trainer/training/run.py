@@ -119,6 +119,11 @@ class TrainingRun:
         self._validation.finish(model)
         return trainee.run
 
+    @property
+    def _mixture(self) -> Mixture:
+        sources = self._bundle.spec.dataset.train
+        return Mixture.of(mixtures(self._prepared.train), [source.weight for source in sources])
+
     def _start(self, model: PreTrainedModel) -> tuple[Trainee, str]:
         """Returns the model and its optimizer as in the newest checkpoint, or as they are before the first step.
 
@@ -132,7 +137,8 @@ class TrainingRun:
         found, skipped, is_earlier = looked
         if found is None or is_earlier:
             optimizer = make_optimizer(model, training)  # `misfit` may have given the other one a state
-            own = find_plan(model, prepared.train, training, prepared.resolved, self._accelerator)
+            repeat = self._mixture.weights is not None
+            own = find_plan(model, prepared.train, training, prepared.resolved, self._accelerator, repeat)
         if found:
             words = Words.model_validate_json(found.words)
             earlier = self._bundle.spec.resume_from if is_earlier else None
@@ -196,7 +202,6 @@ class TrainingRun:
         """Takes the steps that are left. After SIGTERM it raises StopRequested, with the weights of the last step."""
         run, rows, validation = trainee.run, self._prepared.train, self._validation
         resolved = self._prepared.resolved.model_copy(update={"micro_batch_tokens": run.plan.micro_batch_tokens})
-        mixture = Mixture.of(mixtures(rows), [source.weight for source in self._bundle.spec.dataset.train])
         self._validate(model, len(run.steps))  # an earlier attempt may have been stopped before it
         if validation.over:
             return
@@ -206,7 +211,7 @@ class TrainingRun:
             self._bundle.spec.training,
             resolved,
             self._accelerator,
-            mixture,
+            self._mixture,
             optimizer=trainee.optimizer,
             done=tuple(run.steps),
         ):

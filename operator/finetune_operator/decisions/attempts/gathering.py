@@ -6,8 +6,8 @@ other half for ever. So the wait has a limit: the attempt then gives its GPUs ba
 from datetime import datetime, timedelta
 
 from finetune_operator.observed import remedies
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.standing import Standing
-from finetune_operator.observed.world import Run
 
 LIMIT = timedelta(minutes=10)
 """An autoscaler may need this long to add a node."""

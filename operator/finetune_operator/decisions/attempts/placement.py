@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 
 from finetune_api.status.attempts import Attempt
 from finetune_operator.observed import remedies
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.pods import PodCondition
-from finetune_operator.observed.world import Run
 
 NO_NODE_LIMIT = timedelta(minutes=10)
 """No other node can run the pod. An autoscaler may need this long to add one."""

@@ -13,9 +13,10 @@ from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.attempts import usage
 from finetune_operator.observed import own_words
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import End, RunStanding, Standing
-from finetune_operator.observed.world import Progress, Run, World
+from finetune_operator.observed.world import Progress, World
 
 SUCCEEDED = "Succeeded"
 STAGES = ("Training", "Evaluating", "Publishing")
@@ -110,6 +111,14 @@ def is_charged(reason: str | None) -> bool:
     """Whether a new attempt after one that ended for this reason counts as a retry."""
     retry = FAILURES[FailureReason(reason)].retry if reason in set(FailureReason) else None
     return retry in (Retry.ONCE, Retry.BACKOFF, Retry.OTHER_NODE)
+
+
+def is_before_first_step(record: Attempt) -> bool:
+    """Whether an attempt that ran ended before a step or a result of its own, for example while it loaded the model. It
+    could not get further than earlier ones."""
+    took_step = (record.last_step or 0) > (record.resumed_from_step or 0)
+    began = record.progressed is not None and record.stage in (None, STAGES[0])
+    return began and not record.progressed and not took_step and not record.kept_results
 
 
 def history(world: World, now: datetime) -> History:

@@ -7,10 +7,12 @@ from datetime import datetime, timedelta
 from finetune_api.reasons import FAILURES, RETRIED_PREFLIGHTS, FailureReason, Retry
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import Attempt, Counts
-from finetune_operator.decisions.attempts.records import avoided_after, is_charged
+from finetune_operator.decisions.attempts.records import avoided_after, is_before_first_step, is_charged
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=10)
 """Pauses before a retry: they double from the first to the longest."""
+TELLING = 3
+"""Number of interruptions in a row before the first step from which on the status names a remedy."""
 MOST_PREFLIGHTS = 999
 """The name of a Job with a longer number would not fit into a label."""
 
@@ -43,6 +45,7 @@ def after_attempt(records: Sequence[Attempt], counts: Counts, policy: RunPolicy,
         return Again(last.completion_time or now, avoided)
     reason = FailureReason(last.reason)
     if spent := _spent(reason, records, counts, policy):
+        last = last.model_copy(update={"message": _with_hint(last, records)})
         return GiveUp(reason, _told(last, counts, spent))
     return Again((last.completion_time or now) + _pause(reason, records, counts), avoided)
 
@@ -81,7 +84,8 @@ def _spent(reason: FailureReason, records: Sequence[Attempt], counts: Counts, po
     if retry is Retry.INTERRUPTION:
         if (counts.interruptions or 0) > policy.interruptions:
             return f"spec.runPolicy.maxInterruptions allows {policy.interruptions} interruptions"
-        if len(in_vain(records)) > policy.retries and records[-1].progressed is not None:
+        vain = in_vain(records)
+        if len(vain) > policy.retries and records[-1] in vain:
             return f"spec.runPolicy.maxRetries allows {policy.retries} interruptions in a row without progress"
         return ""
     if retry is Retry.ONCE and (counts.reasons or {}).get(reason, 0) > 1:
@@ -92,8 +96,28 @@ def _spent(reason: FailureReason, records: Sequence[Attempt], counts: Counts, po
 
 
 def in_vain(records: Sequence[Attempt]) -> list[Attempt]:
-    """Return the last interrupted attempts in a row that ran and did not get further."""
-    return [record for record in _without_progress(records) if record.progressed is False]
+    """Return the last interrupted attempts in a row that took a step and did not get further.
+
+    One that ended before its first step had no chance to, for example because its spot node was taken away while the
+    model was loaded. Only spec.runPolicy.maxInterruptions limits these."""
+    without = _without_progress(records)
+    return [record for record in without if record.progressed is False and not is_before_first_step(record)]
+
+
+def before_first_step(records: Sequence[Attempt]) -> str:
+    """Return a finding and a remedy if several attempts in a row were interrupted before their first step; "" if
+    fewer than TELLING were."""
+    number = sum(is_before_first_step(record) for record in _without_progress(records))
+    if number < TELLING or not is_before_first_step(records[-1]):
+        return ""
+    return (
+        f"{number} attempts in a row were interrupted before their first step. Use a GPU type that is not Spot "
+        "(spec.compute.gpuType), or let the model load faster (spec.modelCache of the FineTuneProfile)."
+    )
+
+
+def _with_hint(last: Attempt, records: Sequence[Attempt]) -> str:
+    return f"{last.message or ''} {before_first_step(records)}".strip()
 
 
 def _without_progress(records: Sequence[Attempt]) -> list[Attempt]:

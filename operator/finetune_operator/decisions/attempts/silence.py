@@ -5,8 +5,9 @@ cannot even do that, in an attempt or in a preflight."""
 
 from datetime import datetime, timedelta
 
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.standing import RunStanding, Standing
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import World
 
 SILENCE = timedelta(hours=6)
 """Longest time without a sign of life. Loading, a measurement or an upload may take hours, and write nothing."""

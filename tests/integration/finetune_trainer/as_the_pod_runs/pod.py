@@ -78,14 +78,14 @@ class Pods:
     def preflight(self, spec: dict[str, Any]) -> Ended:
         """Checks the job of this spec, whose URIs are paths below DATA."""
         wish = FineTuneJobSpec.model_validate(spec)
-        return self._run(children.preflight_job(_world(wish), wish, self._profile), wish)
+        return self._run(children.preflight_job(world_of(wish), wish, self._profile), wish)
 
     def train(self, spec: dict[str, Any], stop_at: str = "") -> Ended:
         """The first attempt at a job whose preflight has succeeded. It gets SIGTERM after the first line of its log
         that begins with `stop_at`, if that is given."""
         wish = FineTuneJobSpec.model_validate(spec)
         return self._run(
-            children.attempt_job(_world(wish), wish, self._profile, children.Try(1, self._profile.gpu_types[0])),
+            children.attempt_job(world_of(wish), wish, self._profile, children.Try(1, self._profile.gpu_types[0])),
             wish,
             stop_at,
         )
@@ -96,7 +96,7 @@ class Pods:
         return read(bundle, open_storage(bundle))
 
     def _run(self, job: Object, spec: FineTuneJobSpec, stop_at: str = "") -> Ended:
-        bundle = json.loads(bundles.missing(_world(spec), spec, self._profile)[0]["data"][names.BUNDLE_KEY])
+        bundle = json.loads(bundles.missing(world_of(spec), spec, self._profile)[0]["data"][names.BUNDLE_KEY])
         del bundle["job"]  # so that the status goes to the log: there is no API server
         pod = job["spec"]["template"]["spec"]
         indices, user = range(job["spec"].get("completions", 1)), pod["securityContext"]["runAsUser"]
@@ -163,7 +163,7 @@ class Pods:
         return "\n".join(lines)
 
 
-def _world(spec: FineTuneJobSpec) -> World:
+def world_of(spec: FineTuneJobSpec) -> World:
     """A job. The one that it resumes from, if any, has failed, and its results would be in the folder of its name."""
     name = spec.resume_from.name if spec.resume_from else None
     return fresh(spec=spec, earlier_job=EarlierJob("local", f"{DATA}/out/{name}", "Failed") if name else None)

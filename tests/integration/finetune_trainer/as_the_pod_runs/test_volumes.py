@@ -16,7 +16,7 @@ from finetune_operator.decisions import children
 from finetune_operator.observed.claims import Claim
 from finetune_operator.observed.pods import Object
 from tests.integration.finetune_trainer.as_the_pod_runs.inputs import write_all
-from tests.integration.finetune_trainer.as_the_pod_runs.pod import DATA, PROFILE, Ended, Pods, _world
+from tests.integration.finetune_trainer.as_the_pod_runs.pod import DATA, PROFILE, Ended, Pods, world_of
 
 CACHE = "model-cache"
 SETTINGS = {"claims": {"allowed": ["models", "rows", "results"]}, "modelCache": {"claimName": CACHE}}
@@ -42,7 +42,7 @@ class PodsWithVolumes(Pods):
     def fetch_and_train(self, spec: dict[str, Any]) -> tuple[str, Ended]:
         """The first attempt at a job: the log of the container that fetches its model, and how the trainer ended."""
         wish = FineTuneJobSpec.model_validate(spec)
-        world = replace(_world(wish), claims={CACHE: Claim("Bound", ("ReadWriteMany",), "pv")})
+        world = replace(world_of(wish), claims={CACHE: Claim("Bound", ("ReadWriteMany",), "pv")})
         attempt = children.attempt_job(world, wish, self._profile, children.Try(1, self._profile.gpu_types[0]))
         shutil.rmtree(self._scratch, ignore_errors=True)
         (fetcher,) = attempt["spec"]["template"]["spec"].pop("initContainers")

@@ -60,6 +60,29 @@ def test_weights_steps_and_curve_are_those_of_the_uninterrupted_run(
     assert {path.name for path in checkpoints(earlier)} == left, "they are the earlier job's"
 
 
+UPLOAD = "finetune_trainer.train.recipe:upload_results:1"
+
+
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_a_training_that_had_ended_is_taken_over_and_no_step_is_repeated(
+    name: str, server: Server, uninterrupted: Live, started: Started, resuming: Callable[..., Path]
+) -> None:
+    earlier = started(name)
+    assert attempt(server, earlier, 1, DIES_AT=UPLOAD).code == -signal.SIGKILL
+    shutil.rmtree(checkpoints(earlier)[0].parent)  # the weights suffice
+    later = resuming(name, earlier)
+
+    first = attempt(server, later, 1, DIES_AT=UPLOAD)
+    second = attempt(server, later, 2)
+
+    assert (first.code, second.code) == (-signal.SIGKILL, 0), second.log
+    for ended in (first, second):
+        assert "The tuned weights are those of attempt 1 of job earlier: " in ended.log
+        assert "Training: step " not in ended.log
+    published = {path.name: path.read_bytes() for path in (later / "out").glob("*/*.safetensors")}
+    assert published == uninterrupted(name).results["weights"]
+
+
 def test_its_own_checkpoints_win(
     server: Server, uninterrupted: Live, started: Started, resuming: Callable[..., Path]
 ) -> None:

@@ -1,12 +1,15 @@
 """Claims are read only before a pod is created, and only those that this pod needs."""
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, cast
+
+import pytest
 
 from finetune_api.status.job import ConditionType
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.claims import claims_of
-from finetune_operator.observed.claims import Claim
+from finetune_operator.observed.claims import Attachment, Claim
 from finetune_operator.observed.pods import Object
 from tests.unit.finetune_operator.decisions.test_claims import job
 from tests.unit.finetune_operator.decisions.test_model_cache import profile
@@ -19,10 +22,14 @@ RAW = {
 }
 
 
-class Cluster:
-    """An API server that has the claim models, and counts what it is asked."""
+SINCE = "2026-01-02T03:04:05Z"
 
-    def __init__(self) -> None:
+
+class Cluster:
+    """An API server that has the claim models and nodes in one state, and counts what it is asked."""
+
+    def __init__(self, ready: str = "Unknown") -> None:
+        self.ready = ready
         self.asked: list[tuple[str, str, str | None]] = []
         self.listings: list[str] = []
 
@@ -36,11 +43,13 @@ class Cluster:
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         self.asked.append((kind, name, namespace))
+        if kind == "Node":
+            return {"status": {"conditions": [{"type": "Ready", "status": self.ready, "lastTransitionTime": SINCE}]}}
         return RAW if name == "models" else None
 
 
-def read(world: Any, spec: Any = None) -> tuple[dict[str, Claim | None], Cluster]:
-    api = Cluster()
+def read(world: Any, spec: Any = None, ready: str = "Unknown") -> tuple[dict[str, Claim | None], Cluster]:
+    api = Cluster(ready)
     return claims_of(cast(Api, api), world, spec or job()), api
 
 
@@ -73,18 +82,39 @@ def test_a_claim_without_a_status_is_pending_with_the_modes_that_it_requests() -
     )
 
 
+def after(spec: Any, reason: str | None, node: str = "n1") -> Any:
+    """A job whose first attempt has run on this node, and has ended for this reason if there is one."""
+    ended = {"number": 1, "name": "a", "nodeName": node, "startTime": NOW.isoformat(), "message": "M."}
+    attempts = [ended | ({"reason": reason} if reason else {})]
+    return saying(fresh(spec=spec), ConditionType.VALIDATED, attempts=attempts)
+
+
+def attachment(world: Any, spec: Any, ready: str = "Unknown") -> tuple[Attachment | None, bool]:
+    """The attachment of claim models, and whether the attachments were listed."""
+    known, api = read(world, spec, ready)
+    claim = known["models"]
+    assert claim
+    return claim.attached, bool(api.listings)
+
+
 def test_attachments_are_listed_only_after_a_lost_node_and_for_a_volume_of_one_node() -> None:
     spec = job(output={"uri": "pvc://models/run"})
-    ended = {"number": 1, "name": "a", "nodeName": "n1", "startTime": NOW.isoformat(), "message": "M."}
-    for reason, found in (("NodeLost", ("n1",)), ("Evicted", ()), (None, ())):
-        world = saying(
-            fresh(spec=spec), ConditionType.VALIDATED, attempts=[ended | ({"reason": reason} if reason else {})]
-        )
-        known, api = read(world, spec)
-        claim = known["models"]
-        assert claim
-        assert claim.attached_to == found
-        assert bool(api.listings) is bool(found)
+    assert attachment(after(spec, "NodeLost"), spec) == (Attachment("n1"), True)
+    for reason in ("Evicted", None):
+        assert attachment(after(spec, reason), spec) == (None, False)
+
+
+def test_only_the_attachment_to_the_lost_node_counts() -> None:
+    spec = job(output={"uri": "pvc://models/run"})
+    assert attachment(after(spec, "NodeLost", node="n2"), spec) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("ready", "since"), [("True", datetime.fromisoformat(SINCE)), ("Unknown", None)], ids=["answers", "is silent"]
+)
+def test_an_attachment_tells_since_when_its_node_answers(ready: str, since: datetime | None) -> None:
+    spec = job(output={"uri": "pvc://models/run"})
+    assert attachment(after(spec, "NodeLost"), spec, ready)[0] == Attachment("n1", since)
 
 
 def test_the_claim_of_the_cache_is_read_before_an_attempt_also_beside_a_sidecar_of_the_preflight() -> None:

@@ -25,14 +25,18 @@ OVER = {"conditions": [{"type": "Complete", "status": "True"}]}
 
 
 class Live:
-    """An API server that has one job, and counts how often it is asked for it."""
+    """An API server that has one job and no claim, and counts how often it is asked for the job."""
 
     def __init__(self, present: Object | None, bundle: Object | None = None) -> None:
         self.present, self.bundle, self.asked = present, bundle, 0
+        self.claims_asked: list[str] = []
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         if kind == "ConfigMap":
             return self.bundle
+        if kind == "PersistentVolumeClaim":
+            self.claims_asked.append(name)
+            return None
         self.asked += 1
         return self.present
 
@@ -128,6 +132,40 @@ def test_a_running_cleanup_costs_no_request_and_its_end_costs_one() -> None:
     assert (running.cleanup.pod is not None, running.trainers, asked) == (True, (), 0)
     assert over is not None
     assert (over.cleanup and over.cleanup.succeeded, over.raw_status["state"], live.asked) == (True, "Failed", 1)
+
+
+def in_a_claim() -> Object:
+    """A failed job whose results were to be in claim results, which does not exist."""
+    job = failed()
+    job["spec"]["output"]["uri"] = "pvc://results/run"
+    return job
+
+
+def test_the_claim_of_the_output_is_read_before_the_cleanup_is_created() -> None:
+    live = Live(in_a_claim())
+    world = observed(store_with(in_a_claim()), live)
+    assert world is not None
+    assert (world.claims, live.claims_asked) == ({"results": None}, ["results"])
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [('0/2 nodes are available: persistentvolumeclaim "results" not found.', 1), ("0/2 nodes: 2 Insufficient cpu.", 0)],
+)
+def test_the_claim_is_read_again_if_the_scheduler_says_that_the_pod_of_the_cleanup_lacks_one(
+    said: str, read: int
+) -> None:
+    store, live = store_with(in_a_claim()), Live(in_a_claim())
+    store.put(RUN, cleanup())
+    pod = objects.pod(owner="c", phase="Pending")
+    pod["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "reason": "X", "message": said}]
+    store.put(POD, pod)
+
+    world = observed(store, live)
+
+    assert world is not None
+    assert (len(live.claims_asked), live.asked) == (read, read)
+    assert world.claims == ({"results": None} if read else {})
 
 
 def test_the_pods_of_the_other_jobs_of_an_ended_job_are_known_also_without_their_job() -> None:

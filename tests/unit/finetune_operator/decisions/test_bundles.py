@@ -18,8 +18,9 @@ from finetune_operator.cluster.bundles import having
 from finetune_operator.decisions import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.pods import Object, PodCondition, PodEvent
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import (
     NOW,

@@ -1,7 +1,7 @@
 """Jobs whose model, rows or results are in volumes: which may start, and what their pods mount."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from finetune_api.status.job import ConditionType
 from finetune_operator.decisions import children
 from finetune_operator.decisions.children import Try
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.claims import Claim
+from finetune_operator.observed.claims import Attachment, Claim
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import EarlierJob, World
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
@@ -23,7 +23,7 @@ from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh, 
 MODEL, ROWS = "pvc://models/llama", "pvc://data/rows/*.jsonl"
 BOUND = Claim("Bound", ("ReadOnlyMany",), "pv-1")
 GPU = PROFILE.gpu_types[0]
-LONG_AGO = (NOW - timedelta(hours=1)).isoformat()
+LOST = NOW - timedelta(minutes=50)
 LATE = NOW - timedelta(minutes=1)
 
 
@@ -76,6 +76,21 @@ def test_only_the_claim_of_the_output_can_be_written_to_and_only_it_is_cleaned()
     assert found["cleanup"] == results
 
 
+def test_a_trainer_that_knows_no_claims_cannot_take_them_for_folders_of_its_pod() -> None:
+    """It refuses an argument that it does not know, before it does anything."""
+    settings = profile("*")
+    for spec, given in ((job(output={"uri": "pvc://results/run"}), ["--claims", names.CLAIM_FOLDER]), (SPEC, [])):
+        world = fresh(spec=spec, profile=settings)
+        made = [
+            children.preflight_job(world, spec, settings),
+            children.attempt_job(world, spec, settings, Try(1, settings.gpu_types[0])),
+            children.cleanup_job(world, spec, settings),
+        ]
+        for each in made:
+            arguments = each["spec"]["template"]["spec"]["containers"][0]["args"]
+            assert [text for text in arguments if text in ("--claims", names.CLAIM_FOLDER)] == given
+
+
 def test_a_claim_with_the_model_and_the_output_is_mounted_once() -> None:
     found = pods(job(train="s3://data/rows.jsonl", output={"uri": "pvc://models/run"}))
     assert all(mounted == {"/volumes/models": ("models", False)} for mounted in found.values())
@@ -121,8 +136,8 @@ def test_a_claim_that_can_only_be_read_is_refused_as_output_before_the_first_pod
         assert "Job" in kinds(reconcile(replace(world, claims=usable), NOW))
 
 
-def lost(attached_to: tuple[str, ...], reason: FailureReason = FailureReason.NODE_LOST) -> World:
-    """A job with its results in a claim whose first attempt ended on node n1, long ago."""
+def lost(attached: Attachment | None, reason: FailureReason = FailureReason.NODE_LOST) -> World:
+    """A job with its results in a claim whose first attempt ended on node n1 at LOST."""
     spec = job(output={"uri": "pvc://results/run"})
     ended = {
         "number": 1,
@@ -130,21 +145,24 @@ def lost(attached_to: tuple[str, ...], reason: FailureReason = FailureReason.NOD
         "reason": reason,
         "message": "M.",
         "nodeName": "n1",
-        "startTime": LONG_AGO,
-        "completionTime": LONG_AGO,
+        "startTime": LOST.isoformat(),
+        "completionTime": LOST.isoformat(),
     }
     counts = {"attempts": 1, "interruptions": 1, "retries": 0}
     raw = {"observedGeneration": 1, "attempts": [ended], "counts": counts}
-    claim = Claim("Bound", ("ReadWriteOnce",), "pv-2", attached_to)
+    claim = Claim("Bound", ("ReadWriteOnce",), "pv-2", attached)
     world = validated(spec=spec, profile=profile("*"), claims={"results": claim, "models": BOUND})
     return saying(replace(world, raw_status=raw), ConditionType.VALIDATED)
 
 
 def test_the_next_attempt_waits_until_the_volume_is_detached_from_a_lost_node() -> None:
-    plan = reconcile(lost(("n1",)), NOW)
+    plan = reconcile(lost(Attachment("n1")), NOW)
     assert "Job" not in kinds(plan)
     assert state(plan) == "Pending"
-    assert "until the volume of PersistentVolumeClaim results is detached from node n1" in message(plan)
+    assert (
+        "It waits until the volume of PersistentVolumeClaim results is detached from node n1, at most until "
+        f"{LOST + timedelta(hours=1):%Y-%m-%d %H:%M:%S} UTC, because only one node at a time can mount it."
+    ) in message(plan)
     assert "kubectl taint nodes n1 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute" in message(plan)
     assert plan.requeue_after
     assert plan.requeue_after >= timedelta(seconds=30), "each look reads all attachments of the cluster"
@@ -152,11 +170,29 @@ def test_the_next_attempt_waits_until_the_volume_is_detached_from_a_lost_node() 
 
 @pytest.mark.parametrize(
     "world",
-    [lost(()), lost(("n2",)), lost(("n1",), FailureReason.EVICTED)],
+    [lost(None), lost(Attachment("n2")), lost(Attachment("n1"), FailureReason.EVICTED)],
     ids=["detached", "attached to another node", "the node lives"],
 )
 def test_the_next_attempt_starts_where_no_lost_node_holds_the_volume(world: World) -> None:
     assert "Job" in kinds(reconcile(world, NOW))
+
+
+def test_a_volume_that_is_never_detached_does_not_stop_the_job_for_ever() -> None:
+    world = lost(Attachment("n1"))
+    assert "Job" not in kinds(reconcile(world, LOST + timedelta(minutes=59)))
+    assert "Job" in kinds(reconcile(world, LOST + timedelta(hours=1)))
+
+
+@pytest.mark.parametrize("back", [LOST - timedelta(hours=3), NOW - timedelta(minutes=1)], ids=["before", "after"])
+def test_on_a_node_that_answers_again_another_pod_uses_the_volume_if_it_stays_attached(back: datetime) -> None:
+    """The wait would end only with that pod. The node can have answered before the attempt counted as lost."""
+    world, begin = lost(Attachment("n1", back)), max(LOST, back)
+    waiting = reconcile(world, begin + timedelta(seconds=119))
+    assert "Job" not in kinds(waiting)
+    assert "detached from node n1" in message(waiting)
+    assert "The node answers again." in message(waiting)
+    assert "taint" not in message(waiting)
+    assert "Job" in kinds(reconcile(world, begin + timedelta(minutes=2)))
 
 
 def test_a_job_without_claims_mounts_none() -> None:

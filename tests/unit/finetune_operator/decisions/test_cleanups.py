@@ -13,6 +13,8 @@ from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile, refused
+from finetune_operator.observed.child_jobs import Run
+from finetune_operator.observed.claims import Claim
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.plans import kinds
 from tests.unit.finetune_operator.worlds import (
@@ -177,6 +179,40 @@ def test_a_refused_cleanup_is_told_and_the_status_stays() -> None:
     assert [(e.type, e.reason, e.message) for e in plan.events] == [
         ("Warning", "CleanupRefused", "The API server refused Job x: no quota.")
     ]
+
+
+IN_A_CLAIM = SPEC.model_copy(update={"output": SPEC.output.model_copy(update={"uri": "pvc://results/run"})})
+GONE = [None, Claim("Bound", volume="pv-1", is_leaving=True), Claim("Lost", volume="pv-1")]
+
+
+@pytest.mark.parametrize("claim", GONE, ids=["deleted", "being deleted", "without a volume"])
+@pytest.mark.parametrize("cleanup", [None, run(CLEANUP)], ids=["before", "after the creation"])
+def test_without_the_claim_of_the_output_the_cleanup_ends_at_once(claim: Claim | None, cleanup: Run | None) -> None:
+    """A pod would wait for the claim for an hour, and keep the turn of another cleanup."""
+    plan = due(spec=IN_A_CLAIM, claims={"results": claim}, cleanup=cleanup)
+
+    assert plan.status is not None
+    told = plan.status["conditions"][-1]
+    assert (told["type"], told["status"], told["reason"]) == ("CheckpointsDeleted", "True", "ClaimGone")
+    assert told["message"].startswith("PersistentVolumeClaim results ")
+    assert f"If the volume was retained, delete .work/{UID}/ below spec.output.uri there." in told["message"]
+    assert (plan.create, plan.delete_jobs) == ([], [CLEANUP] if cleanup else [])
+
+
+def test_with_the_claim_of_the_output_the_cleanup_is_created() -> None:
+    for claim in (Claim("Bound", volume="pv-1"), Claim("Pending")):
+        assert kinds(due(spec=IN_A_CLAIM, claims={"results": claim}))[-1] == "Job"
+        running = due(spec=IN_A_CLAIM, claims={"results": claim}, cleanup=run(CLEANUP))
+        assert (running.status, running.delete_jobs) == (None, [])
+
+
+def test_a_cleanup_that_has_ended_is_told_as_it_ended_also_if_the_claim_is_gone_now() -> None:
+    ended = run(CLEANUP, pod("Succeeded", exit_code=0, termination=DONE), succeeded=True)
+
+    plan = due(spec=IN_A_CLAIM, claims={"results": None}, cleanup=ended)
+
+    assert plan.status is not None
+    assert plan.status["conditions"][-1]["reason"] == "Deleted"
 
 
 def test_the_bundle_and_the_cleanup_outlive_the_time_to_live_until_the_checkpoints_are_deleted() -> None:

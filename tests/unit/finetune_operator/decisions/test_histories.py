@@ -323,7 +323,8 @@ class Histories(RuleBasedStateMachine):
         assert self.end is not None
         assert self.end["state"] == "Failed", "the checkpoints of a job that may go on were deleted"
         assert "artifacts" not in self.cluster.parts
-        if cleanups and self.cluster.operator_is_up and not self.cluster.refusals:
+        decides = self.cluster.operator_is_up and not self.cluster.deleting
+        if cleanups and decides and not self.cluster.refusals:
             (job,) = cleanups
             assert bool(told) == job.is_over, "the end of a cleanup is put on record"
 

@@ -16,9 +16,10 @@ from finetune_operator.decisions.attempts.gathering import LIMIT
 from finetune_operator.decisions.attempts.records import avoided_after
 from finetune_operator.decisions.children import Try
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.claims import Claim
 from finetune_operator.observed.pods import Object, Pod, PodCondition
-from finetune_operator.observed.world import Run, World
+from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.decisions.attempts.recorded import GPU, HOUR, attempts, priced
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh, pod, saying, validated, with_status

@@ -122,6 +122,15 @@ def test_a_command_that_cannot_be_run_shows_the_runtimes_error_and_a_crash_shows
     assert "secret" not in why_failed(crashed)[0]
 
 
+def test_a_trainer_that_does_not_know_an_argument_is_older_than_the_operator() -> None:
+    usage = "usage: finetune_trainer\nfinetune_trainer: error: unrecognized arguments: --claims /v\n"
+    message, reason = why_failed(pod("Failed", exit_code=2, termination_reason="Error", termination_text=usage))
+    assert reason is FailureReason.POD_START_FAILED
+    assert message.startswith("The trainer is older than the operator")
+    assert message.endswith("Update spec.trainer.image of the FineTuneProfile.")
+    assert why_failed(pod("Failed", exit_code=2, termination_reason="Error"))[1] is FailureReason.TRAINER_CRASHED
+
+
 def test_the_trainers_own_sentence_is_kept() -> None:
     assert why_failed(pod("Failed", termination=SAID))[0] == "Loss is NaN at step 7."
 

@@ -11,6 +11,8 @@ import pytest
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.identity import facts
+from finetune_trainer.checkpoints.kept import KEPT, TRAINED, KeptResults
+from finetune_trainer.checkpoints.result_facts import training_facts
 from finetune_trainer.checkpoints.store import CHECKPOINTS, CheckpointStore
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.storage.job_storage import join, open_storage
@@ -115,6 +117,18 @@ def test_a_job_without_checkpoints_cannot_be_resumed_from(first: Bundle) -> None
         f"spec.resumeFrom.name: FineTuneJob tickets has no checkpoints below {first.spec.output.uri}. "
         "It stored none, or they were deleted. Remove spec.resumeFrom"
     )
+
+
+def test_the_weights_of_a_training_that_had_ended_suffice(first: Bundle, tmp_path: Path) -> None:
+    prepared, storage = run(first), open_storage(first)
+    results = KeptResults(storage, join(work_prefix(first), KEPT), 1, training_facts(first, prepared), tmp_path)
+    assert results.keep(TRAINED, {"weights": b"some"})
+    storage.delete_prefix(checkpoints(first))
+
+    run(resuming(first))
+    assert "has no checkpoints" in failure(resuming(first, training={"globalBatchSize": 4})).message
+    Path(work_prefix(first), KEPT, f"{TRAINED}-local", "weights").write_bytes(b"")
+    assert "has no checkpoints" in failure(resuming(first)).message
 
 
 def test_a_job_that_the_operator_did_not_find_is_never_replaced_by_a_training_from_the_first_step(

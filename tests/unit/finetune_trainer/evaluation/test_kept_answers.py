@@ -12,26 +12,28 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints import kept as kept_results
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.evaluation import generation as module
-from finetune_trainer.evaluation import kept_answers
+from finetune_trainer.evaluation import kept_answers, scoring
 from finetune_trainer.evaluation.generation import write_answers
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
+from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.model.loading import greedy_generation
-from finetune_trainer.pod.failure import StopRequested
+from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.statistics.measurements import Answer
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.evaluation.test_generation import END, prompts
-from tests.unit.finetune_trainer.small_runs import tiny_llama
+from tests.unit.finetune_trainer.small_runs import examples, fresh_accelerator, tiny_llama
 from tests.unit.finetune_trainer.storage.test_job_storage import bundle
 
 LENGTHS = [9, 30, 14, 7, 22, 5, 18, 11, 26, 13, 16]
 generate = module.generate
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error
-    """The end of an attempt."""
+class Interrupted(BaseException):
+    """The end of an attempt by SIGKILL: nothing can be written."""
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def attempt(
         every: float = 0.0,
         facts: str = "these",
         counted: Callable[[int], None] = lambda results: None,
-        ending: type[BaseException] = Interrupted,
+        ending: BaseException | type[BaseException] = Interrupted,
     ) -> tuple[list[Answer], list[list[int]]]:
         answered: list[list[int]] = []
 
@@ -75,9 +77,11 @@ def attempt(
         model, asked = tiny_llama(), prompts(LENGTHS)
         settings = greedy_generation(model, (END,), max_new_tokens=8)
         with mock.patch.object(module, "generate", limited), torch.no_grad():
+            last = ending if isinstance(ending, type) else type(ending)
             try:
-                found = write_answers("it", model, tokenizer, asked, [""] * len(asked), 80, settings, log)
-            except (Interrupted, StopRequested):
+                with log.kept_at_the_end():
+                    found = write_answers("it", model, tokenizer, asked, [""] * len(asked), 80, settings, log)
+            except (StopRequested, last):
                 found = []
         return found, answered
 
@@ -114,15 +118,28 @@ def test_an_interruption_within_a_minute_keeps_nothing(attempt: Callable[..., An
     assert attempt() == (whole, batches)
 
 
-def test_sigterm_loses_only_the_batch_that_is_being_written(attempt: Callable[..., Any]) -> None:
+LOST = TrainerFailure(FailureReason.PEER_LOST, "The connection broke.")
+
+
+@pytest.mark.parametrize(
+    "ending", [StopRequested(), PeerFailed(LOST), LOST, RuntimeError("CUDA error: unspecified launch failure")]
+)
+def test_an_end_with_warning_loses_only_the_batch_that_is_being_written(
+    attempt: Callable[..., Any], ending: BaseException
+) -> None:
     whole, batches = attempt(every=600.0)
     assert len(batches) > 3, "a test that can fail"
     counts: list[int] = []
-    _, first = attempt(2, every=600.0, ending=StopRequested, counted=counts.append)
-    _, second = attempt(1, every=600.0, ending=StopRequested, counted=counts.append)
+    _, first = attempt(2, every=600.0, ending=ending, counted=counts.append)
+    _, second = attempt(1, every=600.0, ending=ending, counted=counts.append)
     answers, rest = attempt()
     assert (first + second + rest, answers) == (batches, whole)
     assert counts == [1, 2], "each of the two attempts is progress"
+
+
+def test_an_attempt_that_another_one_has_replaced_keeps_nothing(attempt: Callable[..., Any], tmp_path: Path) -> None:
+    attempt(2, every=600.0, ending=Superseded)
+    assert not (tmp_path / "out" / "kept").exists()
 
 
 def test_sigterm_between_two_answers_of_a_batch_leaves_whole_batches(
@@ -147,6 +164,27 @@ def test_sigterm_before_the_first_answer_keeps_nothing(attempt: Callable[..., An
     assert not (tmp_path / "out" / "kept").exists()
 
 
+def test_a_rank_that_waits_for_the_answers_of_a_lost_one_keeps_its_own(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept(number: int) -> KeptAnswers:
+        place, scratch = str(tmp_path / "out" / "kept"), tmp_path / f"scratch{number}"
+        return KeptAnswers(KeptResults(open_storage(bundle(place)), place, number, {}, scratch), "base.rows")
+
+    def lost(lengths: Sequence[int], write: Callable[[Sequence[int]], list[Answer]]) -> list[Answer]:
+        write(range(len(lengths)))
+        raise PeerFailed(LOST)
+
+    model = tiny_llama()
+    rows = examples(LENGTHS)
+    evaluator = Evaluator(tokenizer, 50, greedy_generation(model, (END,), max_new_tokens=4), fresh_accelerator())
+    with mock.patch.object(scoring, "divided", lost), pytest.raises(PeerFailed):
+        evaluator.answers("it", model, rows, kept=kept(1))
+    whole = evaluator.answers("it", model, rows)
+    monkeypatch.setattr(module, "generate", mock.Mock(side_effect=AssertionError("they are written already")))
+    assert evaluator.answers("it", model, rows, kept=kept(2)) == whole
+
+
 def test_sigterm_does_not_wait_for_a_storage_that_does_not_answer(
     attempt: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,7 +194,7 @@ def test_sigterm_does_not_wait_for_a_storage_that_does_not_answer(
     with mock.patch.object(kept_results, "write_folder", side_effect=lambda *_: answers.wait(60)):
         attempt(2, every=600.0, ending=StopRequested)
     answers.set()
-    assert "the storage did not answer within the grace period." in capsys.readouterr().out
+    assert "the storage did not answer before the pod had to end." in capsys.readouterr().out
     assert attempt() == (whole, batches)
 
 

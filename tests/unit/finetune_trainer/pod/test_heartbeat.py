@@ -31,6 +31,7 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "_Heart", type("_Heart", (), dict(vars(heartbeat._Heart))))
     heartbeat._Heart.phase, heartbeat._Heart.step, heartbeat._Heart.slowest = "starting", None, 0.0
     heartbeat._Heart.steady, heartbeat._Heart.longest_wait = False, 0.0
+    heartbeat._Heart.looked = heartbeat._Heart.looked_before = 0.0
 
 
 def test_before_the_first_step_the_default_is_five_minutes() -> None:
@@ -42,6 +43,14 @@ def test_the_default_is_ten_times_the_slowest_step_and_at_least_five_minutes(slo
     for each in (0.5, slowest, 1.0):
         stepped(1, 3, each)
     assert patience(None) == seconds
+
+
+def test_time_in_which_the_process_was_frozen_makes_no_step_slow() -> None:
+    heartbeat.looked(50)
+    stepped(1, 3, 50)
+    heartbeat.looked(40)
+    stepped(2, 3, 4000)
+    assert patience(None) == 500
 
 
 def test_a_timeout_of_the_job_holds_for_steady_work_after_its_first_sign() -> None:

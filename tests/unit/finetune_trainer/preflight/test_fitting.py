@@ -167,3 +167,17 @@ def test_sharded_weights_fit_more_gpus_and_a_job_that_has_enough_goes_on() -> No
     check([small], spec(compute={"gpusPerNode": 4}))
     found, _ = said([small], FULL, compute={"gpusPerNode": 4})
     assert "spec.method.type LoRA, the job would need" in found
+
+
+def test_more_gpus_on_each_of_several_nodes_are_offered_with_the_cost_of_all_nodes() -> None:
+    small = GpuType(name="a10g", memory="10Gi", price_per_hour="1.00")
+    found, _ = said([small], compute={"nodes": 2})
+    told = re.search(r"spec\.compute\.gpusPerNode (\d) \(([0-9.]+)Gi on a10g, cost about ([0-9.]+[0-9])\)", found)
+    assert told, found
+    (estimate,) = estimates(
+        [small], spec(compute={"nodes": 2, "gpusPerNode": int(told[1])}), resolved(LORA), SHAPE, DATA
+    )
+    assert estimate.fits
+    assert estimate.sharded
+    assert estimate.cost
+    assert float(told[3]) == pytest.approx(float(estimate.cost), rel=0.2)

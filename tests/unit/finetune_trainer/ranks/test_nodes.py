@@ -17,6 +17,7 @@ import pytest
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
+from finetune_trainer.pod.running_time import RunningTime
 from finetune_trainer.ranks import links as links_module
 from finetune_trainer.ranks import nodes as nodes_module
 from finetune_trainer.ranks.links import Kind, Link, Links, Word
@@ -24,6 +25,7 @@ from finetune_trainer.ranks.nodes import Node, interface_of, links_of
 
 LAUNCH = """
 import os, sys
+from finetune_trainer.pod.running_time import RunningTime
 from finetune_trainer.ranks import launcher, links
 launcher.LAST_SECONDS = launcher.FINDING_SECONDS = 2.0
 links.SILENCE_SECONDS, links.ALIVE_SECONDS = 4.0, 0.5
@@ -213,7 +215,7 @@ def pair() -> Iterator[tuple[Link, socket.socket]]:
     with one, other:
         link = Link.__new__(Link)
         link.node, link.name, link._connection, link._rest = 1, "gpu-7", one, b""
-        link._heard, link.broken, link.is_over = time.monotonic(), "", False
+        link._clock, link._heard, link.broken, link.is_over = RunningTime(10.0), 0.0, "", False
         yield link, other
 
 
@@ -263,6 +265,20 @@ def test_a_node_that_says_farewell_is_not_lost() -> None:
         other.sendall(Word(1, Kind.ENDED).line())
         other.close()
         assert [word.kind for word in Links(0, [link]).heard()] == [Kind.ENDED]
+
+
+def test_a_node_is_not_lost_if_the_launcher_itself_was_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links_module, "SILENCE_SECONDS", 0.5)
+    with pair() as (link, _):
+        link._clock = RunningTime(0.3)
+        time.sleep(0.8)  # it does not look
+        links = Links(0, [link])
+        assert links.heard() == []
+        deadline = time.monotonic() + 30
+        while not (lost := links.heard()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert lost[0].kind is Kind.LOST
 
 
 def test_a_silent_node_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import beats
 from finetune_trainer.storage import claim_files
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
 
@@ -294,3 +295,61 @@ def test_doubled_slashes_are_one_slash_as_in_every_file_system(mounts: Path) -> 
     for folder in ("pvc://data//rows", "pvc://data/rows/", "pvc://data//rows//"):
         assert files.list(f"{folder}/*.jsonl") == [f"{folder}/a.jsonl"]
         assert files.read_bytes(f"{folder}/a.jsonl") == b"data/rows/a.jsonl"
+
+
+@pytest.fixture
+def scanned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the folders that were looked into."""
+    seen: list[str] = []
+    scan = os.scandir
+
+    def recorded(place: Path | str) -> Any:
+        seen.append(Path(place).name)
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", recorded)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("pattern", "folders"),
+    [
+        ("*.jsonl", ["data"]),
+        ("rows/*.jsonl", ["rows"]),
+        ("ro*/*.jsonl", ["data", "rows"]),
+        ("r*/deep/b.jsonl", ["data", "rows", "deep"]),
+        ("**/b.jsonl", ["data", "rows", "deep", "zone"]),
+    ],
+)
+def test_only_the_folders_that_can_match_are_looked_into(
+    mounts: Path, scanned: list[str], pattern: str, folders: list[str]
+) -> None:
+    """A volume can have millions of files beside those of the job."""
+    (mounts / "data" / "zone").mkdir()
+    assert storage(mounts).list(f"pvc://data/{pattern}")
+    assert scanned == folders
+
+
+@pytest.mark.parametrize(
+    ("levels", "found"), [(1, {"own"}), (2, {"own", "a/file"}), (None, {"own", "a/file", "a/b/file"})]
+)
+def test_the_files_of_a_folder_can_be_listed_to_a_depth(
+    mounts: Path, tmp_path: Path, scanned: list[str], levels: int | None, found: set[str]
+) -> None:
+    for folder in (mounts / "models" / "deep", tmp_path / "local"):
+        for path in ("own", "a/file", "a/b/file"):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).touch()
+    for uri in ("pvc://models/deep", str(tmp_path / "local")):
+        scanned.clear()
+        assert set(storage(mounts).list_folder(uri, levels)) == found
+        assert len(scanned) == (levels or 3)
+
+
+def test_a_long_listing_shows_that_it_goes_on_before_its_first_file_is_known(mounts: Path) -> None:
+    """The files are sorted before they are handed on, and millions of them take minutes."""
+    for number in range(50):
+        (mounts / "data" / "empty" / str(number)).mkdir(parents=True)
+    files, before = storage(mounts), beats()
+    assert files.list("pvc://data/empty/**/none") == []
+    assert beats() - before >= 50

@@ -138,6 +138,40 @@ def test_what_a_killed_pod_left_goes_with_the_work_folder(volume: Path, storage:
     assert cleanup(job, storage).startswith("Deleted 0 objects")
 
 
+def test_empty_folders_go_with_the_work_folder(volume: Path, storage: JobStorage) -> None:
+    """A killed pod leaves them, and so does a file system that removes no folder while a file in it is open."""
+    work = volume / "team/tickets/.work/0123"
+    (work / "checkpoints" / "a-1").mkdir(parents=True)
+    (work / "prepared").mkdir()
+    (work / "prepared" / "gone").symlink_to("../nowhere")
+    cleanup(bundle(), storage)
+    assert files(volume) == {"team", "team/tickets"}
+    cleanup(bundle(), storage)
+
+
+def test_the_empty_folders_of_another_job_stay(volume: Path, storage: JobStorage) -> None:
+    for uid in ("0123", "other"):
+        (volume / "team/tickets/.work" / uid / "checkpoints").mkdir(parents=True)
+    cleanup(bundle(), storage)
+    assert files(volume) == {
+        "team",
+        "team/tickets",
+        *(f"team/tickets/.work{p}" for p in ("", "/other", "/other/checkpoints")),
+    }
+
+
+def test_empty_folders_behind_a_link_stay(volume: Path, storage: JobStorage) -> None:
+    (volume / "precious" / "empty").mkdir(parents=True)
+    (volume / "team/tickets/.work").mkdir(parents=True)
+    (volume / "team/tickets/.work/0123").symlink_to("../../../precious")
+    cleanup(bundle(), storage)
+    assert files(volume) == {"precious", "precious/empty", "team", "team/tickets"}
+    (volume / "team/tickets/.work/0123").mkdir(parents=True)
+    (volume / "team/tickets/.work/0123/inner").symlink_to("../../../../precious")
+    cleanup(bundle(), storage)
+    assert files(volume) == {"precious", "precious/empty", "team", "team/tickets"}
+
+
 def test_the_folder_of_the_output_stays_with_its_permissions(volume: Path, storage: JobStorage) -> None:
     """A team may have made it for the user of the pods, in a folder where that user can make none."""
     folder = volume / "team" / "tickets"
@@ -261,7 +295,7 @@ def test_a_file_beside_the_output_is_deleted_too(volume: Path, storage: JobStora
     for path in ("other", "team/other/deep"):
         storage.write_bytes(f"pvc://results/{path}/file", b"1")
     (volume / "file").write_text("1")
-    for folder in ("other", "team"):
+    for folder in ("other", "team/other"):
         storage.delete_prefix(f"pvc://results/{folder}")
     ClaimFiles(bundle(), volume.parent).delete(["pvc://results/file"])
     assert not [path for path in volume.rglob("*") if path.is_file()]

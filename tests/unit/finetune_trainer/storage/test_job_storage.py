@@ -221,6 +221,15 @@ def test_a_missing_secret_is_named_with_its_keys_and_namespace(s3_place: Place) 
     assert caught.value.reason is FailureReason.STORAGE_ACCESS_DENIED
 
 
+@pytest.mark.parametrize("uri", ["gs://bucket/rows.jsonl", "az+x://a/b", "S3://bucket/rows.jsonl"])
+def test_a_uri_that_only_a_later_trainer_knows_is_no_path(local_place: Place, uri: str) -> None:
+    """Its results would be lost with the pod."""
+    for call in (local_place.storage.size, lambda uri: local_place.storage.write_bytes(uri, b"1")):
+        with pytest.raises(TrainerFailure, match="the trainer is older than the operator") as caught:
+            call(uri)
+        assert caught.value.reason is FailureReason.SPEC_INVALID
+
+
 @pytest.mark.parametrize("folder", ["data", "model", "out"])
 def test_keys_the_service_does_not_know_are_denied_wherever_they_are_used(s3_place: Place, folder: str) -> None:
     s3_place.storage.write_bytes(s3_place.uri(folder, "x.jsonl"), b"{}")

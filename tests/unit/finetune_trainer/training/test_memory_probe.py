@@ -135,6 +135,39 @@ def test_the_first_plan_that_fits_is_used(
     assert uses_gradient_checkpointing(model) is plan.gradient_checkpointing
 
 
+class Filling:
+    """Stands in for a GPU that has room for one micro-batch of `holds` tokens, but not for a second one after it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, holds: int) -> None:
+        self.holds = holds
+        monkeypatch.setattr(memory_probe, "accumulate_gradients", self.accumulate)
+        monkeypatch.setattr(memory_probe, "on_cpu", lambda accelerator: False)
+
+    def accumulate(self, model: Any, rows: Any, tokens: int, accelerator: Any) -> float:
+        if sum(len(row.input_ids) for row in rows) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return accumulate_gradients(model, rows, tokens, accelerator)
+
+
+@pytest.mark.parametrize(
+    ("batch", "wanted", "repeat", "tokens"),
+    [
+        (8, None, False, 143),  # all seven rows in one micro-batch
+        (8, 200, False, 143),
+        (2, None, False, 73),
+        (8, None, True, 71),  # with weights a step may have a row twice, and then needs a second micro-batch
+        (8, 142, False, 71),  # the step has one more token than the micro-batch
+    ],
+)
+def test_a_step_of_one_micro_batch_needs_no_room_for_a_second_one(
+    monkeypatch: pytest.MonkeyPatch, batch: int, wanted: int | None, repeat: bool, tokens: int
+) -> None:
+    Filling(monkeypatch, 143)
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    training = Training(global_batch_size=batch, micro_batch_tokens=wanted)
+    assert find_plan(model, ROWS, training, resolved(2048), fresh_accelerator(), repeat).micro_batch_tokens == tokens
+
+
 def test_if_nothing_fits_the_failure_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     small_gpu(monkeypatch, 0, 0)
     model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)

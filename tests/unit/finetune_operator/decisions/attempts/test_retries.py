@@ -105,7 +105,7 @@ def in_vain(number: int, *before: Attempt) -> GiveUp | Again:
     records = [
         *before,
         *(
-            a.model_copy(update={"progressed": False})
+            a.model_copy(update={"progressed": False, "stage": "Training", "last_step": 5})
             for a in attempts(*["Preempted"] * (number + len(before)))[len(before) :]
         ),
     ]
@@ -127,6 +127,59 @@ def test_progress_lets_the_count_of_vain_interruptions_begin_anew() -> None:
     (before,) = attempts("Preempted", progressed=True)
 
     assert isinstance(in_vain(3, before), Again)
+
+
+EARLY = [
+    {"stage": "Training"},  # it loaded the model
+    {},  # it had not said anything yet
+    {"stage": "Training", "resumed_from_step": 8, "checkpoint_step": 8, "last_step": 8},
+]
+BEGUN = [
+    {"stage": "Training", "last_step": 1},
+    {"stage": "Training", "resumed_from_step": 8, "last_step": 9},
+    {"stage": "Training", "kept_results": 2},
+    {"stage": "Evaluating", "last_step": 8, "resumed_from_step": 8},
+]
+
+
+def interrupted(reason: FailureReason, *ends: dict[str, Any], most: int = 100) -> GiveUp | Again:
+    """What follows after attempts that got no further and ended so."""
+    made = [
+        record.model_copy(update={"progressed": False, **end})
+        for record, end in zip(attempts(*[reason] * len(ends)), ends, strict=True)
+    ]
+    return retries.after_attempt(made, counts(*[reason] * len(ends)), RunPolicy(max_interruptions=most), NOW)
+
+
+@pytest.mark.parametrize("reason", INTERRUPTIONS)
+@pytest.mark.parametrize("early", EARLY)
+def test_interruptions_before_the_first_step_have_only_their_own_limit(
+    reason: FailureReason, early: dict[str, Any]
+) -> None:
+    assert interrupted(reason, *[early] * 9) == Again(NOW + timedelta(minutes=10), [])
+    verdict = interrupted(reason, *[early] * 9, most=8)
+    assert isinstance(verdict, GiveUp)
+    assert "9 interruptions, and spec.runPolicy.maxInterruptions allows 8 interruptions: M." in verdict.finding
+    assert "9 attempts in a row were interrupted before their first step." in verdict.finding
+    assert "not Spot (spec.compute.gpuType)" in verdict.finding
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+def test_an_attempt_that_took_a_step_or_stored_a_result_counts_as_one_in_vain(begun: dict[str, Any]) -> None:
+    assert isinstance(interrupted(FailureReason.PREEMPTED, *[begun] * 3), Again)
+    assert isinstance(interrupted(FailureReason.PREEMPTED, *[begun] * 4), GiveUp)
+    assert isinstance(interrupted(FailureReason.PREEMPTED, *[begun] * 3, *EARLY, begun), GiveUp), "still in a row"
+    assert isinstance(interrupted(FailureReason.PREEMPTED, *[begun] * 3, *EARLY), Again), "these are not charged"
+
+
+def test_the_remedy_is_told_from_the_third_interruption_before_the_first_step_on() -> None:
+    def told(*ends: dict[str, Any]) -> str:
+        made = attempts(*["Preempted"] * len(ends))
+        records = [r.model_copy(update={"progressed": False, **end}) for r, end in zip(made, ends, strict=True)]
+        return retries.before_first_step(records)
+
+    assert told({}, {}) == told({}, {}, {}, BEGUN[0]) == ""
+    assert told(BEGUN[0], {}, {}, {}).startswith("3 attempts in a row were interrupted before their first step.")
 
 
 def test_pods_that_never_ran_are_waited_for_longer_and_longer_but_not_given_up() -> None:

@@ -1,0 +1,64 @@
+"""A pod whose clock is wrong, on a real S3 server that enforces signatures."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.storage import service_clock
+from finetune_trainer.storage.job_storage import JobStorage
+from tests.unit.finetune_trainer.conftest import S3
+from tests.unit.finetune_trainer.storage.test_temporary import storage_at
+
+
+@pytest.fixture
+def bucket(s3: S3) -> str:
+    return s3.bucket(f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def storage(s3: S3, bucket: str) -> JobStorage:
+    return storage_at(bucket, s3.endpoint, s3.secrets_dir)
+
+
+def set_clock(patch: pytest.MonkeyPatch, ahead: timedelta) -> None:
+    patch.setattr(service_clock, "now", lambda: datetime.now(UTC) + ahead)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), -timedelta(hours=1), timedelta(days=400)])
+def test_every_kind_of_request_works_with_a_wrong_clock(
+    storage: JobStorage,
+    bucket: str,
+    ahead: timedelta,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    set_clock(monkeypatch, ahead)
+    uri, large = f"s3://{bucket}/out/file", tmp_path / "large"
+    assert storage.size(uri) is None, "the first request has no body"
+    assert storage.write_bytes(uri, b"one")
+    large.write_bytes(bytes(40_000_000))
+    storage.upload_file(large, f"s3://{bucket}/out/large")
+    assert storage.read_bytes(uri) == b"one"
+    assert storage.list(f"s3://{bucket}/out/*") == [uri, f"s3://{bucket}/out/large"]
+    minutes = round(abs(ahead) / timedelta(minutes=1))
+    told = f"{minutes} minutes {'ahead of' if ahead > timedelta(0) else 'behind'} the clock of the S3 service"
+    assert capsys.readouterr().out.count(told) == 1, "told once"
+
+
+def test_a_clock_that_is_set_while_the_pod_runs_is_followed(
+    storage: JobStorage, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hours in (1, 0, -2):
+        set_clock(monkeypatch, timedelta(hours=hours))
+        assert storage.write_bytes(f"s3://{bucket}/{hours}", b"")
+
+
+def test_a_refusal_with_a_right_clock_is_told_as_before(storage: JobStorage) -> None:
+    with pytest.raises(TrainerFailure) as caught:
+        storage.read_bytes("s3://nobody-has-this/file")
+    assert caught.value.reason is not FailureReason.STORAGE_UNAVAILABLE
