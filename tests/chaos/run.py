@@ -12,6 +12,8 @@ from tests.chaos.scene import LANES, Lane, Scene
 from tests.chaos.table import Task
 from tests.chaos.trial import Undisturbed
 
+ALONE_TOGETHER = 60
+"""Most tries in a group of faults that hit one job: some of each."""
 Tell = Callable[[Task, Outcome | Exception], None]
 """Is told what each try shows, or why it could not be made. Called from several threads, one at a time for each."""
 
@@ -63,19 +65,13 @@ class Run:
 
 
 def groups(tasks: Sequence[Task], lanes: int = LANES) -> Iterator[list[Task]]:
-    """Yields the tries that are made at the same time: those of faults that hit one job, as far as no shared fault
-    comes between, and up to `lanes` tries of the same shared fault, for which later ones are taken forward."""
-    left, group = list(tasks), []
+    """Yields the tries that are made at the same time, in about this order: those of faults that hit one job, and up to
+    `lanes` tries of the same shared fault. Later tries are taken forward for both, because at the end of a group some
+    lanes wait for the others."""
+    left = list(tasks)
     while left:
-        task = left.pop(0)
-        if not task.fault.shared:
-            group.append(task)
-            continue
-        if group:
-            yield group
-            group = []
-        same = [task, *(other for other in left if other.fault is task.fault)][:lanes]
-        left = [other for other in left if other not in same]
-        yield same
-    if group:
+        first = left[0].fault
+        same = [task for task in left if (task.fault is first if first.shared else not task.fault.shared)]
+        group = same[: lanes if first.shared else ALONE_TOGETHER]
+        left = [task for task in left if task not in group]
         yield group

@@ -1,6 +1,6 @@
 """Tries run side by side where they do not disturb each other."""
 
-from tests.chaos.run import groups
+from tests.chaos.run import ALONE_TOGETHER, groups
 from tests.chaos.table import FAULTS, Fault, Task
 
 
@@ -28,7 +28,15 @@ def test_a_shared_fault_comes_once_for_as_many_tries_as_there_are_lanes() -> Non
     made = [names(group) for group in groups(tries([own, shared], 3), lanes=2)]
 
     one, other = own.name, shared.name
-    assert made == [[f"{one} 0"], [f"{other} 0", f"{other} 1"], [f"{one} 1", f"{one} 2"], [f"{other} 2"]]
+    assert made == [[f"{one} 0", f"{one} 1", f"{one} 2"], [f"{other} 0", f"{other} 1"], [f"{other} 2"]]
+
+
+def test_shared_faults_do_not_wait_for_every_try_of_the_others() -> None:
+    (own,), (shared,) = some(False, 1), some(True, 1)
+
+    made = list(groups(tries([own, shared], ALONE_TOGETHER + 1), lanes=2))
+
+    assert [len(group) for group in made[:2]] == [ALONE_TOGETHER, 2]
 
 
 def test_two_shared_faults_never_come_at_once() -> None:
