@@ -11,7 +11,7 @@ from tests.chaos.harms import stand_in
 from tests.chaos.pods import pod_at_work, process_of, running, volume_of
 from tests.chaos.scene import SECOND_NODE, Lane
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job
-from tests.integration.kube import BATCH_JOBS, PODS, PROFILES
+from tests.integration.kube import BATCH_JOBS, PODS, PROFILES, Object
 from tests.integration.waiting import wait_for
 
 TAKEN_OVER_SECONDS = 360.0
@@ -28,7 +28,8 @@ def kill(lane: Lane, job: Job, number: signal.Signals) -> None:
 
 
 def out_of_memory(lane: Lane, job: Job) -> None:
-    """Lowers the limit of the container's cgroup until the kernel kills the trainer."""
+    """Lowers the limit of the container's cgroup until the kernel kills the trainer. Raises AssertionError if the
+    trainer ends by itself before."""
     pod, pid = running(job)
     limit = _memory_limit(pid)
     usage = limit.parent / ("memory.current" if limit.name == "memory.max" else "memory.usage_in_bytes")
@@ -44,6 +45,7 @@ def out_of_memory(lane: Lane, job: Job) -> None:
     leave(_MIB // 4)  # Version 1 kills at the next allocation above it, version 2 at a limit below the usage.
 
     wait_for("the kernel to kill the trainer", killed, timeout=60)
+    assert wait_for("its exit code", lambda: _exit_code(job, pod), lambda code: code is not None, timeout=30) != 0
 
 
 def preflight_out_of_memory(lane: Lane, job: Job) -> None:
@@ -140,6 +142,12 @@ def _ready(lane: Lane, node: str) -> str:
 def _is_taken_over(job: Job, node: str) -> bool:
     pod = pod_at_work(job)
     return (pod is not None and pod["spec"]["nodeName"] != node) or job.status().get("state") in ("Complete", "Failed")
+
+
+def _exit_code(job: Job, pod: Object) -> int | None:
+    found = job.kube.get(f"{PODS.format(job.namespace)}/{pod['metadata']['name']}")
+    ends = [each["state"].get("terminated") for each in found["status"].get("containerStatuses", [])]
+    return next((end["exitCode"] for end in ends if end), None)
 
 
 def _memory_limit(pid: int) -> Path:
