@@ -18,6 +18,7 @@ from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
 MOST_TURNS = 5
+LOOK_SECONDS = 0.2
 LATE_SECONDS = 20.0
 """How long the status of a job may take to say that it has ended, once its pod has."""
 
@@ -116,11 +117,14 @@ def _one_outage(
 
 def _staggered(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed, turn: int) -> Iterator["Hit"]:
     """Starts the jobs so that each will be in its phase at about the same moment. The one with the longest way is the
-    first."""
+    first, and each of the others waits until the first one has gone the difference."""
     ordered = sorted(tasks, key=lambda task: task.phase.rank, reverse=True)
-    longest, began = basis.begins[ordered[0].phase], time.monotonic()
-    for lane, task in zip(lanes, ordered, strict=False):
-        time.sleep(max(0.0, began + longest - basis.begins[task.phase] - time.monotonic()))
+    first = Hit.start(lanes[0], ordered[0], basis, turn)
+    yield first
+    for lane, task in zip(lanes[1:], ordered[1:], strict=False):
+        ahead = basis.begins[ordered[0].phase] - basis.begins[task.phase]
+        while not first.watcher.is_over and first.way < ahead:
+            time.sleep(LOOK_SECONDS)
         yield Hit.start(lane, task, basis, turn)
 
 
@@ -141,6 +145,16 @@ class Hit:
         again = f"-{turn}" if turn else ""
         job = lane.start(f"{task.fault.name}-{task.seed}{again}", **task.fault.spec)
         return cls(lane, task, basis, Watcher(lane, job), turn)
+
+    @property
+    def way(self) -> float:
+        """How far the job is: the seconds that a job without a fault needs until there."""
+        samples = [sample for sample in self.watcher.samples if sample.phase is not None]
+        if not samples:
+            return 0.0
+        phase = samples[-1].phase
+        began = next(sample.seconds for sample in samples if sample.phase is phase)
+        return self.basis.begins[phase] + min(self.watcher.seconds - began, self.basis.seconds[phase])
 
     def await_moment(self) -> None:
         """Waits until the job is in the task's phase, and then for a random part of the time that the phase takes."""
