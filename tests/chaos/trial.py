@@ -149,11 +149,11 @@ class Hit:
     @property
     def way(self) -> float:
         """How far the job is: the seconds that a job without a fault needs until there."""
-        samples = [sample for sample in self.watcher.samples if sample.phase is not None]
-        if not samples:
+        seen = [(sample.phase, sample.seconds) for sample in self.watcher.samples if sample.phase]
+        if not seen:
             return 0.0
-        phase = samples[-1].phase
-        began = next(sample.seconds for sample in samples if sample.phase is phase)
+        phase = seen[-1][0]
+        began = next(seconds for other, seconds in seen if other is phase)
         return self.basis.begins[phase] + min(self.watcher.seconds - began, self.basis.seconds[phase])
 
     def await_moment(self) -> None:
