@@ -8,7 +8,7 @@ from tests.chaos.phases import Phase
 from tests.chaos.table import FAULTS, Task
 from tests.chaos.trial import Hit, Undisturbed
 
-TEN = {phase: 10.0 for phase in Phase}
+TEN = dict.fromkeys(Phase, 10.0)
 BASIS = Undisturbed(TEN, {phase: 10.0 * phase.rank for phase in Phase}, "")
 
 
