@@ -19,7 +19,7 @@ from finetune_trainer.base.cache_room import Entry, to_evict
 from finetune_trainer.base.model_files import Files, Pins
 from finetune_trainer.pod.at_once import each_at_once
 from finetune_trainer.pod.heartbeat import beat
-from finetune_trainer.storage.claim_writes import make_durable
+from finetune_trainer.storage.claims.writes import make_durable
 from finetune_trainer.storage.files import COPY_BYTES
 
 CACHED = "cached.json"

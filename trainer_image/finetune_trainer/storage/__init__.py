@@ -1,3 +1,5 @@
-"""The job's files by URI: S3, local paths, their keys, and what is temporary or published there.
+"""The job's files by URI, and what is temporary or published there.
+
+Each kind of storage has a package: `s3`, `hub` and `claims`.
 
 May import: pod, finetune_api. Contains nothing about rows, models or training."""

@@ -53,8 +53,8 @@ class Stores:
         self._commits.update(commits)
 
     def _s3(self, uri: str) -> Files:
-        from finetune_trainer.storage.s3 import S3Files
-        from finetune_trainer.storage.temporary import TemporaryTag
+        from finetune_trainer.storage.s3.files import S3Files
+        from finetune_trainer.storage.s3.temporary import TemporaryTag
 
         bucket, bundle = bucket_of(uri) or "", self._bundle
         storage = storage_of(bucket, bundle.storages)
@@ -69,7 +69,7 @@ class Stores:
         return self._connected[key]
 
     def _hub(self, uri: str) -> Files:
-        from finetune_trainer.storage.hub import HubFiles
+        from finetune_trainer.storage.hub.files import HubFiles
 
         if refused := hub.refusal(uri, self._bundle.spec.profile_name, self._bundle.hub):
             raise TrainerFailure(FailureReason.SPEC_INVALID, *refused)
@@ -78,7 +78,7 @@ class Stores:
         return self._connected[hub.SCHEME]
 
     def _claim(self, uri: str) -> Files:
-        from finetune_trainer.storage.claim_files import ClaimFiles
+        from finetune_trainer.storage.claims.files import ClaimFiles
 
         if refused := claims.refusal(uri, self._bundle.spec.profile_name, self._bundle.claims):
             raise TrainerFailure(FailureReason.SPEC_INVALID, *refused)

@@ -14,7 +14,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import beats
-from finetune_trainer.storage import claim_files
+from finetune_trainer.storage.claims import files as claim_files
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
 
 JOB = {"namespace": "team", "name": "tickets", "uid": "0123"}

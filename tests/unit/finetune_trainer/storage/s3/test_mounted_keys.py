@@ -13,10 +13,10 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod import termination
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.storage import mounted_keys
-from finetune_trainer.storage import s3 as s3_module
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
-from finetune_trainer.storage.mounted_keys import Keys, read_keys
+from finetune_trainer.storage.s3 import files as s3_module
+from finetune_trainer.storage.s3 import mounted_keys
+from finetune_trainer.storage.s3.mounted_keys import Keys, read_keys
 
 PART = 8 * 1024 * 1024
 """Bytes of a part of boto3's multipart upload. Ten parts are under way at once."""

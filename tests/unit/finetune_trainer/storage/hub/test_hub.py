@@ -14,8 +14,9 @@ from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.storage import hub, hub_requests
-from finetune_trainer.storage.hub_requests import Location, read_range
+from finetune_trainer.storage.hub import files as hub
+from finetune_trainer.storage.hub import requests as hub_requests
+from finetune_trainer.storage.hub.requests import Location, read_range
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from tests.integration.hub_server import HubServer, running_hub
 

@@ -7,7 +7,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.files import Place
-from finetune_trainer.storage.hub_requests import HTTPError, NoRanges, asked_pause
+from finetune_trainer.storage.hub.requests import HTTPError, NoRanges, asked_pause
 
 
 class NoSuchFile(Exception):  # noqa: N818 - a finding

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finetune_trainer.pod.heartbeat import attended
-from finetune_trainer.storage.claim_paths import Volume
+from finetune_trainer.storage.claims.paths import Volume
 
 TRIES = 3
 _FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -7,19 +7,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
 import botocore.session
-from boto3.exceptions import RetriesExceededError
 from boto3.s3.transfer import TransferConfig
 from botocore.client import Config
 from botocore.credentials import CredentialResolver
-from botocore.exceptions import (
-    ClientError,
-    ConnectionError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    SSLError,
-)
+from botocore.exceptions import ClientError
 
 from finetune_api.bundle import JobIdentity
 from finetune_api.reasons import FailureReason
@@ -29,18 +20,18 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.positioned import Ranges
 from finetune_trainer.pod.termination import stop_requested
-from finetune_trainer.storage.authority import TRUST_IT, UNTRUSTED, trusted
 from finetune_trainer.storage.files import PATIENCE_SECONDS, Place, everywhere
-from finetune_trainer.storage.mounted_keys import (
+from finetune_trainer.storage.s3.authority import trusted
+from finetune_trainer.storage.s3.failures import MISSING_KEY, NO_ANSWER, code_of, failure_of, split, where
+from finetune_trainer.storage.s3.mounted_keys import (
     KEY_ID,
-    REFUSED_KEYS,
     SECRET,
     MountedKeys,
     MountedKeysProvider,
     read_keys,
 )
-from finetune_trainer.storage.service_clock import ServiceClock
-from finetune_trainer.storage.temporary import TemporaryTag
+from finetune_trainer.storage.s3.service_clock import ServiceClock
+from finetune_trainer.storage.s3.temporary import TemporaryTag
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -53,10 +44,7 @@ SEVERAL_THREADS = TransferConfig(max_concurrency=8, multipart_chunksize=16 * 102
 LARGE_BYTES = 1024 * 1024 * 1024
 """Size from which a stream is sent over several connections. An adapter's checkpoint is smaller: it is sent beside the
 training, from which every thread takes time. The state of a whole model would take many minutes over one connection."""
-MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
-WRONG_CLOCK = {"RequestTimeTooSkewed"}
 EXISTS = {"412", "PreconditionFailed"}
-NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError, RetriesExceededError)
 
 
 class S3Files:
@@ -72,7 +60,7 @@ class S3Files:
         try:
             return _head(self._client, bucket, key)["ContentLength"]
         except ClientError as error:
-            if _code(error) not in MISSING_KEY:
+            if code_of(error) not in MISSING_KEY:
                 raise
             return None
 
@@ -101,7 +89,7 @@ class S3Files:
         try:
             self._client.download_file(bucket, key, str(to), Callback=advance)
         except ClientError as error:
-            if _code(error) != "403":
+            if code_of(error) != "403":
                 raise
             # The download begins with a HEAD request. Its refusal contains no reason.
             _head(self._client, bucket, key)
@@ -117,7 +105,7 @@ class S3Files:
         try:
             self._tag.write(uri, put)
         except ClientError as error:
-            if if_absent and _code(error) in EXISTS:
+            if if_absent and code_of(error) in EXISTS:
                 return False
             raise
         return True
@@ -155,51 +143,7 @@ class S3Files:
 
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
         """Returns the failure for an error, or None if the error does not come from the S3 service."""
-        if isinstance(error, NoCredentialsError | PartialCredentialsError):
-            return TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, f"The pod has no credentials for {uri}.")
-        if isinstance(error, SSLError) and UNTRUSTED in str(error):
-            return TrainerFailure(
-                FailureReason.STORAGE_UNAVAILABLE,
-                f"The certificate of {self._storage.endpoint or 'Amazon S3'} is not trusted "
-                f"({str(error).partition(UNTRUSTED)[2].strip(' ]:')}).",
-                TRUST_IT,
-            )
-        if isinstance(error, NO_ANSWER):
-            return TrainerFailure(
-                FailureReason.STORAGE_UNAVAILABLE,
-                f"The S3 service at {self._where} did not answer for {uri} ({type(error).__name__}).",
-            )
-        return self._refusal(error, uri, place) if isinstance(error, ClientError) else None
-
-    def _refusal(self, error: ClientError, uri: str, place: Place) -> TrainerFailure:
-        code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if code == "NoSuchBucket":
-            return TrainerFailure(place.missing, f"The bucket {split(uri)[0]} of {uri} does not exist.")
-        if code in MISSING_KEY:
-            return TrainerFailure(place.missing, f"There is no {uri}.")
-        if code in WRONG_CLOCK:
-            return TrainerFailure(
-                FailureReason.STORAGE_UNAVAILABLE,
-                f"The S3 service does not accept the time of the pod's clock for {uri} ({code}).",
-                "Have the clock of the node, or of the S3 service, set (NTP).",
-            )
-        if code in REFUSED_KEYS:
-            return TrainerFailure(
-                FailureReason.STORAGE_ACCESS_DENIED,
-                f"The S3 service does not accept {self._identity()} for {uri} ({code}).",
-            )
-        if status == 403:
-            who = self._identity()
-            return TrainerFailure(
-                place.denied, f"The S3 service does not allow {who} to {_verb(error)} {uri} ({code})."
-            )
-        return TrainerFailure(
-            FailureReason.STORAGE_UNAVAILABLE, f"The S3 service failed to {_verb(error)} {uri} ({code})."
-        )
-
-    def _identity(self) -> str:
-        name = self._storage.credentials_secret_name
-        return f"the keys of Secret {name}" if name else "the pod's own cloud identity"
+        return failure_of(error, uri, place, self._storage)
 
     def _connect(self, secrets_dir: Path) -> "S3Client":
         config = Config(
@@ -222,16 +166,12 @@ class S3Files:
             config=config,
             verify=trusted(self._storage, secrets_dir, self._job),
         )
-        clock, events = ServiceClock(self._where), client.meta.events
+        clock, events = ServiceClock(where(self._storage)), client.meta.events
         events.register("before-sign.s3", clock.before_sign)
         events.register("needs-retry.s3", clock.retry)  # type: ignore[arg-type] # the answer does count
         if keys:
             events.register("needs-retry.s3", keys.retry)  # type: ignore[arg-type]
         return client
-
-    @property
-    def _where(self) -> str:
-        return self._storage.endpoint or f"Amazon S3 in {self._storage.region}"
 
     def _keys(self, secrets_dir: Path) -> MountedKeys | None:
         """Returns the Secret's keys. Returns None if the storage names no Secret, or if no Secret is mounted outside
@@ -281,12 +221,6 @@ class _Reader(Ranges):
         raise AssertionError("the last attempt returns or raises")
 
 
-def split(uri: str) -> tuple[str, str]:
-    """Returns the bucket and the key of s3://BUCKET/KEY."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
-
-
 def _head(client: "S3Client", bucket: str, key: str) -> "HeadObjectOutputTypeDef":
     """Returns the size and the ETag of an object. A refused HEAD request has no body, so a GET request finds the reason
     of its 403 or 404 (an unknown key, a missing bucket). If the GET succeeds, it had newer keys than the HEAD."""
@@ -295,12 +229,3 @@ def _head(client: "S3Client", bucket: str, key: str) -> "HeadObjectOutputTypeDef
     except ClientError:
         client.get_object(Bucket=bucket, Key=key)["Body"].close()
         return client.head_object(Bucket=bucket, Key=key)
-
-
-def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "unknown error")
-
-
-def _verb(error: ClientError) -> str:
-    writing = error.operation_name.startswith(("Put", "Create", "Upload", "Complete", "Delete"))
-    return "write" if writing else "list" if error.operation_name.startswith("List") else "read"

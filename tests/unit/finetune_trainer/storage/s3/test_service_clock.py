@@ -8,10 +8,10 @@ import pytest
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.storage import service_clock
 from finetune_trainer.storage.job_storage import JobStorage
+from finetune_trainer.storage.s3 import service_clock
 from tests.unit.finetune_trainer.conftest import S3
-from tests.unit.finetune_trainer.storage.test_temporary import storage_at
+from tests.unit.finetune_trainer.storage.s3.test_temporary import storage_at
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import attended
-from finetune_trainer.storage.claim_failures import failure_of_claim
-from finetune_trainer.storage.claim_paths import Volume, volume_of
-from finetune_trainer.storage.claim_writes import put, remove, remove_empty
+from finetune_trainer.storage.claims.failures import failure_of_claim
+from finetune_trainer.storage.claims.paths import Volume, volume_of
+from finetune_trainer.storage.claims.writes import put, remove, remove_empty
 from finetune_trainer.storage.files import COPY_BYTES, Place, everywhere
 
 SAMPLE_BYTES = 1024 * 1024

@@ -6,8 +6,8 @@ import os
 from finetune_api import claims
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.storage.claim_paths import NoFileError, NotMountedError, NotUnicodeError, OutsideError
-from finetune_trainer.storage.claim_writes import FullError
+from finetune_trainer.storage.claims.paths import NoFileError, NotMountedError, NotUnicodeError, OutsideError
+from finetune_trainer.storage.claims.writes import FullError
 from finetune_trainer.storage.files import OUTPUT, Place
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}

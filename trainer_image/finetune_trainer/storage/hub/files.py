@@ -22,8 +22,8 @@ from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.positioned import Ranges
 from finetune_trainer.storage.files import Place, everywhere
-from finetune_trainer.storage.hub_failures import DamagedFile, NoHub, NoSuchFile, Request, failure_of_hub
-from finetune_trainer.storage.hub_requests import READ_SECONDS, Location, patiently, read_range
+from finetune_trainer.storage.hub.failures import DamagedFile, NoHub, NoSuchFile, Request, failure_of_hub
+from finetune_trainer.storage.hub.requests import READ_SECONDS, Location, patiently, read_range
 
 READ_BYTES = 8 * 1024 * 1024
 PART_BYTES = 32 * 1024 * 1024
