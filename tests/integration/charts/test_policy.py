@@ -4,12 +4,17 @@ whose they are. RBAC lets each of them patch every status of the namespace, so a
 import itertools
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kubernetes import client
 
 from finetune_api import names
+from finetune_api.bundle import JobIdentity
+from finetune_trainer.pod.failure import Superseded
+from finetune_trainer.pod.status_writer import StatusWriter
+from tests.integration import sample_status
 from tests.integration.charts.conftest import Shard, api_with, token_of
 
 Object = dict[str, Any]
@@ -116,11 +121,11 @@ def job(make_job: Callable[..., Object]) -> Object:
 
 
 @pytest.fixture
-def pod_named(tenant: str, api: client.ApiClient) -> Callable[..., Writer]:
-    """Makes a pod and returns the writer who has its token."""
+def token_of_pod(tenant: str, api: client.ApiClient) -> Callable[..., str]:
+    """Makes a pod and returns its token."""
     core = client.CoreV1Api(api)
 
-    def make(name: str, account: str = names.TRAINER_SERVICE_ACCOUNT) -> Writer:
+    def make(name: str, account: str = names.TRAINER_SERVICE_ACCOUNT) -> str:
         pod = {
             "metadata": {"name": name},
             "spec": {"serviceAccountName": account, "containers": [{"name": "trainer", "image": "none"}]},
@@ -128,10 +133,16 @@ def pod_named(tenant: str, api: client.ApiClient) -> Callable[..., Writer]:
         made = core.create_namespaced_pod(tenant, pod)
         reference = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": made.metadata.uid}
         request = {"spec": {"audiences": [], "boundObjectRef": reference}}
-        token = core.create_namespaced_service_account_token(account, tenant, request).status.token
-        return writer_with(api, token)
+        token: str = core.create_namespaced_service_account_token(account, tenant, request).status.token
+        return token
 
     return make
+
+
+@pytest.fixture
+def pod_named(api: client.ApiClient, token_of_pod: Callable[..., str]) -> Callable[..., Writer]:
+    """Makes a pod and returns the writer who has its token."""
+    return lambda *about: writer_with(api, token_of_pod(*about))
 
 
 def pod_name(job: Object, step: str) -> str:
@@ -307,6 +318,19 @@ def test_a_pod_may_not_write_the_status_of_another_job(
     with pytest.raises(client.ApiException, match="may write the status of") as refused:
         pod_named(name(job, other)).apply(job, {"training": TRAINING})
     assert REFUSED_BY_POLICY in refused.value.reason
+
+
+def test_the_trainer_of_a_job_that_was_made_again_stops_at_once(
+    job: Object, api: client.ApiClient, token_of_pod: Callable[..., str], tmp_path: Path
+) -> None:
+    """It must not go on for the minutes for which other refusals are waited out: it would publish its results."""
+    metadata = job["metadata"]
+    earlier = JobIdentity(namespace=metadata["namespace"], name=metadata["name"], uid="00000000-1111")
+    (tmp_path / "token").write_text(token_of_pod(f"{names.child_prefix(earlier.name, earlier.uid)}-a1-abcde"))
+    (tmp_path / "ca.crt").symlink_to(api.configuration.ssl_ca_cert)
+    writer = StatusWriter(earlier, "attempt-1", tmp_path, api.configuration.host)
+    with pytest.raises(Superseded, match="another job was created with its name"):
+        writer.progress(training=sample_status.TRAINING)
 
 
 def test_a_pod_of_the_job_that_is_neither_preflight_nor_attempt_may_not_write(

@@ -38,8 +38,13 @@ REFUSAL_PATIENCE_SECONDS = 300.0
 permissions and the resources of a restarted server need some time to become available. The token of a deleted pod is
 refused permanently."""
 
+_ONLY_PODS_OF = re.compile(r"only the pods (\S+)-\* may write the status of ")
+"""How the chart's admission policy begins to refuse a pod of another job, or of an earlier job of the same name."""
 CONFLICT_BYTES = 1 << 20
 """Most bytes that are read of an answer about a conflict. It names each field."""
+
+
+MADE_AGAIN = "the job was deleted, and another job was created with its name"
 
 
 class StatusWriter:
@@ -124,7 +129,7 @@ class StatusWriter:
         # admission policy rejects writes of a pod of an earlier job with this name. Without the policy, this check
         # stops such a pod.
         if answer["metadata"]["uid"] != self._job.uid:
-            raise Superseded("the job was deleted, and another job was created with its name")
+            raise Superseded(MADE_AGAIN)
         self._owns, self._refused_since = True, None
         _require_under_way(answer)
         self._remember(answer)
@@ -176,6 +181,9 @@ class StatusWriter:
         if code in (400, 422):
             raise RuntimeError(f"the API server does not accept the status: {text}") from error
         said = f"HTTP {code}: {answer.get('message') or text}"
+        allowed = _ONLY_PODS_OF.search(said) if code == 403 else None
+        if allowed and allowed[1] != names.child_prefix(job.name, job.uid):
+            raise Superseded(MADE_AGAIN) from error
         if code not in (401, 403, 404):
             self._refused_since = None
             return said
