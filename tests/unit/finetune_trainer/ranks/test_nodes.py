@@ -22,6 +22,7 @@ from finetune_trainer.ranks import links as links_module
 from finetune_trainer.ranks import nodes as nodes_module
 from finetune_trainer.ranks.links import Kind, Link, Links, Word
 from finetune_trainer.ranks.nodes import Node, interface_of, links_of
+from tests.integration.waiting import wait_for
 
 LAUNCH = """
 import os, sys
@@ -59,6 +60,7 @@ waits = Path(os.environ["SHARED"]) / "waits"
 def wait():
     try:
         waits.touch()
+        waits.with_name(f"waits-{here.rank}").touch()
         time.sleep(1000)
     except BaseException as error:
         end(error.cause.reason, 1, error.cause.message)
@@ -103,6 +105,11 @@ class Pods:
         assert stdout
         while text not in (line := stdout.readline()):
             assert line, "the pod has ended"
+
+    def wait(self) -> None:
+        """Returns when the ranks of all pods wait."""
+        names = [f"waits-{number}" for number in self.processes]
+        wait_for("the ranks to wait", lambda: all((self.folder / name).exists() for name in names))
 
     def ends(self) -> list[tuple[int, str, str]]:
         """The exit code, the reason and the message of each pod that was started."""
@@ -164,7 +171,7 @@ def test_a_pod_that_is_killed_or_not_heard_any_more_ends_the_other_one(
     harm: signal.Signals, harmed: int, left: int, tmp_path: Path
 ) -> None:
     pods = Pods(tmp_path, "wait()")
-    pods.has_said(0, "has met the others")
+    pods.wait()
     began = time.monotonic()
     pods.processes[harmed].send_signal(harm)
     gone = pods.processes.pop(harmed)
