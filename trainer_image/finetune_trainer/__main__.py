@@ -30,6 +30,9 @@ from finetune_api.names import (
     NODE_NAME_VARIABLE,
 )
 from finetune_api.reasons import FAILURES, SUPERSEDED_EXIT_CODE, FailureReason, sentence
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import MethodType
+from finetune_api.spec.training import Optimizer
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import PeerFailed, Superseded, TrainerFailure
 from finetune_trainer.pod.rank import is_first, place
@@ -108,6 +111,7 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
         _hide_torch()
     else:
         wait_asleep()
+        _hide_bitsandbytes(bundle.spec)
         _quieten_libraries()
     if step == CLEANUP:
         from finetune_trainer.handover.cleanup import cleanup
@@ -177,6 +181,14 @@ def _hide_torch() -> None:
     model must not call it."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.modules["torch"] = None  # type: ignore[assignment]
+
+
+def _hide_bitsandbytes(spec: FineTuneJobSpec) -> None:
+    """Prevents PEFT from importing bitsandbytes where nothing needs it. The import takes more than a second, and the
+    GPU waits meanwhile. Auto may turn out to be QLoRA."""
+    if spec.method.type in (MethodType.AUTO, MethodType.QLORA) or spec.training.optimizer is not Optimizer.ADAMW:
+        return
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
 
 
 def wait_asleep() -> None:

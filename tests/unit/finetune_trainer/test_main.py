@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -33,6 +34,16 @@ def keep_signal_handler() -> Any:
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(autouse=True)
+def keep_bitsandbytes() -> Any:
+    """A training hides the library for the rest of its process. Other tests of this process need it."""
+    before = sys.modules.pop("bitsandbytes", None)
+    yield
+    sys.modules.pop("bitsandbytes", None)
+    if before:
+        sys.modules["bitsandbytes"] = before
 
 
 def save(bundle: Bundle, path: Path) -> Path:
@@ -215,6 +226,37 @@ def test_a_training_learns_its_gpu_type_from_its_environment(
     bundle = make_bundle().model_copy(update={"gpu_types": [GpuType(name="a"), GpuType(name="b")]})
     assert command.main(["train", str(save(bundle, tmp_path / "bundle.json"))]) == 0
     assert seen == types
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer", "needed"),
+    [
+        ("LoRA", "AdamW", False),
+        ("Full", "AdamW", False),
+        ("LoRA", "PagedAdamW8bit", True),
+        ("QLoRA", "AdamW", True),
+        ("Auto", "AdamW", True),
+    ],
+)
+def test_a_training_imports_bitsandbytes_only_where_something_needs_it(
+    make_bundle: MakeBundle,
+    tmp_path: Path,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    optimizer: str,
+    needed: bool,
+) -> None:
+    found: list[bool] = []
+
+    def train(*_: Any) -> str:
+        found.append(importlib.util.find_spec("bitsandbytes") is not None)  # as PEFT asks
+        return "Done."
+
+    monkeypatch.setattr("finetune_trainer.train.recipe.train", train)
+    bundle = make_bundle(method={"type": method}, training={"optimizer": optimizer})
+    assert command.main(["train", str(save(bundle, tmp_path / "bundle.json"))]) == 0
+    assert found == [needed]
 
 
 def test_a_fetch_that_fails_ends_well_because_the_trainer_downloads_the_model_itself(
