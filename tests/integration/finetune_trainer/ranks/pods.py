@@ -1,4 +1,4 @@
-"""A training with several processes, run as in its pod: by the launcher, as a process of its own."""
+"""A training with several processes, run as in its pod: by the launcher, with a folder of its own."""
 
 import os
 import socket
@@ -11,38 +11,19 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from finetune_api.bundle import Bundle, TerminationMessage
+from finetune_trainer.ranks.launcher import ONE_NODE
+from finetune_trainer.ranks.nodes import Node
+from tests.integration.finetune_trainer.ranks.forked import Launcher
 
 SECONDS = 180.0
 """How long a whole training of a tiny model may take on a busy machine."""
-LAUNCH = """
-import sys
-from finetune_trainer.ranks import vigil
-from finetune_trainer.ranks.launcher import launch
-from finetune_trainer.ranks.nodes import Node
-vigil.MARGIN_SECONDS = 1.0
-ranks, number, nodes, port, *command = sys.argv[1:]
-sys.exit(launch(int(ranks), command, Node(int(number), int(nodes), "127.0.0.1", int(port), f"machine-{number}")))
-"""
-BEGINNING = """
-import os, sys, time
-from finetune_trainer import __main__, train
-from finetune_trainer.pod.rank import place
-from finetune_trainer.training import loop
-take, rank = loop.accumulate_gradients, place().rank
-"""
-END = """
-code = __main__.main(["train", *sys.argv[1:]])
-sys.stdout.flush()
-sys.stderr.flush()
-os._exit(code)
-"""
 
 
 @dataclass(frozen=True)
 class Pod:
     """A training whose processes run."""
 
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[bytes] | Launcher"
     """The launcher."""
     folder: Path
 
@@ -80,7 +61,7 @@ Start = Callable[..., Pod]
 
 
 def start_on_nodes(
-    bundle: Bundle, folder: Path, patch: str, nodes: int = 2, ranks: int = 1, attempt: int = 1
+    bundle: Bundle, folder: Path, patch: str = "", nodes: int = 2, ranks: int = 1, attempt: int = 1
 ) -> list[Pod]:
     """Starts an attempt on several nodes, all on this machine, with `ranks` processes on each. Their pods share no
     folder but the storage. The other parameters are those of `start`."""
@@ -89,7 +70,8 @@ def start_on_nodes(
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     return [
-        start(bundle, folder / str(number), patch, ranks, attempt, (number, nodes, port)) for number in range(nodes)
+        start(bundle, folder / str(i), patch, ranks, attempt, Node(i, nodes, "127.0.0.1", port, f"machine-{i}"))
+        for i in range(nodes)
     ]
 
 
@@ -99,18 +81,26 @@ def start(
     patch: str = "",
     ranks: int = 0,
     attempt: int = 1,
-    node: tuple[int, int, int] = (0, 1, 0),
+    node: Node = ONE_NODE,
 ) -> Pod:
-    """Starts an attempt with the processes that the bundle asks for. `patch`: lines of Python that every rank runs
-    first, with `ranks` processes. `node`: number of the node, number of nodes, and the port at which they meet."""
+    """Starts an attempt. `patch`: lines of Python that every rank runs first. `ranks`: number of the processes of the
+    pod; by default as many as the bundle asks for. `node`: its node among those of the training."""
+    arguments = _files(bundle, folder, attempt)
+    number = ranks or bundle.spec.compute.gpus_per_node
+    return Pod(Launcher(folder, node, number, arguments, textwrap.dedent(patch)), folder)
+
+
+def start_command(bundle: Bundle, folder: Path) -> Pod:
+    """Starts the first attempt by the command that the pod runs."""
+    command = [sys.executable, "-m", "finetune_trainer", "train", *_files(bundle, folder, attempt=1)]
+    environment = os.environ | {"TERMINATION_LOG": str(folder / "termination"), "OMP_NUM_THREADS": "1"}
+    with (folder / "log").open("w") as log, (folder / "errors").open("w") as errors:
+        return Pod(subprocess.Popen(command, env=environment, stdout=log, stderr=errors), folder)
+
+
+def _files(bundle: Bundle, folder: Path, attempt: int) -> list[str]:
+    """Makes the folder of the pod, with the bundle. Returns the arguments of the command."""
     folder.mkdir()
     path = folder / "bundle.json"
     path.write_text(bundle.model_dump_json(by_alias=True, exclude_none=True))
-    arguments = [str(path), "--attempt", str(attempt)]
-    command = [sys.executable, "-m", "finetune_trainer", "train", *arguments]
-    if patch:
-        patched = [sys.executable, "-c", BEGINNING + textwrap.dedent(patch) + END, *arguments]
-        command = [sys.executable, "-c", LAUNCH, str(ranks), *map(str, node), *patched]
-    with (folder / "log").open("w") as log, (folder / "errors").open("w") as errors:
-        environment = os.environ | {"TERMINATION_LOG": str(folder / "termination"), "OMP_NUM_THREADS": "1"}
-        return Pod(subprocess.Popen(command, env=environment, stdout=log, stderr=errors, text=True), folder)
+    return [str(path), "--attempt", str(attempt)]

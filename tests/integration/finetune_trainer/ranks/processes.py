@@ -21,7 +21,7 @@ T = TypeVar("T")
 SECONDS = 120.0
 # The libraries are imported once, in the process from which the ranks are forked.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.integration.finetune_trainer.ranks.courses"])
+CONTEXT.set_forkserver_preload([f"tests.integration.finetune_trainer.ranks.{name}" for name in ("courses", "forked")])
 
 
 def on_ranks(ranks: int, work: Callable[..., T], *arguments: Any, nodes: int = 1) -> list[T]:

@@ -14,7 +14,6 @@ from tests.integration.finetune_trainer.ranks.pods import Pod, start, start_on_n
 from tests.integration.finetune_trainer.ranks.test_trainings import AT_STEP_4, KILLED, job, published
 
 __all__ = ["job"]
-NOTHING = "pass"
 
 
 def ends(pods: Sequence[Pod]) -> tuple[list[int], list[TerminationMessage]]:
@@ -25,7 +24,7 @@ def ends(pods: Sequence[Pod]) -> tuple[list[int], list[TerminationMessage]]:
 
 def test_two_nodes_publish_what_one_process_publishes(job: Any, tmp_path: Path) -> None:
     one, two = job(), job()
-    alone, pods = start(one, tmp_path / "one"), start_on_nodes(two, tmp_path / "two", NOTHING)
+    alone, pods = start(one, tmp_path / "one"), start_on_nodes(two, tmp_path / "two")
     assert [alone.end()[0], *ends(pods)[0]] == [0, 0, 0], [pod.errors for pod in pods]
     (expected, weights), (found, others) = published(one), published(two)
     assert (others - weights).norm() / weights.norm() < 1e-5

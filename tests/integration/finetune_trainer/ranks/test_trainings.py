@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FAILURES, FailureReason
-from tests.integration.finetune_trainer.ranks.pods import start
+from tests.integration.finetune_trainer.ranks.pods import start, start_command
 from tests.integration.finetune_trainer.trainings import applied, prepare
 from tests.unit.finetune_trainer.conftest import MakeBundle
 
@@ -52,7 +52,7 @@ def job(make_bundle: MakeBundle, tmp_path: Path) -> Any:
 
 def test_two_processes_publish_what_one_publishes_and_rank_0_alone_prints(job: Any, tmp_path: Path) -> None:
     one, two = job(), job(compute={"gpusPerNode": 2})
-    alone, pod = start(one, tmp_path / "one"), start(two, tmp_path / "two")
+    alone, pod = start(one, tmp_path / "one"), start_command(two, tmp_path / "two")
     assert [alone.end()[0], pod.end()[0]] == [0, 0], pod.errors
     (expected, weights), (found, others) = published(one), published(two)
     assert (others - weights).norm() / weights.norm() < 1e-5

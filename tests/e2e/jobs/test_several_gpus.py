@@ -1,0 +1,115 @@
+"""Trainings with two GPUs in one pod: a rank that fails, and a model that does not fit one of the GPUs."""
+
+import time
+from typing import Any
+
+import pytest
+
+from devcluster import Cluster
+from finetune_api import names
+from finetune_api.reasons import FailureReason
+from tests.e2e.setting import profile
+from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
+from tests.integration.jobs import GPU, Job
+from tests.integration.kube import PROFILES, Object
+from tests.integration.waiting import wait_for
+from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer
+
+TOLD_SECONDS = 30.0
+"""Longest from the end of a rank until the status of the job says so."""
+WIDE = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 8}
+"""A model of 19 million parameters. Training all of them needs some 150 MiB less on each of two GPUs than on one."""
+SIZES = range(1024, 2048, 64)
+"""Memory of the GPU types in MiB, from one that is too small to one that has room for the whole model."""
+KILL_RANK_1 = """
+import os, signal
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    if b"FINETUNE_RANK=1\\0" in open(f"/proc/{pid}/environ", "rb").read():
+        os.kill(int(pid), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def jobs(tenant: Tenant, installed: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+    """Two jobs for both GPUs of the node. Each waits until the other one does not use them."""
+    rows = tenant.put_rows("gpus.jsonl", sums(60))
+    common: dict[str, Any] = {
+        "dataset": {"train": [{"uri": rows, "columns": SUMS_COLUMNS}]},
+        "compute": {"cpu": "500m", "memory": "3Gi", "gpusPerNode": 2},
+    }
+    long = {"maxSteps": 150, "epochs": 100, "checkpoint": {"every": 5}}
+    wide: dict[str, Any] = {
+        "profileName": with_many_types(tenant, installed),
+        "model": {"uri": wide_model(tenant, tmp_path_factory)},
+    }
+    return {
+        "loses-a-rank": tenant.create("loses-a-rank", rows, training=long, **common),
+        "too-large": tenant.create("too-large", rows, method={"type": "Full"}, **wide, **common),
+    }
+
+
+def with_many_types(tenant: Tenant, cluster: Cluster) -> str:
+    """Makes a profile with many GPU types. Each has a little more memory than the one before. Returns its name."""
+    body = profile(cluster.s3_endpoint)
+    body["metadata"]["name"] = "many-types"
+    body["spec"]["gpuTypes"] = [
+        {"name": f"mib-{size}", "memory": f"{size}Mi", "pricePerHour": f"{size / 1000:.3f}"} for size in SIZES
+    ]
+    tenant.kube.apply(f"{PROFILES}/many-types", body)
+    return "many-types"
+
+
+def wide_model(tenant: Tenant, folders: pytest.TempPathFactory) -> str:
+    """Uploads a model with more and wider layers than the tiny one. Returns its URI."""
+    folder = folders.mktemp("wide")
+    save_tokenizer(folder)
+    save_model(folder, **WIDE)
+    for file in folder.iterdir():
+        tenant.s3.upload_file(str(file), "models", f"wide/{file.name}")
+    return "s3://models/wide"
+
+
+def trainer(job: Job) -> Object:
+    """The pod of the only attempt so far."""
+    (pod,) = [pod for pod in job.pods() if names.LABEL_ATTEMPT in pod["metadata"]["labels"]]
+    return pod
+
+
+def test_a_rank_that_is_killed_is_told_within_30_seconds_and_the_job_goes_on(
+    tenant: Tenant, installed: Cluster, jobs: dict[str, Job]
+) -> None:
+    job = jobs["loses-a-rank"]
+    taken = wait_for("steps", job.status, lambda s: s.get("training", {}).get("step", 0) >= 10, 300)["training"]["step"]
+    pod = trainer(job)
+    (container,) = pod["spec"]["containers"]
+    assert container["resources"]["limits"][GPU] == "2"
+
+    installed.kubectl("exec", "-n", job.namespace, pod["metadata"]["name"], "--", "python", "-c", KILL_RANK_1)
+    began = time.monotonic()
+    (attempt,) = wait_for("the reason", job.status, lambda s: "reason" in s["attempts"][0], 120)["attempts"]
+    seconds = time.monotonic() - began
+
+    assert (attempt["reason"], seconds < TOLD_SECONDS) == (FailureReason.TRAINER_CRASHED, True), f"{seconds:.1f} s"
+    assert "rank 1 of 2" in attempt["message"]
+    status = tenant.end_of(job)
+    assert (status["state"], status["counts"]["attempts"]) == ("Complete", 2), message(status)
+    assert taken - 5 <= status["training"]["resumedFromStep"] < 150
+    assert status["gpuSeconds"] == sum(attempt["gpuSeconds"] for attempt in status["attempts"])
+
+
+def test_a_model_that_does_not_fit_one_gpu_is_sharded_over_both(
+    tenant: Tenant, installed: Cluster, jobs: dict[str, Job]
+) -> None:
+    job = jobs["too-large"]
+    status = tenant.end_of(job)
+    assert status["state"] == "Complete", message(status)
+
+    estimates = {estimate["gpuType"]: estimate for estimate in status["preflight"]["estimate"]}
+    fits = [name for name, estimate in estimates.items() if estimate["fits"]]
+    assert 0 < len(fits) < len(estimates)
+    assert status["gpuType"]["name"] == fits[0], "the cheapest of those that fit"
+    assert estimates[fits[0]]["sharded"] is True
+    assert "sharded" not in estimates[fits[-1]], "the largest type has room for the whole model"
+    log = installed.kubectl("logs", "-n", job.namespace, trainer(job)["metadata"]["name"])
+    assert "The weights are sharded over 2 GPUs, because the model does not fit one of them." in log
+    assert "model/model.safetensors" in "".join(tenant.objects("results", "too-large/"))
