@@ -1,6 +1,7 @@
 """What runs in a job's pods: `python -m finetune_trainer {preflight,train} BUNDLE`.
 
 Two recipes, each read from top to bottom: `preflight.recipe` (on a CPU, without torch) and `train.recipe` (on a GPU).
+Preflight rehearses the start of the training on a model without weights, in a process of its own: `model.rehearsal`.
 Packages import downward only, and import-linter holds that; each one's `__init__` says what belongs there:
 
     __main__        the command: how each end becomes an exit code and a termination message

@@ -128,10 +128,11 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
     if step == "preflight":
         with _no_collections():
             from finetune_trainer.preflight.recipe import preflight, tell_stall
+            from finetune_trainer.preflight.rehearsal import rehearse_apart
 
         status = StatusWriter(bundle.job, PREFLIGHT_MANAGER)
         with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_stall(failure, status)):
-            return preflight(bundle, storage, status)
+            return preflight(bundle, storage, status, rehearse_apart)
     with _no_collections():
         from finetune_trainer.ranks.group import join
         from finetune_trainer.train.recipe import train

@@ -88,7 +88,8 @@ class Lora(ApiModel):
         | None
     ) = None
     """Modules whose full weights are trained and saved with the adapter, by the end of their name, for example
-    embed_tokens and lm_head. Default: none."""
+    embed_tokens and lm_head. As in PEFT, norm also selects input_layernorm. If the output head is tied to embed_tokens,
+    either name trains the shared weights. Default: none."""
     from_: Annotated[PrefixUri | None, Field(alias="from")] = None
     """Folder of an adapter to continue from, as s3://BUCKET/PREFIX or pvc://CLAIM/PATH. The folder contains
     adapter_config.json and adapter_model.safetensors; for example, output.uri of an earlier job followed by

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreT
 
 from finetune_api.spec.method import Method, MethodType
 from finetune_api.spec.training import Training
-from finetune_trainer.base.base_model import MAMBAS, NO_ADAPTER, NO_FOUR_BIT
+from finetune_trainer.base.chosen_modules import MAMBAS, NO_ADAPTER, NO_FOUR_BIT
 from finetune_trainer.base.composite import is_tuned
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.isolation import sharing

@@ -1,6 +1,6 @@
 """Inspects the base model without downloading its weights."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from finetune_api.reasons import FailureReason
-from finetune_api.spec.method import Lora, Method, MethodType
 from finetune_trainer.base.composite import is_composite, language_model
-from finetune_trainer.base.expert_settings import require_expert_settings
-from finetune_trainer.base.experts import adaptable, experts_misfit, stacked
+from finetune_trainer.base.experts import experts_misfit, stacked
 from finetune_trainer.base.model_files import (
     CARD,
     CONFIG,
@@ -43,13 +41,6 @@ CONTEXT = (
     "max_seq_len",
     "context_length",
 )
-NO_ADAPTER = ("out_proj", "conv1d", "dt_proj")
-"""Layers of MAMBAS on which an adapter has no effect, because their kernels read the weights without calling the layer.
-PEFT refuses the first two."""
-MAMBAS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-"""Values of model_type for which PEFT refuses them. In Bamba and Zamba2 an adapter on these layers has an effect."""
-NO_FOUR_BIT = ("falcon",)
-"""Values of model_type whose linear layers have their own class, which bitsandbytes does not quantize."""
 COMPARED = 16
 """Number of rows of the embedding and the output head that are compared if both must be equal."""
 
@@ -71,6 +62,8 @@ class BaseModel:
     """The name of the architecture in Transformers."""
     fingerprint: bytes
     """The content of tokenizer.json, or of tokenizer.model if there is no tokenizer.json."""
+    headers: Sizes
+    """Shape of every tensor in the files by its name there, also of those that are not tuned."""
     files: Files
     """All files of the folder that are used."""
     pins: Pins
@@ -118,6 +111,7 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
         end_tokens=known(_end_tokens(scratch, config, uri), vocabulary.rows if vocabulary else shape.vocabulary),
         model_type=config["model_type"],
         fingerprint=b"".join(path.read_bytes() for path in own[:1]),
+        headers={name: tensor.shape for name, tensor in whole.items()},
         files=files,
         pins={path: pins.get(path, "") for path in files if path != CARD},
         vocabulary=vocabulary,
@@ -151,45 +145,6 @@ def read_tensors(storage: JobStorage, uri: str, files: Files, scratch: Path) -> 
 def known(ids: Iterable[int], rows: int) -> tuple[int, ...]:
     """Returns the token ids for which an embedding with `rows` rows has a row."""
     return tuple(id for id in ids if 0 <= id < rows)
-
-
-def require_modules(lora: Lora, model: BaseModel) -> None:
-    """Raises TrainerFailure SpecInvalid for a name in targetModules or modulesToSave with which no layer's name ends,
-    and for a name in targetModules on which an adapter has no effect. PEFT reports this only if no name matches, and
-    only after a GPU was allocated."""
-    matrices = adaptable(model.sizes)
-    targets = [] if lora.target_modules == ["all-linear"] else lora.target_modules
-    _require(targets, matrices, "targetModules")
-    if (refused := sorted({*targets} & {*NO_ADAPTER})) and model.model_type in MAMBAS:
-        raise TrainerFailure(
-            FailureReason.SPEC_INVALID,
-            f"spec.method.lora.targetModules: an adapter on {refused[0]} has no effect, because {model.model_type} "
-            "reads the weights without calling the layer.",
-            f"Remove {refused[0]}, or set all-linear, which excludes it.",
-        )
-    _require(lora.modules_to_save or [], {name.rpartition(".")[0] for name in model.sizes}, "modulesToSave")
-
-
-def require_quantizable(model: BaseModel) -> None:
-    """Raises TrainerFailure SpecInvalid if QLoRA would not quantize the layers of the model."""
-    require_expert_settings(Method(type=MethodType.QLORA), model.sizes)
-    if model.model_type in NO_FOUR_BIT:
-        raise TrainerFailure(
-            FailureReason.SPEC_INVALID,
-            f"spec.method.type: QLoRA cannot quantize the layers of {model.model_type} to 4 bits.",
-            "Set spec.method.type to LoRA and use a FineTuneProfile with a larger GPU, or choose another model.",
-        )
-
-
-def _require(names: Sequence[str], layers: Set[str], field: str) -> None:
-    unknown = [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
-    if unknown:
-        known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers})[:12])
-        raise TrainerFailure(
-            FailureReason.SPEC_INVALID,
-            f"spec.method.lora.{field}: the model has no layer {', '.join(unknown)}.",
-            f"Use names of its layers: {known}.",
-        )
 
 
 def _numbers(tensors: Tensors) -> int:

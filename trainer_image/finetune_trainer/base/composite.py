@@ -26,11 +26,14 @@ def is_composite(config: Mapping[str, Any]) -> bool:
 
 def language_model(weights: Mapping[str, Found]) -> dict[str, Found]:
     """Returns the weights of the language model and its output head, by the names that they have in memory."""
-    renamed = {
-        next((name.replace(old, new, 1) for old, new in IN_CHECKPOINTS.items() if name.startswith(old)), name): found
-        for name, found in weights.items()
-    }
+    renamed = {in_memory(name): found for name, found in weights.items()}
     return {name: found for name, found in renamed.items() if is_tuned(name)}
+
+
+def in_memory(name: str) -> str:
+    """Returns the name in memory of a module or weight of a model with images. Transformers had the names of
+    IN_CHECKPOINTS in memory too until version 4.52, so older adapters have them."""
+    return next((name.replace(old, new, 1) for old, new in IN_CHECKPOINTS.items() if name.startswith(old)), name)
 
 
 def is_tuned(name: str) -> bool:

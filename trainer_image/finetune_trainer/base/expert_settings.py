@@ -6,6 +6,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, LoraBias, Method, MethodType
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sizing.model_shape import Sizes, is_expert
+from finetune_trainer.sizing.saved_modules import is_saved, with_outer
 
 
 def require_expert_settings(method: Method, sizes: Sizes) -> None:
@@ -51,11 +52,10 @@ def _require_whole_blocks(lora: Lora, experts: Set[str]) -> None:
     for name in lora.modules_to_save or []:
         for stack in experts:
             block = stack.rpartition(".experts.")[0]
-            parents = block.split(".")
             # The layer itself and all around it, for example model.layers.0.mlp, and the parts of the layer.
-            around = {".".join(parents[: end + 1]) for end in range(len(parents))}
+            around = {*with_outer(block)}
             inside = {f"{block}.{part}" for part in ("experts", "gate", "router")}
-            if any(f".{module}".endswith(f".{name}") for module in around | inside):
+            if any(is_saved(module, [name]) for module in around | inside):
                 raise _unfit(
                     "lora.modulesToSave",
                     f"{name} is or contains a part of a mixture-of-experts layer, which cannot be trained whole",

@@ -10,15 +10,15 @@ from typing import Any
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, LoraBias, Method, MethodType
 from finetune_trainer.base.base_model import BaseModel
+from finetune_trainer.base.composite import LANGUAGE_MODEL, in_memory
 from finetune_trainer.base.experts import is_stack, stack_of
 from finetune_trainer.base.model_files import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.base.weights import read_header
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sizing.model_shape import Sizes
+from finetune_trainer.sizing.saved_modules import PEFT_PREFIX, is_saved
 from finetune_trainer.storage.job_storage import JobStorage, join
 
-PREFIX = "base_model.model."
-"""The prefix that PEFT adds to the names of the base model's modules."""
 PEFT_BIAS = {LoraBias.NONE: "none", LoraBias.ALL: "all", LoraBias.LORA_ONLY: "lora_only"}
 PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
 """Values of PEFT's init_lora_weights that do not change the base model. Other values change its weights when PEFT loads
@@ -97,7 +97,7 @@ def require_settings(found: Mapping[str, Any], lora: Lora, uri: str) -> None:
         ("useRslora", lora.use_rslora, bool(found.get("use_rslora"))),
         ("useDora", lora.use_dora, bool(found.get("use_dora"))),
         ("bias", lora.bias, biases.get(str(found.get("bias")), "None")),
-        ("modulesToSave", sorted(lora.modules_to_save or []), sorted(found.get("modules_to_save") or [])),
+        ("modulesToSave", _needed(lora.modules_to_save), _needed(found.get("modules_to_save"))),
     ):
         if wanted != got:
             raise _misfit(
@@ -124,11 +124,15 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str, experts: S
     """Raises TrainerFailure SpecInvalid unless each matrix of the adapter has the shape of its layer in the base model,
     and the layers are those of `lora.targetModules`. `adapter`: shapes by PEFT's names; `base`: shapes by the model's
     names; `experts`: the adapter's target_parameters."""
-    layers = {name.removeprefix(PREFIX).removesuffix(end) for name in adapter for end in ENDINGS if name.endswith(end)}
+    if any(name.startswith(LANGUAGE_MODEL) for name in base):
+        adapter = {f"{PEFT_PREFIX}{in_memory(name.removeprefix(PEFT_PREFIX))}": size for name, size in adapter.items()}
+    layers = {
+        name.removeprefix(PEFT_PREFIX).removesuffix(end) for name in adapter for end in ENDINGS if name.endswith(end)
+    }
     if not layers:
         raise _misfit(f"{join(uri, ADAPTER_WEIGHTS)} contains no matrix of a LoRA adapter", ANOTHER)
     for layer in sorted(layers):
-        down, up = (adapter.get(f"{PREFIX}{layer}{end}", ()) for end in ENDINGS)
+        down, up = (adapter.get(f"{PEFT_PREFIX}{layer}{end}", ()) for end in ENDINGS)
         shape = _shape_of(stack_of(layer, layers, experts), base)
         # The adapters of all experts of a layer are one matrix.
         together = shape[0] if shape is not None and len(shape) == 3 else 1
@@ -158,6 +162,14 @@ def _shape_of(layer: str, base: Sizes) -> Sequence[int] | None:
     names = (".".join(parts[i:]) for i in range(len(parts)))
     # The stacked weights of experts are no layers, so their names do not end with weight.
     return next((base[full] for name in names for full in (f"{name}.weight", name) if full in base), None)
+
+
+def _needed(names: Sequence[str] | None) -> list[str]:
+    """Returns the names of modulesToSave without those that another one selects too. PEFT adds the full name of the
+    embedding to the settings of an adapter if the output head is tied to it."""
+    return sorted(
+        name for name in names or [] if not any(name != other and is_saved(name, [other]) for other in names or [])
+    )
 
 
 def _yaml(value: Any) -> str:

@@ -13,6 +13,33 @@ BF16_EXPERTS = (
     "quantization_config=Mxfp4Config(dequantize=True), and save it with save_pretrained."
 )
 """Remedies for weights that are already quantized. QLoRA cannot quantize experts."""
+PROVEN = (
+    "bloom",
+    "cohere",
+    "falcon",
+    "falcon_h1",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gpt2",
+    "gpt_oss",
+    "llama",
+    "mamba",
+    "mistral",
+    "mistral3",
+    "mixtral",
+    "mpt",
+    "olmoe",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "qwen3_5_text",
+    "qwen3_moe",
+    "recurrent_gemma",
+    "rwkv",
+)
+"""Values of model_type that the tests of the trainer tune with every method."""
 UNFIT = (
     "gemma4_assistant",
     "gemma4_unified_assistant",

@@ -49,6 +49,16 @@ class Vocabulary:
         return self.head_name == self.embedding_name
 
     @property
+    def head_module(self) -> str:
+        """Name of the module of the output head, or of the embedding if both are tied."""
+        return self.head_name.removesuffix(".weight")
+
+    @property
+    def ties_in_peft(self) -> bool:
+        """Whether PEFT can train the tied matrix in both places. It recognizes only this name of an embedding."""
+        return self.embedding_name.removesuffix(".weight").rpartition(".")[2] == "embed_tokens"
+
+    @property
     def modules(self) -> list[str]:
         """Names of both modules for method.lora.modulesToSave."""
         names = (self.embedding_name, self.head_name)

@@ -1,10 +1,10 @@
 """Loads the base model in bf16 or 4 bits, its tokenizer, and its generation settings."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,7 +22,8 @@ from transformers import (
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import ComputeDtype, MethodType, Quantization
-from finetune_trainer.base.base_model import MAMBAS, known
+from finetune_trainer.base.base_model import known
+from finetune_trainer.base.chosen_modules import MAMBAS
 from finetune_trainer.base.composite import is_composite
 from finetune_trainer.model.attention import use_document_attention
 from finetune_trainer.model.experts import use_experts
@@ -30,6 +31,16 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import disk_work
 from finetune_trainer.pod.rank import by_rank
 from finetune_trainer.ranks.group import gather
+from finetune_trainer.sizing.model_shape import Sizes
+
+Loaded = tuple[PreTrainedModel, dict[str, set[str]]]
+"""A model, and the report of Transformers on the weights that do not fit."""
+REPORTED: dict[str, Any] = {
+    "local_files_only": True,
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,
+}
+"""With these settings, `_require_whole` reports weights that do not fit."""
 
 
 def choose_device(allow_cpu: bool) -> tuple[torch.device, str]:
@@ -70,6 +81,46 @@ def load_model(
 
     Raises TrainerFailure ModelUnsupported if Transformers cannot load the model, or a weight is missing."""
     four_bit = (quantization or Quantization()) if method is MethodType.QLORA else None
+
+    def read(kind: Any, config: PreTrainedConfig) -> Loaded:
+        settings = _four_bit(four_bit, config.model_type in MAMBAS) if four_bit else None
+        with whole_model(folder):
+            found: Loaded = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=_compute_dtype(four_bit),
+                device_map={"": device},
+                quantization_config=settings,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **REPORTED,
+            )
+        return found
+
+    model = _loaded(folder, read)
+    if four_bit:
+        _keep_four_bit_trainable(model)
+    return model
+
+
+def load_without_weights(folder: Path, headers: Sizes) -> PreTrainedModel:
+    """Returns what `load_model` returns for LoRA, on the meta device: from the settings in `folder` and from the shapes
+    of the tensors in its files, by their names there. Raises what `load_model` does."""
+
+    def read(kind: Any, config: PreTrainedConfig) -> Loaded:
+        meta = torch.device("meta")
+        weights = {name: torch.empty(*size, dtype=torch.bfloat16, device=meta) for name, size in headers.items()}
+        with meta:
+            whole = type(kind.from_config(config))  # only a model's own class can be loaded without a folder
+        found: Loaded = whole.from_pretrained(
+            None, config=config, state_dict=weights, dtype=torch.bfloat16, device_map={"": meta}, **REPORTED
+        )
+        return found
+
+    return _loaded(folder, read)
+
+
+def _loaded(folder: Path, read: Callable[[Any, PreTrainedConfig], Loaded]) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         switch_dropout_off(config)
@@ -79,20 +130,7 @@ def load_model(
             # so.
             config.rescale_every = 0
         loader = AutoModelForImageTextToText if is_composite(config.to_dict()) else AutoModelForCausalLM
-        with whole_model(folder):
-            model, report = loader.from_pretrained(
-                folder,
-                config=config,
-                dtype=_compute_dtype(four_bit),
-                device_map={"": device},
-                quantization_config=_four_bit(four_bit, config.model_type in MAMBAS) if four_bit else None,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-                # `_require_whole` reports weights that do not fit.
-                ignore_mismatched_sizes=True,
-            )
+        model, report = read(loader, config)
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         cause = next(iter(str(error).splitlines()), type(error).__name__)[:300].rstrip(".")
         raise TrainerFailure(
@@ -100,8 +138,6 @@ def load_model(
         ) from error
     _require_whole(model, report)
     model.requires_grad_(False)
-    if four_bit:
-        _keep_four_bit_trainable(model)
     use_document_attention(model)
     use_experts(model)
     return model

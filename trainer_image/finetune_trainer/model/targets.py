@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 
 from finetune_trainer.base.composite import is_composite, is_tuned
 from finetune_trainer.base.experts import DOWN, GATE_UP
-from finetune_trainer.base.previous_adapter import PREFIX
 from finetune_trainer.model.experts import is_experts
+from finetune_trainer.sizing.saved_modules import PEFT_PREFIX
 
 
 def adapter_targets(model: PreTrainedModel, names: Sequence[str]) -> tuple[list[str] | str, list[str] | None]:
@@ -41,7 +41,7 @@ def freeze_images(model: nn.Module) -> None:
     train their biases if it trains biases at all."""
     if reads_images(model):
         for name, parameter in model.named_parameters():
-            if not is_tuned(name.removeprefix(PREFIX)):
+            if not is_tuned(name.removeprefix(PEFT_PREFIX)):
                 parameter.requires_grad_(False)
 
 

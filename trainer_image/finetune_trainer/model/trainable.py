@@ -1,6 +1,7 @@
 """Selects the trained parameters: a new adapter, a continued adapter, or all weights of the model."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,20 @@ from transformers import PreTrainedModel
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, Method, MethodType
-from finetune_trainer.base.base_model import MAMBAS, NO_ADAPTER
+from finetune_trainer.base.chosen_modules import MAMBAS, NO_ADAPTER
+from finetune_trainer.base.composite import in_memory
 from finetune_trainer.base.model_files import ADAPTER_WEIGHTS
 from finetune_trainer.base.previous_adapter import PEFT_BIAS
+from finetune_trainer.base.weights_fit import is_tied
 from finetune_trainer.model.document_dropout import drop_by_document
 from finetune_trainer.model.experts import use_expert_adapters
-from finetune_trainer.model.targets import adapter_targets, freeze_images, train_whole
+from finetune_trainer.model.targets import adapter_targets, freeze_images, reads_images, train_whole
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.ranks.shards import is_shard, is_sharded
+from finetune_trainer.sizing.saved_modules import PEFT_PREFIX
+
+PEFT_PART = re.compile(r"\.(?:lora_|modules_to_save|base_layer|original_module)|\.(?:weight|bias)$")
+"""Where the part of a parameter's name begins that PEFT has added to the name of the layer."""
 
 
 def make_trainable(
@@ -56,29 +63,53 @@ def attach_lora(model: PreTrainedModel, method: Method, seed: int) -> PeftModel:
         use_dora=lora.use_dora,
         modules_to_save=lora.modules_to_save,
         # If output head and embedding share their weights, saving one of them must train the shared weights.
-        ensure_weight_tying=bool(lora.modules_to_save) and model.config.get_text_config().tie_word_embeddings,
+        ensure_weight_tying=bool(lora.modules_to_save) and is_tied(model.config),
     )
     return _with_adapter(lambda: get_peft_model(model, config), "targetModules or modulesToSave", seed)
 
 
 def continue_lora(model: PreTrainedModel, lora: Lora, seed: int, folder: Path) -> PeftModel:
     """Returns the model with the adapter in `folder`, trainable and in fp32. The adapter keeps its own settings; only
-    the dropout comes from `lora`. Raises TrainerFailure SpecInvalid if the adapter does not fit the model."""
+    the dropout comes from `lora`. Raises TrainerFailure SpecInvalid if the adapter does not fit the model, or if PEFT
+    would ignore a weight of it."""
     config = LoraConfig.from_pretrained(folder)
     config.lora_dropout, config.inference_mode = lora.dropout, False
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    if reads_images(model):
+        # The adapter's own targets can have the names of an earlier version, or select layers for images too.
+        adapted = {name.removeprefix(PEFT_PREFIX).partition(".lora_")[0] for name in weights if ".lora_" in name}
+        config.target_modules = set(map(in_memory, adapted))
     tuned = _with_adapter(
         lambda: PeftModel.from_pretrained(model, folder, config=config, is_trainable=True), "from", seed
     )
     # PEFT rounds biases and saved modules to the base model's bf16, so they are loaded again in fp32.
-    set_peft_model_state_dict(tuned, load_file(folder / ADAPTER_WEIGHTS))
+    report = set_peft_model_state_dict(tuned, weights)
+    _require_all_read(tuned, report.unexpected_keys, report.missing_keys)
     return tuned
+
+
+def _require_all_read(model: PeftModel, unexpected: Sequence[str], missing: Sequence[str]) -> None:
+    """Raises TrainerFailure SpecInvalid if PEFT ignored a weight of the adapter, or has made one up for a layer that
+    the adapter does not have. PEFT would only warn."""
+    for names, what in (
+        (unexpected, "has a weight for {}, which the model does not have"),
+        (sorted(trained_weights(model).keys() & {*missing}), "has no weight for {}, which its settings name"),
+    ):
+        if names:
+            layer = PEFT_PART.split(names[0].removeprefix(PEFT_PREFIX))[0]
+            raise TrainerFailure(
+                FailureReason.SPEC_INVALID,
+                f"spec.method.lora.from: the adapter {what.format(layer)}.",
+                "Set spec.model.uri to the model that the adapter was trained on. If the adapter has the layer names "
+                "of an earlier version of Transformers, load it in the present version and save it again.",
+            )
 
 
 def _with_adapter(build: Callable[[], PeftModel], field: str, seed: int) -> PeftModel:
     torch.manual_seed(seed)
     try:
         tuned = build()
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (ValueError, RuntimeError, TypeError, KeyError) as error:
         finding = f"spec.method.lora.{field} does not fit the model: {str(error).splitlines()[0][:300].rstrip('.')}."
         raise TrainerFailure(FailureReason.SPEC_INVALID, finding) from error
     for module in tuned.modules():

@@ -14,6 +14,7 @@ from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.base.weights import FLOATS, read_rows, spread
 from finetune_trainer.base.weights_fit import Vocabulary
+from finetune_trainer.sizing.saved_modules import is_in_saved, is_saved
 from finetune_trainer.storage.job_storage import JobStorage
 from finetune_trainer.tokens.row_store import Example
 
@@ -45,10 +46,17 @@ def untrained_end(
             return (
                 "The model was never trained to end an answer. In its output head, the row of the end-of-turn token "
                 f"{_name(model.tokenizer, end)} {shown}. Adapters on other layers do not change this row, so answers "
-                "will continue up to the maximum length. Set spec.method.lora.modulesToSave to "
-                f"[{', '.join(found.modules)}], or choose another base model, such as the instruct variant."
+                f"will continue up to the maximum length. {_trained(found)}, or choose another base model, such as the "
+                "instruct variant."
             )
     return None
+
+
+def _trained(found: Vocabulary) -> str:
+    """Returns how a job can train the output head, as the beginning of a sentence."""
+    if found.tied and not found.ties_in_peft:
+        return "Set spec.method.type to Full"
+    return f"Set spec.method.lora.modulesToSave to [{', '.join(found.modules)}]"
 
 
 def _shown(storage: JobStorage, tokenizer: Any, found: Vocabulary, end: int) -> str:
@@ -72,8 +80,10 @@ def trains_head(method: Method, found: Vocabulary) -> bool:
     """Returns whether the job changes the output head: fully, or with an adapter on the head."""
     if method.type is MethodType.FULL:
         return True
-    named = [*(method.lora.modules_to_save or []), *method.lora.target_modules]
-    return any(f".{found.head_name}".endswith(f".{name}.weight") for name in named)
+    saved = method.lora.modules_to_save or []
+    if is_in_saved(found.head_module, saved) or (found.tied and is_saved("lm_head", saved)):
+        return True
+    return any(f".{found.head_module}".endswith(f".{name}") for name in method.lora.target_modules)
 
 
 def _alike(tokenizer: Any, found: Vocabulary, end: int) -> list[int]:

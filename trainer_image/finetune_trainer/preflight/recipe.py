@@ -15,7 +15,8 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodType
 from finetune_api.status.job import ConditionType
 from finetune_api.status.preflight import Preflight, Revision, SourceRows, Splits
-from finetune_trainer.base.base_model import inspect_model, known, require_modules, require_quantizable
+from finetune_trainer.base.base_model import inspect_model, known
+from finetune_trainer.base.chosen_modules import require_modules, require_quantizable
 from finetune_trainer.base.expert_settings import require_expert_settings
 from finetune_trainer.base.previous_adapter import fetch_fitting_adapter
 from finetune_trainer.checkpoints.earlier_job import require_checkpoint
@@ -45,6 +46,7 @@ from finetune_trainer.preflight.gather import Gathered
 from finetune_trainer.preflight.leaked_rows import leaked_rows
 from finetune_trainer.preflight.prediction import data_size, of_allowed, sized
 from finetune_trainer.preflight.regression_rows import gather_regression
+from finetune_trainer.preflight.rehearsal import Rehearse, rehearse_start, unrehearsed
 from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT, lora_or_qlora, resolve, sequence_limit
 from finetune_trainer.preflight.reuse import gather_or_reuse
 from finetune_trainer.preflight.split import hold_out, rows_to_test, rows_to_validate
@@ -55,15 +57,16 @@ from finetune_trainer.tokens.render import prompt_format
 from finetune_trainer.tokens.row_store import PLACED, Rows, RowStore, lengths, supervised_counts
 
 
-def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter) -> str:
-    """Checks the job, uploads its prepared data and writes its status. Returns the message of the status.
+def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter, rehearse: Rehearse = unrehearsed) -> str:
+    """Checks the job, uploads its prepared data and writes its status. Returns the message of the status. `rehearse`:
+    finds what the start of the training would raise.
 
     Raises TrainerFailure when the job is invalid. The status then has the condition Validated=False, and what is known
     about the data."""
     findings = Findings()
     try:
         with scratch_folder("preflight-") as scratch:
-            prepared = prepare(bundle, storage, findings, scratch)
+            prepared = prepare(bundle, storage, findings, scratch, rehearse)
             require_checkpoint(bundle, storage, prepared)
             write_prepared(storage, bundle, prepared, scratch / "prepared")
     except BaseException as error:
@@ -104,7 +107,9 @@ def tell_stall(failure: TrainerFailure, status: StatusWriter) -> None:
     status.progress()
 
 
-def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Path) -> Prepared:
+def prepare(
+    bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Path, rehearse: Rehearse = unrehearsed
+) -> Prepared:
     """Checks the output, the model and the rows, splits the rows and resolves the defaults. The quickest checks run
     first. Stores the rows in `scratch`/prepared, as `write_prepared` expects them."""
     spec = bundle.spec
@@ -116,6 +121,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     if spec.method.type is not MethodType.FULL:
         require_modules(spec.method.lora, model)
         fetch_fitting_adapter(storage, spec.method, model, scratch / ADAPTER)
+    rehearsed = rehearse_start(rehearse, spec, model, scratch)
     format = prompt_format(model.tokenizer, spec.training.loss_on)
     most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
     gathered, cached = gather_or_reuse(bundle, storage, model, format, most, findings, scratch)
@@ -135,7 +141,7 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
         resolved = lora_or_qlora(resolved, of_allowed(findings.estimates, spec, bundle.gpu_types))
         resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
     if resolved.method is MethodType.QLORA:
-        require_quantizable(model)
+        require_quantizable(model, spec.method.lora)
     leaked = leaked_rows(sides["test"], sides["train"], gathered.notes)
     sides["test"] = sides["test"].marked(leaked >= 0)
     for name, placed in sides.items():
@@ -147,6 +153,8 @@ def prepare(bundle: Bundle, storage: JobStorage, findings: Findings, scratch: Pa
     )
     findings.advice, findings.leaked = advise(facts), facts.leaked_rows
     require_fit(findings.estimates, bundle.gpu_types, spec, resolved, model.shape, size)
+    if rehearsed.sharding and any(each.sharded for each in of_allowed(findings.estimates, spec, bundle.gpu_types)):
+        raise rehearsed.sharding.failure()
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
     return Prepared(
         **sides,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetune_trainer.sizing.model_shape import ModelShape
+from finetune_trainer.sizing.saved_modules import is_saved, saved_parameters, saved_tables
 from finetune_trainer.sizing.shards import can_shard, gathered_bytes
 
 BF16, FP32 = 2, 4
@@ -203,32 +204,26 @@ def _trainable(shape: ModelShape, setup: Setup) -> float:
     sharded; sharded weights have no copies, because they are gathered in bf16."""
     if setup.method == "Full" and setup.shards > 1:
         return shape.parameters * (FP32 + FP32 + ADAM[setup.optimizer]) / setup.shards
-    trained = shape.parameters if setup.method == "Full" else adapter_parameters(shape, setup) + _saved(shape, setup)
+    trained = (
+        shape.parameters
+        if setup.method == "Full"
+        else adapter_parameters(shape, setup) + saved_parameters(shape, setup.modules_to_save)
+    )
     embedding = shape.hidden * shape.vocabulary * _trains_embedding(shape, setup)
     wider = embedding * (ADAM["AdamW"] - ADAM[setup.optimizer])
     return wider + trained * (FP32 + FP32 + ADAM[setup.optimizer] + BF16 * (setup.number == BF16))
 
 
-def _saved(shape: ModelShape, setup: Setup) -> int:
-    """Returns the parameters of `modules_to_save`, which are trained fully as copies next to the adapter. Modules of
-    the blocks are found by name. Any other module counts as the embedding or the output head, which have the same
-    size."""
-    blocks = [m for name in setup.modules_to_save for m in shape.targeted([name])]
-    others = max(0, len(setup.modules_to_save) - len({m.name for m in blocks}))
-    tables = min(others, 1) if shape.tied else others
-    return sum(m.parameters for m in blocks) + tables * shape.hidden * shape.vocabulary
-
-
 def _trains_embedding(shape: ModelShape, setup: Setup) -> bool:
     """Returns whether the weights of the embedding are trained."""
-    others = [name for name in setup.modules_to_save if not shape.targeted([name])]
-    return setup.method == "Full" or any(shape.tied or name != "lm_head" for name in others)
+    tables = saved_tables(shape, setup.modules_to_save)
+    return setup.method == "Full" or any(shape.tied or not is_saved("lm_head", [name]) for name in tables)
 
 
 def _trains_head(shape: ModelShape, setup: Setup) -> bool:
     """Returns whether the output head is trained: its weights (possibly tied to the embedding), an adapter or a
     bias."""
-    named = "lm_head" in (*setup.modules_to_save, *setup.target_modules)
+    named = is_saved("lm_head", setup.modules_to_save) or "lm_head" in setup.target_modules
     biased, tied = setup.biases and shape.head_bias, shape.tied and _trains_embedding(shape, setup)
     return setup.method == "Full" or named or biased or tied
 

@@ -11,6 +11,7 @@ from tests.integration.finetune_trainer.as_the_pod_runs.readings import READINGS
 def found(ended: Ended) -> dict[str, int | None]:
     """The counts in status.preflight."""
     assert ended.code == 0, ended.log
+    assert "The rehearsal of the training" not in ended.log, "it broke off"
     preflight = ended.status.preflight
     assert preflight
     steps = preflight.cleaned.steps if preflight.cleaned else []

@@ -12,12 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora
-from finetune_trainer.base.base_model import (
-    BaseModel,
-    inspect_model,
-    require_modules,
-    require_quantizable,
-)
+from finetune_trainer.base.base_model import BaseModel, inspect_model
+from finetune_trainer.base.chosen_modules import require_modules, require_quantizable
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle
@@ -114,9 +110,9 @@ def test_a_model_whose_layers_stay_whole_is_refused_under_qlora(
     make_bundle: MakeBundle, model: Path, tmp_path: Path
 ) -> None:
     found = inspect(make_bundle, model, tmp_path / "scratch")
-    require_quantizable(found)
+    require_quantizable(found, Lora())
     with pytest.raises(TrainerFailure, match="QLoRA cannot quantize the layers of falcon to 4 bits") as caught:
-        require_quantizable(replace(found, model_type="falcon"))
+        require_quantizable(replace(found, model_type="falcon"), Lora())
     assert caught.value.reason is FailureReason.SPEC_INVALID
 
 

@@ -9,7 +9,8 @@ import torch
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, MethodType
-from finetune_trainer.base.base_model import inspect_model, require_modules
+from finetune_trainer.base.base_model import inspect_model
+from finetune_trainer.base.chosen_modules import require_modules
 from finetune_trainer.base.composite import PROCESSOR, is_tuned, language_model
 from finetune_trainer.base.supported import require_supported
 from finetune_trainer.model.loading import load_model

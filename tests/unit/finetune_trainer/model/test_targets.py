@@ -8,9 +8,9 @@ import torch
 
 from finetune_api.spec.method import Method
 from finetune_trainer.base.composite import is_tuned
-from finetune_trainer.base.previous_adapter import PREFIX
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.trainable import make_trainable, trained_weights
+from finetune_trainer.sizing.saved_modules import PEFT_PREFIX
 from tests.unit.finetune_trainer.model_families import COMPOSITE, Family, save_family
 
 
@@ -31,6 +31,6 @@ def test_only_the_language_model_is_trained(settings: dict[str, Any], family: Fa
     base = load_model(save_family(family, tmp_path), method.type, torch.device("cpu"))
     model = make_trainable(base, method, method.type, seed=0)
     adapted = {name for name, _ in model.named_parameters() if "lora_" in name}
-    trained = {name.removeprefix(PREFIX) for name in {*trained_weights(model)} | adapted}
+    trained = {name.removeprefix(PEFT_PREFIX) for name in {*trained_weights(model)} | adapted}
     assert trained
     assert {*filter(is_tuned, trained)} == trained

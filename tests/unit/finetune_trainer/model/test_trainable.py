@@ -125,9 +125,10 @@ def test_modules_to_save_are_trained_saved_and_loaded(tiny_model_dir: Path, tmp_
         assert_same(model, load_model(tiny_model_dir, method, CPU))
 
 
-def test_a_trained_tied_embedding_stays_tied_to_the_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["embed_tokens", "lm_head"])
+def test_a_trained_tied_embedding_stays_tied_to_the_head(tmp_path: Path, named: str) -> None:
     base = load_model(save_family(llama_tied, tmp_path / "base"), MethodType.LORA, CPU)
-    model = adapted(base, modulesToSave=["embed_tokens"])
+    model = adapted(base, modulesToSave=[named])
     assert sum(p.numel() == 320 * 32 for p in trainable_parameters(model)) == 1, "one matrix, trained once"
     for parameter in trainable_parameters(model):
         parameter.data += 0.01
