@@ -53,7 +53,8 @@ def answers_since(api: Api, name: str) -> datetime | None:
         return None
     if node is None or state_of(node) is not NodeState.ANSWERS:
         return None
-    return datetime.fromisoformat(_ready(node)["lastTransitionTime"])
+    # The API does not require the time of a condition.
+    return datetime.fromisoformat(_ready(node).get("lastTransitionTime") or node["metadata"]["creationTimestamp"])
 
 
 def state_of(node: Object | None) -> NodeState:

@@ -37,7 +37,9 @@ SMALLER = 16
 """What is run instead is a random model of 20,000 weights on rows of up to 56 tokens: in micro-batches that are smaller
 by this factor, so that a step still has several, and at a rate that is higher by it, so that the loss moves."""
 LOSS, GRADIENT_NORM = 2e-3, 2e-2
-"""Relative tolerances: bf16 rounds differently where a kernel adds up in another order."""
+"""Tolerances, relative to the loss and to the largest norm: bf16 rounds differently where a kernel adds up in another
+order. The kernels of oneDNN for AVX2, AVX-512 and AMX differ by 5e-4 and 9e-3 at most. Rounding errors do not get
+smaller with the norm, so a small norm has larger ones relative to itself."""
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -47,7 +49,8 @@ def test_an_example_configuration_gives_the_recorded_losses(name: str, tiny_mode
     assert run["recipe"] == golden["recipe"], "the example says something else than it did"
     assert run["learningRate"] == pytest.approx(golden["learningRate"], rel=1e-4)
     assert run["loss"] == pytest.approx(golden["loss"], rel=LOSS)
-    assert run["gradientNorm"] == pytest.approx(golden["gradientNorm"], rel=GRADIENT_NORM)
+    norms = golden["gradientNorm"]
+    assert run["gradientNorm"] == pytest.approx(norms, rel=0, abs=GRADIENT_NORM * max(norms))
     assert run["loss"][-1] < 0.99 * run["loss"][0], "a run that learns nothing proves nothing"
 
 

@@ -99,8 +99,10 @@ def start_command(bundle: Bundle, folder: Path) -> Pod:
 
 
 def _files(bundle: Bundle, folder: Path, attempt: int) -> list[str]:
-    """Makes the folder of the pod, with the bundle. Returns the arguments of the command."""
+    """Makes the folder of the pod, with the bundle and what it will write to. Returns the arguments of the command."""
     folder.mkdir()
+    for name in ("log", "errors"):
+        (folder / name).touch()
     path = folder / "bundle.json"
     path.write_text(bundle.model_dump_json(by_alias=True, exclude_none=True))
     return [str(path), "--attempt", str(attempt)]

@@ -173,7 +173,7 @@ def probed(fits: Callable[..., bool], folder: Path) -> StepLayout:
     return memory_probe.find_plan(model, examples([100] * 64), training, resolved(), fresh_accelerator())
 
 
-def less_on_rank_1(model: object, shape: object, plan: StepLayout, reserved: int, accelerator: object) -> bool:
+def less_on_rank_1(model: object, shape: object, plan: StepLayout, *_: object) -> bool:
     """The GPU of rank 1 has half the memory of the others."""
     return plan.micro_batch_tokens <= (2048 if place().rank == 1 else 4096)
 

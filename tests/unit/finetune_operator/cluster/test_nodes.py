@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from finetune_operator.cluster.api import Api, ApiError
-from finetune_operator.cluster.nodes import OUT_OF_SERVICE, Nodes, state_of
+from finetune_operator.cluster.nodes import OUT_OF_SERVICE, Nodes, answers_since, state_of
 from finetune_operator.observed.pods import NodeState, Object
 from tests.unit.finetune_operator.worlds import NOW, pod
 
@@ -82,3 +82,11 @@ def test_an_operator_that_may_not_read_nodes_waits_as_for_a_node_that_answers() 
     assert nodes(refused).of([LEAVING])[0].node_state is NodeState.ANSWERS
     with pytest.raises(ApiError):
         nodes(Live(error=ApiError(500, "no"))).of([LEAVING])
+
+
+@pytest.mark.parametrize("given", [{}, {"lastTransitionTime": None}])
+def test_a_node_whose_condition_has_no_time_answers_since_it_exists(given: dict[str, Any]) -> None:
+    ready = {"type": "Ready", "status": "True", **given}
+    raw = {"metadata": {"creationTimestamp": f"{NOW:%Y-%m-%dT%H:%M:%SZ}"}, "status": {"conditions": [ready]}}
+
+    assert answers_since(cast(Api, Live(raw)), "n1") == NOW
