@@ -1,7 +1,7 @@
 """Amazon S3 and compatible services. `files.Files` documents the methods."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -78,7 +78,12 @@ class S3Files:
     def open(self, uri: str) -> BinaryIO:
         return io.BufferedReader(_Reader(self._client, uri), READ_BYTES)
 
-    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
+    def list(
+        self,
+        prefix: str,
+        enters: Callable[[str], Hashable] = everywhere,
+        takes: Callable[[str], object] | None = None,
+    ) -> Iterator[tuple[str, int]]:
         bucket, key = split(prefix)
         for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
             for item in page.get("Contents", []):
