@@ -40,7 +40,8 @@ class Bundle(ApiModel):
     """All information that a trainer pod has about its job.
 
     `python -m finetune_trainer preflight BUNDLE` accepts the same file outside Kubernetes. There, URIs may be local
-    paths, and `job` is not set, so no status is written."""
+    paths, and `job` is not set, so no status is written. A local path whose first part contains a colon begins with
+    ./ there."""
 
     job: JobIdentity | None = None
     spec: FineTuneJobSpec

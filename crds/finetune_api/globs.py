@@ -43,6 +43,17 @@ def meets(glob: str, folder: str) -> bool:
     return bool(places)
 
 
+def remainder(glob: str, folder: str) -> frozenset[int]:
+    """Return what is left of the glob inside the folder, as the places of its automaton; empty if no match is inside.
+
+    `folder` has no slash at its end. Two folders with equal remainders have the same matches inside them."""
+    steps = list(_steps(glob))
+    places = _with_skips(steps, {0})
+    for letter in f"{folder}/":
+        places = _with_skips(steps, _advanced(steps, places, letter))
+    return frozenset(places - {len(steps)})
+
+
 class _Step(NamedTuple):
     """One position of a glob: a letter, or a wildcard."""
 

@@ -65,6 +65,14 @@ ModelUri = Annotated[Uri, _rules(MODEL)]
 FileUri = Annotated[Uri, _rules(FILES)]
 
 
+def has_scheme(uri: str) -> bool:
+    """Return whether a text is meant as a URI and not as a local path: whether it begins with a scheme and a colon.
+
+    The scheme may be unknown. A path whose first part contains a colon is written with ./ at its beginning, as in
+    RFC 3986."""
+    return re.match("[A-Za-z][A-Za-z0-9+.-]*:", uri) is not None
+
+
 def misspelled(uri: str, shape: Shape) -> str | None:
     """Return why the API server would refuse a URI, as the end of a sentence; None if it would accept the URI.
 

@@ -222,7 +222,7 @@ FAULTS: tuple[Fault, ...] = (
         "The ConfigMap, the ServiceAccount and the RoleBinding are deleted.",
         pods.delete_groundwork,
         ALL,
-        _reasons(R.STATUS_NOT_WRITABLE),
+        _reasons(R.PREEMPTED, R.STATUS_NOT_WRITABLE),
     ),
     Fault(
         "made-again",

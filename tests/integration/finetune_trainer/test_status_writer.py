@@ -7,11 +7,13 @@ import pytest
 
 from finetune_api.bundle import JobIdentity
 from finetune_api.status.job import PREFLIGHT_MANAGER, ConditionType, attempt_manager
-from finetune_trainer.pod.failure import Superseded
+from finetune_trainer.pod import refusals, termination
+from finetune_trainer.pod.failure import StopRequested, Superseded
 from finetune_trainer.pod.status_writer import StatusWriter
 from tests.integration import sample_status
 from tests.integration.jobs import Job, manifest
 from tests.integration.kube import JOBS, Kube
+from tests.integration.waiting import wait_for
 
 MakeWriter = Callable[..., StatusWriter]
 
@@ -32,6 +34,15 @@ def account(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "ca.crt").symlink_to(kube.authority)
     yield tmp_path
     kube.delete(f"{bindings}/{namespace}-writer")
+
+
+@pytest.fixture
+def unstopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(termination._Stop, "requested", False)
+    monkeypatch.setattr(termination._Stop, "reported", False)
+    monkeypatch.setattr(termination._Stop, "why", "")
+    yield
+    termination._Stop.unreported.clear()
 
 
 @pytest.fixture
@@ -109,6 +120,32 @@ def test_a_pod_whose_job_was_deleted_or_created_again_stops_with_the_cause(
     kube.create(JOBS.format(namespace), manifest())
     with pytest.raises(Superseded, match="another job was created with its name"):
         writer.progress(training=sample_status.TRAINING)
+
+
+@pytest.mark.usefixtures("unstopped")
+def test_the_token_of_a_deleted_service_account_stays_invalid_and_stops_the_pod(
+    job: Job, kube: Kube, namespace: str, account: Path, make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, accounts = make_writer(job, attempt_manager(1)), f"/api/v1/namespaces/{namespace}/serviceaccounts"
+    writer.progress(training=sample_status.TRAINING)
+    kube.delete(f"{accounts}/writer")
+    kube.create(accounts, {"metadata": {"name": "writer"}})
+
+    def write() -> bool:
+        writer.progress(training=sample_status.TRAINING)
+        return bool(writer._refusals)
+
+    wait_for("the API server to forget the token", write)
+    new = kube.create(f"{accounts}/writer/token", {"spec": {"audiences": []}})["status"]["token"]
+    old = (account / "token").read_text()
+    (account / "token").write_text(new)
+    assert not write(), "the token that the kubelet mounts is used"
+
+    (account / "token").write_text(old)
+    monkeypatch.setattr(refusals, "TOKEN_PATIENCE_SECONDS", 0.0)
+    with pytest.raises(StopRequested):
+        write()
+    assert "HTTP 401: Unauthorized" in termination.why_stopped()
 
 
 def test_a_loss_that_is_not_a_number_does_not_prevent_the_apply(job: Job, make_writer: MakeWriter) -> None:

@@ -19,7 +19,7 @@ from finetune_trainer.__main__ import main
 from finetune_trainer.evaluation.recipe import Assessor
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.pod.termination import _Stop, handle_sigterm
+from finetune_trainer.pod.termination import _Stop, handle_sigterm, stop_because
 from finetune_trainer.results import publish as publishing
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from finetune_trainer.train import recipe as module
@@ -183,8 +183,16 @@ def test_a_pod_that_starts_after_publishing_reports_that_and_does_nothing_else(
     assert [condition.status for condition in second.intent.conditions or []] == ["True", "True"]
 
 
-def test_sigterm_ends_the_training_after_the_current_step_as_preempted(
-    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("stop", "why"),
+    [
+        (lambda: signal.raise_signal(signal.SIGTERM), "The pod received SIGTERM."),
+        (lambda: stop_because("The pod lost its access."), "The pod lost its access."),
+    ],
+    ids=["sigterm", "own"],
+)
+def test_a_stop_ends_the_training_after_the_current_step_as_preempted(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Callable[[], None], why: str
 ) -> None:
     bundle = make_bundle()
     prepare(bundle)
@@ -193,7 +201,7 @@ def test_sigterm_ends_the_training_after_the_current_step_as_preempted(
     monkeypatch.setenv("TERMINATION_LOG", str(termination))
     monkeypatch.setattr(_Stop, "requested", False)
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(steps_of_a_run, "training_steps", _sigterm_during(training_steps, step=3))
+    monkeypatch.setattr(steps_of_a_run, "training_steps", _stopped_during(training_steps, 3, stop))
     try:
         exit_code = main(["train", str(path)])
     finally:
@@ -201,18 +209,20 @@ def test_sigterm_ends_the_training_after_the_current_step_as_preempted(
     assert exit_code == FAILURES[FailureReason.PREEMPTED].exit_code
     assert json.loads(termination.read_text()) == {
         "reason": "Preempted",
-        "message": "The pod received SIGTERM and stopped after step 3 of 6. Its checkpoint is stored.",
+        "message": f"{why} The pod stopped after step 3 of 6. Its checkpoint is stored.",
         "step": 3,
         "checkpointStep": 3,
         "keptResults": 5,
     }
 
 
-def _sigterm_during(take: Callable[..., Iterator[Step]], step: int) -> Callable[..., Iterator[Step]]:
+def _stopped_during(
+    take: Callable[..., Iterator[Step]], step: int, stop: Callable[[], None]
+) -> Callable[..., Iterator[Step]]:
     def steps(*arguments: Any, **options: Any) -> Iterator[Step]:
         for done in take(*arguments, **options):
             if done.number == step:
-                signal.raise_signal(signal.SIGTERM)
+                stop()
             yield done
 
     return steps

@@ -62,5 +62,15 @@ def test_what_is_met_has_a_match_in_it_above_it_or_at_it(glob: str, folder: str)
     assert globs.meets(glob, folder) == (below or above)
 
 
+@given(GLOBS, NAMES, NAMES, NAMES)
+def test_folders_with_equal_remainders_have_the_same_matches_in_them(
+    glob: str, folder: str, other: str, rest: str
+) -> None:
+    matches = [bool(globs.expression(glob).fullmatch(f"{each}/{rest}")) for each in (folder, other)]
+    left = [globs.remainder(glob, each) for each in (folder, other)]
+    assert left[0] != left[1] or matches[0] == matches[1]
+    assert all(places or not match for places, match in zip(left, matches, strict=True))
+
+
 def test_many_wildcards_take_no_long_time() -> None:
     assert globs.meets("s3://d/" + "**a" * 300, "s3://d/" + "a" * 900 + "/b")

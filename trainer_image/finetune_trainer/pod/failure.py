@@ -20,6 +20,8 @@ GPU_OUT_OF_MEMORY = re.compile(
     re.VERBOSE | re.MULTILINE,
 )
 """Matches a line of an error that a GPU's memory was too small. Only some of these errors have a class of their own."""
+SIGTERM_RECEIVED = "The pod received SIGTERM."
+"""Why most pods stop."""
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -59,7 +61,8 @@ class Superseded(Exception):  # noqa: N818 - not an error
 
 
 class StopRequested(BaseException):
-    """SIGTERM: the pod must stop. Not a subclass of Exception, so that no handler for Exception catches it."""
+    """SIGTERM, or a cause that `termination.stop_because` names: the pod must stop. Not a subclass of Exception, so
+    that no handler for Exception catches it."""
 
 
 class PeerFailed(BaseException):
@@ -80,7 +83,7 @@ def failure_of(error: BaseException) -> TrainerFailure:
     if isinstance(error, PeerFailed):
         return error.cause
     if isinstance(error, StopRequested):
-        return TrainerFailure(FailureReason.PREEMPTED, "The pod received SIGTERM before its work was done.")
+        return stopped(SIGTERM_RECEIVED)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return TrainerFailure(
             FailureReason.DISK_FULL, f"No disk space is left for {error.filename or 'the scratch folder'}."
@@ -88,6 +91,11 @@ def failure_of(error: BaseException) -> TrainerFailure:
     if isinstance(error, RuntimeError) and (reason := _gpu_reason(error)):
         return TrainerFailure(reason, by_rank(_gpu_line(error)))
     return TrainerFailure(FailureReason.TRAINER_CRASHED, by_rank(_crash(error)))
+
+
+def stopped(why: str) -> TrainerFailure:
+    """Returns the failure of a pod that had to stop. `why`: the cause, as a sentence."""
+    return TrainerFailure(FailureReason.PREEMPTED, f"{why} Its work was not done.")
 
 
 def _gpu_reason(error: RuntimeError) -> FailureReason | None:

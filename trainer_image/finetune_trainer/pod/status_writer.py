@@ -4,7 +4,8 @@ Each apply contains everything written so far, because the API server removes fi
 apply uses force, and later ones do not, so that a pod that was replaced gets a conflict. The later attempt wins: a
 conflict with fields that only earlier attempts own is forced, and any other conflict ends the pod. The fields of
 earlier attempts are removed, so that the status never mixes two attempts. A pod also stops with Superseded if its job
-has ended or if it is no longer allowed to write.
+has ended or if it is no longer allowed to write. A pod whose token has become invalid stops as after SIGTERM: it
+stores a checkpoint, because another attempt has to go on.
 """
 
 import contextlib
@@ -25,19 +26,16 @@ from finetune_api import names
 from finetune_api.bundle import JobIdentity
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus, attempt_of
 from finetune_api.status.reading import read_status
-from finetune_trainer.pod.failure import Superseded
+from finetune_trainer.pod.failure import StopRequested, Superseded
 from finetune_trainer.pod.heartbeat import LEAST_SECONDS, beat, quiet_work
+from finetune_trainer.pod.refusals import REFUSALS, Refusals
+from finetune_trainer.pod.termination import is_reported, stop_because
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PROGRESS_TIMEOUT_SECONDS = 3.0
 RESULT_TIMEOUT_SECONDS = 10.0
 RESULT_PATIENCE_SECONDS = 300.0
 """How long the pod retries to write a result while the API server is not available."""
-REFUSAL_PATIENCE_SECONDS = 300.0
-"""How long the API server may refuse this pod (401, 403, or 404 without the job's name) before the pod stops. New
-permissions and the resources of a restarted server need some time to become available. The token of a deleted pod is
-refused permanently."""
-
 _ONLY_PODS_OF = re.compile(r"only the pods (\S+)-\* may write the status of ")
 """How the chart's admission policy begins to refuse a pod of another job, or of an earlier job of the same name."""
 CONFLICT_BYTES = 1 << 20
@@ -63,7 +61,7 @@ class StatusWriter:
         self._intent = FineTuneJobStatus()
         self._seen: dict[str, Condition] = {}
         self._owns = False
-        self._refused_since: float | None = None
+        self._refusals = Refusals()
 
     @property
     def intent(self) -> FineTuneJobStatus:
@@ -75,7 +73,7 @@ class StatusWriter:
         not available, the next apply contains these parts too.
 
         Raises Superseded if another attempt now writes the status, if the job has ended or was deleted, or if the API
-        server has refused this pod for minutes."""
+        server has refused this pod for minutes. Stops the pod, as SIGTERM does, if its token has become invalid."""
         self._intent = self._intent.model_copy(update=parts)
         if error := self._apply(PROGRESS_TIMEOUT_SECONDS):
             print(f"The status was not written, the next update includes it: {error}", flush=True)
@@ -83,14 +81,17 @@ class StatusWriter:
     def result(self, **parts: Any) -> None:
         """Applies parts of the status, and retries for five minutes while the API server is not available.
 
-        Raises Superseded like `progress`, and ConnectionError if the status cannot be written."""
+        Raises Superseded like `progress`, ConnectionError if the status cannot be written, and StopRequested if the
+        token of the pod has become invalid."""
         self._intent = self._intent.model_copy(update=parts)
         give_up, pause = time.monotonic() + RESULT_PATIENCE_SECONDS, 1.0
         while error := self._apply(RESULT_TIMEOUT_SECONDS):
             beat()
+            if self._refusals.of_the_token and not is_reported():
+                raise StopRequested
+            if self._refusals.of_the_token or (self._refusals and time.monotonic() + pause > give_up):
+                raise Superseded(self._not_let(error))
             if time.monotonic() + pause > give_up:
-                if self._refused_since is not None:
-                    raise Superseded(_not_let(error))
                 raise ConnectionError(f"the status could not be written: {error}")
             print(f"The status was not written, trying again in {pause:.0f} s: {error}", flush=True)
             time.sleep(pause)
@@ -123,14 +124,15 @@ class StatusWriter:
         except urllib.error.HTTPError as error:
             return self._refused(self._job, error)
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
-            self._refused_since = None
+            self._refusals.clear()
             return f"{type(error).__name__}: {error}"
         # An apply cannot name the uid of its job, because the API server ignores the metadata of a status. The chart's
         # admission policy rejects writes of a pod of an earlier job with this name. Without the policy, this check
         # stops such a pod.
         if answer["metadata"]["uid"] != self._job.uid:
             raise Superseded(MADE_AGAIN)
-        self._owns, self._refused_since = True, None
+        self._owns = True
+        self._refusals.clear()
         _require_under_way(answer)
         self._remember(answer)
         self._remove_earlier(self._job, answer, timeout)
@@ -184,13 +186,19 @@ class StatusWriter:
         allowed = _ONLY_PODS_OF.search(said) if code == 403 else None
         if allowed and allowed[1] != names.child_prefix(job.name, job.uid):
             raise Superseded(MADE_AGAIN) from error
-        if code not in (401, 403, 404):
-            self._refused_since = None
+        if code not in REFUSALS:
+            self._refusals.clear()
             return said
-        since = self._refused_since = time.monotonic() if self._refused_since is None else self._refused_since
-        if time.monotonic() - since >= REFUSAL_PATIENCE_SECONDS:
-            raise Superseded(_not_let(said)) from error
+        self._refusals.add(code)
+        if self._refusals.of_the_token and self._owns:
+            stop_because(f"The pod lost its access to the API server, as when its ServiceAccount is deleted ({said}).")
+        elif self._refusals.of_the_token or self._refusals.of_the_pod:
+            raise Superseded(self._not_let(said)) from error
         return said
+
+    def _not_let(self, said: str) -> str:
+        seconds = self._refusals.seconds
+        return f"the API server has not let this pod write the job's status for {seconds:,.0f} s ({said})"
 
     def _patch(
         self, job: JobIdentity, status: dict[str, Any], timeout: float, manager: str, force: bool
@@ -247,11 +255,6 @@ def _status_of(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _not_let(said: str) -> str:
-    minutes = REFUSAL_PATIENCE_SECONDS / 60
-    return f"the API server has not let this pod write the job's status for {minutes:.0f} minutes ({said})"
 
 
 def without_nulls(value: Any) -> Any:

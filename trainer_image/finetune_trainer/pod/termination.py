@@ -1,4 +1,4 @@
-"""Handles SIGTERM, and writes the termination message of the pod."""
+"""Stops the process cleanly, at SIGTERM or for another cause, and writes the termination message of the pod."""
 
 import _thread
 import os
@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from finetune_api import names
 from finetune_api.bundle import TerminationMessage
-from finetune_api.reasons import FailureReason
-from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
+from finetune_api.reasons import FAILURES, FailureReason
+from finetune_trainer.pod.failure import SIGTERM_RECEIVED, StopRequested, TrainerFailure, failure_of, stopped
 from finetune_trainer.pod.rank import place
 
 MESSAGE_BYTES = 4096
@@ -35,9 +35,11 @@ RESERVED_SHARE = 0.25
 
 
 class _Stop:
-    """Whether SIGTERM was received and when, and whether it is deferred until the program can stop cleanly."""
+    """Whether the process must stop, since when and why, and whether the stop is deferred until the program can stop
+    cleanly."""
 
     requested = False
+    why = SIGTERM_RECEIVED
     deferred = False
     since = 0.0
     reported = False
@@ -56,12 +58,32 @@ class _Done:
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
     if not _Stop.requested:
-        _Stop.requested, _Stop.since, _Stop.unreported = True, monotonic(), [number]
-        pass_on()
-        # Not a threading.Thread: its lock may be held by the code that the signal has interrupted.
-        _thread.start_new_thread(_repeat, (_Stop.unreported,))
+        _begin(number, None)
     if not _Stop.deferred:
         raise StopRequested
+
+
+def stop_because(why: str) -> None:
+    """Stops this process, and the other ranks, as SIGTERM does. `why`: the cause, as a sentence. Has no effect if the
+    process is stopping or has reported its end. Call it in the main thread.
+
+    The kubelet does not know of this stop. So the process ends itself if it has not reported its end after the grace
+    period. Raises StopRequested, except inside `stop_deferred`."""
+    if _Stop.requested or _Stop.reported:
+        return
+    _Stop.why = why
+    _begin(signal.SIGTERM, monotonic() + working_seconds(0.0))
+    if not _Stop.deferred:
+        raise StopRequested
+
+
+def _begin(number: int, deadline: float | None) -> None:
+    """Begins the stop. `number`: the signal that repeats it. `deadline`: when the process ends itself; None if the
+    kubelet does."""
+    _Stop.requested, _Stop.since, _Stop.unreported = True, monotonic(), [number]
+    pass_on()
+    # Not a threading.Thread: its lock may be held by the code that the signal has interrupted.
+    _thread.start_new_thread(_repeat, (_Stop.unreported, deadline))
 
 
 def pass_on() -> None:
@@ -70,12 +92,15 @@ def pass_on() -> None:
         os.kill(launcher, signal.SIGTERM)
 
 
-def _repeat(unreported: list[int]) -> None:
-    """Sends the signal to the main thread again every few seconds, in case a library swallows StopRequested."""
+def _repeat(unreported: list[int], deadline: float | None) -> None:
+    """Sends the signal to the main thread again every few seconds, in case a library swallows StopRequested. Ends the
+    process after `deadline`."""
     while True:
         sleep(AGAIN_SECONDS)
         if not unreported:
             return
+        if deadline is not None and monotonic() > deadline:
+            os._exit(FAILURES[FailureReason.PREEMPTED].exit_code)
         signal.pthread_kill(threading.main_thread().ident or 0, unreported[0])
 
 
@@ -85,7 +110,7 @@ def handle_sigterm() -> None:
     _Done.step = _Done.checkpoint_step = _Done.kept_results = None
     signal.signal(signal.SIGTERM, _on_sigterm)
     _Stop.unreported.clear()
-    _Stop.reported = False
+    _Stop.reported, _Stop.why = False, SIGTERM_RECEIVED
 
 
 @contextmanager
@@ -102,8 +127,13 @@ def stop_deferred() -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Returns whether SIGTERM was received."""
+    """Returns whether the process must stop: whether SIGTERM was received, or `stop_because` was called."""
     return _Stop.requested
+
+
+def why_stopped() -> str:
+    """Returns why the process must stop, as a sentence."""
+    return _Stop.why
 
 
 def is_reported() -> bool:
@@ -118,11 +148,11 @@ def check_stop() -> None:
 
 
 def failure_after_stop(error: BaseException) -> TrainerFailure:
-    """Returns the failure for any exception, like `failure_of`. After SIGTERM an unexpected exception comes from a
-    library that StopRequested has interrupted."""
+    """Returns the failure for any exception, like `failure_of`. In a stop an unexpected exception comes from a library
+    that StopRequested has interrupted."""
     failure = failure_of(error)
-    crashed = failure.reason is FailureReason.TRAINER_CRASHED
-    return failure_of(StopRequested()) if _Stop.requested and crashed else failure
+    interrupted = _Stop.requested and failure.reason is FailureReason.TRAINER_CRASHED
+    return stopped(_Stop.why) if interrupted or isinstance(error, StopRequested) else failure
 
 
 def seconds_left() -> float:

@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.bundle import Bundle, misspelled_of
-from finetune_api.conflicts import conflicts
+from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import Dataset, Overlength, Split
-from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodType
 from finetune_api.status.job import ConditionType
 from finetune_api.status.preflight import Preflight, Revision, SourceRows, Splits
@@ -28,7 +26,6 @@ from finetune_trainer.handover.prepared import (
     data_digest,
     learned,
     place,
-    work_prefix,
     write_prepared,
 )
 from finetune_trainer.metrics.answer_kind import recognise
@@ -44,6 +41,7 @@ from finetune_trainer.preflight.facts import facts_of
 from finetune_trainer.preflight.fitting import require_fit, require_gpu_type
 from finetune_trainer.preflight.gather import Gathered
 from finetune_trainer.preflight.leaked_rows import leaked_rows
+from finetune_trainer.preflight.places import check_output, check_places
 from finetune_trainer.preflight.prediction import data_size, of_allowed, sized
 from finetune_trainer.preflight.regression_rows import gather_regression
 from finetune_trainer.preflight.rehearsal import Rehearse, rehearse_start, unrehearsed
@@ -51,8 +49,7 @@ from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT, lora_or_qlora
 from finetune_trainer.preflight.reuse import gather_or_reuse
 from finetune_trainer.preflight.split import hold_out, rows_to_test, rows_to_validate
 from finetune_trainer.sources.findings import Findings, place_of
-from finetune_trainer.storage.job_storage import JobStorage, join
-from finetune_trainer.storage.ownership import published
+from finetune_trainer.storage.job_storage import JobStorage
 from finetune_trainer.tokens.render import prompt_format
 from finetune_trainer.tokens.row_store import PLACED, Rows, RowStore, lengths, supervised_counts
 
@@ -183,41 +180,6 @@ def _hand_over_adapter(scratch: Path) -> Path | None:
     if not (scratch / ADAPTER).is_dir():
         return None
     return (scratch / ADAPTER).rename(scratch / "prepared" / ADAPTER)
-
-
-def check_places(spec: FineTuneJobSpec) -> None:
-    """Raises TrainerFailure SpecInvalid when the job would overwrite its own inputs, or read its results as rows.
-
-    Does so too when the API server would refuse an s3://, hf:// or pvc:// URI, which a bundle written by hand may
-    contain."""
-    for field, uri, wrong in misspelled_of(spec):
-        if uri.startswith(("s3:", "hf:", "pvc:")):
-            raise TrainerFailure(FailureReason.SPEC_INVALID, f"{field}: {uri} {wrong}.")
-    if contradiction := spec.model.contradiction:
-        raise TrainerFailure(FailureReason.SPEC_INVALID, f"spec.model: {contradiction}.")
-    if conflict := next(conflicts(spec, str(Path.cwd())), None):
-        raise TrainerFailure(FailureReason.SPEC_INVALID, f"{conflict.field}: {conflict.finding}", conflict.remedy)
-
-
-def check_output(bundle: Bundle, storage: JobStorage) -> None:
-    """Raises TrainerFailure OutputOccupied when the folder contains the results of another job. Raises
-    OutputNotWritable when a probe file cannot be written, replaced and removed, or when the storage does not support
-    conditional writes, which publishing needs."""
-    phase("checking spec.output.uri")
-    published(storage, bundle)
-    folder = join(work_prefix(bundle), "probe")
-    probe = join(folder, "written-and-removed")
-    storage.delete_prefix(folder)  # an interrupted preflight may have left its probe
-    first, second = (storage.write_bytes(probe, b"", if_absent=True) for _ in range(2))
-    storage.write_bytes(probe, b"")  # uploads replace files, and not every file system can
-    storage.delete_prefix(folder)
-    if not first or second:
-        raise TrainerFailure(
-            FailureReason.OUTPUT_NOT_WRITABLE,
-            f"The storage of spec.output.uri {bundle.spec.output.uri} does not support conditional writes "
-            "(If-None-Match). Two jobs could overwrite each other's results.",
-            "Set spec.output.uri to a bucket of a storage that supports them.",
-        )
 
 
 def _bound(limit: int, asked: int | None, context: int | None) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """The interface of every kind of storage, and the failure reasons for each use of a URI."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -50,11 +50,18 @@ class Files(Protocol):
     def open(self, uri: str) -> BinaryIO:
         """Returns the file as a seekable stream."""
 
-    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
+    def list(
+        self,
+        prefix: str,
+        enters: Callable[[str], Hashable] = everywhere,
+        takes: Callable[[str], object] | None = None,
+    ) -> Iterator[tuple[str, int]]:
         """Yields the URI and the size in bytes of every file whose URI begins with `prefix`, sorted by URI.
 
-        `enters`: whether files in the folder with this URI are wanted. A storage whose folders are only parts of names
-        may yield the others too."""
+        `enters`: whether files in the folder with this URI are wanted. `takes`: whether the file with this URI is
+        wanted. A storage without folders may yield the others too. Where a file can have several names, because of
+        links, a listing with `takes` yields it once. `enters` then returns equal values only for two folders in which
+        files of the same names are wanted."""
 
     def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
         """Copies the file to a local path. Calls `advance` from any thread with the number of bytes received."""

@@ -67,12 +67,14 @@ class JobStorage:
 
     def list(self, uri: str) -> list[str]:
         """Returns the files that match a URI with wildcards, sorted. * and ? match within one folder, and ** matches
-        any number of folders. Returns a URI without wildcards unchanged, even if no such file exists."""
+        any number of folders. Returns a URI without wildcards unchanged, even if no such file exists.
+
+        A file to which several links of a volume lead is returned once."""
         if not globs.has_wildcard(uri):
             return [uri]
         prefix, pattern = globs.beginning(uri), globs.expression(uri)
         with self._typed(uri) as files:
-            found = attended(files.list(prefix, lambda folder: globs.meets(uri, folder)))
+            found = attended(files.list(prefix, lambda folder: globs.remainder(uri, folder), pattern.fullmatch))
             return [uri for uri, _ in found if pattern.fullmatch(uri)]
 
     def list_folder(self, uri: str, levels: int | None = None) -> dict[str, int]:

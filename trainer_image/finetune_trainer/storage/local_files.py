@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -42,7 +42,12 @@ class LocalFiles:
     def open(self, uri: str) -> BinaryIO:
         return Path(uri).open("rb")
 
-    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
+    def list(
+        self,
+        prefix: str,
+        enters: Callable[[str], Hashable] = everywhere,
+        takes: Callable[[str], object] | None = None,
+    ) -> Iterator[tuple[str, int]]:
         folder = Path(prefix if prefix.endswith("/") else os.path.dirname(prefix))  # noqa: PTH120 - keeps "./"
         if not folder.exists():
             return

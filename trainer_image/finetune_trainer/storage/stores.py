@@ -1,16 +1,21 @@
 """Chooses the storage of a URI by its scheme: s3:// a service of the profile, hf:// its hub, pvc:// a mounted volume,
 others local paths."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from finetune_api import claims, hub, names
 from finetune_api.bundle import Bundle, bucket_of, storage_of, unknown_bucket
 from finetune_api.reasons import FailureReason
+from finetune_api.uris import has_scheme
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.files import Files
 from finetune_trainer.storage.local_files import LocalFiles
+
+CORRECT_URI = (
+    "Correct the URI. If the API server accepts it, the trainer is older than the operator: update spec.trainer.image "
+    "of the FineTuneProfile."
+)
 
 
 class Stores:
@@ -35,12 +40,10 @@ class Stores:
             return self._claim(uri)
         if uri.startswith(hub.SCHEME):
             return self._hub(uri)
-        if unknown := re.match("[A-Za-z][A-Za-z0-9+.-]*://", uri):
+        if has_scheme(uri):
+            known = f"s3://, {claims.SCHEME} and {hub.SCHEME}"
             raise TrainerFailure(
-                FailureReason.SPEC_INVALID,
-                f"{uri}: this trainer knows no URIs that begin with {unknown[0]}",
-                "Correct the URI. If the API server accepts it, the trainer is older than the operator: update "
-                "spec.trainer.image of the FineTuneProfile.",
+                FailureReason.SPEC_INVALID, f"{uri}: this trainer knows only URIs that begin with {known}.", CORRECT_URI
             )
         return self._local
 

@@ -25,7 +25,7 @@ from finetune_trainer.model.trainable import use_gradient_checkpointing
 from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first
-from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred
+from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred, why_stopped
 from finetune_trainer.ranks.gradients import connect
 from finetune_trainer.ranks.group import agreed, found_on_each_node, on_each_node
 from finetune_trainer.storage.job_storage import JobStorage, join
@@ -235,14 +235,14 @@ class TrainingRun:
         steps_done(len(run.steps), self._checkpoints.uploaded)
 
     def _preempted(self, trainee: Trainee) -> TrainerFailure:
-        """Uploads the last whole step, and returns the failure of a pod that received SIGTERM."""
+        """Uploads the last whole step, and returns the failure of a pod that had to stop."""
         self._checkpoints.after_sigterm(trainee)
         self._note(trainee.run)
         self._progress.report()
         step = len(trainee.run.steps)
         return TrainerFailure(
             FailureReason.PREEMPTED,
-            f"The pod received SIGTERM and stopped after step {step:,} of {self._progress.total_steps:,}. "
+            f"{why_stopped()} The pod stopped after step {step:,} of {self._progress.total_steps:,}. "
             f"{stored(step, self._checkpoints.uploaded)}",
             step=step,
         )

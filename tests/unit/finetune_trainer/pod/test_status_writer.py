@@ -15,10 +15,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from finetune_api.bundle import JobIdentity
+from finetune_api.reasons import FailureReason
 from finetune_api.status.job import ConditionType, FineTuneJobStatus, Training
 from finetune_api.status.preflight import Preflight
-from finetune_trainer.pod import status_writer
-from finetune_trainer.pod.failure import Superseded
+from finetune_trainer.pod import status_writer, termination
+from finetune_trainer.pod.failure import StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 
 JOB = JobIdentity(namespace="team", name="tickets", uid="u-1", generation=3)
@@ -26,12 +27,15 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each PATCH with the next of `codes` (200 when there is none left) and keeps what it was sent."""
+    """Answers each PATCH with the next of `codes` (200 when there is none left) and keeps what it was sent.
+
+    It answers 401 to other tokens than `token`, if that is set."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         self.codes: list[int] = []
+        self.token: str | None = None
         self.uid = JOB.uid
         self.metadata: dict[str, Any] = {}
         self.status: dict[str, Any] = {}
@@ -61,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             {"path": url.path, "query": parse_qs(url.query), "headers": dict(self.headers), "body": body}
         )
         code = self.server.codes.pop(0) if self.server.codes else 200
+        if self.server.token and self.headers["Authorization"] != f"Bearer {self.server.token}":
+            code = 401
         if code == 0:
             self.server.hang.wait(30)
         job = {"metadata": {"uid": self.server.uid}, "status": body["status"]}
@@ -229,10 +235,10 @@ def minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
 
 
-@pytest.mark.parametrize("code", [401, 403, 404])
+@pytest.mark.parametrize(("code", "seconds"), [(401, 120), (403, 300), (404, 300)])
 @pytest.mark.usefixtures("minutes")
 def test_a_pod_that_is_refused_for_minutes_ends_and_says_by_what(
-    server: Server, writer: StatusWriter, code: int
+    server: Server, writer: StatusWriter, code: int, seconds: int
 ) -> None:
     server.codes, server.names = [code] * 20, ""  # as where the server does not know FineTuneJobs, or not this pod
 
@@ -240,9 +246,95 @@ def test_a_pod_that_is_refused_for_minutes_ends_and_says_by_what(
         for step in range(20):
             writer.progress(training=training(step))
 
-    with pytest.raises(Superseded, match=rf"has not let this pod .* for 5 minutes \(HTTP {code}: code {code}\)"):
+    with pytest.raises(Superseded, match=rf"has not let this pod .* for {seconds} s \(HTTP {code}: code {code}\)"):
         write_on()
-    assert 1 < len(server.requests) < 20
+    assert len(server.requests) == seconds / 60 + 1
+
+
+@pytest.fixture
+def unstopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(termination._Stop, "requested", False)
+    monkeypatch.setattr(termination._Stop, "reported", False)
+    monkeypatch.setattr(termination._Stop, "why", "")
+    yield
+    termination._Stop.unreported.clear()
+
+
+@pytest.fixture
+def disowned(server: Server, writer: StatusWriter) -> StatusWriter:
+    """One whose token was accepted, and then became invalid: its ServiceAccount was deleted."""
+    writer.progress(training=training(1))
+    server.token = "that of the new ServiceAccount"
+    return writer
+
+
+@pytest.mark.usefixtures("minutes", "unstopped")
+def test_a_token_that_has_become_invalid_stops_the_pod_as_an_interruption(
+    server: Server, disowned: StatusWriter
+) -> None:
+    disowned.progress(training=training(2))
+    disowned.progress(training=training(3))
+    with pytest.raises(StopRequested) as stop:
+        disowned.progress(training=training(4))
+    failure = termination.failure_after_stop(stop.value)
+    assert failure.reason is FailureReason.PREEMPTED
+    assert failure.message == (
+        "The pod lost its access to the API server, as when its ServiceAccount is deleted (HTTP 401: code 401). "
+        "Its work was not done."
+    )
+
+
+@pytest.mark.usefixtures("minutes", "unstopped")
+def test_a_training_whose_token_is_invalid_can_store_a_checkpoint_and_report_before_it_stops(
+    server: Server, disowned: StatusWriter
+) -> None:
+    with pytest.raises(StopRequested), termination.stop_deferred():  # noqa: PT012
+        for step in range(2, 9):
+            disowned.progress(training=training(step))
+        assert termination.stop_requested()
+    termination.write_failure(termination.failure_after_stop(StopRequested()))
+    disowned.progress(training=training(8))
+    assert len(server.requests) == 9
+
+
+@pytest.mark.usefixtures("minutes", "unstopped", "no_waiting")
+def test_a_result_whose_token_is_invalid_stops_the_pod_also_where_stops_are_deferred(disowned: StatusWriter) -> None:
+    reached = []
+    with pytest.raises(StopRequested), termination.stop_deferred():  # noqa: PT012
+        disowned.result(training=training(10))
+        reached.append("the end")
+    assert not reached
+
+
+@pytest.mark.usefixtures("minutes", "unstopped", "no_waiting")
+def test_an_invalid_token_does_not_take_the_place_of_a_failure(disowned: StatusWriter) -> None:
+    termination.write_failure(TrainerFailure(FailureReason.DATASET_INVALID, "Line 7 of rows.jsonl is empty."))
+    with pytest.raises(Superseded, match="HTTP 401"):
+        disowned.result(training=training(10))
+    assert not termination.stop_requested()
+
+
+@pytest.mark.usefixtures("minutes", "unstopped")
+def test_a_token_that_the_kubelet_renews_in_time_is_used(server: Server, disowned: StatusWriter, account: Path) -> None:
+    disowned.progress(training=training(2))
+    disowned.progress(training=training(3))
+    assert server.token
+    (account / "token").write_text(server.token)
+    for step in range(4, 9):
+        disowned.progress(training=training(step))
+    assert server.statuses()[-1]["training"]["step"] == 8
+    assert not termination.stop_requested()
+
+
+@pytest.mark.usefixtures("minutes", "unstopped")
+def test_a_missing_permission_is_not_taken_for_an_invalid_token(server: Server, writer: StatusWriter) -> None:
+    """A RoleBinding that is created again."""
+    writer.progress(training=training(1))
+    server.codes = [401, 401, 403, 401, 401]
+    for step in range(2, 8):
+        writer.progress(training=training(step))
+    assert server.statuses()[-1]["training"]["step"] == 7
+    assert not termination.stop_requested()
 
 
 @pytest.mark.usefixtures("minutes", "no_waiting")
@@ -253,11 +345,12 @@ def test_a_result_that_is_refused_for_minutes_ends_the_pod(server: Server, write
 
 
 @pytest.mark.parametrize("between", [200, 503])
+@pytest.mark.parametrize("code", [401, 403])
 @pytest.mark.usefixtures("minutes")
 def test_refusals_with_another_answer_between_them_do_not_add_up(
-    server: Server, writer: StatusWriter, between: int
+    server: Server, writer: StatusWriter, code: int, between: int
 ) -> None:
-    server.codes = [403, between] * 10
+    server.codes = [code, between] * 10
     for step in range(20):
         writer.progress(training=training(step))
     assert len(server.requests) == 20

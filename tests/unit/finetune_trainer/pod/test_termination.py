@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.bundle import TerminationMessage
-from finetune_api.reasons import FailureReason
+from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer.pod import termination
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
 
@@ -65,6 +67,35 @@ def test_sigterm_stops_again_what_a_library_has_swallowed(monkeypatch: pytest.Mo
         signal.pause()
     termination.write_failure(termination.failure_after_stop(StopRequested()))
     assert not termination._Stop.unreported, "the report of the end is not stopped"
+
+
+@pytest.mark.usefixtures("handled")
+def test_a_stop_for_another_cause_is_like_sigterm_and_names_the_cause() -> None:
+    with pytest.raises(StopRequested) as stop:
+        termination.stop_because("The power failed.")
+    assert termination.stop_requested()
+    assert termination.failure_after_stop(stop.value).message == "The power failed. Its work was not done."
+    termination.stop_because("Something else happened.")
+    assert termination.why_stopped() == "The power failed."
+
+
+HANGING = """
+import os, time
+from finetune_trainer.pod import termination
+termination.AGAIN_SECONDS = 0.05
+termination.handle_sigterm()
+with termination.stop_deferred():
+    termination.stop_because("The power failed.")
+    while True:
+        time.sleep(1)  # as a library that never returns
+"""
+
+
+def test_a_process_that_hangs_in_its_own_stop_ends_after_the_grace_period() -> None:
+    """The kubelet does not know of this stop, and would leave the GPU to the pod."""
+    environment = {**os.environ, "GRACE_SECONDS": "0.2"}
+    ended = subprocess.run([sys.executable, "-c", HANGING], env=environment, timeout=60, check=False)
+    assert ended.returncode == FAILURES[FailureReason.PREEMPTED].exit_code
 
 
 @pytest.mark.usefixtures("handled")

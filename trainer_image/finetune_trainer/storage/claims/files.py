@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,16 +54,26 @@ class ClaimFiles:
     def open(self, uri: str) -> BinaryIO:
         return self._open(uri)
 
-    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
+    def list(
+        self,
+        prefix: str,
+        enters: Callable[[str], Hashable] = everywhere,
+        takes: Callable[[str], object] | None = None,
+    ) -> Iterator[tuple[str, int]]:
         base = prefix[: prefix.rfind("/") + 1]
         volume, folder = volume_of(base, self._mounts)
 
         def uri_of(path: str) -> str:
             return f"{base}{path.removeprefix(folder)}"
 
-        files = attended(volume.files(folder, lambda inner: enters(uri_of(inner))))
-        found = ((uri_of(path), size) for path, size in files)
-        yield from sorted(pair for pair in found if pair[0].startswith(prefix))
+        files = attended(volume.files(folder, lambda inner: enters(uri_of(inner)), once=takes is not None))
+        found = ((uri_of(file.path), file) for file in files)
+        named = [(uri, file) for uri, file in found if uri.startswith(prefix) and (takes is None or takes(uri))]
+        if takes is not None:
+            # Of the names of a file, its own comes first, and then that which sorts first.
+            named.sort(key=lambda pair: (pair[1].is_linked, pair[0]))
+            named = list({file.place: (uri, file) for uri, file in reversed(named)}.values())
+        yield from sorted((uri, file.size) for uri, file in named)
 
     def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
         with self._open(uri) as file, to.open("wb") as copy:

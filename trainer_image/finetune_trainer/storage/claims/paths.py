@@ -7,9 +7,11 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Set
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from finetune_api import claims
 from finetune_trainer.pod.heartbeat import attended, beat
@@ -32,6 +34,30 @@ class NoFileError(Exception):
 
 class NotUnicodeError(Exception):
     """The name of the file is not text in UTF-8, so no report or status can contain it."""
+
+
+class Found(NamedTuple):
+    """A file of a listing."""
+
+    path: str
+    """Its path in the volume, which may lead through links."""
+    size: int
+    """Its size in bytes."""
+    place: Path
+    """Where it really is. If a link leads to no file of the volume, where the link is."""
+    is_linked: bool
+    """Whether the path leads through a link."""
+
+
+class _Folder(NamedTuple):
+    """A folder of a listing."""
+
+    place: Path
+    path: str
+    wanted: Hashable
+    """Which names are wanted in it, as the caller of the listing says."""
+    around: frozenset[Path]
+    """This folder and those that contain its path. A link to one of them would never end."""
 
 
 @dataclass(frozen=True)
@@ -71,37 +97,52 @@ class Volume:
             raise
         return descriptor
 
-    def files(self, folder: str, enters: Callable[[str], bool]) -> Iterator[tuple[str, int]]:
-        """Yields the path in the volume and the size in bytes of every file in the folder and in the subfolders that
-        `enters` accepts, given their path. Beats at each folder: a volume can have millions.
+    def files(self, folder: str, enters: Callable[[str], Hashable], once: bool = False) -> Iterator[Found]:
+        """Yields every file in the folder and in the subfolders that `enters` accepts, given their path. Beats at each
+        folder: a volume can have millions.
 
-        Links to folders of the volume are followed. A link to a file outside the volume is yielded with the size 0, so
-        that reading it fails: leaving it out would lose rows silently. What another pod removes meanwhile is left out.
-        Raises OutsideError for a link to a folder outside the volume."""
+        Links to folders of the volume are followed, but not to a folder that contains the link. A link to a file
+        outside the volume is yielded with the size 0, so that reading it fails: leaving it out would lose rows
+        silently. What another pod removes meanwhile is left out. Raises OutsideError for a link to a folder outside the
+        volume.
+
+        `once`: a folder to which several paths lead is read only for paths with different values of `enters`. Without
+        it, ten folders with links to each other would be read millions of times."""
         place = self.place(folder)
-        if place.is_dir():
-            yield from self._files(place, folder.rstrip("/"), frozenset({place}), enters)
+        if not place.is_dir():
+            return
+        waiting, seen = deque([_Folder(place, folder.rstrip("/"), None, frozenset({place}))]), set[Hashable]()
+        while waiting:
+            here = waiting.popleft()
+            beat()
+            if once and (here.place, here.wanted) in seen:
+                continue
+            seen.add((here.place, here.wanted))
+            for entry in _entries(here.place):
+                own = f"{here.path}/{entry.name}" if here.path else entry.name
+                if not _is_folder(entry):
+                    yield from self._file(entry, own, here.place)
+                elif own != _LOST_AND_FOUND and (wanted := enters(own)):
+                    inner = self.place(own)
+                    if inner not in here.around:
+                        # The folders themselves come before all links, so that files get their own names.
+                        wait = waiting.append if entry.is_symlink() else waiting.appendleft
+                        wait(_Folder(inner, own, wanted, here.around | {inner}))
 
-    def _files(
-        self, place: Path, path: str, around: Set[Path], enters: Callable[[str], bool]
-    ) -> Iterator[tuple[str, int]]:
-        """`around`: the folders that contain this one. A link to one of them would never end."""
-        beat()
-        for entry in _entries(place):
-            own = f"{path}/{entry.name}" if path else entry.name
-            if _is_folder(entry):
-                if own != _LOST_AND_FOUND and enters(own) and (inner := self.place(own)) not in around:
-                    yield from self._files(inner, own, {*around, inner}, enters)
-            elif entry.is_symlink():
-                yield own, self._size_behind(own)
-            elif entry.is_file() and (size := _size(entry)) is not None:
-                yield own, size
+    def _file(self, entry: "os.DirEntry[str]", path: str, folder: Path) -> Iterator[Found]:
+        """Yields the entry of a folder if it is a file, or a link that is not one to a folder."""
+        if entry.is_symlink():
+            yield self._behind(path, folder / entry.name)
+        elif entry.is_file() and (size := _size(entry)) is not None:
+            place = folder / entry.name
+            yield Found(path, size, place, place != self.root / path)
 
-    def _size_behind(self, link: str) -> int:
+    def _behind(self, path: str, link: Path) -> Found:
         try:
-            return self.place(link).stat().st_size
+            place = self.place(path)
+            return Found(path, place.stat().st_size, place, True)
         except (OutsideError, OSError):
-            return 0
+            return Found(path, 0, link, True)
 
 
 def _entries(place: Path) -> list["os.DirEntry[str]"]:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,12 @@ class HubFiles:
     def open(self, uri: str) -> BinaryIO:
         return io.BufferedReader(_Reader(self._range, uri, self._file(uri).size), READ_BYTES)
 
-    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
+    def list(
+        self,
+        prefix: str,
+        enters: Callable[[str], Hashable] = everywhere,
+        takes: Callable[[str], object] | None = None,
+    ) -> Iterator[tuple[str, int]]:
         repository, _ = _split(prefix)
         found = ((f"{repository.uri}/{path}", file.size) for path, file in self._files(repository).items())
         yield from sorted(pair for pair in found if pair[0].startswith(prefix))

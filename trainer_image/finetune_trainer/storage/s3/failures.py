@@ -4,6 +4,7 @@ from boto3.exceptions import RetriesExceededError
 from botocore.exceptions import (
     ClientError,
     ConnectionError,
+    CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
@@ -16,6 +17,7 @@ from finetune_api.spec.profile import Storage
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.files import Place
 from finetune_trainer.storage.s3.authority import TRUST_IT, UNTRUSTED
+from finetune_trainer.storage.s3.cloud_identity import ExpiredError
 from finetune_trainer.storage.s3.mounted_keys import REFUSED_KEYS
 
 WRONG_CLOCK = {"RequestTimeTooSkewed"}
@@ -27,6 +29,18 @@ def failure_of(error: Exception, uri: str, place: Place, storage: Storage) -> Tr
     """Returns the failure for an error, or None if the error does not come from the S3 service."""
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return TrainerFailure(FailureReason.STORAGE_ACCESS_DENIED, f"The pod has no credentials for {uri}.")
+    if isinstance(error, CredentialRetrievalError):
+        return TrainerFailure(
+            FailureReason.STORAGE_UNAVAILABLE,
+            f"The pod got no credentials of its cloud identity for {uri} ({type(error).__name__}).",
+            "Check the service that gives pods their credentials, for example the agent of EKS Pod Identity.",
+        )
+    if isinstance(error, ExpiredError):
+        return TrainerFailure(
+            FailureReason.STORAGE_UNAVAILABLE,
+            f"The credentials of the pod's cloud identity for {uri} were refreshed and have still expired.",
+            "Have the clock of the node set (NTP), and check the service that gives pods their credentials.",
+        )
     if isinstance(error, SSLError) and UNTRUSTED in str(error):
         return TrainerFailure(
             FailureReason.STORAGE_UNAVAILABLE,

@@ -1,16 +1,17 @@
 """Amazon S3 and compatible services. `files.Files` documents the methods."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
 import botocore.session
 from boto3.s3.transfer import TransferConfig
+from botocore import UNSIGNED
 from botocore.client import Config
 from botocore.credentials import CredentialResolver
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
 
 from finetune_api.bundle import JobIdentity
 from finetune_api.reasons import FailureReason
@@ -20,8 +21,9 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.positioned import Ranges
 from finetune_trainer.pod.termination import stop_requested
-from finetune_trainer.storage.files import PATIENCE_SECONDS, Place, everywhere
+from finetune_trainer.storage.files import DATASET, PATIENCE_SECONDS, Place, everywhere
 from finetune_trainer.storage.s3.authority import trusted
+from finetune_trainer.storage.s3.cloud_identity import CloudIdentityProvider
 from finetune_trainer.storage.s3.failures import MISSING_KEY, NO_ANSWER, code_of, failure_of, split, where
 from finetune_trainer.storage.s3.mounted_keys import (
     KEY_ID,
@@ -78,7 +80,12 @@ class S3Files:
     def open(self, uri: str) -> BinaryIO:
         return io.BufferedReader(_Reader(self._client, uri), READ_BYTES)
 
-    def list(self, prefix: str, enters: Callable[[str], bool] = everywhere) -> Iterator[tuple[str, int]]:
+    def list(
+        self,
+        prefix: str,
+        enters: Callable[[str], Hashable] = everywhere,
+        takes: Callable[[str], object] | None = None,
+    ) -> Iterator[tuple[str, int]]:
         bucket, key = split(prefix)
         for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
             for item in page.get("Contents", []):
@@ -157,16 +164,28 @@ class S3Files:
             response_checksum_validation="when_required",
         )
         session, keys = botocore.session.Session(), self._keys(secrets_dir)
-        if keys:
-            session.register_component("credential_provider", CredentialResolver([MountedKeysProvider(keys)]))
-        client = boto3.session.Session(botocore_session=session).client(
-            "s3",
-            endpoint_url=self._storage.endpoint,
-            region_name=self._storage.region,
-            config=config,
-            verify=trusted(self._storage, secrets_dir, self._job),
-        )
-        clock, events = ServiceClock(where(self._storage)), client.meta.events
+        clients = boto3.session.Session(botocore_session=session)
+        verify = trusted(self._storage, secrets_dir, self._job)
+
+        def connected(config: Config) -> "S3Client":
+            return clients.client(
+                "s3",
+                endpoint_url=self._storage.endpoint,
+                region_name=self._storage.region,
+                config=config,
+                verify=verify,
+            )
+
+        unsigned = config.merge(Config(signature_version=UNSIGNED))
+        clock = ServiceClock(where(self._storage), lambda: headers_of_answer(connected(unsigned)))
+        provider = MountedKeysProvider(keys) if keys else CloudIdentityProvider(session, self._storage.region, clock)
+        session.register_component("credential_provider", CredentialResolver([provider]))
+        try:
+            client = connected(config)
+        except CredentialRetrievalError as error:
+            uri = f"s3://{self._storage.buckets[0]}"
+            raise failure_of(error, uri, DATASET, self._storage) or error from error
+        events = client.meta.events
         events.register("before-sign.s3", clock.before_sign)
         events.register("needs-retry.s3", clock.retry)  # type: ignore[arg-type] # the answer does count
         if keys:
@@ -219,6 +238,17 @@ class _Reader(Ranges):
                 if attempt == READ_ATTEMPTS:
                     raise
         raise AssertionError("the last attempt returns or raises")
+
+
+def headers_of_answer(client: "S3Client") -> Mapping[str, str]:
+    """Returns the headers with which the service answers a request, also one that it refuses; none without an
+    answer."""
+    try:
+        return client.list_buckets()["ResponseMetadata"]["HTTPHeaders"]
+    except ClientError as error:
+        return error.response["ResponseMetadata"]["HTTPHeaders"]
+    except BotoCoreError:
+        return {}
 
 
 def _head(client: "S3Client", bucket: str, key: str) -> "HeadObjectOutputTypeDef":

@@ -4,6 +4,7 @@ A pod on a node whose clock is wrong signs with the time of the service, which i
 of other languages do the same; botocore does not.
 """
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -13,7 +14,9 @@ from botocore.awsrequest import AWSRequest
 
 WRONG = timedelta(minutes=5)
 """The least difference that is corrected. Services refuse one of 15 minutes. The AWS SDK for JavaScript uses 5 too."""
-_AHEAD = "clock-ahead"
+_CLOCK, _AHEAD = "service-clock", "clock-ahead"
+"""What the context of a request has: the clock of its service, and how far ahead of it this machine's clock was, as far
+as that was known when the request was signed."""
 _MOST_ATTEMPTS = 3
 
 
@@ -25,39 +28,59 @@ def now() -> datetime:
 class ServiceClock:
     """How far the clock of this machine is `ahead` of the clock of one service. Registered with one client."""
 
-    def __init__(self, where: str) -> None:
-        """`where`: names the service in the log."""
-        self._where = where
+    def __init__(self, where: str, headers: Callable[[], Mapping[str, str]]) -> None:
+        """`where`: names the service in the log. `headers`: asks the service, and returns the headers of its answer;
+        none if it does not answer."""
+        self._where, self._headers = where, headers
         self.ahead = timedelta(0)
+
+    def time(self) -> datetime:
+        """Returns the time of the service, as far as it is known."""
+        return now() - self.ahead
+
+    def ask(self) -> None:
+        """Asks the service for its time."""
+        if told := _date(self._headers().get("date")):
+            self._learn(told)
 
     def before_sign(self, request: AWSRequest, **_: Any) -> None:
         """Handles botocore's event before-sign."""
-        request.context[_AHEAD] = self.ahead
+        request.context[_CLOCK] = self
 
-    def retry(self, response: tuple[Any, dict[str, Any]] | None, attempts: int, **_: Any) -> float | None:
+    def retry(
+        self, response: tuple[Any, dict[str, Any]] | None, attempts: int, request_dict: dict[str, Any], **_: Any
+    ) -> float | None:
         """Handles botocore's event needs-retry. Returns 0 to sign and send the request again, or None for no retry."""
         status = getattr(response[0], "status_code", None) if response else None
         if response is None or status not in (400, 403) or attempts >= _MOST_ATTEMPTS:
             return None
         told = _date(response[0].headers.get("date"))
-        # A refused HEAD request has no body and therefore no code, so only the difference shows the cause.
-        if told is None or abs(now() - told - self.ahead) < WRONG:
+        # A refused HEAD request has no body and therefore no code, so only the difference shows the cause. It is that
+        # of the signature: another thread may have learnt the time meanwhile.
+        if told is None or abs(now() - request_dict["context"].get(_AHEAD, timedelta(0)) - told) < WRONG:
             return None
+        self._learn(told)
+        return 0.0
+
+    def _learn(self, told: datetime) -> None:
+        """Takes over the time of the service if it differs from what was known."""
+        if abs(self.time() - told) < WRONG:
+            return
         self.ahead = now() - told
         print(
             f"The clock of this pod's node is {_difference(self.ahead)} the clock of the S3 service at {self._where}. "
             "Requests are signed with the time of the service. Set the clock of the node (NTP).",
             flush=True,
         )
-        return 0.0
 
 
 class _Signer(auth.S3SigV4Auth):
     """Signs with the time of the service."""
 
     def _modify_request_before_signing(self, request: AWSRequest) -> None:
-        signed_at = now() - request.context.get(_AHEAD, timedelta(0))
-        request.context["timestamp"] = signed_at.strftime(auth.SIGV4_TIMESTAMP)
+        clock = request.context.get(_CLOCK)
+        ahead = request.context[_AHEAD] = clock.ahead if clock else timedelta(0)
+        request.context["timestamp"] = (now() - ahead).strftime(auth.SIGV4_TIMESTAMP)
         super()._modify_request_before_signing(request)  # type: ignore[misc] # the stubs lack it
 
 

@@ -278,6 +278,84 @@ def test_a_link_to_itself_does_not_hide_the_other_files(mounts: Path) -> None:
         files.read_bytes("pvc://data/rows/loop.jsonl")
 
 
+def linked(mounts: Path, links: dict[str, str]) -> JobStorage:
+    """The storage after links were made in the volume data: from each path to its target."""
+    for path, target in links.items():
+        (mounts / "data" / path).symlink_to(target)
+    return storage(mounts)
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"again": "."},
+        {"rows/up": ".."},
+        {"rows/deep/up": "../.."},
+        {"rows/again": "../rows"},
+        {"again": ".", "rows/up": "..", "rows/deep/again": "."},
+        {"current": "rows"},
+        {"a-copy.jsonl": "rows/a.jsonl", "rows/z-copy.jsonl": "a.jsonl"},
+        {"chain": "current", "current": "rows", "rows/deep/side": "../../current"},
+    ],
+    ids=str,
+)
+def test_each_file_is_listed_once_by_its_own_name(mounts: Path, links: dict[str, str]) -> None:
+    files = linked(mounts, links)
+    assert files.list("pvc://data/**/*.jsonl") == [
+        "pvc://data/other.jsonl",
+        "pvc://data/rows/a.jsonl",
+        "pvc://data/rows/deep/b.jsonl",
+    ]
+
+
+def test_a_file_that_only_its_link_matches_is_listed_by_the_link(mounts: Path) -> None:
+    links = {"zz": "rows", "current": "rows", "rows/first.json": "a.jsonl", "team": "rows/deep"}
+    files = linked(mounts, links)
+    for pattern, found in {
+        "**/current/*.jsonl": ["current/a.jsonl"],
+        "z?/*.jsonl": ["zz/a.jsonl"],
+        "?*/*.json": ["rows/first.json"],
+        "*/b.jsonl": ["team/b.jsonl"],
+        "*/*/b.jsonl": ["rows/deep/b.jsonl"],
+    }.items():
+        assert files.list(f"pvc://data/{pattern}") == [f"pvc://data/{path}" for path in found], pattern
+
+
+def test_folders_with_links_to_each_other_are_each_read_once(mounts: Path, scanned: list[str]) -> None:
+    """By every path without a repetition, twelve folders would be read a billion times."""
+    names = [f"team-{number:02}" for number in range(12)]
+    for name in names:
+        (mounts / "data" / "teams" / name).mkdir(parents=True)
+        (mounts / "data" / "teams" / name / "rows.jsonl").touch()
+        for other in names:
+            (mounts / "data" / "teams" / name / f"to-{other}").symlink_to(f"../{other}")
+    expected = [f"pvc://data/teams/{name}/rows.jsonl" for name in names]
+    assert storage(mounts).list("pvc://data/teams/**/*.jsonl") == expected
+    assert len(scanned) == len(names) + 1
+
+
+def test_every_name_of_a_file_of_a_model_counts(mounts: Path) -> None:
+    """Files with the same content are one file in the cache of huggingface_hub, and the model needs each name."""
+    (mounts / "models" / "blob").write_text("{}")
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        (mounts / "models" / "llama" / name).symlink_to("../blob")
+    (mounts / "models" / "shared").mkdir()
+    (mounts / "models" / "shared" / "config.json").touch()
+    for name in ("1_Pooling", "2_Pooling"):
+        (mounts / "models" / "llama" / name).symlink_to("../shared")
+    names = {"config.json", "tokenizer_config.json", "generation_config.json"}
+    names |= {"1_Pooling/config.json", "2_Pooling/config.json"}
+    assert set(storage(mounts).list_folder("pvc://models/llama")) == names
+
+
+@pytest.mark.parametrize("target", ["../../secret", "/", "{}/secret"])
+def test_a_loop_does_not_hide_a_link_out_of_the_volume(mounts: Path, target: str) -> None:
+    files = linked(mounts, {"again": ".", "out": target.format(mounts.parent)})
+    with pytest.raises(TrainerFailure, match="leads out of the volume of PersistentVolumeClaim data") as caught:
+        files.list("pvc://data/**/*.jsonl")
+    assert caught.value.reason is FailureReason.DATASET_NOT_FOUND
+
+
 def test_a_name_that_is_not_unicode_is_refused_before_it_is_used(mounts: Path) -> None:
     """No report could contain it, so the job would fail after its training."""
     (mounts / "data" / "rows" / os.fsdecode(b"K\xf6ln.jsonl")).touch()
@@ -327,7 +405,7 @@ def test_only_the_folders_that_can_match_are_looked_into(
     """A volume can have millions of files beside those of the job."""
     (mounts / "data" / "zone").mkdir()
     assert storage(mounts).list(f"pvc://data/{pattern}")
-    assert scanned == folders
+    assert sorted(scanned) == sorted(folders)
 
 
 @pytest.mark.parametrize(

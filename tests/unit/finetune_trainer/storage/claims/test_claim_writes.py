@@ -16,7 +16,7 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.handover.cleanup import cleanup
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.preflight.recipe import check_output
+from finetune_trainer.preflight.places import check_output
 from finetune_trainer.storage.claims.files import ClaimFiles
 from finetune_trainer.storage.job_storage import JobStorage, join, open_storage
 

@@ -1,8 +1,11 @@
 """A pod whose clock is wrong, on a real S3 server that enforces signatures."""
 
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +59,24 @@ def test_a_clock_that_is_set_while_the_pod_runs_is_followed(
     for hours in (1, 0, -2):
         set_clock(monkeypatch, timedelta(hours=hours))
         assert storage.write_bytes(f"s3://{bucket}/{hours}", b"")
+
+
+def test_requests_that_are_refused_at_the_same_time_are_all_sent_again(
+    storage: JobStorage, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of them learns the time of the service while the others are under way."""
+    signed, together = service_clock._Signer._modify_request_before_signing, threading.Barrier(4)
+
+    def waits(self: Any, request: Any) -> None:
+        signed(self, request)
+        if request.context["clock-ahead"] == timedelta(0):
+            together.wait(60)
+
+    storage.write_bytes(f"s3://{bucket}/first", b"")  # while the clock is right
+    set_clock(monkeypatch, timedelta(hours=1))
+    monkeypatch.setattr(service_clock._Signer, "_modify_request_before_signing", waits)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda number: storage.write_bytes(f"s3://{bucket}/{number}", b""), range(4)))
 
 
 def test_a_refusal_with_a_right_clock_is_told_as_before(storage: JobStorage) -> None:
