@@ -110,7 +110,7 @@ def _be_rank(arguments: Sequence[str], patch: str) -> NoReturn:
     code = 1
     try:
         names = {"os": os, "sys": sys, "time": time, "__main__": __main__, "train": train, "loop": loop}
-        exec(patch, names | {"take": loop.accumulate_gradients, "rank": place().rank})
+        exec(patch, names | {"take": loop.accumulate_gradients, "place": place, "rank": place().rank})
         code = __main__.main(["train", *arguments])
     except SystemExit as end:
         code = int(end.code or 0)
