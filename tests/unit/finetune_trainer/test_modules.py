@@ -10,6 +10,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base.rehearsal import Answer, Finding
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.preflight import rehearsal
 from finetune_trainer.preflight.recipe import prepare
 from finetune_trainer.sources.findings import Findings
 from finetune_trainer.storage.job_storage import open_storage
@@ -77,12 +78,18 @@ def test_a_layer_that_qlora_quantizes_cannot_be_trained_whole(make_bundle: MakeB
         prepare(bundle, open_storage(bundle), Findings(), tmp_path)
 
 
+@pytest.fixture
+def unproven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests tune no kind of model."""
+    monkeypatch.setattr(rehearsal, "PROVEN", ())
+
+
 UNKNOWN = Finding(reason=FailureReason.MODEL_UNSUPPORTED, finding="Its layers are not known.", remedy=None)
 
 
 @pytest.mark.parametrize(("memory", "refused"), [("80Gi", False), ("1120Mi", True)])
 def test_layers_that_are_not_known_refuse_a_job_only_if_its_weights_are_sharded(
-    make_bundle: MakeBundle, tmp_path: Path, memory: str, refused: bool
+    make_bundle: MakeBundle, tmp_path: Path, unproven: None, memory: str, refused: bool
 ) -> None:
     save_model(tmp_path / "deep", hidden_size=256, intermediate_size=512, num_hidden_layers=16)
     save_tokenizer(tmp_path / "deep")
@@ -99,7 +106,7 @@ def test_layers_that_are_not_known_refuse_a_job_only_if_its_weights_are_sharded(
 
 
 def test_what_the_training_would_raise_is_raised_before_the_rows_are_read(
-    make_bundle: MakeBundle, tmp_path: Path
+    make_bundle: MakeBundle, tmp_path: Path, unproven: None
 ) -> None:
     bundle = make_bundle()
     findings = Findings()

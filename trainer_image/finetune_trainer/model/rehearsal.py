@@ -31,6 +31,12 @@ def rehearse(request: Request) -> Answer:
     """Returns what the start of the training would raise: the failure, and the one that only sharded weights have.
 
     QLoRA is rehearsed without its quantization, which needs the weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the meta device keeps no weights
+        return _rehearse(request)
+
+
+def _rehearse(request: Request) -> Answer:
     method, folder = request.method, Path(request.folder)
     type = MethodType.FULL if method.type is MethodType.FULL else MethodType.LORA
     adapter = Path(request.adapter) if request.adapter else None
@@ -51,7 +57,6 @@ def rehearse(request: Request) -> Answer:
 
 def main(request: Path, answer: Path) -> None:
     """Reads the request from a file, and writes the answer to another one."""
-    warnings.filterwarnings("ignore")  # that the meta device keeps no weights
     disable_progress_bar()
     answer.write_text(rehearse(Request.model_validate(json.loads(request.read_bytes()))).model_dump_json())
 
