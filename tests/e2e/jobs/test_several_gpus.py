@@ -44,7 +44,7 @@ def jobs(tenant: Tenant, installed: Cluster, tmp_path_factory: pytest.TempPathFa
     }
     return {
         "loses-a-rank": tenant.create("loses-a-rank", rows, training=long, **common),
-        "too-large": tenant.create("too-large", rows, method={"type": "Full"}, **wide, **common),
+        "sharded": tenant.create("sharded", rows, method={"type": "Full"}, **wide, **common),
     }
 
 
@@ -100,7 +100,7 @@ def test_a_rank_that_is_killed_is_told_within_30_seconds_and_the_job_goes_on(
 def test_a_model_that_does_not_fit_one_gpu_is_sharded_over_both(
     tenant: Tenant, installed: Cluster, jobs: dict[str, Job]
 ) -> None:
-    job = jobs["too-large"]
+    job = jobs["sharded"]
     status = tenant.end_of(job)
     assert status["state"] == "Complete", message(status)
 
@@ -112,4 +112,4 @@ def test_a_model_that_does_not_fit_one_gpu_is_sharded_over_both(
     assert "sharded" not in estimates[fits[-1]], "the largest type has room for the whole model"
     log = installed.kubectl("logs", "-n", job.namespace, trainer(job)["metadata"]["name"])
     assert "The weights are sharded over 2 GPUs, because the model does not fit one of them." in log
-    assert "model/model.safetensors" in "".join(tenant.objects("results", "too-large/"))
+    assert "model/model.safetensors" in "".join(tenant.objects("results", "sharded/"))
