@@ -79,8 +79,9 @@ def kill_rank(pod: Object, rank: int) -> None:
     uid = pod["metadata"]["uid"]
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-            group, environment = (place / "cgroup").read_text(), (place / "environ").read_bytes()
-            if uid in group.replace("_", "-") and f"{RANK}={rank}".encode() in environment.split(b"\0"):
+            if uid not in (place / "cgroup").read_text().replace("_", "-"):
+                continue
+            if f"{RANK}={rank}".encode() in (place / "environ").read_bytes().split(b"\0"):
                 os.kill(int(place.name), signal.SIGKILL)
                 return
     raise AssertionError(f"no rank {rank} in pod {pod['metadata']['name']}")
