@@ -6,6 +6,7 @@ from finetune_api import names
 from tests.chaos.scene import Scene
 from tests.integration.jobs import Job
 from tests.integration.kube import Object
+from tests.integration.pod_processes import processes_of
 from tests.integration.waiting import wait_for
 
 
@@ -17,18 +18,7 @@ def pod_at_work(job: Job) -> Object | None:
 
 def process_of(pod: Object, container: str = names.CONTAINER) -> int | None:
     """Returns the machine's id of the container's process; None if it does not run."""
-    statuses = pod["status"].get("containerStatuses", [])
-    reference = next((c.get("containerID", "") for c in statuses if c["name"] == container), "")
-    identity = reference.rpartition("/")[2]
-    if not identity:
-        return None
-    for cgroups in Path("/proc").glob("[0-9]*/cgroup"):
-        try:
-            if identity in cgroups.read_text():
-                return int(cgroups.parent.name)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # It has ended meanwhile.
-    return None
+    return next(processes_of(pod, container), None)
 
 
 def log_of(scene: Scene, pod: Object) -> str:

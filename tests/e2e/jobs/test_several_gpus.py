@@ -17,6 +17,7 @@ from tests.e2e.setting import profile
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import GPU, Job
 from tests.integration.kube import PROFILES, Object
+from tests.integration.pod_processes import processes_of
 from tests.integration.waiting import wait_for
 from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer
 
@@ -75,14 +76,11 @@ def trainer(job: Job) -> Object:
 
 
 def kill_rank(pod: Object, rank: int) -> None:
-    """Kills the process of a rank. Its cgroup has the identifier of the pod, with one of two separators."""
-    uid = pod["metadata"]["uid"]
-    for place in Path("/proc").glob("[0-9]*"):
+    """Kills the process of a rank."""
+    for pid in processes_of(pod):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-            if uid not in (place / "cgroup").read_text().replace("_", "-"):
-                continue
-            if f"{RANK}={rank}".encode() in (place / "environ").read_bytes().split(b"\0"):
-                os.kill(int(place.name), signal.SIGKILL)
+            if f"{RANK}={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                os.kill(pid, signal.SIGKILL)
                 return
     raise AssertionError(f"no rank {rank} in pod {pod['metadata']['name']}")
 

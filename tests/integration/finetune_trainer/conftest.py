@@ -4,9 +4,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.unit.finetune_trainer.conftest import make_bundle, s3, tiny_model_dir
+from tests.unit.finetune_trainer.conftest import make_bundle, s3, tiny_model_dir, unstopped
 
-__all__ = ["make_bundle", "s3", "tiny_model_dir"]
+__all__ = ["make_bundle", "s3", "tiny_model_dir", "unstopped"]
 
 
 @pytest.fixture(autouse=True)

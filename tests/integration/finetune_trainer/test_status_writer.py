@@ -37,15 +37,6 @@ def account(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def unstopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(termination._Stop, "requested", False)
-    monkeypatch.setattr(termination._Stop, "reported", False)
-    monkeypatch.setattr(termination._Stop, "why", "")
-    yield
-    termination._Stop.unreported.clear()
-
-
-@pytest.fixture
 def job(kube: Kube, namespace: str) -> Job:
     return Job.create(kube, namespace, manifest())
 

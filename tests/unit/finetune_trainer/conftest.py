@@ -17,6 +17,7 @@ import pytest
 
 from devcluster.ports import free_ports
 from finetune_api.bundle import Bundle
+from finetune_trainer.pod import termination
 
 TEMPLATE = (
     "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
@@ -77,6 +78,16 @@ def save_model(folder: Path, **config: Any) -> None:
         "pad_token_id": 0,
     }
     LlamaForCausalLM(LlamaConfig(**settings | config)).save_pretrained(folder)
+
+
+@pytest.fixture
+def unstopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nobody has asked this process to stop, and what the test asks is forgotten afterwards."""
+    monkeypatch.setattr(termination._Stop, "requested", False)
+    monkeypatch.setattr(termination._Stop, "reported", False)
+    monkeypatch.setattr(termination._Stop, "why", "")
+    yield
+    termination._Stop.unreported.clear()
 
 
 @pytest.fixture(scope="session")

@@ -252,15 +252,6 @@ def test_a_pod_that_is_refused_for_minutes_ends_and_says_by_what(
 
 
 @pytest.fixture
-def unstopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(termination._Stop, "requested", False)
-    monkeypatch.setattr(termination._Stop, "reported", False)
-    monkeypatch.setattr(termination._Stop, "why", "")
-    yield
-    termination._Stop.unreported.clear()
-
-
-@pytest.fixture
 def disowned(server: Server, writer: StatusWriter) -> StatusWriter:
     """One whose token was accepted, and then became invalid: its ServiceAccount was deleted."""
     writer.progress(training=training(1))
