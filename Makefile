@@ -132,7 +132,7 @@ bench-trainer: venv ## the training loop beside TRL (ten minutes); DATA=FILE nam
 	@$(PYTHON) -m benchmarks.trainer $(if $(DATA),--data $(DATA))
 
 .PHONY: bench-ranks
-bench-ranks: venv ## two processes of a training beside one, on a CPU (three minutes)
+bench-ranks: venv ## two processes of a training beside one, on a CPU (six minutes)
 	@$(PYTHON) -m benchmarks.ranks
 
 .PHONY: bench-resume

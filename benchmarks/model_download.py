@@ -3,8 +3,9 @@
     python -m benchmarks.model_download [--rounds 5]
 
 SmolLM2-135M-Instruct (270 MB). Both servers run on this machine. Each round is a new process for each source, in turns.
-It loads the client library, lists the files, copies them and, from a hub, compares them with the digests. All other
-parts of the time to the first step are the same for both (`benchmarks.first_step`).
+It opens the storage, loads the trainer's libraries, of which the hub's client is one, lists the files, copies them and,
+from a hub, compares them with the digests. All other parts of the time to the first step are the same for both
+(`benchmarks.first_step`).
 """
 
 import argparse
@@ -58,7 +59,7 @@ def _round(bundle: Path, variables: dict[str, str]) -> float:
 
 
 def copy(path: Path) -> None:
-    """Copies the model's files to a new folder and prints the seconds, with those to load the client library."""
+    """Copies the model's files to a new folder and prints the seconds, with those to load the libraries."""
     from finetune_trainer.__main__ import read_bundle
     from finetune_trainer.base.model_files import SETTINGS, WEIGHTS
     from finetune_trainer.storage.job_storage import open_storage
@@ -67,6 +68,8 @@ def copy(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         started = perf_counter()
         storage = open_storage(bundle)
+        import finetune_trainer.train.recipe  # noqa: F401 # the training's libraries, as in a training pod
+
         storage.download_folder(bundle.spec.model.uri, Path(folder), lambda file: file in {*SETTINGS, WEIGHTS})
         print(perf_counter() - started)
 

@@ -1,6 +1,5 @@
 """Local servers that have a model: S3 and a hub, each in its own process."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -13,10 +12,16 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from devcluster import storage
+from devcluster.ports import free_ports
 
 ADDRESS, BUCKET, NAME = "127.0.0.1", "models", "base"
 PATIENCE_SECONDS = 60.0
 SOURCES = ("s3", "hub")
+PORTS = [
+    *(f"{server}.port{kind}" for server in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")),
+    *("s3.port.iceberg", "s3.port.lance"),
+]
+"""All ports of SeaweedFS. By default they are those of the local cluster, or 10,000 above another one of them."""
 
 
 @contextmanager
@@ -48,9 +53,9 @@ def _s3(model: Path, scratch: Path) -> Iterator[str]:
     """SeaweedFS, as in the local cluster. The keys are in the environment variables of the child processes."""
     config = scratch / "s3.json"
     storage.write_config(config)
-    keys, port = storage.read_keys(config, "admin"), _free_port()
-    endpoint = f"http://{ADDRESS}:{port}"
-    command = storage.command(scratch / "s3", config, ADDRESS, port)
+    keys, ports = storage.read_keys(config, "admin"), dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    endpoint = f"http://{ADDRESS}:{ports['s3.port']}"
+    command = storage.command(scratch / "s3", config, ADDRESS) + [f"-{name}={port}" for name, port in ports.items()]
     with (scratch / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
             client = boto3.client(
@@ -90,10 +95,3 @@ def _make_bucket(client: Any) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((ADDRESS, 0))
-        port: int = probe.getsockname()[1]
-        return port

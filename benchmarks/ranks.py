@@ -37,7 +37,7 @@ CONTENDERS = {ONE: (1, 1), TWO: (2, 1), THREADS: (1, 2)}
 """Processes, and threads of each."""
 WANTED = 1.5
 """Tokens per second of two processes, as a multiple of those of one."""
-ROWS, LABELS = 8, 0.5
+ROWS, LABELS = 4, 0.5
 """Rows of a step, and the share of their tokens that is learned."""
 
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="llama-300m", choices=list(SETTINGS), help="shape of the model")
     parser.add_argument("--method", default="LoRA", choices=["LoRA", "QLoRA", "Full"])
-    parser.add_argument("--tokens", type=int, default=32, help="tokens of each row")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens of each row")
     parser.add_argument("--steps", type=int, default=3, help="steps of a turn that count")
     parser.add_argument("--turns", type=int, default=3, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
@@ -55,9 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(_speed(options)))
         return 0
     turns: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for _ in range(options.turns):
+    for turn in range(options.turns):
         for name in CONTENDERS:
             turns[name].append(_turn(*CONTENDERS[name], sys.argv[1:] if arguments is None else arguments))
+            print(f"turn {turn + 1} of {options.turns}: {name}: {turns[name][-1]:.0f} tokens/s", file=sys.stderr)
     print(table({name: median(speeds) for name, speeds in turns.items()}, options))
     return int(median(turns[TWO]) < WANTED * median(turns[ONE]))
 
@@ -89,14 +90,16 @@ def _turn(ranks: int, threads: int, arguments: Sequence[str]) -> float:
                     "OMP_WAIT_POLICY": "PASSIVE",
                 },
                 stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
             )
             for rank in range(ranks)
         ]
-        answers = [process.communicate()[0] for process in processes]
-    if any(process.returncode for process in processes):
-        raise SystemExit("A process failed. Its error is above.")
-    return float(json.loads(answers[0].splitlines()[-1]))
+        answers = [process.communicate() for process in processes]
+    for process, (_, errors) in zip(processes, answers, strict=True):
+        if process.returncode:
+            raise SystemExit(f"A process failed:\n{errors}")
+    return float(json.loads(answers[0][0].splitlines()[-1]))
 
 
 def _speed(options: argparse.Namespace) -> float:

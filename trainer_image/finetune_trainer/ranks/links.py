@@ -25,6 +25,8 @@ SEND_SECONDS = 1.0
 """How long a word may take to be sent."""
 MOST_BYTES = 65_536
 """Most bytes of a word. A longer one is not from a launcher."""
+CLOSED = "the connection was closed"
+"""What shows that a launcher is gone. Whether the system calls it an end, a reset or a broken pipe is chance."""
 
 
 class Kind(StrEnum):
@@ -89,6 +91,10 @@ def node_named(node: int, nodes: int, name: str) -> str:
     return f"Node {name} (number {node} from 0)" if name else f"Node {node} of {nodes} (counted from 0)"
 
 
+def _why(error: OSError) -> str:
+    return CLOSED if isinstance(error, ConnectionError) else str(error.strerror or error)
+
+
 class Link:
     """A connection to the launcher of one node."""
 
@@ -98,7 +104,7 @@ class Link:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.node, self.name, self._connection, self._rest = node, name, connection, rest
         self._clock = RunningTime(MOST_BETWEEN_LOOKS)
-        self._heard, self.broken, self.is_over = 0.0, "", False
+        self._heard, self.broken, self.is_over, self._refused = 0.0, "", False, ""
         """`broken`: why nothing can be sent or read any more. `is_over`: whether the node has said farewell."""
 
     @property
@@ -108,12 +114,12 @@ class Link:
 
     def send(self, word: Word) -> None:
         """Sends a word. An error is found by `words`."""
-        if self.broken:
+        if self.broken or self._refused:
             return
         try:
             self._connection.sendall(word.line())
         except OSError as error:
-            self.broken = f"{error.strerror or error}"
+            self._refused = _why(error)
 
     def words(self, until: Kind | None = None) -> list[Word]:
         """Returns the words that have come since the last call. `until`: words after one of this kind stay for the next
@@ -135,12 +141,14 @@ class Link:
             try:
                 content = self._connection.recv(MOST_BYTES)
             except OSError as error:
-                self.broken = f"{error.strerror or error}"
+                self.broken = _why(error)
                 return
             if not content:
-                self.broken = "the connection was closed"
+                self.broken = CLOSED
                 return
             self._heard, self._rest = self._clock(), self._rest + content
+        # Only now: what the node said before it ended may be the cause, and is read although nothing can be sent to it.
+        self.broken = self.broken or self._refused
         if not self.broken and self._clock() - self._heard > SILENCE_SECONDS:
             self.broken = f"nothing was heard of it for {SILENCE_SECONDS:.0f} s"
 

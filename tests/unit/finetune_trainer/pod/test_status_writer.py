@@ -69,13 +69,15 @@ class Handler(BaseHTTPRequestHandler):
             code = 401
         if code == 0:
             self.server.hang.wait(30)
+            self.close_connection = True  # nobody waits for the answer any more
+            return
         job = {"metadata": {"uid": self.server.uid}, "status": body["status"]}
         job["metadata"] |= self.server.metadata
         job["status"] = {**job["status"], **self.server.status}
         causes = [{"message": f'conflict with "{owner}" using finetune.dev/v1alpha1'} for owner in self.server.owners]
         refusal = {"message": f"code {code}", "details": {"name": self.server.names, "causes": causes}}
         answer = json.dumps(job if code == 200 else refusal).encode()
-        self.send_response(code or 200)
+        self.send_response(code)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)

@@ -223,6 +223,7 @@ def pair() -> Iterator[tuple[Link, socket.socket]]:
         link = Link.__new__(Link)
         link.node, link.name, link._connection, link._rest = 1, "gpu-7", one, b""
         link._clock, link._heard, link.broken, link.is_over = RunningTime(10.0), 0.0, "", False
+        link._refused = ""
         yield link, other
 
 
@@ -272,6 +273,33 @@ def test_a_node_that_says_farewell_is_not_lost() -> None:
         other.sendall(Word(1, Kind.ENDED).line())
         other.close()
         assert [word.kind for word in Links(0, [link]).heard()] == [Kind.ENDED]
+
+
+@pytest.mark.parametrize("last", [[], [Word(1, Kind.CAUSE, CAUSE)]], ids=["nothing", "the cause"])
+@pytest.mark.parametrize("unread", [0, 1], ids=["closed", "reset"])
+@pytest.mark.parametrize("sent", [0, 1, 3])
+def test_however_a_connection_ends_the_last_words_are_read_and_one_sentence_tells_it(
+    sent: int, unread: int, last: list[Word]
+) -> None:
+    with connected() as (link, other):
+        links = Links(0, [link])
+        for _ in range(unread):
+            links.tell(Kind.ALIVE)
+        for word in last:
+            other.sendall(word.line())
+        other.close()
+        for _ in range(sent):
+            links.tell(Kind.ALIVE)
+        assert links.heard() == [*last, Word(1, Kind.LOST, why="the connection was closed", name="gpu-7")]
+
+
+@contextmanager
+def connected() -> Iterator[tuple[Link, socket.socket]]:
+    """A connection through TCP to a launcher, and the other end. Unlike a pair, it can be reset."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as one:
+        other, _ = server.accept()
+        with other:
+            yield Link(1, one, name="gpu-7"), other
 
 
 def test_a_node_is_not_lost_if_the_launcher_itself_was_frozen(monkeypatch: pytest.MonkeyPatch) -> None:

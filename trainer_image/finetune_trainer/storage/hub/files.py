@@ -26,8 +26,8 @@ from finetune_trainer.storage.hub.failures import DamagedFile, NoHub, NoSuchFile
 from finetune_trainer.storage.hub.requests import READ_SECONDS, Location, patiently, read_range
 
 READ_BYTES = 8 * 1024 * 1024
-PART_BYTES = 32 * 1024 * 1024
-"""Size of the ranges in which a file is downloaded."""
+SMALLEST_PART, LARGEST_PART = 8 * 1024 * 1024, 32 * 1024 * 1024
+"""Sizes in bytes of the ranges in which a file is downloaded, see `part_bytes`."""
 COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 CONNECTIONS = 8
 """Number of ranges that are downloaded at the same time, of all files together."""
@@ -50,6 +50,14 @@ class HubFile:
     def new_digest(self) -> "Digest":
         """Returns the digest that the hub has of this file, without any bytes."""
         return hashlib.sha256() if self.sha256 else hashlib.sha1(f"blob {self.size}\0".encode())
+
+
+def part_bytes(size: int) -> int:
+    """Returns the size of the ranges in which a file of `size` bytes is downloaded.
+
+    Each connection gets four of them, so that the first ones are hashed while the last ones arrive. Smaller ranges than
+    SMALLEST_PART wait mostly for the hub's answer, and larger ones than LARGEST_PART cost more when one is cut."""
+    return max(SMALLEST_PART, min(LARGEST_PART, size // (4 * CONNECTIONS)))
 
 
 Digest = Any
@@ -101,18 +109,18 @@ class HubFiles:
         file, location = self._file(uri), self._location(uri)
         digest = file.new_digest()
         with to.open("wb+") as copy:
-            target, hashed = copy.fileno(), 0
+            target, hashed, length = copy.fileno(), 0, part_bytes(file.size)
 
             def fetch(start: int) -> int:
                 def put(position: int, data: bytes) -> None:
                     advance(len(data))  # ends this part if another file has failed
                     os.pwrite(target, data, position)
 
-                end = min(start + PART_BYTES, file.size)
+                end = min(start + length, file.size)
                 read_range(location, start, end, put)
                 return end
 
-            parts = [self._pool.submit(fetch, start) for start in range(0, file.size, PART_BYTES)]
+            parts = [self._pool.submit(fetch, start) for start in range(0, file.size, length)]
             try:
                 for part in parts:  # hashed in order, while later parts arrive
                     end = part.result()

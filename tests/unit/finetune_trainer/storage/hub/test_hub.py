@@ -30,13 +30,14 @@ FILES = {
     "empty.txt": b"",
 }
 TOKEN = "hf_of_the_tests"
+MIB = 2**20
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(hub_requests.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(hub_requests, "FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(hub, "PART_BYTES", 300_000)
+    monkeypatch.setattr(hub, "SMALLEST_PART", 300_000)
     with running_hub() as server:
         server.commit("acme/base", FILES)
         server.commit("datasets/acme/rows", {"data/a.jsonl": b"1\n", "data/deep/b.jsonl": b"2\n", "c.csv": b"x\n1\n"})
@@ -348,3 +349,14 @@ def test_a_name_that_no_repository_can_have_is_told(server: HubServer, tokens: P
     failed = failure(storage_of(server, tokens), "hf://datasets/acme/a--b/rows.csv")
     assert failed.reason is FailureReason.DATASET_NOT_FOUND
     assert "is not a name" in failed.message
+
+
+@pytest.mark.parametrize(
+    ("size", "part"),
+    [(0, 8), (100 * MIB, 8), (512 * MIB, 16), (5000 * MIB, 32)],
+    ids=["empty", "small", "middle", "large"],
+)
+def test_each_connection_gets_four_ranges_of_a_file_unless_they_are_too_small_or_too_large(
+    size: int, part: int
+) -> None:
+    assert hub.part_bytes(size) == part * MIB
