@@ -12,7 +12,7 @@ OPTIONS = Namespace(model="toy", method="LoRA", tokens=16, turns=1)
 
 def test_the_table_gives_each_speed_as_a_multiple_of_that_of_one_process() -> None:
     text = table({ONE: 100.0, TWO: 170.4, THREADS: 150.0}, OPTIONS)
-    assert "toy, LoRA, steps of 8 rows of 16 tokens; medians of 1 turns" in text
+    assert "toy, LoRA, steps of 4 rows of 16 tokens; medians of 1 turns" in text
     assert f"| {TWO} | 170 | 1.70 |" in text
     assert f"| {THREADS} | 150 | 1.50 |" in text
 
