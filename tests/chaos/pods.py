@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from finetune_api import names
+from tests.chaos.harms import stand_in
 from tests.chaos.scene import Scene
 from tests.integration.jobs import Job
 from tests.integration.kube import Object
@@ -33,6 +34,11 @@ def volume_of(scene: Scene, pod: Object, volume: str) -> Path:
     """Returns the folder of an emptyDir of the pod on the node's disk."""
     place = f"kubelet/pods/{pod['metadata']['uid']}/volumes/kubernetes.io~empty-dir/{volume}"
     return folder_of(scene, pod) / place
+
+
+def journal_of(scene: Scene, pod: Object) -> Path:
+    """Returns the file in which the stand-in writes the steps of the pod."""
+    return volume_of(scene, pod, "tmp") / stand_in.JOURNAL
 
 
 def secrets_of(scene: Scene, pod: Object) -> list[Path]:

@@ -21,7 +21,8 @@ from tests.integration.kube import PROFILES, Kube, Object
 
 API_PORT, S3_PORT = 6444, 8334
 """Ports of the proxies. Those to S3 have one port after the other."""
-LANES = 6
+LANES = 7
+"""As many as phases, so that a fault that all jobs share can hit one job in each."""
 ROWS = "chaos.jsonl"
 SECOND_NODE = "node-2"
 LATE_PROFILE = "late"

@@ -31,7 +31,8 @@ class Fault:
     `completes`: whether the job must end Complete, otherwise Failed with one of `reasons`.
     `most_seconds_lost`: of work that may be repeated. `same_weights`: whether the weights must be those of a job
     without a fault, bit for bit. `shared`: whether it hits all jobs at once. `on_second_node`: whether the pods run
-    there. `lasts`: whether it acts from the begin of `inject` on; otherwise from its end. `spec`: fields of the job."""
+    there. `lasts`: whether it acts from the begin of `inject` on; otherwise from its end. `ends_pod`: whether it ends
+    the pod that it hits. `spec`: fields of the job."""
 
     name: str
     told: str
@@ -44,6 +45,7 @@ class Fault:
     shared: bool = False
     on_second_node: bool = False
     lasts: bool = False
+    ends_pod: bool = False
     spec: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +75,7 @@ FAULTS: tuple[Fault, ...] = (
         partial(pods.kill, number=signal.SIGKILL),
         ALL,
         _reasons(R.KILLED),
+        ends_pod=True,
     ),
     Fault(
         "trainer-sigterm",
@@ -81,6 +84,7 @@ FAULTS: tuple[Fault, ...] = (
         ALL,
         _reasons(R.PREEMPTED),
         most_seconds_lost=0.0,
+        ends_pod=True,
     ),
     Fault(
         "out-of-memory",
@@ -88,6 +92,7 @@ FAULTS: tuple[Fault, ...] = (
         pods.out_of_memory,
         IN_THE_ATTEMPT,
         _reasons(R.HOST_OUT_OF_MEMORY),
+        ends_pod=True,
     ),
     Fault(
         "preflight-out-of-memory",
@@ -96,13 +101,15 @@ FAULTS: tuple[Fault, ...] = (
         (Phase.PREFLIGHT,),
         _reasons(R.HOST_OUT_OF_MEMORY),
         completes=False,  # it does the same again, and nobody waits for its checkpoint
+        ends_pod=True,
     ),
     Fault(
         "disk-full",
         "The pod's emptyDir exceeds its size limit.",
         pods.fill_the_disk,
-        (Phase.TRAIN,),
+        STEPPING,  # the kubelet looks every ten seconds, and other phases are shorter
         _reasons(R.DISK_FULL),
+        ends_pod=True,
     ),
     Fault(
         "loss-not-a-number",
@@ -111,6 +118,7 @@ FAULTS: tuple[Fault, ...] = (
         STEPPING,
         _reasons(R.LOSS_DIVERGED),
         completes=False,
+        ends_pod=True,
     ),
     Fault(
         "gpu-out-of-memory",
@@ -119,6 +127,7 @@ FAULTS: tuple[Fault, ...] = (
         STEPPING,
         _reasons(R.GPU_OUT_OF_MEMORY),
         same_weights=False,  # the sums of half a micro-batch are rounded otherwise
+        ends_pod=True,
     ),
     Fault(
         "hang",
@@ -127,8 +136,9 @@ FAULTS: tuple[Fault, ...] = (
         STEPPING,
         _reasons(R.TRAINING_STALLED),
         spec={"runPolicy": {"stallTimeoutSeconds": 20}},
+        ends_pod=True,
     ),
-    Fault("gpu-fault", "The GPU fails (stand-in).", _word("gpu-fault"), STEPPING, _reasons(R.GPU_FAULT)),
+    Fault("gpu-fault", "The GPU fails (stand-in).", _word("gpu-fault"), STEPPING, _reasons(R.GPU_FAULT), ends_pod=True),
     Fault("s3-away", "S3 refuses connections for 60 s.", storage.s3_away, ALL, S3_REASONS, lasts=True),
     Fault(
         "s3-503",
@@ -171,14 +181,13 @@ FAULTS: tuple[Fault, ...] = (
         (Phase.TRAIN, Phase.TUNED),
         _reasons(R.STORAGE_ACCESS_DENIED, R.OUTPUT_NOT_WRITABLE),
         completes=False,
+        ends_pod=True,
     ),
     Fault(
         "keys-rotated",
         "The keys of S3 are rotated: the old ones are refused.",
         storage.rotate_keys,
-        STEPPING,
-        same_weights=False,  # it trains for longer: the kubelet takes a minute or two
-        spec={"training": {"maxSteps": 4000, "epochs": 100, "globalBatchSize": 1}},
+        STEPPING,  # the kubelet takes a minute or two, and other phases are shorter
         lasts=True,
     ),
     Fault(
@@ -187,6 +196,7 @@ FAULTS: tuple[Fault, ...] = (
         checkpoints.truncate_newest,
         WITH_CHECKPOINTS,
         _reasons(R.KILLED),
+        ends_pod=True,
     ),
     Fault(
         "checkpoint-file-missing",
@@ -194,6 +204,7 @@ FAULTS: tuple[Fault, ...] = (
         checkpoints.delete_of_newest,
         WITH_CHECKPOINTS,
         _reasons(R.KILLED),
+        ends_pod=True,
     ),
     Fault(
         "operator-killed",
@@ -213,9 +224,14 @@ FAULTS: tuple[Fault, ...] = (
         shared=True,
     ),
     Fault("watches-cut", "Every watch is cut every 5 s, for 60 s.", cluster.cut_watches, ALL, shared=True),
-    Fault("pod-deleted", "The pod is deleted.", pods.delete_pod, ALL, _reasons(R.PREEMPTED, R.EVICTED)),
+    Fault("pod-deleted", "The pod is deleted.", pods.delete_pod, ALL, _reasons(R.PREEMPTED, R.EVICTED), ends_pod=True),
     Fault(
-        "child-job-deleted", "The batch Job is deleted.", pods.delete_child_job, ALL, _reasons(R.PREEMPTED, R.EVICTED)
+        "child-job-deleted",
+        "The batch Job is deleted.",
+        pods.delete_child_job,
+        ALL,
+        _reasons(R.PREEMPTED, R.EVICTED),
+        ends_pod=True,
     ),
     Fault(
         "groundwork-deleted",
@@ -241,25 +257,27 @@ FAULTS: tuple[Fault, ...] = (
         "profile-changed",
         "The profile's image is changed to one that does not exist.",
         pods.change_profile,
-        IN_THE_ATTEMPT,
+        ALL,
     ),
     Fault(
         "node-lost",
         "The node of the pod loses its power, and comes back later.",
         pods.lose_the_node,
-        IN_THE_ATTEMPT,
+        ALL,
         _reasons(R.NODE_LOST),
         shared=True,
         on_second_node=True,
+        ends_pod=True,
     ),
     Fault(
         "node-parted",
         "The node of the pod is off the network while its pod goes on, and comes back later.",
         pods.part_the_node,
-        IN_THE_ATTEMPT,
+        ALL,
         _reasons(R.NODE_LOST),
         shared=True,
         on_second_node=True,
+        ends_pod=True,
     ),
 )
 SHORT = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from statistics import mean
 
-from tests.chaos.figures.judge import Outcome, outcome, seconds_in
+from tests.chaos.figures.judge import Outcome, Seen, had_effect, outcome, seconds_in
 from tests.chaos.phases import Phase
 from tests.chaos.scene import Lane
 from tests.chaos.table import Task
@@ -61,8 +61,8 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def alone(lane: Lane, task: Task, basis: Undisturbed) -> Outcome:
-    """Makes one try of a fault that hits one job. Where a job leaves its phase before the fault comes, another one is
-    made.
+    """Makes one try of a fault that hits one job. Where a job leaves its phase before the fault comes, or the fault
+    finds nothing left to end, another one is made.
 
     Raises AssertionError if none is hit."""
     for turn in range(MOST_TURNS):
@@ -71,23 +71,25 @@ def alone(lane: Lane, task: Task, basis: Undisturbed) -> Outcome:
             hit.await_moment()
             if hit.inject():
                 await_end(hit.watcher)
-                return hit.outcome()
+                if hit.had_effect():
+                    return hit.outcome()
         finally:
             hit.watcher.stop()
             lane.mend()
             remove(hit.watcher.job)
-    raise AssertionError(f"{MOST_TURNS} jobs left the phase before the fault came")
+    raise AssertionError(f"{MOST_TURNS} jobs left the phase before the fault came, or were not hit by it")
 
 
 def together(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed) -> list[tuple[Task, Outcome]]:
     """Makes several tries of a fault that all jobs share, at most one in each lane, by injecting it once.
-    A job that ends before the fault comes is no try. Where all of them do, others are made.
+    A job that ends before the fault comes, or that the fault does not hit, is no try. Where all of them do, others are
+    made.
 
     Raises AssertionError if none is hit."""
     for turn in range(MOST_TURNS):
         if found := _one_outage(lanes, tasks, basis, turn):
             return found
-    raise AssertionError(f"{MOST_TURNS} times, every job ended before the fault came")
+    raise AssertionError(f"{MOST_TURNS} times, every job ended before the fault came, or was not hit by it")
 
 
 def _one_outage(
@@ -112,7 +114,7 @@ def _one_outage(
         for hit in hits:
             hit.watcher.stop()
             remove(hit.watcher.job)
-    return [(hit.task, hit.outcome()) for hit in hits if hit.injected is not None]
+    return [(hit.task, hit.outcome()) for hit in hits if hit.injected is not None and hit.had_effect()]
 
 
 def _staggered(lanes: Sequence[Lane], tasks: Sequence[Task], basis: Undisturbed, turn: int) -> Iterator["Hit"]:
@@ -183,13 +185,20 @@ class Hit:
         phase, meant = self.watcher.phase, self.task.fault.phases
         return len(meant) == 1 if phase is None else phase not in meant
 
+    def had_effect(self) -> bool:
+        """Whether the fault has ended a pod, if it is one that does. Call it once the job has ended."""
+        return had_effect(self.task.fault, self._seen)
+
     def outcome(self) -> Outcome:
         """What the try shows, once the job has ended."""
-        watcher, fault = self.watcher, self.task.fault
-        comparable = fault.same_weights and watcher.status.get("state") == "Complete"
-        same = weights_of(self.lane, watcher.job) == self.basis.weights if comparable else None
+        comparable = self.task.fault.same_weights and self.watcher.status.get("state") == "Complete"
+        same = weights_of(self.lane, self.watcher.job) == self.basis.weights if comparable else None
+        return outcome(self.task, self._seen, same)
+
+    @property
+    def _seen(self) -> Seen:
         assert self.injected is not None
-        return outcome(self.task, watcher.samples, self.injected, watcher.status, same)
+        return Seen(self.watcher.samples, self.watcher.journals, self.injected, self.watcher.status)
 
 
 def weights_of(lane: Lane, job: Job) -> str:

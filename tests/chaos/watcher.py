@@ -1,16 +1,18 @@
 """Watches one job, from its creation to its end, also while the API server is the one that is broken."""
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event, Thread
 
 import requests
 
 from finetune_api import names
-from tests.chaos.figures.judge import Sample
+from tests.chaos.figures.judge import Done, Journal, Sample
 from tests.chaos.phases import Phase, phase_of
-from tests.chaos.pods import log_of, pod_at_work
+from tests.chaos.pods import journal_of, log_of, pod_at_work
 from tests.chaos.scene import Lane
 from tests.integration.jobs import Job
 from tests.integration.kube import PODS, Object, RefusedError
@@ -32,6 +34,7 @@ class Watcher:
     job: Job
     samples: list[Sample] = field(default_factory=list)
     status: Object = field(default_factory=dict)
+    _journals: dict[Path, Journal] = field(default_factory=dict)
     _stopped: Event = field(default_factory=Event)
 
     def __post_init__(self) -> None:
@@ -50,19 +53,25 @@ class Watcher:
 
     @property
     def seconds_idle(self) -> float:
-        """Since the job was last seen in another phase, attempt or step than before."""
-        places = [(sample.phase, sample.attempt, sample.step) for sample in self.samples]
+        """Since the job was last seen in another phase or pod than before, or since its last step."""
+        places = [(sample.phase, sample.pod) for sample in self.samples]
         changed = next((i for i in range(len(places) - 1, 0, -1) if places[i] != places[i - 1]), 0)
-        return self.seconds - (self.samples[changed].seconds if self.samples else 0.0)
+        steps = [journal[-1].seconds for journal in self.journals if journal]
+        return self.seconds - max([self.samples[changed].seconds if self.samples else 0.0, *steps])
 
     @property
     def is_over(self) -> bool:
         return self.status.get("state") in ("Complete", "Failed")
 
+    @property
+    def journals(self) -> Sequence[Journal]:
+        """The steps of each pod that has trained, in the order of the pods."""
+        return list(self._journals.values())
+
     def follow(self, job: Job) -> None:
         """Looks at another job from now on, and forgets the first one."""
         self.job = job
-        self.samples, self.status = [], {}
+        self.samples, self.status, self._journals = [], {}, {}
 
     def stop(self) -> None:
         self._stopped.set()
@@ -72,18 +81,31 @@ class Watcher:
         while not self._stopped.wait(_PAUSE_SECONDS):
             if self.is_over:
                 continue
+            self._read_journals()  # of pods that end, too: their volumes go soon after them
             # The API server may be the one that is broken, and the job may be made again.
             with suppress(requests.RequestException, RefusedError, ValueError):
                 self._look()
 
     def _look(self) -> None:
         status = self.job.status()
-        pod = pod_at_work(self.job) if status.get("state") == "Running" else None
+        pod = pod_at_work(self.job) if status.get("state") in ("Validating", "Running") else None
         phase = phase_of(status, log_of(self.lane.scene, pod) if pod else "")
-        training = status.get("training", {})
-        step, attempt = training.get("step", 0), training.get("attempt", 0)
-        self.samples.append(Sample(self.seconds, phase, attempt, step, training.get("resumedFromStep", 0)))
+        if pod and phase is not Phase.PREFLIGHT:
+            self._journals.setdefault(journal_of(self.lane.scene, pod), [])
+        self.samples.append(Sample(self.seconds, phase, str(pod["metadata"]["uid"]) if pod else ""))
         self.status = status
+
+    def _read_journals(self) -> None:
+        for path in list(self._journals):
+            with suppress(OSError):
+                self._journals[path] = read_journal(path.read_text(), self._began)
+
+
+def read_journal(text: str, began: float) -> Journal:
+    """Returns the steps of a pod. `began`: time.monotonic() from which the seconds count. A line that is being written
+    is left out."""
+    lines = text.split("\n")[:-1]
+    return [Done(float(at) - began, int(step)) for at, step in map(str.split, lines)]
 
 
 def await_phase(watcher: Watcher, phase: Phase) -> None:

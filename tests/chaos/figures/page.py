@@ -30,7 +30,10 @@ make chaos MINUTES=15                       # begins no try after a quarter of a
 
 Faults of S3 and of the API server happen in a proxy between the pods and the server (`tests/integration/api_proxy.py`).
 Faults of a GPU are raised by a stand-in in the trainer's image, because the local cluster has no GPU
-(`tests/chaos/stand_in.py`). `tests/chaos/table.py` lists every fault, and what must happen.
+(`tests/chaos/harms/stand_in.py`). It also writes down each step, which shows what work was repeated. And it lets the
+first attempt rest for 4 s in each short phase and for 0.1 s in each step, so that a fault can come in any of them.
+`tests/chaos/table.py` lists every fault, and what must happen. A fault that ends a pod, but came too late to end one,
+is no try.
 
 This page is written by `make chaos`, from `tests/chaos/record.json`. Do not edit it. The record has each try with its
 date and commit. Times depend on the machine: the tries ran on two processors, up to six of them side by side, and
@@ -42,12 +45,12 @@ other work ran beside some of them. Measurements of resumed trainings without a 
 | column | meaning |
 | --- | --- |
 | ended right | the job ended in the state that the fault calls for: Complete, or Failed where no retry can help |
-| right reason | no attempt gave another reason than the fault's own |
+| right reason | no attempt gave another reason than the fault's own, and one gave it if the fault ends a pod |
 | little lost | no more work was repeated than the fault allows: none after SIGTERM, otherwise 60 s |
 | same weights | of the tries that published weights: those with the weights of a job without a fault, bit for bit |
 | at least | lower bound of the share of right tries, with 95% confidence (Clopper-Pearson, one-sided) |
 | steps again, seconds again | work that was repeated, the largest of the tries |
-| recovery | seconds from the fault until the job was further than before: median and largest |
+| recovery | seconds from the fault until the job was further than before, or another pod as far: median and largest |
 """
 
 
@@ -115,8 +118,9 @@ def _kills(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield "## Kills of the trainer"
     yield ""
     yield (
-        "While the model trains: seconds from the signal to a later step than before, median and largest. They include "
-        "the pause before the retry. The last two columns are the largest of the tries."
+        "While the model trains: seconds from the signal to the first step that was not done before, median and "
+        "largest. They include the pause before the retry. The last two columns are the largest of the tries: steps "
+        "that were done again, and the seconds that the killed pod had spent on them."
     )
     yield ""
     yield "| signal | tries | kill to next step (s) | without loading the model (s) | steps again | seconds again |"

@@ -56,7 +56,9 @@ def preflight_out_of_memory(lane: Lane, job: Job) -> None:
 
 
 def fill_the_disk(lane: Lane, job: Job) -> None:
-    """Writes more into the pod's volume /tmp than its size limit."""
+    """Writes more into the pod's volume /tmp than its size limit. The kubelet looks every ten seconds, so the steps are
+    slowed down."""
+    order(lane, job, "slow")
     pod, _ = running(job)
     with (volume_of(lane.scene, pod, "tmp") / "filling").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, _OVER_THE_LIMIT)

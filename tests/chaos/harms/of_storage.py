@@ -8,6 +8,7 @@ from pathlib import Path
 
 from devcluster.storage import S3Keys, secret_manifest
 from tests.chaos.harms.of_cluster import OUTAGE_SECONDS, troubled
+from tests.chaos.harms.of_pods import order
 from tests.chaos.pods import pod_at_work, secrets_of
 from tests.chaos.scene import Lane
 from tests.integration.faults import Harm, Trouble
@@ -42,7 +43,9 @@ def deny_last_upload(lane: Lane, job: Job) -> None:
 
 
 def rotate_keys(lane: Lane, job: Job) -> None:
-    """Puts other keys into the Secret. The old ones are refused once the pod that runs has the new ones."""
+    """Puts other keys into the Secret. The old ones are refused once the pod that runs has the new ones. The steps are
+    slowed down, so that this happens while it trains."""
+    order(lane, job, "slow")
     old, new = lane.scene.cluster.s3_keys("admin"), lane.scene.cluster.s3_keys("successor")
     put = partial(_put_keys, lane, job.namespace)
     put(new)

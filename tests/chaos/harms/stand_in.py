@@ -2,6 +2,8 @@
 Each is the trainer with one thing replaced, and nothing else of the image differs.
 
 IMAGE: a fault comes when a test writes its word into the pod's file /tmp/chaos. LATE_IMAGE: the clock is an hour off.
+Both write each step into a journal. The first attempt also rests in each phase, so that a fault can come in any of
+them: without that, most phases of a tiny model take less than a second.
 """
 
 from pathlib import Path
@@ -12,10 +14,13 @@ IMAGE, LATE_IMAGE = "localhost/finetune-trainer:chaos", "localhost/finetune-trai
 LATE_SECONDS = 3600
 FILE = "chaos"
 """Name of the file in the pod's volume `tmp`."""
-WORDS = ("gpu-out-of-memory", "gpu-fault", "hang", "loss-not-a-number")
+JOURNAL = "steps"
+"""Name of the journal in the same volume. Each line has the time of CLOCK_MONOTONIC and the step that is done."""
+WORDS = ("gpu-out-of-memory", "gpu-fault", "hang", "loss-not-a-number", "slow")
 _PLACE = "opt/chaos_trainer.py"
 PROGRAM = '''
-"""Stand-in for hardware: the trainer, whose optimizer step looks for a fault first, or whose clock is wrong."""
+"""Stand-in for hardware: the trainer, whose optimizer step looks for a fault first, or whose clock is wrong. It writes
+a journal of its steps, and the first attempt rests in each phase."""
 
 import datetime
 import os
@@ -23,7 +28,10 @@ import sys
 import time
 from pathlib import Path
 
-ORDER = Path("/tmp/chaos")
+ORDER, JOURNAL = Path("/tmp/chaos"), Path("/tmp/steps")
+PHASE_SECONDS, STEP_SECONDS, SLOW_SECONDS = 4.0, 0.1, 1.0
+CALLED_IN_PHASES = ("measure_base", "tune", "as_measured", "tell_assessment")
+"""What the recipe calls while its phase is load, base evaluation, save and tuned evaluation."""
 
 
 def fault(result):
@@ -39,7 +47,44 @@ def fault(result):
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered (a stand-in raised this).")
     if word == "hang":
         time.sleep(10**6)
+    if word == "slow":
+        time.sleep(SLOW_SECONDS)
     return result * float("nan") if word == "loss-not-a-number" else result
+
+
+def after(pause, function):
+    """Returns the function, which waits before it begins."""
+
+    def waits(*given, **more):
+        time.sleep(pause)
+        return function(*given, **more)
+
+    return waits
+
+
+def journaled(stepped):
+    """Returns the function that is told each step, which also writes it down."""
+
+    def tells(step, *given):
+        with JOURNAL.open("a") as file:
+            file.write(f"{time.monotonic()} {step}\\n")
+        return stepped(step, *given)
+
+    return tells
+
+
+def prepare(first):
+    """Changes the trainer. `first`: whether this is the first attempt."""
+    from finetune_trainer.train import recipe
+    from finetune_trainer.training import loop
+
+    real = loop.accumulate_gradients
+    loop.accumulate_gradients = lambda *given, **more: fault(real(*given, **more))
+    loop.stepped = journaled(loop.stepped)
+    if first:
+        loop.accumulate_gradients = after(STEP_SECONDS, loop.accumulate_gradients)
+        for name in CALLED_IN_PHASES:
+            setattr(recipe, name, after(PHASE_SECONDS, getattr(recipe, name)))
 
 
 def set_clock(ahead):
@@ -64,10 +109,7 @@ def main():
     from finetune_trainer.__main__ import main as trainer
 
     if "train" in sys.argv[1:]:
-        from finetune_trainer.training import loop
-
-        real = loop.accumulate_gradients
-        loop.accumulate_gradients = lambda *given, **more: fault(real(*given, **more))
+        prepare(first=sys.argv[sys.argv.index("--attempt") + 1] == "1")
     return trainer()
 
 

@@ -1,66 +1,106 @@
 """What a try shows follows from the looks at its job."""
 
-import pytest
+from collections.abc import Sequence
 
-from tests.chaos.figures.judge import Outcome, Sample, outcome, seconds_per_step, seconds_to_recover, steps_repeated
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.chaos.figures.judge import (
+    Done,
+    Journal,
+    Outcome,
+    Sample,
+    Seen,
+    had_effect,
+    outcome,
+    seconds_to_recover,
+    work_repeated,
+)
 from tests.chaos.phases import Phase, phase_of
 from tests.chaos.table import FAULTS, SHORT, Task
 from tests.integration.kube import Object
 
 TRAIN = Phase.TRAIN
 BY_NAME = {fault.name: fault for fault in FAULTS}
+KILL, OUTAGE = BY_NAME["trainer-sigkill"], BY_NAME["s3-away"]
 
 
-def steps(*looks: tuple[float, int, int, int]) -> list[Sample]:
-    """Looks of a training: seconds, attempt, step, resumed from."""
-    return [Sample(seconds, TRAIN, attempt, step, resumed) for seconds, attempt, step, resumed in looks]
+def steps(begin: float, first: int, last: int, each: float = 1.0) -> Journal:
+    """The journal of a pod whose step `first` is done at `begin`, and every further one `each` seconds later."""
+    return [Done(begin + each * place, step) for place, step in enumerate(range(first, last + 1))]
 
 
-def test_steps_are_repeated_from_where_the_next_attempt_began() -> None:
-    assert steps_repeated(steps((0, 1, 10, 0), (1, 1, 50, 0), (9, 2, 41, 40), (10, 2, 60, 40))) == 10
+def seen(samples: Sequence[Sample], *journals: Journal, injected: float = 0.0, status: Object | None = None) -> Seen:
+    return Seen(samples, journals, injected, status or {})
+
+
+def test_steps_are_repeated_from_where_the_next_pod_began_and_cost_what_the_first_had_spent_on_them() -> None:
+    assert work_repeated([steps(0, 1, 50, 2.0), steps(200, 41, 60)]) == (10, 20.0)
 
 
 def test_all_steps_are_repeated_if_nothing_was_resumed() -> None:
-    assert steps_repeated(steps((0, 1, 50, 0), (9, 2, 0, 0), (10, 2, 60, 0))) == 50
+    assert work_repeated([steps(0, 1, 50), steps(90, 1, 60)]) == (50, 49.0)
 
 
-def test_an_attempt_that_says_where_it_began_only_later_repeats_nothing_before_that() -> None:
-    assert steps_repeated(steps((0, 1, 50, 0), (9, 2, 0, 0), (10, 2, 40, 40), (11, 2, 60, 40))) == 10
+def test_a_pod_that_made_few_or_no_steps_repeats_only_those() -> None:
+    assert work_repeated([steps(0, 1, 50), [], steps(90, 50, 60)]) == (1, 1.0)
+    assert work_repeated([steps(0, 1, 50), steps(90, 1, 20, 5.0), steps(250, 21, 60)]) == (50, 49.0)
 
 
-def test_an_attempt_that_made_no_step_repeated_none() -> None:
-    assert steps_repeated(steps((0, 1, 50, 0), (9, 2, 0, 0), (20, 3, 50, 50), (21, 3, 60, 50))) == 0
-    assert steps_repeated(steps((0, 1, 50, 0), (9, 2, 20, 0), (20, 3, 50, 50))) == 20
+def test_nothing_is_repeated_where_the_pod_went_on_or_the_next_one_resumed_at_its_last_step() -> None:
+    assert work_repeated([]) == work_repeated([steps(0, 1, 60)]) == (0, 0.0)
+    assert work_repeated([steps(0, 1, 50), steps(90, 51, 60)]) == (0, 0.0)
 
 
-def test_a_second_pod_of_the_same_attempt_counts_as_well() -> None:
-    assert steps_repeated(steps((0, 1, 50, 0), (9, 1, 0, 0), (10, 1, 60, 0))) == 50
+@given(st.integers(1, 50), st.lists(st.tuples(st.integers(0, 50), st.integers(1, 60)), max_size=4))
+def test_the_repeated_work_is_what_pods_did_beyond_one_run(last: int, pods: list[tuple[int, int]]) -> None:
+    journals, reached = [steps(0, 1, last)], last
+    for back, forth in pods:
+        began = max(1, reached + 1 - back)
+        journals.append(steps(1000 * len(journals), began, began + forth - 1))
+        reached = max(reached, began + forth - 1)
+    assert work_repeated(journals)[0] == sum(map(len, journals)) - reached
 
 
-def test_nothing_is_repeated_where_the_attempt_went_on_or_resumed_at_its_last_step() -> None:
-    assert steps_repeated(steps((0, 1, 10, 0), (1, 1, 50, 0), (9, 1, 60, 0))) == 0
-    assert steps_repeated(steps((0, 1, 50, 0), (9, 2, 50, 50), (10, 2, 60, 50))) == 0
-
-
-def test_a_step_takes_as_long_as_on_average_until_the_last_report_of_each_pod() -> None:
-    looks = steps((5, 1, 0, 0), (6, 1, 1, 0), (15, 1, 1, 0), (16, 1, 11, 0), (40, 1, 11, 0))
-    looks += steps((60, 2, 0, 0), (61, 2, 12, 11), (71, 2, 22, 11), (99, 2, 22, 11))
-    assert seconds_per_step(looks) == pytest.approx(1.0)
-
-
-def test_a_pod_that_took_no_step_shows_no_duration() -> None:
-    assert seconds_per_step(steps((0, 1, 0, 0), (5, 1, 0, 0), (90, 2, 10, 10))) == 0.0
-
-
-def test_a_job_has_recovered_once_it_is_further_than_before() -> None:
-    looks = steps((0, 1, 50, 0), (5, 2, 40, 40), (7, 2, 50, 40), (8, 2, 51, 40))
-    assert seconds_to_recover(looks, injected=1.0) == 7.0
+def test_after_a_kill_only_another_pod_shows_the_recovery() -> None:
+    looks = [Sample(0, TRAIN, "a"), Sample(6, None), Sample(9, Phase.LOAD, "b"), Sample(12, TRAIN, "b")]
+    last_words = steps(0, 1, 6)  # two of them after the signal
+    assert seconds_to_recover(KILL, seen(looks, last_words, steps(13, 4, 9), injected=3.5)) == 14 - 3.5
+    assert seconds_to_recover(OUTAGE, seen(looks, last_words, steps(13, 4, 9), injected=3.5)) == 4 - 3.5
+    assert seconds_to_recover(KILL, seen(looks, last_words, injected=3.5)) is None
 
 
 def test_a_job_has_recovered_in_a_later_phase_too_but_not_in_an_earlier_one() -> None:
-    looks = [Sample(0, Phase.BASE), Sample(3, Phase.LOAD), Sample(4, None), Sample(6, Phase.TRAIN)]
-    assert seconds_to_recover(looks, injected=1.0) == 5.0
-    assert seconds_to_recover(looks[:3], injected=1.0) is None
+    looks = [Sample(0, Phase.BASE, "a"), Sample(3, Phase.LOAD, "a"), Sample(4, None), Sample(6, TRAIN, "a")]
+    assert seconds_to_recover(OUTAGE, seen(looks, injected=1.0)) == 5.0
+    assert seconds_to_recover(OUTAGE, seen(looks[:3], injected=1.0)) is None
+
+
+def test_another_pod_has_recovered_once_it_is_in_the_phase_of_the_killed_one() -> None:
+    looks = [Sample(0, Phase.PUBLISH, "a"), Sample(2, Phase.PUBLISH, "a"), Sample(5, Phase.LOAD, "b")]
+    looks += [Sample(8, Phase.PUBLISH, "b")]
+    assert seconds_to_recover(KILL, seen(looks, injected=1.0)) == 7.0
+    assert seconds_to_recover(KILL, seen(looks[:3], injected=1.0)) is None
+
+
+def test_a_job_that_was_hit_while_it_published_has_recovered_when_it_is_complete() -> None:
+    looks = [Sample(0, Phase.PUBLISH, "a"), Sample(5, None)]
+    assert seconds_to_recover(OUTAGE, seen(looks, injected=1.0, status={"state": "Complete"})) == 4.0
+
+
+def test_a_fault_that_ended_no_pod_is_no_try_unless_another_pod_shows_that_it_did() -> None:
+    looks = [Sample(0, TRAIN, "a"), Sample(5, Phase.PUBLISH, "a")]
+    complete = ended("Complete", "Succeeded")
+    assert not had_effect(KILL, seen(looks, injected=4.0, status=complete))
+    assert had_effect(KILL, seen(looks, injected=4.0, status=ended("Complete", "Succeeded", "Killed")))
+    assert had_effect(KILL, seen([*looks, Sample(9, TRAIN, "b")], injected=4.0, status=complete))
+    assert had_effect(OUTAGE, seen(looks, injected=4.0, status=complete))
+
+
+def test_the_training_after_a_preflight_is_no_sign_that_the_preflight_was_ended() -> None:
+    looks = [Sample(0, Phase.PREFLIGHT, "a"), Sample(5, TRAIN, "b")]
+    assert not had_effect(KILL, seen(looks, injected=1.0, status=ended("Complete", "Succeeded")))
 
 
 def ended(state: str, ready: str, *reasons: str) -> Object:
@@ -69,13 +109,18 @@ def ended(state: str, ready: str, *reasons: str) -> Object:
 
 
 def judged(name: str, status: Object) -> Outcome:
-    return outcome(Task(BY_NAME[name], TRAIN, 0), steps((0, 1, 0, 0)), 0.0, status)
+    return outcome(Task(BY_NAME[name], TRAIN, 0), seen([Sample(0, TRAIN, "a")], status=status))
 
 
 def test_a_fault_that_needs_a_retry_is_right_if_the_job_completes_and_the_attempt_says_so() -> None:
     assert judged("trainer-sigkill", ended("Complete", "Succeeded", "Killed")).is_right
     assert not judged("trainer-sigkill", ended("Complete", "Succeeded", "TrainerCrashed")).right_reason
     assert not judged("trainer-sigkill", ended("Failed", "Killed", "Killed")).ended_right
+
+
+def test_a_fault_that_ends_a_pod_is_wrong_if_no_attempt_says_so() -> None:
+    assert not judged("trainer-sigkill", ended("Complete", "Succeeded")).right_reason
+    assert judged("s3-away", ended("Complete", "Succeeded")).is_right
 
 
 def test_a_fault_that_no_retry_can_mend_is_right_if_the_job_fails_for_its_reason() -> None:
@@ -85,11 +130,14 @@ def test_a_fault_that_no_retry_can_mend_is_right_if_the_job_fails_for_its_reason
 
 
 def test_more_lost_work_than_the_fault_allows_is_wrong() -> None:
-    looks = steps((0, 1, 0, 0), (10, 1, 100, 0), (20, 2, 0, 0), (40, 2, 200, 0))
-    stopped, killed = (Task(BY_NAME[name], TRAIN, 0) for name in ("trainer-sigterm", "trainer-sigkill"))
-    lost = outcome(stopped, looks, 10.0, ended("Complete", "Succeeded", "Preempted"))
-    assert (lost.steps_repeated, lost.little_lost, lost.is_right) == (100, False, False)
-    assert outcome(killed, looks, 10.0, ended("Complete", "Succeeded", "Killed")).is_right
+    looks = [Sample(0, TRAIN, "a"), Sample(70, TRAIN, "b")]
+    stopped = Task(BY_NAME["trainer-sigterm"], TRAIN, 0)
+    lost = outcome(stopped, seen(looks, steps(0, 1, 50), steps(70, 50, 90), status=ended("Complete", "", "Preempted")))
+    assert (lost.steps_repeated, lost.little_lost, lost.is_right) == (1, False, False)
+    for began, right in ((1, True), (2, False)):  # 59 and 61 seconds
+        first = steps(0, 1, 60) if right else steps(0, 1, 63)
+        killed = seen(looks, first, steps(70, began, 90), status=ended("Complete", "", "Killed"))
+        assert outcome(Task(KILL, TRAIN, 0), killed).is_right is right
 
 
 def test_a_preflight_that_was_tried_again_has_a_reason_too() -> None:
@@ -99,24 +147,20 @@ def test_a_preflight_that_was_tried_again_has_a_reason_too() -> None:
 
 def test_the_phase_told_is_the_one_in_which_the_fault_came() -> None:
     looks = [Sample(0, Phase.PREFLIGHT), Sample(3, None), Sample(4, Phase.LOAD), Sample(9, TRAIN)]
-    told = [
-        outcome(Task(BY_NAME["trainer-sigkill"], Phase.PREFLIGHT, 0), looks, injected, {}).phase
-        for injected in (2, 3.5, 5)
-    ]
+    told = [outcome(Task(KILL, Phase.PREFLIGHT, 0), seen(looks, injected=at)).phase for at in (2, 3.5, 5)]
     assert told == [Phase.PREFLIGHT, Phase.PREFLIGHT, Phase.LOAD]
 
 
 def test_other_weights_than_without_a_fault_are_wrong_and_none_are_not_compared() -> None:
-    task, looks = Task(BY_NAME["trainer-sigkill"], TRAIN, 0), steps((0, 1, 0, 0))
-    status = ended("Complete", "Succeeded", "Killed")
-    assert [outcome(task, looks, 0.0, status, same).is_right for same in (True, False, None)] == [True, False, True]
+    looks = seen([Sample(0, TRAIN, "a")], status=ended("Complete", "Succeeded", "Killed"))
+    assert [outcome(Task(KILL, TRAIN, 0), looks, same).is_right for same in (True, False, None)] == [True, False, True]
 
 
 def test_the_loading_of_the_model_is_a_part_of_the_recovery() -> None:
-    looks = [Sample(0, Phase.LOAD), Sample(2, TRAIN, 1, 5), Sample(4, Phase.LOAD, 2), Sample(9, TRAIN, 2, 5, 5)]
-    looks += [Sample(10, TRAIN, 2, 6, 5), Sample(11, Phase.LOAD, 3), Sample(15, TRAIN, 3, 6, 6)]
+    looks = [Sample(0, Phase.LOAD, "a"), Sample(2, TRAIN, "a"), Sample(4, Phase.LOAD, "b"), Sample(9, TRAIN, "b")]
+    looks += [Sample(11, Phase.LOAD, "c"), Sample(15, TRAIN, "c")]
 
-    found = outcome(Task(BY_NAME["trainer-sigkill"], TRAIN, 0), looks, 3.0, {})
+    found = outcome(Task(KILL, TRAIN, 0), seen(looks, steps(2, 1, 1), steps(10, 2, 3), injected=3.0))
 
     assert (found.seconds_to_recover, found.seconds_loading) == (7.0, 5.0)
 

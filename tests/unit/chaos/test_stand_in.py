@@ -4,18 +4,23 @@ import json
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.figures.judge import Done
 from tests.chaos.harms import stand_in
+from tests.chaos.watcher import read_journal
 
 SHOW = "import time, datetime; print(time.time(), datetime.datetime.now(datetime.timezone.utc).timestamp())"
 
 
 def run(tmp_path: Path, end: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Runs the program with its last line replaced by `end`, and its orders in a folder of the test."""
-    program = stand_in.PROGRAM.replace("sys.exit(main())", end).replace("/tmp/chaos", str(tmp_path / "chaos"))
+    program = stand_in.PROGRAM.replace("sys.exit(main())", end)
+    for name in (stand_in.FILE, stand_in.JOURNAL):
+        program = program.replace(f"/tmp/{name}", str(tmp_path / name))
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
 
 
@@ -43,6 +48,29 @@ def test_a_step_without_an_order_is_as_it_was_and_with_one_it_fails_as_ordered(
     result = run(tmp_path, "print(fault(2.0))")
 
     assert told in result.stdout + result.stderr
+
+
+def test_each_step_is_written_down_and_told_as_before(tmp_path: Path) -> None:
+    tell = "tells = journaled(lambda step, total, seconds: print('told', step, total, seconds))"
+    result = run(tmp_path, f"{tell}; tells(1, 9, 0.5); tells(2, 9, 0.5)")
+
+    assert result.stdout.split("\n")[:2] == ["told 1 9 0.5", "told 2 9 0.5"], result.stderr
+    before, journal = time.monotonic() - 60, read_journal((tmp_path / stand_in.JOURNAL).read_text(), 0.0)
+    assert [done.step for done in journal] == [1, 2]
+    assert before < journal[0].seconds <= journal[1].seconds < time.monotonic()
+
+
+def test_a_line_that_is_being_written_is_left_out() -> None:
+    assert read_journal("12.5 1\n13.0 2", 10.0) == [Done(2.5, 1)]
+    assert read_journal("", 10.0) == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_the_first_attempt_rests(tmp_path: Path, first: bool) -> None:
+    rests = f"from finetune_trainer.train import recipe; before = vars(recipe).copy(); prepare({first}); "
+    show = "print(all(before[name] is not vars(recipe)[name] for name in CALLED_IN_PHASES), before == vars(recipe))"
+
+    assert run(tmp_path, rests + show).stdout.split()[-2:] == [str(first), str(not first)]
 
 
 def test_both_images_run_the_program_and_only_one_has_a_wrong_clock(tmp_path: Path) -> None:
