@@ -15,7 +15,7 @@ from finetune_api import names
 from finetune_api.reasons import FailureReason
 from tests.chaos.pods import process_of
 from tests.chaos.scene import Lane, Scene
-from tests.integration.jobs import Job
+from tests.integration.jobs import GPU, Job
 from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
@@ -85,10 +85,14 @@ def delete(lane: Lane, pod: Object, other: Object) -> None:
     lane.scene.cluster.kubectl("delete", "pod", "-n", metadata["namespace"], metadata["name"], "--wait=false")
 
 
-def harmed(lane: Lane, name: str, harm: Callable[[Lane, Object, Object], None], steps: int | None = None) -> Harmed:
-    """Starts a job, and harms its second pod. `steps`: of a job that shall reach its end. Deletes the job."""
+def harmed(
+    lane: Lane, name: str, harm: Callable[[Lane, Object, Object], None], steps: int | None = None, gpus: int = 1
+) -> Harmed:
+    """Starts a job, and harms its second pod. `steps`: of a job that shall reach its end. `gpus`: of each pod. Deletes
+    the job."""
     training = LONG | ({"maxSteps": steps} if steps else {})
-    job = lane.start(name, compute={"nodes": 2, "cpu": "250m", "memory": "2Gi"}, training=training)
+    compute = {"nodes": 2, "gpusPerNode": gpus, "cpu": "250m", "memory": "2Gi"}
+    job = lane.start(name, compute=compute, training=training)
     try:
         pods = at_work(job)
         harm(lane, pods[1], pods[0])
@@ -104,7 +108,7 @@ def shown(scene: Scene) -> Iterator[dict[str, Future[Harmed]]]:
     lanes = scene.lanes
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {
-            "deleted-pod": pool.submit(harmed, lanes[0], "deleted-pod", delete, steps=600),
+            "deleted-pod": pool.submit(harmed, lanes[0], "deleted-pod", delete, steps=300, gpus=2),
             "cut-network": pool.submit(harmed, lanes[1], "cut-network", cut_off),
             "killed-pod": pool.submit(harmed, lanes[2], "killed-pod", kill),
         }
@@ -119,9 +123,14 @@ def test_a_pod_that_is_deleted_stops_both_after_the_same_step(shown: dict[str, F
     assert second["resumedFromStep"] == found.ended["checkpointStep"]
 
 
-def test_two_pods_on_two_nodes_publish_one_adapter(scene: Scene, shown: dict[str, Future[Harmed]]) -> None:
-    status = shown["deleted-pod"].result().status
+def test_four_ranks_in_two_pods_on_two_nodes_publish_one_adapter(
+    scene: Scene, shown: dict[str, Future[Harmed]]
+) -> None:
+    found = shown["deleted-pod"].result()
+    status = found.status
 
+    limits = [pod["spec"]["containers"][0]["resources"]["limits"][GPU] for pod in found.pods.values()]
+    assert limits == ["2", "2"]
     assert status["state"] == "Complete", status
     attempts = status["attempts"]
     assert {pod["nodeName"] for pod in attempts[-1]["pods"]} == {"node", "node-2"}
