@@ -15,13 +15,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Barrier, Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 LFS_BYTES = 2000
 """Files of this size and larger are in LFS, as are all .safetensors files."""
+SIBLINGS = 2
+"""Number of files that the hub names together with a commit. The others are left out without a word, as the public hub
+does in large repositories."""
+PAGE = 4
+"""Number of files and folders on a page of a list."""
 VALID_SECONDS = 3600
 Listen = Callable[[int], socket.socket]
 
@@ -52,13 +57,11 @@ class File:
     def pointer(self) -> bytes:
         return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.data)}\n".encode()
 
-    def described(self, path: str, name: str) -> dict[str, Any]:
-        """The file as the API lists it. `name`: the key of the path."""
-        key = "blobId" if name == "rfilename" else "oid"
-        about: dict[str, Any] = {name: path, "size": len(self.data), key: self.blob, "type": "file"}
+    def described(self, path: str) -> dict[str, Any]:
+        """The file as the API lists it."""
+        about: dict[str, Any] = {"type": "file", "path": path, "size": len(self.data), "oid": self.blob}
         if self.lfs:
-            sha = "sha256" if name == "rfilename" else "oid"
-            about["lfs"] = {sha: self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
+            about["lfs"] = {"oid": self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
         return about
 
 
@@ -97,7 +100,17 @@ class Faults:
     broken: int = 0
     """Requests that are answered with 503."""
     cuts: int = 0
-    """Files of the storage whose connection is cut after half of the bytes."""
+    """Contents of the storage of more than one byte whose connection is cut after half of the bytes."""
+    broken_pages: int = 0
+    """Requests for a page of a list after the first one that are answered with 503."""
+    cut_pages: int = 0
+    """Pages of a list after the first one whose connection is cut after half of the bytes."""
+    endless: bool = False
+    """Whether the last page of a list names itself as the next one."""
+    unlisted: bool = False
+    """Whether the hub has no lists of files."""
+    list: str | None = None
+    """The answer to every request for a list."""
     expired: int = 0
     """Requests to the storage that are refused as if their signature had expired."""
     together: Barrier | None = None
@@ -126,6 +139,8 @@ class HubServer:
         self._servers = [_serve(listen(0), _handler(self, part)) for part in ("hub", "storage")]
         addresses = (server.socket.getsockname() for server in self._servers)
         self.endpoint, self.storage = (f"http://{host}:{port}" for host, port in addresses)
+        self.linked = self.endpoint
+        """The server of the link to the next page of a list. A mirror may pass on the links of the hub behind it."""
 
     def close(self) -> None:
         for server in self._servers:
@@ -146,14 +161,14 @@ class HubServer:
         self._objects |= {file.sha256: file.data for file in whole.values() if file.lfs}
         return commit
 
-    def flip(self, path: str) -> None:
-        """Changes a byte of this file in all commits, but not its digest."""
-        for repository in self.repositories.values():
-            for files in repository.commits.values():
-                if path in files:
-                    file = files[path]
-                    changed = file.data[:-1] + bytes([file.data[-1] ^ 1])
-                    self._objects[file.sha256] = self._flipped[file.blob] = changed
+    def flip(self, name: str, path: str) -> None:
+        """Changes a byte of this file in all commits of a repository, but not its digest. Files with the same content
+        change as well."""
+        for files in self.repositories[name].commits.values():
+            if path in files:
+                file = files[path]
+                changed = file.data[:-1] + bytes([file.data[-1] ^ 1])
+                self._objects[file.sha256] = self._flipped[file.blob] = changed
 
     def content_of(self, file: "File") -> bytes:
         """What the hub sends of a file in git."""
@@ -205,6 +220,13 @@ def _read(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def _entries(files: Mapping[str, File]) -> list[dict[str, Any]]:
+    """The files and folders of a commit, as the API lists them."""
+    folders = {str(folder) for path in files for folder in PurePosixPath(path).parents} - {"."}
+    found = [{"type": "directory", "path": folder, "oid": "0" * 40, "size": 0} for folder in folders]
+    return sorted(found + [file.described(path) for path, file in files.items()], key=lambda entry: str(entry["path"]))
+
+
 def _serve(listener: socket.socket, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
     server = ThreadingHTTPServer(listener.getsockname(), handler, bind_and_activate=False)
     server.socket.close()
@@ -248,20 +270,23 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         raise NotImplementedError
 
-    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+    def reply(self, status: int, body: bytes = b"", cut: bool = False, **headers: str) -> None:
+        """`cut`: the connection ends after half of the body."""
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+        if cut:
+            self.close_connection = True
 
     def error(self, status: int, code: str, message: str, **headers: str) -> None:
         body = json.dumps({"error": message}).encode()
         self.reply(status, body, X_Error_Code=code, X_Error_Message=message, **headers)
 
-    def content(self, data: bytes, cut: bool = False, **headers: str) -> None:
-        """The whole file, or the requested range of it. `cut`: the connection ends after half of the bytes."""
+    def content(self, data: bytes, may_cut: bool = False, **headers: str) -> None:
+        """The whole file, or the requested range of it. `may_cut`: whether the fault `cuts` is that of this server."""
         wanted = self.headers.get("Range")
         start, end, status = 0, len(data), 200
         if wanted and not self.server_of.faults.whole:
@@ -273,6 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(end - start), "Accept-Ranges": "bytes", **headers}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
+        cut = may_cut and end - start > 1 and self.server_of.used_up("cuts")
         if self.command != "HEAD":
             self.wfile.write(memoryview(data)[start : (start + end) // 2 if cut else end])
         if cut:
@@ -289,7 +315,7 @@ class _Storage(_Handler):
                 together.wait(timeout=30)
             self.reply(403, b"<Error><Code>AccessDenied</Code></Error>")
             return
-        self.content(data, cut=self.server_of.used_up("cuts"))
+        self.content(data, may_cut=True)
 
 
 class _Hub(_Handler):
@@ -350,23 +376,36 @@ class _Hub(_Handler):
             return None
         return commit, repository.commits[commit]
 
-    def _json(self, value: Any) -> None:
-        self.reply(200, json.dumps(value).encode(), Content_Type="application/json; charset=utf-8")
+    def _json(self, value: Any, cut: bool = False, **headers: str) -> None:
+        self.reply(200, json.dumps(value).encode(), cut, Content_Type="application/json; charset=utf-8", **headers)
 
     def _info(self, name: str, revision: str, path: str) -> None:
         if found := self._files(name, revision):
             commit, files = found
-            blobs = "blobs" in parse_qs(urlsplit(self.path).query)
-            siblings = [
-                file.described(path, "rfilename") if blobs else {"rfilename": path} for path, file in files.items()
-            ]
             repository = self.server_of.repositories[name]
             about = {"private": repository.private, "gated": "manual" if repository.gated else False}
+            siblings = [{"rfilename": path} for path in sorted(files)[:SIBLINGS]]
             self._json({"id": name.removeprefix("datasets/"), "sha": commit, "siblings": siblings, **about})
 
     def _tree(self, name: str, revision: str, path: str) -> None:
-        if found := self._files(name, revision):
-            self._json([file.described(each, "path") for each, file in found[1].items() if each.startswith(path)])
+        faults = self.server_of.faults
+        if faults.unlisted or faults.list:
+            self.reply(404 if faults.unlisted else 200, (faults.list or "Not found").encode())
+        elif found := self._files(name, revision):
+            query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+            assert query.get("recursive") == "true", "other lists are not served"
+            start = int(query.get("cursor", "0"))
+            if start and self.server_of.used_up("broken_pages"):
+                self.error(503, "", "Service unavailable")
+            else:
+                self._list(_entries(found[1]), start, cut=bool(start) and self.server_of.used_up("cut_pages"))
+
+    def _list(self, entries: list[dict[str, Any]], start: int, cut: bool) -> None:
+        """A page of a list, from `start`."""
+        following = start if self.server_of.faults.endless else start + PAGE
+        url = f"{self.server_of.linked}{urlsplit(self.path).path}?recursive=true&cursor={following}"
+        more = {"Link": f'<{url}>; rel="next"'} if following < len(entries) else {}
+        self._json(entries[start : start + PAGE], cut, **more)
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
         if not (found := self._files(name, revision)):

@@ -60,7 +60,8 @@ def gather_or_reuse(
 
 
 def rows_facts(bundle: Bundle, storage: JobStorage, model: BaseModel, longest: int, settings: Path) -> dict[str, Any]:
-    """Returns everything that determines the stored rows. Reads the first byte of each file of the data set."""
+    """Returns everything that determines the stored rows. Raises TrainerFailure if a file of the data set must not be
+    read."""
     dataset = bundle.spec.dataset
     return {
         "files": {uri: storage.identity(uri) for uri in sorted(set(_files(bundle, storage)))},

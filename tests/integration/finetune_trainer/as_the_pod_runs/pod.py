@@ -75,10 +75,11 @@ class Pods:
         self._folder = folder
         self.data.mkdir()
 
-    def preflight(self, spec: dict[str, Any]) -> Ended:
-        """Checks the job of this spec, whose URIs are paths below DATA."""
+    def preflight(self, spec: dict[str, Any], token: str | None = None) -> Ended:
+        """Checks the job of this spec, whose URIs are paths below DATA or on the hub. `token`: another value in the
+        Secret of the token."""
         wish = FineTuneJobSpec.model_validate(spec)
-        return self._run(children.preflight_job(world_of(wish), wish, self._profile), wish)
+        return self._run(children.preflight_job(world_of(wish), wish, self._profile), wish, token=token)
 
     def train(self, spec: dict[str, Any], stop_at: str = "") -> Ended:
         """The first attempt at a job whose preflight has succeeded. It gets SIGTERM after the first line of its log
@@ -95,11 +96,12 @@ class Pods:
         bundle = Bundle.model_validate_json(json.dumps({"spec": spec}).replace(f'"{DATA}/', f'"{self.data}/'))
         return read(bundle, open_storage(bundle))
 
-    def _run(self, job: Object, spec: FineTuneJobSpec, stop_at: str = "") -> Ended:
+    def _run(self, job: Object, spec: FineTuneJobSpec, stop_at: str = "", token: str | None = None) -> Ended:
         bundle = json.loads(bundles.missing(world_of(spec), spec, self._profile)[0]["data"][names.BUNDLE_KEY])
         del bundle["job"]  # so that the status goes to the log: there is no API server
         pod = job["spec"]["template"]["spec"]
         indices, user = range(job["spec"].get("completions", 1)), pod["securityContext"]["runAsUser"]
+        (self._folder / "token").write_text(self._token if token is None else token)
         scripts = [self._script(pod, json.dumps(bundle), index) for index in indices]
         ends = [self._folder / f"termination-log-{index}" for index in indices]
         for path in (*ends, self.data, *self.data.rglob("*")):
@@ -134,7 +136,7 @@ class Pods:
         (container,), user = pod["containers"], pod["securityContext"]["runAsUser"]
         root = self._folder / "root"
         root.mkdir(exist_ok=True)
-        for name, content in (("bundle.json", bundle), (f"termination-log-{index}", ""), ("token", self._token)):
+        for name, content in (("bundle.json", bundle), (f"termination-log-{index}", "")):
             (self._folder / name).write_text(content)
         # Like every pod, it has a loopback interface and, in this case, no other one.
         lines = ["set -eu", "ip link set lo up", f"mount -t tmpfs none {root}"]

@@ -2,8 +2,8 @@
 
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from finetune_api import hub, names
-from finetune_api.bundle import Bundle
+from finetune_api import globs, hub, names
+from finetune_api.bundle import Bundle, sources_of
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.files import Place
@@ -78,7 +78,14 @@ class Request:
         return f"Check the hub, and spec.hub.endpoint of FineTuneProfile {self.bundle.spec.profile_name}."
 
     def correct(self, what: str) -> str:
-        return "Correct spec.model.uri." if self.is_model else f"Correct the {what} in that uri."
+        if self.is_model:
+            return "Correct spec.model.uri."
+        fields = [f"{field}.uri" for field, source in sources_of(self.bundle.spec).items() if self._is_of(source.uri)]
+        return f"Correct the {what} in {' and '.join(fields) or 'that uri'}."
+
+    def _is_of(self, source: str) -> bool:
+        """Returns whether the request was for this source, or for one of its files."""
+        return self.uri == source or bool(globs.expression(source).fullmatch(self.uri))
 
     @property
     def token(self) -> str:

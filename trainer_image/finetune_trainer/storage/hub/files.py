@@ -1,20 +1,18 @@
 """Models and data sets of a hub with the protocol of the Hugging Face Hub. `files.Files` documents the methods.
 
-The client is huggingface_hub. A repository is read at one commit. One request returns this commit and the size and the
+The client is huggingface_hub. A repository is read at one commit. `listing` finds this commit, and the size and the
 digest of every file. Files are then read by ranges, in preflight only the parts that it needs."""
 
-import hashlib
 import io
 import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from threading import Lock
+from typing import BinaryIO, NoReturn
 
-from huggingface_hub import HfApi, get_token, hf_hub_url
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import get_token, hf_hub_url
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented
 
 from finetune_api import hub, names
@@ -22,34 +20,15 @@ from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.positioned import Ranges
 from finetune_trainer.storage.files import Place, everywhere
-from finetune_trainer.storage.hub.failures import DamagedFile, NoHub, NoSuchFile, Request, failure_of_hub
-from finetune_trainer.storage.hub.requests import READ_SECONDS, Location, patiently, read_range
+from finetune_trainer.storage.hub.failures import DamagedFile, NoSuchFile, Request, failure_of_hub
+from finetune_trainer.storage.hub.listing import Hub, HubFile, Token
+from finetune_trainer.storage.hub.requests import Location, read_range
 
 READ_BYTES = 8 * 1024 * 1024
 SMALLEST_PART, LARGEST_PART = 8 * 1024 * 1024, 32 * 1024 * 1024
 """Sizes in bytes of the ranges in which a file is downloaded, see `part_bytes`."""
-COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 CONNECTIONS = 8
 """Number of ranges that are downloaded at the same time, of all files together."""
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """One file of a repository at a commit."""
-
-    size: int
-    blob: str
-    """The sha1 that git gives the file, as hex. For a file in LFS, that of its pointer."""
-    sha256: str | None
-    """The sha256 of a file in LFS, as hex; None for other files."""
-
-    def is_file(self, digest: "Digest") -> bool:
-        """Returns whether the bytes that `digest` has seen are this file."""
-        return bool(digest.hexdigest() == (self.sha256 or self.blob))
-
-    def new_digest(self) -> "Digest":
-        """Returns the digest that the hub has of this file, without any bytes."""
-        return hashlib.sha256() if self.sha256 else hashlib.sha1(f"blob {self.size}\0".encode())
 
 
 def part_bytes(size: int) -> int:
@@ -58,10 +37,6 @@ def part_bytes(size: int) -> int:
     Each connection gets four of them, so that the first ones are hashed while the last ones arrive. Smaller ranges than
     SMALLEST_PART wait mostly for the hub's answer, and larger ones than LARGEST_PART cost more when one is cut."""
     return max(SMALLEST_PART, min(LARGEST_PART, size // (4 * CONNECTIONS)))
-
-
-Digest = Any
-"""An object of hashlib. Its type has no public name."""
 
 
 class HubFiles:
@@ -73,8 +48,12 @@ class HubFiles:
         assert bundle.hub
         self._bundle, self._endpoint = bundle, bundle.hub.endpoint
         self._token_file, self._commits = token_dir / names.HUB_TOKEN, commits
+        self._hub = Hub(self._endpoint, self._sent_token)
         self._snapshots: dict[hub.Repository, dict[str, HubFile]] = {}
         self._locations: dict[str, Location] = {}
+        self._readable: set[hub.Repository] = set()
+        """The repositories of which a file could be read, at the commit of their snapshot."""
+        self._asking = Lock()
         self._pool = ThreadPoolExecutor(CONNECTIONS)
 
     def size(self, uri: str) -> int | None:
@@ -84,7 +63,8 @@ class HubFiles:
 
     def identity(self, uri: str) -> str:
         file = self._file(uri)
-        self.read(uri, 0, min(1, file.size))  # the list of files needs no permission to read them
+        if file.size:
+            self._require_readable(uri)
         return file.sha256 or file.blob
 
     def read(self, uri: str, start: int, length: int | None) -> bytes:
@@ -157,6 +137,15 @@ class HubFiles:
     def prune(self, folder: str) -> None:
         """Folders are only parts of names."""
 
+    def _require_readable(self, uri: str) -> None:
+        """Reads a byte of the file, because the list of files needs no permission to read them. Does so once for each
+        repository: a hub allows an account to read all files of a repository, or none."""
+        repository, _ = _split(uri)
+        with self._asking:  # several threads may ask at the same time
+            if repository not in self._readable:
+                self.read(uri, 0, 1)
+                self._readable.add(repository)
+
     def _range(self, uri: str, start: int, end: int) -> bytes:
         """Returns the bytes of a file from `start` to `end`, without the byte at `end`."""
         found = bytearray()
@@ -193,29 +182,9 @@ class HubFiles:
         return self._snapshots[repository]
 
     def _snapshot(self, repository: hub.Repository) -> tuple[str, dict[str, HubFile]]:
-        """Requests the commit of a repository and its files. Raises NoHub if the answer has another form."""
-        api = HfApi(endpoint=self._endpoint, token=self._sent_token())
-        revision = self._commits.get(repository.uri) or self._revision(repository)
-
-        def request() -> Any:
-            return api.repo_info(
-                repository.name, repo_type=repository.kind, revision=revision, files_metadata=True, timeout=READ_SECONDS
-            )
-
-        try:
-            found = patiently(request)
-            files = {
-                each.rfilename: HubFile(int(each.size), str(each.blob_id), each.lfs.sha256 if each.lfs else None)
-                for each in found.siblings
-            }
-        except HFValidationError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise NoHub from error
-        pinned = self._commits.get(repository.uri, found.sha)
-        if not COMMIT.fullmatch(str(found.sha)) or found.sha != pinned:
-            raise NoHub
-        return found.sha, files
+        """Returns the commit of a repository and its files."""
+        commit = self._commits.get(repository.uri) or self._hub.commit(repository, self._revision(repository))
+        return commit, self._hub.files(repository, commit)
 
     def _revision(self, repository: hub.Repository) -> str:
         model = self._bundle.spec.model
@@ -230,7 +199,7 @@ class HubFiles:
             return None
         return text if re.fullmatch(r"[!-~]+", text) else None
 
-    def _sent_token(self) -> str | bool | None:
+    def _sent_token(self) -> Token:
         """Returns the token in the form of huggingface_hub. In a pod no other token than the mounted one is used. A
         local run also uses the token of the user's own login."""
         return self._token() or (False if self._bundle.job else None)

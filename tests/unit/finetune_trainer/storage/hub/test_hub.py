@@ -182,7 +182,7 @@ def test_a_signature_that_other_threads_renew_in_vain_is_given_up(server: HubSer
 def test_bytes_that_do_not_match_the_digest_of_the_hub_are_not_used(
     server: HubServer, storage: JobStorage, tmp_path: Path, path: str
 ) -> None:
-    server.flip(path)
+    server.flip("acme/base", path)
     with pytest.raises(TrainerFailure, match="does not match the digest") as raised:
         storage.download_folder(MODEL, tmp_path / "copy", lambda each: each == path)
     assert raised.value.reason is FailureReason.STORAGE_UNAVAILABLE
@@ -257,6 +257,7 @@ REFERENCE = {"tokenSecretRef": {"name": "mine", "key": "hub"}}
         ({}, None, f"{MODEL}/none.json", {}, "ModelNotFound", "There is no hf://acme/base/none.json at revision main"),
         ({}, None, "hf://datasets/acme/none/a.csv", {}, "DatasetNotFound", "hf://datasets/acme/none does not exist"),
         ({}, None, f"{ROWS}/none.csv", {}, "DatasetNotFound", "There is no hf://datasets/acme/rows/none.csv"),
+        ({}, None, f"{ROWS}/data/no.jsonl", {}, "DatasetNotFound", "Correct the path in spec.dataset.train[0].uri."),
         ({}, "wrong", f"{ROWS}/c.csv", {}, "StorageAccessDenied", "does not accept the token in Secret shared, key HF"),
     ],
 )
