@@ -68,6 +68,8 @@ class BaseModel:
     """All files of the folder that are used."""
     pins: Pins
     """The identities of these files, before any of them was read."""
+    converted: int
+    """Number of weights that are not in memory as they are in the files: those that are not in bf16, and experts."""
     vocabulary: Vocabulary | None
     """The embedding and the output head; None if their names are not known."""
 
@@ -113,6 +115,8 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
         fingerprint=b"".join(path.read_bytes() for path in own[:1]),
         headers={name: tensor.shape for name, tensor in whole.items()},
         files=files,
+        converted=_numbers({name: tensor for name, tensor in whole.items() if tensor.dtype != "BF16"})
+        + _numbers({name: each for name, each in tensors.items() if name not in sizes and each.dtype == "BF16"}),
         pins={path: pins.get(path, "") for path in files if path != CARD},
         vocabulary=vocabulary,
     )
