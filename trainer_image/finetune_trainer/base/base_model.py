@@ -116,7 +116,7 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
         headers={name: tensor.shape for name, tensor in whole.items()},
         files=files,
         converted=_numbers({name: tensor for name, tensor in whole.items() if tensor.dtype != "BF16"})
-        + _numbers({name: each for name, each in tensors.items() if name not in sizes and each.dtype == "BF16"}),
+        + _numbers({name: tensor for name, tensor in tensors.items() if _is_stacked(name, tensor, sizes)}),
         pins={path: pins.get(path, "") for path in files if path != CARD},
         vocabulary=vocabulary,
     )
@@ -149,6 +149,11 @@ def read_tensors(storage: JobStorage, uri: str, files: Files, scratch: Path) -> 
 def known(ids: Iterable[int], rows: int) -> tuple[int, ...]:
     """Returns the token ids for which an embedding with `rows` rows has a row."""
     return tuple(id for id in ids if 0 <= id < rows)
+
+
+def _is_stacked(name: str, tensor: Tensor, sizes: Sizes) -> bool:
+    """Returns whether the tensor is one expert in bf16 that is stacked in memory with others of its layer."""
+    return ".experts." in name and name not in sizes and tensor.dtype == "BF16"
 
 
 def _numbers(tensors: Tensors) -> int:

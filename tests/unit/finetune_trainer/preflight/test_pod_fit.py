@@ -135,18 +135,25 @@ def test_a_checkpoint_that_could_not_be_read_back_is_known_before_the_training(
     require_scratch(job.model_copy(update={"job": None}), estimates(True), wish, large, GIB)
 
 
+def store_in(dtype: torch.dtype, folder: Path) -> None:
+    """Converts the weights in the folder."""
+    for file in folder.glob("*.safetensors"):
+        save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_weights_that_are_not_in_bf16_are_converted(make_bundle: MakeBundle, tmp_path: Path, dtype: Any) -> None:
     save_tokenizer(tmp_path / "model")
-    save_model(tmp_path / "model", dtype=dtype)
+    save_model(tmp_path / "model")
+    store_in(dtype, tmp_path / "model")
     found = inspect_model(open_storage(make_bundle()), str(tmp_path / "model"), tmp_path / "inspected")
     assert found.converted == (0 if dtype is torch.bfloat16 else found.shape.stored_parameters)
 
 
 def test_experts_that_are_stacked_are_converted_too(make_bundle: MakeBundle, tmp_path: Path) -> None:
     folder = save_family(mixtral, tmp_path / "model")
-    for file in folder.glob("*.safetensors"):
-        save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    save_tokenizer(folder)
+    store_in(torch.bfloat16, folder)
     found = inspect_model(open_storage(make_bundle()), str(folder), tmp_path / "inspected")
     experts = sum(prod(size) for size in found.sizes.values() if len(size) == 3)
     assert 0 < found.converted == experts < found.shape.stored_parameters
