@@ -12,7 +12,9 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import RowFiles
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.pods import scratch_size
 from finetune_api.spec.profile import Claims, Hub, PreparedCache, Storage
+from finetune_api.spec.resources import Memory
 from finetune_api.uris import FILES, FOLDER, MODEL, misspelled
 
 PLACE = ("gpu_type", "labels", "annotations", "priority_class_name")
@@ -51,6 +53,8 @@ class Bundle(ApiModel):
     claims: Claims | None = None
     gpu_types: list[GpuType] = Field(default=[])
     prepared_cache: PreparedCache | None = None
+    scratch_size_limit: Memory | None = None
+    """That of the profile, if it sets one."""
     resume: ResumePoint | None = None
     """Not set if spec.resumeFrom is not set, or if the operator no longer found the job that it names."""
 
@@ -61,6 +65,11 @@ class Bundle(ApiModel):
         The profile may have got the type after the bundle was written. The bundle then has no type, and no price."""
         types = [gpu for gpu in allowed_gpu_types(self.spec, self.gpu_types) if gpu_type in (None, gpu.name)]
         return self.model_copy(update={"gpu_types": types})
+
+    @property
+    def scratch_size(self) -> str | None:
+        """Return the size limit of the scratch volume; None outside Kubernetes, where the disk is the limit."""
+        return scratch_size(self.scratch_size_limit) if self.job else None
 
     @property
     def spec_digest(self) -> str:

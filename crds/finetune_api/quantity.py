@@ -1,4 +1,4 @@
-"""Amounts of memory as Kubernetes quantities."""
+"""Amounts of memory and CPU as Kubernetes quantities."""
 
 import re
 from decimal import Decimal
@@ -15,12 +15,21 @@ def bytes_of(quantity: str) -> int:
     """Return the bytes of a quantity that the API server accepts, such as 80Gi, 81559Mi, 24G or 24e9.
 
     Raises ValueError for anything else."""
-    match = QUANTITY.fullmatch(quantity)
-    if not match or (match[3] or "") not in UNITS:
-        raise ValueError(f"{quantity!r} is not an amount of memory: write for example 80Gi or 81559Mi")
-    return int(Decimal(match[1] + (match[2] or "")) * UNITS[match[3] or ""])
+    return int(_number(quantity))
+
+
+def times(count: int, quantity: str) -> str:
+    """Return a quantity `count` times. Raises ValueError as `bytes_of` does."""
+    return quantity if count == 1 else f"{(count * _number(quantity)).normalize():f}"
 
 
 def gibibytes(size: float) -> str:
     """Return `size` bytes as a quantity in GiB with one decimal, for example 21.4Gi."""
     return f"{size / 2**30:.1f}Gi"
+
+
+def _number(quantity: str) -> Decimal:
+    match = QUANTITY.fullmatch(quantity)
+    if not match or (match[3] or "") not in UNITS:
+        raise ValueError(f"{quantity!r} is not an amount of memory: write for example 80Gi or 81559Mi")
+    return Decimal(match[1] + (match[2] or "")) * UNITS[match[3] or ""]

@@ -161,7 +161,11 @@ FAILURES: dict[FailureReason, Failure] = {
     ),
     FailureReason.HOST_OUT_OF_MEMORY: Failure(0, Actor.TENANT, "Raise spec.compute.memory in a new job.", Retry.ONCE),
     FailureReason.DISK_FULL: Failure(
-        32, Actor.PLATFORM, "Free disk space on the node, or use a smaller model or data set.", Retry.ONCE
+        32,
+        Actor.PLATFORM,
+        "Free disk space on the node. If the pod's volume scratch was full, raise spec.pods.scratchSizeLimit of the "
+        "FineTuneProfile. Or use a smaller model or data set.",
+        Retry.ONCE,
     ),
     FailureReason.PREEMPTED: Failure(
         33,

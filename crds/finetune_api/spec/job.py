@@ -16,6 +16,7 @@ from finetune_api.model import (
     object_name,
     rules,
 )
+from finetune_api.quantity import times
 from finetune_api.spec.dataset import Dataset
 from finetune_api.spec.evaluation import Evaluation
 from finetune_api.spec.gpu_type import GpuTypeName
@@ -159,6 +160,11 @@ class Compute(ApiModel):
     priority_class_name: PriorityClassName | None = None
     """PriorityClass of the pods of this job, in spec.pods.allowed.priorityClassNames of the FineTuneProfile. Default:
     unset, and the pods have that of the FineTuneProfile."""
+
+    @property
+    def pod_memory(self) -> str:
+        """Return the memory request and limit of each training pod."""
+        return times(self.gpus_per_node, self.memory)
 
     @property
     def gpus(self) -> int:

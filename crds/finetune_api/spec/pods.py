@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.model import ApiModel, ObjectName, SchemaKeys, list_map, object_name
-from finetune_api.spec.resources import PodResources
+from finetune_api.spec.resources import Memory, PodResources
 from finetune_api.spec.scheduling import NodeLabels, PodAnnotations, PodLabels, Tolerations
 
 QueueName = Annotated[
@@ -26,6 +26,10 @@ Patterns = Annotated[
     Field(max_length=64),
     SchemaKeys({"x-kubernetes-list-type": "set"}),
 ]
+
+
+SCRATCH_SIZE_LIMIT = "200Gi"
+"""Size limit of the scratch volume of a pod, unless the profile sets another."""
 
 
 class PullSecret(ApiModel):
@@ -92,6 +96,16 @@ class Pods(ApiModel):
     """What FineTuneJobs may set for their own pods in spec.compute."""
     preflight: PreflightPods = PreflightPods()
     """Settings of the preflight pods, which request no GPU."""
+    scratch_size_limit: Memory | None = None
+    """Size limit of the scratch volume of each pod, an emptyDir on the disk of its node, as a Kubernetes quantity. It
+    holds the base model, a checkpoint with which an attempt goes on, and the results until they are published.
+    Preflight fails a job that needs more, with reason DoesNotFit. Set it to what the disks of the nodes can give.
+    Default: 200Gi."""
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
     """Seconds between the request to stop a training pod and its end. The pod stores a checkpoint in this time.
     Default: 120."""
+
+
+def scratch_size(limit: str | None) -> str:
+    """Return the size limit of the scratch volume. `limit`: that of the profile."""
+    return limit or SCRATCH_SIZE_LIMIT

@@ -36,6 +36,7 @@ def bundle_of(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec)
         claims=profile.claims,
         gpu_types=profile.gpu_types,
         prepared_cache=profile.prepared_cache,
+        scratch_size_limit=profile.pods.scratch_size_limit,
         resume=_resume_point(world),
     )
 

@@ -7,11 +7,11 @@ all other settings of each new pod."""
 import re
 from dataclasses import dataclass
 
-from kubernetes.utils.quantity import parse_quantity
-
 from finetune_api import names
+from finetune_api.quantity import times
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.pods import scratch_size
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.decisions import authorities, bundles, claims, gangs, hub_pods, model_cache, pod_settings
 from finetune_operator.decisions.allowed import not_allowed
@@ -107,7 +107,7 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
     halvings = ["--halvings", str(attempt.halvings)] if attempt.halvings else []
     arguments = ["train", "--attempt", str(attempt.number), *halvings]
     gpus = spec.compute.gpus_per_node
-    pod = _pod_spec(world, spec, profile, arguments, _times(gpus, SHARED_MEMORY))
+    pod = _pod_spec(world, spec, profile, arguments, times(gpus, SHARED_MEMORY))
     grace = profile.pods.termination_grace_period_seconds or TRAIN_GRACE_SECONDS
     pod["terminationGracePeriodSeconds"] = grace
     if delay := min(SIGTERM_DELAY_SECONDS, grace // 2):
@@ -116,9 +116,9 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
         {"name": names.GRACE_VARIABLE, "value": str(grace - delay)},
         {"name": names.GPU_TYPE_VARIABLE, "value": gpu.name},
     ]
-    limits = {"memory": _times(gpus, spec.compute.memory), gpu.resource_name: str(gpus)}
+    limits = {"memory": spec.compute.pod_memory, gpu.resource_name: str(gpus)}
     pod["containers"][0]["resources"] = {
-        "requests": {"cpu": _times(gpus, spec.compute.cpu), **limits},
+        "requests": {"cpu": times(gpus, spec.compute.cpu), **limits},
         "limits": limits,
     }
     if gpu.node_selector:
@@ -140,11 +140,6 @@ def attempt_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpe
 def _label_of(gpu: GpuType) -> dict[str, str]:
     """Return the label with the GPU type; none if a profile from before the rule for names has another name."""
     return {names.LABEL_GPU_TYPE: gpu.name} if _LABEL_VALUE.fullmatch(gpu.name) else {}
-
-
-def _times(count: int, quantity: str) -> str:
-    """Return a quantity `count` times."""
-    return quantity if count == 1 else f"{(count * parse_quantity(quantity)).normalize():f}"
 
 
 def cleanup_job(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
@@ -234,18 +229,18 @@ def _pod_spec(
         "containers": [
             _trainer(profile, arguments, secrets, bundles.digest_of_next_pod(world, spec, profile)),
         ],
-        "volumes": _volumes(world, secrets, shared),
+        "volumes": _volumes(world, profile, secrets, shared),
     }
     pod = hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
     return claims.with_claims(pod, bundle, step=arguments[0])
 
 
-def _volumes(world: World, secrets: list[str], shared: str) -> list[Object]:
+def _volumes(world: World, profile: FineTuneProfileSpec, secrets: list[str], shared: str) -> list[Object]:
     """Return the volumes of a pod. All writable volumes have a size limit."""
     return [
         {"name": "bundle", "configMap": {"name": names.child_prefix(world.name, world.uid)}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
-        {"name": "scratch", "emptyDir": {"sizeLimit": "200Gi"}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": scratch_size(profile.pods.scratch_size_limit)}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}},
         # Optional, so that the trainer reports a missing Secret. Otherwise the pod would never start.
         *({"name": f"storage-{i}", "secret": {"secretName": s, "optional": True}} for i, s in enumerate(secrets)),

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM
 from finetune_api.bundle import Bundle
 from finetune_api.spec.method import Method, MethodType
 from finetune_api.spec.training import Training
-from finetune_trainer.checkpoints.tensor_file import open_tensors
 from finetune_trainer.checkpoints.training_state import live_state, restore
 from finetune_trainer.model.loading import load_model
+from finetune_trainer.model.tensor_file import open_tensors
 from finetune_trainer.model.trainable import make_trainable, trained_weights
 from finetune_trainer.training.loop import Step, training_steps
 from finetune_trainer.training.optimizer import make_optimizer

@@ -68,6 +68,8 @@ class BaseModel:
     """All files of the folder that are used."""
     pins: Pins
     """The identities of these files, before any of them was read."""
+    converted: int
+    """Number of weights that are not in memory as they are in the files: those that are not in bf16, and experts."""
     vocabulary: Vocabulary | None
     """The embedding and the output head; None if their names are not known."""
 
@@ -113,6 +115,8 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
         fingerprint=b"".join(path.read_bytes() for path in own[:1]),
         headers={name: tensor.shape for name, tensor in whole.items()},
         files=files,
+        converted=_numbers({name: tensor for name, tensor in whole.items() if tensor.dtype != "BF16"})
+        + _numbers({name: tensor for name, tensor in tensors.items() if _is_stacked(name, tensor, sizes)}),
         pins={path: pins.get(path, "") for path in files if path != CARD},
         vocabulary=vocabulary,
     )
@@ -145,6 +149,11 @@ def read_tensors(storage: JobStorage, uri: str, files: Files, scratch: Path) -> 
 def known(ids: Iterable[int], rows: int) -> tuple[int, ...]:
     """Returns the token ids for which an embedding with `rows` rows has a row."""
     return tuple(id for id in ids if 0 <= id < rows)
+
+
+def _is_stacked(name: str, tensor: Tensor, sizes: Sizes) -> bool:
+    """Returns whether the tensor is one expert in bf16 that is stacked in memory with others of its layer."""
+    return ".experts." in name and name not in sizes and tensor.dtype == "BF16"
 
 
 def _numbers(tensors: Tensors) -> int:

@@ -2,7 +2,11 @@
 
 entries/KEY/ has the files of one model, and cached.json with the sha256 of each. An entry is written below partial/ and
 renamed, so it is always whole. Pods on several nodes use the volume at the same time, without locks: not every network
-file system has them. A pod that copies an entry keeps a file in it that tells the others so."""
+file system has them. A pod that copies an entry keeps a file in it that tells the others so.
+
+A pod that stores a model first reserves its bytes below partial/, and then looks what others have reserved. A
+reservation counts for all pods that reserved later or at the same time, so of several pods the last one counts those of
+all. It ends with the store, or with what a killed pod has left."""
 
 import hashlib
 import json
@@ -27,6 +31,9 @@ IN_USE = "in-use-"
 """Beginning of the name of the file with which a pod says that it copies the entry."""
 SIGN_SECONDS = 60.0
 """How often a pod says so again."""
+RESERVED, GONE = "reserved-", "gone-"
+"""Beginnings of the names of the file with which a pod reserves the number of bytes in its name, and of a folder of
+partial/ that is being deleted."""
 ABANDONED_SECONDS = 3600.0
 """After which time without a sign a pod counts as killed."""
 
@@ -78,11 +85,13 @@ class ModelCache:
         self._entries.mkdir(exist_ok=True)
         now = self._now()
         self._remove_abandoned(now)
-        if not self._make_room(sum(files.values()), now):
-            return False
         part = self._partial / uuid.uuid4().hex
         try:
             part.mkdir()
+            reserved = part / f"{RESERVED}{sum(files.values())}"
+            reserved.touch()
+            if not self._make_room(reserved):
+                return False
             digests: dict[str, str] = {}
 
             def copy(name: str, needed: Callable[[], None]) -> None:
@@ -90,6 +99,7 @@ class ModelCache:
 
             each_at_once(copy, files)
             _written(part / CACHED, json.dumps({"files": digests}).encode())
+            reserved.unlink()
             try:
                 part.rename(self._entries / key)
             except OSError:
@@ -99,14 +109,37 @@ class ModelCache:
             shutil.rmtree(part, ignore_errors=True)
         return True
 
-    def _make_room(self, needed: int, now: float) -> bool:
-        """Removes the least recently used models until `needed` bytes fit. Removes none if they would not fit then."""
+    def _make_room(self, own: Path) -> bool:
+        """Removes the least recently used models until the bytes of the reservation `own` fit beside all that was
+        reserved before. Removes none if they would not fit then."""
+        reserved = self._reserved_before(own)  # before the entries: a model that is renamed meanwhile counts
+        now = self._now()
         space = os.statvfs(self._entries)
-        leaving = to_evict(self._all(now), needed, space.f_bavail * space.f_frsize, self._most)
+        coming = sum(max(0, size - written) for size, written in reserved)
+        free = space.f_bavail * space.f_frsize - coming
+        most = None if self._most is None else self._most - sum(max(pair) for pair in reserved)
+        leaving = to_evict(self._all(now), _size_of(own), free, most)
         for key in leaving or ():
             self._remove(key)
             print(f"The model {key[:12]} left the cache, because it was not used for the longest time.", flush=True)
         return leaving is not None
+
+    def _reserved_before(self, own: Path) -> list[tuple[int, int]]:
+        """Returns for each other model that is being stored the bytes that were reserved for it and those that are
+        written. Leaves out reservations that are younger than `own`: their pods count `own`."""
+        mine, found = own.stat().st_mtime_ns, []
+        for folder in self._partial.iterdir():
+            try:
+                files = {path: path.stat() for path in folder.iterdir()}
+            except (FileNotFoundError, NotADirectoryError):  # renamed or removed by its pod
+                continue
+            signs = [path for path in files if path.name.startswith(RESERVED)]
+            if folder == own.parent or folder.name.startswith(GONE):
+                continue
+            if any(files[sign].st_mtime_ns > mine for sign in signs):
+                continue
+            found.append((sum(map(_size_of, signs)), sum(about.st_size for about in files.values())))
+        return found
 
     def _all(self, now: float) -> Iterator[Entry]:
         for folder in self._entries.iterdir():
@@ -121,7 +154,7 @@ class ModelCache:
 
     def _remove(self, key: str) -> None:
         """Removes an entry. It vanishes at once, before its files do."""
-        gone = self._partial / uuid.uuid4().hex
+        gone = self._partial / f"{GONE}{uuid.uuid4().hex}"
         self._partial.mkdir(parents=True, exist_ok=True)
         try:
             (self._entries / key).rename(gone)
@@ -130,15 +163,16 @@ class ModelCache:
         shutil.rmtree(gone, ignore_errors=True)
 
     def _remove_abandoned(self, now: float) -> None:
-        """Removes what killed pods have left."""
+        """Removes what killed pods have left, and what a pod is deleting."""
         for folder in self._partial.iterdir():
             beat()
-            if now - _newest(folder, now) > ABANDONED_SECONDS:
+            if folder.name.startswith(GONE) or now - _newest(folder, now) > ABANDONED_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _now(self) -> float:
-        """Returns the time by the clock that dates the files. It can differ from that of the node."""
-        clock = self._partial / f"clock-{uuid.uuid4().hex}"
+        """Returns the time by the clock that dates the files. It can differ from that of the node. A network file
+        system then also shows the entries as they are now: it keeps the list of a folder until the node changes it."""
+        clock = self._entries / f"clock-{uuid.uuid4().hex}"
         clock.touch()
         try:
             return clock.stat().st_mtime
@@ -162,6 +196,11 @@ def _in_use(entry: Path) -> Iterator[Callable[[], None]]:
         yield again
     finally:
         sign.unlink(missing_ok=True)
+
+
+def _size_of(reserved: Path) -> int:
+    """Returns the bytes that the name of a reservation tells."""
+    return int(reserved.name.removeprefix(RESERVED))
 
 
 def _newest(folder: Path, now: float) -> float:

@@ -30,6 +30,7 @@ from finetune_trainer.model.experts import use_experts
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import disk_work
 from finetune_trainer.pod.rank import by_rank
+from finetune_trainer.pod.scratch import bytes_in
 from finetune_trainer.ranks.group import gather
 from finetune_trainer.sizing.model_shape import Sizes
 
@@ -70,7 +71,7 @@ def _device(allow_cpu: bool) -> tuple[torch.device, str]:
 
 def whole_model(folder: Path) -> AbstractContextManager[None]:
     """Allows the work inside the time to read or write the whole model in `folder` once."""
-    return disk_work(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+    return disk_work(bytes_in(folder))
 
 
 def load_model(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel
@@ -25,11 +26,12 @@ from finetune_api.spec.method import MethodType
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.loss import frozen_head
 from finetune_trainer.model.targets import tuned_modules
+from finetune_trainer.model.tensor_file import write_tensors
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import attended
+from finetune_trainer.pod.heartbeat import attended, disk_work
 from finetune_trainer.pod.rank import is_first_of_node
 from finetune_trainer.ranks.group import gather
-from finetune_trainer.ranks.shards import connected, is_shard, is_sharded, mesh, send, whole
+from finetune_trainer.ranks.shards import connected, is_shard, is_sharded, mesh, send
 
 CPU = torch.device("cpu")
 
@@ -47,13 +49,13 @@ def shard(
     is_full = not isinstance(model, PeftModel) and any(parameter.requires_grad for parameter in model.parameters())
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     for layer in attended(decoder_layers(base)):
+        _move(layer, device)
         prepare(layer)
         kept = set() if is_full else {parameter for parameter in layer.parameters() if parameter.requires_grad}
         _shard(layer, device, torch.bfloat16 if bf16 and is_full else None, kept)
+    _move(model, device)
     prepare(model)
     kept = {weight for weight in model.parameters() if not (weight.requires_grad if is_full else is_shard(weight))}
-    for parameter in kept:
-        parameter.data = parameter.data.to(device)
     _shard(base, device, None, kept)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
@@ -70,16 +72,23 @@ def load_sharded(folder: Path, method: MethodType, device: torch.device) -> PreT
     return model
 
 
-def collected(model: nn.Module, folder: Path) -> PreTrainedModel | None:
-    """Returns a whole model on the CPU with the weights of `model`, in bf16, on the first rank of
-    each node, and None on the others. All ranks have to call it. `folder`: the files of its base model."""
+def collected(model: nn.Module, folder: Path, file: Path) -> PreTrainedModel | None:
+    """Returns a whole model on the CPU with the weights of `model`, in bf16, on the first rank of each node, and None
+    on the others. All ranks have to call it. `folder`: the files of its base model.
+
+    Its weights lie in `file`, which is mapped into memory: the pod's memory need not hold a whole model. The file has
+    no name any more, so its disk space is free as soon as the returned model is."""
     weights = dict(model.named_parameters())
     if not is_first_of_node():
         send(weight.detach() for weight in weights.values())
         return None
+    with disk_work(torch.bfloat16.itemsize * sum(weight.numel() for weight in weights.values())):
+        write_tensors(file, weights, torch.bfloat16)
     copy = load_model(folder, MethodType.FULL, CPU)
-    for name, parameter in copy.named_parameters():
-        parameter.data = whole(weights[name].detach()).to("cpu", torch.bfloat16)
+    with safe_open(file, "pt") as written:
+        for name, parameter in copy.named_parameters():
+            parameter.data = written.get_tensor(name)
+    file.unlink()
     return copy
 
 
@@ -98,6 +107,14 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
             "Use a GPU type with more memory, or spec.method.type QLoRA.",
         )
     return layers
+
+
+def _move(module: nn.Module, device: torch.device) -> None:
+    """Moves the parameters of `module` that are not sharded to `device`. In the pod's memory they are often a part of a
+    mapped file. A conversion there would make copies, at the same time on each rank."""
+    for parameter in module.parameters():
+        if not is_shard(parameter):
+            parameter.data = parameter.data.to(device)
 
 
 def _shard(module: nn.Module, device: torch.device, dtype: torch.dtype | None, kept: set[nn.Parameter]) -> None:

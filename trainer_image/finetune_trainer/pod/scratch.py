@@ -14,3 +14,8 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
     base = names.SCRATCH_FOLDER if Path(names.SCRATCH_FOLDER).is_dir() else None
     with tempfile.TemporaryDirectory(dir=base, prefix=prefix) as folder:
         yield Path(folder)
+
+
+def bytes_in(folder: Path) -> int:
+    """Returns the size of all files below the folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

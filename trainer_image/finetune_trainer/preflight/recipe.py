@@ -32,7 +32,7 @@ from finetune_trainer.metrics.answer_kind import recognise
 from finetune_trainer.metrics.metric_choice import choose_metrics
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.scratch import scratch_folder
+from finetune_trainer.pod.scratch import bytes_in, scratch_folder
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.termination import failure_after_stop, write_failure
 from finetune_trainer.preflight.advice import advise
@@ -42,6 +42,7 @@ from finetune_trainer.preflight.fitting import require_fit, require_gpu_type
 from finetune_trainer.preflight.gather import Gathered
 from finetune_trainer.preflight.leaked_rows import leaked_rows
 from finetune_trainer.preflight.places import check_output, check_places
+from finetune_trainer.preflight.pod_fit import require_memory, require_scratch, without_checkpoints
 from finetune_trainer.preflight.prediction import data_size, of_allowed, sized
 from finetune_trainer.preflight.regression_rows import gather_regression
 from finetune_trainer.preflight.rehearsal import Rehearse, rehearse_start, unrehearsed
@@ -148,8 +149,11 @@ def prepare(
     facts = facts_of(
         spec, gathered, sides, resolved, findings, leaked=leaked, context=model.context, untrained_end=untrained
     )
-    findings.advice, findings.leaked = advise(facts), facts.leaked_rows
+    unwritten = without_checkpoints(bundle, findings.estimates, resolved, model)
+    findings.advice, findings.leaked = [*unwritten, *advise(facts)], facts.leaked_rows
     require_fit(findings.estimates, bundle.gpu_types, spec, resolved, model.shape, size)
+    findings.estimates = require_memory(bundle, findings.estimates, resolved, model)
+    require_scratch(bundle, findings.estimates, resolved, model, bytes_in(scratch / "prepared"))
     if rehearsed.sharding and any(each.sharded for each in of_allowed(findings.estimates, spec, bundle.gpu_types)):
         raise rehearsed.sharding.failure()
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)

@@ -22,10 +22,9 @@ from finetune_trainer.handover.prepared import Example, Prepared
 from finetune_trainer.model.loading import greedy_generation, load_model, whole_model
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.ranks.group import on_each_node
+from finetune_trainer.sizing.host_memory import FILE_BYTES
 from finetune_trainer.statistics.measurements import Answer, Measured
 
-SHARD_SIZE = "5GB"
-"""Largest size of one weights file. This was save_pretrained's default until Transformers 5."""
 LOSS_TOLERANCE = 0.01
 """Tolerance for the change of the loss, in nats per token: 1% of the perplexity.
 
@@ -86,7 +85,7 @@ def write_merged(
     merged.generation_config = greedy_generation(merged, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
     # By default only rank 0 would write, but the ranks of each node read the files of their own node.
     merged.should_save_on_this_rank = lambda is_main_process: is_main_process
-    merged.save_pretrained(folders.merged, max_shard_size=SHARD_SIZE)
+    merged.save_pretrained(folders.merged, max_shard_size=FILE_BYTES)
     tokenizer.save_pretrained(folders.merged)
     copy_processor(folders.base, folders.merged)
 

@@ -22,11 +22,11 @@ from finetune_trainer.evaluation.table import evaluation_table
 from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.termination import stop_requested
-from finetune_trainer.results.merge import SHARD_SIZE
 from finetune_trainer.results.model_card import model_card
 from finetune_trainer.results.report import report_page
 from finetune_trainer.results.results import Results, versions
 from finetune_trainer.results.serving import Serving
+from finetune_trainer.sizing.host_memory import FILE_BYTES
 from finetune_trainer.statistics.measurements import Answer
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.storage.local_files import sha256_of
@@ -60,7 +60,7 @@ def stage_weights(
         model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
         # By default only rank 0 would write, but the ranks of each node may read the files of their own node.
         model.should_save_on_this_rank = lambda is_main_process: is_main_process
-        model.save_pretrained(staging / MODEL, max_shard_size=SHARD_SIZE)
+        model.save_pretrained(staging / MODEL, max_shard_size=FILE_BYTES)
     tokenizer.chat_template = serving.chat_template
     tokenizer.save_pretrained(staging / (ADAPTER if adapter else MODEL))
     return adapter

@@ -102,7 +102,7 @@ def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
     does it for all ranks. The first rank of each other node writes the weights too if they are read there again."""
     is_whole = is_sharded(model) and not isinstance(model, PeftModel)
     if is_whole:
-        model = collected(model, work.model_folder) or model
+        model = collected(model, work.model_folder, work.scratch / "collected.safetensors") or model
     if not (is_first() or (is_first_of_node() and (is_whole or work.bundle.spec.output.merge))):
         return Weights(None, work.output)
     # An adapter is small enough to keep it first after SIGTERM, so that no step of it is lost.

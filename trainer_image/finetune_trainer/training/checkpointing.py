@@ -12,8 +12,8 @@ from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS, Backgro
 from finetune_trainer.checkpoints.buffers import Buffers, bytes_of, has_room
 from finetune_trainer.checkpoints.pace import Pace, first_cost
 from finetune_trainer.checkpoints.store import BestWeights, CheckpointStore
-from finetune_trainer.checkpoints.tensor_file import open_tensors
 from finetune_trainer.checkpoints.training_state import live_state
+from finetune_trainer.model.tensor_file import open_tensors
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.pod.heartbeat import quiet_work

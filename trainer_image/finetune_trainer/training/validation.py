@@ -10,23 +10,22 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.training import Publish, Training
 from finetune_api.status.preflight import Resolved
-from finetune_trainer.checkpoints.buffers import bytes_of
 from finetune_trainer.checkpoints.store import BestWeights
 from finetune_trainer.handover.mixing import draw_rows
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.row_losses import row_losses
+from finetune_trainer.model.tensor_file import write_tensors
 from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import attended, disk_work
 from finetune_trainer.pod.rank import is_first_of_node
-from finetune_trainer.ranks.shards import fill, send, whole
+from finetune_trainer.ranks.shards import fill, send
 
 MOST_ROWS = 500
 """Most rows of one measurement. They are enough to distinguish one point of the curve from the next."""
@@ -143,10 +142,9 @@ class KeptWeights:
             send(weight.detach() for weight in trained_weights(model).values())
         else:
             dtype = torch.float32 if isinstance(model, PeftModel) else torch.bfloat16
-            trained = attended(trained_weights(model).items())
-            weights = {name: whole(weight.detach()).to("cpu", dtype) for name, weight in trained}
-            with disk_work(bytes_of(weights)):
-                save_file(weights, partial)
+            weights = trained_weights(model)
+            with disk_work(dtype.itemsize * sum(weight.numel() for weight in weights.values())):
+                write_tensors(partial, weights, dtype)
         self.adopt(partial, step)
 
     def restore(self, model: nn.Module) -> None:

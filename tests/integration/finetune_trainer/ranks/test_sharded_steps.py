@@ -114,7 +114,7 @@ def sharded_parts(folder: Path) -> tuple[set[str], set[str], bool | None]:
     model, _ = trainable(folder, "Full", True, True)
     weights = dict(model.named_parameters())
     inside, shards = {*filter(is_tuned, weights)}, {name for name in weights if is_shard(weights[name])}
-    copy, same = collected(model, folder), None
+    copy, same = collected(model, folder, folder / "collected.weights"), None
     if copy is not None:
         same = all(map(torch.equal, copy.parameters(), load_model(folder, MethodType.FULL, CPU).parameters()))
     return shards - inside, inside - shards, same
@@ -184,7 +184,7 @@ def parts(folder: Path, method: str) -> tuple[int, int, int, bool | None]:
     model, _ = trainable(folder, method, False, True)
     tensors = list(model.parameters())
     own = sum(own_shard(tensor).numel() for tensor in tensors)
-    same, copy = None, collected(model, folder) if method == "Full" else None
+    same, copy = None, collected(model, folder, folder / "collected.weights") if method == "Full" else None
     if copy is not None:
         files = load_model(folder, MethodType.FULL, CPU)
         same = all(map(torch.equal, copy.parameters(), files.parameters()))

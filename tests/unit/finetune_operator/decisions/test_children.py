@@ -149,6 +149,17 @@ def test_shared_memory_grows_with_the_gpus_of_an_attempt(gpus: int, gibibytes: i
     assert (shared_memory(attempt), shared_memory(preflight)) == (gibibytes * 2**30, 2**30)
 
 
+def test_the_profile_sets_the_size_limit_of_the_scratch_volume_and_preflight_is_told_it() -> None:
+    pods = {"scratchSizeLimit": "1500Gi"}
+    profile = FineTuneProfileSpec.model_validate({**PROFILE.model_dump(by_alias=True), "pods": pods})
+
+    for used, limit in ((PROFILE, "200Gi"), (profile, "1500Gi")):
+        for job in (children.preflight_job(WORLD, SPEC, used), children.attempt_job(WORLD, SPEC, used, Try(1, GPU))):
+            (volume,) = [each for each in job["spec"]["template"]["spec"]["volumes"] if each["name"] == "scratch"]
+            assert volume["emptyDir"] == {"sizeLimit": limit}
+        assert bundles.bundle_of(WORLD, SPEC, used).scratch_size == limit
+
+
 def shared_memory(job: Object) -> int:
     """The size of /dev/shm in bytes."""
     (volume,) = [each for each in job["spec"]["template"]["spec"]["volumes"] if each["name"] == "shm"]

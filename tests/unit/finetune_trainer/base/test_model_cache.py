@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import threading
 from pathlib import Path
@@ -202,3 +203,95 @@ def test_each_identity_of_a_file_is_another_model() -> None:
     }
     assert len(found) == 4
     assert key_of("s3://m/a/", dict(reversed(FILES.items())), pins) in found
+
+
+def other_store(tmp_path: Path, reserved: int, written: int = 0, age: float = 1.0) -> Path:
+    """What another pod has in the volume that began to store a model `age` seconds ago."""
+    part = tmp_path / "cache/partial" / "other"
+    part.mkdir(parents=True)
+    (part / "model.safetensors").write_bytes(b"x" * written)
+    sign = part / f"reserved-{reserved}"
+    sign.touch()
+    began = sign.stat().st_mtime - age
+    for path in (sign, part / "model.safetensors", part):
+        os.utime(path, (began, began))
+    return part
+
+
+@pytest.mark.parametrize(
+    ("most", "age", "written", "has_room"),
+    [
+        (2100, 1.0, 0, True),
+        (1900, 1.0, 0, False),
+        (1900, 1.0, 1000, False),  # a part that is written is not counted twice
+        (2100, 1.0, 1000, True),
+        (1900, -100.0, 0, True),  # its pod counts this store
+        (1900, ABANDONED_SECONDS + 1, 1000, True),
+    ],
+)
+def test_room_that_another_pod_has_reserved_is_taken_until_the_pod_is_known_to_be_killed(
+    tmp_path: Path, source: Path, most: int, age: float, written: int, has_room: bool
+) -> None:
+    own = cache(tmp_path, most)
+    part = other_store(tmp_path, 1000, written, age)
+    assert own.store("a", FILES, source) is has_room
+    assert part.exists() is (age < ABANDONED_SECONDS)
+    assert [path.name for path in (tmp_path / "cache/partial").iterdir() if path != part] == []
+
+
+def test_models_leave_for_what_another_pod_is_about_to_write_too(tmp_path: Path, source: Path) -> None:
+    own = cache(tmp_path, most=2500)
+    assert own.store("a", FILES, source)
+    other_store(tmp_path, 1000)
+    assert own.store("b", FILES, source)
+    assert keys(tmp_path) == {"b"}
+
+
+@pytest.mark.parametrize(("written", "has_room"), [(0, False), (900, True)])
+def test_of_a_volume_what_others_have_still_to_write_is_not_free(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, written: int, has_room: bool
+) -> None:
+    own, found = cache(tmp_path), os.statvfs(tmp_path)
+    other_store(tmp_path, 1000, written)
+    monkeypatch.setattr(os, "statvfs", lambda place: os.statvfs_result([1, 1, *found[2:4], 1200, *found[5:]]))
+    assert own.store("a", FILES, source) is has_room
+
+
+def test_what_a_killed_pod_was_deleting_is_deleted_by_the_next_store(tmp_path: Path, source: Path) -> None:
+    own = cache(tmp_path, most=1500)
+    gone = tmp_path / "cache/partial/gone-1"
+    gone.mkdir(parents=True)
+    (gone / "model.safetensors").write_bytes(b"x" * 1000)
+    assert own.store("a", FILES, source)
+    assert not gone.exists()
+
+
+def store_at_once(root: Path, source: Path, key: str, together: Any) -> None:
+    """A pod of `test_stores_of_several_processes_never_exceed_the_limit`. All decide before one of them copies."""
+    at_once = model_cache.each_at_once
+
+    def late(*arguments: Any) -> None:
+        together.wait()
+        at_once(*arguments)
+
+    model_cache.each_at_once = late  # type: ignore[assignment]
+    together.wait()
+    if not ModelCache(root, 2500).store(key, FILES, source):
+        together.wait()
+
+
+def test_stores_of_several_processes_never_exceed_the_limit(tmp_path: Path, source: Path) -> None:
+    context, pods = multiprocessing.get_context("spawn"), 5
+    cache(tmp_path)
+    together = context.Barrier(pods, timeout=60)
+    processes = [
+        context.Process(target=store_at_once, args=(tmp_path / "cache", source, str(number), together))
+        for number in range(pods)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * pods
+    assert len(keys(tmp_path)) <= 2
+    assert list((tmp_path / "cache/partial").iterdir()) == []

@@ -2,6 +2,7 @@
 
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,11 +98,11 @@ def test_weights_are_saved_completely_or_not_at_all(tmp_path: Path, monkeypatch:
     kept.keep(model, 1)
     before = [parameter.detach().clone() for parameter in trainable_parameters(model)]
 
-    def full(tensors: object, path: Path) -> None:
+    def full(path: Path, *_: object) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(module, "write_tensors", full)
     for parameter in trainable_parameters(model):
         parameter.data += 1
     with pytest.raises(OSError, match="No space"):
@@ -117,7 +118,13 @@ def test_the_limit_of_a_stall_grows_with_the_weights_while_they_are_saved(
     size = sum(parameter.numel() * 4 for parameter in trainable_parameters(model))
     monkeypatch.setattr(heartbeat, "SLOW_DISK", size / 1000)
     limits = []
-    monkeypatch.setattr(module, "save_file", lambda _, path: limits.append(heartbeat.patience(60)) or path.touch())
+    write = module.write_tensors
+
+    def watched(*arguments: Any) -> None:
+        limits.append(heartbeat.patience(60))
+        write(*arguments)
+
+    monkeypatch.setattr(module, "write_tensors", watched)
     before = beats()
     KeptWeights(tmp_path / "best.safetensors").keep(model, 1)
     assert limits == [heartbeat.LEAST_SECONDS + 1000]
