@@ -236,8 +236,9 @@ def _pod_spec(
         ],
         "volumes": _volumes(world, secrets, shared),
     }
-    pod = hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
-    return claims.with_claims(pod, bundle, step=arguments[0])
+    step = arguments[0]
+    pod = hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle, step)
+    return claims.with_claims(pod, bundle, step)
 
 
 def _volumes(world: World, secrets: list[str], shared: str) -> list[Object]:
