@@ -231,8 +231,9 @@ def _pod_spec(
         ],
         "volumes": _volumes(world, profile, secrets, shared),
     }
-    pod = hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle)
-    return claims.with_claims(pod, bundle, step=arguments[0])
+    step = arguments[0]
+    pod = hub_pods.with_hub(authorities.with_authorities(pod, bundle), bundle, step)
+    return claims.with_claims(pod, bundle, step)
 
 
 def _volumes(world: World, profile: FineTuneProfileSpec, secrets: list[str], shared: str) -> list[Object]:

@@ -5,13 +5,19 @@ from finetune_api.bundle import Bundle, uris_of
 from finetune_operator.observed.pods import Object
 
 _VOLUME = "hub"
+_OFFLINE = {"HF_HUB_OFFLINE": "1"}
+"""The variables of the hub's client in a pod that reads nothing from a hub."""
 
 
-def with_hub(pod: Object, bundle: Bundle) -> Object:
-    """Return the pod with the variables of the hub's client and with the token for the hub, if there is one."""
+def with_hub(pod: Object, bundle: Bundle, step: str) -> Object:
+    """Return the pod with the variables of the hub's client and with the token for the hub, if there is one.
+
+    A cleanup reads nothing from a hub, so it is offline and gets no token."""
     (container,) = pod["containers"]
-    container["env"] += [{"name": name, "value": value} for name, value in _environment(bundle).items()]
-    if token := token_of(bundle):
+    online = step != names.CLEANUP
+    variables = _environment(bundle) if online else _OFFLINE
+    container["env"] += [{"name": name, "value": value} for name, value in variables.items()]
+    if online and (token := token_of(bundle)):
         secret, key = token
         # Optional, so that the trainer reports a missing token if the hub asks for one.
         source = {"secretName": secret, "items": [{"key": key, "path": names.HUB_TOKEN}], "optional": True}
@@ -30,7 +36,7 @@ def _environment(bundle: Bundle) -> dict[str, str]:
     if bundle.hub and _uses_hub(bundle):
         # The trainer gives the endpoint with each request. The variable is for requests of other libraries.
         return {"HF_ENDPOINT": bundle.hub.endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return {"HF_HUB_OFFLINE": "1"}
+    return _OFFLINE
 
 
 def token_of(bundle: Bundle) -> tuple[str, str] | None:

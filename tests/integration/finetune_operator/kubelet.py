@@ -26,6 +26,7 @@ from tests.integration.waiting import TIMEOUT_SECONDS, wait_for
 
 NODE = "stand-in"
 HEARTBEAT_SECONDS = 10.0
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @contextmanager
@@ -137,6 +138,17 @@ class PlayedPod:
             self.kube.create(f"{self._path}/binding", {**binding, "metadata": {"name": self.name}})
             self._bound = True
 
+    def is_bound_since(self, moment: datetime) -> None:
+        """The scheduler says that it was bound at this time, which no test could wait for."""
+        since = {"status": "True", "lastTransitionTime": f"{moment:{_TIME}}"}
+        self._write(conditions=[{"type": "PodScheduled", **since}])
+
+    def scheduled_at(self) -> datetime:
+        """When it was bound, as the API server has noted it."""
+        conditions = self.kube.get(self._path)["status"]["conditions"]
+        (scheduled,) = [condition for condition in conditions if condition["type"] == "PodScheduled"]
+        return datetime.fromisoformat(scheduled["lastTransitionTime"])
+
     def cannot_start(self, reason: str, message: str) -> None:
         """Its container waits: ImagePullBackOff, CreateContainerConfigError and the like."""
         self.is_bound()
@@ -234,7 +246,7 @@ class PlayedPod:
 
     def _bundle(self) -> Bundle:
         """What the pod finds mounted, read as the trainer reads it: with the digest of its environment."""
-        (name,) = [volume["configMap"]["name"] for volume in self.pod["spec"]["volumes"] if "configMap" in volume]
+        (name,) = [each["configMap"]["name"] for each in self.pod["spec"]["volumes"] if each["name"] == "bundle"]
         config_map = self.kube.get(f"/api/v1/namespaces/{self.pod['metadata']['namespace']}/configmaps/{name}")
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / names.BUNDLE_KEY).write_text(config_map["data"][names.BUNDLE_KEY])
@@ -277,4 +289,4 @@ class PlayedPod:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime(_TIME)

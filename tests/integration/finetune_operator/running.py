@@ -1,8 +1,10 @@
-"""A job whose first attempt runs: where tests of stops and retries begin."""
+"""The pods of an attempt, and a job whose first attempt runs: where tests of stops and retries begin."""
 
+from finetune_api import names
 from tests.integration.finetune_operator.kubelet import Kubelet, PlayedPod
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
-from tests.integration.kube import Kube
+from tests.integration.kube import PODS, Kube, Object
+from tests.integration.waiting import wait_for
 
 SECOND = "a2"
 """The child that is the second attempt."""
@@ -16,3 +18,15 @@ def training(kube: Kube, namespace: str, kubelet: Kubelet, **spec: object) -> tu
     pod.runs()
     job.wait_for_reason("Training")
     return job, pod
+
+
+def pods_of(kube: Kube, kubelet: Kubelet, job: Job, attempt: str = ATTEMPT, count: int = 2) -> list[PlayedPod]:
+    """Returns the pods of an attempt on several nodes in the order of their index, once the Job controller has made
+    all of them."""
+    selector = f"batch.kubernetes.io/job-name={job.child(attempt)}"
+
+    def there() -> list[Object]:
+        return kube.list(PODS.format(job.namespace), labelSelector=selector)
+
+    found = wait_for(f"the pods of {job.name}", there, lambda pods: len(pods) == count)
+    return [kubelet.played(pod) for pod in sorted(found, key=lambda pod: pod["metadata"]["labels"][names.LABEL_INDEX])]

@@ -6,23 +6,15 @@ import pytest
 
 from finetune_api import names
 from finetune_api.reasons import FailureReason
+from finetune_operator.decisions.attempts.gathering import LIMIT
 from tests.integration.finetune_operator.kubelet import NODE, Kubelet, PlayedPod
+from tests.integration.finetune_operator.running import SECOND, pods_of
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, kstatus, manifest
 from tests.integration.kube import PODS, Kube, Object
 from tests.integration.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("operator")
 TWO = {"nodes": 2}
-
-
-def pods_of(kube: Kube, kubelet: Kubelet, job: Job, attempt: str = ATTEMPT) -> list[PlayedPod]:
-    """The pods of an attempt in the order of their index, once the Job controller has made both."""
-
-    def both() -> list[Object]:
-        return kube.list(PODS.format(job.namespace), labelSelector=f"batch.kubernetes.io/job-name={job.child(attempt)}")
-
-    found = wait_for(f"two pods of {job.name}", both, lambda pods: len(pods) == 2)
-    return [kubelet.played(pod) for pod in sorted(found, key=lambda pod: pod["metadata"]["labels"][names.LABEL_INDEX])]
 
 
 def started(kube: Kube, kubelet: Kubelet, namespace: str, name: str, **spec: Any) -> tuple[Job, list[PlayedPod]]:
@@ -86,7 +78,7 @@ def test_a_pod_that_is_deleted_ends_the_attempt_and_is_not_replaced_in_it(
     job, (first, second) = started(kube, kubelet, namespace, "deleted")
     second.is_gone()
     first.fails(FailureReason.PEER_LOST, "Node gpu-7 (number 1 from 0) was lost: the connection was closed.")
-    after = pods_of(kube, kubelet, job, "a2")
+    after = pods_of(kube, kubelet, job, SECOND)
     both = wait_for("the status to have it", lambda: job.status()["attempts"], lambda found: len(found) == 2)
     ended = next(attempt for attempt in both if attempt["number"] == 1)
     assert FailureReason(ended["reason"]) in (FailureReason.EVICTED, FailureReason.PREEMPTED), ended
@@ -120,3 +112,41 @@ def test_the_service_and_the_policy_are_deleted_with_the_jobs(kube: Kube, namesp
     job.wait_for_reason("Succeeded")
     wait_for("the Service and the policy to be deleted", lambda: network_of(kube, job) == [None, None])
     wait_for("the Jobs to be deleted", lambda: not job.batch_jobs())
+
+
+def test_an_attempt_with_no_node_for_the_fourth_pod_says_how_long_it_waits_and_then_gives_its_gpus_back(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job = Job.create(kube, namespace, manifest("four", compute={"nodes": 4, "gpusPerNode": 8}))
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
+    pods = pods_of(kube, kubelet, job, count=4)
+    assert all("podAntiAffinity" in pod.pod["spec"]["affinity"] for pod in pods)
+    no_node = "0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules."
+    for pod in pods:
+        pod.finds_no_node(no_node)
+    told = wait_for("the scheduler's words", lambda: str(job.ready().get("message")), lambda said: no_node[:-1] in said)
+    assert "gives its GPUs back" not in told, "no pod holds a GPU"
+
+    for pod in pods[:3]:
+        pod.is_bound()
+    told = wait_for("the wait to be told", lambda: str(job.ready()["message"]), lambda said: "3 of the 4 pods" in said)
+    first = min(pod.scheduled_at() for pod in pods[:3])
+    assert told.endswith(
+        "3 of the 4 pods of the attempt have a node. It gives its GPUs back at "
+        f"{first + LIMIT:%H:%M:%S} UTC if the others have none by then."
+    )
+    assert job.ready()["reason"] == "WaitingForGPU"
+
+    pods[0].is_bound_since(first - LIMIT)
+    for pod in pods[:3]:
+        path = f"{PODS.format(namespace)}/{pod.name}"
+        wait_for("the pod to be asked to stop", lambda path=path: "deletionTimestamp" in kube.get(path)["metadata"])
+        pod.is_gone()
+    again = pods_of(kube, kubelet, job, SECOND, count=4)
+    assert {pod.name for pod in again}.isdisjoint({pod.name for pod in pods})
+    ended = job.status()["attempts"][0]
+    assert ended["reason"] == FailureReason.EVICTED
+    assert ended["message"].startswith(
+        f"3 of the 4 pods of the attempt have a node, and the others have had none for 10 min: {no_node} The pods "
+        "were ended, so that other jobs can use their GPUs."
+    )

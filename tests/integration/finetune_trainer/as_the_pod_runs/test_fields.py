@@ -5,7 +5,7 @@ import re
 from finetune_api.spec.dataset import Source
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.run_policy import Budget, RunPolicy
-from tests.integration.finetune_trainer.as_the_pod_runs.api_fields import everything, said
+from tests.integration.api_fields import everything, said
 from tests.integration.finetune_trainer.as_the_pod_runs.cases import CASES
 from tests.integration.finetune_trainer.as_the_pod_runs.inputs import COMPRESSIONS
 from tests.integration.finetune_trainer.as_the_pod_runs.readings import READINGS

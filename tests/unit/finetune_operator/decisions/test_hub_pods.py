@@ -61,6 +61,14 @@ def test_pods_of_another_job_are_offline_and_get_no_token() -> None:
         assert token_of(pod) is None
 
 
+def test_the_pod_that_deletes_checkpoints_is_offline_and_gets_no_token() -> None:
+    spec, with_token = job(OWN_TOKEN), profile(tokenSecretName="shared")
+    cleanup = children.cleanup_job(fresh(spec=spec, profile=with_token), spec, with_token)
+    pod = cleanup["spec"]["template"]["spec"]
+    assert (variables(pod), token_of(pod)) == ({"HF_HUB_OFFLINE": "1"}, None)
+    assert "hub" not in {volume["name"] for volume in pod["volumes"]}
+
+
 def test_pods_are_offline_where_the_profile_has_no_hub() -> None:
     for pod in pods(job(MODEL), PROFILE):
         assert variables(pod) == {"HF_HUB_OFFLINE": "1"}

@@ -1,4 +1,4 @@
-"""What a job's spec can say: every field and every word of a choice, and which of them a spec says."""
+"""What a spec can say: every field and every word of a choice, and which of them a spec says."""
 
 import types
 from collections.abc import Iterator
@@ -35,6 +35,29 @@ def said(value: Any) -> set[str]:
             if own != field.get_default(call_default_factory=True):
                 found.add(f"{type(value).__name__}.{name}")
             found |= said(own)
+    return found
+
+
+def paths(model: type[BaseModel], within: str = "") -> set[str]:
+    """The path of every field below `model` that holds a value and no other fields, as `kubectl explain` takes it."""
+    found: set[str] = set()
+    for field in model.model_fields.values():
+        path = f"{within}{field.alias}"
+        parts = [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
+        found |= {inner for part in parts for inner in paths(part, f"{path}.")} or {path}
+    return found
+
+
+def set_paths(value: Any, within: str = "") -> set[str]:
+    """Those of an instance: of the fields that are set to something else than their default."""
+    found: set[str] = set()
+    if isinstance(value, list):
+        found |= {path for item in value for path in set_paths(item, within)}
+    elif isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            own, path = getattr(value, name), f"{within}{field.alias}"
+            if own != field.get_default(call_default_factory=True):
+                found |= set_paths(own, f"{path}.") or {path}
     return found
 
 
