@@ -31,13 +31,14 @@ def test_preflight_sizes_the_language_model_and_counts_the_rest_as_frozen(
     model = load_model(folder, MethodType.LORA, torch.device("cpu"))
     weights = dict(model.named_parameters())
     assert found.sizes == {name: tuple(weight.shape) for name, weight in weights.items() if is_tuned(name)}
+    layers = model.config.get_text_config().num_hidden_layers
     others = sum(weight.numel() for name, weight in weights.items() if not is_tuned(name))
     assert found.shape.other_parameters == others > 0
     assert found.shape.parameters == sum(weight.numel() for weight in weights.values()) - others
-    assert (found.shape.hidden, found.shape.layers, found.context) == (32, 2, 512)
+    assert (found.shape.hidden, found.shape.layers, found.context) == (32, layers, 512)
     require_modules(Lora(target_modules=["q_proj"]), found)
-    with pytest.raises(TrainerFailure, match="the model has no layer patch_embedding, patch_conv"):
-        require_modules(Lora(target_modules=["patch_embedding", "patch_conv"]), found)
+    with pytest.raises(TrainerFailure, match="the model has no layer patch_embedding, patch_conv, linear_fc1"):
+        require_modules(Lora(target_modules=["patch_embedding", "patch_conv", "linear_fc1"]), found)
 
 
 def test_files_about_images_are_copied_only_with_a_model_that_reads_images(
@@ -59,14 +60,18 @@ def test_files_about_images_are_copied_only_with_a_model_that_reads_images(
 
 
 def test_both_layouts_of_checkpoints_have_the_names_in_memory() -> None:
-    older = [
-        "language_model.model.layers.0.mlp.up_proj.weight",
-        "language_model.lm_head.weight",
-        "vision_tower.a.weight",
-    ]
-    newer = ["model.language_model.layers.0.mlp.up_proj.weight", "lm_head.weight", "model.vision_tower.a.weight"]
-    for names in (older, newer):
-        assert list(language_model(dict.fromkeys(names, ()))) == newer[:2]
+    of_layer = "layers.0.mlp.up_proj.weight"
+    newer = [f"model.language_model.{of_layer}", "lm_head.weight", "model.visual.a.weight"]
+    llava = [f"language_model.model.{of_layer}", "language_model.lm_head.weight", "vision_tower.a.weight"]
+    qwen = [f"model.{of_layer}", "lm_head.weight", "visual.a.weight"]
+    for kind, older in (("gemma3", llava), ("mistral3", llava), ("qwen2_5_vl", qwen)):
+        for names in (older, newer):
+            assert list(language_model(kind, dict.fromkeys(names, ()))) == newer[:2]
+    for kind in ("qwen3_vl", "qwen3_5"):
+        assert list(language_model(kind, dict.fromkeys(newer, ()))) == newer[:2]
+        assert list(language_model(kind, dict.fromkeys(qwen, ()))) == ["lm_head.weight"], (
+            "Transformers would not either"
+        )
 
 
 MXFP4 = {"model_type": "gpt_oss", "num_local_experts": 32, "quantization_config": {"quant_method": "mxfp4"}}
@@ -95,9 +100,23 @@ def test_the_remedy_names_what_can_be_used_instead(config: dict[str, Any], remed
     [
         ({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]}, None),
         ({"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}, None),
-        (
-            {"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]},
-            "Of the models that also read images, only gemma3 and mistral3 are tuned, on text",
+        ({"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]}, None),
+        ({"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"]}, None),
+        ({"model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"]}, None),
+        *(
+            (
+                {"model_type": kind, "architectures": [named]},
+                "Of the models that also read images, only gemma3, mistral3, qwen2_5_vl, qwen3_5, qwen3_vl are tuned, "
+                "on text",
+            )
+            for kind, named in (
+                ("gemma3n", "Gemma3nForConditionalGeneration"),
+                ("gemma4", "Gemma4ForConditionalGeneration"),
+                ("llama4", "Llama4ForConditionalGeneration"),
+                ("llava", "LlavaForConditionalGeneration"),
+                ("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration"),
+                ("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration"),
+            )
         ),
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "is not a causal language model"),
         ({"model_type": "gemma3", "architectures": ["Gemma3Model"]}, "config.json names Gemma3Model"),
