@@ -10,10 +10,10 @@ from typing import Any
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, LoraBias, Method, MethodType
 from finetune_trainer.base.base_model import BaseModel
-from finetune_trainer.base.composite import in_memory
+from finetune_trainer.base.composite import adapter_in_memory
 from finetune_trainer.base.experts import is_stack, stack_of
 from finetune_trainer.base.model_files import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from finetune_trainer.base.weights import Tensors, read_header
+from finetune_trainer.base.weights import read_header
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.sizing.model_shape import Sizes
 from finetune_trainer.sizing.saved_modules import PEFT_PREFIX, is_saved
@@ -72,7 +72,8 @@ def fetch_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel, 
     copy = folder / ADAPTER_WEIGHTS
     tensors = read_header(storage, join(uri, ADAPTER_WEIGHTS), copy.stat().st_size, copy)
     experts = settings.get("target_parameters") or []
-    require_layers(_renamed(tensors, base.model_type), base.sizes, lora, uri, experts)
+    shapes = {name: tensor.shape for name, tensor in adapter_in_memory(base.model_type, tensors).items()}
+    require_layers(shapes, base.sizes, lora, uri, experts)
 
 
 def settings_of(config: bytes, uri: str) -> dict[str, Any]:
@@ -151,14 +152,6 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str, experts: S
             f"the adapter in {uri} is for the layers {names}",
             "Set spec.method.lora.targetModules to these layers, or to all-linear.",
         )
-
-
-def _renamed(tensors: Tensors, model_type: str) -> Sizes:
-    """Returns the shapes of the adapter's tensors by the names that PEFT gives them now."""
-    return {
-        f"{PEFT_PREFIX}{in_memory(model_type, name.removeprefix(PEFT_PREFIX))}": tensor.shape
-        for name, tensor in tensors.items()
-    }
 
 
 def _shape_of(layer: str, base: Sizes) -> Sequence[int] | None:

@@ -36,6 +36,7 @@ from finetune_trainer.evaluation.generation import (
 from finetune_trainer.model.loading import greedy_generation, load_model
 from tests.unit.finetune_trainer.model.test_attention import gpt2
 from tests.unit.finetune_trainer.model_families import (
+    COMPOSITE,
     Family,
     bloom,
     falcon,
@@ -105,6 +106,19 @@ def test_a_shared_beginning_is_read_once_and_changes_no_answer(
         together = generate(made, asked, generation)
         alone = [generate(made, [prompt], generation)[0] for prompt in asked]
     assert read == [(1, 70)]
+    assert [written[: len(one)] for written, one in zip(together, alone, strict=True)] == alone
+    assert len(set(map(tuple, alone))) > 1, "a test that can fail"
+
+
+@pytest.mark.parametrize("family", COMPOSITE, ids=lambda family: family.__name__)
+def test_answers_of_a_model_with_images_do_not_depend_on_earlier_batches(family: Family, tmp_path: Path) -> None:
+    model = load_model(save_family(family, tmp_path), MethodType.LORA, torch.device("cpu")).double().eval()
+    asked = prompts([16, 5, 9], shared=70)
+    generation = greedy_generation(model, (END,), max_new_tokens=8)
+    with torch.no_grad():
+        alone = [generate(model, [prompt], generation)[0] for prompt in asked]
+        generate(model, prompts([6, 11]), generation)
+        together = generate(model, asked, generation)
     assert [written[: len(one)] for written, one in zip(together, alone, strict=True)] == alone
     assert len(set(map(tuple, alone))) > 1, "a test that can fail"
 
