@@ -1,11 +1,13 @@
 """Models that read images too: what of them is tuned, and what preflight says of the others."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, MethodType
@@ -17,7 +19,14 @@ from finetune_trainer.model.loading import load_model
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_tokenizer
-from tests.unit.finetune_trainer.model_families import COMPOSITE, Family, gemma3, save_family
+from tests.unit.finetune_trainer.model_families import (
+    COMPOSITE,
+    Family,
+    gemma3,
+    qwen2_5_vl,
+    qwen3_5_with_images,
+    save_family,
+)
 
 
 @pytest.mark.parametrize("family", COMPOSITE, ids=lambda family: family.__name__)
@@ -57,6 +66,44 @@ def test_files_about_images_are_copied_only_with_a_model_that_reads_images(
         assert {*PROCESSOR} & found.files.keys() == expected
         assert {*PROCESSOR} & found.pins.keys() == expected
         assert {*PROCESSOR} & {path.name for path in scratch.iterdir()} == expected
+
+
+def test_qwen2_5_vl_is_read_with_the_flat_settings_with_which_it_is_published(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    nested = save_family(qwen2_5_vl, tmp_path / "nested")
+    save_tokenizer(nested)
+    flat = Path(shutil.copytree(nested, tmp_path / "flat"))
+    settings = json.loads((flat / "config.json").read_text())
+    text = settings.pop("text_config")
+    rotations = text.pop("rope_parameters")
+    text["rope_theta"] = rotations["rope_theta"]
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": rotations["mrope_section"]}
+    text["sliding_window"] = 8  # not used, because use_sliding_window is false
+    (flat / "config.json").write_text(json.dumps(text | settings))
+    found = [
+        inspect_model(open_storage(make_bundle(model={"uri": str(folder)})), str(folder), tmp_path / f"{folder.name}2")
+        for folder in (nested, flat)
+    ]
+    assert found[0].shape == found[1].shape
+    assert found[0].sizes == found[1].sizes
+    assert found[0].context == found[1].context == 512
+    tokens = torch.arange(4, 24)[None]
+    models = [load_model(folder, MethodType.LORA, torch.device("cpu")) for folder in (nested, flat)]
+    first, second = (model(input_ids=tokens).logits for model in models)
+    assert torch.equal(first, second)
+
+
+def test_weights_that_predict_further_tokens_are_left_out(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    folder = save_family(qwen3_5_with_images, tmp_path / "model")
+    save_tokenizer(folder)
+    weights = load_file(folder / "model.safetensors")
+    further = {"mtp.fc.weight": torch.ones(32, 64), "mtp.layers.0.self_attn.q_proj.weight": torch.ones(64, 32)}
+    save_file(weights | further, folder / "model.safetensors", {"format": "pt"})
+    found = inspect_model(open_storage(make_bundle(model={"uri": str(folder)})), str(folder), tmp_path / "scratch")
+    model = load_model(folder, MethodType.LORA, torch.device("cpu"))
+    assert found.sizes.keys() == {name for name in dict(model.named_parameters()) if is_tuned(name)}
+    assert not [name for name, _ in model.named_parameters() if "mtp" in name]
 
 
 def test_both_layouts_of_checkpoints_have_the_names_in_memory() -> None:

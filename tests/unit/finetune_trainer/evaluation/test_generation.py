@@ -43,6 +43,7 @@ from tests.unit.finetune_trainer.model_families import (
     falcon_h1,
     mpt,
     qwen3_5,
+    qwen3_5_with_images,
     recurrent_gemma,
     rwkv,
     save_family,
@@ -80,7 +81,7 @@ def test_answers_do_not_depend_on_the_other_rows_of_the_batch(tokenizer: PreTrai
     require_same_answers(tiny_llama(), tokenizer, prompts([16, 5, 27, 8, 22]))
 
 
-@pytest.mark.parametrize("family", [rwkv, recurrent_gemma, qwen3_5, falcon_h1, falcon, bloom, mpt])
+@pytest.mark.parametrize("family", [rwkv, recurrent_gemma, qwen3_5, qwen3_5_with_images, falcon_h1, falcon, bloom, mpt])
 def test_answers_of_a_recurrent_model_do_not_depend_on_the_batch(
     family: Family, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
