@@ -21,7 +21,8 @@ IN_CHECKPOINTS = {
     "mistral3": LLAVA,
     "qwen2_5_vl": {r"^model\.(?!language_model\.|visual\.)": LANGUAGE_MODEL},
 }
-"""Beginnings of names in checkpoints of a model_type, and what they are called in memory. The others have one name."""
+"""Beginnings of names in checkpoints of a model_type, as patterns, and what they are called in memory. The other models
+have the same names in both."""
 Found = TypeVar("Found")
 
 

@@ -123,8 +123,9 @@ def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: Gene
 
 
 def _forget_images(model: PreTrainedModel) -> None:
-    """Makes Qwen's models with images forget how far the images of each earlier prompt had moved its positions. They
-    would add this to the positions of these prompts if a beginning is read already, and fail if there were more."""
+    """Makes Qwen's models with images forget by how much the images of the last batch moved the positions of each row.
+    With a cache they would add this to the positions of the present batch, and fail if it has another number of rows.
+    """
     for module in model.modules():
         if hasattr(module, "rope_deltas"):
             module.rope_deltas = None

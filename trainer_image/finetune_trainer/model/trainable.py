@@ -79,8 +79,9 @@ def continue_lora(model: PreTrainedModel, lora: Lora, seed: int, folder: Path) -
     if reads_images(model):
         weights = adapter_in_memory(model.config.model_type, weights)
         # The adapter's own targets can have the names of an earlier version, or select layers for images too.
-        adapted = {name.removeprefix(PEFT_PREFIX).partition(".lora_")[0] for name in weights if ".lora_" in name}
-        config.target_modules = adapted
+        config.target_modules = {
+            name.removeprefix(PEFT_PREFIX).partition(".lora_")[0] for name in weights if ".lora_" in name
+        }
     tuned = _with_adapter(
         lambda: PeftModel.from_pretrained(model, folder, config=config, is_trainable=True, key_mapping=renamed),
         "from",
