@@ -42,14 +42,20 @@ from transformers import (
     PhiConfig,
     PhiForCausalLM,
     PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5Config,
     Qwen3_5ForCausalLM,
+    Qwen3_5ForConditionalGeneration,
     Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     RecurrentGemmaConfig,
     RecurrentGemmaForCausalLM,
     RwkvConfig,
@@ -163,6 +169,49 @@ def mistral3() -> PreTrainedModel:
     )
 
 
+QWEN_VISION = {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 64, "depth": 1, "num_heads": 4}
+QWEN_VISION |= {"patch_size": 14}
+QWEN_IMAGES = {"image_token_id": 300, "video_token_id": 301}
+ROTATIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+
+
+def qwen2_5_vl() -> PreTrainedModel:
+    """Reads images too. A position has three numbers: time, height and width. Its files have other names for layers."""
+    config = Qwen2_5_VLConfig(
+        text_config={**SIZES, "rope_parameters": ROTATIONS, "bos_token_id": 1, "eos_token_id": 3},
+        vision_config={**QWEN_VISION, "fullatt_block_indexes": [0]},
+        **QWEN_IMAGES,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def qwen3_vl() -> PreTrainedModel:
+    """As Qwen2.5-VL, with normalised queries and keys. Adds images to the results of its first layers too. Tied."""
+    config = Qwen3VLConfig(
+        text_config={**SIZES, "head_dim": 8, "rope_parameters": {**ROTATIONS, "mrope_interleaved": True}},
+        vision_config={**QWEN_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+        tie_word_embeddings=True,
+        **QWEN_IMAGES,
+    )
+    return Qwen3VLForConditionalGeneration(config)
+
+
+LINEAR = {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
+LINEAR |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+
+
+def qwen3_5_with_images() -> PreTrainedModel:
+    """Qwen 3.5 as it is published: it reads images too, and its rows would change each other in one sequence."""
+    rotations = {**ROTATIONS, "partial_rotary_factor": 0.5, "mrope_interleaved": True}
+    sizes = {**SIZES, "num_hidden_layers": 4, "head_dim": 8}
+    config = Qwen3_5Config(
+        text_config={**sizes, **LINEAR, "rope_parameters": rotations},
+        vision_config={**QWEN_VISION, "num_position_embeddings": 16},
+        **QWEN_IMAGES,
+    )
+    return Qwen3_5ForConditionalGeneration(config)
+
+
 def falcon() -> PreTrainedModel:
     """Takes positions for its rotations only: its mask is of the whole sequence. Queries share one key."""
     return FalconForCausalLM(FalconConfig(**WITHOUT_MLP, alibi=False, bos_token_id=1, eos_token_id=3))
@@ -180,9 +229,7 @@ def mpt() -> PreTrainedModel:
 
 def qwen3_5() -> PreTrainedModel:
     """Three layers of linear attention, whose state runs along the sequence, to one that attends."""
-    linear = {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
-    linear |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
-    return Qwen3_5ForCausalLM(Qwen3_5TextConfig(**SIZES | {"num_hidden_layers": 4}, head_dim=8, **linear))
+    return Qwen3_5ForCausalLM(Qwen3_5TextConfig(**SIZES | {"num_hidden_layers": 4}, head_dim=8, **LINEAR))
 
 
 def falcon_h1() -> PreTrainedModel:
@@ -214,7 +261,7 @@ Family = Callable[[], PreTrainedModel]
 FAMILIES: list[Family] = [llama, llama_tied, mistral, gemma, gemma2, qwen2, qwen3, phi, phi3, cohere, gpt2]
 EXPERTS: list[Family] = [qwen3_moe, olmoe, mixtral, gpt_oss]
 """Those with experts."""
-COMPOSITE: list[Family] = [gemma3, mistral3]
+COMPOSITE: list[Family] = [gemma3, mistral3, qwen2_5_vl, qwen3_vl, qwen3_5_with_images]
 """Those that read images too."""
 ALONE: list[Family] = [falcon, bloom, mpt, qwen3_5, falcon_h1, recurrent_gemma, mamba, rwkv]
 """Those whose rows would change each other in one sequence."""

@@ -89,7 +89,7 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
     config = read_object(scratch / CONFIG, uri)
     require_supported(config, uri)
     whole = read_tensors(storage, uri, files, scratch)
-    tensors = language_model(whole) if is_composite(config) else whole
+    tensors = language_model(config["model_type"], whole) if is_composite(config) else whole
     sizes = stacked({name: tensor.shape for name, tensor in tensors.items()})
     if not is_composite(config):
         _shape(config, sizes, uri)  # names what config.json lacks more plainly than Transformers does

@@ -10,7 +10,7 @@ from typing import Any
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, LoraBias, Method, MethodType
 from finetune_trainer.base.base_model import BaseModel
-from finetune_trainer.base.composite import LANGUAGE_MODEL, in_memory
+from finetune_trainer.base.composite import adapter_in_memory
 from finetune_trainer.base.experts import is_stack, stack_of
 from finetune_trainer.base.model_files import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.base.weights import read_header
@@ -72,7 +72,8 @@ def fetch_fitting_adapter(storage: JobStorage, method: Method, base: BaseModel, 
     copy = folder / ADAPTER_WEIGHTS
     tensors = read_header(storage, join(uri, ADAPTER_WEIGHTS), copy.stat().st_size, copy)
     experts = settings.get("target_parameters") or []
-    require_layers({name: tensor.shape for name, tensor in tensors.items()}, base.sizes, lora, uri, experts)
+    shapes = {name: tensor.shape for name, tensor in adapter_in_memory(base.model_type, tensors).items()}
+    require_layers(shapes, base.sizes, lora, uri, experts)
 
 
 def settings_of(config: bytes, uri: str) -> dict[str, Any]:
@@ -124,8 +125,6 @@ def require_layers(adapter: Sizes, base: Sizes, lora: Lora, uri: str, experts: S
     """Raises TrainerFailure SpecInvalid unless each matrix of the adapter has the shape of its layer in the base model,
     and the layers are those of `lora.targetModules`. `adapter`: shapes by PEFT's names; `base`: shapes by the model's
     names; `experts`: the adapter's target_parameters."""
-    if any(name.startswith(LANGUAGE_MODEL) for name in base):
-        adapter = {f"{PEFT_PREFIX}{in_memory(name.removeprefix(PEFT_PREFIX))}": size for name, size in adapter.items()}
     layers = {
         name.removeprefix(PEFT_PREFIX).removesuffix(end) for name in adapter for end in ENDINGS if name.endswith(end)
     }

@@ -33,9 +33,12 @@ PROVEN = (
     "phi",
     "phi3",
     "qwen2",
+    "qwen2_5_vl",
     "qwen3",
+    "qwen3_5",
     "qwen3_5_text",
     "qwen3_moe",
+    "qwen3_vl",
     "recurrent_gemma",
     "rwkv",
 )
@@ -65,7 +68,7 @@ def require_supported(config: dict[str, Any], uri: str) -> None:
     if not causal and not composite and any(str(name).endswith("ForConditionalGeneration") for name in architectures):
         problem = (
             f"is not a causal language model: config.json names {named}. Of the models that also read images, only "
-            f"{' and '.join(TEXT_TUNED)} are tuned, on text"
+            f"{', '.join(TEXT_TUNED)} are tuned, on text"
         )
     elif not causal and not composite:
         problem = f"is not a causal language model: config.json names {named}"

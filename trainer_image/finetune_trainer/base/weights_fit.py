@@ -92,7 +92,8 @@ def misfit(config: Any, tensors: Tensors) -> str | None:
 
 def is_tied(config: Any) -> bool:
     """Returns whether the output head is the embedding according to `config`, a PreTrainedConfig."""
-    return bool(config.tie_word_embeddings or config.get_text_config().tie_word_embeddings)
+    text = config.get_text_config()  # that of Qwen2.5-VL does not have the setting
+    return bool(config.tie_word_embeddings or getattr(text, "tie_word_embeddings", False))
 
 
 def _misfit_vocabulary(text: Any, found: Vocabulary, tied: bool) -> str | None:

@@ -109,6 +109,7 @@ def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: Gene
         "input_ids": torch.from_numpy(input_ids).to(model.device),
         "attention_mask": torch.from_numpy(attention_mask).to(model.device),
     }
+    _forget_images(model)
     cache = read_beginning(model, tensors["input_ids"][:1, :shared], len(prompts)) if shared else None
     written: Tensor = model.generate(
         **tensors,
@@ -119,6 +120,15 @@ def generate(model: PreTrainedModel, prompts: Sequence[Prompt], generation: Gene
     )
     tokens: list[list[int]] = written[:, longest:].tolist()
     return tokens
+
+
+def _forget_images(model: PreTrainedModel) -> None:
+    """Makes Qwen's models with images forget by how much the images of the last batch moved the positions of each row.
+    With a cache they would add this to the positions of the present batch, and fail if it has another number of rows.
+    """
+    for module in model.modules():
+        if hasattr(module, "rope_deltas"):
+            module.rope_deltas = None
 
 
 class EachToken(LogitsProcessor):  # type: ignore[misc]

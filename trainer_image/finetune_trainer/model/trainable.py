@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, Method, MethodType
 from finetune_trainer.base.chosen_modules import MAMBAS, NO_ADAPTER
-from finetune_trainer.base.composite import in_memory
+from finetune_trainer.base.composite import IN_CHECKPOINTS, adapter_in_memory
 from finetune_trainer.base.model_files import ADAPTER_WEIGHTS
 from finetune_trainer.base.previous_adapter import PEFT_BIAS
 from finetune_trainer.base.weights_fit import is_tied
@@ -75,12 +75,17 @@ def continue_lora(model: PreTrainedModel, lora: Lora, seed: int, folder: Path) -
     config = LoraConfig.from_pretrained(folder)
     config.lora_dropout, config.inference_mode = lora.dropout, False
     weights = load_file(folder / ADAPTER_WEIGHTS)
+    renamed = IN_CHECKPOINTS.get(model.config.model_type, {}) if reads_images(model) else {}
     if reads_images(model):
+        weights = adapter_in_memory(model.config.model_type, weights)
         # The adapter's own targets can have the names of an earlier version, or select layers for images too.
-        adapted = {name.removeprefix(PEFT_PREFIX).partition(".lora_")[0] for name in weights if ".lora_" in name}
-        config.target_modules = set(map(in_memory, adapted))
+        config.target_modules = {
+            name.removeprefix(PEFT_PREFIX).partition(".lora_")[0] for name in weights if ".lora_" in name
+        }
     tuned = _with_adapter(
-        lambda: PeftModel.from_pretrained(model, folder, config=config, is_trainable=True), "from", seed
+        lambda: PeftModel.from_pretrained(model, folder, config=config, is_trainable=True, key_mapping=renamed),
+        "from",
+        seed,
     )
     # PEFT rounds biases and saved modules to the base model's bf16, so they are loaded again in fp32.
     report = set_peft_model_state_dict(tuned, weights)

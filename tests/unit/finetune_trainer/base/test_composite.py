@@ -1,11 +1,13 @@
 """Models that read images too: what of them is tuned, and what preflight says of the others."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Lora, MethodType
@@ -17,7 +19,14 @@ from finetune_trainer.model.loading import load_model
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_tokenizer
-from tests.unit.finetune_trainer.model_families import COMPOSITE, Family, gemma3, save_family
+from tests.unit.finetune_trainer.model_families import (
+    COMPOSITE,
+    Family,
+    gemma3,
+    qwen2_5_vl,
+    qwen3_5_with_images,
+    save_family,
+)
 
 
 @pytest.mark.parametrize("family", COMPOSITE, ids=lambda family: family.__name__)
@@ -31,13 +40,14 @@ def test_preflight_sizes_the_language_model_and_counts_the_rest_as_frozen(
     model = load_model(folder, MethodType.LORA, torch.device("cpu"))
     weights = dict(model.named_parameters())
     assert found.sizes == {name: tuple(weight.shape) for name, weight in weights.items() if is_tuned(name)}
+    layers = model.config.get_text_config().num_hidden_layers
     others = sum(weight.numel() for name, weight in weights.items() if not is_tuned(name))
     assert found.shape.other_parameters == others > 0
     assert found.shape.parameters == sum(weight.numel() for weight in weights.values()) - others
-    assert (found.shape.hidden, found.shape.layers, found.context) == (32, 2, 512)
+    assert (found.shape.hidden, found.shape.layers, found.context) == (32, layers, 512)
     require_modules(Lora(target_modules=["q_proj"]), found)
-    with pytest.raises(TrainerFailure, match="the model has no layer patch_embedding, patch_conv"):
-        require_modules(Lora(target_modules=["patch_embedding", "patch_conv"]), found)
+    with pytest.raises(TrainerFailure, match="the model has no layer patch_embedding, patch_conv, linear_fc1"):
+        require_modules(Lora(target_modules=["patch_embedding", "patch_conv", "linear_fc1"]), found)
 
 
 def test_files_about_images_are_copied_only_with_a_model_that_reads_images(
@@ -58,15 +68,57 @@ def test_files_about_images_are_copied_only_with_a_model_that_reads_images(
         assert {*PROCESSOR} & {path.name for path in scratch.iterdir()} == expected
 
 
-def test_both_layouts_of_checkpoints_have_the_names_in_memory() -> None:
-    older = [
-        "language_model.model.layers.0.mlp.up_proj.weight",
-        "language_model.lm_head.weight",
-        "vision_tower.a.weight",
+def test_qwen2_5_vl_is_read_with_the_flat_settings_with_which_it_is_published(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    nested = save_family(qwen2_5_vl, tmp_path / "nested")
+    save_tokenizer(nested)
+    flat = Path(shutil.copytree(nested, tmp_path / "flat"))
+    settings = json.loads((flat / "config.json").read_text())
+    text = settings.pop("text_config")
+    rotations = text.pop("rope_parameters")
+    text["rope_theta"] = rotations["rope_theta"]
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": rotations["mrope_section"]}
+    text["sliding_window"] = 8  # not used, because use_sliding_window is false
+    (flat / "config.json").write_text(json.dumps(text | settings))
+    found = [
+        inspect_model(open_storage(make_bundle(model={"uri": str(folder)})), str(folder), tmp_path / f"{folder.name}2")
+        for folder in (nested, flat)
     ]
-    newer = ["model.language_model.layers.0.mlp.up_proj.weight", "lm_head.weight", "model.vision_tower.a.weight"]
-    for names in (older, newer):
-        assert list(language_model(dict.fromkeys(names, ()))) == newer[:2]
+    assert found[0].shape == found[1].shape
+    assert found[0].sizes == found[1].sizes
+    assert found[0].context == found[1].context == 512
+    tokens = torch.arange(4, 24)[None]
+    models = [load_model(folder, MethodType.LORA, torch.device("cpu")) for folder in (nested, flat)]
+    first, second = (model(input_ids=tokens).logits for model in models)
+    assert torch.equal(first, second)
+
+
+def test_weights_that_predict_further_tokens_are_left_out(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    folder = save_family(qwen3_5_with_images, tmp_path / "model")
+    save_tokenizer(folder)
+    weights = load_file(folder / "model.safetensors")
+    further = {"mtp.fc.weight": torch.ones(32, 64), "mtp.layers.0.self_attn.q_proj.weight": torch.ones(64, 32)}
+    save_file(weights | further, folder / "model.safetensors", {"format": "pt"})
+    found = inspect_model(open_storage(make_bundle(model={"uri": str(folder)})), str(folder), tmp_path / "scratch")
+    model = load_model(folder, MethodType.LORA, torch.device("cpu"))
+    assert found.sizes.keys() == {name for name in dict(model.named_parameters()) if is_tuned(name)}
+    assert not [name for name, _ in model.named_parameters() if "mtp" in name]
+
+
+def test_both_layouts_of_checkpoints_have_the_names_in_memory() -> None:
+    of_layer = "layers.0.mlp.up_proj.weight"
+    newer = [f"model.language_model.{of_layer}", "lm_head.weight", "model.visual.a.weight"]
+    llava = [f"language_model.model.{of_layer}", "language_model.lm_head.weight", "vision_tower.a.weight"]
+    qwen = [f"model.{of_layer}", "lm_head.weight", "visual.a.weight"]
+    for kind, older in (("gemma3", llava), ("mistral3", llava), ("qwen2_5_vl", qwen)):
+        for names in (older, newer):
+            assert list(language_model(kind, dict.fromkeys(names, ()))) == newer[:2]
+    for kind in ("qwen3_vl", "qwen3_5"):
+        assert list(language_model(kind, dict.fromkeys(newer, ()))) == newer[:2]
+        assert list(language_model(kind, dict.fromkeys(qwen, ()))) == ["lm_head.weight"], (
+            "Transformers would not either"
+        )
 
 
 MXFP4 = {"model_type": "gpt_oss", "num_local_experts": 32, "quantization_config": {"quant_method": "mxfp4"}}
@@ -95,9 +147,23 @@ def test_the_remedy_names_what_can_be_used_instead(config: dict[str, Any], remed
     [
         ({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]}, None),
         ({"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}, None),
-        (
-            {"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]},
-            "Of the models that also read images, only gemma3 and mistral3 are tuned, on text",
+        ({"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]}, None),
+        ({"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"]}, None),
+        ({"model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"]}, None),
+        *(
+            (
+                {"model_type": kind, "architectures": [named]},
+                "Of the models that also read images, only gemma3, mistral3, qwen2_5_vl, qwen3_5, qwen3_vl are tuned, "
+                "on text",
+            )
+            for kind, named in (
+                ("gemma3n", "Gemma3nForConditionalGeneration"),
+                ("gemma4", "Gemma4ForConditionalGeneration"),
+                ("llama4", "Llama4ForConditionalGeneration"),
+                ("llava", "LlavaForConditionalGeneration"),
+                ("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration"),
+                ("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration"),
+            )
         ),
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "is not a causal language model"),
         ({"model_type": "gemma3", "architectures": ["Gemma3Model"]}, "config.json names Gemma3Model"),

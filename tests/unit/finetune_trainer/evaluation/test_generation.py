@@ -36,12 +36,14 @@ from finetune_trainer.evaluation.generation import (
 from finetune_trainer.model.loading import greedy_generation, load_model
 from tests.unit.finetune_trainer.model.test_attention import gpt2
 from tests.unit.finetune_trainer.model_families import (
+    COMPOSITE,
     Family,
     bloom,
     falcon,
     falcon_h1,
     mpt,
     qwen3_5,
+    qwen3_5_with_images,
     recurrent_gemma,
     rwkv,
     save_family,
@@ -79,7 +81,7 @@ def test_answers_do_not_depend_on_the_other_rows_of_the_batch(tokenizer: PreTrai
     require_same_answers(tiny_llama(), tokenizer, prompts([16, 5, 27, 8, 22]))
 
 
-@pytest.mark.parametrize("family", [rwkv, recurrent_gemma, qwen3_5, falcon_h1, falcon, bloom, mpt])
+@pytest.mark.parametrize("family", [rwkv, recurrent_gemma, qwen3_5, qwen3_5_with_images, falcon_h1, falcon, bloom, mpt])
 def test_answers_of_a_recurrent_model_do_not_depend_on_the_batch(
     family: Family, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
@@ -105,6 +107,19 @@ def test_a_shared_beginning_is_read_once_and_changes_no_answer(
         together = generate(made, asked, generation)
         alone = [generate(made, [prompt], generation)[0] for prompt in asked]
     assert read == [(1, 70)]
+    assert [written[: len(one)] for written, one in zip(together, alone, strict=True)] == alone
+    assert len(set(map(tuple, alone))) > 1, "a test that can fail"
+
+
+@pytest.mark.parametrize("family", COMPOSITE, ids=lambda family: family.__name__)
+def test_answers_of_a_model_with_images_do_not_depend_on_earlier_batches(family: Family, tmp_path: Path) -> None:
+    model = load_model(save_family(family, tmp_path), MethodType.LORA, torch.device("cpu")).double().eval()
+    asked = prompts([16, 5, 9], shared=70)
+    generation = greedy_generation(model, (END,), max_new_tokens=8)
+    with torch.no_grad():
+        alone = [generate(model, [prompt], generation)[0] for prompt in asked]
+        generate(model, prompts([6, 11]), generation)
+        together = generate(model, asked, generation)
     assert [written[: len(one)] for written, one in zip(together, alone, strict=True)] == alone
     assert len(set(map(tuple, alone))) > 1, "a test that can fail"
 

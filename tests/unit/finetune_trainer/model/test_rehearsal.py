@@ -32,6 +32,7 @@ from tests.unit.finetune_trainer.model_families import (
     llama,
     llama_tied,
     mistral3,
+    qwen2_5_vl,
     rwkv,
     save_family,
 )
@@ -113,7 +114,7 @@ def test_modules_that_peft_cannot_save_are_found(tmp_path: Path, name: str) -> N
     assert "modulesToSave does not fit the model" in finding
 
 
-@pytest.mark.parametrize("family", [llama_tied, gemma3, mistral3], ids=lambda family: family.__name__)
+@pytest.mark.parametrize("family", [llama_tied, *COMPOSITE], ids=lambda family: family.__name__)
 def test_an_output_head_can_be_saved_whether_it_is_tied_or_not(family: Family, tmp_path: Path) -> None:
     folder, wish = save_family(family, tmp_path / "model"), {"modulesToSave": ["lm_head"]}
     assert rehearse(request(folder, lora=wish)) == Answer()
@@ -173,13 +174,24 @@ def test_the_first_layer_that_is_ignored_is_named(tmp_path: Path) -> None:
 
 
 def earlier_name(name: str) -> str:
-    """The name that Transformers had before version 4.52 for a weight of a model with images."""
+    """The name that Transformers had before version 4.52 for a weight of Gemma 3 or Mistral 3 with images."""
     return name.replace("model.language_model.", "language_model.model.", 1) if "language_model." in name else name
 
 
-@pytest.mark.parametrize("family", COMPOSITE, ids=lambda family: family.__name__)
+def earlier_name_in_qwen(name: str) -> str:
+    """The name that Transformers had before version 4.52 for a weight of Qwen2.5-VL."""
+    return name.replace("model.language_model.", "model.", 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "earlier_name"),
+    [(gemma3, earlier_name), (mistral3, earlier_name), (qwen2_5_vl, earlier_name_in_qwen)],
+    ids=lambda part: part.__name__,
+)
 @pytest.mark.parametrize("targets", ["names of their end", "whole names"])
-def test_an_adapter_with_the_earlier_layer_names_is_read_whole(family: Family, targets: str, tmp_path: Path) -> None:
+def test_an_adapter_with_the_earlier_layer_names_is_read_whole(
+    family: Family, earlier_name: Callable[[str], str], targets: str, tmp_path: Path
+) -> None:
     folder = save_family(family, tmp_path / "model")
     saved_adapter(folder, tmp_path / "adapter")
     adapter = saved_adapter(folder, tmp_path / "earlier", earlier_name)
