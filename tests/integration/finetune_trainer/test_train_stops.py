@@ -15,6 +15,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer.__main__ import main
 from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.termination import _Stop
 from finetune_trainer.storage.job_storage import JobStorage
 from finetune_trainer.train import tuning
@@ -102,6 +103,7 @@ def test_a_storage_that_hangs_after_sigterm_leaves_time_for_the_message(
             stopped.append(monotonic())
             stop()
             over.wait(60)
+            raise TrainerFailure(FailureReason.STORAGE_UNAVAILABLE, "The storage never answered.")
         return real(self, *arguments, **options)
 
     monkeypatch.setattr(JobStorage, name, hanging)
