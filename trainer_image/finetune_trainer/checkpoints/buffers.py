@@ -1,7 +1,6 @@
 """The copy of the trained parameters and their state that is uploaded while training goes on."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,11 +8,6 @@ from torch import Tensor
 
 from finetune_trainer.ranks.shards import whole
 
-CGROUP = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
-STATUS = Path("/proc/self/status")
-MARGIN = 0.1
-"""Share of the free memory that a copy leaves free."""
 MOST_PINNED = 4 * 2**30
 """Largest copy in pinned memory, in bytes. A larger one would take memory from the rest of the node for seconds of a
 run of hours."""
@@ -32,7 +26,8 @@ class Buffers:
         return bool(self._copies)
 
     def allocate(self, tensors: Mapping[str, Tensor]) -> None:
-        """Allocates memory for these tensors. The pages are touched, so that the first copy is as fast as later ones.
+        """Allocates memory for these tensors, in any thread. The pages are touched, so that the first copy is as fast
+        as later ones.
 
         On a GPU the memory is pinned unless it is large: the GPU then writes to it at full speed."""
         on_gpu = any(tensor.device.type == "cuda" for tensor in tensors.values())
@@ -41,11 +36,12 @@ class Buffers:
             # Not torch's own pinned memory: its sizes are powers of two.
             refused = int(_cuda().cudaHostRegister(arena.data_ptr(), arena.numel(), 0))
             self._pinned = None if refused else arena
-        start = 0
+        start, copies = 0, dict[str, Tensor]()
         for name, tensor in tensors.items():
             part = arena[start : start + tensor.numel() * tensor.element_size()]
-            self._copies[name] = part.view(tensor.dtype).view(tensor.shape)
+            copies[name] = part.view(tensor.dtype).view(tensor.shape)
             start += _padded(tensor)
+        self._copies = copies  # at once, because another thread may ask for `allocated`
 
     @torch.no_grad()
     def copy(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -70,32 +66,6 @@ class Buffers:
 def bytes_of(tensors: Mapping[str, Tensor]) -> int:
     """Returns the size of the tensors in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def has_room(size: int) -> bool:
-    """Returns whether `size` bytes fit into the memory that the pod may still use.
-
-    What the process used at its peak counts as used, because the next step may need as much again."""
-    return size <= (1 - MARGIN) * (free_memory() - given_back())
-
-
-def given_back(status: Path = STATUS) -> int:
-    """Returns by how many bytes the memory of this process was larger than now, at its peak."""
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return (int(fields["VmHWM"].split()[0]) - int(fields["VmRSS"].split()[0])) * 1024
-
-
-def free_memory(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int:
-    """Returns the memory that this process can still get, in bytes: on the node, and below the limit of its cgroup."""
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = cgroup / "memory.max", cgroup / "memory.current"
-    if not limit.exists() or (text := limit.read_text().strip()) == "max":
-        return free
-    statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-    # Cached files count as used, but the kernel gives their memory back.
-    cached = int(statistics.get("inactive_file", 0)) + int(statistics.get("active_file", 0))
-    return max(0, min(free, int(text) - int(used.read_text()) + cached))
 
 
 def _padded(tensor: Tensor) -> int:

@@ -32,6 +32,9 @@ RESERVED_SECONDS = 15.0
 """Part of the grace period that is kept for the status, the termination message and the end of the process."""
 RESERVED_SHARE = 0.25
 """Most of a short grace period that is kept for them."""
+OVERDUE = 2 / 3
+"""Share of the reserved time that is left when the deferral of a stop ends, whatever the work waits for. The work has
+had a third of it to end by itself, and the launcher of the ranks kills them when a third is left."""
 
 
 class _Stop:
@@ -43,7 +46,7 @@ class _Stop:
     deferred = False
     since = 0.0
     reported = False
-    """Whether the failure of this process has been written."""
+    """Whether the end of this process has been written."""
     unreported: ClassVar[list[int]] = []
     """The signal, until the termination message is written."""
 
@@ -57,9 +60,11 @@ class _Done:
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    if _Stop.reported:
+        return  # the process is ending, and nothing may replace its message
     if not _Stop.requested:
         _begin(number, None)
-    if not _Stop.deferred:
+    if not _Stop.deferred or _seconds_deferred() <= 0:
         raise StopRequested
 
 
@@ -93,10 +98,11 @@ def pass_on() -> None:
 
 
 def _repeat(unreported: list[int], deadline: float | None) -> None:
-    """Sends the signal to the main thread again every few seconds, in case a library swallows StopRequested. Ends the
-    process after `deadline`."""
+    """Sends the signal to the main thread again every few seconds, in case a library swallows StopRequested, and when
+    the deferral of the stop ends. Ends the process after `deadline`."""
     while True:
-        sleep(AGAIN_SECONDS)
+        left = _seconds_deferred()
+        sleep(min(AGAIN_SECONDS, left) if left > 0 else AGAIN_SECONDS)
         if not unreported:
             return
         if deadline is not None and monotonic() > deadline:
@@ -115,14 +121,15 @@ def handle_sigterm() -> None:
 
 @contextmanager
 def stop_deferred() -> Iterator[None]:
-    """Defers SIGTERM: inside, StopRequested is raised only by `check_stop`. Raises StopRequested at the end if SIGTERM
-    was received."""
-    _Stop.deferred = True
+    """Defers SIGTERM: inside, StopRequested is raised by `check_stop`, and when the grace period is nearly over, so
+    that work that hangs leaves time for the report. Raises StopRequested at the end if SIGTERM was received, unless it
+    is inside another one."""
+    outer, _Stop.deferred = _Stop.deferred, True
     try:
         yield
     finally:
-        _Stop.deferred = False
-    if _Stop.requested:
+        _Stop.deferred = outer
+    if _Stop.requested and not outer:
         raise StopRequested
 
 
@@ -137,7 +144,7 @@ def why_stopped() -> str:
 
 
 def is_reported() -> bool:
-    """Returns whether the failure of this process has been written."""
+    """Returns whether the end of this process has been written."""
     return _Stop.reported
 
 
@@ -163,6 +170,11 @@ def seconds_left() -> float:
     return max(0.0, working_seconds() - passed)
 
 
+def _seconds_deferred() -> float:
+    """Returns for how many seconds the stop that has begun is deferred yet, at most. It is negative afterwards."""
+    return _Stop.since + working_seconds(OVERDUE) - monotonic()
+
+
 def working_seconds(reserved: float = 1.0) -> float:
     """Returns how long the pod may work after SIGTERM. `reserved`: share of the reserved time that is kept."""
     grace = float(os.environ.get(names.GRACE_VARIABLE) or GRACE_SECONDS)
@@ -180,7 +192,10 @@ def results_kept(results: int) -> None:
 
 
 def write_termination_message(message: TerminationMessage) -> None:
-    """Writes `message` to $TERMINATION_LOG, or to the kubelet's default path if that path exists."""
+    """Writes `message` to $TERMINATION_LOG, or to the kubelet's default path if that path exists. The end of the
+    process is decided with it: SIGTERM has no effect any more."""
+    _Stop.reported = True
+    _Stop.unreported.clear()
     path = Path(os.environ.get(LOG_VARIABLE, DEFAULT_LOG))
     if path != DEFAULT_LOG or path.exists():
         path.write_text(termination_json(message))
@@ -189,8 +204,6 @@ def write_termination_message(message: TerminationMessage) -> None:
 def write_failure(failure: TrainerFailure) -> None:
     """Leaves the termination message of a failure. Call this before anything that waits for another process: a pod that
     gets SIGTERM is killed after its grace period."""
-    _Stop.unreported.clear()
-    _Stop.reported = True
     text = failure.for_the_operator
     step = _Done.step if failure.step is None else failure.step
     message = TerminationMessage(

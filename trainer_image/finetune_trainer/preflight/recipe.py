@@ -62,14 +62,15 @@ def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter, rehears
     Raises TrainerFailure when the job is invalid. The status then has the condition Validated=False, and what is known
     about the data."""
     findings = Findings()
-    try:
-        with scratch_folder("preflight-") as scratch:
+    # The failure is told before the folder is deleted: that can take longer than the grace period.
+    with scratch_folder("preflight-") as scratch:
+        try:
             prepared = prepare(bundle, storage, findings, scratch, rehearse)
             require_checkpoint(bundle, storage, prepared)
             write_prepared(storage, bundle, prepared, scratch / "prepared")
-    except BaseException as error:
-        _tell_failure(failure_after_stop(error), findings, status)
-        raise
+        except BaseException as error:
+            _tell_failure(failure_after_stop(error), findings, status)
+            raise
     phase("writing the status")
     watched = f"{len(prepared.validation):,} validation rows, " if prepared.validation else ""
     steps = prepared.resolved.total_steps

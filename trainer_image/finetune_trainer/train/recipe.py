@@ -1,6 +1,6 @@
 """The recipe of the training pod. `train` guards it: a failure is reported, published results are not made again."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -36,64 +36,67 @@ def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: in
     `halvings`: number of earlier attempts that ran out of GPU memory. Every rank of a training on several GPUs calls
     this; only rank 0 returns the verdict, the others return "". Raises TrainerFailure after writing it to the
     status, and Superseded if another attempt has replaced this one."""
-    try:
-        if manifest := on_first(lambda: published(storage, bundle)):
-            return tell_published(manifest, bundle, storage, writer) if is_first() else ""
-        return recipe(bundle, storage, writer, Attempt(attempt, halvings, perf_counter()))
-    except Superseded:
-        raise
-    except BaseException as error:
-        tell_failure(failure_after_stop(error), writer)
-        raise
+    # The failure is told before the folder is deleted: that can take longer than the grace period.
+    with scratch_folder("train-") as scratch:
+        try:
+            if manifest := on_first(lambda: published(storage, bundle)):
+                return tell_published(manifest, bundle, storage, writer) if is_first() else ""
+            return recipe(bundle, storage, writer, Attempt(attempt, halvings, perf_counter()), scratch)
+        except Superseded:
+            raise
+        except BaseException as error:
+            tell_failure(failure_after_stop(error), writer)
+            raise
 
 
-def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: Attempt) -> str:
-    """Runs all steps in order. Requires that this job has not published results yet."""
-    with scratch_folder("train-") as own_scratch:
-        scratch = on_each_node(lambda: own_scratch)
-        prepared = prepared_rows(bundle, storage, scratch)
-        work = begin(bundle, prepared, storage, writer, attempt, scratch)
-        base = BaseMeasuring(
+def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: Attempt, own_scratch: Path) -> str:
+    """Runs all steps in order. Requires that this job has not published results yet. `own_scratch`: a folder of this
+    rank for temporary files."""
+    scratch = on_each_node(lambda: own_scratch)
+    prepared = prepared_rows(bundle, storage, scratch)
+    work = begin(bundle, prepared, storage, writer, attempt, scratch)
+    base = BaseMeasuring(
+        bundle=bundle,
+        prepared=prepared,
+        tokenizer=work.tokenizer,
+        accelerator=work.accelerator,
+        folder=work.model_folder,
+        kept=work.kept,
+        say=lambda message: tell(writer, TRAINED, "EvaluatingBase", message),
+    )
+    model, assessor, baselines = measure_base(base)
+    with ExitStack() as until_kept:
+        model, tuning = tune(work, model, until_kept)
+        weights = stage(work, model, tuning)
+    model = as_measured(work, model)
+    with weights_kept(storage, bundle, work.output) if is_first() else nullcontext():
+        spent = partial(cost_of, tuning.steps, work.device, tuning.started, bundle)
+        assessment = assessor.assess(model, baselines, spent, of_tuned(work.kept, weights.folder))
+        tell_assessment(assessment.evaluation, writer)
+        if bundle.spec.output.merge:
+            # Only one model fits into memory at a time, so the tuned model is deleted before merging.
+            del model
+            assessment = assess_merged(work, assessor, assessment)
+        if not is_first():
+            return ""  # rank 0 publishes for all ranks
+        phase("publishing the results")
+        results = Results(
             bundle=bundle,
             prepared=prepared,
-            tokenizer=work.tokenizer,
-            accelerator=work.accelerator,
-            folder=work.model_folder,
-            kept=work.kept,
-            say=lambda message: tell(writer, TRAINED, "EvaluatingBase", message),
+            training=work.progress.training,
+            steps=tuning.steps,
+            held_out=assessor.held_out,
+            assessment=assessment,
+            serving=work.serving,
+            adapter=weights.adapter,
+            base_license=base_license(work.model_folder),
+            validation=tuning.validation.curve,
         )
-        model, assessor, baselines = measure_base(base)
-        model, tuning = tune(work, model)
-        weights = stage(work, model, tuning)
-        model = as_measured(work, model)
-        with weights_kept(storage, bundle, work.output) if is_first() else nullcontext():
-            spent = partial(cost_of, tuning.steps, work.device, tuning.started, bundle)
-            assessment = assessor.assess(model, baselines, spent, of_tuned(work.kept, weights.folder))
-            tell_assessment(assessment.evaluation, writer)
-            if bundle.spec.output.merge:
-                # Only one model fits into memory at a time, so the tuned model is deleted before merging.
-                del model
-                assessment = assess_merged(work, assessor, assessment)
-            if not is_first():
-                return ""  # rank 0 publishes for all ranks
-            phase("publishing the results")
-            results = Results(
-                bundle=bundle,
-                prepared=prepared,
-                training=work.progress.training,
-                steps=tuning.steps,
-                held_out=assessor.held_out,
-                assessment=assessment,
-                serving=work.serving,
-                adapter=weights.adapter,
-                base_license=base_license(work.model_folder),
-                validation=tuning.validation.curve,
-            )
-            files = upload_results(storage, results, work.output)
-        with stop_deferred():
-            # Once the manifest is published the job is done. A SIGTERM must not keep this out of the status.
-            writer.result(artifacts=publish(storage, results, work.output, files))
-        require_passed(assessment.evaluation)
+        files = upload_results(storage, results, work.output)
+    with stop_deferred():
+        # Once the manifest is published the job is done. A SIGTERM must not keep this out of the status.
+        writer.result(artifacts=publish(storage, results, work.output, files))
+    require_passed(assessment.evaluation)
     return assessment.evaluation.verdict or ""
 
 

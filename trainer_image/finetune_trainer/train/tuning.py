@@ -1,7 +1,7 @@
 """The base model becomes the tuned model, and its weights are staged for publishing."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree, ignore_patterns
@@ -26,7 +26,6 @@ from finetune_trainer.model.targets import train_whole
 from finetune_trainer.model.trainable import as_published, hold_in_fp32, make_trainable
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first, is_first_of_node
-from finetune_trainer.pod.termination import stop_deferred
 from finetune_trainer.ranks.group import on_first
 from finetune_trainer.ranks.shards import is_sharded, release
 from finetune_trainer.results.publish import ADAPTER, MODEL, stage_weights
@@ -68,9 +67,9 @@ class Weights:
     folder: Path
 
 
-def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
+def tune(work: Work, model: PreTrainedModel, until_kept: ExitStack) -> tuple[PreTrainedModel, Tuning]:
     """Trains the base model, or loads the weights that an earlier attempt trained. Returns the tuned model as it is
-    published. Raises what `TrainingRun.take` does."""
+    published. `until_kept`: has to be open until `stage` returns. Raises what `TrainingRun.take` does."""
     phase("preparing the training")
     bundle, prepared, accelerator = work.bundle, work.prepared, work.accelerator
     resolved = prepared.resolved
@@ -85,7 +84,7 @@ def tune(work: Work, model: PreTrainedModel) -> tuple[PreTrainedModel, Tuning]:
         course = TrainingRun(
             bundle, prepared, work.storage, accelerator, work.attempt, work.progress, validation, work.scratch
         )
-        run = course.take(model, lambda message: work.tell("Training", message))
+        run = course.take(model, lambda message: work.tell("Training", message), until_kept)
     started = work.attempt.after(run.held_before).started if run else work.attempt.started
     return as_published(accelerator.unwrap_model(model)), Tuning(run, trained, validation, started)
 
@@ -105,17 +104,15 @@ def stage(work: Work, model: PreTrainedModel, tuning: Tuning) -> Weights:
         model = collected(model, work.model_folder, work.scratch / "collected.safetensors") or model
     if not (is_first() or (is_first_of_node() and (is_whole or work.bundle.spec.output.merge))):
         return Weights(None, work.output)
-    # An adapter is small enough to keep it first after SIGTERM, so that no step of it is lost.
-    with stop_deferred() if isinstance(model, PeftModel) else nullcontext():
-        said = summary(tuning.steps, tuning.validation, work.prepared.resolved)
-        tell(work.writer, TRAINED, "TrainingSucceeded", said, held=True, training=work.progress.training)
-        phase("saving the tuned weights")
-        with whole_model(work.model_folder):
-            adapter = stage_weights(model, work.tokenizer, work.bundle, work.serving, work.output)
-        weights = Weights(adapter, work.output / (ADAPTER if adapter else MODEL))
-        if adapter is None:
-            copy_processor(work.model_folder, weights.folder)
-        _keep(work, tuning, weights.folder)
+    said = summary(tuning.steps, tuning.validation, work.prepared.resolved)
+    tell(work.writer, TRAINED, "TrainingSucceeded", said, held=True, training=work.progress.training)
+    phase("saving the tuned weights")
+    with whole_model(work.model_folder):
+        adapter = stage_weights(model, work.tokenizer, work.bundle, work.serving, work.output)
+    weights = Weights(adapter, work.output / (ADAPTER if adapter else MODEL))
+    if adapter is None:
+        copy_processor(work.model_folder, weights.folder)
+    _keep(work, tuning, weights)
     return weights
 
 
@@ -129,17 +126,18 @@ def as_measured(work: Work, model: PreTrainedModel) -> PreTrainedModel:
     return work.accelerator.prepare_model(load_sharded(work.output / MODEL, MethodType.FULL, work.device))
 
 
-def _keep(work: Work, tuning: Tuning, weights: Path) -> None:
-    """Keeps the weights in the folder `weights`, or replaces them by those that are kept already."""
+def _keep(work: Work, tuning: Tuning, weights: Weights) -> None:
+    """Keeps the weights, or replaces them by those that are kept already."""
     if tuning.trained:
         # The same files, byte for byte: bitsandbytes changes the number format of biases while it computes.
         with whole_model(tuning.trained.weights):
             # The settings of an adapter name the base model, which can lie elsewhere for another job.
             ignored = ignore_patterns(ADAPTER_CONFIG) if tuning.trained.job else None
-            copytree(tuning.trained.weights, weights, ignore=ignored, dirs_exist_ok=True)
+            copytree(tuning.trained.weights, weights.folder, ignore=ignored, dirs_exist_ok=True)
     elif is_first() and tuning.run:
         held_seconds = perf_counter() - tuning.started
-        if keep_training(work.kept_training, tuning.run, held_seconds, weights):
+        is_adapter = weights.adapter is not None
+        if keep_training(work.kept_training, tuning.run, held_seconds, weights.folder, is_adapter):
             # They are as good as a checkpoint of the last step: a later attempt takes no step again.
             work.progress.stored(len(tuning.steps))
 

@@ -1,6 +1,7 @@
 """Writes the checkpoints of a training while it goes on, and the last one after SIGTERM."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter, sleep
 
@@ -9,7 +10,8 @@ from torch.optim import Optimizer
 
 from finetune_api.quantity import gibibytes
 from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS, Background, Cancelled
-from finetune_trainer.checkpoints.buffers import Buffers, bytes_of, has_room
+from finetune_trainer.checkpoints.buffers import MOST_PINNED, Buffers, bytes_of
+from finetune_trainer.checkpoints.free_memory import has_room
 from finetune_trainer.checkpoints.pace import Pace, first_cost
 from finetune_trainer.checkpoints.store import BestWeights, CheckpointStore
 from finetune_trainer.checkpoints.training_state import live_state
@@ -61,6 +63,7 @@ class Checkpoints:
         """`started`: value of perf_counter at the start of the attempt."""
         self._store, self._pace, self._attempt, self._clock, self._began = store, pace, attempt, clock, started
         self._buffers, self._background = Buffers(), Background()
+        self._prepared = self._allocating = False
         self.uploaded: int | None = None
         """Step of the last uploaded checkpoint, also of an earlier attempt."""
         self._last, self._count, self._blocked, self._expected, self._upload_seconds = 0, 0, 0.0, 0.0, 0.0
@@ -77,7 +80,9 @@ class Checkpoints:
     def after_step(self, trainee: Trainee) -> None:
         """Starts a checkpoint of the last step if one is due and none is being uploaded."""
         started, step = self._clock(), len(trainee.run.steps)
-        wanted = not self._background.busy and self._due(step) and self._has_room(trainee)
+        due = self._due(step)
+        self._prepare(trainee, due)
+        wanted = due and not self._background.busy and self._has_room(trainee)
         if not agreed_to_copy(trainee, wanted):
             return
         why = ""
@@ -89,6 +94,26 @@ class Checkpoints:
         self._blocked += waited
         if waited > LONG_WAIT_SECONDS:
             print(f"Training waited {waited:.2f} s for the checkpoint of step {step:,}{why}.", flush=True)
+
+    def _prepare(self, trainee: Trainee, due: bool) -> None:
+        """Lets the uploader's thread allocate the memory for a copy after the first step, while training goes on. A
+        checkpoint that is `due` waits for it, which needs no time unless it is due at once.
+
+        The memory for a large copy, as of a whole model, is not needed until its first checkpoint, hours later."""
+        if not self._prepared:
+            self._prepared = True
+            tensors = live_state(trainee.model, trainee.optimizer)[0]
+            if (size := bytes_of(tensors)) <= MOST_PINNED and has_room(size):
+                self._allocating = True
+                self._background.start(lambda advance: self._allocate(tensors))
+        if due and self._allocating:
+            while not self._background.wait(PAUSE_SECONDS):
+                pass
+            self._allocating = False
+
+    def _allocate(self, tensors: Mapping[str, Tensor]) -> None:
+        with suppress(Exception):  # the first copy tries again, and tells the error
+            self._buffers.allocate(tensors)
 
     def _has_room(self, trainee: Trainee) -> bool:
         """Returns whether there is memory for a copy, or none is needed. Sharded weights need one: without it, the
@@ -156,22 +181,31 @@ class Checkpoints:
 
         After SIGTERM, or if the training has `failed`, it hardly waits: the end has to be reported before the kubelet
         or the launcher of the ranks kills the process."""
-        if self._background.cancel(STOPPED_SECONDS if failed or stop_requested() else GIVEN_UP_SECONDS):
+        deadline = self._clock() + GIVEN_UP_SECONDS
+        ended = self._background.cancel(0)
+        while not (ended or failed or stop_requested()) and self._clock() < deadline:
+            ended = self._background.wait(0.1)
+        if ended or self._background.wait(STOPPED_SECONDS):
             self._buffers.release()
         if self._count:
             print(f"Checkpoints: {self.cost}.", flush=True)
 
     @property
+    def cpu_seconds(self) -> float:
+        """Processor time of the uploads that have ended."""
+        return self._background.cpu_seconds
+
+    @property
     def cost(self) -> str:
         """What the checkpoints of this attempt cost, in words."""
-        passed, cpu = self._clock() - self._training_began, self._background.cpu_seconds
+        passed, cpu = self._clock() - self._training_began, self.cpu_seconds
         return (
             f"{self._count:,} uploaded. Training waited {self._blocked:.2f} s for them, and their upload took "
             f"{cpu:.2f} s of processor time: {(self._blocked + cpu) / max(passed, 1e-9):.2%} of {passed:.1f} s"
         )
 
     def _due(self, step: int) -> bool:
-        now, spent = self._clock(), self._blocked + self._background.cpu_seconds
+        now, spent = self._clock(), self._blocked + self.cpu_seconds
         return self._pace.due(
             step,
             last=self._last,

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import TIMEOUT_MAX
 
 from pydantic import TypeAdapter
 
+from finetune_trainer.checkpoints.folder import Content
 from finetune_trainer.checkpoints.kept import TRAINED, Kept, KeptResults
 from finetune_trainer.pod.termination import steps_done
 from finetune_trainer.ranks.group import found_on_each_node
@@ -43,13 +45,16 @@ class KeptTraining:
         steps_done(len(self.run.steps), len(self.run.steps))
 
 
-def keep_training(kept: KeptResults, run: RunState, held_seconds: float, weights: Path) -> bool:
+def keep_training(kept: KeptResults, run: RunState, held_seconds: float, weights: Path, is_adapter: bool) -> bool:
     """Keeps the training and the files of its weights in the folder `weights`. Returns whether they were written.
 
-    `held_seconds`: how long this attempt and earlier ones had taken when the weights were trained."""
+    `held_seconds`: how long this attempt and earlier ones had taken when the weights were trained. An adapter is kept
+    by a thread: inside `stop_deferred`, a storage that hangs must not hold the main thread when the grace period
+    ends."""
     files = {f"weights/{path.relative_to(weights)}": path for path in weights.rglob("*") if path.is_file()}
     records = TypeAdapter(RunState).dump_json(replace(run, held_before=held_seconds))
-    written = kept.keep(TRAINED, {RECORDS: records, **files})
+    content: dict[str, Content] = {RECORDS: records, **files}
+    written = kept.keep_last(TRAINED, content, TIMEOUT_MAX) if is_adapter else kept.keep(TRAINED, content)
     if written:
         steps_done(len(run.steps), len(run.steps))
     return written

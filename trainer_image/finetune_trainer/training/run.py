@@ -3,10 +3,12 @@
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
+from peft import PeftModel
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
@@ -25,7 +27,14 @@ from finetune_trainer.model.trainable import use_gradient_checkpointing
 from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first
-from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred, why_stopped
+from finetune_trainer.pod.termination import (
+    check_stop,
+    seconds_left,
+    steps_done,
+    stop_deferred,
+    why_stopped,
+    write_failure,
+)
 from finetune_trainer.ranks.gradients import connect
 from finetune_trainer.ranks.group import agreed, found_on_each_node, on_each_node
 from finetune_trainer.storage.job_storage import JobStorage, join
@@ -84,12 +93,14 @@ class TrainingRun:
             Checkpoints(self._store, pace, attempt.number, attempt.started) if is_first() else NoCheckpoints()
         )
 
-    def take(self, model: PreTrainedModel, say: Callable[[str], None]) -> RunState:
+    def take(self, model: PreTrainedModel, say: Callable[[str], None], until_kept: ExitStack) -> RunState:
         """Trains `model` until the last step or until early stopping. At the end it has the weights to publish.
 
-        `say`: gets a message if the training is resumed or if a checkpoint is not used. Raises TrainerFailure
-        GPUOutOfMemory, LossDiverged, and after SIGTERM Preempted, with a checkpoint of the last whole step. Raises
-        Superseded if another attempt has replaced this one."""
+        `say`: gets a message if the training is resumed or if a checkpoint is not used. `until_kept`: open until the
+        tuned weights are kept. It defers SIGTERM from the first step on, of an adapter until it is closed: between its
+        last step and then, no checkpoint has all its steps. Raises TrainerFailure GPUOutOfMemory, LossDiverged, and
+        after SIGTERM Preempted, with a checkpoint of the last whole step. Raises Superseded if another attempt has
+        replaced this one."""
         trainee, message = self._start(model)
         self._progress.resumed(trainee.run)
         self._progress.planned(trainee.run.plan)
@@ -98,26 +109,32 @@ class TrainingRun:
         if message:
             say(message)
         failed = True
+        until_kept.enter_context(stop_deferred())
         try:
-            with stop_deferred():
-                try:
-                    self._take_all(model, trainee)
-                    self._checkpoints.finish()
-                    check_stop()
-                except StopRequested:
-                    raise self._preempted(trainee) from None
-                except Superseded:
-                    raise
-                except (Exception, PeerFailed):
-                    self._checkpoints.finish()  # the upload is of an earlier step, with which the next attempt begins
-                    self._note(trainee.run)
-                    raise
+            self._take_all_or_stop(model, trainee)
             failed = False
         finally:
             phase("finishing the training")
             self._checkpoints.close(failed)
+        if not isinstance(trainee.model, PeftModel):
+            until_kept.close()  # the grace period is too short to keep a whole model
         self._validation.finish(model)
         return trainee.run
+
+    def _take_all_or_stop(self, model: PreTrainedModel, trainee: Trainee) -> None:
+        """Takes the steps that are left, and waits for the upload that is under way. Raises as `take` does."""
+        try:
+            self._take_all(model, trainee)
+            self._checkpoints.finish()
+            check_stop()
+        except StopRequested:
+            raise self._preempted(trainee) from None
+        except Superseded:
+            raise
+        except (Exception, PeerFailed):
+            self._checkpoints.finish()  # the upload is of an earlier step, with which the next attempt begins
+            self._note(trainee.run)
+            raise
 
     @property
     def _mixture(self) -> Mixture:
@@ -235,17 +252,20 @@ class TrainingRun:
         steps_done(len(run.steps), self._checkpoints.uploaded)
 
     def _preempted(self, trainee: Trainee) -> TrainerFailure:
-        """Uploads the last whole step, and returns the failure of a pod that had to stop."""
-        self._checkpoints.after_sigterm(trainee)
+        """Uploads the last whole step, and returns the failure of a pod that had to stop, whose message it leaves."""
+        if seconds_left():  # else the step that was interrupted has used up the grace period
+            self._checkpoints.after_sigterm(trainee)
         self._note(trainee.run)
-        self._progress.report()
         step = len(trainee.run.steps)
-        return TrainerFailure(
+        failure = TrainerFailure(
             FailureReason.PREEMPTED,
             f"{why_stopped()} The pod stopped after step {step:,} of {self._progress.total_steps:,}. "
             f"{stored(step, self._checkpoints.uploaded)}",
             step=step,
         )
+        write_failure(failure)
+        self._progress.report()
+        return failure
 
 
 def _checkpoint_of(looked: tuple[Found | None, list[str], bool]) -> str:

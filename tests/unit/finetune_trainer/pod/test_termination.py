@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from hypothesis import given
@@ -35,6 +37,7 @@ def test_a_long_message_keeps_most_of_its_room() -> None:
     assert TerminationMessage.model_validate_json(written).step == 3
 
 
+@pytest.mark.usefixtures("handled")
 def test_the_message_is_left_where_the_kubelet_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "log"))
     termination.write_termination_message(TerminationMessage(reason="Succeeded", message="Done."))
@@ -80,14 +83,15 @@ def test_a_stop_for_another_cause_is_like_sigterm_and_names_the_cause() -> None:
 
 
 HANGING = """
-import os, time
+import contextlib, time
 from finetune_trainer.pod import termination
 termination.AGAIN_SECONDS = 0.05
 termination.handle_sigterm()
 with termination.stop_deferred():
     termination.stop_because("The power failed.")
     while True:
-        time.sleep(1)  # as a library that never returns
+        with contextlib.suppress(BaseException):  # as a library that never returns
+            time.sleep(1)
 """
 
 
@@ -142,3 +146,51 @@ def test_sigterm_waits_for_the_end_of_a_step() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         reached.append(termination.stop_requested())
     assert reached == [True]
+
+
+@pytest.mark.usefixtures("handled")
+def test_a_deferral_inside_another_one_does_not_end_it() -> None:
+    reached = []
+    with pytest.raises(StopRequested), termination.stop_deferred():  # noqa: PT012
+        with termination.stop_deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+        reached.append("the end of the outer one")
+    assert reached
+
+
+@pytest.mark.usefixtures("handled")
+def test_a_deferred_stop_interrupts_work_that_hangs_in_time_for_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRACE_SECONDS", "1.2")
+    started = monotonic()
+    with pytest.raises(StopRequested), termination.stop_deferred():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(60)  # as a storage that does not answer
+    passed = monotonic() - started
+    assert passed < 1.2
+    assert termination.seconds_left() == 0, "work that looks at the time ends by itself before"
+    assert passed > termination.working_seconds()
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.parametrize("times", [1, 2])
+def test_sigterm_does_not_replace_a_message_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "log"))
+    if times == 2:
+        with pytest.raises(StopRequested):
+            os.kill(os.getpid(), signal.SIGTERM)
+    termination.write_failure(TrainerFailure(FailureReason.GPU_FAULT, "The GPU fell off the bus."))
+    os.kill(os.getpid(), signal.SIGTERM)
+    termination.stop_because("The power failed.")
+    assert "fell off the bus" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.usefixtures("handled")
+def test_sigterm_does_not_fail_a_pod_that_has_written_its_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "log"))
+    termination.write_termination_message(TerminationMessage(reason="Succeeded", message="Done."))
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert not termination.stop_requested()

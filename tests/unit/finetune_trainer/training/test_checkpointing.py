@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -105,6 +105,51 @@ def test_a_checkpoint_has_the_weights_of_its_step_while_training_goes_on(course:
     assert course.checkpoints.uploaded == 1
 
 
+@pytest.fixture
+def allocation(monkeypatch: pytest.MonkeyPatch) -> Event:
+    """The allocation of the memory for a copy waits until it is set."""
+    gate, allocate = Event(), module.Buffers.allocate
+
+    def held(self: module.Buffers, tensors: Mapping[str, torch.Tensor]) -> None:
+        assert gate.wait(60)
+        allocate(self, tensors)
+
+    monkeypatch.setattr(module.Buffers, "allocate", held)
+    return gate
+
+
+def test_the_memory_for_a_copy_is_allocated_beside_the_training_before_a_checkpoint_is_due(
+    tmp_path: Path, allocation: Event
+) -> None:
+    course = Course(tmp_path, every=3)
+    for _ in range(2):
+        course.step()
+        course.checkpoints.after_step(course.trainee)  # does not wait
+    assert not course.checkpoints._buffers.allocated
+    allocation.set()
+    assert course.checkpoints._background.wait(10)
+    assert course.checkpoints._buffers.allocated
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    course.checkpoints.finish()
+    assert course.stored == {3: 3.0}
+
+
+def test_the_memory_for_a_large_copy_is_allocated_when_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_PINNED", 0)
+    course = Course(tmp_path, every=2)
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    assert course.checkpoints._background.wait(10)
+    assert not course.checkpoints._buffers.allocated
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    course.checkpoints.finish()
+    assert course.stored == {2: 2.0}
+
+
 def test_without_memory_for_a_copy_training_waits_for_the_upload_and_the_log_says_so(
     course: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,6 +236,7 @@ def test_an_upload_that_hangs_keeps_no_time_from_the_report_of_the_end(
     course.step()
     sigterm(0.5)
     assert course.checkpoints.after_sigterm(course.trainee) is None
+    monkeypatch.setattr(termination._Stop, "reported", True)  # the training leaves its message before it closes them
     started = perf_counter()
     course.checkpoints.close()
     assert perf_counter() - started < 5, "15 s are kept for the report"
