@@ -18,8 +18,18 @@ def pod_at_work(job: Job) -> Object | None:
 
 
 def process_of(pod: Object, container: str = names.CONTAINER) -> int | None:
-    """Returns the machine's id of the container's process; None if it does not run."""
-    return next(processes_of(pod, container), None)
+    """Returns the machine's id of the container's first process; None if it does not run."""
+    own = set(processes_of(pod, container))
+    return next((pid for pid in own if _parent_of(pid) not in {*own, None}), None)
+
+
+def _parent_of(pid: int) -> int | None:
+    """Returns the id of the parent; None if the process has ended."""
+    try:
+        # The name of the program, in parentheses, may have any character.
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def log_of(scene: Scene, pod: Object) -> str:
