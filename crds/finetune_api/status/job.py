@@ -99,8 +99,8 @@ class Training(StatusModel):
     device: Text | None = None
     """Device of the training: the name of the GPU, or cpu."""
     model_seconds: float | None = None
-    """Seconds that it took to fetch the base model from its source or from the cache. The attempt's GPU waits for this
-    time."""
+    """Seconds that it took to fetch the base model from its source or from the cache, on the slowest node. All GPUs of
+    the attempt wait for this time."""
     step: int
     """Number of optimizer steps that are done."""
     total_steps: int

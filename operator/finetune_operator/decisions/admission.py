@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 
 from finetune_api import claims, hub, names
 from finetune_api.bundle import (
-    allowed_gpu_types,
     bucket_of,
     no_gpu_type,
     storage_of,
@@ -177,13 +176,8 @@ def _no_gpu_type(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSp
         finding, remedy = gpu_choice.no_price(spec, recorded.name if recorded else asked)
         return Obstacle(finding, final=False, remedy=remedy)
     if gpu_choice.of_job(world) is None:
-        names = ", ".join(gpu.name for gpu in allowed_gpu_types(spec, profile.gpu_types))
-        return Obstacle(
-            "By the prediction of the preflight, the job does not fit the GPU types that FineTuneProfile "
-            f"{spec.profile_name} has now: {names}.",
-            final=False,
-            remedy="Add a GPU type with more memory to spec.gpuTypes of the profile, or create the job again.",
-        )
+        finding, remedy = gpu_choice.none_fits(world, spec, profile)
+        return Obstacle(finding, final=False, remedy=remedy)
     return None
 
 

@@ -1,7 +1,7 @@
 """Which GPU type a job uses, and why. All attempts of a job use the type of the same name.
 
 The operator decides, not the preflight: whoever may create pods in a namespace could write the preflight's part of a
-status. The predictions of the preflight only order the types that the profile and the job allow."""
+status. The predictions of the preflight only leave out or order types that the profile and the job allow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +26,16 @@ class Candidate:
 
     gpu: GpuType
     estimate: Estimate | None
+    gpus: int
+    """Number of the job's GPUs on all nodes."""
+    is_new: bool = False
+    """Whether the preflight predicted other types and not this one: the profile got it later."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the job can run on it. The trainer shards the weights over several GPUs by the prediction for their
+        type; without one, each GPU would load the whole model."""
+        return self.gpus == 1 or not self.is_new
 
     @property
     def fits(self) -> bool | None:
@@ -38,8 +48,8 @@ class Candidate:
 
     @cached_property
     def price(self) -> Decimal | None:
-        """Price of one hour."""
-        return Decimal(self.gpu.price_per_hour) if self.gpu.price_per_hour else None
+        """Price of one hour of all GPUs of the job."""
+        return self.gpus * Decimal(self.gpu.price_per_hour) if self.gpu.price_per_hour else None
 
     @property
     def cost(self) -> Decimal | None:
@@ -58,9 +68,10 @@ def of_job(world: World) -> ChosenGpuType | None:
         return None
     begun = next((run.gpu_type for run in world.attempts.values() if run.gpu_type), None)
     named = [gpu for gpu in world.profile.gpu_types if gpu.name == begun]
-    found = candidates(world, world.spec, world.profile)
+    found = [c for c in candidates(world, world.spec, world.profile) if c.is_usable]
     if named:
-        return _chosen(next((c for c in found if c.gpu == named[0]), Candidate(named[0], None)), found, world.spec)
+        other = Candidate(named[0], None, world.spec.compute.gpus)
+        return _chosen(next((c for c in found if c.gpu == named[0]), other), found, world.spec)
     return choose(found, world.spec)
 
 
@@ -86,6 +97,25 @@ def no_price(spec: FineTuneJobSpec, name: str | None) -> tuple[str, str]:
     )
 
 
+def none_fits(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> tuple[str, str]:
+    """Return the finding that the job can use none of the GPU types that its profile has now, and the remedy."""
+    found, name = candidates(world, spec, profile), spec.profile_name
+    new = " and ".join(c.gpu.name for c in found if not c.is_usable)
+    unfit = ", ".join(c.gpu.name for c in found if c.is_usable)
+    finding = (
+        f"By the prediction of the preflight, the job does not fit the GPU types that FineTuneProfile {name} has now"
+    )
+    if not new:
+        remedy = "Add a GPU type with more memory to spec.gpuTypes of the profile, or create the job again."
+        return f"{finding}: {unfit}.", remedy
+    gone = f"FineTuneProfile {name} no longer has the GPU types that the preflight predicted."
+    return (
+        f"{f'{finding}: {unfit}.' if unfit else gone} A job on several GPUs needs a prediction for its GPU type, and "
+        f"there is none for {new}.",
+        "Create the job again, so that its preflight predicts this too.",
+    )
+
+
 def of_next_attempt(world: World) -> GpuType | None:
     """Return the job's GPU type as it is in the profile now, so that corrections count; as it is on record if the
     profile no longer has it. None if the job has none."""
@@ -100,7 +130,11 @@ def candidates(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec
     predicted = world.status.preflight.estimate if world.status.preflight else None
     estimates = {estimate.gpu_type: estimate for estimate in predicted or []}
     allowed = payable(spec, allowed_gpu_types(spec, profile.gpu_types))
-    return [Candidate(gpu, estimates.get(gpu.name)) for gpu in allowed]
+    gpus = spec.compute.gpus
+    return [
+        Candidate(gpu, estimates.get(gpu.name), gpus, is_new=bool(estimates) and gpu.name not in estimates)
+        for gpu in allowed
+    ]
 
 
 def payable(spec: FineTuneJobSpec, types: Sequence[GpuType]) -> list[GpuType]:
@@ -151,7 +185,9 @@ def _why(best: Candidate, found: Sequence[Candidate], spec: FineTuneJobSpec) -> 
     which = "the GPU types that fit" if best.fits else "the GPU types that may fit"
     if best.price is None:
         return "First", f"{name} is the first of {which}, and the FineTuneProfile has no prices.{without}"
-    price = f"about {best.cost:.2f} for the job" if best.cost is not None else f"{best.price} for an hour"
+    price = f"{best.price} for an hour of all {best.gpus} GPUs" if best.gpus > 1 else f"{best.price} for an hour"
+    if best.cost is not None:
+        price = f"about {best.cost:.2f} for the job"
     stable = not best.is_spot and spec.policy.interruptions == 0 and any(c.is_spot for c in rest)
     but = " Spot types were left out, because spec.runPolicy.maxInterruptions is 0." if stable else ""
     return "Cheapest", f"{name} is the cheapest of {which}: {price}.{without}{but}"

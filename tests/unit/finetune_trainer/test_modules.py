@@ -101,8 +101,9 @@ def test_layers_that_are_not_known_refuse_a_job_only_if_its_weights_are_sharded(
     )
     prepared = prepare(bundle, open_storage(bundle), Findings(), tmp_path / "known")
     assert [estimate.sharded for estimate in prepared.preflight.estimate or []] == [True if refused else None]
-    with pytest.raises(TrainerFailure, match="not known") if refused else nullcontext():
-        prepare(bundle, open_storage(bundle), Findings(), tmp_path, lambda *_: Answer(sharding=UNKNOWN))
+    said = "Each of the 8 GPUs needs this memory, because a model whose layers are not known cannot be sharded."
+    with pytest.raises(TrainerFailure, match=said) if refused else nullcontext():
+        prepare(bundle, open_storage(bundle), Findings(), tmp_path, lambda *_: Answer(layered=False))
 
 
 def test_what_the_training_would_raise_is_raised_before_the_rows_are_read(

@@ -34,11 +34,11 @@ class Finding(BaseModel):
 
 
 class Answer(BaseModel):
-    """What the training would raise."""
+    """What the start of the training finds."""
 
     failure: Finding | None = None
-    sharding: Finding | None = None
-    """What only a training with sharded weights would raise."""
+    layered: bool = True
+    """Whether the layers of the model are known. Otherwise its weights cannot be sharded."""
 
     @staticmethod
     def of(failure: TrainerFailure) -> Finding:

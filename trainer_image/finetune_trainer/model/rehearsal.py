@@ -28,7 +28,7 @@ from finetune_trainer.pod.failure import TrainerFailure
 
 
 def rehearse(request: Request) -> Answer:
-    """Returns what the start of the training would raise: the failure, and the one that only sharded weights have.
+    """Returns what the start of the training would raise, and whether the layers of the model are known.
 
     QLoRA is rehearsed without its quantization, which needs the weights."""
     with warnings.catch_warnings():
@@ -50,8 +50,8 @@ def _rehearse(request: Request) -> Answer:
         return Answer(failure=Answer.of(failure))
     try:
         decoder_layers(model.get_base_model() if isinstance(model, PeftModel) else model)
-    except TrainerFailure as failure:
-        return Answer(sharding=Answer.of(failure))
+    except TrainerFailure:
+        return Answer(layered=False)
     return Answer()
 
 

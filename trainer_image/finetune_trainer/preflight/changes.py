@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from finetune_api.quantity import gibibytes
+from finetune_api.spec.job import Compute
 from finetune_trainer.sizing.memory import Load, MemoryPlan, Setup, TrainedMethod, first_fit
 from finetune_trainer.sizing.model_shape import ModelShape
 
@@ -12,7 +13,7 @@ LIGHTER: dict[TrainedMethod, tuple[TrainedMethod, ...]] = {"Full": ("LoRA", "QLo
 SHORTER = (0.75, 0.5, 0.25)
 """Shares of the longest row that are tried as the limit of a row's length."""
 NO_METHOD = "No method would fit."
-NO_MORE: Mapping[int, int] = {}
+NO_MORE: Mapping[str, Compute] = {}
 SMALLER = "Choose a smaller model, or use a FineTuneProfile with a larger GPU."
 """The finding and the remedy for a job that fits a GPU with no settings."""
 NO_MERGE = "without spec.output.merge"
@@ -26,8 +27,8 @@ class Change:
     """Its fields and values, for example spec.method.type QLoRA."""
     plan: MemoryPlan
     """With the longest row that is allowed."""
-    gpus: int | None = None
-    """The number of GPUs of a node, if that is changed."""
+    compute: Compute | None = None
+    """The numbers of GPUs and nodes, if they are changed."""
 
 
 def changes(
@@ -36,12 +37,12 @@ def changes(
     longest: Load,
     available: float,
     merging: float,
-    numbers: Mapping[int, int] = NO_MORE,
+    more: Mapping[str, Compute] = NO_MORE,
 ) -> Iterator[Change]:
     """Yields the changes that make the job fit, the best first. `least`: the setup that needs the least memory and does
     not fit. `longest`: the load of the longest row alone. `available`: the memory of the GPU in bytes. `merging`: the
-    bytes that merging needs after QLoRA or after a training with sharded weights, or 0 without merging. `numbers`: the
-    numbers of GPUs that each node could have instead, in ascending order, with the number of the GPUs of all nodes."""
+    bytes that merging needs after QLoRA or after a training with sharded weights, or 0 without merging. `more`: the
+    larger numbers of GPUs that the job could have instead, by their fields and values, in ascending order."""
     wanted = replace(least, checkpointing=True)
     options = [] if least.checkpointing else [("spec.training.gradientCheckpointing Auto", wanted)]
     if least.method == "Full" and least.optimizer == "AdamW":
@@ -52,7 +53,7 @@ def changes(
     options += [(f"spec.method.type {method}", _of_method(wanted, method)) for method in lighter]
     found = {text: plan for text, setup in options if (plan := first_fit(shape, [setup], [longest], available))}
     yield from (Change(_without_merging(text, plan, available, merging), plan) for text, plan in found.items())
-    yield from _more_gpus(shape, least, longest, available, merging, numbers)
+    yield from _more_gpus(shape, least, longest, available, merging, more)
     shorter = [("", wanted)]
     if lighter and f"spec.method.type {lighter[-1]}" not in found:
         shorter.append((f"spec.method.type {lighter[-1]} and ", _of_method(wanted, lighter[-1])))
@@ -63,13 +64,12 @@ def changes(
 
 
 def _more_gpus(
-    shape: ModelShape, least: Setup, longest: Load, available: float, merging: float, numbers: Mapping[int, int]
+    shape: ModelShape, least: Setup, longest: Load, available: float, merging: float, more: Mapping[str, Compute]
 ) -> Iterator[Change]:
-    """Yields the smallest of `numbers` with which the job fits with sharded weights."""
-    for number, in_all in numbers.items() if least.can_shard else ():
-        if plan := first_fit(shape, [replace(least, shards=in_all)], [longest], available):
-            text = _without_merging(f"spec.compute.gpusPerNode {number}", plan, available, merging)
-            yield Change(text, plan, number)
+    """Yields the first of `more` with which the job fits with sharded weights."""
+    for text, compute in more.items() if shape.layered and least.can_shard else ():
+        if plan := first_fit(shape, [replace(least, shards=compute.gpus)], [longest], available):
+            yield Change(_without_merging(text, plan, available, merging), plan, compute)
             return
 
 
@@ -98,10 +98,10 @@ def alternative(
     longest: Load,
     available: float,
     merging: float,
-    numbers: Mapping[int, int] = NO_MORE,
+    more: Mapping[str, Compute] = NO_MORE,
 ) -> str:
     """Returns a sentence with the best change that makes the job fit. The arguments are those of `changes`."""
-    best = next(changes(shape, least, longest, available, merging, numbers), None)
+    best = next(changes(shape, least, longest, available, merging, more), None)
     if best is None:
         return f"{NO_METHOD} {SMALLER}"
     return f"With {best.text}, the job would need {gibibytes(best.plan.memory.total)}."

@@ -10,7 +10,7 @@ from finetune_api.bundle import allowed_gpu_types, no_gpu_type, usable_gpu_types
 from finetune_api.quantity import bytes_of, gibibytes
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.gpu_type import GpuType
-from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.job import Compute, FineTuneJobSpec
 from finetune_api.spec.method import MethodType
 from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.pod.failure import TrainerFailure
@@ -80,17 +80,21 @@ def require_fit(
         FailureReason.DOES_NOT_FIT,
         f"The job needs about {estimates[largest.name].memory} of GPU memory, but {largest.name} has {largest.memory}. "
         f"The method is {resolved.method}, the model has {shape.parameters / 1e9:.2g} billion parameters, and the "
-        f"longest row has {data.longest:,} tokens. {_whole(spec, resolved)}{_told(ways, several=len(gpus) > 1)}",
+        f"longest row has {data.longest:,} tokens. {_whole(spec, resolved, shape)}{_told(ways, several=len(gpus) > 1)}",
         None if ways else SMALLER,
     )
 
 
-def _whole(spec: FineTuneJobSpec, resolved: Resolved) -> str:
+def _whole(spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape) -> str:
     """Returns why the weights of a job on several GPUs cannot be sharded, as a sentence and a space, or ""."""
-    if spec.compute.gpus == 1 or setups_of(spec, resolved)[0].can_shard:
+    if spec.compute.gpus == 1 or setups_of(spec, resolved, shape)[-1].shards > 1:
         return ""
-    four_bit = resolved.method is MethodType.QLORA
-    what = "4-bit weights" if four_bit else f"the state of spec.training.optimizer {spec.training.optimizer}"
+    if resolved.method is MethodType.QLORA:
+        what = "4-bit weights"
+    elif not shape.layered:
+        what = "a model whose layers are not known"
+    else:
+        what = f"the state of spec.training.optimizer {spec.training.optimizer}"
     return f"Each of the {spec.compute.gpus} GPUs needs this memory, because {what} cannot be sharded. "
 
 
@@ -111,13 +115,12 @@ def _ways(
             cost = _exact(estimate.seconds, gpu, spec.compute.gpus)
             yield Way(named, gpu, estimate.memory, cost, spec.compute.gpus)
         return
-    ladder, setups = loads(data, spec.training.global_batch_size, resolved), setups_of(spec, resolved)
+    ladder, setups = loads(data, spec.training.global_batch_size, resolved), setups_of(spec, resolved, shape)
     available, merging = bytes_of(gpu.memory or "0"), merging_memory(spec, resolved, shape)
     joined = f"{named} and " if named else ""
 
-    def way(text: str, plan: MemoryPlan, size: DataSize, number: int | None = None) -> Way:
-        more = {"gpus_per_node": number} if number else {}
-        changed = spec.model_copy(update={"compute": spec.compute.model_copy(update=more)})
+    def way(text: str, plan: MemoryPlan, size: DataSize, compute: Compute | None = None) -> Way:
+        changed = spec.model_copy(update={"compute": compute or spec.compute})
         gpus = changed.compute.gpus
         seconds = seconds_on(gpu, changed, resolved, shape, size, plan)
         return Way(f"{joined}{text}", gpu, gibibytes(plan.memory.total), _exact(seconds, gpu, gpus), gpus)
@@ -128,7 +131,7 @@ def _ways(
     for change in changes(shape, setups[-1], ladder[-1], available, merging, more_gpus(spec, gpu)):
         shorter = np.minimum(data.tokens, change.plan.load.tokens)
         size = replace(data, tokens=shorter, labels=np.minimum(data.labels, shorter))
-        yield way(change.text, change.plan, size, change.gpus)
+        yield way(change.text, change.plan, size, change.compute)
 
 
 def _told(ways: list[Way], several: bool) -> str:

@@ -8,11 +8,12 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api import claims
 from finetune_api.bundle import allowed_gpu_types
 from finetune_api.quantity import bytes_of, gibibytes
 from finetune_api.spec.evaluation import Baseline
 from finetune_api.spec.gpu_type import GpuType
-from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.job import Compute, FineTuneJobSpec
 from finetune_api.spec.method import ComputeDtype, LoraBias, MethodType, Quantization
 from finetune_api.spec.training import GradientCheckpointing
 from finetune_api.status.preflight import Estimate, Resolved
@@ -86,8 +87,10 @@ def halved(most: int, fewest: int) -> list[int]:
     return sizes
 
 
-NUMBERS = (2, 4, 8)
+GPUS = (2, 4, 8)
 """Numbers of GPUs that nodes usually have."""
+NODES = (2, 4, 8, 16)
+"""Numbers of nodes that a message proposes. The last one is the most that a job can have."""
 CHECKPOINTING = {
     GradientCheckpointing.AUTO: (False, True),
     GradientCheckpointing.ENABLED: (True,),
@@ -96,7 +99,7 @@ CHECKPOINTING = {
 """Whether the trainer may use gradient checkpointing, in order of preference."""
 
 
-def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
+def setups_of(spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape) -> list[Setup]:
     """Returns the settings that decide the memory: one setup for each choice of the trainer, in order of preference.
     The weights are sharded only if nothing else fits."""
     lora, quantization = spec.method.lora, spec.method.quantization or Quantization()
@@ -116,14 +119,32 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved) -> list[Setup]:
     )
     whole = [replace(setup, checkpointing=on) for on in CHECKPOINTING[spec.training.gradient_checkpointing]]
     ranks = spec.compute.gpus
-    return [*whole, replace(whole[-1], shards=ranks)] if ranks > 1 and setup.can_shard else whole
+    is_sharded = ranks > 1 and shape.layered and setup.can_shard
+    return [*whole, replace(whole[-1], shards=ranks)] if is_sharded else whole
 
 
-def more_gpus(spec: FineTuneJobSpec, gpu: GpuType) -> dict[int, int]:
-    """Returns the larger numbers of GPUs of a node that a message may propose for the job, in ascending order, each
-    with the number of the GPUs of all nodes."""
-    most, nodes = spec.compute.gpus_per_node, spec.compute.nodes
-    return {number: number * nodes for number in NUMBERS if number > most and not gpu.is_part}
+def more_gpus(spec: FineTuneJobSpec, gpu: GpuType) -> dict[str, Compute]:
+    """Returns the larger numbers of GPUs that a message may propose for the job, by their fields and values. Fewer GPUs
+    come first, and of equal numbers those on fewer nodes, whose weights do not cross the network."""
+    now = spec.compute
+    on_each = [now.gpus_per_node, *(number for number in GPUS if number > now.gpus_per_node)]
+    nodes = [now.nodes, *(number for number in NODES if number > now.nodes and _can_have_more_nodes(spec))]
+    found = [now.model_copy(update={"gpus_per_node": each, "nodes": number}) for each in on_each for number in nodes]
+    found = sorted((compute for compute in found if compute.gpus > now.gpus), key=lambda each: (each.gpus, each.nodes))
+    return {_changed(now, compute): compute for compute in found if not gpu.is_part}
+
+
+def _can_have_more_nodes(spec: FineTuneJobSpec) -> bool:
+    """Returns whether more nodes can read the model and write the output. Preflight does not see the access mode of a
+    claim: that of a job on one node may permit only one node."""
+    uris = (spec.model.uri, spec.output.uri)
+    return spec.compute.nodes > 1 or not any(claims.split(uri) for uri in uris)
+
+
+def _changed(now: Compute, then: Compute) -> str:
+    """Returns the fields with other numbers and their values."""
+    numbers = {"gpusPerNode": (now.gpus_per_node, then.gpus_per_node), "nodes": (now.nodes, then.nodes)}
+    return " and ".join(f"spec.compute.{field} {new}" for field, (old, new) in numbers.items() if new != old)
 
 
 def sized(
@@ -134,7 +155,7 @@ def sized(
     The evaluation uses micro-batches of `micro_batch_tokens`. This is the largest value with which the job is predicted
     to fit every GPU type that it may use and that it fits at all. The value is unchanged if no GPU type fits, or if the
     profile does not set their memory."""
-    setups, ladder = setups_of(spec, resolved), loads(data, spec.training.global_batch_size, resolved)
+    setups, ladder = setups_of(spec, resolved, shape), loads(data, spec.training.global_batch_size, resolved)
     held = [bytes_of(gpu.memory) for gpu in allowed_gpu_types(spec, gpus) if gpu.memory]
     plans = [plan for memory in held if (plan := first_fit(shape, setups, ladder, memory))]
     together = [plan.load.answering // GENERATION_FACTOR for plan in plans]
@@ -155,7 +176,7 @@ def estimates(
     gpus: Sequence[GpuType], spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape, data: DataSize
 ) -> list[Estimate]:
     """Returns one estimate for each GPU type, for the largest micro-batch that fits, or the smallest if none fits."""
-    setups = setups_of(spec, resolved)
+    setups = setups_of(spec, resolved, shape)
     ladder = loads(data, spec.training.global_batch_size, resolved)
     needed = unquantized_memory(resolved, shape)
     merging = merging_memory(spec, resolved, shape)

@@ -1,6 +1,7 @@
 """Preflight: checks the job and makes all decisions that do not need a GPU."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -121,6 +122,7 @@ def prepare(
         require_modules(spec.method.lora, model)
         fetch_fitting_adapter(storage, spec.method, model, scratch / ADAPTER)
     rehearsed = rehearse_start(rehearse, spec, model, scratch)
+    shape = replace(model.shape, layered=rehearsed.layered)
     format = prompt_format(model.tokenizer, spec.training.loss_on)
     most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
     gathered, cached = gather_or_reuse(bundle, storage, model, format, most, findings, scratch)
@@ -135,10 +137,10 @@ def prepare(
     regression = gather_regression(spec, storage, model, format, scratch / "prepared")
     resolved = resolve(spec, model.shape.parameters, limit, format.kind, metrics, **sides)
     size = data_size(sides, spec.evaluation.max_rows)
-    resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
+    resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, shape, size)
     if spec.method.type is MethodType.AUTO:
         resolved = lora_or_qlora(resolved, of_allowed(findings.estimates, spec, bundle.gpu_types))
-        resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, model.shape, size)
+        resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, shape, size)
     if resolved.method is MethodType.QLORA:
         require_quantizable(model, spec.method.lora)
     leaked = leaked_rows(sides["test"], sides["train"], gathered.notes)
@@ -152,11 +154,9 @@ def prepare(
     )
     unwritten = without_checkpoints(bundle, findings.estimates, resolved, model)
     findings.advice, findings.leaked = [*unwritten, *advise(facts)], facts.leaked_rows
-    require_fit(findings.estimates, bundle.gpu_types, spec, resolved, model.shape, size)
+    require_fit(findings.estimates, bundle.gpu_types, spec, resolved, shape, size)
     findings.estimates = require_memory(bundle, findings.estimates, resolved, model)
     require_scratch(bundle, findings.estimates, resolved, model, bytes_in(scratch / "prepared"))
-    if rehearsed.sharding and any(each.sharded for each in of_allowed(findings.estimates, spec, bundle.gpu_types)):
-        raise rehearsed.sharding.failure()
     digest = data_digest(sides, model.fingerprint, format.source, limit, spec.training.loss_on)
     return Prepared(
         **sides,

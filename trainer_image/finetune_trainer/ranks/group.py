@@ -128,6 +128,12 @@ def on_each_node(work: Callable[[], T]) -> T:
     return results[here.rank - here.rank_of_node]  # type: ignore[return-value] # the result of the first one
 
 
+def slowest_node(work: Callable[[], float]) -> float:
+    """Calls `work` as `on_each_node` does, and returns the largest of the seconds that the nodes report. Each rank has
+    waited for the slowest node."""
+    return max(gather(on_each_node(work)))
+
+
 def found_on_each_node(find: Callable[[], T | None], name_of: Callable[[T], str]) -> T | None:
     """Returns what `find` has downloaded on each node, or None, as `on_each_node` does. `name_of`: what tells one
     finding from another.

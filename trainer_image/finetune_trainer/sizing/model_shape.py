@@ -84,6 +84,8 @@ class ModelShape:
     softcapped_heads: int = 0
     """Attention heads whose scores are capped. No fused kernel supports this, so they keep a score for every pair of
     tokens."""
+    layered: bool = True
+    """Whether the layers of the model are known. Otherwise its weights cannot be sharded."""
     sink_heads: int = 0
     """Attention heads with an attention sink (GPT-OSS). Transformers has no fused kernel for them, so they keep a
     probability for every pair of tokens."""

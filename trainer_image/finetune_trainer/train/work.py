@@ -18,7 +18,7 @@ from finetune_trainer.model.batches import steps_per_epoch
 from finetune_trainer.model.loading import choose_device, load_tokenizer, mixed_precision
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.status_writer import StatusWriter
-from finetune_trainer.ranks.group import on_each_node
+from finetune_trainer.ranks.group import slowest_node
 from finetune_trainer.results.serving import Serving, serving_of
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.train.telling import TRAINED, tell
@@ -87,7 +87,7 @@ def begin(
     tell(writer, TRAINED, "LoadingModel", loading, training=progress.training)
     model = scratch / "model"
     storage.pin(prepared.commits)
-    progress.model_seconds = on_each_node(lambda: fetch_model(storage, spec.model.uri, prepared, model))
+    progress.model_seconds = slowest_node(lambda: fetch_model(storage, spec.model.uri, prepared, model))
     facts, place = result_facts(bundle, prepared, device.type), join(work_prefix(bundle), KEPT)
     kept = KeptResults(storage, place, attempt.number, facts, scratch / "kept", progress.kept)
     tokenizer = load_tokenizer(model)

@@ -22,6 +22,7 @@ from finetune_trainer.ranks.group import (
     gather,
     on_each_node,
     on_first,
+    slowest_node,
     sum_over_ranks,
     together,
 )
@@ -54,6 +55,29 @@ def test_the_first_rank_of_each_node_works_for_the_ranks_of_its_node() -> None:
     first, second = ("of rank 0", "of node 0"), ("of rank 2", "of node 1")
     assert on_ranks(4, by_node, nodes=2) == [first, first, second, second]
     assert on_ranks(2, by_node) == [first, first]
+
+
+def waited() -> float:
+    """The seconds of a work for which node 0 needs 1 and node 1 needs 2.5, as each rank learns them."""
+    return slowest_node(lambda: 1.0 + 1.5 * place().node)
+
+
+def test_every_rank_has_waited_for_the_slowest_node() -> None:
+    assert on_ranks(4, waited, nodes=2) == [2.5] * 4
+    assert on_ranks(1, waited) == [1.0]
+
+
+def waited_for_a_lost_node() -> str:
+    """What node 0 raises if node 1 is lost while it works."""
+    if place().node == 1:
+        return ""
+    with pytest.raises(TrainerFailure) as caught:
+        slowest_node(lambda: 1.0)
+    return caught.value.reason
+
+
+def test_a_node_that_is_lost_while_the_others_wait_ends_the_wait() -> None:
+    assert on_ranks(2, waited_for_a_lost_node, nodes=2) == [FailureReason.PEER_LOST, ""]
 
 
 def found_by_node_1_alone() -> str:

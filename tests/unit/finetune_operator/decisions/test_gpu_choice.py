@@ -87,6 +87,45 @@ def test_the_message_gives_the_cost_and_the_types_that_do_not_fit() -> None:
     assert said == ("a100 is the cheapest of the GPU types that fit: about 2.40 for the job. The job does not fit l4.")
 
 
+SEVERAL = [({}, 1), ({"gpusPerNode": 4}, 4), ({"gpusPerNode": 2, "nodes": 2}, 4), ({"nodes": 2}, 2)]
+
+
+@pytest.mark.parametrize(("compute", "gpus"), SEVERAL)
+def test_the_cost_and_the_price_of_an_hour_are_those_of_all_gpus(compute: dict[str, int], gpus: int) -> None:
+    predicted: dict[str, Prediction] = {"h100": (True, 3600), "a100": (True, 5400)}
+    said = chosen(H100, A100, predicted=predicted, compute=compute)[2]
+    assert said == f"a100 is the cheapest of the GPU types that fit: about {gpus * 2.40:.2f} for the job."
+    said = chosen(H100, A100, compute=compute)[2]
+    all_of_them = f" of all {gpus} GPUs" if gpus > 1 else ""
+    assert said == f"a100 is the cheapest of the GPU types that may fit: {gpus * 1.60:.2f} for an hour{all_of_them}."
+
+
+@pytest.mark.parametrize(("compute", "gpus"), SEVERAL)
+def test_a_job_on_several_gpus_uses_no_type_that_came_after_the_prediction(compute: dict[str, int], gpus: int) -> None:
+    """The trainer shards the weights by the prediction for the type. Each GPU would load the whole model."""
+    predicted: dict[str, Prediction] = {"h100": (None, None)}
+    assert chosen(L4, predicted=predicted | {"l4": (None, None)}, compute=compute)[0] == "l4"
+    assert chosen(L4, compute=compute)[0] == "l4", "the preflight knew no types at all"
+    name, reason, _ = chosen(H100, L4, predicted=predicted, compute=compute)
+    assert (name, reason) == (("h100", "OnlyType") if gpus > 1 else ("l4", "Cheapest"))
+    late = world(L4, predicted={"h100": (True, 3600)}, compute=compute)
+    if gpus == 1:
+        assert trained(reconcile(late, NOW))["metadata"]["labels"][names.LABEL_GPU_TYPE] == "l4"
+        return
+    plan = reconcile(late, NOW)
+    assert (state(plan), plan.create) == ("Pending", [])
+    assert message(plan).startswith(
+        "FineTuneProfile default no longer has the GPU types that the preflight predicted. A job on several GPUs needs "
+        "a prediction for its GPU type, and there is none for l4. Create the job again, so that its preflight predicts "
+        "this too."
+    )
+    both = world(A100, L4, predicted={"a100": (False, None)}, compute=compute)
+    assert (
+        "does not fit the GPU types that FineTuneProfile default has now: a100. A job on several GPUs needs a "
+        "prediction for its GPU type, and there is none for l4. "
+    ) in message(reconcile(both, NOW))
+
+
 def test_a_named_type_is_used_also_if_it_is_not_the_cheapest() -> None:
     found = chosen(H100, L4, compute={"gpuType": "h100"})
     assert found == ("h100", "Requested", "spec.compute.gpuType names h100.")

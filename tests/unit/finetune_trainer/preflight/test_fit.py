@@ -55,7 +55,7 @@ def test_auto_chooses_qlora_if_only_qlora_fits(make_bundle: MakeBundle, tmp_path
 
     def needed(method: MethodType) -> int:
         resolved = prepared.resolved.model_copy(update={"method": method})
-        return predict(shape, setups_of(bundle.spec, resolved)[-1], loads(size, 8, resolved)[-1]).total
+        return predict(shape, setups_of(bundle.spec, resolved, shape)[-1], loads(size, 8, resolved)[-1]).total
 
     between = (needed(MethodType.LORA) + needed(MethodType.QLORA)) // 2
     assert needed(MethodType.QLORA) < between < needed(MethodType.LORA)

@@ -1,6 +1,7 @@
 """What a job is told that fits no GPU type which it may use: the settings that would fit, the cheapest first."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.preflight.fitting import require_fit, require_gpu_type
-from finetune_trainer.preflight.prediction import estimates
+from finetune_trainer.preflight.prediction import estimates, loads, setups_of
+from finetune_trainer.sizing.memory import predict
+from finetune_trainer.sizing.model_shape import ModelShape
 from tests.unit.finetune_trainer.preflight.test_prediction import DATA, FULL, LORA, QLORA, SHAPE, resolved, spec
 
 L4 = GpuType(name="l4", memory="18Gi", price_per_hour="0.80")
@@ -18,18 +21,24 @@ H100 = GpuType(name="h100", memory="81559Mi", price_per_hour="2.50")
 T4 = GpuType(name="t4", memory="2Gi", price_per_hour="0.35")
 
 
-def said(gpus: list[GpuType], method: Any = LORA, **parts: Any) -> tuple[str, str | None]:
+def said(gpus: list[GpuType], method: Any = LORA, shape: ModelShape = SHAPE, **parts: Any) -> tuple[str, str | None]:
     """The finding after the facts about the job, and the remedy if it is not that of DoesNotFit."""
     wish = spec(**parts)
     with pytest.raises(TrainerFailure) as caught:
-        check(gpus, wish, method)
+        check(gpus, wish, method, shape)
     assert caught.value.reason is FailureReason.DOES_NOT_FIT
     return caught.value.finding.partition(" tokens. ")[2], caught.value.remedy
 
 
-def check(gpus: list[GpuType], wish: FineTuneJobSpec, method: Any = LORA) -> None:
-    found = estimates(gpus, wish, resolved(method), SHAPE, DATA)
-    require_fit(found, gpus, wish, resolved(method), SHAPE, DATA)
+def check(gpus: list[GpuType], wish: FineTuneJobSpec, method: Any = LORA, shape: ModelShape = SHAPE) -> None:
+    found = estimates(gpus, wish, resolved(method), shape, DATA)
+    require_fit(found, gpus, wish, resolved(method), shape, DATA)
+
+
+def least(method: Any = LORA, **compute: int) -> int:
+    """The bytes that each GPU of such a job needs at least."""
+    wish = spec(compute=compute)
+    return predict(SHAPE, setups_of(wish, resolved(method), SHAPE)[-1], loads(DATA, 8, resolved(method))[-1]).total
 
 
 def test_a_job_that_fits_one_type_goes_on_unless_it_names_another() -> None:
@@ -181,3 +190,57 @@ def test_more_gpus_on_each_of_several_nodes_are_offered_with_the_cost_of_all_nod
     assert estimate.sharded
     assert estimate.cost
     assert float(told[3]) == pytest.approx(float(estimate.cost), rel=0.2)
+
+
+@pytest.mark.parametrize("method", [LORA, FULL])
+@pytest.mark.parametrize(
+    ("now", "needed", "way"),
+    [
+        ({"gpusPerNode": 8}, {"gpusPerNode": 8, "nodes": 2}, "spec.compute.nodes 2"),
+        ({"gpusPerNode": 8, "nodes": 2}, {"gpusPerNode": 8, "nodes": 4}, "spec.compute.nodes 4"),
+        ({"gpusPerNode": 1}, {"gpusPerNode": 8, "nodes": 2}, "spec.compute.gpusPerNode 8 and spec.compute.nodes 2"),
+        ({"gpusPerNode": 16}, {"gpusPerNode": 16, "nodes": 16}, "spec.compute.nodes 16"),
+        # the fewest GPUs: two nodes with 3 are cheaper than one with 8
+        ({"gpusPerNode": 3}, {"gpusPerNode": 3, "nodes": 2}, "spec.compute.nodes 2"),
+        # of equal numbers the fewest nodes
+        ({"gpusPerNode": 1}, {"gpusPerNode": 8}, "spec.compute.gpusPerNode 8"),
+        ({"nodes": 2}, {"gpusPerNode": 2, "nodes": 2}, "spec.compute.gpusPerNode 2"),
+    ],
+)
+def test_as_few_more_gpus_as_possible_are_offered_on_more_nodes_if_one_has_too_few(
+    method: Any, now: dict[str, int], needed: dict[str, int], way: str
+) -> None:
+    small = GpuType(name="a10g", memory=str(least(method, **needed)), price_per_hour="1.00")
+    found, _ = said([small], method, compute=now)
+    told = [each for each in re.findall(r"spec\.compute\.[^(,]+?(?= \(|,)", found) if "gpuType" not in each]
+    assert told == [way], found
+    (estimate,) = estimates([small], spec(compute=needed), resolved(method), SHAPE, DATA)
+    assert (estimate.fits, estimate.sharded) == (True, True)
+
+
+@pytest.mark.parametrize("place", [{"model": {"uri": "pvc://c/m"}}, {"output": {"uri": "pvc://c/o"}}])
+def test_more_nodes_are_not_offered_if_one_node_alone_may_be_able_to_mount_a_claim(place: dict[str, Any]) -> None:
+    small = GpuType(name="a10g", memory=str(least(gpusPerNode=8, nodes=2)))
+    assert "spec.compute.nodes 2" in said([small], compute={"gpusPerNode": 8})[0]
+    assert "spec.compute" not in said([small], compute={"gpusPerNode": 8}, **place)[0]
+    smaller = GpuType(name="a10g", memory=str(least(gpusPerNode=8, nodes=4)))
+    several = {"gpusPerNode": 8, "nodes": 2}
+    assert "spec.compute.nodes 4" in said([smaller], compute=several, **place)[0], "several nodes mount it already"
+
+
+@pytest.mark.parametrize("method", [LORA, FULL])
+def test_a_model_whose_layers_are_not_known_is_never_sharded_and_gets_no_more_gpus(method: Any) -> None:
+    unknown, small = replace(SHAPE, layered=False), GpuType(name="a10g", memory="40Gi")
+    four, wish = {"gpusPerNode": 4}, spec(compute={"gpusPerNode": 4})
+    memory = least(method, **four)
+    (sharded,) = estimates([GpuType(name="a", memory=str(memory))], wish, resolved(method), SHAPE, DATA)
+    (whole,) = estimates([GpuType(name="a", memory=str(memory))], wish, resolved(method), unknown, DATA)
+    assert (sharded.fits, whole.fits) == (True, False)
+    small = GpuType(name="a10g", memory=str(memory))
+    assert "spec.compute.gpusPerNode" in said([small], method)[0]
+    for compute in ({}, four):
+        found, _ = said([small], method, unknown, compute=compute)
+        assert "spec.compute" not in found
+    assert found.startswith("Each of the 4 GPUs needs this memory, because a model whose layers are not known ")
+    large = GpuType(name="large", memory="200Gi")
+    check([small, large], wish, method, unknown)

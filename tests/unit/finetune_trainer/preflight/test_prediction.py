@@ -91,12 +91,12 @@ def test_answering_uses_eight_times_the_tokens_then_half_down_to_one_row() -> No
 @pytest.mark.parametrize("method", [LORA, QLORA])
 def test_the_evaluation_uses_the_micro_batch_that_is_predicted_to_fit(method: MethodType) -> None:
     data = DataSize(np.full(1000, 240), np.full(1000, 80), longest=300, answered=200, prompt=220)
-    least = predict(SHAPE, setups_of(spec(), resolved(method))[0], loads(data, 8, resolved(method))[-1]).total
+    least = predict(SHAPE, setups_of(spec(), resolved(method), SHAPE)[0], loads(data, 8, resolved(method))[-1]).total
     for memory in (least, least + GIB, 80 * GIB):
         found, (fit,) = sized([GpuType(name="a10", memory=str(memory))], spec(), resolved(method), SHAPE, data)
         assert fit.fits
         tokens = GENERATION_FACTOR * found.micro_batch_tokens
-        held = predict(SHAPE, setups_of(spec(), found)[0], Load(300, 100, tokens)).total
+        held = predict(SHAPE, setups_of(spec(), found, SHAPE)[0], Load(300, 100, tokens)).total
         assert held <= memory, "as finetune_trainer.evaluation.scoring answers"
         assert estimates([GpuType(name="a10", memory=str(memory))], spec(), found, SHAPE, data) == [fit], "of that"
     assert found.micro_batch_tokens == 2048, "where there is room"
@@ -137,7 +137,7 @@ def test_the_setup_uses_the_settings_that_decide_memory() -> None:
     lora = {"r": 8, "dropout": 0.1, "targetModules": ["q_proj"], "useDora": True, "modulesToSave": ["lm_head"]}
     lora |= {"bias": "All"}
     method = {"type": "QLoRA", "lora": lora, "quantization": {"doubleQuant": False, "computeDtype": "Float32"}}
-    found, _ = setups_of(spec(method=method, training={"optimizer": "PagedAdamW8bit"}), resolved(QLORA))
+    found, _ = setups_of(spec(method=method, training={"optimizer": "PagedAdamW8bit"}), resolved(QLORA), SHAPE)
     assert found == Setup("QLoRA", "PagedAdamW8bit", False, 8, True, ("q_proj",), True, ("lm_head",), True, False, True)
 
 
@@ -245,7 +245,7 @@ def test_a_training_with_sharded_weights_takes_the_predicted_micro_batch() -> No
     data = DataSize(np.full(1000, 500), np.full(1000, 100), longest=500, answered=100, prompt=400)
     found, (estimated,) = sized([gpu], wish, resolved(), SHAPE, data)
     assert estimated.sharded
-    setups = [setup for setup in setups_of(wish, found) if setup.shards > 1]
+    setups = [setup for setup in setups_of(wish, found, SHAPE) if setup.shards > 1]
     fitting = [load for load in loads(data, 64, found) if predict(SHAPE, setups[0], load).total <= 13 * GIB]
     assert found.micro_batch_tokens <= fitting[0].tokens
 
@@ -255,12 +255,15 @@ def test_a_training_with_sharded_weights_takes_the_predicted_micro_batch() -> No
     [(QLORA, {}), (FULL, {"training": {"optimizer": "PagedAdamW8bit"}})],
 )
 def test_four_bit_weights_and_8_bit_moments_are_never_sharded(method: MethodType, parts: dict[str, Any]) -> None:
-    assert [setup.shards for setup in setups_of(spec(**GPUS, **parts), resolved(method))] == [1, 1]
+    assert [setup.shards for setup in setups_of(spec(**GPUS, **parts), resolved(method), SHAPE)] == [1, 1]
 
 
 def test_without_gradient_checkpointing_weights_are_sharded_without_it() -> None:
     wish = spec(training={"gradientCheckpointing": "Disabled"}, **GPUS)
-    assert [(setup.shards, setup.checkpointing) for setup in setups_of(wish, resolved())] == [(1, False), (4, False)]
+    assert [(setup.shards, setup.checkpointing) for setup in setups_of(wish, resolved(), SHAPE)] == [
+        (1, False),
+        (4, False),
+    ]
 
 
 def test_merging_after_a_training_with_sharded_weights_needs_the_whole_model_on_one_gpu() -> None:

@@ -323,6 +323,13 @@ def test_predicted_and_measured_resources_are_in_one_table() -> None:
     ]
 
 
+def test_the_seconds_in_which_the_device_waited_for_the_model_are_shown() -> None:
+    run, html = complete()
+    assert not any("waited" in told for told in facts(fromstring(html), "provenance").values()), "nobody knows it"
+    page = page_of(replace(run, training=run.training.model_copy(update={"model_seconds": 83.4})))
+    assert facts(page, "provenance")["Fetching the base model"] == "1 min 23 s, while the device waited"
+
+
 def test_the_gpu_type_that_the_operator_chose_is_marked() -> None:
     run, _ = complete()
     types = [{"name": each.gpu_type} for each in run.prepared.preflight.estimate or []]
