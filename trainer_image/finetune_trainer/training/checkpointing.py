@@ -15,7 +15,7 @@ from finetune_trainer.checkpoints.store import BestWeights, CheckpointStore
 from finetune_trainer.checkpoints.tensor_file import open_tensors
 from finetune_trainer.checkpoints.training_state import live_state
 from finetune_trainer.model.trainable import trained_weights
-from finetune_trainer.pod.failure import failure_of
+from finetune_trainer.pod.failure import Superseded, failure_of
 from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.termination import seconds_left, stop_requested
 from finetune_trainer.ranks.group import gather
@@ -63,6 +63,8 @@ class Checkpoints:
         self._buffers, self._background = Buffers(), Background()
         self.uploaded: int | None = None
         """Step of the last uploaded checkpoint, also of an earlier attempt."""
+        self._superseded: Superseded | None = None
+        """Set by the upload that found checkpoints of a later pod."""
         self._last, self._count, self._blocked, self._expected, self._upload_seconds = 0, 0, 0.0, 0.0, 0.0
         self._training_began = self._last_time = clock()
 
@@ -75,7 +77,10 @@ class Checkpoints:
         self._expected = first_cost(3 * bytes_of(trained_weights(trainee.model)))
 
     def after_step(self, trainee: Trainee) -> None:
-        """Starts a checkpoint of the last step if one is due and none is being uploaded."""
+        """Starts a checkpoint of the last step if one is due and none is being uploaded.
+
+        Raises Superseded if the last one has found checkpoints of a later pod of the job."""
+        self._require_last()
         started, step = self._clock(), len(trainee.run.steps)
         wanted = not self._background.busy and self._due(step) and self._has_room(trainee)
         if not agreed_to_copy(trainee, wanted):
@@ -146,10 +151,12 @@ class Checkpoints:
         return self.uploaded
 
     def finish(self) -> None:
-        """Waits for the upload that is under way, but not long, and not after SIGTERM."""
+        """Waits for the upload that is under way, but not long, and not after SIGTERM. Raises Superseded as
+        `after_step` does."""
         deadline = self._clock() + LAST_UPLOAD_SECONDS
         while not self._background.wait(0.1) and self._clock() < deadline and not stop_requested():
             pass
+        self._require_last()
 
     def close(self, failed: bool = False) -> None:
         """Gives up an upload that is under way, gives the memory back, and prints what the checkpoints cost.
@@ -169,6 +176,10 @@ class Checkpoints:
             f"{self._count:,} uploaded. Training waited {self._blocked:.2f} s for them, and their upload took "
             f"{cpu:.2f} s of processor time: {(self._blocked + cpu) / max(passed, 1e-9):.2%} of {passed:.1f} s"
         )
+
+    def _require_last(self) -> None:
+        if self._superseded is not None:
+            raise self._superseded
 
     def _due(self, step: int) -> bool:
         now, spent = self._clock(), self._blocked + self._background.cpu_seconds
@@ -191,7 +202,10 @@ class Checkpoints:
         def upload(advance: Callable[[int], None]) -> None:
             try:
                 started, content = self._clock(), {**tensors, STEPS: records(steps)}
-                self._store.write(step, lambda: open_tensors(content), words, best, advance)
+                try:
+                    self._store.write(step, lambda: open_tensors(content), words, best, advance)
+                except Superseded as end:
+                    self._superseded = end
                 self.uploaded, self._count, self._upload_seconds = step, self._count + 1, self._clock() - started
             except Cancelled:
                 raise

@@ -27,7 +27,7 @@ from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first
 from finetune_trainer.pod.termination import check_stop, steps_done, stop_deferred, why_stopped
 from finetune_trainer.ranks.gradients import connect
-from finetune_trainer.ranks.group import agreed, found_on_each_node, on_each_node
+from finetune_trainer.ranks.group import agreed, found_on_each_node, on_each_node, on_first
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.tokens.row_store import lengths, mixtures
 from finetune_trainer.training.checkpointing import Checkpoints, NoCheckpoints, Trainee
@@ -78,6 +78,7 @@ class TrainingRun:
             os.environ.get(names.POD_UID_VARIABLE) or "local",
             facts(bundle, prepared),
             (checkpoint and checkpoint.keep) or KEEP,
+            attempt.number,
         )
         pace = Pace(prepared.resolved.total_steps, checkpoint.every if checkpoint else None)
         self._checkpoints = (
@@ -132,6 +133,7 @@ class TrainingRun:
         connect(self._accelerator.device)
         training = self._bundle.spec.training
         optimizer = make_optimizer(model, training)
+        on_first(self._store.begin)
         looked = found_on_each_node(lambda: self._find(whole, optimizer), _checkpoint_of)
         assert looked is not None
         found, skipped, is_earlier = looked

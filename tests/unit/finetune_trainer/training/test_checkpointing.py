@@ -35,6 +35,7 @@ class Course:
         self.folder = folder
         model = nn.Linear(3, 3)
         store = CheckpointStore(open_storage(bundle(str(folder))), str(folder / "checkpoints"), "p", {}, keep=9)
+        store.begin()
         self.trainee = Trainee(model, make_optimizer(model, Training()), RunState(StepLayout(1, False)), lambda: None)
         self.checkpoints = Checkpoints(store, Pace(100, every), attempt=1, started=0.0)
         self.checkpoints.begin(self.trainee)
