@@ -31,8 +31,8 @@ KEEP = 2
 """Checkpoints that are kept by default: the newest one could be damaged."""
 STATE, WORDS, BEST = "state.safetensors", "state.json", "best.safetensors"
 RENEWED_SECONDS = 24 * 3600.0
-"""Age at which the best weights are written again with the next checkpoint. A lifecycle rule of the bucket, which counts
-whole days, would otherwise delete them during a long training."""
+"""Age at which the best weights are written again with the next checkpoint. A lifecycle rule of the bucket would
+otherwise delete them during a long training."""
 _FOLDER = re.compile(r"(step|best)-(\d{8,})-(\d+)\.(\d+)-(.+)")
 
 
@@ -94,7 +94,7 @@ class CheckpointStore:
         attempt: int = 1,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`pod`: uid of this pod. `facts`: what decides the steps. `keep`: number of checkpoints to keep. `attempt`: the
+        """`pod`: uid of this pod. `facts`: what decides the steps. `keep`: number of checkpoints to keep. `attempt`:
         number of the attempt of this pod."""
         self._storage, self._uri, self._pod, self._facts, self._keep = storage, uri, pod, facts, keep
         self._attempt, self._clock, self._turn = attempt, clock, Turn(attempt, 0)

@@ -7,7 +7,6 @@ from time import perf_counter
 
 from finetune_api.bundle import Bundle
 from finetune_trainer.evaluation.base_measurement import BaseMeasuring, measure_base
-from finetune_trainer.evaluation.gates import require_passed
 from finetune_trainer.evaluation.kept_measurements import of_tuned
 from finetune_trainer.evaluation.recipe import Assessment, Assessor
 from finetune_trainer.handover.prepared import Prepared, read_prepared
@@ -38,7 +37,9 @@ def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: in
     status, and Superseded if another attempt has replaced this one."""
     try:
         if manifest := on_first(lambda: published(storage, bundle)):
-            return tell_published(manifest, bundle, storage, writer) if is_first() else ""
+            if not is_first():
+                return ""
+            return tell_published(manifest, publish(storage, bundle, manifest), writer)
         return recipe(bundle, storage, writer, Attempt(attempt, halvings, perf_counter()))
     except Superseded:
         raise
@@ -89,12 +90,11 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
                 base_license=base_license(work.model_folder),
                 validation=tuning.validation.curve,
             )
-            files = upload_results(storage, results, work.output)
+            placed = upload_results(storage, results, work.output)
         with stop_deferred():
             # Once the manifest is published the job is done. A SIGTERM must not keep this out of the status.
-            writer.result(artifacts=publish(storage, results, work.output, files))
-        require_passed(assessment.evaluation)
-    return assessment.evaluation.verdict or ""
+            artifacts = publish(storage, bundle, placed)
+            return tell_published(placed, artifacts, writer)
 
 
 def prepared_rows(bundle: Bundle, storage: JobStorage, scratch: Path) -> Prepared:

@@ -100,6 +100,9 @@ class ClaimFiles:
 
         put(*self._own(uri), fill)
 
+    def copy(self, uri: str, to: str, advance: Callable[[int], None]) -> None:
+        self.send(lambda: self.open(uri), to, advance)
+
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:
             remove(*self._inside(uri))

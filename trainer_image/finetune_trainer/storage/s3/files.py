@@ -33,7 +33,7 @@ from finetune_trainer.storage.s3.mounted_keys import (
     read_keys,
 )
 from finetune_trainer.storage.s3.service_clock import ServiceClock
-from finetune_trainer.storage.s3.temporary import TemporaryTag
+from finetune_trainer.storage.s3.temporary import REFUSALS, TemporaryTag
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -43,6 +43,7 @@ READ_BYTES = 8 * 1024 * 1024
 READ_ATTEMPTS = 5
 ONE_THREAD = TransferConfig(use_threads=False)
 SEVERAL_THREADS = TransferConfig(max_concurrency=8, multipart_chunksize=16 * 1024 * 1024)
+COPIES = TransferConfig(max_concurrency=8, multipart_threshold=256 * 1024 * 1024, multipart_chunksize=256 * 1024 * 1024)
 LARGE_BYTES = 1024 * 1024 * 1024
 """Size from which a stream is sent over several connections. An adapter's checkpoint is smaller: it is sent beside the
 training, from which every thread takes time. The state of a whole model would take many minutes over one connection."""
@@ -139,6 +140,16 @@ class S3Files:
                 self._client.upload_fileobj(stream, bucket, key, dict(tag), advance, config)
 
         self._tag.write(uri, put)
+
+    def copy(self, uri: str, to: str, advance: Callable[[int], None]) -> None:
+        source, (bucket, key) = dict(zip(("Bucket", "Key"), split(uri), strict=True)), split(to)
+        try:
+            # The service copies: the weights of a whole model would take minutes through the pod.
+            self._client.copy(source, bucket, key, self._tag.of_copy(uri, to), advance, None, COPIES)
+        except ClientError as error:
+            if code_of(error) not in REFUSALS:
+                raise
+            self._put(lambda: self.open(uri), to, advance, SEVERAL_THREADS)
 
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:
