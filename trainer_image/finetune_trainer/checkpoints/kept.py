@@ -59,6 +59,8 @@ class KeptResults:
         Results of earlier attempts count too, so that the number grows only if this attempt adds something."""
         self._storage, self._uri, self._attempt, self._facts, self._scratch = storage, uri, attempt, facts, scratch
         self._counted, self._written = counted, set[str]()
+        self._missing: dict[str, Callable[[], bool]] = {}
+        """How to write each result that the storage did not take, by its place. All copies of this object share it."""
 
     def on(self, **facts: Any) -> "KeptResults":
         """Returns the same results, for which `facts` must be equal too."""
@@ -101,41 +103,86 @@ class KeptResults:
             print(found.why, flush=True)
         return None
 
-    def keep(self, name: str, files: Mapping[str, Content]) -> bool:
+    def keep(
+        self,
+        name: str,
+        files: Mapping[str, Content],
+        again: bool = True,
+        then: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Writes a result for later attempts. `name` contains no hyphen. Returns whether it was written: if the storage
-        fails, the log says so and the job goes on."""
-        # The files of a whole model take many minutes.
-        progress = Progress(f"Storing {self._place(name)}", "MB", divisor=MEGABYTE)
-        return self._write(name, files, progress.advance) and self._count(name)
+        fails, the log says so and the job goes on.
+
+        `again`: whether `keep_missing` tries it again; the files must then stay as they are. `then`: called once it is
+        written."""
+        place = self._place(name)
+
+        def write() -> None:
+            # The files of a whole model take many minutes.
+            self._write(name, files, Progress(f"Storing {place}", "MB", divisor=MEGABYTE).advance)
+
+        def retry() -> bool:
+            try:
+                write()
+            except TrainerFailure:
+                return False  # the first failure was told
+            print(f"{place} is stored now. A later attempt will not have to repeat it.", flush=True)
+            self._count(name)
+            then()
+            return True
+
+        self._missing.pop(place, None)
+        try:
+            write()
+        except TrainerFailure as failure:
+            self._lose(name, failure.message)
+            if again:
+                self._missing[place] = retry
+            return False
+        self._count(name)
+        then()
+        self.keep_missing()  # the storage works again
+        return True
+
+    def keep_missing(self) -> None:
+        """Tries again to write what the storage did not take. Call it between two phases of the work."""
+        for place, retry in list(self._missing.items()):
+            if not retry():
+                return
+            del self._missing[place]
 
     def keep_last(self, name: str, files: Mapping[str, Content], seconds: float) -> bool:
         """Writes a result at the end of the pod, like `keep`, but gives up after `seconds`. No other result can be
         written afterwards."""
         written, background = list[bool](), Background()
-        background.start(lambda advance: written.append(self._write(name, files, advance)))
+
+        def write(advance: Callable[[int], None]) -> None:
+            try:
+                self._write(name, files, advance)
+                written.append(True)
+            except TrainerFailure as failure:
+                self._lose(name, failure.message)
+
+        background.start(write)
         if not background.wait(seconds):
             background.cancel(0)
             self._lose(name, "the storage did not answer before the pod had to end.")
             return False
-        return written == [True] and self._count(name)
+        if written:
+            self._count(name)
+        return bool(written)
 
-    def _write(self, name: str, files: Mapping[str, Content], advance: Callable[[int], None]) -> bool:
-        """Returns whether the result was written. `advance`: see `write_folder`."""
+    def _write(self, name: str, files: Mapping[str, Content], advance: Callable[[int], None]) -> None:
+        """Writes a result. `advance`: see `write_folder`. Raises TrainerFailure as JobStorage does."""
         uri, writer = self._place(name), json.dumps({"attempt": self._attempt}).encode()
-        try:
-            self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name
-            write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts, advance)
-        except TrainerFailure as failure:
-            self._lose(name, failure.message)
-            return False
-        return True
+        self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name
+        write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts, advance)
 
-    def _count(self, name: str) -> bool:
-        """Tells how many results are complete, now that this one was written. Returns True."""
+    def _count(self, name: str) -> None:
+        """Tells how many results are complete, now that this one was written."""
         earlier = {path.partition("/")[0] for path in self._files if path.endswith(f"/{MANIFEST}")}
         self._written.add(self._place(name).removeprefix(join(self._uri, "")))
         self._counted(len(earlier | self._written))
-        return True
 
     def _place(self, name: str) -> str:
         return join(self._uri, f"{name}-{os.environ.get(names.POD_UID_VARIABLE) or 'local'}")

@@ -10,6 +10,7 @@ from finetune_trainer.evaluation.base_measurement import BaseMeasuring, measure_
 from finetune_trainer.evaluation.kept_measurements import of_tuned
 from finetune_trainer.evaluation.recipe import Assessment, Assessor
 from finetune_trainer.handover.prepared import Prepared, read_prepared
+from finetune_trainer.handover.prepared_place import Renewal
 from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first, is_first_of_node
@@ -69,14 +70,17 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
         model = as_measured(work, model)
         with weights_kept(storage, bundle, work.output) if is_first() else nullcontext():
             spent = partial(cost_of, tuning.steps, work.device, tuning.started, bundle)
+            work.kept.keep_missing()
             assessment = assessor.assess(model, baselines, spent, of_tuned(work.kept, weights.folder))
             tell_assessment(assessment.evaluation, writer)
             if bundle.spec.output.merge:
                 # Only one model fits into memory at a time, so the tuned model is deleted before merging.
                 del model
+                work.kept.keep_missing()
                 assessment = assess_merged(work, assessor, assessment)
             if not is_first():
                 return ""  # rank 0 publishes for all ranks
+            work.kept.keep_missing()
             phase("publishing the results")
             results = Results(
                 bundle=bundle,
@@ -101,7 +105,7 @@ def prepared_rows(bundle: Bundle, storage: JobStorage, scratch: Path) -> Prepare
     """Returns the prepared rows. The first rank of each node downloads them, and then the other ranks of that node open
     the same files."""
     first = read_prepared(storage, bundle, scratch) if is_first_of_node() else None
-    on_first(lambda: None)
+    on_first(lambda: Renewal(storage, bundle, scratch / "prepared").if_due())
     return first or read_prepared(storage, bundle, scratch, downloaded=True)
 
 

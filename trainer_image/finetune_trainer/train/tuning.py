@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from time import perf_counter
@@ -139,9 +140,9 @@ def _keep(work: Work, tuning: Tuning, weights: Path) -> None:
             copytree(tuning.trained.weights, weights, ignore=ignored, dirs_exist_ok=True)
     elif is_first() and tuning.run:
         held_seconds = perf_counter() - tuning.started
-        if keep_training(work.kept_training, tuning.run, held_seconds, weights):
-            # They are as good as a checkpoint of the last step: a later attempt takes no step again.
-            work.progress.stored(len(tuning.steps))
+        # They are as good as a checkpoint of the last step: a later attempt takes no step again.
+        stored = partial(work.progress.stored, len(tuning.steps))
+        keep_training(work.kept_training, tuning.run, held_seconds, weights, stored)
 
 
 def trainable_model(model: PreTrainedModel, work: Work, trained: KeptTraining | None) -> PreTrainedModel:

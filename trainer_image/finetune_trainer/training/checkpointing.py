@@ -56,11 +56,13 @@ class Checkpoints:
         pace: Pace,
         attempt: int,
         started: float,
+        renew: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """`started`: value of perf_counter at the start of the attempt."""
+        """`started`: value of perf_counter at the start of the attempt. `renew`: called after each upload, in its
+        thread. It writes again what else a later attempt needs, if that is old, and handles its own errors."""
         self._store, self._pace, self._attempt, self._clock, self._began = store, pace, attempt, clock, started
-        self._buffers, self._background = Buffers(), Background()
+        self._buffers, self._background, self._renew = Buffers(), Background(), renew
         self.uploaded: int | None = None
         """Step of the last uploaded checkpoint, also of an earlier attempt."""
         self._superseded: Superseded | None = None
@@ -207,6 +209,8 @@ class Checkpoints:
                 except Superseded as end:
                     self._superseded = end
                 self.uploaded, self._count, self._upload_seconds = step, self._count + 1, self._clock() - started
+                if not stop_requested():
+                    self._renew()
             except Cancelled:
                 raise
             except Exception as error:

@@ -1,5 +1,6 @@
 """The tuned weights and the records of a finished training. A later attempt takes them over instead of training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,16 +44,15 @@ class KeptTraining:
         steps_done(len(self.run.steps), len(self.run.steps))
 
 
-def keep_training(kept: KeptResults, run: RunState, held_seconds: float, weights: Path) -> bool:
-    """Keeps the training and the files of its weights in the folder `weights`. Returns whether they were written.
+def keep_training(
+    kept: KeptResults, run: RunState, held_seconds: float, weights: Path, then: Callable[[], None]
+) -> None:
+    """Keeps the training and the files of its weights in the folder `weights`. `then`: called once they are written.
 
     `held_seconds`: how long this attempt and earlier ones had taken when the weights were trained."""
     files = {f"weights/{path.relative_to(weights)}": path for path in weights.rglob("*") if path.is_file()}
     records = TypeAdapter(RunState).dump_json(replace(run, held_before=held_seconds))
-    written = kept.keep(TRAINED, {RECORDS: records, **files})
-    if written:
-        steps_done(len(run.steps), len(run.steps))
-    return written
+    kept.keep(TRAINED, {RECORDS: records, **files}, then=then)
 
 
 def kept_training(kept: KeptResults, earlier: KeptResults | None = None, job: str = "") -> KeptTraining | None:

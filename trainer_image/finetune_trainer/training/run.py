@@ -21,6 +21,7 @@ from finetune_trainer.checkpoints.store import CHECKPOINTS, KEEP, CheckpointStor
 from finetune_trainer.checkpoints.training_state import misfit, restore
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Prepared, work_prefix
+from finetune_trainer.handover.prepared_place import Renewal
 from finetune_trainer.model.trainable import use_gradient_checkpointing
 from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
@@ -81,9 +82,10 @@ class TrainingRun:
             attempt.number,
         )
         pace = Pace(prepared.resolved.total_steps, checkpoint.every if checkpoint else None)
-        self._checkpoints = (
-            Checkpoints(self._store, pace, attempt.number, attempt.started) if is_first() else NoCheckpoints()
-        )
+        self._checkpoints: Checkpoints = NoCheckpoints()
+        if is_first():
+            renewal = Renewal(storage, bundle, scratch / "prepared")
+            self._checkpoints = Checkpoints(self._store, pace, attempt.number, attempt.started, renewal.if_due)
 
     def take(self, model: PreTrainedModel, say: Callable[[str], None]) -> RunState:
         """Trains `model` until the last step or until early stopping. At the end it has the weights to publish.

@@ -1,4 +1,4 @@
-"""Two pods of one job that publish at the same time: one is frozen before any of its requests, and the other publishes."""
+"""Two pods of one job that publish at the same time: one is frozen before a request, and the other one publishes."""
 
 import hashlib
 import json
