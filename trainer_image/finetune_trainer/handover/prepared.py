@@ -174,7 +174,7 @@ def _download(storage: JobStorage, bundle: Bundle, manifest: Mapping[str, Any], 
                 KEEP_FILES,
             )
     if cached := _cached(manifest):
-        _fetch_cached(storage, cached, folder)
+        _fetch_cached(storage, bundle, cached, folder)
 
 
 def _cached(manifest: Mapping[str, Any]) -> CachedRows | None:
@@ -201,12 +201,14 @@ def _prepared(bundle: Bundle, manifest: Mapping[str, Any], folder: Path) -> Prep
     )
 
 
-def _fetch_cached(storage: JobStorage, cached: CachedRows, folder: Path) -> None:
-    """Downloads rows from the cache. Raises TrainerFailure StorageUnavailable if they were deleted or changed."""
+def _fetch_cached(storage: JobStorage, bundle: Bundle, cached: CachedRows, folder: Path) -> None:
+    """Downloads rows from the cache. Raises TrainerFailure as `read_prepared` does."""
+    if {*cached.files.values()} - storage.list_folder(cached.uri).keys():
+        raise gone(bundle, cached.uri)
     if why := fetch(storage, cached, folder):
         raise TrainerFailure(
             FailureReason.STORAGE_UNAVAILABLE,
-            f"The prepared rows of this job in {cached.uri} were deleted or changed: {why}.",
+            f"The prepared rows of this job in {cached.uri} were changed: {why}.",
             "Do not delete files below spec.preparedCache.uri of the FineTuneProfile that are only a few days old.",
         )
 
