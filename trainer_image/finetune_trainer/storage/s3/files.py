@@ -37,7 +37,7 @@ from finetune_trainer.storage.s3.temporary import REFUSALS, TemporaryTag
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+    from mypy_boto3_s3.type_defs import CopySourceTypeDef, HeadObjectOutputTypeDef
 
 READ_BYTES = 8 * 1024 * 1024
 READ_ATTEMPTS = 5
@@ -142,10 +142,11 @@ class S3Files:
         self._tag.write(uri, put)
 
     def copy(self, uri: str, to: str, advance: Callable[[int], None]) -> None:
-        source, (bucket, key) = dict(zip(("Bucket", "Key"), split(uri), strict=True)), split(to)
+        (source_bucket, source_key), (bucket, key) = split(uri), split(to)
+        copied: CopySourceTypeDef = {"Bucket": source_bucket, "Key": source_key}
         try:
             # The service copies: the weights of a whole model would take minutes through the pod.
-            self._client.copy(source, bucket, key, self._tag.of_copy(uri, to), advance, None, COPIES)
+            self._client.copy(copied, bucket, key, self._tag.of_copy(uri, to), advance, None, COPIES)
         except ClientError as error:
             if code_of(error) not in REFUSALS:
                 raise
