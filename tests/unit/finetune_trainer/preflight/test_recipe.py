@@ -218,8 +218,9 @@ def test_a_preflight_that_is_ready_after_the_training_began_changes_nothing(
 
 def test_prepared_data_is_written_again_after_a_day(make_bundle: MakeBundle, tmp_path: Path) -> None:
     """A lifecycle rule of the bucket deletes what was not written for some days."""
-    bundle, now = make_bundle(), datetime.now(UTC)
+    bundle = make_bundle()
     run(bundle)
+    now = datetime.now(UTC)
     storage, folder = open_storage(bundle), Path(work_prefix(bundle)) / "prepared"
     read_prepared(storage, bundle, tmp_path)
     renewal = Renewal(storage, bundle, tmp_path / "prepared", lambda: now)

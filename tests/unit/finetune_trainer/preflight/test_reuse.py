@@ -308,9 +308,9 @@ def test_an_attempt_whose_cached_rows_were_changed_says_where_they_are(make: Mak
 
 
 def test_rows_in_the_cache_are_written_again_while_the_job_needs_them(make: Make, tmp_path: Path) -> None:
-    bundle, now = make(), datetime.now(UTC)
+    bundle = make()
     run(bundle)
-    storage = open_storage(bundle)
+    storage, now = open_storage(bundle), datetime.now(UTC)
     read_prepared(storage, bundle, tmp_path / "scratch")
     renewal = Renewal(storage, bundle, tmp_path / "scratch" / "prepared", lambda: now)
     shutil.rmtree(tmp_path / "cache")
