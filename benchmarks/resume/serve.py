@@ -71,7 +71,7 @@ def _watch() -> None:
     training_progress.INTERVAL_SECONDS = 0.0  # type: ignore[attr-defined]
     publish = recipe.upload_results  # type: ignore[attr-defined]
 
-    def recorded(storage: Any, results: Any, staging: Path) -> list[Path]:
+    def recorded(storage: Any, results: Any, staging: Path) -> Any:
         if path := os.environ.get("RECORDS"):
             records = {
                 "steps": [asdict(step) for step in results.steps],

@@ -96,9 +96,9 @@ def test_the_tuned_weights_are_uploaded_if_a_later_step_fails(
     with pytest.raises(TrainerFailure) as caught:
         run(bundle)
     assert caught.value.reason is FailureReason.GPU_OUT_OF_MEMORY
-    folder = Path(bundle.spec.output.uri) / ("model" if full else "adapter")
+    folder = Path(bundle.spec.output.uri) / "unpublished" / ("model" if full else "adapter")
     assert caught.value.message.endswith(f"The tuned weights were saved to {folder}.")
-    assert not (folder.parent / "manifest.json").exists(), "it is not published"
+    assert not (folder.parents[1] / "manifest.json").exists(), "it is not published"
     tuned = AutoModelForCausalLM.from_pretrained(folder if full else bundle.spec.model.uri)
     assert full or PeftModel.from_pretrained(tuned, folder)
 

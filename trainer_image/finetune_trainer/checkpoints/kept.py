@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class KeptResults:
         Results of earlier attempts count too, so that the number grows only if this attempt adds something."""
         self._storage, self._uri, self._attempt, self._facts, self._scratch = storage, uri, attempt, facts, scratch
         self._counted, self._written = counted, set[str]()
+        self._missing: dict[str, Callable[[], bool]] = {}
+        """How to write each result that the storage did not take, by its place. All copies of this object share it."""
 
     def on(self, **facts: Any) -> "KeptResults":
         """Returns the same results, for which `facts` must be equal too."""
@@ -101,41 +103,97 @@ class KeptResults:
             print(found.why, flush=True)
         return None
 
-    def keep(self, name: str, files: Mapping[str, Content]) -> bool:
+    def keep(
+        self,
+        name: str,
+        files: Mapping[str, Content],
+        again: bool = True,
+        then: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Writes a result for later attempts. `name` contains no hyphen. Returns whether it was written: if the storage
-        fails, the log says so and the job goes on."""
-        # The files of a whole model take many minutes.
-        progress = Progress(f"Storing {self._place(name)}", "MB", divisor=MEGABYTE)
-        return self._write(name, files, progress.advance) and self._count(name)
+        fails, the log says so and the job goes on.
 
-    def keep_last(self, name: str, files: Mapping[str, Content], seconds: float) -> bool:
-        """Writes a result at the end of the pod, like `keep`, but gives up after `seconds`. No other result can be
-        written afterwards."""
-        written, background = list[bool](), Background()
-        background.start(lambda advance: written.append(self._write(name, files, advance)))
+        `again`: whether `keep_missing` tries it again; the files must then stay as they are. `then`: called once it is
+        written."""
+        place = self._place(name)
+        self._missing.pop(place, None)
+        try:
+            self._write_shown(name, files)
+        except TrainerFailure as failure:
+            self._lose(name, failure.message)
+            if again:
+                self._missing[place] = partial(self._retry, name, files, then)
+            return False
+        self._count(name)
+        then()
+        self.keep_missing()  # the storage works again
+        return True
+
+    def _retry(self, name: str, files: Mapping[str, Content], then: Callable[[], None]) -> bool:
+        """Returns whether the result is written now."""
+        try:
+            self._write_shown(name, files)
+        except TrainerFailure:
+            return False  # the first failure was told
+        print(f"{self._place(name)} is stored now. A later attempt will not have to repeat it.", flush=True)
+        self._count(name)
+        then()
+        return True
+
+    def keep_missing(self) -> None:
+        """Tries again to write what the storage did not take. Call it between two phases of the work."""
+        for place, retry in list(self._missing.items()):
+            if not retry():
+                return
+            del self._missing[place]
+
+    def keep_last(
+        self,
+        name: str,
+        files: Mapping[str, Content],
+        seconds: float,
+        again: bool = False,
+        then: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Writes a result like `keep`, but gives up after `seconds`, and when the pod has to end. No other result can
+        be written after that. `again`, `then`: see `keep`."""
+        failed, background = list[TrainerFailure](), Background()
+
+        def write(advance: Callable[[int], None]) -> None:
+            try:
+                self._write(name, files, advance)
+            except TrainerFailure as failure:
+                failed.append(failure)
+
+        background.start(write)
         if not background.wait(seconds):
             background.cancel(0)
             self._lose(name, "the storage did not answer before the pod had to end.")
             return False
-        return written == [True] and self._count(name)
-
-    def _write(self, name: str, files: Mapping[str, Content], advance: Callable[[int], None]) -> bool:
-        """Returns whether the result was written. `advance`: see `write_folder`."""
-        uri, writer = self._place(name), json.dumps({"attempt": self._attempt}).encode()
-        try:
-            self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name
-            write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts, advance)
-        except TrainerFailure as failure:
-            self._lose(name, failure.message)
+        if failed:
+            self._lose(name, failed[0].message)
+            if again:
+                self._missing[self._place(name)] = partial(self._retry, name, files, then)
             return False
+        self._count(name)
+        then()
         return True
 
-    def _count(self, name: str) -> bool:
-        """Tells how many results are complete, now that this one was written. Returns True."""
+    def _write_shown(self, name: str, files: Mapping[str, Content]) -> None:
+        """Writes a result and shows the progress. The files of a whole model take many minutes."""
+        self._write(name, files, Progress(f"Storing {self._place(name)}", "MB", divisor=MEGABYTE).advance)
+
+    def _write(self, name: str, files: Mapping[str, Content], advance: Callable[[int], None]) -> None:
+        """Writes a result. `advance`: see `write_folder`. Raises TrainerFailure as JobStorage does."""
+        uri, writer = self._place(name), json.dumps({"attempt": self._attempt}).encode()
+        self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name
+        write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts, advance)
+
+    def _count(self, name: str) -> None:
+        """Tells how many results are complete, now that this one was written."""
         earlier = {path.partition("/")[0] for path in self._files if path.endswith(f"/{MANIFEST}")}
         self._written.add(self._place(name).removeprefix(join(self._uri, "")))
         self._counted(len(earlier | self._written))
-        return True
 
     def _place(self, name: str) -> str:
         return join(self._uri, f"{name}-{os.environ.get(names.POD_UID_VARIABLE) or 'local'}")

@@ -1,20 +1,28 @@
 """The checkpoints of a job in its storage: one folder for each, below the job's work prefix.
 
-    checkpoints/step-00000120-POD/   state.safetensors, state.json, manifest.json
-    checkpoints/best-00000100-POD/   best.safetensors, manifest.json
+    checkpoints/step-00000120-2.1-POD/   state.safetensors, state.json, manifest.json
+    checkpoints/best-00000100-2.1-POD/   best.safetensors, manifest.json
 
 The best weights have a folder of their own, which state.json names, so that they are uploaded once and not with each
-checkpoint. POD is the uid of the pod that wrote the folder: two pods of one job never write to the same folder."""
+checkpoint. Before POD, the uid of the pod that wrote the folder, are the number of its attempt and its turn in it.
+
+Two pods of one job can write at the same time: a pod on a node that lost the API server may still reach the storage.
+Whatever they do, the newest checkpoint that can be read is found, because
+
+- two pods never write to the same folder,
+- a checkpoint names only best weights that its own pod has uploaded,
+- a pod deletes only its own folders and those of earlier pods, and these only when it has a checkpoint of its own."""
 
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from time import monotonic
+from typing import Any, BinaryIO, NamedTuple
 
 from finetune_trainer.checkpoints.folder import Manifest, Unusable, read_folder, read_manifest, write_folder
-from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 CHECKPOINTS = "checkpoints"
@@ -22,8 +30,33 @@ CHECKPOINTS = "checkpoints"
 KEEP = 2
 """Checkpoints that are kept by default: the newest one could be damaged."""
 STATE, WORDS, BEST = "state.safetensors", "state.json", "best.safetensors"
-_STEP = re.compile(r"step-(\d{8,})-.+")
-_BEST = re.compile(r"best-(\d{8,})-.+")
+RENEWED_SECONDS = 24 * 3600.0
+"""Age at which the best weights are written again with the next checkpoint. A lifecycle rule of the bucket would
+otherwise delete them during a long training."""
+_FOLDER = re.compile(r"(step|best)-(\d{8,})-(\d+)\.(\d+)-(.+)")
+
+
+class Turn(NamedTuple):
+    """The place of a pod among the pods of its job. Of two pods with the same turn, neither is the later one."""
+
+    attempt: int
+    number: int
+    """Counted from 1: how many pods of the attempt wrote before it. Kueue makes several pods for one attempt."""
+
+
+class _Folder(NamedTuple):
+    """What the name of a folder says."""
+
+    name: str
+    is_step: bool
+    step: int
+    turn: Turn
+    pod: str
+
+    @property
+    def writer(self) -> tuple[Turn, str]:
+        """The pod that wrote it."""
+        return self.turn, self.pod
 
 
 @dataclass(frozen=True)
@@ -51,16 +84,38 @@ class Found:
 class CheckpointStore:
     """The folder `uri` with the checkpoints of one job, as one pod uses it."""
 
-    def __init__(self, storage: JobStorage, uri: str, pod: str, facts: Mapping[str, Any], keep: int = KEEP) -> None:
-        """`pod`: uid of this pod. `facts`: what decides the steps. `keep`: number of checkpoints to keep."""
+    def __init__(
+        self,
+        storage: JobStorage,
+        uri: str,
+        pod: str,
+        facts: Mapping[str, Any],
+        keep: int = KEEP,
+        attempt: int = 1,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`pod`: uid of this pod. `facts`: what decides the steps. `keep`: number of checkpoints to keep. `attempt`:
+        number of the attempt of this pod."""
         self._storage, self._uri, self._pod, self._facts, self._keep = storage, uri, pod, facts, keep
+        self._attempt, self._clock, self._turn = attempt, clock, Turn(attempt, 0)
         self._good: list[tuple[str, str | None]] = []
         """The checkpoints that are known to be usable, oldest first, each with the folder of its best weights."""
-        self._best: dict[int, str] = {}
+        self._best: dict[int, float] = {}
+        """When this pod wrote the best weights of a step."""
+
+    def begin(self) -> None:
+        """Takes the turn of this pod: after all pods of the job that have written until now. Has an effect only once.
+
+        Raises Superseded if a later attempt has written, and TrainerFailure if the storage does not answer."""
+        if self._turn.number:
+            return
+        turns = [folder.turn for folder in self._folders()]
+        self._require_last(turns)
+        self._turn = Turn(self._attempt, 1 + max((turn.number for turn in turns if turn >= self._turn), default=0))
 
     def best_name(self, best: BestWeights | None) -> str | None:
         """Returns the name of the folder for the best weights, which state.json has to name."""
-        return None if best is None else self._best.get(best.step, f"best-{best.step:08}-{self._pod}")
+        return None if best is None else self._named("best", best.step)
 
     def write(
         self,
@@ -71,19 +126,23 @@ class CheckpointStore:
         advance: Callable[[int], None],
     ) -> None:
         """Uploads the checkpoint of step `step`, and then deletes older ones. If the storage refuses to delete them,
-        the log says so, and the checkpoint counts.
+        the log says so, and the checkpoint counts. Call `begin` before.
 
         `state`: opens state.safetensors. `words`: content of state.json. `advance`: see `write_folder`. Raises
-        TrainerFailure as JobStorage does."""
+        TrainerFailure as JobStorage does. Raises Superseded if a later pod of the job writes checkpoints too; this one
+        is then complete."""
+        assert self._turn.number, "begin was not called"
         best_name = self.best_name(best)
-        if best is not None and best_name is not None and best.step not in self._best:
+        if best is not None and best_name is not None and not self._is_young(best.step):
             write_folder(self._storage, join(self._uri, best_name), {BEST: best.path}, self._facts, advance)
-            self._best[best.step] = best_name
-        name = f"step-{step:08}-{self._pod}"
+            self._best[best.step] = self._clock()
+        name = self._named("step", step)
         write_folder(self._storage, join(self._uri, name), {STATE: state, WORDS: words}, self._facts, advance)
         self._good.append((name, best_name))
         try:
-            self._delete_older(step)
+            folders = self._folders()
+            self._require_last(folder.turn for folder in folders)
+            self._delete_older(step, folders)
         except TrainerFailure as failure:
             print(f"Checkpoints before step {step:,} could not be deleted: {failure.message}", flush=True)
 
@@ -96,17 +155,16 @@ class CheckpointStore:
         `best_named`: reads from state.json the name of the best weights' folder; raises ValueError if it cannot read
         the file. `misfit`: gets the path of state.safetensors and the content of state.json; returns why this run
         cannot go on from them, or None. Raises TrainerFailure if the storage does not answer."""
-        skipped: list[str] = []
-        for name in self._newest_first():
+        skipped: dict[str, str] = {}
+        # Listed again each time: another pod may have deleted this one after it has written a newer one.
+        while name := next((name for name in self._newest_first() if name not in skipped), None):
             found = self._read(name, into, best_named, misfit)
             if isinstance(found, Found):
                 self._good = [(found.name, found.best_name)]
-                if found.best and found.best_name:
-                    self._best[found.best.step] = found.best_name
-                return found, skipped
-            skipped.append(found)
+                return found, list(skipped.values())
+            skipped[name] = found
             shutil.rmtree(into, ignore_errors=True)
-        return None, skipped
+        return None, list(skipped.values())
 
     def why_unusable(self) -> list[str]:
         """Returns why no checkpoint is usable, a sentence for each, newest first. Only sizes and manifests are read.
@@ -124,10 +182,13 @@ class CheckpointStore:
     @property
     def is_empty(self) -> bool:
         """Whether there are no checkpoints, not even damaged ones."""
-        return not self._names(_STEP)
+        return not self._newest_first()
 
     def _newest_first(self) -> list[str]:
-        return sorted(self._names(_STEP), key=_order, reverse=True)
+        steps = (folder for folder in self._folders() if folder.is_step)
+        return [
+            folder.name for folder in sorted(steps, key=lambda each: (each.step, each.turn, each.pod), reverse=True)
+        ]
 
     def _read(
         self,
@@ -144,8 +205,8 @@ class CheckpointStore:
         words = (into / name / WORDS).read_bytes()
         try:
             best_name = best_named(words)
-            best_step = _order(best_name)[0] if best_name else 0
-        except (ValueError, IndexError):
+            best_step = _folder(best_name).step if best_name else 0
+        except ValueError:
             return f"{join(self._uri, name)} is not used: its {WORDS} is from another version of the trainer."
         if why := misfit(into / name / STATE, words):
             return f"{join(self._uri, name)} is not used: {why}."
@@ -156,22 +217,44 @@ class CheckpointStore:
             return f"{join(self._uri, name)} is not used, because {best.why}"
         return Found(name, into / name / STATE, words, BestWeights(best_step, into / best_name / BEST), best_name)
 
-    def _names(self, pattern: re.Pattern[str]) -> set[str]:
-        folders = {path.partition("/")[0] for path in self._storage.list_folder(self._uri)}
-        return {name for name in folders if pattern.fullmatch(name)}
+    def _named(self, kind: str, step: int) -> str:
+        return f"{kind}-{step:08}-{self._turn.attempt}.{self._turn.number}-{self._pod}"
 
-    def _delete_older(self, step: int) -> None:
-        """Deletes all but the newest usable checkpoints up to step `step`. Those of higher steps are another pod's."""
+    def _folders(self) -> list[_Folder]:
+        names = {path.partition("/")[0] for path in self._storage.list_folder(self._uri)}
+        return [_folder(name) for name in sorted(names) if _FOLDER.fullmatch(name)]
+
+    def _is_young(self, step: int) -> bool:
+        """Whether this pod has written the best weights of this step not long ago."""
+        return step in self._best and self._clock() - self._best[step] < RENEWED_SECONDS
+
+    def _require_last(self, turns: Iterable[Turn]) -> None:
+        """Raises Superseded if one of `turns` is that of a later pod. Before `begin`: of a later attempt."""
+        own = self._turn if self._turn.number else Turn(self._attempt + 1, 0)
+        if (last := max(turns, default=own)) > own:
+            raise Superseded(f"a later pod of the job, in attempt {last.attempt}, stores checkpoints")
+
+    def _delete_older(self, step: int, folders: Iterable[_Folder]) -> None:
+        """Deletes all but the newest usable checkpoints up to step `step`, of this pod and of earlier ones.
+
+        An earlier pod that is ahead may still be written to: its checkpoints of higher steps are left, and its best
+        weights, which they name."""
         self._good = self._good[-self._keep :]
         kept = {name for pair in self._good for name in pair}
-        every: Iterable[str] = self._names(_STEP) | self._names(_BEST)
-        for name in sorted(name for name in every if name not in kept and _order(name)[0] <= step):
-            self._storage.delete_prefix(join(self._uri, name))
+        ahead = {each.writer for each in folders if each.is_step and each.step > step}
+        for folder in sorted(folders, reverse=True):  # checkpoints before the best weights that they name
+            is_earlier = folder.turn < self._turn or folder.writer == (self._turn, self._pod)
+            is_needed = folder.name in kept or folder.step > step or (folder.writer in ahead and not folder.is_step)
+            if is_earlier and not is_needed:
+                self._storage.delete_prefix(join(self._uri, folder.name))
 
 
-def _order(name: str) -> tuple[int, str]:
-    """Returns the step of a folder and its name. Raises ValueError if the name has no step."""
-    return int(name.split("-")[1]), name
+def _folder(name: str) -> _Folder:
+    """Returns what the name of a folder says. Raises ValueError if it is another name."""
+    if (found := _FOLDER.fullmatch(name)) is None:
+        raise ValueError(f"{name} is not the folder of a checkpoint")
+    kind, step, attempt, number, pod = found.groups()
+    return _Folder(name, kind == "step", int(step), Turn(int(attempt), int(number)), pod)
 
 
 def _incomplete(manifest: Manifest, *names: str) -> str | None:

@@ -78,7 +78,7 @@ class KeptAnswers:
         begun = self._clock()
         if begun - self._tried < self._pause:
             return
-        if self._kept.keep(self._piece_name(self._stored), self._piece()):
+        if self._kept.keep(self._piece_name(self._stored), self._piece(), again=False):
             self._stored, self._began = len(answers), begun
         self._tried = self._clock()
         self._pause = min(max(PIECE_SECONDS, (self._tried - begun) / SHARE), LONGEST_PAUSE_SECONDS)

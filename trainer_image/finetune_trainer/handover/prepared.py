@@ -1,9 +1,9 @@
 """Writes and reads the prepared data: the rows as token ids, not packed, and all resolved settings.
 
 Preflight writes the prepared data under the job's work prefix, next to the output. Every training attempt reads it.
-The files are those of the store (`row_store`), one SPLIT.npy for each side of the split (its rows and their clusters),
-a folder of the same kind for the regression sets, and manifest.json with the sha256 of each file. manifest.json is
-written last.
+`prepared_place` says where the files lie, and which of them an attempt reads. The files are those of the store
+(`row_store`), one SPLIT.npy for each side of the split (its rows and their clusters), a folder of the same kind for the
+regression sets, and manifest.json with the sha256 of each file. manifest.json is written last.
 """
 
 import hashlib
@@ -17,13 +17,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.training import LossOn
 from finetune_api.status.preflight import Preflight, Resolved
 from finetune_trainer.base.model_files import ADAPTER_WEIGHTS, Files, Pins
 from finetune_trainer.handover.prepared_cache import CachedRows, fetch
+from finetune_trainer.handover.prepared_place import gone, own_folder, place_of, used_manifest, write_manifest
+from finetune_trainer.handover.prepared_place import work_prefix as work_prefix  # re-exported for all other modules
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
@@ -94,11 +95,6 @@ class Prepared:
         return self.commits.get(uri.rstrip("/"))
 
 
-def work_prefix(bundle: Bundle) -> str:
-    """Returns the URI of the job's work folder next to the output. The folder is removed when the job succeeds."""
-    return join(bundle.spec.output.uri, names.WORK_FOLDER, bundle.job.uid if bundle.job else "local")
-
-
 def place(store: RowStore, name: str, placed: NDArray[Any]) -> Rows:
     """Writes the rows of one side of the split to NAME.npy in the store's folder. Returns these rows. `placed`: of type
     row_store.PLACED, shape [rows]."""
@@ -110,7 +106,7 @@ def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, fold
     """Uploads the store in `folder` with its splits, except files that are in the cache. The manifest is uploaded last,
     so a reader never finds incomplete data."""
     phase("uploading the prepared rows")
-    to, cached = join(work_prefix(bundle), "prepared"), prepared.cached
+    to, cached = place_of(bundle, own_folder()), prepared.cached
     files: dict[str, str] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
@@ -130,33 +126,26 @@ def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, fold
         "modelPins": dict(prepared.model_pins),
         "cleaning": [asdict(change) for change in prepared.cleaning],
     }
-    storage.write_bytes(join(to, "manifest.json"), json.dumps(manifest, indent=2).encode())
+    write_manifest(storage, bundle, manifest)
 
 
 def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path, downloaded: bool = False) -> Prepared:
     """Downloads the prepared data to `scratch`/prepared. This folder must exist as long as the rows are used.
     `downloaded`: whether another process of this pod has done so already.
 
-    Raises TrainerFailure StorageUnavailable when the prepared data was deleted or changed, or if another version of the
-    trainer wrote it in a form that this one cannot read."""
-    source, folder = join(work_prefix(bundle), "prepared"), scratch / "prepared"
-    if not storage.exists(join(source, "manifest.json")):
-        raise TrainerFailure(
-            FailureReason.STORAGE_UNAVAILABLE,
-            f"The prepared data at {source} was deleted after preflight wrote it.",
-            KEEP_FILES,
-        )
-    data = storage.read_bytes(join(source, "manifest.json"))
+    Raises TrainerFailure as `used_manifest` does if the data was deleted or has another format, and StorageUnavailable
+    if it was changed."""
+    folder = scratch / "prepared"
     try:
-        manifest = json.loads(data)
+        manifest = used_manifest(storage, bundle)
         if not downloaded:
-            _download(storage, manifest, source, folder)
+            _download(storage, bundle, manifest, folder)
         return _prepared(bundle, manifest, folder)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         traceback.print_exception(error)
         raise TrainerFailure(
             FailureReason.STORAGE_UNAVAILABLE,
-            f"The prepared data at {source} is damaged or from another version of the trainer.",
+            f"The prepared data at {place_of(bundle)} is damaged.",
             "Delete the FineTuneJob and create it again, so that its preflight prepares the data anew.",
         ) from error
 
@@ -165,25 +154,27 @@ def read_model_files(storage: JobStorage, bundle: Bundle) -> tuple[Files, Pins, 
     """Returns the files of the base model that training reads, their identities, and the commits of repositories.
 
     Raises TrainerFailure as `read_prepared` does, and an error of Python if the manifest has another form."""
-    data = storage.read_bytes(join(work_prefix(bundle), "prepared", "manifest.json"))
-    manifest = json.loads(data)
+    manifest = used_manifest(storage, bundle)
     revisions = Resolved.model_validate(manifest["resolved"]).revisions or []
     return manifest["modelFiles"], manifest["modelPins"], {revision.uri: revision.commit for revision in revisions}
 
 
-def _download(storage: JobStorage, manifest: Mapping[str, Any], source: str, folder: Path) -> None:
-    """Downloads the files that `manifest` names from `source` to `folder`. Raises TrainerFailure as `read_prepared`
+def _download(storage: JobStorage, bundle: Bundle, manifest: Mapping[str, Any], folder: Path) -> None:
+    """Downloads the files that `manifest` names to `folder`. Raises TrainerFailure as `read_prepared`
     does, and an error of Python if the manifest has another form."""
+    source = place_of(bundle, manifest["folder"])
     storage.download_folder(source, folder, lambda path: path in manifest["files"])
     for name, digest in manifest["files"].items():
-        if not (folder / name).exists() or sha256_of(folder / name) != digest:
+        if not (folder / name).exists():
+            raise gone(bundle, join(source, name))
+        if sha256_of(folder / name) != digest:
             raise TrainerFailure(
                 FailureReason.STORAGE_UNAVAILABLE,
-                f"{join(source, name)} was changed or deleted after preflight wrote it.",
+                f"{join(source, name)} was changed after preflight wrote it.",
                 KEEP_FILES,
             )
     if cached := _cached(manifest):
-        _fetch_cached(storage, cached, folder)
+        _fetch_cached(storage, bundle, cached, folder)
 
 
 def _cached(manifest: Mapping[str, Any]) -> CachedRows | None:
@@ -210,12 +201,14 @@ def _prepared(bundle: Bundle, manifest: Mapping[str, Any], folder: Path) -> Prep
     )
 
 
-def _fetch_cached(storage: JobStorage, cached: CachedRows, folder: Path) -> None:
-    """Downloads rows from the cache. Raises TrainerFailure StorageUnavailable if they were deleted or changed."""
+def _fetch_cached(storage: JobStorage, bundle: Bundle, cached: CachedRows, folder: Path) -> None:
+    """Downloads rows from the cache. Raises TrainerFailure as `read_prepared` does."""
+    if {*cached.files.values()} - storage.list_folder(cached.uri).keys():
+        raise gone(bundle, cached.uri)
     if why := fetch(storage, cached, folder):
         raise TrainerFailure(
             FailureReason.STORAGE_UNAVAILABLE,
-            f"The prepared rows of this job in {cached.uri} were deleted or changed: {why}.",
+            f"The prepared rows of this job in {cached.uri} were changed: {why}.",
             "Do not delete files below spec.preparedCache.uri of the FineTuneProfile that are only a few days old.",
         )
 

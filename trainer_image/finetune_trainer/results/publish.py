@@ -5,7 +5,7 @@ manifest.json is written last, and only if none exists. It shows that the result
 import hashlib
 import json
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.results.model_card import model_card
+from finetune_trainer.results.placing import as_bytes, place
 from finetune_trainer.results.report import report_page
 from finetune_trainer.results.results import Results, versions
 from finetune_trainer.results.serving import Serving
@@ -40,6 +41,9 @@ ADAPTER, MODEL, MERGED, REPORT, SAMPLES, PROMPT_FORMAT = (
     "samples.jsonl",
     "prompt_format.json",
 )
+UNPUBLISHED = "unpublished"
+"""Folder below output.uri for the tuned weights of an attempt that failed after its training. No other pod of the job
+publishes there."""
 
 
 def stage_weights(
@@ -82,7 +86,7 @@ def stage_adapter(model: PeftModel, bundle: Bundle, folder: Path) -> LoraConfig:
 def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator[None]:
     """Keeps the tuned weights in the folder `staging` when the code inside the context fails.
 
-    Uploads the weights to output.uri without a manifest. Raises a TrainerFailure whose message names their location.
+    Uploads the weights below output.uri, apart from results. Raises a TrainerFailure whose message names their place.
     Without this, a failed evaluation would lose hours of GPU time. After SIGTERM there is no time for the upload, also
     if a library has turned the stop into an error of its own."""
     try:
@@ -98,43 +102,41 @@ def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator
         folder = next(staging / name for name in (ADAPTER, MODEL) if (staging / name).is_dir())
         try:
             published(storage, bundle)
-            upload(storage, sorted(path for path in folder.rglob("*") if path.is_file()), staging, bundle)
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                storage.upload_file(path, join(place_of_unpublished(bundle), str(path.relative_to(staging))))
         except Exception as unkept:
             print(f"The tuned weights could not be uploaded and are lost: {failure_of(unkept).message}", flush=True)
             raise failure from error
-        place = join(bundle.spec.output.uri, folder.name)
-        kept = f"{failure.finding.rstrip('.')}. The tuned weights were saved to {place}."
+        saved = join(place_of_unpublished(bundle), folder.name)
+        kept = f"{failure.finding.rstrip('.')}. The tuned weights were saved to {saved}."
         raise TrainerFailure(failure.reason, kept, failure.remedy, step=failure.step) from error
 
 
-def upload(storage: JobStorage, files: Sequence[Path], staging: Path, bundle: Bundle) -> None:
-    """Uploads `files` to output.uri. Paths relative to `staging` are kept."""
-    for path in files:
-        storage.upload_file(path, join(bundle.spec.output.uri, str(path.relative_to(staging))))
+def place_of_unpublished(bundle: Bundle) -> str:
+    """Returns the URI of the folder for the weights of a failed attempt."""
+    return join(bundle.spec.output.uri, UNPUBLISHED)
 
 
-def upload_results(storage: JobStorage, results: Results, staging: Path) -> list[Path]:
-    """Writes the report, samples and model cards into the folder `staging`, which already has the weights. Then uploads
-    the folder.
+def upload_results(storage: JobStorage, results: Results, staging: Path) -> Mapping[str, Any]:
+    """Writes the report, samples and model cards into the folder `staging`, which already has the weights. Then places
+    the results at output.uri.
 
-    Returns the uploaded files. Raises TrainerFailure OutputOccupied if another job has published to output.uri."""
+    Returns the content of their manifest. It is that of another pod of the job if that was faster. Raises
+    TrainerFailure OutputOccupied if another job has published to output.uri."""
     stage_pages(results, staging)
     files = sorted(path for path in staging.rglob("*") if path.is_file())
-    published(storage, results.bundle)
-    upload(storage, files, staging, results.bundle)
-    return files
+    return place(storage, results.bundle, files, staging, manifest(results, staging, files))
 
 
-def publish(storage: JobStorage, results: Results, staging: Path, files: Sequence[Path]) -> Artifacts:
-    """Writes the manifest of `files`, which are already uploaded. Then deletes the job's work prefix.
+def publish(storage: JobStorage, bundle: Bundle, placed: Mapping[str, Any]) -> Artifacts:
+    """Writes the manifest `placed`, whose files are already at output.uri. Then deletes the job's work prefix.
 
     Raises TrainerFailure OutputOccupied if another job has published to output.uri."""
-    bundle = results.bundle
-    data = json.dumps(manifest(results, staging, files), indent=2, ensure_ascii=False).encode()
-    if not storage.write_bytes(join(bundle.spec.output.uri, MANIFEST), data, if_absent=True):
+    if not storage.write_bytes(join(bundle.spec.output.uri, MANIFEST), as_bytes(placed), if_absent=True):
         published(storage, bundle)
     try:
         storage.delete_prefix(work_prefix(bundle))
+        storage.delete_prefix(place_of_unpublished(bundle))
     except TrainerFailure as failure:  # The results are complete. Leftover prepared data must not fail the job.
         print(f"The prepared data could not be deleted: {failure.message}", flush=True)
     return published_artifacts(storage, bundle)

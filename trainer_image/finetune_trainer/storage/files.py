@@ -78,6 +78,10 @@ class Files(Protocol):
         from any thread if the stream is large. If `advance` raises an exception, the upload ends with it and leaves no
         file."""
 
+    def copy(self, uri: str, to: str, advance: Callable[[int], None]) -> None:
+        """Copies a file of any size within the storage. A reader finds the copy whole or not at all. Calls `advance`
+        from any thread with the number of bytes copied."""
+
     def delete(self, uris: Iterable[str]) -> None:
         """Deletes the files. A missing file is not an error."""
 

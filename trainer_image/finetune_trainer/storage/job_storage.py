@@ -129,6 +129,12 @@ class JobStorage:
         with self._typed(uri) as files:
             files.send(open, uri, advance)
 
+    def copy(self, uri: str, to: str) -> None:
+        """Copies a file of any size to another URI of the same storage. Prints the progress."""
+        with self._typed(uri) as files:
+            progress = Progress(f"Copying to {to}", "MB", files.size(uri), divisor=MEGABYTE)
+            files.copy(uri, to, progress.advance)
+
     def delete_prefix(self, uri: str) -> None:
         """Deletes the folder and its content. A missing folder is not an error."""
         folder = join(uri, "")

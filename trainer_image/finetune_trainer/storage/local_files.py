@@ -98,6 +98,9 @@ class LocalFiles:
         finally:
             whole.unlink(missing_ok=True)
 
+    def copy(self, uri: str, to: str, advance: Callable[[int], None]) -> None:
+        self.send(lambda: self.open(uri), to, advance)
+
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:
             path = Path(uri)

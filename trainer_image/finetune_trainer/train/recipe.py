@@ -7,10 +7,10 @@ from time import perf_counter
 
 from finetune_api.bundle import Bundle
 from finetune_trainer.evaluation.base_measurement import BaseMeasuring, measure_base
-from finetune_trainer.evaluation.gates import require_passed
 from finetune_trainer.evaluation.kept_measurements import of_tuned
 from finetune_trainer.evaluation.recipe import Assessment, Assessor
 from finetune_trainer.handover.prepared import Prepared, read_prepared
+from finetune_trainer.handover.prepared_place import Renewal
 from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first, is_first_of_node
@@ -40,7 +40,9 @@ def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: in
     with scratch_folder("train-") as scratch:
         try:
             if manifest := on_first(lambda: published(storage, bundle)):
-                return tell_published(manifest, bundle, storage, writer) if is_first() else ""
+                if not is_first():
+                    return ""
+                return tell_published(manifest, publish(storage, bundle, manifest), writer)
             return recipe(bundle, storage, writer, Attempt(attempt, halvings, perf_counter()), scratch)
         except Superseded:
             raise
@@ -71,14 +73,17 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
     model = as_measured(work, model)
     with weights_kept(storage, bundle, work.output) if is_first() else nullcontext():
         spent = partial(cost_of, tuning.steps, work.device, tuning.started, bundle)
+        work.kept.keep_missing()
         assessment = assessor.assess(model, baselines, spent, of_tuned(work.kept, weights.folder))
         tell_assessment(assessment.evaluation, writer)
         if bundle.spec.output.merge:
             # Only one model fits into memory at a time, so the tuned model is deleted before merging.
             del model
+            work.kept.keep_missing()
             assessment = assess_merged(work, assessor, assessment)
         if not is_first():
             return ""  # rank 0 publishes for all ranks
+        work.kept.keep_missing()
         phase("publishing the results")
         results = Results(
             bundle=bundle,
@@ -92,19 +97,18 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
             base_license=base_license(work.model_folder),
             validation=tuning.validation.curve,
         )
-        files = upload_results(storage, results, work.output)
+        placed = upload_results(storage, results, work.output)
     with stop_deferred():
         # Once the manifest is published the job is done. A SIGTERM must not keep this out of the status.
-        writer.result(artifacts=publish(storage, results, work.output, files))
-    require_passed(assessment.evaluation)
-    return assessment.evaluation.verdict or ""
+        artifacts = publish(storage, bundle, placed)
+        return tell_published(placed, artifacts, writer)
 
 
 def prepared_rows(bundle: Bundle, storage: JobStorage, scratch: Path) -> Prepared:
     """Returns the prepared rows. The first rank of each node downloads them, and then the other ranks of that node open
     the same files."""
     first = read_prepared(storage, bundle, scratch) if is_first_of_node() else None
-    on_first(lambda: None)
+    on_first(lambda: Renewal(storage, bundle, scratch / "prepared").if_due())
     return first or read_prepared(storage, bundle, scratch, downloaded=True)
 
 

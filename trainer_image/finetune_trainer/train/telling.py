@@ -1,18 +1,15 @@
 """What the training pod writes to its log and to the status."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_api.status.evaluation import Evaluation
-from finetune_api.status.job import ConditionType, Training
+from finetune_api.status.job import Artifacts, ConditionType, Training
 from finetune_trainer.evaluation.gates import require_passed, shortfall
-from finetune_trainer.handover.prepared import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.pod.termination import write_failure
-from finetune_trainer.results.publish import published_artifacts
-from finetune_trainer.storage.job_storage import JobStorage
 
 TRAINED, EVALUATED = ConditionType.TRAINED, ConditionType.EVALUATED
 
@@ -54,13 +51,14 @@ def tell_failure(failure: TrainerFailure, writer: StatusWriter) -> None:
     writer.progress()
 
 
-def tell_published(manifest: dict[str, Any], bundle: Bundle, storage: JobStorage, writer: StatusWriter) -> str:
-    """Reports the results that this job published before its pod was restarted. Returns the verdict."""
+def tell_published(manifest: Mapping[str, Any], artifacts: Artifacts, writer: StatusWriter) -> str:
+    """Reports results that are published: those of this pod, or of another pod of the job. Returns the verdict. Raises
+    TrainerFailure EvaluationGateFailed if they have not passed."""
     evaluation = Evaluation.model_validate(manifest["evaluation"])
-    writer.condition(TRAINED, True, "TrainingSucceeded", "The job was trained and published before.")
+    if not writer.intent.is_true(TRAINED):
+        writer.condition(TRAINED, True, "TrainingSucceeded", "The job was trained and published before.")
     writer.condition(EVALUATED, *outcome(evaluation))
     training = Training.model_validate(manifest["training"])
-    writer.result(training=training, evaluation=evaluation, artifacts=published_artifacts(storage, bundle))
-    storage.delete_prefix(work_prefix(bundle))
+    writer.result(training=training, evaluation=evaluation, artifacts=artifacts)
     require_passed(evaluation)
     return evaluation.verdict or ""

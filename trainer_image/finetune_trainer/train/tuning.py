@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from time import perf_counter
@@ -136,10 +137,10 @@ def _keep(work: Work, tuning: Tuning, weights: Weights) -> None:
             copytree(tuning.trained.weights, weights.folder, ignore=ignored, dirs_exist_ok=True)
     elif is_first() and tuning.run:
         held_seconds = perf_counter() - tuning.started
+        # They are as good as a checkpoint of the last step: a later attempt takes no step again.
+        stored = partial(work.progress.stored, len(tuning.steps))
         is_adapter = weights.adapter is not None
-        if keep_training(work.kept_training, tuning.run, held_seconds, weights.folder, is_adapter):
-            # They are as good as a checkpoint of the last step: a later attempt takes no step again.
-            work.progress.stored(len(tuning.steps))
+        keep_training(work.kept_training, tuning.run, held_seconds, weights.folder, is_adapter, stored)
 
 
 def trainable_model(model: PreTrainedModel, work: Work, trained: KeptTraining | None) -> PreTrainedModel:

@@ -17,7 +17,7 @@ from finetune_trainer.checkpoints.store import BestWeights, CheckpointStore
 from finetune_trainer.checkpoints.training_state import live_state
 from finetune_trainer.model.tensor_file import open_tensors
 from finetune_trainer.model.trainable import trained_weights
-from finetune_trainer.pod.failure import failure_of
+from finetune_trainer.pod.failure import Superseded, failure_of
 from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.termination import seconds_left, stop_requested
 from finetune_trainer.ranks.group import gather
@@ -58,14 +58,18 @@ class Checkpoints:
         pace: Pace,
         attempt: int,
         started: float,
+        renew: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """`started`: value of perf_counter at the start of the attempt."""
+        """`started`: value of perf_counter at the start of the attempt. `renew`: called after each upload, in its
+        thread. It writes again what else a later attempt needs, if that is old, and handles its own errors."""
         self._store, self._pace, self._attempt, self._clock, self._began = store, pace, attempt, clock, started
-        self._buffers, self._background = Buffers(), Background()
+        self._buffers, self._background, self._renew = Buffers(), Background(), renew
         self._prepared = self._allocating = False
         self.uploaded: int | None = None
         """Step of the last uploaded checkpoint, also of an earlier attempt."""
+        self._superseded: Superseded | None = None
+        """Set by the upload that found checkpoints of a later pod."""
         self._last, self._count, self._blocked, self._expected, self._upload_seconds = 0, 0, 0.0, 0.0, 0.0
         self._training_began = self._last_time = clock()
 
@@ -78,7 +82,10 @@ class Checkpoints:
         self._expected = first_cost(3 * bytes_of(trained_weights(trainee.model)))
 
     def after_step(self, trainee: Trainee) -> None:
-        """Starts a checkpoint of the last step if one is due and none is being uploaded."""
+        """Starts a checkpoint of the last step if one is due and none is being uploaded.
+
+        Raises Superseded if the last one has found checkpoints of a later pod of the job."""
+        self._require_last()
         started, step = self._clock(), len(trainee.run.steps)
         due = self._due(step)
         self._prepare(trainee, due)
@@ -171,10 +178,12 @@ class Checkpoints:
         return self.uploaded
 
     def finish(self) -> None:
-        """Waits for the upload that is under way, but not long, and not after SIGTERM."""
+        """Waits for the upload that is under way, but not long, and not after SIGTERM. Raises Superseded as
+        `after_step` does."""
         deadline = self._clock() + LAST_UPLOAD_SECONDS
         while not self._background.wait(0.1) and self._clock() < deadline and not stop_requested():
             pass
+        self._require_last()
 
     def close(self, failed: bool = False) -> None:
         """Gives up an upload that is under way, gives the memory back, and prints what the checkpoints cost.
@@ -204,6 +213,10 @@ class Checkpoints:
             f"{cpu:.2f} s of processor time: {(self._blocked + cpu) / max(passed, 1e-9):.2%} of {passed:.1f} s"
         )
 
+    def _require_last(self) -> None:
+        if self._superseded is not None:
+            raise self._superseded
+
     def _due(self, step: int) -> bool:
         now, spent = self._clock(), self._blocked + self.cpu_seconds
         return self._pace.due(
@@ -225,8 +238,13 @@ class Checkpoints:
         def upload(advance: Callable[[int], None]) -> None:
             try:
                 started, content = self._clock(), {**tensors, STEPS: records(steps)}
-                self._store.write(step, lambda: open_tensors(content), words, best, advance)
+                try:
+                    self._store.write(step, lambda: open_tensors(content), words, best, advance)
+                except Superseded as end:
+                    self._superseded = end
                 self.uploaded, self._count, self._upload_seconds = step, self._count + 1, self._clock() - started
+                if not stop_requested():
+                    self._renew()
             except Cancelled:
                 raise
             except Exception as error:

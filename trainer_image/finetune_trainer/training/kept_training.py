@@ -1,5 +1,6 @@
 """The tuned weights and the records of a finished training. A later attempt takes them over instead of training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import TIMEOUT_MAX
@@ -45,8 +46,10 @@ class KeptTraining:
         steps_done(len(self.run.steps), len(self.run.steps))
 
 
-def keep_training(kept: KeptResults, run: RunState, held_seconds: float, weights: Path, is_adapter: bool) -> bool:
-    """Keeps the training and the files of its weights in the folder `weights`. Returns whether they were written.
+def keep_training(
+    kept: KeptResults, run: RunState, held_seconds: float, weights: Path, is_adapter: bool, then: Callable[[], None]
+) -> None:
+    """Keeps the training and the files of its weights in the folder `weights`. `then`: called once they are written.
 
     `held_seconds`: how long this attempt and earlier ones had taken when the weights were trained. An adapter is kept
     by a thread: inside `stop_deferred`, a storage that hangs must not hold the main thread when the grace period
@@ -54,10 +57,15 @@ def keep_training(kept: KeptResults, run: RunState, held_seconds: float, weights
     files = {f"weights/{path.relative_to(weights)}": path for path in weights.rglob("*") if path.is_file()}
     records = TypeAdapter(RunState).dump_json(replace(run, held_before=held_seconds))
     content: dict[str, Content] = {RECORDS: records, **files}
-    written = kept.keep_last(TRAINED, content, TIMEOUT_MAX) if is_adapter else kept.keep(TRAINED, content)
-    if written:
+
+    def written() -> None:
         steps_done(len(run.steps), len(run.steps))
-    return written
+        then()
+
+    if is_adapter:
+        kept.keep_last(TRAINED, content, TIMEOUT_MAX, again=True, then=written)
+    else:
+        kept.keep(TRAINED, content, then=written)
 
 
 def kept_training(kept: KeptResults, earlier: KeptResults | None = None, job: str = "") -> KeptTraining | None:

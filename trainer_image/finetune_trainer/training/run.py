@@ -23,6 +23,7 @@ from finetune_trainer.checkpoints.store import CHECKPOINTS, KEEP, CheckpointStor
 from finetune_trainer.checkpoints.training_state import misfit, restore
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Prepared, work_prefix
+from finetune_trainer.handover.prepared_place import Renewal
 from finetune_trainer.model.trainable import use_gradient_checkpointing
 from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
@@ -36,7 +37,7 @@ from finetune_trainer.pod.termination import (
     write_failure,
 )
 from finetune_trainer.ranks.gradients import connect
-from finetune_trainer.ranks.group import agreed, found_on_each_node, on_each_node
+from finetune_trainer.ranks.group import agreed, found_on_each_node, on_each_node, on_first
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.tokens.row_store import lengths, mixtures
 from finetune_trainer.training.checkpointing import Checkpoints, NoCheckpoints, Trainee
@@ -87,11 +88,13 @@ class TrainingRun:
             os.environ.get(names.POD_UID_VARIABLE) or "local",
             facts(bundle, prepared),
             (checkpoint and checkpoint.keep) or KEEP,
+            attempt.number,
         )
         pace = Pace(prepared.resolved.total_steps, checkpoint.every if checkpoint else None)
-        self._checkpoints = (
-            Checkpoints(self._store, pace, attempt.number, attempt.started) if is_first() else NoCheckpoints()
-        )
+        self._checkpoints: Checkpoints = NoCheckpoints()
+        if is_first():
+            renewal = Renewal(storage, bundle, scratch / "prepared")
+            self._checkpoints = Checkpoints(self._store, pace, attempt.number, attempt.started, renewal.if_due)
 
     def take(self, model: PreTrainedModel, say: Callable[[str], None], until_kept: ExitStack) -> RunState:
         """Trains `model` until the last step or until early stopping. At the end it has the weights to publish.
@@ -149,6 +152,7 @@ class TrainingRun:
         connect(self._accelerator.device)
         training = self._bundle.spec.training
         optimizer = make_optimizer(model, training)
+        on_first(self._store.begin)
         looked = found_on_each_node(lambda: self._find(whole, optimizer), _checkpoint_of)
         assert looked is not None
         found, skipped, is_earlier = looked

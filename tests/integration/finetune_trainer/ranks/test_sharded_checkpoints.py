@@ -40,6 +40,7 @@ def trainee(steps: int = 0) -> Trainee:
 def checkpoints(folder: Path) -> Checkpoints:
     """The checkpoints of this rank, one after each step."""
     store = CheckpointStore(open_storage(bundle(str(folder))), str(folder / "checkpoints"), "p", {}, keep=9)
+    store.begin()
     return Checkpoints(store, Pace(100, 1), attempt=1, started=0.0) if is_first() else NoCheckpoints()
 
 

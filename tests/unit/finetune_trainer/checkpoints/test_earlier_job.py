@@ -28,6 +28,7 @@ def first(make_bundle: MakeBundle) -> Bundle:
     bundle = make_bundle()
     prepared, storage = run(bundle), open_storage(bundle)
     store = CheckpointStore(storage, checkpoints(bundle), "p1", facts(bundle, prepared))
+    store.begin()
     for step in (3, 6):
         store.write(step, lambda: io.BytesIO(b"state"), b"words", None, lambda size: None)
     return bundle
@@ -83,7 +84,7 @@ def test_a_field_that_changes_the_steps_is_named_and_the_job_refused(
 
     assert found.reason is FailureReason.SPEC_INVALID
     assert found.message.startswith("spec.resumeFrom.name: no checkpoint of FineTuneJob tickets fits. ")
-    assert "step-00000006-p1 is not used: it was written for " in found.message
+    assert "step-00000006-1.1-p1 is not used: it was written for " in found.message
     assert said in found.message
     assert "Set spec.model, spec.dataset, spec.method and spec.training as in that job." in found.message
 
@@ -99,11 +100,11 @@ def test_other_rows_are_refused(first: Bundle, tmp_path: Path) -> None:
 
 def test_a_damaged_newest_checkpoint_is_no_obstacle_while_the_one_before_it_is_whole(first: Bundle) -> None:
     folder = Path(checkpoints(first))
-    (folder / "step-00000006-p1" / "manifest.json").unlink()
+    (folder / "step-00000006-1.1-p1" / "manifest.json").unlink()
     run(resuming(first))
 
-    (folder / "step-00000003-p1" / "state.safetensors").write_bytes(b"")
-    assert "step-00000006-p1 is not used: it has no manifest.json" in failure(resuming(first)).message
+    (folder / "step-00000003-1.1-p1" / "state.safetensors").write_bytes(b"")
+    assert "step-00000006-1.1-p1 is not used: it has no manifest.json" in failure(resuming(first)).message
 
 
 def test_a_job_without_checkpoints_cannot_be_resumed_from(first: Bundle) -> None:

@@ -1,11 +1,15 @@
 """The number of kept results, by which the operator sees that an attempt made progress."""
 
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import beats
+from finetune_trainer.storage.job_storage import JobStorage
 from tests.unit.finetune_trainer.storage.test_job_storage import Place, claim_place, local_place, place, s3_place
 
 __all__ = ["claim_place", "local_place", "place", "s3_place"]
@@ -76,3 +80,32 @@ def test_storing_a_large_result_shows_progress(
     before = beats()
     assert kept.keep("trained", {"weights": weights, "again": weights})
     assert beats() - before >= 10, "both files are read twice in parts"
+
+
+def test_a_result_that_the_storage_did_not_take_is_written_when_it_works_again(
+    place: Place,
+    tmp_path: Path,
+    counts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def down(*_: object) -> NoReturn:
+        raise TrainerFailure(FailureReason.STORAGE_UNAVAILABLE, "No answer.")
+
+    kept, then = opened(place, "a", tmp_path, counts, monkeypatch), list[str]()
+    with monkeypatch.context() as patched:
+        patched.setattr(JobStorage, "send", down)
+        assert not kept.on(weights="w").keep("trained", {"f": b"1"}, then=lambda: then.append("trained"))
+        assert not kept.keep("base", {"f": b"2"}, then=lambda: then.append("base"))
+        assert not kept.keep("base.answers0", {"f": b"3"}, again=False)
+        kept.keep_missing()
+    assert (counts, then) == ([], [])
+    assert capsys.readouterr().out.count("A later attempt will have to repeat") == 3, "each is told once"
+    assert kept.keep("tuned", {"f": b"4"})
+    assert (counts, then) == ([1, 2, 3], ["trained", "base"])
+    later = opened(place, "b", tmp_path, counts, monkeypatch)
+    assert later.on(weights="w").find("trained") is not None
+    assert later.find("base") is not None
+    assert later.find("base.answers0") is None, "its writer tries again itself"
+    kept.keep_missing()
+    assert counts == [1, 2, 3], "nothing is missing any more"

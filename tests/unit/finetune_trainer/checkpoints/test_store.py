@@ -3,13 +3,22 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from time import time
 from typing import BinaryIO
 
 import pytest
 
 from finetune_api.reasons import FailureReason
-from finetune_trainer.checkpoints.store import BEST, STATE, WORDS, BestWeights, CheckpointStore, Found
-from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.checkpoints.store import (
+    BEST,
+    RENEWED_SECONDS,
+    STATE,
+    WORDS,
+    BestWeights,
+    CheckpointStore,
+    Found,
+)
+from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from finetune_trainer.storage.job_storage import JobStorage, join
 from tests.unit.finetune_trainer.storage.test_job_storage import Place, claim_place, local_place, place, s3_place
 
@@ -28,13 +37,20 @@ def root(place: Place) -> str:
 def opened(place: Place, root: str) -> Open:
     """Opens the job's checkpoints as the pod of an attempt does."""
 
-    def open(pod: str = "p1", keep: int = 2, facts: dict[str, str] = FACTS) -> CheckpointStore:
-        return CheckpointStore(place.storage, root, pod, facts, keep)
+    def open(
+        pod: str = "p1",
+        keep: int = 2,
+        facts: dict[str, str] = FACTS,
+        attempt: int = 1,
+        clock: Callable[[], float] = time,
+    ) -> CheckpointStore:
+        return CheckpointStore(place.storage, root, pod, facts, keep, attempt, clock)
 
     return open
 
 
 def write(store: CheckpointStore, step: int, best: BestWeights | None = None) -> None:
+    store.begin()
     words = (store.best_name(best) or "").encode()
     store.write(step, lambda: io.BytesIO(b"state of %d" % step), words, best, lambda size: None)
 
@@ -63,14 +79,14 @@ def test_the_newest_is_found_whichever_pod_wrote_it(opened: Open, tmp_path: Path
     write(opened("p1"), 11)
     found, skipped = newest(opened("p3"), tmp_path / "into")
     assert found
-    assert (found.name, found.state.read_bytes(), skipped) == ("step-00000012-p2", b"state of 12", [])
+    assert (found.name, found.state.read_bytes(), skipped) == ("step-00000012-1.2-p2", b"state of 12", [])
 
 
 def test_older_ones_are_deleted_after_a_newer_one_is_complete(place: Place, root: str, opened: Open) -> None:
     store = opened(keep=2)
     for step in (5, 10, 15):
         write(store, step)
-    assert folders(place, root) == ["step-00000010-p1", "step-00000015-p1"]
+    assert folders(place, root) == ["step-00000010-1.1-p1", "step-00000015-1.1-p1"]
 
 
 def test_a_checkpoint_counts_although_older_ones_cannot_be_deleted(
@@ -92,9 +108,9 @@ def test_a_checkpoint_counts_although_older_ones_cannot_be_deleted(
     assert "Checkpoints before step 10 could not be deleted: The S3 service" in capsys.readouterr().out
     found, _ = newest(opened("p2"), tmp_path / "into")
     assert found
-    assert found.name == "step-00000010-p1"
+    assert found.name == "step-00000010-1.1-p1"
     write(store, 15)
-    assert folders(place, root) == ["step-00000015-p1"], "the next one deletes what was left"
+    assert folders(place, root) == ["step-00000015-1.1-p1"], "the next one deletes what was left"
 
 
 def test_a_checkpoint_of_a_higher_step_by_another_pod_is_left_alone(place: Place, root: str, opened: Open) -> None:
@@ -102,18 +118,19 @@ def test_a_checkpoint_of_a_higher_step_by_another_pod_is_left_alone(place: Place
     store = opened("p1", keep=1)
     write(store, 5)
     write(store, 10)
-    assert folders(place, root) == ["step-00000010-p1", "step-00000020-other"]
+    assert folders(place, root) == ["step-00000010-1.2-p1", "step-00000020-1.1-other"]
 
 
 def test_the_one_with_which_an_attempt_began_is_kept_beside_its_first_own(
     place: Place, root: str, opened: Open, tmp_path: Path
 ) -> None:
-    write(opened("p1"), 5)
-    write(opened("p1"), 6)
+    first = opened("p1")
+    write(first, 5)
+    write(first, 6)
     store = opened("p2", keep=2)
     newest(store, tmp_path / "into")
     write(store, 9)
-    assert folders(place, root) == ["step-00000006-p1", "step-00000009-p2"]
+    assert folders(place, root) == ["step-00000006-1.1-p1", "step-00000009-1.2-p2"]
 
 
 def test_best_weights_are_uploaded_once_and_deleted_with_the_last_checkpoint_that_needs_them(
@@ -131,14 +148,14 @@ def test_best_weights_are_uploaded_once_and_deleted_with_the_last_checkpoint_tha
     best = weights(tmp_path, 4)
     write(store, 5, best)
     write(store, 10, best)
-    assert [uri for uri in sent if uri.endswith(BEST)] == [join(root, "best-00000004-p1", BEST)]
+    assert [uri for uri in sent if uri.endswith(BEST)] == [join(root, "best-00000004-1.1-p1", BEST)]
     write(store, 15, weights(tmp_path, 12))
-    assert "best-00000004-p1" in folders(place, root), "the checkpoint of step 10 needs it"
+    assert "best-00000004-1.1-p1" in folders(place, root), "the checkpoint of step 10 needs it"
     write(store, 20, weights(tmp_path, 12))
-    assert folders(place, root) == ["best-00000012-p1", "step-00000015-p1", "step-00000020-p1"]
+    assert folders(place, root) == ["best-00000012-1.1-p1", "step-00000015-1.1-p1", "step-00000020-1.1-p1"]
 
 
-def test_an_attempt_finds_the_best_weights_and_does_not_upload_them_again(
+def test_an_attempt_finds_the_best_weights_and_uploads_its_own_copy(
     place: Place, root: str, opened: Open, tmp_path: Path
 ) -> None:
     write(opened("p1"), 5, weights(tmp_path, 4))
@@ -148,32 +165,68 @@ def test_an_attempt_finds_the_best_weights_and_does_not_upload_them_again(
     assert found.best
     assert (found.best.step, found.best.path.read_bytes()) == (4, b"best of 4")
     write(store, 6, found.best)
-    assert folders(place, root) == ["best-00000004-p1", "step-00000006-p2"]
+    assert folders(place, root) == ["best-00000004-1.2-p2", "step-00000006-1.2-p2"]
+
+
+def test_best_weights_are_written_again_after_a_day(place: Place, root: str, opened: Open, tmp_path: Path) -> None:
+    """A lifecycle rule of the bucket deletes what was not written for some days."""
+    now = [0.0]
+    store, best = opened(clock=lambda: now[0]), weights(tmp_path, 4)
+    write(store, 5, best)
+    place.storage.delete_prefix(join(root, "best-00000004-1.1-p1"))
+    now[0] = RENEWED_SECONDS - 1
+    write(store, 10, best)
+    assert "best-00000004-1.1-p1" not in folders(place, root)
+    now[0] = RENEWED_SECONDS
+    write(store, 15, best)
+    found, skipped = newest(opened("p2"), tmp_path / "into")
+    assert found
+    assert found.best
+    assert (found.name, found.best.path.read_bytes(), skipped) == ("step-00000015-1.1-p1", b"best of 4", [])
+
+
+@pytest.mark.parametrize("same_attempt", [False, True])
+def test_a_pod_stops_when_a_later_one_stores_checkpoints(opened: Open, tmp_path: Path, same_attempt: bool) -> None:
+    pod, later = opened("p1"), opened("p2", attempt=1 if same_attempt else 2)
+    write(pod, 5)
+    write(later, 6)
+    with pytest.raises(Superseded, match=r"a later pod of the job, in attempt [12], stores checkpoints"):
+        write(pod, 10)
+    found, skipped = newest(opened("p3", attempt=3), tmp_path / "into")
+    assert found
+    assert (found.name, skipped) == ("step-00000010-1.1-p1", []), "its last checkpoint is whole"
+
+
+def test_a_pod_does_not_begin_after_a_later_attempt(opened: Open) -> None:
+    write(opened("p2", attempt=2), 5)
+    with pytest.raises(Superseded, match="in attempt 2"):
+        opened("p1", attempt=1).begin()
+    opened("p3", attempt=2).begin()
 
 
 Harm = Callable[[JobStorage, str], object]
 HARMS: dict[str, tuple[Harm, str]] = {
     "truncated": (
-        lambda storage, root: storage.write_bytes(join(root, "step-00000010-p1", STATE), b"state"),
-        "step-00000010-p1 is not used: its file state.safetensors has 5 bytes instead of 11",
+        lambda storage, root: storage.write_bytes(join(root, "step-00000010-1.1-p1", STATE), b"state"),
+        "step-00000010-1.1-p1 is not used: its file state.safetensors has 5 bytes instead of 11",
     ),
     "without its words": (
-        lambda storage, root: storage.delete_prefix(join(root, "step-00000010-p1")) or _words_only(storage, root),
-        "step-00000010-p1 is not used: it has no manifest.json",
+        lambda storage, root: storage.delete_prefix(join(root, "step-00000010-1.1-p1")) or _words_only(storage, root),
+        "step-00000010-1.1-p1 is not used: it has no manifest.json",
     ),
     "foreign": (
-        lambda storage, root: storage.write_bytes(join(root, "step-00000010-p1", STATE), b"state of 99"),
+        lambda storage, root: storage.write_bytes(join(root, "step-00000010-1.1-p1", STATE), b"state of 99"),
         "the content of its file state.safetensors is not what was written",
     ),
     "without its best weights": (
-        lambda storage, root: storage.delete_prefix(join(root, "best-00000008-p1")),
-        "step-00000010-p1 is not used, because",
+        lambda storage, root: storage.delete_prefix(join(root, "best-00000008-1.1-p1")),
+        "step-00000010-1.1-p1 is not used, because",
     ),
 }
 
 
 def _words_only(storage: JobStorage, root: str) -> None:
-    storage.write_bytes(join(root, "step-00000010-p1", WORDS), b"best-00000008-p1")
+    storage.write_bytes(join(root, "step-00000010-1.1-p1", WORDS), b"best-00000008-1.1-p1")
 
 
 @pytest.mark.parametrize("harm", HARMS)
@@ -187,7 +240,7 @@ def test_a_harmed_checkpoint_is_skipped_for_the_one_before_it_and_a_sentence_say
     act(place.storage, root)
     found, skipped = newest(opened("p2"), tmp_path / "into")
     assert found
-    assert (found.name, found.best and found.best.step) == ("step-00000005-p1", 4)
+    assert (found.name, found.best and found.best.step) == ("step-00000005-1.1-p1", 4)
     assert len(skipped) == 1
     assert sentence in skipped[0]
 
@@ -198,7 +251,7 @@ def test_a_checkpoint_of_other_data_or_another_model_is_not_used(opened: Open, t
     assert found is None
     assert 'it was written for the digest of the data "d", and this run has "e"' in skipped[0]
     assert newest(opened("p2"), tmp_path / "into", misfit="it has other parameters")[1][0].endswith(
-        "step-00000005-p1 is not used: it has other parameters."
+        "step-00000005-1.1-p1 is not used: it has other parameters."
     )
 
 
@@ -208,7 +261,7 @@ def test_files_beside_the_checkpoints_are_ignored(place: Place, root: str, opene
     write(opened(), 5)
     found, skipped = newest(opened("p2"), tmp_path / "into")
     assert found
-    assert (found.name, skipped) == ("step-00000005-p1", [])
+    assert (found.name, skipped) == ("step-00000005-1.1-p1", [])
 
 
 def test_whether_a_checkpoint_is_usable_is_known_without_its_weights(place: Place, root: str, opened: Open) -> None:
@@ -217,8 +270,8 @@ def test_whether_a_checkpoint_is_usable_is_known_without_its_weights(place: Plac
     for step in (5, 10):
         write(store, step)
     assert (opened().is_empty, opened().why_unusable()) == (False, [])
-    place.storage.write_bytes(join(root, "step-00000010-p1", STATE), b"")
+    place.storage.write_bytes(join(root, "step-00000010-1.1-p1", STATE), b"")
     assert opened().why_unusable() == [], "the one before it is whole"
     newer, older = opened(facts={"the digest of the data": "e"}).why_unusable()
-    assert "step-00000010-p1 is not used: its file state.safetensors has 0 bytes" in newer
-    assert 'step-00000005-p1 is not used: it was written for the digest of the data "d"' in older
+    assert "step-00000010-1.1-p1 is not used: its file state.safetensors has 0 bytes" in newer
+    assert 'step-00000005-1.1-p1 is not used: it was written for the digest of the data "d"' in older

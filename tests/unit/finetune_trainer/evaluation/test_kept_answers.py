@@ -210,8 +210,8 @@ def test_answers_that_the_storage_refuses_are_part_of_the_next_piece(
     whole, batches = attempt(every=600.0)
     write, calls = kept_answers.KeptResults.keep, iter([False, True, True])
 
-    def sometimes(kept: KeptResults, name: str, files: Any) -> bool:
-        return write(kept, name, files) if next(calls) else False
+    def sometimes(kept: KeptResults, name: str, files: Any, again: bool) -> bool:
+        return write(kept, name, files, again) if next(calls) else False
 
     with mock.patch.object(kept_answers.KeptResults, "keep", sometimes):
         attempt(3)
@@ -258,7 +258,7 @@ def test_pieces_take_at_most_one_percent_of_the_time_with_pauses_of_ten_minutes_
     now, kept = [0.0], mock.Mock()
     kept.find.return_value = None
 
-    def keep(*_: object) -> bool:
+    def keep(*_: object, again: bool) -> bool:
         now[0] += took
         return True
 

@@ -1,15 +1,19 @@
 """Preflight from the bundle to the prepared data, and the status that it writes."""
 
+import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from finetune_api.reasons import FailureReason
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_api.uris import FILES, FOLDER, MODEL
-from finetune_trainer.handover.prepared import Prepared, work_prefix
+from finetune_trainer.handover.prepared import Prepared, read_prepared, work_prefix
+from finetune_trainer.handover.prepared_place import RENEWED_AFTER, Renewal, used_manifest
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.preflight.recipe import preflight
@@ -147,14 +151,14 @@ def test_a_model_without_chat_template_is_given_the_plain_format(
     ],
     ids=["truncated", "not an object", "a key of another name", "a field of another name", "another status"],
 )
-def test_prepared_data_of_another_version_is_told(make_bundle: MakeBundle, harm: Callable[[str], str]) -> None:
+def test_damaged_prepared_data_is_told(make_bundle: MakeBundle, harm: Callable[[str], str]) -> None:
     bundle = make_bundle()
     run(bundle)
-    manifest = Path(work_prefix(bundle)) / "prepared" / "manifest.json"
+    manifest = Path(work_prefix(bundle)) / "prepared" / "used" / "manifest.json"
     changed = harm(manifest.read_text())
     assert changed != manifest.read_text()
     manifest.write_text(changed)
-    with pytest.raises(TrainerFailure, match="is damaged or from another version of the trainer") as caught:
+    with pytest.raises(TrainerFailure, match=r"The prepared data at .* is damaged\.") as caught:
         read(bundle, open_storage(bundle))
     assert caught.value.reason is FailureReason.STORAGE_UNAVAILABLE
 
@@ -163,13 +167,73 @@ def test_prepared_data_that_was_changed_or_removed_is_not_trained_on(make_bundle
     bundle = make_bundle()
     run(bundle)
     folder = Path(work_prefix(bundle)) / "prepared"
-    data = (folder / "tokens").read_bytes()
-    (folder / "tokens").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(TrainerFailure, match="was changed or deleted after preflight wrote it"):
+    data = (folder / "local" / "tokens").read_bytes()
+    (folder / "local" / "tokens").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(TrainerFailure, match="was changed after preflight wrote it") as changed:
         read(bundle, open_storage(bundle))
+    assert changed.value.reason is FailureReason.STORAGE_UNAVAILABLE, "the next download may be whole"
+    (folder / "local" / "tokens").unlink()
+    missing = [why_not(bundle)]
+    (folder / "used" / "manifest.json").unlink()
     (folder / "manifest.json").unlink()
-    with pytest.raises(TrainerFailure, match=r"was deleted after preflight wrote it\. Leave the files"):
+    missing.append(why_not(bundle))
+    for each in missing:
+        assert FAILURES[each.reason].retry is Retry.NEVER
+        assert "was deleted after preflight wrote it, by a lifecycle rule" in each.finding
+        assert "set spec.resumeFrom to {name: NAME}" in (each.remedy or "")
+
+
+def test_prepared_data_of_another_format_is_told_with_its_remedy(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    run(bundle)
+    used = Path(work_prefix(bundle)) / "prepared" / "used" / "manifest.json"
+    used.write_text(json.dumps(json.loads(used.read_text()) | {"version": 2}))
+    found = why_not(bundle)
+    assert FAILURES[found.reason].retry is Retry.NEVER
+    assert "has format 2, and this trainer reads format 1: spec.trainer.image of the FineTuneProfile" in found.finding
+    assert "goes on from the newest checkpoint" in (found.remedy or "")
+
+
+def why_not(bundle: Bundle) -> TrainerFailure:
+    """Why an attempt cannot read the prepared data."""
+    with pytest.raises(TrainerFailure) as caught:
         read(bundle, open_storage(bundle))
+    return caught.value
+
+
+def test_a_preflight_that_is_ready_after_the_training_began_changes_nothing(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(job={"namespace": "team", "name": "tickets", "uid": "u-1"})
+    writer = StatusWriter(None, "preflight")
+    for pod in ("p1", "p2"):  # the retry of a preflight counts
+        monkeypatch.setenv("POD_UID", pod)
+        preflight(bundle, open_storage(bundle), writer)
+    assert used_manifest(open_storage(bundle), bundle)["folder"] == "p2"
+    monkeypatch.setenv("POD_UID", "p1")
+    preflight(bundle, open_storage(bundle), writer)
+    assert used_manifest(open_storage(bundle), bundle)["folder"] == "p2"
+    assert len(read(bundle, open_storage(bundle)).train) == 48
+
+
+def test_prepared_data_is_written_again_after_a_day(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """A lifecycle rule of the bucket deletes what was not written for some days."""
+    bundle = make_bundle()
+    run(bundle)
+    now = datetime.now(UTC)
+    storage, folder = open_storage(bundle), Path(work_prefix(bundle)) / "prepared"
+    read_prepared(storage, bundle, tmp_path)
+    renewal = Renewal(storage, bundle, tmp_path / "prepared", lambda: now)
+    (folder / "local" / "tokens").unlink()
+    renewal.if_due()
+    assert not (folder / "local" / "tokens").exists(), "it is young"
+    now += RENEWED_AFTER
+    renewal.if_due()
+    assert len(read(bundle, storage).train) == 48
+    assert datetime.fromisoformat(used_manifest(storage, bundle)["written"]) == now
+    (folder / "local" / "tokens").unlink()
+    renewal.if_due()
+    assert not (folder / "local" / "tokens").exists(), "it was written a moment ago"
 
 
 def test_token_ids_and_marks_are_small_arrays(make_bundle: MakeBundle) -> None:

@@ -15,8 +15,9 @@ import pytest
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.handover import prepared_cache
-from finetune_trainer.handover.prepared import Prepared
+from finetune_trainer.handover.prepared import Prepared, read_prepared
 from finetune_trainer.handover.prepared_cache import LOCAL
+from finetune_trainer.handover.prepared_place import RENEWED_AFTER, Renewal
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.preflight import gather as gathering
@@ -289,9 +290,33 @@ def test_an_attempt_whose_cached_rows_are_gone_says_where_they_were(make: Make, 
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(TrainerFailure) as caught:
         read(bundle, open_storage(bundle))
+    assert caught.value.reason is FailureReason.DATASET_NOT_FOUND, "a retry would not find them either"
+    assert f"The prepared data of the job at {tmp_path / 'cache' / LOCAL}" in caught.value.message
+
+
+def test_an_attempt_whose_cached_rows_were_changed_says_where_they_are(make: Make, tmp_path: Path) -> None:
+    bundle = make()
+    run(bundle)
+    for path in (tmp_path / "cache").rglob("*"):
+        if path.is_file() and path.name != "manifest.json":
+            path.write_bytes(b"changed")
+    with pytest.raises(TrainerFailure) as caught:
+        read(bundle, open_storage(bundle))
     assert caught.value.reason is FailureReason.STORAGE_UNAVAILABLE
     assert f"The prepared rows of this job in {tmp_path / 'cache' / LOCAL}" in caught.value.message
     assert "spec.preparedCache.uri" in caught.value.message
+
+
+def test_rows_in_the_cache_are_written_again_while_the_job_needs_them(make: Make, tmp_path: Path) -> None:
+    bundle = make()
+    run(bundle)
+    storage, now = open_storage(bundle), datetime.now(UTC)
+    read_prepared(storage, bundle, tmp_path / "scratch")
+    renewal = Renewal(storage, bundle, tmp_path / "scratch" / "prepared", lambda: now)
+    shutil.rmtree(tmp_path / "cache")
+    now += RENEWED_AFTER
+    renewal.if_due()
+    assert len(read(bundle, storage).train) > 0
 
 
 def test_rows_of_files_that_change_while_they_are_read_are_not_written(

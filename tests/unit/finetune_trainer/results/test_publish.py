@@ -41,8 +41,12 @@ class Recorder(JobStorage):
         self.written.append(uri)
         super().upload_file(path, uri)
 
+    def copy(self, uri: str, to: str) -> None:
+        self.written.append(to)
+        super().copy(uri, to)
+
     def write_bytes(self, uri: str, data: bytes, if_absent: bool = False) -> bool:
-        if uri.endswith("manifest.json"):
+        if uri.endswith("manifest.json") and ".work" not in uri:
             self.before_manifest()
         self.written.append(uri)
         return super().write_bytes(uri, data, if_absent)
@@ -53,7 +57,7 @@ def publish_into(storage: JobStorage, bundle: Bundle, staging: Path, tokenizer_f
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or bundle.spec.model.uri)
     found = results(bundle)
     stage_weights(model, tokenizer, bundle, found.serving, staging)
-    return publish(storage, found, staging, upload_results(storage, found, staging))
+    return publish(storage, bundle, upload_results(storage, found, staging))
 
 
 def output(bundle: Bundle) -> Path:

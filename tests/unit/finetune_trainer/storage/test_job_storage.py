@@ -353,3 +353,12 @@ def test_an_upload_that_is_given_up_leaves_nothing(
     assert not s3_place.storage.exists(s3_place.uri("out", "weights"))
     bucket = s3_place.folder.removeprefix("s3://")
     assert not s3.client().list_multipart_uploads(Bucket=bucket).get("Uploads")
+
+
+def test_a_file_is_copied_whole_over_another_one(place: Place) -> None:
+    place.storage.write_bytes(place.uri("out", ".work", "0123", "a"), b"new")
+    place.storage.write_bytes(place.uri("out", "b"), b"old")
+    place.storage.copy(place.uri("out", ".work", "0123", "a"), place.uri("out", "b"))
+    assert place.storage.read_bytes(place.uri("out", "b")) == b"new"
+    with pytest.raises(TrainerFailure):
+        place.storage.copy(place.uri("out", ".work", "0123", "gone"), place.uri("out", "b"))

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -15,6 +16,7 @@ from finetune_api.spec.training import Training
 from finetune_trainer.checkpoints.pace import Pace
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.pod import termination
+from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.ranks.launcher import LAST_SECONDS
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from finetune_trainer.training import checkpointing as module
@@ -31,12 +33,13 @@ Send = Callable[..., None]
 class Course:
     """A tiny training, and the checkpoints of it in a folder."""
 
-    def __init__(self, folder: Path, every: int = 1) -> None:
+    def __init__(self, folder: Path, every: int = 1, renew: Callable[[], None] = lambda: None) -> None:
         self.folder = folder
         model = nn.Linear(3, 3)
         store = CheckpointStore(open_storage(bundle(str(folder))), str(folder / "checkpoints"), "p", {}, keep=9)
+        store.begin()
         self.trainee = Trainee(model, make_optimizer(model, Training()), RunState(StepLayout(1, False)), lambda: None)
-        self.checkpoints = Checkpoints(store, Pace(100, every), attempt=1, started=0.0)
+        self.checkpoints = Checkpoints(store, Pace(100, every), attempt=1, started=0.0, renew=renew)
         self.checkpoints.begin(self.trainee)
 
     def step(self) -> None:
@@ -148,6 +151,31 @@ def test_the_memory_for_a_large_copy_is_allocated_when_it_is_needed(
     course.checkpoints.after_step(course.trainee)
     course.checkpoints.finish()
     assert course.stored == {2: 2.0}
+
+
+def test_a_training_whose_checkpoint_finds_those_of_a_later_pod_ends(course: Course, tmp_path: Path) -> None:
+    storage = open_storage(bundle(str(tmp_path)))
+    later = CheckpointStore(storage, str(tmp_path / "checkpoints"), "later", {}, attempt=2)
+    later.begin()
+    later.write(1, lambda: BytesIO(b"state"), b"", None, lambda size: None)
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    with pytest.raises(Superseded, match="a later pod of the job, in attempt 2"):
+        course.checkpoints.finish()
+    course.step()
+    with pytest.raises(Superseded):
+        course.checkpoints.after_step(course.trainee)
+    assert course.checkpoints.uploaded == 1, "its last checkpoint is whole"
+
+
+def test_what_else_a_later_attempt_needs_is_renewed_after_each_upload(tmp_path: Path) -> None:
+    renewed: list[int | None] = []
+    course = Course(tmp_path, renew=lambda: renewed.append(course.checkpoints.uploaded))
+    for _ in range(2):
+        course.step()
+        course.checkpoints.after_step(course.trainee)
+        course.checkpoints.finish()
+    assert renewed == [1, 2]
 
 
 def test_without_memory_for_a_copy_training_waits_for_the_upload_and_the_log_says_so(

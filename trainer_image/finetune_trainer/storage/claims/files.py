@@ -12,7 +12,7 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import attended
 from finetune_trainer.storage.claims.failures import failure_of_claim
 from finetune_trainer.storage.claims.paths import Volume, volume_of
-from finetune_trainer.storage.claims.writes import put, remove, remove_empty
+from finetune_trainer.storage.claims.writes import link, put, remove, remove_empty
 from finetune_trainer.storage.files import COPY_BYTES, Place, everywhere
 
 SAMPLE_BYTES = 1024 * 1024
@@ -99,6 +99,13 @@ class ClaimFiles:
                     advance(len(data))
 
         put(*self._own(uri), fill)
+
+    def copy(self, uri: str, to: str, advance: Callable[[int], None]) -> None:
+        volume, path, work = self._own(to)
+        if link(volume, volume_of(uri, self._mounts)[1], path, work):
+            advance(self.size(to) or 0)
+        else:
+            self.send(lambda: self.open(uri), to, advance)
 
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:

@@ -41,6 +41,27 @@ def put(volume: Volume, path: str, work: str, fill: Callable[[BinaryIO], object]
     raise AssertionError("unreachable")
 
 
+def link(volume: Volume, source: str, path: str, work: str) -> bool:
+    """Gives the file at `source` the name `path` too, in place of the file there. Needs no space: nothing writes into a
+    file that exists. Returns False if the file system has no hard links. Raises OutsideError or OSError."""
+    place, folder = volume.entry(path), volume.place(work)
+    part = folder / f"partial-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.hardlink_to(volume.place(source))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(place)
+        _sync(place.parent)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+        _ = _removed(folder) and _removed(folder.parent)
+    return True
+
+
 def remove(root: Path, path: str) -> None:
     """Deletes the file at `path` below the folder `root`, if it exists, and the folders below `root` that are empty
     then. Of a path through a link only the link is deleted: what it leads to is not the job's."""

@@ -130,6 +130,9 @@ class HubFiles:
     def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None]) -> None:
         _never_written(uri)
 
+    def copy(self, uri: str, to: str, advance: Callable[[int], None]) -> None:
+        _never_written(to)
+
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:
             _never_written(uri)

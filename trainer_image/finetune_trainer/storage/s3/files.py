@@ -33,16 +33,17 @@ from finetune_trainer.storage.s3.mounted_keys import (
     read_keys,
 )
 from finetune_trainer.storage.s3.service_clock import ServiceClock
-from finetune_trainer.storage.s3.temporary import TemporaryTag
+from finetune_trainer.storage.s3.temporary import REFUSALS, TemporaryTag
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+    from mypy_boto3_s3.type_defs import CopySourceTypeDef, HeadObjectOutputTypeDef
 
 READ_BYTES = 8 * 1024 * 1024
 READ_ATTEMPTS = 5
 ONE_THREAD = TransferConfig(use_threads=False)
 SEVERAL_THREADS = TransferConfig(max_concurrency=8, multipart_chunksize=16 * 1024 * 1024)
+COPIES = TransferConfig(max_concurrency=8, multipart_threshold=256 * 1024 * 1024, multipart_chunksize=256 * 1024 * 1024)
 LARGE_BYTES = 1024 * 1024 * 1024
 """Size from which a stream is sent over several connections. An adapter's checkpoint is smaller: it is sent beside the
 training, from which every thread takes time. The state of a whole model would take many minutes over one connection."""
@@ -139,6 +140,17 @@ class S3Files:
                 self._client.upload_fileobj(stream, bucket, key, dict(tag), advance, config)
 
         self._tag.write(uri, put)
+
+    def copy(self, uri: str, to: str, advance: Callable[[int], None]) -> None:
+        (source_bucket, source_key), (bucket, key) = split(uri), split(to)
+        copied: CopySourceTypeDef = {"Bucket": source_bucket, "Key": source_key}
+        try:
+            # The service copies: the weights of a whole model would take minutes through the pod.
+            self._client.copy(copied, bucket, key, self._tag.of_copy(uri, to), advance, None, COPIES)
+        except ClientError as error:
+            if code_of(error) not in REFUSALS:
+                raise
+            self._put(lambda: self.open(uri), to, advance, SEVERAL_THREADS)
 
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:

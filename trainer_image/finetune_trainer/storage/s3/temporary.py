@@ -46,3 +46,9 @@ class TemporaryTag:
             flush=True,
         )
         return written
+
+    def of_copy(self, uri: str, to: str) -> dict[str, str]:
+        """Returns the argument of a request that copies the object `uri` to `to`. By default a copy has the tags of the
+        original, and a lifecycle rule would delete results that were copied from a temporary object."""
+        tagged = uri.startswith(self._prefix) and not to.startswith(self._prefix) and not self._refused
+        return {"TaggingDirective": "REPLACE"} if tagged else {}

@@ -76,6 +76,28 @@ def test_a_written_file_leaves_nothing_beside_it(volume: Path, storage: JobStora
     }
 
 
+@pytest.mark.parametrize("refused", [None, errno.EPERM])
+def test_a_copy_needs_no_space_where_the_file_system_has_hard_links(
+    volume: Path, storage: JobStorage, monkeypatch: pytest.MonkeyPatch, refused: int | None
+) -> None:
+    """The results of a job are copied from its work folder, and weights can fill half of a volume."""
+    if refused:
+        monkeypatch.setattr(os, "link", no_link(refused))
+    work = work_prefix(bundle())
+    storage.write_bytes(join(work, "results", "p", "a"), b"new")
+    storage.write_bytes(join(OUTPUT, "a"), b"old")
+    for _ in range(2):  # another pod may copy it too
+        storage.copy(join(work, "results", "p", "a"), join(OUTPUT, "a"))
+    output = volume / "team" / "tickets"
+    assert (output / "a").read_bytes() == b"new"
+    assert (output / "a").stat().st_nlink == (1 if refused else 2)
+    storage.delete_prefix(work)
+    assert files(output) == {"a"}
+    with pytest.raises(TrainerFailure):
+        storage.copy(join(work, "results", "p", "a"), join(OUTPUT, "a"))
+    assert files(output) == {"a"}
+
+
 @pytest.mark.parametrize("refused", [None, errno.EPERM, errno.EOPNOTSUPP])
 def test_of_many_pods_that_publish_at_once_one_wins_and_its_file_is_whole(
     volume: Path, monkeypatch: pytest.MonkeyPatch, refused: int | None

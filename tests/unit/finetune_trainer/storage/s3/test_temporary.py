@@ -9,10 +9,12 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from boto3.s3.transfer import TransferConfig
 
 from finetune_api import names
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.job_storage import JobStorage, join, open_storage
+from finetune_trainer.storage.s3 import files as s3_files
 from tests.unit.finetune_trainer.conftest import S3
 from tests.unit.finetune_trainer.storage.test_job_storage import JOB, bundle
 
@@ -37,6 +39,22 @@ def test_what_is_written_below_the_work_folder_carries_the_tag_and_results_do_no
             f".work/out/{name}": [],
         }.items():
             assert client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"] == expected, key
+
+
+def test_a_copy_of_a_temporary_object_carries_no_tag(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a lifecycle rule would delete results."""
+    bucket = s3.bucket(f"test-{uuid.uuid4().hex[:12]}")
+    storage, client = storage_at(bucket, s3.endpoint, s3.secrets_dir), s3.client()
+    parts = TransferConfig(multipart_threshold=6 * 2**20, multipart_chunksize=6 * 2**20)
+    monkeypatch.setattr(s3_files, "COPIES", parts)
+    output, content = f"s3://{bucket}/.work/out", bytes(range(256)) * 80_000
+    (tmp_path / "large").write_bytes(content)
+    storage.upload_file(tmp_path / "large", join(output, ".work", "u", "large"))
+    storage.write_bytes(join(output, ".work", "u", "small"), b"1")
+    for name, data in (("small", b"1"), ("large", content)):
+        storage.copy(join(output, ".work", "u", name), join(output, name))
+        assert storage.read_bytes(join(output, name)) == data
+        assert client.get_object_tagging(Bucket=bucket, Key=f".work/out/{name}")["TagSet"] == [], name
 
 
 class Refusing(ThreadingHTTPServer):

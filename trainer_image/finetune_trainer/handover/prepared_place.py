@@ -1,0 +1,142 @@
+"""Where the prepared data of a job lies, and which of it the attempts read.
+
+    .work/JOB_UID/prepared/POD/...               the files that one preflight pod has written
+    .work/JOB_UID/prepared/manifest.json         names the folder of the pod that was ready last, and its files
+    .work/JOB_UID/prepared/used/manifest.json    the same, as the first attempt found it
+
+All attempts read what the first one has found. So a preflight pod that counted as lost, and is ready only when the
+training has begun, changes nothing."""
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from finetune_api import names
+from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason
+from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.storage.job_storage import JobStorage, join
+
+PREPARED, MANIFEST, USED = "prepared", "manifest.json", "used"
+VERSION = 1
+"""Format of the prepared data. Another image reads only its own."""
+RENEWED_AFTER = timedelta(days=1)
+"""Age at which prepared data is written again. A lifecycle rule of the bucket counts whole days from then on."""
+
+
+def work_prefix(bundle: Bundle) -> str:
+    """Returns the URI of the job's work folder next to the output. The folder is removed when the job succeeds."""
+    return join(bundle.spec.output.uri, names.WORK_FOLDER, bundle.job.uid if bundle.job else "local")
+
+
+def own_folder() -> str:
+    """Returns the name of the folder for the files of this preflight pod."""
+    return os.environ.get(names.POD_UID_VARIABLE) or "local"
+
+
+def place_of(bundle: Bundle, *parts: str) -> str:
+    """Returns the URI of a file of the prepared data."""
+    return join(work_prefix(bundle), PREPARED, *parts)
+
+
+def write_manifest(storage: JobStorage, bundle: Bundle, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest of this preflight pod, whose files are in its own folder already."""
+    if bundle.job is None:  # outside Kubernetes the jobs of one output share the folder
+        storage.delete_prefix(place_of(bundle, USED))
+    about = {"version": VERSION, "written": _now(), "folder": own_folder()}
+    storage.write_bytes(place_of(bundle, MANIFEST), _as_bytes({**about, **manifest}))
+
+
+def used_manifest(storage: JobStorage, bundle: Bundle) -> dict[str, Any]:
+    """Returns the manifest that all attempts of the job read.
+
+    Raises TrainerFailure DatasetNotFound if it was deleted, SpecInvalid if another version of the trainer wrote it in
+    another format, and ValueError if it is damaged."""
+    used = place_of(bundle, USED, MANIFEST)
+    if not storage.exists(used):
+        if not storage.exists(place_of(bundle, MANIFEST)):
+            raise gone(bundle, place_of(bundle))
+        storage.write_bytes(used, storage.read_bytes(place_of(bundle, MANIFEST)), if_absent=True)
+    manifest = json.loads(storage.read_bytes(used))
+    if not isinstance(manifest, dict):
+        raise ValueError("the manifest is no object")
+    if (version := manifest.get("version")) != VERSION:
+        raise TrainerFailure(
+            FailureReason.SPEC_INVALID,
+            f"The prepared data at {place_of(bundle)} has format {version}, and this trainer reads format {VERSION}: "
+            "spec.trainer.image of the FineTuneProfile was changed after the preflight of the job.",
+            _prepare_again(bundle),
+        )
+    return manifest
+
+
+def gone(bundle: Bundle, uri: str) -> TrainerFailure:
+    """Returns the failure that prepared data was deleted. Another attempt would not find it either."""
+    return TrainerFailure(
+        FailureReason.DATASET_NOT_FOUND,
+        f"The prepared data of the job at {uri} was deleted after preflight wrote it, by a lifecycle rule of the "
+        "bucket or by a person. A lifecycle rule must keep it for longer than a job may be suspended or queued.",
+        _prepare_again(bundle),
+    )
+
+
+class Renewal:
+    """Writes the prepared data again while the job needs it, once it is a day old."""
+
+    def __init__(
+        self,
+        storage: JobStorage,
+        bundle: Bundle,
+        folder: Path,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`folder`: the downloaded files. They must stay unchanged."""
+        self._storage, self._bundle, self._folder, self._clock = storage, bundle, folder, clock
+        self._manifest = used_manifest(storage, bundle)
+        self._written = datetime.fromisoformat(self._manifest["written"])
+
+    def if_due(self) -> None:
+        """Writes the data again if it is a day old. A failure is told, and tried again after another day."""
+        if (now := self._clock()) - self._written < RENEWED_AFTER:
+            return
+        self._written = now
+        try:
+            self._write(now)
+        except Exception as error:
+            traceback.print_exception(error)
+            print(
+                f"The prepared data at {place_of(self._bundle)} was not written again, so a lifecycle rule may delete "
+                "it before the next attempt.",
+                flush=True,
+            )
+
+    def _write(self, now: datetime) -> None:
+        manifest, storage = self._manifest, self._storage
+        source = place_of(self._bundle, manifest["folder"])
+        for name in manifest["files"]:
+            storage.upload_file(self._folder / name, join(source, name))
+        if cached := manifest["cached"]:
+            for name, sha256 in cached["files"].items():
+                storage.upload_file(self._folder / name, join(cached["uri"], sha256))
+        renewed = _as_bytes({**manifest, "written": now.isoformat()})
+        storage.write_bytes(place_of(self._bundle, USED, MANIFEST), renewed)
+
+
+def _prepare_again(bundle: Bundle) -> str:
+    name = bundle.job.name if bundle.job else "NAME"
+    return (
+        f"Copy the job under another name, and set spec.resumeFrom to {{name: {name}}}, so that the new job prepares "
+        "the data again and goes on from the newest checkpoint."
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _as_bytes(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=2).encode()
