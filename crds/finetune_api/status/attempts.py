@@ -30,7 +30,9 @@ class Counts(StatusModel):
     """Number of attempts, and of preflights, that were interrupted: preempted, evicted, deleted or lost with their
     node."""
     reasons: Annotated[dict[str, int], Field(max_length=64)] | None = None
-    """Number of attempts and preflights that ended without success, by reason."""
+    """Number of attempts that ended without success, by reason."""
+    preflight_reasons: Annotated[dict[str, int], Field(max_length=64)] | None = None
+    """Number of preflights that ended without success, by reason."""
 
 
 class AttemptPod(StatusModel):

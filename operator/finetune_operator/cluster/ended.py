@@ -13,6 +13,7 @@ from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.bundles import with_bundle
 from finetune_operator.cluster.claims import claim_of_output
 from finetune_operator.cluster.profiles import profile_of
+from finetune_operator.decisions import cleanups
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.world import World, parse_spec
 from finetune_operator.store.kept import KeptJob
@@ -41,10 +42,11 @@ def observe_ended(api: Api, store: Store, job: KeptJob, bare: World) -> World | 
     )
     if job.keep is None or job.ended_at is None:
         return world
+    now = datetime.now(UTC)
     if cleanup is not None:  # its end counts also if somebody has raised keepCheckpointsSeconds meanwhile
-        has_news = cleanup.succeeded or cleanup.failed or _lacks_a_claim(cleanup)
+        has_news = cleanups.end_of(cleanup, now) is not None or _lacks_a_claim(cleanup)
         return _with_live_job(api, store, job, world) if has_news else world
-    if datetime.now(UTC) < job.ended_at + job.keep:
+    if now < job.ended_at + job.keep:
         return world
     if store.profile(job.profile) is None or not store.take_turn(job, MOST_CLEANUPS, MOST_IN_NAMESPACE):
         return world
@@ -71,7 +73,7 @@ def _with_live_job(api: Api, store: Store, job: KeptJob, world: World) -> World 
         service_account_exists=store.has_account(world.namespace),
         role_binding_exists=store.has_binding(world.namespace),
     )
-    if world.cleanup is not None and (world.cleanup.succeeded or world.cleanup.failed):
+    if world.cleanup is not None and cleanups.end_of(world.cleanup, datetime.now(UTC)) is not None:
         return found
     found = replace(found, claims=claim_of_output(api, found, spec)) if spec else found
     return with_bundle(api, found) if world.cleanup is None else found

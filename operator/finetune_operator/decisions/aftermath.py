@@ -10,6 +10,10 @@ from finetune_operator.decisions.conditions import seen_again
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.observed.world import World
 
+WITHOUT_JOBS = timedelta(days=1)
+"""How long after its time to live the bundle of a job without Jobs is deleted, which nobody can see. Else every start
+of the operator would delete that of every job that has ever ended."""
+
 
 def after_the_end(world: World, now: datetime) -> Plan:
     """Return the plan for a job that has ended. Its state never changes again."""
@@ -21,15 +25,23 @@ def after_the_end(world: World, now: datetime) -> Plan:
 def _without_expired(world: World, plan: Plan, now: datetime) -> Plan:
     """Return the plan with the deletion of the children whose time to live is over.
 
-    The cleanup and the bundle that it reads stay until the checkpoints are deleted."""
-    needed = {names.cleanup_name(world.name, world.uid)} if world.keep is not None else set()
-    expired = [name for name in world.children if name not in needed]
-    if world.ttl is None or world.ended_at is None or not expired:
+    The cleanup and the bundle that it reads stay until the plan tells that the checkpoints are deleted."""
+    if world.ttl is None or world.ended_at is None:
         return plan
     left = world.ended_at + world.ttl - now
     if left > timedelta(0):
         looks = (left, plan.requeue_after)
         return replace(plan, requeue_after=min(look for look in looks if look is not None))
-    bundles = [] if needed else [names.child_prefix(world.name, world.uid)]
-    networks = [names.nodes_name(world.name, world.uid)] if world.had_several_nodes else []
-    return replace(plan, delete_jobs=expired, delete_config_maps=bundles, delete_networks=networks)
+    is_told = world.keep is not None and plan.status is not None
+    if world.keep is not None and not is_told:
+        cleanup = names.cleanup_name(world.name, world.uid)
+        return _without(world, plan, [name for name in world.children if name != cleanup])
+    if world.children or is_told or -left < WITHOUT_JOBS:
+        plan = replace(plan, delete_config_maps=[names.child_prefix(world.name, world.uid)])
+    return _without(world, plan, list(world.children))
+
+
+def _without(world: World, plan: Plan, jobs: list[str]) -> Plan:
+    """Return the plan with the deletion of these Jobs, and of what their pods on several nodes needed."""
+    networks = [names.nodes_name(world.name, world.uid)] if jobs and world.had_several_nodes else []
+    return replace(plan, delete_jobs=list(dict.fromkeys((*plan.delete_jobs, *jobs))), delete_networks=networks)

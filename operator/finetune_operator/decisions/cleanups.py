@@ -11,6 +11,7 @@ from finetune_operator.decisions.conditions import seen_again
 from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.runs import assess
+from finetune_operator.observed.standing import RunStanding, Standing
 from finetune_operator.observed.world import World
 
 LOOK_AGAIN = timedelta(minutes=1)
@@ -45,22 +46,38 @@ def next_step(world: World, now: datetime) -> Plan:
     return Plan(create=[*children.groundwork(world, world.spec), *bundle, job])
 
 
+def end_of(run: Run, now: datetime) -> RunStanding | None:
+    """Return how a cleanup ended; None if it has not.
+
+    Its container decides, because a sidecar can keep the pod running. Kubernetes repeats a pod that has failed. It
+    cannot repeat one that a sidecar keeps running."""
+    found = assess(run, now)
+    failed = found.standing is Standing.FAILED and (run.failed or _hangs(run))
+    return found if failed or found.standing is Standing.SUCCEEDED else None
+
+
+def _hangs(run: Run) -> bool:
+    return run.pod is not None and bool(run.pod.lingering) and not run.pod.is_leaving
+
+
 def _follow(world: World, run: Run, now: datetime) -> Plan:
     """Return the plan for a cleanup that exists. Its end starts the next decision."""
-    gone = _gone(world)
-    if not (run.succeeded or run.failed or gone):
-        return Plan(requeue_after=LOOK_AGAIN_AT_LAST)
+    gone, end = _gone(world), end_of(run, now)
+    if not (end or gone):
+        left = assess(run, now).requeue_after if run.pod and run.pod.trainer_ended else None
+        return Plan(requeue_after=left or LOOK_AGAIN_AT_LAST)
     if "conditions" not in world.raw_status:
         return Plan(requeue_after=LOOK_AGAIN)  # the job has ended between the look at the store and this decision
-    if gone and not (run.succeeded or run.failed):
-        return replace(_told(world, True, CLAIM_GONE, gone, now), delete_jobs=[run.name])
-    if run.succeeded:
+    if end is None:
+        return replace(_told(world, True, CLAIM_GONE, gone or "", now), delete_jobs=[run.name])
+    live = [run.name] if run.is_live else []  # a sidecar would keep the turn of another cleanup
+    if end.standing is Standing.SUCCEEDED:
         said = run.pod.termination.message if run.pod and run.pod.termination else "The temporary objects were deleted."
-        return _told(world, True, "Deleted", said, now)
+        return replace(_told(world, True, "Deleted", said, now), delete_jobs=live)
     folder = f"{names.WORK_FOLDER}/{world.uid}/ below spec.output.uri"
     remedy = REMEDY_IN_A_CLAIM if world.spec and claims.output_of(world.spec) else REMEDY
-    message = f"The temporary objects in {folder} were not deleted. {assess(run, now).message} {remedy}"
-    return _told(world, False, "CleanupFailed", message, now)
+    message = f"The temporary objects in {folder} were not deleted. {end.message} {remedy}"
+    return replace(_told(world, False, "CleanupFailed", message, now), delete_jobs=live)
 
 
 def _gone(world: World) -> str | None:

@@ -59,7 +59,7 @@ def with_failure(world: World, history: History, found: RunStanding, now: dateti
     record = Attempt(
         number=number,
         name=run.name if run else names.preflight_name(world.name, world.uid, number),
-        completion_time=min((pod.finished if pod else None) or now, now),  # the clock of the node may be ahead
+        completion_time=min((pod.finished if pod else None) or now, now),  # the clock of the API server may be ahead
         reason=found.failure or FailureReason.TRAINER_CRASHED,
         message=found.message,
         exit_code=pod.exit_code if pod else None,

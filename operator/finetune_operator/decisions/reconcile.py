@@ -130,13 +130,13 @@ def _stop(world: World, history: History, now: datetime) -> Plan:
     """Return the plan that stops the running attempt, whose record names the cause. Its pod stores a checkpoint."""
     record = history.attempts[-1]
     stop = limits.Stop(record.reason or "", record.message or "")
-    outlook = outlooks.stopping(stop.message) if stop.ends_the_job else outlooks.suspended(stop)
+    outlook = outlooks.suspended(stop) if stop.suspends_the_job else outlooks.stopping(stop.message)
     return plans.proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)
 
 
 def _hold(world: World, history: History, stop: limits.Stop, now: datetime) -> Plan:
     """Return the plan for a job that must not run and has no running attempt."""
-    if stop.ends_the_job:
+    if not stop.suspends_the_job:
         return plans.fail(world, history, FailureReason.DEADLINE_EXCEEDED, stop.message, now)
     plan = plans.proceed(world, outlooks.suspended(stop), history, now, requeue_after=_until_gone(world, history, now))
     return replace(plan, delete_jobs=plans.live(world.preflight, *world.attempts.values()))

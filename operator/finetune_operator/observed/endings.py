@@ -26,6 +26,13 @@ _DISRUPTIONS = {
 }
 """Reasons of the Pod condition DisruptionTarget, from the Kubernetes documentation about disruptions."""
 
+_OWN_LIMITS = (
+    "Usage of EmptyDir volume",
+    "exceeded its local ephemeral storage limit",
+    "Pod ephemeral local storage usage exceeds",
+)
+"""The kubelet's words for a pod that has reached a limit of its own on disk space, from pkg/kubelet/eviction. All its
+other messages are about the node: "The node was low on resource", "The node had condition"."""
 _UNKNOWN_END = {"ContainerStatusUnknown", "Unknown"}
 """Termination reasons of the kubelet and containerd for a container whose end they did not observe."""
 _NEVER_RAN = {"StartError", "ContainerCannotRun"}
@@ -68,15 +75,25 @@ def _by_the_cluster(pod: Pod) -> End | None:
         if pod.finished is not None and disruption.since is not None and disruption.since > pod.finished:
             return None
         reason, message = _DISRUPTIONS[disruption.reason]
-        if reason is FailureReason.EVICTED and _is_about_disk(pod.message):
-            return f"The pod was evicted: {pod.message}", FailureReason.DISK_FULL
-        return message, reason
-    if pod.reason == "Evicted":
-        reason = FailureReason.DISK_FULL if _is_about_disk(pod.message) else FailureReason.EVICTED
-        return f"The pod was evicted: {pod.message}", reason
+        return _by_the_kubelet(pod) or (message, reason)
+    if (evicted := _by_the_kubelet(pod)) is not None:
+        return evicted
     if pod.reason == "DeadlineExceeded":
         return "The pod reached its activeDeadlineSeconds, which the operator does not set.", FailureReason.EVICTED
     return None
+
+
+def _by_the_kubelet(pod: Pod) -> End | None:
+    """Return why the kubelet evicted the pod, with its own words; None if it did not.
+
+    A pod that fills its own volumes does that again on every node. A node that is full says nothing about the pod, also
+    where the kubelet adds that a container used more than it had requested: it counts only the container's root file
+    system and log, and the trainer writes to volumes."""
+    if pod.reason != "Evicted":
+        return None
+    own = any(words in pod.message for words in _OWN_LIMITS)
+    said = pod.message.strip() or "the kubelet does not say why."
+    return f"The pod was evicted: {said}", FailureReason.DISK_FULL if own else FailureReason.EVICTED
 
 
 def _without_a_container(pod: Pod) -> End:
@@ -138,7 +155,3 @@ def _by_exit_code(pod: Pod, code: int) -> End:
 
 def _named(termination_reason: str) -> str:
     return "" if termination_reason in ("", "Error") else f" ({termination_reason})"
-
-
-def _is_about_disk(message: str) -> bool:
-    return any(word in message.lower() for word in ("ephemeral", "emptydir", "disk"))

@@ -4,7 +4,7 @@ The trainer's container is found by its name, because webhooks can add other con
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason, reason_of_exit_code
+from finetune_operator.observed import node_clocks
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON."""
@@ -108,7 +109,11 @@ class Pod:
     node_name: str | None = None
     conditions: dict[str, PodCondition] = field(default_factory=dict)
     started: datetime | None = None
+    """By the clock of the node, which may be wrong."""
     finished: datetime | None = None
+    """By the clock of the cluster, as far as the pod shows the difference."""
+    behind: timedelta = timedelta(0)
+    """How far the clock of the node is behind that of the cluster at least. Not positive: it is not known to be."""
     waiting_reason: str = ""
     waiting_message: str = ""
     exit_code: int | None = None
@@ -127,6 +132,10 @@ class Pod:
         own: Object = next((c for c in status.get("containerStatuses", []) if c["name"] == names.CONTAINER), {})
         state = own.get("state", {})
         waiting, running, ended = state.get("waiting", {}), state.get("running", {}), state.get("terminated", {})
+        conditions = {c["type"]: _condition(c) for c in status.get("conditions", []) if c["type"] in _READ}
+        scheduled, finished = conditions.get("PodScheduled"), _time(ended.get("finishedAt"))
+        behind = node_clocks.behind(scheduled.since if scheduled else None, _time(status.get("startTime")))
+        correction = node_clocks.correction(behind, finished, node_clocks.written(metadata.get("managedFields", [])))
         return cls(
             name=metadata["name"],
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
@@ -138,9 +147,10 @@ class Pod:
             reason=status.get("reason", ""),
             message=status.get("message", ""),
             node_name=pod.get("spec", {}).get("nodeName"),
-            conditions={c["type"]: _condition(c) for c in status.get("conditions", []) if c["type"] in _READ},
+            conditions=_corrected(conditions, correction),
             started=_time(running.get("startedAt") or ended.get("startedAt")),
-            finished=_time(ended.get("finishedAt")),
+            finished=finished + correction if finished else None,
+            behind=behind,
             waiting_reason=waiting.get("reason", ""),
             waiting_message=waiting.get("message", ""),
             exit_code=ended.get("exitCode"),
@@ -202,6 +212,14 @@ def _condition(condition: Object) -> PodCondition:
     return PodCondition(
         sys.intern(condition["status"]), condition.get("reason", ""), condition.get("message", ""), since
     )
+
+
+def _corrected(conditions: dict[str, PodCondition], correction: timedelta) -> dict[str, PodCondition]:
+    """Return the conditions by the clock of the cluster. The kubelet writes only one of those that are read."""
+    target = conditions.get("DisruptionTarget")
+    if not correction or target is None or target.since is None or target.reason != "TerminationByKubelet":
+        return conditions
+    return conditions | {"DisruptionTarget": replace(target, since=target.since + correction)}
 
 
 def _termination(text: str, exit_code: int | None) -> TerminationMessage | None:

@@ -16,6 +16,12 @@ STUCK_AFTER = timedelta(seconds=60)
 START_LIMIT = timedelta(minutes=10)
 """How long a scheduled pod may fail to start before it counts as failed, because it holds its GPU. Volumes and networks
 can be slow on a new node, so this is longer than IMAGE_GRACE."""
+SLOW_LIMIT = timedelta(hours=6)
+"""How long a scheduled pod may take to start if nothing says that it fails. Large images and slow volumes may take
+hours."""
+FETCH_LIMIT = timedelta(hours=24)
+"""Likewise for a pod that fetches its base model first, which may be large. The watchdog of the fetch ends one that
+makes no progress, so this limit is for a container whose watchdog cannot run."""
 LOOK_AGAIN_STUCK = timedelta(seconds=20)
 """Interval of checks for a stuck pod. The operator does not watch Events."""
 
@@ -66,6 +72,8 @@ def waiting(pod: Pod, now: datetime) -> RunStanding:
     if not is_stuck(pod, now):
         soon = pod.placed + STUCK_AFTER - now if pod.placed else None
         return RunStanding(Standing.WAITING, requeue_after=soon)  # normal, so it needs no message
+    if (late := _too_late(pod, now)) is not None:
+        return late
     before = _running_before_the_trainer(pod)
     if before == FETCHER:
         message = f"The base model is being fetched. Its log: kubectl logs {pod.name} --container {FETCHER}."
@@ -84,6 +92,24 @@ def waiting(pod: Pod, now: datetime) -> RunStanding:
     return RunStanding(
         Standing.WAITING, f"Pod {pod.name} is starting on node {pod.node_name}: {_ended(said)}", None, LOOK_AGAIN_STUCK
     )
+
+
+def _too_late(pod: Pod, now: datetime) -> RunStanding | None:
+    """Return that a pod has failed which holds its GPU and does not come to its trainer; None if it still may."""
+    fetches = any(companion.name == FETCHER for companion in pod.companions)
+    limit = FETCH_LIMIT if fetches else SLOW_LIMIT
+    if pod.placed is None or now < pod.placed + limit:
+        return None
+    hours, before = limit / timedelta(hours=1), _running_before_the_trainer(pod)
+    waited = f"Pod {pod.name} was on node {pod.node_name} for {hours:.0f} hours and did not start its trainer"
+    if before == FETCHER:
+        message = f"{waited}: container {FETCHER}, which fetches the base model, had not ended."
+        return RunStanding(Standing.FAILED, message, FailureReason.TRAINING_STALLED)
+    if before:
+        message = f"{waited}: container {before}, which was added to the pod and runs before it, was not done."
+        return RunStanding(Standing.FAILED, message, FailureReason.POD_START_FAILED)
+    said = pod.event.message if pod.event else "no Event reports the cause"
+    return RunStanding(Standing.FAILED, f"{waited}: {_ended(said)}", FailureReason.POD_START_FAILED)
 
 
 def is_stuck(pod: Pod, now: datetime) -> bool:

@@ -258,12 +258,12 @@ class Store:
         a cleanup works for."""
         if kind == JOB:
             return [] if kept.is_settled else [kept.key]
-        if kind == RUN and kept.step == names.CLEANUP:
-            owner = self._owner(kept)
-            return [owner.key] if owner and not owner.is_settled else []
         if kind in (RUN, POD):
-            owner = self._owner(kept)
-            return [owner.key] if owner and not owner.has_ended else []
+            owner, run = self._owner(kept), kept if kind == RUN else self._runs.get(kept.job)
+            cleans = run is not None and run.step == names.CLEANUP  # its pod tells its end, if a sidecar runs on
+            if owner is None or (owner.is_settled if cleans else owner.has_ended):
+                return []
+            return [owner.key]
         if kind == PROFILE:
             return [job.key for job in self._jobs if job.profile == kept.name and not job.has_ended]
         return [job.key for job in self._jobs if job.key[0] == kept.namespace and not job.has_ended]

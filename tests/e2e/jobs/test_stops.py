@@ -18,7 +18,7 @@ from tests.integration.waiting import wait_for
 STEPS = 500
 """Enough for three attempts that are stopped before the last step: a stopped pod trains on for two seconds."""
 TRAINING = {"maxSteps": STEPS, "epochs": 100, "checkpoint": {"every": 10}}
-"""The status shows a step whenever a checkpoint is stored."""
+"""The status shows the first step of an attempt, and then one step every ten seconds."""
 SECONDS = 120.0
 """How long two busy cores may take for the start or the end of a pod."""
 DELETED = "CheckpointsDeleted"

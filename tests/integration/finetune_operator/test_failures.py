@@ -53,7 +53,7 @@ ENDS: dict[str, End] = {
     "evicted for memory": (
         lambda pod: pod.is_evicted("The node was low on resource: memory."),
         FailureReason.EVICTED,
-        "The kubelet ended the pod, for example because the node ran out of resources or was shut down.",
+        "The pod was evicted: The node was low on resource: memory.",
     ),
     "evicted for disk": (
         lambda pod: pod.is_evicted('Usage of EmptyDir volume "scratch" exceeds the limit "200Gi".'),

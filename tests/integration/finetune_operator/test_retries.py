@@ -145,7 +145,7 @@ def test_a_preflight_is_tried_again_when_the_storage_did_not_answer(
         "attempts": 1,
         "preflights": 2,
         "retries": 1,
-        "reasons": {"StorageUnavailable": 1},
+        "preflightReasons": {"StorageUnavailable": 1},
     }
 
 

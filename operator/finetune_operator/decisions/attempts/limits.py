@@ -25,25 +25,25 @@ class Stop:
     message: str
 
     @property
-    def ends_the_job(self) -> bool:
-        return self.reason == FailureReason.DEADLINE_EXCEEDED
+    def suspends_the_job(self) -> bool:
+        """Whether the job is suspended until somebody changes its spec. Else it ends, or waits for its profile."""
+        return self.reason in (SUSPENDED, BUDGET_EXCEEDED)
 
 
 def stop(world: World, history: History, now: datetime) -> Stop | None:
-    """Return why the job must not run now; None if it may."""
+    """Return why the job must not run now; None if it may.
+
+    What suspends a job comes before its deadline: a suspended job fails only when it is resumed. A job that waits for a
+    price is not suspended, because nobody has to resume it."""
     if world.spec is None:
         return None
     if world.spec.suspend:
         return Stop(SUSPENDED, "spec.suspend is true. Set it to false to resume the job.")
-    due = _deadline(world, history)
-    if due is not None and now >= due:
-        seconds = world.spec.policy.active_deadline_seconds
-        return Stop(
-            FailureReason.DEADLINE_EXCEEDED,
-            f"The job had not ended {seconds} s after its first training pod was scheduled "
-            "(spec.runPolicy.activeDeadlineSeconds).",
-        )
-    return _without_a_price(world, world.spec, history) or _over_budget(world, history, now)
+    return (
+        _over_budget(world, history, now)
+        or _after_its_deadline(world, history, now)
+        or _without_a_price(world, world.spec, history)
+    )
 
 
 def next_look(world: World, history: History, now: datetime) -> timedelta | None:
@@ -74,6 +74,18 @@ def _deadline(world: World, history: History) -> datetime | None:
     seconds = world.spec.policy.active_deadline_seconds if world.spec else None
     first = _started(world, history)
     return first + timedelta(seconds=seconds) if seconds is not None and first is not None else None
+
+
+def _after_its_deadline(world: World, history: History, now: datetime) -> Stop | None:
+    due = _deadline(world, history)
+    if world.spec is None or due is None or now < due:
+        return None
+    seconds = world.spec.policy.active_deadline_seconds
+    return Stop(
+        FailureReason.DEADLINE_EXCEEDED,
+        f"The job had not ended {seconds} s after its first training pod was scheduled "
+        "(spec.runPolicy.activeDeadlineSeconds).",
+    )
 
 
 def _without_a_price(world: World, spec: FineTuneJobSpec, history: History) -> Stop | None:

@@ -2,6 +2,8 @@
 
 A record outlives its Job and pods. Once it has a reason, the reason stays."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -61,24 +63,16 @@ class History:
     def counts(self) -> Counts:
         """Return how often training was tried: the written counts, and what is new in the records."""
         before = self.before.counts or Counts()
-        retries, interruptions = before.retries or 0, before.interruptions or 0
-        reasons = dict(before.reasons or {})
-        for known, records in (
-            (self.before.attempts, self.attempts),
-            (self.before.preflights, self.preflights),
-        ):
-            written = {record.number: record.reason for record in known or []}
-            for record in records:
-                if record.reason not in (None, SUCCEEDED) and written.get(record.number) is None:
-                    reasons[str(record.reason)] = reasons.get(str(record.reason), 0) + 1
-                    interruptions += retry_of(record) is Retry.INTERRUPTION
-        retries += self._new_retries() + self._new_repeats()
+        new = _new_ends(self.before.attempts, self.attempts)
+        new_preflights = _new_ends(self.before.preflights, self.preflights)
+        interruptions = sum(retry_of(record) is Retry.INTERRUPTION for record in (*new, *new_preflights))
         return Counts(
             preflights=self.preflight if self.preflight > 1 else None,
             attempts=max((a.number for a in self.attempts), default=before.attempts),
-            retries=retries or None,
-            interruptions=interruptions or None,
-            reasons=reasons or None,
+            retries=(before.retries or 0) + self._new_retries() + self._new_repeats() or None,
+            interruptions=(before.interruptions or 0) + interruptions or None,
+            reasons=_counted(before.reasons, new),
+            preflight_reasons=_counted(before.preflight_reasons, new_preflights),
         )
 
     def _new_retries(self) -> int:
@@ -100,6 +94,17 @@ class History:
     def begun(self, attempt: Attempt) -> "History":
         """Return the history in which another attempt was started."""
         return replace(self, attempts=(*self.attempts, attempt), standing=RunStanding(Standing.ABSENT))
+
+
+def _new_ends(written: Sequence[Attempt] | None, records: Sequence[Attempt]) -> list[Attempt]:
+    """Return the records that ended without success, and whose end is not written yet."""
+    known = {record.number for record in written or () if record.reason is not None}
+    return [each for each in records if each.reason not in (None, SUCCEEDED) and each.number not in known]
+
+
+def _counted(before: dict[str, int] | None, new: Sequence[Attempt]) -> dict[str, int] | None:
+    """Return the number of ends by reason."""
+    return dict(Counter(before or {}) + Counter(str(record.reason) for record in new)) or None
 
 
 def retry_of(record: Attempt) -> Retry | None:

@@ -44,7 +44,7 @@ def after_attempt(records: Sequence[Attempt], counts: Counts, policy: RunPolicy,
     if last.reason not in set(FailureReason):
         return Again(last.completion_time or now, avoided)
     reason = FailureReason(last.reason)
-    if spent := _spent(reason, records, counts, policy):
+    if spent := _spent(reason, records, counts.reasons, counts, policy):
         last = last.model_copy(update={"message": _with_hint(last, records)})
         return GiveUp(reason, _told(last, counts, spent))
     return Again((last.completion_time or now) + _pause(reason, records, counts), avoided)
@@ -60,7 +60,7 @@ def after_preflight(records: Sequence[Attempt], counts: Counts, policy: RunPolic
         return GiveUp(reason, last.message or "")
     if last.number >= MOST_PREFLIGHTS:
         return GiveUp(reason, _told(last, counts, f"there are at most {MOST_PREFLIGHTS} preflights", "Preflight"))
-    if spent := _spent(reason, records, counts, policy):
+    if spent := _spent(reason, records, counts.preflight_reasons, counts, policy):
         return GiveUp(reason, _told(last, counts, spent, "Preflight"))
     return Again((last.completion_time or now) + _pause(reason, records, counts), [])
 
@@ -76,8 +76,12 @@ def backoff(number: int) -> timedelta:
     return min(FIRST_PAUSE * (1 << doublings), LONGEST_PAUSE)
 
 
-def _spent(reason: FailureReason, records: Sequence[Attempt], counts: Counts, policy: RunPolicy) -> str:
-    """Return which limit is used up, as a part of a sentence; "never" if no retry helps; "" if there may be another."""
+def _spent(
+    reason: FailureReason, records: Sequence[Attempt], reasons: dict[str, int] | None, counts: Counts, policy: RunPolicy
+) -> str:
+    """Return which limit is used up, as a part of a sentence; "never" if no retry helps; "" if there may be another.
+
+    `reasons`: how often attempts alone, or preflights alone, ended for each reason. Each has its own one retry."""
     retry = FAILURES[reason].retry
     if retry is Retry.NEVER:
         return "never"
@@ -88,7 +92,7 @@ def _spent(reason: FailureReason, records: Sequence[Attempt], counts: Counts, po
         if len(vain) > policy.retries and records[-1] in vain:
             return f"spec.runPolicy.maxRetries allows {policy.retries} interruptions in a row without progress"
         return ""
-    if retry is Retry.ONCE and (counts.reasons or {}).get(reason, 0) > 1:
+    if retry is Retry.ONCE and (reasons or {}).get(reason, 0) > 1:
         return "one retry had not helped"
     if _charged(counts) > policy.retries:
         return f"spec.runPolicy.maxRetries allows {policy.retries} retries"
@@ -142,8 +146,9 @@ def _pause(reason: FailureReason, records: Sequence[Attempt], counts: Counts) ->
 
 
 def _charged(counts: Counts) -> int:
-    """Return how many ends count against maxRetries."""
-    return sum(number for reason, number in (counts.reasons or {}).items() if is_charged(reason))
+    """Return how many ends count against maxRetries, of attempts and of preflights."""
+    ends = (*(counts.reasons or {}).items(), *(counts.preflight_reasons or {}).items())
+    return sum(number for reason, number in ends if is_charged(reason))
 
 
 def _told(last: Attempt, counts: Counts, spent: str, what: str = "Attempt") -> str:

@@ -40,9 +40,11 @@ def silent_in(world: World, number: int, run: Run, standing: RunStanding, now: d
     """Return after which time the silence of a running pod is too long; None if the pod does not run."""
     if standing.standing is not Standing.RUNNING or run.pod is None or run.pod.started is None:
         return None
-    signs = [run.pod.started]
+    signs = [run.pod.started + run.pod.behind]
+    writer = next((pod for pod in run.on_nodes if pod.index == 0), run.pod)  # what it writes has times of its node
     if number and world.progress.attempt == number and world.progress.observed is not None:
-        signs.append(min(world.progress.observed, now))  # the clock of the pod may be ahead
+        signs.append(min(world.progress.observed + writer.behind, now))  # the clock of the pod may be ahead
     if number:
-        signs += [c.last_transition_time for c in world.status.conditions or [] if world.authors.get(c.type) == number]
+        said = [c for c in world.status.conditions or [] if world.authors.get(c.type) == number]
+        signs += [condition.last_transition_time + writer.behind for condition in said]
     return min(max(signs), now) + longest(world, number) - now

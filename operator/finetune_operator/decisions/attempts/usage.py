@@ -143,7 +143,7 @@ def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime) -> Attempt
     if pod.held_since is None:
         return None
     finished = pod.finished if pod.trainer_ended and pod.finished else now
-    end = min(finished, now) if has_ended(pod, now) else None  # the clock of the node may be ahead
+    end = min(finished, now) if has_ended(pod, now) else None  # the clock of the API server may be ahead
     start = old.start_time if old else pod.held_since
     return AttemptPod(
         name=pod.name, node_name=pod.node_name, start_time=start, completion_time=max(start, end) if end else None

@@ -72,6 +72,37 @@ def observed(store: Store, live: Live, key: Key = ("team", "tickets")) -> World 
     return observe(api, store, Accounts(api), key)
 
 
+def test_the_end_of_a_cleanup_beside_a_sidecar_starts_a_decision_and_is_read_live() -> None:
+    job, told = failed(), list[Key]()
+    store, live = store_with(job, told=told), Live(job)
+    store.put(RUN, cleanup())
+    told.clear()
+    ended = {"terminated": {"exitCode": 0, "finishedAt": (NOW - timedelta(minutes=1)).isoformat()}}
+    pod = objects.pod(owner="c")
+    pod["status"]["containerStatuses"] = [
+        {"name": names.CONTAINER, "state": ended},
+        {"name": "proxy", "state": {"running": {}}},
+    ]
+
+    store.put(POD, pod)
+    world = observed(store, live)
+
+    assert told == [("team", "tickets")]
+    assert world is not None
+    assert (world.spec is not None, live.asked) == (True, 1)
+
+
+def test_the_pods_of_a_job_that_has_ended_start_no_decision() -> None:
+    told = list[Key]()
+    store = store_with(failed(), told=told)
+    store.put(RUN, objects.run("r"))
+    told.clear()
+
+    store.put(POD, objects.pod(owner="r"))
+
+    assert told == []
+
+
 def test_a_job_whose_checkpoints_are_not_due_costs_no_request() -> None:
     job = failed(NOW - timedelta(days=6))
     live = Live(job)

@@ -14,8 +14,10 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.decisions import bundles
+from finetune_operator.decisions.cleanups import end_of
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed import node_clocks
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.lost import lost_at
 from finetune_operator.observed.pods import Object, Pod, PodCondition
@@ -98,6 +100,10 @@ class Cluster:
     """Step and number of each Job that was created."""
     statuses: list[Object] = field(default_factory=list)
     """Everything that the operator wrote."""
+    skews: dict[str, timedelta] = field(default_factory=dict)
+    """How far the clock of each node is ahead; negative if it is behind."""
+    ends: dict[str, datetime] = field(default_factory=dict)
+    """When the trainer of each pod ended, by name, if the pod was not lost and the job had not ended."""
     _pods: int = 0
 
     # What the operator sees and does
@@ -244,13 +250,30 @@ class Cluster:
 
     def start(self, pod: Pod, node: str) -> Pod:
         placed = {"PodScheduled": PodCondition("True", "", "", self.now)}
-        return self.change(pod, phase="Running", node_name=node, conditions=placed, started=self.now)
+        skew = self.skews.get(node, timedelta(0))
+        behind = node_clocks.behind(self.now, self.now + skew)
+        return self.change(
+            pod, phase="Running", node_name=node, conditions=placed, started=self.now + skew, behind=behind
+        )
 
     def end(self, pod: Pod, exit_code: int, **fields: Any) -> None:
-        phase = "Failed" if exit_code else "Succeeded"
-        ended = self.change(pod, phase=phase, exit_code=exit_code, finished=self.now if pod.started else None, **fields)
+        """All containers of the pod end."""
+        ended = self.change(self.end_trainer(pod, exit_code), **fields)
+        ended = self.change(ended, phase="Failed" if ended.exit_code else "Succeeded")
         if ended.is_leaving:
             self.vanish(ended)
+
+    def end_trainer(self, pod: Pod, exit_code: int, **fields: Any) -> Pod:
+        """The trainer of the pod ends, if it has not ended yet."""
+        if pod.exit_code is not None:
+            return pod
+        if not self.is_lost(pod) and not self.is_over:
+            self.ends[pod.name] = self.now
+        finished = None
+        if pod.started:
+            finished = self.now + self.skews.get(pod.node_name or "", timedelta(0))
+            finished += node_clocks.correction(pod.behind, finished, self.now)
+        return self.change(pod, exit_code=exit_code, finished=finished, **fields)
 
     def ask_to_stop(self, pod: Pod) -> None:
         if not pod.is_leaving:
@@ -334,7 +357,7 @@ def ended(cluster: Cluster, world: World) -> World:
     cleanup = next((job for job in cluster.jobs.values() if job.step == names.CLEANUP), None)
     due = kept.keep is not None and kept.ended_at is not None and cluster.now >= kept.ended_at + kept.keep
     has_turn = due and cleanup is None and cluster.cleanup_has_turn
-    is_read = has_turn or (cleanup is not None and cleanup.is_over)
+    is_read = has_turn or (cleanup is not None and end_of(cluster.run_of(cleanup), cluster.now) is not None)
     others = [pod for job in cluster.jobs.values() if job is not cleanup for pod in job.pods]
     return replace(
         world,

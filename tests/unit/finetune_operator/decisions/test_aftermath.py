@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import FineTuneJobStatus
@@ -22,10 +23,11 @@ from tests.unit.finetune_operator.worlds import (
 CHILDREN = ("tickets-12345678-preflight", "tickets-12345678-a1")
 
 
-def ended(**changes: object) -> World:
+def ended(**changes: Any) -> World:
     """A job that failed, as the store keeps it."""
     world = fresh(preflight=preflight(pod("Failed", exit_code=21)))
-    return replace(with_status(world, reconcile(world, NOW)), spec=None, ended_at=NOW, children=CHILDREN, **changes)
+    about = {"spec": None, "ended_at": NOW, "children": CHILDREN, **changes}
+    return replace(with_status(world, reconcile(world, NOW)), **about)
 
 
 def test_children_stay_while_there_is_no_time_to_live() -> None:
@@ -39,7 +41,16 @@ def test_children_go_when_their_time_to_live_is_over_and_the_job_stays() -> None
 
     assert (early.delete_jobs, early.requeue_after) == ([], timedelta(minutes=1))
     assert (late.delete_jobs, late.delete_config_maps, late.status) == (list(CHILDREN), ["tickets-12345678"], None)
-    assert reconcile(replace(world, children=()), NOW + timedelta(hours=2)) == Plan()
+
+
+def test_a_bundle_without_jobs_goes_in_its_time_too_and_not_at_each_start_of_the_operator() -> None:
+    """A person may have deleted the Jobs, and nobody sees whether the bundle exists."""
+    world = ended(ttl=timedelta(hours=1), children=())
+
+    plans = [reconcile(world, NOW + timedelta(hours=hours)) for hours in (0, 2, 25)]
+
+    assert [plan.delete_config_maps for plan in plans] == [[], ["tickets-12345678"], []]
+    assert [plan.requeue_after for plan in plans] == [timedelta(hours=1), None, None]
 
 
 def test_the_end_of_a_job_sets_the_timer_of_its_children() -> None:

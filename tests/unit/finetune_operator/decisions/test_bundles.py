@@ -196,7 +196,8 @@ def test_a_pod_that_lacks_its_bundle_and_the_secrets_of_the_next_one_is_replaced
 
     assert ("ConfigMap" in kinds(plan), len(plan.delete_jobs)) == (False, 1)
     assert plan.status is not None
-    assert plan.status["counts"]["reasons"] == {"Evicted": 1}
+    counted = plan.status["counts"]
+    assert (counted.get("reasons") or counted["preflightReasons"]) == {"Evicted": 1}
     record = (plan.status.get("attempts") or plan.status["preflights"])[0]
     assert record["message"].startswith(
         "ConfigMap tickets-12345678 was deleted before the pod of Job tickets-12345678-"

@@ -15,6 +15,8 @@ from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile, refused
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.claims import Claim
+from finetune_operator.observed.pods import Companion
+from finetune_operator.observed.runs import SIDECAR_GRACE
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.plans import kinds
 from tests.unit.finetune_operator.worlds import (
@@ -172,6 +174,48 @@ def test_a_cleanup_whose_pod_never_started_is_told_too() -> None:
     assert "DeadlineExceeded: Job was active longer than specified deadline." in event.message
 
 
+PROXY = Companion("proxy", is_running=True)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "termination", "status", "said"),
+    [
+        (0, DONE, "True", DONE.message),
+        (
+            25,
+            DENIED,
+            "False",
+            "Access to s3://results is denied. The pod and its log were removed, because container proxy did not stop.",
+        ),
+    ],
+    ids=["deleted", "failed"],
+)
+def test_the_end_of_a_cleanup_beside_a_sidecar_is_that_of_its_own_container(
+    exit_code: int, termination: TerminationMessage, status: str, said: str
+) -> None:
+    """Else the Job would fail after an hour, and until then keep the turn of another cleanup."""
+    at = NOW + WEEK
+    beside = pod("Running", exit_code=exit_code, finished=at, termination=termination, companions=(PROXY,))
+    world = failed(cleanup=run(CLEANUP, beside))
+
+    early, late = reconcile(world, at), reconcile(world, at + SIDECAR_GRACE)
+
+    assert (early.status, early.delete_jobs, early.requeue_after) == (None, [], SIDECAR_GRACE)
+    assert late.status is not None
+    told = late.status["conditions"][-1]
+    assert (told["type"], told["status"], late.delete_jobs) == ("CheckpointsDeleted", status, [CLEANUP])
+    assert said in told["message"]
+
+
+def test_a_cleanup_whose_pod_is_replaced_has_not_ended() -> None:
+    at = NOW + WEEK
+    drained = pod("Running", exit_code=143, finished=at, due=at + timedelta(seconds=30), companions=(PROXY,))
+
+    plan = reconcile(failed(cleanup=run(CLEANUP, drained)), at + SIDECAR_GRACE)
+
+    assert (plan.status, plan.delete_jobs) == (None, [])
+
+
 def test_a_refused_cleanup_is_told_and_the_status_stays() -> None:
     plan = refused(failed(), "The API server refused Job x: no quota.", NOW + WEEK)
 
@@ -225,6 +269,17 @@ def test_the_bundle_and_the_cleanup_outlive_the_time_to_live_until_the_checkpoin
     assert early.requeue_after == WEEK - hour
     assert (running.delete_jobs, running.delete_config_maps) == (list(CHILDREN), [])
     assert (done.delete_jobs, done.delete_config_maps) == ([CLEANUP], ["tickets-12345678"])
+
+
+def test_the_bundle_goes_with_the_last_word_about_the_checkpoints_if_its_time_to_live_is_over() -> None:
+    """The Jobs went before, so nothing shows later that the bundle still exists."""
+    gone = due(spec=IN_A_CLAIM, claims={"results": None}, ttl=timedelta(hours=1), children=())
+    waiting = due(
+        spec=IN_A_CLAIM, claims={"results": None}, ttl=timedelta(hours=1), children=(CLEANUP,), cleanup=run(CLEANUP)
+    )
+
+    assert (gone.delete_config_maps, gone.delete_jobs) == (["tickets-12345678"], [])
+    assert (waiting.delete_config_maps, waiting.delete_jobs) == (["tickets-12345678"], [CLEANUP])
 
 
 def test_a_changed_spec_is_noted_beside_the_cleanup_and_beside_its_end() -> None:

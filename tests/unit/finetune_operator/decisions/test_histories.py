@@ -4,8 +4,9 @@
 
 import json
 import os
+from collections import Counter
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -17,9 +18,10 @@ from finetune_api.reasons import AGAIN, FAILURES, FailureReason, Retry
 from finetune_api.spec.job import ResumeFrom
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import Budget, RunPolicy
+from finetune_operator.decisions.cleanups import end_of
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import NodeState, Object, Pod, PodCondition
+from finetune_operator.observed.pods import Companion, NodeState, Object, Pod, PodCondition
 from finetune_operator.observed.world import EarlierJob, Progress
 from tests.unit.finetune_operator.decisions.simulation import (
     ARTIFACTS,
@@ -58,10 +60,18 @@ class Histories(RuleBasedStateMachine):
         self.reasons: dict[tuple[str, int], str] = {}
         """Reason of each recorded end, by the list and the number."""
         self.end: Object | None = None
+        self.was_hindered = False
+        """Whether the operator was away, or one of its writes has failed."""
 
-    @initialize(is_valid=st.sampled_from([True, True, False]), trains=st.booleans(), resumes=st.booleans())
-    def it_begins(self, is_valid: bool, trains: bool, resumes: bool) -> None:
+    @initialize(
+        is_valid=st.sampled_from([True, True, False]),
+        trains=st.booleans(),
+        resumes=st.booleans(),
+        skews=st.tuples(SKEWS, SKEWS),
+    )
+    def it_begins(self, is_valid: bool, trains: bool, resumes: bool, skews: tuple[timedelta, timedelta]) -> None:
         """Most histories begin where a GPU is requested, because most happens from there on."""
+        self.cluster.skews = dict(zip(("n1", "n2"), skews, strict=True))
         if resumes:
             self.cluster.spec = self.cluster.spec.model_copy(update={"resume_from": ResumeFrom(name="first")})
             self.cluster.earlier_job = EARLIER
@@ -119,6 +129,17 @@ class Histories(RuleBasedStateMachine):
             if said is not None and speaks:
                 self.cluster.says(pod, type, "False", said, skew)
             self.cluster.end(pod, code, termination_reason="OOMKilled" if code == 137 and speaks else "Error")
+
+    @precondition(lambda self: self._running())
+    @rule(data=st.data(), code=st.sampled_from([0, 1, 26, 32]))
+    def a_trainer_ends_beside_a_sidecar(self, data: st.DataObject, code: int) -> None:
+        """The sidecar runs until the pod is deleted."""
+        if pod := self._draw(data, self._running()):
+            if code == 0 and self.cluster.number_of(pod) and not self.cluster.is_over:
+                self.cluster.parts["artifacts"] = ARTIFACTS
+            if code == 0 and pod in self._of("preflight"):
+                self.cluster.says(pod, "Validated", "True", "Valid", timedelta(0))
+            self.cluster.end_trainer(pod, code, companions=(Companion("proxy", is_running=True),))
 
     @precondition(lambda self: self._running())
     @rule(data=st.data(), why=st.sampled_from(["PreemptionByScheduler", "TerminationByKubelet", "DeletionByPodGC"]))
@@ -200,10 +221,12 @@ class Histories(RuleBasedStateMachine):
     @rule(actions=st.lists(st.integers(0, 3), min_size=1, max_size=3))
     def writes_of_the_operator_fail(self, actions: list[int]) -> None:
         self.cluster.refusals = actions
+        self.was_hindered = True
 
     @rule(up=st.booleans())
     def the_operator_goes_or_comes(self, up: bool) -> None:
         self.cluster.operator_is_up = up
+        self.was_hindered |= not up
 
     @precondition(lambda self: self.cluster.now.minute % 7 == 0)
     @rule()
@@ -240,7 +263,8 @@ class Histories(RuleBasedStateMachine):
         self.cluster.cleanup_has_turn = True
         if self.cluster.earlier_job is not None:
             self.cluster.earlier_job = replace(self.cluster.earlier_job, is_cleaned=False)
-        self._change_spec(suspend=None, run_policy=None)
+        ttl = self.cluster.spec.policy.ttl_seconds_after_finished
+        self._change_spec(suspend=None, run_policy=RunPolicy(ttl_seconds_after_finished=ttl))
         for _ in range(60):
             pause = self.cluster.settle()
             if self.cluster.is_over:
@@ -260,6 +284,8 @@ class Histories(RuleBasedStateMachine):
         for pod in self.cluster.pods():
             if pod.is_leaving:
                 self.cluster.end(pod, 33)
+            elif pod.exit_code is not None:
+                continue  # a sidecar runs until the operator deletes the Job
             elif pod.phase == "Pending":
                 self.cluster.start(pod, "n3")
             elif self.cluster.number_of(pod):
@@ -285,13 +311,24 @@ class Histories(RuleBasedStateMachine):
         assert counts["attempts"] >= max((n for kind, n in self.reasons if kind == "attempts"), default=0)
         ends = list(self.reasons.values())
         assert counts.get("interruptions", 0) == sum(reason in INTERRUPTIONS for reason in ends)
-        assert sum(counts.get("reasons", {}).values()) == sum(reason != "Succeeded" for reason in ends)
+        for kind, field in (("attempts", "reasons"), ("preflights", "preflightReasons")):
+            failed = [reason for (each, _), reason in self.reasons.items() if each == kind and reason != "Succeeded"]
+            assert counts.get(field, {}) == dict(Counter(failed)), "attempts and preflights are counted apart"
+        self._has_right_times(status)
         last = {"attempts": counts["attempts"], "preflights": counts.get("preflights", 1)}
         followed = [reason in CHARGED for (kind, n), reason in self.reasons.items() if n < last[kind]]
         assert counts.get("retries", 0) == sum(followed), "not what was retried"
         if status["state"] in ("Complete", "Failed"):
             self.end = status
             self._ends_well(status)
+
+    def _has_right_times(self, status: Object) -> None:
+        """Check that no pod is recorded to have ended before it did, whatever the clock of its node said."""
+        for record in status.get("attempts", []):
+            for pod in record.get("pods") or [{**record, "name": record.get("podName")}]:
+                ended = self.cluster.ends.get(pod["name"])
+                if ended is not None and "completionTime" in pod:
+                    assert ended <= datetime.fromisoformat(pod["completionTime"]) <= self.cluster.now
 
     def _ends_well(self, status: Object) -> None:
         ready = next(c for c in status["conditions"] if c["type"] == "Ready")
@@ -326,10 +363,15 @@ class Histories(RuleBasedStateMachine):
         decides = self.cluster.operator_is_up and not self.cluster.deleting
         if cleanups and decides and not self.cluster.refusals:
             (job,) = cleanups
-            assert bool(told) == job.is_over, "the end of a cleanup is put on record"
+            ended = end_of(self.cluster.run_of(job), self.cluster.now) is not None
+            assert bool(told) == ended, "the end of a cleanup is put on record, also beside a sidecar"
 
     def _is_cleaned_up(self) -> None:
         """Check that a failed job has its checkpoints deleted after a week at the latest, and is then settled."""
+        ttl = self.cluster.spec.policy.ttl_seconds_after_finished
+        self.cluster.settle()
+        self.cluster.now += timedelta(seconds=ttl or 0)
+        self.cluster.settle()
         self.cluster.now += WEEK
         for _ in range(20):
             pause = self.cluster.settle()
@@ -338,6 +380,8 @@ class Histories(RuleBasedStateMachine):
         self.everything_holds()
         world = self.cluster.world()
         assert (world.keep, self.cluster.settle()) == (None, None), "something is left to do for ever"
+        if ttl is not None and not self.was_hindered:
+            assert (self.cluster.jobs, self.cluster.bundle) == ({}, None), "the ttl leaves nothing"
         may_have_written = world.raw_status["counts"]["attempts"] and "artifacts" not in self.cluster.parts
         assert bool(self._deleted()) or self.cluster.status["state"] == "Complete" or not may_have_written
 
@@ -353,7 +397,7 @@ class Histories(RuleBasedStateMachine):
         self.cluster.spec = self.cluster.spec.model_copy(update=fields)
 
     def _running(self) -> list[Pod]:
-        return [pod for pod in self.cluster.pods() if pod.phase == "Running"]
+        return [pod for pod in self.cluster.pods() if pod.phase == "Running" and not pod.trainer_ended]
 
     def _of(self, step: str) -> list[Pod]:
         """Return the running pods of the Jobs of this step."""

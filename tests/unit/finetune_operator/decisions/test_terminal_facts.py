@@ -11,6 +11,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.run_policy import Budget, RunPolicy
 from finetune_api.status.job import ConditionType
 from finetune_operator.decisions import admission
+from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.world import EarlierJob, World
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
@@ -102,14 +103,35 @@ def test_an_attempt_that_would_be_repeated_is_not_while_the_job_must_not_run(why
     assert end == "Suspended" or ready.reason == "DeadlineExceeded"
 
 
-def test_the_suspension_wins_over_the_deadline_and_the_deadline_over_the_budget() -> None:
+def test_what_suspends_a_job_wins_over_its_deadline() -> None:
     policy = RunPolicy(active_deadline_seconds=60, budget=Budget(gpu_hours=0.0001))
 
     both = reconcile(attempted(stopped(suspend=True, run_policy=policy), 26), NOW)
-    due = reconcile(attempted(stopped(run_policy=policy), 26), NOW)
+    over = reconcile(attempted(stopped(run_policy=policy), 26), NOW)
 
     assert (state(both), reason(both)) == ("Suspended", "Suspended")
-    assert (state(due), reason(due)) == ("Failed", "DeadlineExceeded")
+    assert (state(over), reason(over)) == ("Suspended", "BudgetExceeded")
+
+
+@pytest.mark.parametrize("held", [{"suspend": True}, {"budget": Budget(gpu_hours=0.0001)}], ids=["by hand", "budget"])
+def test_a_suspended_job_fails_at_its_deadline_only_when_it_is_resumed(held: dict[str, Any]) -> None:
+    """Any event may come later: a restart of the operator, or a change of the profile."""
+    suspend, budget = held.get("suspend"), held.get("budget")
+    policy = RunPolicy(active_deadline_seconds=7200, budget=budget)
+    world = validated(spec=stopped(suspend=suspend, run_policy=policy), attempts={1: attempt(pod(started=NOW - HOUR))})
+    world = replace(with_status(world, reconcile(world, NOW)), attempts={})
+
+    assert state(reconcile(world, NOW)) == "Suspended"
+    world = with_status(world, reconcile(world, NOW))
+    later = reconcile(world, NOW + 2 * HOUR)
+    resumed = replace(world, spec=stopped(run_policy=RunPolicy(active_deadline_seconds=7200)))
+
+    assert state(with_status_of(later, world)) == "Suspended"
+    assert reason(reconcile(resumed, NOW + 2 * HOUR)) == "DeadlineExceeded"
+
+
+def with_status_of(plan: Plan, world: World) -> Plan:
+    return plan if plan.status is not None else Plan(status=world.raw_status)
 
 
 @pytest.mark.parametrize("stop", ["suspended", "over budget"])

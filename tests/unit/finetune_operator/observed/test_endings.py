@@ -31,12 +31,7 @@ def disrupted(reason: str, seconds: int | None = None) -> dict[str, Any]:
         (disrupted("PreemptionByScheduler") | {"termination": SAID}, FailureReason.PREEMPTED),
         (disrupted("EvictionByEvictionAPI", -5) | {"termination": SAID}, FailureReason.EVICTED),
         (disrupted("EvictionByEvictionAPI", 5) | {"termination": SAID}, FailureReason.LOSS_DIVERGED),
-        (
-            disrupted("TerminationByKubelet") | {"message": "Usage of EmptyDir volume scratch exceeds the limit"},
-            FailureReason.DISK_FULL,
-        ),
-        ({"reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}, FailureReason.DISK_FULL),
-        ({"reason": "Evicted", "message": "The node was low on resource: memory."}, FailureReason.EVICTED),
+        ({"reason": "Evicted"}, FailureReason.EVICTED),
         ({"reason": "DeadlineExceeded", "exit_code": 137}, FailureReason.EVICTED),
         ({"reason": "OutOfnvidia.com/gpu", "message": "Node didn't have enough resource."}, FailureReason.EVICTED),
         ({"reason": "UnexpectedAdmissionError", "message": "Allocate failed"}, FailureReason.EVICTED),
@@ -57,7 +52,36 @@ def test_a_failed_pod_is_told_apart(fields: dict[str, Any], failure: FailureReas
     message, reason = why_failed(pod("Failed", **fields))
 
     assert reason is failure
-    assert message.endswith((".", "limit", "EmptyDir volume scratch exceeds the limit"))
+    assert message.endswith(".")
+
+
+OWN = [
+    'Usage of EmptyDir volume "scratch" exceeds the limit "200Gi". ',
+    'Container trainer exceeded its local ephemeral storage limit "10Gi". ',
+    "Pod ephemeral local storage usage exceeds the total limit of containers 10Gi. ",
+]
+FULL_NODE = [
+    "The node was low on resource: memory. ",
+    "The node was low on resource: inodes. ",
+    "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi, available: 9Gi. ",
+    "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi, available: 9Gi. "
+    "Container trainer was using 20Ki, request is 0, has larger consumption of ephemeral-storage. ",
+    "The node was low on resource: ephemeral-storage. Container trainer was using 20Ki, which exceeds its request of "
+    "0. ",
+    "The node had condition: [DiskPressure]. ",
+]
+
+
+@pytest.mark.parametrize("disruption", [{}, disrupted("TerminationByKubelet")], ids=["", "as a disruption"])
+@pytest.mark.parametrize("said", [*OWN, *FULL_NODE])
+def test_a_pod_that_fills_its_own_volumes_is_told_apart_from_a_node_that_its_neighbours_fill(
+    said: str, disruption: dict[str, Any]
+) -> None:
+    """The messages of the kubelet, from pkg/kubelet/eviction. What it says about containers leaves out the volumes."""
+    found = why_failed(pod("Failed", reason="Evicted", message=said, **disruption))
+
+    reason = FailureReason.DISK_FULL if said in OWN else FailureReason.EVICTED
+    assert found == (f"The pod was evicted: {said.strip()}", reason)
 
 
 @pytest.mark.parametrize(

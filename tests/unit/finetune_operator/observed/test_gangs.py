@@ -93,9 +93,9 @@ def test_what_keeps_one_pod_from_starting_is_told_of_the_run() -> None:
             "Pod p1 on node n1: The container exceeded its memory limit and was killed.",
         ),
         (
-            [ended(0, PREEMPTED), on(1, "Failed", reason="Evicted", message="disk pressure")],
+            [ended(0, PREEMPTED), on(1, "Failed", reason="Evicted", message='Usage of EmptyDir volume "tmp".')],
             FailureReason.DISK_FULL,
-            "Pod p1 on node n1: The pod was evicted: disk pressure",
+            'Pod p1 on node n1: The pod was evicted: Usage of EmptyDir volume "tmp".',
         ),
         (
             [

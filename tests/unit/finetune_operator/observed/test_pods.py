@@ -6,6 +6,7 @@ import pytest
 
 from finetune_api.reasons import FailureReason
 from finetune_operator.observed.pods import Pod
+from tests.unit.finetune_operator.skewed import AT_ONCE, HOUR, PLACED, RAN, on_a_node
 
 STARTED, ENDED = "2026-01-02T03:04:05Z", "2026-01-02T03:05:05Z"
 
@@ -48,6 +49,33 @@ def test_a_sidecars_end_is_not_the_trainers() -> None:
     )
 
     assert (found.exit_code, found.termination_reason, found.trainer_ended) == (None, "", False)
+
+
+@pytest.mark.parametrize("hours", [-30, -1, 0, 1, 30])
+def test_the_end_of_a_pod_is_by_the_clock_of_the_cluster(hours: int) -> None:
+    """The node's clock may be wrong. The API server's is in the same pod."""
+    found = Pod.parse(on_a_node(hours * HOUR))
+
+    assert found.finished is not None
+    assert PLACED + RAN <= found.finished <= PLACED + RAN + AT_ONCE
+    assert found.behind == max(-hours, 0) * HOUR
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+def test_the_order_of_an_eviction_and_of_the_end_that_it_caused_stays(hours: int) -> None:
+    found = Pod.parse(on_a_node(hours * HOUR, evicted=True))
+
+    since = found.conditions["DisruptionTarget"].since
+    assert since is not None
+    assert found.finished is not None
+    assert found.finished - since == AT_ONCE
+
+
+def test_a_pod_without_the_times_of_the_api_server_keeps_those_of_its_node() -> None:
+    raw = on_a_node(HOUR)
+    del raw["metadata"]["managedFields"], raw["status"]["startTime"]
+
+    assert Pod.parse(raw).finished == PLACED + RAN + HOUR
 
 
 def test_init_containers_and_native_sidecars_come_before_the_trainer() -> None:

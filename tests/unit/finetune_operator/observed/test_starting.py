@@ -8,7 +8,15 @@ import pytest
 from finetune_api.reasons import FailureReason
 from finetune_operator.observed.pods import Companion, Pod, PodCondition, PodEvent
 from finetune_operator.observed.standing import Standing
-from finetune_operator.observed.starting import IMAGE_GRACE, START_LIMIT, STUCK_AFTER, is_stuck, waiting
+from finetune_operator.observed.starting import (
+    FETCH_LIMIT,
+    IMAGE_GRACE,
+    SLOW_LIMIT,
+    START_LIMIT,
+    STUCK_AFTER,
+    is_stuck,
+    waiting,
+)
 from tests.unit.finetune_operator.worlds import NOW, pod
 
 PLACED = {"PodScheduled": PodCondition("True", "", "", since=NOW)}
@@ -140,6 +148,49 @@ def test_the_image_of_the_container_that_fetches_the_model_is_the_trainers() -> 
 
     assert found.failure is FailureReason.IMAGE_PULL_FAILED
     assert found.message == "Pod p cannot start: ImagePullBackOff: not found."
+
+
+FETCHING, FETCHED = (
+    Companion("fetch-model", comes_first=True, is_running=True),
+    Companion("fetch-model", comes_first=True, exit_code=0),
+)
+HANGING = Companion("vault-agent", comes_first=True, is_running=True)
+FETCHES = "container fetch-model, which fetches the base model, had not ended."
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit", "failure", "words"),
+    [
+        ({"companions": (FETCHING,)}, FETCH_LIMIT, FailureReason.TRAINING_STALLED, FETCHES),
+        ({"companions": (HANGING,)}, SLOW_LIMIT, FailureReason.POD_START_FAILED, "container vault-agent, which was"),
+        (
+            {"companions": (FETCHED, HANGING)},
+            FETCH_LIMIT,
+            FailureReason.POD_START_FAILED,
+            "container vault-agent, which was added to the pod and runs before it, was not done.",
+        ),
+        ({}, SLOW_LIMIT, FailureReason.POD_START_FAILED, "no Event reports the cause."),
+        (
+            {"event": PodEvent(False, "Pulling", 'Pulling image "trainer:1"')},
+            SLOW_LIMIT,
+            FailureReason.POD_START_FAILED,
+            'Pulling image "trainer:1".',
+        ),
+    ],
+    ids=["fetch", "init container", "init container after a fetch", "without an Event", "pull"],
+)
+def test_a_pod_that_never_comes_to_its_trainer_gives_its_gpu_back(
+    fields: dict[str, Any], limit: timedelta, failure: FailureReason, words: str
+) -> None:
+    stuck = pending(**fields)
+
+    early, late = waiting(stuck, NOW + limit - SECOND), waiting(stuck, NOW + limit)
+
+    assert early.standing is Standing.WAITING
+    assert (late.standing, late.failure) == (Standing.FAILED, failure)
+    hours = limit // timedelta(hours=1)
+    assert late.message.startswith(f"Pod p was on node n1 for {hours} hours and did not start its trainer: ")
+    assert words in late.message
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,19 @@ def test_interruptions_end_the_job_when_there_are_more_than_the_policy_accepts()
     )
 
 
+def test_the_one_retry_of_an_attempt_is_not_used_up_by_a_preflight_nor_the_other_way() -> None:
+    full = attempts("DiskFull")
+    both = Counts(attempts=1, preflights=2, reasons={"DiskFull": 1}, preflight_reasons={"DiskFull": 1})
+
+    assert isinstance(retries.after_attempt(full, both, POLICY, NOW), Again)
+    assert isinstance(retries.after_preflight(full, both, POLICY, NOW), Again)
+    for again in (both.model_copy(update={each: {"DiskFull": 2}}) for each in ("reasons", "preflight_reasons")):
+        verdict = retries.after_attempt if again.reasons == {"DiskFull": 2} else retries.after_preflight
+        assert isinstance(verdict(full, again, POLICY, NOW), GiveUp)
+    one = RunPolicy(max_retries=1)
+    assert isinstance(retries.after_attempt(full, both, one, NOW), GiveUp), "maxRetries counts both"
+
+
 def in_vain(number: int, *before: Attempt) -> GiveUp | Again:
     records = [
         *before,

@@ -249,11 +249,33 @@ def test_a_limit_of_money_without_any_price_stops_the_attempt_and_waits_for_a_pr
     assert (attempts(plan)[0]["reason"], plan.delete_jobs) == ("CostUnknown", ["tickets-12345678-a1"])
     said = "spec.runPolicy.budget.cost: GPU type h100 of FineTuneProfile default has no pricePerHour"
     assert said in message(plan)
+    assert state(plan) == "Pending", "nobody has to resume it, so its deadline counts"
 
     gone = replace(with_status(world, plan), attempts={})
     waits = reconcile(gone, NOW)
     assert (reason(waits), kinds(waits)) == ("WaitingForDependency", [])
     assert kinds(reconcile(replace(gone, profile=priced("1")), NOW)) == ["Job"]
+
+
+def test_a_limit_of_money_without_any_price_waits_until_the_deadline() -> None:
+    world = limited_later("5", PROFILE, attempt(pod(started=NOW)))
+    policy = RunPolicy(budget=Budget(cost="5"), active_deadline_seconds=7200)
+    world = replace(world, spec=SPEC.model_copy(update={"run_policy": policy}))
+    waiting = replace(with_status(world, reconcile(world, NOW)), attempts={})
+
+    early, late = reconcile(waiting, NOW), reconcile(waiting, NOW + 2 * HOUR)
+
+    assert (state(early), reason(late)) == ("Pending", "DeadlineExceeded")
+
+
+def test_a_node_whose_clock_is_hours_behind_has_not_been_silent() -> None:
+    behind = 7 * HOUR
+    slow = pod(started=NOW - behind, behind=behind)
+    world = validated(attempts={1: attempt(slow)}, progress=Progress(1, observed=NOW + 5 * HOUR - behind))
+
+    for hours in (0, 5, 10):
+        assert "reason" not in attempts(reconcile(world, NOW + hours * HOUR))[0]
+    assert attempts(reconcile(world, NOW + 11 * HOUR))[0]["reason"] == "TrainingStalled"
 
 
 @pytest.mark.parametrize(("hours", "wrote", "reasons"), [(5, None, None), (6, None, 1), (11, 5, 1), (11, 6, None)])
