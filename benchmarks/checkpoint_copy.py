@@ -95,6 +95,7 @@ def measure(folder: Path, count: int) -> Figures:
     model = adapter()
     trainee = Trainee(model, make_optimizer(model, Training()), RunState(StepLayout(1, False)), lambda: None)
     store = CheckpointStore(storage, str(folder / "checkpoints"), "pod", {})
+    store.begin()
     checkpoints = Checkpoints(store, Pace(10**9, EVERY), attempt=1, started=perf_counter())
     checkpoints.begin(trainee)
     step(trainee)
