@@ -112,7 +112,7 @@ def test_an_adapter_from_a_failed_run_can_be_measured_and_merged_without_new_tra
         patched.setattr(Assessor, "assess", out_of_memory)
         with pytest.raises(TrainerFailure):
             run(first)
-    kept = f"{first.spec.output.uri}/adapter"
+    kept = f"{first.spec.output.uri}/unpublished/adapter"
     second = make_bundle(
         method={"type": "None", "lora": {"from": kept}}, output={"uri": str(tmp_path / "second"), "merge": True}
     )
@@ -136,7 +136,7 @@ def test_the_tuned_weights_are_not_uploaded_to_an_output_of_another_job(
     monkeypatch.setattr(Assessor, "assess", overtaken)
     with pytest.raises(TrainerFailure, match=r"Tried to allocate 2.00 GiB\.$"):
         train(bundle, open_storage(bundle), StatusWriter(None, "attempt-1"), attempt=1)
-    assert not (manifest.parent / "adapter").exists()
+    assert {path.name for path in manifest.parent.iterdir()} == {"manifest.json", ".work"}
 
 
 @pytest.mark.parametrize("place", ["write_bytes", "delete_prefix"])

@@ -13,7 +13,7 @@ import pytest
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FAILURES, FailureReason
-from finetune_trainer.__main__ import main
+from finetune_trainer import __main__ as command
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.termination import _Stop
@@ -36,6 +36,8 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs the trainer in this process. Returns its exit code and its termination message."""
     log = tmp_path / "termination-log"
     monkeypatch.setenv("TERMINATION_LOG", str(log))
+    for hides in ("_hide_torch", "_hide_bitsandbytes"):
+        monkeypatch.setattr(command, hides, lambda *_: None)  # other tests of this process need them
     monkeypatch.setattr(_Stop, "requested", False)
     monkeypatch.setattr(_Stop, "reported", False)
     before = signal.getsignal(signal.SIGTERM)
@@ -43,7 +45,7 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     def run(bundle: Bundle, step: str = "train") -> tuple[int, dict[str, Any]]:
         path = tmp_path / "bundle.json"
         path.write_text(bundle.model_dump_json(by_alias=True, exclude_none=True))
-        return main([step, str(path)]), json.loads(log.read_text())
+        return command.main([step, str(path)]), json.loads(log.read_text())
 
     yield run
     signal.signal(signal.SIGTERM, before)
