@@ -58,6 +58,7 @@ PROFILE: Object = {
         "tolerations": taints("of-all-pods"),
         "omitUserIds": True,
         "terminationGracePeriodSeconds": 45,
+        "scratchSizeLimit": "300Gi",
         "allowed": {"labels": ["team"], "annotations": ["acme.com/*"], "priorityClassNames": [URGENT]},
         "preflight": {"queueName": "cpu", "resources": RESOURCES, "tolerations": taints("of-the-preflight")},
     },

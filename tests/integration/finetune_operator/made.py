@@ -125,6 +125,13 @@ def shared_memory(made: Made) -> Any:
     return volume["emptyDir"]["medium"], parse_quantity(volume["emptyDir"]["sizeLimit"])
 
 
+def size_of(volume: str) -> Look:
+    """The size limit of an emptyDir of each pod; None if the pod does not have it."""
+    return in_pods(
+        lambda pod: next((v["emptyDir"]["sizeLimit"] for v in pod["spec"]["volumes"] if v["name"] == volume), None)
+    )
+
+
 def of_nodes(made: Made) -> Object:
     """What the attempt's Job and the Service say about nodes."""
     job, service = made.jobs[ATTEMPT]["spec"], made.service["spec"]

@@ -36,6 +36,7 @@ from tests.integration.finetune_operator.made import (
     of_pods,
     queues,
     shared_memory,
+    size_of,
     tolerating,
     variable,
 )
@@ -64,7 +65,7 @@ SHOWN: dict[str, tuple[Look, Any]] = {
         lambda made: (made.status["gpuType"]["name"], made.status["gpuType"]["message"]),
         (
             "h100",
-            "h100 is the cheapest of the GPU types that fit: about 0.42 for the job. Spot types were left out, because "
+            "h100 is the cheapest of the GPU types that fit: about 3.33 for the job. Spot types were left out, because "
             "spec.runPolicy.maxInterruptions is 0.",
         ),
     ),
@@ -135,6 +136,10 @@ SHOWN: dict[str, tuple[Look, Any]] = {
     "profile.pods.terminationGracePeriodSeconds": (
         grace,
         [{PREFLIGHT: 10, ATTEMPT: 45, names.CLEANUP: 10}, 2, "43"],
+    ),
+    "profile.pods.scratchSizeLimit": (
+        lambda made: (made.bundle["scratchSizeLimit"], size_of("scratch")(made)),
+        ("300Gi", {PREFLIGHT: "300Gi", ATTEMPT: "300Gi", names.CLEANUP: "300Gi"}),
     ),
     "profile.pods.allowed.labels": (keys_of("labels", OWN_LABELS), in_all(OWN_LABELS)),
     "profile.pods.allowed.annotations": (keys_of("annotations", OWN_ANNOTATIONS), in_all(OWN_ANNOTATIONS)),
