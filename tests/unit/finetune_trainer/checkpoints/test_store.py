@@ -197,6 +197,19 @@ def test_a_pod_stops_when_a_later_one_stores_checkpoints(opened: Open, tmp_path:
     assert (found.name, skipped) == ("step-00000010-1.1-p1", []), "its last checkpoint is whole"
 
 
+def test_pods_that_began_at_the_same_time_leave_each_others_checkpoints(
+    place: Place, root: str, opened: Open, tmp_path: Path
+) -> None:
+    pods = [opened("p1", keep=1), opened("p2", keep=1)]
+    for pod in pods:
+        pod.begin()
+    for step in (5, 10):
+        for pod in pods:
+            write(pod, step, weights(tmp_path, 4))
+    of_both = [f"{kind}-1.1-{pod}" for kind in ("best-00000004", "step-00000010") for pod in ("p1", "p2")]
+    assert folders(place, root) == of_both
+
+
 def test_a_pod_does_not_begin_after_a_later_attempt(opened: Open) -> None:
     write(opened("p2", attempt=2), 5)
     with pytest.raises(Superseded, match="in attempt 2"):
