@@ -119,6 +119,30 @@ def test_the_results_are_those_of_one_pod_whenever_the_other_one_is_frozen(
     assert dies or not Path(work_prefix(bundle)).exists()
 
 
+class Undeleting(Counted):
+    """Dies before it deletes anything."""
+
+    def delete_prefix(self, uri: str) -> None:
+        raise Killed
+
+
+@pytest.mark.parametrize("number", range(1, REQUESTS + 1))
+def test_the_results_stay_those_of_a_pod_that_died_before_it_deleted_the_work_folder(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    bundle, seen = make_bundle(job=JOB), list[str | None]()
+
+    def at(request: int) -> None:
+        seen.append(by_whom(bundle))
+        if request == number:
+            with pytest.raises(Killed):
+                publish_as("n", Undeleting(bundle, lambda number: None), bundle, tmp_path, monkeypatch)
+
+    publish_as("z", Counted(bundle, at), bundle, tmp_path, monkeypatch)
+    assert by_whom(bundle) in ("z", "n")
+    assert len({*seen, by_whom(bundle)} - {None}) == 1, "published results never change"
+
+
 def test_a_pod_that_publishes_alone_sends_so_many_requests(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
