@@ -257,7 +257,7 @@ FAULTS: tuple[Fault, ...] = (
         "profile-changed",
         "The profile's image is changed to one that does not exist.",
         pods.change_profile,
-        ALL,
+        IN_THE_ATTEMPT,  # the first training pod takes the image that the profile has when it starts
     ),
     Fault(
         "node-lost",
