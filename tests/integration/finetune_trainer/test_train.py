@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from peft import PeftModel
 
 from finetune_api.spec.method import MethodType
-from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.loss import token_losses

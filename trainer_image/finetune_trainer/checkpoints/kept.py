@@ -4,7 +4,6 @@ Each result is a verified folder `kept/NAME-POD` below the job's work prefix. A 
 from another run is not used, and the log says why."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from finetune_api import names
 from finetune_trainer.checkpoints.background import Background
 from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, read_manifest, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.progress import MEGABYTE, Progress
+from finetune_trainer.pod.rank import own_pod
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 KEPT = "kept"
@@ -120,12 +119,8 @@ class KeptResults:
         try:
             self._write_shown(name, files)
         except TrainerFailure as failure:
-            self._lose(name, failure.message)
-            if again:
-                self._missing[place] = partial(self._retry, name, files, then)
-            return False
-        self._count(name)
-        then()
+            return self._failed(name, files, failure, again, then)
+        self._written_now(name, then)
         self.keep_missing()  # the storage works again
         return True
 
@@ -136,8 +131,7 @@ class KeptResults:
         except TrainerFailure:
             return False  # the first failure was told
         print(f"{self._place(name)} is stored now. A later attempt will not have to repeat it.", flush=True)
-        self._count(name)
-        then()
+        self._written_now(name, then)
         return True
 
     def keep_missing(self) -> None:
@@ -171,13 +165,22 @@ class KeptResults:
             self._lose(name, "the storage did not answer before the pod had to end.")
             return False
         if failed:
-            self._lose(name, failed[0].message)
-            if again:
-                self._missing[self._place(name)] = partial(self._retry, name, files, then)
-            return False
+            return self._failed(name, files, failed[0], again, then)
+        self._written_now(name, then)
+        return True
+
+    def _failed(
+        self, name: str, files: Mapping[str, Content], failure: TrainerFailure, again: bool, then: Callable[[], None]
+    ) -> bool:
+        """Tells that a result was not written, and notes it for `keep_missing` if `again`. Returns False."""
+        self._lose(name, failure.message)
+        if again:
+            self._missing[self._place(name)] = partial(self._retry, name, files, then)
+        return False
+
+    def _written_now(self, name: str, then: Callable[[], None]) -> None:
         self._count(name)
         then()
-        return True
 
     def _write_shown(self, name: str, files: Mapping[str, Content]) -> None:
         """Writes a result and shows the progress. The files of a whole model take many minutes."""
@@ -196,7 +199,7 @@ class KeptResults:
         self._counted(len(earlier | self._written))
 
     def _place(self, name: str) -> str:
-        return join(self._uri, f"{name}-{os.environ.get(names.POD_UID_VARIABLE) or 'local'}")
+        return join(self._uri, f"{name}-{own_pod()}")
 
     def _lose(self, name: str, why: str) -> None:
         uri = self._place(name)

@@ -1,7 +1,7 @@
 """Deletes what a failed job has left in the storage."""
 
 from finetune_api.bundle import Bundle
-from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.storage.job_storage import JobStorage
 
 _MEGABYTE = 1_000_000

@@ -23,11 +23,11 @@ from finetune_api.spec.training import LossOn
 from finetune_api.status.preflight import Preflight, Resolved
 from finetune_trainer.base.model_files import ADAPTER_WEIGHTS, Files, Pins
 from finetune_trainer.handover.prepared_cache import CachedRows, fetch
-from finetune_trainer.handover.prepared_place import gone, own_folder, place_of, used_manifest, write_manifest
-from finetune_trainer.handover.prepared_place import work_prefix as work_prefix  # re-exported for all other modules
+from finetune_trainer.handover.prepared_place import gone, place_of, used_manifest, write_manifest
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.rank import own_pod
 from finetune_trainer.sources.cleaning_record import Change
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.storage.local_files import sha256_of
@@ -106,7 +106,7 @@ def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, fold
     """Uploads the store in `folder` with its splits, except files that are in the cache. The manifest is uploaded last,
     so a reader never finds incomplete data."""
     phase("uploading the prepared rows")
-    to, cached = place_of(bundle, own_folder()), prepared.cached
+    to, cached = place_of(bundle, own_pod()), prepared.cached
     files: dict[str, str] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))

@@ -8,7 +8,6 @@ All attempts read what the first one has found. So a preflight pod that counted 
 training has begun, changes nothing."""
 
 import json
-import os
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.rank import own_pod
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 PREPARED, MANIFEST, USED = "prepared", "manifest.json", "used"
@@ -33,11 +33,6 @@ def work_prefix(bundle: Bundle) -> str:
     return join(bundle.spec.output.uri, names.WORK_FOLDER, bundle.job.uid if bundle.job else "local")
 
 
-def own_folder() -> str:
-    """Returns the name of the folder for the files of this preflight pod."""
-    return os.environ.get(names.POD_UID_VARIABLE) or "local"
-
-
 def place_of(bundle: Bundle, *parts: str) -> str:
     """Returns the URI of a file of the prepared data."""
     return join(work_prefix(bundle), PREPARED, *parts)
@@ -47,7 +42,7 @@ def write_manifest(storage: JobStorage, bundle: Bundle, manifest: Mapping[str, A
     """Writes the manifest of this preflight pod, whose files are in its own folder already."""
     if bundle.job is None:  # outside Kubernetes the jobs of one output share the folder
         storage.delete_prefix(place_of(bundle, USED))
-    about = {"version": VERSION, "written": _now(), "folder": own_folder()}
+    about = {"version": VERSION, "written": _now(), "folder": own_pod()}
     storage.write_bytes(place_of(bundle, MANIFEST), _as_bytes({**about, **manifest}))
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_api import names
+
 RANK, RANKS, MEETING = "FINETUNE_RANK", "FINETUNE_RANKS", "FINETUNE_MEETING"
 LAUNCHER = "FINETUNE_LAUNCHER"
 """Environment variables of a rank: its number, the number of ranks, the folder in which those of its pod meet, and the
@@ -65,6 +67,11 @@ class Place:
             STORE: self.store,
             NODE_NAME: self.node_name,
         }
+
+
+def own_pod() -> str:
+    """Returns the uid of this pod; "local" outside Kubernetes. Folders of a pod have it in their names."""
+    return os.environ.get(names.POD_UID_VARIABLE) or "local"
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:

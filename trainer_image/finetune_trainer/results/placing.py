@@ -7,15 +7,14 @@ Whoever publishes copies the files of the chosen pod. So a pod that was frozen i
 another one has published, replaces a file by the same bytes."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_api import names
 from finetune_api.bundle import Bundle
-from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.rank import own_pod
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.storage.ownership import MANIFEST, published
 
@@ -30,7 +29,7 @@ def place(storage: JobStorage, bundle: Bundle, files: Sequence[Path], staging: P
     Paths relative to `staging` are kept. Raises TrainerFailure OutputOccupied if another job has published."""
     if (already := published(storage, bundle)) is not None:
         return already
-    folder, pod = join(work_prefix(bundle), RESULTS), os.environ.get(names.POD_UID_VARIABLE) or "local"
+    folder, pod = join(work_prefix(bundle), RESULTS), own_pod()
     try:
         for path in files:
             storage.upload_file(path, join(folder, pod, str(path.relative_to(staging))))

@@ -19,7 +19,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.spec.method import MethodType
 from finetune_api.status.job import Artifacts
 from finetune_trainer.evaluation.table import evaluation_table
-from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.results.model_card import model_card

@@ -13,7 +13,8 @@ from finetune_trainer.base.model_files import copy_files
 from finetune_trainer.checkpoints.kept import KEPT, KeptResults
 from finetune_trainer.checkpoints.result_facts import result_facts, training_facts
 from finetune_trainer.handover.fetch import said, take
-from finetune_trainer.handover.prepared import Prepared, work_prefix
+from finetune_trainer.handover.prepared import Prepared
+from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.model.batches import steps_per_epoch
 from finetune_trainer.model.loading import choose_device, load_tokenizer, mixed_precision
 from finetune_trainer.pod.heartbeat import phase

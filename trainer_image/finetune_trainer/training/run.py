@@ -1,6 +1,5 @@
 """Takes the optimizer steps of a job: from the newest checkpoint, or from the first step, to the last one."""
 
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,7 +12,6 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.earlier_job import earlier_store, no_checkpoint
@@ -22,12 +20,12 @@ from finetune_trainer.checkpoints.pace import Pace
 from finetune_trainer.checkpoints.store import CHECKPOINTS, KEEP, CheckpointStore, Found
 from finetune_trainer.checkpoints.training_state import misfit, restore
 from finetune_trainer.handover.mixing import Mixture
-from finetune_trainer.handover.prepared import Prepared, work_prefix
-from finetune_trainer.handover.prepared_place import Renewal
+from finetune_trainer.handover.prepared import Prepared
+from finetune_trainer.handover.prepared_place import Renewal, work_prefix
 from finetune_trainer.model.trainable import use_gradient_checkpointing
 from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.rank import is_first
+from finetune_trainer.pod.rank import is_first, own_pod
 from finetune_trainer.pod.termination import (
     check_stop,
     seconds_left,
@@ -85,7 +83,7 @@ class TrainingRun:
         self._store = CheckpointStore(
             storage,
             join(work_prefix(bundle), CHECKPOINTS),
-            os.environ.get(names.POD_UID_VARIABLE) or "local",
+            own_pod(),
             facts(bundle, prepared),
             (checkpoint and checkpoint.keep) or KEEP,
             attempt.number,

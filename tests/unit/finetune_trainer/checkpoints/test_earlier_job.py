@@ -14,7 +14,7 @@ from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.checkpoints.kept import KEPT, TRAINED, KeptResults
 from finetune_trainer.checkpoints.result_facts import training_facts
 from finetune_trainer.checkpoints.store import CHECKPOINTS, CheckpointStore
-from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.storage.job_storage import join, open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, write_rows
 from tests.unit.finetune_trainer.preflight_runs import failure, run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.reasons import FailureReason
-from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.preflight.recipe import preflight

@@ -12,8 +12,8 @@ import pytest
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_api.uris import FILES, FOLDER, MODEL
-from finetune_trainer.handover.prepared import Prepared, read_prepared, work_prefix
-from finetune_trainer.handover.prepared_place import RENEWED_AFTER, Renewal, used_manifest
+from finetune_trainer.handover.prepared import Prepared, read_prepared
+from finetune_trainer.handover.prepared_place import RENEWED_AFTER, Renewal, used_manifest, work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.preflight.recipe import preflight

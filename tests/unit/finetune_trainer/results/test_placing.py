@@ -11,7 +11,7 @@ import pytest
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_api.status.job import Artifacts
-from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.results.placing import place
 from finetune_trainer.results.publish import publish

@@ -14,7 +14,7 @@ import pytest
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.handover.cleanup import cleanup
-from finetune_trainer.handover.prepared import work_prefix
+from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.preflight.places import check_output
 from finetune_trainer.storage.claims.files import ClaimFiles
