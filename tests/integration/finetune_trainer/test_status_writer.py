@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -11,6 +12,7 @@ from finetune_trainer.pod import refusals, termination
 from finetune_trainer.pod.failure import StopRequested, Superseded
 from finetune_trainer.pod.status_writer import StatusWriter
 from tests.integration import sample_status
+from tests.integration.api_proxy import ApiProxy
 from tests.integration.jobs import Job, manifest
 from tests.integration.kube import JOBS, Kube
 from tests.integration.waiting import wait_for
@@ -42,6 +44,14 @@ def job(kube: Kube, namespace: str) -> Job:
 
 
 @pytest.fixture
+def proxy(kube: Kube) -> Iterator[ApiProxy]:
+    """Passes requests of a pod on, also those whose answer the pod does not wait for."""
+    proxy = ApiProxy(kube.server, kube.authority)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
 def make_writer(account: Path) -> MakeWriter:
     def make(job: Job, manager: str, uid: str | None = None) -> StatusWriter:
         identity = JobIdentity(namespace=job.namespace, name=job.name, uid=uid or job.uid)
@@ -67,6 +77,27 @@ def test_preflight_and_attempt_do_not_remove_each_others_fields_and_conditions(
     attempt.result(artifacts=sample_status.ARTIFACTS)
     assert job.status().keys() >= {"preflight", "resolved", "training", "artifacts"}
     assert of_pods(job) == {"Validated": "True", "Trained": "True"}
+
+
+def test_an_apply_that_arrives_after_the_results_does_not_take_them_back(
+    job: Job, account: Path, proxy: ApiProxy
+) -> None:
+    def wait(event: Event) -> None:
+        assert event.wait(60)
+
+    released, arrived = Event(), Event()
+    identity = JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid)
+    writer = StatusWriter(identity, attempt_manager(1), account, proxy.address)
+    writer.progress(training=sample_status.TRAINING)
+    proxy.hold(lambda call: call.writes_status, lambda: wait(released))
+    proxy.after(lambda call: call.writes_status and "artifacts" not in call.body["status"], arrived.set)
+
+    writer.progress(training=sample_status.TRAINING.model_copy(update={"step": 25}))
+    writer.result(artifacts=sample_status.ARTIFACTS)
+    released.set()
+
+    wait(arrived)
+    assert job.status().keys() >= {"artifacts", "training"}
 
 
 def test_a_replaced_attempt_stops_with_the_cause_and_changes_nothing(job: Job, make_writer: MakeWriter) -> None:

@@ -6,17 +6,18 @@ conflict with fields that only earlier attempts own is forced, and any other con
 earlier attempts are removed, so that the status never mixes two attempts. A pod also stops with Superseded if its job
 has ended or if it is no longer allowed to write. A pod whose token has become invalid stops as after SIGTERM: it
 stores a checkpoint, because another attempt has to go on.
+
+Each apply names the version of the job that the pod has seen. An apply whose answer was not waited for can reach the
+API server after the next one, for example through a load balancer or while etcd stands still. It then names an old
+version and is refused. Without that, it would take back what the next one has written, such as the published results.
 """
 
 import contextlib
 import http.client
 import json
-import os
 import re
-import ssl
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,11 +28,11 @@ from finetune_api.bundle import JobIdentity
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus, attempt_of
 from finetune_api.status.reading import read_status
 from finetune_trainer.pod.failure import StopRequested, Superseded
-from finetune_trainer.pod.heartbeat import LEAST_SECONDS, beat, quiet_work
+from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.pod.job_status import SERVICE_ACCOUNT, JobStatus
 from finetune_trainer.pod.refusals import REFUSALS, Refusals
 from finetune_trainer.pod.termination import is_reported, stop_because
 
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PROGRESS_TIMEOUT_SECONDS = 3.0
 RESULT_TIMEOUT_SECONDS = 10.0
 RESULT_PATIENCE_SECONDS = 300.0
@@ -40,6 +41,8 @@ _ONLY_PODS_OF = re.compile(r"only the pods (\S+)-\* may write the status of ")
 """How the chart's admission policy begins to refuse a pod of another job, or of an earlier job of the same name."""
 CONFLICT_BYTES = 1 << 20
 """Most bytes that are read of an answer about a conflict. It names each field."""
+MOST_VERSIONS = 5
+"""How many versions of the job one apply tries, if others write the job between the read and the apply."""
 
 
 MADE_AGAIN = "the job was deleted, and another job was created with its name"
@@ -56,8 +59,10 @@ class StatusWriter:
         server: str | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._job, self._manager, self._service_account, self._clock = job, manager, service_account, clock
-        self._server = server or _server_from_environment()
+        self._job, self._manager, self._clock = job, manager, clock
+        self._at_server = JobStatus(job, service_account, server) if job else None
+        self._version: str | None = None
+        """The job's resourceVersion in the last answer; None if it is not known."""
         self._intent = FineTuneJobStatus()
         self._seen: dict[str, Condition] = {}
         self._owns = False
@@ -116,42 +121,65 @@ class StatusWriter:
     def _apply(self, timeout: float) -> str | None:
         """Sends one server-side apply. Returns None, or the error if a retry can help."""
         status = without_nulls(json.loads(self._intent.model_dump_json(by_alias=True, exclude_none=True)))
-        if self._job is None:
+        if self._job is None or self._at_server is None:
             print(f"{self._manager}: {json.dumps(status)}", flush=True)
             return None
         try:
-            answer = self._write(self._job, status, timeout)
+            answer = self._write(self._at_server, status, timeout)
         except urllib.error.HTTPError as error:
             return self._refused(self._job, error)
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
             self._refusals.clear()
             return f"{type(error).__name__}: {error}"
-        # An apply cannot name the uid of its job, because the API server ignores the metadata of a status. The chart's
-        # admission policy rejects writes of a pod of an earlier job with this name. Without the policy, this check
-        # stops such a pod.
-        if answer["metadata"]["uid"] != self._job.uid:
-            raise Superseded(MADE_AGAIN)
+        self._require_own(answer)
         self._owns = True
         self._refusals.clear()
         _require_under_way(answer)
         self._remember(answer)
-        self._remove_earlier(self._job, answer, timeout)
+        self._remove_earlier(self._at_server, answer, timeout)
         return None
 
-    def _write(self, job: JobIdentity, status: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Applies the status. Fields that only earlier attempts own are taken over. Returns the job. Raises Superseded
-        if another writer owns fields."""
+    def _write(self, at_server: JobStatus, status: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Applies the status to the version of the job that is known. Fields that only earlier attempts own are taken
+        over. Returns the job. Raises Superseded if another writer owns fields."""
+        force = not self._owns
+        for _ in range(MOST_VERSIONS):
+            version = self._version or self._read_version(at_server, timeout)
+            try:
+                answer = at_server.apply(status, timeout, self._manager, force, version)
+            except urllib.error.HTTPError as error:
+                if error.code != 409:
+                    raise
+                # A conflict without owners is one of the version: the job has changed since it was read.
+                owners = _owners_of(error)
+                if owners and not self._outranks(owners):
+                    others = ", ".join(sorted(owners - {""})) or "unknown"
+                    raise Superseded(f"another pod writes this job's status (field manager {others})") from error
+                force, self._version = force or bool(owners), None
+            else:
+                self._version = answer["metadata"].get("resourceVersion")
+                return answer
+        raise ConnectionError(f"HTTP 409: the job changed {MOST_VERSIONS} times between a read and the apply")
+
+    def _read_version(self, at_server: JobStatus, timeout: float) -> str | None:
+        """Returns the job's resourceVersion; None if this pod may not read the job."""
         try:
-            return self._patch(job, status, timeout, self._manager, force=not self._owns)
+            job = at_server.read(timeout)
         except urllib.error.HTTPError as error:
-            # A conflict without owners is one of two writes at the same moment, and can be tried again.
-            owners = _owners_of(error) if error.code == 409 else set()
-            if not owners:
+            if error.code != 403:
                 raise
-            if not self._outranks(owners):
-                others = ", ".join(sorted(owners - {""})) or "unknown"
-                raise Superseded(f"another pod writes this job's status (field manager {others})") from error
-        return self._patch(job, status, timeout, self._manager, force=True)
+            return None
+        self._require_own(job)
+        return str(job["metadata"]["resourceVersion"])
+
+    def _require_own(self, answer: dict[str, Any]) -> None:
+        """Raises Superseded if the job in the answer is another one of the same name.
+
+        An apply cannot name the uid of its job, because the API server ignores the metadata of a status. The chart's
+        admission policy rejects writes of a pod of an earlier job with this name. Without the policy, this check stops
+        such a pod."""
+        if self._job and answer["metadata"]["uid"] != self._job.uid:
+            raise Superseded(MADE_AGAIN)
 
     def _outranks(self, managers: set[str]) -> bool:
         """Whether all these field managers are those of earlier attempts."""
@@ -159,14 +187,15 @@ class StatusWriter:
         numbers = {attempt_of(manager) for manager in managers}
         return bool(numbers) and own is not None and all(number is not None and number < own for number in numbers)
 
-    def _remove_earlier(self, job: JobIdentity, answer: dict[str, Any], timeout: float) -> None:
+    def _remove_earlier(self, at_server: JobStatus, answer: dict[str, Any], timeout: float) -> None:
         """Removes the fields of earlier attempts that this attempt does not write. If this fails, the next apply tries
         again."""
         entries = answer["metadata"].get("managedFields", [])
         managers = {entry.get("manager", "") for entry in entries if entry.get("subresource") == "status"}
         for manager in sorted(manager for manager in managers if self._outranks({manager})):
             with contextlib.suppress(OSError, http.client.HTTPException, json.JSONDecodeError):
-                self._patch(job, {}, timeout, manager, force=True)
+                at_server.apply({}, timeout, manager, force=True)
+                self._version = None
 
     def _remember(self, answer: dict[str, Any]) -> None:
         """Stores the job's conditions, so that a condition of an earlier attempt keeps its transition time."""
@@ -200,37 +229,6 @@ class StatusWriter:
         seconds = self._refusals.seconds
         return f"the API server has not let this pod write the job's status for {seconds:,.0f} s ({said})"
 
-    def _patch(
-        self, job: JobIdentity, status: dict[str, Any], timeout: float, manager: str, force: bool
-    ) -> dict[str, Any]:
-        body = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.JOB_KIND,
-            "metadata": {"namespace": job.namespace, "name": job.name},
-            "status": status,
-        }
-        request = urllib.request.Request(
-            f"{self._server}/apis/{names.API_VERSION}/namespaces/{job.namespace}/{names.JOBS}/{job.name}/status"
-            f"?fieldManager={manager}&force={str(force).lower()}",
-            data=json.dumps(body).encode(),
-            method="PATCH",
-            headers={"Content-Type": "application/apply-patch+yaml", "Accept": "application/json"} | self._authority(),
-        )
-        with quiet_work(LEAST_SECONDS), self._opener().open(request, timeout=timeout) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
-
-    def _authority(self) -> dict[str, str]:
-        # Read for each request, because the kubelet renews the token.
-        token = self._service_account / "token"
-        return {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
-
-    def _opener(self) -> urllib.request.OpenerDirector:
-        authority = self._service_account / "ca.crt"
-        tls = ssl.create_default_context(cafile=str(authority)) if authority.exists() else None
-        # The API server is in the cluster, so a proxy for outgoing traffic must not be used.
-        return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
-
 
 def _require_under_way(job: dict[str, Any]) -> None:
     """Raises Superseded if the job has ended or is being deleted. The pod must then stop, because it may have a GPU."""
@@ -262,9 +260,3 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _server_from_environment() -> str:
-    host = os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
-    port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

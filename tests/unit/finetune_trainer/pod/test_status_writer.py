@@ -29,7 +29,8 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 class Server(ThreadingHTTPServer):
     """Answers each PATCH with the next of `codes` (200 when there is none left) and keeps what it was sent.
 
-    It answers 401 to other tokens than `token`, if that is set."""
+    It answers 401 to other tokens than `token`, if that is set. Each PATCH that it carries out makes a new version of
+    the job. One for another version is refused."""
 
     daemon_threads = True
 
@@ -37,6 +38,9 @@ class Server(ThreadingHTTPServer):
         self.codes: list[int] = []
         self.token: str | None = None
         self.uid = JOB.uid
+        self.version = 1
+        self.reads: list[int] = []
+        """The codes with which it answers GETs; 200 when there is none left."""
         self.metadata: dict[str, Any] = {}
         self.status: dict[str, Any] = {}
         self.names = JOB.name
@@ -58,6 +62,12 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
+    def do_GET(self) -> None:
+        code = self.server.reads.pop(0) if self.server.reads else 200
+        if self.server.token and self.headers["Authorization"] != f"Bearer {self.server.token}":
+            code = 401
+        self.respond(code, {"metadata": self.metadata()} if code == 200 else {"message": f"code {code}"})
+
     def do_PATCH(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         url = urlsplit(self.path)
@@ -71,12 +81,21 @@ class Handler(BaseHTTPRequestHandler):
             self.server.hang.wait(30)
             self.close_connection = True  # nobody waits for the answer any more
             return
-        job = {"metadata": {"uid": self.server.uid}, "status": body["status"]}
-        job["metadata"] |= self.server.metadata
-        job["status"] = {**job["status"], **self.server.status}
+        if code == 200 and body["metadata"].get("resourceVersion", str(self.server.version)) != str(
+            self.server.version
+        ):
+            code = 409
+        self.server.version += code == 200
+        job = {"metadata": self.metadata(), "status": {**body["status"], **self.server.status}}
         causes = [{"message": f'conflict with "{owner}" using finetune.dev/v1alpha1'} for owner in self.server.owners]
         refusal = {"message": f"code {code}", "details": {"name": self.server.names, "causes": causes}}
-        answer = json.dumps(job if code == 200 else refusal).encode()
+        self.respond(code, job if code == 200 else refusal)
+
+    def metadata(self) -> dict[str, Any]:
+        return {"uid": self.server.uid, "resourceVersion": str(self.server.version)} | self.server.metadata
+
+    def respond(self, code: int, content: dict[str, Any]) -> None:
+        answer = json.dumps(content).encode()
         self.send_response(code)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -122,7 +141,7 @@ def test_an_apply_names_the_job_the_manager_and_who_writes(server: Server, write
     writer.progress(training=training(1))
     request = server.requests[0]
     assert request["path"] == "/apis/finetune.dev/v1alpha1/namespaces/team/finetunejobs/tickets/status"
-    assert request["body"]["metadata"] == {"namespace": "team", "name": "tickets"}
+    assert request["body"]["metadata"] == {"namespace": "team", "name": "tickets", "resourceVersion": "1"}
     assert request["query"]["fieldManager"] == ["attempt-1"]
     assert request["headers"]["Content-Type"] == "application/apply-patch+yaml"
     assert request["headers"]["Authorization"] == "Bearer first"
@@ -140,6 +159,50 @@ def test_each_apply_carries_everything_written_so_far(server: Server, writer: St
     writer.condition(ConditionType.TRAINED, True, "Trained", "Done.")
     writer.result(preflight=Preflight(rows=7))
     assert server.statuses()[-1].keys() == {"training", "conditions", "preflight"}
+
+
+def versions(server: Server) -> list[str | None]:
+    """The version of the job that each apply named."""
+    return [request["body"]["metadata"].get("resourceVersion") for request in server.requests]
+
+
+def test_each_apply_names_the_version_of_the_last_answer(server: Server, writer: StatusWriter) -> None:
+    for step in range(3):
+        writer.progress(training=training(step))
+    assert versions(server) == ["1", "2", "3"]
+
+
+def test_a_job_that_others_have_changed_is_read_again_before_the_next_apply(
+    server: Server, writer: StatusWriter
+) -> None:
+    writer.progress(training=training(1))
+    server.version = 7
+    writer.progress(training=training(2))
+    assert versions(server) == ["1", "2", "7"]
+    assert server.statuses()[-1]["training"]["step"] == 2
+
+
+def test_a_job_that_always_changes_is_tried_a_few_times_and_then_with_the_next_update(
+    server: Server, writer: StatusWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.codes = [409] * status_writer.MOST_VERSIONS
+    writer.progress(training=training(1))
+    assert "HTTP 409: the job changed 5 times between a read and the apply" in capsys.readouterr().out
+    writer.progress(training=training(2))
+    assert server.statuses()[-1]["training"]["step"] == 2
+
+
+def test_a_pod_that_may_not_read_the_job_applies_to_any_version(server: Server, writer: StatusWriter) -> None:
+    server.reads = [403]
+    writer.progress(training=training(1))
+    assert versions(server) == [None]
+
+
+def test_a_pod_of_an_earlier_job_with_this_name_writes_nothing(server: Server, writer: StatusWriter) -> None:
+    server.uid = "u-2"
+    with pytest.raises(Superseded, match="another job was created with its name"):
+        writer.progress(training=training(1))
+    assert server.requests == []
 
 
 def test_the_token_is_read_anew_for_each_apply(server: Server, writer: StatusWriter, account: Path) -> None:
