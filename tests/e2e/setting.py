@@ -62,6 +62,18 @@ def put_tiny_model(s3: Any, folder: Path) -> str:
     return "s3://models/tiny"
 
 
+def put_wide_model(s3: Any, folder: Path) -> str:
+    """Returns the URI of a model of 19 million parameters. Training all of them needs some 150 MiB less on each of two
+    GPUs than on one.
+
+    `folder`: an empty one, for its files."""
+    save_tokenizer(folder)
+    save_model(folder, hidden_size=384, intermediate_size=1536, num_hidden_layers=8)
+    for file in folder.iterdir():
+        s3.upload_file(str(file), "models", f"wide/{file.name}")
+    return "s3://models/wide"
+
+
 def make_tenant(
     cluster: Cluster, s3: Any, model: str, endpoint: str, trainer_image: str = images.TRAINER_IMAGE, team: str = TEAM
 ) -> Tenant:

@@ -1,4 +1,5 @@
-"""Many jobs, one GPU: they run one after another, none is lost, and the operator stays as small as it was."""
+"""Many jobs, one GPU: they run one after another, none is lost, and the operator stays as small as it was. Their models
+are of several kinds: dense, with experts, and with a part that reads images."""
 
 import itertools
 
@@ -9,9 +10,27 @@ from tests.e2e.setting import SYSTEM
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, sums
 from tests.integration.kube import JOBS, Object
 from tests.integration.waiting import wait_for
+from tests.unit.finetune_trainer.conftest import save_tokenizer
+from tests.unit.finetune_trainer.model_families import gpt_oss, qwen2_5_vl, save_family
 
 ROOM = 1.3
 """How much larger the operator may be after the jobs than before."""
+
+
+KINDS = (gpt_oss, qwen2_5_vl)
+
+
+@pytest.fixture(scope="module")
+def models(tenant: Tenant, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The URIs of the tiny model, and of one of each of KINDS."""
+    found = [tenant.model]
+    for kind in KINDS:
+        folder = save_family(kind, tmp_path_factory.mktemp("kinds") / kind.__name__)
+        save_tokenizer(folder)
+        for file in folder.iterdir():
+            tenant.s3.upload_file(str(file), "models", f"{kind.__name__}/{file.name}")
+        found.append(f"s3://models/{kind.__name__}")
+    return found
 
 
 @pytest.mark.parametrize(
@@ -19,7 +38,7 @@ ROOM = 1.3
 )
 @pytest.mark.timeout(3700)
 def test_jobs_created_at_once_run_one_after_another(
-    tenant: Tenant, installed: Cluster, one_gpu: None, count: int, seconds: float
+    tenant: Tenant, installed: Cluster, models: list[str], one_gpu: None, count: int, seconds: float
 ) -> None:
     train = tenant.put_rows("many.jsonl", sums(30))
     sources = {"train": [{"uri": train, "columns": SUMS_COLUMNS}]}
@@ -27,7 +46,10 @@ def test_jobs_created_at_once_run_one_after_another(
 
     # What each of them learns is not the point.
     short = {"training": {"maxSteps": 1}, "evaluation": {"maxRows": 2, "baselines": ["Base"]}}
-    jobs = [tenant.create(f"many-{count}-{i}", train, dataset=sources, **short) for i in range(count)]
+    of_kinds = enumerate(itertools.islice(itertools.cycle(models), count))
+    jobs = [
+        tenant.create(f"many-{count}-{i}", train, dataset=sources, model={"uri": uri}, **short) for i, uri in of_kinds
+    ]
 
     def states() -> list[str]:
         # One list, not one read a job: fifty of them over and over would keep a core busy that the pods need.
@@ -35,6 +57,7 @@ def test_jobs_created_at_once_run_one_after_another(
         return [job["status"].get("state", "") for job in found if job["metadata"]["name"].startswith(f"many-{count}-")]
 
     wait_for("all to be Complete", states, lambda found: found == ["Complete"] * count, seconds)
+    assert {job.status()["training"]["step"] for job in jobs} == {1}
     spans = sorted(span(job.status()["attempts"][0]) for job in jobs)
     overlaps = [(a, b) for a, b in itertools.pairwise(spans) if b[0] < a[1]]
     assert overlaps == []

@@ -13,18 +13,15 @@ from devcluster import Cluster
 from finetune_api import names
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.rank import RANK
-from tests.e2e.setting import profile
+from tests.e2e.setting import profile, put_wide_model
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import GPU, Job
 from tests.integration.kube import PROFILES, Object
 from tests.integration.pod_processes import processes_of
 from tests.integration.waiting import wait_for
-from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer
 
 TOLD_SECONDS = 30.0
 """Longest from the end of a rank until the status of the job says so."""
-WIDE = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 8}
-"""A model of 19 million parameters. Training all of them needs some 150 MiB less on each of two GPUs than on one."""
 SIZES = range(1024, 2048, 64)
 """Memory of the GPU types in MiB, from one that is too small to one that has room for the whole model."""
 
@@ -40,7 +37,7 @@ def jobs(tenant: Tenant, installed: Cluster, tmp_path_factory: pytest.TempPathFa
     long = {"maxSteps": 600, "epochs": 100, "checkpoint": {"every": 5}}
     wide: dict[str, Any] = {
         "profileName": with_many_types(tenant, installed),
-        "model": {"uri": wide_model(tenant, tmp_path_factory)},
+        "model": {"uri": put_wide_model(tenant.s3, tmp_path_factory.mktemp("wide"))},
     }
     return {
         "loses-a-rank": tenant.create("loses-a-rank", rows, training=long, **common),
@@ -57,16 +54,6 @@ def with_many_types(tenant: Tenant, cluster: Cluster) -> str:
     ]
     tenant.kube.apply(f"{PROFILES}/many-types", body)
     return "many-types"
-
-
-def wide_model(tenant: Tenant, folders: pytest.TempPathFactory) -> str:
-    """Uploads a model with more and wider layers than the tiny one. Returns its URI."""
-    folder = folders.mktemp("wide")
-    save_tokenizer(folder)
-    save_model(folder, **WIDE)
-    for file in folder.iterdir():
-        tenant.s3.upload_file(str(file), "models", f"wide/{file.name}")
-    return "s3://models/wide"
 
 
 def trainer(job: Job) -> Object:

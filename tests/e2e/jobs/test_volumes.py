@@ -11,10 +11,9 @@ import pytest
 
 from devcluster import Cluster
 from finetune_api import names
+from tests.e2e.claims import bind, log_of, unbind
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import Job
-from tests.integration.kube import Object
-from tests.integration.waiting import wait_for
 from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer, write_rows
 
 MODES = {"models": "ReadOnlyMany", "rows": "ReadOnlyMany", "results": "ReadWriteMany", "cache": "ReadWriteMany"}
@@ -37,10 +36,8 @@ def volumes(tenant: Tenant, cluster: Cluster) -> Iterator[Volumes]:
     """A volume on the node for each claim, with a tiny model and rows. The claim of the cache is made by a test."""
     folder = cluster.folder / "volumes-of-tests"
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was ended
-    for name in MODES:
-        (folder / name).mkdir(parents=True)
-        (folder / name).chmod(0o777)  # of hostPath, the kubelet changes no owner
-        bind(tenant, name, folder / name)
+    for name, mode in MODES.items():
+        bind(tenant, name, folder / name, mode)
     (folder / "models" / "v1").mkdir()
     save_tokenizer(folder / "models" / "v1")
     save_model(folder / "models" / "v1")
@@ -50,37 +47,13 @@ def volumes(tenant: Tenant, cluster: Cluster) -> Iterator[Volumes]:
     found = {"claims": {"allowed": ["models", "rows", "results"]}, "modelCache": {"claimName": "cache"}}
     yield Volumes(folder, tenant.profile_with("with-volumes", **found))
     for name in MODES:
-        tenant.kube.delete(f"/api/v1/namespaces/{tenant.namespace}/persistentvolumeclaims/{name}")
-        tenant.kube.delete(f"/api/v1/persistentvolumes/{tenant.namespace}-{name}")
+        unbind(tenant, name)
     shutil.rmtree(folder)
-
-
-def bind(tenant: Tenant, name: str, folder: Path) -> None:
-    """Makes a claim and the volume to which it is bound."""
-    amount, modes, volume = {"storage": "1Gi"}, [MODES[name]], f"{tenant.namespace}-{name}"
-    claims = f"/api/v1/namespaces/{tenant.namespace}/persistentvolumeclaims"
-    reference = {"namespace": tenant.namespace, "name": name}
-    shared = {"accessModes": modes, "storageClassName": ""}
-    source = {"capacity": amount, "hostPath": {"path": str(folder)}, "claimRef": reference}
-    tenant.kube.create("/api/v1/persistentvolumes", body("PersistentVolume", volume, shared | source))
-    wish = shared | {"resources": {"requests": amount}, "volumeName": volume}
-    tenant.kube.create(claims, body("PersistentVolumeClaim", name, wish))
-    wait_for(f"claim {name} to be bound", lambda: tenant.kube.get(f"{claims}/{name}")["status"]["phase"] == "Bound")
-
-
-def body(kind: str, name: str, spec: Object) -> Object:
-    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
 def create(tenant: Tenant, volumes: Volumes, name: str, **spec: Any) -> Job:
     train = [{"uri": "pvc://rows/**/*.jsonl", "columns": SUMS_COLUMNS}]
     return tenant.create(name, "", **{"profileName": volumes.profile, "dataset": {"train": train}} | spec)
-
-
-def log_of(tenant: Tenant, cluster: Cluster, job: Job, container: str) -> str:
-    """The log of a container of the first attempt."""
-    child = f"job/{job.child('a1')}"
-    return str(cluster.kubectl("logs", "-n", tenant.namespace, child, "--container", container))
 
 
 def test_a_job_without_s3_has_its_model_rows_and_results_in_volumes(tenant: Tenant, volumes: Volumes) -> None:

@@ -50,9 +50,12 @@ def test_on_two_nodes_they_are_those_of_one_process(ranks: int, tiny_model_dir: 
 
 
 @pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
-def test_in_bf16_the_gradient_norms_differ_by_less_than_5_in_1000(method: str, tiny_model_dir: Path) -> None:
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_in_bf16_the_gradient_norms_differ_by_less_than_5_in_1000(
+    method: str, ranks: int, tiny_model_dir: Path
+) -> None:
     whole = alone(tiny_model_dir, method, bf16=True)
-    for part in on_ranks(2, course, tiny_model_dir, method, True):
+    for part in on_ranks(ranks, course, tiny_model_dir, method, True):
         assert part.norms == pytest.approx(whole.norms, rel=5e-3)
         assert part.losses == pytest.approx(whole.losses, rel=5e-3)
 

@@ -16,6 +16,15 @@ from tests.integration.finetune_trainer.ranks.test_trainings import AT_STEP_4, K
 __all__ = ["job"]
 
 
+TWO_HOURS = """
+from finetune_trainer.train import work
+fetch = work.fetch_model
+if rank == 1:
+    work.fetch_model = lambda *given: fetch(*given) + 7200
+"""
+"""Rank 1 says that its node fetched the base model for two hours."""
+
+
 def ends(pods: Sequence[Pod]) -> tuple[list[int], list[TerminationMessage]]:
     """The exit codes and the termination messages of all pods."""
     found = [pod.end() for pod in pods]
@@ -24,13 +33,15 @@ def ends(pods: Sequence[Pod]) -> tuple[list[int], list[TerminationMessage]]:
 
 def test_two_nodes_publish_what_one_process_publishes(job: Any, tmp_path: Path) -> None:
     one, two = job(), job()
-    alone, pods = start(one, tmp_path / "one"), start_on_nodes(two, tmp_path / "two")
+    alone, pods = start(one, tmp_path / "one"), start_on_nodes(two, tmp_path / "two", TWO_HOURS)
     assert [alone.end()[0], *ends(pods)[0]] == [0, 0, 0], [pod.errors for pod in pods]
     (expected, weights), (found, others) = published(one), published(two)
     assert (others - weights).norm() / weights.norm() < 1e-5
     assert found["training"]["loss"] == pytest.approx(expected["training"]["loss"], rel=1e-5)
     assert pods[0].log.count("Training: step 1 of 12") == 1
     assert pods[1].log.splitlines()[1:] == [], "rank 0 alone prints"
+    report = (Path(two.spec.output.uri) / "report.html").read_text()
+    assert "2 h 00 min, while the device waited" in report, "all nodes wait for the slowest one"
 
 
 def test_a_job_goes_on_on_other_numbers_of_nodes(job: Any, tmp_path: Path) -> None:
