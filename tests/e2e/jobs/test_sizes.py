@@ -19,7 +19,7 @@ PROFILE_OF_SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "full-on-two": ("1214Mi", {}),
     "lora-on-one": ("1040Mi", {}),
     "large": ("24Gi", {}),
-    "little-disk": ("24Gi", {"pods": {"scratchSizeLimit": "16Mi"}}),
+    "little-disk": ("24Gi", {"pods": {"scratchSizeLimit": "128Mi"}}),
 }
 """For each profile the memory of its GPU type, and more fields. Training all weights of the wide model needs more than
 the first, with PagedAdamW8bit too, unless they are sharded over two GPUs. QLoRA needs more than the second."""
@@ -28,7 +28,7 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "more-gpus": (
         "full-on-two",
         {"method": FULL},
-        ("With spec.method.type ", "spec.compute.gpusPerNode 2 (", "spec.compute.nodes 2 ("),
+        ("With spec.method.type ", "spec.compute.gpusPerNode 2 ("),
     ),
     "paged-states": (
         "full-on-two",
@@ -47,8 +47,8 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     ),
     "little-disk": (
         "little-disk",
-        {},
-        ("Its scratch volume has 16Mi", "Set spec.pods.scratchSizeLimit of the profile to "),
+        {"method": FULL},
+        ("Its scratch volume has 128Mi", "Set spec.pods.scratchSizeLimit of the profile to "),
     ),
 }
 """For each job its profile, its fields, and what its message says."""

@@ -93,8 +93,7 @@ def test_the_gpus_of_all_nodes_of_a_job_need_quota_together(
 ) -> None:
     queue.has_room_for(gpus=2 * gpus - 1)
     sources = {"train": [{"uri": train, "columns": SUMS_COLUMNS}]}
-    compute = {"nodes": 2, "gpusPerNode": gpus, "cpu": "250m", "memory": "2Gi"}
-    job = tenant.create(f"two-nodes-{gpus}", train, labels=IN_QUEUE, dataset=sources, compute=compute)
+    job = tenant.create("two-nodes", train, labels=IN_QUEUE, dataset=sources, compute={"nodes": 2, "gpusPerNode": gpus})
 
     waiting_for_quota(job, "insufficient quota for nvidia.com/gpu in flavor any")
 
@@ -111,13 +110,7 @@ def test_the_gpus_of_all_nodes_of_a_job_need_quota_together(
     )
     (taken,) = admission["podSetAssignments"]
     assert (taken["count"], taken["resourceUsage"][GPU]) == (2, str(2 * gpus))
-    if gpus == 2:  # the node has two GPUs
-        tenant.kube.delete(job.path)
-        return
-    status = tenant.end_of(job)
-    assert (status["state"], status["counts"]) == ("Complete", {"attempts": 1}), message(status)
-    (attempt,) = status["attempts"]
-    assert len(attempt["pods"]) == 2
+    tenant.kube.delete(job.path)
 
 
 def test_a_job_that_is_evicted_waits_and_goes_on_at_its_checkpoint_once_the_same_job_runs_again(
