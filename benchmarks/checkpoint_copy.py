@@ -27,7 +27,8 @@ from finetune_trainer.checkpoints.pace import Pace
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.checkpoints.training_state import live_state
 from finetune_trainer.storage.job_storage import open_storage
-from finetune_trainer.training.checkpointing import Checkpoints, Trainee
+from finetune_trainer.training.checkpointing.checkpoints import Checkpoints
+from finetune_trainer.training.checkpointing.trainee import Trainee
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
 from finetune_trainer.training.optimizer import make_optimizer

@@ -26,6 +26,8 @@ SERVICE_RANGE = "10.87.0.0/24"
 SERVICE_ADDRESS = "10.87.0.1"
 """The address of the API server's Service: the first address of the range."""
 MOST_NODES = 4
+LINK_SECONDS: float = 10
+"""How long the kernel may take to delete the link of namespaces that have ended."""
 _CLONE_NEWNET = 0x40000000
 
 
@@ -110,7 +112,10 @@ class Namespaces:
         self._pid = processes.running().get(site.holder, 0)
 
     def open(self, pause: Path) -> None:
-        """Creates the namespaces and the link to them. The program `pause` keeps the namespaces open."""
+        """Creates the namespaces and the link to them. The program `pause` keeps the namespaces open.
+
+        Raises ClusterError if the machine has a link of another cluster. Nothing is started then."""
+        self._require_no_link()
         site = self.site
         unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--propagation", "private"]
         setup = _SETUP.format(bridge=site.bridge_address, services=SERVICE_RANGE)
@@ -159,14 +164,32 @@ class Namespaces:
                 raise ClusterError(f"Entering the node's network failed: {os.strerror(ctypes.get_errno())}.")
         return socket.create_server((self.site.address, port), backlog=128)
 
+    def _require_no_link(self) -> None:
+        """Waits for the end of a link of this name. The kernel deletes the link of a cluster that was killed in the
+        background, up to some seconds later. A link that stays belongs to a cluster that runs, so it is not deleted.
+
+        Raises ClusterError if the link stays."""
+        deadline = time.monotonic() + LINK_SECONDS
+        show = [*self._far_end(), "ip", "link", "show", self.site.link]
+        while subprocess.run(show, capture_output=True).returncode == 0:
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"The network link {self.site.link} exists, so another local cluster runs on this machine. Only "
+                    "one can run: stop it first."
+                )
+            time.sleep(0.05)
+
     def _ip(self, *arguments: str) -> None:
         _run([*self.enter(), "ip", *arguments])
 
     def _far_ip(self, *arguments: str) -> None:
-        """Runs `ip` at the other end of the link. It keeps the machine's process ids, which `netns` means."""
+        _run([*self._far_end(), "ip", *arguments])
+
+    def _far_end(self) -> list[str]:
+        """Returns the words before a command that run the command at the other end of the link. It keeps the machine's
+        process ids, which `netns` means."""
         first = self._first
-        where = ["nsenter", "--target", str(first._pid), "--net", "--"] if first is not None else []
-        _run([*where, "ip", *arguments])
+        return ["nsenter", "--target", str(first._pid), "--net", "--"] if first is not None else []
 
     def _held_by(self, parent: int, name: str) -> bool:
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()

@@ -1,7 +1,6 @@
 """The newest known version of each watched object. Safe to use from several threads."""
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from threading import RLock
@@ -12,8 +11,10 @@ from finetune_operator.observed.pods import Object, Pod
 from finetune_operator.observed.world import Key
 from finetune_operator.store.kept import KeptJob, KeptName, KeptPod, KeptProfile, KeptRun
 from finetune_operator.store.outputs import Outputs
+from finetune_operator.store.own_writes import OwnWrites
 from finetune_operator.store.resumption import Resumers, has_own_checkpoint
 from finetune_operator.store.table import Table
+from finetune_operator.store.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +27,6 @@ JOB, RUN, POD, PROFILE, ACCOUNT, BINDING = KINDS = (
     "RoleBinding",
 )
 CLUSTER_SCOPED = (PROFILE,)
-TURN_SECONDS = 60.0
-"""How long a job may take from its turn to the creation of its cleanup."""
 
 
 class Store:
@@ -47,10 +46,7 @@ class Store:
         self._outputs, self._resumers = Outputs(), Resumers()
         self._cleanups: set[str] = set()
         """uids of the cleanups that can start or hold a pod. Those that were deleted meanwhile may be among them."""
-        self._turns: dict[str, float] = {}
-        """time.monotonic() by the uid of each job whose cleanup may be created, and was not yet."""
-        self._unseen: dict[str, tuple[int, float]] = {}
-        """Own writes that no watch has shown yet: version and time.monotonic() by uid."""
+        self._turns, self._own_writes = Turns(), OwnWrites()
 
     # Feeding
 
@@ -64,16 +60,16 @@ class Store:
         with self._lock:
             keys = self._put(kind, kept) if kept is not None else self._ignore(kind, uid, version)
             if own and keys is not None:
-                self._unseen[uid] = (version, time.monotonic())
-            elif not own and uid in self._unseen and self._unseen[uid][0] <= version:
-                del self._unseen[uid]
+                self._own_writes.written(uid, version)
+            elif not own:
+                self._own_writes.shown(uid, version)
         if not own:
             self._tell(keys or ())
 
     def remove(self, kind: str, uid: str) -> None:
         """Forget an object that was deleted."""
         with self._lock:
-            self._unseen.pop(uid, None)
+            self._own_writes.forget(uid)
             keys = self._remove(kind, uid)
         self._tell(keys)
 
@@ -83,7 +79,7 @@ class Store:
             for run in self._runs_of(uid):
                 if run.run.name == name:
                     self._runs.remove(run.uid)
-                    self._unseen.pop(run.uid, None)
+                    self._own_writes.forget(run.uid)
 
     # Reading
 
@@ -131,7 +127,7 @@ class Store:
 
     def take_turn(self, job: KeptJob, most: int, most_in_namespace: int) -> bool:
         """Return whether a cleanup of this job may be created now. There are at most `most` that can start or hold a
-        pod, and `most_in_namespace` in each namespace. A turn that is not used is taken back after TURN_SECONDS.
+        pod, and `most_in_namespace` in each namespace. A turn that is not used is taken back, see `Turns`.
 
         A job has no turn while another job that resumes from it has no checkpoint of its own."""
         with self._lock:
@@ -144,15 +140,14 @@ class Store:
             in_all = sum(min(count, most_in_namespace) for count in beside.values())
             if in_all >= most or beside[job.key[0]] >= most_in_namespace:
                 return False
-            self._turns[job.uid] = time.monotonic()
+            self._turns.take(job.uid)
             return True
 
     def is_cleaned(self, uid: str) -> bool:
         """Whether the checkpoints of the FineTuneJob `uid` are being deleted, or may be at any moment."""
         with self._lock:
             cleanups = [run for run in self._runs_of(uid) if run.step == names.CLEANUP]
-            has_turn = self._turns.get(uid, float("-inf")) > time.monotonic() - TURN_SECONDS
-            return has_turn or any(not (run.run.succeeded or run.run.failed) for run in cleanups)
+            return self._turns.has(uid) or any(not (run.run.succeeded or run.run.failed) for run in cleanups)
 
     def unsettled(self) -> list[Key]:
         """Return the keys of the FineTuneJobs for which something is still decided."""
@@ -188,13 +183,12 @@ class Store:
     def longest_unseen(self) -> float:
         """Return for how many seconds the oldest own write has not been shown by its watch; 0 if there is none."""
         with self._lock:
-            oldest = min((since for _, since in self._unseen.values()), default=None)
-            return time.monotonic() - oldest if oldest is not None else 0.0
+            return self._own_writes.longest()
 
     def forget_unseen(self) -> None:
         """Wait no longer for own writes: the watches start anew, and list everything."""
         with self._lock:
-            self._unseen.clear()
+            self._own_writes.forget_all()
 
     # Inside, with the lock held
 
@@ -210,9 +204,7 @@ class Store:
         """Return the uids of the jobs that have a cleanup or may create one. Forgets turns that were not used."""
         runs = [run for uid in self._cleanups if (run := self._runs.get(uid)) is not None]
         self._cleanups = {run.uid for run in runs}
-        since = time.monotonic() - TURN_SECONDS
-        self._turns = {uid: taken for uid, taken in self._turns.items() if taken > since}
-        return {*self._turns, *(owner.uid for run in runs if (owner := self._owner(run)))}
+        return {*self._turns.uids(), *(owner.uid for run in runs if (owner := self._owner(run)))}
 
     def _trains(self, uid: str) -> bool:
         return any(run.step == "train" for run in self._runs_of(uid))
@@ -227,7 +219,7 @@ class Store:
             self._index(before, kept)
         if kind == RUN and kept.step == names.CLEANUP:
             if owner := self._owner(kept):
-                self._turns.pop(owner.uid, None)
+                self._turns.use(owner.uid)
             (self._cleanups.add if kept.is_cleaning else self._cleanups.discard)(kept.uid)
         return self._concerned(kind, kept) if before != kept and kind not in (ACCOUNT, BINDING) else ()
 

@@ -11,7 +11,7 @@ from devcluster import Cluster
 from finetune_api import names
 from tests.e2e.claims import bind, log_of, unbind
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, gpus_asked_for, message, sums
-from tests.integration.hub_server import HubServer, running_hub
+from tests.integration.hub_server.server import HubServer, running_hub
 from tests.integration.jobs import Job
 from tests.integration.kube import Object
 from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer

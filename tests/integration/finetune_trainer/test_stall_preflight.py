@@ -37,7 +37,7 @@ def require_stalled(done: subprocess.CompletedProcess[str], said: TerminationMes
             "from finetune_trainer.copies.deduplicate import NearCopies; NearCopies.find = hang",
             "searching for near-duplicates",
         ),
-        ("from finetune_trainer.preflight import recipe; recipe.hold_out = hang", "splitting the rows"),
+        ("from finetune_trainer.preflight import split; split.hold_out = hang", "splitting the rows"),
         (
             "from finetune_trainer.preflight import leaked_rows; leaked_rows.leaks = hang",
             "searching for leaked test rows",

@@ -20,7 +20,7 @@ from finetune_trainer.pod.termination import _Stop
 from finetune_trainer.storage.job_storage import JobStorage
 from finetune_trainer.train import tuning
 from finetune_trainer.training import run as steps_of_a_run
-from finetune_trainer.training.checkpointing import Checkpoints
+from finetune_trainer.training.checkpointing.checkpoints import Checkpoints
 from finetune_trainer.training.loop import Step, training_steps
 from finetune_trainer.training.validation import Validation
 from tests.integration.finetune_trainer.trainings import prepare

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
-from finetune_api.spec.dataset import Dataset, Overlength, Split
+from finetune_api.spec.dataset import Dataset
+from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodType
 from finetune_api.status.job import ConditionType
-from finetune_api.status.preflight import Preflight, Revision, SourceRows, Splits
-from finetune_trainer.base.base_model import inspect_model, known
+from finetune_api.status.preflight import Preflight, Resolved, Revision, SourceRows, Splits
+from finetune_trainer.base.base_model import BaseModel, inspect_model, known
 from finetune_trainer.base.chosen_modules import require_modules, require_quantizable
 from finetune_trainer.base.expert_settings import require_expert_settings
 from finetune_trainer.base.previous_adapter import fetch_fitting_adapter
@@ -29,6 +30,7 @@ from finetune_trainer.handover.prepared import (
     place,
     write_prepared,
 )
+from finetune_trainer.handover.prepared_cache import CachedRows
 from finetune_trainer.metrics.answer_kind import recognise
 from finetune_trainer.metrics.metric_choice import choose_metrics
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
@@ -42,18 +44,20 @@ from finetune_trainer.preflight.facts import facts_of
 from finetune_trainer.preflight.fitting import require_fit, require_gpu_type
 from finetune_trainer.preflight.gather import Gathered
 from finetune_trainer.preflight.leaked_rows import leaked_rows
+from finetune_trainer.preflight.overlength import drop_overlong
 from finetune_trainer.preflight.places import check_output, check_places
 from finetune_trainer.preflight.pod_fit import require_memory, require_scratch, without_checkpoints
-from finetune_trainer.preflight.prediction import data_size, of_allowed, sized
+from finetune_trainer.preflight.prediction import DataSize, data_size, of_allowed, sized
 from finetune_trainer.preflight.regression_rows import gather_regression
 from finetune_trainer.preflight.rehearsal import Rehearse, rehearse_start, unrehearsed
 from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT, lora_or_qlora, resolve, sequence_limit
 from finetune_trainer.preflight.reuse import gather_or_reuse
-from finetune_trainer.preflight.split import hold_out, rows_to_test, rows_to_validate
-from finetune_trainer.sources.findings import Findings, place_of
+from finetune_trainer.preflight.split import split_rows
+from finetune_trainer.sizing.model_shape import ModelShape
+from finetune_trainer.sources.findings import Findings
 from finetune_trainer.storage.job_storage import JobStorage
-from finetune_trainer.tokens.render import prompt_format
-from finetune_trainer.tokens.row_store import PLACED, Rows, RowStore, lengths, supervised_counts
+from finetune_trainer.tokens.render import PromptFormat, prompt_format
+from finetune_trainer.tokens.row_store import Rows, lengths, supervised_counts
 
 
 def preflight(bundle: Bundle, storage: JobStorage, status: StatusWriter, rehearse: Rehearse = unrehearsed) -> str:
@@ -116,37 +120,18 @@ def prepare(
     check_places(spec)
     require_gpu_type(spec, bundle.gpu_types)
     check_output(bundle, storage)
-    model = inspect_model(storage, spec.model.uri, scratch / "model")
-    require_expert_settings(spec.method, model.sizes)
-    if spec.method.type is not MethodType.FULL:
-        require_modules(spec.method.lora, model)
-        fetch_fitting_adapter(storage, spec.method, model, scratch / ADAPTER)
-    rehearsed = rehearse_start(rehearse, spec, model, scratch)
-    shape = replace(model.shape, layered=rehearsed.layered)
+    model = _fitting_model(spec, storage, scratch)
+    shape = replace(model.shape, layered=rehearse_start(rehearse, spec, model, scratch).layered)
     format = prompt_format(model.tokenizer, spec.training.loss_on)
-    most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
-    gathered, cached = gather_or_reuse(bundle, storage, model, format, most, findings, scratch)
-    limit = sequence_limit(spec.training, int(gathered.store.column("tokens").max()), model.context)
-    for side, rows in gathered.sides.items():
-        field, policy = f"spec.dataset.{side}", spec.dataset.overlength
-        bound = _bound(limit, spec.training.max_sequence_length, model.context)
-        gathered.sides[side] = _within(limit, bound, gathered.store, rows, field, policy, findings)
-    sides = learned(_split(gathered, spec.dataset.split), spec.training.loss_on)
+    gathered, cached, limit = _rows_within_limit(bundle, storage, model, format, findings, scratch)
+    sides = learned(split_rows(gathered, spec.dataset.split), spec.training.loss_on)
     answers = recognise(sides["train"])
     metrics = choose_metrics(spec.evaluation, answers)
     regression = gather_regression(spec, storage, model, format, scratch / "prepared")
     resolved = resolve(spec, model.shape.parameters, limit, format.kind, metrics, **sides)
     size = data_size(sides, spec.evaluation.max_rows)
-    resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, shape, size)
-    if spec.method.type is MethodType.AUTO:
-        resolved = lora_or_qlora(resolved, of_allowed(findings.estimates, spec, bundle.gpu_types))
-        resolved, findings.estimates = sized(bundle.gpu_types, spec, resolved, shape, size)
-    if resolved.method is MethodType.QLORA:
-        require_quantizable(model, spec.method.lora)
-    leaked = leaked_rows(sides["test"], sides["train"], gathered.notes)
-    sides["test"] = sides["test"].marked(leaked >= 0)
-    for name, placed in sides.items():
-        place(gathered.store, name, placed.placed)
+    resolved = _with_method(bundle, resolved, model, shape, size, findings)
+    leaked = _place_sides(gathered, sides)
     stops = known(dict.fromkeys((*format.stop_token_ids, *model.end_tokens)), model.rows)
     untrained = untrained_end(storage, model, spec.method, sides["train"], stops)
     facts = facts_of(
@@ -174,6 +159,55 @@ def prepare(
     )
 
 
+def _fitting_model(spec: FineTuneJobSpec, storage: JobStorage, scratch: Path) -> BaseModel:
+    """Returns the base model, to which the method and the adapter to continue from fit. Raises TrainerFailure if they
+    do not fit."""
+    model = inspect_model(storage, spec.model.uri, scratch / "model")
+    require_expert_settings(spec.method, model.sizes)
+    if spec.method.type is not MethodType.FULL:
+        require_modules(spec.method.lora, model)
+        fetch_fitting_adapter(storage, spec.method, model, scratch / ADAPTER)
+    return model
+
+
+def _rows_within_limit(
+    bundle: Bundle, storage: JobStorage, model: BaseModel, format: PromptFormat, findings: Findings, scratch: Path
+) -> tuple[Gathered, CachedRows | None, int]:
+    """Returns the stored rows without those that are too long, their place in the cache if they are there, and the
+    maximum length of a row in tokens. Raises TrainerFailure as `gather` and `drop_overlong` do."""
+    spec = bundle.spec
+    most = sequence_limit(spec.training, LONGEST_BY_DEFAULT, model.context)
+    gathered, cached = gather_or_reuse(bundle, storage, model, format, most, findings, scratch)
+    limit = sequence_limit(spec.training, int(gathered.store.column("tokens").max()), model.context)
+    drop_overlong(gathered, spec, limit, model.context, findings)
+    return gathered, cached, limit
+
+
+def _with_method(
+    bundle: Bundle, resolved: Resolved, model: BaseModel, shape: ModelShape, size: DataSize, findings: Findings
+) -> Resolved:
+    """Returns `resolved` with the method that Auto chooses and the settings that depend on memory. `findings` gets the
+    estimates. Raises TrainerFailure SpecInvalid if QLoRA cannot quantize the model."""
+    spec, gpu_types = bundle.spec, bundle.gpu_types
+    resolved, findings.estimates = sized(gpu_types, spec, resolved, shape, size)
+    if spec.method.type is MethodType.AUTO:
+        resolved = lora_or_qlora(resolved, of_allowed(findings.estimates, spec, gpu_types))
+        resolved, findings.estimates = sized(gpu_types, spec, resolved, shape, size)
+    if resolved.method is MethodType.QLORA:
+        require_quantizable(model, spec.method.lora)
+    return resolved
+
+
+def _place_sides(gathered: Gathered, sides: dict[Side, Rows]) -> NDArray[np.int64]:
+    """Writes the rows of each side to the store, with the leaked test rows marked. Returns the result of
+    `leaked_rows`."""
+    leaked = leaked_rows(sides["test"], sides["train"], gathered.notes)
+    sides["test"] = sides["test"].marked(leaked >= 0)
+    for name, placed in sides.items():
+        place(gathered.store, name, placed.placed)
+    return leaked
+
+
 def _revisions(storage: JobStorage) -> list[Revision] | None:
     """Returns the commits of the repositories of a hub that preflight has read; None if there are none."""
     return [Revision(uri=uri, commit=commit) for uri, commit in sorted(storage.commits().items())] or None
@@ -185,68 +219,6 @@ def _hand_over_adapter(scratch: Path) -> Path | None:
     if not (scratch / ADAPTER).is_dir():
         return None
     return (scratch / ADAPTER).rename(scratch / "prepared" / ADAPTER)
-
-
-def _bound(limit: int, asked: int | None, context: int | None) -> tuple[str, str]:
-    """Returns a sentence that names the limit on the length of a row, and how to raise it: "" where it cannot be
-    raised."""
-    if limit == context:
-        return f"The model's context length is {limit:,} tokens.", ""
-    return (
-        f"spec.training.maxSequenceLength is {limit:,}{'' if asked else ' by default'}.",
-        "raise spec.training.maxSequenceLength",
-    )
-
-
-def _within(
-    limit: int,
-    bound: tuple[str, str],
-    store: RowStore,
-    rows: NDArray[np.int64],
-    field: str,
-    policy: Overlength,
-    findings: Findings,
-) -> NDArray[np.int64]:
-    """Returns those of `rows` that have at most `limit` tokens. `bound`: the result of `_bound`. Raises TrainerFailure
-    DatasetInvalid when no row is left, or when a row is too long and `policy` is Fail."""
-    over = store.column("tokens")[rows] > limit
-    kept, dropped = rows[~over], rows[over]
-    findings.overlength += len(dropped)
-    if len(dropped) and (policy is Overlength.FAIL or not len(kept)):
-        first = store.example(int(dropped[0]))
-        many = len(dropped) > 1
-        more = f" (one of {len(dropped):,} rows of {field} that are too long)" if many else ""
-        found, longer = bound
-        drop = "set spec.dataset.overlength to Drop" if len(kept) else ""
-        ways = ", or ".join(way for way in (longer, f"shorten the row{'s' * many}", drop) if way)
-        raise TrainerFailure(
-            FailureReason.DATASET_INVALID,
-            f"{place_of(first.place)} has {len(first.input_ids):,} tokens{more}. {found}"
-            f"{'' if len(kept) else ' No row is left.'}",
-            f"{ways[0].upper()}{ways[1:]}.",
-        )
-    return kept
-
-
-def _split(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
-    """Returns the rows of each side in the order of the sources, with their clusters. Validation and test rows that no
-    source provides are drawn from the training rows."""
-    phase("splitting the rows")
-    store, sides = gathered.store, dict(gathered.sides)
-    groups = gathered.alike.groups
-    clusters = np.unique(groups, return_inverse=True)[1].astype(np.int32)
-    train = sides["train"]
-    tested = 0 if len(sides["test"]) else rows_to_test(len(train), wish.test)
-    validated = 0 if len(sides["validation"]) else rows_to_validate(len(train), wish.validation, tested)
-    held = hold_out(groups[train], [tested, validated], wish.seed)
-    drawn = {"train": train[held == 0], "test": train[held == 1], "validation": train[held == 2]}
-    placed: dict[Side, Rows] = {}
-    for side in SIDES:
-        rows = sides[side] if side != "train" and len(sides[side]) else drawn[side]
-        array = np.zeros(len(rows), PLACED)
-        array["row"], array["cluster"] = rows, clusters[rows]
-        placed[side] = Rows(store, array)
-    return placed
 
 
 def _sources(gathered: Gathered, dataset: Dataset) -> list[SourceRows]:

@@ -1,4 +1,4 @@
-"""Chooses the validation rows and the test rows."""
+"""Chooses the validation rows and the test rows, and gives every side its rows."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.reasons import FailureReason
+from finetune_api.spec.dataset import Split
+from finetune_trainer.handover.prepared import SIDES, Side
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.preflight.gather import Gathered
 from finetune_trainer.randomness import ranks_of_groups
+from finetune_trainer.tokens.row_store import PLACED, Rows
 
 TEST_SHARE, TEST_AT_LEAST, TEST_AT_MOST = 0.1, 100, 1000
 """The default of `dataset.split.test`: a share of the rows, and its limits in rows."""
@@ -15,6 +20,27 @@ VALIDATION_SHARE, VALIDATION_AT_LEAST, VALIDATION_AT_MOST = 0.05, 50, 500
 """The default of `dataset.split.validation`."""
 NEVER_OVER = 0.2
 """The largest share of the rows that the two defaults together hold out."""
+
+
+def split_rows(gathered: Gathered, wish: Split) -> dict[Side, Rows]:
+    """Returns the rows of each side in the order of the sources, with their clusters. Validation and test rows that no
+    source provides are drawn from the training rows. Raises TrainerFailure as `hold_out` does."""
+    phase("splitting the rows")
+    store, sides = gathered.store, dict(gathered.sides)
+    groups = gathered.alike.groups
+    clusters = np.unique(groups, return_inverse=True)[1].astype(np.int32)
+    train = sides["train"]
+    tested = 0 if len(sides["test"]) else rows_to_test(len(train), wish.test)
+    validated = 0 if len(sides["validation"]) else rows_to_validate(len(train), wish.validation, tested)
+    held = hold_out(groups[train], [tested, validated], wish.seed)
+    drawn = {"train": train[held == 0], "test": train[held == 1], "validation": train[held == 2]}
+    placed: dict[Side, Rows] = {}
+    for side in SIDES:
+        rows = sides[side] if side != "train" and len(sides[side]) else drawn[side]
+        array = np.zeros(len(rows), PLACED)
+        array["row"], array["cluster"] = rows, clusters[rows]
+        placed[side] = Rows(store, array)
+    return placed
 
 
 def rows_to_test(rows: int, share: float | None) -> int:

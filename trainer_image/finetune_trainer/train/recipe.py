@@ -25,7 +25,7 @@ from finetune_trainer.results.results import Results
 from finetune_trainer.storage.job_storage import JobStorage
 from finetune_trainer.storage.ownership import published
 from finetune_trainer.train.telling import TRAINED, tell, tell_assessment, tell_failure, tell_published
-from finetune_trainer.train.tuning import as_measured, cost_of, stage, tune
+from finetune_trainer.train.tuning import Tuning, Weights, as_measured, cost_of, stage, tune
 from finetune_trainer.train.work import Work, begin
 from finetune_trainer.training.run import Attempt
 
@@ -85,19 +85,7 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
             return ""  # rank 0 publishes for all ranks
         work.kept.keep_missing()
         phase("publishing the results")
-        results = Results(
-            bundle=bundle,
-            prepared=prepared,
-            training=work.progress.training,
-            steps=tuning.steps,
-            held_out=assessor.held_out,
-            assessment=assessment,
-            serving=work.serving,
-            adapter=weights.adapter,
-            base_license=base_license(work.model_folder),
-            validation=tuning.validation.curve,
-        )
-        placed = upload_results(storage, results, work.output)
+        placed = upload_results(storage, results_of(work, tuning, weights, assessor, assessment), work.output)
     with stop_deferred():
         # Once the manifest is published the job is done. A SIGTERM must not keep this out of the status.
         artifacts = publish(storage, bundle, placed)
@@ -110,6 +98,22 @@ def prepared_rows(bundle: Bundle, storage: JobStorage, scratch: Path) -> Prepare
     first = read_prepared(storage, bundle, scratch) if is_first_of_node() else None
     on_first(lambda: Renewal(storage, bundle, scratch / "prepared").if_due())
     return first or read_prepared(storage, bundle, scratch, downloaded=True)
+
+
+def results_of(work: Work, tuning: Tuning, weights: Weights, assessor: Assessor, assessment: Assessment) -> Results:
+    """Returns what the report, the model card and the manifest are written from."""
+    return Results(
+        bundle=work.bundle,
+        prepared=work.prepared,
+        training=work.progress.training,
+        steps=tuning.steps,
+        held_out=assessor.held_out,
+        assessment=assessment,
+        serving=work.serving,
+        adapter=weights.adapter,
+        base_license=base_license(work.model_folder),
+        validation=tuning.validation.curve,
+    )
 
 
 def assess_merged(work: Work, assessor: Assessor, assessment: Assessment) -> Assessment:

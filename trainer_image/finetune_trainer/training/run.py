@@ -38,7 +38,9 @@ from finetune_trainer.ranks.gradients import connect
 from finetune_trainer.ranks.group import agreed, found_on_each_node, on_each_node, on_first
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.tokens.row_store import lengths, mixtures
-from finetune_trainer.training.checkpointing import Checkpoints, NoCheckpoints, Trainee
+from finetune_trainer.training.checkpointing.checkpoints import Checkpoints
+from finetune_trainer.training.checkpointing.other_ranks import NoCheckpoints
+from finetune_trainer.training.checkpointing.trainee import Trainee
 from finetune_trainer.training.loop import training_steps
 from finetune_trainer.training.memory_probe import after_earlier_job, find_plan, smaller
 from finetune_trainer.training.optimizer import make_optimizer
@@ -89,7 +91,7 @@ class TrainingRun:
             attempt.number,
         )
         pace = Pace(prepared.resolved.total_steps, checkpoint.every if checkpoint else None)
-        self._checkpoints: Checkpoints = NoCheckpoints()
+        self._checkpoints: Checkpoints | NoCheckpoints = NoCheckpoints()
         if is_first():
             renewal = Renewal(storage, bundle, scratch / "prepared")
             self._checkpoints = Checkpoints(self._store, pace, attempt.number, attempt.started, renewal.if_due)

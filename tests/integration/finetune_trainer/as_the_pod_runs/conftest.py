@@ -15,7 +15,7 @@ from tests.integration.finetune_trainer.as_the_pod_runs.cases import (
 )
 from tests.integration.finetune_trainer.as_the_pod_runs.inputs import write_all
 from tests.integration.finetune_trainer.as_the_pod_runs.pod import Ended, Pods
-from tests.integration.hub_server import HubServer, running_hub
+from tests.integration.hub_server.server import HubServer, running_hub
 from tests.unit.finetune_trainer.conftest import sum_rows
 
 RunCase = Callable[[str], Ended]

@@ -12,7 +12,9 @@ from tests.integration.finetune_trainer.as_the_pod_runs.cases import HUB_MODEL, 
 from tests.integration.finetune_trainer.as_the_pod_runs.conftest import HUB_TOKEN
 from tests.integration.finetune_trainer.as_the_pod_runs.inputs import labels, objects
 from tests.integration.finetune_trainer.as_the_pod_runs.pod import DATA, Pods
-from tests.integration.hub_server import PAGE, Faults, HubServer
+from tests.integration.hub_server.faults import Faults
+from tests.integration.hub_server.protocol import PAGE
+from tests.integration.hub_server.server import HubServer
 
 PRIVATE, DAMAGED, MANY, GATED_ROWS = "acme/private", "acme/damaged", "acme/many", "acme/gated-rows"
 SECRET = {"tokenSecretRef": {"name": "hub-token", "key": "token"}}

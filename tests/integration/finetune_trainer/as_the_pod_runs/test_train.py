@@ -13,7 +13,7 @@ from finetune_api.status.job import Artifacts, FineTuneJobStatus, Training
 from tests.integration.finetune_trainer.as_the_pod_runs.cases import HUB_MODEL, HUB_REVISION, HUB_ROWS, TRAININGS
 from tests.integration.finetune_trainer.as_the_pod_runs.conftest import RunCase
 from tests.integration.finetune_trainer.as_the_pod_runs.pod import DATA, Ended, Pods
-from tests.integration.hub_server import HubServer
+from tests.integration.hub_server.server import HubServer
 
 WIDE = {"loss", "perplexity", "truncated"}
 OVERLAPS = {"token_f1", "exact_match", "rouge1", "rouge2", "rouge_l", "bleu"}

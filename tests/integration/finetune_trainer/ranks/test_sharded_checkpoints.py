@@ -14,8 +14,12 @@ from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.model.sharding import _shard
 from finetune_trainer.pod.rank import is_first, place
 from finetune_trainer.storage.job_storage import open_storage
-from finetune_trainer.training import checkpointing
-from finetune_trainer.training.checkpointing import Checkpoints, NoCheckpoints, Trainee, agreed_to_copy
+from finetune_trainer.training.checkpointing import checkpoints as module
+from finetune_trainer.training.checkpointing import copies
+from finetune_trainer.training.checkpointing.checkpoints import Checkpoints
+from finetune_trainer.training.checkpointing.copies import agreed_to_copy
+from finetune_trainer.training.checkpointing.other_ranks import NoCheckpoints
+from finetune_trainer.training.checkpointing.trainee import Trainee
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
 from finetune_trainer.training.optimizer import make_optimizer
@@ -37,7 +41,7 @@ def trainee(steps: int = 0) -> Trainee:
     return Trainee(layer, make_optimizer(layer, Training()), run, lambda: None)
 
 
-def checkpoints(folder: Path) -> Checkpoints:
+def checkpoints(folder: Path) -> Checkpoints | NoCheckpoints:
     """The checkpoints of this rank, one after each step."""
     store = CheckpointStore(open_storage(bundle(str(folder))), str(folder / "checkpoints"), "p", {}, keep=9)
     store.begin()
@@ -46,7 +50,7 @@ def checkpoints(folder: Path) -> Checkpoints:
 
 def taken(folder: Path, room: bool) -> int | None:
     """The step of the last checkpoint after one step and after SIGTERM."""
-    checkpointing.has_room = lambda size: room
+    copies.has_room = lambda size: room
     now, own = trainee(steps=1), checkpoints(folder)
     own.begin(trainee())
     own.after_step(now)
@@ -78,19 +82,20 @@ def elsewhere() -> tuple[bool, float]:
 
 
 def test_nothing_is_copied_after_sigterm_if_the_ranks_are_not_after_the_same_step() -> None:
-    for copies, seconds in on_ranks(2, elsewhere):
-        assert not copies
+    for is_copied, seconds in on_ranks(2, elsewhere):
+        assert not is_copied
         assert seconds < 5
 
 
 def test_the_message_without_memory_names_the_size_and_the_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(checkpointing, "has_room", lambda size: False)
-    monkeypatch.setattr(checkpointing, "trains_shards", lambda model: True)
+    monkeypatch.setattr(copies, "has_room", lambda size: False)
+    monkeypatch.setattr(module, "trains_shards", lambda model: True)
     layer = nn.Linear(1024, 32 * 1024, bias=False)
     whole = Trainee(layer, make_optimizer(layer, Training()), RunState(StepLayout(1, False)), lambda: None)
     own = checkpoints(tmp_path)
+    assert isinstance(own, Checkpoints)
     assert not own._has_room(whole)
     said = capsys.readouterr().out
     assert said.startswith("The checkpoint of step 0 was not written. Training goes on, ")

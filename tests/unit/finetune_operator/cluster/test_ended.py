@@ -14,7 +14,8 @@ from finetune_operator.cluster.ended import MOST_CLEANUPS, MOST_IN_NAMESPACE
 from finetune_operator.cluster.observe import observe
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import Key, World
-from finetune_operator.store.store import JOB, POD, PROFILE, RUN, TURN_SECONDS, Store
+from finetune_operator.store.store import JOB, POD, PROFILE, RUN, Store
+from finetune_operator.store.turns import TURN_SECONDS
 from tests.unit.finetune_operator.store import objects
 from tests.unit.finetune_operator.worlds import PROFILE as PROFILE_SPEC
 from tests.unit.finetune_operator.worlds import SPEC

@@ -18,7 +18,7 @@ from finetune_trainer.storage.hub import files as hub
 from finetune_trainer.storage.hub import requests as hub_requests
 from finetune_trainer.storage.hub.requests import Location, read_range
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
-from tests.integration.hub_server import HubServer, running_hub
+from tests.integration.hub_server.server import HubServer, running_hub
 
 MODEL = "hf://acme/base"
 ROWS = "hf://datasets/acme/rows"

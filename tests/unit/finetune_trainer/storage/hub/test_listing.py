@@ -13,7 +13,8 @@ from finetune_trainer.base.model_files import pin, require_unchanged
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.hub import requests as hub_requests
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
-from tests.integration.hub_server import PAGE, SIBLINGS, HubServer, running_hub
+from tests.integration.hub_server.protocol import PAGE, SIBLINGS
+from tests.integration.hub_server.server import HubServer, running_hub
 
 MODEL, ROWS = "hf://acme/base", "hf://datasets/acme/rows"
 SHARDS = {f"data/part-{number:02}.jsonl": b"%d\n" % number for number in range(3 * PAGE)}

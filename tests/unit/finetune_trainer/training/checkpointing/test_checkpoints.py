@@ -19,8 +19,10 @@ from finetune_trainer.pod import termination
 from finetune_trainer.pod.failure import Superseded
 from finetune_trainer.ranks.launcher import LAST_SECONDS
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
-from finetune_trainer.training import checkpointing as module
-from finetune_trainer.training.checkpointing import Checkpoints, Trainee
+from finetune_trainer.training.checkpointing import checkpoints as module
+from finetune_trainer.training.checkpointing import copies, telling
+from finetune_trainer.training.checkpointing.checkpoints import Checkpoints
+from finetune_trainer.training.checkpointing.trainee import Trainee
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
 from finetune_trainer.training.optimizer import make_optimizer
@@ -111,13 +113,13 @@ def test_a_checkpoint_has_the_weights_of_its_step_while_training_goes_on(course:
 @pytest.fixture
 def allocation(monkeypatch: pytest.MonkeyPatch) -> Event:
     """The allocation of the memory for a copy waits until it is set."""
-    gate, allocate = Event(), module.Buffers.allocate
+    gate, allocate = Event(), copies.Buffers.allocate
 
-    def held(self: module.Buffers, tensors: Mapping[str, torch.Tensor]) -> None:
+    def held(self: copies.Buffers, tensors: Mapping[str, torch.Tensor]) -> None:
         assert gate.wait(60)
         allocate(self, tensors)
 
-    monkeypatch.setattr(module.Buffers, "allocate", held)
+    monkeypatch.setattr(copies.Buffers, "allocate", held)
     return gate
 
 
@@ -128,10 +130,10 @@ def test_the_memory_for_a_copy_is_allocated_beside_the_training_before_a_checkpo
     for _ in range(2):
         course.step()
         course.checkpoints.after_step(course.trainee)  # does not wait
-    assert not course.checkpoints._buffers.allocated
+    assert not course.checkpoints._copies._buffers.allocated
     allocation.set()
     assert course.checkpoints._background.wait(10)
-    assert course.checkpoints._buffers.allocated
+    assert course.checkpoints._copies._buffers.allocated
     course.step()
     course.checkpoints.after_step(course.trainee)
     course.checkpoints.finish()
@@ -141,12 +143,12 @@ def test_the_memory_for_a_copy_is_allocated_beside_the_training_before_a_checkpo
 def test_the_memory_for_a_large_copy_is_allocated_when_it_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_PINNED", 0)
+    monkeypatch.setattr(copies, "MOST_PINNED", 0)
     course = Course(tmp_path, every=2)
     course.step()
     course.checkpoints.after_step(course.trainee)
     assert course.checkpoints._background.wait(10)
-    assert not course.checkpoints._buffers.allocated
+    assert not course.checkpoints._copies._buffers.allocated
     course.step()
     course.checkpoints.after_step(course.trainee)
     course.checkpoints.finish()
@@ -181,8 +183,8 @@ def test_what_else_a_later_attempt_needs_is_renewed_after_each_upload(tmp_path: 
 def test_without_memory_for_a_copy_training_waits_for_the_upload_and_the_log_says_so(
     course: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "has_room", lambda size: False)
-    monkeypatch.setattr(module, "LONG_WAIT_SECONDS", 0)
+    monkeypatch.setattr(copies, "has_room", lambda size: False)
+    monkeypatch.setattr(telling, "LONG_WAIT_SECONDS", 0)
     course.step()
     course.checkpoints.after_step(course.trainee)
     course.step()
@@ -200,7 +202,7 @@ def test_a_failed_checkpoint_is_told_and_the_next_one_is_written(
         raise OSError(28, "No space left on device", "/scratch")
 
     with monkeypatch.context() as patched:
-        patched.setattr(*((JobStorage, "send", fail) if place == "send" else (module.Buffers, "copy", fail)))
+        patched.setattr(*((JobStorage, "send", fail) if place == "send" else (copies.Buffers, "copy", fail)))
         course.step()
         course.checkpoints.after_step(course.trainee)
         assert course.checkpoints._background.wait(10)
@@ -292,7 +294,7 @@ def test_an_upload_that_takes_longer_than_the_grace_period_is_not_begun(
     course.step()
     course.checkpoints.after_step(course.trainee)
     assert course.checkpoints._background.wait(10)
-    course.checkpoints._upload_seconds = 100.0
+    course.checkpoints._uploads.seconds = 100.0
     course.step()
     sigterm(60)
     assert course.checkpoints.after_sigterm(course.trainee) == 1

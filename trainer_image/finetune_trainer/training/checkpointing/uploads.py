@@ -1,0 +1,89 @@
+"""The upload of a checkpoint beside the training."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from finetune_trainer.checkpoints.background import Background, Cancelled
+from finetune_trainer.checkpoints.store import BestWeights, CheckpointStore
+from finetune_trainer.model.tensor_file import open_tensors
+from finetune_trainer.pod.failure import Superseded
+from finetune_trainer.pod.termination import stop_requested
+from finetune_trainer.training.checkpointing.telling import tell_failed
+from finetune_trainer.training.checkpointing.trainee import Trainee
+from finetune_trainer.training.run_state import STEPS, records, words_of
+
+
+class Uploads:
+    """The uploads of one attempt, one at a time in the thread of `background`. One that fails is told in the log."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        background: Background,
+        attempt: int,
+        started: float,
+        renew: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`started`: value of `clock` at the start of the attempt. `renew`: called after each upload."""
+        self._store, self._background, self._attempt, self._began = store, background, attempt, started
+        self._renew, self._clock = renew, clock
+        self.uploaded: int | None = None
+        """Step of the last uploaded checkpoint, also of an earlier attempt."""
+        self.count, self.seconds = 0, 0.0
+        """Number of uploads of this attempt, and how long the last one took."""
+        self._superseded: Superseded | None = None
+        """Set by the upload that found checkpoints of a later pod."""
+
+    def require_last(self) -> None:
+        """Raises Superseded if an upload has found checkpoints of a later pod of the job."""
+        if self._superseded is not None:
+            raise self._superseded
+
+    def start(self, trainee: Trainee, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
+        """Starts the upload of the last step. `tensors` must not change before its end."""
+        run, best = trainee.run, _held(trainee.kept_weights())
+        steps = tuple(run.steps)
+        held = run.held_before + self._clock() - self._began
+        words = words_of(run, self._attempt, held, self._store.best_name(best), numbers).model_dump_json().encode()
+
+        def upload(advance: Callable[[int], None]) -> None:
+            self._upload(len(steps), lambda: {**tensors, STEPS: records(steps)}, words, best, advance)
+
+        self._background.start(upload)
+
+    def _upload(
+        self,
+        step: int,
+        content: Callable[[], Mapping[str, Tensor]],
+        words: bytes,
+        best: BestWeights | None,
+        advance: Callable[[int], None],
+    ) -> None:
+        try:
+            started, tensors = self._clock(), content()
+            try:
+                self._store.write(step, lambda: open_tensors(tensors), words, best, advance)
+            except Superseded as end:
+                self._superseded = end
+            self.uploaded, self.count, self.seconds = step, self.count + 1, self._clock() - started
+            if not stop_requested():
+                self._renew()
+        except Cancelled:
+            raise
+        except Exception as error:
+            tell_failed(step, error)
+        finally:
+            if best is not None:
+                best.path.unlink(missing_ok=True)
+
+
+def _held(best: BestWeights | None) -> BestWeights | None:
+    """Returns the weights of the best step under a second name, because a better step replaces the file."""
+    if best is None:
+        return None
+    second = best.path.with_name(f"uploading-{best.step}.safetensors")
+    second.unlink(missing_ok=True)
+    second.hardlink_to(best.path)
+    return BestWeights(best.step, second)
