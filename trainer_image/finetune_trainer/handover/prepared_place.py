@@ -19,6 +19,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.rank import own_pod
+from finetune_trainer.storage.documents import read_document
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 PREPARED, MANIFEST, USED = "prepared", "manifest.json", "used"
@@ -56,7 +57,7 @@ def used_manifest(storage: JobStorage, bundle: Bundle) -> dict[str, Any]:
         if not storage.exists(place_of(bundle, MANIFEST)):
             raise gone(bundle, place_of(bundle))
         storage.write_bytes(used, storage.read_bytes(place_of(bundle, MANIFEST)), if_absent=True)
-    manifest = json.loads(storage.read_bytes(used))
+    manifest = read_document(storage, used, json.loads)  # another pod of the attempt may be writing it
     if not isinstance(manifest, dict):
         raise ValueError("the manifest is no object")
     if (version := manifest.get("version")) != VERSION:
