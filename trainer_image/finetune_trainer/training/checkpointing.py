@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetune_api.quantity import gibibytes
-from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS, Background, Cancelled
+from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS, Background
 from finetune_trainer.checkpoints.buffers import MOST_PINNED, Buffers, bytes_of
 from finetune_trainer.checkpoints.free_memory import has_room
 from finetune_trainer.checkpoints.pace import Pace, first_cost
@@ -17,7 +17,7 @@ from finetune_trainer.checkpoints.store import BestWeights, CheckpointStore
 from finetune_trainer.checkpoints.training_state import live_state
 from finetune_trainer.model.tensor_file import open_tensors
 from finetune_trainer.model.trainable import trained_weights
-from finetune_trainer.pod.failure import Superseded, failure_of
+from finetune_trainer.pod.failure import Cancelled, Superseded, failure_of
 from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.termination import seconds_left, stop_requested
 from finetune_trainer.ranks.group import gather
@@ -58,13 +58,15 @@ class Checkpoints:
         pace: Pace,
         attempt: int,
         started: float,
-        renew: Callable[[], None] = lambda: None,
+        renew: Callable[[Callable[[int], None]], None] = lambda advance: None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """`started`: value of perf_counter at the start of the attempt. `renew`: called after each upload, in its
-        thread. It writes again what else a later attempt needs, if that is old, and handles its own errors."""
+        """`started`: value of perf_counter at the start of the attempt. `renew`: called after each upload, in a
+        thread of its own: no checkpoint waits for it. It writes again what else a later attempt needs, if that is old,
+        and handles its own errors. Its argument is a function that it calls again and again, as `Background` says."""
         self._store, self._pace, self._attempt, self._clock, self._began = store, pace, attempt, clock, started
-        self._buffers, self._background, self._renew = Buffers(), Background(), renew
+        self._buffers, self._background = Buffers(), Background()
+        self._renewing, self._renew = Background("renewal"), renew
         self._prepared = self._allocating = False
         self.uploaded: int | None = None
         """Step of the last uploaded checkpoint, also of an earlier attempt."""
@@ -154,6 +156,7 @@ class Checkpoints:
 
         An upload that is under way may end first, because it is a checkpoint too. No copy is needed any more, unless
         the weights are sharded."""
+        self._renewing.cancel(0)  # the last checkpoint gets the whole bandwidth
         step = len(trainee.run.steps)
         tensors: Mapping[str, Tensor]
         tensors, numbers = live_state(trainee.model, trainee.optimizer)
@@ -190,6 +193,7 @@ class Checkpoints:
 
         After SIGTERM, or if the training has `failed`, it hardly waits: the end has to be reported before the kubelet
         or the launcher of the ranks kills the process."""
+        self._renewing.cancel(0)
         deadline = self._clock() + GIVEN_UP_SECONDS
         ended = self._background.cancel(0)
         while not (ended or failed or stop_requested()) and self._clock() < deadline:
@@ -243,8 +247,8 @@ class Checkpoints:
                 except Superseded as end:
                     self._superseded = end
                 self.uploaded, self._count, self._upload_seconds = step, self._count + 1, self._clock() - started
-                if not stop_requested():
-                    self._renew()
+                if not (stop_requested() or self._renewing.busy):
+                    self._renewing.start(self._renew)
             except Cancelled:
                 raise
             except Exception as error:
