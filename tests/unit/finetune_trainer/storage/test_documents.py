@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -27,7 +27,7 @@ Write = Callable[[str, bytes], None]
 
 
 @pytest.fixture(params=[0, 5], ids=["empty", "half"])
-def begin_write(claim_place: Place, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Write:
+def begin_write(claim_place: Place, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Write]:
     """Begins to write a document as another pod does. It has some of its content, and gets the rest when a reader has
     found it so."""
     begun, go, threads = Event(), Event(), list[Thread]()
@@ -54,7 +54,10 @@ def begin_write(claim_place: Place, monkeypatch: pytest.MonkeyPatch, request: py
     monkeypatch.setattr(os, "link", no_link)
     monkeypatch.setattr(writes, "copyfileobj", copy)
     monkeypatch.setattr(documents, "sleep", pause)
-    return begin
+    yield begin
+    go.set()
+    for thread in threads:
+        thread.join()
 
 
 def test_a_reader_waits_for_the_rest_of_the_manifest_of_the_prepared_data(
